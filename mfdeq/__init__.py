@@ -1,0 +1,59 @@
+"""Equilibria, their adjoints and exact Hessians, matrix-free.
+
+For a state h* = f(h*, theta), or R(h*, theta) = 0, and a loss L(h*, theta): the gradient,
+the exact Hessian, its extreme eigenvalues and the second-order response of the state, each as
+a LinearOperator of scipy, or of cupyx where the arrays are cupy's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "FixedPointModel": "model",
+    "ResidualModel": "model",
+    "Linearization": "model",
+    "Curvature": "curvature",
+    "Loss": "losses",
+    "LeastSquares": "losses",
+    "QuadraticPrior": "losses",
+    "solve": "equilibrium",
+    "equilibrium_at": "equilibrium",
+    "Equilibrium": "equilibrium",
+    "ReducedHessian": "hessian",
+    "Direct": "linear",
+    "Krylov": "linear",
+    "Neumann": "linear",
+    "AMG": "linear",
+    "ILU": "linear",
+    "Jacobi": "linear",
+    "eigsh": "spectrum",
+    "Eigenpairs": "spectrum",
+    "ReducedFunctional": "optimize",
+    "verify": "verification",
+    "Verification": "verification",
+    "SolveReport": "report",
+    "MfdeqError": "errors",
+    "ArgumentError": "errors",
+    "ModelError": "errors",
+    "DerivativeError": "errors",
+    "ConvergenceError": "errors",
+    "SingularStateError": "errors",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mfdeq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,107 @@
+"""A user's matrix or LinearOperator as one of our operators, checked once on the way in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .arrays import Array, Backend, is_dense, is_sparse
+from .errors import ModelError
+from .operators import Matrix, Operator, columnwise
+
+
+def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
+    """A user's matrix, sparse matrix or LinearOperator as one of our operators, checked.
+
+    Raises
+    ------
+    ModelError
+        Wrong shape, dtype or library, NaN among the entries, or no adjoint.
+    """
+    if isinstance(given, Operator):
+        found = given
+    elif is_sparse(given) or is_dense(given):
+        found = Matrix(backend, _checked_matrix(backend, given, shape, name))
+    elif hasattr(given, "matvec") and hasattr(given, "shape"):
+        if tuple(given.shape) != shape:
+            raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
+        backend.check_dtype(given.dtype or backend.dtype, name)
+        found = FromUser(backend, given, name)
+    else:
+        raise ModelError(
+            f"{name} is a {type(given).__name__}; an array, a sparse matrix or a "
+            f"LinearOperator of shape {shape} was expected"
+        )
+    if tuple(found.shape) != shape:
+        raise ModelError(f"{name} has shape {tuple(found.shape)}; {shape} was expected")
+    return found
+
+
+def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Any:
+    if tuple(given.shape) != shape:
+        raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
+    backend.check_dtype(given.dtype, name)
+    if (
+        is_sparse(given)
+        and type(given).__module__.partition(".")[0] != (backend.sparse.__name__.partition(".")[0])
+    ):
+        raise ModelError(
+            f"{name} is a {type(given)}; a matrix of {backend.sparse.__name__} was expected: "
+            "nothing is moved between host and device"
+        )
+    if is_sparse(given) and given.format not in ("csr", "csc"):
+        given = given.tocsr()
+    # A copy (astype's, of a sparse matrix): a model that refills its buffers changes nothing here.
+    array = backend.asarray(given if is_sparse(given) else backend.xp.asarray(given, copy=True))
+    values = array.data if is_sparse(array) else array
+    if not bool(backend.xp.all(backend.xp.isfinite(values))):
+        raise ModelError(f"{name} holds NaN or infinity")
+    return array
+
+
+class FromUser(Operator):
+    """A LinearOperator of the user's: whole blocks go in, what comes out is checked."""
+
+    def __init__(self, backend: Backend, op: Any, name: str) -> None:
+        super().__init__(backend, tuple(op.shape))
+        self.op, self.name = op, name
+        # scipy's and cupyx's stand-in for a missing block product hands (n, 1) columns to
+        # a function that was written for (n,).
+        self._columns_only = getattr(op, "_CustomLinearOperator__matmat_impl", True) is None
+        self._probe_adjoint()
+
+    def _probe_adjoint(self) -> None:
+        try:
+            self.op.rmatvec(self.backend.zeros(self.shape[0]))
+        except (NotImplementedError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{self.name} is an operator without its adjoint ({error or type(error).__name__})"
+                ": give rmatvec=, or an array or sparse matrix"
+            ) from error
+
+    def _apply(self, x: Array) -> Array:
+        return self._checked(x, self.op.matvec, self.op.matmat, self.shape[0], "product")
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self._checked(
+            y, self.op.rmatvec, getattr(self.op, "rmatmat", None), self.shape[1], "adjoint product"
+        )
+
+    def _checked(self, x: Array, vector: Any, block: Any, rows: int, what: str) -> Array:
+        xp = self.backend.xp
+        name = f"the {what} of {self.name}"
+        if x.ndim == 1:
+            return self.backend.vector(vector(x), rows, name)
+        if block is None or self._columns_only:
+            return columnwise(
+                lambda column: self.backend.vector(vector(column), rows, name),
+                x,
+                self.backend,
+                rows,
+            )
+        out = block(x)
+        if tuple(out.shape) != (rows, x.shape[1]) or not bool(xp.all(xp.isfinite(out))):
+            raise ModelError(
+                f"{name} with a {tuple(x.shape)} block has shape {tuple(out.shape)} or holds NaN; "
+                f"finite ({rows}, {x.shape[1]}) was expected"
+            )
+        return self.backend.asarray(out)

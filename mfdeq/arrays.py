@@ -1,0 +1,183 @@
+"""Which array library: chosen once from the arrays in hand, and asked for everything after."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import array_api_compat as compat
+import numpy as host
+import scipy.sparse
+
+from .errors import ArgumentError, ModelError
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The array namespace, dtype and device that one problem lives in.
+
+    Attributes
+    ----------
+    xp : module
+        Array API namespace of the arrays.
+    dtype : dtype
+        float32 or float64.
+    device : object
+        Where the arrays are.
+    """
+
+    xp: ModuleType
+    dtype: Any
+    device: Any
+
+    @classmethod
+    def of(cls, *arrays: Array) -> Backend:
+        """Backend of real arrays; integers and Python numbers become float64."""
+        found = [a for a in arrays if compat.is_array_api_obj(a)]
+        if not found:
+            found = [host.asarray(arrays[0])]
+        xp = compat.array_namespace(*found)
+        kinds = [a.dtype for a in found]
+        for kind in kinds:
+            if not xp.isdtype(kind, ("bool", "real floating", "integral")):
+                raise ModelError(f"real arrays were expected (float32 or float64), {kind} came")
+        floats = [kind for kind in kinds if xp.isdtype(kind, "real floating")]
+        dtype = functools.reduce(xp.result_type, floats) if floats else xp.float64
+        if dtype not in (xp.float32, xp.float64):
+            raise ModelError(f"arrays must be float32 or float64, {dtype} came: convert them")
+        return cls(xp, dtype, compat.device(found[0]))
+
+    @property
+    def eps(self) -> float:
+        """Rounding unit of the dtype."""
+        return float(self.xp.finfo(self.dtype).eps)
+
+    @property
+    def default_rtol(self) -> float:
+        """The relative residual a linear solve aims at where nobody says: 1e-10, float32 1e-5."""
+        return 1e-10 if self.dtype == self.xp.float64 else 1e-5
+
+    @property
+    def sparse(self) -> ModuleType:
+        """`scipy.sparse`, or cupyx's where the arrays are cupy's."""
+        return importlib.import_module(
+            "cupyx.scipy.sparse" if compat.is_cupy_namespace(self.xp) else "scipy.sparse"
+        )
+
+    @property
+    def sparse_linalg(self) -> ModuleType:
+        """`scipy.sparse.linalg`, or cupyx's."""
+        return importlib.import_module(self.sparse.__name__ + ".linalg")
+
+    @property
+    def dense_linalg(self) -> ModuleType:
+        """`scipy.linalg`, or cupyx's: factorizations that the array API has not."""
+        return importlib.import_module(self.sparse.__name__.replace(".sparse", ".linalg"))
+
+    def zeros(self, *shape: int) -> Array:
+        """Zeros of this dtype on this device."""
+        return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def asarray(self, x: Array) -> Array:
+        """`x` in this dtype and namespace, without moving it between devices."""
+        if is_sparse(x):
+            return x.astype(self.dtype)
+        if compat.is_array_api_obj(x) and compat.array_namespace(x) is not self.xp:
+            raise ModelError(
+                f"an array of {self.xp.__name__} was expected, {type(x)} came: "
+                "nothing is moved between host and device; convert it yourself"
+            )
+        return self.xp.asarray(x, dtype=self.dtype, device=self.device)
+
+    def random(self, *shape: int, seed: int = 0) -> Array:
+        """Standard normal numbers, the same on every library for one seed."""
+        return self.from_host(host.random.default_rng(seed).standard_normal(shape))
+
+    def from_host(self, x: Any) -> Array:
+        """A host (numpy) array in this namespace, dtype and device: an explicit transfer."""
+        return self.xp.asarray(x, dtype=self.dtype, device=self.device)
+
+    @staticmethod
+    def quiet() -> Any:
+        """Context without floating-point warnings, where overflow is looked for and handled."""
+        return host.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+    def norm(self, x: Array) -> float:
+        """Euclidean norm of all entries, as a Python float."""
+        return float(self.xp.linalg.vector_norm(x))
+
+    def column_norms(self, x: Array) -> Array:
+        """Euclidean norm of each column of (n, k), or of an (n,) vector."""
+        return self.xp.linalg.vector_norm(x, axis=0)
+
+    def vector(self, x: Array, size: int, name: str) -> Array:
+        """`x` as an (size,) array of this backend, or a `ModelError` naming it.
+
+        Lower precision than the backend's is refused: it would cap the accuracy of
+        everything computed from it without a word.
+        """
+        if x is None:
+            raise ModelError(f"{name} returned None; an array of shape ({size},) was expected")
+        given = x if compat.is_array_api_obj(x) else self.xp.asarray(x)
+        if given.ndim == 0 and size == 1:
+            given = self.xp.reshape(given, (1,))
+        if tuple(given.shape) != (size,):
+            raise ModelError(f"{name} has shape {tuple(given.shape)}; shape ({size},) was expected")
+        self.check_dtype(given.dtype, name)
+        given = self.asarray(given)
+        if not bool(self.xp.all(self.xp.isfinite(given))):
+            bad = int(self.xp.sum(self.xp.astype(~self.xp.isfinite(given), self.xp.int64)))
+            raise ModelError(f"{name} holds NaN or infinity in {bad} of {size} entries")
+        return given
+
+    def check_dtype(self, dtype: Any, name: str) -> None:
+        """Raise `ModelError` on complex, object and lower-precision dtypes."""
+        xp = self.xp
+        try:
+            real = xp.isdtype(dtype, ("bool", "integral", "real floating"))
+        except (TypeError, ValueError):
+            real = False
+        if not real:
+            raise ModelError(f"{name} has dtype {dtype}; a real array was expected")
+        if xp.isdtype(dtype, "real floating") and xp.finfo(dtype).eps > self.eps * 1.01:
+            raise ModelError(
+                f"{name} has dtype {dtype}, less precise than the problem's {self.dtype}: "
+                f"compute it in {self.dtype}, or pass params and h0 in {dtype}"
+            )
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether `x` is a scipy or cupyx sparse matrix or array."""
+    return scipy.sparse.issparse(x) or (
+        type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
+    )
+
+
+def sparse_on_host(x: Any) -> Any:
+    """A sparse matrix as scipy's CSR: an explicit transfer where it is cupy's."""
+    return (x if scipy.sparse.issparse(x) else x.get()).tocsr()
+
+
+def is_dense(x: Any) -> bool:
+    """Whether `x` is an array of any library."""
+    return compat.is_array_api_obj(x)
+
+
+def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
+    """`x` as an (rows,) or (rows, k) array of the backend, or an `ArgumentError`."""
+    if is_sparse(x):
+        raise ArgumentError(f"{name} is sparse; a dense (n,) or (n, k) array was expected")
+    if not compat.is_array_api_obj(x):
+        x = backend.xp.asarray(x)
+    if x.ndim not in (1, 2) or x.shape[0] != rows:
+        raise ArgumentError(
+            f"{name} has shape {tuple(x.shape)}; ({rows},) or ({rows}, k) was expected"
+        )
+    if x.dtype != backend.dtype and backend.xp.isdtype(x.dtype, "complex floating"):
+        raise ArgumentError(f"{name} is complex; operators here are real: pass its parts")
+    return backend.asarray(x)

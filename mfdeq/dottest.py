@@ -1,0 +1,65 @@
+"""Dot tests: whether an adjoint is the adjoint, and a Hessian symmetric."""
+
+from __future__ import annotations
+
+from .arrays import Array
+from .errors import DerivativeError
+from .operators import Operator, SelfAdjoint
+
+
+def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
+    """The dot test <y, A x> = <A* y, x> on one random pair.
+
+    Raises
+    ------
+    DerivativeError
+        If the two sides differ by more than sqrt(eps) of ||y|| ||A x|| + ||A* y|| ||x||.
+    """
+    mismatch, scale = adjoint_mismatch(op, seed)
+    if mismatch > op.backend.eps**0.5 * scale:
+        raise DerivativeError(
+            f"{name}: the adjoint product is not the adjoint of the product "
+            f"(<y, A x> and <A* y, x> differ by {mismatch:.3g} on a scale of {scale:.3g}); "
+            "correct its rmatvec"
+        )
+
+
+def check_symmetric(op: Operator, name: str, field: str) -> None:
+    """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair, to sqrt(eps)."""
+    mismatch, scale = symmetry_mismatch(op)
+    if mismatch > op.backend.eps**0.5 * scale:
+        raise DerivativeError(
+            f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
+            f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term"
+        )
+
+
+def is_symmetric(op: Operator) -> bool:
+    """Whether <y, K x> = <K y, x> for a random pair, to sqrt(eps)."""
+    mismatch, scale = symmetry_mismatch(op)
+    return mismatch <= op.backend.eps**0.5 * scale
+
+
+def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
+    """|<y, K x> - <K y, x>| for a random pair, and its scale: K taken for its own adjoint."""
+    return adjoint_mismatch(_SelfApplied(op), seed)
+
+
+class _SelfApplied(SelfAdjoint):
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of, of.shape)
+        self.of = of
+
+    def _apply(self, x: Array) -> Array:
+        return self.of._apply(x)
+
+
+def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
+    """|<y, A x> - <A* y, x>| for random x and y, and the scale ||y|| ||A x|| + ||A* y|| ||x||."""
+    backend = op.backend
+    x = backend.random(op.shape[1], seed=seed)
+    y = backend.random(op.shape[0], seed=seed + 1)
+    ax, ay = op._apply(x), op._apply_adjoint(y)
+    mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
+    norm = backend.norm
+    return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x)

@@ -1,0 +1,375 @@
+"""Solving for h*, and the equilibrium: every derivative there as an operator.
+
+With the linearization A, B at h* and one factor of A, all is composition: A Z = B,
+A' lam = dL/dh, g = dL/dtheta + B' lam, T = [I; Z], H = T' K T.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+from .arrays import Array
+from .curvature import CurvatureOperator
+from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .forward import MAX_ITERATIONS, METHODS, Monitor
+from .hessian import Reduced, ReducedHessian, SecondOrderSlice
+from .linear import Auto, Factor, Solver
+from .linear.factor import check_solver
+from .linearized import Linearized, Problem
+from .losses import LossBase
+from .model import Linearization, Model
+from .operators import Operator, Stacked
+from .report import SolveReport
+
+
+def solve(
+    model: Model,
+    theta: Array,
+    h0: Array | None = None,
+    *,
+    method: str = "auto",
+    solver: Any = "auto",
+    rtol: float | None = None,
+    max_iterations: int | None = None,
+    progress: bool = False,
+) -> Equilibrium:
+    """Solve h = f(h, theta), or R(h, theta) = 0, for the equilibrium h*.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    theta : (P,) array
+        Its library and dtype (float32 or float64) are those of everything after.
+    h0 : (N,) array, optional
+        The start; by default the model's.
+    method : {"auto", "newton", "anderson", "picard"}, optional
+        "auto" takes Newton; for a map that gives only products of its Jacobian, Anderson
+        first. It falls back on the other before it gives up.
+    solver : "auto" or description, optional
+        `mfdeq.Direct()`, `mfdeq.Krylov(...)` or `mfdeq.Neumann()`.
+    rtol : float, optional
+        Converged means ||R|| <= max(rtol s, floor); see Notes. None is 1e-10 in float64 and
+        the floor in float32.
+    max_iterations : int, optional
+        Of the forward method: 100 for Newton, 500 for Anderson, 5000 for Picard.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Equilibrium
+
+    Raises
+    ------
+    ConvergenceError
+        With the best state as `best` and the history in `report`.
+    SingularStateError
+        Where A is singular along the way.
+    ModelError
+        Where a function of the model returns what it should not.
+
+    Notes
+    -----
+    s is the model's `residual_scale`, by default ||R|| at the model's default start.
+    floor = 10 eps || |A||h| || is what rounding leaves of R. An explicit rtol below the
+    floor is an error.
+    """
+    problem = Problem(model, theta, h0)
+    if method != "auto" and method not in METHODS:
+        raise ArgumentError(f"method is {method!r}; 'auto', {', '.join(METHODS)} were expected")
+    linear = _solver(solver)
+    start = problem.start(h0)
+    report = SolveReport()
+    first_error: ConvergenceError | SingularStateError | None = None
+    for name, why in _candidates(problem, method, start):
+        report = SolveReport(method=name, choices=[*report.choices])
+        if method == "auto":
+            report.choices.append(f"method: {name}, because {why}")
+        limit = MAX_ITERATIONS[name] if max_iterations is None else _count(max_iterations)
+        monitor = Monitor(problem, rtol, limit, report, progress)
+        try:
+            monitor.set_scale(start)
+            h = METHODS[name](problem, start, linear, monitor)
+            return _equilibrium(problem, h, linear, report, monitor)
+        except (ConvergenceError, SingularStateError) as error:
+            report.choices.append(f"method: {name} failed: {error}")
+            first_error = first_error or error
+        finally:
+            monitor.close()
+    assert first_error is not None
+    raise first_error
+
+
+def equilibrium_at(
+    model: Model, theta: Array, state: Array, *, solver: Any = "auto"
+) -> Equilibrium:
+    """The equilibrium at a state that was solved for elsewhere; its residual is checked.
+
+    Parameters
+    ----------
+    model, theta, solver
+        As in `solve`.
+    state : (N,) array
+
+    Raises
+    ------
+    ConvergenceError
+        If ||R|| there is above what `solve` asks for by default.
+    """
+    problem = Problem(model, theta, state)
+    report = SolveReport(method="none (state given)")
+    monitor = Monitor(problem, None, 1, report)
+    h = problem.start(state)
+    monitor.set_scale(h)
+    monitor.set_floor(problem.linearize(h).A, h)
+    size = problem.backend.norm(problem.residual(h))
+    monitor.record(h, size)
+    if not monitor.reached(size):
+        raise monitor.failure("the state is not an equilibrium; pass it as h0 to mfdeq.solve")
+    return _equilibrium(problem, h, _solver(solver), report, monitor)
+
+
+def _equilibrium(
+    problem: Problem, h: Array, linear: Solver, report: SolveReport, monitor: Monitor
+) -> Equilibrium:
+    linearized = problem.linearize(h)
+    monitor.set_floor(linearized.A, h)
+    monitor.check_rtol()
+    report.converged = True
+    report.evaluations = problem.evaluations
+    report.reason = (
+        f"||R|| {report.residual:.2e} <= {report.target:.2e}, "
+        + ("the rounding floor" if report.limited_by == "floor" else "rtol times the scale")
+        + f" ({report.digits:.1f} digits)"
+    )
+    return Equilibrium(problem, h, linearized, linear, report)
+
+
+def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:
+    if method != "auto":
+        return [(method, "it was asked for")]
+    if problem.is_map and not hasattr(problem.linearize(start).A, "array"):
+        return [
+            ("anderson", "the model is a map that gives only products of its Jacobian"),
+            ("newton", "Anderson acceleration did not converge"),
+        ]
+    return [
+        ("newton", "the model gives the matrix of its Jacobian or is a residual"),
+        ("anderson", "Newton did not converge"),
+    ]
+
+
+def _solver(solver: Any) -> Solver:
+    if solver == "auto":
+        return Auto()
+    check_solver(solver)
+    return solver
+
+
+def _count(n: Any) -> int:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
+        raise ArgumentError(f"max_iterations is {n!r}; a positive integer was expected")
+    return operator.index(n)
+
+
+class Equilibrium:
+    """A state h* = f(h*, theta) and its derivatives, as LinearOperators.
+
+    Made by `mfdeq.solve` or `mfdeq.equilibrium_at`. One linearization and one factor of A,
+    set up at the first use, serve everything here.
+
+    Attributes
+    ----------
+    state, params : (N,) and (P,) arrays
+        h* and theta.
+    model : Model
+    linearization : Linearization
+        What the model's ``linearize`` returned at (h*, theta).
+    report : SolveReport
+        How the solve went, and the counts of every kind of solve since.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        state: Array,
+        linearized: Linearized,
+        solver: Solver,
+        report: SolveReport,
+    ) -> None:
+        self.problem = problem
+        self.model = problem.model
+        self.state, self.params = state, problem.theta
+        self.backend = problem.backend
+        self.linearized = linearized
+        self.solver = solver
+        self.report = report
+        self._adjoints: dict[LossBase, Array] = {}
+
+    @property
+    def linearization(self) -> Linearization:
+        """What the model's ``linearize`` returned at the equilibrium."""
+        return self.linearized.given
+
+    @functools.cached_property
+    def factor(self) -> Factor:
+        """The one factor of A, checked for digits when it is set up.
+
+        Raises
+        ------
+        SingularStateError
+            Where A is singular to working precision.
+        """
+        factor = self.solver.setup(self.state_operator, self.report.linear)
+        self.report.solver = factor.name
+        self.report.choices += [
+            c for c in getattr(self.solver, "choices", []) if c not in self.report.choices
+        ]
+        try:
+            self.report.digits_left = factor.digits_left()
+        except SingularStateError as error:
+            error.best, error.report = self.state, self.report
+            self.report.digits_left = error.digits
+            raise
+        return factor
+
+    @property
+    def state_operator(self) -> Operator:
+        """A = I - J = dR/dh, (N, N)."""
+        return self.linearized.A
+
+    @property
+    def param_operator(self) -> Operator:
+        """B = df/dtheta = -dR/dtheta, (N, P)."""
+        return self.linearized.B
+
+    @functools.cached_property
+    def inverse(self) -> Operator:
+        """A^-1, (N, N), by the factor."""
+        return Inverse(self.factor)
+
+    @functools.cached_property
+    def sensitivity(self) -> Operator:
+        """Z = dh*/dtheta = A^-1 B, (N, P)."""
+        return self.inverse @ self.param_operator
+
+    @functools.cached_property
+    def tangent(self) -> Operator:
+        """T = [I; Z], (P+N, P), from a parameter direction to (dtheta, dh)."""
+        return Stacked(self.sensitivity)
+
+    def loss_gradients(self, loss: LossBase) -> tuple[Array, Array]:
+        """(dL/dtheta, dL/dh) at the equilibrium, of shapes (P,) and (N,)."""
+        _check_loss(loss)
+        return loss.gradients(self.state, self.params)
+
+    def adjoint(self, loss: LossBase) -> Array:
+        """The adjoint lam, A' lam = dL/dh, (N,); solved once per loss."""
+        if loss not in self._adjoints:
+            _, d_state = self.loss_gradients(loss)
+            self._adjoints[loss] = self.factor.solve_adjoint(d_state)
+        return self.backend.xp.asarray(self._adjoints[loss], copy=True)
+
+    def gradient(self, loss: LossBase) -> Array:
+        """dL/dtheta along the equilibrium, g = dL/dtheta + B' lam, (P,)."""
+        d_params, _ = self.loss_gradients(loss)
+        return d_params + self.param_operator._apply_adjoint(self.adjoint(loss))
+
+    def hessian(self, loss: LossBase) -> ReducedHessian:
+        """H = d²L/dtheta² = T' K T, (P, P), exact; two solves a product."""
+        _check_loss(loss)
+        return ReducedHessian(self, loss)
+
+    def curvature(self, w: Array) -> CurvatureOperator:
+        """∇²_(θ,h) (w'f) with w frozen, (P+N, P+N)."""
+        return self.linearized.curvature(self._state_vector(w, "w"))
+
+    def total_curvature(self, u: Array, v: Array) -> Array:
+        """The curvature of f along the equilibrium manifold, f''[(u, Zu), (v, Zv)], (N,)."""
+        T = self.tangent
+        u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
+        return self.linearized.second(T._apply(u), T._apply(v))
+
+    def second_order(self, u: Array, v: Array) -> Array:
+        """h''[u, v], the second derivative of h* along u and v, (N,): A h'' = f''."""
+        return self.inverse._apply(self.total_curvature(u, v))
+
+    def second_order_slice(self, v: Array) -> SecondOrderSlice:
+        """u -> h''[u, v], operator (N, P); its adjoint takes y to component_hessian(y) @ v."""
+        return SecondOrderSlice(self, self._param_vector(v, "v"))
+
+    def component_hessian(self, w: Any) -> Reduced:
+        """The Hessian of w'h* over theta, (P, P); an integer means that component of h*.
+
+        T' ∇²(mu'f) T with A' mu = w.
+        """
+        w = self._weights(w)
+        mu = self.inverse._apply_adjoint(w)
+        K = self.linearized.curvature(mu)
+        return Reduced(self, K, lambda: self.corrected_curvature(mu, w))
+
+    @functools.cached_property
+    def corrected_state(self) -> Array:
+        """h* - M R(h*), with one application M of the factor: nearer to the exact state."""
+        return self.state - self.factor.approximate(self.problem.residual(self.state))
+
+    @functools.cached_property
+    def corrected(self) -> Linearized:
+        """The linearization at the corrected state, which error estimates compare with."""
+        return self.problem.linearize(self.corrected_state)
+
+    def corrected_curvature(self, weights: Array, rhs: Array) -> CurvatureOperator:
+        """∇²(w'f) at the corrected state, for the corrected w of A' w = rhs."""
+        residual = rhs - self.corrected.A._apply_adjoint(weights)
+        w = weights + self.factor.approximate(residual, adjoint=True)
+        return self.corrected.curvature(w)
+
+    def _weights(self, w: Any) -> Array:
+        N = self.problem.state_size
+        if isinstance(w, bool):
+            raise ArgumentError("w is a bool; a component's number or an (N,) array was expected")
+        if getattr(w, "ndim", 0) == 0 and hasattr(w, "__index__"):
+            index = operator.index(w)
+            if not -N <= index < N:
+                raise ArgumentError(f"component {index} of a state of {N}: out of range")
+            e = self.backend.zeros(N)
+            e[index] = 1.0
+            return e
+        return self._state_vector(w, "w")
+
+    def _state_vector(self, x: Any, name: str) -> Array:
+        return _vector(self, x, self.problem.state_size, name)
+
+    def _param_vector(self, x: Any, name: str) -> Array:
+        return _vector(self, x, self.problem.param_size, name)
+
+
+class Inverse(Operator):
+    """A^-1 as an operator, by its factor."""
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__(factor, factor.A.shape)
+        self.factor = factor
+
+    def _apply(self, x: Array) -> Array:
+        return self.factor.solve(x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.factor.solve_adjoint(y)
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, LossBase):
+        raise ArgumentError(
+            f"the loss is a {type(loss).__name__}; an mfdeq.Loss, mfdeq.LeastSquares, "
+            "mfdeq.QuadraticPrior or a sum of those was expected"
+        )
+
+
+def _vector(eq: Equilibrium, x: Any, size: int, name: str) -> Array:
+    shape = tuple(getattr(x, "shape", ()))
+    if shape != (size,) and not (shape == () and size == 1):
+        raise ArgumentError(f"{name} has shape {shape}; ({size},) was expected")
+    return eq.backend.vector(x, size, name)

@@ -1,0 +1,61 @@
+"""The exceptions. Each message says what came, what was expected and what to do next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MfdeqError(Exception):
+    """Base class of every error this library raises on purpose."""
+
+
+class ArgumentError(MfdeqError, ValueError):
+    """An argument has a wrong shape, dtype or value; the message says which and what to pass."""
+
+
+class ModelError(MfdeqError, ValueError):
+    """A user's function or a model's input has a wrong shape, dtype or device, or holds NaN.
+
+    The message names the function, what was expected of it and what came.
+    """
+
+
+class DerivativeError(MfdeqError, ValueError):
+    """A derivative contradicts itself: an adjoint that is not one, a Hessian not symmetric."""
+
+
+class ConvergenceError(MfdeqError, RuntimeError):
+    """A solve (forward, adjoint or inner) that did not reach its tolerance.
+
+    Attributes
+    ----------
+    best : array or tuple or None
+        The best result computed; its residual is in the report.
+    report : object or None
+        How the solve went, with the history of residuals.
+    """
+
+    def __init__(self, message: str, *, best: Any = None, report: Any = None) -> None:
+        super().__init__(message)
+        self.best = best
+        self.report = report
+
+
+class SingularStateError(MfdeqError, ArithmeticError):
+    """The state operator A is singular, or so near to it that a solve has no digits left.
+
+    Attributes
+    ----------
+    digits : float
+        Decimal digits left in a solution of A x = b, -log10(eps cond(A)); at most 0 if singular.
+    best, report
+        As in `ConvergenceError`.
+    """
+
+    def __init__(
+        self, message: str, *, digits: float = 0.0, best: Any = None, report: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.digits = digits
+        self.best = best
+        self.report = report

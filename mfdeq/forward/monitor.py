@@ -1,0 +1,152 @@
+"""When a forward iteration is done, and when it is not going to be.
+
+Converged means ||R|| <= max(rtol s, floor), never a short step. s is the model's
+`residual_scale`, by default ||R|| at the model's own start (not at h0, so that a warm start
+does not tighten the target); floor = c eps || |A||h| || is what rounding leaves of R.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Array
+from ..errors import ArgumentError, ConvergenceError, ModelError
+from ..linearized import Problem
+from ..operators import Operator
+from ..report import SolveReport
+
+ROUNDING = 10.0  # c of the floor
+DIVERGED = 1e4  # growth of ||R|| over the best so far that is called divergence
+PATIENCE = 100  # iterations without 1 % of progress that are called a stall
+
+
+class Monitor:
+    """Records ||R||, shows it, and decides.
+
+    Parameters
+    ----------
+    problem : Problem
+    rtol : float or None
+        None asks for 1e-10 in float64 and for the floor in float32.
+    max_iterations : int
+    report : SolveReport
+    progress : bool
+        Show a progress bar.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rtol: float | None,
+        max_iterations: int,
+        report: SolveReport,
+        progress: bool = False,
+    ) -> None:
+        self.problem, self.report = problem, report
+        self.max_iterations = max_iterations
+        self.explicit = rtol is not None
+        backend = problem.backend
+        if rtol is not None and not 0.0 < float(rtol) < 1.0:
+            raise ArgumentError(f"rtol is {rtol!r}; a number between 0 and 1 was expected")
+        default = 1e-10 if backend.dtype == backend.xp.float64 else 0.0
+        self.rtol = default if rtol is None else float(rtol)
+        self.best: Array | None = None
+        self.best_norm = float("inf")
+        self._progress_made = 0
+        self._bar = _bar(report.method) if progress else None
+
+    def set_scale(self, h: Array) -> None:
+        """s, from the model or from ||R|| at its default start."""
+        problem = self.problem
+        scale = problem.model.residual_scale(h, problem.theta)
+        if scale is None:
+            try:
+                scale = problem.backend.norm(problem.residual(problem.start()))
+            except ModelError as error:
+                raise ModelError(
+                    f"{error}. This was at the model's default start, which sets the scale of the "
+                    "residual: give the model an initial_state(theta) where it is defined, or a "
+                    "residual_scale(h, theta)"
+                ) from error
+        scale = float(scale)
+        if not 0.0 <= scale < float("inf"):
+            raise ModelError(f"residual_scale is {scale}; a finite number >= 0 was expected")
+        self.report.scale = scale
+        self.set_floor(None, h)
+
+    def set_floor(self, A: Operator | None, h: Array) -> None:
+        """The floor from A at h; without A, from |h| alone, which is a part of it for a map."""
+        backend = self.problem.backend
+        if A is not None:
+            size = backend.norm(A.abs_apply(h))
+        else:
+            size = backend.norm(h) if self.problem.is_map else 0.0
+        report = self.report
+        report.floor = ROUNDING * backend.eps * size
+        report.target = max(self.rtol * report.scale, report.floor)
+        report.limited_by = "rtol" if report.target > report.floor else "floor"
+
+    def reached(self, norm: float) -> bool:
+        """Whether ||R|| is at its target."""
+        return norm <= self.report.target
+
+    def record(self, h: Array, norm: float) -> None:
+        """Take note of one iterate.
+
+        Raises
+        ------
+        ConvergenceError
+            On divergence, on a stall, and after `max_iterations`.
+        """
+        report = self.report
+        report.residuals.append(norm)
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix_str(f"||R|| {norm:.2e}, target {report.target:.1e}")
+        if norm < 0.99 * self.best_norm:
+            self._progress_made = report.iterations
+        if norm < self.best_norm:
+            self.best, self.best_norm = h, norm
+        if self.reached(norm):
+            return
+        if not norm <= DIVERGED * self.best_norm:
+            raise self.failure(f"diverged: ||R|| grew from {self.best_norm:.2e} to {norm:.2e}")
+        if report.iterations - self._progress_made >= PATIENCE:
+            raise self.failure(f"stalled: no progress in {PATIENCE} iterations")
+        if report.iterations >= self.max_iterations:
+            raise self.failure(f"did not converge in {self.max_iterations} iterations")
+
+    def check_rtol(self) -> None:
+        """Raise `ConvergenceError` where an explicit rtol is below what rounding allows."""
+        report = self.report
+        if self.explicit and self.rtol * report.scale < report.floor:
+            raise self.failure(
+                f"cannot reach rtol={self.rtol:.1e}: the rounding error of evaluating R, "
+                f"{report.floor:.2e}, is the floor, {report.floor / report.scale:.1e} of the "
+                "scale. Ask for no less than that, or leave rtol=None"
+            )
+
+    def failure(self, reason: str) -> ConvergenceError:
+        """The error that says `reason`, with the best state and the history."""
+        self.report.converged = False
+        self.report.reason = reason
+        shown = [f"{norm:.2e}" for norm in self.report.residuals]
+        path = " ".join(shown if len(shown) <= 8 else [*shown[:3], "...", *shown[-4:]])
+        return ConvergenceError(
+            f"{self.problem.name}: {self.report.method} {reason}; best ||R|| "
+            f"{self.best_norm:.2e}, target {self.report.target:.2e} (history {path}). Start "
+            "nearer (h0), try another method, or check the derivatives with mfdeq.verify",
+            best=self.best,
+            report=self.report,
+        )
+
+    def close(self) -> None:
+        """Finish the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(title: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(desc=title, unit=" iterations")

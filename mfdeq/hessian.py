@@ -1,0 +1,174 @@
+"""The reduced Hessian H = T' K T, its terms, and slices of the second-order response.
+
+K is the Hessian over (theta, h) of the Lagrangian L + lam'(f - h) with lam frozen; T = [I; Z].
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .arrays import Array, check_block
+from .curvature import CurvatureOperator, add_curvatures
+from .losses import LossBase
+from .operators import Operator, SelfAdjoint, columnwise
+
+if TYPE_CHECKING:
+    from .equilibrium import Equilibrium
+
+
+class Reduced(SelfAdjoint):
+    """T' K T, a curvature over (theta, h) reduced to the parameters, (P, P).
+
+    One product is one state solve and one adjoint solve, for a vector or a block:
+    z = A^-1 (B v), (a_theta, a_h) = K (v, z), and a_theta + B' A^-T a_h.
+
+    Parameters
+    ----------
+    eq : Equilibrium
+    K : CurvatureOperator, (P+N, P+N)
+    corrected : callable
+        Makes K at the corrected state and with its corrected weights, for error estimates.
+    """
+
+    def __init__(
+        self, eq: Equilibrium, K: CurvatureOperator, corrected: Callable[[], CurvatureOperator]
+    ) -> None:
+        super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
+        self.eq, self.K = eq, K
+        self._corrected = functools.cache(corrected)
+        T = eq.tangent
+        self._product = T.H @ K @ T  # type: ignore[attr-defined]
+
+    def _apply(self, x: Array) -> Array:
+        return self._product._apply(x)
+
+    def with_error(self, v: Array) -> tuple[Array, Array]:
+        """The product with v, and an estimate of the error in it, both of the shape of v.
+
+        Notes
+        -----
+        The state, the adjoint and the two inner solves are inexact. The product is repeated
+        with each of them corrected once: the model linearized at h* - M R(h*), and every
+        residual there put through one application M of the factor in place of A^-1. The
+        difference is the estimate; norms are not used, they overestimate by orders.
+        """
+        eq = self.eq
+        A, B, M = eq.state_operator, eq.param_operator, eq.factor.approximate
+        v = check_block(v, self.backend, self.shape[1], "the operand")
+        z = eq.sensitivity._apply(v)
+        a_theta, a_h = self._split(self.K, v, z)
+        w = eq.inverse._apply_adjoint(a_h)
+        product = a_theta + B._apply_adjoint(w)
+
+        A, B = eq.corrected.A, eq.corrected.B
+        z = z + M(B._apply(v) - A._apply(z))
+        a_theta, a_h = self._split(self._corrected(), v, z)
+        w = w + M(a_h - A._apply_adjoint(w), adjoint=True)
+        return product, a_theta + B._apply_adjoint(w) - product
+
+    def _split(self, K: CurvatureOperator, v: Array, z: Array) -> tuple[Array, Array]:
+        return K.split(K._apply(self.backend.xp.concat([v, z], axis=0)))
+
+
+class ReducedHessian(Reduced):
+    """H = d²L/dtheta² = T' K T, (P, P), symmetric.
+
+    Attributes
+    ----------
+    lagrangian : CurvatureOperator
+        K, the Hessian over (theta, h) of L + lam'(f - h) with lam frozen, (P+N, P+N).
+    gauss_newton, dynamics : Reduced
+        T' ∇²L T, with the loss's own theta terms, and T' ∇²(lam'f) T. They sum to H.
+    terms : mapping of str to Operator
+        The blocks of the two curvatures between the blocks of T. They sum to H.
+    adjoint_state : (N,) array
+        lam.
+    """
+
+    def __init__(self, eq: Equilibrium, loss: LossBase) -> None:
+        self.loss, self.adjoint_state = loss, eq.adjoint(loss)
+        self._of_loss = loss.curvature_operator(eq.state, eq.params)
+        self._of_dynamics = eq.linearized.curvature(self.adjoint_state)
+        super().__init__(
+            eq,
+            add_curvatures(self._of_loss, self._of_dynamics),
+            lambda: add_curvatures(self._corrected_loss(), self._corrected_dynamics()),
+        )
+
+    @property
+    def lagrangian(self) -> CurvatureOperator:
+        """K, (P+N, P+N)."""
+        return self.K
+
+    def _corrected_loss(self) -> CurvatureOperator:
+        return self.loss.curvature_operator(self.eq.corrected_state, self.eq.params)
+
+    def _corrected_dynamics(self) -> CurvatureOperator:
+        _, d_state = self.loss.gradients(self.eq.corrected_state, self.eq.params)
+        return self.eq.corrected_curvature(self.adjoint_state, d_state)
+
+    @functools.cached_property
+    def gauss_newton(self) -> Reduced:
+        """T' ∇²L T, with the loss's own theta terms."""
+        return Reduced(self.eq, self._of_loss, self._corrected_loss)
+
+    @functools.cached_property
+    def dynamics(self) -> Reduced:
+        """T' ∇²(lam'f) T."""
+        return Reduced(self.eq, self._of_dynamics, self._corrected_dynamics)
+
+    @functools.cached_property
+    def terms(self) -> Mapping[str, Operator]:
+        """The eight terms of H by name; they sum to H.
+
+        loss_state = Z' L_hh Z, loss_mixed = L_thetah Z and its adjoint, loss_params =
+        L_thetatheta, and the same of lam'f as dynamics_state, dynamics_mixed (M),
+        dynamics_mixed_adjoint (M') and dynamics_params.
+        """
+        Z = self.eq.sensitivity
+        found: dict[str, Operator] = {}
+        for name, K in (("loss", self._of_loss), ("dynamics", self._of_dynamics)):
+            mixed = K.state_params.H @ Z  # type: ignore[attr-defined]
+            found |= {
+                f"{name}_state": Z.H @ K.state_state @ Z,  # type: ignore[attr-defined]
+                f"{name}_mixed": mixed,
+                f"{name}_mixed_adjoint": mixed.H,
+                f"{name}_params": K.params_params,
+            }
+        return MappingProxyType(found)
+
+
+class SecondOrderSlice(Operator):
+    """u -> h''[u, v] for a fixed v, (N, P).
+
+    The product needs the model's `second`; the adjoint, y -> component_hessian(y) @ v, its
+    `curvature`.
+    """
+
+    def __init__(self, eq: Equilibrium, v: Array) -> None:
+        super().__init__(eq, (eq.problem.state_size, eq.problem.param_size))
+        self.eq, self.v = eq, v
+
+    @functools.cached_property
+    def _tangent_of_v(self) -> Array:
+        return self.eq.tangent._apply(self.v)
+
+    def _apply(self, x: Array) -> Array:
+        eq = self.eq
+        second = functools.partial(eq.linearized.second, self._tangent_of_v)
+        curved = columnwise(second, eq.tangent._apply(x), self.backend, self.shape[0])
+        return eq.inverse._apply(curved)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        eq = self.eq
+        Tv = self._tangent_of_v
+
+        def curved(mu: Array) -> Array:
+            return eq.linearized.curvature(mu)._apply(Tv)
+
+        rows = Tv.shape[0]
+        mu = eq.inverse._apply_adjoint(y)
+        return eq.tangent._apply_adjoint(columnwise(curved, mu, self.backend, rows))

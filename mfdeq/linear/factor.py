@@ -1,0 +1,186 @@
+"""What `solver.setup(A)` returns: the one thing that solves with A and with its adjoint.
+
+Whatever the method, the true residual b - A x is computed afterwards and decides.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+from ..arrays import Array, check_block
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..operators import Operator
+from ..report import LinearCounts
+
+ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
+CORRECTIONS = 3  # further solves for the residual, before a solve is called failed
+
+
+class Solver(Protocol):
+    """A description of how to solve; `setup` does the work that is done once per A."""
+
+    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
+        """Factorize A, or build what preconditions it."""
+        ...
+
+
+class Factor:
+    """Solves with A and its adjoint, checked.
+
+    Subclasses define `_attempt`, and `_approximate` where one application of the
+    preconditioner is cheaper than a solve.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    rtol : float or None
+        Relative true residual that a solve reaches; None is 1e-10 (1e-5 in float32).
+    counts : LinearCounts, optional
+        Where the work is added up.
+    """
+
+    name = "factor"
+
+    def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
+        self.A = A
+        self.backend = A.backend
+        self.rtol = A.backend.default_rtol if rtol is None else float(rtol)
+        self.counts = LinearCounts() if counts is None else counts
+        self.counts.setups += 1
+
+    def solve(self, b: Array, *, rtol: float | None = None) -> Array:
+        """x with ||b - A x|| <= rtol ||b||, for (N,) and column by column for (N, k).
+
+        Raises
+        ------
+        ConvergenceError
+            With the best x, where the true residual stays above both the tolerance and the
+            rounding floor c eps || |A||x| ||.
+        """
+        return self._solve(b, rtol, adjoint=False)
+
+    def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
+        """x with ||b - A* x|| <= rtol ||b||; as `solve`."""
+        return self._solve(b, rtol, adjoint=True)
+
+    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
+        """One application of what stands for the inverse, unchecked: for error estimates."""
+        return self._approximate(r, adjoint)
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        raise NotImplementedError
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        return self._attempt(r, 0.1, adjoint)
+
+    def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
+        A = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        b = check_block(b, self.backend, A.shape[0], "the right-hand side")
+        rtol = self.rtol if rtol is None else rtol
+        self.counts.solves += not adjoint
+        self.counts.adjoint_solves += adjoint
+        self.counts.columns += 1 if b.ndim == 1 else b.shape[1]
+        with self.counts.timed():
+            return self._corrected(A, b, rtol, adjoint)
+
+    def _corrected(self, A: Operator, b: Array, rtol: float, adjoint: bool) -> Array:
+        norm, xp = self.backend.column_norms, self.backend.xp
+        b_norm = norm(b)
+        if not bool(xp.all(xp.isfinite(b_norm))):
+            raise ArgumentError("the right-hand side holds NaN or infinity")
+        x = self._attempt(b, rtol, adjoint)
+        r = b - A._apply(x)
+        history = [norm(r)]
+        while not bool(xp.all(history[-1] <= rtol * b_norm)):
+            floor = ROUNDING * self.backend.eps * norm(A.abs_apply(x))
+            if bool(xp.all(history[-1] <= xp.maximum(floor, rtol * b_norm))):
+                above = xp.astype(history[-1] > rtol * b_norm, xp.int64)
+                self.counts.at_floor += int(xp.sum(above))
+                break
+            stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
+            if len(history) > CORRECTIONS or stalled or not bool(xp.all(xp.isfinite(history[-1]))):
+                raise self._unsolved(x, history, b_norm, rtol, adjoint)
+            self.counts.refinements += 1
+            x = x + self._attempt(r, max(rtol, 0.01 * self.rtol), adjoint)
+            r = b - A._apply(x)
+            history.append(norm(r))
+        if rtol <= self.rtol:  # looser ones were asked for: a Newton step, an estimate
+            worst = self._worst(history[-1], b_norm)
+            self.counts.worst_residual = max(self.counts.worst_residual, worst)
+        return x
+
+    def _worst(self, r_norm: Array, b_norm: Array) -> float:
+        xp = self.backend.xp
+        relative = r_norm / xp.where(b_norm > 0, b_norm, xp.ones_like(b_norm))
+        return float(xp.max(relative)) if math.prod(relative.shape) else 0.0
+
+    def _unsolved(
+        self, x: Array, history: list[Array], b_norm: Array, rtol: float, adjoint: bool
+    ) -> ConvergenceError:
+        path = " -> ".join(f"{self._worst(r, b_norm):.1e}" for r in history)
+        return ConvergenceError(
+            f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
+            f"residual of {self._worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
+            f"(residuals {path}). Try another preconditioner, mfdeq.Direct() or more iterations; "
+            "a nearly singular A does this too",
+            best=x,
+            report=self.counts,
+        )
+
+    def digits_left(self) -> float:
+        """Decimal digits that rounding in A leaves in a solution of A x = b.
+
+        -log10(eps ||A^-1 |A||x| || / ||x||) with x = A^-1 r, r random: Skeel's condition
+        number, estimated by two solves. It does not change when rows of A are rescaled.
+
+        Raises
+        ------
+        SingularStateError
+            Where less than one digit is left, or the solve meets a singular A.
+        """
+        backend = self.backend
+        n = self.A.shape[0]
+        # A random vector's component along one direction is 1/sqrt(N) of it: to see a near
+        # null vector the solve must resolve that.
+        rtol = max(self.rtol, min(1e-3, 0.1 / math.sqrt(n)))
+        x = self.solve(backend.random(n, seed=11), rtol=rtol)
+        signs = backend.xp.sign(backend.random(n, seed=12))
+        y = self.solve(signs * self.A.abs_apply(x), rtol=rtol)
+        condition = backend.norm(y) / backend.norm(x)
+        digits = -math.log10(backend.eps * max(condition, 1.0))
+        if not digits >= 1.0:
+            raise singular(digits)
+        return digits
+
+
+def singular(digits: float, detail: str = "") -> SingularStateError:
+    """The error for a state operator without digits."""
+    return SingularStateError(
+        f"the state operator A is singular to working precision ({digits:.1f} digits left"
+        f"{'; ' + detail if detail else ''}): at a fold, or the model leaves a component of the "
+        "state undetermined (no boundary condition, no drain). Move the parameters away from the "
+        "fold, start where the state is determined, or pin the free component",
+        digits=digits,
+    )
+
+
+def matrix_of(A: Operator, needed_by: str) -> Any:
+    """The entries of A, or an `ArgumentError` where only its products are known."""
+    array = getattr(A, "array", None)
+    if array is None:
+        raise ArgumentError(
+            f"{needed_by} needs the entries of A, and the model gave an operator for d_state: "
+            "return a sparse or dense matrix, or use mfdeq.Krylov(preconditioner=None) or with a "
+            "LinearOperator of your own"
+        )
+    return array
+
+
+def check_solver(solver: Any) -> None:
+    """Raise `ArgumentError` unless `solver` is a description with a set-up."""
+    if not hasattr(solver, "setup"):
+        raise ArgumentError(
+            f"solver is {solver!r}; 'auto', mfdeq.Direct(), mfdeq.Krylov(...) or mfdeq.Neumann() "
+            "was expected"
+        )

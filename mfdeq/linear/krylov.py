@@ -1,0 +1,131 @@
+"""Preconditioned Krylov solvers, scipy's and cupyx's, chosen by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from ..adapters import FromUser
+from ..arrays import Array
+from ..dottest import check_adjoint, is_symmetric
+from ..errors import ArgumentError
+from ..operators import Operator, columnwise
+from ..report import LinearCounts
+from .factor import Factor
+
+SYMMETRIC_ONLY = ("cg", "minres")
+METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr", *SYMMETRIC_ONLY)
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """A preconditioned Krylov method.
+
+    Parameters
+    ----------
+    method : str, optional
+        "gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr"; "cg" and "minres" for
+        symmetric A (and "cg" for positive definite A and preconditioner).
+    preconditioner : description, LinearOperator or None, optional
+        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, or a LinearOperator of your own that
+        approximates A^-1 and has its adjoint.
+    rtol : float, optional
+        Relative true residual; None is 1e-10 (1e-5 in float32).
+    max_iterations : int, optional
+        Iterations of one solve of one column.
+    restart : int, optional
+        Length of a GMRES cycle: that many vectors are kept.
+    """
+
+    method: str = "gmres"
+    preconditioner: Any = None
+    rtol: float | None = None
+    max_iterations: int = 1000
+    restart: int = 30
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ArgumentError(f"Krylov method {self.method!r} is none of {', '.join(METHODS)}")
+        if isinstance(self.preconditioner, str):
+            raise ArgumentError(
+                f"preconditioner {self.preconditioner!r}: give a description such as mfdeq.AMG(), "
+                "mfdeq.ILU(), mfdeq.Jacobi(), a LinearOperator or None"
+            )
+
+    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
+        """Set the preconditioner up."""
+        counts = LinearCounts() if counts is None else counts
+        with counts.timed():
+            if self.method in SYMMETRIC_ONLY and not is_symmetric(A):
+                raise ArgumentError(
+                    f"Krylov method {self.method!r} needs a symmetric A, and A is not: use 'gmres'"
+                )
+            return _KrylovFactor(A, self, _preconditioner(self.preconditioner, A), counts)
+
+
+class _KrylovFactor(Factor):
+    def __init__(
+        self, A: Operator, solver: Krylov, M: Operator | None, counts: LinearCounts
+    ) -> None:
+        super().__init__(A, solver.rtol, counts)
+        self.solver, self.M = solver, M
+        kind = type(solver.preconditioner).__name__ if M is not None else "no preconditioner"
+        self.name = f"Krylov {solver.method} with {kind}"
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        M: Any = self.M.H if adjoint and self.M is not None else self.M  # type: ignore[attr-defined]
+        return columnwise(lambda c: self._column(A, M, c, rtol), b, self.backend, A.shape[0])
+
+    def _column(self, A: Any, M: Any, b: Array, rtol: float) -> Array:
+        size = self.backend.norm(b)
+        if size == 0.0:
+            return self.backend.zeros(*b.shape)
+        solver = self.solver
+        method = getattr(self.backend.sparse_linalg, solver.method)
+        known = inspect.signature(method).parameters
+        options: dict[str, Any] = {
+            "M": M,
+            # minres has no atol, and older ones say tol.
+            "rtol" if "rtol" in known else "tol": rtol,
+            "maxiter": solver.max_iterations,
+            "callback": self._count,
+        }
+        if "atol" in known:
+            options["atol"] = 0.0
+        if solver.method == "gmres":
+            # Without callback_type, scipy's maxiter would change its meaning; it counts cycles.
+            options["callback_type"] = "pr_norm"
+            options["restart"] = min(solver.restart, b.shape[0])
+            if self.backend.sparse_linalg.__name__.startswith("scipy"):
+                options["maxiter"] = -(-solver.max_iterations // solver.restart)
+        # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
+        x, _ = method(A, b / size, **options)
+        return size * x
+
+    def _count(self, _: Any) -> None:
+        self.counts.iterations += 1
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        if self.M is None:
+            return super()._approximate(r, adjoint)
+        return self.M._apply_adjoint(r) if adjoint else self.M._apply(r)
+
+
+def _preconditioner(given: Any, A: Operator) -> Operator | None:
+    if given is None:
+        return None
+    if hasattr(given, "setup"):
+        return given.setup(A)
+    if isinstance(given, Operator):
+        return given
+    if not (hasattr(given, "matvec") and tuple(getattr(given, "shape", ())) == A.shape):
+        raise ArgumentError(
+            f"preconditioner is {given!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), None or a "
+            f"LinearOperator of shape {A.shape} was expected"
+        )
+    name = "the preconditioner"
+    M = FromUser(A.backend, given, name)
+    check_adjoint(M, name)
+    return M

@@ -1,0 +1,82 @@
+"""Preconditioners that one line of scipy makes: Jacobi and incomplete LU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import Array, is_sparse
+from ..errors import ArgumentError, ModelError
+from ..operators import Diagonal, Operator
+from .factor import matrix_of, singular
+
+
+@dataclass(frozen=True)
+class Jacobi:
+    """The inverse of the diagonal of A."""
+
+    def setup(self, A: Operator) -> Operator:
+        """Take the diagonal.
+
+        Raises
+        ------
+        ArgumentError
+            If it has a zero.
+        """
+        diagonal = diagonal_of(A, "mfdeq.Jacobi()")
+        if bool(A.backend.xp.any(diagonal == 0)):
+            raise ArgumentError("mfdeq.Jacobi(): the diagonal of A has zeros; use mfdeq.ILU()")
+        return Diagonal(A.backend, 1.0 / diagonal)
+
+
+@dataclass(frozen=True)
+class ILU:
+    """Incomplete LU with threshold, by SuperLU.
+
+    Parameters
+    ----------
+    drop_tol : float, optional
+        Entries below this, relative to their column, are dropped.
+    fill_factor : float, optional
+        Upper bound on the ratio of stored entries to those of A.
+    """
+
+    drop_tol: float = 1e-4
+    fill_factor: float = 10.0
+
+    def setup(self, A: Operator) -> Operator:
+        """Factorize incompletely.
+
+        Raises
+        ------
+        SingularStateError
+            On a zero pivot.
+        """
+        array = matrix_of(A, "mfdeq.ILU()")
+        if not is_sparse(array):
+            raise ModelError("mfdeq.ILU() needs a sparse A; for a dense one use mfdeq.Direct()")
+        try:
+            ilu = A.backend.sparse_linalg.spilu(
+                array.tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
+            )
+        except RuntimeError as error:
+            raise singular(0.0, str(error)) from error
+        return _IncompleteLU(A, ilu)
+
+
+class _IncompleteLU(Operator):
+    def __init__(self, A: Operator, ilu: Any) -> None:
+        super().__init__(A, A.shape)
+        self.ilu = ilu
+
+    def _apply(self, x: Array) -> Array:
+        return self.ilu.solve(x, "N")
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.ilu.solve(y, "T")
+
+
+def diagonal_of(A: Operator, needed_by: str) -> Array:
+    """The diagonal of A's matrix."""
+    array = matrix_of(A, needed_by)
+    return array.diagonal() if is_sparse(array) else A.backend.xp.linalg.diagonal(array)

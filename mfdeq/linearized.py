@@ -1,0 +1,177 @@
+"""The waist: a model at one place, with the signs put right and every answer checked.
+
+Left of here is where derivatives come from; right of here there is only A = I - J, B,
+the curvature of w'f and f''[a, b], whether the user wrote a map or a residual.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .adapters import FromUser, as_operator
+from .arrays import Array, Backend, is_dense
+from .curvature import CurvatureOperator, as_curvature
+from .dottest import check_adjoint
+from .errors import ModelError
+from .model import FixedPointModel, Linearization, Model, ResidualModel
+from .operators import IdentityMinus, Matrix, Operator
+
+
+class Problem:
+    """A model with its parameters: R = h - f and its linearizations, checked.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    theta : (P,) array
+    h0 : (N,) array, optional
+        Takes part in choosing the dtype.
+    """
+
+    def __init__(self, model: Model, theta: Array, h0: Array | None = None) -> None:
+        if not isinstance(model, (FixedPointModel, ResidualModel)):
+            raise ModelError(
+                f"the model is a {type(model).__name__}; an mfdeq.FixedPointModel or "
+                "mfdeq.ResidualModel was expected"
+            )
+        self.model = model
+        self.name = type(model).__name__
+        self.state_size = self._size("state_size")
+        self.param_size = self._size("param_size")
+        self.backend = Backend.of(*(x for x in (theta, h0) if x is not None))
+        # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
+        self.theta = self._copy(self.backend.vector(theta, self.param_size, "params"))
+        self.evaluations = 0
+        self._latest: tuple[Array, Linearized] | None = None
+
+    def _size(self, name: str) -> int:
+        size = getattr(self.model, name, None)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ModelError(
+                f"{self.name}.{name} is {size!r}; a positive integer was expected: set it on the "
+                "class or in __init__"
+            )
+        return size
+
+    def _copy(self, x: Array) -> Array:
+        return self.backend.xp.asarray(x, copy=True)
+
+    def start(self, h0: Array | None = None) -> Array:
+        """`h0` checked, or the model's default start."""
+        if h0 is not None:
+            return self._copy(self.backend.vector(h0, self.state_size, "h0"))
+        default = self.model.initial_state(self._copy(self.theta))
+        if default is None:
+            return self.backend.zeros(self.state_size)
+        name = f"{self.name}.initial_state"
+        return self._copy(self.backend.vector(default, self.state_size, name))
+
+    def residual(self, h: Array) -> Array:
+        """R = h - f(h, theta), with NaN and infinity refused by a `ModelError`."""
+        out = self._evaluate(h)
+        out = self.backend.vector(out, self.state_size, f"{self.name}.{self.model.written}")
+        return h - out if self.is_map else out
+
+    def trial_residual(self, h: Array) -> tuple[Array | None, float]:
+        """R and its norm; (None, inf) where the model does not exist, as a step may find."""
+        with self.backend.quiet():
+            out = self._evaluate(h)
+            xp = self.backend.xp
+            if is_dense(out) and out.shape == h.shape and not bool(xp.all(xp.isfinite(out))):
+                return None, float("inf")
+            out = self.backend.vector(out, self.state_size, f"{self.name}.{self.model.written}")
+            residual = h - out if self.is_map else out
+            return residual, self.backend.norm(residual)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the model is a fixed-point map."""
+        return isinstance(self.model, FixedPointModel)
+
+    def _evaluate(self, h: Array) -> Any:
+        self.evaluations += 1
+        written = getattr(self.model, self.model.written)
+        return written(self._copy(h), self._copy(self.theta))
+
+    def linearize(self, h: Array) -> Linearized:
+        """The linearization at h; the latest one is kept."""
+        if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
+            given = self.model.linearize(self._copy(h), self._copy(self.theta))
+            self._latest = (self._copy(h), Linearized(self, h, given))
+        return self._latest[1]
+
+
+class Linearized:
+    """A model's derivatives at one (h, theta), as derivatives of the map f.
+
+    Attributes
+    ----------
+    A : Operator, (N, N)
+        The state operator I - J = dR/dh.
+    B : Operator, (N, P)
+        The parameter operator df/dtheta = -dR/dtheta.
+    given : Linearization
+        What the user's ``linearize`` returned.
+    """
+
+    def __init__(self, problem: Problem, h: Array, given: Any) -> None:
+        self.name = f"{problem.name}.linearize"
+        if not isinstance(given, Linearization):
+            raise ModelError(
+                f"{self.name} returned {type(given).__name__}; an mfdeq.Linearization was expected"
+            )
+        self.given = given
+        self.backend = problem.backend
+        self.state_size, self.param_size = N, P = problem.state_size, problem.param_size
+        self._sign = 1.0 if problem.is_map else -1.0  # f = h - R: derivatives of R enter as -R
+        d_state = self._operator(given.d_state, (N, N), "d_state")
+        d_params = self._operator(given.d_params, (N, P), "d_params")
+        self.A = _identity_minus(d_state) if problem.is_map else d_state
+        self.B = d_params if problem.is_map else -d_params
+
+    def _operator(self, given: Any, shape: tuple[int, int], field: str) -> Operator:
+        name = f"{field} of {self.name}"
+        op = as_operator(self.backend, given, shape, name)
+        if isinstance(op, FromUser):
+            check_adjoint(op, name)
+        return op
+
+    def curvature(self, w: Array) -> CurvatureOperator:
+        """∇²_(θ,h) (w'f), (P+N, P+N)."""
+        if self.given.curvature is None:
+            raise ModelError(
+                f"{self.name} gave no curvature, which everything of second order needs: give "
+                "Linearization(curvature=lambda lam: mfdeq.Curvature(...)); for a model linear "
+                "in (h, theta) that is mfdeq.Curvature(), all blocks zero"
+            )
+        return as_curvature(
+            self.backend,
+            self.given.curvature(self._sign * w),
+            self.param_size,
+            self.state_size,
+            f"curvature of {self.name}",
+        )
+
+    def second(self, a: Array, b: Array) -> Array:
+        """f''[a, b] of stacked directions a and b, (N,)."""
+        if self.given.second is None:
+            raise ModelError(
+                f"{self.name} gave no second, which second-order state sensitivities need: give "
+                "Linearization(second=lambda a, b: ...), the second derivative along "
+                "a = (dtheta, dh) and b, of shape (N,). (Component Hessians and the adjoint of a "
+                "slice need only curvature.)"
+            )
+        P = self.param_size
+        value = self.given.second((a[:P], a[P:]), (b[:P], b[P:]))
+        return self._sign * self.backend.vector(value, self.state_size, f"second of {self.name}")
+
+
+def _identity_minus(J: Operator) -> Operator:
+    if not isinstance(J, Matrix):
+        return IdentityMinus(J)
+    backend, n = J.backend, J.shape[0]
+    if is_dense(J.array):
+        eye = backend.xp.eye(n, dtype=backend.dtype, device=backend.device)
+    else:
+        eye = backend.sparse.identity(n, dtype=backend.dtype, format=J.array.format)
+    return Matrix(backend, eye - J.array)

@@ -1,0 +1,308 @@
+"""Scalar losses of (h, theta): a value, two gradients and a curvature. They add and scale."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+from .adapters import as_operator
+from .arrays import Array, Backend, is_dense, is_sparse
+from .curvature import (
+    BlockCurvature,
+    Curvature,
+    CurvatureOperator,
+    add_curvatures,
+    as_curvature,
+    scale_curvature,
+)
+from .errors import DerivativeError, ModelError
+from .operators import Diagonal, Matrix, Operator, Product
+
+
+class LossBase:
+    """What every loss has; the arguments are checked (h, theta) of one backend."""
+
+    def value(self, h: Array, theta: Array) -> float:
+        """L(h, theta)."""
+        raise NotImplementedError
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """(dL/dtheta, dL/dh), of shapes (P,) and (N,)."""
+        raise NotImplementedError
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """∇²_(θ,h) L, (P+N, P+N)."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> LossBase:
+        if not isinstance(other, LossBase):
+            return NotImplemented
+        return _SumLoss(self, other)
+
+    def __mul__(self, factor: Any) -> LossBase:
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            return NotImplemented
+        return _ScaledLoss(self, float(factor))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LossBase:
+        return -1.0 * self
+
+    def __sub__(self, other: Any) -> LossBase:
+        return self + (-other)
+
+
+class Loss(LossBase):
+    """A loss from its callables of (h, theta).
+
+    Parameters
+    ----------
+    value : callable
+        L(h, theta), a scalar.
+    d_state, d_params : callable, optional
+        dL/dh of shape (N,) and dL/dtheta of shape (P,). None where L does not read that one.
+    curvature : callable, optional
+        ``curvature(h, theta)``, the Hessian over (theta, h), as an `mfdeq.Curvature` or a
+        callable ``(dtheta, dh) -> (a_theta, a_h)``. None where L is linear.
+
+    Notes
+    -----
+    A part that is missing is taken for zero only where a probe at a second point agrees;
+    otherwise using it is a `DerivativeError` that names it.
+    """
+
+    def __init__(
+        self,
+        value: Callable[[Array, Array], Any],
+        d_state: Callable[[Array, Array], Array] | None = None,
+        d_params: Callable[[Array, Array], Array] | None = None,
+        curvature: Callable[[Array, Array], Any] | None = None,
+    ) -> None:
+        for name, part in (("d_state", d_state), ("d_params", d_params), ("curvature", curvature)):
+            if part is not None and not callable(part):
+                raise ModelError(
+                    f"{name} of the loss is a {type(part).__name__}; a callable of (h, theta) "
+                    "was expected"
+                )
+        if not callable(value):
+            raise ModelError(f"value of the loss is a {type(value).__name__}, not a callable")
+        self._value, self._d_state, self._d_params = value, d_state, d_params
+        self._curvature = curvature
+        self._missing_is_zero: set[str] = set()
+
+    def value(self, h: Array, theta: Array) -> float:
+        """The value, checked to be one finite number."""
+        out = self._value(h, theta)
+        try:
+            number = float(out if getattr(out, "ndim", 0) == 0 else out.reshape(()))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"the loss's value returned {type(out).__name__} "
+                f"{getattr(out, 'shape', '')}; one real number was expected"
+            ) from error
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ModelError(f"the loss's value is {number}")
+        return number
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """(dL/dtheta, dL/dh), checked."""
+        backend = Backend.of(h)
+        return (
+            self._partial(backend, "d_params", self._d_params, h, theta, theta.shape[0]),
+            self._partial(backend, "d_state", self._d_state, h, theta, h.shape[0]),
+        )
+
+    def _partial(
+        self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int
+    ) -> Array:
+        if function is not None:
+            return backend.vector(function(h, theta), size, f"{field} of the loss")
+        if field not in self._missing_is_zero:
+            moved = (_moved(h), theta) if field == "d_state" else (h, _moved(theta))
+            if self.value(h, theta) != self.value(*moved):
+                raise DerivativeError(
+                    f"the loss has no {field}, but its value depends on it: give it"
+                )
+            self._missing_is_zero.add(field)
+        return backend.zeros(size)
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """The curvature, checked to be symmetric."""
+        backend = Backend.of(h)
+        N, P = h.shape[0], theta.shape[0]
+        if self._curvature is not None:
+            given = self._curvature(h, theta)
+            return as_curvature(backend, given, P, N, "curvature of the loss")
+        for here, there in zip(
+            self.gradients(h, theta), self.gradients(_moved(h), _moved(theta)), strict=True
+        ):
+            if backend.norm(here - there) > 100 * backend.eps * backend.norm(here):
+                raise DerivativeError(
+                    "the loss has no curvature, but its derivatives change with (h, theta): give "
+                    "curvature=lambda h, theta: mfdeq.Curvature(...)"
+                )
+        return BlockCurvature(backend, P, N, [None, None, None])
+
+
+class LeastSquares(LossBase):
+    """½ Σ weights · (observe h − data)².
+
+    Parameters
+    ----------
+    observe : (m, N) operator, sparse matrix or array, or (m,) integer array
+        What is observed; an index array picks components of the state.
+    data : (m,) array
+    weights : float or (m,) array, optional
+        Usually 1/σ², so that the loss has no units.
+    """
+
+    def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
+        self.data = Backend.of(data).xp.asarray(data, copy=True)
+        if self.data.ndim != 1:
+            raise ModelError(f"data has shape {tuple(self.data.shape)}; (m,) was expected")
+        self.observe, self.weights = observe, weights
+        self._observation = functools.lru_cache(maxsize=1)(self._make_observation)
+
+    def _make_observation(self, backend: Backend, state_size: int) -> Operator:
+        observe = self.observe
+        if is_dense(observe) and observe.ndim == 1:
+            observe = _selection(backend, observe, state_size)
+        shape = (self.data.shape[0], state_size)
+        return as_operator(backend, observe, shape, "observe of LeastSquares")
+
+    def _weights(self, backend: Backend) -> Array:
+        m = self.data.shape[0]
+        if isinstance(self.weights, Real):
+            return self.weights * backend.xp.ones(m, dtype=backend.dtype, device=backend.device)
+        return backend.vector(self.weights, m, "weights of LeastSquares")
+
+    def _misfit(self, h: Array) -> tuple[Operator, Array, Array]:
+        backend = Backend.of(h)
+        observe = self._observation(backend, h.shape[0])
+        data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares")
+        return observe, self._weights(backend), observe._apply(h) - data
+
+    def value(self, h: Array, theta: Array) -> float:
+        """½ Σ weights · (observe h − data)²."""
+        _, weights, misfit = self._misfit(h)
+        return 0.5 * float(Backend.of(h).xp.vecdot(weights * misfit, misfit))
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """(0, O' (weights · (O h - data)))."""
+        observe, weights, misfit = self._misfit(h)
+        return Backend.of(h).zeros(theta.shape[0]), observe._apply_adjoint(weights * misfit)
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """O' diag(weights) O over the state."""
+        observe, weights, _ = self._misfit(h)
+        backend = Backend.of(h)
+        block: Operator
+        if isinstance(observe, Matrix) and is_sparse(observe.array):
+            weigh = backend.sparse.diags(weights)
+            block = Matrix(backend, (observe.array.T @ weigh @ observe.array).tocsr())
+        else:
+            block = Product(observe.H, Product(Diagonal(backend, weights), observe))  # type: ignore[attr-defined]
+        return BlockCurvature(backend, theta.shape[0], h.shape[0], [None, None, block])
+
+
+class QuadraticPrior(LossBase):
+    """½ (θ − mean)ᵀ precision (θ − mean).
+
+    Parameters
+    ----------
+    precision : (P, P) operator, sparse matrix or array, or float
+        Symmetric; a number is that multiple of the identity.
+    mean : (P,) array or float, optional
+    """
+
+    def __init__(self, precision: Any, mean: Any = 0.0) -> None:
+        self.precision, self.mean = precision, mean
+        self._block = functools.lru_cache(maxsize=1)(self._make_block)
+
+    def _make_block(self, backend: Backend, param_size: int) -> Operator:
+        precision = self.precision
+        if isinstance(precision, Real):
+            precision = precision * backend.sparse.identity(
+                param_size, dtype=backend.dtype, format="csr"
+            )
+        given = Curvature(params_params=precision)
+        return as_curvature(
+            backend, given, param_size, 0, "precision of QuadraticPrior"
+        ).params_params
+
+    def _deviation(self, theta: Array) -> tuple[Operator, Array]:
+        backend = Backend.of(theta)
+        mean = self.mean
+        if not isinstance(mean, Real):
+            mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
+        return self._block(backend, theta.shape[0]), theta - mean
+
+    def value(self, h: Array, theta: Array) -> float:
+        """½ (θ − mean)ᵀ precision (θ − mean)."""
+        precision, deviation = self._deviation(theta)
+        return 0.5 * float(Backend.of(theta).xp.vecdot(deviation, precision._apply(deviation)))
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """(precision (θ − mean), 0)."""
+        precision, deviation = self._deviation(theta)
+        return precision._apply(deviation), Backend.of(h).zeros(h.shape[0])
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """The precision over the parameters."""
+        backend = Backend.of(h)
+        block = self._block(backend, theta.shape[0])
+        return BlockCurvature(backend, theta.shape[0], h.shape[0], [block, None, None])
+
+
+class _SumLoss(LossBase):
+    def __init__(self, left: LossBase, right: LossBase) -> None:
+        self.left, self.right = left, right
+
+    def value(self, h: Array, theta: Array) -> float:
+        return self.left.value(h, theta) + self.right.value(h, theta)
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        left, right = self.left.gradients(h, theta), self.right.gradients(h, theta)
+        return left[0] + right[0], left[1] + right[1]
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        left = self.left.curvature_operator(h, theta)
+        return add_curvatures(left, self.right.curvature_operator(h, theta))
+
+
+class _ScaledLoss(LossBase):
+    def __init__(self, of: LossBase, factor: float) -> None:
+        self.of, self.factor = of, factor
+
+    def value(self, h: Array, theta: Array) -> float:
+        return self.factor * self.of.value(h, theta)
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        d_params, d_state = self.of.gradients(h, theta)
+        return self.factor * d_params, self.factor * d_state
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        return scale_curvature(self.of.curvature_operator(h, theta), self.factor)
+
+
+def _selection(backend: Backend, index: Array, state_size: int) -> Any:
+    xp = backend.xp
+    if xp.isdtype(index.dtype, "bool"):
+        index = xp.nonzero(index)[0]
+    if not xp.isdtype(index.dtype, "integral"):
+        raise ModelError(f"observe is a 1-D array of {index.dtype}; integer indices were expected")
+    if bool(xp.any(index < 0)) or bool(xp.any(index >= state_size)):
+        raise ModelError(f"observe has indices outside 0 … {state_size - 1}")
+    m = index.shape[0]
+    ones = xp.ones(m, dtype=backend.dtype, device=backend.device)
+    rows = xp.arange(m, device=backend.device)
+    return backend.sparse.csr_matrix((ones, (rows, index)), shape=(m, state_size))
+
+
+def _moved(x: Array) -> Array:
+    """Another point near x, at a distance that a dependence would show at."""
+    backend = Backend.of(x)
+    return x + 0.01 * (1.0 + backend.xp.abs(x)) * backend.random(x.shape[0], seed=7)

@@ -1,0 +1,106 @@
+"""A model: what the user writes. The derivatives are of what was written; signs are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .arrays import Array
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """Derivatives of a model's ``map`` or ``residual`` at one (h, theta).
+
+    Parameters
+    ----------
+    d_state : array, sparse matrix or LinearOperator, (N, N)
+        Derivative with respect to the state.
+    d_params : array, sparse matrix or LinearOperator, (N, P)
+        Derivative with respect to the parameters.
+    curvature : callable, optional
+        ``curvature(lam)`` is the Hessian over (theta, h) of the scalar lam' map (or
+        lam' residual), as a `Curvature` or a callable ``(dtheta, dh) -> (a_theta, a_h)``.
+        Needed by everything of second order.
+    second : callable, optional
+        ``second(a, b)``, the second derivative map''[a, b] of shape (N,) along
+        a = (dtheta, dh) and b. Needed by second-order state sensitivities only.
+    """
+
+    d_state: Any
+    d_params: Any
+    curvature: Callable[[Array], Any] | None = None
+    second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None
+
+
+class Model:
+    """What maps and residuals have in common. Derive from one of those two.
+
+    Attributes
+    ----------
+    state_size, param_size : int
+        N and P.
+    """
+
+    state_size: int
+    param_size: int
+
+    written: str = ""  # the name of the function that the user writes: "map" or "residual"
+
+    def linearize(self, h: Array, theta: Array) -> Linearization:
+        """Derivatives of the map or residual at (h, theta); called once per equilibrium."""
+        raise ModelError(
+            f"{type(self).__name__} has no linearize(h, theta): write one that returns an "
+            "mfdeq.Linearization of its derivatives"
+        )
+
+    def initial_state(self, theta: Array) -> Array | None:
+        """The default start; None, the default, is zeros."""
+        return None
+
+    def residual_scale(self, h: Array, theta: Array) -> float | None:
+        """The size of residual that counts as one; None, the default, is ||R|| at the start."""
+        return None
+
+
+class FixedPointModel(Model):
+    """An equilibrium h = f(h, theta). Write ``map`` and ``linearize``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> class Cosine(mfdeq.FixedPointModel):
+    ...     state_size = 1
+    ...     param_size = 1
+    ...     def map(self, h, theta):
+    ...         return np.cos(h) + theta
+    ...     def linearize(self, h, theta):
+    ...         return mfdeq.Linearization(
+    ...             d_state=-np.sin(h)[:, None],
+    ...             d_params=np.ones((1, 1)),
+    ...             curvature=lambda lam: mfdeq.Curvature(state_state=(-lam * np.cos(h))[:, None]),
+    ...             second=lambda a, b: -np.cos(h) * a[1] * b[1],
+    ...         )
+    >>> eq = mfdeq.solve(Cosine(), np.zeros(1))
+    >>> print(f"{eq.state[0]:.10f}")
+    0.7390851332
+    """
+
+    written = "map"
+
+    def map(self, h: Array, theta: Array) -> Array:
+        """f(h, theta), shape (N,)."""
+        raise ModelError(f"{type(self).__name__} has no map(h, theta): write one")
+
+
+class ResidualModel(Model):
+    """An equilibrium R(h, theta) = 0. Write ``residual`` and ``linearize``."""
+
+    written = "residual"
+
+    def residual(self, h: Array, theta: Array) -> Array:
+        """R(h, theta), shape (N,)."""
+        raise ModelError(f"{type(self).__name__} has no residual(h, theta): write one")

@@ -1,0 +1,123 @@
+"""The loss as a function of the parameters alone, for optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .arrays import Array
+from .equilibrium import Equilibrium, solve
+from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .hessian import ReducedHessian
+from .losses import LossBase
+from .model import Model
+
+
+class ReducedFunctional:
+    """theta -> L(h*(theta), theta), with gradient and exact Hessian.
+
+    One equilibrium and one factor serve all calls at the same theta (compared by value, kept
+    by copy); the next solve starts from the last state.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    loss : Loss
+    h0 : (N,) array, optional
+        Where the first solve starts.
+    on_failure : {"raise", "inf"}, optional
+        What an equilibrium that cannot be solved for does: raise, or give the value inf and a
+        gradient of NaN, which line searches step back from.
+    **solve_options
+        For `mfdeq.solve`: method, solver, rtol, max_iterations.
+
+    Examples
+    --------
+    ``scipy.optimize.minimize(F.value, theta0, jac=F.gradient, hessp=F.hessp,
+    method="trust-krylov")``
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: LossBase,
+        h0: Array | None = None,
+        *,
+        on_failure: str = "raise",
+        **solve_options: Any,
+    ) -> None:
+        if on_failure not in ("raise", "inf"):
+            raise ArgumentError(f"on_failure is {on_failure!r}; 'raise' or 'inf' was expected")
+        if not isinstance(loss, LossBase):
+            raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")
+        self.model, self.loss = model, loss
+        self.on_failure = on_failure
+        self.solve_options = solve_options
+        self.solves = 0
+        self._start = h0
+        self._equilibrium: Equilibrium | None = None
+        self._hessian: ReducedHessian | None = None
+        self._failed: tuple[Array, Exception] | None = None
+
+    def equilibrium(self, theta: Array) -> Equilibrium:
+        """The equilibrium at theta; solved for once."""
+        if self._equilibrium is not None and _same(theta, self._equilibrium.params):
+            return self._equilibrium
+        if self._failed is not None and _same(theta, self._failed[0]):
+            raise self._failed[1]
+        try:
+            found = self._solve(theta)
+        except (ConvergenceError, SingularStateError) as error:
+            self._failed = (_copy(theta), error)
+            raise
+        self._equilibrium, self._hessian = found, None
+        self._start = found.state
+        return found
+
+    def _solve(self, theta: Array) -> Equilibrium:
+        self.solves += 1
+        if self._start is not None:
+            try:
+                return solve(self.model, theta, self._start, **self.solve_options)
+            except (ConvergenceError, SingularStateError):
+                pass  # far from the last state, the model's own start may do
+        return solve(self.model, theta, **self.solve_options)
+
+    def value(self, theta: Array) -> float:
+        """L(h*(theta), theta)."""
+        try:
+            eq = self.equilibrium(theta)
+        except (ConvergenceError, SingularStateError):
+            if self.on_failure == "raise":
+                raise
+            return float("inf")
+        return self.loss.value(eq.state, eq.params)
+
+    def gradient(self, theta: Array) -> Array:
+        """dL/dtheta, (P,)."""
+        try:
+            return self.equilibrium(theta).gradient(self.loss)
+        except (ConvergenceError, SingularStateError):
+            if self.on_failure == "raise":
+                raise
+            return float("nan") * _copy(theta)
+
+    def hessian(self, theta: Array) -> ReducedHessian:
+        """H at theta, (P, P)."""
+        eq = self.equilibrium(theta)
+        if self._hessian is None:
+            self._hessian = eq.hessian(self.loss)
+        return self._hessian
+
+    def hessp(self, theta: Array, v: Array) -> Array:
+        """H @ v at theta, (P,)."""
+        return self.hessian(theta) @ v
+
+
+def _same(theta: Array, kept: Array) -> bool:
+    if getattr(theta, "shape", None) != kept.shape:
+        return False
+    return bool((theta == kept).all())
+
+
+def _copy(theta: Array) -> Array:
+    return 1.0 * theta

@@ -1,0 +1,143 @@
+"""How a solve went, in one shape everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LinearCounts:
+    """What the solves with A and its adjoint cost so far.
+
+    Attributes
+    ----------
+    setups : int
+        Factorizations and hierarchies built.
+    solves, adjoint_solves : int
+        Calls; a block of k columns is one.
+    columns : int
+        Right-hand sides in all.
+    iterations : int
+        Krylov or Neumann iterations in all; 0 for a direct factor.
+    refinements : int
+        Corrections because a true residual was still above its tolerance.
+    worst_residual : float
+        The largest relative true residual ||b - A x|| / ||b|| accepted of a solve to full
+        tolerance.
+    at_floor : int
+        Columns accepted at the rounding floor c eps || |A||x| ||, above their tolerance.
+    seconds : float
+        Wall time in set-ups and solves.
+    """
+
+    setups: int = 0
+    solves: int = 0
+    adjoint_solves: int = 0
+    columns: int = 0
+    iterations: int = 0
+    refinements: int = 0
+    worst_residual: float = 0.0
+    at_floor: int = 0
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the wall time of a block to `seconds`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+@dataclass
+class SolveReport:
+    """How the forward solve went, and the counts of every kind of solve since.
+
+    Attributes
+    ----------
+    converged : bool
+    reason : str
+        Why it stopped, and which criterion applied, in words.
+    method, solver : str
+        What was used in the end.
+    choices : list of str
+        What "auto" picked and why, and what it fell back from.
+    residuals : list of float
+        ||R|| at the start and after every iteration: true residuals.
+    target : float
+        max(rtol scale, floor), what ||R|| had to reach.
+    scale : float
+        The size of residual that counts as one.
+    floor : float
+        c eps || |A||h| ||, the rounding error of evaluating R.
+    limited_by : str
+        "rtol" or "floor": which of the two the target was.
+    digits_left : float
+        Decimal digits that a solution of A x = b can have, -log10(eps cond(A)).
+    evaluations : int
+        Evaluations of the map or residual.
+    forward, linear : LinearCounts
+        Linear solves of the forward iteration, and with the factor at the equilibrium since.
+    """
+
+    converged: bool = False
+    reason: str = ""
+    method: str = ""
+    solver: str = ""
+    choices: list[str] = field(default_factory=list)
+    residuals: list[float] = field(default_factory=list)
+    target: float = math.nan
+    scale: float = math.nan
+    floor: float = math.nan
+    limited_by: str = ""
+    digits_left: float = math.nan
+    evaluations: int = 0
+    forward: LinearCounts = field(default_factory=LinearCounts)
+    linear: LinearCounts = field(default_factory=LinearCounts)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the forward method."""
+        return max(len(self.residuals) - 1, 0)
+
+    @property
+    def residual(self) -> float:
+        """||R|| at the end."""
+        return self.residuals[-1] if self.residuals else math.nan
+
+    @property
+    def digits(self) -> float:
+        """-log10(||R|| / scale): the digits of the residual."""
+        if self.residual == 0.0:
+            return math.inf
+        return -math.log10(self.residual / self.scale) if self.scale > 0 else math.nan
+
+    def __str__(self) -> str:
+        rows = [
+            ("converged", f"{self.converged}: {self.reason}"),
+            ("method", f"{self.method}, {self.solver}"),
+            (
+                "residual",
+                f"{self.residual:.3e} after {self.iterations} iterations "
+                f"(scale {self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
+            ),
+            ("digits left by cond(A)", f"{self.digits_left:.1f}"),
+            ("forward solves", _counted(self.forward)),
+            ("solves since", _counted(self.linear)),
+        ]
+        rows += [("choice", choice) for choice in self.choices]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _counted(counts: LinearCounts) -> str:
+    return (
+        f"{counts.setups} set-ups, {counts.solves} solves and {counts.adjoint_solves} adjoint "
+        f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s), "
+        f"worst relative residual {counts.worst_residual:.1e}"
+    )

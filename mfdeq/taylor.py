@@ -1,0 +1,79 @@
+"""Taylor remainders on a ladder of steps, judged with the rounding floor in mind.
+
+A derivative that is right leaves a remainder that falls as the next power of the step. One
+that is wrong leaves its own power. Below the noise of the values neither can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+
+RATIO = 4.0  # between neighbouring steps of the ladder
+STEPS = 9
+VISIBLE = 10.0  # times the noise: what a remainder must exceed to be judged by its slope
+MARGIN = 0.35  # the slope may fall short by this
+AGREEMENT = 1e-3  # relative agreement at the noise that passes without a slope
+
+
+def ladder(eps: float) -> list[float]:
+    """Steps from eps^(1/8) down, for values with rounding unit eps."""
+    return [eps**0.125 / RATIO**k for k in range(STEPS)]
+
+
+def judge(
+    order: int,
+    steps: Sequence[float],
+    remainders: Sequence[float],
+    terms: Sequence[float],
+    noise: float,
+    scale: float,
+) -> tuple[str, float, str]:
+    """Verdict, figure and explanation for remainders that should fall as steps**order.
+
+    Parameters
+    ----------
+    order : int
+    steps, remainders, terms : sequences of float
+        The size of the remainder, and of the term under test, at every step.
+    noise : float
+        What the values' own errors leave in a remainder.
+    scale : float
+        Size of the quantity whose derivative is tested: what a term lost in the noise is
+        held against.
+
+    Returns
+    -------
+    verdict : str
+    figure : float
+        The slope, or the relative agreement where all is at the noise.
+    detail : str
+    """
+    seen = [k for k, r in enumerate(remainders) if r > VISIBLE * noise and math.isfinite(r)]
+    slopes = [
+        math.log(remainders[k] / remainders[k + 1]) / math.log(steps[k] / steps[k + 1])
+        for k in seen
+        if k + 1 in seen
+    ]
+    if slopes:
+        slope = slopes[-1]
+        if len(slopes) >= 2 and slopes[-2] >= order - MARGIN and slope < order - MARGIN:
+            # One slope alone may be bent by the noise just below it.
+            slope = slopes[-2] if remainders[seen[-1]] < 10 * VISIBLE * noise else slope
+        if slope >= order - MARGIN:
+            return PASS, slope, f"slope {slope:.2f}, expected {order}"
+        if slope <= order - 1 + MARGIN:
+            return FAIL, slope, f"slope {slope:.2f}, expected {order}: the derivative is wrong"
+        return INCONCLUSIVE, slope, f"slope {slope:.2f} between {order - 1} and {order}"
+    # The largest step that is at the noise says how far the derivative is confirmed.
+    at_noise = [k for k in range(len(steps)) if k not in seen and math.isfinite(remainders[k])]
+    if not at_noise:
+        return INCONCLUSIVE, math.nan, "no step gave an equilibrium"
+    k = at_noise[0]
+    term = terms[k] if terms[k] > VISIBLE * noise else scale * steps[k]
+    agreement = VISIBLE * noise / term if term > 0 else 0.0
+    if agreement <= AGREEMENT:
+        return PASS, agreement, f"remainder at the rounding floor, agrees to {agreement:.0e}"
+    return INCONCLUSIVE, agreement, f"the noise hides all but {agreement:.0e} of the term"
