@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .arrays import Array, Backend, is_dense, is_sparse
+from .dottest import check_adjoint
 from .errors import ModelError
 from .operators import Matrix, Operator, columnwise
 
@@ -16,16 +17,20 @@ def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str)
     ------
     ModelError
         Wrong shape, dtype or library, NaN among the entries, or no adjoint.
+    DerivativeError
+        The adjoint of a LinearOperator is not its adjoint.
     """
     if isinstance(given, Operator):
+        backend.check_dtype(given.dtype, name)
         found = given
     elif is_sparse(given) or is_dense(given):
         found = Matrix(backend, _checked_matrix(backend, given, shape, name))
     elif hasattr(given, "matvec") and hasattr(given, "shape"):
         if tuple(given.shape) != shape:
             raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
-        backend.check_dtype(given.dtype or backend.dtype, name)
+        backend.check_dtype(getattr(given, "dtype", None) or backend.dtype, name)
         found = FromUser(backend, given, name)
+        check_adjoint(found, name)
     else:
         raise ModelError(
             f"{name} is a {type(given).__name__}; an array, a sparse matrix or a "
@@ -71,7 +76,7 @@ class FromUser(Operator):
 
     def _probe_adjoint(self) -> None:
         try:
-            self.op.rmatvec(self.backend.zeros(self.shape[0]))
+            self._apply_adjoint(self.backend.zeros(self.shape[0]))
         except (NotImplementedError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"{self.name} is an operator without its adjoint ({error or type(error).__name__})"
@@ -79,29 +84,22 @@ class FromUser(Operator):
             ) from error
 
     def _apply(self, x: Array) -> Array:
-        return self._checked(x, self.op.matvec, self.op.matmat, self.shape[0], "product")
+        block = getattr(self.op, "matmat", None)
+        return self._product(x, self.op.matvec, block, self.shape[0], "product")
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self._checked(
-            y, self.op.rmatvec, getattr(self.op, "rmatmat", None), self.shape[1], "adjoint product"
-        )
+        block = getattr(self.op, "rmatmat", None)
+        return self._product(y, self.op.rmatvec, block, self.shape[1], "adjoint product")
 
-    def _checked(self, x: Array, vector: Any, block: Any, rows: int, what: str) -> Array:
-        xp = self.backend.xp
+    def _product(self, x: Array, vector: Any, block: Any, rows: int, what: str) -> Array:
         name = f"the {what} of {self.name}"
-        if x.ndim == 1:
-            return self.backend.vector(vector(x), rows, name)
-        if block is None or self._columns_only:
-            return columnwise(
-                lambda column: self.backend.vector(vector(column), rows, name),
-                x,
-                self.backend,
-                rows,
-            )
-        out = block(x)
-        if tuple(out.shape) != (rows, x.shape[1]) or not bool(xp.all(xp.isfinite(out))):
-            raise ModelError(
-                f"{name} with a {tuple(x.shape)} block has shape {tuple(out.shape)} or holds NaN; "
-                f"finite ({rows}, {x.shape[1]}) was expected"
-            )
-        return self.backend.asarray(out)
+        if x.ndim == 2 and (block is None or self._columns_only):
+            return columnwise(lambda c: self._checked(vector, c, rows, name), x, self.backend, rows)
+        return self._checked(block if x.ndim == 2 else vector, x, rows, name)
+
+    def _checked(self, function: Any, x: Array, rows: int, name: str) -> Array:
+        try:
+            out = function(self.backend.xp.asarray(x, copy=True))  # which it may write into
+        except ValueError as error:  # scipy's, of a wrong shape
+            raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
+        return self.backend.checked(out, (rows, *x.shape[1:]), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import array_api_compat as compat
 import numpy as host
 import scipy.sparse
 
-from .errors import ArgumentError, ModelError
+from .errors import ArgumentError, MfdeqError, ModelError
 
 Array = Any
 
@@ -37,10 +38,10 @@ class Backend:
 
     @classmethod
     def of(cls, *arrays: Array) -> Backend:
-        """Backend of real arrays; integers and Python numbers become float64."""
+        """Backend of real arrays; integers and Python numbers and lists become float64."""
         found = [a for a in arrays if compat.is_array_api_obj(a)]
         if not found:
-            found = [host.asarray(arrays[0])]
+            found = [host.zeros(0)]
         xp = compat.array_namespace(*found)
         kinds = [a.dtype for a in found]
         for kind in kinds:
@@ -51,6 +52,10 @@ class Backend:
         if dtype not in (xp.float32, xp.float64):
             raise ModelError(f"arrays must be float32 or float64, {dtype} came: convert them")
         return cls(xp, dtype, compat.device(found[0]))
+
+    @property
+    def _on_cupy(self) -> bool:
+        return compat.is_cupy_namespace(self.xp)
 
     @property
     def eps(self) -> float:
@@ -65,19 +70,17 @@ class Backend:
     @property
     def sparse(self) -> ModuleType:
         """`scipy.sparse`, or cupyx's where the arrays are cupy's."""
-        return importlib.import_module(
-            "cupyx.scipy.sparse" if compat.is_cupy_namespace(self.xp) else "scipy.sparse"
-        )
+        return _module("cupyx.scipy.sparse" if self._on_cupy else "scipy.sparse")
 
     @property
     def sparse_linalg(self) -> ModuleType:
         """`scipy.sparse.linalg`, or cupyx's."""
-        return importlib.import_module(self.sparse.__name__ + ".linalg")
+        return _module("cupyx.scipy.sparse.linalg" if self._on_cupy else "scipy.sparse.linalg")
 
     @property
     def dense_linalg(self) -> ModuleType:
         """`scipy.linalg`, or cupyx's: factorizations that the array API has not."""
-        return importlib.import_module(self.sparse.__name__.replace(".sparse", ".linalg"))
+        return _module("cupyx.scipy.linalg" if self._on_cupy else "scipy.linalg")
 
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
@@ -116,39 +119,55 @@ class Backend:
         return self.xp.linalg.vector_norm(x, axis=0)
 
     def vector(self, x: Array, size: int, name: str) -> Array:
-        """`x` as an (size,) array of this backend, or a `ModelError` naming it.
+        """`x` as a fresh, finite (size,) array of this backend, or a `ModelError` naming it."""
+        return self.checked(x, (size,), name)
 
-        Lower precision than the backend's is refused: it would cap the accuracy of
+    def checked(
+        self,
+        x: Array,
+        shape: tuple[int, ...] | None,
+        name: str,
+        error: type[MfdeqError] = ModelError,
+        finite: bool = True,
+    ) -> Array:
+        """`x` as a fresh array of this backend and shape (None is any), or an `error` naming it.
+
+        Fresh, because a user's function may return a view of its argument, or a buffer that it
+        fills again. Lower precision than the backend's is refused: it would cap the accuracy of
         everything computed from it without a word.
         """
-        if x is None:
-            raise ModelError(f"{name} returned None; an array of shape ({size},) was expected")
-        given = x if compat.is_array_api_obj(x) else self.xp.asarray(x)
-        if given.ndim == 0 and size == 1:
-            given = self.xp.reshape(given, (1,))
-        if tuple(given.shape) != (size,):
-            raise ModelError(f"{name} has shape {tuple(given.shape)}; shape ({size},) was expected")
-        self.check_dtype(given.dtype, name)
-        given = self.asarray(given)
-        if not bool(self.xp.all(self.xp.isfinite(given))):
-            bad = int(self.xp.sum(self.xp.astype(~self.xp.isfinite(given), self.xp.int64)))
-            raise ModelError(f"{name} holds NaN or infinity in {bad} of {size} entries")
+        xp = self.xp
+        expected = "one number" if shape == () else f"an array of shape {shape or '(m,)'}"
+        given = _as_array(xp, x, f"{name} ({expected})", error)
+        if given.ndim == 0 and shape is not None and math.prod(shape) == 1:
+            given = xp.reshape(given, shape)
+        if shape is not None and tuple(given.shape) != shape:
+            raise error(f"{name} has shape {tuple(given.shape)}; {expected} was expected")
+        self.check_dtype(given.dtype, name, error)
+        given = xp.asarray(self.asarray(given), copy=True)
+        if finite and not bool(xp.all(xp.isfinite(given))):
+            bad = int(xp.sum(xp.astype(~xp.isfinite(given), xp.int64)))
+            total = math.prod(given.shape)
+            raise error(f"{name} holds NaN or infinity in {bad} of {total} entries")
         return given
 
-    def check_dtype(self, dtype: Any, name: str) -> None:
-        """Raise `ModelError` on complex, object and lower-precision dtypes."""
+    def check_dtype(self, dtype: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
+        """Raise an `error` on complex, object and lower-precision dtypes."""
         xp = self.xp
         try:
             real = xp.isdtype(dtype, ("bool", "integral", "real floating"))
         except (TypeError, ValueError):
             real = False
         if not real:
-            raise ModelError(f"{name} has dtype {dtype}; a real array was expected")
+            raise error(f"{name} has dtype {dtype}; a real array was expected")
         if xp.isdtype(dtype, "real floating") and xp.finfo(dtype).eps > self.eps * 1.01:
-            raise ModelError(
+            raise error(
                 f"{name} has dtype {dtype}, less precise than the problem's {self.dtype}: "
                 f"compute it in {self.dtype}, or pass params and h0 in {dtype}"
             )
+
+
+_module = functools.cache(importlib.import_module)
 
 
 def is_sparse(x: Any) -> bool:
@@ -168,16 +187,31 @@ def is_dense(x: Any) -> bool:
     return compat.is_array_api_obj(x)
 
 
+def _as_array(xp: ModuleType, x: Any, name: str, error: type[MfdeqError]) -> Array:
+    """`x` as an array of any library; of lists and numbers, one of `xp`; or an `error`."""
+    if x is None:
+        raise error(f"{name} was expected, None came")
+    if is_sparse(x):
+        raise error(f"{name} was expected, a sparse matrix came: give a dense array")
+    if host.ma.is_masked(x):
+        raise error(f"{name} was expected, a masked array came: its masked entries have no value")
+    try:
+        return x if compat.is_array_api_obj(x) else xp.asarray(x)
+    except (TypeError, ValueError) as cause:
+        raise error(f"{name} was expected, {type(x).__name__} came: {cause}") from cause
+
+
 def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
     """`x` as an (rows,) or (rows, k) array of the backend, or an `ArgumentError`."""
-    if is_sparse(x):
-        raise ArgumentError(f"{name} is sparse; a dense (n,) or (n, k) array was expected")
-    if not compat.is_array_api_obj(x):
-        x = backend.xp.asarray(x)
+    x = _as_array(backend.xp, x, f"{name} (a dense (n,) or (n, k) array)", ArgumentError)
     if x.ndim not in (1, 2) or x.shape[0] != rows:
         raise ArgumentError(
             f"{name} has shape {tuple(x.shape)}; ({rows},) or ({rows}, k) was expected"
         )
-    if x.dtype != backend.dtype and backend.xp.isdtype(x.dtype, "complex floating"):
-        raise ArgumentError(f"{name} is complex; operators here are real: pass its parts")
+    real = ("bool", "integral", "real floating")
+    if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, real):
+        raise ArgumentError(
+            f"{name} has dtype {x.dtype}; a real array was expected (of a complex one, pass the "
+            "real and the imaginary part)"
+        )
     return backend.asarray(x)

@@ -15,7 +15,7 @@ from .adapters import as_operator
 from .arrays import Array, Backend, is_sparse
 from .dottest import check_symmetric
 from .errors import ModelError
-from .operators import Matrix, Operator, Scaled, SelfAdjoint, Sum, Zero
+from .operators import Matrix, Operator, Scaled, SelfAdjoint, Sum, Zero, columnwise
 
 
 @dataclass(frozen=True)
@@ -108,36 +108,21 @@ class AppliedCurvature(CurvatureOperator):
         self.state_state = _BlockOf(self, 1, 1)
 
     def _apply(self, x: Array) -> Array:
-        if x.ndim == 1:
-            return self._column(x)
-        xp = self.backend.xp
-        if not self.given.blocks:
-            columns = [self._column(x[:, j]) for j in range(x.shape[1])]
-            return xp.stack(columns, axis=1) if columns else self.backend.zeros(*x.shape)
-        u, z = self.split(x)
-        a_u, a_z = self._call(u, z)
-        for part, wanted, side in ((a_u, u, "a_theta"), (a_z, z, "a_h")):
-            if tuple(part.shape) != tuple(wanted.shape) or not bool(xp.all(xp.isfinite(part))):
-                raise ModelError(
-                    f"{side} of {self.name} has shape {tuple(part.shape)} or holds NaN; finite "
-                    f"{tuple(wanted.shape)} was expected (blocks=True: it gets whole blocks)"
-                )
-        return xp.concat([self.backend.asarray(a_u), self.backend.asarray(a_z)], axis=0)
+        if x.ndim == 2 and not self.given.blocks:
+            return columnwise(self._call, x, self.backend, x.shape[0])
+        return self._call(x)
 
-    def _column(self, x: Array) -> Array:
-        a_u, a_z = self._call(*self.split(x))
-        backend = self.backend
-        a_u = backend.vector(a_u, self.param_size, f"a_theta of {self.name}")
-        a_z = backend.vector(a_z, self.state_size, f"a_h of {self.name}")
-        return backend.xp.concat([a_u, a_z], axis=0)
-
-    def _call(self, u: Array, z: Array) -> tuple[Array, Array]:
+    def _call(self, x: Array) -> Array:
+        xp, checked = self.backend.xp, self.backend.checked
+        u, z = (xp.asarray(part, copy=True) for part in self.split(x))  # apply may write into them
+        shapes = tuple(u.shape), tuple(z.shape)
         result = self.given.apply(u, z)  # type: ignore[misc]
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ModelError(
                 f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"
             )
-        return result[0], result[1]
+        a_u = checked(result[0], shapes[0], f"a_theta of {self.name}")
+        return xp.concat([a_u, checked(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
 
 
 class CurvatureSum(CurvatureOperator):
@@ -189,7 +174,7 @@ def as_curvature(
         If it is not symmetric.
     """
     P, N = param_size, state_size
-    if callable(given) and not isinstance(given, Curvature):
+    if callable(given) and not isinstance(given, Curvature) and not hasattr(given, "shape"):
         given = Curvature(apply=given)
     if not isinstance(given, Curvature):
         raise ModelError(

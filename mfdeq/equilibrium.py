@@ -7,6 +7,7 @@ A' lam = dL/dh, g = dL/dtheta + B' lam, T = [I; Z], H = T' K T.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from typing import Any
 
@@ -16,12 +17,14 @@ from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
 from .linear import Auto, Factor, Solver
-from .linear.factor import check_solver
+from .linear.factor import check_solver, singular
 from .linearized import Linearized, Problem
 from .losses import LossBase
 from .model import Linearization, Model
 from .operators import Operator, Stacked
 from .report import SolveReport
+
+STATE_RTOL = 1e-3  # inner tolerance of a correction of the state that is only looked at
 
 
 def solve(
@@ -77,14 +80,14 @@ def solve(
     floor is an error.
     """
     problem = Problem(model, theta, h0)
-    if method != "auto" and method not in METHODS:
+    if method not in ("auto", *METHODS):
         raise ArgumentError(f"method is {method!r}; 'auto', {', '.join(METHODS)} were expected")
     linear = _solver(solver)
     start = problem.start(h0)
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
-        report = SolveReport(method=name, choices=[*report.choices])
+        report = SolveReport(method=name, solver=_described(solver), choices=[*report.choices])
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
         limit = MAX_ITERATIONS[name] if max_iterations is None else _count(max_iterations)
@@ -119,16 +122,17 @@ def equilibrium_at(
         If ||R|| there is above what `solve` asks for by default.
     """
     problem = Problem(model, theta, state)
-    report = SolveReport(method="none (state given)")
+    linear = _solver(solver)
+    report = SolveReport(method="none (state given)", solver=_described(solver))
     monitor = Monitor(problem, None, 1, report)
-    h = problem.start(state)
+    h = problem.backend.vector(state, problem.state_size, "state")
     monitor.set_scale(h)
     monitor.set_floor(problem.linearize(h).A, h)
     size = problem.backend.norm(problem.residual(h))
     monitor.record(h, size)
     if not monitor.reached(size):
         raise monitor.failure("the state is not an equilibrium; pass it as h0 to mfdeq.solve")
-    return _equilibrium(problem, h, _solver(solver), report, monitor)
+    return _equilibrium(problem, h, linear, report, monitor)
 
 
 def _equilibrium(
@@ -162,10 +166,14 @@ def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, 
 
 
 def _solver(solver: Any) -> Solver:
-    if solver == "auto":
+    if isinstance(solver, str) and solver == "auto":
         return Auto()
     check_solver(solver)
     return solver
+
+
+def _described(solver: Any) -> str:
+    return "solver chosen at the first solve" if solver == "auto" else f"{solver}"
 
 
 def _count(n: Any) -> int:
@@ -229,11 +237,33 @@ class Equilibrium:
         ]
         try:
             self.report.digits_left = factor.digits_left()
+            self._check_isolated(factor)
         except SingularStateError as error:
             error.best, error.report = self.state, self.report
             self.report.digits_left = error.digits
             raise
         return factor
+
+    def _check_isolated(self, factor: Factor) -> None:
+        """Refuse a state at a fold, where ||R|| is small but the state is not determined.
+
+        A Newton step from an isolated equilibrium takes ||R|| to its floor, from a double
+        root only to a quarter.
+        """
+        problem, report = self.problem, self.report
+        R = problem.residual(self.state)
+        size = self.backend.norm(R)
+        if size <= report.floor:
+            return
+        step = factor.solve(R, rtol=STATE_RTOL)
+        after = problem.trial_residual(self.state - step)[1]
+        if after > max(0.1 * size, report.floor):
+            relative = self.backend.norm(step) / max(self.backend.norm(self.state), 1e-300)
+            raise singular(
+                -math.log10(max(relative, self.backend.eps)),
+                f"a further Newton step of {relative:.1e} of the state takes ||R|| only from "
+                f"{size:.1e} to {after:.1e}, as at a fold",
+            )
 
     @property
     def state_operator(self) -> Operator:
@@ -267,6 +297,7 @@ class Equilibrium:
 
     def adjoint(self, loss: LossBase) -> Array:
         """The adjoint lam, A' lam = dL/dh, (N,); solved once per loss."""
+        _check_loss(loss)
         if loss not in self._adjoints:
             _, d_state = self.loss_gradients(loss)
             self._adjoints[loss] = self.factor.solve_adjoint(d_state)
@@ -328,22 +359,27 @@ class Equilibrium:
 
     def _weights(self, w: Any) -> Array:
         N = self.problem.state_size
-        if isinstance(w, bool):
-            raise ArgumentError("w is a bool; a component's number or an (N,) array was expected")
-        if getattr(w, "ndim", 0) == 0 and hasattr(w, "__index__"):
-            index = operator.index(w)
-            if not -N <= index < N:
-                raise ArgumentError(f"component {index} of a state of {N}: out of range")
-            e = self.backend.zeros(N)
-            e[index] = 1.0
-            return e
-        return self._state_vector(w, "w")
+        if getattr(w, "shape", ()) != () or isinstance(w, (list, tuple)):
+            return self._state_vector(w, "w")
+        try:
+            index = None if isinstance(w, bool) else operator.index(w)
+        except TypeError:
+            index = None
+        if index is None:
+            raise ArgumentError(
+                f"w is {w!r}; a component's number (an integer) or an ({N},) array was expected"
+            )
+        if not -N <= index < N:
+            raise ArgumentError(f"component {index} of a state of {N}: out of range")
+        e = self.backend.zeros(N)
+        e[index] = 1.0
+        return e
 
     def _state_vector(self, x: Any, name: str) -> Array:
-        return _vector(self, x, self.problem.state_size, name)
+        return self.backend.checked(x, (self.problem.state_size,), name, ArgumentError)
 
     def _param_vector(self, x: Any, name: str) -> Array:
-        return _vector(self, x, self.problem.param_size, name)
+        return self.backend.checked(x, (self.problem.param_size,), name, ArgumentError)
 
 
 class Inverse(Operator):
@@ -366,10 +402,3 @@ def _check_loss(loss: Any) -> None:
             f"the loss is a {type(loss).__name__}; an mfdeq.Loss, mfdeq.LeastSquares, "
             "mfdeq.QuadraticPrior or a sum of those was expected"
         )
-
-
-def _vector(eq: Equilibrium, x: Any, size: int, name: str) -> Array:
-    shape = tuple(getattr(x, "shape", ()))
-    if shape != (size,) and not (shape == () and size == 1):
-        raise ArgumentError(f"{name} has shape {shape}; ({size},) was expected")
-    return eq.backend.vector(x, size, name)

@@ -6,12 +6,12 @@ the curvature of w'f and f''[a, b], whether the user wrote a map or a residual.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
-from .adapters import FromUser, as_operator
+from .adapters import as_operator
 from .arrays import Array, Backend, is_dense
 from .curvature import CurvatureOperator, as_curvature
-from .dottest import check_adjoint
 from .errors import ModelError
 from .model import FixedPointModel, Linearization, Model, ResidualModel
 from .operators import IdentityMinus, Matrix, Operator
@@ -40,18 +40,18 @@ class Problem:
         self.param_size = self._size("param_size")
         self.backend = Backend.of(*(x for x in (theta, h0) if x is not None))
         # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
-        self.theta = self._copy(self.backend.vector(theta, self.param_size, "params"))
+        self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
         self._latest: tuple[Array, Linearized] | None = None
 
     def _size(self, name: str) -> int:
-        size = getattr(self.model, name, None)
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        size: Any = getattr(self.model, name, None)
+        if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
             raise ModelError(
                 f"{self.name}.{name} is {size!r}; a positive integer was expected: set it on the "
                 "class or in __init__"
             )
-        return size
+        return operator.index(size)
 
     def _copy(self, x: Array) -> Array:
         return self.backend.xp.asarray(x, copy=True)
@@ -59,28 +59,33 @@ class Problem:
     def start(self, h0: Array | None = None) -> Array:
         """`h0` checked, or the model's default start."""
         if h0 is not None:
-            return self._copy(self.backend.vector(h0, self.state_size, "h0"))
+            return self.backend.vector(h0, self.state_size, "h0")
         default = self.model.initial_state(self._copy(self.theta))
         if default is None:
             return self.backend.zeros(self.state_size)
-        name = f"{self.name}.initial_state"
-        return self._copy(self.backend.vector(default, self.state_size, name))
+        return self.backend.vector(default, self.state_size, f"{self.name}.initial_state")
+
+    def scale(self, h: Array) -> float | None:
+        """The model's `residual_scale`, checked; None where it leaves that to the start."""
+        given = self.model.residual_scale(self._copy(h), self._copy(self.theta))
+        if given is None:
+            return None
+        scale = self.backend.checked(given, (), f"{self.name}.residual_scale")
+        if scale < 0:
+            raise ModelError(f"{self.name}.residual_scale is {scale}; a number >= 0 was expected")
+        return float(scale)
 
     def residual(self, h: Array) -> Array:
         """R = h - f(h, theta), with NaN and infinity refused by a `ModelError`."""
-        out = self._evaluate(h)
-        out = self.backend.vector(out, self.state_size, f"{self.name}.{self.model.written}")
-        return h - out if self.is_map else out
+        return self._residual(h)
 
     def trial_residual(self, h: Array) -> tuple[Array | None, float]:
         """R and its norm; (None, inf) where the model does not exist, as a step may find."""
+        xp = self.backend.xp
         with self.backend.quiet():
-            out = self._evaluate(h)
-            xp = self.backend.xp
-            if is_dense(out) and out.shape == h.shape and not bool(xp.all(xp.isfinite(out))):
+            residual = self._residual(h, finite=False)
+            if not bool(xp.all(xp.isfinite(residual))):
                 return None, float("inf")
-            out = self.backend.vector(out, self.state_size, f"{self.name}.{self.model.written}")
-            residual = h - out if self.is_map else out
             return residual, self.backend.norm(residual)
 
     @property
@@ -88,10 +93,13 @@ class Problem:
         """Whether the model is a fixed-point map."""
         return isinstance(self.model, FixedPointModel)
 
-    def _evaluate(self, h: Array) -> Any:
+    def _residual(self, h: Array, finite: bool = True) -> Array:
         self.evaluations += 1
         written = getattr(self.model, self.model.written)
-        return written(self._copy(h), self._copy(self.theta))
+        out = written(self._copy(h), self._copy(self.theta))
+        name = f"{self.name}.{self.model.written}"
+        out = self.backend.checked(out, (self.state_size,), name, finite=finite)
+        return h - out if self.is_map else out
 
     def linearize(self, h: Array) -> Linearized:
         """The linearization at h; the latest one is kept."""
@@ -130,11 +138,7 @@ class Linearized:
         self.B = d_params if problem.is_map else -d_params
 
     def _operator(self, given: Any, shape: tuple[int, int], field: str) -> Operator:
-        name = f"{field} of {self.name}"
-        op = as_operator(self.backend, given, shape, name)
-        if isinstance(op, FromUser):
-            check_adjoint(op, name)
-        return op
+        return as_operator(self.backend, given, shape, f"{field} of {self.name}")
 
     def curvature(self, w: Array) -> CurvatureOperator:
         """∇²_(θ,h) (w'f), (P+N, P+N)."""
@@ -161,7 +165,8 @@ class Linearized:
                 "a = (dtheta, dh) and b, of shape (N,). (Component Hessians and the adjoint of a "
                 "slice need only curvature.)"
             )
-        P = self.param_size
+        P, copy = self.param_size, self.backend.xp.asarray
+        a, b = copy(a, copy=True), copy(b, copy=True)  # which it may write into
         value = self.given.second((a[:P], a[P:]), (b[:P], b[P:]))
         return self._sign * self.backend.vector(value, self.state_size, f"second of {self.name}")
 

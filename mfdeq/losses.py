@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -11,13 +12,13 @@ from .adapters import as_operator
 from .arrays import Array, Backend, is_dense, is_sparse
 from .curvature import (
     BlockCurvature,
-    Curvature,
     CurvatureOperator,
     add_curvatures,
     as_curvature,
     scale_curvature,
 )
-from .errors import DerivativeError, ModelError
+from .dottest import check_symmetric
+from .errors import ArgumentError, DerivativeError, ModelError
 from .operators import Diagonal, Matrix, Operator, Product
 
 
@@ -95,17 +96,11 @@ class Loss(LossBase):
 
     def value(self, h: Array, theta: Array) -> float:
         """The value, checked to be one finite number."""
-        out = self._value(h, theta)
-        try:
-            number = float(out if getattr(out, "ndim", 0) == 0 else out.reshape(()))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ModelError(
-                f"the loss's value returned {type(out).__name__} "
-                f"{getattr(out, 'shape', '')}; one real number was expected"
-            ) from error
-        if number != number or number in (float("inf"), float("-inf")):
-            raise ModelError(f"the loss's value is {number}")
-        return number
+        backend = Backend.of(h)
+        out = self._value(*_copies(backend, h, theta))
+        if is_dense(out) and math.prod(out.shape) == 1:
+            out = backend.xp.reshape(out, ())
+        return float(backend.checked(out, (), "value of the loss"))
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """(dL/dtheta, dL/dh), checked."""
@@ -119,7 +114,8 @@ class Loss(LossBase):
         self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int
     ) -> Array:
         if function is not None:
-            return backend.vector(function(h, theta), size, f"{field} of the loss")
+            given = function(*_copies(backend, h, theta))
+            return backend.vector(given, size, f"{field} of the loss")
         if field not in self._missing_is_zero:
             moved = (_moved(h), theta) if field == "d_state" else (h, _moved(theta))
             if self.value(h, theta) != self.value(*moved):
@@ -134,7 +130,7 @@ class Loss(LossBase):
         backend = Backend.of(h)
         N, P = h.shape[0], theta.shape[0]
         if self._curvature is not None:
-            given = self._curvature(h, theta)
+            given = self._curvature(*_copies(backend, h, theta))
             return as_curvature(backend, given, P, N, "curvature of the loss")
         for here, there in zip(
             self.gradients(h, theta), self.gradients(_moved(h), _moved(theta)), strict=True
@@ -160,10 +156,11 @@ class LeastSquares(LossBase):
     """
 
     def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
-        self.data = Backend.of(data).xp.asarray(data, copy=True)
-        if self.data.ndim != 1:
-            raise ModelError(f"data has shape {tuple(self.data.shape)}; (m,) was expected")
-        self.observe, self.weights = observe, weights
+        self.data = _kept(data, "data of LeastSquares")
+        shape = tuple(getattr(self.data, "shape", ()))
+        if len(shape) != 1:
+            raise ModelError(f"data of LeastSquares has shape {shape}; (m,) was expected")
+        self.observe, self.weights = observe, _kept(weights, "weights of LeastSquares")
         self._observation = functools.lru_cache(maxsize=1)(self._make_observation)
 
     def _make_observation(self, backend: Backend, state_size: int) -> Operator:
@@ -175,7 +172,7 @@ class LeastSquares(LossBase):
 
     def _weights(self, backend: Backend) -> Array:
         m = self.data.shape[0]
-        if isinstance(self.weights, Real):
+        if isinstance(self.weights, float):
             return self.weights * backend.xp.ones(m, dtype=backend.dtype, device=backend.device)
         return backend.vector(self.weights, m, "weights of LeastSquares")
 
@@ -219,7 +216,7 @@ class QuadraticPrior(LossBase):
     """
 
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
-        self.precision, self.mean = precision, mean
+        self.precision, self.mean = precision, _kept(mean, "mean of QuadraticPrior")
         self._block = functools.lru_cache(maxsize=1)(self._make_block)
 
     def _make_block(self, backend: Backend, param_size: int) -> Operator:
@@ -228,15 +225,15 @@ class QuadraticPrior(LossBase):
             precision = precision * backend.sparse.identity(
                 param_size, dtype=backend.dtype, format="csr"
             )
-        given = Curvature(params_params=precision)
-        return as_curvature(
-            backend, given, param_size, 0, "precision of QuadraticPrior"
-        ).params_params
+        name = "precision of QuadraticPrior"
+        block = as_operator(backend, precision, (param_size, param_size), name)
+        check_symmetric(block, name, "it")
+        return block
 
     def _deviation(self, theta: Array) -> tuple[Operator, Array]:
         backend = Backend.of(theta)
         mean = self.mean
-        if not isinstance(mean, Real):
+        if not isinstance(mean, float):
             mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
         return self._block(backend, theta.shape[0]), theta - mean
 
@@ -275,6 +272,8 @@ class _SumLoss(LossBase):
 
 class _ScaledLoss(LossBase):
     def __init__(self, of: LossBase, factor: float) -> None:
+        if not math.isfinite(factor):
+            raise ArgumentError(f"a loss times {factor}: a finite number was expected")
         self.of, self.factor = of, factor
 
     def value(self, h: Array, theta: Array) -> float:
@@ -291,15 +290,31 @@ class _ScaledLoss(LossBase):
 def _selection(backend: Backend, index: Array, state_size: int) -> Any:
     xp = backend.xp
     if xp.isdtype(index.dtype, "bool"):
+        if index.shape[0] != state_size:
+            raise ModelError(f"observe is a mask of {index.shape[0]} for a state of {state_size}")
         index = xp.nonzero(index)[0]
     if not xp.isdtype(index.dtype, "integral"):
-        raise ModelError(f"observe is a 1-D array of {index.dtype}; integer indices were expected")
+        raise ModelError(
+            f"observe of LeastSquares is a 1-D array of {index.dtype}; integer indices or a mask "
+            "were expected"
+        )
     if bool(xp.any(index < 0)) or bool(xp.any(index >= state_size)):
-        raise ModelError(f"observe has indices outside 0 … {state_size - 1}")
+        raise ModelError(f"observe of LeastSquares has indices outside 0 … {state_size - 1}")
     m = index.shape[0]
     ones = xp.ones(m, dtype=backend.dtype, device=backend.device)
     rows = xp.arange(m, device=backend.device)
     return backend.sparse.csr_matrix((ones, (rows, index)), shape=(m, state_size))
+
+
+def _copies(backend: Backend, *arrays: Array) -> list[Array]:
+    """What a user's function may write into."""
+    return [backend.xp.asarray(x, copy=True) for x in arrays]
+
+
+def _kept(x: Any, name: str) -> Any:
+    """A user's number as a float, an array as a copy, both finite."""
+    kept = Backend.of(x).checked(x, None, name)
+    return kept if kept.ndim else float(kept)
 
 
 def _moved(x: Array) -> Array:

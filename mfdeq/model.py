@@ -34,6 +34,15 @@ class Linearization:
     curvature: Callable[[Array], Any] | None = None
     second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None
 
+    def __post_init__(self) -> None:
+        for name, arguments in (("curvature", "lam"), ("second", "a, b")):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise ModelError(
+                    f"{name} of the Linearization is a {type(given).__name__}; a function was "
+                    f"expected: {name}=lambda {arguments}: ..."
+                )
+
 
 class Model:
     """What maps and residuals have in common. Derive from one of those two.

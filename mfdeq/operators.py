@@ -8,6 +8,7 @@ that the instance is a real one: it goes as it is into `eigsh`, `gmres`, `minimi
 from __future__ import annotations
 
 import functools
+from numbers import Complex, Real
 from typing import Any
 
 from .arrays import Array, Backend, check_block
@@ -94,15 +95,17 @@ class Operator:
         """Product with a vector, a block, another operator or a scalar."""
         if isinstance(x, Operator):
             return Product(self, x)
-        if isinstance(x, (int, float)):
+        if isinstance(x, Real):
             return Scaled(self, x)
+        if not (hasattr(x, "matvec") or isinstance(x, Complex)):
+            x = check_block(x, self.backend, self.shape[1], "the operand")
         return super().dot(x)  # type: ignore[misc]
 
     def __mul__(self, x: Any) -> Any:
         return self.dot(x)
 
     def __rmul__(self, x: Any) -> Any:
-        return Scaled(self, x) if isinstance(x, (int, float)) else super().__rmul__(x)  # type: ignore[misc]
+        return Scaled(self, x) if isinstance(x, Real) else super().__rmul__(x)  # type: ignore[misc]
 
     def __neg__(self) -> Operator:
         return Scaled(self, -1.0)
@@ -114,7 +117,7 @@ class Operator:
         return self + (-other)
 
     def __matmul__(self, other: Any) -> Any:
-        if isinstance(other, (int, float)):
+        if isinstance(other, Real):
             raise ValueError("Scalar operands are not allowed, use '*' instead")
         return self.dot(other)
 
@@ -204,7 +207,7 @@ class Sum(Operator):
 class Scaled(Operator):
     """A real multiple of an operator, in the operator's dtype."""
 
-    def __init__(self, of: Operator, factor: float) -> None:
+    def __init__(self, of: Operator, factor: Any) -> None:
         super().__init__(of, of.shape)
         self.of, self.factor = of, float(factor)
 

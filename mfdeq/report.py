@@ -69,6 +69,9 @@ class SolveReport:
         What "auto" picked and why, and what it fell back from.
     residuals : list of float
         ||R|| at the start and after every iteration: true residuals.
+    polished : bool
+        Whether the last of them is after a chord step with the last factor, which takes the
+        state error well below its tolerance and is not counted as an iteration.
     target : float
         max(rtol scale, floor), what ||R|| had to reach.
     scale : float
@@ -78,7 +81,8 @@ class SolveReport:
     limited_by : str
         "rtol" or "floor": which of the two the target was.
     digits_left : float
-        Decimal digits that a solution of A x = b can have, -log10(eps cond(A)).
+        Decimal digits that a solution of A x = b can have, -log10(eps cond(A)); NaN until the
+        first derivative sets the factor up.
     evaluations : int
         Evaluations of the map or residual.
     forward, linear : LinearCounts
@@ -91,6 +95,7 @@ class SolveReport:
     solver: str = ""
     choices: list[str] = field(default_factory=list)
     residuals: list[float] = field(default_factory=list)
+    polished: bool = False
     target: float = math.nan
     scale: float = math.nan
     floor: float = math.nan
@@ -103,7 +108,7 @@ class SolveReport:
     @property
     def iterations(self) -> int:
         """Iterations of the forward method."""
-        return max(len(self.residuals) - 1, 0)
+        return max(len(self.residuals) - 1 - self.polished, 0)
 
     @property
     def residual(self) -> float:
@@ -118,15 +123,20 @@ class SolveReport:
         return -math.log10(self.residual / self.scale) if self.scale > 0 else math.nan
 
     def __str__(self) -> str:
+        digits = (
+            "not known before the first derivative"
+            if math.isnan(self.digits_left)
+            else f"{self.digits_left:.1f}"
+        )
         rows = [
             ("converged", f"{self.converged}: {self.reason}"),
             ("method", f"{self.method}, {self.solver}"),
             (
                 "residual",
-                f"{self.residual:.3e} after {self.iterations} iterations "
-                f"(scale {self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
+                f"{self.residual:.3e} after {self.iterations} iterations (scale "
+                f"{self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
             ),
-            ("digits left by cond(A)", f"{self.digits_left:.1f}"),
+            ("digits left by cond(A)", digits),
             ("forward solves", _counted(self.forward)),
             ("solves since", _counted(self.linear)),
         ]

@@ -30,7 +30,7 @@ def directions(truth, count=3):
     return pairs / np.linalg.norm(pairs, axis=2, keepdims=True)
 
 
-def param_directions(truth, count=3):
+def param_directions(truth, count=2):
     pairs = np.random.default_rng(1).standard_normal((count, 2, truth.P))
     return pairs / np.linalg.norm(pairs, axis=2, keepdims=True)
 

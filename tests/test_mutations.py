@@ -1,42 +1,26 @@
 """Mutations: every way to get a derivative wrong has to be noticed.
 
-A mutant is a correct model or loss with one field wrong.  `mfdeq.verify` has to fail for it (or
-the library to refuse it with a typed error), and to pass for the original.
+A mutant is a correct model or loss with one field wrong.  `mfdeq.verify` has to fail for it and
+to name that field first, and to pass for the original.
 """
 
+import re
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from case_forms import AS_IS, FORMS, linearization, product, with_linearize
-from case_losses import MixedLoss
 from case_models import Fields, linear_operator_of
 from case_truth import dense_blocks, derivatives
-from cases import CASES, build, case_of, chandrasekhar, close, given_as
+from cases import CASES, SINGLE, build, given_as
 
 import mfdeq
 
-
-def square():
-    """Chandrasekhar's equation, N = P, with a loss whose mixed block is not symmetric."""
-    rng = np.random.default_rng(8)
-    model, _, psi = chandrasekhar(5)
-    loss = partial(
-        MixedLoss,
-        d=rng.standard_normal(5),
-        q=0.5 * rng.standard_normal(5),
-        p=0.5 * rng.standard_normal(5),
-        G=np.diag([1.0, 2.0, 0.5, 1.5, 1.0]),
-    )
-    return case_of(model, loss, psi, name="square")
+NAMED = {"smooth": build("smooth"), "stiff": build("stiff"), "square": build("square")}
 
 
-NAMED = {"smooth": build("smooth"), "stiff": build("stiff"), "square": square()}
-
-
-# Mutants of a model: (model, h, theta, fields, blocks) -> Linearization
+# Mutants of a model
 
 
 @dataclass(frozen=True)
@@ -44,7 +28,6 @@ class Mutant:
     name: str
     fields: Any  # (fields, model, h, theta) -> Fields or Linearization
     on: tuple[str, ...] = ("smooth", "stiff", "square")
-    forward: bool = False  # whether the forward solve may fail before verify says anything
 
 
 def field(name, change):
@@ -153,15 +136,15 @@ CHANGES = {"sign": lambda M: -M, "double": lambda M: 2 * M, "dropped": lambda M:
 SQUARE = ("square",)
 
 MUTANTS = [
-    *(Mutant(f"d_state {n}", field("d_state", c), forward=True) for n, c in CHANGES.items()),
-    Mutant("d_state transposed", field("d_state", lambda M: M.T), forward=True),
-    Mutant("d_state stale", stale("d_state"), forward=True),
-    Mutant("d_state for I - d_state", field("d_state", lambda M: np.eye(len(M)) - M), forward=True),
+    *(Mutant(f"d_state {n}", field("d_state", c)) for n, c in CHANGES.items()),
+    Mutant("d_state transposed", field("d_state", lambda M: M.T)),
+    Mutant("d_state stale", stale("d_state")),
+    Mutant("d_state for I - d_state", field("d_state", lambda M: np.eye(len(M)) - M)),
     *(Mutant(f"d_params {n}", field("d_params", c)) for n, c in CHANGES.items()),
     Mutant("d_params transposed", field("d_params", lambda M: M.T), SQUARE),
     Mutant("d_params stale", stale("d_params")),
-    Mutant("d_state its own adjoint", lying_adjoint("d_state", lambda M, y: M @ y), forward=True),
-    Mutant("d_state adjoint sign", lying_adjoint("d_state", lambda M, y: -M.T @ y), forward=True),
+    Mutant("d_state its own adjoint", lying_adjoint("d_state", lambda M, y: M @ y)),
+    Mutant("d_state adjoint sign", lying_adjoint("d_state", lambda M, y: -M.T @ y)),
     Mutant("d_params adjoint sign", lying_adjoint("d_params", lambda M, y: -M.T @ y)),
     Mutant("d_params adjoint double", lying_adjoint("d_params", lambda M, y: 2 * M.T @ y)),
     Mutant("d_params adjoint dropped", lying_adjoint("d_params", lambda M, y: 0 * (M.T @ y))),
@@ -225,17 +208,14 @@ def mutated(case, mutant):
     return with_linearize(model, linearize)
 
 
-def noticed(model, params, loss, h0, refusals):
-    """How the library noticed: "FAIL" or the name of its error; else verify's verdict."""
-    try:
-        verification = mfdeq.verify(model, params, loss, h0)
-    except refusals as refusal:
-        return type(refusal).__name__
-    assert bool(verification) == (verification.verdict == "PASS")
-    return verification.verdict
-
-
-BEFORE = (mfdeq.DerivativeError, mfdeq.SingularStateError, mfdeq.ConvergenceError)
+def assert_blamed(verification, field):
+    """Verify failed, and the first check that did names the field."""
+    assert verification.verdict == "FAIL", str(verification)
+    assert not verification
+    first = next(check for check in verification if check.verdict == "FAIL")
+    assert field in f"{first.name} {first.detail}", str(verification)
+    with pytest.raises(mfdeq.DerivativeError, match=re.escape(first.name)):
+        verification.raise_if_failed()
 
 
 @pytest.mark.parametrize(
@@ -244,10 +224,49 @@ BEFORE = (mfdeq.DerivativeError, mfdeq.SingularStateError, mfdeq.ConvergenceErro
 )
 def test_verify_fails_for_a_mutant_of_the_model(mutant, name):
     case = NAMED[name]
-    # A wrong d_state may already defeat Newton; anything else has to be found by a check.
-    refusals = BEFORE if mutant.forward else (mfdeq.DerivativeError,)
-    how = noticed(mutated(case, mutant), case.params, case.loss, case.h0, refusals)
-    assert how == "FAIL" or how.endswith("Error"), how
+    verification = mfdeq.verify(mutated(case, mutant), case.params, case.loss, case.h0)
+    field = mutant.name.split()[0]
+    assert_blamed(verification, field if field in Fields._fields else "curvature")
+
+
+SLIGHT = [
+    Mutant("d_state", field("d_state", lambda M: 1.0001 * M)),
+    Mutant("d_params", field("d_params", lambda M: 1.0001 * M)),
+    Mutant("params_params", block("params_params", lambda M: 1.0001 * M), ("smooth", "stiff")),
+    Mutant("state_params", block("state_params", lambda M: 1.0001 * M)),
+    Mutant("state_state", block("state_state", lambda M: 1.0001 * M)),
+    Mutant("second", second(lambda t, a, b, right: 1.0001 * right)),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "name"), [pytest.param(m, n, id=f"{m.name}-{n}") for m in SLIGHT for n in m.on]
+)
+def test_verify_fails_for_one_part_in_ten_thousand(mutant, name):
+    case = NAMED[name]
+    verification = mfdeq.verify(mutated(case, mutant), case.params, case.loss, case.h0)
+    assert_blamed(verification, mutant.name if mutant.name in Fields._fields else "curvature")
+
+
+def contradicts_itself(mutant):
+    """Wrong in a way that a dot test shows without any other derivative."""
+    adjoint = "adjoint" in mutant.name
+    return adjoint or any(word in mutant.name for word in ("skewed", "curvature one", "swapped"))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "name"),
+    [
+        pytest.param(m, n, id=f"{m.name}-{n}".replace(" ", "_"))
+        for m in MUTANTS
+        if contradicts_itself(m) and not m.name.startswith("second")
+        for n in m.on
+    ],
+)
+def test_a_derivative_that_contradicts_itself_is_refused_unasked(mutant, name):
+    case = NAMED[name]
+    with pytest.raises(mfdeq.DerivativeError):
+        mfdeq.solve(mutated(case, mutant), case.params, case.h0).hessian(case.loss)
 
 
 # Mutants of a loss
@@ -300,7 +319,7 @@ LOSS_MUTANTS = {
 @pytest.mark.parametrize(
     ("mutant", "name"),
     [
-        *((m, name) for m in LOSS_MUTANTS for name in ("smooth", "square")),
+        *((mutant, "smooth") for mutant in LOSS_MUTANTS),
         ("d_state stale", "smooth"),
         ("state_params transposed", "square"),
         ("d_state for d_params", "square"),
@@ -324,14 +343,13 @@ def test_verify_fails_for_a_mutant_of_the_loss(mutant, name):
     }
     changed = ({**LOSS_MUTANTS, **extra})[mutant](fields, loss, model)
     wrong = mfdeq.Loss(loss.value, **changed)
-    how = noticed(case.model, case.params, wrong, case.h0, (mfdeq.DerivativeError,))
-    assert how in ("FAIL", "DerivativeError"), how
+    assert_blamed(mfdeq.verify(case.model, case.params, wrong, case.h0), "loss")
 
 
 # The originals
 
 
-@pytest.mark.parametrize("case", [*CASES, NAMED["square"]], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_verify_passes_for_the_original(case, seed):
     verification = mfdeq.verify(case.model, case.params, case.loss, case.h0, seed=seed)
@@ -348,23 +366,8 @@ def test_verify_passes_in_every_form(name, form):
     assert verification.verdict == "PASS", str(verification)
 
 
-# The one-sided mixed form
-
-
-@pytest.mark.parametrize("case", [*NAMED.values(), build("diffusion")], ids=str)
-def test_the_one_sided_mixed_form_is_not_the_hessian(case):
-    """2M in place of M + M', from H.terms: not symmetric, and not H."""
-    truth = case.truth
-    H = case.equilibrium().hessian(case.loss)
-    M, MH = H.terms["dynamics_mixed"], H.terms["dynamics_mixed_adjoint"]
-    assembled = H + M - MH
-    wrong = assembled @ np.eye(truth.P)
-    scale = np.linalg.norm(truth.H)
-    assert np.linalg.norm(wrong - wrong.T) > 0.01 * scale
-    assert np.linalg.norm(wrong - truth.H) > 0.01 * scale
-    M_true = truth.terms["dynamics_mixed"]
-    close(wrong, truth.H + M_true - M_true.T, case.rtol)
-    close(H @ np.eye(truth.P), truth.H, case.rtol)
-    # Its quadratic form is that of H: a test with one direction only would not notice.
-    v = case.random(truth.P)
-    assert v @ (assembled @ v) == pytest.approx(v @ truth.H @ v, rel=1e-9)
+@pytest.mark.parametrize("case", SINGLE, ids=str)
+def test_verify_accuses_nothing_that_is_right_in_float32(case):
+    """Half the digits may leave it INCONCLUSIVE, never FAIL."""
+    verification = mfdeq.verify(case.model, case.params, case.loss, case.h0)
+    assert verification.verdict != "FAIL", str(verification)

@@ -27,7 +27,7 @@ def picard(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Arra
     while not _done(problem, h, size, monitor):
         trial = h - damping * M(R)
         trial_R, trial_size = problem.trial_residual(trial)
-        if trial_R is None or trial_size > size:
+        if trial_R is None or trial_size > (1.0 - 1e-6) * size:
             damping *= 0.5
             if damping < SMALLEST_DAMPING:
                 raise monitor.failure(

@@ -58,19 +58,15 @@ class Monitor:
     def set_scale(self, h: Array) -> None:
         """s, from the model or from ||R|| at its default start."""
         problem = self.problem
-        scale = problem.model.residual_scale(h, problem.theta)
+        scale = problem.scale(h)
         if scale is None:
-            try:
-                scale = problem.backend.norm(problem.residual(problem.start()))
-            except ModelError as error:
-                raise ModelError(
-                    f"{error}. This was at the model's default start, which sets the scale of the "
-                    "residual: give the model an initial_state(theta) where it is defined, or a "
-                    "residual_scale(h, theta)"
-                ) from error
-        scale = float(scale)
-        if not 0.0 <= scale < float("inf"):
-            raise ModelError(f"residual_scale is {scale}; a finite number >= 0 was expected")
+            scale = problem.trial_residual(problem.start())[1]
+        if scale == float("inf"):
+            raise ModelError(
+                f"{problem.name}.{problem.model.written} holds NaN or infinity at the model's "
+                "default start, which sets the scale of the residual: give the model an "
+                "initial_state(theta) where it is defined, or a residual_scale(h, theta)"
+            )
         self.report.scale = scale
         self.set_floor(None, h)
 

@@ -81,4 +81,5 @@ def _polished(
     if not better_size < size:
         return h
     monitor.record(better, better_size)
+    monitor.report.polished = True
     return better

@@ -19,6 +19,7 @@ from ..operators import Operator, scale_rows
 from .factor import matrix_of
 
 COARSEST = 400  # unknowns of the level that is inverted densely
+METHODS = (None, "smoothed_aggregation", "ruge_stuben")
 POWER_STEPS = 15  # of the power iteration for the largest eigenvalue of D^-1 A
 
 
@@ -29,7 +30,8 @@ class AMG:
     Parameters
     ----------
     method : str, optional
-        "smoothed_aggregation" or "ruge_stuben".
+        "smoothed_aggregation" or "ruge_stuben"; None is the first for a symmetric A, and for
+        others the second, whose coarse levels stay stable under advection.
     degree : int, optional
         Degree of the Chebyshev smoother, before and after each coarse correction.
     near_nullspace : (N, m) array, optional
@@ -37,22 +39,22 @@ class AMG:
         None is the constant. Smoothed aggregation only.
     """
 
-    method: str = "smoothed_aggregation"
+    method: str | None = None
     degree: int = 2
     near_nullspace: Any = None
 
     def __post_init__(self) -> None:
-        if self.method not in ("smoothed_aggregation", "ruge_stuben"):
-            raise ArgumentError(
-                f"AMG method {self.method!r} is none of smoothed_aggregation, ruge_stuben"
-            )
+        if self.method not in METHODS:
+            raise ArgumentError(f"AMG method {self.method!r} is none of {METHODS}")
+        if self.method == "ruge_stuben" and self.near_nullspace is not None:
+            raise ArgumentError("near_nullspace is for smoothed aggregation, not ruge_stuben")
 
     def setup(self, A: Operator) -> Operator:
         """Build the hierarchy of A's matrix."""
         array = matrix_of(A, "mfdeq.AMG()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.AMG() needs a sparse A; for a dense one use mfdeq.Direct()")
-        levels, coarse = _hierarchy(A.backend, array, self, symmetric=is_symmetric(A))
+        levels, coarse = _hierarchy(A, array, self)
         return _Cycle(A, levels, coarse)
 
 
@@ -121,13 +123,14 @@ class _Cycle(Operator):
         return v_cycle(self._transposed, self.coarse.T, y)
 
 
-def _hierarchy(
-    backend: Backend, matrix: Any, options: AMG, symmetric: bool
-) -> tuple[list[Level], Array]:
+def _hierarchy(A: Operator, matrix: Any, options: AMG) -> tuple[list[Level], Array]:
     import pyamg
 
+    backend = A.backend
     host = sparse_on_host(matrix).astype("float64")
-    if options.method == "ruge_stuben":
+    symmetric = is_symmetric(A)
+    classical = not symmetric and options.near_nullspace is None
+    if options.method == "ruge_stuben" or (options.method is None and classical):
         built = pyamg.ruge_stuben_solver(host, max_coarse=COARSEST)
     else:
         built = pyamg.smoothed_aggregation_solver(
@@ -141,12 +144,12 @@ def _hierarchy(
     to_device = backend.sparse.csr_matrix
     levels = []
     for level in built.levels[:-1]:
-        A = to_device(level.A.tocsr().astype(backend.dtype))
-        P = to_device(level.P.tocsr().astype(backend.dtype))
-        R = to_device(level.R.tocsr().astype(backend.dtype))
-        inverse_diagonal = 1.0 / A.diagonal()
-        largest = largest_eigenvalue(backend, A, inverse_diagonal)
-        levels.append(Level(A, P, R, inverse_diagonal, largest, options.degree))
+        fine, P, R = (
+            to_device(part.tocsr().astype(backend.dtype)) for part in (level.A, level.P, level.R)
+        )
+        inverse_diagonal = 1.0 / fine.diagonal()
+        largest = largest_eigenvalue(backend, fine, inverse_diagonal)
+        levels.append(Level(fine, P, R, inverse_diagonal, largest, options.degree))
     coarse = backend.from_host(built.levels[-1].A.toarray())
     return levels, backend.xp.linalg.pinv(coarse)
 

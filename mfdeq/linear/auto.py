@@ -27,7 +27,7 @@ class Auto:
     Notes
     -----
     Dense A: LU. Sparse A: LU up to 20,000 unknowns, and up to 400,000 where the bandwidth
-    after reverse Cuthill-McKee is at most 6 sqrt(N), as for meshes of a surface; else GMRES
+    after reverse Cuthill-McKee is at most 3 sqrt(N), as for meshes of a surface; else GMRES
     with AMG, then with ILU, then LU. Products only: GMRES without a preconditioner.
 
     Attributes
@@ -53,7 +53,7 @@ class Auto:
         n = A.shape[0]
         if n <= ALWAYS_DIRECT:
             return [(Direct(), f"N = {n} is at most {ALWAYS_DIRECT}")]
-        if n <= PLANAR_DIRECT and (width := _bandwidth(array)) <= 6 * n**0.5:
+        if n <= PLANAR_DIRECT and (width := _bandwidth(array)) <= 3 * n**0.5:
             return [(Direct(), f"N = {n} with a planar-like pattern (bandwidth {width})")]
         return [
             (Krylov("gmres", preconditioner=AMG()), f"N = {n}: too large or too dense for LU"),

@@ -5,6 +5,7 @@ Whatever the method, the true residual b - A x is computed afterwards and decide
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, Protocol
 
@@ -14,7 +15,8 @@ from ..operators import Operator
 from ..report import LinearCounts
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
-CORRECTIONS = 3  # further solves for the residual, before a solve is called failed
+WORTHLESS = 0.1  # a relative residual at that floor which says that no digit of x is right
+CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
 
 
 class Solver(Protocol):
@@ -48,6 +50,7 @@ class Factor:
         self.rtol = A.backend.default_rtol if rtol is None else float(rtol)
         self.counts = LinearCounts() if counts is None else counts
         self.counts.setups += 1
+        self.exhausted = False  # whether an attempt of this solve ran out of iterations
 
     def solve(self, b: Array, *, rtol: float | None = None) -> Array:
         """x with ||b - A x|| <= rtol ||b||, for (N,) and column by column for (N, k).
@@ -89,17 +92,22 @@ class Factor:
         b_norm = norm(b)
         if not bool(xp.all(xp.isfinite(b_norm))):
             raise ArgumentError("the right-hand side holds NaN or infinity")
+        self.exhausted = False
         x = self._attempt(b, rtol, adjoint)
-        r = b - A._apply(x)
+        # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
+        r = b - A._apply(x) if bool(xp.all(xp.isfinite(x))) else x
         history = [norm(r)]
         while not bool(xp.all(history[-1] <= rtol * b_norm)):
             floor = ROUNDING * self.backend.eps * norm(A.abs_apply(x))
             if bool(xp.all(history[-1] <= xp.maximum(floor, rtol * b_norm))):
                 above = xp.astype(history[-1] > rtol * b_norm, xp.int64)
                 self.counts.at_floor += int(xp.sum(above))
+                if (worst := self._worst(history[-1], b_norm)) > WORTHLESS:
+                    raise singular(0.0, f"a solve leaves {worst:.2g} of its right-hand side")
                 break
             stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
-            if len(history) > CORRECTIONS or stalled or not bool(xp.all(xp.isfinite(history[-1]))):
+            stopped = self.exhausted or len(history) > CORRECTIONS
+            if stopped or stalled or not bool(xp.all(xp.isfinite(history[-1]))):
                 raise self._unsolved(x, history, b_norm, rtol, adjoint)
             self.counts.refinements += 1
             x = x + self._attempt(r, max(rtol, 0.01 * self.rtol), adjoint)
@@ -179,8 +187,9 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
 
 def check_solver(solver: Any) -> None:
     """Raise `ArgumentError` unless `solver` is a description with a set-up."""
-    if not hasattr(solver, "setup"):
+    setup = None if isinstance(solver, type) else getattr(solver, "setup", None)
+    if setup is None or "counts" not in inspect.signature(setup).parameters:
         raise ArgumentError(
             f"solver is {solver!r}; 'auto', mfdeq.Direct(), mfdeq.Krylov(...) or mfdeq.Neumann() "
-            "was expected"
+            "was expected (a preconditioner goes into mfdeq.Krylov(preconditioner=...))"
         )

@@ -85,8 +85,10 @@ class _KrylovFactor(Factor):
         solver = self.solver
         method = getattr(self.backend.sparse_linalg, solver.method)
         known = inspect.signature(method).parameters
+        # scipy's tfqmr leaves the residual itself unpreconditioned: precondition from the right.
+        right = M is not None and solver.method == "tfqmr"
         options: dict[str, Any] = {
-            "M": M,
+            "M": None if right else M,
             # minres has no atol, and older ones say tol.
             "rtol" if "rtol" in known else "tol": rtol,
             "maxiter": solver.max_iterations,
@@ -97,12 +99,13 @@ class _KrylovFactor(Factor):
         if solver.method == "gmres":
             # Without callback_type, scipy's maxiter would change its meaning; it counts cycles.
             options["callback_type"] = "pr_norm"
-            options["restart"] = min(solver.restart, b.shape[0])
+            options["restart"] = restart = min(solver.restart, solver.max_iterations, b.shape[0])
             if self.backend.sparse_linalg.__name__.startswith("scipy"):
-                options["maxiter"] = -(-solver.max_iterations // solver.restart)
+                options["maxiter"] = -(-solver.max_iterations // restart)
         # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
-        x, _ = method(A, b / size, **options)
-        return size * x
+        x, info = method(A @ M if right else A, b / size, **options)
+        self.exhausted |= info > 0
+        return size * (M @ x if right else x)
 
     def _count(self, _: Any) -> None:
         self.counts.iterations += 1

@@ -1,0 +1,406 @@
+"""Two-dimensional Bratu towards its fold: derivatives that grow, and what the library says there.
+
+Δu + λ eᵘ = 0 on the unit square, u = 0 on its rim, five-point on n × n inner points, n odd. There
+are two solutions below the fold λ_c and none above. The lower one is followed up to the fold; its
+centre's derivatives with respect to λ grow like 1/σ_min and 1/σ_min³, σ_min(A) → 0.
+
+    python examples/bratu.py                # 49 × 49, seconds
+    python examples/bratu.py --size small   # 17 × 17
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import time
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+import mfdeq
+
+POINTS = {"small": 17, "full": 49}
+GAPS = [10.0**-k for k in range(1, 9)]  # λ_c − λ
+NEARER = [1e-9, 1e-10, 1e-11]
+BEYOND = [-1e-8, -1e-2]
+WORTHLESS = 0.1  # relative error, as estimated, above which a number is marked
+ONE = np.ones(1)  # the one direction in which λ can go
+
+
+# --- two models of one curve ---------------------------------------------------------------------
+
+
+class Bratu(mfdeq.ResidualModel):
+    """R(u, λ) = −Δu − λ eᵘ at n × n inner points; A = −Δ − λ eᵘ is symmetric."""
+
+    param_size = 1
+
+    def __init__(self, n: int):
+        second = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)) * (n + 1) ** 2
+        self.minus_laplacian = sp.kronsum(second, second, format="csr")
+        self.state_size = n * n
+        self.centre = n * n // 2
+
+    def residual(self, u: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return R."""
+        return self.minus_laplacian @ u - theta * np.exp(u)
+
+    def linearize(self, u: np.ndarray, theta: np.ndarray) -> mfdeq.Linearization:
+        """Differentiate R."""
+        heat = np.exp(u)
+
+        def curvature(w: np.ndarray) -> mfdeq.Curvature:
+            return mfdeq.Curvature(
+                state_params=-(w * heat)[:, None],
+                state_state=sp.diags_array(-w * theta * heat, format="csr"),
+            )
+
+        def second(a, b):
+            (a_lam, a_u), (b_lam, b_u) = a, b
+            return -heat * (a_lam * b_u + b_lam * a_u + theta * a_u * b_u)
+
+        return mfdeq.Linearization(
+            d_state=self.minus_laplacian - sp.diags_array(theta * heat, format="csr"),
+            d_params=-heat[:, None],
+            curvature=curvature,
+            second=second,
+        )
+
+    def height(self) -> mfdeq.Loss:
+        """Return the loss L = u at the centre."""
+        e = np.eye(1, self.state_size, self.centre)[0]
+        return mfdeq.Loss(lambda u, theta: u[self.centre], d_state=lambda u, theta: e)
+
+
+class BratuByHeight(mfdeq.ResidualModel):
+    """The same curve by its height: state (u, λ), parameter s, R(u, λ) = 0 and u = s at the centre.
+
+    Regular at the fold, which is where dλ/ds = 0.
+    """
+
+    param_size = 1
+
+    def __init__(self, bratu: Bratu):
+        self.bratu = bratu
+        self.state_size = bratu.state_size + 1
+        e = sp.csr_array(np.eye(1, bratu.state_size, bratu.centre))
+        self.pick = e * bratu.minus_laplacian[bratu.centre, bratu.centre]  # on the scale of R
+
+    def residual_scale(self, h: np.ndarray, theta: np.ndarray) -> float:
+        """Return 0: go down to the rounding floor, for λ_c to its last digits."""
+        return 0.0
+
+    def residual(self, h: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return R(u, λ), and u − s at the centre on its scale."""
+        u, lam = h[:-1], h[-1:]
+        return np.r_[self.bratu.residual(u, lam), self.pick @ u - self.pick.sum() * theta]
+
+    def linearize(self, h: np.ndarray, theta: np.ndarray) -> mfdeq.Linearization:
+        """Border the derivatives of R."""
+        of = self.bratu.linearize(h[:-1], h[-1:])
+
+        def second(a, b):
+            (_, a_h), (_, b_h) = a, b
+            return np.r_[of.second((a_h[-1:], a_h[:-1]), (b_h[-1:], b_h[:-1])), 0.0]
+
+        minus_heat = sp.csr_array(of.d_params)
+        return mfdeq.Linearization(
+            d_state=sp.block_array([[of.d_state, minus_heat], [self.pick, None]], format="csr"),
+            d_params=-self.pick.sum() * np.eye(self.state_size, 1, 1 - self.state_size),
+            second=second,
+        )
+
+
+# --- the fold, and the way there -----------------------------------------------------------------
+
+
+class Fold(NamedTuple):
+    """Where the branch turns, and what the growing derivatives of the centre tend to there."""
+
+    lam: float
+    u: np.ndarray
+    slope: float  # lim du/dλ · σ_min
+    bend: float  # lim d²u/dλ² · σ_min³
+    turn: float  # dλ/ds there, 0 but for rounding
+
+
+def find_fold(bratu: Bratu) -> Fold:
+    """Find the height at which dλ/ds = 0, by Newton with the library's λ' and λ''.
+
+    There du/ds is the null vector φ of A. With |φ| = 1, A⁻¹ is φ φᵀ / σ_min to leading order, and
+    A u' = eᵘ, A u'' = eᵘ (2 u' + λ u'²) give the limits.
+    """
+    model, s = BratuByHeight(bratu), 1.39  # the continuum's height
+    h = np.r_[np.zeros(bratu.state_size), 6.8]
+    for _ in range(10):
+        eq = mfdeq.solve(model, np.array([s]), h)
+        h, dh, d2h = eq.state, eq.sensitivity @ ONE, eq.second_order(ONE, ONE)
+        change = -dh[-1] / d2h[-1]
+        s += change
+        if abs(change) < 1e-9:  # λ is off by its square
+            break
+    u, lam = h[:-1], h[-1]
+    phi = dh[:-1] / np.linalg.norm(dh[:-1])
+    push, heat = phi @ np.exp(u), np.exp(u)
+    top = phi[bratu.centre]
+    return Fold(lam, u, top * push, top * push**2 * lam * (phi**3 @ heat), dh[-1])
+
+
+class Row(NamedTuple):
+    """The lower branch at one λ: the centre's height and its derivatives, and how far to trust."""
+
+    gap: float  # λ_c − λ
+    eq: mfdeq.Equilibrium
+    height: float
+    slope: float  # du/dλ
+    bend: float  # d²u/dλ²
+    sigma: float
+    digits_left: float  # in A⁻¹
+    error: float  # of d²u/dλ², relative, as the library estimates it
+    disagreement: tuple[float, float]  # gradient with Z, Hessian with h'', relative
+
+
+def look(eq: mfdeq.Equilibrium, gap: float) -> Row:
+    """Take the derivatives of the centre at an equilibrium, in two ways."""
+    centre, loss = eq.model.centre, eq.model.height()
+    z, h2 = eq.sensitivity @ ONE, eq.second_order(ONE, ONE)
+    (gradient,) = eq.gradient(loss)
+    (curved,), (error,) = eq.hessian(loss).with_error(ONE)
+    off = abs(gradient / z[centre] - 1), abs(curved / h2[centre] - 1)
+    sigma, digits = smallest_singular_value(eq, z), eq.report.digits_left
+    u = eq.state[centre]
+    return Row(gap, eq, u, z[centre], h2[centre], sigma, digits, abs(error / curved), off)
+
+
+def smallest_singular_value(eq: mfdeq.Equilibrium, v: np.ndarray, iterations: int = 5) -> float:
+    """Return σ_min of the symmetric A by inverse iteration."""
+    for _ in range(iterations):
+        v = eq.inverse @ (v / np.linalg.norm(v))
+    return 1 / np.linalg.norm(v)
+
+
+def predict(eq: mfdeq.Equilibrium, lam: float) -> np.ndarray:
+    """Return the start for the next λ, to second order."""
+    step = lam - eq.params
+    return eq.state + eq.sensitivity @ step + eq.second_order(step, step) / 2
+
+
+# --- figure --------------------------------------------------------------------------------------
+
+
+def whole_curve(bratu: Bratu, heights: np.ndarray) -> np.ndarray:
+    """Return λ at each height, over the fold and on."""
+    model, h, lams = BratuByHeight(bratu), np.zeros(bratu.state_size + 1), []
+    for s in heights:
+        h = mfdeq.solve(model, np.array([s]), h).state
+        lams.append(h[-1])
+    return np.array(lams)
+
+
+def draw(path: Path, bratu: Bratu, fold: Fold, rows: list[Row]) -> None:
+    """Save the figure: the branch, the state, growth against σ_min, and how far to trust it."""
+    from matplotlib import colors
+    from matplotlib import pyplot as plt
+
+    n, top = round(bratu.state_size**0.5), fold.u[bratu.centre]
+    gap, height, slope, bend, sigma, error, digits = (
+        np.array([getattr(row, name) for row in rows])
+        for name in ("gap", "height", "slope", "bend", "sigma", "error", "digits_left")
+    )
+    half = len(rows) // 2
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
+    fig = plt.figure(figsize=(12, 9), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    above, below = fig.subfigures(2, 1)
+    dots = {"c": np.log10(gap), "cmap": "plasma", "zorder": 3, "s": 36}
+    dots |= {"edgecolors": np.where(error > WORTHLESS, "crimson", "k"), "linewidths": 0.7}
+
+    ax = above.add_subplot(121)
+    s = np.linspace(0, 6, 61)
+    lam = np.r_[0, whole_curve(bratu, s[1:])]
+    lower, upper = s < top, s > top
+    ax.plot(np.r_[lam[lower], fold.lam], np.r_[s[lower], top], "C0", lw=2, label="lower branch")
+    ax.plot(np.r_[fold.lam, lam[upper]], np.r_[top, s[upper]], "0.6", lw=2, label="upper branch")
+    ax.scatter(fold.lam - gap, height, **dots)
+    ax.text(fold.lam - 0.15, top, f"fold, $\\lambda_c$ = {fold.lam:.5f}", ha="right", va="center")
+    ax.set_title(f"The branch, {n} × {n}", loc="left")
+    ax.set(xlabel=r"$\lambda$", ylabel="$u$ at the centre", xlim=(0, 7.4), ylim=(0, 6.2))
+    ax.legend(loc="upper right", frameon=False)
+    near = ax.inset_axes([0.12, 0.23, 0.38, 0.28])
+    near.loglog(gap, (top - height[half]) * (gap / gap[half]) ** 0.5, "0.6", lw=1)
+    near.scatter(gap, top - height, **dots)
+    title = r"$u$ below the fold's $\propto(\lambda_c-\lambda)^{1/2}$"
+    near.set_title(title, size=8, weight="normal")
+    near.set_xlabel(r"$\lambda_c-\lambda$", labelpad=1, size=8)
+    near.tick_params(labelsize=7)
+
+    ax = above.add_subplot(122, projection="3d")
+    last = ([row for row in rows if row.error < WORTHLESS] or rows)[-1].eq
+    u, z = (np.pad(x.reshape(n, n), 1) for x in (last.state, last.sensitivity @ ONE))
+    norm, cmap = colors.Normalize(0, z.max()), plt.get_cmap("magma")
+    faces = (z[:-1, :-1] + z[1:, :-1] + z[:-1, 1:] + z[1:, 1:]) / 4
+    x, y = np.meshgrid(*2 * [np.linspace(0, 1, n + 2)])
+    painted = {"facecolors": cmap(norm(faces)), "shade": False, "antialiased": False}
+    ax.plot_surface(x, y, u, rstride=1, cstride=1, **painted)
+    ax.view_init(elev=28, azim=-55)
+    ax.set_box_aspect((1, 1, 0.62), zoom=1.1)
+    ax.set(xlabel="$x$", ylabel="$y$", zlabel="$u$")
+    ax.set_title(f"The state, {fold.lam - last.params[0]:.0e} below the fold", loc="left")
+    mappable = plt.cm.ScalarMappable(norm, cmap)
+    above.colorbar(mappable, ax=ax, shrink=0.6, pad=0.1, label=r"$du/d\lambda$")
+
+    ax = below.add_subplot(121)
+    curved, sloped = r"$d^2u/d\lambda^2$", r"$du/d\lambda$"
+    fine = np.geomspace(sigma.max(), sigma.min())
+    ax.loglog(fine, fold.bend / fine**3, "C3", label=rf"{fold.bend:.1f} / $\sigma_\min^3$")
+    ax.loglog(fine, fold.slope / fine, "C0", label=rf"{fold.slope:.2f} / $\sigma_\min$")
+    ax.scatter(sigma, bend, marker="s", **dots)
+    ax.scatter(sigma, slope, marker="o", **dots)
+    beside = {"textcoords": "offset points", "ha": "right", "size": 11}
+    ax.annotate(curved, (sigma[half], bend[half]), (-10, 4), color="C3", **beside)
+    ax.annotate(sloped, (sigma[half], slope[half]), (-2, 12), color="C0", **beside)
+    ax.invert_xaxis()
+    ax.set_title("Growth of the centre's derivatives", loc="left")
+    ax.set(xlabel=r"$\sigma_\min(A)$; the fold is to the right")
+    ax.legend(loc="upper left", frameon=False, title="theory")
+
+    ax = below.add_subplot(122)
+    ax.loglog(sigma, abs(bend * sigma**3 / fold.bend - 1), "C3s-", label=f"{curved} off its limit")
+    ax.loglog(sigma, abs(slope * sigma / fold.slope - 1), "C0o-", label=f"{sloped} off its limit")
+    ax.loglog(sigma, error, "kD--", mfc="w", label=f"error of {curved}, as estimated")
+    ax.loglog(sigma, 10**-digits, "0.6", ls=":", lw=2, label=r"$10^{-\mathtt{digits\_left}}$")
+    ax.axhline(1, color="crimson", lw=0.8)
+    ax.text(sigma[0], 1.3, "no digit left", color="crimson", va="bottom")
+    ax.invert_xaxis()
+    ax.set_title("How near to theory, how far to trust", loc="left")
+    ax.set(xlabel=r"$\sigma_\min(A)$", ylabel="relative", ylim=(None, 30))
+    ax.legend(loc="center left", bbox_to_anchor=(0, 0.52), frameon=False)
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+# --- the job -------------------------------------------------------------------------------------
+
+
+def say(topic: str, *lines: str) -> None:
+    """Print what there is to say about a topic."""
+    for head, line in zip_longest([topic], lines, fillvalue=""):
+        print(f"{head:<14}{line}", flush=True)
+
+
+def timed(work):
+    """Return what `work` returns, and the seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+HEADER = (
+    "   λ_c − λ  steps     u_c         u_c'       u_c''      σ_min"
+    "    u_c'·σ  u_c''·σ³  digits left  u_c'' off by"
+)
+
+
+def line(row: Row) -> str:
+    """Return one line under `HEADER`."""
+    sigma, mark = row.sigma, " *" if row.error > WORTHLESS else ""
+    return (
+        f"{row.gap:10.0e} {row.eq.report.iterations:5}  {row.height:10.8f}  {row.slope:9.3e}  "
+        f"{row.bend:9.3e}  {sigma:9.3e}  {row.slope * sigma:8.5f}  {row.bend * sigma**3:8.3f}  "
+        f"{row.digits_left:11.1f}  {row.error:12.0e}{mark}"
+    )
+
+
+def refusal(gap: float, error: mfdeq.MfdeqError) -> str:
+    """Return what the library says in place of a line."""
+    said = textwrap.wrap(f"{type(error).__name__}: {error}", 95)
+    return f"{gap:10.0e}  " + "\n            ".join(said)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Find the fold, go up to it along the table, and past it."""
+    options = parse(arguments)
+    begin = time.perf_counter()
+    n = options.size
+    bratu = Bratu(n)
+
+    fold, seconds = timed(lambda: find_fold(bratu))
+    say(
+        "Fold",
+        f"λ_c = {fold.lam:.10f}, u = {fold.u[bratu.centre]:.8f} at the centre, of {n} × {n} inner "
+        "points (the continuum: 6.80812);",
+        f"Newton for dλ/ds = 0 on the curve over the height s of its centre; {fold.turn:.0e} is "
+        f"left; {seconds:.1f} s",
+    )
+
+    rows: list[Row] = []
+
+    def attempt(gap: float, start: np.ndarray | None, at: Callable = mfdeq.solve, **how) -> None:
+        try:
+            row = look(at(bratu, np.array([fold.lam - gap]), start, **how), gap)
+        except mfdeq.MfdeqError as error:
+            print(refusal(gap, error), flush=True)
+        else:
+            print(line(row), flush=True)
+            if gap > 0:
+                rows.append(row)
+
+    def approach(gaps: list[float]) -> None:
+        for gap in gaps:
+            start = predict(rows[-1].eq, fold.lam - gap) if rows else None
+            attempt(gap, start, rtol=options.rtol)
+
+    say("Lower branch", "u_c at the centre, its derivatives; u_c'' off by what H.with_error says")
+    print(HEADER)
+    approach(GAPS)
+    print(f"{'theory':>10}{'':50}{fold.slope:8.5f}  {fold.bend:8.3f}")
+    if not rows:
+        return
+    worst = np.max([row.disagreement for row in rows], axis=0)
+    say(
+        "Two ways",
+        f"eq.gradient agrees with eq.sensitivity to {worst[0]:.0e}, eq.hessian with "
+        f"eq.second_order to {worst[1]:.0e};",
+        "they share h* and A⁻¹ and tell nothing of those: the columns on the right do",
+    )
+
+    say("Nearer", "still below the fold")
+    approach(NEARER)
+    last = rows[-1].eq.state
+    say("At the fold", "from the last state; and given the fold's own")
+    attempt(0.0, last, rtol=options.rtol)
+    attempt(0.0, fold.u, mfdeq.equilibrium_at)
+    say("Beyond", "where there is no solution")
+    for gap in BEYOND:
+        attempt(gap, last, rtol=options.rtol)
+    say("*", "off by a tenth or more, with ‖R‖ at its target: here that hardly tells λ from λ_c")
+
+    if options.figure:
+        draw(options.output, bratu, fold, rows)
+        say("Figure", str(options.output))
+    say("Time", f"{time.perf_counter() - begin:.1f} s in all")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+
+    def size(text: str) -> int:
+        points = POINTS.get(text) or int(text)
+        if points % 2 == 0 or not 9 <= points <= 129:
+            raise argparse.ArgumentTypeError(f"{points}; an odd number, 9 to 129, was expected")
+        return points
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    points = f"{', '.join(POINTS)}, or an odd number of inner points from 9 to 129"
+    parser.add_argument("--size", type=size, default="full", help=f"{points} (default: full)")
+    parser.add_argument("--rtol", type=float, help="of the forward solves (default: the library's)")
+    parser.add_argument("--output", type=Path, default="bratu.png", help="the figure")
+    parser.add_argument("--no-figure", dest="figure", action="store_false", help="only the table")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""Every solver with every preconditioner on every kind of matrix, both sides, against the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from cases import close
+from scipy.sparse.linalg import LinearOperator
+
+import mfdeq
+from mfdeq.arrays import Backend
+from mfdeq.linear import Auto
+from mfdeq.operators import IdentityMinus, Matrix
+
+
+def diffusion(n, wind=0.0):
+    """Five-point -Δ + wind · d/dx on n x n, upwind: an M-matrix, symmetric without wind."""
+    second = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n))
+    upwind = sp.diags([-1.0, 1.0], [-1, 0], shape=(n, n))
+    eye = sp.identity(n)
+    return (sp.kron(eye, second) + sp.kron(second, eye) + wind * sp.kron(eye, upwind)).tocsr()
+
+
+def contraction(n, seed=0):
+    rng = np.random.default_rng(seed)
+    J = rng.standard_normal((n, n))
+    return np.eye(n) - 0.5 * J / np.linalg.norm(J, 2)
+
+
+def saddle(n):
+    """A symmetric pattern with zeros on the diagonal."""
+    rng = np.random.default_rng(1)
+    C = 0.1 * sp.random(n, n, 0.2, random_state=rng) + sp.identity(n)
+    return sp.bmat([[diffusion(6)[:n, :n], C.T], [C, None]]).tocsc()
+
+
+MATRICES = {
+    "symmetric": diffusion(22),
+    "windy": diffusion(22, wind=0.7),
+    "contraction": sp.csr_matrix(contraction(40)),
+}
+
+
+def inverse_of_lower_part(A):
+    lu = sp.linalg.splu(sp.tril(A, 1).tocsc())
+    return LinearOperator(A.shape, matvec=lu.solve, rmatvec=lambda y: lu.solve(y, "T"), dtype=float)
+
+
+M_OF_USER = {name: inverse_of_lower_part(A) for name, A in MATRICES.items()}
+METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr", "cg", "minres")
+PRECONDITIONERS = {
+    "none": None,
+    "jacobi": mfdeq.Jacobi(),
+    "ilu": mfdeq.ILU(drop_tol=0.05),
+    "amg": mfdeq.AMG(),
+    "ruge_stuben": mfdeq.AMG("ruge_stuben", degree=3),
+}
+
+
+def operator(matrix, dtype="float64"):
+    backend = Backend.of(np.zeros(1, dtype))
+    return Matrix(backend, matrix.astype(dtype))
+
+
+def check(factor, dense, dtype="float64", rtol=None):
+    """Both sides, a vector, a block, a zero column and dependent columns, at the true residual."""
+    n = dense.shape[0]
+    rng = np.random.default_rng(2)
+    B = rng.standard_normal((n, 5)).astype(dtype)
+    B[:, 1] = 0.0
+    B[:, 3] = -2.0 * B[:, 2]
+    B[:, 4] *= 1e-12
+    rtol = (1.01e-10 if dtype == "float64" else 3e-5) if rtol is None else rtol
+    for solve, A in ((factor.solve, dense), (factor.solve_adjoint, dense.T)):
+        for b in (B, np.asfortranarray(B), B[:, 0], B[:, 1], B[:, :1], B[:, ::2], B[:, :0]):
+            before = b.copy()
+            x = solve(b)
+            assert x.shape == b.shape
+            assert x.dtype == dtype
+            assert np.array_equal(b, before)
+            residual = np.linalg.norm(b - A.astype(float) @ x, axis=0)
+            assert np.all(residual <= rtol * np.linalg.norm(b, axis=0))
+
+
+@pytest.mark.parametrize("preconditioner", [*PRECONDITIONERS, "user"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MATRICES)
+def test_krylov(name, method, preconditioner):
+    matrix = MATRICES[name]
+    if name == "contraction" and preconditioner in ("amg", "ruge_stuben"):
+        preconditioner = "none"  # multigrid for a random matrix is nobody's claim
+    M = M_OF_USER[name] if preconditioner == "user" else PRECONDITIONERS[preconditioner]
+    solver = mfdeq.Krylov(method, preconditioner=M)
+    A = operator(matrix)
+    if method in ("cg", "minres"):
+        if name != "symmetric":
+            with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
+                solver.setup(A)
+            return
+        if preconditioner in ("ilu", "user"):
+            return  # not symmetric: outside what these methods promise
+    factor = solver.setup(A)
+    check(factor, matrix.toarray())
+    assert factor.counts.iterations > 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("name", [*MATRICES, "saddle"])
+def test_direct(name, form, dtype):
+    matrix = saddle(30) if name == "saddle" else MATRICES[name]
+    given = matrix.toarray() if form == "dense" else matrix.asformat(form)
+    factor = mfdeq.Direct().setup(operator(given, dtype))
+    check(factor, matrix.toarray().astype(dtype), dtype)
+    assert factor.counts.iterations == 0
+    assert factor.counts.setups == 1
+
+
+def test_direct_keeps_a_symmetric_pattern_cheap():
+    A = operator(diffusion(60, wind=0.5))
+    factor = mfdeq.Direct().setup(A)
+    columns = sp.linalg.splu(A.array.tocsc())
+    assert factor.lu.L.nnz < 0.8 * columns.L.nnz
+    assert np.array_equal(factor.lu.perm_c[np.argsort(factor.lu.perm_r)], np.arange(3600))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("as_product", [False, True])
+def test_neumann(dtype, as_product):
+    dense = contraction(40)
+    A = operator(dense, dtype)
+    if as_product:
+        A = IdentityMinus(operator(np.eye(40) - dense, dtype))
+    factor = mfdeq.Neumann().setup(A)
+    check(factor, dense.astype(dtype), dtype)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG()), mfdeq.Krylov("cg"), mfdeq.Krylov()],
+    ids=str,
+)
+def test_float32_reaches_its_own_limit(solver):
+    matrix = MATRICES["symmetric"]
+    check(solver.setup(operator(matrix, "float32")), matrix.toarray(), "float32")
+
+
+@pytest.mark.parametrize("name", ["symmetric", "windy"])
+@pytest.mark.parametrize(
+    "amg", [mfdeq.AMG(), mfdeq.AMG("ruge_stuben"), mfdeq.AMG(degree=4)], ids=str
+)
+def test_multigrid_cycle_is_linear_and_its_adjoint_exact(name, amg):
+    n = 45  # 2025 unknowns: at least two levels
+    A = operator(diffusion(n, 0.7 if name == "windy" else 0.0))
+    M = amg.setup(A)
+    assert len(M.levels) >= 1
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((n * n, 4)), rng.standard_normal((n * n, 4))
+    close(M @ X, np.stack([M @ x for x in X.T], axis=1), 1e-13)
+    close(M.H @ X, np.stack([M.H @ x for x in X.T], axis=1), 1e-13)
+    close(M @ (X @ np.ones(4)), (M @ X) @ np.ones(4), 1e-13)
+    close(Y.T @ (M @ X), (M.H @ Y).T @ X, 1e-12)
+    if name == "symmetric":
+        close(M @ X, M.H @ X, 1e-12)
+    # A cycle reduces the error on both sides.
+    for side, cycle in ((A, M), (A.H, M.H)):
+        e = rng.standard_normal(n * n)
+        size = np.linalg.norm(e)
+        for _ in range(20):
+            e = e - cycle @ (side @ e)
+        assert np.linalg.norm(e) < 1e-4 * size
+
+
+@pytest.mark.parametrize("wind", [0.0, 1.0])
+def test_multigrid_iterations_do_not_grow_with_the_grid(wind):
+    iterations = []
+    for n in (40, 80, 160):
+        solver = mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG())
+        factor = solver.setup(operator(diffusion(n, wind)))
+        b = np.random.default_rng(0).standard_normal(n * n)
+        factor.solve(b)
+        forward = factor.counts.iterations
+        factor.solve_adjoint(b)
+        iterations.append((forward, factor.counts.iterations - forward))
+    iterations = np.array(iterations)
+    assert iterations.max() <= 30
+    assert np.all(iterations[-1] <= 1.5 * iterations[0] + 1)
+    # The transpose is preconditioned as well as the matrix is.
+    assert np.all(abs(iterations[:, 0] - iterations[:, 1]) <= 4)
+
+
+def test_auto_says_what_it_picked():
+    for matrix, picked in (
+        (contraction(30), "dense LU"),
+        (diffusion(30), "SuperLU"),
+        (diffusion(160), "SuperLU"),
+    ):
+        auto = Auto()
+        factor = auto.setup(operator(matrix))
+        assert picked in auto.choices[0]
+        check(factor, np.asarray(matrix.todense()) if sp.issparse(matrix) else matrix) if (
+            matrix.shape[0] < 1000
+        ) else None
+    eye = sp.identity(28)
+    cube = sp.kron(eye, diffusion(28)) + sp.kron(diffusion(28), eye)
+    auto = Auto()
+    auto.setup(operator(cube.tocsr()))
+    assert "AMG" in auto.choices[0]
+
+
+def test_auto_falls_back_before_it_gives_up(monkeypatch):
+    from mfdeq.linear import auto as module
+
+    monkeypatch.setattr(module, "ALWAYS_DIRECT", 10)
+    monkeypatch.setattr(module, "PLANAR_DIRECT", 10)
+    # Indefinite and far from elliptic: neither multigrid nor ILU converges.
+    n = 30
+    matrix = (diffusion(n) - 2.5 * sp.identity(n * n)).tocsr()
+    auto = Auto()
+    monkeypatch.setattr(
+        Auto,
+        "candidates",
+        lambda self, A, original=Auto.candidates: [
+            (mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG(), max_iterations=20), "first"),
+            *original(self, A)[-1:],
+        ],
+    )
+    factor = auto.setup(operator(matrix))
+    b = np.ones(n * n)
+    close(matrix @ factor.solve(b), b, 1e-9)
+    assert any("failed" in choice for choice in auto.choices)
+    assert "SuperLU" in auto.choices[-1]
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        mfdeq.Krylov("gmres", max_iterations=5),
+        mfdeq.Krylov("cg", max_iterations=5),
+        mfdeq.Krylov("bicgstab", preconditioner=mfdeq.Jacobi(), max_iterations=3),
+    ],
+    ids=str,
+)
+def test_a_solve_that_stops_early_raises_with_its_best(solver):
+    matrix = diffusion(40)
+    factor = solver.setup(operator(matrix))
+    b = np.ones((1600, 2))
+    for solve in (factor.solve, factor.solve_adjoint):
+        with pytest.raises(mfdeq.ConvergenceError, match="true residual") as caught:
+            solve(b)
+        assert caught.value.best.shape == b.shape
+        assert caught.value.report.iterations > 0
+
+
+def test_a_block_with_one_hard_column_is_not_returned():
+    """Columns are judged one by one: easy ones do not hide a hard one."""
+    matrix = diffusion(40)
+    factor = mfdeq.Krylov("cg", max_iterations=30).setup(operator(matrix))
+    k = np.arange(1, 41) * np.pi / 41
+    easy = np.kron(np.sin(k), np.sin(k))  # an eigenvector
+    factor.solve(np.stack([easy, easy], axis=1))
+    with pytest.raises(mfdeq.ConvergenceError):
+        factor.solve(np.stack([1e6 * easy, 1e-6 * np.random.default_rng(0).random(1600)], axis=1))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+@pytest.mark.parametrize(
+    "solver", [mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG())], ids=str
+)
+def test_solves_do_not_depend_on_units(solver, scale):
+    matrix = MATRICES["windy"]
+    b = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    one = solver.setup(operator(matrix)).solve(b)
+    close(scale * solver.setup(operator(scale * matrix)).solve(b), one, 1e-9)
+    close(solver.setup(operator(matrix)).solve(scale * b) / scale, one, 1e-9)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_digits_left(form):
+    """Falls with the condition, not with the scaling of rows or columns."""
+    n = 12
+    smooth = diffusion(n).toarray()
+    put = np.array if form == "dense" else sp.csr_matrix
+    digits = mfdeq.Direct().setup(operator(put(smooth))).digits_left()
+    assert 13 < digits < 16
+    rows = 10.0 ** np.random.default_rng(0).uniform(-8, 8, n * n)
+    assert mfdeq.Direct().setup(operator(put(rows[:, None] * smooth))).digits_left() > 12
+    lowest = np.linalg.eigvalsh(smooth)[0]
+    for distance in (1e-4, 1e-8, 1e-12):
+        shifted = smooth - (lowest - distance) * np.eye(n * n)
+        left = mfdeq.Direct().setup(operator(put(shifted))).digits_left()
+        true = -np.log10(np.finfo(float).eps * np.linalg.norm(shifted, 2) / distance)
+        assert abs(left - true) < 1.5
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "krylov"])
+def test_a_singular_operator_is_a_typed_error(form):
+    n = 20
+    laplacian = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n)).tolil()
+    laplacian[0, 0] = laplacian[-1, -1] = 1.0  # no flow at either end: constants are free
+    A = operator(laplacian.toarray() if form == "dense" else laplacian.tocsr())
+    solver = mfdeq.Krylov() if form == "krylov" else mfdeq.Direct()
+    with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError)) as caught:
+        solver.setup(A).digits_left()
+    if form != "krylov":
+        assert isinstance(caught.value, mfdeq.SingularStateError)
+        assert caught.value.digits < 1
