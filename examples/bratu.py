@@ -292,12 +292,6 @@ def say(topic: str, *lines: str) -> None:
         print(f"{head:<14}{line}", flush=True)
 
 
-def timed(work):
-    """Return what `work` returns, and the seconds it took."""
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
-
-
 HEADER = (
     "   λ_c − λ  steps     u_c         u_c'       u_c''      σ_min"
     "    u_c'·σ  u_c''·σ³  digits left  u_c'' off by"
@@ -327,13 +321,12 @@ def main(arguments: list[str] | None = None) -> None:
     n = options.size
     bratu = Bratu(n)
 
-    fold, seconds = timed(lambda: find_fold(bratu))
+    fold = find_fold(bratu)
     say(
         "Fold",
         f"λ_c = {fold.lam:.10f}, u = {fold.u[bratu.centre]:.8f} at the centre, of {n} × {n} inner "
         "points (the continuum: 6.80812);",
-        f"Newton for dλ/ds = 0 on the curve over the height s of its centre; {fold.turn:.0e} is "
-        f"left; {seconds:.1f} s",
+        f"Newton for dλ/ds = 0 on the curve over the height s of its centre leaves {fold.turn:.0e}",
     )
 
     rows: list[Row] = []

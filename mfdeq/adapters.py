@@ -7,7 +7,7 @@ from typing import Any
 from .arrays import Array, Backend, is_dense, is_sparse
 from .dottest import check_adjoint
 from .errors import ModelError
-from .operators import Matrix, Operator, columnwise
+from .operators import Matrix, Operator, SelfAdjoint, columnwise
 
 
 def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
@@ -103,3 +103,7 @@ class FromUser(Operator):
         except ValueError as error:  # scipy's, of a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
         return self.backend.checked(out, (rows, *x.shape[1:]), name)
+
+
+class SymmetricFromUser(SelfAdjoint, FromUser):
+    """A symmetric LinearOperator of the user's, which needs no adjoint of its own."""

@@ -57,6 +57,16 @@ class Backend:
     def _on_cupy(self) -> bool:
         return compat.is_cupy_namespace(self.xp)
 
+    @classmethod
+    def of_operator(cls, op: Any) -> Backend:
+        """Backend of a matrix or an operator; a foreign one says its library by its class only."""
+        if hasattr(op, "backend"):
+            return op.backend
+        if is_sparse(op) or is_dense(op):
+            return cls.of(op.data if is_sparse(op) else op)
+        foreign = "cupy" if type(op).__mro__[-2].__module__.startswith("cupyx") else "numpy"
+        return cls.of(_module(foreign).zeros(0, dtype=getattr(op, "dtype", None) or "float64"))
+
     @property
     def eps(self) -> float:
         """Rounding unit of the dtype."""

@@ -7,24 +7,22 @@ A' lam = dL/dh, g = dL/dtheta + B' lam, T = [I; Z], H = T' K T.
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from typing import Any
 
 from .arrays import Array
+from .conditioning import digits_left
 from .curvature import CurvatureOperator
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
 from .linear import Auto, Factor, Solver
-from .linear.factor import check_solver, singular
+from .linear.factor import check_solver
 from .linearized import Linearized, Problem
 from .losses import LossBase
 from .model import Linearization, Model
 from .operators import Operator, Stacked
 from .report import SolveReport
-
-STATE_RTOL = 1e-3  # inner tolerance of a correction of the state that is only looked at
 
 
 def solve(
@@ -90,17 +88,18 @@ def solve(
         report = SolveReport(method=name, solver=_described(solver), choices=[*report.choices])
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
-        limit = MAX_ITERATIONS[name] if max_iterations is None else _count(max_iterations)
+        limit = MAX_ITERATIONS[name] if max_iterations is None else max_iterations
         monitor = Monitor(problem, rtol, limit, report, progress)
         try:
             monitor.set_scale(start)
             h = METHODS[name](problem, start, linear, monitor)
-            return _equilibrium(problem, h, linear, report, monitor)
         except (ConvergenceError, SingularStateError) as error:
             report.choices.append(f"method: {name} failed: {error}")
             first_error = first_error or error
+            continue
         finally:
             monitor.close()
+        return _equilibrium(problem, h, linear, report, monitor)
     assert first_error is not None
     raise first_error
 
@@ -127,11 +126,9 @@ def equilibrium_at(
     monitor = Monitor(problem, None, 1, report)
     h = problem.backend.vector(state, problem.state_size, "state")
     monitor.set_scale(h)
-    monitor.set_floor(problem.linearize(h).A, h)
-    size = problem.backend.norm(problem.residual(h))
-    monitor.record(h, size)
-    if not monitor.reached(size):
-        raise monitor.failure("the state is not an equilibrium; pass it as h0 to mfdeq.solve")
+    monitor.record(h, problem.backend.norm(problem.residual(h)))
+    if not monitor.done:
+        raise monitor.failure("is not an equilibrium", "Pass it as h0 to mfdeq.solve")
     return _equilibrium(problem, h, linear, report, monitor)
 
 
@@ -174,12 +171,6 @@ def _solver(solver: Any) -> Solver:
 
 def _described(solver: Any) -> str:
     return "solver chosen at the first solve" if solver == "auto" else f"{solver}"
-
-
-def _count(n: Any) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
-        raise ArgumentError(f"max_iterations is {n!r}; a positive integer was expected")
-    return operator.index(n)
 
 
 class Equilibrium:
@@ -236,34 +227,14 @@ class Equilibrium:
             c for c in getattr(self.solver, "choices", []) if c not in self.report.choices
         ]
         try:
-            self.report.digits_left = factor.digits_left()
-            self._check_isolated(factor)
+            self.report.digits_left = digits_left(
+                factor, self.linearized, self.state, self.problem.residual
+            )
         except SingularStateError as error:
             error.best, error.report = self.state, self.report
             self.report.digits_left = error.digits
             raise
         return factor
-
-    def _check_isolated(self, factor: Factor) -> None:
-        """Refuse a state at a fold, where ||R|| is small but the state is not determined.
-
-        A Newton step from an isolated equilibrium takes ||R|| to its floor, from a double
-        root only to a quarter.
-        """
-        problem, report = self.problem, self.report
-        R = problem.residual(self.state)
-        size = self.backend.norm(R)
-        if size <= report.floor:
-            return
-        step = factor.solve(R, rtol=STATE_RTOL)
-        after = problem.trial_residual(self.state - step)[1]
-        if after > max(0.1 * size, report.floor):
-            relative = self.backend.norm(step) / max(self.backend.norm(self.state), 1e-300)
-            raise singular(
-                -math.log10(max(relative, self.backend.eps)),
-                f"a further Newton step of {relative:.1e} of the state takes ||R|| only from "
-                f"{size:.1e} to {after:.1e}, as at a fold",
-            )
 
     @property
     def state_operator(self) -> Operator:

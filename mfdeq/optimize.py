@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arrays import Array
+from .arrays import Array, Backend
 from .equilibrium import Equilibrium, solve
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .hessian import ReducedHessian
@@ -53,13 +53,14 @@ class ReducedFunctional:
         self.on_failure = on_failure
         self.solve_options = solve_options
         self.solves = 0
-        self._start = h0
+        self._start = None if h0 is None else _copy(h0, "h0")
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
         self._failed: tuple[Array, Exception] | None = None
 
     def equilibrium(self, theta: Array) -> Equilibrium:
         """The equilibrium at theta; solved for once."""
+        theta = _copy(theta)
         if self._equilibrium is not None and _same(theta, self._equilibrium.params):
             return self._equilibrium
         if self._failed is not None and _same(theta, self._failed[0]):
@@ -67,7 +68,7 @@ class ReducedFunctional:
         try:
             found = self._solve(theta)
         except (ConvergenceError, SingularStateError) as error:
-            self._failed = (_copy(theta), error)
+            self._failed = (theta, error)
             raise
         self._equilibrium, self._hessian = found, None
         self._start = found.state
@@ -114,10 +115,8 @@ class ReducedFunctional:
 
 
 def _same(theta: Array, kept: Array) -> bool:
-    if getattr(theta, "shape", None) != kept.shape:
-        return False
-    return bool((theta == kept).all())
+    return theta.shape == kept.shape and bool((theta == kept).all())
 
 
-def _copy(theta: Array) -> Array:
-    return 1.0 * theta
+def _copy(x: Array, name: str = "params") -> Array:
+    return Backend.of(x).checked(x, None, name)

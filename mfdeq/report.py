@@ -81,8 +81,9 @@ class SolveReport:
     limited_by : str
         "rtol" or "floor": which of the two the target was.
     digits_left : float
-        Decimal digits that a solution of A x = b can have, -log10(eps cond(A)); NaN until the
-        first derivative sets the factor up.
+        Decimal digits that a solution of A x = b can have: the fewer of what rounding in A,
+        -log10(eps cond(A)), and the error of the state leave. NaN until the first derivative
+        sets the factor up.
     evaluations : int
         Evaluations of the map or residual.
     forward, linear : LinearCounts
@@ -136,7 +137,7 @@ class SolveReport:
                 f"{self.residual:.3e} after {self.iterations} iterations (scale "
                 f"{self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
             ),
-            ("digits left by cond(A)", digits),
+            ("digits left", digits),
             ("forward solves", _counted(self.forward)),
             ("solves since", _counted(self.linear)),
         ]

@@ -6,9 +6,11 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapters import SymmetricFromUser, as_operator
+from .arguments import count, fraction
 from .arrays import Array, Backend
 from .errors import ArgumentError, ConvergenceError
-from .operators import DENSE_LIMIT
+from .operators import DENSE_LIMIT, Operator
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
@@ -106,8 +108,10 @@ def eigsh(
     delta bounding the error of the product H x. That no eigenvalue was missed is not claimed.
     """
     P = _check(H, k, which, rtol)
-    backend = _backend(H)
-    counted = _Counted(H, backend, progress)
+    limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
+    backend = Backend.of_operator(H)
+    start = backend.random(P, seed=13) if v0 is None else _start(backend, v0, P)
+    counted = _Counted(_symmetric(backend, H), backend, progress)
     try:
         size = _norm(counted, P)
         if P <= DENSE or k >= P - 1:
@@ -115,7 +119,7 @@ def eigsh(
         elif size == 0.0:
             vectors, method = backend.xp.eye(P, k, dtype=backend.dtype), "zero operator"
         else:
-            vectors = _lanczos(counted, P, k, which, rtol, v0, max_products, size)
+            vectors = _lanczos(counted, P, k, which, rtol, start, limit, size)
             method = "Lanczos (ARPACK)"
         pairs = _bounded(counted, vectors, method)
     finally:
@@ -142,23 +146,21 @@ def _check(H: Any, k: Any, which: str, rtol: float) -> int:
         raise ArgumentError(f"k is {k!r}; an integer from 1 to P = {shape[0]} was expected")
     if which not in WHICH:
         raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected")
-    if not 0.0 < rtol < 1.0:
-        raise ArgumentError(f"rtol is {rtol!r}; a number between 0 and 1 was expected")
+    fraction(rtol, "rtol")
     return shape[0]
 
 
-def _backend(H: Any) -> Backend:
-    if hasattr(H, "backend"):
-        return H.backend
-    # A foreign operator says its library only by its class.
-    package = type(H).__mro__[-2].__module__.partition(".")[0]
-    if package == "cupyx":
-        import cupy
+def _start(backend: Backend, v0: Array, P: int) -> Array:
+    start = backend.checked(v0, (P,), "v0", ArgumentError)
+    if backend.norm(start) == 0.0:
+        raise ArgumentError("v0 is zero: give a start that is not, or None")
+    return start
 
-        return Backend.of(cupy.zeros(0, dtype=H.dtype))
-    import numpy as host
 
-    return Backend.of(host.zeros(0, dtype=H.dtype or float))
+def _symmetric(backend: Backend, H: Any) -> Operator:
+    if hasattr(H, "matvec") and not isinstance(H, Operator):
+        return SymmetricFromUser(backend, H, "H")
+    return as_operator(backend, H, tuple(H.shape), "H")
 
 
 class _Counted:
@@ -235,19 +237,17 @@ def _lanczos(
     k: int,
     which: str,
     rtol: float,
-    v0: Array | None,
-    limit: int | None,
+    start: Array,
+    limit: int,
     size: float,
 ) -> Array:
     backend = H.backend
     linalg = backend.sparse_linalg
-    start = backend.random(P, seed=13) if v0 is None else backend.vector(v0, P, "v0")
     # ARPACK's tolerance is relative to each value: away from zero, it is relative to ||H||.
     shift = 0.0 if which == "LM" else SHIFT
     unit = linalg.LinearOperator(
         (P, P), matvec=lambda x: H(x) / size + shift * x, dtype=backend.dtype
     )
-    limit = max(1000, 10 * P) if limit is None else limit
     kept = min(P - 1, max(2 * k + 1, 20))
     tol = 0.1 * rtol
     try:
@@ -279,6 +279,8 @@ def _lanczos(
             best=found,
             report=None if found is None else found.report,
         ) from error
+    except linalg.ArpackError as error:
+        raise ConvergenceError(f"eigsh: ARPACK failed, try another v0: {error}") from error
     return vectors
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from .arrays import Array
 from .dottest import adjoint_mismatch, symmetry_mismatch
 from .equilibrium import Equilibrium, solve
-from .errors import ConvergenceError, DerivativeError, SingularStateError
+from .errors import ArgumentError, ConvergenceError, DerivativeError, SingularStateError
 from .linearized import Linearized, Problem
 from .losses import Loss, LossBase
 from .model import Model
@@ -112,6 +112,8 @@ def verify(
     until it reaches the noise of what it is computed from. A remainder hidden by noise
     altogether is INCONCLUSIVE, not PASS.
     """
+    if loss is not None and not isinstance(loss, LossBase):
+        raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")
     run = _Run(Problem(model, theta, h0), loss, h0, seed)
     run.everything()
     return Verification(run.checks)

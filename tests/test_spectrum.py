@@ -113,7 +113,7 @@ def test_an_operator_that_is_not_symmetric_is_noticed():
 @pytest.mark.parametrize("k", [0, -1, 4, 2.0, True, None])
 def test_k_out_of_range(k):
     H = build("smooth").equilibrium().hessian(build("smooth").loss)
-    with pytest.raises(mfdeq.ArgumentError, match="P = 3"):
+    with pytest.raises(mfdeq.ArgumentError, match="k is"):
         mfdeq.eigsh(H, k=k)
 
 

@@ -24,7 +24,7 @@ def picard(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Arra
     R = problem.residual(h)
     size = problem.backend.norm(R)
     monitor.record(h, size)
-    while not _done(problem, h, size, monitor):
+    while not monitor.done:
         trial = h - damping * M(R)
         trial_R, trial_size = problem.trial_residual(trial)
         if trial_R is None or trial_size > (1.0 - 1e-6) * size:
@@ -51,7 +51,7 @@ def anderson(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Ar
     dh: list[Array] = []
     dG: list[Array] = []
     damping = 1.0
-    while not _done(problem, h, size, monitor):
+    while not monitor.done:
         step = anderson_step(backend, G, dh, dG, damping)
         trial_R, trial_size = problem.trial_residual(h + step)
         if trial_R is None or trial_size > 10.0 * size:
@@ -86,14 +86,6 @@ def _preconditioner(
 ) -> Callable[[Array], Array]:
     if problem.is_map:
         return lambda R: R
-    return solver.setup(problem.linearize(h).A, monitor.report.forward).approximate
-
-
-def _done(problem: Problem, h: Array, size: float, monitor: Monitor) -> bool:
-    if monitor.reached(size):
-        return True
-    if size > 1e3 * problem.backend.eps * (monitor.report.scale + problem.backend.norm(h)):
-        return False
-    # Near the rounding floor, which only A at this h can tell.
-    monitor.set_floor(problem.linearize(h).A, h)
-    return monitor.reached(size)
+    A = problem.linearize(h).A
+    monitor.set_floor(A, h)
+    return solver.setup(A, monitor.report.forward).approximate

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import count, fraction
 from ..arrays import Array
-from ..errors import ArgumentError, ConvergenceError, ModelError
+from ..errors import ConvergenceError, ModelError
 from ..linearized import Problem
 from ..operators import Operator
 from ..report import SolveReport
 
 ROUNDING = 10.0  # c of the floor
+NEAR = 100.0  # times the floor: where ||R|| is, the floor is worth computing anew
 DIVERGED = 1e4  # growth of ||R|| over the best so far that is called divergence
+ADVICE = "Start nearer (h0), try another method, or check the derivatives with mfdeq.verify"
 PATIENCE = 100  # iterations without 1 % of progress that are called a stall
 
 
@@ -43,15 +46,14 @@ class Monitor:
         progress: bool = False,
     ) -> None:
         self.problem, self.report = problem, report
-        self.max_iterations = max_iterations
+        self.max_iterations = count(max_iterations, "max_iterations")
         self.explicit = rtol is not None
         backend = problem.backend
-        if rtol is not None and not 0.0 < float(rtol) < 1.0:
-            raise ArgumentError(f"rtol is {rtol!r}; a number between 0 and 1 was expected")
         default = 1e-10 if backend.dtype == backend.xp.float64 else 0.0
-        self.rtol = default if rtol is None else float(rtol)
+        self.rtol = default if rtol is None else fraction(rtol, "rtol")
         self.best: Array | None = None
         self.best_norm = float("inf")
+        self.done = False
         self._progress_made = 0
         self._bar = _bar(report.method) if progress else None
 
@@ -68,23 +70,30 @@ class Monitor:
                 "initial_state(theta) where it is defined, or a residual_scale(h, theta)"
             )
         self.report.scale = scale
-        self.set_floor(None, h)
+        self._set_target(0.0)
 
-    def set_floor(self, A: Operator | None, h: Array) -> None:
-        """The floor from A at h; without A, from |h| alone, which is a part of it for a map."""
+    def set_floor(self, A: Operator, h: Array) -> None:
+        """The floor c eps || |A||h| || from A at h."""
         backend = self.problem.backend
-        if A is not None:
-            size = backend.norm(A.abs_apply(h))
-        else:
-            size = backend.norm(h) if self.problem.is_map else 0.0
-        report = self.report
-        report.floor = ROUNDING * backend.eps * size
-        report.target = max(self.rtol * report.scale, report.floor)
-        report.limited_by = "rtol" if report.target > report.floor else "floor"
+        self._set_target(ROUNDING * backend.eps * backend.norm(A.abs_apply(h)))
 
-    def reached(self, norm: float) -> bool:
-        """Whether ||R|| is at its target."""
-        return norm <= self.report.target
+    def _set_target(self, floor: float) -> None:
+        report = self.report
+        report.floor = floor
+        report.target = max(self.rtol * report.scale, floor)
+        report.limited_by = "rtol" if report.target > floor else "floor"
+
+    def reached(self, h: Array, norm: float) -> bool:
+        """Whether ||R|| is at its target; near the floor, the floor at this very h."""
+        report, backend = self.report, self.problem.backend
+        if norm <= self.rtol * report.scale:
+            return True
+        # The floor of an earlier iterate, or before there is one what it is like for |A| of 1.
+        guess = max(report.floor, 10 * backend.eps * (report.scale + backend.norm(h)))
+        if norm > NEAR * guess:
+            return False
+        self.set_floor(self.problem.linearize(h).A, h)
+        return norm <= report.target
 
     def record(self, h: Array, norm: float) -> None:
         """Take note of one iterate.
@@ -103,7 +112,8 @@ class Monitor:
             self._progress_made = report.iterations
         if norm < self.best_norm:
             self.best, self.best_norm = h, norm
-        if self.reached(norm):
+        self.done = self.reached(h, norm)
+        if self.done:
             return
         if not norm <= DIVERGED * self.best_norm:
             raise self.failure(f"diverged: ||R|| grew from {self.best_norm:.2e} to {norm:.2e}")
@@ -116,13 +126,15 @@ class Monitor:
         """Raise `ConvergenceError` where an explicit rtol is below what rounding allows."""
         report = self.report
         if self.explicit and self.rtol * report.scale < report.floor:
+            least = report.floor / report.scale if report.scale > 0 else float("inf")
             raise self.failure(
                 f"cannot reach rtol={self.rtol:.1e}: the rounding error of evaluating R, "
-                f"{report.floor:.2e}, is the floor, {report.floor / report.scale:.1e} of the "
-                "scale. Ask for no less than that, or leave rtol=None"
+                f"{report.floor:.2e}, is the floor, {least:.1e} of the scale {report.scale:.1e}",
+                "Ask for no less than that, leave rtol=None, or give the model the "
+                "residual_scale(h, theta) that rtol is relative to",
             )
 
-    def failure(self, reason: str) -> ConvergenceError:
+    def failure(self, reason: str, advice: str = ADVICE) -> ConvergenceError:
         """The error that says `reason`, with the best state and the history."""
         self.report.converged = False
         self.report.reason = reason
@@ -130,8 +142,7 @@ class Monitor:
         path = " ".join(shown if len(shown) <= 8 else [*shown[:3], "...", *shown[-4:]])
         return ConvergenceError(
             f"{self.problem.name}: {self.report.method} {reason}; best ||R|| "
-            f"{self.best_norm:.2e}, target {self.report.target:.2e} (history {path}). Start "
-            "nearer (h0), try another method, or check the derivatives with mfdeq.verify",
+            f"{self.best_norm:.2e}, target {self.report.target:.2e} (history {path}). " + advice,
             best=self.best,
             report=self.report,
         )

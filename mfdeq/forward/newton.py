@@ -26,11 +26,9 @@ def newton(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Arra
     monitor.record(h, size)
     forcing = LOOSEST
     factor: Factor | None = None
-    while not monitor.reached(size):
+    while not monitor.done:
         linearized = problem.linearize(h)
         monitor.set_floor(linearized.A, h)
-        if monitor.reached(size):
-            break
         try:
             factor = solver.setup(linearized.A, monitor.report.forward)
             forcing = _forcing(forcing, size, previous, monitor.report.target)
@@ -41,6 +39,7 @@ def newton(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Arra
             raise
         previous = size
         h, R, size = _line_search(problem, h, step, size, monitor)
+        monitor.set_floor(linearized.A, h)  # of this h: a far start had another
         monitor.record(h, size)
     return h if factor is None else _polished(problem, h, R, size, factor, monitor)
 
@@ -78,7 +77,7 @@ def _polished(
     except ConvergenceError:
         return h
     _, better_size = problem.trial_residual(better)
-    if not better_size < size:
+    if not better_size < size or not monitor.reached(better, better_size):
         return h
     monitor.record(better, better_size)
     monitor.report.polished = True

@@ -12,7 +12,7 @@ from ..operators import Operator
 from ..report import LinearCounts
 from .amg import AMG
 from .direct import Direct
-from .factor import Factor, Solver
+from .factor import Factor, Solver, operator_of
 from .krylov import Krylov
 from .preconditioners import ILU
 
@@ -41,7 +41,7 @@ class Auto:
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """The factor of the first candidate that can be set up."""
-        return _AutoFactor(A, self, counts)
+        return _AutoFactor(operator_of(A), self, counts)
 
     def candidates(self, A: Operator) -> list[tuple[Solver, str]]:
         """Solvers in the order in which they are tried, each with the reason."""

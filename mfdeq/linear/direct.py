@@ -6,10 +6,11 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import fraction
 from ..arrays import Array, is_sparse
 from ..operators import Operator
 from ..report import LinearCounts
-from .factor import Factor, matrix_of, singular
+from .factor import Factor, matrix_of, operator_of, singular
 
 # Diagonal pivots are kept unless a column holds one 1/0.01 times larger: the symmetric
 # ordering's fill survives, and a zero diagonal is still pivoted away.
@@ -38,6 +39,10 @@ class Direct:
 
     rtol: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.rtol is not None:
+            fraction(self.rtol, "rtol of mfdeq.Direct")
+
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Factorize the matrix of A.
 
@@ -49,6 +54,7 @@ class Direct:
             If A has no entries, only products.
         """
         counts = LinearCounts() if counts is None else counts
+        A = operator_of(A)
         array = matrix_of(A, "mfdeq.Direct()")
         with counts.timed():
             return (_SparseLU if is_sparse(array) else _DenseLU)(A, array, self.rtol, counts)
@@ -65,7 +71,7 @@ class _SparseLU(Factor):
         try:
             self.lu = self.backend.sparse_linalg.splu(matrix, **how)
         except RuntimeError as error:
-            raise singular(0.0, str(error)) from error
+            raise singular(0.0, f"({error})") from error
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.lu.solve(b, "T" if adjoint else "N")
@@ -80,7 +86,7 @@ class _DenseLU(Factor):
             warnings.simplefilter("ignore")  # of an exact zero pivot: it becomes an error below
             self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array)
         if bool(self.backend.xp.any(self.backend.xp.linalg.diagonal(self.lu) == 0)):
-            raise singular(0.0, "a pivot is exactly zero")
+            raise singular(0.0, "(a pivot is exactly zero)")
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         solve = self.backend.dense_linalg.lu_solve

@@ -9,7 +9,8 @@ import inspect
 import math
 from typing import Any, Protocol
 
-from ..arrays import Array, check_block
+from ..adapters import as_operator
+from ..arrays import Array, Backend, check_block
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
@@ -103,7 +104,7 @@ class Factor:
                 above = xp.astype(history[-1] > rtol * b_norm, xp.int64)
                 self.counts.at_floor += int(xp.sum(above))
                 if (worst := self._worst(history[-1], b_norm)) > WORTHLESS:
-                    raise singular(0.0, f"a solve leaves {worst:.2g} of its right-hand side")
+                    raise singular(0.0, f"(a solve leaves {worst:.2g} of its right-hand side)")
                 break
             stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
             stopped = self.exhausted or len(history) > CORRECTIONS
@@ -136,41 +137,27 @@ class Factor:
             report=self.counts,
         )
 
-    def digits_left(self) -> float:
-        """Decimal digits that rounding in A leaves in a solution of A x = b.
 
-        -log10(eps ||A^-1 |A||x| || / ||x||) with x = A^-1 r, r random: Skeel's condition
-        number, estimated by two solves. It does not change when rows of A are rescaled.
-
-        Raises
-        ------
-        SingularStateError
-            Where less than one digit is left, or the solve meets a singular A.
-        """
-        backend = self.backend
-        n = self.A.shape[0]
-        # A random vector's component along one direction is 1/sqrt(N) of it: to see a near
-        # null vector the solve must resolve that.
-        rtol = max(self.rtol, min(1e-3, 0.1 / math.sqrt(n)))
-        x = self.solve(backend.random(n, seed=11), rtol=rtol)
-        signs = backend.xp.sign(backend.random(n, seed=12))
-        y = self.solve(signs * self.A.abs_apply(x), rtol=rtol)
-        condition = backend.norm(y) / backend.norm(x)
-        digits = -math.log10(backend.eps * max(condition, 1.0))
-        if not digits >= 1.0:
-            raise singular(digits)
-        return digits
-
-
-def singular(digits: float, detail: str = "") -> SingularStateError:
+def singular(digits: float, how: str) -> SingularStateError:
     """The error for a state operator without digits."""
     return SingularStateError(
-        f"the state operator A is singular to working precision ({digits:.1f} digits left"
-        f"{'; ' + detail if detail else ''}): at a fold, or the model leaves a component of the "
-        "state undetermined (no boundary condition, no drain). Move the parameters away from the "
-        "fold, start where the state is determined, or pin the free component",
+        f"the state operator A is singular {how} ({digits:.1f} digits left): at a fold, or the "
+        "model leaves a component of the state undetermined (no boundary condition, no drain). "
+        "Move the parameters away from the fold, start where the state is determined, or pin "
+        "the free component",
         digits=digits,
     )
+
+
+def operator_of(A: Any) -> Operator:
+    """A square matrix or operator of any kind as one of ours, or an `ArgumentError`."""
+    shape = tuple(getattr(A, "shape", ()))
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ArgumentError(
+            f"A is a {type(A).__name__} of shape {shape}; a square matrix, or a LinearOperator "
+            "with its adjoint, was expected"
+        )
+    return A if isinstance(A, Operator) else as_operator(Backend.of_operator(A), A, shape, "A")
 
 
 def matrix_of(A: Operator, needed_by: str) -> Any:

@@ -6,15 +6,17 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters import FromUser
+from ..adapters import as_operator
+from ..arguments import count, fraction
 from ..arrays import Array
-from ..dottest import check_adjoint, is_symmetric
+from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
-from .factor import Factor
+from .factor import Factor, operator_of
 
 SYMMETRIC_ONLY = ("cg", "minres")
+CYCLE = {"gmres": "restart", "lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr", *SYMMETRIC_ONLY)
 
 
@@ -35,7 +37,7 @@ class Krylov:
     max_iterations : int, optional
         Iterations of one solve of one column.
     restart : int, optional
-        Length of a GMRES cycle: that many vectors are kept.
+        Length of a cycle of "gmres", "lgmres" or "gcrotmk": that many vectors are kept.
     """
 
     method: str = "gmres"
@@ -52,10 +54,15 @@ class Krylov:
                 f"preconditioner {self.preconditioner!r}: give a description such as mfdeq.AMG(), "
                 "mfdeq.ILU(), mfdeq.Jacobi(), a LinearOperator or None"
             )
+        if self.rtol is not None:
+            fraction(self.rtol, "rtol of mfdeq.Krylov")
+        count(self.max_iterations, "max_iterations of mfdeq.Krylov")
+        count(self.restart, "restart of mfdeq.Krylov")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Set the preconditioner up."""
         counts = LinearCounts() if counts is None else counts
+        A = operator_of(A)
         with counts.timed():
             if self.method in SYMMETRIC_ONLY and not is_symmetric(A):
                 raise ArgumentError(
@@ -97,11 +104,13 @@ class _KrylovFactor(Factor):
         if "atol" in known:
             options["atol"] = 0.0
         if solver.method == "gmres":
-            # Without callback_type, scipy's maxiter would change its meaning; it counts cycles.
+            # Without it, scipy's maxiter would change its meaning.
             options["callback_type"] = "pr_norm"
-            options["restart"] = restart = min(solver.restart, solver.max_iterations, b.shape[0])
+        if solver.method in CYCLE:
+            length = min(solver.restart, solver.max_iterations, b.shape[0])
+            options[CYCLE[solver.method]] = length
             if self.backend.sparse_linalg.__name__.startswith("scipy"):
-                options["maxiter"] = -(-solver.max_iterations // restart)
+                options["maxiter"] = -(-solver.max_iterations // length)
         # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
         x, info = method(A @ M if right else A, b / size, **options)
         self.exhausted |= info > 0
@@ -119,16 +128,11 @@ class _KrylovFactor(Factor):
 def _preconditioner(given: Any, A: Operator) -> Operator | None:
     if given is None:
         return None
-    if hasattr(given, "setup"):
-        return given.setup(A)
-    if isinstance(given, Operator):
-        return given
-    if not (hasattr(given, "matvec") and tuple(getattr(given, "shape", ())) == A.shape):
+    described = hasattr(given, "setup") and not isinstance(given, type)
+    found = given.setup(A) if described else given
+    if tuple(getattr(found, "shape", ())) != A.shape:
         raise ArgumentError(
             f"preconditioner is {given!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), None or a "
             f"LinearOperator of shape {A.shape} was expected"
         )
-    name = "the preconditioner"
-    M = FromUser(A.backend, given, name)
-    check_adjoint(M, name)
-    return M
+    return as_operator(A.backend, found, A.shape, "the preconditioner")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..arguments import count, fraction
 from ..arrays import Array
 from ..errors import ConvergenceError
 from ..operators import Operator
 from ..report import LinearCounts
-from .factor import Factor
+from .factor import Factor, operator_of
 
 PROBE = 20  # applications of J before and during the estimate of its spectral radius
 
@@ -28,6 +29,11 @@ class Neumann:
     rtol: float | None = None
     max_iterations: int = 10_000
 
+    def __post_init__(self) -> None:
+        if self.rtol is not None:
+            fraction(self.rtol, "rtol of mfdeq.Neumann")
+        count(self.max_iterations, "max_iterations of mfdeq.Neumann")
+
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Estimate the spectral radius of J and refuse if it is not below one.
 
@@ -37,6 +43,7 @@ class Neumann:
             Where J does not contract.
         """
         counts = LinearCounts() if counts is None else counts
+        A = operator_of(A)
         with counts.timed():
             radius = spectral_radius(A)
         if not radius < 1.0:

@@ -60,7 +60,7 @@ class ILU:
                 array.tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
             )
         except RuntimeError as error:
-            raise singular(0.0, str(error)) from error
+            raise singular(0.0, f"({error})") from error
         return _IncompleteLU(A, ilu)
 
 
