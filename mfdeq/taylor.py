@@ -15,7 +15,12 @@ RATIO = 4.0  # between neighbouring steps of the ladder
 STEPS = 9
 VISIBLE = 10.0  # times the noise: what a remainder must exceed to be judged by its slope
 MARGIN = 0.35  # the slope may fall short by this
-AGREEMENT = 1e-3  # relative agreement at the noise that passes without a slope
+AGREEMENT = 1e-3  # relative agreement at the noise that passes without a slope, in float64
+
+
+def agreement_of(eps: float) -> float:
+    """The relative agreement that passes without a slope: 1e-3, in float32 2e-2."""
+    return max(AGREEMENT, eps**0.25)
 
 
 def ladder(eps: float) -> list[float]:
@@ -30,7 +35,8 @@ def judge(
     terms: Sequence[float],
     noise: float,
     scale: float,
-) -> tuple[str, float, str]:
+    enough: float,
+) -> tuple[str, float, float, str]:
     """Verdict, figure and explanation for remainders that should fall as steps**order.
 
     Parameters
@@ -43,12 +49,15 @@ def judge(
     scale : float
         Size of the quantity whose derivative is tested: what a term lost in the noise is
         held against.
+    enough : float
+        Relative agreement at the noise that passes without a slope.
 
     Returns
     -------
     verdict : str
-    figure : float
-        The slope, or the relative agreement where all is at the noise.
+    figure, threshold : float
+        The slope and the least that passes, or, where all is at the noise, the relative
+        agreement and the most that passes.
     detail : str
     """
     seen = [k for k, r in enumerate(remainders) if r > VISIBLE * noise and math.isfinite(r)]
@@ -62,18 +71,20 @@ def judge(
         if len(slopes) >= 2 and slopes[-2] >= order - MARGIN and slope < order - MARGIN:
             # One slope alone may be bent by the noise just below it.
             slope = slopes[-2] if remainders[seen[-1]] < 10 * VISIBLE * noise else slope
-        if slope >= order - MARGIN:
-            return PASS, slope, f"slope {slope:.2f}, expected {order}"
+        least = order - MARGIN
+        if slope >= least:
+            return PASS, slope, least, f"slope {slope:.2f}, expected {order}"
         if slope <= order - 1 + MARGIN:
-            return FAIL, slope, f"slope {slope:.2f}, expected {order}: the derivative is wrong"
-        return INCONCLUSIVE, slope, f"slope {slope:.2f} between {order - 1} and {order}"
+            return FAIL, slope, least, f"slope {slope:.2f}, expected {order}: not the derivative"
+        return INCONCLUSIVE, slope, least, f"slope {slope:.2f} between {order - 1} and {order}"
     # The largest step that is at the noise says how far the derivative is confirmed.
     at_noise = [k for k in range(len(steps)) if k not in seen and math.isfinite(remainders[k])]
     if not at_noise:
-        return INCONCLUSIVE, math.nan, "no step gave an equilibrium"
+        return INCONCLUSIVE, math.nan, enough, "no step gave an equilibrium"
     k = at_noise[0]
     term = terms[k] if terms[k] > VISIBLE * noise else scale * steps[k]
     agreement = VISIBLE * noise / term if term > 0 else 0.0
-    if agreement <= AGREEMENT:
-        return PASS, agreement, f"remainder at the rounding floor, agrees to {agreement:.0e}"
-    return INCONCLUSIVE, agreement, f"the noise hides all but {agreement:.0e} of the term"
+    if agreement <= enough:
+        how = f"remainder at the rounding floor, agrees to {agreement:.0e}"
+        return PASS, agreement, enough, how
+    return INCONCLUSIVE, agreement, enough, f"the noise hides all but {agreement:.0e} of the term"

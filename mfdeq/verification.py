@@ -20,7 +20,7 @@ from .linearized import Linearized, Problem
 from .losses import Loss, LossBase
 from .model import Model
 from .operators import Operator
-from .taylor import FAIL, INCONCLUSIVE, PASS, judge, ladder
+from .taylor import FAIL, INCONCLUSIVE, PASS, agreement_of, judge, ladder
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Run:
         u, v = backend.random(P, seed=seed + 101), backend.random(P, seed=seed + 102)
         self.u, self.v = size * u / backend.norm(u), size * v / backend.norm(v)
         self.w = random(N)
-        self.steps = ladder(backend.eps)
+        self.steps, self.enough = ladder(backend.eps), agreement_of(backend.eps)
         self.loss = loss if loss is not None else _linear_loss(self.w)
 
     def everything(self) -> None:
@@ -176,12 +176,17 @@ class _Run:
         size = max(norm(h), 1.0)
         dh = size * self.w / norm(self.w)
         zero_h, zero_theta = 0.0 * dh, 0.0 * self.v
-        scale = norm(lin.A.abs_apply(self.backend.xp.abs(h) + size / h.shape[0] ** 0.5))
-        noise = 10 * self.backend.eps * scale
 
         def residual(dtheta: Array, dh: Array) -> Array | None:
             moved = Problem(self.problem.model, self.theta + dtheta, h)
             return moved.trial_residual(h + dh)[0]
+
+        # Not by d_state alone, which is under test: what R itself reaches counts as well.
+        reached = [residual(self.steps[0] * self.v, zero_h), residual(zero_theta, zero_h)]
+        scale = norm(lin.A.abs_apply(self.backend.xp.abs(h) + size / h.shape[0] ** 0.5)) + sum(
+            norm(R) for R in reached if R is not None
+        )
+        noise = 10 * self.backend.eps * scale
 
         self._taylor("d_state", residual, zero_theta, dh, lin.A._apply(dh), noise, scale)
         self._taylor("d_params", residual, self.v, zero_h, -lin.B._apply(self.v), noise, scale)
@@ -312,10 +317,11 @@ class _Run:
                 remainders[name].append(norm(there[name] - base[name] - step * term))
         for name, term in terms.items():
             sizes = [step * norm(term) for step in steps]
-            verdict, figure, detail = judge(
-                2, steps, remainders[name], sizes, noise[name], norm(base[name])
+            size = norm(base[name])
+            self._put(
+                names[name],
+                *judge(2, steps, remainders[name], sizes, noise[name], size, self.enough),
             )
-            self._put(names[name], verdict, figure, 2.0, detail)
 
     def _settled(self, eq: Equilibrium) -> Equilibrium:
         """The equilibrium with its state error at the rounding floor, by chord steps."""
@@ -367,8 +373,7 @@ class _Run:
             steps.append(step)
             remainders.append(norm(value - base - step * term))
         sizes = [step * norm(term) for step in steps]
-        verdict, figure, detail = judge(2, steps, remainders, sizes, noise, scale)
-        self._put(name, verdict, figure, 2.0, detail)
+        self._put(name, *judge(2, steps, remainders, sizes, noise, scale, self.enough))
 
     def _dot_test(self, name: str, op: Operator) -> None:
         self._compare(name, *adjoint_mismatch(op, self.seed))

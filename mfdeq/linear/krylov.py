@@ -112,7 +112,8 @@ class _KrylovFactor(Factor):
             if self.backend.sparse_linalg.__name__.startswith("scipy"):
                 options["maxiter"] = -(-solver.max_iterations // length)
         # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
-        x, info = method(A @ M if right else A, b / size, **options)
+        with self.backend.quiet():  # a breakdown divides by zero; the true residual tells
+            x, info = method(A @ M if right else A, b / size, **options)
         self.exhausted |= info > 0
         return size * (M @ x if right else x)
 
