@@ -98,11 +98,13 @@ class FromUser(Operator):
         return self._checked(block if x.ndim == 2 else vector, x, rows, name)
 
     def _checked(self, function: Any, x: Array, rows: int, name: str) -> Array:
+        xp = self.backend.xp
+        possible = bool(xp.all(xp.isfinite(x)))  # a solver that broke down hands in NaN itself
         try:
-            out = function(self.backend.xp.asarray(x, copy=True))  # which it may write into
+            out = function(xp.asarray(x, copy=True))  # which it may write into
         except ValueError as error:  # scipy's, of a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
-        return self.backend.checked(out, (rows, *x.shape[1:]), name)
+        return self.backend.checked(out, (rows, *x.shape[1:]), name, finite=possible)
 
 
 class SymmetricFromUser(SelfAdjoint, FromUser):

@@ -16,6 +16,13 @@ def fraction(x: Any, name: str) -> float:
     return float(x)
 
 
+def at_least(least: float, x: Any, name: str) -> float:
+    """`x` as a finite float from `least` up, or an `ArgumentError` naming it."""
+    if not isinstance(x, Real) or not least <= float(x) < float("inf"):
+        raise ArgumentError(f"{name} is {x!r}; a number from {least:g} up was expected")
+    return float(x)
+
+
 def count(n: Any, name: str) -> int:
     """`n` as a positive int, or an `ArgumentError` naming it."""
     if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:

@@ -42,12 +42,15 @@ class Backend:
         found = [a for a in arrays if compat.is_array_api_obj(a)]
         if not found:
             found = [host.zeros(0)]
-        xp = compat.array_namespace(*found)
-        kinds = [a.dtype for a in found]
-        for kind in kinds:
-            if not xp.isdtype(kind, ("bool", "real floating", "integral")):
-                raise ModelError(f"real arrays were expected (float32 or float64), {kind} came")
-        floats = [kind for kind in kinds if xp.isdtype(kind, "real floating")]
+        try:
+            xp = compat.array_namespace(*found)
+        except TypeError as error:
+            raise ModelError(
+                f"arrays of one library were expected, {error}: nothing is moved between host "
+                "and device; convert them yourself"
+            ) from error
+        # What is not real is refused where it is used, by its name.
+        floats = [a.dtype for a in found if xp.isdtype(a.dtype, "real floating")]
         dtype = functools.reduce(xp.result_type, floats) if floats else xp.float64
         if dtype not in (xp.float32, xp.float64):
             raise ModelError(f"arrays must be float32 or float64, {dtype} came: convert them")
@@ -96,6 +99,10 @@ class Backend:
         """Zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
+    def eye(self, rows: int, columns: int) -> Array:
+        """Ones on the diagonal, zeros elsewhere."""
+        return self.xp.eye(rows, columns, dtype=self.dtype, device=self.device)
+
     def asarray(self, x: Array) -> Array:
         """`x` in this dtype and namespace, without moving it between devices."""
         if is_sparse(x):
@@ -116,13 +123,21 @@ class Backend:
         return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     @staticmethod
+    def frozen(x: Array) -> Array:
+        """`x`, not to be written into where the library knows such a thing (numpy does)."""
+        if hasattr(x, "setflags"):
+            x.setflags(write=False)
+        return x
+
+    @staticmethod
     def quiet() -> Any:
         """Context without floating-point warnings, where overflow is looked for and handled."""
         return host.errstate(over="ignore", invalid="ignore", divide="ignore")
 
     def norm(self, x: Array) -> float:
         """Euclidean norm of all entries, as a Python float."""
-        return float(self.xp.linalg.vector_norm(x))
+        with self.quiet():  # of overflow, which whoever asks sees as infinity
+            return float(self.xp.linalg.vector_norm(x))
 
     def column_norms(self, x: Array) -> Array:
         """Euclidean norm of each column of (n, k), or of an (n,) vector."""

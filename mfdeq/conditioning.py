@@ -97,5 +97,6 @@ def state_change(
     e = factor.solve(R + towards * rounding, rtol=STATE_RTOL)
     if linearized.given.curvature is None:
         noise = 10 * backend.norm(rounding)
-        return max(backend.norm(residual(h - e)) - noise, 0.0) / (backend.norm(R) + noise)
+        left = max(backend.norm(residual(h - e)) - noise, 0.0)
+        return left / (backend.norm(R) + noise) if left > 0 else 0.0
     return abs(float(xp.vecdot(e, linearized.curvature(w).state_state._apply(x))))

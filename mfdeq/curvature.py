@@ -14,7 +14,7 @@ from typing import Any
 from .adapters import as_operator
 from .arrays import Array, Backend, is_sparse
 from .dottest import check_symmetric
-from .errors import ModelError
+from .errors import ModelError, raised_in
 from .operators import Matrix, Operator, Scaled, SelfAdjoint, Sum, Zero, columnwise
 
 
@@ -116,7 +116,8 @@ class AppliedCurvature(CurvatureOperator):
         xp, checked = self.backend.xp, self.backend.checked
         u, z = (xp.asarray(part, copy=True) for part in self.split(x))  # apply may write into them
         shapes = tuple(u.shape), tuple(z.shape)
-        result = self.given.apply(u, z)  # type: ignore[misc]
+        with raised_in(f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"):
+            result = self.given.apply(u, z)  # type: ignore[misc]
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ModelError(
                 f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"

@@ -182,7 +182,7 @@ class Equilibrium:
     Attributes
     ----------
     state, params : (N,) and (P,) arrays
-        h* and theta.
+        h* and theta; not to be written into.
     model : Model
     linearization : Linearization
         What the model's ``linearize`` returned at (h*, theta).
@@ -200,12 +200,19 @@ class Equilibrium:
     ) -> None:
         self.problem = problem
         self.model = problem.model
-        self.state, self.params = state, problem.theta
-        self.backend = problem.backend
+        self.backend = backend = problem.backend
+        self.state, self.params = backend.frozen(state), backend.frozen(problem.theta)
         self.linearized = linearized
         self.solver = solver
         self.report = report
         self._adjoints: dict[LossBase, Array] = {}
+
+    def __repr__(self) -> str:
+        report = self.report
+        return (
+            f"<Equilibrium of {self.problem.name}: N = {self.problem.state_size}, "
+            f"P = {self.problem.param_size}, {report.method}, {report.reason}>"
+        )
 
     @property
     def linearization(self) -> Linearization:

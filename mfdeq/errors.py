@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -59,3 +61,15 @@ class SingularStateError(MfdeqError, ArithmeticError):
         self.digits = digits
         self.best = best
         self.report = report
+
+
+@contextlib.contextmanager
+def raised_in(name: str) -> Iterator[None]:
+    """Note on whatever a user's function raises which function it was."""
+    try:
+        yield
+    except MfdeqError:
+        raise
+    except Exception as error:
+        error.add_note(f"mfdeq: raised in {name}")
+        raise

@@ -12,7 +12,7 @@ from typing import Any
 from .adapters import as_operator
 from .arrays import Array, Backend, is_dense
 from .curvature import CurvatureOperator, as_curvature
-from .errors import ModelError
+from .errors import ModelError, raised_in
 from .model import FixedPointModel, Linearization, Model, ResidualModel
 from .operators import IdentityMinus, Matrix, Operator
 
@@ -96,15 +96,17 @@ class Problem:
     def _residual(self, h: Array, finite: bool = True) -> Array:
         self.evaluations += 1
         written = getattr(self.model, self.model.written)
-        out = written(self._copy(h), self._copy(self.theta))
         name = f"{self.name}.{self.model.written}"
+        with raised_in(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
+            out = written(self._copy(h), self._copy(self.theta))
         out = self.backend.checked(out, (self.state_size,), name, finite=finite)
         return h - out if self.is_map else out
 
     def linearize(self, h: Array) -> Linearized:
         """The linearization at h; the latest one is kept."""
         if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
-            given = self.model.linearize(self._copy(h), self._copy(self.theta))
+            with raised_in(f"{self.name}.linearize(h, theta)"):
+                given = self.model.linearize(self._copy(h), self._copy(self.theta))
             self._latest = (self._copy(h), Linearized(self, h, given))
         return self._latest[1]
 
@@ -148,13 +150,10 @@ class Linearized:
                 "Linearization(curvature=lambda lam: mfdeq.Curvature(...)); for a model linear "
                 "in (h, theta) that is mfdeq.Curvature(), all blocks zero"
             )
-        return as_curvature(
-            self.backend,
-            self.given.curvature(self._sign * w),
-            self.param_size,
-            self.state_size,
-            f"curvature of {self.name}",
-        )
+        name = f"curvature of {self.name}"
+        with raised_in(f"{name}, of lam of shape {w.shape}"):
+            given = self.given.curvature(self._sign * w)
+        return as_curvature(self.backend, given, self.param_size, self.state_size, name)
 
     def second(self, a: Array, b: Array) -> Array:
         """f''[a, b] of stacked directions a and b, (N,)."""
@@ -167,8 +166,10 @@ class Linearized:
             )
         P, copy = self.param_size, self.backend.xp.asarray
         a, b = copy(a, copy=True), copy(b, copy=True)  # which it may write into
-        value = self.given.second((a[:P], a[P:]), (b[:P], b[P:]))
-        return self._sign * self.backend.vector(value, self.state_size, f"second of {self.name}")
+        name = f"second of {self.name}"
+        with raised_in(f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"):
+            value = self.given.second((a[:P], a[P:]), (b[:P], b[P:]))
+        return self._sign * self.backend.vector(value, self.state_size, name)
 
 
 def _identity_minus(J: Operator) -> Operator:
@@ -176,7 +177,7 @@ def _identity_minus(J: Operator) -> Operator:
         return IdentityMinus(J)
     backend, n = J.backend, J.shape[0]
     if is_dense(J.array):
-        eye = backend.xp.eye(n, dtype=backend.dtype, device=backend.device)
+        eye = backend.eye(n, n)
     else:
         eye = backend.sparse.identity(n, dtype=backend.dtype, format=J.array.format)
     return Matrix(backend, eye - J.array)

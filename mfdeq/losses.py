@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -48,6 +48,14 @@ class LossBase:
         return _ScaledLoss(self, float(factor))
 
     __rmul__ = __mul__
+
+    def __radd__(self, other: Any) -> LossBase:
+        return self if isinstance(other, Real) and other == 0 else NotImplemented  # of sum()
+
+    def __truediv__(self, factor: Any) -> LossBase:
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            return NotImplemented
+        return self * (1.0 / float(factor))
 
     def __neg__(self) -> LossBase:
         return -1.0 * self
@@ -143,7 +151,25 @@ class Loss(LossBase):
         return BlockCurvature(backend, P, N, [None, None, None])
 
 
-class LeastSquares(LossBase):
+class _Quadratic(LossBase):
+    """A loss with one matrix, which is made an operator once per backend and size."""
+
+    _made: tuple[Backend, int, Operator] | None = None
+
+    def operator(self, backend: Backend, size: int) -> Operator:
+        """The loss's matrix on that backend, for that many columns."""
+        if self._made is None or self._made[:2] != (backend, size):
+            self._made = (backend, size, self._operator(backend, size))
+        return self._made[2]
+
+    def _operator(self, backend: Backend, size: int) -> Operator:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # an operator is made again, not pickled
+
+
+class LeastSquares(_Quadratic):
     """½ Σ weights · (observe h − data)².
 
     Parameters
@@ -160,15 +186,14 @@ class LeastSquares(LossBase):
         shape = tuple(getattr(self.data, "shape", ()))
         if len(shape) != 1:
             raise ModelError(f"data of LeastSquares has shape {shape}; (m,) was expected")
-        self.observe, self.weights = observe, _kept(weights, "weights of LeastSquares")
-        self._observation = functools.lru_cache(maxsize=1)(self._make_observation)
+        self.observe, self.weights = _own(observe), _kept(weights, "weights of LeastSquares")
 
-    def _make_observation(self, backend: Backend, state_size: int) -> Operator:
+    def _operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
         if is_dense(observe) and observe.ndim == 1:
             observe = _selection(backend, observe, state_size)
         shape = (self.data.shape[0], state_size)
-        return as_operator(backend, observe, shape, "observe of LeastSquares")
+        return as_operator(backend, observe, shape, f"observe of LeastSquares ({shape[0]} data)")
 
     def _weights(self, backend: Backend) -> Array:
         m = self.data.shape[0]
@@ -178,7 +203,7 @@ class LeastSquares(LossBase):
 
     def _misfit(self, h: Array) -> tuple[Operator, Array, Array]:
         backend = Backend.of(h)
-        observe = self._observation(backend, h.shape[0])
+        observe = self.operator(backend, h.shape[0])
         data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares")
         return observe, self._weights(backend), observe._apply(h) - data
 
@@ -205,7 +230,7 @@ class LeastSquares(LossBase):
         return BlockCurvature(backend, theta.shape[0], h.shape[0], [None, None, block])
 
 
-class QuadraticPrior(LossBase):
+class QuadraticPrior(_Quadratic):
     """½ (θ − mean)ᵀ precision (θ − mean).
 
     Parameters
@@ -216,10 +241,9 @@ class QuadraticPrior(LossBase):
     """
 
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
-        self.precision, self.mean = precision, _kept(mean, "mean of QuadraticPrior")
-        self._block = functools.lru_cache(maxsize=1)(self._make_block)
+        self.precision, self.mean = _own(precision), _kept(mean, "mean of QuadraticPrior")
 
-    def _make_block(self, backend: Backend, param_size: int) -> Operator:
+    def _operator(self, backend: Backend, param_size: int) -> Operator:
         precision = self.precision
         if isinstance(precision, Real):
             precision = precision * backend.sparse.identity(
@@ -235,7 +259,7 @@ class QuadraticPrior(LossBase):
         mean = self.mean
         if not isinstance(mean, float):
             mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
-        return self._block(backend, theta.shape[0]), theta - mean
+        return self.operator(backend, theta.shape[0]), theta - mean
 
     def value(self, h: Array, theta: Array) -> float:
         """½ (θ − mean)ᵀ precision (θ − mean)."""
@@ -250,7 +274,7 @@ class QuadraticPrior(LossBase):
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """The precision over the parameters."""
         backend = Backend.of(h)
-        block = self._block(backend, theta.shape[0])
+        block = self.operator(backend, theta.shape[0])
         return BlockCurvature(backend, theta.shape[0], h.shape[0], [block, None, None])
 
 
@@ -315,6 +339,11 @@ def _kept(x: Any, name: str) -> Any:
     """A user's number as a float, an array as a copy, both finite."""
     kept = Backend.of(x).checked(x, None, name)
     return kept if kept.ndim else float(kept)
+
+
+def _own(matrix: Any) -> Any:
+    """A copy that the caller cannot change; an operator as it is."""
+    return matrix if hasattr(matrix, "matvec") else copy.deepcopy(matrix)
 
 
 def _moved(x: Array) -> Array:

@@ -137,8 +137,7 @@ class Operator:
                 f"{DENSE_LIMIT} entries that are formed. Apply the operator to a block of "
                 "vectors instead (operator @ V), or use mfdeq.eigsh for its spectrum"
             )
-        xp = self.backend.xp
-        return self._apply(xp.eye(columns, dtype=self.dtype, device=self.backend.device))
+        return self._apply(self.backend.eye(columns, columns))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         dense = self.toarray()

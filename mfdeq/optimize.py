@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from .arrays import Array, Backend
@@ -49,6 +50,14 @@ class ReducedFunctional:
             raise ArgumentError(f"on_failure is {on_failure!r}; 'raise' or 'inf' was expected")
         if not isinstance(loss, LossBase):
             raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")
+        if not isinstance(model, Model):
+            raise ArgumentError(
+                f"the model is {model!r}; an instance of an mfdeq.FixedPointModel or "
+                "mfdeq.ResidualModel was expected"
+            )
+        unknown = set(solve_options) - set(inspect.signature(solve).parameters)
+        if unknown:
+            raise ArgumentError(f"mfdeq.solve has no {', '.join(sorted(unknown))}")
         self.model, self.loss = model, loss
         self.on_failure = on_failure
         self.solve_options = solve_options
@@ -57,6 +66,10 @@ class ReducedFunctional:
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
         self._failed: tuple[Array, Exception] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is solved again when it is asked for: factors cannot be pickled."""
+        return {**self.__dict__, "_equilibrium": None, "_hessian": None, "_failed": None}
 
     def equilibrium(self, theta: Array) -> Equilibrium:
         """The equilibrium at theta; solved for once."""

@@ -117,7 +117,7 @@ def eigsh(
         if P <= DENSE or k >= P - 1:
             vectors, method = _dense(counted, P, k, which), "dense"
         elif size == 0.0:
-            vectors, method = backend.xp.eye(P, k, dtype=backend.dtype), "zero operator"
+            vectors, method = backend.eye(P, k), "zero operator"
         else:
             vectors = _lanczos(counted, P, k, which, rtol, start, limit, size)
             method = "Lanczos (ARPACK)"
@@ -166,7 +166,7 @@ def _symmetric(backend: Backend, H: Any) -> Operator:
 class _Counted:
     """H, its products counted and shown."""
 
-    def __init__(self, H: Any, backend: Backend, progress: bool) -> None:
+    def __init__(self, H: Operator, backend: Backend, progress: bool) -> None:
         self.H, self.backend, self.products = H, backend, 0
         self._bar = None
         if progress:
@@ -176,7 +176,7 @@ class _Counted:
 
     def __call__(self, x: Array) -> Array:
         self._count(x)
-        return self.H @ x
+        return self.H._apply(x)
 
     def with_error(self, x: Array) -> tuple[Array, Array]:
         if not hasattr(self.H, "with_error"):
@@ -214,16 +214,16 @@ def _dense(H: _Counted, P: int, k: int, which: str) -> Array:
             f"ask for at most P - 2 = {P - 2}"
         )
     xp = H.backend.xp
-    dense = H(xp.eye(P, dtype=H.backend.dtype, device=H.backend.device))
+    dense = H(H.backend.eye(P, P))
     values, vectors = xp.linalg.eigh(0.5 * (dense + dense.T))
     chosen = _chosen(xp, values, k, which)
-    return vectors[:, chosen]
+    return xp.take(vectors, chosen, axis=1)
 
 
 def _chosen(xp: Any, values: Array, k: int, which: str) -> Array:
     """Indices of the k of ascending `values` that `which` means; of "BE" the odd one is above."""
     n = values.shape[0]
-    order = xp.arange(n)
+    order = xp.argsort(values, stable=True)
     if which == "LM":
         return xp.sort(xp.argsort(-xp.abs(values), stable=True)[:k])
     if which == "BE":
@@ -290,15 +290,19 @@ def _bounded(H: _Counted, vectors: Array, method: str) -> Eigenpairs:
     xp = backend.xp
     vectors, _ = xp.linalg.qr(vectors)
     product, error = H.with_error(vectors)
-    values = xp.vecdot(vectors, product, axis=0)
+    values = xp.vecdot(vectors, product, axis=-2)
     residuals = backend.column_norms(product - vectors * values)
     # The rounding of one product and its sums, where no other error is known.
     rounding = 10 * backend.eps * backend.column_norms(product)
     errors = SAFETY * backend.column_norms(error) + rounding
     order = xp.argsort(values)
+
+    def ascending(x: Array) -> Array:
+        return xp.take(x, order, axis=-1)
+
     return Eigenpairs(
-        values[order],
-        vectors[:, order],
-        (residuals + errors)[order],
-        EigenReport(True, method, H.products, residuals[order], errors[order]),
+        ascending(values),
+        ascending(vectors),
+        ascending(residuals + errors),
+        EigenReport(True, method, H.products, ascending(residuals), ascending(errors)),
     )

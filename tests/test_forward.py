@@ -294,3 +294,57 @@ def test_everything_is_linearized_once():
     eq.component_hessian(0) @ np.ones(16)
     assert len(calls) == 1
     assert eq.report.linear.setups == 1
+
+
+class Tanh(mfdeq.FixedPointModel):
+    """h = tanh(h)/2 + theta, without second derivatives."""
+
+    state_size = param_size = 2
+
+    def map(self, h, theta):
+        return 0.5 * np.tanh(h) + theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(np.diag(0.5 / np.cosh(h) ** 2), np.eye(2))
+
+
+@pytest.mark.parametrize("theta", [0.0, 1e-300])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_zero_equilibrium(theta, method):
+    eq = mfdeq.solve(Tanh(), np.full(2, theta), method=method)
+    close(eq.sensitivity.toarray(), 2 * np.eye(2), 1e-12)
+    close(eq.gradient(mfdeq.LeastSquares(np.arange(2), np.ones(2))), [-2.0, -2.0], 1e-12)
+    assert eq.report.digits_left > 14
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_overflowing_start_is_not_converged(method):
+    with np.errstate(over="ignore"), pytest.raises(mfdeq.ConvergenceError):
+        mfdeq.solve(Tanh(), np.ones(2), np.full(2, 1e200), method=method)
+
+
+def test_state_and_params_are_not_for_writing():
+    eq = mfdeq.solve(Tanh(), np.ones(2))
+    for array in (eq.state, eq.params):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0.0
+    assert "Tanh" in repr(eq)
+
+
+def test_an_exception_of_the_user_s_says_where():
+    class Broken(Tanh):
+        def map(self, h, theta):
+            return np.eye(3) @ h
+
+    with pytest.raises(ValueError, match="matmul") as caught:
+        mfdeq.solve(Broken(), np.ones(2))
+    assert "Broken.map" in caught.value.__notes__[0]
+
+
+def test_nan_along_the_way_is_named():
+    class Edge(Tanh):
+        def map(self, h, theta):
+            return np.where(abs(h) > 0.1, np.nan, 0.5 * np.tanh(h) + theta)
+
+    with pytest.raises(mfdeq.ConvergenceError, match=r"trial steps gave NaN in Edge.map"):
+        mfdeq.solve(Edge(), np.ones(2), method="newton")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from cases import build, close
@@ -110,3 +112,38 @@ def test_bad_arguments():
         mfdeq.ReducedFunctional(Fold(), LOSS, on_failure="ignore")
     with pytest.raises(mfdeq.ArgumentError, match="loss"):
         mfdeq.ReducedFunctional(Fold(), lambda h, theta: 0.0)
+
+
+def test_losses_and_functionals_travel_to_other_processes():
+    case = build("diffusion")
+    theta = case.params
+    prior = mfdeq.QuadraticPrior(2.0)
+    misfit = mfdeq.LeastSquares(np.array([0, 3]), np.ones(2))
+    F = mfdeq.ReducedFunctional(Fold(), LOSS)
+    F.gradient(np.full(1, 4.0))
+    for loss in (misfit, prior, misfit + prior, 2.0 * misfit):
+        before = mfdeq.solve(case.model, theta).gradient(loss)
+        again = pickle.loads(pickle.dumps(loss))
+        close(mfdeq.solve(case.model, theta).gradient(again), before, 1e-12)
+    again = pickle.loads(pickle.dumps(F))
+    close(again.gradient(np.full(1, 4.0)), F.gradient(np.full(1, 4.0)), 1e-12)
+
+
+def test_losses_add_and_scale_as_numbers_do():
+    case = build("diffusion")
+    eq = case.solve()
+    prior, misfit = mfdeq.QuadraticPrior(2.0), mfdeq.LeastSquares(np.array([0, 3]), np.ones(2))
+    one, other = eq.gradient(prior), eq.gradient(misfit)
+    close(eq.gradient(sum([misfit, prior])), one + other, 1e-12)
+    close(eq.gradient(misfit / 4 - prior * 2), other / 4 - 2 * one, 1e-12)
+    close(eq.gradient(-misfit), -other, 1e-12)
+    v = np.arange(6.0)
+    both = eq.hessian(misfit) @ v / 4 - 2 * (eq.hessian(prior) @ v)
+    close(eq.hessian(misfit / 4 - prior * 2) @ v, both, 1e-12)
+
+
+def test_bad_options_are_refused_at_once():
+    with pytest.raises(mfdeq.ArgumentError, match="instance"):
+        mfdeq.ReducedFunctional(Fold, LOSS)
+    with pytest.raises(mfdeq.ArgumentError, match="no tolerance"):
+        mfdeq.ReducedFunctional(Fold(), LOSS, tolerance=1e-3)

@@ -49,7 +49,7 @@ def inverse_of_lower_part(A):
 
 
 M_OF_USER = {name: inverse_of_lower_part(A) for name, A in MATRICES.items()}
-METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr", "cg", "minres")
+METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr", "cg", "minres")
 PRECONDITIONERS = {
     "none": None,
     "jacobi": mfdeq.Jacobi(),

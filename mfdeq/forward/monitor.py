@@ -86,6 +86,8 @@ class Monitor:
     def reached(self, h: Array, norm: float) -> bool:
         """Whether ||R|| is at its target; near the floor, the floor at this very h."""
         report, backend = self.report, self.problem.backend
+        if not norm < float("inf"):
+            return False
         if norm <= self.rtol * report.scale:
             return True
         # The floor of an earlier iterate, or before there is one what it is like for |A| of 1.
@@ -115,12 +117,14 @@ class Monitor:
         self.done = self.reached(h, norm)
         if self.done:
             return
-        if not norm <= DIVERGED * self.best_norm:
+        if not norm <= DIVERGED * self.best_norm or not norm < float("inf"):
             raise self.failure(f"diverged: ||R|| grew from {self.best_norm:.2e} to {norm:.2e}")
         if report.iterations - self._progress_made >= PATIENCE:
             raise self.failure(f"stalled: no progress in {PATIENCE} iterations")
         if report.iterations >= self.max_iterations:
-            raise self.failure(f"did not converge in {self.max_iterations} iterations")
+            raise self.failure(
+                f"did not converge in {self.max_iterations} iterations (max_iterations allows more)"
+            )
 
     def check_rtol(self) -> None:
         """Raise `ConvergenceError` where an explicit rtol is below what rounding allows."""

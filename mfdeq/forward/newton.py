@@ -55,16 +55,19 @@ def _forcing(last: float, size: float, previous: float, target: float) -> float:
 def _line_search(
     problem: Problem, h: Array, step: Array, size: float, monitor: Monitor
 ) -> tuple[Array, Array, float]:
-    t = 1.0
+    t, nonexistent = 1.0, 0
     for _ in range(HALVINGS):
         trial = h - t * step
         R, trial_size = problem.trial_residual(trial)
         if R is not None and trial_size <= (1.0 - DECREASE * t) * size:
             return trial, R, trial_size
+        nonexistent += R is None
         t *= 0.5
+    where = f"{problem.name}.{problem.model.written}"
     raise monitor.failure(
-        "stalled: no decrease of ||R|| along the Newton step (a fold, no solution for these "
-        "parameters, or a d_state that is not the derivative)"
+        "stalled: no decrease of ||R|| along the Newton step ("
+        + (f"{nonexistent} of {HALVINGS} trial steps gave NaN in {where}; " if nonexistent else "")
+        + "a fold, no solution for these parameters, or a d_state that is not the derivative)"
     )
 
 

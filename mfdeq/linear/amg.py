@@ -12,11 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend, is_sparse, sparse_on_host
+from ..arguments import count
+from ..arrays import Array, Backend, check_block, is_sparse, sparse_on_host
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator, scale_rows
 from .factor import matrix_of
+from .preconditioners import inverse_diagonal
 
 COARSEST = 400  # unknowns of the level that is inverted densely
 METHODS = (None, "smoothed_aggregation", "ruge_stuben")
@@ -48,12 +50,17 @@ class AMG:
             raise ArgumentError(f"AMG method {self.method!r} is none of {METHODS}")
         if self.method == "ruge_stuben" and self.near_nullspace is not None:
             raise ArgumentError("near_nullspace is for smoothed aggregation, not ruge_stuben")
+        count(self.degree, "degree of mfdeq.AMG")
 
     def setup(self, A: Operator) -> Operator:
         """Build the hierarchy of A's matrix."""
         array = matrix_of(A, "mfdeq.AMG()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.AMG() needs a sparse A; for a dense one use mfdeq.Direct()")
+        inverse_diagonal(A.backend, array, "mfdeq.AMG()")  # PyAMG would only print about zeros
+        if (B := self.near_nullspace) is not None:
+            B = Backend.of(B).checked(B, None, "near_nullspace of mfdeq.AMG", ArgumentError)
+            check_block(B, Backend.of(B), A.shape[0], "near_nullspace of mfdeq.AMG")
         levels, coarse = _hierarchy(A, array, self)
         return _Cycle(A, levels, coarse)
 
@@ -147,9 +154,9 @@ def _hierarchy(A: Operator, matrix: Any, options: AMG) -> tuple[list[Level], Arr
         fine, P, R = (
             to_device(part.tocsr().astype(backend.dtype)) for part in (level.A, level.P, level.R)
         )
-        inverse_diagonal = 1.0 / fine.diagonal()
-        largest = largest_eigenvalue(backend, fine, inverse_diagonal)
-        levels.append(Level(fine, P, R, inverse_diagonal, largest, options.degree))
+        inverse = inverse_diagonal(backend, fine, "mfdeq.AMG(), on a coarse level")
+        largest = largest_eigenvalue(backend, fine, inverse)
+        levels.append(Level(fine, P, R, inverse, largest, options.degree))
     coarse = backend.from_host(built.levels[-1].A.toarray())
     return levels, backend.xp.linalg.pinv(coarse)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays import Array, is_sparse, sparse_on_host
+from ..dottest import is_symmetric
 from ..errors import ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
@@ -27,8 +28,9 @@ class Auto:
     Notes
     -----
     Dense A: LU. Sparse A: LU up to 20,000 unknowns, and up to 400,000 where the bandwidth
-    after reverse Cuthill-McKee is at most 3 sqrt(N), as for meshes of a surface; else GMRES
-    with AMG, then with ILU, then LU. Products only: GMRES without a preconditioner.
+    after reverse Cuthill-McKee is at most 3 sqrt(N), as for meshes of a surface; else CG
+    with AMG where A is symmetric, GMRES with AMG, then with ILU, then LU. Products only:
+    GMRES without a preconditioner.
 
     Attributes
     ----------
@@ -55,11 +57,15 @@ class Auto:
             return [(Direct(), f"N = {n} is at most {ALWAYS_DIRECT}")]
         if n <= PLANAR_DIRECT and (width := _bandwidth(array)) <= 3 * n**0.5:
             return [(Direct(), f"N = {n} with a planar-like pattern (bandwidth {width})")]
-        return [
-            (Krylov("gmres", preconditioner=AMG()), f"N = {n}: too large or too dense for LU"),
+        why = f"N = {n}: too large or too dense for LU"
+        found: list[tuple[Solver, str]] = [
+            (Krylov("gmres", preconditioner=AMG()), why),
             (Krylov("gmres", preconditioner=ILU()), "AMG did not do"),
             (Direct(), "no preconditioner did"),
         ]
+        if is_symmetric(A):
+            found.insert(0, (Krylov("cg", preconditioner=AMG()), f"{why}, and A is symmetric"))
+        return found
 
     def say(self, text: str) -> None:
         """Put a choice on record, once."""

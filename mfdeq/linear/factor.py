@@ -16,7 +16,7 @@ from ..operators import Operator
 from ..report import LinearCounts
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
-WORTHLESS = 0.1  # a relative residual at that floor which says that no digit of x is right
+WORTHLESS = 0.1  # a relative residual, or rounding in it, that leaves x less than one digit
 CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
 
 
@@ -95,29 +95,38 @@ class Factor:
             raise ArgumentError("the right-hand side holds NaN or infinity")
         self.exhausted = False
         x = self._attempt(b, rtol, adjoint)
-        # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
-        r = b - A._apply(x) if bool(xp.all(xp.isfinite(x))) else x
+        r = self._residual(A, b, x)
         history = [norm(r)]
         while not bool(xp.all(history[-1] <= rtol * b_norm)):
+            if not bool(xp.all(xp.isfinite(history[-1]))):
+                raise self._unsolved(x, history, b_norm, rtol, adjoint)
             floor = ROUNDING * self.backend.eps * norm(A.abs_apply(x))
             if bool(xp.all(history[-1] <= xp.maximum(floor, rtol * b_norm))):
-                above = xp.astype(history[-1] > rtol * b_norm, xp.int64)
-                self.counts.at_floor += int(xp.sum(above))
-                if (worst := self._worst(history[-1], b_norm)) > WORTHLESS:
-                    raise singular(0.0, f"(a solve leaves {worst:.2g} of its right-hand side)")
+                above = history[-1] > rtol * b_norm
+                self.counts.at_floor += int(xp.sum(xp.astype(above, xp.int64)))
+                noise = xp.maximum(history[-1], floor / ROUNDING)
+                worst = self._worst(xp.where(above, noise, xp.zeros_like(noise)), b_norm)
+                if worst > WORTHLESS:
+                    raise singular(
+                        -math.log10(worst),
+                        f"to working precision (a solve leaves {worst:.1g} of its right-hand side)",
+                    )
                 break
             stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
-            stopped = self.exhausted or len(history) > CORRECTIONS
-            if stopped or stalled or not bool(xp.all(xp.isfinite(history[-1]))):
+            if stalled or self.exhausted or len(history) > CORRECTIONS:
                 raise self._unsolved(x, history, b_norm, rtol, adjoint)
             self.counts.refinements += 1
             x = x + self._attempt(r, max(rtol, 0.01 * self.rtol), adjoint)
-            r = b - A._apply(x)
+            r = self._residual(A, b, x)
             history.append(norm(r))
         if rtol <= self.rtol:  # looser ones were asked for: a Newton step, an estimate
             worst = self._worst(history[-1], b_norm)
             self.counts.worst_residual = max(self.counts.worst_residual, worst)
         return x
+
+    def _residual(self, A: Operator, b: Array, x: Array) -> Array:
+        # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
+        return b - A._apply(x) if bool(self.backend.xp.all(self.backend.xp.isfinite(x))) else x
 
     def _worst(self, r_norm: Array, b_norm: Array) -> float:
         xp = self.backend.xp

@@ -17,7 +17,10 @@ from .factor import Factor, operator_of
 
 SYMMETRIC_ONLY = ("cg", "minres")
 CYCLE = {"gmres": "restart", "lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
-METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr", *SYMMETRIC_ONLY)
+METHODS = (
+    *("gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr"),
+    *SYMMETRIC_ONLY,
+)
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Krylov:
     Parameters
     ----------
     method : str, optional
-        "gmres", "lgmres", "gcrotmk", "bicgstab", "cgs", "tfqmr"; "cg" and "minres" for
-        symmetric A (and "cg" for positive definite A and preconditioner).
+        "gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr"; "cg" and
+        "minres" for symmetric A (and "cg" for definite A and preconditioner). Of these, what
+        the array library has.
     preconditioner : description, LinearOperator or None, optional
         `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, or a LinearOperator of your own that
         approximates A^-1 and has its adjoint.
@@ -90,17 +94,22 @@ class _KrylovFactor(Factor):
         if size == 0.0:
             return self.backend.zeros(*b.shape)
         solver = self.solver
-        method = getattr(self.backend.sparse_linalg, solver.method)
+        method = getattr(self.backend.sparse_linalg, solver.method, None)
+        if method is None:
+            package = self.backend.sparse_linalg.__name__
+            raise ArgumentError(f"{package} has no {solver.method!r}: use 'gmres'")
         known = inspect.signature(method).parameters
-        # scipy's tfqmr leaves the residual itself unpreconditioned: precondition from the right.
-        right = M is not None and solver.method == "tfqmr"
+        # scipy's tfqmr leaves the residual itself unpreconditioned, and its qmr wants M split in
+        # two: precondition from the right.
+        right = M is not None and solver.method in ("tfqmr", "qmr")
         options: dict[str, Any] = {
-            "M": None if right else M,
             # minres has no atol, and older ones say tol.
             "rtol" if "rtol" in known else "tol": rtol,
             "maxiter": solver.max_iterations,
             "callback": self._count,
         }
+        if not right and M is not None:
+            options["M"] = M
         if "atol" in known:
             options["atol"] = 0.0
         if solver.method == "gmres":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Array, is_sparse
-from ..errors import ArgumentError, ModelError
+from ..arguments import at_least
+from ..arrays import Array, Backend, is_sparse
+from ..errors import ArgumentError
 from ..operators import Diagonal, Operator
 from .factor import matrix_of, singular
 
@@ -23,10 +24,8 @@ class Jacobi:
         ArgumentError
             If it has a zero.
         """
-        diagonal = diagonal_of(A, "mfdeq.Jacobi()")
-        if bool(A.backend.xp.any(diagonal == 0)):
-            raise ArgumentError("mfdeq.Jacobi(): the diagonal of A has zeros; use mfdeq.ILU()")
-        return Diagonal(A.backend, 1.0 / diagonal)
+        array = matrix_of(A, "mfdeq.Jacobi()")
+        return Diagonal(A.backend, inverse_diagonal(A.backend, array, "mfdeq.Jacobi()"))
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,10 @@ class ILU:
     drop_tol: float = 1e-4
     fill_factor: float = 10.0
 
+    def __post_init__(self) -> None:
+        at_least(0.0, self.drop_tol, "drop_tol of mfdeq.ILU")
+        at_least(1.0, self.fill_factor, "fill_factor of mfdeq.ILU")
+
     def setup(self, A: Operator) -> Operator:
         """Factorize incompletely.
 
@@ -54,7 +57,7 @@ class ILU:
         """
         array = matrix_of(A, "mfdeq.ILU()")
         if not is_sparse(array):
-            raise ModelError("mfdeq.ILU() needs a sparse A; for a dense one use mfdeq.Direct()")
+            raise ArgumentError("mfdeq.ILU() needs a sparse A; for a dense one use mfdeq.Direct()")
         try:
             ilu = A.backend.sparse_linalg.spilu(
                 array.tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
@@ -76,7 +79,9 @@ class _IncompleteLU(Operator):
         return self.ilu.solve(y, "T")
 
 
-def diagonal_of(A: Operator, needed_by: str) -> Array:
-    """The diagonal of A's matrix."""
-    array = matrix_of(A, needed_by)
-    return array.diagonal() if is_sparse(array) else A.backend.xp.linalg.diagonal(array)
+def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
+    """The entrywise inverse of a matrix's diagonal, or an `ArgumentError` where that has zeros."""
+    diagonal = array.diagonal() if is_sparse(array) else backend.xp.linalg.diagonal(array)
+    if bool(backend.xp.any(diagonal == 0)):
+        raise ArgumentError(f"{needed_by}: the diagonal of A has zeros; use mfdeq.ILU()")
+    return 1.0 / diagonal

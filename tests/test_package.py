@@ -1,0 +1,272 @@
+"""What the package is from outside: cheap to import, complete, documented, at home in scipy."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from case_toy import THETA, Diagonal, N, Toy, V, solved, toy_loss
+from scipy.optimize import minimize
+from scipy.sparse.linalg import (
+    LinearOperator,
+    aslinearoperator,
+    cg,
+    eigsh,
+    gmres,
+    lobpcg,
+    lsmr,
+    minres,
+    svds,
+)
+
+import mfdeq
+
+PUBLIC = """
+    FixedPointModel ResidualModel Linearization Curvature Loss LeastSquares QuadraticPrior
+    solve equilibrium_at Equilibrium ReducedHessian Direct Krylov Neumann AMG ILU Jacobi
+    eigsh ReducedFunctional verify Verification
+    MfdeqError ConvergenceError SingularStateError DerivativeError ModelError
+""".split()  # noqa: SIM905
+
+FOREIGN = ["pyamg", "matplotlib", "jax", "torch", "cupy", "cupyx", "tqdm.auto"]
+
+
+def modules_after(*statements):
+    """The names of the modules that a fresh interpreter has loaded after some statements."""
+    code = "\n".join([*statements, "import json, sys", "print(json.dumps(list(sys.modules)))"])
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(out.stdout.splitlines()[-1]))
+
+
+def test_the_import_is_cheap():
+    bare = modules_after("import mfdeq")
+    assert not {"numpy", "scipy", *FOREIGN} & bare
+    everything = modules_after("import mfdeq", "for name in mfdeq.__all__: getattr(mfdeq, name)")
+    assert not set(FOREIGN) & everything
+    beside = everything - modules_after("import scipy.sparse.linalg")
+    packages = {name.partition(".")[0] for name in beside if not name.startswith("_")}
+    assert packages - sys.stdlib_module_names <= {"mfdeq", "array_api_compat"}
+
+
+def test_a_solve_loads_only_what_it_needs():
+    script = inspect.getsource(mfdeq.FixedPointModel).partition("Examples")[2].partition('"""')[0]
+    lines = [line.strip()[4:] for line in script.splitlines() if line.strip()[:3] in (">>>", "...")]
+    assert len(lines) > 10
+    loaded = modules_after(*lines)
+    assert "scipy.sparse.linalg" in loaded
+    assert not set(FOREIGN) & loaded
+
+
+def test_every_name_is_there_and_lazy():
+    assert set(PUBLIC) <= set(mfdeq.__all__) <= set(dir(mfdeq))
+    for name in mfdeq.__all__:
+        assert getattr(mfdeq, name).__name__ == name
+        assert getattr(mfdeq, name).__module__.startswith("mfdeq.")
+    assert "mfdeq.spectrum" not in modules_after("import mfdeq", "mfdeq.MfdeqError")
+    namespace = {}
+    exec("from mfdeq import *", namespace)
+    assert set(mfdeq.__all__) <= set(namespace)
+    with pytest.raises(AttributeError, match="module 'mfdeq' has no attribute 'slove'"):
+        mfdeq.slove  # noqa: B018
+    assert mfdeq.__version__[0].isdigit()
+    assert (Path(mfdeq.__file__).parent / "py.typed").exists()
+
+
+SIGNATURES = {
+    "solve": "(model, theta, h0=None, *, method='auto', solver='auto', rtol=None, "
+    "max_iterations=None, progress=False)",
+    "equilibrium_at": "(model, theta, state, *, solver='auto')",
+    "Linearization": "(d_state, d_params, curvature=None, second=None)",
+    "Loss": "(value, d_state=None, d_params=None, curvature=None)",
+    "LeastSquares": "(observe, data, weights=1.0)",
+    "verify": "(model, theta, loss=None, h0=None, seed=0, **solve_options)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_signature(name):
+    signature = inspect.signature(getattr(mfdeq, name))
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    assert str(inspect.Signature(plain)) == SIGNATURES[name]
+
+
+def documented(name, item):
+    """The item, and of a class its public members, by their full names."""
+    yield name, item
+    if inspect.isclass(item):
+        for member, value in vars(item).items():
+            if not member.startswith("_") and (callable(value) or hasattr(value, "__get__")):
+                yield f"{name}.{member}", value
+
+
+@pytest.mark.parametrize("name", mfdeq.__all__)
+def test_a_docstring(name):
+    for full, item in documented(name, getattr(mfdeq, name)):
+        assert len(inspect.getdoc(item) or "") > 10, f"{full} has no docstring"
+
+
+def test_the_errors_are_also_what_python_users_expect():
+    for name, base in (
+        ("ArgumentError", ValueError),
+        ("ModelError", ValueError),
+        ("DerivativeError", ValueError),
+        ("ConvergenceError", RuntimeError),
+        ("SingularStateError", ArithmeticError),
+    ):
+        assert issubclass(getattr(mfdeq, name), (mfdeq.MfdeqError, base))
+        assert issubclass(getattr(mfdeq, name), mfdeq.MfdeqError)
+        assert issubclass(getattr(mfdeq, name), base)
+
+
+# The operators among scipy's.
+
+
+def operators_of(eq):
+    H = eq.hessian(toy_loss())
+    found = {
+        "A": eq.state_operator,
+        "inverse": eq.inverse,
+        "B": eq.param_operator,
+        "Z": eq.sensitivity,
+        "T": eq.tangent,
+        "K": H.lagrangian,
+        "H": H,
+        "gauss_newton": H.gauss_newton,
+        "dynamics": H.dynamics,
+        "curvature": eq.curvature(np.ones(N, eq.state.dtype)),
+        "component": eq.component_hessian(1),
+        "slice": eq.second_order_slice(V[:, 0].astype(eq.state.dtype)),
+        **H.terms,
+        **{b: getattr(H.lagrangian, b) for b in ("params_params", "state_params", "state_state")},
+    }
+    return found | {f"{name}.H": op.H for name, op in found.items()}
+
+
+EQUILIBRIA = {
+    "float64": solved(),
+    "float32": mfdeq.solve(Toy(), THETA.astype(np.float32)),
+}
+OPERATORS = {
+    (name, dtype): op for dtype, eq in EQUILIBRIA.items() for name, op in operators_of(eq).items()
+}
+SCALARS = [2, 0.5, np.float64(3), np.float32(1.5), np.int64(2), True]
+
+
+@pytest.mark.parametrize(("name", "dtype"), OPERATORS)
+def test_an_operator_among_scipys(name, dtype):
+    op = OPERATORS[name, dtype]
+    rows, columns = op.shape
+    D = op.toarray()
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(n).astype(dtype) for n in (columns, rows))
+    X, Y = (rng.standard_normal((n, 3)).astype(dtype) for n in (columns, rows))
+    tolerance = 30 * np.finfo(dtype).eps * (np.linalg.norm(D) + 1)
+
+    def close(found, expected, dtype=dtype):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, rtol=0, atol=30 * tolerance)
+
+    assert isinstance(op, LinearOperator)
+    assert aslinearoperator(op) is op
+    assert op.dtype == D.dtype == dtype
+    assert repr(op).startswith(f"<{rows}x{columns} ")
+
+    for found, expected in (
+        (op @ x, D @ x),
+        (op @ X, D @ X),
+        (op * x, D @ x),
+        (op(x), D @ x),
+        (op.dot(X), D @ X),
+        (op.matvec(x), D @ x),
+        (op.matvec(x[:, None]), D @ x[:, None]),
+        (op.matmat(X), D @ X),
+        (op.rmatvec(y), D.T @ y),
+        (op.rmatmat(Y), D.T @ Y),
+        (op.H @ Y, D.T @ Y),
+        (op.T @ y, D.T @ y),
+        (op.H.H @ X, D @ X),
+        (op.T.T @ X, D @ X),
+        (y @ op, y @ D),
+        (Y.T @ op, Y.T @ D),
+        (op @ X[:, :0], D @ X[:, :0]),
+        (-op @ X, -D @ X),
+        ((op + op) @ X, 2 * D @ X),
+        ((op - 2 * op) @ X, -D @ X),
+        ((op.H @ op) @ X, D.T @ (D @ X)),
+        ((op @ op.H).H @ Y, D @ (D.T @ Y)),
+    ):
+        close(found, expected)
+    for scalar in SCALARS:
+        for scaled in (scalar * op, op * scalar):
+            assert scaled.dtype == dtype
+            close(scaled @ X, float(scalar) * D @ X)
+            close(scaled.H @ Y, float(scalar) * D.T @ Y)
+
+    F = rng.standard_normal((rows, columns)).astype(dtype)
+    G = rng.standard_normal((columns, 4)).astype(dtype)
+    Q = rng.standard_normal((4, 2)).astype(dtype)
+    foreign, after, before = (aslinearoperator(M) for M in (F, G, G.T))
+    for found, expected in (
+        ((op + foreign) @ X, (D + F) @ X),
+        ((foreign + op) @ X, (D + F) @ X),
+        ((op - foreign) @ x, (D - F) @ x),
+        ((foreign - op) @ x, (F - D) @ x),
+        ((op + foreign).H @ Y, (D + F).T @ Y),
+        ((op @ after) @ Q, D @ G @ Q),
+        ((op @ after).H @ Y, G.T @ (D.T @ Y)),
+        ((before @ op.H) @ Y, G.T @ (D.T @ Y)),
+        (op.H.dot(foreign) @ X, D.T @ (F @ X)),
+    ):
+        close(found, expected)
+    if rows == columns:
+        close((op**2) @ X, D @ (D @ X))
+    with pytest.raises(ValueError, match="Scalar operands are not allowed"):
+        op @ 2.0
+    imaginary = 1j * op
+    np.testing.assert_allclose(imaginary @ x, 1j * (D @ x), atol=30 * tolerance)
+
+
+SIZE = 60
+WEIGHTS = np.linspace(1.0, 4.0, SIZE)
+MISFIT = mfdeq.LeastSquares(np.arange(SIZE), np.ones(SIZE), WEIGHTS)
+DIAGONAL = Diagonal(SIZE).solved()
+HESSIAN = DIAGONAL.hessian(MISFIT)  # Z = 2 I, so that it is 4 diag(WEIGHTS)
+
+
+def test_eigenvalues_by_scipy():
+    np.testing.assert_allclose(eigsh(HESSIAN, k=3)[0], 4 * WEIGHTS[-3:], rtol=1e-9)
+    start = np.random.default_rng(0).standard_normal((SIZE, 3))
+    values, _ = lobpcg(HESSIAN, start, tol=1e-8, maxiter=200)
+    np.testing.assert_allclose(values, 4 * WEIGHTS[:-4:-1], rtol=1e-9)
+    np.testing.assert_allclose(svds(DIAGONAL.sensitivity, k=2)[1], [2, 2], rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [gmres, cg, minres])
+def test_solves_by_scipy(method):
+    b = np.random.default_rng(0).standard_normal(SIZE)
+    x, info = method(HESSIAN, b, rtol=1e-10)
+    assert info == 0
+    np.testing.assert_allclose(x, b / (4 * WEIGHTS), rtol=1e-7, atol=1e-8)
+    x, info = method(DIAGONAL.state_operator, b, M=DIAGONAL.inverse, rtol=1e-10)
+    assert info == 0
+    np.testing.assert_allclose(x, 2 * b, rtol=1e-9)
+
+
+def test_least_squares_by_scipy():
+    b = np.random.default_rng(0).standard_normal(SIZE)
+    np.testing.assert_allclose(lsmr(DIAGONAL.sensitivity, b, atol=1e-12)[0], b / 2, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["Newton-CG", "trust-ncg", "trust-krylov", "L-BFGS-B"])
+def test_minimize(method):
+    functional = mfdeq.ReducedFunctional(Diagonal(SIZE), MISFIT)
+    options = {} if method == "L-BFGS-B" else {"hessp": functional.hessp}
+    found = minimize(
+        functional.value, np.zeros(SIZE), jac=functional.gradient, method=method, **options
+    )
+    assert found.success
+    np.testing.assert_allclose(found.x, 0.5, atol=1e-4)
+    assert functional.solves <= found.nfev + 1

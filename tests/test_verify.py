@@ -1,0 +1,89 @@
+"""How a verification reads, and what it says when it cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import build, given_as
+
+import mfdeq
+from mfdeq.taylor import FAIL, INCONCLUSIVE, PASS, judge
+
+STEPS = [4.0**-k for k in range(8)]
+
+
+def test_a_table_with_a_verdict():
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Direct())
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["check", "verdict", "figure", "threshold"]
+    assert lines[-1] == "verdict: PASS"
+    assert len(lines) == len(found.checks) + 2
+    assert found.notes == []
+    found.raise_if_failed()
+
+
+def test_what_is_not_given_is_not_passed_over_in_silence():
+    case = given_as(build("smooth"), "without_second")
+    found = mfdeq.verify(case.model, case.params, case.loss)
+    assert "not given, not checked: second" in str(found)
+
+
+def test_the_first_failure_is_pointed_at():
+    model = build("smooth").model
+
+    class Wrong(type(model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+            return mfdeq.Linearization(1.01 * right.d_state, right.d_params, right.curvature)
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(model.__dict__)
+    found = mfdeq.verify(wrong, build("smooth").params)
+    assert not found
+    assert found.verdict == FAIL
+    assert "look first at: d_state" in str(found)
+    with pytest.raises(mfdeq.DerivativeError, match="d_state"):
+        found.raise_if_failed()
+
+
+def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
+    class Never(mfdeq.FixedPointModel):
+        state_size = param_size = 1
+
+        def map(self, h, theta):
+            return h * h + theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(np.diag(2 * h), np.eye(1))
+
+    found = mfdeq.verify(Never(), np.ones(1))
+    assert found.verdict == INCONCLUSIVE
+    assert not found
+    found.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("remainder", "verdict"),
+    [
+        (lambda t: t**2, PASS),
+        (lambda t: t**3 + 1e-13, PASS),
+        (lambda t: t**2 + 1e-3 * t, FAIL),
+        (lambda t: 0.1 * t, FAIL),
+        (lambda t: t**1.5, INCONCLUSIVE),
+        (lambda t: 1e-13, PASS),
+        (lambda t: 0.0, PASS),
+        (lambda t: float("nan"), INCONCLUSIVE),
+    ],
+)
+def test_remainders_are_judged_by_their_slope(remainder, verdict):
+    remainders = [remainder(t) for t in STEPS]
+    found, figure, threshold, detail = judge(2, STEPS, remainders, STEPS, 1e-13, 1.0, 1e-3)
+    assert found == verdict, detail
+    if verdict == PASS:
+        assert figure >= threshold or figure <= 1e-3
+
+
+def test_noise_that_hides_the_term_is_inconclusive():
+    found, *_ = judge(2, STEPS, [1e-3] * 8, [1e-3 * t for t in STEPS], 1e-3, 1e-3, 1e-3)
+    assert found == INCONCLUSIVE
