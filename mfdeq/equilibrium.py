@@ -24,6 +24,8 @@ from .model import Linearization, Model
 from .operators import Operator, Stacked
 from .report import SolveReport
 
+NO_DIGITS = 1e-2  # floor over scale, from where a residual at the floor says little
+
 
 def solve(
     model: Model,
@@ -145,7 +147,12 @@ def _equilibrium(
         + ("the rounding floor" if report.limited_by == "floor" else "rtol times the scale")
         + f" ({report.digits:.1f} digits)"
     )
-    return Equilibrium(problem, h, linearized, linear, report)
+    eq = Equilibrium(problem, h, linearized, linear, report)
+    if report.floor > NO_DIGITS * report.scale:
+        # Rounding is as large as the residual of the start: either that was the solution, or
+        # the state has run away along a null vector of A, where any R is within rounding.
+        _ = eq.factor
+    return eq
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:

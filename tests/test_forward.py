@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from cases import CASES, SINGLE, build, close
 from scipy.sparse.linalg import LinearOperator
+from scipy.special import expit
 
 import mfdeq
 
@@ -348,3 +349,51 @@ def test_nan_along_the_way_is_named():
 
     with pytest.raises(mfdeq.ConvergenceError, match=r"trial steps gave NaN in Edge.map"):
         mfdeq.solve(Edge(), np.ones(2), method="newton")
+
+
+class Aquifer(mfdeq.ResidualModel):
+    """Water under flat ground at z = 0, closed at the rim: only drains at the surface hold it."""
+
+    n = 12
+    state_size = n * n
+    param_size = 1
+
+    def __init__(self):
+        second = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(self.n, self.n)).tolil()
+        second[0, 0] = second[-1, -1] = 1.0
+        eye = sp.identity(self.n)
+        self.laplacian = (sp.kron(second, eye) + sp.kron(eye, second)).tocsr()
+
+    def residual(self, h, theta):
+        drained = 1e-7 * 0.5 * np.logaddexp(0, h / 0.5)
+        return np.exp(theta[0]) * (self.laplacian @ h) + drained - 1e-8
+
+    def linearize(self, h, theta):
+        drain = 1e-7 * expit(h / 0.5)
+        conducted = np.exp(theta[0]) * (self.laplacian @ h)
+        return mfdeq.Linearization(
+            (np.exp(theta[0]) * self.laplacian + sp.diags(drain)).tocsr(),
+            sp.csr_matrix(conducted[:, None]),
+            lambda lam: mfdeq.Curvature(
+                params_params=np.array([[lam @ conducted]]),
+                state_params=np.exp(theta[0]) * (self.laplacian @ lam)[:, None],
+                state_state=sp.diags(lam * drain * (1 - drain / 1e-7) / 0.5).tocsr(),
+            ),
+        )
+
+
+SOLVERS_ON_WATER = (mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG()), "auto")
+
+
+@pytest.mark.parametrize("solver", SOLVERS_ON_WATER, ids=str)
+def test_a_dry_start_without_active_drains_is_a_typed_error_or_right(solver):
+    """A is singular there to 1e-59: a step is anything along the constants."""
+    theta = np.full(1, np.log(1e-6))
+    wet = mfdeq.solve(Aquifer(), theta, solver=solver)
+    close(wet.state, np.full(144, 0.5 * np.log(np.expm1(0.2))), 1e-6)  # each cell drains its rain
+    try:
+        eq = mfdeq.solve(Aquifer(), theta, np.full(144, -60.0), solver=solver)
+    except (mfdeq.SingularStateError, mfdeq.ConvergenceError) as error:
+        assert np.all(np.isfinite(error.best))  # noqa: PT017
+    else:
+        close(eq.state, wet.state, 1e-6)

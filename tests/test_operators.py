@@ -196,7 +196,7 @@ def test_products_of_an_inexact_equilibrium_were_tested():
     for case in EVERY[:9]:
         exact = equilibrium(case)
         state = exact.state * (1 + 1e-6)
-        moved = mfdeq.equilibrium_at.__globals__["Equilibrium"](
+        moved = mfdeq.Equilibrium(
             exact.problem, state, exact.problem.linearize(state), exact.solver, mfdeq.SolveReport()
         )
         v = direction(case)
