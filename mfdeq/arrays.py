@@ -141,7 +141,8 @@ class Backend:
 
     def column_norms(self, x: Array) -> Array:
         """Euclidean norm of each column of (n, k), or of an (n,) vector."""
-        return self.xp.linalg.vector_norm(x, axis=0)
+        with self.quiet():
+            return self.xp.linalg.vector_norm(x, axis=0)
 
     def vector(self, x: Array, size: int, name: str) -> Array:
         """`x` as a fresh, finite (size,) array of this backend, or a `ModelError` naming it."""
@@ -203,8 +204,11 @@ def is_sparse(x: Any) -> bool:
 
 
 def sparse_on_host(x: Any) -> Any:
-    """A sparse matrix as scipy's CSR: an explicit transfer where it is cupy's."""
-    return (x if scipy.sparse.issparse(x) else x.get()).tocsr()
+    """A sparse matrix as scipy's csr_matrix: an explicit transfer where it is cupy's.
+
+    Not csr_array, which PyAMG takes only from 5.3 on.
+    """
+    return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
 
 
 def is_dense(x: Any) -> bool:

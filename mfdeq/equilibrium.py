@@ -347,7 +347,8 @@ class Equilibrium:
         if getattr(w, "shape", ()) != () or isinstance(w, (list, tuple)):
             return self._state_vector(w, "w")
         try:
-            index = None if isinstance(w, bool) else operator.index(w)
+            is_bool = isinstance(w, bool) or str(getattr(w, "dtype", "")) == "bool"
+            index = None if is_bool else operator.index(w)
         except TypeError:
             index = None
         if index is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -343,7 +342,9 @@ def _kept(x: Any, name: str) -> Any:
 
 def _own(matrix: Any) -> Any:
     """A copy that the caller cannot change; an operator as it is."""
-    return matrix if hasattr(matrix, "matvec") else copy.deepcopy(matrix)
+    if is_dense(matrix):
+        return Backend.of(matrix).xp.asarray(matrix, copy=True)
+    return matrix.copy() if is_sparse(matrix) else matrix
 
 
 def _moved(x: Array) -> Array:

@@ -11,6 +11,7 @@ from pathlib import Path
 import array_api_strict as strict
 import numpy as np
 import pytest
+from array_api_compat import numpy as compat
 
 import mfdeq
 from mfdeq.arrays import Backend, check_block
@@ -27,7 +28,7 @@ class Place:
     """A device of array_api_strict, or the host."""
 
     def __init__(self, name):
-        self.xp = np if name == "numpy" else strict
+        self.xp = compat if name == "numpy" else strict
         self.device = "cpu" if name == "numpy" else strict.Device(name)
 
     def __call__(self, x):
@@ -36,10 +37,11 @@ class Place:
 
     def back(self, x):
         """An array from there, on the host; it must have been there."""
-        if self.xp is np:
+        if self.xp is compat:
             return x
         assert x.device == self.device
-        return np.asarray(x.to_device(strict.Device("CPU_DEVICE")))
+        # Entry by entry: nothing else leaves that device under every numpy.
+        return np.reshape([float(x[i]) for i in np.ndindex(*x.shape)], x.shape)
 
 
 HOST = Place("numpy")

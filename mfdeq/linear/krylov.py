@@ -122,12 +122,17 @@ class _KrylovFactor(Factor):
                 options["maxiter"] = -(-solver.max_iterations // length)
         # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
         with self.backend.quiet():  # a breakdown divides by zero; the true residual tells
+            self._iterate = self.backend.zeros(*b.shape)
+        with self.backend.quiet():  # of a breakdown, which the true residual shows
             x, info = method(A @ M if right else A, b / size, **options)
+        if callable(x):  # what scipy 1.12's bicg returns on breakdown
+            x = self._iterate
         self.exhausted |= info > 0
         return size * (M @ x if right else x)
 
-    def _count(self, _: Any) -> None:
+    def _count(self, iterate: Any) -> None:
         self.counts.iterations += 1
+        self._iterate = iterate
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if self.M is None:
