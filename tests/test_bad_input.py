@@ -25,6 +25,12 @@ from mfdeq import ArgumentError, DerivativeError, ModelError
 
 LOSS = toy_loss()
 EQ = solved()
+SINGLE = mfdeq.solve(Toy(), THETA.astype(np.float32))
+SINGLE_OF_SHAPE = {
+    (N, N): SINGLE.state_operator,
+    (N, P): SINGLE.sensitivity,
+    (P, P): SINGLE.hessian(LOSS),
+}
 
 
 def hessian(**spoil):
@@ -200,6 +206,7 @@ BAD_MATRICES = {
     "complex": (lambda A: A + 0j, "dtype complex128; a real array was expected"),
     "complex operator": (lambda A: aslinearoperator(A + 0j), "dtype complex128"),
     "single": (lambda A: A.astype(np.float32), "float32, less precise"),
+    "single operator of ours": (lambda A: SINGLE_OF_SHAPE[A.shape], "float32, less precise"),
     "short": (lambda A: A[:-1], r"has shape .* was expected"),
     "sparse short": (lambda A: csr_array(A[:-1]), r"has shape .* was expected"),
     "short operator": (lambda A: aslinearoperator(A[:-1]), r"has shape .* was expected"),

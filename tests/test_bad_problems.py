@@ -75,7 +75,7 @@ FITTING.remove(("direct", "products"))
 @pytest.mark.parametrize("matrix", SINGULAR)
 def test_a_singular_state_operator(matrix, solver, form, consistent):
     A = SINGULAR[matrix]
-    b = _rng.standard_normal(n)
+    b = np.random.default_rng(1).standard_normal(n)
     model = Linear(FORMS[form](A), A @ b if consistent else b)
     loss = mfdeq.Loss(lambda h, theta: h.sum(), d_state=lambda h, theta: A.T @ np.ones(n))
     with pytest.raises((SingularStateError, ConvergenceError)) as caught:
