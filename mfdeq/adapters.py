@@ -42,25 +42,21 @@ def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str)
 
 
 def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Any:
+    if is_dense(given):
+        return backend.checked(given, shape, name)
     if tuple(given.shape) != shape:
         raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
     backend.check_dtype(given.dtype, name)
-    if (
-        is_sparse(given)
-        and type(given).__module__.partition(".")[0] != (backend.sparse.__name__.partition(".")[0])
-    ):
+    if type(given).__module__.partition(".")[0] != backend.sparse.__name__.partition(".")[0]:
         raise ModelError(
             f"{name} is a {type(given)}; a matrix of {backend.sparse.__name__} was expected: "
             "nothing is moved between host and device"
         )
-    if is_sparse(given) and given.format not in ("csr", "csc"):
-        given = given.tocsr()
-    # A copy (astype's, of a sparse matrix): a model that refills its buffers changes nothing here.
-    array = backend.asarray(given if is_sparse(given) else backend.xp.asarray(given, copy=True))
-    values = array.data if is_sparse(array) else array
-    if not bool(backend.xp.all(backend.xp.isfinite(values))):
+    # astype's copy: a model that refills its buffers changes nothing here.
+    matrix = backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
+    if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
         raise ModelError(f"{name} holds NaN or infinity")
-    return array
+    return matrix
 
 
 class FromUser(Operator):

@@ -342,9 +342,11 @@ def _kept(x: Any, name: str) -> Any:
 
 def _own(matrix: Any) -> Any:
     """A copy that the caller cannot change; an operator as it is."""
-    if is_dense(matrix):
+    if hasattr(matrix, "matvec"):
+        return matrix
+    if is_dense(matrix) and not hasattr(matrix, "copy"):  # which the standard does not have
         return Backend.of(matrix).xp.asarray(matrix, copy=True)
-    return matrix.copy() if is_sparse(matrix) else matrix
+    return matrix.copy() if hasattr(matrix, "copy") else matrix
 
 
 def _moved(x: Array) -> Array:

@@ -206,6 +206,7 @@ BAD_MATRICES = {
     "complex": (lambda A: A + 0j, "dtype complex128; a real array was expected"),
     "complex operator": (lambda A: aslinearoperator(A + 0j), "dtype complex128"),
     "single": (lambda A: A.astype(np.float32), "float32, less precise"),
+    "masked": (lambda A: np.ma.masked_array(A, mask=A.flat[0] == A), "masked"),
     "single operator of ours": (lambda A: SINGLE_OF_SHAPE[A.shape], "float32, less precise"),
     "short": (lambda A: A[:-1], r"has shape .* was expected"),
     "sparse short": (lambda A: csr_array(A[:-1]), r"has shape .* was expected"),

@@ -11,6 +11,7 @@ from ..operators import Operator
 from ..report import LinearCounts
 from .factor import Factor, operator_of
 
+PATIENCE = 500  # iterations without a tenth of a percent of progress that are called a stall
 PROBE = 20  # applications of J before and during the estimate of its spectral radius
 
 
@@ -67,10 +68,15 @@ class _NeumannFactor(Factor):
         norm, xp = self.backend.column_norms, self.backend.xp
         limit = rtol * norm(b)
         x, r = self.backend.zeros(*b.shape), b
-        for _ in range(self.max_iterations):
+        earlier = norm(r)
+        for k in range(1, self.max_iterations + 1):
             r_norm = norm(r)
             if bool(xp.all(r_norm <= limit)) or not bool(xp.all(xp.isfinite(r_norm))):
                 break
+            if k % PATIENCE == 0:
+                if bool(xp.any((r_norm > limit) & (r_norm > 0.999 * earlier))):
+                    break
+                earlier = r_norm
             x = x + r
             r = r - A._apply(r)
             self.counts.iterations += 1
