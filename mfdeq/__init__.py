@@ -30,6 +30,7 @@ _HOME = {
     "AMG": "linear",
     "ILU": "linear",
     "Jacobi": "linear",
+    "Approximate": "linear",
     "eigsh": "spectrum",
     "Eigenpairs": "spectrum",
     "ReducedFunctional": "optimize",

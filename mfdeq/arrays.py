@@ -76,6 +76,11 @@ class Backend:
         return float(self.xp.finfo(self.dtype).eps)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return 8 if self.dtype == self.xp.float64 else 4
+
+    @property
     def default_rtol(self) -> float:
         """The relative residual a linear solve aims at where nobody says: 1e-10, float32 1e-5."""
         return 1e-10 if self.dtype == self.xp.float64 else 1e-5
@@ -142,7 +147,15 @@ class Backend:
     def column_norms(self, x: Array) -> Array:
         """Euclidean norm of each column of (n, k), or of an (n,) vector."""
         with self.quiet():
-            return self.xp.linalg.vector_norm(x, axis=0)
+            return self.xp.sqrt(self.column_dots(x, x))
+
+    def column_dots(self, x: Array, y: Array) -> Array:
+        """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
+        # Not in the standard, but numpy and cupy have it, and it makes no temporary.
+        einsum = getattr(self.xp, "einsum", None)
+        if x.ndim == 1 or x.shape[1] == 1 or einsum is None:
+            return self.xp.vecdot(x, y, axis=-x.ndim)  # of the standard, negative only
+        return einsum("ij,ij->j", x, y)
 
     def vector(self, x: Array, size: int, name: str) -> Array:
         """`x` as a fresh, finite (size,) array of this backend, or a `ModelError` naming it."""
@@ -203,12 +216,24 @@ def is_sparse(x: Any) -> bool:
     )
 
 
+def stored_bytes(x: Any) -> int:
+    """Memory of a sparse matrix or an array; 0 of anything else."""
+    if is_sparse(x):
+        return int(sum(part.nbytes for part in (x.data, x.indices, x.indptr)))
+    return int(getattr(x, "nbytes", 0))
+
+
 def sparse_on_host(x: Any) -> Any:
     """A sparse matrix as scipy's csr_matrix: an explicit transfer where it is cupy's.
 
     Not csr_array, which PyAMG takes only from 5.3 on.
     """
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
+
+
+def array_on_host(x: Array) -> Any:
+    """An array as numpy's: an explicit transfer where it is cupy's."""
+    return x.get() if hasattr(x, "get") else x
 
 
 def is_dense(x: Any) -> bool:

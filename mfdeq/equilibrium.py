@@ -16,7 +16,7 @@ from .curvature import CurvatureOperator
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
-from .linear import Auto, Factor, Solver
+from .linear import Auto, Factor, Reused
 from .linear.factor import check_solver
 from .linearized import Linearized, Problem
 from .losses import LossBase
@@ -82,12 +82,12 @@ def solve(
     problem = Problem(model, theta, h0)
     if method not in ("auto", *METHODS):
         raise ArgumentError(f"method is {method!r}; 'auto', {', '.join(METHODS)} were expected")
-    linear = _solver(solver)
+    linear = reused_solver(solver)
     start = problem.start(h0)
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
-        report = SolveReport(method=name, solver=_described(solver), choices=[*report.choices])
+        report = SolveReport(method=name, solver=_described(linear), choices=[*report.choices])
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
         limit = MAX_ITERATIONS[name] if max_iterations is None else max_iterations
@@ -123,8 +123,8 @@ def equilibrium_at(
         If ||R|| there is above what `solve` asks for by default.
     """
     problem = Problem(model, theta, state)
-    linear = _solver(solver)
-    report = SolveReport(method="none (state given)", solver=_described(solver))
+    linear = reused_solver(solver)
+    report = SolveReport(method="none (state given)", solver=_described(linear))
     monitor = Monitor(problem, None, 1, report)
     h = problem.backend.vector(state, problem.state_size, "state")
     monitor.set_scale(h)
@@ -135,7 +135,7 @@ def equilibrium_at(
 
 
 def _equilibrium(
-    problem: Problem, h: Array, linear: Solver, report: SolveReport, monitor: Monitor
+    problem: Problem, h: Array, linear: Reused, report: SolveReport, monitor: Monitor
 ) -> Equilibrium:
     linearized = problem.linearize(h)
     monitor.set_floor(linearized.A, h)
@@ -169,15 +169,19 @@ def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, 
     ]
 
 
-def _solver(solver: Any) -> Solver:
+def reused_solver(solver: Any) -> Reused:
+    """What `solver` says, with its factor kept along a path."""
+    if isinstance(solver, Reused):
+        return solver
     if isinstance(solver, str) and solver == "auto":
-        return Auto()
+        return Reused(Auto())
     check_solver(solver)
-    return solver
+    return Reused(solver)
 
 
-def _described(solver: Any) -> str:
-    return "solver chosen at the first solve" if solver == "auto" else f"{solver}"
+def _described(linear: Reused) -> str:
+    chosen_later = isinstance(linear.solver, Auto)
+    return "solver chosen at the first solve" if chosen_later else f"{linear.solver}"
 
 
 class Equilibrium:
@@ -202,7 +206,7 @@ class Equilibrium:
         problem: Problem,
         state: Array,
         linearized: Linearized,
-        solver: Solver,
+        solver: Reused,
         report: SolveReport,
     ) -> None:
         self.problem = problem
@@ -235,7 +239,7 @@ class Equilibrium:
         SingularStateError
             Where A is singular to working precision.
         """
-        factor = self.solver.setup(self.state_operator, self.report.linear)
+        factor = self.solver.settle(self.state_operator, self.report.linear)
         self.report.solver = factor.name
         self.report.choices += [
             c for c in getattr(self.solver, "choices", []) if c not in self.report.choices

@@ -10,13 +10,18 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from .arguments import fraction
 from .arrays import Array, check_block
 from .curvature import CurvatureOperator, add_curvatures
+from .errors import ConvergenceError
 from .losses import LossBase
 from .operators import Operator, SelfAdjoint, columnwise
 
 if TYPE_CHECKING:
     from .equilibrium import Equilibrium
+
+LOOSEST = 0.1  # relative residual of an inner solve, however rough a product may be
+LOOSEN_BELOW = 0.03  # of the error allowed, under which the next product is solved more loosely
 
 
 class Reduced(SelfAdjoint):
@@ -45,8 +50,24 @@ class Reduced(SelfAdjoint):
     def _apply(self, x: Array) -> Array:
         return self._product._apply(x)
 
-    def with_error(self, v: Array) -> tuple[Array, Array]:
+    def to_accuracy(self, rtol: float) -> InexactReduced:
+        """The same operator with products only as accurate as asked for, and no dearer.
+
+        Parameters
+        ----------
+        rtol : float
+            Estimated relative error of each column of a product.
+        """
+        return InexactReduced(self, rtol)
+
+    def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
         """The product with v, and an estimate of the error in it, both of the shape of v.
+
+        Parameters
+        ----------
+        v : (P,) or (P, k) array
+        rtol : float, optional
+            Relative true residual of the two inner solves; by default the factor's.
 
         Notes
         -----
@@ -56,11 +77,12 @@ class Reduced(SelfAdjoint):
         difference is the estimate; norms are not used, they overestimate by orders.
         """
         eq = self.eq
-        A, B, M = eq.state_operator, eq.param_operator, eq.factor.approximate
+        A, B, factor = eq.state_operator, eq.param_operator, eq.factor
+        M = factor.approximate
         v = check_block(v, self.backend, self.shape[1], "the operand")
-        z = eq.sensitivity._apply(v)
+        z = factor.solve(B._apply(v), rtol=rtol)
         a_theta, a_h = self._split(self.K, v, z)
-        w = eq.inverse._apply_adjoint(a_h)
+        w = factor.solve_adjoint(a_h, rtol=rtol)
         product = a_theta + B._apply_adjoint(w)
 
         A, B = eq.corrected.A, eq.corrected.B
@@ -71,6 +93,51 @@ class Reduced(SelfAdjoint):
 
     def _split(self, K: CurvatureOperator, v: Array, z: Array) -> tuple[Array, Array]:
         return K.split(K._apply(self.backend.xp.concat([v, z], axis=0)))
+
+
+class InexactReduced(SelfAdjoint):
+    """T' K T with products to a given relative accuracy, by inner solves as loose as that allows.
+
+    The error of every product is estimated (`Reduced.with_error`), by one more application of the
+    factor; the tolerance of the inner solves follows it. Symmetric to that accuracy only.
+
+    Parameters
+    ----------
+    exact : Reduced
+    rtol : float
+    """
+
+    def __init__(self, exact: Reduced, rtol: float) -> None:
+        super().__init__(exact, exact.shape)
+        self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
+        self.inner = max(0.1 * self.rtol, exact.eq.factor.rtol)
+
+    def _apply(self, x: Array) -> Array:
+        tightest = self.exact.eq.factor.rtol
+        while True:
+            product, error = self.exact.with_error(x, rtol=self.inner)
+            worst = self._relative(error, product)
+            if worst <= self.rtol:
+                if worst < LOOSEN_BELOW * self.rtol:
+                    self.inner = min(10.0 * self.inner, LOOSEST)
+                return product
+            if self.inner <= tightest:
+                raise ConvergenceError(
+                    f"a product has an estimated relative error of {worst:.1e}, above the "
+                    f"{self.rtol:.1e} asked for, with the inner solves at {tightest:.1e}: the "
+                    "accuracy of the state or of the adjoint limits it. Solve for the state with "
+                    "a smaller rtol",
+                    best=product,
+                    report=self.exact.eq.report,
+                )
+            self.inner = max(tightest, self.inner * min(0.3 * self.rtol / worst, 0.1))
+
+    def _relative(self, error: Array, product: Array) -> float:
+        xp, norms = self.backend.xp, self.backend.column_norms
+        sizes, errors = norms(product), norms(error)
+        safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        relative = xp.where(errors > 0, errors / safe, xp.zeros_like(errors))
+        return float(xp.max(relative)) if error.size else 0.0
 
 
 class ReducedHessian(Reduced):

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from .arrays import Array, Backend
-from .equilibrium import Equilibrium, solve
+from .equilibrium import Equilibrium, reused_solver, solve
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .hessian import ReducedHessian
 from .losses import LossBase
@@ -60,7 +60,9 @@ class ReducedFunctional:
             raise ArgumentError(f"mfdeq.solve has no {', '.join(sorted(unknown))}")
         self.model, self.loss = model, loss
         self.on_failure = on_failure
-        self.solve_options = solve_options
+        # One for all solves: what was set up at one theta preconditions the next.
+        linear = reused_solver(solve_options.get("solver", "auto"))
+        self.solve_options = {**solve_options, "solver": linear}
         self.solves = 0
         self._start = None if h0 is None else _copy(h0, "h0")
         self._equilibrium: Equilibrium | None = None

@@ -32,6 +32,11 @@ class LinearCounts:
         Columns accepted at the rounding floor c eps || |A||x| ||, above their tolerance.
     seconds : float
         Wall time in set-ups and solves.
+    bytes : int
+        Memory that the factor set up last holds: LU, incomplete LU or multigrid levels.
+    history : list of float
+        Relative residuals of the last iterative solve by its own recurrence, of the worst
+        column, iteration by iteration.
     """
 
     setups: int = 0
@@ -43,6 +48,8 @@ class LinearCounts:
     worst_residual: float = 0.0
     at_floor: int = 0
     seconds: float = 0.0
+    bytes: int = 0
+    history: list[float] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
@@ -149,6 +156,7 @@ class SolveReport:
 def _counted(counts: LinearCounts) -> str:
     return (
         f"{counts.setups} set-ups, {counts.solves} solves and {counts.adjoint_solves} adjoint "
-        f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s), "
+        f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s, "
+        f"factor of {counts.bytes / 2**20:.1f} MiB), "
         f"worst relative residual {counts.worst_residual:.1e}"
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from case_toy import THETA, Diagonal, N, P, Toy, operator, solved, toy_loss
 from refusing import refused, table
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, identity
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import mfdeq
@@ -77,17 +77,41 @@ ARGUMENTS = table(
             (mfdeq.Krylov, "rtol", (0, -1, 2, np.nan, "x")),
             (mfdeq.Krylov, "max_iterations", (0, 1.5, "x")),
             (mfdeq.Krylov, "restart", (0, -3, "x")),
+            (mfdeq.Krylov, "block", (0, -1, 1.5, True, "x")),
+            (mfdeq.Krylov, "recycle", (-1, 2.5, True, "x")),
             (mfdeq.Direct, "rtol", (0, -1, 2, np.nan, "x")),
             (mfdeq.Neumann, "rtol", (0, 2, "x")),
             (mfdeq.Neumann, "max_iterations", (0, "x")),
             (mfdeq.ILU, "drop_tol", (-1, np.nan, "x")),
             (mfdeq.ILU, "fill_factor", (0, -1, np.inf, "x")),
             (mfdeq.AMG, "degree", (0, -1, 1.5, "x")),
+            (mfdeq.AMG, "block_size", (0, -2, 1.5, True, "x")),
         )
         for bad in values
     ],
     ("amg method", lambda: mfdeq.AMG("classical"), "'classical' is none of"),
-    ("amg nullspace", lambda: mfdeq.AMG("ruge_stuben", near_nullspace=ONE), "smoothed aggreg"),
+    *[
+        (f"recycle with {method}", lambda method=method: mfdeq.Krylov(method, recycle=3),
+         f"recycle is for 'gmres', not '{method}'")
+        for method in ("cg", "minres", "gcrotmk")
+    ],
+    *[
+        (f"recycle with {M}", lambda M=M: mfdeq.Krylov(preconditioner=M, recycle=3).setup(
+            identity(N, format="csr")), r"recycle needs .* give mfdeq.AMG\(levels='float64'\)")
+        for M in (mfdeq.AMG(), mfdeq.AMG("ruge_stuben"), mfdeq.AMG(levels="float32"))
+    ],
+    ("amg levels", lambda: mfdeq.AMG(levels="float16"), "levels 'float16' .* none of .*'float32'"),
+    *[
+        (f"amg {field}, {method}", lambda method=method, field=field, given=given:
+         mfdeq.AMG(method, **{field: given}), f"{field} is for smoothed aggregation, not {method}")
+        for method in ("ruge_stuben", "air")
+        for field, given in (("block_size", 2), ("near_nullspace", ONE))
+    ],
+    (
+        "amg block size",
+        lambda: preconditioned(mfdeq.AMG(block_size=2)),
+        "block_size 2 of mfdeq.AMG does not divide N = 3",
+    ),
     (
         "amg nullspace shape",
         lambda: preconditioned(mfdeq.AMG(near_nullspace=np.ones((N + 1, 1)))),

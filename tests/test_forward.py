@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 from scipy.special import expit
 
 import mfdeq
+from mfdeq.linear import reuse
 
 METHODS = ("newton", "anderson", "picard", "auto")
 SOLVERS = (mfdeq.Direct(), mfdeq.Krylov(), "auto")
@@ -40,7 +41,8 @@ def test_reaches_the_equilibrium(case, method, solver):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_newton_is_quadratic_at_the_end(case):
+def test_newton_is_quadratic_at_the_end(case, monkeypatch):
+    monkeypatch.setattr(reuse, "SETUP", -1.0)  # a fresh LU at every step
     report = case.solve(method="newton", solver=mfdeq.Direct()).report
     assert report.iterations <= 12
     relative = np.array(report.residuals[: report.iterations + 1]) / report.residuals[0]
@@ -53,10 +55,11 @@ def test_newton_is_quadratic_at_the_end(case):
 def test_a_loose_newton_step_does_not_leak_into_an_adjoint(solver):
     case = build("bratu_field")
     eq = case.solve(method="newton", solver=solver)
-    assert eq.report.forward.setups >= 3
+    assert eq.report.forward.solves >= 3
+    assert eq.report.forward.setups == 1  # the first step's serves the others
     assert eq.report.linear.setups == 0
     close(eq.gradient(case.loss), case.truth.gradient, 1e-8)
-    assert eq.report.linear.setups == 1
+    assert eq.report.linear.setups == isinstance(solver, mfdeq.Direct)  # else nothing to set up
     assert eq.report.linear.worst_residual <= 1e-10
 
 

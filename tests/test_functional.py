@@ -41,7 +41,7 @@ def test_the_next_solve_starts_from_the_last_state():
     F, case = functional("bratu_field")
     F.value(case.params)
     F.value(case.params + 1e-6)
-    assert F.equilibrium(case.params + 1e-6).report.iterations <= 1
+    assert F.equilibrium(case.params + 1e-6).report.iterations <= 2  # by an LU at case.params
 
 
 METHODS = ("trust-krylov", "Newton-CG", "trust-ncg", "BFGS", "trust-constr")

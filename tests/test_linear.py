@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from cases import close
+from matrices import diffusion, operator
 from scipy.sparse.linalg import LinearOperator
 
 import mfdeq
 from mfdeq import conditioning
-from mfdeq.arrays import Backend
-from mfdeq.linear import Auto
-from mfdeq.operators import IdentityMinus, Matrix
-
-
-def diffusion(n, wind=0.0):
-    """Five-point -Δ + wind · d/dx on n x n, upwind: an M-matrix, symmetric without wind."""
-    second = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n))
-    upwind = sp.diags([-1.0, 1.0], [-1, 0], shape=(n, n))
-    eye = sp.identity(n)
-    return (sp.kron(eye, second) + sp.kron(second, eye) + wind * sp.kron(eye, upwind)).tocsr()
+from mfdeq.linear import amg
+from mfdeq.operators import IdentityMinus
 
 
 def contraction(n, seed=0):
@@ -57,11 +51,18 @@ PRECONDITIONERS = {
     "amg": mfdeq.AMG(),
     "ruge_stuben": mfdeq.AMG("ruge_stuben", degree=3),
 }
-
-
-def operator(matrix, dtype="float64"):
-    backend = Backend.of(np.zeros(1, dtype))
-    return Matrix(backend, matrix.astype(dtype))
+MORE = {
+    "amg degree": mfdeq.AMG(degree=2),
+    "amg blocks": mfdeq.AMG(block_size=2),
+    "amg float32": mfdeq.AMG(levels="float32"),
+    "amg float64": mfdeq.AMG(levels="float64"),
+    "air": mfdeq.AMG("air"),
+}
+CASES = [
+    *itertools.product(MATRICES, METHODS, [*PRECONDITIONERS, "user"]),
+    *itertools.product(["symmetric", "windy"], ["gmres", "bicgstab"], MORE),
+    *itertools.product(["symmetric"], ["cg", "minres"], list(MORE)[:4]),  # air is not symmetric
+]
 
 
 def check(factor, dense, dtype="float64", rtol=None):
@@ -84,14 +85,13 @@ def check(factor, dense, dtype="float64", rtol=None):
             assert np.all(residual <= rtol * np.linalg.norm(b, axis=0))
 
 
-@pytest.mark.parametrize("preconditioner", [*PRECONDITIONERS, "user"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", MATRICES)
-def test_krylov(name, method, preconditioner):
+@pytest.mark.parametrize(("name", "method", "preconditioner"), CASES)
+def test_krylov(name, method, preconditioner, monkeypatch):
+    monkeypatch.setattr(amg, "COARSEST", 50)  # several levels, of these small matrices too
     matrix = MATRICES[name]
     if name == "contraction" and preconditioner in ("amg", "ruge_stuben"):
         preconditioner = "none"  # multigrid for a random matrix is nobody's claim
-    M = M_OF_USER[name] if preconditioner == "user" else PRECONDITIONERS[preconditioner]
+    M = {**PRECONDITIONERS, **MORE, "user": M_OF_USER[name]}[preconditioner]
     solver = mfdeq.Krylov(method, preconditioner=M)
     A = operator(matrix)
     if method in ("cg", "minres"):
@@ -104,6 +104,36 @@ def test_krylov(name, method, preconditioner):
     factor = solver.setup(A)
     check(factor, matrix.toarray())
     assert factor.counts.iterations > 0
+
+
+BLOCKS = [
+    *itertools.product(
+        MATRICES,
+        [
+            mfdeq.Krylov(recycle=10),
+            mfdeq.Krylov(recycle=10, block=3),
+            mfdeq.Krylov(recycle=10, preconditioner=mfdeq.Jacobi()),
+            mfdeq.Krylov(block=1),
+            mfdeq.Krylov(block=3),
+        ],
+    ),
+    *itertools.product(
+        ["symmetric", "windy"],
+        [
+            mfdeq.Krylov(recycle=10, preconditioner=mfdeq.AMG(levels="float64")),
+            mfdeq.Krylov(block=3, preconditioner=mfdeq.AMG(levels="float32")),
+        ],
+    ),
+    ("symmetric", mfdeq.Krylov("cg", block=1)),
+    ("symmetric", mfdeq.Krylov("cg", block=3)),
+    ("symmetric", mfdeq.Krylov("cg", block=3, preconditioner=mfdeq.AMG())),
+]
+
+
+@pytest.mark.parametrize(("name", "solver"), BLOCKS, ids=str)
+def test_krylov_of_blocks(name, solver, monkeypatch):
+    monkeypatch.setattr(amg, "COARSEST", 50)
+    check(solver.setup(operator(MATRICES[name])), MATRICES[name].toarray())
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -147,93 +177,6 @@ def test_float32_reaches_its_own_limit(solver):
     check(solver.setup(operator(matrix, "float32")), matrix.toarray(), "float32")
 
 
-@pytest.mark.parametrize("name", ["symmetric", "windy"])
-@pytest.mark.parametrize(
-    "amg", [mfdeq.AMG(), mfdeq.AMG("ruge_stuben"), mfdeq.AMG(degree=4)], ids=str
-)
-def test_multigrid_cycle_is_linear_and_its_adjoint_exact(name, amg):
-    n = 45  # 2025 unknowns: at least two levels
-    A = operator(diffusion(n, 0.7 if name == "windy" else 0.0))
-    M = amg.setup(A)
-    assert len(M.levels) >= 1
-    rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((n * n, 4)), rng.standard_normal((n * n, 4))
-    close(M @ X, np.stack([M @ x for x in X.T], axis=1), 1e-13)
-    close(M.H @ X, np.stack([M.H @ x for x in X.T], axis=1), 1e-13)
-    close(M @ (X @ np.ones(4)), (M @ X) @ np.ones(4), 1e-13)
-    close(Y.T @ (M @ X), (M.H @ Y).T @ X, 1e-12)
-    if name == "symmetric":
-        close(M @ X, M.H @ X, 1e-12)
-    # A cycle reduces the error on both sides.
-    for side, cycle in ((A, M), (A.H, M.H)):
-        e = rng.standard_normal(n * n)
-        size = np.linalg.norm(e)
-        for _ in range(20):
-            e = e - cycle @ (side @ e)
-        assert np.linalg.norm(e) < 1e-4 * size
-
-
-@pytest.mark.parametrize("wind", [0.0, 1.0])
-def test_multigrid_iterations_do_not_grow_with_the_grid(wind):
-    iterations = []
-    for n in (40, 80, 160):
-        solver = mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG())
-        factor = solver.setup(operator(diffusion(n, wind)))
-        b = np.random.default_rng(0).standard_normal(n * n)
-        factor.solve(b)
-        forward = factor.counts.iterations
-        factor.solve_adjoint(b)
-        iterations.append((forward, factor.counts.iterations - forward))
-    iterations = np.array(iterations)
-    assert iterations.max() <= 30
-    assert np.all(iterations[-1] <= 1.5 * iterations[0] + 1)
-    # The transpose is preconditioned as well as the matrix is.
-    assert np.all(abs(iterations[:, 0] - iterations[:, 1]) <= 4)
-
-
-def test_auto_says_what_it_picked():
-    for matrix, picked in (
-        (contraction(30), "dense LU"),
-        (diffusion(30), "SuperLU"),
-        (diffusion(160), "SuperLU"),
-    ):
-        auto = Auto()
-        factor = auto.setup(operator(matrix))
-        assert picked in auto.choices[0]
-        check(factor, np.asarray(matrix.todense()) if sp.issparse(matrix) else matrix) if (
-            matrix.shape[0] < 1000
-        ) else None
-    eye = sp.identity(28)
-    cube = sp.kron(eye, diffusion(28)) + sp.kron(diffusion(28), eye)
-    auto = Auto()
-    auto.setup(operator(cube.tocsr()))
-    assert "AMG" in auto.choices[0]
-
-
-def test_auto_falls_back_before_it_gives_up(monkeypatch):
-    from mfdeq.linear import auto as module
-
-    monkeypatch.setattr(module, "ALWAYS_DIRECT", 10)
-    monkeypatch.setattr(module, "PLANAR_DIRECT", 10)
-    # Indefinite and far from elliptic: neither multigrid nor ILU converges.
-    n = 30
-    matrix = (diffusion(n) - 2.5 * sp.identity(n * n)).tocsr()
-    auto = Auto()
-    monkeypatch.setattr(
-        Auto,
-        "candidates",
-        lambda self, A, original=Auto.candidates: [
-            (mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG(), max_iterations=20), "first"),
-            *original(self, A)[-1:],
-        ],
-    )
-    factor = auto.setup(operator(matrix))
-    b = np.ones(n * n)
-    close(matrix @ factor.solve(b), b, 1e-9)
-    assert any("failed" in choice for choice in auto.choices)
-    assert "SuperLU" in auto.choices[-1]
-
-
 @pytest.mark.parametrize(
     "solver",
     [
@@ -267,14 +210,22 @@ def test_a_block_with_one_hard_column_is_not_returned():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
 @pytest.mark.parametrize(
-    "solver", [mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG())], ids=str
+    ("name", "solver"),
+    [
+        ("windy", mfdeq.Direct()),
+        ("windy", mfdeq.Krylov(preconditioner=mfdeq.AMG())),
+        ("symmetric", mfdeq.Krylov(preconditioner=mfdeq.AMG())),
+        ("symmetric", mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())),
+        ("windy", mfdeq.Krylov(recycle=5)),
+    ],
+    ids=str,
 )
-def test_solves_do_not_depend_on_units(solver, scale):
-    matrix = MATRICES["windy"]
+def test_solves_do_not_depend_on_units(name, solver, scale):
+    matrix = MATRICES[name]
     b = np.random.default_rng(0).standard_normal(matrix.shape[0])
     one = solver.setup(operator(matrix)).solve(b)
-    close(scale * solver.setup(operator(scale * matrix)).solve(b), one, 1e-9)
-    close(solver.setup(operator(matrix)).solve(scale * b) / scale, one, 1e-9)
+    close(scale * solver.setup(operator(scale * matrix)).solve(b), one, 1e-8)
+    close(solver.setup(operator(matrix)).solve(scale * b) / scale, one, 1e-8)
 
 
 def rounding_digits(factor):

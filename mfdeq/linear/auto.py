@@ -1,24 +1,45 @@
-"""Which solver: a documented decision from size and structure, with a way back."""
+"""Which solver: from what an LU would cost and what multigrid is seen to take, with a way back.
+
+A solver is chosen for `SOLVES` solves (50 Hessian products), its set-up included. An LU's cost is
+estimated before it is computed (`fill`). If that is not plainly less than any iteration's, the
+preconditioners are tried on one right-hand side and their iterations counted. All is counted in
+entries and operations, nothing is timed: the same A gives the same choice.
+"""
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, field
+import math
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..arrays import Array, is_sparse, sparse_on_host
+from ..arrays import Array, is_sparse
 from ..dottest import is_symmetric
-from ..errors import ConvergenceError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
 from .amg import AMG
-from .direct import Direct
+from .direct import Direct, has_cholesky
 from .factor import Factor, Solver, operator_of
+from .fill import estimated_fill
 from .krylov import Krylov
 from .preconditioners import ILU
 
-ALWAYS_DIRECT = 20_000  # unknowns below which one LU is cheap whatever the pattern
-PLANAR_DIRECT = 400_000  # ... below which it is for a pattern with the separators of a plane
+SOLVES = 100  # solves that a set-up is for: 50 Hessian products
+SMALL = 5_000  # unknowns up to which an LU is not worth a thought
+# Nanoseconds on one core in 2026; only their ratios matter.
+PER_ENTRY = 1.1  # of a sparse product
+PER_VECTOR_ENTRY = 8.0  # and iteration: CG's updates and inner products
+PER_BASIS_ENTRY = 1.5  # of GMRES, and vector kept
+PER_LU_ENTRY = 2.8  # of a solve
+PER_LU_OPERATION = 0.6
+LEAST = 80  # products with A that a solve with AMG costs at best
+TRIAL_RTOL = 1e-8
+TRIAL_ITERATIONS = 120
+GOOD = 25  # iterations of a trial after which nothing else is tried
+MEMORY_SHARE = 0.4  # of the machine's memory that an LU may take
+BYTES_PER_LU_ENTRY = 12
+BYTES_PER_ENTRY = 10  # with its index, in float32 or float64
 
 
 @dataclass
@@ -27,10 +48,11 @@ class Auto:
 
     Notes
     -----
-    Dense A: LU. Sparse A: LU up to 20,000 unknowns, and up to 400,000 where the bandwidth
-    after reverse Cuthill-McKee is at most 3 sqrt(N), as for meshes of a surface; else CG
-    with AMG where A is symmetric, GMRES with AMG, then with ILU, then LU. Products only:
-    GMRES without a preconditioner.
+    Dense A: LU. Products only: GMRES that recycles. Sparse A: LU up to 5,000 unknowns; above, the
+    cheapest for 50 Hessian products of LU (by its estimated fill, if it fits in memory), CG or
+    GMRES with AMG, for nonsymmetric A also AMG("air"), and GMRES with ILU that recycles. The
+    latter are tried on one right-hand side, if LU is not plainly cheaper. A choice holds for
+    later matrices of the same size; one that fails is replaced by the next.
 
     Attributes
     ----------
@@ -39,33 +61,46 @@ class Auto:
     """
 
     choices: list[str] = field(default_factory=list)
-    _failed: int = 0
+    remaining: list[tuple[Solver, str]] = field(default_factory=list)
+    _kind: tuple[Any, ...] | None = None
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """The factor of the first candidate that can be set up."""
-        return _AutoFactor(operator_of(A), self, counts)
+        counts = LinearCounts() if counts is None else counts
+        A = operator_of(A)
+        tried: dict[int, Factor] = {}
+        if (kind := _kind(A)) != self._kind:
+            with counts.timed():
+                found = self.candidates(A)
+            self._kind, self.remaining = kind, [(solver, why) for solver, why, _ in found]
+            tried = {id(solver): factor for solver, _, factor in found if factor is not None}
+        return _AutoFactor(A, self, tried, counts)
 
-    def candidates(self, A: Operator) -> list[tuple[Solver, str]]:
-        """Solvers in the order in which they are tried, each with the reason."""
+    def candidates(self, A: Operator) -> list[tuple[Solver, str, Factor | None]]:
+        """Solvers in the order in which they are taken, with the reason and what is set up."""
         array = getattr(A, "array", None)
         if array is None:
-            return [(Krylov("gmres"), "A is known by its products only")]
+            return [(Krylov("gmres", recycle=20), "A is known by its products only", None)]
         if not is_sparse(array):
-            return [(Direct(), "A is dense")]
+            return [(Direct(), "A is dense", None)]
         n = A.shape[0]
-        if n <= ALWAYS_DIRECT:
-            return [(Direct(), f"N = {n} is at most {ALWAYS_DIRECT}")]
-        if n <= PLANAR_DIRECT and (width := _bandwidth(array)) <= 3 * n**0.5:
-            return [(Direct(), f"N = {n} with a planar-like pattern (bandwidth {width})")]
-        why = f"N = {n}: too large or too dense for LU"
-        found: list[tuple[Solver, str]] = [
-            (Krylov("gmres", preconditioner=AMG()), why),
-            (Krylov("gmres", preconditioner=ILU()), "AMG did not do"),
-            (Direct(), "no preconditioner did"),
-        ]
-        if is_symmetric(A):
-            found.insert(0, (Krylov("cg", preconditioner=AMG()), f"{why}, and A is symmetric"))
-        return found
+        if n <= SMALL:
+            return [(Direct(), f"N = {n} is at most {SMALL}", None)]
+        fill = estimated_fill(array)
+        direct = PER_LU_OPERATION * fill.operations + SOLVES * PER_LU_ENTRY * fill.entries
+        if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * _memory():
+            direct = math.inf
+        said = f"{SOLVES} solves by LU are estimated at {1e-9 * direct:.2g} s"
+        if direct <= SOLVES * LEAST * PER_ENTRY * array.nnz:
+            why = f"{said}, which an iteration hardly reaches"
+            return [(solver, why, None) for solver in _direct(A)]
+        tried = _tried(A, direct)
+        text = "; ".join([said, *(trial.said for trial in tried)])
+        direct_ones = [_Trial(direct, said, solver) for solver in _direct(A)]
+        ranked = sorted([*direct_ones, *tried], key=lambda trial: trial.cost)
+        # A failed trial is not tried again; LU, however dear, is what is left at the end.
+        taken = [t for t in ranked if t.cost < math.inf or isinstance(t.solver, Direct)]
+        return [(trial.solver, text, trial.factor) for trial in taken]
 
     def say(self, text: str) -> None:
         """Put a choice on record, once."""
@@ -73,33 +108,135 @@ class Auto:
             self.choices.append(text)
 
 
+def _kind(A: Operator) -> tuple[Any, ...]:
+    array = getattr(A, "array", None)
+    return (A.shape, type(array), getattr(array, "nnz", None))
+
+
+def _direct(A: Operator) -> list[Direct]:
+    """Direct solvers: Cholesky first where it is installed and may do."""
+    definite = has_cholesky() and is_symmetric(A) and bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
+    return [Direct(package="cholespy"), Direct()] if definite else [Direct()]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The cost of `SOLVES` solves in nanoseconds, in words too, and the factor if it was set up."""
+
+    cost: float
+    said: str
+    solver: Solver
+    factor: Factor | None = None
+    iterations: int = 0
+
+
+def _tried(A: Operator, direct: float) -> list[_Trial]:
+    """Iterative solvers on one right-hand side, as long as the next may be worth its trial."""
+    cg, gmres = (Krylov(method, preconditioner=AMG()) for method in ("cg", "gmres"))
+    air = Krylov("gmres", preconditioner=AMG("air"))
+    ilu = Krylov("gmres", preconditioner=ILU(), recycle=20)
+    attempts = [cg, gmres, ilu] if is_symmetric(A) else [gmres, air, ilu]
+    found: list[_Trial] = []
+    for solver in attempts:
+        best = min([direct, *(trial.cost for trial in found)])
+        if solver is ilu and best < math.inf:
+            break
+        found.append(_trial(A, solver, best))
+        if found[-1].cost < math.inf and (solver is cg or found[-1].iterations <= GOOD):
+            break
+    return found
+
+
+def _trial(A: Operator, solver: Krylov, best: float) -> _Trial:
+    name = f"{solver.method} with {_described(solver.preconditioner)}"
+    most = TRIAL_ITERATIONS
+    try:
+        factor: Any = solver.setup(A)
+        worthwhile = best / (SOLVES * _iteration(A, factor, TRIAL_ITERATIONS // 2))
+        most = int(min(most, 1 + worthwhile))
+        factor.solver = replace(solver, max_iterations=most)
+        factor.solve(A.backend.random(A.shape[0], seed=3), rtol=max(TRIAL_RTOL, factor.rtol))
+    except (ArgumentError, ConvergenceError, SingularStateError, ValueError) as error:
+        stopped = "not converged" if isinstance(error, ConvergenceError) else "not possible"
+        took = f" in {most} iterations" if isinstance(error, ConvergenceError) else ""
+        return _Trial(math.inf, f"{name}: {stopped}{took} on a trial", solver)
+    factor.solver = solver
+    iterations = factor.counts.iterations
+    cost = SOLVES * iterations * _iteration(A, factor, iterations)
+    said = f"by {name} at {1e-9 * cost:.2g} s ({iterations} iterations on a trial)"
+    return _Trial(cost, said, solver, factor, iterations)
+
+
+def _iteration(A: Any, factor: Any, iterations: int) -> float:
+    """Nanoseconds of one iteration."""
+    n, of_lu = A.shape[0], isinstance(factor.solver.preconditioner, ILU)
+    preconditioner = (PER_LU_ENTRY if of_lu else PER_ENTRY) * factor.nbytes / BYTES_PER_ENTRY
+    per_vector = PER_VECTOR_ENTRY
+    if factor.solver.method == "gmres":
+        per_vector = PER_BASIS_ENTRY * min(iterations, factor.solver.restart)
+    return PER_ENTRY * A.array.nnz + preconditioner + per_vector * n
+
+
+def _described(preconditioner: Any) -> str:
+    method = getattr(preconditioner, "method", None)
+    return f"{type(preconditioner).__name__}" + (f" ({method})" if method else "")
+
+
+def _memory() -> float:
+    """Bytes of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+
+
 class _AutoFactor(Factor):
     """The factor of the current candidate; a failing one is replaced for good."""
 
-    def __init__(self, A: Operator, auto: Auto, counts: LinearCounts | None) -> None:
+    def __init__(
+        self,
+        A: Operator,
+        auto: Auto,
+        tried: dict[int, Factor],
+        counts: LinearCounts,
+    ) -> None:
         super().__init__(A, None, counts)
         self.counts.setups -= 1  # the candidate counts its own
-        self.auto = auto
-        self.remaining = auto.candidates(A)[auto._failed :]
+        self.auto, self.tried = auto, tried
         self._next()
 
     def _next(self) -> None:
-        solver, why = self.remaining.pop(0)
+        solver, why = self.auto.remaining[0]
         try:
-            self.current = solver.setup(self.A, self.counts)
-        except (ConvergenceError, SingularStateError, ValueError) as error:
+            self.current = self._factor(solver)
+        except (ConvergenceError, SingularStateError, ValueError, MemoryError) as error:
             self._give_up_on(solver, error)
             return
         self.name = self.current.name
         self.rtol = self.current.rtol
         self.auto.say(f"solver: {self.name}, because {why}")
 
+    def _factor(self, solver: Solver) -> Factor:
+        factor = self.tried.get(id(solver))
+        if factor is None:
+            return solver.setup(self.A, self.counts)
+        self.counts.setups += 1
+        factor.counts = self.counts
+        return factor
+
     def _give_up_on(self, solver: Any, error: Exception) -> None:
-        if not self.remaining:
+        if len(self.auto.remaining) == 1:
             raise error
-        self.auto._failed += 1
+        self.auto.remaining.pop(0)
         self.auto.say(f"solver: {solver} failed: {error}")
         self._next()
+
+    @property
+    def nbytes(self) -> int:
+        return self.current.nbytes
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        return self.current.nearby(A, counts, max_iterations)
+
+    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        return self.current.kept_for(A, counts)
 
     def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
         while True:
@@ -110,13 +247,3 @@ class _AutoFactor(Factor):
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self.current._approximate(r, adjoint)
-
-
-def _bandwidth(array: Any) -> int:
-    """Bandwidth after reverse Cuthill-McKee."""
-    csgraph = importlib.import_module("scipy.sparse.csgraph")
-    host = sparse_on_host(array)
-    order = csgraph.reverse_cuthill_mckee(host, symmetric_mode=False)
-    position = order.argsort()
-    coo = host.tocoo()
-    return int(abs(position[coo.row] - position[coo.col]).max())

@@ -44,6 +44,7 @@ class Factor:
     """
 
     name = "factor"
+    flexible = False  # whether one application is not linear to rounding
 
     def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
         self.A = A
@@ -51,7 +52,7 @@ class Factor:
         self.rtol = A.backend.default_rtol if rtol is None else float(rtol)
         self.counts = LinearCounts() if counts is None else counts
         self.counts.setups += 1
-        self.exhausted = False  # whether an attempt of this solve ran out of iterations
+        self.stopped = ""  # why an attempt of this solve gave up, where it did
 
     def solve(self, b: Array, *, rtol: float | None = None) -> Array:
         """x with ||b - A x|| <= rtol ||b||, for (N,) and column by column for (N, k).
@@ -71,6 +72,19 @@ class Factor:
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """One application of what stands for the inverse, unchecked: for error estimates."""
         return self._approximate(r, adjoint)
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        """Solves with an A near this factor's, which it preconditions; None where it cannot."""
+        return None
+
+    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Solves with an A near this factor's that cost no more than with A's own; or None."""
+        return None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the factorization or hierarchy holds, beside A itself."""
+        return 0
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         raise NotImplementedError
@@ -93,7 +107,8 @@ class Factor:
         b_norm = norm(b)
         if not bool(xp.all(xp.isfinite(b_norm))):
             raise ArgumentError("the right-hand side holds NaN or infinity")
-        self.exhausted = False
+        self.stopped = ""
+        self.counts.history = []
         x = self._attempt(b, rtol, adjoint)
         r = self._residual(A, b, x)
         history = [norm(r)]
@@ -113,7 +128,7 @@ class Factor:
                     )
                 break
             stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
-            if stalled or self.exhausted or len(history) > CORRECTIONS:
+            if stalled or self.stopped or len(history) > CORRECTIONS:
                 raise self._unsolved(x, history, b_norm, rtol, adjoint)
             self.counts.refinements += 1
             x = x + self._attempt(r, max(rtol, 0.01 * self.rtol), adjoint)
@@ -137,14 +152,37 @@ class Factor:
         self, x: Array, history: list[Array], b_norm: Array, rtol: float, adjoint: bool
     ) -> ConvergenceError:
         path = " -> ".join(f"{self._worst(r, b_norm):.1e}" for r in history)
+        why = f"{self.stopped}; " if self.stopped else ""
         return ConvergenceError(
             f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
             f"residual of {self._worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
-            f"(residuals {path}). Try another preconditioner, mfdeq.Direct() or more iterations; "
-            "a nearly singular A does this too",
+            f"({why}residuals {path}). Try another preconditioner, mfdeq.Direct() or "
+            "more iterations; a nearly singular A does this too",
             best=x,
             report=self.counts,
         )
+
+
+class Application(Operator):
+    """One application of a factor in place of the inverse: a preconditioner.
+
+    Attributes
+    ----------
+    flexible : bool
+        Whether it is not linear to rounding.
+    """
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__(factor, factor.A.shape)
+        self.factor = factor
+        self.flexible = factor.flexible
+        self.nbytes = factor.nbytes
+
+    def _apply(self, x: Array) -> Array:
+        return self.factor._approximate(x, False)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.factor._approximate(y, True)
 
 
 def singular(digits: float, how: str) -> SingularStateError:

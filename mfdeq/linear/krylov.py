@@ -1,9 +1,9 @@
-"""Preconditioned Krylov solvers, scipy's and cupyx's, chosen by name."""
+"""Preconditioned Krylov solvers: block CG and block GMRES of our own, others of scipy's."""
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..adapters import as_operator
@@ -13,14 +13,17 @@ from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
+from .amg import AMG
+from .cg import block_cg, cg
 from .factor import Factor, operator_of
+from .gmres import block_gmres
+from .recycling import Recycled
 
+OURS = ("gmres", "cg")
 SYMMETRIC_ONLY = ("cg", "minres")
-CYCLE = {"gmres": "restart", "lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
-METHODS = (
-    *("gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr"),
-    *SYMMETRIC_ONLY,
-)
+TOGETHER = 32  # columns whose products are taken together
+CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
+METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,26 @@ class Krylov:
     Parameters
     ----------
     method : str, optional
-        "gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr"; "cg" and
-        "minres" for symmetric A (and "cg" for definite A and preconditioner). Of these, what
-        the array library has.
+        "gmres"; "cg" for symmetric definite A and preconditioner: ours, which solve a block of
+        right-hand sides in one space. "minres" for symmetric A, "lgmres", "gcrotmk",
+        "bicgstab", "bicg", "cgs", "qmr", "tfqmr": those of the array library, where it has
+        them, column by column.
     preconditioner : description, LinearOperator or None, optional
         `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, or a LinearOperator of your own that
         approximates A^-1 and has its adjoint.
     rtol : float, optional
         Relative true residual; None is 1e-10 (1e-5 in float32).
     max_iterations : int, optional
-        Iterations of one solve of one column.
+        Iterations of one solve of one column, or of one block.
     restart : int, optional
-        Length of a cycle of "gmres", "lgmres" or "gcrotmk": that many vectors are kept.
+        Vectors per column that a cycle of "gmres", "lgmres" or "gcrotmk" keeps.
+    recycle : int, optional
+        Vectors that "gmres" keeps from one solve to the next with the same matrix, separately
+        for A and its adjoint: where a solve takes many iterations, later ones take fewer.
+    block : int, optional
+        Columns that "gmres" and "cg" solve in one search space, more of them in turn. Products
+        are shared by all columns in any case. None is 16, and for "cg" with `mfdeq.AMG` 1: what
+        a space shared saves of its few iterations costs more than they do.
     """
 
     method: str = "gmres"
@@ -49,6 +60,8 @@ class Krylov:
     rtol: float | None = None
     max_iterations: int = 1000
     restart: int = 30
+    recycle: int = 0
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -62,6 +75,12 @@ class Krylov:
             fraction(self.rtol, "rtol of mfdeq.Krylov")
         count(self.max_iterations, "max_iterations of mfdeq.Krylov")
         count(self.restart, "restart of mfdeq.Krylov")
+        if self.block is not None:
+            count(self.block, "block of mfdeq.Krylov")
+        if self.recycle != 0:
+            count(self.recycle, "recycle of mfdeq.Krylov")
+            if self.method != "gmres":
+                raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Set the preconditioner up."""
@@ -72,7 +91,8 @@ class Krylov:
                 raise ArgumentError(
                     f"Krylov method {self.method!r} needs a symmetric A, and A is not: use 'gmres'"
                 )
-            return _KrylovFactor(A, self, _preconditioner(self.preconditioner, A), counts)
+            kind = _BlockFactor if self.method in OURS else _ColumnFactor
+            return kind(A, self, _preconditioner(self.preconditioner, A), counts)
 
 
 class _KrylovFactor(Factor):
@@ -83,6 +103,89 @@ class _KrylovFactor(Factor):
         self.solver, self.M = solver, M
         kind = type(solver.preconditioner).__name__ if M is not None else "no preconditioner"
         self.name = f"Krylov {solver.method} with {kind}"
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return getattr(self.M, "nbytes", 0)
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+        solver = replace(self.solver, max_iterations=max_iterations)
+        counts.setups -= 1  # nothing is set up
+        return type(self)(A, solver, self.M, counts)
+
+    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor:
+        return self.nearby(A, counts, self.solver.max_iterations)
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        if self.M is None:
+            return super()._approximate(r, adjoint)
+        return self.M._apply_adjoint(r) if adjoint else self.M._apply(r)
+
+    def _record(self, residual: float) -> None:
+        self.counts.iterations += 1
+        self.counts.history.append(residual)
+
+
+class _BlockFactor(_KrylovFactor):
+    """GMRES or CG of ours, some columns at a time."""
+
+    def __init__(
+        self, A: Operator, solver: Krylov, M: Operator | None, counts: LinearCounts
+    ) -> None:
+        super().__init__(A, solver, M, counts)
+        alone = solver.method == "cg" and isinstance(solver.preconditioner, AMG)
+        self.shared = solver.block or (1 if alone else 16)
+        self.flexible = M is None or bool(getattr(M, "flexible", False))
+        if self.flexible and M is not None and solver.recycle:
+            raise ArgumentError(
+                "recycle needs a preconditioner that is linear to rounding: give "
+                "mfdeq.AMG(levels='float64')"
+            )
+        self.recycled = {
+            side: Recycled(A.backend, solver.recycle) if solver.recycle else None
+            for side in (False, True)
+        }
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        backend, xp = self.backend, self.backend.xp
+        B = b[:, None] if b.ndim == 1 else b
+        sizes = backend.column_norms(B)
+        # Unit length: thresholds, and float32 levels, then mean the same at every scale.
+        B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        width = TOGETHER if self.shared == 1 else self.shared
+        found = [
+            self._block(B[:, j : j + width], rtol, adjoint)
+            for j in range(0, max(B.shape[1], 1), width)
+        ]
+        X = (found[0] if len(found) == 1 else xp.concat(found, axis=1)) * sizes
+        return X[:, 0] if b.ndim == 1 else X
+
+    def _block(self, B: Array, rtol: float, adjoint: bool) -> Array:
+        A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        M = _identity if self.M is None else self.M._apply_adjoint if adjoint else self.M._apply
+        given = (self.backend, A._apply, M, B, rtol, self.solver.max_iterations, self._record)
+        with self.backend.quiet():  # of a breakdown, which the true residual shows
+            if self.solver.method == "cg":
+                solved = (cg if self.shared == 1 else block_cg)(*given)
+            else:
+                solved = block_gmres(
+                    *given,
+                    length=self.solver.restart,
+                    flexible=self.flexible and self.M is not None,
+                    recycled=self.recycled[adjoint],
+                )
+        if solved.stopped:
+            self.stopped = solved.stopped
+        return solved.X
+
+
+def _identity(r: Array) -> Array:
+    return r
+
+
+class _ColumnFactor(_KrylovFactor):
+    """A method of the array library, column by column."""
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
@@ -112,32 +215,23 @@ class _KrylovFactor(Factor):
             options["M"] = M
         if "atol" in known:
             options["atol"] = 0.0
-        if solver.method == "gmres":
-            # Without it, scipy's maxiter would change its meaning.
-            options["callback_type"] = "pr_norm"
         if solver.method in CYCLE:
             length = min(solver.restart, solver.max_iterations, b.shape[0])
             options[CYCLE[solver.method]] = length
-            if self.backend.sparse_linalg.__name__.startswith("scipy"):
-                options["maxiter"] = -(-solver.max_iterations // length)
-        # Unit length: absolute thresholds inside the solvers then mean the same at every scale.
+            options["maxiter"] = -(-solver.max_iterations // length)
         with self.backend.quiet():  # a breakdown divides by zero; the true residual tells
             self._iterate = self.backend.zeros(*b.shape)
-        with self.backend.quiet():  # of a breakdown, which the true residual shows
+            # Unit length: absolute thresholds inside then mean the same at every scale.
             x, info = method(A @ M if right else A, b / size, **options)
         if callable(x):  # what scipy 1.12's bicg returns on breakdown
             x = self._iterate
-        self.exhausted |= info > 0
+        if info > 0:
+            self.stopped = "it ran out of iterations"
         return size * (M @ x if right else x)
 
     def _count(self, iterate: Any) -> None:
         self.counts.iterations += 1
         self._iterate = iterate
-
-    def _approximate(self, r: Array, adjoint: bool) -> Array:
-        if self.M is None:
-            return super()._approximate(r, adjoint)
-        return self.M._apply_adjoint(r) if adjoint else self.M._apply(r)
 
 
 def _preconditioner(given: Any, A: Operator) -> Operator | None:

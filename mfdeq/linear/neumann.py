@@ -61,7 +61,10 @@ class _NeumannFactor(Factor):
 
     def __init__(self, A: Operator, solver: Neumann, counts: LinearCounts) -> None:
         super().__init__(A, solver.rtol, counts)
-        self.max_iterations = solver.max_iterations
+        self.solver, self.max_iterations = solver, solver.max_iterations
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+        return self.solver.setup(A, counts)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         A = self.A.H if adjoint else self.A  # type: ignore[attr-defined]

@@ -72,6 +72,11 @@ class _IncompleteLU(Operator):
         super().__init__(A, A.shape)
         self.ilu = ilu
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the factors."""
+        return (self.backend.itemsize + 4) * self.ilu.nnz
+
     def _apply(self, x: Array) -> Array:
         return self.ilu.solve(x, "N")
 
@@ -85,3 +90,21 @@ def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
     if bool(backend.xp.any(diagonal == 0)):
         raise ArgumentError(f"{needed_by}: the diagonal of A has zeros; use mfdeq.ILU()")
     return 1.0 / diagonal
+
+
+def inverse_block_diagonal(A: Any, size: int) -> Any:
+    """The inverse of the diagonal blocks of a CSR matrix, as a sparse matrix beside it."""
+    backend = Backend.of(A.data)
+    n = A.shape[0]
+    if size == 1:
+        return backend.sparse.diags(1.0 / A.diagonal()).tocsr()
+    blocks = backend.xp.stack(
+        [
+            backend.xp.stack([A[i::size, j::size].diagonal() for j in range(size)], axis=-1)
+            for i in range(size)
+        ],
+        axis=-2,
+    )
+    inverses = backend.xp.linalg.inv(blocks)
+    points = backend.xp.arange(n // size + 1)
+    return backend.sparse.bsr_matrix((inverses, points[:-1], points), shape=(n, n)).tocsr()

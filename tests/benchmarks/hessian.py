@@ -1,24 +1,28 @@
 """What a Hessian product costs beyond its two solves, and the memory of a million unknowns.
 
-    python -m tests.benchmarks.hessian [--size 256] [--million]
+    python -m tests.benchmarks.hessian [--size 256] [--million] [--peers]
 
 Products and what they are held against are timed in turn, in one run; the ratio is the median
 over the pairs. With Krylov the bound is 1.15 times the two bare solves, of the same right-hand
 sides by the same factor; with Direct 1.3 times two bare solves by the LU plus one product each
 with B, B', K, A and A'. The memory bound is 6 GB at N = P = 10^6 for a gradient and ten products.
+With --peers, a product against JAX's and hIPPYlib's, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
+import sys
 import time
 
 import numpy as np
 
 import mfdeq
 
+from .linear import one_core
 from .problems import Diffusion
 
 SOLVERS = {
@@ -114,9 +118,13 @@ def main():
     parser.add_argument("--size", type=int, default=256, help="cells along a side")
     parser.add_argument("--pairs", type=int, default=15, help="pairs timed")
     parser.add_argument("--million", action="store_true", help="the memory of N = P = 10^6 alone")
+    parser.add_argument("--peers", action="store_true", help="against JAX and hIPPYlib alone")
     options = parser.parse_args()
     if options.million:
         million()
+    elif options.peers:
+        one_core()  # of the process that takes the place of this one
+        os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.hessian_peers"])
     else:
         product_table(options.size, options.pairs)
 

@@ -7,21 +7,23 @@ import scipy.sparse as sp
 
 import mfdeq
 
+from .systems import along, faces, lognormal
+
 
 class Diffusion(mfdeq.ResidualModel):
-    """-div(exp(theta) grad h) = 1 on n x n cells, h = 0 at the rim, theta per cell: N = P = n².
+    """-div(exp(theta) grad h) = 1 on n cells each way, h = 0 at the rim, theta per cell.
 
     With D the differences over all faces and M the average of the two cells of a face,
-    R = D' diag(exp(M theta)) D h - q.
+    R = D' diag(exp(M theta)) D h - q. N = P = n ** dimension.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.state_size = self.param_size = n * n
-        d, m = _faces(n)
-        eye = sp.identity(n, format="csr")
-        self.D = sp.vstack([sp.kron(d, eye), sp.kron(eye, d)]).tocsr() * (n + 1)
-        self.M = sp.vstack([sp.kron(m, eye), sp.kron(eye, m)]).tocsr()
+    def __init__(self, n: int, dimension: int = 2) -> None:
+        self.n, self.dimension = n, dimension
+        self.state_size = self.param_size = n**dimension
+        d, m = faces(n)
+        axes = range(dimension)
+        self.D = sp.vstack([along(axis, d, n, dimension) for axis in axes]).tocsr() * (n + 1)
+        self.M = sp.vstack([along(axis, m, n, dimension) for axis in axes]).tocsr()
         self.Dt, self.Mt = self.D.T.tocsr(), self.M.T.tocsr()
 
     def residual(self, h, theta):
@@ -51,23 +53,9 @@ class Diffusion(mfdeq.ResidualModel):
 
     def lognormal(self, sigma: float = 1.0, seed: int = 0) -> np.ndarray:
         """A smooth random log-coefficient."""
-        from scipy.ndimage import gaussian_filter
-
-        white = np.random.default_rng(seed).standard_normal((self.n, self.n))
-        field = gaussian_filter(white, self.n / 32, mode="nearest")
-        return (sigma * field / field.std()).ravel()
+        return sigma * lognormal((self.n,) * self.dimension, seed).ravel()
 
     def loss(self, observations: int = 500, seed: int = 1) -> mfdeq.LeastSquares:
         """Point observations of the state."""
         index = np.random.default_rng(seed).choice(self.state_size, observations, replace=False)
         return mfdeq.LeastSquares(np.sort(index), np.zeros(observations), 1e4)
-
-
-def _faces(n: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Differences and averages over the n + 1 faces of n cells, zero outside."""
-    lower = sp.eye(n + 1, n, k=0, format="csr")
-    upper = sp.eye(n + 1, n, k=-1, format="csr")
-    average = 0.5 * (abs(lower) + abs(upper))
-    # The rim's faces have the coefficient of their one cell.
-    average = sp.diags(1.0 / np.asarray(average.sum(axis=1)).ravel()) @ average
-    return (lower - upper).tocsr(), average.tocsr()

@@ -1,0 +1,91 @@
+"""A preconditioner of another matrix than A: where A is known only by its products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import Backend, array_on_host, is_sparse, sparse_on_host
+from ..errors import ArgumentError
+from ..operators import Matrix, Operator
+from .factor import Application, Factor
+
+COLUMNS = 64  # of a block of probing products
+
+
+@dataclass(frozen=True)
+class Approximate:
+    """A preconditioner built from a matrix that stands for A.
+
+    Parameters
+    ----------
+    by : description
+        What is set up for that matrix: `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()` or
+        `mfdeq.Direct()`.
+    matrix : (N, N) matrix, optional
+        An approximation of A: with its far couplings dropped, of a simpler model.
+    pattern : (N, N) sparse matrix, optional
+        In place of a matrix, where A may have entries; A is then probed by products with sums of
+        unit vectors whose columns have no row in common in the pattern (Curtis, Powell and Reid
+        1974). Exact where the pattern holds all entries of A; those outside fall on others.
+    """
+
+    by: Any
+    matrix: Any = None
+    pattern: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.matrix is None) == (self.pattern is None):
+            raise ArgumentError("mfdeq.Approximate takes a matrix or a pattern, and not both")
+        if self.pattern is not None and not is_sparse(self.pattern):
+            raise ArgumentError(
+                f"the pattern of mfdeq.Approximate is a {type(self.pattern).__name__}; a sparse "
+                "matrix was expected"
+            )
+        if not hasattr(self.by, "setup"):
+            raise ArgumentError(
+                f"mfdeq.Approximate sets up {self.by!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi() "
+                "or mfdeq.Direct() was expected"
+            )
+
+    def setup(self, A: Operator) -> Operator:
+        """Set up for the matrix, or for what probing A gives."""
+        given = self.matrix if self.pattern is None else self.pattern
+        if tuple(given.shape) != tuple(A.shape):
+            raise ArgumentError(
+                f"mfdeq.Approximate holds a matrix of shape {tuple(given.shape)}; {A.shape} was "
+                "expected"
+            )
+        backend = A.backend
+        matrix = backend.asarray(given) if self.pattern is None else probed(A, self.pattern)
+        found = self.by.setup(Matrix(backend, matrix))
+        return Application(found) if isinstance(found, Factor) else found
+
+
+def probed(A: Operator, pattern: Any) -> Any:
+    """The entries of A in a pattern, from products with one vector per colour."""
+    backend = A.backend
+    host = sparse_on_host(pattern).astype("float64").tocoo()
+    colour = colours(host)
+    count = int(colour.max()) + 1
+    rows, columns = host.row, host.col
+    values = host.data
+    for first in range(0, count, COLUMNS):
+        width = min(COLUMNS, count - first)
+        seeds = Backend.of(values).zeros(A.shape[0], width)
+        here = (colour >= first) & (colour < first + width)
+        seeds[here.nonzero()[0], colour[here] - first] = 1.0
+        products = array_on_host(A._apply(backend.from_host(seeds)))
+        mine = here[columns]
+        values[mine] = products[rows[mine], colour[columns[mine]] - first]
+    return backend.sparse.csr_matrix(host.tocsr().astype(backend.dtype))
+
+
+def colours(pattern: Any) -> Any:
+    """A colour for each column, so that columns with a row in common have different ones."""
+    import pyamg
+
+    ones = pattern.tocsr().copy()
+    ones.data[:] = 1.0
+    together = (ones.T @ ones).tocsr()
+    return pyamg.graph.vertex_coloring(together, method="LDF")

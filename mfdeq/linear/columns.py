@@ -1,0 +1,87 @@
+"""The columns of a block: their directions, and which of them are still being solved for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..arrays import Array, Backend
+
+LOST = 1e-14  # what is left of a vector after orthogonalization that is rounding, not a direction
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a block method returns: X as far as it came, and why it gave up if it did ("")."""
+
+    X: Array
+    stopped: str = ""
+
+
+class Columns:
+    """The columns of X: those still in the block, and those that have left it."""
+
+    def __init__(self, backend: Backend, B: Array) -> None:
+        self.backend = backend
+        self.X = backend.zeros(*B.shape)
+        self.active = list(range(B.shape[1]))
+        self.left: dict[int, Array] = {}
+
+    def leave(self, unconverged: Array, *blocks: Array) -> Sequence[Array]:
+        """Take converged columns out of X and out of `blocks`, which are returned."""
+        staying = [j for j in range(len(self.active)) if bool(unconverged[j])]
+        if len(staying) == len(self.active):
+            return blocks
+        self._store([j for j in range(len(self.active)) if j not in staying])
+        xp = self.backend.xp
+        where = xp.asarray(staying, dtype=xp.int64, device=self.backend.device)
+        self.active = [self.active[j] for j in staying]
+        self.X = xp.take(self.X, where, axis=1)
+        return [xp.take(block, where, axis=-1) for block in blocks]
+
+    def _store(self, which: list[int]) -> None:
+        for j in which:
+            self.left[self.active[j]] = self.X[:, j]
+
+    def finish(self, stopped: str = "") -> Solved:
+        """All columns together."""
+        if not self.left:
+            return Solved(self.X, stopped)
+        self._store(list(range(len(self.active))))
+        columns = [self.left[j] for j in sorted(self.left)]
+        return Solved(self.backend.xp.stack(columns, axis=1), stopped)
+
+
+def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+    """Q of the rank of W, orthonormal to sqrt(eps) or better, and S with W = Q S.
+
+    By the eigenvectors of the Gram matrix (Stathopoulos and Wu 2002): two block products.
+    Directions below sqrt(eps) of their columns' length are dropped, and columns below rounding
+    of the `sizes` they had before an orthogonalization.
+    """
+    xp = backend.xp
+    gram = W.T @ W
+    lengths = xp.sqrt(xp.linalg.diagonal(gram))
+    lost = lengths <= (0.0 if sizes is None else LOST * sizes)
+    if W.shape[1] == 1:
+        rank = 0 if bool(lost[0]) else 1
+        return (W / lengths if rank else W[:, :0]), gram[:rank, :] / lengths
+    weights = xp.where(lost, xp.zeros_like(lengths), 1.0 / lengths)
+    values, U = xp.linalg.eigh(gram * weights * weights[:, None])
+    dropped = int(xp.sum(xp.astype(values <= backend.eps * W.shape[1], xp.int64)))
+    roots, U = xp.sqrt(values[dropped:]), U[:, dropped:]  # eigh sorts
+    return W @ (U * weights[:, None] / roots), roots[:, None] * U.T * lengths
+
+
+def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+    """Q of the rank of W, orthonormal to rounding, and S with W = Q S: `directions` twice."""
+    Q, S = directions(backend, W, sizes)
+    if W.shape[1] == 1:
+        return Q, S
+    Q, again = directions(backend, Q)
+    return Q, again @ S
+
+
+def times(P: Array, S: Array) -> Array:
+    """P @ S; for one column a multiple, which is ten times cheaper than the product."""
+    return P * S[0, 0] if tuple(S.shape) == (1, 1) else P @ S

@@ -1,0 +1,102 @@
+"""One factor along a path of matrices: Newton steps, continuation, an optimizer's iterates.
+
+What was set up for one A still preconditions the next. It is set up anew when the iterations that
+its age has cost add up to what a set-up costs, so that a path never pays much more than twice the
+least (the argument of renting against buying).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..arrays import Array
+from ..errors import ConvergenceError
+from ..operators import Operator
+from ..report import LinearCounts
+from .factor import Factor, Solver
+
+SETUP = 40  # iterations that a set-up is worth: LU of a surface 12 to 60, AMG 60 to 120
+LONGEST = 60  # iterations of a solve after which an aged factor is given up at once
+
+
+class Reused:
+    """A solver that keeps its last factor for nearby matrices.
+
+    Parameters
+    ----------
+    solver : description
+        What sets a factor up.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.held: Factor | None = None
+        self.spent = 0.0  # iterations beyond those of a fresh factor
+        self.rate: float | None = None  # iterations per digit of a fresh factor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the factor, which cannot be pickled and is set up again."""
+        return {**self.__dict__, "held": None}
+
+    @property
+    def choices(self) -> list[str]:
+        """What "auto" picked and why."""
+        return getattr(self.solver, "choices", [])
+
+    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
+        """A factor for one of many matrices: the held one's, as long as that is cheaper."""
+        counts = LinearCounts() if counts is None else counts
+        if self._aged(A):
+            return _Aged(A, self, self.fresh(A, counts), counts)
+        assert self.held is not None
+        nearby = self.held.nearby(A, counts, LONGEST)
+        return _Aged(A, self, nearby or self.fresh(A, counts), counts)
+
+    def settle(self, A: Operator, counts: LinearCounts) -> Factor:
+        """The factor for many solves with one matrix: a held preconditioner, else a fresh LU."""
+        kept = None if self._aged(A) else self.held.kept_for(A, counts)  # type: ignore[union-attr]
+        return kept or self.fresh(A, counts)
+
+    def _aged(self, A: Operator) -> bool:
+        return self.held is None or self.held.A.shape != A.shape or self.spent > SETUP
+
+    def fresh(self, A: Operator, counts: LinearCounts) -> Factor:
+        """Set up for A."""
+        self.held, self.spent, self.rate = None, 0.0, None  # one factor in memory at a time
+        self.held = self.solver.setup(A, counts)
+        return self.held
+
+    def charge(self, iterations: int, rtol: float) -> None:
+        """Take note of what a solve took."""
+        digits = max(math.log10(1.0 / rtol), 0.1)
+        if self.rate is None:
+            self.rate = iterations / digits
+        self.spent += max(iterations - self.rate * digits, 0.0)
+
+
+class _Aged(Factor):
+    """Solves with A, preconditioned by a factor of an earlier matrix until that has failed."""
+
+    def __init__(self, A: Operator, reused: Reused, current: Factor, counts: LinearCounts) -> None:
+        super().__init__(A, current.rtol, counts)
+        self.counts.setups -= 1  # what is set up counts itself
+        self.reused, self.current = reused, current
+        self.name = current.name
+
+    def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
+        before = self.counts.iterations
+        try:
+            x = self.current._solve(b, rtol, adjoint)
+        except ConvergenceError:
+            if self.current is self.reused.held:
+                raise
+            self.current = self.reused.fresh(self.A, self.counts)
+            self.name = self.current.name
+            before = self.counts.iterations
+            x = self.current._solve(b, rtol, adjoint)
+        self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
+        return x
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        return self.current._approximate(r, adjoint)

@@ -1,0 +1,190 @@
+"""The multigrid cycle and the Krylov methods run on any array library and device.
+
+On the same terms as in test_array_api.py, with dense matrices.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from places import HOST, Place, agrees
+
+from mfdeq.arrays import Backend
+from mfdeq.linear.cg import block_cg, cg
+from mfdeq.linear.columns import directions, orthonormal
+from mfdeq.linear.cycle import Smoothed, collapsed, in_turn, largest_eigenvalue, v_cycle
+from mfdeq.linear.gmres import block_gmres
+from mfdeq.linear.neumann import spectral_radius
+from mfdeq.linear.recycling import Recycled
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(params=["CPU_DEVICE", "device1"])
+def place(request):
+    return Place(request.param)
+
+
+# The multigrid cycle, on dense matrices.
+
+SIZES = (12, 6, 3)
+MATRICES = [np.eye(n) * 4 + RNG.standard_normal((n, n)) for n in SIZES]
+DOWN = [RNG.random((m, n)) for n, m in itertools.pairwise(SIZES)]
+UP = [RNG.random((n, m)) / 3 for n, m in itertools.pairwise(SIZES)]
+BLOCK = RNG.standard_normal((SIZES[0], 4))
+
+
+def hierarchy(place):
+    levels = [
+        Smoothed(place(A), place(P), place(R), place(np.diag(1 / np.diag(A))), 2.0, degree)
+        for A, P, R, degree in zip(MATRICES, UP, DOWN, (2, 3), strict=False)
+    ]
+    return levels, place(np.linalg.inv(MATRICES[-1]))
+
+
+def test_the_smoother(place):
+    def compute(place):
+        level, b = hierarchy(place)[0][1], BLOCK[: SIZES[1]]
+        return [lv.smooth(place(x)) for lv in (level, level.T) for x in (b, b[:, 0])]
+
+    agrees(place, compute)
+
+
+def collapsed_hierarchy(place):
+    """Smoothing before and after, then only after, by two steps: multiplied out."""
+    A, S = [place(A) for A in MATRICES], [place(np.diag(0.5 / np.diag(A))) for A in MATRICES]
+    P, R = [place(P) for P in UP], [place(R) for R in DOWN]
+    levels = [
+        collapsed(A[0], P[0], R[0], S[0], S[0]),
+        collapsed(A[1], P[1], R[1], None, in_turn(A[1], [S[1], 0.5 * S[1]])),
+    ]
+    return levels, place(np.linalg.inv(MATRICES[-1]))
+
+
+@pytest.mark.parametrize("hierarchy", [hierarchy, collapsed_hierarchy])
+def test_the_cycle_and_its_transpose(place, hierarchy):
+    def compute(place):
+        levels, coarse = hierarchy(place)
+        transposed = [level.T for level in levels]
+        return [
+            v_cycle(hierarchy_, inverse, place(x))
+            for hierarchy_, inverse in ((levels, coarse), (transposed, coarse.T))
+            for x in (BLOCK, BLOCK[:, 0], np.eye(SIZES[0]))
+        ]
+
+    agrees(place, compute)
+    found = compute(place)
+    np.testing.assert_allclose(place.back(found[5]), place.back(found[2]).T, atol=1e-13)
+
+
+def test_bounds_of_spectra(place):
+    def compute(place):
+        A = MATRICES[0]
+        backend = Backend.of(place(A))
+        largest = largest_eigenvalue(backend, place(A), place(np.diag(1 / np.diag(A))))
+        return np.array([largest]), np.array([radius(place, 0.5 * np.eye(3) + DOWN[1][:, :3] / 9)])
+
+    expected, found = compute(HOST), compute(place)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def radius(place, A):
+    class Bare:
+        """spectral_radius needs only this of an operator."""
+
+        backend, shape = Backend.of(place(A)), A.shape
+
+        def _apply(self, x):
+            return place(A) @ x
+
+    return spectral_radius(Bare())
+
+
+def test_a_collapsed_cycle_is_its_smoothing_and_correction(place):
+    """x <- x + S (b - A x), the coarse correction, the same once more: what is multiplied out."""
+    levels, coarse = collapsed_hierarchy(place)
+    A, S, inner = MATRICES[0], np.diag(0.5 / np.diag(MATRICES[0])), np.eye(SIZES[1])
+    below = place.back(v_cycle(levels[1:], coarse, place(inner)))
+    x = S @ BLOCK
+    x = x + UP[0] @ (below @ (DOWN[0] @ (BLOCK - A @ x)))
+    x = x + S @ (BLOCK - A @ x)
+    found = place.back(v_cycle(levels, coarse, place(BLOCK)))
+    np.testing.assert_allclose(found, x, rtol=1e-12, atol=1e-13)
+
+
+# The block Krylov methods.
+
+
+def krylov(kernel, A, M, right_sides, **options):
+    """Solutions of every right-hand side in turn, and the history of residuals of all."""
+
+    def compute(place):
+        backend, history, found = Backend.of(place(A)), [], []
+        made = {name: make(backend) for name, make in options.items()}
+        for B in right_sides:
+            solved = kernel(
+                backend,
+                lambda X: place(A) @ X,
+                lambda X: place(M) @ X,
+                place(B),
+                1e-9,
+                200,
+                history.append,
+                **made,
+            )
+            assert solved.stopped == ""
+            found.append(solved.X)
+        return [*found, place(np.array(history[:3]))]
+
+    return compute
+
+
+LARGE = np.eye(40) + 0.3 * RNG.standard_normal((40, 40)) / np.sqrt(40)
+LARGE[:4] *= 1e-2
+DEFINITE = LARGE @ LARGE.T + 0.1 * np.eye(40)
+SCALED = np.diag(1 / np.diag(DEFINITE))
+RIGHT_SIDES = [RNG.standard_normal((40, k)) / 6 for k in (1, 3, 1)]
+RIGHT_SIDES[1][:, 1] = 0
+RIGHT_SIDES[1][:, 2] = DEFINITE[:, :5] @ np.ones(5) / 9
+CYCLE = {"length": lambda backend: 15}
+KRYLOV = {
+    "cg": (cg, DEFINITE, {}),
+    "block cg": (block_cg, DEFINITE, {}),
+    "gmres": (block_gmres, LARGE, CYCLE),
+    "flexible": (block_gmres, LARGE, {**CYCLE, "flexible": lambda backend: True}),
+    "recycled": (block_gmres, LARGE, {**CYCLE, "recycled": lambda backend: Recycled(backend, 4)}),
+}
+
+
+@pytest.mark.parametrize("method", KRYLOV)
+def test_block_krylov(place, method):
+    kernel, A, options = KRYLOV[method]
+    compute = krylov(kernel, A, SCALED, RIGHT_SIDES, **options)
+    for here, there, B in zip(compute(HOST), compute(place), RIGHT_SIDES, strict=False):
+        np.testing.assert_allclose(place.back(there), here, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(A @ place.back(there), B, atol=1e-8)
+    np.testing.assert_allclose(place.back(compute(place)[-1]), compute(HOST)[-1], rtol=1e-8)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("function", [directions, orthonormal])
+def test_directions(place, function, columns):
+    """The basis, up to the sign of its vectors, and the block in it; of dependent ones too."""
+    independent = BLOCK[:, :columns]
+    blocks = independent, np.concatenate([independent, 2 * independent[:, :1]], axis=1)
+
+    def compute(place):
+        found = []
+        for block in blocks:
+            Q, S = function(Backend.of(place(block)), place(block))
+            assert Q.shape == (SIZES[0], columns)
+            found += [Q @ Q.T, Q @ S, Q.T @ Q]
+        return found
+
+    agrees(place, compute)
+    for Q_QT, QS, QTQ, block in zip(*(compute(HOST)[i::3] for i in range(3)), blocks, strict=True):
+        np.testing.assert_allclose(Q_QT @ block, block, atol=1e-7)
+        np.testing.assert_allclose(QS, block, atol=1e-7)
+        np.testing.assert_allclose(
+            QTQ, np.eye(columns), atol=1e-6 if function is directions else 1e-14
+        )

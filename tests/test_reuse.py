@@ -1,0 +1,209 @@
+"""One factor along a path of matrices, preconditioners of other matrices, and loose products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from benchmarks.problems import Diffusion
+from benchmarks.systems import convection, diffusion
+from cases import CASES, build
+from scipy.sparse.linalg import aslinearoperator
+
+import mfdeq
+from mfdeq.linear import Reused, reuse
+from mfdeq.linear.approximate import colours, probed
+from mfdeq.linear.factor import operator_of
+from mfdeq.report import LinearCounts
+
+AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+SOLVERS = [mfdeq.Direct(), AMG, mfdeq.Krylov("gmres", preconditioner=mfdeq.ILU()), mfdeq.Krylov()]
+
+
+def path(steps, size=0.02):
+    """Diffusion whose coefficient drifts."""
+    rng = np.random.default_rng(0)
+    A = diffusion(30, 2).A
+    direction = rng.standard_normal(A.shape[0])
+    return [(A + sp.diags(size * k * A.diagonal() * direction**2)).tocsr() for k in range(steps)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_solves_along_a_path_are_true_whatever_the_factor_s_age(solver):
+    counts, reused = LinearCounts(), Reused(solver)
+    b = np.random.default_rng(1).standard_normal((900, 2))
+    for matrix in path(6, size=0.5):
+        factor = reused.setup(operator_of(matrix), counts)
+        for x, A in ((factor.solve(b), matrix), (factor.solve_adjoint(b), matrix.T)):
+            assert np.all(np.linalg.norm(b - A @ x, axis=0) <= 1.1e-10 * np.linalg.norm(b, axis=0))
+
+
+def test_a_factor_is_kept_while_it_preconditions_and_then_replaced():
+    counts, reused = LinearCounts(), Reused(mfdeq.Direct())
+    b = np.ones(900)
+    for matrix in path(5, size=1e-4):
+        reused.setup(operator_of(matrix), counts).solve(b)
+    assert counts.setups == 1
+    spent = reused.spent
+    assert 0 < spent <= reuse.SETUP
+    far = (path(1)[0] + sp.diags(np.geomspace(1e-3, 1e6, 900))).tocsr()
+    factor = reused.setup(operator_of(far), counts)
+    x = factor.solve(b)
+    assert np.linalg.norm(far @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    reused.setup(operator_of(far), counts).solve(b)
+    assert counts.setups == 2
+    assert reused.held.A.array is not None
+    assert reused.spent < spent + reuse.SETUP
+
+
+def test_an_aged_preconditioner_serves_many_solves_an_aged_lu_does_not():
+    first, second = (operator_of(matrix) for matrix in path(2))
+    for solver, setups in ((AMG, 0), (mfdeq.Direct(), 1)):
+        reused, counts = Reused(solver), LinearCounts()
+        reused.setup(first).solve(np.ones(900))
+        factor = reused.settle(second, counts)
+        assert counts.setups == setups
+        assert factor.A is second
+
+
+def test_another_size_is_another_path():
+    reused = Reused(mfdeq.Direct())
+    for n in (10, 20):
+        matrix = diffusion(n, 2).A
+        b = np.ones(n * n)
+        x = reused.setup(operator_of(matrix)).solve(b)
+        assert np.linalg.norm(matrix @ x - b) <= 1e-10 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("case", CASES[:8], ids=str)
+def test_newton_reuses_its_first_factor(case):
+    eq = case.solve(method="newton", solver=mfdeq.Direct())
+    assert eq.report.forward.setups <= max(1, eq.report.iterations - 1)
+
+
+def test_an_optimizer_s_next_solve_starts_from_the_last_factor():
+    case = build("bratu_field")
+    F = mfdeq.ReducedFunctional(case.model, case.loss, solver=mfdeq.Direct())
+    F.value(case.params)
+    F.value(case.params + 1e-6)
+    assert F.equilibrium(case.params + 1e-6).report.forward.setups == 0
+
+
+# A preconditioner of another matrix, for an A of products.
+
+WINDY = convection(30, peclet=0.2).A
+
+
+@pytest.mark.parametrize("rows", [7, 130])
+def test_probing_finds_the_entries(rows):
+    rng = np.random.default_rng(0)
+    matrix = (sp.random(rows, rows, 0.2, random_state=rng) + sp.identity(rows)).tocsr()
+    found = probed(operator_of(aslinearoperator(matrix)), abs(matrix))
+    assert abs(found - matrix).max() <= 1e-14
+
+
+def test_colours_need_no_more_products_than_the_stencil():
+    colour = colours(WINDY.tocoo())
+    assert colour.max() + 1 <= 13  # five points: at least five, columns at most two apart clash
+    together = (WINDY.T @ WINDY).tocoo()
+    off = together.row != together.col
+    assert np.all(colour[together.row[off]] != colour[together.col[off]])
+
+
+@pytest.mark.parametrize("given", ["matrix", "pattern"])
+@pytest.mark.parametrize("by", [mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.Direct()], ids=str)
+def test_preconditioning_by_another_matrix(by, given):
+    A = operator_of(aslinearoperator(WINDY))
+    solver = mfdeq.Krylov("gmres", mfdeq.Approximate(by, **{given: WINDY}), restart=60)
+    factor = solver.setup(A)
+    b = np.random.default_rng(0).standard_normal((900, 3))
+    for x, matrix in ((factor.solve(b), WINDY), (factor.solve_adjoint(b), WINDY.T)):
+        residual = np.linalg.norm(b - matrix @ x, axis=0)
+        assert np.all(residual <= 1.1e-10 * np.linalg.norm(b, axis=0))
+    bare = mfdeq.Krylov("gmres", max_iterations=3000).setup(A)
+    bare.solve(b), bare.solve_adjoint(b)
+    assert factor.counts.iterations < (0.9 if isinstance(by, mfdeq.Jacobi) else 0.5) * (
+        bare.counts.iterations
+    ) or isinstance(by, mfdeq.Jacobi)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "a matrix or a pattern"),
+        ({"matrix": WINDY, "pattern": WINDY}, "not both"),
+        ({"pattern": np.ones((3, 3))}, "a sparse matrix was expected"),
+    ],
+)
+def test_what_approximate_refuses(options, message):
+    with pytest.raises(mfdeq.ArgumentError, match=message):
+        mfdeq.Approximate(mfdeq.ILU(), **options)
+
+
+def test_approximate_of_another_size():
+    A = operator_of(aslinearoperator(np.eye(3)))
+    with pytest.raises(mfdeq.ArgumentError, match=r"shape \(900, 900\); \(3, 3\) was expected"):
+        mfdeq.Krylov(preconditioner=mfdeq.Approximate(mfdeq.ILU(), matrix=WINDY)).setup(A)
+
+
+# Products as accurate as asked for.
+
+
+@pytest.fixture(scope="module")
+def diffused():
+    model = Diffusion(24)
+    eq = mfdeq.solve(model, model.lognormal(), solver=AMG)
+    return eq, eq.hessian(model.loss(observations=50))
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_a_product_is_as_accurate_as_asked_for_and_cheaper(diffused, rtol):
+    eq, H = diffused
+    V = np.random.default_rng(0).standard_normal((H.shape[0], 3))
+    exact = H @ V
+    full = eq.report.linear.iterations
+    H @ V
+    full = eq.report.linear.iterations - full
+    loose = H.to_accuracy(rtol)
+    for _ in range(3):
+        before = eq.report.linear.iterations
+        found = loose @ V
+        took = eq.report.linear.iterations - before
+        error = np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)
+        assert np.all(error <= 1.3 * rtol)  # the estimate is an estimate
+    assert took < full
+    assert loose.inner >= 0.01 * rtol
+
+
+def test_an_accuracy_that_the_state_does_not_have(diffused):
+    model = Diffusion(12)
+    eq = mfdeq.solve(model, model.lognormal(), rtol=1e-4, solver=AMG)
+    H = eq.hessian(model.loss(observations=50)).to_accuracy(1e-13)
+    v = np.ones(H.shape[0])
+    with pytest.raises(mfdeq.ConvergenceError, match="accuracy of the state") as caught:
+        H @ v
+    assert caught.value.best.shape == v.shape
+
+
+# An optional faster factorization.
+
+
+def test_cholesky():
+    pytest.importorskip("cholespy", reason="the cholespy extra is not installed")
+    matrix = diffusion(20, 2).A
+    factor = mfdeq.Direct(package="cholespy").setup(operator_of(matrix))
+    B = np.random.default_rng(0).standard_normal((400, 9))
+    for b in (B, np.asfortranarray(B), B[:, 0], B[:, ::2], B[:, :0]):
+        before = b.copy()
+        for x in (factor.solve(b), factor.solve_adjoint(b)):
+            assert x.shape == b.shape
+            assert np.all(np.linalg.norm(matrix @ x - b, axis=0) <= 1e-10 * 30)
+        assert np.array_equal(b, before)
+    for refused in (WINDY, (matrix - 100 * sp.identity(400) * matrix.max()).tocsr(), np.eye(3)):
+        with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
+            mfdeq.Direct(package="cholespy").setup(operator_of(refused))
+
+
+def test_a_package_that_there_is_not():
+    with pytest.raises(mfdeq.ArgumentError, match="'pardiso'"):
+        mfdeq.Direct(package="pardiso")
