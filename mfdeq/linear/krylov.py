@@ -120,7 +120,10 @@ class _KrylovFactor(Factor):
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if self.M is None:
             return super()._approximate(r, adjoint)
-        return self.M._apply_adjoint(r) if adjoint else self.M._apply(r)
+        sizes = self.backend.column_norms(r)
+        sizes = self.backend.xp.where(sizes > 0, sizes, self.backend.xp.ones_like(sizes))
+        r = r / sizes  # of unit length: float32 levels then mean the same at every scale
+        return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
     def _record(self, residual: float) -> None:
         self.counts.iterations += 1
@@ -153,7 +156,8 @@ class _BlockFactor(_KrylovFactor):
         sizes = backend.column_norms(B)
         # Unit length: thresholds, and float32 levels, then mean the same at every scale.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-        width = TOGETHER if self.shared == 1 else self.shared
+        alone = self.shared == 1 and self.solver.method == "cg"
+        width = TOGETHER if alone else self.shared
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)

@@ -105,6 +105,11 @@ def inverse_block_diagonal(A: Any, size: int) -> Any:
         ],
         axis=-2,
     )
-    inverses = backend.xp.linalg.inv(blocks)
+    try:
+        inverses = backend.xp.linalg.inv(blocks)
+    except ValueError as error:  # numpy's LinAlgError
+        raise ArgumentError(
+            f"a diagonal block of A of size {size} is singular: use another block_size"
+        ) from error
     points = backend.xp.arange(n // size + 1)
     return backend.sparse.bsr_matrix((inverses, points[:-1], points), shape=(n, n)).tocsr()

@@ -11,10 +11,12 @@ import math
 from typing import Any
 
 from ..arrays import Array, Backend
+from .columns import orthonormal
 
 TRIALS = 4  # solves with a space, after which it must have paid
 WORTH = 0.8  # of the iterations without it, that a solve with it may take at most
 SETTLED = 0.9  # a new space whose shrinkage is not below this part of the old one's is not taken
+SINGULAR = 1e-12  # of the largest ||A M y|| / ||y||, below which A M is singular on y
 COMMON = 1e-10  # of the largest eigenvalue of a Gram matrix, below which vectors are dependent
 
 
@@ -37,6 +39,8 @@ class Recycled:
 
     def judge(self, iterations: int, rtol: float) -> None:
         """Take note of a solve of one column; give the space up for good where it does not pay."""
+        if iterations <= self.size:
+            return  # too easy a right-hand side to say anything
         self._rates.append(iterations / math.log(1.0 / rtol))
         if len(self._rates) == 1 + TRIALS and min(self._rates[1:]) > WORTH * self._rates[0]:
             self.Y = self.C = None
@@ -72,6 +76,8 @@ class Recycled:
         backend = self.backend
         xp, linalg = backend.xp, backend.xp.linalg
         V = basis[: len(raw)]
+        if self.size + sum(v.shape[1] for v in basis) > V[0].shape[0]:
+            return  # the space is exhausted, and its last vectors are rounding
         H = _dense(backend, raw, basis)
         inner = xp.astype(backend.eye(H.shape[1], H.shape[1]), backend.dtype)
         G = H
@@ -82,21 +88,26 @@ class Recycled:
             zeros = backend.zeros(H.shape[0], k)
             G = _blocks(xp, backend.eye(k, k), xp.concat(coupling, axis=1), zeros, H)
         # Coordinates in which ||y|| is the norm; what Y and V have in common counts once.
-        values, U = linalg.eigh(inner)
+        lengths = xp.sqrt(linalg.diagonal(inner))
+        values, U = linalg.eigh(inner / lengths / lengths[:, None])
         common = int(xp.sum(xp.astype(values <= COMMON * values[-1], xp.int64)))  # eigh sorts
-        unit = U[:, common:] / xp.sqrt(values[common:])
+        unit = U[:, common:] / lengths[:, None] / xp.sqrt(values[common:])
         _, sizes, rows = linalg.svd(G @ unit, full_matrices=False)
-        kept = min(self.size, sizes.shape[0])
-        smallest = rows[-kept:, :].T
-        shrinkage = float(xp.sum(sizes[-kept:]))
-        if not shrinkage < SETTLED * self.shrinkage:
+        last = int(xp.sum(xp.astype(sizes > SINGULAR * sizes[0], xp.int64)))  # svd sorts
+        kept = min(self.size, last)
+        smallest = rows[last - kept : last, :].T
+        shrinkage = float(xp.sum(sizes[last - kept : last]))
+        grown = self.Y is None or kept > self.Y.shape[1]
+        if not (grown or shrinkage < SETTLED * self.shrinkage):
             return
         P = unit @ smallest
         Q, R = linalg.qr(G @ P)
         P = linalg.solve(R.T, P.T).T  # P R^-1
         held = [] if self.Y is None else [self.Y]
         range_ = [] if self.C is None else [self.C]
-        self.Y, self.C = _combination(held + V, P), _combination(range_ + basis, Q)
+        Y, C = _combination(held + V, P), _combination(range_ + basis, Q)
+        self.C, T = orthonormal(backend, C)  # of what was C before, rounding adds up
+        self.Y = Y @ linalg.pinv(T)
         self.shrinkage = shrinkage
 
 
