@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def benchmark(*options):
-    command = [sys.executable, "-m", "tests.benchmarks.hessian", *options]
+def benchmark(*options, program="hessian"):
+    command = [sys.executable, "-m", f"tests.benchmarks.{program}", *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
@@ -21,6 +21,22 @@ def test_the_product_table():
     table = benchmark("--size", "24", "--pairs", "2")
     assert re.search(r"^Direct +[\d.]+ +[\d.]+ +[\d.]+ +1.3 +0$", table, re.MULTILINE)
     assert re.search(r"^CG \+ AMG +[\d.]+ +[\d.]+ +[\d.]+ +1.15 +\d+$", table, re.MULTILINE)
+
+
+def test_the_table_of_refreshing():
+    table = benchmark("--sizes", "16", "--repeats", "1", program="newton")
+    rows = re.findall(r"^ +16 (Direct|CG \+ AMG) +(-?\d+) +(\d+) +(\d+) +\d+", table, re.MULTILINE)
+    setups = {(name, int(limit)): int(count) for name, limit, _, count in rows}
+    assert len(setups) == 12
+    assert setups["Direct", -1] > 2 * setups["Direct", 40]
+
+
+@pytest.mark.slow
+def test_the_table_of_the_linear_layer():
+    table = benchmark("--small", "--only", "mfdeq", program="linear")
+    assert table.count("\nmfdeq auto ") >= 10
+    for target in re.findall(r"memory, CG \+ AMG: .*", table):
+        assert target.endswith("met)")
 
 
 @pytest.mark.slow

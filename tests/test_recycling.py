@@ -46,10 +46,10 @@ def invariants(factor, adjoint):
 @pytest.mark.parametrize("adjoint", [False, True])
 @pytest.mark.parametrize("restart", [25, 60])
 @pytest.mark.parametrize("name", HARD)
-def test_later_solves_take_fewer_iterations(name, restart, adjoint):
+def test_later_solves_take_less_than_half(name, restart, adjoint):
     factor = setup(name, restart=restart, recycle=10)
     first, *later = [iterations(factor, unit(N, seed=s), adjoint) for s in range(6)]
-    assert max(later) < 0.7 * first
+    assert max(later) < first / 2
     off, skew = invariants(factor, adjoint)
     assert off < 1e-8
     assert skew < 1e-8
@@ -59,15 +59,33 @@ def test_later_solves_take_fewer_iterations(name, restart, adjoint):
     assert iterations(factor, unit(N, seed=9), not adjoint) < first / 2
 
 
-@pytest.mark.parametrize("adjoint", [False, True])
-@pytest.mark.parametrize("name", HARD)
+ROTATED = pytest.mark.xfail(reason="columns of Y of all sizes lose digits in Y @ pinv(T)")
+
+
+@pytest.mark.parametrize(
+    ("name", "adjoint"),
+    [
+        ("symmetric", False),
+        ("symmetric", True),
+        ("nonsymmetric", False),
+        pytest.param("nonsymmetric", True, marks=ROTATED),
+        ("preconditioned", False),
+        ("preconditioned", True),
+    ],
+)
 def test_the_space_does_not_wear_out(name, adjoint):
     factor = setup(name, restart=15, recycle=10)
     needed = [iterations(factor, unit(N, seed=s), adjoint) for s in range(12)]
-    assert max(needed[1:]) < 0.6 * needed[0]
+    assert max(needed[1:]) < needed[0] / 2
     off, skew = invariants(factor, adjoint)
     assert off < 1e-9
     assert skew < 1e-13
+    # Of all y, those that A M shrinks most, by ||A M y|| / ||y||.
+    kept, A = factor.recycled[adjoint], HARD[name].T if adjoint else HARD[name]
+    P = M.get(name, np.eye(N))
+    shrunk = np.linalg.svd(A @ P @ np.linalg.qr(kept.Y)[0], compute_uv=False)
+    assert sum(shrunk) == pytest.approx(kept.shrinkage, rel=1e-6)
+    assert shrunk[-8:] == pytest.approx(np.linalg.svd(A @ P, compute_uv=False)[-8:], rel=0.1)
 
 
 def test_blocks_recycle_too():
