@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -214,6 +216,17 @@ def is_sparse(x: Any) -> bool:
     return scipy.sparse.issparse(x) or (
         type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
     )
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Make numpy's global random numbers those of a seed for a while, and then the user's again."""
+    state = host.random.get_state()  # noqa: NPY002
+    host.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        host.random.set_state(state)  # noqa: NPY002
 
 
 def stored_bytes(x: Any) -> int:

@@ -171,3 +171,13 @@ def test_a_point_whose_block_is_singular():
     A = sp.kron(diffusion(30), np.ones((2, 2))) + sp.kron(diffusion(30), np.diag([0.0, 1e-300]))
     with pytest.raises((mfdeq.ArgumentError, mfdeq.SingularStateError), match="block"):
         mfdeq.Krylov(preconditioner=mfdeq.AMG(block_size=2)).setup(operator(A.tocsr()))
+
+
+def test_a_hierarchy_is_the_same_each_time_and_leaves_the_random_numbers_alone():
+    A, b = operator(diffusion(45)), np.ones(2025)
+    np.random.seed(3)  # noqa: NPY002
+    first = mfdeq.AMG(levels="float64").setup(A) @ b
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    assert drawn == np.random.random()  # noqa: NPY002
+    assert np.array_equal(mfdeq.AMG(levels="float64").setup(A) @ b, first)

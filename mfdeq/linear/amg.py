@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arguments import count
-from ..arrays import Array, Backend, check_block, is_sparse, sparse_on_host, stored_bytes
+from ..arrays import Array, Backend, check_block, is_sparse, seeded, sparse_on_host, stored_bytes
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
@@ -105,7 +105,8 @@ class _Cycle(Operator):
         inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
         host = sparse_on_host(matrix).astype("float64")
         self._scale = float(abs(host.diagonal()).max())
-        built = _hierarchy(host / self._scale, options, symmetric)
+        with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global stream
+            built = _hierarchy(host / self._scale, options, symmetric)
         self.levels = [_level(inner, level, options) for level in built.levels[:-1]]
         self.coarse = _inverse(inner, built.levels[-1].A)
         self._transposed = [level.T for level in self.levels]

@@ -53,7 +53,7 @@ class Columns:
 
 
 def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
-    """Q of the rank of W, orthonormal to sqrt(eps) or better, and S with W = Q S.
+    """Q of the rank of W, roughly orthonormal, and S with W = Q S; `orthonormal` does it twice.
 
     By the eigenvectors of the Gram matrix (Stathopoulos and Wu 2002): two block products.
     Directions below sqrt(eps) of their columns' length are dropped, and columns below rounding

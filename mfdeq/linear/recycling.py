@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 from ..arrays import Array, Backend
-from .columns import orthonormal
 
 TRIALS = 4  # solves with a space, after which it must have paid
 WORTH = 0.8  # of the iterations without it, that a solve with it may take at most
@@ -106,8 +105,8 @@ class Recycled:
         held = [] if self.Y is None else [self.Y]
         range_ = [] if self.C is None else [self.C]
         Y, C = _combination(held + V, P), _combination(range_ + basis, Q)
-        self.C, T = orthonormal(backend, C)  # of what was C before, rounding adds up
-        self.Y = Y @ linalg.pinv(T)
+        self.C, T = linalg.qr(C)  # of what was C before, rounding adds up
+        self.Y = linalg.solve(T.T, Y.T).T  # Y T^-1
         self.shrinkage = shrinkage
 
 
