@@ -12,12 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat as compat
-import numpy as host
+import numpy
 import scipy.sparse
 
 from .errors import ArgumentError, MfdeqError, ModelError
 
 Array = Any
+host = numpy  # of what is set up on the host, whatever library the arrays are of
 
 
 @dataclass(frozen=True)
@@ -221,12 +222,12 @@ def is_sparse(x: Any) -> bool:
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
     """Make numpy's global random numbers those of a seed for a while, and then the user's again."""
-    state = host.random.get_state()  # noqa: NPY002
-    host.random.seed(0)  # noqa: NPY002
+    state = host.random.get_state()
+    host.random.seed(0)
     try:
         yield
     finally:
-        host.random.set_state(state)  # noqa: NPY002
+        host.random.set_state(state)
 
 
 def stored_bytes(x: Any) -> int:

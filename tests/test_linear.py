@@ -136,13 +136,21 @@ def test_krylov_of_blocks(name, solver, monkeypatch):
     check(solver.setup(operator(MATRICES[name])), MATRICES[name].toarray())
 
 
+FRONTS = [(name, "multifrontal") for name in MATRICES]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
-@pytest.mark.parametrize("name", [*MATRICES, "saddle"])
-def test_direct(name, form, dtype):
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [*itertools.product([*MATRICES, "saddle"], [None, "superlu"]), *FRONTS],
+)
+def test_direct(name, package, form, dtype):
     matrix = saddle(30) if name == "saddle" else MATRICES[name]
     given = matrix.toarray() if form == "dense" else matrix.asformat(form)
-    factor = mfdeq.Direct().setup(operator(given, dtype))
+    if package == "multifrontal" and form == "dense":
+        return
+    factor = mfdeq.Direct(package=package).setup(operator(given, dtype))
     check(factor, matrix.toarray().astype(dtype), dtype)
     assert factor.counts.iterations == 0
     assert factor.counts.setups == 1

@@ -21,7 +21,7 @@ from ..report import LinearCounts
 from .amg import AMG
 from .direct import Direct, has_cholesky
 from .factor import Factor, Solver, operator_of
-from .fill import estimated_fill
+from .fill import Fill, estimated_fill
 from .krylov import Krylov
 from .preconditioners import ILU
 
@@ -31,8 +31,11 @@ SMALL = 5_000  # unknowns up to which an LU is not worth a thought
 PER_ENTRY = 1.1  # of a sparse product
 PER_VECTOR_ENTRY = 8.0  # and iteration: CG's updates and inner products
 PER_BASIS_ENTRY = 1.5  # of GMRES, and vector kept
-PER_LU_ENTRY = 2.8  # of a solve
+PER_LU_ENTRY = 2.8  # of a solve by SuperLU
 PER_LU_OPERATION = 0.6
+PER_FRONTS_UNKNOWN = 13_000.0  # of dissection and assembly
+PER_FRONTS_OPERATION = 0.16
+PER_FRONTS_ENTRY, PER_FRONTS_SOLVED = 0.85, 80.0  # of a solve, an entry of LU and an unknown
 LEAST = 80  # products with A that a solve with AMG costs at best
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
@@ -87,16 +90,14 @@ class Auto:
         if n <= SMALL:
             return [(Direct(), f"N = {n} is at most {SMALL}", None)]
         fill = estimated_fill(array)
-        direct = PER_LU_OPERATION * fill.operations + SOLVES * PER_LU_ENTRY * fill.entries
-        if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * _memory():
-            direct = math.inf
+        package, direct = _cheapest(fill, n)
         said = f"{SOLVES} solves by LU are estimated at {1e-9 * direct:.2g} s"
         if direct <= SOLVES * LEAST * PER_ENTRY * array.nnz:
             why = f"{said}, which an iteration hardly reaches"
-            return [(solver, why, None) for solver in _direct(A)]
+            return [(solver, why, None) for solver in _direct(A, package)]
         tried = _tried(A, direct)
         text = "; ".join([said, *(trial.said for trial in tried)])
-        direct_ones = [_Trial(direct, said, solver) for solver in _direct(A)]
+        direct_ones = [_Trial(direct, said, solver) for solver in _direct(A, package)]
         ranked = sorted([*direct_ones, *tried], key=lambda trial: trial.cost)
         # A failed trial is not tried again; LU, however dear, is what is left at the end.
         taken = [t for t in ranked if t.cost < math.inf or isinstance(t.solver, Direct)]
@@ -113,10 +114,21 @@ def _kind(A: Operator) -> tuple[Any, ...]:
     return (A.shape, type(array), getattr(array, "nnz", None))
 
 
-def _direct(A: Operator) -> list[Direct]:
-    """Direct solvers: Cholesky first where it is installed and may do."""
+def _cheapest(fill: Fill, n: int) -> tuple[str | None, float]:
+    """The package for an LU, and nanoseconds of it and `SOLVES` solves."""
+    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * _memory():
+        return None, math.inf
+    superlu = PER_LU_OPERATION * fill.operations + SOLVES * PER_LU_ENTRY * fill.entries
+    fronts = PER_FRONTS_UNKNOWN * n + PER_FRONTS_OPERATION * fill.operations
+    fronts += SOLVES * (PER_FRONTS_ENTRY * fill.entries + PER_FRONTS_SOLVED * n)
+    return ("superlu", superlu) if superlu < fronts else (None, fronts)
+
+
+def _direct(A: Operator, package: str | None) -> list[Direct]:
+    """Direct solvers: Cholesky in place of SuperLU where it is installed and may do."""
     definite = has_cholesky() and is_symmetric(A) and bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
-    return [Direct(package="cholespy"), Direct()] if definite else [Direct()]
+    first = [Direct(package="cholespy")] if definite and package == "superlu" else []
+    return [*first, Direct(package=package)]
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,27 @@
-"""Direct factorization: SuperLU for sparse matrices, LAPACK for dense ones."""
+"""Direct factorization: multifrontal or SuperLU for sparse matrices, LAPACK for dense ones."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays import Array, is_sparse, stored_bytes
+from ..arrays import Array, Backend, is_sparse, stored_bytes
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
 from .factor import Application, Factor, matrix_of, operator_of, singular
 from .krylov import Krylov
+from .multifrontal import Multifrontal
 
 TOGETHER = 8  # columns of one call: SuperLU is slower on wider blocks
-PACKAGES = ("superlu", "cholespy")
+PACKAGES = (None, "multifrontal", "superlu", "cholespy")
+FEW = 10_000  # unknowns up to which SuperLU's sparse columns are as good as dense fronts
+TRIED = 1e-6  # relative residual of a solve that shows fronts without pivots between them to do
 # Diagonal pivots are kept unless a column holds one 1/0.01 times larger: the symmetric
 # ordering's fill survives, and a zero diagonal is still pivoted away.
 SYMMETRIC = {
@@ -36,10 +40,13 @@ class Direct:
     rtol : float, optional
         Relative true residual that every solve must reach, after refinement where needed;
         None is 1e-10 (1e-5 in float32) or the rounding floor of the solve.
-    package : {"superlu", "cholespy"}, optional
-        What factorizes a sparse A. "cholespy" (an extra, ``pip install mfdeq[cholespy]``) is
-        CHOLMOD's Cholesky, for symmetric definite A on the host: in two dimensions its solves of
-        blocks take half the time.
+    package : {"multifrontal", "superlu", "cholespy"}, optional
+        What factorizes a sparse A. "multifrontal" is this library's own: its solves are dense
+        products, which makes blocks of right-hand sides cheap and runs on any device. It has no
+        pivots from outside a front. "superlu" has, and sets up faster in
+        the plane. "cholespy" (an extra, ``pip install mfdeq[cholespy]``) is CHOLMOD's Cholesky, for
+        symmetric definite A on the host. None is "multifrontal" above 10,000 unknowns where the
+        graph of A has small separators and the fronts are regular, else "superlu".
 
     Notes
     -----
@@ -48,7 +55,7 @@ class Direct:
     """
 
     rtol: float | None = None
-    package: str = "superlu"
+    package: str | None = None
 
     def __post_init__(self) -> None:
         if self.rtol is not None:
@@ -71,10 +78,15 @@ class Direct:
         array = matrix_of(A, "mfdeq.Direct()")
         with counts.timed():
             if self.package == "cholespy":
-                kind: Any = _Cholesky
-            else:
-                kind = _SparseLU if is_sparse(array) else _DenseLU
-            return kind(A, array, self.rtol, counts)
+                return _Cholesky(A, array, self.rtol, counts)
+            if self.package == "multifrontal":
+                return _Fronts(A, array, self.rtol, counts)
+            if not is_sparse(array):
+                return _DenseLU(A, array, self.rtol, counts)
+            if self.package is None and (A.shape[0] > FEW or not on_host(A.backend)):
+                with contextlib.suppress(ArgumentError):
+                    return _Fronts(A, array, self.rtol, counts)
+            return _SparseLU(A, array, self.rtol, counts)
 
 
 class _LU(Factor):
@@ -110,13 +122,44 @@ class _SparseLU(_LU):
         return self.backend.xp.concat(parts, axis=1)
 
 
+class _Fronts(_LU):
+    name = "Direct (multifrontal)"
+
+    def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
+        if not is_sparse(array):
+            raise _unsuited("it is dense")
+        try:
+            self.factors = Multifrontal(array, A.backend, is_symmetric(A))
+        except ArithmeticError as error:
+            raise _unsuited(str(error)) from error
+        b = A.backend.random(A.shape[0], seed=5)
+        x = self.factors.solve(b)
+        norm = A.backend.norm
+        if not norm(b - A._apply(x)) <= max(TRIED, A.backend.default_rtol) * norm(b):
+            raise _unsuited("its fronts are too badly conditioned")
+        super().__init__(A, rtol, counts)
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return self.backend.itemsize * self.factors.entries
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.factors.solve(b, adjoint)
+
+
+def _unsuited(why: str) -> ArgumentError:
+    return ArgumentError(
+        f"mfdeq.Direct(package='multifrontal') does not suit this A: {why}. Use mfdeq.Direct()"
+    )
+
+
 class _Cholesky(_LU):
     name = "Direct (CHOLMOD)"
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
         super().__init__(A, rtol, counts)
-        on_host = self.backend.sparse.__name__ == "scipy.sparse"
-        if not (is_sparse(array) and on_host and is_symmetric(A)):
+        if not (is_sparse(array) and on_host(self.backend) and is_symmetric(A)):
             raise ArgumentError(
                 "mfdeq.Direct(package='cholespy') is for a symmetric sparse A on the host: use "
                 "mfdeq.Direct()"
@@ -164,6 +207,11 @@ class _DenseLU(_LU):
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         solve = self.backend.dense_linalg.lu_solve
         return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0)
+
+
+def on_host(backend: Backend) -> bool:
+    """Whether sparse matrices are scipy's."""
+    return backend.sparse.__name__ == "scipy.sparse"
 
 
 def has_cholesky() -> bool:
