@@ -283,6 +283,11 @@ def _fronts_of(matrix: Any) -> Fronts:
 _last: dict[str, Any] = {}
 
 
+def forget() -> None:
+    """Drop the dissection of the pattern that came last."""
+    _last.clear()
+
+
 def _levels(
     height: Any, own: Any, updates: Any, above: Any, sent: Any, to: Any
 ) -> list[LevelPattern]:

@@ -118,8 +118,14 @@ def columnwise(function: Callable, b: np.ndarray) -> np.ndarray:
 def mfdeq_peers(system: System) -> list[Peer]:
     import mfdeq
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
+    from mfdeq.linear.direct import has_cholesky
 
-    solvers = {"auto": Auto, "Direct": Direct}
+    solvers = {"auto": Auto}
+    packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
+    if system.symmetric and has_cholesky():
+        packages["CHOLMOD"] = "cholespy"
+    for name, package in packages.items():
+        solvers[name] = functools.partial(Direct, package=package)
     if system.layer is not None:
         solvers["GMRES"] = lambda: Krylov("gmres")
         solvers["Neumann"] = Neumann
@@ -158,6 +164,9 @@ class Ours(Solves):
     tunable = False
 
     def __init__(self, solver, A) -> None:
+        from mfdeq.linear import multifrontal
+
+        multifrontal.forget()  # the dissection of a pattern belongs to its first set-up
         self.factor = solver.setup(A)
         self.solver = solver
 
