@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..arrays import Array, Backend
-from .columns import Columns, Solved, directions, times
+from .columns import Columns, Solved, all_directions, directions, times
 
 INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
 Product = Callable[[Array], Array]
@@ -89,7 +89,13 @@ def block_cg(
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
     (R,) = columns.leave(backend.column_norms(R) > rtol, R)
-    P = directions(backend, M(R))[0]
+    Q, S = directions(backend, R)
+    if 0 < (rank := Q.shape[1]) < R.shape[1]:
+        # Rounding would part dependent columns, and each part be solved for.
+        solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
+        columns.X = solved.X @ S
+        return columns.finish(solved.stopped)
+    P = all_directions(backend, M(R))[0]
     for _ in range(max_iterations):
         if P.shape[1] == 0:
             break
@@ -106,7 +112,7 @@ def block_cg(
         if R.shape[1] == 0:
             break
         Z = M(R)
-        P = directions(backend, Z - times(P, solve(PQ, Q.T @ Z)))[0]
+        P = all_directions(backend, Z - times(P, solve(PQ, Q.T @ Z)))[0]
     else:
         return columns.finish("it ran out of iterations")
     return columns.finish()

@@ -73,6 +73,18 @@ def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[
     return W @ (U * weights[:, None] / roots), roots[:, None] * U.T * lengths
 
 
+def all_directions(backend: Backend, W: Array) -> tuple[Array, Array]:
+    """`directions`, and those of what is left without them: down to rounding of W's columns."""
+    Q, S = directions(backend, W)
+    if W.shape[1] == 1 or Q.shape[1] == W.shape[1]:
+        return Q, S
+    rest = W - Q @ S
+    rest -= Q @ (Q.T @ rest)
+    more, T = directions(backend, rest, backend.column_norms(W))
+    concat = backend.xp.concat
+    return concat([Q, more], axis=1), concat([S, T], axis=0)
+
+
 def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
     """Q of the rank of W, orthonormal to rounding, and S with W = Q S: `directions` twice."""
     Q, S = directions(backend, W, sizes)
