@@ -51,6 +51,12 @@ def dense(n):
     return np.eye(n) + 0.1 * np.random.default_rng(0).standard_normal((n, n)) / n**0.5
 
 
+def symmetric_contraction(n):
+    """With a spectrum on a line, which GMRES needs half of Neumann's iterations for."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    return (Q * np.linspace(-0.7, 0.7, n)) @ Q.T
+
+
 LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
 
 
@@ -58,13 +64,26 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
     ("matrix", "picked"),
     [
         (dense(30), ["dense LU"]),
-        (aslinearoperator(dense(30)), ["gmres with no preconditioner"]),
+        (aslinearoperator(3 * dense(30)), ["gmres with no preconditioner"]),
+        (aslinearoperator(dense(30)), ["Neumann, because A is known by its products only; on a"]),
+        (aslinearoperator(np.eye(30) - symmetric_contraction(30)), ["gmres with no"]),
         (diffusion(30, 2).A, LU),
         (diffusion(100, 2).A, LU),
         (convection(100).A, ["SuperLU"]),
+        (diffusion(22, 3).A, ["multifrontal"]),
         (diffusion(40, 3).A, ["cg with AMG"]),
     ],
-    ids=["dense", "products", "small", "surface", "convection", "volume"],
+    ids=[
+        "dense",
+        "products",
+        "contraction",
+        "symmetric contraction",
+        "small",
+        "surface",
+        "convection",
+        "small volume",
+        "volume",
+    ],
 )
 def test_auto_says_what_it_picked(matrix, picked):
     chosen = Auto()

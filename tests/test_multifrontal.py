@@ -102,11 +102,14 @@ def test_a_zero_column_and_an_infinite_one_stay_among_themselves():
     assert residuals(CASES["windy"].toarray(), x[:, :1], B[:, :1]) < 1e-13
 
 
+@pytest.mark.parametrize("by_metis", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_a_dissection_separates(name):
+def test_a_dissection_separates(name, by_metis):
     """An entry joins two fronts only if one of them is above the other."""
     largest = 16
-    cut = dissection(CASES[name], largest)
+    if by_metis:
+        pytest.importorskip("pymetis", reason="the metis extra is not installed")
+    cut = dissection(CASES[name], largest, by_metis)
     matrix = CASES[name].tocoo()
     parents = cut.parent.tolist()
     assert all(parent < front for front, parent in enumerate(parents))
@@ -180,6 +183,7 @@ def zero_diagonal(n):
 )
 def test_where_it_does_not_suit(matrix, why, monkeypatch):
     monkeypatch.setattr(mfdeq.linear.direct, "FEW", 10)
+    monkeypatch.setattr(multifrontal, "has_metis", lambda: False)
     A = operator(matrix)
     with pytest.raises(mfdeq.ArgumentError, match=why):
         mfdeq.Direct(package="multifrontal").setup(A)
@@ -188,6 +192,15 @@ def test_where_it_does_not_suit(matrix, why, monkeypatch):
     b = RNG.standard_normal(A.shape[0])
     x = factor.solve(b)
     assert np.linalg.norm(b - A @ x) <= 1e-10 * np.linalg.norm(b)
+
+
+def test_graphs_with_long_edges_by_metis():
+    pytest.importorskip("pymetis", reason="the metis extra is not installed")
+    matrix = network(150).A
+    factor = mfdeq.Direct(package="multifrontal").setup(operator(matrix))
+    b = RNG.standard_normal((matrix.shape[0], 2))
+    assert residuals(matrix, factor.solve(b), b).max() <= 1e-12
+    assert factor.factors.entries < 0.2 * matrix.shape[0] ** 2 / 4
 
 
 def test_fronts_that_lose_all_digits_are_not_used(monkeypatch):

@@ -23,6 +23,7 @@ from .direct import Direct, has_cholesky
 from .factor import Factor, Solver, operator_of
 from .fill import Fill, estimated_fill
 from .krylov import Krylov
+from .neumann import Neumann
 from .preconditioners import ILU
 
 SOLVES = 100  # solves that a set-up is for: 50 Hessian products
@@ -36,6 +37,8 @@ PER_LU_OPERATION = 0.6
 PER_FRONTS_UNKNOWN = 13_000.0  # of dissection and assembly
 PER_FRONTS_OPERATION = 0.16
 PER_FRONTS_ENTRY, PER_FRONTS_SOLVED = 0.85, 80.0  # of a solve, an entry of LU and an unknown
+PER_CHOLESKY_UNKNOWN, PER_CHOLESKY_OPERATION, PER_CHOLESKY_ENTRY = 5_000.0, 0.3, 1.6
+HARDLY_MORE = 1.25  # iterations of Neumann than of GMRES
 LEAST = 80  # products with A that a solve with AMG costs at best
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
@@ -83,25 +86,23 @@ class Auto:
         """Solvers in the order in which they are taken, with the reason and what is set up."""
         array = getattr(A, "array", None)
         if array is None:
-            return [(Krylov("gmres", recycle=20), "A is known by its products only", None)]
+            found = _by_products(A)
+            return _ranked(found, found[0].said)
         if not is_sparse(array):
             return [(Direct(), "A is dense", None)]
         n = A.shape[0]
         if n <= SMALL:
             return [(Direct(), f"N = {n} is at most {SMALL}", None)]
         fill = estimated_fill(array)
-        package, direct = _cheapest(fill, n)
-        said = f"{SOLVES} solves by LU are estimated at {1e-9 * direct:.2g} s"
+        direct_ones = _direct(A, fill)
+        direct, said = direct_ones[0].cost, direct_ones[0].said
         if direct <= SOLVES * LEAST * PER_ENTRY * array.nnz:
-            why = f"{said}, which an iteration hardly reaches"
-            return [(solver, why, None) for solver in _direct(A, package)]
+            return _ranked(direct_ones, f"{said}, which an iteration hardly reaches")
         tried = _tried(A, direct)
         text = "; ".join([said, *(trial.said for trial in tried)])
-        direct_ones = [_Trial(direct, said, solver) for solver in _direct(A, package)]
-        ranked = sorted([*direct_ones, *tried], key=lambda trial: trial.cost)
         # A failed trial is not tried again; LU, however dear, is what is left at the end.
-        taken = [t for t in ranked if t.cost < math.inf or isinstance(t.solver, Direct)]
-        return [(trial.solver, text, trial.factor) for trial in taken]
+        taken = [t for t in tried if t.cost < math.inf]
+        return _ranked([*direct_ones, *taken], text)
 
     def say(self, text: str) -> None:
         """Put a choice on record, once."""
@@ -114,23 +115,6 @@ def _kind(A: Operator) -> tuple[Any, ...]:
     return (A.shape, type(array), getattr(array, "nnz", None))
 
 
-def _cheapest(fill: Fill, n: int) -> tuple[str | None, float]:
-    """The package for an LU, and nanoseconds of it and `SOLVES` solves."""
-    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * _memory():
-        return None, math.inf
-    superlu = PER_LU_OPERATION * fill.operations + SOLVES * PER_LU_ENTRY * fill.entries
-    fronts = PER_FRONTS_UNKNOWN * n + PER_FRONTS_OPERATION * fill.operations
-    fronts += SOLVES * (PER_FRONTS_ENTRY * fill.entries + PER_FRONTS_SOLVED * n)
-    return ("superlu", superlu) if superlu < fronts else (None, fronts)
-
-
-def _direct(A: Operator, package: str | None) -> list[Direct]:
-    """Direct solvers: Cholesky in place of SuperLU where it is installed and may do."""
-    definite = has_cholesky() and is_symmetric(A) and bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
-    first = [Direct(package="cholespy")] if definite and package == "superlu" else []
-    return [*first, Direct(package=package)]
-
-
 @dataclass(frozen=True)
 class _Trial:
     """The cost of `SOLVES` solves in nanoseconds, in words too, and the factor if it was set up."""
@@ -140,6 +124,49 @@ class _Trial:
     solver: Solver
     factor: Factor | None = None
     iterations: int = 0
+
+
+def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | None]]:
+    """The cheapest first."""
+    cheapest = sorted(trials, key=lambda trial: trial.cost)
+    return [(trial.solver, why, trial.factor) for trial in cheapest]
+
+
+def _direct(A: Operator, fill: Fill) -> list[_Trial]:
+    """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
+    n, entries, operations = A.shape[0], fill.entries, fill.operations
+    costs = {
+        "superlu": PER_LU_OPERATION * operations + SOLVES * PER_LU_ENTRY * entries,
+        "multifrontal": PER_FRONTS_UNKNOWN * n
+        + PER_FRONTS_OPERATION * operations
+        + SOLVES * (PER_FRONTS_ENTRY * entries + PER_FRONTS_SOLVED * n),
+    }
+    if has_cholesky() and is_symmetric(A) and bool((A.array.diagonal() > 0).all()):  # type: ignore[attr-defined]
+        costs["cholespy"] = PER_CHOLESKY_UNKNOWN * n + PER_CHOLESKY_OPERATION * operations
+        costs["cholespy"] += SOLVES * PER_CHOLESKY_ENTRY * entries
+    if BYTES_PER_LU_ENTRY * entries > MEMORY_SHARE * _memory():
+        costs = {"superlu": math.inf}
+    said = f"{SOLVES} solves by LU are estimated at {1e-9 * min(costs.values()):.2g} s"
+    order = sorted(costs, key=lambda package: costs[package])
+    # One that fails is followed by SuperLU, which pivots.
+    taken = order[: order.index("superlu") + 1]
+    return [_Trial(costs[package], said, Direct(package=package)) for package in taken]
+
+
+def _by_products(A: Operator) -> list[_Trial]:
+    """GMRES; before it the Neumann iteration, cheaper a step, where it hardly takes more."""
+    gmres, why = Krylov("gmres", recycle=20), "A is known by its products only"
+    b, taken = A.backend.random(A.shape[0], seed=3), []
+    trials: tuple[Solver, ...] = (Neumann(max_iterations=TRIAL_ITERATIONS), Krylov("gmres"))
+    try:
+        for solver in trials:
+            factor = solver.setup(A)
+            factor.solve(b, rtol=max(TRIAL_RTOL, factor.rtol))
+            taken.append(factor.counts.iterations)
+    except ConvergenceError:
+        return [_Trial(0.0, why, gmres)]
+    why = f"{why}; on a trial {taken[0]} iterations by Neumann, {taken[1]} by GMRES"
+    return [_Trial(taken[0], why, Neumann()), _Trial(HARDLY_MORE * taken[1], why, gmres)]
 
 
 def _tried(A: Operator, direct: float) -> list[_Trial]:

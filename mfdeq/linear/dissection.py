@@ -2,14 +2,19 @@
 
 Distances from a few far-apart vertices are coordinates in which meshes look like themselves
 (Harel and Koren, Graph drawing by high-dimensional embedding, 2002). Each part is cut across the
-longest axis of its coordinates, near the middle, where the fewest edges cross; the least set of
-vertices that touches all crossing edges (Kőnig's theorem) is the separator. All parts of a depth
-are cut at once. Unknowns with the same neighbours (those of one point) are never parted.
+longest axis of its coordinates, near the middle, where the fewest edges cross. Graphs with long
+edges look like nothing in coordinates: for those METIS may be asked, where it is installed.
+
+The least set of vertices that touches all crossing edges (Kőnig's theorem) is the separator. All
+parts of a depth are cut at once. Unknowns with the same neighbours (those of one point) are never
+parted.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +23,9 @@ from ..arrays import host, sparse_on_host
 LANDMARKS = 14  # vertices that distances are measured from
 DIMENSIONS = 4  # that are kept of these coordinates
 MIDDLE = 0.1  # how far from the middle, as a share of the part, a cut may be
+
+# Of the vertices inside, part by part in their sizes, and the edges (i, j): which go right.
+Halved = Callable[[Any, Any, Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,14 @@ class Dissection:
     parent: Any
 
 
-def dissection(A: Any, largest: int) -> Dissection:
+def dissection(A: Any, largest: int, by_metis: bool = False) -> Dissection:
     """Cut the graph of a sparse matrix until no part has more than `largest` unknowns."""
     graph, group, weight = _without_twins(_graph(A))
+    halved = (_by_metis if by_metis else _by_coordinates)(graph, weight, largest)
     n = graph.shape[0]
     csgraph = importlib.import_module("scipy.sparse.csgraph")
     parts, part = csgraph.connected_components(graph, directed=False)
     part = part.astype(host.int64)
-    coordinates = host.zeros((DIMENSIONS, n))
-    for component in host.flatnonzero(host.bincount(part, weight) > largest):
-        members = host.flatnonzero(part == component)
-        coordinates[:, members] = _coordinates(graph[members][:, members])
     edges = graph.tocoo()
     upper = edges.row < edges.col
     i, j = edges.row[upper], edges.col[upper]
@@ -64,8 +69,7 @@ def dissection(A: Any, largest: int) -> Dissection:
             break
         still = (front[i] < 0) & (front[j] < 0)
         i, j = i[still], j[still]
-        inside = inside[_order(coordinates[:, inside], sizes)]
-        right = _right(inside, sizes, weight, i, j)
+        right = halved(inside, sizes, i, j)
         across = right[i] != right[j]
         separator = _cover(i[across], j[across], right)
         i, j = i[~across], j[~across]
@@ -73,6 +77,7 @@ def dissection(A: Any, largest: int) -> Dissection:
         number[inside] = host.repeat(host.arange(sizes.shape[0]), sizes)
         front[separator] = node[number[separator]]
         inside = inside[front[inside] < 0]
+        inside = inside[host.lexsort((right[inside], number[inside]))]
         sizes = host.bincount(2 * number[inside] + right[inside], minlength=2 * sizes.shape[0])
         parent.append(host.repeat(node, 2))
         node = fronts + host.arange(2 * node.shape[0])
@@ -115,6 +120,48 @@ def _without_twins(graph: Any) -> tuple[Any, Any, Any]:
     merged.eliminate_zeros()
     merged.sort_indices()
     return merged, group, host.bincount(group).astype("float64")
+
+
+def _by_coordinates(graph: Any, weight: Any, largest: int) -> Halved:
+    """Cuts across the longest axes of the parts."""
+    coordinates = host.zeros((DIMENSIONS, graph.shape[0]))
+    csgraph = importlib.import_module("scipy.sparse.csgraph")
+    components, component = csgraph.connected_components(graph, directed=False)
+    sizes = host.bincount(component, weight, components)
+    for c in host.flatnonzero(sizes > largest):
+        members = host.flatnonzero(component == c)
+        coordinates[:, members] = _coordinates(graph[members][:, members])
+
+    def halved(inside: Any, sizes: Any, i: Any, j: Any) -> Any:
+        inside = inside[_order(coordinates[:, inside], sizes)]
+        return _right(inside, sizes, weight, i, j)
+
+    return halved
+
+
+def _by_metis(graph: Any, weight: Any, largest: int) -> Halved:
+    """METIS's recursive bisection: the bits of its parts' numbers, the leading one first."""
+    import pymetis
+
+    n = graph.shape[0]
+    depth = max(1, math.ceil(math.log2(weight.sum() / largest)))
+    adjacency = pymetis.CSRAdjacency(adj_starts=graph.indptr, adjacent=graph.indices)
+    weights = weight.astype(int).tolist()
+    _, part = pymetis.part_graph(2**depth, adjacency, vweights=weights, recursive=True)
+    bits = iter(range(depth - 1, -1, -1))
+
+    def halved(inside: Any, sizes: Any, i: Any, j: Any) -> Any:
+        right = host.zeros(n, dtype=bool)
+        bit = next(bits, None)
+        if bit is None:  # a part that came out larger than the others: in two, anyhow
+            ends = host.cumsum(sizes)
+            number = host.arange(inside.shape[0])
+            right[inside] = number >= host.repeat(ends - sizes + (sizes + 1) // 2, sizes)
+        else:
+            right[inside] = (host.asarray(part)[inside] >> bit) % 2 == 1
+        return right
+
+    return halved
 
 
 def _coordinates(graph: Any) -> Any:

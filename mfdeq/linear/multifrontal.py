@@ -18,6 +18,7 @@ only; what that costs in accuracy, the true residual shows.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,9 +26,9 @@ from typing import Any
 from ..arrays import Array, Backend, host, sparse_on_host
 from .dissection import dissection
 
-LARGEST_LEAF = 16  # unknowns of a part that is not cut further
-WORTH = 8_000  # entries of padding that one more batch costs as much as
-PADDED = 0.1  # share of padding that a batch may have anyway
+LARGEST_LEAF = 24  # unknowns of a part that is not cut further
+WORTH = 40_000  # entries of padding that one more batch costs as much as
+PADDED = 0.2  # share of padding that a batch may have anyway
 SMALL = 1_000  # unknowns that one front may always have
 FRONT = 4  # times N^(2/3), about a mesh of space's largest, that a front may be
 ROWS = 256  # of an update that are added at once
@@ -201,11 +202,18 @@ class Fronts:
     def of(cls, matrix: Any) -> Fronts:
         """Dissect the graph of a CSR matrix, and find what goes where."""
         n = matrix.shape[0]
-        cut = dissection(matrix, LARGEST_LEAF)
-        height = _heights(cut.parent)
-        touching, row = _above(matrix, cut.front, cut.parent, height)
-        own = host.bincount(cut.front, minlength=height.shape[0])
-        touched = host.bincount(touching, minlength=height.shape[0])
+        for by_metis in (False, True) if has_metis() else (False,):
+            cut = dissection(matrix, LARGEST_LEAF, by_metis)
+            height = _heights(cut.parent)
+            touching, row = _above(matrix, cut.front, cut.parent, height)
+            own = host.bincount(cut.front, minlength=height.shape[0])
+            touched = host.bincount(touching, minlength=height.shape[0])
+            if (widest := (own + touched).max()) <= max(SMALL, FRONT * n ** (2 / 3)):
+                break
+        else:
+            raise ArithmeticError(
+                f"the graph of A has no small separators (one touches {widest} of {n} unknowns)"
+            )
 
         # Fronts of a height in runs of like size.
         order = host.lexsort((touched, own, height))
@@ -213,8 +221,6 @@ class Fronts:
         front, touching = renumbered[cut.front], renumbered[touching]
         parent = host.where(cut.parent < 0, -1, renumbered[cut.parent])[order]
         height, own, touched = height[order], own[order], touched[order]
-        if (own + touched).max() > max(SMALL, FRONT * n ** (2 / 3)):
-            raise ArithmeticError("the graph of A has no small separators")
         shapes = _batched(height, own, touched)
         first, fronts, k, m = (host.asarray(column) for column in zip(*shapes, strict=True))
         batch = host.repeat(host.arange(len(shapes)), fronts)
@@ -318,6 +324,11 @@ def _starts(sizes: Any) -> Any:
 def _counted(sizes: Any) -> Any:
     """0, 1, ... anew for each size."""
     return host.arange(int(sizes.sum())) - host.repeat(_starts(sizes), sizes)
+
+
+def has_metis() -> bool:
+    """Whether pymetis is installed."""
+    return importlib.util.find_spec("pymetis") is not None
 
 
 def _heights(parent: Any) -> Any:

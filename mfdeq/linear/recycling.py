@@ -14,6 +14,7 @@ from ..arrays import Array, Backend
 
 TRIALS = 4  # solves with a space, after which it must have paid
 WORTH = 0.8  # of the iterations without it, that a solve with it may take at most
+LONG = 1.2  # of the size of the space, that a cycle must be for its choice to be worth it
 SETTLED = 0.9  # a new space whose shrinkage is not below this part of the old one's is not taken
 SINGULAR = 1e-12  # of the largest ||A M y|| / ||y||, below which A M is singular on y
 COMMON = 1e-10  # of the largest eigenvalue of a Gram matrix, below which vectors are dependent
@@ -70,8 +71,8 @@ class Recycled:
 
     def harvest(self, basis: list[Array], coupling: list[Array], raw: list[list[Array]]) -> None:
         """Choose the space anew from itself and a cycle's A M V = C coupling + V+ H."""
-        if self.size == 0 or not raw:
-            return
+        if len(raw) < LONG * self.size or self.size == 0:
+            return  # there is little to save
         backend = self.backend
         xp, linalg = backend.xp, backend.xp.linalg
         V = basis[: len(raw)]
