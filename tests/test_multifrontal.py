@@ -222,6 +222,7 @@ def placed(factors, place):
     if place is HOST:
         return factors
     moved = copy.copy(factors)
+    moved._spare = []
     moved.backend = Backend(place.xp, place.xp.float64, place.device)
     moved.order, moved.position = place(factors.order), place(factors.position)
     moved.levels = [

@@ -31,6 +31,7 @@ WORTH = 40_000  # entries of padding that one more batch costs as much as
 PADDED = 0.2  # share of padding that a batch may have anyway
 SMALL = 1_000  # unknowns that one front may always have
 FRONT = 4  # times N^(2/3), about a mesh of space's largest, that a front may be
+WIDEST = 32  # columns that are solved for at once
 ROWS = 256  # of an update that are added at once
 BATCH = 4_000_000  # entries of the fronts of one batch
 
@@ -95,6 +96,7 @@ class Multifrontal:
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
+        self._spare: list[Array] = []
         try:
             self.levels = list(_factorized(sparse_on_host(A), fronts, backend, symmetric))
         except host.linalg.LinAlgError as error:
@@ -110,13 +112,29 @@ class Multifrontal:
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """A⁻¹ b or A⁻ᵀ b, of (N,) and (N, c)."""
         xp = self.backend.xp
-        block = b[:, None] if b.ndim == 1 else b
-        c = block.shape[1]
-        x = xp.take(block, self.order, axis=0)
-        sent = xp.empty((self.updates, c), dtype=b.dtype, device=self.backend.device)
+        if b.ndim == 1:
+            return self._solve(b[:, None], adjoint)[:, 0]
+        if b.shape[1] <= WIDEST:
+            return self._solve(b, adjoint)
+        starts = range(0, b.shape[1], WIDEST)
+        return xp.concat([self._solve(b[:, j : j + WIDEST], adjoint) for j in starts], axis=1)
+
+    def _solve(self, b: Array, adjoint: bool) -> Array:
+        xp, (n, c) = self.backend.xp, b.shape
         levels = self.levels if self.symmetric or not adjoint else self._transposed()
+        places = self.order.shape[0]
+        # Kept for the next solve: fresh memory costs more than what is computed in it. Taken out
+        # meanwhile, so that another thread takes its own.
+        spare = self._spare.pop() if self._spare else self.backend.zeros(0)
+        if spare.shape[0] < (needed := (n + places + self.updates) * c):
+            spare = self.backend.zeros(needed)
+        given = xp.reshape(spare[: n * c], (n, c))
+        x = xp.reshape(spare[n * c : (n + places) * c], (places, c))
+        sent = xp.reshape(spare[(n + places) * c : needed], (self.updates, c))
+        given[:, :] = b  # whatever its strides
         end = 0
         for level in levels:
+            x[level.own, :] = xp.take(given, self.order[level.own], axis=0)
             if level.incoming is not None:
                 x[level.own, :] -= level.incoming @ sent[:end, :]
             start = level.own.start
@@ -126,16 +144,18 @@ class Multifrontal:
                 sent[end : end + f * m, :] = xp.reshape(batch.lower @ own, (f * m, c))
                 start, end = start + f * k, end + f * m
         for level in reversed(levels):
-            above, start, end = xp.take(x, level.above, axis=0), level.own.start, 0
+            start, end = level.own.start, 0
             for batch in level.batches:
                 f, m, k = batch.lower.shape
                 here = slice(start, start + f * k)
+                above = xp.take(x, level.above[end : end + f * m], axis=0)
                 own = batch.inverse @ xp.reshape(x[here, :], (f, k, c))
-                own -= batch.upper @ xp.reshape(above[end : end + f * m, :], (f, m, c))
+                own -= batch.upper @ xp.reshape(above, (f, m, c))
                 x[here, :] = xp.reshape(own, (f * k, c))
                 start, end = here.stop, end + f * m
         x = xp.take(x, self.position, axis=0)
-        return x[:, 0] if b.ndim == 1 else x
+        self._spare[:] = [spare]
+        return x
 
     def _transposed(self) -> list[Level]:
         flip = self.backend.xp.matrix_transpose
