@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from places import HOST, Place, agrees
 
 import mfdeq
 from mfdeq.arrays import Backend
-from mfdeq.linear import multifrontal
+from mfdeq.linear import fronts
 from mfdeq.linear.dissection import dissection
 from mfdeq.linear.multifrontal import Batch, Level, Multifrontal
 
@@ -150,9 +151,7 @@ def test_unknowns_with_the_same_neighbours_stay_together():
 
 def test_a_pattern_is_dissected_once(monkeypatch):
     count = []
-    monkeypatch.setattr(
-        multifrontal, "dissection", lambda *args: count.append(1) or dissection(*args)
-    )
+    monkeypatch.setattr(fronts, "dissection", lambda *args: count.append(1) or dissection(*args))
     built(diffusion(23))
     other = built(diffusion(23) + 0.5 * sp.identity(23**2))
     assert len(count) == 1
@@ -161,6 +160,23 @@ def test_a_pattern_is_dissected_once(monkeypatch):
     assert residuals(dense, other.solve(b), b) < 1e-13
     built(diffusion(24))
     assert len(count) == 2
+
+
+def test_threads_do_not_share_memory():
+    factors, B = built(diffusion(60, 0.3)), RNG.standard_normal((60**2, 24))
+    expected = factors.solve(B)
+    with ThreadPoolExecutor(4) as pool:
+        for x in pool.map(lambda _: factors.solve(B), range(24)):
+            np.testing.assert_array_equal(x, expected)
+
+
+def test_blocks_of_any_width_and_memory_layout():
+    """Wider than what is solved for at once, then narrower, in memory that was used before."""
+    matrix = diffusion(24, 0.4)
+    factors, B = built(matrix), RNG.standard_normal((24**2, 75))
+    for b in (B, B[:, :3], np.asfortranarray(B), B[::-1, ::-1], B[:, 40]):
+        block = b if b.ndim == 2 else b[:, None]
+        assert residuals(matrix, factors.solve(b).reshape(block.shape), block).max() <= 1e-13
 
 
 # What it is not for.
@@ -183,7 +199,7 @@ def zero_diagonal(n):
 )
 def test_where_it_does_not_suit(matrix, why, monkeypatch):
     monkeypatch.setattr(mfdeq.linear.direct, "FEW", 10)
-    monkeypatch.setattr(multifrontal, "has_metis", lambda: False)
+    monkeypatch.setattr(fronts, "has_metis", lambda: False)
     A = operator(matrix)
     with pytest.raises(mfdeq.ArgumentError, match=why):
         mfdeq.Direct(package="multifrontal").setup(A)

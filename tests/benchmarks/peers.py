@@ -164,9 +164,9 @@ class Ours(Solves):
     tunable = False
 
     def __init__(self, solver, A) -> None:
-        from mfdeq.linear import multifrontal
+        from mfdeq.linear import fronts
 
-        multifrontal.forget()  # the dissection of a pattern belongs to its first set-up
+        fronts.forget()  # the dissection of a pattern belongs to its first set-up
         self.factor = solver.setup(A)
         self.solver = solver
 
