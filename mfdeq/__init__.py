@@ -34,6 +34,8 @@ _HOME = {
     "eigsh": "spectrum",
     "Eigenpairs": "spectrum",
     "ReducedFunctional": "optimize",
+    "from_jax": "jax_models",
+    "loss_from_jax": "jax_models",
     "verify": "verification",
     "Verification": "verification",
     "SolveReport": "report",

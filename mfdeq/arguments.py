@@ -23,6 +23,13 @@ def at_least(least: float, x: Any, name: str) -> float:
     return float(x)
 
 
+def one_of(x: Any, known: tuple[str, ...], name: str) -> str:
+    """`x` if it is one of these words, or an `ArgumentError` naming it."""
+    if x not in known:
+        raise ArgumentError(f"{name} is {x!r}; one of {', '.join(map(repr, known))} was expected")
+    return x
+
+
 def count(n: Any, name: str) -> int:
     """`n` as a positive int, or an `ArgumentError` naming it."""
     if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:

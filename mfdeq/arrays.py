@@ -130,6 +130,11 @@ class Backend:
         """A host (numpy) array in this namespace, dtype and device: an explicit transfer."""
         return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
+    def copied(self, x: Any) -> Array:
+        """An array of another library (JAX's, say), on the same device, as one of this library."""
+        shared = host.asarray(x) if compat.is_numpy_namespace(self.xp) else self.xp.from_dlpack(x)
+        return self.xp.asarray(shared, copy=True)
+
     @staticmethod
     def frozen(x: Array) -> Array:
         """`x`, not to be written into where the library knows such a thing (numpy does)."""
