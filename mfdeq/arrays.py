@@ -250,6 +250,15 @@ def sparse_on_host(x: Any) -> Any:
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
 
 
+def canonical(x: Any) -> Any:
+    """A sparse matrix in CSR or CSC, entries that are stored twice added up."""
+    given = x if x.format in ("csr", "csc") else x.tocsr()
+    if not given.has_canonical_format:
+        given = given.copy()
+        given.sum_duplicates()
+    return given
+
+
 def array_on_host(x: Array) -> Any:
     """An array as numpy's: an explicit transfer where it is cupy's."""
     return x.get() if hasattr(x, "get") else x

@@ -340,5 +340,7 @@ def _jax() -> ModuleType:
         importlib.import_module("jax.flatten_util")
         importlib.import_module("jax.dlpack")
     except ImportError as error:
-        raise ModelError(f"JAX cannot be imported ({error}): pip install mfdeq[jax]") from error
+        raise ModelError(
+            f"JAX cannot be imported ({error}): install the extra mfdeq[jax]"
+        ) from error
     return jax

@@ -18,6 +18,8 @@ from mfdeq.arrays import Backend
 from mfdeq.linear import fronts
 from mfdeq.linear.dissection import dissection
 from mfdeq.linear.multifrontal import Batch, Level, Multifrontal
+from mfdeq.linear.reuse import Reused
+from mfdeq.report import LinearCounts
 
 RNG = np.random.default_rng(0)
 
@@ -268,3 +270,87 @@ def test_solves_run_on_any_array_library(name, device):
 
     agrees(Place(device), compute)
     np.testing.assert_allclose(matrix @ compute(HOST)[0], b, atol=1e-10)
+
+
+# What comes in.
+
+
+def with_stored_zeros(A):
+    """Zeros between unknowns that are far from each other."""
+    far = sp.diags_array([np.ones(A.shape[0] - 37)], offsets=[37])
+    padded = (A + far).tocsr()
+    padded[far.nonzero()] = 0.0
+    assert padded.nnz > A.nnz
+    return padded
+
+
+FORMATS = {
+    "bsr": lambda A: A.tobsr((2, 2)),
+    "stored zeros": with_stored_zeros,
+    "dok": lambda A: A.todok(),
+    "lil": lambda A: A.tolil(),
+    "coo": lambda A: A.tocoo(),
+    "dia": lambda A: A.todia(),
+    "twice": lambda A: sp.csr_array(
+        (
+            np.r_[A.data[0] / 3, 2 * A.data[0] / 3, A.data[1:]],
+            np.r_[A.indices[0], A.indices],
+            np.r_[0, A.indptr[1:] + 1],
+        ),
+        shape=A.shape,
+    ),
+}
+
+
+@pytest.mark.parametrize("package", [None, "multifrontal", "superlu"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_sparse_format(name, package, monkeypatch):
+    monkeypatch.setattr(mfdeq.linear.direct, "FEW", 10)
+    matrix = diffusion(22, 0.3)
+    given = FORMATS[name](matrix)
+    b = RNG.standard_normal((22**2, 2))
+    x = mfdeq.Direct(package=package).setup(given).solve(b)
+    assert residuals(matrix, x, b).max() <= 1e-12
+
+
+@pytest.mark.parametrize("package", ["multifrontal", "superlu"])
+@pytest.mark.parametrize("wind", [0.0, 0.5])
+@pytest.mark.parametrize("both", [False, True])
+def test_units_of_rows_and_columns_do_not_matter(both, wind, package):
+    """They are scaled back; else large rows would be the pivots, and L and U full."""
+    matrix = diffusion(40, wind)
+    rows, columns = 10.0 ** RNG.uniform(-6, 6, (2, 1600))
+    columns = columns if both else np.ones(1600)
+    scaled = (sp.diags(rows) @ matrix @ sp.diags(columns)).tocsr()
+    plain, factor = (mfdeq.Direct(package=package).setup(A) for A in (matrix, scaled))
+    b = RNG.standard_normal((1600, 3))
+    x = factor.solve(rows[:, None] * b) * columns[:, None]
+    assert np.linalg.norm(x - plain.solve(b)) <= 1e-9 * np.linalg.norm(x)
+    y = factor.solve_adjoint(columns[:, None] * b) * rows[:, None]
+    assert np.linalg.norm(y - plain.solve_adjoint(b)) <= 1e-9 * np.linalg.norm(y)
+    if package == "superlu":
+        assert factor.lu.nnz <= 4 * plain.lu.nnz
+
+
+def test_an_empty_matrix_and_one_without_entries():
+    with pytest.raises(mfdeq.ArgumentError, match=r"\(0, 0\)"):
+        mfdeq.Direct().setup(sp.csr_array((0, 0)))
+    with pytest.raises(mfdeq.SingularStateError):
+        mfdeq.Direct().setup(sp.csr_array((7, 7)))
+    with pytest.raises(mfdeq.ArgumentError, match="not definite"):
+        mfdeq.Direct(package="cholespy").setup(sp.csr_array((7, 7)))
+
+
+def test_a_right_hand_side_beyond_the_range_of_squares():
+    factor = mfdeq.Direct().setup(diffusion(5))
+    with pytest.raises(mfdeq.ArgumentError, match="its norm overflows"):
+        factor.solve(np.full(25, 1e160))
+
+
+def test_cg_is_not_kept_for_a_matrix_that_is_not_symmetric():
+    solver = Reused(mfdeq.Krylov("cg"))
+    symmetric, windy = (operator(diffusion(9, wind)) for wind in (0.0, 0.4))
+    solver.setup(symmetric, LinearCounts())
+    for take in (solver.setup, solver.settle):
+        with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
+            take(windy, LinearCounts())

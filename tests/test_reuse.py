@@ -130,8 +130,8 @@ def test_preconditioning_by_another_matrix(by, given):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "a matrix or a pattern"),
-        ({"matrix": WINDY, "pattern": WINDY}, "not both"),
+        ({}, "exactly one of"),
+        ({"matrix": WINDY, "pattern": WINDY}, "exactly one of"),
         ({"pattern": np.ones((3, 3))}, "a sparse matrix was expected"),
     ],
 )

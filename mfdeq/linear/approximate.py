@@ -36,7 +36,7 @@ class Approximate:
 
     def __post_init__(self) -> None:
         if (self.matrix is None) == (self.pattern is None):
-            raise ArgumentError("mfdeq.Approximate takes a matrix or a pattern, and not both")
+            raise ArgumentError("mfdeq.Approximate takes exactly one of matrix= and pattern=")
         if self.pattern is not None and not is_sparse(self.pattern):
             raise ArgumentError(
                 f"the pattern of mfdeq.Approximate is a {type(self.pattern).__name__}; a sparse "

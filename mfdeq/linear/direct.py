@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays import Array, Backend, is_sparse, stored_bytes
+from ..arrays import Array, Backend, is_dense, is_sparse, stored_bytes
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
 from .factor import Application, Factor, matrix_of, operator_of, singular
+from .fill import estimated_fill
 from .krylov import Krylov
 from .multifrontal import Multifrontal
+from .scaling import Scaling
+from .superlu import options_for
 
 TOGETHER = 8  # columns of one call: SuperLU is slower on wider blocks
 PACKAGES = (None, "multifrontal", "superlu", "cholespy")
 FEW = 10_000  # unknowns up to which SuperLU's sparse columns are as good as dense fronts
+WORSE = 8.0  # operations of fronts, of those that SuperLU's fill is estimated to take, at most
 TRIED = 1e-6  # relative residual of a solve that shows fronts without pivots between them to do
-# Diagonal pivots are kept unless a column holds one 1/0.01 times larger: the symmetric
-# ordering's fill survives, and a zero diagonal is still pivoted away.
-SYMMETRIC = {
-    "permc_spec": "MMD_AT_PLUS_A",
-    "diag_pivot_thresh": 0.01,
-    "options": {"SymmetricMode": True},
-}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Direct:
         What factorizes a sparse A. "multifrontal" is this library's own: its solves are dense
         products, which makes blocks of right-hand sides cheap and runs on any device. It has no
         pivots from outside a front. "superlu" has, and sets up faster in
-        the plane. "cholespy" (an extra, ``pip install mfdeq[cholespy]``) is CHOLMOD's Cholesky, for
+        the plane. "cholespy" (the extra ``mfdeq[cholespy]``) is CHOLMOD's Cholesky, for
         symmetric definite A on the host. None is "multifrontal" above 10,000 unknowns where the
         graph of A has small separators and the fronts are regular, else "superlu".
 
@@ -84,8 +82,9 @@ class Direct:
             if not is_sparse(array):
                 return _DenseLU(A, array, self.rtol, counts)
             if self.package is None and (A.shape[0] > FEW or not on_host(A.backend)):
+                most = WORSE * estimated_fill(array).operations
                 with contextlib.suppress(ArgumentError):
-                    return _Fronts(A, array, self.rtol, counts)
+                    return _Fronts(A, array, self.rtol, counts, most)
             return _SparseLU(A, array, self.rtol, counts)
 
 
@@ -100,7 +99,8 @@ class _SparseLU(_LU):
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
         super().__init__(A, rtol, counts)
-        matrix = array.tocsc()
+        self.scaling = Scaling.of(array)
+        matrix = self.scaling.applied(array).tocsc()
         matrix.sort_indices()
         try:
             self.lu = self.backend.sparse_linalg.splu(matrix, **options_for(matrix))
@@ -113,6 +113,9 @@ class _SparseLU(_LU):
         return (self.backend.itemsize + 4) * self.lu.nnz
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.scaling.solve(self._lu_solve, b, adjoint)
+
+    def _lu_solve(self, b: Array, adjoint: bool) -> Array:
         side = "T" if adjoint else "N"
         if b.ndim == 1 or b.shape[1] <= TOGETHER:
             return self.lu.solve(b, side)
@@ -125,17 +128,28 @@ class _SparseLU(_LU):
 class _Fronts(_LU):
     name = "Direct (multifrontal)"
 
-    def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
+    def __init__(
+        self,
+        A: Operator,
+        array: Any,
+        rtol: float | None,
+        counts: LinearCounts,
+        most: float = math.inf,
+    ) -> None:
         if not is_sparse(array):
             raise _unsuited("it is dense")
+        symmetric = is_symmetric(A)
+        self.scaling = Scaling.of(array)
+        scaled = self.scaling.applied(array)
         try:
-            self.factors = Multifrontal(array, A.backend, is_symmetric(A))
+            self.factors = Multifrontal(scaled, A.backend, symmetric, most)
         except ArithmeticError as error:
             raise _unsuited(str(error)) from error
         b = A.backend.random(A.shape[0], seed=5)
-        x = self.factors.solve(b)
         norm = A.backend.norm
-        if not norm(b - A._apply(x)) <= max(TRIED, A.backend.default_rtol) * norm(b):
+        if not norm(b - scaled @ self.factors.solve(b)) <= max(
+            TRIED, A.backend.default_rtol
+        ) * norm(b):
             raise _unsuited("its fronts are too badly conditioned")
         super().__init__(A, rtol, counts)
         self.counts.bytes = self.nbytes
@@ -145,7 +159,7 @@ class _Fronts(_LU):
         return self.backend.itemsize * self.factors.entries
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        return self.factors.solve(b, adjoint)
+        return self.scaling.solve(self.factors.solve, b, adjoint)
 
 
 def _unsuited(why: str) -> ArgumentError:
@@ -159,10 +173,21 @@ class _Cholesky(_LU):
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
         super().__init__(A, rtol, counts)
-        if not (is_sparse(array) and on_host(self.backend) and is_symmetric(A)):
+        suited = {
+            "dense": is_sparse(array),
+            "not on the host": on_host(self.backend),
+            "not symmetric": is_symmetric(A),
+            "not definite: its diagonal is not positive": is_dense(array)
+            or bool((array.diagonal() > 0).all()),
+        }
+        if wrong := [why for why, fine in suited.items() if not fine]:
             raise ArgumentError(
-                "mfdeq.Direct(package='cholespy') is for a symmetric sparse A on the host: use "
-                "mfdeq.Direct()"
+                "mfdeq.Direct(package='cholespy') is for a symmetric definite sparse A on the "
+                f"host, and A is {wrong[0]}: use mfdeq.Direct()"
+            )
+        if not has_cholesky():
+            raise ArgumentError(
+                "mfdeq.Direct(package='cholespy') needs cholespy: pip install cholespy"
             )
         import cholespy
 
@@ -217,17 +242,3 @@ def on_host(backend: Backend) -> bool:
 def has_cholesky() -> bool:
     """Whether cholespy is installed."""
     return importlib.util.find_spec("cholespy") is not None
-
-
-def options_for(matrix: Any) -> dict[str, Any]:
-    """SuperLU's options for a CSC matrix with sorted indices."""
-    return SYMMETRIC if has_symmetric_pattern(matrix) else {}
-
-
-def has_symmetric_pattern(matrix: Any) -> bool:
-    """Whether a CSC matrix with sorted indices has an entry (j, i) for each (i, j)."""
-    transposed = matrix.T.tocsc()
-    transposed.sort_indices()
-    return bool(
-        (matrix.indptr == transposed.indptr).all() and (matrix.indices == transposed.indices).all()
-    )

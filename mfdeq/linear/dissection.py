@@ -88,12 +88,20 @@ def dissection(A: Any, largest: int, by_metis: bool = False) -> Dissection:
 
 def _graph(A: Any) -> Any:
     """The pattern of A + A' without its diagonal, in CSR with sorted indices."""
-    pattern = abs(sparse_on_host(A)).astype("float64")
-    graph = (pattern + pattern.T).tocsr()
-    graph.setdiag(0)
-    graph.eliminate_zeros()
-    graph.sort_indices()
-    return graph
+    pattern = sparse_on_host(A).astype("float64")  # a copy
+    pattern.data[:] = 1.0  # stored zeros are entries too
+    return _off_diagonal(pattern + pattern.T)
+
+
+def _off_diagonal(matrix: Any) -> Any:
+    """Without the diagonal, in CSR with sorted indices."""
+    entries = matrix.tocoo()
+    kept = entries.row != entries.col
+    found = importlib.import_module("scipy.sparse").csr_matrix(
+        (entries.data[kept], (entries.row[kept], entries.col[kept])), shape=matrix.shape
+    )
+    found.sort_indices()
+    return found
 
 
 def _without_twins(graph: Any) -> tuple[Any, Any, Any]:
@@ -115,11 +123,7 @@ def _without_twins(graph: Any) -> tuple[Any, Any, Any]:
     members = importlib.import_module("scipy.sparse").csr_matrix(
         (host.ones(n), (host.arange(n), group)), shape=(n, groups)
     )
-    merged = (graph[first] @ members).tocsr()
-    merged.setdiag(0)
-    merged.eliminate_zeros()
-    merged.sort_indices()
-    return merged, group, host.bincount(group).astype("float64")
+    return _off_diagonal(graph[first] @ members), group, host.bincount(group).astype("float64")
 
 
 def _by_coordinates(graph: Any, weight: Any, largest: int) -> Halved:

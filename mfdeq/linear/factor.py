@@ -10,7 +10,7 @@ import math
 from typing import Any, Protocol
 
 from ..adapters import as_operator
-from ..arrays import Array, Backend, check_block
+from ..arrays import Array, Backend, canonical, check_block, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
@@ -106,7 +106,9 @@ class Factor:
         norm, xp = self.backend.column_norms, self.backend.xp
         b_norm = norm(b)
         if not bool(xp.all(xp.isfinite(b_norm))):
-            raise ArgumentError("the right-hand side holds NaN or infinity")
+            finite = bool(xp.all(xp.isfinite(b)))
+            why = "is too large: its norm overflows" if finite else "holds NaN or infinity"
+            raise ArgumentError(f"the right-hand side {why}")
         self.stopped = ""
         self.counts.history = []
         x = self._attempt(b, rtol, adjoint)
@@ -199,12 +201,16 @@ def singular(digits: float, how: str) -> SingularStateError:
 def operator_of(A: Any) -> Operator:
     """A square matrix or operator of any kind as one of ours, or an `ArgumentError`."""
     shape = tuple(getattr(A, "shape", ()))
-    if len(shape) != 2 or shape[0] != shape[1]:
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ArgumentError(
             f"A is a {type(A).__name__} of shape {shape}; a square matrix, or a LinearOperator "
             "with its adjoint, was expected"
         )
-    return A if isinstance(A, Operator) else as_operator(Backend.of_operator(A), A, shape, "A")
+    if isinstance(A, Operator):
+        return A
+    if is_sparse(A):
+        A = canonical(A)
+    return as_operator(Backend.of_operator(A), A, shape, "A")
 
 
 def matrix_of(A: Operator, needed_by: str) -> Any:

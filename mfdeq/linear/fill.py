@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays import sparse_on_host
-from .direct import options_for
+from .scaling import Scaling
+from .superlu import options_for
 
 PARTS = (2_000, 8_000)  # unknowns of the parts
 SHRINKING = 0.8  # of the share of edges that leave the smaller part, for the larger at most
@@ -39,6 +40,7 @@ HOPELESS = Fill(math.inf, math.inf)
 def estimated_fill(A: Any) -> Fill:
     """The fill of a sparse matrix; infinite where a part is singular or N too large to tell."""
     host = sparse_on_host(A).astype("float64")
+    host = Scaling.of(host).applied(host)
     n = host.shape[0]
     around = _around_the_middle(host)
     found, leaving = [], []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,8 @@ class Fronts:
     levels : list of LevelPattern
     updates : int
         Unknowns that all fronts touch, padding included.
+    operations : float
+        Multiplications and additions of the factorization.
     """
 
     order: Any
@@ -69,9 +72,10 @@ class Fronts:
     entries: list[tuple[Any, Any]]
     levels: list[LevelPattern]
     updates: int
+    operations: float
 
     @classmethod
-    def of(cls, matrix: Any) -> Fronts:
+    def of(cls, matrix: Any, most: float = math.inf) -> Fronts:
         """Dissect the graph of a CSR matrix, and find what goes where."""
         n = matrix.shape[0]
         for by_metis in (False, True) if has_metis() else (False,):
@@ -80,7 +84,8 @@ class Fronts:
             touching, row = _above(matrix, cut.front, cut.parent, height)
             own = host.bincount(cut.front, minlength=height.shape[0])
             touched = host.bincount(touching, minlength=height.shape[0])
-            if (widest := (own + touched).max()) <= max(SMALL, FRONT * n ** (2 / 3)):
+            widest, operations = (own + touched).max(), _operations(own, touched)
+            if widest <= max(SMALL, FRONT * n ** (2 / 3)) and operations <= most:
                 break
         else:
             raise ArithmeticError(
@@ -141,6 +146,7 @@ class Fronts:
             list(zip(host.split(by_batch, ends), host.split(flat[by_batch], ends), strict=True)),
             _levels(height[first], fronts * k, fronts * m, above, sent, position[row]),
             updates,
+            operations,
         )
 
     def padding(self, b: int) -> tuple[Any, Any]:
@@ -150,14 +156,14 @@ class Fronts:
         return front, row
 
 
-def fronts_of(matrix: Any) -> Fronts:
+def fronts_of(matrix: Any, most: float = math.inf) -> Fronts:
     """`Fronts.of`, kept for the pattern that came last: Newton's matrices share theirs."""
     pattern = hashlib.blake2b(matrix.indptr.tobytes())
     pattern.update(matrix.indices.tobytes())
     key = pattern.digest()
     found = _last.get(key)
-    if found is None:
-        found = Fronts.of(matrix)
+    if found is None or found.operations > most:
+        found = Fronts.of(matrix, most)
         forget()
         _last[key] = found
     return found
@@ -206,6 +212,12 @@ def _counted(sizes: Any) -> Any:
 def has_metis() -> bool:
     """Whether pymetis is installed."""
     return importlib.util.find_spec("pymetis") is not None
+
+
+def _operations(own: Any, touched: Any) -> float:
+    """Multiplications and additions of the factorization."""
+    k, m = own.astype("float64"), touched
+    return float((2 * k * (k + m) ** 2).sum())
 
 
 def _heights(parent: Any) -> Any:

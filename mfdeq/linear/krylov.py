@@ -17,7 +17,7 @@ from .amg import AMG
 from .cg import block_cg, cg
 from .factor import Factor, operator_of
 from .gmres import block_gmres
-from .recycling import Recycled
+from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
 SYMMETRIC_ONLY = ("cg", "minres")
@@ -79,6 +79,11 @@ class Krylov:
             count(self.block, "block of mfdeq.Krylov")
         if self.recycle != 0:
             count(self.recycle, "recycle of mfdeq.Krylov")
+            if LONG * self.recycle > self.restart:
+                raise ArgumentError(
+                    f"recycle={self.recycle} of mfdeq.Krylov needs cycles of {LONG} times as many "
+                    f"iterations: restart is {self.restart}"
+                )
             if self.method != "gmres":
                 raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
 
@@ -109,12 +114,14 @@ class _KrylovFactor(Factor):
     def nbytes(self) -> int:
         return getattr(self.M, "nbytes", 0)
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        if self.solver.method in SYMMETRIC_ONLY and not is_symmetric(A):
+            return None
         solver = replace(self.solver, max_iterations=max_iterations)
         counts.setups -= 1  # nothing is set up
         return type(self)(A, solver, self.M, counts)
 
-    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor:
+    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
         return self.nearby(A, counts, self.solver.max_iterations)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:

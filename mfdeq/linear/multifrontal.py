@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend, host, sparse_on_host
+from ..arrays import Array, Backend, canonical, host, sparse_on_host
 from .fronts import Fronts, fronts_of
 
 WIDEST = 32  # columns that are solved for at once
@@ -74,6 +74,8 @@ class Multifrontal:
         Where the solves are to be.
     symmetric : bool
         Whether A' = A: half of the factors is then a view of the other.
+    most : float
+        Operations of the factorization that are worth it.
 
     Raises
     ------
@@ -82,15 +84,16 @@ class Multifrontal:
         nevertheless).
     """
 
-    def __init__(self, A: Any, backend: Backend, symmetric: bool) -> None:
+    def __init__(self, A: Any, backend: Backend, symmetric: bool, most: float = math.inf) -> None:
         self.backend, self.symmetric = backend, symmetric
-        fronts = fronts_of(sparse_on_host(A))
+        matrix = canonical(sparse_on_host(A))
+        fronts = fronts_of(matrix, most)
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
         self._spare: list[Array] = []
         try:
-            self.levels = list(_factorized(sparse_on_host(A), fronts, backend, symmetric))
+            self.levels = list(_factorized(matrix, fronts, backend, symmetric))
         except host.linalg.LinAlgError as error:
             raise ArithmeticError("a front is singular") from error
 
