@@ -84,6 +84,8 @@ class AMG:
         if (B := self.near_nullspace) is not None:
             B = Backend.of(B).checked(B, None, "near_nullspace of mfdeq.AMG", ArgumentError)
             check_block(B, Backend.of(B), A.shape[0], "near_nullspace of mfdeq.AMG")
+            if not bool(Backend.of(B).xp.all(Backend.of(B).column_norms(B) > 0)):
+                raise ArgumentError("near_nullspace of mfdeq.AMG has a column of zeros")
         return _Cycle(A, array, self)
 
 

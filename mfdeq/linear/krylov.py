@@ -252,7 +252,7 @@ def _preconditioner(given: Any, A: Operator) -> Operator | None:
     found = given.setup(A) if described else given
     if tuple(getattr(found, "shape", ())) != A.shape:
         raise ArgumentError(
-            f"preconditioner is {given!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), None or a "
-            f"LinearOperator of shape {A.shape} was expected"
+            f"preconditioner is {given!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
+            f"mfdeq.Approximate(...), None or a LinearOperator of shape {A.shape} was expected"
         )
     return as_operator(A.backend, found, A.shape, "the preconditioner")
