@@ -218,9 +218,9 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
     array = getattr(A, "array", None)
     if array is None:
         raise ArgumentError(
-            f"{needed_by} needs the entries of A, of which only products are known: give a sparse or "
-            "dense matrix (a model as its d_state), or use mfdeq.Krylov(preconditioner=M), M being "
-            "None, a LinearOperator of your own or mfdeq.Approximate(...)"
+            f"{needed_by} needs the entries of A, of which only products are known: give a sparse "
+            "or dense matrix (a model as its d_state), or use mfdeq.Krylov(preconditioner=M), M "
+            "being None, a LinearOperator of your own or mfdeq.Approximate(...)"
         )
     return array
 
