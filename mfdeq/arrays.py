@@ -17,6 +17,7 @@ import scipy.sparse
 
 from .errors import ArgumentError, MfdeqError, ModelError
 
+PIECE = 16_384  # numbers that are worked on at a time, where several arrays should fit in a cache
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
 
@@ -156,6 +157,22 @@ class Backend:
         """Euclidean norm of each column of (n, k), or of an (n,) vector."""
         with self.quiet():
             return self.xp.sqrt(self.column_dots(x, x))
+
+    def difference_norms(self, x: Array, y: Array) -> Array:
+        """Norms of the columns of x - y, which on a host is never in memory as a whole.
+
+        Fresh memory costs several times what is computed in it.
+        """
+        n, k = x.shape[0], max(1, math.prod(x.shape[1:]))
+        step = max(1, PIECE // k)
+        if not compat.is_numpy_namespace(self.xp) or n <= step:
+            return self.column_norms(x - y)
+        with self.quiet():
+            squares = 0.0
+            for i in range(0, n, step):
+                piece = x[i : i + step, ...] - y[i : i + step, ...]
+                squares = squares + self.column_dots(piece, piece)
+            return self.xp.sqrt(squares)
 
     def column_dots(self, x: Array, y: Array) -> Array:
         """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
