@@ -21,7 +21,7 @@ from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
 SYMMETRIC_ONLY = ("cg", "minres")
-TOGETHER = 32  # columns whose products are taken together
+TOGETHER, NUMBERS = 32, 16_000_000  # columns whose products are taken together, and their entries
 CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
 
@@ -164,7 +164,7 @@ class _BlockFactor(_KrylovFactor):
         # Unit length: thresholds, and float32 levels, then mean the same at every scale.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
         alone = self.shared == 1 and self.solver.method == "cg"
-        width = TOGETHER if alone else self.shared
+        width = max(1, min(TOGETHER, NUMBERS // b.shape[0])) if alone else self.shared
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)
