@@ -70,7 +70,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
         (diffusion(30, 2).A, LU),
         (diffusion(100, 2).A, LU),
         (convection(100).A, ["SuperLU"]),
-        (diffusion(22, 3).A, ["multifrontal"]),
+        (elasticity(100).A, ["multifrontal", "CHOLMOD"]),
         (diffusion(40, 3).A, ["cg with AMG"]),
     ],
     ids=[
@@ -81,7 +81,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
         "small",
         "surface",
         "convection",
-        "small volume",
+        "elasticity",
         "volume",
     ],
 )
