@@ -147,3 +147,12 @@ def test_a_failing_choice_is_replaced_for_good(iterative_only):
     close(A @ factor.solve(b), b, 1e-9)
     assert any("failed" in choice for choice in chosen.choices)
     assert "Direct" in chosen.setup(A).name
+
+
+@pytest.mark.parametrize("metis", [False, True])
+def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch, metis):
+    monkeypatch.setattr(auto, "has_metis", lambda: metis)
+    monkeypatch.setattr(auto, "has_cholesky", lambda: True)
+    A = operator_of(network(120).A)
+    packages = {trial.solver.package for trial in auto._direct(A, fill.estimated_fill(A.array))}
+    assert packages == ({"multifrontal", "superlu"} if metis else {"superlu"})

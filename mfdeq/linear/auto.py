@@ -22,6 +22,7 @@ from .amg import AMG
 from .direct import Direct, has_cholesky
 from .factor import Factor, Solver, operator_of
 from .fill import Fill, estimated_fill
+from .fronts import has_metis
 from .krylov import Krylov
 from .neumann import Neumann
 from .preconditioners import ILU
@@ -135,13 +136,13 @@ def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | 
 def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
     n, entries, operations = A.shape[0], fill.entries, fill.operations
-    costs = {
-        "superlu": PER_LU_OPERATION * operations + SOLVES * PER_LU_ENTRY * entries,
-        "multifrontal": PER_FRONTS_UNKNOWN * n
-        + PER_FRONTS_OPERATION * operations
-        + SOLVES * (PER_FRONTS_ENTRY * entries + PER_FRONTS_SOLVED * n),
-    }
-    if has_cholesky() and is_symmetric(A) and bool((A.array.diagonal() > 0).all()):  # type: ignore[attr-defined]
+    costs = {"superlu": PER_LU_OPERATION * operations + SOLVES * PER_LU_ENTRY * entries}
+    if fill.compact or has_metis():
+        costs["multifrontal"] = PER_FRONTS_UNKNOWN * n + PER_FRONTS_OPERATION * operations
+        costs["multifrontal"] += SOLVES * (PER_FRONTS_ENTRY * entries + PER_FRONTS_SOLVED * n)
+    # CHOLMOD's ordering fills graphs with long edges more than SuperLU's.
+    positive = bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
+    if fill.compact and has_cholesky() and positive and is_symmetric(A):
         costs["cholespy"] = PER_CHOLESKY_UNKNOWN * n + PER_CHOLESKY_OPERATION * operations
         costs["cholespy"] += SOLVES * PER_CHOLESKY_ENTRY * entries
     if BYTES_PER_LU_ENTRY * entries > MEMORY_SHARE * _memory():

@@ -32,6 +32,7 @@ class Fill:
 
     entries: float
     operations: float
+    compact: bool = True  # whether the graph has compact parts, as those of space have
 
 
 HOPELESS = Fill(math.inf, math.inf)
@@ -122,4 +123,4 @@ def _with_long_edges(A: Any) -> Fill:
                 of_degree[len(others)].append(j)
                 degree = min(degree, len(others))
     core = DENSE_CORE * left
-    return Fill(entries + core**2, operations + core**3 / 3)
+    return Fill(entries + core**2, operations + core**3 / 3, compact=False)
