@@ -96,10 +96,10 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
     along = _gradient_of(jax, lambda h, theta, _: flat(h, theta))
 
     def curvature(h: Array, theta: Array) -> Curvature:
-        return along(Backend.of(h), h, theta, host.zeros(0))
+        return along(Backend.of(h), h, theta, h[:0])  # there is no lam
 
     def of(which: int) -> Callable[[Array, Array], Array]:
-        return lambda h, theta: _back(Backend.of(h), gradient(*_in(jax, h, theta))[which])
+        return lambda h, theta: Backend.of(h).copied(gradient(*_in(jax, h, theta))[which])
 
     return Loss(
         lambda h, theta: float(value(*_in(jax, h, theta))),
@@ -181,7 +181,7 @@ class _JaxModel(Model):
         return self._params.tree(self._jax.numpy.asarray(theta))
 
     def _values(self, h: Array, theta: Array) -> Array:
-        return _back(Backend.of(h, theta), self._value(*_in(self._jax, h, theta)))
+        return Backend.of(h, theta).copied(self._value(*_in(self._jax, h, theta)))
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Products by `jax.linearize` and `jax.vjp`, kept at (h, theta)."""
@@ -199,8 +199,8 @@ class _JaxModel(Model):
             d_state,
             d_params,
             curvature=lambda lam: self._curvature(backend, h, theta, lam),
-            second=lambda a, b: _back(
-                backend, self._second(x, t, _in(self._jax, *a), _in(self._jax, *b))
+            second=lambda a, b: backend.copied(
+                self._second(x, t, _in(self._jax, *a), _in(self._jax, *b))
             ),
         )
 
@@ -235,7 +235,7 @@ class _Products(Operator):
     def _through(self, apply: Any, linear: Any, x: Array, rows: int) -> Array:
         if x.ndim == 2 and x.shape[1] == 0:
             return self.backend.zeros(rows, 0)
-        return _back(self.backend, apply(linear, *_in(self.model._jax, x)))
+        return self.backend.copied(apply(linear, *_in(self.model._jax, x)))
 
 
 class _Flat:
@@ -290,7 +290,7 @@ def _gradient_of(jax: ModuleType, scalar: Callable[[Any, Any, Any], Any]) -> Cal
             if u.ndim == 2 and u.shape[1] == 0:
                 return u, z
             given = (apply if u.ndim == 1 else apply_block)(at, *_in(jax, u, z))
-            return tuple(_back(backend, part) for part in given)
+            return tuple(backend.copied(part) for part in given)
 
         return Curvature(apply=product, blocks=True)
 
@@ -310,11 +310,6 @@ def _in(jax: ModuleType, *arrays: Array) -> list[Any]:
             )
         found.append(y)
     return found
-
-
-def _back(backend: Backend, x: Any) -> Array:
-    """A JAX array as one of the backend's."""
-    return backend.copied(x)
 
 
 def _patterns(given: Any, state_size: int, param_size: int) -> tuple[Any, Any]:

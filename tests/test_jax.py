@@ -180,7 +180,10 @@ with pytest.raises(mfdeq.ModelError, match="jax_enable_x64"):
 model = mfdeq.from_jax(lambda h, t: 0.5 * h + t, np.zeros(1, "f4"), np.zeros(1, "f4"), "map")
 with pytest.raises(mfdeq.ModelError, match="jax_enable_x64"):
     mfdeq.solve(model, np.ones(1))
-assert abs(mfdeq.solve(model, np.ones(1, "f4")).state[0] - 2) < 1e-5
+eq = mfdeq.solve(model, np.ones(1, "f4"))
+assert abs(eq.state[0] - 2) < 1e-5
+loss = mfdeq.loss_from_jax(lambda h, t: (h ** 2).sum(), np.zeros(1, "f4"), np.zeros(1, "f4"))
+assert abs((eq.hessian(loss) @ np.ones(1, "f4"))[0] - 8) < 1e-4
 """
 
 

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 
 import mfdeq
 from mfdeq import conditioning
+from mfdeq.arrays import Backend
 from mfdeq.linear import amg
 from mfdeq.operators import IdentityMinus
 
@@ -269,3 +270,11 @@ def test_a_singular_operator_has_no_digits(form):
         assert rounding_digits(solver.setup(A)) < 1
     except (mfdeq.SingularStateError, mfdeq.ConvergenceError) as error:
         assert form == "krylov" or error.digits < 1  # noqa: PT017
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (9_001, 3), (5, 40_000), (20_000, 0), (0, 2)])
+def test_norms_of_a_difference_taken_piece_by_piece(shape):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, *shape))
+    found = Backend.of(x).difference_norms(x, y)
+    np.testing.assert_allclose(found, np.linalg.norm(x - y, axis=0), rtol=1e-12)

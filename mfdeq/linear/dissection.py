@@ -151,7 +151,8 @@ def _by_metis(graph: Any, weight: Any, largest: int) -> Halved:
     depth = max(1, math.ceil(math.log2(weight.sum() / largest)))
     adjacency = pymetis.CSRAdjacency(adj_starts=graph.indptr, adjacent=graph.indices)
     weights = weight.astype(int).tolist()
-    _, part = pymetis.part_graph(2**depth, adjacency, vweights=weights, recursive=True)
+    _, numbers = pymetis.part_graph(2**depth, adjacency, vweights=weights, recursive=True)
+    part = host.asarray(numbers)
     bits = iter(range(depth - 1, -1, -1))
 
     def halved(inside: Any, sizes: Any, i: Any, j: Any) -> Any:
@@ -162,7 +163,7 @@ def _by_metis(graph: Any, weight: Any, largest: int) -> Halved:
             number = host.arange(inside.shape[0])
             right[inside] = number >= host.repeat(ends - sizes + (sizes + 1) // 2, sizes)
         else:
-            right[inside] = (host.asarray(part)[inside] >> bit) % 2 == 1
+            right[inside] = (part[inside] >> bit) % 2 == 1
         return right
 
     return halved

@@ -42,9 +42,8 @@ class Scaling:
             sums = rows * (size @ columns), columns * (size.T @ rows)
             least = min(float(xp.min(x)) for x in sums)
             # An empty row or column is for the factorization to complain of.
-            if least == 0.0 or (
-                sweep == 0 and max(map(float, map(xp.max, sums))) <= SPREAD * least
-            ):
+            alike = sweep == 0 and max(float(xp.max(x)) for x in sums) <= SPREAD * least
+            if least == 0.0 or alike:
                 return cls()
             rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
         return cls(_power_of_two(xp, rows), _power_of_two(xp, columns))
