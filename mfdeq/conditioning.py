@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 from .arrays import Array
 from .linear import Factor
-from .linear.factor import singular
+from .linear.factor import FEWEST, rounding_digits, singular
 from .linearized import Linearized
 
-FEWEST = 1.0  # digits with which a solve is still let through
 STATE_RTOL = 1e-3  # inner tolerance of a correction of the state that is only looked at
 
 
@@ -40,7 +39,7 @@ def digits_left(
         If less than one digit is left.
     """
     x, w = probe(factor)
-    rounding = rounding_digits(factor, x, w)
+    rounding = rounding_digits(factor.A, x, w)
     if rounding < FEWEST:
         raise singular(rounding, "to working precision")
     change = state_change(factor, linearized, h, residual, x, w)
@@ -63,16 +62,6 @@ def probe(factor: Factor) -> tuple[Array, Array]:
     x = factor.solve(factor.backend.random(n, seed=11), rtol=rtol)
     x = x / factor.backend.norm(x)
     return x, factor.solve_adjoint(x, rtol=rtol)
-
-
-def rounding_digits(factor: Factor, x: Array, w: Array) -> float:
-    """-log10(eps |w|' |A| |x|): Skeel's condition number along x.
-
-    It does not change when rows of A are rescaled.
-    """
-    backend = factor.backend
-    condition = float(backend.xp.vecdot(backend.xp.abs(w), factor.A.abs_apply(x)))
-    return -math.log10(backend.eps * max(condition, 1.0))
 
 
 def state_change(

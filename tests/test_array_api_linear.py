@@ -13,7 +13,7 @@ from mfdeq.arrays import Backend
 from mfdeq.linear.cg import block_cg, cg
 from mfdeq.linear.columns import directions, orthonormal
 from mfdeq.linear.cycle import Smoothed, collapsed, in_turn, largest_eigenvalue, v_cycle
-from mfdeq.linear.gmres import block_gmres
+from mfdeq.linear.gmres import block_gmres, gmres
 from mfdeq.linear.neumann import spectral_radius
 from mfdeq.linear.recycling import Recycled
 
@@ -150,7 +150,9 @@ CYCLE = {"length": lambda backend: 15}
 KRYLOV = {
     "cg": (cg, DEFINITE, {}),
     "block cg": (block_cg, DEFINITE, {}),
-    "gmres": (block_gmres, LARGE, CYCLE),
+    "gmres": (gmres, LARGE, CYCLE),
+    "gmres, flexible": (gmres, LARGE, {**CYCLE, "flexible": lambda backend: True}),
+    "block gmres": (block_gmres, LARGE, CYCLE),
     "flexible": (block_gmres, LARGE, {**CYCLE, "flexible": lambda backend: True}),
     "recycled": (block_gmres, LARGE, {**CYCLE, "recycled": lambda backend: Recycled(backend, 4)}),
 }

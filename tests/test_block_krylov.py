@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from matrices import BASIS, LEFT, N, residuals, symmetric, unit
 import mfdeq
 from mfdeq.arrays import Backend
 from mfdeq.linear.cg import INDEFINITE, block_cg, cg
-from mfdeq.linear.gmres import block_gmres
+from mfdeq.linear.gmres import block_gmres, gmres
 from mfdeq.operators import Operator
 
 BACKEND = Backend.of(BASIS)
@@ -60,7 +61,9 @@ def preconditioner(name, A):
 SOLVERS = {
     "cg": partial(mfdeq.Krylov, "cg", block=1),
     "block cg": partial(mfdeq.Krylov, "cg", block=32),
-    "gmres": partial(mfdeq.Krylov, restart=50, block=32),
+    "gmres": partial(mfdeq.Krylov, restart=50, block=1),
+    "gmres, restarted": partial(mfdeq.Krylov, restart=8, block=1),
+    "block gmres": partial(mfdeq.Krylov, restart=50, block=32),
     "restarted": partial(mfdeq.Krylov, restart=8),
     "recycled": partial(mfdeq.Krylov, restart=8, recycle=4, block=7),
 }
@@ -68,7 +71,7 @@ LINEAR = ("none", "jacobi", "approximate")
 TABLE = [
     *[("symmetric", solver, M) for solver in SOLVERS for M in LINEAR],
     *[("nonsymmetric", solver, M) for solver in list(SOLVERS)[2:] for M in LINEAR],
-    *[(matrix, solver, "changing") for matrix in MATRICES for solver in ("gmres", "restarted")],
+    *[(matrix, solver, "changing") for matrix in MATRICES for solver in list(SOLVERS)[2:6]],
 ]
 
 
@@ -90,7 +93,7 @@ def test_every_column(matrix, solver, M, k, dtype):
             needed.append(counts.iterations - before)
             assert len(counts.history) == needed[-1]
     # The methods themselves did it, without a second solve for what they left.
-    assert counts.refinements == 0
+    assert counts.refinements <= (M == "changing" and dtype == "float32")
     # The preconditioner of the adjoint is the adjoint's.
     assert M == "changing" or abs(needed[0] - needed[len(needed) // 2]) <= 2
 
@@ -100,11 +103,16 @@ def test_every_column(matrix, solver, M, k, dtype):
 KERNELS = {
     "cg": cg,
     "block cg": block_cg,
-    "gmres": partial(block_gmres, length=100),
+    "gmres": partial(gmres, length=100),
+    "gmres, restarted": partial(gmres, length=16),
+    "gmres, flexible": partial(gmres, length=200, flexible=True),
+    "gmres, flexible, restarted": partial(gmres, length=24, flexible=True),
+    "block gmres": partial(block_gmres, length=100),
     "restarted": partial(block_gmres, length=16),
     "flexible": partial(block_gmres, length=200, flexible=True),
     "flexible, restarted": partial(block_gmres, length=24, flexible=True),
 }
+APART = ("cg", "gmres", "gmres, restarted", "gmres, flexible", "gmres, flexible, restarted")
 
 
 class Run:
@@ -138,10 +146,13 @@ def test_an_easy_column_leaves_the_block(kernel):
     B[:, 2] = BASIS[:, 5]
     run = Run(kernel, SPD, B)
     assert run.residuals.max() <= 1e-10
-    assert run.widths[:12] == [4] + 11 * [3]
+    # Of GMRES with spaces apart only the end of a cycle lets it go.
+    until = {"gmres, restarted": 17, "gmres, flexible, restarted": 13}.get(kernel, 1)
+    if kernel not in ("gmres", "gmres, flexible"):
+        assert run.widths[: until + 11] == until * [4] + 11 * [3]
 
 
-@pytest.mark.parametrize("kernel", ["cg", "block cg", "restarted"])
+@pytest.mark.parametrize("kernel", ["cg", "block cg", "gmres, restarted", "restarted"])
 def test_a_column_that_converges_earlier_leaves_then(kernel):
     """Eight eigenvectors beside all of them; GMRES lets it go between its cycles of 16."""
     B = unit(N, 2)
@@ -152,15 +163,22 @@ def test_a_column_that_converges_earlier_leaves_then(kernel):
     assert set(run.widths[17:]) == {1}
 
 
-def test_cg_takes_each_column_as_if_it_were_alone():
+@pytest.mark.parametrize("kernel", APART)
+def test_each_column_is_taken_as_if_it_were_alone(kernel):
+    A = SPD if kernel == "cg" else SPD + 0.9 * LEFT
     B = unit(N, 4)
     B[:, 1], B[:, 3] = BASIS[:, 5], BASIS[:, :80:10] @ unit(8)
-    M = np.diag(1 / np.diag(SPD))
-    together, alone = Run("cg", SPD, B, M.__matmul__), []
+    M = np.diag(1 / np.diag(A))
+    together, alone = Run(kernel, A, B, M.__matmul__), []
     for j in range(4):
-        alone.append(Run("cg", SPD, B[:, j : j + 1], M.__matmul__))
-        close(together.X[:, j], alone[-1].X[:, 0], 1e-14)
-    assert sum(together.widths) == sum(run.iterations for run in alone)
+        alone.append(Run(kernel, A, B[:, j : j + 1], M.__matmul__))
+        # GMRES goes on with all until a cycle ends.
+        close(together.X[:, j], alone[-1].X[:, 0], 1e-14 if kernel == "cg" else 1e-8)
+    if kernel == "cg":
+        assert sum(together.widths) == sum(run.iterations for run in alone)
+    assert together.iterations == max(run.iterations for run in alone)
+    worst = [max(h) for h in zip_longest(*(run.history for run in alone), fillvalue=0.0)]
+    np.testing.assert_allclose(together.history, worst, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -213,11 +231,11 @@ def test_dependent_columns(columns, solver, side):
     ("kernel", "A"),
     [
         ("block cg", SPD),
-        ("gmres", SPD),
+        ("block gmres", SPD),
         ("restarted", SPD),
         ("block cg", OUTLIERS),
     ],
-    ids=["block cg", "gmres", "restarted", "block cg, outliers"],
+    ids=["block cg", "block gmres", "restarted", "block cg, outliers"],
 )
 def test_a_block_of_rank_one_costs_what_one_column_does(kernel, A):
     b = unit(A.shape[0], 1)
@@ -231,7 +249,7 @@ def test_a_block_of_rank_one_costs_what_one_column_does(kernel, A):
 def test_more_columns_than_unknowns(kernel):
     run = Run(kernel, np.diag([1.0, 3.0, 4.0, 9.0, 20.0]) + 0.3, unit(5, 13))
     assert run.residuals.max() <= 1e-10
-    assert run.widths == ([5] if kernel != "cg" else run.widths[:6])
+    assert run.widths == [5] if kernel not in APART else len(run.widths) <= 6
 
 
 THREE = symmetric(np.repeat([1.0, 5.0, 30.0, 30.0], N // 4))
@@ -257,11 +275,13 @@ def test_a_space_that_is_exhausted_holds_the_solution(case, kernel):
 
 
 @pytest.mark.parametrize("kernel", ["restarted", "flexible", "flexible, restarted"])
+@pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("k", [1, 3])
-def test_gmres_where_cycles_end_does_not_matter(kernel, k):
+def test_gmres_where_cycles_end_does_not_matter(kernel, apart, k):
     A, B = SPD + 0.9 * LEFT, unit(N, k)
     M = np.diag(1 / np.diag(A))
-    whole, cut = (Run(name, A, B, M.__matmul__) for name in ("gmres", kernel))
+    names = ("gmres", f"gmres, {kernel}") if apart else ("block gmres", kernel)
+    whole, cut = (Run(name, A, B, M.__matmul__) for name in names)
     close(cut.X, whole.X, 1e-8)
     assert cut.iterations > whole.iterations > 16 or kernel == "flexible"
     # A product more for each cycle but the last; a flexible one keeps two vectors a column.
@@ -276,8 +296,10 @@ def test_a_changing_preconditioner_needs_the_flexible_method():
     """The control of the tests with one: it changes enough to be seen."""
     A, B = MATRICES["nonsymmetric"], unit(N, 1)
     M = Changing(BACKEND, np.linalg.inv(A + 0.3 * np.eye(N)))
-    assert Run("flexible", A, B, M._apply).residuals.max() <= 1e-10
-    assert Run("gmres", A, B, M._apply, most=60).residuals.max() > 1e-3
+    for kernel in ("gmres", "block gmres"):
+        flexible = "flexible" if kernel == "block gmres" else "gmres, flexible"
+        assert Run(flexible, A, B, M._apply).residuals.max() <= 1e-10
+        assert Run(kernel, A, B, M._apply, most=60).residuals.max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -295,7 +317,6 @@ def test_one_space_for_eight_columns_saves_iterations(A):
 @pytest.mark.parametrize(
     ("method", "block"),
     [
-        ("gmres", 1),
         ("gmres", 2),
         ("gmres", 5),
         ("cg", 2),

@@ -165,6 +165,54 @@ def test_direct_keeps_a_symmetric_pattern_cheap():
     assert np.array_equal(factor.lu.perm_c[np.argsort(factor.lu.perm_r)], np.arange(3600))
 
 
+# Dense blocks on the diagonal, of which the inverses are kept.
+
+LAYERS = sp.block_diag([contraction(6, seed) for seed in range(7)], format="csr")
+SWAPPED = np.random.default_rng(0).permutation(42)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("form", ["csr", "csc"])
+@pytest.mark.parametrize("scale", [1.0, 1e-9, np.logspace(-6, 6, 42)[:, None]], ids=str)
+def test_a_batch_of_dense_layers(scale, form, dtype):
+    layers = LAYERS.multiply(scale).asformat(form)
+    factor = mfdeq.Direct().setup(operator(layers, dtype))
+    assert factor.name == "Direct (dense blocks)"
+    assert factor.counts.bytes == factor.nbytes == 2 * 7 * 36 * np.dtype(dtype).itemsize
+    check(factor, layers.toarray().astype(dtype), dtype)
+
+
+OTHERS = {
+    "of two sizes": sp.block_diag([contraction(m) for m in (6, 6, 4, 8, 6, 6, 6)]),
+    "of three": sp.block_diag([contraction(3, seed) for seed in range(14)]),
+    "in another order": LAYERS[SWAPPED][:, SWAPPED],
+    "shifted": LAYERS[np.roll(range(42), 3)],
+    "with an entry less": LAYERS - LAYERS.multiply(sp.coo_matrix(([1], ([9], [8])), (42, 42))),
+    "beyond the diagonal": LAYERS + sp.coo_matrix(([1.0], ([0], [41])), (42, 42)),
+    "badly conditioned": sp.block_diag(
+        [contraction(6), np.fliplr(np.vander(1 + 1e-3 * np.arange(6)))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_blocks_that_are_something_else(name):
+    A = OTHERS[name].tocsr()
+    A.eliminate_zeros()
+    factor = mfdeq.Direct().setup(operator(A))
+    assert factor.name == "Direct (SuperLU)"
+    if name != "badly conditioned":
+        check(factor, A.toarray())
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-15])
+def test_a_singular_block(rounding):
+    blocks = LAYERS.toarray()
+    blocks[20] = blocks[22] * (1 + rounding)
+    with pytest.raises(mfdeq.SingularStateError):
+        mfdeq.Direct().setup(operator(sp.csr_matrix(blocks))).solve(np.arange(42.0))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("as_product", [False, True])
 def test_neumann(dtype, as_product):
@@ -238,7 +286,7 @@ def test_solves_do_not_depend_on_units(name, solver, scale):
 
 
 def rounding_digits(factor):
-    return conditioning.rounding_digits(factor, *conditioning.probe(factor))
+    return conditioning.rounding_digits(factor.A, *conditioning.probe(factor))
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])

@@ -15,6 +15,7 @@ from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
+from .blocks import DenseBlocks
 from .factor import Application, Factor, matrix_of, operator_of, singular
 from .fill import estimated_fill
 from .krylov import Krylov
@@ -43,8 +44,9 @@ class Direct:
         products, which makes blocks of right-hand sides cheap and runs on any device. It has no
         pivots from outside a front. "superlu" has, and sets up faster in the plane. "cholespy"
         (the extra ``mfdeq[cholespy]``) is CHOLMOD's Cholesky, for symmetric definite A on the
-        host. None is "multifrontal" above 10,000 unknowns where the
-        graph of A has small separators and the fronts are regular, else "superlu".
+        host. None is "multifrontal" above 10,000 unknowns where the graph of A has small
+        separators and the fronts are regular, else "superlu"; and where A is dense blocks on its
+        diagonal and nothing else, their inverses.
 
     Notes
     -----
@@ -81,6 +83,9 @@ class Direct:
                 return _Fronts(A, array, self.rtol, counts)
             if not is_sparse(array):
                 return _DenseLU(A, array, self.rtol, counts)
+            if self.package is None and (blocks := DenseBlocks.of(array, A.backend)):
+                with contextlib.suppress(ArithmeticError):
+                    return _BlockInverse(A, blocks, self.rtol, counts)
             if self.package is None and (A.shape[0] > FEW or not on_host(A.backend)):
                 most = WORSE * estimated_fill(array).operations
                 with contextlib.suppress(ArgumentError):
@@ -158,6 +163,31 @@ class _Fronts(_LU):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.scaling.solve(self.factors.solve, b, adjoint)
+
+
+class _BlockInverse(_LU):
+    name = "Direct (dense blocks)"
+
+    def __init__(
+        self, A: Operator, blocks: DenseBlocks, rtol: float | None, counts: LinearCounts
+    ) -> None:
+        self.blocks, self.inverse = blocks, blocks.inverse()
+        b = A.backend.random(A.shape[0], seed=5)
+        off = A.backend.norm(b - blocks.apply(self.inverse.apply(b))) / A.backend.norm(b)
+        if not off <= max(TRIED, A.backend.default_rtol):
+            raise ArithmeticError("a block is badly conditioned")
+        super().__init__(A, rtol, counts)
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return stored_bytes(self.blocks.values) + stored_bytes(self.inverse.values)
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.inverse.apply(b, adjoint)
+
+    def _product(self, A: Operator, x: Array) -> Array:
+        return self.blocks.apply(x, adjoint=A is not self.A)
 
 
 def _unsuited(why: str) -> ArgumentError:

@@ -16,7 +16,8 @@ from ..operators import Operator
 from ..report import LinearCounts
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
-WORTHLESS = 0.1  # a relative residual, or rounding in it, that leaves x less than one digit
+SUSPECT = 1e-3  # a relative residual, or rounding in it, of which a singular A may be the cause
+FEWEST = 1.0  # digits with which a solution is let through
 CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
 
 
@@ -121,13 +122,9 @@ class Factor:
             if bool(xp.all(history[-1] <= xp.maximum(floor, rtol * b_norm))):
                 above = history[-1] > rtol * b_norm
                 self.counts.at_floor += int(xp.sum(xp.astype(above, xp.int64)))
-                noise = xp.maximum(history[-1], floor / ROUNDING)
-                worst = self._worst(xp.where(above, noise, xp.zeros_like(noise)), b_norm)
-                if worst > WORTHLESS:
-                    raise singular(
-                        -math.log10(worst),
-                        f"to working precision (a solve leaves {worst:.1g} of its right-hand side)",
-                    )
+                noise = xp.where(above, xp.maximum(history[-1], floor / ROUNDING), 0.0 * floor)
+                if self._worst(noise, b_norm) > SUSPECT:
+                    self._check_digits(A, x, self._relative(noise, b_norm), adjoint)
                 break
             stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
             if stalled or self.stopped or len(history) > CORRECTIONS:
@@ -141,6 +138,14 @@ class Factor:
             self.counts.worst_residual = max(self.counts.worst_residual, worst)
         return x
 
+    def _check_digits(self, A: Operator, x: Array, noise: Array, adjoint: bool) -> None:
+        if x.ndim == 2:
+            x = x[:, int(self.backend.xp.argmax(noise))]
+        x = x / self.backend.norm(x)
+        digits = rounding_digits(A, x, self._attempt(x, 0.1, not adjoint))
+        if not digits >= FEWEST:
+            raise singular(digits, "to working precision")
+
     def _product(self, A: Operator, x: Array) -> Array:
         xp, size = self.backend.xp, self.backend.column_norms(x)
         if bool(xp.all(xp.isfinite(size))) or bool(xp.all(xp.isfinite(x))):
@@ -149,9 +154,12 @@ class Factor:
         return x
 
     def _worst(self, r_norm: Array, b_norm: Array) -> float:
+        relative = self._relative(r_norm, b_norm)
+        return float(self.backend.xp.max(relative)) if math.prod(relative.shape) else 0.0
+
+    def _relative(self, r_norm: Array, b_norm: Array) -> Array:
         xp = self.backend.xp
-        relative = r_norm / xp.where(b_norm > 0, b_norm, xp.ones_like(b_norm))
-        return float(xp.max(relative)) if math.prod(relative.shape) else 0.0
+        return r_norm / xp.where(b_norm > 0, b_norm, xp.ones_like(b_norm))
 
     def _unsolved(
         self, x: Array, history: list[Array], b_norm: Array, rtol: float, adjoint: bool
@@ -188,6 +196,16 @@ class Application(Operator):
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor._approximate(y, True)
+
+
+def rounding_digits(A: Operator, x: Array, w: Array) -> float:
+    """-log10(eps |w|' |A| |x|), w = A^-T x, |x| = 1: Skeel's condition number along x.
+
+    It does not change when rows of A are rescaled.
+    """
+    backend = A.backend
+    condition = float(backend.xp.vecdot(backend.xp.abs(w), A.abs_apply(x)))
+    return -math.log10(backend.eps * max(condition, 1.0))
 
 
 def singular(digits: float, how: str) -> SingularStateError:

@@ -1,20 +1,52 @@
-"""GMRES on blocks: one Krylov space serves all columns.
+"""GMRES on blocks: each column in its own space, or all in one.
 
-Columns that have converged leave the block between cycles, and directions that have become
-linearly dependent leave the space, so that neither a zero, a repeated nor an easy column is a
-special case. One column is the plain method.
+Columns that have converged leave the block between cycles. In one space for all, directions that
+have become linearly dependent leave it, so that neither a zero, a repeated nor an easy column is
+a special case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from ..arrays import Array, Backend
-from .columns import Columns, Solved, orthonormal, times
+from .columns import LOST, Columns, Solved, orthonormal, times
 from .recycling import Recycled
 
 PROGRESS = 0.999  # of the residual before a cycle, above which it stagnates
 Product = Callable[[Array], Array]
+
+
+def gmres(
+    backend: Backend,
+    A: Product,
+    M: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+    *,
+    length: int,
+    flexible: bool = False,
+) -> Solved:
+    """Restarted GMRES, preconditioned from the right, each column in its own space.
+
+    Parameters
+    ----------
+    backend, A, M, B, rtol, max_iterations, record
+        As in `cg.cg`; A and M may be any.
+    length : int
+        Vectors per column that are kept: iterations of one cycle.
+    flexible : bool
+        Keep M V too (half as many iterations a cycle then), for an M that is not linear.
+    """
+    length = max(length // 2, 1) if flexible else length
+
+    def cycle(R: Array, steps: int) -> _Cycle:
+        return _Apart(backend, A, M, R, min(length, steps), flexible)
+
+    return _restarted(cycle, backend, A, B, rtol, max_iterations, record)[0]
 
 
 def block_gmres(
@@ -30,35 +62,68 @@ def block_gmres(
     flexible: bool = False,
     recycled: Recycled | None = None,
 ) -> Solved:
-    """Restarted GMRES, preconditioned from the right.
+    """Restarted GMRES, preconditioned from the right, in one space for all columns.
 
     Parameters
     ----------
-    backend, A, M, B, rtol, max_iterations, record
-        As in `cg.cg`; A and M may be any.
-    length : int
-        Vectors per column that are kept: iterations of one cycle.
-    flexible : bool
-        Keep M V too (half as many iterations a cycle then), for an M that is not linear.
+    backend, A, M, B, rtol, max_iterations, record, length, flexible
+        As in `gmres`.
     recycled : Recycled, optional
         A space from earlier solves with this A and M, and for later ones. Not with `flexible`.
     """
+    length = max(length // 2, 1) if flexible else length
+
+    def cycle(R: Array, steps: int) -> _Cycle:
+        return _Together(backend, A, M, R, min(length, steps), flexible, recycled)
+
+    solved, used = _restarted(cycle, backend, A, B, rtol, max_iterations, record)
+    if recycled is not None and B.shape[1] == 1:
+        recycled.judge(used, rtol)
+    return solved
+
+
+class _Cycle(Protocol):
+    """The iterations between two restarts."""
+
+    residual: float  # largest of the columns, as the least-squares problems give it
+
+    @property
+    def steps(self) -> int:
+        """Products with A M so far."""
+        ...
+
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        """Extend the space until the residual of every column is below rtol."""
+        ...
+
+    def correction(self) -> Array:
+        """The element of the space with the smallest residual, column by column."""
+        ...
+
+
+def _restarted(
+    cycle_of: Callable[[Array, int], _Cycle],
+    backend: Backend,
+    A: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+) -> tuple[Solved, int]:
+    """X, and the iterations it took, by cycles that start from the residual so far."""
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
     (R,) = columns.leave(backend.column_norms(R) > rtol, R)
-    length = max(length // 2, 1) if flexible else length
     used, before, stopped = 0, float("inf"), ""
     while R.shape[1]:
         if used >= max_iterations:
             stopped = "it ran out of iterations"
             break
-        cycle = _Cycle(backend, A, M, R, flexible, recycled)
-        cycle.run(rtol, min(length, max_iterations - used), record)
+        cycle = cycle_of(R, max_iterations - used)
+        cycle.run(rtol, record)
         used += cycle.steps
         D = cycle.correction()
         columns.X += D
-        if recycled is not None:
-            recycled.harvest(cycle.basis, cycle.coupling, cycle.raw)
         if cycle.residual <= rtol:
             break
         R -= A(D)
@@ -68,13 +133,87 @@ def block_gmres(
             break
         before = worst
         (R,) = columns.leave(norms > rtol, R)
-    if recycled is not None and B.shape[1] == 1:
-        recycled.judge(used, rtol)
-    return columns.finish(stopped)
+    return columns.finish(stopped), used
 
 
-class _Cycle:
-    """One cycle of GMRES: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle)."""
+class _Apart:
+    """One cycle for each column: A M V = V+ H with a V and an H of its own (Saad 1993)."""
+
+    def __init__(
+        self, backend: Backend, A: Product, M: Product, R: Array, length: int, flexible: bool
+    ) -> None:
+        self.backend, self.A, self.M = backend, A, M
+        n, k = R.shape
+        # Column after column in memory: orthogonalization, then, is matrix times vector.
+        self.basis = backend.zeros(k, length + 1, n)
+        self.preconditioned = backend.zeros(k, length, n) if flexible else None
+        self.projected = backend.zeros(k, length + 1, length)  # H
+        self.overlap = backend.zeros(k, length, length)  # inner products of the basis
+        self.size = backend.column_norms(R)
+        backend.transpose_into(self.basis[:, 0, :], R / self.size)
+        self.steps, self.length = 0, length
+        self.residual = float("inf")
+
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        xp = self.backend.xp
+        while self.steps < self.length and self.residual > rtol:
+            self._extend()
+            H = self.projected[:, : self.steps + 1, : self.steps]
+            if not bool(xp.all(xp.isfinite(H))):
+                break
+            # What is orthogonal to all columns of H, and of size * e1, makes the residual.
+            Q = xp.linalg.qr(H, mode="complete")[0]
+            self.residual = float(xp.max(self.size * xp.abs(Q[:, 0, -1])))
+            record(self.residual)
+
+    def _extend(self) -> None:
+        xp, j, n = self.backend.xp, self.steps, self.basis.shape[-1]
+        V = xp.empty((n, self.size.shape[0]), dtype=self.backend.dtype, device=self.backend.device)
+        V[:, :] = self.basis[:, j, :].T
+        Z = self.M(V)
+        if self.preconditioned is not None:
+            self.backend.transpose_into(self.preconditioned[:, j, :], Z)
+        self.backend.transpose_into(self.basis[:, j + 1, :], self.A(Z))
+        self._orthogonalize(j)
+        self.steps = j + 1
+
+    def _orthogonalize(self, j: int) -> None:
+        """Modified Gram-Schmidt by its triangular system (Swirydowicz et al. 2020).
+
+        Two passes over the basis, where its loops are many short ones and classical
+        Gram-Schmidt takes four.
+        """
+        xp, m = self.backend.xp, j + 1
+        spaces = [self.basis[c, :m, :] for c in range(self.size.shape[0])]
+        self.overlap[:, j, :m] = xp.stack([V @ V[j, :] for V in spaces])
+        onto = xp.stack([V @ self.basis[c, m, :] for c, V in enumerate(spaces)])
+        mgs = xp.tril(self.overlap[:, :m, :m], k=-1) + self.backend.eye(m, m)
+        self.projected[:, :m, j] = h = xp.linalg.solve(mgs, onto[:, :, None])[:, :, 0]
+        for c, V in enumerate(spaces):
+            w = self.basis[c, m, :]
+            before = xp.linalg.vector_norm(w)
+            w = w - h[c, :] @ V
+            below = xp.linalg.vector_norm(w)
+            left = below > LOST * before
+            zero, one = xp.zeros_like(below), xp.ones_like(below)
+            self.projected[c, m, j] = xp.where(left, below, zero)
+            self.basis[c, m, :] = w * xp.where(left, one, zero) / xp.where(left, below, one)
+
+    def correction(self) -> Array:
+        xp, j = self.backend.xp, self.steps
+        H = self.projected[:, : j + 1, :j]
+        finite = bool(xp.all(xp.isfinite(H)))
+        # Columns of H that a breakdown left zero take no part.
+        y = self.size[:, None] * (xp.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
+        space = self.basis if self.preconditioned is None else self.preconditioned
+        D = self.backend.zeros(space.shape[-1], y.shape[0])
+        for c in range(y.shape[0]):
+            D[:, c] = y[c, :] @ space[c, :j, :]
+        return self.M(D) if self.preconditioned is None else D
+
+
+class _Together:
+    """One cycle for all: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle)."""
 
     def __init__(
         self,
@@ -82,10 +221,11 @@ class _Cycle:
         A: Product,
         M: Product,
         R: Array,
+        length: int,
         flexible: bool,
         recycled: Recycled | None,
     ) -> None:
-        self.backend, self.A, self.M = backend, A, M
+        self.backend, self.A, self.M, self.length = backend, A, M, length
         self.preconditioned: list[Array] | None = [] if flexible else None
         self.recycled = recycled
         self.start = None
@@ -103,12 +243,10 @@ class _Cycle:
 
     @property
     def steps(self) -> int:
-        """Products with A M so far."""
         return len(self.triangle)
 
-    def run(self, rtol: float, length: int, record: Callable[[float], None]) -> None:
-        """Extend the space until the residual of every column is below rtol."""
-        while self.steps < length and self.basis[-1].shape[1]:
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        while self.steps < self.length and self.basis[-1].shape[1]:
             self._extend()
             self.residual = float(self.backend.xp.max(self.backend.column_norms(self.rhs[-1])))
             record(self.residual)
@@ -152,7 +290,12 @@ class _Cycle:
         return [both[:rows, :], both[rows:, :]]
 
     def correction(self) -> Array:
-        """The element of the space with the smallest residual, column by column."""
+        D = self._correction()
+        if self.recycled is not None:
+            self.recycled.harvest(self.basis, self.coupling, self.raw)
+        return D
+
+    def _correction(self) -> Array:
         blocks = _block_triangular_solve(self.backend, self.triangle, self.rhs)
         zeros = self.backend.zeros(self.basis[0].shape[0], self.rhs[0].shape[1])
         if self.preconditioned is not None:

@@ -16,7 +16,7 @@ from ..report import LinearCounts
 from .amg import AMG
 from .cg import block_cg, cg
 from .factor import Factor, operator_of
-from .gmres import block_gmres
+from .gmres import block_gmres, gmres
 from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
@@ -50,9 +50,9 @@ class Krylov:
         Vectors that "gmres" keeps from one solve to the next with the same matrix, separately
         for A and its adjoint: where a solve takes many iterations, later ones take fewer.
     block : int, optional
-        Columns that "gmres" and "cg" solve in one search space, more of them in turn. Products
-        are shared by all columns in any case. None is 16, and for "cg" with `mfdeq.AMG` 1: what
-        a space shared saves of its few iterations costs more than they do.
+        Columns that "gmres" and "cg" solve in one search space, more of them in turn; of 1, all
+        columns have their own spaces and share the products. None is 1 with `mfdeq.AMG`, where
+        what a space shared saves of the few iterations costs more than they do, else 16.
     """
 
     method: str = "gmres"
@@ -144,8 +144,8 @@ class _BlockFactor(_KrylovFactor):
         self, A: Operator, solver: Krylov, M: Operator | None, counts: LinearCounts
     ) -> None:
         super().__init__(A, solver, M, counts)
-        alone = solver.method == "cg" and isinstance(solver.preconditioner, AMG)
-        self.shared = solver.block or (1 if alone else 16)
+        apart = isinstance(solver.preconditioner, AMG) and not solver.recycle
+        self.shared = solver.block or (1 if apart else 16)
         self.flexible = M is None or bool(getattr(M, "flexible", False))
         if self.flexible and M is not None and solver.recycle:
             raise ArgumentError(
@@ -163,8 +163,8 @@ class _BlockFactor(_KrylovFactor):
         sizes = backend.column_norms(B)
         # Unit length: thresholds, and float32 levels, then mean the same at every scale.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-        alone = self.shared == 1 and self.solver.method == "cg"
-        width = max(1, min(TOGETHER, NUMBERS // b.shape[0])) if alone else self.shared
+        apart = self.shared == 1 and not self.solver.recycle
+        width = max(1, min(TOGETHER, NUMBERS // b.shape[0])) if apart else self.shared
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)
@@ -180,12 +180,14 @@ class _BlockFactor(_KrylovFactor):
             if self.solver.method == "cg":
                 solved = (cg if self.shared == 1 else block_cg)(*given)
             else:
-                solved = block_gmres(
-                    *given,
-                    length=self.solver.restart,
-                    flexible=self.flexible and self.M is not None,
-                    recycled=self.recycled[adjoint],
-                )
+                length, flexible = self.solver.restart, self.flexible and self.M is not None
+                if self.shared == 1 and not self.solver.recycle:
+                    solved = gmres(*given, length=length, flexible=flexible)
+                else:
+                    recycled = self.recycled[adjoint]
+                    solved = block_gmres(
+                        *given, length=length, flexible=flexible, recycled=recycled
+                    )
         if solved.stopped:
             self.stopped = solved.stopped
         return solved.X
