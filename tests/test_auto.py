@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from benchmarks.systems import convection, diffusion, elasticity, network
+from benchmarks.systems import convection, diffusion, elasticity, layer, network
 from cases import close
 from scipy.sparse.linalg import aslinearoperator
 
@@ -72,6 +72,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
         (convection(100).A, ["SuperLU"]),
         (elasticity(100).A, ["multifrontal", "CHOLMOD"]),
         (diffusion(40, 3).A, ["cg with AMG"]),
+        (layer(16, 400).A, ["Direct (dense blocks), because A is dense blocks on its diagonal"]),
     ],
     ids=[
         "dense",
@@ -83,6 +84,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
         "convection",
         "elasticity",
         "volume",
+        "layers",
     ],
 )
 def test_auto_says_what_it_picked(matrix, picked):

@@ -19,6 +19,7 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
 from .amg import AMG
+from .blocks import DenseBlocks
 from .direct import Direct, has_cholesky
 from .factor import Factor, Solver, operator_of
 from .fill import Fill, estimated_fill
@@ -55,7 +56,7 @@ class Auto:
 
     Notes
     -----
-    Dense A: LU. Products only: GMRES that recycles. Sparse A: LU up to 5,000 unknowns; above, the
+    Dense A, or dense blocks on its diagonal: LU. Products only: GMRES that recycles. Sparse A: LU up to 5,000 unknowns; above, the
     cheapest for 50 Hessian products of LU (by its estimated fill, if it fits in memory), CG or
     GMRES with AMG, for nonsymmetric A also AMG("air"), and GMRES with ILU that recycles. The
     latter are tried on one right-hand side, if LU is not plainly cheaper. A choice holds for
@@ -94,6 +95,8 @@ class Auto:
         n = A.shape[0]
         if n <= SMALL:
             return [(Direct(), f"N = {n} is at most {SMALL}", None)]
+        if DenseBlocks.of(array, A.backend) is not None:
+            return [(Direct(), "A is dense blocks on its diagonal", None)]
         fill = estimated_fill(array)
         direct_ones = _direct(A, fill)
         direct, said = direct_ones[0].cost, direct_ones[0].said

@@ -127,6 +127,7 @@ def mfdeq_peers(system: System) -> list[Peer]:
     for name, package in packages.items():
         solvers[name] = functools.partial(Direct, package=package)
     if system.layer is not None:
+        solvers["dense blocks"] = Direct
         solvers["GMRES"] = lambda: Krylov("gmres")
         solvers["Neumann"] = Neumann
     else:
