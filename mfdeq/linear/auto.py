@@ -56,11 +56,12 @@ class Auto:
 
     Notes
     -----
-    Dense A, or dense blocks on its diagonal: LU. Products only: GMRES that recycles. Sparse A: LU up to 5,000 unknowns; above, the
-    cheapest for 50 Hessian products of LU (by its estimated fill, if it fits in memory), CG or
-    GMRES with AMG, for nonsymmetric A also AMG("air"), and GMRES with ILU that recycles. The
-    latter are tried on one right-hand side, if LU is not plainly cheaper. A choice holds for
-    later matrices of the same size; one that fails is replaced by the next.
+    Dense A, or dense blocks on its diagonal: LU. Products only: GMRES that recycles. Sparse A: LU
+    up to 5,000 unknowns; above, the cheapest for 50 Hessian products of LU (by its estimated
+    fill, if it fits in memory), CG or GMRES with AMG, for nonsymmetric A also AMG("air"), and
+    GMRES with ILU that recycles. The latter are tried on one right-hand side, if LU is not
+    plainly cheaper. A choice holds for later matrices of the same size; one that fails is
+    replaced by the next.
 
     Attributes
     ----------
