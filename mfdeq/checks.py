@@ -240,14 +240,14 @@ class Checks:
                 found["sensitivity"] = at.sensitivity._apply(self.u)
             return found
 
-        base = quantities(self._settled(eq))
+        base = quantities(eq.polished)
         noise = self._noise(eq, base, quantities)
         steps: list[float] = []
         remainders: dict[str, list[float]] = {name: [] for name in terms}
         for step in self.steps:
             try:
                 near = self.solve(self.theta + step * self.v, eq.state)
-                there = quantities(self._settled(near))
+                there = quantities(near.polished)
             except (ConvergenceError, SingularStateError):
                 continue
             steps.append(step)
@@ -260,18 +260,6 @@ class Checks:
                 names[name],
                 *judge(2, steps, remainders[name], sizes, noise[name], size, self.enough),
             )
-
-    def _settled(self, eq: Equilibrium) -> Equilibrium:
-        """The equilibrium with its state error at the rounding floor, by chord steps."""
-        problem, norm = eq.problem, self.backend.norm
-        h, size = eq.state, norm(problem.residual(eq.state))
-        for _ in range(5):
-            better = h - eq.factor.solve(problem.residual(h), rtol=1e-3)
-            better_size = problem.trial_residual(better)[1]
-            if not better_size < 0.5 * size:
-                break
-            h, size = better, better_size
-        return Equilibrium(problem, h, problem.linearize(h), eq.solver, eq.report)
 
     def _noise(
         self, eq: Equilibrium, base: dict[str, Array], quantities: Callable[..., dict[str, Array]]

@@ -10,6 +10,8 @@ import functools
 import operator
 from typing import Any
 
+from .accuracy import Tolerance, gradient_with_error, relative_error
+from .arguments import fraction
 from .arrays import Array
 from .conditioning import digits_left
 from .curvature import CurvatureOperator
@@ -24,6 +26,7 @@ from .model import Linearization, Model
 from .operators import Operator, Stacked
 from .report import SolveReport
 
+CHORD_STEPS = 5  # at most, to polish a state
 NO_DIGITS = 1e-2  # floor over scale, from where a residual at the floor says little
 
 
@@ -142,6 +145,7 @@ def _equilibrium(
     monitor.check_rtol()
     report.converged = True
     report.evaluations = problem.evaluations
+    report.derivatives = dict(linearized.given.sources)
     report.reason = (
         f"||R|| {report.residual:.2e} <= {report.target:.2e}, "
         + ("the rounding floor" if report.limited_by == "floor" else "rtol times the scale")
@@ -292,10 +296,40 @@ class Equilibrium:
             self._adjoints[loss] = self.factor.solve_adjoint(d_state)
         return self.backend.xp.asarray(self._adjoints[loss], copy=True)
 
-    def gradient(self, loss: LossBase) -> Array:
-        """dL/dtheta along the equilibrium, g = dL/dtheta + B' lam, (P,)."""
+    def gradient(self, loss: LossBase, *, rtol: float | None = None) -> Array:
+        """dL/dtheta along the equilibrium, g = dL/dtheta + B' lam, (P,).
+
+        Parameters
+        ----------
+        loss : Loss
+        rtol : float, optional
+            Relative error of the gradient that is allowed, as estimated: the adjoint is solved no
+            tighter than that needs, and the state polished where it limits. The estimate is
+            ``report.gradient_error``. By default solves are to the solver's own tolerance.
+
+        Raises
+        ------
+        ConvergenceError
+            Where that accuracy is not reached, with the best gradient.
+        """
+        if rtol is not None:
+            tolerance = Tolerance(fraction(rtol, "rtol of gradient"), self.backend.eps)
+            found, self.report.gradient_error = tolerance.reached(
+                self, lambda eq, inner: gradient_with_error(eq, loss, inner), "the gradient"
+            )
+            return found
         d_params, _ = self.loss_gradients(loss)
         return d_params + self.param_operator._apply_adjoint(self.adjoint(loss))
+
+    def gradient_with_error(self, loss: LossBase) -> tuple[Array, Array]:
+        """The gradient, and an estimate of the error in it, both (P,).
+
+        See `ReducedHessian.with_error`: the gradient once more, with the state and the adjoint
+        corrected by one application of the factor, and twice the difference.
+        """
+        gradient, error = gradient_with_error(self, loss)
+        self.report.gradient_error = relative_error(self.backend, error, gradient)
+        return gradient, error
 
     def hessian(self, loss: LossBase) -> ReducedHessian:
         """H = d²L/dtheta² = T' K T, (P, P), exact; two solves a product."""
@@ -328,7 +362,8 @@ class Equilibrium:
         w = self._weights(w)
         mu = self.inverse._apply_adjoint(w)
         K = self.linearized.curvature(mu)
-        return Reduced(self, K, lambda: self.corrected_curvature(mu, w))
+        corrected = functools.partial(self.corrected_curvature, mu, w)
+        return Reduced(self, K, corrected, lambda other: other.component_hessian(w))
 
     @functools.cached_property
     def corrected_state(self) -> Array:
@@ -338,7 +373,24 @@ class Equilibrium:
     @functools.cached_property
     def corrected(self) -> Linearized:
         """The linearization at the corrected state, which error estimates compare with."""
-        return self.problem.linearize(self.corrected_state)
+        return self.problem.linearize_again(self.corrected_state)
+
+    @functools.cached_property
+    def polished(self) -> Equilibrium:
+        """With the residual at the rounding floor, by chord steps; itself where none helps."""
+        problem, norm = self.problem, self.backend.norm
+        h, size, best = self.state, norm(problem.residual(self.state)), None
+        for _ in range(CHORD_STEPS):
+            better = h - self.factor.solve(problem.residual(h), rtol=1e-3)
+            better_size = problem.trial_residual(better)[1]
+            if not better_size < 0.5 * size:
+                break
+            h, size, best = better, better_size, better
+        if best is None:
+            return self
+        found = Equilibrium(problem, best, problem.linearize(best), self.solver, self.report)
+        found.polished = found
+        return found
 
     def corrected_curvature(self, weights: Array, rhs: Array) -> CurvatureOperator:
         """∇²(w'f) at the corrected state, for the corrected w of A' w = rhs."""

@@ -10,18 +10,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from .accuracy import SAFETY, Tolerance
 from .arguments import fraction
 from .arrays import Array, check_block
 from .curvature import CurvatureOperator, add_curvatures
-from .errors import ConvergenceError
 from .losses import LossBase
 from .operators import Operator, SelfAdjoint, columnwise
 
 if TYPE_CHECKING:
     from .equilibrium import Equilibrium
-
-LOOSEST = 0.1  # relative residual of an inner solve, however rough a product may be
-LOOSEN_BELOW = 0.03  # of the error allowed, under which the next product is solved more loosely
 
 
 class Reduced(SelfAdjoint):
@@ -36,14 +33,21 @@ class Reduced(SelfAdjoint):
     K : CurvatureOperator, (P+N, P+N)
     corrected : callable
         Makes K at the corrected state and with its corrected weights, for error estimates.
+    at : callable
+        Makes the same operator at another equilibrium.
     """
 
     def __init__(
-        self, eq: Equilibrium, K: CurvatureOperator, corrected: Callable[[], CurvatureOperator]
+        self,
+        eq: Equilibrium,
+        K: CurvatureOperator,
+        corrected: Callable[[], CurvatureOperator],
+        at: Callable[[Equilibrium], Reduced],
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq, self.K = eq, K
         self._corrected = functools.cache(corrected)
+        self._at = functools.cache(at)
         T = eq.tangent
         self._product = T.H @ K @ T  # type: ignore[attr-defined]
 
@@ -72,8 +76,8 @@ class Reduced(SelfAdjoint):
         Notes
         -----
         The state, the adjoint and the two inner solves are inexact. The product is repeated
-        with each of them corrected once: the model linearized at h* - M R(h*), and every
-        residual there put through one application M of the factor in place of A^-1. The
+        with each of them corrected once: the model linearized again at h* - M R(h*), and every
+        residual there put through one application M of the factor in place of A^-1. Twice the
         difference is the estimate; norms are not used, they overestimate by orders.
         """
         eq = self.eq
@@ -89,7 +93,7 @@ class Reduced(SelfAdjoint):
         z = z + M(B._apply(v) - A._apply(z))
         a_theta, a_h = self._split(self._corrected(), v, z)
         w = w + M(a_h - A._apply_adjoint(w), adjoint=True)
-        return product, a_theta + B._apply_adjoint(w) - product
+        return product, SAFETY * (a_theta + B._apply_adjoint(w) - product)
 
     def _split(self, K: CurvatureOperator, v: Array, z: Array) -> tuple[Array, Array]:
         return K.split(K._apply(self.backend.xp.concat([v, z], axis=0)))
@@ -109,35 +113,15 @@ class InexactReduced(SelfAdjoint):
 
     def __init__(self, exact: Reduced, rtol: float) -> None:
         super().__init__(exact, exact.shape)
-        self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
-        self.inner = max(0.1 * self.rtol, exact.eq.factor.rtol)
+        self.exact = exact
+        self.tolerance = Tolerance(fraction(rtol, "rtol of to_accuracy"), exact.backend.eps)
 
     def _apply(self, x: Array) -> Array:
-        tightest = self.exact.eq.factor.rtol
-        while True:
-            product, error = self.exact.with_error(x, rtol=self.inner)
-            worst = self._relative(error, product)
-            if worst <= self.rtol:
-                if worst < LOOSEN_BELOW * self.rtol:
-                    self.inner = min(10.0 * self.inner, LOOSEST)
-                return product
-            if self.inner <= tightest:
-                raise ConvergenceError(
-                    f"a product has an estimated relative error of {worst:.1e}, above the "
-                    f"{self.rtol:.1e} asked for, with the inner solves at {tightest:.1e}: the "
-                    "accuracy of the state or of the adjoint limits it. Solve for the state with "
-                    "a smaller rtol",
-                    best=product,
-                    report=self.exact.eq.report,
-                )
-            self.inner = max(tightest, self.inner * min(0.3 * self.rtol / worst, 0.1))
+        def product(eq: Equilibrium, inner: float) -> tuple[Array, Array]:
+            exact = self.exact if eq is self.exact.eq else self.exact._at(eq)
+            return exact.with_error(x, rtol=inner)
 
-    def _relative(self, error: Array, product: Array) -> float:
-        xp, norms = self.backend.xp, self.backend.column_norms
-        sizes, errors = norms(product), norms(error)
-        safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-        relative = xp.where(errors > 0, errors / safe, xp.zeros_like(errors))
-        return float(xp.max(relative)) if error.size else 0.0
+        return self.tolerance.reached(self.exact.eq, product, "a product")[0]
 
 
 class ReducedHessian(Reduced):
@@ -163,6 +147,7 @@ class ReducedHessian(Reduced):
             eq,
             add_curvatures(self._of_loss, self._of_dynamics),
             lambda: add_curvatures(self._corrected_loss(), self._corrected_dynamics()),
+            lambda other: other.hessian(loss),
         )
 
     @property
@@ -180,12 +165,22 @@ class ReducedHessian(Reduced):
     @functools.cached_property
     def gauss_newton(self) -> Reduced:
         """T' ∇²L T, with the loss's own theta terms."""
-        return Reduced(self.eq, self._of_loss, self._corrected_loss)
+        return Reduced(
+            self.eq,
+            self._of_loss,
+            self._corrected_loss,
+            lambda other: other.hessian(self.loss).gauss_newton,
+        )
 
     @functools.cached_property
     def dynamics(self) -> Reduced:
         """T' ∇²(lam'f) T."""
-        return Reduced(self.eq, self._of_dynamics, self._corrected_dynamics)
+        return Reduced(
+            self.eq,
+            self._of_dynamics,
+            self._corrected_dynamics,
+            lambda other: other.hessian(self.loss).dynamics,
+        )
 
     @functools.cached_property
     def terms(self) -> Mapping[str, Operator]:

@@ -7,6 +7,7 @@ the curvature of w'f and f''[a, b], whether the user wrote a map or a residual.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from .adapters import as_operator
@@ -105,10 +106,19 @@ class Problem:
     def linearize(self, h: Array) -> Linearized:
         """The linearization at h; the latest one is kept."""
         if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
-            with raised_in(f"{self.name}.linearize(h, theta)"):
-                given = self.model.linearize(self._copy(h), self._copy(self.theta))
-            self._latest = (self._copy(h), Linearized(self, h, given))
+            self._latest = (self._copy(h), self._linearized(self.model.linearize, h))
         return self._latest[1]
+
+    def linearize_again(self, h: Array) -> Linearized:
+        """The linearization at h with other errors, where it is not exact to rounding."""
+        return self._linearized(self.model.linearize_again, h)
+
+    def _linearized(
+        self, linearize: Callable[[Array, Array], Linearization], h: Array
+    ) -> Linearized:
+        with raised_in(f"{self.name}.linearize(h, theta)"):
+            given = linearize(self._copy(h), self._copy(self.theta))
+        return Linearized(self, h, given)
 
 
 class Linearized:

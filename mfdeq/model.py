@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from .arrays import Array
@@ -27,12 +27,21 @@ class Linearization:
     second : callable, optional
         ``second(a, b)``, the second derivative map''[a, b] of shape (N,) along
         a = (dtheta, dh) and b. Needed by second-order state sensitivities only.
+
+    Attributes
+    ----------
+    accuracy : tuple of two floats
+        Relative accuracy of the first and of the second derivatives; 0 is to rounding.
+    sources : mapping of str to str
+        Where each field is from, if not from the user.
     """
 
     d_state: Any
     d_params: Any
     curvature: Callable[[Array], Any] | None = None
     second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None
+    accuracy: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    sources: Mapping[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for name, arguments in (("curvature", "lam"), ("second", "a, b")):
@@ -42,6 +51,14 @@ class Linearization:
                     f"{name} of the Linearization is a {type(given).__name__}; a function was "
                     f"expected: {name}=lambda {arguments}: ..."
                 )
+
+
+@dataclass(frozen=True)
+class Derived(Linearization):
+    """A linearization that was not written by hand: how accurate it is, and where it is from."""
+
+    accuracy: tuple[float, float] = (0.0, 0.0)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 class Model:
@@ -64,6 +81,13 @@ class Model:
             f"{type(self).__name__} has no linearize(h, theta): write one that returns an "
             "mfdeq.Linearization of its derivatives"
         )
+
+    def linearize_again(self, h: Array, theta: Array) -> Linearization:
+        """Derivatives as accurate, but with other errors: what error estimates compare with.
+
+        By default `linearize`, which fits where derivatives are exact to rounding.
+        """
+        return self.linearize(h, theta)
 
     def initial_state(self, theta: Array) -> Array | None:
         """The default start; None, the default, is zeros."""

@@ -91,6 +91,10 @@ class SolveReport:
         Decimal digits that a solution of A x = b can have: the fewer of what rounding in A,
         -log10(eps cond(A)), and the error of the state leave. NaN until the first derivative
         sets the factor up.
+    gradient_error : float
+        Estimated relative error of the last gradient that was asked for with one; else NaN.
+    derivatives : dict of str to str
+        Where each field of the linearization is from, where the model says so.
     evaluations : int
         Evaluations of the map or residual.
     forward, linear : LinearCounts
@@ -109,6 +113,8 @@ class SolveReport:
     floor: float = math.nan
     limited_by: str = ""
     digits_left: float = math.nan
+    gradient_error: float = math.nan
+    derivatives: dict[str, str] = field(default_factory=dict)
     evaluations: int = 0
     forward: LinearCounts = field(default_factory=LinearCounts)
     linear: LinearCounts = field(default_factory=LinearCounts)
@@ -148,9 +154,17 @@ class SolveReport:
             ("forward solves", _counted(self.forward)),
             ("solves since", _counted(self.linear)),
         ]
+        rows += [("derivatives", text) for text in _grouped(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _grouped(derivatives: dict[str, str]) -> list[str]:
+    fields: dict[str, list[str]] = {}
+    for name, source in derivatives.items():
+        fields.setdefault(source, []).append(name)
+    return [f"{', '.join(names)} by {source}" for source, names in fields.items()]
 
 
 def _counted(counts: LinearCounts) -> str:

@@ -275,12 +275,12 @@ def second_order_not_solved_for(self, u, v):
 
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_of_f(self, w):
-    return Reduced(self, self.linearized.curvature(w), lambda: None)
+    return Reduced(self, self.linearized.curvature(w), lambda: None, lambda eq: None)
 
 
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_by_a_state_solve(self, w):
-    return Reduced(self, self.linearized.curvature(self.inverse @ w), lambda: None)
+    return Reduced(self, self.linearized.curvature(self.inverse @ w), lambda: None, lambda eq: None)
 
 
 # The Hessian, its terms, and the slice
@@ -294,7 +294,7 @@ def hessian_with_the_loss_gradient_for_lambda(self, eq, loss):
     reduced_hessian(self, eq, loss)
     self._of_dynamics = eq.linearized.curvature(eq.loss_gradients(loss)[1])
     K = add_curvatures(self._of_loss, self._of_dynamics)
-    Reduced.__init__(self, eq, K, lambda: None)
+    Reduced.__init__(self, eq, K, lambda: None, lambda eq: None)
 
 
 terms = ReducedHessian.terms.func

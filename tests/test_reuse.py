@@ -12,7 +12,6 @@ from scipy.sparse.linalg import aslinearoperator
 
 import mfdeq
 from mfdeq.linear import Reused, reuse
-from mfdeq.linear.approximate import colours, probed
 from mfdeq.linear.factor import operator_of
 from mfdeq.report import LinearCounts
 
@@ -94,22 +93,6 @@ def test_an_optimizer_s_next_solve_starts_from_the_last_factor():
 WINDY = convection(30, peclet=0.2).A
 
 
-@pytest.mark.parametrize("rows", [7, 130])
-def test_probing_finds_the_entries(rows):
-    rng = np.random.default_rng(0)
-    matrix = (sp.random(rows, rows, 0.2, random_state=rng) + sp.identity(rows)).tocsr()
-    found = probed(operator_of(aslinearoperator(matrix)), abs(matrix))
-    assert abs(found - matrix).max() <= 1e-14
-
-
-def test_colours_need_no_more_products_than_the_stencil():
-    colour = colours(WINDY.tocoo())
-    assert colour.max() + 1 <= 13  # five points: at least five, columns at most two apart clash
-    together = (WINDY.T @ WINDY).tocoo()
-    off = together.row != together.col
-    assert np.all(colour[together.row[off]] != colour[together.col[off]])
-
-
 @pytest.mark.parametrize("given", ["matrix", "pattern"])
 @pytest.mark.parametrize("by", [mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.Direct()], ids=str)
 def test_preconditioning_by_another_matrix(by, given):
@@ -170,9 +153,9 @@ def test_a_product_is_as_accurate_as_asked_for_and_cheaper(diffused, rtol):
         found = loose @ V
         took = eq.report.linear.iterations - before
         error = np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)
-        assert np.all(error <= 1.3 * rtol)  # the estimate is an estimate
+        assert np.all(error <= rtol)
     assert took < full
-    assert loose.inner >= 0.01 * rtol
+    assert loose.tolerance.inner >= 0.01 * rtol
 
 
 def test_an_accuracy_that_the_state_does_not_have(diffused):

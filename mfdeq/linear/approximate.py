@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Backend, array_on_host, is_sparse, sparse_on_host
+from ..arrays import is_sparse
+from ..colouring import Coloured
 from ..errors import ArgumentError
 from ..operators import Matrix, Operator
 from .factor import Application, Factor
-
-COLUMNS = 64  # of a block of probing products
 
 
 @dataclass(frozen=True)
@@ -57,35 +56,8 @@ class Approximate:
                 "expected"
             )
         backend = A.backend
-        matrix = backend.asarray(given) if self.pattern is None else probed(A, self.pattern)
+        matrix = (
+            backend.asarray(given) if self.pattern is None else Coloured(self.pattern).matrix_of(A)
+        )
         found = self.by.setup(Matrix(backend, matrix))
         return Application(found) if isinstance(found, Factor) else found
-
-
-def probed(A: Operator, pattern: Any) -> Any:
-    """The entries of A in a pattern, from products with one vector per colour."""
-    backend = A.backend
-    host = sparse_on_host(pattern).astype("float64").tocoo()
-    colour = colours(host)
-    count = int(colour.max()) + 1
-    rows, columns = host.row, host.col
-    values = host.data
-    for first in range(0, count, COLUMNS):
-        width = min(COLUMNS, count - first)
-        seeds = Backend.of(values).zeros(A.shape[0], width)
-        here = (colour >= first) & (colour < first + width)
-        seeds[here.nonzero()[0], colour[here] - first] = 1.0
-        products = array_on_host(A._apply(backend.from_host(seeds)))
-        mine = here[columns]
-        values[mine] = products[rows[mine], colour[columns[mine]] - first]
-    return backend.sparse.csr_matrix(host.tocsr().astype(backend.dtype))
-
-
-def colours(pattern: Any) -> Any:
-    """A colour for each column, so that columns with a row in common have different ones."""
-    import pyamg
-
-    ones = pattern.tocsr().copy()
-    ones.data[:] = 1.0
-    together = (ones.T @ ones).tocsr()
-    return pyamg.graph.vertex_coloring(together, method="LDF")

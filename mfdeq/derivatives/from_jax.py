@@ -12,16 +12,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .arguments import one_of
-from .arrays import Array, Backend, host
-from .curvature import Curvature
-from .errors import ArgumentError, ModelError
-from .linear.approximate import probed
-from .losses import Loss
-from .model import FixedPointModel, Linearization, Model, ResidualModel
-from .operators import Matrix, Operator
-
-KINDS = ("map", "residual")
+from ..arguments import one_of
+from ..arrays import Array, Backend, host
+from ..curvature import Curvature
+from ..errors import ArgumentError, ModelError
+from ..losses import Loss
+from ..model import Derived, FixedPointModel, Linearization, Model, ResidualModel
+from ..operators import Operator
+from .sparsity import KINDS, Sparsity, place_near, typical_sizes
 
 
 def from_jax(
@@ -30,7 +28,7 @@ def from_jax(
     params: Any,
     kind: str,
     *,
-    sparsity: tuple[Any, Any] | None = None,
+    sparsity: Any = None,
 ) -> Model:
     """A model from a JAX function of (state, params).
 
@@ -43,11 +41,12 @@ def from_jax(
         Examples, for their structure, shapes and dtype; their values do not matter.
     kind : {"map", "residual"}
         Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
-    sparsity : pair of sparse matrices, optional
+    sparsity : pair of sparse matrices or "detect", optional
         Patterns of the derivatives with respect to the state, (N, N), and to the parameters,
-        (N, P); None for one that is not known. A derivative with a pattern is assembled, by one
+        (N, P), each of which may be None; "detect" (or one of the pair) has them looked for by
+        products near the first place. A derivative with a pattern is assembled, by one
         product for each colour of its columns, so that `mfdeq.Direct`, `mfdeq.ILU` and
-        `mfdeq.AMG` can be used.
+        `mfdeq.AMG` can be used; that the pattern holds is checked by one product more.
 
     Returns
     -------
@@ -118,7 +117,7 @@ class _JaxModel(Model):
         jax = self._jax = _jax()
         self._states, self._params = _Flat(jax, state, "state"), _Flat(jax, params, "params")
         self.state_size, self.param_size = self._states.size, self._params.size
-        self._sparsity = _patterns(sparsity, self.state_size, self.param_size)
+        self._sparsity = Sparsity(sparsity, self.state_size, self.param_size)
 
         def flat(h: Any, theta: Any) -> Any:
             return self._states.ravel(f(self._states.tree(h), self._params.tree(theta)))
@@ -186,23 +185,32 @@ class _JaxModel(Model):
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Products by `jax.linearize` and `jax.vjp`, kept at (h, theta)."""
         backend, (x, t) = Backend.of(h, theta), _in(self._jax, h, theta)
-        widths = (self.state_size, self.param_size)
-        derivatives = [
-            _Products(backend, self, parts, (self.state_size, width))
-            for parts, width in zip(self._linear(x, t), widths, strict=True)
-        ]
-        d_state, d_params = (
-            products if pattern is None else Matrix(backend, probed(products, pattern))
-            for products, pattern in zip(derivatives, self._sparsity, strict=True)
+        d_state, d_params = self._sparsity.assembled(
+            self._derivatives(h, theta),
+            lambda i: self._derivatives(*self._near(h, theta, i)),
+            backend.eps**0.5,
         )
-        return Linearization(
+        return Derived(
             d_state,
             d_params,
             curvature=lambda lam: self._curvature(backend, h, theta, lam),
             second=lambda a, b: backend.copied(
                 self._second(x, t, _in(self._jax, *a), _in(self._jax, *b))
             ),
+            sources=dict.fromkeys(("d_state", "d_params", "curvature", "second"), "JAX"),
         )
+
+    def _derivatives(self, h: Array, theta: Array) -> list[Operator]:
+        """df/dh and df/dtheta by their products."""
+        backend, widths = Backend.of(h, theta), (self.state_size, self.param_size)
+        parts = self._linear(*_in(self._jax, h, theta))
+        return [
+            _Products(backend, self, part, (self.state_size, width))
+            for part, width in zip(parts, widths, strict=True)
+        ]
+
+    def _near(self, h: Array, theta: Array, i: int) -> tuple[Array, Array]:
+        return place_near(self._values, h, theta, (typical_sizes(h), typical_sizes(theta)), i)
 
 
 class _JaxMap(_JaxModel, FixedPointModel):
@@ -310,23 +318,6 @@ def _in(jax: ModuleType, *arrays: Array) -> list[Any]:
             )
         found.append(y)
     return found
-
-
-def _patterns(given: Any, state_size: int, param_size: int) -> tuple[Any, Any]:
-    """`sparsity` checked."""
-    if given is None:
-        return (None, None)
-    shapes = (state_size, state_size), (state_size, param_size)
-    pair = isinstance(given, (tuple, list)) and len(given) == 2
-    if not pair or any(
-        pattern is not None and tuple(getattr(pattern, "shape", ())) != shape
-        for pattern, shape in zip(given, shapes, strict=True)
-    ):
-        raise ArgumentError(
-            f"sparsity is {given!r}; a pair of patterns of shapes {shapes[0]} and {shapes[1]}, "
-            "sparse matrices or None, was expected"
-        )
-    return tuple(given)
 
 
 def _jax() -> ModuleType:
