@@ -163,7 +163,12 @@ class _BlockOf(Operator):
 
 
 def as_curvature(
-    backend: Backend, given: Any, param_size: int, state_size: int, name: str
+    backend: Backend,
+    given: Any,
+    param_size: int,
+    state_size: int,
+    name: str,
+    accuracy: float = 0.0,
 ) -> CurvatureOperator:
     """What a user's ``curvature`` returned (a `Curvature` or a callable) as an operator, checked.
 
@@ -184,7 +189,7 @@ def as_curvature(
         )
     if given.apply is not None:
         found: CurvatureOperator = AppliedCurvature(backend, P, N, given, name)
-        check_symmetric(found, name, "its apply")
+        check_symmetric(found, name, "its apply", accuracy)
         return found
     fields = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
     blocks: list[Operator | None] = []
@@ -194,7 +199,7 @@ def as_curvature(
             None if block is None else as_operator(backend, block, shape, f"{field} of {name}")
         )
         if blocks[-1] is not None and field != "state_params":
-            check_symmetric(blocks[-1], name, field)
+            check_symmetric(blocks[-1], name, field, accuracy)
     return BlockCurvature(backend, P, N, blocks)
 
 

@@ -24,10 +24,13 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
         )
 
 
-def check_symmetric(op: Operator, name: str, field: str) -> None:
-    """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair, to sqrt(eps)."""
+def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) -> None:
+    """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair, to sqrt(eps).
+
+    Or to ten times the relative accuracy of K, if that is more.
+    """
     mismatch, scale = symmetry_mismatch(op)
-    if mismatch > op.backend.eps**0.5 * scale:
+    if mismatch > max(op.backend.eps**0.5, 10 * accuracy) * scale:
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
             f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term"

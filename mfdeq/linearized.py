@@ -163,7 +163,8 @@ class Linearized:
         name = f"curvature of {self.name}"
         with raised_in(f"{name}, of lam of shape {w.shape}"):
             given = self.given.curvature(self._sign * w)
-        return as_curvature(self.backend, given, self.param_size, self.state_size, name)
+        sizes, accuracy = (self.param_size, self.state_size), self.given.accuracy[1]
+        return as_curvature(self.backend, given, *sizes, name, accuracy)
 
     def second(self, a: Array, b: Array) -> Array:
         """f''[a, b] of stacked directions a and b, (N,)."""

@@ -33,7 +33,7 @@ def judge(
     steps: Sequence[float],
     remainders: Sequence[float],
     terms: Sequence[float],
-    noise: float,
+    noises: Sequence[float],
     scale: float,
     enough: float,
 ) -> tuple[str, float, float, str]:
@@ -44,8 +44,9 @@ def judge(
     order : int
     steps, remainders, terms : sequences of float
         The size of the remainder, and of the term under test, at every step.
-    noise : float
-        What the values' own errors leave in a remainder.
+    noises : sequence of floats
+        What the errors of the values, and of a derivative that is a difference, leave in the
+        remainder of each step.
     scale : float
         Size of the quantity whose derivative is tested: what a term lost in the noise is
         held against.
@@ -60,7 +61,7 @@ def judge(
         agreement and the most that passes.
     detail : str
     """
-    seen = [k for k, r in enumerate(remainders) if r > VISIBLE * noise and math.isfinite(r)]
+    seen = [k for k, r in enumerate(remainders) if r > VISIBLE * noises[k] and math.isfinite(r)]
     slopes = [
         math.log(remainders[k] / remainders[k + 1]) / math.log(steps[k] / steps[k + 1])
         for k in seen
@@ -70,7 +71,7 @@ def judge(
         slope = slopes[-1]
         if len(slopes) >= 2 and slopes[-2] >= order - MARGIN and slope < order - MARGIN:
             # One slope alone may be bent by the noise just below it.
-            slope = slopes[-2] if remainders[seen[-1]] < 10 * VISIBLE * noise else slope
+            slope = slopes[-2] if remainders[seen[-1]] < 10 * VISIBLE * noises[seen[-1]] else slope
         least = order - MARGIN
         if slope >= least:
             return PASS, slope, least, f"slope {slope:.2f}, expected {order}"
@@ -82,8 +83,9 @@ def judge(
     if not at_noise:
         return INCONCLUSIVE, math.nan, enough, "no step gave an equilibrium"
     k = at_noise[0]
-    term = terms[k] if terms[k] > VISIBLE * noise else scale * steps[k]
-    agreement = VISIBLE * noise / term if term > 0 else 0.0
+    hidden = VISIBLE * noises[k]
+    term = terms[k] if terms[k] > hidden else scale * steps[k]
+    agreement = hidden / term if term > 0 else 0.0
     if agreement <= enough:
         how = f"remainder at the rounding floor, agrees to {agreement:.0e}"
         return PASS, agreement, enough, how

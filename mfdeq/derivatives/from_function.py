@@ -46,8 +46,8 @@ def from_function(
         by products of f' near the first place (each of the pair may be "detect" too). None does
         so up to N + P = 5,000, and is refused above.
     step : float, optional
-        Relative step of differences; by default eps^(1/3), for second derivatives from values
-        alone eps^(1/4). With a step given, the complex one is not tried.
+        Relative step of differences; by default eps^(1/3). Second derivatives from values alone
+        take four times its power 3/4. With a step given, the complex one is not tried.
     scale : pair of floats or arrays, optional
         Typical sizes of the entries of h and of theta, to which steps are relative; by default
         the entries', where they are larger than the root mean square of all, else that.

@@ -18,6 +18,8 @@ from ..errors import ArgumentError, raised_in
 from ..operators import Operator, columnwise
 from .sparsity import place_near, typical_sizes
 
+WIDE = 4.0  # times step^(3/4), eps^(1/4): the step of second derivatives by values
+INEXACT = 4.0  # times what a smooth function of size one leaves
 Direction = tuple[Array, Array]  # (dtheta, dh)
 
 
@@ -91,10 +93,14 @@ class Slopes:
         self.step = wider * (steps.relative or eps ** (1 / 3))
         self.exact, why = (False, "") if steps.relative else self._complex_works()
         if self.exact:
-            self.how, self.accuracy = "the complex step", (4.0 * eps, 4.0 * eps ** (2 / 3))
+            self.how, self.accuracy = "the complex step", (INEXACT * eps, INEXACT * eps ** (2 / 3))
         else:
             self.how = f"central differences{why}"
-            self.accuracy = (4.0 * max(eps / self.step, self.step**2), 4.0 * eps**0.5)
+            wide = WIDE * self.step**0.75
+            self.accuracy = tuple(
+                INEXACT * max(eps / step**order, step**2)
+                for order, step in ((1, self.step), (2, wide))
+            )
 
     @property
     def size(self) -> int:
@@ -119,7 +125,7 @@ class Slopes:
             t = self.step / longest[1]
             plus, minus = (self.first(a, _moved(None, b, sign * t)) for sign in (1.0, -1.0))
             return self._difference([plus], [minus]) / (2.0 * t)
-        wide = self.step if self.steps.relative else self.wider * self.backend.eps**0.25
+        wide = WIDE * self.step**0.75
         s, t = wide / longest[0], wide / longest[1]
         same, opposite = (
             [self._value(_moved(_moved(None, a, p * s), b, p * q * t)) for p in (1.0, -1.0)]
