@@ -37,7 +37,7 @@ PER_BASIS_ENTRY = 1.5  # of GMRES, and vector kept
 PER_LU_ENTRY = 2.8  # of a solve by SuperLU
 PER_LU_OPERATION = 0.6
 PER_FRONTS_UNKNOWN = 13_000.0  # of dissection and assembly
-PER_FRONTS_OPERATION = 0.25
+PER_FRONTS_OPERATION, PER_CORE_OPERATION = 0.25, 0.1  # the latter in one large front
 PER_FRONTS_ENTRY, PER_FRONTS_SOLVED = 1.2, 100.0  # of a solve, an entry of LU and an unknown
 PER_CHOLESKY_UNKNOWN, PER_CHOLESKY_OPERATION, PER_CHOLESKY_ENTRY = 5_000.0, 0.3, 1.5
 HARDLY_MORE = 1.25  # iterations of Neumann than of GMRES
@@ -142,7 +142,8 @@ def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     n, entries, operations = A.shape[0], fill.entries, fill.operations
     costs = {"superlu": PER_LU_OPERATION * operations + SOLVES * PER_LU_ENTRY * entries}
     if fill.compact or has_metis():
-        costs["multifrontal"] = PER_FRONTS_UNKNOWN * n + PER_FRONTS_OPERATION * operations
+        per_operation = PER_FRONTS_OPERATION if fill.compact else PER_CORE_OPERATION
+        costs["multifrontal"] = PER_FRONTS_UNKNOWN * n + per_operation * operations
         costs["multifrontal"] += SOLVES * (PER_FRONTS_ENTRY * entries + PER_FRONTS_SOLVED * n)
     # CHOLMOD's ordering fills graphs with long edges more than SuperLU's.
     positive = bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
