@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .equilibrium import Equilibrium
 
 SAFETY = 2.0  # times the difference; alone it was 0.93 of the true error in a trial
-LOOSEST = 0.1  # relative residual of an inner solve, however rough a product may be
+LOOSEST = 0.01  # relative residual of an inner solve, however rough a product may be
 LOOSEN_BELOW = 0.03  # of the error allowed, under which the next solves are looser
 TIGHTEST = 100.0  # times the rounding unit
 

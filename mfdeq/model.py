@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from .arrays import Array
 from .errors import ModelError
@@ -40,8 +40,8 @@ class Linearization:
     d_params: Any
     curvature: Callable[[Array], Any] | None = None
     second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None
-    accuracy: tuple[float, float] = field(default=(0.0, 0.0), init=False)
-    sources: Mapping[str, str] = field(default_factory=dict, init=False)
+    accuracy: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    sources: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for name, arguments in (("curvature", "lam"), ("second", "a, b")):
@@ -57,8 +57,8 @@ class Linearization:
 class Derived(Linearization):
     """A linearization that was not written by hand: how accurate it is, and where it is from."""
 
-    accuracy: tuple[float, float] = (0.0, 0.0)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    accuracy: tuple[float, float] = (0.0, 0.0)  # type: ignore[misc]
+    sources: Mapping[str, str] = field(default_factory=dict)  # type: ignore[misc]
 
 
 class Model:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from .arguments import fraction
 from .arrays import Array, Backend
 from .equilibrium import Equilibrium, reused_solver, solve
 from .errors import ArgumentError, ConvergenceError, SingularStateError
-from .hessian import ReducedHessian
+from .hessian import InexactReduced, ReducedHessian
 from .losses import LossBase
 from .model import Model
+from .operators import Operator
 
 
 class ReducedFunctional:
@@ -28,6 +30,9 @@ class ReducedFunctional:
     on_failure : {"raise", "inf"}, optional
         What an equilibrium that cannot be solved for does: raise, or give the value inf and a
         gradient of NaN, which line searches step back from.
+    accuracy : float, optional
+        Relative error, as estimated, that gradients and products with the Hessian may have: no
+        solve is tighter than that needs. By default they are to the solver's own tolerance.
     **solve_options
         For `mfdeq.solve`: method, solver, rtol, max_iterations.
 
@@ -44,6 +49,7 @@ class ReducedFunctional:
         h0: Array | None = None,
         *,
         on_failure: str = "raise",
+        accuracy: float | None = None,
         **solve_options: Any,
     ) -> None:
         if on_failure not in ("raise", "inf"):
@@ -60,6 +66,7 @@ class ReducedFunctional:
             raise ArgumentError(f"mfdeq.solve has no {', '.join(sorted(unknown))}")
         self.model, self.loss = model, loss
         self.on_failure = on_failure
+        self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
         # One for all solves: what was set up at one theta preconditions the next.
         linear = reused_solver(solve_options.get("solver", "auto"))
         self.solve_options = {**solve_options, "solver": linear}
@@ -67,11 +74,18 @@ class ReducedFunctional:
         self._start = None if h0 is None else _copy(h0, "h0")
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
+        self._inexact: InexactReduced | None = None
         self._failed: tuple[Array, Exception] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what is solved again when it is asked for: factors cannot be pickled."""
-        return {**self.__dict__, "_equilibrium": None, "_hessian": None, "_failed": None}
+        return {
+            **self.__dict__,
+            "_equilibrium": None,
+            "_hessian": None,
+            "_inexact": None,
+            "_failed": None,
+        }
 
     def equilibrium(self, theta: Array) -> Equilibrium:
         """The equilibrium at theta; solved for once."""
@@ -111,7 +125,7 @@ class ReducedFunctional:
     def gradient(self, theta: Array) -> Array:
         """dL/dtheta, (P,)."""
         try:
-            return self.equilibrium(theta).gradient(self.loss)
+            return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
         except (ConvergenceError, SingularStateError):
             if self.on_failure == "raise":
                 raise
@@ -126,7 +140,15 @@ class ReducedFunctional:
 
     def hessp(self, theta: Array, v: Array) -> Array:
         """H @ v at theta, (P,)."""
-        return self.hessian(theta) @ v
+        return self._products(theta) @ v
+
+    def _products(self, theta: Array) -> Operator:
+        H = self.hessian(theta)
+        if self.accuracy is None:
+            return H
+        if self._inexact is None or self._inexact.exact is not H:
+            self._inexact = H.to_accuracy(self.accuracy)
+        return self._inexact
 
 
 def _same(theta: Array, kept: Array) -> bool:

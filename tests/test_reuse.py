@@ -158,16 +158,6 @@ def test_a_product_is_as_accurate_as_asked_for_and_cheaper(diffused, rtol):
     assert loose.tolerance.inner >= 0.01 * rtol
 
 
-def test_an_accuracy_that_the_state_does_not_have(diffused):
-    model = Diffusion(12)
-    eq = mfdeq.solve(model, model.lognormal(), rtol=1e-4, solver=AMG)
-    H = eq.hessian(model.loss(observations=50)).to_accuracy(1e-13)
-    v = np.ones(H.shape[0])
-    with pytest.raises(mfdeq.ConvergenceError, match="accuracy of the state") as caught:
-        H @ v
-    assert caught.value.best.shape == v.shape
-
-
 # An optional faster factorization.
 
 

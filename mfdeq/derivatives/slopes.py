@@ -97,10 +97,8 @@ class Slopes:
         else:
             self.how = f"central differences{why}"
             wide = WIDE * self.step**0.75
-            self.accuracy = tuple(
-                INEXACT * max(eps / step**order, step**2)
-                for order, step in ((1, self.step), (2, wide))
-            )
+            left = max(eps / self.step, self.step**2), max(eps / wide**2, wide**2)
+            self.accuracy = INEXACT * left[0], INEXACT * left[1]
 
     @property
     def size(self) -> int:

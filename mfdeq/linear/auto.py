@@ -290,5 +290,8 @@ class _AutoFactor(Factor):
             except ConvergenceError as error:
                 self._give_up_on(self.current.name, error)
 
+    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
+        return self.current.approximate(r, adjoint=adjoint)
+
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self.current._approximate(r, adjoint)

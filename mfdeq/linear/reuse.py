@@ -98,5 +98,8 @@ class _Aged(Factor):
         self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
         return x
 
+    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
+        return self.current.approximate(r, adjoint=adjoint)
+
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self.current._approximate(r, adjoint)
