@@ -37,6 +37,7 @@ _HOME = {
     "from_jax": "derivatives.from_jax",
     "loss_from_jax": "derivatives.from_jax",
     "from_function": "derivatives.from_function",
+    "mixed": "derivatives.mixed",
     "verify": "verification",
     "Verification": "verification",
     "SolveReport": "report",
