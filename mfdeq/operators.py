@@ -88,6 +88,14 @@ class Operator:
         signs = xp.sign(self.backend.random(*x.shape, seed=1))
         return xp.abs(self._apply(signs * xp.abs(x)))
 
+    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
+        """Of a source that compiles its products: a whole Krylov solve with this operator.
+
+        A function of (B, rtol, most, restart, adjoint) that returns (X, residuals, iterations,
+        definite) of the columns of B; None, the default, of one that does not.
+        """
+        return None
+
     # The algebra: between our own operators ours (float32 stays float32, `toarray` stays),
     # with anything else the base library's.
 
@@ -239,6 +247,10 @@ class IdentityMinus(Operator):
 
     def _apply_adjoint(self, y: Array) -> Array:
         return y - self.of._apply_adjoint(y)
+
+    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
+        """Where it is known of I - J itself, by J's."""
+        return None if identity_minus else self.of.compiled_krylov(method, identity_minus=True)
 
     def abs_apply(self, x: Array) -> Array:
         """|x| + |J| |x|: what is cancelled in x - J x."""

@@ -207,7 +207,7 @@ def test_bad_arguments(arguments, message):
         mfdeq.from_jax(*arguments)
 
 
-@pytest.mark.parametrize("sparsity", [sp.identity(3), (sp.identity(2), None), (1, 2, 3)])
+@pytest.mark.parametrize("sparsity", [sp.identity(3), (sp.identity(2), None), (1, 2, 3), "x"])
 def test_bad_patterns(sparsity):
     with pytest.raises(mfdeq.ArgumentError, match="sparsity"):
         mfdeq.from_jax(lambda h, t: h, np.zeros(3), np.zeros(2), "map", sparsity=sparsity)
@@ -217,3 +217,132 @@ def test_an_error_inside_f_is_the_users_and_names_the_callback():
     model = mfdeq.from_jax(lambda h, t: h * t, np.zeros(2), np.zeros(2), "map")
     with pytest.raises(mfdeq.ModelError):
         mfdeq.solve(model, np.zeros(3))
+
+
+# Whole solves compiled by JAX, where the products are.
+
+SKEW = 0.6 * RNG.standard_normal((N, N)) / N**0.5
+DEFINITE = SYMMETRIC @ SYMMETRIC.T + np.eye(N)
+
+
+def linear_model(A, kind, dtype="f8"):
+    """A h = theta[0] + ... as a model, A by its products."""
+    A = jnp.asarray(A.astype(dtype))
+    sign = 1.0 if kind == "residual" else -1.0
+    shift = (lambda h: 0.0) if kind == "residual" else (lambda h: h)
+    state, params = np.zeros(N, dtype), np.zeros(N, dtype)
+    return mfdeq.from_jax(lambda h, t: sign * (A @ h - t) + shift(h), state, params, kind)
+
+
+KRYLOV = {
+    "cg": (DEFINITE, mfdeq.Krylov("cg")),
+    "gmres": (np.eye(N) + SKEW, mfdeq.Krylov("gmres")),
+    "restarted": (np.eye(N) + SKEW, mfdeq.Krylov("gmres", restart=4)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"),
+    [
+        ("cg", "residual", "f8"),
+        ("cg", "map", "f4"),
+        ("gmres", "residual", "f4"),
+        ("gmres", "map", "f8"),
+        ("restarted", "residual", "f8"),
+    ],
+)
+def test_compiled_solves(name, kind, dtype, monkeypatch):
+    A, solver = KRYLOV[name]
+    eq = mfdeq.equilibrium_at(
+        linear_model(A, kind, dtype), np.zeros(N, dtype), np.zeros(N, dtype), solver=solver
+    )
+    factor = solver.setup(eq.state_operator)
+    monkeypatch.setattr(mfdeq.linear.krylov._BlockFactor, "_block", None)  # not called
+    B = RNG.standard_normal((N, 5)).astype(dtype)
+    B[:, 1], B[:, 3], B[:, 4] = 0.0, 1e-8 * B[:, 2], A[:, 0]
+    for solve, side in ((factor.solve, A), (factor.solve_adjoint, A.T)):
+        for b in (B, B[:, 0], B[:, 1], B[:, :1], B[:, :0]):
+            x = solve(b)
+            assert (x.shape, x.dtype) == (b.shape, b.dtype)
+            off = np.linalg.norm(b - side @ x.astype("f8"), axis=0)
+            allowed = (1.01e-10 if dtype == "f8" else 3e-5) * np.linalg.norm(b, axis=0)
+            assert np.all(off <= allowed)
+    counts = factor.counts
+    assert 0 < counts.iterations <= (8 if name != "restarted" else 30) * 6 + counts.refinements * N
+
+
+def test_compiled_solves_that_fail_say_why():
+    def setup(A, solver):
+        model, zero = linear_model(A, "residual"), np.zeros(N)
+        return solver.setup(model.linearize(zero, zero).d_state)
+
+    b = np.ones(N)
+    with pytest.raises(mfdeq.ConvergenceError, match="not positive definite"):
+        setup(np.diag([-1.0, 1, 2, 3, 4, 5, 6]), mfdeq.Krylov("cg")).solve(b)
+    stopped = mfdeq.Krylov("gmres", max_iterations=3)
+    with pytest.raises(mfdeq.ConvergenceError, match="ran out of iterations") as caught:
+        setup(np.eye(N) + SKEW, stopped).solve(b)
+    assert caught.value.report.iterations == 3
+    shift = np.roll(np.eye(N), 1, axis=0)
+    with pytest.raises(mfdeq.ConvergenceError, match=r"residuals 1.0e\+00"):
+        setup(shift, mfdeq.Krylov("gmres", restart=4)).solve(np.eye(N)[0])
+    close(setup(shift, mfdeq.Krylov("gmres")).solve(np.eye(N)[0]), shift.T[:, 0], 1e-14)
+    singular = np.diag([0.0, 1, 2, 3, 4, 5, 6])
+    with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
+        setup(singular, mfdeq.Krylov("gmres")).solve(b)
+
+
+def test_one_compilation_serves_all_places():
+    traced = []
+
+    def f(h, theta):
+        traced.append(1)
+        return layer(W)(h, theta)
+
+    model = mfdeq.from_jax(f, np.zeros(N), np.zeros(P), "map")
+    counts = []
+    for theta in (THETA, 0.5 * THETA, -THETA):
+        eq = mfdeq.solve(model, theta, solver=mfdeq.Krylov("gmres"))
+        eq.inverse @ np.ones(N)
+        eq.inverse @ np.ones((N, 3))
+        counts.append(len(traced))
+    assert counts[0] == counts[2]
+
+
+@pytest.mark.parametrize("sparsity", ["detect", (None, "detect"), ("detect", None)])
+def test_patterns_that_are_detected(sparsity):
+    n = 30
+
+    def f(h, theta):
+        padded = jnp.pad(h, 1)
+        return 2 * h - padded[:-2] - padded[2:] + 0.1 * jnp.exp(theta) * h**3 - 1.0
+
+    model = mfdeq.from_jax(f, np.zeros(n), np.zeros(n), "residual", sparsity=sparsity)
+    at = model.linearize(np.zeros(n), np.zeros(n))  # where df/dtheta is zero
+    h, theta = RNG.standard_normal(n), RNG.standard_normal(n)
+    at, truth = model.linearize(h, theta), jax.jacobian(f, argnums=(0, 1))(h, theta)
+    for op, expected, given in zip(
+        (at.d_state, at.d_params),
+        truth,
+        sparsity if sparsity != "detect" else 2 * ["detect"],
+        strict=True,
+    ):
+        assert hasattr(op, "array") == (given == "detect")
+        close(op @ np.eye(n), expected, 1e-14)
+        if given == "detect":
+            assert op.array.nnz == np.count_nonzero(expected)
+
+
+def test_a_large_model_with_a_pattern():
+    """N = P = 100,000: nothing of either size squared is formed."""
+    n = 100_000
+
+    def f(h, theta):
+        padded = jnp.pad(h, 1)
+        return 3 * h - padded[:-2] - padded[2:] + 0.1 * jnp.exp(theta) * h**3 - 1.0
+
+    model = mfdeq.from_jax(f, np.zeros(n), np.zeros(n), "residual", sparsity="detect")
+    eq = mfdeq.solve(model, 0.1 * RNG.standard_normal(n))
+    loss = mfdeq.LeastSquares(np.arange(0, n, 7), np.zeros(n // 7 + 1))
+    H, v = eq.hessian(loss), RNG.standard_normal(n)
+    close(H @ (v - 1.0), (H @ np.stack([v, np.ones(n)], axis=1)) @ [1.0, -1.0], 1e-9)

@@ -7,6 +7,7 @@ and compiled once for a model. Blocks of vectors go through `vmap`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -19,6 +20,7 @@ from ..errors import ArgumentError, ModelError
 from ..losses import Loss
 from ..model import Derived, FixedPointModel, Linearization, Model, ResidualModel
 from ..operators import Operator
+from .jax_krylov import compiled
 from .sparsity import KINDS, Sparsity, place_near, typical_sizes
 
 
@@ -147,6 +149,7 @@ class _JaxModel(Model):
         self._second = second
         self._apply = jax.jit(lambda linear, x: linear(x))
         self._apply_adjoint = jax.jit(lambda linear, y: linear(y)[0])
+        self._krylov = functools.cache(functools.partial(compiled, jax))
         blocks = {"in_axes": (None, 1), "out_axes": 1}
         self._apply_block = jax.jit(jax.vmap(lambda linear, x: linear(x), **blocks))
         self._apply_adjoint_block = jax.jit(jax.vmap(lambda linear, y: linear(y)[0], **blocks))
@@ -240,10 +243,42 @@ class _Products(Operator):
         apply = self.model._apply_adjoint if y.ndim == 1 else self.model._apply_adjoint_block
         return self._through(apply, self.transposed, y, self.shape[1])
 
+    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
+        """The whole of a solve by JAX, with this or with I minus this."""
+        solve, jax = self.model._krylov(method), self.model._jax
+        sides = [
+            jax.tree_util.Partial(_identity_minus if identity_minus else _plain, self.linear),
+            jax.tree_util.Partial(
+                _identity_minus_adjoint if identity_minus else _adjoint, self.transposed
+            ),
+        ]
+
+        def solved(B: Array, rtol: float, most: int, restart: int, adjoint: bool) -> Any:
+            found = solve(sides[adjoint], _in(jax, B)[0], rtol, most, restart)
+            return tuple(self.backend.copied(part) for part in found)
+
+        return solved
+
     def _through(self, apply: Any, linear: Any, x: Array, rows: int) -> Array:
         if x.ndim == 2 and x.shape[1] == 0:
             return self.backend.zeros(rows, 0)
         return self.backend.copied(apply(linear, *_in(self.model._jax, x)))
+
+
+def _plain(linear: Any, x: Any) -> Any:
+    return linear(x)
+
+
+def _adjoint(transposed: Any, y: Any) -> Any:
+    return transposed(y)[0]
+
+
+def _identity_minus(linear: Any, x: Any) -> Any:
+    return x - linear(x)
+
+
+def _identity_minus_adjoint(transposed: Any, y: Any) -> Any:
+    return y - transposed(y)[0]
 
 
 class _Flat:

@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
 from .amg import AMG
-from .cg import block_cg, cg
+from .cg import INDEFINITE, block_cg, cg
 from .factor import Factor, operator_of
 from .gmres import block_gmres, gmres
 from .recycling import LONG, Recycled
@@ -158,6 +158,8 @@ class _BlockFactor(_KrylovFactor):
                 "recycle needs a preconditioner that is linear to rounding: give "
                 "mfdeq.AMG(levels='float64')"
             )
+        alone = M is None and not solver.recycle and solver.block in (None, 1)
+        self.compiled = A.compiled_krylov(solver.method) if alone else None
         self.recycled = {
             side: Recycled(A.backend, solver.recycle) if solver.recycle else None
             for side in (False, True)
@@ -169,6 +171,9 @@ class _BlockFactor(_KrylovFactor):
         sizes = backend.column_norms(B)
         # Unit length: thresholds, and float32 levels, then mean the same at every scale.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        if self.compiled is not None:
+            X = self._by_its_source(B, rtol, adjoint) * sizes
+            return X[:, 0] if b.ndim == 1 else X
         apart = self.shared == 1 and not self.solver.recycle
         width = max(1, min(TOGETHER, NUMBERS // b.shape[0])) if apart else self.shared
         found = [
@@ -177,6 +182,22 @@ class _BlockFactor(_KrylovFactor):
         ]
         X = (found[0] if len(found) == 1 else xp.concat(found, axis=1)) * sizes
         return X[:, 0] if b.ndim == 1 else X
+
+    def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:
+        if B.shape[1] == 0:
+            return B
+        xp, most = self.backend.xp, self.solver.max_iterations
+        X, residuals, iterations, definite = self.compiled(  # type: ignore[misc]
+            B, rtol, most, self.solver.restart, adjoint
+        )
+        taken = int(xp.max(iterations))
+        self.counts.iterations += taken
+        self.counts.history.append(float(xp.max(residuals)))
+        if not bool(xp.all(definite)):
+            self.stopped = INDEFINITE
+        elif taken >= most:
+            self.stopped = "it ran out of iterations"
+        return X
 
     def _block(self, B: Array, rtol: float, adjoint: bool) -> Array:
         A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
