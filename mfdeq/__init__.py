@@ -36,6 +36,8 @@ _HOME = {
     "ReducedFunctional": "optimize",
     "from_jax": "derivatives.from_jax",
     "loss_from_jax": "derivatives.from_jax",
+    "from_torch": "derivatives.from_torch",
+    "loss_from_torch": "derivatives.from_torch",
     "from_function": "derivatives.from_function",
     "mixed": "derivatives.mixed",
     "verify": "verification",
