@@ -47,6 +47,30 @@ def test_the_first_failure_is_pointed_at():
         found.raise_if_failed()
 
 
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-5])
+def test_solves_too_loose_to_tell_are_said_to_be(rtol):
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Krylov(rtol=rtol))
+    assert found.verdict == INCONCLUSIVE
+    assert "too loose to tell: verify with solver= of a smaller rtol" in str(found)
+    assert all(check.verdict == PASS for check in found if "curvature" in check.name)
+
+
+def test_solves_too_loose_hide_no_wrong_derivative():
+    case = build("smooth")
+
+    class Wrong(type(case.model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+            return mfdeq.Linearization(right.d_state, 1.01 * right.d_params, right.curvature)
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(case.model.__dict__)
+    found = mfdeq.verify(wrong, case.params, case.loss, solver=mfdeq.Krylov(rtol=1e-3))
+    assert found.verdict == FAIL
+    assert "look first at: d_params" in str(found)
+
+
 def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
     class Never(mfdeq.FixedPointModel):
         state_size = param_size = 1
