@@ -12,7 +12,7 @@ from .arrays import host
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
 EPILOG = """\
 MODEL, --params and --loss are module:expression, the expression evaluated in the module, which is
-looked for in the current directory too: examples.bratu:Bratu(31), my.models:model, np:zeros(3).
+looked for in the current directory too: examples.bratu:Bratu(31), my.models:model, numpy:zeros(3).
 A class or function is called without arguments. --params may be a .npy file or numbers, 1,2.5,3.
 
 The exit status is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for wrong arguments.
@@ -84,7 +84,7 @@ def _named(given: str, name: str) -> Any:
     if not expression:
         raise _WrongError(f"{name} is {given!r}; module:expression was expected")
     try:
-        scope = vars(importlib.import_module({"np": "numpy"}.get(module, module)))
+        scope = vars(importlib.import_module(module))
     except ImportError as error:
         raise _WrongError(f"{name}: {error}") from error
     try:

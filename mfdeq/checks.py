@@ -158,8 +158,9 @@ class Checks:
             # grad over (theta, h) of w'f: B'w and J'w = w - A'w
             return self._stack(at.B._apply_adjoint(w), w - at.A._apply_adjoint(w))
 
-        base = norm(gradient(zero_theta, zero_h))
-        noise = (10 * self.backend.eps + 2 * first_off) * (base + norm(w))
+        # What is added up in either part, and so what rounding there is relative to.
+        sizes = norm(lin.B._adjoint().abs_apply(w)), norm(w) + norm(lin.A._adjoint().abs_apply(w))
+        noisy = 10 * self.backend.eps + 2 * first_off
         P = self.theta.shape[0]
         for dtheta, direction, rows in (
             (zero_theta, dh, ("curvature.state_params, transposed", "curvature.state_state")),
@@ -169,9 +170,10 @@ class Checks:
             off = second_off * norm(K.abs_apply(along)) if second_off else 0.0
             term = K._apply(along)
             steps, changes = self._changes(gradient, dtheta, direction)
-            for name, part in zip(rows, (slice(None, P), slice(P, None)), strict=True):
+            parts = slice(None, P), slice(P, None)
+            for name, part, size in zip(rows, parts, sizes, strict=True):
                 cut = [change[part] for change in changes]
-                self._slope(name, steps, cut, term[part], noise, base + norm(w), off)
+                self._slope(name, steps, cut, term[part], noisy * size, size, off)
         if lin.given.second is not None:
             self._second(lin, K, w, dh)
 

@@ -36,7 +36,7 @@ class Problem:
                 "mfdeq.ResidualModel was expected"
             )
         self.model = model
-        self.name = type(model).__name__
+        self.name = model.described
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
         self.backend = Backend.of(*(x for x in (theta, h0) if x is not None))

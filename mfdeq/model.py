@@ -75,6 +75,11 @@ class Model:
 
     written: str = ""  # the name of the function that the user writes: "map" or "residual"
 
+    @property
+    def described(self) -> str:
+        """What messages call the model."""
+        return type(self).__name__
+
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Derivatives of the map or residual at (h, theta); called once per equilibrium."""
         raise ModelError(

@@ -68,7 +68,7 @@ def here(tmp_path, monkeypatch):
         (["wrong", "--params", "0.3,-0.2"], 1, "verdict: FAIL"),
         (["Never"], 3, "verdict: INCONCLUSIVE"),
         (["Cosine", "--params", "theta.npy"], 0, "verdict: PASS"),
-        (["Cosine", "--params", "np:full(2, 0.1)", "--seed", "5"], 0, "verdict: PASS"),
+        (["Cosine", "--params", "numpy:full(2, 0.1)", "--seed", "5"], 0, "verdict: PASS"),
         (["Cosine", "--params", "command_line_models:THETA", "--rtol", "1e-8"], 0, "verdict: PASS"),
         (["Cosine", "--loss", "command_line_models:LOSS"], 0, "d_state of the loss"),
         (["Cosine", "--loss", "command_line_models:WRONG_LOSS"], 1, "d_state of the loss"),

@@ -125,7 +125,7 @@ class Automatic(Model):
     """What maps and residuals have in common."""
 
     def __init__(self, engine: Engine, f: Function, state: Any, params: Any, sparsity: Any) -> None:
-        self.engine = engine
+        self.engine, self.f = engine, f
         states, parameters = engine.flat(state, "state"), engine.flat(params, "params")
         self._states, self._params = states, parameters
         self.state_size, self.param_size = states.size, parameters.size
@@ -144,6 +144,11 @@ class Automatic(Model):
         self._value, self._linear = engine.value(flat), engine.linear(flat)
         self._second = engine.second(flat)
         self._along = engine.curvature(lambda h, theta, lam: lam @ flat(h, theta))
+
+    @property
+    def described(self) -> str:
+        """Where it is from."""
+        return f"{self.engine.caller}({getattr(self.f, '__name__', 'f')})"
 
     def flat_state(self, tree: Any) -> Array:
         """A state as a vector."""

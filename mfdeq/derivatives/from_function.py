@@ -105,6 +105,11 @@ class _FunctionModel(Model):
             )
         self._sparsity.given = tuple(DETECT if p is None else p for p in given)
 
+    @property
+    def described(self) -> str:
+        """Where it is from."""
+        return f"mfdeq.from_function({getattr(self.f, '__name__', 'f')})"
+
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Derivatives by the complex step or by differences."""
         return self._linearized(h, theta, 1.0)

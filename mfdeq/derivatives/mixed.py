@@ -67,6 +67,11 @@ class _Mixed(Model):
         self.models = models
         self.state_size, self.param_size = models[0].state_size, models[0].param_size
 
+    @property
+    def described(self) -> str:
+        """Of what it is mixed."""
+        return f"mfdeq.mixed({', '.join(model.described for model in self.models)})"
+
     def initial_state(self, theta: Array) -> Array | None:
         """That of the first model."""
         return self.models[0].initial_state(theta)
@@ -142,7 +147,7 @@ class _Place:
         for i, model in enumerate(self.mixture.models):
             given = self._of(i, model)
             if getattr(given, field) is not None:
-                source = given.sources.get(field, f"{type(model).__name__}.linearize")
+                source = given.sources.get(field, f"{model.described}.linearize")
                 return _Taken(getattr(given, field), source, given.accuracy[field in SECOND])
         return None
 
@@ -163,7 +168,7 @@ class _Place:
             given = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
             if not isinstance(given, Linearization):
                 raise ModelError(
-                    f"{type(model).__name__}.{self.method} returned {type(given).__name__}; an "
+                    f"{model.described}.{self.method} returned {type(given).__name__}; an "
                     "mfdeq.Linearization was expected"
                 )
             self._given[i] = given
