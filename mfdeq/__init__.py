@@ -49,6 +49,8 @@ _HOME = {
     "DerivativeError": "errors",
     "ConvergenceError": "errors",
     "SingularStateError": "errors",
+    "NearSingularWarning": "errors",
+    "SmallestSingular": "conditioning",
 }
 
 __all__ = list(_HOME)

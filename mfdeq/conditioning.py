@@ -1,24 +1,89 @@
-"""How many digits a derivative at an equilibrium has left: rounding in A, and the state's error.
+"""How near A is to singular, and how many digits that leaves: rounding in A, the state's error.
 
-Both are judged along x = A^-1 r for a random r, which near a fold is the null vector, with
-w = A^-T x: a perturbation dA of A changes x by -A^-1 dA x, along x itself by -w' dA x.
+The least singular value and its vectors, A v = sigma u and A' u = sigma v, are from inverse
+iterations with the factor. Near a fold v is its null vector. A perturbation dA changes A^-1 u = v /
+sigma by -A^-1 dA v / sigma, along v itself by -u' dA v / sigma of it: that is what is judged, since
+rounding is |dA| <= eps |A| entry by entry. It is at most eps ||A|| / sigma and, other than that,
+the same whatever the units of the equations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .arrays import Array
+from .errors import NearSingularWarning, warn
 from .linear import Factor
 from .linear.factor import FEWEST, rounding_digits, singular
 from .linearized import Linearized
 
 STATE_RTOL = 1e-3  # inner tolerance of a correction of the state that is only looked at
+MOST_PAIRS = 3  # of solves with A and its adjoint
+SETTLED = 0.1  # relative change of sigma from one solve to the next
+FEW = 1 / 3  # of the digits of the dtype: with fewer left, a warning
+
+
+@dataclass(frozen=True)
+class SmallestSingular:
+    """The least singular value of A and its vectors.
+
+    Attributes
+    ----------
+    value : float
+        From above, in the units of A; usually to a few percent.
+    left, right : (N,) arrays
+        u and v of unit length, A' u = value v.
+    """
+
+    value: float
+    left: Array
+    right: Array
+
+
+def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSingular:
+    """The least singular value of A with its vectors, by inverse iterations with the factor.
+
+    Parameters
+    ----------
+    factor : Factor
+        Of A.
+    start : (N,) array, optional
+        The left vector of a nearby A, which saves half of the solves.
+    """
+    backend, n = factor.backend, factor.A.shape[0]
+    # A random vector's component along one direction is 1/sqrt(N) of it: to see a near null
+    # vector the solve must resolve that.
+    rtol = max(factor.rtol, min(1e-3, 0.1 / math.sqrt(n)))
+    u = backend.random(n, seed=11)
+    u = u / backend.norm(u)
+    if start is not None:  # beside what it may have nothing of
+        u = start + SETTLED * u
+        u = u / backend.norm(u)
+    sigma = math.inf
+    for _ in range(MOST_PAIRS):
+        v, along = _direction(factor.solve(u, rtol=rtol), backend.norm)
+        u, back = _direction(factor.solve_adjoint(v, rtol=rtol), backend.norm)
+        settled = back > (1.0 - SETTLED) * min(sigma, along)
+        sigma = back
+        if settled:
+            break
+    return SmallestSingular(sigma, u, v)
+
+
+def _direction(x: Array, norm: Callable[[Array], float]) -> tuple[Array, float]:
+    """x / |x| and 1 / |x|."""
+    size = norm(x)
+    return x / size, 1.0 / size
 
 
 def digits_left(
-    factor: Factor, linearized: Linearized, h: Array, residual: Callable[[Array], Array]
+    factor: Factor,
+    smallest: SmallestSingular,
+    linearized: Linearized,
+    h: Array,
+    residual: Callable[[Array], Array],
 ) -> float:
     """Decimal digits that a solution of A x = b can have, at most.
 
@@ -26,6 +91,8 @@ def digits_left(
     ----------
     factor : Factor
         Of A at h.
+    smallest : SmallestSingular
+        Of A.
     linearized : Linearized
         The model at h.
     h : (N,) array
@@ -33,12 +100,17 @@ def digits_left(
     residual : callable
         R of a state.
 
+    Warns
+    -----
+    NearSingularWarning
+        If less than a third of the dtype's digits is left.
+
     Raises
     ------
     SingularStateError
         If less than one digit is left.
     """
-    x, w = probe(factor)
+    x, w = smallest.right, smallest.left / smallest.value
     rounding = rounding_digits(factor.A, x, w)
     if rounding < FEWEST:
         raise singular(rounding, "to working precision")
@@ -50,18 +122,17 @@ def digits_left(
             f"to the accuracy of the state, whose error changes A^-1 by {change:.1g} of itself "
             "(a smaller rtol in mfdeq.solve may still do)",
         )
-    return min(rounding, state)
-
-
-def probe(factor: Factor) -> tuple[Array, Array]:
-    """x = A^-1 r of unit length for a random r, and w = A^-T x."""
-    n = factor.A.shape[0]
-    # A random vector's component along one direction is 1/sqrt(N) of it: to see a near null
-    # vector the solve must resolve that.
-    rtol = max(factor.rtol, min(1e-3, 0.1 / math.sqrt(n)))
-    x = factor.solve(factor.backend.random(n, seed=11), rtol=rtol)
-    x = x / factor.backend.norm(x)
-    return x, factor.solve_adjoint(x, rtol=rtol)
+    digits, all_digits = min(rounding, state), -math.log10(factor.backend.eps)
+    if digits < FEW * all_digits:
+        cause = "rounding" if rounding <= state else "the error of the state"
+        warn(
+            f"the state operator A is nearly singular: {cause} leaves {digits:.1f} of "
+            f"{all_digits:.1f} digits in a solution of A x = b (least singular value "
+            f"{smallest.value:.1e}). Derivatives here have no more: move away from the fold, or "
+            "ask for their errors (with_error, rtol=)",
+            NearSingularWarning,
+        )
+    return digits
 
 
 def state_change(

@@ -13,7 +13,7 @@ from typing import Any
 from .accuracy import Tolerance, gradient_with_error, relative_error
 from .arguments import fraction
 from .arrays import Array
-from .conditioning import digits_left
+from .conditioning import SmallestSingular, digits_left, smallest_singular
 from .curvature import CurvatureOperator
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
@@ -205,6 +205,8 @@ class Equilibrium:
         How the solve went, and the counts of every kind of solve since.
     """
 
+    _smallest: SmallestSingular  # comes with the factor
+
     def __init__(
         self,
         problem: Problem,
@@ -238,6 +240,11 @@ class Equilibrium:
     def factor(self) -> Factor:
         """The one factor of A, checked for digits when it is set up.
 
+        Warns
+        -----
+        NearSingularWarning
+            Where A is so near to singular that digits are being lost.
+
         Raises
         ------
         SingularStateError
@@ -249,14 +256,23 @@ class Equilibrium:
             c for c in getattr(self.solver, "choices", []) if c not in self.report.choices
         ]
         try:
+            smallest = smallest_singular(factor, self.solver.weakest)
+            self.solver.weakest, self._smallest = smallest.left, smallest
+            self.report.smallest_singular = smallest.value
             self.report.digits_left = digits_left(
-                factor, self.linearized, self.state, self.problem.residual
+                factor, smallest, self.linearized, self.state, self.problem.residual
             )
         except SingularStateError as error:
             error.best, error.report = self.state, self.report
             self.report.digits_left = error.digits
             raise
         return factor
+
+    @property
+    def smallest_singular(self) -> SmallestSingular:
+        """The least singular value of A with its vectors, found when the factor is set up."""
+        _ = self.factor
+        return self._smallest
 
     @property
     def state_operator(self) -> Operator:

@@ -1,8 +1,10 @@
-"""The exceptions. Each message says what came, what was expected and what to do next."""
+"""The exceptions, and a warning. Each says what came, what was expected and what to do next."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +63,19 @@ class SingularStateError(MfdeqError, ArithmeticError):
         self.digits = digits
         self.best = best
         self.report = report
+
+
+class NearSingularWarning(UserWarning):
+    """The state operator A is so near to singular that digits are being lost."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """A warning that points at the caller's line, outside of this library."""
+    frame, level = sys._getframe(1), 1
+    inside = (__package__, "functools")
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level + 1)
 
 
 @contextlib.contextmanager

@@ -91,6 +91,8 @@ class SolveReport:
         Decimal digits that a solution of A x = b can have: the fewer of what rounding in A,
         -log10(eps cond(A)), and the error of the state leave. NaN until the first derivative
         sets the factor up.
+    smallest_singular : float
+        The least singular value of A, from above and in the units of A. NaN until then too.
     gradient_error : float
         Estimated relative error of the last gradient that was asked for with one; else NaN.
     derivatives : dict of str to str
@@ -113,6 +115,7 @@ class SolveReport:
     floor: float = math.nan
     limited_by: str = ""
     digits_left: float = math.nan
+    smallest_singular: float = math.nan
     gradient_error: float = math.nan
     derivatives: dict[str, str] = field(default_factory=dict)
     evaluations: int = 0
@@ -140,7 +143,7 @@ class SolveReport:
         digits = (
             "not known before the first derivative"
             if math.isnan(self.digits_left)
-            else f"{self.digits_left:.1f}"
+            else f"{self.digits_left:.1f} (least singular value of A {self.smallest_singular:.1e})"
         )
         rows = [
             ("converged", f"{self.converged}: {self.reason}"),

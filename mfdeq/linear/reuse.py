@@ -27,11 +27,17 @@ class Reused:
     ----------
     solver : description
         What sets a factor up.
+
+    Attributes
+    ----------
+    weakest : (N,) array or None
+        The left singular vector of the least singular value of the last A that was looked at.
     """
 
     def __init__(self, solver: Solver) -> None:
         self.solver = solver
         self.held: Factor | None = None
+        self.weakest: Array | None = None
         self.spent = 0.0  # iterations beyond those of a fresh factor
         self.rate: float | None = None  # iterations per digit of a fresh factor
 
