@@ -309,6 +309,7 @@ def refusal(gap: float, error: mfdeq.MfdeqError) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Find the fold, go up to it along the table, and past it."""
+    warnings.simplefilter("ignore", mfdeq.NearSingularWarning)  # the columns on the right say it
     options = parse(arguments)
     begin = time.perf_counter()
     n = options.size
@@ -354,9 +355,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
     say("Nearer", "still below the fold")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", mfdeq.NearSingularWarning)  # the table says it
-        approach(NEARER)
+    approach(NEARER)
     last = rows[-1].eq.state
     say("At the fold", "from the last state; and given the fold's own")
     attempt(0.0, last, rtol=options.rtol)

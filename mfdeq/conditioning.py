@@ -75,7 +75,7 @@ def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSin
 def _direction(x: Array, norm: Callable[[Array], float]) -> tuple[Array, float]:
     """x / |x| and 1 / |x|."""
     size = norm(x)
-    return x / size, 1.0 / size
+    return (x / size, 1.0 / size) if size > 0.0 else (x, math.inf)
 
 
 def digits_left(
@@ -114,49 +114,49 @@ def digits_left(
     rounding = rounding_digits(factor.A, x, w)
     if rounding < FEWEST:
         raise singular(rounding, "to working precision")
-    change = state_change(factor, linearized, h, residual, x, w)
-    state = -math.log10(max(change, factor.backend.eps))
+    given, least = state_changes(factor, linearized, h, residual, x, w)
+    state = -math.log10(max(given, factor.backend.eps))
     if state < FEWEST:
         raise singular(
             state,
-            f"to the accuracy of the state, whose error changes A^-1 by {change:.1g} of itself "
+            f"to the accuracy of the state, whose error changes A^-1 by {given:.1g} of itself "
             "(a smaller rtol in mfdeq.solve may still do)",
         )
-    digits, all_digits = min(rounding, state), -math.log10(factor.backend.eps)
-    if digits < FEW * all_digits:
-        cause = "rounding" if rounding <= state else "the error of the state"
+    # What a tighter solve would leave: a state that was meant to be rough is no fold.
+    possible = min(rounding, -math.log10(max(least, factor.backend.eps)))
+    if possible < FEW * (total := -math.log10(factor.backend.eps)):
         warn(
-            f"the state operator A is nearly singular: {cause} leaves {digits:.1f} of "
-            f"{all_digits:.1f} digits in a solution of A x = b (least singular value "
+            f"the state operator A is nearly singular: rounding leaves {possible:.1f} of "
+            f"{total:.1f} digits in a solution of A x = b (least singular value "
             f"{smallest.value:.1e}). Derivatives here have no more: move away from the fold, or "
             "ask for their errors (with_error, rtol=)",
             NearSingularWarning,
         )
-    return digits
+    return min(rounding, state)
 
 
-def state_change(
+def state_changes(
     factor: Factor,
     linearized: Linearized,
     h: Array,
     residual: Callable[[Array], Array],
     x: Array,
     w: Array,
-) -> float:
-    """|w' (A(h - e) - A(h)) x|, e = A^-1 (R + rounding of R) being the error of the state.
+) -> tuple[float, float]:
+    """|w' (A(h - e) - A(h)) x|, e being the error of the state, and of one that rounding leaves.
 
-    To first order that is w' f''[(0, e), (0, x)] = e' K x, by the curvature of w'f. Where
-    the model gives none, the contraction of a Newton step stands for it: ||R(h - e)|| / ||R||
-    is a quarter at a double root.
+    e is A^-1 (R + rounding of R), or A^-1 of the latter alone. To first order the change is
+    w' f''[(0, e), (0, x)] = e' K x, by the curvature of w'f. Where the model gives none, the
+    contraction of a Newton step stands for it: ||R(h - e)|| / ||R|| is a quarter at a double root.
     """
     backend = factor.backend
     xp = backend.xp
-    rounding = backend.eps * xp.sign(w) * factor.A.abs_apply(h)
-    R = residual(h)
-    towards = 1.0 if float(xp.vecdot(w, R)) >= 0 else -1.0
-    e = factor.solve(R + towards * rounding, rtol=STATE_RTOL)
+    R, rounding = residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
+    e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_RTOL)
     if linearized.given.curvature is None:
         noise = 10 * backend.norm(rounding)
-        left = max(backend.norm(residual(h - e)) - noise, 0.0)
-        return left / (backend.norm(R) + noise) if left > 0 else 0.0
-    return abs(float(xp.vecdot(e, linearized.curvature(w).state_state._apply(x))))
+        left = max(backend.norm(residual(h - e[:, 0])) - noise, 0.0)
+        return (left / (backend.norm(R) + noise) if left > 0 else 0.0), 0.0
+    along = linearized.curvature(w).state_state._apply(x)
+    of_residual, of_rounding = (abs(float(xp.vecdot(e[:, i], along))) for i in range(2))
+    return of_residual + of_rounding, of_rounding

@@ -21,7 +21,7 @@ from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
 SYMMETRIC_ONLY = ("cg", "minres")
-TOGETHER, NUMBERS = 32, 16_000_000  # columns whose products are taken together, and their entries
+TOGETHER, NUMBERS = 16, 16_000_000  # columns whose products are taken together, and their entries
 CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
 
