@@ -287,8 +287,10 @@ def canonical(x: Any) -> Any:
 
 
 def array_on_host(x: Array) -> Any:
-    """An array as numpy's: an explicit transfer where it is cupy's."""
-    return x.get() if hasattr(x, "get") else x
+    """An array as numpy's: an explicit transfer where it is another library's."""
+    if hasattr(x, "get"):
+        return x.get()
+    return x if isinstance(x, host.ndarray) else host.from_dlpack(x)
 
 
 def is_dense(x: Any) -> bool:

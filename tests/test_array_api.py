@@ -180,6 +180,25 @@ def test_from_the_model_to_the_hessian(place, method, products):
 
 
 @pytest.mark.usefixtures("_without_scipy")
+@pytest.mark.parametrize("which", ["LM", "BE"])
+@pytest.mark.parametrize("block", [1, 3])
+def test_lanczos(place, block, which):
+    """With restarts, and with copies of eigenvalues that are looked for by random starts."""
+    Q = np.linalg.qr(RNG.standard_normal((60, 60)))[0]
+    for values in (np.linspace(-1, 2, 60) ** 3, np.r_[np.full(20, -1.0), np.full(40, 2.0)]):
+        dense = (Q * values) @ Q.T
+
+        def compute(place, dense=dense, values=values):
+            H = Matrix(Backend.of(place(dense)), place(dense))
+            found = mfdeq.eigsh(H, k=3, which=which, block=block, basis=12, rtol=1e-10)
+            off = H._apply(found.vectors) - found.vectors * found.values
+            assert float(place.xp.max(place.xp.abs(off))) < 1e-8
+            return [found.values]
+
+        agrees(place, compute)
+
+
+@pytest.mark.usefixtures("_without_scipy")
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
 def test_eigenpairs_of_a_dense_matrix(place, which):
     A = np.random.default_rng(1).standard_normal((12, 12))

@@ -66,7 +66,8 @@ def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[
     if W.shape[1] == 1:
         rank = 0 if bool(lost[0]) else 1
         return (W / lengths if rank else W[:, :0]), gram[:rank, :] / lengths
-    weights = xp.where(lost, xp.zeros_like(lengths), 1.0 / lengths)
+    ones = xp.ones_like(lengths)
+    weights = xp.where(lost, 0.0 * ones, 1.0 / xp.where(lost, ones, lengths))
     values, U = xp.linalg.eigh(gram * weights * weights[:, None])
     dropped = int(xp.sum(xp.astype(values <= backend.eps * W.shape[1], xp.int64)))
     roots, U = xp.sqrt(values[dropped:]), U[:, dropped:]  # eigh sorts

@@ -1,0 +1,333 @@
+"""Extreme eigenvalues of a symmetric operator, each with a bound that was computed."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..adapters import SymmetricFromUser, as_operator
+from ..arguments import count, fraction
+from ..arrays import Array, Backend, array_on_host
+from ..errors import ArgumentError, ConvergenceError
+from ..operators import DENSE_LIMIT, Operator
+from .lanczos import Lanczos, chosen
+
+DENSE = 40  # sizes up to which every eigenpair is computed at once
+WHICH = ("LM", "LA", "SA", "BE")
+SAFETY = 2.0  # on the estimated error of the products
+RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
+FLOOR = 100.0  # times rounding of H, below which no residual is asked for
+ASYMMETRIC = 10.0  # times the tolerance, from where on it cannot be reached
+BASIS = 40  # vectors at least of a basis, or three times as many as pairs
+
+
+@dataclass
+class EigenReport:
+    """How an eigenvalue computation went.
+
+    Attributes
+    ----------
+    converged : bool
+    method : str
+    products : int
+        Products with H, counted by columns.
+    norm : float
+        The largest magnitude among the eigenvalues that were seen, wanted or not.
+    residuals : array
+        ||H x - mu x|| of each pair.
+    product_errors : array
+        Estimated error of H x for each pair, with its safety factor; counted in the bounds.
+    """
+
+    converged: bool
+    method: str
+    products: int
+    norm: float
+    residuals: Any = field(repr=False)
+    product_errors: Any = field(repr=False)
+
+
+@dataclass
+class Eigenpairs:
+    """Eigenvalues in ascending order.
+
+    Attributes
+    ----------
+    values : (k,) array
+    vectors : (P, k) array
+    error_bounds : (k,) array
+        The interval value ± bound contains an eigenvalue of H.
+    report : EigenReport
+    krylov : Lanczos or None
+        The basis that they are from, with which `eigsh(..., resume=)` goes on.
+    """
+
+    values: Array
+    vectors: Array
+    error_bounds: Array
+    report: EigenReport
+    krylov: Lanczos | None = field(default=None, repr=False)
+
+
+def eigsh(
+    H: Any,
+    k: int = 6,
+    which: str = "LM",
+    rtol: float = 1e-6,
+    *,
+    v0: Array | None = None,
+    block: int = 1,
+    basis: int | None = None,
+    resume: Eigenpairs | None = None,
+    max_products: int | None = None,
+    progress: bool = False,
+) -> Eigenpairs:
+    """Extreme eigenpairs of a symmetric operator by Lanczos.
+
+    Parameters
+    ----------
+    H : LinearOperator, (P, P)
+        Symmetric. For an `mfdeq.ReducedHessian` (or its parts) the error of the products is
+        estimated and counted; for others only their rounding.
+    k : int, optional
+        How many, 1 <= k <= P.
+    which : {"LM", "LA", "SA", "BE"}, optional
+        Largest in magnitude, largest, smallest, or both ends.
+    rtol : float, optional
+        Residuals ||H x - mu x|| reach rtol times the largest of the values' magnitudes.
+    v0 : (P,) or (P, b) array, optional
+        The start, of as many columns as are then multiplied at once; by default random, the
+        same at every call.
+    block : int, optional
+        Columns of the random start. More of them take more products, each of which is cheaper
+        where H takes blocks well.
+    basis : int, optional
+        Vectors that are kept; by default three times k, at least 40. Fewer take less memory and
+        more products.
+    resume : Eigenpairs, optional
+        What an earlier call found, or the `best` of its `ConvergenceError`: go on from its basis,
+        to more pairs, a smaller rtol or the other end, without its products again. H must be
+        the same.
+    max_products : int, optional
+        Products before giving up; by default 10 P, at least 1000.
+    progress : bool, optional
+        Show the products as they are made.
+
+    Returns
+    -------
+    Eigenpairs
+
+    Raises
+    ------
+    ConvergenceError
+        With the pairs found as `best`, where fewer than k converged.
+    ArgumentError
+        For k outside 1 ... P, an unknown `which`, an operator that is not square.
+
+    Notes
+    -----
+    For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu,
+    delta bounding the error of the product H x. That no eigenvalue was missed is not claimed.
+    """
+    P = _check(H, k, which, rtol)
+    limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
+    backend = Backend.of_operator(H)
+    most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
+    start = _start(backend, v0, P, min(count(block, "block"), P))
+    if most < k + 2 * start.shape[1] and most < P:
+        raise ArgumentError(
+            f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
+        )
+    counted = _Counted(_symmetric(backend, H), backend, progress)
+    try:
+        if P <= DENSE or k >= P - 1:
+            pairs = _bounded(counted, *_dense(counted, P, k, which), "dense")
+        else:
+            lanczos = Lanczos(backend, counted, start, most)
+            if resume is not None:
+                lanczos = _resumed(resume, counted, most)
+            pairs = _extreme(lanczos, counted, k, which, rtol, limit)
+    finally:
+        counted.close()
+    scale = float(backend.xp.max(backend.xp.abs(pairs.values)))
+    worst = float(backend.xp.max(pairs.report.residuals))
+    if not worst <= max(rtol * scale, FLOOR * backend.eps * pairs.report.norm):
+        raise _inaccurate(worst, rtol, scale, pairs)
+    return pairs
+
+
+def _inaccurate(error: float, rtol: float, scale: float, pairs: Eigenpairs) -> ConvergenceError:
+    pairs.report.converged = False
+    return ConvergenceError(
+        f"eigsh: products with H are off by {error:.2e}, above rtol = {rtol:.1e} of the largest "
+        f"value {scale:.2e}: H is not symmetric to that accuracy, or its products are not that "
+        "accurate. Raise rtol, or tighten the solver's",
+        best=pairs,
+        report=pairs.report,
+    )
+
+
+def _check(H: Any, k: Any, which: str, rtol: float) -> int:
+    shape = tuple(getattr(H, "shape", ()))
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
+        raise ArgumentError(f"k is {k!r}; an integer from 1 to P = {shape[0]} was expected")
+    if which not in WHICH:
+        raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected")
+    fraction(rtol, "rtol")
+    return shape[0]
+
+
+def _start(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
+    if v0 is None:
+        return backend.random(P, block, seed=13)
+    start = backend.checked(v0, None, "v0", ArgumentError)
+    if start.ndim not in (1, 2) or start.shape[0] != P or 0 in start.shape:
+        raise ArgumentError(f"v0 has shape {tuple(start.shape)}; ({P},) or ({P}, b) was expected")
+    if backend.norm(start) == 0.0:
+        raise ArgumentError("v0 is zero: give a start that is not, or None")
+    return start if start.ndim == 2 else start[:, None]
+
+
+def _resumed(resume: Any, product: _Counted, most: int) -> Lanczos:
+    found = getattr(resume, "krylov", None)
+    if found is None or found.rows.shape[1] != product.H.shape[1]:
+        raise ArgumentError(
+            f"resume is a {type(resume).__name__}; what mfdeq.eigsh returned for the same H, by "
+            "Lanczos, was expected"
+        )
+    return found.continued(product, most)
+
+
+def _symmetric(backend: Backend, H: Any) -> Operator:
+    if hasattr(H, "matvec") and not isinstance(H, Operator):
+        return SymmetricFromUser(backend, H, "H")
+    return as_operator(backend, H, tuple(H.shape), "H")
+
+
+class _Counted:
+    """H, its products counted and shown."""
+
+    def __init__(self, H: Operator, backend: Backend, progress: bool) -> None:
+        self.H, self.backend, self.products = H, backend, 0
+        self._bar = None
+        if progress:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(desc="eigsh", unit=" products")
+
+    def __call__(self, x: Array) -> Array:
+        self._count(x)
+        return self.H._apply(x)
+
+    def with_error(self, x: Array) -> tuple[Array, Array]:
+        if not hasattr(self.H, "with_error"):
+            return self(x), self.backend.zeros(*x.shape)
+        self._count(x)
+        return self.H.with_error(x)
+
+    def _count(self, x: Array) -> None:
+        columns = 1 if x.ndim == 1 else x.shape[1]
+        self.products += columns
+        if self._bar is not None:
+            self._bar.update(columns)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _dense(H: _Counted, P: int, k: int, which: str) -> tuple[Array, float]:
+    if P * P > DENSE_LIMIT:
+        raise ArgumentError(
+            f"k = {k} of P = {P} eigenpairs needs the dense H, more than {DENSE_LIMIT} entries: "
+            f"ask for at most P - 2 = {P - 2}"
+        )
+    xp = H.backend.xp
+    dense = H(H.backend.eye(P, P))
+    values, vectors = xp.linalg.eigh(0.5 * (dense + dense.T))
+    found = array_on_host(values)
+    return _columns(H.backend, vectors, chosen(found, k, which)), float(abs(found).max())
+
+
+def _columns(backend: Backend, X: Array, which: Any) -> Array:
+    """Columns by their numbers, which are on the host."""
+    xp = backend.xp
+    return xp.take(X, xp.asarray(which, dtype=xp.int64, device=backend.device), axis=1)
+
+
+def _extreme(
+    lanczos: Lanczos, H: _Counted, k: int, which: str, rtol: float, limit: int
+) -> Eigenpairs:
+    """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
+
+    An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: what is
+    wanted counts as found there once a search from a random start has brought nothing new.
+    """
+    before: Any = None
+    while True:
+        if lanczos.size >= k:
+            values, Y, residuals = lanczos.ritz()
+            wanted = chosen(values, k, which)
+            scale, norm = (float(abs(x).max()) for x in (values[wanted], values))
+            # Rounding of H is a floor, and the whole space has nothing left.
+            tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
+            converged = residuals[wanted] <= tol
+            if lanczos.invariant:
+                known = before is not None and abs(values[wanted] - before).max() <= tol
+                before = values[wanted]
+            else:
+                known = lanczos.searched(which, tol)
+            if converged.all() and (known or lanczos.complete):
+                return _found(lanczos, H, Y[:, wanted], norm)
+            if lanczos.asymmetry > ASYMMETRIC * tol:
+                pairs = _found(lanczos, H, Y[:, wanted], norm)
+                raise _inaccurate(lanczos.asymmetry, rtol, scale, pairs)
+            if H.products >= limit:
+                good = wanted[converged]
+                raise ConvergenceError(
+                    f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
+                    f"{H.products} products. Raise max_products (with resume=, the error's `best`, "
+                    "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
+                    "at this end of the spectrum converge slowly",
+                    best=_found(lanczos, H, Y[:, good], norm, converged=False),
+                )
+        if lanczos.invariant:
+            lanczos.lock(k, which)
+        elif lanczos.full:
+            lanczos.restart(k, which)
+        lanczos.expand()
+
+
+def _found(
+    lanczos: Lanczos, H: _Counted, Y: Any, norm: float, converged: bool = True
+) -> Eigenpairs:
+    pairs = _bounded(H, lanczos.vectors(Y), norm, "Lanczos")
+    pairs.krylov, pairs.report.converged = lanczos, converged
+    return pairs
+
+
+def _bounded(H: _Counted, vectors: Array, norm: float, method: str) -> Eigenpairs:
+    """Rayleigh quotients of orthonormal vectors, with residuals and bounds, ascending."""
+    backend = H.backend
+    xp = backend.xp
+    vectors, _ = xp.linalg.qr(vectors)
+    product, error = H.with_error(vectors)
+    values = xp.vecdot(vectors, product, axis=-2)
+    residuals = backend.column_norms(product - vectors * values)
+    # The rounding of one product and its sums, where no other error is known.
+    rounding = 10 * backend.eps * backend.column_norms(product)
+    errors = SAFETY * backend.column_norms(error) + rounding
+    order = xp.argsort(values)
+
+    def ascending(x: Array) -> Array:
+        return xp.take(x, order, axis=-1)
+
+    return Eigenpairs(
+        ascending(values),
+        ascending(vectors),
+        ascending(residuals + errors),
+        EigenReport(True, method, H.products, norm, ascending(residuals), ascending(errors)),
+    )

@@ -1,0 +1,161 @@
+"""Lanczos on spectra of every awkward shape: found, bounded, resumed, in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse.linalg import LinearOperator
+from test_spectrum import WHICH, expected
+
+import mfdeq
+
+P = 120
+DECAY = np.exp(-0.08 * np.arange(P))
+SPECTRA = {
+    "decay": DECAY,
+    "indefinite": np.where(np.arange(P) % 2, DECAY, -0.7 * DECAY),
+    "clusters": np.r_[
+        np.linspace(0, 0.5, P - 12), 1 + 1e-4 * np.arange(6), -1.01 - 1e-4 * np.arange(6)
+    ],
+    "repeated": np.r_[np.linspace(-0.2, 0.5, P - 9), np.ones(4), -1.1 * np.ones(3), 2 * np.ones(2)],
+    "low rank": np.r_[np.zeros(P - 5), -3.0, 1.0, 1.0, 2.0, 2.0],
+    "identity": np.ones(P),
+    "two values": np.r_[np.ones(P // 2), -0.9 * np.ones(P // 2)],
+    "zero": np.zeros(P),
+    "gap": np.r_[np.linspace(0, 1, P - 3), 1e3, 1e4, -1e4],
+}
+
+
+def operator(values, seed=0, dtype=float, noise=0.0):
+    """Q diag(values) Q', with products off by a random vector of that size."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((len(values),) * 2))[0]
+    dense = ((Q * values) @ Q.T).astype(dtype)
+    dense = (dense + dense.T) / 2
+
+    def product(X):
+        off = rng.standard_normal(X.shape)
+        return (dense @ X + noise * off / np.linalg.norm(off, axis=0)).astype(dtype)
+
+    return LinearOperator(dense.shape, matvec=product, matmat=product, dtype=dtype)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_awkward_spectra(name, which, block, scale):
+    values = scale * SPECTRA[name]
+    size = abs(values).max()
+    H = operator(values)
+    pairs = mfdeq.eigsh(
+        H, k=5, which=which, block=block, rtol=1e-8, basis=100 if name == "decay" else 30
+    )
+    wanted = expected(values, 5, which)
+    if name != "repeated" or block >= 3:  # of copies, each column finds one
+        assert np.all(abs(pairs.values - wanted) <= 1e-7 * size)
+    assert np.all(abs(values[:, None] - pairs.values).min(axis=0) <= pairs.error_bounds)
+    assert np.all(pairs.error_bounds <= max(1e-8 * abs(wanted).max(), 1e-12 * size))
+    off = H @ pairs.vectors - pairs.vectors * pairs.values
+    assert np.all(np.linalg.norm(off, axis=0) <= pairs.error_bounds)
+    np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(5), atol=1e-12)
+
+
+def test_a_block_larger_than_the_rank():
+    pairs = mfdeq.eigsh(operator(SPECTRA["low rank"]), k=4, block=8, basis=30)
+    np.testing.assert_allclose(pairs.values, [-3, 1, 2, 2], atol=1e-12)
+    assert pairs.report.products <= 40
+
+
+def test_an_identity_of_any_size_takes_few_products():
+    n = 100_000
+    H = LinearOperator((n, n), matvec=lambda x: 3 * x, matmat=lambda X: 3 * X, dtype=float)
+    pairs = mfdeq.eigsh(H, k=3)
+    np.testing.assert_allclose(pairs.values, 3.0)
+    assert pairs.report.products <= 8
+
+
+def test_float32():
+    values = SPECTRA["indefinite"].astype("float32")
+    pairs = mfdeq.eigsh(operator(values, dtype="float32"), k=4, rtol=1e-4)
+    assert pairs.values.dtype == pairs.vectors.dtype == np.float32
+    assert np.all(abs(pairs.values - expected(values, 4, "LM")) <= pairs.error_bounds)
+
+
+def test_what_was_found_is_gone_on_from():
+    """To a smaller rtol, to more pairs, and from a failure, without the products again."""
+    H = operator(SPECTRA["clusters"])
+    whole = mfdeq.eigsh(H, k=6, rtol=1e-10).report.products
+    rough = mfdeq.eigsh(H, k=6, rtol=1e-2)
+    fine = mfdeq.eigsh(H, k=6, rtol=1e-10, resume=rough)
+    assert fine.report.products <= whole - rough.report.products + 2 * 6 + 1
+    more = mfdeq.eigsh(H, k=9, rtol=1e-10, resume=fine)
+    np.testing.assert_allclose(more.values, expected(SPECTRA["clusters"], 9, "LM"), atol=1e-9)
+    again = mfdeq.eigsh(H, k=6, rtol=1e-10, resume=fine)
+    assert again.report.products == 6  # which the bounds take
+    with pytest.raises(mfdeq.ConvergenceError, match="resume") as caught:
+        mfdeq.eigsh(H, k=6, rtol=1e-10, max_products=15)
+    done = mfdeq.eigsh(H, k=6, rtol=1e-10, resume=caught.value.best)
+    np.testing.assert_allclose(done.values, fine.values, atol=1e-9)
+    assert done.report.products < whole
+
+
+def test_restarts_with_a_small_basis():
+    values = np.sqrt(np.arange(1.0, 501))
+    H = LinearOperator((500, 500), matvec=lambda x: values * x.ravel(), dtype=float)
+    pairs = mfdeq.eigsh(H, k=4, which="BE", rtol=1e-9, basis=12)
+    np.testing.assert_allclose(pairs.values, expected(values, 4, "BE"), atol=1e-7)
+    assert pairs.krylov.rows.shape == (13, 500)
+
+
+def test_starts():
+    values = np.arange(80.0)
+    H = LinearOperator((80, 80), matvec=lambda x: values * x.ravel(), dtype=float)
+    v0 = np.eye(80)[:, -2:]
+    for start in (v0, v0[:, 0], v0 @ np.ones(2)):  # invariant, but not known to be all
+        pairs = mfdeq.eigsh(H, k=2, which="LA", v0=start)
+        np.testing.assert_allclose(pairs.values, [78, 79])
+
+
+def test_products_not_as_accurate_as_asked_for():
+    H = operator(SPECTRA["gap"], noise=1e-3)
+    with pytest.raises(mfdeq.ConvergenceError, match="products are not that accurate") as caught:
+        mfdeq.eigsh(H, k=3, rtol=1e-9)
+    np.testing.assert_allclose(caught.value.best.values, [-1e4, 1e3, 1e4], rtol=1e-3)
+    assert caught.value.best.report.products < 40
+
+
+def test_bounds_hold_whatever_the_spectrum():
+    """Of products that are off by a known size, which is what the bound leaves out."""
+    rng, missed = np.random.default_rng(7), 0
+    for case in range(300):
+        n = int(rng.integers(45, 90))
+        values = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(-6, 0, n)
+        if case % 3 == 0:
+            values[rng.integers(0, n, n // 2)] = rng.standard_normal()
+        noise = float(10.0 ** rng.uniform(-12, -5))
+        H = operator(values, seed=case, noise=noise)
+        which = WHICH[case % 4]
+        try:
+            pairs = mfdeq.eigsh(H, k=int(rng.integers(1, 6)), which=which, rtol=1e-3)
+        except mfdeq.ConvergenceError as error:
+            pairs = error.best
+        distance = abs(values[:, None] - pairs.values).min(axis=0)
+        missed += int(np.any(distance > pairs.error_bounds + 2 * noise))
+    assert missed == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"basis": 6}, "basis is 6; at least k"),
+        ({"block": 0}, "block"),
+        ({"v0": np.ones((P, 0))}, "v0 has shape"),
+        ({"v0": np.zeros(P)}, "v0 is zero"),
+        ({"resume": 3}, "resume is a int"),
+        ({"max_products": -1}, "max_products"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(mfdeq.ArgumentError, match=message):
+        mfdeq.eigsh(operator(SPECTRA["decay"]), k=5, **options)
