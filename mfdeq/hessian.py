@@ -81,19 +81,26 @@ class Reduced(SelfAdjoint):
         difference is the estimate; norms are not used, they overestimate by orders.
         """
         eq = self.eq
-        A, B, factor = eq.state_operator, eq.param_operator, eq.factor
-        M = factor.approximate
+        M = eq.factor.approximate
         v = check_block(v, self.backend, self.shape[1], "the operand")
-        z = factor.solve(B._apply(v), rtol=rtol)
-        a_theta, a_h = self._split(self.K, v, z)
-        w = factor.solve_adjoint(a_h, rtol=rtol)
-        product = a_theta + B._apply_adjoint(w)
-
+        product, z, w = self._by_solves(v, rtol)
         A, B = eq.corrected.A, eq.corrected.B
         z = z + M(B._apply(v) - A._apply(z))
         a_theta, a_h = self._split(self._corrected(), v, z)
         w = w + M(a_h - A._apply_adjoint(w), adjoint=True)
         return product, SAFETY * (a_theta + B._apply_adjoint(w) - product)
+
+    def loosely(self, v: Array, rtol: float) -> Array:
+        """The product with v by inner solves to that relative residual; no error is estimated."""
+        return self._by_solves(check_block(v, self.backend, self.shape[1], "the operand"), rtol)[0]
+
+    def _by_solves(self, v: Array, rtol: float | None) -> tuple[Array, Array, Array]:
+        """H v, z and w."""
+        B, factor = self.eq.param_operator, self.eq.factor
+        z = factor.solve(B._apply(v), rtol=rtol)
+        a_theta, a_h = self._split(self.K, v, z)
+        w = factor.solve_adjoint(a_h, rtol=rtol)
+        return a_theta + B._apply_adjoint(w), z, w
 
     def _split(self, K: CurvatureOperator, v: Array, z: Array) -> tuple[Array, Array]:
         return K.split(K._apply(self.backend.xp.concat([v, z], axis=0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.problems import Diffusion
 from scipy.sparse.linalg import LinearOperator
 from test_spectrum import WHICH, expected
 
@@ -123,6 +124,39 @@ def test_products_not_as_accurate_as_asked_for():
         mfdeq.eigsh(H, k=3, rtol=1e-9)
     np.testing.assert_allclose(caught.value.best.values, [-1e4, 1e3, 1e4], rtol=1e-3)
     assert caught.value.best.report.products < 40
+
+
+def relaxed_problem():
+    model = Diffusion(24)
+    solver = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+    eq = mfdeq.solve(model, model.lognormal(), solver=solver)
+    _ = eq.factor
+    return eq, eq.hessian(model.loss(60))
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6])
+def test_products_are_no_more_accurate_than_needed(rtol):
+    taken = []
+    for relaxed in (False, True):
+        eq, H = relaxed_problem()
+        before = eq.report.linear.iterations
+        pairs = mfdeq.eigsh(H, k=5, rtol=rtol, relaxed=relaxed)
+        taken.append((eq.report.linear.iterations - before, pairs))
+    (tight, exact), (loose, pairs) = taken
+    assert loose < 0.7 * tight
+    scale = abs(exact.values).max()
+    assert np.all(abs(pairs.values - exact.values) <= rtol * scale)
+    assert np.all(pairs.report.residuals <= rtol * scale)
+
+
+def test_relaxed_products_that_were_not_enough_are_made_up_for(monkeypatch):
+    monkeypatch.setattr("mfdeq.spectrum.products.SHARE", 1e3)
+    _, H = relaxed_problem()
+    pairs = mfdeq.eigsh(H, k=5, rtol=1e-8)
+    exact = mfdeq.eigsh(H, k=5, rtol=1e-8, relaxed=False)
+    assert np.all(pairs.report.residuals <= 1e-8 * abs(pairs.values).max())
+    np.testing.assert_allclose(pairs.values, exact.values, rtol=1e-8)
+    assert pairs.report.products > exact.report.products
 
 
 def test_bounds_hold_whatever_the_spectrum():

@@ -12,6 +12,7 @@ from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError, ConvergenceError
 from ..operators import DENSE_LIMIT, Operator
 from .lanczos import Lanczos, chosen
+from .products import Products
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
@@ -31,13 +32,13 @@ class EigenReport:
     converged : bool
     method : str
     products : int
-        Products with H, counted by columns.
+        Products with H, products by columns.
     norm : float
         The largest magnitude among the eigenvalues that were seen, wanted or not.
     residuals : array
         ||H x - mu x|| of each pair.
     product_errors : array
-        Estimated error of H x for each pair, with its safety factor; counted in the bounds.
+        Estimated error of H x for each pair, with its safety factor; products in the bounds.
     """
 
     converged: bool
@@ -80,6 +81,7 @@ def eigsh(
     block: int = 1,
     basis: int | None = None,
     resume: Eigenpairs | None = None,
+    relaxed: bool = True,
     max_products: int | None = None,
     progress: bool = False,
 ) -> Eigenpairs:
@@ -89,7 +91,7 @@ def eigsh(
     ----------
     H : LinearOperator, (P, P)
         Symmetric. For an `mfdeq.ReducedHessian` (or its parts) the error of the products is
-        estimated and counted; for others only their rounding.
+        estimated and products; for others only their rounding.
     k : int, optional
         How many, 1 <= k <= P.
     which : {"LM", "LA", "SA", "BE"}, optional
@@ -109,6 +111,10 @@ def eigsh(
         What an earlier call found, or the `best` of its `ConvergenceError`: go on from its basis,
         to more pairs, a smaller rtol or the other end, without its products again. H must be
         the same.
+    relaxed : bool, optional
+        Whether products with an `mfdeq.ReducedHessian` are only as accurate as still needed, which
+        is less and less as the residuals fall; iterative solvers then take fewer iterations. The
+        last products, of the bounds, are to the solver's own tolerance all the same.
     max_products : int, optional
         Products before giving up; by default 10 P, at least 1000.
     progress : bool, optional
@@ -129,6 +135,9 @@ def eigsh(
     -----
     For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu,
     delta bounding the error of the product H x. That no eigenvalue was missed is not claimed.
+
+    Relaxed products: at residuals r an error of tol ||H|| / r may enter (Simoncini 2005). What
+    inner tolerance that is, the error of the first product tells, which is estimated.
     """
     P = _check(H, k, which, rtol)
     limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
@@ -139,30 +148,49 @@ def eigsh(
         raise ArgumentError(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
         )
-    counted = _Counted(_symmetric(backend, H), backend, progress)
+    products = Products(_symmetric(backend, H), progress)
     try:
         if P <= DENSE or k >= P - 1:
-            pairs = _bounded(counted, *_dense(counted, P, k, which), "dense")
+            pairs = _bounded(products, *_dense(products, P, k, which), "dense")
         else:
-            lanczos = Lanczos(backend, counted, start, most)
+            lanczos = Lanczos(backend, products, start, most)
             if resume is not None:
-                lanczos = _resumed(resume, counted, most)
-            pairs = _extreme(lanczos, counted, k, which, rtol, limit)
+                lanczos = _resumed(resume, products, most)
+            products.relaxed = relaxed and hasattr(products.H, "loosely")
+            pairs = _extreme(lanczos, products, k, which, rtol, limit)
+            if products.relaxed and _worst(pairs) > _allowed(pairs, rtol):
+                products.relaxed = False  # the errors have added up: from what was found, tightly
+                lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k))
+                pairs = _extreme(lanczos, products, k, which, rtol, limit)
     finally:
-        counted.close()
-    scale = float(backend.xp.max(backend.xp.abs(pairs.values)))
-    worst = float(backend.xp.max(pairs.report.residuals))
-    if not worst <= max(rtol * scale, FLOOR * backend.eps * pairs.report.norm):
-        raise _inaccurate(worst, rtol, scale, pairs)
+        products.close()
+    if not _worst(pairs) <= _allowed(pairs, rtol):
+        raise _inaccurate(_worst(pairs), rtol, pairs)
     return pairs
 
 
-def _inaccurate(error: float, rtol: float, scale: float, pairs: Eigenpairs) -> ConvergenceError:
+def _worst(pairs: Eigenpairs) -> float:
+    """The largest true residual."""
+    return float(array_on_host(pairs.report.residuals).max())
+
+
+def _largest(pairs: Eigenpairs) -> float:
+    """The largest magnitude of the values."""
+    return float(abs(array_on_host(pairs.values)).max())
+
+
+def _allowed(pairs: Eigenpairs, rtol: float) -> float:
+    """What true residuals may be."""
+    floor = FLOOR * Backend.of(pairs.values).eps * pairs.report.norm
+    return max(rtol * _largest(pairs), floor)
+
+
+def _inaccurate(error: float, rtol: float, pairs: Eigenpairs) -> ConvergenceError:
     pairs.report.converged = False
     return ConvergenceError(
         f"eigsh: products with H are off by {error:.2e}, above rtol = {rtol:.1e} of the largest "
-        f"value {scale:.2e}: H is not symmetric to that accuracy, or its products are not that "
-        "accurate. Raise rtol, or tighten the solver's",
+        f"value {_largest(pairs):.2e}: H is not symmetric to that accuracy, or its products are "
+        "not that accurate. Raise rtol, or tighten the solver's",
         best=pairs,
         report=pairs.report,
     )
@@ -191,7 +219,7 @@ def _start(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
     return start if start.ndim == 2 else start[:, None]
 
 
-def _resumed(resume: Any, product: _Counted, most: int) -> Lanczos:
+def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
     found = getattr(resume, "krylov", None)
     if found is None or found.rows.shape[1] != product.H.shape[1]:
         raise ArgumentError(
@@ -207,39 +235,7 @@ def _symmetric(backend: Backend, H: Any) -> Operator:
     return as_operator(backend, H, tuple(H.shape), "H")
 
 
-class _Counted:
-    """H, its products counted and shown."""
-
-    def __init__(self, H: Operator, backend: Backend, progress: bool) -> None:
-        self.H, self.backend, self.products = H, backend, 0
-        self._bar = None
-        if progress:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(desc="eigsh", unit=" products")
-
-    def __call__(self, x: Array) -> Array:
-        self._count(x)
-        return self.H._apply(x)
-
-    def with_error(self, x: Array) -> tuple[Array, Array]:
-        if not hasattr(self.H, "with_error"):
-            return self(x), self.backend.zeros(*x.shape)
-        self._count(x)
-        return self.H.with_error(x)
-
-    def _count(self, x: Array) -> None:
-        columns = 1 if x.ndim == 1 else x.shape[1]
-        self.products += columns
-        if self._bar is not None:
-            self._bar.update(columns)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _dense(H: _Counted, P: int, k: int, which: str) -> tuple[Array, float]:
+def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
     if P * P > DENSE_LIMIT:
         raise ArgumentError(
             f"k = {k} of P = {P} eigenpairs needs the dense H, more than {DENSE_LIMIT} entries: "
@@ -259,7 +255,7 @@ def _columns(backend: Backend, X: Array, which: Any) -> Array:
 
 
 def _extreme(
-    lanczos: Lanczos, H: _Counted, k: int, which: str, rtol: float, limit: int
+    lanczos: Lanczos, H: Products, k: int, which: str, rtol: float, limit: int
 ) -> Eigenpairs:
     """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
 
@@ -267,33 +263,36 @@ def _extreme(
     wanted counts as found there once a search from a random start has brought nothing new.
     """
     before: Any = None
+    if not lanczos.size:
+        lanczos.expand()
     while True:
-        if lanczos.size >= k:
-            values, Y, residuals = lanczos.ritz()
-            wanted = chosen(values, k, which)
-            scale, norm = (float(abs(x).max()) for x in (values[wanted], values))
-            # Rounding of H is a floor, and the whole space has nothing left.
-            tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
-            converged = residuals[wanted] <= tol
-            if lanczos.invariant:
-                known = before is not None and abs(values[wanted] - before).max() <= tol
-                before = values[wanted]
-            else:
-                known = lanczos.searched(which, tol)
-            if converged.all() and (known or lanczos.complete):
-                return _found(lanczos, H, Y[:, wanted], norm)
-            if lanczos.asymmetry > ASYMMETRIC * tol:
-                pairs = _found(lanczos, H, Y[:, wanted], norm)
-                raise _inaccurate(lanczos.asymmetry, rtol, scale, pairs)
-            if H.products >= limit:
-                good = wanted[converged]
-                raise ConvergenceError(
-                    f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
-                    f"{H.products} products. Raise max_products (with resume=, the error's `best`, "
-                    "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
-                    "at this end of the spectrum converge slowly",
-                    best=_found(lanczos, H, Y[:, good], norm, converged=False),
-                )
+        values, Y, residuals = lanczos.ritz()
+        wanted = chosen(values, min(k, values.shape[0]), which)
+        scale, norm = (float(abs(x).max()) for x in (values[wanted], values))
+        # Rounding of H is a floor, and the whole space has nothing left.
+        tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
+        converged = residuals[wanted] <= tol
+        enough = len(wanted) == k
+        if enough and lanczos.invariant:
+            known = before is not None and abs(values[wanted] - before).max() <= tol
+            before = values[wanted]
+        else:
+            known = enough and lanczos.searched(which, tol)
+        if converged.all() and (known or lanczos.complete):
+            return _found(lanczos, H, Y[:, wanted], norm)
+        if enough and lanczos.asymmetry > ASYMMETRIC * tol and not H.relaxed:
+            pairs = _found(lanczos, H, Y[:, wanted], norm)
+            raise _inaccurate(lanczos.asymmetry, rtol, pairs)
+        if H.count >= limit:
+            good = wanted[converged]
+            raise ConvergenceError(
+                f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
+                f"{H.count} products. Raise max_products (with resume=, the error's `best`, "
+                "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
+                "at this end of the spectrum converge slowly",
+                best=_found(lanczos, H, Y[:, good], norm, converged=False),
+            )
+        H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm)
         if lanczos.invariant:
             lanczos.lock(k, which)
         elif lanczos.full:
@@ -302,14 +301,14 @@ def _extreme(
 
 
 def _found(
-    lanczos: Lanczos, H: _Counted, Y: Any, norm: float, converged: bool = True
+    lanczos: Lanczos, H: Products, Y: Any, norm: float, converged: bool = True
 ) -> Eigenpairs:
     pairs = _bounded(H, lanczos.vectors(Y), norm, "Lanczos")
     pairs.krylov, pairs.report.converged = lanczos, converged
     return pairs
 
 
-def _bounded(H: _Counted, vectors: Array, norm: float, method: str) -> Eigenpairs:
+def _bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpairs:
     """Rayleigh quotients of orthonormal vectors, with residuals and bounds, ascending."""
     backend = H.backend
     xp = backend.xp
@@ -329,5 +328,5 @@ def _bounded(H: _Counted, vectors: Array, norm: float, method: str) -> Eigenpair
         ascending(values),
         ascending(vectors),
         ascending(residuals + errors),
-        EigenReport(True, method, H.products, norm, ascending(residuals), ascending(errors)),
+        EigenReport(True, method, H.count, norm, ascending(residuals), ascending(errors)),
     )

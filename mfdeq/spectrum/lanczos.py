@@ -82,10 +82,11 @@ class Lanczos:
         again = V @ W
         W = W - V.T @ again
         found = array_on_host(h + again)
+        # Above the block T is what earlier products left, which may have been more accurate.
         self.T[j:end, j:end] = found[j:, :].T
         off = float(host.linalg.norm(found - self.T[:end, j:end]))
         self.asymmetry = max(self.asymmetry, off)
-        self.T[:j, j:end], self.T[j:end, :j] = found[:j, :], found[:j, :].T
+        self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (found[j:, :] + found[j:, :].T)
         self.size = end
         self._follow(W, sizes)
@@ -164,15 +165,19 @@ class Lanczos:
         largest = float(host.max(host.abs(self.T), initial=0.0))
         left = float(xp.max(backend.column_norms(W)))
         room = self.rows.shape[1] - self.size
-        Q, S = orthonormal(backend, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
+        Q, _ = orthonormal(backend, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
+        if W.shape[1] > 1:  # small directions of W have grown, and what they have of V with them
+            V = self.rows[: self.size, :]
+            Q = orthonormal(backend, Q - V.T @ (V @ Q))[0]
         rank = Q.shape[1]
         self.invariant = not 0 < rank <= room or left <= BROKEN * backend.eps * largest
         if self.invariant:
-            Q, S = self._random(min(W.shape[1], room)), backend.zeros(0, W.shape[1])
+            Q = self._random(min(W.shape[1], room))
         self.width = Q.shape[1]
         self.S = host.zeros((self.width, W.shape[1]))
         if self.width:
-            self.S[: S.shape[0], :] = array_on_host(S)
+            if not self.invariant:
+                self.S[:, :] = array_on_host(Q.T @ W)
             self.rows[self.size : self.size + self.width, :] = Q.T
         if self.size:
             self._couple()

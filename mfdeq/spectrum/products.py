@@ -1,0 +1,80 @@
+"""Products with a symmetric operator: counted, shown, and no more accurate than needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Array
+from ..operators import Operator
+
+SHARE = 0.03  # of the tolerance, which the error of one product may take
+LOOSEST = 1e-2  # relative residual of an inner solve
+UNKNOWN = 1e-8  # the same, of the first product
+EVERY = 8  # products, of which the error of one is estimated
+
+
+class Products:
+    """H, its products counted.
+
+    Parameters
+    ----------
+    H : Operator
+    progress : bool
+        Whether to show them.
+
+    Attributes
+    ----------
+    count : int
+        Products so far, by columns.
+    relaxed : bool
+        Whether products are by inner solves as loose as `allow` says.
+    """
+
+    def __init__(self, H: Operator, progress: bool) -> None:
+        self.H, self.backend, self.count, self.relaxed = H, H.backend, 0, False
+        self._inner = UNKNOWN  # relative residual of the inner solves of the next product
+        self._per_inner, self._calls = 0.0, 0  # error of a product, of inner solves to one
+        self._bar = None
+        if progress:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(desc="eigsh", unit=" products")
+
+    def __call__(self, x: Array) -> Array:
+        """H X of a block."""
+        self._add(x)
+        if not self.relaxed:
+            return self.H._apply(x)
+        H: Any = self.H
+        if self._calls % EVERY:
+            self._calls += 1
+            return H.loosely(x, self._inner)
+        self._calls += 1
+        product, error = H.with_error(x, rtol=self._inner)
+        worst = float(self.backend.xp.max(self.backend.column_norms(error)))
+        self._per_inner = max(self._per_inner, worst / self._inner)
+        return product
+
+    def allow(self, tol: float, residual: float, norm: float) -> None:
+        """What the next product may be off by: the residuals are that far from the tolerance."""
+        if self.relaxed:
+            error = SHARE * tol * norm / max(residual, tol)
+            tightest = self.H.eq.factor.rtol  # type: ignore[attr-defined]
+            self._inner = max(tightest, min(error / self._per_inner, LOOSEST))
+
+    def with_error(self, x: Array) -> tuple[Array, Array]:
+        """H X as accurate as it can be, and its error where that is estimated."""
+        self._add(x)
+        if not hasattr(self.H, "with_error"):
+            return self.H._apply(x), self.backend.zeros(*x.shape)
+        return self.H.with_error(x)
+
+    def _add(self, x: Array) -> None:
+        self.count += x.shape[1]
+        if self._bar is not None:
+            self._bar.update(x.shape[1])
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
