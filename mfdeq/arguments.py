@@ -23,6 +23,13 @@ def at_least(least: float, x: Any, name: str) -> float:
     return float(x)
 
 
+def real(x: Any, name: str) -> float:
+    """`x` as a finite float, or an `ArgumentError` naming it."""
+    if isinstance(x, bool) or not isinstance(x, Real) or not abs(float(x)) < float("inf"):
+        raise ArgumentError(f"{name} is {x!r}; a finite number was expected")
+    return float(x)
+
+
 def one_of(x: Any, known: tuple[str, ...], name: str) -> str:
     """`x` if it is one of these words, or an `ArgumentError` naming it."""
     if x not in known:

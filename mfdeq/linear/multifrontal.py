@@ -21,10 +21,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend, canonical, host, sparse_on_host
+from ..arrays import Array, Backend, array_on_host, canonical, host, sparse_on_host
 from .fronts import Fronts, fronts_of
 
 WIDEST = 32  # columns that are solved for at once
+UNSURE = 100.0  # times rounding, below which the sign of an eigenvalue of a front is not known
 ROWS = 256  # of an update that are added at once
 
 
@@ -103,6 +104,23 @@ class Multifrontal:
         twice = 1 if self.symmetric else 2
         batches = [batch for level in self.levels for batch in level.batches]
         return sum(_size(batch.inverse) + twice * _size(batch.lower) for batch in batches)
+
+    def negative_pivots(self) -> int | None:
+        """Negative eigenvalues of a symmetric A; None where a front is too near to singular.
+
+        Those of the pivots F11 together, by Sylvester's law.
+        """
+        count, eps = 0, self.backend.eps
+        for level in self.levels:
+            for batch in level.batches:
+                inverse = array_on_host(batch.inverse)
+                values = host.linalg.eigvalsh(0.5 * (inverse + host.matrix_transpose(inverse)))
+                size = abs(values).max(axis=1, keepdims=True)
+                unsure = (abs(values) <= UNSURE * eps * size) & (values != 0.0)  # 0 is padding
+                if bool(unsure.any()):
+                    return None
+                count += int((values < 0.0).sum())
+        return count
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """A⁻¹ b or A⁻ᵀ b, of (N,) and (N, c)."""

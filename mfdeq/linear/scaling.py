@@ -49,11 +49,13 @@ class Scaling:
         return cls(_power_of_two(xp, rows), _power_of_two(xp, columns))
 
     def applied(self, A: Any) -> Any:
-        """R A C."""
-        if self.rows is None:
+        """R A C, with the pattern of A: a product of matrices would drop zeros that are stored."""
+        if self.rows is None or self.columns is None:
             return A
-        diagonal = Backend.of(A.data).sparse.diags
-        return (diagonal(self.rows) @ A @ diagonal(self.columns)).tocsr().astype(A.dtype)
+        entries, backend = A.tocoo(), Backend.of(A.data)
+        i, j = entries.row, entries.col
+        data = backend.xp.asarray(self.rows[i] * entries.data * self.columns[j], dtype=A.dtype)
+        return backend.sparse.coo_matrix((data, (i, j)), shape=A.shape).tocsr()
 
     def solve(self, solved: Callable[[Array, bool], Array], b: Array, adjoint: bool) -> Array:
         """A^-1 b or A^-T b, by `solved` of R A C."""

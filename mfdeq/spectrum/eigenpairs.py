@@ -10,14 +10,18 @@ from ..adapters import SymmetricFromUser, as_operator
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError, ConvergenceError
+from ..hessian import Reduced
+from ..lagrangian import ShiftedInverse
 from ..operators import DENSE_LIMIT, Operator
 from .lanczos import Lanczos, chosen
 from .products import Products
+from .shift_invert import missed, refined
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
 SAFETY = 2.0  # on the estimated error of the products
 RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
+INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 FLOOR = 100.0  # times rounding of H, below which no residual is asked for
 ASYMMETRIC = 10.0  # times the tolerance, from where on it cannot be reached
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
@@ -33,6 +37,9 @@ class EigenReport:
     method : str
     products : int
         Products with H, products by columns.
+    missed : int or None
+        Eigenvalues among those found, from the lowest to the highest (or sigma), that were not
+        found, by inertia counts; None where none were taken or their signs cannot be believed.
     norm : float
         The largest magnitude among the eigenvalues that were seen, wanted or not.
     residuals : array
@@ -47,6 +54,7 @@ class EigenReport:
     norm: float
     residuals: Any = field(repr=False)
     product_errors: Any = field(repr=False)
+    missed: int | None = None
 
 
 @dataclass
@@ -77,6 +85,8 @@ def eigsh(
     which: str = "LM",
     rtol: float = 1e-6,
     *,
+    sigma: float | None = None,
+    certify: bool = False,
     v0: Array | None = None,
     block: int = 1,
     basis: int | None = None,
@@ -98,6 +108,13 @@ def eigsh(
         Largest in magnitude, largest, smallest, or both ends.
     rtol : float, optional
         Residuals ||H x - mu x|| reach rtol times the largest of the values' magnitudes.
+    sigma : float, optional
+        The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma I)^-1,
+        one factorization of the Lagrangian system (`mfdeq.lagrangian`). For an mfdeq Hessian
+        whose A, B and curvature are sparse matrices.
+    certify : bool, optional
+        Whether to count, by one or two further factorizations, the eigenvalues between those
+        found: ``report.missed`` is 0 where it is shown that there are no others.
     v0 : (P,) or (P, b) array, optional
         The start, of as many columns as are then multiplied at once; by default random, the
         same at every call.
@@ -148,9 +165,13 @@ def eigsh(
         raise ArgumentError(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
         )
-    products = Products(_symmetric(backend, H), progress)
+    hessian = _symmetric(backend, H)
+    inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma)
+    products = Products(hessian, progress)
     try:
-        if P <= DENSE or k >= P - 1:
+        if inverse is not None:
+            pairs = _nearest(inverse, products, k, start, most, limit, progress)
+        elif P <= DENSE or k >= P - 1:
             pairs = _bounded(products, *_dense(products, P, k, which), "dense")
         else:
             lanczos = Lanczos(backend, products, start, most)
@@ -166,7 +187,44 @@ def eigsh(
         products.close()
     if not _worst(pairs) <= _allowed(pairs, rtol):
         raise _inaccurate(_worst(pairs), rtol, pairs)
+    if certify:
+        pairs.report.missed = missed(_reduced(hessian), pairs, inverse)
     return pairs
+
+
+def _nearest(
+    inverse: ShiftedInverse,
+    H: Products,
+    k: int,
+    start: Array,
+    most: int,
+    limit: int,
+    progress: bool,
+) -> Eigenpairs:
+    """Those of the largest magnitude of the inverse, judged by H."""
+    solves = Products(inverse, progress)
+    P = inverse.shape[0]
+    try:
+        if P <= DENSE or k >= P - 1:
+            vectors = _dense(solves, P, k, "LM")[0]
+        else:
+            lanczos = Lanczos(inverse.backend, solves, start, most)
+            vectors = _extreme(lanczos, solves, k, "LM", INVERSE_RTOL, limit, True).vectors
+    finally:
+        solves.close()
+    vectors = refined(inverse, vectors)
+    pairs = _bounded(H, vectors, 0.0, "Lanczos with the Lagrangian system")
+    pairs.report.norm = _largest(pairs)
+    return pairs
+
+
+def _reduced(H: Operator) -> Reduced:
+    if not isinstance(H, Reduced):
+        raise ArgumentError(
+            f"sigma and certify of mfdeq.eigsh are for an mfdeq Hessian; {type(H).__name__} came. "
+            "For another operator pass its inverse, (H - sigma I)^-1, to mfdeq.eigsh"
+        )
+    return H
 
 
 def _worst(pairs: Eigenpairs) -> float:
@@ -255,12 +313,13 @@ def _columns(backend: Backend, X: Array, which: Any) -> Array:
 
 
 def _extreme(
-    lanczos: Lanczos, H: Products, k: int, which: str, rtol: float, limit: int
+    lanczos: Lanczos, H: Products, k: int, which: str, rtol: float, limit: int, each: bool = False
 ) -> Eigenpairs:
     """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
 
     An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: what is
-    wanted counts as found there once a search from a random start has brought nothing new.
+    wanted counts as found there once a search from a random start has brought nothing new. The
+    tolerance is relative to the largest of the values, or to the least if `each` is to have it.
     """
     before: Any = None
     if not lanczos.size:
@@ -268,7 +327,8 @@ def _extreme(
     while True:
         values, Y, residuals = lanczos.ritz()
         wanted = chosen(values, min(k, values.shape[0]), which)
-        scale, norm = (float(abs(x).max()) for x in (values[wanted], values))
+        sizes, norm = abs(values[wanted]), float(abs(values).max())
+        scale = float(sizes.min() if each else sizes.max())
         # Rounding of H is a floor, and the whole space has nothing left.
         tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
         converged = residuals[wanted] <= tol

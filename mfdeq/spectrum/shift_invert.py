@@ -1,0 +1,37 @@
+"""Eigenpairs nearest to a shift, and how many there are below one, by the Lagrangian system.
+
+Of (H - sigma I)^-1 the largest are those of H nearest to sigma, a few Lanczos steps away. What was
+found is judged by H itself. Inertia counts: below(b) - below(a) eigenvalues of H lie in (a, b).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Array, array_on_host
+from ..lagrangian import ShiftedInverse
+
+MARGIN = 1e-6  # of the largest magnitude found, beyond the outermost values, where counts are taken
+
+
+def refined(S: ShiftedInverse, vectors: Array) -> Array:
+    """Once more through the inverse: what is far from sigma falls away."""
+    return S.backend.xp.linalg.qr(S._apply(vectors))[0]
+
+
+def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
+    """Eigenvalues of H between the outermost found (and sigma) that are not among those found.
+
+    None where the counts cannot be believed.
+    """
+    values, bounds = array_on_host(pairs.values), array_on_host(pairs.error_bounds)
+    margin = MARGIN * float(abs(values).max()) + float(bounds.max())
+    ends = [float(values.min()) - margin, float(values.max()) + margin]
+    counts = []
+    for outer, end in zip((min, max), ends, strict=True):
+        beyond = S is not None and outer(S.sigma, end) == S.sigma
+        at = S if beyond and S is not None else ShiftedInverse(H, end)
+        if at.below is None:
+            return None
+        counts.append(at.below)
+    return counts[1] - counts[0] - values.shape[0]
