@@ -39,6 +39,11 @@ PLAIN = {  # aggregation without smoothing, for what is not like an elliptic pro
 
 
 def petsc_peers(system: System) -> list[Peer]:
+    need("petsc4py")
+    import petsc4py
+
+    # Its handler of signals ends this process with one of a configuration that ran out of memory.
+    petsc4py.init(["-no_signal_handler"])
     need("petsc4py.PETSc")
     found = []
     for name, (kind, package, ordering, general) in FACTORIZATIONS.items():

@@ -180,13 +180,14 @@ class Remote:
 
     def call(self, method: str, *arguments, limit: float):
         """What the runner's method returns within so many seconds."""
-        self.pipe.send((method, arguments))
-        if not self.pipe.poll(limit):
-            self.stop()
-            raise Failed(f"over the time limit of {limit:.0f} s in {_spoken(method, arguments)}")
         try:
+            self.pipe.send((method, arguments))
+            if not self.pipe.poll(limit):
+                self.stop()
+                said = _spoken(method, arguments)
+                raise Failed(f"over the time limit of {limit:.0f} s in {said}")
             good, value = self.pipe.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             self.stop()
             code = self.process.exitcode
             raise Failed(f"died in {_spoken(method, arguments)} (exit code {code})") from None
