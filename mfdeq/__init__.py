@@ -31,7 +31,7 @@ _HOME = {
     "ILU": "linear",
     "Jacobi": "linear",
     "Approximate": "linear",
-    "eigsh": "spectrum.eigenpairs",
+    "eigsh": "spectrum.extreme",
     "Eigenpairs": "spectrum.eigenpairs",
     "ReducedFunctional": "optimize",
     "from_jax": "derivatives.from_jax",

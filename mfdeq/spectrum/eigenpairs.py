@@ -1,30 +1,21 @@
-"""Extreme eigenvalues of a symmetric operator, each with a bound that was computed."""
+"""Eigenpairs: values and vectors, judged by the operator itself.
+
+For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu, delta
+bounding the error of the product H x.
+"""
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..adapters import SymmetricFromUser, as_operator
-from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError, ConvergenceError
-from ..hessian import Reduced
-from ..lagrangian import ShiftedInverse
-from ..operators import DENSE_LIMIT, Operator
-from .lanczos import Lanczos, chosen
+from ..errors import ConvergenceError
+from .lanczos import Lanczos
 from .products import Products
-from .shift_invert import missed, refined
 
-DENSE = 40  # sizes up to which every eigenpair is computed at once
-WHICH = ("LM", "LA", "SA", "BE")
 SAFETY = 2.0  # on the estimated error of the products
-RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
-INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 FLOOR = 100.0  # times rounding of H, below which no residual is asked for
-ASYMMETRIC = 10.0  # times the tolerance, from where on it cannot be reached
-BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
 
 @dataclass
@@ -36,7 +27,7 @@ class EigenReport:
     converged : bool
     method : str
     products : int
-        Products with H, products by columns.
+        Products with H, counted by columns.
     missed : int or None
         Eigenvalues among those found, from the lowest to the highest (or sigma), that were not
         found, by inertia counts; None where none were taken or their signs cannot be believed.
@@ -45,7 +36,7 @@ class EigenReport:
     residuals : array
         ||H x - mu x|| of each pair.
     product_errors : array
-        Estimated error of H x for each pair, with its safety factor; products in the bounds.
+        Estimated error of H x for each pair, with its safety factor; counted in the bounds.
     """
 
     converged: bool
@@ -79,296 +70,7 @@ class Eigenpairs:
     krylov: Lanczos | None = field(default=None, repr=False)
 
 
-def eigsh(
-    H: Any,
-    k: int = 6,
-    which: str = "LM",
-    rtol: float = 1e-6,
-    *,
-    sigma: float | None = None,
-    certify: bool = False,
-    v0: Array | None = None,
-    block: int = 1,
-    basis: int | None = None,
-    resume: Eigenpairs | None = None,
-    relaxed: bool = True,
-    max_products: int | None = None,
-    progress: bool = False,
-) -> Eigenpairs:
-    """Extreme eigenpairs of a symmetric operator by Lanczos.
-
-    Parameters
-    ----------
-    H : LinearOperator, (P, P)
-        Symmetric. For an `mfdeq.ReducedHessian` (or its parts) the error of the products is
-        estimated and products; for others only their rounding.
-    k : int, optional
-        How many, 1 <= k <= P.
-    which : {"LM", "LA", "SA", "BE"}, optional
-        Largest in magnitude, largest, smallest, or both ends.
-    rtol : float, optional
-        Residuals ||H x - mu x|| reach rtol times the largest of the values' magnitudes.
-    sigma : float, optional
-        The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma I)^-1,
-        one factorization of the Lagrangian system (`mfdeq.lagrangian`). For an mfdeq Hessian
-        whose A, B and curvature are sparse matrices.
-    certify : bool, optional
-        Whether to count, by one or two further factorizations, the eigenvalues between those
-        found: ``report.missed`` is 0 where it is shown that there are no others.
-    v0 : (P,) or (P, b) array, optional
-        The start, of as many columns as are then multiplied at once; by default random, the
-        same at every call.
-    block : int, optional
-        Columns of the random start. More of them take more products, each of which is cheaper
-        where H takes blocks well.
-    basis : int, optional
-        Vectors that are kept; by default three times k, at least 40. Fewer take less memory and
-        more products.
-    resume : Eigenpairs, optional
-        What an earlier call found, or the `best` of its `ConvergenceError`: go on from its basis,
-        to more pairs, a smaller rtol or the other end, without its products again. H must be
-        the same.
-    relaxed : bool, optional
-        Whether products with an `mfdeq.ReducedHessian` are only as accurate as still needed, which
-        is less and less as the residuals fall; iterative solvers then take fewer iterations. The
-        last products, of the bounds, are to the solver's own tolerance all the same.
-    max_products : int, optional
-        Products before giving up; by default 10 P, at least 1000.
-    progress : bool, optional
-        Show the products as they are made.
-
-    Returns
-    -------
-    Eigenpairs
-
-    Raises
-    ------
-    ConvergenceError
-        With the pairs found as `best`, where fewer than k converged.
-    ArgumentError
-        For k outside 1 ... P, an unknown `which`, an operator that is not square.
-
-    Notes
-    -----
-    For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu,
-    delta bounding the error of the product H x. That no eigenvalue was missed is not claimed.
-
-    Relaxed products: at residuals r an error of tol ||H|| / r may enter (Simoncini 2005). What
-    inner tolerance that is, the error of the first product tells, which is estimated.
-    """
-    P = _check(H, k, which, rtol)
-    limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
-    backend = Backend.of_operator(H)
-    most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
-    start = _start(backend, v0, P, min(count(block, "block"), P))
-    if most < k + 2 * start.shape[1] and most < P:
-        raise ArgumentError(
-            f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
-        )
-    hessian = _symmetric(backend, H)
-    inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma)
-    products = Products(hessian, progress)
-    try:
-        if inverse is not None:
-            pairs = _nearest(inverse, products, k, start, most, limit, progress)
-        elif P <= DENSE or k >= P - 1:
-            pairs = _bounded(products, *_dense(products, P, k, which), "dense")
-        else:
-            lanczos = Lanczos(backend, products, start, most)
-            if resume is not None:
-                lanczos = _resumed(resume, products, most)
-            products.relaxed = relaxed and hasattr(products.H, "loosely")
-            pairs = _extreme(lanczos, products, k, which, rtol, limit)
-            if products.relaxed and _worst(pairs) > _allowed(pairs, rtol):
-                products.relaxed = False  # the errors have added up: from what was found, tightly
-                lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k))
-                pairs = _extreme(lanczos, products, k, which, rtol, limit)
-    finally:
-        products.close()
-    if not _worst(pairs) <= _allowed(pairs, rtol):
-        raise _inaccurate(_worst(pairs), rtol, pairs)
-    if certify:
-        pairs.report.missed = missed(_reduced(hessian), pairs, inverse)
-    return pairs
-
-
-def _nearest(
-    inverse: ShiftedInverse,
-    H: Products,
-    k: int,
-    start: Array,
-    most: int,
-    limit: int,
-    progress: bool,
-) -> Eigenpairs:
-    """Those of the largest magnitude of the inverse, judged by H."""
-    solves = Products(inverse, progress)
-    P = inverse.shape[0]
-    try:
-        if P <= DENSE or k >= P - 1:
-            vectors = _dense(solves, P, k, "LM")[0]
-        else:
-            lanczos = Lanczos(inverse.backend, solves, start, most)
-            vectors = _extreme(lanczos, solves, k, "LM", INVERSE_RTOL, limit, True).vectors
-    finally:
-        solves.close()
-    vectors = refined(inverse, vectors)
-    pairs = _bounded(H, vectors, 0.0, "Lanczos with the Lagrangian system")
-    pairs.report.norm = _largest(pairs)
-    return pairs
-
-
-def _reduced(H: Operator) -> Reduced:
-    if not isinstance(H, Reduced):
-        raise ArgumentError(
-            f"sigma and certify of mfdeq.eigsh are for an mfdeq Hessian; {type(H).__name__} came. "
-            "For another operator pass its inverse, (H - sigma I)^-1, to mfdeq.eigsh"
-        )
-    return H
-
-
-def _worst(pairs: Eigenpairs) -> float:
-    """The largest true residual."""
-    return float(array_on_host(pairs.report.residuals).max())
-
-
-def _largest(pairs: Eigenpairs) -> float:
-    """The largest magnitude of the values."""
-    return float(abs(array_on_host(pairs.values)).max())
-
-
-def _allowed(pairs: Eigenpairs, rtol: float) -> float:
-    """What true residuals may be."""
-    floor = FLOOR * Backend.of(pairs.values).eps * pairs.report.norm
-    return max(rtol * _largest(pairs), floor)
-
-
-def _inaccurate(error: float, rtol: float, pairs: Eigenpairs) -> ConvergenceError:
-    pairs.report.converged = False
-    return ConvergenceError(
-        f"eigsh: products with H are off by {error:.2e}, above rtol = {rtol:.1e} of the largest "
-        f"value {_largest(pairs):.2e}: H is not symmetric to that accuracy, or its products are "
-        "not that accurate. Raise rtol, or tighten the solver's",
-        best=pairs,
-        report=pairs.report,
-    )
-
-
-def _check(H: Any, k: Any, which: str, rtol: float) -> int:
-    shape = tuple(getattr(H, "shape", ()))
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
-    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
-        raise ArgumentError(f"k is {k!r}; an integer from 1 to P = {shape[0]} was expected")
-    if which not in WHICH:
-        raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected")
-    fraction(rtol, "rtol")
-    return shape[0]
-
-
-def _start(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
-    if v0 is None:
-        return backend.random(P, block, seed=13)
-    start = backend.checked(v0, None, "v0", ArgumentError)
-    if start.ndim not in (1, 2) or start.shape[0] != P or 0 in start.shape:
-        raise ArgumentError(f"v0 has shape {tuple(start.shape)}; ({P},) or ({P}, b) was expected")
-    if backend.norm(start) == 0.0:
-        raise ArgumentError("v0 is zero: give a start that is not, or None")
-    return start if start.ndim == 2 else start[:, None]
-
-
-def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
-    found = getattr(resume, "krylov", None)
-    if found is None or found.rows.shape[1] != product.H.shape[1]:
-        raise ArgumentError(
-            f"resume is a {type(resume).__name__}; what mfdeq.eigsh returned for the same H, by "
-            "Lanczos, was expected"
-        )
-    return found.continued(product, most)
-
-
-def _symmetric(backend: Backend, H: Any) -> Operator:
-    if hasattr(H, "matvec") and not isinstance(H, Operator):
-        return SymmetricFromUser(backend, H, "H")
-    return as_operator(backend, H, tuple(H.shape), "H")
-
-
-def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
-    if P * P > DENSE_LIMIT:
-        raise ArgumentError(
-            f"k = {k} of P = {P} eigenpairs needs the dense H, more than {DENSE_LIMIT} entries: "
-            f"ask for at most P - 2 = {P - 2}"
-        )
-    xp = H.backend.xp
-    dense = H(H.backend.eye(P, P))
-    values, vectors = xp.linalg.eigh(0.5 * (dense + dense.T))
-    found = array_on_host(values)
-    return _columns(H.backend, vectors, chosen(found, k, which)), float(abs(found).max())
-
-
-def _columns(backend: Backend, X: Array, which: Any) -> Array:
-    """Columns by their numbers, which are on the host."""
-    xp = backend.xp
-    return xp.take(X, xp.asarray(which, dtype=xp.int64, device=backend.device), axis=1)
-
-
-def _extreme(
-    lanczos: Lanczos, H: Products, k: int, which: str, rtol: float, limit: int, each: bool = False
-) -> Eigenpairs:
-    """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
-
-    An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: what is
-    wanted counts as found there once a search from a random start has brought nothing new. The
-    tolerance is relative to the largest of the values, or to the least if `each` is to have it.
-    """
-    before: Any = None
-    if not lanczos.size:
-        lanczos.expand()
-    while True:
-        values, Y, residuals = lanczos.ritz()
-        wanted = chosen(values, min(k, values.shape[0]), which)
-        sizes, norm = abs(values[wanted]), float(abs(values).max())
-        scale = float(sizes.min() if each else sizes.max())
-        # Rounding of H is a floor, and the whole space has nothing left.
-        tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
-        converged = residuals[wanted] <= tol
-        enough = len(wanted) == k
-        if enough and lanczos.invariant:
-            known = before is not None and abs(values[wanted] - before).max() <= tol
-            before = values[wanted]
-        else:
-            known = enough and lanczos.searched(which, tol)
-        if converged.all() and (known or lanczos.complete):
-            return _found(lanczos, H, Y[:, wanted], norm)
-        if enough and lanczos.asymmetry > ASYMMETRIC * tol and not H.relaxed:
-            pairs = _found(lanczos, H, Y[:, wanted], norm)
-            raise _inaccurate(lanczos.asymmetry, rtol, pairs)
-        if H.count >= limit:
-            good = wanted[converged]
-            raise ConvergenceError(
-                f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
-                f"{H.count} products. Raise max_products (with resume=, the error's `best`, "
-                "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
-                "at this end of the spectrum converge slowly",
-                best=_found(lanczos, H, Y[:, good], norm, converged=False),
-            )
-        H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm)
-        if lanczos.invariant:
-            lanczos.lock(k, which)
-        elif lanczos.full:
-            lanczos.restart(k, which)
-        lanczos.expand()
-
-
-def _found(
-    lanczos: Lanczos, H: Products, Y: Any, norm: float, converged: bool = True
-) -> Eigenpairs:
-    pairs = _bounded(H, lanczos.vectors(Y), norm, "Lanczos")
-    pairs.krylov, pairs.report.converged = lanczos, converged
-    return pairs
-
-
-def _bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpairs:
+def bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpairs:
     """Rayleigh quotients of orthonormal vectors, with residuals and bounds, ascending."""
     backend = H.backend
     xp = backend.xp
@@ -389,4 +91,32 @@ def _bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpair
         ascending(vectors),
         ascending(residuals + errors),
         EigenReport(True, method, H.count, norm, ascending(residuals), ascending(errors)),
+    )
+
+
+def worst(pairs: Eigenpairs) -> float:
+    """The largest true residual."""
+    return float(array_on_host(pairs.report.residuals).max())
+
+
+def largest(pairs: Eigenpairs) -> float:
+    """The largest magnitude of the values."""
+    return float(abs(array_on_host(pairs.values)).max())
+
+
+def allowed(pairs: Eigenpairs, rtol: float) -> float:
+    """What true residuals may be."""
+    floor = FLOOR * Backend.of(pairs.values).eps * pairs.report.norm
+    return max(rtol * largest(pairs), floor)
+
+
+def inaccurate(error: float, rtol: float, pairs: Eigenpairs) -> ConvergenceError:
+    """The error for products that are off by more than the tolerance, with the pairs."""
+    pairs.report.converged = False
+    return ConvergenceError(
+        f"eigsh: products with H are off by {error:.2e}, above rtol = {rtol:.1e} of the largest "
+        f"value {largest(pairs):.2e}: H is not symmetric to that accuracy, or its products are "
+        "not that accurate. Raise rtol, or tighten the solver's",
+        best=pairs,
+        report=pairs.report,
     )
