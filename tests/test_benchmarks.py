@@ -40,6 +40,13 @@ def test_the_table_of_the_linear_layer():
 
 
 @pytest.mark.slow
+def test_the_table_of_eigenvalues():
+    table = benchmark("--small", "--rounds", "1", program="spectrum")
+    assert table.count("ours / the best ARPACK") == 6
+    assert "missed: 0" in table
+
+
+@pytest.mark.slow
 def test_a_million_unknowns_fit_in_6_gb():
     peak = re.search(r"peak memory ([\d.]+) GiB", benchmark("--million"))
     assert float(peak[1]) * 2**30 < 6e9
