@@ -5,11 +5,11 @@
 The state is the layer's output for a whole batch, the parameters are all weights; map and loss are
 JAX functions, and every derivative comes from those. Newton's method with conjugate gradients on
 exact Hessian products, through `mfdeq.ReducedFunctional` and scipy, beside Adam from the same
-start: loss against gradients and products, and against seconds; eigenvalues at both ends of the
-Hessian along the way. The digits are scikit-learn's.
+start: loss and gradient against work and seconds, and the ends of the Hessian's spectrum along the
+way. The digits are scikit-learn's.
 
     python examples/deq_digits.py                # 24 units, 1,000 digits, minutes
-    python examples/deq_digits.py --size small   # 8 units, 120 digits, seconds
+    python examples/deq_digits.py --size small   # 8 units, 200 digits, seconds
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.optimize
+import scipy.sparse as sp
 
 import mfdeq
 
@@ -35,152 +36,217 @@ class Size(NamedTuple):
 
     units: int
     digits: int
-    newton: int  # iterations
+    newton: int  # iterations at most
     adam: int
-    looks: int  # at the spectrum
+    look: int  # at the spectrum, every so many iterations
 
 
-SIZES = {"small": Size(8, 120, 6, 60, 3), "full": Size(24, 1000, 25, 600, 6)}
-DECAY = 1e-3  # weight of the squared weights
-ACCURACY = 1e-4  # of gradients and products
-RATE = 0.005  # of Adam
-EIGENVALUES = 3  # at each end
+SIZES = {"small": Size(8, 200, 25, 80, 8), "full": Size(24, 1000, 200, 600, 15)}
+MARGIN = 0.1  # m
+DECAY = 1e-3  # weight of half the squared weights
+RATE = 0.01  # of Adam; a third of it and three times as much were worse
+GRADIENT = 1e-6  # norm at which Newton's method is done
+EIGENVALUES = 4  # at each end
 
 
-# --- the layer ----------------------------------------------------------------------------------
+# --- the layer -----------------------------------------------------------------------------------
+
+
+def recurrent(V):
+    """W = (1 − m) I − L Lᵀ + K − Kᵀ, with L = I + tril V and K the rest of V.
+
+    The symmetric part of W stays below one. So I − D W is regular for every slope D of tanh, and
+    the equilibrium exists and is unique (Winston and Kolter, 2020). A free W is soon trained to
+    where a digit has several equilibria, and the loss jumps from one to another.
+    """
+    identity = jnp.eye(len(V))
+    L, K = identity + jnp.tril(V), jnp.triu(V, 1)
+    return (1.0 - MARGIN) * identity - L @ L.T + K - K.T
 
 
 class Layer:
     """A layer at its equilibrium, for a batch of images and their labels."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, units: int) -> None:
-        self.x, self.labels, self.units = jnp.asarray(images), jnp.asarray(labels), units
+    def __init__(self, images: np.ndarray, labels: np.ndarray, units: int):
+        self.x, self.labels = jnp.asarray(images), jnp.asarray(labels)
         self.state = np.zeros((len(images), units))
-        pixels, classes = images.shape[1], int(labels.max()) + 1
+        pixels, classes = images.shape[1], 10
         rng = np.random.default_rng(0)
         self.weights = {
-            "W": 0.3 * rng.standard_normal((units, units)) / units**0.5,
+            "V": 0.3 * rng.standard_normal((units, units)) / units**0.5,
             "U": rng.standard_normal((units, pixels)) / pixels**0.5,
             "b": np.zeros(units),
             "C": 0.1 * rng.standard_normal((classes, units)) / units**0.5,
             "c": np.zeros(classes),
         }
+        # Digits do not mix: the Jacobian is one dense block for each.
+        blocks = sp.kron(sp.identity(len(images)), np.ones((units, units)), format="csr")
+        sparsity = (blocks, None)
+        self.model = mfdeq.from_jax(self.map, self.state, self.weights, "map", sparsity=sparsity)
+        misfit = mfdeq.loss_from_jax(self.misfit, self.state, self.weights)
+        self.loss = misfit + mfdeq.QuadraticPrior(DECAY)
 
     def map(self, h, w):
-        """tanh(W h + U x + b), sample by sample."""
-        return jnp.tanh(h @ w["W"].T + self.x @ w["U"].T + w["b"])
+        """Return tanh(W h + U x + b), digit by digit."""
+        return jnp.tanh(h @ recurrent(w["V"]).T + self.x @ w["U"].T + w["b"])
 
-    def loss(self, h, w):
-        """The mean cross-entropy of the labels."""
-        scores = jax.nn.log_softmax(h @ w["C"].T + w["c"])
+    def logits(self, h, w):
+        """Return C h + c."""
+        return h @ w["C"].T + w["c"]
+
+    def misfit(self, h, w):
+        """Return the mean cross-entropy of the labels."""
+        scores = jax.nn.log_softmax(self.logits(h, w))
         return -jnp.take_along_axis(scores, self.labels[:, None], axis=1).mean()
 
-    def accuracy(self, h, w) -> float:
-        """The share of digits that are told right."""
-        return float((jnp.argmax(h @ w["C"].T + w["c"], axis=1) == self.labels).mean())
+    def share_right(self, theta: np.ndarray) -> float:
+        """Return the share of digits that weights tell right."""
+        h = self.model.state_tree(mfdeq.solve(self.model, theta).state)
+        told = jnp.argmax(self.logits(h, self.model.params_tree(theta)), axis=1)
+        return float((told == self.labels).mean())
 
 
-def load_digits(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images in 0 to 1 and labels, to train with and to test with."""
-    from sklearn.datasets import load_digits
+def load_digits(count: int, units: int) -> tuple[Layer, Layer]:
+    """Load the images, 8 × 8 in 0 to 1: layers for `count` of them, and for those left over."""
+    from sklearn import datasets
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
-    images, labels = images[order] / 16.0, labels[order]
-    return images[:count], labels[:count], images[count:], labels[count:]
+    shown, unseen = order[:count], order[count:]
+    return tuple(Layer(images[i] / 16.0, labels[i], units) for i in (shown, unseen))
 
 
-# --- training -----------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """Where a training is; work is gradients and Hessian products, each two solves at most."""
+
+    work: int
+    seconds: float
+    loss: float
+    gradient: float  # its norm
 
 
 class Log:
-    """The loss along a training, against its gradients and products and its seconds."""
+    """A training: its derivatives, counted, and what they came to."""
 
-    def __init__(self, F: mfdeq.ReducedFunctional) -> None:
-        self.F, self.work, self.begin, self.paused = F, 0, time.perf_counter(), 0.0
-        self.rows: list[tuple[int, float, float]] = []
+    def __init__(self, layer: Layer):
+        self.F = mfdeq.ReducedFunctional(layer.model, layer.loss)
+        self.work, self.paused = 0, 0.0
+        self.rows: list[Row] = []
         self.spectra: list[tuple[int, mfdeq.Eigenpairs]] = []
+        start = layer.model.flat_params(layer.weights)
+        _ = self.F.gradient(start), self.F.hessp(start, start)  # compiles
+        self.begin = time.perf_counter()
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
-        """The gradient, counted."""
+        """Return the gradient."""
         self.work += 1
         return self.F.gradient(theta)
 
     def hessp(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """A product, counted."""
+        """Return H v."""
         self.work += 1
         return self.F.hessp(theta, v)
 
     def record(self, theta: np.ndarray) -> None:
         """Put down where the training is."""
+        loss, gradient = self.F.value(theta), np.linalg.norm(self.F.gradient(theta))
         seconds = time.perf_counter() - self.begin - self.paused
-        self.rows.append((self.work, seconds, self.F.value(theta)))
+        self.rows.append(Row(self.work, seconds, loss, gradient))
 
     def look(self, theta: np.ndarray) -> None:
         """Put down the ends of the spectrum, off the clock."""
         begin = time.perf_counter()
-        H = self.F.hessian(theta)
-        self.spectra.append((self.work, mfdeq.eigsh(H, k=2 * EIGENVALUES, which="BE", rtol=1e-3)))
+        pairs = mfdeq.eigsh(self.F.hessian(theta), k=2 * EIGENVALUES, which="BE", rtol=1e-5)
+        self.spectra.append((self.work, pairs))
         self.paused += time.perf_counter() - begin
 
 
-def by_newton(F: mfdeq.ReducedFunctional, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
-    """Train by scipy's trust-region Newton method with conjugate gradients."""
-    log, every = Log(F), max(1, size.newton // size.looks)
+def by_newton(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
+    """Train by a trust region and conjugate gradients (Steihaug, 1983), as in scipy."""
+    log = Log(layer)
 
     def callback(theta: np.ndarray) -> None:
         log.record(theta)
-        if len(log.rows) % every == 0:
+        if len(log.rows) % size.look == 1:
             log.look(theta)
 
-    log.record(theta)
-    log.look(theta)
+    callback(theta)
     found = scipy.optimize.minimize(
-        F.value,
+        log.F.value,
         theta,
         jac=log.gradient,
         hessp=log.hessp,
         method="trust-ncg",
         callback=callback,
-        options={"maxiter": size.newton, "gtol": 1e-6},
+        options={"maxiter": size.newton, "gtol": GRADIENT},
     )
+    log.look(found.x)
     return found.x, log
 
 
-def by_adam(F: mfdeq.ReducedFunctional, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
-    """Train by Adam (Kingma and Ba 2015), the whole batch at every step."""
-    log, theta = Log(F), theta.copy()
+def by_adam(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
+    """Train by Adam (Kingma and Ba, 2015), the whole batch at every step."""
+    log = Log(layer)
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
+    log.record(theta)
     for step in range(1, size.adam + 1):
-        log.record(theta)
         g = log.gradient(theta)
         mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
-        theta -= RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-    log.record(theta)
+        root = np.sqrt(square / (1 - 0.999**step))
+        theta = theta - RATE * mean / (1 - 0.9**step) / (root + 1e-8)
+        log.record(theta)
     return theta, log
 
 
-# --- the job ------------------------------------------------------------------------------------
+# --- figure --------------------------------------------------------------------------------------
 
 
 def draw(path: Path, logs: dict[str, Log]) -> None:
-    """Draw the loss against work and seconds, and the ends of the spectrum."""
-    import matplotlib.pyplot as plt
+    """Save the figure: loss against work and seconds, gradient, ends of the spectrum."""
+    from matplotlib import pyplot as plt
 
-    figure, (work, seconds, ends) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    for (name, log), color in zip(logs.items(), ("#1f5a8a", "#b5541c"), strict=True):
-        counts, times, losses = np.transpose(log.rows)
-        work.semilogy(counts, losses, color=color, label=name)
-        seconds.semilogy(times, losses, color=color, label=name)
-    work.set(xlabel="gradients and Hessian products", ylabel="loss")
-    seconds.set(xlabel="seconds", ylabel="loss")
-    work.legend(frameon=False)
-    for count, pairs in logs["Newton-CG"].spectra:
-        ends.plot([count] * len(pairs.values), pairs.values, "o", color="#1f5a8a", ms=4)
-    ends.set_yscale("symlog", linthresh=1e-4)
-    ends.axhline(0.0, color="0.8", lw=1, zorder=0)
-    ends.set(xlabel="gradients and Hessian products", ylabel="eigenvalues at both ends")
-    figure.savefig(path, dpi=150)
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
+    fig, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    (by_work, by_seconds), (slope, ends) = axes
+    products = "gradients and Hessian products"
+    best = min(row.loss for log in logs.values() for row in log.rows)
+    for (name, log), color in zip(logs.items(), ("C0", "C1"), strict=True):
+        work, seconds, loss, gradient = np.transpose(log.rows)
+        line = {"color": color, "lw": 1.3, "label": name}
+        above = np.where(loss > best, loss - best, np.nan)
+        by_work.loglog(work + 1, above, **line)
+        by_seconds.loglog(seconds, above, **line)
+        slope.loglog(work + 1, gradient, **line)
+    by_work.set_title("Loss above the lowest that was reached", loc="left")
+    by_work.set(xlabel=products)
+    by_seconds.set_title("The same against time", loc="left")
+    by_seconds.set(xlabel="seconds", xlim=(0.1, None))
+    slope.set_title("Norm of the gradient", loc="left")
+    slope.set(xlabel=products)
+    for ax in (by_work, by_seconds, slope):
+        ax.legend(frameon=False, loc="lower left")
+        ax.grid(color="0.92")
+
+    (_, log) = next(iter(logs.items()))
+    work = [1 + count for count, _ in log.spectra]
+    values = np.array([pairs.values for _, pairs in log.spectra])
+    ends.plot(work, values[:, EIGENVALUES:], "o-", color="C3", ms=4, lw=0.7)
+    ends.plot(work, values[:, :EIGENVALUES], "o-", color="C0", ms=4, lw=0.7)
+    ends.axhline(DECAY, color="0.4", lw=1, ls=":", label="the weights' decay")
+    ends.axhline(0.0, color="0.4", lw=1)
+    ends.set_xscale("log")
+    ends.set_yscale("symlog", linthresh=DECAY)
+    ends.set_title(f"The {EIGENVALUES} largest and smallest eigenvalues of H", loc="left")
+    ends.set(xlabel=f"{products}, Newton-CG")
+    ends.legend(frameon=False, loc="center right")
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+# --- the job -------------------------------------------------------------------------------------
 
 
 def say(topic: str, *lines: str) -> None:
@@ -190,54 +256,74 @@ def say(topic: str, *lines: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train both ways and compare."""
+    """Run the job; every number comes with what it cost or how far it can be trusted."""
     options = parse(arguments)
     begin, size = time.perf_counter(), SIZES[options.size]
-    images, labels, unseen, their_labels = load_digits(size.digits)
-    layer = Layer(images, labels, size.units)
-    model = mfdeq.from_jax(layer.map, layer.state, layer.weights, "map")
-    loss = mfdeq.loss_from_jax(layer.loss, layer.state, layer.weights)
-    loss = loss + mfdeq.QuadraticPrior(DECAY)
-    start = model.flat_params(layer.weights)
+    layer, unseen = load_digits(size.digits, size.units)
+    model, start = layer.model, layer.model.flat_params(layer.weights)
+    eq = mfdeq.solve(model, start)
+    _, error = eq.gradient_with_error(layer.loss)
     say(
         "Layer",
         f"{size.units} units, {size.digits:,} digits: N = {model.state_size:,} states, P = "
         f"{model.param_size:,} weights",
     )
-    F = mfdeq.ReducedFunctional(model, loss, accuracy=ACCURACY)
-    eq = F.equilibrium(start)
-    _ = F.gradient(start), F.hessp(start, start)  # compilation
     say(
         "Equilibrium",
-        f"{eq.report.iterations} iterations of {eq.report.method}; {eq.report.solver} for A; "
-        f"{eq.report.digits_left:.1f} digits are left",
+        f"{eq.report.iterations} iterations of {eq.report.method} at the start; {eq.report.reason}",
+        f"{eq.report.solver} for A, {eq.report.digits_left:.1f} digits are left; error of the "
+        f"gradient {np.linalg.norm(error):.0e}, as estimated",
     )
+
     logs, trained = {}, {}
     for name, train in (("Newton-CG", by_newton), ("Adam", by_adam)):
-        again = mfdeq.ReducedFunctional(model, loss, accuracy=ACCURACY)
-        trained[name], logs[name] = train(again, start, size)
-    test = Layer(unseen, their_labels, size.units)
-    of_test = mfdeq.from_jax(test.map, test.state, test.weights, "map")
-    for name, theta in trained.items():
-        work, seconds, value = logs[name].rows[-1]
-        w = model.params_tree(theta)
-        h = of_test.state_tree(mfdeq.solve(of_test, theta).state)
+        trained[name], logs[name] = train(layer, start, size)
+        first, last = logs[name].rows[0], logs[name].rows[-1]
         say(
             name,
-            f"loss {logs[name].rows[0][2]:.4f} to {value:.6f} by {work:,} gradients and products "
-            f"in {seconds:.1f} s; {test.accuracy(h, w):.1%} of the other digits are told right",
+            f"loss {first.loss:.4f} to {last.loss:.6f}, norm of the gradient {last.gradient:.1e}; "
+            f"{last.work:,} gradients and products, {last.seconds:.1f} s",
+            f"{unseen.share_right(trained[name]):.1%} of {len(unseen.labels)} other digits are "
+            "told right",
         )
-    reached = logs["Adam"].rows[-1][2]
-    first = next((row for row in logs["Newton-CG"].rows if row[2] <= reached), None)
-    if first is not None:
-        say("", f"Newton-CG was below Adam's last loss after {first[0]:,}, {first[1]:.1f} s")
+    say("Race", "loss       Newton-CG         Adam", *race(logs))
+
     for count, pairs in logs["Newton-CG"].spectra:
-        values = ", ".join(f"{value:.3g}" for value in np.sort(pairs.values))
-        say(f"Spectrum {count:>4}", f"{values} (± {max(pairs.error_bounds):.0e})")
+        low, high = (", ".join(f"{value:.2g}" for value in part) for part in ends_of(pairs))
+        say(f"After {count:,}", f"{low} ... {high}  (± {max(pairs.error_bounds):.0e})")
+    say("", meaning(logs["Newton-CG"].spectra[-1][1]))
     if options.figure:
         draw(options.output, logs)
         say("Figure", str(options.output))
-    say("Time", f"{time.perf_counter() - begin:.1f} s in all")
+    say("Time", f"{time.perf_counter() - begin:.0f} s in all, with compilation and the spectra")
+
+
+def race(logs: dict[str, Log]) -> list[str]:
+    """Say what each training took down to the same losses."""
+    lines = []
+    for loss in (1.0, 0.3, 0.1, 0.07, 0.065, 0.06):
+        firsts = [
+            next((row for row in log.rows if row.loss <= loss), None) for log in logs.values()
+        ]
+        if any(firsts):
+            took = (f"{row.work:5,}, {row.seconds:5.1f} s" if row else "never" for row in firsts)
+            lines.append(f"{loss:5}  " + "  ".join(f"{text:>14}" for text in took))
+    return lines
+
+
+def ends_of(pairs: mfdeq.Eigenpairs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest eigenvalues."""
+    return pairs.values[:EIGENVALUES], pairs.values[EIGENVALUES:]
+
+
+def meaning(pairs: mfdeq.Eigenpairs) -> str:
+    """Say what the smallest eigenvalue at the end tells."""
+    smallest, bound = pairs.values[0], pairs.error_bounds[0]
+    if smallest > bound:
+        return "positive at both ends: where it stopped, the loss is convex"
+    if smallest < -bound:
+        return "still negative at the lower end: not a minimum yet, and a way down is known"
+    return "the smallest is zero within its bound: a minimum or flat, this cannot tell"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

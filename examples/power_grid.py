@@ -1,18 +1,21 @@
 """AC power flow on a real grid: derivatives of losses and voltages, on the way to collapse.
 
 The state is the voltage angles and magnitudes that are not prescribed, the parameters are the
-power injected at the buses and the reactances of the lines; the balance of power at every bus is
-one JAX function, and every derivative comes from it. Grids and the power flow that is compared
-with are pandapower's.
+power injected at the buses and the logarithms of the branches' reactances over the case's; the
+balance of power at every bus is one JAX function, and every derivative comes from it. Grids and
+the power flow that is compared with are pandapower's. Generators hold their voltage whatever
+reactive power that takes.
 
-    python examples/power_grid.py                # 9,241 buses of Europe (PEGASE), minutes
+    python examples/power_grid.py                # 9,241 buses of Europe (PEGASE), a minute
     python examples/power_grid.py --size small   # IEEE's 118 buses, seconds
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+import warnings
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +23,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import spsolve
 
 import mfdeq
 
@@ -29,10 +33,11 @@ jnp = jax.numpy
 CASES = {"small": "case118", "full": "case9241pegase"}
 DEVIATION = 10.0  # weight of the squared deviations of voltages from 1, against losses in MW
 EIGENPAIRS = 4
-FIRST_STEP, LAST_STEP = 0.1, 1e-4  # of the load, on the way to collapse
+LONGEST_STEP = 0.2  # of the load, on the way to collapse
+NEAREST = 1e-6  # to the collapse, relative to its load
 
 
-# --- the grid -----------------------------------------------------------------------------------
+# --- the grid ------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
@@ -40,6 +45,8 @@ class Grid(NamedTuple):
 
     name: str
     base: float  # MVA of one unit
+    number: np.ndarray  # pandapower's, of each bus
+    place: np.ndarray  # where pandapower draws it, (buses, 2)
     voltage: np.ndarray  # complex, pandapower's solution
     injected: np.ndarray  # complex power
     shunt: np.ndarray  # complex admittance to ground
@@ -55,13 +62,17 @@ class Grid(NamedTuple):
 
 def load_grid(name: str) -> Grid:
     """Load a case, and solve it as pandapower does."""
-    import pandapower as pp
-    import pandapower.networks as networks
-    from pandapower.pypower import idx_brch as column
-    from pandapower.pypower.makeYbus import branch_vectors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations within pandapower
+        import pandapower as pp
+        import pandapower.networks as networks
+        from pandapower.pypower import idx_brch as column
+        from pandapower.pypower.makeYbus import branch_vectors
 
-    net = getattr(networks, name)()
-    pp.runpp(net, tolerance_mva=1e-9, numba=False)
+        net = getattr(networks, name)()
+        pp.runpp(net, tolerance_mva=1e-9, numba=False)
+    number = np.argsort(net._pd2ppc_lookups["bus"][net.bus.index])
+    place = [json.loads(text)["coordinates"] for text in net.bus.geo.iloc[number]]
     solved = net._ppc["internal"]
     branch = solved["branch"]
     start, end = (np.real(branch[:, k]).astype(int) for k in (column.F_BUS, column.T_BUS))
@@ -76,6 +87,8 @@ def load_grid(name: str) -> Grid:
     return Grid(
         name,
         float(solved["baseMVA"]),
+        net.bus.index.to_numpy()[number],
+        np.array(place),
         solved["V"],
         solved["Sbus"],
         solved["Ybus"].diagonal() - of_branches,
@@ -104,6 +117,10 @@ class PowerFlow:
         self.grid = grid
         self.state_size = len(grid.angles) + len(grid.magnitudes)
         self.param_size = self.state_size + len(grid.start)
+        h, theta = np.zeros(self.state_size), np.zeros(self.param_size)
+        sparsity = self.patterns()
+        self.model = mfdeq.from_jax(self.residual, h, theta, "residual", sparsity=sparsity)
+        self.objective = mfdeq.loss_from_jax(self.loss, h, theta)
 
     def voltages(self, h):
         """Angles and magnitudes at all buses."""
@@ -130,20 +147,21 @@ class PowerFlow:
 
     def residual(self, h, theta):
         """What flows out of each bus less what is injected, where power is prescribed."""
-        grid, n = self.grid, len(self.grid.angles)
-        _, V = self.voltages(h)
+        grid, (_, V) = self.grid, self.voltages(h)
         p_start, q_start, p_end, q_end = self.flows(h, theta)
         p = (V**2 * grid.shunt.real).at[grid.start].add(p_start).at[grid.end].add(p_end)
         q = (-(V**2) * grid.shunt.imag).at[grid.start].add(q_start).at[grid.end].add(q_end)
-        out = jnp.concatenate([p[grid.angles], q[grid.magnitudes]])
-        return out - theta[: self.state_size] if n else out
+        return jnp.concatenate([p[grid.angles], q[grid.magnitudes]]) - theta[: self.state_size]
+
+    def lost(self, h, theta):
+        """Power lost in the branches, in MW."""
+        p_start, _, p_end, _ = self.flows(h, theta)
+        return self.grid.base * (p_start.sum() + p_end.sum())
 
     def loss(self, h, theta):
         """Power lost in the branches, in MW, and the deviations of voltages from one."""
-        p_start, _, p_end, _ = self.flows(h, theta)
-        _, V = self.voltages(h)
-        lost = self.grid.base * (p_start.sum() + p_end.sum())
-        return lost + DEVIATION * ((V[self.grid.magnitudes] - 1.0) ** 2).sum()
+        deviation = h[len(self.grid.angles) :] - 1.0
+        return self.lost(h, theta) + DEVIATION * (deviation**2).sum()
 
     def patterns(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Where the residual depends on the state and on the parameters."""
@@ -157,11 +175,6 @@ class PowerFlow:
         state = sp.bmat([[near[i][:, j] for j in rows] for i in rows])
         params = sp.hstack([sp.identity(self.state_size), sp.vstack([touches[i] for i in rows])])
         return state.tocsr(), params.tocsr()
-
-    def model(self) -> mfdeq.ResidualModel:
-        """The model, its derivatives by JAX, the first ones as sparse matrices."""
-        h, theta = np.zeros(self.state_size), np.zeros(self.param_size)
-        return mfdeq.from_jax(self.residual, h, theta, "residual", sparsity=self.patterns())
 
     def params(self, load: float = 1.0) -> np.ndarray:
         """The injections of the case, times a load, and its reactances."""
@@ -182,7 +195,7 @@ class PowerFlow:
         L = (C @ sp.diags(weight) @ C.T).tocsr()
         rest = grid.injected.real + C @ (weight * grid.shift) - L @ angles
         A = L[grid.angles][:, grid.angles].tocsc()
-        angles[grid.angles] += sp.linalg.spsolve(A, rest[grid.angles])
+        angles[grid.angles] += spsolve(A, rest[grid.angles])
         return np.concatenate([angles[grid.angles], np.ones(len(grid.magnitudes))])
 
     def complex_voltages(self, h: np.ndarray) -> np.ndarray:
@@ -191,72 +204,146 @@ class PowerFlow:
         return V * np.exp(1j * angle)
 
 
-# --- towards collapse ---------------------------------------------------------------------------
+# --- towards collapse ----------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
-    """A solved load: the least voltage, the least singular value, and what is left."""
+    """A solved load, and what grows or falls on the way to collapse."""
 
     load: float
-    lowest: float
+    collapse: float  # the load at which there is an end, as estimated from here
+    lowest: float  # voltage
     sigma: float
-    digits: float
+    digits: float  # left in a solution
     slope: float  # of the loss over the load
+    mode: np.ndarray  # right singular vector of σ_min
 
 
-def smallest_singular_value(eq: mfdeq.Equilibrium, v: np.ndarray, iterations: int = 6):
-    """σ_min(A) from above and its right vector, by inverse iterations with the factor."""
-    for _ in range(iterations):
+def smallest_singular_value(eq: mfdeq.Equilibrium, rtol: float = 1e-6) -> tuple[float, np.ndarray]:
+    """σ_min(A), from above, and its right vector, by inverse iteration with the one factor."""
+    v, sigma, before = np.random.default_rng(0).standard_normal(len(eq.state)), 1.0, np.inf
+    while abs(sigma - before) > rtol * sigma:
         u = eq.inverse.H @ v
         v = eq.inverse @ (u / np.linalg.norm(u))
-        sigma = 1.0 / np.linalg.norm(v)
-        v = sigma * v
+        before, sigma = sigma, 1.0 / np.linalg.norm(v)
+        v *= sigma
     return sigma, v
 
 
-def towards_collapse(flow: PowerFlow, model, loss, h: np.ndarray) -> tuple[list[Step], str]:
-    """Raise the load by steps that are halved where there is no solution; and the last refusal."""
+def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
+    """Raise all injections together, by most of the way that seems to be left.
+
+    Near the end, a fold at the load c, the voltages leave like √(c − load). So of the voltage
+    that falls fastest V'/V'' is 2 (c − load), and h', h'' predict the next state.
+    """
     steps: list[Step] = []
-    load, by, refused = 1.0, FIRST_STEP, ""
-    v = np.random.default_rng(0).standard_normal(flow.state_size)
-    direction = flow.params() * (np.arange(flow.param_size) < flow.state_size)
-    while by >= LAST_STEP:
-        try:
-            eq = mfdeq.solve(model, flow.params(load), h, max_iterations=30)
-            sigma, v = smallest_singular_value(eq, v)
-            slope = eq.gradient(loss) @ direction
-        except (mfdeq.ConvergenceError, mfdeq.SingularStateError) as error:
-            refused = f"{type(error).__name__} at {load:.5f}"
-            load, by = load - by / 2, by / 2
-            continue
+    load, n = 1.0, len(flow.grid.angles)
+    direction = np.where(np.arange(flow.param_size) < flow.state_size, flow.params(), 0.0)
+    while True:
+        eq = mfdeq.solve(flow.model, flow.params(load), h, rtol=1e-12)
+        first, second = eq.sensitivity @ direction, eq.second_order(direction, direction)
+        fastest = n + np.argmin(first[n:])
+        left = first[fastest] / (2.0 * second[fastest])
         lowest = np.min(abs(flow.complex_voltages(eq.state)))
-        steps.append(Step(load, lowest, sigma, eq.report.digits_left, slope))
-        h = eq.state + by * (eq.sensitivity @ direction)
+        slope = eq.gradient(flow.objective) @ direction
+        sigma, mode = smallest_singular_value(eq)
+        digits = eq.report.digits_left
+        steps.append(Step(load, load + left, lowest, sigma, digits, slope, mode))
+        if left < NEAREST * load:
+            return steps
+        by = min(LONGEST_STEP, 0.7 * left)
+        h = eq.state + by * first + by**2 / 2.0 * second
         load += by
-    return steps, refused
 
 
-# --- the job ------------------------------------------------------------------------------------
+def refusal(flow: PowerFlow, load: float, h: np.ndarray) -> str:
+    """Say what the library says where there should be no solution."""
+    try:
+        eq = mfdeq.solve(flow.model, flow.params(load), h)
+    except mfdeq.MfdeqError as error:
+        return f"{type(error).__name__}, {error.report.reason}"
+    lowest = np.min(abs(flow.complex_voltages(eq.state)))
+    return f"another solution, with a voltage of {lowest:.3f}"
 
 
-def draw(path: Path, flow: PowerFlow, steps: list[Step], values, vectors) -> None:
-    """Draw the way to collapse, and where the leading eigenvector lives."""
-    import matplotlib.pyplot as plt
+# --- figure --------------------------------------------------------------------------------------
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    loads = [step.load for step in steps]
-    left.semilogy(loads, [step.sigma for step in steps], "o-", color="#1f5a8a", ms=3)
-    left.set(xlabel="load, relative to the case", ylabel="σ_min of the Jacobian A")
-    other = left.twinx()
-    other.plot(loads, [step.lowest for step in steps], "s-", color="#b5541c", ms=3)
-    other.set_ylabel("lowest voltage, per unit", color="#b5541c")
-    left.set_title(f"{flow.grid.name} to its collapse")
-    buses = vectors[: len(flow.grid.angles), 0]
-    order = np.argsort(-abs(buses))[:40]
-    right.bar(np.arange(len(order)), buses[order], color="#1f5a8a")
-    right.set(xlabel="bus, by size", ylabel="component")
-    right.set_title(f"leading eigenvector, λ = {values[0]:.3g}: injections of power")
-    figure.savefig(path, dpi=150)
+
+def draw(path: Path, flow: PowerFlow, steps: list[Step], gradient, value, vector) -> None:
+    """Save the figure: the way to collapse, and three things on the grid as pandapower draws it."""
+    from matplotlib import colors
+    from matplotlib import pyplot as plt
+    from matplotlib.collections import LineCollection
+
+    grid, n = flow.grid, len(flow.grid.angles)
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
+    fig = plt.figure(figsize=(14, 9), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    cells = fig.add_gridspec(2, 6, height_ratios=[1, 1.15])
+    load, _, lowest, sigma, _, slope = (np.array(x) for x in list(zip(*steps, strict=True))[:6])
+    end = steps[-1].collapse
+
+    ax = fig.add_subplot(cells[0, :3])
+    ax.plot(load, sigma, "o-", color="C0", ms=4)
+    ax.axvline(end, color="0.4", lw=1, ls=":")
+    ax.set_title(f"{grid.name} under growing load: collapse at {end:.5f}", loc="left")
+    ax.set(xlabel="load and generation, relative to the case", ylim=(0, None))
+    ax.set_ylabel("$\\sigma_{min}(A)$", color="C0")
+    other = ax.twinx()
+    other.plot(load, lowest, "s-", color="C1", ms=4)
+    other.set_ylabel("lowest voltage, per unit", color="C1")
+
+    ax = fig.add_subplot(cells[0, 3:])
+    left = end - load
+    for y, power, color, name in (
+        (sigma, 0.5, "C0", "$\\sigma_{min}$"),
+        (np.abs(slope), -0.5, "C3", "|d loss / d load|"),
+    ):
+        ax.loglog(left, y / y[0], "o-", color=color, ms=4, lw=0.7, label=name)
+        ax.loglog(left, y[-1] / y[0] * (left / left[-1]) ** power, ":", color=color)
+    ax.plot([], [], ":", color="0.4", label="as at a fold, (load left)$^{\\pm 1/2}$")
+    ax.invert_xaxis()
+    ax.set_title("The last of the way, relative to the case", loc="left")
+    ax.set(xlabel="load left to the collapse")
+    ax.set_ylim(top=10 * ax.get_ylim()[1])
+    ax.legend(frameon=False, loc="upper center", ncols=3)
+
+    def on_map(position, title, values, buses, label):
+        """Colour buses, larger where there is more."""
+        ax, top = fig.add_subplot(position), np.abs(values).max()
+        ends = np.stack([grid.place[grid.start], grid.place[grid.end]], axis=1)
+        ax.add_collection(LineCollection(ends, colors="0.8", linewidths=0.3))
+        order = np.argsort(np.abs(values))
+        share, place = values[order] / top, grid.place[buses[order]]
+        size = (100 + 400 * share**2) / len(grid.place) ** 0.5
+        dots = {"s": size, "edgecolors": "0.5", "linewidths": 0.1, "zorder": 3}
+        norm = colors.CenteredNorm(0, top)
+        image = ax.scatter(*place.T, c=values[order], cmap="RdBu_r", norm=norm, **dots)
+        ax.annotate(
+            f"bus {grid.number[buses[order[-1]]]}",
+            place[-1],
+            (-62, 8),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "color": "0.3"},
+            bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8},
+        )
+        ax.set_title(title, loc="left")
+        ax.set(xticks=[], yticks=[], aspect="equal", anchor="N")
+        fig.colorbar(image, ax=ax, label=label, shrink=0.7, pad=0.01, aspect=35)
+
+    injected = gradient[:n] / grid.base
+    on_map(cells[1, :2], "One MW more at a bus", injected, grid.angles, "change of the loss, MW")
+    title = f"Leading eigenvector of H, λ = {value:,.0f}"
+    on_map(cells[1, 2:4], title, vector[:n], grid.angles, "of active power injected")
+    mode = steps[-1].mode[n:]
+    mode = -mode / mode[np.argmax(np.abs(mode))]
+    title = "What collapses: null vector of A"
+    on_map(cells[1, 4:], title, mode, grid.magnitudes, "voltage, relative to the worst")
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+# --- the job -------------------------------------------------------------------------------------
 
 
 def say(topic: str, *lines: str) -> None:
@@ -266,9 +353,9 @@ def say(topic: str, *lines: str) -> None:
 
 
 def timed(work):
-    """Return the result of some work and its seconds."""
-    begin = time.perf_counter()
-    return work(), time.perf_counter() - begin
+    """Return what `work` returns, and the seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -276,58 +363,75 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     begin = time.perf_counter()
     grid, seconds = timed(lambda: load_grid(CASES[options.size]))
-    flow = PowerFlow(grid)
+    flow, n = PowerFlow(grid), len(grid.angles)
+    model, theta, loss = flow.model, flow.params(), flow.objective
     say(
         "Grid",
         f"{grid.name}: {len(grid.voltage):,} buses, {len(grid.start):,} branches; N = "
         f"{flow.state_size:,} angles and magnitudes, P = {flow.param_size:,} injections and "
-        f"reactances (pandapower: {seconds:.1f} s)",
+        f"reactances; pandapower {seconds:.1f} s",
     )
-    model, theta = flow.model(), flow.params()
-    loss = mfdeq.loss_from_jax(flow.loss, np.zeros(flow.state_size), np.zeros(flow.param_size))
+
     eq, seconds = timed(lambda: mfdeq.solve(model, theta, flow.flat()))
     off = np.max(abs(flow.complex_voltages(eq.state) - grid.voltage))
     say(
         "Equilibrium",
         f"{eq.report.iterations} iterations of {eq.report.method} from a flat start, "
         f"{seconds:.1f} s with compilation; {eq.report.reason}",
-        f"voltages equal pandapower's to {off:.1e}",
+        f"voltages differ from pandapower's by {off:.1e} per unit at most",
     )
     _, seconds = timed(lambda: eq.inverse)
     say(
         "Factor",
-        f"{eq.report.solver}, {seconds:.2f} s; {eq.report.digits_left:.1f} digits are left",
+        f"{eq.report.solver}, {seconds:.2f} s, for all that follows; "
+        f"{eq.report.digits_left:.1f} digits are left in a solution of A x = b",
     )
-    gradient, seconds = timed(lambda: eq.gradient_with_error(loss)[0])
-    n = len(grid.angles)
-    worst = int(np.argmax(abs(gradient[:n])))
+
+    (gradient, error), seconds = timed(lambda: eq.gradient_with_error(loss))
+    most = np.argmax(abs(gradient[:n]))
     say(
         "Gradient",
-        f"losses {flow.grid.base * sum(f.sum() for f in flow.flows(eq.state, theta)[::2]):.2f} MW; "
-        f"one MW more at bus {grid.angles[worst]} changes the loss by "
-        f"{gradient[worst] / grid.base:+.4f}",
-        f"{seconds:.2f} s, estimated relative error {eq.report.gradient_error:.0e}",
+        f"{flow.lost(eq.state, theta):,.2f} MW are lost; one MW more at bus "
+        f"{grid.number[grid.angles[most]]} changes the loss by {gradient[most] / grid.base:+.4f}",
+        f"{seconds:.2f} s with compilation, error of the gradient "
+        f"{np.linalg.norm(error) / np.linalg.norm(gradient):.0e}, as estimated",
     )
-    H = eq.hessian(loss)
-    pairs, seconds = timed(lambda: mfdeq.eigsh(H, k=EIGENPAIRS, which="LM", rtol=1e-6))
-    shown = ", ".join(
-        f"{value:.6g} ± {bound:.0e}"
-        for value, bound in zip(pairs.values, pairs.error_bounds, strict=True)
+
+    pairs, seconds = timed(lambda: mfdeq.eigsh(eq.hessian(loss), k=EIGENPAIRS))
+    order = np.argsort(-abs(pairs.values))
+    kinds = np.split(pairs.vectors[:, order] ** 2, [n, flow.state_size])
+    shares = zip(*(kind.sum(axis=0) for kind in kinds), strict=True)
+    rows = zip(pairs.values[order], pairs.error_bounds[order], shares, strict=True)
+    say(
+        "Hessian",
+        f"leading eigenvalues ± bound, and what is in their vectors; {pairs.report.products} "
+        f"products, {seconds:.1f} s with compilation",
+        *(
+            f"{value:10.4f} ± {bound:.0e}   active power {p:4.0%}, reactive {q:4.0%}, "
+            f"reactances {x:4.0%}"
+            for value, bound, (p, q, x) in rows
+        ),
     )
-    say("Hessian", f"leading eigenvalues {shown}", f"{seconds:.1f} s for {EIGENPAIRS} pairs")
-    (steps, refused), seconds = timed(lambda: towards_collapse(flow, model, loss, eq.state))
-    say("Collapse", "   load   lowest voltage     σ_min   digits left   d loss / d load")
-    for step in steps:
-        print(
-            f"{'':14}{step.load:7.4f}   {step.lowest:14.4f}  {step.sigma:8.2e}"
+
+    steps, seconds = timed(lambda: towards_collapse(flow, eq.state))
+    say(
+        "Collapse",
+        f"{seconds:.1f} s",
+        "    load   end at, estimated   lowest voltage     σ_min   digits left   d loss / d load",
+        *(
+            f"{step.load:.6f}   {step.collapse:17.6f}   {step.lowest:14.4f}  {step.sigma:8.2e}"
             f"   {step.digits:11.1f}   {step.slope:15.6g}"
-        )
-    say("", f"then {refused}; {seconds:.1f} s")
+            for step in steps
+        ),
+    )
+    beyond = steps[-1].collapse * 1.001
+    said, seconds = timed(lambda: refusal(flow, beyond, eq.state))
+    say("", f"at {beyond:.6f}: {said}; {seconds:.1f} s")
     if options.figure:
-        order = np.argsort(-abs(pairs.values))
-        draw(options.output, flow, steps, pairs.values[order], pairs.vectors[:, order])
+        leading = pairs.values[order[0]], pairs.vectors[:, order[0]]
+        draw(options.output, flow, steps, gradient, *leading)
         say("Figure", str(options.output))
-    say("Time", f"{time.perf_counter() - begin:.1f} s in all")
+    say("Time", f"{time.perf_counter() - begin:.0f} s in all")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

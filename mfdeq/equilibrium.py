@@ -100,7 +100,10 @@ def solve(
             h = METHODS[name](problem, start, linear, monitor)
         except (ConvergenceError, SingularStateError) as error:
             report.choices.append(f"method: {name} failed: {error}")
-            first_error = first_error or error
+            if first_error is None:
+                first_error = error
+            else:
+                first_error.add_note(f"Then {name} was tried: {error}")
             continue
         finally:
             monitor.close()

@@ -1,8 +1,9 @@
-"""What the main example computes, on a crop: slow, and where matplotlib is installed."""
+"""What the examples compute, on small problems: slow, and where their packages are installed."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,129 @@ def test_groundwater_from_far_below_the_surface_is_a_typed_error(groundwater):
     theta = np.full(model.param_size, np.log(groundwater.CONDUCTIVITY))
     with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError)):
         mfdeq.solve(model, theta, model.surface - 60.0)
+
+
+@pytest.fixture(scope="module")
+def power_grid():
+    for package in ("jax", "pandapower"):
+        pytest.importorskip(package, reason="the examples need the extra examples")
+    import power_grid
+
+    return power_grid
+
+
+@pytest.fixture(scope="module")
+def flow(power_grid):
+    return power_grid.PowerFlow(power_grid.load_grid("case14"))
+
+
+@pytest.mark.parametrize("case", ["case14", "case30", "case118"])
+def test_power_flow_equals_pandapower_s(power_grid, case):
+    grid = power_grid.load_grid(case)
+    flow = power_grid.PowerFlow(grid)
+    eq = mfdeq.solve(flow.model, flow.params(), flow.flat())
+    assert np.max(np.abs(flow.complex_voltages(eq.state) - grid.voltage)) < 1e-8
+    assert abs(flow.lost(eq.state, eq.params) - lost_in(case)) < 1e-6 * lost_in(case)
+
+
+def lost_in(case):
+    """What pandapower says is lost, in MW."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pandapower
+        import pandapower.networks
+
+        net = getattr(pandapower.networks, case)()
+        pandapower.runpp(net, tolerance_mva=1e-9, numba=False)
+    return net.res_line.pl_mw.sum() + net.res_trafo.pl_mw.sum()
+
+
+def test_power_flow_derivatives(flow):
+    found = mfdeq.verify(flow.model, flow.params(), flow.objective, flow.flat())
+    assert found.verdict == "PASS", str(found)
+
+
+def test_power_flow_gradient_is_that_of_solved_equilibria(flow):
+    F = mfdeq.ReducedFunctional(flow.model, flow.objective, flow.flat())
+    theta, v = flow.params(), np.random.default_rng(0).standard_normal(flow.param_size)
+    step = 1e-4 * v / np.linalg.norm(v)
+    g, gv = F.gradient(theta) @ step, F.hessp(theta, step)
+    assert abs((F.value(theta + step) - F.value(theta - step)) / 2 - g) < 1e-6 * abs(g)
+    change = (F.gradient(theta + step) - F.gradient(theta - step)) / 2
+    assert np.linalg.norm(change - gv) < 1e-6 * np.linalg.norm(gv)
+
+
+def test_power_flow_falls_towards_collapse(power_grid, flow):
+    eq = mfdeq.solve(flow.model, flow.params(), flow.flat())
+    sigma, v = power_grid.smallest_singular_value(eq)
+    A = eq.linearization.d_state.toarray()
+    assert abs(sigma - np.linalg.svd(A, compute_uv=False)[-1]) < 1e-6 * sigma
+    assert abs(np.linalg.norm(A @ v) - sigma) < 1e-3 * sigma
+
+    steps = power_grid.towards_collapse(flow, eq.state)
+    sigmas, lowest = [step.sigma for step in steps], [step.lowest for step in steps]
+    assert np.all(np.diff(sigmas) < 0)
+    assert np.all(np.diff(lowest[2:]) < 0)  # before, a generator holds the lowest
+    # At a fold σ_min leaves like the root of what is left.
+    end = steps[-1].collapse
+    near, nearer = steps[-3], steps[-2]
+    ratio = (nearer.sigma / near.sigma) ** 2 * (end - near.load) / (end - nearer.load)
+    assert abs(ratio - 1) < 0.05
+    assert abs(nearer.collapse - end) < 1e-4 * end
+    with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
+        mfdeq.solve(flow.model, flow.params(1.01 * end), eq.state)
+
+
+@pytest.fixture(scope="module")
+def deq_digits():
+    for package in ("jax", "sklearn"):
+        pytest.importorskip(package, reason="the examples need the extra examples")
+    import deq_digits
+
+    return deq_digits
+
+
+def test_layer_derivatives_are_those_of_its_iterations(deq_digits):
+    """Gradient and Hessian product against JAX's through 200 damped iterations."""
+    import jax
+    from jax.flatten_util import ravel_pytree
+
+    layer, _ = deq_digits.load_digits(7, units=3)
+    model, (_, tree) = layer.model, ravel_pytree(layer.weights)
+
+    def unrolled(theta):
+        w, h = tree(theta), layer.state
+        for _ in range(200):
+            h = 0.5 * (h + layer.map(h, w))
+        return layer.misfit(h, w) + deq_digits.DECAY * (theta @ theta) / 2
+
+    theta = model.flat_params(layer.weights)
+    v = np.random.default_rng(0).standard_normal(theta.size)
+    value, g = jax.value_and_grad(unrolled)(theta)
+    _, gv = jax.jvp(jax.grad(unrolled), (theta,), (v,))
+    F = mfdeq.ReducedFunctional(model, layer.loss)
+    assert abs(F.value(theta) - value) < 1e-9
+    assert np.linalg.norm(F.gradient(theta) - g) < 1e-8 * np.linalg.norm(g)
+    assert np.linalg.norm(F.hessp(theta, v) - gv) < 1e-8 * np.linalg.norm(gv)
+
+
+def test_layer_has_one_equilibrium_whatever_its_weights(deq_digits):
+    layer, _ = deq_digits.load_digits(7, units=6)
+    rng = np.random.default_rng(0)
+    theta = 3.0 * rng.standard_normal(layer.model.param_size)
+    W = np.asarray(deq_digits.recurrent(layer.model.params_tree(theta)["V"]))
+    assert np.linalg.norm(W, 2) > 2.0  # no contraction
+    assert np.linalg.eigvalsh((W + W.T) / 2)[-1] <= 1.0 - deq_digits.MARGIN + 1e-9
+    starts = 0.9 * rng.uniform(-1, 1, (4, layer.model.state_size))
+    states = [mfdeq.solve(layer.model, theta, h).state for h in starts]
+    assert max(np.linalg.norm(h - states[0]) for h in states) < 1e-7
+
+
+def test_newton_s_method_trains_the_layer(deq_digits):
+    layer, _ = deq_digits.load_digits(40, units=3)
+    start = layer.model.flat_params(layer.weights)
+    size = deq_digits.Size(3, 40, newton=25, adam=40, look=100)
+    for train in (deq_digits.by_newton, deq_digits.by_adam):
+        theta, log = train(layer, start, size)
+        assert log.rows[-1].loss < 0.9 * log.rows[0].loss
+        assert layer.share_right(theta) > layer.share_right(start)

@@ -196,6 +196,18 @@ def test_auto_says_what_it_picked_and_what_it_fell_back_from():
         assert any("anderson failed" in choice for choice in eq.report.choices)
 
 
+def test_auto_that_fails_says_so_of_every_method():
+    class None_(Products):
+        """h = h + theta has no solution."""
+
+        def map(self, h, theta):
+            return h + theta
+
+    with pytest.raises(mfdeq.ConvergenceError, match="anderson") as caught:
+        mfdeq.solve(None_(slope=1.0), np.ones(2))
+    assert "Then newton was tried" in caught.value.__notes__[0]
+
+
 def test_a_step_into_nan_is_shortened():
     class Logarithm(mfdeq.ResidualModel):
         state_size = param_size = 1
