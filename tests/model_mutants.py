@@ -260,7 +260,10 @@ def of_second(change):
 
 def pure(f, a, b, *parts):
     """f''[a, b] of only these parts (0 the parameters, 1 the state) of a and b."""
-    kept = ([x if i == part else 0 * x for i, x in enumerate(ab)] for ab, part in zip((a, b), parts))
+    kept = (
+        [x if i == part else 0 * x for i, x in enumerate(ab)]
+        for ab, part in zip((a, b), parts, strict=True)
+    )
     return f(*(tuple(x) for x in kept))
 
 
@@ -281,10 +284,10 @@ LAM = {
     "of lam but the last": lambda lam: np.where(np.arange(lam.size)[::-1], lam, 0.0),
 }
 PRODUCT = {
-    "mixed one-sided": lambda b, u, z: product({**b, "state_params": 0 * b["state_params"]}, u, z)[
-        :1
-    ]
-    + (product(b, u, z)[1],),
+    "mixed one-sided": lambda b, u, z: (
+        b["params_params"] @ u,
+        b["state_params"] @ u + b["state_state"] @ z,
+    ),
     "mixed one-sided, double": lambda b, u, z: (
         b["params_params"] @ u + 2 * (b["state_params"].T @ z),
         b["state_state"] @ z,
@@ -316,7 +319,11 @@ SECOND = {
 MUTATIONS = [
     *(Mutation(f, n, of_matrix(f, c)) for f in ("d_state", "d_params") for n, c in MATRIX.items()),
     *(Mutation("d_state", n, of_matrix("d_state", c)) for n, c in SQUARE.items()),
-    *(Mutation(f, n, of_adjoint(f, c)) for f in ("d_state", "d_params") for n, c in ADJOINT.items()),
+    *(
+        Mutation(f, n, of_adjoint(f, c))
+        for f in ("d_state", "d_params")
+        for n, c in ADJOINT.items()
+    ),
     *(
         Mutation(f, n, stale(f, *by))
         for f in ("d_state", "d_params", "curvature", "second")
