@@ -69,7 +69,7 @@ class Judge:
         dtheta: Array,
         dh: Array,
         parts: list[Part],
-    ) -> None:
+    ) -> list[Check]:
         """Judge what the function changes by along (dtheta, dh), part by part.
 
         What does not pass is looked at again with smaller steps: a function that is curved on a
@@ -87,7 +87,12 @@ class Judge:
                     again.verdict == PASS or again.detail[:3] == "row"
                 ):
                     found[k] = again
-        self.checks += found
+        return found
+
+    def _put_worst(self, checks: list[Check]) -> None:
+        """One line for the same along several directions: the first of those that are worst."""
+        ranks = [PASS, INCONCLUSIVE, FAIL]
+        self.checks.append(max(checks, key=lambda check: ranks.index(check.verdict)))
 
     def _changes(
         self,

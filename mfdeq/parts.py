@@ -66,15 +66,18 @@ class Parts(Judge):
         y = entries * self.backend.random(n, seed=seed)
         return size * _unit(y, self.backend.norm)
 
-    def _structured(self, x: Array, size: float, seed: int) -> dict[str, Array]:
-        """Directions that are no more random in one entry than in another."""
+    def _directions(self, x: Array, along: Array, size: float) -> dict[str, Array]:
+        """That one, and others that do not depend on the entries of x, by what to call them."""
         xp, n = self.backend.xp, x.shape[0]
-        alike = xp.ones_like(x)
-        found = {"random": self.backend.random(n, seed=seed), "all entries alike": alike}
+        found = {
+            ", of one size": self.backend.random(n, seed=self.seed + 97),
+            ", all entries alike": xp.ones_like(x),
+        }
         if n > 1:
             odd = xp.astype(xp.arange(n, device=self.backend.device) % 2, x.dtype)
-            found["alternating signs"] = 1.0 - 2.0 * odd
-        return {name: size * _unit(y, self.backend.norm) for name, y in found.items()}
+            found[", alternating signs"] = 1.0 - 2.0 * odd
+        norm = self.backend.norm
+        return {"": along, **{how: size * _unit(y, norm) for how, y in found.items()}}
 
     # A model's
 
@@ -100,10 +103,8 @@ class Parts(Judge):
             ("d_state", lin.A, 1.0, h, self.dh, self.size_h),
             ("d_params", lin.B, -1.0, self.theta, self.v, self.size_theta),
         ):
-            which = {"": along}
-            structured = self._structured(x, size, self.seed + 97)
-            which |= {f", {how}": direction for how, direction in structured.items()}
-            for how, direction in which.items():
+            found = []
+            for how, direction in self._directions(x, along, size).items():
                 zero_theta, zero_h = 0.0 * self.v, 0.0 * h
                 moved = (zero_theta, direction) if op is lin.A else (direction, zero_h)
                 # Not by d_state alone, which is under test: what R reaches counts as well.
@@ -116,7 +117,8 @@ class Parts(Judge):
                 noise, scale = 10 * self.backend.eps, norm(rounding)
                 term = sign * op._apply(direction)
                 part = Part(name + how, term, rounding, noise, scale, off)
-                self._taylor(residual, *moved, [part])
+                found += self._taylor(residual, *moved, [part])
+            self._put_worst(found)
 
     def _of_second_order(self, lin: Linearized, h: Array) -> None:
         """Curvature and second against first derivatives, and each other."""
@@ -160,7 +162,7 @@ class Parts(Judge):
                 name = f"second, along the {'state' if dtheta is not self.v else 'parameters'}"
                 rows = slice(P + N, None)
                 parts.append(Part(name, term, size, noise, norm(size), off, rows))
-            self._taylor(gradient, dtheta, dh, parts)
+            self.checks += self._taylor(gradient, dtheta, dh, parts)
         if given.second is not None:
             self._second(lin, K, w, a)
 
@@ -216,20 +218,18 @@ class Parts(Judge):
         noise = 10 * self.backend.eps
         size = abs(loss.value(h, self.theta)) + norm(d_h) * norm(h)
         scale = size + norm(d_theta) * norm(self.theta)
-        for name, slope, directions in (
-            ("d_state", d_h, {"": self.dh, **self._structured(h, self.size_h, self.seed + 97)}),
-            (
-                "d_params",
-                d_theta,
-                {"": self.v, **self._structured(self.theta, self.size_theta, self.seed + 97)},
-            ),
+        for name, slope, x, along, length in (
+            ("d_state", d_h, h, self.dh, self.size_h),
+            ("d_params", d_theta, self.theta, self.v, self.size_theta),
         ):
-            for how, along in directions.items():
-                moved = (zero_theta, along) if name == "d_state" else (along, zero_h)
-                term = xp.reshape(xp.vecdot(slope, along), (1,))
-                full = f"{name} of the loss" + (how and f", {how}")
+            found = []
+            for how, direction in self._directions(x, along, length).items():
+                moved = (zero_theta, direction) if name == "d_state" else (direction, zero_h)
+                term = xp.reshape(xp.vecdot(slope, direction), (1,))
+                full = f"{name} of the loss{how}"
                 part = Part(full, term, xp.full_like(term, size), noise, scale)
-                self._taylor(value, *moved, [part])
+                found += self._taylor(value, *moved, [part])
+            self._put_worst(found)
         K = loss.curvature_operator(h, self.theta)
         self._blocks("loss curvature", K)
 
@@ -245,7 +245,7 @@ class Parts(Judge):
         ):
             names = [f"loss curvature.{block}" for block in which]
             parts = self._halves(names, K, self._stack(dtheta, dh), sizes, noise, 0.0)
-            self._taylor(first, dtheta, dh, parts)
+            self.checks += self._taylor(first, dtheta, dh, parts)
 
     def _stack(self, dtheta: Array, dh: Array) -> Array:
         return self.backend.xp.concat([dtheta, dh], axis=0)
