@@ -126,9 +126,11 @@ class Parts(Judge):
         P, N = self.theta.shape[0], h.shape[0]
         first_off, second_off = given.accuracy
         # Every row of f in its own unit, so that none hides behind another.
-        unit = self.rows + (self.rows <= 0) * (norm(self.rows) / N**0.5 or 1.0)
-        w = self.backend.random(N, seed=self.seed + 103) / unit
-        w = N**0.5 * _unit(w, norm)
+        average = norm(self.rows) / N**0.5 or 1.0
+        unit = self.rows / average
+        w = self.backend.random(N, seed=self.seed + 103) / xp.where(
+            unit > 0, unit, xp.ones_like(unit)
+        )
         K = None if given.curvature is None else lin.curvature(w, symmetric=True)
         a = self._stack(self.u, self.other)
         if K is not None:

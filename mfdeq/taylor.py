@@ -140,7 +140,8 @@ def worst_row(
         window = rates[k : k + ALIKE, ...]
         most, least = xp.max(window, axis=0), xp.min(window, axis=0)
         size = xp.maximum(xp.abs(most), xp.abs(least))
-        seen = xp.min(xp.abs(window), axis=0) > VISIBLE * (noise / steps[k + ALIKE - 1] + off)
+        # Noise that is alike at four steps is 64 times as great at the first as at the last.
+        seen = xp.min(xp.abs(window), axis=0) > noise / steps[k + ALIKE - 1] + VISIBLE * off
         alike = most - least <= size / ALIKE
         # Smaller steps have the last word, but noise, which looks greater there, has none.
         wrong = xp.where(seen & ~alike & (size < wrong / 2), xp.zeros_like(wrong), wrong)
@@ -151,5 +152,5 @@ def worst_row(
     if not float(relative[row]) > 0:
         return None
     figure = float(relative[row])
-    least_seen = VISIBLE * (float(noise[row]) / steps[-1] + off) * figure / float(wrong[row])
+    least_seen = (float(noise[row]) / steps[0] + VISIBLE * off) * figure / float(wrong[row])
     return FAIL, figure, least_seen, f"row {row} off by {figure:.0e} of itself: not the derivative"

@@ -78,3 +78,54 @@ def shipped(name):
 
 def given(mutation, model, theta, h):
     return getattr(model.linearize(h, theta), mutation.field.partition(".")[0]) is not None
+
+
+def mutants(name):
+    """The mutations of a model that change anything, and how many of its fields do not."""
+    model, theta, _, h = shipped(name)
+    fits = [m for m in MUTATIONS if given(m, model, theta, h)]
+    return [m for m in fits if changes_anything(model, m, h, theta)], len(fits)
+
+
+def survivors(name, mutations):
+    """Those that verify does not fail for, or whose field it does not name first."""
+    model, theta, h0, _ = shipped(name)
+    for mutation in mutations:
+        found = mfdeq.verify(mutant(model, mutation), theta, h0=h0)
+        failed = [check.name for check in found if check.verdict == "FAIL"]
+        if not (failed and failed[0].startswith(mutation.field)):
+            yield f"{mutation}: {failed[:1] or found.verdict}"
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("readme", 2),
+        ("docstring", 4),
+        ("bratu", 4),
+        ("bratu_by_height", 4),
+        ("diffusion", 4),
+        ("groundwater", 16),
+    ],
+)
+def test_no_mutant_survives(name, step):
+    """Every so many of them: all are in the next test, which is slow."""
+    mutations, fitting = mutants(name)
+    assert len(mutations) >= (fitting / 3 if name in ("readme", "docstring") else 0.75 * fitting)
+    assert list(survivors(name, mutations[::step])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_mutant_survives_at_all(name):
+    assert list(survivors(name, mutants(name)[0])) == []
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
+)
+def test_the_original_passes(name, seed):
+    model, theta, h0, _ = shipped(name)
+    found = mfdeq.verify(model, theta, h0=h0, seed=seed)
+    assert found.verdict == "PASS", str(found)
