@@ -10,33 +10,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from .arrays import Array
-from .dottest import adjoint_mismatch, symmetry_mismatch
 from .equilibrium import Equilibrium, solve
 from .errors import ConvergenceError, DerivativeError, SingularStateError
-from .linearized import Linearized, Problem
+from .linearized import Problem
 from .losses import Loss, LossBase
-from .operators import Operator
-from .taylor import FAIL, INCONCLUSIVE, PASS, agreement_of, judge, ladder
+from .parts import Parts
+from .taylor import FAIL, INCONCLUSIVE, judge
 
 LOOSE = 1e-7  # relative residual of solves above which they may hide what is tested
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, verdict, the figure and the threshold that it was held against."""
-
-    name: str
-    verdict: str
-    figure: float
-    threshold: float
-    detail: str
-
-
-class Checks:
+class Checks(Parts):
     """All checks of one model, at one theta, along the directions of one seed."""
 
     def __init__(
@@ -47,20 +34,10 @@ class Checks:
         seed: int,
         solve_options: dict[str, Any],
     ) -> None:
-        self.problem, self.h0, self.seed = problem, h0, seed
+        super().__init__(problem, seed)
+        self.h0 = h0
         self.solve: Any = functools.partial(solve, problem.model, **solve_options)
-        self.missing: list[str] = []
-        self.loosest = 0.0  # relative residual of a solve
-        self.backend = backend = problem.backend
-        self.checks: list[Check] = []
-        N, P = problem.state_size, problem.param_size
-        random = functools.partial(backend.random, seed=seed + 100)
-        self.theta = problem.theta
-        size = max(backend.norm(self.theta), 1.0)
-        u, v = backend.random(P, seed=seed + 101), backend.random(P, seed=seed + 102)
-        self.u, self.v = size * u / backend.norm(u), size * v / backend.norm(v)
-        self.w = random(N)
-        self.steps, self.enough = ladder(backend.eps), agreement_of(backend.eps)
+        self.w = self.backend.random(problem.state_size, seed=seed + 100)
         self.loss = loss if loss is not None else _linear_loss(self.w)
 
     def everything(self) -> None:
@@ -69,7 +46,7 @@ class Checks:
         try:
             eq = self.solve(self.theta, self.h0)
         except DerivativeError as error:
-            self._put("linearization", FAIL, math.nan, math.nan, str(error))
+            self._put(error.field or "linearization", FAIL, math.nan, math.nan, str(error))
             return
         except (ConvergenceError, SingularStateError) as error:
             h = error.best if error.best is not None else problem.start(self.h0)
@@ -78,7 +55,7 @@ class Checks:
             self._put("equilibrium", verdict, math.nan, math.nan, f"not found: {error}")
             return
         self._guarded("linearization", lambda: self.linearization(eq.state))
-        self._guarded("loss", lambda: self.loss_derivatives(eq.state))
+        self._guarded("loss", lambda: self.loss_derivatives(eq.state, self.loss))
         self._guarded("equilibrium", lambda: self.equilibrium(eq))
 
     def notes(self) -> list[str]:
@@ -103,125 +80,10 @@ class Checks:
         try:
             checks()
         except DerivativeError as error:
-            self._put(name, FAIL, math.nan, math.nan, str(error))
+            field = error.field if name == "linearization" else ""
+            self._put(field or name, FAIL, math.nan, math.nan, str(error))
         except (ConvergenceError, SingularStateError) as error:
             self._put(name, INCONCLUSIVE, math.nan, math.nan, str(error))
-
-    def _put(self, name: str, verdict: str, figure: float, threshold: float, detail: str) -> None:
-        self.checks.append(Check(name, verdict, figure, threshold, detail))
-
-    # The parts: what the user gave, at one (h, theta).
-
-    def linearization(self, h: Array) -> None:
-        """d_state, d_params, curvature and second against the residual and each other."""
-        lin = self.problem.linearize(h)
-        self._dot_test("adjoint of d_state", lin.A)
-        self._dot_test("adjoint of d_params", lin.B)
-        norm = self.backend.norm
-        size = max(norm(h), 1.0)
-        dh = size * self.w / norm(self.w)
-        zero_h, zero_theta = 0.0 * dh, 0.0 * self.v
-
-        def residual(dtheta: Array, dh: Array) -> Array | None:
-            moved = Problem(self.problem.model, self.theta + dtheta, h)
-            return moved.trial_residual(h + dh)[0]
-
-        # Not by d_state alone, which is under test: what R itself reaches counts as well.
-        reached = [residual(self.steps[0] * self.v, zero_h), residual(zero_theta, zero_h)]
-        scale = norm(lin.A.abs_apply(self.backend.xp.abs(h) + size / h.shape[0] ** 0.5)) + sum(
-            norm(R) for R in reached if R is not None
-        )
-        noise = 10 * self.backend.eps * scale
-        first_off, second_off = lin.given.accuracy
-
-        uniform = self.backend.xp.ones_like
-        for name, op, sign, directions in (
-            ("d_state", lin.A, 1.0, (dh, _like(dh, uniform(dh), norm))),
-            ("d_params", lin.B, -1.0, (self.v, _like(self.v, uniform(self.v), norm))),
-        ):
-            for along, which in zip(directions, ("", ", all entries alike"), strict=True):
-                moved = (zero_theta, along) if op is lin.A else (along, zero_h)
-                steps, changes = self._changes(residual, *moved)
-                term, off = sign * op._apply(along), first_off * norm(op.abs_apply(along))
-                self._slope(name + which, steps, changes, term, noise, scale, off)
-        self.missing = [f for f in ("curvature", "second") if getattr(lin.given, f) is None]
-        if lin.given.curvature is None:
-            return
-        w = self.backend.random(h.shape[0], seed=self.seed + 103)
-        K = lin.curvature(w)
-        for block in ("params_params", "state_state"):
-            self._symmetry(f"symmetry of curvature.{block}", getattr(K, block), second_off)
-        self._dot_test("adjoint of curvature.state_params", K.state_params, second_off)
-
-        def gradient(dtheta: Array, dh: Array) -> Array:
-            at = Problem(self.problem.model, self.theta + dtheta, h).linearize(h + dh)
-            # grad over (theta, h) of w'f: B'w and J'w = w - A'w
-            return self._stack(at.B._apply_adjoint(w), w - at.A._apply_adjoint(w))
-
-        # What is added up in either part, and so what rounding there is relative to.
-        sizes = norm(lin.B._adjoint().abs_apply(w)), norm(w) + norm(lin.A._adjoint().abs_apply(w))
-        noisy = 10 * self.backend.eps + 2 * first_off
-        P = self.theta.shape[0]
-        for dtheta, direction, rows in (
-            (zero_theta, dh, ("curvature.state_params, transposed", "curvature.state_state")),
-            (self.v, zero_h, ("curvature.params_params", "curvature.state_params")),
-        ):
-            along = self._stack(dtheta, direction)
-            off = second_off * norm(K.abs_apply(along)) if second_off else 0.0
-            term = K._apply(along)
-            steps, changes = self._changes(gradient, dtheta, direction)
-            parts = slice(None, P), slice(P, None)
-            for name, part, size in zip(rows, parts, sizes, strict=True):
-                cut = [change[part] for change in changes]
-                self._slope(name, steps, cut, term[part], noisy * size, size, off)
-        if lin.given.second is not None:
-            self._second(lin, K, w, dh)
-
-    def _second(self, lin: Linearized, K: Operator, w: Array, dh: Array) -> None:
-        """w' f''[a, b] = a' K b, for the same w."""
-        xp, norm = self.backend.xp, self.backend.norm
-        other = self.backend.random(dh.shape[0], seed=self.seed + 104)
-        a, b = self._stack(self.u, dh), self._stack(self.v, other)
-        left, right = lin.second(a, b), K._apply(b)
-        scale = norm(w) * norm(left) + norm(a) * norm(right)
-        mismatch = abs(float(xp.vecdot(w, left)) - float(xp.vecdot(a, right)))
-        self._compare("second against curvature", mismatch, scale, 10 * lin.given.accuracy[1])
-
-    def loss_derivatives(self, h: Array) -> None:
-        """d_state, d_params and curvature of the loss."""
-        loss, norm = self.loss, self.backend.norm
-        dh = max(norm(h), 1.0) * self.w / norm(self.w)
-        zero_h, zero_theta = 0.0 * dh, 0.0 * self.v
-        d_theta, d_h = loss.gradients(h, self.theta)
-        xp = self.backend.xp
-
-        def value(dtheta: Array, dh: Array) -> Array:
-            return xp.asarray([loss.value(h + dh, self.theta + dtheta)], dtype=self.backend.dtype)
-
-        size = abs(loss.value(h, self.theta))
-        noise = 10 * self.backend.eps * (size + norm(d_h) * norm(h))
-        scale = size + norm(d_h) * norm(h) + norm(d_theta) * norm(self.theta)
-        for name, dtheta, direction, slope in (
-            ("d_state of the loss", zero_theta, dh, xp.vecdot(d_h, dh)),
-            ("d_params of the loss", self.v, zero_h, xp.vecdot(d_theta, self.v)),
-        ):
-            term = xp.reshape(slope, (1,))
-            self._slope(name, *self._changes(value, dtheta, direction), term, noise, scale)
-        K = loss.curvature_operator(h, self.theta)
-        self._symmetry("symmetry of the loss's curvature", K)
-
-        def first(dtheta: Array, dh: Array) -> Array:
-            return self._stack(*loss.gradients(h + dh, self.theta + dtheta))
-
-        base = norm(first(zero_theta, zero_h))
-        curved = norm(K._apply(self._stack(self.theta, h)))
-        noise = 10 * self.backend.eps * (base + curved)
-        for name, dtheta, direction in (
-            ("loss curvature along the state", zero_theta, dh),
-            ("loss curvature along the parameters", self.v, zero_h),
-        ):
-            term, scale = K._apply(self._stack(dtheta, direction)), base + curved
-            self._slope(name, *self._changes(first, dtheta, direction), term, noise, scale)
 
     # The whole: equilibria at theta + step v.
 
@@ -230,7 +92,7 @@ class Checks:
         xp, norm = self.backend.xp, self.backend.norm
         _ = eq.sensitivity._apply(self.v), eq.sensitivity._apply_adjoint(self.w)
         self.loosest = eq.report.linear.worst_residual
-        self._dot_test("adjoint of Z", eq.sensitivity)
+        self._dot_test("Z: adjoint", eq.sensitivity)
         _, d_h = eq.loss_gradients(self.loss)
         Zv = eq.sensitivity._apply(self.v)
         forward = float(xp.vecdot(d_h, Zv))
@@ -245,7 +107,7 @@ class Checks:
         if curved:
             H = eq.hessian(self.loss)
             Hv = H._apply(self.v)
-            self._symmetry("symmetry of H", H, eq.linearization.accuracy[1])
+            self._symmetry("H: symmetry", H, eq.linearization.accuracy[1])
             terms["gradient"] = Hv
         if doubly:
             terms["sensitivity"] = eq.second_order(self.u, self.v)
@@ -326,62 +188,6 @@ class Checks:
             name: 3 * norm(there[name] - value) + inexact * norm(value)
             for name, value in base.items()
         }
-
-    # The ways to judge.
-
-    def _changes(
-        self, function: Callable[[Array, Array], Array | None], dtheta: Array, dh: Array
-    ) -> tuple[list[float], list[Array]]:
-        """The steps at which the function exists, and what it changes by."""
-        base = function(0.0 * dtheta, 0.0 * dh)
-        steps, changes = [], []
-        for step in self.steps:
-            value = function(step * dtheta, step * dh)
-            if value is not None and base is not None:
-                steps.append(step)
-                changes.append(value - base)
-        return steps, changes
-
-    def _slope(
-        self,
-        name: str,
-        steps: list[float],
-        changes: list[Array],
-        term: Array,
-        noise: float,
-        scale: float,
-        off: float = 0.0,
-    ) -> None:
-        """Judge the remainders; `off` is the error that the term itself may have, a step."""
-        norm = self.backend.norm
-        remainders = [norm(c - t * term) for c, t in zip(changes, steps, strict=True)]
-        sizes, noises = [t * norm(term) for t in steps], [noise + t * off for t in steps]
-        self._put(name, *judge(2, steps, remainders, sizes, noises, scale, self.enough))
-
-    def _dot_test(self, name: str, op: Operator, off: float = 0.0) -> None:
-        self._compare(name, *adjoint_mismatch(op, self.seed), 10 * off)
-
-    def _symmetry(self, name: str, op: Operator, off: float = 0.0) -> None:
-        self._compare(name, *symmetry_mismatch(op, self.seed), 10 * off)
-
-    def _compare(self, name: str, mismatch: float, scale: float, off: float = 0.0) -> None:
-        threshold = max(self.backend.eps**0.5, off)
-        relative = mismatch / scale if scale > 0 else 0.0
-        if relative <= threshold:
-            self._put(name, PASS, relative, threshold, "relative mismatch")
-        elif relative <= 100 * self.loosest:
-            detail = f"mismatch of solves to {self.loosest:.0e}"
-            self._put(name, INCONCLUSIVE, relative, threshold, detail)
-        else:
-            self._put(name, FAIL, relative, threshold, "relative mismatch")
-
-    def _stack(self, dtheta: Array, dh: Array) -> Array:
-        return self.backend.xp.concat([dtheta, dh], axis=0)
-
-
-def _like(x: Array, y: Array, norm: Callable[[Array], float]) -> Array:
-    """y, with the length of x."""
-    return norm(x) / norm(y) * y
 
 
 def _linear_loss(w: Array) -> Loss:

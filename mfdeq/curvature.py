@@ -169,8 +169,11 @@ def as_curvature(
     state_size: int,
     name: str,
     accuracy: float = 0.0,
+    symmetric: bool = False,
 ) -> CurvatureOperator:
     """What a user's ``curvature`` returned (a `Curvature` or a callable) as an operator, checked.
+
+    Not for symmetry where that is known, or looked into elsewhere.
 
     Raises
     ------
@@ -189,7 +192,8 @@ def as_curvature(
         )
     if given.apply is not None:
         found: CurvatureOperator = AppliedCurvature(backend, P, N, given, name)
-        check_symmetric(found, name, "its apply", accuracy)
+        if not symmetric:
+            check_symmetric(found, name, "its apply", accuracy)
         return found
     fields = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
     blocks: list[Operator | None] = []
@@ -198,7 +202,7 @@ def as_curvature(
         blocks.append(
             None if block is None else as_operator(backend, block, shape, f"{field} of {name}")
         )
-        if blocks[-1] is not None and field != "state_params":
+        if blocks[-1] is not None and field != "state_params" and not symmetric:
             check_symmetric(blocks[-1], name, field, accuracy)
     return BlockCurvature(backend, P, N, blocks)
 

@@ -20,7 +20,8 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
         raise DerivativeError(
             f"{name}: the adjoint product is not the adjoint of the product "
             f"(<y, A x> and <A* y, x> differ by {mismatch:.3g} on a scale of {scale:.3g}); "
-            "correct its rmatvec"
+            "correct its rmatvec",
+            field=_field(name),
         )
 
 
@@ -33,8 +34,14 @@ def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) 
     if mismatch > max(op.backend.eps**0.5, 10 * accuracy) * scale:
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
-            f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term"
+            f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term",
+            field=_field(name if field.startswith("its") else f"{field} of {name}"),
         )
+
+
+def _field(name: str) -> str:
+    """curvature.state_params, of "state_params of curvature of Model.linearize"."""
+    return ".".join(reversed(name.split(" of ")[:-1]))
 
 
 def is_symmetric(op: Operator) -> bool:
@@ -45,7 +52,12 @@ def is_symmetric(op: Operator) -> bool:
 
 def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     """|<y, K x> - <K y, x>| for a random pair, and its scale: K taken for its own adjoint."""
-    return adjoint_mismatch(_SelfApplied(op), seed)
+    return adjoint_mismatch(self_applied(op), seed)
+
+
+def self_applied(op: Operator) -> Operator:
+    """The operator taken for its own adjoint."""
+    return _SelfApplied(op)
 
 
 class _SelfApplied(SelfAdjoint):
@@ -55,6 +67,9 @@ class _SelfApplied(SelfAdjoint):
 
     def _apply(self, x: Array) -> Array:
         return self.of._apply(x)
+
+    def abs_apply(self, x: Array) -> Array:
+        return self.of.abs_apply(x)
 
 
 def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
@@ -66,3 +81,22 @@ def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
     norm = backend.norm
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x)
+
+
+def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
+    """As `adjoint_mismatch`, where rows and columns count alike, small ones with the great."""
+    xp, random = op.backend.xp, op.backend.random
+    y = _balanced(
+        op, random(op.shape[0], seed=seed), op.abs_apply(op.backend.zeros(op.shape[1]) + 1)
+    )
+    x = _balanced(op, random(op.shape[1], seed=seed + 1), op._adjoint().abs_apply(y))
+    left, right = y * op._apply(x), x * op._apply_adjoint(y)
+    mismatch, scale = xp.sum(left) - xp.sum(right), xp.sum(xp.abs(left)) + xp.sum(xp.abs(right))
+    return abs(float(mismatch)), float(scale)
+
+
+def _balanced(op: Operator, x: Array, size: Array) -> Array:
+    """x / size, but for what may be the rounding of greater entries."""
+    xp, greatest = op.backend.xp, float(op.backend.xp.max(size))
+    least = op.backend.eps**0.25 * greatest
+    return x / xp.where(size > least, size, xp.full_like(size, least)) if greatest > 0 else x

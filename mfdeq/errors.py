@@ -25,7 +25,17 @@ class ModelError(MfdeqError, ValueError):
 
 
 class DerivativeError(MfdeqError, ValueError):
-    """A derivative contradicts itself: an adjoint that is not one, a Hessian not symmetric."""
+    """A derivative contradicts itself: an adjoint that is not one, a Hessian not symmetric.
+
+    Attributes
+    ----------
+    field : str
+        Which one, where that is known: "d_state", "curvature.state_state".
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ConvergenceError(MfdeqError, RuntimeError):

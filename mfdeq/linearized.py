@@ -152,8 +152,8 @@ class Linearized:
     def _operator(self, given: Any, shape: tuple[int, int], field: str) -> Operator:
         return as_operator(self.backend, given, shape, f"{field} of {self.name}")
 
-    def curvature(self, w: Array) -> CurvatureOperator:
-        """∇²_(θ,h) (w'f), (P+N, P+N)."""
+    def curvature(self, w: Array, symmetric: bool = False) -> CurvatureOperator:
+        """∇²_(θ,h) (w'f), (P+N, P+N), checked for symmetry unless that is looked into elsewhere."""
         if self.given.curvature is None:
             raise ModelError(
                 f"{self.name} gave no curvature, which everything of second order needs: give "
@@ -164,7 +164,7 @@ class Linearized:
         with raised_in(f"{name}, of lam of shape {w.shape}"):
             given = self.given.curvature(self._sign * w)
         sizes, accuracy = (self.param_size, self.state_size), self.given.accuracy[1]
-        return as_curvature(self.backend, given, *sizes, name, accuracy)
+        return as_curvature(self.backend, given, *sizes, name, accuracy, symmetric)
 
     def second(self, a: Array, b: Array) -> Array:
         """f''[a, b] of stacked directions a and b, (N,)."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .arrays import Array
-from .checks import Check, Checks
+from .checks import Checks
 from .errors import ArgumentError, DerivativeError
+from .judging import Check
 from .linearized import Problem
 from .losses import LossBase
 from .model import Model
