@@ -103,8 +103,8 @@ curvature_of, second_of = Linearized.curvature, Linearized.second
 
 
 @mutant(Linearized, "curvature", "stiff", "diffusion")
-def curvature_of_the_residual(self, w):
-    return curvature_of(self, -w)
+def curvature_of_the_residual(self, w, **options):
+    return curvature_of(self, -w, **options)
 
 
 @mutant(Linearized, "second", "stiff", "diffusion")
