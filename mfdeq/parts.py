@@ -141,14 +141,16 @@ class Parts(Judge):
             if problem.trial_residual(h + dh)[0] is None:
                 return None
             at = problem.linearize(h + dh)
-            # grad over (theta, h) of w'f: B'w and J'w = w - A'w; and the derivative of f along a
-            by_w = at.B._apply_adjoint(w), w - at.A._apply_adjoint(w)
-            return xp.concat([*by_w, at.B._apply(a[:P]) + a[P:] - at.A._apply(a[P:])], axis=0)
+            # grad over (theta, h) of w'f, and the derivative of f along a; but for J = I - A the I,
+            # which changes nothing and would round.
+            by_w = at.B._apply_adjoint(w), -at.A._apply_adjoint(w)
+            return xp.concat([*by_w, at.B._apply(a[:P]) - at.A._apply(a[P:])], axis=0)
 
         # What is added up in each part, and so what rounding there is relative to.
-        by_state = xp.abs(w) + lin.A._adjoint().abs_apply(w)
+        whole = 1.0 if self.problem.is_map else 0.0  # the I is in what a map's A was made of
+        by_state = whole * xp.abs(w) + lin.A._adjoint().abs_apply(w)
         sizes = lin.B._adjoint().abs_apply(w), by_state
-        size = xp.abs(a[P:]) + lin.B.abs_apply(a[:P]) + lin.A.abs_apply(a[P:])
+        size = whole * xp.abs(a[P:]) + lin.B.abs_apply(a[:P]) + lin.A.abs_apply(a[P:])
         noise = 10 * self.backend.eps + 2 * first_off
         for dtheta, dh, which in (
             (0.0 * self.v, self.dh, ("state_params, transposed", "state_state")),
