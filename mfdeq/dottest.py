@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .arrays import Array
+from collections.abc import Callable
+
+from .arrays import Array, Backend
 from .errors import DerivativeError
 from .operators import Operator, SelfAdjoint
 
@@ -34,6 +36,24 @@ def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) 
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
             f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term"
+        )
+
+
+def check_columns(
+    backend: Backend, product: Callable[[Array], Array], size: int, name: str
+) -> None:
+    """Raise `DerivativeError` unless the product of a block is that of its columns, to sqrt(eps).
+
+    Of one combination of two random columns.
+    """
+    X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
+    block, column = product(X) @ c, product(X @ c)
+    mismatch, scale = backend.norm(block - column), backend.norm(block) + backend.norm(column)
+    if mismatch > backend.eps**0.5 * scale:
+        raise DerivativeError(
+            f"{name} of a block is not that of its columns (for one combination of them it differs "
+            f"by {mismatch:.3g} on a scale of {scale:.3g}): correct what it does with (n, k) "
+            "arrays, or give it for (n,) only (no matmat, no blocks=True)"
         )
 
 
