@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arrays import Array, Backend, is_dense, is_sparse
-from .dottest import check_adjoint
-from .errors import ModelError
+from .arrays import Array, Backend, canonical, is_dense, is_sparse
+from .dottest import check_adjoint, check_columns
+from .errors import ModelError, raised_in
 from .operators import Matrix, Operator, SelfAdjoint, columnwise
 
 
@@ -53,7 +53,7 @@ def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: 
             "nothing is moved between host and device"
         )
     # astype's copy: a model that refills its buffers changes nothing here.
-    matrix = backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
+    matrix = canonical(backend.asarray(given if given.format in ("csr", "csc") else given.tocsr()))
     if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
         raise ModelError(f"{name} holds NaN or infinity")
     return matrix
@@ -62,12 +62,15 @@ def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: 
 class FromUser(Operator):
     """A LinearOperator of the user's: whole blocks go in, what comes out is checked."""
 
+    alike: float | None = None  # to which products of blocks are those of their columns
+
     def __init__(self, backend: Backend, op: Any, name: str) -> None:
         super().__init__(backend, tuple(op.shape))
         self.op, self.name = op, name
         # scipy's and cupyx's stand-in for a missing block product hands (n, 1) columns to
         # a function that was written for (n,).
         self._columns_only = getattr(op, "_CustomLinearOperator__matmat_impl", True) is None
+        self._compared: set[str] = set()  # which products of blocks, with those of columns
         self._probe_adjoint()
 
     def _probe_adjoint(self) -> None:
@@ -91,13 +94,21 @@ class FromUser(Operator):
         name = f"the {what} of {self.name}"
         if x.ndim == 2 and (block is None or self._columns_only):
             return columnwise(lambda c: self._checked(vector, c, rows, name), x, self.backend, rows)
-        return self._checked(block if x.ndim == 2 else vector, x, rows, name)
+
+        def product(x: Array) -> Array:
+            return self._checked(block if x.ndim == 2 else vector, x, rows, name)
+
+        if x.ndim == 2 and what not in self._compared:
+            check_columns(self.backend, product, x.shape[0], name, self.alike)
+            self._compared.add(what)
+        return product(x)
 
     def _checked(self, function: Any, x: Array, rows: int, name: str) -> Array:
         xp = self.backend.xp
         possible = bool(xp.all(xp.isfinite(x)))  # a solver that broke down hands in NaN itself
         try:
-            out = function(xp.asarray(x, copy=True))  # which it may write into
+            with raised_in(f"{name}, of an array of shape {tuple(x.shape)}"):
+                out = function(xp.asarray(x, copy=True))  # which it may write into
         except ValueError as error:  # scipy's, of a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
         return self.backend.checked(out, (rows, *x.shape[1:]), name, finite=possible)
@@ -105,3 +116,5 @@ class FromUser(Operator):
 
 class SymmetricFromUser(SelfAdjoint, FromUser):
     """A symmetric LinearOperator of the user's, which needs no adjoint of its own."""
+
+    alike = 1e-2  # eigenvalues may be asked of products that are inexact, and say how much

@@ -41,8 +41,11 @@ class Backend:
     device: Any
 
     @classmethod
-    def of(cls, *arrays: Array) -> Backend:
-        """Backend of real arrays; integers and Python numbers and lists become float64."""
+    def of(cls, *arrays: Array, name: str = "arrays") -> Backend:
+        """Backend of real arrays; integers and Python numbers and lists become float64.
+
+        `name` is what an error calls them.
+        """
         found = [a for a in arrays if compat.is_array_api_obj(a)]
         if not found:
             found = [host.zeros(0)]
@@ -50,14 +53,16 @@ class Backend:
             xp = compat.array_namespace(*found)
         except TypeError as error:
             raise ModelError(
-                f"arrays of one library were expected, {error}: nothing is moved between host "
+                f"{name} of one library were expected, {error}: nothing is moved between host "
                 "and device; convert them yourself"
             ) from error
         # What is not real is refused where it is used, by its name.
         floats = [a.dtype for a in found if xp.isdtype(a.dtype, "real floating")]
-        dtype = functools.reduce(xp.result_type, floats) if floats else xp.float64
-        if dtype not in (xp.float32, xp.float64):
-            raise ModelError(f"arrays must be float32 or float64, {dtype} came: convert them")
+        widest = max(floats, key=lambda dtype: xp.finfo(dtype).bits, default=xp.float64)
+        known = {32: xp.float32, 64: xp.float64}  # of whatever byte order
+        if (bits := xp.finfo(widest).bits) not in known:
+            raise ModelError(f"{name} must be float32 or float64, {widest} came: convert to one")
+        dtype = xp.zeros(0, dtype=known[bits]).dtype
         return cls(xp, dtype, compat.device(found[0]))
 
     @property
@@ -114,14 +119,11 @@ class Backend:
 
     def asarray(self, x: Array) -> Array:
         """`x` in this dtype and namespace, without moving it between devices."""
-        if is_sparse(x):
-            return x.astype(self.dtype)
-        if compat.is_array_api_obj(x) and compat.array_namespace(x) is not self.xp:
-            raise ModelError(
-                f"an array of {self.xp.__name__} was expected, {type(x)} came: "
-                "nothing is moved between host and device; convert it yourself"
-            )
-        return self.xp.asarray(x, dtype=self.dtype, device=self.device)
+        with self.quiet():  # of overflow, which is infinity then
+            if is_sparse(x):
+                return x.astype(self.dtype)
+            x = as_array(self, x, "an array", ModelError)
+            return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     def random(self, *shape: int, seed: int = 0) -> Array:
         """Standard normal numbers, the same on every library for one seed."""
@@ -212,7 +214,7 @@ class Backend:
         """
         xp = self.xp
         expected = "one number" if shape == () else f"an array of shape {shape or '(m,)'}"
-        given = _as_array(xp, x, f"{name} ({expected})", error)
+        given = as_array(self, x, f"{name} ({expected})", error)
         if given.ndim == 0 and shape is not None and math.prod(shape) == 1:
             given = xp.reshape(given, shape)
         if shape is not None and tuple(given.shape) != shape:
@@ -298,23 +300,32 @@ def is_dense(x: Any) -> bool:
     return compat.is_array_api_obj(x)
 
 
-def _as_array(xp: ModuleType, x: Any, name: str, error: type[MfdeqError]) -> Array:
-    """`x` as an array of any library; of lists and numbers, one of `xp`; or an `error`."""
+def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Array:
+    """`x`, a list or number too, as an array of the library and device, or an `error`."""
     if x is None:
         raise error(f"{name} was expected, None came")
     if is_sparse(x):
         raise error(f"{name} was expected, a sparse matrix came: give a dense array")
     if host.ma.is_masked(x):
         raise error(f"{name} was expected, a masked array came: its masked entries have no value")
+    if compat.is_array_api_obj(x):
+        here = backend.xp, backend.device
+        if (compat.array_namespace(x), compat.device(x)) != here:
+            raise error(
+                f"{name} of {here[0].__name__} on {here[1]} was expected, {type(x)} on "
+                f"{compat.device(x)} came: nothing is moved between host and device; convert it "
+                "yourself"
+            )
+        return x
     try:
-        return x if compat.is_array_api_obj(x) else xp.asarray(x)
+        return backend.xp.asarray(x, device=backend.device)
     except (TypeError, ValueError) as cause:
         raise error(f"{name} was expected, {type(x).__name__} came: {cause}") from cause
 
 
 def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
     """`x` as an (rows,) or (rows, k) array of the backend, or an `ArgumentError`."""
-    x = _as_array(backend.xp, x, f"{name} (a dense (n,) or (n, k) array)", ArgumentError)
+    x = as_array(backend, x, f"{name} (a dense (n,) or (n, k) array)", ArgumentError)
     if x.ndim not in (1, 2) or x.shape[0] != rows:
         raise ArgumentError(
             f"{name} has shape {tuple(x.shape)}; ({rows},) or ({rows}, k) was expected"

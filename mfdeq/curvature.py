@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .adapters import as_operator
 from .arrays import Array, Backend, is_sparse
-from .dottest import check_symmetric
+from .dottest import check_columns, check_symmetric
 from .errors import ModelError, raised_in
 from .operators import Matrix, Operator, Scaled, SelfAdjoint, Sum, Zero, columnwise
 
@@ -38,6 +38,7 @@ class Curvature:
     state_state: Any = None
     apply: Callable[[Array, Array], tuple[Array, Array]] | None = None
     blocks: bool = False
+    by_hand: ClassVar[bool] = True  # whether blocks are held against columns
 
     def __post_init__(self) -> None:
         given = (self.params_params, self.state_params, self.state_state)
@@ -103,6 +104,7 @@ class AppliedCurvature(CurvatureOperator):
     ) -> None:
         super().__init__(backend, param_size, state_size)
         self.given, self.name = given, name
+        self._compared = not given.by_hand  # a product of a block with those of its columns
         self.params_params = _BlockOf(self, 0, 0)
         self.state_params = _BlockOf(self, 1, 0)
         self.state_state = _BlockOf(self, 1, 1)
@@ -110,6 +112,9 @@ class AppliedCurvature(CurvatureOperator):
     def _apply(self, x: Array) -> Array:
         if x.ndim == 2 and not self.given.blocks:
             return columnwise(self._call, x, self.backend, x.shape[0])
+        if x.ndim == 2 and not self._compared:
+            check_columns(self.backend, self._call, x.shape[0], f"the product of {self.name}")
+            self._compared = True
         return self._call(x)
 
     def _call(self, x: Array) -> Array:

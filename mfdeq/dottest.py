@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .arrays import Array
+from collections.abc import Callable
+
+from .arrays import Array, Backend
 from .errors import DerivativeError
 from .operators import Operator, SelfAdjoint
 
@@ -42,6 +44,28 @@ def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) 
 def _field(name: str) -> str:
     """curvature.state_params, of "state_params of curvature of Model.linearize"."""
     return ".".join(reversed(name.split(" of ")[:-1]))
+
+
+def check_columns(
+    backend: Backend,
+    product: Callable[[Array], Array],
+    size: int,
+    name: str,
+    rtol: float | None = None,
+) -> None:
+    """Raise `DerivativeError` unless the product of a block is that of its columns, to `rtol`.
+
+    Of one combination of two random columns; by default to sqrt(eps).
+    """
+    X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
+    block, column = product(X) @ c, product(X @ c)
+    mismatch, scale = backend.norm(block - column), backend.norm(block) + backend.norm(column)
+    if mismatch > (rtol or backend.eps**0.5) * scale:
+        raise DerivativeError(
+            f"{name} of a block is not that of its columns (for one combination of them it differs "
+            f"by {mismatch:.3g} on a scale of {scale:.3g}): correct what it does with (n, k) "
+            "arrays, or give it for (n,) only (no matmat, no blocks=True)"
+        )
 
 
 def is_symmetric(op: Operator) -> bool:

@@ -128,7 +128,7 @@ def equilibrium_at(
     ConvergenceError
         If ||R|| there is above what `solve` asks for by default.
     """
-    problem = Problem(model, theta, state)
+    problem = Problem(model, theta, state, "state")
     linear = reused_solver(solver)
     report = SolveReport(method="none (state given)", solver=_described(linear))
     monitor = Monitor(problem, None, 1, report)

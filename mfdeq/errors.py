@@ -93,8 +93,6 @@ def raised_in(name: str) -> Iterator[None]:
     """Note on whatever a user's function raises which function it was."""
     try:
         yield
-    except MfdeqError:
-        raise
     except Exception as error:
         error.add_note(f"mfdeq: raised in {name}")
         raise

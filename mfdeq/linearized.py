@@ -27,9 +27,13 @@ class Problem:
     theta : (P,) array
     h0 : (N,) array, optional
         Takes part in choosing the dtype.
+    called : str, optional
+        What an error calls h0.
     """
 
-    def __init__(self, model: Model, theta: Array, h0: Array | None = None) -> None:
+    def __init__(
+        self, model: Model, theta: Array, h0: Array | None = None, called: str = "h0"
+    ) -> None:
         if not isinstance(model, (FixedPointModel, ResidualModel)):
             raise ModelError(
                 f"the model is a {type(model).__name__}; an mfdeq.FixedPointModel or "
@@ -39,7 +43,9 @@ class Problem:
         self.name = model.described
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
-        self.backend = Backend.of(*(x for x in (theta, h0) if x is not None))
+        given = {"params": theta, called: h0}
+        given = {name: x for name, x in given.items() if x is not None}
+        self.backend = Backend.of(*given.values(), name=" and ".join(given))
         # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
@@ -61,19 +67,23 @@ class Problem:
         """`h0` checked, or the model's default start."""
         if h0 is not None:
             return self.backend.vector(h0, self.state_size, "h0")
-        default = self.model.initial_state(self._copy(self.theta))
+        name = f"{self.name}.initial_state"
+        with raised_in(f"{name}(theta)"):
+            default = self.model.initial_state(self._copy(self.theta))
         if default is None:
             return self.backend.zeros(self.state_size)
-        return self.backend.vector(default, self.state_size, f"{self.name}.initial_state")
+        return self.backend.vector(default, self.state_size, name)
 
     def scale(self, h: Array) -> float | None:
         """The model's `residual_scale`, checked; None where it leaves that to the start."""
-        given = self.model.residual_scale(self._copy(h), self._copy(self.theta))
+        name = f"{self.name}.residual_scale"
+        with raised_in(f"{name}(h, theta)"):
+            given = self.model.residual_scale(self._copy(h), self._copy(self.theta))
         if given is None:
             return None
-        scale = self.backend.checked(given, (), f"{self.name}.residual_scale")
+        scale = self.backend.checked(given, (), name)
         if scale < 0:
-            raise ModelError(f"{self.name}.residual_scale is {scale}; a number >= 0 was expected")
+            raise ModelError(f"{name} is {scale}; a number >= 0 was expected")
         return float(scale)
 
     def residual(self, h: Array) -> Array:

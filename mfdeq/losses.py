@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from .adapters import as_operator
-from .arrays import Array, Backend, is_dense, is_sparse
+from .arrays import Array, Backend, as_array, is_dense, is_sparse
 from .curvature import (
     BlockCurvature,
     CurvatureOperator,
@@ -17,7 +17,7 @@ from .curvature import (
     scale_curvature,
 )
 from .dottest import check_symmetric
-from .errors import ArgumentError, DerivativeError, ModelError
+from .errors import ArgumentError, DerivativeError, ModelError, raised_in
 from .operators import Diagonal, Matrix, Operator, Product
 
 
@@ -104,9 +104,9 @@ class Loss(LossBase):
     def value(self, h: Array, theta: Array) -> float:
         """The value, checked to be one finite number."""
         backend = Backend.of(h)
-        out = self._value(*_copies(backend, h, theta))
+        out = self._of(backend, "value", self._value, h, theta)
         if is_dense(out) and math.prod(out.shape) == 1:
-            out = backend.xp.reshape(out, ())
+            out = out[(0,) * out.ndim]  # of whatever library
         return float(backend.checked(out, (), "value of the loss"))
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
@@ -117,11 +117,15 @@ class Loss(LossBase):
             self._partial(backend, "d_state", self._d_state, h, theta, h.shape[0]),
         )
 
+    def _of(self, backend: Backend, field: str, function: Any, h: Array, theta: Array) -> Any:
+        with raised_in(f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"):
+            return function(*_copies(backend, h, theta))
+
     def _partial(
         self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int
     ) -> Array:
         if function is not None:
-            given = function(*_copies(backend, h, theta))
+            given = self._of(backend, field, function, h, theta)
             return backend.vector(given, size, f"{field} of the loss")
         if field not in self._missing_is_zero:
             moved = (_moved(h), theta) if field == "d_state" else (h, _moved(theta))
@@ -137,7 +141,7 @@ class Loss(LossBase):
         backend = Backend.of(h)
         N, P = h.shape[0], theta.shape[0]
         if self._curvature is not None:
-            given = self._curvature(*_copies(backend, h, theta))
+            given = self._of(backend, "curvature", self._curvature, h, theta)
             return as_curvature(backend, given, P, N, "curvature of the loss")
         for here, there in zip(
             self.gradients(h, theta), self.gradients(_moved(h), _moved(theta)), strict=True
@@ -312,9 +316,12 @@ class _ScaledLoss(LossBase):
 
 def _selection(backend: Backend, index: Array, state_size: int) -> Any:
     xp = backend.xp
+    index = as_array(backend, index, "observe of LeastSquares (an array of indices)", ModelError)
     if xp.isdtype(index.dtype, "bool"):
         if index.shape[0] != state_size:
-            raise ModelError(f"observe is a mask of {index.shape[0]} for a state of {state_size}")
+            raise ModelError(
+                f"observe of LeastSquares is a mask of {index.shape[0]} for a state of {state_size}"
+            )
         index = xp.nonzero(index)[0]
     if not xp.isdtype(index.dtype, "integral"):
         raise ModelError(
@@ -336,7 +343,7 @@ def _copies(backend: Backend, *arrays: Array) -> list[Array]:
 
 def _kept(x: Any, name: str) -> Any:
     """A user's number as a float, an array as a copy, both finite."""
-    kept = Backend.of(x).checked(x, None, name)
+    kept = Backend.of(x, name=name).checked(x, None, name)
     return kept if kept.ndim else float(kept)
 
 

@@ -156,4 +156,4 @@ def _same(theta: Array, kept: Array) -> bool:
 
 
 def _copy(x: Array, name: str = "params") -> Array:
-    return Backend.of(x).checked(x, None, name)
+    return Backend.of(x, name=name).checked(x, None, name)

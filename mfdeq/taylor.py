@@ -75,6 +75,9 @@ def judge(
         for k in seen
         if k + 1 in seen
     ]
+    if slopes and min(slopes[-2:]) < -MARGIN:
+        how = "the remainder grows as the step shrinks: not smooth, or not the same at every call"
+        return INCONCLUSIVE, min(slopes[-2:]), order - MARGIN, how
     if slopes:
         slope = slopes[-1]
         if len(slopes) >= 2 and slopes[-2] >= order - MARGIN and slope < order - MARGIN:

@@ -1,8 +1,17 @@
 """Devices of array_api_strict, and what is computed there beside what numpy computes."""
 
+from unittest import mock
+
 import array_api_strict as strict
 import numpy as np
 from array_api_compat import numpy as compat
+
+import mfdeq
+from mfdeq.operators import Operator
+
+N, P = 5, 3
+RNG = np.random.default_rng(0)
+W, U = 0.3 * RNG.standard_normal((N, N)), RNG.standard_normal((N, P))
 
 
 class Place:
@@ -35,3 +44,46 @@ def agrees(place, compute):
     for here, there in zip(expected, found, strict=True):
         assert np.linalg.norm(here) > 0
         np.testing.assert_allclose(place.back(there), here, rtol=1e-12, atol=1e-13)
+
+
+def without_scipy():
+    """Operators that are not scipy's, which only knows numpy's dtypes."""
+
+    def init(self, source, shape):
+        self.shape, self.dtype = tuple(shape), self.backend.dtype
+
+    return mock.patch.object(Operator, "__init__", init)
+
+
+class Dense(mfdeq.FixedPointModel):
+    """h = tanh(W h + U theta) in any array library."""
+
+    state_size, param_size = N, P
+
+    def __init__(self, place, products=False):
+        self.xp, self.W, self.U, self.products = place.xp, place(W), place(U), products
+
+    def map(self, h, theta):
+        return self.xp.tanh(self.W @ h + self.U @ theta)
+
+    def linearize(self, h, theta):
+        y = self.xp.tanh(self.W @ h + self.U @ theta)
+        first, second = 1 - y**2, -2 * y * (1 - y**2)
+        W, U = self.W, self.U
+
+        def curvature(lam):
+            D = (second * lam)[:, None]
+            K = mfdeq.Curvature(U.T @ (D * U), W.T @ (D * U), W.T @ (D * W))
+            if not self.products:
+                return K
+            return lambda u, z: (
+                K.params_params @ u + K.state_params.T @ z,
+                K.state_params @ u + K.state_state @ z,
+            )
+
+        return mfdeq.Linearization(
+            first[:, None] * W,
+            first[:, None] * U,
+            curvature=curvature,
+            second=lambda a, b: second * (W @ a[1] + U @ a[0]) * (W @ b[1] + U @ b[0]),
+        )

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from places import Place, agrees
+from places import Dense, N, P, Place, agrees, without_scipy
 
 import mfdeq
 from mfdeq.arrays import Backend, check_block
 from mfdeq.forward.fixed_point import anderson_step
-from mfdeq.operators import Matrix, Operator, columnwise, scale_rows
+from mfdeq.operators import Matrix, columnwise, scale_rows
 
-N, P = 5, 3
 RNG = np.random.default_rng(0)
 BLOCK = RNG.standard_normal((12, 4))
 
@@ -81,50 +80,13 @@ def test_nothing_is_moved(place):
 
 # The whole way, but for scipy's LinearOperator, which only knows numpy's dtypes.
 
-W, U = 0.3 * RNG.standard_normal((N, N)), RNG.standard_normal((N, P))
 V = RNG.standard_normal((P, 2))
 
 
-class Dense(mfdeq.FixedPointModel):
-    """h = tanh(W h + U theta) in any array library."""
-
-    state_size, param_size = N, P
-
-    def __init__(self, place, products=False):
-        self.xp, self.W, self.U, self.products = place.xp, place(W), place(U), products
-
-    def map(self, h, theta):
-        return self.xp.tanh(self.W @ h + self.U @ theta)
-
-    def linearize(self, h, theta):
-        y = self.map(h, theta)
-        first, second = 1 - y**2, -2 * y * (1 - y**2)
-        W, U = self.W, self.U
-
-        def curvature(lam):
-            D = (second * lam)[:, None]
-            K = mfdeq.Curvature(U.T @ (D * U), W.T @ (D * U), W.T @ (D * W))
-            if not self.products:
-                return K
-            return lambda u, z: (
-                K.params_params @ u + K.state_params.T @ z,
-                K.state_params @ u + K.state_state @ z,
-            )
-
-        return mfdeq.Linearization(
-            first[:, None] * W,
-            first[:, None] * U,
-            curvature=curvature,
-            second=lambda a, b: second * (W @ a[1] + U @ a[0]) * (W @ b[1] + U @ b[0]),
-        )
-
-
 @pytest.fixture
-def _without_scipy(monkeypatch):
-    def init(self, source, shape):
-        self.shape, self.dtype = tuple(shape), self.backend.dtype
-
-    monkeypatch.setattr(Operator, "__init__", init)
+def _without_scipy():
+    with without_scipy():
+        yield
 
 
 @pytest.mark.usefixtures("_without_scipy")

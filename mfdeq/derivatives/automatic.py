@@ -254,4 +254,10 @@ def _curvature(engine: Engine, along: Function, h: Array, theta: Array, lam: Arr
             return u, z
         return tuple(engine.out(backend, part) for part in product(*engine.into(u, z)))
 
-    return Curvature(apply=apply, blocks=True)
+    return _Traced(apply=apply, blocks=True)
+
+
+class _Traced(Curvature):
+    """Blocks are columns by construction, and every other shape is compiled anew."""
+
+    by_hand = False

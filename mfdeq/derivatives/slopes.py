@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Array, Backend
-from ..errors import ArgumentError, raised_in
+from ..arrays import Array, Backend, as_array
+from ..errors import ArgumentError, ModelError, raised_in
 from ..operators import Operator, columnwise
 from .sparsity import place_near, typical_sizes
 
@@ -183,10 +183,17 @@ class Slopes:
             x + 1j * (tiny * size * part)
             for x, size, part in zip(place, self.sizes, a, strict=True)
         )
-        out = self.f(h, theta)
-        if tuple(out.shape) != (self.size,) or not xp.isdtype(out.dtype, "complex floating"):
-            raise TypeError(f"it returned {out.dtype} of shape {tuple(out.shape)}")
-        return xp.asarray(xp.imag(out) / tiny, dtype=self.backend.dtype)
+        name, shape = f"{self.name}, of complex arrays,", (self.size,)
+        with raised_in(f"{name} of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
+            out = self.f(h, theta)
+        out = as_array(self.backend, out, f"{name} (an array of shape {shape})", ModelError)
+        if tuple(out.shape) != shape or not xp.isdtype(out.dtype, "complex floating"):
+            raise ModelError(
+                f"{name} returned {out.dtype} of shape {tuple(out.shape)}; complex numbers of "
+                f"shape {shape} were expected"
+            )
+        slope = xp.where(xp.isfinite(out), xp.imag(out) / tiny, xp.nan)  # NaN often is real
+        return xp.asarray(slope, dtype=self.backend.dtype)
 
     def _complex_works(self) -> tuple[bool, str]:
         """Whether f takes complex arrays and its derivative along one direction is right."""
