@@ -103,7 +103,7 @@ curvature_of, second_of = Linearized.curvature, Linearized.second
 
 
 @mutant(Linearized, "curvature", "stiff", "diffusion")
-def curvature_of_the_residual(self, w):
+def curvature_of_the_residual(self, w, symmetric=False):
     return curvature_of(self, -w)
 
 
