@@ -192,7 +192,7 @@ class Checks(Parts):
         rounding = 2 * self.backend.eps * signs * eq.state_operator.abs_apply(eq.state)
         h = eq.state + eq.factor.solve(rounding, rtol=1e-3)
         places = h, eq.polished.state - _correction(eq.polished)
-        self.unsettled = norm(places[1] - eq.polished.state) / (norm(eq.state) or 1.0)
+        self.unsettled = norm(places[1] - eq.state) / (norm(eq.state) or 1.0)
         there = [
             quantities(Equilibrium(eq.problem, h, eq.problem.linearize(h), eq.solver, eq.report))
             for h in places

@@ -95,10 +95,11 @@ def verify(
 
     Notes
     -----
-    Adjoints by dot tests. First derivatives, Z, the gradient, K, H and h'' by Taylor
-    remainders along random directions, each of which must fall as the square of the step
-    until it reaches the noise of what it is computed from. A remainder hidden by noise
-    altogether is INCONCLUSIVE, not PASS.
+    Adjoints and symmetry, block by block, by dot tests. First derivatives, Z, the gradient, K,
+    f'', H and h'' by Taylor remainders, along random and structured directions, each of which
+    must fall as the square of the step until it reaches the noise of what it is computed from,
+    and of the user's own derivatives in every row. A remainder hidden by noise altogether is
+    INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
     """
     if loss is not None and not isinstance(loss, LossBase):
         raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")

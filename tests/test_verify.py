@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from case_forms import with_linearize
 from cases import build, given_as
 
 import mfdeq
@@ -54,6 +55,27 @@ def test_solves_too_loose_to_tell_are_said_to_be(rtol):
     assert found.verdict == INCONCLUSIVE
     assert "too loose to tell: verify with solver= of a smaller rtol" in str(found)
     assert all(check.verdict == PASS for check in found if "curvature" in check.name)
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-2, 1e-4])
+def test_equilibria_too_loose_accuse_nothing(rtol):
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, rtol=rtol)
+    assert found.verdict != FAIL, str(found)
+    assert found or "too loose to tell: verify with a smaller rtol" in str(found)
+
+
+def test_one_row_off_is_enough():
+    case = build("diffusion")
+    model = case.written[0]
+
+    def linearize(self, h, theta):
+        right = type(model).linearize(self, h, theta)
+        rows = np.where(np.arange(len(h)) == 7, 1.001, 1.0)
+        return mfdeq.Linearization(right.d_state, right.d_params.multiply(rows[:, None]))
+
+    found = mfdeq.verify(with_linearize(model, linearize), case.params)
+    assert next(c for c in found if c.verdict == FAIL).name.startswith("d_params")
 
 
 def test_solves_too_loose_hide_no_wrong_derivative():
