@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from .arrays import host
+from .errors import MfdeqError
 
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
 EPILOG = """\
@@ -15,7 +16,8 @@ MODEL, --params and --loss are module:expression, the expression evaluated in th
 looked for in the current directory too: examples.bratu:Bratu(31), my.models:model, numpy:zeros(3).
 A class or function is called without arguments. --params may be a .npy file or numbers, 1,2.5,3.
 
-The exit status is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for wrong arguments.
+The exit status is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for wrong arguments and for a model
+that returns what cannot be used (a wrong shape, NaN).
 """
 
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, "")
     try:
         return _verify(options)
-    except _WrongError as error:
+    except (_WrongError, MfdeqError) as error:
         command.error(f"{error}")
 
 

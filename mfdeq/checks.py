@@ -18,6 +18,7 @@ from .errors import ConvergenceError, DerivativeError, SingularStateError
 from .linearized import Problem
 from .losses import Loss, LossBase
 from .parts import Parts
+from .report import SolveReport
 from .taylor import FAIL, INCONCLUSIVE, judge
 
 LOOSE = 1e-7  # relative residual of solves above which they may hide what is tested
@@ -50,7 +51,9 @@ class Checks(Parts):
             self._put(error.field or "linearization", FAIL, math.nan, math.nan, str(error))
             return
         except (ConvergenceError, SingularStateError) as error:
-            h = error.best if error.best is not None else problem.start(self.h0)
+            # What a forward solve found best is a state; what an inner one did is not.
+            forward = error.best is not None and isinstance(error.report, SolveReport)
+            h = error.best if forward else problem.start(self.h0)
             self._guarded("linearization", lambda: self.linearization(h))
             verdict = FAIL if any(c.verdict == FAIL for c in self.checks) else INCONCLUSIVE
             self._put("equilibrium", verdict, math.nan, math.nan, f"not found: {error}")

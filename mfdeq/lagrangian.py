@@ -64,15 +64,13 @@ class ShiftedInverse(SelfAdjoint):
         try:
             self.factors = Multifrontal(scaled, H.backend, symmetric=True)
         except ArithmeticError as error:
-            raise _unsuited(str(error)) from error
+            if "singular" not in str(error):
+                raise _unsuited(str(error)) from error
+            raise _on_an_eigenvalue(self.sigma, "a pivot is zero") from error
         b = H.backend.random(self.system.shape[0], seed=5)
         off = H.backend.norm(b - scaled @ self.factors.solve(b)) / H.backend.norm(b)
         if not off <= REFINABLE:
-            raise SingularStateError(
-                f"H - {self.sigma:g} I is singular to working precision (a solve with the "
-                f"Lagrangian system leaves {off:.0e}): move sigma off the eigenvalue",
-                digits=0.0,
-            )
+            raise _on_an_eigenvalue(self.sigma, f"a solve leaves {off:.0e}")
         self._believed = off <= BELIEVED
 
     @functools.cached_property
@@ -149,6 +147,15 @@ def _entries(op: Operator, name: str) -> Any:
     if not is_sparse(array):
         raise _unsuited(f"{name} is not a sparse matrix")
     return sparse_on_host(array)
+
+
+def _on_an_eigenvalue(sigma: float, how: str) -> SingularStateError:
+    return SingularStateError(
+        f"H - {sigma:g} I is singular to working precision ({how} in the Lagrangian system): "
+        "sigma is an eigenvalue of H, as zero is of a Hessian that the data do not determine, or "
+        "of a part of it. Move sigma a little to one side",
+        digits=0.0,
+    )
 
 
 def _unsuited(why: str) -> ArgumentError:

@@ -85,8 +85,9 @@ class Parts(Judge):
         """d_state, d_params, curvature and second against the residual and each other."""
         lin = self.problem.linearize(h)
         self.directions(h, lin)
-        self._dot_test("d_state: adjoint", lin.A)
-        self._dot_test("d_params: adjoint", lin.B)
+        for name, op in (("d_state", lin.A), ("d_params", lin.B)):
+            self._columns(name, op)
+            self._dot_test(f"{name}: adjoint", op)
         self._first(lin, h)
         self.missing = [f for f in ("curvature", "second") if getattr(lin.given, f) is None]
         if len(self.missing) < 2:
@@ -134,6 +135,7 @@ class Parts(Judge):
         K = None if given.curvature is None else lin.curvature(w, symmetric=True)
         a = self._stack(self.u, self.other)
         if K is not None:
+            self._columns("curvature", K)
             self._blocks("curvature", K, second_off)
 
         def gradient(dtheta: Array, dh: Array) -> Array | None:

@@ -44,6 +44,11 @@ class Never(Cosine):
         return mfdeq.Linearization(np.eye(2), np.zeros((2, 2)))
 
 
+class Broken(Cosine):
+    def map(self, h, theta):
+        return h * np.nan
+
+
 wrong = Cosine(1.1)
 LOSS = mfdeq.LeastSquares(np.arange(2), THETA)
 WRONG_LOSS = mfdeq.Loss(lambda h, t: (h**2).sum(), lambda h, t: h)
@@ -88,6 +93,9 @@ def test_verify(arguments, status, said, capsys):
         (["command_line_models:Cosine("], "'Cosine(' in command_line_models"),
         (["command_line_models:number"], "MODEL is a int"),
         (["command_line_models:Cosine", "--params", "one,two"], "numbers, a .npy file"),
+        (["command_line_models:Cosine", "--params", "1,2,3"], "params has shape (3,)"),
+        (["command_line_models:Cosine", "--rtol", "5"], "rtol is 5.0"),
+        (["command_line_models:Broken"], "Broken.map holds NaN"),
     ],
 )
 def test_wrong_arguments(arguments, said, capsys):

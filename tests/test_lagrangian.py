@@ -156,6 +156,16 @@ def test_a_shift_on_an_eigenvalue():
         ShiftedInverse(H, values[3]) @ np.ones(len(values))
 
 
+def test_a_singular_gauss_newton_says_so():
+    model, theta, _ = coarse()
+    few = mfdeq.LeastSquares(np.arange(0, 75, 10), np.zeros(8))  # 8 data for 25 parameters
+    H = mfdeq.solve(model, theta).hessian(few).gauss_newton
+    with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError), match="sigma"):
+        mfdeq.eigsh(H, k=3, sigma=0.0)
+    pairs = mfdeq.eigsh(H, k=3, sigma=-1e-3, certify=True)
+    np.testing.assert_allclose(pairs.values, 0.0, atol=1e-10)
+
+
 def test_what_has_no_entries_is_refused():
     model, theta, loss = a_map()
     H = mfdeq.solve(model, theta).hessian(loss)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from case_forms import with_linearize
 from cases import build, given_as
+from scipy.sparse.linalg import LinearOperator
 
 import mfdeq
 from mfdeq.taylor import FAIL, INCONCLUSIVE, PASS, judge
@@ -133,3 +134,47 @@ def test_remainders_are_judged_by_their_slope(remainder, verdict):
 def test_noise_that_hides_the_term_is_inconclusive():
     found, *_ = judge(2, STEPS, [1e-3] * 8, [1e-3 * t for t in STEPS], [1e-3] * 8, 1e-3, 1e-3)
     assert found == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("field", ["d_state", "d_params", "curvature"])
+def test_products_of_blocks_that_are_not_those_of_columns(field):
+    model = build("smooth").model
+
+    def doubled(M):
+        M = np.asarray(M)
+        return LinearOperator(
+            M.shape,
+            matvec=lambda x: M @ x,
+            rmatvec=lambda y: M.T @ y,
+            matmat=lambda X: 2 * (M @ X),
+            rmatmat=lambda Y: M.T @ Y,
+            dtype=M.dtype,
+        )
+
+    class Wrong(type(model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+
+            def curvature(lam):
+                K = right.curvature(lam)
+
+                def apply(u, z):
+                    times = 1.0 if u.ndim == 1 else 2.0
+                    return (
+                        times * (K.params_params @ u + K.state_params.T @ z),
+                        times * (K.state_params @ u + K.state_state @ z),
+                    )
+
+                return mfdeq.Curvature(apply=apply, blocks=True)
+
+            return mfdeq.Linearization(
+                doubled(right.d_state) if field == "d_state" else right.d_state,
+                doubled(right.d_params) if field == "d_params" else right.d_params,
+                curvature if field == "curvature" else right.curvature,
+            )
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(model.__dict__)
+    found = mfdeq.verify(wrong, build("smooth").params)
+    assert found.verdict == FAIL, found
+    assert f"look first at: {field}" in str(found)

@@ -68,7 +68,7 @@ def from_function(
     >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, "map")
     >>> eq = mfdeq.solve(model, np.zeros(1))
     >>> print(f"{eq.state[0]:.8f} {eq.sensitivity.toarray()[0, 0]:.8f}")
-    0.73908513 0.59750997
+    0.73908513 0.59751005
     """
     one_of(kind, KINDS, "kind of mfdeq.from_function")
     if not callable(f):

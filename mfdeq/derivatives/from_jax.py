@@ -262,6 +262,7 @@ def _jax() -> ModuleType:
         importlib.import_module("jax.dlpack")
     except ImportError as error:
         raise ModelError(
-            f"JAX cannot be imported ({error}): install the extra mfdeq[jax]"
+            f"JAX cannot be imported ({error}): install the extra mfdeq[jax]; in a clone, "
+            'pip install -e ".[jax]"'
         ) from error
     return jax

@@ -209,7 +209,8 @@ def _torch() -> ModuleType:
         importlib.import_module("torch.func")
     except ImportError as error:
         raise ModelError(
-            f"PyTorch cannot be imported ({error}): install the extra mfdeq[torch]"
+            f"PyTorch cannot be imported ({error}): install the extra mfdeq[torch]; in a clone, "
+            'pip install -e ".[torch]"'
         ) from error
     with warnings.catch_warnings():
         # What forward mode imports at its first use warns of itself.

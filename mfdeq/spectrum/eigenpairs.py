@@ -64,7 +64,7 @@ class Eigenpairs:
     """
 
     values: Array
-    vectors: Array
+    vectors: Array = field(repr=False)
     error_bounds: Array
     report: EigenReport
     krylov: Lanczos | None = field(default=None, repr=False)

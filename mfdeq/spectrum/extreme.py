@@ -12,7 +12,7 @@ from ..errors import ArgumentError, ConvergenceError
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse
 from ..operators import DENSE_LIMIT, Operator
-from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, largest, worst
+from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from .lanczos import Lanczos, chosen
 from .products import Products
 from .shift_invert import missed, refined
@@ -214,9 +214,17 @@ def _nearest(
     finally:
         solves.close()
     vectors = refined(inverse, vectors)
-    pairs = bounded(H, vectors, 0.0, "Lanczos with the Lagrangian system")
-    pairs.report.norm = largest(pairs)
-    return pairs
+    return bounded(H, vectors, _norm(H, start[:, :1]), "Lanczos with the Lagrangian system")
+
+
+def _norm(H: Products, x: Array) -> float:
+    """||H||, underestimated: what two products grow by."""
+    size = H.backend.norm(x)
+    for _ in range(2):
+        x = H(x / size)
+        if (size := H.backend.norm(x)) == 0.0:
+            break
+    return size
 
 
 def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
@@ -245,7 +253,8 @@ def _check(H: Any, k: Any, which: str, rtol: float) -> int:
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
         raise ArgumentError(f"k is {k!r}; an integer from 1 to P = {shape[0]} was expected")
     if which not in WHICH:
-        raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected")
+        smallest = "; for those nearest to zero give sigma=0.0" if which == "SM" else ""
+        raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected{smallest}")
     fraction(rtol, "rtol")
     return shape[0]
 

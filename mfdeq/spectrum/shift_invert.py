@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays import Array, array_on_host
+from ..errors import SingularStateError
 from ..lagrangian import ShiftedInverse
 
+ROUNDING = 1e-10  # of ||H||, the same
 MARGIN = 1e-6  # of the largest magnitude found, beyond the outermost values, where counts are taken
 
 
@@ -25,12 +27,16 @@ def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
     None where the counts cannot be believed.
     """
     values, bounds = array_on_host(pairs.values), array_on_host(pairs.error_bounds)
-    margin = MARGIN * float(abs(values).max()) + float(bounds.max())
+    margin = MARGIN * float(abs(values).max()) + 2.0 * float(bounds.max())
+    margin += ROUNDING * pairs.report.norm
     ends = [float(values.min()) - margin, float(values.max()) + margin]
     counts = []
     for outer, end in zip((min, max), ends, strict=True):
         beyond = S is not None and outer(S.sigma, end) == S.sigma
-        at = S if beyond and S is not None else ShiftedInverse(H, end)
+        try:
+            at = S if beyond and S is not None else ShiftedInverse(H, end)
+        except SingularStateError:
+            return None
         if at.below is None:
             return None
         counts.append(at.below)
