@@ -173,6 +173,8 @@ class _Jax:
             partial(_identity_minus if identity_minus else _plain, kept[0]),
             partial(_identity_minus_adjoint if identity_minus else _adjoint, kept[1]),
         ]
+        if method == "cg":  # A is symmetric then, and its own product the cheaper one
+            sides[1] = sides[0]
         solve = self._krylov(method)
         return lambda B, rtol, most, restart, adjoint: solve(sides[adjoint], B, rtol, most, restart)
 
