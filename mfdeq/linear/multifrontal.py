@@ -114,7 +114,7 @@ class Multifrontal:
         for level in self.levels:
             for batch in level.batches:
                 inverse = array_on_host(batch.inverse)
-                values = host.linalg.eigvalsh(0.5 * (inverse + host.matrix_transpose(inverse)))
+                values = host.linalg.eigvalsh(0.5 * (inverse + inverse.transpose(0, 2, 1)))
                 size = abs(values).max(axis=1, keepdims=True)
                 unsure = (abs(values) <= UNSURE * eps * size) & (values != 0.0)  # 0 is padding
                 if bool(unsure.any()):
