@@ -22,16 +22,14 @@ from .arguments import real
 from .arrays import Array, host, is_sparse, sparse_on_host
 from .curvature import BlockCurvature
 from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .linear.factor import Factor
 from .linear.multifrontal import Multifrontal
 from .linear.scaling import Scaling
-from .operators import Operator, SelfAdjoint
+from .operators import Matrix, Operator, SelfAdjoint
 
 if TYPE_CHECKING:
     from .hessian import Reduced
 
-REFINEMENTS = 6  # of a solve, at most
-ACCURATE = 1e-10  # relative residual of the system that a solve is refined to, or to stagnation
-ENOUGH = 1e-6  # and with which it is let through
 # Of a solve without refinement for a random b. There is no pivoting between fronts: the factors are
 # those of a matrix that is off by about that share of the distance to a singular one, since
 # |x| ~ |b| / that distance. Refinement still converges, and the signs of the pivots are right.
@@ -58,56 +56,75 @@ class ShiftedInverse(SelfAdjoint):
     def __init__(self, H: Reduced, sigma: float = 0.0) -> None:
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
-        self.system = _system(H, self.sigma)
-        self.scaling = Scaling.of(self.system)
-        scaled = self.scaling.applied(self.system)
         try:
-            self.factors = Multifrontal(scaled, H.backend, symmetric=True)
+            self.factor = _Factor(Matrix(H.backend, _system(H, self.sigma)))
+        except ZeroDivisionError as error:
+            raise self._on_an_eigenvalue("a pivot is zero") from error
         except ArithmeticError as error:
-            if "singular" not in str(error):
-                raise _unsuited(str(error)) from error
-            raise _on_an_eigenvalue(self.sigma, "a pivot is zero") from error
-        b = H.backend.random(self.system.shape[0], seed=5)
-        off = H.backend.norm(b - scaled @ self.factors.solve(b)) / H.backend.norm(b)
-        if not off <= REFINABLE:
-            raise _on_an_eigenvalue(self.sigma, f"a solve leaves {off:.0e}")
-        self._believed = off <= BELIEVED
+            raise _unsuited(str(error)) from error
+        if not self.factor.off <= REFINABLE:
+            raise self._on_an_eigenvalue(f"a solve leaves {self.factor.off:.0e}")
 
     @functools.cached_property
     def below(self) -> int | None:
         """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
-        negative = self.factors.negative_pivots() if self._believed else None
-        return None if negative is None else negative - (self.system.shape[0] - self.shape[0]) // 2
+        if not self.factor.off <= BELIEVED:
+            return None
+        negative, states = self.factor.fronts.negative_pivots(), self.factor.A.shape[0]
+        return None if negative is None else negative - (states - self.shape[0]) // 2
 
     def _apply(self, x: Array) -> Array:
-        backend, xp = self.backend, self.backend.xp
-        rest = backend.zeros(self.system.shape[0] - x.shape[0], *x.shape[1:])
-        b = xp.concat([x, rest], axis=0)
-        size = backend.column_norms(b)
-        found, left, before = 0.0 * b, b, float("inf")
-        for _ in range(REFINEMENTS + 1):
-            found = found + self.scaling.solve(self.factors.solve, left, False)
-            left = b - self.system @ found
-            off = backend.column_norms(left)
-            worst = float(xp.max(off / xp.where(size > 0, size, xp.ones_like(size))))
-            if worst <= ACCURATE or not worst < 0.5 * before:
-                break
-            before = worst
-        if not worst <= ENOUGH:
-            raise ConvergenceError(
-                f"a solve with H - {self.sigma:g} I stopped at a relative residual of {worst:.1e} "
-                "of the Lagrangian system: sigma is too near an eigenvalue, or A nearly singular",
-                best=found[: x.shape[0], ...],
-            )
-        return found[: x.shape[0], ...]
+        backend, P = self.backend, self.shape[0]
+        rest = backend.zeros(self.factor.A.shape[0] - P, *x.shape[1:])
+        try:
+            return self.factor.solve(backend.xp.concat([x, rest], axis=0))[:P, ...]
+        except (ConvergenceError, SingularStateError) as error:
+            raise self._on_an_eigenvalue(f"{error}") from error
+
+    def _on_an_eigenvalue(self, how: str) -> SingularStateError:
+        return SingularStateError(
+            f"H - {self.sigma:g} I is singular to working precision (in the Lagrangian system "
+            f"{how}): sigma is an eigenvalue of H, as zero is of a Hessian that the data do not "
+            "determine, or of a part of it. Move sigma a little to one side",
+            digits=0.0,
+        )
+
+
+class _Factor(Factor):
+    """The system's fronts; solves are refined to the true residual, as all are.
+
+    Attributes
+    ----------
+    off : float
+        The relative residual of a solve without refinement.
+    """
+
+    name = "the Lagrangian system"
+
+    def __init__(self, A: Matrix) -> None:
+        super().__init__(A, None, None)
+        self.scaling = Scaling.of(A.array)
+        scaled = self.scaling.applied(A.array)
+        self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
+        b = A.backend.random(A.shape[0], seed=5)
+        self.off = A.backend.norm(b - scaled @ self.fronts.solve(b)) / A.backend.norm(b)
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.scaling.solve(self.fronts.solve, b, adjoint)
+
+
+def parts(H: Reduced) -> tuple[Any, ...]:
+    """A, B and the blocks of K as sparse matrices on the host, or an `ArgumentError`."""
+    A, B = _entries(H.eq.state_operator, "A"), _entries(H.eq.param_operator, "B")
+    N, P = B.shape
+    return A, B, *_blocks_of(H, (P, P), (N, P), (N, N))
 
 
 def _system(H: Reduced, sigma: float) -> Any:
     """The matrix, its pattern that of the nodes' graph."""
     sparse = importlib.import_module("scipy.sparse")
-    A, B = _entries(H.eq.state_operator, "A"), _entries(H.eq.param_operator, "B")
+    A, B, pp, sp, ss = parts(H)
     N, P = B.shape
-    pp, sp, ss = _blocks_of(H, (P, P), (N, P), (N, N))
     shifted = pp - sigma * sparse.identity(P, format="csr")
     M = sparse.bmat([[shifted, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
     node = host.concatenate([_nodes(B, sp), host.arange(N), host.arange(N)])
@@ -147,15 +164,6 @@ def _entries(op: Operator, name: str) -> Any:
     if not is_sparse(array):
         raise _unsuited(f"{name} is not a sparse matrix")
     return sparse_on_host(array)
-
-
-def _on_an_eigenvalue(sigma: float, how: str) -> SingularStateError:
-    return SingularStateError(
-        f"H - {sigma:g} I is singular to working precision ({how} in the Lagrangian system): "
-        "sigma is an eigenvalue of H, as zero is of a Hessian that the data do not determine, or "
-        "of a part of it. Move sigma a little to one side",
-        digits=0.0,
-    )
 
 
 def _unsuited(why: str) -> ArgumentError:

@@ -166,6 +166,58 @@ def test_a_singular_gauss_newton_says_so():
     np.testing.assert_allclose(pairs.values, 0.0, atol=1e-10)
 
 
+def test_float32():
+    model, theta, loss = diffusion()
+
+    class Single(Diffusion):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+            matrices = given.d_state.astype("float32"), given.d_params.astype("float32")
+            return mfdeq.Linearization(*matrices, given.curvature)
+
+    H = mfdeq.solve(Single(9), theta.astype("float32")).hessian(loss)
+    exact = np.linalg.eigvalsh(mfdeq.solve(model, theta).hessian(loss).toarray())
+    sigma = 1.1 * exact[-1]
+    pairs = mfdeq.eigsh(H, k=3, sigma=sigma, rtol=1e-3)
+    assert pairs.values.dtype == np.float32
+    np.testing.assert_allclose(pairs.values, exact[-3:], rtol=1e-3)
+    assert ShiftedInverse(H, sigma).below == len(exact)
+
+
+def test_what_cannot_be_certified_is_refused_before_the_work():
+    model, theta, _ = diffusion()
+    product = mfdeq.Loss(
+        lambda h, t: (h**2).sum(),
+        lambda h, t: 2 * h,
+        None,
+        lambda h, t: lambda u, z: (0 * u, 2 * z),
+    )
+    eq = mfdeq.solve(model, theta)
+    H = eq.hessian(product)
+    before = eq.report.linear.columns
+    with pytest.raises(mfdeq.ArgumentError, match="give its blocks"):
+        mfdeq.eigsh(H, k=3, certify=True)
+    assert eq.report.linear.columns == before
+
+
+def test_a_count_that_cannot_be_had_loses_no_results(monkeypatch):
+    H, values, _ = problem("coarse")
+
+    def refuse(*_):
+        raise mfdeq.ArgumentError("no small separators")
+
+    monkeypatch.setattr("mfdeq.spectrum.shift_invert.ShiftedInverse", refuse)
+    pairs = mfdeq.eigsh(H, k=2, which="LA", certify=True)
+    np.testing.assert_allclose(pairs.values, values[-2:], rtol=1e-8)
+    assert pairs.report.missed is None
+
+
+def test_a_basis_is_of_no_use_to_a_shift():
+    H, *_ = problem("map")
+    with pytest.raises(mfdeq.ArgumentError, match="resume"):
+        mfdeq.eigsh(H, k=2, sigma=0.1, resume=mfdeq.eigsh(H, k=2))
+
+
 def test_what_has_no_entries_is_refused():
     model, theta, loss = a_map()
     H = mfdeq.solve(model, theta).hessian(loss)

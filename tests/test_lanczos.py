@@ -149,6 +149,34 @@ def test_products_are_no_more_accurate_than_needed(rtol):
     assert np.all(pairs.report.residuals <= rtol * scale)
 
 
+@pytest.mark.parametrize("relaxed", [True, False])
+def test_a_rough_basis_is_gone_on_from(relaxed):
+    """One whose products were loose holds their errors, which a smaller rtol does not allow."""
+    _, H = relaxed_problem()
+    rough = mfdeq.eigsh(H, k=3, rtol=1e-2)
+    pairs = mfdeq.eigsh(H, k=3, rtol=1e-9, resume=rough, relaxed=relaxed)
+    exact = mfdeq.eigsh(H, k=3, rtol=1e-9, relaxed=False)
+    np.testing.assert_allclose(pairs.values, exact.values, rtol=1e-8)
+    assert np.all(pairs.report.residuals <= 1e-9 * abs(pairs.values).max())
+
+
+def test_a_hessian_that_is_zero():
+    eq, _ = relaxed_problem()
+    nothing = mfdeq.Loss(lambda h, theta: 0.0, lambda h, theta: 0 * h)
+    pairs = mfdeq.eigsh(eq.hessian(nothing), k=3)
+    assert np.all(pairs.values == 0)
+    assert np.all(pairs.error_bounds == 0)
+
+
+def test_a_failure_carries_its_report():
+    _, H = relaxed_problem()
+    with pytest.raises(mfdeq.ConvergenceError, match="max_products") as caught:
+        mfdeq.eigsh(H, k=6, rtol=1e-10, max_products=8)
+    assert caught.value.report is caught.value.best.report
+    assert not caught.value.report.converged
+    assert caught.value.report.products >= 8
+
+
 def test_relaxed_products_that_were_not_enough_are_made_up_for(monkeypatch):
     monkeypatch.setattr("mfdeq.spectrum.products.SHARE", 1e3)
     _, H = relaxed_problem()

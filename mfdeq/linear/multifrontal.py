@@ -81,8 +81,9 @@ class Multifrontal:
     Raises
     ------
     ArithmeticError
-        If the graph has no small separators, or a front is singular (A may be regular
-        nevertheless).
+        If the graph has no small separators.
+    ZeroDivisionError
+        Which is one, if a front is singular (A may be regular nevertheless).
     """
 
     def __init__(self, A: Any, backend: Backend, symmetric: bool, most: float = math.inf) -> None:
@@ -96,7 +97,7 @@ class Multifrontal:
         try:
             self.levels = list(_factorized(matrix, fronts, backend, symmetric))
         except host.linalg.LinAlgError as error:
-            raise ArithmeticError("a front is singular") from error
+            raise ZeroDivisionError("a front is singular") from error
 
     @property
     def entries(self) -> int:

@@ -10,7 +10,7 @@ from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError, ConvergenceError
 from ..hessian import Reduced
-from ..lagrangian import ShiftedInverse
+from ..lagrangian import ShiftedInverse, parts
 from ..operators import DENSE_LIMIT, Operator
 from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from .lanczos import Lanczos, chosen
@@ -112,6 +112,10 @@ def eigsh(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
         )
     hessian = _symmetric(backend, H)
+    if certify:
+        parts(_reduced(hessian))  # refused before the work
+    if sigma is not None and resume is not None:
+        raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma)
     products = Products(hessian, progress)
     try:
@@ -125,7 +129,8 @@ def eigsh(
                 lanczos = _resumed(resume, products, most)
             products.relaxed = relaxed and hasattr(products.H, "loosely")
             pairs = _extreme(lanczos, products, k, which, rtol, limit)
-            if products.relaxed and worst(pairs) > allowed(pairs, rtol):
+            rough = products.relaxed or resume is not None
+            if rough and worst(pairs) > allowed(pairs, rtol):
                 products.relaxed = False  # the errors have added up: from what was found, tightly
                 lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k))
                 pairs = _extreme(lanczos, products, k, which, rtol, limit)
@@ -170,12 +175,14 @@ def _extreme(
             return _found(lanczos, H, Y[:, wanted], norm)
         if H.count >= limit:
             good = wanted[converged]
+            best = _found(lanczos, H, Y[:, good], norm, converged=False)
             raise ConvergenceError(
                 f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
                 f"{H.count} products. Raise max_products (with resume=, the error's `best`, "
                 "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
                 "at this end of the spectrum converge slowly",
-                best=_found(lanczos, H, Y[:, good], norm, converged=False),
+                best=best,
+                report=best.report,
             )
         H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm)
         if lanczos.invariant:

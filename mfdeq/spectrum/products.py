@@ -46,10 +46,10 @@ class Products:
         if not self.relaxed:
             return self.H._apply(x)
         H: Any = self.H
-        if self._calls % EVERY:
-            self._calls += 1
-            return H.loosely(x, self._inner)
+        estimated = self._calls % EVERY == 0
         self._calls += 1
+        if not estimated:
+            return H.loosely(x, self._inner)
         product, error = H.with_error(x, rtol=self._inner)
         worst = float(self.backend.xp.max(self.backend.column_norms(error)))
         self._per_inner = max(self._per_inner, worst / self._inner)
@@ -57,10 +57,12 @@ class Products:
 
     def allow(self, tol: float, residual: float, norm: float) -> None:
         """What the next product may be off by: the residuals are that far from the tolerance."""
-        if self.relaxed:
-            error = SHARE * tol * norm / max(residual, tol)
-            tightest = self.H.eq.factor.rtol  # type: ignore[attr-defined]
-            self._inner = max(tightest, min(error / self._per_inner, LOOSEST))
+        if self.relaxed and self._calls:  # before the first product nothing is known
+            error, tightest = SHARE * tol * norm, self.H.eq.factor.rtol  # type: ignore[attr-defined]
+            # Not error / per_inner, which may be zero: of a Hessian that is.
+            loose = error >= LOOSEST * self._per_inner * max(residual, tol)
+            wanted = LOOSEST if loose else error / (self._per_inner * max(residual, tol))
+            self._inner = max(tightest, wanted)
 
     def with_error(self, x: Array) -> tuple[Array, Array]:
         """H X as accurate as it can be, and its error where that is estimated."""

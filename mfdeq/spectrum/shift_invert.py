@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays import Array, array_on_host
-from ..errors import SingularStateError
+from ..errors import ArgumentError, SingularStateError
 from ..lagrangian import ShiftedInverse
 
 ROUNDING = 1e-10  # of ||H||, the same
@@ -35,7 +35,7 @@ def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
         beyond = S is not None and outer(S.sigma, end) == S.sigma
         try:
             at = S if beyond and S is not None else ShiftedInverse(H, end)
-        except SingularStateError:
+        except (SingularStateError, ArgumentError):  # on an eigenvalue, or of no use: no count
             return None
         if at.below is None:
             return None
