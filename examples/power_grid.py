@@ -219,17 +219,6 @@ class Step(NamedTuple):
     mode: np.ndarray  # right singular vector of σ_min
 
 
-def smallest_singular_value(eq: mfdeq.Equilibrium, rtol: float = 1e-6) -> tuple[float, np.ndarray]:
-    """σ_min(A), from above, and its right vector, by inverse iteration with the one factor."""
-    v, sigma, before = np.random.default_rng(0).standard_normal(len(eq.state)), 1.0, np.inf
-    while abs(sigma - before) > rtol * sigma:
-        u = eq.inverse.H @ v
-        v = eq.inverse @ (u / np.linalg.norm(u))
-        before, sigma = sigma, 1.0 / np.linalg.norm(v)
-        v *= sigma
-    return sigma, v
-
-
 def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
     """Raise all injections together, by most of the way that seems to be left.
 
@@ -246,9 +235,9 @@ def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
         left = first[fastest] / (2.0 * second[fastest])
         lowest = np.min(abs(flow.complex_voltages(eq.state)))
         slope = eq.gradient(flow.objective) @ direction
-        sigma, mode = smallest_singular_value(eq)
-        digits = eq.report.digits_left
-        steps.append(Step(load, load + left, lowest, sigma, digits, slope, mode))
+        smallest, digits = eq.smallest_singular, eq.report.digits_left
+        row = lowest, smallest.value, digits, slope, smallest.right
+        steps.append(Step(load, load + left, *row))
         if left < NEAREST * load:
             return steps
         by = min(LONGEST_STEP, 0.7 * left)

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .arrays import Array
-from .equilibrium import Equilibrium, solve
+from .equilibrium import Equilibrium
 from .errors import ConvergenceError, DerivativeError, SingularStateError
 from .linearized import Problem
 from .losses import Loss, LossBase
 from .parts import Parts
 from .report import SolveReport
+from .solving import solve
 from .taylor import FAIL, INCONCLUSIVE, judge
 
 LOOSE = 1e-7  # relative residual of solves above which they may hide what is tested

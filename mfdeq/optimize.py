@@ -7,12 +7,13 @@ from typing import Any
 
 from .arguments import fraction
 from .arrays import Array, Backend
-from .equilibrium import Equilibrium, reused_solver, solve
+from .equilibrium import Equilibrium
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .hessian import InexactReduced, ReducedHessian
 from .losses import LossBase
 from .model import Model
 from .operators import Operator
+from .solving import reused_solver, solve
 
 
 class ReducedFunctional:

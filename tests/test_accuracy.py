@@ -15,7 +15,7 @@ from benchmarks.problems import Diffusion
 
 import mfdeq
 from mfdeq.accuracy import gradient_with_error
-from mfdeq.equilibrium import reused_solver
+from mfdeq.solving import reused_solver
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 TOLERANCES = [1e-2, 1e-4, 1e-6, 1e-8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import functools
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,26 @@ def groundwater():
     return model, np.log(1e-5) + 0.3 * rng.standard_normal(model.param_size), None
 
 
+def power_grid():
+    for package in ("jax", "pandapower"):
+        pytest.importorskip(package, reason="the example needs the extra examples")
+    import power_grid
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pandas, by pandapower
+        flow = power_grid.PowerFlow(power_grid.load_grid("case9"))
+    return flow.model, flow.params(), flow.flat()
+
+
+def deq_digits():
+    for package in ("jax", "sklearn"):
+        pytest.importorskip(package, reason="the example needs the extra examples")
+    import deq_digits
+
+    layer, _ = deq_digits.load_digits(3, 2)
+    return layer.model, layer.model.flat_params(layer.weights), None
+
+
 def written(text, name):
     """The class of that name in the examples of a text."""
     scope = {}
@@ -64,9 +85,9 @@ def docstring():
     return written(mfdeq.FixedPointModel.__doc__, "Cosine"), np.array([0.3]), None
 
 
-SHIPPED = {
-    f.__name__: f for f in (diffusion, bratu, bratu_by_height, groundwater, readme, docstring)
-}
+BY_HAND = (diffusion, bratu, bratu_by_height, groundwater, readme, docstring)
+BY_JAX = (power_grid, deq_digits)  # slow: every mutant is compiled anew
+SHIPPED = {f.__name__: f for f in (*BY_HAND, *BY_JAX)}
 
 
 @functools.cache
@@ -121,7 +142,13 @@ def test_no_mutant_survives_at_all(name):
     assert list(survivors(name, mutants(name)[0])) == []
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f.__name__ for f in BY_HAND),
+        *(pytest.param(f.__name__, marks=pytest.mark.slow) for f in BY_JAX),
+    ],
+)
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
 )
