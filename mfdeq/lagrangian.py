@@ -1,6 +1,7 @@
 """The other way to the same Hessian: solves with H - sigma I by the Lagrangian system.
 
-With C = [-B, A], C T = 0, and E the identity on the parameter block,
+With C = [-B, A], C T = 0, and E the identity (or the M of a generalized problem) on the parameter
+block,
 
     (H - sigma I) x = b   <=>   [[K - sigma E, C'], [C, 0]] (x, y; nu) = (b, 0; 0),   y = Z x.
 
@@ -44,6 +45,8 @@ class ShiftedInverse(SelfAdjoint):
     H : Reduced
         With A, B and the blocks of K as sparse matrices.
     sigma : float
+    M : sparse matrix, (P, P), optional
+        In place of the identity: (H - sigma M)^-1.
 
     Raises
     ------
@@ -53,11 +56,11 @@ class ShiftedInverse(SelfAdjoint):
         If the system is singular: sigma is an eigenvalue.
     """
 
-    def __init__(self, H: Reduced, sigma: float = 0.0) -> None:
+    def __init__(self, H: Reduced, sigma: float = 0.0, M: Any = None) -> None:
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
         try:
-            self.factor = _Factor(Matrix(H.backend, _system(H, self.sigma)))
+            self.factor = _Factor(Matrix(H.backend, _system(H, self.sigma, M)))
         except ZeroDivisionError as error:
             raise self._on_an_eigenvalue("a pivot is zero") from error
         except ArithmeticError as error:
@@ -120,12 +123,12 @@ def parts(H: Reduced) -> tuple[Any, ...]:
     return A, B, *_blocks_of(H, (P, P), (N, P), (N, N))
 
 
-def _system(H: Reduced, sigma: float) -> Any:
+def _system(H: Reduced, sigma: float, E: Any) -> Any:
     """The matrix, its pattern that of the nodes' graph."""
     sparse = importlib.import_module("scipy.sparse")
     A, B, pp, sp, ss = parts(H)
     N, P = B.shape
-    shifted = pp - sigma * sparse.identity(P, format="csr")
+    shifted = pp - sigma * (sparse.identity(P, format="csr") if E is None else sparse.csr_matrix(E))
     M = sparse.bmat([[shifted, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
     node = host.concatenate([_nodes(B, sp), host.arange(N), host.arange(N)])
     members = sparse.csr_matrix((host.ones(P + 2 * N), (host.arange(P + 2 * N), node)))

@@ -173,6 +173,32 @@ def test_eigenpairs_of_a_dense_matrix(place, which):
     agrees(place, compute)
 
 
+@pytest.mark.usefixtures("_without_scipy")
+@pytest.mark.parametrize("precision", ["dense", "diagonal"])
+def test_a_generalized_problem_and_its_posterior(place, precision):
+    rng = np.random.default_rng(2)
+    C, S = rng.standard_normal((60, 8)), rng.standard_normal((60, 60)) / 8
+    M = S @ S.T + np.eye(60) if precision == "dense" else np.linspace(1, 9, 60)
+
+    def compute(place):
+        H = Matrix(Backend.of(place(C)), place(C @ C.T))
+        R = mfdeq.Precision(place(M))
+        found = mfdeq.eigsh(H, 8, M=R, rtol=1e-12)
+        random = mfdeq.randomized_eigsh(H, 8, M=R)
+        low = mfdeq.LowRank(found)
+        return (
+            found.values,
+            random.values,
+            mfdeq.LowRank(random)._apply(place(C)),
+            low.precision._apply(place(C)),
+            low.variances(),
+            low.samples(3, mean=place(np.ones(60))),
+            place([low.log_determinant(), low.information_gain(place(C[:, 0]))]),
+        )
+
+    agrees(place, compute)
+
+
 # And which modules may know one library by its name.
 
 

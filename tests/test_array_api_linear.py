@@ -11,7 +11,7 @@ from places import HOST, Place, agrees
 
 from mfdeq.arrays import Backend
 from mfdeq.linear.cg import block_cg, cg
-from mfdeq.linear.columns import directions, orthonormal
+from mfdeq.linear.columns import all_directions, directions, orthonormal
 from mfdeq.linear.cycle import Smoothed, collapsed, in_turn, largest_eigenvalue, v_cycle
 from mfdeq.linear.gmres import block_gmres, gmres
 from mfdeq.linear.neumann import spectral_radius
@@ -193,6 +193,21 @@ def test_directions(place, function, name):
     np.testing.assert_allclose(Q @ S, block, rtol=1e-7, atol=1e-7 * abs(block).max())
     rounding = 1e-13 if function is orthonormal else 1e-4
     np.testing.assert_allclose(Q.T @ Q, np.eye(rank), atol=rounding)
+
+
+@pytest.mark.parametrize("smallest", [1e-5, 1e-9, 1e-13, 1e-17])
+def test_never_more_directions_than_columns(place, smallest):
+    """Of a nearly dependent block: what the basis lacks of orthogonality is not one more."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        left, right = (np.linalg.qr(rng.standard_normal((n, 8)))[0] for n in (60, 8))
+        W = (left * np.geomspace(1, smallest, 8)) @ right.T
+        Q = place.back(all_directions(Backend.of(place(W)), place(W)))
+        assert Q.shape[1] <= 8
+        rounding = 1e-5 if smallest > 1e-15 else 0.1
+        np.testing.assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=rounding)
+        if smallest > 1e-12:
+            np.testing.assert_allclose(Q @ np.linalg.lstsq(Q, W, rcond=None)[0], W, atol=1e-13)
 
 
 @pytest.mark.parametrize("columns", [1, 3])

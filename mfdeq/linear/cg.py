@@ -95,7 +95,7 @@ def block_cg(
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
         columns.X = solved.X @ S
         return columns.finish(solved.stopped)
-    P = all_directions(backend, M(R))[0]
+    P = all_directions(backend, M(R))
     for _ in range(max_iterations):
         if P.shape[1] == 0:
             break
@@ -112,7 +112,7 @@ def block_cg(
         if R.shape[1] == 0:
             break
         Z = M(R)
-        P = all_directions(backend, Z - times(P, solve(PQ, Q.T @ Z)))[0]
+        P = all_directions(backend, Z - times(P, solve(PQ, Q.T @ Z)))
     else:
         return columns.finish("it ran out of iterations")
     return columns.finish()

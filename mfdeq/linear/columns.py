@@ -52,38 +52,48 @@ class Columns:
         return Solved(self.backend.xp.stack(columns, axis=1), stopped)
 
 
-def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
-    """Q of the rank of W, roughly orthonormal, and S with W = Q S; `orthonormal` does it twice.
+def combined(backend: Backend, gram: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+    """C and S: W C is roughly orthonormal, of the rank of W, and W = (W C) S.
 
-    By the eigenvectors of the Gram matrix (Stathopoulos and Wu 2002): two block products.
-    Directions below sqrt(eps) of their columns' length are dropped, and columns below rounding
-    of the `sizes` they had before an orthogonalization.
+    By the eigenvectors of the Gram matrix W'W, in whatever inner product (Stathopoulos and Wu
+    2002). Directions below sqrt(eps) of their columns' length are dropped, and columns below
+    rounding of the `sizes` they had before an orthogonalization.
     """
     xp = backend.xp
-    gram = W.T @ W
     lengths = xp.sqrt(xp.linalg.diagonal(gram))
     lost = lengths <= (0.0 if sizes is None else LOST * sizes)
-    if W.shape[1] == 1:
+    if gram.shape[1] == 1:
         rank = 0 if bool(lost[0]) else 1
-        return (W / lengths if rank else W[:, :0]), gram[:rank, :] / lengths
+        return xp.ones_like(gram)[:, :rank] / lengths[:rank], gram[:rank, :] / lengths
     ones = xp.ones_like(lengths)
     weights = xp.where(lost, 0.0 * ones, 1.0 / xp.where(lost, ones, lengths))
     values, U = xp.linalg.eigh(gram * weights * weights[:, None])
-    dropped = int(xp.sum(xp.astype(values <= backend.eps * W.shape[1], xp.int64)))
+    dropped = int(xp.sum(xp.astype(values <= backend.eps * gram.shape[1], xp.int64)))
     roots, U = xp.sqrt(values[dropped:]), U[:, dropped:]  # eigh sorts
-    return W @ (U * weights[:, None] / roots), roots[:, None] * U.T * lengths
+    return U * weights[:, None] / roots, roots[:, None] * U.T * lengths
 
 
-def all_directions(backend: Backend, W: Array) -> tuple[Array, Array]:
-    """`directions`, and those of what is left without them: down to rounding of W's columns."""
-    Q, S = directions(backend, W)
+def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+    """Q of the rank of W, roughly orthonormal, and S with W = Q S; `orthonormal` does it twice.
+
+    Two block products: see `combined`.
+    """
+    C, S = combined(backend, W.T @ W, sizes)
+    return times(W, C), S
+
+
+def all_directions(backend: Backend, W: Array) -> Array:
+    """Directions of W, and those of what is left without them: down to rounding of its columns."""
+    Q, _ = directions(backend, W)
     if W.shape[1] == 1 or Q.shape[1] == W.shape[1]:
-        return Q, S
-    rest = W - Q @ S
-    rest -= Q @ (Q.T @ rest)
-    more, T = directions(backend, rest, backend.column_norms(W))
-    concat = backend.xp.concat
-    return concat([Q, more], axis=1), concat([S, T], axis=0)
+        return Q
+    Q, _ = directions(backend, Q)  # what Q lacks of orthogonality would be left of W, and taken
+    rest = W
+    for _ in range(2):
+        rest = rest - Q @ (Q.T @ rest)
+    more, _ = directions(backend, rest, backend.column_norms(W))
+    missing = W.shape[1] - Q.shape[1]
+    return backend.xp.concat([Q, more[:, max(0, more.shape[1] - missing) :]], axis=1)
 
 
 def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
@@ -96,5 +106,5 @@ def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple
 
 
 def times(P: Array, S: Array) -> Array:
-    """P @ S; for one column a multiple, which is ten times cheaper than the product."""
+    """P @ S; of one column a multiple, which is ten times cheaper than the product."""
     return P * S[0, 0] if tuple(S.shape) == (1, 1) else P @ S

@@ -17,6 +17,7 @@ only; what that costs in accuracy, the true residual shows.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,6 +94,7 @@ class Multifrontal:
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
+        self._fronts = replace(fronts, entries=[])  # of all, those take the most memory
         self._spare: list[Array] = []
         try:
             self.levels = list(_factorized(matrix, fronts, backend, symmetric))
@@ -122,6 +124,77 @@ class Multifrontal:
                     return None
                 count += int((values < 0.0).sum())
         return count
+
+    def log_determinant(self) -> float:
+        """log |det A| of a regular A: that of the pivots F11 together."""
+        return -sum(
+            float(host.linalg.slogdet(_unpadded(array_on_host(batch.inverse)))[1].sum())
+            for level in self.levels
+            for batch in level.batches
+        )
+
+    def root(self, white: Array) -> Array:
+        """G w of (N,) and (N, c), G G' = A⁻¹ of a definite A: w white noise, of covariance A⁻¹.
+
+        From the roots to the leaves, x1 = chol(F11⁻¹) w1 - E x2: half of a solve.
+        """
+        xp, c = self.backend.xp, math.prod(white.shape[1:])
+        x = xp.take(xp.reshape(white, (-1, c)), self.order, axis=0)
+        for level, roots in zip(reversed(self.levels), reversed(self._roots), strict=True):
+            start, end = level.own.start, 0
+            for batch, root in zip(level.batches, roots, strict=True):
+                f, m, k = batch.lower.shape
+                here = slice(start, start + f * k)
+                above = xp.take(x, level.above[end : end + f * m], axis=0)
+                own = root @ xp.reshape(x[here, :], (f, k, c))
+                own -= batch.upper @ xp.reshape(above, (f, m, c))
+                x[here, :] = xp.reshape(own, (f * k, c))
+                start, end = here.stop, end + f * m
+        return xp.reshape(xp.take(x, self.position, axis=0), white.shape)
+
+    @functools.cached_property
+    def _roots(self) -> list[list[Array]]:
+        cholesky = self.backend.xp.linalg.cholesky
+        backend = self.backend
+        return [
+            [
+                cholesky(backend.from_host(_unpadded(array_on_host(b.inverse))))
+                for b in level.batches
+            ]
+            for level in self.levels
+        ]
+
+    def inverse_diagonal(self) -> Array:
+        """The diagonal of A⁻¹ of a symmetric A, (N,), exactly.
+
+        With Z = A⁻¹, from the roots to the leaves: Z12 = -E Z22 and Z11 = F11⁻¹ + E Z22 E', Z22
+        being rows and columns of what the parent has (Takahashi, Fagan and Chen 1973).
+        """
+        fronts, backend = self._fronts, self.backend
+        found = host.zeros(self.order.shape[0], dtype=backend.dtype)
+        known: dict[int, Any] = {}  # Z over all unknowns of a front, by its number
+        waiting = host.bincount([p for p in fronts.parent if p >= 0], minlength=len(fronts.parent))
+        for level, pattern in zip(reversed(self.levels), reversed(fronts.levels), strict=True):
+            start = level.own.start
+            for batch, b in zip(level.batches, pattern.batches, strict=True):
+                first, f, k, m = fronts.shapes[b]
+                inverse, E = array_on_host(batch.inverse), array_on_host(batch.upper)
+                Z = host.zeros((f, k + m, k + m), dtype=backend.dtype)
+                for i in range(f):
+                    at, parent = fronts.in_parent[first + i], fronts.parent[first + i]
+                    if parent < 0:
+                        continue
+                    Z[i, k : k + len(at), k : k + len(at)] = known[parent][at[:, None], at]
+                    waiting[parent] -= 1
+                    if not waiting[parent]:
+                        del known[parent]
+                Z[:, :k, k:] = -E @ Z[:, k:, k:]
+                Z[:, k:, :k] = Z[:, :k, k:].transpose(0, 2, 1)
+                Z[:, :k, :k] = inverse - Z[:, :k, k:] @ E.transpose(0, 2, 1)
+                known |= {first + i: Z[i] for i in range(f) if waiting[first + i]}
+                found[start : start + f * k] = host.diagonal(Z[:, :k, :k], axis1=1, axis2=2).ravel()
+                start += f * k
+        return backend.xp.take(backend.from_host(found), self.position, axis=0)
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """A⁻¹ b or A⁻ᵀ b, of (N,) and (N, c)."""
@@ -247,6 +320,14 @@ class _Assembly:
             _, f, k, m = self.fronts.shapes[b]
             self.waiting[b] = host.zeros((f, k + m, k + m), dtype=self.data.dtype)
         return self.waiting[b]
+
+
+def _unpadded(inverse: Any) -> Any:
+    """Inverses of pivots with 1 on the diagonal of padding."""
+    own = inverse.copy()
+    front, row = host.nonzero(host.diagonal(own, axis1=1, axis2=2) == 0.0)
+    own[front, row, row] = 1.0
+    return own
 
 
 def _indices(backend: Backend, of_host: Any) -> Array:

@@ -1,7 +1,8 @@
 """Eigenpairs: values and vectors, judged by the operator itself.
 
 For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu, delta
-bounding the error of the product H x.
+bounding the error of the product H x. Of H x = mu R x the same holds with x' R x = 1 and the norm
+of R^-1 for residuals and errors (Parlett 1998, theorem 15.9.1).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ConvergenceError
+from ..precision import Metric, Precision
 from .lanczos import Lanczos
 from .products import Products
 
@@ -34,7 +36,7 @@ class EigenReport:
     norm : float
         The largest magnitude among the eigenvalues that were seen, wanted or not.
     residuals : array
-        ||H x - mu x|| of each pair.
+        ||H x - mu x|| of each pair, or ||H x - mu R x|| in the norm of R^-1.
     product_errors : array
         Estimated error of H x for each pair, with its safety factor; counted in the bounds.
     """
@@ -56,9 +58,12 @@ class Eigenpairs:
     ----------
     values : (k,) array
     vectors : (P, k) array
+        Orthonormal, in the inner product of M where there is one.
     error_bounds : (k,) array
         The interval value ± bound contains an eigenvalue of H.
     report : EigenReport
+    precision : Precision or None
+        M, where there is one.
     krylov : Lanczos or None
         The basis that they are from, with which `eigsh(..., resume=)` goes on.
     """
@@ -67,20 +72,34 @@ class Eigenpairs:
     vectors: Array = field(repr=False)
     error_bounds: Array
     report: EigenReport
+    precision: Precision | None = field(default=None, repr=False)
     krylov: Lanczos | None = field(default=None, repr=False)
 
 
 def bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpairs:
-    """Rayleigh quotients of orthonormal vectors, with residuals and bounds, ascending."""
-    backend = H.backend
-    xp = backend.xp
-    vectors, _ = xp.linalg.qr(vectors)
+    """Rayleigh quotients of independent vectors, with residuals and bounds, ascending."""
+    vectors, dual = orthonormal_in(H.metric, vectors)
     product, error = H.with_error(vectors)
+    return judged(H, vectors, dual, product, error, norm, method)
+
+
+def judged(
+    H: Products,
+    vectors: Array,
+    dual: Array,
+    product: Array,
+    error: Array,
+    norm: float,
+    method: str,
+) -> Eigenpairs:
+    """The same, of orthonormal vectors x with their duals R x, products H x and their errors."""
+    backend, metric = H.backend, H.metric
+    xp = backend.xp
     values = xp.vecdot(vectors, product, axis=-2)
-    residuals = backend.column_norms(product - vectors * values)
+    residuals = metric.dual_norms(product - dual * values)
     # The rounding of one product and its sums, where no other error is known.
-    rounding = 10 * backend.eps * backend.column_norms(product)
-    errors = SAFETY * backend.column_norms(error) + rounding
+    rounding = 10 * backend.eps * metric.dual_norms(product)
+    errors = SAFETY * metric.dual_norms(error) + rounding
     order = xp.argsort(values)
 
     def ascending(x: Array) -> Array:
@@ -91,7 +110,20 @@ def bounded(H: Products, vectors: Array, norm: float, method: str) -> Eigenpairs
         ascending(vectors),
         ascending(residuals + errors),
         EigenReport(True, method, H.count, norm, ascending(residuals), ascending(errors)),
+        metric if isinstance(metric, Precision) else None,
     )
+
+
+def orthonormal_in(metric: Metric, X: Array) -> tuple[Array, Array]:
+    """As many columns Q that span X, filled up where X lacks rank, and R Q."""
+    xp = metric.backend.xp
+    X, _ = xp.linalg.qr(X)
+    if metric.trivial:
+        return X, X
+    for _ in range(2):  # Cholesky QR
+        L = xp.linalg.cholesky(X.T @ metric.apply(X))
+        X = xp.matrix_transpose(xp.linalg.solve(L, X.T))
+    return X, metric.apply(X)
 
 
 def worst(pairs: Eigenpairs) -> float:

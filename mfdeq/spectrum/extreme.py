@@ -11,15 +11,17 @@ from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError, ConvergenceError
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse, parts
-from ..operators import DENSE_LIMIT, Operator
+from ..operators import DENSE_LIMIT, Operator, Product
+from ..precision import Precision, metric_of
 from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from .lanczos import Lanczos, chosen
 from .products import Products
-from .shift_invert import missed, refined
+from .shift_invert import entries, missed, refined
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
 RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
+SAME = 1e-4  # relative difference of products with M, of which two are the same
 INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
@@ -30,6 +32,7 @@ def eigsh(
     which: str = "LM",
     rtol: float = 1e-6,
     *,
+    M: Any = None,
     sigma: float | None = None,
     certify: bool = False,
     v0: Array | None = None,
@@ -53,8 +56,12 @@ def eigsh(
         Largest in magnitude, largest, smallest, or both ends.
     rtol : float, optional
         Residuals ||H x - mu x|| reach rtol times the largest of the values' magnitudes.
+    M : Precision, (P, P) matrix or (P,) array, optional
+        Of the generalized problem H x = mu M x: symmetric and positive definite, the precision of
+        a prior. Vectors are orthonormal in x' M y, residuals and bounds in the norm of M^-1. One
+        known by its products is given as ``mfdeq.Precision(M, solve=)``.
     sigma : float, optional
-        The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma I)^-1,
+        The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma M)^-1,
         one factorization of the Lagrangian system (`mfdeq.lagrangian`). For an mfdeq Hessian
         whose A, B and curvature are sparse matrices.
     certify : bool, optional
@@ -101,8 +108,13 @@ def eigsh(
 
     Relaxed products: at residuals r an error of tol ||H|| / r may enter (Simoncini 2005). What
     inner tolerance that is, the error of the first product tells, which is estimated.
+
+    The generalized problem takes one solve with M for each product beside it, and M itself only
+    for the start and the bounds (Parlett 1998, section 15.11; Saibaba, Lee and Kitanidis 2016).
     """
-    P = _check(H, k, which, rtol)
+    P = check_operator(H, k)
+    _check_which(which)
+    fraction(rtol, "rtol")
     limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
     backend = Backend.of_operator(H)
     most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
@@ -111,28 +123,29 @@ def eigsh(
         raise ArgumentError(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
         )
-    hessian = _symmetric(backend, H)
+    metric = metric_of(M, backend, P)
+    hessian = symmetric(backend, H)
     if certify:
         parts(_reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
-    inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma)
-    products = Products(hessian, progress)
+    inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma, entries(metric))
+    products = Products(hessian, progress, metric)
     try:
         if inverse is not None:
             pairs = _nearest(inverse, products, k, start, most, limit, progress)
         elif P <= DENSE or k >= P - 1:
             pairs = bounded(products, *_dense(products, P, k, which), "dense")
         else:
-            lanczos = Lanczos(backend, products, start, most)
+            lanczos = Lanczos(backend, products, start, most, metric)
             if resume is not None:
                 lanczos = _resumed(resume, products, most)
             products.relaxed = relaxed and hasattr(products.H, "loosely")
             pairs = _extreme(lanczos, products, k, which, rtol, limit)
-            rough = products.relaxed or resume is not None
+            rough = products.relaxed or resume is not None or lanczos.locked > 0
             if rough and worst(pairs) > allowed(pairs, rtol):
                 products.relaxed = False  # the errors have added up: from what was found, tightly
-                lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k))
+                lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k), metric)
                 pairs = _extreme(lanczos, products, k, which, rtol, limit)
     finally:
         products.close()
@@ -153,24 +166,28 @@ def _extreme(
     tolerance is relative to the largest of the values, or to the least if `each` is to have it.
     """
     before: Any = None
+    norm = 0.0
     if not lanczos.size:
         lanczos.expand()
     while True:
         values, Y, residuals = lanczos.ritz()
         wanted = chosen(values, min(k, values.shape[0]), which)
-        sizes, norm = abs(values[wanted]), float(abs(values).max())
+        sizes, norm = abs(values[wanted]), max(norm, float(abs(values).max()))
         scale = float(sizes.min() if each else sizes.max())
         # Rounding of H is a floor, and the whole space has nothing left.
         tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
         if not H.relaxed:  # residuals below what the products are off by mean nothing
             tol = max(tol, lanczos.asymmetry)
+        if not lanczos.invariant and lanczos.left <= tol:  # nothing more will come of this start
+            lanczos.begin_again(lanczos.width)
+            values, Y, residuals = lanczos.ritz()
         converged = residuals[wanted] <= tol
         enough = len(wanted) == k
         if enough and lanczos.invariant:
             known = before is not None and abs(values[wanted] - before).max() <= tol
             before = values[wanted]
         else:
-            known = enough and lanczos.searched(which, tol)
+            known = enough and lanczos.searched(k, which, tol)
         if converged.all() and (known or lanczos.complete):
             return _found(lanczos, H, Y[:, wanted], norm)
         if H.count >= limit:
@@ -210,26 +227,30 @@ def _nearest(
     progress: bool,
 ) -> Eigenpairs:
     """Those of the largest magnitude of the inverse, judged by H."""
-    solves = Products(inverse, progress)
-    P = inverse.shape[0]
+    P, metric = inverse.shape[0], H.metric
+    if isinstance(metric, Precision):  # of (H - sigma M)^-1 M, times M: symmetric
+        solves = Products(Product(metric, Product(inverse, metric)), progress, metric)
+    else:
+        solves = Products(inverse, progress, metric)
     try:
         if P <= DENSE or k >= P - 1:
             vectors = _dense(solves, P, k, "LM")[0]
         else:
-            lanczos = Lanczos(inverse.backend, solves, start, most)
+            lanczos = Lanczos(inverse.backend, solves, start, most, metric)
             vectors = _extreme(lanczos, solves, k, "LM", INVERSE_RTOL, limit, True).vectors
     finally:
         solves.close()
-    vectors = refined(inverse, vectors)
+    vectors = refined(inverse, vectors, metric)
     return bounded(H, vectors, _norm(H, start[:, :1]), "Lanczos with the Lagrangian system")
 
 
 def _norm(H: Products, x: Array) -> float:
     """||H||, underestimated: what two products grow by."""
-    size = H.backend.norm(x)
+    size = float(H.metric.norms(x, H.metric.apply(x))[0])
     for _ in range(2):
-        x = H(x / size)
-        if (size := H.backend.norm(x)) == 0.0:
+        dual = H(x / size)
+        x = H.metric.solve(dual)
+        if (size := float(H.metric.norms(x, dual)[0])) == 0.0:
             break
     return size
 
@@ -241,8 +262,14 @@ def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
             f"ask for at most P - 2 = {P - 2}"
         )
     xp = H.backend.xp
-    dense = H(H.backend.eye(P, P))
+    eye = H.backend.eye(P, P)
+    dense, L = H(eye), eye
+    if not H.metric.trivial:  # L^-1 H L^-T, M = L L'
+        L = xp.linalg.cholesky(H.metric.apply(eye))
+        dense = xp.linalg.solve(L, xp.linalg.solve(L, dense).T)
     values, vectors = xp.linalg.eigh(0.5 * (dense + dense.T))
+    if not H.metric.trivial:
+        vectors = xp.linalg.solve(L.T, vectors)
     found = array_on_host(values)
     return _columns(H.backend, vectors, chosen(found, k, which)), float(abs(found).max())
 
@@ -253,17 +280,20 @@ def _columns(backend: Backend, X: Array, which: Any) -> Array:
     return xp.take(X, xp.asarray(which, dtype=xp.int64, device=backend.device), axis=1)
 
 
-def _check(H: Any, k: Any, which: str, rtol: float) -> int:
+def check_operator(H: Any, k: Any) -> int:
+    """The size P of a square H that has k eigenvalues."""
     shape = tuple(getattr(H, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
         raise ArgumentError(f"k is {k!r}; an integer from 1 to P = {shape[0]} was expected")
+    return shape[0]
+
+
+def _check_which(which: str) -> None:
     if which not in WHICH:
         smallest = "; for those nearest to zero give sigma=0.0" if which == "SM" else ""
         raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected{smallest}")
-    fraction(rtol, "rtol")
-    return shape[0]
 
 
 def _start(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
@@ -284,10 +314,14 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
             f"resume is a {type(resume).__name__}; what mfdeq.eigsh returned for the same H, by "
             "Lanczos, was expected"
         )
+    first, dual = found.rows[0, :], found.duals[0, :]
+    if product.backend.norm(product.metric.apply(first) - dual) > SAME * product.backend.norm(dual):
+        raise ArgumentError("resume is of another inner product: give the same M")
     return found.continued(product, most)
 
 
-def _symmetric(backend: Backend, H: Any) -> Operator:
+def symmetric(backend: Backend, H: Any) -> Operator:
+    """A caller's H as an operator whose products are checked."""
     if hasattr(H, "matvec") and not isinstance(H, Operator):
         return SymmetricFromUser(backend, H, "H")
     return as_operator(backend, H, tuple(H.shape), "H")

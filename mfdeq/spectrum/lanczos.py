@@ -1,12 +1,14 @@
 """Block Lanczos with thick restarts (Wu and Simon 2000), over any array library.
 
-    H V = V T + Q S E',
+    H V = R (V T + Q S E'),
 
-V and Q orthonormal, E the last columns of the identity: of an eigenpair T y = mu y the residual of
-V y is ||S E'y||. All of V is orthogonalized against, twice, so that T = V'HV whatever V holds, and
-a restart is no more than fewer columns in V. Where H V lies in V (a breakdown: V is invariant) Q is
+V and Q orthonormal in the inner product of a precision R (the identity, where none is given), E the
+last columns of the identity: of an eigenpair T y = mu y the residual of V y is ||S E'y|| in the
+norm of R^-1. All of V is orthogonalized against, twice, so that T = V'HV whatever V holds, and a
+restart is no more than fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is
 random and S zero; what was found is locked, and other copies of its eigenvalues are looked for in
-what is orthogonal to it. T lives on the host.
+what is orthogonal to it. T lives on the host. Beside V its duals R V are kept: a step is one
+product with H and one solve with R.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, Backend, array_on_host, host
-from ..linear.columns import orthonormal
+from ..linear.columns import combined, times
+from ..precision import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
 FURTHER = 0.5  # of what a basis holds beyond the pairs asked for, kept at a restart
@@ -34,6 +37,8 @@ class Lanczos:
         Its columns' span is where V begins.
     most : int
         Vectors of V, from where on `expand` needs a `restart`.
+    metric : Metric
+        The inner product.
 
     Attributes
     ----------
@@ -50,21 +55,35 @@ class Lanczos:
     """
 
     def __init__(
-        self, backend: Backend, product: Callable[[Array], Array], start: Array, most: int
+        self,
+        backend: Backend,
+        product: Callable[[Array], Array],
+        start: Array,
+        most: int,
+        metric: Metric,
     ) -> None:
-        self.backend, self.product = backend, product
+        self.backend, self.product, self.metric = backend, product, metric
         n, width = start.shape
         self.most = min(most, n)
-        self.rows = backend.zeros(min(self.most + width, n), n)  # V', then Q'
+        self._make_room(min(self.most + width, n), n)
         self.T = host.zeros(2 * self.rows.shape[:1])  # with Q'HV
         self.S: Any = host.zeros((0, 0))
         self.size, self.locked, self.fresh, self.asymmetry = 0, 0, 0, 0.0
-        self._follow(start, backend.column_norms(start))
+        self._follow(start, metric.apply(start))
+
+    def _make_room(self, rows: int, n: int) -> None:
+        self.rows = self.backend.zeros(rows, n)  # V', then Q'
+        self.duals = self.rows if self.metric.trivial else self.backend.zeros(rows, n)
 
     @property
     def full(self) -> bool:
         """Whether V has room for no further block."""
         return self.size + self.width > self.most
+
+    @property
+    def left(self) -> float:
+        """How far V is from invariant: no residual is larger."""
+        return float(host.linalg.norm(self.S))
 
     @property
     def complete(self) -> bool:
@@ -74,13 +93,12 @@ class Lanczos:
     def expand(self) -> None:
         """Take Q into V: one product with H of its columns."""
         j, end = self.size, self.size + self.width
-        V = self.rows[:end, :]
+        V, dual = self.rows[:end, :], self.duals[:end, :]
         W = self.product(V[j:, :].T)
-        sizes = self.backend.column_norms(W)
         h = V @ W
-        W = W - V.T @ h
+        W = W - dual.T @ h
         again = V @ W
-        W = W - V.T @ again
+        W = W - dual.T @ again
         found = array_on_host(h + again)
         # Above the block T is what earlier products left, which may have been more accurate.
         self.T[j:end, j:end] = found[j:, :].T
@@ -89,7 +107,7 @@ class Lanczos:
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (found[j:, :] + found[j:, :].T)
         self.size = end
-        self._follow(W, sizes)
+        self._follow(self.metric.solve(W), W, self.backend.column_norms(h))
 
     def ritz(self) -> tuple[Any, Any, Any]:
         """Eigenvalues of T, ascending, its eigenvectors, and the residuals of V y."""
@@ -101,12 +119,19 @@ class Lanczos:
         residuals = host.concatenate([host.zeros(self.locked), residuals])
         return values[order], both[:, order], residuals[order]
 
-    def searched(self, which: str, tol: float) -> bool:
-        """Whether the best of what is orthogonal to the locked vectors has converged."""
+    def searched(self, k: int, which: str, tol: float) -> bool:
+        """Whether, of what is orthogonal to the locked vectors, the best not wanted has converged.
+
+        With those that are wanted: nothing is left there that would be.
+        """
         if self.locked in (0, self.size):
             return self.locked == 0
         values, _, residuals = self._searched()
-        best = chosen(values, min(2 if which == "BE" else 1, values.shape[0]), which)
+        known = host.concatenate([host.diagonal(self.T)[: self.locked], values])
+        order = host.argsort(known, kind="stable")
+        new = int((order[chosen(known[order], k, which)] >= self.locked).sum())
+        more = new + (2 if which == "BE" else 1)
+        best = chosen(values, min(more, values.shape[0]), which)
         return bool((residuals[best] <= tol).all())
 
     def _searched(self) -> tuple[Any, Any, Any]:
@@ -141,8 +166,9 @@ class Lanczos:
     def _replace(self, first: int, values: Any, Y: Any) -> None:
         """Put V Y for the vectors of V from the first on, T Y = Y diag(values); Q moves up."""
         old, end = self.size, first + values.shape[0]
-        self.rows[first:end, :] = self.backend.from_host(Y).T @ self.rows[first:old, :]
-        self.rows[end : end + self.width, :] = self.rows[old : old + self.width, :]
+        for rows in (self.rows,) if self.metric.trivial else (self.rows, self.duals):
+            rows[first:end, :] = self.backend.from_host(Y).T @ rows[first:old, :]
+            rows[end : end + self.width, :] = rows[old : old + self.width, :]
         self.T[first:, :] = self.T[:, first:] = 0.0
         self.T[first:end, first:end] = host.diag(values)
         self.size = end
@@ -152,33 +178,46 @@ class Lanczos:
         found = copy.copy(self)
         n, held = self.rows.shape[1], self.size + self.width
         found.product, found.most = product, min(max(most, self.most), n)
-        found.rows = self.backend.zeros(min(found.most + self.width, n), n)
+        found._make_room(min(found.most + self.width, n), n)
         found.rows[:held, :] = self.rows[:held, :]
+        found.duals[:held, :] = self.duals[:held, :]
         found.T = host.zeros(2 * found.rows.shape[:1])
         found.T[:held, :held] = self.T[:held, :held]
         return found
 
-    def _follow(self, W: Array, sizes: Array) -> None:
-        """Q S = W, what is left of H times the last block; where that is nothing, Q is random."""
+    def _follow(self, X: Array, W: Array, had: Array | float = 0.0) -> None:
+        """Q S = X, what is left of R^-1 H times the last block, W = R X; or a random Q.
+
+        `had` are the lengths of what the columns had in V, which has been taken out of them.
+        """
         backend, xp = self.backend, self.backend.xp
         # What is small beside H is rounding, though it be large beside its own column.
         largest = float(host.max(host.abs(self.T), initial=0.0))
-        left = float(xp.max(backend.column_norms(W)))
+        lengths = self.metric.norms(X, W)
+        left = float(xp.max(lengths))
         room = self.rows.shape[1] - self.size
-        Q, _ = orthonormal(backend, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
+        sizes = xp.sqrt(lengths**2 + had**2)
+        Q, dual = self._orthonormal(X, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
         if W.shape[1] > 1:  # small directions of W have grown, and what they have of V with them
-            V = self.rows[: self.size, :]
-            Q = orthonormal(backend, Q - V.T @ (V @ Q))[0]
+            Q, dual = self._orthonormal(*self._without(Q, dual))
         rank = Q.shape[1]
         self.invariant = not 0 < rank <= room or left <= BROKEN * backend.eps * largest
         if self.invariant:
-            Q = self._random(min(W.shape[1], room))
-        self.width = Q.shape[1]
-        self.S = host.zeros((self.width, W.shape[1]))
+            self.begin_again(W.shape[1])
+        else:
+            self._go_on(Q, dual, array_on_host(Q.T @ W))
+
+    def begin_again(self, width: int) -> None:
+        """Take V for invariant: Q is random, and so many columns, or as many as there are."""
+        self.invariant = True
+        Q, dual = self._random(min(width, self.rows.shape[1] - self.size))
+        self._go_on(Q, dual, host.zeros((Q.shape[1], width)))
+
+    def _go_on(self, Q: Array, dual: Array, S: Any) -> None:
+        self.width, self.S = Q.shape[1], S
         if self.width:
-            if not self.invariant:
-                self.S[:, :] = array_on_host(Q.T @ W)
             self.rows[self.size : self.size + self.width, :] = Q.T
+            self.duals[self.size : self.size + self.width, :] = dual.T
         if self.size:
             self._couple()
 
@@ -187,14 +226,30 @@ class Lanczos:
         j, before = self.size, self.size - self.S.shape[1]
         self.T[before:j, j : j + self.width] = self.S.T
 
-    def _random(self, width: int) -> Array:
-        """Orthonormal columns, orthogonal to V."""
-        V, n = self.rows[: self.size, :], self.rows.shape[1]
+    def _random(self, width: int) -> tuple[Array, Array]:
+        """Orthonormal columns, orthogonal to V, and their duals."""
+        n = self.rows.shape[1]
         self.fresh += 1
-        W = self.backend.random(n, width, seed=100 + self.fresh)
-        for _ in range(2):
-            W = W - V.T @ (V @ W)
-        return orthonormal(self.backend, W)[0] if width else W
+        X = self.backend.random(n, width, seed=100 + self.fresh)
+        if not width:
+            return X, X
+        X, W = self._without(*self._without(X, self.metric.apply(X)))
+        return self._orthonormal(X, W)
+
+    def _without(self, X: Array, W: Array) -> tuple[Array, Array]:
+        """X without what it has of V, and the same of its dual W."""
+        V, dual = self.rows[: self.size, :], self.duals[: self.size, :]
+        h = V @ W
+        X, W = X - V.T @ h, None if self.metric.trivial else W - dual.T @ h
+        return X, X if W is None else W
+
+    def _orthonormal(self, X: Array, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+        """A basis of X, of its rank and orthonormal to rounding, and its dual."""
+        for _ in range(1 if X.shape[1] == 1 else 2):
+            C, _ = combined(self.backend, X.T @ W, sizes)
+            X, W = times(X, C), None if self.metric.trivial else times(W, C)
+            W, sizes = X if W is None else W, None
+        return X, W
 
 
 def chosen(values: Any, k: int, which: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..arrays import Array
 from ..operators import Operator
+from ..precision import Metric
 
 SHARE = 0.03  # of the tolerance, which the error of one product may take
 LOOSEST = 1e-2  # relative residual of an inner solve
@@ -21,6 +22,8 @@ class Products:
     H : Operator
     progress : bool
         Whether to show them.
+    metric : Metric
+        Whose dual norm errors of products are measured in.
 
     Attributes
     ----------
@@ -30,8 +33,9 @@ class Products:
         Whether products are by inner solves as loose as `allow` says.
     """
 
-    def __init__(self, H: Operator, progress: bool) -> None:
-        self.H, self.backend, self.count, self.relaxed = H, H.backend, 0, False
+    def __init__(self, H: Operator, progress: bool, metric: Metric) -> None:
+        self.H, self.backend, self.metric = H, H.backend, metric
+        self.count, self.relaxed = 0, False
         self._inner = UNKNOWN  # relative residual of the inner solves of the next product
         self._per_inner, self._calls = 0.0, 0  # error of a product, of inner solves to one
         self._bar = None
@@ -51,7 +55,7 @@ class Products:
         if not estimated:
             return H.loosely(x, self._inner)
         product, error = H.with_error(x, rtol=self._inner)
-        worst = float(self.backend.xp.max(self.backend.column_norms(error)))
+        worst = float(self.backend.xp.max(self.metric.dual_norms(error)))
         self._per_inner = max(self._per_inner, worst / self._inner)
         return product
 

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array, array_on_host
+from ..arrays import Array, array_on_host, is_sparse, sparse_on_host
 from ..errors import ArgumentError, SingularStateError
 from ..lagrangian import ShiftedInverse
+from ..precision import Metric
 
 ROUNDING = 1e-10  # of ||H||, the same
 MARGIN = 1e-6  # of the largest magnitude found, beyond the outermost values, where counts are taken
 
 
-def refined(S: ShiftedInverse, vectors: Array) -> Array:
+def entries(metric: Metric | None) -> Any:
+    """The sparse matrix of M, on the host; None of the identity."""
+    if metric is None or metric.trivial:
+        return None
+    if not is_sparse(found := getattr(metric, "array", None)):
+        raise ArgumentError("sigma and certify of mfdeq.eigsh need an M that is a sparse matrix")
+    return sparse_on_host(found)
+
+
+def refined(S: ShiftedInverse, vectors: Array, metric: Metric) -> Array:
     """Once more through the inverse: what is far from sigma falls away."""
-    return S.backend.xp.linalg.qr(S._apply(vectors))[0]
+    return S._apply(metric.apply(vectors))
 
 
 def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
@@ -26,6 +36,7 @@ def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
 
     None where the counts cannot be believed.
     """
+    M = entries(pairs.precision)
     values, bounds = array_on_host(pairs.values), array_on_host(pairs.error_bounds)
     margin = MARGIN * float(abs(values).max()) + 2.0 * float(bounds.max())
     margin += ROUNDING * pairs.report.norm
@@ -34,7 +45,7 @@ def missed(H: Any, pairs: Any, S: ShiftedInverse | None) -> int | None:
     for outer, end in zip((min, max), ends, strict=True):
         beyond = S is not None and outer(S.sigma, end) == S.sigma
         try:
-            at = S if beyond and S is not None else ShiftedInverse(H, end)
+            at = S if beyond and S is not None else ShiftedInverse(H, end, M)
         except (SingularStateError, ArgumentError):  # on an eigenvalue, or of no use: no count
             return None
         if at.below is None:
