@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 SAFETY = 2.0  # times the difference; alone it was 0.93 of the true error in a trial
 LOOSEST = 0.01  # relative residual of an inner solve, however rough a product may be
 LOOSEN_BELOW = 0.03  # of the error allowed, under which the next solves are looser
+ROUNDING = 30.0  # times the rounding unit, under which no estimate is believed
 TIGHTEST = 100.0  # times the rounding unit
 
 
 def relative_error(backend: Backend, error: Array, value: Array) -> float:
-    """The largest of the columns' errors, relative to the columns."""
+    """The largest of the columns' errors, relative to the columns and no less than rounding."""
     xp, norms = backend.xp, backend.column_norms
     sizes, errors = norms(value), norms(error)
     safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     relative = xp.where(errors > 0, errors / safe, xp.zeros_like(errors))
-    return float(xp.max(relative)) if error.size else 0.0
+    return max(float(xp.max(relative)), ROUNDING * backend.eps) if error.size else 0.0
 
 
 def gradient_with_error(

@@ -28,16 +28,20 @@ class Euclidean:
         self.backend = backend
 
     def apply(self, x: Array) -> Array:
-        """R x."""
+        """R x, of (P,) and (P, k) arrays."""
         return x
 
     def solve(self, b: Array) -> Array:
-        """R^-1 b."""
+        """R^-1 b, of (P,) and (P, k) arrays."""
         return b
 
     def norms(self, x: Array, dual: Array) -> Array:
         """Lengths of the columns of x, dual = R x."""
         return self.backend.column_norms(x)
+
+    def white(self, size: int, n: int, seed: int) -> Array:
+        """n Gaussian columns x with E[x x'] = R^-1."""
+        return self.backend.random(size, n, seed=seed)
 
     def dual_norms(self, dual: Array) -> Array:
         """Lengths of the columns of R^-1 of a block."""
@@ -99,7 +103,7 @@ class Precision(SelfAdjoint, Euclidean):
         return self.R._apply(x)
 
     def apply(self, x: Array) -> Array:
-        """R x."""
+        """R x, of (P,) and (P, k) arrays."""
         return self.R._apply(x)
 
     def solve(self, b: Array) -> Array:
@@ -129,11 +133,12 @@ class Precision(SelfAdjoint, Euclidean):
         ArgumentError
             For an R known by its products only, without a root.
         """
-        return self._covariance.root(self._white(n, seed))
-
-    def _white(self, n: int | None, seed: int) -> Array:
         shape = (self._covariance.noise,) if n is None else (self._covariance.noise, n)
-        return self.backend.random(*shape, seed=seed)
+        return self._covariance.root(self.backend.random(*shape, seed=seed))
+
+    def white(self, size: int, n: int, seed: int) -> Array:
+        """n Gaussian columns x with E[x x'] = R^-1."""
+        return self.samples(n, seed)
 
     def variances(self) -> Array:
         """The diagonal of R^-1, (P,), exact; of an R without entries an `ArgumentError`."""

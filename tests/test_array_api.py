@@ -199,6 +199,27 @@ def test_a_generalized_problem_and_its_posterior(place, precision):
     agrees(place, compute)
 
 
+@pytest.mark.usefixtures("_without_scipy")
+def test_traces_and_densities(place):
+    C = np.random.default_rng(2).standard_normal((60, 80))
+
+    def compute(place):
+        H = Matrix(Backend.of(place(C)), place(C @ C.T))
+        M = place(np.linspace(1, 9, 60))
+        pairs = mfdeq.eigsh(H, 2, M=M)
+        density = mfdeq.spectral_density(H, M=M, pairs=pairs, probes=4, steps=10)
+        found = [
+            density.sum(np.log1p),
+            mfdeq.trace(H, products=30),
+            mfdeq.frobenius_norm(H, M=M, products=30),
+            mfdeq.log_determinant(H, probes=4, steps=10),
+        ]
+        numbers = [x for e in found for x in (e.value, e.standard_error)]
+        return place(numbers), mfdeq.Nystrom(H, 10, 0.1)._apply(place(C))
+
+    agrees(place, compute)
+
+
 # And which modules may know one library by its name.
 
 
