@@ -23,7 +23,7 @@ from .extreme import check_operator, symmetric
 from .products import Products
 
 FEWEST = 4  # probes, from whose scatter an error is estimated
-BROKEN = 1e-10  # of the largest coefficient, at which a recurrence has come to its end
+BROKEN = 1e-10  # of the largest eigenvalue seen, or 100 roundings: where a recurrence has ended
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def spectral_density(
         basis = None if pairs is None else pairs.vectors
         start = sphere(metric, P, probes, seed, basis)
         most = min(count(steps, "steps"), P - exact.size)
-        T = _tridiagonals(products, start, most, basis)
+        T = _tridiagonals(products, start, most, basis, float(abs(exact).max(initial=0.0)))
     finally:
         products.close()
     lengths = sorted({max(1, most - 1), max(1, most - 2), max(1, (2 * most) // 3)})
@@ -221,9 +221,12 @@ def sphere(metric: Metric, P: int, n: int, seed: int, basis: Array | None = None
     return x / metric.norms(x, metric.apply(x))
 
 
-def _tridiagonals(H: Products, start: Array, steps: int, basis: Array | None) -> tuple[Any, Any]:
-    """Diagonals and off-diagonals of each probe's T, (probes, steps)."""
+def _tridiagonals(
+    H: Products, start: Array, steps: int, basis: Array | None, norm: float
+) -> tuple[Any, Any]:
+    """Diagonals and off-diagonals of each probe's T, (probes, steps); zeros beyond its end."""
     backend, metric = H.backend, H.metric
+    broken = max(BROKEN, 100.0 * backend.eps)
     x, before, b = start, 0.0, 0.0
     dual = metric.apply(x)
     diagonal, beside = [], []
@@ -235,10 +238,12 @@ def _tridiagonals(H: Products, start: Array, steps: int, basis: Array | None) ->
             w = w - metric.apply(basis) @ (basis.T @ w)
         ahead = metric.solve(w)
         b = metric.norms(ahead, w)
+        norm = max(norm, float(backend.xp.max(backend.xp.abs(a) + b)))
+        ended = b <= broken * norm  # what is left is rounding, and of directions known
+        scale = backend.xp.where(ended, 0.0 * b, 1.0 / backend.xp.where(ended, b + 1.0, b))
+        b = backend.xp.where(ended, 0.0 * b, b)
         diagonal.append(array_on_host(a))
         beside.append(array_on_host(b))
-        # A recurrence that has ended goes on with zeros, which `_nodes` cuts off.
-        scale = 1.0 / backend.xp.where(b > 0.0, b, backend.xp.ones_like(b))
         x, before, dual = ahead * scale, dual, w * scale
     return host.stack(diagonal, axis=1), host.stack(beside, axis=1)
 
@@ -247,8 +252,7 @@ def _nodes(diagonal: Any, beside: Any, steps: int) -> tuple[Any, Any]:
     """Nodes and weights of each probe's quadrature after so many steps."""
     nodes, weights = [], []
     for a, b in zip(diagonal.astype("float64"), beside.astype("float64"), strict=True):
-        size = abs(a[:steps]).max() + b[:steps].max()
-        ended = host.nonzero(b[: steps - 1] <= BROKEN * size)[0]
+        ended = host.nonzero(b[: steps - 1] == 0.0)[0]
         m = int(ended[0]) + 1 if ended.size else steps
         T = host.diag(a[:m]) + host.diag(b[: m - 1], 1) + host.diag(b[: m - 1], -1)
         values, S = host.linalg.eigh(T)
