@@ -62,6 +62,7 @@ _HOME = {
     "ConvergenceError": "errors",
     "SingularStateError": "errors",
     "NearSingularWarning": "errors",
+    "AccuracyWarning": "errors",
     "SmallestSingular": "conditioning",
 }
 

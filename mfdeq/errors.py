@@ -79,6 +79,10 @@ class NearSingularWarning(UserWarning):
     """The state operator A is so near to singular that digits are being lost."""
 
 
+class AccuracyWarning(UserWarning):
+    """What was asked for can be had, but with few digits: the message says why and how to more."""
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """A warning that points at the caller's line, outside of this library."""
     frame, level = sys._getframe(1), 1

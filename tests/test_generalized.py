@@ -201,6 +201,23 @@ def test_what_is_left_out_is_bounded():
     assert 0.9 * m / (1 + m) <= worst <= 1.01 * m / (1 + m)
 
 
+def test_pairs_too_rough_for_a_posterior_are_said_to_be():
+    """The error is a bound, and a warning says what tolerance would do."""
+    rng = np.random.default_rng(4)
+    S = rng.standard_normal((P, 20)) * np.geomspace(1e3, 1, 20)
+    H, covariance = S @ S.T, np.linalg.inv(R.toarray())
+    exact = np.linalg.inv(H + R.toarray())
+    with pytest.warns(mfdeq.AccuracyWarning, match="give mfdeq.eigsh rtol=") as caught:
+        rough = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=1e-4))
+    rtol = float(str(caught[0].message).rpartition("rtol=")[2])
+    fine = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=rtol))
+    for low in (rough, fine):
+        off = low @ np.eye(P) - exact
+        worst = abs(scipy.linalg.eigh(off, covariance, eigvals_only=True)).max()
+        assert worst <= low.error + 1e-8
+    assert fine.error < 0.1 < rough.error
+
+
 def test_low_rank_refused(low):
     plain = mfdeq.eigsh(HESSIANS["low rank"], 3)
     with pytest.raises(mfdeq.ArgumentError, match="M=R"):

@@ -13,6 +13,7 @@ from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse, parts
 from ..operators import DENSE_LIMIT, Operator, Product
 from ..precision import Precision, metric_of
+from .davidson import Davidson
 from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from .lanczos import Lanczos, chosen
 from .products import Products
@@ -35,6 +36,7 @@ def eigsh(
     M: Any = None,
     sigma: float | None = None,
     certify: bool = False,
+    preconditioner: Any = None,
     v0: Array | None = None,
     block: int = 1,
     basis: int | None = None,
@@ -67,6 +69,10 @@ def eigsh(
     certify : bool, optional
         Whether to count, by one or two further factorizations, the eigenvalues between those
         found: ``report.missed`` is 0 where it is shown that there are no others.
+    preconditioner : LinearOperator, (P, P), optional
+        Near H^-1, symmetric and positive definite, with which="SA": the smallest, where no sparse
+        matrices are to be had, by generalized Davidson. Of a Hessian with its prior
+        `mfdeq.LowRank` of the Gauss-Newton part is one; `mfdeq.Nystrom` of any.
     v0 : (P,) or (P, b) array, optional
         The start, of as many columns as are then multiplied at once; by default random, the
         same at every call.
@@ -129,6 +135,10 @@ def eigsh(
         parts(_reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
+    if preconditioner is not None:
+        if which != "SA" or sigma is not None or resume is not None:
+            raise ArgumentError("a preconditioner is for which='SA', without sigma and resume")
+        preconditioner = as_operator(backend, preconditioner, (P, P), "preconditioner")
     inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma, entries(metric))
     products = Products(hessian, progress, metric)
     try:
@@ -136,6 +146,8 @@ def eigsh(
             pairs = _nearest(inverse, products, k, start, most, limit, progress)
         elif P <= DENSE or k >= P - 1:
             pairs = bounded(products, *_dense(products, P, k, which), "dense")
+        elif preconditioner is not None:
+            pairs = _preconditioned(products, preconditioner, start, k, most, rtol, limit)
         else:
             lanczos = Lanczos(backend, products, start, most, metric)
             if resume is not None:
@@ -215,6 +227,34 @@ def _found(
     pairs = bounded(H, lanczos.vectors(Y), norm, "Lanczos")
     pairs.krylov, pairs.report.converged = lanczos, converged
     return pairs
+
+
+def _preconditioned(
+    H: Products, M: Operator, start: Array, k: int, most: int, rtol: float, limit: int
+) -> Eigenpairs:
+    """The smallest, by Davidson with a preconditioner."""
+    width, backend = start.shape[1], H.backend
+    if width < k:
+        start = backend.xp.concat(
+            [start, backend.random(start.shape[0], k - width, seed=17)], axis=1
+        )
+    search = Davidson(H, M, M._apply(start), k, max(most, 3 * k + 2 * width))
+    while True:
+        floor = FLOOR * backend.eps * search.norm
+        tol = RECURRED * max(rtol * float(abs(search.values).max()), floor)
+        done = search.residuals <= tol
+        if done.all():
+            return bounded(H, search.vectors, search.norm, "Davidson")
+        if H.count >= limit or not search.extend(tol, width):
+            best = bounded(H, search.vectors, search.norm, "Davidson")
+            best.report.converged = False
+            raise ConvergenceError(
+                f"eigsh: {int(done.sum())} of {k} smallest eigenpairs converged to rtol = "
+                f"{rtol:.1e} in {H.count} products. Raise max_products or rtol, or give a better "
+                "preconditioner: a LowRank of more pairs",
+                best=best,
+                report=best.report,
+            )
 
 
 def _nearest(

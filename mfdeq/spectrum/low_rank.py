@@ -13,10 +13,12 @@ import functools
 from typing import Any
 
 from ..arrays import Array
-from ..errors import ArgumentError
+from ..errors import AccuracyWarning, ArgumentError, warn
 from ..operators import Operator, SelfAdjoint, scale_rows
 from ..precision import Precision
 from .eigenpairs import Eigenpairs
+
+ROUGH = 0.1  # of the prior's covariance, by which the posterior's may be off without a warning
 
 
 class LowRank(SelfAdjoint):
@@ -38,6 +40,15 @@ class LowRank(SelfAdjoint):
         mu: how many times more the data say than the prior, along each vector.
     vectors : (P, k) array
         V.
+    error : float
+        How far the covariance may be off for the bounds of the pairs, relative to the prior's, to
+        first order: the root of the sum of (bound / (1 + mu))^2.
+
+    Warns
+    -----
+    AccuracyWarning
+        If that is more than 0.1: bounds are relative to the largest mu, and what counts here is
+        their size beside 1 + mu.
 
     Raises
     ------
@@ -47,8 +58,8 @@ class LowRank(SelfAdjoint):
 
     Notes
     -----
-    What is left out: with every eigenvalue beyond those given at most m in magnitude, the
-    covariance is off by at most m / (1 - m) of the prior's, in the inner product of R.
+    What is left out beside that: with every eigenvalue beyond those given at most m in magnitude,
+    the covariance is off by at most m / (1 - m) of the prior's, in the inner product of R.
     """
 
     def __new__(cls, pairs: Any) -> Any:
@@ -68,6 +79,15 @@ class LowRank(SelfAdjoint):
             raise ArgumentError(
                 f"H + R is not positive definite: an eigenvalue of H is {least:.3g} of R. This is "
                 "no minimum of the loss with its prior; H.gauss_newton is never negative"
+            )
+        self.error = self.backend.norm(pairs.error_bounds / (1.0 + self.values))
+        if self.error > ROUGH:
+            largest = float(self.backend.xp.max(self.backend.xp.abs(self.values)))
+            warn(
+                f"the eigenpairs are too rough for a posterior: its covariance may be off by "
+                f"{self.error:.1e} of the prior's. Their tolerance is relative to the largest, "
+                f"{largest:.1e}: give mfdeq.eigsh rtol={0.01 / (1.0 + largest):.0e}",
+                AccuracyWarning,
             )
 
     def _apply(self, x: Array) -> Array:
