@@ -101,6 +101,26 @@ def test_what_was_found_is_gone_on_from():
     assert done.report.products < whole
 
 
+def test_bounds_of_many_take_few_products(monkeypatch):
+    """By random combinations of them: bounds hold, and products that are off are seen."""
+    values = SPECTRA["indefinite"]
+    H = operator(values)
+    pairs = mfdeq.eigsh(H, k=20, rtol=1e-8, basis=60)
+    assert np.all(abs(pairs.values - expected(values, 20, "LM")) <= pairs.error_bounds)
+    assert np.all(pairs.error_bounds <= 1e-8)
+    Y = pairs.krylov.ritz()[1][:, -20:]
+    off = H @ pairs.krylov.vectors(Y) - pairs.krylov.images(Y)[1]
+    assert np.linalg.norm(off, axis=0).max() < 1e-12
+
+    pairs = mfdeq.eigsh(operator(values, noise=1e-6), k=20, rtol=1e-2, basis=60)
+    true = np.linalg.norm(H @ pairs.vectors - pairs.vectors * pairs.values, axis=0)
+    assert np.all(true <= pairs.report.residuals)
+
+    monkeypatch.setattr("mfdeq.spectrum.extreme.MANY", 10**6)
+    exact = mfdeq.eigsh(operator(values, noise=1e-6), k=20, rtol=1e-2, basis=60)
+    assert exact.report.products == pairs.report.products + 20 - 4
+
+
 def test_restarts_with_a_small_basis():
     values = np.sqrt(np.arange(1.0, 501))
     H = LinearOperator((500, 500), matvec=lambda x: values * x.ravel(), dtype=float)

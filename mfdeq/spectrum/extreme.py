@@ -14,7 +14,7 @@ from ..lagrangian import ShiftedInverse, parts
 from ..operators import DENSE_LIMIT, Operator, Product
 from ..precision import Precision, metric_of
 from .davidson import Davidson
-from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
+from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, sampled, worst
 from .lanczos import Lanczos, chosen
 from .products import Products
 from .shift_invert import entries, missed, refined
@@ -23,6 +23,7 @@ DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
 RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
 SAME = 1e-4  # relative difference of products with M, of which two are the same
+MANY = 8  # pairs, beyond which their products are sampled where those of the basis are exact
 INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
@@ -201,10 +202,10 @@ def _extreme(
         else:
             known = enough and lanczos.searched(k, which, tol)
         if converged.all() and (known or lanczos.complete):
-            return _found(lanczos, H, Y[:, wanted], norm)
+            return _found(lanczos, H, Y[:, wanted], norm, rtol)
         if H.count >= limit:
             good = wanted[converged]
-            best = _found(lanczos, H, Y[:, good], norm, converged=False)
+            best = _found(lanczos, H, Y[:, good], norm)
             raise ConvergenceError(
                 f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
                 f"{H.count} products. Raise max_products (with resume=, the error's `best`, "
@@ -222,10 +223,15 @@ def _extreme(
 
 
 def _found(
-    lanczos: Lanczos, H: Products, Y: Any, norm: float, converged: bool = True
+    lanczos: Lanczos, H: Products, Y: Any, norm: float, rtol: float | None = None
 ) -> Eigenpairs:
-    pairs = bounded(H, lanczos.vectors(Y), norm, "Lanczos")
-    pairs.krylov, pairs.report.converged = lanczos, converged
+    """The pairs of V Y; without a tolerance the best of a search that has failed."""
+    vectors, pairs = lanczos.vectors(Y), None
+    if rtol is not None and not H.relaxed and Y.shape[1] > MANY:
+        pairs = sampled(H, vectors, *lanczos.images(Y), norm, "Lanczos")
+    if pairs is None or rtol is None or worst(pairs) > allowed(pairs, rtol):
+        pairs = bounded(H, vectors, norm, "Lanczos")
+    pairs.krylov, pairs.report.converged = lanczos, rtol is not None
     return pairs
 
 

@@ -146,6 +146,13 @@ class Lanczos:
         """V Y."""
         return self.rows[: self.size, :].T @ self.backend.from_host(Y)
 
+    def images(self, Y: Any) -> tuple[Array, Array]:
+        """R V Y and, by the recurrence, H V Y."""
+        held, on_device = self.size + self.width, self.backend.from_host
+        duals = self.duals[:held, :].T
+        known = host.concatenate([self.T[: self.size, : self.size] @ Y, self.S @ self._last(Y)])
+        return duals[:, : self.size] @ on_device(Y), duals @ on_device(known)
+
     def restart(self, k: int, which: str) -> None:
         """Make room, and keep what is nearest to the k eigenvectors that `which` means."""
         room = self.most - self.locked - self.width
