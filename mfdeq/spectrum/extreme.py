@@ -170,7 +170,13 @@ def eigsh(
 
 
 def _extreme(
-    lanczos: Lanczos, H: Products, k: int, which: str, rtol: float, limit: int, each: bool = False
+    lanczos: Lanczos,
+    H: Products,
+    k: int,
+    which: str,
+    rtol: float,
+    limit: int,
+    each: bool = False,
 ) -> Eigenpairs:
     """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
 
@@ -191,10 +197,12 @@ def _extreme(
         tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
         if not H.relaxed:  # residuals below what the products are off by mean nothing
             tol = max(tol, lanczos.asymmetry)
-        if not lanczos.invariant and lanczos.left <= tol:  # nothing more will come of this start
+        converged = residuals[wanted] <= tol
+        if lanczos.left <= tol and not (lanczos.invariant or lanczos.complete):
+            # Nothing more will come of this start, but copies may from another.
             lanczos.begin_again(lanczos.width)
             values, Y, residuals = lanczos.ritz()
-        converged = residuals[wanted] <= tol
+            converged = residuals[wanted] <= tol
         enough = len(wanted) == k
         if enough and lanczos.invariant:
             known = before is not None and abs(values[wanted] - before).max() <= tol

@@ -4,8 +4,8 @@
 
 V and Q orthonormal in the inner product of a precision R (the identity, where none is given), E the
 last columns of the identity: of an eigenpair T y = mu y the residual of V y is ||S E'y|| in the
-norm of R^-1. All of V is orthogonalized against, twice, so that T = V'HV whatever V holds, and a
-restart is no more than fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is
+norm of R^-1. All of V is orthogonalized against, so that T = V'HV whatever V holds, and a restart
+is no more than fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is
 random and S zero; what was found is locked, and other copies of its eigenvalues are looked for in
 what is orthogonal to it. T lives on the host. Beside V its duals R V are kept: a step is one
 product with H and one solve with R.
@@ -22,6 +22,8 @@ from ..linear.columns import combined, times
 from ..precision import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
+PASSES = 2  # over V, at most
+CANCELLED = 0.5  # of what a pass was given, below which another follows (Daniel et al. 1976)
 FURTHER = 0.5  # of what a basis holds beyond the pairs asked for, kept at a restart
 
 
@@ -93,21 +95,31 @@ class Lanczos:
     def expand(self) -> None:
         """Take Q into V: one product with H of its columns."""
         j, end = self.size, self.size + self.width
+        before = j - min(self.S.shape[1], j)
         V, dual = self.rows[:end, :], self.duals[:end, :]
         W = self.product(V[j:, :].T)
-        h = V @ W
-        W = W - dual.T @ h
-        again = V @ W
-        W = W - dual.T @ again
-        found = array_on_host(h + again)
-        # Above the block T is what earlier products left, which may have been more accurate.
-        self.T[j:end, j:end] = found[j:, :].T
-        off = float(host.linalg.norm(found - self.T[:end, j:end]))
-        self.asymmetry = max(self.asymmetry, off)
+        # By the recurrence first: one pass over all of V then leaves it orthogonal to rounding.
+        W = W - dual[before:j, :].T @ self.backend.from_host(self.T[before:j, j:end])
+        diagonal = V[j:, :] @ W
+        W = W - dual[j:, :].T @ diagonal
+        off: Any = 0.0
+        for _ in range(PASSES):
+            large = self.backend.column_norms(W)
+            h = V @ W
+            W = W - dual.T @ h
+            off = off + h
+            if bool(self.backend.xp.all(self.backend.column_norms(W) > CANCELLED * large)):
+                break
+        found = array_on_host(off)
+        block = found[j:, :] + array_on_host(diagonal)
         self.T[j:end, :j] = self.T[:j, j:end].T
-        self.T[j:end, j:end] = 0.5 * (found[j:, :] + found[j:, :].T)
+        self.T[j:end, j:end] = 0.5 * (block + block.T)
+        # Above the block T is what earlier products left, which may have been more accurate.
+        different = host.concatenate([found[:j, :], block - block.T])
+        self.asymmetry = max(self.asymmetry, float(host.linalg.norm(different)))
+        had = host.linalg.norm(self.T[:end, j:end], axis=0)
         self.size = end
-        self._follow(self.metric.solve(W), W, self.backend.column_norms(h))
+        self._follow(self.metric.solve(W), W, self.backend.from_host(had))
 
     def ritz(self) -> tuple[Any, Any, Any]:
         """Eigenvalues of T, ascending, its eigenvectors, and the residuals of V y."""
@@ -205,8 +217,9 @@ class Lanczos:
         room = self.rows.shape[1] - self.size
         sizes = xp.sqrt(lengths**2 + had**2)
         Q, dual = self._orthonormal(X, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
-        if W.shape[1] > 1:  # small directions of W have grown, and what they have of V with them
-            Q, dual = self._orthonormal(*self._without(Q, dual))
+        if W.shape[1] > 1:
+            # Small directions of W have grown, with what they have of V and R X lacks of W.
+            Q, dual = self._orthonormal(*self._without(Q, self.metric.apply(Q)))
         rank = Q.shape[1]
         self.invariant = not 0 < rank <= room or left <= BROKEN * backend.eps * largest
         if self.invariant:
