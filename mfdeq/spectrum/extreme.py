@@ -17,7 +17,7 @@ from .davidson import Davidson
 from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, sampled, worst
 from .lanczos import Lanczos, chosen
 from .products import Products
-from .shift_invert import entries, missed, refined
+from .shift_invert import IteratedInverse, entries, missed, refined
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
@@ -66,14 +66,16 @@ def eigsh(
     sigma : float, optional
         The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma M)^-1,
         one factorization of the Lagrangian system (`mfdeq.lagrangian`). For an mfdeq Hessian
-        whose A, B and curvature are sparse matrices.
+        whose A, B and curvature are sparse matrices; for others with `preconditioner`.
     certify : bool, optional
         Whether to count, by one or two further factorizations, the eigenvalues between those
         found: ``report.missed`` is 0 where it is shown that there are no others.
     preconditioner : LinearOperator, (P, P), optional
-        Near H^-1, symmetric and positive definite, with which="SA": the smallest, where no sparse
-        matrices are to be had, by generalized Davidson. Of a Hessian with its prior
-        `mfdeq.LowRank` of the Gauss-Newton part is one; `mfdeq.Nystrom` of any.
+        Near H^-1, symmetric and positive definite, where no sparse matrices are to be had. With
+        which="SA": the smallest, by generalized Davidson. With sigma: those nearest to it, by
+        Lanczos with solves that are iterated, for which products with H must be accurate. Of a
+        Hessian with its prior `mfdeq.LowRank` of the Gauss-Newton part is one; `mfdeq.Nystrom` of
+        any.
     v0 : (P,) or (P, b) array, optional
         The start, of as many columns as are then multiplied at once; by default random, the
         same at every call.
@@ -137,11 +139,15 @@ def eigsh(
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     if preconditioner is not None:
-        if which != "SA" or sigma is not None or resume is not None:
-            raise ArgumentError("a preconditioner is for which='SA', without sigma and resume")
+        if (which != "SA" and sigma is None) or resume is not None:
+            raise ArgumentError("a preconditioner is for which='SA' or sigma, without resume")
         preconditioner = as_operator(backend, preconditioner, (P, P), "preconditioner")
-    inverse = None if sigma is None else ShiftedInverse(_reduced(hessian), sigma, entries(metric))
     products = Products(hessian, progress, metric)
+    inverse: Operator | None = None
+    if sigma is not None and preconditioner is not None:
+        inverse = IteratedInverse(products, sigma, preconditioner)
+    elif sigma is not None:
+        inverse = ShiftedInverse(_reduced(hessian), sigma, entries(metric))
     try:
         if inverse is not None:
             pairs = _nearest(inverse, products, k, start, most, limit, progress)
@@ -272,7 +278,7 @@ def _preconditioned(
 
 
 def _nearest(
-    inverse: ShiftedInverse,
+    inverse: Operator,
     H: Products,
     k: int,
     start: Array,
@@ -295,7 +301,9 @@ def _nearest(
     finally:
         solves.close()
     vectors = refined(inverse, vectors, metric)
-    return bounded(H, vectors, _norm(H, start[:, :1]), "Lanczos with the Lagrangian system")
+    iterated = isinstance(inverse, IteratedInverse)
+    how = "iterated solves" if iterated else "the Lagrangian system"
+    return bounded(H, vectors, _norm(H, start[:, :1]), f"Lanczos with {how}")
 
 
 def _norm(H: Products, x: Array) -> float:
