@@ -256,6 +256,7 @@ class _AutoFactor(Factor):
             return
         self.name = self.current.name
         self.rtol = self.current.rtol
+        self.iterative = self.current.iterative
         self.auto.say(f"solver: {self.name}, because {why}")
 
     def _factor(self, solver: Solver) -> Factor:

@@ -94,6 +94,8 @@ class Direct:
 
 
 class _LU(Factor):
+    iterative = False
+
     def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
         counts.setups -= 1  # nothing is set up
         return Krylov("gmres", Application(self), self.rtol, max_iterations).setup(A, counts)

@@ -46,6 +46,7 @@ class Factor:
 
     name = "factor"
     flexible = False  # whether one application is not linear to rounding
+    iterative = True  # whether a solve to a looser tolerance costs less
 
     def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
         self.A = A

@@ -159,7 +159,8 @@ def eigsh(
             lanczos = Lanczos(backend, products, start, most, metric)
             if resume is not None:
                 lanczos = _resumed(resume, products, most)
-            products.relaxed = relaxed and hasattr(products.H, "loosely")
+            inexact = isinstance(hessian, Reduced) and hessian.eq.factor.iterative
+            products.relaxed = relaxed and inexact
             pairs = _extreme(lanczos, products, k, which, rtol, limit)
             rough = products.relaxed or resume is not None or lanczos.locked > 0
             if rough and worst(pairs) > allowed(pairs, rtol):
