@@ -43,6 +43,7 @@ def spectrum(
     Positive values are filled, negative ones open. Bars are the bounds. The dashed line is the
     noise floor, the largest estimated error of a product. A value not above its bound may be zero
     or of either sign: it is grey, and where it would be below the axis it is at its lower end.
+    Where the floor is far below all values only the legend has it.
     """
     named = pairs if isinstance(pairs, Mapping) else {label: pairs}
     if not named:
@@ -50,9 +51,12 @@ def spectrum(
     spectra = [_Spectrum(name, of) for name, of in named.items()]
     ax = _axes(ax)
     seen = [x for one in spectra for x in one.certain] or [1.0]
-    floors = [one.floor for one in spectra if one.floor >= NEAR * min(seen)]
-    bottom = 0.5 * min(seen + floors)
+    floor = max(one.floor for one in spectra)
+    bottom = 0.5 * min(seen + ([floor] if floor >= NEAR * min(seen) else []))
     drawn = [handle for i, one in enumerate(spectra) for handle in one.draw(ax, f"C{i}", bottom)]
+    if floor > 0.0:
+        text = f"error of products ≤ {floor:.0e}" + ("" if floor >= bottom else ", off the axis")
+        drawn.append(ax.axhline(floor, color="0.4", ls="--", lw=1, label=text))
     ax.set_yscale("log")
     ax.set(ylim=(0.7 * bottom, None), xlabel="number, by magnitude", ylabel="|eigenvalue|")
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -223,7 +227,7 @@ class _Spectrum:
         return [float(x) for x in most if 0.0 < x < math.inf]
 
     def draw(self, ax: Any, colour: str, bottom: float) -> list[Any]:
-        """Put it there: its three kinds of points, and its floor; what a legend shows of it."""
+        """Put its three kinds of points there; what a legend shows of them."""
         drawn: list[Any] = []
         kinds = (
             ("positive", self.known & (self.values > 0.0), colour, colour),
@@ -239,16 +243,10 @@ class _Spectrum:
                 above = host.maximum(self.sizes[which] + bound - at, 0.0)
                 style = {"fmt": "o", "markersize": 4.5, "capsize": 2, "elinewidth": 1}
                 bars = [host.maximum(below, 0.0), above]
-                style |= {"color": edge, "mfc": face, "label": self._label(kind)}
+                label = kind if self.name is None else f"{self.name}: {kind}"
+                style |= {"color": edge, "mfc": face, "label": label}
                 drawn.append(ax.errorbar(number[which], at, bars, **style))
-        if self.floor > 0.0:
-            where = "" if self.floor >= bottom else ", below the axis"
-            text = self._label(f"error of products ≤ {self.floor:.0e}{where}")
-            drawn.append(ax.axhline(self.floor, color=colour, ls="--", lw=1, label=text))
         return drawn
-
-    def _label(self, what: str) -> str:
-        return what if self.name is None else f"{self.name}: {what}"
 
 
 def _leading(pairs: Any, count: int | None = None) -> tuple[Any, Any, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import mfdeq
 
@@ -37,6 +39,61 @@ def test_groundwater_from_far_below_the_surface_is_a_typed_error(groundwater):
     theta = np.full(model.param_size, np.log(groundwater.CONDUCTIVITY))
     with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError)):
         mfdeq.solve(model, theta, model.surface - 60.0)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """The posterior of a small terrain, at its mode: module, problem, equilibrium, steps."""
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import identifiability
+
+    problem = identifiability.observed(identifiability.load_terrain(40), noise=0.5)
+    return identifiability, problem, *identifiability.mode(problem)
+
+
+def test_the_mode_is_one(fitted):
+    _, problem, eq, steps = fitted
+    F = mfdeq.ReducedFunctional(problem.model, problem.loss, eq.state)
+    assert all(step.loss > after.loss for step, after in itertools.pairwise(steps))
+    assert not steps[0].exact
+    assert steps[-1].exact
+    v = problem.prior.samples(seed=5)
+    v *= 0.1 / np.linalg.norm(v)
+    here = F.value(eq.params)
+    assert here < min(F.value(eq.params + v), F.value(eq.params - v))
+    posterior = eq.hessian(problem.loss).toarray()
+    g = eq.gradient(problem.loss)
+    assert g @ np.linalg.solve(posterior, g) == pytest.approx(steps[-1].length2, rel=1e-2)
+
+
+@pytest.mark.parametrize("hessian", ["exact", "Gauss-Newton"])
+def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
+    example, problem, eq, _ = fitted
+    R, H = problem.prior, eq.hessian(problem.misfit)
+    operator = H if hessian == "exact" else H.gauss_newton
+    dense, prior = operator.toarray(), R.array.toarray()
+    dense = (dense + dense.T) / 2
+    mu = scipy.linalg.eigh(dense, prior, eigvals_only=True)
+    covariance = np.linalg.inv(dense + prior)
+
+    pairs = mfdeq.eigsh(operator, 80, M=R)
+    low = mfdeq.LowRank(pairs)
+    np.testing.assert_allclose(low.variances(), np.diag(covariance), rtol=1e-3)
+    assert np.sum(pairs.values > 1.0) == np.sum(mu > 1.0) > 2
+    gain = 0.5 * np.log1p(mu).sum()
+    assert low.expected_information_gain() == pytest.approx(gain, rel=1e-3)
+    if hessian == "exact":
+        assert np.min(mu) < -1e-3  # else the counts are of nothing that Gauss-Newton is not
+        for shift in (1.0, 0.01, -1.0):
+            assert example.above(H, R, shift) == np.sum(mu > shift)
+
+    few = mfdeq.LowRank(mfdeq.eigsh(operator, 3, M=R))
+    posterior = eq.hessian(problem.loss)
+    rest = example.left_out(posterior if hessian == "exact" else posterior.gauss_newton, few)
+    share = np.sum(mu / (1 + mu)) - np.sum(few.values / (1 + few.values))
+    assert abs(rest.determined - share) < 4 * rest.determined_error < share
+    larger = np.mean(few.variances() - np.diag(covariance))
+    assert abs(rest.variance - larger) < 4 * rest.variance_error < 4 * larger
 
 
 @pytest.fixture(scope="module")
