@@ -12,12 +12,15 @@ from .arrays import Array, array_on_host, host, is_dense
 from .errors import ArgumentError
 from .hessian import ReducedHessian
 from .precision import Euclidean
+from .spectrum.density import SpectralDensity
 from .spectrum.eigenpairs import SAFETY, Eigenpairs
 from .spectrum.extreme import eigsh
 
 NEAR = 1e-2  # of the smallest value, down to which an axis is stretched for the noise floor
 WIDE = 30.0  # ratio of values, from which on an axis is logarithmic
 GREY = "0.6"
+POINTS = 1000  # of a curve
+LEAST = 0.01  # eigenvalues within a width, that a curve of a density goes down to
 
 
 def spectrum(
@@ -61,6 +64,46 @@ def spectrum(
     ax.set(ylim=(0.7 * bottom, None), xlabel="number, by magnitude", ylabel="|eigenvalue|")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(handles=drawn, frameon=False)
+    return ax
+
+
+def density(
+    of: SpectralDensity, ax: Any = None, width: float | None = None, label: str | None = None
+) -> Any:
+    """How eigenvalues are distributed: how many per unit, and those that are known as ticks.
+
+    Parameters
+    ----------
+    of : SpectralDensity
+    ax : matplotlib Axes, optional
+        By default one in a new figure.
+    width : float, optional
+        Standard deviation of the Gaussians that it is smoothed by; by default a hundredth of the
+        range.
+    label : str, optional
+        Name of the curve in a legend.
+
+    Returns
+    -------
+    Axes
+    """
+    if not isinstance(of, SpectralDensity):
+        raise ArgumentError(
+            f"of is a {type(of).__name__}; what mfdeq.spectral_density returns was expected"
+        )
+    every = host.concatenate([of.nodes.reshape(-1), of.exact])
+    low, high = float(every.min()), float(every.max())
+    if width is None:
+        width = 0.01 * (high - low) or 0.01 * abs(high) or 1.0
+    x = host.linspace(low - 4.0 * width, high + 4.0 * width, POINTS)
+    curve = of(x, width)
+    ax = _axes(ax)
+    (line,) = ax.plot(x, curve, label=label)
+    ax.set_yscale("log")
+    style = {"transform": ax.get_xaxis_transform(), "color": line.get_color(), "ls": "none"}
+    ax.plot(of.exact, host.zeros(of.exact.size), marker="|", **style)
+    ax.set(xlabel="eigenvalue", ylabel="eigenvalues per unit")
+    ax.set_ylim(bottom=LEAST / width)  # below are the tails of the Gaussians
     return ax
 
 

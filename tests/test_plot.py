@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from case_toy import N, P, solved, toy_loss
 from refusing import refused
+from scipy.integrate import trapezoid
 
 import mfdeq
 from mfdeq.spectrum.eigenpairs import EigenReport
@@ -246,3 +247,23 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with refused(mfdeq.ArgumentError, r"mfdeq\[plot\]", r'"\.\[plot\]"'):
         plot.field(np.ones(N), shape=(1, N))
+
+
+def test_density():
+    values = np.r_[np.linspace(0, 1, 96), 5.0, 6.0, 7.0, 8.0]
+    pairs = mfdeq.eigsh(np.diag(values), 4)
+    of = mfdeq.spectral_density(np.diag(values), pairs=pairs, steps=40)
+    ax = plot.density(of, width=0.1, label="a name")
+    curve, ticks = ax.lines
+    x, y = curve.get_data()
+    assert x[0] == pytest.approx(of.nodes.min() - 0.4)
+    assert x[-1] == pytest.approx(8.4)
+    np.testing.assert_allclose(y, of(x, 0.1))
+    assert trapezoid(y, x) == pytest.approx(100, rel=1e-2)
+    np.testing.assert_allclose(ticks.get_xdata(), [5, 6, 7, 8])
+    assert (curve.get_label(), ax.get_yscale()) == ("a name", "log")
+    assert plot.density(of, ax=ax) is ax
+    one = mfdeq.spectral_density(np.eye(50))
+    assert np.isfinite(plot.density(one).lines[0].get_ydata()).all()
+    with pytest.raises(mfdeq.ArgumentError, match="spectral_density"):
+        plot.density(pairs)
