@@ -252,6 +252,14 @@ def test_nan_products():
     H = LinearOperator(
         (P, P), matvec=lambda x: np.nan * x, matmat=lambda X: np.nan * X, dtype=float
     )
-    for compute in (mfdeq.trace, mfdeq.spectral_density, mfdeq.frobenius_norm):
+    for compute in (
+        mfdeq.trace,
+        mfdeq.spectral_density,
+        mfdeq.frobenius_norm,
+        mfdeq.eigsh,
+        mfdeq.randomized_eigsh,
+        lambda H: mfdeq.eigsh(H, which="SA", preconditioner=np.eye(P)),
+        lambda H: mfdeq.Nystrom(H, 5),
+    ):
         with pytest.raises(mfdeq.ModelError, match="NaN"):
             compute(H)
