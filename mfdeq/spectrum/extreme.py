@@ -229,7 +229,7 @@ def _extreme(
                 best=best,
                 report=best.report,
             )
-        H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm)
+        H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm, k)
         if lanczos.invariant:
             lanczos.lock(k, which)
         elif lanczos.full:

@@ -9,6 +9,7 @@ from ..operators import Operator
 from ..precision import Metric
 
 SHARE = 0.03  # of the tolerance, which the error of one product may take
+FEW = 8  # pairs, beyond which it is less: by their square, as more products and restarts add up
 LOOSEST = 1e-2  # relative residual of an inner solve
 UNKNOWN = 1e-8  # the same, of the first product
 EVERY = 8  # products, of which the error of one is estimated
@@ -59,10 +60,11 @@ class Products:
         self._per_inner = max(self._per_inner, worst / self._inner)
         return product
 
-    def allow(self, tol: float, residual: float, norm: float) -> None:
+    def allow(self, tol: float, residual: float, norm: float, pairs: int) -> None:
         """What the next product may be off by: the residuals are that far from the tolerance."""
         if self.relaxed and self._calls:  # before the first product nothing is known
-            error, tightest = SHARE * tol * norm, self.H.eq.factor.rtol  # type: ignore[attr-defined]
+            share = SHARE * min(1.0, FEW / pairs) ** 2
+            error, tightest = share * tol * norm, self.H.eq.factor.rtol  # type: ignore[attr-defined]
             # Not error / per_inner, which may be zero: of a Hessian that is.
             loose = error >= LOOSEST * self._per_inner * max(residual, tol)
             wanted = LOOSEST if loose else error / (self._per_inner * max(residual, tol))
