@@ -1,5 +1,7 @@
 """Conjugate gradients on blocks: each column in its own space, or all in one.
 
+An iteration reads from the device once: what it decides by, for all columns together.
+
 Where a good preconditioner needs a dozen iterations, sharing the products is all there is to gain
 from a block. Where hundreds are needed, one space for all columns saves most of them.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, array_on_host
 from .columns import Columns, Solved, all_directions, directions, times
 
 INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
@@ -40,27 +42,30 @@ def cg(
     record : callable
         Told the largest residual of each iteration.
     """
-    dots = backend.column_dots
+    xp, dtype, dots = backend.xp, backend.dtype, backend.column_dots
     columns = Columns(backend, B)
-    R = backend.xp.asarray(B, copy=True)
-    (R,) = columns.leave(backend.column_norms(R) > rtol, R)
-    P = backend.xp.asarray(M(R), copy=True)
+    R = xp.asarray(B, copy=True)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    P = xp.asarray(M(R), copy=True)
     rho = dots(R, P)
     for _ in range(max_iterations):
         if R.shape[1] == 0:
             return columns.finish()
         Q = A(P)
         curvature = dots(P, Q)
-        if not bool(backend.xp.all((curvature > 0) & (rho > 0))):
-            return columns.finish(INDEFINITE)
+        definite = (curvature > 0) & (rho > 0)
         # In place throughout: at this size a temporary costs more than its arithmetic.
-        step = rho / curvature
+        step = xp.where(definite, rho, xp.zeros_like(rho)) / xp.where(
+            definite, curvature, xp.ones_like(rho)
+        )
         P *= step
         Q *= step
         columns.X += P
         R -= Q
-        norms = backend.column_norms(R)
-        record(float(backend.xp.max(norms)))
+        norms, fine = array_on_host(xp.stack([backend.column_norms(R), xp.astype(definite, dtype)]))
+        if not fine.all():
+            return columns.finish(INDEFINITE)
+        record(float(norms.max()))
         R, P, scaled = columns.leave(norms > rtol, R, P, rho * step)
         Z = M(R)
         rho = dots(R, Z)
@@ -88,7 +93,7 @@ def block_cg(
     solve = backend.xp.linalg.solve
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
-    (R,) = columns.leave(backend.column_norms(R) > rtol, R)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
     Q, S = directions(backend, R)
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
         # Rounding would part dependent columns, and each part be solved for.
@@ -106,8 +111,8 @@ def block_cg(
         step = solve(PQ, P.T @ R)
         columns.X += times(P, step)
         R -= times(Q, step)
-        norms = backend.column_norms(R)
-        record(float(backend.xp.max(norms)))
+        norms = array_on_host(backend.column_norms(R))
+        record(float(norms.max()))
         (R,) = columns.leave(norms > rtol, R)
         if R.shape[1] == 0:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, Backend
 
@@ -27,9 +28,9 @@ class Columns:
         self.active = list(range(B.shape[1]))
         self.left: dict[int, Array] = {}
 
-    def leave(self, unconverged: Array, *blocks: Array) -> Sequence[Array]:
-        """Take converged columns out of X and out of `blocks`, which are returned."""
-        staying = [j for j in range(len(self.active)) if bool(unconverged[j])]
+    def leave(self, unconverged: Any, *blocks: Array) -> Sequence[Array]:
+        """Take converged columns, by a host array, out of X and of `blocks`, which are returned."""
+        staying = [j for j in range(len(self.active)) if unconverged[j]]
         if len(staying) == len(self.active):
             return blocks
         self._store([j for j in range(len(self.active)) if j not in staying])

@@ -7,10 +7,11 @@ a special case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, array_on_host
 from .columns import LOST, Columns, Solved, orthonormal, times
 from .recycling import Recycled
 
@@ -113,7 +114,7 @@ def _restarted(
     """X, and the iterations it took, by cycles that start from the residual so far."""
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
-    (R,) = columns.leave(backend.column_norms(R) > rtol, R)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
     used, before, stopped = 0, float("inf"), ""
     while R.shape[1]:
         if used >= max_iterations:
@@ -127,8 +128,8 @@ def _restarted(
         if cycle.residual <= rtol:
             break
         R -= A(D)
-        norms = backend.column_norms(R)
-        worst = float(backend.xp.max(norms))
+        norms = array_on_host(backend.column_norms(R))
+        worst = float(norms.max())
         if not worst < PROGRESS * before:
             break
         before = worst
@@ -159,11 +160,12 @@ class _Apart:
         while self.steps < self.length and self.residual > rtol:
             self._extend()
             H = self.projected[:, : self.steps + 1, : self.steps]
-            if not bool(xp.all(xp.isfinite(H))):
-                break
             # What is orthogonal to all columns of H, and of size * e1, makes the residual.
             Q = xp.linalg.qr(H, mode="complete")[0]
-            self.residual = float(xp.max(self.size * xp.abs(Q[:, 0, -1])))
+            residual = float(xp.max(self.size * xp.abs(Q[:, 0, -1]) + xp.sum(0.0 * H, axis=(1, 2))))
+            if not math.isfinite(residual):
+                break
+            self.residual = residual
             record(self.residual)
 
     def _extend(self) -> None:
