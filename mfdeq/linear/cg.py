@@ -52,12 +52,10 @@ def cg(
         if R.shape[1] == 0:
             return columns.finish()
         Q = A(P)
-        curvature = dots(P, Q)
+        curvature, ones = dots(P, Q), xp.ones_like(rho)
         definite = (curvature > 0) & (rho > 0)
         # In place throughout: at this size a temporary costs more than its arithmetic.
-        step = xp.where(definite, rho, xp.zeros_like(rho)) / xp.where(
-            definite, curvature, xp.ones_like(rho)
-        )
+        step = xp.where(definite, rho, 0.0 * ones) / xp.where(definite, curvature, ones)
         P *= step
         Q *= step
         columns.X += P
