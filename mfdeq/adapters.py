@@ -114,6 +114,16 @@ class FromUser(Operator):
         return self.backend.checked(out, (rows, *x.shape[1:]), name, finite=possible)
 
 
+def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
+    """As `as_operator`, of what must be symmetric: a LinearOperator then needs no adjoint."""
+    if hasattr(given, "matvec") and not isinstance(given, Operator) and hasattr(given, "shape"):
+        if tuple(given.shape) != shape:
+            raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
+        backend.check_dtype(getattr(given, "dtype", None) or backend.dtype, name)
+        return SymmetricFromUser(backend, given, name)
+    return as_operator(backend, given, shape, name)
+
+
 class SymmetricFromUser(SelfAdjoint, FromUser):
     """A symmetric LinearOperator of the user's, which needs no adjoint of its own."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from .adapters import as_operator
+from .adapters import as_operator, as_symmetric
 from .arrays import Array, Backend, check_block, is_dense, is_sparse
 from .dottest import check_symmetric
 from .errors import ArgumentError, SingularStateError
@@ -85,7 +85,7 @@ class Precision(SelfAdjoint, Euclidean):
             self.R: Operator = Diagonal(backend, backend.vector(R, shape[0], "R of Precision"))
             self._covariance: Any = _OfDiagonal(self.R)
             return
-        self.R = as_operator(backend, R, shape, "R of Precision")
+        self.R = as_symmetric(backend, R, shape, "R of Precision")
         check_symmetric(self.R, "R of Precision", "it")
         if matrix:
             self._covariance = _OfSparse(self.R) if is_sparse(R) else _OfDense(self.R)
@@ -276,7 +276,7 @@ class _Given:
         known = hasattr(solve, "matvec")
         name = "solve of Precision"
         self.inverse = (
-            as_operator(backend, solve, size, name) if known else _Function(backend, solve, size)
+            as_symmetric(backend, solve, size, name) if known else _Function(backend, solve, size)
         )
         x = backend.random(size[0], 2, seed=17)
         dual = R._apply(x)

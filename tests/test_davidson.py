@@ -142,6 +142,13 @@ def test_nearest_to_a_shift_by_iterated_solves():
         mfdeq.eigsh(rough, 3, sigma=0.0, preconditioner=near)
 
 
+def test_a_preconditioner_needs_no_adjoint():
+    """It is symmetric: scipy's LinearOperator of a function will do."""
+    near = LinearOperator((P, P), matvec=lambda x: NEAR @ x.ravel(), dtype=float)
+    pairs = mfdeq.eigsh(H, 5, "SA", preconditioner=near)
+    np.testing.assert_allclose(pairs.values, VALUES[:5], atol=1e-11)
+
+
 def test_failing():
     bad = np.diag(np.random.default_rng(0).uniform(1, 2, P))
     with pytest.raises(mfdeq.ConvergenceError, match="better preconditioner") as caught:

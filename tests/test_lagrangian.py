@@ -79,7 +79,42 @@ def a_map():
     return Map(), np.linspace(-1, 1, 45), loss
 
 
-PROBLEMS = {"diffusion": diffusion, "coarse": coarse, "map": a_map}
+class Global(Coarse):
+    """The same, one further parameter beside, which drives all equations: N = 3P - 3."""
+
+    def __init__(self, P):
+        super().__init__(P - 1)
+        self.param_size = P
+
+    def residual(self, h, theta):
+        return super().residual(h, theta[:-1]) + np.exp(theta[-1]) * h**2
+
+    def linearize(self, h, theta):
+        inner, e = super().linearize(h, theta[:-1]), np.exp(theta[-1])
+
+        def curvature(lam):
+            of = inner.curvature(lam)
+            return mfdeq.Curvature(
+                sp.block_diag([of.params_params, [[e * (lam @ h**2)]]]).tocsr(),
+                sp.hstack([of.state_params, sp.csr_matrix((2 * e * lam * h)[:, None])]).tocsr(),
+                of.state_state + sp.diags(2 * e * lam),
+            )
+
+        return mfdeq.Linearization(
+            inner.d_state + sp.diags(2 * e * h),
+            sp.hstack([inner.d_params, sp.csr_matrix((e * h**2)[:, None])]).tocsr(),
+            curvature,
+        )
+
+
+def one_for_all():
+    model = Global(420)  # whose hub would leave no small separators
+    observed = np.arange(0, model.state_size, 4)
+    loss = mfdeq.LeastSquares(observed, np.full(observed.size, 0.7), 3.0)
+    return model, np.r_[np.linspace(-1, 0.5, 419), -2.0], loss + mfdeq.QuadraticPrior(1e-3)
+
+
+PROBLEMS = {"diffusion": diffusion, "coarse": coarse, "map": a_map, "global": one_for_all}
 MADE = {}
 
 

@@ -145,6 +145,22 @@ def test_separators_are_small(matrix, widest, fill):
     assert mine.nnz <= fill * theirs.nnz
 
 
+def test_what_touches_everything_is_the_root():
+    """A grid with a border of two: cut as the grid is."""
+    inner, n = diffusion(40), 1600
+    rng = np.random.default_rng(0)
+    border = sp.csr_matrix(rng.standard_normal((n, 2)))
+    A = sp.bmat([[inner, border], [border.T, 500 * sp.identity(2)]]).tocsr()
+    cut, plain = dissection(A, 24), dissection(inner, 24)
+    assert cut.front[-1] == cut.front[-2] == 0
+    assert np.sum(cut.front == 0) == 2
+    assert np.sum(cut.parent < 0) == 1
+    assert cut.parent.size == plain.parent.size + 1
+    factors = Multifrontal(A, Backend.of(A.data), symmetric=True)
+    b = rng.standard_normal(n + 2)
+    np.testing.assert_allclose(A @ factors.solve(b), b, atol=1e-10)
+
+
 def test_unknowns_with_the_same_neighbours_stay_together():
     cut = dissection(sp.kron(diffusion(20), np.ones((3, 3))).tocsr(), 16)
     np.testing.assert_array_equal(cut.front[::3], cut.front[1::3])

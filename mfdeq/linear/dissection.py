@@ -7,7 +7,8 @@ edges look like nothing in coordinates: for those METIS may be asked, where it i
 
 The least set of vertices that touches all crossing edges (Kőnig's theorem) is the separator. All
 parts of a depth are cut at once. Unknowns with the same neighbours (those of one point) are never
-parted.
+parted. A few that touch nearly all others, as a parameter of a whole domain does, would be the
+shortest way from everywhere to everywhere: they are the root, and the rest is cut without them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..arrays import host, sparse_on_host
 
 LANDMARKS = 14  # vertices that distances are measured from
 DIMENSIONS = 4  # that are kept of these coordinates
+HUB, HUBS = 10.0, 64  # neighbours, by the root of their number, of a hub; unknowns of all hubs
 MIDDLE = 0.1  # how far from the middle, as a share of the part, a cut may be
 
 # Of the vertices inside, part by part in their sizes, and the edges (i, j): which go right.
@@ -47,6 +49,21 @@ class Dissection:
 def dissection(A: Any, largest: int, by_metis: bool = False) -> Dissection:
     """Cut the graph of a sparse matrix until no part has more than `largest` unknowns."""
     graph, group, weight = _without_twins(_graph(A))
+    degree = host.diff(graph.indptr)
+    hub = degree > HUB * math.sqrt(graph.shape[0])
+    if not 0.0 < weight[hub].sum() <= HUBS:
+        front, parent = _cut(graph, weight, largest, by_metis)
+    else:  # the root of all: what they touch is everything, and without them there is a geometry
+        kept = ~hub
+        front = host.zeros(graph.shape[0], dtype=host.int64)
+        inner, parent = _cut(graph[kept][:, kept], weight[kept], largest, by_metis)
+        front[kept] = inner + 1
+        parent = host.concatenate([[-1], host.where(parent < 0, 0, parent + 1)])
+    return Dissection(*_without_empty(front[group], parent))
+
+
+def _cut(graph: Any, weight: Any, largest: int, by_metis: bool) -> tuple[Any, Any]:
+    """Fronts of the vertices, and their parents."""
     halved = (_by_metis if by_metis else _by_coordinates)(graph, weight, largest)
     n = graph.shape[0]
     csgraph = importlib.import_module("scipy.sparse.csgraph")
@@ -83,7 +100,7 @@ def dissection(A: Any, largest: int, by_metis: bool = False) -> Dissection:
         node = fronts + host.arange(2 * node.shape[0])
         fronts += node.shape[0]
         node, sizes = node[sizes > 0], sizes[sizes > 0]
-    return Dissection(*_without_empty(front[group], host.concatenate(parent)))
+    return front, host.concatenate(parent)
 
 
 def _graph(A: Any) -> Any:

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend, array_on_host, host
 from ..errors import ArgumentError
 from ..precision import Metric, metric_of
 from .eigenpairs import Eigenpairs
-from .extreme import check_operator, symmetric
+from .extreme import check_operator
 from .products import Products
 
 FEWEST = 4  # probes, from whose scatter an error is estimated
@@ -149,7 +150,7 @@ def spectral_density(
     exact = host.zeros(0) if pairs is None else array_on_host(pairs.values).astype("float64")
     if exact.size >= P:
         raise ArgumentError(f"pairs are all {P} eigenvalues: nothing is left to estimate")
-    products = Products(symmetric(backend, H), progress, metric)
+    products = Products(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
         basis = None if pairs is None else pairs.vectors
         start = sphere(metric, P, probes, seed, basis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from ..adapters import SymmetricFromUser, as_operator
+from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError, ConvergenceError
@@ -133,7 +133,7 @@ def eigsh(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
         )
     metric = metric_of(M, backend, P)
-    hessian = symmetric(backend, H)
+    hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
         parts(_reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
@@ -141,7 +141,7 @@ def eigsh(
     if preconditioner is not None:
         if (which != "SA" and sigma is None) or resume is not None:
             raise ArgumentError("a preconditioner is for which='SA' or sigma, without resume")
-        preconditioner = as_operator(backend, preconditioner, (P, P), "preconditioner")
+        preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
     products = Products(hessian, progress, metric)
     inverse: Operator | None = None
     if sigma is not None and preconditioner is not None:
@@ -381,13 +381,6 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
     if product.backend.norm(product.metric.apply(first) - dual) > SAME * product.backend.norm(dual):
         raise ArgumentError("resume is of another inner product: give the same M")
     return found.continued(product, most)
-
-
-def symmetric(backend: Backend, H: Any) -> Operator:
-    """A caller's H as an operator whose products are checked."""
-    if hasattr(H, "matvec") and not isinstance(H, Operator):
-        return SymmetricFromUser(backend, H, "H")
-    return as_operator(backend, H, tuple(H.shape), "H")
 
 
 def _reduced(H: Operator) -> Reduced:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend
 from ..errors import ArgumentError
 from ..operators import SelfAdjoint, scale_rows
 from ..precision import Euclidean
-from .extreme import check_operator, symmetric
+from .extreme import check_operator
 from .products import Products
 
 
@@ -59,7 +60,7 @@ class Nystrom(SelfAdjoint):
         super().__init__(self, (P, P))
         xp = backend.xp
         self.shift = at_least(0.0, shift, "shift")
-        product = Products(symmetric(backend, H), False, Euclidean(backend))
+        product = Products(as_symmetric(backend, H, (P, P), "H"), False, Euclidean(backend))
         W, _ = xp.linalg.qr(backend.random(P, min(count(rank, "rank"), P), seed=seed))
         Y = product(W)
         # Rounding must not make W' H W indefinite: it is shifted up, and the result down again.

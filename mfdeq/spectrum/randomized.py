@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ConvergenceError
 from ..precision import metric_of
 from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
-from .extreme import check_operator, symmetric
+from .extreme import check_operator
 from .lanczos import chosen
 from .products import Products
 
@@ -69,7 +70,7 @@ def randomized_eigsh(
     metric = metric_of(M, backend, P)
     fraction(rtol, "rtol")
     width = min(P, k + count(oversampling, "oversampling"))
-    products = Products(symmetric(backend, H), progress, metric)
+    products = Products(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
         image = products(backend.random(P, width, seed=seed))
         for _ in range(max(2, count(max_passes, "max_passes")) - 1):

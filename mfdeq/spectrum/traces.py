@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..adapters import as_symmetric
 from ..arguments import count
 from ..arrays import Array, Backend, array_on_host
 from ..errors import ArgumentError
 from ..precision import metric_of
 from .density import FEWEST, Estimate, sphere, standard_error
 from .eigenpairs import orthonormal_in
-from .extreme import check_operator, eigsh, symmetric
+from .extreme import check_operator, eigsh
 from .products import Products
 
 
@@ -110,7 +111,7 @@ def _split(H: Any, M: Any, most: int, seed: int, progress: bool, squared: bool) 
     share = count(most, "products") // 3
     if share < FEWEST:
         raise ArgumentError(f"products is {most}; at least {3 * FEWEST} are needed for an error")
-    product = Products(symmetric(backend, H), progress, metric)
+    product = Products(as_symmetric(backend, H, (P, P), "H"), progress, metric)
 
     def inner(X: Array) -> Any:
         """x' H x, or the squared length of H x, of each column."""
