@@ -15,9 +15,9 @@ import array_api_compat as compat
 import numpy
 import scipy.sparse
 
+from . import kernels
 from .errors import ArgumentError, MfdeqError, ModelError
 
-PIECE = 16_384  # numbers that are worked on at a time, where several arrays should fit in a cache
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
 
@@ -109,6 +109,11 @@ class Backend:
         """`scipy.linalg`, or cupyx's: factorizations that the array API has not."""
         return _module("cupyx.scipy.linalg" if self._on_cupy else "scipy.linalg")
 
+    @property
+    def kernels(self) -> ModuleType:
+        """The inner loops: `mfdeq.kernels`, or those of `mfdeq.cuda`."""
+        return _module("mfdeq.cuda") if self._on_cupy else kernels
+
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
@@ -165,12 +170,9 @@ class Backend:
 
         Fresh memory costs several times what is computed in it.
         """
-        pieces = self._pieces(x)
-        if len(pieces) <= 1:
-            return self.column_norms(x - y)
         with self.quiet():
             squares = 0.0
-            for here in pieces:
+            for here in self._pieces(x):
                 piece = x[here, ...] - y[here, ...]
                 squares = squares + self.column_dots(piece, piece)
             return self.xp.sqrt(squares)
@@ -182,17 +184,12 @@ class Backend:
 
     def _pieces(self, x: Array) -> list[slice]:
         """Rows of x that fit in a cache together; all of them where memory is a device's."""
-        n, k = x.shape[0], max(1, math.prod(x.shape[1:]))
-        step = max(1, PIECE // k) if compat.is_numpy_namespace(self.xp) else n
-        return [slice(i, i + step) for i in range(0, n, max(1, step))]
+        whole = not compat.is_numpy_namespace(self.xp) or x.shape[0] == 0
+        return [slice(None)] if whole else [*kernels.pieces(x)]
 
     def column_dots(self, x: Array, y: Array) -> Array:
         """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
-        # Not in the standard, but numpy and cupy have it, and it makes no temporary.
-        einsum = getattr(self.xp, "einsum", None)
-        if x.ndim == 1 or x.shape[1] == 1 or einsum is None:
-            return self.xp.vecdot(x, y, axis=-x.ndim)  # of the standard, negative only
-        return einsum("ij,ij->j", x, y)
+        return self.kernels.column_dots(self.xp, x, y)
 
     def vector(self, x: Array, size: int, name: str) -> Array:
         """`x` as a fresh, finite (size,) array of this backend, or a `ModelError` naming it."""

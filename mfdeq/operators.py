@@ -269,10 +269,14 @@ class Matrix(Operator):
     def __init__(self, backend: Backend, array: Any) -> None:
         super().__init__(backend, tuple(array.shape))
         self.array = array
-        self._transposed = array.T
+        self._products = backend.kernels.products(array)
+
+    @functools.cached_property
+    def _transposed(self) -> Any:
+        return self._products.T
 
     def _apply(self, x: Array) -> Array:
-        return self.array @ x
+        return self._products @ x
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self._transposed @ y
@@ -293,7 +297,7 @@ class _Transposed(Adjoint):
 
     @property
     def array(self) -> Any:
-        return self.of._transposed  # type: ignore[attr-defined]
+        return self.of.array.T  # type: ignore[attr-defined]
 
     def abs_apply(self, x: Array) -> Array:
         return abs(self.array) @ self.backend.xp.abs(x)

@@ -17,6 +17,8 @@ class LinearCounts:
     ----------
     setups : int
         Factorizations and hierarchies built.
+    refreshes : int
+        Hierarchies given the entries of another matrix, in place of a set-up.
     solves, adjoint_solves : int
         Calls; a block of k columns is one.
     columns : int
@@ -40,6 +42,7 @@ class LinearCounts:
     """
 
     setups: int = 0
+    refreshes: int = 0
     solves: int = 0
     adjoint_solves: int = 0
     columns: int = 0
@@ -171,8 +174,10 @@ def _grouped(derivatives: dict[str, str]) -> list[str]:
 
 
 def _counted(counts: LinearCounts) -> str:
+    refreshed = f" and {counts.refreshes} refreshed" if counts.refreshes else ""
     return (
-        f"{counts.setups} set-ups, {counts.solves} solves and {counts.adjoint_solves} adjoint "
+        f"{counts.setups} set-ups{refreshed}, {counts.solves} solves and "
+        f"{counts.adjoint_solves} adjoint "
         f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s, "
         f"factor of {counts.bytes / 2**20:.1f} MiB), "
         f"worst relative residual {counts.worst_residual:.1e}"

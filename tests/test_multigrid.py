@@ -181,3 +181,76 @@ def test_a_hierarchy_is_the_same_each_time_and_leaves_the_random_numbers_alone()
     np.random.seed(3)  # noqa: NPY002
     assert drawn == np.random.random()  # noqa: NPY002
     assert np.array_equal(mfdeq.AMG(levels="float64").setup(A) @ b, first)
+
+
+def variable(n, seed, wind=0.0, spread=1.5):
+    """A diffusion whose coefficient varies by orders of magnitude, from cell to cell."""
+    rng = np.random.default_rng(seed)
+    d = sp.diags([-1.0, 1.0], [-1, 0], shape=(n + 1, n))
+    D = sp.vstack([sp.kron(sp.identity(n), d), sp.kron(d, sp.identity(n))]).tocsr()
+    k = sp.diags(np.exp(spread * rng.standard_normal(D.shape[0])))
+    return (D.T @ k @ D + diffusion(n, wind) - diffusion(n)).tocsr()
+
+
+REFRESHED = [
+    (mfdeq.AMG(), 0.0),
+    (mfdeq.AMG(levels="float64"), 0.0),
+    (mfdeq.AMG(degree=3), 0.0),
+    (mfdeq.AMG(near_nullspace=BEND), 0.0),
+    (mfdeq.AMG("ruge_stuben"), 0.0),
+    (mfdeq.AMG(), 0.5),
+    (mfdeq.AMG("smoothed_aggregation"), 0.5),
+]
+
+
+@pytest.mark.parametrize(("amg", "wind"), REFRESHED, ids=str)
+def test_a_cycle_given_the_entries_it_was_made_of_is_itself(amg, wind):
+    A = operator(variable(45, 0, wind))
+    M = amg.setup(A)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2025, 3))
+    before = M @ X, M.H @ X
+    rounding = 1e-5 if M.flexible else 1e-11
+    size = M.nbytes
+    assert M.refresh(A)
+    close(M @ X, before[0], rounding)
+    close(M.H @ X, before[1], rounding)
+    assert M.nbytes == size
+
+
+@pytest.mark.parametrize(("amg", "wind"), REFRESHED, ids=str)
+def test_a_cycle_given_other_entries_is_as_good_as_a_new_one(amg, wind):
+    """In another unit, too: of entries that are millions of times as large."""
+    first, second = operator(diffusion(45, wind)), operator(1e6 * variable(45, 1, wind, 0.6))
+    M = amg.setup(first)
+    b = np.random.default_rng(1).standard_normal(2025)
+
+    def iterations(M):
+        factor = mfdeq.Krylov("gmres", preconditioner=M).setup(second)
+        x = factor.solve(b)
+        assert np.linalg.norm(second @ x - b) <= 1e-10 * np.linalg.norm(b)
+        return factor.counts.iterations
+
+    aged = iterations(M)
+    assert M.refresh(second)
+    given, new = iterations(M), iterations(amg.setup(second))
+    assert given <= new + 5
+    assert given < aged
+    rng = np.random.default_rng(2)
+    X, Y = rng.standard_normal((2, 2025, 2))
+    close(Y.T @ (M @ X), (M.H @ Y).T @ X, 1e-4 if M.flexible else 1e-11)
+
+
+@pytest.mark.parametrize("amg", [mfdeq.AMG("air"), mfdeq.AMG(block_size=3)], ids=str)
+def test_what_is_made_from_the_entries_is_not_refreshed(amg):
+    A = operator(diffusion(45))
+    M = amg.setup(A)
+    x = np.ones(2025)
+    before = M @ x
+    assert not M.refresh(operator(2 * diffusion(45)))
+    np.testing.assert_array_equal(M @ x, before)
+
+
+def test_a_symmetric_cycle_is_not_given_an_unsymmetric_matrix():
+    M = mfdeq.AMG().setup(operator(diffusion(45)))
+    assert not M.refresh(operator(diffusion(45, 1.0)))

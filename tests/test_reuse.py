@@ -180,3 +180,43 @@ def test_cholesky():
 def test_a_package_that_there_is_not():
     with pytest.raises(mfdeq.ArgumentError, match="'pardiso'"):
         mfdeq.Direct(package="pardiso")
+
+
+def test_an_aged_hierarchy_is_given_new_entries_in_place_of_a_set_up():
+    """Along a path that leaves its start far behind, and back at once where they do not serve."""
+    counts, reused = LinearCounts(), Reused(AMG)
+    b = np.random.default_rng(1).standard_normal(900)
+    drifting = [
+        matrix + k * sp.diags(np.linspace(0, 1, 900)) for k, matrix in enumerate(path(9, 2))
+    ]
+    for matrix in drifting:
+        x = reused.setup(operator_of(matrix.tocsr()), counts).solve(b)
+        assert np.linalg.norm(matrix @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    assert counts.setups == 1
+    assert counts.refreshes >= 1
+    assert "1 set-ups and" in str(mfdeq.SolveReport(linear=counts))
+    worn = reused.held.M.refresh
+    reused.held.M.refresh = lambda A: True  # the entries of long ago
+    far = operator_of(1e3 * diffusion(30, 2).A + sp.diags(np.geomspace(1, 1e7, 900)).tocsr())
+    x = reused.setup(far, counts).solve(b)
+    assert np.linalg.norm(far @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    assert worn
+    for _ in range(3):
+        reused.setup(far, counts).solve(b)
+    assert counts.setups == 2
+
+
+def test_what_has_aged_is_refreshed_for_many_solves():
+    first, second = (operator_of(matrix) for matrix in path(2, size=3.0))
+    reused, counts = Reused(AMG), LinearCounts()
+    b = np.random.default_rng(1).standard_normal(900)
+    reused.setup(first).solve(b)
+    fresh = reused.held.counts.iterations
+    reused.setup(second, counts).solve(b)
+    aged = counts.iterations
+    assert aged > fresh + reuse.FEW
+    factor = reused.settle(second, counts)
+    assert (counts.setups, counts.refreshes) == (0, 1)
+    before = counts.iterations
+    factor.solve(b)
+    assert counts.iterations - before <= fresh + 2

@@ -9,9 +9,10 @@ from matrices import diffusion, unit
 
 from mfdeq.arrays import Backend
 from mfdeq.linear import cg as by_cg
-from mfdeq.linear import gmres
-from mfdeq.linear.cg import cg
+from mfdeq.linear import columns, gmres
+from mfdeq.linear.cg import block_cg, cg
 from mfdeq.linear.cycle import Smoothed, v_cycle
+from mfdeq.linear.recycling import Recycled
 
 DEVICE = strict.Device("device1")
 A = diffusion(8).toarray()
@@ -36,7 +37,7 @@ def reads(monkeypatch):
 
     for name in ("__bool__", "__float__", "__int__", "__index__"):
         monkeypatch.setattr(type(there(0.0)), name, counting(getattr(type(there(0.0)), name)))
-    for module in (by_cg, gmres):
+    for module in (by_cg, gmres, columns):
         monkeypatch.setattr(module, "array_on_host", counting(module.array_on_host))
     return counted
 
@@ -62,6 +63,39 @@ def test_gmres_reads_once_an_iteration_and_three_times_a_cycle(reads, k):
     cycles = -(-len(steps) // 10)
     assert cycles > 1
     assert reads[0] <= len(steps) + 3 * cycles + 1
+
+
+@pytest.mark.parametrize(("k", "each"), [(1, 1), (5, 2)])
+@pytest.mark.parametrize("recycling", [False, True])
+def test_gmres_in_one_space_reads_for_the_ranks_too(reads, k, each, recycling):
+    dense, steps = there(A), []
+    B = there(unit(64, k))
+    space = Recycled(Backend.of(B), 4) if recycling else None
+    solved = gmres.block_gmres(
+        Backend.of(B),
+        lambda X: dense @ X,
+        lambda R: R / 4.0,
+        B,
+        1e-8,
+        100,
+        steps.append,
+        length=9,
+        recycled=space,
+    )
+    assert solved.stopped == ""
+    cycles = -(-len(steps) // 9)
+    assert cycles > 1
+    assert reads[0] <= each * len(steps) + (5 + 2 * recycling) * cycles + 1
+
+
+def test_conjugate_gradients_in_one_space_read_four_times_for_all_columns(reads):
+    dense, steps = there(A), []
+    B = there(unit(64, 5))
+    solved = block_cg(
+        Backend.of(B), lambda X: dense @ X, lambda R: R / 4.0, B, 1e-8, 100, steps.append
+    )
+    assert solved.stopped == ""
+    assert reads[0] <= 4 * len(steps) + 4
 
 
 def test_a_cycle_never_reads(reads):

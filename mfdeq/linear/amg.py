@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +72,12 @@ class AMG:
             if self.block_size != 1:
                 raise ArgumentError(f"block_size is for smoothed aggregation, not {self.method}")
 
+    def method_for(self, symmetric: bool) -> str:
+        """The method, chosen where none was."""
+        systems = self.near_nullspace is not None or self.block_size > 1
+        chosen = "smoothed_aggregation" if symmetric or systems else "ruge_stuben"
+        return self.method or chosen
+
     def setup(self, A: Operator) -> Operator:
         """Build the hierarchy of A's matrix."""
         array = matrix_of(A, "mfdeq.AMG()")
@@ -101,46 +108,93 @@ class _Cycle(Operator):
     def __init__(self, A: Operator, matrix: Any, options: AMG) -> None:
         super().__init__(A, A.shape)
         xp = self.backend.xp
-        symmetric = is_symmetric(A)
-        asked = options.levels or ("float32" if symmetric else "float64")
+        self.options, self.symmetric = options, is_symmetric(A)
+        asked = options.levels or ("float32" if self.symmetric else "float64")
         self.flexible = asked == "float32" and self.dtype == xp.float64
-        inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
+        self._inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
         host = sparse_on_host(matrix).astype("float64")
         self._scale = float(abs(host.diagonal()).max())
         with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global stream
-            built = _hierarchy(host / self._scale, options, symmetric)
-        self.levels = [_level(inner, level, options) for level in built.levels[:-1]]
-        self.coarse = _inverse(inner, built.levels[-1].A)
-        self._transposed = [level.T for level in self.levels]
-        self._inner = inner
+            built = _hierarchy(host / self._scale, options, self.symmetric).levels
+        self.levels = [_level(self._inner, options, *_parts(level)) for level in built[:-1]]
+        self.transfers = [self._kept(level) for level in built[:-1]]
+        self._finish(built[-1].A)
+
+    def _kept(self, level: Any) -> tuple[Any, Any]:
+        """P, and R where it is not P'."""
+        alike = self.symmetric or not self.options.method_for(self.symmetric).startswith("smoothed")
+        P, R = (
+            self.backend.sparse.csr_matrix(part.tocsr().astype(self._inner.dtype))
+            for part in (level.P, level.R)
+        )
+        return P, None if alike else R
+
+    def _finish(self, coarsest: Any) -> None:
+        self.coarse = _inverse(self._inner, coarsest)
+        # A symmetric A has a symmetric cycle, but for a smoother that goes one way only.
+        if self.symmetric and self.options.method != "air":
+            transposed = self.levels, self.coarse
+        else:
+            transposed = [level.T for level in self.levels], self.coarse.T
+        self._cycles = [
+            _replayed(self._inner, levels, coarse)
+            for levels, coarse in ((self.levels, self.coarse), transposed)
+        ]
+
+    def refresh(self, A: Operator) -> bool:
+        """Become the cycle of a matrix near A, in place: the same transfers, other entries.
+
+        No point is assigned to an aggregate anew, and nothing leaves the device but the coarsest
+        matrix. False where that cannot be: another pattern, or transfers made from the entries.
+        """
+        options, backend = self.options, self.backend
+        fresh = matrix_of(A, "mfdeq.AMG()")
+        if options.method == "air" or options.block_size > 1 or is_symmetric(A) != self.symmetric:
+            return False
+        inverse_diagonal(backend, fresh, "mfdeq.AMG()")
+        self._scale = float(backend.xp.max(backend.xp.abs(fresh.diagonal())))
+        matrix = fresh.tocsr() / self._scale
+        for i, transfers in enumerate(self.transfers):
+            P = transfers[0].astype(matrix.dtype)
+            R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
+            self.levels[i] = _level(self._inner, options, matrix, P, R)
+            matrix = R @ (matrix @ P)
+        self._finish(sparse_on_host(matrix))
+        return True
 
     @property
     def nbytes(self) -> int:
         """Memory of the levels."""
         parts = [part for level in self.levels for part in vars(level).values()]
+        parts += [part for pair in self.transfers for part in pair if part is not None]
         return sum(stored_bytes(part) for part in [*parts, self.coarse])
 
     def _apply(self, x: Array) -> Array:
-        return self._cycle(self.levels, self.coarse, x)
+        return self._cycle(self._cycles[0], x)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self._cycle(self._transposed, self.coarse.T, y)
+        return self._cycle(self._cycles[1], y)
 
-    def _cycle(self, levels: list[Any], coarse: Any, b: Array) -> Array:
+    def _cycle(self, cycle: Callable[[Array], Array], b: Array) -> Array:
         xp = self.backend.xp
-        x = v_cycle(levels, coarse, xp.astype(b, self._inner.dtype, copy=False))
+        x = cycle(xp.astype(b, self._inner.dtype, copy=False))
         x = xp.astype(x, self.dtype, copy=False)
         x /= self._scale
         return x
 
 
+def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Array], Array]:
+    def cycle(b: Array) -> Array:
+        return v_cycle(levels, coarse, b)
+
+    launches_only = not isinstance(coarse, _FactoredInverse)
+    return backend.kernels.replayed(cycle) if launches_only else cycle
+
+
 def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
     import pyamg
 
-    method = options.method
-    if method is None:
-        systems = options.near_nullspace is not None or options.block_size > 1
-        method = "smoothed_aggregation" if symmetric or systems else "ruge_stuben"
+    method = options.method_for(symmetric)
     if method == "ruge_stuben":
         return pyamg.ruge_stuben_solver(host, max_coarse=COARSEST)
     if method == "air":
@@ -156,20 +210,26 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
     )
 
 
-def _level(backend: Backend, level: Any, options: AMG) -> Collapsed | Smoothed:
-    """A level of PyAMG's as one of ours, smoothing included."""
+def _parts(level: Any) -> tuple[Any, ...]:
+    """A, P and R of a level of PyAMG's, the size of the blocks of A, and its fine points."""
+    size = level.A.blocksize[0] if level.A.format == "bsr" else 1
     A, P, R = (part.tocsr() for part in (level.A, level.P, level.R))
-    host = Backend.of(A.data)
+    return A, P, R, size, getattr(level, "splitting", None)
+
+
+def _level(
+    backend: Backend, options: AMG, A: Any, P: Any, R: Any, size: int = 1, splitting: Any = None
+) -> Collapsed | Smoothed:
+    """A level of the cycle, smoothing included; `backend` says where and in what precision."""
+    here = Backend.of(A.data)
     if options.method == "air":
         diagonal = A.diagonal()
         coarse, fine = (
-            host.sparse.diags(points / diagonal).tocsr()
-            for points in (level.splitting, ~level.splitting)
+            here.sparse.diags(points / diagonal).tocsr() for points in (splitting, ~splitting)
         )
         return _on_device(backend, collapsed(A, P, R, None, in_turn(A, [fine, fine, coarse])))
-    size = level.A.blocksize[0] if options.block_size > 1 else 1
-    inverse = inverse_block_diagonal(A, size)
-    largest = largest_eigenvalue(host, A, inverse)
+    inverse = inverse_block_diagonal(A, size if options.block_size > 1 else 1)
+    largest = largest_eigenvalue(here, A, inverse)
     if options.degree == 1:
         S = inverse / interval(largest)[0]
         return _on_device(backend, collapsed(A, P, R, S, S))
@@ -179,7 +239,9 @@ def _level(backend: Backend, level: Any, options: AMG) -> Collapsed | Smoothed:
 def _on_device(backend: Backend, level: Any) -> Any:
     """The level with its matrices on the device of A, in the precision of the cycle."""
     matrices = {
-        name: backend.sparse.csr_matrix(part.tocsr().astype(backend.dtype))
+        name: backend.kernels.products(
+            backend.sparse.csr_matrix(part.tocsr().astype(backend.dtype))
+        )
         for name, part in vars(level).items()
         if is_sparse(part)
     }
@@ -190,7 +252,8 @@ def _inverse(backend: Backend, matrix: Any) -> Any:
     """The inverse of the coarsest matrix, singular or not; where it is large, by its LU."""
     if matrix.shape[0] <= DENSEST:
         dense = matrix.toarray()
-        return backend.from_host(Backend.of(dense).xp.linalg.pinv(dense))
+        inverse = Backend.of(dense).xp.linalg.pinv(dense)
+        return backend.kernels.replayable(backend.from_host(inverse))
     return _FactoredInverse(
         backend.sparse_linalg.splu(backend.sparse.csc_matrix(matrix.tocsc().astype(backend.dtype)))
     )

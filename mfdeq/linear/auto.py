@@ -284,6 +284,9 @@ class _AutoFactor(Factor):
     def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
         return self.current.kept_for(A, counts)
 
+    def refreshed(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        return self.current.refreshed(A, counts)
+
     def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
         while True:
             try:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..arrays import Array, Backend, array_on_host
-from .columns import Columns, Solved, all_directions, directions, times
+from ..arrays import Array, Backend, array_on_host, host
+from .columns import Columns, Solved, all_directions, directions, on_host, times
 
 INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
 Product = Callable[[Array], Array]
@@ -43,6 +43,7 @@ def cg(
         Told the largest residual of each iteration.
     """
     xp, dtype, dots = backend.xp, backend.dtype, backend.column_dots
+    kernels = backend.kernels
     columns = Columns(backend, B)
     R = xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
@@ -54,21 +55,16 @@ def cg(
         Q = A(P)
         curvature, ones = dots(P, Q), xp.ones_like(rho)
         definite = (curvature > 0) & (rho > 0)
-        # In place throughout: at this size a temporary costs more than its arithmetic.
         step = xp.where(definite, rho, 0.0 * ones) / xp.where(definite, curvature, ones)
-        P *= step
-        Q *= step
-        columns.X += P
-        R -= Q
-        norms, fine = array_on_host(xp.stack([backend.column_norms(R), xp.astype(definite, dtype)]))
+        norms = xp.sqrt(kernels.advance(xp, columns.X, R, P, Q, step))
+        norms, fine = array_on_host(xp.stack([norms, xp.astype(definite, dtype)]))
         if not fine.all():
             return columns.finish(INDEFINITE)
         record(float(norms.max()))
-        R, P, scaled = columns.leave(norms > rtol, R, P, rho * step)
+        R, P, before = columns.leave(norms > rtol, R, P, rho)
         Z = M(R)
         rho = dots(R, Z)
-        P *= rho / scaled
-        P += Z
+        kernels.redirect(xp, P, Z, rho / before)
     return columns.finish("it ran out of iterations" if R.shape[1] else "")
 
 
@@ -96,7 +92,7 @@ def block_cg(
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
         # Rounding would part dependent columns, and each part be solved for.
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
-        columns.X = solved.X @ S
+        columns.X = solved.X @ backend.from_host(S)
         return columns.finish(solved.stopped)
     P = all_directions(backend, M(R))
     for _ in range(max_iterations):
@@ -104,18 +100,19 @@ def block_cg(
             break
         Q = A(P)
         PQ = P.T @ Q
-        if not bool(backend.xp.all(backend.xp.linalg.diagonal(PQ) > 0)):
+        curved, onto = on_host(backend, PQ.T, (P.T @ R).T)
+        if not (host.diagonal(curved) > 0).all():
             return columns.finish(INDEFINITE)
-        step = solve(PQ, P.T @ R)
-        columns.X += times(P, step)
-        R -= times(Q, step)
+        step = host.linalg.solve(curved.T, onto.T)
+        columns.X += times(backend, P, step)
+        R -= times(backend, Q, step)
         norms = array_on_host(backend.column_norms(R))
         record(float(norms.max()))
         (R,) = columns.leave(norms > rtol, R)
         if R.shape[1] == 0:
             break
         Z = M(R)
-        P = all_directions(backend, Z - times(P, solve(PQ, Q.T @ Z)))
+        P = all_directions(backend, Z - P @ solve(PQ, Q.T @ Z))
     else:
         return columns.finish("it ran out of iterations")
     return columns.finish()

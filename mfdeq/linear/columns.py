@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, array_on_host, host
 
 LOST = 1e-14  # what is left of a vector after orthogonalization that is rounding, not a direction
 
@@ -53,34 +53,33 @@ class Columns:
         return Solved(self.backend.xp.stack(columns, axis=1), stopped)
 
 
-def combined(backend: Backend, gram: Array, sizes: Array | None = None) -> tuple[Array, Array]:
-    """C and S: W C is roughly orthonormal, of the rank of W, and W = (W C) S.
+def combined(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
+    """C and S: W C is roughly orthonormal, of the rank of W, and W = (W C) S. On the host.
 
     By the eigenvectors of the Gram matrix W'W, in whatever inner product (Stathopoulos and Wu
     2002). Directions below sqrt(eps) of their columns' length are dropped, and columns below
     rounding of the `sizes` they had before an orthogonalization.
     """
-    xp = backend.xp
-    lengths = xp.sqrt(xp.linalg.diagonal(gram))
+    lengths = host.sqrt(host.diagonal(gram))
     lost = lengths <= (0.0 if sizes is None else LOST * sizes)
     if gram.shape[1] == 1:
-        rank = 0 if bool(lost[0]) else 1
-        return xp.ones_like(gram)[:, :rank] / lengths[:rank], gram[:rank, :] / lengths
-    ones = xp.ones_like(lengths)
-    weights = xp.where(lost, 0.0 * ones, 1.0 / xp.where(lost, ones, lengths))
-    values, U = xp.linalg.eigh(gram * weights * weights[:, None])
-    dropped = int(xp.sum(xp.astype(values <= backend.eps * gram.shape[1], xp.int64)))
-    roots, U = xp.sqrt(values[dropped:]), U[:, dropped:]  # eigh sorts
+        rank = 0 if lost[0] else 1
+        return host.ones((1, rank)) / lengths[:rank], gram[:rank, :] / lengths
+    weights = host.where(lost, 0.0, 1.0 / host.where(lost, 1.0, lengths))
+    values, U = host.linalg.eigh(gram * weights * weights[:, None])
+    kept = values > eps * gram.shape[1]
+    roots, U = host.sqrt(values[kept]), U[:, kept]
     return U * weights[:, None] / roots, roots[:, None] * U.T * lengths
 
 
-def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
-    """Q of the rank of W, roughly orthonormal, and S with W = Q S; `orthonormal` does it twice.
+def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
+    """Q of the rank of W, roughly orthonormal, and S (on the host) with W = Q S.
 
-    Two block products: see `combined`.
+    Two block products and one read: see `combined`. `orthonormal` does it twice.
     """
-    C, S = combined(backend, W.T @ W, sizes)
-    return times(W, C), S
+    gram, sizes = on_host(backend, W.T @ W, W[:0, :] if sizes is None else sizes[None, :])
+    C, S = combined(backend.eps, gram, sizes[0, :] if sizes.shape[0] else None)
+    return times(backend, W, C), S
 
 
 def all_directions(backend: Backend, W: Array) -> Array:
@@ -97,15 +96,26 @@ def all_directions(backend: Backend, W: Array) -> Array:
     return backend.xp.concat([Q, more[:, max(0, more.shape[1] - missing) :]], axis=1)
 
 
-def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
-    """Q of the rank of W, orthonormal to rounding, and S with W = Q S: `directions` twice."""
+def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
+    """Q of the rank of W, orthonormal to rounding, and S (on the host) with W = Q S."""
     Q, S = directions(backend, W, sizes)
-    if W.shape[1] == 1:
+    return orthonormalized(backend, Q, S)
+
+
+def orthonormalized(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
+    """The same Q S, Q orthonormal to rounding where it was roughly so."""
+    if S.shape[1] == 1:
         return Q, S
     Q, again = directions(backend, Q)
     return Q, again @ S
 
 
-def times(P: Array, S: Array) -> Array:
-    """P @ S; of one column a multiple, which is ten times cheaper than the product."""
-    return P * S[0, 0] if tuple(S.shape) == (1, 1) else P @ S
+def times(backend: Backend, P: Array, S: Any) -> Array:
+    """P @ S, S on the host; of one column a multiple, which is ten times cheaper."""
+    return P * float(S[0, 0]) if S.shape == (1, 1) else P @ backend.from_host(S)
+
+
+def on_host(backend: Backend, *blocks: Array) -> list[Any]:
+    """Small blocks of the same columns, in float64 on the host, by one transfer."""
+    both = array_on_host(backend.xp.concat(blocks, axis=0)).astype("float64")
+    return host.split(both, host.cumsum([block.shape[0] for block in blocks])[:-1])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays import Array, Backend
+from ..kernels import add_product
 
 POWER_STEPS = 15  # of the power iteration for the largest eigenvalue of D^-1 A
 
@@ -36,9 +37,7 @@ class Collapsed:
 
     def apply(self, below: Callable[[Array], Array], b: Array) -> Array:
         """M b, `below` being the product with M_c."""
-        x = self.G @ b
-        x += self.P @ below(self.R @ b)
-        return x
+        return add_product(self.G @ b, self.P, below(self.R @ b))
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Smoothed:
     def apply(self, below: Callable[[Array], Array], b: Array) -> Array:
         """M b, `below` being the product with M_c."""
         x = self.smooth(b)
-        x += self.P @ below(self.R @ (b - self.A @ x))
+        x = add_product(x, self.P, below(self.R @ (b - self.A @ x)))
         x += self.smooth(b - self.A @ x)
         return x
 

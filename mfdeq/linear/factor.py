@@ -83,6 +83,13 @@ class Factor:
         """Solves with an A near this factor's that cost no more than with A's own; or None."""
         return None
 
+    def refreshed(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Solves with A by what this factor holds, given A's entries: this factor is no more.
+
+        None where only a set-up can do that.
+        """
+        return None
+
     @property
     def nbytes(self) -> int:
         """Memory that the factorization or hierarchy holds, beside A itself."""

@@ -7,12 +7,20 @@ a special case.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from ..arrays import Array, Backend, array_on_host
-from .columns import LOST, Columns, Solved, orthonormal, times
+from ..arrays import Array, Backend, array_on_host, host
+from .columns import (
+    LOST,
+    Columns,
+    Solved,
+    combined,
+    on_host,
+    orthonormal,
+    orthonormalized,
+    times,
+)
 from .recycling import Recycled
 
 PROGRESS = 0.999  # of the residual before a cycle, above which it stagnates
@@ -138,7 +146,10 @@ def _restarted(
 
 
 class _Apart:
-    """One cycle for each column: A M V = V+ H with a V and an H of its own (Saad 1993)."""
+    """One cycle for each column: A M V = V+ H with a V and an H of its own (Saad 1993).
+
+    H lives on the host: a column of it is what an iteration reads from the device.
+    """
 
     def __init__(
         self, backend: Backend, A: Product, M: Product, R: Array, length: int, flexible: bool
@@ -148,24 +159,23 @@ class _Apart:
         # Column after column in memory: orthogonalization, then, is matrix times vector.
         self.basis = backend.zeros(k, length + 1, n)
         self.preconditioned = backend.zeros(k, length, n) if flexible else None
-        self.projected = backend.zeros(k, length + 1, length)  # H
-        self.overlap = backend.zeros(k, length, length)  # inner products of the basis
-        self.size = backend.column_norms(R)
-        backend.transpose_into(self.basis[:, 0, :], R / self.size)
+        self.triangle = backend.zeros(k, length, length)  # (I + L)^-1 of `_orthogonalize`
+        self.projected = host.zeros((k, length + 1, length))  # H
+        size = backend.column_norms(R)
+        backend.transpose_into(self.basis[:, 0, :], R / size)
+        self.size = array_on_host(size)
         self.steps, self.length = 0, length
         self.residual = float("inf")
 
     def run(self, rtol: float, record: Callable[[float], None]) -> None:
-        xp = self.backend.xp
         while self.steps < self.length and self.residual > rtol:
             self._extend()
             H = self.projected[:, : self.steps + 1, : self.steps]
-            # What is orthogonal to all columns of H, and of size * e1, makes the residual.
-            Q = xp.linalg.qr(H, mode="complete")[0]
-            residual = float(xp.max(self.size * xp.abs(Q[:, 0, -1]) + xp.sum(0.0 * H, axis=(1, 2))))
-            if not math.isfinite(residual):
+            if not host.isfinite(H).all():
                 break
-            self.residual = residual
+            # What is orthogonal to all columns of H, and of size * e1, makes the residual.
+            Q = host.linalg.qr(H, mode="complete")[0]
+            self.residual = float((self.size * abs(Q[:, 0, -1])).max())
             record(self.residual)
 
     def _extend(self) -> None:
@@ -176,21 +186,24 @@ class _Apart:
         if self.preconditioned is not None:
             self.backend.transpose_into(self.preconditioned[:, j, :], Z)
         self.backend.transpose_into(self.basis[:, j + 1, :], self.A(Z))
-        self._orthogonalize(j)
+        self.projected[:, : j + 2, j] = array_on_host(self._orthogonalize(j))
         self.steps = j + 1
 
-    def _orthogonalize(self, j: int) -> None:
+    def _orthogonalize(self, j: int) -> Array:
         """Modified Gram-Schmidt by its triangular system (Swirydowicz et al. 2020).
 
         Two passes over the basis, where its loops are many short ones and classical
-        Gram-Schmidt takes four.
+        Gram-Schmidt takes four. With L the inner products of the basis below its diagonal, the
+        rows of (I + L)^-1 are made from those above them.
         """
         xp, m = self.backend.xp, j + 1
         spaces = [self.basis[c, :m, :] for c in range(self.size.shape[0])]
-        self.overlap[:, j, :m] = xp.stack([V @ V[j, :] for V in spaces])
+        known, row = self.triangle[:, :j, :j], xp.stack([V[:j, :] @ V[j, :] for V in spaces])
+        self.triangle[:, j, :j] = -(row[:, None, :] @ known)[:, 0, :]
+        self.triangle[:, j, j] = 1.0
         onto = xp.stack([V @ self.basis[c, m, :] for c, V in enumerate(spaces)])
-        mgs = xp.tril(self.overlap[:, :m, :m], k=-1) + self.backend.eye(m, m)
-        self.projected[:, :m, j] = h = xp.linalg.solve(mgs, onto[:, :, None])[:, :, 0]
+        h = (self.triangle[:, :m, :m] @ onto[:, :, None])[:, :, 0]
+        left_over = []
         for c, V in enumerate(spaces):
             w = self.basis[c, m, :]
             before = xp.linalg.vector_norm(w)
@@ -198,24 +211,29 @@ class _Apart:
             below = xp.linalg.vector_norm(w)
             left = below > LOST * before
             zero, one = xp.zeros_like(below), xp.ones_like(below)
-            self.projected[c, m, j] = xp.where(left, below, zero)
             self.basis[c, m, :] = w * xp.where(left, one, zero) / xp.where(left, below, one)
+            left_over.append(xp.where(left, below, zero))
+        return xp.concat([h, xp.stack(left_over)[:, None]], axis=1)
 
     def correction(self) -> Array:
-        xp, j = self.backend.xp, self.steps
+        j, backend = self.steps, self.backend
         H = self.projected[:, : j + 1, :j]
-        finite = bool(xp.all(xp.isfinite(H)))
+        finite = bool(host.isfinite(H).all())
         # Columns of H that a breakdown left zero take no part.
-        y = self.size[:, None] * (xp.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
+        y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
+        weights = backend.from_host(y)
         space = self.basis if self.preconditioned is None else self.preconditioned
-        D = self.backend.zeros(space.shape[-1], y.shape[0])
+        D = backend.zeros(space.shape[-1], y.shape[0])
         for c in range(y.shape[0]):
-            D[:, c] = y[c, :] @ space[c, :j, :]
+            D[:, c] = weights[c, :] @ space[c, :j, :]
         return self.M(D) if self.preconditioned is None else D
 
 
 class _Together:
-    """One cycle for all: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle)."""
+    """One cycle for all: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle).
+
+    All but V, C and M V lives on the host.
+    """
 
     def __init__(
         self,
@@ -237,10 +255,10 @@ class _Together:
         V, rhs = orthonormal(backend, R, size)
         self.basis = [V]
         self.rhs = [rhs]  # of the least-squares problem, rotated, in blocks of rows
-        self.rotations: list[Array] = []
-        self.triangle: list[list[Array]] = []  # its columns, in blocks of rows
-        self.raw: list[list[Array]] = []  # the same before the rotations
-        self.coupling: list[Array] = []
+        self.rotations: list[Any] = []
+        self.triangle: list[list[Any]] = []  # its columns, in blocks of rows
+        self.raw: list[list[Any]] = []  # the same before the rotations
+        self.coupling: list[Any] = []
         self.residual = float("inf") if V.shape[1] else 0.0  # all of R was in the recycled space
 
     @property
@@ -250,46 +268,42 @@ class _Together:
     def run(self, rtol: float, record: Callable[[float], None]) -> None:
         while self.steps < self.length and self.basis[-1].shape[1]:
             self._extend()
-            self.residual = float(self.backend.xp.max(self.backend.column_norms(self.rhs[-1])))
+            self.residual = float(host.linalg.norm(self.rhs[-1], axis=0).max())
             record(self.residual)
             if self.residual <= rtol:
                 break
 
     def _extend(self) -> None:
+        backend = self.backend
         Z = self.M(self.basis[-1])
         if self.preconditioned is not None:
             self.preconditioned.append(Z)
         W = self.A(Z)
-        size = self.backend.column_norms(W)
-        if self.recycled is not None:
-            self.coupling.append(self.recycled.orthogonalize(W))
-        column = []
+        size = backend.column_norms(W)
+        found = [] if self.recycled is None else self.recycled.orthogonalize(W)
+        from_c = len(found)
         for V in self.basis:
             h = V.T @ W
-            W -= times(V, h)
-            column.append(h)
-        V, below = orthonormal(self.backend, W, size)
+            W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
+            found.append(h)
+        *column, gram, sizes = on_host(backend, *found, W.T @ W, size[None, :])
+        self.coupling += column[:from_c]
+        C, S = combined(backend.eps, gram, sizes[0, :])
+        V, below = orthonormalized(backend, times(backend, W, C), S)
         self.basis.append(V)
-        column.append(below)
+        column = [*column[from_c:], below]
         self.raw.append(list(column))
         for i, Q in enumerate(self.rotations):
-            column[i : i + 2] = self._rotated(Q, column[i : i + 2])
+            column[i : i + 2] = _rotated(Q, column[i : i + 2])
         self._rotate_away(column)
 
-    def _rotate_away(self, column: list[Array]) -> None:
-        xp = self.backend.xp
-        Q, R = xp.linalg.qr(xp.concat(column[-2:], axis=0), mode="complete")
+    def _rotate_away(self, column: list[Any]) -> None:
+        Q, R = host.linalg.qr(host.concatenate(column[-2:], axis=0), mode="complete")
         rows = column[-2].shape[0]
         self.rotations.append(Q)
         self.triangle.append([*column[:-2], R[:rows, :]])
-        k = self.rhs[-1].shape[1]
-        new = self.backend.zeros(column[-1].shape[0], k)
-        self.rhs[-1:] = self._rotated(Q, [self.rhs[-1], new])
-
-    def _rotated(self, Q: Array, pair: list[Array]) -> list[Array]:
-        rows = pair[0].shape[0]
-        both = Q.T @ self.backend.xp.concat(pair, axis=0)
-        return [both[:rows, :], both[rows:, :]]
+        new = host.zeros((column[-1].shape[0], self.rhs[-1].shape[1]))
+        self.rhs[-1:] = _rotated(Q, [self.rhs[-1], new])
 
     def correction(self) -> Array:
         D = self._correction()
@@ -298,39 +312,36 @@ class _Together:
         return D
 
     def _correction(self) -> Array:
-        blocks = _block_triangular_solve(self.backend, self.triangle, self.rhs)
-        zeros = self.backend.zeros(self.basis[0].shape[0], self.rhs[0].shape[1])
+        backend = self.backend
+        blocks = _block_triangular_solve(backend.eps, self.triangle, self.rhs)
+        space = self.basis if self.preconditioned is None else self.preconditioned
+        total = backend.zeros(self.basis[0].shape[0], self.rhs[0].shape[1])
+        for V, y in zip(space, blocks, strict=False):
+            total += times(backend, V, y)
         if self.preconditioned is not None:
-            return _sum(
-                zeros, (times(Z, y) for Z, y in zip(self.preconditioned, blocks, strict=True))
-            )
-        combined = _sum(zeros, (times(V, y) for V, y in zip(self.basis, blocks, strict=False)))
+            return total
         if self.recycled is not None:
-            combined += self.recycled.correction(self.start, self.coupling, blocks)
-        return self.M(combined)
+            total += self.recycled.correction(self.start, self.coupling, blocks)
+        return self.M(total)
 
 
-def _block_triangular_solve(
-    backend: Backend, triangle: list[list[Array]], rhs: list[Array]
-) -> list[Array]:
+def _rotated(Q: Any, pair: list[Any]) -> list[Any]:
+    rows = pair[0].shape[0]
+    both = Q.T @ host.concatenate(pair, axis=0)
+    return [both[:rows, :], both[rows:, :]]
+
+
+def _block_triangular_solve(eps: float, triangle: list[list[Any]], rhs: list[Any]) -> list[Any]:
     """y, in blocks, of a block upper triangular system given by columns."""
     left = list(rhs)
-    found: list[Array] = []
+    found: list[Any] = []
     for j in range(len(triangle) - 1, -1, -1):
         R = triangle[j][j]
-        diagonal = backend.xp.abs(backend.xp.linalg.diagonal(R))
-        small = backend.eps * R.shape[0] * backend.xp.max(diagonal)
-        regular = bool(backend.xp.all(diagonal > small))
+        diagonal = abs(host.diagonal(R))
+        regular = bool((diagonal > eps * R.shape[0] * diagonal.max()).all())
         # A singular block: A M is singular on the space, and the shortest y serves.
-        linalg = backend.xp.linalg
-        y = linalg.solve(R, left[j]) if regular else linalg.pinv(R) @ left[j]
+        y = host.linalg.solve(R, left[j]) if regular else host.linalg.pinv(R) @ left[j]
         found.insert(0, y)
         for i in range(j):
             left[i] = left[i] - triangle[j][i] @ y
     return found
-
-
-def _sum(total: Array, terms: Iterator[Array]) -> Array:
-    for term in terms:
-        total += term
-    return total

@@ -124,6 +124,15 @@ class _KrylovFactor(Factor):
     def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
         return self.nearby(A, counts, self.solver.max_iterations)
 
+    def refreshed(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        refresh = getattr(self.M, "refresh", None)
+        with counts.timed():
+            if refresh is None or not refresh(A):
+                return None
+        counts.setups -= 1
+        counts.refreshes += 1
+        return type(self)(A, self.solver, self.M, counts)
+
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """Two applications of the preconditioner: one leaves up to half, which an error hides."""
         A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]

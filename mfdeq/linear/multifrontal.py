@@ -53,7 +53,7 @@ class Level:
     ----------
     own : slice
         Places of their own unknowns, batch after batch and front after front.
-    incoming : sparse matrix, (own, updates sent from below), or None
+    incoming : what multiplies by a sparse matrix, (own, updates sent from below), or None
         Adds up what descendants send.
     above : (updates of this level,) array of int
         Places of the ancestors' unknowns that each update is for.
@@ -279,7 +279,8 @@ def _factorized(matrix: Any, fronts: Fronts, backend: Backend, symmetric: bool) 
             batches.append(Batch(backend.from_host(inverse), lower, upper))
         incoming = level.incoming
         if incoming is not None:
-            incoming = backend.sparse.csr_matrix(incoming.astype(matrix.dtype))
+            there = backend.sparse.csr_matrix(incoming.astype(matrix.dtype))
+            incoming = backend.kernels.products(there)
         yield Level(level.own, incoming, _indices(backend, level.above), batches)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, host
+from .columns import on_host
 
 TRIALS = 4  # solves with a space, after which it must have paid
 WORTH = 0.8  # of the iterations without it, that a solve with it may take at most
@@ -46,58 +47,56 @@ class Recycled:
             self.Y = self.C = None
             self.size = 0
 
-    def project(self, R: Array) -> tuple[Array, Array | None]:
+    def project(self, R: Array) -> tuple[Array, Any]:
         """R without its part in C, and the coefficients of that part."""
         if self.C is None:
             return R, None
         a = self.C.T @ R
-        return R - self.C @ a, a
+        return R - self.C @ a, on_host(self.backend, a)[0]
 
-    def orthogonalize(self, W: Array) -> Array | None:
-        """Take the part in C out of W, in place; its coefficients."""
+    def orthogonalize(self, W: Array) -> list[Array]:
+        """Take the part in C out of W, in place; its coefficients, if there is a C."""
         if self.C is None:
-            return None
+            return []
         c = self.C.T @ W
         W -= self.C @ c
-        return c
+        return [c]
 
-    def correction(
-        self, start: Array | None, coupling: list[Array], y: list[Array]
-    ) -> Array | float:
+    def correction(self, start: Any, coupling: list[Any], y: list[Any]) -> Array | float:
         """Y times what the solution has in it: the start, less what V y brings into C."""
         if self.Y is None or start is None:
             return 0.0
-        return self.Y @ (start - sum(c @ part for c, part in zip(coupling, y, strict=False)))
+        within = start - sum(c @ part for c, part in zip(coupling, y, strict=False))
+        return self.Y @ self.backend.from_host(within)
 
-    def harvest(self, basis: list[Array], coupling: list[Array], raw: list[list[Array]]) -> None:
+    def harvest(self, basis: list[Array], coupling: list[Any], raw: list[list[Any]]) -> None:
         """Choose the space anew from itself and a cycle's A M V = C coupling + V+ H."""
         if len(raw) < LONG * self.size or self.size == 0:
             return  # there is little to save
-        backend = self.backend
-        xp, linalg = backend.xp, backend.xp.linalg
+        backend, linalg = self.backend, host.linalg
         V = basis[: len(raw)]
         if self.size + sum(v.shape[1] for v in basis) > V[0].shape[0]:
             return  # the space is exhausted, and its last vectors are rounding
-        H = _dense(backend, raw, basis)
-        inner = xp.astype(backend.eye(H.shape[1], H.shape[1]), backend.dtype)
-        G = H
+        H = _dense(raw, basis)
+        inner, G = host.eye(H.shape[1]), H
         if self.Y is not None and self.C is not None:
             k = self.Y.shape[1]
-            mixed = xp.concat([self.Y.T @ v for v in V], axis=1)
-            inner = _blocks(xp, self.Y.T @ self.Y, mixed, mixed.T, inner)
-            zeros = backend.zeros(H.shape[0], k)
-            G = _blocks(xp, backend.eye(k, k), xp.concat(coupling, axis=1), zeros, H)
+            own, *parts = on_host(backend, self.Y.T @ self.Y, *(v.T @ self.Y for v in V))
+            mixed = host.concatenate(parts, axis=0)
+            inner = host.block([[own, mixed.T], [mixed, inner]])
+            across = host.concatenate(coupling, axis=1)
+            G = host.block([[host.eye(k), across], [host.zeros((H.shape[0], k)), H]])
         # Coordinates in which ||y|| is the norm; what Y and V have in common counts once.
-        lengths = xp.sqrt(linalg.diagonal(inner))
+        lengths = host.sqrt(host.diagonal(inner))
         values, U = linalg.eigh(inner / lengths / lengths[:, None])
-        common = int(xp.sum(xp.astype(values <= COMMON * values[-1], xp.int64)))  # eigh sorts
-        unit = U[:, common:] / lengths[:, None] / xp.sqrt(values[common:])
+        kept = values > COMMON * values[-1]
+        unit = U[:, kept] / lengths[:, None] / host.sqrt(values[kept])
         _, sizes, rows = linalg.svd(G @ unit, full_matrices=False)
-        last = int(xp.sum(xp.astype(sizes > SINGULAR * sizes[0], xp.int64)))  # svd sorts
-        kept = min(self.size, last)
-        smallest = rows[last - kept : last, :].T
-        shrinkage = float(xp.sum(sizes[last - kept : last]))
-        grown = self.Y is None or kept > self.Y.shape[1]
+        last = int((sizes > SINGULAR * sizes[0]).sum())  # svd sorts
+        found = min(self.size, last)
+        smallest = rows[last - found : last, :].T
+        shrinkage = float(sizes[last - found : last].sum())
+        grown = self.Y is None or found > self.Y.shape[1]
         if not (grown or shrinkage < SETTLED * self.shrinkage):
             return
         P = unit @ smallest
@@ -105,33 +104,29 @@ class Recycled:
         P = linalg.solve(R.T, P.T).T  # P R^-1
         held = [] if self.Y is None else [self.Y]
         range_ = [] if self.C is None else [self.C]
-        Y, C = _combination(held + V, P), _combination(range_ + basis, Q)
-        self.C, T = linalg.qr(C)  # of what was C before, rounding adds up
-        self.Y = linalg.solve(T.T, Y.T).T  # Y T^-1
+        Y = _combination(backend, held + V, P)
+        C = _combination(backend, range_ + basis, Q)
+        self.C, T = backend.xp.linalg.qr(C)  # of what was C before, rounding adds up
+        self.Y = backend.xp.linalg.solve(T.T, Y.T).T  # Y T^-1
         self.shrinkage = shrinkage
 
 
-def _combination(blocks: list[Array], P: Array) -> Array:
+def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
     total, row = 0.0, 0
     for block in blocks:
         rows = block.shape[1]
         if rows:
-            total = total + block @ P[row : row + rows, :]
+            total = total + block @ backend.from_host(P[row : row + rows, :])
         row += rows
     return total
 
 
-def _dense(backend: Backend, raw: list[list[Array]], basis: list[Array]) -> Array:
+def _dense(raw: list[list[Any]], basis: list[Array]) -> Any:
     """The block upper Hessenberg matrix of its columns."""
-    xp = backend.xp
     rows = sum(v.shape[1] for v in basis[: len(raw) + 1])
     columns = []
     for column in raw:
-        stacked = xp.concat(column, axis=0)
-        below = backend.zeros(rows - stacked.shape[0], stacked.shape[1])
-        columns.append(xp.concat([stacked, below], axis=0))
-    return xp.concat(columns, axis=1)
-
-
-def _blocks(xp: Any, a: Array, b: Array, c: Array, d: Array) -> Array:
-    return xp.concat([xp.concat([a, b], axis=1), xp.concat([c, d], axis=1)], axis=0)
+        stacked = host.concatenate(column, axis=0)
+        below = host.zeros((rows - stacked.shape[0], stacked.shape[1]))
+        columns.append(host.concatenate([stacked, below], axis=0))
+    return host.concatenate(columns, axis=1)

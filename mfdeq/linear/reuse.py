@@ -2,7 +2,8 @@
 
 What was set up for one A still preconditions the next. It is set up anew when the iterations that
 its age has cost add up to what a set-up costs, so that a path never pays much more than twice the
-least (the argument of renting against buying).
+least (the argument of renting against buying). A hierarchy that only needs other entries is given
+them, for a quarter to half of that, as long as it serves as well as when it was new.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from .factor import Factor, Solver
 
 SETUP = 40  # iterations that a set-up is worth: LU of a surface 12 to 60, AMG 60 to 120
 LONGEST = 60  # iterations of a solve after which an aged factor is given up at once
+WORN = 1.5  # times the iterations of a fresh factor, at which other entries are no longer enough
+FEW = 5  # iterations that make no difference
 
 
 class Reused:
@@ -40,6 +43,7 @@ class Reused:
         self.weakest: Array | None = None
         self.spent = 0.0  # iterations beyond those of a fresh factor
         self.rate: float | None = None  # iterations per digit of a fresh factor
+        self.refreshed = self.worn = False  # whether it holds other entries, and they do not serve
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the factor, which cannot be pickled and is set up again."""
@@ -61,24 +65,42 @@ class Reused:
 
     def settle(self, A: Operator, counts: LinearCounts) -> Factor:
         """The factor for many solves with one matrix: a held preconditioner, else a fresh LU."""
-        kept = None if self._aged(A) else self.held.kept_for(A, counts)  # type: ignore[union-attr]
-        return kept or self.fresh(A, counts)
+        if self._aged(A):
+            return self.fresh(A, counts)
+        assert self.held is not None
+        if self.spent > FEW and (refreshed := self._refreshed(self.held, A, counts)):
+            return refreshed
+        return self.held.kept_for(A, counts) or self.fresh(A, counts)
 
     def _aged(self, A: Operator) -> bool:
         return self.held is None or self.held.A.shape != A.shape or self.spent > SETUP
 
     def fresh(self, A: Operator, counts: LinearCounts) -> Factor:
-        """Set up for A."""
-        self.held, self.spent, self.rate = None, 0.0, None  # one factor in memory at a time
+        """Set up for A, or put its entries into what is held."""
+        held, self.held = self.held, None  # no two factors in memory at a time
+        if held is not None and held.A.shape == A.shape:
+            if (refreshed := self._refreshed(held, A, counts)) is not None:
+                return refreshed
+            held = None
+        self.spent, self.rate, self.refreshed, self.worn = 0.0, None, False, False
         self.held = self.solver.setup(A, counts)
         return self.held
+
+    def _refreshed(self, held: Factor, A: Operator, counts: LinearCounts) -> Factor | None:
+        found = None if self.worn else held.refreshed(A, counts)
+        if found is not None:
+            self.held, self.spent, self.refreshed = found, 0.0, True
+        return found
 
     def charge(self, iterations: int, rtol: float) -> None:
         """Take note of what a solve took."""
         digits = max(math.log10(1.0 / rtol), 0.1)
         if self.rate is None:
             self.rate = iterations / digits
-        self.spent += max(iterations - self.rate * digits, 0.0)
+        expected = self.rate * digits
+        if self.refreshed and self.spent == 0.0:
+            self.worn = iterations > WORN * expected + FEW
+        self.spent += max(iterations - expected, 0.0)
 
 
 class _Aged(Factor):
@@ -95,12 +117,12 @@ class _Aged(Factor):
         try:
             x = self.current._solve(b, rtol, adjoint)
         except ConvergenceError:
-            if self.current is self.reused.held:
+            if self.current is self.reused.held and not self.reused.refreshed:
                 raise
+            self.reused.worn = self.reused.refreshed
             self.current = self.reused.fresh(self.A, self.counts)
             self.name = self.current.name
-            before = self.counts.iterations
-            x = self.current._solve(b, rtol, adjoint)
+            return self._solve(b, rtol, adjoint)
         self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
         return x
 

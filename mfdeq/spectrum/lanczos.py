@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, Backend, array_on_host, host
-from ..linear.columns import combined, times
+from ..linear.columns import combined, on_host, times
 from ..precision import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
@@ -265,9 +265,12 @@ class Lanczos:
 
     def _orthonormal(self, X: Array, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
         """A basis of X, of its rank and orthonormal to rounding, and its dual."""
+        backend = self.backend
         for _ in range(1 if X.shape[1] == 1 else 2):
-            C, _ = combined(self.backend, X.T @ W, sizes)
-            X, W = times(X, C), None if self.metric.trivial else times(W, C)
+            gram, known = on_host(backend, X.T @ W, W[:0, :] if sizes is None else sizes[None, :])
+            C, _ = combined(backend.eps, gram, known[0, :] if known.shape[0] else None)
+            X = times(backend, X, C)
+            W = None if self.metric.trivial else times(backend, W, C)
             W, sizes = X if W is None else W, None
         return X, W
 

@@ -1,0 +1,70 @@
+"""The inner loops of Krylov methods and cycles, on any array library; `cuda` has them for cupy.
+
+Each is written to touch memory as rarely as the library allows: at these sizes it is the reading
+and writing that costs, not the arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+Array = Any
+PIECE = 32_768  # numbers that are worked on at a time, where several arrays should fit in a cache
+
+
+def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
+    """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
+    # Not in the standard, but numpy has it, and it makes no temporary.
+    einsum = getattr(xp, "einsum", None)
+    if x.ndim == 1 or x.shape[1] == 1 or einsum is None:
+        return xp.vecdot(x, y, axis=-x.ndim)  # of the standard, negative only
+    return einsum("ij,ij->j", x, y)
+
+
+def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
+    """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
+    squares = 0.0
+    for here in pieces(X):
+        X[here, :] += P[here, :] * step
+        R[here, :] -= Q[here, :] * step
+        squares = squares + column_dots(xp, R[here, :], R[here, :])
+    return squares
+
+
+def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
+    """P = Z + P ratio, in place."""
+    P *= ratio
+    P += Z
+
+
+def products(matrix: Any) -> Any:
+    """What multiplies by a matrix: itself."""
+    return matrix
+
+
+def replayable(matrix: Any) -> Any:
+    """What multiplies by a dense matrix inside a function to be `replayed`: itself."""
+    return matrix
+
+
+def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of an array that launches the same kernels at each call: itself."""
+    return function
+
+
+def add_product(x: Array, A: Any, y: Array) -> Array:
+    """x + A y, in place."""
+    if hasattr(A, "add_to"):
+        return A.add_to(x, y)
+    x += A @ y
+    return x
+
+
+def pieces(x: Array) -> Iterator[slice]:
+    """Rows of x that fit in a cache together."""
+    n, k = x.shape[0], max(1, math.prod(x.shape[1:]))
+    step = max(1, PIECE // k)
+    return (slice(i, min(i + step, n)) for i in range(0, n, step))

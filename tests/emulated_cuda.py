@@ -1,0 +1,79 @@
+"""CUDA kernels run by gcc, thread after thread: what they compute, on a machine without a device.
+
+The threads of a block run from the last to the first, so that a shuffle finds what the lanes above
+have said at the same place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SHIM = """
+typedef struct { unsigned x; } place;
+static place threadIdx, blockIdx, blockDim, gridDim;
+static real said[4096][1024];
+static int times;
+static real __shfl_down_sync(unsigned mask, real value, int offset, int width) {
+    said[times][threadIdx.x] = value;
+    if ((int)(threadIdx.x % width) + offset < width) value = said[times][threadIdx.x + offset];
+    ++times;
+    return value;
+}
+"""
+LAUNCH = """
+void launch_{name}(unsigned grid, unsigned block, {parameters}) {{
+    gridDim.x = grid; blockDim.x = block;
+    for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)
+        for (threadIdx.x = block; threadIdx.x-- > 0;) {{ times = 0; {name}({arguments}); }}
+}}
+"""
+KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+
+
+class Module:
+    """As `cupy.RawModule`: a source, of which kernels are taken by name."""
+
+    def __init__(self, code: str) -> None:
+        self.library, self.names = _compiled(code)
+
+    def get_function(self, name):
+        assert name in self.names
+        function = getattr(self.library, f"launch_{name}")
+        function.restype = None
+        return functools.partial(_launch, function)
+
+
+def _launch(function, grid, block, arguments):
+    function(ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), *map(_passed, arguments))
+
+
+def _passed(x):
+    if isinstance(x, np.integer):
+        return (ctypes.c_longlong if x.dtype.itemsize == 8 else ctypes.c_int)(int(x))
+    x = getattr(x, "_array", x)  # what a simulated array holds
+    assert isinstance(x, np.ndarray)
+    assert x.flags.c_contiguous
+    return ctypes.c_void_p(x.ctypes.data)
+
+
+@functools.cache
+def _compiled(code):
+    types, source = re.fullmatch(r"((?:typedef [^\n]*\n){2})(.*)", code, re.DOTALL).groups()
+    launches, names = "", []
+    for name, parameters in KERNEL.findall(source):
+        arguments = ", ".join(p.split()[-1].lstrip("*") for p in parameters.split(","))
+        launches += LAUNCH.format(name=name, parameters=parameters, arguments=arguments)
+        names.append(name)
+    whole = types + SHIM + KERNEL.sub(r"static void \1(\2)", source) + launches
+    folder = Path(tempfile.mkdtemp())
+    (folder / "kernels.c").write_text(whole)
+    command = ["gcc", "-std=c11", "-O1", "-shared", "-fPIC", "-o", "kernels.so", "kernels.c"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "kernels.so")), names
