@@ -42,6 +42,18 @@ def _kernel(name: str, real: str, index: str = "int") -> Any:
     return _module(code).get_function(name)
 
 
+def pointer(x: Array) -> int:
+    """Where an array is on the device."""
+    return x.data.ptr
+
+
+def stream_pointer() -> int:
+    """The stream that everything runs on."""
+    import cupy
+
+    return cupy.cuda.get_current_stream().ptr
+
+
 def _real(dtype: Any) -> str:
     return {4: "float", 8: "double"}[dtype.itemsize]
 

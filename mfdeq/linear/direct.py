@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
 from .blocks import DenseBlocks
+from .cudss import CuDSS, has_cudss
 from .factor import Application, Factor, matrix_of, operator_of, singular
 from .fill import estimated_fill
 from .krylov import Krylov
@@ -24,7 +25,7 @@ from .scaling import Scaling
 from .superlu import options_for
 
 TOGETHER = 8  # columns of one call: SuperLU is slower on wider blocks
-PACKAGES = (None, "multifrontal", "superlu", "cholespy")
+PACKAGES = (None, "multifrontal", "superlu", "cholespy", "cudss")
 FEW = 10_000  # unknowns up to which SuperLU's sparse columns are as good as dense fronts
 WORSE = 8.0  # operations of fronts, of those that SuperLU's fill is estimated to take, at most
 TRIED = 1e-6  # relative residual of a solve that shows fronts without pivots between them to do
@@ -39,14 +40,16 @@ class Direct:
     rtol : float, optional
         Relative true residual that every solve must reach, after refinement where needed;
         None is 1e-10 (1e-5 in float32) or the rounding floor of the solve.
-    package : {"multifrontal", "superlu", "cholespy"}, optional
+    package : {"multifrontal", "superlu", "cholespy", "cudss"}, optional
         What factorizes a sparse A. "multifrontal" is this library's own: its solves are dense
         products, which makes blocks of right-hand sides cheap and runs on any device. It has no
         pivots from outside a front. "superlu" has, and sets up faster in the plane. "cholespy"
         (the extra ``mfdeq[cholespy]``) is CHOLMOD's Cholesky, for symmetric definite A on the
-        host. None is "multifrontal" above 10,000 unknowns where the graph of A has small
-        separators and the fronts are regular, else "superlu"; and where A is dense blocks on its
-        diagonal and nothing else, their inverses.
+        host. "cudss" (nvmath-python) is NVIDIA's, for A on a device: it does not solve with A'
+        by the LU of A, so that a nonsymmetric A is factorized twice once its adjoint is needed.
+        None is "multifrontal" above 10,000 unknowns where the graph of A has small separators
+        and the fronts are regular, else "superlu"; on a device "cudss" where it is installed;
+        and where A is dense blocks on its diagonal and nothing else, their inverses.
 
     Notes
     -----
@@ -86,6 +89,10 @@ class Direct:
             if self.package is None and (blocks := DenseBlocks.of(array, A.backend)):
                 with contextlib.suppress(ArithmeticError):
                     return _BlockInverse(A, blocks, self.rtol, counts)
+            if self.package == "cudss" or (
+                self.package is None and has_cudss() and not on_host(A.backend)
+            ):
+                return _CuDSSFactor(A, array, self.rtol, counts)
             if self.package is None and (A.shape[0] > FEW or not on_host(A.backend)):
                 most = WORSE * estimated_fill(array).operations
                 with contextlib.suppress(ArgumentError):
@@ -165,6 +172,43 @@ class _Fronts(_LU):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.scaling.solve(self.factors.solve, b, adjoint)
+
+
+class _CuDSSFactor(_LU):
+    name = "Direct (cuDSS)"
+
+    def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
+        super().__init__(A, rtol, counts)
+        if on_host(self.backend) or not is_sparse(array):
+            raise ArgumentError(
+                "mfdeq.Direct(package='cudss') is for a sparse A on a device, and A is "
+                f"{'on the host' if is_sparse(array) else 'dense'}: use mfdeq.Direct()"
+            )
+        if not has_cudss():
+            raise ArgumentError(
+                "mfdeq.Direct(package='cudss') needs nvmath-python and cuDSS: "
+                'pip install "nvmath-python[cu13]" (or cu12)'
+            )
+        self.symmetric = is_symmetric(A)
+        self.scaling = Scaling.of(array)
+        self.scaled = self.scaling.applied(array)
+        self.sides = {False: CuDSS(self.scaled, self.symmetric)}
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return self.backend.itemsize * sum(side.entries for side in self.sides.values())
+
+    def _side(self, adjoint: bool) -> CuDSS:
+        adjoint = adjoint and not self.symmetric
+        if adjoint not in self.sides:
+            self.sides[adjoint] = CuDSS(self.scaled.T, symmetric=False)
+            self.counts.setups += 1
+            self.counts.bytes = self.nbytes
+        return self.sides[adjoint]
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.scaling.solve(lambda x, side: self._side(side).solve(x), b, adjoint)
 
 
 class _BlockInverse(_LU):
