@@ -1,5 +1,8 @@
-"""Devices of array_api_strict, and what is computed there beside what numpy computes."""
+"""Devices of array_api_strict, and what is computed there beside what numpy computes; cupy's."""
 
+import functools
+import importlib.util
+import os
 from unittest import mock
 
 import array_api_strict as strict
@@ -8,6 +11,24 @@ from array_api_compat import numpy as compat
 
 import mfdeq
 from mfdeq.operators import Operator
+
+NO_CUPY = "no CUDA device (MFDEQ_CUPY=simulated runs them on the simulation)"
+
+
+@functools.cache
+def cupy_here():
+    """cupy, where it has a device or is the simulation of one; else None."""
+    if importlib.util.find_spec("cupy") is None:
+        return None
+    import cupy
+
+    return cupy if cupy.is_available() else None
+
+
+def cupy_called():
+    """What the ids of tests call it: a simulation is no GPU."""
+    return "cupy-simulated" if os.environ.get("MFDEQ_CUPY") == "simulated" else "cupy"
+
 
 N, P = 5, 3
 RNG = np.random.default_rng(0)

@@ -1,0 +1,138 @@
+"""A simulation of cupy for tests: see README.md beside it."""
+
+import numpy as np
+from numpy import (  # noqa: F401
+    bool_,
+    broadcast_shapes,
+    can_cast,
+    complex64,
+    complex128,
+    complexfloating,
+    dtype,
+    e,
+    finfo,
+    float16,
+    float32,
+    float64,
+    floating,
+    generic,
+    iinfo,
+    inexact,
+    inf,
+    int8,
+    int16,
+    int32,
+    int64,
+    integer,
+    intp,
+    issubdtype,
+    nan,
+    newaxis,
+    number,
+    pi,
+    promote_types,
+    signedinteger,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    unsignedinteger,
+)
+
+from . import cuda
+from ._functions import functions, install
+from ._functions import ufunc as ufunc
+from ._simulated import Device as _Device
+from ._simulated import ndarray, unwrap, wrap
+
+__version__ = "14.2.0"
+_made = functions()
+install(_made)
+globals().update(_made)
+
+
+def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+    """Of anything; a host array is copied to the device."""
+    if isinstance(obj, ndarray) and obj._device != _Device.current:
+        obj = wrap(obj._a.copy(), _Device.current)  # what cupy copies between devices
+    if isinstance(obj, ndarray) and not copy and dtype in (None, obj.dtype) and ndmin <= obj.ndim:
+        return obj
+    values = obj if isinstance(obj, np.ndarray) else unwrap(obj)
+    values = np.array(values, dtype, order=order, ndmin=ndmin)
+    if values.dtype.kind not in "?biufc":
+        raise ValueError(f"Unsupported dtype {values.dtype}")
+    return wrap(values)
+
+
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    return array(a, dtype, bool(copy), order or "K")
+
+
+asanyarray = asarray
+
+
+def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+    return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
+
+
+def astype(x, dtype, /, *, copy=True):
+    return x.astype(dtype, copy=copy)
+
+
+def permute_dims(a, axes=None):
+    return transpose(a, axes)  # noqa: F821
+
+
+def matrix_transpose(x, /):
+    return x.mT
+
+
+def result_type(*arrays_and_dtypes):
+    return np.result_type(*(unwrap(x) for x in arrays_and_dtypes))
+
+
+def common_type(*arrays):
+    return np.common_type(*(unwrap(x) for x in arrays))
+
+
+def isdtype(dtype, kind):
+    return np.isdtype(dtype, kind)
+
+
+def isscalar(element):
+    return np.isscalar(element)
+
+
+def from_dlpack(x, /, *, device=None, copy=None):
+    if x.__dlpack_device__()[0] != 2:
+        raise RuntimeError("CPU arrays cannot be directly imported to CuPy: no memory of a device")
+    return x
+
+
+def get_array_module(*args):
+    import cupy
+
+    return cupy if any(isinstance(x, ndarray) for x in args) else np
+
+
+def get_default_memory_pool():
+    return cuda.MemoryPool()
+
+
+def is_available():
+    return True
+
+
+def fuse(*args, **kwargs):
+    """One kernel of several operations: here, the operations."""
+    return args[0] if args and callable(args[0]) else lambda function: function
+
+
+class ElementwiseKernel:
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError("the simulation of cupy compiles nothing")
+
+
+RawKernel = RawModule = ReductionKernel = ElementwiseKernel
+
+from . import fft, linalg  # noqa: E402, F401
