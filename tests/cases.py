@@ -42,7 +42,7 @@ from case_models import (
 )
 from case_truth import DenseTruth, truth_of
 from closed_forms import chandrasekhar_quadrature, chebyshev_laplacian, five_point_laplacian
-from places import cupy_called, cupy_here
+from places import cupy_called, cupy_here, to_numpy
 
 import mfdeq
 
@@ -94,11 +94,6 @@ class Case:
     def random(self, *shape, seed=0):
         """A standard normal array in the case's namespace and dtype."""
         return self.array(np.random.default_rng(seed).standard_normal(shape))
-
-
-def to_numpy(array):
-    """A host float64 copy of an array of any of the namespaces."""
-    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
 
 
 def error(actual, expected):
