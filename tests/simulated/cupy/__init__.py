@@ -8,7 +8,6 @@ from numpy import (  # noqa: F401
     complex64,
     complex128,
     complexfloating,
-    dtype,
     e,
     finfo,
     float16,
@@ -40,32 +39,15 @@ from numpy import (  # noqa: F401
 )
 
 from . import cuda
-from ._functions import functions, install
+from ._functions import array, asarray, astype, functions, install, isdtype  # noqa: F401
 from ._functions import ufunc as ufunc
-from ._simulated import Device as _Device
-from ._simulated import ndarray, unwrap, wrap
+from ._simulated import ndarray, unwrap
 
 __version__ = "14.2.0"
+dtype = np.dtype
 _made = functions()
 install(_made)
 globals().update(_made)
-
-
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
-    """Of anything; a host array is copied to the device."""
-    if isinstance(obj, ndarray) and obj._device != _Device.current:
-        obj = wrap(obj._a.copy(), _Device.current)  # what cupy copies between devices
-    if isinstance(obj, ndarray) and not copy and dtype in (None, obj.dtype) and ndmin <= obj.ndim:
-        return obj
-    values = obj if isinstance(obj, np.ndarray) else unwrap(obj)
-    values = np.array(values, dtype, order=order, ndmin=ndmin)
-    if values.dtype.kind not in "?biufc":
-        raise ValueError(f"Unsupported dtype {values.dtype}")
-    return wrap(values)
-
-
-def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
-    return array(a, dtype, bool(copy), order or "K")
 
 
 asanyarray = asarray
@@ -73,10 +55,6 @@ asanyarray = asarray
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
-
-
-def astype(x, dtype, /, *, copy=True):
-    return x.astype(dtype, copy=copy)
 
 
 def permute_dims(a, axes=None):
@@ -93,10 +71,6 @@ def result_type(*arrays_and_dtypes):
 
 def common_type(*arrays):
     return np.common_type(*(unwrap(x) for x in arrays))
-
-
-def isdtype(dtype, kind):
-    return np.isdtype(dtype, kind)
 
 
 def isscalar(element):

@@ -7,7 +7,7 @@ import inspect
 
 import numpy as np
 
-from ._simulated import ndarray, read, unwrap, wrap
+from ._simulated import Device, ndarray, read, unwrap, wrap
 
 # The arguments that cupy 14.2 takes, and the functions that take them.
 SIGNATURES = {
@@ -265,3 +265,28 @@ def install(found):
         setattr(ndarray, f"__{name}__", _binary(name, found[NAMES[name]]))
     for name in ("neg", "pos", "abs", "invert"):
         setattr(ndarray, f"__{name}__", functools.partialmethod(found[NAMES.get(name, name)]))
+
+
+def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+    """Of anything; a host array is copied to the device."""
+    if isinstance(obj, ndarray) and obj._device != Device.current:
+        obj = wrap(obj._a.copy(), Device.current)  # what cupy copies between devices
+    if isinstance(obj, ndarray) and not copy and dtype in (None, obj.dtype) and ndmin <= obj.ndim:
+        return obj
+    values = obj if isinstance(obj, np.ndarray) else unwrap(obj)
+    values = np.array(values, dtype, order=order, ndmin=ndmin)
+    if values.dtype.kind not in "?biufc":
+        raise ValueError(f"Unsupported dtype {values.dtype}")
+    return wrap(values)
+
+
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    return array(a, dtype, bool(copy), order or "K")
+
+
+def astype(x, dtype, /, *, copy=True):
+    return x.astype(dtype, copy=copy)
+
+
+def isdtype(dtype, kind):
+    return np.isdtype(dtype, kind)

@@ -47,8 +47,7 @@ class Device:
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
 
-    def __hash__(self):
-        return self.id
+    __hash__ = None
 
     def __repr__(self):
         return f"<CUDA Device {self.id}>"
@@ -189,7 +188,7 @@ class ndarray:
 
     def __getitem__(self, key):
         key = _index(key)
-        if any(getattr(k, "dtype", None) == bool for k in key):
+        if any(getattr(k, "dtype", None) == np.dtype(bool) for k in key):
             read(self)  # the number of those that are True
         return wrap(self._a[key], self._device)
 
@@ -212,8 +211,9 @@ def _indices(k):
 
 def _adopt(array, values):
     array._a, array._device = values, Device.current
-    if limit and values.base is None and values.nbytes > limit:
-        raise OutOfMemoryError(values.nbytes, 0, limit)
+    owner = values if values.base is None else values.base
+    if limit and getattr(owner, "nbytes", 0) > limit:
+        raise OutOfMemoryError(owner.nbytes, 0, limit)
     return array
 
 

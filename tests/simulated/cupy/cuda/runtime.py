@@ -5,9 +5,9 @@ from .._simulated import Device
 is_hip = False
 
 
-def getDeviceCount():  # noqa: N802
+def getDeviceCount():
     return Device.count
 
 
-def getDevice():  # noqa: N802
+def getDevice():
     return Device.current

@@ -22,6 +22,8 @@ def lu_factor(a, overwrite_a=False, check_finite=True):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lu, pivots = scipy.linalg.lu_factor(unwrap(a), check_finite=False)
+    if not lu.diagonal().all():
+        lu = np.full_like(lu, np.nan)
     return wrap(lu), wrap(pivots)
 
 

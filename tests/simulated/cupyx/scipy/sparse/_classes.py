@@ -74,6 +74,8 @@ class _spbase:
             return _wrapped((m @ other._canonical()).tocsr())
         if not isinstance(other, ndarray):
             return NotImplemented
+        if 0 in other.shape:  # of which some versions of cuSPARSE make no descriptor
+            raise RuntimeError("CUSPARSE_STATUS_INVALID_VALUE")
         with np.errstate(all="ignore"):
             return wrap(np.asfortranarray(m @ unwrap(other)))
 
@@ -170,10 +172,31 @@ def _array(name):
     return property(lambda self: wrap(getattr(self._m, name), self._device), put)
 
 
-for _name in (
-    "astype conj conjugate copy count_nonzero diagonal maximum mean minimum nonzero power reshape "
-    "setdiag sum toarray todense tocoo tocsc tocsr todia trace transpose sqrt"
-).split():
+for _name in [
+    "astype",
+    "conj",
+    "conjugate",
+    "copy",
+    "count_nonzero",
+    "diagonal",
+    "maximum",
+    "mean",
+    "minimum",
+    "nonzero",
+    "power",
+    "reshape",
+    "setdiag",
+    "sum",
+    "toarray",
+    "todense",
+    "tocoo",
+    "tocsc",
+    "tocsr",
+    "todia",
+    "trace",
+    "transpose",
+    "sqrt",
+]:
     setattr(_spbase, _name, _method(_name))
 for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "ne", "lt", "gt", "eq"):
     setattr(_spbase, f"__{_name}__", _operator(f"__{_name}__"))

@@ -39,6 +39,8 @@ class SuperLU:
             raise ValueError(f"rhs.ndim must be 1 or 2 (actual: {rhs.ndim})")
         if rhs.shape[0] != self.shape[0]:
             raise ValueError(f"shape mismatch (self.shape: {self.shape}, rhs.shape: {rhs.shape})")
+        if 0 in rhs.shape:
+            raise RuntimeError("CUSPARSE_STATUS_INVALID_VALUE")
         found = self._lu.solve(unwrap(rhs).astype(self.L.dtype), trans)
         return wrap(np.asfortranarray(found))
 
