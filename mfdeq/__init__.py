@@ -61,6 +61,7 @@ _HOME = {
     "DerivativeError": "errors",
     "ConvergenceError": "errors",
     "SingularStateError": "errors",
+    "OutOfMemoryError": "errors",
     "NearSingularWarning": "errors",
     "AccuracyWarning": "errors",
     "SmallestSingular": "conditioning",

@@ -21,11 +21,13 @@ def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str)
         The adjoint of a LinearOperator is not its adjoint.
     """
     if isinstance(given, Operator):
+        backend.check_home(given, name)
         backend.check_dtype(given.dtype, name)
         found = given
     elif is_sparse(given) or is_dense(given):
         found = Matrix(backend, _checked_matrix(backend, given, shape, name))
     elif hasattr(given, "matvec") and hasattr(given, "shape"):
+        backend.check_home(given, name)
         if tuple(given.shape) != shape:
             raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
         backend.check_dtype(getattr(given, "dtype", None) or backend.dtype, name)
@@ -46,12 +48,8 @@ def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: 
         return backend.checked(given, shape, name)
     if tuple(given.shape) != shape:
         raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
+    backend.check_home(given, name)
     backend.check_dtype(given.dtype, name)
-    if type(given).__module__.partition(".")[0] != backend.sparse.__name__.partition(".")[0]:
-        raise ModelError(
-            f"{name} is a {type(given)}; a matrix of {backend.sparse.__name__} was expected: "
-            "nothing is moved between host and device"
-        )
     # astype's copy: a model that refills its buffers changes nothing here.
     matrix = canonical(backend.asarray(given if given.format in ("csr", "csc") else given.tocsr()))
     if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
@@ -117,6 +115,7 @@ class FromUser(Operator):
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
     """As `as_operator`, of what must be symmetric: a LinearOperator then needs no adjoint."""
     if hasattr(given, "matvec") and not isinstance(given, Operator) and hasattr(given, "shape"):
+        backend.check_home(given, name)
         if tuple(given.shape) != shape:
             raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")
         backend.check_dtype(getattr(given, "dtype", None) or backend.dtype, name)

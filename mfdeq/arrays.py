@@ -62,8 +62,19 @@ class Backend:
         known = {32: xp.float32, 64: xp.float64}  # of whatever byte order
         if (bits := xp.finfo(widest).bits) not in known:
             raise ModelError(f"{name} must be float32 or float64, {widest} came: convert to one")
-        dtype = xp.zeros(0, dtype=known[bits]).dtype
-        return cls(xp, dtype, compat.device(found[0]))
+        device, *others = [compat.device(a) for a in found]
+        if other := next((d for d in others if d != device), None):
+            raise ModelError(
+                f"{name} are on {device} and {other}; one device was expected: nothing is moved "
+                "between them"
+            )
+        example = xp.zeros(0, dtype=known[bits], device=device)
+        if compat.device(example) != device:  # cupy computes on the current device only
+            raise ModelError(
+                f"{name} are on {device}, and the current device is {compat.device(example)}: "
+                "work inside `with` that device (cupy.cuda.Device), or move them"
+            )
+        return cls(xp, example.dtype, device)
 
     @property
     def _on_cupy(self) -> bool:
@@ -76,8 +87,22 @@ class Backend:
             return op.backend
         if is_sparse(op) or is_dense(op):
             return cls.of(op.data if is_sparse(op) else op)
-        foreign = "cupy" if type(op).__mro__[-2].__module__.startswith("cupyx") else "numpy"
+        foreign = "cupy" if _package(type(op).__mro__[-2].__module__) == "cupyx" else "numpy"
         return cls.of(_module(foreign).zeros(0, dtype=getattr(op, "dtype", None) or "float64"))
+
+    def check_home(self, of: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
+        """Raise an `error` where a matrix or operator lives with another library's arrays."""
+        if hasattr(of, "backend"):
+            at_home = (self.xp, self.device) == (of.backend.xp, of.backend.device)
+        else:  # a class of the user's own does not say
+            others = {"scipy", "cupyx"} - {_package(self.sparse.__name__)}
+            at_home = _package(type(of).__mro__[-2].__module__) not in others
+        if not at_home:
+            raise error(
+                f"{name} is a {type(of).__name__} of another array library or device "
+                f"({type(of).__mro__[-2].__module__}) than the problem, {self.xp.__name__} on "
+                f"{self.device}: nothing is moved between host and device; convert it yourself"
+            )
 
     @property
     def eps(self) -> float:
@@ -126,6 +151,7 @@ class Backend:
         """`x` in this dtype and namespace, without moving it between devices."""
         with self.quiet():  # of overflow, which is infinity then
             if is_sparse(x):
+                self.check_home(x, "a sparse matrix")
                 return x.astype(self.dtype)
             x = as_array(self, x, "an array", ModelError)
             return self.xp.asarray(x, dtype=self.dtype, device=self.device)
@@ -241,6 +267,10 @@ class Backend:
 
 
 _module = functools.cache(importlib.import_module)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def is_sparse(x: Any) -> bool:

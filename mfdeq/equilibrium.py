@@ -15,7 +15,7 @@ from .arguments import fraction
 from .arrays import Array
 from .conditioning import SmallestSingular, digits_left, smallest_singular
 from .curvature import CurvatureOperator
-from .errors import ArgumentError, SingularStateError
+from .errors import ArgumentError, SingularStateError, memory_told
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
 from .linear import Factor, Reused
 from .linearized import Linearized, Problem
@@ -76,6 +76,7 @@ class Equilibrium:
         return self.linearized.given
 
     @functools.cached_property
+    @memory_told
     def factor(self) -> Factor:
         """The one factor of A, checked for digits when it is set up.
 
@@ -151,6 +152,7 @@ class Equilibrium:
             self._adjoints[loss] = self.factor.solve_adjoint(d_state)
         return self.backend.xp.asarray(self._adjoints[loss], copy=True)
 
+    @memory_told
     def gradient(self, loss: LossBase, *, rtol: float | None = None) -> Array:
         """dL/dtheta along the equilibrium, g = dL/dtheta + B' lam, (P,).
 

@@ -11,8 +11,8 @@ import functools
 from numbers import Complex, Real
 from typing import Any
 
-from .arrays import Array, Backend, check_block
-from .errors import ArgumentError
+from .arrays import Array, Backend, check_block, is_dense
+from .errors import ArgumentError, memory_told
 
 DENSE_LIMIT = 2**24  # entries (128 MiB in float64) that `toarray` agrees to form
 
@@ -39,6 +39,9 @@ class Operator:
     backend: Backend
     shape: tuple[int, int]
     dtype: Any
+    # So that arrays and scalars of numpy and cupy leave `x @ op` and `x * op` to the operator.
+    __array_ufunc__ = None
+    __array_priority__ = 1000.0
 
     def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Join the class to the LinearOperator of the source's array library."""
@@ -60,11 +63,15 @@ class Operator:
 
     # The hooks of scipy and cupyx: the block product is the product.
 
+    @memory_told
     def _matvec(self, x: Array) -> Array:
-        return self._apply(check_block(x, self.backend, self.shape[1], "the operand"))
+        x = check_block(x, self.backend, self.shape[1], "the operand")
+        return self._apply(x) if 0 not in x.shape else self.backend.zeros(self.shape[0], 0)
 
+    @memory_told
     def _rmatvec(self, x: Array) -> Array:
-        return self._apply_adjoint(check_block(x, self.backend, self.shape[0], "the operand"))
+        x = check_block(x, self.backend, self.shape[0], "the operand")
+        return self._apply_adjoint(x) if 0 not in x.shape else self.backend.zeros(self.shape[1], 0)
 
     def _matmat(self, X: Array) -> Array:
         return self._matvec(X)
@@ -110,10 +117,17 @@ class Operator:
         return super().dot(x)  # type: ignore[misc]
 
     def __mul__(self, x: Any) -> Any:
-        return self.dot(x)
+        return Scaled(self, x) if _is_number(x) else self.dot(x)
 
     def __rmul__(self, x: Any) -> Any:
-        return Scaled(self, x) if isinstance(x, Real) else super().__rmul__(x)  # type: ignore[misc]
+        if isinstance(x, Real) or _is_number(x):
+            return Scaled(self, x)
+        return super().__rmul__(x)  # type: ignore[misc]
+
+    def __rmatmul__(self, x: Any) -> Any:
+        if getattr(x, "ndim", 0) not in (1, 2) or hasattr(x, "matvec"):
+            return super().__rmatmul__(x)  # type: ignore[misc]
+        return self._transpose().dot(x.T).T  # cupyx's base class leaves it out
 
     def __neg__(self) -> Operator:
         return Scaled(self, -1.0)
@@ -328,6 +342,11 @@ class Stacked(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         columns = self.shape[1]
         return y[:columns, ...] + self.lower._apply_adjoint(y[columns:, ...])
+
+
+def _is_number(x: Any) -> bool:
+    """Whether `x` is an array of no dimension, as cupy's reductions are."""
+    return getattr(x, "ndim", None) == 0 and is_dense(x)
 
 
 def scale_rows(diagonal: Array, x: Array) -> Array:

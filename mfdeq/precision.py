@@ -157,6 +157,7 @@ def metric_of(M: Any, backend: Backend, size: int) -> Metric:
     if M is None:
         return Euclidean(backend)
     found = M if isinstance(M, Precision) else Precision(M)
+    backend.check_home(found, "M", ArgumentError)
     if found.shape[0] != size:
         raise ArgumentError(f"M has shape {found.shape}; ({size}, {size}) was expected")
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from .arrays import Array
 from .equilibrium import Equilibrium
-from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .errors import ArgumentError, ConvergenceError, SingularStateError, memory_told
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .linear import Auto, Reused
 from .linear.factor import check_solver
@@ -17,6 +17,7 @@ from .report import SolveReport
 NO_DIGITS = 1e-2  # floor over scale, from where a residual at the floor says little
 
 
+@memory_told
 def solve(
     model: Model,
     theta: Array,
@@ -99,6 +100,7 @@ def solve(
     raise first_error
 
 
+@memory_told
 def equilibrium_at(
     model: Model, theta: Array, state: Array, *, solver: Any = "auto"
 ) -> Equilibrium:

@@ -1,7 +1,9 @@
 """The table of test cases: each a model, its params, a loss and the dense truth.
 
 ``CASES`` has every model as it was written, in float64; ``SINGLE`` the same in float32; ``GIVEN``
-the product of the models with the forms in which derivatives may be handed over; ``EVERY`` all.
+the product of the models with the forms in which derivatives may be handed over; ``CUPY`` all of
+that in cupy arrays, on a device or on the simulation of one, and nothing where there is neither;
+``EVERY`` all.
 
     @pytest.mark.parametrize("case", EVERY, ids=str)
     def test_adjoint_state(case):
@@ -40,6 +42,7 @@ from case_models import (
 )
 from case_truth import DenseTruth, truth_of
 from closed_forms import chandrasekhar_quadrature, chebyshev_laplacian, five_point_laplacian
+from places import cupy_called, cupy_here, to_numpy
 
 import mfdeq
 
@@ -84,15 +87,13 @@ class Case:
     def solve(self, **options):
         return mfdeq.solve(self.model, self.params, self.h0, **options)
 
+    def array(self, host):
+        """A host array in the case's namespace and dtype."""
+        return self.xp.asarray(np.asarray(host), dtype=self.dtype)
+
     def random(self, *shape, seed=0):
         """A standard normal array in the case's namespace and dtype."""
-        values = np.random.default_rng(seed).standard_normal(shape)
-        return self.xp.asarray(values, dtype=self.dtype)
-
-
-def to_numpy(array):
-    """A host float64 copy of an array of any of the namespaces."""
-    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
+        return self.array(np.random.default_rng(seed).standard_normal(shape))
 
 
 def error(actual, expected):
@@ -334,19 +335,26 @@ def case_of(model, loss, params, h0=None, *, name, dtype="float64", xp=np):
     """A case from partial(Model, **data), partial(Loss, **data), params and a start."""
     model, loss = model(xp, dtype), loss(xp, dtype)
     params = np.asarray(params, dtype=dtype)
+    name = name if dtype == "float64" else f"{name}-{dtype}"
     return Case(
-        name=name if dtype == "float64" else f"{name}-{dtype}",
+        name=name if xp is np else f"{name}-{cupy_called()}",
         model=model,
         params=xp.asarray(params),
         loss=loss.given(),
-        h0=None if h0 is None else xp.asarray(h0, dtype=dtype),
+        h0=None if h0 is None else xp.asarray(np.asarray(h0, dtype=dtype)),
         truth=truth_of(model, loss, params.astype(float), h0),
         written=(model, loss),
         xp=xp,
     )
 
 
-CASES = [build(name) for name in ROWS]
-SINGLE = [build(name, "float32") for name in ROWS]
-GIVEN = [given_as(case, form) for case in CASES for form in FORMS]
-EVERY = CASES + SINGLE + GIVEN
+def all_of(xp):
+    """Every case in arrays of xp: in either precision, and in each form."""
+    written = [[build(name, dtype, xp) for name in ROWS] for dtype in ("float64", "float32")]
+    return (*written, [given_as(case, form) for case in written[0] for form in FORMS])
+
+
+CASES, SINGLE, GIVEN = all_of(np)
+CUPY_CASES, CUPY_SINGLE, CUPY_GIVEN = all_of(cupy) if (cupy := cupy_here()) else ([], [], [])
+CUPY = CUPY_CASES + CUPY_SINGLE + CUPY_GIVEN
+EVERY = CASES + SINGLE + GIVEN + CUPY

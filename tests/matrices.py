@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.sparse as sp
+from case_models import sparse_of
 
 from mfdeq.arrays import Backend
 from mfdeq.operators import Matrix
@@ -39,6 +40,14 @@ def diffusion(n, wind=0.0, across=0.0):
     return (sp.kron(eye, along_x) + sp.kron(along_y, eye)).tocsr()
 
 
-def operator(matrix, dtype="float64"):
+def moved(matrix, xp, dtype=None):
+    """A host matrix or array in the library xp, sparse ones in their format."""
+    matrix = matrix if dtype is None else matrix.astype(dtype)
+    if not sp.issparse(matrix):
+        return xp.asarray(matrix)
+    return matrix if xp is np else getattr(sparse_of(xp), f"{matrix.format}_matrix")(matrix)
+
+
+def operator(matrix, dtype="float64", xp=np):
     """A sparse or dense matrix as the library's operator."""
-    return Matrix(Backend.of(np.zeros(1, dtype)), matrix.astype(dtype))
+    return Matrix(Backend.of(xp.zeros(1, dtype)), moved(matrix, xp, dtype))

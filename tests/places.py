@@ -1,14 +1,50 @@
-"""Devices of array_api_strict, and what is computed there beside what numpy computes."""
+"""Devices of array_api_strict, and what is computed there beside what numpy computes; cupy's."""
 
+import functools
+import importlib.util
+import os
 from unittest import mock
 
 import array_api_strict as strict
 import numpy as np
+import pytest
 from array_api_compat import numpy as compat
 
 import mfdeq
 from mfdeq.operators import Operator
 
+NO_CUPY = "no CUDA device (MFDEQ_CUPY=simulated runs them on the simulation)"
+
+
+@functools.cache
+def cupy_here():
+    """cupy, where it has a device or is the simulation of one; else None."""
+    if importlib.util.find_spec("cupy") is None:
+        return None
+    import cupy
+
+    return cupy if cupy.is_available() else None
+
+
+def libraries():
+    """numpy, and cupy where it is: of tests that take `xp`, by parametrize(**LIBRARIES)."""
+    found = [pytest.param(np, id="numpy")]
+    if (cupy := cupy_here()) is not None:
+        found.append(pytest.param(cupy, id=cupy_called()))
+    return found
+
+
+def to_numpy(array):
+    """A host float64 copy of an array of any of the namespaces."""
+    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
+
+
+def cupy_called():
+    """What the ids of tests call it: a simulation is no GPU."""
+    return "cupy-simulated" if os.environ.get("MFDEQ_CUPY") == "simulated" else "cupy"
+
+
+LIBRARIES = {"argnames": "xp", "argvalues": libraries()}
 N, P = 5, 3
 RNG = np.random.default_rng(0)
 W, U = 0.3 * RNG.standard_normal((N, N)), RNG.standard_normal((N, P))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cases import CASES, SINGLE, build, close
+from cases import CASES, CUPY_CASES, CUPY_SINGLE, SINGLE, build, close, to_numpy
 from scipy.sparse.linalg import LinearOperator
 from scipy.special import expit
 
@@ -23,15 +23,15 @@ def residual(eq):
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", [*CASES, *SINGLE], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *SINGLE, *CUPY_CASES, *CUPY_SINGLE], ids=str)
 def test_reaches_the_equilibrium(case, method, solver):
     eq = case.solve(method=method, solver=solver)
     report = eq.report
     assert eq.state.dtype == case.dtype
     # The state error: 1e-10 of the scale, or rounding, through A⁻¹.
     size = np.linalg.norm(case.truth.A_inverse, 2) * report.target
-    assert np.linalg.norm(eq.state - case.truth.state) <= 2 * size
-    assert np.linalg.norm(residual(eq)) <= 2 * report.target
+    assert np.linalg.norm(to_numpy(eq.state) - case.truth.state) <= 2 * size
+    assert np.linalg.norm(to_numpy(residual(eq))) <= 2 * report.target
     assert report.converged
     assert report.residual <= report.target
     assert report.target == max((1e-10 if case.dtype == float else 0) * report.scale, report.floor)

@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from case_models import linear_operator_of
 from cases import close
 from matrices import diffusion, operator
-from scipy.sparse.linalg import LinearOperator
+from places import LIBRARIES, to_numpy
 
 import mfdeq
 from mfdeq import conditioning
@@ -38,12 +39,13 @@ MATRICES = {
 }
 
 
-def inverse_of_lower_part(A):
-    lu = sp.linalg.splu(sp.tril(A, 1).tocsc())
-    return LinearOperator(A.shape, matvec=lu.solve, rmatvec=lambda y: lu.solve(y, "T"), dtype=float)
+def inverse_of_lower_part(A, xp):
+    inverse = xp.asarray(np.linalg.inv(sp.tril(A, 1).toarray()))
+    return linear_operator_of(xp)(
+        A.shape, matvec=lambda x: inverse @ x, rmatvec=lambda y: inverse.T @ y, dtype=float
+    )
 
 
-M_OF_USER = {name: inverse_of_lower_part(A) for name, A in MATRICES.items()}
 METHODS = ("gmres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr", "cg", "minres")
 PRECONDITIONERS = {
     "none": None,
@@ -75,26 +77,30 @@ def check(factor, dense, dtype="float64", rtol=None):
     B[:, 3] = -2.0 * B[:, 2]
     B[:, 4] *= 1e-12
     rtol = (1.01e-10 if dtype == "float64" else 3e-5) if rtol is None else rtol
+    xp, B = factor.backend.xp, factor.backend.from_host(B)
     for solve, A in ((factor.solve, dense), (factor.solve_adjoint, dense.T)):
-        for b in (B, np.asfortranarray(B), B[:, 0], B[:, 1], B[:, :1], B[:, ::2], B[:, :0]):
+        for b in (B, xp.asfortranarray(B), B[:, 0], B[:, 1], B[:, :1], B[:, ::2], B[:, :0]):
             before = b.copy()
             x = solve(b)
+            assert type(x) is type(b)
             assert x.shape == b.shape
             assert x.dtype == dtype
-            assert np.array_equal(b, before)
+            b, x = to_numpy(b), to_numpy(x)
+            assert np.array_equal(b, to_numpy(before))
             residual = np.linalg.norm(b - A.astype(float) @ x, axis=0)
             assert np.all(residual <= rtol * np.linalg.norm(b, axis=0))
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(("name", "method", "preconditioner"), CASES)
-def test_krylov(name, method, preconditioner, monkeypatch):
+def test_krylov(name, method, preconditioner, xp, monkeypatch):
     monkeypatch.setattr(amg, "COARSEST", 50)  # several levels, of these small matrices too
     matrix = MATRICES[name]
     if name == "contraction" and preconditioner in ("amg", "ruge_stuben"):
         preconditioner = "none"  # multigrid for a random matrix is nobody's claim
-    M = {**PRECONDITIONERS, **MORE, "user": M_OF_USER[name]}[preconditioner]
+    M = {**PRECONDITIONERS, **MORE, "user": inverse_of_lower_part(matrix, xp)}[preconditioner]
     solver = mfdeq.Krylov(method, preconditioner=M)
-    A = operator(matrix)
+    A = operator(matrix, xp=xp)
     if method in ("cg", "minres"):
         if name != "symmetric":
             with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
@@ -103,6 +109,12 @@ def test_krylov(name, method, preconditioner, monkeypatch):
         if preconditioner in ("ilu", "user"):
             return  # not symmetric: outside what these methods promise
     factor = solver.setup(A)
+    if method not in ("gmres", "cg") and not hasattr(A.backend.sparse_linalg, method):
+        with pytest.raises(
+            mfdeq.ArgumentError, match=f"cupyx.scipy.sparse.linalg has no '{method}'"
+        ):
+            factor.solve(xp.ones(A.shape[0]))
+        return
     check(factor, matrix.toarray())
     assert factor.counts.iterations > 0
 
@@ -131,27 +143,29 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(("name", "solver"), BLOCKS, ids=str)
-def test_krylov_of_blocks(name, solver, monkeypatch):
+def test_krylov_of_blocks(name, solver, xp, monkeypatch):
     monkeypatch.setattr(amg, "COARSEST", 50)
-    check(solver.setup(operator(MATRICES[name])), MATRICES[name].toarray())
+    check(solver.setup(operator(MATRICES[name], xp=xp)), MATRICES[name].toarray())
 
 
 FRONTS = [(name, "multifrontal") for name in MATRICES]
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
 @pytest.mark.parametrize(
     ("name", "package"),
     [*itertools.product([*MATRICES, "saddle"], [None, "superlu"]), *FRONTS],
 )
-def test_direct(name, package, form, dtype):
+def test_direct(name, package, form, dtype, xp):
     matrix = saddle(30) if name == "saddle" else MATRICES[name]
     given = matrix.toarray() if form == "dense" else matrix.asformat(form)
     if package == "multifrontal" and form == "dense":
         return
-    factor = mfdeq.Direct(package=package).setup(operator(given, dtype))
+    factor = mfdeq.Direct(package=package).setup(operator(given, dtype, xp))
     check(factor, matrix.toarray().astype(dtype), dtype)
     assert factor.counts.iterations == 0
     assert factor.counts.setups == 1
@@ -171,12 +185,13 @@ LAYERS = sp.block_diag([contraction(6, seed) for seed in range(7)], format="csr"
 SWAPPED = np.random.default_rng(0).permutation(42)
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("form", ["csr", "csc"])
 @pytest.mark.parametrize("scale", [1.0, 1e-9, np.logspace(-6, 6, 42)[:, None]], ids=str)
-def test_a_batch_of_dense_layers(scale, form, dtype):
+def test_a_batch_of_dense_layers(scale, form, dtype, xp):
     layers = LAYERS.multiply(scale).asformat(form)
-    factor = mfdeq.Direct().setup(operator(layers, dtype))
+    factor = mfdeq.Direct().setup(operator(layers, dtype, xp))
     assert factor.name == "Direct (dense blocks)"
     assert factor.counts.bytes == factor.nbytes == 2 * 7 * 36 * np.dtype(dtype).itemsize
     check(factor, layers.toarray().astype(dtype), dtype)
@@ -195,45 +210,50 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("name", OTHERS)
-def test_blocks_that_are_something_else(name):
+def test_blocks_that_are_something_else(name, xp):
     A = OTHERS[name].tocsr()
     A.eliminate_zeros()
-    factor = mfdeq.Direct().setup(operator(A))
-    assert factor.name == "Direct (SuperLU)"
+    factor = mfdeq.Direct().setup(operator(A, xp=xp))
+    assert factor.name == "Direct (SuperLU)" if xp is np else factor.name != "Direct (dense blocks)"
     if name != "badly conditioned":
         check(factor, A.toarray())
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("rounding", [0.0, 1e-15])
-def test_a_singular_block(rounding):
+def test_a_singular_block(rounding, xp):
     blocks = LAYERS.toarray()
     blocks[20] = blocks[22] * (1 + rounding)
     with pytest.raises(mfdeq.SingularStateError):
-        mfdeq.Direct().setup(operator(sp.csr_matrix(blocks))).solve(np.arange(42.0))
+        mfdeq.Direct().setup(operator(sp.csr_matrix(blocks), xp=xp)).solve(xp.arange(42.0))
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("as_product", [False, True])
-def test_neumann(dtype, as_product):
+def test_neumann(dtype, as_product, xp):
     dense = contraction(40)
-    A = operator(dense, dtype)
+    A = operator(dense, dtype, xp)
     if as_product:
-        A = IdentityMinus(operator(np.eye(40) - dense, dtype))
+        A = IdentityMinus(operator(np.eye(40) - dense, dtype, xp))
     factor = mfdeq.Neumann().setup(A)
     check(factor, dense.astype(dtype), dtype)
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(
     "solver",
     [mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG()), mfdeq.Krylov("cg"), mfdeq.Krylov()],
     ids=str,
 )
-def test_float32_reaches_its_own_limit(solver):
+def test_float32_reaches_its_own_limit(solver, xp):
     matrix = MATRICES["symmetric"]
-    check(solver.setup(operator(matrix, "float32")), matrix.toarray(), "float32")
+    check(solver.setup(operator(matrix, "float32", xp)), matrix.toarray(), "float32")
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(
     "solver",
     [
@@ -243,10 +263,10 @@ def test_float32_reaches_its_own_limit(solver):
     ],
     ids=str,
 )
-def test_a_solve_that_stops_early_raises_with_its_best(solver):
+def test_a_solve_that_stops_early_raises_with_its_best(solver, xp):
     matrix = diffusion(40)
-    factor = solver.setup(operator(matrix))
-    b = np.ones((1600, 2))
+    factor = solver.setup(operator(matrix, xp=xp))
+    b = xp.ones((1600, 2))
     for solve in (factor.solve, factor.solve_adjoint):
         with pytest.raises(mfdeq.ConvergenceError, match="true residual") as caught:
             solve(b)
@@ -290,30 +310,32 @@ def rounding_digits(factor):
     return conditioning.rounding_digits(factor.A, found.right, found.left / found.value)
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("form", ["dense", "sparse"])
-def test_digits_left(form):
+def test_digits_left(form, xp):
     """Falls with the condition, not with the scaling of rows or columns."""
     n = 12
     smooth = diffusion(n).toarray()
     put = np.array if form == "dense" else sp.csr_matrix
-    digits = rounding_digits(mfdeq.Direct().setup(operator(put(smooth))))
+    digits = rounding_digits(mfdeq.Direct().setup(operator(put(smooth), xp=xp)))
     assert 13 < digits < 16
     rows = 10.0 ** np.random.default_rng(0).uniform(-8, 8, n * n)
-    assert rounding_digits(mfdeq.Direct().setup(operator(put(rows[:, None] * smooth)))) > 12
+    assert rounding_digits(mfdeq.Direct().setup(operator(put(rows[:, None] * smooth), xp=xp))) > 12
     lowest = np.linalg.eigvalsh(smooth)[0]
     for distance in (1e-4, 1e-8, 1e-12):
         shifted = smooth - (lowest - distance) * np.eye(n * n)
-        left = rounding_digits(mfdeq.Direct().setup(operator(put(shifted))))
+        left = rounding_digits(mfdeq.Direct().setup(operator(put(shifted), xp=xp)))
         true = -np.log10(np.finfo(float).eps * np.linalg.norm(shifted, 2) / distance)
         assert abs(left - true) < 0.6
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("form", ["dense", "sparse", "krylov"])
-def test_a_singular_operator_has_no_digits(form):
+def test_a_singular_operator_has_no_digits(form, xp):
     n = 20
     laplacian = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n)).tolil()
     laplacian[0, 0] = laplacian[-1, -1] = 1.0  # no flow at either end: constants are free
-    A = operator(laplacian.toarray() if form == "dense" else laplacian.tocsr())
+    A = operator(laplacian.toarray() if form == "dense" else laplacian.tocsr(), xp=xp)
     solver = mfdeq.Krylov() if form == "krylov" else mfdeq.Direct()
     try:
         assert rounding_digits(solver.setup(A)) < 1

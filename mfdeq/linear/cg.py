@@ -47,11 +47,11 @@ def cg(
     columns = Columns(backend, B)
     R = xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    if R.shape[1] == 0:  # some versions of cuSPARSE refuse blocks without columns
+        return columns.finish()
     P = xp.asarray(M(R), copy=True)
     rho = dots(R, P)
     for _ in range(max_iterations):
-        if R.shape[1] == 0:
-            return columns.finish()
         Q = A(P)
         curvature, ones = dots(P, Q), xp.ones_like(rho)
         definite = (curvature > 0) & (rho > 0)
@@ -62,10 +62,12 @@ def cg(
             return columns.finish(INDEFINITE)
         record(float(norms.max()))
         R, P, before = columns.leave(norms > rtol, R, P, rho)
+        if R.shape[1] == 0:
+            return columns.finish()
         Z = M(R)
         rho = dots(R, Z)
         kernels.redirect(xp, P, Z, rho / before)
-    return columns.finish("it ran out of iterations" if R.shape[1] else "")
+    return columns.finish("it ran out of iterations")
 
 
 def block_cg(
@@ -88,6 +90,8 @@ def block_cg(
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    if R.shape[1] == 0:
+        return columns.finish()
     Q, S = directions(backend, R)
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
         # Rounding would part dependent columns, and each part be solved for.

@@ -294,8 +294,11 @@ class _DenseLU(_LU):
         super().__init__(A, rtol, counts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an exact zero pivot: it becomes an error below
-            self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array)
-        if bool(self.backend.xp.any(self.backend.xp.linalg.diagonal(self.lu) == 0)):
+            self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array, check_finite=False)
+        xp = self.backend.xp
+        pivots = xp.linalg.diagonal(self.lu)
+        # A zero pivot is a zero for scipy, NaN for cupy.
+        if bool(xp.any((pivots == 0) | ~xp.isfinite(pivots))):
             raise singular(0.0, "(a pivot is exactly zero)")
         self.counts.bytes = self.nbytes
 
@@ -305,7 +308,8 @@ class _DenseLU(_LU):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         solve = self.backend.dense_linalg.lu_solve
-        return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0)
+        # Both are finite: a check would wait for the device.
+        return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0, check_finite=False)
 
 
 def on_host(backend: Backend) -> bool:

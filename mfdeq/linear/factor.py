@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ..adapters import as_operator
 from ..arrays import Array, Backend, canonical, check_block, is_sparse
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError, SingularStateError, memory_told
 from ..operators import Operator
 from ..report import LinearCounts
 
@@ -65,11 +65,11 @@ class Factor:
             With the best x, where the true residual stays above both the tolerance and the
             rounding floor c eps || |A||x| ||.
         """
-        return self._solve(b, rtol, adjoint=False)
+        return self._told(b, rtol, adjoint=False)
 
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
         """x with ||b - A* x|| <= rtol ||b||; as `solve`."""
-        return self._solve(b, rtol, adjoint=True)
+        return self._told(b, rtol, adjoint=True)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """One application of what stands for the inverse, unchecked: for error estimates."""
@@ -101,6 +101,10 @@ class Factor:
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, 0.1, adjoint)
 
+    @memory_told
+    def _told(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
+        return self._solve(b, rtol, adjoint)
+
     def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
         A = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
         b = check_block(b, self.backend, A.shape[0], "the right-hand side")
@@ -108,6 +112,8 @@ class Factor:
         self.counts.solves += not adjoint
         self.counts.adjoint_solves += adjoint
         self.counts.columns += 1 if b.ndim == 1 else b.shape[1]
+        if 0 in b.shape:
+            return self.backend.zeros(*b.shape)
         with self.counts.timed():
             return self._corrected(A, b, rtol, adjoint)
 

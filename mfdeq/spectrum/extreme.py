@@ -8,7 +8,7 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError, ConvergenceError
+from ..errors import ArgumentError, ConvergenceError, memory_told
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse, parts
 from ..operators import DENSE_LIMIT, Operator, Product
@@ -28,6 +28,7 @@ INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
 
+@memory_told
 def eigsh(
     H: Any,
     k: int = 6,

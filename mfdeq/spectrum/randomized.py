@@ -14,7 +14,7 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ConvergenceError
+from ..errors import ConvergenceError, memory_told
 from ..precision import metric_of
 from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
 from .extreme import check_operator
@@ -22,6 +22,7 @@ from .lanczos import chosen
 from .products import Products
 
 
+@memory_told
 def randomized_eigsh(
     H: Any,
     k: int = 6,

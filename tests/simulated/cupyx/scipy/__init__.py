@@ -1,0 +1,3 @@
+"""Factorizations and sparse matrices."""
+
+from . import linalg, sparse  # noqa: F401

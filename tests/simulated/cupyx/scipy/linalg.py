@@ -1,0 +1,47 @@
+"""Dense factorizations; a singular matrix is not told."""
+
+import warnings
+
+import numpy as np
+import scipy.linalg
+from cupy._functions import function
+from cupy._simulated import read, unwrap, wrap
+
+
+def _finite(x, check, what="array must not contain infs or NaNs"):
+    if check:
+        read(x)
+        if not np.isfinite(unwrap(x)).all():
+            raise ValueError(what)
+
+
+def lu_factor(a, overwrite_a=False, check_finite=True):
+    if a.ndim != 2:
+        raise ValueError("expected a two-dimensional array")
+    _finite(a, check_finite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lu, pivots = scipy.linalg.lu_factor(unwrap(a), check_finite=False)
+    if not lu.diagonal().all():
+        lu = np.full_like(lu, np.nan)
+    return wrap(lu), wrap(pivots)
+
+
+def lu_solve(lu_and_piv, b, trans=0, overwrite_b=False, check_finite=True):
+    lu, pivots = lu_and_piv
+    if lu.shape[0] != b.shape[0]:
+        raise ValueError("incompatible dimensions.")
+    for x in (lu, b):
+        _finite(x, check_finite)
+    factors, right = (unwrap(lu), unwrap(pivots)), unwrap(b).astype(lu.dtype)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        x = scipy.linalg.lu_solve(factors, right, trans, check_finite=False)
+    return wrap(np.asfortranarray(x))
+
+
+solve_triangular = function(
+    "solve_triangular",
+    "a, b, trans=0, lower=False, unit_diagonal=False, overwrite_b=False, check_finite=False",
+    scipy.linalg.solve_triangular,
+)

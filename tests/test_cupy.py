@@ -1,0 +1,482 @@
+"""On cupy's arrays: what numpy's give, in cupy's arrays and operators; and what is refused.
+
+The tables of the other tests hold cupy's cases as well; here is what only cupy has to show. All of
+it runs on a CUDA device, or on the simulation of one in tests/simulated, which is no GPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from case_models import linear_operator_of, sparse_of
+from cases import CUPY, FORMS, ROWS, bratu_field, case_of, close, to_numpy
+from matrices import diffusion, moved
+from places import NO_CUPY, cupy_called, cupy_here
+
+import mfdeq
+
+cupy = cupy_here()
+needs_cupy = pytest.mark.skipif(cupy is None, reason=NO_CUPY)
+NAMES = [
+    *ROWS,
+    *(f"{name}-float32" for name in ROWS),
+    *(f"{name}-{form}" for name in ROWS for form in FORMS),
+]
+
+
+@needs_cupy
+@pytest.mark.parametrize("number", range(len(NAMES)), ids=lambda number: NAMES[number])
+def test_a_row_of_the_table(number):
+    """Its gradient, in cupy's arrays; the operators of every row are in test_operators.py."""
+    case = CUPY[number]
+    assert str(case).replace(f"-{cupy_called()}", "") == NAMES[number]
+    eq = case.equilibrium()
+    gradient = eq.gradient(case.loss)
+    for array in (gradient, eq.state, eq.params):
+        assert type(array) is cupy.ndarray
+        assert array.dtype == case.dtype
+    close(gradient, case.truth.gradient, case.rtol)
+
+
+# Everything once on numpy and once on cupy.
+
+
+@cache
+def bratu(xp, n=9):
+    """81 unknowns and as many parameters, all sparse."""
+    return case_of(*bratu_field(n), name="bratu_field", xp=xp)
+
+
+@cache
+def solved(xp, loose=False):
+    return bratu(xp).solve(solver=mfdeq.Krylov(rtol=1e-6) if loose else "auto")
+
+
+@cache
+def hessian(xp):
+    return solved(xp).hessian(bratu(xp).loss)
+
+
+@cache
+def prior(xp):
+    return mfdeq.Precision(moved((diffusion(9) + 0.3 * sp.identity(81)).tocsr(), xp))
+
+
+@cache
+def sparse_hessian(xp):
+    """Whose blocks are all sparse matrices."""
+    seen = mfdeq.LeastSquares(xp.arange(0, 81, 4), xp.zeros(21), xp.full(21, 30.0))
+    return solved(xp).hessian(seen + mfdeq.QuadraticPrior(sparse_of(xp).identity(81) / 50))
+
+
+@cache
+def misfit(xp):
+    """Of rank 5, without the prior."""
+    seen = xp.asarray([3, 17, 40, 55, 78])
+    return solved(xp).hessian(mfdeq.LeastSquares(seen, xp.zeros(5), xp.full(5, 30.0)))
+
+
+def pairs(found):
+    """Eigenvectors up to their signs."""
+    projector = found.vectors @ found.vectors.T
+    assert found.report.converged
+    return found.values, projector, found.error_bounds < 1e-3
+
+
+def estimate(found):
+    return found.value, found.standard_error
+
+
+def functional(xp, **options):
+    case = bratu(xp)
+    F = mfdeq.ReducedFunctional(case.model, case.loss, **options)
+    theta, v = case.params + 0.1, case.random(81)
+    return F.value(theta), F.gradient(theta), F.hessp(theta, v), F.hessian(theta) @ v
+
+
+def losses(xp):
+    """Observed by indices, a mask, a matrix and an operator; priors of every kind."""
+    case, eq = bratu(xp), solved(xp)
+    indices, mask = xp.asarray([3, 3, 70]), xp.arange(81) % 2 == 0
+    matrix = moved(diffusion(9).tocsr()[:7], xp)
+    dense = matrix.toarray()
+    op = linear_operator_of(xp)(
+        dense.shape, matvec=lambda x: dense @ x, rmatvec=lambda y: dense.T @ y, dtype=dense.dtype
+    )
+    scale, mean = xp.full(81, 2.0), case.random(81, seed=3)
+    found = []
+    for loss in (
+        *(mfdeq.LeastSquares(o, xp.ones(m)) for o, m in ((indices, 3), (mask, 41))),
+        *(mfdeq.LeastSquares(o, xp.ones(7), xp.arange(1.0, 8)) for o in (matrix, dense, op)),
+        mfdeq.QuadraticPrior(2.0, mean),
+        mfdeq.QuadraticPrior(xp.diag(scale), 1.0),
+        mfdeq.QuadraticPrior(sparse_of(xp).diags(scale).tocsr(), mean) / 3,
+        mfdeq.QuadraticPrior(prior(xp), mean) + 2 * mfdeq.LeastSquares(indices, xp.ones(3)),
+    ):
+        found += [loss.value(eq.state, eq.params), eq.gradient(loss), eq.hessian(loss) @ mean]
+    return found
+
+
+def precisions(xp):
+    found = []
+    b, dense = bratu(xp).random(81, 3), prior(xp).array.toarray()
+    for given in (prior(xp).array, dense, xp.arange(1.0, 82)):
+        R = mfdeq.Precision(given)
+        found += [R @ b, R.solve(b), R.solve(b[:, 0]), R.covariance @ b]
+        found += [R.samples(2), R.samples(), R.variances(), R.log_determinant()]
+    inverse = xp.linalg.inv(dense)
+    R = mfdeq.Precision(prior(xp) + prior(xp), solve=lambda b: inverse @ b / 2)
+    return [*found, R @ b, R.solve(b)]
+
+
+def low_rank(xp):
+    post = mfdeq.LowRank(mfdeq.eigsh(misfit(xp), 5, M=prior(xp)))
+    b = bratu(xp).random(81, 2)
+    return (
+        post @ b,
+        post.precision @ b,
+        post.variances(),
+        post.variance_reduction(),
+        post.log_determinant(),
+        post.expected_information_gain(),
+        post.information_gain(b[:, 0]),
+    )
+
+
+def accurate(xp):
+    eq, case = solved(xp, loose=True), bratu(xp)
+    H, v = eq.hessian(case.loss), case.random(81)
+    product, error = H.with_error(v)
+    return (
+        H.to_accuracy(1e-7) @ v,
+        eq.gradient(case.loss, rtol=1e-7),
+        product,
+        eq.backend.norm(error) < 1e-4 * eq.backend.norm(product),
+    )
+
+
+def preconditioned(xp):
+    H = misfit(xp).gauss_newton + prior(xp)
+    M = mfdeq.LowRank(mfdeq.eigsh(misfit(xp).gauss_newton, 5, M=prior(xp)))
+    return pairs(mfdeq.eigsh(H, 3, "SA", preconditioner=M))
+
+
+def second_order(xp):
+    eq, case = solved(xp), bratu(xp)
+    u, v, w = (case.random(81, seed=s) for s in range(3))
+    return (
+        eq.total_curvature(u, v),
+        eq.second_order(u, v),
+        eq.second_order_slice(v) @ u,
+        eq.second_order_slice(v).H @ w,
+        eq.component_hessian(w) @ v,
+        eq.component_hessian(5) @ v,
+        eq.component_hessian(np.int64(-1)) @ v,
+        eq.curvature(w) @ xp.concatenate([u, v]),
+        eq.smallest_singular.value,
+    )
+
+
+def density(xp):
+    found = mfdeq.spectral_density(hessian(xp), M=prior(xp), probes=6, steps=20)
+    return (*estimate(found.sum(np.exp)), found.cumulative([1.0, 10.0]), found([1.0], 0.5))
+
+
+def verified(xp):
+    case = bratu(xp)
+    found = mfdeq.verify(case.model, case.params, case.loss)
+    return found.verdict == "PASS", len(found.checks)
+
+
+FEATURES = {
+    "losses": losses,
+    "second order": second_order,
+    "precisions": precisions,
+    "posterior": low_rank,
+    "to an accuracy": accurate,
+    "functional": functional,
+    "functional to an accuracy": lambda xp: functional(
+        xp, accuracy=1e-10, solver=mfdeq.Krylov(rtol=1e-12)
+    ),
+    "verification": verified,
+    **{
+        f"eigenvalues {which}": lambda xp, which=which: pairs(
+            mfdeq.eigsh(hessian(xp), 4, which, rtol=1e-10)
+        )
+        for which in ("LM", "LA", "SA", "BE")
+    },
+    "all eigenvalues": lambda xp: mfdeq.eigsh(hessian(xp), 81).values,
+    "eigenvalues in blocks": lambda xp: pairs(
+        mfdeq.eigsh(hessian(xp), 4, block=3, basis=24, rtol=1e-10)
+    ),
+    "eigenvalues near a shift": lambda xp: pairs(
+        mfdeq.eigsh(sparse_hessian(xp), 3, sigma=0.05, certify=True)
+    ),
+    "eigenvalues near a shift beside a prior": lambda xp: pairs(
+        mfdeq.eigsh(sparse_hessian(xp), 3, sigma=0.2, M=prior(xp))
+    ),
+    "eigenvalues beside a prior": lambda xp: pairs(mfdeq.eigsh(hessian(xp), 3, M=prior(xp))),
+    "eigenvalues beside a dense prior": lambda xp: pairs(
+        mfdeq.eigsh(hessian(xp), 3, M=prior(xp).array.toarray())
+    ),
+    "eigenvalues resumed": lambda xp: pairs(
+        mfdeq.eigsh(hessian(xp), 5, resume=mfdeq.eigsh(hessian(xp), 3), rtol=1e-9)
+    ),
+    "smallest eigenvalues, preconditioned": preconditioned,
+    "eigenvalues by random products": lambda xp: pairs(
+        mfdeq.randomized_eigsh(misfit(xp).gauss_newton, 5, M=prior(xp), rtol=1e-8)
+    ),
+    "trace": lambda xp: estimate(mfdeq.trace(hessian(xp), products=30)),
+    "norm": lambda xp: estimate(mfdeq.frobenius_norm(hessian(xp), products=30, M=prior(xp))),
+    "condition": lambda xp: mfdeq.condition_number(sparse_hessian(xp)).value,
+    "density": density,
+    "determinant": lambda xp: estimate(mfdeq.log_determinant(hessian(xp), probes=6, steps=30)),
+    "rank": lambda xp: mfdeq.numerical_rank(misfit(xp).gauss_newton, probes=6, steps=20).value,
+    "Nystrom": lambda xp: mfdeq.Nystrom(misfit(xp).gauss_newton, 8, 1.0) @ bratu(xp).random(81),
+}
+
+
+def flat(found):
+    return [*found] if isinstance(found, (tuple, list)) else [found]
+
+
+@needs_cupy
+@pytest.mark.parametrize("feature", FEATURES)
+def test_cupy_agrees_with_numpy(feature):
+    expected, found = (flat(FEATURES[feature](xp)) for xp in (np, cupy))
+    assert len(found) == len(expected) > 0
+    for there, here in zip(found, expected, strict=True):
+        # A number where numpy's is one, else an array of cupy's in the same precision.
+        assert isinstance(there, cupy.ndarray) == (
+            isinstance(here, np.ndarray) and feature != "density"
+        )
+        if isinstance(here, np.ndarray):
+            assert there.dtype == here.dtype
+        assert np.linalg.norm(here) > 0
+        close(there, to_numpy(here), 1e-7 if feature == "to an accuracy" else 1e-9)
+
+
+# What is refused: arrays of another library or device, and what does not fit.
+
+
+@cache
+def at(xp):
+    """A dense model, its equilibrium and a loss, for what is done wrong to them."""
+    case = case_of(*ROWS["smooth"](), name="smooth", xp=xp)
+    return case, case.solve()
+
+
+def other(xp):
+    return cupy if xp is np else np
+
+
+def foreign(xp):
+    """Calls with arrays of the other library, and the error of each."""
+    case, eq = at(xp)
+    H, there = eq.hessian(case.loss), other(xp)
+    theta, h, block = there.ones(3), there.ones(5), there.ones((3, 2))
+    sparse = sparse_of(there).csr_matrix(there.eye(5))
+
+    class Returning(type(case.model)):
+        def map(self, h, theta):
+            return there.ones(5)
+
+    class Handing(type(case.model)):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+            return mfdeq.Linearization(sparse, given.d_params, given.curvature)
+
+    def of(kind):
+        return kind(case.xp, case.dtype, **case.model.source)
+
+    model, argument = mfdeq.ModelError, mfdeq.ArgumentError
+    return {
+        "parameters": (model, lambda: mfdeq.solve(case.model, theta, xp.ones(5))),
+        "start": (model, lambda: mfdeq.solve(case.model, xp.ones(3), h)),
+        "state": (model, lambda: mfdeq.equilibrium_at(case.model, xp.ones(3), h)),
+        "map": (model, lambda: mfdeq.solve(of(Returning), case.params)),
+        "derivative": (model, lambda: mfdeq.solve(of(Handing), case.params, method="newton")),
+        "vector": (argument, lambda: H @ theta),
+        "block": (argument, lambda: H @ block),
+        "adjoint": (argument, lambda: eq.sensitivity.H @ h),
+        "direction": (argument, lambda: eq.second_order(theta, theta)),
+        "weights": (argument, lambda: eq.component_hessian(h)),
+        "data": (model, lambda: eq.gradient(mfdeq.LeastSquares(xp.arange(5), h))),
+        "indices": (model, lambda: eq.gradient(mfdeq.LeastSquares(there.arange(5), xp.ones(5)))),
+        "observations": (model, lambda: eq.gradient(mfdeq.LeastSquares(sparse, xp.ones(5)))),
+        "prior": (model, lambda: eq.gradient(mfdeq.QuadraticPrior(there.eye(3)))),
+        "mean": (model, lambda: eq.gradient(mfdeq.QuadraticPrior(1.0, theta))),
+        "start of eigsh": (argument, lambda: mfdeq.eigsh(H, 1, v0=theta)),
+        "M": (mfdeq.MfdeqError, lambda: mfdeq.eigsh(H, 1, M=there.ones(3))),
+        "right-hand side": (argument, lambda: eq.factor.solve(h)),
+        "preconditioner": (
+            mfdeq.MfdeqError,
+            lambda: mfdeq.solve(
+                case.model,
+                case.params,
+                solver=mfdeq.Krylov(preconditioner=mfdeq.Approximate(mfdeq.ILU(), sparse)),
+                method="newton",
+            ),
+        ),
+    }
+
+
+@needs_cupy
+@pytest.mark.parametrize("home", ["numpy", "cupy"])
+def test_arrays_of_the_other_library_are_refused(home):
+    """All of them before anything is reported: a list of those that are not."""
+    unexpected = []
+    for name, (error, call) in foreign(np if home == "numpy" else cupy).items():
+        try:
+            call()
+        except error as caught:
+            if not any(word in str(caught) for word in ("moved", "expected")):
+                unexpected.append((name, caught))
+        except Exception as caught:
+            unexpected.append((name, caught))
+        else:
+            unexpected.append((name, "nothing was raised"))
+    assert not unexpected
+
+
+@needs_cupy
+def test_two_devices_are_refused():
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device only")
+    case, eq = at(cupy)
+    H = eq.hessian(case.loss)
+    with cupy.cuda.Device(1):
+        theta, h, v = cupy.ones(3), cupy.ones(5), cupy.ones(3)
+        moved_there = mfdeq.solve(case_of(*ROWS["smooth"](), name="other", xp=cupy).model, theta)
+        assert moved_there.state.device == cupy.cuda.Device(1)
+    with pytest.raises(mfdeq.ModelError, match=r"params and h0 are on .*0.* and .*1"):
+        mfdeq.solve(case.model, case.params, h)
+    with pytest.raises(mfdeq.ModelError, match="current device"):
+        mfdeq.solve(case.model, theta)
+    with pytest.raises(mfdeq.ArgumentError, match="nothing is moved"):
+        H @ v
+
+
+@needs_cupy
+def test_a_full_device_says_how_much_was_asked_for():
+    case, eq = at(cupy)
+    pool = cupy.get_default_memory_pool()
+    H, block, right = eq.hessian(case.loss), cupy.ones((3, 200_000)), cupy.ones((5, 160_000))
+    calls = [
+        lambda: H @ block,
+        lambda: H.H @ block,
+        lambda: eq.factor.solve(right),
+        lambda: mfdeq.solve(Large(), cupy.ones(1)),
+    ]
+    for call in calls:
+        pool.free_all_blocks()
+        pool.set_limit(size=pool.used_bytes() + 6_000_000)
+        try:
+            with pytest.raises(mfdeq.OutOfMemoryError, match=r"allocating .* bytes.*Try") as caught:
+                call()
+        finally:
+            pool.set_limit(size=0)
+        assert isinstance(caught.value, MemoryError)
+        assert isinstance(caught.value.__cause__, cupy.cuda.memory.OutOfMemoryError)
+    close(H @ block[:, :1], to_numpy(H.toarray() @ block[:, :1]), 1e-10)  # nothing was broken
+
+
+class Large(mfdeq.FixedPointModel):
+    """Too large for the limit of the test above, by its dense Jacobian."""
+
+    state_size, param_size = 1000, 1
+
+    def map(self, h, theta):
+        return 0.5 * h + theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(0.5 * cupy.eye(1000), cupy.ones((1000, 1)))
+
+
+# Operators among cupyx's.
+
+
+@needs_cupy
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_operator_among_cupyxs(dtype):
+    from cupyx.scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+    case = case_of(*ROWS["smooth"](), name="smooth", dtype=dtype, xp=cupy)
+    eq = case.solve()
+    for op in (eq.sensitivity, eq.tangent, eq.hessian(case.loss), eq.inverse.H):
+        rows, columns = op.shape
+        D = to_numpy(op.toarray())
+        x, X, Y = case.random(columns), case.random(columns, 3), case.random(rows, 3)
+        F = case.random(rows, columns, seed=5)
+        given = aslinearoperator(F)
+        assert aslinearoperator(op) is op
+        for found, expected in (
+            (op @ x, D @ to_numpy(x)),
+            (op * X, D @ to_numpy(X)),
+            (op(x), D @ to_numpy(x)),
+            (op.matvec(x[:, None]), D @ to_numpy(x)[:, None]),
+            (op.rmatmat(Y), D.T @ to_numpy(Y)),
+            (op.T @ Y, D.T @ to_numpy(Y)),
+            (op @ X[:, :0], np.zeros((rows, 0))),
+            ((op - 2 * op) @ X, -D @ to_numpy(X)),
+            (-op @ X, -D @ to_numpy(X)),
+            ((op.H @ op) @ X, D.T @ D @ to_numpy(X)),
+            ((op + given) @ X, (D + to_numpy(F)) @ to_numpy(X)),
+            ((given + op) @ x, (D + to_numpy(F)) @ to_numpy(x)),
+            ((op + given).H @ Y, (D + to_numpy(F)).T @ to_numpy(Y)),
+            ((op - given) @ X, (D - to_numpy(F)) @ to_numpy(X)),
+            ((given.H @ op) @ X, to_numpy(F).T @ D @ to_numpy(X)),
+        ):
+            assert type(found) is cupy.ndarray
+            assert found.dtype == dtype
+            close(found, expected, 1e-3 if dtype == "float32" else 1e-10)
+        for made in (2 * op, op * 0.5, np.float64(3) * op, x[0] * op, op * x[0], op.H @ op):
+            assert isinstance(made, LinearOperator)
+            assert made.dtype == dtype
+        y = Y[:, 0]
+        for found, expected in ((y @ op, to_numpy(y) @ D), (Y.T @ op, to_numpy(Y).T @ D)):
+            assert type(found) is cupy.ndarray
+            close(found, expected, 1e-3 if dtype == "float32" else 1e-10)
+
+
+@needs_cupy
+@pytest.mark.parametrize("method", ["cg", "gmres", "minres", "bicgstab"])
+def test_solves_by_cupyx(method):
+    from cupyx.scipy.sparse import linalg
+
+    H, b = hessian(cupy) + prior(cupy), bratu(cupy).random(81)
+    rtol = {"tol" if method == "minres" else "rtol": 1e-10}
+    x, info = getattr(linalg, method)(H, b, **rtol)
+    assert info == 0
+    close(H @ x, to_numpy(b), 1e-6)
+
+
+# How often the host waits for the device.
+
+COUNTED = {
+    "LU": (mfdeq.Direct(package="superlu"), 8),
+    "fronts": (mfdeq.Direct(package="multifrontal"), 8),
+    "CG with multigrid": (mfdeq.Krylov("cg", preconditioner=mfdeq.AMG()), 10),
+    "GMRES with multigrid": (mfdeq.Krylov(preconditioner=mfdeq.AMG()), 14),
+}
+
+
+@needs_cupy
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("name", COUNTED)
+def test_reads_of_a_product(name, columns):
+    """So many at most beside one an iteration, however many columns."""
+    counter = pytest.importorskip("cupy._simulated", reason="only the simulation counts reads")
+    solver, most = COUNTED[name]
+    case = bratu(cupy)
+    eq = case.solve(solver=solver)
+    loss = mfdeq.LeastSquares(cupy.arange(0, 81, 4), cupy.zeros(21))
+    H, V = eq.hessian(loss), case.random(81, columns)
+    H @ V
+    before, iterations = counter.reads, eq.report.linear.iterations
+    H @ V
+    taken = eq.report.linear.iterations - iterations
+    assert counter.reads - before <= taken + most
