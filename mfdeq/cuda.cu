@@ -8,9 +8,9 @@ typedef long long integer;
 #define THREAD ((integer)blockIdx.x * blockDim.x + threadIdx.x)
 #define THREADS ((integer)gridDim.x * blockDim.x)
 
-// y = A x, or y + A x: `lanes` neighbouring threads, a power of two up to 32, share a row.
+// y = A x, or y + sign A x: `lanes` neighbouring threads, a power of two up to 32, share a row.
 extern "C" __global__ void csr_vector(const index *starts, const index *columns, const real *values,
-                                      const real *x, real *y, integer rows, int lanes, int add) {
+                                      const real *x, real *y, integer rows, int lanes, int sign) {
     int lane = threadIdx.x % lanes, team = threadIdx.x / lanes, teams = blockDim.x / lanes;
     // Every thread of a warp goes round as often: a shuffle waits for all of them.
     for (integer first = (integer)blockIdx.x * teams; first < rows;
@@ -22,20 +22,20 @@ extern "C" __global__ void csr_vector(const index *starts, const index *columns,
                 sum += values[e] * x[columns[e]];
         for (int offset = lanes / 2; offset > 0; offset /= 2)
             sum += __shfl_down_sync(0xffffffffu, sum, offset, lanes);
-        if (row < rows && lane == 0) y[row] = sum + (add ? y[row] : 0);
+        if (row < rows && lane == 0) y[row] = sign ? y[row] + sign * sum : sum;
     }
 }
 
-// Y = A X, or Y + A X: a thread for each number, so that neighbours read neighbours.
+// Y = A X, or Y + sign A X: a thread for each number, so that neighbours read neighbours.
 extern "C" __global__ void csr_block(const index *starts, const index *columns, const real *values,
-                                     const real *X, real *Y, integer rows, int k, int add) {
+                                     const real *X, real *Y, integer rows, int k, int sign) {
     integer j = THREAD % k;
     for (integer row = THREAD / k; row < rows; row += THREADS / k) {
         real sum = 0;
         for (index e = starts[row]; e < starts[row + 1]; ++e)
             sum += values[e] * X[(integer)columns[e] * k + j];
         real *y = Y + row * k + j;
-        *y = sum + (add ? *y : 0);
+        *y = sign ? *y + sign * sum : sum;
     }
 }
 
@@ -64,4 +64,16 @@ extern "C" __global__ void redirect(real *P, const real *Z, const real *ratio, i
                                     int k) {
     real s = ratio[THREAD % k];
     for (integer i = THREAD; i < size; i += THREADS) P[i] = Z[i] + s * P[i];
+}
+
+// D = a D + c (w R), X += D: a step of a Chebyshev polynomial, w a weight for each row.
+extern "C" __global__ void chebyshev(real *D, real *X, const real *R, const real *weights, real a,
+                                     real c, integer rows, int k) {
+    integer j = THREAD % k;
+    for (integer row = THREAD / k; row < rows; row += THREADS / k) {
+        integer i = row * k + j;
+        real d = a * D[i] + c * weights[row] * R[i];
+        D[i] = d;
+        X[i] += d;
+    }
 }

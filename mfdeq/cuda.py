@@ -103,6 +103,18 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
     _kernel("redirect", _real(P.dtype))(grid, block, given)
 
 
+def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
+    """d = a d + c D r and x += d, in place; D a matrix, or a vector for a diagonal one."""
+    xp, rows, k = Backend.of(d).xp, d.shape[0], 1 if d.ndim == 1 else d.shape[1]
+    if d.size == 0:
+        return
+    if D.ndim == 2:
+        r, D = D @ r, xp.ones(rows, dtype=d.dtype)
+    scalars = d.dtype.type(a), d.dtype.type(c), xp.int64(rows), xp.int32(k)
+    launch = _threads(d.size, k, MOST_BLOCKS)
+    _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, _in_rows(xp, r), D, *scalars))
+
+
 class Rows:
     """A sparse matrix by rows, to multiply vectors and blocks with.
 
@@ -110,6 +122,8 @@ class Rows:
     ----------
     matrix : sparse matrix or array of cupyx, or a dense array
     """
+
+    ndim = 2
 
     def __init__(self, matrix: Any) -> None:
         backend = Backend.of(matrix.data if is_sparse(matrix) else matrix)
@@ -135,13 +149,13 @@ class Rows:
 
     def __matmul__(self, x: Array) -> Array:
         y = self.xp.empty((self.shape[0], *x.shape[1:]), dtype=self.matrix.dtype)
-        return self._into(y, x, add=False)
+        return self._into(y, x, 0)
 
-    def add_to(self, y: Array, x: Array) -> Array:
-        """y + A x, in place."""
-        return self._into(y, x, add=True)
+    def add_to(self, y: Array, x: Array, sign: int) -> Array:
+        """y + A x or y - A x, in place."""
+        return self._into(y, x, sign)
 
-    def _into(self, y: Array, x: Array, add: bool) -> Array:
+    def _into(self, y: Array, x: Array, sign: int) -> Array:
         xp, k = self.xp, 1 if x.ndim == 1 else x.shape[1]
         if y.size == 0:
             return y
@@ -153,7 +167,7 @@ class Rows:
         else:
             launch, by, count = _threads(rows * k, k, MOST_BLOCKS), "csr_block", k
         kernel = _kernel(by, _real(kind), self.index)
-        kernel(*launch, (*given, xp.int32(count), xp.int32(add)))
+        kernel(*launch, (*given, xp.int32(count), xp.int32(sign)))
         return y
 
 

@@ -55,12 +55,27 @@ def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return function
 
 
-def add_product(x: Array, A: Any, y: Array) -> Array:
-    """x + A y, in place."""
+def add_product(x: Array, A: Any, y: Array, sign: int = 1) -> Array:
+    """x + A y or, of sign -1, x - A y, in place."""
     if hasattr(A, "add_to"):
-        return A.add_to(x, y)
-    x += A @ y
+        return A.add_to(x, y, sign)
+    if sign == 1:
+        x += A @ y
+    else:
+        x -= A @ y
     return x
+
+
+def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
+    """d = a d + c D r and x += d, in place; D a matrix, or a vector for a diagonal one."""
+    d *= a
+    d += c * (D @ r if D.ndim == 2 else scale_rows(D, r))
+    x += d
+
+
+def scale_rows(diagonal: Array, x: Array) -> Array:
+    """diag(diagonal) @ x for an (n,) vector or an (n, k) block."""
+    return diagonal * x if x.ndim == 1 else diagonal[:, None] * x
 
 
 def pieces(x: Array) -> Iterator[slice]:

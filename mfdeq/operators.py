@@ -13,6 +13,7 @@ from typing import Any
 
 from .arrays import Array, Backend, check_block, is_dense
 from .errors import ArgumentError, memory_told
+from .kernels import scale_rows
 
 DENSE_LIMIT = 2**24  # entries (128 MiB in float64) that `toarray` agrees to form
 
@@ -347,11 +348,6 @@ class Stacked(Operator):
 def _is_number(x: Any) -> bool:
     """Whether `x` is an array of no dimension, as cupy's reductions are."""
     return getattr(x, "ndim", None) == 0 and is_dense(x)
-
-
-def scale_rows(diagonal: Array, x: Array) -> Array:
-    """diag(diagonal) @ x for an (n,) vector or an (n, k) block."""
-    return diagonal * x if x.ndim == 1 else diagonal[:, None] * x
 
 
 def columnwise(function: Any, x: Array, backend: Backend, rows: int) -> Array:

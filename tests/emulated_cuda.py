@@ -57,7 +57,9 @@ def _launch(function, grid, block, arguments):
 def _passed(x):
     if isinstance(x, np.integer):
         return (ctypes.c_longlong if x.dtype.itemsize == 8 else ctypes.c_int)(int(x))
-    x = getattr(x, "_array", x)  # what a simulated array holds
+    if isinstance(x, np.floating):
+        return (ctypes.c_double if x.dtype.itemsize == 8 else ctypes.c_float)(float(x))
+    x = getattr(x, "_a", x)  # what a simulated array holds
     assert isinstance(x, np.ndarray)
     assert x.flags.c_contiguous
     return ctypes.c_void_p(x.ctypes.data)

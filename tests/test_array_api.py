@@ -14,7 +14,8 @@ from places import Dense, N, P, Place, agrees, without_scipy
 import mfdeq
 from mfdeq.arrays import Backend, check_block
 from mfdeq.forward.fixed_point import anderson_step
-from mfdeq.operators import Matrix, columnwise, scale_rows
+from mfdeq.kernels import scale_rows
+from mfdeq.operators import Matrix, columnwise
 
 RNG = np.random.default_rng(0)
 BLOCK = RNG.standard_normal((12, 4))

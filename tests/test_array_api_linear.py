@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from places import HOST, Place, agrees
 
+from mfdeq import kernels
 from mfdeq.arrays import Backend
 from mfdeq.linear.cg import block_cg, cg
 from mfdeq.linear.columns import all_directions, directions, orthonormal
@@ -32,12 +33,14 @@ MATRICES = [np.eye(n) * 4 + RNG.standard_normal((n, n)) for n in SIZES]
 DOWN = [RNG.random((m, n)) for n, m in itertools.pairwise(SIZES)]
 UP = [RNG.random((n, m)) / 3 for n, m in itertools.pairwise(SIZES)]
 BLOCK = RNG.standard_normal((SIZES[0], 4))
+# As a matrix, which a block diagonal is, and as a vector.
+DIAGONALS = [np.diag(1 / np.diag(MATRICES[0])), 1 / np.diag(MATRICES[1])]
 
 
 def hierarchy(place):
     levels = [
-        Smoothed(place(A), place(P), place(R), place(np.diag(1 / np.diag(A))), 2.0, degree)
-        for A, P, R, degree in zip(MATRICES, UP, DOWN, (2, 3), strict=False)
+        Smoothed(kernels, place(A), place(P), place(R), place(D), 2.0, degree)
+        for A, P, R, D, degree in zip(MATRICES, UP, DOWN, DIAGONALS, (2, 3), strict=False)
     ]
     return levels, place(np.linalg.inv(MATRICES[-1]))
 

@@ -78,10 +78,25 @@ def test_sparse_products(dtype, per_row, index, k):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=30 * tolerance(dtype))
     close(rows @ x, A @ x)
     close(rows.T @ y, A.T @ y)
-    expected = y + A @ x
-    close(kernels.add_product(y, rows, x), expected)
-    close(y, expected)  # in place
+    for sign in (1, -1):
+        expected = y + sign * (A @ x)
+        close(kernels.add_product(y, rows, x, sign), expected)
+        close(y, expected)  # in place
     assert rows.nbytes == A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
+
+
+@pytest.mark.parametrize("shape", [(50,), (0, 2), (50, 0), *SHAPES], ids=str)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_chebyshev_step(dtype, shape, blocks):
+    d, x, r = (RNG.standard_normal(shape).astype(dtype) for _ in range(3))
+    weights = RNG.standard_normal(shape[0]).astype(dtype)
+    D = sp.diags(weights).tocsr() if blocks else weights
+    expected = d.copy(), x.copy()
+    kernels.chebyshev(*expected, r, D, 0.3, 1.7)
+    if shape[0]:
+        cuda.chebyshev(d, x, r, cuda.products(D), 0.3, 1.7)
+    for here, there in zip(expected, (d, x), strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-4, atol=10 * tolerance(dtype))
 
 
 def test_a_dense_matrix_by_rows(dtype):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matrices import diffusion, unit
 
+from mfdeq import kernels
 from mfdeq.arrays import Backend
 from mfdeq.linear import cg as by_cg
 from mfdeq.linear import columns, gmres
@@ -100,7 +101,7 @@ def test_conjugate_gradients_in_one_space_read_four_times_for_all_columns(reads)
 
 def test_a_cycle_never_reads(reads):
     P = there(COARSE)
-    level = Smoothed(there(A), P, P.T, there(np.diag(1 / np.diag(A))), largest=2.0, degree=2)
+    level = Smoothed(kernels, there(A), P, P.T, there(1 / np.diag(A)), largest=2.0, degree=2)
     coarse = there(np.linalg.inv(COARSE.T @ A @ COARSE))
     B = there(unit(64, 3))
     x = v_cycle([level], coarse, B)

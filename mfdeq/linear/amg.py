@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arguments import count
-from ..arrays import Array, Backend, check_block, is_sparse, seeded, sparse_on_host, stored_bytes
+from ..arrays import (
+    Array,
+    Backend,
+    check_block,
+    is_dense,
+    is_sparse,
+    seeded,
+    sparse_on_host,
+    stored_bytes,
+)
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
@@ -233,19 +242,23 @@ def _level(
     if options.degree == 1:
         S = inverse / interval(largest)[0]
         return _on_device(backend, collapsed(A, P, R, S, S))
-    return _on_device(backend, Smoothed(A, P, R, inverse, largest, options.degree))
+    D = inverse if options.block_size > 1 else inverse.diagonal()
+    kernels = backend.kernels
+    return _on_device(backend, Smoothed(kernels, A, P, R, D, largest, options.degree))
 
 
 def _on_device(backend: Backend, level: Any) -> Any:
     """The level with its matrices on the device of A, in the precision of the cycle."""
-    matrices = {
+    moved = {
         name: backend.kernels.products(
             backend.sparse.csr_matrix(part.tocsr().astype(backend.dtype))
         )
-        for name, part in vars(level).items()
         if is_sparse(part)
+        else backend.from_host(part)
+        for name, part in vars(level).items()
+        if is_sparse(part) or is_dense(part)
     }
-    return replace(level, **matrices)
+    return replace(level, **moved)
 
 
 def _inverse(backend: Backend, matrix: Any) -> Any:

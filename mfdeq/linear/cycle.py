@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 from ..arrays import Array, Backend
@@ -42,8 +43,12 @@ class Collapsed:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A level that smooths by a Chebyshev polynomial in D^-1 A, D the (block) diagonal of A."""
+    """A level that smooths by a Chebyshev polynomial in D^-1 A.
 
+    D is the diagonal of A, `inverse_diagonal` an (n,) array then, or its block diagonal.
+    """
+
+    kernels: ModuleType
     A: Any
     P: Any
     R: Any
@@ -54,34 +59,32 @@ class Smoothed:
     @property
     def T(self) -> Smoothed:
         """The level of the transposed cycle."""
-        return replace(
-            self,
-            A=self.A.T,
-            P=self.R.T,
-            R=self.P.T,
-            inverse_diagonal=self.inverse_diagonal.T,
-        )
+        D = self.inverse_diagonal
+        D = D if D.ndim == 1 else D.T
+        return replace(self, A=self.A.T, P=self.R.T, R=self.P.T, inverse_diagonal=D)
 
     def apply(self, below: Callable[[Array], Array], b: Array) -> Array:
         """M b, `below` being the product with M_c."""
         x = self.smooth(b)
-        x = add_product(x, self.P, below(self.R @ (b - self.A @ x)))
-        x += self.smooth(b - self.A @ x)
+        x = add_product(x, self.P, below(self.R @ self._residual(b, x)))
+        x += self.smooth(self._residual(b, x))
         return x
+
+    def _residual(self, b: Array, x: Array) -> Array:
+        return add_product(1.0 * b, self.A, x, -1)
 
     def smooth(self, b: Array) -> Array:
         """The Chebyshev polynomial for [largest / 10, largest] applied to b (Saad, alg. 12.1)."""
+        step, D = self.kernels.chebyshev, self.inverse_diagonal
         centre, half = interval(self.largest)
         sigma = centre / half
         rho = 1.0 / sigma
-        d = self.inverse_diagonal @ b / centre
-        x = d
-        r = b
+        x, d, r = 0.0 * b, 0.0 * b, 1.0 * b
+        step(d, x, r, D, 0.0, 1.0 / centre)
         for _ in range(self.degree - 1):
-            r = r - self.A @ d
+            add_product(r, self.A, d, -1)
             rho, previous = 1.0 / (2.0 * sigma - rho), rho
-            d = rho * previous * d + (2.0 * rho / half) * (self.inverse_diagonal @ r)
-            x = x + d
+            step(d, x, r, D, rho * previous, 2.0 * rho / half)
         return x
 
 

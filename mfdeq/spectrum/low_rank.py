@@ -14,7 +14,8 @@ from typing import Any
 
 from ..arrays import Array
 from ..errors import AccuracyWarning, ArgumentError, warn
-from ..operators import Operator, SelfAdjoint, scale_rows
+from ..kernels import scale_rows
+from ..operators import Operator, SelfAdjoint
 from ..precision import Precision
 from .eigenpairs import Eigenpairs
 

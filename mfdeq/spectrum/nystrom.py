@@ -17,7 +17,8 @@ from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend
 from ..errors import ArgumentError
-from ..operators import SelfAdjoint, scale_rows
+from ..kernels import scale_rows
+from ..operators import SelfAdjoint
 from ..precision import Euclidean
 from .extreme import check_operator
 from .products import Products
