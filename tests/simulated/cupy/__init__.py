@@ -39,14 +39,17 @@ from numpy import (  # noqa: F401
 )
 
 from . import cuda
-from ._functions import array, asarray, astype, functions, install, isdtype  # noqa: F401
+from ._functions import array, asarray, astype, isdtype  # noqa: F401
+from ._functions import functions as _functions_
+from ._functions import install as _install
 from ._functions import ufunc as ufunc
-from ._simulated import ndarray, unwrap
+from ._simulated import ndarray
+from ._simulated import unwrap as _unwrap
 
 __version__ = "14.2.0"
 dtype = np.dtype
-_made = functions()
-install(_made)
+_made = _functions_()
+_install(_made)
 globals().update(_made)
 
 
@@ -66,11 +69,11 @@ def matrix_transpose(x, /):
 
 
 def result_type(*arrays_and_dtypes):
-    return np.result_type(*(unwrap(x) for x in arrays_and_dtypes))
+    return np.result_type(*(_unwrap(x) for x in arrays_and_dtypes))
 
 
 def common_type(*arrays):
-    return np.common_type(*(unwrap(x) for x in arrays))
+    return np.common_type(*(_unwrap(x) for x in arrays))
 
 
 def isscalar(element):

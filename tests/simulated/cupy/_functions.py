@@ -269,8 +269,8 @@ def install(found):
 
 def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     """Of anything; a host array is copied to the device."""
-    if isinstance(obj, ndarray) and obj._device != Device.current:
-        obj = wrap(obj._a.copy(), Device.current)  # what cupy copies between devices
+    if isinstance(obj, ndarray) and obj._device != Device._current:
+        obj = wrap(obj._a.copy(), Device._current)  # what cupy copies between devices
     if isinstance(obj, ndarray) and not copy and dtype in (None, obj.dtype) and ndmin <= obj.ndim:
         return obj
     values = obj if isinstance(obj, np.ndarray) else unwrap(obj)

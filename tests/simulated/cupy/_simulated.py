@@ -17,25 +17,25 @@ def read(array):
 
 
 class Device:
-    current = 0
-    count = 2
+    _current = 0
+    _count = 2
 
     def __init__(self, device=None):
-        self.id = Device.current if device is None else int(device)
-        if not 0 <= self.id < Device.count:
+        self.id = Device._current if device is None else int(device)
+        if not 0 <= self.id < Device._count:
             raise ValueError(f"invalid device ordinal {self.id}")
         self._before = []
 
     def use(self):
-        Device.current = self.id
+        Device._current = self.id
 
     def __enter__(self):
-        self._before.append(Device.current)
+        self._before.append(Device._current)
         self.use()
         return self
 
     def __exit__(self, *_):
-        Device.current = self._before.pop()
+        Device._current = self._before.pop()
 
     def synchronize(self):
         global reads
@@ -85,7 +85,7 @@ class ndarray:
 
     # Implicit conversions that cupy refuses, and explicit ones.
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype=None):
         raise TypeError(
             "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct "
             "a NumPy array explicitly."
@@ -210,7 +210,7 @@ def _indices(k):
 
 
 def _adopt(array, values):
-    array._a, array._device = values, Device.current
+    array._a, array._device = values, Device._current
     owner = values if values.base is None else values.base
     if limit and getattr(owner, "nbytes", 0) > limit:
         raise OutOfMemoryError(owner.nbytes, 0, limit)
@@ -232,10 +232,10 @@ def wrap(x, device=None):
 def unwrap(x):
     """An argument for numpy, or the error that cupy raises."""
     if isinstance(x, ndarray):
-        if x._device != Device.current:
+        if x._device != Device._current:
             raise ValueError(
                 "Array device must be same as the current device: array device = "
-                f"{x._device} while current = {Device.current}."
+                f"{x._device} while current = {Device._current}."
             )
         return x._a
     if isinstance(x, (tuple, list)):

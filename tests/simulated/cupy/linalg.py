@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from ._functions import function
-from ._simulated import ndarray
+from ._functions import function as _function
+from ._simulated import ndarray as _ndarray
 
 
 def _square(a, at_least=2):
@@ -84,11 +84,11 @@ def _cholesky(a):
 
 
 def _made(name, parameters, compute):
-    inner = function(name, parameters, compute)
+    inner = _function(name, parameters, compute)
 
     def wrapped(*args, **kwargs):
         arrays = [inner.__signature__.bind(*args, **kwargs).args[0]]
-        if not isinstance(arrays[0], ndarray):
+        if not isinstance(arrays[0], _ndarray):
             raise LinAlgError("cupy.linalg only supports cupy.ndarray")
         return inner(*args, **kwargs)
 

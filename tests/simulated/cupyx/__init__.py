@@ -2,15 +2,15 @@
 
 import contextlib
 
-from cupy import reciprocal, sqrt
+import cupy as _cupy
 
 from . import scipy  # noqa: F401
 
 
 @contextlib.contextmanager
-def errstate(*, divide=None, over=None, under=None, invalid=None, linalg=None, fallback_mode=None):
+def errstate(*, divide=None, over=None, under=None, invalid=None, linalg=None):
     yield
 
 
 def rsqrt(x):
-    return reciprocal(sqrt(x))
+    return _cupy.reciprocal(_cupy.sqrt(x))

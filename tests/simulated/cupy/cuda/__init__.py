@@ -35,7 +35,7 @@ def is_available():
 
 
 def get_device_id():
-    return Device.current
+    return Device._current
 
 
 memory.MemoryPool = MemoryPool

@@ -1,13 +1,13 @@
 """What the driver says."""
 
-from .._simulated import Device
+from .._simulated import Device as _Device
 
 is_hip = False
 
 
 def getDeviceCount():
-    return Device.count
+    return _Device._count
 
 
 def getDevice():
-    return Device.current
+    return _Device._current

@@ -4,14 +4,14 @@ import warnings
 
 import numpy as np
 import scipy.linalg
-from cupy._functions import function
-from cupy._simulated import read, unwrap, wrap
+from cupy import _simulated as _s
+from cupy._functions import function as _function
 
 
 def _finite(x, check, what="array must not contain infs or NaNs"):
     if check:
-        read(x)
-        if not np.isfinite(unwrap(x)).all():
+        _s.read(x)
+        if not np.isfinite(_s.unwrap(x)).all():
             raise ValueError(what)
 
 
@@ -21,10 +21,10 @@ def lu_factor(a, overwrite_a=False, check_finite=True):
     _finite(a, check_finite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lu, pivots = scipy.linalg.lu_factor(unwrap(a), check_finite=False)
+        lu, pivots = scipy.linalg.lu_factor(_s.unwrap(a), check_finite=False)
     if not lu.diagonal().all():
         lu = np.full_like(lu, np.nan)
-    return wrap(lu), wrap(pivots)
+    return _s.wrap(lu), _s.wrap(pivots)
 
 
 def lu_solve(lu_and_piv, b, trans=0, overwrite_b=False, check_finite=True):
@@ -33,14 +33,14 @@ def lu_solve(lu_and_piv, b, trans=0, overwrite_b=False, check_finite=True):
         raise ValueError("incompatible dimensions.")
     for x in (lu, b):
         _finite(x, check_finite)
-    factors, right = (unwrap(lu), unwrap(pivots)), unwrap(b).astype(lu.dtype)
+    factors, right = (_s.unwrap(lu), _s.unwrap(pivots)), _s.unwrap(b).astype(lu.dtype)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         x = scipy.linalg.lu_solve(factors, right, trans, check_finite=False)
-    return wrap(np.asfortranarray(x))
+    return _s.wrap(np.asfortranarray(x))
 
 
-solve_triangular = function(
+solve_triangular = _function(
     "solve_triangular",
     "a, b, trans=0, lower=False, unit_diagonal=False, overwrite_b=False, check_finite=False",
     scipy.linalg.solve_triangular,

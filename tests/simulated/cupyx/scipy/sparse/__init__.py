@@ -2,11 +2,12 @@
 
 import numpy as np
 import scipy.sparse as host
-from cupy._simulated import ndarray, unwrap, wrap
+from cupy import _simulated as _s
 
-from ._classes import CLASSES, _operand, _spbase, _wrapped, sparray, spmatrix  # noqa: F401
+from ._classes import CLASSES as _CLASSES
+from ._classes import _operand, _spbase, _wrapped, sparray, spmatrix  # noqa: F401
 
-globals().update(CLASSES)
+globals().update(_CLASSES)
 
 
 def issparse(x):
@@ -29,7 +30,7 @@ def diags(diagonals, offsets=0, shape=None, format=None, dtype=None):
     one = np.isscalar(offsets)
     if one and isinstance(diagonals, (list, tuple)):
         diagonals = diagonals[0] if len(diagonals) == 1 else diagonals
-    given = unwrap(diagonals)
+    given = _s.unwrap(diagonals)
     given = np.asarray(given) if one else [np.atleast_1d(x) for x in given]
     return _wrapped(host.diags(given, offsets, shape, None, dtype)).asformat(format)
 
@@ -61,7 +62,7 @@ def kron(A, B, format=None):
 
 def _triangle(name):
     def triangle(A, k=0, format=None):
-        if not isinstance(A, (ndarray, _spbase)):
+        if not isinstance(A, (_s.ndarray, _spbase)):
             raise TypeError("A must be cupy.ndarray or cupyx.scipy.sparse")
         return _wrapped(getattr(host, name)(_operand(A), k, format))
 
@@ -73,7 +74,7 @@ tril, triu = _triangle("tril"), _triangle("triu")
 
 
 def find(A):
-    return tuple(map(wrap, host.find(_operand(A))))
+    return tuple(map(_s.wrap, host.find(_operand(A))))
 
 
 from . import linalg  # noqa: E402, F401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import scipy.sparse
 from cupy._simulated import Device, ndarray, read, unwrap, wrap
@@ -19,7 +21,7 @@ class _spbase:
     def __init__(self, arg1, shape=None, dtype=None, copy=False, *, maxprint=None):
         self._m = self._scipy(_given(arg1), shape=shape, dtype=dtype, copy=copy)
         self._known = isinstance(arg1, _spbase) and arg1._known
-        self._device = Device.current
+        self._device = Device._current
         if self._m.dtype.char not in KINDS:
             raise ValueError("Only bool, float32, float64, complex64 and complex128 are supported")
 
@@ -47,13 +49,6 @@ class _spbase:
     def __len__(self):
         raise TypeError("sparse array length is ambiguous; use shape[0] or .nnz")
 
-    def __getitem__(self, key):
-        if self.format not in ("csr", "csc"):
-            raise TypeError(f"'{type(self).__name__}' object is not subscriptable")
-        key = key if isinstance(key, tuple) else (key,)
-        key = tuple(unwrap(k) if isinstance(k, ndarray) else k for k in key)
-        return _wrapped(self._m[key])
-
     def _canonical(self):
         """As cupyx before a product; the first time, it asks the device."""
         if not self._known:
@@ -62,9 +57,6 @@ class _spbase:
                 self._m.sum_duplicates()
         self._known = True
         return self._m
-
-    def sum_duplicates(self):
-        self._canonical()
 
     def __matmul__(self, other):
         if np.isscalar(other):
@@ -136,7 +128,7 @@ def _wrapped(x):
     x = x if x.format in FORMATS else x.tocsr()
     kind = "array" if isinstance(x, scipy.sparse.sparray) else "matrix"
     found = object.__new__(CLASSES[f"{x.format}_{kind}"])
-    found._m, found._known, found._device = x, False, Device.current
+    found._m, found._known, found._device = x, False, Device._current
     return found
 
 
@@ -150,14 +142,35 @@ def _operator(name):
     return operate
 
 
-def _method(name, fixed=()):
-    def method(self, *args, **kwargs):
-        if set(kwargs) & set(fixed):
-            raise TypeError(f"{name}() got an unexpected keyword argument")
-        kwargs = {k: _operand(x) for k, x in kwargs.items()}
-        return _wrapped_all(getattr(self._m, name)(*map(_operand, args), **kwargs))
+METHODS = {
+    "": "nonzero sqrt",
+    "copy=True": "conj conjugate",
+    "copy=False": "tocoo tocsc tocsr todia",
+    "dtype, copy=True": "astype",
+    "axis=None": "count_nonzero",
+    "k=0": "diagonal",
+    "offset=0": "trace",
+    "other": "maximum minimum",
+    "axis=None, dtype=None, out=None": "sum mean",
+    "n, dtype=None": "power",
+    "*shape, order='C'": "reshape",
+    "values, k=0": "setdiag",
+    "order=None, out=None": "toarray todense",
+    "axes=None, copy=False": "transpose",
+}
 
-    method.__name__ = name
+
+def _method(name, parameters=""):
+    """scipy's, with cupyx's parameters."""
+    signature = inspect.signature(eval(f"lambda {('self, ' + parameters).rstrip(', ')}: 0"))
+
+    def method(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        m, *args = (_operand(x) for x in bound.args)
+        kwargs = {k: _operand(x) for k, x in bound.kwargs.items()}
+        return _wrapped_all(getattr(m, name)(*args, **kwargs))
+
+    method.__name__, method.__signature__ = name, signature
     return method
 
 
@@ -172,35 +185,22 @@ def _array(name):
     return property(lambda self: wrap(getattr(self._m, name), self._device), put)
 
 
-for _name in [
-    "astype",
-    "conj",
-    "conjugate",
-    "copy",
-    "count_nonzero",
-    "diagonal",
-    "maximum",
-    "mean",
-    "minimum",
-    "nonzero",
-    "power",
-    "reshape",
-    "setdiag",
-    "sum",
-    "toarray",
-    "todense",
-    "tocoo",
-    "tocsc",
-    "tocsr",
-    "todia",
-    "trace",
-    "transpose",
-    "sqrt",
-]:
-    setattr(_spbase, _name, _method(_name))
+for _parameters, _names in METHODS.items():
+    for _name in _names.split():
+        setattr(_spbase, _name, _method(_name, _parameters))
 for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "ne", "lt", "gt", "eq"):
     setattr(_spbase, f"__{_name}__", _operator(f"__{_name}__"))
-_spbase.__hash__ = object.__hash__
+_spbase.copy = _method("copy")
+_spbase.__hash__ = None
+
+
+def _getitem(self, key):
+    key = key if isinstance(key, tuple) else (key,)
+    return _wrapped(self._m[tuple(unwrap(k) if isinstance(k, ndarray) else k for k in key)])
+
+
+def _sum_duplicates(self):
+    self._canonical()
 
 
 class spmatrix:
@@ -218,8 +218,11 @@ def _classes():
         own = {"format": form, "data": _array("data")}
         if form in ("csr", "csc"):
             own |= {name: _array(name) for name in ("indices", "indptr")}
+            own["__getitem__"] = _getitem
+            own |= {name: _method(name) for name in ("sort_indices", "sorted_indices")}
             own |= {
-                name: _method(name) for name in ("sort_indices", "sorted_indices", "max", "min")
+                name: _method(name, "axis=None, out=None, *, explicit=False")
+                for name in ("max", "min")
             }
             own["has_sorted_indices"] = property(lambda self: bool(self._m.has_sorted_indices))
             own["has_canonical_format"] = property(
@@ -231,7 +234,10 @@ def _classes():
         else:
             own["offsets"] = _array("offsets")
         if form != "dia":
-            own["eliminate_zeros"] = _method("eliminate_zeros")
+            own |= {
+                "eliminate_zeros": _method("eliminate_zeros"),
+                "sum_duplicates": _sum_duplicates,
+            }
         for kind, base in (("matrix", spmatrix), ("array", sparray)):
             name = f"{form}_{kind}"
             found[name] = type(name, (base, _spbase), {**own, "__module__": "cupyx.scipy.sparse"})

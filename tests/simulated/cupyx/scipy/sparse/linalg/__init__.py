@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 import scipy.sparse.linalg as host
-from cupy._simulated import Device, ndarray, unwrap, wrap
+from cupy import _simulated as _s
 
 from .._classes import _spbase, _wrapped
 from ._interface import LinearOperator, aslinearoperator
@@ -29,11 +29,11 @@ class SuperLU:
 
     def __init__(self, obj):
         self._lu, self.shape, self.nnz = obj, obj.shape, obj.nnz
-        self.perm_r, self.perm_c = wrap(obj.perm_r), wrap(obj.perm_c)
+        self.perm_r, self.perm_c = _s.wrap(obj.perm_r), _s.wrap(obj.perm_c)
         self.L, self.U = _wrapped(obj.L.tocsr()), _wrapped(obj.U.tocsr())
 
     def solve(self, rhs, trans="N"):
-        if not isinstance(rhs, ndarray):
+        if not isinstance(rhs, _s.ndarray):
             raise TypeError("ojb must be cupy.ndarray")
         if rhs.ndim not in (1, 2):
             raise ValueError(f"rhs.ndim must be 1 or 2 (actual: {rhs.ndim})")
@@ -41,8 +41,8 @@ class SuperLU:
             raise ValueError(f"shape mismatch (self.shape: {self.shape}, rhs.shape: {rhs.shape})")
         if 0 in rhs.shape:
             raise RuntimeError("CUSPARSE_STATUS_INVALID_VALUE")
-        found = self._lu.solve(unwrap(rhs).astype(self.L.dtype), trans)
-        return wrap(np.asfortranarray(found))
+        found = self._lu.solve(_s.unwrap(rhs).astype(self.L.dtype), trans)
+        return _s.wrap(np.asfortranarray(found))
 
 
 def _on_host(A):
@@ -79,11 +79,11 @@ def spilu(
 
 
 def spsolve(A, b):
-    return wrap(host.spsolve(_on_host(A), unwrap(b)))
+    return _s.wrap(host.spsolve(_on_host(A), _s.unwrap(b)))
 
 
 def norm(x, ord=None, axis=None):
-    return wrap(host.norm(x._m, ord, axis))
+    return _s.wrap(host.norm(x._m, ord, axis))
 
 
 def _for_host(op):
@@ -91,21 +91,21 @@ def _for_host(op):
     op = aslinearoperator(op)
 
     def matvec(x):
-        return unwrap(op.matvec(wrap(np.array(x).ravel())))
+        return _s.unwrap(op.matvec(_s.wrap(np.array(x).ravel())))
 
     return host.LinearOperator(op.shape, matvec=matvec, dtype=op.dtype)
 
 
 def _iterative(name, A, b, x0, maxiter, M, callback, **options):
     A, b = aslinearoperator(A), b.ravel()
-    if not isinstance(b, ndarray) or b.device != Device():
+    if not isinstance(b, _s.ndarray) or b.device != _s.Device():
         raise TypeError("unsupported b")
-    told = None if callback is None else (lambda x: callback(wrap(x)))
+    told = None if callback is None else (lambda x: callback(_s.wrap(x)))
     options |= {"maxiter": maxiter, "callback": told, "M": None if M is None else _for_host(M)}
     x, info = getattr(host, name)(
-        _for_host(A), unwrap(b), x0=None if x0 is None else unwrap(x0).ravel(), **options
+        _for_host(A), _s.unwrap(b), x0=None if x0 is None else _s.unwrap(x0).ravel(), **options
     )
-    return wrap(x).astype(cupy.result_type(A.dtype, b.dtype)), info
+    return _s.wrap(x).astype(cupy.result_type(A.dtype, b.dtype)), info
 
 
 def cg(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
