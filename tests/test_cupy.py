@@ -256,7 +256,9 @@ def test_cupy_agrees_with_numpy(feature):
         if isinstance(here, np.ndarray):
             assert there.dtype == here.dtype
         assert np.linalg.norm(here) > 0
-        close(there, to_numpy(here), 1e-7 if feature == "to an accuracy" else 1e-9)
+        # Spaces of eigenvectors have the accuracy that was asked for, over the gap.
+        loose = feature == "to an accuracy" or (feature.startswith("eigen") and here.ndim == 2)
+        close(there, to_numpy(here), 1e-7 if loose else 1e-9)
 
 
 # What is refused: arrays of another library or device, and what does not fit.
@@ -480,3 +482,68 @@ def test_reads_of_a_product(name, columns):
     H @ V
     taken = eq.report.linear.iterations - iterations
     assert counter.reads - before <= taken + most
+
+
+# The cycle on the device.
+
+
+CYCLES = {
+    "collapsed": mfdeq.AMG(),
+    "double": mfdeq.AMG(levels="float64"),
+    "chebyshev": mfdeq.AMG(degree=3),
+    "chebyshev in blocks": mfdeq.AMG(degree=2, block_size=3),
+    "ruge stuben": mfdeq.AMG("ruge_stuben"),
+    "air": mfdeq.AMG("air"),
+}
+
+
+@needs_cupy
+@pytest.mark.parametrize("wind", [0.0, 0.8])
+@pytest.mark.parametrize("name", CYCLES)
+def test_a_cycle_is_replayed_and_is_what_it_was(name, wind):
+    """Launch by launch, captured and replayed, for each width; the adjoint too; and it reads not."""
+    matrix = diffusion(45, wind)
+    here = CYCLES[name].setup(mfdeq.linear.factor.operator_of(matrix))
+    M = CYCLES[name].setup(mfdeq.linear.factor.operator_of(moved(matrix, cupy)))
+    rng = np.random.default_rng(0)
+    rounding = 1e-5 if M.flexible else 1e-11
+    for shape in ((2025,), (2025, 4), (2025, 1)):
+        for _ in range(5):
+            x = rng.standard_normal(shape)
+            there = cupy.asarray(x)
+            for one, other in ((M, here), (M.H, here.H)):
+                found = one @ there
+                assert found.dtype == x.dtype
+                close(found, other @ x, rounding)
+    cycles = M._cycles if wind or name == "air" else M._cycles[:1]
+    assert all(set(cycle.graphs) == {(2025,), (2025, 4), (2025, 1)} for cycle in cycles)
+    first, second = M @ there, M @ (2 * there)  # each has memory of its own
+    close(second, 2 * to_numpy(first), rounding)
+
+
+@needs_cupy
+def test_a_refreshed_cycle_is_captured_anew():
+    A, B = diffusion(45), (diffusion(45) + sp.diags(np.linspace(0, 5, 2025))).tocsr()
+    operators = [
+        [mfdeq.linear.factor.operator_of(moved(matrix, xp)) for matrix in (A, B)]
+        for xp in (np, cupy)
+    ]
+    here, there = (mfdeq.AMG().setup(first) for first, _ in operators)
+    x = np.random.default_rng(0).standard_normal(2025)
+    for _ in range(5):
+        before = there @ cupy.asarray(x)
+    assert here.refresh(operators[0][1])
+    assert there.refresh(operators[1][1])
+    for _ in range(5):
+        after = there @ cupy.asarray(x)
+        close(after, here @ x, 1e-5)
+    assert np.linalg.norm(to_numpy(after - before)) > 0.1 * np.linalg.norm(to_numpy(before))
+
+
+@needs_cupy
+def test_few_shapes_are_kept():
+    M = mfdeq.AMG().setup(mfdeq.linear.factor.operator_of(moved(diffusion(30), cupy)))
+    for k in range(1, 8):
+        for _ in range(4):
+            _ = M @ cupy.ones((900, k))
+    assert list(M._cycles[0].graphs) == [(900, 4), (900, 5), (900, 6), (900, 7)]

@@ -43,6 +43,7 @@ from ._functions import array, asarray, astype, isdtype  # noqa: F401
 from ._functions import functions as _functions_
 from ._functions import install as _install
 from ._functions import ufunc as ufunc
+from ._simulated import done as _done
 from ._simulated import ndarray
 from ._simulated import unwrap as _unwrap
 
@@ -110,6 +111,25 @@ class ElementwiseKernel:
         raise NotImplementedError("the simulation of cupy compiles nothing")
 
 
-RawKernel = RawModule = ReductionKernel = ElementwiseKernel
+RawKernel = ReductionKernel = ElementwiseKernel
+
+
+class RawModule:
+    """Kernels of one's own, run by gcc."""
+
+    def __init__(self, *, code=None, options=(), name_expressions=None):
+        from emulated_cuda import Module
+
+        self._module = Module(code)
+
+    def get_function(self, name):
+        kernel = self._module.get_function(name)
+
+        def launch(grid, block, args):
+            kernel(grid, block, args)
+            _done(lambda: kernel(grid, block, args))
+
+        return launch
+
 
 from . import fft, linalg  # noqa: E402, F401

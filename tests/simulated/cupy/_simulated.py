@@ -7,11 +7,29 @@ import numpy as np
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 reads = 0  # values read by the host, each of which waits for the device
 limit = 0  # bytes of one allocation, 0 for any
+captured = None  # of a capturing stream: what its graph will do again
+
+
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime's."""
+
+
+def done(again):
+    """Take note of work that has been done, for a graph."""
+    if captured is not None:
+        captured.append(again)
+
+
+def outside_a_capture(what):
+    """Refuse what a graph cannot hold."""
+    if captured is not None:
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
 
 
 def read(array):
     """A host copy, counted."""
     global reads
+    outside_a_capture("a read")
     reads += 1
     return array._a.copy()
 
@@ -193,7 +211,11 @@ class ndarray:
         return wrap(self._a[key], self._device)
 
     def __setitem__(self, key, value):
-        self._a[_index(key)] = unwrap(value)
+        def assign(target=self._a, key=_index(key), value=unwrap(value)):
+            target[key] = value
+
+        assign()
+        done(assign)
 
     def __dir__(self):
         return [n for n in super().__dir__() if not n.startswith("__") or n in vars(ndarray)]

@@ -1,4 +1,6 @@
-"""Devices and memory."""
+"""Devices, memory, streams and graphs."""
+
+import contextlib
 
 from .. import _simulated
 from .._simulated import Device, MemoryPointer  # noqa: F401
@@ -6,6 +8,9 @@ from . import device, memory, runtime
 
 
 class MemoryPool:
+    def malloc(self, size):
+        raise NotImplementedError("the simulation of cupy has memory of the host")
+
     def set_limit(self, size=None, fraction=None):
         _simulated.limit = size or 0
 
@@ -23,11 +28,49 @@ class MemoryPool:
 
 
 class Stream:
+    ptr = 0
+
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+        self._null = not non_blocking
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         pass
 
     def synchronize(self):
+        _simulated.outside_a_capture("a synchronization")
         _simulated.reads += 1
+
+    def begin_capture(self, mode=None):
+        if self._null:
+            raise runtime.CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
+        _simulated.captured = []
+
+    def end_capture(self):
+        work, _simulated.captured = _simulated.captured, None
+        return Graph(work)
+
+
+class Graph:
+    """What was captured; here it has been done once by then, on a device not yet."""
+
+    def __init__(self, work):
+        self._work = work
+
+    def launch(self, stream=None):
+        for again in self._work:
+            again()
+
+
+@contextlib.contextmanager
+def using_allocator(allocator=None):
+    yield
+
+
+def get_current_stream(device_id=-1):
+    return Stream()
 
 
 def is_available():

@@ -6,7 +6,7 @@ import inspect
 
 import numpy as np
 import scipy.sparse
-from cupy._simulated import Device, ndarray, read, unwrap, wrap
+from cupy._simulated import Device, ndarray, outside_a_capture, read, unwrap, wrap
 
 FORMATS = ("csr", "csc", "coo", "dia")
 KINDS = "?fdFD"
@@ -51,6 +51,7 @@ class _spbase:
 
     def _canonical(self):
         """As cupyx before a product; the first time, it asks the device."""
+        outside_a_capture("a call of cuSPARSE")
         if not self._known:
             read(wrap(self._m.data))
             if hasattr(self._m, "sum_duplicates"):
