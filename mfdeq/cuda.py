@@ -115,6 +115,20 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
     _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, _in_rows(xp, r), D, *scalars))
 
 
+def available_bytes() -> int:
+    """Memory of the device that can still be had: what is free, and what cupy's pool keeps."""
+    import cupy
+
+    return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+
+
+def peak_bytes() -> int:
+    """What cupy's pool holds: the most that was in use at once since it was last emptied."""
+    import cupy
+
+    return cupy.get_default_memory_pool().total_bytes()
+
+
 class Rows:
     """A sparse matrix by rows, to multiply vectors and blocks with.
 

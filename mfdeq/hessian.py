@@ -52,6 +52,13 @@ class Reduced(SelfAdjoint):
         self._product = T.H @ K @ T  # type: ignore[attr-defined]
 
     def _apply(self, x: Array) -> Array:
+        columns = 1 if x.ndim == 1 else x.shape[1]
+        # (v, z), what K makes of them, and w beside the product.
+        self.backend.reserve(
+            3 * sum(self.K.shape) / 2 * columns,
+            f"a product with {columns} vectors",
+            "take fewer columns at a time",
+        )
         return self._product._apply(x)
 
     def to_accuracy(self, rtol: float) -> InexactReduced:

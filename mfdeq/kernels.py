@@ -7,6 +7,8 @@ and writing that costs, not the arithmetic.
 from __future__ import annotations
 
 import math
+import os
+import resource
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -76,6 +78,16 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
 def scale_rows(diagonal: Array, x: Array) -> Array:
     """diag(diagonal) @ x for an (n,) vector or an (n, k) block."""
     return diagonal * x if x.ndim == 1 else diagonal[:, None] * x
+
+
+def available_bytes() -> int:
+    """Memory that there can be: the machine's, as a host may swap and give back what is unused."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
 
 
 def pieces(x: Array) -> Iterator[slice]:

@@ -36,6 +36,9 @@ class LinearCounts:
         Wall time in set-ups and solves.
     bytes : int
         Memory that the factor set up last holds: LU, incomplete LU or multigrid levels.
+    peak_bytes : int
+        The most memory that was held at once up to the last solve: by cupy's pool since it was
+        last emptied, on the host by this process.
     history : list of float
         Relative residuals of the last iterative solve by its own recurrence, of the worst
         column, iteration by iteration.
@@ -52,6 +55,7 @@ class LinearCounts:
     at_floor: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    peak_bytes: int = 0
     history: list[float] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -148,6 +152,7 @@ class SolveReport:
             if math.isnan(self.digits_left)
             else f"{self.digits_left:.1f} (least singular value of A {self.smallest_singular:.1e})"
         )
+        counts = self.forward, self.linear
         rows = [
             ("converged", f"{self.converged}: {self.reason}"),
             ("method", f"{self.method}, {self.solver}"),
@@ -159,6 +164,7 @@ class SolveReport:
             ("digits left", digits),
             ("forward solves", _counted(self.forward)),
             ("solves since", _counted(self.linear)),
+            ("memory", f"at most {max(c.peak_bytes for c in counts) / 2**20:.0f} MiB at once"),
         ]
         rows += [("derivatives", text) for text in _grouped(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]

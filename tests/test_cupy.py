@@ -501,7 +501,7 @@ CYCLES = {
 @pytest.mark.parametrize("wind", [0.0, 0.8])
 @pytest.mark.parametrize("name", CYCLES)
 def test_a_cycle_is_replayed_and_is_what_it_was(name, wind):
-    """Launch by launch, captured and replayed, for each width; the adjoint too; and it reads not."""
+    """Launch by launch, captured and replayed, for each width; the adjoint too."""
     matrix = diffusion(45, wind)
     here = CYCLES[name].setup(mfdeq.linear.factor.operator_of(matrix))
     M = CYCLES[name].setup(mfdeq.linear.factor.operator_of(moved(matrix, cupy)))

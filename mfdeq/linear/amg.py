@@ -125,6 +125,11 @@ class _Cycle(Operator):
         self._scale = float(abs(host.diagonal()).max())
         with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global stream
             built = _hierarchy(host / self._scale, options, self.symmetric).levels
+        self.backend.reserve(
+            sum(level.A.nnz for level in built) * self._inner.itemsize / self.backend.itemsize,
+            "a multigrid hierarchy",
+            "use float32 levels, or a smaller problem",
+        )
         self.levels = [_level(self._inner, options, *_parts(level)) for level in built[:-1]]
         self.transfers = [self._kept(level) for level in built[:-1]]
         self._finish(built[-1].A)

@@ -9,7 +9,6 @@ entries and operations, nothing is timed: the same A gives the same choice.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,7 +44,7 @@ LEAST = 80  # products with A that a solve with AMG costs at best
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
 GOOD = 25  # iterations of a trial after which nothing else is tried
-MEMORY_SHARE = 0.4  # of the machine's memory that an LU may take
+MEMORY_SHARE = 0.4  # of the memory where A is that an LU may take
 BYTES_PER_LU_ENTRY = 12
 BYTES_PER_ENTRY = 10  # with its index, in float32 or float64
 
@@ -150,7 +149,7 @@ def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     if fill.compact and has_cholesky() and positive and is_symmetric(A):
         costs["cholespy"] = PER_CHOLESKY_UNKNOWN * n + PER_CHOLESKY_OPERATION * operations
         costs["cholespy"] += SOLVES * PER_CHOLESKY_ENTRY * entries
-    if BYTES_PER_LU_ENTRY * entries > MEMORY_SHARE * _memory():
+    if BYTES_PER_LU_ENTRY * entries > MEMORY_SHARE * A.backend.kernels.available_bytes():
         costs = {"superlu": math.inf}
     said = f"{SOLVES} solves by LU are estimated at {1e-9 * min(costs.values()):.2g} s"
     order = sorted(costs, key=lambda package: costs[package])
@@ -225,11 +224,6 @@ def _iteration(A: Any, factor: Any, iterations: int) -> float:
 def _described(preconditioner: Any) -> str:
     method = getattr(preconditioner, "method", None)
     return f"{type(preconditioner).__name__}" + (f" ({method})" if method else "")
-
-
-def _memory() -> float:
-    """Bytes of this machine."""
-    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 class _AutoFactor(Factor):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..arrays import Array, Backend
 from ..cuda import pointer, stream_pointer
-from ..errors import ArgumentError
+from ..errors import ArgumentError, OutOfMemoryError
 
 
 class CuDSS:
@@ -90,7 +90,8 @@ class CuDSS:
         try:
             library.execute(self.handle, phase, self.config, self.data, self.matrix, *dense)
         except library.cuDSSError as error:
-            raise ArgumentError(
+            kind = OutOfMemoryError if "ALLOC_FAILED" in str(error) else ArgumentError
+            raise kind(
                 f"cuDSS failed in its {phase.name.lower()}: {error}. Use "
                 "mfdeq.Direct(package='multifrontal'), or mfdeq.Krylov(...) if the factors do not "
                 "fit on the device"

@@ -115,7 +115,9 @@ class Factor:
         if 0 in b.shape:
             return self.backend.zeros(*b.shape)
         with self.counts.timed():
-            return self._corrected(A, b, rtol, adjoint)
+            x = self._corrected(A, b, rtol, adjoint)
+        self.counts.peak_bytes = max(self.counts.peak_bytes, self.backend.kernels.peak_bytes())
+        return x
 
     def _corrected(self, A: Operator, b: Array, rtol: float, adjoint: bool) -> Array:
         norm, xp = self.backend.column_norms, self.backend.xp

@@ -156,6 +156,11 @@ class _Apart:
     ) -> None:
         self.backend, self.A, self.M = backend, A, M
         n, k = R.shape
+        backend.reserve(
+            n * k * (length + 1) * (2 if flexible else 1),
+            f"GMRES with {length} vectors for each of {k} columns",
+            "use a smaller restart= of mfdeq.Krylov, 'cg' for a symmetric A, or fewer columns",
+        )
         # Column after column in memory: orthogonalization, then, is matrix times vector.
         self.basis = backend.zeros(k, length + 1, n)
         self.preconditioned = backend.zeros(k, length, n) if flexible else None

@@ -91,6 +91,12 @@ class Multifrontal:
         self.backend, self.symmetric = backend, symmetric
         matrix = canonical(sparse_on_host(A))
         fronts = fronts_of(matrix, most)
+        sides = 1 if symmetric else 2
+        backend.reserve(
+            sum(f * k * (k + sides * m) for _, f, k, m in fronts.shapes),
+            "a multifrontal factorization",
+            "use an iterative solver, mfdeq.Krylov(preconditioner=mfdeq.AMG())",
+        )
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates

@@ -74,6 +74,11 @@ class Lanczos:
         self._follow(start, metric.apply(start))
 
     def _make_room(self, rows: int, n: int) -> None:
+        self.backend.reserve(
+            rows * n * (1 if self.metric.trivial else 2),
+            f"a basis of {rows} vectors",
+            "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
+        )
         self.rows = self.backend.zeros(rows, n)  # V', then Q'
         self.duals = self.rows if self.metric.trivial else self.backend.zeros(rows, n)
 

@@ -7,6 +7,7 @@ import numpy as np
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 reads = 0  # values read by the host, each of which waits for the device
 limit = 0  # bytes of one allocation, 0 for any
+largest = 0  # bytes of the largest allocation, which stands for what a pool holds
 captured = None  # of a capturing stream: what its graph will do again
 
 
@@ -58,6 +59,11 @@ class Device:
     def synchronize(self):
         global reads
         reads += 1
+
+    @property
+    def mem_info(self):
+        size = limit or 2**40
+        return size, size
 
     def __int__(self):
         return self.id
@@ -211,7 +217,9 @@ class ndarray:
         return wrap(self._a[key], self._device)
 
     def __setitem__(self, key, value):
-        def assign(target=self._a, key=_index(key), value=unwrap(value)):
+        target, key, value = self._a, _index(key), unwrap(value)
+
+        def assign():
             target[key] = value
 
         assign()
@@ -233,9 +241,12 @@ def _indices(k):
 
 def _adopt(array, values):
     array._a, array._device = values, Device._current
+    global largest
     owner = values if values.base is None else values.base
-    if limit and getattr(owner, "nbytes", 0) > limit:
-        raise OutOfMemoryError(owner.nbytes, 0, limit)
+    size = getattr(owner, "nbytes", 0)
+    if limit and size > limit:
+        raise OutOfMemoryError(size, 0, limit)
+    largest = max(largest, size)
     return array
 
 

@@ -1,0 +1,105 @@
+"""What cannot be held is refused before the work; the peak is reported; nothing grows."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from benchmarks.problems import Diffusion
+from benchmarks.systems import diffusion
+
+import mfdeq
+from mfdeq import arrays, kernels
+from mfdeq.linear.factor import operator_of
+
+AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+MODEL = Diffusion(20)
+
+
+def hessian(solver):
+    eq = mfdeq.solve(MODEL, MODEL.lognormal(), solver=solver)
+    return eq.hessian(MODEL.loss(30))
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Makes it a machine of so many bytes, where the smallest array is looked at."""
+
+    def of(size):
+        monkeypatch.setattr(arrays, "NEGLIGIBLE", 0)
+        monkeypatch.setattr(kernels, "available_bytes", lambda: size)
+
+    return of
+
+
+def works(of):
+    """What takes memory, and a part of what is said where that is not there."""
+    H, matrix = hessian(AMG), operator_of(diffusion(30, 2).A)
+    return {
+        "product": (lambda: H @ np.ones((400, 50)), "product with 50 vectors.*fewer columns"),
+        "eigsh": (lambda: mfdeq.eigsh(H, 3), "basis of .* vectors.*basis= of mfdeq.eigsh"),
+        "gmres": (
+            lambda: mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix).solve(np.ones(900)),
+            "GMRES with 15 vectors.*restart=",
+        ),
+        "amg": (lambda: mfdeq.AMG().setup(matrix), "multigrid hierarchy.*float32"),
+        "fronts": (
+            lambda: mfdeq.Direct(package="multifrontal").setup(matrix),
+            "multifrontal factorization.*iterative",
+        ),
+    }[of]
+
+
+WORKS = {"product": 40_000, "eigsh": 30_000, "gmres": 60_000, "amg": 10_000, "fronts": 100_000}
+
+
+@pytest.mark.parametrize("of", WORKS)
+def test_what_cannot_be_held_is_refused_before_the_work(of, room):
+    work, said = works(of)
+    room(WORKS[of])
+    with pytest.raises(
+        mfdeq.OutOfMemoryError, match=rf"GiB at least, and .* GiB can be had.*{said}"
+    ):
+        work()
+    assert issubclass(mfdeq.OutOfMemoryError, MemoryError)
+    room(100 * WORKS[of])
+    work()
+
+
+def test_a_solver_that_does_not_fit_is_passed_over(room):
+    """By "auto", for the next one."""
+    matrix = operator_of(diffusion(22, 3).A)
+    room(3_000_000)
+    factor = mfdeq.linear.Auto().setup(matrix)
+    assert "AMG" in factor.name
+    b = np.ones(matrix.shape[0])
+    assert np.linalg.norm(matrix @ factor.solve(b) - b) <= 1e-9 * np.linalg.norm(b)
+
+
+def test_the_peak_is_in_the_report():
+    H = hessian(AMG)
+    assert H.eq.report.forward.peak_bytes > 2**20
+    _ = H @ np.ones(400)
+    report = H.eq.report
+    assert report.linear.peak_bytes >= report.forward.peak_bytes
+    assert f"at most {report.linear.peak_bytes / 2**20:.0f} MiB at once" in str(report)
+
+
+@pytest.mark.parametrize("solver", [mfdeq.Direct(), AMG, mfdeq.Krylov()], ids=str)
+def test_nothing_grows_in_a_thousand_products(solver):
+    H = hessian(solver)
+    v = np.random.default_rng(0).standard_normal(400)
+    for _ in range(20):
+        _ = H @ v
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            _ = H @ v
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(1000):
+            _ = H @ v
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000  # a seventh of a vector each would be 400,000
