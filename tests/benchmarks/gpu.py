@@ -1,14 +1,17 @@
 """Hessian products on a device: one table of what they take there, on its host, and in JAX.
 
-    python -m tests.benchmarks.gpu [--problems NAME ...] [--device cuda|cpu] [--again] [--render]
+    python -m tests.benchmarks.gpu [--problems NAME ...] [--device cuda|cpu] [--sizes full|small]
+                                   [--skip-jax] [--skip-cpu] [--cpu-sizes N] [--again]
+                                   [--output FOLDER] [--render FILE]
 
 Five-point and seven-point diffusion up to 16.8 million cells, convection-diffusion and groundwater
 under terrain of 8.9 million cells. Each problem is measured by processes of its own (the library on
 the device, JAX there, the library on the host), so that one that fails leaves the others, and its
-row says why; with eight cores or more the host is measured on half of them, while the device goes
+row says why; with eight cores or more the host is measured on half of them while the device goes
 on. After each the figures are written to a file of JSON lines, and from that the table; problems
-that are there already are skipped. A product is a solve with A and one with its adjoint,
-each to a true relative residual of 1e-8, for all. What bandwidth means here, `gpu_traffic` says.
+that are there already are skipped. A product is a solve with A and one with its adjoint, each to a
+true relative residual of 1e-8, for all. What is counted for bandwidth, `gpu_traffic` says; how all
+is measured, docs/benchmarks/method.rst.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from .gpu_cases import CASES, Case
@@ -66,13 +69,16 @@ def run(options) -> None:
             print(f"{record['problem']}, {role}: {figures.get('wall', 0):.0f} s{why}", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as host:
+        later = []
         for problem in options.problems:
             if problem in records and not options.again and complete(records[problem]):
                 print(f"{problem}: is there already", flush=True)
                 continue
             folder = Path(scratch) / str(len(list(Path(scratch).iterdir())))
             folder.mkdir()
-            measured(problem, options, machine, folder, keep, host)
+            later += measured(problem, options, machine, folder, keep, host)
+        for future in later:
+            future.result()
     print(path.with_suffix(".rst").read_text())
 
 
@@ -95,8 +101,8 @@ def render(path: Path) -> None:
     path.with_suffix(".rst").write_text(table(list(read(path).values())))
 
 
-def measured(problem: str, options, machine: dict, folder: Path, keep, host) -> None:
-    """Run the processes of a problem; that of the host beside those of the next problem."""
+def measured(problem: str, options, machine: dict, folder: Path, keep, host) -> list[Future]:
+    """Run the processes of a problem; the host's, returned, may go on beside the next ones."""
     record = {
         "problem": problem,
         "sizes": options.sizes,
@@ -115,12 +121,14 @@ def measured(problem: str, options, machine: dict, folder: Path, keep, host) -> 
         skipped |= dict.fromkeys(("jax", "cpu"), "there is nothing to hold it against")
     for role, why in skipped.items():
         keep(record, role, {"failed": {"all": why}})
+    later = []
     if "cpu" not in skipped:
-        later = host.submit(lambda: keep(record, "cpu", child("cpu", options, folder, problem)))
+        later = [host.submit(lambda: keep(record, "cpu", child("cpu", options, folder, problem)))]
         if not apart(options):
-            later.result()
+            later[0].result()
     if "jax" not in skipped:
         keep(record, "jax", child("jax", options, folder, problem))
+    return later
 
 
 def apart(options) -> bool:
