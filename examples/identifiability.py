@@ -150,7 +150,7 @@ def left_out(posterior, low: mfdeq.LowRank) -> LeftOut:
 
 def draw(path, terrain, channels, spectra, deviations, fields):
     """Save the figure: spectra, deviations before and after the data, mode, a pair of samples."""
-    z, dx, dy = terrain
+    z, dx, dy, _ = terrain
     extent = (0, z.shape[1] * dx / 1e3, z.shape[0] * dy / 1e3, 0)  # km
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
     fig, axes = plt.subplots(2, 3, figsize=(15, 8.4), layout="constrained")

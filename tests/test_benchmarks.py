@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from benchmarks.gpu_cases import CASES
+from benchmarks.gpu_traffic import counted
+from benchmarks.problems import Convection, Diffusion
+
+import mfdeq
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,3 +58,65 @@ def test_the_table_of_eigenvalues():
 def test_a_million_unknowns_fit_in_6_gb():
     peak = re.search(r"peak memory ([\d.]+) GiB", benchmark("--million"))
     assert float(peak[1]) * 2**30 < 6e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", CASES)
+def test_the_table_of_a_device_on_the_host(problem, tmp_path):
+    pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
+    options = ["--device", "cpu", "--sizes", "small", "--output", str(tmp_path)]
+    table = benchmark(*options, "--problems", problem, program="gpu")
+    record = json.loads(next(tmp_path.glob("*.jsonl")).read_text())
+    jax = importlib.util.find_spec("jax") is not None
+    for role in ("device", "cpu", "jax")[: 3 if jax else 2]:
+        assert record[role]["product"] > 0
+    assert record["device"]["failed"] == record["cpu"]["failed"] == {}
+    assert 0.0 < record["device"]["fine"] < 5.0 * record["device"]["copy"]
+    assert f"{problem}: device from host 0e+00 (<= 1e-09: met)" in table
+    assert not jax or record["jax"]["off"] < 1e-6
+    again = benchmark(*options, "--problems", problem, program="gpu")
+    assert f"{problem}: is there already" in again
+
+
+def test_a_table_says_what_was_not_measured(tmp_path):
+    failed = {"failed": {"process": "ended with -9: "}}
+    machine = dict.fromkeys(("name", "driver", "cuda", "versions", "host", "cores", "threads"), "x")
+    record = {"problem": "4096²", "sizes": "full", "date": "d", "commit": "c", "machine": machine}
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(record | {"device": {"N": 5, "failed": {}}, "cpu": failed}))
+    benchmark("--render", str(path), program="gpu")
+    table = path.with_suffix(".rst").read_text()
+    assert "4096², cpu, process: ended with -9" in table
+    assert "times faster than the host (target >= 40: not measured)" in table
+    assert "device from host not compared" in table
+
+
+@pytest.mark.parametrize("make", [lambda: Diffusion(4, 3), lambda: Convection(6)])
+def test_the_inverse_problems_have_these_derivatives(make):
+    model = make()
+    found = mfdeq.verify(model, model.lognormal(), model.loss(9))
+    assert found.verdict == "PASS", str(found)
+
+
+def test_the_problem_in_a_wind_is_neither_symmetric_nor_square():
+    model = Convection(6)
+    theta = model.lognormal()
+    A = model.linearize(np.zeros(model.state_size), theta).d_state
+    assert model.param_size == 9 < model.state_size == 36
+    assert abs(A - A.T).max() > 0.1 * abs(A).max()
+
+
+def test_what_a_product_reads_is_counted():
+    """By hand, of conjugate gradients with a preconditioner that reads nothing."""
+    model = Diffusion(8)
+    eq = mfdeq.solve(model, model.lognormal(), solver=mfdeq.Krylov("cg", block=1))
+    b, counts, A = np.ones(64), eq.report.linear, eq.state_operator.array
+    _ = eq.factor
+    before = counts.iterations
+    with counted() as traffic:
+        eq.factor.solve(b, rtol=1e-6)
+    iterations = counts.iterations - before
+    of_A = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes + 2 * b.nbytes
+    products = iterations + 1  # and that of the true residual
+    assert iterations > 5
+    assert traffic.bytes == products * of_A + 20 * iterations * b.nbytes

@@ -41,6 +41,33 @@ def test_groundwater_from_far_below_the_surface_is_a_typed_error(groundwater):
         mfdeq.solve(model, theta, model.surface - 60.0)
 
 
+def test_finer_groundwater_is_the_same_ground(groundwater):
+    measured = groundwater.load_terrain(40)
+    terrain = groundwater.refine(measured, 3)
+    z, fine = measured.elevation, terrain.elevation
+    assert fine.shape == (3 * z.shape[0], 3 * z.shape[1])
+    assert terrain.dx * fine.shape[1] == pytest.approx(measured.dx * z.shape[1])
+    np.testing.assert_allclose(fine[1::3, 1::3], z, atol=1e-9)  # the middles are those measured
+    assert np.abs(fine.reshape(40, 3, -1, 3).mean(axis=(1, 3)) - z).mean() < 3.0
+
+    upslope = groundwater.upslope_area(z) > groundwater.CHANNEL
+    np.testing.assert_array_equal(
+        groundwater.streams(measured, measured), np.flatnonzero(upslope.ravel())
+    )
+    row, column = np.divmod(groundwater.streams(measured, terrain), fine.shape[1])
+    assert sorted(zip(row // 3, column // 3, strict=True)) == list(
+        zip(*np.nonzero(upslope), strict=True)
+    )
+    blocks = fine.reshape(40, 3, -1, 3).min(axis=(1, 3))
+    np.testing.assert_array_equal(fine[row, column], blocks[row // 3, column // 3])
+
+
+def test_groundwater_without_a_device_says_what_to_install(groundwater, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    with pytest.raises(SystemExit, match=r"^--device cuda needs .* cuda12 or cuda13 [^\n]*$"):
+        groundwater.main(["--size", "small", "--device", "cuda"])
+
+
 @pytest.fixture(scope="module")
 def fitted():
     """The posterior of a small terrain, at its mode: module, problem, equilibrium, steps."""

@@ -21,8 +21,8 @@ import scipy.sparse as sp
 
 import mfdeq
 
-from .peers import MAX_ITERATIONS, Absent, need
-from .peers_jax import in_float64, shifts
+from .peers import Absent, need
+from .peers_jax import in_float64, jax_solver, shifts
 from .problems import Diffusion
 
 GRIDS = {  # (cells along a side, dimensions): times that mfdeq is to be faster than JAX
@@ -128,27 +128,31 @@ def against_jax(n: int, dimension: int, target: float) -> None:
 
 def jax_hessian(model: Diffusion, loss: mfdeq.LeastSquares, theta: np.ndarray):
     """The Hessian's product as compiled by JAX, linearized at theta."""
+    n, dimension = model.n, model.dimension
+
+    def diagonals(theta):
+        return coefficients(theta, n, dimension)
+
+    product = jax_product(diagonals, grid_offsets(n, dimension), loss, theta, jax_solver("cg"))
+    return lambda v: np.asarray(product(v))
+
+
+def jax_product(diagonals_of, offsets, loss, theta, solve, symmetric=True, rtol=TOLERANCE):
+    """The same of any A(theta) h = 1 given by its diagonals, left on JAX's device."""
     jax = in_float64()
-    offsets = grid_offsets(model.n, model.dimension)
     multiply = shifts(offsets)
     weight = np.asarray(loss.weights)
 
     def misfit(theta):
-        diagonals = coefficients(theta, model.n, model.dimension)
+        diagonals = diagonals_of(theta)
         inverse = jax.lax.stop_gradient(1.0 / diagonals[0])
-        options = {"tol": TOLERANCE, "maxiter": MAX_ITERATIONS, "M": lambda r: inverse * r}
-
-        def cg(matvec, b):
-            return jax.scipy.sparse.linalg.cg(matvec, b, **options)[0]
-
-        source = jax.numpy.ones(theta.size)
+        source = jax.numpy.ones(inverse.size)
         matvec = functools.partial(multiply, diagonals)
-        h = jax.lax.custom_linear_solve(matvec, source, cg, cg, symmetric=True)
+        h, _ = solve(matvec, inverse, symmetric, rtol, source)
         return 0.5 * (weight * (h[loss.observe] - loss.data) ** 2).sum()
 
     _, linear = jax.linearize(jax.jit(jax.grad(misfit)), jax.device_put(theta))
-    compiled = jax.jit(linear)
-    return lambda v: np.asarray(compiled(v))
+    return jax.jit(linear)
 
 
 def grid_offsets(n: int, dimension: int) -> tuple[int, ...]:

@@ -17,10 +17,19 @@ RTOL = 1e-8
 TARGET = 1.1
 
 
-def by_hand(f, h, theta, loss):
-    """v -> H v, compiled; with A symmetric the adjoint is solved like the state."""
+def by_hand(f, h, theta, loss, solve=None):
+    """v -> H v, compiled; without a `solve(A, b)` A is symmetric, and its solves are CG's."""
     import jax
     from jax.scipy.sparse.linalg import cg
+
+    symmetric = solve is None
+    solve = solve or (lambda A, b: cg(A, b, tol=RTOL)[0])
+
+    def solve_adjoint(A, b):
+        if symmetric:
+            return solve(A, b)
+        transposed = jax.linear_transpose(A, b)
+        return solve(lambda y: transposed(y)[0], b)
 
     A = jax.jit(lambda h, theta: jax.linearize(lambda h: f(h, theta), h)[1])(h, theta)
     B, Bt = jax.jit(
@@ -30,7 +39,7 @@ def by_hand(f, h, theta, loss):
         )
     )(h, theta)
     d_h = jax.grad(loss, argnums=0)(h, theta)
-    lam = cg(A, d_h, tol=RTOL)[0]
+    lam = jax.jit(solve_adjoint)(A, d_h)
 
     def lagrangian(theta, h):
         return loss(h, theta) - lam @ f(h, theta)
@@ -41,9 +50,9 @@ def by_hand(f, h, theta, loss):
 
     @jax.jit
     def product(A, B, Bt, K, v):
-        z = cg(A, -B(v), tol=RTOL)[0]
+        z = solve(A, -B(v))
         a_theta, a_h = K(v, z)
-        return a_theta - Bt(cg(A, a_h, tol=RTOL)[0])[0]
+        return a_theta - Bt(solve_adjoint(A, a_h))[0]
 
     return lambda v: product(A, B, Bt, K, v).block_until_ready()
 

@@ -41,16 +41,16 @@ def in_float64():
     return jax
 
 
-def jax_solver(method: str):
+def jax_solver(method: str, iterations: int = MAX_ITERATIONS):
     """Solve by JAX's own Krylov method inside `custom_linear_solve`."""
 
     def solve(product, inverse_diagonal, symmetric, rtol, b):
         import jax
 
         krylov = getattr(jax.scipy.sparse.linalg, method)
-        options = {"tol": rtol, "M": lambda r: inverse_diagonal * r, "maxiter": MAX_ITERATIONS}
+        options = {"tol": rtol, "M": lambda r: inverse_diagonal * r, "maxiter": iterations}
         if method == "gmres":
-            cycles = MAX_ITERATIONS // RESTART
+            cycles = iterations // RESTART
             options |= {"restart": RESTART, "maxiter": cycles, "solve_method": "incremental"}
 
         def run(matvec, rhs):

@@ -1,13 +1,15 @@
-"""The inverse problems that the benchmarks time."""
+"""The inverse problems that the benchmarks time, on numpy's arrays or on cupy's."""
 
 from __future__ import annotations
+
+import importlib
 
 import numpy as np
 import scipy.sparse as sp
 
 import mfdeq
 
-from .systems import along, faces, lognormal
+from .systems import along, faces, lognormal, wind
 
 
 class Diffusion(mfdeq.ResidualModel):
@@ -17,26 +19,43 @@ class Diffusion(mfdeq.ResidualModel):
     R = D' diag(exp(M theta)) D h - q. N = P = n ** dimension.
     """
 
-    def __init__(self, n: int, dimension: int = 2) -> None:
-        self.n, self.dimension = n, dimension
-        self.state_size = self.param_size = n**dimension
+    W = None  # what is added to A, whatever theta
+
+    def __init__(self, n: int, dimension: int = 2, xp=np) -> None:
+        self.n, self.dimension, self.xp = n, dimension, xp
+        self.sparse = importlib.import_module("scipy.sparse" if xp is np else "cupyx.scipy.sparse")
+        self.state_size = n**dimension
         d, m = faces(n)
         axes = range(dimension)
-        self.D = sp.vstack([along(axis, d, n, dimension) for axis in axes]).tocsr() * (n + 1)
-        self.M = sp.vstack([along(axis, m, n, dimension) for axis in axes]).tocsr()
-        self.Dt, self.Mt = self.D.T.tocsr(), self.M.T.tocsr()
+        D = sp.vstack([along(axis, d, n, dimension) for axis in axes]).tocsr() * (n + 1)
+        M = sp.vstack([along(axis, m, n, dimension) for axis in axes]).tocsr() @ self.cells()
+        self.param_size = M.shape[1]
+        self.D, self.M, self.Dt, self.Mt = map(self.moved, (D, M, D.T.tocsr(), M.T.tocsr()))
+
+    def moved(self, matrix):
+        """A matrix of the host's where the arrays are."""
+        return matrix if self.xp is np else self.sparse.csr_matrix(matrix)
+
+    def cells(self):
+        """The values of the cells from theta, (N, P)."""
+        return sp.identity(self.state_size, format="csr")
+
+    def diag(self, x):
+        return self.sparse.diags(x, format="csr")
 
     def residual(self, h, theta):
-        return self.Dt @ (np.exp(self.M @ theta) * (self.D @ h)) - 1.0
+        r = self.Dt @ (self.xp.exp(self.M @ theta) * (self.D @ h)) - 1.0
+        return r if self.W is None else r + self.W @ h
 
     def linearize(self, h, theta):
-        k, g = np.exp(self.M @ theta), self.D @ h
+        k, g = self.xp.exp(self.M @ theta), self.D @ h
+        A = (self.Dt @ self.diag(k) @ self.D).tocsr()
 
         def curvature(lam):
             weight = k * (self.D @ lam)
             return mfdeq.Curvature(
-                params_params=(self.Mt @ sp.diags(weight * g) @ self.M).tocsr(),
-                state_params=(self.Dt @ sp.diags(weight) @ self.M).tocsr(),
+                params_params=(self.Mt @ self.diag(weight * g) @ self.M).tocsr(),
+                state_params=(self.Dt @ self.diag(weight) @ self.M).tocsr(),
             )
 
         def second(a, b):
@@ -45,17 +64,34 @@ class Diffusion(mfdeq.ResidualModel):
             return self.Dt @ (k * (mu * mv * g + mu * (self.D @ y) + mv * (self.D @ z)))
 
         return mfdeq.Linearization(
-            d_state=(self.Dt @ sp.diags(k) @ self.D).tocsr(),
-            d_params=(self.Dt @ sp.diags(k * g) @ self.M).tocsr(),
+            d_state=A if self.W is None else A + self.W,
+            d_params=(self.Dt @ self.diag(k * g) @ self.M).tocsr(),
             curvature=curvature,
             second=second,
         )
 
-    def lognormal(self, sigma: float = 1.0, seed: int = 0) -> np.ndarray:
+    def lognormal(self, sigma: float = 1.0, seed: int = 0):
         """A smooth random log-coefficient."""
-        return sigma * lognormal((self.n,) * self.dimension, seed).ravel()
+        side = round(self.param_size ** (1 / self.dimension))
+        return self.xp.asarray(sigma * lognormal((side,) * self.dimension, seed).ravel())
 
     def loss(self, observations: int = 500, seed: int = 1) -> mfdeq.LeastSquares:
         """Point observations of the state."""
         index = np.random.default_rng(seed).choice(self.state_size, observations, replace=False)
-        return mfdeq.LeastSquares(np.sort(index), np.zeros(observations), 1e4)
+        observed, data = self.xp.asarray(np.sort(index)), self.xp.zeros(observations)
+        return mfdeq.LeastSquares(observed, data, 1e4)
+
+
+class Convection(Diffusion):
+    """The same in a recirculating wind, upwind: W h is added, and A is not symmetric.
+
+    theta per two by two cells: P = N / 4.
+    """
+
+    def __init__(self, n: int, xp=np, peclet: float = 10.0) -> None:
+        super().__init__(n, 2, xp)
+        self.W = self.moved(wind(n, peclet) * (n + 1) ** 2)
+
+    def cells(self):
+        pairs = sp.kron(sp.identity(self.n // 2), np.ones((2, 1)), format="csr")
+        return sp.kron(pairs, pairs, format="csr")

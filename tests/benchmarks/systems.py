@@ -144,19 +144,28 @@ def diffusion(n: int, dimension: int) -> System:
     return System(f"{stencil} lognormal diffusion {n}{power}", A, True, dimension)
 
 
-def convection(n: int, peclet: float = 10.0) -> System:
-    """Upwind convection-diffusion in a recirculating wind, with this largest cell Péclet number."""
+def wind(n: int, peclet: float) -> sp.csr_matrix:
+    """A recirculating wind, upwind on n x n cells of unit spacing and diffusivity.
+
+    With this largest cell Péclet number.
+    """
     centre = (2.0 * np.arange(n) + 1.0) / n - 1.0
     y, x = (part.ravel() for part in np.meshgrid(centre, centre, indexing="ij"))
     winds = {0: -2.0 * x * (1.0 - y**2), 1: 2.0 * y * (1.0 - x**2)}
     difference, _ = faces(n)
     backward, forward = difference[:-1], difference[1:]  # u_i - u_(i-1), u_(i+1) - u_i, signed
-    A = stiffness(np.zeros((n, n)))
-    fastest = max(np.abs(wind).max() for wind in winds.values())
-    for axis, wind in winds.items():
-        rate = peclet / fastest * wind
-        A = A + sp.diags(np.maximum(rate, 0.0)) @ along(axis, backward, n, 2)
-        A = A + sp.diags(np.minimum(rate, 0.0)) @ along(axis, forward, n, 2)
+    W = sp.csr_matrix((n * n, n * n))
+    fastest = max(np.abs(speed).max() for speed in winds.values())
+    for axis, speed in winds.items():
+        rate = peclet / fastest * speed
+        W = W + sp.diags(np.maximum(rate, 0.0)) @ along(axis, backward, n, 2)
+        W = W + sp.diags(np.minimum(rate, 0.0)) @ along(axis, forward, n, 2)
+    return sp.csr_matrix(W)
+
+
+def convection(n: int, peclet: float = 10.0) -> System:
+    """Upwind convection-diffusion in a recirculating wind, with this largest cell Péclet number."""
+    A = stiffness(np.zeros((n, n))) + wind(n, peclet)
     return System(f"convection-diffusion {n}², cell Péclet {peclet:g}", sp.csr_matrix(A), False, 2)
 
 
@@ -176,14 +185,20 @@ def bratu(n: int, share: float = 0.99) -> System:
     return System(f"Bratu {n}² at {share:g} of the fold", sp.csr_matrix(A), True, 2)
 
 
-def terrain(rows: int | None) -> System:
-    """A of the groundwater example at its equilibrium, from so many rows of the terrain."""
-    import mfdeq
-
+def groundwater():
+    """The module of that example."""
     path = ROOT / "examples" / "groundwater.py"
     spec = importlib.util.spec_from_file_location("groundwater", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
+    return example
+
+
+def terrain(rows: int | None) -> System:
+    """A of the groundwater example at its equilibrium, from so many rows of the terrain."""
+    import mfdeq
+
+    example = groundwater()
     ground = example.load_terrain() if rows is None else example.load_terrain(rows)
     model = example.Groundwater(ground)
     theta = np.full(model.param_size, np.log(example.CONDUCTIVITY))

@@ -1,0 +1,119 @@
+"""What products read and write, in bytes, and how fast a machine copies.
+
+Counted are the matrices' values and indices, at the width that they are stored in, and vectors,
+read and written once by each sparse product, each level of a V-cycle and each vector update of the
+iterations that are run. What is stacked and taken apart around them, and the dense inverse of the
+coarsest level, is left out: the bandwidth that follows is a lower bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+from mfdeq.arrays import stored_bytes
+from mfdeq.linear.amg import _Cycle
+from mfdeq.linear.cycle import Collapsed
+from mfdeq.linear.gmres import _Apart
+from mfdeq.linear.krylov import _KrylovFactor
+from mfdeq.operators import Matrix
+
+# Vectors that an iteration of conjugate gradients reads or writes outside of its two products: two
+# scalings, three additions, three inner products and a norm, P being scaled once more.
+CG = 20
+# The same of an iteration of GMRES, beside three reads of its basis: a copy into and one out of it,
+# a subtraction, two norms and a scaling.
+GMRES = 15
+
+
+class Traffic:
+    """Bytes so far."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+def _product(op, x, out) -> int:
+    return stored_bytes(op.array) + x.nbytes + out.nbytes
+
+
+def _level(level, below, b, out) -> int:
+    """G b, R b and P c, and the sum of two of them."""
+    restricted = level.R.shape[0] * b.nbytes // b.shape[0]
+    matrices = sum(stored_bytes(part) for part in (level.G, level.P, level.R))
+    return matrices + 2 * b.nbytes + 5 * out.nbytes + 2 * restricted
+
+
+def _cycle(cycle, levels, coarse, b, out) -> int:
+    """The scaling of the result, and the conversions of both."""
+    inner = levels[0].G.dtype.itemsize if levels else out.dtype.itemsize
+    size = out.nbytes // out.dtype.itemsize
+    converted = 2 * size * (inner + out.dtype.itemsize) if inner < out.dtype.itemsize else 0
+    return converted + 2 * out.nbytes
+
+
+def _cg(factor, residual, out) -> int:
+    """Of one column: blocks are not counted by this."""
+    return CG * factor.A.shape[0] * factor.backend.itemsize if factor.solver.method == "cg" else 0
+
+
+def _gmres(space, out) -> int:
+    """After the step, which has made the basis one longer."""
+    columns, _, rows = space.basis.shape
+    copies = 2 if space.preconditioned is not None else 0
+    return columns * rows * space.backend.itemsize * (3 * space.steps + GMRES + copies)
+
+
+def _combined(space, out) -> int:
+    return space.steps * out.nbytes + 3 * out.nbytes
+
+
+COUNTED = (
+    (Matrix, "_apply", _product),
+    (Matrix, "_apply_adjoint", _product),
+    (Collapsed, "apply", _level),
+    (_Cycle, "_cycle", _cycle),
+    (_KrylovFactor, "_record", _cg),
+    (_Apart, "_extend", _gmres),
+    (_Apart, "correction", _combined),
+)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Traffic]:
+    """Count what is done with one vector inside."""
+    traffic = Traffic()
+
+    def counting(method: Callable, cost: Callable) -> Callable:
+        @functools.wraps(method)
+        def wrapped(*args):
+            out = method(*args)
+            traffic.bytes += cost(*args, out)
+            return out
+
+        return wrapped
+
+    with contextlib.ExitStack() as stack:
+        for owner, name, cost in COUNTED:
+            method = counting(getattr(owner, name), cost)
+            stack.enter_context(mock.patch.object(owner, name, method))
+        yield traffic
+
+
+def fine_products(factor) -> list[tuple[Callable, int]]:
+    """The sparse products on the finest level, and what each of them reads and writes.
+
+    With A and the three matrices of the V-cycle, and their transposes where A is not symmetric.
+    """
+    backend, level = factor.backend, factor.M.levels[0]
+    matrices = [factor.A.array, level.G, level.P, level.R]
+    if factor.solver.method != "cg":
+        matrices += [matrix.T for matrix in matrices]
+    found = []
+    for matrix in matrices:
+        x = backend.xp.ones(matrix.shape[1], dtype=matrix.dtype)
+        moved = stored_bytes(matrix) + (matrix.shape[0] + x.shape[0]) * matrix.dtype.itemsize
+        found.append((functools.partial(matrix.__matmul__, x), moved))
+    return found
