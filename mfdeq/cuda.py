@@ -16,6 +16,7 @@ from typing import Any
 
 from .arrays import Array, Backend, is_sparse
 
+TOGETHER, NUMBERS = 32, 2**29  # columns whose products are taken together, and their entries
 THREADS = 256  # of one block of a launch
 BLOCKS = 1024  # of one launch that sums: all the threads that a large device holds at once
 MOST_BLOCKS = 65_536
@@ -142,7 +143,8 @@ class Rows:
     def __init__(self, matrix: Any) -> None:
         backend = Backend.of(matrix.data if is_sparse(matrix) else matrix)
         csr = matrix.tocsr() if is_sparse(matrix) else backend.sparse.csr_matrix(matrix)
-        self.xp, self.matrix, self.shape = backend.xp, csr, csr.shape
+        self.xp, self.matrix = backend.xp, csr
+        self.shape, self.dtype = csr.shape, csr.dtype
         per_row = csr.nnz / max(csr.shape[0], 1)
         self.lanes = next((lanes for lanes in LANES if 2 * lanes >= per_row), LANES[-1])
         self.index = {4: "int", 8: "long long"}[csr.indices.dtype.itemsize]

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 Array = Any
+TOGETHER, NUMBERS = 16, 16_000_000  # columns whose products are taken together, and their entries
 PIECE = 32_768  # numbers that are worked on at a time, where several arrays should fit in a cache
 
 

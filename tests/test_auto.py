@@ -10,6 +10,7 @@ from cases import close
 from scipy.sparse.linalg import aslinearoperator
 
 import mfdeq
+from mfdeq import kernels
 from mfdeq.linear import Auto, auto, fill
 from mfdeq.linear.factor import operator_of
 

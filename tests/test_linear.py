@@ -15,6 +15,7 @@ from places import LIBRARIES, to_numpy
 import mfdeq
 from mfdeq import conditioning
 from mfdeq.arrays import Backend
+from mfdeq.dottest import is_symmetric
 from mfdeq.linear import amg
 from mfdeq.operators import IdentityMinus
 
@@ -168,7 +169,9 @@ def test_direct(name, package, form, dtype, xp):
     factor = mfdeq.Direct(package=package).setup(operator(given, dtype, xp))
     check(factor, matrix.toarray().astype(dtype), dtype)
     assert factor.counts.iterations == 0
-    assert factor.counts.setups == 1
+    # cuDSS solves with the transpose by a factorization of its own.
+    both = factor.name.endswith("(cuDSS)") and not is_symmetric(factor.A)
+    assert factor.counts.setups == (2 if both else 1)
 
 
 def test_direct_keeps_a_symmetric_pattern_cheap():

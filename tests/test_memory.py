@@ -37,16 +37,16 @@ def works(of):
     """What takes memory, and a part of what is said where that is not there."""
     H, matrix = hessian(AMG), operator_of(diffusion(30, 2).A)
     return {
-        "product": (lambda: H @ np.ones((400, 50)), "product with 50 vectors.*fewer columns"),
-        "eigsh": (lambda: mfdeq.eigsh(H, 3), "basis of .* vectors.*basis= of mfdeq.eigsh"),
+        "product": (lambda: H @ np.ones((400, 50)), ("product with 50 vectors", "fewer columns")),
+        "eigsh": (lambda: mfdeq.eigsh(H, 3), ("basis of .* vectors", "basis= of mfdeq.eigsh")),
         "gmres": (
             lambda: mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix).solve(np.ones(900)),
-            "GMRES with 15 vectors.*restart=",
+            ("GMRES with 15 vectors for each of 1 columns", "restart="),
         ),
-        "amg": (lambda: mfdeq.AMG().setup(matrix), "multigrid hierarchy.*float32"),
+        "amg": (lambda: mfdeq.AMG().setup(matrix), ("multigrid hierarchy", "float32")),
         "fronts": (
             lambda: mfdeq.Direct(package="multifrontal").setup(matrix),
-            "multifrontal factorization.*iterative",
+            ("multifrontal factorization", "iterative"),
         ),
     }[of]
 
@@ -58,9 +58,9 @@ WORKS = {"product": 40_000, "eigsh": 30_000, "gmres": 60_000, "amg": 10_000, "fr
 def test_what_cannot_be_held_is_refused_before_the_work(of, room):
     work, said = works(of)
     room(WORKS[of])
-    with pytest.raises(
-        mfdeq.OutOfMemoryError, match=rf"GiB at least, and .* GiB can be had.*{said}"
-    ):
+    what, instead = said
+    figures = r" needs [\d.e-]+ GiB at least, and [\d.e-]+ GiB can be had: .*"
+    with pytest.raises(mfdeq.OutOfMemoryError, match=what + figures + instead):
         work()
     assert issubclass(mfdeq.OutOfMemoryError, MemoryError)
     room(100 * WORKS[of])
@@ -86,7 +86,12 @@ def test_the_peak_is_in_the_report():
     assert f"at most {report.linear.peak_bytes / 2**20:.0f} MiB at once" in str(report)
 
 
-@pytest.mark.parametrize("solver", [mfdeq.Direct(), AMG, mfdeq.Krylov()], ids=str)
+GMRES = mfdeq.Krylov(preconditioner=mfdeq.ILU(), recycle=10)
+
+
+@pytest.mark.parametrize(
+    "solver", [mfdeq.Direct(), AMG, pytest.param(GMRES, marks=pytest.mark.slow)], ids=str
+)
 def test_nothing_grows_in_a_thousand_products(solver):
     H = hessian(solver)
     v = np.random.default_rng(0).standard_normal(400)

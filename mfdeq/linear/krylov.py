@@ -21,7 +21,6 @@ from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
 SYMMETRIC_ONLY = ("cg", "minres")
-TOGETHER, NUMBERS = 16, 16_000_000  # columns whose products are taken together, and their entries
 CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
 
@@ -184,7 +183,8 @@ class _BlockFactor(_KrylovFactor):
             X = self._by_its_source(B, rtol, adjoint) * sizes
             return X[:, 0] if b.ndim == 1 else X
         apart = self.shared == 1 and not self.solver.recycle
-        width = max(1, min(TOGETHER, NUMBERS // b.shape[0])) if apart else self.shared
+        most = backend.kernels
+        width = max(1, min(most.TOGETHER, most.NUMBERS // b.shape[0])) if apart else self.shared
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)
