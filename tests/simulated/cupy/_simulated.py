@@ -193,6 +193,8 @@ class ndarray:
         return wrap(self._a[key], self._device)
 
     def __setitem__(self, key, value):
+        if isinstance(value, (list, tuple)):
+            raise ValueError("a list is no value to fill an array with")
         self._a[_index(key)] = unwrap(value)
 
     def __dir__(self):
