@@ -13,8 +13,9 @@ from ._simulated import unwrap as _unwrap
 __version__ = "14.2.0"
 OF_NUMPY = """
     bool_ broadcast_shapes can_cast complex64 complex128 complexfloating dtype e finfo float16
-    float32 float64 floating generic iinfo inexact inf int8 int16 int32 int64 integer intp issubdtype
-    nan newaxis number pi promote_types signedinteger uint8 uint16 uint32 uint64 unsignedinteger
+    float32 float64 floating generic iinfo inexact inf int8 int16 int32 int64 integer intp
+    issubdtype nan newaxis number pi promote_types signedinteger uint8 uint16 uint32 uint64
+    unsignedinteger
 """.split()  # noqa: SIM905
 globals().update({name: getattr(np, name) for name in OF_NUMPY})
 del OF_NUMPY
