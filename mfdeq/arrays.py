@@ -343,7 +343,8 @@ def array_on_host(x: Array) -> Any:
     """An array as numpy's: an explicit transfer where it is another library's."""
     if hasattr(x, "get"):
         return x.get()
-    return x if isinstance(x, host.ndarray) else host.from_dlpack(x)
+    # numpy's sums of a vector are scalars, not arrays.
+    return host.asarray(x) if isinstance(x, host.ndarray | host.generic) else host.from_dlpack(x)
 
 
 def is_dense(x: Any) -> bool:

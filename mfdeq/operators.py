@@ -347,7 +347,7 @@ class Stacked(Operator):
 
 def _is_number(x: Any) -> bool:
     """Whether `x` is an array of no dimension, as cupy's reductions are."""
-    return getattr(x, "ndim", None) == 0 and is_dense(x)
+    return getattr(x, "ndim", None) == 0 and is_dense(x) and not isinstance(x, Complex)
 
 
 def columnwise(function: Any, x: Array, backend: Backend, rows: int) -> Array:

@@ -185,6 +185,58 @@ def density(xp):
     return (*estimate(found.sum(np.exp)), found.cumulative([1.0, 10.0]), found([1.0], 0.5))
 
 
+def from_function(xp, sparsity, n=6):
+    """Bratu's equation with its derivatives by the complex step."""
+    laplacian = moved(diffusion(n), xp)
+
+    def residual(h, theta):
+        return laplacian @ h - theta * xp.exp(h)
+
+    pattern = None
+    if sparsity == "given":
+        pattern = (laplacian, sparse_of(xp).identity(n * n, format="csr"))
+    model = mfdeq.from_function(residual, n * n, n * n, "residual", sparsity=pattern or sparsity)
+    theta = xp.linspace(0.02, 0.06, n * n)
+    eq = mfdeq.solve(model, theta)
+    loss = mfdeq.LeastSquares(xp.arange(5), xp.ones(5)) + mfdeq.QuadraticPrior(0.1)
+    u, v = bratu(xp).random(n * n, 2).T
+    H = eq.hessian(loss)
+    return eq.state, eq.gradient(loss), H @ u, eq.second_order(u, v), H.with_error(u)[0]
+
+
+def many_unknowns(xp):
+    """For which "auto" estimates what LU takes, and may try the others."""
+    A = moved(diffusion(75, wind=0.3), xp)
+    J = sparse_of(xp).identity(5625, format="csr") - A
+
+    class Wide(mfdeq.FixedPointModel):
+        state_size, param_size = 5625, 1
+
+        def map(self, h, theta):
+            return J @ h + theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(J, xp.ones((5625, 1)), lambda lam: mfdeq.Curvature())
+
+    eq = mfdeq.solve(Wide(), xp.ones(1))
+    return eq.state, eq.gradient(mfdeq.LeastSquares(xp.arange(9), xp.ones(9)))
+
+
+def probed(xp):
+    """A known by its products, preconditioned by what they show of it."""
+    A = moved((diffusion(9) + sp.identity(81)).tocsr(), xp)
+    op = linear_operator_of(xp)(
+        A.shape, matvec=lambda x: A @ x, rmatvec=lambda y: A.T @ y, dtype=A.dtype
+    )
+    found = []
+    for by in (mfdeq.ILU(), mfdeq.AMG(), mfdeq.Jacobi(), mfdeq.Direct()):
+        for more in ({"pattern": A}, {"matrix": A}):
+            M = mfdeq.Approximate(by, **more)
+            factor = mfdeq.Krylov(preconditioner=M, rtol=1e-12).setup(op)
+            found += [factor.solve(xp.ones(81)), factor.solve_adjoint(bratu(xp).random(81, 2))]
+    return found
+
+
 def verified(xp):
     case = bratu(xp)
     found = mfdeq.verify(case.model, case.params, case.loss)
@@ -202,6 +254,11 @@ FEATURES = {
         xp, accuracy=1e-10, solver=mfdeq.Krylov(rtol=1e-12)
     ),
     "verification": verified,
+    "a function, its patterns given": lambda xp: from_function(xp, "given"),
+    "a function, its patterns detected": lambda xp: from_function(xp, "detect"),
+    "a function without patterns": lambda xp: from_function(xp, None, n=3),
+    "many unknowns": many_unknowns,
+    "probed preconditioners": probed,
     **{
         f"eigenvalues {which}": lambda xp, which=which: pairs(
             mfdeq.eigsh(hessian(xp), 4, which, rtol=1e-10)

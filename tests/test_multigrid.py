@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from cases import close
 from matrices import diffusion, operator
+from places import LIBRARIES, to_numpy
 
 import mfdeq
 from mfdeq.linear import amg as module
@@ -25,37 +26,41 @@ CYCLES = [
 ]
 
 
-def cycle(A, levels, **options):
+def cycle(A, levels, xp=np, **options):
     np.random.seed(0)  # noqa: NPY002 (PyAMG draws from it)
-    return mfdeq.AMG(levels=levels, **options).setup(operator(A))
+    return mfdeq.AMG(levels=levels, **options).setup(operator(A, xp=xp))
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("levels", ["float64", "float32"])
 @pytest.mark.parametrize("name", ["symmetric", "windy"])
 @pytest.mark.parametrize("amg", CYCLES, ids=lambda amg: str(amg)[:60])
-def test_a_cycle_is_linear_and_its_adjoint_exact(name, amg, levels):
+def test_a_cycle_is_linear_and_its_adjoint_exact(name, amg, levels, xp):
     """To the rounding of its levels."""
     n, rounding = 45, 1e-13 if levels == "float64" else 1e-5
-    A = operator(diffusion(n, 0.7 if name == "windy" else 0.0))
-    M = mfdeq.AMG(**{**vars(amg), "levels": levels}).setup(A)
+    A = operator(diffusion(n, 0.7 if name == "windy" else 0.0), xp=xp)
+    given = {**vars(amg), "levels": levels}
+    if amg.near_nullspace is not None:
+        given["near_nullspace"] = xp.asarray(amg.near_nullspace)
+    M = mfdeq.AMG(**given).setup(A)
     assert len(M.levels) >= 1
     assert M.flexible == (levels == "float32")
     rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((n * n, 4)), rng.standard_normal((n * n, 4))
+    X, Y = (xp.asarray(rng.standard_normal((n * n, 4))) for _ in range(2))
     assert (M @ X).dtype == (M.H @ X).dtype == X.dtype
-    close(M @ X, np.stack([M @ x for x in X.T], axis=1), rounding)
-    close(M.H @ X, np.stack([M.H @ x for x in X.T], axis=1), rounding)
-    close(M @ (X @ np.ones(4)), (M @ X) @ np.ones(4), rounding)
-    close(Y.T @ (M @ X), (M.H @ Y).T @ X, 10 * rounding)
+    close(M @ X, to_numpy(xp.stack([M @ x for x in X.T], axis=1)), rounding)
+    close(M.H @ X, to_numpy(xp.stack([M.H @ x for x in X.T], axis=1)), rounding)
+    close(M @ (X @ xp.ones(4)), to_numpy((M @ X) @ xp.ones(4)), rounding)
+    close(Y.T @ (M @ X), to_numpy((M.H @ Y).T @ X), 10 * rounding)
     if name == "symmetric" and amg.method != "air":
-        close(M @ X, M.H @ X, 10 * rounding)
+        close(M @ X, to_numpy(M.H @ X), 10 * rounding)
     # A cycle reduces the error on both sides.
     for side, one in ((A, M), (A.H, M.H)):
-        e = rng.standard_normal(n * n)
-        size = np.linalg.norm(e)
+        e = xp.asarray(rng.standard_normal(n * n))
+        size = xp.linalg.norm(e)
         for _ in range(20):
             e = e - one @ (side @ e)
-        assert np.linalg.norm(e) < 1e-3 * size
+        assert xp.linalg.norm(e) < 1e-3 * size
 
 
 def test_levels_are_float32_where_a_is_symmetric():
@@ -70,19 +75,20 @@ def test_levels_are_float32_where_a_is_symmetric():
         assert not mfdeq.AMG().setup(operator(A, "float32")).flexible
 
 
+@pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize("wind", [0.0, 1.0])
 @pytest.mark.parametrize("levels", ["float64", "float32"])
-def test_a_large_coarsest_level_is_factorized(wind, levels, monkeypatch):
+def test_a_large_coarsest_level_is_factorized(wind, levels, xp, monkeypatch):
     A = diffusion(30, wind)
-    dense = cycle(A, levels)
+    dense = cycle(A, levels, xp)
     monkeypatch.setattr(module, "DENSEST", 10)
-    factorized = cycle(A, levels)
-    assert not isinstance(factorized.coarse, np.ndarray)
-    X = np.random.default_rng(0).standard_normal((900, 3))
+    factorized = cycle(A, levels, xp)
+    assert not isinstance(factorized.coarse, xp.ndarray)
+    X = xp.asarray(np.random.default_rng(0).standard_normal((900, 3)))
     rounding = 1e-11 if levels == "float64" else 1e-4
     for one, other in ((factorized, dense), (factorized.H, dense.H)):
-        close(one @ X, other @ X, rounding)
-        close(one @ X[:, 0], other @ X[:, 0], rounding)
+        close(one @ X, to_numpy(other @ X), rounding)
+        close(one @ X[:, 0], to_numpy(other @ X[:, 0]), rounding)
 
 
 def iterations(A, amg, method="gmres", **options):

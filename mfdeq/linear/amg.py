@@ -10,6 +10,7 @@ from ..arguments import count
 from ..arrays import (
     Array,
     Backend,
+    array_on_host,
     check_block,
     is_dense,
     is_sparse,
@@ -213,10 +214,10 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
         return pyamg.ruge_stuben_solver(host, max_coarse=COARSEST)
     if method == "air":
         return pyamg.air_solver(host, max_coarse=COARSEST)
-    size = options.block_size
+    size, B = options.block_size, options.near_nullspace
     return pyamg.smoothed_aggregation_solver(
         host.tobsr((size, size)) if size > 1 else host,
-        B=options.near_nullspace,
+        B=array_on_host(B) if is_dense(B) else B,
         symmetry="hermitian" if symmetric else "nonsymmetric",
         strength=("symmetric", {"theta": 0.0}),
         improve_candidates=None,

@@ -89,10 +89,11 @@ class Direct:
             if self.package is None and (blocks := DenseBlocks.of(array, A.backend)):
                 with contextlib.suppress(ArithmeticError):
                     return _BlockInverse(A, blocks, self.rtol, counts)
-            if self.package == "cudss" or (
-                self.package is None and has_cudss() and not on_host(A.backend)
-            ):
+            if self.package == "cudss":
                 return _CuDSSFactor(A, array, self.rtol, counts)
+            if self.package is None and has_cudss() and not on_host(A.backend):
+                with contextlib.suppress(ArgumentError):
+                    return _CuDSSFactor(A, array, self.rtol, counts)
             if self.package is None and (A.shape[0] > FEW or not on_host(A.backend)):
                 most = WORSE * estimated_fill(array).operations
                 with contextlib.suppress(ArgumentError):
@@ -178,8 +179,7 @@ class _CuDSSFactor(_LU):
     name = "Direct (cuDSS)"
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
-        super().__init__(A, rtol, counts)
-        if on_host(self.backend) or not is_sparse(array):
+        if on_host(A.backend) or not is_sparse(array):
             raise ArgumentError(
                 "mfdeq.Direct(package='cudss') is for a sparse A on a device, and A is "
                 f"{'on the host' if is_sparse(array) else 'dense'}: use mfdeq.Direct()"
@@ -193,6 +193,14 @@ class _CuDSSFactor(_LU):
         self.scaling = Scaling.of(array)
         self.scaled = self.scaling.applied(array)
         self.sides = {False: CuDSS(self.scaled, self.symmetric)}
+        b = A.backend.random(A.shape[0], seed=5)
+        off = A.backend.norm(b - self.scaled @ self.sides[False].solve(b)) / A.backend.norm(b)
+        if not off <= max(TRIED, A.backend.default_rtol):
+            raise ArgumentError(
+                "mfdeq.Direct(package='cudss') does not suit this A, which is singular or needs "
+                "pivots that cuDSS does not look for: use mfdeq.Direct(package='superlu')"
+            )
+        super().__init__(A, rtol, counts)
         self.counts.bytes = self.nbytes
 
     @property

@@ -10,7 +10,7 @@ import math
 from typing import Any, Protocol
 
 from ..adapters import as_operator
-from ..arrays import Array, Backend, canonical, check_block, is_sparse
+from ..arrays import Array, Backend, array_on_host, canonical, check_block, host, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError, memory_told
 from ..operators import Operator
 from ..report import LinearCounts
@@ -120,9 +120,10 @@ class Factor:
         return x
 
     def _corrected(self, A: Operator, b: Array, rtol: float, adjoint: bool) -> Array:
-        norm, xp = self.backend.column_norms, self.backend.xp
-        b_norm = norm(b)
-        if not bool(xp.all(xp.isfinite(b_norm))):
+        norm = self.backend.column_norms
+        b_norm = self._read(norm(b))
+        if not host.isfinite(b_norm).all():
+            xp = self.backend.xp
             finite = bool(xp.all(xp.isfinite(b)))
             why = "is too large: its norm overflows" if finite else "holds NaN or infinity"
             raise ArgumentError(f"the right-hand side {why}")
@@ -130,66 +131,71 @@ class Factor:
         self.counts.history = []
         x = self._attempt(b, rtol, adjoint)
         product = self._product(A, x)
-        history = [self.backend.difference_norms(b, product)]
-        while not bool(xp.all(history[-1] <= rtol * b_norm)):
-            if not bool(xp.all(xp.isfinite(history[-1]))):
+        history = [self._read(self.backend.difference_norms(b, product))]
+        while not (history[-1] <= rtol * b_norm).all():
+            if not host.isfinite(history[-1]).all():
                 raise self._unsolved(x, history, b_norm, rtol, adjoint)
-            floor = ROUNDING * self.backend.eps * norm(A.abs_apply(x))
-            if bool(xp.all(history[-1] <= xp.maximum(floor, rtol * b_norm))):
+            floor = ROUNDING * self.backend.eps * self._read(norm(A.abs_apply(x)))
+            if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
                 above = history[-1] > rtol * b_norm
-                self.counts.at_floor += int(xp.sum(xp.astype(above, xp.int64)))
-                noise = xp.where(above, xp.maximum(history[-1], floor / ROUNDING), 0.0 * floor)
-                if self._worst(noise, b_norm) > SUSPECT:
-                    self._check_digits(A, x, self._relative(noise, b_norm), adjoint)
+                self.counts.at_floor += int(above.sum())
+                noise = host.where(above, host.maximum(history[-1], floor / ROUNDING), 0.0)
+                if _worst(noise, b_norm) > SUSPECT:
+                    self._check_digits(A, x, _relative(noise, b_norm), adjoint)
                 break
-            stalled = len(history) > 1 and bool(xp.any(history[-1] > 0.5 * history[-2] + floor))
+            stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
             if stalled or self.stopped or len(history) > CORRECTIONS:
                 raise self._unsolved(x, history, b_norm, rtol, adjoint)
             self.counts.refinements += 1
             x = x + self._attempt(b - product, max(rtol, 0.01 * self.rtol), adjoint)
             product = self._product(A, x)
-            history.append(self.backend.difference_norms(b, product))
+            history.append(self._read(self.backend.difference_norms(b, product)))
         if rtol <= self.rtol:  # looser ones were asked for: a Newton step, an estimate
-            worst = self._worst(history[-1], b_norm)
+            worst = _worst(history[-1], b_norm)
             self.counts.worst_residual = max(self.counts.worst_residual, worst)
         return x
 
-    def _check_digits(self, A: Operator, x: Array, noise: Array, adjoint: bool) -> None:
+    @staticmethod
+    def _read(norms: Array) -> Any:
+        """Numbers of each column on the host."""
+        return array_on_host(norms).astype("float64")
+
+    def _check_digits(self, A: Operator, x: Array, noise: Any, adjoint: bool) -> None:
         if x.ndim == 2:
-            x = x[:, int(self.backend.xp.argmax(noise))]
+            x = x[:, int(noise.argmax())]
         x = x / self.backend.norm(x)
         digits = rounding_digits(A, x, self._attempt(x, 0.1, not adjoint))
         if not digits >= FEWEST:
             raise singular(digits, "to working precision")
 
     def _product(self, A: Operator, x: Array) -> Array:
-        xp, size = self.backend.xp, self.backend.column_norms(x)
-        if bool(xp.all(xp.isfinite(size))) or bool(xp.all(xp.isfinite(x))):
+        xp = self.backend.xp
+        if hasattr(A, "array") or bool(xp.all(xp.isfinite(x))):
             return A._apply(x)
         # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
         return x
 
-    def _worst(self, r_norm: Array, b_norm: Array) -> float:
-        relative = self._relative(r_norm, b_norm)
-        return float(self.backend.xp.max(relative)) if math.prod(relative.shape) else 0.0
-
-    def _relative(self, r_norm: Array, b_norm: Array) -> Array:
-        xp = self.backend.xp
-        return r_norm / xp.where(b_norm > 0, b_norm, xp.ones_like(b_norm))
-
     def _unsolved(
-        self, x: Array, history: list[Array], b_norm: Array, rtol: float, adjoint: bool
+        self, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
     ) -> ConvergenceError:
-        path = " -> ".join(f"{self._worst(r, b_norm):.1e}" for r in history)
+        path = " -> ".join(f"{_worst(r, b_norm):.1e}" for r in history)
         why = f"{self.stopped}; " if self.stopped else ""
         return ConvergenceError(
             f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
-            f"residual of {self._worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
+            f"residual of {_worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
             f"({why}residuals {path}). Try another preconditioner, mfdeq.Direct() or "
             "more iterations; a nearly singular A does this too",
             best=x,
             report=self.counts,
         )
+
+
+def _relative(r_norm: Any, b_norm: Any) -> Any:
+    return r_norm / host.where(b_norm > 0, b_norm, 1.0)
+
+
+def _worst(r_norm: Any, b_norm: Any) -> float:
+    return float(host.max(_relative(r_norm, b_norm), initial=0.0))
 
 
 class Application(Operator):

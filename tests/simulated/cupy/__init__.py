@@ -1,42 +1,6 @@
 """A simulation of cupy for tests: see README.md beside it."""
 
 import numpy as np
-from numpy import (  # noqa: F401
-    bool_,
-    broadcast_shapes,
-    can_cast,
-    complex64,
-    complex128,
-    complexfloating,
-    e,
-    finfo,
-    float16,
-    float32,
-    float64,
-    floating,
-    generic,
-    iinfo,
-    inexact,
-    inf,
-    int8,
-    int16,
-    int32,
-    int64,
-    integer,
-    intp,
-    issubdtype,
-    nan,
-    newaxis,
-    number,
-    pi,
-    promote_types,
-    signedinteger,
-    uint8,
-    uint16,
-    uint32,
-    uint64,
-    unsignedinteger,
-)
 
 from . import cuda
 from ._functions import array, asarray, astype, isdtype  # noqa: F401
@@ -48,7 +12,14 @@ from ._simulated import ndarray
 from ._simulated import unwrap as _unwrap
 
 __version__ = "14.2.0"
-dtype = np.dtype
+OF_NUMPY = """
+    bool_ broadcast_shapes can_cast complex64 complex128 complexfloating dtype e finfo float16
+    float32 float64 floating generic iinfo inexact inf int8 int16 int32 int64 integer intp
+    issubdtype nan newaxis number pi promote_types signedinteger uint8 uint16 uint32 uint64
+    unsignedinteger
+""".split()  # noqa: SIM905
+globals().update({name: getattr(np, name) for name in OF_NUMPY})
+del OF_NUMPY
 _made = _functions_()
 _install(_made)
 globals().update(_made)

@@ -163,6 +163,11 @@ class _Matmul:
         return out
 
 
+def _einsum(*operands, dtype=None, optimize=False):
+    """Without out=, order= and casting=."""
+    return np.einsum(*operands, dtype=dtype, optimize=optimize)
+
+
 def functions():
     """All of them, by name."""
     found = {
@@ -171,6 +176,7 @@ def functions():
         for name in names.split()
     }
     found["diff"] = function("diff", "a, n=1, axis=-1", np.diff)
+    found["einsum"] = function("einsum", "*operands, **kwargs", _einsum)
     found |= {name: ufunc(name, getattr(np, name)) for name in UFUNCS}
     return found | {"matmul": _Matmul()}
 

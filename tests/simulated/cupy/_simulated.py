@@ -217,6 +217,8 @@ class ndarray:
         return wrap(self._a[key], self._device)
 
     def __setitem__(self, key, value):
+        if isinstance(value, (list, tuple)):
+            raise ValueError("a list is no value to fill an array with")
         target, key, value = self._a, _index(key), unwrap(value)
 
         def assign():
@@ -230,13 +232,11 @@ class ndarray:
 
 
 def _index(key):
-    """As cupy: lists and numpy's arrays of integers too."""
+    """Stricter than cupy, which copies lists and host arrays to the device without a word."""
     key = key if isinstance(key, tuple) else (key,)
-    return tuple(np.asarray(k) if isinstance(k, list) else _indices(k) for k in key)
-
-
-def _indices(k):
-    return unwrap(k) if isinstance(k, ndarray) else k
+    if any(isinstance(k, (list, np.ndarray)) for k in key):
+        raise TypeError("an index on the host, for an array on the device")
+    return tuple(unwrap(k) if isinstance(k, ndarray) else k for k in key)
 
 
 def _adopt(array, values):

@@ -22,7 +22,9 @@ def lu_factor(a, overwrite_a=False, check_finite=True):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lu, pivots = scipy.linalg.lu_factor(_s.unwrap(a), check_finite=False)
+    _s.read(a), _s.read(a)  # what the factorization says of itself, twice
     if not lu.diagonal().all():
+        warnings.warn("A diagonal is exactly zero. Singular matrix.", RuntimeWarning, stacklevel=2)
         lu = np.full_like(lu, np.nan)
     return _s.wrap(lu), _s.wrap(pivots)
 
@@ -33,6 +35,7 @@ def lu_solve(lu_and_piv, b, trans=0, overwrite_b=False, check_finite=True):
         raise ValueError("incompatible dimensions.")
     for x in (lu, b):
         _finite(x, check_finite)
+    _s.read(b)
     factors, right = (_s.unwrap(lu), _s.unwrap(pivots)), _s.unwrap(b).astype(lu.dtype)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

@@ -108,16 +108,14 @@ def _iterative(name, A, b, x0, maxiter, M, callback, **options):
     return _s.wrap(x).astype(cupy.result_type(A.dtype, b.dtype)), info
 
 
-def cg(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
-    return _iterative("cg", A, b, x0, maxiter, M, callback, rtol=rtol, atol=atol)
+def _krylov(name):
+    def solve(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
+        return _iterative(name, A, b, x0, maxiter, M, callback, rtol=rtol, atol=atol)
+
+    return solve
 
 
-def bicgstab(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
-    return _iterative("bicgstab", A, b, x0, maxiter, M, callback, rtol=rtol, atol=atol)
-
-
-def cgs(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
-    return _iterative("cgs", A, b, x0, maxiter, M, callback, rtol=rtol, atol=atol)
+cg, bicgstab, cgs = _krylov("cg"), _krylov("bicgstab"), _krylov("cgs")
 
 
 def gmres(
