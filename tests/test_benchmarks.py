@@ -119,4 +119,4 @@ def test_what_a_product_reads_is_counted():
     of_A = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes + 2 * b.nbytes
     products = iterations + 1  # and that of the true residual
     assert iterations > 5
-    assert traffic.bytes == products * of_A + 20 * iterations * b.nbytes
+    assert traffic.bytes == products * of_A + 13 * iterations * b.nbytes

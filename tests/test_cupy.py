@@ -6,6 +6,7 @@ it runs on a CUDA device, or on the simulation of one in tests/simulated, which 
 
 from __future__ import annotations
 
+import gc
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 from case_models import linear_operator_of, sparse_of
 from cases import CUPY, FORMS, ROWS, bratu_field, case_of, close, to_numpy
-from matrices import diffusion, moved
+from matrices import diffusion, moved, operator
 from places import NO_CUPY, cupy_called, cupy_here
 
 import mfdeq
@@ -604,3 +605,84 @@ def test_few_shapes_are_kept():
         for _ in range(4):
             _ = M @ cupy.ones((900, k))
     assert list(M._cycles[0].graphs) == [(900, 4), (900, 5), (900, 6), (900, 7)]
+
+
+# Factorizations on the device.
+
+
+@needs_cupy
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("wind", [0.0, 0.8])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_cudss(wind, dtype, uneven):
+    """Vectors and blocks by one factorization, those of the transpose by another."""
+    pytest.importorskip("nvmath", reason="nvmath-python is not installed")
+    matrix = diffusion(20, wind)
+    if uneven:
+        rows = sp.diags(np.geomspace(1, 1e5, 400))
+        matrix = (rows @ matrix @ rows).tocsr() if wind == 0.0 else (rows @ matrix).tocsr()
+    A = operator(matrix, dtype, cupy)
+    factor = mfdeq.Direct(package="cudss").setup(A)
+    assert factor.name == "Direct (cuDSS)"
+    rng = np.random.default_rng(0)
+    dense = matrix.astype(dtype).toarray().astype(float)
+    for shape in ((400,), (400, 1), (400, 5), (400, 0)):
+        b = rng.standard_normal(shape).astype(dtype)
+        for solve, D in ((factor.solve, dense), (factor.solve_adjoint, dense.T)):
+            x = solve(cupy.asarray(b))
+            assert type(x) is cupy.ndarray
+            assert x.dtype == dtype
+            rtol = 1e-9 if dtype == "float64" else 1e-2 if uneven else 1e-4
+            close(x, np.linalg.solve(D, b), rtol)
+    assert factor.counts.setups == (1 if wind == 0.0 else 2)
+    assert factor.nbytes > 8 * matrix.nnz / 2
+
+
+@needs_cupy
+def test_cudss_gives_back_what_it_took():
+    cudss = pytest.importorskip("nvmath.bindings.cudss", reason="nvmath-python is not installed")
+    if not hasattr(cudss, "_objects"):
+        pytest.skip("only the simulation shows what cuDSS holds")
+    gc.collect()
+    before = len(cudss._objects)
+    factor = mfdeq.Direct(package="cudss").setup(operator(diffusion(8, 1.0), xp=cupy))
+    factor.solve_adjoint(cupy.ones(64))
+    assert len(cudss._objects) == before + 8  # a handle, a configuration, data and a matrix, twice
+    del factor
+    gc.collect()
+    assert len(cudss._objects) == before
+
+
+@needs_cupy
+def test_what_cudss_cannot_do_goes_to_another():
+    pytest.importorskip("nvmath", reason="nvmath-python is not installed")
+    singular = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(30, 30)).tolil()
+    singular[0, 0] = singular[-1, -1] = 1.0
+    A = operator(singular.tocsr(), xp=cupy)
+    with pytest.raises(mfdeq.ArgumentError, match=r"does not suit this A.*superlu"):
+        mfdeq.Direct(package="cudss").setup(A)
+    with pytest.raises(mfdeq.SingularStateError):  # of SuperLU, which has come next
+        mfdeq.Direct().setup(A)
+    for given, why in ((operator(diffusion(5)), "on the host"), (A.toarray(), "dense")):
+        with pytest.raises(mfdeq.ArgumentError, match=why):
+            mfdeq.Direct(package="cudss").setup(given)
+
+
+@needs_cupy
+def test_auto_knows_what_there_is(monkeypatch):
+    """A small plane is factorized by cuDSS, a larger one iterated on; what is not there is not."""
+    pytest.importorskip("nvmath", reason="nvmath-python is not installed")
+    small, large = (operator(diffusion(n), xp=cupy) for n in (75, 200))
+    assert mfdeq.linear.Auto().setup(small).name == "Direct (cuDSS)"
+    assert "AMG" in mfdeq.linear.Auto().setup(large).name
+    for module in ("auto", "direct"):
+        monkeypatch.setattr(f"mfdeq.linear.{module}.has_cudss", lambda: False)
+    assert mfdeq.linear.Auto().setup(small).name == "Direct (multifrontal)"
+    assert mfdeq.Direct().setup(small).name == "Direct (multifrontal)"
+    with pytest.raises(mfdeq.ArgumentError, match="needs nvmath-python"):
+        mfdeq.Direct(package="cudss").setup(small)
+
+
+def test_cudss_is_not_for_the_host():
+    with pytest.raises(mfdeq.ArgumentError, match="A is on the host"):
+        mfdeq.Direct(package="cudss").setup(operator(diffusion(5)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arrays import Array, is_sparse
 from ..dottest import is_symmetric
@@ -19,7 +19,8 @@ from ..operators import Operator
 from ..report import LinearCounts
 from .amg import AMG
 from .blocks import DenseBlocks
-from .direct import Direct, has_cholesky
+from .cudss import has_cudss
+from .direct import Direct, has_cholesky, on_host
 from .factor import Factor, Solver, operator_of
 from .fill import Fill, estimated_fill
 from .fronts import has_metis
@@ -29,24 +30,74 @@ from .preconditioners import ILU
 
 SOLVES = 100  # solves that a set-up is for: 50 Hessian products
 SMALL = 5_000  # unknowns up to which an LU is not worth a thought
-# Nanoseconds on one core in 2026; only their ratios matter.
-PER_ENTRY = 1.1  # of a sparse product
-PER_VECTOR_ENTRY = 8.0  # and iteration: CG's updates and inner products
-PER_BASIS_ENTRY = 1.5  # of GMRES, and vector kept
-PER_LU_ENTRY = 2.8  # of a solve by SuperLU
-PER_LU_OPERATION = 0.6
-PER_FRONTS_UNKNOWN = 13_000.0  # of dissection and assembly
-PER_FRONTS_OPERATION, PER_CORE_OPERATION = 0.25, 0.1  # the latter in one large front
-PER_FRONTS_ENTRY, PER_FRONTS_SOLVED = 1.2, 100.0  # of a solve, an entry of LU and an unknown
-PER_CHOLESKY_UNKNOWN, PER_CHOLESKY_OPERATION, PER_CHOLESKY_ENTRY = 5_000.0, 0.3, 1.5
 HARDLY_MORE = 1.25  # iterations of Neumann than of GMRES
 LEAST = 80  # products with A that a solve with AMG costs at best
+FEWEST = 8  # iterations of it
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
 GOOD = 25  # iterations of a trial after which nothing else is tried
 MEMORY_SHARE = 0.4  # of the memory where A is that an LU may take
 BYTES_PER_LU_ENTRY = 12
 BYTES_PER_ENTRY = 10  # with its index, in float32 or float64
+
+
+class Package(NamedTuple):
+    """What a factorization costs, in nanoseconds of which only the ratios matter."""
+
+    unknown: float  # an unknown: ordering and assembly
+    operation: float  # an operation of the factorization
+    entry: float  # an entry of L and U, and solve
+    solved: float = 0.0  # an unknown, and solve
+    solve: float = 0.0  # a solve, however small
+    core: float | None = None  # an operation, in one large front
+
+    def cost(self, n: int, fill: Fill) -> float:
+        """Of a set-up and `SOLVES` solves."""
+        operation = self.operation if fill.compact or self.core is None else self.core
+        a_solve = self.entry * fill.entries + self.solved * n + self.solve
+        return self.unknown * n + operation * fill.operations + SOLVES * a_solve
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What things cost where the arrays are, in nanoseconds of which only the ratios matter."""
+
+    entry: float  # of a sparse product
+    vector_entry: float  # and iteration: CG's updates and inner products
+    basis_entry: float  # of GMRES, and vector kept
+    iteration: float  # however small
+    packages: dict[str, Package]
+
+    def least(self, nnz: int) -> float:
+        """Of `SOLVES` solves with AMG, at best."""
+        return SOLVES * (LEAST * self.entry * nnz + FEWEST * self.iteration)
+
+
+CORE = Machine(  # one core in 2026
+    entry=1.1,
+    vector_entry=8.0,
+    basis_entry=1.5,
+    iteration=0.0,
+    packages={
+        "superlu": Package(0.0, 0.6, 2.8),
+        "multifrontal": Package(13_000.0, 0.25, 1.2, solved=100.0, core=0.1),
+        "cholespy": Package(5_000.0, 0.3, 1.5),
+    },
+)
+# A device of 3 TB/s that takes 5 microseconds for a launch, by what is read and launched: not
+# measured. SuperLU and the fronts are set up on the host, the triangles of SuperLU solved row after
+# row.
+DEVICE = Machine(
+    entry=0.004,
+    vector_entry=0.035,
+    basis_entry=0.008,
+    iteration=250_000.0,
+    packages={
+        "superlu": Package(0.0, 0.6, 0.05, solve=20e6),
+        "multifrontal": Package(13_000.0, 0.25, 0.005, solve=1e6, core=0.1),
+        "cudss": Package(8_000.0, 0.0005, 0.01, solve=1e6),
+    },
+)
 
 
 @dataclass
@@ -100,7 +151,7 @@ class Auto:
         fill = estimated_fill(array)
         direct_ones = _direct(A, fill)
         direct, said = direct_ones[0].cost, direct_ones[0].said
-        if direct <= SOLVES * LEAST * PER_ENTRY * array.nnz:
+        if direct <= _machine(A).least(array.nnz):
             return _ranked(direct_ones, f"{said}, which an iteration hardly reaches")
         tried = _tried(A, direct)
         text = "; ".join([said, *(trial.said for trial in tried)])
@@ -136,20 +187,26 @@ def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | 
     return [(trial.solver, why, trial.factor) for trial in cheapest]
 
 
+def _machine(A: Operator) -> Machine:
+    return CORE if on_host(A.backend) else DEVICE
+
+
 def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
-    n, entries, operations = A.shape[0], fill.entries, fill.operations
-    costs = {"superlu": PER_LU_OPERATION * operations + SOLVES * PER_LU_ENTRY * entries}
-    if fill.compact or has_metis():
-        per_operation = PER_FRONTS_OPERATION if fill.compact else PER_CORE_OPERATION
-        costs["multifrontal"] = PER_FRONTS_UNKNOWN * n + per_operation * operations
-        costs["multifrontal"] += SOLVES * (PER_FRONTS_ENTRY * entries + PER_FRONTS_SOLVED * n)
     # CHOLMOD's ordering fills graphs with long edges more than SuperLU's.
     positive = bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
-    if fill.compact and has_cholesky() and positive and is_symmetric(A):
-        costs["cholespy"] = PER_CHOLESKY_UNKNOWN * n + PER_CHOLESKY_OPERATION * operations
-        costs["cholespy"] += SOLVES * PER_CHOLESKY_ENTRY * entries
-    if BYTES_PER_LU_ENTRY * entries > MEMORY_SHARE * A.backend.kernels.available_bytes():
+    possible = {
+        "multifrontal": fill.compact or has_metis(),
+        "cholespy": fill.compact and has_cholesky() and positive and is_symmetric(A),
+        "cudss": has_cudss(),
+    }
+    packages = _machine(A).packages
+    costs = {
+        package: packages[package].cost(A.shape[0], fill)
+        for package in packages
+        if possible.get(package, True)
+    }
+    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * A.backend.kernels.available_bytes():
         costs = {"superlu": math.inf}
     said = f"{SOLVES} solves by LU are estimated at {1e-9 * min(costs.values()):.2g} s"
     order = sorted(costs, key=lambda package: costs[package])
@@ -213,12 +270,13 @@ def _trial(A: Operator, solver: Krylov, best: float) -> _Trial:
 
 def _iteration(A: Any, factor: Any, iterations: int) -> float:
     """Nanoseconds of one iteration."""
-    n, of_lu = A.shape[0], isinstance(factor.solver.preconditioner, ILU)
-    preconditioner = (PER_LU_ENTRY if of_lu else PER_ENTRY) * factor.nbytes / BYTES_PER_ENTRY
-    per_vector = PER_VECTOR_ENTRY
+    n, of_lu, machine = A.shape[0], isinstance(factor.solver.preconditioner, ILU), _machine(A)
+    per_entry = machine.packages["superlu"].entry if of_lu else machine.entry
+    preconditioner = per_entry * factor.nbytes / BYTES_PER_ENTRY
+    per_vector = machine.vector_entry
     if factor.solver.method == "gmres":
-        per_vector = PER_BASIS_ENTRY * min(iterations, factor.solver.restart)
-    return PER_ENTRY * A.array.nnz + preconditioner + per_vector * n
+        per_vector = machine.basis_entry * min(iterations, factor.solver.restart)
+    return machine.iteration + machine.entry * A.array.nnz + preconditioner + per_vector * n
 
 
 def _described(preconditioner: Any) -> str:

@@ -35,6 +35,11 @@ def diags(diagonals, offsets=0, shape=None, format=None, dtype=None):
     return _wrapped(host.diags(given, offsets, shape, None, dtype)).asformat(format)
 
 
+def diags_array(diagonals, /, *, offsets=0, shape=None, format=None, dtype=None):
+    found = diags(diagonals, offsets, shape, format, dtype)
+    return globals()[f"{found.format}_array"](found)
+
+
 def _combined(function, parts, *args, **kwargs):
     return _wrapped(function([_operand(x) for x in parts], *args, **kwargs))
 
