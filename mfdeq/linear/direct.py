@@ -84,13 +84,13 @@ class Direct:
                 return _Cholesky(A, array, self.rtol, counts)
             if self.package == "multifrontal":
                 return _Fronts(A, array, self.rtol, counts)
+            if self.package == "cudss":
+                return _CuDSSFactor(A, array, self.rtol, counts)
             if not is_sparse(array):
                 return _DenseLU(A, array, self.rtol, counts)
             if self.package is None and (blocks := DenseBlocks.of(array, A.backend)):
                 with contextlib.suppress(ArithmeticError):
                     return _BlockInverse(A, blocks, self.rtol, counts)
-            if self.package == "cudss":
-                return _CuDSSFactor(A, array, self.rtol, counts)
             if self.package is None and has_cudss() and not on_host(A.backend):
                 with contextlib.suppress(ArgumentError):
                     return _CuDSSFactor(A, array, self.rtol, counts)
