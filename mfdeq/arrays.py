@@ -193,6 +193,10 @@ class Backend:
         shared = host.asarray(x) if compat.is_numpy_namespace(self.xp) else self.xp.from_dlpack(x)
         return self.xp.asarray(shared, copy=True)
 
+    def by_rows(self, x: Array) -> Array:
+        """`x` with its rows one after the other in memory, as some libraries take it only."""
+        return getattr(self.xp, "ascontiguousarray", self.xp.asarray)(x)
+
     @staticmethod
     def frozen(x: Array) -> Array:
         """`x`, not to be written into where the library knows such a thing (numpy does)."""

@@ -686,3 +686,64 @@ def test_auto_knows_what_there_is(monkeypatch):
 def test_cudss_is_not_for_the_host():
     with pytest.raises(mfdeq.ArgumentError, match="A is on the host"):
         mfdeq.Direct(package="cudss").setup(operator(diffusion(5)))
+
+
+# Functions of JAX and PyTorch, whose arrays and cupy's are the same memory.
+
+DLPACK_ROWS = 12
+MIXING = np.random.default_rng(5).standard_normal((DLPACK_ROWS, DLPACK_ROWS)) / 10
+
+
+def _jax_function():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    jax.config.update("jax_enable_x64", True)
+    return mfdeq.from_jax, jax.numpy, jax.numpy.asarray
+
+
+def _torch_function():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    return mfdeq.from_torch, torch, torch.from_numpy
+
+
+@pytest.fixture
+def one_memory(monkeypatch):
+    """On the simulation, the arrays of the others count as those of its device."""
+    if not hasattr(cupy, "_simulated"):
+        return
+    array = cupy.ndarray
+    monkeypatch.setattr(array, "__dlpack__", lambda x, **_: x._a.__dlpack__())
+    monkeypatch.setattr(array, "__dlpack_device__", lambda x: (1, 0))
+    shared = cupy._simulated.wrap
+    monkeypatch.setattr(cupy, "from_dlpack", lambda x: shared(np.from_dlpack(x)))
+    import array_api_compat.cupy
+
+    monkeypatch.setattr(array_api_compat.cupy, "from_dlpack", cupy.from_dlpack)
+
+
+@needs_cupy
+@pytest.mark.usefixtures("one_memory")
+@pytest.mark.parametrize("source", [_jax_function, _torch_function])
+def test_functions_of_other_libraries_on_the_device(source):
+    make, numbers, moved_there = source()
+    found = []
+    for xp in (np, cupy):
+        W = moved_there(MIXING)
+        model = make(
+            lambda h, theta, W=W: numbers.tanh(W @ h) + theta[0] * theta[1:] ** 2,
+            moved_there(np.zeros(DLPACK_ROWS)),
+            moved_there(np.zeros(DLPACK_ROWS + 1)),
+            kind="map",
+        )
+        theta = xp.asarray(np.linspace(0.5, 1, DLPACK_ROWS + 1))
+        eq = mfdeq.solve(model, theta)
+        H = eq.hessian(mfdeq.LeastSquares(xp.arange(4), xp.zeros(4)))
+        block = xp.asarray(np.random.default_rng(0).standard_normal((3, DLPACK_ROWS + 1)).T)
+        found.append([eq.state, eq.gradient(H.loss), H @ block, eq.second_order(theta, theta)])
+        if xp is cupy and hasattr(cupy, "_simulated"):
+            before, iterations = cupy._simulated.reads, eq.report.linear.iterations
+            H @ block[:, 0]
+            taken = eq.report.linear.iterations - iterations
+            assert cupy._simulated.reads - before <= 2 * taken + 20
+    for here, there in zip(*found, strict=True):
+        assert type(there) is cupy.ndarray
+        close(there, here, 1e-9)

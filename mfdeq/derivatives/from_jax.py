@@ -246,7 +246,10 @@ def _in(jax: ModuleType, *arrays: Array) -> list[Any]:
     """Arrays as JAX's, without a copy where both sides can."""
     found = []
     for x in arrays:
-        y = jax.numpy.asarray(x) if isinstance(x, host.ndarray) else jax.dlpack.from_dlpack(x)
+        if isinstance(x, host.ndarray):
+            y = jax.numpy.asarray(x)
+        else:
+            y = jax.dlpack.from_dlpack(Backend.of(x).by_rows(x))
         if y.dtype != x.dtype:
             raise ModelError(
                 f"an array in {x.dtype} came, and JAX computes in {y.dtype}: put\n"
