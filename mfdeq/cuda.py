@@ -16,7 +16,7 @@ from typing import Any
 
 from .arrays import Array, Backend, is_sparse
 
-TOGETHER, NUMBERS = 32, 2**29  # columns whose products are taken together, and their entries
+TOGETHER, NUMBERS = 32, 2**31  # columns whose products are taken together, and their entries
 THREADS = 256  # of one block of a launch
 BLOCKS = 1024  # of one launch that sums: all the threads that a large device holds at once
 MOST_BLOCKS = 65_536
@@ -34,13 +34,14 @@ def _module(code: str) -> Any:
 
 
 @functools.cache
-def _source() -> str:
-    return resources.files("mfdeq").joinpath("cuda.cu").read_text()
+def source(real: str, index: str = "int") -> str:
+    """The kernels for numbers and indices of these types of C."""
+    code = resources.files("mfdeq").joinpath("cuda.cu").read_text()
+    return f"typedef {real} real;\ntypedef {index} index;\n{code}"
 
 
 def _kernel(name: str, real: str, index: str = "int") -> Any:
-    code = f"typedef {real} real;\ntypedef {index} index;\n{_source()}"
-    return _module(code).get_function(name)
+    return _module(source(real, index)).get_function(name)
 
 
 def pointer(x: Array) -> int:

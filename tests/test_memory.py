@@ -12,6 +12,7 @@ from benchmarks.systems import diffusion
 import mfdeq
 from mfdeq import arrays, kernels
 from mfdeq.linear.factor import operator_of
+from mfdeq.report import LinearCounts
 
 AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
 MODEL = Diffusion(20)
@@ -108,3 +109,42 @@ def test_nothing_grows_in_a_thousand_products(solver):
     finally:
         tracemalloc.stop()
     assert grown < 20_000  # a seventh of a vector each would be 400,000
+
+
+def test_blocks_are_as_wide_as_memory_allows(monkeypatch):
+    """And the answer does not depend on it."""
+    matrix = operator_of(diffusion(30, 2).A)
+    B = np.random.default_rng(0).standard_normal((900, 12))
+    widths, found = [], []
+    for room in (10**9, 4 * 31 * 8 * 900 * 8):
+        monkeypatch.setattr(kernels, "available_bytes", lambda room=room: room)
+        factor = mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix)
+        widths.append(factor._width(900))
+        found.append(factor.solve(B))
+    assert widths == [16, 6]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_cycle_that_cannot_be_refreshed_is_what_it_was():
+    """Memory runs out on the way; a set-up follows."""
+    first, second = (operator_of(diffusion(40, 2).A * scale) for scale in (1.0, 2.0))
+    M = mfdeq.AMG().setup(first)
+    x = np.ones(1600)
+    before = M @ x
+
+    M.transfers = [(Full(), None)]
+    with pytest.raises(MemoryError):
+        M.refresh(second)
+    np.testing.assert_array_equal(M @ x, before)
+    reused, counts = mfdeq.linear.Reused(AMG), LinearCounts()
+    reused.setup(first)
+    reused.held.M.transfers = [(Full(), None)]
+    reused.fresh(second, counts).solve(x)
+    assert (counts.setups, counts.refreshes) == (1, 0)
+
+
+class Full:
+    """A transfer for which there is no room."""
+
+    def astype(self, dtype):
+        raise MemoryError

@@ -5,7 +5,9 @@ Run it where cupy is installed with its CUDA libraries (``pip install "cupy-cuda
 
 from __future__ import annotations
 
+import enum
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -19,6 +21,7 @@ import pytest
 from cases import close
 from described import described
 
+from mfdeq import cuda
 from mfdeq.arrays import Backend
 from mfdeq.operators import Diagonal, IdentityMinus, Matrix, Product, Stacked, Sum, Zero
 
@@ -172,3 +175,51 @@ def test_an_operator_on_the_real_class(name):
         assert (op**2).shape == op.shape
     with pytest.raises(ValueError, match="Scalar operands are not allowed"):
         op @ 2.0
+
+
+# The kernels, and the bindings of cuDSS.
+
+
+@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize("index", ["int", "long long"])
+def test_the_kernels_compile(real, index):
+    """By NVIDIA's runtime compiler, for a device that is not there."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(cuda.source(real, index), "cuda.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, ("--gpu-architecture=compute_90",))
+    except nvrtc.NVRTCError as error:
+        raise AssertionError(nvrtc.getProgramLog(program)) from error
+    code = nvrtc.getPTX(program)
+    text = code if isinstance(code, str) else code.decode()
+    for name in ("csr_vector", "csr_block", "column_dots", "advance", "redirect", "chebyshev"):
+        assert f".entry {name}(" in text
+
+
+def test_what_is_simulated_of_cudss_exists():
+    """Functions with as many arguments, and constants of the same values."""
+    real = pytest.importorskip(
+        "nvmath.bindings.cudss", reason="nvmath-python is not installed", exc_type=ImportError
+    )
+    place = HERE / "simulated/nvmath/bindings/cudss.py"
+    spec = importlib.util.spec_from_file_location("simulated_cudss", place)
+    simulated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulated)
+    seen = set()
+    for name, ours in vars(simulated).items():
+        if getattr(ours, "__module__", "") != spec.name or name.startswith("_"):
+            continue
+        if inspect.isfunction(ours):
+            text = getattr(real, name).__doc__.splitlines()[0]
+            arguments = [x for x in text[text.index("(") + 1 : text.index(")")].split(",") if x]
+            assert len(inspect.signature(ours).parameters) == len(arguments), text
+            seen.add(name)
+        elif issubclass(ours, enum.IntEnum):
+            constants = {c.name: c.value for c in getattr(real, name)}
+            if name != "DataParam":  # of which the number is the bindings' own affair
+                assert {c.name: c.value for c in ours}.items() <= constants.items()
+            assert {c.name for c in ours} <= set(constants)
+            seen.add(name)
+    assert issubclass(real.cuDSSError, Exception)
+    assert len(seen) > 15

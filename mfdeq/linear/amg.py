@@ -167,13 +167,15 @@ class _Cycle(Operator):
         if options.method == "air" or options.block_size > 1 or is_symmetric(A) != self.symmetric:
             return False
         inverse_diagonal(backend, fresh, "mfdeq.AMG()")
-        self._scale = float(backend.xp.max(backend.xp.abs(fresh.diagonal())))
-        matrix = fresh.tocsr() / self._scale
-        for i, transfers in enumerate(self.transfers):
+        scale = float(backend.xp.max(backend.xp.abs(fresh.diagonal())))
+        matrix, levels = fresh.tocsr() / scale, []
+        for transfers in self.transfers:
             P = transfers[0].astype(matrix.dtype)
             R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
-            self.levels[i] = _level(self._inner, options, matrix, P, R)
+            levels.append(_level(self._inner, options, matrix, P, R))
             matrix = R @ (matrix @ P)
+        # Only now: where memory has run out, it is still the cycle that it was.
+        self._scale, self.levels = scale, levels
         self._finish(sparse_on_host(matrix))
         return True
 

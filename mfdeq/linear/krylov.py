@@ -20,6 +20,7 @@ from .gmres import block_gmres, gmres
 from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
+OF_CG, SHARE = 8, 0.25  # vectors that CG holds for a column, and the memory that they may take
 SYMMETRIC_ONLY = ("cg", "minres")
 CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
@@ -183,14 +184,20 @@ class _BlockFactor(_KrylovFactor):
             X = self._by_its_source(B, rtol, adjoint) * sizes
             return X[:, 0] if b.ndim == 1 else X
         apart = self.shared == 1 and not self.solver.recycle
-        most = backend.kernels
-        width = max(1, min(most.TOGETHER, most.NUMBERS // b.shape[0])) if apart else self.shared
+        width = self._width(b.shape[0]) if apart else self.shared
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)
         ]
         X = (found[0] if len(found) == 1 else xp.concat(found, axis=1)) * sizes
         return X[:, 0] if b.ndim == 1 else X
+
+    def _width(self, n: int) -> int:
+        """Columns whose products are taken together: as many as their vectors leave room for."""
+        kernels, itemsize = self.backend.kernels, self.backend.itemsize
+        held = OF_CG if self.solver.method == "cg" else self.solver.restart + OF_CG
+        room = int(SHARE * kernels.available_bytes()) // (held * n * itemsize)
+        return max(1, min(kernels.TOGETHER, kernels.NUMBERS // n, room))
 
     def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:
         if B.shape[1] == 0:

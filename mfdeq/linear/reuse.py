@@ -8,6 +8,7 @@ them, for a quarter to half of that, as long as it serves as well as when it was
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -87,7 +88,9 @@ class Reused:
         return self.held
 
     def _refreshed(self, held: Factor, A: Operator, counts: LinearCounts) -> Factor | None:
-        found = None if self.worn else held.refreshed(A, counts)
+        found = None
+        with contextlib.suppress(MemoryError):
+            found = None if self.worn else held.refreshed(A, counts)
         if found is not None:
             self.held, self.spent, self.refreshed = found, 0.0, True
         return found

@@ -31,10 +31,8 @@ class MemoryPool:
 
 
 class Stream:
-    ptr = 0
-
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
-        self._null = not non_blocking
+        self._null, self.ptr = not non_blocking, 0
 
     def __enter__(self):
         return self
