@@ -252,6 +252,9 @@ class QuadraticPrior(_Quadratic):
             precision = precision * backend.sparse.identity(
                 param_size, dtype=backend.dtype, format="csr"
             )
+        # By its entries where they are known: those are what can be factorized with the rest.
+        if (entries := getattr(precision, "array", None)) is not None:
+            precision = entries
         name = "precision of QuadraticPrior"
         block = as_operator(backend, precision, (param_size, param_size), name)
         check_symmetric(block, name, "it")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from .arguments import fraction
-from .arrays import Array, Backend
-from .equilibrium import Equilibrium
-from .errors import ArgumentError, ConvergenceError, SingularStateError
-from .hessian import InexactReduced, ReducedHessian
-from .losses import LossBase
-from .model import Model
-from .operators import Operator
-from .solving import reused_solver, solve
+from ..arguments import fraction
+from ..arrays import Array, Backend
+from ..equilibrium import Equilibrium
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..hessian import InexactReduced, ReducedHessian
+from ..losses import LossBase
+from ..model import Model
+from ..operators import Operator
+from ..solving import reused_solver, solve
 
 
 class ReducedFunctional:
@@ -153,7 +153,8 @@ class ReducedFunctional:
 
 
 def _same(theta: Array, kept: Array) -> bool:
-    return theta.shape == kept.shape and bool((theta == kept).all())
+    xp = Backend.of(kept).xp
+    return theta.shape == kept.shape and bool(xp.all(theta == kept))
 
 
 def _copy(x: Array, name: str = "params") -> Array:

@@ -1,0 +1,135 @@
+"""What every method of `minimize` asks of the functional, counted and written down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..arrays import Array
+from ..errors import ConvergenceError, SingularStateError
+from ..hessian import Reduced
+from ..operators import Operator
+from .functional import ReducedFunctional
+
+ROUGHEST, FINEST = 1e-2, 1e-10  # relative residuals of the inner solves of a product
+
+
+@dataclass
+class Step:
+    """One iteration.
+
+    Attributes
+    ----------
+    value, gradient_norm : float
+        At its end; the norm of the projected gradient where there are bounds.
+    length : float
+        Of the step in the parameters; 0 where it was rejected.
+    inner : int
+        Products with the Hessian.
+    how : str
+        What became of it, in words.
+    """
+
+    value: float
+    gradient_norm: float
+    length: float
+    inner: int
+    how: str
+
+
+@dataclass
+class MinimizeReport:
+    """What a minimization did and cost.
+
+    Attributes
+    ----------
+    method : str
+    steps : list of Step
+    equilibria : int
+        Forward solves, those that failed included.
+    rejected : int
+        Steps at which the equilibrium does not exist, or the loss did not fall enough.
+    gradients, products : int
+        Adjoint gradients, and products with the Hessian; two linear solves each.
+    factorizations : int
+        Of the Lagrangian system.
+    seconds : float
+    """
+
+    method: str = ""
+    steps: list[Step] = field(default_factory=list)
+    equilibria: int = 0
+    rejected: int = 0
+    gradients: int = 0
+    products: int = 0
+    factorizations: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rows = [
+            f"{self.method}: {len(self.steps)} iterations, {self.equilibria} equilibria, "
+            f"{self.gradients} gradients, {self.products} products, {self.rejected} rejected "
+            f"steps, {self.seconds:.1f} s",
+            "     loss            |gradient|  |step|    inner",
+        ]
+        rows += [
+            f"{i:4} {s.value:<15.8g} {s.gradient_norm:<11.2e} {s.length:<9.1e} {s.inner:<5} {s.how}"
+            for i, s in enumerate(self.steps)
+        ]
+        return "\n".join(rows)
+
+
+class Objective:
+    """The loss, its gradient and its Hessian at points of an iteration.
+
+    Parameters
+    ----------
+    functional : ReducedFunctional
+    gauss_newton : bool
+        Whether the Gauss-Newton part stands for the Hessian.
+    """
+
+    def __init__(self, functional: ReducedFunctional, gauss_newton: bool, method: str) -> None:
+        self.functional, self.gauss_newton = functional, gauss_newton
+        self.report = MinimizeReport(method)
+        self._before, self._started = functional.solves, time.perf_counter()
+
+    def value(self, theta: Array) -> float:
+        """The loss; infinite where there is no equilibrium."""
+        try:
+            eq = self.functional.equilibrium(theta)
+            found = self.functional.loss.value(eq.state, eq.params)
+        except (ConvergenceError, SingularStateError):
+            found = float("inf")
+        self._count()
+        return found if found == found else float("inf")
+
+    def gradient(self, theta: Array) -> Array:
+        """The gradient, where there is an equilibrium."""
+        self.report.gradients += 1
+        found = self.functional.equilibrium(theta).gradient(self.functional.loss)
+        self._count()
+        return found
+
+    def hessian(self, theta: Array) -> Reduced:
+        """The Hessian, or its Gauss-Newton part; it stays where it is when the point moves on."""
+        H = self.functional.hessian(theta)
+        return H.gauss_newton if self.gauss_newton else H
+
+    def product(self, H: Reduced, v: Array, accuracy: float) -> Array:
+        """H v, by solves that are as loose as a step of relative accuracy so much allows."""
+        self.report.products += 1
+        return H.loosely(v, min(ROUGHEST, max(FINEST, 0.1 * accuracy)))
+
+    def _count(self) -> None:
+        self.report.equilibria = self.functional.solves - self._before
+        self.report.seconds = time.perf_counter() - self._started
+
+
+def inverse_of(preconditioner: Any) -> Any:
+    """The product with a preconditioner near H^-1: a precision is solved with."""
+    if hasattr(preconditioner, "covariance"):
+        return preconditioner.solve
+    applied: Operator = preconditioner
+    return applied._apply

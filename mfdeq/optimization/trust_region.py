@@ -1,0 +1,224 @@
+"""Newton's method in a trust region, its steps by conjugate gradients (Steihaug 1983, Toint 1981).
+
+The model g'p + p'Hp / 2 is minimized along the path of conjugate gradients, which starts downhill
+and is followed until the model's gradient is small enough, the path leaves the region, or meets a
+direction along which the Hessian bends down. The region is a ball in the norm of the
+preconditioner's inverse, in which that path is one of growing length (Conn, Gould and Toint 2000,
+section 7.5.1).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..arrays import Array, Backend
+from .bounds import Bounds
+from .objective import Objective, Step
+
+ACCEPTED = 1e-4  # of the decrease that the model promises, for a step to be taken
+GOOD, POOR = 0.75, 0.25  # of it, where the region grows and shrinks
+GROWTH, SHRINKAGE = 2.0, 0.25
+FIRST = 10.0  # steps of steepest descent that the first region holds
+SMALLEST = 1e-14  # radius, of the length of the parameters, at which nothing is left to try
+ROUNDING = 100.0  # times rounding of the loss, below which a decrease says nothing
+LOOSEST = 0.5  # of Eisenstat and Walker's forcing (1996, choice 2)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where a path of conjugate gradients has ended.
+
+    Attributes
+    ----------
+    step : (P,) array
+    decrease : float
+        Of the model.
+    length, radius : float
+        In the norm of the region, and that of the region.
+    how : str
+    products : int
+    """
+
+    step: Array
+    decrease: float
+    length: float
+    radius: float
+    how: str
+    products: int
+
+
+def steihaug(
+    backend: Backend,
+    product: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    g: Array,
+    radius: float | None,
+    rtol: float,
+    most: int,
+) -> Path:
+    """The step of a trust region.
+
+    Parameters
+    ----------
+    backend : Backend
+    product, precondition : callable
+        Products with the Hessian, and with what is near its inverse, symmetric and definite.
+    g : (P,) array
+        The gradient.
+    radius : float or None
+        Infinite for a direction to search along; None is a few steps of steepest descent, each
+        as long as it is best.
+    rtol : float
+        What the model's gradient falls to, in the norm of the preconditioner.
+    most : int
+        Products.
+    """
+
+    def dot(x: Array, y: Array) -> float:
+        return float(backend.xp.vecdot(x, y))
+
+    p, r = backend.zeros(*g.shape), g
+    z = precondition(r)
+    d, rz = -z, dot(r, z)
+    start, pp, pd, dd = rz, 0.0, 0.0, rz  # p'Mp, p'Md and d'Md, M the preconditioner's inverse
+    how, j = "ran out of products", 0
+
+    while j < most and rz > 0.0:
+        Hd = product(d)
+        j += 1
+        curvature = dot(d, Hd)
+        alpha = rz / curvature if curvature > 0.0 else math.inf
+        if radius is None:
+            radius = math.sqrt(dd) * (FIRST * alpha if curvature > 0.0 else 1.0)
+        longer = pp + 2.0 * alpha * pd + alpha * alpha * dd
+        if curvature <= 0.0 and radius == math.inf:  # a line search: what is convex so far
+            p = p if j > 1 else d
+            how = "up to negative curvature"
+            break
+        if not longer < radius * radius:  # infinite along a direction that bends down
+            tau = (-pd + math.sqrt(max(pd * pd + dd * (radius * radius - pp), 0.0))) / dd
+            p, r, pp = p + tau * d, r + tau * Hd, radius * radius
+            how = "to the boundary" if curvature > 0.0 else "along negative curvature"
+            break
+        p, r, pp = p + alpha * d, r + alpha * Hd, longer
+        z = precondition(r)
+        new = dot(r, z)
+        if new <= rtol * rtol * start:
+            how = "inside"
+            break
+        beta, rz = new / rz, new
+        d = beta * d - z
+        pd, dd = beta * (pd + alpha * dd), new + beta * beta * dd
+    # r = g + H p, so that p'Hp needs no further product.
+    decrease = -0.5 * (dot(g, p) + dot(r, p))
+    return Path(p, decrease, math.sqrt(max(pp, 0.0)), radius or 0.0, how, j)
+
+
+def trust_region(
+    objective: Objective,
+    theta: Array,
+    bounds: Bounds,
+    precondition: Callable[[Array], Array],
+    radius: float | None,
+    inner: int,
+    target: Callable[[float], float],
+) -> Iterator[tuple[Array, float, Array, Step]]:
+    """Points, losses, gradients and steps, one after the other.
+
+    Parameters
+    ----------
+    objective : Objective
+    theta : (P,) array
+        The start, where there is an equilibrium.
+    bounds : Bounds
+    precondition : callable
+    radius : float or None
+        The first.
+    inner : int
+        Products of one step at most.
+    target : callable
+        The norm of the gradient that is asked for, of that at the start.
+    """
+    backend = bounds.backend
+    norm, eps = backend.norm, backend.eps
+    value, g = objective.value(theta), objective.gradient(theta)
+    size = norm(bounds.projected_gradient(theta, g))
+    yield theta, value, g, Step(value, size, 0.0, 0, "start")
+    wanted, forcing, previous = target(size), LOOSEST, size
+    H = objective.hessian(theta)
+    while True:
+        held = bounds.held(theta, g)
+        free = _free(backend, held)
+        reduced = free(g)
+        forcing = eisenstat_walker(forcing, size, previous, wanted)
+        product = functools.partial(objective.product, H, accuracy=forcing)
+        path = steihaug(
+            backend,
+            _within(free, product),
+            _within(free, precondition),
+            reduced,
+            radius,
+            forcing,
+            inner,
+        )
+        radius = path.radius
+        trial = theta + path.step
+        decrease = path.decrease
+        if held is not None:
+            trial = bounds.project(trial + held[1])
+            step = trial - theta
+            if norm(step - path.step) > eps * norm(step):  # it was bent: what the model says of it
+                Hs = objective.product(H, step, forcing)
+                decrease = -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
+        length = norm(trial - theta)
+        new = objective.value(trial)
+        noise = ROUNDING * eps * abs(value)
+        if new < math.inf and abs(value - new) <= noise and decrease <= noise:
+            # The loss is flat to rounding: what tells is the gradient.
+            trial_g = objective.gradient(trial)
+            better = norm(bounds.projected_gradient(trial, trial_g)) < size
+            ratio = 1.0 if better else 0.0
+        else:
+            trial_g = None
+            ratio = (value - new) / decrease if decrease > 0.0 else -1.0
+        inside = path.length < 0.8 * radius
+        if ratio > ACCEPTED:
+            g = objective.gradient(trial) if trial_g is None else trial_g
+            theta, value, previous = trial, new, size
+            size = norm(bounds.projected_gradient(theta, g))
+            H = objective.hessian(theta)
+            how = path.how
+        else:
+            objective.report.rejected += 1
+            how = "rejected: no equilibrium" if new == math.inf else f"rejected: {path.how}"
+            length = 0.0
+        if ratio < POOR:
+            radius = SHRINKAGE * min(radius, path.length or radius)
+        elif ratio > GOOD and not inside:
+            radius *= GROWTH
+        yield theta, value, g, Step(value, size, length, path.products, how)
+        if radius <= SMALLEST * max(norm(theta), 1.0):
+            return
+
+
+def eisenstat_walker(last: float, size: float, previous: float, wanted: float) -> float:
+    """The accuracy that a step deserves, no more than the last one to what is wanted needs."""
+    forcing = 0.9 * (size / previous) ** 2 if size < previous else LOOSEST
+    if 0.9 * last**2 > 0.1:
+        forcing = max(forcing, 0.9 * last**2)
+    return min(LOOSEST, max(forcing, 0.5 * wanted / size))
+
+
+def _free(backend: Backend, held: tuple[Array, Array] | None) -> Callable[[Array], Array]:
+    if held is None:
+        return lambda x: x
+    keep = backend.xp.where(held[0], backend.zeros(1), backend.zeros(1) + 1.0)
+    return lambda x: keep * x
+
+
+def _within(free: Callable[[Array], Array], of: Callable[[Array], Array]) -> Callable:
+    """A symmetric product on the parameters that are free."""
+    return lambda x: free(of(free(x)))
