@@ -42,9 +42,7 @@ from mfdeq import plot
 from mfdeq.lagrangian import ShiftedInverse
 
 NOISE = 3.0  # m: what the water in a stream may be off from the mean height of its cell of 80 m
-STEPS = 30  # of Newton's method, at most
-NEAR = 10.0  # squared length of a step, in the posterior, from which on the exact Hessian is used
-DONE = 1e-3  # the same, at which the mode is reached
+GTOL = 1e-7  # of the gradient at the prior's mean, at which the mode is reached
 PROBES = 8  # random directions, in which what the pairs leave out is looked for
 
 
@@ -75,41 +73,10 @@ def observed(terrain: Terrain, noise: float = NOISE) -> Problem:
     return Problem(model, channels, misfit, mfdeq.Precision(model.smoothness()), mean)
 
 
-class Step(NamedTuple):
-    """One of Newton's method: the loss before it, and its squared length in the posterior."""
-
-    loss: float
-    length2: float
-    exact: bool
-    products: int
-
-
-def mode(problem: Problem, solver="auto") -> tuple[mfdeq.Equilibrium, list[Step]]:
-    """Minimize the loss by Newton's method, with Gauss–Newton far from the minimum.
-
-    Gauss–Newton alone stalls: it neglects what is as large as itself along some directions.
-    """
-    model, loss, prior = problem.model, problem.loss, problem.prior
-    eq = mfdeq.solve(model, problem.mean, solver=solver)
-    steps: list[Step] = []
-    for _ in range(STEPS):
-        g, H = eq.gradient(loss), eq.hessian(loss)
-        exact = bool(steps) and steps[-1].length2 < NEAR
-        products: list[np.ndarray] = []
-        operator = H if exact else H.gauss_newton
-        step, _ = cg(operator, -g, rtol=1e-3, M=prior.covariance, callback=products.append)
-        value = loss.value(eq.state, eq.params)
-        steps.append(Step(value, float(-g @ step), exact, len(products)))
-        if abs(steps[-1].length2) < DONE:
-            return eq, steps
-        for share in 0.5 ** np.arange(6):
-            new = mfdeq.solve(model, eq.params + share * step, eq.state, solver=solver)
-            if loss.value(new.state, new.params) < value:
-                break
-        else:
-            raise RuntimeError("no step lowers the loss: the mode was not reached")
-        eq = new
-    raise RuntimeError(f"the mode was not reached in {STEPS} steps")
+def mode(problem: Problem, solver="auto") -> mfdeq.Minimum:
+    """Minimize the loss by Newton's method, in trust regions of the prior's shape."""
+    functional = mfdeq.ReducedFunctional(problem.model, problem.loss, solver=solver)
+    return mfdeq.minimize(functional, problem.mean, preconditioner=problem.prior, gtol=GTOL)
 
 
 def above(H: mfdeq.ReducedHessian, R: mfdeq.Precision, mu: float) -> int | None:
@@ -204,19 +171,11 @@ def main(arguments: list[str] | None = None) -> None:
         f"{before.max():.2f}), correlated over 2 km; factorized in {seconds:.1f} s",
     )
 
-    (eq, steps), seconds = timed(lambda: mode(problem, SOLVERS[options.solver]()))
+    fit, seconds = timed(lambda: mode(problem, SOLVERS[options.solver]()))
+    eq = fit.equilibrium
     off = np.sqrt(np.mean((eq.state - problem.model.surface)[channels] ** 2))
     shift = eq.params - mean
-    say(
-        "Mode",
-        "loss and squared length of the next step, in deviations of the posterior; products",
-        *(
-            f"{i:3} {loss:12.4f}   {length2:9.1e}   {products:3} "
-            f"{'with the exact Hessian' if exact else 'with Gauss–Newton'}"
-            for i, (loss, length2, exact, products) in enumerate(steps)
-        ),
-        f"reached in {seconds:.0f} s; stream heads {off:.2f} m off, rms",
-    )
+    say("Mode", *str(fit.report).splitlines(), f"{fit.reason}; stream heads {off:.2f} m off, rms")
 
     H, k = eq.hessian(problem.misfit), options.eigenpairs
     found = {}

@@ -46,6 +46,7 @@ class MinimizeReport:
     ----------
     method : str
     steps : list of Step
+        The start first.
     equilibria : int
         Forward solves, those that failed included.
     rejected : int
@@ -68,7 +69,7 @@ class MinimizeReport:
 
     def __str__(self) -> str:
         rows = [
-            f"{self.method}: {len(self.steps)} iterations, {self.equilibria} equilibria, "
+            f"{self.method}: {len(self.steps) - 1} iterations, {self.equilibria} equilibria, "
             f"{self.gradients} gradients, {self.products} products, {self.rejected} rejected "
             f"steps, {self.seconds:.1f} s",
             "     loss            |gradient|  |step|    inner",
