@@ -55,6 +55,14 @@ def test_the_table_of_eigenvalues():
 
 
 @pytest.mark.slow
+def test_newton_beside_l_bfgs():
+    pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
+    table = benchmark("--rows", "40", program="minimize")
+    assert re.search(r"Newton-CG, prior .* \d\.\de-(09|1\d)\n", table)
+    assert "equilibria over the best L-BFGS" in table
+
+
+@pytest.mark.slow
 def test_a_million_unknowns_fit_in_6_gb():
     peak = re.search(r"peak memory ([\d.]+) GiB", benchmark("--million"))
     assert float(peak[1]) * 2**30 < 6e9

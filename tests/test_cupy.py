@@ -51,6 +51,15 @@ def bratu(xp, n=9):
     return case_of(*bratu_field(n), name="bratu_field", xp=xp)
 
 
+def minimum(xp, method, **options):
+    case = bratu(xp, 4)
+    F = mfdeq.ReducedFunctional(case.model, case.loss)
+    found = mfdeq.minimize(
+        F, case.params, method, preconditioner=mfdeq.Precision(xp.ones(16)), gtol=1e-9, **options
+    )
+    return [found.value, found.params + 0 * found.gradient]
+
+
 @cache
 def solved(xp, loose=False):
     return bratu(xp).solve(solver=mfdeq.Krylov(rtol=1e-6) if loose else "auto")
@@ -266,6 +275,9 @@ FEATURES = {
         )
         for which in ("LM", "LA", "SA", "BE")
     },
+    "minimum": lambda xp: minimum(xp, "newton-cg"),
+    "minimum within bounds": lambda xp: minimum(xp, "gauss-newton", bounds=(3.9, 4.4)),
+    "minimum by L-BFGS": lambda xp: minimum(xp, "l-bfgs"),
     "all eigenvalues": lambda xp: mfdeq.eigsh(hessian(xp), 81).values,
     "eigenvalues in blocks": lambda xp: pairs(
         mfdeq.eigsh(hessian(xp), 4, block=3, basis=24, rtol=1e-10)
