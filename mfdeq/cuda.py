@@ -40,6 +40,7 @@ def source(real: str, index: str = "int") -> str:
     return f"typedef {real} real;\ntypedef {index} index;\n{code}"
 
 
+@functools.cache  # of each device it is loaded once by cupy
 def _kernel(name: str, real: str, index: str = "int") -> Any:
     return _module(source(real, index)).get_function(name)
 
