@@ -46,6 +46,8 @@ _HOME = {
     "frobenius_norm": "spectrum.traces",
     "condition_number": "spectrum.traces",
     "ReducedFunctional": "optimization.functional",
+    "follow": "continuation",
+    "Branch": "continuation",
     "minimize": "optimization.minimizing",
     "Minimum": "optimization.minimizing",
     "MinimizeReport": "optimization.objective",

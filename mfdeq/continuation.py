@@ -1,0 +1,489 @@
+"""Branches of equilibria along a direction of the parameters, around folds and through crossings.
+
+With theta = theta0 + t d an equilibrium is a zero of R(h, t), and a branch of them a curve x(s) =
+(h, t). Pseudo-arclength continuation (Keller 1977) steps along its tangent and corrects in the
+plane orthogonal to it, where folds are points like others:
+
+    [   A    -B d ] [dh]     [ R ]
+    [ w th'   tt  ] [dt] = - [ 0 ],      <x, y> = w h'k + t u,   tangent (th, tt) ~ (A^-1 B d, 1),
+
+by one block solve with the factor of A for R and B d. At a fold tt changes its sign. At a simple
+bifurcation this bordered matrix is singular, and 1 / (c' M^-1 b) changes its sign, b and c being
+near its null vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .arguments import at_least, count, one_of, real
+from .arrays import Array, Backend, array_on_host, host
+from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .forward import Monitor
+from .linear import Reused
+from .linearized import Linearized, Problem
+from .model import Model
+from .report import LinearCounts, SolveReport
+from .solving import reused_solver, solve
+
+EASY = 4  # iterations of a corrector that leave the step as it is
+MOST = 10  # iterations of a corrector
+SHARPEST = 0.85  # cosine of the angle between tangents, under which a step is taken again, shorter
+SHORTEST = 1e-8  # of the first step
+LOCATED = 1e-9  # of a step, to which folds and crossings are located
+BESIDE = 1e-7  # of a step, to the side of a point where A is singular
+SMALL = 1e-3  # of what it was at the ends of a step, for a test function to be at a root
+SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
+METHODS = ("arclength", "natural")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a branch.
+
+    Attributes
+    ----------
+    t : float
+    state : (N,) array
+    tangent : (N,) array
+        dh/ds along the branch.
+    slope : float
+        dt/ds; zero at a fold.
+    kind : {"", "fold", "crossing"}
+        What is special about it.
+    eigenvalues : (k,) array of complex, or None
+        Of A those nearest to zero, of the J of a map those largest in magnitude.
+    unstable : int or None
+        How many of those grow, of all where N is at most 200: real part below zero of A, magnitude
+        above one of J.
+    """
+
+    t: float
+    state: Array
+    tangent: Array
+    slope: float
+    kind: str = ""
+    eigenvalues: Any = None
+    unstable: int | None = None
+
+
+@dataclass
+class Branch:
+    """Equilibria along theta = theta0 + t d, in the order of the branch.
+
+    Attributes
+    ----------
+    points : list of Point
+        Folds and crossings among them.
+    params, direction : (P,) arrays
+        theta0 and d.
+    reason : str
+        Why it ends.
+    counts : LinearCounts
+        What its solves cost.
+    """
+
+    points: list[Point]
+    params: Array
+    direction: Array
+    reason: str = ""
+    counts: LinearCounts = field(default_factory=LinearCounts)
+
+    @property
+    def t(self) -> Any:
+        """t of all points, on the host."""
+        return host.asarray([point.t for point in self.points])
+
+    @property
+    def folds(self) -> list[Point]:
+        """Where the branch turns back."""
+        return [point for point in self.points if point.kind == "fold"]
+
+    @property
+    def crossings(self) -> list[Point]:
+        """Where another branch crosses it; pass one as `start` to follow that."""
+        return [point for point in self.points if point.kind == "crossing"]
+
+    def measured(self, measure: Callable[[Array], float]) -> Any:
+        """A number of each state, on the host: what a bifurcation diagram shows over t."""
+        return host.asarray([float(measure(point.state)) for point in self.points])
+
+
+def follow(
+    model: Model,
+    theta0: Array,
+    direction: Any = None,
+    *,
+    span: tuple[float, float],
+    start: Array | Point | None = None,
+    towards: float = 1.0,
+    method: str = "arclength",
+    step: float | None = None,
+    longest: float | None = None,
+    max_points: int = 500,
+    solver: Any = "auto",
+    eigenvalues: int = 0,
+) -> Branch:
+    """Follow the branch of equilibria at theta0 + t d, from t = 0.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    theta0 : (P,) array
+    direction : (P,) array or int, optional
+        d; an integer is that parameter alone, None the only one.
+    span : pair of float
+        The branch ends where t leaves it.
+    start : (N,) array or Point, optional
+        A start for the equilibrium at t = 0. Of a crossing: the other branch through it.
+    towards : float, optional
+        The sign of dt/ds at the start; of a crossing, the side of the other branch.
+    method : {"arclength", "natural"}, optional
+        "natural" steps in t, and ends at a fold.
+    step, longest : float, optional
+        The first step in t and the longest one; a fiftieth and a tenth of the span by default.
+    max_points : int, optional
+    solver : optional
+        As of `mfdeq.solve`; the factor of one point preconditions the next.
+    eigenvalues : int, optional
+        How many to compute at each point; on the host only.
+
+    Returns
+    -------
+    Branch
+
+    Raises
+    ------
+    ConvergenceError
+        Where no step can be corrected, with the `Branch` so far as `best`.
+    """
+    one_of(method, METHODS, "method")
+    count(max_points, "max_points")
+    low, high = (real(side, "span") for side in span)
+    if not low <= 0.0 <= high or low == high:
+        raise ArgumentError(f"span is {span!r}; two numbers around 0 were expected")
+    width = high - low
+    first = width / 50 if step is None else at_least(0.0, step, "step")
+    most = max(first, width / 10 if longest is None else at_least(0.0, longest, "longest"))
+    curve = _Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
+    branch = Branch([], curve.theta, curve.d, counts=curve.counts)
+    here = curve.begin(start, math.copysign(1.0, real(towards, "towards")), first)
+    branch.points.append(here)
+    _advance(curve, branch, method, first, most, (low, high), max_points)
+    return branch
+
+
+def _advance(
+    curve: _Curve,
+    branch: Branch,
+    method: str,
+    first: float,
+    most: float,
+    span: tuple[float, float],
+    max_points: int,
+) -> None:
+    here = branch.points[-1]
+    # Steps are lengths of the curve: what is first in t is as much in s here.
+    ds = first / max(abs(here.slope), 0.1)
+    while True:
+        if len(branch.points) >= max_points:
+            branch.reason = f"{max_points} points"
+            return
+        if ds < SHORTEST * first and method == "natural":
+            branch.reason = f"a fold after t = {here.t:.8g}, it seems: follow it by arclength"
+            return
+        if ds < SHORTEST * first:
+            raise ConvergenceError(
+                f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
+                "short, could be corrected. It may end, or another branch be too near; the branch "
+                "so far is in `best`",
+                best=branch,
+            )
+        try:
+            there, iterations = curve.corrected(here, ds, natural=method == "natural")
+        except (ConvergenceError, SingularStateError):
+            ds *= 0.5
+            continue
+        if curve.cosine(here, there) < SHARPEST and ds > 64 * SHORTEST * first:
+            ds *= 0.5
+            continue
+        turned = here.slope * there.slope < 0.0
+        if method == "natural" and (turned or abs(there.slope) < 1e-6):
+            branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
+            return
+        if not span[0] <= there.t <= span[1]:
+            end = span[0] if there.t < span[0] else span[1]
+            branch.points.append(curve.at(here, there, end))
+            branch.reason = f"t = {end:g} is the end of the span"
+            return
+        branch.points += curve.special(here, there, ds)
+        branch.points.append(curve.examined(there))
+        here = branch.points[-1]
+        growth = 2.0 ** ((EASY - iterations) / 2)
+        ds = min(ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))
+
+
+class _Curve:
+    """The curve x(s), by its tangents and correctors."""
+
+    def __init__(
+        self, model: Model, theta0: Array, direction: Any, solver: Reused, eigenvalues: int
+    ) -> None:
+        self.model, self.solver, self.eigenvalues = model, solver, eigenvalues
+        problem = Problem(model, theta0)
+        self.backend: Backend = problem.backend
+        self.theta = problem.theta
+        self.d = _direction(self.backend, direction, problem.param_size)
+        self.counts = LinearCounts()
+        self.weight = 1.0
+        n = problem.state_size
+        self.b, self.c = (self.backend.random(n + 1, seed=seed) for seed in (11, 12))
+
+    # The inner product and what is solved.
+
+    def dot(self, h: Array, t: float, k: Array, u: float) -> float:
+        return self.weight * float(self.backend.xp.vecdot(h, k)) + t * u
+
+    def cosine(self, x: Point, y: Point) -> float:
+        return self.dot(x.tangent, x.slope, y.tangent, y.slope)
+
+    def problem(self, t: float) -> Problem:
+        return Problem(self.model, self.theta + t * self.d)
+
+    def solves(self, linearized: Linearized, *sides: Array) -> list[Array]:
+        """A^-1 of several vectors, in one block."""
+        factor = self.solver.setup(linearized.A, self.counts)
+        X = factor.solve(self.backend.xp.stack(sides, axis=1))
+        return [X[:, j] for j in range(len(sides))]
+
+    def tangent(self, linearized: Linearized, like: Point) -> tuple[Array, float]:
+        (a,) = self.solves(linearized, linearized.B._apply(self.d))
+        return self._normal(a, 1.0, like)
+
+    def _normal(
+        self, h: Array, t: float, like: Point | None, sign: float = 1.0
+    ) -> tuple[Array, float]:
+        size = math.sqrt(self.dot(h, t, h, t))
+        if like is not None:
+            sign = math.copysign(1.0, self.dot(h, t, like.tangent, like.slope))
+        return sign / size * h, sign / size * t
+
+    # Points.
+
+    def begin(self, start: Array | Point | None, sign: float, first: float) -> Point:
+        if isinstance(start, Point):
+            return self._switched(start, sign, first)
+        eq = solve(self.model, self.theta, start, solver=self.solver)
+        linearized = self.problem(0.0).linearize(eq.state)
+        (a,) = self.solves(linearized, linearized.B._apply(self.d))
+        self.weight = self._weighed(a, eq.state)
+        tangent, slope = self._normal(a, 1.0, None, sign)
+        return self.examined(Point(0.0, eq.state, tangent, slope))
+
+    def _weighed(self, a: Array, h: Array) -> float:
+        """What a state counts beside t: as much as h and what t does to it are large."""
+        size = self.backend.norm(a) ** 2 + self.backend.norm(h) ** 2
+        return 1.0 / size if size > 0.0 else 1.0
+
+    def corrected(self, here: Point, ds: float, natural: bool = False) -> tuple[Point, int]:
+        """The point of the curve in the plane ds ahead, and the iterations it took."""
+        if natural:
+            ds = ds / abs(here.slope)
+        h, t = here.state + ds * here.tangent, here.t + ds * here.slope
+        across = (0.0 * here.tangent, 1.0) if natural else (here.tangent, here.slope)
+        return self._newton(h, t, across, here)
+
+    def _newton(
+        self, h: Array, t: float, across: tuple[Array, float], like: Point
+    ) -> tuple[Point, int]:
+        report = SolveReport(method="newton")
+        monitor: Monitor | None = None
+        for iteration in range(MOST):
+            problem = self.problem(t)
+            residual, size = problem.trial_residual(h)
+            if residual is None:
+                raise ConvergenceError("the model does not exist on the way of a corrector")
+            linearized = problem.linearize(h)
+            if monitor is None:
+                monitor = Monitor(problem, None, MOST, report)
+                monitor.set_scale(h)
+            monitor.set_floor(linearized.A, h)
+            if monitor.reached(h, size) and iteration:
+                tangent, slope = self.tangent(linearized, like)
+                return Point(t, h, tangent, slope), iteration
+            u, a = self.solves(linearized, -residual, linearized.B._apply(self.d))
+            k, tau = across
+            dt = -self.dot(k, tau, u, 0.0) / self.dot(k, tau, a, 1.0)
+            h, t = h + u + dt * a, t + dt
+        raise ConvergenceError(f"{MOST} iterations of a corrector were not enough")
+
+    def at(self, here: Point, there: Point, t: float) -> Point:
+        """The equilibrium at t, between two points."""
+        share = (t - here.t) / (there.t - here.t)
+        guess = here.state + share * (there.state - here.state)
+        found, _ = self._newton(guess, t, (0.0 * here.tangent, 1.0), there)
+        return self.examined(found)
+
+    # What is special between two points.
+
+    def special(self, here: Point, there: Point, ds: float) -> list[Point]:
+        """Folds and crossings on the way, in order."""
+        found: list[tuple[float, Point]] = []
+        self._aim(there)
+        tests: dict[str, Callable[[Point], float]] = {
+            "fold": lambda point: point.slope,
+            "crossing": self._bordered,
+        }
+        for kind, test in tests.items():
+            ends = test(here), test(there)
+            if ends[0] * ends[1] < 0.0 and (root := self._root(here, ds, ends, test)) is not None:
+                found.append((root[0], self.examined(replace(root[1], kind=kind))))
+        return [point for _, point in sorted(found, key=lambda pair: pair[0])]
+
+    def _root(
+        self, here: Point, ds: float, ends: tuple[float, float], test: Callable[[Point], float]
+    ) -> tuple[float, Point] | None:
+        """Where a test function is zero, by secants that are kept inside (Illinois)."""
+        (low, high), (at_low, at_high) = (0.0, ds), ends
+        best: tuple[float, float, Point] | None = None
+        for _ in range(60):
+            s = (low * at_high - high * at_low) / (at_high - at_low)
+            tried = self._tested(here, s, ds, test)
+            if tried is None:
+                break
+            s, point, value = tried
+            if best is None or abs(value) < best[0]:
+                best = abs(value), s, point
+            if value * at_high < 0.0:
+                low, at_low = high, at_high
+            else:
+                at_low *= 0.5
+            high, at_high = s, value
+            if abs(high - low) <= LOCATED * ds or value == 0.0:
+                break
+        if best is None or not best[0] <= SMALL * max(map(abs, ends)):
+            return None  # a pole
+        return best[1], best[2]
+
+    def _tested(
+        self, here: Point, s: float, ds: float, test: Callable[[Point], float]
+    ) -> tuple[float, Point, float] | None:
+        """A point and its test; where A is singular on the spot, that of one beside it."""
+        for aside in (0.0, BESIDE, -BESIDE):
+            try:
+                point = self.corrected(here, s + aside * ds)[0]
+                return s + aside * ds, point, test(point)
+            except (ConvergenceError, SingularStateError):
+                continue
+        return None
+
+    def _bordered(self, point: Point) -> float:
+        """1 / (c' M^-1 b), zero where M is singular."""
+        y, u = self._inverse_of_b(point)
+        return 1.0 / float(self.backend.xp.vecdot(self.c[:-1], y) + self.c[-1] * u)
+
+    def _aim(self, point: Point) -> None:
+        """Take for b and c what is nearest to null vectors of M' and M, by inverse iteration.
+
+        Of others the test function has poles near its roots.
+        """
+        xp = self.backend.xp
+        y, u = self._inverse_of_b(point)
+        self.c = self._stacked(y, u)
+        linearized = self.problem(point.t).linearize(point.state)
+        k, tau = self.weight * point.tangent, point.slope
+        factor = self.solver.setup(linearized.A, self.counts)
+        P = factor.solve_adjoint(xp.stack([self.c[:-1], k], axis=1))
+        Bd = linearized.B._apply(self.d)
+        p, q = (float(xp.vecdot(Bd, P[:, j])) for j in range(2))
+        zeta = (float(self.c[-1]) + p) / (tau + q)
+        self.b = self._stacked(P[:, 0] - zeta * P[:, 1], zeta)
+
+    def _stacked(self, h: Array, t: float) -> Array:
+        """(h, t), of unit length."""
+        both = self.backend.xp.concat([h, self.backend.zeros(1) + t])
+        return both / self.backend.norm(both)
+
+    def _inverse_of_b(self, point: Point) -> tuple[Array, float]:
+        linearized = self.problem(point.t).linearize(point.state)
+        u, a = self.solves(linearized, self.b[:-1], linearized.B._apply(self.d))
+        k, tau = point.tangent, point.slope
+        dt = (float(self.b[-1]) - self.dot(k, tau, u, 0.0)) / self.dot(k, tau, a, 1.0)
+        return u + dt * a, dt
+
+    def _switched(self, crossing: Point, sign: float, first: float) -> Point:
+        """A point of the other branch: along the null vector of M, across the first."""
+        if crossing.kind != "crossing":
+            raise ArgumentError("start is a point that is no crossing: pass its state")
+        self.weight = self._weighed(crossing.tangent, crossing.state)
+        y, u = self._inverse_of_b(crossing)
+        tangent, slope = self._normal(y, u, None, sign)
+        aim = Point(crossing.t, crossing.state, tangent, slope)
+        for shrink in range(8):
+            ds = first * 0.5**shrink
+            h, t = aim.state + ds * tangent, aim.t + ds * slope
+            try:
+                return self.examined(self._newton(h, t, (tangent, slope), aim)[0])
+            except (ConvergenceError, SingularStateError):
+                continue
+        raise ConvergenceError("no point of the other branch was found near the crossing")
+
+    # Stability.
+
+    def examined(self, point: Point) -> Point:
+        """The point with its eigenvalues, where they are asked for."""
+        if not self.eigenvalues:
+            return point
+        problem = self.problem(point.t)
+        linearized = problem.linearize(point.state)
+        factor = self.solver.setup(linearized.A, self.counts)
+        values = leading_eigenvalues(linearized, factor, self.eigenvalues, problem.is_map)
+        grows = abs(values) > 1.0 if problem.is_map else values.real < 0.0
+        return replace(point, eigenvalues=values[: self.eigenvalues], unstable=int(grows.sum()))
+
+
+def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: bool) -> Any:
+    """Of the J of a map the largest in magnitude, else of A those nearest to zero; complex.
+
+    k of them, or all where N is small.
+    """
+    A = linearized.A
+    n, linalg = A.shape[0], A.backend.sparse_linalg
+    if n <= max(2 * k + 2, SMALL_STATE):
+        dense = array_on_host(A.toarray())
+        values = host.linalg.eigvals(host.eye(n) - dense if is_map else dense)
+        return values[host.argsort(-abs(values) if is_map else abs(values))]
+    if not hasattr(linalg, "eigs"):
+        raise ArgumentError("eigenvalues of a branch are for models on the host")
+    start = host.random.default_rng(0).standard_normal(n)
+
+    def product(x: Array) -> Array:
+        return x.ravel() - A._apply(x.ravel()) if is_map else factor.solve(x.ravel())
+
+    operator = linalg.LinearOperator((n, n), matvec=product, dtype=A.dtype)
+    values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
+    values = values if is_map else 1.0 / values
+    return values[host.argsort(-abs(values) if is_map else abs(values))]
+
+
+def _direction(backend: Backend, given: Any, size: int) -> Array:
+    if given is None:
+        if size != 1:
+            raise ArgumentError(
+                f"direction is not given, and there are {size} parameters: pass an array or the "
+                "number of one"
+            )
+        given = 0
+    if getattr(given, "ndim", 0) == 0 and hasattr(given, "__index__"):
+        if not -size <= given < size:
+            raise ArgumentError(f"direction is parameter {given} of {size}: out of range")
+        d = backend.zeros(size)
+        d[int(given)] = 1.0
+        return d
+    d = backend.checked(given, (size,), "direction", ArgumentError)
+    if backend.norm(d) == 0.0:
+        raise ArgumentError("direction is zero")
+    return d
