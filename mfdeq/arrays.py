@@ -19,6 +19,7 @@ from . import kernels
 from .errors import ArgumentError, MfdeqError, ModelError, OutOfMemoryError
 
 Array = Any
+SHARE = 0.25  # of the memory, for the vectors of a block
 NEGLIGIBLE = 2**26  # bytes that are not asked for before
 host = numpy  # of what is set up on the host, whatever library the arrays are of
 
@@ -162,6 +163,11 @@ class Backend:
                 f"{what} needs {needed / 2**30:.3g} GiB at least, and {available / 2**30:.3g} GiB "
                 f"can be had: {instead}"
             )
+
+    def room_for(self, numbers: float) -> int:
+        """How many of things that hold so many numbers take a quarter of the memory; at least 1."""
+        available = self.kernels.available_bytes()
+        return max(1, int(SHARE * available / (numbers * self.itemsize)))
 
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""

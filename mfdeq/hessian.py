@@ -14,11 +14,15 @@ from .accuracy import SAFETY, Tolerance
 from .arguments import fraction
 from .arrays import Array, check_block
 from .curvature import CurvatureOperator, add_curvatures
+from .errors import memory_told
 from .losses import LossBase
 from .operators import Operator, SelfAdjoint, columnwise
 
 if TYPE_CHECKING:
     from .equilibrium import Equilibrium
+
+
+HELD = 6  # times P + N numbers, for each column of a product
 
 
 class Reduced(SelfAdjoint):
@@ -52,14 +56,14 @@ class Reduced(SelfAdjoint):
         self._product = T.H @ K @ T  # type: ignore[attr-defined]
 
     def _apply(self, x: Array) -> Array:
-        columns = 1 if x.ndim == 1 else x.shape[1]
-        # (v, z), what K makes of them, and w beside the product.
-        self.backend.reserve(
-            3 * sum(self.K.shape) / 2 * columns,
-            f"a product with {columns} vectors",
-            "take fewer columns at a time",
-        )
-        return self._product._apply(x)
+        if x.ndim == 1:
+            return self._product._apply(x)
+        # (v, z), what K makes of them, w, and what a solve holds beside.
+        columns, room = x.shape[1], self.backend.room_for(HELD * self.K.shape[0])
+        if columns <= room:
+            return self._product._apply(x)
+        parts = [self._product._apply(x[:, j : j + room]) for j in range(0, columns, room)]
+        return self.backend.xp.concat(parts, axis=1)
 
     def to_accuracy(self, rtol: float) -> InexactReduced:
         """The same operator with products only as accurate as asked for, and no dearer.
@@ -71,6 +75,7 @@ class Reduced(SelfAdjoint):
         """
         return InexactReduced(self, rtol)
 
+    @memory_told
     def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
         """The product with v, and an estimate of the error in it, both of the shape of v.
 

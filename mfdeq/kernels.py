@@ -82,8 +82,13 @@ def scale_rows(diagonal: Array, x: Array) -> Array:
 
 
 def available_bytes() -> int:
-    """Memory that there can be: the machine's, as a host may swap and give back what is unused."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory that there can be: the machine's, or what the process may have of it.
+
+    Not what is free: a host gives back what is unused.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return machine if limit == resource.RLIM_INFINITY else min(machine, limit)
 
 
 def peak_bytes() -> int:

@@ -67,12 +67,22 @@ class Operator:
     @memory_told
     def _matvec(self, x: Array) -> Array:
         x = check_block(x, self.backend, self.shape[1], "the operand")
+        self._reserve(x, self.shape[0])
         return self._apply(x) if 0 not in x.shape else self.backend.zeros(self.shape[0], 0)
 
     @memory_told
     def _rmatvec(self, x: Array) -> Array:
         x = check_block(x, self.backend, self.shape[0], "the operand")
+        self._reserve(x, self.shape[1])
         return self._apply_adjoint(x) if 0 not in x.shape else self.backend.zeros(self.shape[1], 0)
+
+    def _reserve(self, x: Array, rows: int) -> None:
+        columns = 1 if x.ndim == 1 else x.shape[1]
+        self.backend.reserve(
+            rows * columns,
+            f"the product of {type(self).__name__} with {columns} columns",
+            "take fewer columns at a time",
+        )
 
     def _matmat(self, X: Array) -> Array:
         return self._matvec(X)

@@ -180,11 +180,12 @@ def _grouped(derivatives: dict[str, str]) -> list[str]:
 
 
 def _counted(counts: LinearCounts) -> str:
+    worst = f"{counts.worst_residual:.1e}" if counts.worst_residual else "none to full tolerance"
     refreshed = f" and {counts.refreshes} refreshed" if counts.refreshes else ""
     return (
         f"{counts.setups} set-ups{refreshed}, {counts.solves} solves and "
         f"{counts.adjoint_solves} adjoint "
         f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s, "
         f"factor of {counts.bytes / 2**20:.1f} MiB), "
-        f"worst relative residual {counts.worst_residual:.1e}"
+        f"worst relative residual {worst}"
     )

@@ -78,7 +78,13 @@ def solve(
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
-        report = SolveReport(method=name, solver=_described(linear), choices=[*report.choices])
+        # What a method that failed has cost stays on the account.
+        report = SolveReport(
+            method=name,
+            solver=_described(linear),
+            choices=[*report.choices],
+            forward=report.forward,
+        )
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
         limit = MAX_ITERATIONS[name] if max_iterations is None else max_iterations

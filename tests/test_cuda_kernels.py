@@ -6,6 +6,7 @@ import emulated_cuda
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from array_api_compat import numpy as compat
 
 from mfdeq import cuda, kernels
 from mfdeq.arrays import Backend
@@ -58,10 +59,10 @@ def test_a_step(dtype, shape):
     X, R, P, Q = blocks(dtype, 4, *shape)
     step, ratio = blocks(dtype, 2, 1, shape[1])
     expected = [x.copy() for x in (X, R, P)]
-    squares = kernels.advance(np, *expected, Q, step[0])
+    squares = kernels.advance(compat, *expected, Q, step[0])
     found = cuda.advance(np, X, R, P, Q, step[0])
     np.testing.assert_allclose(found, squares, rtol=tolerance(dtype))
-    kernels.redirect(np, expected[2], Q, ratio[0])
+    kernels.redirect(compat, expected[2], Q, ratio[0])
     cuda.redirect(np, P, Q, ratio[0])
     for here, there in zip(expected, (X, R, P), strict=True):
         np.testing.assert_allclose(there, here, rtol=tolerance(dtype), atol=tolerance(dtype))

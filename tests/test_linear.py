@@ -352,3 +352,9 @@ def test_norms_of_a_difference_taken_piece_by_piece(shape):
     x, y = rng.standard_normal((2, *shape))
     found = Backend.of(x).difference_norms(x, y)
     np.testing.assert_allclose(found, np.linalg.norm(x - y, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_a_preconditioner_that_goes_one_way_is_refused(method):
+    with pytest.raises(mfdeq.ArgumentError, match="not, for any A"):
+        mfdeq.Krylov(method, preconditioner=mfdeq.AMG("air"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -38,7 +39,11 @@ def works(of):
     """What takes memory, and a part of what is said where that is not there."""
     H, matrix = hessian(AMG), operator_of(diffusion(30, 2).A)
     return {
-        "product": (lambda: H @ np.ones((400, 50)), ("product with 50 vectors", "fewer columns")),
+        "product": (lambda: H @ np.ones((400, 50)), ("Hessian with 50 columns", "fewer columns")),
+        "solve": (
+            lambda: H.eq.inverse @ np.broadcast_to(np.ones((400, 1)), (400, 50)),
+            ("Inverse with 50 columns", "fewer columns"),
+        ),
         "eigsh": (lambda: mfdeq.eigsh(H, 3), ("basis of .* vectors", "basis= of mfdeq.eigsh")),
         "gmres": (
             lambda: mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix).solve(np.ones(900)),
@@ -52,7 +57,14 @@ def works(of):
     }[of]
 
 
-WORKS = {"product": 40_000, "eigsh": 30_000, "gmres": 60_000, "amg": 10_000, "fronts": 100_000}
+WORKS = {
+    "product": 40_000,
+    "solve": 40_000,
+    "eigsh": 30_000,
+    "gmres": 60_000,
+    "amg": 10_000,
+    "fronts": 100_000,
+}
 
 
 @pytest.mark.parametrize("of", WORKS)
@@ -96,19 +108,19 @@ GMRES = mfdeq.Krylov(preconditioner=mfdeq.ILU(), recycle=10)
 def test_nothing_grows_in_a_thousand_products(solver):
     H = hessian(solver)
     v = np.random.default_rng(0).standard_normal(400)
-    for _ in range(20):
-        _ = H @ v
     tracemalloc.start()
     try:
-        for _ in range(10):
+        for _ in range(500):  # what Python and numpy keep of small blocks has filled up by then
             _ = H @ v
+        gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(1000):
             _ = H @ v
+        gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 20_000  # a seventh of a vector each would be 400,000
+    assert grown < 60_000  # a vector in fifty products would be 64,000
 
 
 def test_blocks_are_as_wide_as_memory_allows(monkeypatch):
@@ -148,3 +160,40 @@ class Full:
 
     def astype(self, dtype):
         raise MemoryError
+
+
+def test_a_block_wider_than_memory_goes_in_parts(room, monkeypatch):
+    """Its vectors take a quarter at most, and the product is the same."""
+    H = hessian(mfdeq.Direct())
+    V = np.random.default_rng(0).standard_normal((400, 40))
+    expected, widths = H @ V, []
+    whole = H._product._apply
+
+    def noted(x):
+        widths.append(x.shape[1])
+        return whole(x)
+
+    monkeypatch.setattr(H._product, "_apply", noted)
+    room(4 * 7 * 6 * 800 * 8)
+    np.testing.assert_allclose(H @ V, expected, rtol=1e-12)
+    assert widths == [7] * 5 + [5]
+
+
+def test_every_way_in_says_what_was_too_much(monkeypatch):
+    """Of an allocation that fails on the way, too."""
+    H = hessian(mfdeq.Direct())
+
+    def full(*args, **kwargs):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(type(H), "_apply", full)
+    monkeypatch.setattr(type(H), "_by_solves", full)
+    for work in (
+        lambda: mfdeq.trace(H, products=30),
+        lambda: mfdeq.spectral_density(H, probes=4, steps=3),
+        lambda: mfdeq.Nystrom(H, 5),
+        lambda: H.with_error(np.ones(400)),
+        lambda: mfdeq.randomized_eigsh(H, 3),
+    ):
+        with pytest.raises(mfdeq.OutOfMemoryError, match=r"9 GiB.*Try"):
+            work()

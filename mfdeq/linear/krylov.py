@@ -20,7 +20,7 @@ from .gmres import block_gmres, gmres
 from .recycling import LONG, Recycled
 
 OURS = ("gmres", "cg")
-OF_CG, SHARE = 8, 0.25  # vectors that CG holds for a column, and the memory that they may take
+OF_CG = 8  # vectors that CG holds for a column
 SYMMETRIC_ONLY = ("cg", "minres")
 CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
 METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
@@ -70,6 +70,12 @@ class Krylov:
             raise ArgumentError(
                 f"preconditioner {self.preconditioner!r}: give a description such as mfdeq.AMG(), "
                 "mfdeq.ILU(), mfdeq.Jacobi(), a LinearOperator or None"
+            )
+        one_way = isinstance(self.preconditioner, AMG) and self.preconditioner.method == "air"
+        if one_way and self.method in SYMMETRIC_ONLY:
+            raise ArgumentError(
+                f"{self.method!r} needs a symmetric preconditioner, and mfdeq.AMG('air') is not, "
+                "for any A: use 'gmres', or mfdeq.AMG()"
             )
         if self.rtol is not None:
             fraction(self.rtol, "rtol of mfdeq.Krylov")
@@ -194,10 +200,9 @@ class _BlockFactor(_KrylovFactor):
 
     def _width(self, n: int) -> int:
         """Columns whose products are taken together: as many as their vectors leave room for."""
-        kernels, itemsize = self.backend.kernels, self.backend.itemsize
+        kernels = self.backend.kernels
         held = OF_CG if self.solver.method == "cg" else self.solver.restart + OF_CG
-        room = int(SHARE * kernels.available_bytes()) // (held * n * itemsize)
-        return max(1, min(kernels.TOGETHER, kernels.NUMBERS // n, room))
+        return max(1, min(kernels.TOGETHER, kernels.NUMBERS // n, self.backend.room_for(held * n)))
 
     def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:
         if B.shape[1] == 0:

@@ -17,7 +17,7 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend, array_on_host, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, memory_told
 from ..precision import Metric, metric_of
 from .eigenpairs import Eigenpairs
 from .extreme import check_operator
@@ -110,6 +110,7 @@ class SpectralDensity:
         return (bumps @ weights / (width * math.sqrt(2 * math.pi))).reshape(x.shape)
 
 
+@memory_told
 def spectral_density(
     H: Any,
     *,

@@ -16,7 +16,7 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend
-from ..errors import ArgumentError
+from ..errors import ArgumentError, memory_told
 from ..kernels import scale_rows
 from ..operators import SelfAdjoint
 from ..precision import Euclidean
@@ -56,6 +56,7 @@ class Nystrom(SelfAdjoint):
         """On the library of H."""
         return super().__new__(cls, Backend.of_operator(H))
 
+    @memory_told
     def __init__(self, H: Any, rank: int, shift: float = 0.0, seed: int = 0) -> None:
         P, backend = check_operator(H, 1), self.backend
         super().__init__(self, (P, P))

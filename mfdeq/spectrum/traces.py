@@ -17,7 +17,7 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, memory_told
 from ..precision import metric_of
 from .density import FEWEST, Estimate, sphere, standard_error
 from .eigenpairs import orthonormal_in
@@ -25,6 +25,7 @@ from .extreme import check_operator, eigsh
 from .products import Products
 
 
+@memory_told
 def trace(
     H: Any, *, M: Any = None, products: int = 90, seed: int = 0, progress: bool = False
 ) -> Estimate:

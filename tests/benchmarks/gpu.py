@@ -260,11 +260,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--again", action="store_true", help="what is there already, too")
     parser.add_argument("--render", type=Path, help="the table of an existing .jsonl alone")
-    parser.add_argument("--output", type=Path, default=TABLES, help="folder of tables and figures")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of tables and figures: by default docs/benchmarks, of small sizes or the host "
+        "this one",
+    )
     parser.add_argument("--commit", help="what was measured, where git does not say")
     for hidden, kind in (("--part", str), ("--figures", Path), ("--folder", Path)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.output is None:
+        measured = options.device == "cuda" and options.sizes == "full"
+        options.output = TABLES if measured else Path.cwd()
+    return options
 
 
 if __name__ == "__main__":

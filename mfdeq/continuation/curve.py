@@ -16,28 +16,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .arguments import at_least, count, one_of, real
-from .arrays import Array, Backend, array_on_host, host
-from .errors import ArgumentError, ConvergenceError, SingularStateError
-from .forward import Monitor
-from .linear import Reused
-from .linearized import Linearized, Problem
-from .model import Model
-from .report import LinearCounts, SolveReport
-from .solving import reused_solver, solve
+from ..arrays import Array, Backend
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..forward import Monitor
+from ..linear import Reused
+from ..linearized import Linearized, Problem
+from ..model import Model
+from ..report import LinearCounts, SolveReport
+from ..solving import solve
+from .stability import leading_eigenvalues
 
-EASY = 4  # iterations of a corrector that leave the step as it is
 MOST = 10  # iterations of a corrector
-SHARPEST = 0.85  # cosine of the angle between tangents, under which a step is taken again, shorter
-SHORTEST = 1e-8  # of the first step
 LOCATED = 1e-9  # of a step, to which folds and crossings are located
 BESIDE = 1e-7  # of a step, to the side of a point where A is singular
 SMALL = 1e-3  # of what it was at the ends of a step, for a test function to be at a root
-SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
-METHODS = ("arclength", "natural")
 
 
 @dataclass(frozen=True)
@@ -70,163 +65,7 @@ class Point:
     unstable: int | None = None
 
 
-@dataclass
-class Branch:
-    """Equilibria along theta = theta0 + t d, in the order of the branch.
-
-    Attributes
-    ----------
-    points : list of Point
-        Folds and crossings among them.
-    params, direction : (P,) arrays
-        theta0 and d.
-    reason : str
-        Why it ends.
-    counts : LinearCounts
-        What its solves cost.
-    """
-
-    points: list[Point]
-    params: Array
-    direction: Array
-    reason: str = ""
-    counts: LinearCounts = field(default_factory=LinearCounts)
-
-    @property
-    def t(self) -> Any:
-        """t of all points, on the host."""
-        return host.asarray([point.t for point in self.points])
-
-    @property
-    def folds(self) -> list[Point]:
-        """Where the branch turns back."""
-        return [point for point in self.points if point.kind == "fold"]
-
-    @property
-    def crossings(self) -> list[Point]:
-        """Where another branch crosses it; pass one as `start` to follow that."""
-        return [point for point in self.points if point.kind == "crossing"]
-
-    def measured(self, measure: Callable[[Array], float]) -> Any:
-        """A number of each state, on the host: what a bifurcation diagram shows over t."""
-        return host.asarray([float(measure(point.state)) for point in self.points])
-
-
-def follow(
-    model: Model,
-    theta0: Array,
-    direction: Any = None,
-    *,
-    span: tuple[float, float],
-    start: Array | Point | None = None,
-    towards: float = 1.0,
-    method: str = "arclength",
-    step: float | None = None,
-    longest: float | None = None,
-    max_points: int = 500,
-    solver: Any = "auto",
-    eigenvalues: int = 0,
-) -> Branch:
-    """Follow the branch of equilibria at theta0 + t d, from t = 0.
-
-    Parameters
-    ----------
-    model : FixedPointModel or ResidualModel
-    theta0 : (P,) array
-    direction : (P,) array or int, optional
-        d; an integer is that parameter alone, None the only one.
-    span : pair of float
-        The branch ends where t leaves it.
-    start : (N,) array or Point, optional
-        A start for the equilibrium at t = 0. Of a crossing: the other branch through it.
-    towards : float, optional
-        The sign of dt/ds at the start; of a crossing, the side of the other branch.
-    method : {"arclength", "natural"}, optional
-        "natural" steps in t, and ends at a fold.
-    step, longest : float, optional
-        The first step in t and the longest one; a fiftieth and a tenth of the span by default.
-    max_points : int, optional
-    solver : optional
-        As of `mfdeq.solve`; the factor of one point preconditions the next.
-    eigenvalues : int, optional
-        How many to compute at each point; on the host only.
-
-    Returns
-    -------
-    Branch
-
-    Raises
-    ------
-    ConvergenceError
-        Where no step can be corrected, with the `Branch` so far as `best`.
-    """
-    one_of(method, METHODS, "method")
-    count(max_points, "max_points")
-    low, high = (real(side, "span") for side in span)
-    if not low <= 0.0 <= high or low == high:
-        raise ArgumentError(f"span is {span!r}; two numbers around 0 were expected")
-    width = high - low
-    first = width / 50 if step is None else at_least(0.0, step, "step")
-    most = max(first, width / 10 if longest is None else at_least(0.0, longest, "longest"))
-    curve = _Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
-    branch = Branch([], curve.theta, curve.d, counts=curve.counts)
-    here = curve.begin(start, math.copysign(1.0, real(towards, "towards")), first)
-    branch.points.append(here)
-    _advance(curve, branch, method, first, most, (low, high), max_points)
-    return branch
-
-
-def _advance(
-    curve: _Curve,
-    branch: Branch,
-    method: str,
-    first: float,
-    most: float,
-    span: tuple[float, float],
-    max_points: int,
-) -> None:
-    here = branch.points[-1]
-    # Steps are lengths of the curve: what is first in t is as much in s here.
-    ds = first / max(abs(here.slope), 0.1)
-    while True:
-        if len(branch.points) >= max_points:
-            branch.reason = f"{max_points} points"
-            return
-        if ds < SHORTEST * first and method == "natural":
-            branch.reason = f"a fold after t = {here.t:.8g}, it seems: follow it by arclength"
-            return
-        if ds < SHORTEST * first:
-            raise ConvergenceError(
-                f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
-                "short, could be corrected. It may end, or another branch be too near; the branch "
-                "so far is in `best`",
-                best=branch,
-            )
-        try:
-            there, iterations = curve.corrected(here, ds, natural=method == "natural")
-        except (ConvergenceError, SingularStateError):
-            ds *= 0.5
-            continue
-        if curve.cosine(here, there) < SHARPEST and ds > 64 * SHORTEST * first:
-            ds *= 0.5
-            continue
-        turned = here.slope * there.slope < 0.0
-        if method == "natural" and (turned or abs(there.slope) < 1e-6):
-            branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
-            return
-        if not span[0] <= there.t <= span[1]:
-            end = span[0] if there.t < span[0] else span[1]
-            branch.points.append(curve.at(here, there, end))
-            branch.reason = f"t = {end:g} is the end of the span"
-            return
-        branch.points += curve.special(here, there, ds)
-        branch.points.append(curve.examined(there))
-        here = branch.points[-1]
-        growth = 2.0 ** ((EASY - iterations) / 2)
-        ds = min(ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))
-
-
-class _Curve:
+class Curve:
     """The curve x(s), by its tangents and correctors."""
 
     def __init__(
@@ -245,12 +84,15 @@ class _Curve:
     # The inner product and what is solved.
 
     def dot(self, h: Array, t: float, k: Array, u: float) -> float:
+        """w h'k + t u."""
         return self.weight * float(self.backend.xp.vecdot(h, k)) + t * u
 
     def cosine(self, x: Point, y: Point) -> float:
+        """Of the angle between the tangents at two points."""
         return self.dot(x.tangent, x.slope, y.tangent, y.slope)
 
     def problem(self, t: float) -> Problem:
+        """The model at theta0 + t d."""
         return Problem(self.model, self.theta + t * self.d)
 
     def solves(self, linearized: Linearized, *sides: Array) -> list[Array]:
@@ -260,6 +102,7 @@ class _Curve:
         return [X[:, j] for j in range(len(sides))]
 
     def tangent(self, linearized: Linearized, like: Point) -> tuple[Array, float]:
+        """dx/ds of unit length, in the direction of another point's."""
         (a,) = self.solves(linearized, linearized.B._apply(self.d))
         return self._normal(a, 1.0, like)
 
@@ -274,6 +117,7 @@ class _Curve:
     # Points.
 
     def begin(self, start: Array | Point | None, sign: float, first: float) -> Point:
+        """The first point."""
         if isinstance(start, Point):
             return self._switched(start, sign, first)
         eq = solve(self.model, self.theta, start, solver=self.solver)
@@ -443,30 +287,6 @@ class _Curve:
         values = leading_eigenvalues(linearized, factor, self.eigenvalues, problem.is_map)
         grows = abs(values) > 1.0 if problem.is_map else values.real < 0.0
         return replace(point, eigenvalues=values[: self.eigenvalues], unstable=int(grows.sum()))
-
-
-def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: bool) -> Any:
-    """Of the J of a map the largest in magnitude, else of A those nearest to zero; complex.
-
-    k of them, or all where N is small.
-    """
-    A = linearized.A
-    n, linalg = A.shape[0], A.backend.sparse_linalg
-    if n <= max(2 * k + 2, SMALL_STATE):
-        dense = array_on_host(A.toarray())
-        values = host.linalg.eigvals(host.eye(n) - dense if is_map else dense)
-        return values[host.argsort(-abs(values) if is_map else abs(values))]
-    if not hasattr(linalg, "eigs"):
-        raise ArgumentError("eigenvalues of a branch are for models on the host")
-    start = host.random.default_rng(0).standard_normal(n)
-
-    def product(x: Array) -> Array:
-        return x.ravel() - A._apply(x.ravel()) if is_map else factor.solve(x.ravel())
-
-    operator = linalg.LinearOperator((n, n), matvec=product, dtype=A.dtype)
-    values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
-    values = values if is_map else 1.0 / values
-    return values[host.argsort(-abs(values) if is_map else abs(values))]
 
 
 def _direction(backend: Backend, given: Any, size: int) -> Array:

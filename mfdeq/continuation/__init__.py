@@ -1,0 +1,1 @@
+"""Branches of equilibria along a direction of the parameters."""

@@ -1,0 +1,35 @@
+"""The eigenvalues that decide whether an equilibrium is stable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Array, array_on_host, host
+from ..errors import ArgumentError
+from ..linearized import Linearized
+
+SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
+
+
+def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: bool) -> Any:
+    """Of the J of a map the largest in magnitude, else of A those nearest to zero; complex.
+
+    k of them, or all where N is small.
+    """
+    A = linearized.A
+    n, linalg = A.shape[0], A.backend.sparse_linalg
+    if n <= max(2 * k + 2, SMALL_STATE):
+        dense = array_on_host(A.toarray())
+        values = host.linalg.eigvals(host.eye(n) - dense if is_map else dense)
+        return values[host.argsort(-abs(values) if is_map else abs(values))]
+    if not hasattr(linalg, "eigs"):
+        raise ArgumentError("eigenvalues of a branch are for models on the host")
+    start = host.random.default_rng(0).standard_normal(n)
+
+    def product(x: Array) -> Array:
+        return x.ravel() - A._apply(x.ravel()) if is_map else factor.solve(x.ravel())
+
+    operator = linalg.LinearOperator((n, n), matvec=product, dtype=A.dtype)
+    values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
+    values = values if is_map else 1.0 / values
+    return values[host.argsort(-abs(values) if is_map else abs(values))]
