@@ -37,6 +37,9 @@ def test_the_table_of_refreshing():
     setups = {(name, int(limit)): int(count) for name, limit, _, count in rows}
     assert len(setups) == 12
     assert setups["Direct", -1] > 2 * setups["Direct", 40]
+    refreshed = re.findall(r"sigma \S+ +[\d.]+ +[\d.]+ +[\d.]+ +(\d+) +(\d+) +(\d+)$", table, re.M)
+    assert len(refreshed) == 3
+    assert all(int(again) <= int(new) + 2 < int(kept) for new, again, kept in refreshed)
 
 
 @pytest.mark.slow

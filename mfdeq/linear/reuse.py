@@ -3,7 +3,7 @@
 What was set up for one A still preconditions the next. It is set up anew when the iterations that
 its age has cost add up to what a set-up costs, so that a path never pays much more than twice the
 least (the argument of renting against buying). A hierarchy that only needs other entries is given
-them, for a quarter to half of that, as long as it serves as well as when it was new.
+them, for a third to half of that, as long as it serves as well as when it was new.
 """
 
 from __future__ import annotations
