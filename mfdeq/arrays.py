@@ -16,11 +16,9 @@ import numpy
 import scipy.sparse
 
 from . import kernels
-from .errors import ArgumentError, MfdeqError, ModelError, OutOfMemoryError
+from .errors import ArgumentError, MfdeqError, ModelError
 
 Array = Any
-SHARE = 0.25  # of the memory, for the vectors of a block
-NEGLIGIBLE = 2**26  # bytes that are not asked for before
 host = numpy  # of what is set up on the host, whatever library the arrays are of
 
 
@@ -140,34 +138,6 @@ class Backend:
     def kernels(self) -> ModuleType:
         """The inner loops: `mfdeq.kernels`, or those of `mfdeq.cuda`."""
         return _module("mfdeq.cuda") if self._on_cupy else kernels
-
-    def reserve(self, numbers: float, what: str, instead: str) -> None:
-        """Refuse, before any work, what cannot be held at all.
-
-        Parameters
-        ----------
-        numbers : float
-            Of this dtype, that will be held at once at least.
-        what, instead : str
-            What holds them, and what to do.
-
-        Raises
-        ------
-        OutOfMemoryError
-        """
-        needed = numbers * self.itemsize
-        if needed < NEGLIGIBLE:
-            return  # asking costs more
-        if needed > (available := self.kernels.available_bytes()):
-            raise OutOfMemoryError(
-                f"{what} needs {needed / 2**30:.3g} GiB at least, and {available / 2**30:.3g} GiB "
-                f"can be had: {instead}"
-            )
-
-    def room_for(self, numbers: float) -> int:
-        """How many of things that hold so many numbers take a quarter of the memory; at least 1."""
-        available = self.kernels.available_bytes()
-        return max(1, int(SHARE * available / (numbers * self.itemsize)))
 
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""

@@ -67,16 +67,12 @@ def _threads(size: int, k: int, most: int) -> tuple[tuple[int], tuple[int]]:
     return (blocks * k,), (THREADS,)
 
 
-def _in_rows(xp: ModuleType, x: Array) -> Array:
-    return xp.ascontiguousarray(x)
-
-
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
     """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
     k = 1 if x.ndim == 1 else x.shape[1]
     if x.size == 0 or x.dtype.kind != "f" or x.dtype != y.dtype:
         return xp.sum(x * y, axis=0)
-    x, y = _in_rows(xp, x), _in_rows(xp, y)
+    x, y = xp.ascontiguousarray(x), xp.ascontiguousarray(y)
     grid, block = _threads(x.size, k, BLOCKS)
     sums = xp.empty((grid[0] * block[0] // k, k), dtype=x.dtype)
     _kernel("column_dots", _real(x.dtype))(grid, block, (x, y, sums, xp.int64(x.size)))
@@ -88,7 +84,7 @@ def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array)
     k, kind = X.shape[1], _real(X.dtype)
     if X.size == 0:
         return xp.zeros(k, dtype=X.dtype)
-    P, Q, step = (_in_rows(xp, x) for x in (P, Q, step))
+    P, Q, step = (xp.ascontiguousarray(x) for x in (P, Q, step))
     grid, block = _threads(X.size, k, BLOCKS)
     sums = xp.empty((grid[0] * block[0] // k, k), dtype=X.dtype)
     sizes = xp.int64(X.size), xp.int32(k)
@@ -102,7 +98,7 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
     if P.size == 0:
         return
     grid, block = _threads(P.size, k, MOST_BLOCKS)
-    given = P, _in_rows(xp, Z), _in_rows(xp, ratio), xp.int64(P.size), xp.int32(k)
+    given = P, xp.ascontiguousarray(Z), xp.ascontiguousarray(ratio), xp.int64(P.size), xp.int32(k)
     _kernel("redirect", _real(P.dtype))(grid, block, given)
 
 
@@ -115,7 +111,7 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
         r, D = D @ r, xp.ones(rows, dtype=d.dtype)
     scalars = d.dtype.type(a), d.dtype.type(c), xp.int64(rows), xp.int32(k)
     launch = _threads(d.size, k, MOST_BLOCKS)
-    _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, _in_rows(xp, r), D, *scalars))
+    _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, xp.ascontiguousarray(r), D, *scalars))
 
 
 def available_bytes() -> int:
@@ -178,7 +174,7 @@ class Rows:
         if y.size == 0:
             return y
         kind, rows = self.matrix.dtype, self.shape[0]
-        given = *self._parts, _in_rows(xp, x.astype(kind, copy=False)), y, xp.int64(rows)
+        given = *self._parts, xp.ascontiguousarray(x.astype(kind, copy=False)), y, xp.int64(rows)
         if k == 1:
             blocks = min(-(-rows * self.lanes // THREADS), MOST_BLOCKS)
             launch, by, count = ((blocks,), (THREADS,)), "csr_vector", self.lanes

@@ -15,11 +15,12 @@ from .arguments import fraction
 from .arrays import Array
 from .conditioning import SmallestSingular, digits_left, smallest_singular
 from .curvature import CurvatureOperator
-from .errors import ArgumentError, SingularStateError, memory_told
+from .errors import ArgumentError, SingularStateError
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
 from .linear import Factor, Reused
 from .linearized import Linearized, Problem
 from .losses import LossBase
+from .memory import memory_told
 from .model import Linearization
 from .operators import Operator, Stacked
 from .report import SolveReport

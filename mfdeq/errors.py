@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
-
-Given = ParamSpec("Given")
-Returned = TypeVar("Returned")
+from collections.abc import Iterator
+from typing import Any
 
 
 class MfdeqError(Exception):
@@ -108,22 +104,3 @@ def raised_in(name: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"mfdeq: raised in {name}")
         raise
-
-
-def memory_told(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """`function`, with an `OutOfMemoryError` for the array library's error of full memory."""
-
-    @functools.wraps(function)
-    def told(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        try:  # which costs nothing where nothing is raised
-            return function(*args, **kwargs)
-        except OutOfMemoryError:
-            raise
-        except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{error or 'memory is full'}. Try fewer columns at once, float32, an iterative "
-                "solver with mfdeq.AMG() in place of a factorization, a smaller restart= of "
-                "mfdeq.Krylov or basis= of mfdeq.eigsh, or free what other arrays hold"
-            ) from error
-
-    return told

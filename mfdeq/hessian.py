@@ -14,8 +14,8 @@ from .accuracy import SAFETY, Tolerance
 from .arguments import fraction
 from .arrays import Array, check_block
 from .curvature import CurvatureOperator, add_curvatures
-from .errors import memory_told
 from .losses import LossBase
+from .memory import memory_told, room_for
 from .operators import Operator, SelfAdjoint, columnwise
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Reduced(SelfAdjoint):
         if x.ndim == 1:
             return self._product._apply(x)
         # (v, z), what K makes of them, w, and what a solve holds beside.
-        columns, room = x.shape[1], self.backend.room_for(HELD * self.K.shape[0])
+        columns, room = x.shape[1], room_for(self.backend, HELD * self.K.shape[0])
         if columns <= room:
             return self._product._apply(x)
         parts = [self._product._apply(x[:, j : j + room]) for j in range(0, columns, room)]

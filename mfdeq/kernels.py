@@ -1,7 +1,7 @@
 """The inner loops of Krylov methods and cycles, on any array library; `cuda` has them for cupy.
 
 Each is written to touch memory as rarely as the library allows: at these sizes it is the reading
-and writing that costs, not the arithmetic.
+and writing that costs, not the arithmetic. With them, what memory there is.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from numbers import Complex, Real
 from typing import Any
 
 from .arrays import Array, Backend, check_block, is_dense
-from .errors import ArgumentError, memory_told
+from .errors import ArgumentError
 from .kernels import scale_rows
+from .memory import memory_told, reserve
 
 DENSE_LIMIT = 2**24  # entries (128 MiB in float64) that `toarray` agrees to form
 
@@ -78,7 +79,8 @@ class Operator:
 
     def _reserve(self, x: Array, rows: int) -> None:
         columns = 1 if x.ndim == 1 else x.shape[1]
-        self.backend.reserve(
+        reserve(
+            self.backend,
             rows * columns,
             f"the product of {type(self).__name__} with {columns} columns",
             "take fewer columns at a time",

@@ -6,11 +6,12 @@ from typing import Any
 
 from .arrays import Array
 from .equilibrium import Equilibrium
-from .errors import ArgumentError, ConvergenceError, SingularStateError, memory_told
+from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .linear import Auto, Reused
 from .linear.factor import check_solver
 from .linearized import Problem
+from .memory import memory_told
 from .model import Model
 from .report import SolveReport
 

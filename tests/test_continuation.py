@@ -238,3 +238,35 @@ def test_a_direction_must_be_said_and_a_start_be_a_crossing():
     branch = mfdeq.follow(bratu(8), np.array([1.0]), span=(0, 1))
     with pytest.raises(mfdeq.ArgumentError, match="no crossing"):
         mfdeq.follow(bratu(8), np.array([1.0]), span=(0, 1), start=branch.points[1])
+
+
+def test_eigenvalues_beside_a_fold_of_a_large_state():
+    """Where A is singular to nine digits, and solves are by iteration."""
+    branch = mfdeq.follow(square(15), np.array([6.0]), span=(-0.2, 2.0), eigenvalues=2)
+    (fold,) = branch.folds
+    at = branch.points.index(fold)
+    assert [point.unstable for point in branch.points[:at]] == [0] * at
+    assert {point.unstable for point in branch.points[at + 1 :]} == {1}
+
+
+def test_a_crossing_in_the_last_step_is_found():
+    branch = mfdeq.follow(TRANSCRITICAL, np.array([-1.0]), span=(0.0, 1.01), step=0.3, longest=0.3)
+    assert branch.points[-1].t == 1.01
+    (crossing,) = branch.crossings
+    assert abs(crossing.t - 1.0) < 1e-7
+    before = mfdeq.follow(TRANSCRITICAL, np.array([-1.0]), span=(0.0, 0.99), step=0.3, longest=0.3)
+    assert before.crossings == []
+
+
+def test_a_model_is_linearized_once_at_a_point():
+    """And once before its correction, which here, on a straight branch, is the same place."""
+    calls = []
+
+    class Counted(Normal):
+        def linearize(self, h, theta):
+            calls.append((h.tobytes(), theta.tobytes()))
+            return super().linearize(h, theta)
+
+    model = Counted(*(getattr(PITCHFORK, x) for x in ("form", "in_state", "in_theta")))
+    mfdeq.follow(model, np.array([-1.0]), span=(0.0, 0.9), eigenvalues=1)
+    assert len(calls) <= 2 * len(set(calls))

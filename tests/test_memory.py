@@ -11,7 +11,7 @@ from benchmarks.problems import Diffusion
 from benchmarks.systems import diffusion
 
 import mfdeq
-from mfdeq import arrays, kernels
+from mfdeq import kernels, memory
 from mfdeq.linear.factor import operator_of
 from mfdeq.report import LinearCounts
 
@@ -29,7 +29,7 @@ def room(monkeypatch):
     """Makes it a machine of so many bytes, where the smallest array is looked at."""
 
     def of(size):
-        monkeypatch.setattr(arrays, "NEGLIGIBLE", 0)
+        monkeypatch.setattr(memory, "NEGLIGIBLE", 0)
         monkeypatch.setattr(kernels, "available_bytes", lambda: size)
 
     return of

@@ -350,3 +350,32 @@ def test_bad_functionals_and_starts():
         mfdeq.minimize(F.value, case.params)
     with pytest.raises(mfdeq.ModelError, match="theta0"):
         mfdeq.minimize(F, np.ones(3))
+
+
+def test_a_gradient_that_fails_loses_nothing(monkeypatch):
+    """Where A is singular at a point whose state was found: the point before is the best."""
+    F, case = functional("bratu_field")
+    true, calls = type(F).gradient, []
+
+    def failing(self, theta):
+        calls.append(theta)
+        if len(calls) == 3:
+            raise mfdeq.SingularStateError("no digits left")
+        return true(self, theta)
+
+    monkeypatch.setattr(type(F), "gradient", failing)
+    with pytest.raises(
+        mfdeq.ConvergenceError, match="SingularStateError: no digits left"
+    ) as caught:
+        mfdeq.minimize(F, case.params)
+    best = caught.value.best
+    assert len(best.report.steps) == 2
+    np.testing.assert_array_equal(best.params, calls[1])
+    np.testing.assert_array_equal(best.equilibrium.params, calls[1])
+    assert isinstance(caught.value.__cause__, mfdeq.SingularStateError)
+
+
+def test_the_accuracy_of_the_functional_is_that_of_the_gradients():
+    F, case = functional("diffusion", accuracy=1e-3)
+    found = mfdeq.minimize(F, case.params, gtol=1e-2)
+    assert 0 < found.equilibrium.report.gradient_error <= 1e-3

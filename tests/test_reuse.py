@@ -195,12 +195,10 @@ def test_an_aged_hierarchy_is_given_new_entries_in_place_of_a_set_up():
     assert counts.setups == 1
     assert counts.refreshes >= 1
     assert "1 set-ups and" in str(mfdeq.SolveReport(linear=counts))
-    worn = reused.held.M.refresh
     reused.held.M.refresh = lambda A: True  # the entries of long ago
     far = operator_of(1e3 * diffusion(30, 2).A + sp.diags(np.geomspace(1, 1e7, 900)).tocsr())
     x = reused.setup(far, counts).solve(b)
     assert np.linalg.norm(far @ x - b) <= 1.1e-10 * np.linalg.norm(b)
-    assert worn
     for _ in range(3):
         reused.setup(far, counts).solve(b)
     assert counts.setups == 2

@@ -155,23 +155,26 @@ def _advance(
             )
         try:
             there, iterations = curve.corrected(here, ds, natural=method == "natural")
+            if curve.cosine(here, there) < SHARPEST and ds > 64 * SHORTEST * first:
+                ds *= 0.5
+                continue
+            turned = here.slope * there.slope < 0.0
+            if method == "natural" and (turned or abs(there.slope) < 1e-6):
+                branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
+                return
+            found = [*curve.special(here, there, ds), curve.examined(there)]
+            left = next((point for point in found if not span[0] <= point.t <= span[1]), None)
+            if left is not None:
+                found = found[: found.index(left)]
+                end = span[0] if left.t < span[0] else span[1]
+                found.append(curve.at(found[-1] if found else here, left, end))
+                branch.reason = f"t = {end:g} is the end of the span"
         except (ConvergenceError, SingularStateError):
             ds *= 0.5
             continue
-        if curve.cosine(here, there) < SHARPEST and ds > 64 * SHORTEST * first:
-            ds *= 0.5
-            continue
-        turned = here.slope * there.slope < 0.0
-        if method == "natural" and (turned or abs(there.slope) < 1e-6):
-            branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
+        branch.points += found
+        if branch.reason:
             return
-        if not span[0] <= there.t <= span[1]:
-            end = span[0] if there.t < span[0] else span[1]
-            branch.points.append(curve.at(here, there, end))
-            branch.reason = f"t = {end:g} is the end of the span"
-            return
-        branch.points += curve.special(here, there, ds)
-        branch.points.append(curve.examined(there))
-        here = branch.points[-1]
+        here = found[-1]
         growth = 2.0 ** ((EASY - iterations) / 2)
         ds = min(ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))

@@ -74,10 +74,11 @@ class Curve:
         self.model, self.solver, self.eigenvalues = model, solver, eigenvalues
         problem = Problem(model, theta0)
         self.backend: Backend = problem.backend
-        self.theta = problem.theta
+        self.theta, self.is_map = problem.theta, problem.is_map
         self.d = _direction(self.backend, direction, problem.param_size)
         self.counts = LinearCounts()
         self.weight = 1.0
+        self._recent: list[tuple[Array, Linearized]] = []  # of the last points, by their states
         n = problem.state_size
         self.b, self.c = (self.backend.random(n + 1, seed=seed) for seed in (11, 12))
 
@@ -94,6 +95,15 @@ class Curve:
     def problem(self, t: float) -> Problem:
         """The model at theta0 + t d."""
         return Problem(self.model, self.theta + t * self.d)
+
+    def linearized(self, point: Point) -> Linearized:
+        """The model at a point, linearized once as long as that is one of the last two."""
+        for state, found in self._recent:
+            if state is point.state:
+                return found
+        found = self.problem(point.t).linearize(point.state)
+        self._recent = [(point.state, found), *self._recent[:1]]
+        return found
 
     def solves(self, linearized: Linearized, *sides: Array) -> list[Array]:
         """A^-1 of several vectors, in one block."""
@@ -121,9 +131,9 @@ class Curve:
         if isinstance(start, Point):
             return self._switched(start, sign, first)
         eq = solve(self.model, self.theta, start, solver=self.solver)
-        linearized = self.problem(0.0).linearize(eq.state)
-        (a,) = self.solves(linearized, linearized.B._apply(self.d))
+        (a,) = self.solves(eq.linearized, eq.param_operator._apply(self.d))
         self.weight = self._weighed(a, eq.state)
+        self._recent = [(eq.state, eq.linearized)]
         tangent, slope = self._normal(a, 1.0, None, sign)
         return self.examined(Point(0.0, eq.state, tangent, slope))
 
@@ -156,6 +166,7 @@ class Curve:
                 monitor.set_scale(h)
             monitor.set_floor(linearized.A, h)
             if monitor.reached(h, size) and iteration:
+                self._recent = [(h, linearized), *self._recent[:1]]
                 tangent, slope = self.tangent(linearized, like)
                 return Point(t, h, tangent, slope), iteration
             u, a = self.solves(linearized, -residual, linearized.B._apply(self.d))
@@ -237,7 +248,7 @@ class Curve:
         xp = self.backend.xp
         y, u = self._inverse_of_b(point)
         self.c = self._stacked(y, u)
-        linearized = self.problem(point.t).linearize(point.state)
+        linearized = self.linearized(point)
         k, tau = self.weight * point.tangent, point.slope
         factor = self.solver.setup(linearized.A, self.counts)
         P = factor.solve_adjoint(xp.stack([self.c[:-1], k], axis=1))
@@ -252,7 +263,7 @@ class Curve:
         return both / self.backend.norm(both)
 
     def _inverse_of_b(self, point: Point) -> tuple[Array, float]:
-        linearized = self.problem(point.t).linearize(point.state)
+        linearized = self.linearized(point)
         u, a = self.solves(linearized, self.b[:-1], linearized.B._apply(self.d))
         k, tau = point.tangent, point.slope
         dt = (float(self.b[-1]) - self.dot(k, tau, u, 0.0)) / self.dot(k, tau, a, 1.0)
@@ -281,11 +292,10 @@ class Curve:
         """The point with its eigenvalues, where they are asked for."""
         if not self.eigenvalues:
             return point
-        problem = self.problem(point.t)
-        linearized = problem.linearize(point.state)
+        linearized = self.linearized(point)
         factor = self.solver.setup(linearized.A, self.counts)
-        values = leading_eigenvalues(linearized, factor, self.eigenvalues, problem.is_map)
-        grows = abs(values) > 1.0 if problem.is_map else values.real < 0.0
+        values = leading_eigenvalues(linearized, factor, self.eigenvalues, self.is_map)
+        grows = abs(values) > 1.0 if self.is_map else values.real < 0.0
         return replace(point, eigenvalues=values[: self.eigenvalues], unstable=int(grows.sum()))
 
 

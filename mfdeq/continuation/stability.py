@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays import Array, array_on_host, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConvergenceError
 from ..linearized import Linearized
 
 SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
@@ -30,6 +30,11 @@ def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: boo
         return x.ravel() - A._apply(x.ravel()) if is_map else factor.solve(x.ravel())
 
     operator = linalg.LinearOperator((n, n), matvec=product, dtype=A.dtype)
-    values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
+    try:
+        values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
+    except linalg.ArpackError as error:  # that of missing convergence among them
+        raise ConvergenceError(
+            f"the eigenvalues of a point were not found: {error}. Ask for fewer or more"
+        ) from error
     values = values if is_map else 1.0 / values
     return values[host.argsort(-abs(values) if is_map else abs(values))]

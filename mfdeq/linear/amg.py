@@ -20,6 +20,7 @@ from ..arrays import (
 )
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
+from ..memory import reserve
 from ..operators import Operator
 from .cycle import Collapsed, Smoothed, collapsed, in_turn, interval, largest_eigenvalue, v_cycle
 from .factor import matrix_of
@@ -126,7 +127,8 @@ class _Cycle(Operator):
         self._scale = float(abs(host.diagonal()).max())
         with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global stream
             built = _hierarchy(host / self._scale, options, self.symmetric).levels
-        self.backend.reserve(
+        reserve(
+            self.backend,
             sum(level.A.nnz for level in built) * self._inner.itemsize / self.backend.itemsize,
             "a multigrid hierarchy",
             "use float32 levels, or a smaller problem",
@@ -146,21 +148,20 @@ class _Cycle(Operator):
 
     def _finish(self, coarsest: Any) -> None:
         self.coarse = _inverse(self._inner, coarsest)
+        cycle = _replayed(self._inner, self.levels, self.coarse)
         # A symmetric A has a symmetric cycle, but for a smoother that goes one way only.
         if self.symmetric and self.options.method != "air":
-            transposed = self.levels, self.coarse
+            self._cycles = cycle, cycle
         else:
-            transposed = [level.T for level in self.levels], self.coarse.T
-        self._cycles = [
-            _replayed(self._inner, levels, coarse)
-            for levels, coarse in ((self.levels, self.coarse), transposed)
-        ]
+            transposed = [level.T for level in self.levels]
+            self._cycles = cycle, _replayed(self._inner, transposed, self.coarse.T)
 
     def refresh(self, A: Operator) -> bool:
         """Become the cycle of a matrix near A, in place: the same transfers, other entries.
 
         No point is assigned to an aggregate anew, and nothing leaves the device but the coarsest
-        matrix. False where that cannot be: another pattern, or transfers made from the entries.
+        matrix. False where that cannot be: a matrix no longer symmetric, transfers made from the
+        entries.
         """
         options, backend = self.options, self.backend
         fresh = matrix_of(A, "mfdeq.AMG()")

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from ..adapters import as_operator
 from ..arrays import Array, Backend, array_on_host, canonical, check_block, host, is_sparse
-from ..errors import ArgumentError, ConvergenceError, SingularStateError, memory_told
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..memory import memory_told
 from ..operators import Operator
 from ..report import LinearCounts
 

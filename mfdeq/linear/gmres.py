@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..arrays import Array, Backend, array_on_host, host
+from ..memory import reserve
 from .columns import (
     LOST,
     Columns,
@@ -156,7 +157,8 @@ class _Apart:
     ) -> None:
         self.backend, self.A, self.M = backend, A, M
         n, k = R.shape
-        backend.reserve(
+        reserve(
+            backend,
             n * k * (length + 1) * (2 if flexible else 1),
             f"GMRES with {length} vectors for each of {k} columns",
             "use a smaller restart= of mfdeq.Krylov, 'cg' for a symmetric A, or fewer columns",

@@ -11,6 +11,7 @@ from ..arguments import count, fraction
 from ..arrays import Array
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
+from ..memory import room_for
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
 from .amg import AMG
@@ -202,7 +203,7 @@ class _BlockFactor(_KrylovFactor):
         """Columns whose products are taken together: as many as their vectors leave room for."""
         kernels = self.backend.kernels
         held = OF_CG if self.solver.method == "cg" else self.solver.restart + OF_CG
-        return max(1, min(kernels.TOGETHER, kernels.NUMBERS // n, self.backend.room_for(held * n)))
+        return max(1, min(kernels.TOGETHER, kernels.NUMBERS // n, room_for(self.backend, held * n)))
 
     def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:
         if B.shape[1] == 0:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays import Array, Backend, array_on_host, canonical, host, sparse_on_host
+from ..memory import reserve
 from .fronts import Fronts, fronts_of
 
 WIDEST = 32  # columns that are solved for at once
@@ -92,7 +93,8 @@ class Multifrontal:
         matrix = canonical(sparse_on_host(A))
         fronts = fronts_of(matrix, most)
         sides = 1 if symmetric else 2
-        backend.reserve(
+        reserve(
+            backend,
             sum(f * k * (k + sides * m) for _, f, k, m in fronts.shapes),
             "a multifrontal factorization",
             "use an iterative solver, mfdeq.Krylov(preconditioner=mfdeq.AMG())",

@@ -79,7 +79,6 @@ class Minimum:
         """
         H = self.equilibrium.hessian(self._functional.loss)
         try:
-            parts(H)
             below = ShiftedInverse(H).below
         except MfdeqError:
             below = None
@@ -169,7 +168,7 @@ def minimize(
     iterations = _iterations(
         method, objective, theta, limits, preconditioner, radius, lambda size: gtol * size
     )
-    return _run(iterations, objective, functional, limits, gtol, max_iterations, callback)
+    return _run(iterations, objective, functional, gtol, max_iterations, callback)
 
 
 def _iterations(
@@ -200,39 +199,43 @@ def _run(
     iterations: Iterator[Iteration],
     objective: Objective,
     functional: ReducedFunctional,
-    bounds: Bounds,
     gtol: float,
     most: int,
     callback: Callable[[Array, Step], Any] | None,
 ) -> Minimum:
     report, target = objective.report, math.inf
+    failure: MfdeqError | None = None
     reason = "no step lowers the loss: rounding, or derivatives that are not the loss's"
-    for iteration in iterations:
-        theta, value, g, step = iteration
-        report.steps.append(step)
-        if len(report.steps) == 1:
-            target = gtol * step.gradient_norm
-        if step.gradient_norm <= target:
-            reason = f"|gradient| {step.gradient_norm:.2e} <= {target:.2e}"
-            break
-        if callback is not None and callback(theta, step):
-            reason = "the callback said so"
-            break
-        if len(report.steps) > most:
-            reason = f"{most} iterations were not enough"
-            break
-    objective._count()
-    converged = report.steps[-1].gradient_norm <= target
-    found = Minimum(
-        theta, value, g, converged, reason, functional.equilibrium(theta), report, functional
-    )
-    if not converged:
+    try:
+        for iteration in iterations:
+            theta, value, g, step = iteration
+            report.steps.append(step)
+            if len(report.steps) == 1:
+                target = gtol * step.gradient_norm
+            if step.length or len(report.steps) == 1:
+                eq = functional.equilibrium(theta)  # the last that was solved for
+            if step.gradient_norm <= target:
+                reason = f"|gradient| {step.gradient_norm:.2e} <= {target:.2e}"
+                break
+            if callback is not None and callback(theta, step):
+                reason = "the callback said so"
+                break
+            if len(report.steps) > most:
+                reason = f"{most} iterations were not enough"
+                break
+    except MfdeqError as error:
+        if not report.steps:
+            raise
+        failure, reason = error, f"{type(error).__name__}: {error}"
+    objective.count()
+    size = report.steps[-1].gradient_norm
+    found = Minimum(theta, value, g, size <= target, reason, eq, report, functional)
+    if not found.converged:
         raise ConvergenceError(
-            f"mfdeq.minimize by {report.method} stopped at |gradient| "
-            f"{report.steps[-1].gradient_norm:.2e}, above its target {target:.2e}: {reason}. The "
-            "point so far is in `best`; go on from its params, loosen gtol, or give a "
-            "preconditioner",
+            f"mfdeq.minimize by {report.method} stopped at |gradient| {size:.2e}, above its target "
+            f"{target:.2e}: {reason}. The point so far is in `best`; go on from its params, loosen "
+            "gtol, or give a preconditioner",
             best=found,
             report=report,
-        )
+        ) from failure
     return found

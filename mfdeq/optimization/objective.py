@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,18 +100,17 @@ class Objective:
     def value(self, theta: Array) -> float:
         """The loss; infinite where there is no equilibrium."""
         try:
-            eq = self.functional.equilibrium(theta)
-            found = self.functional.loss.value(eq.state, eq.params)
+            found = self.functional.value(theta)
         except (ConvergenceError, SingularStateError):
-            found = float("inf")
-        self._count()
-        return found if found == found else float("inf")
+            found = math.inf
+        self.count()
+        return found if found == found else math.inf
 
     def gradient(self, theta: Array) -> Array:
         """The gradient, where there is an equilibrium."""
         self.report.gradients += 1
-        found = self.functional.equilibrium(theta).gradient(self.functional.loss)
-        self._count()
+        found = self.functional.gradient(theta)
+        self.count()
         return found
 
     def hessian(self, theta: Array) -> Reduced:
@@ -123,7 +123,8 @@ class Objective:
         self.report.products += 1
         return H.loosely(v, min(ROUGHEST, max(FINEST, 0.1 * accuracy)))
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Bring the report up to date."""
         self.report.equilibria = self.functional.solves - self._before
         self.report.seconds = time.perf_counter() - self._started
 

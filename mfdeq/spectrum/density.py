@@ -17,7 +17,8 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend, array_on_host, host
-from ..errors import ArgumentError, memory_told
+from ..errors import ArgumentError
+from ..memory import memory_told
 from ..precision import Metric, metric_of
 from .eigenpairs import Eigenpairs
 from .extreme import check_operator

@@ -8,9 +8,10 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError, ConvergenceError, memory_told
+from ..errors import ArgumentError, ConvergenceError
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse, parts
+from ..memory import memory_told
 from ..operators import DENSE_LIMIT, Operator, Product
 from ..precision import Precision, metric_of
 from .davidson import Davidson

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..arrays import Array, Backend, array_on_host, host
 from ..linear.columns import combined, on_host, times
+from ..memory import reserve
 from ..precision import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
@@ -74,7 +75,8 @@ class Lanczos:
         self._follow(start, metric.apply(start))
 
     def _make_room(self, rows: int, n: int) -> None:
-        self.backend.reserve(
+        reserve(
+            self.backend,
             rows * n * (1 if self.metric.trivial else 2),
             f"a basis of {rows} vectors",
             "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",

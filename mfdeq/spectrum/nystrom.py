@@ -16,8 +16,9 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import at_least, count
 from ..arrays import Array, Backend
-from ..errors import ArgumentError, memory_told
+from ..errors import ArgumentError
 from ..kernels import scale_rows
+from ..memory import memory_told
 from ..operators import SelfAdjoint
 from ..precision import Euclidean
 from .extreme import check_operator

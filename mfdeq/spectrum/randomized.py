@@ -14,7 +14,8 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ConvergenceError, memory_told
+from ..errors import ConvergenceError
+from ..memory import memory_told
 from ..precision import metric_of
 from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
 from .extreme import check_operator

@@ -17,7 +17,8 @@ from typing import Any
 from ..adapters import as_symmetric
 from ..arguments import count
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError, memory_told
+from ..errors import ArgumentError
+from ..memory import memory_told
 from ..precision import metric_of
 from .density import FEWEST, Estimate, sphere, standard_error
 from .eigenpairs import orthonormal_in
