@@ -1,15 +1,17 @@
-"""The command line: ``python -m mfdeq verify module:Model``."""
+"""The command line: ``python -m mfdeq verify module:Model``, ``run experiment.toml`` and so on."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .arrays import host
-from .errors import MfdeqError
+from .errors import ArgumentError, MfdeqError
 
+COPY = "experiment.toml"
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
 EPILOG = """\
 MODEL, --params and --loss are module:expression, the expression evaluated in the module, which is
@@ -25,24 +27,130 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mfdeq", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_verifying, _running, _resuming, _showing, _reporting):
+        add(commands)
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, "")
+    try:
+        return options.run(options)
+    except (_WrongError, MfdeqError) as error:
+        commands.choices[options.command].error(f"{error}")
+
+
+def _command(commands: Any, name: str, run: Callable, does: str, epilog: str = "") -> Any:
     command = commands.add_parser(
-        "verify",
-        help="check every derivative of a model",
-        description="Check every derivative of a model, and of a loss, at an equilibrium.",
-        epilog=EPILOG,
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.set_defaults(run=run)
+    return command
+
+
+def _verifying(commands: Any) -> None:
+    does = "check every derivative of a model, and of a loss, at an equilibrium"
+    command = _command(commands, "verify", _verify, does, EPILOG)
     command.add_argument("model", metavar="MODEL", help="module:expression")
     command.add_argument("--params", help="where to verify; by default random numbers")
     command.add_argument("--loss", help="module:expression; by default a random linear one")
     command.add_argument("--seed", type=int, default=0, help="of the random directions")
     command.add_argument("--rtol", type=float, help="of the equilibria, as in mfdeq.solve")
-    options = parser.parse_args(arguments)
-    sys.path.insert(0, "")
+
+
+def _running(commands: Any) -> None:
+    does = "run the experiment that a TOML file describes; again, what is left of it"
+    command = _command(commands, "run", lambda options: _run(options, options.file), does)
+    command.add_argument("file", metavar="FILE.toml")
+    _how_to_run(command)
+
+
+def _resuming(commands: Any) -> None:
+    does = "go on with the experiment in a directory"
+    command = _command(
+        commands, "resume", lambda options: _run(options, options.directory / COPY), does
+    )
+    command.add_argument("directory", metavar="DIRECTORY", type=Path)
+    _how_to_run(command)
+
+
+def _how_to_run(command: Any) -> None:
+    command.add_argument("--workers", type=int, help="processes; 0 runs in this one")
+    command.add_argument("--retry", action="store_true", help="run failed cases again")
+
+
+def _showing(commands: Any) -> None:
+    does = "say how far a study is, and what has failed"
+    command = _command(commands, "status", _status, does)
+    command.add_argument("directory", metavar="DIRECTORY", type=Path)
+
+
+def _reporting(commands: Any) -> None:
+    does = "write tables and figures of a study as one HTML page"
+    command = _command(commands, "report", _report, does)
+    command.add_argument("directory", metavar="DIRECTORY", type=Path)
+    command.add_argument("-o", "--output", metavar="FILE.html", type=Path)
+
+
+def _run(options: argparse.Namespace, file: Path) -> int:
+    from .studies.computing import Computation
+    from .studies.experiment import keep, read
+    from .studies.study import Study
+
+    experiment = read(file)
+    workers = options.workers
+    if workers is None:
+        workers = experiment.settings.get("workers")
+    study = Study(experiment.directory)
+    keep(experiment)
+    records = study.map(
+        Computation(experiment.fixed, experiment.path),
+        experiment.cases,
+        workers=workers,
+        seed=experiment.settings.get("seed", 0),
+        warm={"start": "state"} if experiment.settings.get("warm") else None,
+        retry=options.retry,
+    )
+    failed = sum(record.status == "failed" for record in records)
+    print(f"{len(records) - failed} cases done, {failed} failed, in {experiment.directory}")
+    return 1 if failed else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    study = _study(options.directory)
+    status = study.status()
+    left = max(0, status.planned - status.done - status.failed)
+    print(f"{status.done} cases done, {status.failed} failed, {left} left")
+    print("running" if status.running else "not running")
+    count = status.done + status.failed
+    if count:
+        print(f"{status.seconds / count:.3g} s a case")
+    for record in study.failures:
+        print(f"failed: {record.params!r}: {record.error}")
+    return 1 if status.failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .studies.reporting import report
+
+    page = report(_study(options.directory))
+    output = options.output or options.directory / "report.html"
     try:
-        return _verify(options)
-    except (_WrongError, MfdeqError) as error:
-        command.error(f"{error}")
+        output.write_text(page, "utf-8")
+    except OSError as error:
+        raise _WrongError(f"{output} cannot be written: {error}") from error
+    print(output)
+    return 0
+
+
+def _study(directory: Path) -> Any:
+    from .studies.study import Study
+
+    study = Study(directory)
+    if not study.store.made:
+        raise _WrongError(f"{directory} holds no study; the directory of one was expected")
+    return study
 
 
 class _WrongError(Exception):
@@ -82,17 +190,12 @@ def _params(given: str | None, model: Any) -> Any:
 
 
 def _named(given: str, name: str) -> Any:
-    module, _, expression = given.partition(":")
-    if not expression:
-        raise _WrongError(f"{name} is {given!r}; module:expression was expected")
+    from .studies.experiment import named
+
     try:
-        scope = vars(importlib.import_module(module))
-    except ImportError as error:
+        return named(given)
+    except ArgumentError as error:
         raise _WrongError(f"{name}: {error}") from error
-    try:
-        return eval(expression, dict(scope))  # the user's own, on the user's own command line
-    except (NameError, SyntaxError, AttributeError) as error:
-        raise _WrongError(f"{name}: {expression!r} in {module}: {error}") from error
 
 
 def _made(found: Any) -> Any:

@@ -79,6 +79,25 @@ class OutOfMemoryError(MfdeqError, MemoryError):
     """The memory of the device, or of the host, is full: how much was asked for, what to try."""
 
 
+class StudyError(MfdeqError, RuntimeError):
+    """A study that cannot go on: a full disk, a directory of another's, workers that do not start.
+
+    Attributes
+    ----------
+    unrecorded : list
+        Results that could not be written, with their cases; the study that raised keeps them, and
+        writes them first when it goes on.
+    """
+
+    def __init__(self, message: str, *, unrecorded: Any = ()) -> None:
+        super().__init__(message)
+        self.unrecorded = list(unrecorded)
+
+
+class ExperimentError(MfdeqError, ValueError):
+    """A file of an experiment that cannot be used: the line, the key, what was expected."""
+
+
 class NearSingularWarning(UserWarning):
     """The state operator A is so near to singular that digits are being lost."""
 

@@ -1,0 +1,1 @@
+"""Studies of many cases, kept in a directory."""

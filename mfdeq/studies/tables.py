@@ -1,0 +1,89 @@
+"""Records as tables of pandas and datasets of xarray."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..arrays import host
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    from .records import Record
+
+
+def to_pandas(records: Sequence[Record]) -> Any:
+    """A row for each record, in the order of `records`."""
+    pandas = package("pandas")
+    rows = [
+        {
+            **record.params.plain,
+            **record._outputs.plain,
+            "status": record.status,
+            "seconds": record.seconds,
+            "started": record.started,
+            "error": record.error,
+        }
+        for record in records
+    ]
+    index = pandas.Index([record.key for record in records], name="case")
+    return pandas.DataFrame(rows, index=index)
+
+
+def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[str] | None) -> Any:
+    """Outputs over the cases that are done."""
+    xarray = package("xarray")
+    done = [record for record in records if record.status == "done"]
+    params = list(dict.fromkeys(name for record in done for name in record.params.plain))
+    if unknown := [name for name in dims if name not in params]:
+        raise ArgumentError(f"dims has {unknown[0]!r}; some of {', '.join(params)} were expected")
+    found = list(dict.fromkeys(name for record in done for name in record.outputs))
+    names = found if names is None else list(names)
+    if unknown := [name for name in names if name not in found]:
+        raise ArgumentError(f"names has {unknown[0]!r}; some of {', '.join(found)} were expected")
+    if isinstance(dims, str):
+        dims = [dims]
+    variables = {}
+    for name in names:
+        block = _stacked([record.outputs.get(name) for record in done], name)
+        variables[name] = (["case", *(f"{name}_{i}" for i in range(block.ndim - 1))], block)
+    coordinates = {
+        name: ("case", host.asarray([record.params.get(name) for record in done]))
+        for name in params
+    }
+    dataset = xarray.Dataset(variables, coords=coordinates)
+    if not dims:
+        return dataset.assign_coords(case=[record.key for record in done])
+    if len({tuple(record.params[name] for name in dims) for record in done}) < len(done):
+        raise ArgumentError(
+            f"dims {', '.join(dims)} do not tell all cases apart; more of {', '.join(params)} were "
+            "expected"
+        )
+    dataset = dataset.drop_vars([name for name in params if name not in dims])
+    if len(dims) == 1:
+        return dataset.swap_dims(case=dims[0]).sortby(dims[0])
+    return dataset.set_index(case=list(dims)).unstack("case").transpose(*dims, ...)
+
+
+def _stacked(values: list[Any], name: str) -> Any:
+    shapes = {host.shape(x) for x in values if x is not None}
+    if len(shapes) > 1:
+        raise ArgumentError(
+            f"the output {name!r} has the shapes {', '.join(map(str, sorted(shapes)))}; one was "
+            "expected. names= takes others alone"
+        )
+    shape = shapes.pop() if shapes else ()
+    missing = host.full(shape, host.nan) if shape else None
+    return host.stack([host.asarray(missing if x is None else x) for x in values])
+
+
+def package(name: str) -> Any:
+    """An optional package, or how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ArgumentError(
+            f"{name} cannot be imported ({error}): install the extra mfdeq[studies]; in a clone, "
+            'pip install -e ".[studies]"'
+        ) from error

@@ -1,0 +1,99 @@
+"""One case in a worker: the user's function called, and what became of it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..arrays import array_on_host, host, is_dense
+from ..errors import ArgumentError
+from .cases import check_name, plain_value
+from .provenance import machine, now
+from .store import Outcome
+
+RANDOM = "rng"  # the parameter of a function that gets the random numbers of a case
+
+
+def watch_parent() -> None:
+    """End this process when the one that started it has ended, however that was.
+
+    A worker of a process pool holds both ends of its queue, and would wait there for ever.
+    """
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def ready(pickled: bytes) -> dict[str, Any]:
+    """Whether the function has come through."""
+    pickle.loads(pickled)
+    return machine()
+
+
+def run_case(sent: Any, params: Mapping[str, Any], seed: list[int] | None) -> Outcome:
+    """Call the function on a case; what it raises is an outcome, too."""
+    started, before = now(), time.perf_counter()
+    outputs: dict[str, Any] = {}
+    error = trace = None
+    try:
+        function = pickle.loads(sent) if isinstance(sent, bytes) else sent
+        if seed is not None:
+            params = {**params, RANDOM: host.random.default_rng(seed)}
+        outputs = checked(function(**params), params)
+    except (Exception, SystemExit) as raised:
+        error = "".join(traceback.format_exception_only(raised)).strip()
+        trace = "".join(traceback.format_exception(raised))
+    return Outcome(
+        status="done" if error is None else "failed",
+        outputs=outputs,
+        error=error,
+        traceback=trace,
+        started=started,
+        seconds=time.perf_counter() - before,
+        worker=machine(),
+    )
+
+
+def checked(returned: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function returned, by names, in numpy arrays and what JSON has."""
+    if not isinstance(returned, Mapping):
+        returned = {"value": returned}
+    outputs = {}
+    for name, value in returned.items():
+        check_name(name, "an output")
+        if name in params:
+            raise ArgumentError(
+                f"the output {name!r} has the name of a parameter; another was expected"
+            )
+        if is_dense(value) and value.ndim:
+            outputs[name] = array_on_host(value)
+            if outputs[name].dtype.hasobject:
+                raise ArgumentError(
+                    f"the output {name!r} is an array of objects; numbers were expected"
+                )
+        else:
+            if is_dense(value):
+                value = array_on_host(value)
+            outputs[name] = plain_value(value, f"the output {name!r}")
+    return outputs
+
+
+def wants_random(function: Callable) -> bool:
+    """Whether a function has a parameter for random numbers."""
+    try:
+        return RANDOM in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin
+        return False

@@ -1,0 +1,55 @@
+"""Functions of cases, where worker processes can import them; run as a script, a whole study."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+import mfdeq
+from mfdeq.studies.cases import grid
+
+MANY = grid(i=range(25), j=range(20))
+
+
+def pair(i, j):
+    return {"sum": i + j, "state": np.arange(3.0) + 10 * i + j, "word": f"{i}{j}"}
+
+
+def drawn(i, rng):
+    return {"numbers": rng.standard_normal(4)}
+
+
+def moody(i):
+    if i == 1:
+        raise ValueError("one is not liked")
+    if i == 2:
+        return {"bad": object()}
+    return {"twice": 2 * i}
+
+
+def deadly(i):
+    if i == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return {"twice": 2 * i}
+
+
+def started(x, kind, start=None):
+    return {"state": np.array([x]), "was": None if start is None else float(start[0])}
+
+
+def slow(i, j):
+    time.sleep(0.004)
+    return pair(i, j)
+
+
+def interrupted(i):
+    if i == 2:
+        raise KeyboardInterrupt
+    return i
+
+
+if __name__ == "__main__":
+    mfdeq.Study(sys.argv[1]).map(slow, MANY, workers=2, progress=False)
