@@ -132,9 +132,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .studies.reporting import report
-
-    page = report(_study(options.directory))
+    page = _study(options.directory).to_html()
     output = options.output or options.directory / "report.html"
     try:
         output.write_text(page, "utf-8")

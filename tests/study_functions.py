@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 import mfdeq
-from mfdeq.studies.cases import grid
+from mfdeq.studies import grid
 
 MANY = grid(i=range(25), j=range(20))
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from refusing import refused, table
 
 import mfdeq
 from mfdeq.studies import store as stores
-from mfdeq.studies.cases import grid, sample
+from mfdeq.studies import grid, sample
 
 PAIRS = grid(i=range(4), j=range(3))
 HERE = Path(__file__).parent
@@ -69,6 +70,17 @@ def test_every_case_is_recorded(study, made):
         assert record.worker["pid"]
     assert len(whole(study)) == len(study) == 12
     assert study.status() == mfdeq.studies.study.Status(12, 0, 12, False, study.status().seconds)
+
+
+def test_workers_of_dask(study):
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with (
+        warnings.catch_warnings(),
+        distributed.Client(processes=False, n_workers=2, dashboard_address=None) as client,
+    ):
+        warnings.simplefilter("ignore")
+        study.map(functions.pair, PAIRS, executor=client.get_executor())
+    assert len(whole(study)) == 12
 
 
 def test_what_is_recorded_is_not_run_again(study):

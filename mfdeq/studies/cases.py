@@ -58,7 +58,7 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
 
     Examples
     --------
-    >>> from mfdeq.studies.cases import grid
+    >>> from mfdeq.studies import grid
     >>> grid(size=[10, 20], leak=[0.1])
     [{'size': 10, 'leak': 0.1}, {'size': 20, 'leak': 0.1}]
     """

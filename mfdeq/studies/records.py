@@ -41,11 +41,8 @@ class Values(Mapping):
         return len(self._values)
 
     def __repr__(self) -> str:
-        shown = (
-            f"{k}: {v!r}" if self.file(k) is None else f"{k}: array"
-            for k, v in self._values.items()
-        )
-        return "{" + ", ".join(shown) + "}"
+        shown = (f"{name!r}: {self.plain.get(name, 'array')!r}" for name in self)
+        return f"{{{', '.join(shown)}}}"
 
     @property
     def plain(self) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import importlib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .tables import package
 ROWS = 1000  # of the table of cases
 FAILURES = 50
 FIGURES = 24
+BINS = 25  # of a distribution
 FEW = 3  # different values of a parameter, from which on an output is drawn over it
 SHORT = 64  # entries of an array that is drawn over its index
 SHOWN = ("mfdeq", "numpy", "scipy", "pyamg", "cupy-cuda12x", "cupy-cuda13x", "jax", "torch")
@@ -163,22 +165,23 @@ def _figures(done: Sequence[Record]) -> list[tuple[str, str]]:
     return drawn
 
 
-def _drawings(done: Sequence[Record]) -> Iterator[tuple[str, Any]]:
-    outputs = _numbers(done, "outputs")
-    varied = {name: x for name, x in _numbers(done, "params").items() if host.unique(x).size >= FEW}
-    for name, y in outputs.items():
-        if host.unique(y[host.isfinite(y)]).size > 1:
-            yield f"distribution of {name}", lambda ax, y=y, name=name: _distribution(ax, y, name)
+def _drawings(done: Sequence[Record]) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    """What there is to draw, the most telling first: a title and what draws it on axes."""
+    outputs = {name: y for name, y in _numbers(done, "outputs").items() if _differ(y, 2)}
+    params = {name: x for name, x in _numbers(done, "params").items() if _differ(x, FEW)}
     for name in _short(done):
         rows = host.stack([record.outputs[name] for record in done])
-        yield f"{name} by number", lambda ax, rows=rows, name=name: _band(ax, rows, name)
+        yield f"{name} by number", functools.partial(_band, rows=rows, name=name)
     for output, y in outputs.items():
-        for name, x in varied.items():
-            if host.unique(y[host.isfinite(y)]).size > 1:
-                yield (
-                    f"{output} over {name}",
-                    lambda ax, x=x, y=y, name=name, output=output: _over(ax, x, y, name, output),
-                )
+        for name, x in params.items():
+            title = f"{output} over {name}"
+            yield title, functools.partial(_over, x=x, y=y, name=name, output=output)
+    for name, y in outputs.items():
+        yield f"distribution of {name}", functools.partial(_distribution, y=y, name=name)
+
+
+def _differ(values: Any, times: int) -> bool:
+    return bool(host.unique(values[host.isfinite(values)]).size >= times)
 
 
 def _short(done: Sequence[Record]) -> list[str]:
@@ -194,12 +197,13 @@ def _short(done: Sequence[Record]) -> list[str]:
 
 def _distribution(ax: Any, y: Any, name: str) -> None:
     y = y[host.isfinite(y)]
+    bins: Any = BINS
     if _wide(y):
-        low, high = math.log10(y.min()), math.log10(y.max())
-        ax.hist(y, bins=host.logspace(low, high, 25), color="C0", alpha=0.8)
+        bins = host.logspace(math.log10(y.min()), math.log10(y.max()), BINS)
         ax.set_xscale("log")
-    else:
-        ax.hist(y, bins=25, color="C0", alpha=0.8)
+    elif (y == host.rint(y)).all() and host.ptp(y) < BINS:  # counts: a bar for each
+        bins = host.arange(y.min() - 0.5, y.max() + 1.0)
+    ax.hist(y, bins=bins, alpha=0.8)
     ax.set(xlabel=name, ylabel="cases")
 
 

@@ -67,7 +67,7 @@ class Study:
     --------
     >>> import tempfile
     >>> import mfdeq
-    >>> from mfdeq.studies.cases import grid
+    >>> from mfdeq.studies import grid
     >>> def double(x):
     ...     return {"twice": 2 * x}
     >>> study = mfdeq.Study(tempfile.mkdtemp())
@@ -110,7 +110,7 @@ class Study:
             case's own, the same wherever and whenever the case runs.
         cases : iterable of mapping
             Of names to numbers, words, bools, None, lists of those and arrays; see
-            `mfdeq.studies.cases.grid` and `~mfdeq.studies.cases.sample`.
+            `mfdeq.studies.grid` and `mfdeq.studies.sample`.
         executor : concurrent.futures.Executor, optional
             Also dask.distributed's ``client.get_executor()`` or mpi4py's ``MPIPoolExecutor``. By
             default processes of this machine.
@@ -282,6 +282,18 @@ class Study:
         from .tables import to_pandas
 
         return to_pandas(self.records())
+
+    def to_html(self) -> str:
+        """One HTML page with tables, figures, failures and provenance.
+
+        Returns
+        -------
+        str
+            It holds its figures and fetches nothing.
+        """
+        from .reporting import report
+
+        return report(self)
 
     def to_xarray(self, dims: Sequence[str] = (), names: Sequence[str] | None = None) -> Any:
         """Outputs of the cases that are done, arrays included.
