@@ -23,8 +23,8 @@ import study_functions as functions
 from refusing import refused, table
 
 import mfdeq
-from mfdeq.studies import store as stores
 from mfdeq.studies import grid, sample
+from mfdeq.studies import store as stores
 
 PAIRS = grid(i=range(4), j=range(3))
 HERE = Path(__file__).parent
