@@ -6,7 +6,7 @@ there says of the conductivities: its gradient and the leading eigenvalue of its
 Hessian. Every result is on disk when its case is done: stop the script at any instant, start it
 again, and it goes on. At the end there is a report, one HTML page.
 
-    python examples/recharge.py                # 200 cases of 13,608 cells, two minutes on two cores
+    python examples/recharge.py                # 200 cases of 13,608 cells, a minute on two cores
     python examples/recharge.py --size small   # 12 cases of 1,920 cells, seconds
     python -m mfdeq run examples/recharge.toml # the same from a file, without this script's main
 """
