@@ -67,6 +67,8 @@ _HOME = {
     "ConvergenceError": "errors",
     "SingularStateError": "errors",
     "OutOfMemoryError": "errors",
+    "CheckpointError": "errors",
+    "CheckpointWarning": "errors",
     "NearSingularWarning": "errors",
     "AccuracyWarning": "errors",
     "SmallestSingular": "conditioning",
