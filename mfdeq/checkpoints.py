@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import __version__
@@ -72,10 +72,7 @@ class Checkpoint:
             with _beside(self.path) as name, open(name, "wb"):
                 pass
         except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint {self.path} cannot be written: {error}. Name a file in a "
-                "directory that exists and may be written to"
-            ) from error
+            raise unwritten(self.path, error) from error
 
     def due(self, done: int, ended: bool = False) -> bool:
         """Whether so many steps are `every` beyond those of the last writing, at the end one."""
@@ -90,18 +87,17 @@ class Checkpoint:
         self._last = done
         try:
             write(self.path, self.kind, self.of, state)
-        except OSError as error:
+        except CheckpointError as error:
             warn(
-                f"the checkpoint {self.path} could not be written: {error}. The run goes on, and "
-                "the last checkpoint, if there is one, is as it was: make room before it is needed",
+                f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
                 CheckpointWarning,
             )
 
 
-def opened(path: Any, every: Any, kind: str, of: dict[str, Any]) -> Checkpoint | None:
+def opened(path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]]) -> Checkpoint | None:
     """The checkpoint that a caller names, or None."""
     every = count(every, "checkpoint_every")
-    return None if path is None else Checkpoint(path, every, kind, of)
+    return None if path is None else Checkpoint(path, every, kind, of())
 
 
 def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
@@ -116,12 +112,15 @@ def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> No
     }
     text = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
     path = _path(path)
-    with _beside(path) as name:
-        with open(name, "wb") as file:
-            host.savez(file, **{HEAD: text}, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
+    try:
+        with _beside(path) as name:
+            with open(name, "wb") as file:
+                host.savez(file, **{HEAD: text}, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+    except OSError as error:
+        raise unwritten(path, error) from error
     with contextlib.suppress(OSError):  # where a directory is nothing to sync
         folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
         try:
@@ -159,6 +158,14 @@ def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     raise CheckpointError(
         f"{path} holds {kind}; {' or '.join(kinds)} was expected: name another file, or delete it "
         "to start anew"
+    )
+
+
+def unwritten(path: str, error: OSError) -> CheckpointError:
+    """The error for a file that cannot be written."""
+    return CheckpointError(
+        f"{path} cannot be written: {error}. Name a file in a directory that exists, may be "
+        "written to and has room"
     )
 
 

@@ -187,7 +187,7 @@ def minimize(
         checkpoint,
         checkpoint_every,
         "a minimization",
-        {
+        lambda: {
             "model": functional.model.described,
             "N and P": [int(functional.model.state_size), theta.shape[0]],
             "theta0": digest(theta),
