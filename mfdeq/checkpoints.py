@@ -61,10 +61,10 @@ class Checkpoint:
             self._try()
 
     def _check(self, found: dict[str, Any]) -> None:
-        for name in {**self.of, **found}:
-            there, here = found.get(name), self.of.get(name)
-            if there != here:
-                raise other_run(self.path, f"its {name} is {there}, and {here} came")
+        differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
+        if differ:
+            told = [f"its {x} is {found.get(x)}, and {self.of.get(x)} came" for x in differ]
+            raise other_run(self.path, "; ".join(told))
 
     def _try(self) -> None:
         """Whether a file can be made at all: before the work, not after it."""
@@ -110,12 +110,12 @@ def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> No
         "of": of,
         "state": _packed(state, "state", arrays),
     }
-    text = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
+    arrays[HEAD] = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
     path = _path(path)
     try:
         with _beside(path) as name:
             with open(name, "wb") as file:
-                host.savez(file, **{HEAD: text}, **arrays)
+                host.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from mfdeq import checkpoints
 
@@ -48,10 +49,24 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
             monkeypatch.setattr(checkpoints, "write", true)
 
 
-def killed_by_signal(code, path, seed, most):
+def killed_after_writing(run, monkeypatch):
+    """Kill a run once it has written."""
+    true = checkpoints.write
+
+    def write(*args):
+        true(*args)
+        raise Killed
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.setattr(checkpoints, "write", true)
+
+
+def killed_by_signal(code, path, seed, most, times):
     """What a script prints that is killed at random moments and then left to end; how often."""
     rng, kills = random.Random(seed), 0
-    for _ in range(6):
+    for _ in range(times):
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(path)],
             stdout=subprocess.PIPE,
