@@ -30,6 +30,7 @@ from mfdeq.linear import Auto
 from mfdeq.linear.factor import operator_of
 
 RECYCLING = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi(), recycle=15, restart=30)
+ALONE = mfdeq.Krylov("gmres", recycle=15, restart=30)
 GMRES = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi(), recycle=6)
 AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
 
@@ -234,6 +235,7 @@ EIGENPAIRS = {
     "GMRES, not relaxed": lambda: (hessian(RECYCLING), {"k": 6, "which": "BE", "relaxed": False}),
     "GMRES, a sum": lambda: hessian_and_prior(),
     "GMRES, to an accuracy": lambda: (hessian(RECYCLING).to_accuracy(1e-7), {"k": 3, "rtol": 1e-4}),
+    "GMRES alone": lambda: (hessian(ALONE), {"k": 3, "rtol": 1e-4}),
     "AMG": lambda: (hessian(AMG), {"k": 6, "which": "BE", "certify": True}),
     "errors that add up": lambda: (hessian(AMG), {"k": 5, "rtol": 1e-8}),
 }
@@ -271,7 +273,7 @@ def test_eigenpairs_that_are_killed(what, before, tmp_path, monkeypatch):
 
 def test_more_products_go_on_from_those_that_were_made(tmp_path):
     H, options = decaying(which="SA", max_products=32, checkpoint_every=5)
-    with pytest.raises(mfdeq.ConvergenceError, match="in 32 products"):
+    with pytest.raises(mfdeq.ConvergenceError, match="Raise max_products"):
         mfdeq.eigsh(H, checkpoint=tmp_path / "a", **options)
     del options["max_products"]
     longer = mfdeq.eigsh(H, checkpoint=tmp_path / "a", **options)
