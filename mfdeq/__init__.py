@@ -70,6 +70,8 @@ _HOME = {
     "OutOfMemoryError": "errors",
     "StudyError": "errors",
     "ExperimentError": "errors",
+    "CheckpointError": "errors",
+    "CheckpointWarning": "errors",
     "NearSingularWarning": "errors",
     "AccuracyWarning": "errors",
     "SmallestSingular": "conditioning",

@@ -109,6 +109,13 @@ class Equilibrium:
             raise
         return factor
 
+    def forget(self) -> None:
+        """Drop what earlier solves have left in the factor, and what was corrected with it."""
+        for name in ("corrected_state", "corrected", "polished"):
+            self.__dict__.pop(name, None)
+        if "factor" in self.__dict__:
+            self.factor.forget()
+
     @property
     def smallest_singular(self) -> SmallestSingular:
         """The least singular value of A with its vectors, found when the factor is set up."""

@@ -98,6 +98,17 @@ class ExperimentError(MfdeqError, ValueError):
     """A file of an experiment that cannot be used: the line, the key, what was expected."""
 
 
+class CheckpointError(MfdeqError, OSError):
+    """A file that a run was to continue from cannot be read, or is of another run.
+
+    The message says what the file is, what was expected, and what to do.
+    """
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written: the run goes on, and the last one is as it was."""
+
+
 class NearSingularWarning(UserWarning):
     """The state operator A is so near to singular that digits are being lost."""
 

@@ -65,6 +65,12 @@ class Reduced(SelfAdjoint):
         parts = [self._product._apply(x[:, j : j + room]) for j in range(0, columns, room)]
         return self.backend.xp.concat(parts, axis=1)
 
+    def forget(self) -> None:
+        """Drop what solves have left in the factor, and what was corrected with it."""
+        self.eq.forget()
+        self._corrected.cache_clear()
+        self._at.cache_clear()
+
     def to_accuracy(self, rtol: float) -> InexactReduced:
         """The same operator with products only as accurate as asked for, and no dearer.
 
@@ -132,8 +138,13 @@ class InexactReduced(SelfAdjoint):
 
     def __init__(self, exact: Reduced, rtol: float) -> None:
         super().__init__(exact, exact.shape)
-        self.exact = exact
-        self.tolerance = Tolerance(fraction(rtol, "rtol of to_accuracy"), exact.backend.eps)
+        self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
+        self.tolerance = Tolerance(self.rtol, exact.backend.eps)
+
+    def forget(self) -> None:
+        """Start from the first tolerance of inner solves again."""
+        self.exact.forget()
+        self.tolerance = Tolerance(self.rtol, self.backend.eps)
 
     def _apply(self, x: Array) -> Array:
         def product(eq: Equilibrium, inner: float) -> tuple[Array, Array]:

@@ -98,6 +98,12 @@ class Operator:
     def _transpose(self) -> Operator:
         return self._adjoint()
 
+    def forget(self) -> None:
+        """Drop what earlier products have left behind and later ones depend on."""
+        for part in vars(self).values():
+            if hasattr(part, "forget"):
+                part.forget()
+
     def abs_apply(self, x: Array) -> Array:
         """|A| |x|, the magnitude that rounding in A x is relative to.
 

@@ -116,7 +116,7 @@ def test_bounds_of_many_take_few_products(monkeypatch):
     true = np.linalg.norm(H @ pairs.vectors - pairs.vectors * pairs.values, axis=0)
     assert np.all(true <= pairs.report.residuals)
 
-    monkeypatch.setattr("mfdeq.spectrum.extreme.MANY", 10**6)
+    monkeypatch.setattr("mfdeq.spectrum.search.MANY", 10**6)
     exact = mfdeq.eigsh(operator(values, noise=1e-6), k=20, rtol=1e-2, basis=60)
     assert exact.report.products == pairs.report.products + 20 - 4
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..arguments import at_least, count, one_of, real
 from ..arrays import Array, host
+from ..checkpoints import Checkpoint, digest, opened, other_run, read, write
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..model import Model
 from ..report import LinearCounts
@@ -19,6 +20,7 @@ EASY = 4  # iterations of a corrector that leave the step as it is
 SHARPEST = 0.85  # cosine of the angle between tangents, under which a step is taken again, shorter
 SHORTEST = 1e-8  # of the first step
 METHODS = ("arclength", "natural")
+KIND, FOLLOWING = "a branch", "a branch that is followed"  # of files
 
 
 @dataclass
@@ -42,6 +44,59 @@ class Branch:
     direction: Array
     reason: str = ""
     counts: LinearCounts = field(default_factory=LinearCounts)
+
+    def save(self, path: Any) -> None:
+        """Write it to a file, in place of what is there: an npz without pickles.
+
+        Parameters
+        ----------
+        path : str or PathLike
+
+        Raises
+        ------
+        CheckpointError
+            Where it cannot be written; what was there is as it was.
+        """
+        write(path, KIND, {}, {"branch": self._tree()})
+
+    @classmethod
+    def load(cls, path: Any) -> Branch:
+        """The branch in a file of `save`, or so far in a checkpoint of `mfdeq.follow`.
+
+        Parameters
+        ----------
+        path : str or PathLike
+
+        Returns
+        -------
+        Branch
+            With numpy's arrays.
+
+        Raises
+        ------
+        CheckpointError
+            Where the file holds no branch.
+        """
+        return cls._of(read(path, KIND, FOLLOWING)[1]["branch"], lambda x: x)
+
+    def _tree(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "points": [vars(point) for point in self.points],
+            "counts": vars(self.counts),
+        }
+
+    @classmethod
+    def _of(cls, tree: dict[str, Any], put: Callable[[Any], Array]) -> Branch:
+        vectors = ("state", "tangent")
+        points = [
+            Point(**{**point, **{name: put(point[name]) for name in vectors}})
+            for point in tree["points"]
+        ]
+        vectors = ("params", "direction")
+        counts = LinearCounts(**tree["counts"])
+        moved = {name: put(tree[name]) for name in vectors}
+        return cls(**{**tree, **moved, "points": points, "counts": counts})
 
     @property
     def t(self) -> Any:
@@ -77,6 +132,8 @@ def follow(
     max_points: int = 500,
     solver: Any = "auto",
     eigenvalues: int = 0,
+    checkpoint: Any = None,
+    checkpoint_every: int = 10,
 ) -> Branch:
     """Follow the branch of equilibria at theta0 + t d, from t = 0.
 
@@ -101,6 +158,11 @@ def follow(
         As of `mfdeq.solve`; the factor of one point preconditions the next.
     eigenvalues : int, optional
         How many to compute at each point; on the host only.
+    checkpoint : str or PathLike, optional
+        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
+        `Branch.load` reads it, too.
+    checkpoint_every : int, optional
+        Points from one checkpoint to the next.
 
     Returns
     -------
@@ -110,6 +172,22 @@ def follow(
     ------
     ConvergenceError
         Where no step can be corrected, with the `Branch` so far as `best`.
+    CheckpointError
+        Where the file is none of this run, or none can be written there.
+
+    Warns
+    -----
+    CheckpointWarning
+        Where a checkpoint could not be written; the run goes on.
+
+    Notes
+    -----
+    A run that was killed and is started again with the same file continues from its last
+    checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
+    returns its branch at once. So that what follows depends on the file alone, the factor is
+    dropped at each checkpoint: one set-up more. `max_points` and `checkpoint_every` may differ
+    from one start to the next; the model and the rest must not, of which sizes, arrays and
+    numbers are compared, and the residual at the last point looked at.
     """
     one_of(method, METHODS, "method")
     count(max_points, "max_points")
@@ -120,33 +198,97 @@ def follow(
     first = width / 50 if step is None else at_least(0.0, step, "step")
     most = max(first, width / 10 if longest is None else at_least(0.0, longest, "longest"))
     curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
-    branch = Branch([], curve.theta, curve.d, counts=curve.counts)
-    here = curve.begin(start, math.copysign(1.0, real(towards, "towards")), first)
-    branch.points.append(here)
-    _advance(curve, branch, method, first, most, (low, high), max_points)
-    return branch
+    sign = math.copysign(1.0, real(towards, "towards"))
+    file = opened(
+        checkpoint,
+        checkpoint_every,
+        FOLLOWING,
+        lambda: {
+            "model": model.described,
+            "N and P": [curve.b.shape[0] - 1, curve.theta.shape[0]],
+            "theta0": digest(curve.theta),
+            "direction": digest(curve.d),
+            "span": [low, high],
+            "start": digest(curve.start_of(start)),
+            "towards": sign,
+            "method": method,
+            "step and longest": [first, most],
+            "eigenvalues": int(eigenvalues),
+        },
+    )
+    walk = _Walk(curve, file)
+    if file is not None and file.saved is not None:
+        if walk.go_on(file.path, file.saved):
+            return walk.branch
+    else:
+        walk.begin(curve.begin(start, sign, first), first)
+    ended = _advance(walk, method, first, most, (low, high), max_points)
+    walk.keep(ended)
+    return walk.branch
+
+
+class _Walk:
+    """A branch that is followed: how far, by which steps, and the file that it goes on from."""
+
+    def __init__(self, curve: Curve, file: Checkpoint | None) -> None:
+        self.curve, self.file, self.ds = curve, file, 0.0
+        self.branch = Branch([], curve.theta, curve.d, counts=curve.counts)
+
+    def begin(self, here: Point, first: float) -> None:
+        """At the first point."""
+        self.branch.points.append(here)
+        # Steps are lengths of the curve: what is first in t is as much in s here.
+        self.ds = first / max(abs(here.slope), 0.1)
+
+    def go_on(self, path: str, saved: dict[str, Any]) -> bool:
+        """Where a checkpoint was written; whether the branch had come to its end there."""
+        curve = self.curve
+        self.branch = Branch._of(saved["branch"], curve.backend.from_host)
+        self.ds, curve.counts = saved["ds"], self.branch.counts
+        if not saved["ended"]:
+            self.branch.reason = ""
+        assert self.file is not None
+        self.file.went_on(len(self.branch.points))
+        try:
+            curve.go_on(saved["curve"], self.branch.points[-1])
+        except ConvergenceError as error:
+            raise other_run(path, f"of another model, it seems: {error}") from error
+        return saved["ended"]
+
+    def keep(self, ended: bool | None = None) -> None:
+        """Write a checkpoint if it is time, or at the end; and go on as from it."""
+        done = len(self.branch.points)
+        if self.file is not None and (ended or self.file.due(done, ended is not None)):
+            state = {
+                "branch": self.branch._tree(),
+                "curve": self.curve.memory,
+                "ds": self.ds,
+                "ended": bool(ended),
+            }
+            self.file.write(done, state)
+            self.curve.forget()
 
 
 def _advance(
-    curve: Curve,
-    branch: Branch,
+    walk: _Walk,
     method: str,
     first: float,
     most: float,
     span: tuple[float, float],
     max_points: int,
-) -> None:
-    here = branch.points[-1]
-    # Steps are lengths of the curve: what is first in t is as much in s here.
-    ds = first / max(abs(here.slope), 0.1)
+) -> bool:
+    """Step until the branch has come to its end, or there are as many points as are asked for."""
+    curve, branch = walk.curve, walk.branch
     while True:
+        here = branch.points[-1]
         if len(branch.points) >= max_points:
             branch.reason = f"{max_points} points"
-            return
-        if ds < SHORTEST * first and method == "natural":
+            return False
+        walk.keep()
+        if walk.ds < SHORTEST * first and method == "natural":
             branch.reason = f"a fold after t = {here.t:.8g}, it seems: follow it by arclength"
-            return
-        if ds < SHORTEST * first:
+            return True
+        if walk.ds < SHORTEST * first:
             raise ConvergenceError(
                 f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
                 "short, could be corrected. It may end, or another branch be too near; the branch "
@@ -154,15 +296,15 @@ def _advance(
                 best=branch,
             )
         try:
-            there, iterations = curve.corrected(here, ds, natural=method == "natural")
-            if curve.cosine(here, there) < SHARPEST and ds > 64 * SHORTEST * first:
-                ds *= 0.5
+            there, iterations = curve.corrected(here, walk.ds, natural=method == "natural")
+            if curve.cosine(here, there) < SHARPEST and walk.ds > 64 * SHORTEST * first:
+                walk.ds *= 0.5
                 continue
             turned = here.slope * there.slope < 0.0
             if method == "natural" and (turned or abs(there.slope) < 1e-6):
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
-                return
-            found = [*curve.special(here, there, ds), curve.examined(there)]
+                return True
+            found = [*curve.special(here, there, walk.ds), curve.examined(there)]
             left = next((point for point in found if not span[0] <= point.t <= span[1]), None)
             if left is not None:
                 found = found[: found.index(left)]
@@ -170,11 +312,11 @@ def _advance(
                 found.append(curve.at(found[-1] if found else here, left, end))
                 branch.reason = f"t = {end:g} is the end of the span"
         except (ConvergenceError, SingularStateError):
-            ds *= 0.5
+            walk.ds *= 0.5
             continue
         branch.points += found
         if branch.reason:
-            return
+            return True
         here = found[-1]
         growth = 2.0 ** ((EASY - iterations) / 2)
-        ds = min(ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))
+        walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))

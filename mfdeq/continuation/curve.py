@@ -32,6 +32,7 @@ from .stability import leading_eigenvalues
 MOST = 10  # iterations of a corrector
 LOCATED = 1e-9  # of a step, to which folds and crossings are located
 BESIDE = 1e-7  # of a step, to the side of a point where A is singular
+STRAYED = 1e3  # times the target of ||R||, which no point of this branch has
 SMALL = 1e-3  # of what it was at the ends of a step, for a test function to be at a root
 
 
@@ -81,6 +82,31 @@ class Curve:
         self._recent: list[tuple[Array, Linearized]] = []  # of the last points, by their states
         n = problem.state_size
         self.b, self.c = (self.backend.random(n + 1, seed=seed) for seed in (11, 12))
+
+    # What a checkpoint keeps, beside the points.
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """The weight of the state, and b and c as they were last aimed."""
+        return {"weight": self.weight, "b": self.b, "c": self.c}
+
+    def go_on(self, memory: dict[str, Any], point: Point) -> None:
+        """Take up what was kept at a point, which must be an equilibrium here too."""
+        self.weight = memory["weight"]
+        self.b, self.c = (self.backend.from_host(memory[name]) for name in ("b", "c"))
+        problem, report = self.problem(point.t), SolveReport()
+        _, size = problem.trial_residual(point.state)
+        monitor = Monitor(problem, None, MOST, report)
+        monitor.set_scale(point.state)
+        monitor.set_floor(self.linearized(point).A, point.state)
+        if not size <= STRAYED * report.target:
+            raise ConvergenceError(f"||R|| at its last point is {size:.2e}")
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the factor and what was linearized."""
+        self.solver.forget()
+        self._recent = []
 
     # The inner product and what is solved.
 
@@ -136,6 +162,12 @@ class Curve:
         self._recent = [(eq.state, eq.linearized)]
         tangent, slope = self._normal(a, 1.0, None, sign)
         return self.examined(Point(0.0, eq.state, tangent, slope))
+
+    def start_of(self, start: Any) -> Array | None:
+        """The state that a branch starts from, where one is given."""
+        if start is None:
+            return None
+        return self.backend.asarray(start.state if isinstance(start, Point) else start)
 
     def _weighed(self, a: Array, h: Array) -> float:
         """What a state counts beside t: as much as h and what t does to it are large."""

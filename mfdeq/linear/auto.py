@@ -159,6 +159,10 @@ class Auto:
         taken = [t for t in tried if t.cost < math.inf]
         return _ranked([*direct_ones, *taken], text)
 
+    def forget(self) -> None:
+        """Choose anew at the next A."""
+        self._kind = None
+
     def say(self, text: str) -> None:
         """Put a choice on record, once."""
         if text not in self.choices:
@@ -297,7 +301,15 @@ class _AutoFactor(Factor):
         super().__init__(A, None, counts)
         self.counts.setups -= 1  # the candidate counts its own
         self.auto, self.tried = auto, tried
+        self.candidates = list(auto.remaining)
         self._next()
+
+    def forget(self) -> None:
+        if len(self.auto.remaining) < len(self.candidates):  # some have failed since
+            self.auto.remaining[:] = self.candidates
+            self.tried = {}
+            self._next()
+        self.current.forget()
 
     def _next(self) -> None:
         solver, why = self.auto.remaining[0]

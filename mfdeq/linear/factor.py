@@ -91,6 +91,9 @@ class Factor:
         """
         return None
 
+    def forget(self) -> None:
+        """Drop what earlier solves have left behind and later ones depend on."""
+
     @property
     def nbytes(self) -> int:
         """Memory that the factorization or hierarchy holds, beside A itself."""

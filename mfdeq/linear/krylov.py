@@ -176,9 +176,12 @@ class _BlockFactor(_KrylovFactor):
             )
         alone = M is None and not solver.recycle and solver.block in (None, 1)
         self.compiled = A.compiled_krylov(solver.method) if alone else None
+        self.forget()
+
+    def forget(self) -> None:
+        recycle = self.solver.recycle
         self.recycled = {
-            side: Recycled(A.backend, solver.recycle) if solver.recycle else None
-            for side in (False, True)
+            side: Recycled(self.backend, recycle) if recycle else None for side in (False, True)
         }
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:

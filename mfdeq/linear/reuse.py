@@ -40,6 +40,9 @@ class Reused:
 
     def __init__(self, solver: Solver) -> None:
         self.solver = solver
+        self._begin()
+
+    def _begin(self) -> None:
         self.held: Factor | None = None
         self.weakest: Array | None = None
         self.spent = 0.0  # iterations beyond those of a fresh factor
@@ -49,6 +52,12 @@ class Reused:
     def __getstate__(self) -> dict[str, Any]:
         """All but the factor, which cannot be pickled and is set up again."""
         return {**self.__dict__, "held": None}
+
+    def forget(self) -> None:
+        """Set up anew at the next matrix, as if it were the first."""
+        self._begin()
+        if hasattr(self.solver, "forget"):  # it has chosen
+            self.solver.forget()
 
     @property
     def choices(self) -> list[str]:

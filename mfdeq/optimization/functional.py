@@ -15,6 +15,8 @@ from ..model import Model
 from ..operators import Operator
 from ..solving import reused_solver, solve
 
+SOLVED = ("_equilibrium", "_hessian", "_inexact", "_failed")  # what is solved for when asked for
+
 
 class ReducedFunctional:
     """theta -> L(h*(theta), theta), with gradient and exact Hessian.
@@ -79,14 +81,13 @@ class ReducedFunctional:
         self._failed: tuple[Array, Exception] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what is solved again when it is asked for: factors cannot be pickled."""
-        return {
-            **self.__dict__,
-            "_equilibrium": None,
-            "_hessian": None,
-            "_inexact": None,
-            "_failed": None,
-        }
+        """All but what is solved for again: factors cannot be pickled."""
+        return {**self.__dict__, **dict.fromkeys(SOLVED)}
+
+    def forget(self, start: Array) -> None:
+        """Drop all but a start: what follows depends on that and on theta alone."""
+        self.__dict__.update(dict.fromkeys(SOLVED), _start=start)
+        self.solve_options["solver"].forget()
 
     def equilibrium(self, theta: Array) -> Equilibrium:
         """The equilibrium at theta; solved for once."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ..arrays import Array, Backend
 from ..errors import SingularStateError
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse
-from .objective import Objective, Step
-from .trust_region import LOOSEST, ROUNDING, eisenstat_walker, steihaug
+from .objective import Iterate, Objective, Step
+from .trust_region import ROUNDING, eisenstat_walker, steihaug
 
 ARMIJO, WOLFE = 1e-4, 0.9  # of the decrease and of the slope
 HALVINGS = 40
@@ -27,6 +27,7 @@ class Direction(Protocol):
     """Where to search from a point."""
 
     wolfe: bool  # whether the search asks for the slope, too
+    memory: Any  # what it has learned, as a checkpoint keeps it
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """A direction downhill, the products it took, and how it was found."""
@@ -41,6 +42,7 @@ class NewtonCG:
     """-H^-1 g by conjugate gradients, up to a direction of negative curvature."""
 
     wolfe = False
+    memory: Any = None
 
     def __init__(
         self, objective: Objective, backend: Backend, precondition: Callable, inner: int
@@ -74,6 +76,15 @@ class ExactNewton:
     def __init__(self, objective: Objective, backend: Backend) -> None:
         self.objective, self.backend = objective, backend
         self.shift = self.first = 0.0
+
+    @property
+    def memory(self) -> Any:
+        """The last shift and the largest."""
+        return [self.shift, self.first]
+
+    @memory.setter
+    def memory(self, memory: Any) -> None:
+        self.shift, self.first = memory
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """A direction downhill."""
@@ -119,6 +130,16 @@ class LBFGS:
         self.backend, self.precondition = backend, precondition
         self.pairs: deque[tuple[Array, Array, float]] = deque(maxlen=memory)
 
+    @property
+    def memory(self) -> Any:
+        """The pairs."""
+        return list(self.pairs)
+
+    @memory.setter
+    def memory(self, memory: Any) -> None:
+        put = self.backend.from_host
+        self.pairs.extend((put(step), put(change), sy) for step, change, sy in memory)
+
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """A direction downhill."""
         dot = self.backend.xp.vecdot
@@ -142,43 +163,50 @@ class LBFGS:
             self.pairs.append((step, change, sy))
 
 
-def descents(
-    objective: Objective,
-    theta: Array,
-    backend: Backend,
-    direction: Direction,
-    target: Callable[[float], float],
-) -> Iterator[tuple[Array, float, Array, Step]]:
-    """Points, losses, gradients and steps, as `trust_region` gives them; ends where none is down.
+class LineSearch:
+    """Steps along a direction downhill, until none is.
 
     Parameters
     ----------
     objective : Objective
-    theta : (P,) array
-        The start, where there is an equilibrium.
     backend : Backend
     direction : Direction
-    target : callable
-        The norm of the gradient that is asked for, of that at the start.
+    wanted : float
+        The norm of the gradient that is asked for.
     """
-    value, g = objective.value(theta), objective.gradient(theta)
-    size = backend.norm(g)
-    yield theta, value, g, Step(value, size, 0.0, 0, "start")
-    wanted, forcing, previous = target(size), LOOSEST, size
-    while True:
-        forcing = eisenstat_walker(forcing, size, previous, wanted)
-        p, inner, how = direction(theta, g, forcing)
+
+    def __init__(
+        self, objective: Objective, backend: Backend, direction: Direction, wanted: float
+    ) -> None:
+        self.objective, self.backend = objective, backend
+        self.direction, self.wanted = direction, wanted
+
+    @property
+    def memory(self) -> Any:
+        """What the direction has learned."""
+        return self.direction.memory
+
+    @memory.setter
+    def memory(self, memory: Any) -> None:
+        self.direction.memory = memory
+
+    def forget(self) -> None:
+        """Nothing: every step takes its Hessian from the functional."""
+
+    def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
+        """One step; None where none lowers the loss."""
+        norm, direction = self.backend.norm, self.direction
+        forcing = eisenstat_walker(at.forcing, at.size, at.previous, self.wanted)
+        p, inner, how = direction(at.theta, at.gradient, forcing)
         search = _wolfe if direction.wolfe else _armijo
-        found = search(objective, backend, theta, value, g, p)
+        found = search(self.objective, self.backend, at.theta, at.value, at.gradient, p)
         if found is None:
-            return
-        new_theta, value, new_g, rejected = found
-        objective.report.rejected += rejected
-        direction.learn(new_theta - theta, new_g - g)
-        length = backend.norm(new_theta - theta)
-        theta, g, previous = new_theta, new_g, size
-        size = backend.norm(g)
-        yield theta, value, g, Step(value, size, length, inner, how)
+            return None
+        theta, value, g, rejected = found
+        self.objective.report.rejected += rejected
+        direction.learn(theta - at.theta, g - at.gradient)
+        there = Iterate(theta, value, g, norm(g), at.size, forcing)
+        return there, Step(value, there.size, norm(theta - at.theta), inner, how)
 
 
 Found = tuple[Array, float, Array, int] | None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..adapters import as_symmetric
 from ..arguments import at_least, count, fraction, one_of
 from ..arrays import Array, Backend, array_on_host
+from ..checkpoints import digest, opened
 from ..equilibrium import Equilibrium
 from ..errors import ArgumentError, ConvergenceError, MfdeqError
 from ..lagrangian import ShiftedInverse, parts
@@ -19,15 +19,15 @@ from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.extreme import eigsh
 from .bounds import Bounds
 from .functional import ReducedFunctional
-from .line_search import LBFGS, Direction, ExactNewton, NewtonCG, descents
-from .objective import MinimizeReport, Objective, Step, inverse_of
-from .trust_region import trust_region
+from .line_search import LBFGS, Direction, ExactNewton, LineSearch, NewtonCG
+from .objective import Method, MinimizeReport, Objective, Step, inverse_of
+from .run import Run, Stop
+from .trust_region import TrustRegion
 
 METHODS = ("newton-cg", "gauss-newton", "line-search", "newton", "l-bfgs")
 BOUNDED = ("newton-cg", "gauss-newton")
 MEMORY = 10  # steps that L-BFGS keeps
 INNER = 200  # products of one step
-Iteration = tuple[Array, float, Array, Step]
 
 
 @dataclass
@@ -103,6 +103,8 @@ def minimize(
     max_iterations: int = 100,
     radius: float | None = None,
     callback: Callable[[Array, Step], Any] | None = None,
+    checkpoint: Any = None,
+    checkpoint_every: int = 1,
 ) -> Minimum:
     """Minimize theta -> L(h*(theta), theta).
 
@@ -129,6 +131,10 @@ def minimize(
         The first of the trust region.
     callback : callable, optional
         Called with theta and the `Step` of every iteration; a true result stops.
+    checkpoint : str or PathLike, optional
+        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
+    checkpoint_every : int, optional
+        Iterations from one checkpoint to the next.
 
     Returns
     -------
@@ -138,12 +144,27 @@ def minimize(
     ------
     ConvergenceError
         Where that gradient is not reached, with the `Minimum` so far as `best`.
+    CheckpointError
+        Where the file is none of this run, or none can be written there.
+
+    Warns
+    -----
+    CheckpointWarning
+        Where a checkpoint could not be written; the run goes on.
 
     Notes
     -----
     How accurate a step is (Eisenstat and Walker 1996) sets how accurate its products are, and
     with that the inner solves. A step to where there is no equilibrium, or the loss does not fall,
     is taken back and a shorter one tried.
+
+    A run that was killed and is started again with the same file continues from its last
+    checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
+    returns its result at once. So that what follows depends on the file alone, the functional
+    drops at each checkpoint what it has beside the state: one set-up more, and one forward solve
+    that is at its target already. `gtol`, `max_iterations` and `checkpoint_every` may differ from
+    one start to the next; the functional and the rest must not, of which sizes, theta0 and the
+    loss at the checkpoint are looked at.
     """
     one_of(method, METHODS, "method")
     if not isinstance(functional, ReducedFunctional):
@@ -161,81 +182,80 @@ def minimize(
     if not limits.none and method not in BOUNDED:
         raise ArgumentError(f"bounds are for the methods {' and '.join(BOUNDED)}, not {method!r}")
     theta = limits.project(theta)
-    objective = Objective(functional, method == "gauss-newton", method)
-    eq = functional.equilibrium(theta)  # whose error says more than an infinite loss
-    if method == "newton":
-        parts(eq.hessian(functional.loss))  # refused before the work
-    iterations = _iterations(
-        method, objective, theta, limits, preconditioner, radius, lambda size: gtol * size
+    precondition = _precondition(backend, preconditioner, theta.shape[0])
+    file = opened(
+        checkpoint,
+        checkpoint_every,
+        "a minimization",
+        lambda: {
+            "model": functional.model.described,
+            "N and P": [int(functional.model.state_size), theta.shape[0]],
+            "theta0": digest(theta),
+            "method": method,
+            "bounds": digest(limits.lower, limits.upper),
+            "preconditioner": type(preconditioner).__name__,
+            "radius": None if radius is None else float(radius),
+        },
     )
-    return _run(iterations, objective, functional, gtol, max_iterations, callback)
+    run = Run(functional, Objective(functional, method == "gauss-newton", method), file)
+    if file is not None and file.saved is not None:
+        run.go_on(backend, file.saved)
+    else:
+        eq = functional.equilibrium(theta)  # whose error says more than an infinite loss
+        if method == "newton":
+            parts(eq.hessian(functional.loss))  # refused before the work
+        run.start(theta, limits, radius)
+    target = gtol * run.report.steps[0].gradient_norm
+    inner = min(INNER, 2 * theta.shape[0])
+    run.method = _method(method, run.objective, limits, precondition, inner, target)
+    return _ended(run, run.to_the_end(target, max_iterations, callback), target)
 
 
-def _iterations(
-    method: str,
+def _precondition(backend: Backend, given: Any, size: int) -> Callable[[Array], Array]:
+    if given is None:
+        return lambda r: r
+    if not isinstance(given, Precision):
+        given = as_symmetric(backend, given, (size, size), "preconditioner")
+    return inverse_of(given)
+
+
+def _method(
+    name: str,
     objective: Objective,
-    theta: Array,
     bounds: Bounds,
-    preconditioner: Any,
-    radius: float | None,
-    target: Callable[[float], float],
-) -> Iterator[Iteration]:
-    backend, P = bounds.backend, theta.shape[0]
-    if preconditioner is not None and not isinstance(preconditioner, Precision):
-        preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
-    precondition = (lambda r: r) if preconditioner is None else inverse_of(preconditioner)
-    inner = min(INNER, 2 * P)
-    if method in BOUNDED:
-        return trust_region(objective, theta, bounds, precondition, radius, inner, target)
+    precondition: Callable[[Array], Array],
+    inner: int,
+    target: float,
+) -> Method:
+    backend = bounds.backend
+    if name in BOUNDED:
+        return TrustRegion(objective, bounds, precondition, inner, target)
     directions: dict[str, Callable[[], Direction]] = {
         "line-search": lambda: NewtonCG(objective, backend, precondition, inner),
         "newton": lambda: ExactNewton(objective, backend),
         "l-bfgs": lambda: LBFGS(backend, precondition, MEMORY),
     }
-    return descents(objective, theta, backend, directions[method](), target)
+    return LineSearch(objective, backend, directions[name](), target)
 
 
-def _run(
-    iterations: Iterator[Iteration],
-    objective: Objective,
-    functional: ReducedFunctional,
-    gtol: float,
-    most: int,
-    callback: Callable[[Array, Step], Any] | None,
-) -> Minimum:
-    report, target = objective.report, math.inf
-    failure: MfdeqError | None = None
-    reason = "no step lowers the loss: rounding, or derivatives that are not the loss's"
-    try:
-        for iteration in iterations:
-            theta, value, g, step = iteration
-            report.steps.append(step)
-            if len(report.steps) == 1:
-                target = gtol * step.gradient_norm
-            if step.length or len(report.steps) == 1:
-                eq = functional.equilibrium(theta)  # the last that was solved for
-            if step.gradient_norm <= target:
-                reason = f"|gradient| {step.gradient_norm:.2e} <= {target:.2e}"
-                break
-            if callback is not None and callback(theta, step):
-                reason = "the callback said so"
-                break
-            if len(report.steps) > most:
-                reason = f"{most} iterations were not enough"
-                break
-    except MfdeqError as error:
-        if not report.steps:
-            raise
-        failure, reason = error, f"{type(error).__name__}: {error}"
-    objective.count()
-    size = report.steps[-1].gradient_norm
-    found = Minimum(theta, value, g, size <= target, reason, eq, report, functional)
+def _ended(run: Run, stop: Stop, target: float) -> Minimum:
+    at, report = run.at, run.report
+    found = Minimum(
+        at.theta,
+        at.value,
+        at.gradient,
+        at.size <= target,
+        stop.reason,
+        run.eq,
+        report,
+        run.functional,
+    )
     if not found.converged:
         raise ConvergenceError(
-            f"mfdeq.minimize by {report.method} stopped at |gradient| {size:.2e}, above its target "
-            f"{target:.2e}: {reason}. The point so far is in `best`; go on from its params, loosen "
-            "gtol, or give a preconditioner",
+            f"mfdeq.minimize by {report.method} stopped at |gradient| {at.size:.2e}, above its "
+            f"target {target:.2e}: {stop.reason}. The point so far is in `best`; go on from its "
+            "params, loosen gtol, or give a preconditioner",
             best=found,
             report=report,
-        ) from failure
+        ) from stop.failure
     return found

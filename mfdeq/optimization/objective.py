@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..arrays import Array
 from ..errors import ConvergenceError, SingularStateError
 from ..hessian import Reduced
 from ..operators import Operator
+from .bounds import Bounds
 from .functional import ReducedFunctional
 
+LOOSEST = 0.5  # of Eisenstat and Walker's forcing (1996, choice 2)
 ROUGHEST, FINEST = 1e-2, 1e-10  # relative residuals of the inner solves of a product
 
 
@@ -37,6 +39,45 @@ class Step:
     length: float
     inner: int
     how: str
+
+
+@dataclass
+class Iterate:
+    """Where an iteration is: what the next step follows from.
+
+    Attributes
+    ----------
+    theta, gradient : (P,) arrays
+    value : float
+    size, previous : float
+        The norms of the projected gradient here and a point before.
+    forcing : float
+        How accurate the last step was.
+    radius : float or None
+        Of the trust region.
+    """
+
+    theta: Array
+    value: float
+    gradient: Array
+    size: float
+    previous: float
+    forcing: float
+    radius: float | None = None
+
+
+class Method(Protocol):
+    """From one iterate to the next."""
+
+    memory: Any  # what it has learned, as a checkpoint keeps it
+
+    def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
+        """The next iterate, and how it was found; None where there is none."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what is not in its memory."""
+        ...
 
 
 @dataclass
@@ -96,6 +137,19 @@ class Objective:
         self.functional, self.gauss_newton = functional, gauss_newton
         self.report = MinimizeReport(method)
         self._before, self._started = functional.solves, time.perf_counter()
+
+    def start(self, theta: Array, bounds: Bounds, radius: float | None) -> tuple[Iterate, Step]:
+        """The first iterate, where there is an equilibrium."""
+        value, g = self.value(theta), self.gradient(theta)
+        size = bounds.backend.norm(bounds.projected_gradient(theta, g))
+        at = Iterate(theta, value, g, size, size, LOOSEST, radius)
+        return at, Step(value, size, 0.0, 0, "start")
+
+    def go_on(self, report: MinimizeReport) -> None:
+        """Count on from a report."""
+        self.report = report
+        self.functional.solves += report.equilibria
+        self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
         """The loss; infinite where there is no equilibrium."""

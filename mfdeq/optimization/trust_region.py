@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..arrays import Array, Backend
+from ..hessian import Reduced
 from .bounds import Bounds
-from .objective import Objective, Step
+from .objective import LOOSEST, Iterate, Objective, Step
 
 ACCEPTED = 1e-4  # of the decrease that the model promises, for a step to be taken
 GOOD, POOR = 0.75, 0.25  # of it, where the region grows and shrinks
@@ -24,7 +26,6 @@ GROWTH, SHRINKAGE = 2.0, 0.25
 FIRST = 10.0  # steps of steepest descent that the first region holds
 SMALLEST = 1e-14  # radius, of the length of the parameters, at which nothing is left to try
 ROUNDING = 100.0  # times rounding of the loss, below which a decrease says nothing
-LOOSEST = 0.5  # of Eisenstat and Walker's forcing (1996, choice 2)
 
 
 @dataclass(frozen=True)
@@ -117,54 +118,58 @@ def steihaug(
     return Path(p, decrease, math.sqrt(max(pp, 0.0)), radius or 0.0, how, j)
 
 
-def trust_region(
-    objective: Objective,
-    theta: Array,
-    bounds: Bounds,
-    precondition: Callable[[Array], Array],
-    radius: float | None,
-    inner: int,
-    target: Callable[[float], float],
-) -> Iterator[tuple[Array, float, Array, Step]]:
-    """Points, losses, gradients and steps, one after the other.
+class TrustRegion:
+    """Steps that are as long as the model was good for.
 
     Parameters
     ----------
     objective : Objective
-    theta : (P,) array
-        The start, where there is an equilibrium.
     bounds : Bounds
     precondition : callable
-    radius : float or None
-        The first.
     inner : int
         Products of one step at most.
-    target : callable
-        The norm of the gradient that is asked for, of that at the start.
+    wanted : float
+        The norm of the gradient that is asked for.
     """
-    backend = bounds.backend
-    norm, eps = backend.norm, backend.eps
-    value, g = objective.value(theta), objective.gradient(theta)
-    size = norm(bounds.projected_gradient(theta, g))
-    yield theta, value, g, Step(value, size, 0.0, 0, "start")
-    wanted, forcing, previous = target(size), LOOSEST, size
-    H = objective.hessian(theta)
-    while True:
+
+    memory: Any = None  # all is in the iterate
+
+    def __init__(
+        self,
+        objective: Objective,
+        bounds: Bounds,
+        precondition: Callable[[Array], Array],
+        inner: int,
+        wanted: float,
+    ) -> None:
+        self.objective, self.bounds, self.precondition = objective, bounds, precondition
+        self.inner, self.wanted = inner, wanted
+        self.H: Reduced | None = None  # of the last step that was taken
+
+    def forget(self) -> None:
+        """Take the Hessian from the functional again."""
+        self.H = None
+
+    def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
+        """One step, taken or rejected; None where the region has shrunk to nothing."""
+        objective, bounds = self.objective, self.bounds
+        backend, theta, value, g, size = bounds.backend, at.theta, at.value, at.gradient, at.size
+        norm, eps = backend.norm, backend.eps
+        if at.radius is not None and at.radius <= SMALLEST * max(norm(theta), 1.0):
+            return None
+        H = objective.hessian(theta) if self.H is None else self.H
         held = bounds.held(theta, g)
         free = _free(backend, held)
-        reduced = free(g)
-        forcing = eisenstat_walker(forcing, size, previous, wanted)
-        product = functools.partial(objective.product, H, accuracy=forcing)
+        forcing = eisenstat_walker(at.forcing, size, at.previous, self.wanted)
         path = steihaug(
             backend,
-            _within(free, product),
-            _within(free, precondition),
-            reduced,
-            radius,
+            _within(free, functools.partial(objective.product, H, accuracy=forcing)),
+            _within(free, self.precondition),
+            free(g),
+            at.radius,
             forcing,
-            inner,
+            self.inner,
         )
-        radius = path.radius
         trial = theta + path.step
         decrease = path.decrease
         if held is not None:
@@ -173,7 +178,6 @@ def trust_region(
             if norm(step - path.step) > eps * norm(step):  # it was bent: what the model says of it
                 Hs = objective.product(H, step, forcing)
                 decrease = -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
-        length = norm(trial - theta)
         new = objective.value(trial)
         noise = ROUNDING * eps * abs(value)
         if new < math.inf and abs(value - new) <= noise and decrease <= noise:
@@ -184,24 +188,22 @@ def trust_region(
         else:
             trial_g = None
             ratio = (value - new) / decrease if decrease > 0.0 else -1.0
-        inside = path.length < 0.8 * radius
-        if ratio > ACCEPTED:
-            g = objective.gradient(trial) if trial_g is None else trial_g
-            theta, value, previous = trial, new, size
-            size = norm(bounds.projected_gradient(theta, g))
-            H = objective.hessian(theta)
-            how = path.how
-        else:
-            objective.report.rejected += 1
-            how = "rejected: no equilibrium" if new == math.inf else f"rejected: {path.how}"
-            length = 0.0
+        radius = path.radius
         if ratio < POOR:
             radius = SHRINKAGE * min(radius, path.length or radius)
-        elif ratio > GOOD and not inside:
+        elif ratio > GOOD and path.length >= 0.8 * radius:
             radius *= GROWTH
-        yield theta, value, g, Step(value, size, length, path.products, how)
-        if radius <= SMALLEST * max(norm(theta), 1.0):
-            return
+        if ratio > ACCEPTED:
+            g = objective.gradient(trial) if trial_g is None else trial_g
+            there = norm(bounds.projected_gradient(trial, g))
+            self.H = objective.hessian(trial)
+            step = Step(new, there, norm(trial - theta), path.products, path.how)
+            return Iterate(trial, new, g, there, size, forcing, radius), step
+        objective.report.rejected += 1
+        self.H = H
+        how = "rejected: no equilibrium" if new == math.inf else f"rejected: {path.how}"
+        stayed = replace(at, forcing=forcing, radius=radius)
+        return stayed, Step(value, size, 0.0, path.products, how)
 
 
 def eisenstat_walker(last: float, size: float, previous: float, wanted: float) -> float:

@@ -11,12 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays import Array, array_on_host, host
+from ..errors import ConvergenceError
 from ..linear.columns import orthonormal
 from ..operators import Operator
-from .eigenpairs import orthonormal_in
+from .eigenpairs import FLOOR, Eigenpairs, bounded, orthonormal_in
+from .kept import Kept
 from .lanczos import chosen
 from .products import Products
+from .search import RECURRED, SAME
 
+KEPT = ("V", "HV", "before", "norm")
 MORE = 4  # Ritz vectors kept at a restart beside those that are wanted
 
 
@@ -61,6 +65,28 @@ class Davidson:
         self.residuals = array_on_host(self.H.metric.dual_norms(self.off))
 
     @property
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        dual = None if self.H.metric.trivial else self.dual
+        return {name: getattr(self, name) for name in KEPT} | {"dual": dual}
+
+    @classmethod
+    def recalled(cls, H: Products, M: Operator, k: int, most: int, kept: Kept) -> Davidson:
+        """The one that a checkpoint has kept."""
+        found, put, memory = cls.__new__(cls), H.backend.from_host, kept.search
+        assert memory is not None
+        found.H, found.M, found.k, found.most = H, M, k, most
+        found.before, found.norm = memory["before"], memory["norm"]
+        found.V, found.HV = put(memory["V"]), put(memory["HV"])
+        found.dual = found.V if memory["dual"] is None else put(memory["dual"])
+        found._solve()
+        first = found.V[:, :1]
+        off = H.metric.dual_norms(H.H._apply(first) - found.HV[:, :1])
+        off = off + found.norm * H.metric.dual_norms(H.metric.apply(first) - found.dual[:, :1])
+        kept.go_on(H, float(array_on_host(off)[0]), SAME * found.norm)
+        return found
+
+    @property
     def vectors(self) -> Array:
         """The wanted Ritz vectors."""
         return self.V @ self.H.backend.from_host(self.wanted)
@@ -102,3 +128,53 @@ class Davidson:
         self.V, self.dual, self.HV = self.V @ Y, self.dual @ Y, self.HV @ Y
         self.wanted = best.T @ self.wanted
         self.Y, self.before = best.T @ self.Y, None
+
+
+def smallest(
+    H: Products,
+    M: Operator,
+    start: Array,
+    k: int,
+    most: int,
+    rtol: float,
+    limit: int,
+    kept: Kept,
+) -> Eigenpairs:
+    """The k smallest eigenpairs, with true residuals.
+
+    Parameters
+    ----------
+    H, M, start, k, most
+        As of `Davidson`; more columns are added to the start where it has fewer than k.
+    rtol : float
+    limit : int
+        Products.
+    kept : Kept
+    """
+    width, backend = start.shape[1], H.backend
+    if width < k:
+        start = backend.xp.concat(
+            [start, backend.random(start.shape[0], k - width, seed=17)], axis=1
+        )
+    most = max(most, 3 * k + 2 * width)
+    if kept.search is None:
+        search = Davidson(H, M, M._apply(start), k, most)
+    else:
+        search = Davidson.recalled(H, M, k, most, kept)
+    while True:
+        floor = FLOOR * backend.eps * search.norm
+        tol = RECURRED * max(rtol * float(abs(search.values).max()), floor)
+        done = search.residuals <= tol
+        if done.all():
+            return bounded(H, search.vectors, search.norm, "Davidson")
+        if H.count >= limit or not search.extend(tol, width):
+            best = bounded(H, search.vectors, search.norm, "Davidson")
+            best.report.converged = False
+            raise ConvergenceError(
+                f"eigsh: {int(done.sum())} of {k} smallest eigenpairs converged to rtol = "
+                f"{rtol:.1e} in {H.count} products. Raise max_products or rtol, or give a better "
+                "preconditioner: a LowRank of more pairs",
+                best=best,
+                report=best.report,
+            )
+        kept.step(H.count, lambda: search.memory)

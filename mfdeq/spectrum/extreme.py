@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
 from ..arrays import Array, Backend, array_on_host
-from ..errors import ArgumentError, ConvergenceError
+from ..checkpoints import digest, opened
+from ..errors import ArgumentError
 from ..hessian import Reduced
 from ..lagrangian import ShiftedInverse, parts
 from ..memory import memory_told
 from ..operators import DENSE_LIMIT, Operator, Product
 from ..precision import Precision, metric_of
-from .davidson import Davidson
-from .eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, sampled, worst
+from .davidson import smallest
+from .eigenpairs import Eigenpairs, allowed, bounded, inaccurate, worst
+from .kept import Kept
 from .lanczos import Lanczos, chosen
 from .products import Products
+from .search import Search
 from .shift_invert import IteratedInverse, entries, missed, refined
 
 DENSE = 40  # sizes up to which every eigenpair is computed at once
 WHICH = ("LM", "LA", "SA", "BE")
-RECURRED = 0.5  # of the tolerance, which residuals by the recurrence reach before true ones are
-SAME = 1e-4  # relative difference of products with M, of which two are the same
-MANY = 8  # pairs, beyond which their products are sampled where those of the basis are exact
 INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
@@ -47,6 +48,8 @@ def eigsh(
     relaxed: bool = True,
     max_products: int | None = None,
     progress: bool = False,
+    checkpoint: Any = None,
+    checkpoint_every: int = 25,
 ) -> Eigenpairs:
     """Extreme eigenpairs of a symmetric operator by Lanczos.
 
@@ -99,6 +102,10 @@ def eigsh(
         Products before giving up; by default 10 P, at least 1000.
     progress : bool, optional
         Show the products as they are made.
+    checkpoint : str or PathLike, optional
+        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
+    checkpoint_every : int, optional
+        Products (of the inverse, with `sigma`) from one checkpoint to the next.
 
     Returns
     -------
@@ -110,6 +117,13 @@ def eigsh(
         With the pairs found as `best`, where fewer than k converged.
     ArgumentError
         For k outside 1 ... P, an unknown `which`, an operator that is not square.
+    CheckpointError
+        Where the file is none of this run, or none can be written there.
+
+    Warns
+    -----
+    CheckpointWarning
+        Where a checkpoint could not be written; the run goes on.
 
     Notes
     -----
@@ -122,6 +136,14 @@ def eigsh(
 
     The generalized problem takes one solve with M for each product beside it, and M itself only
     for the start and the bounds (Parlett 1998, section 15.11; Saibaba, Lee and Kitanidis 2016).
+
+    A run that was killed and is started again with the same file continues from its last
+    checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
+    returns its pairs after one product, which must agree with them. So that what follows depends
+    on the file alone, an mfdeq H drops at each checkpoint the spaces that its solves recycle; an
+    operator of yours must give the same product whatever came before. `max_products` and
+    `checkpoint_every` may differ from one start to the next. Where all eigenpairs are computed at
+    once (P up to 40, or k above P - 2), the result alone is written.
     """
     P = check_operator(H, k)
     _check_which(which)
@@ -144,140 +166,70 @@ def eigsh(
         if (which != "SA" and sigma is None) or resume is not None:
             raise ArgumentError("a preconditioner is for which='SA' or sigma, without resume")
         preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
+    file = opened(
+        checkpoint,
+        checkpoint_every,
+        "eigenpairs",
+        lambda: {
+            "H": type(hessian).__name__,
+            "P": P,
+            "params": digest(hessian.eq.params) if isinstance(hessian, Reduced) else None,
+            "k": int(k),
+            "which": which,
+            "rtol": float(rtol),
+            "M": type(M).__name__,
+            "sigma": None if sigma is None else float(sigma),
+            "certify": bool(certify),
+            "preconditioner": type(preconditioner).__name__,
+            "start": digest(start),
+            "basis": most,
+            "resume": None if resume is None else digest(resume.values),
+            "relaxed": bool(relaxed),
+        },
+    )
     products = Products(hessian, progress, metric)
+    kept = Kept(file, products)
     inverse: Operator | None = None
-    if sigma is not None and preconditioner is not None:
-        inverse = IteratedInverse(products, sigma, preconditioner)
-    elif sigma is not None:
-        inverse = ShiftedInverse(_reduced(hessian), sigma, entries(metric))
     try:
+        if (done := kept.pairs()) is not None:
+            return done
+        if sigma is not None:
+            inverse = _inverse(products, sigma, preconditioner)
         if inverse is not None:
-            pairs = _nearest(inverse, products, k, start, most, limit, progress)
+            pairs = _nearest(inverse, products, k, start, most, limit, progress, kept)
         elif P <= DENSE or k >= P - 1:
             pairs = bounded(products, *_dense(products, P, k, which), "dense")
         elif preconditioner is not None:
-            pairs = _preconditioned(products, preconditioner, start, k, most, rtol, limit)
+            pairs = smallest(products, preconditioner, start, k, most, rtol, limit, kept)
         else:
-            lanczos = Lanczos(backend, products, start, most, metric)
+            begin = functools.partial(Lanczos, backend, products, start, most, metric)
             if resume is not None:
-                lanczos = _resumed(resume, products, most)
+                begin = functools.partial(_resumed, resume, products, most)
             inexact = isinstance(hessian, Reduced) and hessian.eq.factor.iterative
             products.relaxed = relaxed and inexact
-            pairs = _extreme(lanczos, products, k, which, rtol, limit)
-            rough = products.relaxed or resume is not None or lanczos.locked > 0
-            if rough and worst(pairs) > allowed(pairs, rtol):
+            search = Search(begin, products, k, which, rtol, limit, kept)
+            pairs, found = search.run(), search.lanczos
+            rough = products.relaxed or resume is not None or found.locked > 0
+            if rough and not search.last and worst(pairs) > allowed(pairs, rtol):
                 products.relaxed = False  # the errors have added up: from what was found, tightly
-                lanczos = Lanczos(backend, products, pairs.vectors, max(most, 4 * k), metric)
-                pairs = _extreme(lanczos, products, k, which, rtol, limit)
+                V, more = pairs.vectors, max(most, 4 * k)
+                again = functools.partial(Lanczos, backend, products, V, more, metric)
+                pairs = Search(again, products, k, which, rtol, limit, kept, last=True).run()
     finally:
         products.close()
     if not worst(pairs) <= allowed(pairs, rtol):
         raise inaccurate(worst(pairs), rtol, pairs)
     if certify:
         pairs.report.missed = missed(_reduced(hessian), pairs, inverse)
+    kept.end(pairs)
     return pairs
 
 
-def _extreme(
-    lanczos: Lanczos,
-    H: Products,
-    k: int,
-    which: str,
-    rtol: float,
-    limit: int,
-    each: bool = False,
-) -> Eigenpairs:
-    """The pairs whose residuals by the recurrence reach the tolerance, with true residuals.
-
-    An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: what is
-    wanted counts as found there once a search from a random start has brought nothing new. The
-    tolerance is relative to the largest of the values, or to the least if `each` is to have it.
-    """
-    before: Any = None
-    norm = 0.0
-    if not lanczos.size:
-        lanczos.expand()
-    while True:
-        values, Y, residuals = lanczos.ritz()
-        wanted = chosen(values, min(k, values.shape[0]), which)
-        sizes, norm = abs(values[wanted]), max(norm, float(abs(values).max()))
-        scale = float(sizes.min() if each else sizes.max())
-        # Rounding of H is a floor, and the whole space has nothing left.
-        tol = RECURRED * max(rtol * scale, FLOOR * H.backend.eps * norm)
-        if not H.relaxed:  # residuals below what the products are off by mean nothing
-            tol = max(tol, lanczos.asymmetry)
-        converged = residuals[wanted] <= tol
-        if lanczos.left <= tol and not (lanczos.invariant or lanczos.complete):
-            # Nothing more will come of this start, but copies may from another.
-            lanczos.begin_again(lanczos.width)
-            values, Y, residuals = lanczos.ritz()
-            converged = residuals[wanted] <= tol
-        enough = len(wanted) == k
-        if enough and lanczos.invariant:
-            known = before is not None and abs(values[wanted] - before).max() <= tol
-            before = values[wanted]
-        else:
-            known = enough and lanczos.searched(k, which, tol)
-        if converged.all() and (known or lanczos.complete):
-            return _found(lanczos, H, Y[:, wanted], norm, rtol)
-        if H.count >= limit:
-            good = wanted[converged]
-            best = _found(lanczos, H, Y[:, good], norm)
-            raise ConvergenceError(
-                f"eigsh: {len(good)} of {k} eigenpairs converged to rtol = {rtol:.1e} in "
-                f"{H.count} products. Raise max_products (with resume=, the error's `best`, "
-                "nothing is computed again) or rtol, or ask for fewer; eigenvalues that crowd "
-                "at this end of the spectrum converge slowly",
-                best=best,
-                report=best.report,
-            )
-        H.allow(tol, float(residuals[wanted].max()) if enough else norm, norm, k)
-        if lanczos.invariant:
-            lanczos.lock(k, which)
-        elif lanczos.full:
-            lanczos.restart(k, which)
-        lanczos.expand()
-
-
-def _found(
-    lanczos: Lanczos, H: Products, Y: Any, norm: float, rtol: float | None = None
-) -> Eigenpairs:
-    """The pairs of V Y; without a tolerance the best of a search that has failed."""
-    vectors, pairs = lanczos.vectors(Y), None
-    if rtol is not None and not H.relaxed and Y.shape[1] > MANY:
-        pairs = sampled(H, vectors, *lanczos.images(Y), norm, "Lanczos")
-    if pairs is None or rtol is None or worst(pairs) > allowed(pairs, rtol):
-        pairs = bounded(H, vectors, norm, "Lanczos")
-    pairs.krylov, pairs.report.converged = lanczos, rtol is not None
-    return pairs
-
-
-def _preconditioned(
-    H: Products, M: Operator, start: Array, k: int, most: int, rtol: float, limit: int
-) -> Eigenpairs:
-    """The smallest, by Davidson with a preconditioner."""
-    width, backend = start.shape[1], H.backend
-    if width < k:
-        start = backend.xp.concat(
-            [start, backend.random(start.shape[0], k - width, seed=17)], axis=1
-        )
-    search = Davidson(H, M, M._apply(start), k, max(most, 3 * k + 2 * width))
-    while True:
-        floor = FLOOR * backend.eps * search.norm
-        tol = RECURRED * max(rtol * float(abs(search.values).max()), floor)
-        done = search.residuals <= tol
-        if done.all():
-            return bounded(H, search.vectors, search.norm, "Davidson")
-        if H.count >= limit or not search.extend(tol, width):
-            best = bounded(H, search.vectors, search.norm, "Davidson")
-            best.report.converged = False
-            raise ConvergenceError(
-                f"eigsh: {int(done.sum())} of {k} smallest eigenpairs converged to rtol = "
-                f"{rtol:.1e} in {H.count} products. Raise max_products or rtol, or give a better "
-                "preconditioner: a LowRank of more pairs",
-                best=best,
-                report=best.report,
-            )
+def _inverse(H: Products, sigma: float, preconditioner: Operator | None) -> Operator:
+    """(H - sigma M)^-1, iterated or factorized."""
+    if preconditioner is not None:
+        return IteratedInverse(H, sigma, preconditioner)
+    return ShiftedInverse(_reduced(H.H), sigma, entries(H.metric))
 
 
 def _nearest(
@@ -288,6 +240,7 @@ def _nearest(
     most: int,
     limit: int,
     progress: bool,
+    kept: Kept,
 ) -> Eigenpairs:
     """Those of the largest magnitude of the inverse, judged by H."""
     P, metric = inverse.shape[0], H.metric
@@ -299,8 +252,10 @@ def _nearest(
         if P <= DENSE or k >= P - 1:
             vectors = _dense(solves, P, k, "LM")[0]
         else:
-            lanczos = Lanczos(inverse.backend, solves, start, most, metric)
-            vectors = _extreme(lanczos, solves, k, "LM", INVERSE_RTOL, limit, True).vectors
+            kept.all = [H, solves]
+            begin = functools.partial(Lanczos, inverse.backend, solves, start, most, metric)
+            search = Search(begin, solves, k, "LM", INVERSE_RTOL, limit, kept, each=True)
+            vectors = search.run().vectors
     finally:
         solves.close()
     vectors = refined(inverse, vectors, metric)
@@ -379,8 +334,7 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
             f"resume is a {type(resume).__name__}; what mfdeq.eigsh returned for the same H, by "
             "Lanczos, was expected"
         )
-    first, dual = found.rows[0, :], found.duals[0, :]
-    if product.backend.norm(product.metric.apply(first) - dual) > SAME * product.backend.norm(dual):
+    if not found.measured_by(product.metric):
         raise ArgumentError("resume is of another inner product: give the same M")
     return found.continued(product, most)
 

@@ -25,6 +25,8 @@ from ..precision import Metric
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
 PASSES = 2  # over V, at most
 CANCELLED = 0.5  # of what a pass was given, below which another follows (Daniel et al. 1976)
+SAME = 1e-4  # relative difference of products with M, of which two are the same
+KEPT = ("T", "S", "size", "width", "most", "locked", "fresh", "asymmetry", "invariant")
 FURTHER = 0.5  # of what a basis holds beyond the pairs asked for, kept at a restart
 
 
@@ -210,6 +212,50 @@ class Lanczos:
         found.T = host.zeros(2 * found.rows.shape[:1])
         found.T[:held, :held] = self.T[:held, :held]
         return found
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        held = self.size + self.width
+        return {
+            "rows": self.rows[:held, :],
+            "duals": None if self.metric.trivial else self.duals[:held, :],
+            **{name: getattr(self, name) for name in KEPT},
+        }
+
+    @classmethod
+    def recalled(
+        cls,
+        backend: Backend,
+        product: Callable[[Array], Array],
+        metric: Metric,
+        memory: dict[str, Any],
+    ) -> Lanczos:
+        """The one that a checkpoint has kept."""
+        found = cls.__new__(cls)
+        found.backend, found.product, found.metric = backend, product, metric
+        for name in KEPT:
+            setattr(found, name, memory[name])
+        held, n = memory["rows"].shape
+        found._make_room(found.T.shape[0], n)
+        found.rows[:held, :] = backend.from_host(memory["rows"])
+        if memory["duals"] is not None:
+            found.duals[:held, :] = backend.from_host(memory["duals"])
+        return found
+
+    def measured_by(self, metric: Metric) -> bool:
+        """Whether the inner product is that of a metric."""
+        first, dual = self.rows[0, :], self.duals[0, :]
+        norm = self.backend.norm
+        return norm(metric.apply(first) - dual) <= SAME * norm(dual)
+
+    def strayed(self, product: Callable[[Array], Array]) -> float:
+        """How far products are from those that made V, of one; infinite for another metric."""
+        if not self.measured_by(self.metric):
+            return float("inf")
+        first = self.rows[:1, :].T
+        known = array_on_host(self.rows[: self.size, :] @ product(first))[:, 0]
+        return float(host.linalg.norm(known - self.T[: self.size, 0]))
 
     def _follow(self, X: Array, W: Array, had: Array | float = 0.0) -> None:
         """Q S = X, what is left of R^-1 H times the last block, W = R X; or a random Q.

@@ -77,6 +77,15 @@ class Products:
             return self.H._apply(x), self.backend.zeros(*x.shape)
         return self.H.with_error(x)
 
+    @property
+    def memory(self) -> list[Any]:
+        """What a checkpoint keeps."""
+        return [self.count, self.relaxed, self._inner, self._per_inner, self._calls]
+
+    @memory.setter
+    def memory(self, memory: list[Any]) -> None:
+        self.count, self.relaxed, self._inner, self._per_inner, self._calls = memory
+
     def _add(self, x: Array) -> None:
         self.count += x.shape[1]
         if self._bar is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from ..arguments import count as positive
 from ..arguments import one_of
 from ..arrays import array_on_host, host, is_dense
+from ..checkpoints import digest
 from ..errors import ArgumentError
 
 NAME = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
@@ -141,7 +142,7 @@ def _identified(params: Mapping[str, Any], where: str) -> Case:
     for name, value in params.items():
         check_name(name, f"a parameter of {where}")
         if is_dense(value) and value.ndim:
-            arrays[name] = array_on_host(value)
+            arrays[name] = numbers(value, f"{name} of {where}")
             plain[name] = {"array": digest(arrays[name])}
         else:
             plain[name] = plain_value(value, f"{name} of {where}")
@@ -173,9 +174,9 @@ def plain_value(value: Any, name: str) -> Any:
     )
 
 
-def digest(x: Any) -> str:
-    """Of an array: its dtype, shape and bytes."""
-    if x.dtype.hasobject:
-        raise ArgumentError("an array of objects cannot be stored; numbers were expected")
-    header = f"{x.dtype.str} {x.shape} ".encode()
-    return hashlib.sha256(header + host.ascontiguousarray(x).tobytes()).hexdigest()[:32]
+def numbers(value: Any, name: str) -> Any:
+    """An array on the host, as npy files have it without pickles."""
+    found = array_on_host(value)
+    if found.dtype.hasobject:
+        raise ArgumentError(f"{name} is an array of objects; numbers were expected")
+    return found

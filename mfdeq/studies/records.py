@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays import host
+from ..checkpoints import digest
 from ..errors import StudyError
-from .cases import digest
 
 
 class Values(Mapping):

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays import host
+from ..checkpoints import digest
 from ..errors import StudyError
-from .cases import Case, digest
+from .cases import Case
 
 APPLICATION = 0x6D666471  # "mfdq", of SQLite's file format
 SCHEMA = 1

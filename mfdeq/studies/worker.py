@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..arrays import array_on_host, host, is_dense
+from ..arrays import host, is_dense
 from ..errors import ArgumentError
-from .cases import check_name, plain_value
+from .cases import check_name, numbers, plain_value
 from .provenance import machine, now
 from .store import Outcome
 
@@ -78,16 +78,10 @@ def checked(returned: Any, params: Mapping[str, Any]) -> dict[str, Any]:
             raise ArgumentError(
                 f"the output {name!r} has the name of a parameter; another was expected"
             )
-        if is_dense(value) and value.ndim:
-            outputs[name] = array_on_host(value)
-            if outputs[name].dtype.hasobject:
-                raise ArgumentError(
-                    f"the output {name!r} is an array of objects; numbers were expected"
-                )
-        else:
-            if is_dense(value):
-                value = array_on_host(value)
-            outputs[name] = plain_value(value, f"the output {name!r}")
+        told = f"the output {name!r}"
+        if is_dense(value):
+            value = numbers(value, told)
+        outputs[name] = value if getattr(value, "ndim", 0) else plain_value(value, told)
     return outputs
 
 

@@ -1,0 +1,233 @@
+"""A file that a long run continues from: arrays and plain values, whole or not at all.
+
+It is an npz without pickles, written beside its place and moved there once it is on the disk. Bit
+for bit the run that continues from it is the one that was never interrupted, because both drop
+there what is not in the file: factors, recycled spaces, warm starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import __version__
+from .arguments import count
+from .arrays import Array, array_on_host, host, is_dense
+from .errors import ArgumentError, CheckpointError, CheckpointWarning, warn
+
+FORMAT = 1  # of what is in a file; a reader of one does not read another
+HEAD = "mfdeq"  # the member that says what the others are, JSON
+PLAIN = "biufc"  # kinds of numbers, which nothing pickles
+DIGITS = 16  # of a digest
+
+
+class Checkpoint:
+    """The file of one run.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    every : int
+        Steps of the run from one writing to the next.
+    kind : str
+        What sort of run.
+    of : dict
+        What must be the same for it to be the same run, as plain values.
+
+    Attributes
+    ----------
+    saved : dict or None
+        What a file that is there holds.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file is none of this run, or none can be written there.
+    """
+
+    def __init__(self, path: Any, every: int, kind: str, of: dict[str, Any]) -> None:
+        self.path, self.every, self.kind = _path(path), every, kind
+        self.of = json.loads(json.dumps(of))
+        self.saved: dict[str, Any] | None = None
+        self._last = 0
+        if os.path.lexists(self.path):
+            found, self.saved = read(self.path, kind)
+            self._check(found)
+        else:
+            self._try()
+
+    def _check(self, found: dict[str, Any]) -> None:
+        differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
+        if differ:
+            told = [f"its {x} is {found.get(x)}, and {self.of.get(x)} came" for x in differ]
+            raise other_run(self.path, "; ".join(told))
+
+    def _try(self) -> None:
+        """Whether a file can be made at all: before the work, not after it."""
+        try:
+            with _beside(self.path) as name, open(name, "wb"):
+                pass
+        except OSError as error:
+            raise unwritten(self.path, error) from error
+
+    def due(self, done: int, ended: bool = False) -> bool:
+        """Whether so many steps are `every` beyond those of the last writing, at the end one."""
+        return done - self._last >= (1 if ended else self.every)
+
+    def went_on(self, done: int) -> None:
+        """Take note of a run that continues after so many steps."""
+        self._last = done
+
+    def write(self, done: int, state: dict[str, Any]) -> None:
+        """Write what there is after so many steps; where the disk refuses, warn and go on."""
+        self._last = done
+        try:
+            write(self.path, self.kind, self.of, state)
+        except CheckpointError as error:
+            warn(
+                f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
+                CheckpointWarning,
+            )
+
+
+def opened(path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]]) -> Checkpoint | None:
+    """The checkpoint that a caller names, or None."""
+    every = count(every, "checkpoint_every")
+    return None if path is None else Checkpoint(path, every, kind, of())
+
+
+def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
+    """Put a state of dicts, lists, plain values and arrays in the place of what is there."""
+    arrays: dict[str, Any] = {}
+    head = {
+        "format": FORMAT,
+        "version": __version__,
+        "kind": kind,
+        "of": of,
+        "state": _packed(state, "state", arrays),
+    }
+    arrays[HEAD] = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
+    path = _path(path)
+    try:
+        with _beside(path) as name:
+            with open(name, "wb") as file:
+                host.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+    except OSError as error:
+        raise unwritten(path, error) from error
+    with contextlib.suppress(OSError):  # where a directory is nothing to sync
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says that it is of, and its state with arrays on the host."""
+    path = _path(path)
+    try:
+        with open(path, "rb") as file, host.load(file, allow_pickle=False) as members:
+            head = json.loads(bytes(members[HEAD]))
+            form, kind = head["format"], head["kind"]
+            if form == FORMAT and kind in kinds:
+                return head["of"], _unpacked(head["state"], members)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. Name a file that can, or delete it to start anew"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zip, npy and JSON make of other bytes
+        raise CheckpointError(
+            f"{path} is no checkpoint of mfdeq, or a damaged one ({type(error).__name__}: "
+            f"{error}): name another file, or delete it to start anew"
+        ) from error
+    if form != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {form}, written by mfdeq {head.get('version')}; this is mfdeq "
+            f"{__version__}, which reads format {FORMAT}: continue with the version that wrote it, "
+            "or delete it to start anew"
+        )
+    raise CheckpointError(
+        f"{path} holds {kind}; {' or '.join(kinds)} was expected: name another file, or delete it "
+        "to start anew"
+    )
+
+
+def unwritten(path: str, error: OSError) -> CheckpointError:
+    """The error for a file that cannot be written."""
+    return CheckpointError(
+        f"{path} cannot be written: {error}. Name a file in a directory that exists, may be "
+        "written to and has room"
+    )
+
+
+def other_run(path: str, how: str) -> CheckpointError:
+    """The error for a file that is of another run."""
+    return CheckpointError(
+        f"{path} is a checkpoint of another run: {how}. Name another file, or delete it to start "
+        "anew"
+    )
+
+
+def digest(*arrays: Array | None) -> str | None:
+    """A name for the bits of arrays; None where there are none."""
+    found = hashlib.sha256()
+    for x in arrays:
+        if x is not None:
+            known = array_on_host(x)
+            found.update(f"{known.dtype} {known.shape}".encode())
+            found.update(host.ascontiguousarray(known).tobytes())
+    return None if all(x is None for x in arrays) else found.hexdigest()[:DIGITS]
+
+
+def _path(path: Any) -> str:
+    try:
+        return os.fspath(path)
+    except TypeError:
+        raise ArgumentError(
+            f"checkpoint is {path!r}; the name of a file, or None, was expected"
+        ) from None
+
+
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """The name of a file beside a path, which is gone at the end unless it was moved."""
+    name = f"{path}.part"
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(name)
+
+
+def _packed(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """The tree as JSON takes it, its arrays put under names."""
+    if isinstance(tree, dict):
+        return {key: _packed(value, f"{name}.{key}", arrays) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_packed(value, f"{name}.{i}", arrays) for i, value in enumerate(tree)]
+    if not is_dense(tree):
+        return tree
+    if tree.ndim == 0:
+        return tree.item()
+    arrays[name] = array_on_host(tree)
+    assert arrays[name].dtype.kind in PLAIN
+    return {HEAD: name}
+
+
+def _unpacked(tree: Any, arrays: Any) -> Any:
+    if isinstance(tree, list):
+        return [_unpacked(value, arrays) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if HEAD in tree:
+        return arrays[tree[HEAD]]
+    return {key: _unpacked(value, arrays) for key, value in tree.items()}

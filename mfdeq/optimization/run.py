@@ -1,0 +1,133 @@
+"""The iterations of a minimization, up to its end, and what of them a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..arrays import Array, Backend
+from ..checkpoints import Checkpoint, other_run
+from ..equilibrium import Equilibrium
+from ..errors import ConvergenceError, MfdeqError, SingularStateError
+from .bounds import Bounds
+from .functional import ReducedFunctional
+from .objective import Iterate, Method, MinimizeReport, Objective, Step
+
+SAME = 1e-6  # of the loss at the start, within which that at a checkpoint must be found again
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a run has ended."""
+
+    reason: str
+    failure: MfdeqError | None = None
+
+
+class Run:
+    """One minimization.
+
+    Parameters
+    ----------
+    functional : ReducedFunctional
+    objective : Objective
+    file : Checkpoint or None
+
+    Attributes
+    ----------
+    at : Iterate
+    eq : Equilibrium
+        There.
+    method : Method
+        Set once the start is known.
+    """
+
+    at: Iterate
+    eq: Equilibrium
+    method: Method
+
+    def __init__(
+        self, functional: ReducedFunctional, objective: Objective, file: Checkpoint | None
+    ) -> None:
+        self.functional, self.objective, self.file = functional, objective, file
+        self._memory: Any = None
+
+    @property
+    def report(self) -> MinimizeReport:
+        """What was done so far."""
+        return self.objective.report
+
+    def start(self, theta: Array, bounds: Bounds, radius: float | None) -> None:
+        """From the beginning."""
+        self.at, step = self.objective.start(theta, bounds, radius)
+        self.report.steps.append(step)
+        self.eq = self.functional.equilibrium(theta)
+
+    def go_on(self, backend: Backend, saved: dict[str, Any]) -> None:
+        """From a checkpoint, if it is of this functional."""
+        assert self.file is not None
+        at, report, put = saved["at"], saved["report"], backend.from_host
+        self.at = Iterate(**{**at, **{name: put(at[name]) for name in ("theta", "gradient")}})
+        steps = [Step(**step) for step in report["steps"]]
+        self.objective.go_on(MinimizeReport(**{**report, "steps": steps}))
+        self.file.went_on(len(steps))
+        self._memory = saved["memory"]
+        try:
+            self._begin_at(put(saved["state"]))
+        except (ConvergenceError, SingularStateError) as error:
+            raise other_run(self.file.path, f"no equilibrium is found there: {error}") from error
+        value = self.functional.loss.value(self.eq.state, self.eq.params)
+        if not abs(value - self.at.value) <= SAME * max(abs(self.at.value), abs(steps[0].value)):
+            raise other_run(self.file.path, f"its loss is {self.at.value}, {value} is found there")
+
+    def to_the_end(
+        self, target: float, most: int, callback: Callable[[Array, Step], Any] | None
+    ) -> Stop:
+        """Iterate until the gradient is at its target, or why not."""
+        report = self.report
+        if self._memory is not None:
+            self.method.memory = self._memory
+        try:
+            while True:
+                step, converged = report.steps[-1], self.at.size <= target
+                if self.file is not None and self.file.due(len(report.steps), converged):
+                    self._keep(self.file)
+                if converged:
+                    return self._stop(f"|gradient| {self.at.size:.2e} <= {target:.2e}")
+                if callback is not None and callback(self.at.theta, step):
+                    return self._stop("the callback said so")
+                if len(report.steps) > most:
+                    return self._stop(f"{most} iterations were not enough")
+                found = self.method.advance(self.at)
+                if found is None:
+                    return self._stop(
+                        "no step lowers the loss: rounding, or derivatives that are not the loss's"
+                    )
+                self.at, step = found
+                report.steps.append(step)
+                if step.length:
+                    self.eq = self.functional.equilibrium(self.at.theta)  # the last solved for
+        except MfdeqError as error:
+            return self._stop(f"{type(error).__name__}: {error}", error)
+
+    def _stop(self, reason: str, failure: MfdeqError | None = None) -> Stop:
+        self.objective.count()
+        return Stop(reason, failure)
+
+    def _keep(self, file: Checkpoint) -> None:
+        """Write a checkpoint, and go on as from it."""
+        self.objective.count()
+        state = {
+            "at": vars(self.at),
+            "state": self.eq.state,
+            "memory": self.method.memory,
+            "report": asdict(self.report),
+        }
+        file.write(len(self.report.steps), state)
+        self.method.forget()
+        self._begin_at(self.eq.state)
+
+    def _begin_at(self, state: Array) -> None:
+        self.functional.forget(state)
+        self.eq = self.functional.equilibrium(self.at.theta)
