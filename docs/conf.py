@@ -86,12 +86,20 @@ sphinx_gallery_conf = {
 }
 
 
+def barred(line):
+    """Show |x| and ||x|| as they are written: to docutils a bar starts a substitution."""
+    return re.sub(r"`[^`]+`|(\|)", lambda m: "\\|" if m[1] else m[0], line)
+
+
 def page_of_example(app, docname, source):
     """Make a page of an example's docstring: a title above its first line, code where indented."""
     if docname.startswith("gallery/") and docname != "gallery/index":
         head, label, rest = source[0].partition(".py:\n\n")
         text, mark, code = rest.partition(".. GENERATED FROM")
         title = re.match(r"[^:.?]+\??", text)[0]
+        text = "\n".join(
+            line if line.startswith(" ") else barred(line) for line in text.split("\n")
+        )
         text = re.sub(r"\n\n(?= )", "\n\n::\n\n", text)
         source[0] = f"{head}{label}{title}\n{'=' * len(title)}\n\n{text}{mark}{code}"
 
@@ -105,10 +113,10 @@ def check_names(app):
 
 
 def escape_bars(app, what, name, obj, options, lines):
-    """Show |x| and ||x|| as they are written: to docutils a bar starts a substitution."""
+    """Escape the bars of a docstring, but for its examples."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            lines[i] = re.sub(r"`[^`]+`|(\|)", lambda m: "\\|" if m[1] else m[0], line)
+            lines[i] = barred(line)
 
 
 def setup(app):
