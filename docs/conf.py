@@ -1,6 +1,8 @@
 """Sphinx configuration. Build with `python -m sphinx -W docs docs/_build/html`."""
 
+import os
 import re
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from sphinx.util import logging
 
 import mfdeq
 
+log = logging.getLogger(__name__)
 here = Path(__file__).parent
 metadata = ConfigParser()
 metadata.read(here.parent / "setup.cfg", encoding="utf-8")
@@ -24,24 +27,81 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery_header.rst"]
 templates_path = ["_templates"]
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Matrix-free derivatives through an equilibrium",
-    "page_width": "1000px",
-    "fixed_sidebar": True,
-}
-html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+html_theme = "furo"
+html_title = f"mfdeq {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 default_role = "autolink"
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings state types, with shapes
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": "Operator, Exception"}
+suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds functions
 numpydoc_show_class_members = False
 toc_object_entries = False
+
+# The examples run in a copy of their folder, where what they write can stay.
+scripts = here / "_build" / "examples"
+shutil.rmtree(scripts, ignore_errors=True)
+shutil.copytree(here.parent / "examples", scripts, ignore=shutil.ignore_patterns("*.png", "*.npz"))
+shutil.copy(here / "gallery_header.rst", scripts / "GALLERY_HEADER.rst")
+os.environ["TQDM_DISABLE"] = "1"  # progress bars are not for pages
+
+
+def small(gallery_conf, script_vars):
+    """Give an example its arguments."""
+    return ["--size", "small"]
+
+
+def saved_figures(block, block_vars, gallery_conf):
+    """Take the figures that an example saved beside itself, as links to their full size."""
+    src = Path(gallery_conf["src_dir"])
+    rst, script = "", Path(block_vars["src_file"])
+    for figure in sorted(script.parent.glob("*.png")):
+        path = Path(next(block_vars["image_path_iterator"]))
+        shutil.move(figure, path)
+        place = path.relative_to(src).as_posix()
+        rst += f".. image:: /{place}\n   :width: 100%\n   :alt: {figure.stem}\n\n"
+    if not rst:
+        log.warning("examples/%s saved no figure", script.name)
+    return rst
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(scripts),
+    "gallery_dirs": "gallery",
+    "filename_pattern": "",  # all are run
+    "within_subsection_order": "FileNameSortKey",
+    "reset_argv": small,
+    "image_scrapers": (saved_figures,),
+    "notebook_extensions": set(),  # their command lines are read by argparse
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "show_signature": False,
+}
+
+
+def barred(line):
+    """Show |x| and ||x|| as they are written: to docutils a bar starts a substitution."""
+    return re.sub(r"`[^`]+`|(\|)", lambda m: "\\|" if m[1] else m[0], line)
+
+
+def page_of_example(app, docname, source):
+    """Make a page of an example's docstring: a title above its first line, code where indented."""
+    if docname.startswith("gallery/") and docname != "gallery/index":
+        head, label, rest = source[0].partition(".py:\n\n")
+        text, mark, code = rest.partition(".. GENERATED FROM")
+        title = re.match(r"[^:.?]+\??", text)[0]
+        text = "\n".join(
+            line if line.startswith(" ") else barred(line) for line in text.split("\n")
+        )
+        text = re.sub(r"\n\n(?= )", "\n\n::\n\n", text)
+        source[0] = f"{head}{label}{title}\n{'=' * len(title)}\n\n{text}{mark}{code}"
 
 
 def check_names(app):
@@ -49,17 +109,18 @@ def check_names(app):
     listed = set(re.findall(r"^ {3}(\w+)$", (here / "api.rst").read_text("utf-8"), re.MULTILINE))
     missing = sorted(set(mfdeq.__all__) - listed - {"__version__"})
     for name in missing:
-        logging.getLogger(__name__).warning("docs/api.rst does not list %s", name)
+        log.warning("docs/api.rst does not list %s", name)
 
 
 def escape_bars(app, what, name, obj, options, lines):
-    """Show |x| and ||x|| as they are written: to docutils a bar starts a substitution."""
+    """Escape the bars of a docstring, but for its examples."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            lines[i] = re.sub(r"`[^`]+`|(\|)", lambda m: "\\|" if m[1] else m[0], line)
+            lines[i] = barred(line)
 
 
 def setup(app):
-    """Hook both in."""
+    """Hook them in."""
     app.connect("builder-inited", check_names)
+    app.connect("source-read", page_of_example)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)

@@ -26,7 +26,7 @@ from .linear import one_core
 from .problems import Diffusion
 
 SOLVERS = {
-    "Direct": mfdeq.Direct(),
+    "Direct": mfdeq.Direct(package="superlu"),
     "CG + AMG": mfdeq.Krylov("cg", preconditioner=mfdeq.AMG()),
     "GMRES + AMG": mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG()),
 }
