@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -266,7 +267,7 @@ def test_a_script_without_a_guard(tmp_path):
 
 def test_an_executor_that_breaks(study):
     with (
-        futures.ProcessPoolExecutor(1) as executor,
+        futures.ProcessPoolExecutor(1, get_context("spawn")) as executor,
         refused(mfdeq.StudyError, "the executor is broken", "run the study again"),
     ):
         study.map(functions.deadly, grid(i=[0, 1, 3, 4]), executor=executor, ahead=1)

@@ -55,6 +55,16 @@ CASES = {
 }
 
 
+def test_blocks_with_a_loss_of_the_state_alone():
+    f, kind = CASES["map"]
+    model = mfdeq.from_torch(f, np.zeros(N), np.zeros(P), kind)
+    loss = mfdeq.loss_from_torch(lambda h, theta: (h**4).sum(), np.zeros(N), np.zeros(P))
+    H = mfdeq.solve(model, THETA).hessian(loss)
+    V = RNG.standard_normal((P, P + 2))
+    columns = np.stack([H @ v for v in V.T], axis=1)
+    np.testing.assert_allclose(H @ V, columns, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_everything_is_what_torch_gives_of_an_unrolled_solve(name):
     f, kind = CASES[name]

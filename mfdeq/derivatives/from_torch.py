@@ -144,7 +144,13 @@ class _Torch:
         return lambda *v: self.func.jvp(function, x, v)[1]
 
     def _for_blocks(self, product: Any) -> Any:
-        block = self.func.vmap(product, in_dims=1, out_dims=1)
+        # By rows: an output that no input touches has no batch, which only dimension 0 forgives.
+        rows = self.func.vmap(product, in_dims=1)
+
+        def block(*x: Any) -> Any:
+            found = rows(*x)
+            return tuple(y.mT for y in found) if isinstance(found, tuple) else found.mT
+
         return lambda *x: (product if x[0].ndim == 1 else block)(*x)
 
 

@@ -8,7 +8,9 @@ import importlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ FIGURES = 24
 BINS = 25  # of a distribution
 FEW = 3  # different values of a parameter, from which on an output is drawn over it
 SHORT = 64  # entries of an array that is drawn over its index
-SHOWN = ("mfdeq", "numpy", "scipy", "pyamg", "cupy-cuda12x", "cupy-cuda13x", "jax", "torch")
 SUMMARY = ("cases", "smallest", "10 %", "median", "90 %", "largest")
 
 
@@ -115,9 +116,17 @@ def _sessions(study: Study) -> Iterator[dict[str, str]]:
             "started": started[:19].replace("T", " "),
             "machine": f"{machine['host']}, {machine['cpus']} processors, {machine['platform']}",
             "python": of["python"],
-            "packages": ", ".join(f"{name} {packages[name]}" for name in SHOWN if name in packages),
+            "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+            "core": ", ".join(f"{name} {packages[name]}" for name in _core() if name in packages),
             "commit": of["commit"] or "",
         }
+
+
+def _core() -> list[str]:
+    """The package itself and those that it cannot do without."""
+    own = __package__.partition(".")[0]
+    needed = [line for line in metadata.requires(own) or () if "extra ==" not in line]
+    return [own, *(re.split(r"[^\w.-]", line)[0] for line in needed)]
 
 
 def _number(x: Any) -> str:
