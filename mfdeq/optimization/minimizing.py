@@ -209,6 +209,8 @@ def _run(
     try:
         for iteration in iterations:
             theta, value, g, step = iteration
+            objective.count()
+            step.solves, step.seconds = report.solves, report.seconds
             report.steps.append(step)
             if len(report.steps) == 1:
                 target = gtol * step.gradient_norm

@@ -30,6 +30,8 @@ class Step:
         Products with the Hessian.
     how : str
         What became of it, in words.
+    solves, seconds
+        Spent by its end, as in the report.
     """
 
     value: float
@@ -37,6 +39,8 @@ class Step:
     length: float
     inner: int
     how: str
+    solves: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -56,6 +60,8 @@ class MinimizeReport:
         Adjoint gradients, and products with the Hessian; two linear solves each.
     factorizations : int
         Of the Lagrangian system.
+    solves : int
+        Linear solves of equilibria, gradients and products: right-hand sides.
     seconds : float
     """
 
@@ -66,6 +72,7 @@ class MinimizeReport:
     gradients: int = 0
     products: int = 0
     factorizations: int = 0
+    solves: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -95,7 +102,8 @@ class Objective:
     def __init__(self, functional: ReducedFunctional, gauss_newton: bool, method: str) -> None:
         self.functional, self.gauss_newton = functional, gauss_newton
         self.report = MinimizeReport(method)
-        self._before, self._started = functional.solves, time.perf_counter()
+        self._before = functional.solves, functional.linear_solves
+        self._started = time.perf_counter()
 
     def value(self, theta: Array) -> float:
         """The loss; infinite where there is no equilibrium."""
@@ -125,7 +133,9 @@ class Objective:
 
     def count(self) -> None:
         """Bring the report up to date."""
-        self.report.equilibria = self.functional.solves - self._before
+        equilibria, solves = self._before
+        self.report.equilibria = self.functional.solves - equilibria
+        self.report.solves = self.functional.linear_solves - solves
         self.report.seconds = time.perf_counter() - self._started
 
 
