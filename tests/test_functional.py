@@ -37,6 +37,24 @@ def test_one_solve_serves_all_calls_at_a_point():
     assert F.solves == 3
 
 
+def test_linear_solves_of_all_points_are_counted():
+    F, case = functional()
+    theta, expected = case.params, 0
+    for step in range(3):
+        H = F.hessian(theta + 0.01 * step)
+        F.gradient(theta + 0.01 * step)
+        before = F.linear_solves
+        F.value(theta + 0.01 * step + 0.001)  # a trial, while H is kept
+        H @ np.ones((6, 2))
+        report = F.equilibrium(theta + 0.01 * step + 0.001).report
+        assert F.linear_solves == before + report.forward.columns + 4
+        expected = F.linear_solves
+    bad = np.full(6, np.nan)
+    with pytest.raises(mfdeq.MfdeqError):
+        F.value(bad)
+    assert F.linear_solves == expected
+
+
 def test_the_next_solve_starts_from_the_last_state():
     F, case = functional("bratu_field")
     F.value(case.params)

@@ -13,9 +13,11 @@ from ..hessian import InexactReduced, ReducedHessian
 from ..losses import LossBase
 from ..model import Model
 from ..operators import Operator
+from ..report import LinearCounts, SolveReport
 from ..solving import reused_solver, solve
 
 SOLVED = ("_equilibrium", "_hessian", "_inexact", "_failed")  # what is solved for when asked for
+KEPT = 100  # reports that may still grow: of points a Hessian is kept of while steps are tried
 
 
 class ReducedFunctional:
@@ -75,6 +77,8 @@ class ReducedFunctional:
         self.solve_options = {**solve_options, "solver": linear}
         self.solves = 0
         self._start = None if h0 is None else _copy(h0, "h0")
+        self._reports: list[Any] = []  # of the last solves, those that failed among them
+        self._spent = 0  # linear solves of those before
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
         self._inexact: InexactReduced | None = None
@@ -109,10 +113,29 @@ class ReducedFunctional:
         self.solves += 1
         if self._start is not None:
             try:
-                return solve(self.model, theta, self._start, **self.solve_options)
+                return self._solve_from(theta, self._start)
             except (ConvergenceError, SingularStateError):
                 pass  # far from the last state, the model's own start may do
-        return solve(self.model, theta, **self.solve_options)
+        return self._solve_from(theta, None)
+
+    def _solve_from(self, theta: Array, start: Array | None) -> Equilibrium:
+        try:
+            found = solve(self.model, theta, start, **self.solve_options)
+        except (ConvergenceError, SingularStateError) as error:
+            self._reports.append(error.report)
+            raise
+        self._reports.append(found.report)
+        if len(self._reports) > KEPT:
+            self._spent += _columns(self._reports.pop(0))
+        return found
+
+    @property
+    def linear_solves(self) -> int:
+        """Linear solves so far: right-hand sides, of forward iterations, adjoints and products.
+
+        Of a forward solve that failed, as far as its report tells.
+        """
+        return self._spent + sum(map(_columns, self._reports))
 
     def value(self, theta: Array) -> float:
         """L(h*(theta), theta)."""
@@ -151,6 +174,13 @@ class ReducedFunctional:
         if self._inexact is None or self._inexact.exact is not H:
             self._inexact = H.to_accuracy(self.accuracy)
         return self._inexact
+
+
+def _columns(report: Any) -> int:
+    """Right-hand sides in the report of an equilibrium, or of a failed solve for one."""
+    if isinstance(report, SolveReport):
+        return report.forward.columns + report.linear.columns
+    return report.columns if isinstance(report, LinearCounts) else 0
 
 
 def _same(theta: Array, kept: Array) -> bool:

@@ -32,6 +32,8 @@ class Step:
         Products with the Hessian.
     how : str
         What became of it, in words.
+    solves, seconds
+        Spent by its end, as in the report.
     """
 
     value: float
@@ -39,6 +41,8 @@ class Step:
     length: float
     inner: int
     how: str
+    solves: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -97,6 +101,8 @@ class MinimizeReport:
         Adjoint gradients, and products with the Hessian; two linear solves each.
     factorizations : int
         Of the Lagrangian system.
+    solves : int
+        Linear solves of equilibria, gradients and products: right-hand sides.
     seconds : float
     """
 
@@ -107,6 +113,7 @@ class MinimizeReport:
     gradients: int = 0
     products: int = 0
     factorizations: int = 0
+    solves: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -136,7 +143,8 @@ class Objective:
     def __init__(self, functional: ReducedFunctional, gauss_newton: bool, method: str) -> None:
         self.functional, self.gauss_newton = functional, gauss_newton
         self.report = MinimizeReport(method)
-        self._before, self._started = functional.solves, time.perf_counter()
+        self._before = functional.solves, functional.linear_solves
+        self._started = time.perf_counter()
 
     def start(self, theta: Array, bounds: Bounds, radius: float | None) -> tuple[Iterate, Step]:
         """The first iterate, where there is an equilibrium."""
@@ -148,7 +156,8 @@ class Objective:
     def go_on(self, report: MinimizeReport) -> None:
         """Count on from a report."""
         self.report = report
-        self.functional.solves += report.equilibria
+        equilibria, solves = self._before
+        self._before = equilibria - report.equilibria, solves - report.solves
         self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
@@ -179,7 +188,9 @@ class Objective:
 
     def count(self) -> None:
         """Bring the report up to date."""
-        self.report.equilibria = self.functional.solves - self._before
+        equilibria, solves = self._before
+        self.report.equilibria = self.functional.solves - equilibria
+        self.report.solves = self.functional.linear_solves - solves
         self.report.seconds = time.perf_counter() - self._started
 
 

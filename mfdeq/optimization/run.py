@@ -61,7 +61,7 @@ class Run:
     def start(self, theta: Array, bounds: Bounds, radius: float | None) -> None:
         """From the beginning."""
         self.at, step = self.objective.start(theta, bounds, radius)
-        self.report.steps.append(step)
+        self._take(step)
         self.eq = self.functional.equilibrium(theta)
 
     def go_on(self, backend: Backend, saved: dict[str, Any]) -> None:
@@ -105,11 +105,16 @@ class Run:
                         "no step lowers the loss: rounding, or derivatives that are not the loss's"
                     )
                 self.at, step = found
-                report.steps.append(step)
+                self._take(step)
                 if step.length:
                     self.eq = self.functional.equilibrium(self.at.theta)  # the last solved for
         except MfdeqError as error:
             return self._stop(f"{type(error).__name__}: {error}", error)
+
+    def _take(self, step: Step) -> None:
+        self.objective.count()
+        step.solves, step.seconds = self.report.solves, self.report.seconds
+        self.report.steps.append(step)
 
     def _stop(self, reason: str, failure: MfdeqError | None = None) -> Stop:
         self.objective.count()

@@ -1,0 +1,26 @@
+"""Where pictures are drawn: the caller's axes, or new ones of matplotlib's."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..errors import ArgumentError
+
+
+def axes_or_new(ax: Any) -> Any:
+    """Return the caller's axes, or those of a new figure."""
+    if ax is not None:
+        return ax
+    return pyplot().subplots(figsize=(6.4, 4.6), layout="constrained")[1]
+
+
+def pyplot() -> Any:
+    """Return matplotlib.pyplot, or say what to install."""
+    try:
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ArgumentError(
+            f"matplotlib cannot be imported ({error}): install the extra mfdeq[plot]; in a clone, "
+            'pip install -e ".[plot]"'
+        ) from error
