@@ -137,6 +137,11 @@ class ReducedFunctional:
         """
         return self._spent + sum(map(_columns, self._reports))
 
+    def count_on(self, equilibria: int, linear: int) -> None:
+        """Add what an earlier process has solved."""
+        self.solves += equilibria
+        self._spent += linear
+
     def value(self, theta: Array) -> float:
         """L(h*(theta), theta)."""
         try:

@@ -156,8 +156,7 @@ class Objective:
     def go_on(self, report: MinimizeReport) -> None:
         """Count on from a report."""
         self.report = report
-        equilibria, solves = self._before
-        self._before = equilibria - report.equilibria, solves - report.solves
+        self.functional.count_on(report.equilibria, report.solves)
         self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
