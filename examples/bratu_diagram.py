@@ -82,7 +82,7 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, along: list[Place]) -> 
         for piece in pieces:  # no line through the pole
             ax.plot(values[piece], height[piece], ".-", color=colour, ms=4, lw=1, label=label)
             label = None
-    ax.set_xscale("symlog", linthresh=0.01)
+    ax.set_xscale("symlog", linthresh=0.1)
     ax.set_title("Sensitivities of the centre", loc="left")
     ax.set(xlabel="derivative with respect to λ")
 

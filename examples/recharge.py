@@ -7,7 +7,7 @@ Hessian. Every result is on disk when its case is done: stop the script at any i
 again, and it goes on. At the end there is a report, one HTML page.
 
     python examples/recharge.py                # 200 cases of 13,608 cells, a minute on two cores
-    python examples/recharge.py --size small   # 12 cases of 1,920 cells, seconds
+    python examples/recharge.py --size small   # 12 cases of 1,880 cells, seconds
     python -m mfdeq run examples/recharge.toml # the same from a file, without this script's main
 """
 

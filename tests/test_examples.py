@@ -126,6 +126,69 @@ def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
     assert abs(rest.variance - larger) < 4 * rest.variance_error < 4 * larger
 
 
+def test_calibration_by_newton_goes_further_than_by_bfgs(groundwater):
+    import calibration
+
+    problem = calibration.twin(groundwater.load_terrain(40))
+    prior = {"preconditioner": problem.prior}
+    newton = calibration.calibrate(problem, "newton-cg", 100, max_iterations=100, **prior)
+    assert newton.converged
+    most = 5 * newton.report.equilibria
+    bfgs = calibration.calibrate(problem, "l-bfgs", most, max_iterations=most, **prior)
+    assert not bfgs.converged
+    assert most <= bfgs.report.equilibria <= most + 20  # a search ends before the callback
+    assert (
+        newton.value
+        < bfgs.value
+        < problem.loss.value(mfdeq.solve(problem.model, problem.mean).state, problem.mean)
+    )
+    off = [np.linalg.norm(x - problem.truth) for x in (newton.params, problem.mean)]
+    assert off[0] < 0.8 * off[1]
+
+
+def test_a_study_of_recharge(groundwater, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2", reason="the studies extra is not installed")
+    import recharge
+
+    monkeypatch.chdir(tmp_path)
+    recharge.main(["--size", "small"])
+    records = mfdeq.Study("recharge_small").records()
+    assert [record.status for record in records] == ["done"] * 12
+    wetness = [record.params["wetness"] for record in records]
+    assert np.corrcoef(np.log(wetness), [r.outputs["mean_depth"] for r in records])[0, 1] < -0.8
+    one = records[5]
+    model = recharge.valley(np.random.default_rng(one.seed), **one.params)
+    rain = model.recharge
+    assert rain.mean() == pytest.approx(one.params["wetness"] * recharge.MEAN)
+    eq = mfdeq.solve(model, recharge.conductivities(model))
+    np.testing.assert_allclose(one.outputs["heads"], eq.state, atol=1e-6)
+    assert "12 of 12 planned cases done" in Path("recharge_small/report.html").read_text("utf-8")
+
+
+def test_the_fold_diagram_of_bratu():
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import bratu_diagram
+    from bratu import Bratu, ToRounding, followed
+
+    branch = followed(ToRounding(17), bratu_diagram.EIGENVALUES)
+    along = bratu_diagram.places(Bratu(17), branch)
+    assert len(branch.folds) == 1
+    assert max(place.off for place in along) < 1e-8
+    lower = [place for place in along if place.unstable == 0]
+    upper = [place for place in along if place.unstable == 1]
+    assert len(lower) + len(upper) == len(along)
+    assert all(place.slope > 0 and place.eigenvalues[0] > 0 for place in lower)
+    assert all(place.slope < 0 and place.eigenvalues[0] < 0 for place in upper)
+    # Differences along the lower branch, by the parameter.
+    model, here = Bratu(17), lower[len(lower) // 2]
+    low, mid, high = (
+        model.at_centre(mfdeq.solve(model, np.array([here.lam + d])).state)
+        for d in (-1e-3, 0.0, 1e-3)
+    )
+    assert (high - low) / 2e-3 == pytest.approx(here.slope, rel=1e-4)
+    assert (high - 2 * mid + low) / 1e-6 == pytest.approx(here.bend, rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def power_grid():
     for package in ("jax", "pandapower"):

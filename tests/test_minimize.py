@@ -176,6 +176,33 @@ class Wavy(mfdeq.FixedPointModel):
         return mfdeq.ReducedFunctional(self, loss)
 
 
+class Grown(mfdeq.ResidualModel):
+    """h = exp theta, which overflows where theta is large."""
+
+    state_size = param_size = 1
+
+    def residual(self, h, theta):
+        return h - np.exp(theta)
+
+    def linearize(self, h, theta):
+        grown = np.exp(theta)[:, None]
+        return mfdeq.Linearization(
+            np.eye(1),
+            -grown,
+            curvature=lambda lam: mfdeq.Curvature(params_params=-lam[0] * grown),
+        )
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("method", ["newton-cg", "line-search"])
+def test_a_step_to_where_the_residual_overflows_is_rejected(method):
+    # The Hessian at the start is 0.001, and a full step one of 999.
+    F = mfdeq.ReducedFunctional(Grown(), mfdeq.LeastSquares(np.array([0]), np.array([1.999])))
+    found = mfdeq.minimize(F, np.zeros(1), method, radius=1e4)
+    assert found.report.rejected > 0
+    np.testing.assert_allclose(found.params, np.log(1.999), rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_away_from_a_maximum(method):
     start = np.array([0.1, -0.2, 0.05])

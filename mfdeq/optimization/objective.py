@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..arrays import Array
-from ..errors import ConvergenceError, SingularStateError
+from ..errors import ConvergenceError, ModelError, SingularStateError
 from ..hessian import Reduced
 from ..operators import Operator
 from .bounds import Bounds
@@ -160,10 +160,10 @@ class Objective:
         self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
-        """The loss; infinite where there is no equilibrium."""
+        """The loss; infinite where there is no equilibrium, or not even a residual."""
         try:
             found = self.functional.value(theta)
-        except (ConvergenceError, SingularStateError):
+        except (ConvergenceError, SingularStateError, ModelError):
             found = math.inf
         self.count()
         return found if found == found else math.inf
