@@ -40,6 +40,10 @@ def started(x, kind, start=None):
     return {"state": np.array([x]), "was": None if start is None else float(start[0])}
 
 
+def onwards(x, state):
+    return {"state": 0 if state is None else state + 1}
+
+
 def slow(i, j):
     time.sleep(0.004)
     return pair(i, j)

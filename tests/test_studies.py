@@ -224,6 +224,7 @@ def test_a_file_in_the_place_of_the_directory(tmp_path):
         ("no dict", mfdeq.ArgumentError, (functions.pair, [3]), ["case 0 is a int"]),
         ("a name", mfdeq.ArgumentError, (functions.pair, [{"a b": 3}]), ["'a b'"]),
         ("reserved", mfdeq.ArgumentError, (functions.pair, [{"status": 3}]), ["'status'"]),
+        ("own rng", mfdeq.ArgumentError, (functions.drawn, grid(i=[1], rng=[2])), ["'rng' of a"]),
         ("value", mfdeq.ArgumentError, (functions.pair, [{"i": {}}]), ["i of case 0 is a dict"]),
     ),
 )
@@ -346,6 +347,30 @@ def test_an_interrupt_keeps_what_is_done(study):
     with pytest.raises(KeyboardInterrupt):
         study.map(functions.interrupted, grid(i=range(4)), workers=0)
     assert [params["i"] for params in whole(study)] == [0, 1]
+
+
+def test_an_interrupt_from_the_keyboard_ends_all_and_keeps_what_is_done(study):
+    script = [sys.executable, HERE / "study_functions.py", study.store.directory]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    process = subprocess.Popen(
+        script, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while len(study) < 10:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
+    assert "SpawnProcess" not in said  # no tracebacks of workers
+    assert 10 <= len(whole(study)) < 500
+
+
+def test_an_argument_may_have_the_name_of_the_output_it_is(study):
+    cases, warm = grid(x=[1.0, 2.0]), {"state": "state"}
+    first, second = study.map(functions.onwards, cases, workers=0, warm=warm)
+    assert (first.outputs["state"], second.outputs["state"]) == (0, 1)
+    with refused(mfdeq.ArgumentError, "'state' of a case is one that the study passes"):
+        study.map(functions.onwards, grid(state=[1]), workers=0, warm=warm)
 
 
 def test_files_that_were_changed_are_noticed(study):

@@ -17,10 +17,10 @@ from ..errors import ArgumentError, StudyError
 from .cases import Case
 from .provenance import THREADS, now
 from .store import Outcome
-from .worker import ready, run_case, watch_parent
+from .worker import begin, ready, run_case
 
 AHEAD = 256  # cases in the hands of an executor whose workers are not known
-Sent = tuple[dict[str, Any], list[int] | None]  # parameters and seed
+Sent = tuple[dict[str, Any], dict[str, Any], list[int] | None]  # parameters, starts and seed
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Pool:
 
             # Spawned: a fork would copy threads of BLAS in the middle of their work.
             self.executor = futures.ProcessPoolExecutor(
-                self.workers, mp_context=get_context("spawn"), initializer=watch_parent
+                self.workers, mp_context=get_context("spawn"), initializer=begin
             )
 
     @contextlib.contextmanager
@@ -161,12 +161,12 @@ class Drive:
         while self.queue or self.suspects or self.running:
             self._submit()
             futures.wait(self.running, return_when=futures.FIRST_COMPLETED)
-            broken = any(future.done() and _broke(future) for future in self.running)
-            if broken:
+            lost = any(future.done() and not _came_back(future) for future in self.running)
+            if lost:
                 futures.wait(self.running)
             if arrived := self.collected():
                 yield arrived
-            if broken and (dead := self._bury()):
+            if lost and (dead := self._bury()):
                 yield dead
 
     def _submit(self) -> None:
@@ -184,7 +184,7 @@ class Drive:
 
     def collected(self) -> list[Arrived]:
         """Those that are back, but for those a worker died with."""
-        back = [f for f in self.running if f.done() and not f.cancelled() and not _broke(f)]
+        back = [future for future in self.running if future.done() and _came_back(future)]
         return [Arrived(self.running.pop(future), _outcome(future)) for future in back]
 
     def drained(self) -> list[Arrived]:
@@ -197,6 +197,8 @@ class Drive:
     def _bury(self) -> list[Arrived]:
         """After a worker's death: what it was running is to blame, or is run again alone."""
         lost = list(self.running.values())
+        if any(isinstance(_failure(future), KeyboardInterrupt) for future in self.running):
+            raise KeyboardInterrupt
         self.running.clear()
         if not self.pool.own:
             raise StudyError(
@@ -226,9 +228,15 @@ def _greet(pool: Pool, sent: bytes) -> None:
         ) from error
 
 
-def _broke(future: futures.Future) -> bool:
-    """Whether its worker has died, or its executor was shut down."""
-    return future.cancelled() or isinstance(future.exception(), futures.BrokenExecutor)
+def _failure(future: futures.Future) -> BaseException | None:
+    """What a future that is done has in place of an outcome."""
+    return futures.CancelledError() if future.cancelled() else future.exception()
+
+
+def _came_back(future: futures.Future) -> bool:
+    """False where its worker has died or was interrupted, or its executor was shut down."""
+    lost = futures.CancelledError, futures.BrokenExecutor, KeyboardInterrupt
+    return not isinstance(_failure(future), lost)
 
 
 def _outcome(future: futures.Future) -> Outcome:

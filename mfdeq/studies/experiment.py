@@ -315,9 +315,10 @@ def named(given: str) -> Any:
         raise ArgumentError(f"is {given!r}; module:expression was expected")
     try:
         scope = vars(importlib.import_module(module))
-    except ImportError as error:
-        raise ArgumentError(f"{given!r}: {error}") from error
+    except Exception as error:  # whatever the user's module raises
+        raise ArgumentError(f"{given!r}: {type(error).__name__}: {error}") from error
     try:
         return eval(expression, dict(scope))  # the user's own, in the user's own file
-    except (NameError, SyntaxError, AttributeError) as error:
-        raise ArgumentError(f"{expression!r} in {module}: {error}") from error
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ArgumentError(f"{expression!r} in {module}: {told}") from error

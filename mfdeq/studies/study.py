@@ -12,12 +12,12 @@ from typing import Any
 
 from ..errors import ArgumentError, StudyError
 from .cases import Case, identified
-from .driving import Arrived, Drive, Pool, pickled
+from .driving import Arrived, Drive, Pool, Sent, pickled
 from .nearest import Nearest
 from .provenance import full_name, now, provenance
 from .records import Record, Values
 from .store import COLUMNS, Finished, Store, Writer
-from .worker import wants_random
+from .worker import RANDOM, wants_random
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Study:
             What the random numbers of all cases are from.
         warm : mapping of str to str, optional
             Arguments of the function by the outputs that they are: ``{"start": "state"}`` passes,
-            as ``start``, the "state" of the nearest case that is done, None where there is none.
+            as ``start``, the "state" of the nearest of these cases that is done, None where none is.
             Near are cases whose numbers are, each by its range; words, bools and all else must be
             the same.
         retry : bool, optional
@@ -152,6 +152,7 @@ class Study:
         pool = Pool(executor, workers, ahead)
         sent = pickled(function) if pool.processes else function
         random = wants_random(function)
+        _check_arguments(named, {*(warm or ()), *([RANDOM] if random else ())})
         with self.store.writing() as writer:
             self._claim(writer, full_name(function), seed if random else None)
             session = writer.begin(now(), len(named), {**provenance(function), "seed": seed})
@@ -331,8 +332,8 @@ class _Call:
         self.nearest = Nearest(cases, done) if warm else None
         self.started: dict[str, str | None] = {}  # the keys that cases were started from
 
-    def __call__(self, case: Case) -> tuple[dict[str, Any], list[int] | None]:
-        """Arguments and seed."""
+    def __call__(self, case: Case) -> Sent:
+        """Its parameters, what it starts from, and its seed."""
         near = self.nearest(case.key) if self.nearest else None
         self.started[case.key] = near
         starts: dict[str, Any] = dict.fromkeys(self.warm)
@@ -345,7 +346,7 @@ class _Call:
                         f"{', '.join(outputs)}. What is recorded stays"
                     )
                 starts[argument] = outputs[output]
-        return {**case.params, **starts}, self._seed(case)
+        return case.params, starts, self._seed(case)
 
     def _seed(self, case: Case) -> list[int] | None:
         return None if self.seed is None else [self.seed, int(case.key, 16)]
@@ -362,6 +363,16 @@ class _Call:
             )
             for one in arrived
         ]
+
+
+def _check_arguments(cases: list[Case], given: set[str]) -> None:
+    """Parameters of cases are not those that the study gives itself."""
+    for case in cases:
+        if twice := sorted(given & set(case.params)):
+            raise ArgumentError(
+                f"the parameter {twice[0]!r} of a case is one that the study passes itself, a warm "
+                "start or rng; another name was expected"
+            )
 
 
 @contextlib.contextmanager

@@ -20,13 +20,16 @@ from .store import Outcome
 RANDOM = "rng"  # the parameter of a function that gets the random numbers of a case
 
 
-def watch_parent() -> None:
-    """End this process when the one that started it has ended, however that was.
+def begin() -> None:
+    """Let a process of the pool end with the one that started it, however that ends.
 
-    A worker of a process pool holds both ends of its queue, and would wait there for ever.
+    A worker holds both ends of its queue, and would wait there for ever. An interrupt from the
+    keyboard comes to all of them, and ends this one without a word.
     """
+    import signal
     from multiprocessing import parent_process
 
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     parent = parent_process()
     if parent is not None:
 
@@ -43,16 +46,17 @@ def ready(pickled: bytes) -> dict[str, Any]:
     return machine()
 
 
-def run_case(sent: Any, params: Mapping[str, Any], seed: list[int] | None) -> Outcome:
+def run_case(
+    sent: Any, params: Mapping[str, Any], starts: Mapping[str, Any], seed: list[int] | None
+) -> Outcome:
     """Call the function on a case; what it raises is an outcome, too."""
     started, before = now(), time.perf_counter()
     outputs: dict[str, Any] = {}
     error = trace = None
     try:
         function = pickle.loads(sent) if isinstance(sent, bytes) else sent
-        if seed is not None:
-            params = {**params, RANDOM: host.random.default_rng(seed)}
-        outputs = checked(function(**params), params)
+        rng = {} if seed is None else {RANDOM: host.random.default_rng(seed)}
+        outputs = checked(function(**params, **starts, **rng), params)
     except (Exception, SystemExit) as raised:
         error = "".join(traceback.format_exception_only(raised)).strip()
         trace = "".join(traceback.format_exception(raised))
