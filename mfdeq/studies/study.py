@@ -124,7 +124,7 @@ class Study:
             What the random numbers of all cases are from.
         warm : mapping of str to str, optional
             Arguments of the function by the outputs that they are: ``{"start": "state"}`` passes,
-            as ``start``, the "state" of the nearest of these cases that is done, None where none is.
+            as ``start``, the "state" of the nearest of these cases that is done, or None.
             Near are cases whose numbers are, each by its range; words, bools and all else must be
             the same.
         retry : bool, optional
