@@ -84,15 +84,18 @@ def test_the_tangent_is_the_derivative_along_the_branch():
 
 
 def test_bratu_s_fold_in_two_dimensions():
-    """The discrete folds extrapolate to that of the equation."""
+    """The discrete folds extrapolate (Richardson) to that of the equation."""
     folds = []
-    for n in (7, 15, 31):
-        branch = mfdeq.follow(square(n), np.array([1.0]), span=(-0.5, 7.0), solver=mfdeq.Direct())
-        folds.append(1.0 + branch.folds[0].t)
+    for n in (7, 15, 31, 63):
+        branch = mfdeq.follow(
+            square(n), np.array([6.0]), span=(0.0, 1.0), step=0.2, solver=mfdeq.Direct()
+        )
+        folds.append(6.0 + branch.folds[0].t)
         assert branch.crossings == []
         assert branch.counts.setups < branch.counts.solves / 3
-    once = [(4 * b - a) / 3 for a, b in itertools.pairwise(folds)]
-    assert abs((16 * once[1] - once[0]) / 15 - 6.808124423) < 2e-5
+    for order in (2, 4, 6):
+        folds = [b + (b - a) / (2**order - 1) for a, b in itertools.pairwise(folds)]
+    assert abs(folds[0] - 6.808124423) < 2e-9
 
 
 def test_both_branches_of_a_pitchfork():
