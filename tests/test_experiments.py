@@ -85,6 +85,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "experiment_models.py").write_text(MODELS + MORE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # A module written twice in a second is not told from the one compiled before.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     sys.modules.pop("experiment_models", None)
 

@@ -224,6 +224,7 @@ def test_a_file_in_the_place_of_the_directory(tmp_path):
         ("no dict", mfdeq.ArgumentError, (functions.pair, [3]), ["case 0 is a int"]),
         ("a name", mfdeq.ArgumentError, (functions.pair, [{"a b": 3}]), ["'a b'"]),
         ("reserved", mfdeq.ArgumentError, (functions.pair, [{"status": 3}]), ["'status'"]),
+        ("no such", mfdeq.ArgumentError, (functions.pair, grid(i=[1])), ["i, j", "missing a requ"]),
         ("own rng", mfdeq.ArgumentError, (functions.drawn, grid(i=[1], rng=[2])), ["'rng' of a"]),
         ("value", mfdeq.ArgumentError, (functions.pair, [{"i": {}}]), ["i of case 0 is a dict"]),
     ),
@@ -459,6 +460,7 @@ def test_a_dataset(study):
     np.testing.assert_array_equal(whole["state"].sel(i=2, j=1), np.arange(3.0) + 21)
     assert float(whole["sum"].sel(i=1, j=2)) == 3
     assert np.isnan(whole["sum"].sel(i=3, j=2))
+    assert whole["sum"].dtype == float
     for dims, names, words in (
         (["k"], None, ["'k'", "some of i, j"]),
         (["i"], None, ["do not tell all cases apart"]),

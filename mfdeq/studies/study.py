@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError, StudyError
+from .calls import Calls, check_arguments
 from .cases import Case, identified
-from .driving import Arrived, Drive, Pool, Sent, pickled
-from .nearest import Nearest
+from .driving import Arrived, Drive, Pool, pickled
 from .provenance import full_name, now, provenance
 from .records import Record, Values
 from .store import COLUMNS, Finished, Store, Writer
@@ -152,7 +152,7 @@ class Study:
         pool = Pool(executor, workers, ahead)
         sent = pickled(function) if pool.processes else function
         random = wants_random(function)
-        _check_arguments(named, {*(warm or ()), *([RANDOM] if random else ())})
+        check_arguments(function, named, {*(warm or ()), *([RANDOM] if random else ())})
         with self.store.writing() as writer:
             self._claim(writer, full_name(function), seed if random else None)
             session = writer.begin(now(), len(named), {**provenance(function), "seed": seed})
@@ -161,7 +161,7 @@ class Study:
             before = self.store.statuses()
             done = [c.key for c in named if before.get(c.key) == "done"]
             left = [c for c in named if c.key not in before or (retry and c.key not in done)]
-            call = _Call(self, named, done, seed if random else None, warm or {})
+            call = Calls(self.outputs, named, done, seed if random else None, warm or {})
             drive = Drive(pool, sent, left, call)
             with pool.started(), _bar(progress, len(named), len(named) - len(left)) as bar:
                 try:
@@ -315,64 +315,6 @@ class Study:
         from .tables import to_xarray
 
         return to_xarray(self.records(), dims, names)
-
-
-class _Call:
-    """What cases are called with, and what is known of them when they come back."""
-
-    def __init__(
-        self,
-        study: Study,
-        cases: list[Case],
-        done: list[str],
-        seed: int | None,
-        warm: Mapping[str, str],
-    ) -> None:
-        self.study, self.seed, self.warm = study, seed, warm
-        self.nearest = Nearest(cases, done) if warm else None
-        self.started: dict[str, str | None] = {}  # the keys that cases were started from
-
-    def __call__(self, case: Case) -> Sent:
-        """Its parameters, what it starts from, and its seed."""
-        near = self.nearest(case.key) if self.nearest else None
-        self.started[case.key] = near
-        starts: dict[str, Any] = dict.fromkeys(self.warm)
-        if near is not None:
-            outputs = self.study.outputs(near)
-            for argument, output in self.warm.items():
-                if output not in outputs:
-                    raise StudyError(
-                        f"warm names the output {output!r}; the function returns "
-                        f"{', '.join(outputs)}. What is recorded stays"
-                    )
-                starts[argument] = outputs[output]
-        return case.params, starts, self._seed(case)
-
-    def _seed(self, case: Case) -> list[int] | None:
-        return None if self.seed is None else [self.seed, int(case.key, 16)]
-
-    def finished(self, arrived: list[Arrived]) -> list[Finished]:
-        """What is recorded of cases that are back."""
-        if self.nearest:
-            for one in arrived:
-                if one.outcome.status == "done":
-                    self.nearest.learn(one.case.key)
-        return [
-            Finished(
-                one.case, one.outcome, json.dumps(self._seed(one.case)), self.started[one.case.key]
-            )
-            for one in arrived
-        ]
-
-
-def _check_arguments(cases: list[Case], given: set[str]) -> None:
-    """Parameters of cases are not those that the study gives itself."""
-    for case in cases:
-        if twice := sorted(given & set(case.params)):
-            raise ArgumentError(
-                f"the parameter {twice[0]!r} of a case is one that the study passes itself, a warm "
-                "start or rng; another name was expected"
-            )
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def _stacked(values: list[Any], name: str) -> Any:
             "expected. names= takes others alone"
         )
     shape = shapes.pop() if shapes else ()
-    missing = host.full(shape, host.nan) if shape else None
+    numbers = all(isinstance(x, (int, float, host.ndarray)) for x in values if x is not None)
+    missing = host.full(shape, host.nan)[()] if numbers else None
     return host.stack([host.asarray(missing if x is None else x) for x in values])
 
 
