@@ -1,8 +1,10 @@
 """Two-dimensional Bratu towards its fold: derivatives that grow, and what the library says there.
 
 Δu + λ eᵘ = 0 on the unit square, u = 0 on its rim, five-point on n × n inner points, n odd. There
-are two solutions below the fold λ_c and none above. The lower one is followed up to the fold; its
-centre's derivatives with respect to λ grow like 1/σ_min and 1/σ_min³, σ_min(A) → 0.
+are two solutions below the fold λ_c and none above. The curve of both is followed around the fold,
+which locates it; then the lower one is solved for ever nearer to it. Its centre's derivatives with
+respect to λ grow like 1/σ_min and 1/σ_min³, σ_min(A) → 0. What they are along both branches,
+bratu_diagram.py shows.
 
     python examples/bratu.py                # 49 × 49, seconds
     python examples/bratu.py --size small   # 17 × 17
@@ -23,7 +25,9 @@ import numpy as np
 import scipy.sparse as sp
 
 import mfdeq
+from mfdeq import plot
 
+START = 1.0  # λ at both ends of the curve that is followed
 POINTS = {"small": 17, "full": 49}
 GAPS = [10.0**-k for k in range(1, 9)]  # λ_c − λ
 NEARER = [1e-9, 1e-10, 1e-11]
@@ -32,7 +36,7 @@ WORTHLESS = 0.1  # relative error, as estimated, above which a number is marked
 ONE = np.ones(1)  # the one direction in which λ can go
 
 
-# --- two models of one curve ---------------------------------------------------------------------
+# --- the model -----------------------------------------------------------------------------------
 
 
 class Bratu(mfdeq.ResidualModel):
@@ -74,49 +78,28 @@ class Bratu(mfdeq.ResidualModel):
     def height(self) -> mfdeq.Loss:
         """Return the loss L = u at the centre."""
         e = np.eye(1, self.state_size, self.centre)[0]
-        return mfdeq.Loss(lambda u, theta: u[self.centre], d_state=lambda u, theta: e)
+        return mfdeq.Loss(lambda u, theta: self.at_centre(u), d_state=lambda u, theta: e)
+
+    def at_centre(self, u: np.ndarray) -> float:
+        """Return u at the centre."""
+        return u[self.centre]
 
 
-class BratuByHeight(mfdeq.ResidualModel):
-    """The same curve by its height: state (u, λ), parameter s, R(u, λ) = 0 and u = s at the centre.
+class ToRounding(Bratu):
+    """The same, solved down to rounding: for λ_c to its last digits."""
 
-    Regular at the fold, which is where dλ/ds = 0.
-    """
-
-    param_size = 1
-
-    def __init__(self, bratu: Bratu):
-        self.bratu = bratu
-        self.state_size = bratu.state_size + 1
-        e = sp.csr_array(np.eye(1, bratu.state_size, bratu.centre))
-        self.pick = e * bratu.minus_laplacian[bratu.centre, bratu.centre]  # on the scale of R
-
-    def residual_scale(self, h: np.ndarray, theta: np.ndarray) -> float:
-        """Return 0: go down to the rounding floor, for λ_c to its last digits."""
+    def residual_scale(self, u: np.ndarray, theta: np.ndarray) -> float:
+        """Return 0: no residual is small."""
         return 0.0
 
-    def residual(self, h: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return R(u, λ), and u − s at the centre on its scale."""
-        u, lam = h[:-1], h[-1:]
-        return np.r_[self.bratu.residual(u, lam), self.pick @ u - self.pick.sum() * theta]
 
-    def linearize(self, h: np.ndarray, theta: np.ndarray) -> mfdeq.Linearization:
-        """Border the derivatives of R."""
-        of = self.bratu.linearize(h[:-1], h[-1:])
-
-        def second(a, b):
-            (_, a_h), (_, b_h) = a, b
-            return np.r_[of.second((a_h[-1:], a_h[:-1]), (b_h[-1:], b_h[:-1])), 0.0]
-
-        minus_heat = sp.csr_array(of.d_params)
-        return mfdeq.Linearization(
-            d_state=sp.block_array([[of.d_state, minus_heat], [self.pick, None]], format="csr"),
-            d_params=-self.pick.sum() * np.eye(self.state_size, 1, 1 - self.state_size),
-            second=second,
-        )
+# --- the curve, its fold, and the way there ------------------------------------------------------
 
 
-# --- the fold, and the way there -----------------------------------------------------------------
+def followed(bratu: Bratu, eigenvalues: int = 0) -> mfdeq.Branch:
+    """Follow the curve from the lower branch around the fold and back on the upper one."""
+    start, span = np.array([START]), (0.0, 7.0)
+    return mfdeq.follow(bratu, start, span=span, longest=0.12, eigenvalues=eigenvalues)
 
 
 class Fold(NamedTuple):
@@ -129,26 +112,17 @@ class Fold(NamedTuple):
     turn: float  # dλ/ds there, 0 but for rounding
 
 
-def find_fold(bratu: Bratu) -> Fold:
-    """Find the height at which dλ/ds = 0, by Newton with the library's λ' and λ''.
+def find_fold(bratu: Bratu, branch: mfdeq.Branch) -> Fold:
+    """Take the fold of the curve, and the limits.
 
-    There du/ds is the null vector φ of A. With |φ| = 1, A⁻¹ is φ φᵀ / σ_min to leading order, and
-    A u' = eᵘ, A u'' = eᵘ (2 u' + λ u'²) give the limits.
+    There its tangent du/ds is the null vector φ of A. With |φ| = 1, A⁻¹ is φ φᵀ / σ_min to leading
+    order, and A u' = eᵘ, A u'' = eᵘ (2 u' + λ u'²) give the limits.
     """
-    model, s = BratuByHeight(bratu), 1.39  # the continuum's height
-    h = np.r_[np.zeros(bratu.state_size), 6.8]
-    for _ in range(10):
-        eq = mfdeq.solve(model, np.array([s]), h)
-        h, dh, d2h = eq.state, eq.sensitivity @ ONE, eq.second_order(ONE, ONE)
-        change = -dh[-1] / d2h[-1]
-        s += change
-        if abs(change) < 1e-9:  # λ is off by its square
-            break
-    u, lam = h[:-1], h[-1]
-    phi = dh[:-1] / np.linalg.norm(dh[:-1])
-    push, heat = phi @ np.exp(u), np.exp(u)
-    top = phi[bratu.centre]
-    return Fold(lam, u, top * push, top * push**2 * lam * (phi**3 @ heat), dh[-1])
+    (fold,) = branch.folds
+    u, lam = fold.state, START + fold.t
+    phi, heat = fold.tangent / np.linalg.norm(fold.tangent), np.exp(u)
+    push, top = phi @ heat, phi[bratu.centre]
+    return Fold(lam, u, top * push, top * push**2 * lam * (phi**3 @ heat), fold.slope)
 
 
 class Row(NamedTuple):
@@ -185,17 +159,8 @@ def predict(eq: mfdeq.Equilibrium, lam: float) -> np.ndarray:
 # --- figure --------------------------------------------------------------------------------------
 
 
-def whole_curve(bratu: Bratu, heights: np.ndarray) -> np.ndarray:
-    """Return λ at each height, over the fold and on."""
-    model, h, lams = BratuByHeight(bratu), np.zeros(bratu.state_size + 1), []
-    for s in heights:
-        h = mfdeq.solve(model, np.array([s]), h).state
-        lams.append(h[-1])
-    return np.array(lams)
-
-
-def draw(path: Path, bratu: Bratu, fold: Fold, rows: list[Row]) -> None:
-    """Save the figure: the branch, the state, growth against σ_min, and how far to trust it."""
+def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[Row]) -> None:
+    """Save the figure: the branches, the state, growth against σ_min, and how far to trust it."""
     from matplotlib import colors
     from matplotlib import pyplot as plt
 
@@ -212,18 +177,14 @@ def draw(path: Path, bratu: Bratu, fold: Fold, rows: list[Row]) -> None:
     dots = {"c": np.log10(gap), "cmap": "plasma", "zorder": 3, "s": 36}
     dots |= {"edgecolors": np.where(error > WORTHLESS, "crimson", "k"), "linewidths": 0.7}
 
-    ax = above.add_subplot(121)
-    s = np.linspace(0, 6, 61)
-    lam = np.r_[0, whole_curve(bratu, s[1:])]
-    lower, upper = s < top, s > top
-    ax.plot(np.r_[lam[lower], fold.lam], np.r_[s[lower], top], "C0", lw=2, label="lower branch")
-    ax.plot(np.r_[fold.lam, lam[upper]], np.r_[top, s[upper]], "0.6", lw=2, label="upper branch")
-    ax.scatter(fold.lam - gap, height, **dots)
-    ax.text(fold.lam - 0.15, top, f"fold, $\\lambda_c$ = {fold.lam:.5f}", ha="right", va="center")
-    ax.set_title(f"The branch, {n} × {n}", loc="left")
-    ax.set(xlabel=r"$\lambda$", ylabel="$u$ at the centre", xlim=(0, 7.4), ylim=(0, 6.2))
-    ax.legend(loc="upper right", frameon=False)
-    near = ax.inset_axes([0.12, 0.23, 0.38, 0.28])
+    ax = plot.branch(branch, bratu.at_centre, above.add_subplot(121), parameter=0)
+    ax.text(fold.lam - 0.2, top, f"fold, $\\lambda_c$ = {fold.lam:.5f}", ha="right", va="center")
+    ax.text(3.6, 0.55, "lower branch", ha="center")
+    ax.text(3.6, 4.2, "upper branch", ha="left")
+    ax.set_title(f"Both branches, {n} × {n}", loc="left")
+    ax.set(xlabel=r"$\lambda$", ylabel="$u$ at the centre", xlim=(0, 7.4), ylim=(0, None))
+    ax.get_legend().remove()
+    near = ax.inset_axes([0.11, 0.27, 0.33, 0.2])
     near.loglog(gap, (top - height[half]) * (gap / gap[half]) ** 0.5, "0.6", lw=1)
     near.scatter(gap, top - height, **dots)
     title = r"$u$ below the fold's $\propto(\lambda_c-\lambda)^{1/2}$"
@@ -315,12 +276,13 @@ def main(arguments: list[str] | None = None) -> None:
     n = options.size
     bratu = Bratu(n)
 
-    fold = find_fold(bratu)
+    branch = followed(ToRounding(n))
+    fold = find_fold(bratu, branch)
     say(
         "Fold",
         f"λ_c = {fold.lam:.10f}, u = {fold.u[bratu.centre]:.8f} at the centre, of {n} × {n} inner "
         "points (the continuum: 6.80812);",
-        f"Newton for dλ/ds = 0 on the curve over the height s of its centre leaves {fold.turn:.0e}",
+        f"one of {len(branch.points)} points of the curve; dλ/ds is {fold.turn:.0e} there",
     )
 
     rows: list[Row] = []
@@ -366,27 +328,33 @@ def main(arguments: list[str] | None = None) -> None:
     say("*", "off by a tenth or more, with ‖R‖ at its target: here that hardly tells λ from λ_c")
 
     if options.figure:
-        draw(options.output, bratu, fold, rows)
+        draw(options.output, bratu, branch, fold, rows)
         say("Figure", str(options.output))
     say("Time", f"{time.perf_counter() - begin:.1f} s in all")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+def parser(text: str, figure: str) -> argparse.ArgumentParser:
+    """Return what reads a size and where the figure goes."""
 
     def size(text: str) -> int:
         points = POINTS.get(text) or int(text)
-        if points % 2 == 0 or not 9 <= points <= 129:
-            raise argparse.ArgumentTypeError(f"{points}; an odd number, 9 to 129, was expected")
+        if points % 2 == 0 or not 17 <= points <= 129:
+            raise argparse.ArgumentTypeError(f"{points}; an odd number, 17 to 129, was expected")
         return points
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    points = f"{', '.join(POINTS)}, or an odd number of inner points from 9 to 129"
-    parser.add_argument("--size", type=size, default="full", help=f"{points} (default: full)")
-    parser.add_argument("--rtol", type=float, help="of the forward solves (default: the library's)")
-    parser.add_argument("--output", type=Path, default="bratu.png", help="the figure")
-    parser.add_argument("--no-figure", dest="figure", action="store_false", help="only the table")
-    return parser.parse_args(arguments)
+    found = argparse.ArgumentParser(description=text.split("\n\n")[0])
+    points = f"{', '.join(POINTS)}, or an odd number of inner points from 17 to 129"
+    found.add_argument("--size", type=size, default="full", help=f"{points} (default: full)")
+    found.add_argument("--output", type=Path, default=figure, help="the figure")
+    found.add_argument("--no-figure", dest="figure", action="store_false", help="only the table")
+    return found
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    found = parser(__doc__, "bratu.png")
+    found.add_argument("--rtol", type=float, help="of the forward solves (default: the library's)")
+    return found.parse_args(arguments)
 
 
 if __name__ == "__main__":

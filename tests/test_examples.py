@@ -126,6 +126,79 @@ def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
     assert abs(rest.variance - larger) < 4 * rest.variance_error < 4 * larger
 
 
+def test_conductivities_are_calibrated(monkeypatch):
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import calibration
+
+    known = calibration.observed(calibration.load_terrain(40))
+    problem, truth = known.problem, known.truth
+    heads = mfdeq.solve(problem.model, truth).state[known.wells]
+    noise = problem.misfit.data - heads
+    assert 0.7 * calibration.NOISE < noise.std() < 1.3 * calibration.NOISE
+
+    monkeypatch.setitem(calibration.ITERATIONS, "l-bfgs", 30)
+    minima = {name: calibration.calibrate(problem, *how) for name, how in calibration.METHODS.items()}
+    newton, *others = minima.values()
+    assert newton.converged
+    assert len(newton.report.steps) <= 1 + 100
+    prior = calibration.rms(truth - problem.mean)
+    assert calibration.rms(newton.params - truth) < 0.6 * prior
+    start = mfdeq.solve(problem.model, problem.mean)
+    assert calibration.wells_off(known, newton.equilibrium) < 1.0
+    assert calibration.wells_off(known, start) > 10.0
+    for other in others:
+        assert not other.converged
+        assert len(other.report.steps) == 1 + 30
+        assert newton.value < other.value < newton.report.steps[0].value
+
+
+@pytest.fixture(scope="module")
+def bratu():
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import bratu
+
+    return bratu
+
+
+def test_bratu_grows_towards_its_fold_as_the_fold_says(bratu):
+    model = bratu.Bratu(17)
+    fold = bratu.find_fold(model, bratu.followed(bratu.ToRounding(17)))
+    phi = np.linalg.svd(model.linearize(fold.u, np.array([fold.lam])).d_state.toarray())[2][-1]
+    assert abs(fold.slope / (phi[model.centre] * (phi @ np.exp(fold.u))) - 1) < 1e-6
+    start = fold.u - 1e-3 * abs(phi)
+    for gap, off in ((1e-4, 1e-2), (1e-6, 1e-3)):
+        eq = mfdeq.solve(model, np.array([fold.lam - gap]), start)
+        row = bratu.look(eq, gap)
+        assert row.height < fold.u[model.centre]
+        assert abs(row.slope * row.sigma / fold.slope - 1) < off
+        assert abs(row.bend * row.sigma**3 / fold.bend - 1) < off
+    with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
+        mfdeq.solve(model, np.array([fold.lam + 1e-2]), fold.u)
+
+
+def test_a_diagram_of_bratu(bratu):
+    import bratu_diagram
+
+    model = bratu.Bratu(17)
+    branch = bratu.followed(bratu.ToRounding(17), bratu_diagram.EIGENVALUES)
+    top = bratu.find_fold(model, branch).u[model.centre]
+    along = bratu_diagram.places(model, branch)
+    for place in along:
+        upper = place.height > top
+        assert place.unstable == upper == (place.eigenvalues[0] < 0)
+        assert (place.slope < 0) == upper
+        assert place.off < 1e-7
+    states = [point.state for point in branch.points if not point.kind]
+    for place, state in zip(along, states, strict=True):
+        if abs(place.slope) < 1.0:
+            u = [
+                model.at_centre(mfdeq.solve(model, np.array([place.lam + s]), state).state)
+                for s in (-1e-3, 0.0, 1e-3)
+            ]
+            assert (u[2] - u[0]) / 2e-3 == pytest.approx(place.slope, rel=1e-4)
+            assert (u[2] - 2 * u[1] + u[0]) / 1e-6 == pytest.approx(place.bend, rel=1e-2, abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def power_grid():
     for package in ("jax", "pandapower"):

@@ -293,8 +293,12 @@ class Curve:
         if not self.eigenvalues:
             return point
         linearized = self.linearized(point)
-        factor = self.solver.setup(linearized.A, self.counts)
-        values = leading_eigenvalues(linearized, factor, self.eigenvalues, self.is_map)
+        values = leading_eigenvalues(
+            linearized,
+            lambda: self.solver.settle(linearized.A, self.counts),
+            self.eigenvalues,
+            self.is_map,
+        )
         grows = abs(values) > 1.0 if self.is_map else values.real < 0.0
         return replace(point, eigenvalues=values[: self.eigenvalues], unstable=int(grows.sum()))
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ..arrays import Array, array_on_host, host
+from ..arrays import array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
+from ..linear.factor import Factor
 from ..linearized import Linearized
 
 SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
 
 
-def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: bool) -> Any:
+def leading_eigenvalues(
+    linearized: Linearized, settle: Callable[[], Factor], k: int, is_map: bool
+) -> Any:
     """Of the J of a map the largest in magnitude, else of A those nearest to zero; complex.
 
-    k of them, or all where N is small.
+    k of them, or all where N is small; `settle` gives a factor of A, where one is needed.
     """
     A = linearized.A
     n, linalg = A.shape[0], A.backend.sparse_linalg
@@ -25,11 +29,8 @@ def leading_eigenvalues(linearized: Linearized, factor: Any, k: int, is_map: boo
     if not hasattr(linalg, "eigs"):
         raise ArgumentError("eigenvalues of a branch are for models on the host")
     start = host.random.default_rng(0).standard_normal(n)
-
-    def product(x: Array) -> Array:
-        return x.ravel() - A._apply(x.ravel()) if is_map else factor.solve(x.ravel())
-
-    operator = linalg.LinearOperator((n, n), matvec=product, dtype=A.dtype)
+    apply = (lambda x: x - A._apply(x)) if is_map else settle().solve
+    operator = linalg.LinearOperator((n, n), matvec=lambda x: apply(x.ravel()), dtype=A.dtype)
     try:
         values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
     except linalg.ArpackError as error:  # that of missing convergence among them
