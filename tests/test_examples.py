@@ -137,7 +137,9 @@ def test_conductivities_are_calibrated(monkeypatch):
     assert 0.7 * calibration.NOISE < noise.std() < 1.3 * calibration.NOISE
 
     monkeypatch.setitem(calibration.ITERATIONS, "l-bfgs", 30)
-    minima = {name: calibration.calibrate(problem, *how) for name, how in calibration.METHODS.items()}
+    minima = {
+        name: calibration.calibrate(problem, *how) for name, how in calibration.METHODS.items()
+    }
     newton, *others = minima.values()
     assert newton.converged
     assert len(newton.report.steps) <= 1 + 100
