@@ -95,7 +95,7 @@ def draw(path: Path, terrain: Terrain, known: Observed, minima: dict[str, mfdeq.
     plot.convergence(minima, left)
     plot.convergence(minima, right, over="seconds")
     target = GTOL * next(iter(minima.values())).report.steps[0].gradient_norm
-    for ax, title in ((left, "Gradient over linear solves"), (right, "Gradient over time")):
+    for ax, title in ((left, "Gradient over linear solves (×: stopped)"), (right, "and over time")):
         ax.axhline(target, color="0.5", ls=":", lw=1, label="target")
         ax.set_title(title, loc="left")
         ax.set_xlim(left=0)
