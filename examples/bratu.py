@@ -99,7 +99,7 @@ class ToRounding(Bratu):
 def followed(bratu: Bratu, eigenvalues: int = 0) -> mfdeq.Branch:
     """Follow the curve from the lower branch around the fold and back on the upper one."""
     start, span = np.array([START]), (0.0, 7.0)
-    return mfdeq.follow(bratu, start, span=span, longest=0.2, eigenvalues=eigenvalues)
+    return mfdeq.follow(bratu, start, span=span, longest=0.12, eigenvalues=eigenvalues)
 
 
 class Fold(NamedTuple):
@@ -184,7 +184,7 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[
     ax.set_title(f"Both branches, {n} × {n}", loc="left")
     ax.set(xlabel=r"$\lambda$", ylabel="$u$ at the centre", xlim=(0, 7.4), ylim=(0, None))
     ax.get_legend().remove()
-    near = ax.inset_axes([0.12, 0.3, 0.38, 0.24])
+    near = ax.inset_axes([0.11, 0.27, 0.33, 0.2])
     near.loglog(gap, (top - height[half]) * (gap / gap[half]) ** 0.5, "0.6", lw=1)
     near.scatter(gap, top - height, **dots)
     title = r"$u$ below the fold's $\propto(\lambda_c-\lambda)^{1/2}$"
@@ -338,12 +338,12 @@ def parser(text: str, figure: str) -> argparse.ArgumentParser:
 
     def size(text: str) -> int:
         points = POINTS.get(text) or int(text)
-        if points % 2 == 0 or not 9 <= points <= 129:
-            raise argparse.ArgumentTypeError(f"{points}; an odd number, 9 to 129, was expected")
+        if points % 2 == 0 or not 17 <= points <= 129:
+            raise argparse.ArgumentTypeError(f"{points}; an odd number, 17 to 129, was expected")
         return points
 
     found = argparse.ArgumentParser(description=text.split("\n\n")[0])
-    points = f"{', '.join(POINTS)}, or an odd number of inner points from 9 to 129"
+    points = f"{', '.join(POINTS)}, or an odd number of inner points from 17 to 129"
     found.add_argument("--size", type=size, default="full", help=f"{points} (default: full)")
     found.add_argument("--output", type=Path, default=figure, help="the figure")
     found.add_argument("--no-figure", dest="figure", action="store_false", help="only the table")

@@ -82,12 +82,14 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, along: list[Place]) -> 
         for piece in pieces:  # no line through the pole
             ax.plot(values[piece], height[piece], ".-", color=colour, ms=4, lw=1, label=label)
             label = None
-    ax.set_xscale("symlog", linthresh=0.1)
+    ax.set_xscale("symlog", linthresh=0.1, linscale=0.7)
     ax.set_title("Sensitivities of the centre", loc="left")
     ax.set(xlabel="derivative with respect to λ")
 
     ax = axes[2]
-    ax.plot(lowest[:, 1:], height, color="0.6", lw=1, label=["the next two", None])
+    ax.plot(
+        lowest[:, 1:], height, color="0.6", lw=1, label=["the next two, equal by symmetry", None]
+    )
     ax.plot(lowest[:, 0], height, ".-", color="C2", ms=4, lw=1, label="the lowest")
     ax.set_title("Eigenvalues of A", loc="left")
     ax.set(xlabel="eigenvalue")
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     along, fold = places(bratu, branch), find_fold(bratu, branch)
     say(
         "Curve",
-        f"{len(branch.points)} points, until {branch.reason.replace('t =', 'λ − 1 =')}; "
+        f"{len(branch.points)} points from λ = {START:g} around to there, "
         f"{branch.counts.setups} factors, {branch.counts.solves} solves with them",
         HEADER,
         *(line(place) for place in along[:: max(1, len(along) // ROWS)]),

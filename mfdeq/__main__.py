@@ -112,9 +112,20 @@ def _run(options: argparse.Namespace, file: Path) -> int:
         warm={"start": "state"} if experiment.settings.get("warm") else None,
         retry=options.retry,
     )
-    failed = sum(record.status == "failed" for record in records)
+    failures = [record for record in records if record.status == "failed"]
+    failed = len(failures)
     print(f"{len(records) - failed} cases done, {failed} failed, in {experiment.directory}")
+    _print_failures(failures)
     return 1 if failed else 0
+
+
+def _print_failures(failures: list[Any]) -> None:
+    """Each error once, with how many cases have it and the first of them."""
+    groups: dict[str, list[Any]] = {}
+    for record in failures:
+        groups.setdefault(str(record.error), []).append(record.params)
+    for error, params in groups.items():
+        print(f"{len(params)} failed, {params[0]!r} first: {error}")
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -126,8 +137,7 @@ def _status(options: argparse.Namespace) -> int:
     count = status.done + status.failed
     if count:
         print(f"{status.seconds / count:.3g} s a case")
-    for record in study.failures:
-        print(f"failed: {record.params!r}: {record.error}")
+    _print_failures(study.failures)
     return 1 if status.failed else 0
 
 

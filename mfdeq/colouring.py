@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy import sparse
 
-from .arrays import array_on_host, host, sparse_on_host
+from .arrays import array_on_host, host, seeded, sparse_on_host
 from .errors import ArgumentError
 from .operators import Operator
 
@@ -48,7 +48,8 @@ class Coloured:
         entries = marks.tocoo()
         self.rows, self.columns = entries.row, entries.col
         together = (marks.T @ marks).tocsr()
-        self.colour = pyamg.graph.vertex_coloring(together, method="LDF")
+        with seeded():  # pyamg draws, and other colours round otherwise
+            self.colour = pyamg.graph.vertex_coloring(together, method="LDF")
         self.count = int(self.colour.max()) + 1
 
     def products(self, A: Operator) -> Iterator[tuple[int, Any]]:

@@ -61,6 +61,17 @@ MATRICES = {
 }
 
 
+def test_colours_are_the_same_each_time():
+    """Whatever random numbers the user draws: other colours round otherwise."""
+    pattern = convection(30, peclet=0.2).A
+    found = []
+    for seed in range(4):
+        np.random.seed(seed)  # noqa: NPY002
+        found.append(Coloured(pattern).colour)
+        assert np.random.rand() == np.random.RandomState(seed).rand()  # noqa: NPY002
+    assert all(np.array_equal(found[0], colour) for colour in found)
+
+
 @pytest.mark.parametrize("name", MATRICES)
 def test_where_the_entries_are(name):
     matrix = sp.csr_matrix(MATRICES[name])

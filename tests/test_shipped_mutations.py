@@ -31,13 +31,6 @@ def bratu():
     return Bratu(5), np.array([5.0]), None
 
 
-def bratu_by_height():
-    pytest.importorskip("matplotlib", reason="the example draws with it")
-    from bratu import Bratu, BratuByHeight
-
-    return BratuByHeight(Bratu(5)), np.array([1.2]), np.r_[np.zeros(25), 6.0]
-
-
 def groundwater():
     pytest.importorskip("matplotlib", reason="its terrain is matplotlib's")
     from groundwater import Groundwater, load_terrain
@@ -85,7 +78,7 @@ def docstring():
     return written(mfdeq.FixedPointModel.__doc__, "Cosine"), np.array([0.3]), None
 
 
-BY_HAND = (diffusion, bratu, bratu_by_height, groundwater, readme, docstring)
+BY_HAND = (diffusion, bratu, groundwater, readme, docstring)
 BY_JAX = (power_grid, deq_digits)  # slow: every mutant is compiled anew
 SHIPPED = {f.__name__: f for f in (*BY_HAND, *BY_JAX)}
 
@@ -124,7 +117,6 @@ def survivors(name, mutations):
         ("readme", 2),
         ("docstring", 4),
         ("bratu", 4),
-        ("bratu_by_height", 4),
         ("diffusion", 4),
         ("groundwater", 16),
     ],

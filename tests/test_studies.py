@@ -352,7 +352,7 @@ def test_an_interrupt_keeps_what_is_done(study):
 
 def test_an_interrupt_from_the_keyboard_ends_all_and_keeps_what_is_done(study):
     script = [sys.executable, HERE / "study_functions.py", study.store.directory]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "SECONDS_A_CASE": "0.1"}
     process = subprocess.Popen(
         script, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
     )

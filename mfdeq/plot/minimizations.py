@@ -10,6 +10,7 @@ from ..optimization.minimizing import Minimum
 from .axes import axes_or_new
 from .legends import by_name
 
+MANY = 100  # iterations, from where on their dots would be a band
 COSTS = {"solves": "linear solves", "seconds": "seconds"}
 
 
@@ -47,7 +48,8 @@ def convergence(
     for i, (name, found) in enumerate(named):
         cost = [getattr(step, over) for step in found.report.steps]
         norm = [step.gradient_norm for step in found.report.steps]
-        (line,) = ax.plot(cost, norm, ".-", color=f"C{i}", ms=4, lw=1.2, label=name)
+        dots = "." if len(norm) <= MANY else ""
+        (line,) = ax.plot(cost, norm, marker=dots, color=f"C{i}", ms=4, lw=1.2, label=name)
         end = {"marker": "o"} if found.converged else {"marker": "X", "mec": "white", "mew": 0.8}
         ax.plot(cost[-1:], norm[-1:], color=line.get_color(), ms=8, zorder=3, **end)
     ax.set_yscale("log")

@@ -260,8 +260,10 @@ def _axis(of: Experiment, name: str, axis: Any) -> list[Any]:
     if isinstance(axis, list) and axis:
         return axis
     known = isinstance(axis, dict) and set(axis) <= {"start", "stop", "step"} and "stop" in axis
-    if known and all(type(x) is int for x in axis.values()):
-        return list(range(axis.get("start", 0), axis["stop"], axis.get("step", 1)))
+    if known and all(type(x) is int for x in axis.values()) and axis.get("step", 1):
+        values = list(range(axis.get("start", 0), axis["stop"], axis.get("step", 1)))
+        if values:
+            return values
     raise of.wrong(
         f"vary.grid.{name}",
         f"is {axis!r}; a list of values or {{start = 0, stop = 10}} was expected",

@@ -61,7 +61,7 @@ class Values(Mapping):
             return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """What is kept of a case.
 
@@ -96,6 +96,9 @@ class Record:
     worker: dict[str, Any]
     provenance: dict[str, Any]
     _outputs: Values
+
+    def __repr__(self) -> str:
+        return f"<Record of {self.params!r}: {self.error or self._outputs!r}>"
 
     @property
     def outputs(self) -> Values:
