@@ -56,4 +56,6 @@ def interrupted(i):
 
 
 if __name__ == "__main__":
+    # A shell that starts it in the background has it ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     mfdeq.Study(sys.argv[1]).map(slow, MANY, workers=2, progress=False)
