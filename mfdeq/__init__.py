@@ -74,6 +74,7 @@ _HOME = {
     "CheckpointWarning": "errors",
     "NearSingularWarning": "errors",
     "AccuracyWarning": "errors",
+    "StudyWarning": "errors",
     "SmallestSingular": "conditioning",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from .arrays import host
 from .errors import ArgumentError, MfdeqError
 
-COPY = "experiment.toml"
+INTERRUPTED = 130  # the shell's status of it
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
 EPILOG = """\
 MODEL, --params and --loss are module:expression, the expression evaluated in the module, which is
@@ -69,7 +69,7 @@ def _running(commands: Any) -> None:
 def _resuming(commands: Any) -> None:
     does = "go on with the experiment in a directory"
     command = _command(
-        commands, "resume", lambda options: _run(options, options.directory / COPY), does
+        commands, "resume", lambda options: _run(options, _kept(options.directory)), does
     )
     command.add_argument("directory", metavar="DIRECTORY", type=Path)
     _how_to_run(command)
@@ -93,6 +93,16 @@ def _reporting(commands: Any) -> None:
     command.add_argument("-o", "--output", metavar="FILE.html", type=Path)
 
 
+def _kept(directory: Path) -> Path:
+    """The file of the experiment in a directory."""
+    from .studies.experiment import COPY
+
+    _study(directory)
+    if not (directory / COPY).exists():
+        raise _WrongError(f"{directory} is a study that a script has begun: run that again")
+    return directory / COPY
+
+
 def _run(options: argparse.Namespace, file: Path) -> int:
     from .studies.computing import Computation
     from .studies.experiment import keep, read
@@ -103,15 +113,19 @@ def _run(options: argparse.Namespace, file: Path) -> int:
     if workers is None:
         workers = experiment.settings.get("workers")
     study = Study(experiment.directory)
-    keep(experiment)
-    records = study.map(
-        Computation(experiment.fixed, experiment.path),
-        experiment.cases,
-        workers=workers,
-        seed=experiment.settings.get("seed", 0),
-        warm={"start": "state"} if experiment.settings.get("warm") else None,
-        retry=options.retry,
-    )
+    keep(experiment, study.status().done > 0)
+    try:
+        records = study.map(
+            Computation(experiment.fixed),
+            experiment.cases,
+            workers=workers,
+            seed=experiment.settings.get("seed", 0),
+            warm={"start": "state"} if experiment.settings.get("warm") else None,
+            retry=options.retry,
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(study)} cases are recorded; the same command goes on from them")
+        return INTERRUPTED
     failures = [record for record in records if record.status == "failed"]
     failed = len(failures)
     print(f"{len(records) - failed} cases done, {failed} failed, in {experiment.directory}")

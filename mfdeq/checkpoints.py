@@ -7,17 +7,17 @@ there what is not in the file: factors, recycled spaces, warm starts.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from . import __version__
 from .arguments import count
 from .arrays import Array, array_on_host, host, is_dense
 from .errors import ArgumentError, CheckpointError, CheckpointWarning, warn
+from .files import replacing, try_to_write
 
 FORMAT = 1  # of what is in a file; a reader of one does not read another
 HEAD = "mfdeq"  # the member that says what the others are, JSON
@@ -58,21 +58,16 @@ class Checkpoint:
             found, self.saved = read(self.path, kind)
             self._check(found)
         else:
-            self._try()
+            try:
+                try_to_write(self.path)
+            except OSError as error:
+                raise unwritten(self.path, error) from error
 
     def _check(self, found: dict[str, Any]) -> None:
         differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
         if differ:
             told = [f"its {x} is {found.get(x)}, and {self.of.get(x)} came" for x in differ]
             raise other_run(self.path, "; ".join(told))
-
-    def _try(self) -> None:
-        """Whether a file can be made at all: before the work, not after it."""
-        try:
-            with _beside(self.path) as name, open(name, "wb"):
-                pass
-        except OSError as error:
-            raise unwritten(self.path, error) from error
 
     def due(self, done: int, ended: bool = False) -> bool:
         """Whether so many steps are `every` beyond those of the last writing, at the end one."""
@@ -113,20 +108,10 @@ def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> No
     arrays[HEAD] = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
     path = _path(path)
     try:
-        with _beside(path) as name:
-            with open(name, "wb") as file:
-                host.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
+        with replacing(path) as file:
+            host.savez(file, **arrays)
     except OSError as error:
         raise unwritten(path, error) from error
-    with contextlib.suppress(OSError):  # where a directory is nothing to sync
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,8 +131,8 @@ def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise
     except Exception as error:  # whatever zip, npy and JSON make of other bytes
         raise CheckpointError(
-            f"{path} is no checkpoint of mfdeq, or a damaged one ({type(error).__name__}: "
-            f"{error}): name another file, or delete it to start anew"
+            f"{path} is no checkpoint of mfdeq, or a damaged one ({type(error).__name__}): name "
+            "another file, or delete it to start anew"
         ) from error
     if form != FORMAT:
         raise CheckpointError(
@@ -195,17 +180,6 @@ def _path(path: Any) -> str:
         raise ArgumentError(
             f"checkpoint is {path!r}; the name of a file, or None, was expected"
         ) from None
-
-
-@contextlib.contextmanager
-def _beside(path: str) -> Iterator[str]:
-    """The name of a file beside a path, which is gone at the end unless it was moved."""
-    name = f"{path}.part"
-    try:
-        yield name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(name)
 
 
 def _packed(tree: Any, name: str, arrays: dict[str, Any]) -> Any:

@@ -117,6 +117,10 @@ class AccuracyWarning(UserWarning):
     """What was asked for can be had, but with few digits: the message says why and how to more."""
 
 
+class StudyWarning(UserWarning):
+    """Records of a study are of a function that has changed since: they stay as they are."""
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """A warning that points at the caller's line, outside of this library."""
     frame, level = sys._getframe(1), 1

@@ -44,6 +44,10 @@ def onwards(x, state):
     return {"state": 0 if state is None else state + 1}
 
 
+def masked(i):
+    return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
+
+
 def slow(i, j):
     time.sleep(float(os.environ.get("SECONDS_A_CASE", "0.004")))
     return pair(i, j)

@@ -156,7 +156,7 @@ def test_more_cases_of_the_same(capsys):
         ("size = 2", "", ["model.size", "None came", "another directory"]),
     ):
         with refused(mfdeq.ExperimentError, *words):
-            experiment.keep(experiment.read(write(FILE.replace(old, new))))
+            experiment.keep(experiment.read(write(FILE.replace(old, new))), begun=True)
 
 
 def test_in_processes_and_warm():
@@ -173,7 +173,7 @@ def test_in_processes_and_warm():
         ("syntax", "seed = 3", "seed = = 3", [r"experiment\.toml: .*line 2"]),
         ("unknown", "seed = 3", "seeds = 3", ["line 2: seeds: is not known", "Was seed meant?"]),
         ("kind", "seed = 3", 'seed = "3"', ["line 2: seed: is '3'; an integer was expected"]),
-        ("workers", "workers = 0", "workers = -1", ["line 3: workers: a number from 0 up"]),
+        ("workers", "workers = 0", "workers = -1", ["line 3: workers: is -1; a number from 0 up"]),
         ("missing", 'directory = "results"', "", ["directory: is missing; a string"]),
         ("no from", 'from = "experiment_models:shifted"', "", ["line 5: model.from: is missing"]),
         ("module", "experiment_models:shifted", "no_such:x", ["line 6: model.from", "No module"]),
@@ -194,6 +194,14 @@ def test_in_processes_and_warm():
         ("option", "k = 2", "kk = 2", ["line 22: compute.eigenvalues.kk: is not known", "Was k"]),
         ("compute", "value = true", "vlaue = true", ["line 20: compute.vlaue", "Was value meant"]),
         ("solve", "rtol = 1e-12", "tol = 1e-12", ["line 16: solve.tol: is not known"]),
+        ("which", 'which = "LA"', 'which = "XX"', ["line 22: compute.eigenvalues.which", "LM, LA"]),
+        ("k", "k = 2", "k = 2.5", ["line 22: compute.eigenvalues.k: is 2.5; an integer"]),
+        ("a method", "gtol = 1e-9", 'method = "bfgs"', ["line 23: compute.minimum.method", "l-bf"]),
+        ("rtol", "rtol = 1e-12", 'rtol = "1e-12"', ["line 16: solve.rtol: is '1e-12'; a number"]),
+        ("model's", "size = 2", "sice = 2", ["line 7: model.sice: is no parameter", "Was size"]),
+        ("varied", '"loss.weight"', '"loss.wait"', ["line 28: vary.grid.loss.wait: is no param"]),
+        ("rng", "size = 2", "rng = 2", ["line 7: model.rng: is no parameter", "size, shift"]),
+        ("empty", "start = 1, stop = 3", "start = 3, stop = 3", ["line 28: vary.grid.loss.weight"]),
         ("axis", "[1.0, 2.0]", "3.0", [r"line 27: vary.grid.params.scale: is 3\.0; a list"]),
         (
             "names nothing",
@@ -220,6 +228,60 @@ def test_a_warm_start_needs_states():
     text = FILE.replace("seed = 3", "warm = true").replace("state = true", "state = false")
     with refused(mfdeq.ExperimentError, "line 2: warm: starts from stored states"):
         experiment.read(write(text))
+
+
+def test_settings_may_be_mended_before_a_case_is_done(capsys):
+    text = FILE.replace("experiment_models:params", "experiment_models:fussy")
+    file = write(text.replace("[1.0, 2.0]", "[2.0, 3.0]"))
+    assert main(["run", str(file)]) == 1
+    assert "4 failed, {'loss.weight': 1, 'params.scale': 2.0} first: ValueError: too large" in (
+        capsys.readouterr().out
+    )
+    file = write(FILE.replace("[1.0, 2.0]", "[2.0, 3.0]"))
+    assert main(["run", str(file), "--retry"]) == 0
+
+
+def test_a_project_may_be_moved(tmp_path, capsys):
+    main(["run", str(write())])
+    moved = tmp_path / "elsewhere" / "project"
+    moved.mkdir(parents=True)
+    for name in ("results", "experiment_models.py"):
+        (tmp_path / name).rename(moved / name)
+    sys.modules.pop("experiment_models")
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", str(tmp_path))]
+    assert main(["resume", str(moved / "results")]) == 0
+    assert sys.modules["experiment_models"].__file__ == str(moved / "experiment_models.py")
+
+
+def test_a_name_that_two_tables_vary():
+    text = FILE + '[vary.sample]\ncount = 2\n"params.scale" = "uniform(0, 1)"\n'
+    with refused(mfdeq.ExperimentError, "params.scale: is varied twice"):
+        experiment.read(write(text))
+
+
+def test_a_study_of_a_script_is_not_resumed_from_a_file(capsys):
+    mfdeq.Study("script").map(float, [{"x": 1}][:0], workers=0)
+    with pytest.raises(SystemExit):
+        main(["resume", "script"])
+    assert "a study that a script has begun: run that again" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_far_it_is(monkeypatch, capsys):
+    text = FILE.replace("experiment_models:told", "experiment_models:stopped")
+    models = Path("experiment_models.py")
+    models.write_text(models.read_text() + STOPPED)
+    assert main(["run", str(write(text))]) == 130
+    assert "interrupted: 2 cases are recorded" in capsys.readouterr().out
+
+
+STOPPED = """
+
+def stopped(eq, loss, calls=[]):
+    calls.append(1)
+    if len(calls) > 2:
+        raise KeyboardInterrupt
+    return {}
+"""
 
 
 def test_samples_and_lists():

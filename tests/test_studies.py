@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures as futures
 import contextlib
 import errno
+import linecache
 import os
 import random
 import signal
@@ -374,12 +375,72 @@ def test_an_argument_may_have_the_name_of_the_output_it_is(study):
         study.map(functions.onwards, grid(state=[1]), workers=0, warm=warm)
 
 
+def test_sizes_are_not_near_each_other(study):
+    """A start of another size would not fit."""
+    cases = [{"x": x, "kind": n} for n in (40, 80) for x in (0.0, 1.0)]
+    records = study.map(functions.started, cases, workers=0, warm={"start": "state"})
+    assert [record.outputs["was"] for record in records] == [None, 0.0, None, 0.0]
+
+
+class Power:
+    def __init__(self, exponent):
+        self.exponent = exponent
+
+    def __call__(self, x):
+        return x**self.exponent
+
+    def raised(self, x):
+        return x**self.exponent
+
+
+def holding(exponent):
+    return lambda x: x**exponent
+
+
+@pytest.mark.parametrize(
+    "made", [Power, lambda n: Power(n).raised, holding], ids=["object", "method", "closure"]
+)
+def test_a_function_that_holds_other_values_is_noticed(study, made):
+    study.map(made(2), grid(x=[3]), workers=0)
+    study.map(made(2), grid(x=[4]), workers=0)
+    with pytest.warns(mfdeq.StudyWarning, match=r"2 records of a function .* have changed"):
+        records = study.map(made(3), grid(x=[3]), workers=0)
+    assert records[0].outputs["value"] == 9
+    assert records[0].provenance["fingerprint"]
+
+
+def test_a_function_whose_source_has_changed_is_noticed(study, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for body, warned in (("x", False), ("x", False), ("1000 * x", True), ("1000 * x", True)):
+        (tmp_path / "edited_function.py").write_text(f"def f(x):\n    return {body}\n")
+        sys.modules.pop("edited_function", None)
+        linecache.clearcache()
+        from edited_function import f
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            study.map(f, grid(x=[3]), workers=0)
+        assert [w.category for w in caught] == [mfdeq.StudyWarning] * warned
+
+
+def test_masked_arrays_are_refused(study):
+    [record] = study.map(functions.masked, grid(i=[1]), workers=0)
+    assert "'x' is a masked array" in record.error
+
+
 def test_files_that_were_changed_are_noticed(study):
     record, other = study.map(functions.pair, PAIRS[:2], workers=0)
     file = record.outputs.file("state")
     np.save(file, np.load(file) + 1e-9)
     other.outputs.file("state").unlink()
     assert record.damaged == other.damaged == ["state"]
+    assert other.outputs.shape("state") == (3,)
+    with refused(mfdeq.StudyError, "state.npy cannot be read", "retry=True"):
+        other.outputs["state"]
+    again = study.map(functions.pair, PAIRS[:2], workers=0, retry=True)
+    assert [one.damaged for one in again] == [[], []]
+    np.testing.assert_array_equal(again[0].outputs["state"], np.arange(3.0))
 
 
 # Kills.

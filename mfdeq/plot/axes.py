@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from ..errors import ArgumentError
+from ..extras import package
 
 
 def axes_or_new(ax: Any) -> Any:
@@ -17,10 +16,4 @@ def axes_or_new(ax: Any) -> Any:
 
 def pyplot() -> Any:
     """Return matplotlib.pyplot, or say what to install."""
-    try:
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise ArgumentError(
-            f"matplotlib cannot be imported ({error}): install the extra mfdeq[plot]; in a clone, "
-            'pip install -e ".[plot]"'
-        ) from error
+    return package("matplotlib.pyplot", "plot")

@@ -143,7 +143,7 @@ def _identified(params: Mapping[str, Any], where: str) -> Case:
         check_name(name, f"a parameter of {where}")
         if is_dense(value) and value.ndim:
             arrays[name] = numbers(value, f"{name} of {where}")
-            plain[name] = {"array": digest(arrays[name])}
+            plain[name] = {"array": digest(arrays[name]), "shape": arrays[name].shape}
         else:
             plain[name] = plain_value(value, f"{name} of {where}")
     text = json.dumps(plain, sort_keys=True)
@@ -176,6 +176,8 @@ def plain_value(value: Any, name: str) -> Any:
 
 def numbers(value: Any, name: str) -> Any:
     """An array on the host, as npy files have it without pickles."""
+    if host.ma.isMaskedArray(value):
+        raise ArgumentError(f"{name} is a masked array; its data and its mask apart were expected")
     found = array_on_host(value)
     if found.dtype.hasobject:
         raise ArgumentError(f"{name} is an array of objects; numbers were expected")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,17 +26,13 @@ class Computation:
     ----------
     settings : mapping
         The tables model, params, loss, solve and compute of its file.
-    path : str
-        Where modules are looked for first.
     """
 
-    def __init__(self, settings: Mapping[str, Any], path: str) -> None:
-        self.settings, self.path = settings, path
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
 
     def __call__(self, rng: Any, start: Any = None, **varied: Any) -> dict[str, Any]:
         """Outputs by their names."""
-        if self.path not in sys.path:
-            sys.path.insert(0, self.path)
         settings = with_values(self.settings, varied)
         model = _made(settings["model"], "model", {"rng": rng}, Model)
         given = {"rng": rng, "model": model}

@@ -6,7 +6,7 @@ Every mistake is told with the line and the key that it is in.
 from __future__ import annotations
 
 import importlib
-import itertools
+import inspect
 import os
 import sys
 import tomllib
@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, ExperimentError, StudyError
-from .cases import grid, sample
+from ..files import replacing
+from ..forward import METHODS as FORWARD
+from ..optimization.minimizing import METHODS
+from ..spectrum.extreme import WHICH
 from .lines import keys, line_of
+from .varying import VARIED, cases_of, where
 
 COPY = "experiment.toml"  # in the directory of the study
-FIXED = ("model", "params", "loss", "solve", "compute", "warm")  # what all cases have in common
+FIXED = (*VARIED, "warm")  # what all cases have in common
 TOP: dict[str, tuple[type, ...]] = {
     "directory": (str,),
     "path": (str,),
@@ -37,13 +41,31 @@ COMPUTE: dict[str, tuple[type, ...]] = {
     "minimum": (bool, dict),
     "call": (str,),
 }
-OPTIONS = {
-    "solve": {"method", "rtol", "max_iterations"},
-    "compute.eigenvalues": {"k", "which", "rtol", "block", "certify", "vectors"},
-    "compute.minimum": {"method", "gtol", "max_iterations"},
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("method", "which"), (str,)),
+    **dict.fromkeys(("k", "block", "max_iterations"), (int,)),
+    **dict.fromkeys(("rtol", "gtol"), (float,)),
+    **dict.fromkeys(("certify", "vectors"), (bool,)),
 }
-VARY: dict[str, tuple[type, ...]] = {"grid": (dict,), "sample": (dict,), "list": (list,)}
-WORDS = {str: "a string", int: "an integer", bool: "true or false", dict: "a table", list: "a list"}
+OPTIONS = {
+    "solve": ("method", "rtol", "max_iterations"),
+    "compute.eigenvalues": ("k", "which", "rtol", "block", "certify", "vectors"),
+    "compute.minimum": ("method", "gtol", "max_iterations"),
+}
+CHOICES = {
+    "solve.method": ("auto", *FORWARD),
+    "compute.eigenvalues.which": WHICH,
+    "compute.minimum.method": METHODS,
+}
+GIVEN = {"model": ("rng",), "params": ("rng", "model"), "loss": ("rng", "model", "params")}
+WORDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a number with a point",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,18 @@ class Experiment:
         where = f", line {line}" if line else ""
         return ExperimentError(f"{self.file}{where}: {key}: {message}")
 
+    def check_keys(
+        self, name: str, table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]
+    ) -> None:
+        """The keys of a table are known ones, their values of the right kinds."""
+        for key, value in table.items():
+            full = f"{name}.{key}".lstrip(".")
+            if key not in known:
+                raise self.wrong(full, f"is not known; {', '.join(known)} are{_near(key, known)}")
+            if type(value) not in known[key]:
+                expected = " or ".join(WORDS[kind] for kind in known[key])
+                raise self.wrong(full, f"is {value!r}; {expected} was expected")
+
 
 def read(file: str | os.PathLike) -> Experiment:
     """The experiment in a file.
@@ -106,22 +140,30 @@ def read(file: str | os.PathLike) -> Experiment:
         raise ExperimentError(f"{path}: {error}") from error
     found = Experiment(path, text, settings, [])
     _check(found)
-    return Experiment(path, text, settings, _cases(found))
+    found = Experiment(path, text, settings, cases_of(found))
+    for table, given in GIVEN.items():
+        if "from" in settings.get(table, {}):
+            _check_call(found, table, given)
+    return found
 
 
 def copied(experiment: Experiment) -> str:
-    """The text for the directory of the study: from there, where that and the modules are."""
+    """The text for the directory of the study: from there, where that and the modules are.
+
+    Relative, so that both may be moved together.
+    """
     places = {number for number, key in keys(experiment.text) if key in (["directory"], ["path"])}
     lines = enumerate(experiment.text.splitlines(), 1)
     kept = [line for number, line in lines if number not in places]
-    return "\n".join([f"directory = '.'\npath = '{experiment.path}'", *kept, ""])
+    path = os.path.relpath(experiment.path, experiment.directory)
+    return "\n".join([f"directory = '.'\npath = '{path}'", *kept, ""])
 
 
-def keep(experiment: Experiment) -> None:
-    """Put a copy into the directory; refuse one whose study was of other settings."""
+def keep(experiment: Experiment, begun: bool) -> None:
+    """Put a copy into the directory; refuse one where cases were done with other settings."""
     directory = experiment.directory
     kept = directory / COPY
-    if kept.exists():
+    if begun and kept.exists():
         before, now = read(kept).fixed, experiment.fixed
         for key in FIXED:
             if (different := _difference(before.get(key), now.get(key), key)) is not None:
@@ -133,9 +175,8 @@ def keep(experiment: Experiment) -> None:
                 )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        partial.write_text(copied(experiment), "utf-8")
-        partial.replace(kept)
+        with replacing(kept) as file:
+            file.write(copied(experiment).encode())
     except OSError as error:
         raise StudyError(f"{directory} cannot be written: {error}") from error
 
@@ -155,11 +196,11 @@ def _difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any] | None:
 
 def _check(of: Experiment) -> None:
     settings = of.settings
-    _check_keys(of, "", settings, TOP)
+    of.check_keys("", settings, TOP)
     for name in ("directory", "model", "params", "compute"):
         if name not in settings:
             raise of.wrong(name, f"is missing; {WORDS[TOP[name][0]]} was expected")
-    _check_keys(of, "compute", settings["compute"], COMPUTE)
+    of.check_keys("compute", settings["compute"], COMPUTE)
     if not any(settings["compute"].values()):
         raise of.wrong("compute", f"asks for nothing; some of {', '.join(COMPUTE)} were expected")
     for name, known in OPTIONS.items():
@@ -178,7 +219,7 @@ def _check(of: Experiment) -> None:
     if settings.get("warm") and not settings["compute"].get("state"):
         raise of.wrong("warm", "starts from stored states: set state = true in [compute]")
     if settings.get("workers", 0) < 0:
-        raise of.wrong("workers", "a number from 0 up was expected")
+        raise of.wrong("workers", f"is {settings['workers']}; a number from 0 up was expected")
     sys.path.insert(0, of.path)
     for name in ("model.from", "params.from", "loss.from", "compute.call"):
         table, _, key = name.partition(".")
@@ -190,26 +231,40 @@ def _check(of: Experiment) -> None:
                 raise of.wrong(name, str(error)) from error
 
 
-def _check_keys(
-    of: Experiment, name: str, table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]
-) -> None:
-    for key, value in table.items():
-        full = f"{name}.{key}".lstrip(".")
-        if key not in known:
-            raise of.wrong(full, f"is not known; {', '.join(known)} are{_near(key, known)}")
-        if type(value) not in known[key]:
-            expected = " or ".join(WORDS[kind] for kind in known[key])
-            raise of.wrong(full, f"is {value!r}; {expected} was expected")
-
-
-def _check_options(of: Experiment, name: str, known: set[str]) -> None:
+def _check_options(of: Experiment, name: str, known: tuple[str, ...]) -> None:
     table: Any = of.settings
     for key in name.split("."):
         table = table.get(key, {}) if isinstance(table, dict) else {}
-    for key in table if isinstance(table, dict) else ():
-        if key not in known:
-            words = ", ".join(sorted(known))
-            raise of.wrong(f"{name}.{key}", f"is not known; {words} are{_near(key, known)}")
+    if isinstance(table, dict):
+        of.check_keys(name, table, {key: KINDS[key] for key in known})
+        for key, value in table.items():
+            full = f"{name}.{key}"
+            if full in CHOICES and value not in CHOICES[full]:
+                choices = ", ".join(CHOICES[full])
+                raise of.wrong(full, f"is {value!r}; one of {choices} was expected")
+
+
+def _check_call(of: Experiment, table: str, given: tuple[str, ...]) -> None:
+    """The keys of a table, and what is varied in it, are parameters of what "from" names."""
+    called = named(of.settings[table]["from"])
+    try:
+        parameters = inspect.signature(called).parameters
+    except (TypeError, ValueError):  # no callable, or a builtin
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    varied = {name for case in of.cases for name in case if name.startswith(f"{table}.")}
+    places = {name: where(of.settings["vary"], name) for name in sorted(varied)}
+    places |= {f"{table}.{key}": f"{table}.{key}" for key in of.settings[table] if key != "from"}
+    for name, place in places.items():
+        key = name.partition(".")[2]
+        if key not in parameters or key in given:
+            own_ones = [p for p in parameters if p not in given]
+            raise of.wrong(
+                place,
+                f"is no parameter of {of.settings[table]['from']}; it has "
+                f"{', '.join(own_ones) or 'none'}{_near(key, own_ones)}",
+            )
 
 
 def _near(key: str, known: Any) -> str:
@@ -217,94 +272,6 @@ def _near(key: str, known: Any) -> str:
 
     near = difflib.get_close_matches(key, list(known), 1)
     return f". Was {near[0]} meant?" if near else ""
-
-
-# What is varied.
-
-
-def _cases(of: Experiment) -> list[dict[str, Any]]:
-    vary = of.settings.get("vary", {})
-    _check_keys(of, "vary", vary, VARY)
-    parts: list[list[dict[str, Any]]] = []
-    if "list" in vary:
-        if not all(isinstance(case, dict) for case in vary["list"]):
-            raise of.wrong("vary.list", "tables [[vary.list]] were expected")
-        parts.append([_flat(case) for case in vary["list"]])
-    if "grid" in vary:
-        axes = _flat(vary["grid"], leaves=("start", "stop"))
-        parts.append(grid(**{name: _axis(of, name, axis) for name, axis in axes.items()}))
-    if "sample" in vary:
-        parts.append(_sampled(of, vary["sample"]))
-    cases = [
-        {name: value for part in parts_of for name, value in part.items()}
-        for parts_of in itertools.product(*parts)
-    ]
-    for name in {name: None for case in cases for name in case}:
-        if name.split(".")[0] not in FIXED:
-            raise of.wrong(
-                _where(vary, name),
-                f"{name!r} names nothing; model., params., loss., solve. or compute. "
-                "and a key was expected",
-            )
-    return cases
-
-
-def _where(vary: Mapping[str, Any], name: str) -> str:
-    for kind in VARY:
-        if kind in vary and name in str(vary[kind]):
-            return f"vary.{kind}.{name}"
-    return f"vary.{name}"
-
-
-def _axis(of: Experiment, name: str, axis: Any) -> list[Any]:
-    if isinstance(axis, list) and axis:
-        return axis
-    known = isinstance(axis, dict) and set(axis) <= {"start", "stop", "step"} and "stop" in axis
-    if known and all(type(x) is int for x in axis.values()) and axis.get("step", 1):
-        values = list(range(axis.get("start", 0), axis["stop"], axis.get("step", 1)))
-        if values:
-            return values
-    raise of.wrong(
-        f"vary.grid.{name}",
-        f"is {axis!r}; a list of values or {{start = 0, stop = 10}} was expected",
-    )
-
-
-def _sampled(of: Experiment, table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    import scipy.stats
-
-    options = {name: table[name] for name in ("count", "seed", "method") if name in table}
-    if type(options.get("count")) is not int:
-        raise of.wrong("vary.sample.count", f"is {options.get('count')!r}; an integer was expected")
-    marginals = {}
-    for name, text in _flat({k: v for k, v in table.items() if k not in options}).items():
-        try:
-            marginals[name] = eval(str(text), dict(vars(scipy.stats)))
-            _ = marginals[name].ppf
-        except Exception as error:
-            raise of.wrong(
-                f"vary.sample.{name}",
-                f'is {text!r} ({error}); a distribution of scipy.stats, "uniform(0, 1)" or '
-                '"loguniform(0.01, 1)", was expected',
-            ) from error
-    try:
-        return sample(marginals, **options)
-    except ArgumentError as error:
-        raise of.wrong("vary.sample", str(error)) from error
-
-
-def _flat(
-    table: Mapping[str, Any], leaves: tuple[str, ...] = (), before: str = ""
-) -> dict[str, Any]:
-    """A table by dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{before}{key}"
-        if isinstance(value, dict) and not set(value) & set(leaves):
-            found |= _flat(value, leaves, f"{name}.")
-        else:
-            found[name] = value
-    return found
 
 
 # Names of Python.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from ..arrays import host
@@ -22,13 +22,13 @@ class Nearest:
 
     Notes
     -----
-    A number counts by its range over all cases. What is no number in some case, words and bools
-    for instance, must be the same in cases that are near.
+    A real number counts by its range over all cases. All else must be the same in cases that are
+    near: words, and whole numbers, which are sizes, seeds or repetitions.
     """
 
     def __init__(self, cases: Sequence[Case], done: Iterable[str]) -> None:
         names = sorted(set().union(*(case.params for case in cases)))
-        numbers = [name for name in names if all(_is_number(c.params.get(name)) for c in cases)]
+        numbers = [name for name in names if _real([c.params.get(name) for c in cases])]
         points = host.asarray([[float(c.params[name]) for name in numbers] for c in cases])
         width = host.ptp(points, axis=0)
         self.points = points / host.where(width > 0.0, width, 1.0)
@@ -55,8 +55,10 @@ class Nearest:
         return self.keys[near[away.argmin()]]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _real(values: list[Any]) -> bool:
+    """Whether these are real numbers, and not whole ones alone."""
+    numbers = all(isinstance(x, Real) and not isinstance(x, bool) for x in values)
+    return numbers and not all(isinstance(x, Integral) for x in values)
 
 
 def _other(case: Case, numbers: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -41,6 +43,7 @@ def provenance(function: Callable) -> dict[str, Any]:
     packages = {d.name: d.version for d in metadata.distributions() if d.name}
     return {
         "function": full_name(function),
+        "fingerprint": fingerprint(function),
         "commit": commit(function),
         "argv": sys.argv,
         "python": platform.python_version(),
@@ -65,6 +68,23 @@ def full_name(function: Callable) -> str:
 
 def _inner(function: Callable) -> Any:
     return inspect.unwrap(getattr(function, "func", function))
+
+
+def fingerprint(function: Callable) -> str | None:
+    """A digest of what a function is beside its name: its source, and the values that it holds.
+
+    None where those are not to be had. What the function calls is not in it.
+    """
+    inner = _inner(function)
+    owner = getattr(inner, "__self__", inner)
+    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    held = [] if owner is inner and inspect.isroutine(inner) else [owner]
+    try:
+        source = inspect.getsource(inner if inspect.isroutine(inner) else type(inner))
+        values = pickle.dumps([*cells, *held], protocol=4)
+    except Exception:  # a builtin, a function of a prompt, values that nothing pickles
+        return None
+    return hashlib.sha256(source.encode() + values).hexdigest()[:32]
 
 
 def commit(function: Callable) -> str | None:

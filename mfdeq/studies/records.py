@@ -17,7 +17,7 @@ class Values(Mapping):
     Parameters
     ----------
     values : dict
-        Arrays by their digests.
+        Arrays by their digests and shapes.
     folder : path
     kind : {"param", "output"}
     """
@@ -30,9 +30,22 @@ class Values(Mapping):
         stored = isinstance(self._values[name], dict)
         return self._folder / f"{self._kind}.{name}.npy" if stored else None
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an array, without reading it; () of anything else, and where there is none."""
+        value = self._values.get(name)
+        return tuple(value["shape"]) if isinstance(value, dict) else ()
+
     def __getitem__(self, name: str) -> Any:
         file = self.file(name)
-        return self._values[name] if file is None else host.load(file, allow_pickle=False)
+        if file is None:
+            return self._values[name]
+        try:
+            return host.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise StudyError(
+                f"{file} cannot be read ({error}); study.map(..., retry=True) computes its case "
+                "again"
+            ) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -57,7 +70,7 @@ class Values(Mapping):
     def _whole(self, name: str) -> bool:
         try:
             return digest(self[name]) == self._values[name]["array"]
-        except (OSError, ValueError, EOFError):
+        except StudyError:
             return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib
 import io
 import json
 import math
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays import host
+from ..extras import package
 from .experiment import COPY
 from .provenance import now
 from .records import Record
 from .study import Study
-from .tables import package
 
 ROWS = 1000  # of the table of cases
 FAILURES = 50
@@ -42,7 +41,7 @@ def report(study: Study) -> str:
     str
         HTML with its figures inside: one file.
     """
-    jinja2 = package("jinja2")
+    jinja2 = package("jinja2", "studies")
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     records, status = study.records(), study.status()
@@ -102,7 +101,7 @@ def _arrays(done: Sequence[Record]) -> list[str]:
     """Names of the arrays, with the shapes of the first case's."""
     found = {name: record for record in reversed(done) for name in record.outputs}
     return [
-        f"{name} {' × '.join(map(str, record.outputs[name].shape))}"
+        f"{name} {' × '.join(map(str, record.outputs.shape(name)))}"
         for name, record in found.items()
         if record.outputs.file(name)
     ]
@@ -158,8 +157,7 @@ def _numbers(done: Sequence[Record], kind: str) -> dict[str, Any]:
 def _figures(done: Sequence[Record]) -> list[tuple[str, str]]:
     if not done:
         return []
-    package("matplotlib")
-    figure_of = importlib.import_module("matplotlib.figure").Figure  # no window is ever opened
+    figure_of = package("matplotlib.figure", "studies").Figure  # no window is ever opened
     drawn = []
     for name, draw in _drawings(done):
         figure = figure_of(figsize=(4.6, 3.2), layout="constrained")
@@ -198,7 +196,7 @@ def _short(done: Sequence[Record]) -> list[str]:
     found = []
     for name in done[0].outputs:
         if done[0].outputs.file(name):
-            shapes = {tuple(host.shape(record.outputs.get(name, 0))) for record in done}
+            shapes = {record.outputs.shape(name) for record in done}
             if len(shapes) == 1 and any(shapes == {(n,)} for n in range(2, SHORT + 1)):
                 found.append(name)
     return found

@@ -27,6 +27,7 @@ from typing import Any
 from ..arrays import host
 from ..checkpoints import digest
 from ..errors import StudyError
+from ..files import flushed, sync
 from .cases import Case
 
 APPLICATION = 0x6D666471  # "mfdq", of SQLite's file format
@@ -174,10 +175,6 @@ class Store:
         found = self.select("select value from settings where name = ?", [name])
         return json.loads(found[0][0]) if found else None
 
-    def statuses(self) -> dict[str, str]:
-        """The status of every case that has a record."""
-        return dict(self.select("select key, status from records"))
-
     def folder(self, key: str, attempt: int) -> Path:
         """Where the arrays of an attempt are."""
         return self.directory / "arrays" / key[:2] / f"{key}.{attempt}"
@@ -318,7 +315,7 @@ class Writer:
             folders.append(self.store.folder(one.case.key, attempt))
             rows.append(_row(session, attempt, one, folders[-1]))
         for shelf in {folder.parent for folder in folders if folder.exists()}:
-            _sync(shelf)
+            sync(shelf)
         with self._transaction():
             marks = ", ".join("?" * len(COLUMNS.split(", ")))
             query = f"insert or replace into records ({COLUMNS}) values ({marks})"
@@ -336,16 +333,15 @@ def _row(session: int, attempt: int, one: Finished, folder: Path) -> tuple:
     for name, value in outcome.outputs.items():
         if isinstance(value, host.ndarray):
             files[f"output.{name}"] = value
-            value = {"array": digest(value)}
+            value = {"array": digest(value), "shape": value.shape}
         outputs[name] = value
     if files:
         folder.mkdir(parents=True)
         for name, x in files.items():
             with open(folder / f"{name}.npy", "xb") as file:
                 host.save(file, x, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(folder)
+                flushed(file)
+        sync(folder)
     return (
         one.case.key,
         session,
@@ -361,15 +357,6 @@ def _row(session: int, attempt: int, one: Finished, folder: Path) -> tuple:
         outcome.seconds,
         json.dumps(outcome.worker),
     )
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

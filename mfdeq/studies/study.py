@@ -10,11 +10,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ArgumentError, StudyError
+from ..errors import ArgumentError, StudyError, StudyWarning, warn
 from .calls import Calls, check_arguments
 from .cases import Case, identified
 from .driving import Arrived, Drive, Pool, pickled
-from .provenance import full_name, now, provenance
+from .provenance import fingerprint, full_name, now, provenance
 from .records import Record, Values
 from .store import COLUMNS, Finished, Store, Writer
 from .worker import RANDOM, wants_random
@@ -125,10 +125,10 @@ class Study:
         warm : mapping of str to str, optional
             Arguments of the function by the outputs that they are: ``{"start": "state"}`` passes,
             as ``start``, the "state" of the nearest of these cases that is done, or None.
-            Near are cases whose numbers are, each by its range; words, bools and all else must be
-            the same.
+            Near are cases whose real numbers are, each by its range; whole numbers, words and all
+            else must be the same.
         retry : bool, optional
-            Whether cases that have failed are run again.
+            Whether cases that have failed are run again, and those whose arrays are damaged.
         progress : bool, optional
             Show a bar with a forecast, on a terminal.
 
@@ -155,12 +155,17 @@ class Study:
         check_arguments(function, named, {*(warm or ()), *([RANDOM] if random else ())})
         with self.store.writing() as writer:
             self._claim(writer, full_name(function), seed if random else None)
+            self._notice(writer, fingerprint(function))
             session = writer.begin(now(), len(named), {**provenance(function), "seed": seed})
             writer.tidy()
             self._write(writer, session, [])
-            before = self.store.statuses()
-            done = [c.key for c in named if before.get(c.key) == "done"]
-            left = [c for c in named if c.key not in before or (retry and c.key not in done)]
+            kept = {
+                record.key: record.status
+                for record in self.records()
+                if not (retry and (record.status == "failed" or record.damaged))
+            }
+            left = [case for case in named if case.key not in kept]
+            done = [case.key for case in named if kept.get(case.key) == "done"]
             call = Calls(self.outputs, named, done, seed if random else None, warm or {})
             drive = Drive(pool, sent, left, call)
             with pool.started(), _bar(progress, len(named), len(named) - len(left)) as bar:
@@ -184,6 +189,19 @@ class Study:
                     f"{self.store.directory} is a study with the {name} {before}; {value} came. "
                     "Use another directory: results of both under the same cases would be mixed"
                 )
+
+    def _notice(self, writer: Writer, current: str | None) -> None:
+        """Say that a function is no longer the one that records are of."""
+        before, done = self.store.setting("fingerprint"), self.status().done
+        if before is None or not done:
+            writer.settle("fingerprint", current)
+        elif before != current:
+            warn(
+                f"{self.store.directory} has {done} records of a function whose source, or the "
+                "values that it holds, have changed since. They stay as they are; use another "
+                "directory to compute them again",
+                StudyWarning,
+            )
 
     def _write(self, writer: Writer, session: int, finished: list[Finished]) -> None:
         """Record what is finished, and before it what could not be the last time."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import host
 from ..errors import ArgumentError
+from ..extras import package
 
 if TYPE_CHECKING:
     from .records import Record
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def to_pandas(records: Sequence[Record]) -> Any:
     """A row for each record, in the order of `records`."""
-    pandas = package("pandas")
+    pandas = package("pandas", "studies")
     rows = [
         {
             **record.params.plain,
@@ -33,17 +33,18 @@ def to_pandas(records: Sequence[Record]) -> Any:
 
 def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[str] | None) -> Any:
     """Outputs over the cases that are done."""
-    xarray = package("xarray")
+    xarray = package("xarray", "studies")
     done = [record for record in records if record.status == "done"]
     params = list(dict.fromkeys(name for record in done for name in record.params.plain))
+    dims = [dims] if isinstance(dims, str) else list(dims)
+    if not done:
+        raise ArgumentError("no case is done; one at least was expected")
     if unknown := [name for name in dims if name not in params]:
         raise ArgumentError(f"dims has {unknown[0]!r}; some of {', '.join(params)} were expected")
     found = list(dict.fromkeys(name for record in done for name in record.outputs))
     names = found if names is None else list(names)
     if unknown := [name for name in names if name not in found]:
         raise ArgumentError(f"names has {unknown[0]!r}; some of {', '.join(found)} were expected")
-    if isinstance(dims, str):
-        dims = [dims]
     variables = {}
     for name in names:
         block = _stacked([record.outputs.get(name) for record in done], name)
@@ -77,14 +78,3 @@ def _stacked(values: list[Any], name: str) -> Any:
     numbers = all(isinstance(x, (int, float, host.ndarray)) for x in values if x is not None)
     missing = host.full(shape, host.nan)[()] if numbers else None
     return host.stack([host.asarray(missing if x is None else x) for x in values])
-
-
-def package(name: str) -> Any:
-    """An optional package, or how to get it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ArgumentError(
-            f"{name} cannot be imported ({error}): install the extra mfdeq[studies]; in a clone, "
-            'pip install -e ".[studies]"'
-        ) from error
