@@ -198,7 +198,7 @@ def garbage(study):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     table(
-        ("another layout", unwritten, ["layout 7", "reads layout 1", "another directory"]),
+        ("another layout", unwritten, ["layout 7", "reads layout 2", "another directory"]),
         ("another's database", foreign, ["not a study of mfdeq"]),
         ("no database", garbage, ["cannot be read", "not a database"]),
     ),

@@ -83,7 +83,8 @@ def sample(
         How many; with "sobol" best a power of two.
     seed : int, optional
     method : {"random", "sobol", "halton", "latin"}, optional
-        Independent draws, or points that fill the space more evenly, of `scipy.stats.qmc`.
+        Independent draws, or points that fill the space more evenly, of `scipy.stats.qmc`. With a
+        larger count the first cases stay the same, but for "latin".
 
     Returns
     -------

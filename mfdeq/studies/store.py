@@ -31,7 +31,7 @@ from ..files import flushed, sync
 from .cases import Case
 
 APPLICATION = 0x6D666471  # "mfdq", of SQLite's file format
-SCHEMA = 1
+SCHEMA = 2  # 1 had no shapes
 TRIES = 10  # at the lock, half a second
 PATIENCE = 60.0  # seconds that a reader's lock is waited for
 TABLES = """

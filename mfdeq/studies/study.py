@@ -54,8 +54,8 @@ class Study:
     Raises
     ------
     StudyError
-        Where the directory holds something else, or what another version of mfdeq has written in
-        another layout.
+        Where its ``study.sqlite`` is something else, or what another version of mfdeq has written
+        in another layout.
 
     Notes
     -----
