@@ -21,6 +21,11 @@ A class or function is called without arguments. --params may be a .npy file or 
 The exit status is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for wrong arguments and for a model
 that returns what cannot be used (a wrong shape, NaN).
 """
+RUNNING = """\
+What is recorded is not run again: killed or interrupted (Ctrl-C), the same command goes on. The
+exit status is 0 where all cases are done, 1 where some have failed, 2 for a mistake in the file,
+130 after an interrupt. What such a file may say: docs/experiments.rst.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +66,7 @@ def _verifying(commands: Any) -> None:
 
 def _running(commands: Any) -> None:
     does = "run the experiment that a TOML file describes; again, what is left of it"
-    command = _command(commands, "run", lambda options: _run(options, options.file), does)
+    command = _command(commands, "run", lambda options: _run(options, options.file), does, RUNNING)
     command.add_argument("file", metavar="FILE.toml")
     _how_to_run(command)
 
@@ -69,14 +74,16 @@ def _running(commands: Any) -> None:
 def _resuming(commands: Any) -> None:
     does = "go on with the experiment in a directory"
     command = _command(
-        commands, "resume", lambda options: _run(options, _kept(options.directory)), does
+        commands, "resume", lambda options: _run(options, _kept(options.directory)), does, RUNNING
     )
     command.add_argument("directory", metavar="DIRECTORY", type=Path)
     _how_to_run(command)
 
 
 def _how_to_run(command: Any) -> None:
-    command.add_argument("--workers", type=int, help="processes; 0 runs in this one")
+    command.add_argument(
+        "--workers", type=int, help="processes; 0 runs in this one; as many as processors"
+    )
     command.add_argument("--retry", action="store_true", help="run failed cases again")
 
 

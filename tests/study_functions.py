@@ -17,6 +17,10 @@ def pair(i, j):
     return {"sum": i + j, "state": np.arange(3.0) + 10 * i + j, "word": f"{i}{j}"}
 
 
+def waves(i):
+    return {"python": 1 + 2j * i, "single": np.complex64(3j), "array": np.array([1j, 2.0])}
+
+
 def drawn(i, rng):
     return {"numbers": rng.standard_normal(4)}
 

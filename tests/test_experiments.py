@@ -147,6 +147,16 @@ def test_what_is_left_is_resumed(capsys, tmp_path, tmp_path_factory):
     assert main(["status", "results"]) == 0
 
 
+def test_an_error_in_a_module_is_told_with_its_place():
+    models = Path("experiment_models.py")
+    models.write_text("def shifted(\n" + models.read_text())
+    with refused(mfdeq.ExperimentError, "model.from", "SyntaxError", "line 1"):
+        experiment.read(write())
+    models.write_text("import numpy\n\nTHERE = numpy.ones(3)[5]\n")
+    with refused(mfdeq.ExperimentError, "IndexError", "experiment_models.py, line 3"):
+        experiment.read(write())
+
+
 def test_more_cases_of_the_same(capsys):
     main(["run", str(write())])
     main(["run", str(write(FILE.replace("[1.0, 2.0]", "[1.0, 2.0, 3.0]")))])

@@ -194,13 +194,51 @@ class Grown(mfdeq.ResidualModel):
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.parametrize("method", ["newton-cg", "line-search"])
-def test_a_step_to_where_the_residual_overflows_is_rejected(method):
-    # The Hessian at the start is 0.001, and a full step one of 999.
-    F = mfdeq.ReducedFunctional(Grown(), mfdeq.LeastSquares(np.array([0]), np.array([1.999])))
+@pytest.mark.parametrize(("method", "seen"), [("newton-cg", 1e4), ("line-search", 1.999)])
+def test_a_step_to_where_the_residual_overflows_is_rejected(method, seen):
+    # A full step of Gauss-Newton's is one of 9999; of Newton's one of 999: its Hessian is 0.001.
+    F = mfdeq.ReducedFunctional(Grown(), mfdeq.LeastSquares(np.array([0]), np.array([seen])))
     found = mfdeq.minimize(F, np.zeros(1), method, radius=1e4)
     assert found.report.rejected > 0
-    np.testing.assert_allclose(found.params, np.log(1.999), rtol=1e-6)
+    np.testing.assert_allclose(found.params, np.log(seen), rtol=1e-6)
+
+
+def test_the_model_is_gauss_newton_first_and_the_hessian_at_the_end():
+    # An amplitude and a rate, to data that they cannot fit: Gauss-Newton alone converges linearly.
+    class Decay(mfdeq.ResidualModel):
+        state_size, param_size = 4, 2
+        t = np.arange(4.0)
+
+        def residual(self, h, theta):
+            return h - theta[0] * np.exp(-theta[1] * self.t)
+
+        def linearize(self, h, theta):
+            a, e = theta[0], np.exp(-theta[1] * self.t)
+            mixed = self.t * e
+            return mfdeq.Linearization(
+                np.eye(4),
+                -np.stack([e, -a * mixed], axis=1),
+                curvature=lambda lam: mfdeq.Curvature(
+                    params_params=-np.array(
+                        [[0.0, -lam @ mixed], [-lam @ mixed, a * (lam @ (self.t * mixed))]]
+                    )
+                ),
+            )
+
+    loss = mfdeq.LeastSquares(np.arange(4), np.array([3.0, 0.2, 2.0, -0.5]))
+    found = {
+        method: mfdeq.minimize(
+            mfdeq.ReducedFunctional(Decay(), loss), np.array([1.0, 0.1]), method, gtol=1e-8
+        )
+        for method in ("newton-cg", "gauss-newton")
+    }
+    newton, gauss = (found[method].report.steps[1:] for method in ("newton-cg", "gauss-newton"))
+    assert "Gauss-Newton" in newton[0].how
+    assert "Gauss-Newton" not in newton[-1].how
+    assert all("Gauss-Newton" in step.how for step in gauss)
+    assert newton[-1].gradient_norm < 1e-3 * newton[-2].gradient_norm
+    assert len(newton) < len(gauss) / 2
+    close(found["newton-cg"].params, found["gauss-newton"].params, 1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)

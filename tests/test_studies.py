@@ -424,6 +424,16 @@ def test_a_function_whose_source_has_changed_is_noticed(study, tmp_path, monkeyp
         assert [w.category for w in caught] == [mfdeq.StudyWarning] * warned
 
 
+def test_complex_numbers(study):
+    [record] = study.map(functions.waves, grid(i=[2]), workers=0)
+    assert record.outputs["python"] == 1 + 4j
+    assert record.outputs["single"] == 3j
+    assert record.outputs["single"].dtype == np.complex64
+    np.testing.assert_array_equal(record.outputs["array"], [1j, 2.0])
+    assert not record.damaged
+    assert "array" in study.to_html()
+
+
 def test_masked_arrays_are_refused(study):
     [record] = study.map(functions.masked, grid(i=[1]), workers=0)
     assert "'x' is a masked array" in record.error
@@ -522,6 +532,11 @@ def test_a_dataset(study):
     assert float(whole["sum"].sel(i=1, j=2)) == 3
     assert np.isnan(whole["sum"].sel(i=3, j=2))
     assert whole["sum"].dtype == float
+    partly = mfdeq.Study(study.store.directory / "partly")
+    partly.map(functions.moody, grid(i=range(4)), workers=0)
+    twice = partly.to_xarray("i")["twice"]  # of 1 and 2, which failed, too
+    assert list(twice["i"].values) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(twice, [0.0, np.nan, np.nan, 6.0])
     for dims, names, words in (
         (["k"], None, ["'k'", "some of i, j"]),
         (["i"], None, ["do not tell all cases apart"]),

@@ -114,10 +114,11 @@ def minimize(
     theta0 : (P,) array
         The start, where there must be an equilibrium.
     method : {"newton-cg", "gauss-newton", "line-search", "newton", "l-bfgs"}, optional
-        "newton-cg" takes steps of Newton's method by conjugate gradients in a trust region;
-        "gauss-newton" with the Gauss-Newton part in place of the Hessian; "line-search" searches
-        along them instead; "newton" solves for them by a factorization of the Lagrangian system,
-        for models whose derivatives are sparse matrices; "l-bfgs" needs gradients only.
+        "newton-cg" takes steps by conjugate gradients in a trust region, of the Gauss-Newton part
+        as long as that foretells the loss, and then of the Hessian; "gauss-newton" of that part
+        throughout; "line-search" searches along those of the Hessian; "newton" solves for them by
+        a factorization of the Lagrangian system, for models whose derivatives are sparse
+        matrices; "l-bfgs" needs gradients only.
     bounds : pair of (P,) arrays or numbers, optional
         (lower, upper), None or infinity for none: of "newton-cg" and "gauss-newton", by projection.
     preconditioner : Precision or LinearOperator, (P, P), optional
@@ -197,7 +198,7 @@ def minimize(
             "radius": None if radius is None else float(radius),
         },
     )
-    run = Run(functional, Objective(functional, method == "gauss-newton", method), file)
+    run = Run(functional, Objective(functional, method), file)
     if file is not None and file.saved is not None:
         run.go_on(backend, file.saved)
     else:
@@ -229,7 +230,7 @@ def _method(
 ) -> Method:
     backend = bounds.backend
     if name in BOUNDED:
-        return TrustRegion(objective, bounds, precondition, inner, target)
+        return TrustRegion(objective, bounds, precondition, inner, target, name == "gauss-newton")
     directions: dict[str, Callable[[], Direction]] = {
         "line-search": lambda: NewtonCG(objective, backend, precondition, inner),
         "newton": lambda: ExactNewton(objective, backend),

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from ..arrays import Array
 from ..errors import ConvergenceError, ModelError, SingularStateError
-from ..hessian import Reduced
+from ..hessian import Reduced, ReducedHessian
 from ..operators import Operator
 from .bounds import Bounds
 from .functional import ReducedFunctional
 
-LOOSEST = 0.5  # of Eisenstat and Walker's forcing (1996, choice 2)
+LOOSEST = 0.2  # of Eisenstat and Walker's forcing (1996, choice 2)
 ROUGHEST, FINEST = 1e-2, 1e-10  # relative residuals of the inner solves of a product
 
 
@@ -59,6 +59,8 @@ class Iterate:
         How accurate the last step was.
     radius : float or None
         Of the trust region.
+    gauss_newton : bool
+        Whether its next model is the Gauss-Newton part.
     """
 
     theta: Array
@@ -68,6 +70,7 @@ class Iterate:
     previous: float
     forcing: float
     radius: float | None = None
+    gauss_newton: bool = True
 
 
 class Method(Protocol):
@@ -136,12 +139,11 @@ class Objective:
     Parameters
     ----------
     functional : ReducedFunctional
-    gauss_newton : bool
-        Whether the Gauss-Newton part stands for the Hessian.
+    method : str
     """
 
-    def __init__(self, functional: ReducedFunctional, gauss_newton: bool, method: str) -> None:
-        self.functional, self.gauss_newton = functional, gauss_newton
+    def __init__(self, functional: ReducedFunctional, method: str) -> None:
+        self.functional = functional
         self.report = MinimizeReport(method)
         self._before = functional.solves, functional.linear_solves
         self._started = time.perf_counter()
@@ -175,10 +177,9 @@ class Objective:
         self.count()
         return found
 
-    def hessian(self, theta: Array) -> Reduced:
-        """The Hessian, or its Gauss-Newton part; it stays where it is when the point moves on."""
-        H = self.functional.hessian(theta)
-        return H.gauss_newton if self.gauss_newton else H
+    def hessian(self, theta: Array) -> ReducedHessian:
+        """The Hessian; it stays where it is when the point moves on."""
+        return self.functional.hessian(theta)
 
     def product(self, H: Reduced, v: Array, accuracy: float) -> Array:
         """H v, by solves that are as loose as a step of relative accuracy so much allows."""

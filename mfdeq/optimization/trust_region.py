@@ -5,6 +5,10 @@ and is followed until the model's gradient is small enough, the path leaves the 
 direction along which the Hessian bends down. The region is a ball in the norm of the
 preconditioner's inverse, in which that path is one of growing length (Conn, Gould and Toint 2000,
 section 7.5.1).
+
+H of the model is the Gauss-Newton part as long as that foretells the loss, for far from a minimum
+it bends up where the Hessian does not; then the Hessian, which alone converges quadratically. The
+one that would have foretold the last step better is taken (Dennis, Gay and Welsch 1981, section 4).
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays import Array, Backend
-from ..hessian import Reduced
+from ..hessian import Reduced, ReducedHessian
 from .bounds import Bounds
 from .objective import LOOSEST, Iterate, Objective, Step
 
 ACCEPTED = 1e-4  # of the decrease that the model promises, for a step to be taken
 GOOD, POOR = 0.75, 0.25  # of it, where the region grows and shrinks
 GROWTH, SHRINKAGE = 2.0, 0.25
+FITTING = 0.25  # of the decrease, by which a model that is kept may be wrong,
+FAR_BETTER = 0.02  # unless the other's error is so much of its own
 FIRST = 10.0  # steps of steepest descent that the first region holds
 SMALLEST = 1e-14  # radius, of the length of the parameters, at which nothing is left to try
 ROUNDING = 100.0  # times rounding of the loss, below which a decrease says nothing
@@ -130,6 +136,8 @@ class TrustRegion:
         Products of one step at most.
     wanted : float
         The norm of the gradient that is asked for.
+    gauss_newton : bool
+        Whether the model is the Gauss-Newton part throughout.
     """
 
     memory: Any = None  # all is in the iterate
@@ -141,10 +149,11 @@ class TrustRegion:
         precondition: Callable[[Array], Array],
         inner: int,
         wanted: float,
+        gauss_newton: bool,
     ) -> None:
         self.objective, self.bounds, self.precondition = objective, bounds, precondition
-        self.inner, self.wanted = inner, wanted
-        self.H: Reduced | None = None  # of the last step that was taken
+        self.inner, self.wanted, self.gauss_newton = inner, wanted, gauss_newton
+        self.H: ReducedHessian | None = None  # of the last step that was taken
 
     def forget(self) -> None:
         """Take the Hessian from the functional again."""
@@ -158,51 +167,64 @@ class TrustRegion:
         if at.radius is not None and at.radius <= SMALLEST * max(norm(theta), 1.0):
             return None
         H = objective.hessian(theta) if self.H is None else self.H
+        model, other = (H.gauss_newton, H) if at.gauss_newton else (H, H.gauss_newton)
         held = bounds.held(theta, g)
         free = _free(backend, held)
         forcing = eisenstat_walker(at.forcing, size, at.previous, self.wanted)
         path = steihaug(
             backend,
-            _within(free, functools.partial(objective.product, H, accuracy=forcing)),
+            _within(free, functools.partial(objective.product, model, accuracy=forcing)),
             _within(free, self.precondition),
             free(g),
             at.radius,
             forcing,
             self.inner,
         )
+
+        def foretold(by: Reduced, step: Array) -> float:
+            Hs = objective.product(by, step, forcing)
+            return -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
+
         trial = theta + path.step
         decrease = path.decrease
         if held is not None:
             trial = bounds.project(trial + held[1])
-            step = trial - theta
-            if norm(step - path.step) > eps * norm(step):  # it was bent: what the model says of it
-                Hs = objective.product(H, step, forcing)
-                decrease = -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
+            if norm(trial - theta - path.step) > eps * norm(trial - theta):  # it was bent
+                decrease = foretold(model, trial - theta)
         new = objective.value(trial)
-        noise = ROUNDING * eps * abs(value)
+        noise, trial_g, gauss_newton = ROUNDING * eps * abs(value), None, at.gauss_newton
         if new < math.inf and abs(value - new) <= noise and decrease <= noise:
             # The loss is flat to rounding: what tells is the gradient.
             trial_g = objective.gradient(trial)
             better = norm(bounds.projected_gradient(trial, trial_g)) < size
             ratio = 1.0 if better else 0.0
+            gauss_newton = self.gauss_newton
         else:
-            trial_g = None
             ratio = (value - new) / decrease if decrease > 0.0 else -1.0
+            fits = abs(ratio - 1.0) <= FITTING
+            if new < math.inf and not self.gauss_newton and (gauss_newton or not fits):
+                error, others = (
+                    abs(value - new - promise)
+                    for promise in (decrease, foretold(other, trial - theta))
+                )
+                if others <= (FAR_BETTER * error if fits else error):
+                    gauss_newton = not gauss_newton
         radius = path.radius
         if ratio < POOR:
             radius = SHRINKAGE * min(radius, path.length or radius)
         elif ratio > GOOD and path.length >= 0.8 * radius:
             radius *= GROWTH
+        how = f"{path.how}, Gauss-Newton" if at.gauss_newton else path.how
         if ratio > ACCEPTED:
             g = objective.gradient(trial) if trial_g is None else trial_g
             there = norm(bounds.projected_gradient(trial, g))
             self.H = objective.hessian(trial)
-            step = Step(new, there, norm(trial - theta), path.products, path.how)
-            return Iterate(trial, new, g, there, size, forcing, radius), step
+            step = Step(new, there, norm(trial - theta), path.products, how)
+            return Iterate(trial, new, g, there, size, forcing, radius, gauss_newton), step
         objective.report.rejected += 1
         self.H = H
-        how = "rejected: no equilibrium" if new == math.inf else f"rejected: {path.how}"
-        stayed = replace(at, forcing=forcing, radius=radius)
+        how = "rejected: no equilibrium" if new == math.inf else f"rejected: {how}"
+        stayed = replace(at, forcing=forcing, radius=radius, gauss_newton=gauss_newton)
         return stayed, Step(value, size, 0.0, path.products, how)
 
 

@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 import tomllib
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,9 +286,20 @@ def named(given: str) -> Any:
     try:
         scope = vars(importlib.import_module(module))
     except Exception as error:  # whatever the user's module raises
-        raise ArgumentError(f"{given!r}: {type(error).__name__}: {error}") from error
+        raise ArgumentError(f"{given!r}: {_told(error)}") from error
     try:
         return eval(expression, dict(scope))  # the user's own, in the user's own file
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ArgumentError(f"{expression!r} in {module}: {told}") from error
+        raise ArgumentError(f"{expression!r} in {module}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """An error, and where in the user's files it was raised."""
+    places = [
+        f" ({frame.filename}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__
+        and not frame.filename.startswith("<")
+        and Path(importlib.__file__).parent not in Path(frame.filename).parents
+    ]
+    return f"{type(error).__name__}: {error}{places[-1] if places else ''}"

@@ -40,7 +40,7 @@ class Values(Mapping):
         if file is None:
             return self._values[name]
         try:
-            return host.load(file, allow_pickle=False)
+            return host.load(file, allow_pickle=False)[()]  # a complex number is one again
         except (OSError, ValueError, EOFError) as error:
             raise StudyError(
                 f"{file} cannot be read ({error}); study.map(..., retry=True) computes its case "

@@ -178,7 +178,8 @@ def _drawings(done: Sequence[Record]) -> Iterator[tuple[str, Callable[[Any], Non
     params = {name: x for name, x in _numbers(done, "params").items() if _differ(x, FEW)}
     for name in _short(done):
         rows = host.stack([record.outputs[name] for record in done])
-        yield f"{name} by number", functools.partial(_band, rows=rows, name=name)
+        if rows.dtype.kind in "iuf":  # no words, no complex numbers
+            yield f"{name} by number", functools.partial(_band, rows=rows, name=name)
     for output, y in outputs.items():
         for name, x in params.items():
             title = f"{output} over {name}"

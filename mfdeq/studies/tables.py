@@ -63,8 +63,14 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
         )
     dataset = dataset.drop_vars([name for name in params if name not in dims])
     if len(dims) == 1:
-        return dataset.swap_dims(case=dims[0]).sortby(dims[0])
-    return dataset.set_index(case=list(dims)).unstack("case").transpose(*dims, ...)
+        dataset = dataset.swap_dims(case=dims[0])
+    else:
+        dataset = dataset.set_index(case=list(dims)).unstack("case").transpose(*dims, ...)
+    # Values that no case was done with have their places, too.
+    every = {
+        name: sorted({one.params[name] for one in records if name in one.params}) for name in dims
+    }
+    return dataset.reindex(every)
 
 
 def _stacked(values: list[Any], name: str) -> Any:
