@@ -26,6 +26,8 @@ def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str)
         found = given
     elif is_sparse(given) or is_dense(given):
         found = Matrix(backend, _checked_matrix(backend, given, shape, name))
+    elif hasattr(given, "getOwnershipRanges"):
+        found = backend.sparse.as_operator(backend, given, name)
     elif hasattr(given, "matvec") and hasattr(given, "shape"):
         backend.check_home(given, name)
         if tuple(given.shape) != shape:

@@ -21,6 +21,21 @@ from .errors import ArgumentError, MfdeqError, ModelError
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
 
+# Beside an array library: where it keeps matrices, operators, factorizations and inner loops. A
+# namespace of this library's own has its own.
+OF_NUMPY = {
+    "sparse": "scipy.sparse",
+    "sparse_linalg": "scipy.sparse.linalg",
+    "dense_linalg": "scipy.linalg",
+    "kernels": "mfdeq.kernels",
+}
+OF_CUPY = {
+    "sparse": "cupyx.scipy.sparse",
+    "sparse_linalg": "cupyx.scipy.sparse.linalg",
+    "dense_linalg": "cupyx.scipy.linalg",
+    "kernels": "mfdeq.cuda",
+}
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -46,7 +61,7 @@ class Backend:
 
         `name` is what an error calls them.
         """
-        found = [a for a in arrays if compat.is_array_api_obj(a)]
+        found = [a for a in map(_native, arrays) if compat.is_array_api_obj(a)]
         if not found:
             found = [host.zeros(0)]
         try:
@@ -76,9 +91,9 @@ class Backend:
             )
         return cls(xp, example.dtype, device)
 
-    @property
-    def _on_cupy(self) -> bool:
-        return compat.is_cupy_namespace(self.xp)
+    def _companion(self, kind: str) -> ModuleType:
+        usual = OF_CUPY if compat.is_cupy_namespace(self.xp) else OF_NUMPY
+        return _module(getattr(self.xp, "COMPANIONS", usual)[kind])
 
     @classmethod
     def of_operator(cls, op: Any) -> Backend:
@@ -122,22 +137,29 @@ class Backend:
     @property
     def sparse(self) -> ModuleType:
         """`scipy.sparse`, or cupyx's where the arrays are cupy's."""
-        return _module("cupyx.scipy.sparse" if self._on_cupy else "scipy.sparse")
+        return self._companion("sparse")
 
     @property
     def sparse_linalg(self) -> ModuleType:
         """`scipy.sparse.linalg`, or cupyx's."""
-        return _module("cupyx.scipy.sparse.linalg" if self._on_cupy else "scipy.sparse.linalg")
+        return self._companion("sparse_linalg")
 
     @property
     def dense_linalg(self) -> ModuleType:
         """`scipy.linalg`, or cupyx's: factorizations that the array API has not."""
-        return _module("cupyx.scipy.linalg" if self._on_cupy else "scipy.linalg")
+        return self._companion("dense_linalg")
 
     @property
     def kernels(self) -> ModuleType:
         """The inner loops: `mfdeq.kernels`, or those of `mfdeq.cuda`."""
-        return _module("mfdeq.cuda") if self._on_cupy else kernels
+        return self._companion("kernels")
+
+    def spread(self, size: Any) -> Any:
+        """The number of entries of a model's vectors, of which ranks have agreed who holds which.
+
+        Where arrays are not distributed, `size` itself.
+        """
+        return self.xp.spread(size, self.device) if hasattr(self.xp, "spread") else size
 
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
@@ -168,6 +190,11 @@ class Backend:
         """An array of another library (JAX's, say), on the same device, as one of this library."""
         shared = host.asarray(x) if compat.is_numpy_namespace(self.xp) else self.xp.from_dlpack(x)
         return self.xp.asarray(shared, copy=True)
+
+    def handed(self, x: Array) -> Any:
+        """A copy of an array as a user's function gets it, which it may write into."""
+        copy = self.xp.asarray(x, copy=True)
+        return self.xp.handed(copy) if hasattr(self.xp, "handed") else copy
 
     def by_rows(self, x: Array) -> Array:
         """`x` with its rows one after the other in memory, as some libraries take it only."""
@@ -277,6 +304,13 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
+def _native(x: Any) -> Any:
+    """A PETSc Vec as an array that this library computes with; all else as it is."""
+    if hasattr(x, "getOwnershipRanges") and hasattr(x, "getArray"):
+        return _module("mfdeq.petsc.arrays").Distributed.of_vec(x)
+    return x
+
+
 def is_sparse(x: Any) -> bool:
     """Whether `x` is a scipy or cupyx sparse matrix or array."""
     return scipy.sparse.issparse(x) or (
@@ -334,6 +368,7 @@ def is_dense(x: Any) -> bool:
 
 def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Array:
     """`x`, a list or number too, as an array of the library and device, or an `error`."""
+    x = _native(x)
     if x is None:
         raise error(f"{name} was expected, None came")
     if is_sparse(x):
@@ -342,7 +377,9 @@ def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Ar
         raise error(f"{name} was expected, a masked array came: its masked entries have no value")
     if compat.is_array_api_obj(x):
         here = backend.xp, backend.device
-        if (compat.array_namespace(x), compat.device(x)) != here:
+        there = compat.array_namespace(x), compat.device(x)
+        held_by_all = hasattr(backend.xp, "HOST") and compat.is_numpy_array(x)
+        if there != here and not held_by_all:
             raise error(
                 f"{name} of {here[0].__name__} on {here[1]} was expected, {type(x)} on "
                 f"{compat.device(x)} came: nothing is moved between host and device; convert it "

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .adapters import as_operator
-from .arrays import Array, Backend, is_sparse
+from .arrays import Array, Backend
 from .dottest import check_columns, check_symmetric
 from .errors import ModelError, raised_in
-from .operators import Matrix, Operator, Scaled, SelfAdjoint, Sum, Zero, columnwise
+from .operators import Operator, SelfAdjoint, Zero, columnwise
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ class AppliedCurvature(CurvatureOperator):
 
     def _call(self, x: Array) -> Array:
         xp, checked = self.backend.xp, self.backend.checked
-        u, z = (xp.asarray(part, copy=True) for part in self.split(x))  # apply may write into them
-        shapes = tuple(u.shape), tuple(z.shape)
+        parts = self.split(x)
+        shapes = tuple(parts[0].shape), tuple(parts[1].shape)
         with raised_in(f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"):
-            result = self.given.apply(u, z)  # type: ignore[misc]
+            result = self.given.apply(*map(self.backend.handed, parts))  # type: ignore[misc]
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ModelError(
                 f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"
@@ -224,10 +224,7 @@ def scale_curvature(of: CurvatureOperator, factor: float) -> CurvatureOperator:
     """A real multiple of a curvature."""
     if isinstance(of, BlockCurvature):
         blocks: list[Operator | None] = [
-            Matrix(of.backend, factor * block.array)
-            if isinstance(block, Matrix)
-            else block and Scaled(block, factor)
-            for block in of.blocks
+            None if block is None else block.times(factor) for block in of.blocks
         ]
         return BlockCurvature(of.backend, of.param_size, of.state_size, blocks)
     return _ScaledCurvature(of, factor)
@@ -248,9 +245,7 @@ class _ScaledCurvature(CurvatureOperator):
 def _merge(a: Operator | None, b: Operator | None) -> Operator | None:
     if a is None or b is None:
         return b if a is None else a
-    if isinstance(a, Matrix) and isinstance(b, Matrix) and is_sparse(a.array) == is_sparse(b.array):
-        return Matrix(a.backend, a.array + b.array)
-    return Sum(a, b)
+    return a.plus(b)
 
 
 def _total(terms: list[Array | None]) -> Array | None:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .adapters import as_operator
-from .arrays import Array, Backend, is_dense
+from .arrays import Array, Backend
 from .curvature import CurvatureOperator, as_curvature
 from .errors import ModelError, raised_in
 from .model import FixedPointModel, Linearization, Model, ResidualModel
-from .operators import IdentityMinus, Matrix, Operator
+from .operators import Operator
 
 
 class Problem:
@@ -41,18 +41,18 @@ class Problem:
             )
         self.model = model
         self.name = model.described
-        self.state_size = self._size("state_size")
-        self.param_size = self._size("param_size")
         given = {"params": theta, called: h0}
         given = {name: x for name, x in given.items() if x is not None}
         self.backend = Backend.of(*given.values(), name=" and ".join(given))
+        self.state_size = self._size("state_size")
+        self.param_size = self._size("param_size")
         # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
         self._latest: tuple[Array, Linearized] | None = None
 
     def _size(self, name: str) -> int:
-        size: Any = getattr(self.model, name, None)
+        size: Any = self.backend.spread(getattr(self.model, name, None))
         if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
             raise ModelError(
                 f"{self.name}.{name} is {size!r}; a positive integer was expected: set it on the "
@@ -60,16 +60,13 @@ class Problem:
             )
         return operator.index(size)
 
-    def _copy(self, x: Array) -> Array:
-        return self.backend.xp.asarray(x, copy=True)
-
     def start(self, h0: Array | None = None) -> Array:
         """`h0` checked, or the model's default start."""
         if h0 is not None:
             return self.backend.vector(h0, self.state_size, "h0")
         name = f"{self.name}.initial_state"
         with raised_in(f"{name}(theta)"):
-            default = self.model.initial_state(self._copy(self.theta))
+            default = self.model.initial_state(self.backend.handed(self.theta))
         if default is None:
             return self.backend.zeros(self.state_size)
         return self.backend.vector(default, self.state_size, name)
@@ -78,7 +75,7 @@ class Problem:
         """The model's `residual_scale`, checked; None where it leaves that to the start."""
         name = f"{self.name}.residual_scale"
         with raised_in(f"{name}(h, theta)"):
-            given = self.model.residual_scale(self._copy(h), self._copy(self.theta))
+            given = self.model.residual_scale(*map(self.backend.handed, (h, self.theta)))
         if given is None:
             return None
         scale = self.backend.checked(given, (), name)
@@ -109,14 +106,15 @@ class Problem:
         written = getattr(self.model, self.model.written)
         name = f"{self.name}.{self.model.written}"
         with raised_in(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
-            out = written(self._copy(h), self._copy(self.theta))
+            out = written(*map(self.backend.handed, (h, self.theta)))
         out = self.backend.checked(out, (self.state_size,), name, finite=finite)
         return h - out if self.is_map else out
 
     def linearize(self, h: Array) -> Linearized:
         """The linearization at h; the latest one is kept."""
         if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
-            self._latest = (self._copy(h), self._linearized(self.model.linearize, h))
+            kept = self.backend.xp.asarray(h, copy=True)
+            self._latest = (kept, self._linearized(self.model.linearize, h))
         return self._latest[1]
 
     def linearize_again(self, h: Array) -> Linearized:
@@ -127,7 +125,7 @@ class Problem:
         self, linearize: Callable[[Array, Array], Linearization], h: Array
     ) -> Linearized:
         with raised_in(f"{self.name}.linearize(h, theta)"):
-            given = linearize(self._copy(h), self._copy(self.theta))
+            given = linearize(*map(self.backend.handed, (h, self.theta)))
         return Linearized(self, h, given)
 
 
@@ -156,7 +154,7 @@ class Linearized:
         self._sign = 1.0 if problem.is_map else -1.0  # f = h - R: derivatives of R enter as -R
         d_state = self._operator(given.d_state, (N, N), "d_state")
         d_params = self._operator(given.d_params, (N, P), "d_params")
-        self.A = _identity_minus(d_state) if problem.is_map else d_state
+        self.A = d_state.identity_minus() if problem.is_map else d_state
         self.B = d_params if problem.is_map else -d_params
 
     def _operator(self, given: Any, shape: tuple[int, int], field: str) -> Operator:
@@ -172,7 +170,7 @@ class Linearized:
             )
         name = f"curvature of {self.name}"
         with raised_in(f"{name}, of lam of shape {w.shape}"):
-            given = self.given.curvature(self._sign * w)
+            given = self.given.curvature(self.backend.handed(self._sign * w))
         sizes, accuracy = (self.param_size, self.state_size), self.given.accuracy[1]
         return as_curvature(self.backend, given, *sizes, name, accuracy, symmetric)
 
@@ -185,20 +183,9 @@ class Linearized:
                 "a = (dtheta, dh) and b, of shape (N,). (Component Hessians and the adjoint of a "
                 "slice need only curvature.)"
             )
-        P, copy = self.param_size, self.backend.xp.asarray
-        a, b = copy(a, copy=True), copy(b, copy=True)  # which it may write into
+        P, handed = self.param_size, self.backend.handed
+        a, b = ((handed(x[:P, ...]), handed(x[P:, ...])) for x in (a, b))
         name = f"second of {self.name}"
         with raised_in(f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"):
-            value = self.given.second((a[:P], a[P:]), (b[:P], b[P:]))
+            value = self.given.second(a, b)
         return self._sign * self.backend.vector(value, self.state_size, name)
-
-
-def _identity_minus(J: Operator) -> Operator:
-    if not isinstance(J, Matrix):
-        return IdentityMinus(J)
-    backend, n = J.backend, J.shape[0]
-    if is_dense(J.array):
-        eye = backend.eye(n, n)
-    else:
-        eye = backend.sparse.identity(n, dtype=backend.dtype, format=J.array.format)
-    return Matrix(backend, eye - J.array)

@@ -119,7 +119,7 @@ class Loss(LossBase):
 
     def _of(self, backend: Backend, field: str, function: Any, h: Array, theta: Array) -> Any:
         with raised_in(f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"):
-            return function(*_copies(backend, h, theta))
+            return function(*map(backend.handed, (h, theta)))
 
     def _partial(
         self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int
@@ -337,11 +337,6 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
     ones = xp.ones(m, dtype=backend.dtype, device=backend.device)
     rows = xp.arange(m, device=backend.device)
     return backend.sparse.csr_matrix((ones, (rows, index)), shape=(m, state_size))
-
-
-def _copies(backend: Backend, *arrays: Array) -> list[Array]:
-    """What a user's function may write into."""
-    return [backend.xp.asarray(x, copy=True) for x in arrays]
 
 
 def _kept(x: Any, name: str) -> Any:

@@ -114,6 +114,18 @@ class Operator:
         signs = xp.sign(self.backend.random(*x.shape, seed=1))
         return xp.abs(self._apply(signs * xp.abs(x)))
 
+    def identity_minus(self) -> Operator:
+        """I - J of this operator J: by entries where it has some."""
+        return IdentityMinus(self)
+
+    def plus(self, other: Operator) -> Operator:
+        """The sum with another: by entries where both have some of one kind."""
+        return Sum(self, other)
+
+    def times(self, factor: float) -> Operator:
+        """A real multiple: by entries where it has some."""
+        return Scaled(self, factor)
+
     def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
         """Of a source that compiles its products: a whole Krylov solve with this operator.
 
@@ -323,6 +335,25 @@ class Matrix(Operator):
 
     def __neg__(self) -> Operator:
         return Matrix(self.backend, -self.array)
+
+    def identity_minus(self) -> Operator:
+        """I - J, of the same format."""
+        backend, n = self.backend, self.shape[0]
+        if is_dense(self.array):
+            eye = backend.eye(n, n)
+        else:
+            eye = backend.sparse.identity(n, dtype=backend.dtype, format=self.array.format)
+        return Matrix(backend, eye - self.array)
+
+    def plus(self, other: Operator) -> Operator:
+        """The sum of two sparse, or two dense matrices."""
+        if isinstance(other, Matrix) and is_dense(self.array) == is_dense(other.array):
+            return Matrix(self.backend, self.array + other.array)
+        return super().plus(other)
+
+    def times(self, factor: float) -> Operator:
+        """A multiple of the entries."""
+        return Matrix(self.backend, factor * self.array)
 
 
 class _Transposed(Adjoint):

@@ -1,0 +1,250 @@
+"""An array whose rows are spread over ranks, of which each holds a numpy array of its own.
+
+Its shape is that of the whole. What works entry by entry works on what a rank has; sums over rows
+are over all ranks, and their results held by every rank as numpy's. It is as much of the array API
+as the formulas use: its namespace is `mfdeq.petsc.namespace`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays import host
+from ..errors import ArgumentError
+from .ranks import Ranks, Rows
+
+
+class Distributed:
+    """An (n,) or (n, k) array, its rows spread over ranks.
+
+    Parameters
+    ----------
+    local : numpy array
+        What this rank holds.
+    ranks : Ranks
+    rows : Rows
+    """
+
+    __array_ufunc__ = None  # numpy leaves what concerns this to it
+    __array_priority__ = 1000.0
+
+    def __init__(self, local: Any, ranks: Ranks, rows: Rows) -> None:
+        self.local, self.device, self.rows = local, ranks, rows
+
+    @classmethod
+    def of_vec(cls, vec: Any) -> Distributed:
+        """A copy of a PETSc Vec."""
+        ranks = Ranks.of(vec.getComm())
+        rows = ranks.add(Rows(tuple(int(start) for start in vec.getOwnershipRanges())))
+        return cls(vec.getArray(readonly=True).copy(), ranks, rows)
+
+    def vec(self) -> Any:
+        """A PETSc Vec of the numbers of this (n,) array, which it shares."""
+        from petsc4py import PETSc
+
+        if self.ndim != 1:
+            raise ArgumentError(f"a Vec of an array of shape {self.shape}; (n,) was expected")
+        size = (self.local.shape[0], self.shape[0])
+        local = host.ascontiguousarray(self.local)
+        return PETSc.Vec().createWithArray(local, size=size, comm=self.device.comm)
+
+    def like(self, local: Any) -> Distributed:
+        """Other numbers in these rows."""
+        return Distributed(local, self.device, self.rows)
+
+    def gathered(self) -> Any:
+        """The whole as a numpy array, on every rank."""
+        return self.device.gathered(self.local, self.rows)
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return importlib.import_module("mfdeq.petsc.namespace")
+
+    def __repr__(self) -> str:
+        return f"Distributed({self.shape}, {self.dtype}, on {self.device})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return (self.rows.total, *self.local.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """1 or 2."""
+        return self.local.ndim
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers."""
+        return self.local.dtype
+
+    @property
+    def size(self) -> int:
+        """Numbers in the whole."""
+        return self.rows.total * int(host.prod(self.local.shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> Transposed:
+        """Of (n, k), for products with another (n, j)."""
+        return Transposed(self)
+
+    def __len__(self) -> int:
+        return self.rows.total
+
+    # Entry by entry.
+
+    def _with(self, other: Any, function: Callable) -> Any:
+        return self.like(function(self.local, on_rows(other, self)))
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a + b)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b + a)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a - b)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b - a)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a * b)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a / b)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b / a)
+
+    def __pow__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a**b)
+
+    def __and__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a & b)
+
+    def __or__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a | b)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a < b)
+
+    def __le__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a <= b)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a > b)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a >= b)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a == b)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a != b)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __neg__(self) -> Distributed:
+        return self.like(-self.local)
+
+    def __abs__(self) -> Distributed:
+        return self.like(abs(self.local))
+
+    def __invert__(self) -> Distributed:
+        return self.like(~self.local)
+
+    def __matmul__(self, other: Any) -> Any:
+        """(n, k) by a (k,) or (k, j) array that every rank holds."""
+        return self.like(self.local @ held_by_all(other))
+
+    # Columns; and rows where they were stacked.
+
+    def __getitem__(self, index: Any) -> Any:
+        rows, *columns = index if isinstance(index, tuple) else (index,)
+        columns = [column for column in columns if column is not Ellipsis]
+        if not isinstance(rows, slice):
+            return self._entry(rows, columns)
+        local, kept = self._rows_of(rows)
+        if columns:
+            local = local[(slice(None), *columns)]
+        return Distributed(local, self.device, kept)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        rows, *columns = index if isinstance(index, tuple) else (index,)
+        if isinstance(rows, slice):
+            local, _ = self._rows_of(rows)
+            here = (slice(None), *(column for column in columns if column is not Ellipsis))
+            local[here] = value.local if isinstance(value, Distributed) else value
+        elif (row := self._local_row(rows)) is not None:
+            self.local[(row, *columns)] = value
+
+    def _rows_of(self, rows: slice) -> tuple[Any, Rows]:
+        start, stop, _ = rows.indices(self.rows.total)
+        if (start, stop) == (0, self.rows.total):
+            return self.local, self.rows
+        whole = here = 0
+        for part in self.rows.parts:
+            count = part.count(self.device.rank)
+            if (start, stop) == (whole, whole + part.total):
+                return self.local[here : here + count], part
+            whole, here = whole + part.total, here + count
+        raise ArgumentError(
+            f"rows {start} to {stop} of {self!r}: all, or one of the arrays that it is stacked of, "
+            "were expected"
+        )
+
+    def _local_row(self, row: int) -> int | None:
+        """Where this rank has a row, if it does."""
+        row = range(self.rows.total)[row]
+        before = 0
+        for part in self.rows.parts or (self.rows,):
+            here = part.of(self.device.rank)
+            if here.start <= row < here.stop:
+                return before + row - here.start
+            row, before = row - part.total, before + part.count(self.device.rank)
+            if row < 0:
+                return None
+        return None
+
+    def _entry(self, row: int, columns: list[Any]) -> Any:
+        here = self._local_row(row)
+        shape = self.local[(slice(0, 0), *columns)].shape[1:]
+        found = host.zeros(shape, self.dtype) if here is None else self.local[(here, *columns)]
+        return self.device.sum(found)
+
+
+class Transposed:
+    """The transpose of an (n, k) array, for products with others of its rows."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, of: Distributed) -> None:
+        self.T = of
+        self.shape = of.shape[::-1]
+
+    def __matmul__(self, other: Distributed) -> Any:
+        return self.T.device.sum(self.T.local.T @ other.local)
+
+
+def on_rows(x: Any, like: Distributed) -> Any:
+    """What goes with the numbers of a rank: its own of a distributed array, all of another."""
+    if not isinstance(x, Distributed):
+        return x
+    if x.rows.starts != like.rows.starts:
+        raise ArgumentError(f"{x!r} and {like!r} are spread over the ranks differently")
+    return x.local
+
+
+def held_by_all(x: Any) -> Any:
+    """A small array on every rank."""
+    return x.gathered() if isinstance(x, Distributed) else x

@@ -1,0 +1,117 @@
+"""PETSc's KSP as the factor of A: one for A and its adjoint, its options from PETSc's database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..arrays import Array, host
+from ..errors import ArgumentError
+from ..linear.factor import Factor
+from ..operators import Operator, columnwise
+from ..report import LinearCounts
+from .mats import dense_mat
+from .objects import as_mat
+from .ranks import Ranks
+
+
+@dataclass(frozen=True)
+class KSP:
+    """PETSc's linear solvers.
+
+    Parameters
+    ----------
+    prefix : str, optional
+        Of the options that set it up: ``-mfdeq_ksp_type cg -mfdeq_pc_type gamg`` and so on, as in
+        every program of PETSc's.
+    options : dict, optional
+        The same without the prefix, where the command line has none: ``{"pc_type": "gamg"}``.
+    rtol : float, optional
+        Relative true residual, 1e-10 by default. `ksp_rtol` is not read: every solve has its own
+        tolerance.
+
+    Notes
+    -----
+    Without options it is GMRES, preconditioned from the right, so that what it watches is the true
+    residual, by PETSc's default for the matrix (ILU, on several ranks in blocks).
+    """
+
+    prefix: str = "mfdeq_"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    rtol: float | None = None
+
+    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
+        """Make the KSP of A, and set its preconditioner up."""
+        return KSPFactor(A, self, LinearCounts() if counts is None else counts)
+
+
+class KSPFactor(Factor):
+    """Solves by a KSP, whose true residuals decide."""
+
+    def __init__(self, A: Operator, solver: KSP, counts: LinearCounts) -> None:
+        from petsc4py import PETSc
+
+        super().__init__(A, solver.rtol, counts)
+        if not isinstance(A.backend.device, Ranks):
+            raise ArgumentError("mfdeq.petsc.KSP solves with PETSc's matrices")
+        self.solver = solver
+        with counts.timed():
+            self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
+            ksp.setOptionsPrefix(solver.prefix)
+            given = PETSc.Options(solver.prefix)
+            for name, value in solver.options.items():
+                if not given.hasName(name):
+                    given[name] = value
+            if not given.hasName("ksp_type"):
+                ksp.setType("gmres")
+                ksp.setPCSide(PETSc.PC.Side.RIGHT)
+            ksp.setOperators(as_mat(A))
+            ksp.setFromOptions()
+            ksp.setErrorIfNotConverged(False)
+            ksp.setUp()
+        self.name = f"KSP {ksp.getType()} with {ksp.getPC().getType()}"
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        if b.ndim == 2:
+            direct = self.ksp.getType() == "preonly" and b.shape[1] > 1
+            if direct and not adjoint and self.ksp.getPC().getType() in ("lu", "cholesky"):
+                return self._block(b)
+            return columnwise(
+                lambda c: self._attempt(c, rtol, adjoint), b, self.backend, b.shape[0]
+            )
+        ksp = self.ksp
+        ksp.setTolerances(rtol=rtol, atol=0.0)
+        x = b.like(host.zeros_like(b.local))
+        (ksp.solveTranspose if adjoint else ksp.solve)(b.vec(), x.vec())
+        self._note()
+        return x
+
+    def _block(self, b: Array) -> Array:
+        given, found = dense_mat(b), dense_mat(b)
+        self.ksp.matSolve(given, found)
+        self._note()
+        return b.like(host.array(found.getDenseArray(), order="C"))
+
+    def _note(self) -> None:
+        reason = self.ksp.getConvergedReason()
+        self.counts.iterations += self.ksp.getIterationNumber()
+        self.counts.history.append(self.ksp.getResidualNorm())
+        if reason < 0:
+            self.stopped = f"PETSc says {in_words('KSP', reason)}"
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        if r.ndim == 2:
+            return columnwise(lambda c: self._approximate(c, adjoint), r, self.backend, r.shape[0])
+        pc, x = self.ksp.getPC(), r.like(host.zeros_like(r.local))
+        (pc.applyTranspose if adjoint else pc.apply)(r.vec(), x.vec())
+        return x
+
+
+def in_words(of: str, reason: int) -> str:
+    """The name of a reason of PETSc's."""
+    from petsc4py import PETSc
+
+    known = vars(getattr(PETSc, of).ConvergedReason)
+    names = [name for name, value in known.items() if value == reason and not name.startswith("_")]
+    name = max(names, key=len, default=str(reason))
+    return name if name.startswith("DIVERGED") else f"DIVERGED_{name}"

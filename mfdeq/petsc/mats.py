@@ -1,0 +1,170 @@
+"""Mats of the user's as operators on distributed arrays, and operators as Mats."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays import Array, Backend, host
+from ..operators import Operator, columnwise
+from .arrays import Distributed
+from .ranks import Rows
+
+ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries
+
+
+class FromMat(Operator):
+    """A Mat of the user's: assembled, nested, shell or of Python.
+
+    Attributes
+    ----------
+    mat : petsc4py.PETSc.Mat
+    assembled : bool
+        Whether its entries are at hand.
+    """
+
+    def __init__(self, backend: Backend, mat: Any) -> None:
+        super().__init__(backend, tuple(mat.getSize()))
+        self.mat = mat
+        self.assembled = mat.getType().endswith(ASSEMBLED)
+        ranks = backend.device
+        self._rows = ranks.add(rows_of(mat.getOwnershipRanges()))
+        self._columns = ranks.add(rows_of(mat.getOwnershipRangesColumn()))
+
+    def _apply(self, x: Array) -> Array:
+        if x.ndim == 2:
+            if self.assembled and x.shape[1] > 1:
+                return self._block(self.mat.matMult, x, self._rows)
+            return columnwise(self._apply, x, self.backend, self.shape[0])
+        return self._vector(self.mat.mult, x, self._rows)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        if y.ndim == 2:
+            if self.assembled and y.shape[1] > 1:
+                return self._block(self.mat.transposeMatMult, y, self._columns)
+            return columnwise(self._apply_adjoint, y, self.backend, self.shape[1])
+        return self._vector(self.mat.multTranspose, y, self._columns)
+
+    def _vector(self, product: Callable, x: Array, rows: Rows) -> Array:
+        ranks = self.backend.device
+        out = Distributed(host.empty(rows.count(ranks.rank), x.dtype), ranks, rows)
+        product(x.vec(), out.vec())
+        return out
+
+    def _block(self, product: Callable, x: Array, rows: Rows) -> Array:
+        dense = dense_mat(x)
+        found = product(dense)
+        local = host.array(found.getDenseArray(), order="C")
+        found.destroy()
+        dense.destroy()
+        return Distributed(local, self.backend.device, rows)
+
+    @functools.cached_property
+    def _magnitudes(self) -> FromMat:
+        """|A|, entry by entry."""
+        mat = self.mat.copy()
+        kept = mat.getType()
+        if not kept.endswith("dense"):
+            mat = mat.convert("aij")
+            starts, columns, values = mat.getValuesCSR()
+            mat.setValuesCSR(starts, columns, abs(values))
+        else:
+            entries = mat.getDenseArray()
+            entries[...] = abs(entries)
+        mat.assemble()
+        return FromMat(self.backend, mat)
+
+    def abs_apply(self, x: Array) -> Array:
+        """|A| |x|, where there are entries."""
+        if not self.assembled:
+            return super().abs_apply(x)
+        return self._magnitudes._apply(abs(x))
+
+    def __neg__(self) -> Operator:
+        return self.times(-1.0)
+
+    def times(self, factor: float) -> Operator:
+        """A multiple of the entries."""
+        if not self.assembled:
+            return super().times(factor)
+        mat = self.mat.copy()
+        mat.scale(factor)
+        return FromMat(self.backend, mat)
+
+    def identity_minus(self) -> Operator:
+        """I - J of a matrix that is assembled."""
+        if not self.assembled:
+            return super().identity_minus()
+        mat = self.mat.copy()
+        mat.scale(-1.0)
+        mat.shift(1.0)
+        return FromMat(self.backend, mat)
+
+    def plus(self, other: Operator) -> Operator:
+        """The sum of two matrices that are assembled."""
+        if not (self.assembled and isinstance(other, FromMat) and other.assembled):
+            return super().plus(other)
+        mat = self.mat.copy()
+        mat.axpy(1.0, other.mat)
+        return FromMat(self.backend, mat)
+
+
+def rows_of(ranges: Any) -> Rows:
+    """Rows as PETSc tells them."""
+    return Rows(tuple(int(start) for start in ranges))
+
+
+def dense_mat(x: Array) -> Any:
+    """A dense Mat with the numbers of an (n, k) array."""
+    from petsc4py import PETSc
+
+    ranks = x.device
+    columns = x.shape[1]
+    local = host.asfortranarray(x.local)
+    size = ((x.local.shape[0], x.shape[0]), (None, columns))
+    mat = PETSc.Mat().createDense(size, array=local, comm=ranks.comm)
+    mat.assemble()
+    return mat
+
+
+class Context:
+    """What PETSc calls of a Mat that is an operator of this library's.
+
+    Attributes
+    ----------
+    operator : Operator
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+    def mult(self, mat: Any, x: Any, y: Any) -> None:
+        """y = A x."""
+        y.setArray(self.operator._apply(Distributed.of_vec(x)).local)
+
+    def multTranspose(self, mat: Any, x: Any, y: Any) -> None:
+        """y = A' x."""
+        y.setArray(self.operator._apply_adjoint(Distributed.of_vec(x)).local)
+
+    def productSetFromOptions(self, mat: Any, kind: str, A: Any, B: Any, C: Any) -> bool:
+        """Whether products of this kind can be had: A B and A' B, of dense B."""
+        return kind in ("AB", "AtB")
+
+    def productSymbolic(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
+        """Make what the product goes into."""
+        rows = self.operator.shape[0 if kind == "AB" else 1]
+        known = self.operator.backend.device.rows(rows)
+        local = known.count(self.operator.backend.device.rank)
+        product.setType("dense")
+        product.setSizes(((local, rows), B.getSizes()[1]))
+        product.setUp()
+        product.assemble()
+
+    def productNumeric(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
+        """The block product is the product."""
+        ranks = self.operator.backend.device
+        given = Distributed(B.getDenseArray(readonly=True), ranks, ranks.rows(B.getSize()[0]))
+        apply = self.operator._apply if kind == "AB" else self.operator._apply_adjoint
+        product.getDenseArray()[...] = apply(given).local
+        product.assemble()

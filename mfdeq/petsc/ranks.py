@@ -1,0 +1,143 @@
+"""Who holds what: the rows of distributed arrays, and the processes that they are on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..arrays import host
+from ..errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of an array are spread over the ranks.
+
+    Attributes
+    ----------
+    starts : tuple of int
+        The first row of each rank, and the number of rows.
+    parts : tuple of Rows
+        Of rows stacked out of several arrays: each rank holds its rows of one after the other.
+    """
+
+    starts: tuple[int, ...]
+    parts: tuple[Rows, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks."""
+        return self.starts[-1]
+
+    def of(self, rank: int) -> slice:
+        """Those of a rank."""
+        return slice(self.starts[rank], self.starts[rank + 1])
+
+    def count(self, rank: int) -> int:
+        """How many those are."""
+        return self.starts[rank + 1] - self.starts[rank]
+
+    @classmethod
+    def stacked(cls, parts: tuple[Rows, ...]) -> Rows:
+        """Of arrays one below the other."""
+        starts = tuple(sum(column) for column in zip(*(rows.starts for rows in parts), strict=True))
+        return cls(starts, parts)
+
+
+class Ranks:
+    """The processes of a communicator: where distributed arrays are, as others are on a device.
+
+    Arrays of as many rows have the same rows on each rank; those of a number that is not known
+    here are small, and held by every rank.
+
+    Attributes
+    ----------
+    comm : petsc4py.PETSc.Comm
+    mpi : mpi4py.MPI.Comm
+        The same, for what PETSc has not.
+    rank, size : int
+    """
+
+    _known: ClassVar[dict[int, Ranks]] = {}
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.mpi = comm, comm.tompi4py()
+        self.rank, self.size = comm.getRank(), comm.getSize()
+        self._rows = {0: Rows((0,) * (self.size + 1))}
+
+    @classmethod
+    def of(cls, comm: Any) -> Ranks:
+        """One for each communicator, by what PETSc made of it for its objects."""
+        from petsc4py import PETSc
+
+        inner = PETSc.Vec().create(comm=comm).getComm()
+        key = inner.tompi4py().py2f()
+        if key not in cls._known:
+            cls._known[key] = cls(inner)
+        return cls._known[key]
+
+    def __repr__(self) -> str:
+        return f"{self.size} ranks"
+
+    def rows(self, total: int) -> Rows | None:
+        """Of arrays of so many rows; None where those are held by every rank."""
+        return self._rows.get(total)
+
+    def add(self, rows: Rows) -> Rows:
+        """Arrays of that number of rows are spread like that from now on."""
+        known = self._rows.setdefault(rows.total, rows)
+        if known.starts != rows.starts:
+            raise ArgumentError(
+                f"a vector of {rows.total} entries has {host.diff(rows.starts)} of them on the "
+                f"ranks, an earlier one of as many {host.diff(known.starts)}: give all vectors of "
+                "one size the same layout, or this problem a communicator of its own (comm.Dup())"
+            )
+        return known if known.parts or not rows.parts else self._stacked(rows)
+
+    def settle(self, total: int, own: int | None = None) -> Rows:
+        """Spread arrays of so many rows as they are, or as PETSc would, or as every rank says."""
+        if own is None and total in self._rows:
+            return self._rows[total]
+        if own is None:
+            counts = [total // self.size + (total % self.size > rank) for rank in range(self.size)]
+        else:
+            counts = self.mpi.allgather(own)
+        if host.sum(counts) != total:
+            raise ArgumentError(f"ranks that hold {counts} of {total} rows: they do not sum up")
+        return self.add(Rows((0, *(int(start) for start in host.cumsum(counts)))))
+
+    def _stacked(self, rows: Rows) -> Rows:
+        self._rows[rows.total] = rows
+        return rows
+
+    def sum(self, x: Any) -> Any:
+        """Of what every rank has: a number or a host array of one shape."""
+        if self.size == 1:
+            return x
+        found = host.empty_like(host.asarray(x))
+        self.mpi.Allreduce(host.ascontiguousarray(x), found)
+        return found[()]
+
+    def reduced(self, x: Any, how: str) -> Any:
+        """By "MAX", "MIN", "LAND" or "LOR"."""
+        if self.size == 1:
+            return x
+        from mpi4py import MPI
+
+        found = host.empty_like(host.asarray(x))
+        self.mpi.Allreduce(host.ascontiguousarray(x), found, getattr(MPI, how))
+        return found[()]
+
+    def gathered(self, local: Any, rows: Rows) -> Any:
+        """The whole array on every rank."""
+        if self.size == 1:
+            return local
+        pieces = self.mpi.allgather(local)
+        if not rows.parts:
+            return host.concatenate(pieces)
+        blocks, found = [0] * self.size, []
+        for part in rows.parts:
+            for rank, piece in enumerate(pieces):
+                found.append(piece[blocks[rank] : blocks[rank] + part.count(rank)])
+                blocks[rank] += part.count(rank)
+        return host.concatenate(found)

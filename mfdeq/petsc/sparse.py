@@ -1,0 +1,69 @@
+"""What `Backend.sparse` is asked for where arrays are distributed: matrices by their entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays import Backend, host
+from ..errors import ModelError
+from ..operators import Operator
+from .arrays import held_by_all
+from .mats import Context, FromMat
+from .ranks import Ranks
+
+
+def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
+    """A user's Mat as an operator: one of ours inside is taken out."""
+    if isinstance(mat, Entries):
+        mat = mat.mat(backend.device)
+    if mat.getType() == "python" and isinstance(mat.getPythonContext(), Context):
+        return mat.getPythonContext().operator
+    if Ranks.of(mat.getComm()) is not backend.device:
+        raise ModelError(
+            f"{name} is a Mat of another communicator than the problem's vectors: make all on one"
+        )
+    if not mat.isAssembled():
+        raise ModelError(f"{name} is a Mat that is not assembled: call its assemble()")
+    return FromMat(backend, mat)
+
+
+def identity(n: int, dtype: Any = None, format: str = "csr") -> Any:
+    """The identity of that size, as `csr_matrix` takes it."""
+    return Entries((host.ones(n), (host.arange(n), host.arange(n))), (n, n))
+
+
+def csr_matrix(entries: tuple[Any, tuple[Any, Any]], shape: tuple[int, int]) -> Entries:
+    """(values, (rows, columns)), which every rank has all of."""
+    return Entries(entries, shape)
+
+
+class Entries:
+    """A matrix by its entries, until it is known whose it is."""
+
+    def __init__(self, entries: Any, shape: tuple[int, int]) -> None:
+        values, places = entries
+        self.values, self.rows, self.columns = map(held_by_all, (values, *places))
+        self.shape = shape
+
+    def __rmul__(self, factor: float) -> Entries:
+        return Entries((factor * self.values, (self.rows, self.columns)), self.shape)
+
+    # Marks it as something that `as_operator` of this module takes.
+    getOwnershipRanges = None
+
+    def mat(self, ranks: Ranks) -> Any:
+        """As a Mat."""
+        from petsc4py import PETSc
+
+        sizes = []
+        for total in self.shape:
+            sizes.append((ranks.settle(total).count(ranks.rank), total))
+        here = ranks.settle(self.shape[0]).of(ranks.rank)
+        mine = (self.rows >= here.start) & (self.rows < here.stop)
+        mat = PETSc.Mat().createAIJ(sizes, comm=ranks.comm)
+        mat.setUp()
+        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
+        for i, j, value in zip(self.rows[mine], self.columns[mine], self.values[mine], strict=True):
+            mat.setValue(int(i), int(j), value)
+        mat.assemble()
+        return mat
