@@ -137,14 +137,14 @@ def worst_row(
     xp = backend.xp
     if len(steps) < ALIKE or remainders[0].shape[0] == 0:
         return None
-    rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)])
+    rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
     wrong = xp.zeros_like(noise)  # what a row is off by, per step; 0 where it is not
     for k in range(len(steps) - ALIKE + 1):
-        window = rates[k : k + ALIKE, ...]
-        most, least = xp.max(window, axis=0), xp.min(window, axis=0)
+        window = rates[:, k : k + ALIKE]
+        most, least = xp.max(window, axis=1), xp.min(window, axis=1)
         size = xp.maximum(xp.abs(most), xp.abs(least))
         # Noise that is alike at four steps is 64 times as great at the first as at the last.
-        seen = xp.min(xp.abs(window), axis=0) > noise / steps[k + ALIKE - 1] + VISIBLE * off
+        seen = xp.min(xp.abs(window), axis=1) > noise / steps[k + ALIKE - 1] + VISIBLE * off
         alike = most - least <= size / ALIKE
         # Smaller steps have the last word, but noise, which looks greater there, has none.
         wrong = xp.where(seen & ~alike & (size < wrong / 2), xp.zeros_like(wrong), wrong)

@@ -128,6 +128,9 @@ class Distributed:
     def __pow__(self, other: Any) -> Any:
         return self._with(other, lambda a, b: a**b)
 
+    def __mod__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a % b)
+
     def __and__(self, other: Any) -> Any:
         return self._with(other, lambda a, b: a & b)
 

@@ -80,8 +80,8 @@ zeros, ones = functools.partial(_made, host.zeros), functools.partial(_made, hos
 
 
 def arange(n: int, device: Ranks | None = None) -> Any:
-    """0 to n - 1, on every rank: indices."""
-    return host.arange(n)
+    """0 to n - 1."""
+    return asarray(host.arange(n), device=device)
 
 
 def nonzero(x: Any) -> Any:
@@ -217,6 +217,13 @@ def _extreme(sign: int) -> Callable:
 sum = _reduced("sum", "SUM", None)
 all, any = _reduced("all", "LAND", None), _reduced("any", "LOR", None)
 max, min = _reduced("max", "MAX", _extreme(-1)), _reduced("min", "MIN", _extreme(1))
+
+
+def argmax(x: Any) -> Any:
+    """The first row of those where an (n,) array is largest."""
+    if not isinstance(x, Distributed):
+        return host.argmax(x)
+    return int(host.argmax(x.gathered()))
 
 
 def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
