@@ -16,7 +16,7 @@ import numpy
 import scipy.sparse
 
 from . import kernels
-from .errors import ArgumentError, MfdeqError, ModelError
+from .errors import ArgumentError, MfdeqError, ModelError, raised_in
 
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
@@ -195,6 +195,15 @@ class Backend:
         """A copy of an array as a user's function gets it, which it may write into."""
         copy = self.xp.asarray(x, copy=True)
         return self.xp.handed(copy) if hasattr(self.xp, "handed") else copy
+
+    @contextlib.contextmanager
+    def calling(self, name: str) -> Iterator[None]:
+        """A call of a user's function, whose errors say which it was and are those of all ranks."""
+        ranks = contextlib.nullcontext()
+        if hasattr(self.xp, "together"):
+            ranks = self.xp.together(self.device, name)
+        with ranks, raised_in(name):
+            yield
 
     def by_rows(self, x: Array) -> Array:
         """`x` with its rows one after the other in memory, as some libraries take it only."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from .adapters import as_operator
 from .arrays import Array, Backend
 from .dottest import check_columns, check_symmetric
-from .errors import ModelError, raised_in
+from .errors import ModelError
 from .operators import Operator, SelfAdjoint, Zero, columnwise
 
 
@@ -121,7 +121,9 @@ class AppliedCurvature(CurvatureOperator):
         xp, checked = self.backend.xp, self.backend.checked
         parts = self.split(x)
         shapes = tuple(parts[0].shape), tuple(parts[1].shape)
-        with raised_in(f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"):
+        with self.backend.calling(
+            f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"
+        ):
             result = self.given.apply(*map(self.backend.handed, parts))  # type: ignore[misc]
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ModelError(

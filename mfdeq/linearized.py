@@ -13,7 +13,7 @@ from typing import Any
 from .adapters import as_operator
 from .arrays import Array, Backend
 from .curvature import CurvatureOperator, as_curvature
-from .errors import ModelError, raised_in
+from .errors import ModelError
 from .model import FixedPointModel, Linearization, Model, ResidualModel
 from .operators import Operator
 
@@ -65,7 +65,7 @@ class Problem:
         if h0 is not None:
             return self.backend.vector(h0, self.state_size, "h0")
         name = f"{self.name}.initial_state"
-        with raised_in(f"{name}(theta)"):
+        with self.backend.calling(f"{name}(theta)"):
             default = self.model.initial_state(self.backend.handed(self.theta))
         if default is None:
             return self.backend.zeros(self.state_size)
@@ -74,7 +74,7 @@ class Problem:
     def scale(self, h: Array) -> float | None:
         """The model's `residual_scale`, checked; None where it leaves that to the start."""
         name = f"{self.name}.residual_scale"
-        with raised_in(f"{name}(h, theta)"):
+        with self.backend.calling(f"{name}(h, theta)"):
             given = self.model.residual_scale(*map(self.backend.handed, (h, self.theta)))
         if given is None:
             return None
@@ -105,7 +105,7 @@ class Problem:
         self.evaluations += 1
         written = getattr(self.model, self.model.written)
         name = f"{self.name}.{self.model.written}"
-        with raised_in(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
+        with self.backend.calling(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
             out = written(*map(self.backend.handed, (h, self.theta)))
         out = self.backend.checked(out, (self.state_size,), name, finite=finite)
         return h - out if self.is_map else out
@@ -124,7 +124,7 @@ class Problem:
     def _linearized(
         self, linearize: Callable[[Array, Array], Linearization], h: Array
     ) -> Linearized:
-        with raised_in(f"{self.name}.linearize(h, theta)"):
+        with self.backend.calling(f"{self.name}.linearize(h, theta)"):
             given = linearize(*map(self.backend.handed, (h, self.theta)))
         return Linearized(self, h, given)
 
@@ -169,7 +169,7 @@ class Linearized:
                 "in (h, theta) that is mfdeq.Curvature(), all blocks zero"
             )
         name = f"curvature of {self.name}"
-        with raised_in(f"{name}, of lam of shape {w.shape}"):
+        with self.backend.calling(f"{name}, of lam of shape {w.shape}"):
             given = self.given.curvature(self.backend.handed(self._sign * w))
         sizes, accuracy = (self.param_size, self.state_size), self.given.accuracy[1]
         return as_curvature(self.backend, given, *sizes, name, accuracy, symmetric)
@@ -186,6 +186,8 @@ class Linearized:
         P, handed = self.param_size, self.backend.handed
         a, b = ((handed(x[:P, ...]), handed(x[P:, ...])) for x in (a, b))
         name = f"second of {self.name}"
-        with raised_in(f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"):
+        with self.backend.calling(
+            f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"
+        ):
             value = self.given.second(a, b)
         return self._sign * self.backend.vector(value, self.state_size, name)

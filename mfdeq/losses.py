@@ -17,7 +17,7 @@ from .curvature import (
     scale_curvature,
 )
 from .dottest import check_symmetric
-from .errors import ArgumentError, DerivativeError, ModelError, raised_in
+from .errors import ArgumentError, DerivativeError, ModelError
 from .operators import Diagonal, Matrix, Operator, Product
 
 
@@ -118,7 +118,9 @@ class Loss(LossBase):
         )
 
     def _of(self, backend: Backend, field: str, function: Any, h: Array, theta: Array) -> Any:
-        with raised_in(f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"):
+        with backend.calling(
+            f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"
+        ):
             return function(*map(backend.handed, (h, theta)))
 
     def _partial(

@@ -11,6 +11,7 @@ from array_api_compat import numpy as compat
 
 from ..arrays import host
 from ..errors import ArgumentError
+from .agreement import together
 from .arrays import Distributed, Transposed, held_by_all, on_rows
 from .ranks import Ranks
 
@@ -21,6 +22,8 @@ COMPANIONS = {
     "dense_linalg": "scipy.linalg",
     "kernels": "mfdeq.petsc.kernels",
 }
+
+__all__ = ["together"]  # and all others: this module is a namespace
 
 HOST = True  # numpy's arrays are taken for ones that every rank holds
 

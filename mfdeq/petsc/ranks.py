@@ -56,6 +56,8 @@ class Ranks:
     mpi : mpi4py.MPI.Comm
         The same, for what PETSc has not.
     rank, size : int
+    errors : mpi4py.MPI.Comm
+        On which nothing but failures is told.
     """
 
     _known: ClassVar[dict[int, Ranks]] = {}
@@ -63,6 +65,7 @@ class Ranks:
     def __init__(self, comm: Any) -> None:
         self.comm, self.mpi = comm, comm.tompi4py()
         self.rank, self.size = comm.getRank(), comm.getSize()
+        self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
         self._rows = {0: Rows((0,) * (self.size + 1))}
 
     @classmethod
@@ -96,14 +99,18 @@ class Ranks:
 
     def settle(self, total: int, own: int | None = None) -> Rows:
         """Spread arrays of so many rows as they are, or as PETSc would, or as every rank says."""
+        said = self.mpi.allgather((total, own))
+        if len({whole for whole, _ in said}) > 1 or len({part is None for _, part in said}) > 1:
+            raise ArgumentError(
+                f"the ranks say (of all, of this one): {said}; one number of all was expected"
+            )
         if own is None and total in self._rows:
             return self._rows[total]
+        counts = [part for _, part in said]
         if own is None:
             counts = [total // self.size + (total % self.size > rank) for rank in range(self.size)]
-        else:
-            counts = self.mpi.allgather(own)
         if host.sum(counts) != total:
-            raise ArgumentError(f"ranks that hold {counts} of {total} rows: they do not sum up")
+            raise ArgumentError(f"the ranks hold {counts} of {total} rows, which do not add up")
         return self.add(Rows((0, *(int(start) for start in host.cumsum(counts)))))
 
     def _stacked(self, rows: Rows) -> Rows:

@@ -1,0 +1,101 @@
+"""Errors on one rank that become errors on all, where the others would wait for it for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..arrays import host
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
+
+PATIENCE = 30.0  # seconds that a rank which has failed waits for the others, before it ends them
+
+
+@contextlib.contextmanager
+def together(ranks: Ranks, name: str) -> Iterator[None]:
+    """What a user's function raises on one rank is raised on all.
+
+    A rank that has failed waits `PATIENCE` for the others to come back from the function. Where one
+    does not, since it waits there for a message that will never be sent, all are ended.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    name : str
+        What the function is called.
+
+    Raises
+    ------
+    ModelError
+        On ranks whose own call went well, with the rank and the message.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if ranks.size == 1:
+            raise
+        failure = error
+    if ranks.size == 1:
+        return
+    if not _anywhere(ranks, failure):
+        return
+    told = None if failure is None else f"{type(failure).__name__}: {failure}"
+    messages = ranks.errors.allgather(told)
+    if failure is not None:
+        raise failure
+    rank, message = next((r, m) for r, m in enumerate(messages) if m is not None)
+    raise ModelError(f"{name} failed on rank {rank} of {ranks.size}: {message}")
+
+
+def _anywhere(ranks: Ranks, failure: Exception | None) -> bool:
+    """Whether a rank has failed."""
+    from mpi4py import MPI
+
+    mine, found = host.array([failure is not None], dtype="i4"), host.zeros(1, dtype="i4")
+    request = ranks.errors.Iallreduce(mine, found, op=MPI.MAX)
+    if failure is None:
+        request.Wait()
+        return bool(found[0])
+    deadline = time.monotonic() + PATIENCE
+    while not request.Test():
+        if time.monotonic() > deadline:
+            end(failure, f"the others have not come back in {PATIENCE:g} s")
+        time.sleep(1e-3)
+    return True
+
+
+def end(failure: BaseException, why: str = "") -> None:
+    """Say what was raised here, and end all ranks."""
+    from mpi4py import MPI
+
+    rank = MPI.COMM_WORLD.Get_rank()
+    words = "".join(traceback.format_exception(failure))
+    print(f"{words}mfdeq: rank {rank} ends all ranks{': ' if why else ''}{why}", file=sys.stderr)
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(1)
+
+
+def end_all_on_an_error() -> None:
+    """Have an error that nothing catches end all ranks, of a program that runs on several.
+
+    As ``python -m mpi4py`` has it: the others would wait for that rank for ever.
+    """
+    from mpi4py import MPI
+
+    before = sys.excepthook
+    if MPI.COMM_WORLD.Get_size() == 1 or getattr(before, "ends_all", False):
+        return
+
+    def hook(kind: Any, error: Any, trace: Any) -> None:
+        end(error)
+
+    hook.ends_all = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
