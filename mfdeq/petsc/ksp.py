@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +59,7 @@ class KSPFactor(Factor):
         with counts.timed():
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
             ksp.setOptionsPrefix(solver.prefix)
-            given = PETSc.Options(solver.prefix)
-            for name, value in solver.options.items():
-                if not given.hasName(name):
-                    given[name] = value
+            given = set_options(solver.prefix, solver.options)
             if not given.hasName("ksp_type"):
                 ksp.setType("gmres")
                 ksp.setPCSide(PETSc.PC.Side.RIGHT)
@@ -105,6 +103,17 @@ class KSPFactor(Factor):
         pc, x = self.ksp.getPC(), r.like(host.zeros_like(r.local))
         (pc.applyTranspose if adjoint else pc.apply)(r.vec(), x.vec())
         return x
+
+
+def set_options(prefix: str, options: Mapping[str, Any]) -> Any:
+    """Put options under a prefix into PETSc's database, but for those that are there."""
+    from petsc4py import PETSc
+
+    given = PETSc.Options(prefix)
+    for name, value in options.items():
+        if not given.hasName(name):
+            given[name] = value
+    return given
 
 
 def in_words(of: str, reason: int) -> str:

@@ -42,10 +42,16 @@ def as_mat(operator: Operator) -> Any:
     """
     if isinstance(operator, FromMat):
         return operator.mat
+    return shell(Context(operator))
+
+
+def shell(context: Context) -> Any:
+    """A Mat that calls an operator, whichever its context holds at the time."""
+    operator = context.operator
     ranks = operator.backend.device
     sizes = [(ranks.rows(n).count(ranks.rank), n) for n in operator.shape]
     mat = _mat_class()()
-    mat.createPython(sizes, Context(operator), comm=ranks.comm)
+    mat.createPython(sizes, context, comm=ranks.comm)
     mat.setUp()
     return mat
 

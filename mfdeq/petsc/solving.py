@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from .. import solving
+from ..errors import ArgumentError
+from ..linearized import Problem
+from .ksp import KSP
 from .objects import Equilibrium
+from .snes import snes
+
+TIGHT = {"snes_rtol": 1e-12}  # of the residual at the start, where nobody says: it is judged after
 
 
-def solve(model: Any, theta: Any, h0: Any = None, **options: Any) -> Equilibrium:
+def solve(
+    model: Any, theta: Any, h0: Any = None, *, method: str = "auto", **options: Any
+) -> Equilibrium:
     """Solve h = f(h, theta), or R(h, theta) = 0, for the equilibrium h*, on all ranks.
 
     Parameters
@@ -19,8 +27,11 @@ def solve(model: Any, theta: Any, h0: Any = None, **options: Any) -> Equilibrium
     theta : Vec
     h0 : Vec, optional
         The start.
+    method : {"auto", "newton", "anderson", "picard", "snes"}, optional
+        As in `mfdeq.solve`, or PETSc's SNES with the options of the solver's prefix.
     **options
-        Of `mfdeq.solve`: method, solver (by default `mfdeq.petsc.KSP()`), rtol, max_iterations.
+        Of `mfdeq.solve`: solver (by default `mfdeq.petsc.KSP()`), rtol, max_iterations. SNES has
+        its own: ``-mfdeq_snes_rtol`` and so on, of which the state must pass mfdeq's own test.
 
     Returns
     -------
@@ -31,7 +42,18 @@ def solve(model: Any, theta: Any, h0: Any = None, **options: Any) -> Equilibrium
     MfdeqError
         As `mfdeq.solve`, on all ranks.
     """
-    return Equilibrium(solving.solve(model, theta, h0, **options))
+    if method != "snes":
+        return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
+    solver = options.pop("solver", KSP())
+    if options:
+        raise ArgumentError(
+            f"method='snes' takes no {', '.join(options)}: set -{solver.prefix}snes_ options"
+        )
+    problem = Problem(model, theta, h0)
+    state = snes(problem, problem.start(h0), solver.prefix, {**TIGHT, **solver.options})
+    found = solving.equilibrium_at(model, theta, state, solver=solver)
+    found.report.method = "SNES"
+    return Equilibrium(found)
 
 
 def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equilibrium:
