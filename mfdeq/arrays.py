@@ -61,7 +61,7 @@ class Backend:
 
         `name` is what an error calls them.
         """
-        found = [a for a in map(_native, arrays) if compat.is_array_api_obj(a)]
+        found = [a for a in map(native, arrays) if compat.is_array_api_obj(a)]
         if not found:
             found = [host.zeros(0)]
         try:
@@ -313,7 +313,7 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _native(x: Any) -> Any:
+def native(x: Any) -> Any:
     """A PETSc Vec as an array that this library computes with; all else as it is."""
     if hasattr(x, "getOwnershipRanges") and hasattr(x, "getArray"):
         return _module("mfdeq.petsc.arrays").Distributed.of_vec(x)
@@ -377,7 +377,7 @@ def is_dense(x: Any) -> bool:
 
 def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Array:
     """`x`, a list or number too, as an array of the library and device, or an `error`."""
-    x = _native(x)
+    x = native(x)
     if x is None:
         raise error(f"{name} was expected, None came")
     if is_sparse(x):

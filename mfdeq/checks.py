@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .arrays import Array
+from .arrays import Array, Backend, native
 from .equilibrium import Equilibrium
 from .errors import ConvergenceError, DerivativeError, SingularStateError
 from .linearized import Problem
@@ -215,4 +215,5 @@ def _correction(eq: Equilibrium) -> Array:
 
 
 def _linear_loss(w: Array) -> Loss:
-    return Loss(lambda h, theta: (w * h).sum(), d_state=lambda h, theta: 1.0 * w)
+    dot = Backend.of(w).xp.vecdot
+    return Loss(lambda h, theta: float(dot(w, native(h))), d_state=lambda h, theta: 1.0 * w)

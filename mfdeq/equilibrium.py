@@ -12,7 +12,7 @@ from typing import Any
 
 from .accuracy import Tolerance, gradient_with_error, relative_error
 from .arguments import fraction
-from .arrays import Array
+from .arrays import Array, native
 from .conditioning import SmallestSingular, digits_left, smallest_singular
 from .curvature import CurvatureOperator
 from .errors import ArgumentError, SingularStateError
@@ -265,6 +265,7 @@ class Equilibrium:
 
     def _weights(self, w: Any) -> Array:
         N = self.problem.state_size
+        w = native(w)
         if getattr(w, "shape", ()) != () or isinstance(w, (list, tuple)):
             return self._state_vector(w, "w")
         try:

@@ -85,9 +85,9 @@ class KSPFactor(Factor):
         return x
 
     def _block(self, b: Array) -> Array:
-        given, found = dense_mat(b), dense_mat(b)
-        self.ksp.matSolve(given, found)
-        self._note()
+        given, found = dense_mat(b), dense_mat(b.like(host.zeros_like(b.local)))
+        self.ksp.getPC().getFactorMatrix().matSolve(given, found)
+        self.counts.iterations += 1
         return b.like(host.array(found.getDenseArray(), order="C"))
 
     def _note(self) -> None:

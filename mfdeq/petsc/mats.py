@@ -116,7 +116,7 @@ def rows_of(ranges: Any) -> Rows:
 
 
 def dense_mat(x: Array) -> Any:
-    """A dense Mat with the numbers of an (n, k) array."""
+    """A dense Mat with the numbers of an (n, k) array, which it may share: to be read only."""
     from petsc4py import PETSc
 
     ranks = x.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -256,11 +257,31 @@ def matrix_transpose(x: Any) -> Any:
     return x.T
 
 
+def _qr(x: Any) -> tuple[Any, Any]:
+    """Q and R of a tall (n, k) array: of what each rank has, then of their factors R."""
+    if not isinstance(x, Distributed):
+        return host.linalg.qr(x)
+    Q, R = host.linalg.qr(x.local)
+    factors = x.device.mpi.allgather(R)
+    upper, R = host.linalg.qr(host.concatenate(factors))
+    start = builtins.sum(factor.shape[0] for factor in factors[: x.device.rank])
+    return x.like(Q @ upper[start : start + Q.shape[1]]), R
+
+
+def _pinv(x: Any, rtol: float) -> Any:
+    """The pseudoinverse of a tall (n, k) array, for products with others of its rows."""
+    if not isinstance(x, Distributed):
+        return compat.linalg.pinv(x, rtol=rtol)
+    Q, R = _qr(x)
+    return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
+
+
 linalg = SimpleNamespace(
+    qr=_qr,
     vector_norm=_vector_norm,
     eigh=host.linalg.eigh,
     solve=host.linalg.solve,
     cholesky=host.linalg.cholesky,
     svd=host.linalg.svd,
-    pinv=host.linalg.pinv,
+    pinv=_pinv,
 )

@@ -93,7 +93,8 @@ class Ranks:
             raise ArgumentError(
                 f"a vector of {rows.total} entries has {host.diff(rows.starts)} of them on the "
                 f"ranks, an earlier one of as many {host.diff(known.starts)}: give all vectors of "
-                "one size the same layout, or this problem a communicator of its own (comm.Dup())"
+                "one size the same layout, or this problem a communicator of its own "
+                "(PETSc.Comm(comm.tompi4py().Dup()))"
             )
         return known if known.parts or not rows.parts else self._stacked(rows)
 

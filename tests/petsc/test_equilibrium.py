@@ -1,0 +1,342 @@
+"""Every derivative on all ranks against the one-machine library: Vecs and Mats, columns, blocks."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("petsc4py")
+
+from petsc4py import PETSc
+from problems import (
+    COMM,
+    DATA,
+    LOSS,
+    OBSERVED,
+    THETA,
+    Cubic,
+    L,
+    N,
+    P,
+    Twin,
+    V,
+    W,
+    gathered,
+    hessians,
+    mat_of,
+    spread,
+    vec_of,
+    whole,
+)
+
+import mfdeq
+import mfdeq.petsc
+from mfdeq.petsc.mats import dense_mat
+
+RNG = np.random.default_rng(3)
+OPERATORS = {
+    "state_operator": lambda eq: eq.state_operator,
+    "param_operator": lambda eq: eq.param_operator,
+    "inverse": lambda eq: eq.inverse,
+    "sensitivity": lambda eq: eq.sensitivity,
+    "hessian": lambda eq: eq.hessian(LOSS),
+    "gauss_newton": lambda eq: eq.hessian(LOSS).gauss_newton,
+    "dynamics": lambda eq: eq.hessian(LOSS).dynamics,
+    "a term": lambda eq: eq.hessian(LOSS).terms["dynamics_mixed"],
+    "component_hessian": lambda eq: eq.component_hessian(5),
+    "second_order_slice": lambda eq: eq.second_order_slice(
+        vec_of(THETA) if eq is spread() else THETA
+    ),
+}
+
+
+def close(found, expected, rtol=1e-9):
+    assert np.linalg.norm(found - expected) <= rtol * max(np.linalg.norm(expected), 1e-300)
+
+
+def block_of(mat):
+    """A dense Mat as a numpy array on every rank."""
+    return np.concatenate(COMM.tompi4py().allgather(mat.getDenseArray().copy()))
+
+
+def block(array):
+    """A numpy array that every rank has as a dense Mat."""
+    mat = PETSc.Mat().createDense(array.shape, comm=COMM)
+    mat.setUp()
+    start, stop = mat.getOwnershipRange()
+    mat.getDenseArray()[...] = array[start:stop]
+    mat.assemble()
+    return mat
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_products(name):
+    found, expected = OPERATORS[name](spread()), OPERATORS[name](whole())
+    dense = expected.toarray()
+    assert found.getSize() == dense.shape
+    x, y = RNG.standard_normal(dense.shape[1]), RNG.standard_normal(dense.shape[0])
+    into, back = found.createVecs()[::-1]
+    found.mult(vec_of(x), into)
+    close(gathered(into), dense @ x)
+    found.multTranspose(vec_of(y), back)
+    close(gathered(back), dense.T @ y)
+    X = RNG.standard_normal((dense.shape[1], 3))
+    close(block_of(found.matMult(block(X))), dense @ X)
+    Y = RNG.standard_normal((dense.shape[0], 4))
+    close(block_of(found.transposeMatMult(block(Y))), dense.T @ Y)
+
+
+def test_stacked_directions():
+    T, K = spread().tangent, spread().hessian(LOSS).lagrangian
+    x = RNG.standard_normal(P)
+    u = T.createVecs()[1]
+    T.mult(vec_of(x), u)
+    # dtheta and dh, one after the other, on every rank.
+    stacked = mfdeq.petsc.arrays.Distributed.of_vec(u).device.rows(P + N)
+    found = spread().of.backend.device.gathered(u.getArray().copy(), stacked)
+    expected = whole().tangent @ x
+    close(found, expected)
+    into = u.duplicate()
+    K.mult(u, into)
+    found = spread().of.backend.device.gathered(into.getArray().copy(), stacked)
+    close(found, whole().hessian(LOSS).lagrangian @ expected)
+
+
+def test_mats_compose_in_petscs_own_algebra():
+    H, ref = hessians()
+    normal = PETSc.Mat().createNormal(spread().sensitivity)
+    x, y = RNG.standard_normal(P), vec_of(THETA)
+    normal.mult(vec_of(x), y)
+    Z = whole().sensitivity.toarray()
+    close(gathered(y), Z.T @ (Z @ x))
+    transposed = PETSc.Mat().createTranspose(H)
+    transposed.mult(vec_of(x), y)
+    close(gathered(y), ref @ x)
+
+
+def test_gradients_adjoints_and_second_order():
+    eq, ref = spread(), whole()
+    close(gathered(eq.state), ref.state)
+    close(gathered(eq.gradient(LOSS)), ref.gradient(LOSS))
+    close(gathered(eq.gradient(LOSS, rtol=1e-8)), ref.gradient(LOSS), 1e-8)
+    close(gathered(eq.adjoint(LOSS)), ref.adjoint(LOSS))
+    for found, expected in zip(eq.loss_gradients(LOSS), ref.loss_gradients(LOSS), strict=True):
+        close(gathered(found), expected)
+    u, v = RNG.standard_normal((2, P))
+    close(gathered(eq.second_order(vec_of(u), vec_of(v))), ref.second_order(u, v))
+    close(gathered(eq.total_curvature(vec_of(u), vec_of(v))), ref.total_curvature(u, v))
+    w = RNG.standard_normal(N)
+    found = vec_of(u)
+    eq.component_hessian(vec_of(w)).mult(vec_of(u), found)
+    close(gathered(found), ref.component_hessian(w) @ u)
+
+
+def test_errors_are_estimated():
+    H, ref = hessians()
+    v = RNG.standard_normal(P)
+    product, error = H.with_error(vec_of(v))
+    close(gathered(product), ref @ v)
+    assert error.norm() < 1e-6 * product.norm()
+    gradient, off = spread().gradient_with_error(LOSS)
+    assert (gradient - vec_of(whole().gradient(LOSS))).norm() <= off.norm() + 1e-12
+
+
+def test_one_ksp_for_both_sides():
+    solver = mfdeq.petsc.KSP(prefix="sides_", options={"ksp_type": "cg", "pc_type": "jacobi"})
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
+    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    assert eq.report.solver == "KSP cg with jacobi"
+    assert eq.of.factor.ksp.getType() == "cg"
+    setups = eq.report.linear.setups
+    eq.inverse.mult(eq.state, eq.state.duplicate())
+    eq.inverse.multTranspose(eq.state, eq.state.duplicate())
+    assert eq.report.linear.setups == setups == 1
+
+
+def test_options_on_the_command_line_come_first():
+    PETSc.Options()["first_ksp_type"] = "bcgs"
+    solver = mfdeq.petsc.KSP(prefix="first_", options={"ksp_type": "cg"})
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
+    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    assert "bcgs" in eq.report.solver
+
+
+def test_a_factorization_solves_blocks():
+    options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
+    solver = mfdeq.petsc.KSP(prefix="direct_", options=options)
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
+    B = RNG.standard_normal((N, 3))
+    close(block_of(eq.inverse.matMult(block(B))), whole().inverse @ B)
+    close(block_of(eq.inverse.transposeMatMult(block(B))), whole().inverse.H @ B)
+
+
+@pytest.mark.parametrize("method", ["newton", "snes"])
+def test_forward_methods(method):
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), method=method)
+    close(gathered(eq.state), whole().state)
+    again = mfdeq.petsc.equilibrium_at(Cubic(), vec_of(THETA), eq.state)
+    assert again.report.converged
+
+
+class Map(mfdeq.FixedPointModel):
+    """h = 0.2 tanh(V theta + h): a map, its Jacobian a Mat."""
+
+    state_size, param_size = N, P
+
+    def __init__(self):
+        self.V = mat_of(V)
+
+    def _inner(self, h, theta):
+        inner = h.duplicate()
+        self.V.multAdd(theta, h, inner)
+        return inner
+
+    def map(self, h, theta):
+        out = self._inner(h, theta)
+        out.array = 0.2 * np.tanh(out.array_r)
+        return out
+
+    def linearize(self, h, theta):
+        slope = self._inner(h, theta)
+        slope.array = 0.2 / np.cosh(slope.array_r) ** 2
+        d_state, d_params = mat_of(np.eye(N)), self.V.copy()
+        d_state.diagonalScale(L=slope)
+        d_params.diagonalScale(L=slope)
+        return mfdeq.Linearization(d_state, d_params)
+
+
+class TwinMap(mfdeq.FixedPointModel):
+    state_size, param_size = N, P
+
+    def map(self, h, theta):
+        return 0.2 * np.tanh(V @ theta + h)
+
+    def linearize(self, h, theta):
+        slope = 0.2 / np.cosh(V @ theta + h) ** 2
+        return mfdeq.Linearization(np.diag(slope), slope[:, None] * V.toarray())
+
+
+@pytest.mark.parametrize("method", ["newton", "anderson", "picard", "snes"])
+def test_maps(method):
+    eq, ref = mfdeq.petsc.solve(Map(), vec_of(THETA), method=method), mfdeq.solve(TwinMap(), THETA)
+    close(gathered(eq.state), ref.state)
+    v = RNG.standard_normal(P)
+    found = eq.state.duplicate()
+    eq.sensitivity.mult(vec_of(v), found)
+    close(gathered(found), ref.sensitivity @ v)
+
+
+class Shells(Cubic):
+    """The same, its Jacobians known by their products only."""
+
+    def linearize(self, h, theta):
+        given = super().linearize(h, theta)
+
+        class Of:
+            def __init__(self, mat):
+                self.mat = mat
+
+            def mult(self, _, x, y):
+                self.mat.mult(x, y)
+
+            def multTranspose(self, _, x, y):
+                self.mat.multTranspose(x, y)
+
+        def shell(mat):
+            found = PETSc.Mat().createPython(mat.getSizes(), Of(mat), comm=COMM)
+            found.setUp()
+            return found
+
+        return mfdeq.Linearization(
+            shell(given.d_state), shell(given.d_params), given.curvature, given.second
+        )
+
+
+@pytest.mark.parametrize("method", ["newton", "snes"])
+def test_shell_mats(method):
+    solver = mfdeq.petsc.KSP(prefix="shell_", options={"pc_type": "none", "ksp_max_it": 500})
+    eq = mfdeq.petsc.solve(Shells(), vec_of(THETA), method=method, solver=solver)
+    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    H = eq.hessian(LOSS)
+    v = RNG.standard_normal(P)
+    found = vec_of(v)
+    H.mult(vec_of(v), found)
+    close(gathered(found), whole().hessian(LOSS) @ v)
+
+
+def test_losses_of_vecs_and_mats():
+    scaled = 3.0 * (
+        mfdeq.Loss(
+            lambda h, theta: 0.5 * h.dot(h) + theta.sum(),
+            d_state=lambda h, theta: h,
+            d_params=lambda h, theta: theta * 0.0 + 1.0,
+            curvature=lambda h, theta: mfdeq.Curvature(state_state=mat_of(np.eye(N))),
+        )
+        + mfdeq.LeastSquares(mat_of(np.eye(N)[OBSERVED]), vec_of(DATA))
+        + mfdeq.QuadraticPrior(mat_of(np.eye(P)), vec_of(THETA * 0.5))
+    )
+    ref = 3.0 * (
+        mfdeq.Loss(
+            lambda h, theta: 0.5 * (h @ h) + theta.sum(),
+            d_state=lambda h, theta: h,
+            d_params=lambda h, theta: theta * 0.0 + 1.0,
+            curvature=lambda h, theta: mfdeq.Curvature(state_state=np.eye(N)),
+        )
+        + mfdeq.LeastSquares(OBSERVED, DATA)
+        + mfdeq.QuadraticPrior(1.0, THETA * 0.5)
+    )
+    close(gathered(spread().gradient(scaled)), whole().gradient(ref))
+    v = RNG.standard_normal(P)
+    found = vec_of(v)
+    spread().hessian(scaled).mult(vec_of(v), found)
+    close(gathered(found), whole().hessian(ref) @ v)
+
+
+def test_minimize_and_its_checks():
+    found = mfdeq.minimize(mfdeq.ReducedFunctional(Cubic(), LOSS), vec_of(THETA), gtol=1e-9)
+    expected = mfdeq.minimize(mfdeq.ReducedFunctional(Twin(), LOSS), THETA, gtol=1e-9)
+    close(found.params.gathered(), expected.params, 1e-8)
+    assert found.value == pytest.approx(expected.value, rel=1e-10)
+
+
+def test_verify_finds_a_wrong_term():
+    class Wrong(Cubic):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+            given.d_params.scale(1.001)
+            return given
+
+    assert mfdeq.verify(Wrong(), vec_of(THETA)).verdict == "FAIL"
+
+
+def test_local_sizes_are_those_of_the_model():
+    rank, size = COMM.getRank(), COMM.getSize()
+    own = N if rank == 0 and size > 1 else (N if size == 1 else 0)
+
+    class First(mfdeq.ResidualModel):
+        state_size, param_size = (own, N), 3
+
+        def residual(self, h, theta):
+            assert h.getLocalSize() == own
+            return h - 1.0
+
+        def linearize(self, h, theta):
+            A = PETSc.Mat().createAIJ(((own, N), (own, N)), comm=alone)
+            A.setUp()
+            A.assemble()
+            A.shift(1.0)
+            B = PETSc.Mat().createAIJ(((own, N), theta.getSizes()), comm=alone)
+            B.setUp()
+            B.assemble()
+            return mfdeq.Linearization(A, B)
+
+    alone = PETSc.Comm(COMM.tompi4py().Dup())  # where sizes are spread in another way
+    eq = mfdeq.petsc.solve(First(), PETSc.Vec().createMPI(3, comm=alone))
+    assert eq.state.getLocalSize() == own
+    assert eq.state.sum() == pytest.approx(N)
+
+
+def test_dense_blocks_of_arrays():
+    ranks = spread().of.backend.device
+    X = spread().of.backend.from_host(RNG.standard_normal((N, 2)))
+    assert dense_mat(X).getSize() == (N, 2)
+    close(X.gathered().T @ X.gathered(), X.T @ X)
+    assert ranks.rows(N).total == L.shape[0] == W.shape[0]
