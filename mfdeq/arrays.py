@@ -161,6 +161,11 @@ class Backend:
         """
         return self.xp.spread(size, self.device) if hasattr(self.xp, "spread") else size
 
+    def spread_stacked(self, *sizes: int) -> None:
+        """The same for vectors stacked of vectors of these sizes."""
+        if hasattr(self.xp, "spread_stacked"):
+            self.xp.spread_stacked(sizes, self.device)
+
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)

@@ -46,6 +46,7 @@ class Problem:
         self.backend = Backend.of(*given.values(), name=" and ".join(given))
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
+        self.backend.spread_stacked(self.param_size, self.state_size)
         # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0

@@ -4,11 +4,12 @@ The formulas are those of `mfdeq`: its arrays are distributed ones here, whose s
 ranks, and its operators hold the user's Mats.
 """
 
-from .agreement import end_all_on_an_error
+from .ending import clean_up_at_the_end, end_all_on_an_error
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
 from .solving import equilibrium_at, solve
 
 end_all_on_an_error()
+clean_up_at_the_end()
 
 __all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "solve"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..arrays import host
 from ..errors import ModelError
+from .ending import end
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -70,32 +69,3 @@ def _anywhere(ranks: Ranks, failure: Exception | None) -> bool:
             end(failure, f"the others have not come back in {PATIENCE:g} s")
         time.sleep(1e-3)
     return True
-
-
-def end(failure: BaseException, why: str = "") -> None:
-    """Say what was raised here, and end all ranks."""
-    from mpi4py import MPI
-
-    rank = MPI.COMM_WORLD.Get_rank()
-    words = "".join(traceback.format_exception(failure))
-    print(f"{words}mfdeq: rank {rank} ends all ranks{': ' if why else ''}{why}", file=sys.stderr)
-    sys.stderr.flush()
-    MPI.COMM_WORLD.Abort(1)
-
-
-def end_all_on_an_error() -> None:
-    """Have an error that nothing catches end all ranks, of a program that runs on several.
-
-    As ``python -m mpi4py`` has it: the others would wait for that rank for ever.
-    """
-    from mpi4py import MPI
-
-    before = sys.excepthook
-    if MPI.COMM_WORLD.Get_size() == 1 or getattr(before, "ends_all", False):
-        return
-
-    def hook(kind: Any, error: Any, trace: Any) -> None:
-        end(error)
-
-    hook.ends_all = True  # type: ignore[attr-defined]
-    sys.excepthook = hook

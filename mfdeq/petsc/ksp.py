@@ -11,7 +11,8 @@ from ..errors import ArgumentError
 from ..linear.factor import Factor
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
-from .mats import dense_mat
+from .ending import SOLVERS
+from .mats import apply, dense_mat
 from .objects import as_mat
 from .ranks import Ranks
 
@@ -57,7 +58,9 @@ class KSPFactor(Factor):
             raise ArgumentError("mfdeq.petsc.KSP solves with PETSc's matrices")
         self.solver = solver
         with counts.timed():
+            PETSc.garbage_cleanup(A.backend.device.comm)  # of factors and matrices before this one
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
+            SOLVERS[id(ksp)] = ksp
             ksp.setOptionsPrefix(solver.prefix)
             given = set_options(solver.prefix, solver.options)
             if not given.hasName("ksp_type"):
@@ -80,7 +83,7 @@ class KSPFactor(Factor):
         ksp = self.ksp
         ksp.setTolerances(rtol=rtol, atol=0.0)
         x = b.like(host.zeros_like(b.local))
-        (ksp.solveTranspose if adjoint else ksp.solve)(b.vec(), x.vec())
+        apply(ksp.solveTranspose if adjoint else ksp.solve, b, x)
         self._note()
         return x
 
@@ -88,7 +91,10 @@ class KSPFactor(Factor):
         given, found = dense_mat(b), dense_mat(b.like(host.zeros_like(b.local)))
         self.ksp.getPC().getFactorMatrix().matSolve(given, found)
         self.counts.iterations += 1
-        return b.like(host.array(found.getDenseArray(), order="C"))
+        x = b.like(host.array(found.getDenseArray(), order="C"))
+        given.destroy()
+        found.destroy()
+        return x
 
     def _note(self) -> None:
         reason = self.ksp.getConvergedReason()
@@ -101,7 +107,7 @@ class KSPFactor(Factor):
         if r.ndim == 2:
             return columnwise(lambda c: self._approximate(c, adjoint), r, self.backend, r.shape[0])
         pc, x = self.ksp.getPC(), r.like(host.zeros_like(r.local))
-        (pc.applyTranspose if adjoint else pc.apply)(r.vec(), x.vec())
+        apply(pc.applyTranspose if adjoint else pc.apply, r, x)
         return x
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..arrays import Array, Backend, host
 from ..operators import Operator, columnwise
 from .arrays import Distributed
+from .ending import MATS
 from .ranks import Rows
 
 ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries
@@ -27,6 +28,8 @@ class FromMat(Operator):
     def __init__(self, backend: Backend, mat: Any) -> None:
         super().__init__(backend, tuple(mat.getSize()))
         self.mat = mat
+        if mat.getType() == "python":
+            MATS[id(mat)] = mat
         self.assembled = mat.getType().endswith(ASSEMBLED)
         ranks = backend.device
         self._rows = ranks.add(rows_of(mat.getOwnershipRanges()))
@@ -49,7 +52,7 @@ class FromMat(Operator):
     def _vector(self, product: Callable, x: Array, rows: Rows) -> Array:
         ranks = self.backend.device
         out = Distributed(host.empty(rows.count(ranks.rank), x.dtype), ranks, rows)
-        product(x.vec(), out.vec())
+        apply(product, x, out)
         return out
 
     def _block(self, product: Callable, x: Array, rows: Rows) -> Array:
@@ -113,6 +116,19 @@ class FromMat(Operator):
 def rows_of(ranges: Any) -> Rows:
     """Rows as PETSc tells them."""
     return Rows(tuple(int(start) for start in ranges))
+
+
+def apply(product: Callable, x: Array, out: Array) -> None:
+    """Call what takes two Vecs with those of two arrays.
+
+    They are destroyed at once: what Python drops, PETSc keeps until all ranks clean up together.
+    """
+    given, into = x.vec(), out.vec()
+    try:
+        product(given, into)
+    finally:
+        given.destroy()
+        into.destroy()
 
 
 def dense_mat(x: Array) -> Any:

@@ -14,7 +14,7 @@ from ..arrays import host
 from ..errors import ArgumentError
 from .agreement import together
 from .arrays import Distributed, Transposed, held_by_all, on_rows
-from .ranks import Ranks
+from .ranks import Ranks, Rows
 
 # Those of Backend.sparse, sparse_linalg, dense_linalg and kernels.
 COMPANIONS = {
@@ -134,6 +134,11 @@ def spread(size: Any, device: Ranks) -> Any:
     if isinstance(total, int) and total > 0:
         device.settle(total, own)
     return total
+
+
+def spread_stacked(sizes: tuple[int, ...], device: Ranks) -> None:
+    """Each rank has its entries of one after the other."""
+    device.add(Rows.stacked(tuple(device.settle(size) for size in sizes)))
 
 
 def default_solver() -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..operators import Operator
 from .arrays import Distributed
+from .ending import MATS
 from .mats import Context, FromMat, dense_mat
 
 
@@ -53,6 +54,7 @@ def shell(context: Context) -> Any:
     mat = _mat_class()()
     mat.createPython(sizes, context, comm=ranks.comm)
     mat.setUp()
+    MATS[id(mat)] = mat
     return mat
 
 

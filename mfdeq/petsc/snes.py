@@ -9,6 +9,7 @@ from ..errors import ConvergenceError
 from ..linearized import Problem
 from ..operators import Operator
 from .arrays import Distributed
+from .ending import SOLVERS
 from .ksp import in_words, set_options
 from .mats import Context, FromMat
 from .objects import shell
@@ -48,6 +49,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
         jacobian.become(problem.linearize(Distributed.of_vec(x)).A)
 
     solver = PETSc.SNES().create(comm=ranks.comm)
+    SOLVERS[id(solver)] = solver
     solver.setOptionsPrefix(prefix)
     set_options(prefix, options)
     x = start.like(start.local.copy()).vec()
