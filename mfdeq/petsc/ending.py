@@ -7,6 +7,7 @@ import gc
 import sys
 import traceback
 import weakref
+from importlib.util import find_spec
 from typing import Any
 
 # What may call Python, in the order in which it has to go: solvers hold Mats. By their ids, for
@@ -37,7 +38,8 @@ def clean_up_at_the_end() -> None:
         gc.collect()
         PETSc.garbage_cleanup()
 
-    atexit.register(clean_up)
+    if find_spec("petsc4py") is not None:
+        atexit.register(clean_up)
 
 
 def end_all_on_an_error() -> None:
@@ -45,6 +47,8 @@ def end_all_on_an_error() -> None:
 
     As ``python -m mpi4py`` has it: the others would wait for that rank for ever.
     """
+    if find_spec("mpi4py") is None:
+        return
     from mpi4py import MPI
 
     before = sys.excepthook

@@ -1,0 +1,100 @@
+"""Programs that fail on one rank, in the way that their argument names; run under mpiexec."""
+
+import os
+import signal
+import sys
+
+from petsc4py import PETSc
+from problems import COMM, THETA, Cubic, N, vec_of
+
+import mfdeq
+import mfdeq.petsc
+from mfdeq.petsc import agreement
+
+agreement.PATIENCE = 2.0
+LAST = COMM.getRank() == COMM.getSize() - 1
+
+
+class Raising(Cubic):
+    """Its last rank raises when all messages of the function have come."""
+
+    def residual(self, h, theta):
+        r = super().residual(h, theta)
+        if LAST:
+            raise ValueError("no water left")
+        return r
+
+
+class Stuck(Cubic):
+    """Its last rank raises before a sum that the others wait in."""
+
+    def residual(self, h, theta):
+        if LAST:
+            raise ValueError("no water left")
+        h.norm()
+        return super().residual(h, theta)
+
+
+class Dying(Cubic):
+    def residual(self, h, theta):
+        if LAST:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().residual(h, theta)
+
+
+class Disagreeing(Cubic):
+    state_size = N + LAST
+
+
+class NotFinite(Cubic):
+    def residual(self, h, theta):
+        r = super().residual(h, theta)
+        if LAST:
+            r.array[0] = float("nan")
+        return r
+
+
+def told(function):
+    try:
+        function()
+    except (mfdeq.MfdeqError, ValueError) as error:
+        print(f"rank {COMM.getRank()}: {type(error).__name__}: {error}", flush=True)
+    else:
+        print(f"rank {COMM.getRank()}: nothing was raised", flush=True)
+
+
+def solve(model, h0=None, **options):
+    return lambda: mfdeq.petsc.solve(model, vec_of(THETA), h0, **options)
+
+
+def between():
+    if LAST:
+        raise RuntimeError("a script of one's own")
+    solve(Cubic())()
+
+
+def alone():
+    h0 = PETSc.Vec().createSeq(N)
+    told(solve(Cubic(), h0))
+
+
+MODES = {
+    "raising": lambda: told(solve(Raising())),
+    "uncaught": solve(Raising()),
+    "stuck": solve(Stuck()),
+    "dying": solve(Dying()),
+    "disagreeing": lambda: told(solve(Disagreeing())),
+    "not finite": lambda: told(solve(NotFinite())),
+    "between": between,
+    "communicators": alone,
+    "not converged": lambda: told(
+        solve(
+            Cubic(),
+            method="newton",
+            solver=mfdeq.petsc.KSP(prefix="short_", options={"ksp_max_it": 1, "pc_type": "none"}),
+        )
+    ),
+}
+
+if __name__ == "__main__":
+    MODES[sys.argv[1]]()
