@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -153,6 +153,10 @@ class Backend:
     def kernels(self) -> ModuleType:
         """The inner loops: `mfdeq.kernels`, or those of `mfdeq.cuda`."""
         return self._companion("kernels")
+
+    def once(self, function: Callable[[], Any]) -> Any:
+        """What a function returns or raises, which on several ranks the first calls for all."""
+        return self.xp.once(function, self.device) if hasattr(self.xp, "once") else function()
 
     def spread(self, size: Any) -> Any:
         """The number of entries of a model's vectors, of which ranks have agreed who holds which.
@@ -371,6 +375,8 @@ def array_on_host(x: Array) -> Any:
     """An array as numpy's: an explicit transfer where it is another library's."""
     if hasattr(x, "get"):
         return x.get()
+    if hasattr(x, "gathered"):  # from all ranks
+        return x.gathered()
     # numpy's sums of a vector are scalars, not arrays.
     return host.asarray(x) if isinstance(x, host.ndarray | host.generic) else host.from_dlpack(x)
 

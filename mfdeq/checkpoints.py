@@ -15,7 +15,7 @@ from typing import Any
 
 from . import __version__
 from .arguments import count
-from .arrays import Array, array_on_host, host, is_dense
+from .arrays import Array, Backend, array_on_host, host, is_dense
 from .errors import ArgumentError, CheckpointError, CheckpointWarning, warn
 from .files import replacing, try_to_write
 
@@ -37,6 +37,8 @@ class Checkpoint:
         What sort of run.
     of : dict
         What must be the same for it to be the same run, as plain values.
+    backend : Backend
+        Of the run's arrays. Of distributed ones, the first rank reads and writes for all.
 
     Attributes
     ----------
@@ -49,19 +51,25 @@ class Checkpoint:
         Where the file is none of this run, or none can be written there.
     """
 
-    def __init__(self, path: Any, every: int, kind: str, of: dict[str, Any]) -> None:
-        self.path, self.every, self.kind = _path(path), every, kind
+    def __init__(
+        self, path: Any, every: int, kind: str, of: dict[str, Any], backend: Backend
+    ) -> None:
+        self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
         self.saved: dict[str, Any] | None = None
         self._last = 0
+        self.saved = backend.once(self._begin)
+
+    def _begin(self) -> dict[str, Any] | None:
         if os.path.lexists(self.path):
-            found, self.saved = read(self.path, kind)
+            found, saved = read(self.path, self.kind)
             self._check(found)
-        else:
-            try:
-                try_to_write(self.path)
-            except OSError as error:
-                raise unwritten(self.path, error) from error
+            return saved
+        try:
+            try_to_write(self.path)
+        except OSError as error:
+            raise unwritten(self.path, error) from error
+        return None
 
     def _check(self, found: dict[str, Any]) -> None:
         differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
@@ -80,8 +88,10 @@ class Checkpoint:
     def write(self, done: int, state: dict[str, Any]) -> None:
         """Write what there is after so many steps; where the disk refuses, warn and go on."""
         self._last = done
+        arrays: dict[str, Any] = {}
+        packed = _packed(state, "state", arrays)
         try:
-            write(self.path, self.kind, self.of, state)
+            self.backend.once(lambda: put(self.path, self.kind, self.of, packed, arrays))
         except CheckpointError as error:
             warn(
                 f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
@@ -89,22 +99,23 @@ class Checkpoint:
             )
 
 
-def opened(path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]]) -> Checkpoint | None:
+def opened(
+    path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]], backend: Backend
+) -> Checkpoint | None:
     """The checkpoint that a caller names, or None."""
     every = count(every, "checkpoint_every")
-    return None if path is None else Checkpoint(path, every, kind, of())
+    return None if path is None else Checkpoint(path, every, kind, of(), backend)
 
 
 def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
     """Put a state of dicts, lists, plain values and arrays in the place of what is there."""
     arrays: dict[str, Any] = {}
-    head = {
-        "format": FORMAT,
-        "version": __version__,
-        "kind": kind,
-        "of": of,
-        "state": _packed(state, "state", arrays),
-    }
+    put(path, kind, of, _packed(state, "state", arrays), arrays)
+
+
+def put(path: Any, kind: str, of: dict[str, Any], packed: Any, arrays: dict[str, Any]) -> None:
+    """Write a state whose arrays have names."""
+    head = {"format": FORMAT, "version": __version__, "kind": kind, "of": of, "state": packed}
     arrays[HEAD] = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
     path = _path(path)
     try:

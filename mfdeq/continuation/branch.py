@@ -215,6 +215,7 @@ def follow(
             "step and longest": [first, most],
             "eigenvalues": int(eigenvalues),
         },
+        curve.backend,
     )
     walk = _Walk(curve, file)
     if file is not None and file.saved is not None:

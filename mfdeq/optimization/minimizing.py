@@ -197,6 +197,7 @@ def minimize(
             "preconditioner": type(preconditioner).__name__,
             "radius": None if radius is None else float(radius),
         },
+        backend,
     )
     run = Run(functional, Objective(functional, method), file)
     if file is not None and file.saved is not None:

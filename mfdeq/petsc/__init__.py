@@ -5,6 +5,7 @@ ranks, and its operators hold the user's Mats.
 """
 
 from .ending import clean_up_at_the_end, end_all_on_an_error
+from .files import load, save
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
 from .solving import equilibrium_at, solve
@@ -12,4 +13,4 @@ from .solving import equilibrium_at, solve
 end_all_on_an_error()
 clean_up_at_the_end()
 
-__all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "solve"]
+__all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "load", "save", "solve"]

@@ -128,6 +128,11 @@ def _own_rows(x: Any, device: Ranks, rows: Any) -> Any:
     )
 
 
+def once(function: Callable[[], Any], device: Ranks) -> Any:
+    """What a function returns or raises on the first rank, on all."""
+    return device.once(function)
+
+
 def spread(size: Any, device: Ranks) -> Any:
     """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
     own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -135,6 +136,20 @@ class Ranks:
         found = host.empty_like(host.asarray(x))
         self.mpi.Allreduce(host.ascontiguousarray(x), found, getattr(MPI, how))
         return found[()]
+
+    def once(self, function: Callable[[], Any]) -> Any:
+        """What a function returns or raises on the first rank, on all."""
+        found = failure = None
+        if self.rank == 0:
+            try:
+                found = function()
+            except Exception as error:
+                failure = error
+        if self.size > 1:
+            found, failure = self.mpi.bcast((found, failure))
+        if failure is not None:
+            raise failure
+        return found
 
     def gathered(self, local: Any, rows: Rows) -> Any:
         """The whole array on every rank."""

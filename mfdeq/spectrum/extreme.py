@@ -186,6 +186,7 @@ def eigsh(
             "resume": None if resume is None else digest(resume.values),
             "relaxed": bool(relaxed),
         },
+        backend,
     )
     products = Products(hessian, progress, metric)
     kept = Kept(file, products)
