@@ -31,15 +31,15 @@ def clean_up_at_the_end() -> None:
     """Have PETSc drop what calls Python while there still is a Python to be called."""
 
     def clean_up() -> None:
-        from petsc4py import PETSc
-
+        PETSc = sys.modules.get("petsc4py.PETSc")
+        if PETSc is None:  # which nothing has needed
+            return
         for made in (*SOLVERS.values(), *MATS.values()):
             made.destroy()
         gc.collect()
         PETSc.garbage_cleanup()
 
-    if find_spec("petsc4py") is not None:
-        atexit.register(clean_up)
+    atexit.register(clean_up)
 
 
 def end_all_on_an_error() -> None:

@@ -41,6 +41,11 @@ def solve(
     ------
     MfdeqError
         As `mfdeq.solve`, on all ranks.
+
+    Notes
+    -----
+    Options on the command line are read where ``petsc4py.init(sys.argv)`` was called before
+    ``from petsc4py import PETSc``.
     """
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
