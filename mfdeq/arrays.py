@@ -165,11 +165,6 @@ class Backend:
         """
         return self.xp.spread(size, self.device) if hasattr(self.xp, "spread") else size
 
-    def spread_stacked(self, *sizes: int) -> None:
-        """The same for vectors stacked of vectors of these sizes."""
-        if hasattr(self.xp, "spread_stacked"):
-            self.xp.spread_stacked(sizes, self.device)
-
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
@@ -189,11 +184,16 @@ class Backend:
 
     def random(self, *shape: int, seed: int = 0) -> Array:
         """Standard normal numbers, the same on every library for one seed."""
-        return self.from_host(host.random.default_rng(seed).standard_normal(shape))
+        numbers = host.random.default_rng(seed).standard_normal(shape)
+        return self.from_host(numbers, shape[0] if shape else None)
 
-    def from_host(self, x: Any) -> Array:
-        """A host (numpy) array in this namespace, dtype and device: an explicit transfer."""
-        return self.xp.asarray(x, dtype=self.dtype, device=self.device)
+    def from_host(self, x: Any, rows: int | None = None) -> Array:
+        """A host (numpy) array in this namespace, dtype and device: an explicit transfer.
+
+        `rows` is its number of rows where that says more than a number, of distributed arrays.
+        """
+        known = {"rows": rows} if hasattr(self.xp, "HOST") else {}
+        return self.xp.asarray(x, dtype=self.dtype, device=self.device, **known)
 
     def copied(self, x: Any) -> Array:
         """An array of another library (JAX's, say), on the same device, as one of this library."""

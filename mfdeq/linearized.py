@@ -46,7 +46,6 @@ class Problem:
         self.backend = Backend.of(*given.values(), name=" and ".join(given))
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
-        self.backend.spread_stacked(self.param_size, self.state_size)
         # Copies: a caller (or an optimizer) that changes its array in place changes nothing here.
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
@@ -59,7 +58,7 @@ class Problem:
                 f"{self.name}.{name} is {size!r}; a positive integer was expected: set it on the "
                 "class or in __init__"
             )
-        return operator.index(size)
+        return size if isinstance(size, int) else operator.index(size)
 
     def start(self, h0: Array | None = None) -> Array:
         """`h0` checked, or the model's default start."""

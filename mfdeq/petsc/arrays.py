@@ -67,7 +67,7 @@ class Distributed:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole."""
-        return (self.rows.total, *self.local.shape[1:])
+        return (self.rows.total, *self.local.shape[1:])  # a Size, which knows its parts
 
     @property
     def ndim(self) -> int:
@@ -243,7 +243,7 @@ def on_rows(x: Any, like: Distributed) -> Any:
     """What goes with the numbers of a rank: its own of a distributed array, all of another."""
     if not isinstance(x, Distributed):
         return x
-    if x.rows.starts != like.rows.starts:
+    if x.rows != like.rows:
         raise ArgumentError(f"{x!r} and {like!r} are spread over the ranks differently")
     return x.local
 

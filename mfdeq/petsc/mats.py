@@ -26,14 +26,14 @@ class FromMat(Operator):
     """
 
     def __init__(self, backend: Backend, mat: Any) -> None:
-        super().__init__(backend, tuple(mat.getSize()))
+        ranks = backend.device
+        self._rows = ranks.add(rows_of(mat.getOwnershipRanges()))
+        self._columns = ranks.add(rows_of(mat.getOwnershipRangesColumn()))
+        super().__init__(backend, (self._rows.total, self._columns.total))
         self.mat = mat
         if mat.getType() == "python":
             MATS[id(mat)] = mat
         self.assembled = mat.getType().endswith(ASSEMBLED)
-        ranks = backend.device
-        self._rows = ranks.add(rows_of(mat.getOwnershipRanges()))
-        self._columns = ranks.add(rows_of(mat.getOwnershipRangesColumn()))
 
     def _apply(self, x: Array) -> Array:
         if x.ndim == 2:
@@ -157,11 +157,17 @@ class Context:
 
     def mult(self, mat: Any, x: Any, y: Any) -> None:
         """y = A x."""
-        y.setArray(self.operator._apply(Distributed.of_vec(x)).local)
+        y.setArray(self.operator._apply(self._array(x.getArray(readonly=True), 1)).local)
 
     def multTranspose(self, mat: Any, x: Any, y: Any) -> None:
         """y = A' x."""
-        y.setArray(self.operator._apply_adjoint(Distributed.of_vec(x)).local)
+        y.setArray(self.operator._apply_adjoint(self._array(x.getArray(readonly=True), 0)).local)
+
+    def _array(self, local: Any, side: int) -> Distributed:
+        """A copy of what a rank has of an array that goes with the rows (0) or columns."""
+        ranks = self.operator.backend.device
+        rows = ranks.rows(self.operator.shape[side])
+        return Distributed(host.array(local, order="C"), ranks, rows)
 
     def productSetFromOptions(self, mat: Any, kind: str, A: Any, B: Any, C: Any) -> bool:
         """Whether products of this kind can be had: A B and A' B, of dense B."""
@@ -179,8 +185,10 @@ class Context:
 
     def productNumeric(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
         """The block product is the product."""
-        ranks = self.operator.backend.device
-        given = Distributed(B.getDenseArray(readonly=True), ranks, ranks.rows(B.getSize()[0]))
-        apply = self.operator._apply if kind == "AB" else self.operator._apply_adjoint
-        product.getDenseArray()[...] = apply(given).local
+        local, product_of = B.getDenseArray(readonly=True), self.operator
+        if kind == "AB":
+            found = product_of._apply(self._array(local, 1))
+        else:
+            found = product_of._apply_adjoint(self._array(local, 0))
+        product.getDenseArray()[...] = found.local
         product.assemble()

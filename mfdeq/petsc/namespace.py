@@ -102,7 +102,12 @@ def eye(rows: int, columns: int, dtype: Any = None, device: Ranks | None = None)
 
 
 def asarray(
-    x: Any, dtype: Any = None, device: Ranks | None = None, copy: Any = None, order: Any = None
+    x: Any,
+    dtype: Any = None,
+    device: Ranks | None = None,
+    copy: Any = None,
+    order: Any = None,
+    rows: int | None = None,
 ) -> Any:
     """A Vec or a distributed array; the rows of a numpy array that every rank has."""
     if hasattr(x, "getOwnershipRanges"):
@@ -111,15 +116,16 @@ def asarray(
         raise ArgumentError("the transpose of a distributed array; an array was expected")
     if not isinstance(x, Distributed):
         x = host.asarray(x)
-        if device is None or x.ndim == 0 or (rows := device.rows(x.shape[0])) is None:
+        many = None if x.ndim == 0 else x.shape[0] if rows is None else rows
+        if many is None or device is None or (spread := device.rows(many)) is None:
             return host.array(x, dtype=dtype) if copy else host.asarray(x, dtype=dtype)
-        return Distributed(_own_rows(x, device, rows).astype(dtype or x.dtype), device, rows)
+        return Distributed(_own_rows(x, device, spread).astype(dtype or x.dtype), device, spread)
     if not copy and dtype in (None, x.dtype):
         return x
     return x.like(host.array(x.local, dtype=dtype))
 
 
-def _own_rows(x: Any, device: Ranks, rows: Any) -> Any:
+def _own_rows(x: Any, device: Any, rows: Rows) -> Any:
     if not rows.parts:
         return x[rows.of(device.rank)].copy()
     starts = host.cumsum([0, *(part.total for part in rows.parts)])
@@ -136,14 +142,9 @@ def once(function: Callable[[], Any], device: Ranks) -> Any:
 def spread(size: Any, device: Ranks) -> Any:
     """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
     own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
-    if isinstance(total, int) and total > 0:
-        device.settle(total, own)
-    return total
-
-
-def spread_stacked(sizes: tuple[int, ...], device: Ranks) -> None:
-    """Each rank has its entries of one after the other."""
-    device.add(Rows.stacked(tuple(device.settle(size) for size in sizes)))
+    if not isinstance(total, int) or total < 1:
+        return total
+    return device.settle(total, own).total
 
 
 def default_solver() -> Any:
@@ -168,7 +169,7 @@ def concat(arrays: Any, axis: int = 0) -> Any:
         return first.like(host.concatenate([on_rows(x, first) for x in arrays], axis=1))
     if len(arrays) == 1:
         return first
-    rows = first.device.add(type(first.rows).stacked(tuple(x.rows for x in arrays)))
+    rows = Rows.stacked(tuple(x.rows for x in arrays))
     return Distributed(host.concatenate([x.local for x in arrays]), first.device, rows)
 
 

@@ -10,6 +10,24 @@ from ..arrays import host
 from ..errors import ArgumentError
 
 
+class Size(int):
+    """A number of rows that knows which it is the sum of, where arrays were stacked."""
+
+    parts: tuple[Size, ...]
+
+    def __new__(cls, total: int, parts: tuple[Size, ...] = ()) -> Size:
+        """A number, with those that it is the sum of."""
+        found = super().__new__(cls, total)
+        found.parts = parts
+        return found
+
+    def __add__(self, other: Any) -> Any:
+        total = int(self) + other
+        if not isinstance(other, Size):
+            return total
+        return Size(total, (self.parts or (self,)) + (other.parts or (other,)))
+
+
 @dataclass(frozen=True)
 class Rows:
     """How the rows of an array are spread over the ranks.
@@ -26,9 +44,9 @@ class Rows:
     parts: tuple[Rows, ...] = ()
 
     @property
-    def total(self) -> int:
+    def total(self) -> Size:
         """Rows of all ranks."""
-        return self.starts[-1]
+        return Size(self.starts[-1], tuple(part.total for part in self.parts))
 
     def of(self, rank: int) -> slice:
         """Those of a rank."""
@@ -85,7 +103,9 @@ class Ranks:
 
     def rows(self, total: int) -> Rows | None:
         """Of arrays of so many rows; None where those are held by every rank."""
-        return self._rows.get(total)
+        if not (parts := getattr(total, "parts", ())):
+            return self._rows.get(total)
+        return Rows.stacked(tuple(self._rows[part] for part in parts))
 
     def add(self, rows: Rows) -> Rows:
         """Arrays of that number of rows are spread like that from now on."""
@@ -97,7 +117,7 @@ class Ranks:
                 "one size the same layout, or this problem a communicator of its own "
                 "(PETSc.Comm(comm.tompi4py().Dup()))"
             )
-        return known if known.parts or not rows.parts else self._stacked(rows)
+        return known
 
     def settle(self, total: int, own: int | None = None) -> Rows:
         """Spread arrays of so many rows as they are, or as PETSc would, or as every rank says."""
@@ -114,10 +134,6 @@ class Ranks:
         if host.sum(counts) != total:
             raise ArgumentError(f"the ranks hold {counts} of {total} rows, which do not add up")
         return self.add(Rows((0, *(int(start) for start in host.cumsum(counts)))))
-
-    def _stacked(self, rows: Rows) -> Rows:
-        self._rows[rows.total] = rows
-        return rows
 
     def sum(self, x: Any) -> Any:
         """Of what every rank has: a number or a host array of one shape."""

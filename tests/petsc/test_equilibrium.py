@@ -90,7 +90,8 @@ def test_stacked_directions():
     u = T.createVecs()[1]
     T.mult(vec_of(x), u)
     # dtheta and dh, one after the other, on every rank.
-    stacked = mfdeq.petsc.arrays.Distributed.of_vec(u).device.rows(P + N)
+    stacked = spread().of.backend.device.rows(spread().of.tangent.shape[0])
+    assert [part.total for part in stacked.parts] == [P, N]
     found = spread().of.backend.device.gathered(u.getArray().copy(), stacked)
     expected = whole().tangent @ x
     close(found, expected)
