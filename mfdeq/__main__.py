@@ -112,15 +112,14 @@ def _kept(directory: Path) -> Path:
 
 def _run(options: argparse.Namespace, file: Path) -> int:
     from .studies.computing import Computation
-    from .studies.experiment import keep, read
-    from .studies.study import Study
+    from .studies.experiment import read
+    from .studies.keeping import ExperimentStudy
 
     experiment = read(file)
     workers = options.workers
     if workers is None:
         workers = experiment.settings.get("workers")
-    study = Study(experiment.directory)
-    keep(experiment, study.status().done > 0)
+    study = ExperimentStudy(experiment)
     try:
         records = study.map(
             Computation(experiment.fixed),

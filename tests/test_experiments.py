@@ -6,6 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from test_command_line import MODELS
 
 import mfdeq
 from mfdeq.__main__ import main
-from mfdeq.studies import experiment
+from mfdeq.studies import experiment, keeping
 from mfdeq.studies.lines import line_of
 
 MORE = """
@@ -163,10 +164,62 @@ def test_more_cases_of_the_same(capsys):
     assert "6 cases done" in capsys.readouterr().out
     for old, new, words in (
         ("rtol = 1e-12", "rtol = 1e-11", ["line 16", "solve.rtol", "1e-12", "1e-11 came"]),
-        ("size = 2", "", ["model.size", "None came", "another directory"]),
+        ("size = 2", "", ["model.size", "nothing came", "another directory"]),
     ):
         with refused(mfdeq.ExperimentError, *words):
-            experiment.keep(experiment.read(write(FILE.replace(old, new))), begun=True)
+            keeping.refuse_changes(experiment.read(write(FILE.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    table(
+        (
+            "seed",
+            "seed = 3",
+            "seed = 9",
+            "line 2: seed: the study in results was begun with 3, and 9",
+        ),
+        ("option", "rtol = 1e-12", "rtol = 1e-11", "line 16: solve.rtol"),
+        ("twice", "[1.0, 2.0]", "[1.0, 1.0]", "line 27: vary.grid.params.scale: has 1.0 twice"),
+        ("equal", "[1.0, 2.0]", "[1.0, 1]", "line 27: vary.grid.params.scale: has 1 twice"),
+        ("list", "[vary.grid]", "[[vary.list]]\n[[vary.list]]\n[vary.grid]", "are the same"),
+        ("workers", "workers = 0", "workers = -2", "line 3: workers"),
+    ),
+)
+def test_a_refused_run_leaves_the_copy(old, new, said, capsys):
+    main(["run", str(write())])
+    kept = Path("results", "experiment.toml").read_text()
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(write(FILE.replace(old, new)))])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+    assert Path("results", "experiment.toml").read_text() == kept
+    assert main(["resume", "results"]) == 0
+
+
+def test_the_copy_stays_while_another_writes(capsys):
+    main(["run", str(write())])
+    kept = Path("results", "experiment.toml").read_text()
+    longer = write(FILE.replace("[1.0, 2.0]", "[1.0, 2.0, 3.0]"))
+    with mfdeq.Study("results").store.writing(), pytest.raises(SystemExit):
+        main(["run", str(longer)])
+    assert "by this process already" in capsys.readouterr().err
+    assert Path("results", "experiment.toml").read_text() == kept
+
+
+def test_what_is_false_is_as_if_left_out(capsys):
+    text = FILE.replace("gradient = true\n", "")
+    main(["run", str(write(text))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        added = text.replace("value = true", "value = true\ngradient = false")
+        assert main(["run", str(write(added.replace("seed = 3", "seed = 3\nwarm = false")))]) == 0
+
+
+def test_a_file_with_a_byte_order_mark():
+    file = write()
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(experiment.read(file).cases) == 4
 
 
 def test_in_processes_and_warm():

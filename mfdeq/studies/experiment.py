@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, ExperimentError, StudyError
-from ..files import replacing
+from ..errors import ArgumentError, ExperimentError
 from ..forward import METHODS as FORWARD
 from ..optimization.minimizing import METHODS
 from ..spectrum.extreme import WHICH
-from .lines import keys, line_of
+from .lines import line_of
 from .varying import VARIED, cases_of, where
 
 COPY = "experiment.toml"  # in the directory of the study
@@ -100,8 +99,10 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What all cases have in common."""
-        return {name: self.settings[name] for name in FIXED if name in self.settings}
+        """What all cases have in common; what is false is as if it were not there."""
+        found = {name: self.settings[name] for name in FIXED if self.settings.get(name, False)}
+        compute = {key: x for key, x in self.settings["compute"].items() if x is not False}
+        return {**found, "compute": compute}
 
     def wrong(self, key: str, message: str) -> ExperimentError:
         """An error about a key, with its line."""
@@ -132,7 +133,7 @@ def read(file: str | os.PathLike) -> Experiment:
     """
     path = Path(file)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}") from error
     try:
@@ -146,50 +147,6 @@ def read(file: str | os.PathLike) -> Experiment:
         if "from" in settings.get(table, {}):
             _check_call(found, table, given)
     return found
-
-
-def copied(experiment: Experiment) -> str:
-    """The text for the directory of the study: from there, where that and the modules are.
-
-    Relative, so that both may be moved together.
-    """
-    places = {number for number, key in keys(experiment.text) if key in (["directory"], ["path"])}
-    lines = enumerate(experiment.text.splitlines(), 1)
-    kept = [line for number, line in lines if number not in places]
-    path = os.path.relpath(experiment.path, experiment.directory)
-    return "\n".join([f"directory = '.'\npath = '{path}'", *kept, ""])
-
-
-def keep(experiment: Experiment, begun: bool) -> None:
-    """Put a copy into the directory; refuse one where cases were done with other settings."""
-    directory = experiment.directory
-    kept = directory / COPY
-    if begun and kept.exists():
-        before, now = read(kept).fixed, experiment.fixed
-        for key in FIXED:
-            if (different := _difference(before.get(key), now.get(key), key)) is not None:
-                name, old, new = different
-                raise experiment.wrong(
-                    name,
-                    f"the study in {directory} was begun with {old!r}, and {new!r} came: name "
-                    "another directory, or [vary] it",
-                )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as file:
-            file.write(copied(experiment).encode())
-    except OSError as error:
-        raise StudyError(f"{directory} cannot be written: {error}") from error
-
-
-def _difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any] | None:
-    """The first key below a name that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if found := _difference(old.get(key), new.get(key), f"{name}.{key}"):
-                return found
-        return None
-    return None if old == new else (name, old, new)
 
 
 # What a file may say.
