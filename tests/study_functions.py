@@ -58,6 +58,10 @@ def partly(i):
     return {"m": bad[i]() if i in bad else i, "twice": 2 * i, "x": np.ones(2) * i}
 
 
+def ragged(i):
+    return {"rows": [[1, 2], [3]], "even": bool(i % 2)}
+
+
 def masked(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -41,6 +42,10 @@ def misfit(model, weight=1.0):
 
 def told(eq, loss):
     return {"largest": eq.state.max(), "noise": eq.model.noise}
+
+
+def sized(rng, size, shift):
+    return shifted(rng, size, shift)
 
 
 def fussy(model, scale=1.0):
@@ -272,6 +277,52 @@ def test_in_processes_and_warm():
             '"los.weight"',
             ["line 28", "'los.weight' names"],
         ),
+        ("rtol 1", "rtol = 1e-12", "rtol = 1", ["line 16: solve.rtol: is 1; a number between 0"]),
+        ("rtol -1", "rtol = 1e-12", "rtol = -1.0", [r"line 16: solve.rtol: is -1\.0; a number be"]),
+        ("k 0", "k = 2", "k = 0", ["line 22: compute.eigenvalues.k: is 0; a positive integer"]),
+        (
+            "several",
+            "value = true",
+            "valeu = true\ngradeint = 1",
+            ["line 20: compute.valeu.*\n.*line 21: compute.gradeint"],
+        ),
+        (
+            "no file",
+            'from = "experiment_models:params"',
+            'file = "no.npy"',
+            ["line 10: params.file"],
+        ),
+        (
+            "no function",
+            "models:told",
+            "models:THETA",
+            ["line 24: compute.call: is a ndarray; a fu"],
+        ),
+        ("needed", "shifted", "sized", ["line 6: model.from: experiment_models:sized needs shift"]),
+        (
+            "varied option",
+            '"loss.weight"',
+            '"compute.eigenvalues.kk"',
+            ["line 28: vary.grid.compute.eigenvalues.kk: is not known", "Was k meant"],
+        ),
+        (
+            "varied method",
+            '"loss.weight" = { start = 1, stop = 3 }',
+            '"solve.method" = ["newton", "foo"]',
+            ["line 28: vary.grid.solve.method: is 'foo'; one of auto"],
+        ),
+        (
+            "varied call",
+            '"loss.weight" = { start = 1, stop = 3 }',
+            '"compute.call" = ["experiment_models:told", "experiment_models:LOSS"]',
+            ["line 28: vary.grid.compute.call: is a .*; a function was expected"],
+        ),
+        (
+            "varied deep",
+            '"loss.weight"',
+            '"compute.minimum.a.b"',
+            ["line 28", "'compute.minimum.a.b' names nothing"],
+        ),
         ("warm", "state = true", "state = false\n[x]", ["line 20: x: is not known"]),
     ),
 )
@@ -285,6 +336,11 @@ def test_mistakes_are_told_with_line_and_key(old, new, words, capsys):
     assert caught.value.code == 2
     assert str(file) in capsys.readouterr().err
     assert not Path("results").exists()
+
+
+def test_what_is_needed_may_be_varied():
+    text = FILE.replace("shifted", "sized").replace('"loss.weight"', '"model.shift"')
+    assert len(experiment.read(write(text)).cases) == 4
 
 
 def test_a_warm_start_needs_states():
@@ -302,6 +358,32 @@ def test_settings_may_be_mended_before_a_case_is_done(capsys):
     )
     file = write(FILE.replace("[1.0, 2.0]", "[2.0, 3.0]"))
     assert main(["run", str(file), "--retry"]) == 0
+
+
+def test_failures_are_told_in_groups(capsys):
+    text = FILE.replace("experiment_models:params", "experiment_models:fussy")
+    models = Path("experiment_models.py")
+    said = 'f"at {1e3 * scale:.3e} " + "abcdefghi"[int(scale) % 7] + ": much to say" * 99'
+    models.write_text(models.read_text().replace('"too large a scale"', said))
+    file = write(text.replace("[1.0, 2.0]", str([2.0 + i for i in range(14)])))
+    assert main(["run", str(file)]) == 1
+    first, *groups, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 cases done, 28 failed")
+    assert len(groups) == 5
+    assert all(re.match(r"4 failed, .* first: ValueError: at .* \.\.\.$", line) for line in groups)
+    assert all(len(line) < 500 for line in groups)
+    assert last == "8 failed with 2 other errors; `report` has them"
+
+
+def test_a_study_without_its_modules_says_where_they_were_looked_for(tmp_path, capsys):
+    main(["run", str(write())])
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    shutil.copytree("results", "far/away/results")
+    sys.modules.pop("experiment_models")
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", str(tmp_path))]
+    with contextlib.chdir(tmp_path / "far"), pytest.raises(SystemExit):
+        main(["resume", "away/results"])
+    assert f"modules are looked for in {tmp_path / 'far' / 'away'}" in capsys.readouterr().err
 
 
 def test_a_project_may_be_moved(tmp_path, capsys):

@@ -555,6 +555,14 @@ def test_a_table(study):
     assert list(failing.to_pandas()["status"]) == ["done", "failed", "failed", "done"]
 
 
+def test_a_dataset_of_ragged_lists(study):
+    pytest.importorskip("xarray", reason="the studies extra is not installed")
+    study.map(functions.ragged, grid(i=range(2)), workers=0)
+    with refused(mfdeq.ArgumentError, "'rows' has lists of different lengths", "names="):
+        study.to_xarray()
+    assert study.to_xarray(names=["even"])["even"].dtype == bool
+
+
 def test_a_dataset(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
     study.map(functions.pair, PAIRS[:-1], workers=0)

@@ -11,11 +11,12 @@ import os
 import sys
 import tomllib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments import count, fraction
 from ..errors import ArgumentError, ExperimentError
 from ..forward import METHODS as FORWARD
 from ..optimization.minimizing import METHODS
@@ -52,6 +53,14 @@ OPTIONS = {
     "compute.eigenvalues": ("k", "which", "rtol", "block", "certify", "vectors"),
     "compute.minimum": ("method", "gtol", "max_iterations"),
 }
+KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
+    "compute": COMPUTE,
+    **{name: {key: KINDS[key] for key in known} for name, known in OPTIONS.items()},
+}
+LIMITS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("k", "block", "max_iterations"), count),
+    **dict.fromkeys(("rtol", "gtol"), fraction),
+}
 CHOICES = {
     "solve.method": ("auto", *FORWARD),
     "compute.eigenvalues.which": WHICH,
@@ -61,7 +70,7 @@ GIVEN = {"model": ("rng",), "params": ("rng", "model"), "loss": ("rng", "model",
 WORDS = {
     str: "a string",
     int: "an integer",
-    float: "a number with a point",
+    float: "a number between 0 and 1",
     bool: "true or false",
     dict: "a table",
     list: "a list",
@@ -111,16 +120,26 @@ class Experiment:
         return ExperimentError(f"{self.file}{where}: {key}: {message}")
 
     def check_keys(
-        self, name: str, table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]
+        self,
+        name: str,
+        table: Mapping[str, Any],
+        known: Mapping[str, tuple[type, ...]],
+        place: str = "",
     ) -> None:
-        """The keys of a table are known ones, their values of the right kinds."""
+        """The keys of a table are known ones, their values of the right kinds.
+
+        All that are not are told at once; `place` is where they are, if not in that table.
+        """
+        wrong = []
         for key, value in table.items():
-            full = f"{name}.{key}".lstrip(".")
+            full = place or f"{name}.{key}".lstrip(".")
             if key not in known:
-                raise self.wrong(full, f"is not known; {', '.join(known)} are{_near(key, known)}")
-            if type(value) not in known[key]:
+                wrong.append((full, f"is not known; {', '.join(known)} are{_near(key, known)}"))
+            elif type(value) not in known[key]:
                 expected = " or ".join(WORDS[kind] for kind in known[key])
-                raise self.wrong(full, f"is {value!r}; {expected} was expected")
+                wrong.append((full, f"is {value!r}; {expected} was expected"))
+        if wrong:
+            raise ExperimentError("\n".join(str(self.wrong(*one)) for one in wrong))
 
 
 def read(file: str | os.PathLike) -> Experiment:
@@ -146,6 +165,7 @@ def read(file: str | os.PathLike) -> Experiment:
     for table, given in GIVEN.items():
         if "from" in settings.get(table, {}):
             _check_call(found, table, given)
+    _check_varied(found)
     return found
 
 
@@ -158,11 +178,10 @@ def _check(of: Experiment) -> None:
     for name in ("directory", "model", "params", "compute"):
         if name not in settings:
             raise of.wrong(name, f"is missing; {WORDS[TOP[name][0]]} was expected")
-    of.check_keys("compute", settings["compute"], COMPUTE)
+    for name in ("compute", "solve"):
+        _check_options(of, name, settings.get(name, {}))
     if not any(settings["compute"].values()):
         raise of.wrong("compute", f"asks for nothing; some of {', '.join(COMPUTE)} were expected")
-    for name, known in OPTIONS.items():
-        _check_options(of, name, known)
     for name in ("model", "loss"):
         if name in settings and "from" not in settings[name]:
             raise of.wrong(f"{name}.from", 'is missing; "module:expression" was expected')
@@ -179,36 +198,79 @@ def _check(of: Experiment) -> None:
     if settings.get("workers", 0) < 0:
         raise of.wrong("workers", f"is {settings['workers']}; a number from 0 up was expected")
     sys.path.insert(0, of.path)
-    for name in ("model.from", "params.from", "loss.from", "compute.call"):
+    for name in (*(f"{table}.from" for table in GIVEN), "compute.call", "params.file"):
         table, _, key = name.partition(".")
-        given = settings.get(table, {}).get(key)
-        if given is not None:
+        if (given := settings.get(table, {}).get(key)) is not None:
+            _check_found(of, name, given, name)
+
+
+def _check_varied(of: Experiment) -> None:
+    """What is varied, as if it were in the tables themselves."""
+    seen: set[tuple[str, str]] = set()
+    for name, value in (pair for case in of.cases for pair in case.items()):
+        of_options = name.split(".")[0] in ("solve", "compute") or name == "params.file"
+        if not of_options or (name, repr(value)) in seen:
+            continue
+        seen.add((name, repr(value)))
+        place = where(of.settings["vary"], name)
+        table, _, key = name.rpartition(".")
+        if table in KNOWN:
+            _check_options(of, table, {key: value}, place)
+        elif name != "params.file":
+            raise of.wrong(place, f"{name!r} names nothing; keys of {', '.join(KNOWN)} are known")
+        if name in ("compute.call", "params.file"):
+            _check_found(of, name, value, place)
+
+
+def _check_found(of: Experiment, name: str, given: Any, place: str) -> None:
+    """What a string names is there: an object of a module, or a file."""
+    if name == "params.file":
+        if not Path(str(given)).is_file():
+            raise of.wrong(place, f"is {given!r}, and {Path(str(given)).resolve()} is no file")
+        return
+    try:
+        found = named(given)
+    except ArgumentError as error:
+        looked = f"; modules are looked for in {of.path}" if "ModuleNotFound" in str(error) else ""
+        raise of.wrong(place, f"{error}{looked}") from error
+    if name == "compute.call" and not callable(found):
+        raise of.wrong(place, f"is a {type(found).__name__}; a function was expected")
+
+
+def _check_options(of: Experiment, name: str, table: Mapping[str, Any], place: str = "") -> None:
+    """The keys of a table of options and their values; where they are varied, of that place."""
+    of.check_keys(name, table, KNOWN[name], place)
+    for key, value in table.items():
+        full = f"{name}.{key}"
+        if full in KNOWN and isinstance(value, dict):
+            _check_options(of, full, value, place)
+        if full in CHOICES and value not in CHOICES[full]:
+            choices = ", ".join(CHOICES[full])
+            raise of.wrong(place or full, f"is {value!r}; one of {choices} was expected")
+        if key in LIMITS:
             try:
-                named(given)
+                LIMITS[key](value, "")
             except ArgumentError as error:
-                raise of.wrong(name, str(error)) from error
-
-
-def _check_options(of: Experiment, name: str, known: tuple[str, ...]) -> None:
-    table: Any = of.settings
-    for key in name.split("."):
-        table = table.get(key, {}) if isinstance(table, dict) else {}
-    if isinstance(table, dict):
-        of.check_keys(name, table, {key: KINDS[key] for key in known})
-        for key, value in table.items():
-            full = f"{name}.{key}"
-            if full in CHOICES and value not in CHOICES[full]:
-                choices = ", ".join(CHOICES[full])
-                raise of.wrong(full, f"is {value!r}; one of {choices} was expected")
+                raise of.wrong(place or full, str(error).strip()) from error
 
 
 def _check_call(of: Experiment, table: str, given: tuple[str, ...]) -> None:
-    """The keys of a table, and what is varied in it, are parameters of what "from" names."""
+    """The keys of a table, and what is varied in it, are the parameters of what "from" names."""
     called = named(of.settings[table]["from"])
     try:
         parameters = inspect.signature(called).parameters
     except (TypeError, ValueError):  # no callable, or a builtin
         return
+    named_ones = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    for key, of_it in parameters.items():
+        needed = of_it.default is of_it.empty and of_it.kind in named_ones and key not in given
+        everywhere = of.cases and all(f"{table}.{key}" in case for case in of.cases)
+        if needed and key not in of.settings[table] and not everywhere:
+            raise of.wrong(
+                f"{table}.from",
+                f"{of.settings[table]['from']} needs {key}, which [{table}] and [vary] do not give "
+                "to every case",
+            )
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     varied = {name for case in of.cases for name in case if name.startswith(f"{table}.")}

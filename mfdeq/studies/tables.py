@@ -74,7 +74,13 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
 
 
 def _stacked(values: list[Any], name: str) -> Any:
-    shapes = {host.shape(x) for x in values if x is not None}
+    try:
+        shapes = {host.shape(x) for x in values if x is not None}
+    except ValueError as error:
+        raise ArgumentError(
+            f"the output {name!r} has lists of different lengths; numbers, or lists that make an "
+            "array, were expected. names= takes others alone"
+        ) from error
     if len(shapes) > 1:
         raise ArgumentError(
             f"the output {name!r} has the shapes {', '.join(map(str, sorted(shapes)))}; one was "

@@ -40,7 +40,7 @@ def cases_of(of: Experiment) -> list[dict[str, Any]]:
         for parts_of in itertools.product(*parts)
     ]
     for name in {name: None for case in cases for name in case}:
-        if name.split(".")[0] not in VARIED:
+        if name.split(".")[0] not in VARIED or "." not in name:
             raise of.wrong(
                 where(vary, name),
                 f"{name!r} names nothing; model., params., loss., solve. or compute. "
