@@ -62,6 +62,12 @@ def ragged(i):
     return {"rows": [[1, 2], [3]], "even": bool(i % 2)}
 
 
+def seldom(i):
+    if i == 1:
+        raise ValueError("one is not liked")
+    return {"even": i == 0}
+
+
 def masked(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 

@@ -575,6 +575,13 @@ def test_a_dataset(study):
     assert float(whole["sum"].sel(i=1, j=2)) == 3
     assert np.isnan(whole["sum"].sel(i=3, j=2))
     assert whole["sum"].dtype == float
+    some = mfdeq.Study(study.store.directory / "some")
+    some.map(functions.seldom, grid(i=range(3)), workers=0)
+    assert some.to_xarray()["even"].dtype == bool
+    even = some.to_xarray("i")["even"]
+    assert even.dtype == object
+    assert even.values[[0, 2]].tolist() == [True, False]
+    assert np.isnan(even.values[1])
     partly = mfdeq.Study(study.store.directory / "partly")
     partly.map(functions.moody, grid(i=range(4)), workers=0)
     twice = partly.to_xarray("i")["twice"]  # of 1 and 2, which failed, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,13 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
     every = {
         name: sorted({one.params[name] for one in records if name in one.params}) for name in dims
     }
+    if math.prod(map(len, every.values())) > len(done):  # NaN would make them numbers
+        dataset = dataset.assign({n: x.astype(object) for n, x in _bools(dataset)})
     return dataset.reindex(every)
+
+
+def _bools(dataset: Any) -> list[tuple[str, Any]]:
+    return [(name, x) for name, x in dataset.items() if x.dtype == bool]
 
 
 def _stacked(values: list[Any], name: str) -> Any:
