@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 from .arrays import host
 from .errors import ArgumentError, MfdeqError
 
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+GROUPS = 5  # of failures that are printed
+LONGEST = 400  # characters of an error there
 INTERRUPTED = 130  # the shell's status of it
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
 EPILOG = """\
@@ -112,15 +118,14 @@ def _kept(directory: Path) -> Path:
 
 def _run(options: argparse.Namespace, file: Path) -> int:
     from .studies.computing import Computation
-    from .studies.experiment import keep, read
-    from .studies.study import Study
+    from .studies.experiment import read
+    from .studies.keeping import ExperimentStudy
 
     experiment = read(file)
     workers = options.workers
     if workers is None:
         workers = experiment.settings.get("workers")
-    study = Study(experiment.directory)
-    keep(experiment, study.status().done > 0)
+    study = ExperimentStudy(experiment)
     try:
         records = study.map(
             Computation(experiment.fixed),
@@ -141,12 +146,16 @@ def _run(options: argparse.Namespace, file: Path) -> int:
 
 
 def _print_failures(failures: list[Any]) -> None:
-    """Each error once, with how many cases have it and the first of them."""
+    """Errors that differ in numbers alone once, with how many cases have them and the first."""
     groups: dict[str, list[Any]] = {}
     for record in failures:
-        groups.setdefault(str(record.error), []).append(record.params)
-    for error, params in groups.items():
-        print(f"{len(params)} failed, {params[0]!r} first: {error}")
+        groups.setdefault(NUMBER.sub("#", str(record.error)), []).append(record)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    for records in ordered[:GROUPS]:
+        error = textwrap.shorten(str(records[0].error), LONGEST, placeholder=" ...")
+        print(f"{len(records)} failed, {records[0].params!r} first: {error}")
+    if more := ordered[GROUPS:]:
+        print(f"{sum(map(len, more))} failed with {len(more)} other errors; `report` has them")
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -189,13 +198,13 @@ class _WrongError(Exception):
 def _verify(options: argparse.Namespace) -> int:
     import mfdeq
 
-    model = _made(_named(options.model, "MODEL"))
+    model = _made(_named(options.model, "MODEL"), "MODEL")
     if not isinstance(model, (mfdeq.FixedPointModel, mfdeq.ResidualModel)):
         raise _WrongError(
             f"MODEL is a {type(model).__name__}; an mfdeq.FixedPointModel or ResidualModel, or "
             "what makes one, was expected"
         )
-    loss = None if options.loss is None else _made(_named(options.loss, "--loss"))
+    loss = None if options.loss is None else _made(_named(options.loss, "--loss"), "--loss")
     params = _params(options.params, model)
     solve = {} if options.rtol is None else {"rtol": options.rtol}
     found = mfdeq.verify(model, params, loss, seed=options.seed, **solve)
@@ -227,8 +236,18 @@ def _named(given: str, name: str) -> Any:
         raise _WrongError(f"{name}: {error}") from error
 
 
-def _made(found: Any) -> Any:
-    return found() if callable(found) else found
+def _made(found: Any, name: str) -> Any:
+    if not callable(found):
+        return found
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise _WrongError(
+            f"{name} is called without arguments: {error}; write the call, as in module:make(31)"
+        ) from error
+    except ValueError:  # a builtin
+        pass
+    return found()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 import time
 
 import numpy as np
+import scipy.sparse.linalg
 
 import mfdeq
 from mfdeq.studies import grid
@@ -46,6 +47,25 @@ def started(x, kind, start=None):
 
 def onwards(x, state):
     return {"state": 0 if state is None else state + 1}
+
+
+def partly(i):
+    bad = {
+        1: lambda: scipy.sparse.eye_array(3),
+        2: lambda: scipy.sparse.csr_matrix(np.eye(2)),
+        3: lambda: scipy.sparse.linalg.aslinearoperator(np.eye(2)),
+    }
+    return {"m": bad[i]() if i in bad else i, "twice": 2 * i, "x": np.ones(2) * i}
+
+
+def ragged(i):
+    return {"rows": [[1, 2], [3]], "even": bool(i % 2)}
+
+
+def seldom(i):
+    if i == 1:
+        raise ValueError("one is not liked")
+    return {"even": i == 0}
 
 
 def masked(i):

@@ -49,6 +49,10 @@ class Broken(Cosine):
         return h * np.nan
 
 
+def make(n):
+    return Cosine(n)
+
+
 wrong = Cosine(1.1)
 LOSS = mfdeq.LeastSquares(np.arange(2), THETA)
 WRONG_LOSS = mfdeq.Loss(lambda h, t: (h**2).sum(), lambda h, t: h)
@@ -95,6 +99,8 @@ def test_verify(arguments, status, said, capsys):
         (["command_line_models:Cosine", "--params", "one,two"], "numbers, a .npy file"),
         (["command_line_models:Cosine", "--params", "1,2,3"], "params has shape (3,)"),
         (["command_line_models:Cosine", "--rtol", "5"], "rtol is 5.0"),
+        (["command_line_models:make"], "MODEL is called without arguments: missing a required"),
+        (["command_line_models:Cosine", "--loss", "command_line_models:make"], "--loss is called"),
         (["command_line_models:Broken"], "Broken.map holds NaN"),
     ],
 )

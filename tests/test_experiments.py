@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from test_command_line import MODELS
 
 import mfdeq
 from mfdeq.__main__ import main
-from mfdeq.studies import experiment
+from mfdeq.studies import experiment, keeping
 from mfdeq.studies.lines import line_of
 
 MORE = """
@@ -40,6 +42,10 @@ def misfit(model, weight=1.0):
 
 def told(eq, loss):
     return {"largest": eq.state.max(), "noise": eq.model.noise}
+
+
+def sized(rng, size, shift):
+    return shifted(rng, size, shift)
 
 
 def fussy(model, scale=1.0):
@@ -163,10 +169,62 @@ def test_more_cases_of_the_same(capsys):
     assert "6 cases done" in capsys.readouterr().out
     for old, new, words in (
         ("rtol = 1e-12", "rtol = 1e-11", ["line 16", "solve.rtol", "1e-12", "1e-11 came"]),
-        ("size = 2", "", ["model.size", "None came", "another directory"]),
+        ("size = 2", "", ["model.size", "nothing came", "another directory"]),
     ):
         with refused(mfdeq.ExperimentError, *words):
-            experiment.keep(experiment.read(write(FILE.replace(old, new))), begun=True)
+            keeping.refuse_changes(experiment.read(write(FILE.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    table(
+        (
+            "seed",
+            "seed = 3",
+            "seed = 9",
+            "line 2: seed: the study in results was begun with 3, and 9",
+        ),
+        ("option", "rtol = 1e-12", "rtol = 1e-11", "line 16: solve.rtol"),
+        ("twice", "[1.0, 2.0]", "[1.0, 1.0]", "line 27: vary.grid.params.scale: has 1.0 twice"),
+        ("equal", "[1.0, 2.0]", "[1.0, 1]", "line 27: vary.grid.params.scale: has 1 twice"),
+        ("list", "[vary.grid]", "[[vary.list]]\n[[vary.list]]\n[vary.grid]", "are the same"),
+        ("workers", "workers = 0", "workers = -2", "line 3: workers"),
+    ),
+)
+def test_a_refused_run_leaves_the_copy(old, new, said, capsys):
+    main(["run", str(write())])
+    kept = Path("results", "experiment.toml").read_text()
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(write(FILE.replace(old, new)))])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+    assert Path("results", "experiment.toml").read_text() == kept
+    assert main(["resume", "results"]) == 0
+
+
+def test_the_copy_stays_while_another_writes(capsys):
+    main(["run", str(write())])
+    kept = Path("results", "experiment.toml").read_text()
+    longer = write(FILE.replace("[1.0, 2.0]", "[1.0, 2.0, 3.0]"))
+    with mfdeq.Study("results").store.writing(), pytest.raises(SystemExit):
+        main(["run", str(longer)])
+    assert "by this process already" in capsys.readouterr().err
+    assert Path("results", "experiment.toml").read_text() == kept
+
+
+def test_what_is_false_is_as_if_left_out(capsys):
+    text = FILE.replace("gradient = true\n", "")
+    main(["run", str(write(text))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        added = text.replace("value = true", "value = true\ngradient = false")
+        assert main(["run", str(write(added.replace("seed = 3", "seed = 3\nwarm = false")))]) == 0
+
+
+def test_a_file_with_a_byte_order_mark():
+    file = write()
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(experiment.read(file).cases) == 4
 
 
 def test_in_processes_and_warm():
@@ -219,6 +277,52 @@ def test_in_processes_and_warm():
             '"los.weight"',
             ["line 28", "'los.weight' names"],
         ),
+        ("rtol 1", "rtol = 1e-12", "rtol = 1", ["line 16: solve.rtol: is 1; a number between 0"]),
+        ("rtol -1", "rtol = 1e-12", "rtol = -1.0", [r"line 16: solve.rtol: is -1\.0; a number be"]),
+        ("k 0", "k = 2", "k = 0", ["line 22: compute.eigenvalues.k: is 0; a positive integer"]),
+        (
+            "several",
+            "value = true",
+            "valeu = true\ngradeint = 1",
+            ["line 20: compute.valeu.*\n.*line 21: compute.gradeint"],
+        ),
+        (
+            "no file",
+            'from = "experiment_models:params"',
+            'file = "no.npy"',
+            ["line 10: params.file"],
+        ),
+        (
+            "no function",
+            "models:told",
+            "models:THETA",
+            ["line 24: compute.call: is a ndarray; a fu"],
+        ),
+        ("needed", "shifted", "sized", ["line 6: model.from: experiment_models:sized needs shift"]),
+        (
+            "varied option",
+            '"loss.weight"',
+            '"compute.eigenvalues.kk"',
+            ["line 28: vary.grid.compute.eigenvalues.kk: is not known", "Was k meant"],
+        ),
+        (
+            "varied method",
+            '"loss.weight" = { start = 1, stop = 3 }',
+            '"solve.method" = ["newton", "foo"]',
+            ["line 28: vary.grid.solve.method: is 'foo'; one of auto"],
+        ),
+        (
+            "varied call",
+            '"loss.weight" = { start = 1, stop = 3 }',
+            '"compute.call" = ["experiment_models:told", "experiment_models:LOSS"]',
+            ["line 28: vary.grid.compute.call: is a .*; a function was expected"],
+        ),
+        (
+            "varied deep",
+            '"loss.weight"',
+            '"compute.minimum.a.b"',
+            ["line 28", "'compute.minimum.a.b' names nothing"],
+        ),
         ("warm", "state = true", "state = false\n[x]", ["line 20: x: is not known"]),
     ),
 )
@@ -232,6 +336,11 @@ def test_mistakes_are_told_with_line_and_key(old, new, words, capsys):
     assert caught.value.code == 2
     assert str(file) in capsys.readouterr().err
     assert not Path("results").exists()
+
+
+def test_what_is_needed_may_be_varied():
+    text = FILE.replace("shifted", "sized").replace('"loss.weight"', '"model.shift"')
+    assert len(experiment.read(write(text)).cases) == 4
 
 
 def test_a_warm_start_needs_states():
@@ -249,6 +358,32 @@ def test_settings_may_be_mended_before_a_case_is_done(capsys):
     )
     file = write(FILE.replace("[1.0, 2.0]", "[2.0, 3.0]"))
     assert main(["run", str(file), "--retry"]) == 0
+
+
+def test_failures_are_told_in_groups(capsys):
+    text = FILE.replace("experiment_models:params", "experiment_models:fussy")
+    models = Path("experiment_models.py")
+    said = 'f"at {1e3 * scale:.3e} " + "abcdefghi"[int(scale) % 7] + ": much to say" * 99'
+    models.write_text(models.read_text().replace('"too large a scale"', said))
+    file = write(text.replace("[1.0, 2.0]", str([2.0 + i for i in range(14)])))
+    assert main(["run", str(file)]) == 1
+    first, *groups, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 cases done, 28 failed")
+    assert len(groups) == 5
+    assert all(re.match(r"4 failed, .* first: ValueError: at .* \.\.\.$", line) for line in groups)
+    assert all(len(line) < 500 for line in groups)
+    assert last == "8 failed with 2 other errors; `report` has them"
+
+
+def test_a_study_without_its_modules_says_where_they_were_looked_for(tmp_path, capsys):
+    main(["run", str(write())])
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    shutil.copytree("results", "far/away/results")
+    sys.modules.pop("experiment_models")
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", str(tmp_path))]
+    with contextlib.chdir(tmp_path / "far"), pytest.raises(SystemExit):
+        main(["resume", "away/results"])
+    assert f"modules are looked for in {tmp_path / 'far' / 'away'}" in capsys.readouterr().err
 
 
 def test_a_project_may_be_moved(tmp_path, capsys):

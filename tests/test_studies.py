@@ -8,6 +8,7 @@ import errno
 import linecache
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -119,6 +120,26 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(study):
     assert study.map(functions.moody, grid(i=range(4)), workers=0)[1].started == before
     assert study.map(functions.moody, grid(i=range(4)), workers=0, retry=True)[1].started > before
     assert len(whole(study)) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_bad_output_fails_its_case_alone(study, workers):
+    records = study.map(functions.partly, grid(i=range(5)), workers=workers)
+    assert [record.status for record in records] == ["done", *["failed"] * 3, "done"]
+    for record, kind in zip(records[1:4], ("dia_array", "csr_matrix", "Operator"), strict=True):
+        assert re.search(rf"'m' is a \w*{kind}; a number, a string", record.error)
+        assert "twice, x are kept, in record.kept" in record.error
+        assert record.kept["twice"] == 2 * record.params["i"]
+        np.testing.assert_array_equal(record.kept["x"], np.ones(2) * record.params["i"])
+        with refused(mfdeq.StudyError, "'m' is a"):
+            _ = record.outputs
+    assert len(whole(study)) == 5
+
+
+def test_series_are_no_outputs(study):
+    pandas = pytest.importorskip("pandas", reason="the studies extra is not installed")
+    [record] = study.map(lambda i: pandas.Series([i, 2]), grid(i=[1]), workers=0)
+    assert "'value' is a Series" in record.error
 
 
 def test_a_case_that_kills_its_worker(study):
@@ -253,6 +274,20 @@ def test_functions_that_do_not_go_to_workers(study):
     with refused(mfdeq.ArgumentError, "Executor was expected"):
         study.map(functions.drawn, grid(i=[1]), executor=3)
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
+
+
+@pytest.mark.parametrize("kind", [futures.ThreadPoolExecutor, futures.ProcessPoolExecutor])
+def test_an_executor_that_was_shut_down(study, kind):
+    with kind(1) as executor:
+        pass
+    with refused(mfdeq.StudyError, "executor takes no cases", "new futures", "a new executor"):
+        study.map(functions.pair, PAIRS, executor=executor)
+
+
+def test_threads_take_whatever_is_callable(study):
+    with futures.ThreadPoolExecutor(2) as executor:
+        records = study.map(lambda i: i + len(PAIRS), grid(i=[1, 2]), executor=executor)
+    assert [record.outputs["value"] for record in records] == [13, 14]
 
 
 def test_a_script_without_a_guard(tmp_path):
@@ -520,6 +555,14 @@ def test_a_table(study):
     assert list(failing.to_pandas()["status"]) == ["done", "failed", "failed", "done"]
 
 
+def test_a_dataset_of_ragged_lists(study):
+    pytest.importorskip("xarray", reason="the studies extra is not installed")
+    study.map(functions.ragged, grid(i=range(2)), workers=0)
+    with refused(mfdeq.ArgumentError, "'rows' has lists of different lengths", "names="):
+        study.to_xarray()
+    assert study.to_xarray(names=["even"])["even"].dtype == bool
+
+
 def test_a_dataset(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
     study.map(functions.pair, PAIRS[:-1], workers=0)
@@ -532,6 +575,13 @@ def test_a_dataset(study):
     assert float(whole["sum"].sel(i=1, j=2)) == 3
     assert np.isnan(whole["sum"].sel(i=3, j=2))
     assert whole["sum"].dtype == float
+    some = mfdeq.Study(study.store.directory / "some")
+    some.map(functions.seldom, grid(i=range(3)), workers=0)
+    assert some.to_xarray()["even"].dtype == bool
+    even = some.to_xarray("i")["even"]
+    assert even.dtype == object
+    assert even.values[[0, 2]].tolist() == [True, False]
+    assert np.isnan(even.values[1])
     partly = mfdeq.Study(study.store.directory / "partly")
     partly.map(functions.moody, grid(i=range(4)), workers=0)
     twice = partly.to_xarray("i")["twice"]  # of 1 and 2, which failed, too

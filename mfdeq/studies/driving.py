@@ -77,8 +77,11 @@ class Pool:
 
     @property
     def processes(self) -> bool:
-        """Whether the function goes to other processes."""
-        return self.given is not None or self.workers > 0
+        """Whether the function goes to other processes; not to threads of this one."""
+        # Not isinstance: an executor of interpreters is one of threads, and pickles.
+        if self.given is not None:
+            return type(self.given) is not futures.ThreadPoolExecutor
+        return self.workers > 0
 
     @property
     def own(self) -> bool:
@@ -176,7 +179,7 @@ class Drive:
         ):
             case = self.suspects.popleft() if self.suspects else self.queue.popleft()
             try:
-                future = self.pool.executor.submit(run_case, self.sent, *self.params(case))
+                future = _submitted(self.pool, run_case, self.sent, *self.params(case))
             except futures.BrokenExecutor as error:
                 future = futures.Future()
                 future.set_exception(error)
@@ -212,9 +215,25 @@ class Drive:
         return []
 
 
+def _submitted(pool: Pool, *call: Any) -> futures.Future:
+    """In the hands of the executor, if it is one that still takes calls."""
+    try:
+        return pool.executor.submit(*call)
+    except futures.BrokenExecutor:
+        raise
+    except RuntimeError as error:
+        raise StudyError(
+            f"executor takes no cases ({error}): one that has not been shut down was expected. "
+            "What is recorded stays; run the study again inside its `with` block, or with a new "
+            "executor"
+        ) from error
+
+
 def _greet(pool: Pool, sent: bytes) -> None:
     try:
-        pool.executor.submit(ready, sent).result()
+        _submitted(pool, ready, sent).result()
+    except StudyError:
+        raise
     except futures.BrokenExecutor as error:
         raise StudyError(
             f"no worker could be started ({error}). In a script, what starts a study belongs under "

@@ -11,17 +11,17 @@ import os
 import sys
 import tomllib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, ExperimentError, StudyError
-from ..files import replacing
+from ..arguments import count, fraction
+from ..errors import ArgumentError, ExperimentError
 from ..forward import METHODS as FORWARD
 from ..optimization.minimizing import METHODS
 from ..spectrum.extreme import WHICH
-from .lines import keys, line_of
+from .lines import line_of
 from .varying import VARIED, cases_of, where
 
 COPY = "experiment.toml"  # in the directory of the study
@@ -53,6 +53,14 @@ OPTIONS = {
     "compute.eigenvalues": ("k", "which", "rtol", "block", "certify", "vectors"),
     "compute.minimum": ("method", "gtol", "max_iterations"),
 }
+KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
+    "compute": COMPUTE,
+    **{name: {key: KINDS[key] for key in known} for name, known in OPTIONS.items()},
+}
+LIMITS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("k", "block", "max_iterations"), count),
+    **dict.fromkeys(("rtol", "gtol"), fraction),
+}
 CHOICES = {
     "solve.method": ("auto", *FORWARD),
     "compute.eigenvalues.which": WHICH,
@@ -62,7 +70,7 @@ GIVEN = {"model": ("rng",), "params": ("rng", "model"), "loss": ("rng", "model",
 WORDS = {
     str: "a string",
     int: "an integer",
-    float: "a number with a point",
+    float: "a number between 0 and 1",
     bool: "true or false",
     dict: "a table",
     list: "a list",
@@ -100,8 +108,10 @@ class Experiment:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What all cases have in common."""
-        return {name: self.settings[name] for name in FIXED if name in self.settings}
+        """What all cases have in common; what is false is as if it were not there."""
+        found = {name: self.settings[name] for name in FIXED if self.settings.get(name, False)}
+        compute = {key: x for key, x in self.settings["compute"].items() if x is not False}
+        return {**found, "compute": compute}
 
     def wrong(self, key: str, message: str) -> ExperimentError:
         """An error about a key, with its line."""
@@ -110,16 +120,26 @@ class Experiment:
         return ExperimentError(f"{self.file}{where}: {key}: {message}")
 
     def check_keys(
-        self, name: str, table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]
+        self,
+        name: str,
+        table: Mapping[str, Any],
+        known: Mapping[str, tuple[type, ...]],
+        place: str = "",
     ) -> None:
-        """The keys of a table are known ones, their values of the right kinds."""
+        """The keys of a table are known ones, their values of the right kinds.
+
+        All that are not are told at once; `place` is where they are, if not in that table.
+        """
+        wrong = []
         for key, value in table.items():
-            full = f"{name}.{key}".lstrip(".")
+            full = place or f"{name}.{key}".lstrip(".")
             if key not in known:
-                raise self.wrong(full, f"is not known; {', '.join(known)} are{_near(key, known)}")
-            if type(value) not in known[key]:
+                wrong.append((full, f"is not known; {', '.join(known)} are{_near(key, known)}"))
+            elif type(value) not in known[key]:
                 expected = " or ".join(WORDS[kind] for kind in known[key])
-                raise self.wrong(full, f"is {value!r}; {expected} was expected")
+                wrong.append((full, f"is {value!r}; {expected} was expected"))
+        if wrong:
+            raise ExperimentError("\n".join(str(self.wrong(*one)) for one in wrong))
 
 
 def read(file: str | os.PathLike) -> Experiment:
@@ -132,7 +152,7 @@ def read(file: str | os.PathLike) -> Experiment:
     """
     path = Path(file)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}") from error
     try:
@@ -145,51 +165,8 @@ def read(file: str | os.PathLike) -> Experiment:
     for table, given in GIVEN.items():
         if "from" in settings.get(table, {}):
             _check_call(found, table, given)
+    _check_varied(found)
     return found
-
-
-def copied(experiment: Experiment) -> str:
-    """The text for the directory of the study: from there, where that and the modules are.
-
-    Relative, so that both may be moved together.
-    """
-    places = {number for number, key in keys(experiment.text) if key in (["directory"], ["path"])}
-    lines = enumerate(experiment.text.splitlines(), 1)
-    kept = [line for number, line in lines if number not in places]
-    path = os.path.relpath(experiment.path, experiment.directory)
-    return "\n".join([f"directory = '.'\npath = '{path}'", *kept, ""])
-
-
-def keep(experiment: Experiment, begun: bool) -> None:
-    """Put a copy into the directory; refuse one where cases were done with other settings."""
-    directory = experiment.directory
-    kept = directory / COPY
-    if begun and kept.exists():
-        before, now = read(kept).fixed, experiment.fixed
-        for key in FIXED:
-            if (different := _difference(before.get(key), now.get(key), key)) is not None:
-                name, old, new = different
-                raise experiment.wrong(
-                    name,
-                    f"the study in {directory} was begun with {old!r}, and {new!r} came: name "
-                    "another directory, or [vary] it",
-                )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as file:
-            file.write(copied(experiment).encode())
-    except OSError as error:
-        raise StudyError(f"{directory} cannot be written: {error}") from error
-
-
-def _difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any] | None:
-    """The first key below a name that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if found := _difference(old.get(key), new.get(key), f"{name}.{key}"):
-                return found
-        return None
-    return None if old == new else (name, old, new)
 
 
 # What a file may say.
@@ -201,11 +178,10 @@ def _check(of: Experiment) -> None:
     for name in ("directory", "model", "params", "compute"):
         if name not in settings:
             raise of.wrong(name, f"is missing; {WORDS[TOP[name][0]]} was expected")
-    of.check_keys("compute", settings["compute"], COMPUTE)
+    for name in ("compute", "solve"):
+        _check_options(of, name, settings.get(name, {}))
     if not any(settings["compute"].values()):
         raise of.wrong("compute", f"asks for nothing; some of {', '.join(COMPUTE)} were expected")
-    for name, known in OPTIONS.items():
-        _check_options(of, name, known)
     for name in ("model", "loss"):
         if name in settings and "from" not in settings[name]:
             raise of.wrong(f"{name}.from", 'is missing; "module:expression" was expected')
@@ -222,36 +198,79 @@ def _check(of: Experiment) -> None:
     if settings.get("workers", 0) < 0:
         raise of.wrong("workers", f"is {settings['workers']}; a number from 0 up was expected")
     sys.path.insert(0, of.path)
-    for name in ("model.from", "params.from", "loss.from", "compute.call"):
+    for name in (*(f"{table}.from" for table in GIVEN), "compute.call", "params.file"):
         table, _, key = name.partition(".")
-        given = settings.get(table, {}).get(key)
-        if given is not None:
+        if (given := settings.get(table, {}).get(key)) is not None:
+            _check_found(of, name, given, name)
+
+
+def _check_varied(of: Experiment) -> None:
+    """What is varied, as if it were in the tables themselves."""
+    seen: set[tuple[str, str]] = set()
+    for name, value in (pair for case in of.cases for pair in case.items()):
+        of_options = name.split(".")[0] in ("solve", "compute") or name == "params.file"
+        if not of_options or (name, repr(value)) in seen:
+            continue
+        seen.add((name, repr(value)))
+        place = where(of.settings["vary"], name)
+        table, _, key = name.rpartition(".")
+        if table in KNOWN:
+            _check_options(of, table, {key: value}, place)
+        elif name != "params.file":
+            raise of.wrong(place, f"{name!r} names nothing; keys of {', '.join(KNOWN)} are known")
+        if name in ("compute.call", "params.file"):
+            _check_found(of, name, value, place)
+
+
+def _check_found(of: Experiment, name: str, given: Any, place: str) -> None:
+    """What a string names is there: an object of a module, or a file."""
+    if name == "params.file":
+        if not Path(str(given)).is_file():
+            raise of.wrong(place, f"is {given!r}, and {Path(str(given)).resolve()} is no file")
+        return
+    try:
+        found = named(given)
+    except ArgumentError as error:
+        looked = f"; modules are looked for in {of.path}" if "ModuleNotFound" in str(error) else ""
+        raise of.wrong(place, f"{error}{looked}") from error
+    if name == "compute.call" and not callable(found):
+        raise of.wrong(place, f"is a {type(found).__name__}; a function was expected")
+
+
+def _check_options(of: Experiment, name: str, table: Mapping[str, Any], place: str = "") -> None:
+    """The keys of a table of options and their values; where they are varied, of that place."""
+    of.check_keys(name, table, KNOWN[name], place)
+    for key, value in table.items():
+        full = f"{name}.{key}"
+        if full in KNOWN and isinstance(value, dict):
+            _check_options(of, full, value, place)
+        if full in CHOICES and value not in CHOICES[full]:
+            choices = ", ".join(CHOICES[full])
+            raise of.wrong(place or full, f"is {value!r}; one of {choices} was expected")
+        if key in LIMITS:
             try:
-                named(given)
+                LIMITS[key](value, "")
             except ArgumentError as error:
-                raise of.wrong(name, str(error)) from error
-
-
-def _check_options(of: Experiment, name: str, known: tuple[str, ...]) -> None:
-    table: Any = of.settings
-    for key in name.split("."):
-        table = table.get(key, {}) if isinstance(table, dict) else {}
-    if isinstance(table, dict):
-        of.check_keys(name, table, {key: KINDS[key] for key in known})
-        for key, value in table.items():
-            full = f"{name}.{key}"
-            if full in CHOICES and value not in CHOICES[full]:
-                choices = ", ".join(CHOICES[full])
-                raise of.wrong(full, f"is {value!r}; one of {choices} was expected")
+                raise of.wrong(place or full, str(error).strip()) from error
 
 
 def _check_call(of: Experiment, table: str, given: tuple[str, ...]) -> None:
-    """The keys of a table, and what is varied in it, are parameters of what "from" names."""
+    """The keys of a table, and what is varied in it, are the parameters of what "from" names."""
     called = named(of.settings[table]["from"])
     try:
         parameters = inspect.signature(called).parameters
     except (TypeError, ValueError):  # no callable, or a builtin
         return
+    named_ones = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    for key, of_it in parameters.items():
+        needed = of_it.default is of_it.empty and of_it.kind in named_ones and key not in given
+        everywhere = of.cases and all(f"{table}.{key}" in case for case in of.cases)
+        if needed and key not in of.settings[table] and not everywhere:
+            raise of.wrong(
+                f"{table}.from",
+                f"{of.settings[table]['from']} needs {key}, which [{table}] and [vary] do not give "
+                "to every case",
+            )
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     varied = {name for case in of.cases for name in case if name.startswith(f"{table}.")}

@@ -124,6 +124,11 @@ class Record:
         return self._outputs
 
     @property
+    def kept(self) -> Values:
+        """The outputs that can be stored; of a case that failed by another of them, too."""
+        return self._outputs
+
+    @property
     def damaged(self) -> list[str]:
         """Names of arrays whose files are missing, or not what was written."""
         return self.params.damaged + self._outputs.damaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,23 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
     every = {
         name: sorted({one.params[name] for one in records if name in one.params}) for name in dims
     }
+    if math.prod(map(len, every.values())) > len(done):  # NaN would make them numbers
+        dataset = dataset.assign({n: x.astype(object) for n, x in _bools(dataset)})
     return dataset.reindex(every)
 
 
+def _bools(dataset: Any) -> list[tuple[str, Any]]:
+    return [(name, x) for name, x in dataset.items() if x.dtype == bool]
+
+
 def _stacked(values: list[Any], name: str) -> Any:
-    shapes = {host.shape(x) for x in values if x is not None}
+    try:
+        shapes = {host.shape(x) for x in values if x is not None}
+    except ValueError as error:
+        raise ArgumentError(
+            f"the output {name!r} has lists of different lengths; numbers, or lists that make an "
+            "array, were expected. names= takes others alone"
+        ) from error
     if len(shapes) > 1:
         raise ArgumentError(
             f"the output {name!r} has the shapes {', '.join(map(str, sorted(shapes)))}; one was "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from .cases import grid, sample
+from .cases import grid, identified, sample
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -40,12 +40,16 @@ def cases_of(of: Experiment) -> list[dict[str, Any]]:
         for parts_of in itertools.product(*parts)
     ]
     for name in {name: None for case in cases for name in case}:
-        if name.split(".")[0] not in VARIED:
+        if name.split(".")[0] not in VARIED or "." not in name:
             raise of.wrong(
                 where(vary, name),
                 f"{name!r} names nothing; model., params., loss., solve. or compute. "
                 "and a key was expected",
             )
+    try:
+        identified(cases)
+    except ArgumentError as error:
+        raise of.wrong("vary", str(error)) from error
     return cases
 
 
@@ -59,6 +63,11 @@ def where(vary: Mapping[str, Any], name: str) -> str:
 
 def _axis(of: Experiment, name: str, axis: Any) -> list[Any]:
     if isinstance(axis, list) and axis:
+        for i, value in enumerate(axis):
+            if any(_same(value, other) for other in axis[:i]):
+                raise of.wrong(
+                    f"vary.grid.{name}", f"has {value!r} twice; each value once was expected"
+                )
         return axis
     known = isinstance(axis, dict) and set(axis) <= {"start", "stop", "step"} and "stop" in axis
     if known and all(type(x) is int for x in axis.values()) and axis.get("step", 1):
@@ -69,6 +78,11 @@ def _axis(of: Experiment, name: str, axis: Any) -> list[Any]:
         f"vary.grid.{name}",
         f"is {axis!r}; a list of values or {{start = 0, stop = 10}} was expected",
     )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are one case: 10 and 10.0 are, 1 and true are not."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _sampled(of: Experiment, table: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def run_case(
     try:
         function = pickle.loads(sent) if isinstance(sent, bytes) else sent
         rng = {} if seed is None else {RANDOM: host.random.default_rng(seed)}
-        outputs = checked(function(**params, **starts, **rng), params)
+        check(function(**params, **starts, **rng), params, outputs)
     except (Exception, SystemExit) as raised:
         error = "".join(traceback.format_exception_only(raised)).strip()
         trace = "".join(traceback.format_exception(raised))
@@ -71,25 +71,35 @@ def run_case(
     )
 
 
-def checked(returned: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function returned, by names, in numpy arrays and what JSON has."""
+def check(returned: Any, params: Mapping[str, Any], outputs: dict[str, Any]) -> None:
+    """Put what a function returned into `outputs`, by names; of bad ones an error, at the end."""
     if not isinstance(returned, Mapping):
         returned = {"value": returned}
-    outputs = {}
+    wrong = []
     for name, value in returned.items():
-        check_name(name, "an output")
-        if name in params:
-            raise ArgumentError(
-                f"the output {name!r} has the name of a parameter; another was expected"
-            )
-        told = f"the output {name!r}"
-        if isinstance(value, complex | host.complexfloating):  # JSON has none
-            outputs[name] = host.asarray(value)
-            continue
-        if is_dense(value):
-            value = numbers(value, told)
-        outputs[name] = value if getattr(value, "ndim", 0) else plain_value(value, told)
-    return outputs
+        try:
+            check_name(name, "an output")
+            if name in params:
+                raise ArgumentError(
+                    f"the output {name!r} has the name of a parameter; another was expected"
+                )
+            outputs[name] = _stored(value, f"the output {name!r}")
+        except ArgumentError as error:
+            wrong.append(str(error))
+    if wrong:
+        kept = f". {', '.join(outputs)} are kept, in record.kept" if outputs else ""
+        raise ArgumentError("; ".join(wrong) + kept)
+
+
+def _stored(value: Any, told: str) -> Any:
+    """A numpy array, or what JSON has."""
+    if isinstance(value, complex | host.complexfloating):  # JSON has none
+        return host.asarray(value)
+    if is_dense(value):
+        value = numbers(value, told)
+        if value.ndim:
+            return value
+    return plain_value(value, told)
 
 
 def wants_random(function: Callable) -> bool:
