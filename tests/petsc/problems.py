@@ -1,0 +1,154 @@
+"""A small model with all second derivatives: spread over ranks by PETSc, and its twin in scipy.
+
+L h + h³ + h∘(V θ) - W (θ + θ²/4) = 1, the observations of every third state, and a prior.
+"""
+
+import functools
+
+import numpy as np
+import scipy.sparse as sp
+from petsc4py import PETSc
+
+import mfdeq
+import mfdeq.petsc
+
+COMM = PETSc.COMM_WORLD
+N, P = 80, 50
+RNG = np.random.default_rng(0)
+L = sp.diags([-1.0, 2.5, -1.0], [-1, 0, 1], shape=(N, N)).tocsr()
+# A parameter acts on the states near its place, so that graphs have small separators.
+NEAR = sp.csr_matrix(abs(np.arange(N)[:, None] / N - np.arange(P) / P) < 0.03)
+V, W = (scale * NEAR.multiply(RNG.standard_normal((N, P))).tocsr() for scale in (0.2, 1.0))
+THETA = 0.5 * RNG.standard_normal(P)
+OBSERVED = np.arange(0, N, 3)
+DATA = RNG.standard_normal(OBSERVED.shape[0])
+
+
+def mat_of(matrix):
+    """A scipy matrix as an AIJ Mat, spread as PETSc does."""
+    matrix = sp.csr_matrix(matrix)
+    mat = PETSc.Mat().createAIJ(matrix.shape, comm=COMM)
+    mat.setUp()
+    mine = matrix[slice(*mat.getOwnershipRange())]
+    mat.setPreallocationCSR((mine.indptr, mine.indices, mine.data))
+    mat.assemble()
+    return mat
+
+
+def vec_of(array):
+    """A numpy array that every rank has as a Vec."""
+    vec = PETSc.Vec().createMPI(array.shape[0], comm=COMM)
+    vec.array[:] = array[slice(*vec.getOwnershipRange())]
+    return vec
+
+
+def gathered(vec):
+    """A Vec as a numpy array on every rank."""
+    return mfdeq.petsc.arrays.Distributed.of_vec(vec).gathered()
+
+
+def diagonal_of(vec):
+    """The diagonal Mat of a Vec."""
+    start, stop = vec.getOwnershipRange()
+    rows = np.arange(stop - start + 1, dtype=PETSc.IntType)
+    size = (vec.getSizes(), vec.getSizes())
+    return PETSc.Mat().createAIJ(
+        size, csr=(rows, rows[:-1] + rows.dtype.type(start), vec.array_r), comm=COMM
+    )
+
+
+class Cubic(mfdeq.ResidualModel):
+    """The model by Vecs and Mats."""
+
+    state_size, param_size = N, P
+
+    def __init__(self):
+        self.L, self.V, self.W = mat_of(L), mat_of(V), mat_of(W)
+
+    def residual(self, h, theta):
+        r, coupled, forced = (h.duplicate() for _ in range(3))
+        self.L.mult(h, r)
+        self.V.mult(theta, coupled)
+        self.W.mult(theta + 0.25 * theta * theta, forced)
+        r.array += h.array_r**3 + h.array_r * coupled.array_r - forced.array_r - 1.0
+        return r
+
+    def linearize(self, h, theta):
+        d_state, d_params, by_theta = self.L.copy(), self.W.copy(), self.V.copy()
+        diagonal, slope = h.duplicate(), theta.duplicate()
+        self.V.mult(theta, diagonal)
+        diagonal.array += 3.0 * h.array_r**2
+        d_state.setDiagonal(diagonal, PETSc.InsertMode.ADD_VALUES)
+        slope.array = 1.0 + 0.5 * theta.array_r
+        d_params.diagonalScale(R=slope)
+        by_theta.diagonalScale(L=h)
+        by_theta.axpy(-1.0, d_params)
+
+        def curvature(lam):
+            pp, state_params = theta.duplicate(), self.V.copy()
+            self.W.multTranspose(lam, pp)
+            pp.scale(-0.5)
+            state_params.diagonalScale(L=lam)
+            return mfdeq.Curvature(diagonal_of(pp), state_params, diagonal_of(6.0 * h * lam))
+
+        def second(a, b):
+            (u, z), (v, y) = a, b
+            found, Vu, Vv = (h.duplicate() for _ in range(3))
+            self.W.mult(-0.5 * u * v, found)
+            self.V.mult(u, Vu)
+            self.V.mult(v, Vv)
+            found.array += 6.0 * h.array_r * z.array_r * y.array_r
+            found.array += Vu.array_r * y.array_r + Vv.array_r * z.array_r
+            return found
+
+        return mfdeq.Linearization(d_state, by_theta, curvature, second)
+
+
+class Twin(mfdeq.ResidualModel):
+    """The same by numpy's arrays and scipy's matrices."""
+
+    state_size, param_size = N, P
+
+    def residual(self, h, theta):
+        return L @ h + h**3 + h * (V @ theta) - W @ (theta + 0.25 * theta**2) - 1.0
+
+    def linearize(self, h, theta):
+        def curvature(lam):
+            return mfdeq.Curvature(
+                sp.diags(-0.5 * (W.T @ lam)).tocsr(),
+                (sp.diags(lam) @ V).tocsr(),
+                sp.diags(6.0 * h * lam).tocsr(),
+            )
+
+        def second(a, b):
+            (u, z), (v, y) = a, b
+            return 6.0 * h * z * y + (V @ u) * y + (V @ v) * z - 0.5 * (W @ (u * v))
+
+        return mfdeq.Linearization(
+            (L + sp.diags(3.0 * h**2 + V @ theta)).tocsr(),
+            (sp.diags(h) @ V - W @ sp.diags(1.0 + 0.5 * theta)).tocsr(),
+            curvature,
+            second,
+        )
+
+
+# Numbers that every rank holds: one loss serves both.
+LOSS = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
+
+
+@functools.cache
+def spread():
+    """The equilibrium on all ranks, a `mfdeq.petsc.Equilibrium`."""
+    return mfdeq.petsc.solve(Cubic(), vec_of(THETA), rtol=1e-13)
+
+
+@functools.cache
+def whole():
+    """The equilibrium of the twin, on every rank for itself."""
+    return mfdeq.solve(Twin(), THETA, rtol=1e-13)
+
+
+@functools.cache
+def hessians():
+    """The Hessian of the loss as a Mat, and that of the twin."""
+    return spread().hessian(LOSS), whole().hessian(LOSS)
