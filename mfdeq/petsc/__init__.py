@@ -7,5 +7,7 @@ ranks, and its operators hold the user's Mats.
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
 from .solving import equilibrium_at, solve
+from .spectrum import eigsh
+from .optimization import tao
 
-__all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "solve"]
+__all__ = ["KSP", "Equilibrium", "as_mat", "eigsh", "equilibrium_at", "solve", "tao"]

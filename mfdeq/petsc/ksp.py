@@ -58,10 +58,7 @@ class KSPFactor(Factor):
         with counts.timed():
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
             ksp.setOptionsPrefix(solver.prefix)
-            given = PETSc.Options(solver.prefix)
-            for name, value in solver.options.items():
-                if not given.hasName(name):
-                    given[name] = value
+            given = database(solver.prefix, solver.options)
             if not given.hasName("ksp_type"):
                 ksp.setType("gmres")
                 ksp.setPCSide(PETSc.PC.Side.RIGHT)
@@ -88,16 +85,18 @@ class KSPFactor(Factor):
 
     def _block(self, b: Array) -> Array:
         given, found = dense_mat(b), dense_mat(b)
-        self.ksp.matSolve(given, found)
-        self._note()
+        self.ksp.getPC().getFactorMatrix().matSolve(given, found)
+        self.counts.iterations += 1
         return b.like(host.array(found.getDenseArray(), order="C"))
 
     def _note(self) -> None:
+        from petsc4py import PETSc
+
         reason = self.ksp.getConvergedReason()
         self.counts.iterations += self.ksp.getIterationNumber()
         self.counts.history.append(self.ksp.getResidualNorm())
         if reason < 0:
-            self.stopped = f"PETSc says {in_words('KSP', reason)}"
+            self.stopped = f"PETSc says {in_words(PETSc.KSP, reason)}"
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if r.ndim == 2:
@@ -107,11 +106,20 @@ class KSPFactor(Factor):
         return x
 
 
-def in_words(of: str, reason: int) -> str:
-    """The name of a reason of PETSc's."""
+def database(prefix: str, options: dict[str, Any] | None) -> Any:
+    """PETSc's options under a prefix, with these where it has none of their names."""
     from petsc4py import PETSc
 
-    known = vars(getattr(PETSc, of).ConvergedReason)
+    known = PETSc.Options(prefix)
+    for name, value in (options or {}).items():
+        if not known.hasName(name):
+            known[name] = value
+    return known
+
+
+def in_words(solver: Any, reason: int) -> str:
+    """The name of a reason of a class of PETSc's or SLEPc's."""
+    known = vars(solver.ConvergedReason)
     names = [name for name, value in known.items() if value == reason and not name.startswith("_")]
     name = max(names, key=len, default=str(reason))
     return name if name.startswith("DIVERGED") else f"DIVERGED_{name}"

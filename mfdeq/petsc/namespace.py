@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -139,6 +140,13 @@ def default_solver() -> Any:
     return KSP()
 
 
+def eigsh(H: Any, *args: Any, **options: Any) -> Any:
+    """Eigenpairs by SLEPc."""
+    from .spectrum import eigsh
+
+    return eigsh(H, *args, **options)
+
+
 def handed(x: Any) -> Any:
     """An array as functions of the user's get it."""
     return x.vec()
@@ -219,6 +227,11 @@ all, any = _reduced("all", "LAND", None), _reduced("any", "LOR", None)
 max, min = _reduced("max", "MAX", _extreme(-1)), _reduced("min", "MIN", _extreme(1))
 
 
+def argsort(x: Any) -> Any:
+    """What puts an array that every rank holds in order."""
+    return host.argsort(held_by_all(x), kind="stable")
+
+
 def argmax(x: Any) -> Any:
     """The first row of those where an (n,) array is largest."""
     if not isinstance(x, Distributed):
@@ -248,6 +261,19 @@ def _vector_norm(x: Any) -> Any:
     return host.linalg.norm(x.device.mpi.allgather(mine))
 
 
+def _qr(x: Any) -> Any:
+    """Q of orthonormal columns and R: of what each rank has, and then of their factors."""
+    if not isinstance(x, Distributed):
+        return host.linalg.qr(x)
+    Q, R = host.linalg.qr(x.local)
+    if x.device.size == 1:
+        return x.like(Q), R
+    factors = x.device.mpi.allgather(R)
+    before = builtins.sum(factor.shape[0] for factor in factors[: x.device.rank])
+    together, R = host.linalg.qr(host.concatenate(factors))
+    return x.like(Q @ together[before : before + Q.shape[1]]), R
+
+
 def matrix_transpose(x: Any) -> Any:
     """Of (n, k)."""
     return x.T
@@ -258,6 +284,7 @@ linalg = SimpleNamespace(
     eigh=host.linalg.eigh,
     solve=host.linalg.solve,
     cholesky=host.linalg.cholesky,
+    qr=_qr,
     svd=host.linalg.svd,
     pinv=host.linalg.pinv,
 )
