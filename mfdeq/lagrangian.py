@@ -174,6 +174,7 @@ def _entries(op: Operator, name: str) -> Any:
 
 
 def unsuited(why: str) -> ArgumentError:
+    """The error for a system that cannot be factorized."""
     return ArgumentError(
         f"the Lagrangian system cannot be factorized: {why}. For extreme eigenvalues without it, "
         "leave sigma out of mfdeq.eigsh"

@@ -6,8 +6,8 @@ ranks, and its operators hold the user's Mats.
 
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
+from .optimization import tao
 from .solving import equilibrium_at, solve
 from .spectrum import eigsh
-from .optimization import tao
 
 __all__ = ["KSP", "Equilibrium", "as_mat", "eigsh", "equilibrium_at", "solve", "tao"]

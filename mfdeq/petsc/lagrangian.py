@@ -12,7 +12,6 @@ from .assembly import assembled, diagonal
 from .ksp import KSP
 from .mats import FromMat
 
-PACKAGES = ("mumps", "superlu_dist", "superlu", "umfpack")  # whose LU pivots, the best first
 RTOL = 1e-10
 
 
@@ -43,21 +42,18 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         super().__init__(H, sigma)
 
     def _factorized(self, H: Reduced, M: Any) -> Any:
+        from petsc4py import PETSc
+
         system = FromMat(H.backend, _system(H, self.sigma))
-        defaults = {"ksp_type": "preonly", "pc_type": "lu", **_package()}
+        defaults = {"ksp_type": "preonly", "pc_type": "lu"}
+        if PETSc.Sys.hasExternalPackage("mumps"):  # PETSc's own does not pivot
+            defaults["pc_factor_mat_solver_type"] = "mumps"
         ksp = KSP(self.prefix, {**defaults, **(self.options or {})}, RTOL)
         factor: Any = ksp.setup(system)
         b = system.backend.random(system.shape[0], seed=5)
         rest = b - system._apply(factor._attempt(b, RTOL, False))
         factor.off = system.backend.norm(rest) / system.backend.norm(b)
         return factor
-
-
-def _package() -> dict[str, str]:
-    from petsc4py import PETSc
-
-    found = [name for name in PACKAGES if PETSc.Sys.hasExternalPackage(name)]
-    return {"pc_factor_mat_solver_type": found[0]} if found else {}
 
 
 def _system(H: Reduced, sigma: float) -> Any:
@@ -67,9 +63,7 @@ def _system(H: Reduced, sigma: float) -> Any:
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.unsuited("the curvature is known by its product only: give its blocks")
     names = ("params_params", "state_params", "state_state")
-    pp, sp, ss = (
-        _entries(getattr(H.K, name), f"{name} of the curvature") for name in names
-    )
+    pp, sp, ss = (_entries(getattr(H.K, name), f"{name} of the curvature") for name in names)
     A, B = _entries(H.eq.state_operator, "A"), _entries(H.eq.param_operator, "B")
     ranks = H.backend.device
     pp.axpy(-sigma, diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, Backend, host
-from ..operators import Operator, columnwise
+from ..operators import IdentityMinus, Operator, Zero, columnwise
 from .arrays import Distributed
 from .ranks import Rows
 
@@ -146,6 +146,11 @@ class Context:
     def multTranspose(self, mat: Any, x: Any, y: Any) -> None:
         """y = A' x."""
         y.setArray(self.operator._apply_adjoint(Distributed.of_vec(x)).local)
+
+    def shift(self, mat: Any, a: float) -> None:
+        """A + a I in place of A."""
+        identity = IdentityMinus(Zero(self.operator, self.operator.shape))
+        self.operator = self.operator.plus(identity.times(a))
 
     def productSetFromOptions(self, mat: Any, kind: str, A: Any, B: Any, C: Any) -> bool:
         """Whether products of this kind can be had: A B and A' B, of dense B."""

@@ -274,6 +274,14 @@ def _qr(x: Any) -> Any:
     return x.like(Q @ together[before : before + Q.shape[1]]), R
 
 
+def _pinv(x: Any, rtol: float) -> Any:
+    """The pseudoinverse, of (n, k) by that of R."""
+    if not isinstance(x, Distributed):
+        return compat.linalg.pinv(x, rtol=rtol)
+    Q, R = _qr(x)
+    return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
+
+
 def matrix_transpose(x: Any) -> Any:
     """Of (n, k)."""
     return x.T
@@ -286,5 +294,5 @@ linalg = SimpleNamespace(
     cholesky=host.linalg.cholesky,
     qr=_qr,
     svd=host.linalg.svd,
-    pinv=host.linalg.pinv,
+    pinv=_pinv,
 )

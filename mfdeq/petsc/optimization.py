@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from typing import Any
 
-from ..arrays import Array, Backend
-from ..operators import Operator, SelfAdjoint
+from ..arrays import Backend
+from ..operators import Zero
 from ..optimization.functional import ReducedFunctional
 from .ksp import database
+from .mats import Context
 from .objects import as_mat
+
+NEWTON = ("nls", "ntr", "ntl")  # types whose preconditioner would need entries by default
 
 
 def tao(
@@ -45,10 +50,8 @@ def tao(
     """
     from petsc4py import PETSc
 
-    found = PETSc.TAO().create(comm=theta.getComm())
-    found.setOptionsPrefix(prefix)
-    database(prefix, options)
-    hessian = _HessianThere(functional, theta)
+    backend, size = Backend.of(theta), theta.getSize()
+    given = database(prefix, options)
 
     def gradient(tao: Any, x: Any, g: Any) -> None:
         g.setArray(functional.gradient(x).local)
@@ -57,28 +60,26 @@ def tao(
         gradient(tao, x, g)
         return functional.value(x)
 
+    def hessian(tao: Any, x: Any, H: Any, preconditioner: Any) -> None:
+        H.setPythonContext(Context(functional.products(x)))  # without what TAO has shifted it by
+
+    found = PETSc.TAO().create(comm=theta.getComm())
+    found.setOptionsPrefix(prefix)
     found.setObjective(lambda tao, x: functional.value(x))
-    found.setGradient(gradient, theta.duplicate())
-    found.setObjectiveGradient(both, theta.duplicate())
-    found.setHessian(lambda tao, x, H, preconditioner: hessian.move(x), as_mat(hessian))
+    found.setGradient(gradient, None)
+    found.setObjectiveGradient(both, None)
+    found.setHessian(hessian, as_mat(Zero(backend, (size, size))))
     found.setType("ntr")
     found.setSolution(theta)
     found.setFromOptions()
+    kind = found.getType()
+    if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
+        found.getKSP().getPC().setType("lmvm")
+    atexit.register(_destroy, weakref.ref(found))
     return found
 
 
-class _HessianThere(SelfAdjoint):
-    """The Hessian at the point that TAO asked for last."""
-
-    def __init__(self, functional: ReducedFunctional, theta: Any) -> None:
-        super().__init__(Backend.of(theta), (theta.getSize(), theta.getSize()))
-        self.functional = functional
-        self.there: Operator | None = None
-
-    def move(self, theta: Any) -> None:
-        """Make it the Hessian at theta."""
-        self.there = self.functional.products(theta)
-
-    def _apply(self, x: Array) -> Array:
-        assert self.there is not None
-        return self.there._apply(x)
+def _destroy(reference: weakref.ref) -> None:
+    """Before PETSc ends, which destroys a TAO only when its functions are gone, and crashes."""
+    if (tao := reference()) is not None:
+        tao.destroy()

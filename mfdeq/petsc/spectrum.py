@@ -9,7 +9,7 @@ from ..arguments import fraction
 from ..arrays import Array, Backend, host
 from ..errors import ArgumentError, ConvergenceError
 from ..memory import memory_told
-from ..operators import Operator, SelfAdjoint
+from ..operators import SelfAdjoint
 from ..precision import Euclidean
 from ..spectrum.eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from ..spectrum.extreme import (
@@ -133,14 +133,26 @@ def eigsh(
 
 
 class _Multiplied(SelfAdjoint):
-    """What SLEPc is given: its products are counted."""
+    """What SLEPc is given: its products are counted.
+
+    Attributes
+    ----------
+    error : Exception or None
+        What a product has raised: through SLEPc it would leave its matrices half used.
+    """
 
     def __init__(self, product: Products) -> None:
         super().__init__(product, product.H.shape)
         self.product = product
+        self.error: Exception | None = None
 
     def _apply(self, x: Array) -> Array:
-        return self.product(x if x.ndim == 2 else x[:, None])[:, 0 if x.ndim == 1 else slice(None)]
+        if self.error is None:
+            try:
+                return self.product(x) if x.ndim == 2 else self.product(x[:, None])[:, 0]
+            except Exception as error:
+                self.error = error
+        return 0.0 * x
 
 
 class Search:
@@ -176,7 +188,8 @@ class Search:
         eps = SLEPc.EPS().create(comm=H.backend.device.comm)
         eps.setOptionsPrefix(prefix)
         database(prefix, options)
-        eps.setOperators(as_mat(_Multiplied(H)))
+        multiplied = _Multiplied(H)
+        eps.setOperators(as_mat(multiplied))
         eps.setProblemType(SLEPc.EPS.ProblemType.HEP)
         eps.setType("krylovschur")
         # What has converged is held against the scale as it is then, and not as it once was.
@@ -188,11 +201,14 @@ class Search:
         eps.setConvergenceTest(SLEPc.EPS.Conv.ABS)
         self._aim(eps, 0.0)
         eps.setMonitor(self._watch)
+        eps.setStoppingTest(lambda *state: _stopped(multiplied, *state))
         eps.solve()
         self.name = f"SLEPc's {eps.getType()}"
         self.reason = in_words(SLEPc.EPS, eps.getConvergedReason())
         self.vectors = self._found(eps, start)
         eps.destroy()
+        if multiplied.error is not None:
+            raise multiplied.error
 
     def _watch(self, eps: Any, step: int, converged: int, values: Any, errors: Any) -> None:
         sizes = [abs(value) for value in values]
@@ -212,6 +228,18 @@ class Search:
             eps.getEigenvector(j, x.vec())
             block[:, j] = x
         return block
+
+
+def _stopped(H: _Multiplied, eps: Any, step: int, most: int, converged: int, wanted: int) -> int:
+    """SLEPc's own test, and whether a product has failed."""
+    from slepc4py import SLEPc
+
+    reasons = SLEPc.EPS.ConvergedReason
+    if H.error is not None:
+        return reasons.CONVERGED_USER
+    if converged >= wanted:
+        return reasons.CONVERGED_TOL
+    return reasons.DIVERGED_ITS if step >= most else reasons.ITERATING
 
 
 def _fewer(pairs: Eigenpairs, k: int, searches: list[Search]) -> ConvergenceError:

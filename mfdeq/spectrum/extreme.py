@@ -314,7 +314,7 @@ def _columns(backend: Backend, X: Array, which: Any) -> Array:
 
 def check_operator(H: Any, k: Any) -> int:
     """The size P of a square H that has k eigenvalues."""
-    shape = H.getSize() if hasattr(H, "getOwnershipRanges") else getattr(H, "shape", ())
+    shape = H.getSize() if hasattr(H, "getOwnershipRangesColumn") else getattr(H, "shape", ())
     shape = tuple(shape)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
@@ -324,6 +324,7 @@ def check_operator(H: Any, k: Any) -> int:
 
 
 def check_which(which: str) -> None:
+    """Raise an `ArgumentError` for a word that is not known."""
     if which not in WHICH:
         smallest = "; for those nearest to zero give sigma=0.0" if which == "SM" else ""
         raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected{smallest}")
@@ -339,6 +340,7 @@ def _check_absent(**given: Any) -> None:
 
 
 def start_of(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
+    """Where a search starts, (P, b): checked, or random."""
     if v0 is None:
         return backend.random(P, block, seed=13)
     start = backend.checked(v0, None, "v0", ArgumentError)
@@ -362,6 +364,7 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
 
 
 def reduced(H: Operator) -> Reduced:
+    """H where it is a Hessian of this library's, or an `ArgumentError`."""
     if not isinstance(H, Reduced):
         raise ArgumentError(
             f"sigma and certify of mfdeq.eigsh are for an mfdeq Hessian; {type(H).__name__} came. "
