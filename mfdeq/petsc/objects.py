@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +50,19 @@ def as_mat(operator: Operator) -> Any:
     mat = _mat_class()()
     mat.createPython(sizes, Context(operator), comm=ranks.comm)
     mat.setUp()
+    before_the_end(mat)
     return mat
+
+
+def before_the_end(of_python: Any) -> None:
+    """Have an object that calls Python destroyed before PETSc ends, after which it crashes."""
+    atexit.register(_destroy, weakref.ref(of_python))
+
+
+def _destroy(reference: weakref.ref) -> None:
+    if (found := reference()) is not None:
+        found.destroy()
+        gc.collect()  # what frames of an error still hold of it
 
 
 @functools.cache

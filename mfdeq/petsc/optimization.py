@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import weakref
 from typing import Any
 
 from ..arrays import Backend
@@ -11,7 +9,7 @@ from ..operators import Zero
 from ..optimization.functional import ReducedFunctional
 from .ksp import database
 from .mats import Context
-from .objects import as_mat
+from .objects import as_mat, before_the_end
 
 NEWTON = ("nls", "ntr", "ntl")  # types whose preconditioner would need entries by default
 
@@ -75,11 +73,5 @@ def tao(
     kind = found.getType()
     if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
         found.getKSP().getPC().setType("lmvm")
-    atexit.register(_destroy, weakref.ref(found))
+    before_the_end(found)
     return found
-
-
-def _destroy(reference: weakref.ref) -> None:
-    """Before PETSc ends, which destroys a TAO only when its functions are gone, and crashes."""
-    if (tao := reference()) is not None:
-        tao.destroy()
