@@ -102,6 +102,8 @@ class Backend:
             return op.backend
         if is_sparse(op) or is_dense(op):
             return cls.of(op.data if is_sparse(op) else op)
+        if hasattr(op, "getOwnershipRanges"):
+            return cls.of(op.createVecRight())
         foreign = "cupy" if _package(type(op).__mro__[-2].__module__) == "cupyx" else "numpy"
         return cls.of(_module(foreign).zeros(0, dtype=getattr(op, "dtype", None) or "float64"))
 

@@ -60,13 +60,17 @@ class ShiftedInverse(SelfAdjoint):
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
         try:
-            self.factor = _Factor(Matrix(H.backend, _system(H, self.sigma, M)))
+            self.factor: Any = self._factorized(H, M)
         except ZeroDivisionError as error:
             raise self._on_an_eigenvalue("a pivot is zero") from error
         except ArithmeticError as error:
-            raise _unsuited(str(error)) from error
+            raise unsuited(str(error)) from error
         if not self.factor.off <= REFINABLE:
             raise self._on_an_eigenvalue(f"a solve leaves {self.factor.off:.0e}")
+
+    def _factorized(self, H: Reduced, M: Any) -> Any:
+        """A `Factor` of the system, with its `off`."""
+        return _Factor(Matrix(H.backend, _system(H, self.sigma, M)))
 
     @functools.cached_property
     def below(self) -> int | None:
@@ -78,9 +82,9 @@ class ShiftedInverse(SelfAdjoint):
 
     def _apply(self, x: Array) -> Array:
         backend, P = self.backend, self.shape[0]
-        rest = backend.zeros(self.factor.A.shape[0] - P, *x.shape[1:])
+        zero = backend.zeros((self.factor.A.shape[0] - P) // 2, *x.shape[1:])
         try:
-            return self.factor.solve(backend.xp.concat([x, rest], axis=0))[:P, ...]
+            return self.factor.solve(backend.xp.concat([x, zero, zero], axis=0))[:P, ...]
         except (ConvergenceError, SingularStateError) as error:
             raise self._on_an_eigenvalue(f"{error}") from error
 
@@ -154,7 +158,7 @@ def _nodes(B: Any, sp: Any) -> Any:
 def _blocks_of(H: Reduced, *shapes: tuple[int, int]) -> list[Any]:
     sparse = importlib.import_module("scipy.sparse")
     if not isinstance(H.K, BlockCurvature):
-        raise _unsuited("the curvature is known by its product only: give its blocks")
+        raise unsuited("the curvature is known by its product only: give its blocks")
     return [
         sparse.csr_matrix(shape) if block is None else _entries(block, "a block of the curvature")
         for block, shape in zip(H.K.blocks, shapes, strict=True)
@@ -165,11 +169,12 @@ def _entries(op: Operator, name: str) -> Any:
     """The sparse matrix of an operator, on the host."""
     array = getattr(op, "array", None)
     if not is_sparse(array):
-        raise _unsuited(f"{name} is not a sparse matrix")
+        raise unsuited(f"{name} is not a sparse matrix")
     return sparse_on_host(array)
 
 
-def _unsuited(why: str) -> ArgumentError:
+def unsuited(why: str) -> ArgumentError:
+    """The error for a system that cannot be factorized."""
     return ArgumentError(
         f"the Lagrangian system cannot be factorized: {why}. For extreme eigenvalues without it, "
         "leave sigma out of mfdeq.eigsh"

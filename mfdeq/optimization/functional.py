@@ -170,9 +170,10 @@ class ReducedFunctional:
 
     def hessp(self, theta: Array, v: Array) -> Array:
         """H @ v at theta, (P,)."""
-        return self._products(theta) @ v
+        return self.products(theta) @ v
 
-    def _products(self, theta: Array) -> Operator:
+    def products(self, theta: Array) -> Operator:
+        """H at theta, its products as accurate as `accuracy` says."""
         H = self.hessian(theta)
         if self.accuracy is None:
             return H

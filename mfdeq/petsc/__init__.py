@@ -8,9 +8,21 @@ from .ending import clean_up_at_the_end, end_all_on_an_error
 from .files import load, save
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
+from .optimization import tao
 from .solving import equilibrium_at, solve
+from .spectrum import eigsh
 
 end_all_on_an_error()
 clean_up_at_the_end()
 
-__all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "load", "save", "solve"]
+__all__ = [
+    "KSP",
+    "Equilibrium",
+    "as_mat",
+    "eigsh",
+    "equilibrium_at",
+    "load",
+    "save",
+    "solve",
+    "tao",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +61,7 @@ class KSPFactor(Factor):
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
             SOLVERS[id(ksp)] = ksp
             ksp.setOptionsPrefix(solver.prefix)
-            given = set_options(solver.prefix, solver.options)
+            given = database(solver.prefix, solver.options)
             if not given.hasName("ksp_type"):
                 ksp.setType("gmres")
                 ksp.setPCSide(PETSc.PC.Side.RIGHT)
@@ -97,11 +96,13 @@ class KSPFactor(Factor):
         return x
 
     def _note(self) -> None:
+        from petsc4py import PETSc
+
         reason = self.ksp.getConvergedReason()
         self.counts.iterations += self.ksp.getIterationNumber()
         self.counts.history.append(self.ksp.getResidualNorm())
         if reason < 0:
-            self.stopped = f"PETSc says {in_words('KSP', reason)}"
+            self.stopped = f"PETSc says {in_words(PETSc.KSP, reason)}"
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if r.ndim == 2:
@@ -111,22 +112,20 @@ class KSPFactor(Factor):
         return x
 
 
-def set_options(prefix: str, options: Mapping[str, Any]) -> Any:
-    """Put options under a prefix into PETSc's database, but for those that are there."""
+def database(prefix: str, options: dict[str, Any] | None) -> Any:
+    """PETSc's options under a prefix, with these where it has none of their names."""
     from petsc4py import PETSc
 
-    given = PETSc.Options(prefix)
-    for name, value in options.items():
-        if not given.hasName(name):
-            given[name] = value
-    return given
+    known = PETSc.Options(prefix)
+    for name, value in (options or {}).items():
+        if not known.hasName(name):
+            known[name] = value
+    return known
 
 
-def in_words(of: str, reason: int) -> str:
-    """The name of a reason of PETSc's."""
-    from petsc4py import PETSc
-
-    known = vars(getattr(PETSc, of).ConvergedReason)
+def in_words(solver: Any, reason: int) -> str:
+    """The name of a reason of a class of PETSc's or SLEPc's."""
+    known = vars(solver.ConvergedReason)
     names = [name for name, value in known.items() if value == reason and not name.startswith("_")]
     name = max(names, key=len, default=str(reason))
     return name if name.startswith("DIVERGED") else f"DIVERGED_{name}"

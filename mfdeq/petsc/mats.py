@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, Backend, host
-from ..operators import Operator, columnwise
+from ..operators import IdentityMinus, Operator, Zero, columnwise
 from .arrays import Distributed
 from .ending import MATS
 from .ranks import Rows
@@ -18,6 +18,13 @@ ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, 
 class FromMat(Operator):
     """A Mat of the user's: assembled, nested, shell or of Python.
 
+    Parameters
+    ----------
+    backend : Backend
+    mat : petsc4py.PETSc.Mat
+    stacked : Rows, optional
+        Of a square one on stacked vectors.
+
     Attributes
     ----------
     mat : petsc4py.PETSc.Mat
@@ -25,10 +32,10 @@ class FromMat(Operator):
         Whether its entries are at hand.
     """
 
-    def __init__(self, backend: Backend, mat: Any) -> None:
+    def __init__(self, backend: Backend, mat: Any, stacked: Rows | None = None) -> None:
         ranks = backend.device
-        self._rows = ranks.add(rows_of(mat.getOwnershipRanges()))
-        self._columns = ranks.add(rows_of(mat.getOwnershipRangesColumn()))
+        self._rows = stacked or ranks.add(rows_of(mat.getOwnershipRanges()))
+        self._columns = stacked or ranks.add(rows_of(mat.getOwnershipRangesColumn()))
         super().__init__(backend, (self._rows.total, self._columns.total))
         self.mat = mat
         if mat.getType() == "python":
@@ -168,6 +175,11 @@ class Context:
         ranks = self.operator.backend.device
         rows = ranks.rows(self.operator.shape[side])
         return Distributed(host.array(local, order="C"), ranks, rows)
+
+    def shift(self, mat: Any, a: float) -> None:
+        """A + a I in place of A."""
+        identity = IdentityMinus(Zero(self.operator, self.operator.shape))
+        self.operator = self.operator.plus(identity.times(a))
 
     def productSetFromOptions(self, mat: Any, kind: str, A: Any, B: Any, C: Any) -> bool:
         """Whether products of this kind can be had: A B and A' B, of dense B."""

@@ -154,6 +154,13 @@ def default_solver() -> Any:
     return KSP()
 
 
+def eigsh(H: Any, *args: Any, **options: Any) -> Any:
+    """Eigenpairs by SLEPc."""
+    from .spectrum import eigsh
+
+    return eigsh(H, *args, **options)
+
+
 def handed(x: Any) -> Any:
     """An array as functions of the user's get it."""
     return x.vec()
@@ -234,6 +241,11 @@ all, any = _reduced("all", "LAND", None), _reduced("any", "LOR", None)
 max, min = _reduced("max", "MAX", _extreme(-1)), _reduced("min", "MIN", _extreme(1))
 
 
+def argsort(x: Any) -> Any:
+    """What puts an array that every rank holds in order."""
+    return host.argsort(held_by_all(x), kind="stable")
+
+
 def argmax(x: Any) -> Any:
     """The first row of those where an (n,) array is largest."""
     if not isinstance(x, Distributed):
@@ -263,36 +275,38 @@ def _vector_norm(x: Any) -> Any:
     return host.linalg.norm(x.device.mpi.allgather(mine))
 
 
-def matrix_transpose(x: Any) -> Any:
-    """Of (n, k)."""
-    return x.T
-
-
-def _qr(x: Any) -> tuple[Any, Any]:
-    """Q and R of a tall (n, k) array: of what each rank has, then of their factors R."""
+def _qr(x: Any) -> Any:
+    """Q of orthonormal columns and R: of what each rank has, and then of their factors."""
     if not isinstance(x, Distributed):
         return host.linalg.qr(x)
     Q, R = host.linalg.qr(x.local)
+    if x.device.size == 1:
+        return x.like(Q), R
     factors = x.device.mpi.allgather(R)
-    upper, R = host.linalg.qr(host.concatenate(factors))
-    start = builtins.sum(factor.shape[0] for factor in factors[: x.device.rank])
-    return x.like(Q @ upper[start : start + Q.shape[1]]), R
+    before = builtins.sum(factor.shape[0] for factor in factors[: x.device.rank])
+    together, R = host.linalg.qr(host.concatenate(factors))
+    return x.like(Q @ together[before : before + Q.shape[1]]), R
 
 
 def _pinv(x: Any, rtol: float) -> Any:
-    """The pseudoinverse of a tall (n, k) array, for products with others of its rows."""
+    """The pseudoinverse, of (n, k) by that of R."""
     if not isinstance(x, Distributed):
         return compat.linalg.pinv(x, rtol=rtol)
     Q, R = _qr(x)
     return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
 
 
+def matrix_transpose(x: Any) -> Any:
+    """Of (n, k)."""
+    return x.T
+
+
 linalg = SimpleNamespace(
-    qr=_qr,
     vector_norm=_vector_norm,
     eigh=host.linalg.eigh,
     solve=host.linalg.solve,
     cholesky=host.linalg.cholesky,
+    qr=_qr,
     svd=host.linalg.svd,
     pinv=_pinv,
 )

@@ -10,7 +10,7 @@ from ..linearized import Problem
 from ..operators import Operator
 from .arrays import Distributed
 from .ending import SOLVERS
-from .ksp import in_words, set_options
+from .ksp import database, in_words
 from .mats import Context, FromMat
 from .objects import shell
 
@@ -51,7 +51,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     solver = PETSc.SNES().create(comm=ranks.comm)
     SOLVERS[id(solver)] = solver
     solver.setOptionsPrefix(prefix)
-    set_options(prefix, options)
+    database(prefix, options)
     x = start.like(start.local.copy()).vec()
     solver.setFunction(residual, x.duplicate())
     solver.setJacobian(linearize, jacobian.mat, jacobian.mat)
@@ -62,7 +62,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
         raise ConvergenceError(
             f"{problem.name}: SNES {solver.getType()} stopped after "
             f"{solver.getIterationNumber()} iterations at ||R|| {solver.getFunctionNorm():.2e}: "
-            f"{in_words('SNES', reason)}. Start nearer (h0), set -{prefix}snes_ options, or "
+            f"{in_words(PETSc.SNES, reason)}. Start nearer (h0), set -{prefix}snes_ options, or "
             "leave out method='snes' for mfdeq's own methods",
             best=state,
         )

@@ -146,12 +146,24 @@ def eigsh(
     once (P up to 40, or k above P - 2), the result alone is written.
     """
     P = check_operator(H, k)
-    _check_which(which)
+    check_which(which)
     fraction(rtol, "rtol")
-    limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
     backend = Backend.of_operator(H)
+    if hasattr(backend.xp, "eigsh"):
+        _check_absent(
+            M=M,
+            certify=certify or None,
+            preconditioner=preconditioner,
+            block=None if block == 1 else block,
+            basis=basis,
+            resume=resume,
+            max_products=max_products,
+            checkpoint=checkpoint,
+        )
+        return backend.xp.eigsh(H, k, which, rtol, sigma=sigma, v0=v0, progress=progress)
+    limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
     most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
-    start = _start(backend, v0, P, min(count(block, "block"), P))
+    start = start_of(backend, v0, P, min(count(block, "block"), P))
     if most < k + 2 * start.shape[1] and most < P:
         raise ArgumentError(
             f"basis is {most}; at least k + 2 b = {k + 2 * start.shape[1]} vectors are needed"
@@ -159,7 +171,7 @@ def eigsh(
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
-        parts(_reduced(hessian))  # refused before the work
+        parts(reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     if preconditioner is not None:
@@ -221,7 +233,7 @@ def eigsh(
     if not worst(pairs) <= allowed(pairs, rtol):
         raise inaccurate(worst(pairs), rtol, pairs)
     if certify:
-        pairs.report.missed = missed(_reduced(hessian), pairs, inverse)
+        pairs.report.missed = missed(reduced(hessian), pairs, inverse)
     kept.end(pairs)
     return pairs
 
@@ -230,7 +242,7 @@ def _inverse(H: Products, sigma: float, preconditioner: Operator | None) -> Oper
     """(H - sigma M)^-1, iterated or factorized."""
     if preconditioner is not None:
         return IteratedInverse(H, sigma, preconditioner)
-    return ShiftedInverse(_reduced(H.H), sigma, entries(H.metric))
+    return ShiftedInverse(reduced(H.H), sigma, entries(H.metric))
 
 
 def _nearest(
@@ -262,10 +274,10 @@ def _nearest(
     vectors = refined(inverse, vectors, metric)
     iterated = isinstance(inverse, IteratedInverse)
     how = "iterated solves" if iterated else "the Lagrangian system"
-    return bounded(H, vectors, _norm(H, start[:, :1]), f"Lanczos with {how}")
+    return bounded(H, vectors, size_of(H, start[:, :1]), f"Lanczos with {how}")
 
 
-def _norm(H: Products, x: Array) -> float:
+def size_of(H: Products, x: Array) -> float:
     """||H||, underestimated: what two products grow by."""
     size = float(H.metric.norms(x, H.metric.apply(x))[0])
     for _ in range(2):
@@ -303,7 +315,8 @@ def _columns(backend: Backend, X: Array, which: Any) -> Array:
 
 def check_operator(H: Any, k: Any) -> int:
     """The size P of a square H that has k eigenvalues."""
-    shape = tuple(getattr(H, "shape", ()))
+    shape = H.getSize() if hasattr(H, "getOwnershipRangesColumn") else getattr(H, "shape", ())
+    shape = tuple(shape)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
@@ -311,13 +324,24 @@ def check_operator(H: Any, k: Any) -> int:
     return shape[0]
 
 
-def _check_which(which: str) -> None:
+def check_which(which: str) -> None:
+    """Raise an `ArgumentError` for a word that is not known."""
     if which not in WHICH:
         smallest = "; for those nearest to zero give sigma=0.0" if which == "SM" else ""
         raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected{smallest}")
 
 
-def _start(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
+def _check_absent(**given: Any) -> None:
+    for name, x in given.items():
+        if x is not None:
+            raise ArgumentError(
+                f"{name} of mfdeq.eigsh is not for distributed matrices: leave it out, and set "
+                "SLEPc by its options (mfdeq.petsc.eigsh)"
+            )
+
+
+def start_of(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
+    """Where a search starts, (P, b): checked, or random."""
     if v0 is None:
         return backend.random(P, block, seed=13)
     start = backend.checked(v0, None, "v0", ArgumentError)
@@ -340,7 +364,8 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
     return found.continued(product, most)
 
 
-def _reduced(H: Operator) -> Reduced:
+def reduced(H: Operator) -> Reduced:
+    """H where it is a Hessian of this library's, or an `ArgumentError`."""
     if not isinstance(H, Reduced):
         raise ArgumentError(
             f"sigma and certify of mfdeq.eigsh are for an mfdeq Hessian; {type(H).__name__} came. "

@@ -1,0 +1,137 @@
+"""Eigenpairs by SLEPc are those of the one-machine library, and their bounds hold."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("petsc4py")
+pytest.importorskip("slepc4py")
+
+from petsc4py import PETSc
+from problems import LOSS, N, P, hessians, mat_of, spread, vec_of
+
+import mfdeq
+import mfdeq.petsc
+from mfdeq.errors import ArgumentError, ConvergenceError, SingularStateError
+from mfdeq.operators import SelfAdjoint
+
+
+def check(pairs, reference, exact):
+    """The values, vectors up to sign, and bounds; `exact` are all eigenvalues."""
+    k = reference.values.shape[0]
+    X = pairs.vectors.gathered()
+    assert pairs.vectors.shape == (P, k)
+    assert np.allclose(pairs.values, reference.values, rtol=0, atol=1e-9)
+    assert np.allclose(abs(X.T @ reference.vectors), np.eye(k), rtol=0, atol=1e-6)
+    assert np.allclose(X.T @ X, np.eye(k), rtol=0, atol=1e-12)
+    assert pairs.report.converged
+    off = abs(pairs.values[:, None] - exact).min(axis=1)
+    assert (off <= pairs.error_bounds).all()
+    assert (pairs.error_bounds < 1e-5 * abs(exact).max()).all()
+
+
+def exact():
+    return np.linalg.eigvalsh(hessians()[1].toarray())
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
+def test_extreme_pairs(which):
+    H, ref = hessians()
+    check(mfdeq.petsc.eigsh(H, 5, which, 1e-8), mfdeq.eigsh(ref, 5, which, 1e-8), exact())
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.1, -3.0])
+def test_pairs_nearest_to_a_shift(sigma):
+    H, ref = hessians()
+    found = mfdeq.petsc.eigsh(H, 4, sigma=sigma)
+    check(found, mfdeq.eigsh(ref, 4, sigma=sigma), exact())
+    assert "Lagrangian" in found.report.method
+
+
+def test_mfdeq_eigsh_hands_over():
+    H, _ = hessians()
+    for of in (H, spread().of.hessian(LOSS)):
+        assert np.allclose(mfdeq.eigsh(of, 3).values, exact()[-3:], rtol=0, atol=1e-9)
+    with pytest.raises(ArgumentError, match="certify"):
+        mfdeq.eigsh(H, 3, sigma=0.0, certify=True)
+
+
+def test_all_pairs_and_matrices_of_the_user():
+    assert np.allclose(mfdeq.petsc.eigsh(hessians()[0], P, "SA").values, exact(), rtol=0, atol=1e-9)
+    A = mat_of(np.diag(np.arange(63.0)))
+    assert np.allclose(mfdeq.petsc.eigsh(A, 3, "SA").values, [0, 1, 2], rtol=0, atol=1e-7)
+    assert np.allclose(mfdeq.petsc.eigsh(mat_of(np.zeros((62, 62))), 3).values, 0)
+
+
+def test_options_are_read():
+    H, _ = hessians()
+    PETSc.Options()["other_eps_type"] = "lobpcg"
+    found = mfdeq.petsc.eigsh(H, 2, "SA", prefix="other_")
+    assert "lobpcg" in found.report.method
+    assert np.allclose(found.values, exact()[:2], rtol=0, atol=1e-9)
+
+
+def test_fewer_than_asked_for():
+    H, _ = hessians()
+    few = {"eps_max_it": 1}
+    with pytest.raises(ConvergenceError, match=r"1 of 6 .* DIVERGED_ITS") as caught:
+        mfdeq.petsc.eigsh(H, 6, "SA", 1e-12, prefix="few_", options=few)
+    assert np.allclose(caught.value.best.values, exact()[:1], rtol=0, atol=1e-9)
+    assert not caught.value.report.converged
+    with pytest.raises(ConvergenceError, match="0 of 6"):
+        mfdeq.petsc.eigsh(H, 6, "SA", 1e-12, prefix="none_", options={**few, "eps_ncv": 8})
+
+
+def test_sigma_on_an_eigenvalue():
+    with pytest.raises(SingularStateError, match="sigma is an eigenvalue"):
+        mfdeq.petsc.eigsh(hessians()[0], 3, sigma=float(exact()[7]))
+
+
+def test_sigma_where_products_alone_are_known():
+    curved = mfdeq.Loss(
+        lambda h, theta: 0.5 * h.dot(h),
+        lambda h, theta: h,
+        curvature=lambda h, theta: lambda u, z: (0.0 * u, z),
+    )
+    H = spread().hessian(curved)
+    with pytest.raises(ArgumentError, match="give its blocks"):
+        mfdeq.petsc.eigsh(H, 3, sigma=0.0)
+    with pytest.raises(ArgumentError, match="for an mfdeq Hessian"):
+        mfdeq.petsc.eigsh(mat_of(np.eye(P)), 3, sigma=0.5)
+
+
+class Failing(SelfAdjoint):
+    calls = 0
+
+    def _apply(self, x):
+        self.calls += 1
+        if self.calls > 4:
+            raise ConvergenceError("stopped here")
+        return x
+
+
+def test_a_product_that_fails_says_so():
+    with pytest.raises(ConvergenceError, match="stopped here"):
+        mfdeq.petsc.eigsh(Failing(spread().of.backend, (P, P)), 2)
+
+
+def test_not_symmetric():
+    A = np.triu(np.random.default_rng(0).standard_normal((P, P)))
+    with pytest.raises(ConvergenceError, match="not symmetric"):
+        mfdeq.petsc.eigsh(mat_of(A), 3)
+
+
+def test_arguments():
+    H, _ = hessians()
+    for arguments in (
+        (H, 0),
+        (H, P + 1),
+        (H, 2, "SM"),
+        (H, 2, "LM", 2.0),
+        (mat_of(np.ones((3, 4))), 1),
+    ):
+        with pytest.raises(ArgumentError):
+            mfdeq.petsc.eigsh(*arguments)
+    with pytest.raises(ArgumentError, match=r"use mfdeq\.eigsh"):
+        mfdeq.petsc.eigsh(np.eye(4), 1)
+    with pytest.raises(ArgumentError, match="v0 has shape"):
+        mfdeq.petsc.eigsh(H, 2, v0=vec_of(np.ones(N)))
