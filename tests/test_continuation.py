@@ -216,6 +216,44 @@ def test_what_was_followed_is_not_lost():
     assert 0.4 < branch.t[-1] < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_corrector_does_not_jump_to_another_part_of_the_branch():
+    """On the upper branch of a coarse grid Newton's method would fall back to the lower parts."""
+    branch = mfdeq.follow(square(25), np.zeros(1), span=(-0.5, 10.0), max_points=45)
+    heights = branch.measured(np.max)
+    assert np.all(np.diff(heights) > 0)
+    assert np.all(np.diff(heights) < 2.0)
+    assert sum(abs(fold.t - 6.80589) < 1e-5 for fold in branch.folds) == 1
+    assert sum(fold.t > 1.0 for fold in branch.folds) == 1
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_was_followed_up_to_an_overflow_is_not_lost(tmp_path):
+    """States of 355, whose exponentials have no norm; and a start from the checkpoint."""
+    model = Bratu(np, np.float64, laplacian=five_point_laplacian(3), spread=np.ones((9, 1)))
+
+    def run():
+        with pytest.raises(mfdeq.ConvergenceError, match="overflows") as caught:
+            mfdeq.follow(
+                model,
+                np.zeros(1),
+                span=(0.0, 8.0),
+                max_points=1000,
+                longest=50.0,
+                checkpoint=tmp_path / "run.npz",
+                checkpoint_every=5,
+            )
+        return caught.value.best
+
+    first, again = run(), run()
+    for branch in (first, again):
+        assert len(branch.points) > 20
+        assert len(branch.folds) == 1
+        assert 300.0 < branch.measured(np.max)[-1] < 360.0
+    np.testing.assert_array_equal(first.t, again.t)
+    assert isinstance(mfdeq.Branch.load(tmp_path / "run.npz"), mfdeq.Branch)
+
+
 WRONG = {
     "a span": ({"span": (1.0, 2.0)}, "around 0"),
     "an empty span": ({"span": (0.0, 0.0)}, "around 0"),

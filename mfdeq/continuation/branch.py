@@ -10,7 +10,7 @@ from typing import Any
 from ..arguments import at_least, count, one_of, real
 from ..arrays import Array, host
 from ..checkpoints import Checkpoint, digest, opened, other_run, read, write
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError, MfdeqError
 from ..model import Model
 from ..report import LinearCounts
 from ..solving import reused_solver
@@ -280,6 +280,7 @@ def _advance(
 ) -> bool:
     """Step until the branch has come to its end, or there are as many points as are asked for."""
     curve, branch = walk.curve, walk.branch
+    failure: MfdeqError | None = None
     while True:
         here = branch.points[-1]
         if len(branch.points) >= max_points:
@@ -292,10 +293,10 @@ def _advance(
         if walk.ds < SHORTEST * first:
             raise ConvergenceError(
                 f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
-                "short, could be corrected. It may end, or another branch be too near; the branch "
-                "so far is in `best`",
+                f"short, could be corrected (the last failed with: {failure}). It may end, or "
+                "another branch be too near; the branch so far is in `best`",
                 best=branch,
-            )
+            ) from failure
         try:
             there, iterations = curve.corrected(here, walk.ds, natural=method == "natural")
             if curve.cosine(here, there) < SHARPEST and walk.ds > 64 * SHORTEST * first:
@@ -312,7 +313,8 @@ def _advance(
                 end = span[0] if left.t < span[0] else span[1]
                 found.append(curve.at(found[-1] if found else here, left, end))
                 branch.reason = f"t = {end:g} is the end of the span"
-        except (ConvergenceError, SingularStateError):
+        except MfdeqError as error:
+            failure = error
             walk.ds *= 0.5
             continue
         branch.points += found

@@ -33,6 +33,8 @@ MOST = 10  # iterations of a corrector
 LOCATED = 1e-9  # of a step, to which folds and crossings are located
 BESIDE = 1e-7  # of a step, to the side of a point where A is singular
 STRAYED = 1e3  # times the target of ||R||, which no point of this branch has
+NEAR = 0.5  # of a step, within which a point must be of where the tangent foretold it
+SLANTED = 8.0  # times that, where another branch leaves in a direction that is not known yet
 SMALL = 1e-3  # of what it was at the ends of a step, for a test function to be at a root
 
 
@@ -174,19 +176,26 @@ class Curve:
         size = self.backend.norm(a) ** 2 + self.backend.norm(h) ** 2
         return 1.0 / size if size > 0.0 else 1.0
 
-    def corrected(self, here: Point, ds: float, natural: bool = False) -> tuple[Point, int]:
-        """The point of the curve in the plane ds ahead, and the iterations it took."""
+    def corrected(
+        self, here: Point, ds: float, natural: bool = False, step: float | None = None
+    ) -> tuple[Point, int]:
+        """The point of the curve in the plane ds ahead, and the iterations it took.
+
+        ds may be a part of a step, which then says what is near.
+        """
         if natural:
             ds = ds / abs(here.slope)
         h, t = here.state + ds * here.tangent, here.t + ds * here.slope
         across = (0.0 * here.tangent, 1.0) if natural else (here.tangent, here.slope)
-        return self._newton(h, t, across, here)
+        return self._newton(h, t, across, here, NEAR * abs(step or ds))
 
     def _newton(
-        self, h: Array, t: float, across: tuple[Array, float], like: Point
+        self, h: Array, t: float, across: tuple[Array, float], like: Point, reach: float
     ) -> tuple[Point, int]:
+        """The point of the curve across a direction, no farther than `reach` from (h, t)."""
         report = SolveReport(method="newton")
         monitor: Monitor | None = None
+        first = h, t
         for iteration in range(MOST):
             problem = self.problem(t)
             residual, size = problem.trial_residual(h)
@@ -205,13 +214,19 @@ class Curve:
             k, tau = across
             dt = -self.dot(k, tau, u, 0.0) / self.dot(k, tau, a, 1.0)
             h, t = h + u + dt * a, t + dt
+            # Farther away is another part of the curve, or another curve.
+            away = h - first[0], t - first[1]
+            if not self.dot(*away, *away) <= reach**2:
+                raise ConvergenceError("a corrector strayed from where the tangent points")
         raise ConvergenceError(f"{MOST} iterations of a corrector were not enough")
 
     def at(self, here: Point, there: Point, t: float) -> Point:
         """The equilibrium at t, between two points."""
         share = (t - here.t) / (there.t - here.t)
         guess = here.state + share * (there.state - here.state)
-        found, _ = self._newton(guess, t, (0.0 * here.tangent, 1.0), there)
+        way = there.state - here.state, there.t - here.t
+        reach = NEAR * math.sqrt(self.dot(*way, *way))
+        found, _ = self._newton(guess, t, (0.0 * here.tangent, 1.0), there, reach)
         return self.examined(found)
 
     # What is special between two points.
@@ -261,7 +276,7 @@ class Curve:
         """A point and its test; where A is singular on the spot, that of one beside it."""
         for aside in (0.0, BESIDE, -BESIDE):
             try:
-                point = self.corrected(here, s + aside * ds)[0]
+                point = self.corrected(here, s + aside * ds, step=ds)[0]
                 return s + aside * ds, point, test(point)
             except (ConvergenceError, SingularStateError):
                 continue
@@ -311,9 +326,8 @@ class Curve:
         aim = Point(crossing.t, crossing.state, tangent, slope)
         for shrink in range(8):
             ds = first * 0.5**shrink
-            h, t = aim.state + ds * tangent, aim.t + ds * slope
             try:
-                return self.examined(self._newton(h, t, (tangent, slope), aim)[0])
+                return self.examined(self.corrected(aim, ds, step=SLANTED * ds)[0])
             except (ConvergenceError, SingularStateError):
                 continue
         raise ConvergenceError("no point of the other branch was found near the crossing")
