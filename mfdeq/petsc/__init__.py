@@ -4,8 +4,9 @@ The formulas are those of `mfdeq`: its arrays are distributed ones here, whose s
 ranks, and its operators hold the user's Mats.
 """
 
+from .bridge import distributed
 from .ksp import KSP
 from .objects import Equilibrium, as_mat
 from .solving import equilibrium_at, solve
 
-__all__ = ["KSP", "Equilibrium", "as_mat", "equilibrium_at", "solve"]
+__all__ = ["KSP", "Equilibrium", "as_mat", "distributed", "equilibrium_at", "solve"]
