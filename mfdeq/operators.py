@@ -98,6 +98,11 @@ class Operator:
     def _transpose(self) -> Operator:
         return self._adjoint()
 
+    @property
+    def has_entries(self) -> bool:
+        """Whether it is known by its entries, and not by products alone."""
+        return hasattr(self, "array")
+
     def forget(self) -> None:
         """Drop what earlier products have left behind and later ones depend on."""
         for part in vars(self).values():

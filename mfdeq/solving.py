@@ -161,7 +161,7 @@ def _equilibrium(
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:
     if method != "auto":
         return [(method, "it was asked for")]
-    if problem.is_map and not hasattr(problem.linearize(start).A, "array"):
+    if problem.is_map and not problem.linearize(start).A.has_entries:
         return [
             ("anderson", "the model is a map that gives only products of its Jacobian"),
             ("newton", "Anderson acceleration did not converge"),

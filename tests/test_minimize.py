@@ -382,8 +382,30 @@ def test_what_was_found_is_not_lost():
 
 def test_no_equilibrium_at_the_start():
     F = towards_the_fold(6.0)
-    with pytest.raises(mfdeq.ConvergenceError, match="newton"):
+    with pytest.raises(
+        mfdeq.ConvergenceError, match=r"at theta0.*newton.*ReducedFunctional"
+    ) as told:
         mfdeq.minimize(F, np.array([20.0]))
+    assert told.value.best is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_is_no_number(method):
+    def functional(value):
+        loss = mfdeq.Loss(
+            value,
+            d_state=lambda h, theta: h,
+            curvature=lambda h, theta: mfdeq.Curvature(state_state=sp.identity(3).tocsr()),
+        )
+        return mfdeq.ReducedFunctional(Wavy(), loss)
+
+    with pytest.raises(mfdeq.ModelError, match="NaN or infinity"):
+        mfdeq.minimize(functional(lambda h, theta: np.nan), np.ones(3), method)
+    # Nor is a step taken to where it is none.
+    F = functional(lambda h, theta: 0.5 * float(h @ h) if abs(h[0]) > 0.5 else np.nan)
+    with pytest.raises(mfdeq.ConvergenceError) as told:
+        mfdeq.minimize(F, np.ones(3), method, max_iterations=20)
+    assert np.isfinite(told.value.best.value)
 
 
 WRONG = {

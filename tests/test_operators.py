@@ -6,11 +6,15 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from case_models import linear_operator_of
 from cases import EVERY, close, error, to_numpy
 from scipy.sparse.linalg import LinearOperator
 
 import mfdeq
+from mfdeq.adapters import as_operator
+from mfdeq.arrays import Backend
+from mfdeq.dottest import check_symmetric
 
 OPERATORS = {
     "A": (lambda eq, case: eq.state_operator, lambda t, case: t.A),
@@ -231,3 +235,13 @@ def test_a_dense_conversion_of_a_large_operator_is_refused():
             convert(eq.sensitivity)
     # Columns of operators that know vectors only still go through.
     close(eq.sensitivity @ np.eye(6000, 2), 2 * np.eye(5000, 2), 1e-9)
+
+
+def test_underflow_is_no_asymmetry():
+    # The products of such numbers have no digits left.
+    diagonal = sp.diags(np.linspace(1.0, 3.0, 7) * 5e-324).tocsr()
+    op = as_operator(Backend.of(np.zeros(1)), diagonal, (7, 7), "it")
+    check_symmetric(op, "it", "its entries")
+    wrong = sp.csr_matrix(([1e-200], ([0], [1])), shape=(7, 7))
+    with pytest.raises(mfdeq.DerivativeError):
+        check_symmetric(as_operator(Backend.of(np.zeros(1)), wrong, (7, 7), "it"), "it", "it")

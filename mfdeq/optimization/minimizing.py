@@ -12,7 +12,7 @@ from ..arguments import at_least, count, fraction, one_of
 from ..arrays import Array, Backend, array_on_host
 from ..checkpoints import digest, opened
 from ..equilibrium import Equilibrium
-from ..errors import ArgumentError, ConvergenceError, MfdeqError
+from ..errors import ArgumentError, ConvergenceError, MfdeqError, SingularStateError
 from ..lagrangian import ShiftedInverse, parts
 from ..precision import Precision
 from ..spectrum.eigenpairs import Eigenpairs
@@ -144,7 +144,10 @@ def minimize(
     Raises
     ------
     ConvergenceError
-        Where that gradient is not reached, with the `Minimum` so far as `best`.
+        Where that gradient is not reached, with the `Minimum` so far as `best`; None where there
+        is no equilibrium at theta0.
+    ModelError
+        Where the loss at theta0 is not finite.
     CheckpointError
         Where the file is none of this run, or none can be written there.
 
@@ -203,7 +206,7 @@ def minimize(
     if file is not None and file.saved is not None:
         run.go_on(backend, file.saved)
     else:
-        eq = functional.equilibrium(theta)  # whose error says more than an infinite loss
+        eq = _at_the_start(functional, theta)
         if method == "newton":
             parts(eq.hessian(functional.loss))  # refused before the work
         run.start(theta, limits, radius)
@@ -211,6 +214,17 @@ def minimize(
     inner = min(INNER, 2 * theta.shape[0])
     run.method = _method(method, run.objective, limits, precondition, inner, target)
     return _ended(run, run.to_the_end(target, max_iterations, callback), target)
+
+
+def _at_the_start(functional: ReducedFunctional, theta: Array) -> Equilibrium:
+    try:
+        return functional.equilibrium(theta)
+    except (ConvergenceError, SingularStateError) as error:
+        raise ConvergenceError(
+            f"no equilibrium is found at theta0, where the minimization starts: {error}. Start "
+            "where there is one, or give mfdeq.ReducedFunctional the start of its solve, h0",
+            report=error.report,
+        ) from error
 
 
 def _precondition(backend: Backend, given: Any, size: int) -> Callable[[Array], Array]:

@@ -150,7 +150,11 @@ class Objective:
 
     def start(self, theta: Array, bounds: Bounds, radius: float | None) -> tuple[Iterate, Step]:
         """The first iterate, where there is an equilibrium."""
-        value, g = self.value(theta), self.gradient(theta)
+        value = self.value(theta)
+        if value == math.inf:
+            found = self.functional.value(theta)
+            raise ModelError(f"the loss is {found} at theta0; a finite number was expected")
+        g = self.gradient(theta)
         size = bounds.backend.norm(bounds.projected_gradient(theta, g))
         at = Iterate(theta, value, g, size, size, LOOSEST, radius)
         return at, Step(value, size, 0.0, 0, "start")
@@ -162,13 +166,13 @@ class Objective:
         self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
-        """The loss; infinite where there is no equilibrium, or not even a residual."""
+        """The loss; infinite where it is not finite, or there is no equilibrium or residual."""
         try:
             found = self.functional.value(theta)
         except (ConvergenceError, SingularStateError, ModelError):
             found = math.inf
         self.count()
-        return found if found == found else math.inf
+        return found if math.isfinite(found) else math.inf
 
     def gradient(self, theta: Array) -> Array:
         """The gradient, where there is an equilibrium."""

@@ -4,6 +4,7 @@ The formulas are those of `mfdeq`: its arrays are distributed ones here, whose s
 ranks, and its operators hold the user's Mats.
 """
 
+from .bridge import distributed
 from .ending import clean_up_at_the_end, end_all_on_an_error
 from .files import load, save
 from .ksp import KSP
@@ -19,6 +20,7 @@ __all__ = [
     "KSP",
     "Equilibrium",
     "as_mat",
+    "distributed",
     "eigsh",
     "equilibrium_at",
     "load",

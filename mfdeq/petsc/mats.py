@@ -42,6 +42,11 @@ class FromMat(Operator):
             MATS[id(mat)] = mat
         self.assembled = mat.getType().endswith(ASSEMBLED)
 
+    @property
+    def has_entries(self) -> bool:
+        """Whether they are assembled."""
+        return self.assembled
+
     def _apply(self, x: Array) -> Array:
         if x.ndim == 2:
             if self.assembled and x.shape[1] > 1:

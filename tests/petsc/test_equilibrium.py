@@ -215,9 +215,10 @@ class TwinMap(mfdeq.FixedPointModel):
         return mfdeq.Linearization(np.diag(slope), slope[:, None] * V.toarray())
 
 
-@pytest.mark.parametrize("method", ["newton", "anderson", "picard", "snes"])
+@pytest.mark.parametrize("method", ["auto", "newton", "anderson", "picard", "snes"])
 def test_maps(method):
     eq, ref = mfdeq.petsc.solve(Map(), vec_of(THETA), method=method), mfdeq.solve(TwinMap(), THETA)
+    assert method != "auto" or eq.report.method == "newton"
     close(gathered(eq.state), ref.state)
     v = RNG.standard_normal(P)
     found = eq.state.duplicate()

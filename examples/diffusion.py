@@ -1,0 +1,111 @@
+"""Diffusion in three dimensions: log-conductivities from a few measured values, with their Hessian.
+
+A source in a cube of n³ cells; the field h is zero on the rim. One unknown value and one unknown
+log-conductivity per cell; values at random cells are the data, smoothness is the prior.
+
+    python examples/diffusion.py --size small                      # 16³ cells
+    mpiexec -n 2 python examples/diffusion.py --size small --petsc # on PETSc's matrices
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import scipy.sparse as sp
+
+import mfdeq
+
+CELLS = {"small": 16, "half": 32, "full": 64}
+
+
+class Diffusion(mfdeq.ResidualModel):
+    """Steady diffusion: R(h, θ) = Dᵀ diag(exp(Mθ)) D h − source, by a 7-point stencil.
+
+    D takes differences from cells to faces, over the spacing; M averages (the conductivity of a
+    face is a geometric mean, on the rim that of its cell).
+
+    Parameters
+    ----------
+    n : int
+        Cells a side of the unit cube.
+    """
+
+    def __init__(self, n: int):
+        self.state_size = self.param_size = n**3
+        d = sp.diags([1.0, -1.0], [0, -1], shape=(n + 1, n)) * n
+        m = sp.lil_matrix(abs(d) / (2 * n))
+        m[0, 0] = m[n, n - 1] = 1.0
+        one = sp.identity(n)
+
+        def along(a):
+            """Return the operator along each of the three axes, one below the other."""
+            axes = ((a, one, one), (one, a, one), (one, one, a))
+            return sp.vstack([sp.kron(sp.kron(x, y), z) for x, y, z in axes], "csr")
+
+        self.D, self.M = along(d), along(m)
+        self.source = np.ones(n**3)
+
+    def residual(self, h, theta):
+        """Return what each cell loses beyond its source."""
+        return self.D.T @ (np.exp(self.M @ theta) * (self.D @ h)) - self.source
+
+    def linearize(self, h, theta) -> mfdeq.Linearization:
+        """Differentiate q = k · D h, k = exp(Mθ)."""
+        D, M, DT, MT, diag = self.D, self.M, self.D.T, self.M.T, sp.diags
+        k, Dh = np.exp(M @ theta), D @ h
+        q = k * Dh
+
+        def curvature(lam) -> mfdeq.Curvature:
+            g = D @ lam
+            return mfdeq.Curvature(
+                params_params=MT @ diag(g * q) @ M, state_params=DT @ diag(g * k) @ M
+            )
+
+        def second(a, b):
+            (a_theta, a_h), (b_theta, b_h) = a, b
+            Ma, Mb = M @ a_theta, M @ b_theta
+            return DT @ (q * Ma * Mb + k * (Ma * (D @ b_h) + Mb * (D @ a_h)))
+
+        return mfdeq.Linearization(DT @ diag(k) @ D, DT @ diag(q) @ M, curvature, second)
+
+    def smoothness(self):
+        """Return the precision of a smooth field θ."""
+        return (self.D.T @ self.D / self.D.data.max() ** 2 + sp.identity(self.param_size)).tocsr()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the job."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--size", choices=CELLS, default="full")
+    parser.add_argument("--petsc", action="store_true", help="on PETSc, as many ranks as there are")
+    options = parser.parse_args(arguments)
+
+    model = Diffusion(CELLS[options.size])
+    rng = np.random.default_rng(0)
+    cells = rng.choice(model.state_size, model.state_size // 64, replace=False)
+    loss = mfdeq.LeastSquares(cells, np.full(cells.size, 0.03), weights=1e4)
+    loss = loss + mfdeq.QuadraticPrior(model.smoothness())
+    theta, first = np.zeros(model.param_size), True
+    solver = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+    if options.petsc:
+        from petsc4py import PETSc
+
+        from mfdeq import petsc
+
+        model = petsc.distributed(model)
+        loss, theta = model.loss(loss), model.params(theta)
+        solver = petsc.KSP(options={"ksp_type": "cg", "pc_type": "gamg"})
+        first = PETSc.COMM_WORLD.getRank() == 0
+
+    eq = mfdeq.solve(model, theta, solver=solver)
+    gradient = eq.gradient(loss)
+    Hg = eq.hessian(loss) @ gradient
+    sizes = eq.backend.norm(eq.state), eq.backend.norm(gradient), eq.backend.norm(Hg)
+    if first:
+        print(eq.report.reason)
+        print("‖h‖ {:.12g}, ‖gradient‖ {:.12g}, ‖H gradient‖ {:.12g}".format(*sizes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Models and losses of numpy's on PETSc's Vecs and Mats, against the same on one machine."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+import mfdeq
+
+PETSc = pytest.importorskip("petsc4py.PETSc")
+import mfdeq.petsc as mp  # noqa: E402
+
+NX, NY = 6, 7
+N, P = NX * NY, NX * NY - 9
+SIZE = PETSc.COMM_WORLD.getSize()
+rng = np.random.default_rng(5)
+LINE = [sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n)) for n in (NX, NY)]
+L = (sp.kron(sp.eye(NY), LINE[0]) + sp.kron(LINE[1], sp.eye(NX)) + sp.eye(N)).tocsr()
+W = sp.random(N, P, 0.2, "csr", random_state=3)
+THETA, V = rng.standard_normal(P), rng.standard_normal((P, 3))
+DATA = rng.standard_normal(N)
+
+
+class Cubic(mfdeq.ResidualModel):
+    """L h + h³ − W exp(θ)."""
+
+    state_size, param_size = N, P
+    form = staticmethod(sp.csr_matrix)
+
+    def initial_state(self, theta):
+        return 0.1 * np.arange(N) / N
+
+    def residual_scale(self, h, theta):
+        return 1.0 + np.linalg.norm(theta)
+
+    def residual(self, h, theta):
+        return L @ h + h**3 - W @ np.exp(theta)
+
+    def linearize(self, h, theta):
+        e = np.exp(theta)
+        return mfdeq.Linearization(
+            self.form(L + sp.diags(3 * h**2)),
+            self.form(-W @ sp.diags(e)),
+            curvature=lambda lam: mfdeq.Curvature(
+                params_params=self.form(sp.diags(-e * (W.T @ lam))),
+                state_state=self.form(sp.diags(6 * h * lam)),
+            ),
+            second=lambda a, b: 6 * h * a[1] * b[1] - W @ (e * a[0] * b[0]),
+        )
+
+
+class Tanh(mfdeq.FixedPointModel):
+    """tanh(J h / 9 + W θ), its curvature by products."""
+
+    state_size, param_size = N, P
+    J = (L / 20).tocsr()
+
+    def map(self, h, theta):
+        return np.tanh(self.J @ h + W @ theta)
+
+    def linearize(self, h, theta):
+        t = np.tanh(self.J @ h + W @ theta)
+        d, d2 = 1 - t**2, -2 * t * (1 - t**2)
+
+        def first(x):
+            return self.J @ x[1] + W @ x[0]
+
+        def curvature(lam):
+            def apply(dtheta, dh):
+                z = lam * d2 * first((dtheta, dh))
+                return W.T @ z, self.J.T @ z
+
+            return apply
+
+        return mfdeq.Linearization(
+            sp.diags(d) @ self.J,
+            sp.diags(d) @ W,
+            curvature=curvature,
+            second=lambda a, b: d2 * first(a) * first(b),
+        )
+
+
+class Dense(Cubic):
+    form = staticmethod(lambda matrix: matrix.toarray())
+
+
+def layout(kind):
+    """(comm, state, params); communicators of their own, for sizes have one layout on each."""
+    comm = PETSc.Comm(PETSc.COMM_WORLD.tompi4py().Dup())
+    if kind == "split":
+        return comm, None, None
+    if kind == "dmda":
+        return comm, PETSc.DMDA().create([NX, NY], stencil_width=1, comm=comm), None
+    if kind == "vec":
+        own = N if comm.getRank() == SIZE - 1 else 0
+        return comm, PETSc.Vec().createMPI((own, N), comm=comm), None
+    draw = np.random.default_rng(11)
+    return comm, draw.integers(0, SIZE, N), draw.integers(0, SIZE, P)
+
+
+def plain_loss():
+    def state_state(h, theta):
+        return mfdeq.Curvature(state_state=sp.diags(3 * h**2).tocsr())
+
+    return mfdeq.Loss(
+        lambda h, theta: np.sum(h**4) / 4, lambda h, theta: h**3, curvature=state_state
+    )
+
+
+def by_products():
+    def apply(h, theta):
+        return lambda dtheta, dh: (2 * dtheta, dh * np.cos(np.arange(N)))
+
+    weights = np.cos(np.arange(N))
+    return mfdeq.Loss(
+        lambda h, theta: theta @ theta + 0.5 * h @ (weights * h),
+        lambda h, theta: weights * h,
+        lambda h, theta: 2 * theta,
+        apply,
+    )
+
+
+R = (sp.diags(2.0 + np.arange(P)) + W.T @ W).tocsr()
+LOSSES = {
+    "indices": lambda: mfdeq.LeastSquares(np.arange(0, N, 3), DATA[::3], 2.0),
+    "sparse": lambda: mfdeq.LeastSquares(L[4:15], DATA[:11], np.arange(1.0, 12)),
+    "operator": lambda: mfdeq.LeastSquares(aslinearoperator(L[4:15]), DATA[:11]),
+    "dense": lambda: mfdeq.LeastSquares(L[4:15].toarray(), DATA[:11]),
+    "number": lambda: plain_loss() + mfdeq.QuadraticPrior(0.5, 0.1),
+    "prior": lambda: plain_loss() + mfdeq.QuadraticPrior(R, THETA / 2),
+    "precision": lambda: plain_loss() - 0.5 * mfdeq.QuadraticPrior(mfdeq.Precision(R)),
+    "products": by_products,
+}
+
+
+def close(found, expected):
+    assert np.linalg.norm(found - expected) <= 1e-9 * np.linalg.norm(expected)
+
+
+def solved(kind, model):
+    comm, state, params = layout(kind)
+    bridge = mp.distributed(model, comm, state, params)
+    solver = mp.KSP("bridge_", rtol=1e-13)
+    eq = mp.solve(bridge, bridge.params(THETA), method="newton", solver=solver)
+    return bridge, eq, mfdeq.solve(model, THETA)
+
+
+@pytest.mark.parametrize("model", [Cubic, Tanh, Dense])
+@pytest.mark.parametrize("kind", ["split", "dmda", "vec", "partition"])
+def test_equilibrium(kind, model):
+    """State, gradient, products with H and Z, component Hessian and second order agree."""
+    loss = LOSSES["indices"]() + LOSSES["prior"]()
+    bridge, eq, of = solved(kind, model())
+    close(bridge.gathered_state(eq.state), of.state)
+    spread = bridge.loss(loss)
+    assert np.isclose(eq.of.report.scale, of.report.scale, rtol=1e-12)
+    close(bridge.gathered_params(eq.gradient(spread)), of.gradient(loss))
+    for H, expected in (
+        (eq.of.hessian(spread), of.hessian(loss)),
+        (eq.of.hessian(spread).gauss_newton, of.hessian(loss).gauss_newton),
+    ):
+        close(bridge.gathered_params(H @ bridge._params.spread(V)), expected @ V)
+        close(bridge.gathered_params(H @ bridge._params.spread(V[:, 0])), expected @ V[:, 0])
+    Z, block = eq.of.sensitivity, bridge._params.spread(V)
+    close(bridge.gathered_state(Z @ block), of.sensitivity @ V)
+    U = rng.standard_normal((N, 2))
+    close(bridge.gathered_params(Z.H @ bridge._state.spread(U)), of.sensitivity.H @ U)
+    u, v = V[:, 0], V[:, 1]
+    twice = eq.second_order(bridge.params(u), bridge.params(v))
+    close(bridge.gathered_state(twice), of.second_order(u, v))
+    row = int(bridge._state.inverse[3])
+    component = eq.of.component_hessian(row) @ block
+    close(bridge.gathered_params(component), of.component_hessian(3) @ V)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    """Value, gradient and Hessian of losses of each kind, in another numbering."""
+    loss = LOSSES[name]()
+    bridge, eq, of = solved("partition", Cubic())
+    spread = bridge.loss(loss)
+    theta = bridge._params.spread(THETA)
+    assert np.isclose(spread.value(eq.of.state, theta), loss.value(of.state, THETA), rtol=1e-9)
+    close(bridge.gathered_params(eq.gradient(spread)), of.gradient(loss))
+    H = 2 * spread + bridge.loss(LOSSES["indices"]())
+    expected = of.hessian(2 * loss + LOSSES["indices"]()) @ V
+    close(bridge.gathered_params(eq.of.hessian(H) @ bridge._params.spread(V)), expected)
+
+
+def test_there_and_back():
+    """An array comes back as it went, vectors and blocks; each number is where it was to be."""
+    comm, state, params = layout("partition")
+    bridge = mp.distributed(Cubic(), comm, state, params)
+    vec = bridge.state(DATA)
+    assert np.array_equal(bridge.gathered_state(vec), DATA)
+    assert np.array_equal(bridge.gathered_params(bridge.params(V)), V)
+    assert np.array_equal(vec.getArray(), DATA[state == comm.getRank()])
+
+
+class Operators(Cubic):
+    def linearize(self, h, theta):
+        A = L + sp.diags(3 * h**2)
+        return mfdeq.Linearization(
+            LinearOperator((N, N), matvec=A.dot, rmatvec=A.dot), -W @ sp.diags(np.exp(theta))
+        )
+
+
+class Unfinished(Cubic):
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(L * np.nan, W)
+
+
+class Short(Cubic):
+    def residual(self, h, theta):
+        return h[1:]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (Operators, "d_state of Operators.linearize .* no entries.*shell Mat"),
+        (Unfinished, "d_state of Unfinished.linearize holds NaN"),
+        (Short, r"Short.residual has shape \(41,\)"),
+    ],
+)
+def test_models_that_fail(model, told):
+    """The message names the model's function."""
+    bridge = mp.distributed(model(), layout("split")[0])
+    with pytest.raises(mfdeq.ModelError, match=told):
+        mp.solve(bridge, bridge.params(THETA))
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (np.zeros(N - 1, int), "the rank of each unknown"),
+        (np.full(N, SIZE), "are there"),
+        (np.zeros(N), "dtype float64"),
+        (N + 1, "do not add up"),
+        ("split", "was|were expected"),
+    ],
+)
+def test_layouts_that_fail(state, told):
+    """Those of another number of unknowns, or ranks that are not there."""
+    with pytest.raises(mfdeq.ArgumentError, match=told):
+        mp.distributed(Cubic(), layout("split")[0], state=state)
+
+
+def test_wrong_kinds():
+    """What is no model, no loss, no vector of the layout."""
+    comm = layout("split")[0]
+    with pytest.raises(mfdeq.ModelError, match="FixedPointModel"):
+        mp.distributed(W, comm)
+    bridge = mp.distributed(Cubic(), comm)
+    with pytest.raises(mfdeq.ArgumentError, match="one of mfdeq's"):
+        bridge.loss(abs)
+    with pytest.raises(mfdeq.ArgumentError, match="was expected"):
+        bridge.gathered_state(bridge.params(THETA))
+    with pytest.raises(mfdeq.ArgumentError, match=rf"\({N},\)"):
+        bridge.state(THETA)
