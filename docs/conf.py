@@ -38,7 +38,7 @@ html_css_files = ["wide.css"]
 
 default_role = "autolink"
 autosummary_generate = True
-autodoc_mock_imports = ["petsc4py", "slepc4py", "mpi4py"]  # of mfdeq.petsc, which needs no docs of its own
+autodoc_mock_imports = ["petsc4py", "slepc4py", "mpi4py"]  # of mfdeq.petsc
 autodoc_typehints = "none"  # the docstrings state types, with shapes
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": "Operator, Exception"}

@@ -74,14 +74,31 @@ class Diffusion(mfdeq.ResidualModel):
         return (self.D.T @ self.D / self.D.data.max() ** 2 + sp.identity(self.param_size)).tocsr()
 
 
+def picture(n, state, gradient, pairs, path):
+    """Save the middle of the cube, and the spectrum."""
+    import matplotlib.pyplot as plt
+
+    from mfdeq import plot
+
+    fig, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for ax, (title, x) in zip(axes, {"h": state, "dL/dθ": gradient}.items(), strict=False):
+        plot.field(x.reshape(n, n, n)[n // 2].ravel(), (n, n), ax=ax)
+        ax.set_title(f"{title}, in the middle of the cube", loc="left")
+    plot.spectrum(pairs, ax=axes[2])
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job."""
+    """Solve, differentiate, and find the stiffest directions."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--size", choices=CELLS, default="full")
+    parser.add_argument("--size", choices=CELLS, default="half")
     parser.add_argument("--petsc", action="store_true", help="on PETSc, as many ranks as there are")
+    parser.add_argument("--output", default="diffusion.png", help="the figure")
     options = parser.parse_args(arguments)
 
-    model = Diffusion(CELLS[options.size])
+    n = CELLS[options.size]
+    model = Diffusion(n)
     rng = np.random.default_rng(0)
     cells = rng.choice(model.state_size, model.state_size // 64, replace=False)
     loss = mfdeq.LeastSquares(cells, np.full(cells.size, 0.03), weights=1e4)
@@ -99,12 +116,21 @@ def main(arguments: list[str] | None = None) -> None:
         first = PETSc.COMM_WORLD.getRank() == 0
 
     eq = mfdeq.solve(model, theta, solver=solver)
-    gradient = eq.gradient(loss)
-    Hg = eq.hessian(loss) @ gradient
-    sizes = eq.backend.norm(eq.state), eq.backend.norm(gradient), eq.backend.norm(Hg)
+    gradient, H = eq.gradient(loss), eq.hessian(loss)
+    norms = map(eq.backend.norm, (eq.state, gradient, H @ gradient))
+    pairs = mfdeq.eigsh(H, 8, "LA")
+    text = (
+        f"{n}³ cells: {eq.report.reason}\n"
+        + "‖h‖ {:.12g}, ‖gradient‖ {:.12g}, ‖H gradient‖ {:.12g}\n".format(*norms)
+        + f"largest eigenvalues {np.array2string(pairs.values, precision=9)}, "
+        f"± {pairs.error_bounds.max():.0e}, by {pairs.report.method}"
+    )
+    state = eq.state
+    if options.petsc:
+        state, gradient = model.gathered_state(state), model.gathered_params(gradient)
     if first:
-        print(eq.report.reason)
-        print("‖h‖ {:.12g}, ‖gradient‖ {:.12g}, ‖H gradient‖ {:.12g}".format(*sizes))
+        print(text)
+        picture(n, state, gradient, pairs, options.output)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The tests of mfdeq.petsc on one, two and three ranks, and what becomes of failures on one."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -48,6 +50,19 @@ def test_on_ranks(ranks):
     done = on_ranks(ranks, *tests)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
+
+
+def test_a_numpy_model_on_ranks_and_on_one_machine(tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    example = [str(HERE.parent / "examples" / "diffusion.py"), "--size", "small", "--output"]
+    found = []
+    for i, petsc in enumerate(([], ["--petsc"])):
+        done = on_ranks(1 + i, *example, str(tmp_path / f"{i}.png"), *petsc)
+        assert done.returncode == 0, done.stderr
+        found.append(np.array(re.findall(r"\d+\.\d{4,}", done.stdout), dtype=float))
+        assert (tmp_path / f"{i}.png").exists()
+    assert found[0].size == 3 + 8
+    np.testing.assert_allclose(*found, rtol=1e-8)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
