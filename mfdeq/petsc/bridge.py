@@ -224,6 +224,7 @@ class DistributedLoss(LossBase):
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """∇²_(θ,h) L, by blocks where the loss has it by blocks."""
         N, P, backend = self.model._state, self.model._params, Backend.of(h)
+        sizes = theta.shape[0], h.shape[0]
         found = self.of.curvature_operator(*self.model._both(h, theta))
         if not isinstance(found, BlockCurvature):
 
@@ -233,20 +234,20 @@ class DistributedLoss(LossBase):
                 return P.vec(a_theta), N.vec(a_h)
 
             curvature = Curvature(apply=apply)
-            return AppliedCurvature(backend, P.total, N.total, curvature, "curvature of the loss")
+            return AppliedCurvature(backend, *sizes, curvature, "curvature of the loss")
         layouts = ((P, P), (N, P), (N, N))
         blocks: list[Operator | None] = [
             block and _spread(backend, block, *pair)
             for block, pair in zip(found.blocks, layouts, strict=True)
         ]
-        return BlockCurvature(backend, P.total, N.total, blocks)
+        return BlockCurvature(backend, *sizes, blocks)
 
 
 class Gathered(Operator):
     """An operator of numpy's, known by its products, of which each rank keeps its rows."""
 
     def __init__(self, backend: Backend, of: Operator, rows: Layout, columns: Layout) -> None:
-        super().__init__(backend, (rows.total, columns.total))
+        super().__init__(backend, (rows.rows.total, columns.rows.total))
         self.of, self.rows, self.columns = of, rows, columns
 
     def _apply(self, x: Array) -> Array:

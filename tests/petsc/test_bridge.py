@@ -187,6 +187,19 @@ def test_losses(name):
     close(bridge.gathered_params(eq.of.hessian(H) @ bridge._params.spread(V)), expected)
 
 
+@pytest.mark.parametrize("name", ["sparse", "operator", "products"])
+def test_the_lagrangian_of_a_loss_is_a_mat(name):
+    bridge, eq, ref = solved("partition", Cubic())
+    loss = LOSSES[name]()
+    K, T = eq.hessian(bridge.loss(loss)).lagrangian, eq.tangent
+    v = np.cos(np.arange(P))
+    u, w, back = T.createVecs()[1], T.createVecs()[1], bridge.params(v)
+    T.mult(bridge.params(v), u)
+    K.mult(u, w)
+    T.multTranspose(w, back)  # H v = T' K T v
+    close(bridge.gathered_params(back), ref.hessian(loss) @ v)
+
+
 def test_there_and_back():
     """An array comes back as it went, vectors and blocks; each number is where it was to be."""
     comm, state, params = layout("partition")
