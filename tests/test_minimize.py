@@ -390,6 +390,27 @@ def test_no_equilibrium_at_the_start():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_loss_without_a_minimum(method):
+    # A thousandth of curvature along the first parameter, none along the others.
+    loss = mfdeq.Loss(
+        lambda h, theta: float(0.0005 * h[0] ** 2 - h[1:].sum()),
+        d_state=lambda h, theta: np.array([0.001 * h[0], -1.0, -1.0]),
+        curvature=lambda h, theta: mfdeq.Curvature(state_state=sp.diags([1e-3, 0.0, 0.0]).tocsr()),
+    )
+    with pytest.raises(mfdeq.ConvergenceError, match=r"falls without end|not enough|no step"):
+        mfdeq.minimize(mfdeq.ReducedFunctional(Wavy(), loss), np.ones(3), method)
+
+
+def test_a_loss_that_falls_without_end_is_told():
+    loss = mfdeq.Loss(lambda h, theta: -float(h.sum()), d_state=lambda h, theta: -np.ones(3))
+    with pytest.raises(
+        mfdeq.ConvergenceError, match=r"falls without end.*bounds or a prior"
+    ) as told:
+        mfdeq.minimize(mfdeq.ReducedFunctional(Wavy(), loss), np.ones(3), "newton-cg")
+    assert told.value.best.value < -1e15
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_no_number(method):
     def functional(value):
         loss = mfdeq.Loss(

@@ -466,7 +466,12 @@ def test_complex_numbers(study):
     assert record.outputs["single"].dtype == np.complex64
     np.testing.assert_array_equal(record.outputs["array"], [1j, 2.0])
     assert not record.damaged
-    assert "array" in study.to_html()
+
+
+def test_complex_numbers_in_a_report(study):
+    pytest.importorskip("jinja2", reason="the studies extra is not installed")
+    study.map(functions.waves, grid(i=[2, 3]), workers=0)
+    assert "waves" in study.to_html()
 
 
 def test_masked_arrays_are_refused(study):

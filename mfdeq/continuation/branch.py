@@ -23,7 +23,7 @@ METHODS = ("arclength", "natural")
 KIND, FOLLOWING = "a branch", "a branch that is followed"  # of files
 
 
-@dataclass
+@dataclass(eq=False)  # arrays are not compared by the way
 class Branch:
     """Equilibria along theta = theta0 + t d, in the order of the branch.
 
@@ -39,9 +39,9 @@ class Branch:
         What its solves cost.
     """
 
-    points: list[Point]
-    params: Array
-    direction: Array
+    points: list[Point] = field(repr=False)
+    params: Array = field(repr=False)
+    direction: Array = field(repr=False)
     reason: str = ""
     counts: LinearCounts = field(default_factory=LinearCounts)
 
@@ -191,7 +191,11 @@ def follow(
     """
     one_of(method, METHODS, "method")
     count(max_points, "max_points")
-    low, high = (real(side, "span") for side in span)
+    at_least(0, eigenvalues, "eigenvalues")
+    try:
+        low, high = (real(side, "span") for side in span)
+    except (TypeError, ValueError):
+        low = high = 0.0
     if not low <= 0.0 <= high or low == high:
         raise ArgumentError(f"span is {span!r}; two numbers around 0 were expected")
     width = high - low

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from ..arrays import Array, Backend
@@ -27,7 +28,10 @@ class Bounds:
         except TypeError:
             pair = ()
         if len(pair) != 2:
-            raise ArgumentError(f"bounds is {given!r}; a pair (lower, upper) was expected")
+            raise ArgumentError(
+                f"bounds is {reprlib.repr(given)}; a pair (lower, upper) was expected, each an "
+                "array, a number or None"
+            )
         self.lower: Array | None
         self.upper: Array | None
         self.lower, self.upper = (
@@ -41,7 +45,7 @@ class Bounds:
     def _side(self, x: Any, size: int, name: str) -> Array:
         backend = self.backend
         if getattr(x, "ndim", 0) == 0:
-            return backend.zeros(size) + float(x)
+            x = backend.zeros(size) + float(x)
         found = backend.checked(x, (size,), name, ArgumentError, finite=False)
         if bool(backend.xp.any(backend.xp.isnan(found))):
             raise ArgumentError(f"{name} holds NaN; give infinity where there is none")

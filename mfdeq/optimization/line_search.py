@@ -16,6 +16,7 @@ from .trust_region import ROUNDING, eisenstat_walker, steihaug
 
 ARMIJO, WOLFE = 1e-4, 0.9  # of the decrease and of the slope
 HALVINGS = 40
+FAR = 0.1  # of a step to where there is no loss, that is tried next
 TRIALS = 30  # of a search by Wolfe's conditions
 SHIFTS = 30  # factorizations for one step
 FORGOTTEN = 1e-3  # of the largest shift, from where on none is tried again
@@ -229,7 +230,7 @@ def _armijo(
             trial_g = objective.gradient(trial)
             if backend.norm(trial_g) < size:
                 return trial, new, trial_g, rejected
-        t *= 0.5
+        t *= 0.5 if new < math.inf else FAR  # a direction of no curvature has no length
     return None
 
 

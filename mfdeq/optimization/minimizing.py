@@ -14,6 +14,7 @@ from ..checkpoints import digest, opened
 from ..equilibrium import Equilibrium
 from ..errors import ArgumentError, ConvergenceError, MfdeqError, SingularStateError
 from ..lagrangian import ShiftedInverse, parts
+from ..losses import LossBase
 from ..precision import Precision
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.extreme import eigsh
@@ -230,6 +231,11 @@ def _at_the_start(functional: ReducedFunctional, theta: Array) -> Equilibrium:
 def _precondition(backend: Backend, given: Any, size: int) -> Callable[[Array], Array]:
     if given is None:
         return lambda r: r
+    if isinstance(given, LossBase):
+        raise ArgumentError(
+            f"preconditioner is a {type(given).__name__}; the precision of it was expected, an "
+            "mfdeq.Precision, or another operator near the inverse of the Hessian"
+        )
     if not isinstance(given, Precision):
         given = as_symmetric(backend, given, (size, size), "preconditioner")
     return inverse_of(given)
@@ -269,8 +275,7 @@ def _ended(run: Run, stop: Stop, target: float) -> Minimum:
     if not found.converged:
         raise ConvergenceError(
             f"mfdeq.minimize by {report.method} stopped at |gradient| {at.size:.2e}, above its "
-            f"target {target:.2e}: {stop.reason}. The point so far is in `best`; go on from its "
-            "params, loosen gtol, or give a preconditioner",
+            f"target {target:.2e}: {stop.reason}. The point so far is in `best`{stop.advice}",
             best=found,
             report=report,
         ) from stop.failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..arrays import Array, Backend
@@ -14,6 +14,7 @@ from .bounds import Bounds
 from .functional import ReducedFunctional
 from .objective import Iterate, Method, MinimizeReport, Objective, Step
 
+ENDLESS = 1e15  # times the loss and the gradient at the start: a fall that finds no minimum
 SAME = 1e-6  # of the loss at the start, within which that at a checkpoint must be found again
 
 
@@ -23,6 +24,7 @@ class Stop:
 
     reason: str
     failure: MfdeqError | None = None
+    advice: str = "; go on from its params, loosen gtol, or give a preconditioner"
 
 
 class Run:
@@ -95,8 +97,13 @@ class Run:
                     self._keep(self.file)
                 if converged:
                     return self._stop(f"|gradient| {self.at.size:.2e} <= {target:.2e}")
+                if report.steps[0].value - self.at.value > ENDLESS * max(
+                    abs(report.steps[0].value), report.steps[0].gradient_norm, 1.0
+                ):
+                    reason = f"the loss falls without end, to {self.at.value:.1e} so far"
+                    return replace(self._stop(reason), advice="; give bounds or a prior")
                 if callback is not None and callback(self.at.theta, step):
-                    return self._stop("the callback said so")
+                    return replace(self._stop("the callback said so"), advice="")
                 if len(report.steps) > most:
                     return self._stop(f"{most} iterations were not enough")
                 found = self.method.advance(self.at)

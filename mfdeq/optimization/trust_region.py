@@ -101,7 +101,7 @@ def steihaug(
         if radius is None:
             radius = math.sqrt(dd) * (FIRST * alpha if curvature > 0.0 else 1.0)
         longer = pp + 2.0 * alpha * pd + alpha * alpha * dd
-        if curvature <= 0.0 and radius == math.inf:  # a line search: what is convex so far
+        if radius == math.inf and not longer < math.inf:  # a line search: what is convex so far
             p = p if j > 1 else d
             how = "up to negative curvature"
             break
