@@ -311,3 +311,16 @@ def test_a_model_is_linearized_once_at_a_point():
     model = Counted(*(getattr(PITCHFORK, x) for x in ("form", "in_state", "in_theta")))
     mfdeq.follow(model, np.array([-1.0]), span=(0.0, 0.9), eigenvalues=1)
     assert len(calls) <= 2 * len(set(calls))
+
+
+def test_what_grows_may_be_out_of_sight():
+    # Beyond the fold the eigenvalue that grows is soon farther from zero than the next one.
+    branch = mfdeq.follow(bratu(250), np.array([2.0]), span=(-1.9, 2.0), eigenvalues=1)
+    at = branch.points.index(branch.folds[0])
+    before, after = branch.points[:at], branch.points[at + 1 :]
+    assert {point.unstable for point in before} == {0}
+    assert [point.unstable for point in after[:3]] == [1, 1, 1]
+    assert after[-1].unstable is None
+    assert 0 not in {point.unstable for point in after}
+    two = mfdeq.follow(bratu(250), np.array([2.0]), span=(-1.0, 2.0), eigenvalues=4)
+    assert two.points[-1].unstable == 1

@@ -15,6 +15,7 @@ from ..model import Model
 from ..report import LinearCounts
 from ..solving import reused_solver
 from .curve import Curve, Point
+from .stability import believed
 
 EASY = 4  # iterations of a corrector that leave the step as it is
 SHARPEST = 0.85  # cosine of the angle between tangents, under which a step is taken again, shorter
@@ -317,6 +318,7 @@ def _advance(
                 end = span[0] if left.t < span[0] else span[1]
                 found.append(curve.at(found[-1] if found else here, left, end))
                 branch.reason = f"t = {end:g} is the end of the span"
+            found = found if curve.sees_all else believed(branch.points, found)
         except MfdeqError as error:
             failure = error
             walk.ds *= 0.5

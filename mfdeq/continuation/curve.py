@@ -27,7 +27,7 @@ from ..linearized import Linearized, Problem
 from ..model import Model
 from ..report import LinearCounts, SolveReport
 from ..solving import solve
-from .stability import leading_eigenvalues
+from .stability import leading_eigenvalues, seen_all
 
 MOST = 10  # iterations of a corrector
 LOCATED = 1e-9  # of a step, to which folds and crossings are located
@@ -56,7 +56,8 @@ class Point:
         Of A those nearest to zero, of the J of a map those largest in magnitude.
     unstable : int or None
         How many of those grow, of all where N is at most 200: real part below zero of A, magnitude
-        above one of J.
+        above one of J. None where none of them does and one that did may be too far from zero to
+        be among them.
     """
 
     t: float
@@ -333,6 +334,12 @@ class Curve:
         raise ConvergenceError("no point of the other branch was found near the crossing")
 
     # Stability.
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether no eigenvalue that grows can be out of sight."""
+        n, k = self.b.shape[0] - 1, self.eigenvalues
+        return not k or self.is_map or seen_all(n, k)
 
     def examined(self, point: Point) -> Point:
         """The point with its eigenvalues, where they are asked for."""

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
 from ..linear.factor import Factor
 from ..linearized import Linearized
 
+if TYPE_CHECKING:
+    from .curve import Point
+
 SMALL_STATE = 200  # unknowns of which all eigenvalues are computed
+
+
+def seen_all(n: int, k: int) -> bool:
+    """Whether all eigenvalues are computed where k are asked for."""
+    return n <= max(2 * k + 2, SMALL_STATE)
+
+
+def believed(points: Sequence[Point], found: Sequence[Point]) -> list[Point]:
+    """New points of a branch, `unstable` None where one that grew may only be out of sight.
+
+    Of a residual those nearest to zero are seen. One that grows decays again by passing through
+    zero, at a fold or crossing, or as a pair across the imaginary axis; or it has gone too far off.
+    """
+    ordinary = max(i for i, point in enumerate(points) if not point.kind)
+    last, passed = points[ordinary].unstable, ordinary < len(points) - 1
+    kept = []
+    for point in found:
+        if point.kind:
+            passed = True
+        else:
+            if point.unstable == 0 and last != 0 and not passed:
+                point = replace(point, unstable=None)
+            last, passed = point.unstable, False
+        kept.append(point)
+    return kept
 
 
 def leading_eigenvalues(
@@ -22,7 +51,7 @@ def leading_eigenvalues(
     """
     A = linearized.A
     n, linalg = A.shape[0], A.backend.sparse_linalg
-    if n <= max(2 * k + 2, SMALL_STATE):
+    if seen_all(n, k):
         dense = array_on_host(A.toarray())
         values = host.linalg.eigvals(host.eye(n) - dense if is_map else dense)
         return values[host.argsort(-abs(values) if is_map else abs(values))]

@@ -45,8 +45,9 @@ def branch(
     Notes
     -----
     Where the points have eigenvalues, what is stable is solid and what is not dashed: as far as
-    the eigenvalues that were asked for tell. Between points that differ a curve changes at the
-    fold or crossing between them, else, as at a Hopf bifurcation, halfway.
+    the eigenvalues that were asked for tell, and where they do not, as before. Between points that
+    differ a curve changes at the fold or crossing between them, else, as at a Hopf bifurcation,
+    halfway.
     """
     several = branches if isinstance(branches, Sequence) else [branches]
     named = [pair for one in several for pair in by_name(one, Branch, "branches", "mfdeq.follow")]
