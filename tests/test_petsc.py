@@ -103,6 +103,6 @@ def test_errors_that_all_ranks_find(mode, error, words):
     code, said = failing(mode)
     assert code == 0, said
     for rank in range(2):
-        [line] = [line for line in said.splitlines() if line.startswith(f"rank {rank}: ")]
-        assert f"rank {rank}: {error}: " in line
+        [line] = re.findall(rf"rank {rank}: (?!.*rank \d: ).*", said)
+        assert line.startswith(f"rank {rank}: {error}: ")
         assert all(word in line for word in words), said

@@ -58,9 +58,15 @@ def told(function):
     try:
         function()
     except (mfdeq.MfdeqError, ValueError) as error:
-        print(f"rank {COMM.getRank()}: {type(error).__name__}: {error}", flush=True)
+        say(f"{type(error).__name__}: {error}")
     else:
-        print(f"rank {COMM.getRank()}: nothing was raised", flush=True)
+        say("nothing was raised")
+
+
+def say(words):
+    """In one piece, for ranks write at the same time."""
+    sys.stdout.write(f"\nrank {COMM.getRank()}: {words}\n")
+    sys.stdout.flush()
 
 
 def solve(model, h0=None, **options):
