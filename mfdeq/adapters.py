@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arrays import Array, Backend, canonical, is_dense, is_sparse
+from .arrays import Array, Backend, is_dense
 from .dottest import check_adjoint, check_columns
 from .errors import ModelError, raised_in
 from .operators import Matrix, Operator, SelfAdjoint, columnwise
+from .sparse import canonical, is_sparse
 
 
 def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:

@@ -13,10 +13,10 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy
-import scipy.sparse
 
 from . import kernels
 from .errors import ArgumentError, MfdeqError, ModelError, raised_in
+from .sparse import is_sparse
 
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
@@ -331,13 +331,6 @@ def native(x: Any) -> Any:
     return x
 
 
-def is_sparse(x: Any) -> bool:
-    """Whether `x` is a scipy or cupyx sparse matrix or array."""
-    return scipy.sparse.issparse(x) or (
-        type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
-    )
-
-
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
     """Make numpy's global random numbers those of a seed for a while, and then the user's again."""
@@ -347,30 +340,6 @@ def seeded() -> Iterator[None]:
         yield
     finally:
         host.random.set_state(state)
-
-
-def stored_bytes(x: Any) -> int:
-    """Memory of a sparse matrix or an array; 0 of anything else."""
-    if is_sparse(x):
-        return int(sum(part.nbytes for part in (x.data, x.indices, x.indptr)))
-    return int(getattr(x, "nbytes", 0))
-
-
-def sparse_on_host(x: Any) -> Any:
-    """A sparse matrix as scipy's csr_matrix: an explicit transfer where it is cupy's.
-
-    Not csr_array, which PyAMG takes only from 5.3 on.
-    """
-    return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
-
-
-def canonical(x: Any) -> Any:
-    """A sparse matrix in CSR or CSC, entries that are stored twice added up."""
-    given = x if x.format in ("csr", "csc") else x.tocsr()
-    if not given.has_canonical_format:
-        given = given.copy()
-        given.sum_duplicates()
-    return given
 
 
 def array_on_host(x: Array) -> Any:

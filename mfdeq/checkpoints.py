@@ -56,9 +56,8 @@ class Checkpoint:
     ) -> None:
         self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
-        self.saved: dict[str, Any] | None = None
         self._last = 0
-        self.saved = backend.once(self._begin)
+        self.saved: dict[str, Any] | None = backend.once(self._begin)
 
     def _begin(self) -> dict[str, Any] | None:
         if os.path.lexists(self.path):

@@ -11,9 +11,10 @@ from typing import Any
 
 from scipy import sparse
 
-from .arrays import array_on_host, host, seeded, sparse_on_host
+from .arrays import array_on_host, host, seeded
 from .errors import ArgumentError
 from .operators import Operator
+from .sparse import sparse_on_host
 
 COLUMNS = 64  # of a block of products
 MOST_COLOURS = 1_000  # with which a pattern is sparse

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Array, Backend, canonical, host, sparse_on_host
+from ..arrays import Array, Backend, host
+from ..sparse import canonical, sparse_on_host
 
 SMALLEST, LARGEST = 4, 512  # rows of a block for which one dense product is worth it
 

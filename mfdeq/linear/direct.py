@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays import Array, Backend, is_dense, is_sparse, stored_bytes
+from ..arrays import Array, Backend, is_dense
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
+from ..sparse import is_sparse, stored_bytes
 from .blocks import DenseBlocks
 from .cudss import CuDSS, has_cudss
 from .factor import Application, Factor, matrix_of, operator_of, singular

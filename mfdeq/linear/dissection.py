@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import host, sparse_on_host
+from ..arrays import host
+from ..sparse import sparse_on_host
 
 LANDMARKS = 14  # vertices that distances are measured from
 DIMENSIONS = 4  # that are kept of these coordinates

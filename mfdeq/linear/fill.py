@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import sparse_on_host
+from ..sparse import sparse_on_host
 from .scaling import Scaling
 from .superlu import options_for
 

@@ -22,8 +22,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend, array_on_host, canonical, host, sparse_on_host
+from ..arrays import Array, Backend, array_on_host, host
 from ..memory import reserve
+from ..sparse import canonical, sparse_on_host
 from .fronts import Fronts, fronts_of
 
 WIDEST = 32  # columns that are solved for at once

@@ -97,9 +97,9 @@ class Run:
                     self._keep(self.file)
                 if converged:
                     return self._stop(f"|gradient| {self.at.size:.2e} <= {target:.2e}")
-                if report.steps[0].value - self.at.value > ENDLESS * max(
-                    abs(report.steps[0].value), report.steps[0].gradient_norm, 1.0
-                ):
+                first = report.steps[0]
+                size = max(abs(first.value), first.gradient_norm, 1.0)
+                if first.value - self.at.value > ENDLESS * size:
                     reason = f"the loss falls without end, to {self.at.value:.1e} so far"
                     return replace(self._stop(reason), advice="; give bounds or a prior")
                 if callback is not None and callback(self.at.theta, step):

@@ -42,9 +42,8 @@ def together(ranks: Ranks, name: str) -> Iterator[None]:
         if ranks.size == 1:
             raise
         failure = error
-    if ranks.size == 1:
-        return
-    if not _anywhere(ranks, failure):
+    if ranks.size == 1 or not _anywhere(ranks, failure):
+        ranks.called()
         return
     told = None if failure is None else f"{type(failure).__name__}: {failure}"
     messages = ranks.errors.allgather(told)

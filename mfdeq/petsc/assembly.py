@@ -16,7 +16,7 @@ from ..operators import (
     Sum,
     Zero,
 )
-from .mats import FromMat
+from .mats import FromMat, aij
 
 
 @functools.singledispatch
@@ -99,9 +99,6 @@ def _own(op: Operator, axis: int) -> int:
 
 def _of_rows(op: Operator, starts: Any, columns: Any, entries: Any) -> Any:
     """An AIJ Mat of an operator's shape, by this rank's rows as in CSR."""
-    from petsc4py import PETSc
-
-    size = [(_own(op, axis), op.shape[axis]) for axis in (0, 1)]
-    index = PETSc.IntType
-    csr = starts.astype(index), columns.astype(index), entries
-    return PETSc.Mat().createAIJ(size, csr=csr, comm=op.backend.device.comm)
+    ranks = op.backend.device
+    rows, over = map(ranks.rows, op.shape)
+    return aij(ranks, rows, over, (starts, columns, entries))

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from ..adapters import as_operator
-from ..arrays import Array, Backend, host, is_sparse
+from ..arrays import Array, Backend, host
 from ..curvature import (
     AppliedCurvature,
     BlockCurvature,
@@ -21,8 +21,9 @@ from ..errors import ArgumentError, ModelError
 from ..losses import LossBase
 from ..model import FixedPointModel, Linearization, Model, ResidualModel
 from ..operators import Operator
+from ..sparse import is_sparse
 from .layouts import Layout
-from .mats import FromMat
+from .mats import FromMat, aij
 from .ranks import Ranks
 
 
@@ -271,12 +272,12 @@ def with_entries(given: Any, rows: Layout, columns: Layout, name: str) -> Any:
 
 def mat_of(array: Any, rows: Layout, columns: Layout) -> Any:
     """A sparse matrix or an array that every rank has as an AIJ or dense Mat."""
-    from petsc4py import PETSc
-
-    comm, size = rows.ranks.comm, (rows.size, columns.size)
     if not is_sparse(array):
+        from petsc4py import PETSc
+
         local = host.asfortranarray(array[rows.mine][:, columns.order])
-        mat = PETSc.Mat().createDense((rows.size, columns.size), array=local, comm=comm)
+        size = (rows.size, columns.size)
+        mat = PETSc.Mat().createDense(size, array=local, comm=rows.ranks.comm)
         mat.assemble()
         return mat
     mine = array.tocsr()[rows.mine].tocoo()
@@ -288,8 +289,7 @@ def mat_of(array: Any, rows: Layout, columns: Layout) -> Any:
         values = host.concatenate([values, host.zeros(here.size)])
     kept = _backend().sparse.csr_matrix((values, (i, j)), shape=(rows.size[0], columns.total))
     kept.sort_indices()
-    csr = (kept.indptr.astype(PETSc.IntType), kept.indices.astype(PETSc.IntType), kept.data)
-    return PETSc.Mat().createAIJ(size, csr=csr, comm=comm)
+    return aij(rows.ranks, rows.rows, columns.rows, (kept.indptr, kept.indices, kept.data))
 
 
 def _spread(backend: Backend, block: Operator, rows: Layout, columns: Layout) -> Operator:

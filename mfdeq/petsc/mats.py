@@ -10,7 +10,7 @@ from ..arrays import Array, Backend, host
 from ..operators import IdentityMinus, Operator, Zero, columnwise
 from .arrays import Distributed
 from .ending import MATS
-from .ranks import Rows
+from .ranks import Ranks, Rows
 
 ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries
 
@@ -48,18 +48,17 @@ class FromMat(Operator):
         return self.assembled
 
     def _apply(self, x: Array) -> Array:
-        if x.ndim == 2:
-            if self.assembled and x.shape[1] > 1:
-                return self._block(self.mat.matMult, x, self._rows)
-            return columnwise(self._apply, x, self.backend, self.shape[0])
-        return self._vector(self.mat.mult, x, self._rows)
+        return self._product(self.mat.mult, self.mat.matMult, x, self._rows)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        if y.ndim == 2:
-            if self.assembled and y.shape[1] > 1:
-                return self._block(self.mat.transposeMatMult, y, self._columns)
-            return columnwise(self._apply_adjoint, y, self.backend, self.shape[1])
-        return self._vector(self.mat.multTranspose, y, self._columns)
+        return self._product(self.mat.multTranspose, self.mat.transposeMatMult, y, self._columns)
+
+    def _product(self, vector: Callable, block: Callable, x: Array, rows: Rows) -> Array:
+        if x.ndim == 1:
+            return self._vector(vector, x, rows)
+        if self.assembled and x.shape[1] > 1:
+            return self._block(block, x, rows)
+        return columnwise(lambda c: self._vector(vector, c, rows), x, self.backend, rows.total)
 
     def _vector(self, product: Callable, x: Array, rows: Rows) -> Array:
         ranks = self.backend.device
@@ -128,6 +127,17 @@ class FromMat(Operator):
 def rows_of(ranges: Any) -> Rows:
     """Rows as PETSc tells them."""
     return Rows(tuple(int(start) for start in ranges))
+
+
+def aij(ranks: Ranks, rows: Rows, columns: Rows, csr: tuple[Any, Any, Any]) -> Any:
+    """An AIJ Mat by (starts, columns, values) of this rank's rows, columns numbered over all."""
+    from petsc4py import PETSc
+
+    size = [(of.count(ranks.rank), of.total) for of in (rows, columns)]
+    starts, places, values = csr
+    index = PETSc.IntType
+    csr = starts.astype(index), places.astype(index), values
+    return PETSc.Mat().createAIJ(size, csr=csr, comm=ranks.comm)
 
 
 def apply(product: Callable, x: Array, out: Array) -> None:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from ..arrays import host
 from ..errors import ArgumentError
 
+CALLS = 50  # of functions of the user's, after which what they left is cleaned up
+
 
 class Size(int):
     """A number of rows that knows which it is the sum of, where arrays were stacked."""
@@ -86,20 +88,38 @@ class Ranks:
         self.rank, self.size = comm.getRank(), comm.getSize()
         self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
         self._rows = {0: Rows((0,) * (self.size + 1))}
+        self._keeper: Any = None
+        self._calls = 0
 
     @classmethod
     def of(cls, comm: Any) -> Ranks:
         """One for each communicator, by what PETSc made of it for its objects."""
         from petsc4py import PETSc
 
-        inner = PETSc.Vec().create(comm=comm).getComm()
-        key = inner.tompi4py().py2f()
-        if key not in cls._known:
-            cls._known[key] = cls(inner)
+        if (found := cls._known.get(comm.tompi4py().py2f())) is not None:
+            return found
+        vec = PETSc.Vec().create(comm=comm)
+        key = vec.getComm().tompi4py().py2f()
+        if key in cls._known:
+            vec.destroy()
+        else:  # which lives as long as an object has it
+            cls._known[key] = cls(vec.getComm())
+            cls._known[key]._keeper = vec
         return cls._known[key]
 
     def __repr__(self) -> str:
         return f"{self.size} ranks"
+
+    def called(self) -> None:
+        """Take note of a call of a user's function, on all ranks.
+
+        The Vecs that it was given are dropped by PETSc only when all ranks clean up together.
+        """
+        from petsc4py import PETSc
+
+        self._calls += 1
+        if self._calls % CALLS == 0:
+            PETSc.garbage_cleanup(self.comm)
 
     def rows(self, total: int) -> Rows | None:
         """Of arrays of so many rows; None where those are held by every rank."""

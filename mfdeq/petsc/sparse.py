@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import scipy.sparse
+
 from ..arrays import Backend, host
 from ..errors import ModelError
 from ..operators import Operator
+from ..sparse import canonical
 from .arrays import held_by_all
-from .mats import Context, FromMat
+from .mats import Context, FromMat, aij
 from .ranks import Ranks
 
 
@@ -53,17 +56,10 @@ class Entries:
 
     def mat(self, ranks: Ranks) -> Any:
         """As a Mat."""
-        from petsc4py import PETSc
-
-        sizes = []
-        for total in self.shape:
-            sizes.append((ranks.settle(total).count(ranks.rank), total))
-        here = ranks.settle(self.shape[0]).of(ranks.rank)
+        rows, columns = map(ranks.settle, self.shape)
+        here = rows.of(ranks.rank)
         mine = (self.rows >= here.start) & (self.rows < here.stop)
-        mat = PETSc.Mat().createAIJ(sizes, comm=ranks.comm)
-        mat.setUp()
-        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
-        for i, j, value in zip(self.rows[mine], self.columns[mine], self.values[mine], strict=True):
-            mat.setValue(int(i), int(j), value)
-        mat.assemble()
-        return mat
+        places = self.rows[mine] - here.start, self.columns[mine]
+        shape = rows.count(ranks.rank), columns.total
+        kept = canonical(scipy.sparse.csr_matrix((self.values[mine], places), shape=shape))
+        return aij(ranks, rows, columns, (kept.indptr, kept.indices, kept.data))
