@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arrays import Array, Backend, is_dense
+from .arrays import Array, Backend, is_dense, is_sparse
 from .dottest import check_adjoint, check_columns
 from .errors import ModelError, raised_in
 from .operators import Matrix, Operator, SelfAdjoint, columnwise
-from .sparse import canonical, is_sparse
+from .sparse import canonical
 
 
 def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:

@@ -13,10 +13,10 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy
+import scipy.sparse
 
 from . import kernels
 from .errors import ArgumentError, MfdeqError, ModelError, raised_in
-from .sparse import is_sparse
 
 Array = Any
 host = numpy  # of what is set up on the host, whatever library the arrays are of
@@ -329,6 +329,13 @@ def native(x: Any) -> Any:
     if hasattr(x, "getOwnershipRanges") and hasattr(x, "getArray"):
         return _module("mfdeq.petsc.arrays").Distributed.of_vec(x)
     return x
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether `x` is a scipy or cupyx sparse matrix or array."""
+    return scipy.sparse.issparse(x) or (
+        type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
+    )
 
 
 @contextlib.contextmanager

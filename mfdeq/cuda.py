@@ -14,8 +14,7 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from .arrays import Array, Backend
-from .sparse import is_sparse
+from .arrays import Array, Backend, is_sparse
 
 TOGETHER, NUMBERS = 32, 2**31  # columns whose products are taken together, and their entries
 THREADS = 256  # of one block of a launch

@@ -20,14 +20,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .arguments import real
-from .arrays import Array, host
+from .arrays import Array, host, is_sparse
 from .curvature import BlockCurvature
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .linear.factor import Factor
 from .linear.multifrontal import Multifrontal
 from .linear.scaling import Scaling
 from .operators import Matrix, Operator, SelfAdjoint
-from .sparse import is_sparse, sparse_on_host
+from .sparse import sparse_on_host
 
 if TYPE_CHECKING:
     from .hessian import Reduced

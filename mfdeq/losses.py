@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from .adapters import as_operator
-from .arrays import Array, Backend, as_array, is_dense
+from .arrays import Array, Backend, as_array, is_dense, is_sparse
 from .curvature import (
     BlockCurvature,
     CurvatureOperator,
@@ -19,7 +19,6 @@ from .curvature import (
 from .dottest import check_symmetric
 from .errors import ArgumentError, DerivativeError, ModelError
 from .operators import Diagonal, Matrix, Operator, Product
-from .sparse import is_sparse
 
 
 class LossBase:

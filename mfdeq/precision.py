@@ -10,13 +10,12 @@ import functools
 from typing import Any
 
 from .adapters import as_operator, as_symmetric
-from .arrays import Array, Backend, check_block, is_dense
+from .arrays import Array, Backend, check_block, is_dense, is_sparse
 from .dottest import check_symmetric
 from .errors import ArgumentError, SingularStateError
 from .kernels import scale_rows
 from .linear import Direct
 from .operators import Diagonal, Operator, SelfAdjoint, columnwise
-from .sparse import is_sparse
 
 AGREE = 1e-6  # to which R of the solve given for R must be the identity
 

@@ -6,12 +6,7 @@ from typing import Any
 
 import scipy.sparse
 
-
-def is_sparse(x: Any) -> bool:
-    """Whether `x` is a scipy or cupyx sparse matrix or array."""
-    return scipy.sparse.issparse(x) or (
-        type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
-    )
+from .arrays import is_sparse
 
 
 def stored_bytes(x: Any) -> int:

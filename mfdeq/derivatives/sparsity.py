@@ -8,11 +8,10 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, is_sparse
 from ..colouring import Coloured, detected, host_pattern
 from ..errors import ArgumentError, DerivativeError
 from ..operators import Matrix, Operator
-from ..sparse import is_sparse
 
 KINDS = ("map", "residual")
 DETECT = "detect"

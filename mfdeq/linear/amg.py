@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arguments import count
-from ..arrays import Array, Backend, array_on_host, check_block, is_dense, seeded
+from ..arrays import Array, Backend, array_on_host, check_block, is_dense, is_sparse, seeded
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..memory import reserve
 from ..operators import Operator
-from ..sparse import is_sparse, sparse_on_host, stored_bytes
+from ..sparse import sparse_on_host, stored_bytes
 from .cycle import Collapsed, Smoothed, collapsed, in_turn, interval, largest_eigenvalue, v_cycle
 from .factor import matrix_of
 from .preconditioners import inverse_block_diagonal, inverse_diagonal

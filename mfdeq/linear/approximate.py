@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..arrays import is_sparse
 from ..colouring import Coloured
 from ..errors import ArgumentError
 from ..operators import Matrix, Operator
-from ..sparse import is_sparse
 from .factor import Application, Factor
 
 

@@ -12,12 +12,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ..arrays import Array
+from ..arrays import Array, is_sparse
 from ..dottest import is_symmetric
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators import Operator
 from ..report import LinearCounts
-from ..sparse import is_sparse
 from .amg import AMG
 from .blocks import DenseBlocks
 from .cudss import has_cudss

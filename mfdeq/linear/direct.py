@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays import Array, Backend, is_dense
+from ..arrays import Array, Backend, is_dense, is_sparse
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
 from ..operators import Operator
 from ..report import LinearCounts
-from ..sparse import is_sparse, stored_bytes
+from ..sparse import stored_bytes
 from .blocks import DenseBlocks
 from .cudss import CuDSS, has_cudss
 from .factor import Application, Factor, matrix_of, operator_of, singular

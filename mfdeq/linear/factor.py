@@ -10,12 +10,12 @@ import math
 from typing import Any, Protocol
 
 from ..adapters import as_operator
-from ..arrays import Array, Backend, array_on_host, check_block, host
+from ..arrays import Array, Backend, array_on_host, check_block, host, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..memory import memory_told
 from ..operators import Operator
 from ..report import LinearCounts
-from ..sparse import canonical, is_sparse
+from ..sparse import canonical
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
 SUSPECT = 1e-3  # a relative residual, or rounding in it, of which a singular A may be the cause

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import at_least
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, is_sparse
 from ..errors import ArgumentError
 from ..operators import Diagonal, Operator
-from ..sparse import is_sparse
 from .factor import matrix_of, singular
 
 

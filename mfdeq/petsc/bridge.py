@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from ..adapters import as_operator
-from ..arrays import Array, Backend, host
+from ..arrays import Array, Backend, host, is_sparse
 from ..curvature import (
     AppliedCurvature,
     BlockCurvature,
@@ -21,7 +21,6 @@ from ..errors import ArgumentError, ModelError
 from ..losses import LossBase
 from ..model import FixedPointModel, Linearization, Model, ResidualModel
 from ..operators import Operator
-from ..sparse import is_sparse
 from .layouts import Layout
 from .mats import FromMat, aij
 from .ranks import Ranks

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import real
-from ..arrays import Array, array_on_host
+from ..arrays import Array, array_on_host, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..lagrangian import ShiftedInverse
 from ..linear import Krylov
 from ..operators import Operator, SelfAdjoint
 from ..precision import Metric
-from ..sparse import is_sparse, sparse_on_host
+from ..sparse import sparse_on_host
 from .products import Products
 
 ROUNDING = 1e-10  # of ||H||, the same
