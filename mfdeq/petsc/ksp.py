@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,30 +48,85 @@ class KSP:
         return KSPFactor(A, self, LinearCounts() if counts is None else counts)
 
 
-class KSPFactor(Factor):
-    """Solves by a KSP, whose true residuals decide."""
+class _Application:
+    """What PETSc calls of a preconditioner that was set up for another matrix."""
 
-    def __init__(self, A: Operator, solver: KSP, counts: LinearCounts) -> None:
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def apply(self, pc: Any, x: Any, y: Any) -> None:
+        """y = M x."""
+        self.of.apply(x, y)
+
+    def applyTranspose(self, pc: Any, x: Any, y: Any) -> None:
+        """y = M' x."""
+        self.of.applyTranspose(x, y)
+
+
+class KSPFactor(Factor):
+    """Solves by a KSP, whose true residuals decide.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    solver : KSP
+    counts : LinearCounts
+    held : KSPFactor, optional
+        Of an earlier matrix, whose preconditioner is taken.
+    max_iterations : int, optional
+        With that.
+    """
+
+    def __init__(
+        self,
+        A: Operator,
+        solver: KSP,
+        counts: LinearCounts,
+        held: KSPFactor | None = None,
+        max_iterations: int | None = None,
+    ) -> None:
         from petsc4py import PETSc
 
         super().__init__(A, solver.rtol, counts)
         if not isinstance(A.backend.device, Ranks):
             raise ArgumentError("mfdeq.petsc.KSP solves with PETSc's matrices")
         self.solver = solver
-        with counts.timed():
+        with counts.timed(), database(solver.prefix, solver.options) as given:
             PETSc.garbage_cleanup(A.backend.device.comm)  # of factors and matrices before this one
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
             SOLVERS[id(ksp)] = ksp
             ksp.setOptionsPrefix(solver.prefix)
-            given = database(solver.prefix, solver.options)
             if not given.hasName("ksp_type"):
-                ksp.setType("gmres")
-                ksp.setPCSide(PETSc.PC.Side.RIGHT)
+                self._watched()
             ksp.setOperators(as_mat(A))
             ksp.setFromOptions()
             ksp.setErrorIfNotConverged(False)
+            kind = ksp.getPC().getType()
+            if held is not None:
+                ksp.setPC(_kept(held.ksp.getPC()))
+                ksp.setOperators(as_mat(A))
+                ksp.setTolerances(max_it=max_iterations)
+                if ksp.getType() == "preonly":
+                    self._watched()
             ksp.setUp()
-        self.name = f"KSP {ksp.getType()} with {ksp.getPC().getType()}"
+            ksp.setUpOnBlocks()
+        self.name = f"KSP {ksp.getType()} with {kind}"
+
+    def _watched(self) -> None:
+        """GMRES that watches the true residual."""
+        from petsc4py import PETSc
+
+        self.ksp.setType("gmres")
+        self.ksp.setPCSide(PETSc.PC.Side.RIGHT)
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+        counts.setups -= 1  # nothing is set up
+        return KSPFactor(A, self.solver, counts, self, max_iterations)
+
+    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        if self.ksp.getType() == "preonly":
+            return None
+        return self.nearby(A, counts, self.ksp.getTolerances()[3])
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 2:
@@ -112,15 +169,34 @@ class KSPFactor(Factor):
         return x
 
 
-def database(prefix: str, options: dict[str, Any] | None) -> Any:
-    """PETSc's options under a prefix, with these where it has none of their names."""
+def _kept(pc: Any) -> Any:
+    """A PC that applies another, whatever its matrix."""
+    from petsc4py import PETSc
+
+    kept = PETSc.PC().create(comm=pc.getComm())
+    kept.setType("python")
+    kept.setPythonContext(_Application(pc))
+    return kept
+
+
+@contextlib.contextmanager
+def database(prefix: str, options: dict[str, Any] | None) -> Iterator[Any]:
+    """PETSc's options under a prefix, for a while with these where it has none of their names.
+
+    For a while, or the next solver of that prefix would find them as if they had been on the
+    command line.
+    """
     from petsc4py import PETSc
 
     known = PETSc.Options(prefix)
-    for name, value in (options or {}).items():
-        if not known.hasName(name):
-            known[name] = value
-    return known
+    added = [name for name in options or {} if not known.hasName(name)]
+    for name in added:
+        known[name] = options[name]  # type: ignore[index]
+    try:
+        yield known
+    finally:
+        for name in added:
+            known.delValue(name)
 
 
 def in_words(solver: Any, reason: int) -> str:

@@ -37,7 +37,7 @@ class FromMat(Operator):
         self._rows = stacked or ranks.add(rows_of(mat.getOwnershipRanges()))
         self._columns = stacked or ranks.add(rows_of(mat.getOwnershipRangesColumn()))
         super().__init__(backend, (self._rows.total, self._columns.total))
-        self.mat = mat
+        self.mat, self.stacked = mat, stacked
         if mat.getType() == "python":
             MATS[id(mat)] = mat
         self.assembled = mat.getType().endswith(ASSEMBLED)
@@ -74,6 +74,9 @@ class FromMat(Operator):
         dense.destroy()
         return Distributed(local, self.backend.device, rows)
 
+    def _alike(self, mat: Any) -> FromMat:
+        return FromMat(self.backend, mat, self.stacked)
+
     @functools.cached_property
     def _magnitudes(self) -> FromMat:
         """|A|, entry by entry."""
@@ -87,7 +90,7 @@ class FromMat(Operator):
             entries = mat.getDenseArray()
             entries[...] = abs(entries)
         mat.assemble()
-        return FromMat(self.backend, mat)
+        return self._alike(mat)
 
     def abs_apply(self, x: Array) -> Array:
         """|A| |x|, where there are entries."""
@@ -104,7 +107,7 @@ class FromMat(Operator):
             return super().times(factor)
         mat = self.mat.copy()
         mat.scale(factor)
-        return FromMat(self.backend, mat)
+        return self._alike(mat)
 
     def identity_minus(self) -> Operator:
         """I - J of a matrix that is assembled."""
@@ -113,7 +116,7 @@ class FromMat(Operator):
         mat = self.mat.copy()
         mat.scale(-1.0)
         mat.shift(1.0)
-        return FromMat(self.backend, mat)
+        return self._alike(mat)
 
     def plus(self, other: Operator) -> Operator:
         """The sum of two matrices that are assembled."""
@@ -121,7 +124,7 @@ class FromMat(Operator):
             return super().plus(other)
         mat = self.mat.copy()
         mat.axpy(1.0, other.mat)
-        return FromMat(self.backend, mat)
+        return self._alike(mat)
 
 
 def rows_of(ranges: Any) -> Rows:

@@ -50,7 +50,6 @@ def tao(
     from petsc4py import PETSc
 
     backend, size = Backend.of(theta), theta.getSize()
-    given = database(prefix, options)
 
     def gradient(tao: Any, x: Any, g: Any) -> None:
         g.setArray(functional.gradient(x).local)
@@ -70,9 +69,10 @@ def tao(
     found.setHessian(hessian, as_mat(Zero(backend, (size, size))))
     found.setType("ntr")
     found.setSolution(theta)
-    found.setFromOptions()
-    kind = found.getType()
-    if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
-        found.getKSP().getPC().setType("lmvm")
+    with database(prefix, options) as given:
+        found.setFromOptions()
+        kind = found.getType()
+        if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
+            found.getKSP().getPC().setType("lmvm")
     SOLVERS[id(found)] = found
     return found

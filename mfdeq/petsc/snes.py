@@ -51,12 +51,12 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     solver = PETSc.SNES().create(comm=ranks.comm)
     SOLVERS[id(solver)] = solver
     solver.setOptionsPrefix(prefix)
-    database(prefix, options)
     x = start.like(start.local.copy()).vec()
     solver.setFunction(residual, x.duplicate())
     solver.setJacobian(linearize, jacobian.mat, jacobian.mat)
-    solver.setFromOptions()
-    solver.solve(None, x)
+    with database(prefix, options):
+        solver.setFromOptions()
+        solver.solve(None, x)
     state, reason = Distributed.of_vec(x), solver.getConvergedReason()
     if reason <= 0:
         raise ConvergenceError(

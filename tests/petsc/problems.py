@@ -139,7 +139,8 @@ LOSS = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
 @functools.cache
 def spread():
     """The equilibrium on all ranks, a `mfdeq.petsc.Equilibrium`."""
-    return mfdeq.petsc.solve(Cubic(), vec_of(THETA), rtol=1e-13)
+    solver = mfdeq.petsc.KSP(rtol=1e-12)
+    return mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver, rtol=1e-13)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ pytest.importorskip("petsc4py")
 pytest.importorskip("slepc4py")
 
 from petsc4py import PETSc
-from problems import LOSS, N, P, hessians, mat_of, spread, vec_of
+from problems import DATA, LOSS, OBSERVED, N, P, hessians, mat_of, spread, vec_of
 
 import mfdeq
 import mfdeq.petsc
@@ -82,8 +82,9 @@ def test_fewer_than_asked_for():
 
 
 def test_sigma_on_an_eigenvalue():
+    few = mfdeq.LeastSquares(OBSERVED, DATA)  # fewer than there are parameters
     with pytest.raises(SingularStateError, match="sigma is an eigenvalue"):
-        mfdeq.petsc.eigsh(hessians()[0], 3, sigma=float(exact()[7]))
+        mfdeq.petsc.eigsh(spread().hessian(few).gauss_newton, 3, sigma=0.0)
 
 
 def test_sigma_where_products_alone_are_known():
