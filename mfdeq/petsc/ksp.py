@@ -120,10 +120,12 @@ class KSPFactor(Factor):
         self.ksp.setPCSide(PETSc.PC.Side.RIGHT)
 
     def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+        """Solves with an A near this factor's, preconditioned by what this one has."""
         counts.setups -= 1  # nothing is set up
         return KSPFactor(A, self.solver, counts, self, max_iterations)
 
     def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """The same where it costs no more than with A's own: not by an LU, which solves at once."""
         if self.ksp.getType() == "preonly":
             return None
         return self.nearby(A, counts, self.ksp.getTolerances()[3])

@@ -133,9 +133,9 @@ def _terrain(size, xp) -> Problem:
 @functools.cache
 def _measured(rows: int):
     """The example, its terrain, and the depth of the water in its own cells."""
-    from .systems import groundwater
+    from .systems import example_named
 
-    example = groundwater()
+    example = example_named("groundwater")
     measured = example.load_terrain(rows)
     model = example.Groundwater(measured)
     eq = mfdeq.solve(model, np.full(model.param_size, np.log(example.CONDUCTIVITY)))

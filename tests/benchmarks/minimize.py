@@ -17,14 +17,14 @@ import numpy as np
 
 import mfdeq
 
-from .systems import groundwater
+from .systems import example_named
 
 GTOL = 1e-8
 
 
 def problem(rows):
     """A functional's maker, the start, and the precision of the prior."""
-    example = groundwater()
+    example = example_named("groundwater")
     terrain = example.load_terrain(rows)
     model = example.Groundwater(terrain)
     streams = np.flatnonzero(example.upslope_area(terrain.elevation) > example.CHANNEL)

@@ -185,10 +185,10 @@ def bratu(n: int, share: float = 0.99) -> System:
     return System(f"Bratu {n}² at {share:g} of the fold", sp.csr_matrix(A), True, 2)
 
 
-def groundwater():
-    """The module of that example."""
-    path = ROOT / "examples" / "groundwater.py"
-    spec = importlib.util.spec_from_file_location("groundwater", path)
+def example_named(name: str):
+    """The module of an example."""
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     return example
@@ -198,7 +198,7 @@ def terrain(rows: int | None) -> System:
     """A of the groundwater example at its equilibrium, from so many rows of the terrain."""
     import mfdeq
 
-    example = groundwater()
+    example = example_named("groundwater")
     ground = example.load_terrain() if rows is None else example.load_terrain(rows)
     model = example.Groundwater(ground)
     theta = np.full(model.param_size, np.log(example.CONDUCTIVITY))
