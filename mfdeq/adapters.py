@@ -117,7 +117,8 @@ class FromUser(Operator):
 
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
     """As `as_operator`, of what must be symmetric: a LinearOperator then needs no adjoint."""
-    if hasattr(given, "matvec") and not isinstance(given, Operator) and hasattr(given, "shape"):
+    ours = isinstance(given, Operator) or hasattr(given, "getOwnershipRanges")
+    if hasattr(given, "matvec") and not ours and hasattr(given, "shape"):
         backend.check_home(given, name)
         if tuple(given.shape) != shape:
             raise ModelError(f"{name} has shape {tuple(given.shape)}; {shape} was expected")

@@ -28,12 +28,14 @@ OF_NUMPY = {
     "sparse_linalg": "scipy.sparse.linalg",
     "dense_linalg": "scipy.linalg",
     "kernels": "mfdeq.kernels",
+    "lagrangian": "mfdeq.lagrangian",
 }
 OF_CUPY = {
     "sparse": "cupyx.scipy.sparse",
     "sparse_linalg": "cupyx.scipy.sparse.linalg",
     "dense_linalg": "cupyx.scipy.linalg",
     "kernels": "mfdeq.cuda",
+    "lagrangian": "mfdeq.lagrangian",
 }
 
 
@@ -156,6 +158,11 @@ class Backend:
         """The inner loops: `mfdeq.kernels`, or those of `mfdeq.cuda`."""
         return self._companion("kernels")
 
+    @property
+    def lagrangian(self) -> ModuleType:
+        """The Lagrangian system and its factorization: `mfdeq.lagrangian`, or PETSc's."""
+        return self._companion("lagrangian")
+
     def once(self, function: Callable[[], Any]) -> Any:
         """What a function returns or raises, which on several ranks the first calls for all."""
         return self.xp.once(function, self.device) if hasattr(self.xp, "once") else function()
@@ -170,6 +177,12 @@ class Backend:
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def rows(self, many: int, n: int) -> Array:
+        """Zeros (many, n): vectors as rows, each in one piece of memory."""
+        if hasattr(self.xp, "rows"):
+            return self.xp.rows(many, n, self.dtype, self.device)
+        return self.zeros(many, n)
 
     def eye(self, rows: int, columns: int) -> Array:
         """Ones on the diagonal, zeros elsewhere."""
@@ -327,8 +340,13 @@ def _package(module: str) -> str:
 def native(x: Any) -> Any:
     """A PETSc Vec as an array that this library computes with; all else as it is."""
     if hasattr(x, "getOwnershipRanges") and hasattr(x, "getArray"):
-        return _module("mfdeq.petsc.arrays").Distributed.of_vec(x)
+        return _module("mfdeq.petsc.arrays").Distributed.of(x)
     return x
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Of a matrix, array or operator, PETSc's too; () where it has none."""
+    return tuple(x.getSize() if hasattr(x, "getDenseArray") else getattr(x, "shape", ()))
 
 
 def is_sparse(x: Any) -> bool:

@@ -123,7 +123,7 @@ class _Factor(Factor):
 
 def parts(H: Reduced) -> tuple[Any, ...]:
     """A, B and the blocks of K as sparse matrices on the host, or an `ArgumentError`."""
-    A, B = _entries(H.eq.state_operator, "A"), _entries(H.eq.param_operator, "B")
+    A, B = entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B")
     N, P = B.shape
     return A, B, *_blocks_of(H, (P, P), (N, P), (N, N))
 
@@ -161,13 +161,13 @@ def _blocks_of(H: Reduced, *shapes: tuple[int, int]) -> list[Any]:
     if not isinstance(H.K, BlockCurvature):
         raise unsuited("the curvature is known by its product only: give its blocks")
     return [
-        sparse.csr_matrix(shape) if block is None else _entries(block, "a block of the curvature")
+        sparse.csr_matrix(shape) if block is None else entries(block, "a block of the curvature")
         for block, shape in zip(H.K.blocks, shapes, strict=True)
     ]
 
 
-def _entries(op: Operator, name: str) -> Any:
-    """The sparse matrix of an operator, on the host."""
+def entries(op: Operator, name: str) -> Any:
+    """The sparse matrix of an operator, on the host, or an `ArgumentError`."""
     array = getattr(op, "array", None)
     if not is_sparse(array):
         raise unsuited(f"{name} is not a sparse matrix")

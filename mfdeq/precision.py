@@ -10,11 +10,11 @@ import functools
 from typing import Any
 
 from .adapters import as_operator, as_symmetric
-from .arrays import Array, Backend, check_block, is_dense, is_sparse
+from .arrays import Array, Backend, check_block, is_dense, is_sparse, native, shape_of
 from .dottest import check_symmetric
 from .errors import ArgumentError, SingularStateError
 from .kernels import scale_rows
-from .linear import Direct
+from .linear import Direct, Factor
 from .operators import Diagonal, Operator, SelfAdjoint, columnwise
 
 AGREE = 1e-6  # to which R of the solve given for R must be the identity
@@ -56,8 +56,8 @@ class Precision(SelfAdjoint, Euclidean):
 
     Parameters
     ----------
-    R : (P, P) sparse matrix, array or LinearOperator, or (P,) array
-        Of an array its diagonal. A LinearOperator needs `solve`.
+    R : (P, P) sparse matrix, array, LinearOperator or Mat, or (P,) array or Vec
+        Of a vector, the diagonal. A LinearOperator needs `solve`, a shell Mat, too.
     solve : LinearOperator or callable, optional
         R^-1 b of (P,) arrays; of (P, k) too, if it is a LinearOperator.
     root : LinearOperator, (P, m), optional
@@ -74,9 +74,10 @@ class Precision(SelfAdjoint, Euclidean):
 
     def __new__(cls, R: Any, *args: Any, **kwargs: Any) -> Any:
         """On the library of R."""
-        return super().__new__(cls, Backend.of_operator(R))
+        return super().__new__(cls, Backend.of_operator(native(R)))
 
     def __init__(self, R: Any, *, solve: Any = None, root: Any = None) -> None:
+        R = native(R)
         shape = _size(R)
         SelfAdjoint.__init__(self, self, shape)
         backend, matrix = self.backend, is_sparse(R) or is_dense(R)
@@ -90,6 +91,8 @@ class Precision(SelfAdjoint, Euclidean):
         check_symmetric(self.R, "R of Precision", "it")
         if matrix:
             self._covariance = _OfSparse(self.R) if is_sparse(R) else _OfDense(self.R)
+        elif solve is None and self.R.has_entries and hasattr(backend.xp, "symmetric_solver"):
+            self._covariance = _OfFactor(backend.xp.symmetric_solver().setup(self.R))
         else:
             self._covariance = _Given(self.R, solve, root)
 
@@ -118,7 +121,7 @@ class Precision(SelfAdjoint, Euclidean):
         squares = backend.column_dots(x, dual)
         least = -(backend.eps**0.5) * backend.column_norms(x) * backend.column_norms(dual)
         if bool(backend.xp.any(squares < least)):
-            raise _indefinite(f"x' R x is {float(backend.xp.min(squares)):.3g} for some x")
+            raise indefinite(f"x' R x is {float(backend.xp.min(squares)):.3g} for some x")
         return backend.xp.sqrt(backend.xp.maximum(squares, 0.0 * squares))
 
     @functools.cached_property
@@ -181,7 +184,7 @@ class _OfDiagonal:
     def __init__(self, R: Diagonal) -> None:
         self.xp, self.diagonal, self.noise = R.backend.xp, R.diagonal, R.shape[0]
         if not bool(self.xp.all(self.diagonal > 0.0)):
-            raise _indefinite(f"an entry is {float(self.xp.min(self.diagonal)):.3g}")
+            raise indefinite(f"an entry is {float(self.xp.min(self.diagonal)):.3g}")
 
     def solve(self, b: Array) -> Array:
         return scale_rows(1.0 / self.diagonal, b)
@@ -205,16 +208,16 @@ class _OfSparse:
             factor: Any = Direct(package="multifrontal").setup(R)
         except ArgumentError as error:
             if isinstance(error.__cause__, ZeroDivisionError):
-                raise _indefinite(f"{error.__cause__}") from error
+                raise indefinite(f"{error.__cause__}") from error
             raise ArgumentError(
                 f"the precision R cannot be factorized: {error}. Or give R as a LinearOperator "
                 "with solve="
             ) from error
         except SingularStateError as error:
-            raise _indefinite("it is singular") from error
+            raise indefinite("it is singular") from error
         self.factor, self.fronts, self.scaling = factor, factor.factors, factor.scaling
         if (negative := self.fronts.negative_pivots()) != 0:
-            raise _indefinite(
+            raise indefinite(
                 "it is singular to working precision"
                 if negative is None
                 else f"{negative} eigenvalues are negative"
@@ -247,7 +250,7 @@ class _OfDense:
         self.xp, self.R, self.noise = R.backend.xp, R, R.shape[0]
         values = self.xp.linalg.eigvalsh(R.array)
         if not float(self.xp.min(values)) > R.backend.eps * float(self.xp.max(values)):
-            raise _indefinite(f"an eigenvalue is {float(self.xp.min(values)):.3g}")
+            raise indefinite(f"an eigenvalue is {float(self.xp.min(values)):.3g}")
         self.L = self.xp.linalg.cholesky(R.array)
         self.inverse = self.xp.linalg.inv(self.L)
 
@@ -283,7 +286,7 @@ class _Given:
         x = backend.random(size[0], 2, seed=17)
         dual = R._apply(x)
         if not float(backend.xp.min(backend.column_dots(x, dual))) > 0.0:
-            raise _indefinite("x' R x is not positive for a random x")
+            raise indefinite("x' R x is not positive for a random x")
         _check_inverse(backend, x, self.inverse._apply(dual), "solve(R x)")
         self.given: Operator | None = None
         if root is not None:
@@ -317,6 +320,16 @@ class _Given:
         raise _unknown("a determinant", "R as a sparse matrix")
 
 
+class _OfFactor(_Given):
+    """Of a factorization by a library that has its own, of which roots are not at hand."""
+
+    def __init__(self, factor: Factor) -> None:
+        self.factor, self.given = factor, None
+
+    def solve(self, b: Array) -> Array:
+        return self.factor.solve(b)
+
+
 class _Function(SelfAdjoint):
     """A caller's function of (P,) arrays."""
 
@@ -339,7 +352,7 @@ class _Function(SelfAdjoint):
 
 
 def _size(R: Any) -> tuple[int, int]:
-    shape = tuple(getattr(R, "shape", ()))
+    shape = tuple(shape_of(R))
     if len(shape) == 1 and is_dense(R):
         shape = 2 * shape
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
@@ -358,7 +371,8 @@ def _check_inverse(backend: Backend, x: Array, again: Array, what: str) -> None:
         )
 
 
-def _indefinite(how: str) -> ArgumentError:
+def indefinite(how: str) -> ArgumentError:
+    """The error for an R that is not positive definite."""
     return ArgumentError(
         f"the precision R is not positive definite: {how}. Where a prior leaves a direction free, "
         "add a multiple of the identity"

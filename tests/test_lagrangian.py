@@ -241,7 +241,7 @@ def test_a_count_that_cannot_be_had_loses_no_results(monkeypatch):
     def refuse(*_):
         raise mfdeq.ArgumentError("no small separators")
 
-    monkeypatch.setattr("mfdeq.spectrum.shift_invert.ShiftedInverse", refuse)
+    monkeypatch.setattr("mfdeq.lagrangian.ShiftedInverse", refuse)
     pairs = mfdeq.eigsh(H, k=2, which="LA", certify=True)
     np.testing.assert_allclose(pairs.values, values[-2:], rtol=1e-8)
     assert pairs.report.missed is None

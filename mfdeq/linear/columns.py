@@ -77,8 +77,9 @@ def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[
 
     Two block products and one read: see `combined`. `orthonormal` does it twice.
     """
-    gram, sizes = on_host(backend, W.T @ W, W[:0, :] if sizes is None else sizes[None, :])
-    C, S = combined(backend.eps, gram, sizes[0, :] if sizes.shape[0] else None)
+    small = [W.T @ W] if sizes is None else [W.T @ W, sizes[None, :]]
+    gram, *known = on_host(backend, *small)
+    C, S = combined(backend.eps, gram, known[0][0, :] if known else None)
     return times(backend, W, C), S
 
 

@@ -107,7 +107,7 @@ class ExactNewton:
     def _definite(self, H: Reduced, shift: float) -> ShiftedInverse | None:
         self.objective.report.factorizations += 1
         try:
-            inverse = ShiftedInverse(H, -shift)
+            inverse = H.backend.lagrangian.ShiftedInverse(H, -shift)
         except SingularStateError:
             return None
         return inverse if inverse.below == 0 else None

@@ -13,7 +13,6 @@ from ..arrays import Array, Backend, array_on_host
 from ..checkpoints import digest, opened
 from ..equilibrium import Equilibrium
 from ..errors import ArgumentError, ConvergenceError, MfdeqError, SingularStateError
-from ..lagrangian import ShiftedInverse, parts
 from ..losses import LossBase
 from ..precision import Precision
 from ..spectrum.eigenpairs import Eigenpairs
@@ -80,7 +79,7 @@ class Minimum:
         """
         H = self.equilibrium.hessian(self._functional.loss)
         try:
-            below = ShiftedInverse(H).below
+            below = H.backend.lagrangian.ShiftedInverse(H).below
         except MfdeqError:
             below = None
         if below is not None:
@@ -209,7 +208,7 @@ def minimize(
     else:
         eq = _at_the_start(functional, theta)
         if method == "newton":
-            parts(eq.hessian(functional.loss))  # refused before the work
+            eq.backend.lagrangian.parts(eq.hessian(functional.loss))  # refused before the work
         run.start(theta, limits, radius)
     target = gtol * run.report.steps[0].gradient_norm
     inner = min(INNER, 2 * theta.shape[0])

@@ -34,11 +34,17 @@ class Distributed:
         self.local, self.device, self.rows = local, ranks, rows
 
     @classmethod
-    def of_vec(cls, vec: Any) -> Distributed:
-        """A copy of a PETSc Vec."""
-        ranks = Ranks.of(vec.getComm())
-        rows = ranks.add(Rows(tuple(int(start) for start in vec.getOwnershipRanges())))
-        return cls(vec.getArray(readonly=True).copy(), ranks, rows)
+    def of(cls, x: Any) -> Distributed:
+        """A copy of a PETSc Vec, or of a dense Mat as (n, k)."""
+        if hasattr(x, "getArray"):
+            local = x.getArray(readonly=True)
+        elif x.getType().endswith("dense"):
+            local = x.getDenseArray(readonly=True)
+        else:
+            raise ArgumentError(f"a Mat of type {x.getType()}; a Vec or a dense Mat was expected")
+        ranks = Ranks.of(x.getComm())
+        rows = ranks.add(Rows(tuple(int(start) for start in x.getOwnershipRanges())))
+        return cls(host.array(local, order="C"), ranks, rows)
 
     def vec(self) -> Any:
         """A PETSc Vec of the numbers of this (n,) array, which it shares."""
@@ -227,16 +233,32 @@ class Distributed:
 
 
 class Transposed:
-    """The transpose of an (n, k) array, for products with others of its rows."""
+    """The transpose of an (n, k) array: vectors as rows, of which each rank has some columns."""
 
     __array_ufunc__ = None
 
     def __init__(self, of: Distributed) -> None:
         self.T = of
-        self.shape = of.shape[::-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return self.T.shape[::-1]
 
     def __matmul__(self, other: Distributed) -> Any:
         return self.T.device.sum(self.T.local.T @ other.local)
+
+    def __rmatmul__(self, other: Any) -> Transposed:
+        return (self.T @ held_by_all(other).T).T
+
+    def __getitem__(self, index: Any) -> Any:
+        rows, _ = index
+        found = self.T[:, rows]
+        return found.T if found.ndim == 2 else found
+
+    def __setitem__(self, index: Any, value: Transposed) -> None:
+        rows, _ = index
+        self.T[:, rows] = value.T
 
 
 def on_rows(x: Any, like: Distributed) -> Any:

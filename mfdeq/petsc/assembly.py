@@ -16,6 +16,7 @@ from ..operators import (
     Sum,
     Zero,
 )
+from ..precision import Precision
 from .mats import FromMat, aij
 
 
@@ -77,6 +78,11 @@ def _(op: IdentityMinus) -> Any:
 @assembled.register
 def _(op: Diagonal) -> Any:
     return diagonal(op, op.diagonal.local)
+
+
+@assembled.register
+def _(op: Precision) -> Any:
+    return assembled(op.R)
 
 
 @assembled.register

@@ -110,6 +110,7 @@ class KSPFactor(Factor):
                     self._watched()
             ksp.setUp()
             ksp.setUpOnBlocks()
+        self.iterative = ksp.getType() != "preonly"
         self.name = f"KSP {ksp.getType()} with {kind}"
 
     def _watched(self) -> None:
@@ -126,14 +127,14 @@ class KSPFactor(Factor):
 
     def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """The same where it costs no more than with A's own: not by an LU, which solves at once."""
-        if self.ksp.getType() == "preonly":
+        if not self.iterative:
             return None
         return self.nearby(A, counts, self.ksp.getTolerances()[3])
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 2:
-            direct = self.ksp.getType() == "preonly" and b.shape[1] > 1
-            if direct and not adjoint and self.ksp.getPC().getType() in ("lu", "cholesky"):
+            kind = self.ksp.getPC().getType() if self.ksp.getType() == "preonly" else ""
+            if b.shape[1] > 1 and (kind == "cholesky" or (kind == "lu" and not adjoint)):
                 return self._block(b)
             return columnwise(
                 lambda c: self._attempt(c, rtol, adjoint), b, self.backend, b.shape[0]

@@ -2,77 +2,91 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from .. import lagrangian
 from ..curvature import BlockCurvature
+from ..errors import ArgumentError
 from ..hessian import Reduced
 from ..operators import Operator
 from .assembly import assembled, diagonal
-from .ksp import KSP
 from .mats import FromMat
-
-RTOL = 1e-10
+from .symmetric import Symmetric, negative_pivots
 
 
 class ShiftedInverse(lagrangian.ShiftedInverse):
-    """(H - sigma I)^-1, (P, P), by one LU factorization of the Lagrangian system.
+    """(H - sigma I)^-1, (P, P), by one LDL' factorization (MUMPS) of the Lagrangian system.
 
     Parameters
     ----------
     H : Reduced
         With A, B and the blocks of K as Mats that are assembled, or made of such.
     sigma : float
+    M : Mat, (P, P), optional
+        In place of the identity: (H - sigma M)^-1.
     prefix : str, optional
         Of the options of the KSP.
     options : dict, optional
         The same without the prefix, where the command line has none.
     """
 
-    below = None  # an LU tells no inertia
-
     def __init__(
         self,
         H: Reduced,
         sigma: float = 0.0,
+        M: Any = None,
         prefix: str = "mfdeq_lagrangian_",
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.prefix, self.options = prefix, options
-        super().__init__(H, sigma)
+        self.solver = Symmetric(prefix, options or {})
+        super().__init__(H, sigma, M)
 
     def _factorized(self, H: Reduced, M: Any) -> Any:
-        from petsc4py import PETSc
-
         states, params = H.eq.param_operator.shape
         rows = H.backend.device.rows(params + states + states)
-        system = FromMat(H.backend, _system(H, self.sigma), rows)
-        defaults = {"ksp_type": "preonly", "pc_type": "lu"}
-        if PETSc.Sys.hasExternalPackage("mumps"):  # PETSc's own does not pivot
-            defaults["pc_factor_mat_solver_type"] = "mumps"
-        ksp = KSP(self.prefix, {**defaults, **(self.options or {})}, RTOL)
-        factor: Any = ksp.setup(system)
+        system = FromMat(H.backend, _system(H, self.sigma, M), rows)
+        try:
+            factor: Any = self.solver.setup(system)
+        except ArgumentError as error:
+            raise lagrangian.unsuited(str(error)) from error
         b = system.backend.random(system.shape[0], seed=5)
-        rest = b - system._apply(factor._attempt(b, RTOL, False))
+        rest = b - system._apply(factor._attempt(b, factor.rtol, False))
         factor.off = system.backend.norm(rest) / system.backend.norm(b)
         return factor
 
+    @functools.cached_property
+    def below(self) -> int | None:
+        """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
+        if not self.factor.off <= lagrangian.BELIEVED:
+            return None
+        negative, states = negative_pivots(self.factor), self.factor.A.shape[0] - self.shape[0]
+        return None if negative is None else negative - states // 2
 
-def _system(H: Reduced, sigma: float) -> Any:
-    """[[pp - sigma I, sp', -B'], [sp, ss, A'], [-B, A, 0]]."""
-    from petsc4py import PETSc
 
+def parts(H: Reduced) -> tuple[Any, ...]:
+    """A, B and the blocks of K as new Mats, or an `ArgumentError`."""
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.unsuited("the curvature is known by its product only: give its blocks")
     names = ("params_params", "state_params", "state_state")
-    pp, sp, ss = (_entries(getattr(H.K, name), f"{name} of the curvature") for name in names)
-    A, B = _entries(H.eq.state_operator, "A"), _entries(H.eq.param_operator, "B")
+    blocks = (entries(getattr(H.K, name), f"{name} of the curvature") for name in names)
+    return entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B"), *blocks
+
+
+def _system(H: Reduced, sigma: float, M: Any) -> Any:
+    """[[pp - sigma M, sp', -B'], [sp, ss, A'], [-B, A, 0]]."""
+    from petsc4py import PETSc
+
+    A, B, pp, sp, ss = parts(H)
     ranks = H.backend.device
-    pp.axpy(-sigma, diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local))
+    if M is None:
+        M = diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
+    pp.axpy(-sigma, M)
     B.scale(-1.0)
     blocks = [[pp, _transposed(sp), _transposed(B)], [sp, ss, _transposed(A)], [B, A, None]]
-    nest = PETSc.Mat().createNest(blocks, comm=ranks.comm)
-    return nest.convert("aij", PETSc.Mat())
+    system = PETSc.Mat().createNest(blocks, comm=ranks.comm).convert("aij", PETSc.Mat())
+    system.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+    return system
 
 
 def _transposed(mat: Any) -> Any:
@@ -81,7 +95,8 @@ def _transposed(mat: Any) -> Any:
     return mat.transpose(PETSc.Mat())
 
 
-def _entries(op: Operator, name: str) -> Any:
+def entries(op: Operator, name: str) -> Any:
+    """A new Mat of an operator's entries, or an `ArgumentError`."""
     try:
         return assembled(op)
     except LookupError as error:

@@ -106,7 +106,7 @@ class Layout:
         if hasattr(x, "getDenseArray"):
             x = Distributed(x.getDenseArray(readonly=True), self.ranks, self.rows)
         elif hasattr(x, "getArray"):
-            x = Distributed.of_vec(x)
+            x = Distributed.of(x)
         if not isinstance(x, Distributed) or x.rows.starts != self.rows.starts:
             raise ArgumentError(
                 f"{self.name}: a {type(x).__name__} of shape {getattr(x, 'shape', None)}; a Vec or "

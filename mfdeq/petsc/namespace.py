@@ -22,6 +22,7 @@ COMPANIONS = {
     "sparse_linalg": "mfdeq.petsc.linalg",
     "dense_linalg": "scipy.linalg",
     "kernels": "mfdeq.petsc.kernels",
+    "lagrangian": "mfdeq.petsc.lagrangian",
 }
 
 __all__ = ["together"]  # and all others: this module is a namespace
@@ -83,6 +84,14 @@ def _made(
 zeros, ones = functools.partial(_made, host.zeros), functools.partial(_made, host.ones)
 
 
+def rows(many: int, n: int, dtype: Any, device: Ranks) -> Transposed:
+    """Zeros (many, n): vectors as rows, each in one piece of memory on every rank."""
+    spread = device.rows(n)
+    assert spread is not None
+    local = host.zeros((spread.count(device.rank), many), dtype, order="F")
+    return Distributed(local, device, spread).T
+
+
 def arange(n: int, device: Ranks | None = None) -> Any:
     """0 to n - 1."""
     return asarray(host.arange(n), device=device)
@@ -111,7 +120,7 @@ def asarray(
 ) -> Any:
     """A Vec or a distributed array; the rows of a numpy array that every rank has."""
     if hasattr(x, "getOwnershipRanges"):
-        x = Distributed.of_vec(x)
+        x = Distributed.of(x)
     if isinstance(x, Transposed):
         raise ArgumentError("the transpose of a distributed array; an array was expected")
     if not isinstance(x, Distributed):
@@ -154,11 +163,11 @@ def default_solver() -> Any:
     return KSP()
 
 
-def eigsh(H: Any, *args: Any, **options: Any) -> Any:
-    """Eigenpairs by SLEPc."""
-    from .spectrum import eigsh
+def symmetric_solver() -> Any:
+    """What solves with a precision."""
+    from .symmetric import Definite
 
-    return eigsh(H, *args, **options)
+    return Definite("mfdeq_precision_")
 
 
 def handed(x: Any) -> Any:
@@ -296,6 +305,13 @@ def _pinv(x: Any, rtol: float) -> Any:
     return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
 
 
+def _solve(a: Any, b: Any) -> Any:
+    """x with a x = b, of a small matrix."""
+    if not isinstance(b, Transposed):
+        return host.linalg.solve(a, b)
+    return b.T.like(host.linalg.solve(a, b.T.local.T).T).T
+
+
 def matrix_transpose(x: Any) -> Any:
     """Of (n, k)."""
     return x.T
@@ -304,7 +320,7 @@ def matrix_transpose(x: Any) -> Any:
 linalg = SimpleNamespace(
     vector_norm=_vector_norm,
     eigh=host.linalg.eigh,
-    solve=host.linalg.solve,
+    solve=_solve,
     cholesky=host.linalg.cholesky,
     qr=_qr,
     svd=host.linalg.svd,

@@ -39,14 +39,14 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     jacobian = _Jacobian(A)
 
     def residual(_: Any, x: Any, into: Any) -> None:
-        R, _ = problem.trial_residual(Distributed.of_vec(x))
+        R, _ = problem.trial_residual(Distributed.of(x))
         if R is None:
             into.set(float("inf"))
         else:
             into.setArray(R.local)
 
     def linearize(_: Any, x: Any, J: Any, P: Any) -> None:
-        jacobian.become(problem.linearize(Distributed.of_vec(x)).A)
+        jacobian.become(problem.linearize(Distributed.of(x)).A)
 
     solver = PETSc.SNES().create(comm=ranks.comm)
     SOLVERS[id(solver)] = solver
@@ -57,7 +57,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     with database(prefix, options):
         solver.setFromOptions()
         solver.solve(None, x)
-    state, reason = Distributed.of_vec(x), solver.getConvergedReason()
+    state, reason = Distributed.of(x), solver.getConvergedReason()
     if reason <= 0:
         raise ConvergenceError(
             f"{problem.name}: SNES {solver.getType()} stopped after "

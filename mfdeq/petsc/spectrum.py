@@ -114,7 +114,7 @@ def eigsh(
                 Search(products, n, end, rtol, start, prefix, options) for end, n in ends if n
             ]
         else:
-            S = ShiftedInverse(reduced(hessian), sigma, f"{prefix}lagrangian_")
+            S = ShiftedInverse(reduced(hessian), sigma, prefix=f"{prefix}lagrangian_")
             solves = Products(S, False, products.metric)
             searches = [Search(solves, k, "LM", INVERSE_RTOL, start, prefix, options, each=True)]
         vectors = backend.xp.concat([search.vectors for search in searches], axis=1)

@@ -8,11 +8,10 @@ from typing import Any
 
 from ..adapters import as_symmetric
 from ..arguments import count, fraction
-from ..arrays import Array, Backend, array_on_host
+from ..arrays import Array, Backend, array_on_host, host, shape_of
 from ..checkpoints import digest, opened
 from ..errors import ArgumentError
 from ..hessian import Reduced
-from ..lagrangian import ShiftedInverse, parts
 from ..memory import memory_told
 from ..operators import DENSE_LIMIT, Operator, Product
 from ..precision import Precision, metric_of
@@ -149,18 +148,6 @@ def eigsh(
     check_which(which)
     fraction(rtol, "rtol")
     backend = Backend.of_operator(H)
-    if hasattr(backend.xp, "eigsh"):
-        _check_absent(
-            M=M,
-            certify=certify or None,
-            preconditioner=preconditioner,
-            block=None if block == 1 else block,
-            basis=basis,
-            resume=resume,
-            max_products=max_products,
-            checkpoint=checkpoint,
-        )
-        return backend.xp.eigsh(H, k, which, rtol, sigma=sigma, v0=v0, progress=progress)
     limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
     most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
     start = start_of(backend, v0, P, min(count(block, "block"), P))
@@ -171,7 +158,7 @@ def eigsh(
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
-        parts(reduced(hessian))  # refused before the work
+        backend.lagrangian.parts(reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     if preconditioner is not None:
@@ -242,7 +229,7 @@ def _inverse(H: Products, sigma: float, preconditioner: Operator | None) -> Oper
     """(H - sigma M)^-1, iterated or factorized."""
     if preconditioner is not None:
         return IteratedInverse(H, sigma, preconditioner)
-    return ShiftedInverse(reduced(H.H), sigma, entries(H.metric))
+    return H.backend.lagrangian.ShiftedInverse(reduced(H.H), sigma, entries(H.metric))
 
 
 def _nearest(
@@ -294,29 +281,21 @@ def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
             f"k = {k} of P = {P} eigenpairs needs the dense H, more than {DENSE_LIMIT} entries: "
             f"ask for at most P - 2 = {P - 2}"
         )
-    xp = H.backend.xp
     eye = H.backend.eye(P, P)
-    dense, L = H(eye), eye
+    dense, solve = array_on_host(H(eye)), host.linalg.solve
     if not H.metric.trivial:  # L^-1 H L^-T, M = L L'
-        L = xp.linalg.cholesky(H.metric.apply(eye))
-        dense = xp.linalg.solve(L, xp.linalg.solve(L, dense).T)
-    values, vectors = xp.linalg.eigh(0.5 * (dense + dense.T))
+        L = host.linalg.cholesky(array_on_host(H.metric.apply(eye)))
+        dense = solve(L, solve(L, dense).T)
+    values, vectors = host.linalg.eigh(0.5 * (dense + dense.T))
     if not H.metric.trivial:
-        vectors = xp.linalg.solve(L.T, vectors)
-    found = array_on_host(values)
-    return _columns(H.backend, vectors, chosen(found, k, which)), float(abs(found).max())
-
-
-def _columns(backend: Backend, X: Array, which: Any) -> Array:
-    """Columns by their numbers, which are on the host."""
-    xp = backend.xp
-    return xp.take(X, xp.asarray(which, dtype=xp.int64, device=backend.device), axis=1)
+        vectors = solve(L.T, vectors)
+    vectors = vectors[:, chosen(values, k, which)]
+    return H.backend.from_host(vectors, eye.shape[0]), float(abs(values).max())
 
 
 def check_operator(H: Any, k: Any) -> int:
     """The size P of a square H that has k eigenvalues."""
-    shape = H.getSize() if hasattr(H, "getOwnershipRangesColumn") else getattr(H, "shape", ())
-    shape = tuple(shape)
+    shape = shape_of(H)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ArgumentError(f"H has shape {shape}; a square symmetric operator was expected")
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
@@ -329,15 +308,6 @@ def check_which(which: str) -> None:
     if which not in WHICH:
         smallest = "; for those nearest to zero give sigma=0.0" if which == "SM" else ""
         raise ArgumentError(f"which is {which!r}; one of {', '.join(WHICH)} was expected{smallest}")
-
-
-def _check_absent(**given: Any) -> None:
-    for name, x in given.items():
-        if x is not None:
-            raise ArgumentError(
-                f"{name} of mfdeq.eigsh is not for distributed matrices: leave it out, and set "
-                "SLEPc by its options (mfdeq.petsc.eigsh)"
-            )
 
 
 def start_of(backend: Backend, v0: Array | None, P: int, block: int) -> Array:

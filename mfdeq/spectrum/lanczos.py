@@ -83,8 +83,8 @@ class Lanczos:
             f"a basis of {rows} vectors",
             "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
         )
-        self.rows = self.backend.zeros(rows, n)  # V', then Q'
-        self.duals = self.rows if self.metric.trivial else self.backend.zeros(rows, n)
+        self.rows = self.backend.rows(rows, n)  # V', then Q'
+        self.duals = self.rows if self.metric.trivial else self.backend.rows(rows, n)
 
     @property
     def full(self) -> bool:
@@ -218,8 +218,8 @@ class Lanczos:
         """What a checkpoint keeps."""
         held = self.size + self.width
         return {
-            "rows": self.rows[:held, :],
-            "duals": None if self.metric.trivial else self.duals[:held, :],
+            "vectors": self.rows[:held, :].T,
+            "duals": None if self.metric.trivial else self.duals[:held, :].T,
             **{name: getattr(self, name) for name in KEPT},
         }
 
@@ -236,11 +236,11 @@ class Lanczos:
         found.backend, found.product, found.metric = backend, product, metric
         for name in KEPT:
             setattr(found, name, memory[name])
-        held, n = memory["rows"].shape
+        n, held = memory["vectors"].shape
         found._make_room(found.T.shape[0], n)
-        found.rows[:held, :] = backend.from_host(memory["rows"])
+        found.rows[:held, :] = backend.from_host(memory["vectors"]).T
         if memory["duals"] is not None:
-            found.duals[:held, :] = backend.from_host(memory["duals"])
+            found.duals[:held, :] = backend.from_host(memory["duals"]).T
         return found
 
     def measured_by(self, metric: Metric) -> bool:
@@ -320,8 +320,9 @@ class Lanczos:
         """A basis of X, of its rank and orthonormal to rounding, and its dual."""
         backend = self.backend
         for _ in range(1 if X.shape[1] == 1 else 2):
-            gram, known = on_host(backend, X.T @ W, W[:0, :] if sizes is None else sizes[None, :])
-            C, _ = combined(backend.eps, gram, known[0, :] if known.shape[0] else None)
+            small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
+            gram, *known = on_host(backend, *small)
+            C, _ = combined(backend.eps, gram, known[0][0, :] if known else None)
             X = times(backend, X, C)
             W = None if self.metric.trivial else times(backend, W, C)
             W, sizes = X if W is None else W, None

@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import real
-from ..arrays import Array, array_on_host, is_sparse
+from ..arrays import Array, array_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..lagrangian import ShiftedInverse
 from ..linear import Krylov
 from ..operators import Operator, SelfAdjoint
 from ..precision import Metric
-from ..sparse import sparse_on_host
 from .products import Products
 
 ROUNDING = 1e-10  # of ||H||, the same
@@ -73,12 +71,10 @@ class _Shifted(SelfAdjoint):
 
 
 def entries(metric: Metric | None) -> Any:
-    """The sparse matrix of M, on the host; None of the identity."""
+    """The matrix of M, as the Lagrangian system takes it; None of the identity."""
     if metric is None or metric.trivial:
         return None
-    if not is_sparse(found := getattr(metric, "array", None)):
-        raise ArgumentError("sigma and certify of mfdeq.eigsh need an M that is a sparse matrix")
-    return sparse_on_host(found)
+    return metric.backend.lagrangian.entries(metric, "M")
 
 
 def refined(S: Operator, vectors: Array, metric: Metric) -> Array:
@@ -100,7 +96,7 @@ def missed(H: Any, pairs: Any, S: Any) -> int | None:
     for outer, end in zip((min, max), ends, strict=True):
         known = hasattr(S, "below") and outer(S.sigma, end) == S.sigma
         try:
-            at: Any = S if known else ShiftedInverse(H, end, M)
+            at: Any = S if known else H.backend.lagrangian.ShiftedInverse(H, end, M)
         except (SingularStateError, ArgumentError):  # on an eigenvalue, or of no use: no count
             return None
         if at.below is None:

@@ -1,6 +1,6 @@
 """mfdeq.petsc beside the one-machine library, on more ranks, and beside petsc4py by hand.
 
-    python -m tests.benchmarks.petsc agree [--job terrain|diffusion] [--size 344|64] [--ranks 1 2 3]
+    python -m tests.benchmarks.petsc agree [--job diffusion] [--size 64] [--ranks 1 2 3] [--slepc]
     python -m tests.benchmarks.petsc speed [--size 100] [--repeats 5]
 
 agree: state, gradient, products, a block product and 8 eigenpairs, against those of the one-machine
@@ -72,13 +72,13 @@ def directions(P):
     return np.random.default_rng(1).standard_normal((P, 3))
 
 
-def measured(eq, loss, theta, block, back):
+def measured(eq, loss, block, back, eigsh):
     """What is compared, as numpy arrays; `block` is of directions, `back` gathers."""
     begin = time.perf_counter()
     gradient, H = eq.gradient(loss), eq.hessian(loss)
     columns = [back(H @ block[:, j]) for j in range(block.shape[1])]
     together = back(H @ block)
-    pairs = mfdeq.eigsh(H, 8, "LA", rtol=1e-8)
+    pairs = eigsh(H, 8, "LA", rtol=1e-8)
     found = {"gradient": back(gradient), "products": np.stack(columns, 1), "block": together}
     return found | {
         "values": pairs.values,
@@ -92,10 +92,10 @@ def on_one_machine(job, size):
     model, loss, theta, solver, _ = JOBS[job](size)
     eq = mfdeq.solve(model, theta, solver=solver)
     block = directions(model.param_size)
-    return {"state": eq.state} | measured(eq, loss, theta, block, np.asarray)
+    return {"state": eq.state} | measured(eq, loss, block, np.asarray, mfdeq.eigsh)
 
 
-def on_ranks(job, size):
+def on_ranks(job, size, slepc):
     from mfdeq import petsc
 
     model, loss, theta, _, options = JOBS[job](size)
@@ -103,7 +103,8 @@ def on_ranks(job, size):
     solver = petsc.KSP(options=options, rtol=1e-12)
     eq = mfdeq.solve(model, model.params(theta), solver=solver)
     block = eq.backend.asarray(model.params(directions(model.of.param_size)))
-    found = measured(eq, model.loss(loss), theta, block, model.gathered_params)
+    eigsh = petsc.eigsh if slepc else mfdeq.eigsh
+    found = measured(eq, model.loss(loss), block, model.gathered_params, eigsh)
     return {"state": model.gathered_state(eq.state)} | found
 
 
@@ -112,7 +113,7 @@ def subspace(X, Y):
     return np.linalg.norm(Y - X @ (X.T @ Y), 2)
 
 
-def agree(job, size, ranks):
+def agree(job, size, ranks, slepc):
     reference = started(0, "on_one_machine", job, size)
     print(f"{job} of {size}: N = P = {reference['state'].size:,}; relative differences")
     heads = ("state", "gradient", "products", "block", "values")
@@ -120,7 +121,7 @@ def agree(job, size, ranks):
     print(f"{'none':<8}{'':>66}{reference['seconds']:>11.0f}  ({reference['made']} products)")
     worst = 0.0
     for count in ranks:
-        found = started(count, "on_ranks", job, size)
+        found = started(count, "on_ranks", job, size, slepc)
         off = [
             np.linalg.norm(found[name] - reference[name]) / np.linalg.norm(reference[name])
             for name in heads
@@ -278,6 +279,7 @@ def main():
     found.add_argument("--job", choices=JOBS, default="diffusion")
     found.add_argument("--size", type=int, help="rows of the terrain, cells a side")
     found.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3])
+    found.add_argument("--slepc", action="store_true", help="eigenpairs by SLEPc's, not mfdeq's")
     found = commands.add_parser("speed")
     found.add_argument("--size", type=int, default=100, help="cells a side")
     found.add_argument("--repeats", type=int, default=5)
@@ -290,7 +292,7 @@ def main():
     elif options.command == "speed":
         speed(options.size, options.repeats)
     else:
-        agree(options.job, options.size or SIZES[options.job], options.ranks)
+        agree(options.job, options.size or SIZES[options.job], options.ranks, options.slepc)
 
 
 if __name__ == "__main__":

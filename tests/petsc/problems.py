@@ -44,7 +44,7 @@ def vec_of(array):
 
 def gathered(vec):
     """A Vec as a numpy array on every rank."""
-    return mfdeq.petsc.arrays.Distributed.of_vec(vec).gathered()
+    return mfdeq.petsc.arrays.Distributed.of(vec).gathered()
 
 
 def diagonal_of(vec):
@@ -139,7 +139,7 @@ LOSS = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
 @functools.cache
 def spread():
     """The equilibrium on all ranks, a `mfdeq.petsc.Equilibrium`."""
-    solver = mfdeq.petsc.KSP(rtol=1e-12)
+    solver = mfdeq.petsc.KSP(rtol=1e-13)
     return mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver, rtol=1e-13)
 
 

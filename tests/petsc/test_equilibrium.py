@@ -194,7 +194,7 @@ def test_a_preconditioner_serves_the_next_matrix(kind):
     counts = LinearCounts()
     aged = held.nearby(near, counts, 60)
     b = RNG.standard_normal(N)
-    given = mfdeq.petsc.arrays.Distributed.of_vec(vec_of(b))
+    given = mfdeq.petsc.arrays.Distributed.of(vec_of(b))
     for factor, matrix in ((aged, second), (held, first)):
         dense = matrix.toarray()
         close(factor.solve(given).gathered(), np.linalg.solve(dense, b))

@@ -2,28 +2,33 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 pytest.importorskip("petsc4py")
 pytest.importorskip("slepc4py")
 
 from petsc4py import PETSc
-from problems import DATA, LOSS, OBSERVED, N, P, hessians, mat_of, spread, vec_of
+from problems import DATA, OBSERVED, N, P, hessians, mat_of, spread, vec_of
 
 import mfdeq
 import mfdeq.petsc
 from mfdeq.errors import ArgumentError, ConvergenceError, SingularStateError
 from mfdeq.operators import SelfAdjoint
+from mfdeq.petsc.mats import FromMat
 
 
-def check(pairs, reference, exact):
+def check(pairs, reference, exact=None):
     """The values, vectors up to sign, and bounds; `exact` are all eigenvalues."""
     k = reference.values.shape[0]
     X = pairs.vectors.gathered()
+    M = np.eye(P) if pairs.precision is None else METRIC
     assert pairs.vectors.shape == (P, k)
     assert np.allclose(pairs.values, reference.values, rtol=0, atol=1e-9)
-    assert np.allclose(abs(X.T @ reference.vectors), np.eye(k), rtol=0, atol=1e-6)
-    assert np.allclose(X.T @ X, np.eye(k), rtol=0, atol=1e-12)
+    assert np.allclose(abs(X.T @ (M @ reference.vectors)), np.eye(k), rtol=0, atol=1e-6)
+    assert np.allclose(X.T @ (M @ X), np.eye(k), rtol=0, atol=1e-12)
     assert pairs.report.converged
+    if exact is None:
+        return
     off = abs(pairs.values[:, None] - exact).min(axis=1)
     assert (off <= pairs.error_bounds).all()
     assert (pairs.error_bounds < 1e-5 * abs(exact).max()).all()
@@ -47,12 +52,47 @@ def test_pairs_nearest_to_a_shift(sigma):
     assert "Lagrangian" in found.report.method
 
 
-def test_mfdeq_eigsh_hands_over():
-    H, _ = hessians()
-    for of in (H, spread().of.hessian(LOSS)):
-        assert np.allclose(mfdeq.eigsh(of, 3).values, exact()[-3:], rtol=0, atol=1e-9)
-    with pytest.raises(ArgumentError, match="certify"):
-        mfdeq.eigsh(H, 3, sigma=0.0, certify=True)
+METRIC = sp.diags(np.linspace(1.0, 3.0, P)).tocsr()
+SPREAD = {  # what mfdeq.eigsh is given, here and on one machine
+    "largest": lambda put: {},
+    "blocks": lambda put: {"block": 3, "basis": 30},
+    "both ends": lambda put: {"which": "BE"},
+    "a start": lambda put: {"v0": put(np.linspace(-1.0, 2.0, P))},
+    "M by its diagonal": lambda put: {"M": put(METRIC.diagonal())},
+    "M": lambda put: {"M": mfdeq.Precision(METRIC if put is np.asarray else mat_of(METRIC))},
+    "sigma": lambda put: {"sigma": 0.3},
+    "sigma, certified": lambda put: {"sigma": 0.3, "certify": True},
+    "largest, certified": lambda put: {"which": "LA", "certify": True},
+    "sigma, M": lambda put: {
+        "sigma": 0.3,
+        "M": mfdeq.Precision(METRIC if put is np.asarray else mat_of(METRIC)),
+        "certify": True,
+    },
+    "all": lambda put: {"k": P, "which": "SA"},
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_lanczos_on_ranks_is_that_on_one_machine(name):
+    H, ref = hessians()
+    found = mfdeq.eigsh(H, **{"k": 5, "rtol": 1e-8} | SPREAD[name](vec_of))
+    expected = mfdeq.eigsh(ref, **{"k": 5, "rtol": 1e-8} | SPREAD[name](np.asarray))
+    check(found, expected)
+    assert found.report.missed == expected.report.missed
+    assert (found.report.missed == 0) == ("certif" in name or "sigma, M" in name)
+
+
+def test_a_preconditioner_and_a_basis_that_goes_on():
+    H, ref = hessians()
+    few = mfdeq.eigsh(H, 2, rtol=1e-9)
+    more = mfdeq.eigsh(H, 5, rtol=1e-9, resume=few)
+    check(more, mfdeq.eigsh(ref, 5, rtol=1e-9))
+    inverse = FromMat(
+        H.backend, mat_of(np.linalg.inv(np.diag(np.diag(ref @ np.eye(P))) + np.eye(P)))
+    )
+    smallest = mfdeq.eigsh(H, 3, "SA", 1e-9, preconditioner=inverse)
+    assert smallest.report.method != "Lanczos"
+    check(smallest, mfdeq.eigsh(ref, 3, "SA", 1e-9))
 
 
 def test_all_pairs_and_matrices_of_the_user():
