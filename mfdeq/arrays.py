@@ -198,9 +198,14 @@ class Backend:
             return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     def random(self, *shape: int, seed: int = 0) -> Array:
-        """Standard normal numbers, the same on every library for one seed."""
+        """Standard normal numbers, the same on every library for one seed.
+
+        Of distributed arrays the same on any number of ranks, each of which makes its own.
+        """
+        if hasattr(self.xp, "random_normal"):
+            return self.xp.random_normal(shape, seed, self.device)
         numbers = host.random.default_rng(seed).standard_normal(shape)
-        return self.from_host(numbers, shape[0] if shape else None)
+        return self.from_host(numbers)
 
     def from_host(self, x: Any, rows: int | None = None) -> Array:
         """A host (numpy) array in this namespace, dtype and device: an explicit transfer.

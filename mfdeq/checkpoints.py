@@ -7,10 +7,12 @@ there what is not in the file: factors, recycled spaces, warm starts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from . import __version__
@@ -57,18 +59,21 @@ class Checkpoint:
         self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
         self._last = 0
-        self.saved: dict[str, Any] | None = backend.once(self._begin)
-
-    def _begin(self) -> dict[str, Any] | None:
-        if os.path.lexists(self.path):
-            found, saved = read(self.path, self.kind)
+        ranks = hasattr(backend.xp, "files")
+        self.files = backend.xp.files(self.path, backend.device) if ranks else ALONE
+        self.saved: dict[str, Any] | None = None
+        if backend.once(self._is_there):
+            found, self.saved = self.files.read(self.path, self.kind)
             self._check(found)
-            return saved
+
+    def _is_there(self) -> bool:
+        if os.path.lexists(self.path):
+            return True
         try:
             try_to_write(self.path)
         except OSError as error:
             raise unwritten(self.path, error) from error
-        return None
+        return False
 
     def _check(self, found: dict[str, Any]) -> None:
         differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
@@ -87,10 +92,8 @@ class Checkpoint:
     def write(self, done: int, state: dict[str, Any]) -> None:
         """Write what there is after so many steps; where the disk refuses, warn and go on."""
         self._last = done
-        arrays: dict[str, Any] = {}
-        packed = _packed(state, "state", arrays)
         try:
-            self.backend.once(lambda: put(self.path, self.kind, self.of, packed, arrays))
+            self.files.write(self.path, self.kind, self.of, state)
         except CheckpointError as error:
             warn(
                 f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
@@ -108,18 +111,32 @@ def opened(
 
 def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
     """Put a state of dicts, lists, plain values and arrays in the place of what is there."""
+    put(path, *members_of(kind, of, state))
+
+
+def members_of(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
+    """What a file holds: what it is, as JSON, and arrays on the host by their names."""
+    head, arrays = headed(kind, of, state)
+    on_host = {name: array_on_host(x) for name, x in arrays.items()}
+    assert all(x.dtype.kind in PLAIN for x in on_host.values())
+    return head, on_host
+
+
+def headed(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
+    """The same with arrays as they are."""
     arrays: dict[str, Any] = {}
-    put(path, kind, of, _packed(state, "state", arrays), arrays)
-
-
-def put(path: Any, kind: str, of: dict[str, Any], packed: Any, arrays: dict[str, Any]) -> None:
-    """Write a state whose arrays have names."""
+    packed = _packed(state, "state", arrays)
     head = {"format": FORMAT, "version": __version__, "kind": kind, "of": of, "state": packed}
-    arrays[HEAD] = host.frombuffer(json.dumps(head).encode(), dtype="uint8")
+    return json.dumps(head).encode(), arrays
+
+
+def put(path: Any, head: bytes, arrays: dict[str, Any]) -> None:
+    """Write the members of a file."""
     path = _path(path)
     try:
         with replacing(path) as file:
-            host.savez(file, **arrays)
+            members = {**arrays, HEAD: host.frombuffer(head, dtype="uint8")}
+            host.savez(file, **members)
     except OSError as error:
         raise unwritten(path, error) from error
 
@@ -127,26 +144,39 @@ def put(path: Any, kind: str, of: dict[str, Any], packed: Any, arrays: dict[str,
 def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a file says that it is of, and its state with arrays on the host."""
     path = _path(path)
+    with reading(path), open(path, "rb") as file, host.load(file, allow_pickle=False) as members:
+        return taken(path, bytes(members[HEAD]), members, kinds)
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """A reading of a file, whose errors say what to do."""
     try:
-        with open(path, "rb") as file, host.load(file, allow_pickle=False) as members:
-            head = json.loads(bytes(members[HEAD]))
-            form, kind = head["format"], head["kind"]
-            if form == FORMAT and kind in kinds:
-                return head["of"], _unpacked(head["state"], members)
+        yield
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}. Name a file that can, or delete it to start anew"
         ) from error
-    except MemoryError:
+    except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # whatever zip, npy and JSON make of other bytes
         raise CheckpointError(
             f"{path} is no checkpoint of mfdeq, or a damaged one ({type(error).__name__}): name "
             "another file, or delete it to start anew"
         ) from error
+
+
+def taken(
+    path: str, head: bytes, arrays: Mapping[str, Any], kinds: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says that it is of, and its state, if it is one of the kinds."""
+    found = json.loads(head)
+    form, kind = found["format"], found["kind"]
+    if form == FORMAT and kind in kinds:
+        return found["of"], _unpacked(found["state"], arrays)
     if form != FORMAT:
         raise CheckpointError(
-            f"{path} is of format {form}, written by mfdeq {head.get('version')}; this is mfdeq "
+            f"{path} is of format {form}, written by mfdeq {found.get('version')}; this is mfdeq "
             f"{__version__}, which reads format {FORMAT}: continue with the version that wrote it, "
             "or delete it to start anew"
         )
@@ -176,11 +206,16 @@ def digest(*arrays: Array | None) -> str | None:
     """A name for the bits of arrays; None where there are none."""
     found = hashlib.sha256()
     for x in arrays:
-        if x is not None:
+        if x is not None and hasattr(x, "fingerprint"):  # whose bits are on several ranks
+            found.update(f"{x.dtype} {x.shape}".encode() + x.fingerprint())
+        elif x is not None:
             known = array_on_host(x)
             found.update(f"{known.dtype} {known.shape}".encode())
             found.update(host.ascontiguousarray(known).tobytes())
     return None if all(x is None for x in arrays) else found.hexdigest()[:DIGITS]
+
+
+ALONE = SimpleNamespace(read=read, write=write)  # of one process
 
 
 def _path(path: Any) -> str:
@@ -202,8 +237,7 @@ def _packed(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
         return tree
     if tree.ndim == 0:
         return tree.item()
-    arrays[name] = array_on_host(tree)
-    assert arrays[name].dtype.kind in PLAIN
+    arrays[name] = tree
     return {HEAD: name}
 
 

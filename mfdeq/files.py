@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+PART = ".part"  # what the name of a file that is being written ends in
+
 
 @contextlib.contextmanager
 def replacing(path: Any) -> Iterator[BinaryIO]:
@@ -14,28 +16,37 @@ def replacing(path: Any) -> Iterator[BinaryIO]:
 
     Where the block or the disk fails, what was there is as it was.
     """
-    path, part = os.fspath(path), _beside(path)
+    part = beside(path)
     try:
         with open(part, "wb") as file:
             yield file
-            flushed(file)
-        os.replace(part, path)
+            file.flush()
+        put_in_place(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(part)
+
+
+def put_in_place(path: Any) -> None:
+    """Bring the file beside a path to the disk, and then into its place."""
+    path = os.fspath(path)
+    with open(beside(path), "rb+") as file:
+        flushed(file)
+    os.replace(beside(path), path)
     with contextlib.suppress(OSError):  # where a directory is nothing to sync
         sync(os.path.dirname(path) or ".")
 
 
 def try_to_write(path: Any) -> None:
     """An OSError where no file can be made in that place: before the work, not after it."""
-    with open(_beside(path), "wb"):
+    with open(beside(path), "wb"):
         pass
-    os.remove(_beside(path))
+    os.remove(beside(path))
 
 
-def _beside(path: Any) -> str:
-    return f"{os.fspath(path)}.part"
+def beside(path: Any) -> str:
+    """Where a file is written before it takes its place."""
+    return os.fspath(path) + PART
 
 
 def flushed(file: BinaryIO) -> None:

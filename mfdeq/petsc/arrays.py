@@ -64,6 +64,23 @@ class Distributed:
         """The whole as a numpy array, on every rank."""
         return self.device.gathered(self.local, self.rows)
 
+    def fingerprint(self) -> bytes:
+        """Of all bits, the same on any number of ranks: their sums with random odd weights."""
+        numbers = host.asarray(self.local, dtype=host.float64)
+        bits = host.ascontiguousarray(numbers).reshape(numbers.shape[0], -1).view(host.uint64)
+        places = self._row_numbers()[:, None] * bits.shape[1] + host.arange(bits.shape[1])
+        sums = [(bits * weights(places, seed)).sum(dtype=host.uint64) for seed in (1, 2)]
+        return self.device.sum(host.array(sums)).tobytes()
+
+    def _row_numbers(self) -> Any:
+        """Of the rows of this rank, in the whole."""
+        before, found = 0, []
+        for part in self.rows.parts or (self.rows,):
+            here = part.of(self.device.rank)
+            found.append(host.arange(before + here.start, before + here.stop))
+            before += part.total
+        return host.concatenate(found)
+
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return importlib.import_module("mfdeq.petsc.namespace")
 
@@ -259,6 +276,14 @@ class Transposed:
     def __setitem__(self, index: Any, value: Transposed) -> None:
         rows, _ = index
         self.T[:, rows] = value.T
+
+
+def weights(places: Any, seed: int) -> Any:
+    """Odd random numbers mod 2^64 (the finalizer of splitmix64)."""
+    x = places.astype(host.uint64) * host.uint64(2) + host.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> host.uint64(shift))) * host.uint64(factor)
+    return (x ^ (x >> host.uint64(31))) | host.uint64(1)
 
 
 def on_rows(x: Any, like: Distributed) -> Any:

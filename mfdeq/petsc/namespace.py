@@ -27,6 +27,8 @@ COMPANIONS = {
 
 __all__ = ["together"]  # and all others: this module is a namespace
 
+TOGETHER = 2**16  # rows of random numbers that are of one seed
+
 HOST = True  # numpy's arrays are taken for ones that every rank holds
 
 float32, float64, int64, bool = compat.float32, compat.float64, compat.int64, compat.bool
@@ -82,6 +84,31 @@ def _made(
 
 
 zeros, ones = functools.partial(_made, host.zeros), functools.partial(_made, host.ones)
+
+
+def random_normal(shape: tuple[int, ...], seed: int, device: Ranks) -> Any:
+    """Standard normal numbers; of up to `TOGETHER` rows numpy's."""
+    total, *columns = shape
+    if (spread := device.rows(total)) is None:
+        return host.random.default_rng(seed).standard_normal(shape)
+    before, own = 0, []
+    for part in spread.parts or (spread,):
+        own.append(_normal(seed, part.of(device.rank), before, spread.total, columns))
+        before += part.total
+    return Distributed(host.concatenate(own), device, spread)
+
+
+def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:
+    """Those of some rows, made in pieces that are the same whoever makes them."""
+    start, stop = before + rows.start, before + rows.stop
+    found = host.empty((stop - start, *columns))
+    for piece in range(start // TOGETHER, -(-stop // TOGETHER)):
+        first = piece * TOGETHER
+        numbers = host.random.default_rng([seed, piece] if piece else seed)
+        made = numbers.standard_normal((builtins.min(TOGETHER, total - first), *columns))
+        lo, hi = builtins.max(start, first), builtins.min(stop, first + made.shape[0])
+        found[lo - start : hi - start] = made[lo - first : hi - first]
+    return found
 
 
 def rows(many: int, n: int, dtype: Any, device: Ranks) -> Transposed:
@@ -146,6 +173,13 @@ def _own_rows(x: Any, device: Any, rows: Rows) -> Any:
 def once(function: Callable[[], Any], device: Ranks) -> Any:
     """What a function returns or raises on the first rank, on all."""
     return device.once(function)
+
+
+def files(path: str, device: Ranks) -> Any:
+    """What reads and writes the checkpoint of that name."""
+    from .files import checkpoints_at
+
+    return checkpoints_at(path, device)
 
 
 def spread(size: Any, device: Ranks) -> Any:

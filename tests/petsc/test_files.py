@@ -6,11 +6,11 @@ import pytest
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import COMM, LOSS, THETA, Cubic, gathered, spread, vec_of
+from problems import COMM, LOSS, THETA, Cubic, N, P, gathered, hessians, spread, vec_of
 
 import mfdeq
 import mfdeq.petsc
-from mfdeq.checkpoints import read
+from mfdeq.checkpoints import digest, read
 
 
 @pytest.fixture
@@ -19,35 +19,112 @@ def folder(tmp_path):
     return COMM.tompi4py().bcast(tmp_path)
 
 
-def test_a_minimization_goes_on(folder):
+def without_hdf5(name):
+    return name.endswith(".h5") and not PETSc.Sys.hasExternalPackage("hdf5")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_a_minimization_goes_on(folder, ending):
+    if without_hdf5(ending):
+        pytest.skip("this PETSc is built without HDF5")
+
     def run(**options):
         functional = mfdeq.ReducedFunctional(Cubic(), LOSS)
         return mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, **options)
 
-    whole = run(checkpoint=folder / "whole.npz")
+    whole = run(checkpoint=folder / f"whole{ending}")
     with pytest.raises(mfdeq.ConvergenceError, match="the callback said so"):
-        run(checkpoint=folder / "run.npz", callback=lambda theta, step: step.length > 0)
-    found = run(checkpoint=folder / "run.npz")
+        run(checkpoint=folder / f"run{ending}", callback=lambda theta, step: step.length > 0)
+    found = run(checkpoint=folder / f"run{ending}")
     # On a CPU the same bits, as on one machine.
     assert found.value == whole.value
     np.testing.assert_array_equal(found.params.gathered(), whole.params.gathered())
     assert found.report.equilibria == whole.report.equilibria
     # One file, which one machine reads.
-    _, saved = read(folder / "run.npz", "a minimization")
-    np.testing.assert_array_equal(saved["at"]["theta"], found.params.gathered())
+    if ending == ".npz":
+        theta = read(folder / f"run{ending}", "a minimization")[1]["at"]["theta"]
+    else:
+        name = "state.at.theta"
+        theta = mfdeq.petsc.load(folder / f"run{ending}", name, comm=PETSc.COMM_SELF)[name].array_r
+    np.testing.assert_array_equal(theta, found.params.gathered())
+    assert not COMM.getRank() or list(folder.glob("*.part")) == []
     with pytest.raises(mfdeq.CheckpointError, match="theta0"):
         mfdeq.minimize(
             mfdeq.ReducedFunctional(Cubic(), LOSS),
             vec_of(THETA + 1.0),
-            checkpoint=folder / "run.npz",
+            checkpoint=folder / f"run{ending}",
         )
     with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
         run(checkpoint=folder / "nowhere" / "run.npz")
 
 
+@pytest.mark.parametrize("M", [False, True])
+@pytest.mark.parametrize("name", ["pairs.npz", "pairs.h5"])
+def test_a_search_for_eigenpairs_goes_on(folder, name, M):
+    if without_hdf5(name):
+        pytest.skip("this PETSc is built without HDF5")
+    H = hessians()[0]
+    given = {"M": mfdeq.Precision(vec_of(np.linspace(1.0, 2.0, P)))} if M else {}
+
+    def run(path, most, H=H):
+        options = {"basis": 14, "checkpoint": path, "checkpoint_every": 10, "max_products": most}
+        return mfdeq.eigsh(H, 4, rtol=1e-10, **options, **given)
+
+    whole = run(folder / f"whole-{name}", None)
+    with pytest.raises(mfdeq.ConvergenceError, match="Raise max_products"):
+        run(folder / name, 15)
+    found = run(folder / name, None)
+    np.testing.assert_array_equal(found.values, whole.values)
+    np.testing.assert_array_equal(found.vectors.gathered(), whole.vectors.gathered())
+    assert found.report.products == whole.report.products
+    again = run(folder / name, None)  # its result is there
+    np.testing.assert_array_equal(again.values, whole.values)
+    with pytest.raises(mfdeq.CheckpointError, match="another"):
+        run(folder / name, None, spread().of.hessian(LOSS).gauss_newton)
+    with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
+        run(folder / "nowhere" / name, None)
+
+
+@pytest.mark.parametrize("name", ["damaged.npz", "damaged.h5"])
+def test_a_damaged_checkpoint(folder, name):
+    if without_hdf5(name):
+        pytest.skip("this PETSc is built without HDF5")
+    if COMM.getRank() == 0:
+        (folder / name).write_bytes(b"no such thing")
+    COMM.barrier()
+    with pytest.raises(mfdeq.CheckpointError, match="or a damaged one"):
+        mfdeq.eigsh(hessians()[0], 2, checkpoint=folder / name)
+
+
+def test_fingerprints_and_random_numbers_do_not_depend_on_ranks():
+    backend = spread().of.backend
+    n = 3 * 2**16 + 12_345
+    ranks = backend.device
+    ranks.settle(n)
+    x = backend.random(n, 2, seed=4)
+    assert isinstance(x, mfdeq.petsc.arrays.Distributed)
+    first = np.random.default_rng(4).standard_normal((2**16, 2))
+    whole = x.gathered()
+    np.testing.assert_array_equal(whole[: 2**16], first)
+    assert abs(np.corrcoef(whole[: 2**16, 0], whole[2**16 : 2**17, 0])[0, 1]) < 0.02
+    alone = mfdeq.petsc.ranks.Ranks.of(PETSc.COMM_SELF)
+    assert digest(x) == digest(mfdeq.petsc.arrays.Distributed(whole, alone, alone.settle(n)))
+    changed = x.like(x.local.copy())
+    if COMM.getRank() == COMM.getSize() - 1:
+        changed.local[-1, 1] = np.nextafter(changed.local[-1, 1], 9.0)
+    assert digest(changed) != digest(x)
+    theta, h = spread().of.params, spread().of.state
+    rows = alone.settle(P), alone.settle(N)
+    once = [
+        mfdeq.petsc.arrays.Distributed(x.gathered(), alone, r)
+        for x, r in zip((theta, h), rows, strict=True)
+    ]
+    assert digest(backend.xp.concat([theta, h])) == digest(backend.xp.concat(once))
+
+
 @pytest.mark.parametrize("name", ["run.h5", "run.bin"])
 def test_vecs_in_one_file(folder, name):
-    if name.endswith(".h5") and not PETSc.Sys.hasExternalPackage("hdf5"):
+    if without_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
     eq = spread()
     mfdeq.petsc.save(folder / name, state=eq.state, gradient=eq.of.gradient(LOSS))
