@@ -215,6 +215,10 @@ class Backend:
         known = {"rows": rows} if hasattr(self.xp, "HOST") else {}
         return self.xp.asarray(x, dtype=self.dtype, device=self.device, **known)
 
+    def coefficients(self, x: Any) -> Array:
+        """A small array on the host that combines columns, as `from_host`: on every rank whole."""
+        return self.from_host(x, 0)
+
     def copied(self, x: Any) -> Array:
         """An array of another library (JAX's, say), on the same device, as one of this library."""
         shared = host.asarray(x) if compat.is_numpy_namespace(self.xp) else self.xp.from_dlpack(x)

@@ -349,7 +349,8 @@ def _kept(x: Any, name: str) -> Any:
 
 def _own(matrix: Any) -> Any:
     """A copy that the caller cannot change; an operator as it is."""
-    if hasattr(matrix, "matvec"):
+    shell = hasattr(matrix, "getPythonContext") and matrix.getType() in ("python", "shell")
+    if hasattr(matrix, "matvec") or shell:
         return matrix
     if is_dense(matrix) and not hasattr(matrix, "copy"):  # which the standard does not have
         return Backend.of(matrix).xp.asarray(matrix, copy=True)

@@ -210,7 +210,7 @@ def follow(
         FOLLOWING,
         lambda: {
             "model": model.described,
-            "N and P": [curve.b.shape[0] - 1, curve.theta.shape[0]],
+            "N and P": [curve.size, curve.theta.shape[0]],
             "theta0": digest(curve.theta),
             "direction": digest(curve.d),
             "span": [low, high],

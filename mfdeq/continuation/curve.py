@@ -83,8 +83,10 @@ class Curve:
         self.counts = LinearCounts()
         self.weight = 1.0
         self._recent: list[tuple[Array, Linearized]] = []  # of the last points, by their states
-        n = problem.state_size
-        self.b, self.c = (self.backend.random(n + 1, seed=seed) for seed in (11, 12))
+        self.size = problem.state_size
+        self.b, self.c = (
+            self._unit(self.backend.random(self.size, seed=seed), 1.0) for seed in (11, 12)
+        )
 
     # What a checkpoint keeps, beside the points.
 
@@ -96,7 +98,8 @@ class Curve:
     def go_on(self, memory: dict[str, Any], point: Point) -> None:
         """Take up what was kept at a point, which must be an equilibrium here too."""
         self.weight = memory["weight"]
-        self.b, self.c = (self.backend.from_host(memory[name]) for name in ("b", "c"))
+        put = self.backend.from_host
+        self.b, self.c = ((put(h, self.size), t) for h, t in (memory["b"], memory["c"]))
         problem, report = self.problem(point.t), SolveReport()
         _, size = problem.trial_residual(point.state)
         monitor = Monitor(problem, None, MOST, report)
@@ -286,7 +289,8 @@ class Curve:
     def _bordered(self, point: Point) -> float:
         """1 / (c' M^-1 b), zero where M is singular."""
         y, u = self._inverse_of_b(point)
-        return 1.0 / float(self.backend.xp.vecdot(self.c[:-1], y) + self.c[-1] * u)
+        h, t = self.c
+        return 1.0 / float(self.backend.xp.vecdot(h, y) + t * u)
 
     def _aim(self, point: Point) -> None:
         """Take for b and c what is nearest to null vectors of M' and M, by inverse iteration.
@@ -295,26 +299,27 @@ class Curve:
         """
         xp = self.backend.xp
         y, u = self._inverse_of_b(point)
-        self.c = self._stacked(y, u)
+        self.c = self._unit(y, u)
         linearized = self.linearized(point)
         k, tau = self.weight * point.tangent, point.slope
         factor = self.solver.setup(linearized.A, self.counts)
-        P = factor.solve_adjoint(xp.stack([self.c[:-1], k], axis=1))
+        P = factor.solve_adjoint(xp.stack([self.c[0], k], axis=1))
         Bd = linearized.B._apply(self.d)
         p, q = (float(xp.vecdot(Bd, P[:, j])) for j in range(2))
-        zeta = (float(self.c[-1]) + p) / (tau + q)
-        self.b = self._stacked(P[:, 0] - zeta * P[:, 1], zeta)
+        zeta = (self.c[1] + p) / (tau + q)
+        self.b = self._unit(P[:, 0] - zeta * P[:, 1], zeta)
 
-    def _stacked(self, h: Array, t: float) -> Array:
+    def _unit(self, h: Array, t: float) -> tuple[Array, float]:
         """(h, t), of unit length."""
-        both = self.backend.xp.concat([h, self.backend.zeros(1) + t])
-        return both / self.backend.norm(both)
+        length = math.hypot(self.backend.norm(h), t)
+        return h / length, t / length
 
     def _inverse_of_b(self, point: Point) -> tuple[Array, float]:
         linearized = self.linearized(point)
-        u, a = self.solves(linearized, self.b[:-1], linearized.B._apply(self.d))
+        h, t = self.b
+        u, a = self.solves(linearized, h, linearized.B._apply(self.d))
         k, tau = point.tangent, point.slope
-        dt = (float(self.b[-1]) - self.dot(k, tau, u, 0.0)) / self.dot(k, tau, a, 1.0)
+        dt = (t - self.dot(k, tau, u, 0.0)) / self.dot(k, tau, a, 1.0)
         return u + dt * a, dt
 
     def _switched(self, crossing: Point, sign: float, first: float) -> Point:
@@ -338,7 +343,7 @@ class Curve:
     @property
     def sees_all(self) -> bool:
         """Whether no eigenvalue that grows can be out of sight."""
-        n, k = self.b.shape[0] - 1, self.eigenvalues
+        n, k = self.size, self.eigenvalues
         return not k or self.is_map or seen_all(n, k)
 
     def examined(self, point: Point) -> Point:

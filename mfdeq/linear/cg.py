@@ -96,7 +96,7 @@ def block_cg(
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
         # Rounding would part dependent columns, and each part be solved for.
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
-        columns.X = solved.X @ backend.from_host(S)
+        columns.X = solved.X @ backend.coefficients(S)
         return columns.finish(solved.stopped)
     P = all_directions(backend, M(R))
     for _ in range(max_iterations):

@@ -113,7 +113,7 @@ def orthonormalized(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
 
 def times(backend: Backend, P: Array, S: Any) -> Array:
     """P @ S, S on the host; of one column a multiple, which is ten times cheaper."""
-    return P * float(S[0, 0]) if S.shape == (1, 1) else P @ backend.from_host(S)
+    return P * float(S[0, 0]) if S.shape == (1, 1) else P @ backend.coefficients(S)
 
 
 def on_host(backend: Backend, *blocks: Array) -> list[Any]:

@@ -228,7 +228,7 @@ class _Apart:
         finite = bool(host.isfinite(H).all())
         # Columns of H that a breakdown left zero take no part.
         y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
-        weights = backend.from_host(y)
+        weights = backend.coefficients(y)
         space = self.basis if self.preconditioned is None else self.preconditioned
         D = backend.zeros(space.shape[-1], y.shape[0])
         for c in range(y.shape[0]):

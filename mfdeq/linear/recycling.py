@@ -67,7 +67,7 @@ class Recycled:
         if self.Y is None or start is None:
             return 0.0
         within = start - sum(c @ part for c, part in zip(coupling, y, strict=False))
-        return self.Y @ self.backend.from_host(within)
+        return self.Y @ self.backend.coefficients(within)
 
     def harvest(self, basis: list[Array], coupling: list[Any], raw: list[list[Any]]) -> None:
         """Choose the space anew from itself and a cycle's A M V = C coupling + V+ H."""
@@ -116,7 +116,7 @@ def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
     for block in blocks:
         rows = block.shape[1]
         if rows:
-            total = total + block @ backend.from_host(P[row : row + rows, :])
+            total = total + block @ backend.coefficients(P[row : row + rows, :])
         row += rows
     return total
 

@@ -74,19 +74,43 @@ def parts(H: Reduced) -> tuple[Any, ...]:
 
 
 def _system(H: Reduced, sigma: float, M: Any) -> Any:
-    """[[pp - sigma M, sp', -B'], [sp, ss, A'], [-B, A, 0]]."""
+    """The Lagrangian system with h = u + v and nu = c (u - v) in place of h and nu.
+
+    [[pp - sigma M, sp', -B'],          [[pp - sigma M, (sp - c B)',        (sp + c B)'       ],
+     [sp,           ss,   A'],   ->      [sp - c B,     ss + c (A + A'),    ss + c (A - A')   ],
+     [-B,           A,    0 ]]           [sp + c B,     ss - c (A - A'),    ss - c (A + A')   ]]
+
+    The inertia is the same, so is x where the right-hand side is (b, 0, 0), and the diagonal is
+    not zero: on several ranks MUMPS takes pivots of zero for a singular matrix, whose partners are
+    on another rank.
+    """
     from petsc4py import PETSc
 
     A, B, pp, sp, ss = parts(H)
     ranks = H.backend.device
     if M is None:
         M = diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
+    size = PETSc.NormType.NORM_INFINITY
+    c = (ss.norm(size) or pp.norm(size) or 1.0) / (A.norm(size) or 1.0)
     pp.axpy(-sigma, M)
-    B.scale(-1.0)
-    blocks = [[pp, _transposed(sp), _transposed(B)], [sp, ss, _transposed(A)], [B, A, None]]
+    transposed = _transposed(A)
+    both, skew = _sum(A, 1.0, transposed), _sum(A, -1.0, transposed)
+    uu, uv, vv = _sum(ss, c, both), _sum(ss, c, skew), _sum(ss, -c, both)
+    up, vp = _sum(sp, -c, B), _sum(sp, c, B)
+    blocks = [
+        [pp, _transposed(up), _transposed(vp)],
+        [up, uu, uv],
+        [vp, _transposed(uv), vv],
+    ]
     system = PETSc.Mat().createNest(blocks, comm=ranks.comm).convert("aij", PETSc.Mat())
     system.setOption(PETSc.Mat.Option.SYMMETRIC, True)
     return system
+
+
+def _sum(left: Any, factor: float, right: Any) -> Any:
+    found = left.copy()
+    found.axpy(factor, right)
+    return found
 
 
 def _transposed(mat: Any) -> Any:

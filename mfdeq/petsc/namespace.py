@@ -145,15 +145,18 @@ def asarray(
     order: Any = None,
     rows: int | None = None,
 ) -> Any:
-    """A Vec or a distributed array; the rows of a numpy array that every rank has."""
+    """A Vec or a distributed array; the rows of a numpy array that every rank has.
+
+    Those of an array of `rows`, or of as many as it has: of 0 all.
+    """
     if hasattr(x, "getOwnershipRanges"):
         x = Distributed.of(x)
     if isinstance(x, Transposed):
         raise ArgumentError("the transpose of a distributed array; an array was expected")
     if not isinstance(x, Distributed):
         x = host.asarray(x)
-        many = None if x.ndim == 0 else x.shape[0] if rows is None else rows
-        if many is None or device is None or (spread := device.rows(many)) is None:
+        many = x.shape[0] if rows is None and x.ndim else rows or 0
+        if many == 0 or device is None or (spread := device.rows(many)) is None:
             return host.array(x, dtype=dtype) if copy else host.asarray(x, dtype=dtype)
         return Distributed(_own_rows(x, device, spread).astype(dtype or x.dtype), device, spread)
     if not copy and dtype in (None, x.dtype):
@@ -339,6 +342,15 @@ def _pinv(x: Any, rtol: float) -> Any:
     return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
 
 
+def _svd(x: Any, full_matrices: Any = True) -> Any:
+    """U, of as many columns as x where that is distributed, the singular values, and V'."""
+    if not isinstance(x, Distributed):
+        return host.linalg.svd(x, full_matrices=full_matrices)
+    Q, R = _qr(x)
+    U, values, V = host.linalg.svd(R)
+    return Q @ U, values, V
+
+
 def _solve(a: Any, b: Any) -> Any:
     """x with a x = b, of a small matrix."""
     if not isinstance(b, Transposed):
@@ -357,6 +369,6 @@ linalg = SimpleNamespace(
     solve=_solve,
     cholesky=host.linalg.cholesky,
     qr=_qr,
-    svd=host.linalg.svd,
+    svd=_svd,
     pinv=_pinv,
 )

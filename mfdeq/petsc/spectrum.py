@@ -21,10 +21,10 @@ from ..spectrum.extreme import (
     start_of,
 )
 from ..spectrum.products import Products
-from ..spectrum.shift_invert import refined
+from ..spectrum.shift_invert import missed, refined
 from .arrays import Distributed
 from .ksp import database, in_words
-from .lagrangian import ShiftedInverse
+from .lagrangian import ShiftedInverse, parts
 from .objects import as_mat
 from .ranks import Ranks
 
@@ -40,6 +40,7 @@ def eigsh(
     rtol: float = 1e-6,
     *,
     sigma: float | None = None,
+    certify: bool = False,
     v0: Any = None,
     prefix: str = "mfdeq_",
     options: dict[str, Any] | None = None,
@@ -60,13 +61,17 @@ def eigsh(
         Residuals ||H x - mu x|| reach rtol times the largest of the values' magnitudes.
     sigma : float, optional
         The k eigenvalues nearest to sigma, in place of `which`: by a search with
-        (H - sigma I)^-1, one LU factorization of the Lagrangian system. For the Hessian of an
+        (H - sigma I)^-1, one factorization of the Lagrangian system. For the Hessian of an
         equilibrium whose A, B and curvature are assembled Mats, or made of such.
+    certify : bool, optional
+        As in `mfdeq.eigsh`: count the eigenvalues between those found, by one or two further
+        factorizations.
     v0 : Vec or (P,) array, optional
         The start; by default random, the same at every call and on any number of ranks.
     prefix : str, optional
         Of SLEPc's options: ``-mfdeq_eps_ncv 60 -mfdeq_eps_max_it 500`` and so on. The KSP of
-        the Lagrangian system has ``lagrangian_`` after it: ``-mfdeq_lagrangian_pc_type lu``.
+        the Lagrangian system has ``lagrangian_`` after it: ``-mfdeq_lagrangian_pc_type lu`` (of
+        an LU no eigenvalues are counted).
     options : dict, optional
         The same without the prefix, where the command line has none: ``{"eps_ncv": 60}``.
     progress : bool, optional
@@ -91,7 +96,8 @@ def eigsh(
     Notes
     -----
     Without options it is Krylov-Schur without locking. ``eps_tol`` and ``eps_conv`` are not read:
-    `rtol` decides. The bounds are as in `mfdeq.eigsh`; that no eigenvalue was missed is not shown.
+    `rtol` decides. The bounds are as in `mfdeq.eigsh`, which finds the same by its own Lanczos, on
+    any number of ranks, and has further options.
     """
     P = check_operator(H, k)
     check_which(which)
@@ -106,15 +112,18 @@ def eigsh(
     start = start_of(backend, v0, P, 1)
     if start.shape[1] > 1:
         raise ArgumentError(f"v0 has {start.shape[1]} columns; SLEPc starts from one vector")
+    if certify:
+        parts(reduced(hessian))  # refused before the work
     ends = [(which, k)] if which != "BE" else [("SA", k // 2), ("LA", k - k // 2)]
     products = Products(hessian, progress, Euclidean(backend))
+    inverse = None
     try:
         if sigma is None:
             searches = [
                 Search(products, n, end, rtol, start, prefix, options) for end, n in ends if n
             ]
         else:
-            S = ShiftedInverse(reduced(hessian), sigma, prefix=f"{prefix}lagrangian_")
+            inverse = S = ShiftedInverse(reduced(hessian), sigma, prefix=f"{prefix}lagrangian_")
             solves = Products(S, False, products.metric)
             searches = [Search(solves, k, "LM", INVERSE_RTOL, start, prefix, options, each=True)]
         vectors = backend.xp.concat([search.vectors for search in searches], axis=1)
@@ -129,6 +138,8 @@ def eigsh(
         raise _fewer(pairs, k, searches)
     if not worst(pairs) <= allowed(pairs, rtol):
         raise inaccurate(worst(pairs), rtol, pairs)
+    if certify:
+        pairs.report.missed = missed(reduced(hessian), pairs, inverse)
     return pairs
 
 

@@ -13,7 +13,7 @@ from ..report import LinearCounts
 from .ksp import KSP
 
 RTOL = 1e-13  # a step of refinement where pivoting has cost digits
-# Inertia counts need a root that one rank factorizes (13); pivots of zero are set apart (24).
+# Inertia counts need a root that one rank factorizes (13), and pivots of zero told apart (24).
 MUMPS = {
     "ksp_type": "preonly",
     "pc_type": "cholesky",

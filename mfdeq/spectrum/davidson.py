@@ -60,8 +60,8 @@ class Davidson:
         wanted = chosen(values, min(self.k, values.shape[0]), "SA")
         self.values, self.wanted = values[wanted], self.Y[:, wanted]
         backend = self.H.backend
-        Y = backend.from_host(self.wanted)
-        self.off = self.HV @ Y - (self.dual @ Y) * backend.from_host(self.values)
+        Y = backend.coefficients(self.wanted)
+        self.off = self.HV @ Y - (self.dual @ Y) * backend.coefficients(self.values)
         self.residuals = array_on_host(self.H.metric.dual_norms(self.off))
 
     @property
@@ -89,7 +89,7 @@ class Davidson:
     @property
     def vectors(self) -> Array:
         """The wanted Ritz vectors."""
-        return self.V @ self.H.backend.from_host(self.wanted)
+        return self.V @ self.H.backend.coefficients(self.wanted)
 
     def extend(self, tol: float, width: int) -> bool:
         """Take in the preconditioned residuals of the first of what is left; False if nothing."""
@@ -124,7 +124,7 @@ class Davidson:
             sizes = host.linalg.norm(more, axis=0)
             more = host.linalg.qr(more[:, sizes > 1e-8] / sizes[sizes > 1e-8])[0]
             best = host.linalg.qr(host.concatenate([best, more], axis=1))[0]
-        Y = self.H.backend.from_host(best)
+        Y = self.H.backend.coefficients(best)
         self.V, self.dual, self.HV = self.V @ Y, self.dual @ Y, self.HV @ Y
         self.wanted = best.T @ self.wanted
         self.Y, self.before = best.T @ self.Y, None

@@ -65,11 +65,13 @@ class Kept:
         """The result in the file, if it is there and one of this operator."""
         if self._pairs is None:
             return None
-        H, put, given, report = self.H, self.H.backend.from_host, {**self._pairs}, {}
+        H, given, report = self.H, {**self._pairs}, {}
+        put = H.backend.coefficients
         for name, value in given.pop("report").items():
             report[name] = put(value) if name in ("residuals", "product_errors") else value
-        for name in ("values", "vectors", "error_bounds"):
+        for name in ("values", "error_bounds"):
             given[name] = put(given[name])
+        given["vectors"] = H.backend.from_host(given["vectors"])
         given["precision"] = H.metric if isinstance(H.metric, Precision) else None
         if given["krylov"] is not None:
             given["krylov"] = Lanczos.recalled(H.backend, H, H.metric, given["krylov"])

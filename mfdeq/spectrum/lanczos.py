@@ -108,7 +108,7 @@ class Lanczos:
         V, dual = self.rows[:end, :], self.duals[:end, :]
         W = self.product(V[j:, :].T)
         # By the recurrence first: one pass over all of V then leaves it orthogonal to rounding.
-        W = W - dual[before:j, :].T @ self.backend.from_host(self.T[before:j, j:end])
+        W = W - dual[before:j, :].T @ self.backend.coefficients(self.T[before:j, j:end])
         diagonal = V[j:, :] @ W
         W = W - dual[j:, :].T @ diagonal
         off: Any = 0.0
@@ -128,7 +128,7 @@ class Lanczos:
         self.asymmetry = max(self.asymmetry, float(host.linalg.norm(different)))
         had = host.linalg.norm(self.T[:end, j:end], axis=0)
         self.size = end
-        self._follow(self.metric.solve(W), W, self.backend.from_host(had))
+        self._follow(self.metric.solve(W), W, self.backend.coefficients(had))
 
     def ritz(self) -> tuple[Any, Any, Any]:
         """Eigenvalues of T, ascending, its eigenvectors, and the residuals of V y."""
@@ -165,11 +165,11 @@ class Lanczos:
 
     def vectors(self, Y: Any) -> Array:
         """V Y."""
-        return self.rows[: self.size, :].T @ self.backend.from_host(Y)
+        return self.rows[: self.size, :].T @ self.backend.coefficients(Y)
 
     def images(self, Y: Any) -> tuple[Array, Array]:
         """R V Y and, by the recurrence, H V Y."""
-        held, on_device = self.size + self.width, self.backend.from_host
+        held, on_device = self.size + self.width, self.backend.coefficients
         duals = self.duals[:held, :].T
         known = host.concatenate([self.T[: self.size, : self.size] @ Y, self.S @ self._last(Y)])
         return duals[:, : self.size] @ on_device(Y), duals @ on_device(known)
@@ -195,7 +195,7 @@ class Lanczos:
         """Put V Y for the vectors of V from the first on, T Y = Y diag(values); Q moves up."""
         old, end = self.size, first + values.shape[0]
         for rows in (self.rows,) if self.metric.trivial else (self.rows, self.duals):
-            rows[first:end, :] = self.backend.from_host(Y).T @ rows[first:old, :]
+            rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
             rows[end : end + self.width, :] = rows[old : old + self.width, :]
         self.T[first:, :] = self.T[:, first:] = 0.0
         self.T[first:end, first:end] = host.diag(values)
@@ -238,9 +238,9 @@ class Lanczos:
             setattr(found, name, memory[name])
         n, held = memory["vectors"].shape
         found._make_room(found.T.shape[0], n)
-        found.rows[:held, :] = backend.from_host(memory["vectors"]).T
+        found.rows[:held, :] = backend.from_host(memory["vectors"], n).T
         if memory["duals"] is not None:
-            found.duals[:held, :] = backend.from_host(memory["duals"]).T
+            found.duals[:held, :] = backend.from_host(memory["duals"], n).T
         return found
 
     def measured_by(self, metric: Metric) -> bool:

@@ -47,7 +47,10 @@ def test_extreme_pairs(which):
 @pytest.mark.parametrize("sigma", [0.0, 1.1, -3.0])
 def test_pairs_nearest_to_a_shift(sigma):
     H, ref = hessians()
-    found = mfdeq.petsc.eigsh(H, 4, sigma=sigma)
+    found = mfdeq.petsc.eigsh(H, 4, sigma=sigma, certify=True)
+    assert found.report.missed == 0
+    assert mfdeq.petsc.eigsh(H, 2, "LA").report.missed is None
+    assert mfdeq.petsc.eigsh(H, 2, "LA", certify=True).report.missed == 0
     check(found, mfdeq.eigsh(ref, 4, sigma=sigma), exact())
     assert "Lagrangian" in found.report.method
 
