@@ -78,7 +78,7 @@ def measured(eq, loss, block, back, eigsh):
     gradient, H = eq.gradient(loss), eq.hessian(loss)
     columns = [back(H @ block[:, j]) for j in range(block.shape[1])]
     together = back(H @ block)
-    pairs = eigsh(H, 8, "LA", rtol=1e-8)
+    pairs = eigsh(H, 8, "LA")
     found = {"gradient": back(gradient), "products": np.stack(columns, 1), "block": together}
     return found | {
         "values": pairs.values,
@@ -227,10 +227,38 @@ def timed(n, repeats, hand):
             world.Barrier()
             seconds[name].append(time.perf_counter() - begin)
     found = {"seconds": seconds, "iterations": (counts.iterations - iterations) / repeats}
+    found["counts"] = counted(functions["mfdeq"])
     if hand:
         found["off"] = (y - z).norm() / z.norm()
         found["by hand"] = ksp.getIterationNumber()
     return found | {"before": before}
+
+
+def counted(product):
+    """Of one product, on the busiest rank: flops, and what is sent and summed in its solves."""
+    from mpi4py import MPI
+    from petsc4py import PETSc
+
+    from mfdeq.petsc.ranks import Ranks
+
+    PETSc.Log.begin()
+    sums, ours = {"sum": Ranks.sum, "reduced": Ranks.reduced}, []
+    for name, function in sums.items():
+        setattr(Ranks, name, lambda *args, _of=function: ours.append(1) or _of(*args))
+    flops, before = PETSc.Log.getFlops(), PETSc.Log.Event("KSPSolve").getPerfInfo()
+    product()
+    after = PETSc.Log.Event("KSPSolve").getPerfInfo()
+    for name, function in sums.items():
+        setattr(Ranks, name, function)
+    mine = {
+        "flops": PETSc.Log.getFlops() - flops,
+        "messages of solves": after["numMessages"] - before["numMessages"],
+        "bytes of messages": after["messageLength"] - before["messageLength"],
+        "reductions of solves": after["numReductions"] - before["numReductions"],
+        "other reductions": float(len(ours)),
+    }
+    world = PETSc.COMM_WORLD.tompi4py()
+    return {name: world.allreduce(x, op=MPI.MAX) for name, x in mine.items()}
 
 
 def speed(n, repeats):
@@ -245,6 +273,8 @@ def speed(n, repeats):
         f"{'mfdeq, two ranks':<20}{double:8.2f} s, {two['iterations'] / 2:.0f} iterations a solve"
     )
     print(f"difference of the two products {one['off']:.1e}; set up in {one['before']:.0f} s")
+    for name, count in two["counts"].items():
+        print(f"  {name}, a rank of two: {count:,.0f}")
     for what, share, most in (
         ("two ranks over one", double / single, TWO_RANKS),
         ("one rank over by hand", single / hand, BY_HAND),
