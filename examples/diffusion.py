@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import mfdeq
 
 CELLS = {"small": 16, "half": 32, "full": 64}
+SENSORS = 100
 
 
 class Diffusion(mfdeq.ResidualModel):
@@ -74,6 +75,13 @@ class Diffusion(mfdeq.ResidualModel):
         return (self.D.T @ self.D / self.D.data.max() ** 2 + sp.identity(self.param_size)).tocsr()
 
 
+def loss_of(model):
+    """Return the misfit to values at random cells, each known to 0.001, and the prior."""
+    cells = np.random.default_rng(0).choice(model.state_size, SENSORS, replace=False)
+    misfit = mfdeq.LeastSquares(cells, np.full(SENSORS, 0.03), weights=1e6)
+    return misfit + mfdeq.QuadraticPrior(model.smoothness())
+
+
 def picture(n, state, gradient, pairs, path):
     """Save the middle of the cube, and the spectrum."""
     import matplotlib.pyplot as plt
@@ -99,10 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     n = CELLS[options.size]
     model = Diffusion(n)
-    rng = np.random.default_rng(0)
-    cells = rng.choice(model.state_size, model.state_size // 64, replace=False)
-    loss = mfdeq.LeastSquares(cells, np.full(cells.size, 0.03), weights=1e4)
-    loss = loss + mfdeq.QuadraticPrior(model.smoothness())
+    loss = loss_of(model)
     theta, first = np.zeros(model.param_size), True
     solver = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
     if options.petsc:

@@ -29,6 +29,7 @@ OF_NUMPY = {
     "dense_linalg": "scipy.linalg",
     "kernels": "mfdeq.kernels",
     "lagrangian": "mfdeq.lagrangian",
+    "process": "mfdeq.process",
 }
 OF_CUPY = {
     "sparse": "cupyx.scipy.sparse",
@@ -36,6 +37,7 @@ OF_CUPY = {
     "dense_linalg": "cupyx.scipy.linalg",
     "kernels": "mfdeq.cuda",
     "lagrangian": "mfdeq.lagrangian",
+    "process": "mfdeq.process",
 }
 
 
@@ -163,16 +165,21 @@ class Backend:
         """The Lagrangian system and its factorization: `mfdeq.lagrangian`, or PETSc's."""
         return self._companion("lagrangian")
 
+    @property
+    def process(self) -> ModuleType:
+        """What one process does by itself, and several together: `mfdeq.process`, or PETSc's."""
+        return self._companion("process")
+
     def once(self, function: Callable[[], Any]) -> Any:
         """What a function returns or raises, which on several ranks the first calls for all."""
-        return self.xp.once(function, self.device) if hasattr(self.xp, "once") else function()
+        return self.process.once(function, self.device)
 
     def spread(self, size: Any) -> Any:
         """The number of entries of a model's vectors, of which ranks have agreed who holds which.
 
         Where arrays are not distributed, `size` itself.
         """
-        return self.xp.spread(size, self.device) if hasattr(self.xp, "spread") else size
+        return self.process.spread(size, self.device)
 
     def zeros(self, *shape: int) -> Array:
         """Zeros of this dtype on this device."""
@@ -180,9 +187,7 @@ class Backend:
 
     def rows(self, many: int, n: int) -> Array:
         """Zeros (many, n): vectors as rows, each in one piece of memory."""
-        if hasattr(self.xp, "rows"):
-            return self.xp.rows(many, n, self.dtype, self.device)
-        return self.zeros(many, n)
+        return self.process.rows(self, many, n)
 
     def eye(self, rows: int, columns: int) -> Array:
         """Ones on the diagonal, zeros elsewhere."""
@@ -202,18 +207,14 @@ class Backend:
 
         Of distributed arrays the same on any number of ranks, each of which makes its own.
         """
-        if hasattr(self.xp, "random_normal"):
-            return self.xp.random_normal(shape, seed, self.device)
-        numbers = host.random.default_rng(seed).standard_normal(shape)
-        return self.from_host(numbers)
+        return self.process.random(self, shape, seed)
 
     def from_host(self, x: Any, rows: int | None = None) -> Array:
         """A host (numpy) array in this namespace, dtype and device: an explicit transfer.
 
         `rows` is its number of rows where that says more than a number, of distributed arrays.
         """
-        known = {"rows": rows} if hasattr(self.xp, "HOST") else {}
-        return self.xp.asarray(x, dtype=self.dtype, device=self.device, **known)
+        return self.process.from_host(self, x, rows)
 
     def coefficients(self, x: Any) -> Array:
         """A small array on the host that combines columns, as `from_host`: on every rank whole."""
@@ -227,15 +228,12 @@ class Backend:
     def handed(self, x: Array) -> Any:
         """A copy of an array as a user's function gets it, which it may write into."""
         copy = self.xp.asarray(x, copy=True)
-        return self.xp.handed(copy) if hasattr(self.xp, "handed") else copy
+        return self.process.handed(copy)
 
     @contextlib.contextmanager
     def calling(self, name: str) -> Iterator[None]:
         """A call of a user's function, whose errors say which it was and are those of all ranks."""
-        ranks = contextlib.nullcontext()
-        if hasattr(self.xp, "together"):
-            ranks = self.xp.together(self.device, name)
-        with ranks, raised_in(name):
+        with self.process.together(self.device, name), raised_in(name):
             yield
 
     def by_rows(self, x: Array) -> Array:
@@ -403,7 +401,7 @@ def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Ar
     if compat.is_array_api_obj(x):
         here = backend.xp, backend.device
         there = compat.array_namespace(x), compat.device(x)
-        held_by_all = hasattr(backend.xp, "HOST") and compat.is_numpy_array(x)
+        held_by_all = backend.process.HELD_BY_ALL and compat.is_numpy_array(x)
         if there != here and not held_by_all:
             raise error(
                 f"{name} of {here[0].__name__} on {here[1]} was expected, {type(x)} on "

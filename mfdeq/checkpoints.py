@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 from . import __version__
@@ -59,8 +58,7 @@ class Checkpoint:
         self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
         self._last = 0
-        ranks = hasattr(backend.xp, "files")
-        self.files = backend.xp.files(self.path, backend.device) if ranks else ALONE
+        self.files = backend.process.files(self.path, backend.device)
         self.saved: dict[str, Any] | None = None
         if backend.once(self._is_there):
             found, self.saved = self.files.read(self.path, self.kind)
@@ -213,9 +211,6 @@ def digest(*arrays: Array | None) -> str | None:
             found.update(f"{known.dtype} {known.shape}".encode())
             found.update(host.ascontiguousarray(known).tobytes())
     return None if all(x is None for x in arrays) else found.hexdigest()[:DIGITS]
-
-
-ALONE = SimpleNamespace(read=read, write=write)  # of one process
 
 
 def _path(path: Any) -> str:

@@ -91,8 +91,10 @@ class Precision(SelfAdjoint, Euclidean):
         check_symmetric(self.R, "R of Precision", "it")
         if matrix:
             self._covariance = _OfSparse(self.R) if is_sparse(R) else _OfDense(self.R)
-        elif solve is None and self.R.has_entries and hasattr(backend.xp, "symmetric_solver"):
-            self._covariance = _OfFactor(backend.xp.symmetric_solver().setup(self.R))
+            return
+        solver = backend.process.symmetric_solver() if self.R.has_entries else None
+        if solve is None and solver is not None:
+            self._covariance = _OfFactor(solver.setup(self.R))
         else:
             self._covariance = _Given(self.R, solve, root)
 

@@ -127,8 +127,8 @@ class Auto:
         """The factor of the first candidate that can be set up."""
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
-        if hasattr(A.backend.xp, "default_solver"):  # a library with solvers of its own
-            return A.backend.xp.default_solver().setup(A, counts)
+        if (theirs := A.backend.process.solver()) is not None:
+            return theirs.setup(A, counts)
         tried: dict[int, Factor] = {}
         if (kind := _kind(A)) != self._kind:
             with counts.timed():

@@ -110,9 +110,11 @@ def _tried(path: str, mode: str, hdf5: bool) -> None:
         raise CheckpointError(f"{path} is no HDF5 file, or a damaged one")
 
 
-def checkpoints_at(path: str, ranks: Ranks) -> Any:
-    """What reads and writes the checkpoint of that name, as `mfdeq.checkpoints` does."""
-    return ViewerFile(ranks) if path.endswith(HDF5) else GatheredFile(ranks)
+def is_hdf5(path: str) -> bool:
+    """Whether a file of that name is written as HDF5, of a PETSc that can."""
+    from petsc4py import PETSc
+
+    return path.endswith(HDF5) and PETSc.Sys.hasExternalPackage("hdf5")
 
 
 class GatheredFile:

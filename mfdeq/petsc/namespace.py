@@ -12,24 +12,18 @@ from array_api_compat import numpy as compat
 
 from ..arrays import host
 from ..errors import ArgumentError
-from .agreement import together
 from .arrays import Distributed, Transposed, held_by_all, on_rows
 from .ranks import Ranks, Rows
 
-# Those of Backend.sparse, sparse_linalg, dense_linalg and kernels.
+# Those of a Backend.
 COMPANIONS = {
     "sparse": "mfdeq.petsc.sparse",
     "sparse_linalg": "mfdeq.petsc.linalg",
     "dense_linalg": "scipy.linalg",
     "kernels": "mfdeq.petsc.kernels",
     "lagrangian": "mfdeq.petsc.lagrangian",
+    "process": "mfdeq.petsc.process",
 }
-
-__all__ = ["together"]  # and all others: this module is a namespace
-
-TOGETHER = 2**16  # rows of random numbers that are of one seed
-
-HOST = True  # numpy's arrays are taken for ones that every rank holds
 
 float32, float64, int64, bool = compat.float32, compat.float64, compat.int64, compat.bool
 isdtype, finfo = compat.isdtype, compat.finfo
@@ -86,39 +80,6 @@ def _made(
 zeros, ones = functools.partial(_made, host.zeros), functools.partial(_made, host.ones)
 
 
-def random_normal(shape: tuple[int, ...], seed: int, device: Ranks) -> Any:
-    """Standard normal numbers; of up to `TOGETHER` rows numpy's."""
-    total, *columns = shape
-    if (spread := device.rows(total)) is None:
-        return host.random.default_rng(seed).standard_normal(shape)
-    before, own = 0, []
-    for part in spread.parts or (spread,):
-        own.append(_normal(seed, part.of(device.rank), before, spread.total, columns))
-        before += part.total
-    return Distributed(host.concatenate(own), device, spread)
-
-
-def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:
-    """Those of some rows, made in pieces that are the same whoever makes them."""
-    start, stop = before + rows.start, before + rows.stop
-    found = host.empty((stop - start, *columns))
-    for piece in range(start // TOGETHER, -(-stop // TOGETHER)):
-        first = piece * TOGETHER
-        numbers = host.random.default_rng([seed, piece] if piece else seed)
-        made = numbers.standard_normal((builtins.min(TOGETHER, total - first), *columns))
-        lo, hi = builtins.max(start, first), builtins.min(stop, first + made.shape[0])
-        found[lo - start : hi - start] = made[lo - first : hi - first]
-    return found
-
-
-def rows(many: int, n: int, dtype: Any, device: Ranks) -> Transposed:
-    """Zeros (many, n): vectors as rows, each in one piece of memory on every rank."""
-    spread = device.rows(n)
-    assert spread is not None
-    local = host.zeros((spread.count(device.rank), many), dtype, order="F")
-    return Distributed(local, device, spread).T
-
-
 def arange(n: int, device: Ranks | None = None) -> Any:
     """0 to n - 1."""
     return asarray(host.arange(n), device=device)
@@ -171,45 +132,6 @@ def _own_rows(x: Any, device: Any, rows: Rows) -> Any:
     return host.concatenate(
         [_own_rows(x[starts[i] : starts[i + 1]], device, p) for i, p in enumerate(rows.parts)]
     )
-
-
-def once(function: Callable[[], Any], device: Ranks) -> Any:
-    """What a function returns or raises on the first rank, on all."""
-    return device.once(function)
-
-
-def files(path: str, device: Ranks) -> Any:
-    """What reads and writes the checkpoint of that name."""
-    from .files import checkpoints_at
-
-    return checkpoints_at(path, device)
-
-
-def spread(size: Any, device: Ranks) -> Any:
-    """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
-    own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
-    if not isinstance(total, int) or total < 1:
-        return total
-    return device.settle(total, own).total
-
-
-def default_solver() -> Any:
-    """What solves where nobody says."""
-    from .ksp import KSP
-
-    return KSP()
-
-
-def symmetric_solver() -> Any:
-    """What solves with a precision."""
-    from .symmetric import Definite
-
-    return Definite("mfdeq_precision_")
-
-
-def handed(x: Any) -> Any:
-    """An array as functions of the user's get it."""
-    return x.vec()
 
 
 def concat(arrays: Any, axis: int = 0) -> Any:

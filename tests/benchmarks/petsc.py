@@ -56,10 +56,9 @@ def terrain(rows):
 
 def diffusion(n):
     """The same of examples/diffusion.py."""
-    model = example_named("diffusion").Diffusion(n)
-    cells = np.random.default_rng(0).choice(n**3, n**3 // 64, replace=False)
-    loss = mfdeq.LeastSquares(cells, np.full(cells.size, 0.03), weights=1e4)
-    loss = loss + mfdeq.QuadraticPrior(model.smoothness())
+    example = example_named("diffusion")
+    model = example.Diffusion(n)
+    loss = example.loss_of(model)
     cg = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG(), rtol=1e-12)
     return model, loss, np.zeros(n**3), cg, GAMG
 

@@ -1,0 +1,90 @@
+"""What several ranks do together, where one process does it by itself (`mfdeq.process`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays import Array, Backend, host
+from .agreement import together
+from .arrays import Distributed, Transposed
+from .files import GatheredFile, ViewerFile, is_hdf5
+from .ksp import KSP
+from .ranks import Ranks
+from .symmetric import Definite
+
+__all__ = ["together"]  # and all others
+
+HELD_BY_ALL = True
+TOGETHER = 2**16  # rows of random numbers that are of one seed
+
+
+def once(function: Callable[[], Any], device: Ranks) -> Any:
+    """What a function returns or raises on the first rank, on all."""
+    return device.once(function)
+
+
+def handed(x: Distributed) -> Any:
+    """A Vec."""
+    return x.vec()
+
+
+def spread(size: Any, device: Ranks) -> Any:
+    """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
+    own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
+    if not isinstance(total, int) or total < 1:
+        return total
+    return device.settle(total, own).total
+
+
+def from_host(backend: Backend, x: Any, rows: int | None) -> Array:
+    """The rows of this rank, of a numpy array of `rows` or of as many as it has; of 0 all."""
+    return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device, rows=rows)
+
+
+def random(backend: Backend, shape: tuple[int, ...], seed: int) -> Array:
+    """Standard normal numbers; of up to `TOGETHER` rows numpy's."""
+    (total, *columns), device = shape, backend.device
+    if (spread := device.rows(total)) is None:
+        return host.random.default_rng(seed).standard_normal(shape)
+    before, own = 0, []
+    for part in spread.parts or (spread,):
+        own.append(_normal(seed, part.of(device.rank), before, spread.total, columns))
+        before += part.total
+    return Distributed(host.concatenate(own), device, spread)
+
+
+def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:
+    """Those of some rows, made in pieces that are the same whoever makes them."""
+    start, stop = before + rows.start, before + rows.stop
+    found = host.empty((stop - start, *columns))
+    for piece in range(start // TOGETHER, -(-stop // TOGETHER)):
+        first = piece * TOGETHER
+        numbers = host.random.default_rng([seed, piece] if piece else seed)
+        made = numbers.standard_normal((min(TOGETHER, total - first), *columns))
+        lo, hi = max(start, first), min(stop, first + made.shape[0])
+        found[lo - start : hi - start] = made[lo - first : hi - first]
+    return found
+
+
+def rows(backend: Backend, many: int, n: int) -> Transposed:
+    """Zeros (many, n): vectors as rows, each in one piece of memory on every rank."""
+    device = backend.device
+    spread = device.rows(n)
+    local = host.zeros((spread.count(device.rank), many), backend.dtype, order="F")
+    return Distributed(local, device, spread).T
+
+
+def files(path: str, device: Ranks) -> Any:
+    """What reads and writes the checkpoint of that name."""
+    return ViewerFile(device) if is_hdf5(path) else GatheredFile(device)
+
+
+def solver() -> KSP:
+    """What solves where nobody says."""
+    return KSP()
+
+
+def symmetric_solver() -> Definite:
+    """What solves with a precision."""
+    return Definite("mfdeq_precision_")

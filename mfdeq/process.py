@@ -1,0 +1,62 @@
+"""What one process does by itself. Where several must agree, `mfdeq.petsc.process` has the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from . import checkpoints
+from .arrays import Array, Backend, host
+
+HELD_BY_ALL = False  # whether numpy's arrays are taken for ones that every process holds
+
+
+def once(function: Callable[[], Any], device: Any) -> Any:
+    """What a function returns or raises."""
+    return function()
+
+
+def together(device: Any, name: str) -> Any:
+    """A context in which a function of the user's is called."""
+    return contextlib.nullcontext()
+
+
+def handed(x: Array) -> Any:
+    """An array as functions of the user's get it."""
+    return x
+
+
+def spread(size: Any, device: Any) -> Any:
+    """The entries of a vector, as a model says it."""
+    return size
+
+
+def from_host(backend: Backend, x: Any, rows: int | None) -> Array:
+    """A numpy array in the problem's library, its `rows` spread where others are."""
+    return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device)
+
+
+def random(backend: Backend, shape: tuple[int, ...], seed: int) -> Array:
+    """Standard normal numbers."""
+    return backend.from_host(host.random.default_rng(seed).standard_normal(shape))
+
+
+def rows(backend: Backend, many: int, n: int) -> Array:
+    """Zeros (many, n)."""
+    return backend.zeros(many, n)
+
+
+def files(path: str, device: Any) -> Any:
+    """What reads and writes the checkpoint of that name."""
+    return checkpoints
+
+
+def solver() -> Any:
+    """What solves where nobody says; None where this library chooses."""
+    return None
+
+
+def symmetric_solver() -> Any:
+    """What solves with a precision, the same."""
+    return None
