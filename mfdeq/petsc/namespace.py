@@ -236,11 +236,8 @@ def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
 def _vector_norm(x: Any) -> Any:
     if not isinstance(x, Distributed):
         return host.linalg.norm(host.ravel(x))
-    # Norms of norms: squares of large numbers are nowhere summed.
-    mine = host.linalg.norm(x.local.ravel())
-    if x.device.size == 1:
-        return mine
-    return host.linalg.norm(x.device.mpi.allgather(mine))
+    mine = x.local.ravel()
+    return host.sqrt(x.device.sum(mine @ mine))
 
 
 def _qr(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.petsc agree [--job diffusion] [--size 64] [--ranks 1 2 3] [--slepc]
     python -m tests.benchmarks.petsc speed [--size 100] [--repeats 5]
+    python -m tests.benchmarks.petsc counts [--size 64] [--ranks 2]
 
 agree: state, gradient, products, a block product and 8 eigenpairs, against those of the one-machine
 library: to 1e-9.
@@ -9,6 +10,8 @@ library: to 1e-9.
 speed: products with the Hessian of a three-dimensional diffusion by CG and GAMG. On two ranks one
 may take 0.62 of the time on one; on one rank 1.1 of a script by hand with the same KSP. The script
 is `by_hand`; the two alternate in one process.
+
+counts: what one product computes, sends and sums with Krylov methods that differ in that.
 
 It starts its ranks itself, with mpiexec, and needs petsc4py, slepc4py and mpi4py.
 """
@@ -35,6 +38,15 @@ TWO_RANKS, BY_HAND = 0.62, 1.1
 SIZES = {"terrain": 344, "diffusion": 64}
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 GAMG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "gamg"}
+VARIANTS = {  # of GAMG, beside which nothing is changed
+    "CG": {},
+    "CG, natural norm": {"ksp_norm_type": "natural"},
+    "CG, one reduction": {"ksp_norm_type": "natural", "ksp_cg_single_reduction": None},
+    "Gropp's CG": {"ksp_type": "groppcg", "ksp_norm_type": "natural"},
+    "pipelined CG": {"ksp_type": "pipecg", "ksp_norm_type": "natural"},
+    "GMRES(30)": {"ksp_type": "gmres", "ksp_pc_side": "right"},
+    "CG, block ICC": {"pc_type": "bjacobi", "sub_pc_type": "icc"},
+}
 ALLOWED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -260,6 +272,33 @@ def counted(product):
     return {name: world.allreduce(x, op=MPI.MAX) for name, x in mine.items()}
 
 
+def variants(n):
+    """The counts of a product by each of the variants."""
+    from mfdeq import petsc
+
+    numpy_model, loss, theta, *_ = diffusion(n)
+    model, found = petsc.distributed(numpy_model), {}
+    for name, options in VARIANTS.items():
+        eq = petsc.solve(model, model.params(theta), solver=petsc.KSP(options=GAMG | options))
+        H = eq.hessian(model.loss(loss))
+        x = model.params(directions(n**3)[:, 0])
+        y = x.duplicate()
+        H.mult(x, y)
+        counts = eq.report.linear
+        iterations = counts.iterations
+        found[name] = counted(lambda H=H, x=x, y=y: H.mult(x, y))
+        found[name]["iterations"] = float(counts.iterations - iterations)
+    return found
+
+
+def counts(n, ranks):
+    print(f"one product with H at {n}³ on {ranks} ranks, of the busiest; two solves to 1e-10")
+    for i, (name, found) in enumerate(started(ranks, "variants", n).items()):
+        if i == 0:
+            print(f"{'':<20}" + "".join(f"{key:>22}" for key in found))
+        print(f"{name:<20}" + "".join(f"{value:>22,.0f}" for value in found.values()))
+
+
 def speed(n, repeats):
     print(f"one product with H at {n}³ = {n**3:,} unknowns, CG and GAMG, relative residual 1e-10")
     one, two = started(1, "timed", n, repeats, True), started(2, "timed", n, repeats, False)
@@ -312,6 +351,9 @@ def main():
     found = commands.add_parser("speed")
     found.add_argument("--size", type=int, default=100, help="cells a side")
     found.add_argument("--repeats", type=int, default=5)
+    found = commands.add_parser("counts")
+    found.add_argument("--size", type=int, default=64, help="cells a side")
+    found.add_argument("--ranks", type=int, default=2)
     found = commands.add_parser("run")
     found.add_argument("path")
     found.add_argument("call")
@@ -320,6 +362,8 @@ def main():
         run(options.path, options.call)
     elif options.command == "speed":
         speed(options.size, options.repeats)
+    elif options.command == "counts":
+        counts(options.size, options.ranks)
     else:
         agree(options.job, options.size or SIZES[options.job], options.ranks, options.slepc)
 

@@ -376,3 +376,11 @@ def test_dense_blocks_of_arrays():
     assert dense_mat(X).getSize() == (N, 2)
     close(X.gathered().T @ X.gathered(), X.T @ X)
     assert ranks.rows(N).total == L.shape[0] == W.shape[0]
+
+
+@pytest.mark.parametrize("entry", [1.0, 1e150, 0.0, np.inf, np.nan])
+def test_norms(entry):
+    x = spread().of.backend.zeros(N)
+    x[N - 1] = x[2] = entry
+    found = spread().of.backend.norm(x)
+    np.testing.assert_allclose(found, np.hypot(entry, entry), rtol=1e-12)
