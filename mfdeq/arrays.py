@@ -230,6 +230,10 @@ class Backend:
         copy = self.xp.asarray(x, copy=True)
         return self.process.handed(copy)
 
+    def received(self, x: Any, size: int) -> Any:
+        """What a user's function returned for a vector, as `checked` takes it on all ranks."""
+        return self.process.received(x, size, self.device)
+
     @contextlib.contextmanager
     def calling(self, name: str) -> Iterator[None]:
         """A call of a user's function, whose errors say which it was and are those of all ranks."""

@@ -20,7 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .arguments import real
-from .arrays import Array, host, is_sparse
+from .arrays import Array, Backend, host, is_sparse
 from .curvature import BlockCurvature
 from .errors import ArgumentError, ConvergenceError, SingularStateError
 from .linear.factor import Factor
@@ -58,6 +58,10 @@ class ShiftedInverse(SelfAdjoint):
     """
 
     def __init__(self, H: Reduced, sigma: float = 0.0, M: Any = None) -> None:
+        if (theirs := Backend.of_operator(H).lagrangian).ShiftedInverse not in type(self).__mro__:
+            raise ArgumentError(
+                f"H is one on PETSc's vectors: use {theirs.__name__}.ShiftedInverse"
+            )
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
         try:

@@ -53,6 +53,10 @@ class Problem:
 
     def _size(self, name: str) -> int:
         size: Any = self.backend.spread(getattr(self.model, name, None))
+        if isinstance(size, tuple):
+            raise ModelError(
+                f"{self.name}.{name} is {size}, as models for PETSc have it: give theta as a Vec"
+            )
         if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
             raise ModelError(
                 f"{self.name}.{name} is {size!r}; a positive integer was expected: set it on the "
@@ -67,6 +71,7 @@ class Problem:
         name = f"{self.name}.initial_state"
         with self.backend.calling(f"{name}(theta)"):
             default = self.model.initial_state(self.backend.handed(self.theta))
+            default = self.backend.received(default, self.state_size)
         if default is None:
             return self.backend.zeros(self.state_size)
         return self.backend.vector(default, self.state_size, name)
@@ -107,6 +112,7 @@ class Problem:
         name = f"{self.name}.{self.model.written}"
         with self.backend.calling(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
             out = written(*map(self.backend.handed, (h, self.theta)))
+            out = self.backend.received(out, self.state_size)
         out = self.backend.checked(out, (self.state_size,), name, finite=finite)
         return h - out if self.is_map else out
 
@@ -189,5 +195,5 @@ class Linearized:
         with self.backend.calling(
             f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"
         ):
-            value = self.given.second(a, b)
+            value = self.backend.received(self.given.second(a, b), self.state_size)
         return self._sign * self.backend.vector(value, self.state_size, name)

@@ -16,15 +16,17 @@ pytestmark = pytest.mark.skipif(
     find_spec("petsc4py") is None or shutil.which("mpiexec") is None,
     reason="petsc4py, or mpiexec, is not installed",
 )
-# Of Open MPI's: more ranks than cores, and a container's root. Others do not read them.
+# Of Open MPI's: more ranks than cores, which take turns, and a container's root. Others do not
+# read them.
 ALLOWED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
 }
 
 
-def on_ranks(ranks, *arguments, timeout=300):
+def on_ranks(ranks, *arguments, timeout=600):
     path = os.pathsep.join(
         [str(HERE.parent), str(HERE / "petsc"), os.environ.get("PYTHONPATH", "")]
     )
@@ -82,6 +84,7 @@ def test_what_one_rank_raises_all_raise(ranks):
         ("stuck", ["no water left", "the others have not come back in 2 s"]),
         ("between", ["RuntimeError: a script of one's own", "rank 1 ends all ranks"]),
         ("dying", ["signal 9"]),
+        ("leaving", ["SystemExit: 4", "it left Leaving.residual"]),
     ],
 )
 def test_nothing_waits_for_ever(mode, words):
@@ -90,10 +93,17 @@ def test_nothing_waits_for_ever(mode, words):
     assert all(word in said for word in words), said
 
 
+def test_programs_end_well():
+    code, said = failing("kept")
+    assert code == 0, said
+    assert said.count("done") == 2
+
+
 @pytest.mark.parametrize(
     ("mode", "error", "words"),
     [
         ("disagreeing", "ArgumentError", ["the ranks say", "(81, None)"]),
+        ("sequential", "ModelError", ["Vec came, on 1 ranks, 80 entries on this one"]),
         ("not finite", "ModelError", ["NotFinite.residual holds NaN or infinity"]),
         ("communicators", "ModelError", ["params and h0 are on 2 ranks and 1 ranks"]),
         ("not converged", "ConvergenceError", ["PETSc says DIVERGED_MAX_IT"]),

@@ -49,6 +49,7 @@ class Factor:
     name = "factor"
     flexible = False  # whether one application is not linear to rounding
     iterative = True  # whether a solve to a looser tolerance costs less
+    instead = "another preconditioner, mfdeq.Direct() or more iterations"  # after a failure
 
     def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
         self.A = A
@@ -188,8 +189,7 @@ class Factor:
         return ConvergenceError(
             f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
             f"residual of {_worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
-            f"({why}residuals {path}). Try another preconditioner, mfdeq.Direct() or "
-            "more iterations; a nearly singular A does this too",
+            f"({why}residuals {path}). Try {self.instead}; a nearly singular A does this too",
             best=x,
             report=self.counts,
         )
@@ -264,6 +264,11 @@ def operator_of(A: Any) -> Operator:
 def matrix_of(A: Operator, needed_by: str) -> Any:
     """The entries of A, or an `ArgumentError` where only its products are known."""
     array = getattr(A, "array", None)
+    if array is None and A.has_entries:
+        raise ArgumentError(
+            f"{needed_by} is for matrices of numpy, scipy and cupy; those of PETSc are solved with "
+            "by mfdeq.petsc.KSP(options={...})"
+        )
     if array is None:
         raise ArgumentError(
             f"{needed_by} needs the entries of A, of which only products are known: give a sparse "

@@ -181,7 +181,9 @@ def minimize(
     if radius is not None and not at_least(0.0, radius, "radius") > 0.0:
         raise ArgumentError("radius is 0; a positive number was expected")
     backend = Backend.of(theta0, name="theta0")
-    theta = backend.vector(theta0, functional.model.param_size, "theta0")
+    sizes = functional.model.state_size, functional.model.param_size
+    states, params = (int(n) if hasattr(n, "__int__") else n for n in map(backend.spread, sizes))
+    theta = backend.vector(theta0, params, "theta0")
     limits = Bounds(backend, theta.shape[0], bounds)
     if not limits.none and method not in BOUNDED:
         raise ArgumentError(f"bounds are for the methods {' and '.join(BOUNDED)}, not {method!r}")
@@ -193,7 +195,7 @@ def minimize(
         "a minimization",
         lambda: {
             "model": functional.model.described,
-            "N and P": [int(functional.model.state_size), theta.shape[0]],
+            "N and P": [states, params],
             "theta0": digest(theta),
             "method": method,
             "bounds": digest(limits.lower, limits.upper),

@@ -42,6 +42,10 @@ def together(ranks: Ranks, name: str) -> Iterator[None]:
         if ranks.size == 1:
             raise
         failure = error
+    except BaseException as leaving:  # SystemExit, KeyboardInterrupt: which nothing is to hold up
+        if ranks.size > 1:
+            end(leaving, f"it left {name}, where the others wait for it")
+        raise
     if ranks.size == 1 or not _anywhere(ranks, failure):
         ranks.called()
         return

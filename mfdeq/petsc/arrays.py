@@ -44,6 +44,9 @@ class Distributed:
             raise ArgumentError(f"a Mat of type {x.getType()}; a Vec or a dense Mat was expected")
         ranks = Ranks.of(x.getComm())
         rows = ranks.add(Rows(tuple(int(start) for start in x.getOwnershipRanges())))
+        # Not by getDM, which in 3.18 gives away a reference that the Vec still has.
+        if (grid := x.query("__PETSc_dm")) is not None and grid.getType() == "da":
+            ranks.grids[rows.total] = grid
         return cls(host.array(local, order="C"), ranks, rows)
 
     def vec(self) -> Any:

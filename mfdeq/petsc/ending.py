@@ -34,6 +34,9 @@ def clean_up_at_the_end() -> None:
         PETSc = sys.modules.get("petsc4py.PETSc")
         if PETSc is None:  # which nothing has needed
             return
+        for mat in MATS.values():  # which others may hold, too, until PETSc ends after Python
+            if mat.handle and mat.getType() == "python":
+                mat.setType("aij")
         for made in (*SOLVERS.values(), *MATS.values()):
             made.destroy()
         gc.collect()

@@ -14,7 +14,7 @@ from ..operators import Operator, columnwise
 from ..report import LinearCounts
 from .ending import SOLVERS
 from .mats import apply, dense_mat
-from .objects import as_mat
+from .objects import as_mat, in_short
 from .ranks import Ranks
 
 
@@ -98,18 +98,24 @@ class KSPFactor(Factor):
             ksp.setOptionsPrefix(solver.prefix)
             if not given.hasName("ksp_type"):
                 self._watched()
-            ksp.setOperators(as_mat(A))
-            ksp.setFromOptions()
+            self.mat = as_mat(A)  # for the end, where `MATS` knows those that Python still has
+            ksp.setOperators(self.mat)
+            configured(ksp, solver.prefix)
             ksp.setErrorIfNotConverged(False)
             kind = ksp.getPC().getType()
             if held is not None:
                 ksp.setPC(_kept(held.ksp.getPC()))
-                ksp.setOperators(as_mat(A))
+                ksp.setOperators(self.mat)
                 ksp.setTolerances(max_it=max_iterations)
                 if ksp.getType() == "preonly":
                     self._watched()
-            ksp.setUp()
-            ksp.setUpOnBlocks()
+            with told(f"the KSP cannot be set up by the options of -{solver.prefix}"):
+                ksp.setUp()
+                ksp.setUpOnBlocks()
+        self.instead = (
+            f"other options (-{solver.prefix}pc_type, -{solver.prefix}ksp_max_it, or "
+            'ksp_type "preonly" with pc_type "lu")'
+        )
         self.iterative = ksp.getType() != "preonly"
         self.name = f"KSP {ksp.getType()} with {kind}"
 
@@ -200,6 +206,23 @@ def database(prefix: str, options: dict[str, Any] | None) -> Iterator[Any]:
     finally:
         for name in added:
             known.delValue(name)
+
+
+def configured(solver: Any, prefix: str) -> None:
+    """Give a solver of PETSc's its options."""
+    with told(f"PETSc refuses an option of -{prefix}"):
+        solver.setFromOptions()
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """An error of PETSc's as an `ArgumentError`: on all ranks, as PETSc has it."""
+    from petsc4py import PETSc
+
+    try:
+        yield
+    except PETSc.Error as error:
+        raise ArgumentError(f"{what}: {in_short(error)}") from error
 
 
 def in_words(solver: Any, reason: int) -> str:

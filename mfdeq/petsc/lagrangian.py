@@ -6,10 +6,13 @@ import functools
 from typing import Any
 
 from .. import lagrangian
+from ..adapters import as_operator
+from ..arrays import Backend, shape_of
 from ..curvature import BlockCurvature
 from ..errors import ArgumentError
 from ..hessian import Reduced
 from ..operators import Operator
+from ..spectrum.extreme import reduced
 from .assembly import assembled, diagonal
 from .mats import FromMat
 from .symmetric import Symmetric, negative_pivots
@@ -20,8 +23,9 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
 
     Parameters
     ----------
-    H : Reduced
-        With A, B and the blocks of K as Mats that are assembled, or made of such.
+    H : Mat or Reduced
+        A Hessian of an equilibrium or one of its parts, with A, B and the blocks of K as Mats that
+        are assembled, or made of such.
     sigma : float
     M : Mat, (P, P), optional
         In place of the identity: (H - sigma M)^-1.
@@ -33,13 +37,16 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
 
     def __init__(
         self,
-        H: Reduced,
+        H: Any,
         sigma: float = 0.0,
         M: Any = None,
         prefix: str = "mfdeq_lagrangian_",
         options: dict[str, Any] | None = None,
     ) -> None:
         self.solver = Symmetric(prefix, options or {})
+        if not isinstance(H, Reduced):
+            P = shape_of(H)[0]
+            H = reduced(as_operator(Backend.of_operator(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
     def _factorized(self, H: Reduced, M: Any) -> Any:

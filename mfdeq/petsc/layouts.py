@@ -40,6 +40,7 @@ class Layout:
             own = vec.getLocalSize()
             numbers = host.arange(total, dtype=_index())
             self.order = held.getAO().petsc2app(numbers)
+            ranks.grids[total] = held
         elif hasattr(held, "getOwnershipRanges"):
             self._check(held.getSize(), f"a Vec of {held.getSize()} entries")
             own = held.getLocalSize()

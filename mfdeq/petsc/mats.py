@@ -215,10 +215,10 @@ class Context:
 
     def productNumeric(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
         """The block product is the product."""
-        local, product_of = B.getDenseArray(readonly=True), self.operator
-        if kind == "AB":
-            found = product_of._apply(self._array(local, 1))
-        else:
-            found = product_of._apply_adjoint(self._array(local, 0))
-        product.getDenseArray()[...] = found.local
+        product.getDenseArray()[...] = self.product(B, kind == "AtB").local
         product.assemble()
+
+    def product(self, B: Any, adjoint: bool = False) -> Distributed:
+        """A B or A' B of a dense Mat."""
+        X = self._array(B.getDenseArray(readonly=True), 0 if adjoint else 1)
+        return self.operator._apply_adjoint(X) if adjoint else self.operator._apply(X)

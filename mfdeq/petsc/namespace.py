@@ -46,7 +46,8 @@ def _local(options: dict[str, Any]) -> dict[str, Any]:
     return {key: x for key, x in options.items() if key != "device"}
 
 
-abs, sign, sqrt, exp, log = map(_entrywise, ("abs", "sign", "sqrt", "exp", "log"))
+abs, sign, sqrt, exp, round = map(_entrywise, ("abs", "sign", "sqrt", "exp", "round"))
+log, log1p, log2 = map(_entrywise, ("log", "log1p", "log2"))
 isfinite, isnan, where = map(_entrywise, ("isfinite", "isnan", "where"))
 maximum, minimum = map(_entrywise, ("maximum", "minimum"))
 zeros_like, ones_like = map(_entrywise, ("zeros_like", "ones_like"))

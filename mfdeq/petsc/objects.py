@@ -35,6 +35,11 @@ def giving(function: Callable) -> Callable:
     return called
 
 
+def in_short(error: Exception) -> str:
+    """What an error of PETSc's says last: what went wrong, without where in PETSc."""
+    return str(error).strip().splitlines()[-1].removeprefix("[0] ")
+
+
 def as_mat(operator: Operator) -> Any:
     """The Mat of an operator: the user's own, or one that calls it.
 
@@ -64,6 +69,20 @@ def _mat_class() -> type:
 
     class OperatorMat(PETSc.Mat):
         """A Mat of Python that has the attributes of the operator it calls."""
+
+        # PETSc's own products remember their factors, and drop those after Python has ended.
+
+        def matMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
+            """A B, of a dense B by the block product."""
+            if args or kwargs or not mat.getType().endswith("dense"):
+                return super().matMult(mat, *args, **kwargs)
+            return dense_mat(self.getPythonContext().product(mat))
+
+        def transposeMatMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
+            """A' B, of a dense B by the block product."""
+            if args or kwargs or not mat.getType().endswith("dense"):
+                return super().transposeMatMult(mat, *args, **kwargs)
+            return dense_mat(self.getPythonContext().product(mat, adjoint=True))
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_"):

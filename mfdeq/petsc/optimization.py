@@ -8,7 +8,7 @@ from ..arrays import Backend
 from ..operators import Zero
 from ..optimization.functional import ReducedFunctional
 from .ending import SOLVERS
-from .ksp import database
+from .ksp import configured, database
 from .mats import Context
 from .objects import as_mat
 
@@ -66,11 +66,13 @@ def tao(
     found.setObjective(lambda tao, x: functional.value(x))
     found.setGradient(gradient, None)
     found.setObjectiveGradient(both, None)
-    found.setHessian(hessian, as_mat(Zero(backend, (size, size))))
+    H = as_mat(Zero(backend, (size, size)))
+    found.setHessian(hessian, H)
+    found.setAttr("H", H)  # for the end, where `MATS` knows those that Python still has
     found.setType("ntr")
     found.setSolution(theta)
     with database(prefix, options) as given:
-        found.setFromOptions()
+        configured(found, prefix)
         kind = found.getType()
         if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
             found.getKSP().getPC().setType("lmvm")

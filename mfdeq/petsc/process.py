@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array, Backend, host
+from ..errors import ModelError
 from .agreement import together
 from .arrays import Distributed, Transposed
-from .files import GatheredFile, ViewerFile, is_hdf5
+from .checkpoints import GatheredFile, ViewerFile
+from .files import is_hdf5
 from .ksp import KSP
 from .ranks import Ranks
 from .symmetric import Definite
@@ -27,6 +29,19 @@ def once(function: Callable[[], Any], device: Ranks) -> Any:
 def handed(x: Distributed) -> Any:
     """A Vec."""
     return x.vec()
+
+
+def received(x: Any, size: int, device: Ranks) -> Any:
+    """What a function of the user's returned, if what follows can go on: it is for all ranks."""
+    rows = device.rows(size)
+    if hasattr(x, "getOwnershipRanges") and rows is not None:
+        own, ranks = x.getLocalSize() if hasattr(x, "getArray") else None, x.getComm().getSize()
+        if (own, ranks) != (rows.count(device.rank), device.size):
+            raise ModelError(
+                f"a {type(x).__name__} came, on {ranks} ranks, {own} entries on this one; a Vec "
+                f"on {device.size} ranks with {rows.count(device.rank)} was expected"
+            )
+    return x
 
 
 def spread(size: Any, device: Ranks) -> Any:

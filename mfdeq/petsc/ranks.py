@@ -77,6 +77,8 @@ class Ranks:
     mpi : mpi4py.MPI.Comm
         The same, for what PETSc has not.
     rank, size : int
+    grids : dict
+        The DMDA whose vectors those of a number of rows are, where they are one's.
     errors : mpi4py.MPI.Comm
         On which nothing but failures is told.
     """
@@ -87,6 +89,7 @@ class Ranks:
         self.comm, self.mpi = comm, comm.tompi4py()
         self.rank, self.size = comm.getRank(), comm.getSize()
         self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
+        self.grids: dict[int, Any] = {}
         self._rows = {0: Rows((0,) * (self.size + 1))}
         self._keeper: Any = None
         self._calls = 0
@@ -152,7 +155,10 @@ class Ranks:
         if own is None:
             counts = [total // self.size + (total % self.size > rank) for rank in range(self.size)]
         if host.sum(counts) != total:
-            raise ArgumentError(f"the ranks hold {counts} of {total} rows, which do not add up")
+            raise ArgumentError(
+                f"the ranks hold {counts} of {total} rows, which do not add up: sizes are (of this "
+                "rank, of all)"
+            )
         return self.add(Rows((0, *(int(start) for start in host.cumsum(counts)))))
 
     def sum(self, x: Any) -> Any:

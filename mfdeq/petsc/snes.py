@@ -10,7 +10,7 @@ from ..linearized import Problem
 from ..operators import Operator
 from .arrays import Distributed
 from .ending import SOLVERS
-from .ksp import database, in_words
+from .ksp import configured, database, in_words
 from .mats import Context, FromMat
 from .objects import shell
 
@@ -55,7 +55,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     solver.setFunction(residual, x.duplicate())
     solver.setJacobian(linearize, jacobian.mat, jacobian.mat)
     with database(prefix, options):
-        solver.setFromOptions()
+        configured(solver, prefix)
         solver.solve(None, x)
     state, reason = Distributed.of(x), solver.getConvergedReason()
     if reason <= 0:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import solving
+from ..arrays import native
 from ..errors import ArgumentError
 from ..linearized import Problem
+from .arrays import Distributed
 from .ksp import KSP
 from .objects import Equilibrium
 from .snes import snes
@@ -47,6 +49,7 @@ def solve(
     Options on the command line are read where ``petsc4py.init(sys.argv)`` was called before
     ``from petsc4py import PETSc``.
     """
+    _check_vec(theta, "theta")
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
     solver = options.pop("solver", KSP())
@@ -70,4 +73,13 @@ def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equili
         As in `solve`.
     state : Vec
     """
+    _check_vec(theta, "theta")
     return Equilibrium(solving.equilibrium_at(model, theta, state, **options))
+
+
+def _check_vec(x: Any, name: str) -> None:
+    if not isinstance(native(x), Distributed):
+        raise ArgumentError(
+            f"{name} is a {type(x).__name__}; a PETSc Vec was expected (of a numpy model "
+            "mfdeq.petsc.distributed makes one by its params)"
+        )

@@ -7,11 +7,13 @@ from typing import Any
 import scipy.sparse
 
 from ..arrays import Backend, host
+from ..dottest import check_adjoint
 from ..errors import ModelError
 from ..operators import Operator
 from ..sparse import canonical
 from .arrays import held_by_all
 from .mats import Context, FromMat, aij
+from .objects import in_short
 from .ranks import Ranks
 
 
@@ -27,7 +29,36 @@ def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
         )
     if not mat.isAssembled():
         raise ModelError(f"{name} is a Mat that is not assembled: call its assemble()")
-    return FromMat(backend, mat)
+    found = FromMat(backend, mat)
+    if not found.assembled:
+        _check_adjoint(found, name)
+    elif not _finite(mat):
+        raise ModelError(f"{name} holds NaN or infinity")
+    return found
+
+
+def _check_adjoint(op: FromMat, name: str) -> None:
+    from petsc4py import PETSc
+
+    try:
+        check_adjoint(op, name)
+    except PETSc.Error as error:
+        raise ModelError(
+            f"a product of {name}, a Mat of type {op.mat.getType()}, or of its transpose failed: "
+            f"it needs mult and multTranspose ({in_short(error)})"
+        ) from error
+
+
+def _finite(mat: Any) -> bool:
+    """Whether all entries are: one norm passes by what is not a number, the other overflows."""
+    from petsc4py import PETSc
+
+    norms = PETSc.NormType
+    try:
+        size, largest = mat.norm(norms.NORM_FROBENIUS), mat.norm(norms.NORM_INFINITY)
+        return not host.isnan(size) and bool(host.isfinite(largest))
+    except PETSc.Error:  # a type of matrix that has no such norm
+        return True
 
 
 def identity(n: int, dtype: Any = None, format: str = "csr") -> Any:

@@ -23,7 +23,7 @@ from ..spectrum.extreme import (
 from ..spectrum.products import Products
 from ..spectrum.shift_invert import missed, refined
 from .arrays import Distributed
-from .ksp import database, in_words
+from .ksp import configured, database, in_words
 from .lagrangian import ShiftedInverse, parts
 from .objects import as_mat
 from .ranks import Ranks
@@ -208,7 +208,7 @@ class Search:
         eps.setWhichEigenpairs(getattr(SLEPc.EPS.Which, ENDS[which]))
         eps.setInitialSpace([start[:, 0].vec()])
         with database(prefix, options):
-            eps.setFromOptions()
+            configured(eps, prefix)
             eps.setConvergenceTest(SLEPc.EPS.Conv.ABS)
             self._aim(eps, 0.0)
             eps.setMonitor(self._watch)

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from petsc4py import PETSc
-from problems import COMM, THETA, Cubic, N, vec_of
+from problems import COMM, LOSS, THETA, Cubic, N, P, vec_of
 
 import mfdeq
 import mfdeq.petsc
@@ -54,6 +54,23 @@ class NotFinite(Cubic):
         return r
 
 
+class Leaving(Cubic):
+    """Its last rank leaves by `sys.exit`."""
+
+    def residual(self, h, theta):
+        if LAST:
+            sys.exit(4)
+        return super().residual(h, theta)
+
+
+class Sequential(Cubic):
+    """Its last rank returns a Vec of its own."""
+
+    def residual(self, h, theta):
+        r = super().residual(h, theta)
+        return PETSc.Vec().createSeq(N) if LAST else r
+
+
 def told(function):
     try:
         function()
@@ -84,7 +101,22 @@ def alone():
     told(solve(Cubic(), h0))
 
 
+def kept():
+    """What holds Python's functions is there until the end."""
+    global functional, product, search
+    functional = mfdeq.ReducedFunctional(Cubic(), LOSS, on_failure="inf")
+    search = mfdeq.petsc.tao(functional, vec_of(THETA), options={"tao_max_it": 3})
+    search.solve()
+    D = PETSc.Mat().createDense(((vec_of(THETA).getLocalSize(), P), (None, 2)), comm=COMM)
+    D.setUp()
+    product = mfdeq.petsc.solve(Cubic(), vec_of(THETA)).hessian(LOSS).matMult(D)
+    say("done")
+
+
 MODES = {
+    "kept": kept,
+    "leaving": solve(Leaving()),
+    "sequential": lambda: told(solve(Sequential())),
     "raising": lambda: told(solve(Raising())),
     "uncaught": solve(Raising()),
     "stuck": solve(Stuck()),

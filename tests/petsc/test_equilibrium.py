@@ -1,5 +1,7 @@
 """Every derivative on all ranks against the one-machine library: Vecs and Mats, columns, blocks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -296,6 +298,80 @@ def test_shell_mats(method):
     found = vec_of(v)
     H.mult(vec_of(v), found)
     close(gathered(found), whole().hessian(LOSS) @ v)
+
+
+class Backwards:
+    """A shell Mat whose transpose is another's, or not there."""
+
+    def __init__(self, mat, factor):
+        self.mat, self.factor = mat, factor
+        if factor:
+            self.multTranspose = self.transpose
+
+    def mult(self, _, x, y):
+        self.mat.mult(x, y)
+
+    def transpose(self, _, x, y):
+        self.mat.multTranspose(x, y)
+        y.scale(self.factor)
+
+
+@pytest.mark.parametrize("field", ["d_state", "d_params"])
+@pytest.mark.parametrize(("factor", "error"), [(1.5, "DerivativeError"), (0.0, "ModelError")])
+def test_transposes_of_shell_mats_are_tested(field, factor, error):
+    class Wrong(Cubic):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+            mat = getattr(given, field)
+            shell = PETSc.Mat().createPython(mat.getSizes(), Backwards(mat, factor), comm=COMM)
+            shell.setUp()
+            return dataclasses.replace(given, **{field: shell})
+
+    solver = mfdeq.petsc.KSP(options={"pc_type": "none"})
+    with pytest.raises(getattr(mfdeq, error), match=r"transpose|adjoint product is not"):
+        mfdeq.petsc.solve(Wrong(), vec_of(THETA), solver=solver)
+
+
+def test_entries_that_are_not_finite():
+    class NaN(Cubic):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+            given.d_params.scale(float("nan"))
+            return given
+
+    with pytest.raises(mfdeq.ModelError, match=r"d_params of NaN\.linearize holds NaN"):
+        mfdeq.petsc.solve(NaN(), vec_of(THETA))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pc_type": "none such"}, "none such"),
+        ({"pc_type": "lu", "pc_factor_mat_solver_type": "x"}, "x"),
+    ],
+)
+def test_options_that_petsc_refuses(options, words):
+    with pytest.raises(mfdeq.ArgumentError, match=words):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.petsc.KSP("bad_", options))
+
+
+def test_what_is_no_vec():
+    for theta in (THETA, None):
+        with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
+            mfdeq.petsc.solve(Cubic(), theta)
+    with pytest.raises(mfdeq.ArgumentError, match=r"by mfdeq\.petsc\.KSP"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())
+
+
+def test_minimize_where_sizes_are_pairs():
+    class Pairs(Cubic):
+        def __init__(self):
+            super().__init__()
+            self.state_size, self.param_size = self.L.getSizes()[0], self.V.getSizes()[1]
+
+    found = mfdeq.minimize(mfdeq.ReducedFunctional(Pairs(), LOSS), vec_of(THETA), gtol=1e-9)
+    expected = mfdeq.minimize(mfdeq.ReducedFunctional(Twin(), LOSS), THETA, gtol=1e-9)
+    assert found.value == pytest.approx(expected.value, rel=1e-10)
 
 
 def test_losses_of_vecs_and_mats():

@@ -58,6 +58,15 @@ def test_estimates(name):
     np.testing.assert_allclose((found @ vec_of(x)).gathered(), expected @ x, rtol=1e-7, atol=1e-9)
 
 
+def test_posteriors():
+    found, expected = (
+        mfdeq.LowRank(mfdeq.eigsh(H, 6, M=mfdeq.Precision(R), rtol=1e-10))
+        for H, R in pair_of("gauss_newton")
+    )
+    for name in ("log_determinant_ratio", "expected_information_gain"):
+        assert float(getattr(found, name)()) == pytest.approx(float(getattr(expected, name)()))
+
+
 def test_samples_of_a_precision_need_its_root():
     with pytest.raises(mfdeq.ArgumentError, match="needs its root="):
         mfdeq.Precision(mat_of(R)).samples()

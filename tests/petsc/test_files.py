@@ -6,7 +6,20 @@ import pytest
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import COMM, LOSS, THETA, Cubic, N, P, gathered, hessians, spread, vec_of
+from problems import (
+    COMM,
+    DATA,
+    LOSS,
+    OBSERVED,
+    THETA,
+    Cubic,
+    N,
+    P,
+    gathered,
+    hessians,
+    spread,
+    vec_of,
+)
 
 import mfdeq
 import mfdeq.petsc
@@ -56,6 +69,22 @@ def test_a_minimization_goes_on(folder, ending):
         )
     with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
         run(checkpoint=folder / "nowhere" / "run.npz")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_a_program_that_knows_nothing_goes_on(folder, ending, monkeypatch):
+    if without_hdf5(ending):
+        pytest.skip("this PETSc is built without HDF5")
+    ranks = spread().of.backend.device
+
+    def run():
+        monkeypatch.setattr(ranks, "_rows", {0: ranks.rows(0)})  # as at its beginning
+        loss = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
+        functional = mfdeq.ReducedFunctional(Cubic(), loss)
+        options = {"gtol": 1e-9, "checkpoint": folder / f"new{ending}"}
+        return mfdeq.minimize(functional, vec_of(THETA), **options).value
+
+    assert run() == run()
 
 
 @pytest.mark.parametrize("M", [False, True])
@@ -135,7 +164,29 @@ def test_vecs_in_one_file(folder, name):
     np.testing.assert_array_equal(alone["state"].array_r, gathered(eq.state))
 
 
+@pytest.mark.parametrize("name", ["grid.h5", "grid.bin"])
+def test_vecs_of_a_grid_are_in_its_order(folder, name):
+    if without_hdf5(name):
+        pytest.skip("this PETSc is built without HDF5")
+    grid = PETSc.DMDA().create([7, 6], stencil_width=1, comm=COMM)
+    x = grid.createGlobalVec()
+    (xs, xe), (ys, ye) = grid.getRanges()
+    x.array = np.add.outer(7.0 * np.arange(ys, ye), np.arange(xs, xe)).ravel()
+    plain = mfdeq.petsc.arrays.Distributed.of(x)
+    mfdeq.petsc.save(folder / name, x=x, y=2.0 * plain)
+    found = mfdeq.petsc.load(folder / name, x=x, y=x)
+    np.testing.assert_array_equal(found["x"].array_r, x.array_r)
+    np.testing.assert_array_equal(found["y"].array_r, 2.0 * x.array_r)
+    if name.endswith(".bin"):
+        alone = mfdeq.petsc.load(folder / name, "x", comm=PETSc.COMM_SELF)
+        np.testing.assert_array_equal(alone["x"].array_r, np.arange(42.0))
+    with pytest.raises(mfdeq.CheckpointError, match="of that size, or a damaged one"):
+        mfdeq.petsc.load(folder / name, "x", y=vec_of(THETA))
+
+
 def test_files_that_are_not_there(folder):
+    with pytest.raises(mfdeq.ArgumentError, match="x is a int; a Vec was expected"):
+        mfdeq.petsc.save(folder / "run.bin", x=3)
     with pytest.raises(mfdeq.CheckpointError, match="cannot be read"):
         mfdeq.petsc.load(folder / "none.bin", "state")
     with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
