@@ -15,8 +15,10 @@ from .mats import Context, FromMat
 from .objects import shell
 
 
-def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -> Array:
-    """The state that SNES ends at.
+def snes(
+    problem: Problem, start: Array, prefix: str, options: dict[str, Any]
+) -> tuple[Array, list[float]]:
+    """The state that SNES ends at, and ||R|| at each iteration.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
     x = start.like(start.local.copy()).vec()
     solver.setFunction(residual, x.duplicate())
     solver.setJacobian(linearize, jacobian.mat, jacobian.mat)
+    norms: list[float] = []
+    solver.setMonitor(lambda _, step, norm: norms.append(norm))
     with database(prefix, options):
         configured(solver, prefix)
         solver.solve(None, x)
@@ -66,7 +70,7 @@ def snes(problem: Problem, start: Array, prefix: str, options: dict[str, Any]) -
             "leave out method='snes' for mfdeq's own methods",
             best=state,
         )
-    return state
+    return state, norms
 
 
 class _Jacobian:

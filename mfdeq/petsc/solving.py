@@ -58,9 +58,10 @@ def solve(
             f"method='snes' takes no {', '.join(options)}: set -{solver.prefix}snes_ options"
         )
     problem = Problem(model, theta, h0)
-    state = snes(problem, problem.start(h0), solver.prefix, {**TIGHT, **solver.options})
+    state, norms = snes(problem, problem.start(h0), solver.prefix, {**TIGHT, **solver.options})
     found = solving.equilibrium_at(model, theta, state, solver=solver)
     found.report.method = "SNES"
+    found.report.residuals[:0] = norms[:-1]
     return Equilibrium(found)
 
 

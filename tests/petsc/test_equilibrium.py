@@ -209,6 +209,7 @@ def test_a_preconditioner_serves_the_next_matrix(kind):
 def test_forward_methods(method):
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), method=method)
     close(gathered(eq.state), whole().state)
+    assert 2 < eq.report.iterations < 20
     again = mfdeq.petsc.equilibrium_at(Cubic(), vec_of(THETA), eq.state)
     assert again.report.converged
 
