@@ -117,17 +117,27 @@ class Loss(LossBase):
             self._partial(backend, "d_state", self._d_state, h, theta, h.shape[0]),
         )
 
-    def _of(self, backend: Backend, field: str, function: Any, h: Array, theta: Array) -> Any:
+    def _of(
+        self,
+        backend: Backend,
+        field: str,
+        function: Any,
+        h: Array,
+        theta: Array,
+        size: int | None = None,
+    ) -> Any:
+        """What a function of the user's returns; of a vector `size` is that of it."""
         with backend.calling(
             f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"
         ):
-            return function(*map(backend.handed, (h, theta)))
+            out = function(*map(backend.handed, (h, theta)))
+            return out if size is None else backend.received(out, size)
 
     def _partial(
         self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int
     ) -> Array:
         if function is not None:
-            given = self._of(backend, field, function, h, theta)
+            given = self._of(backend, field, function, h, theta, size)
             return backend.vector(given, size, f"{field} of the loss")
         if field not in self._missing_is_zero:
             moved = (_moved(h), theta) if field == "d_state" else (h, _moved(theta))

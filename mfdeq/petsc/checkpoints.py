@@ -11,6 +11,7 @@ from ..arrays import host
 from ..files import beside, put_in_place
 from .arrays import Distributed
 from .files import viewed
+from .objects import in_short
 from .ranks import Ranks, Rows
 
 
@@ -44,8 +45,9 @@ class ViewerFile:
         """What the file says that it is of, and its state."""
         with checkpoints.reading(path), viewed(path, "r", self.ranks.comm) as viewer:
             vec = _loaded(viewer, checkpoints.HEAD)
-            words = Distributed.of(vec).gathered().astype("uint8")
-            found = json.loads(bytes(words))
+            words = self.ranks.mpi.allgather(vec.getArray(readonly=True).astype("uint8").tobytes())
+            vec.destroy()
+            found = json.loads(b"".join(words))
             arrays = {
                 name: self._array(viewer, name, **how) for name, how in found["arrays"].items()
             }
@@ -66,7 +68,7 @@ class ViewerFile:
                     if isinstance(x, Distributed):
                         _put(viewer, name, x)
         except PETSc.Error as error:
-            raise checkpoints.unwritten(path, OSError(str(error))) from error
+            raise checkpoints.unwritten(path, OSError(in_short(error))) from error
         self.ranks.once(lambda: _placed(path))
 
     def _bytes(self, words: bytes) -> Distributed:
@@ -80,6 +82,8 @@ class ViewerFile:
             return host.frombuffer(base64.b64decode(bits), dtype).reshape(shape).copy()
         rows, columns = self.ranks.settle(shape[0]), shape[1:]
         own, width = rows.count(self.ranks.rank), columns[0] if columns else 1
+        if not width:
+            return Distributed(host.zeros((own, 0), dtype), self.ranks, rows)
         vec = _loaded(viewer, name, (own * width, rows.total * width), width)
         local = vec.getArray(readonly=True).reshape(own, *columns).astype(dtype)
         vec.destroy()
