@@ -71,9 +71,10 @@ class Backend:
         try:
             xp = compat.array_namespace(*found)
         except TypeError as error:
+            kinds = [f"{type(a).__module__}.{type(a).__name__}" for a in arrays if a is not None]
             raise ModelError(
-                f"{name} of one library were expected, {error}: nothing is moved between host "
-                "and device; convert them yourself"
+                f"{name} of one library were expected, {' and '.join(kinds)} came: nothing is "
+                "moved between host and device; convert them yourself"
             ) from error
         # What is not real is refused where it is used, by its name.
         floats = [a.dtype for a in found if xp.isdtype(a.dtype, "real floating")]
@@ -121,9 +122,14 @@ class Backend:
         if not at_home:
             raise error(
                 f"{name} is a {type(of).__name__} of another array library or device "
-                f"({type(of).__mro__[-2].__module__}) than the problem, {self.xp.__name__} on "
-                f"{self.device}: nothing is moved between host and device; convert it yourself"
+                f"({_package(type(of).__mro__[-2].__module__)}) than the problem, {self.library} "
+                f"on {self.device}: nothing is moved between host and device; convert it yourself"
             )
+
+    @property
+    def library(self) -> str:
+        """Its name, in errors."""
+        return getattr(self.xp, "LIBRARY", self.xp.__name__.rpartition(".")[2])
 
     @property
     def eps(self) -> float:
@@ -408,7 +414,7 @@ def as_array(backend: Backend, x: Any, name: str, error: type[MfdeqError]) -> Ar
         held_by_all = backend.process.HELD_BY_ALL and compat.is_numpy_array(x)
         if there != here and not held_by_all:
             raise error(
-                f"{name} of {here[0].__name__} on {here[1]} was expected, {type(x)} on "
+                f"{name} of {backend.library} on {here[1]} was expected, {type(x)} on "
                 f"{compat.device(x)} came: nothing is moved between host and device; convert it "
                 "yourself"
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .arguments import one_of
 from .arrays import Array
 from .equilibrium import Equilibrium
-from .errors import ArgumentError, ConvergenceError, SingularStateError
+from .errors import ConvergenceError, SingularStateError
 from .forward import MAX_ITERATIONS, METHODS, Monitor
 from .linear import Auto, Reused
 from .linear.factor import check_solver
@@ -72,8 +73,7 @@ def solve(
     floor is an error.
     """
     problem = Problem(model, theta, h0)
-    if method not in ("auto", *METHODS):
-        raise ArgumentError(f"method is {method!r}; 'auto', {', '.join(METHODS)} were expected")
+    one_of(method, ("auto", *METHODS), "method")
     linear = reused_solver(solver)
     start = problem.start(h0)
     report = SolveReport()

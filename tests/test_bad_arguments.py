@@ -35,9 +35,9 @@ def ill_posed(method, **options):
 
 NO_SOLVER = r"'auto', mfdeq.Direct\(\), mfdeq.Krylov\(...\) or mfdeq.Neumann\(\) was expected"
 ARGUMENTS = table(
-    ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'newtn'; 'auto', newton, and"),
-    ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "None; 'auto'"),
-    ("method: list", lambda: mfdeq.solve(Toy(), THETA, method=["newton"]), "'auto', newton"),
+    ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'newtn'; one of 'auto', 'newt"),
+    ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "None; one of 'auto'"),
+    ("method: list", lambda: mfdeq.solve(Toy(), THETA, method=["newton"]), "'auto', 'newton'"),
     *[
         (f"max_iterations: {bad!r}", lambda bad=bad: mfdeq.solve(Toy(), THETA, max_iterations=bad),
          "max_iterations is .* a positive integer")

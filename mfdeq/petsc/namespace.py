@@ -15,7 +15,8 @@ from ..errors import ArgumentError
 from .arrays import Distributed, Transposed, held_by_all, on_rows
 from .ranks import Ranks, Rows
 
-# Those of a Backend.
+# What a Backend asks of a namespace beside its arrays.
+LIBRARY = "PETSc"
 COMPANIONS = {
     "sparse": "mfdeq.petsc.sparse",
     "sparse_linalg": "mfdeq.petsc.linalg",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import solving
+from ..arguments import one_of
 from ..arrays import native
 from ..errors import ArgumentError
+from ..forward import METHODS
 from ..linearized import Problem
 from .arrays import Distributed
 from .ksp import KSP
@@ -50,6 +52,7 @@ def solve(
     ``from petsc4py import PETSc``.
     """
     _check_vec(theta, "theta")
+    one_of(method, ("auto", *METHODS, "snes"), "method")
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
     solver = options.pop("solver", KSP())
