@@ -28,7 +28,8 @@ def tao(
     ----------
     functional : mfdeq.ReducedFunctional
         Of a model of Vecs and Mats. With ``on_failure="inf"`` a point without an equilibrium is
-        one that TAO steps back from; otherwise its error ends the minimization.
+        one that TAO steps back from; otherwise its error ends the minimization, in later
+        versions of PETSc as the cause of a PETSc.Error.
     theta : Vec
         The start, in which the minimum will be.
     prefix : str, optional

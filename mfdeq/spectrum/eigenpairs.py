@@ -122,8 +122,8 @@ def judged(
     xp = backend.xp
     values = xp.vecdot(vectors, product, axis=-2)
     residuals = metric.dual_norms(product - dual * values)
-    # The rounding of one product and its sums, where no other error is known.
-    rounding = 10 * backend.eps * metric.dual_norms(product)
+    # The rounding of one product and its sums, which may cancel down to a small value.
+    rounding = backend.eps * (10.0 * metric.dual_norms(product) + norm)
     errors = SAFETY * metric.dual_norms(error) + rounding
     order = xp.argsort(values)
 
