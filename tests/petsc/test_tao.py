@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-PETSc = pytest.importorskip("petsc4py.PETSc")
+pytest.importorskip("petsc4py")
 
+from petsc4py import PETSc
 from problems import LOSS, THETA, Cubic, N, Twin, diagonal_of, gathered, mat_of, vec_of
 
 import mfdeq
