@@ -139,9 +139,8 @@ class KSPFactor(Factor):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 2:
-            kind = self.ksp.getPC().getType() if self.ksp.getType() == "preonly" else ""
-            if b.shape[1] > 1 and (kind == "cholesky" or (kind == "lu" and not adjoint)):
-                return self._block(b)
+            if b.shape[1] > 1 and (solve := self._block_solve(adjoint)):
+                return self._block(solve, b)
             return columnwise(
                 lambda c: self._attempt(c, rtol, adjoint), b, self.backend, b.shape[0]
             )
@@ -152,9 +151,18 @@ class KSPFactor(Factor):
         self._note()
         return x
 
-    def _block(self, b: Array) -> Array:
+    def _block_solve(self, adjoint: bool) -> Any:
+        """What of PETSc's solves all columns at once; None where nothing does."""
+        kind = self.ksp.getPC().getType()
+        if self.ksp.getType() != "preonly" or kind not in ("lu", "cholesky"):
+            return None
+        if adjoint and kind == "lu":
+            return getattr(self.ksp, "matSolveTranspose", None)  # which 3.18 does not have
+        return self.ksp.getPC().getFactorMatrix().matSolve
+
+    def _block(self, solve: Any, b: Array) -> Array:
         given, found = dense_mat(b), dense_mat(b.like(host.zeros_like(b.local)))
-        self.ksp.getPC().getFactorMatrix().matSolve(given, found)
+        solve(given, found)
         self.counts.iterations += 1
         x = b.like(host.array(found.getDenseArray(), order="C"))
         given.destroy()

@@ -182,6 +182,15 @@ def test_a_factorization_solves_blocks():
     close(block_of(eq.inverse.matMult(block(B))), whole().inverse @ B)
     close(block_of(eq.inverse.transposeMatMult(block(B))), whole().inverse.H @ B)
 
+    uneven = L + sp.diags([np.linspace(0.1, 1.0, N - 1)], [1])
+    counts = LinearCounts()
+    factor = solver.setup(FromMat(spread().of.backend, mat_of(uneven)), counts)
+    given = mfdeq.petsc.arrays.Distributed.of(block(B))
+    close(factor.solve(given).gathered(), np.linalg.solve(uneven.toarray(), B))
+    assert counts.iterations == 1
+    close(factor.solve_adjoint(given).gathered(), np.linalg.solve(uneven.toarray().T, B))
+    assert counts.iterations == (2 if hasattr(PETSc.KSP, "matSolveTranspose") else 4)
+
 
 @pytest.mark.parametrize("kind", ["lu", "bjacobi"])
 def test_a_preconditioner_serves_the_next_matrix(kind):
