@@ -176,9 +176,17 @@ class Backend:
         """What one process does by itself, and several together: `mfdeq.process`, or PETSc's."""
         return self._companion("process")
 
+    def available_bytes(self) -> int:
+        """Memory that there can be where the arrays are."""
+        return self.kernels.available_bytes(self.device)
+
     def once(self, function: Callable[[], Any]) -> Any:
         """What a function returns or raises, which on several ranks the first calls for all."""
         return self.process.once(function, self.device)
+
+    def anywhere(self, found: Any) -> bool:
+        """Whether something is so, on several ranks on any: they go on together."""
+        return self.process.anywhere(bool(found), self.device)
 
     def spread(self, size: Any) -> Any:
         """The number of entries of a model's vectors, of which ranks have agreed who holds which.

@@ -114,7 +114,7 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
     _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, xp.ascontiguousarray(r), D, *scalars))
 
 
-def available_bytes() -> int:
+def available_bytes(device: Any = None) -> int:
     """Memory of the device that can still be had: what is free, and what cupy's pool keeps."""
     import cupy
 

@@ -81,7 +81,7 @@ def scale_rows(diagonal: Array, x: Array) -> Array:
     return diagonal * x if x.ndim == 1 else diagonal[:, None] * x
 
 
-def available_bytes() -> int:
+def available_bytes(device: Any = None) -> int:
     """Memory that there can be: the machine's, or what the process may have of it.
 
     Not what is free: a host gives back what is unused.

@@ -36,7 +36,7 @@ def reserve(backend: Backend, numbers: float, what: str, instead: str) -> None:
     needed = numbers * backend.itemsize
     if needed < NEGLIGIBLE:
         return  # asking costs more
-    if needed > (available := backend.kernels.available_bytes()):
+    if needed > (available := backend.available_bytes()):
         raise OutOfMemoryError(
             f"{what} needs {needed / 2**30:.3g} GiB at least, and {available / 2**30:.3g} GiB "
             f"can be had: {instead}"
@@ -45,7 +45,7 @@ def reserve(backend: Backend, numbers: float, what: str, instead: str) -> None:
 
 def room_for(backend: Backend, numbers: float) -> int:
     """How many of things that hold so many numbers take a quarter of the memory; at least 1."""
-    available = backend.kernels.available_bytes()
+    available = backend.available_bytes()
     return max(1, int(SHARE * available / (numbers * backend.itemsize)))
 
 

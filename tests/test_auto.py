@@ -116,7 +116,7 @@ def test_a_choice_holds_for_the_next_matrix_of_the_kind(monkeypatch):
 @pytest.fixture
 def iterative_only(monkeypatch):
     """As if any LU were beyond the machine's memory."""
-    monkeypatch.setattr(kernels, "available_bytes", lambda: 0.0)
+    monkeypatch.setattr(kernels, "available_bytes", lambda device: 0.0)
     monkeypatch.setattr(auto, "SMALL", 10)
 
 

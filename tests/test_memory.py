@@ -30,7 +30,7 @@ def room(monkeypatch):
 
     def of(size):
         monkeypatch.setattr(memory, "NEGLIGIBLE", 0)
-        monkeypatch.setattr(kernels, "available_bytes", lambda: size)
+        monkeypatch.setattr(kernels, "available_bytes", lambda device: size)
 
     return of
 
@@ -128,7 +128,7 @@ def test_blocks_are_as_wide_as_memory_allows(monkeypatch):
     B = np.random.default_rng(0).standard_normal((900, 12))
     widths, found = [], []
     for room in (10**9, 4 * 31 * 8 * 900 * 8):
-        monkeypatch.setattr(kernels, "available_bytes", lambda room=room: room)
+        monkeypatch.setattr(kernels, "available_bytes", lambda device, room=room: room)
         factor = mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix)
         widths.append(factor._width(900))
         found.append(factor.solve(B))

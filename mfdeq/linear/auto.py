@@ -212,7 +212,7 @@ def _direct(A: Operator, fill: Fill) -> list[_Trial]:
         for package in packages
         if possible.get(package, True)
     }
-    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * A.backend.kernels.available_bytes():
+    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * A.backend.available_bytes():
         costs = {"superlu": math.inf}
     said = f"{SOLVES} solves by LU are estimated at {1e-9 * min(costs.values()):.2g} s"
     order = sorted(costs, key=lambda package: costs[package])

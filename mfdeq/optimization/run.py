@@ -102,7 +102,7 @@ class Run:
                 if first.value - self.at.value > ENDLESS * size:
                     reason = f"the loss falls without end, to {self.at.value:.1e} so far"
                     return replace(self._stop(reason), advice="; give bounds or a prior")
-                if callback is not None and callback(self.at.theta, step):
+                if callback is not None and self._says(callback, step):
                     return replace(self._stop("the callback said so"), advice="")
                 if len(report.steps) > most:
                     return self._stop(f"{most} iterations were not enough")
@@ -117,6 +117,11 @@ class Run:
                     self.eq = self.functional.equilibrium(self.at.theta)  # the last solved for
         except MfdeqError as error:
             return self._stop(f"{type(error).__name__}: {error}", error)
+
+    def _says(self, callback: Callable[[Array, Step], Any], step: Step) -> bool:
+        backend = Backend.of(self.at.theta)
+        with backend.calling("the callback"):
+            return backend.anywhere(callback(self.at.theta, step))
 
     def _take(self, step: Step) -> None:
         self.objective.count()

@@ -239,7 +239,7 @@ def eisenstat_walker(last: float, size: float, previous: float, wanted: float) -
 def _free(backend: Backend, held: tuple[Array, Array] | None) -> Callable[[Array], Array]:
     if held is None:
         return lambda x: x
-    keep = backend.xp.where(held[0], backend.zeros(1), backend.zeros(1) + 1.0)
+    keep = backend.xp.astype(~held[0], backend.dtype)
     return lambda x: keep * x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ PATIENCE = 30.0  # seconds that a rank which has failed waits for the others, be
 
 @contextlib.contextmanager
 def together(ranks: Ranks, name: str) -> Iterator[None]:
-    """What a user's function raises on one rank is raised on all.
+    """What a user's function raises on one rank is raised on all, as the same class.
 
     A rank that has failed waits `PATIENCE` for the others to come back from the function. Where one
     does not, since it waits there for a message that will never be sent, all are ended.
@@ -32,8 +33,9 @@ def together(ranks: Ranks, name: str) -> Iterator[None]:
 
     Raises
     ------
-    ModelError
-        On ranks whose own call went well, with the rank and the message.
+    Exception
+        Of the first rank that failed, with the rank and the message on the others. A `ModelError`
+        on all, where an error of its class cannot be made of a message.
     """
     failure: Exception | None = None
     try:
@@ -49,12 +51,25 @@ def together(ranks: Ranks, name: str) -> Iterator[None]:
     if ranks.size == 1 or not _anywhere(ranks, failure):
         ranks.called()
         return
-    told = None if failure is None else f"{type(failure).__name__}: {failure}"
-    messages = ranks.errors.allgather(told)
+    told = None
     if failure is not None:
+        told = _raisable(type(failure)), f"{type(failure).__name__}: {failure}"
+    rank, (kind, message) = next(
+        (r, found) for r, found in enumerate(ranks.errors.allgather(told)) if found is not None
+    )
+    if type(failure) is kind:
         raise failure
-    rank, message = next((r, m) for r, m in enumerate(messages) if m is not None)
-    raise ModelError(f"{name} failed on rank {rank} of {ranks.size}: {message}")
+    raise kind(f"{name} failed on rank {rank} of {ranks.size}: {message}") from failure
+
+
+def _raisable(kind: type[Exception]) -> type[Exception]:
+    """A class of errors if all ranks can raise it: what catches one must catch it on all."""
+    try:
+        pickle.dumps(kind)
+        kind("")
+    except Exception:
+        return ModelError
+    return kind
 
 
 def _anywhere(ranks: Ranks, failure: Exception | None) -> bool:

@@ -8,6 +8,7 @@ as the formulas use: its namespace is `mfdeq.petsc.namespace`.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,8 @@ class Distributed:
     def fingerprint(self) -> bytes:
         """Of all bits, the same on any number of ranks: their sums with random odd weights."""
         numbers = host.asarray(self.local, dtype=host.float64)
-        bits = host.ascontiguousarray(numbers).reshape(numbers.shape[0], -1).view(host.uint64)
+        columns = math.prod(numbers.shape[1:])  # of a rank without rows, too
+        bits = host.ascontiguousarray(numbers).reshape(-1, columns).view(host.uint64)
         places = self._row_numbers()[:, None] * bits.shape[1] + host.arange(bits.shape[1])
         sums = [(bits * weights(places, seed)).sum(dtype=host.uint64) for seed in (1, 2)]
         return self.device.sum(host.array(sums)).tobytes()

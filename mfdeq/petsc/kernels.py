@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from .. import kernels as of_host
+from .ranks import Ranks
 
 Array = Any
 peak_bytes, replayed, replayable = of_host.peak_bytes, of_host.replayed, of_host.replayable
@@ -18,14 +18,6 @@ def column_dots(xp: Any, x: Array, y: Array) -> Array:
     return xp.vecdot(x, y, axis=-x.ndim)
 
 
-def available_bytes() -> int:
-    """Memory that there can be, on all machines of the ranks."""
-    return of_host.available_bytes() * _machines()
-
-
-@functools.cache
-def _machines() -> int:
-    from mpi4py import MPI
-
-    here = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
-    return MPI.COMM_WORLD.allreduce(int(here.Get_rank() == 0))
+def available_bytes(device: Ranks) -> int:
+    """Memory that there can be, on all machines of the ranks: the same number on each."""
+    return device.memory

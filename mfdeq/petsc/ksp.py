@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..linear.factor import Factor
 from ..operators import Operator, columnwise
 from ..report import LinearCounts
-from .ending import SOLVERS
+from .ending import emptied, made
 from .mats import apply, dense_mat
 from .objects import as_mat, in_short
 from .ranks import Ranks
@@ -91,20 +91,23 @@ class KSPFactor(Factor):
         if not isinstance(A.backend.device, Ranks):
             raise ArgumentError("mfdeq.petsc.KSP solves with PETSc's matrices")
         self.solver = solver
+        self._applied: Any = None  # the preconditioner of another
         with counts.timed(), database(solver.prefix, solver.options) as given:
             PETSc.garbage_cleanup(A.backend.device.comm)  # of factors and matrices before this one
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
-            SOLVERS[id(ksp)] = ksp
+            made(ksp, A.backend.device)
             ksp.setOptionsPrefix(solver.prefix)
             if not given.hasName("ksp_type"):
                 self._watched()
-            self.mat = as_mat(A)  # for the end, where `MATS` knows those that Python still has
+            self.mat = as_mat(A)  # for the end, where those are known that Python still has
             ksp.setOperators(self.mat)
             configured(ksp, solver.prefix)
             ksp.setErrorIfNotConverged(False)
             kind = ksp.getPC().getType()
             if held is not None:
-                ksp.setPC(_kept(held.ksp.getPC()))
+                self._applied = _kept(held.ksp.getPC())
+                made(self._applied, A.backend.device)
+                ksp.setPC(self._applied)
                 ksp.setOperators(self.mat)
                 ksp.setTolerances(max_it=max_iterations)
                 if ksp.getType() == "preonly":
@@ -118,6 +121,9 @@ class KSPFactor(Factor):
         )
         self.iterative = ksp.getType() != "preonly"
         self.name = f"KSP {ksp.getType()} with {kind}"
+
+    def __del__(self, emptied: Any = emptied) -> None:
+        emptied(getattr(self, "_applied", None))
 
     def _watched(self) -> None:
         """GMRES that watches the true residual."""

@@ -15,7 +15,7 @@ from ..operators import Operator
 from ..spectrum.extreme import reduced
 from .assembly import assembled, diagonal
 from .mats import FromMat
-from .symmetric import Symmetric, negative_pivots
+from .symmetric import Symmetric, inertia
 
 
 class ShiftedInverse(lagrangian.ShiftedInverse):
@@ -67,8 +67,9 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
         if not self.factor.off <= lagrangian.BELIEVED:
             return None
-        negative, states = negative_pivots(self.factor), self.factor.A.shape[0] - self.shape[0]
-        return None if negative is None else negative - states // 2
+        negative, zero = inertia(self.factor) or (0, 1)
+        states = (self.factor.A.shape[0] - self.shape[0]) // 2
+        return None if zero else negative - states
 
 
 def parts(H: Reduced) -> tuple[Any, ...]:

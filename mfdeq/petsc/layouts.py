@@ -40,7 +40,9 @@ class Layout:
             own = vec.getLocalSize()
             numbers = host.arange(total, dtype=_index())
             self.order = held.getAO().petsc2app(numbers)
-            ranks.grids[total] = held
+            ranks.grids[total] = vec.query(
+                "__PETSc_dm"
+            )  # which lives on if the user's is destroyed
         elif hasattr(held, "getOwnershipRanges"):
             self._check(held.getSize(), f"a Vec of {held.getSize()} entries")
             own = held.getLocalSize()
@@ -104,9 +106,7 @@ class Layout:
 
     def gathered(self, x: Any) -> Any:
         """A Vec, a dense Mat or a distributed array as numpy's, on every rank."""
-        if hasattr(x, "getDenseArray"):
-            x = Distributed(x.getDenseArray(readonly=True), self.ranks, self.rows)
-        elif hasattr(x, "getArray"):
+        if hasattr(x, "getDenseArray") or hasattr(x, "getArray"):
             x = Distributed.of(x)
         if not isinstance(x, Distributed) or x.rows.starts != self.rows.starts:
             raise ArgumentError(

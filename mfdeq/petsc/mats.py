@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays import Array, Backend, host
 from ..operators import IdentityMinus, Operator, Zero, columnwise
 from .arrays import Distributed
-from .ending import MATS
+from .ending import made
 from .ranks import Ranks, Rows
 
 ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries
@@ -39,7 +39,7 @@ class FromMat(Operator):
         super().__init__(backend, (self._rows.total, self._columns.total))
         self.mat, self.stacked = mat, stacked
         if mat.getType() == "python":
-            MATS[id(mat)] = mat
+            made(mat, ranks)
         self.assembled = mat.getType().endswith(ASSEMBLED)
 
     @property

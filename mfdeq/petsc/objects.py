@@ -8,7 +8,7 @@ from typing import Any
 
 from ..operators import Operator
 from .arrays import Distributed
-from .ending import MATS
+from .ending import emptied, made
 from .mats import Context, FromMat, dense_mat
 
 
@@ -59,7 +59,7 @@ def shell(context: Context) -> Any:
     mat = _mat_class()()
     mat.createPython(sizes, context, comm=ranks.comm)
     mat.setUp()
-    MATS[id(mat)] = mat
+    made(mat, ranks)
     return mat
 
 
@@ -76,13 +76,23 @@ def _mat_class() -> type:
             """A B, of a dense B by the block product."""
             if args or kwargs or not mat.getType().endswith("dense"):
                 return super().matMult(mat, *args, **kwargs)
-            return dense_mat(self.getPythonContext().product(mat))
+            return self._product(mat)
 
         def transposeMatMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
             """A' B, of a dense B by the block product."""
             if args or kwargs or not mat.getType().endswith("dense"):
                 return super().transposeMatMult(mat, *args, **kwargs)
-            return dense_mat(self.getPythonContext().product(mat, adjoint=True))
+            return self._product(mat, adjoint=True)
+
+        def _product(self, mat: Any, adjoint: bool = False) -> Any:
+            found = self.getPythonContext().product(mat, adjoint)
+            found.device.hand(found.nbytes)
+            found.device.called()
+            return dense_mat(found)
+
+        def __del__(self, emptied: Any = emptied) -> None:
+            if self.handle and self.getRefCount() == 1:
+                emptied(self)
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_"):

@@ -7,7 +7,7 @@ from typing import Any
 from ..arrays import Backend
 from ..operators import Zero
 from ..optimization.functional import ReducedFunctional
-from .ending import SOLVERS
+from .ending import made
 from .ksp import configured, database
 from .mats import Context
 from .objects import as_mat
@@ -69,7 +69,7 @@ def tao(
     found.setObjectiveGradient(both, None)
     H = as_mat(Zero(backend, (size, size)))
     found.setHessian(hessian, H)
-    found.setAttr("H", H)  # for the end, where `MATS` knows those that Python still has
+    found.setAttr("H", H)  # for the end, where those are known that Python still has
     found.setType("ntr")
     found.setSolution(theta)
     with database(prefix, options) as given:
@@ -77,5 +77,5 @@ def tao(
         kind = found.getType()
         if kind in NEWTON and not given.hasName(f"tao_{kind}_pc_type"):
             found.getKSP().getPC().setType("lmvm")
-    SOLVERS[id(found)] = found
+    made(found, backend.device)
     return found

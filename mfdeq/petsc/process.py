@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,14 @@ def once(function: Callable[[], Any], device: Ranks) -> Any:
     return device.once(function)
 
 
+def anywhere(found: bool, device: Ranks) -> bool:
+    """Whether something is so on any rank."""
+    return bool(device.reduced(found, "LOR"))
+
+
 def handed(x: Distributed) -> Any:
     """A Vec."""
+    x.device.hand(x.nbytes)
     return x.vec()
 
 
@@ -47,9 +54,10 @@ def received(x: Any, size: int, device: Ranks) -> Any:
 def spread(size: Any, device: Ranks) -> Any:
     """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
     own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
-    if not isinstance(total, int) or total < 1:
+    if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:
         return total
-    return device.settle(total, own).total
+    own = None if own is None else operator.index(own)
+    return device.settle(operator.index(total), own).total
 
 
 def from_host(backend: Backend, x: Any, rows: int | None) -> Array:

@@ -8,8 +8,11 @@ from typing import Any, ClassVar
 
 from ..arrays import host
 from ..errors import ArgumentError
+from ..kernels import available_bytes
 
-CALLS = 50  # of functions of the user's, after which what they left is cleaned up
+# What was handed to functions of the user's, after which what they left is cleaned up.
+CALLS = 50
+BYTES = 2**26  # on each rank
 
 
 class Size(int):
@@ -81,6 +84,8 @@ class Ranks:
         The DMDA whose vectors those of a number of rows are, where they are one's.
     errors : mpi4py.MPI.Comm
         On which nothing but failures is told.
+    memory : int
+        Bytes that there can be on all machines, each taken for the smallest.
     """
 
     _known: ClassVar[dict[int, Ranks]] = {}
@@ -89,10 +94,12 @@ class Ranks:
         self.comm, self.mpi = comm, comm.tompi4py()
         self.rank, self.size = comm.getRank(), comm.getSize()
         self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
+        self.place = self._place()
+        self.memory = self._memory()
         self.grids: dict[int, Any] = {}
         self._rows = {0: Rows((0,) * (self.size + 1))}
         self._keeper: Any = None
-        self._calls = 0
+        self._calls = self._made = self._given = 0
 
     @classmethod
     def of(cls, comm: Any) -> Ranks:
@@ -110,8 +117,33 @@ class Ranks:
             cls._known[key]._keeper = vec
         return cls._known[key]
 
+    def _place(self) -> tuple[tuple[int, ...], int]:
+        """The ranks of all, and how many communicators of the same there were before."""
+        from mpi4py import MPI
+
+        group, world = self.mpi.Get_group(), MPI.COMM_WORLD.Get_group()
+        members = tuple(MPI.Group.Translate_ranks(group, range(self.size), world))
+        return members, sum(members == other.place[0] for other in self._known.values())
+
+    def next_number(self) -> int:
+        """Of what is made on these ranks, on each the same."""
+        self._made += 1
+        return self._made
+
+    def _memory(self) -> int:
+        from mpi4py import MPI
+
+        here = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        machines = self.mpi.allreduce(int(here.Get_rank() == 0))
+        here.Free()
+        return machines * self.mpi.allreduce(available_bytes(), MPI.MIN)
+
     def __repr__(self) -> str:
         return f"{self.size} ranks"
+
+    def hand(self, nbytes: int) -> None:
+        """Take note of an array of so many bytes, of all ranks, that a user gets."""
+        self._given += nbytes // self.size
 
     def called(self) -> None:
         """Take note of a call of a user's function, on all ranks.
@@ -121,7 +153,8 @@ class Ranks:
         from petsc4py import PETSc
 
         self._calls += 1
-        if self._calls % CALLS == 0:
+        if self._calls >= CALLS or self._given > BYTES:
+            self._calls = self._given = 0
             PETSc.garbage_cleanup(self.comm)
 
     def rows(self, total: int) -> Rows | None:

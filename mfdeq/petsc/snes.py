@@ -9,7 +9,7 @@ from ..errors import ConvergenceError
 from ..linearized import Problem
 from ..operators import Operator
 from .arrays import Distributed
-from .ending import SOLVERS
+from .ending import made
 from .ksp import configured, database, in_words
 from .mats import Context, FromMat
 from .objects import shell
@@ -51,7 +51,7 @@ def snes(
         jacobian.become(problem.linearize(Distributed.of(x)).A)
 
     solver = PETSc.SNES().create(comm=ranks.comm)
-    SOLVERS[id(solver)] = solver
+    made(solver, ranks)
     solver.setOptionsPrefix(prefix)
     x = start.like(start.local.copy()).vec()
     solver.setFunction(residual, x.duplicate())

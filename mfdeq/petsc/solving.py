@@ -55,7 +55,10 @@ def solve(
     one_of(method, ("auto", *METHODS, "snes"), "method")
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
-    solver = options.pop("solver", KSP())
+    solver = options.pop("solver", "auto")
+    solver = KSP() if isinstance(solver, str) and solver == "auto" else solver
+    if not isinstance(solver, KSP):
+        raise ArgumentError(f"solver is {solver!r}; 'auto' or an mfdeq.petsc.KSP was expected")
     if options:
         raise ArgumentError(
             f"method='snes' takes no {', '.join(options)}: set -{solver.prefix}snes_ options"

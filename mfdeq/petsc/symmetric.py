@@ -66,15 +66,16 @@ class Definite(Symmetric):
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Factorize A."""
         factor = super().setup(A, counts)
-        if negative := negative_pivots(factor):
-            raise indefinite(f"{negative} eigenvalues are negative")
+        negative, zero = inertia(factor) or (0, 0)
+        if negative or zero:
+            raise indefinite(f"{negative} eigenvalues are negative, {zero} zero")
         return factor
 
 
-def negative_pivots(factor: Factor) -> int | None:
-    """How many eigenvalues are negative; None where that is not known."""
+def inertia(factor: Factor) -> tuple[int, int] | None:
+    """How many eigenvalues are negative, and zero; None where that is not known."""
     pc = factor.ksp.getPC()  # type: ignore[attr-defined]
     if pc.getType() != "cholesky":
         return None
     negative, zero, _ = pc.getFactorMatrix().getInertia()
-    return None if zero else negative
+    return negative, zero
