@@ -73,7 +73,7 @@ def test_what_one_rank_raises_all_raise(ranks):
     assert code == 0, words
     assert f"rank {ranks - 1}: ValueError: no water left" in words
     for rank in range(ranks - 1):
-        assert f"rank {rank}: ModelError: Raising.residual(h, theta), of shapes" in words
+        assert f"rank {rank}: ValueError: Raising.residual(h, theta), of shapes" in words
         assert f"failed on rank {ranks - 1} of {ranks}: ValueError: no water left" in words
 
 

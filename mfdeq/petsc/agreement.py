@@ -57,7 +57,7 @@ def together(ranks: Ranks, name: str) -> Iterator[None]:
     rank, (kind, message) = next(
         (r, found) for r, found in enumerate(ranks.errors.allgather(told)) if found is not None
     )
-    if type(failure) is kind:
+    if failure is not None and type(failure) is kind:
         raise failure
     raise kind(f"{name} failed on rank {rank} of {ranks.size}: {message}") from failure
 
