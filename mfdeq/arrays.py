@@ -15,7 +15,6 @@ import array_api_compat as compat
 import numpy
 import scipy.sparse
 
-from . import kernels
 from .errors import ArgumentError, MfdeqError, ModelError, raised_in
 
 Array = Any
@@ -184,9 +183,9 @@ class Backend:
         """What a function returns or raises, which on several ranks the first calls for all."""
         return self.process.once(function, self.device)
 
-    def anywhere(self, found: Any) -> bool:
+    def anywhere(self, found: bool) -> bool:
         """Whether something is so, on several ranks on any: they go on together."""
-        return self.process.anywhere(bool(found), self.device)
+        return self.process.anywhere(found, self.device)
 
     def spread(self, size: Any) -> Any:
         """The number of entries of a model's vectors, of which ranks have agreed who holds which.
@@ -281,26 +280,9 @@ class Backend:
             return self.xp.sqrt(self.column_dots(x, x))
 
     def difference_norms(self, x: Array, y: Array) -> Array:
-        """Norms of the columns of x - y, which on a host is never in memory as a whole.
-
-        Fresh memory costs several times what is computed in it.
-        """
+        """Norms of the columns of x - y."""
         with self.quiet():
-            squares = 0.0
-            for here in self._pieces(x):
-                piece = x[here, ...] - y[here, ...]
-                squares = squares + self.column_dots(piece, piece)
-            return self.xp.sqrt(squares)
-
-    def transpose_into(self, target: Array, x: Array) -> None:
-        """target[:, :] = x', by pieces on a host: as a whole, it takes four times as long."""
-        for here in self._pieces(x):
-            target[:, here] = x[here, :].T
-
-    def _pieces(self, x: Array) -> list[slice]:
-        """Rows of x that fit in a cache together; all of them where memory is a device's."""
-        whole = not compat.is_numpy_namespace(self.xp) or x.shape[0] == 0
-        return [slice(None)] if whole else [*kernels.pieces(x)]
+            return self.xp.sqrt(self.kernels.difference_squares(self.xp, x, y))
 
     def column_dots(self, x: Array, y: Array) -> Array:
         """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""

@@ -79,6 +79,17 @@ def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
     return xp.sum(sums, axis=0) if x.ndim == 2 else xp.sum(sums)
 
 
+def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
+    """Squares of the norms of the columns of x - y."""
+    difference = x - y
+    return column_dots(xp, difference, difference)
+
+
+def transpose_into(target: Array, x: Array) -> None:
+    """target[:, :] = x'."""
+    target[:, :] = x.T
+
+
 def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
     """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
     k, kind = X.shape[1], _real(X.dtype)

@@ -125,13 +125,13 @@ class AppliedCurvature(CurvatureOperator):
             f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"
         ):
             result = self.given.apply(*map(self.backend.handed, parts))  # type: ignore[misc]
-            if parts[0].ndim == 1 and isinstance(result, (tuple, list)) and len(result) == 2:
+            if not isinstance(result, (tuple, list)) or len(result) != 2:
+                raise ModelError(
+                    f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"
+                )
+            if x.ndim == 1:
                 sizes = self.param_size, self.state_size
                 result = tuple(map(self.backend.received, result, sizes))
-        if not isinstance(result, (tuple, list)) or len(result) != 2:
-            raise ModelError(
-                f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"
-            )
         a_u = checked(result[0], shapes[0], f"a_theta of {self.name}")
         return xp.concat([a_u, checked(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
 

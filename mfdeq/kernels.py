@@ -27,6 +27,24 @@ def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
     return einsum("ij,ij->j", x, y)
 
 
+def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
+    """Squares of the norms of the columns of x - y, which is never in memory as a whole.
+
+    Fresh memory costs several times what is computed in it.
+    """
+    squares = column_dots(xp, x[:0, ...], y[:0, ...])
+    for here in pieces(x):
+        piece = x[here, ...] - y[here, ...]
+        squares = squares + column_dots(xp, piece, piece)
+    return squares
+
+
+def transpose_into(target: Array, x: Array) -> None:
+    """target[:, :] = x', by pieces: as a whole, it takes four times as long."""
+    for here in pieces(x):
+        target[:, here] = x[here, :].T
+
+
 def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
     """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
     squares = 0.0

@@ -169,7 +169,7 @@ class _Apart:
         self.triangle = backend.zeros(k, length, length)  # (I + L)^-1 of `_orthogonalize`
         self.projected = host.zeros((k, length + 1, length))  # H
         size = backend.column_norms(R)
-        backend.transpose_into(self.basis[:, 0, :], R / size)
+        backend.kernels.transpose_into(self.basis[:, 0, :], R / size)
         self.size = array_on_host(size)
         self.steps, self.length = 0, length
         self.residual = float("inf")
@@ -191,8 +191,8 @@ class _Apart:
         V[:, :] = self.basis[:, j, :].T
         Z = self.M(V)
         if self.preconditioned is not None:
-            self.backend.transpose_into(self.preconditioned[:, j, :], Z)
-        self.backend.transpose_into(self.basis[:, j + 1, :], self.A(Z))
+            self.backend.kernels.transpose_into(self.preconditioned[:, j, :], Z)
+        self.backend.kernels.transpose_into(self.basis[:, j + 1, :], self.A(Z))
         self.projected[:, : j + 2, j] = array_on_host(self._orthogonalize(j))
         self.steps = j + 1
 

@@ -121,7 +121,8 @@ class Run:
     def _says(self, callback: Callable[[Array, Step], Any], step: Step) -> bool:
         backend = Backend.of(self.at.theta)
         with backend.calling("the callback"):
-            return backend.anywhere(callback(self.at.theta, step))
+            stop = bool(callback(self.at.theta, step))
+        return backend.anywhere(stop)
 
     def _take(self, step: Step) -> None:
         self.objective.count()

@@ -18,6 +18,12 @@ def column_dots(xp: Any, x: Array, y: Array) -> Array:
     return xp.vecdot(x, y, axis=-x.ndim)
 
 
+def difference_squares(xp: Any, x: Array, y: Array) -> Array:
+    """Squares of the norms of the columns of x - y."""
+    difference = x - y
+    return column_dots(xp, difference, difference)
+
+
 def available_bytes(device: Ranks) -> int:
     """Memory that there can be, on all machines of the ranks: the same number on each."""
     return device.memory

@@ -106,7 +106,7 @@ class Layout:
 
     def gathered(self, x: Any) -> Any:
         """A Vec, a dense Mat or a distributed array as numpy's, on every rank."""
-        if hasattr(x, "getDenseArray") or hasattr(x, "getArray"):
+        if hasattr(x, "getOwnershipRanges"):
             x = Distributed.of(x)
         if not isinstance(x, Distributed) or x.rows.starts != self.rows.starts:
             raise ArgumentError(

@@ -56,7 +56,7 @@ def solve(
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
     solver = options.pop("solver", "auto")
-    solver = KSP() if isinstance(solver, str) and solver == "auto" else solver
+    solver = KSP() if solver == "auto" else solver
     if not isinstance(solver, KSP):
         raise ArgumentError(f"solver is {solver!r}; 'auto' or an mfdeq.petsc.KSP was expected")
     if options:
