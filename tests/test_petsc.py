@@ -93,8 +93,9 @@ def test_nothing_waits_for_ever(mode, words):
     assert all(word in said for word in words), said
 
 
-def test_programs_end_well():
-    code, said = failing("kept")
+@pytest.mark.parametrize("mode", ["kept", "unevenly"])
+def test_programs_end_well(mode):
+    code, said = failing(mode)
     assert code == 0, said
     assert said.count("done") == 2
 

@@ -1,5 +1,6 @@
 """Programs that fail on one rank, in the way that their argument names; run under mpiexec."""
 
+import gc
 import os
 import signal
 import sys
@@ -113,8 +114,28 @@ def kept():
     say("done")
 
 
+def once(shift, solver):
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA + shift), solver=solver)
+    H, x = eq.hessian(LOSS), vec_of(THETA)
+    H.mult(x, x.duplicate())
+
+
+def unevenly():
+    """One rank has collected its garbage and the other has not, of factors that go together."""
+    gc.disable()
+    options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
+    solver = mfdeq.petsc.KSP(prefix="uneven_", options=options)
+    for shift in (0.0, 1.0):
+        once(shift, solver)
+    PETSc.garbage_cleanup(COMM)
+    if LAST:
+        gc.collect()
+    say("done")
+
+
 MODES = {
     "kept": kept,
+    "unevenly": unevenly,
     "leaving": solve(Leaving()),
     "sequential": lambda: told(solve(Sequential())),
     "raising": lambda: told(solve(Raising())),

@@ -1,0 +1,204 @@
+"""What ranks agree on, so that they go on together, and what they leave behind: nothing."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+pytest.importorskip("petsc4py")
+
+from petsc4py import PETSc
+from problems import COMM, LOSS, THETA, Cubic, L, N, P, Twin, gathered, mat_of, spread, vec_of
+
+import mfdeq
+import mfdeq.petsc
+from mfdeq.petsc import ranks as of_ranks
+from mfdeq.petsc.arrays import Distributed
+from mfdeq.petsc.mats import FromMat
+from mfdeq.report import LinearCounts
+
+RANK, SIZE = COMM.getRank(), COMM.getSize()
+LAST = SIZE - 1 == RANK
+
+
+def cleaned():
+    gc.collect()
+    PETSc.garbage_cleanup(COMM)
+
+
+class Products:
+    """The context of a Mat of Python, by which it is seen whether PETSc still has that."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def mult(self, mat, x, y):
+        self.of.mult(x, y)
+
+    def multTranspose(self, mat, x, y):
+        self.of.multTranspose(x, y)
+
+
+def python_mat():
+    """An operator, and a weak reference that is dead when PETSc has given its Mat back."""
+    context, sizes = Products(mat_of(L)), mat_of(L).getSizes()
+    mat = PETSc.Mat().createPython(sizes, context, comm=COMM)
+    mat.setUp()
+    return FromMat(spread().of.backend, mat), weakref.ref(context)
+
+
+def test_what_only_a_mat_of_python_holds_is_given_back():
+    inner, context = python_mat()
+    outer = mfdeq.petsc.as_mat(2.0 * inner)
+    assert outer.getType() == "python"
+    del inner, outer
+    cleaned()
+    assert context() is None
+
+
+def test_what_only_a_preconditioner_of_python_holds_is_given_back():
+    A, context = python_mat()
+    solver = mfdeq.petsc.KSP(prefix="given_back_", options={"pc_type": "none"})
+    held = solver.setup(A)
+    aged = held.nearby(FromMat(A.backend, mat_of(L)), LinearCounts(), 60)
+    aged.solve(Distributed.of(vec_of(np.ones(N))))
+    del A, held, aged
+    cleaned()
+    assert context() is None
+
+
+def test_sizes_by_numpy():
+    class Numpy(Cubic):
+        state_size, param_size = np.int64(N), np.int32(P)
+
+    eq = mfdeq.petsc.solve(Numpy(), vec_of(THETA))
+    np.testing.assert_allclose(gathered(eq.state), gathered(spread().state), atol=1e-9)
+
+
+def test_memory_is_one_number(monkeypatch):
+    monkeypatch.setattr(of_ranks, "available_bytes", lambda: 10**9 * (1 + RANK))
+    memory = of_ranks.Ranks.of(PETSc.Comm(COMM.tompi4py().Dup())).memory
+    assert COMM.tompi4py().allgather(memory) == [10**9] * SIZE  # of one machine
+
+
+def test_a_fingerprint_where_ranks_have_no_rows():
+    first, second = (Distributed.of(vec_of(np.array([1.0, x]))).fingerprint() for x in (2.0, 3.0))
+    assert first != second
+    assert set(COMM.tompi4py().allgather(first)) == {first}
+
+
+class Breaking(Cubic):
+    """Its last rank raises away from the start."""
+
+    error: type[Exception]
+
+    def residual(self, h, theta):
+        r, moved = super().residual(h, theta), abs(gathered(theta) - THETA).max() > 1e-3
+        if LAST and moved:
+            raise self.error("no water left")
+        return r
+
+
+def breaking(kind):
+    return mfdeq.ReducedFunctional(type("Breaking", (Breaking,), {"error": kind})(), LOSS)
+
+
+def test_an_error_that_is_caught_is_caught_on_all():
+    functional = breaking(mfdeq.ConvergenceError)
+    functional.on_failure = "inf"
+    assert functional.value(vec_of(THETA + 1.0)) == np.inf
+    assert np.isfinite(functional.value(vec_of(THETA)))
+
+
+def test_an_error_is_of_one_class_on_all():
+    class Local(Exception):
+        pass
+
+    known = {FloatingPointError: FloatingPointError, Local: mfdeq.ModelError if SIZE > 1 else Local}
+    for kind, expected in known.items():
+        with pytest.raises(expected, match="no water left") as caught:
+            breaking(kind).value(vec_of(THETA + 1.0))
+        assert caught.type is expected
+        assert LAST or f"failed on rank {SIZE - 1} of {SIZE}" in str(caught.value)
+
+
+def test_a_callback_is_heard_on_all():
+    def minimize(callback):
+        functional = mfdeq.ReducedFunctional(Cubic(), LOSS)
+        mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, callback=callback)
+
+    with pytest.raises(mfdeq.ConvergenceError, match="the callback said so"):
+        minimize(lambda theta, step: LAST)
+
+    def raising(theta, step):
+        if LAST:
+            raise KeyError("of the last rank")
+
+    with pytest.raises(KeyError, match="of the last rank"):
+        minimize(raising)
+
+
+def test_bounds_where_the_state_is_one_number():
+    class One(mfdeq.ResidualModel):
+        state_size, param_size = 1, 3
+
+        def residual(self, h, theta):
+            return 2.0 * h + h**3 - theta.sum()
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(
+                sp.csr_matrix([[2.0 + 3.0 * h[0] ** 2]]),
+                sp.csr_matrix(-np.ones((1, 3))),
+                lambda lam: mfdeq.Curvature(state_state=sp.csr_matrix([[6.0 * h[0] * lam[0]]])),
+            )
+
+    model = mfdeq.petsc.distributed(One())
+    loss = mfdeq.LeastSquares(np.array([0]), np.array([3.0])) + mfdeq.QuadraticPrior(
+        0.1, np.zeros(3)
+    )
+    found, expected = (
+        mfdeq.minimize(mfdeq.ReducedFunctional(*of), theta, bounds=(None, 1.0), gtol=1e-9)
+        for of, theta in (
+            ((model, model.loss(loss)), model.params(0.5 * np.ones(3))),
+            ((One(), loss), 0.5 * np.ones(3)),
+        )
+    )
+    assert found.value == pytest.approx(expected.value, rel=1e-10)
+
+
+def test_a_singular_precision_is_refused():
+    free = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(P, P)).tolil()
+    free[0, 0] = free[P - 1, P - 1] = 1.0
+    with pytest.raises(mfdeq.ArgumentError, match="0 eigenvalues are negative, 1 zero"):
+        mfdeq.Precision(mat_of(free)).solve(vec_of(np.ones(P)))
+
+
+def test_a_grid_that_its_user_destroys(tmp_path):
+    folder = COMM.tompi4py().bcast(tmp_path)
+    comm = PETSc.Comm(COMM.tompi4py().Dup())
+    dm = PETSc.DMDA().create([N, 1], stencil_width=1, comm=comm)
+    model = mfdeq.petsc.distributed(Twin(), comm, state=dm)
+    dm.destroy()
+    array = np.arange(N, dtype=float)
+    mfdeq.petsc.save(folder / "grid.bin", a=model.state(array))
+    like = model.state(0.0 * array)
+    loaded = mfdeq.petsc.load(folder / "grid.bin", comm=comm, a=like)["a"]
+    np.testing.assert_array_equal(np.sort(gathered(loaded)), array)
+
+
+def test_gathering_what_has_other_rows():
+    model = mfdeq.petsc.distributed(Twin())
+    wrong = PETSc.Mat().createDense((N + 9, 2), comm=COMM)
+    wrong.setUp()
+    wrong.assemble()
+    with pytest.raises(mfdeq.ArgumentError, match=f"a dense Mat of {N} rows in this layout"):
+        model.gathered_state(wrong)
+
+
+def test_snes_by_a_solver_of_its_own():
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver="auto")
+    np.testing.assert_allclose(gathered(eq.state), gathered(spread().state), atol=1e-8)
+    with pytest.raises(mfdeq.ArgumentError, match=r"'auto' or an mfdeq\.petsc\.KSP was expected"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=mfdeq.Direct())
