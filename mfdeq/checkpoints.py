@@ -104,6 +104,7 @@ def opened(
 ) -> Checkpoint | None:
     """The checkpoint that a caller names, or None."""
     every = count(every, "checkpoint_every")
+    path = backend.once(lambda: path)  # a folder of its own each rank may have made
     return None if path is None else Checkpoint(path, every, kind, of(), backend)
 
 

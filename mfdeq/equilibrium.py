@@ -19,7 +19,7 @@ from .errors import ArgumentError, SingularStateError
 from .hessian import Reduced, ReducedHessian, SecondOrderSlice
 from .linear import Factor, Reused
 from .linearized import Linearized, Problem
-from .losses import LossBase
+from .losses import LossBase, check_loss
 from .memory import memory_told
 from .model import Linearization
 from .operators import Operator, Stacked
@@ -149,12 +149,12 @@ class Equilibrium:
 
     def loss_gradients(self, loss: LossBase) -> tuple[Array, Array]:
         """(dL/dtheta, dL/dh) at the equilibrium, of shapes (P,) and (N,)."""
-        _check_loss(loss)
+        check_loss(loss, self.problem.model)
         return loss.gradients(self.state, self.params)
 
     def adjoint(self, loss: LossBase) -> Array:
         """The adjoint lam, A' lam = dL/dh, (N,); solved once per loss."""
-        _check_loss(loss)
+        check_loss(loss, self.problem.model)
         if loss not in self._adjoints:
             _, d_state = self.loss_gradients(loss)
             self._adjoints[loss] = self.factor.solve_adjoint(d_state)
@@ -198,7 +198,7 @@ class Equilibrium:
 
     def hessian(self, loss: LossBase) -> ReducedHessian:
         """H = d²L/dtheta² = T' K T, (P, P), exact; two solves a product."""
-        _check_loss(loss)
+        check_loss(loss, self.problem.model)
         return ReducedHessian(self, loss)
 
     def curvature(self, w: Array) -> CurvatureOperator:
@@ -302,11 +302,3 @@ class Inverse(Operator):
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor.solve_adjoint(y)
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, LossBase):
-        raise ArgumentError(
-            f"the loss is a {type(loss).__name__}; an mfdeq.Loss, mfdeq.LeastSquares, "
-            "mfdeq.QuadraticPrior or a sum of those was expected"
-        )

@@ -21,6 +21,16 @@ from .errors import ArgumentError, DerivativeError, ModelError
 from .operators import Diagonal, Matrix, Operator, Product
 
 
+def check_loss(loss: Any, model: Any) -> None:
+    """Raise an `ArgumentError` for what is no loss, or none for equilibria of a model."""
+    if not isinstance(loss, LossBase):
+        raise ArgumentError(
+            f"the loss is a {type(loss).__name__}; an mfdeq.Loss, mfdeq.LeastSquares, "
+            "mfdeq.QuadraticPrior or a sum of those was expected"
+        )
+    model.check_loss(loss)
+
+
 class LossBase:
     """What every loss has; the arguments are checked (h, theta) of one backend."""
 
@@ -35,6 +45,11 @@ class LossBase:
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """∇²_(θ,h) L, (P+N, P+N)."""
         raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[LossBase, ...]:
+        """What it is the sum of, without factors."""
+        return (self,)
 
     def __add__(self, other: Any) -> LossBase:
         if not isinstance(other, LossBase):
@@ -300,6 +315,10 @@ class _SumLoss(LossBase):
     def __init__(self, left: LossBase, right: LossBase) -> None:
         self.left, self.right = left, right
 
+    @property
+    def parts(self) -> tuple[LossBase, ...]:
+        return self.left.parts + self.right.parts
+
     def value(self, h: Array, theta: Array) -> float:
         return self.left.value(h, theta) + self.right.value(h, theta)
 
@@ -317,6 +336,10 @@ class _ScaledLoss(LossBase):
         if not math.isfinite(factor):
             raise ArgumentError(f"a loss times {factor}: a finite number was expected")
         self.of, self.factor = of, factor
+
+    @property
+    def parts(self) -> tuple[LossBase, ...]:
+        return self.of.parts
 
     def value(self, h: Array, theta: Array) -> float:
         return self.factor * self.of.value(h, theta)

@@ -94,6 +94,9 @@ class Model:
         """
         return self.linearize(h, theta)
 
+    def check_loss(self, loss: Any) -> None:
+        """Raise an `ArgumentError` where a loss is none for equilibria of this model."""
+
     def initial_state(self, theta: Array) -> Array | None:
         """The default start; None, the default, is zeros."""
         return None

@@ -8,10 +8,10 @@ from typing import Any
 
 from .arrays import Array
 from .checks import Checks
-from .errors import ArgumentError, DerivativeError
+from .errors import DerivativeError
 from .judging import Check
 from .linearized import Problem
-from .losses import LossBase
+from .losses import LossBase, check_loss
 from .model import Model
 from .taylor import FAIL, INCONCLUSIVE, PASS
 
@@ -101,8 +101,9 @@ def verify(
     and of the user's own derivatives in every row. A remainder hidden by noise altogether is
     INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
     """
-    if loss is not None and not isinstance(loss, LossBase):
-        raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")
-    run = Checks(Problem(model, theta, h0), loss, h0, seed, solve_options)
+    problem = Problem(model, theta, h0)
+    if loss is not None:
+        check_loss(loss, model)
+    run = Checks(problem, loss, h0, seed, solve_options)
     run.everything()
     return Verification(run.checks, run.notes())

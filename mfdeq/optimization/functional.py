@@ -10,7 +10,7 @@ from ..arrays import Array, Backend
 from ..equilibrium import Equilibrium
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..hessian import InexactReduced, ReducedHessian
-from ..losses import LossBase
+from ..losses import LossBase, check_loss
 from ..model import Model
 from ..operators import Operator
 from ..report import LinearCounts, SolveReport
@@ -59,13 +59,12 @@ class ReducedFunctional:
     ) -> None:
         if on_failure not in ("raise", "inf"):
             raise ArgumentError(f"on_failure is {on_failure!r}; 'raise' or 'inf' was expected")
-        if not isinstance(loss, LossBase):
-            raise ArgumentError(f"the loss is a {type(loss).__name__}; an mfdeq loss was expected")
         if not isinstance(model, Model):
             raise ArgumentError(
                 f"the model is {model!r}; an instance of an mfdeq.FixedPointModel or "
                 "mfdeq.ResidualModel was expected"
             )
+        check_loss(loss, model)
         unknown = set(solve_options) - set(inspect.signature(solve).parameters)
         if unknown:
             raise ArgumentError(f"mfdeq.solve has no {', '.join(sorted(unknown))}")

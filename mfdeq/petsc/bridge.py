@@ -18,7 +18,7 @@ from ..curvature import (
     CurvatureOperator,
 )
 from ..errors import ArgumentError, ModelError
-from ..losses import LossBase
+from ..losses import LeastSquares, LossBase, QuadraticPrior
 from ..model import FixedPointModel, Linearization, Model, ResidualModel
 from ..operators import Operator
 from .layouts import Layout
@@ -114,6 +114,15 @@ class DistributedModel(Model):
         if not isinstance(loss, LossBase):
             raise ArgumentError(f"the loss is a {type(loss).__name__}; one of mfdeq's was expected")
         return DistributedLoss(loss, self)
+
+    def check_loss(self, loss: LossBase) -> None:
+        """Refuse one whose indices and arrays are in the model's numbering, not in PETSc's."""
+        if wrong := [p for p in loss.parts if isinstance(p, LeastSquares | QuadraticPrior)]:
+            raise ArgumentError(
+                f"the loss has a {type(wrong[0]).__name__}, in the numbering of "
+                f"{self.described}: give model.loss(loss), model being what "
+                "mfdeq.petsc.distributed made"
+            )
 
     def initial_state(self, theta: Any) -> Any:
         """That of the model."""

@@ -17,6 +17,8 @@ from .mats import apply, dense_mat
 from .objects import as_mat, in_short
 from .ranks import Ranks
 
+UNSUPPORTED = 56  # PETSC_ERR_SUP
+
 
 @dataclass(frozen=True)
 class KSP:
@@ -42,6 +44,16 @@ class KSP:
     prefix: str = "mfdeq_"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that PETSc would not find."""
+        named = isinstance(self.options, dict)
+        wrong = [n for n in self.options if not named or n.startswith(("-", self.prefix or "-"))]
+        if wrong:
+            raise ArgumentError(
+                f"options has {wrong[0]!r}; a dict of names without the dash and the prefix "
+                f"{self.prefix!r} was expected: {{'pc_type': 'gamg'}}"
+            )
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Make the KSP of A, and set its preconditioner up."""
@@ -153,7 +165,8 @@ class KSPFactor(Factor):
         ksp = self.ksp
         ksp.setTolerances(rtol=rtol, atol=0.0)
         x = b.like(host.zeros_like(b.local))
-        apply(ksp.solveTranspose if adjoint else ksp.solve, b, x)
+        with _supported(self.name, self.solver.prefix):
+            apply(ksp.solveTranspose if adjoint else ksp.solve, b, x)
         self._note()
         return x
 
@@ -226,6 +239,23 @@ def configured(solver: Any, prefix: str) -> None:
     """Give a solver of PETSc's its options."""
     with told(f"PETSc refuses an option of -{prefix}"):
         solver.setFromOptions()
+
+
+@contextlib.contextmanager
+def _supported(name: str, prefix: str) -> Iterator[None]:
+    """PETSc's word for what it has not, as an `ArgumentError`."""
+    from petsc4py import PETSc
+
+    try:
+        yield
+    except PETSc.Error as error:
+        if UNSUPPORTED not in (error.ierr, getattr(error.__cause__, "ierr", None)):
+            raise
+        raise ArgumentError(
+            f"{name} cannot do that (of a preconditioner the transpose is needed, too): "
+            f"{in_short(error)}. Choose another by -{prefix}pc_type, such as jacobi, bjacobi, gamg "
+            "or lu"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -113,7 +113,10 @@ class FromMat(Operator):
         """I - J of a matrix that is assembled."""
         if not self.assembled:
             return super().identity_minus()
+        from petsc4py import PETSc
+
         mat = self.mat.copy()
+        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)  # a diagonal, that is
         mat.scale(-1.0)
         mat.shift(1.0)
         return self._alike(mat)

@@ -10,7 +10,21 @@ import scipy.sparse as sp
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import COMM, LOSS, THETA, Cubic, L, N, P, Twin, gathered, mat_of, spread, vec_of
+from problems import (
+    COMM,
+    LOSS,
+    THETA,
+    Cubic,
+    L,
+    N,
+    P,
+    Twin,
+    gathered,
+    mat_of,
+    spread,
+    vec_of,
+    whole,
+)
 
 import mfdeq
 import mfdeq.petsc
@@ -202,3 +216,65 @@ def test_snes_by_a_solver_of_its_own():
     np.testing.assert_allclose(gathered(eq.state), gathered(spread().state), atol=1e-8)
     with pytest.raises(mfdeq.ArgumentError, match=r"'auto' or an mfdeq\.petsc\.KSP was expected"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=mfdeq.Direct())
+
+
+def test_a_loss_in_the_numbering_of_numpy_is_refused():
+    model = mfdeq.petsc.distributed(Twin())
+    eq = mfdeq.petsc.solve(model, model.params(THETA))
+    for refused in (LOSS, 2.0 * LOSS + model.loss(LOSS)):
+        for use in (
+            eq.gradient,
+            eq.hessian,
+            lambda loss: mfdeq.ReducedFunctional(model, loss),
+            lambda loss: mfdeq.verify(model, model.params(THETA), loss),
+        ):
+            with pytest.raises(mfdeq.ArgumentError, match=r"give model\.loss\(loss\)"):
+                use(refused)
+    expected = whole().gradient(LOSS)
+    np.testing.assert_allclose(gathered(eq.gradient(model.loss(LOSS))), expected, atol=1e-8)
+
+
+def test_a_network_without_diagonal_entries():
+    J = sp.diags([0.3, 0.2], [-1, 1], shape=(N, N)).tocsr()
+    W = sp.eye(N, P, format="csr")
+
+    class Network(mfdeq.FixedPointModel):
+        state_size, param_size = N, P
+
+        def __init__(self):
+            self.J, self.W = mat_of(J), mat_of(W)
+
+        def map(self, h, theta):
+            into = h.duplicate()
+            self.J.mult(h, into)
+            self.W.multAdd(theta, into, into)
+            return into
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(self.J, self.W)
+
+    eq = mfdeq.petsc.solve(Network(), vec_of(THETA), method="newton")
+    expected = np.linalg.solve(np.eye(N) - J.toarray(), W @ THETA)
+    np.testing.assert_allclose(gathered(eq.state), expected, atol=1e-9)
+
+
+def test_a_preconditioner_without_a_transpose_is_told():
+    solver = mfdeq.petsc.KSP(prefix="no_transpose_", options={"pc_type": "sor"})
+    with pytest.raises(mfdeq.ArgumentError, match="no_transpose_pc_type"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver).gradient(LOSS)
+
+
+@pytest.mark.parametrize("options", [{"-pc_type": "lu"}, {"mfdeq_pc_type": "lu"}, "-pc_type lu"])
+def test_options_by_other_names(options):
+    with pytest.raises(mfdeq.ArgumentError, match="without the dash and the prefix 'mfdeq_'"):
+        mfdeq.petsc.KSP(options=options)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_checkpoints_in_folders_of_each_rank(tmp_path, ending):
+    """Of which the first rank's is taken: each rank has a tmp_path of its own."""
+    path = tmp_path / f"run{ending}"
+    for _ in range(2):
+        functional = mfdeq.ReducedFunctional(Cubic(), LOSS)
+        mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, checkpoint=path)
+    assert path.exists() == (RANK == 0)
