@@ -28,7 +28,8 @@ def save(path: Any, **vecs: Any) -> None:
         the order given (PETSc's PetscBinaryIO reads it).
     **vecs : Vec or distributed array
         What `mfdeq.minimize` gives, too: ``save("run.h5", theta=found.params)``. Where vectors of
-        a size are those of a DMDA, they are written in the grid's order, as PETSc does it.
+        a size are those of a DMDA, they are written in the grid's natural order: x the fastest,
+        the values of a node together.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def save(path: Any, **vecs: Any) -> None:
         found[name] = x if isinstance(x, Distributed) else Distributed.of(x)
     with viewed(path, "w", next(iter(found.values())).device.comm) as viewer:
         for name, x in found.items():
-            vec = _as_written(x.vec())
+            vec = _as_written(x)
             vec.setName(name)
             viewer(vec)
             vec.destroy()
@@ -77,8 +78,7 @@ def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any
         for name in [*names, *like]:
             vec = PETSc.Vec().create(comm=comm)
             if name in like:
-                Distributed.of(like[name])  # whose grid is known then
-                vec = _as_written(like[name].duplicate())
+                vec = Distributed.of(like[name]).vec()
             vec.setName(name)
             try:
                 vec.load(viewer)
@@ -86,7 +86,7 @@ def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any
                 raise CheckpointError(
                     f"{path} has no Vec {name!r} of that size, or a damaged one: {in_short(error)}"
                 ) from error
-            found[name] = vec
+            found[name] = _as_read(vec, like[name]) if name in like else vec
     return found
 
 
@@ -122,13 +122,30 @@ def is_hdf5(path: str) -> bool:
     return path.endswith(HDF5) and PETSc.Sys.hasExternalPackage("hdf5")
 
 
-def _as_written(vec: Any) -> Any:
-    """A Vec as it goes into a file: of the grid, where those of its size are one's."""
+def _as_written(x: Distributed) -> Any:
+    """A Vec without blocks, in a grid's natural order where those of its size are one's.
+
+    What PETSc itself writes of blocks is read only into Vecs of the same blocks: into others it
+    writes where there is no memory.
+    """
+    grid = x.device.grids.get(x.shape[0])
+    if grid is None:
+        return x.vec()
+    natural = grid.createNaturalVec()
+    grid.globalToNatural(x.vec(), natural)
+    return x.like(natural.getArray(readonly=True).copy()).vec()
+
+
+def _as_read(vec: Any, like: Any) -> Any:
+    """The same into a Vec like another."""
+    found = like.duplicate()
     grid = Ranks.of(vec.getComm()).grids.get(vec.getSize())
     if grid is None:
-        return vec
-    found = grid.createGlobalVec()
-    vec.copy(found)
+        vec.copy(found)
+        return found
+    natural = grid.createNaturalVec()
+    natural.setArray(vec.getArray(readonly=True))
+    grid.naturalToGlobal(natural, found)
     return found
 
 
