@@ -184,6 +184,25 @@ def test_vecs_of_a_grid_are_in_its_order(folder, name):
         mfdeq.petsc.load(folder / name, "x", y=vec_of(THETA))
 
 
+@pytest.mark.parametrize("name", ["blocks.h5", "blocks.bin"])
+def test_vecs_of_grids_with_several_values_a_node(folder, name):
+    """Two sizes of blocks in one file, read into Vecs like them and into Vecs without blocks."""
+    if without_hdf5(name):
+        pytest.skip("this PETSc is built without HDF5")
+    grids = [PETSc.DMDA().create([7, 11], dof=dof, stencil_width=1, comm=COMM) for dof in (1, 2)]
+    one, two = (grid.createGlobalVec() for grid in grids)
+    for x in (one, two):
+        x.array = np.arange(*x.getOwnershipRange())
+    mfdeq.petsc.save(folder / name, one=one, two=two)
+    found = mfdeq.petsc.load(folder / name, one=one, two=two)
+    plain = mfdeq.petsc.load(folder / name, "one", "two")
+    for key, x, grid in (("one", one, grids[0]), ("two", two, grids[1])):
+        np.testing.assert_array_equal(found[key].array_r, x.array_r)
+        natural = grid.getAO().app2petsc(np.arange(x.getSize(), dtype=PETSc.IntType))
+        mine = slice(*plain[key].getOwnershipRange())
+        np.testing.assert_array_equal(plain[key].array_r, gathered(x)[natural][mine])
+
+
 def test_files_that_are_not_there(folder):
     with pytest.raises(mfdeq.ArgumentError, match="x is a int; a Vec was expected"):
         mfdeq.petsc.save(folder / "run.bin", x=3)
