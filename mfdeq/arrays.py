@@ -187,6 +187,10 @@ class Backend:
         """Whether something is so, on several ranks on any: they go on together."""
         return self.process.anywhere(found, self.device)
 
+    def agreed(self, value: float, name: str) -> float:
+        """A number that a user's function returned, the same on several ranks."""
+        return self.process.agreed(value, name, self.device)
+
     def spread(self, size: Any) -> Any:
         """The number of entries of a model's vectors, of which ranks have agreed who holds which.
 

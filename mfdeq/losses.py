@@ -120,9 +120,11 @@ class Loss(LossBase):
         """The value, checked to be one finite number."""
         backend = Backend.of(h)
         out = self._of(backend, "value", self._value, h, theta)
-        if is_dense(out) and math.prod(out.shape) == 1:
-            out = out[(0,) * out.ndim]  # of whatever library
-        return float(backend.checked(out, (), "value of the loss"))
+        with backend.calling("value of the loss"):
+            if is_dense(out) and math.prod(out.shape) == 1:
+                out = out[(0,) * out.ndim]  # of whatever library
+            value = float(backend.checked(out, (), "value of the loss"))
+        return backend.agreed(value, "value of the loss")
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """(dL/dtheta, dL/dh), checked."""

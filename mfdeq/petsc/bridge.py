@@ -223,7 +223,8 @@ class DistributedLoss(LossBase):
 
     def value(self, h: Array, theta: Array) -> float:
         """L(h, theta)."""
-        return self.of.value(*self.model._both(h, theta))
+        value = self.of.value(*self.model._both(h, theta))
+        return Backend.of(h).agreed(value, "value of the loss")
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """(dL/dtheta, dL/dh)."""

@@ -19,6 +19,7 @@ from .symmetric import Definite
 __all__ = ["together"]  # and all others
 
 HELD_BY_ALL = True
+ALIKE = 1e-6  # relative difference of numbers that all ranks have computed
 TOGETHER = 2**16  # rows of random numbers that are of one seed
 
 
@@ -30,6 +31,19 @@ def once(function: Callable[[], Any], device: Ranks) -> Any:
 def anywhere(found: bool, device: Ranks) -> bool:
     """Whether something is so on any rank."""
     return bool(device.reduced(found, "LOR"))
+
+
+def agreed(value: float, name: str, device: Ranks) -> float:
+    """The first rank's number, from which the others' differ by rounding at most."""
+    if device.size == 1:
+        return value
+    values = device.mpi.allgather(value)
+    if not max(values) - min(values) <= ALIKE * max(map(abs, values)):
+        raise ModelError(
+            f"{name} is {values} on the ranks; one number was expected: sum over all of them, as "
+            "Vec.dot, Vec.norm and Vec.sum do"
+        )
+    return values[0]
 
 
 def handed(x: Distributed) -> Any:

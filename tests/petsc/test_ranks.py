@@ -278,3 +278,19 @@ def test_checkpoints_in_folders_of_each_rank(tmp_path, ending):
         functional = mfdeq.ReducedFunctional(Cubic(), LOSS)
         mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, checkpoint=path)
     assert path.exists() == (RANK == 0)
+
+
+def test_a_loss_that_is_not_summed_over_the_ranks():
+    def value(h, theta):
+        return 1.0 + 0.5 * float(h.array_r @ h.array_r)
+
+    loss = mfdeq.Loss(value, d_state=lambda h, theta: h)
+    functional = mfdeq.ReducedFunctional(Cubic(), loss)
+    if SIZE == 1:
+        assert np.isfinite(functional.value(vec_of(THETA)))
+        return
+    with pytest.raises(mfdeq.ModelError, match="on the ranks; one number was expected"):
+        functional.value(vec_of(THETA))
+    loss = mfdeq.Loss(lambda h, theta: np.nan if LAST else 1.0, d_state=lambda h, theta: h)
+    with pytest.raises(mfdeq.ModelError, match="value of the loss holds NaN"):
+        mfdeq.ReducedFunctional(Cubic(), loss).value(vec_of(THETA))
