@@ -4,8 +4,8 @@
     python -m tests.benchmarks.petsc speed [--size 100] [--repeats 5]
     python -m tests.benchmarks.petsc counts [--size 64] [--ranks 2]
 
-agree: state, gradient, products, a block product and 8 eigenpairs, against those of the one-machine
-library: to 1e-9.
+agree: state, gradient, products, a block product, 8 eigenvalues and the space of their vectors,
+against those of the one-machine library: to 1e-9.
 
 speed: products with the Hessian of a three-dimensional diffusion by CG and GAMG. On two ranks one
 may take 0.62 of the time on one; on one rank 1.1 of a script by hand with the same KSP. The script
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ import mfdeq
 from .systems import example_named
 
 AGREED = 1e-9
+# Of eigenpairs: vectors are off by the residuals over the gaps, of which the terrain's are 5e-5.
+PAIRS_RTOL = {"terrain": 4e-14, "diffusion": 1e-11}
 TWO_RANKS, BY_HAND = 0.62, 1.1
 SIZES = {"terrain": 344, "diffusion": 64}
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -84,13 +87,13 @@ def directions(P):
     return np.random.default_rng(1).standard_normal((P, 3))
 
 
-def measured(eq, loss, block, back, eigsh):
+def measured(eq, loss, block, back, pairs_of):
     """What is compared, as numpy arrays; `block` is of directions, `back` gathers."""
     begin = time.perf_counter()
     gradient, H = eq.gradient(loss), eq.hessian(loss)
     columns = [back(H @ block[:, j]) for j in range(block.shape[1])]
     together = back(H @ block)
-    pairs = eigsh(H, 8, "LA")
+    pairs = pairs_of(H)
     found = {"gradient": back(gradient), "products": np.stack(columns, 1), "block": together}
     return found | {
         "values": pairs.values,
@@ -104,7 +107,8 @@ def on_one_machine(job, size):
     model, loss, theta, solver, _ = JOBS[job](size)
     eq = mfdeq.solve(model, theta, solver=solver)
     block = directions(model.param_size)
-    return {"state": eq.state} | measured(eq, loss, block, np.asarray, mfdeq.eigsh)
+    pairs_of = partial(mfdeq.eigsh, k=8, which="LA", rtol=PAIRS_RTOL[job])
+    return {"state": eq.state} | measured(eq, loss, block, np.asarray, pairs_of)
 
 
 def on_ranks(job, size, slepc):
@@ -116,7 +120,8 @@ def on_ranks(job, size, slepc):
     eq = mfdeq.solve(model, model.params(theta), solver=solver)
     block = eq.backend.asarray(model.params(directions(model.of.param_size)))
     eigsh = petsc.eigsh if slepc else mfdeq.eigsh
-    found = measured(eq, model.loss(loss), block, model.gathered_params, eigsh)
+    pairs_of = partial(eigsh, k=8, which="LA", rtol=PAIRS_RTOL[job])
+    found = measured(eq, model.loss(loss), block, model.gathered_params, pairs_of)
     return {"state": model.gathered_state(eq.state)} | found
 
 
@@ -138,9 +143,9 @@ def agree(job, size, ranks, slepc):
             np.linalg.norm(found[name] - reference[name]) / np.linalg.norm(reference[name])
             for name in heads
         ]
+        off.append(subspace(reference["vectors"], found["vectors"]))
         worst = max(worst, *off)
-        angle = subspace(reference["vectors"], found["vectors"])
-        row = "".join(f"{x:>11.1e}" for x in (*off, angle))
+        row = "".join(f"{x:>11.1e}" for x in off)
         print(f"{count:<8}{row}{found['seconds']:>11.0f}  ({found['made']} products)", flush=True)
     print(f"worst {worst:.1e} (at most {AGREED:.0e}: {'met' if worst <= AGREED else 'MISSED'})")
 
