@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from .adapters import as_operator
-from .arrays import Array, Backend, as_array, is_dense, is_sparse
+from .arrays import Array, Backend, as_array, is_dense, is_sparse, native
 from .curvature import (
     BlockCurvature,
     CurvatureOperator,
@@ -35,7 +35,10 @@ class LossBase:
     """What every loss has; the arguments are checked (h, theta) of one backend."""
 
     def value(self, h: Array, theta: Array) -> float:
-        """L(h, theta)."""
+        """L(h, theta), of PETSc's Vecs, too."""
+        return self._evaluate(native(h), native(theta))
+
+    def _evaluate(self, h: Array, theta: Array) -> float:
         raise NotImplementedError
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
@@ -116,8 +119,7 @@ class Loss(LossBase):
         self._curvature = curvature
         self._missing_is_zero: set[str] = set()
 
-    def value(self, h: Array, theta: Array) -> float:
-        """The value, checked to be one finite number."""
+    def _evaluate(self, h: Array, theta: Array) -> float:
         backend = Backend.of(h)
         out = self._of(backend, "value", self._value, h, theta)
         with backend.calling("value of the loss"):
@@ -239,7 +241,7 @@ class LeastSquares(_Quadratic):
         data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares")
         return observe, self._weights(backend), observe._apply(h) - data
 
-    def value(self, h: Array, theta: Array) -> float:
+    def _evaluate(self, h: Array, theta: Array) -> float:
         """½ Σ weights · (observe h − data)²."""
         _, weights, misfit = self._misfit(h)
         return 0.5 * float(Backend.of(h).xp.vecdot(weights * misfit, misfit))
@@ -296,7 +298,7 @@ class QuadraticPrior(_Quadratic):
             mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
         return self.operator(backend, theta.shape[0]), theta - mean
 
-    def value(self, h: Array, theta: Array) -> float:
+    def _evaluate(self, h: Array, theta: Array) -> float:
         """½ (θ − mean)ᵀ precision (θ − mean)."""
         precision, deviation = self._deviation(theta)
         return 0.5 * float(Backend.of(theta).xp.vecdot(deviation, precision._apply(deviation)))
@@ -321,7 +323,7 @@ class _SumLoss(LossBase):
     def parts(self) -> tuple[LossBase, ...]:
         return self.left.parts + self.right.parts
 
-    def value(self, h: Array, theta: Array) -> float:
+    def _evaluate(self, h: Array, theta: Array) -> float:
         return self.left.value(h, theta) + self.right.value(h, theta)
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
@@ -343,7 +345,7 @@ class _ScaledLoss(LossBase):
     def parts(self) -> tuple[LossBase, ...]:
         return self.of.parts
 
-    def value(self, h: Array, theta: Array) -> float:
+    def _evaluate(self, h: Array, theta: Array) -> float:
         return self.factor * self.of.value(h, theta)
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:

@@ -125,14 +125,22 @@ def equilibrium_at(
         If ||R|| there is above what `solve` asks for by default.
     """
     problem = Problem(model, theta, state, "state")
-    linear = reused_solver(solver)
-    report = SolveReport(method="none (state given)", solver=_described(linear))
-    monitor = Monitor(problem, None, 1, report)
     h = problem.backend.vector(state, problem.state_size, "state")
+    advice = "Pass it as h0 to mfdeq.solve"
+    return ended_at(problem, h, solver, "none (state given)", "is not an equilibrium", advice)
+
+
+def ended_at(
+    problem: Problem, h: Array, solver: Any, method: str, failing: str, advice: str
+) -> Equilibrium:
+    """The equilibrium at a state that a `method` says it is; an error says how that `failing`."""
+    linear = reused_solver(solver)
+    report = SolveReport(method=method, solver=_described(linear))
+    monitor = Monitor(problem, None, 1, report)
     monitor.set_scale(h)
     monitor.record(h, problem.backend.norm(problem.residual(h)))
     if not monitor.done:
-        raise monitor.failure("is not an equilibrium", "Pass it as h0 to mfdeq.solve")
+        raise monitor.failure(failing, advice)
     return _equilibrium(problem, h, linear, report, monitor)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import reprlib
+from numbers import Real
 from typing import Any
 
-from ..arrays import Array, Backend
+from ..arrays import Array, Backend, native
 from ..errors import ArgumentError
 
 NEAR = 1e-8  # of the range of the parameters, within which one counts as at its bound
@@ -43,8 +44,8 @@ class Bounds:
             raise ArgumentError("a lower bound is above its upper bound")
 
     def _side(self, x: Any, size: int, name: str) -> Array:
-        backend = self.backend
-        if getattr(x, "ndim", 0) == 0:
+        backend, x = self.backend, native(x)
+        if isinstance(x, Real) or getattr(x, "shape", None) == ():
             x = backend.zeros(size) + float(x)
         found = backend.checked(x, (size,), name, ArgumentError, finite=False)
         if bool(backend.xp.any(backend.xp.isnan(found))):

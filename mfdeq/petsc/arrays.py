@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import host
+from ..arrays import host, native
 from ..errors import ArgumentError
 from .ranks import Ranks, Rows
 
@@ -51,14 +51,19 @@ class Distributed:
         return cls(host.array(local, order="C"), ranks, rows)
 
     def vec(self) -> Any:
-        """A PETSc Vec of the numbers of this (n,) array, which it shares."""
+        """A PETSc Vec of the numbers of this (n,) array, which it shares where it may write."""
         from petsc4py import PETSc
 
         if self.ndim != 1:
             raise ArgumentError(f"a Vec of an array of shape {self.shape}; (n,) was expected")
         size = (self.local.shape[0], self.shape[0])
-        local = host.ascontiguousarray(self.local)
+        # What numpy keeps from being written into, PETSc does not.
+        local = host.require(self.local, requirements=("C", "W"))
         return PETSc.Vec().createWithArray(local, size=size, comm=self.device.comm)
+
+    def setflags(self, write: bool) -> None:
+        """Let the numbers be written into, or not: then a Vec of them is one of a copy."""
+        self.local.setflags(write=write)
 
     def like(self, local: Any) -> Distributed:
         """Other numbers in these rows."""
@@ -303,3 +308,12 @@ def on_rows(x: Any, like: Distributed) -> Any:
 def held_by_all(x: Any) -> Any:
     """A small array on every rank."""
     return x.gathered() if isinstance(x, Distributed) else x
+
+
+def check_vec(x: Any, name: str) -> None:
+    """Raise an `ArgumentError` for what is no Vec."""
+    if not isinstance(native(x), Distributed):
+        raise ArgumentError(
+            f"{name} is a {type(x).__name__}; a PETSc Vec was expected (of a numpy model "
+            "mfdeq.petsc.distributed makes one by its params)"
+        )

@@ -221,8 +221,7 @@ class DistributedLoss(LossBase):
     def __init__(self, of: LossBase, model: DistributedModel) -> None:
         self.of, self.model = of, model
 
-    def value(self, h: Array, theta: Array) -> float:
-        """L(h, theta)."""
+    def _evaluate(self, h: Array, theta: Array) -> float:
         value = self.of.value(*self.model._both(h, theta))
         return Backend.of(h).agreed(value, "value of the loss")
 

@@ -47,8 +47,9 @@ class KSP:
 
     def __post_init__(self) -> None:
         """Refuse options that PETSc would not find."""
-        named = isinstance(self.options, dict)
-        wrong = [n for n in self.options if not named or n.startswith(("-", self.prefix or "-"))]
+        wrong: list[Any] = [self.options]
+        if isinstance(self.options, dict):
+            wrong = [n for n in self.options if str(n).startswith(("-", self.prefix or "-"))]
         if wrong:
             raise ArgumentError(
                 f"options has {wrong[0]!r}; a dict of names without the dash and the prefix "

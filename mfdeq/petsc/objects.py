@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..errors import ArgumentError
 from ..operators import Operator
 from .arrays import Distributed
 from .ending import emptied, made
@@ -74,13 +75,13 @@ def _mat_class() -> type:
 
         def matMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
             """A B, of a dense B by the block product."""
-            if args or kwargs or not mat.getType().endswith("dense"):
+            if args or kwargs or not _is_dense(mat):
                 return super().matMult(mat, *args, **kwargs)
             return self._product(mat)
 
         def transposeMatMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
             """A' B, of a dense B by the block product."""
-            if args or kwargs or not mat.getType().endswith("dense"):
+            if args or kwargs or not _is_dense(mat):
                 return super().transposeMatMult(mat, *args, **kwargs)
             return self._product(mat, adjoint=True)
 
@@ -105,6 +106,15 @@ def _mat_class() -> type:
             )
 
     return OperatorMat
+
+
+def _is_dense(mat: Any) -> bool:
+    if not hasattr(mat, "getType"):
+        raise ArgumentError(
+            f"a {type(mat).__name__}; a Mat was expected, of an array "
+            "PETSc.Mat().createDense(sizes, array=...)"
+        )
+    return mat.getType().endswith("dense")
 
 
 class Equilibrium:

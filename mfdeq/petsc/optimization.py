@@ -7,6 +7,7 @@ from typing import Any
 from ..arrays import Backend
 from ..operators import Zero
 from ..optimization.functional import ReducedFunctional
+from .arrays import check_vec
 from .ending import made
 from .ksp import configured, database
 from .mats import Context
@@ -50,6 +51,7 @@ def tao(
     """
     from petsc4py import PETSc
 
+    check_vec(theta, "theta")
     backend, size = Backend.of(theta), theta.getSize()
 
     def gradient(tao: Any, x: Any, g: Any) -> None:

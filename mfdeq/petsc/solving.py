@@ -6,11 +6,10 @@ from typing import Any
 
 from .. import solving
 from ..arguments import one_of
-from ..arrays import native
 from ..errors import ArgumentError
 from ..forward import METHODS
 from ..linearized import Problem
-from .arrays import Distributed
+from .arrays import check_vec
 from .ksp import KSP
 from .objects import Equilibrium
 from .snes import snes
@@ -51,7 +50,7 @@ def solve(
     Options on the command line are read where ``petsc4py.init(sys.argv)`` was called before
     ``from petsc4py import PETSc``.
     """
-    _check_vec(theta, "theta")
+    check_vec(theta, "theta")
     one_of(method, ("auto", *METHODS, "snes"), "method")
     if method != "snes":
         return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
@@ -65,8 +64,8 @@ def solve(
         )
     problem = Problem(model, theta, h0)
     state, norms = snes(problem, problem.start(h0), solver.prefix, {**TIGHT, **solver.options})
-    found = solving.equilibrium_at(model, theta, state, solver=solver)
-    found.report.method = "SNES"
+    advice = f"Set -{solver.prefix}snes_rtol or -{solver.prefix}snes_atol lower"
+    found = solving.ended_at(problem, state, solver, "SNES", "ended too early", advice)
     found.report.residuals[:0] = norms[:-1]
     return Equilibrium(found)
 
@@ -80,13 +79,5 @@ def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equili
         As in `solve`.
     state : Vec
     """
-    _check_vec(theta, "theta")
+    check_vec(theta, "theta")
     return Equilibrium(solving.equilibrium_at(model, theta, state, **options))
-
-
-def _check_vec(x: Any, name: str) -> None:
-    if not isinstance(native(x), Distributed):
-        raise ArgumentError(
-            f"{name} is a {type(x).__name__}; a PETSc Vec was expected (of a numpy model "
-            "mfdeq.petsc.distributed makes one by its params)"
-        )

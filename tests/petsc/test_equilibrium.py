@@ -375,6 +375,44 @@ def test_what_is_no_vec():
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="sness")
     with pytest.raises(mfdeq.ArgumentError, match=r"by mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())
+    with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
+        mfdeq.petsc.tao(mfdeq.ReducedFunctional(Cubic(), LOSS), THETA)
+    H = spread().hessian(LOSS)
+    for product in (H.matMult, H.transposeMatMult):
+        with pytest.raises(mfdeq.ArgumentError, match="a ndarray; a Mat was expected"):
+            product(np.ones((P, 2)))
+    for options in (3, [("pc_type", "lu")], {"-pc_type": "lu"}):
+        with pytest.raises(mfdeq.ArgumentError, match="a dict of names without the dash"):
+            mfdeq.petsc.KSP(options=options)
+
+
+def test_what_is_written_into_a_state_is_a_copy():
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA))
+    before, gradient = gathered(eq.state), gathered(eq.gradient(LOSS))
+    for vec in (eq.state, eq.params):
+        vec.set(7.0)
+    np.testing.assert_array_equal(gathered(eq.state), before)
+    np.testing.assert_array_equal(gathered(eq.params), THETA)
+    np.testing.assert_array_equal(gathered(eq.gradient(LOSS)), gradient)
+
+
+def test_values_of_losses_at_vecs():
+    eq = spread()
+    for loss in (LOSS, 2.0 * LOSS - mfdeq.Loss(lambda h, theta: h.dot(h))):
+        assert loss.value(eq.state, eq.params) == loss.value(eq.of.state, eq.of.params)
+    expected = LOSS.value(whole().state, THETA)
+    assert LOSS.value(eq.state, eq.params) == pytest.approx(expected, rel=1e-9)
+
+
+def test_minimize_within_bounds_of_vecs():
+    lower, upper = THETA - 0.01, THETA + 0.02
+    F = mfdeq.ReducedFunctional(Cubic(), LOSS)
+    limits = vec_of(lower), vec_of(upper)
+    found = mfdeq.minimize(F, vec_of(THETA), bounds=limits, gtol=1e-6)
+    F = mfdeq.ReducedFunctional(Twin(), LOSS)
+    expected = mfdeq.minimize(F, THETA, bounds=(list(lower), upper), gtol=1e-6)
+    assert np.any(expected.params == lower)
+    np.testing.assert_allclose(found.params.gathered(), expected.params, atol=1e-6)
 
 
 def test_minimize_where_sizes_are_pairs():

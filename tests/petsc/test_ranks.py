@@ -216,6 +216,9 @@ def test_snes_by_a_solver_of_its_own():
     np.testing.assert_allclose(gathered(eq.state), gathered(spread().state), atol=1e-8)
     with pytest.raises(mfdeq.ArgumentError, match=r"'auto' or an mfdeq\.petsc\.KSP was expected"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=mfdeq.Direct())
+    loose = mfdeq.petsc.KSP("loose_", {"snes_rtol": 1e-2})
+    with pytest.raises(mfdeq.ConvergenceError, match=r"SNES ended too early.*Set -loose_snes_rtol"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=loose)
 
 
 def test_a_loss_in_the_numbering_of_numpy_is_refused():
