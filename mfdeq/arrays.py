@@ -1,4 +1,8 @@
-"""Which array library: chosen once from the arrays in hand, and asked for everything after."""
+"""Which array library: chosen once from the arrays in hand, and asked for everything after.
+
+It is asked to take the users' arrays, too, so that one of another library, device or dtype is an
+error that names it wherever it comes in.
+"""
 
 from __future__ import annotations
 
@@ -365,17 +369,6 @@ def is_sparse(x: Any) -> bool:
     return scipy.sparse.issparse(x) or (
         type(x).__module__.startswith("cupyx.scipy.sparse") and hasattr(x, "tocsr")
     )
-
-
-@contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Make numpy's global random numbers those of a seed for a while, and then the user's again."""
-    state = host.random.get_state()
-    host.random.seed(0)
-    try:
-        yield
-    finally:
-        host.random.set_state(state)
 
 
 def array_on_host(x: Array) -> Any:

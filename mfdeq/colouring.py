@@ -11,8 +11,9 @@ from typing import Any
 
 from scipy import sparse
 
-from .arrays import array_on_host, host, seeded
+from .arrays import array_on_host, host
 from .errors import ArgumentError
+from .global_random import seeded
 from .operators import Operator
 from .sparse import sparse_on_host
 

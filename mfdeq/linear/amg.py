@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arguments import count
-from ..arrays import Array, Backend, array_on_host, check_block, is_dense, is_sparse, seeded
+from ..arrays import Array, Backend, array_on_host, check_block, is_dense, is_sparse
 from ..dottest import is_symmetric
 from ..errors import ArgumentError
+from ..global_random import seeded
 from ..memory import reserve
 from ..operators import Operator
 from ..sparse import sparse_on_host, stored_bytes

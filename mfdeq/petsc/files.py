@@ -76,9 +76,8 @@ def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any
     found = {}
     with viewed(path, "r", comm) as viewer:
         for name in [*names, *like]:
-            vec = PETSc.Vec().create(comm=comm)
-            if name in like:
-                vec = Distributed.of(like[name]).vec()
+            known = name in like
+            vec = Distributed.of(like[name]).vec() if known else PETSc.Vec().create(comm=comm)
             vec.setName(name)
             try:
                 vec.load(viewer)
@@ -86,7 +85,7 @@ def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any
                 raise CheckpointError(
                     f"{path} has no Vec {name!r} of that size, or a damaged one: {in_short(error)}"
                 ) from error
-            found[name] = _as_read(vec, like[name]) if name in like else vec
+            found[name] = _as_read(vec, like[name]) if known else vec
     return found
 
 
@@ -131,21 +130,26 @@ def _as_written(x: Distributed) -> Any:
     grid = x.device.grids.get(x.shape[0])
     if grid is None:
         return x.vec()
-    natural = grid.createNaturalVec()
-    grid.globalToNatural(x.vec(), natural)
-    return x.like(natural.getArray(readonly=True).copy()).vec()
+    natural, vec = grid.createNaturalVec(), x.vec()
+    grid.globalToNatural(vec, natural)
+    found = x.like(natural.getArray(readonly=True).copy()).vec()
+    for used in (natural, vec):  # which PETSc would keep
+        used.destroy()
+    return found
 
 
 def _as_read(vec: Any, like: Any) -> Any:
-    """The same into a Vec like another."""
+    """The same in a Vec like another; the one read is destroyed."""
     found = like.duplicate()
     grid = Ranks.of(vec.getComm()).grids.get(vec.getSize())
     if grid is None:
         vec.copy(found)
-        return found
-    natural = grid.createNaturalVec()
-    natural.setArray(vec.getArray(readonly=True))
-    grid.naturalToGlobal(natural, found)
+    else:
+        natural = grid.createNaturalVec()
+        natural.setArray(vec.getArray(readonly=True))
+        grid.naturalToGlobal(natural, found)
+        natural.destroy()
+    vec.destroy()
     return found
 
 

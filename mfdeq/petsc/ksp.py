@@ -47,14 +47,7 @@ class KSP:
 
     def __post_init__(self) -> None:
         """Refuse options that PETSc would not find."""
-        wrong: list[Any] = [self.options]
-        if isinstance(self.options, dict):
-            wrong = [n for n in self.options if str(n).startswith(("-", self.prefix or "-"))]
-        if wrong:
-            raise ArgumentError(
-                f"options has {wrong[0]!r}; a dict of names without the dash and the prefix "
-                f"{self.prefix!r} was expected: {{'pc_type': 'gamg'}}"
-            )
+        _check_options(self.prefix, self.options)
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Make the KSP of A, and set its preconditioner up."""
@@ -225,15 +218,29 @@ def database(prefix: str, options: dict[str, Any] | None) -> Iterator[Any]:
     """
     from petsc4py import PETSc
 
+    options = {} if options is None else options
+    _check_options(prefix, options)
     known = PETSc.Options(prefix)
-    added = [name for name in options or {} if not known.hasName(name)]
+    added = [name for name in options if not known.hasName(name)]
     for name in added:
-        known[name] = options[name]  # type: ignore[index]
+        known[name] = options[name]
     try:
         yield known
     finally:
         for name in added:
             known.delValue(name)
+
+
+def _check_options(prefix: str, options: Any) -> None:
+    """Raise an `ArgumentError` for options that PETSc would not find."""
+    wrong = [options]
+    if isinstance(options, dict):
+        wrong = [name for name in options if str(name).startswith(("-", prefix or "-"))]
+    if wrong:
+        raise ArgumentError(
+            f"options has {wrong[0]!r}; a dict of names without the dash and the prefix "
+            f"{prefix!r} was expected: {{'pc_type': 'gamg'}}"
+        )
 
 
 def configured(solver: Any, prefix: str) -> None:

@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,13 +86,13 @@ def directions(P):
     return np.random.default_rng(1).standard_normal((P, 3))
 
 
-def measured(eq, loss, block, back, pairs_of):
+def measured(eq, loss, block, back, eigsh, rtol):
     """What is compared, as numpy arrays; `block` is of directions, `back` gathers."""
     begin = time.perf_counter()
     gradient, H = eq.gradient(loss), eq.hessian(loss)
     columns = [back(H @ block[:, j]) for j in range(block.shape[1])]
     together = back(H @ block)
-    pairs = pairs_of(H)
+    pairs = eigsh(H, 8, "LA", rtol=rtol)
     found = {"gradient": back(gradient), "products": np.stack(columns, 1), "block": together}
     return found | {
         "values": pairs.values,
@@ -107,8 +106,8 @@ def on_one_machine(job, size):
     model, loss, theta, solver, _ = JOBS[job](size)
     eq = mfdeq.solve(model, theta, solver=solver)
     block = directions(model.param_size)
-    pairs_of = partial(mfdeq.eigsh, k=8, which="LA", rtol=PAIRS_RTOL[job])
-    return {"state": eq.state} | measured(eq, loss, block, np.asarray, pairs_of)
+    found = measured(eq, loss, block, np.asarray, mfdeq.eigsh, PAIRS_RTOL[job])
+    return {"state": eq.state} | found
 
 
 def on_ranks(job, size, slepc):
@@ -120,8 +119,8 @@ def on_ranks(job, size, slepc):
     eq = mfdeq.solve(model, model.params(theta), solver=solver)
     block = eq.backend.asarray(model.params(directions(model.of.param_size)))
     eigsh = petsc.eigsh if slepc else mfdeq.eigsh
-    pairs_of = partial(eigsh, k=8, which="LA", rtol=PAIRS_RTOL[job])
-    found = measured(eq, model.loss(loss), block, model.gathered_params, pairs_of)
+    back, rtol = model.gathered_params, PAIRS_RTOL[job]
+    found = measured(eq, model.loss(loss), block, back, eigsh, rtol)
     return {"state": model.gathered_state(eq.state)} | found
 
 

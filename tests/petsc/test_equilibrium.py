@@ -375,15 +375,21 @@ def test_what_is_no_vec():
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="sness")
     with pytest.raises(mfdeq.ArgumentError, match=r"by mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())
+    F = mfdeq.ReducedFunctional(Cubic(), LOSS)
     with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
-        mfdeq.petsc.tao(mfdeq.ReducedFunctional(Cubic(), LOSS), THETA)
+        mfdeq.petsc.tao(F, THETA)
     H = spread().hessian(LOSS)
     for product in (H.matMult, H.transposeMatMult):
         with pytest.raises(mfdeq.ArgumentError, match="a ndarray; a Mat was expected"):
             product(np.ones((P, 2)))
     for options in (3, [("pc_type", "lu")], {"-pc_type": "lu"}):
-        with pytest.raises(mfdeq.ArgumentError, match="a dict of names without the dash"):
-            mfdeq.petsc.KSP(options=options)
+        for use in (
+            lambda given: mfdeq.petsc.KSP(options=given),
+            lambda given: mfdeq.petsc.eigsh(H, 2, options=given),
+            lambda given: mfdeq.petsc.tao(F, vec_of(THETA), options=given),
+        ):
+            with pytest.raises(mfdeq.ArgumentError, match="a dict of names without the dash"):
+                use(options)
 
 
 def test_what_is_written_into_a_state_is_a_copy():
