@@ -39,7 +39,7 @@ from scipy.sparse.linalg import cg
 
 import mfdeq
 from mfdeq import plot
-from mfdeq.lagrangian import ShiftedInverse
+from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
 
 NOISE = 3.0  # m: what the water in a stream may be off from the mean height of its cell of 80 m
 GTOL = 1e-7  # of the gradient at the prior's mean, at which the mode is reached

@@ -131,7 +131,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 @contextlib.contextmanager
-def raised_in(name: str) -> Iterator[None]:
+def note_origin(name: str) -> Iterator[None]:
     """Note on whatever a user's function raises which function it was."""
     try:
         yield

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from case_toy import THETA, Diagonal, N, Toy, V, solved, toy_loss
 from scipy.optimize import minimize
 from scipy.sparse.linalg import (
     LinearOperator,
@@ -21,6 +20,7 @@ from scipy.sparse.linalg import (
     minres,
     svds,
 )
+from support.case_toy import THETA, Diagonal, N, Toy, V, solved, toy_loss
 
 import mfdeq
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arguments import at_least, count, one_of, real
-from ..arrays import Array, host
-from ..checkpoints import Checkpoint, digest, opened, other_run, read, write
+from ..arrays.backend import Array, host
+from ..equilibrium.solve import reused_solver
 from ..errors import ArgumentError, ConvergenceError, MfdeqError
-from ..model import Model
+from ..files.checkpoints import Checkpoint, digest, opened, other_run, read, write
+from ..models.model import Model
 from ..report import LinearCounts
-from ..solving import reused_solver
 from .curve import Curve, Point
 from .stability import believed
 

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend
+from ..arrays.backend import Array, Backend
+from ..equilibrium.solve import solve
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import Monitor
 from ..linear import Reused
-from ..linearized import Linearized, Problem
-from ..model import Model
+from ..models.linearization import Linearized, Problem
+from ..models.model import Model
 from ..report import LinearCounts, SolveReport
-from ..solving import solve
 from .stability import leading_eigenvalues, seen_all
 
 MOST = 10  # iterations of a corrector

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import array_on_host, host
+from ..arrays.backend import array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
 from ..linear.factor import Factor
-from ..linearized import Linearized
+from ..models.linearization import Linearized
 
 if TYPE_CHECKING:
     from .curve import Point

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..arguments import one_of
-from ..arrays import Array, Backend, host
-from ..curvature import Curvature
+from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
-from ..losses import Loss
-from ..model import Derived, FixedPointModel, Linearization, Model, ResidualModel
-from ..operators import Operator
+from ..models.curvature import Curvature
+from ..models.losses import Loss
+from ..models.model import Derived, FixedPointModel, Linearization, Model, ResidualModel
+from ..operators.operator import Operator
 from .sparsity import KINDS, Sparsity, place_near, typical_sizes
 
 FIELDS = ("d_state", "d_params", "curvature", "second")
@@ -236,7 +236,7 @@ class Products(Operator):
 
         def solved(B: Array, rtol: float, most: int, restart: int, adjoint: bool) -> Any:
             found = solve(self.engine.into(B)[0], rtol, most, restart, adjoint)
-            return tuple(self.backend.copied(part) for part in found)
+            return tuple(self.backend.copy_from(part) for part in found)
 
         return solved
 

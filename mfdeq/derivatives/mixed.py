@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters import as_operator
-from ..arrays import Array, Backend
-from ..curvature import Curvature
+from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError, ModelError
-from ..model import Derived, FixedPointModel, Linearization, Model, ResidualModel
-from ..operators import Operator
-from .from_function import AGAIN, from_function
-from .slopes import INEXACT
+from ..models.curvature import Curvature
+from ..models.model import Derived, FixedPointModel, Linearization, Model, ResidualModel
+from ..operators.operator import Operator
+from ..operators.user_operators import as_operator
+from .differences import INEXACT
+from .function import AGAIN, from_function
 from .sparsity import typical_sizes
 
 FIRST, SECOND = ("d_state", "d_params"), ("curvature", "second")

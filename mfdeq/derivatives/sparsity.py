@@ -8,10 +8,10 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays import Array, Backend, is_sparse
-from ..colouring import Coloured, detected, host_pattern
+from ..arrays.backend import Array, Backend, is_sparse
 from ..errors import ArgumentError, DerivativeError
-from ..operators import Matrix, Operator
+from ..operators.operator import Matrix, Operator
+from ..operators.probing import Coloured, detected, host_pattern
 
 KINDS = ("map", "residual")
 DETECT = "detect"
@@ -121,7 +121,7 @@ def place_near(
             x + distance * size * backend.random(x.shape[0], seed=20 + i)
             for x, size in zip((h, theta), sizes, strict=True)
         )
-        with backend.quiet():
+        with backend.ignore_overflow():
             if bool(backend.xp.all(backend.xp.isfinite(f(near_h, near_theta)))):
                 return near_h, near_theta
     return h, theta

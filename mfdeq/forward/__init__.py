@@ -1,7 +1,7 @@
 """From a start to h*: iterations on R(h) = 0, one signature for all."""
 
-from .fixed_point import anderson, picard
-from .monitor import Monitor
+from .anderson import anderson, picard
+from .convergence import Monitor
 from .newton import newton
 
 METHODS = {"newton": newton, "anderson": anderson, "picard": picard}

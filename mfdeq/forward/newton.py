@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..arrays import Array
+from ..arrays.backend import Array
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Factor, Solver
-from ..linearized import Problem
-from .monitor import Monitor
+from ..models.linearization import Problem
+from .convergence import Monitor
 
 LOOSEST = 0.1  # inner tolerance of the first step
 DECREASE = 1e-4  # of the Armijo condition on ||R||

@@ -1,13 +1,13 @@
 """From A to a factor: `solver.setup(A)`, then `factor.solve(b)` and `factor.solve_adjoint(b)`."""
 
-from .amg import AMG
-from .approximate import Approximate
 from .auto import Auto
-from .direct import Direct
+from .direct.direct import Direct
 from .factor import Factor, Solver
-from .krylov import Krylov
-from .neumann import Neumann
-from .preconditioners import ILU, Jacobi
+from .krylov.krylov import Krylov
+from .krylov.neumann import Neumann
+from .preconditioners.amg import AMG
+from .preconditioners.approximate import Approximate
+from .preconditioners.ilu import ILU, Jacobi
 from .reuse import Reused
 
 __all__ = [

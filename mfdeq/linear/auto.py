@@ -12,21 +12,21 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ..arrays import Array, is_sparse
-from ..dottest import is_symmetric
+from ..arrays.backend import Array, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..operators import Operator
+from ..operators.dot_tests import is_symmetric
+from ..operators.operator import Operator
 from ..report import LinearCounts
-from .amg import AMG
-from .blocks import DenseBlocks
-from .cudss import has_cudss
-from .direct import Direct, has_cholesky, on_host
+from .direct.cudss import has_cudss
+from .direct.dense_blocks import DenseBlocks
+from .direct.direct import Direct, has_cholesky, on_host
+from .direct.fill import Fill, estimated_fill
 from .factor import Factor, Solver, operator_of
-from .fill import Fill, estimated_fill
-from .fronts import has_metis
-from .krylov import Krylov
-from .neumann import Neumann
-from .preconditioners import ILU
+from .krylov.krylov import Krylov
+from .krylov.neumann import Neumann
+from .multifrontal.fronts import has_metis
+from .preconditioners.amg import AMG
+from .preconditioners.ilu import ILU
 
 SOLVES = 100  # solves that a set-up is for: 50 Hessian products
 SMALL = 5_000  # unknowns up to which an LU is not worth a thought

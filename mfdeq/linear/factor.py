@@ -9,13 +9,13 @@ import inspect
 import math
 from typing import Any, Protocol
 
-from ..adapters import as_operator
-from ..arrays import Array, Backend, array_on_host, check_block, host, is_sparse
+from ..arrays.backend import Array, Backend, array_on_host, check_block, host, is_sparse
+from ..arrays.memory import translate_memory_errors
+from ..arrays.sparse import canonical
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..memory import memory_told
-from ..operators import Operator
+from ..operators.operator import Operator
+from ..operators.user_operators import as_operator
 from ..report import LinearCounts
-from ..sparse import canonical
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
 SUSPECT = 1e-3  # a relative residual, or rounding in it, of which a singular A may be the cause
@@ -107,7 +107,7 @@ class Factor:
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, 0.1, adjoint)
 
-    @memory_told
+    @translate_memory_errors
     def _told(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
         return self._solve(b, rtol, adjoint)
 

@@ -12,9 +12,9 @@ import contextlib
 import math
 from typing import Any
 
-from ..arrays import Array
+from ..arrays.backend import Array
 from ..errors import ConvergenceError
-from ..operators import Operator
+from ..operators.operator import Operator
 from ..report import LinearCounts
 from .factor import Factor, Solver
 

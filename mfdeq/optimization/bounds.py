@@ -6,7 +6,7 @@ import reprlib
 from numbers import Real
 from typing import Any
 
-from ..arrays import Array, Backend, native
+from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError
 
 NEAR = 1e-8  # of the range of the parameters, within which one counts as at its bound

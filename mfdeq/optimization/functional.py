@@ -6,15 +6,15 @@ import inspect
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays import Array, Backend
-from ..equilibrium import Equilibrium
+from ..arrays.backend import Array, Backend
+from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.reduced_hessian import InexactReduced, ReducedHessian
+from ..equilibrium.solve import reused_solver, solve
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..hessian import InexactReduced, ReducedHessian
-from ..losses import LossBase, check_loss
-from ..model import Model
-from ..operators import Operator
+from ..models.losses import LossBase, check_loss
+from ..models.model import Model
+from ..operators.operator import Operator
 from ..report import LinearCounts, SolveReport
-from ..solving import reused_solver, solve
 
 SOLVED = ("_equilibrium", "_hessian", "_inexact", "_failed")  # what is solved for when asked for
 KEPT = 100  # reports that may still grow: of points a Hessian is kept of while steps are tried

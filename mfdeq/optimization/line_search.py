@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..arrays import Array, Backend
+from ..arrays.backend import Array, Backend
+from ..equilibrium.lagrangian_system import ShiftedInverse
+from ..equilibrium.reduced_hessian import Reduced
 from ..errors import SingularStateError
-from ..hessian import Reduced
-from ..lagrangian import ShiftedInverse
 from .objective import Iterate, Objective, Step
 from .trust_region import ROUNDING, eisenstat_walker, steihaug
 

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..arrays import Array
+from ..arrays.backend import Array
+from ..equilibrium.reduced_hessian import Reduced, ReducedHessian
 from ..errors import ConvergenceError, ModelError, SingularStateError
-from ..hessian import Reduced, ReducedHessian
-from ..operators import Operator
+from ..operators.operator import Operator
 from .bounds import Bounds
 from .functional import ReducedFunctional
 
@@ -188,7 +188,7 @@ class Objective:
     def product(self, H: Reduced, v: Array, accuracy: float) -> Array:
         """H v, by solves that are as loose as a step of relative accuracy so much allows."""
         self.report.products += 1
-        return H.loosely(v, min(ROUGHEST, max(FINEST, 0.1 * accuracy)))
+        return H.apply_inexact(v, min(ROUGHEST, max(FINEST, 0.1 * accuracy)))
 
     def count(self) -> None:
         """Bring the report up to date."""

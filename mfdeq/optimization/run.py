@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend
-from ..checkpoints import Checkpoint, other_run
-from ..equilibrium import Equilibrium
+from ..arrays.backend import Array, Backend
+from ..equilibrium.equilibrium import Equilibrium
 from ..errors import ConvergenceError, MfdeqError, SingularStateError
+from ..files.checkpoints import Checkpoint, other_run
 from .bounds import Bounds
 from .functional import ReducedFunctional
 from .objective import Iterate, Method, MinimizeReport, Objective, Step
@@ -120,9 +120,9 @@ class Run:
 
     def _says(self, callback: Callable[[Array, Step], Any], step: Step) -> bool:
         backend = Backend.of(self.at.theta)
-        with backend.calling("the callback"):
+        with backend.user_call("the callback"):
             stop = bool(callback(self.at.theta, step))
-        return backend.anywhere(stop)
+        return backend.any_rank(stop)
 
     def _take(self, step: Step) -> None:
         self.objective.count()

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays import Array, Backend
-from ..hessian import Reduced, ReducedHessian
+from ..arrays.backend import Array, Backend
+from ..equilibrium.reduced_hessian import Reduced, ReducedHessian
 from .bounds import Bounds
 from .objective import LOOSEST, Iterate, Objective, Step
 

@@ -5,7 +5,7 @@ ranks, and its operators hold the user's Mats.
 """
 
 from .bridge import distributed
-from .ending import clean_up_at_the_end, end_all_on_an_error
+from .cleanup import clean_up_at_the_end, end_all_on_an_error
 from .files import load, save
 from .ksp import KSP
 from .objects import Equilibrium, as_mat

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..arrays import host
+from ..arrays.backend import host
 from ..errors import ModelError
-from .ending import end
+from .cleanup import end
 
 if TYPE_CHECKING:
     from .ranks import Ranks

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import host, native
+from ..arrays.backend import host, native
 from ..errors import ArgumentError
 from .ranks import Ranks, Rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ..arrays import host
-from ..operators import (
+from ..arrays.backend import host
+from ..operators.operator import (
     Adjoint,
     Diagonal,
     IdentityMinus,
@@ -16,7 +16,7 @@ from ..operators import (
     Sum,
     Zero,
 )
-from ..precision import Precision
+from ..priors.precision import Precision
 from .mats import FromMat, aij
 
 

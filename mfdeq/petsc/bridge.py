@@ -9,18 +9,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..adapters import as_operator
-from ..arrays import Array, Backend, host, is_sparse
-from ..curvature import (
-    AppliedCurvature,
-    BlockCurvature,
-    Curvature,
-    CurvatureOperator,
-)
+from ..arrays.backend import Array, Backend, host, is_sparse
 from ..errors import ArgumentError, ModelError
-from ..losses import LeastSquares, LossBase, QuadraticPrior
-from ..model import FixedPointModel, Linearization, Model, ResidualModel
-from ..operators import Operator
+from ..models.curvature import AppliedCurvature, BlockCurvature, Curvature, CurvatureOperator
+from ..models.losses import LeastSquares, LossBase, QuadraticPrior
+from ..models.model import FixedPointModel, Linearization, Model, ResidualModel
+from ..operators.operator import Operator
+from ..operators.user_operators import as_operator
 from .layouts import Layout
 from .mats import FromMat, aij
 from .ranks import Ranks
@@ -223,7 +218,7 @@ class DistributedLoss(LossBase):
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         value = self.of.value(*self.model._both(h, theta))
-        return Backend.of(h).agreed(value, "value of the loss")
+        return Backend.of(h).same_on_all_ranks(value, "value of the loss")
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """(dL/dtheta, dL/dh)."""

@@ -1,4 +1,4 @@
-"""Checkpoints of runs on ranks: what `mfdeq.checkpoints` reads and writes, by all of them."""
+"""Checkpoints of runs on ranks: what `mfdeq.files.checkpoints` reads and writes, by all of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import base64
 import json
 from typing import Any
 
-from .. import checkpoints
-from ..arrays import host
-from ..files import beside, put_in_place
+from ..arrays.backend import host
+from ..files import checkpoints
+from ..files.atomic import beside, put_in_place
 from .arrays import Distributed
 from .files import viewed
 from .objects import in_short
@@ -23,12 +23,12 @@ class GatheredFile:
 
     def read(self, path: str, kind: str) -> Any:
         """What the file says that it is of, and its state."""
-        return self.ranks.once(lambda: checkpoints.read(path, kind))
+        return self.ranks.on_first_rank(lambda: checkpoints.read(path, kind))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
         """Put a state in the place of what is there."""
         members = checkpoints.members_of(kind, of, state)
-        self.ranks.once(lambda: checkpoints.put(path, *members))
+        self.ranks.on_first_rank(lambda: checkpoints.put(path, *members))
 
 
 class ViewerFile:
@@ -60,7 +60,9 @@ class ViewerFile:
         head, arrays = checkpoints.headed(kind, of, state)
         kept = {name: _told(x) for name, x in arrays.items()}
         told = {"head": head.decode(), "arrays": kept}
-        words = self.ranks.once(lambda: json.dumps(told).encode())  # seconds differ between ranks
+        words = self.ranks.on_first_rank(
+            lambda: json.dumps(told).encode()
+        )  # seconds differ between ranks
         try:
             with viewed(beside(path), "w", self.ranks.comm) as viewer:
                 _put(viewer, checkpoints.HEAD, self._bytes(words))
@@ -69,7 +71,7 @@ class ViewerFile:
                         _put(viewer, name, x)
         except PETSc.Error as error:
             raise checkpoints.unwritten(path, OSError(in_short(error))) from error
-        self.ranks.once(lambda: _placed(path))
+        self.ranks.on_first_rank(lambda: _placed(path))
 
     def _bytes(self, words: bytes) -> Distributed:
         n, size = len(words), self.ranks.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import kernels as of_host
+from ..arrays import kernels as of_host
 from .ranks import Ranks
 
 Array = Any

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..arrays import Array, host
+from ..arrays.backend import Array, host
 from ..errors import ArgumentError
 from ..linear.factor import Factor
-from ..operators import Operator, columnwise
+from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
-from .ending import emptied, made
+from .cleanup import emptied, made
 from .mats import apply, dense_mat
 from .objects import as_mat, in_short
 from .ranks import Ranks

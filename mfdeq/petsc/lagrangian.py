@@ -1,17 +1,17 @@
-"""(H - sigma I)^-1 by the Lagrangian system (`mfdeq.lagrangian`) as a Mat, and a KSP for it."""
+"""(H - sigma I)^-1 by the Lagrangian system (`mfdeq.equilibrium.lagrangian_system`) as a Mat, and a KSP for it."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-from .. import lagrangian
-from ..adapters import as_operator
-from ..arrays import Backend, shape_of
-from ..curvature import BlockCurvature
+from ..arrays.backend import Backend, shape_of
+from ..equilibrium import lagrangian_system as lagrangian
+from ..equilibrium.reduced_hessian import Reduced
 from ..errors import ArgumentError
-from ..hessian import Reduced
-from ..operators import Operator
+from ..models.curvature import BlockCurvature
+from ..operators.operator import Operator
+from ..operators.user_operators import as_operator
 from ..spectrum.extreme import reduced
 from .assembly import assembled, diagonal
 from .mats import FromMat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ..arrays import host
+from ..arrays.backend import host
 from ..errors import ArgumentError
 from .arrays import Distributed
 from .objects import given

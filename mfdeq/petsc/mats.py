@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import Array, Backend, host
-from ..operators import IdentityMinus, Operator, Zero, columnwise
+from ..arrays.backend import Array, Backend, host
+from ..operators.operator import IdentityMinus, Operator, Zero, columnwise
 from .arrays import Distributed
-from .ending import made
+from .cleanup import made
 from .ranks import Ranks, Rows
 
 ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries

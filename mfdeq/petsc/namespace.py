@@ -10,7 +10,7 @@ from typing import Any
 
 from array_api_compat import numpy as compat
 
-from ..arrays import host
+from ..arrays.backend import host
 from ..errors import ArgumentError
 from .arrays import Distributed, Transposed, held_by_all, on_rows
 from .ranks import Ranks, Rows

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ArgumentError
-from ..operators import Operator
+from ..operators.operator import Operator
 from .arrays import Distributed
-from .ending import emptied, made
+from .cleanup import emptied, made
 from .mats import Context, FromMat, dense_mat
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Backend
-from ..operators import Zero
+from ..arrays.backend import Backend
+from ..operators.operator import Zero
 from ..optimization.functional import ReducedFunctional
 from .arrays import check_vec
-from .ending import made
+from .cleanup import made
 from .ksp import configured, database
 from .mats import Context
 from .objects import as_mat

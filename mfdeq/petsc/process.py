@@ -1,4 +1,4 @@
-"""What several ranks do together, where one process does it by itself (`mfdeq.process`)."""
+"""What several ranks do together, where one process does it by itself (`mfdeq.arrays.single_process`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import Array, Backend, host
+from ..arrays.backend import Array, Backend, host
 from ..errors import ModelError
 from .agreement import together
 from .arrays import Distributed, Transposed
@@ -18,22 +18,22 @@ from .symmetric import Definite
 
 __all__ = ["together"]  # and all others
 
-HELD_BY_ALL = True
+ACCEPTS_REPLICATED = True
 ALIKE = 1e-6  # relative difference of numbers that all ranks have computed
 TOGETHER = 2**16  # rows of random numbers that are of one seed
 
 
-def once(function: Callable[[], Any], device: Ranks) -> Any:
+def on_first_rank(function: Callable[[], Any], device: Ranks) -> Any:
     """What a function returns or raises on the first rank, on all."""
-    return device.once(function)
+    return device.on_first_rank(function)
 
 
-def anywhere(found: bool, device: Ranks) -> bool:
+def any_rank(found: bool, device: Ranks) -> bool:
     """Whether something is so on any rank."""
     return bool(device.reduced(found, "LOR"))
 
 
-def agreed(value: float, name: str, device: Ranks) -> float:
+def same_on_all_ranks(value: float, name: str, device: Ranks) -> float:
     """The first rank's number, from which the others' differ by rounding at most."""
     if device.size == 1:
         return value
@@ -46,13 +46,13 @@ def agreed(value: float, name: str, device: Ranks) -> float:
     return values[0]
 
 
-def handed(x: Distributed) -> Any:
+def to_user(x: Distributed) -> Any:
     """A Vec."""
     x.device.hand(x.nbytes)
     return x.vec()
 
 
-def received(x: Any, size: int, device: Ranks) -> Any:
+def from_user(x: Any, size: int, device: Ranks) -> Any:
     """What a function of the user's returned, if what follows can go on: it is for all ranks."""
     rows = device.rows(size)
     if hasattr(x, "getOwnershipRanges") and rows is not None:
@@ -65,7 +65,7 @@ def received(x: Any, size: int, device: Ranks) -> Any:
     return x
 
 
-def spread(size: Any, device: Ranks) -> Any:
+def global_size(size: Any, device: Ranks) -> Any:
     """The entries of a vector: a number, or (of this rank, of all) as PETSc takes it."""
     own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
     if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:

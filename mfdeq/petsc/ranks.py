@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..arrays import host
+from ..arrays.backend import host
+from ..arrays.kernels import available_bytes
 from ..errors import ArgumentError
-from ..kernels import available_bytes
 
 # What was handed to functions of the user's, after which what they left is cleaned up.
 CALLS = 50
@@ -212,7 +212,7 @@ class Ranks:
         self.mpi.Allreduce(host.ascontiguousarray(x), found, getattr(MPI, how))
         return found[()]
 
-    def once(self, function: Callable[[], Any]) -> Any:
+    def on_first_rank(self, function: Callable[[], Any]) -> Any:
         """What a function returns or raises on the first rank, on all."""
         found = failure = None
         if self.rank == 0:

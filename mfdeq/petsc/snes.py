@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array
+from ..arrays.backend import Array
 from ..errors import ConvergenceError
-from ..linearized import Problem
-from ..operators import Operator
+from ..models.linearization import Problem
+from ..operators.operator import Operator
 from .arrays import Distributed
-from .ending import made
+from .cleanup import made
 from .ksp import configured, database, in_words
 from .mats import Context, FromMat
 from .objects import shell

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import solving
 from ..arguments import one_of
+from ..equilibrium import solve as solving
 from ..errors import ArgumentError
 from ..forward import METHODS
-from ..linearized import Problem
+from ..models.linearization import Problem
 from .arrays import check_vec
 from .ksp import KSP
 from .objects import Equilibrium

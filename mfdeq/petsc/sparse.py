@@ -6,11 +6,11 @@ from typing import Any
 
 import scipy.sparse
 
-from ..arrays import Backend, host
-from ..dottest import check_adjoint
+from ..arrays.backend import Backend, host
+from ..arrays.sparse import canonical
 from ..errors import ModelError
-from ..operators import Operator
-from ..sparse import canonical
+from ..operators.dot_tests import check_adjoint
+from ..operators.operator import Operator
 from .arrays import held_by_all
 from .mats import Context, FromMat, aij
 from .objects import in_short

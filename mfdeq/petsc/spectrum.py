@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapters import as_operator
 from ..arguments import fraction
-from ..arrays import Array, Backend, host
+from ..arrays.backend import Array, Backend, host
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError
-from ..memory import memory_told
-from ..operators import SelfAdjoint
-from ..precision import Euclidean
+from ..operators.operator import SelfAdjoint
+from ..operators.user_operators import as_operator
+from ..priors.precision import Euclidean
 from ..spectrum.eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
-from ..spectrum.extreme import (
-    INVERSE_RTOL,
-    check_operator,
-    check_which,
-    reduced,
-    size_of,
-    start_of,
-)
+from ..spectrum.extreme import INVERSE_RTOL, check_operator, check_which, reduced, size_of, start_of
 from ..spectrum.products import Products
 from ..spectrum.shift_invert import missed, refined
 from .arrays import Distributed
@@ -32,7 +25,7 @@ ENDS = {"LM": "LARGEST_MAGNITUDE", "LA": "LARGEST_REAL", "SA": "SMALLEST_REAL"}
 SHARE = 0.5  # of the residuals allowed, which SLEPc's may reach: its scale is of a step before
 
 
-@memory_told
+@translate_memory_errors
 def eigsh(
     H: Any,
     k: int = 6,

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..linear.factor import Factor
-from ..operators import Operator
-from ..precision import indefinite
+from ..operators.operator import Operator
+from ..priors.precision import indefinite
 from ..report import LinearCounts
 from .ksp import KSP
 

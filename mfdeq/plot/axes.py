@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..extras import package
+from ..arrays.optional_packages import package
 
 
 def axes_or_new(ax: Any) -> Any:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..arrays import Array, array_on_host, host
+from ..arrays.backend import Array, array_on_host, host
 from ..continuation.branch import Branch
 from ..continuation.curve import Point
 from ..errors import ArgumentError

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..arguments import count as positive
-from ..arrays import Array, array_on_host, host, is_dense
+from ..arrays.backend import Array, array_on_host, host, is_dense
 from ..errors import ArgumentError
 from ..spectrum.eigenpairs import Eigenpairs
 from .axes import axes_or_new, pyplot

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arguments import one_of
-from ..optimization.minimizing import Minimum
+from ..optimization.minimize import Minimum
 from .axes import axes_or_new
 from .legends import by_name
 

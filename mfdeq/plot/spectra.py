@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arguments import count as positive
-from ..arrays import array_on_host, host
+from ..arrays.backend import array_on_host, host
+from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError
-from ..hessian import ReducedHessian
-from ..precision import Euclidean
+from ..priors.precision import Euclidean
 from ..spectrum.density import SpectralDensity
 from ..spectrum.eigenpairs import SAFETY, Eigenpairs
 from ..spectrum.extreme import eigsh

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array, array_on_host, host
+from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError
-from ..linear.columns import orthonormal
-from ..operators import Operator
+from ..linear.krylov.columns import orthonormal
+from ..operators.operator import Operator
 from .eigenpairs import FLOOR, Eigenpairs, bounded, orthonormal_in
 from .kept import Kept
 from .lanczos import chosen

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..adapters import as_symmetric
 from ..arguments import at_least, count
-from ..arrays import Array, Backend, array_on_host, host
+from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
-from ..memory import memory_told
-from ..precision import Metric, metric_of
+from ..operators.user_operators import as_symmetric
+from ..priors.precision import Metric, metric_of
 from .eigenpairs import Eigenpairs
 from .extreme import check_operator
 from .products import Products
@@ -111,7 +111,7 @@ class SpectralDensity:
         return (bumps @ weights / (width * math.sqrt(2 * math.pi))).reshape(x.shape)
 
 
-@memory_told
+@translate_memory_errors
 def spectral_density(
     H: Any,
     *,

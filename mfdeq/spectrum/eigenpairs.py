@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..arrays import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend, array_on_host
 from ..errors import ConvergenceError
-from ..precision import Metric, Precision
+from ..priors.precision import Metric, Precision
 from .lanczos import Lanczos
 from .products import Products
 

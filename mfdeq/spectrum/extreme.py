@@ -6,15 +6,15 @@ import functools
 import operator
 from typing import Any
 
-from ..adapters import as_symmetric
 from ..arguments import count, fraction
-from ..arrays import Array, Backend, array_on_host, host, shape_of
-from ..checkpoints import digest, opened
+from ..arrays.backend import Array, Backend, array_on_host, host, shape_of
+from ..arrays.memory import translate_memory_errors
+from ..equilibrium.reduced_hessian import Reduced
 from ..errors import ArgumentError
-from ..hessian import Reduced
-from ..memory import memory_told
-from ..operators import DENSE_LIMIT, Operator, Product
-from ..precision import Precision, metric_of
+from ..files.checkpoints import digest, opened
+from ..operators.operator import DENSE_LIMIT, Operator, Product
+from ..operators.user_operators import as_symmetric
+from ..priors.precision import Precision, metric_of
 from .davidson import smallest
 from .eigenpairs import Eigenpairs, allowed, bounded, inaccurate, worst
 from .kept import Kept
@@ -29,7 +29,7 @@ INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
 BASIS = 40  # vectors at least of a basis, or three times as many as pairs
 
 
-@memory_told
+@translate_memory_errors
 def eigsh(
     H: Any,
     k: int = 6,
@@ -69,7 +69,7 @@ def eigsh(
         known by its products is given as ``mfdeq.Precision(M, solve=)``.
     sigma : float, optional
         The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma M)^-1,
-        one factorization of the Lagrangian system (`mfdeq.lagrangian`). For an mfdeq Hessian
+        one factorization of the Lagrangian system (`mfdeq.equilibrium.lagrangian_system`). For an mfdeq Hessian
         whose A, B and curvature are sparse matrices; for others with `preconditioner`.
     certify : bool, optional
         Whether to count, by one or two further factorizations, the eigenvalues between those

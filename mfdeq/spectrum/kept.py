@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import array_on_host
-from ..checkpoints import Checkpoint, other_run
-from ..precision import Precision
+from ..arrays.backend import array_on_host
+from ..files.checkpoints import Checkpoint, other_run
+from ..priors.precision import Precision
 from .eigenpairs import Eigenpairs, EigenReport
 from .lanczos import Lanczos
 from .products import Products

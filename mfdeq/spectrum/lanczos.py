@@ -17,10 +17,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays import Array, Backend, array_on_host, host
-from ..linear.columns import combined, on_host, times
-from ..memory import reserve
-from ..precision import Metric
+from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.memory import reserve
+from ..linear.krylov.columns import combined, on_host, times
+from ..priors.precision import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
 PASSES = 2  # over V, at most

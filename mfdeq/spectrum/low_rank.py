@@ -12,11 +12,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ..arrays import Array
+from ..arrays.backend import Array
+from ..arrays.kernels import scale_rows
 from ..errors import AccuracyWarning, ArgumentError, warn
-from ..kernels import scale_rows
-from ..operators import Operator, SelfAdjoint
-from ..precision import Precision
+from ..operators.operator import Operator, SelfAdjoint
+from ..priors.precision import Precision
 from .eigenpairs import Eigenpairs
 
 ROUGH = 0.1  # of the prior's covariance, by which the posterior's may be off without a warning

@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..adapters import as_symmetric
 from ..arguments import at_least, count
-from ..arrays import Array, Backend
+from ..arrays.backend import Array, Backend
+from ..arrays.kernels import scale_rows
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
-from ..kernels import scale_rows
-from ..memory import memory_told
-from ..operators import SelfAdjoint
-from ..precision import Euclidean
+from ..operators.operator import SelfAdjoint
+from ..operators.user_operators import as_symmetric
+from ..priors.precision import Euclidean
 from .extreme import check_operator
 from .products import Products
 
@@ -57,7 +57,7 @@ class Nystrom(SelfAdjoint):
         """On the library of H."""
         return super().__new__(cls, Backend.of_operator(H))
 
-    @memory_told
+    @translate_memory_errors
     def __init__(self, H: Any, rank: int, shift: float = 0.0, seed: int = 0) -> None:
         P, backend = check_operator(H, 1), self.backend
         super().__init__(self, (P, P))

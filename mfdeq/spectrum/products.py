@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array
-from ..operators import Operator
-from ..precision import Metric
+from ..arrays.backend import Array
+from ..operators.operator import Operator
+from ..priors.precision import Metric
 
 SHARE = 0.03  # of the tolerance, which the error of one product may take
 FEW = 8  # pairs, beyond which it is less: by their square, as more products and restarts add up
@@ -54,7 +54,7 @@ class Products:
         estimated = self._calls % EVERY == 0
         self._calls += 1
         if not estimated:
-            return H.loosely(x, self._inner)
+            return H.apply_inexact(x, self._inner)
         product, error = H.with_error(x, rtol=self._inner)
         worst = float(self.backend.xp.max(self.metric.dual_norms(error)))
         self._per_inner = max(self._per_inner, worst / self._inner)

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapters import as_symmetric
 from ..arguments import count, fraction
-from ..arrays import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError
-from ..memory import memory_told
-from ..precision import metric_of
+from ..operators.user_operators import as_symmetric
+from ..priors.precision import metric_of
 from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
 from .extreme import check_operator
 from .lanczos import chosen
 from .products import Products
 
 
-@memory_told
+@translate_memory_errors
 def randomized_eigsh(
     H: Any,
     k: int = 6,

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import real
-from ..arrays import Array, array_on_host
+from ..arrays.backend import Array, array_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Krylov
-from ..operators import Operator, SelfAdjoint
-from ..precision import Metric
+from ..operators.operator import Operator, SelfAdjoint
+from ..priors.precision import Metric
 from .products import Products
 
 ROUNDING = 1e-10  # of ||H||, the same

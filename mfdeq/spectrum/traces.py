@@ -14,19 +14,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..adapters import as_symmetric
 from ..arguments import count
-from ..arrays import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
-from ..memory import memory_told
-from ..precision import metric_of
+from ..operators.user_operators import as_symmetric
+from ..priors.precision import metric_of
 from .density import FEWEST, Estimate, sphere, standard_error
 from .eigenpairs import orthonormal_in
 from .extreme import check_operator, eigsh
 from .products import Products
 
 
-@memory_told
+@translate_memory_errors
 def trace(
     H: Any, *, M: Any = None, products: int = 90, seed: int = 0, progress: bool = False
 ) -> Estimate:

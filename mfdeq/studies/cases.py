@@ -16,9 +16,9 @@ from typing import Any
 
 from ..arguments import count as positive
 from ..arguments import one_of
-from ..arrays import array_on_host, host, is_dense
-from ..checkpoints import digest
+from ..arrays.backend import array_on_host, host, is_dense
 from ..errors import ArgumentError
+from ..files.checkpoints import digest
 
 NAME = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
 RESERVED = ("case", "status", "seconds", "started", "error", "warm")  # columns of tables

@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..arrays import host
-from ..equilibrium import Equilibrium
+from ..arrays.backend import host
+from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.solve import solve
 from ..errors import ArgumentError
-from ..losses import LossBase
-from ..model import Model
+from ..models.losses import LossBase
+from ..models.model import Model
 from ..optimization.functional import ReducedFunctional
-from ..optimization.minimizing import minimize
-from ..solving import solve
+from ..optimization.minimize import minimize
 from ..spectrum.extreme import eigsh
 from .experiment import named
 

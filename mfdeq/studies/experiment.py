@@ -19,7 +19,7 @@ from typing import Any
 from ..arguments import count, fraction
 from ..errors import ArgumentError, ExperimentError
 from ..forward import METHODS as FORWARD
-from ..optimization.minimizing import METHODS
+from ..optimization.minimize import METHODS
 from ..spectrum.extreme import WHICH
 from .lines import line_of
 from .varying import VARIED, cases_of, where

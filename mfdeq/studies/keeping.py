@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..files import replacing
+from ..files.atomic import replacing
 from .experiment import COPY, FIXED, Experiment, read
 from .lines import keys
 from .store import Writer, unwritable

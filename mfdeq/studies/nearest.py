@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from ..arrays import host
+from ..arrays.backend import host
 from .cases import Case
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import host
-from ..checkpoints import digest
+from ..arrays.backend import host
 from ..errors import StudyError
+from ..files.checkpoints import digest
 
 
 class Values(Mapping):

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..arrays import host
-from ..extras import package
+from ..arrays.backend import host
+from ..arrays.optional_packages import package
 from .experiment import COPY
 from .provenance import now
 from .records import Record

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arrays import host
-from ..checkpoints import digest
+from ..arrays.backend import host
 from ..errors import StudyError
-from ..files import flushed, sync
+from ..files.atomic import flushed, sync
+from ..files.checkpoints import digest
 from .cases import Case
 
 APPLICATION = 0x6D666471  # "mfdq", of SQLite's file format

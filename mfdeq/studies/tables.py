@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import host
+from ..arrays.backend import host
+from ..arrays.optional_packages import package
 from ..errors import ArgumentError
-from ..extras import package
 
 if TYPE_CHECKING:
     from .records import Record

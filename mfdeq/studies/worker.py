@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..arrays import host, is_dense
+from ..arrays.backend import host, is_dense
 from ..errors import ArgumentError
 from .cases import check_name, numbers, plain_value
 from .provenance import machine, now

@@ -145,12 +145,12 @@ def measure(case: Case, device: Device, role: str, folder: Path, figures: Figure
 
     H, v = eq.hessian(loss), problem.direction()
     compare(figures, folder, role, (eq.state, eq.gradient(loss), H @ v))
-    single = device.seconds(lambda: H.loosely(v, TOLERANCE))
+    single = device.seconds(lambda: H.apply_inexact(v, TOLERANCE))
     figures.save(product=single)
     if role == "device":
         before = report.linear.iterations
         with counted() as traffic:
-            H.loosely(v, TOLERANCE)
+            H.apply_inexact(v, TOLERANCE)
         figures.save(iterations=report.linear.iterations - before)
         with figures.attempt("bandwidth"):
             bandwidth(case, device, eq.factor, traffic.bytes / single, figures)
@@ -166,7 +166,7 @@ def measure(case: Case, device: Device, role: str, folder: Path, figures: Figure
             continue
         with figures.attempt(f"block of {columns}"):
             V = problem.block(columns)
-            taken = device.seconds(lambda V=V: H.loosely(V, TOLERANCE))
+            taken = device.seconds(lambda V=V: H.apply_inexact(V, TOLERANCE))
             figures.save(**{f"column of {columns}": taken / columns})
     figures.save(peak=device.peak_bytes())
 
@@ -185,7 +185,7 @@ def compare(figures: Figures, folder: Path, role: str, vectors) -> None:
     """Leave the device's vectors to the host, which says how far its own are from them."""
     for name, vector in zip(VECTORS, vectors, strict=True):
         path = folder / f"{name}.npy"
-        found = mfdeq.arrays.array_on_host(vector)
+        found = mfdeq.arrays.backend.array_on_host(vector)
         if role == "device":
             np.save(path, found)
         elif path.exists():

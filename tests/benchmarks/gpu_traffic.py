@@ -13,11 +13,11 @@ import functools
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-from mfdeq.linear.amg import _Cycle
-from mfdeq.linear.gmres import _Apart
-from mfdeq.linear.krylov import _KrylovFactor
-from mfdeq.operators import Matrix
-from mfdeq.sparse import stored_bytes
+from mfdeq.arrays.sparse import stored_bytes
+from mfdeq.linear.krylov.gmres import _Apart
+from mfdeq.linear.krylov.krylov import _KrylovFactor
+from mfdeq.linear.preconditioners.amg import _Cycle
+from mfdeq.operators.operator import Matrix
 
 # Vectors that an iteration of conjugate gradients reads or writes outside of its two products: two
 # inner products, a step (four read, two written) and a new direction (two read, one written).

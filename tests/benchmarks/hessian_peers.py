@@ -78,10 +78,10 @@ def compare(title: str, hessians: dict, v, theirs: dict, target: float) -> None:
     block = np.random.default_rng(1).standard_normal((v.size, COLUMNS))
     products, columns = dict(theirs), {}
     for solver, H in hessians.items():
-        products[f"mfdeq, {solver}"] = functools.partial(H.loosely, v, TOLERANCE)
+        products[f"mfdeq, {solver}"] = functools.partial(H.apply_inexact, v, TOLERANCE)
         of_block = f"mfdeq, {solver}, column of {COLUMNS}"
         products[of_block], columns[of_block] = (
-            functools.partial(H.loosely, block, TOLERANCE),
+            functools.partial(H.apply_inexact, block, TOLERANCE),
             COLUMNS,
         )
     taken = {name: s / columns.get(name, 1) for name, s in seconds_of(products).items()}

@@ -118,7 +118,7 @@ def columnwise(function: Callable, b: np.ndarray) -> np.ndarray:
 def mfdeq_peers(system: System) -> list[Peer]:
     import mfdeq
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
-    from mfdeq.linear.direct import has_cholesky
+    from mfdeq.linear.direct.direct import has_cholesky
 
     solvers = {"auto": Auto}
     packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
@@ -139,8 +139,8 @@ def mfdeq_peers(system: System) -> list[Peer]:
             solvers["CG + Jacobi"] = lambda: Krylov("cg", preconditioner=Jacobi())
 
     def matrix(system: System):
-        backend = mfdeq.operators.Backend.of(np.zeros(1))
-        return mfdeq.operators.Matrix(backend, system.A)
+        backend = mfdeq.operators.operator.Backend.of(np.zeros(1))
+        return mfdeq.operators.operator.Matrix(backend, system.A)
 
     found = [
         Peer("mfdeq", name, lambda system, make=make: Ours(make(), matrix(system)))
@@ -165,7 +165,7 @@ class Ours(Solves):
     tunable = False
 
     def __init__(self, solver, A) -> None:
-        from mfdeq.linear import fronts
+        from mfdeq.linear.multifrontal import fronts
 
         fronts.forget()  # the dissection of a pattern belongs to its first set-up
         self.factor = solver.setup(A)

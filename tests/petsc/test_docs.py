@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("petsc4py")
 
-from problems import gathered, mat_of, vec_of
+from support.petsc_problems import gathered, mat_of, vec_of
 
 import mfdeq
 

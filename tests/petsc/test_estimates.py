@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 pytest.importorskip("petsc4py")
 
-from problems import LOSS, THETA, Cubic, P, Twin, mat_of, spread, vec_of, whole
+from support.petsc_problems import LOSS, THETA, Cubic, P, Twin, mat_of, spread, vec_of, whole
 
 import mfdeq
 import mfdeq.petsc
@@ -51,7 +51,7 @@ ESTIMATES = {
 def test_estimates(name):
     kind, estimate = ESTIMATES[name]
     found, expected = (estimate(*given) for given in pair_of(kind))
-    if not isinstance(found, mfdeq.operators.Operator):
+    if not isinstance(found, mfdeq.operators.operator.Operator):
         np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-7)
         return
     x = np.linspace(-1.0, 1.0, P)

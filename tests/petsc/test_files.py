@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import (
+from support.petsc_problems import (
     COMM,
     DATA,
     LOSS,
@@ -23,7 +23,7 @@ from problems import (
 
 import mfdeq
 import mfdeq.petsc
-from mfdeq.checkpoints import digest, read
+from mfdeq.files.checkpoints import digest, read
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("petsc4py")
 
-from problems import LOSS, THETA, Cubic, gathered, hessians, spread, vec_of, whole
+from support.petsc_problems import LOSS, THETA, Cubic, gathered, hessians, spread, vec_of, whole
 
 import mfdeq
 

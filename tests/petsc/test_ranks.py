@@ -10,7 +10,7 @@ import scipy.sparse as sp
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import (
+from support.petsc_problems import (
     COMM,
     LOSS,
     THETA,

@@ -8,12 +8,12 @@ pytest.importorskip("petsc4py")
 pytest.importorskip("slepc4py")
 
 from petsc4py import PETSc
-from problems import DATA, OBSERVED, N, P, hessians, mat_of, spread, vec_of
+from support.petsc_problems import DATA, OBSERVED, N, P, hessians, mat_of, spread, vec_of
 
 import mfdeq
 import mfdeq.petsc
 from mfdeq.errors import ArgumentError, ConvergenceError, SingularStateError
-from mfdeq.operators import SelfAdjoint
+from mfdeq.operators.operator import SelfAdjoint
 from mfdeq.petsc.mats import FromMat
 
 

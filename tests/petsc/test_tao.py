@@ -9,7 +9,17 @@ import scipy.sparse as sp
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from problems import LOSS, THETA, Cubic, N, Twin, diagonal_of, gathered, mat_of, vec_of
+from support.petsc_problems import (
+    LOSS,
+    THETA,
+    Cubic,
+    N,
+    Twin,
+    diagonal_of,
+    gathered,
+    mat_of,
+    vec_of,
+)
 
 import mfdeq
 import mfdeq.petsc

@@ -89,7 +89,7 @@ class RawModule:
     """Kernels of one's own, run by gcc."""
 
     def __init__(self, *, code=None, options=(), name_expressions=None):
-        from emulated_cuda import Module
+        from support.emulated_cuda import Module
 
         self._module = Module(code)
 

@@ -1,0 +1,272 @@
+"""`kernels` for cupy arrays: CUDA kernels of our own (`cuda.cu`), and graphs of their launches.
+
+cupy's own sparse products take columns in Fortran order only, and none of its library calls may
+be captured into a CUDA graph; its sums over the rows of a tall block keep a few processors busy.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib import resources
+from types import ModuleType
+from typing import Any
+
+from .backend import Array, Backend, is_sparse
+
+TOGETHER, NUMBERS = 32, 2**31  # columns whose products are taken together, and their entries
+THREADS = 256  # of one block of a launch
+BLOCKS = 1024  # of one launch that sums: all the threads that a large device holds at once
+MOST_BLOCKS = 65_536
+LANES = (2, 4, 8, 16, 32)  # threads that may share a row
+CALLS = 3  # of one shape, from which on the launches are replayed
+GRAPHS = 4  # shapes that are kept
+LARGEST = 2**25  # numbers of an array, above which launching is not what costs
+
+
+@functools.cache
+def _module(code: str) -> Any:
+    import cupy
+
+    return cupy.RawModule(code=code)
+
+
+@functools.cache
+def source(real: str, index: str = "int") -> str:
+    """The kernels for numbers and indices of these types of C."""
+    code = resources.files(__package__).joinpath("cuda.cu").read_text()
+    return f"typedef {real} real;\ntypedef {index} index;\n{code}"
+
+
+@functools.cache  # of each device it is loaded once by cupy
+def _kernel(name: str, real: str, index: str = "int") -> Any:
+    return _module(source(real, index)).get_function(name)
+
+
+def pointer(x: Array) -> int:
+    """Where an array is on the device."""
+    return x.data.ptr
+
+
+def stream_pointer() -> int:
+    """The stream that everything runs on."""
+    import cupy
+
+    return cupy.cuda.get_current_stream().ptr
+
+
+def _real(dtype: Any) -> str:
+    return {4: "float", 8: "double"}[dtype.itemsize]
+
+
+def _threads(size: int, k: int, most: int) -> tuple[tuple[int], tuple[int]]:
+    """Blocks and threads of a launch for `size` numbers, a multiple of k threads in all."""
+    blocks = max(1, min(-(-size // (THREADS * k)), most // k))
+    return (blocks * k,), (THREADS,)
+
+
+def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
+    """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
+    k = 1 if x.ndim == 1 else x.shape[1]
+    if x.size == 0 or x.dtype.kind != "f" or x.dtype != y.dtype:
+        return xp.sum(x * y, axis=0)
+    x, y = xp.ascontiguousarray(x), xp.ascontiguousarray(y)
+    grid, block = _threads(x.size, k, BLOCKS)
+    sums = xp.empty((grid[0] * block[0] // k, k), dtype=x.dtype)
+    _kernel("column_dots", _real(x.dtype))(grid, block, (x, y, sums, xp.int64(x.size)))
+    return xp.sum(sums, axis=0) if x.ndim == 2 else xp.sum(sums)
+
+
+def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
+    """Squares of the norms of the columns of x - y."""
+    difference = x - y
+    return column_dots(xp, difference, difference)
+
+
+def transpose_into(target: Array, x: Array) -> None:
+    """target[:, :] = x'."""
+    target[:, :] = x.T
+
+
+def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
+    """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
+    k, kind = X.shape[1], _real(X.dtype)
+    if X.size == 0:
+        return xp.zeros(k, dtype=X.dtype)
+    P, Q, step = (xp.ascontiguousarray(x) for x in (P, Q, step))
+    grid, block = _threads(X.size, k, BLOCKS)
+    sums = xp.empty((grid[0] * block[0] // k, k), dtype=X.dtype)
+    sizes = xp.int64(X.size), xp.int32(k)
+    _kernel("advance", kind)(grid, block, (X, R, P, Q, step, sums, *sizes))
+    return xp.sum(sums, axis=0)
+
+
+def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
+    """P = Z + P ratio, in place."""
+    k = P.shape[1]
+    if P.size == 0:
+        return
+    grid, block = _threads(P.size, k, MOST_BLOCKS)
+    given = P, xp.ascontiguousarray(Z), xp.ascontiguousarray(ratio), xp.int64(P.size), xp.int32(k)
+    _kernel("redirect", _real(P.dtype))(grid, block, given)
+
+
+def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
+    """d = a d + c D r and x += d, in place; D a matrix, or a vector for a diagonal one."""
+    xp, rows, k = Backend.of(d).xp, d.shape[0], 1 if d.ndim == 1 else d.shape[1]
+    if d.size == 0:
+        return
+    if D.ndim == 2:
+        r, D = D @ r, xp.ones(rows, dtype=d.dtype)
+    scalars = d.dtype.type(a), d.dtype.type(c), xp.int64(rows), xp.int32(k)
+    launch = _threads(d.size, k, MOST_BLOCKS)
+    _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, xp.ascontiguousarray(r), D, *scalars))
+
+
+def available_bytes(device: Any = None) -> int:
+    """Memory of the device that can still be had: what is free, and what cupy's pool keeps."""
+    import cupy
+
+    return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+
+
+def peak_bytes() -> int:
+    """What cupy's pool holds: the most that was in use at once since it was last emptied."""
+    import cupy
+
+    return cupy.get_default_memory_pool().total_bytes()
+
+
+class Rows:
+    """A sparse matrix by rows, to multiply vectors and blocks with.
+
+    Parameters
+    ----------
+    matrix : sparse matrix or array of cupyx, or a dense array
+    """
+
+    ndim = 2
+
+    def __init__(self, matrix: Any) -> None:
+        backend = Backend.of(matrix.data if is_sparse(matrix) else matrix)
+        csr = matrix.tocsr() if is_sparse(matrix) else backend.sparse.csr_matrix(matrix)
+        self.xp, self.matrix = backend.xp, csr
+        self.shape, self.dtype = csr.shape, csr.dtype
+        per_row = csr.nnz / max(csr.shape[0], 1)
+        self.lanes = next((lanes for lanes in LANES if 2 * lanes >= per_row), LANES[-1])
+        self.index = {4: "int", 8: "long long"}[csr.indices.dtype.itemsize]
+
+    @property
+    def _parts(self) -> tuple[Array, Array, Array]:
+        return self.matrix.indptr, self.matrix.indices, self.matrix.data
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the entries and where they are."""
+        return int(sum(part.nbytes for part in self._parts))
+
+    @property
+    def T(self) -> Rows:
+        """The transpose, by its own rows: sums down columns would need atomics."""
+        return Rows(self.matrix.T)
+
+    def __matmul__(self, x: Array) -> Array:
+        y = self.xp.empty((self.shape[0], *x.shape[1:]), dtype=self.matrix.dtype)
+        return self._into(y, x, 0)
+
+    def add_to(self, y: Array, x: Array, sign: int) -> Array:
+        """y + A x or y - A x, in place."""
+        return self._into(y, x, sign)
+
+    def _into(self, y: Array, x: Array, sign: int) -> Array:
+        xp, k = self.xp, 1 if x.ndim == 1 else x.shape[1]
+        if y.size == 0:
+            return y
+        kind, rows = self.matrix.dtype, self.shape[0]
+        given = *self._parts, xp.ascontiguousarray(x.astype(kind, copy=False)), y, xp.int64(rows)
+        if k == 1:
+            blocks = min(-(-rows * self.lanes // THREADS), MOST_BLOCKS)
+            launch, by, count = ((blocks,), (THREADS,)), "csr_vector", self.lanes
+        else:
+            launch, by, count = _threads(rows * k, k, MOST_BLOCKS), "csr_block", k
+        kernel = _kernel(by, _real(kind), self.index)
+        kernel(*launch, (*given, xp.int32(count), xp.int32(sign)))
+        return y
+
+
+def products(matrix: Any) -> Any:
+    """What multiplies by a matrix: of a sparse one `Rows`."""
+    return Rows(matrix) if is_sparse(matrix) else matrix
+
+
+def replayable(matrix: Array) -> Rows:
+    """What multiplies by a dense matrix inside a function to be `replayed`."""
+    return Rows(matrix)
+
+
+class Replayed:
+    """A function of an (n,) or (n, k) array whose launches are captured and replayed.
+
+    The launches of a cycle on its coarse levels take longer to make than to run. Each shape has
+    its own memory, which nothing else is given.
+
+    Parameters
+    ----------
+    function : callable
+        Launches kernels, and nothing that reads from the device or calls a library.
+    """
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self.function = function
+        self.calls: dict[tuple[int, ...], int] = {}
+        self.graphs: OrderedDict[tuple[int, ...], tuple[Any, Array, Array, Any]] = OrderedDict()
+
+    def __call__(self, b: Array) -> Array:
+        """The function of b, as a fresh array."""
+        if b.size > LARGEST:
+            return self.function(b)
+        if b.shape in self.graphs:
+            self.graphs.move_to_end(b.shape)
+            graph, given, found, _ = self.graphs[b.shape]
+            given[...] = b
+            graph.launch()
+            return found.copy()
+        self.calls[b.shape] = self.calls.get(b.shape, 0) + 1
+        if self.calls[b.shape] == CALLS:
+            self._capture(b)
+        return self.function(b)
+
+    def _capture(self, b: Array) -> None:
+        import cupy
+
+        pool = cupy.cuda.MemoryPool()
+        stream = cupy.cuda.Stream(non_blocking=True)
+        cupy.cuda.Device().synchronize()  # another stream does not wait for this one
+        try:
+            with cupy.cuda.using_allocator(pool.malloc), stream:
+                given = cupy.zeros_like(b, order="C")
+                self.function(given)  # fills the pool: a capture must not ask for memory
+                stream.synchronize()
+                stream.begin_capture()
+                try:
+                    found = self.function(given)
+                finally:
+                    graph = stream.end_capture()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            warnings.warn(
+                f"{error}: kernels could not be captured and are launched one by one, which is "
+                "slower for small arrays only",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        self.graphs[b.shape] = graph, given, found, pool
+        if len(self.graphs) > GRAPHS:
+            self.graphs.popitem(last=False)
+
+
+def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of an array that launches the same kernels at each call, all at once."""
+    return Replayed(function)

@@ -1,0 +1,19 @@
+"""Optional packages, imported where they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..errors import ArgumentError
+
+
+def package(module: str, extra: str) -> Any:
+    """A module of an optional package, or which extra to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ArgumentError(
+            f"{module} cannot be imported ({error}): install the extra mfdeq[{extra}]; in a clone, "
+            f'pip install -e ".[{extra}]"'
+        ) from error

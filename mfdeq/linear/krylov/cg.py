@@ -1,0 +1,122 @@
+"""Conjugate gradients on blocks: each column in its own space, or all in one.
+
+An iteration reads from the device once: what it decides by, for all columns together.
+
+Where a good preconditioner needs a dozen iterations, sharing the products is all there is to gain
+from a block. Where hundreds are needed, one space for all columns saves most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...arrays.backend import Array, Backend, array_on_host, host
+from .columns import Columns, Solved, all_directions, directions, on_host, times
+
+INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
+Product = Callable[[Array], Array]
+
+
+def cg(
+    backend: Backend,
+    A: Product,
+    M: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+) -> Solved:
+    """Conjugate gradients for symmetric definite A and M, each column in its own space.
+
+    Parameters
+    ----------
+    backend : Backend
+    A, M : callable
+        Products of an (n, k) block with the matrix and with the preconditioner.
+    B : (n, k) array
+        Columns of unit length, or zero.
+    rtol : float
+        What the norm of each column of the residual falls to.
+    max_iterations : int
+        Products with A, of a block.
+    record : callable
+        Told the largest residual of each iteration.
+    """
+    xp, dtype, dots = backend.xp, backend.dtype, backend.column_dots
+    kernels = backend.kernels
+    columns = Columns(backend, B)
+    R = xp.asarray(B, copy=True)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    if R.shape[1] == 0:  # some versions of cuSPARSE refuse blocks without columns
+        return columns.finish()
+    P = xp.asarray(M(R), copy=True)
+    rho = dots(R, P)
+    for _ in range(max_iterations):
+        Q = A(P)
+        curvature, ones = dots(P, Q), xp.ones_like(rho)
+        definite = (curvature > 0) & (rho > 0)
+        step = xp.where(definite, rho, 0.0 * ones) / xp.where(definite, curvature, ones)
+        norms = xp.sqrt(kernels.advance(xp, columns.X, R, P, Q, step))
+        norms, fine = array_on_host(xp.stack([norms, xp.astype(definite, dtype)]))
+        if not fine.all():
+            return columns.finish(INDEFINITE)
+        record(float(norms.max()))
+        R, P, before = columns.leave(norms > rtol, R, P, rho)
+        if R.shape[1] == 0:
+            return columns.finish()
+        Z = M(R)
+        rho = dots(R, Z)
+        kernels.redirect(xp, P, Z, rho / before)
+    return columns.finish("it ran out of iterations")
+
+
+def block_cg(
+    backend: Backend,
+    A: Product,
+    M: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+) -> Solved:
+    """Conjugate gradients in one space for all columns, breakdown-free (Ji and Li 2017).
+
+    Parameters
+    ----------
+    backend, A, M, B, rtol, max_iterations, record
+        As in `cg`.
+    """
+    solve = backend.xp.linalg.solve
+    columns = Columns(backend, B)
+    R = backend.xp.asarray(B, copy=True)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    if R.shape[1] == 0:
+        return columns.finish()
+    Q, S = directions(backend, R)
+    if 0 < (rank := Q.shape[1]) < R.shape[1]:
+        # Rounding would part dependent columns, and each part be solved for.
+        solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
+        columns.X = solved.X @ backend.coefficients(S)
+        return columns.finish(solved.stopped)
+    P = all_directions(backend, M(R))
+    for _ in range(max_iterations):
+        if P.shape[1] == 0:
+            break
+        Q = A(P)
+        PQ = P.T @ Q
+        curved, onto = on_host(backend, PQ.T, (P.T @ R).T)
+        if not (host.diagonal(curved) > 0).all():
+            return columns.finish(INDEFINITE)
+        step = host.linalg.solve(curved.T, onto.T)
+        columns.X += times(backend, P, step)
+        R -= times(backend, Q, step)
+        norms = array_on_host(backend.column_norms(R))
+        record(float(norms.max()))
+        (R,) = columns.leave(norms > rtol, R)
+        if R.shape[1] == 0:
+            break
+        Z = M(R)
+        P = all_directions(backend, Z - P @ solve(PQ, Q.T @ Z))
+    else:
+        return columns.finish("it ran out of iterations")
+    return columns.finish()

@@ -1,0 +1,345 @@
+"""GMRES on blocks: each column in its own space, or all in one.
+
+Columns that have converged leave the block between cycles. In one space for all, directions that
+have become linearly dependent leave it, so that neither a zero, a repeated nor an easy column is
+a special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ...arrays.backend import Array, Backend, array_on_host, host
+from ...arrays.memory import reserve
+from .columns import LOST, Columns, Solved, combined, on_host, orthonormal, orthonormalized, times
+from .recycling import Recycled
+
+PROGRESS = 0.999  # of the residual before a cycle, above which it stagnates
+Product = Callable[[Array], Array]
+
+
+def gmres(
+    backend: Backend,
+    A: Product,
+    M: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+    *,
+    length: int,
+    flexible: bool = False,
+) -> Solved:
+    """Restarted GMRES, preconditioned from the right, each column in its own space.
+
+    Parameters
+    ----------
+    backend, A, M, B, rtol, max_iterations, record
+        As in `cg.cg`; A and M may be any.
+    length : int
+        Vectors per column that are kept: iterations of one cycle.
+    flexible : bool
+        Keep M V too (half as many iterations a cycle then), for an M that is not linear.
+    """
+    length = max(length // 2, 1) if flexible else length
+
+    def cycle(R: Array, steps: int) -> _Cycle:
+        return _Apart(backend, A, M, R, min(length, steps), flexible)
+
+    return _restarted(cycle, backend, A, B, rtol, max_iterations, record)[0]
+
+
+def block_gmres(
+    backend: Backend,
+    A: Product,
+    M: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+    *,
+    length: int,
+    flexible: bool = False,
+    recycled: Recycled | None = None,
+) -> Solved:
+    """Restarted GMRES, preconditioned from the right, in one space for all columns.
+
+    Parameters
+    ----------
+    backend, A, M, B, rtol, max_iterations, record, length, flexible
+        As in `gmres`.
+    recycled : Recycled, optional
+        A space from earlier solves with this A and M, and for later ones. Not with `flexible`.
+    """
+    length = max(length // 2, 1) if flexible else length
+
+    def cycle(R: Array, steps: int) -> _Cycle:
+        return _Together(backend, A, M, R, min(length, steps), flexible, recycled)
+
+    solved, used = _restarted(cycle, backend, A, B, rtol, max_iterations, record)
+    if recycled is not None and B.shape[1] == 1:
+        recycled.judge(used, rtol)
+    return solved
+
+
+class _Cycle(Protocol):
+    """The iterations between two restarts."""
+
+    residual: float  # largest of the columns, as the least-squares problems give it
+
+    @property
+    def steps(self) -> int:
+        """Products with A M so far."""
+        ...
+
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        """Extend the space until the residual of every column is below rtol."""
+        ...
+
+    def correction(self) -> Array:
+        """The element of the space with the smallest residual, column by column."""
+        ...
+
+
+def _restarted(
+    cycle_of: Callable[[Array, int], _Cycle],
+    backend: Backend,
+    A: Product,
+    B: Array,
+    rtol: float,
+    max_iterations: int,
+    record: Callable[[float], None],
+) -> tuple[Solved, int]:
+    """X, and the iterations it took, by cycles that start from the residual so far."""
+    columns = Columns(backend, B)
+    R = backend.xp.asarray(B, copy=True)
+    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    used, before, stopped = 0, float("inf"), ""
+    while R.shape[1]:
+        if used >= max_iterations:
+            stopped = "it ran out of iterations"
+            break
+        cycle = cycle_of(R, max_iterations - used)
+        cycle.run(rtol, record)
+        used += cycle.steps
+        D = cycle.correction()
+        columns.X += D
+        if cycle.residual <= rtol:
+            break
+        R -= A(D)
+        norms = array_on_host(backend.column_norms(R))
+        worst = float(norms.max())
+        if not worst < PROGRESS * before:
+            break
+        before = worst
+        (R,) = columns.leave(norms > rtol, R)
+    return columns.finish(stopped), used
+
+
+class _Apart:
+    """One cycle for each column: A M V = V+ H with a V and an H of its own (Saad 1993).
+
+    H lives on the host: a column of it is what an iteration reads from the device.
+    """
+
+    def __init__(
+        self, backend: Backend, A: Product, M: Product, R: Array, length: int, flexible: bool
+    ) -> None:
+        self.backend, self.A, self.M = backend, A, M
+        n, k = R.shape
+        reserve(
+            backend,
+            n * k * (length + 1) * (2 if flexible else 1),
+            f"GMRES with {length} vectors for each of {k} columns",
+            "use a smaller restart= of mfdeq.Krylov, 'cg' for a symmetric A, or fewer columns",
+        )
+        # Column after column in memory: orthogonalization, then, is matrix times vector.
+        self.basis = backend.zeros(k, length + 1, n)
+        self.preconditioned = backend.zeros(k, length, n) if flexible else None
+        self.triangle = backend.zeros(k, length, length)  # (I + L)^-1 of `_orthogonalize`
+        self.projected = host.zeros((k, length + 1, length))  # H
+        size = backend.column_norms(R)
+        backend.kernels.transpose_into(self.basis[:, 0, :], R / size)
+        self.size = array_on_host(size)
+        self.steps, self.length = 0, length
+        self.residual = float("inf")
+
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        while self.steps < self.length and self.residual > rtol:
+            self._extend()
+            H = self.projected[:, : self.steps + 1, : self.steps]
+            if not host.isfinite(H).all():
+                break
+            # What is orthogonal to all columns of H, and of size * e1, makes the residual.
+            Q = host.linalg.qr(H, mode="complete")[0]
+            self.residual = float((self.size * abs(Q[:, 0, -1])).max())
+            record(self.residual)
+
+    def _extend(self) -> None:
+        xp, j, n = self.backend.xp, self.steps, self.basis.shape[-1]
+        V = xp.empty((n, self.size.shape[0]), dtype=self.backend.dtype, device=self.backend.device)
+        V[:, :] = self.basis[:, j, :].T
+        Z = self.M(V)
+        if self.preconditioned is not None:
+            self.backend.kernels.transpose_into(self.preconditioned[:, j, :], Z)
+        self.backend.kernels.transpose_into(self.basis[:, j + 1, :], self.A(Z))
+        self.projected[:, : j + 2, j] = array_on_host(self._orthogonalize(j))
+        self.steps = j + 1
+
+    def _orthogonalize(self, j: int) -> Array:
+        """Modified Gram-Schmidt by its triangular system (Swirydowicz et al. 2020).
+
+        Two passes over the basis, where its loops are many short ones and classical
+        Gram-Schmidt takes four. With L the inner products of the basis below its diagonal, the
+        rows of (I + L)^-1 are made from those above them.
+        """
+        xp, m = self.backend.xp, j + 1
+        spaces = [self.basis[c, :m, :] for c in range(self.size.shape[0])]
+        known, row = self.triangle[:, :j, :j], xp.stack([V[:j, :] @ V[j, :] for V in spaces])
+        self.triangle[:, j, :j] = -(row[:, None, :] @ known)[:, 0, :]
+        self.triangle[:, j, j] = 1.0
+        onto = xp.stack([V @ self.basis[c, m, :] for c, V in enumerate(spaces)])
+        h = (self.triangle[:, :m, :m] @ onto[:, :, None])[:, :, 0]
+        left_over = []
+        for c, V in enumerate(spaces):
+            w = self.basis[c, m, :]
+            before = xp.linalg.vector_norm(w)
+            w = w - h[c, :] @ V
+            below = xp.linalg.vector_norm(w)
+            left = below > LOST * before
+            zero, one = xp.zeros_like(below), xp.ones_like(below)
+            self.basis[c, m, :] = w * xp.where(left, one, zero) / xp.where(left, below, one)
+            left_over.append(xp.where(left, below, zero))
+        return xp.concat([h, xp.stack(left_over)[:, None]], axis=1)
+
+    def correction(self) -> Array:
+        j, backend = self.steps, self.backend
+        H = self.projected[:, : j + 1, :j]
+        finite = bool(host.isfinite(H).all())
+        # Columns of H that a breakdown left zero take no part.
+        y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
+        weights = backend.coefficients(y)
+        space = self.basis if self.preconditioned is None else self.preconditioned
+        D = backend.zeros(space.shape[-1], y.shape[0])
+        for c in range(y.shape[0]):
+            D[:, c] = weights[c, :] @ space[c, :j, :]
+        return self.M(D) if self.preconditioned is None else D
+
+
+class _Together:
+    """One cycle for all: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle).
+
+    All but V, C and M V lives on the host.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        A: Product,
+        M: Product,
+        R: Array,
+        length: int,
+        flexible: bool,
+        recycled: Recycled | None,
+    ) -> None:
+        self.backend, self.A, self.M, self.length = backend, A, M, length
+        self.preconditioned: list[Array] | None = [] if flexible else None
+        self.recycled = recycled
+        self.start = None
+        size = backend.column_norms(R)
+        if recycled is not None:
+            R, self.start = recycled.project(R)
+        V, rhs = orthonormal(backend, R, size)
+        self.basis = [V]
+        self.rhs = [rhs]  # of the least-squares problem, rotated, in blocks of rows
+        self.rotations: list[Any] = []
+        self.triangle: list[list[Any]] = []  # its columns, in blocks of rows
+        self.raw: list[list[Any]] = []  # the same before the rotations
+        self.coupling: list[Any] = []
+        self.residual = float("inf") if V.shape[1] else 0.0  # all of R was in the recycled space
+
+    @property
+    def steps(self) -> int:
+        return len(self.triangle)
+
+    def run(self, rtol: float, record: Callable[[float], None]) -> None:
+        while self.steps < self.length and self.basis[-1].shape[1]:
+            self._extend()
+            self.residual = float(host.linalg.norm(self.rhs[-1], axis=0).max())
+            record(self.residual)
+            if self.residual <= rtol:
+                break
+
+    def _extend(self) -> None:
+        backend = self.backend
+        Z = self.M(self.basis[-1])
+        if self.preconditioned is not None:
+            self.preconditioned.append(Z)
+        W = self.A(Z)
+        size = backend.column_norms(W)
+        found = [] if self.recycled is None else self.recycled.orthogonalize(W)
+        from_c = len(found)
+        for V in self.basis:
+            h = V.T @ W
+            W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
+            found.append(h)
+        *column, gram, sizes = on_host(backend, *found, W.T @ W, size[None, :])
+        self.coupling += column[:from_c]
+        C, S = combined(backend.eps, gram, sizes[0, :])
+        V, below = orthonormalized(backend, times(backend, W, C), S)
+        self.basis.append(V)
+        column = [*column[from_c:], below]
+        self.raw.append(list(column))
+        for i, Q in enumerate(self.rotations):
+            column[i : i + 2] = _rotated(Q, column[i : i + 2])
+        self._rotate_away(column)
+
+    def _rotate_away(self, column: list[Any]) -> None:
+        Q, R = host.linalg.qr(host.concatenate(column[-2:], axis=0), mode="complete")
+        rows = column[-2].shape[0]
+        self.rotations.append(Q)
+        self.triangle.append([*column[:-2], R[:rows, :]])
+        new = host.zeros((column[-1].shape[0], self.rhs[-1].shape[1]))
+        self.rhs[-1:] = _rotated(Q, [self.rhs[-1], new])
+
+    def correction(self) -> Array:
+        D = self._correction()
+        if self.recycled is not None:
+            self.recycled.harvest(self.basis, self.coupling, self.raw)
+        return D
+
+    def _correction(self) -> Array:
+        backend = self.backend
+        blocks = _block_triangular_solve(backend.eps, self.triangle, self.rhs)
+        space = self.basis if self.preconditioned is None else self.preconditioned
+        total = backend.zeros(self.basis[0].shape[0], self.rhs[0].shape[1])
+        for V, y in zip(space, blocks, strict=False):
+            total += times(backend, V, y)
+        if self.preconditioned is not None:
+            return total
+        if self.recycled is not None:
+            total += self.recycled.correction(self.start, self.coupling, blocks)
+        return self.M(total)
+
+
+def _rotated(Q: Any, pair: list[Any]) -> list[Any]:
+    rows = pair[0].shape[0]
+    both = Q.T @ host.concatenate(pair, axis=0)
+    return [both[:rows, :], both[rows:, :]]
+
+
+def _block_triangular_solve(eps: float, triangle: list[list[Any]], rhs: list[Any]) -> list[Any]:
+    """y, in blocks, of a block upper triangular system given by columns."""
+    left = list(rhs)
+    found: list[Any] = []
+    for j in range(len(triangle) - 1, -1, -1):
+        R = triangle[j][j]
+        diagonal = abs(host.diagonal(R))
+        regular = bool((diagonal > eps * R.shape[0] * diagonal.max()).all())
+        # A singular block: A M is singular on the space, and the shortest y serves.
+        y = host.linalg.solve(R, left[j]) if regular else host.linalg.pinv(R) @ left[j]
+        found.insert(0, y)
+        for i in range(j):
+            left[i] = left[i] - triangle[j][i] @ y
+    return found

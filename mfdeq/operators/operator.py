@@ -1,0 +1,414 @@
+"""LinearOperators of whichever library holds the arrays, and their algebra.
+
+Every operator is written once, as `_apply` and `_apply_adjoint` on (n,) vectors and (n, k)
+blocks alike. At construction the class is joined to scipy's or cupyx's LinearOperator, so
+that the instance is a real one: it goes as it is into `eigsh`, `gmres`, `minimize(hessp=)`.
+"""
+
+from __future__ import annotations
+
+import functools
+from numbers import Complex, Real
+from typing import Any
+
+from ..arrays.backend import Array, Backend, check_block, is_dense
+from ..arrays.kernels import scale_rows
+from ..arrays.memory import reserve, translate_memory_errors
+from ..errors import ArgumentError
+
+DENSE_LIMIT = 2**24  # entries (128 MiB in float64) that `toarray` agrees to form
+
+
+@functools.cache
+def _joined(cls: type, base: type) -> type:
+    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+class Operator:
+    """Base of this library's operators: a backend-free mixin with the two products.
+
+    Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (n,) and (n, k),
+    and return fresh arrays (scipy's gmres writes into what it is given).
+
+    Parameters
+    ----------
+    source : Backend or Operator
+        What the operator lives on.
+    shape : tuple of int
+        (rows, columns).
+    """
+
+    backend: Backend
+    shape: tuple[int, int]
+    dtype: Any
+    # So that arrays and scalars of numpy and cupy leave `x @ op` and `x * op` to the operator.
+    __array_ufunc__ = None
+    __array_priority__ = 1000.0
+
+    def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """Join the class to the LinearOperator of the source's array library."""
+        backend = source if isinstance(source, Backend) else source.backend
+        joined: Any = _joined(cls, backend.sparse_linalg.LinearOperator)  # type: ignore[arg-type]
+        self = object.__new__(joined)
+        self.backend = backend
+        return self
+
+    def __init__(self, source: Any, shape: tuple[int, int]) -> None:
+        base = self.backend.sparse_linalg.LinearOperator
+        base.__init__(self, dtype=self.backend.dtype, shape=shape)
+
+    def _apply(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        raise NotImplementedError
+
+    # The hooks of scipy and cupyx: the block product is the product.
+
+    @translate_memory_errors
+    def _matvec(self, x: Array) -> Array:
+        x = check_block(x, self.backend, self.shape[1], "the operand")
+        self._reserve(x, self.shape[0])
+        return self._apply(x) if 0 not in x.shape else self.backend.zeros(self.shape[0], 0)
+
+    @translate_memory_errors
+    def _rmatvec(self, x: Array) -> Array:
+        x = check_block(x, self.backend, self.shape[0], "the operand")
+        self._reserve(x, self.shape[1])
+        return self._apply_adjoint(x) if 0 not in x.shape else self.backend.zeros(self.shape[1], 0)
+
+    def _reserve(self, x: Array, rows: int) -> None:
+        columns = 1 if x.ndim == 1 else x.shape[1]
+        reserve(
+            self.backend,
+            rows * columns,
+            f"the product of {type(self).__name__} with {columns} columns",
+            "take fewer columns at a time",
+        )
+
+    def _matmat(self, X: Array) -> Array:
+        return self._matvec(X)
+
+    def _rmatmat(self, X: Array) -> Array:
+        return self._rmatvec(X)
+
+    def _adjoint(self) -> Operator:
+        return Adjoint(self)
+
+    def _transpose(self) -> Operator:
+        return self._adjoint()
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether it is known by its entries, and not by products alone."""
+        return hasattr(self, "array")
+
+    def forget(self) -> None:
+        """Drop what earlier products have left behind and later ones depend on."""
+        for part in vars(self).values():
+            if hasattr(part, "forget"):
+                part.forget()
+
+    def abs_apply(self, x: Array) -> Array:
+        """|A| |x|, the magnitude that rounding in A x is relative to.
+
+        Where the entries are not at hand, |A (s∘|x|)| with random signs s stands for it:
+        the row-wise root sum of squares in place of the sum.
+        """
+        xp = self.backend.xp
+        signs = xp.sign(self.backend.random(*x.shape, seed=1))
+        return xp.abs(self._apply(signs * xp.abs(x)))
+
+    def identity_minus(self) -> Operator:
+        """I - J of this operator J: by entries where it has some."""
+        return IdentityMinus(self)
+
+    def plus(self, other: Operator) -> Operator:
+        """The sum with another: by entries where both have some of one kind."""
+        return Sum(self, other)
+
+    def times(self, factor: float) -> Operator:
+        """A real multiple: by entries where it has some."""
+        return Scaled(self, factor)
+
+    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
+        """Of a source that compiles its products: a whole Krylov solve with this operator.
+
+        A function of (B, rtol, most, restart, adjoint) that returns (X, residuals, iterations,
+        definite) of the columns of B; None, the default, of one that does not.
+        """
+        return None
+
+    # The algebra: between our own operators ours (float32 stays float32, `toarray` stays),
+    # with anything else the base library's.
+
+    def dot(self, x: Any) -> Any:
+        """Product with a vector, a block, another operator or a scalar."""
+        if isinstance(x, Operator):
+            return Product(self, x)
+        if isinstance(x, Real):
+            return Scaled(self, x)
+        if not (hasattr(x, "matvec") or isinstance(x, Complex)):
+            x = check_block(x, self.backend, self.shape[1], "the operand")
+        return super().dot(x)  # type: ignore[misc]
+
+    def __mul__(self, x: Any) -> Any:
+        return Scaled(self, x) if _is_number(x) else self.dot(x)
+
+    def __rmul__(self, x: Any) -> Any:
+        if isinstance(x, Real) or _is_number(x):
+            return Scaled(self, x)
+        return super().__rmul__(x)  # type: ignore[misc]
+
+    def __rmatmul__(self, x: Any) -> Any:
+        if getattr(x, "ndim", 0) not in (1, 2) or hasattr(x, "matvec"):
+            return super().__rmatmul__(x)  # type: ignore[misc]
+        return self._transpose().dot(x.T).T  # cupyx's base class leaves it out
+
+    def __neg__(self) -> Operator:
+        return Scaled(self, -1.0)
+
+    def __add__(self, other: Any) -> Any:
+        return Sum(self, other) if isinstance(other, Operator) else super().__add__(other)  # type: ignore[misc]
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, Real):
+            raise ValueError("Scalar operands are not allowed, use '*' instead")
+        return self.dot(other)
+
+    def toarray(self) -> Array:
+        """The dense matrix, for small operators only.
+
+        Raises
+        ------
+        ArgumentError
+            Above 2**24 entries: nothing of size P x P or N x P is formed by accident.
+        """
+        rows, columns = self.shape
+        if rows * columns > DENSE_LIMIT:
+            raise ArgumentError(
+                f"a dense {rows} x {columns} array was asked of {type(self).__name__}, "
+                f"{rows * columns * self.dtype.itemsize / 2**30:.3g} GiB: more than the "
+                f"{DENSE_LIMIT} entries that are formed. Apply the operator to a block of "
+                "vectors instead (operator @ V), or use mfdeq.eigsh for its spectrum"
+            )
+        return self._apply(self.backend.eye(columns, columns))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        dense = self.toarray()
+        return dense if dtype is None else dense.astype(dtype)
+
+
+class SelfAdjoint(Operator):
+    """An operator equal to its adjoint: only `_apply` is defined."""
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self._apply(y)
+
+    def _adjoint(self) -> Operator:
+        return self
+
+
+class Adjoint(Operator):
+    """The adjoint of an operator; its own adjoint is that operator."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of, (of.shape[1], of.shape[0]))
+        self.of = of
+
+    def _apply(self, x: Array) -> Array:
+        return self.of._apply_adjoint(x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.of._apply(y)
+
+    def _adjoint(self) -> Operator:
+        return self.of
+
+
+class Product(Operator):
+    """The composition left @ right."""
+
+    def __init__(self, left: Operator, right: Operator) -> None:
+        if left.shape[1] != right.shape[0]:
+            raise ArgumentError(f"cannot compose operators {left.shape} @ {right.shape}")
+        super().__init__(left, (left.shape[0], right.shape[1]))
+        self.left, self.right = left, right
+
+    def _apply(self, x: Array) -> Array:
+        return self.left._apply(self.right._apply(x))
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.right._apply_adjoint(self.left._apply_adjoint(y))
+
+
+class Sum(Operator):
+    """The sum of two operators."""
+
+    def __init__(self, left: Operator, right: Operator) -> None:
+        if left.shape != right.shape:
+            raise ArgumentError(f"cannot add operators {left.shape} + {right.shape}")
+        super().__init__(left, left.shape)
+        self.left, self.right = left, right
+
+    def _apply(self, x: Array) -> Array:
+        return self.left._apply(x) + self.right._apply(x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.left._apply_adjoint(y) + self.right._apply_adjoint(y)
+
+
+class Scaled(Operator):
+    """A real multiple of an operator, in the operator's dtype."""
+
+    def __init__(self, of: Operator, factor: Any) -> None:
+        super().__init__(of, of.shape)
+        self.of, self.factor = of, float(factor)
+
+    def _apply(self, x: Array) -> Array:
+        return self.factor * self.of._apply(x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.factor * self.of._apply_adjoint(y)
+
+
+class Zero(Operator):
+    """The zero operator."""
+
+    def _apply(self, x: Array) -> Array:
+        return self.backend.zeros(self.shape[0], *x.shape[1:])
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.backend.zeros(self.shape[1], *y.shape[1:])
+
+
+class IdentityMinus(Operator):
+    """I - J for an operator J."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of, of.shape)
+        self.of = of
+
+    def _apply(self, x: Array) -> Array:
+        return x - self.of._apply(x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return y - self.of._apply_adjoint(y)
+
+    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
+        """Where it is known of I - J itself, by J's."""
+        return None if identity_minus else self.of.compiled_krylov(method, identity_minus=True)
+
+    def abs_apply(self, x: Array) -> Array:
+        """|x| + |J| |x|: what is cancelled in x - J x."""
+        return self.backend.xp.abs(x) + self.of.abs_apply(x)
+
+
+class Matrix(Operator):
+    """A dense or sparse matrix as an operator.
+
+    Attributes
+    ----------
+    array : array or sparse matrix
+        The entries.
+    """
+
+    def __init__(self, backend: Backend, array: Any) -> None:
+        super().__init__(backend, tuple(array.shape))
+        self.array = array
+        self._products = backend.kernels.products(array)
+
+    @functools.cached_property
+    def _transposed(self) -> Any:
+        return self._products.T
+
+    def _apply(self, x: Array) -> Array:
+        return self._products @ x
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self._transposed @ y
+
+    def abs_apply(self, x: Array) -> Array:
+        """|A| |x|."""
+        return abs(self.array) @ self.backend.xp.abs(x)
+
+    def _adjoint(self) -> Operator:
+        return _Transposed(self)
+
+    def __neg__(self) -> Operator:
+        return Matrix(self.backend, -self.array)
+
+    def identity_minus(self) -> Operator:
+        """I - J, of the same format."""
+        backend, n = self.backend, self.shape[0]
+        if is_dense(self.array):
+            eye = backend.eye(n, n)
+        else:
+            eye = backend.sparse.identity(n, dtype=backend.dtype, format=self.array.format)
+        return Matrix(backend, eye - self.array)
+
+    def plus(self, other: Operator) -> Operator:
+        """The sum of two sparse, or two dense matrices."""
+        if isinstance(other, Matrix) and is_dense(self.array) == is_dense(other.array):
+            return Matrix(self.backend, self.array + other.array)
+        return super().plus(other)
+
+    def times(self, factor: float) -> Operator:
+        """A multiple of the entries."""
+        return Matrix(self.backend, factor * self.array)
+
+
+class _Transposed(Adjoint):
+    """The adjoint of a `Matrix`, which has entries too."""
+
+    @property
+    def array(self) -> Any:
+        return self.of.array.T  # type: ignore[attr-defined]
+
+    def abs_apply(self, x: Array) -> Array:
+        return abs(self.array) @ self.backend.xp.abs(x)
+
+
+class Diagonal(SelfAdjoint):
+    """Multiplication by a vector."""
+
+    def __init__(self, backend: Backend, diagonal: Array) -> None:
+        super().__init__(backend, (diagonal.shape[0], diagonal.shape[0]))
+        self.diagonal = diagonal
+
+    def _apply(self, x: Array) -> Array:
+        return scale_rows(self.diagonal, x)
+
+
+class Stacked(Operator):
+    """[I; Z], from a parameter direction to the stacked (dtheta, dh)."""
+
+    def __init__(self, lower: Operator) -> None:
+        rows, columns = lower.shape
+        super().__init__(lower, (columns + rows, columns))
+        self.lower = lower
+
+    def _apply(self, x: Array) -> Array:
+        return self.backend.xp.concat([x, self.lower._apply(x)], axis=0)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        columns = self.shape[1]
+        return y[:columns, ...] + self.lower._apply_adjoint(y[columns:, ...])
+
+
+def _is_number(x: Any) -> bool:
+    """Whether `x` is an array of no dimension, as cupy's reductions are."""
+    return getattr(x, "ndim", None) == 0 and is_dense(x) and not isinstance(x, Complex)
+
+
+def columnwise(function: Any, x: Array, backend: Backend, rows: int) -> Array:
+    """`function` of each column of an (n, k) block as an (rows, k) block; of a vector, itself."""
+    if x.ndim == 1:
+        return function(x)
+    out = backend.zeros(rows, x.shape[1])
+    for j in range(x.shape[1]):
+        out[:, j] = function(x[:, j])
+    return out

@@ -1,0 +1,139 @@
+"""The fold guard: how near A is to singular, found when its factor is set up, and said."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import mfdeq
+from mfdeq.equilibrium import conditioning
+
+LAPLACIAN = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(40, 40), format="csr")
+SOLVERS = {
+    "direct": mfdeq.Direct(),
+    "cg": mfdeq.Krylov("cg", preconditioner=mfdeq.Jacobi()),
+    "gmres": mfdeq.Krylov("gmres"),
+}
+
+
+class Linear(mfdeq.ResidualModel):
+    """A h = theta."""
+
+    def __init__(self, A):
+        self.A, self.state_size, self.param_size = A, A.shape[0], A.shape[0]
+
+    def residual(self, h, theta):
+        return self.A @ h - theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(self.A, -np.eye(len(h)), lambda lam: mfdeq.Curvature())
+
+
+class Fold(mfdeq.ResidualModel):
+    """(h - 1)² / 2 = theta in two equations, with a fold at theta = 0."""
+
+    state_size, param_size = 2, 1
+
+    def residual(self, h, theta):
+        return np.array([h[0] - h[1], h[1] ** 2 / 2 - h[0] + 0.5 - theta[0]])
+
+    def initial_state(self, theta):
+        return np.full(2, 2.0)
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(
+            np.array([[1.0, -1.0], [-1.0, h[1]]]),
+            np.array([[0.0], [-1.0]]),
+            lambda lam: mfdeq.Curvature(state_state=np.diag([0.0, lam[1]])),
+        )
+
+
+def random_nonsymmetric(n):
+    rng = np.random.default_rng(3)
+    return np.eye(n) + 0.5 * rng.standard_normal((n, n)) / n**0.5
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("shift", [0.0, -0.0058])  # the lowest eigenvalue is 0.00587
+def test_the_least_singular_value_and_its_vectors(solver, shift):
+    A = (LAPLACIAN + shift * sp.identity(40)).tocsr()
+    eq = mfdeq.solve(Linear(A), np.ones(40), solver=SOLVERS[solver])
+    found, exact = eq.smallest_singular, np.linalg.svd(A.toarray())
+    assert 1 - 1e-8 < found.value / exact[1][-1] < 1.05
+    assert abs(found.right @ exact[2][-1]) > 0.95
+    assert abs(found.left @ exact[0][:, -1]) > 0.95
+    np.testing.assert_allclose(A.T @ found.left, found.value * found.right, atol=1e-2 * found.value)
+    assert eq.report.smallest_singular == found.value
+    assert f"{found.value:.1e}" in str(eq.report)
+
+
+def test_left_and_right_are_told_apart():
+    A = np.array([[1.0, 1.0], [0.0, 1e-3]])
+    found = mfdeq.solve(Linear(A), np.ones(2)).smallest_singular
+    left, sigma, right = np.linalg.svd(A)
+    assert abs(found.left @ left[:, 1]) > 1 - 1e-9
+    assert abs(found.right @ right[1]) > 1 - 1e-9
+    assert found.value == pytest.approx(sigma[1])
+
+
+def test_it_costs_a_few_solves_and_half_of_them_along_a_path():
+    A = sp.csr_matrix(random_nonsymmetric(60))
+    loss = mfdeq.LeastSquares(np.arange(60), np.zeros(60))
+    eq = mfdeq.solve(Linear(A), np.ones(60))
+    _ = eq.factor
+    counts = eq.report.linear
+    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MOST_PAIRS + 1
+    F = mfdeq.ReducedFunctional(Linear(A), loss)
+    taken = []
+    for size in (1.0, 1.1):
+        eq = F.equilibrium(np.full(60, size))
+        _ = eq.factor
+        taken.append(eq.report.linear.adjoint_solves)
+    assert taken[1] == 1 < taken[0]
+
+
+def test_a_warning_near_a_fold_and_an_error_at_it():
+    """Rounding moves h by eps / (h - 1), and A by that."""
+    model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eq = mfdeq.solve(model, np.array([1e-4]), rtol=2e-14)
+        eq.gradient(loss)
+    assert eq.report.digits_left > 10
+    eq = mfdeq.solve(model, np.array([1e-12]), rtol=2e-14)
+    with pytest.warns(mfdeq.NearSingularWarning, match=r"leaves 3\.\d of 15\.7 digits") as said:
+        eq.gradient(loss)
+    assert said[0].filename == __file__
+    assert 2 < eq.report.digits_left < 4
+    eq = mfdeq.solve(model, np.array([1e-17]), rtol=2e-14)
+    with pytest.raises(mfdeq.SingularStateError, match="fold"):
+        eq.gradient(loss)
+
+
+def test_a_state_that_was_meant_to_be_rough_is_no_fold():
+    model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
+    eq = mfdeq.solve(model, np.array([0.1]), rtol=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eq.gradient(loss)
+    assert eq.report.digits_left < 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("side", ["rows", "columns", "both"])
+def test_bad_scaling_alone_does_not_set_it_off(side, dtype):
+    """Units: pascals beside metres, in the equations, in the state, in both."""
+    span = 8 if dtype == "float64" else 3
+    units = sp.diags(10.0 ** np.random.default_rng(0).uniform(-span, span, 40))
+    A = LAPLACIAN + sp.identity(40)
+    A = units @ A if side == "rows" else A @ units if side == "columns" else units @ A @ units
+    A = A.tocsr().astype(dtype)
+    loss = mfdeq.LeastSquares(np.arange(40), np.zeros(40, dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eq = mfdeq.solve(Linear(A), A @ np.ones(40, dtype))
+        eq.gradient(loss)
+    assert eq.report.digits_left > (12 if dtype == "float64" else 4)

@@ -1,0 +1,163 @@
+"""What "auto" chooses, what it knows beforehand, and its way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from benchmarks.systems import convection, diffusion, elasticity, layer, network
+from scipy.sparse.linalg import aslinearoperator
+from support.cases import close
+
+import mfdeq
+from mfdeq.arrays import kernels
+from mfdeq.linear import Auto, auto
+from mfdeq.linear.direct import fill
+from mfdeq.linear.factor import operator_of
+
+
+def true_fill(matrix):
+    return fill._factorized(matrix.tocsc())
+
+
+@pytest.mark.parametrize(
+    ("system", "within"),
+    [
+        (diffusion(160, 2), 1.3),
+        (convection(160), 1.3),
+        (diffusion(24, 3), 2.0),
+        (elasticity(90), 2.0),
+        (network(120), 2.5),
+    ],
+    ids=lambda value: getattr(value, "title", ""),
+)
+def test_fill_is_known_before_the_factorization(system, within):
+    """Of surfaces, volumes, systems and graphs with long edges, without being told which."""
+    estimated, true = fill.estimated_fill(system.A), true_fill(system.A)
+    assert true.entries / within <= estimated.entries <= within * true.entries
+    assert true.operations / within**2 <= estimated.operations <= within**2 * true.operations
+
+
+def test_fill_of_many_components():
+    blocks = np.random.default_rng(0).standard_normal((200, 50, 50)) + 10 * np.eye(50)
+    matrix = sp.block_diag(list(blocks), format="csr")
+    estimated, true = fill.estimated_fill(matrix), true_fill(matrix)
+    assert abs(estimated.entries / true.entries - 1) < 0.1
+
+
+def test_fill_of_a_singular_part_is_no_reason_for_lu():
+    assert fill.estimated_fill(sp.csr_matrix((9000, 9000))) is fill.HOPELESS
+
+
+def dense(n):
+    return np.eye(n) + 0.1 * np.random.default_rng(0).standard_normal((n, n)) / n**0.5
+
+
+def symmetric_contraction(n):
+    """With a spectrum on a line, which GMRES needs half of Neumann's iterations for."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    return (Q * np.linspace(-0.7, 0.7, n)) @ Q.T
+
+
+LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
+
+
+@pytest.mark.parametrize(
+    ("matrix", "picked"),
+    [
+        (dense(30), ["dense LU"]),
+        (aslinearoperator(3 * dense(30)), ["gmres with no preconditioner"]),
+        (aslinearoperator(dense(30)), ["Neumann, because A is known by its products only; on a"]),
+        (aslinearoperator(np.eye(30) - symmetric_contraction(30)), ["gmres with no"]),
+        (diffusion(30, 2).A, LU),
+        (diffusion(100, 2).A, LU),
+        (convection(100).A, ["SuperLU"]),
+        (elasticity(100).A, ["multifrontal", "CHOLMOD"]),
+        (diffusion(40, 3).A, ["cg with AMG"]),
+        (layer(16, 400).A, ["Direct (dense blocks), because A is dense blocks on its diagonal"]),
+    ],
+    ids=[
+        "dense",
+        "products",
+        "contraction",
+        "symmetric contraction",
+        "small",
+        "surface",
+        "convection",
+        "elasticity",
+        "volume",
+        "layers",
+    ],
+)
+def test_auto_says_what_it_picked(matrix, picked):
+    chosen = Auto()
+    factor = chosen.setup(operator_of(matrix))
+    assert any(name in chosen.choices[0] for name in picked)
+    b = np.random.default_rng(1).standard_normal(matrix.shape[0])
+    size = np.linalg.norm(b)
+    assert np.linalg.norm(matrix @ factor.solve(b) - b) <= 1.1e-10 * size
+    assert np.linalg.norm(matrix.T @ factor.solve_adjoint(b) - b) <= 1.1e-10 * size
+    assert factor.counts.setups == 1
+
+
+def test_the_same_matrix_gives_the_same_choice():
+    A = operator_of(diffusion(40, 3).A)
+    assert len({tuple(Auto().setup(A).auto.choices) for _ in range(2)}) == 1
+
+
+def test_a_choice_holds_for_the_next_matrix_of_the_kind(monkeypatch):
+    chosen = Auto()
+    matrix = diffusion(100, 2).A
+    chosen.setup(operator_of(matrix))
+    monkeypatch.setattr(auto, "estimated_fill", None)  # would fail if it were asked again
+    chosen.setup(operator_of(2.0 * matrix))
+    assert len(chosen.choices) == 1
+
+
+@pytest.fixture
+def iterative_only(monkeypatch):
+    """As if any LU were beyond the machine's memory."""
+    monkeypatch.setattr(kernels, "available_bytes", lambda device: 0.0)
+    monkeypatch.setattr(auto, "SMALL", 10)
+
+
+def test_trials_go_on_until_one_converges(iterative_only):
+    """Strong advection: the first hierarchy does not converge, AIR does."""
+    chosen = Auto()
+    factor = chosen.setup(operator_of(convection(80).A))
+    assert factor.current.solver.preconditioner.method == "air"
+    assert "gmres with AMG: not converged" in chosen.choices[0]
+
+
+def test_lu_is_left_where_nothing_converges(iterative_only):
+    n = 30
+    matrix = (diffusion(n, 2).A / n**2 - 2.5 * sp.identity(n * n)).tocsr()
+    chosen = Auto()
+    factor = chosen.setup(operator_of(matrix))
+    b = np.ones(n * n)
+    close(matrix @ factor.solve(b), b, 1e-9)
+    assert "not converged" in chosen.choices[0] or "failed" in "".join(chosen.choices)
+    assert "LU" in chosen.choices[-1]
+
+
+def test_a_failing_choice_is_replaced_for_good(iterative_only):
+    A = operator_of(diffusion(60, 2).A)
+    chosen = Auto()
+    factor = chosen.setup(A)
+    assert "cg with AMG" in factor.name
+    factor.current.M = None
+    factor.current.solver = mfdeq.Krylov("cg", max_iterations=2)  # as if it had become hard
+    b = np.ones(A.shape[0])
+    close(A @ factor.solve(b), b, 1e-9)
+    assert any("failed" in choice for choice in chosen.choices)
+    assert "Direct" in chosen.setup(A).name
+
+
+@pytest.mark.parametrize("metis", [False, True])
+def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch, metis):
+    monkeypatch.setattr(auto, "has_metis", lambda: metis)
+    monkeypatch.setattr(auto, "has_cholesky", lambda: True)
+    long_edges = fill.Fill(1e7, 1e10, compact=False)
+    trials = auto._direct(operator_of(network(40).A), long_edges)
+    packages = {trial.solver.package for trial in trials}
+    assert packages == ({"multifrontal", "superlu"} if metis else {"superlu"})

@@ -1,0 +1,220 @@
+"""One factor along a path of matrices, preconditioners of other matrices, and loose products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from benchmarks.problems import Diffusion
+from benchmarks.systems import convection, diffusion
+from scipy.sparse.linalg import aslinearoperator
+from support.cases import CASES, build
+
+import mfdeq
+from mfdeq.linear import Reused, reuse
+from mfdeq.linear.factor import operator_of
+from mfdeq.report import LinearCounts
+
+AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+SOLVERS = [mfdeq.Direct(), AMG, mfdeq.Krylov("gmres", preconditioner=mfdeq.ILU()), mfdeq.Krylov()]
+
+
+def path(steps, size=0.02):
+    """Diffusion whose coefficient drifts."""
+    rng = np.random.default_rng(0)
+    A = diffusion(30, 2).A
+    direction = rng.standard_normal(A.shape[0])
+    return [(A + sp.diags(size * k * A.diagonal() * direction**2)).tocsr() for k in range(steps)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_solves_along_a_path_are_true_whatever_the_factor_s_age(solver):
+    counts, reused = LinearCounts(), Reused(solver)
+    b = np.random.default_rng(1).standard_normal((900, 2))
+    for matrix in path(6, size=0.5):
+        factor = reused.setup(operator_of(matrix), counts)
+        for x, A in ((factor.solve(b), matrix), (factor.solve_adjoint(b), matrix.T)):
+            assert np.all(np.linalg.norm(b - A @ x, axis=0) <= 1.1e-10 * np.linalg.norm(b, axis=0))
+
+
+def test_a_factor_is_kept_while_it_preconditions_and_then_replaced():
+    counts, reused = LinearCounts(), Reused(mfdeq.Direct())
+    b = np.ones(900)
+    for matrix in path(5, size=1e-4):
+        reused.setup(operator_of(matrix), counts).solve(b)
+    assert counts.setups == 1
+    spent = reused.spent
+    assert 0 < spent <= reuse.SETUP
+    far = (path(1)[0] + sp.diags(np.geomspace(1e-3, 1e6, 900))).tocsr()
+    factor = reused.setup(operator_of(far), counts)
+    x = factor.solve(b)
+    assert np.linalg.norm(far @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    reused.setup(operator_of(far), counts).solve(b)
+    assert counts.setups == 2
+    assert reused.held.A.array is not None
+    assert reused.spent < spent + reuse.SETUP
+
+
+def test_an_aged_preconditioner_serves_many_solves_an_aged_lu_does_not():
+    first, second = (operator_of(matrix) for matrix in path(2))
+    for solver, setups in ((AMG, 0), (mfdeq.Direct(), 1)):
+        reused, counts = Reused(solver), LinearCounts()
+        reused.setup(first).solve(np.ones(900))
+        factor = reused.settle(second, counts)
+        assert counts.setups == setups
+        assert factor.A is second
+
+
+def test_another_size_is_another_path():
+    reused = Reused(mfdeq.Direct())
+    for n in (10, 20):
+        matrix = diffusion(n, 2).A
+        b = np.ones(n * n)
+        x = reused.setup(operator_of(matrix)).solve(b)
+        assert np.linalg.norm(matrix @ x - b) <= 1e-10 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("case", CASES[:8], ids=str)
+def test_newton_reuses_its_first_factor(case):
+    eq = case.solve(method="newton", solver=mfdeq.Direct())
+    assert eq.report.forward.setups <= max(1, eq.report.iterations - 1)
+
+
+def test_an_optimizer_s_next_solve_starts_from_the_last_factor():
+    case = build("bratu_field")
+    F = mfdeq.ReducedFunctional(case.model, case.loss, solver=mfdeq.Direct())
+    F.value(case.params)
+    F.value(case.params + 1e-6)
+    assert F.equilibrium(case.params + 1e-6).report.forward.setups == 0
+
+
+# A preconditioner of another matrix, for an A of products.
+
+WINDY = convection(30, peclet=0.2).A
+
+
+@pytest.mark.parametrize("given", ["matrix", "pattern"])
+@pytest.mark.parametrize("by", [mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.Direct()], ids=str)
+def test_preconditioning_by_another_matrix(by, given):
+    A = operator_of(aslinearoperator(WINDY))
+    solver = mfdeq.Krylov("gmres", mfdeq.Approximate(by, **{given: WINDY}), restart=60)
+    factor = solver.setup(A)
+    b = np.random.default_rng(0).standard_normal((900, 3))
+    for x, matrix in ((factor.solve(b), WINDY), (factor.solve_adjoint(b), WINDY.T)):
+        residual = np.linalg.norm(b - matrix @ x, axis=0)
+        assert np.all(residual <= 1.1e-10 * np.linalg.norm(b, axis=0))
+    bare = mfdeq.Krylov("gmres", max_iterations=3000).setup(A)
+    bare.solve(b), bare.solve_adjoint(b)
+    assert factor.counts.iterations < (0.9 if isinstance(by, mfdeq.Jacobi) else 0.5) * (
+        bare.counts.iterations
+    ) or isinstance(by, mfdeq.Jacobi)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of"),
+        ({"matrix": WINDY, "pattern": WINDY}, "exactly one of"),
+        ({"pattern": np.ones((3, 3))}, "a sparse matrix was expected"),
+    ],
+)
+def test_what_approximate_refuses(options, message):
+    with pytest.raises(mfdeq.ArgumentError, match=message):
+        mfdeq.Approximate(mfdeq.ILU(), **options)
+
+
+def test_approximate_of_another_size():
+    A = operator_of(aslinearoperator(np.eye(3)))
+    with pytest.raises(mfdeq.ArgumentError, match=r"shape \(900, 900\); \(3, 3\) was expected"):
+        mfdeq.Krylov(preconditioner=mfdeq.Approximate(mfdeq.ILU(), matrix=WINDY)).setup(A)
+
+
+# Products as accurate as asked for.
+
+
+@pytest.fixture(scope="module")
+def diffused():
+    model = Diffusion(24)
+    eq = mfdeq.solve(model, model.lognormal(), solver=AMG)
+    return eq, eq.hessian(model.loss(observations=50))
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_a_product_is_as_accurate_as_asked_for_and_cheaper(diffused, rtol):
+    eq, H = diffused
+    V = np.random.default_rng(0).standard_normal((H.shape[0], 3))
+    exact = H @ V
+    full = eq.report.linear.iterations
+    H @ V
+    full = eq.report.linear.iterations - full
+    loose = H.to_accuracy(rtol)
+    for _ in range(3):
+        before = eq.report.linear.iterations
+        found = loose @ V
+        took = eq.report.linear.iterations - before
+        error = np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)
+        assert np.all(error <= rtol)
+    assert took < full
+    assert loose.tolerance.inner >= 0.01 * rtol
+
+
+# An optional faster factorization.
+
+
+def test_cholesky():
+    pytest.importorskip("cholespy", reason="the cholespy extra is not installed")
+    matrix = diffusion(20, 2).A
+    factor = mfdeq.Direct(package="cholespy").setup(operator_of(matrix))
+    B = np.random.default_rng(0).standard_normal((400, 9))
+    for b in (B, np.asfortranarray(B), B[:, 0], B[:, ::2], B[:, :0]):
+        before = b.copy()
+        for x in (factor.solve(b), factor.solve_adjoint(b)):
+            assert x.shape == b.shape
+            assert np.all(np.linalg.norm(matrix @ x - b, axis=0) <= 1e-10 * 30)
+        assert np.array_equal(b, before)
+    for refused in (WINDY, (matrix - 100 * sp.identity(400) * matrix.max()).tocsr(), np.eye(3)):
+        with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
+            mfdeq.Direct(package="cholespy").setup(operator_of(refused))
+
+
+def test_a_package_that_there_is_not():
+    with pytest.raises(mfdeq.ArgumentError, match="'pardiso'"):
+        mfdeq.Direct(package="pardiso")
+
+
+def test_an_aged_hierarchy_is_given_new_entries_in_place_of_a_set_up():
+    """Along a path that leaves its start far behind, and back at once where they do not serve."""
+    counts, reused = LinearCounts(), Reused(AMG)
+    b = np.random.default_rng(1).standard_normal(900)
+    drifting = [
+        matrix + k * sp.diags(np.linspace(0, 1, 900)) for k, matrix in enumerate(path(9, 2))
+    ]
+    for matrix in drifting:
+        x = reused.setup(operator_of(matrix.tocsr()), counts).solve(b)
+        assert np.linalg.norm(matrix @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    assert counts.setups == 1
+    assert counts.refreshes >= 1
+    assert "1 set-ups and" in str(mfdeq.SolveReport(linear=counts))
+    reused.held.M.refresh = lambda A: True  # the entries of long ago
+    far = operator_of(1e3 * diffusion(30, 2).A + sp.diags(np.geomspace(1, 1e7, 900)).tocsr())
+    x = reused.setup(far, counts).solve(b)
+    assert np.linalg.norm(far @ x - b) <= 1.1e-10 * np.linalg.norm(b)
+    for _ in range(3):
+        reused.setup(far, counts).solve(b)
+    assert counts.setups == 2
+
+
+def test_what_has_aged_is_refreshed_for_many_solves():
+    first, second = (operator_of(matrix) for matrix in path(2, size=3.0))
+    reused, counts = Reused(AMG), LinearCounts()
+    b = np.random.default_rng(1).standard_normal(900)
+    reused.setup(first).solve(b)
+    fresh = reused.held.counts.iterations
+    reused.setup(second, counts).solve(b)
+    aged = counts.iterations
+    assert aged > fresh + reuse.FEW
+    factor = reused.settle(second, counts)
+    assert (counts.setups, counts.refreshes) == (0, 1)
+    before = counts.iterations
+    factor.solve(b)
+    assert counts.iterations - before <= fresh + 2

@@ -1,0 +1,402 @@
+"""Bad input of every kind ends in a typed error that says what came and what was expected."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import aslinearoperator
+from support.case_toy import (
+    THETA,
+    N,
+    P,
+    Toy,
+    ToyResidual,
+    V,
+    W,
+    by_product,
+    operator,
+    solved,
+    toy_loss,
+    without,
+)
+from support.refusing import refused, table
+
+import mfdeq
+from mfdeq import ArgumentError, DerivativeError, ModelError
+
+LOSS = toy_loss()
+EQ = solved()
+SINGLE = mfdeq.solve(Toy(), THETA.astype(np.float32))
+SINGLE_OF_SHAPE = {
+    (N, N): SINGLE.state_operator,
+    (N, P): SINGLE.sensitivity,
+    (P, P): SINGLE.hessian(LOSS),
+}
+
+
+def hessian(**spoil):
+    return solved(**spoil).hessian(LOSS) @ V
+
+
+# Vectors: out of every callback that returns one, and every one that is passed.
+
+
+def put(value):
+    def spoil(x):
+        x = np.array(x)
+        x.flat[0] = value
+        return x
+
+    return spoil
+
+
+BAD_VECTORS = {
+    "none": (lambda x: None, "None|cannot reshape"),
+    "nan": (put(np.nan), "NaN or infinity"),
+    "infinity": (put(-np.inf), "NaN or infinity"),
+    "complex": (lambda x: x + 0j, "dtype complex128; a real array"),
+    "single": (lambda x: x.astype(np.float32), "dtype float32, less precise than"),
+    "short": (lambda x: x[:-1], r"shape \(|cannot reshape"),
+    "text": (lambda x: "some text", r"shape \(\)|dtype <U9|cannot reshape"),
+    "objects": (lambda x: x.astype(object), "dtype object"),
+    "ragged": (lambda x: [[1.0], [1.0, 2.0]], "list came|inhomogeneous"),
+    "column": (lambda x: x[..., None], r"shape \("),
+    "sparse": (lambda x: csr_array(np.atleast_2d(x)), "sparse matrix came"),
+    "masked": (lambda x: np.ma.masked_array(x, mask=x == x.flat[0]), "masked"),
+}
+
+VECTORS = {
+    "Toy.map": lambda s: solved(map=s),
+    "ToyResidual.residual": lambda s: solved(ToyResidual, residual=s),
+    "Toy.initial_state": lambda s: solved(initial_state=s),
+    "h0": lambda s: mfdeq.solve(Toy(), THETA, s(np.zeros(N))),
+    "state": lambda s: mfdeq.equilibrium_at(Toy(), THETA, s(np.zeros(N))),
+    "second of Toy": lambda s: solved(second=s).second_order_slice(V[:, 0]) @ V,
+    "a_theta of curvature of Toy": lambda s: hessian(curvature=by_product(a_theta=s)),
+    "a_h of curvature of Toy": lambda s: hessian(curvature=by_product(a_h=s)),
+    "d_state of the loss": lambda s: EQ.gradient(toy_loss(d_state=s)),
+    "d_params of the loss": lambda s: EQ.gradient(toy_loss(d_params=s)),
+    "LeastSquares .*data|data of Least": lambda s: EQ.gradient(
+        mfdeq.LeastSquares(W, s(np.ones(N)))
+    ),
+    "weights of Least": lambda s: EQ.gradient(mfdeq.LeastSquares(W, np.ones(N), s(np.ones(N)))),
+    "mean of Quadratic": lambda s: EQ.gradient(mfdeq.QuadraticPrior(2.0, s(np.ones(P)))),
+}
+DEFAULTS = [("Toy.initial_state", "none"), ("h0", "none")]  # where None asks for the default
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [(n, b) for n in VECTORS for b in BAD_VECTORS if (n, b) not in DEFAULTS]
+)
+def test_a_vector(name, bad):
+    spoil, words = BAD_VECTORS[bad]
+    with refused(ModelError, name, words):
+        VECTORS[name](spoil)
+
+
+@pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"single"}))  # alone, it is the problem's
+def test_the_params(bad):
+    spoil, words = BAD_VECTORS[bad]
+    for use in (
+        lambda theta: mfdeq.solve(Toy(), theta),
+        lambda theta: mfdeq.equilibrium_at(Toy(), theta, EQ.state),
+        mfdeq.ReducedFunctional(Toy(), LOSS).gradient,
+    ):
+        with refused(ModelError, "params", words):
+            use(spoil(THETA))
+
+
+DIRECTIONS = {
+    "w": (N, EQ.curvature),
+    "w of a component": (N, EQ.component_hessian),
+    "u": (P, lambda u: EQ.second_order(u, V[:, 0])),
+    "v": (P, lambda v: EQ.total_curvature(V[:, 0], v)),
+    "v of a slice": (P, EQ.second_order_slice),
+    "v0": (P, lambda v: mfdeq.eigsh(EQ.hessian(LOSS), 1, v0=v)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    # A start may be left out, and may be a block.
+    [(n, b) for n in DIRECTIONS for b in BAD_VECTORS if n != "v0" or b not in ("none", "column")],
+)
+def test_a_direction(name, bad):
+    size, use = DIRECTIONS[name]
+    spoil, words = BAD_VECTORS[bad]
+    with refused(ArgumentError, rf"^{name.split()[0]}\b", f"{words}|an integer"):
+        use(spoil(np.arange(1.0, size + 1)))
+
+
+BLOCKS = ("params_params", "state_params", "state_state")
+PRODUCTS = [
+    (field, product)
+    for field in ("d_state", "d_params", *BLOCKS)
+    for product in ("matvec", "rmatvec", "matmat", "rmatmat")
+    if (field, product) not in [("params_params", "rmatmat"), ("state_state", "rmatmat")]
+]
+
+
+# scipy makes arrays of what a product returned: columns, sparse and masked ones never arrive.
+@pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"column", "sparse", "masked"}))
+@pytest.mark.parametrize(("field", "product"), PRODUCTS)
+def test_a_product_of_a_linear_operator(field, product, bad):
+    spoil, words = BAD_VECTORS[bad]
+    spoils = {field: lambda right: operator(right, **{product: spoil})}
+    what = "adjoint product" if product.startswith("r") else "product"
+    words = f"{words}|dimension|shape"
+    with refused(ModelError, f"the {what} of {field}", words):
+        solved(**spoils).hessian(LOSS).toarray()
+
+
+@pytest.mark.parametrize("bad", BAD_VECTORS)
+@pytest.mark.parametrize("side", ["a_theta", "a_h"])
+def test_a_product_of_a_curvature_on_blocks(side, bad):
+    spoil, words = BAD_VECTORS[bad]
+    spoiled = {side: lambda x: spoil(x) if x.ndim == 2 else x}
+    with refused(ModelError, f"{side} of curvature of Toy", words):
+        hessian(curvature=by_product(blocks=True, **spoiled))
+
+
+# Scalars.
+
+BAD_SCALARS = table(
+    ("nan", np.nan, "NaN"),
+    ("infinity", np.inf, "infinity"),
+    ("complex", 1j, "dtype complex128"),
+    ("complex of numpy", np.complex128(1 + 2j), "dtype complex128"),
+    ("two", np.ones(2), r"shape \(2,\); one number"),
+    ("text", "1.5", "dtype"),
+    ("list", [1.0], r"shape \(1,\); one number"),
+    ("dict", {}, "dtype object"),
+)
+
+
+@pytest.mark.parametrize(("bad", "word"), BAD_SCALARS)
+def test_a_scalar(bad, word):
+    with refused(ModelError, "value of the loss", word):
+        toy_loss(value=lambda _: bad).value(EQ.state, EQ.params)
+    with refused(ModelError, r"Toy.residual_scale", word):
+        solved(residual_scale=lambda _: bad)
+
+
+def test_no_value_and_a_negative_scale():
+    with refused(ModelError, "value of the loss", "None came"):
+        toy_loss(value=lambda _: None).value(EQ.state, EQ.params)
+    with refused(ModelError, "residual_scale is -1.0", ">= 0 was expected"):
+        solved(residual_scale=lambda _: -1.0)
+
+
+# Matrices: every field that takes one.
+
+MATRICES = {
+    "d_state of Toy": lambda s: solved(d_state=s),
+    "d_params of Toy": lambda s: solved(d_params=s),
+    "params_params of curvature of Toy": lambda s: hessian(params_params=s),
+    "state_params of curvature of Toy": lambda s: hessian(state_params=s),
+    "state_state of curvature of Toy": lambda s: hessian(state_state=s),
+    "state_state of curvature of the loss": lambda s: EQ.hessian(toy_loss(state_state=s)),
+    r"observe of LeastSquares \(3 data\)": lambda s: EQ.gradient(
+        mfdeq.LeastSquares(s(W), np.ones(N))
+    ),
+    "precision of QuadraticPrior": lambda s: EQ.gradient(mfdeq.QuadraticPrior(s(np.eye(P)))),
+}
+BAD_MATRICES = {
+    "none": (lambda A: None, "is a NoneType; an array, a sparse matrix or a LinearOperator"),
+    "nan": (put(np.nan), "NaN or infinity"),
+    "infinity": (put(np.inf), "NaN or infinity"),
+    "sparse nan": (lambda A: csr_array(put(np.nan)(A)), "NaN or infinity"),
+    "complex": (lambda A: A + 0j, "dtype complex128; a real array was expected"),
+    "complex operator": (lambda A: aslinearoperator(A + 0j), "dtype complex128"),
+    "single": (lambda A: A.astype(np.float32), "float32, less precise"),
+    "masked": (lambda A: np.ma.masked_array(A, mask=A.flat[0] == A), "masked"),
+    "single operator of ours": (lambda A: SINGLE_OF_SHAPE[A.shape], "float32, less precise"),
+    "short": (lambda A: A[:-1], r"has shape .* was expected"),
+    "sparse short": (lambda A: csr_array(A[:-1]), r"has shape .* was expected"),
+    "short operator": (lambda A: aslinearoperator(A[:-1]), r"has shape .* was expected"),
+    "scalar": (lambda A: np.array(2.0), r"has shape \(\)"),
+    "objects": (lambda A: A.astype(object), "dtype object"),
+    "list": (lambda A: A.tolist(), "is a list"),
+    "function": (lambda A: lambda x: A @ x, "is a function"),
+    "text": (lambda A: "A", "is a str"),
+}
+ZERO_BLOCKS = [(name, "none") for name in MATRICES if " of curvature of " in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [(n, b) for n in MATRICES for b in BAD_MATRICES if (n, b) not in ZERO_BLOCKS]
+)
+def test_a_matrix(name, bad):
+    spoil, words = BAD_MATRICES[bad]
+    with refused(ModelError, name, words):
+        MATRICES[name](spoil)
+
+
+@pytest.mark.parametrize("name", [*MATRICES, "the preconditioner"])
+def test_an_operator_and_its_adjoint(name):
+    def preconditioned(spoil):
+        solver = mfdeq.Krylov(preconditioner=spoil(np.eye(N)))
+        return mfdeq.solve(Toy(), THETA, solver=solver).gradient(LOSS)
+
+    use = MATRICES.get(name, preconditioned)
+    with refused(ModelError, f"{name}.* is an operator without its adjoint", "give rmatvec="):
+        use(lambda A: operator(A, rmatvec=None))
+    with refused(DerivativeError, f"{name}.*: the adjoint product is not the adjoint", "rmatvec"):
+        use(lambda A: operator(A, rmatvec=lambda y: 2 * y))
+
+
+def test_a_duck_without_adjoint_or_dtype():
+    class Duck:
+        shape = (N, P)
+
+        def matvec(self, x):
+            return np.ones(N)
+
+    with refused(ModelError, "d_params of Toy", "without its adjoint"):
+        solved(d_params=lambda _: Duck())
+
+
+SKEW = np.triu(np.ones((5, 5)))
+
+
+@pytest.mark.parametrize(
+    ("words", "use"),
+    table(
+        ("pp", "params_params is not", lambda: hessian(params_params=lambda A: SKEW[:P, :P])),
+        ("ss", "state_state is not", lambda: hessian(state_state=lambda A: SKEW[:N, :N])),
+        ("sparse", "state_state", lambda: hessian(state_state=lambda A: csr_array(SKEW[:N, :N]))),
+        ("operator", "", lambda: hessian(state_state=lambda A: aslinearoperator(SKEW[:N, :N]))),
+        ("product", "apply is not", lambda: hessian(curvature=by_product(a_h=lambda x: 2 * x))),
+        ("loss", "of the loss", lambda: EQ.hessian(toy_loss(params_params=lambda A: SKEW[:P, :P]))),
+        ("prior", "precision", lambda: EQ.gradient(mfdeq.QuadraticPrior(SKEW[:P, :P]))),
+    ),
+)
+def test_a_curvature_that_is_not_symmetric(words, use):
+    with refused(DerivativeError, words, "symmetric", "look for"):
+        use()
+
+
+# Parts that are missing, or of another kind.
+
+
+class Bare(mfdeq.FixedPointModel):
+    state_size = param_size = 1
+
+    def map(self, h, theta):
+        return 0 * h
+
+
+class NoResidual(mfdeq.ResidualModel):
+    state_size = param_size = 1
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(np.eye(1), np.eye(1))
+
+
+WHOLE = np.eye(N + P)
+MODELS = table(
+    ("no model", lambda: mfdeq.solve(None, THETA), "NoneType; an mfdeq.FixedPointModel"),
+    ("the class", lambda: mfdeq.solve(Toy, THETA), "is a type"),
+    ("no linearize", lambda: mfdeq.solve(Bare(), np.ones(1)), r"no linearize\(h, theta\): write"),
+    ("no residual", lambda: mfdeq.solve(NoResidual(), np.ones(1)), r"no residual\(h, theta\)"),
+    ("linearization", lambda: solved(linearize=lambda _: {}), "returned dict; .*Linearization"),
+    ("no curvature", lambda: hessian(linearize=without("curvature")), r"Linearization\(curvature="),
+    (
+        "no second",
+        lambda: solved(linearize=without("second")).second_order(V[:, 0], V[:, 1]),
+        r"gave no second.*Linearization\(second=",
+    ),
+    (
+        "no second for a slice",
+        lambda: solved(linearize=without("second")).second_order_slice(V[:, 0]) @ V,
+        r"gave no second.*Linearization\(second=",
+    ),
+    (
+        "curvature is no function",
+        lambda: solved(**{"curvature field": lambda _: mfdeq.Curvature()}),
+        "curvature of the Linearization is a Curvature; a function was expected",
+    ),
+    (
+        "second is no function",
+        lambda: solved(**{"second field": lambda _: np.ones(N)}),
+        "second of the Linearization is a ndarray",
+    ),
+    ("curvature: none", lambda: hessian(curvature=lambda _: None), "is a NoneType; mfdeq.Curv"),
+    ("curvature: whole", lambda: hessian(curvature=lambda _: WHOLE), "is a ndarray; mfdeq.Curv"),
+    (
+        "curvature: operator",
+        lambda: hessian(curvature=lambda _: aslinearoperator(WHOLE)),
+        "LinearOperator; mfdeq.Curvature",
+    ),
+    (
+        "curvature: no pair",
+        lambda: hessian(curvature=lambda _: lambda u, z: np.ones(N + P)),
+        r"returned ndarray; \(a_theta, a_h\) was expected",
+    ),
+    ("blocks and apply", lambda: mfdeq.Curvature(WHOLE, apply=min), "either blocks or apply"),
+    ("apply is no function", lambda: mfdeq.Curvature(apply=3), "must be callable, int"),
+    ("value is no function", lambda: mfdeq.Loss(1.0), "value of the loss is a float"),
+    ("d_state is no function", lambda: mfdeq.Loss(min, np.ones(N)), "d_state .* a callable"),
+)
+
+
+@pytest.mark.parametrize(("use", "words"), MODELS)
+def test_a_model_or_loss_that_lacks_a_part(use, words):
+    with refused(ModelError, words):
+        use()
+
+
+@pytest.mark.parametrize("size", [None, 0, -1, 1.5, True, "3"])
+def test_a_size(size):
+    model = Toy()
+    model.state_size = size
+    with refused(ModelError, "Toy.state_size is", "a positive integer was expected"):
+        mfdeq.solve(model, THETA)
+    model.state_size = np.int64(N)
+    assert mfdeq.solve(model, THETA).state.shape == (N,)
+
+
+MISSING = {
+    "d_state": (lambda: EQ.gradient(mfdeq.Loss(lambda h, t: h.sum())), "no d_state"),
+    "d_params": (
+        lambda: EQ.gradient(mfdeq.Loss(lambda h, t: t.sum(), d_state=lambda h, t: 0 * h)),
+        "no d_params",
+    ),
+    "curvature": (
+        lambda: EQ.hessian(mfdeq.Loss(lambda h, t: h @ h, d_state=lambda h, t: 2 * h)),
+        "no curvature.*give curvature=lambda",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", MISSING)
+def test_a_loss_that_is_not_zero_where_a_part_is_missing(part):
+    use, words = MISSING[part]
+    with refused(DerivativeError, words):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("observe", "words"),
+    table(
+        ("negative", np.array([-1, 0]), r"outside 0 … 2"),
+        ("beyond", np.array([0, N]), r"outside 0 … 2"),
+        ("floats", np.array([0.0, 1.0]), "float64; integer indices"),
+        ("short mask", np.array([True, True]), "a mask of 2 for a state of 3"),
+        ("long mask", np.array([True, True, False, False]), "a mask of 4 for a state of 3"),
+        ("another number", np.array([0, 1, 2]), r"shape \(3, 3\); \(2, 3\)"),
+        ("list", [0, 1], "is a list"),
+    ),
+)
+def test_indices_of_least_squares(observe, words):
+    with refused(ModelError, "observe", words):
+        EQ.gradient(mfdeq.LeastSquares(observe, np.ones(2)))
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_loss_times_what_is_not_finite(factor):
+    for use in (lambda: factor * LOSS, lambda: LOSS * factor):
+        with refused(ArgumentError, f"a loss times {factor}"):
+            use()
+    for use in (lambda: LOSS * 1j, lambda: LOSS + 1, lambda: LOSS * LOSS):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            use()

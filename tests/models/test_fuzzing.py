@@ -1,0 +1,190 @@
+"""Callbacks at random: layouts, dtypes, formats and bad values, wherever a user fills one in.
+
+No case may end in anything but the right answer or an error that names the callback.
+"""
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.case_fuzzed import (
+    FORMS,
+    HARMFUL_AT,
+    HARMLESS_AT,
+    QUANTITIES,
+    SOLVERS,
+    VALUES,
+    Setup,
+    called,
+    through,
+)
+from support.case_toy import N, P, Toy, ToyResidual, U, W
+from support.cases import error
+from support.fuzzing import TOLERANCE, WHEN, any_of, assert_named, cases, outcome
+from support.treatments import CHANGED, HARMFUL, HARMLESS, Now, harmless
+
+import mfdeq
+
+LOOSE = 3e-2  # where no more was asked for
+SETUPS = st.builds(
+    Setup,
+    kind=any_of([Toy, ToyResidual]),
+    dtype=any_of(TOLERANCE),
+    form=any_of(FORMS),
+    loss=any_of(["written", "sum"]),
+    method=any_of(["auto", "newton", "anderson", "picard"]),
+    solver=any_of(SOLVERS),
+)
+
+
+def is_right(found, setup, quantity):
+    compute = QUANTITIES[quantity][1]
+    loose = LOOSE if "rtol" in quantity or "accuracy" in quantity else 0.0
+    return error(found, compute(setup.truth)) <= max(loose, TOLERANCE[setup.dtype])
+
+
+@cases(800)
+@given(SETUPS, st.lists(any_of(HARMLESS_AT), max_size=8), any_of(QUANTITIES))
+@example(Setup(solver="direct"), [("linearize().d_state", "duplicates")], "H")
+@example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
+def test_what_does_no_harm(setup, drawn, quantity):
+    for path, name in drawn:
+        setup.treatments[path] = harmless(VALUES[path][0], name)
+    assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
+
+
+@cases(1000)
+@given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
+def test_what_does_harm(setup, place, when, quantity):
+    path, name = place
+    setup.treatments[path] = treatment = Now(HARMFUL[name], when)
+    found = outcome(lambda: QUANTITIES[quantity][0](setup))
+    if isinstance(found, Exception):
+        assert treatment.done
+        # scipy's LinearOperator makes arrays of what products return, or fails to; a function in
+        # place of another raises what it likes.
+        own = name.startswith("raises") or name == "function" or VALUES[path][0] == "product"
+        assert_named(found, called(path, name), typed=not own)
+    else:
+        assert is_right(found, setup, quantity)
+
+
+# Derivatives that contradict themselves, where the library compares.
+
+
+def paths(kinds, *ends):
+    return [p for p, (kind, _) in VALUES.items() if kind in kinds and p.endswith(ends)]
+
+
+SYMMETRIC = ("params_params", "state_state", "precision")
+CONTRADICTIONS = [
+    (form, path, name)
+    for form, places, names in (
+        ("operators", paths(["product"], ".rmatvec()", ".matmat()", ".rmatmat()"), CHANGED),
+        ("products of blocks", paths(["vector"], ".apply()[0]", ".apply()[1]"), CHANGED),
+        ("products", paths(["vector"], "()()[0]", "()()[1]"), CHANGED),
+        ("blocks", paths(["matrix"], *SYMMETRIC), ["one entry"]),
+    )
+    for path in places
+    for name in names
+]
+
+
+@cases(300)
+@given(SETUPS, any_of(CONTRADICTIONS), any_of(QUANTITIES))
+def test_what_contradicts_itself(setup, contradiction, quantity):
+    """Where it is right by chance, so is the answer."""
+    setup.form, path, name = contradiction
+    if setup.solver == "direct":
+        setup.solver = "preconditioned"
+    setup.treatments[path] = Now(CHANGED[name], "always")
+    found = outcome(lambda: QUANTITIES[quantity][0](setup))
+    if isinstance(found, Exception):
+        assert_named(found, VALUES[path.partition("[")[0]][1])
+    else:
+        assert is_right(found, setup, quantity)
+
+
+# Models from a function alone.
+
+
+class FromFunction(Setup):
+    """The toy model without its derivatives."""
+
+    def model(self):
+        def f(h, theta):
+            y = np.tanh(W @ h + U @ theta)
+            return y if self.kind is Toy else h - y
+
+        kind = "map" if self.kind is Toy else "residual"
+        return mfdeq.from_function(through(self.treat, "f", f), N, P, kind)
+
+
+FIRST_ORDER = ("state", "gradient", "adjoint", "Z", "Z'", "functional", "value")
+OF_REAL = ("half", "single", "dates")  # numpy's word on what f does to complex numbers
+OF_F = [(True, name) for name in HARMFUL]
+OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "double")]
+
+
+@cases(250)
+@given(
+    st.builds(FromFunction, kind=any_of([Toy, ToyResidual]), method=any_of(["auto", "anderson"])),
+    any_of(OF_F),
+    WHEN,
+    any_of(QUANTITIES),
+)
+def test_a_function_alone(setup, treatment, when, quantity):
+    harm, name = treatment
+    setup.treatments["f()"] = f = Now(HARMFUL[name] if harm else harmless("vector", name), when)
+    found = outcome(lambda: QUANTITIES[quantity][0](setup))
+    if isinstance(found, Exception):
+        assert harm, repr(found)
+        assert f.done
+        typed = not name.startswith("raises") and name not in OF_REAL
+        assert_named(found, r"of mfdeq\.from_function|mfdeq\.from_function\(", typed)
+    else:
+        exact = quantity in FIRST_ORDER and not harm
+        expected = QUANTITIES[quantity][1](setup.truth)
+        assert error(found, expected) <= (1e-6 if exact else 1e-3)
+
+
+# Derivatives that are wrong, or change from call to call: `verify` does not pass them.
+
+FIELDS = [
+    *paths(["matrix"], "linearize().d_state", "linearize().d_params"),
+    *paths(["matrix"], "params_params", "state_params", "state_state"),
+    "linearize().second()",
+    "loss.d_state()",
+    "loss.d_params()",
+]
+FUNCTIONS = ("map()", "residual()", "loss.value()")
+WRONG = [
+    (path, name, when)
+    for places, names, times in (
+        (FIELDS, ("scaled", "moved", "one entry"), ("always", 1)),
+        (FUNCTIONS, ("scaled",), ("always",)),  # a constant more is right
+        (FUNCTIONS, ("scaled", "moved"), ("alternately",)),
+    )
+    for path in places
+    for name in names
+    for when in times
+]
+
+
+@cases(120)
+@given(
+    st.builds(Setup, kind=any_of([Toy, ToyResidual]), dtype=any_of(TOLERANCE)),
+    any_of(WRONG),
+    st.integers(0, 3),
+)
+def test_verify_passes_nothing_wrong(setup, wrong, seed):
+    path, name, when = wrong
+    if when != "always":
+        setup.dtype = "float64"  # float32 hides a small part of a sum
+    spoil = CHANGED[name]
+    setup.treatments[path] = treatment = Now(lambda x, args: spoil(np.asarray(x), args), when)
+    model, loss = setup.model(), setup.the_loss()
+    found = outcome(lambda: mfdeq.verify(model, setup.params(), loss, seed=seed))
+    if isinstance(found, Exception):
+        assert_named(found, VALUES[path][1])
+    elif treatment.done:
+        assert not found, f"{found}"

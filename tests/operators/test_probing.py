@@ -1,0 +1,107 @@
+"""Entries, and where they are, from products: against the matrix that the products are of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from benchmarks.systems import convection
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+import mfdeq
+from mfdeq.linear.factor import operator_of
+from mfdeq.operators import probing as colouring
+from mfdeq.operators.probing import Coloured, detected
+
+WINDY = convection(30, peclet=0.2).A
+RNG = np.random.default_rng(0)
+
+
+def counted(matrix):
+    """The matrix by its products only, and how many were taken."""
+    taken = []
+
+    def product(x):
+        taken.append(1 if x.ndim == 1 else x.shape[1])
+        return matrix @ x
+
+    adjoint = matrix.T.__matmul__
+    op = LinearOperator(matrix.shape, product, adjoint, product, float, adjoint)
+    backend = mfdeq.operators.operator.Backend.of(np.zeros(1))
+    return mfdeq.operators.user_operators.as_operator(backend, op, matrix.shape, "A"), taken
+
+
+@pytest.mark.parametrize("rows", [7, 130])
+def test_the_entries_in_a_pattern(rows):
+    matrix = (sp.random(rows, rows, 0.2, random_state=RNG) + sp.identity(rows)).tocsr()
+    found = Coloured(abs(matrix)).matrix_of(operator_of(aslinearoperator(matrix)))
+    assert abs(found - matrix).max() <= 1e-14
+
+
+def test_few_products_tell_the_entries():
+    coloured = Coloured(WINDY.tocoo())
+    assert coloured.count <= 13  # five points: at least five, columns at most two apart clash
+    together = (WINDY.T @ WINDY).tocoo()
+    off = together.row != together.col
+    assert np.all(coloured.colour[together.row[off]] != coloured.colour[together.col[off]])
+    A, taken = counted(WINDY)
+    coloured.matrix_of(A)
+    assert sum(taken) <= 16 + 4  # and whether the adjoint is one, and a block its columns
+
+
+MATRICES = {
+    "one": sp.csr_matrix([[3.0]]),
+    "nothing": sp.csr_matrix((5, 3)),
+    "five points": WINDY,
+    "wide": sp.random(20, 70, 0.1, random_state=RNG),
+    "tall": sp.random(70, 20, 0.1, random_state=RNG),
+    "dense row": sp.vstack([np.ones((1, 40)), sp.identity(40)]),
+    "dense": RNG.standard_normal((9, 9)),
+    "cancelling": sp.diags([1.0, -1.0], [0, 1], shape=(33, 33)),
+}
+
+
+def test_colours_are_the_same_each_time():
+    """Whatever random numbers the user draws: other colours round otherwise."""
+    pattern = convection(30, peclet=0.2).A
+    found = []
+    for seed in range(4):
+        np.random.seed(seed)  # noqa: NPY002
+        found.append(Coloured(pattern).colour)
+        assert np.random.rand() == np.random.RandomState(seed).rand()  # noqa: NPY002
+    assert all(np.array_equal(found[0], colour) for colour in found)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_where_the_entries_are(name):
+    matrix = sp.csr_matrix(MATRICES[name])
+    found = detected(counted(matrix)[0])
+    assert found.shape == matrix.shape
+    assert np.array_equal(found.toarray() != 0, matrix.toarray() != 0)
+
+
+def test_a_stencil_is_found_by_few_products():
+    grid = convection(100, peclet=0.2).A  # 10,000 unknowns
+    A, taken = counted(grid)
+    found = detected(A)
+    assert found.nnz == grid.nnz
+    assert sum(taken) <= 300
+
+
+def test_places_add_up_and_nan_counts():
+    one, other = sp.diags([1.0, 0, 2], shape=(3, 3)).tocsr(), sp.csr_matrix(np.eye(3, k=1))
+    found = detected(counted(one)[0], counted(other)[0]).toarray()
+    assert np.array_equal(found != 0, (one + other).toarray() != 0)
+
+    class Undefined(mfdeq.operators.operator.Operator):
+        def _apply(self, x):
+            return np.where(np.arange(3)[:, None] == 1, np.nan, other @ x)
+
+    undefined = Undefined(mfdeq.operators.operator.Backend.of(np.zeros(1)), (3, 3))
+    assert np.array_equal(detected(undefined).toarray(), [[0, 1, 0], [1, 1, 1], [0, 0, 0]])
+
+
+def test_a_matrix_that_is_not_sparse_is_said_to_be_none(monkeypatch):
+    monkeypatch.setattr(colouring, "MOST_COLOURS", 10)
+    with pytest.raises(mfdeq.ArgumentError, match="more than 10 columns"):
+        detected(counted(np.ones((3, 40)))[0])

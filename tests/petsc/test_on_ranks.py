@@ -1,0 +1,117 @@
+"""The tests of mfdeq.petsc on one, two and three ranks, and what becomes of failures on one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    find_spec("petsc4py") is None or shutil.which("mpiexec") is None,
+    reason="petsc4py, or mpiexec, is not installed",
+)
+# Of Open MPI's: more ranks than cores, which take turns, and a container's root. Others do not
+# read them.
+ALLOWED = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+}
+
+
+def on_ranks(ranks, *arguments, timeout=600):
+    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        ["mpiexec", "-n", str(ranks), sys.executable, *arguments],
+        env={**os.environ, **ALLOWED, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def failing(mode, ranks=2):
+    done = on_ranks(ranks, str(HERE / "support" / "failing_ranks.py"), mode, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_on_ranks(ranks):
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "petsc")]
+    done = on_ranks(ranks, *tests)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout
+
+
+def test_a_numpy_model_on_ranks_and_on_one_machine(tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    example = [str(HERE.parent / "examples" / "diffusion.py"), "--size", "small", "--output"]
+    found = []
+    for i, petsc in enumerate(([], ["--petsc"])):
+        done = on_ranks(1 + i, *example, str(tmp_path / f"{i}.png"), *petsc)
+        assert done.returncode == 0, done.stderr
+        found.append(np.array(re.findall(r"\d+\.\d{4,}", done.stdout), dtype=float))
+        assert (tmp_path / f"{i}.png").exists()
+    assert found[0].size == 3 + 8
+    np.testing.assert_allclose(*found, rtol=1e-8)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_one_rank_raises_all_raise(ranks):
+    code, words = failing("raising", ranks)
+    assert code == 0, words
+    assert f"rank {ranks - 1}: ValueError: no water left" in words
+    for rank in range(ranks - 1):
+        assert f"rank {rank}: ValueError: Raising.residual(h, theta), of shapes" in words
+        assert f"failed on rank {ranks - 1} of {ranks}: ValueError: no water left" in words
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("uncaught", ["ValueError: no water left", "ends all ranks"]),
+        ("stuck", ["no water left", "the others have not come back in 2 s"]),
+        ("between", ["RuntimeError: a script of one's own", "rank 1 ends all ranks"]),
+        ("dying", ["signal 9"]),
+        ("leaving", ["SystemExit: 4", "it left Leaving.residual"]),
+    ],
+)
+def test_nothing_waits_for_ever(mode, words):
+    code, said = failing(mode)
+    assert code != 0
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("mode", ["kept", "unevenly"])
+def test_programs_end_well(mode):
+    code, said = failing(mode)
+    assert code == 0, said
+    assert said.count("done") == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "words"),
+    [
+        ("disagreeing", "ArgumentError", ["the ranks say", "(81, None)"]),
+        ("sequential", "ModelError", ["Vec came, on 1 ranks, 80 entries on this one"]),
+        ("not finite", "ModelError", ["NotFinite.residual holds NaN or infinity"]),
+        ("communicators", "ModelError", ["params and h0 are on 2 ranks and 1 ranks"]),
+        ("not converged", "ConvergenceError", ["PETSc says DIVERGED_MAX_IT"]),
+    ],
+)
+def test_errors_that_all_ranks_find(mode, error, words):
+    code, said = failing(mode)
+    assert code == 0, said
+    for rank in range(2):
+        [line] = re.findall(rf"rank {rank}: (?!.*rank \d: ).*", said)
+        assert line.startswith(f"rank {rank}: {error}: ")
+        assert all(word in line for word in words), said

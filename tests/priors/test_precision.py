@@ -1,0 +1,117 @@
+"""Precisions: solves, roots, variances and determinants of every kind of R, against dense truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, splu
+from support.matrices import BASIS, diffusion, symmetric
+
+import mfdeq
+
+N = 7
+GRID = (diffusion(N) + 0.05 * sp.identity(N * N)).tocsr()
+ROUGH = (GRID @ GRID).tocsr()
+UNITS = sp.diags(10.0 ** np.linspace(-4, 4, N * N))  # of parameters in other units
+DENSE = symmetric(np.logspace(0, 4, 80))
+KINDS = {
+    "sparse": ROUGH,
+    "badly scaled": (UNITS @ ROUGH @ UNITS).tocsr(),
+    "two grids": sp.block_diag([ROUGH, 3 * GRID]).tocsr(),
+    "dense": DENSE,
+    "diagonal": np.logspace(-2, 3, 40),
+    "one": np.ones(1),
+}
+
+
+def dense(R):
+    R = R.toarray() if sp.issparse(R) else R
+    return np.diag(R) if R.ndim == 1 else R
+
+
+def given(R, **more):
+    """The same R, known by its products and solves."""
+    lu = splu(sp.csc_matrix(dense(R)))
+    return mfdeq.Precision(aslinearoperator(dense(R)), solve=lu.solve, **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind):
+    R, truth = mfdeq.Precision(KINDS[kind]), dense(KINDS[kind])
+    P, inverse = truth.shape[0], np.linalg.inv(truth)
+    X = np.random.default_rng(0).standard_normal((P, 3))
+    size = np.sqrt(np.outer(np.diag(inverse), np.diag(inverse)))
+    for x in (X, X[:, 0]):
+        np.testing.assert_allclose(R @ x, truth @ x, rtol=1e-12)
+        np.testing.assert_allclose(truth @ R.solve(x), x, atol=1e-8)
+        np.testing.assert_allclose(R.covariance @ x, R.solve(x))
+    np.testing.assert_allclose(R.variances(), np.diag(inverse), rtol=1e-8)
+    assert R.log_determinant() == pytest.approx(np.linalg.slogdet(truth)[1], rel=1e-9, abs=1e-12)
+    root = R._covariance.root(np.eye(P))
+    assert np.all(abs(root @ root.T - inverse) <= 1e-8 * size)
+    np.testing.assert_array_equal(R._covariance.root(np.eye(P)[:, 0]), root[:, 0])
+    assert R.samples(4, seed=3).shape == (P, 4)
+    np.testing.assert_array_equal(R.samples(seed=3), R.samples(seed=3))
+    assert np.any(R.samples(seed=3) != R.samples(seed=4))
+
+
+def test_float32():
+    R = mfdeq.Precision(GRID.astype("float32"))
+    assert R.variances().dtype == R.samples().dtype == R.solve(np.ones(N * N)).dtype == np.float32
+    inverse = np.linalg.inv(GRID.toarray())
+    np.testing.assert_allclose(R.variances(), np.diag(inverse), rtol=1e-4)
+
+
+def test_products_and_solves():
+    R, truth = given(ROUGH), ROUGH.toarray()
+    b = np.random.default_rng(0).standard_normal((N * N, 2))
+    np.testing.assert_allclose(truth @ R.solve(b), b, atol=1e-9)
+    np.testing.assert_allclose(truth @ R.solve(b[:, 0]), b[:, 0], atol=1e-9)
+    for unknown in (R.samples, R.variances, R.log_determinant):
+        with pytest.raises(mfdeq.ArgumentError, match=r"root=|sparse matrix"):
+            unknown()
+    lu = splu(GRID.tocsc())
+    root = LinearOperator(GRID.shape, matvec=lu.solve, rmatvec=lambda x: lu.solve(x, "T"))
+    R = given(ROUGH, root=root)
+    white = np.random.default_rng(0).standard_normal((N * N, 5))
+    np.testing.assert_allclose(R.samples(5), lu.solve(white), rtol=1e-9)
+    assert R.samples().shape == (N * N,)
+
+
+def test_as_a_prior_it_is_its_matrix():
+    theta = np.random.default_rng(0).standard_normal(N * N)
+    for R in (mfdeq.Precision(ROUGH), ROUGH):
+        prior = mfdeq.QuadraticPrior(R, mean=0.5)
+        assert prior.value(np.ones(2), theta) == pytest.approx(
+            0.5 * (theta - 0.5) @ (ROUGH @ (theta - 0.5))
+        )
+
+
+INDEFINITE = (ROUGH - 30.0 * sp.identity(N * N)).tocsr()
+REFUSED = {
+    "indefinite": (lambda: mfdeq.Precision(INDEFINITE), "not positive definite: .* negative"),
+    "indefinite, dense": (lambda: mfdeq.Precision(-DENSE), "not positive definite"),
+    "indefinite, diagonal": (lambda: mfdeq.Precision(np.array([1.0, 0.0])), "entry is 0"),
+    "indefinite, products": (lambda: given(-ROUGH), "not positive definite"),
+    "singular": (lambda: mfdeq.Precision(sp.csr_matrix((5, 5))), "not positive definite"),
+    "not symmetric": (lambda: mfdeq.Precision(BASIS), "not symmetric"),
+    "not square": (lambda: mfdeq.Precision(np.ones((3, 2))), r"shape \(3, 2\)"),
+    "NaN": (lambda: mfdeq.Precision(np.array([1.0, np.nan])), "NaN"),
+    "a number": (lambda: mfdeq.Precision(2.0), "float of shape"),
+    "no solve": (lambda: mfdeq.Precision(aslinearoperator(DENSE)), "solve="),
+    "another's solve": (
+        lambda: mfdeq.Precision(aslinearoperator(DENSE), solve=lambda b: b),
+        "not that of R",
+    ),
+    "a solve that is none": (lambda: mfdeq.Precision(aslinearoperator(DENSE), solve=3), "int"),
+    "another's root": (lambda: given(ROUGH, root=aslinearoperator(GRID)), "not that of R"),
+    "a root of a matrix": (lambda: mfdeq.Precision(ROUGH, root=GRID), "LinearOperator"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    make, message = REFUSED[case]
+    with pytest.raises(mfdeq.MfdeqError, match=message):
+        make()

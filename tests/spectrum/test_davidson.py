@@ -1,0 +1,162 @@
+"""The smallest eigenpairs by a preconditioner: dense truth, few products, failures said."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse as sp
+from benchmarks.problems import Diffusion
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, lobpcg
+from spectrum.test_lanczos import operator
+from support.matrices import diffusion
+
+import mfdeq
+from mfdeq.spectrum.davidson import Davidson
+
+P = 144
+VALUES = np.r_[np.geomspace(1e-6, 1e-3, 20), np.geomspace(1e-2, 1, P - 20)]
+H = operator(VALUES) @ np.eye(P)
+NEAR = np.linalg.inv(H + 1e-3 * np.diag(np.linspace(0.1, 1, P)))
+
+
+@pytest.mark.parametrize("basis", [None, 22])
+@pytest.mark.parametrize("block", [1, 3, 5])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_smallest(block, basis, scale):
+    pairs = mfdeq.eigsh(
+        aslinearoperator(scale * H), 5, "SA", preconditioner=NEAR, block=block, basis=basis
+    )
+    np.testing.assert_allclose(pairs.values, scale * VALUES[:5], atol=1e-11 * scale)
+    assert np.all(pairs.error_bounds <= 2e-6 * scale * VALUES[4] + 1e-13 * scale)
+    off = scale * H @ pairs.vectors - pairs.vectors * pairs.values
+    assert np.all(np.linalg.norm(off, axis=0) <= pairs.error_bounds)
+    assert pairs.report.method == "Davidson"
+    assert pairs.report.products < 200
+
+
+def test_fewer_products_than_lobpcg_and_than_lanczos():
+    count = [0]
+
+    def product(X):
+        count[0] += X.shape[1] if X.ndim == 2 else 1
+        return H @ X
+
+    counted = LinearOperator(H.shape, matvec=product, matmat=product, dtype=float)
+    pairs = mfdeq.eigsh(counted, 5, "SA", preconditioner=NEAR)
+    X = np.random.default_rng(0).standard_normal((P, 7))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, tol = count[0], 1e-6 * VALUES[4]
+        lobpcg(counted, X, M=NEAR, tol=tol, maxiter=400, largest=False)
+    assert before - 6 <= pairs.report.products <= before  # with those that check H
+    assert before < 0.4 * (count[0] - before)
+    with pytest.raises(mfdeq.ConvergenceError):  # what the preconditioner is for
+        mfdeq.eigsh(counted, 5, "SA", max_products=2 * before)
+
+
+def test_a_restart_keeps_the_direction(monkeypatch):
+    """Of a small basis: without the vectors of a step before it takes more products."""
+
+    def products():
+        return mfdeq.eigsh(H, 4, "SA", preconditioner=NEAR, basis=16).report.products
+
+    kept, restart = products(), Davidson._restart
+
+    def forgetful(self):
+        self.before = None
+        restart(self)
+
+    monkeypatch.setattr(Davidson, "_restart", forgetful)
+    assert kept < 0.9 * products()
+
+
+def test_float32():
+    values = np.linspace(1, 2, 100).astype("float32")
+    pairs = mfdeq.eigsh(
+        np.diag(values), 3, "SA", preconditioner=np.eye(100, dtype="float32"), rtol=1e-3
+    )
+    assert pairs.values.dtype == np.float32
+    np.testing.assert_allclose(pairs.values, values[:3], rtol=1e-4)
+
+
+def test_in_the_inner_product_of_a_prior():
+    R = (diffusion(12) + 0.1 * sp.identity(P)).tocsr()
+    dense = R @ H @ R  # symmetric, and large where R is
+    truth = scipy.linalg.eigh(dense, R.toarray(), eigvals_only=True)
+    pairs = mfdeq.eigsh(
+        dense, 4, "SA", M=R, preconditioner=np.linalg.inv(dense + 1e-5 * R.toarray())
+    )
+    np.testing.assert_allclose(pairs.values, truth[:4], rtol=1e-6)
+    V = pairs.vectors
+    np.testing.assert_allclose(V.T @ (R @ V), np.eye(4), atol=1e-9)
+
+
+def test_a_hessian_whose_products_are_all_that_is_known():
+    """Without a matrix to factorize, preconditioned by the posterior of its Gauss-Newton part."""
+    model = Diffusion(14)
+    eq = mfdeq.solve(
+        model, model.lognormal(), solver=mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+    )
+    rough = sp.csr_matrix(model.Dt @ model.D) / 15**2
+    R = mfdeq.Precision((1e-2 * (rough @ rough) + 1e-4 * sp.identity(196)).tocsr())
+    misfit = model.loss(40)
+    hessian = eq.hessian(misfit + mfdeq.QuadraticPrior(R)).gauss_newton
+    low = mfdeq.LowRank(mfdeq.eigsh(eq.hessian(misfit).gauss_newton, 40, M=R, rtol=1e-10))
+    pairs = mfdeq.eigsh(hessian, 6, "SA", preconditioner=low, block=3)
+    truth = np.linalg.eigvalsh(hessian.toarray())
+    np.testing.assert_allclose(pairs.values, truth[:6], rtol=1e-6)
+    assert pairs.report.products < 100
+    found = mfdeq.condition_number(hessian, preconditioner=low)
+    assert abs(found.value - truth[-1] / truth[0]) <= found.standard_error + 1e-9 * found.value
+
+
+def test_nearest_to_a_shift_by_iterated_solves():
+    """Of an indefinite H whose curvature is known by its product: no system to factorize."""
+    values = np.r_[-np.geomspace(1e-3, 1e-1, 10), VALUES[10:]]
+    indefinite = operator(values) @ np.eye(P)
+    near = np.linalg.inv(operator(abs(values)) @ np.eye(P) + 1e-4 * np.eye(P))
+    pairs = mfdeq.eigsh(aslinearoperator(indefinite), 5, sigma=0.0, preconditioner=near)
+    nearest = np.sort(values[np.argsort(abs(values))[:5]])
+    np.testing.assert_allclose(pairs.values, nearest, atol=1e-10)
+    assert "iterated" in pairs.report.method
+    assert pairs.report.products < 1500
+
+    M = np.linspace(1, 3, P)
+    truth = scipy.linalg.eigh(indefinite, np.diag(M), eigvals_only=True)
+    pairs = mfdeq.eigsh(indefinite, 3, sigma=2e-4, M=M, preconditioner=near)
+    nearest = np.sort(truth[np.argsort(abs(truth - 2e-4))[:3]])
+    np.testing.assert_allclose(pairs.values, nearest, atol=1e-10)
+
+    with pytest.raises(mfdeq.SingularStateError, match="sigma is an eigenvalue"):
+        mfdeq.eigsh(indefinite, 3, sigma=values[3], preconditioner=near)
+    noise = np.random.default_rng(0)
+
+    def noisy(x):
+        return indefinite @ x * (1 + 1e-6 * noise.standard_normal(x.shape))
+
+    rough = LinearOperator((P, P), matvec=noisy, matmat=noisy, dtype=float)
+    with pytest.raises(mfdeq.ConvergenceError, match="tighter solves"):
+        mfdeq.eigsh(rough, 3, sigma=0.0, preconditioner=near)
+
+
+def test_a_preconditioner_needs_no_adjoint():
+    """It is symmetric: scipy's LinearOperator of a function will do."""
+    near = LinearOperator((P, P), matvec=lambda x: NEAR @ x.ravel(), dtype=float)
+    pairs = mfdeq.eigsh(H, 5, "SA", preconditioner=near)
+    np.testing.assert_allclose(pairs.values, VALUES[:5], atol=1e-11)
+
+
+def test_failing():
+    bad = np.diag(np.random.default_rng(0).uniform(1, 2, P))
+    with pytest.raises(mfdeq.ConvergenceError, match="better preconditioner") as caught:
+        mfdeq.eigsh(H, 5, "SA", preconditioner=bad, max_products=60)
+    best = caught.value.best
+    assert not best.report.converged
+    assert np.all(abs(VALUES[:, None] - best.values).min(axis=0) <= best.error_bounds)
+    with pytest.raises(mfdeq.ArgumentError, match="which='SA'"):
+        mfdeq.eigsh(H, 5, "LM", preconditioner=bad)
+    with pytest.raises(mfdeq.ModelError, match="preconditioner has shape"):
+        mfdeq.eigsh(H, 5, "SA", preconditioner=bad[:3, :3])

@@ -1,0 +1,265 @@
+"""Densities, traces and functions of H from random products: dense truth, and honest errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse as sp
+from benchmarks.problems import Diffusion
+from scipy.integrate import trapezoid
+from scipy.sparse.linalg import LinearOperator, cg
+from support.matrices import diffusion
+
+import mfdeq
+from mfdeq.priors.precision import Euclidean
+from mfdeq.spectrum.density import sphere
+
+P = 240
+RNG = np.random.default_rng(0)
+Q = np.linalg.qr(RNG.standard_normal((P, P)))[0]
+SPECTRA = {
+    "decay": np.geomspace(1e-4, 1, P),
+    "flat": RNG.uniform(0.5, 2, P),
+    "indefinite": np.r_[np.linspace(-1, 1, P - 4), 7, 8, -9, -10],
+    "low rank": np.r_[np.zeros(P - 20), RNG.uniform(1, 10, 20)],
+}
+GRID = (diffusion(6) + 0.05 * sp.identity(36)).tocsr()
+
+
+def dense(values):
+    H = (Q * values) @ Q.T
+    return (H + H.T) / 2
+
+
+def wanted(name):
+    """What is estimated of a spectrum, by name: a function of (H, seed), and the truth."""
+    values = SPECTRA[name]
+    level = 0.1 * abs(values).max()
+
+    def log1p(H, seed):
+        return mfdeq.spectral_density(H, seed=seed, probes=8).sum(lambda x: np.log1p(x**2))
+
+    found = {
+        "trace": (lambda H, seed: mfdeq.trace(H, products=60, seed=seed), values.sum()),
+        "frobenius_norm": (
+            lambda H, seed: mfdeq.frobenius_norm(H, products=60, seed=seed),
+            np.linalg.norm(values),
+        ),
+        "rank": (
+            lambda H, seed: mfdeq.numerical_rank(H, 0.1, seed=seed, probes=8),
+            (abs(values) > level).sum(),
+        ),
+        "log1p": (log1p, np.log1p(values**2).sum()),
+    }
+    if values.min() > 0:
+        found["log_determinant"] = (
+            lambda H, seed: mfdeq.log_determinant(H, seed=seed, steps=80),
+            np.log(values).sum(),
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_errors_are_honest(name):
+    """The truth is inside two standard errors 95 times of 100, and they are not much too wide."""
+    H = dense(SPECTRA[name])
+    for what, (estimate, truth) in wanted(name).items():
+        found = [estimate(H, seed) for seed in range(60)]
+        off = np.array([e.value - truth for e in found])
+        error = np.array([e.standard_error for e in found])
+        inside = np.mean(abs(off) <= 2 * error + 1e-12 * abs(truth))
+        assert inside >= 0.88, (what, inside)  # 57 of 60 on average, 53 or more in 98 of 100
+        assert error.mean() <= 3 * off.std() + 1e-9 * abs(truth), (what, error.mean(), off.std())
+        assert float(found[0]) == found[0].value
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_a_quadrature_is_exact_up_to_its_degree(scale):
+    H = scale * dense(SPECTRA["indefinite"])
+    density = mfdeq.spectral_density(H, probes=5, steps=4, seed=3)
+    assert density.products == 20
+    z = sphere(Euclidean(mfdeq.arrays.backend.Backend.of(H)), P, 5, 3)
+    for power in range(8):
+        truth = P * np.mean(np.sum(z * (np.linalg.matrix_power(H / scale, power) @ z), axis=0))
+        found = density.sum(lambda x, p=power: (x / scale) ** p)
+        assert found.value == pytest.approx(truth, rel=1e-9)
+    np.testing.assert_allclose(density.weights.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_breakdown(value):
+    H = LinearOperator((P, P), matvec=lambda x: value * x, matmat=lambda X: value * X, dtype=float)
+    density = mfdeq.spectral_density(H, steps=10)
+    found = density.sum(np.exp)
+    assert found.value == pytest.approx(P * np.exp(value))
+    assert found.standard_error <= 1e-9 * found.value
+    assert mfdeq.trace(H).value == pytest.approx(P * value)
+    assert mfdeq.frobenius_norm(H).value == pytest.approx(np.sqrt(P) * value)
+    assert mfdeq.numerical_rank(H).value == pytest.approx(P * (value > 0))
+
+
+def test_low_rank_is_exact_where_the_basis_holds_it():
+    values = SPECTRA["low rank"]
+    for estimate, truth in (
+        (mfdeq.trace(dense(values)), values.sum()),
+        (mfdeq.frobenius_norm(dense(values)), np.linalg.norm(values)),
+        (mfdeq.numerical_rank(dense(values), 1e-6, pairs=None, probes=30), 20),
+    ):
+        assert abs(estimate.value - truth) <= 2 * estimate.standard_error + 1e-9 * truth
+    assert mfdeq.trace(dense(values)).standard_error < 1e-9
+    small = dense(values)[:8, :8]
+    found = mfdeq.trace(small, products=30)
+    assert (found.value, found.standard_error) == (pytest.approx(np.trace(small)), 0.0)
+
+
+def test_pairs_that_are_known_make_errors_smaller():
+    values = SPECTRA["indefinite"]
+    H = dense(values)
+    pairs = mfdeq.eigsh(H, 4, rtol=1e-10)
+    plain, deflated = (
+        mfdeq.spectral_density(H, probes=8, pairs=known).sum(np.square) for known in (None, pairs)
+    )
+    assert deflated.standard_error < 0.3 * plain.standard_error
+    assert abs(deflated.value - (values**2).sum()) <= 3 * deflated.standard_error
+    density = mfdeq.spectral_density(H, probes=8, pairs=pairs)
+    assert density.nodes.max() < 1.1  # what was known is not found again
+    assert density.cumulative(5.0) == pytest.approx(P - 2)
+
+
+def test_cumulative_and_density():
+    values = np.linspace(-1, 1, P)
+    density = mfdeq.spectral_density(dense(values), probes=30, steps=60)
+    x = np.linspace(-1.3, 1.3, 200)
+    np.testing.assert_allclose(density.cumulative(x), P * np.clip((x + 1) / 2, 0, 1), atol=8)
+    assert density.cumulative(0.0).shape == ()
+    curve = density(x, 0.05)
+    assert trapezoid(curve, x) == pytest.approx(P, rel=1e-3)
+    inside = abs(x) < 0.8
+    np.testing.assert_allclose(curve[inside], P / 2, rtol=0.15)
+
+
+def generalized():
+    R = (GRID @ GRID).tocsr()
+    S = np.random.default_rng(3).standard_normal((36, 10))
+    H = S @ S.T + 0.2 * np.eye(36)
+    return H, R, scipy.linalg.eigh(H, R.toarray(), eigvals_only=True)
+
+
+def test_in_the_inner_product_of_a_prior():
+    H, R, values = generalized()
+    M = mfdeq.Precision(R)
+    pairs = mfdeq.eigsh(H, 5, M=M, rtol=1e-10)
+    for estimate, truth in (
+        (mfdeq.trace(H, M=M, products=45), values.sum()),
+        (mfdeq.frobenius_norm(H, M=M, products=45), np.linalg.norm(values)),
+        (mfdeq.log_determinant(H, M=M, probes=40, steps=36), np.log(values).sum()),
+        (
+            mfdeq.spectral_density(H, M=M, pairs=pairs, probes=40, steps=31).sum(np.log1p),
+            np.log1p(values).sum(),
+        ),
+    ):
+        assert abs(estimate.value - truth) <= 3 * estimate.standard_error
+        assert estimate.standard_error < 0.2 * abs(truth)
+
+
+def test_float32():
+    H = dense(SPECTRA["flat"]).astype("float32")
+    for estimate in (mfdeq.trace(H), mfdeq.log_determinant(H)):
+        assert abs(estimate.value) < 1000
+    assert mfdeq.Nystrom(H, 5).dtype == np.float32
+
+
+def test_condition_number():
+    model = Diffusion(9)
+    eq = mfdeq.solve(model, model.lognormal())
+    prior = mfdeq.QuadraticPrior(1e-2 * sp.identity(81) + 1e-4 * sp.csr_matrix(model.Dt @ model.D))
+    H = eq.hessian(model.loss(20) + prior)
+    truth = np.linalg.cond(H.toarray())
+    found = mfdeq.condition_number(H)
+    assert abs(found.value - truth) <= found.standard_error + 1e-9 * truth
+    assert found.standard_error < 0.05 * truth
+    with pytest.raises(mfdeq.MfdeqError, match="singular"):
+        mfdeq.condition_number(eq.hessian(model.loss(20)).gauss_newton)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-3])
+def test_nystrom(shift):
+    values = np.r_[np.geomspace(1e3, 1, 20), np.linspace(0.5, 1, P - 20)]
+    H = dense(values)
+    shifted, b = H + shift * np.eye(P), RNG.standard_normal(P)
+    taken = []
+    for M in (None, mfdeq.Nystrom(H, 30, shift)):
+        steps = []
+        x, info = cg(shifted, b, M=M, rtol=1e-10, callback=lambda _, s=steps: s.append(1))
+        assert info == 0
+        np.testing.assert_allclose(shifted @ x, b, atol=1e-7)
+        taken.append(len(steps))
+    assert taken[1] < 0.4 * taken[0]
+    whole = mfdeq.Nystrom(H, P, shift)
+    np.testing.assert_allclose(whole @ shifted, (0.5 + shift) * np.eye(P), atol=1e-6)
+    assert np.all(np.diff(whole.values) <= 0)
+    np.testing.assert_allclose(mfdeq.Nystrom(H, 30).values[:5], np.sort(values)[:-6:-1], rtol=0.1)
+
+
+def test_nystrom_of_low_rank():
+    """What was not seen is left as it is, with a shift; without one there must be something."""
+    H = dense(SPECTRA["low rank"])
+    M = mfdeq.Nystrom(H, 60, 0.1)
+    assert M.values.shape == (20,)
+    flat = np.linalg.eigvals(M @ (H + 0.1 * np.eye(P))).real
+    np.testing.assert_allclose(np.sort(flat)[20:], flat.max(), rtol=1e-6)
+    with pytest.raises(mfdeq.ArgumentError, match="zero"):
+        mfdeq.Nystrom(0 * H, 5)
+    np.testing.assert_allclose(mfdeq.Nystrom(0 * H, 5, 2.0) @ np.ones(P), 1.0)
+
+
+REFUSED = {
+    "few probes": (lambda H: mfdeq.spectral_density(H, probes=3), "at least 4"),
+    "few products": (lambda H: mfdeq.trace(H, products=11), "at least 12"),
+    "an indefinite determinant": (mfdeq.log_determinant, "not positive definite"),
+    "not finite": (lambda H: mfdeq.spectral_density(H).sum(lambda x: x / 0), "not finite"),
+    "an indefinite preconditioner": (lambda H: mfdeq.Nystrom(H, 10), "semidefinite"),
+    "not square": (lambda H: mfdeq.trace(H[:3]), "square"),
+    "all pairs": (
+        lambda H: mfdeq.spectral_density(H[:9, :9], pairs=mfdeq.eigsh(H[:9, :9], 9)),
+        "nothing is left",
+    ),
+    "width": (lambda H: mfdeq.spectral_density(H)(0.0, 0.0), "width"),
+    "steps": (lambda H: mfdeq.spectral_density(H, steps=0), "steps"),
+    "a precision without samples": (
+        lambda H: mfdeq.trace(
+            H,
+            M=mfdeq.Precision(
+                LinearOperator((P, P), matvec=np.asarray, rmatvec=np.asarray, dtype=float),
+                solve=np.asarray,
+            ),
+        ),
+        "root=",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    compute, message = REFUSED[case]
+    with pytest.raises(mfdeq.ArgumentError, match=message):
+        compute(dense(SPECTRA["indefinite"]))
+
+
+def test_nan_products():
+    H = LinearOperator(
+        (P, P), matvec=lambda x: np.nan * x, matmat=lambda X: np.nan * X, dtype=float
+    )
+    for compute in (
+        mfdeq.trace,
+        mfdeq.spectral_density,
+        mfdeq.frobenius_norm,
+        mfdeq.eigsh,
+        mfdeq.randomized_eigsh,
+        lambda H: mfdeq.eigsh(H, which="SA", preconditioner=np.eye(P)),
+        lambda H: mfdeq.Nystrom(H, 5),
+    ):
+        with pytest.raises(mfdeq.ModelError, match="NaN"):
+            compute(H)

@@ -1,0 +1,94 @@
+"""Intervals hold: random spectra, products off by noise of a known size, every method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+from spectrum.test_spectrum import WHICH
+
+import mfdeq
+from mfdeq.arrays.backend import Backend
+from mfdeq.operators.operator import SelfAdjoint
+
+
+class Noisy(SelfAdjoint):
+    """A dense matrix whose products are off by random vectors of a known length, times theirs."""
+
+    def __init__(self, source, dense, noise, rng):
+        super().__init__(source, dense.shape)
+        self.dense, self.noise, self.rng = dense, noise, rng
+
+    def _apply(self, x):
+        return self.with_error(x)[0]
+
+    def with_error(self, x):
+        """Known in length, not in direction: half of it, as the library doubles an estimate."""
+        off = self.rng.standard_normal(x.shape)
+        off *= self.noise * np.linalg.norm(x, axis=0) / np.linalg.norm(off, axis=0)
+        turned = self.rng.standard_normal(x.shape)
+        turned *= 0.5 * np.linalg.norm(off, axis=0) / np.linalg.norm(turned, axis=0)
+        return self.dense @ x + off, turned
+
+
+def spectrum(rng, n, kind):
+    """Random signs over six decades; copies; clusters; low rank; definite."""
+    values = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(-6, 0, n)
+    if kind == "copies":
+        values[rng.integers(0, n, n // 2)] = rng.standard_normal()
+    elif kind == "clusters":
+        values[: n // 2] = rng.standard_normal() * (1 + 1e-5 * rng.standard_normal(n // 2))
+    elif kind == "low rank":
+        values[rng.integers(3, 12) :] = 0.0
+    elif kind == "definite":
+        values = abs(values)
+    return 10.0 ** rng.integers(-12, 13) * values
+
+
+def found(H, k, which, M, kind, rng):
+    """By one of the methods that suit the case."""
+    method = rng.integers(0, 4)
+    if method == 0:
+        return mfdeq.randomized_eigsh(
+            H, k, M=M, rtol=1e-2, max_passes=3, seed=int(rng.integers(99))
+        )
+    if method == 1 and kind == "definite":
+        size = abs(H.dense).max()
+        near = np.linalg.inv(H.dense + 1e-3 * size * np.eye(H.shape[0]))
+        return mfdeq.eigsh(H, k, "SA", M=M, preconditioner=near, rtol=1e-3, max_products=200)
+    block = int(rng.integers(1, 4))
+    return mfdeq.eigsh(H, k, which, M=M, block=block, rtol=1e-3, max_products=150)
+
+
+def holds(case):
+    """Whether each interval of one random case contains an eigenvalue."""
+    rng = np.random.default_rng(case)
+    n = int(rng.integers(42, 70))
+    kind = ("wide", "copies", "clusters", "low rank", "definite")[case % 5]
+    values = spectrum(rng, n, kind)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    dense = (Q * values) @ Q.T
+    dense = (dense + dense.T) / 2
+    M, truth = None, values
+    if case % 2:
+        M = 10.0 ** rng.uniform(-2, 2, n)
+        truth = scipy.linalg.eigh(dense, np.diag(M), eigvals_only=True)
+    noise = abs(values).max() * float(10.0 ** rng.uniform(-14, -5))
+    H = Noisy(Backend.of(dense), dense, noise, rng)
+    try:
+        k = int(rng.integers(1, 6 if case % 3 else 14))
+        pairs = found(H, k, WHICH[case % 4], M, kind, rng)
+    except mfdeq.ConvergenceError as error:
+        pairs = error.best
+    distance = abs(truth[:, None] - pairs.values).min(axis=0)
+    rounding = 1e-13 * abs(truth).max()
+    return bool(np.all(distance <= pairs.error_bounds + rounding))
+
+
+def test_intervals_hold():
+    assert [case for case in range(400) if not holds(case)] == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_intervals_hold():
+    assert [case for case in range(400, 10_400) if not holds(case)] == []

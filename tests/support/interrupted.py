@@ -1,0 +1,112 @@
+"""Runs that are killed at their checkpoints and started again, and results compared bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mfdeq.files import checkpoints
+
+NOT_COMPARED = {"seconds", "peak_bytes", "products_of"}  # of the clock and the process
+
+
+class Killed(BaseException):
+    """As a signal: nothing in the library catches it."""
+
+
+def killed_and_restarted(run, path, monkeypatch, before=False):
+    """The result of a run that is killed at every checkpoint, and how many there were.
+
+    Killed right after the file was written, or before, where every start comes one further.
+    """
+    true, kills = checkpoints.put, 0
+    while True:
+        seen = []
+
+        def write(*args, seen=seen):
+            if before and seen:  # nothing but the one before is on the disk
+                raise Killed
+            true(*args)
+            seen.append(1)
+            if not before:
+                raise Killed
+
+        monkeypatch.setattr(checkpoints, "put", write)
+        try:
+            return run(path), kills
+        except Killed:
+            kills += 1
+            assert kills < 500
+        finally:
+            monkeypatch.setattr(checkpoints, "put", true)
+
+
+def killed_after_writing(run, monkeypatch):
+    """Kill a run once it has written."""
+    true = checkpoints.put
+
+    def write(*args):
+        true(*args)
+        raise Killed
+
+    monkeypatch.setattr(checkpoints, "put", write)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.setattr(checkpoints, "put", true)
+
+
+def killed_by_signal(code, path, seed, most, times):
+    """What a script prints that is killed at random moments and then left to end; how often."""
+    rng, kills = random.Random(seed), 0
+    for _ in range(times):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        started = time.monotonic()
+        while not path.exists() and process.poll() is None:
+            assert time.monotonic() < started + 120
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, most))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return out.stdout, kills
+
+
+def assert_same(found, expected, where="result"):
+    """Equal to the last bit, through dataclasses and lists."""
+    assert type(found) is type(expected), where
+    if dataclasses.is_dataclass(found):
+        for name in [field.name for field in dataclasses.fields(found)]:
+            if name not in NOT_COMPARED:
+                assert_same(getattr(found, name), getattr(expected, name), f"{where}.{name}")
+    elif isinstance(found, dict):
+        assert set(found) == set(expected), where
+        for name in found:
+            assert_same(found[name], expected[name], f"{where}[{name}]")
+    elif isinstance(found, (list, tuple)):
+        assert len(found) == len(expected), where
+        for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(found, np.ndarray):
+        assert found.dtype == expected.dtype, where
+        np.testing.assert_array_equal(found, expected, err_msg=where)
+    else:
+        assert found == expected or found != found, f"{where}: {found!r}, {expected!r}"

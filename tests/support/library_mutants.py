@@ -1,0 +1,374 @@
+"""Plausible mistakes inside the library, each in place of one step of a composition."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mfdeq.equilibrium import reduced_hessian as hessian
+from mfdeq.equilibrium.equilibrium import Equilibrium
+from mfdeq.equilibrium.reduced_hessian import Reduced, ReducedHessian, SecondOrderSlice
+from mfdeq.linear import Factor
+from mfdeq.models.curvature import AppliedCurvature, BlockCurvature, add_curvatures, scale_curvature
+from mfdeq.models.linearization import Linearized
+from mfdeq.models.losses import LeastSquares, Loss, QuadraticPrior
+from mfdeq.operators.operator import Adjoint, IdentityMinus, Matrix, Stacked
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`wrong` in place of the attribute `name` of a class or module, seen on some cases."""
+
+    where: Any
+    name: str
+    wrong: Any
+    case: str
+
+    def __str__(self):
+        return f"{self.wrong.__name__}-{self.case}"
+
+
+MUTANTS = []
+
+
+def mutant(where, name, *cases):
+    """Register a function as a mutant; its name says what is wrong."""
+
+    def register(wrong):
+        MUTANTS.extend(Mutant(where, name, wrong, case) for case in cases)
+        return wrong
+
+    return register
+
+
+def stacked(upper, lower):
+    return np.concatenate([upper, lower])
+
+
+# Adjoints
+
+
+@mutant(Adjoint, "_apply", "square")
+def adjoint_is_the_operator(self, x):
+    return self.of._apply(x)
+
+
+@mutant(Matrix, "_apply_adjoint", "square")
+def matrix_not_transposed(self, y):
+    return self.array @ y
+
+
+@mutant(IdentityMinus, "_apply_adjoint", "smooth-operators")
+def identity_minus_not_transposed(self, y):
+    return self._apply(y)
+
+
+solve, solve_adjoint = Factor.solve, Factor.solve_adjoint
+
+
+@mutant(Factor, "solve_adjoint", "smooth", "stiff", "square", "bratu_spectral")
+def adjoint_solve_with_A(self, b, *, rtol=None):
+    return solve(self, b, rtol=rtol)
+
+
+@mutant(Factor, "solve", "smooth", "stiff", "square", "bratu_spectral")
+def solve_with_the_adjoint_of_A(self, b, *, rtol=None):
+    return solve_adjoint(self, b, rtol=rtol)
+
+
+@mutant(Factor, "solve_adjoint", "smooth")
+def adjoint_solve_fails_and_returns_zeros(self, b, *, rtol=None):
+    return 0 * b
+
+
+# Signs of a residual
+
+
+linearize = Linearized.__init__
+
+
+@mutant(Linearized, "__init__", "stiff", "diffusion")
+def B_of_the_residual(self, problem, h, given):
+    linearize(self, problem, h, given)
+    self.B = -self.B
+
+
+@mutant(Linearized, "__init__", "smooth", "stiff")
+def J_in_place_of_A(self, problem, h, given):
+    linearize(self, problem, h, given)
+    self.A = Matrix(self.backend, np.eye(h.size) - self.A.array)
+
+
+curvature_of, second_of = Linearized.curvature, Linearized.second
+
+
+@mutant(Linearized, "curvature", "stiff", "diffusion")
+def curvature_of_the_residual(self, w, **options):
+    return curvature_of(self, -w, **options)
+
+
+@mutant(Linearized, "second", "stiff", "diffusion")
+def second_of_the_residual(self, a, b):
+    return -second_of(self, a, b)
+
+
+# The tangent T = [I; Z] and its adjoint
+
+
+@mutant(Stacked, "_apply", "smooth", "stiff")
+def T_without_Z(self, x):
+    return stacked(x, 0 * self.lower._apply(x))
+
+
+@mutant(Stacked, "_apply", "smooth", "stiff")
+def T_without_I(self, x):
+    return stacked(0 * x, self.lower._apply(x))
+
+
+@mutant(Stacked, "_apply", "smooth", "stiff")
+def T_with_minus_Z(self, x):
+    return stacked(x, -self.lower._apply(x))
+
+
+@mutant(Stacked, "_apply", "square")
+def T_swapped(self, x):
+    return stacked(self.lower._apply(x), x)
+
+
+@mutant(Stacked, "_apply_adjoint", "smooth", "stiff")
+def T_adjoint_without_Z(self, y):
+    return 1 * y[: self.shape[1]]
+
+
+@mutant(Stacked, "_apply_adjoint", "smooth", "stiff")
+def T_adjoint_without_I(self, y):
+    return self.lower._apply_adjoint(y[self.shape[1] :])
+
+
+# The Hessian of the Lagrangian, by its parts and by its blocks
+
+
+@mutant(hessian, "add_curvatures", "smooth", "stiff", "square")
+def K_without_the_loss(left, right):
+    return right
+
+
+@mutant(hessian, "add_curvatures", "smooth", "stiff", "square")
+def K_without_the_dynamics(left, right):
+    return left
+
+
+@mutant(hessian, "add_curvatures", "smooth", "stiff", "square")
+def K_minus_the_dynamics(left, right):
+    return add_curvatures(left, scale_curvature(right, -1.0))
+
+
+def in_blocks(product):
+    """Registers a product with K written as a function of its blocks and of (u, z)."""
+
+    def apply(self, x):
+        blocks = self.params_params, self.state_params, self.state_params.H, self.state_state
+        return stacked(*product(*blocks, *self.split(x)))
+
+    apply.__name__ = product.__name__
+    mutant(BlockCurvature, "_apply", "smooth", "square")(apply)
+    return product
+
+
+@in_blocks
+def K_without_params_params(pp, sp, ps, ss, u, z):
+    return ps @ z, sp @ u + ss @ z
+
+
+@in_blocks
+def K_without_params_state(pp, sp, ps, ss, u, z):
+    return pp @ u, sp @ u + ss @ z
+
+
+@in_blocks
+def K_without_state_params(pp, sp, ps, ss, u, z):
+    return pp @ u + ps @ z, ss @ z
+
+
+@in_blocks
+def K_without_state_state(pp, sp, ps, ss, u, z):
+    return pp @ u + ps @ z, sp @ u
+
+
+@in_blocks
+def K_one_sided(pp, sp, ps, ss, u, z):
+    return pp @ u + 2 * (ps @ z), ss @ z
+
+
+@in_blocks
+def K_one_sided_the_other_way(pp, sp, ps, ss, u, z):
+    return pp @ u, 2 * (sp @ u) + ss @ z
+
+
+@in_blocks
+def K_with_minus_the_mixed_blocks(pp, sp, ps, ss, u, z):
+    return pp @ u - ps @ z, ss @ z - sp @ u
+
+
+@mutant(BlockCurvature, "_apply", "square")
+def K_with_mixed_blocks_not_transposed(self, x):
+    u, z = self.split(x)
+    pp, sp, ss = self.params_params, self.state_params, self.state_state
+    return stacked(pp @ u + sp @ z, sp.H @ u + ss @ z)
+
+
+call = AppliedCurvature._call
+
+
+@mutant(AppliedCurvature, "_call", "square-callable", "square-apply")
+def callable_given_dh_first(self, x):
+    return call(self, stacked(*self.split(x)[::-1]))
+
+
+@mutant(AppliedCurvature, "_call", "square-callable", "square-apply")
+def callable_read_dh_first(self, x):
+    return stacked(*self.split(call(self, x))[::-1])
+
+
+# The equilibrium
+
+
+adjoint, gradient = Equilibrium.adjoint, Equilibrium.gradient
+
+
+@mutant(Equilibrium, "adjoint", "smooth", "stiff")
+def adjoint_state_sign(self, loss):
+    return -adjoint(self, loss)
+
+
+@mutant(Equilibrium, "adjoint", "smooth", "stiff")
+def adjoint_state_not_solved_for(self, loss):
+    return self.loss_gradients(loss)[1]
+
+
+@mutant(Equilibrium, "gradient", "smooth", "square", "affine")
+def gradient_without_d_params(self, loss):
+    return gradient(self, loss) - self.loss_gradients(loss)[0]
+
+
+@mutant(Equilibrium, "gradient", "smooth", "stiff")
+def gradient_without_adjoint(self, loss):
+    return self.loss_gradients(loss)[0]
+
+
+@mutant(Equilibrium, "total_curvature", "smooth", "stiff")
+def total_curvature_without_Z(self, u, v):
+    zero = self.backend.zeros(self.problem.state_size)
+    return self.linearized.second(stacked(u, zero), stacked(v, zero))
+
+
+@mutant(Equilibrium, "total_curvature", "smooth", "stiff")
+def total_curvature_one_direction(self, u, v):
+    T = self.tangent
+    return self.linearized.second(T @ u, T @ u)
+
+
+@mutant(Equilibrium, "second_order", "smooth", "stiff")
+def second_order_not_solved_for(self, u, v):
+    return self.total_curvature(u, v)
+
+
+@mutant(Equilibrium, "component_hessian", "smooth", "stiff")
+def component_hessian_of_f(self, w):
+    return Reduced(self, self.linearized.curvature(w), lambda: None, lambda eq: None)
+
+
+@mutant(Equilibrium, "component_hessian", "smooth", "stiff")
+def component_hessian_by_a_state_solve(self, w):
+    return Reduced(self, self.linearized.curvature(self.inverse @ w), lambda: None, lambda eq: None)
+
+
+# The Hessian, its terms, and the slice
+
+
+reduced_hessian = ReducedHessian.__init__
+
+
+@mutant(ReducedHessian, "__init__", "smooth", "stiff")
+def hessian_with_the_loss_gradient_for_lambda(self, eq, loss):
+    reduced_hessian(self, eq, loss)
+    self._of_dynamics = eq.linearized.curvature(eq.loss_gradients(loss)[1])
+    K = add_curvatures(self._of_loss, self._of_dynamics)
+    Reduced.__init__(self, eq, K, lambda: None, lambda eq: None)
+
+
+terms = ReducedHessian.terms.func
+
+
+@mutant(ReducedHessian, "terms", "smooth", "stiff", "square")
+def terms_with_mixed_swapped(self):
+    right = terms(self)
+    return {
+        **right,
+        "dynamics_mixed": right["dynamics_mixed_adjoint"],
+        "dynamics_mixed_adjoint": right["dynamics_mixed"],
+    }
+
+
+@mutant(ReducedHessian, "terms", "smooth", "square")
+def terms_with_loss_and_dynamics_swapped(self):
+    swap = {"loss": "dynamics", "dynamics": "loss"}
+    return {
+        f"{swap[name.partition('_')[0]]}_{name.partition('_')[2]}": term
+        for name, term in terms(self).items()
+    }
+
+
+@mutant(ReducedHessian, "dynamics", "smooth", "stiff")
+def dynamics_of_the_loss(self):
+    return self.gauss_newton
+
+
+slice_apply, slice_adjoint = SecondOrderSlice._apply, SecondOrderSlice._apply_adjoint
+
+
+@mutant(SecondOrderSlice, "_apply", "smooth", "stiff")
+def slice_not_solved_for(self, x):
+    return self.eq.state_operator @ slice_apply(self, x)
+
+
+@mutant(SecondOrderSlice, "_apply_adjoint", "smooth", "stiff")
+def slice_adjoint_not_solved_for(self, y):
+    return slice_adjoint(self, self.eq.state_operator.H @ y)
+
+
+@mutant(SecondOrderSlice, "_apply_adjoint", "square", "stiff")
+def slice_adjoint_with_a_state_solve(self, y):
+    eq = self.eq
+    return slice_adjoint(self, eq.state_operator.H @ (eq.inverse @ y))
+
+
+# The losses
+
+
+@mutant(LeastSquares, "curvature_operator", "affine", "diffusion")
+def least_squares_curvature_without_weights(self, h, theta):
+    return of_least_squares(LeastSquares(self.observe, self.data), h, theta)
+
+
+@mutant(LeastSquares, "gradients", "affine", "diffusion", "bratu_field")
+def least_squares_gradient_without_weights(self, h, theta):
+    return least_squares_gradients(LeastSquares(self.observe, self.data), h, theta)
+
+
+of_least_squares, least_squares_gradients = LeastSquares.curvature_operator, LeastSquares.gradients
+prior_gradients = QuadraticPrior.gradients
+
+
+@mutant(QuadraticPrior, "gradients", "affine", "diffusion")
+def prior_gradient_doubled(self, h, theta):
+    d_params, d_state = prior_gradients(self, h, theta)
+    return 2 * d_params, d_state
+
+
+loss_gradients = Loss.gradients
+
+
+@mutant(Loss, "gradients", "square")
+def loss_gradients_swapped(self, h, theta):
+    return loss_gradients(self, h, theta)[::-1]

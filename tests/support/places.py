@@ -1,0 +1,125 @@
+"""Devices of array_api_strict, and what is computed there beside what numpy computes; cupy's."""
+
+import functools
+import importlib.util
+import os
+from unittest import mock
+
+import array_api_strict as strict
+import numpy as np
+import pytest
+from array_api_compat import numpy as compat
+
+import mfdeq
+from mfdeq.operators.operator import Operator
+
+NO_CUPY = "no CUDA device (MFDEQ_CUPY=simulated runs them on the simulation)"
+
+
+@functools.cache
+def cupy_here():
+    """cupy, where it has a device or is the simulation of one; else None."""
+    if importlib.util.find_spec("cupy") is None:
+        return None
+    import cupy
+
+    return cupy if cupy.is_available() else None
+
+
+def libraries():
+    """numpy, and cupy where it is: of tests that take `xp`, by parametrize(**LIBRARIES)."""
+    found = [pytest.param(np, id="numpy")]
+    if (cupy := cupy_here()) is not None:
+        found.append(pytest.param(cupy, id=cupy_called()))
+    return found
+
+
+def to_numpy(array):
+    """A host float64 copy of an array of any of the namespaces."""
+    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
+
+
+def cupy_called():
+    """What the ids of tests call it: a simulation is no GPU."""
+    return "cupy-simulated" if os.environ.get("MFDEQ_CUPY") == "simulated" else "cupy"
+
+
+LIBRARIES = {"argnames": "xp", "argvalues": libraries()}
+N, P = 5, 3
+RNG = np.random.default_rng(0)
+W, U = 0.3 * RNG.standard_normal((N, N)), RNG.standard_normal((N, P))
+
+
+class Place:
+    """A device of array_api_strict, or the host."""
+
+    def __init__(self, name):
+        self.xp = compat if name == "numpy" else strict
+        self.device = "cpu" if name == "numpy" else strict.Device(name)
+
+    def __call__(self, x):
+        """A host array there."""
+        return self.xp.asarray(np.asarray(x), device=self.device)
+
+    def back(self, x):
+        """An array from there, on the host; it must have been there."""
+        if self.xp is compat:
+            return x
+        assert x.device == self.device
+        # Entry by entry: nothing else leaves that device under every numpy.
+        return np.reshape([float(x[i]) for i in np.ndindex(*x.shape)], x.shape)
+
+
+HOST = Place("numpy")
+
+
+def agrees(place, compute):
+    """compute(place), a tuple of arrays, is on the device what it is with numpy."""
+    expected, found = compute(HOST), compute(place)
+    assert len(expected) == len(found) > 0
+    for here, there in zip(expected, found, strict=True):
+        assert np.linalg.norm(here) > 0
+        np.testing.assert_allclose(place.back(there), here, rtol=1e-12, atol=1e-13)
+
+
+def without_scipy():
+    """Operators that are not scipy's, which only knows numpy's dtypes."""
+
+    def init(self, source, shape):
+        self.shape, self.dtype = tuple(shape), self.backend.dtype
+
+    return mock.patch.object(Operator, "__init__", init)
+
+
+class Dense(mfdeq.FixedPointModel):
+    """h = tanh(W h + U theta) in any array library."""
+
+    state_size, param_size = N, P
+
+    def __init__(self, place, products=False):
+        self.xp, self.W, self.U, self.products = place.xp, place(W), place(U), products
+
+    def map(self, h, theta):
+        return self.xp.tanh(self.W @ h + self.U @ theta)
+
+    def linearize(self, h, theta):
+        y = self.xp.tanh(self.W @ h + self.U @ theta)
+        first, second = 1 - y**2, -2 * y * (1 - y**2)
+        W, U = self.W, self.U
+
+        def curvature(lam):
+            D = (second * lam)[:, None]
+            K = mfdeq.Curvature(U.T @ (D * U), W.T @ (D * U), W.T @ (D * W))
+            if not self.products:
+                return K
+            return lambda u, z: (
+                K.params_params @ u + K.state_params.T @ z,
+                K.state_params @ u + K.state_state @ z,
+            )
+
+        return mfdeq.Linearization(
+            first[:, None] * W,
+            first[:, None] * U,
+            curvature=curvature,
+            second=lambda a, b: second * (W @ a[1] + U @ a[0]) * (W @ b[1] + U @ b[0]),
+        )

@@ -1,0 +1,95 @@
+"""Verify where rows, states and parameters are of very different sizes: fair, and as sharp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.case_models import Smooth
+from support.cases import build
+from support.model_mutants import MUTATIONS, mutant
+
+import mfdeq
+
+ROWS = np.array([1e6, 1.0, 1e-6, 1e3, 1e-4])
+STATE = np.array([1e-6, 1e6, 1.0, 1e3, 1e-3])
+
+
+class Scaled(mfdeq.ResidualModel):
+    """rows * R(h / state, theta / params), R = h - f of a smooth map f."""
+
+    def __init__(self, rows=1.0, state=1.0, params=1.0):
+        self.of = build("smooth").written[0]
+        assert isinstance(self.of, Smooth)
+        self.state_size, self.param_size = N, P = self.of.state_size, self.of.param_size
+        self.rows, self.state, self.params = (
+            rows * np.ones(N),
+            state * np.ones(N),
+            params * np.ones(P),
+        )
+
+    def residual(self, h, theta):
+        x, p = h / self.state, theta / self.params
+        return self.rows * (x - self.of.map(x, p))
+
+    def linearize(self, h, theta):
+        of = self.of.fields(h / self.state, theta / self.params)
+        rows = self.rows[:, None]
+
+        def curvature(lam):
+            blocks = of.curvature(-lam * self.rows)
+            return mfdeq.Curvature(
+                params_params=blocks.params_params / np.outer(self.params, self.params),
+                state_params=blocks.state_params / np.outer(self.state, self.params),
+                state_state=blocks.state_state / np.outer(self.state, self.state),
+            )
+
+        def second(a, b):
+            a, b = ((x[0] / self.params, x[1] / self.state) for x in (a, b))
+            return -self.rows * of.second(a, b)
+
+        return mfdeq.Linearization(
+            d_state=rows * (np.eye(self.state_size) - of.d_state) / self.state,
+            d_params=-rows * of.d_params / self.params,
+            curvature=curvature,
+            second=second,
+        )
+
+
+PROBLEMS = {
+    "rows": {"rows": ROWS},
+    "states": {"state": STATE},
+    "states and their rows": {"rows": 1 / STATE, "state": STATE},
+    "small parameters": {"params": 1e-6},
+    "great parameters": {"params": 1e6},
+    "both parameters": {"params": np.array([1e-6, 1.0, 1e6])},
+    "all": {"rows": ROWS, "state": STATE, "params": np.array([1e6, 1e-6, 1.0])},
+}
+
+
+def problem(name):
+    model = Scaled(**PROBLEMS[name])
+    return model, build("smooth").params * model.params
+
+
+def verify(model, theta, seed=0):
+    """Newton in the scaled unknowns converges as it does without, the row of 1e6 below 1e-10."""
+    return mfdeq.verify(model, theta, method="newton", seed=seed)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_original_is_not_accused(name, seed):
+    found = verify(*problem(name), seed=seed)
+    assert found.verdict != "FAIL", str(found)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_no_mutant_survives(name):
+    model, theta = problem(name)
+    names = "sign", "half", "first row off by 1e-3", "quietest row dropped", "last row double"
+    for mutation in MUTATIONS:
+        if mutation.how in names:
+            found = verify(mutant(model, mutation), theta)
+            failed = [check.name for check in found if check.verdict == "FAIL"]
+            assert failed, f"{mutation}\n{found}"
+            assert failed[0].startswith(mutation.field), f"{mutation}\n{found}"

@@ -1,0 +1,150 @@
+"""Every model that ships with the repository, mutated: `mfdeq.verify` fails and names the field."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.problems import Diffusion
+from support.model_mutants import MUTATIONS, changes_anything, mutant
+
+import mfdeq
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
+
+
+def diffusion():
+    model = Diffusion(5)
+    return model, model.lognormal(), None
+
+
+def bratu():
+    pytest.importorskip("matplotlib", reason="the example draws with it")
+    from bratu import Bratu
+
+    return Bratu(5), np.array([5.0]), None
+
+
+def groundwater():
+    pytest.importorskip("matplotlib", reason="its terrain is matplotlib's")
+    from groundwater import Groundwater, load_terrain
+
+    model = Groundwater(load_terrain(24))
+    rng = np.random.default_rng(0)
+    return model, np.log(1e-5) + 0.3 * rng.standard_normal(model.param_size), None
+
+
+def power_grid():
+    for package in ("jax", "pandapower"):
+        pytest.importorskip(package, reason="the example needs the extra examples")
+    import power_grid
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pandas, by pandapower
+        flow = power_grid.PowerFlow(power_grid.load_grid("case9"))
+    return flow.model, flow.params(), flow.flat()
+
+
+def deq_digits():
+    for package in ("jax", "sklearn"):
+        pytest.importorskip(package, reason="the example needs the extra examples")
+    import deq_digits
+
+    layer, _ = deq_digits.load_digits(3, 2)
+    return layer.model, layer.model.flat_params(layer.weights), None
+
+
+def written(text, name):
+    """The class of that name in the examples of a text."""
+    scope = {}
+    for example in doctest.DocTestParser().get_examples(text):
+        if name in scope:
+            break
+        exec(example.source, scope)
+    return scope[name]()
+
+
+def readme():
+    return written((ROOT / "README.md").read_text(), "Cosine"), np.array([0.3]), None
+
+
+def docstring():
+    return written(mfdeq.FixedPointModel.__doc__, "Cosine"), np.array([0.3]), None
+
+
+BY_HAND = (diffusion, bratu, groundwater, readme, docstring)
+BY_JAX = (power_grid, deq_digits)  # slow: every mutant is compiled anew
+SHIPPED = {f.__name__: f for f in (*BY_HAND, *BY_JAX)}
+
+
+@functools.cache
+def shipped(name):
+    """A model, its parameters, a start, and where it is in equilibrium."""
+    model, theta, h0 = SHIPPED[name]()
+    return model, theta, h0, mfdeq.solve(model, theta, h0).state
+
+
+def given(mutation, model, theta, h):
+    return getattr(model.linearize(h, theta), mutation.field.partition(".")[0]) is not None
+
+
+def mutants(name):
+    """The mutations of a model that change anything, and how many of its fields do not."""
+    model, theta, _, h = shipped(name)
+    fits = [m for m in MUTATIONS if given(m, model, theta, h)]
+    return [m for m in fits if changes_anything(model, m, h, theta)], len(fits)
+
+
+def survivors(name, mutations):
+    """Those that verify does not fail for, or whose field it does not name first."""
+    model, theta, h0, _ = shipped(name)
+    for mutation in mutations:
+        found = mfdeq.verify(mutant(model, mutation), theta, h0=h0)
+        failed = [check.name for check in found if check.verdict == "FAIL"]
+        if not (failed and failed[0].startswith(mutation.field)):
+            yield f"{mutation}: {failed[:1] or found.verdict}"
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("readme", 2),
+        ("docstring", 4),
+        ("bratu", 4),
+        ("diffusion", 4),
+        ("groundwater", 16),
+    ],
+)
+def test_no_mutant_survives(name, step):
+    """Every so many of them: all are in the next test, which is slow."""
+    mutations, fitting = mutants(name)
+    assert len(mutations) >= (fitting / 3 if name in ("readme", "docstring") else 0.75 * fitting)
+    assert list(survivors(name, mutations[::step])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_mutant_survives_at_all(name):
+    assert list(survivors(name, mutants(name)[0])) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f.__name__ for f in BY_HAND),
+        *(pytest.param(f.__name__, marks=pytest.mark.slow) for f in BY_JAX),
+    ],
+)
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
+)
+def test_the_original_passes(name, seed):
+    model, theta, h0, _ = shipped(name)
+    found = mfdeq.verify(model, theta, h0=h0, seed=seed)
+    assert found.verdict == "PASS", str(found)

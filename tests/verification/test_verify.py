@@ -1,0 +1,180 @@
+"""How a verification reads, and what it says when it cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse.linalg import LinearOperator
+from support.case_forms import with_linearize
+from support.cases import build, given_as
+
+import mfdeq
+from mfdeq.verification.taylor import FAIL, INCONCLUSIVE, PASS, judge
+
+STEPS = [4.0**-k for k in range(8)]
+
+
+def test_a_table_with_a_verdict():
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Direct())
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["check", "verdict", "figure", "threshold"]
+    assert lines[-1] == "verdict: PASS"
+    assert len(lines) == len(found.checks) + 2
+    assert found.notes == []
+    found.raise_if_failed()
+
+
+def test_what_is_not_given_is_not_passed_over_in_silence():
+    case = given_as(build("smooth"), "without_second")
+    found = mfdeq.verify(case.model, case.params, case.loss)
+    assert "not given, not checked: second" in str(found)
+
+
+def test_the_first_failure_is_pointed_at():
+    model = build("smooth").model
+
+    class Wrong(type(model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+            return mfdeq.Linearization(1.01 * right.d_state, right.d_params, right.curvature)
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(model.__dict__)
+    found = mfdeq.verify(wrong, build("smooth").params)
+    assert not found
+    assert found.verdict == FAIL
+    assert "look first at: d_state" in str(found)
+    with pytest.raises(mfdeq.DerivativeError, match="d_state"):
+        found.raise_if_failed()
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-5])
+def test_solves_too_loose_to_tell_are_said_to_be(rtol):
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Krylov(rtol=rtol))
+    assert found.verdict == INCONCLUSIVE
+    assert "too loose to tell: verify with solver= of a smaller rtol" in str(found)
+    assert all(check.verdict == PASS for check in found if "curvature" in check.name)
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-2, 1e-4])
+def test_equilibria_too_loose_accuse_nothing(rtol):
+    case = build("smooth")
+    found = mfdeq.verify(case.model, case.params, case.loss, rtol=rtol)
+    assert found.verdict != FAIL, str(found)
+    assert found or "too loose to tell: verify with a smaller rtol" in str(found)
+
+
+def test_one_row_off_is_enough():
+    case = build("diffusion")
+    model = case.written[0]
+
+    def linearize(self, h, theta):
+        right = type(model).linearize(self, h, theta)
+        rows = np.where(np.arange(len(h)) == 7, 1.001, 1.0)
+        return mfdeq.Linearization(right.d_state, right.d_params.multiply(rows[:, None]))
+
+    found = mfdeq.verify(with_linearize(model, linearize), case.params)
+    assert next(c for c in found if c.verdict == FAIL).name.startswith("d_params")
+
+
+def test_solves_too_loose_hide_no_wrong_derivative():
+    case = build("smooth")
+
+    class Wrong(type(case.model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+            return mfdeq.Linearization(right.d_state, 1.01 * right.d_params, right.curvature)
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(case.model.__dict__)
+    found = mfdeq.verify(wrong, case.params, case.loss, solver=mfdeq.Krylov(rtol=1e-3))
+    assert found.verdict == FAIL
+    assert "look first at: d_params" in str(found)
+
+
+def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
+    class Never(mfdeq.FixedPointModel):
+        state_size = param_size = 1
+
+        def map(self, h, theta):
+            return h * h + theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(np.diag(2 * h), np.eye(1))
+
+    found = mfdeq.verify(Never(), np.ones(1))
+    assert found.verdict == INCONCLUSIVE
+    assert not found
+    found.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("remainder", "verdict"),
+    [
+        (lambda t: t**2, PASS),
+        (lambda t: t**3 + 1e-13, PASS),
+        (lambda t: t**2 + 1e-3 * t, FAIL),
+        (lambda t: 0.1 * t, FAIL),
+        (lambda t: t**1.5, INCONCLUSIVE),
+        (lambda t: 1e-13, PASS),
+        (lambda t: 0.0, PASS),
+        (lambda t: float("nan"), INCONCLUSIVE),
+    ],
+)
+def test_remainders_are_judged_by_their_slope(remainder, verdict):
+    remainders = [remainder(t) for t in STEPS]
+    found, figure, threshold, detail = judge(2, STEPS, remainders, STEPS, [1e-13] * 9, 1.0, 1e-3)
+    assert found == verdict, detail
+    if verdict == PASS:
+        assert figure >= threshold or figure <= 1e-3
+
+
+def test_noise_that_hides_the_term_is_inconclusive():
+    found, *_ = judge(2, STEPS, [1e-3] * 8, [1e-3 * t for t in STEPS], [1e-3] * 8, 1e-3, 1e-3)
+    assert found == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("field", ["d_state", "d_params", "curvature"])
+def test_products_of_blocks_that_are_not_those_of_columns(field):
+    model = build("smooth").model
+
+    def doubled(M):
+        M = np.asarray(M)
+        return LinearOperator(
+            M.shape,
+            matvec=lambda x: M @ x,
+            rmatvec=lambda y: M.T @ y,
+            matmat=lambda X: 2 * (M @ X),
+            rmatmat=lambda Y: M.T @ Y,
+            dtype=M.dtype,
+        )
+
+    class Wrong(type(model)):
+        def linearize(self, h, theta):
+            right = super().linearize(h, theta)
+
+            def curvature(lam):
+                K = right.curvature(lam)
+
+                def apply(u, z):
+                    times = 1.0 if u.ndim == 1 else 2.0
+                    return (
+                        times * (K.params_params @ u + K.state_params.T @ z),
+                        times * (K.state_params @ u + K.state_state @ z),
+                    )
+
+                return mfdeq.Curvature(apply=apply, blocks=True)
+
+            return mfdeq.Linearization(
+                doubled(right.d_state) if field == "d_state" else right.d_state,
+                doubled(right.d_params) if field == "d_params" else right.d_params,
+                curvature if field == "curvature" else right.curvature,
+            )
+
+    wrong = object.__new__(Wrong)
+    wrong.__dict__.update(model.__dict__)
+    found = mfdeq.verify(wrong, build("smooth").params)
+    assert found.verdict == FAIL, found
+    assert f"look first at: {field}" in str(found)
