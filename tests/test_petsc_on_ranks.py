@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(
     find_spec("petsc4py") is None or shutil.which("mpiexec") is None,
     reason="petsc4py, or mpiexec, is not installed",
