@@ -171,12 +171,12 @@ class Backend:
 
     @property
     def lagrangian(self) -> ModuleType:
-        """The Lagrangian system and its factorization: `mfdeq.equilibrium.lagrangian_system`, or PETSc's."""
+        """The Lagrangian system and its factorization, or PETSc's."""
         return self._companion("lagrangian")
 
     @property
     def process(self) -> ModuleType:
-        """What one process does by itself, and several together: `mfdeq.arrays.single_process`, or PETSc's."""
+        """What one process does by itself, and several together."""
         return self._companion("process")
 
     def available_bytes(self) -> int:

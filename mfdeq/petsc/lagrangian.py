@@ -1,4 +1,4 @@
-"""(H - sigma I)^-1 by the Lagrangian system (`mfdeq.equilibrium.lagrangian_system`) as a Mat, and a KSP for it."""
+"""(H - sigma I)^-1 by the Lagrangian system as a Mat, and a KSP for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several ranks do together, where one process does it by itself (`mfdeq.arrays.single_process`)."""
+"""What several ranks do together, where one process does it by itself."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def eigsh(
         known by its products is given as ``mfdeq.Precision(M, solve=)``.
     sigma : float, optional
         The k eigenvalues nearest to sigma, in place of `which`: by Lanczos with (H - sigma M)^-1,
-        one factorization of the Lagrangian system (`mfdeq.equilibrium.lagrangian_system`). For an mfdeq Hessian
+        one factorization of the Lagrangian system. For an mfdeq Hessian
         whose A, B and curvature are sparse matrices; for others with `preconditioner`.
     certify : bool, optional
         Whether to count, by one or two further factorizations, the eigenvalues between those
