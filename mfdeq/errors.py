@@ -1,4 +1,4 @@
-"""The exceptions, and a warning. Each says what came, what was expected and what to do next."""
+"""Exceptions and warnings: each message says what was expected, what came and what to do next."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from collections.abc import Iterator
 from typing import Any
 
 
+MAX_REPR_LENGTH = 60
+
+
 class MfdeqError(Exception):
-    """Base class of every error this library raises on purpose."""
+    """Base class of every error that mfdeq raises on purpose."""
 
 
 class ArgumentError(MfdeqError, ValueError):
-    """An argument has a wrong shape, dtype or value; the message says which and what to pass."""
+    """An argument has a wrong shape, dtype or value; the message says which, and what to pass."""
 
 
 class ModelError(MfdeqError, ValueError):
     """A user's function or a model's input has a wrong shape, dtype or device, or holds NaN.
 
-    The message names the function, what was expected of it and what came.
+    The message names the function, what was expected of it and what it returned.
     """
 
 
 class DerivativeError(MfdeqError, ValueError):
-    """A derivative contradicts itself: an adjoint that is not one, a Hessian not symmetric.
+    """A derivative contradicts itself: an adjoint is not the adjoint, or a Hessian not symmetric.
 
     Attributes
     ----------
     field : str
-        Which one, where that is known: "d_state", "curvature.state_state".
+        Which derivative, where that is known: "d_state", "curvature.state_state".
     """
 
     def __init__(self, message: str, *, field: str = "") -> None:
@@ -39,14 +42,14 @@ class DerivativeError(MfdeqError, ValueError):
 
 
 class ConvergenceError(MfdeqError, RuntimeError):
-    """A solve (forward, adjoint or inner) that did not reach its tolerance.
+    """A solve (forward, adjoint or inner) did not reach its tolerance.
 
     Attributes
     ----------
     best : array or tuple or None
         The best result computed; its residual is in the report.
     report : object or None
-        How the solve went, with the history of residuals.
+        How the solve went, with its history of residuals.
     """
 
     def __init__(self, message: str, *, best: Any = None, report: Any = None) -> None:
@@ -56,12 +59,13 @@ class ConvergenceError(MfdeqError, RuntimeError):
 
 
 class SingularStateError(MfdeqError, ArithmeticError):
-    """The state operator A is singular, or so near to it that a solve has no digits left.
+    """The state operator A is singular, or so nearly singular that a solve has no digits left.
 
     Attributes
     ----------
     digits : float
-        Decimal digits left in a solution of A x = b, -log10(eps cond(A)); at most 0 if singular.
+        Decimal digits left in a solution of A x = b, -log10(eps cond(A)); 0 or less where A is
+        singular to working precision.
     best, report
         As in `ConvergenceError`.
     """
@@ -76,17 +80,17 @@ class SingularStateError(MfdeqError, ArithmeticError):
 
 
 class OutOfMemoryError(MfdeqError, MemoryError):
-    """The memory of the device, or of the host, is full: how much was asked for, what to try."""
+    """The memory of the host or device does not suffice; the message says what to try."""
 
 
 class StudyError(MfdeqError, RuntimeError):
-    """A study that cannot go on: a full disk, a directory of another's, workers that do not start.
+    """A study cannot go on: a full disk, a directory in use, workers that do not start.
 
     Attributes
     ----------
     unrecorded : list
-        Results that could not be written, with their cases; the study that raised keeps them, and
-        writes them first when it goes on.
+        Results that could not be written, with their cases. The study keeps them, and writes them
+        first when it goes on.
     """
 
     def __init__(self, message: str, *, unrecorded: Any = ()) -> None:
@@ -95,34 +99,34 @@ class StudyError(MfdeqError, RuntimeError):
 
 
 class ExperimentError(MfdeqError, ValueError):
-    """A file of an experiment that cannot be used: the line, the key, what was expected."""
+    """A file of an experiment cannot be used; the message names the line and the key."""
 
 
 class CheckpointError(MfdeqError, OSError):
-    """A file that a run was to continue from cannot be read, or is of another run.
+    """A checkpoint cannot be read or written, or belongs to another run.
 
     The message says what the file is, what was expected, and what to do.
     """
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint could not be written: the run goes on, and the last one is as it was."""
+    """A checkpoint could not be written; the run goes on, and the last checkpoint is intact."""
 
 
 class NearSingularWarning(UserWarning):
-    """The state operator A is so near to singular that digits are being lost."""
+    """The state operator A is so nearly singular that digits are lost."""
 
 
 class AccuracyWarning(UserWarning):
-    """What was asked for can be had, but with few digits: the message says why and how to more."""
+    """A result has few digits; the message says why, and how to get more."""
 
 
 class StudyWarning(UserWarning):
-    """Records of a study are of a function that has changed since: they stay as they are."""
+    """Records of a study were made by a function that has changed since; they are kept."""
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """A warning that points at the caller's line, outside of this library."""
+    """Warn with the line of the caller outside this package."""
     frame, level = sys._getframe(1), 1
     inside = (__package__, "functools")
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in inside:
@@ -132,9 +136,21 @@ def warn(message: str, category: type[Warning]) -> None:
 
 @contextlib.contextmanager
 def note_origin(name: str) -> Iterator[None]:
-    """Note on whatever a user's function raises which function it was."""
+    """Add a note that names a user's function to whatever it raises."""
     try:
         yield
     except Exception as error:
         error.add_note(f"mfdeq: raised in {name}")
         raise
+
+
+def short_repr(x: Any) -> str:
+    """Describe a value in a message: numbers and words as they are, everything else by its type."""
+    if isinstance(x, type):
+        return f"the class {x.__name__}"
+    if x is None or isinstance(x, (bool, int, float, complex, str)):
+        text = repr(x)
+        return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}..."
+    shape = getattr(x, "shape", None)
+    of_shape = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
+    return f"a {type(x).__name__}{of_shape}"

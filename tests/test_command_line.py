@@ -97,7 +97,7 @@ def test_verify(arguments, status, said, capsys):
         (["command_line_models:Cosine("], "'Cosine(' in command_line_models"),
         (["command_line_models:number"], "MODEL is a int"),
         (["command_line_models:Cosine", "--params", "one,two"], "numbers, a .npy file"),
-        (["command_line_models:Cosine", "--params", "1,2,3"], "params has shape (3,)"),
+        (["command_line_models:Cosine", "--params", "1,2,3"], "params: expected an array of shape"),
         (["command_line_models:Cosine", "--rtol", "5"], "rtol is 5.0"),
         (["command_line_models:make"], "MODEL is called without arguments: missing a required"),
         (["command_line_models:Cosine", "--loss", "command_line_models:make"], "--loss is called"),

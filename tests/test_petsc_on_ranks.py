@@ -102,7 +102,7 @@ def test_programs_end_well(mode):
     ("mode", "error", "words"),
     [
         ("disagreeing", "ArgumentError", ["the ranks say", "(81, None)"]),
-        ("sequential", "ModelError", ["Vec came, on 1 ranks, 80 entries on this one"]),
+        ("sequential", "ModelError", ["got a Vec on 1 ranks with 80 entries"]),
         ("not finite", "ModelError", ["NotFinite.residual holds NaN or infinity"]),
         ("communicators", "ModelError", ["params and h0 are on 2 ranks and 1 ranks"]),
         ("not converged", "ConvergenceError", ["PETSc says DIVERGED_MAX_IT"]),

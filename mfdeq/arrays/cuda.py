@@ -1,7 +1,8 @@
-"""`kernels` for cupy arrays: CUDA kernels of our own (`cuda.cu`), and graphs of their launches.
+"""The functions of `kernels` for cupy's arrays: CUDA kernels (`cuda.cu`) and graphs of launches.
 
-cupy's own sparse products take columns in Fortran order only, and none of its library calls may
-be captured into a CUDA graph; its sums over the rows of a tall block keep a few processors busy.
+cupy's own sparse products take columns in Fortran order only, its library calls must not be
+captured into a CUDA graph, and its sums over the rows of a tall block occupy only a few
+multiprocessors.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from typing import Any
 
 from .backend import Array, Backend, is_sparse
 
-TOGETHER, NUMBERS = 32, 2**31  # columns whose products are taken together, and their entries
-THREADS = 256  # of one block of a launch
-BLOCKS = 1024  # of one launch that sums: all the threads that a large device holds at once
-MOST_BLOCKS = 65_536
-LANES = (2, 4, 8, 16, 32)  # threads that may share a row
-CALLS = 3  # of one shape, from which on the launches are replayed
-GRAPHS = 4  # shapes that are kept
-LARGEST = 2**25  # numbers of an array, above which launching is not what costs
+MAX_BLOCK_COLUMNS = 32  # columns that one block product is made of
+MAX_BLOCK_ENTRIES = 2**31  # entries of such a block
+THREADS_PER_BLOCK = 256
+REDUCTION_BLOCKS = 1024  # of a launch that sums: as many as a large device runs at once
+MAX_BLOCKS = 65_536  # of any launch
+ROW_THREADS = (2, 4, 8, 16, 32)  # numbers of threads that may share a row
+CALLS_BEFORE_CAPTURE = 3  # with one shape, after which its launches are replayed
+MAX_GRAPHS = 4  # shapes whose graphs are kept
+MAX_REPLAYED_SIZE = 2**25  # numbers of an array above which launches cost little
 
 
 @functools.cache
@@ -35,7 +37,7 @@ def _module(code: str) -> Any:
 
 @functools.cache
 def source(real: str, index: str = "int") -> str:
-    """The kernels for numbers and indices of these types of C."""
+    """Return the source of the kernels for numbers and indices of these C types."""
     code = resources.files(__package__).joinpath("cuda.cu").read_text()
     return f"typedef {real} real;\ntypedef {index} index;\n{code}"
 
@@ -46,12 +48,12 @@ def _kernel(name: str, real: str, index: str = "int") -> Any:
 
 
 def pointer(x: Array) -> int:
-    """Where an array is on the device."""
+    """Return the address of an array on the device."""
     return x.data.ptr
 
 
 def stream_pointer() -> int:
-    """The stream that everything runs on."""
+    """Return the address of the current stream."""
     import cupy
 
     return cupy.cuda.get_current_stream().ptr
@@ -62,41 +64,41 @@ def _real(dtype: Any) -> str:
 
 
 def _threads(size: int, k: int, most: int) -> tuple[tuple[int], tuple[int]]:
-    """Blocks and threads of a launch for `size` numbers, a multiple of k threads in all."""
-    blocks = max(1, min(-(-size // (THREADS * k)), most // k))
-    return (blocks * k,), (THREADS,)
+    """Return blocks and threads of a launch for `size` numbers, a multiple of k threads in all."""
+    blocks = max(1, min(-(-size // (THREADS_PER_BLOCK * k)), most // k))
+    return (blocks * k,), (THREADS_PER_BLOCK,)
 
 
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
-    """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
+    """Return the inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
     k = 1 if x.ndim == 1 else x.shape[1]
     if x.size == 0 or x.dtype.kind != "f" or x.dtype != y.dtype:
         return xp.sum(x * y, axis=0)
     x, y = xp.ascontiguousarray(x), xp.ascontiguousarray(y)
-    grid, block = _threads(x.size, k, BLOCKS)
+    grid, block = _threads(x.size, k, REDUCTION_BLOCKS)
     sums = xp.empty((grid[0] * block[0] // k, k), dtype=x.dtype)
     _kernel("column_dots", _real(x.dtype))(grid, block, (x, y, sums, xp.int64(x.size)))
     return xp.sum(sums, axis=0) if x.ndim == 2 else xp.sum(sums)
 
 
 def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
-    """Squares of the norms of the columns of x - y."""
+    """Return the squared norms of the columns of x - y."""
     difference = x - y
     return column_dots(xp, difference, difference)
 
 
 def transpose_into(target: Array, x: Array) -> None:
-    """target[:, :] = x'."""
+    """Assign x' to target."""
     target[:, :] = x.T
 
 
 def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
-    """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
+    """Do X += P step and R -= Q step in place; return the squared norms of the columns of R."""
     k, kind = X.shape[1], _real(X.dtype)
     if X.size == 0:
         return xp.zeros(k, dtype=X.dtype)
     P, Q, step = (xp.ascontiguousarray(x) for x in (P, Q, step))
-    grid, block = _threads(X.size, k, BLOCKS)
+    grid, block = _threads(X.size, k, REDUCTION_BLOCKS)
     sums = xp.empty((grid[0] * block[0] // k, k), dtype=X.dtype)
     sizes = xp.int64(X.size), xp.int32(k)
     _kernel("advance", kind)(grid, block, (X, R, P, Q, step, sums, *sizes))
@@ -104,36 +106,36 @@ def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array)
 
 
 def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
-    """P = Z + P ratio, in place."""
+    """Do P = Z + P ratio in place."""
     k = P.shape[1]
     if P.size == 0:
         return
-    grid, block = _threads(P.size, k, MOST_BLOCKS)
+    grid, block = _threads(P.size, k, MAX_BLOCKS)
     given = P, xp.ascontiguousarray(Z), xp.ascontiguousarray(ratio), xp.int64(P.size), xp.int32(k)
     _kernel("redirect", _real(P.dtype))(grid, block, given)
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
-    """d = a d + c D r and x += d, in place; D a matrix, or a vector for a diagonal one."""
+    """Do d = a d + c D r and x += d in place; D is a matrix, or the vector of a diagonal one."""
     xp, rows, k = Backend.of(d).xp, d.shape[0], 1 if d.ndim == 1 else d.shape[1]
     if d.size == 0:
         return
     if D.ndim == 2:
         r, D = D @ r, xp.ones(rows, dtype=d.dtype)
     scalars = d.dtype.type(a), d.dtype.type(c), xp.int64(rows), xp.int32(k)
-    launch = _threads(d.size, k, MOST_BLOCKS)
+    launch = _threads(d.size, k, MAX_BLOCKS)
     _kernel("chebyshev", _real(d.dtype))(*launch, (d, x, xp.ascontiguousarray(r), D, *scalars))
 
 
 def available_bytes(device: Any = None) -> int:
-    """Memory of the device that can still be had: what is free, and what cupy's pool keeps."""
+    """Return the bytes of the device that are free, or kept by cupy's pool without being used."""
     import cupy
 
     return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
 
 def peak_bytes() -> int:
-    """What cupy's pool holds: the most that was in use at once since it was last emptied."""
+    """Return the most bytes in use at once since cupy's pool was last emptied."""
     import cupy
 
     return cupy.get_default_memory_pool().total_bytes()
@@ -155,7 +157,7 @@ class Rows:
         self.xp, self.matrix = backend.xp, csr
         self.shape, self.dtype = csr.shape, csr.dtype
         per_row = csr.nnz / max(csr.shape[0], 1)
-        self.lanes = next((lanes for lanes in LANES if 2 * lanes >= per_row), LANES[-1])
+        self.lanes = next((lanes for lanes in ROW_THREADS if 2 * lanes >= per_row), ROW_THREADS[-1])
         self.index = {4: "int", 8: "long long"}[csr.indices.dtype.itemsize]
 
     @property
@@ -164,12 +166,12 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the entries and where they are."""
+        """Bytes of the entries and their indices."""
         return int(sum(part.nbytes for part in self._parts))
 
     @property
     def T(self) -> Rows:
-        """The transpose, by its own rows: sums down columns would need atomics."""
+        """The transpose, stored by its own rows: sums down columns would need atomics."""
         return Rows(self.matrix.T)
 
     def __matmul__(self, x: Array) -> Array:
@@ -177,7 +179,7 @@ class Rows:
         return self._into(y, x, 0)
 
     def add_to(self, y: Array, x: Array, sign: int) -> Array:
-        """y + A x or y - A x, in place."""
+        """Do y += A x or, with sign -1, y -= A x in place."""
         return self._into(y, x, sign)
 
     def _into(self, y: Array, x: Array, sign: int) -> Array:
@@ -187,30 +189,30 @@ class Rows:
         kind, rows = self.matrix.dtype, self.shape[0]
         given = *self._parts, xp.ascontiguousarray(x.astype(kind, copy=False)), y, xp.int64(rows)
         if k == 1:
-            blocks = min(-(-rows * self.lanes // THREADS), MOST_BLOCKS)
-            launch, by, count = ((blocks,), (THREADS,)), "csr_vector", self.lanes
+            blocks = min(-(-rows * self.lanes // THREADS_PER_BLOCK), MAX_BLOCKS)
+            launch, by, count = ((blocks,), (THREADS_PER_BLOCK,)), "csr_vector", self.lanes
         else:
-            launch, by, count = _threads(rows * k, k, MOST_BLOCKS), "csr_block", k
+            launch, by, count = _threads(rows * k, k, MAX_BLOCKS), "csr_block", k
         kernel = _kernel(by, _real(kind), self.index)
         kernel(*launch, (*given, xp.int32(count), xp.int32(sign)))
         return y
 
 
 def products(matrix: Any) -> Any:
-    """What multiplies by a matrix: of a sparse one `Rows`."""
+    """Return what multiplies by a matrix: `Rows` for a sparse one."""
     return Rows(matrix) if is_sparse(matrix) else matrix
 
 
 def replayable(matrix: Array) -> Rows:
-    """What multiplies by a dense matrix inside a function to be `replayed`."""
+    """Return what multiplies by a dense matrix inside a `replayed` function."""
     return Rows(matrix)
 
 
 class Replayed:
     """A function of an (n,) or (n, k) array whose launches are captured and replayed.
 
-    The launches of a cycle on its coarse levels take longer to make than to run. Each shape has
-    its own memory, which nothing else is given.
+    On coarse levels a cycle takes longer to launch than to run. Each shape has memory of its own,
+    which nothing else is given.
 
     Parameters
     ----------
@@ -224,8 +226,8 @@ class Replayed:
         self.graphs: OrderedDict[tuple[int, ...], tuple[Any, Array, Array, Any]] = OrderedDict()
 
     def __call__(self, b: Array) -> Array:
-        """The function of b, as a fresh array."""
-        if b.size > LARGEST:
+        """Return the function of b as a fresh array."""
+        if b.size > MAX_REPLAYED_SIZE:
             return self.function(b)
         if b.shape in self.graphs:
             self.graphs.move_to_end(b.shape)
@@ -234,7 +236,7 @@ class Replayed:
             graph.launch()
             return found.copy()
         self.calls[b.shape] = self.calls.get(b.shape, 0) + 1
-        if self.calls[b.shape] == CALLS:
+        if self.calls[b.shape] == CALLS_BEFORE_CAPTURE:
             self._capture(b)
         return self.function(b)
 
@@ -243,11 +245,11 @@ class Replayed:
 
         pool = cupy.cuda.MemoryPool()
         stream = cupy.cuda.Stream(non_blocking=True)
-        cupy.cuda.Device().synchronize()  # another stream does not wait for this one
+        cupy.cuda.Device().synchronize()  # another stream would not wait for this one
         try:
             with cupy.cuda.using_allocator(pool.malloc), stream:
                 given = cupy.zeros_like(b, order="C")
-                self.function(given)  # fills the pool: a capture must not ask for memory
+                self.function(given)  # fills the pool, because a capture must not allocate
                 stream.synchronize()
                 stream.begin_capture()
                 try:
@@ -256,17 +258,17 @@ class Replayed:
                     graph = stream.end_capture()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             warnings.warn(
-                f"{error}: kernels could not be captured and are launched one by one, which is "
-                "slower for small arrays only",
+                f"{error}: the kernels could not be captured into a graph and are launched one "
+                "by one, which is slower for small arrays",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return
         self.graphs[b.shape] = graph, given, found, pool
-        if len(self.graphs) > GRAPHS:
+        if len(self.graphs) > MAX_GRAPHS:
             self.graphs.popitem(last=False)
 
 
 def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A function of an array that launches the same kernels at each call, all at once."""
+    """Return a function that launches the same kernels at each call as one CUDA graph."""
     return Replayed(function)

@@ -1,7 +1,8 @@
-"""The inner loops of Krylov methods and cycles, on any array library; `cuda` has them for cupy.
+"""The inner loops of Krylov methods and multigrid cycles, on any array library.
 
-Each is written to touch memory as rarely as the library allows: at these sizes it is the reading
-and writing that costs, not the arithmetic. With them, what memory there is.
+Each touches memory as rarely as the library allows: at these sizes reading and writing cost more
+than the arithmetic. `cuda` has the same functions for cupy's arrays. What memory there is, and how
+much of it has been used, is here as well because it depends on the library in the same way.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from types import ModuleType
 from typing import Any
 
 Array = Any
-TOGETHER, NUMBERS = 16, 16_000_000  # columns whose products are taken together, and their entries
-PIECE = 32_768  # numbers that are worked on at a time, where several arrays should fit in a cache
+MAX_BLOCK_COLUMNS = 16  # columns that one block product is made of
+MAX_BLOCK_ENTRIES = 16_000_000  # entries of such a block
+CACHE_ENTRIES = 32_768  # numbers of each of several arrays that fit in a cache together
 
 
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
-    """Inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
-    # Not in the standard, but numpy has it, and it makes no temporary.
+    """Return the inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
+    # einsum is not in the standard, but numpy has it, and it makes no temporary.
     einsum = getattr(xp, "einsum", None)
     if x.ndim == 1 or x.shape[1] == 1 or einsum is None:
-        return xp.vecdot(x, y, axis=-x.ndim)  # of the standard, negative only
+        return xp.vecdot(x, y, axis=-x.ndim)  # the standard allows negative axes only
     return einsum("ij,ij->j", x, y)
 
 
 def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
-    """Squares of the norms of the columns of x - y, which is never in memory as a whole.
+    """Return the squared norms of the columns of x - y.
 
-    Fresh memory costs several times what is computed in it.
+    The difference is formed piece by piece: allocating it whole costs several times what is
+    computed from it.
     """
     squares = column_dots(xp, x[:0, ...], y[:0, ...])
     for here in pieces(x):
@@ -40,13 +43,13 @@ def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
 
 
 def transpose_into(target: Array, x: Array) -> None:
-    """target[:, :] = x', by pieces: as a whole, it takes four times as long."""
+    """Assign x' to target piece by piece, which takes a quarter of the time of doing it at once."""
     for here in pieces(x):
         target[:, here] = x[here, :].T
 
 
 def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
-    """X += P step and R -= Q step, in place, and the squares of the norms of R's columns."""
+    """Do X += P step and R -= Q step in place; return the squared norms of the columns of R."""
     squares = 0.0
     for here in pieces(X):
         X[here, :] += P[here, :] * step
@@ -56,29 +59,29 @@ def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array)
 
 
 def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
-    """P = Z + P ratio, in place."""
+    """Do P = Z + P ratio in place."""
     P *= ratio
     P += Z
 
 
 def products(matrix: Any) -> Any:
-    """What multiplies by a matrix: itself."""
+    """Return what multiplies by a matrix: here the matrix itself."""
     return matrix
 
 
 def replayable(matrix: Any) -> Any:
-    """What multiplies by a dense matrix inside a function to be `replayed`: itself."""
+    """Return what multiplies by a dense matrix inside a `replayed` function: here the matrix."""
     return matrix
 
 
 def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A function of an array that launches the same kernels at each call: itself."""
+    """Return a function that launches the same kernels at each call: here the function itself."""
     return function
 
 
 def add_product(x: Array, A: Any, y: Array, sign: int = 1) -> Array:
-    """x + A y or, of sign -1, x - A y, in place."""
-    if hasattr(A, "add_to"):
+    """Do x += A y or, with sign -1, x -= A y in place."""
+    if hasattr(A, "add_to"):  # what `products` of a device returned does it in one launch
         return A.add_to(x, y, sign)
     if sign == 1:
         x += A @ y
@@ -88,21 +91,21 @@ def add_product(x: Array, A: Any, y: Array, sign: int = 1) -> Array:
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
-    """d = a d + c D r and x += d, in place; D a matrix, or a vector for a diagonal one."""
+    """Do d = a d + c D r and x += d in place; D is a matrix, or the vector of a diagonal one."""
     d *= a
     d += c * (D @ r if D.ndim == 2 else scale_rows(D, r))
     x += d
 
 
 def scale_rows(diagonal: Array, x: Array) -> Array:
-    """diag(diagonal) @ x for an (n,) vector or an (n, k) block."""
+    """Return diag(diagonal) @ x for an (n,) vector or an (n, k) block."""
     return diagonal * x if x.ndim == 1 else diagonal[:, None] * x
 
 
 def available_bytes(device: Any = None) -> int:
-    """Memory that there can be: the machine's, or what the process may have of it.
+    """Return the memory of the machine, or what the process may have of it, in bytes.
 
-    Not what is free: a host gives back what is unused.
+    It is not what is free at the moment: a host reclaims what is unused.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -110,12 +113,12 @@ def available_bytes(device: Any = None) -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held at once."""
+    """Return the most memory that this process has held at once, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
 
 
 def pieces(x: Array) -> Iterator[slice]:
-    """Rows of x that fit in a cache together."""
+    """Iterate over the rows of x in pieces that fit in a cache."""
     n, k = x.shape[0], max(1, math.prod(x.shape[1:]))
-    step = max(1, PIECE // k)
+    step = max(1, CACHE_ENTRIES // k)
     return (slice(i, min(i + step, n)) for i in range(0, n, step))

@@ -9,11 +9,11 @@ from ..errors import ArgumentError
 
 
 def package(module: str, extra: str) -> Any:
-    """A module of an optional package, or which extra to install."""
+    """Import a module of an optional package, or raise an error that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ArgumentError(
-            f"{module} cannot be imported ({error}): install the extra mfdeq[{extra}]; in a clone, "
+            f"cannot import {module} ({error}): install the extra mfdeq[{extra}]; in a clone, "
             f'pip install -e ".[{extra}]"'
         ) from error

@@ -1,16 +1,16 @@
-"""numpy's global random numbers, which other libraries draw from: of one seed, for a while."""
+"""numpy's global random numbers, which other libraries draw from: seeded for a while."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from .backend import host
+from .library import host
 
 
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
-    """Make numpy's global random numbers those of a seed for a while, and then the user's again."""
+    """Seed numpy's global random numbers inside the block, and restore the user's state after."""
     state = host.random.get_state()
     host.random.seed(0)
     try:

@@ -138,7 +138,7 @@ class Slopes:
     def unscaled(self, derivative: Operator, part: int) -> Any:
         """The matrix of df/dtheta (part 0) or df/dh (1), of unit directions."""
         backend, columns = self.backend, derivative.shape[1]
-        array: Any = getattr(derivative, "array", None)
+        array: Any = derivative.array
         if array is None:
             array = derivative._apply(backend.eye(columns, columns))
         if isinstance(array, backend.xp.ndarray):

@@ -302,3 +302,7 @@ class Inverse(Operator):
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor.solve_adjoint(y)
+
+    def forget(self) -> None:
+        """Drop what earlier solves have left in the factor."""
+        self.factor.forget()

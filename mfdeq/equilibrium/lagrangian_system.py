@@ -16,11 +16,15 @@ constrains, and what is inside of a front is a Lagrangian system itself, regular
 from __future__ import annotations
 
 import functools
-import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import scipy.sparse as sparse
 
 from ..arguments import real
 from ..arrays.backend import Array, Backend, host, is_sparse
+from ..arrays.library import ArrayLibrary
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear.direct.scaling import Scaling
@@ -28,6 +32,7 @@ from ..linear.factor import Factor
 from ..linear.multifrontal.multifrontal import Multifrontal
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
+from ..operators.user_operators import backend_of
 
 if TYPE_CHECKING:
     from .reduced_hessian import Reduced
@@ -58,9 +63,11 @@ class ShiftedInverse(SelfAdjoint):
     """
 
     def __init__(self, H: Reduced, sigma: float = 0.0, M: Any = None) -> None:
-        if (theirs := Backend.of_operator(H).lagrangian).ShiftedInverse not in type(self).__mro__:
+        backend = backend_of(H)
+        if not isinstance(self, (expected := solver_for(backend).shifted_inverse)):
             raise ArgumentError(
-                f"H is one on PETSc's vectors: use {theirs.__name__}.ShiftedInverse"
+                f"H is on arrays of {backend.library_name}: use {expected.__module__}."
+                f"{expected.__name__}"
             )
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
@@ -134,7 +141,6 @@ def parts(H: Reduced) -> tuple[Any, ...]:
 
 def _system(H: Reduced, sigma: float, E: Any) -> Any:
     """The matrix, its pattern that of the nodes' graph."""
-    sparse = importlib.import_module("scipy.sparse")
     A, B, pp, sp, ss = parts(H)
     N, P = B.shape
     shifted = pp - sigma * (sparse.identity(P, format="csr") if E is None else sparse.csr_matrix(E))
@@ -161,7 +167,6 @@ def _nodes(B: Any, sp: Any) -> Any:
 
 
 def _blocks_of(H: Reduced, *shapes: tuple[int, int]) -> list[Any]:
-    sparse = importlib.import_module("scipy.sparse")
     if not isinstance(H.K, BlockCurvature):
         raise unsuited("the curvature is known by its product only: give its blocks")
     return [
@@ -172,7 +177,7 @@ def _blocks_of(H: Reduced, *shapes: tuple[int, int]) -> list[Any]:
 
 def entries(op: Operator, name: str) -> Any:
     """The sparse matrix of an operator, on the host, or an `ArgumentError`."""
-    array = getattr(op, "array", None)
+    array = op.array
     if not is_sparse(array):
         raise unsuited(f"{name} is not a sparse matrix")
     return sparse_on_host(array)
@@ -184,3 +189,36 @@ def unsuited(why: str) -> ArgumentError:
         f"the Lagrangian system cannot be factorized: {why}. For extreme eigenvalues without it, "
         "leave sigma out of mfdeq.eigsh"
     )
+
+
+@dataclass(frozen=True)
+class LagrangianSolver:
+    """How the Lagrangian system is factorized on the arrays of one library.
+
+    Attributes
+    ----------
+    shifted_inverse : type
+        The subclass of `ShiftedInverse`.
+    parts : callable
+        ``parts(H)`` returns A, B and the blocks of K by their entries, or raises `ArgumentError`.
+    entries : callable
+        ``entries(op, name)`` returns the entries of one operator, or raises `ArgumentError`.
+    """
+
+    shifted_inverse: type[ShiftedInverse]
+    parts: Callable[[Reduced], tuple[Any, ...]]
+    entries: Callable[[Operator, str], Any]
+
+
+ON_HOST = LagrangianSolver(ShiftedInverse, parts, entries)
+_of_libraries: dict[ArrayLibrary, LagrangianSolver] = {}
+
+
+def register_solver(library: ArrayLibrary, solver: LagrangianSolver) -> None:
+    """Factorize the systems on a library's arrays by a solver of its own."""
+    _of_libraries[library] = solver
+
+
+def solver_for(backend: Backend) -> LagrangianSolver:
+    """Return the solver for the arrays of a backend."""
+    return _of_libraries.get(backend.library, ON_HOST)

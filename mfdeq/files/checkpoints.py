@@ -17,6 +17,7 @@ from typing import Any
 from .. import __version__
 from ..arguments import count
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
+from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, warn
 from .atomic import replacing, try_to_write
 
@@ -58,10 +59,11 @@ class Checkpoint:
         self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
         self._last = 0
-        self.files = backend.process.files(self.path, backend.device)
+        store = backend.library.checkpoint_store(self.path, backend.device)
+        self.store: Any = NpzStore() if store is None else store
         self.saved: dict[str, Any] | None = None
         if backend.on_first_rank(self._is_there):
-            found, self.saved = self.files.read(self.path, self.kind)
+            found, self.saved = self.store.read(self.path, self.kind)
             self._check(found)
 
     def _is_there(self) -> bool:
@@ -91,7 +93,7 @@ class Checkpoint:
         """Write what there is after so many steps; where the disk refuses, warn and go on."""
         self._last = done
         try:
-            self.files.write(self.path, self.kind, self.of, state)
+            self.store.write(self.path, self.kind, self.of, state)
         except CheckpointError as error:
             warn(
                 f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
@@ -106,6 +108,18 @@ def opened(
     every = count(every, "checkpoint_every")
     path = backend.on_first_rank(lambda: path)  # a folder of its own each rank may have made
     return None if path is None else Checkpoint(path, every, kind, of(), backend)
+
+
+class NpzStore:
+    """Reads and writes a checkpoint as one npz file, from one process."""
+
+    def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the file says that it is of, and its state."""
+        return read(path, kind)
+
+    def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
+        """Replace the file by one that holds a state."""
+        write(path, kind, of, state)
 
 
 def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
@@ -205,12 +219,8 @@ def digest(*arrays: Array | None) -> str | None:
     """A name for the bits of arrays; None where there are none."""
     found = hashlib.sha256()
     for x in arrays:
-        if x is not None and hasattr(x, "fingerprint"):  # whose bits are on several ranks
-            found.update(f"{x.dtype} {x.shape}".encode() + x.fingerprint())
-        elif x is not None:
-            known = array_on_host(x)
-            found.update(f"{known.dtype} {known.shape}".encode())
-            found.update(host.ascontiguousarray(known).tobytes())
+        if x is not None:
+            found.update(f"{x.dtype} {x.shape}".encode() + library_of(x).fingerprint(x))
     return None if all(x is None for x in arrays) else found.hexdigest()[:DIGITS]
 
 

@@ -127,7 +127,7 @@ class Auto:
         """The factor of the first candidate that can be set up."""
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
-        if (theirs := A.backend.process.solver()) is not None:
+        if (theirs := A.backend.library.default_solver()) is not None:
             return theirs.setup(A, counts)
         tried: dict[int, Factor] = {}
         if (kind := _kind(A)) != self._kind:
@@ -139,7 +139,7 @@ class Auto:
 
     def candidates(self, A: Operator) -> list[tuple[Solver, str, Factor | None]]:
         """Solvers in the order in which they are taken, with the reason and what is set up."""
-        array = getattr(A, "array", None)
+        array = A.array
         if array is None:
             found = _by_products(A)
             return _ranked(found, found[0].said)
@@ -172,7 +172,7 @@ class Auto:
 
 
 def _kind(A: Operator) -> tuple[Any, ...]:
-    array = getattr(A, "array", None)
+    array = A.array
     return (A.shape, type(array), getattr(array, "nnz", None))
 
 

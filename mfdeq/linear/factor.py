@@ -9,12 +9,12 @@ import inspect
 import math
 from typing import Any, Protocol
 
-from ..arrays.backend import Array, Backend, array_on_host, check_block, host, is_sparse
+from ..arrays.backend import Array, array_on_host, check_block, host, is_sparse
 from ..arrays.memory import translate_memory_errors
 from ..arrays.sparse import canonical
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
-from ..operators.user_operators import as_operator
+from ..operators.user_operators import as_operator, backend_of
 from ..report import LinearCounts
 
 ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
@@ -176,7 +176,7 @@ class Factor:
 
     def _product(self, A: Operator, x: Array) -> Array:
         xp = self.backend.xp
-        if hasattr(A, "array") or bool(xp.all(xp.isfinite(x))):
+        if A.array is not None or bool(xp.all(xp.isfinite(x))):
             return A._apply(x)
         # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
         return x
@@ -224,6 +224,10 @@ class Application(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor._approximate(y, True)
 
+    def forget(self) -> None:
+        """Drop what earlier solves have left in the factor."""
+        self.factor.forget()
+
 
 def rounding_digits(A: Operator, x: Array, w: Array) -> float:
     """-log10(eps |w|' |A| |x|), w = A^-T x, |x| = 1: Skeel's condition number along x.
@@ -258,12 +262,12 @@ def operator_of(A: Any) -> Operator:
         return A
     if is_sparse(A):
         A = canonical(A)
-    return as_operator(Backend.of_operator(A), A, shape, "A")
+    return as_operator(backend_of(A), A, shape, "A")
 
 
 def matrix_of(A: Operator, needed_by: str) -> Any:
     """The entries of A, or an `ArgumentError` where only its products are known."""
-    array = getattr(A, "array", None)
+    array = A.array
     if array is None and A.has_entries:
         raise ArgumentError(
             f"{needed_by} is for matrices of numpy, scipy and cupy; those of PETSc are solved with "

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, as_array, is_dense, is_sparse, native
+from ..arrays.library import library_of
 from ..errors import ArgumentError, DerivativeError, ModelError
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Matrix, Operator, Product
@@ -284,8 +285,8 @@ class QuadraticPrior(_Quadratic):
                 param_size, dtype=backend.dtype, format="csr"
             )
         # By its entries where they are known: those are what can be factorized with the rest.
-        if (entries := getattr(precision, "array", None)) is not None:
-            precision = entries
+        if isinstance(precision, Operator) and precision.array is not None:
+            precision = precision.array
         name = "precision of QuadraticPrior"
         block = as_operator(backend, precision, (param_size, param_size), name)
         check_symmetric(block, name, "it")
@@ -386,8 +387,7 @@ def _kept(x: Any, name: str) -> Any:
 
 def _own(matrix: Any) -> Any:
     """A copy that the caller cannot change; an operator as it is."""
-    shell = hasattr(matrix, "getPythonContext") and matrix.getType() in ("python", "shell")
-    if hasattr(matrix, "matvec") or shell:
+    if library_of(matrix).is_product_only(matrix):
         return matrix
     if is_dense(matrix) and not hasattr(matrix, "copy"):  # which the standard does not have
         return Backend.of(matrix).xp.asarray(matrix, copy=True)

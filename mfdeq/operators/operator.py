@@ -1,13 +1,16 @@
-"""LinearOperators of whichever library holds the arrays, and their algebra.
+"""Linear operators on arrays of any library, and their algebra.
 
-Every operator is written once, as `_apply` and `_apply_adjoint` on (n,) vectors and (n, k)
-blocks alike. At construction the class is joined to scipy's or cupyx's LinearOperator, so
-that the instance is a real one: it goes as it is into `eigsh`, `gmres`, `minimize(hessp=)`.
+An operator is written once, as `_apply` and `_apply_adjoint` on (n,) vectors and (n, k) blocks
+alike. At construction its class is joined to the LinearOperator of the array library (scipy's or
+cupyx's), so that the instance is a real one: it goes as it is into `eigsh`, `gmres` and
+`minimize(hessp=)`. Operands are validated where the user's arrays come in, in `dot`, `matvec` and
+the like; operators inside this package call `_apply` on each other.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from numbers import Complex, Real
 from typing import Any
 
@@ -16,16 +19,17 @@ from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..errors import ArgumentError
 
-DENSE_LIMIT = 2**24  # entries (128 MiB in float64) that `toarray` agrees to form
+MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` agrees to form, 128 MiB in float64
 
 
 @functools.cache
 def _joined(cls: type, base: type) -> type:
+    """Return the class that derives from an operator class and a library's LinearOperator."""
     return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 class Operator:
-    """Base of this library's operators: a backend-free mixin with the two products.
+    """Base class of mfdeq's operators: independent of the array library, written by two products.
 
     Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (n,) and (n, k),
     and return fresh arrays (scipy's gmres writes into what it is given).
@@ -33,17 +37,30 @@ class Operator:
     Parameters
     ----------
     source : Backend or Operator
-        What the operator lives on.
+        What determines the array library, dtype and device.
     shape : tuple of int
         (rows, columns).
+
+    Attributes
+    ----------
+    array : array or sparse matrix or None
+        The entries; None where only products are known.
     """
 
     backend: Backend
     shape: tuple[int, int]
     dtype: Any
+    array: Any = None
     # So that arrays and scalars of numpy and cupy leave `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None
     __array_priority__ = 1000.0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the parameters of ``__init__``, which those of ``__new__`` would hide."""
+        super().__init_subclass__(**kwargs)
+        init = inspect.signature(cls.__init__)
+        parameters = list(init.parameters.values())[1:]
+        cls.__signature__ = init.replace(parameters=parameters)  # type: ignore[attr-defined]
 
     def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Join the class to the LinearOperator of the source's array library."""
@@ -67,23 +84,30 @@ class Operator:
 
     @translate_memory_errors
     def _matvec(self, x: Array) -> Array:
-        x = check_block(x, self.backend, self.shape[1], "the operand")
-        self._reserve(x, self.shape[0])
-        return self._apply(x) if 0 not in x.shape else self.backend.zeros(self.shape[0], 0)
+        rows, columns = self.shape
+        x = check_block(x, self.backend, columns, "the operand")
+        if x.ndim == 2:
+            if x.shape[1] == 0:
+                return self.backend.zeros(rows, 0)
+            self._reserve(rows, x.shape[1])
+        return self._apply(x)
 
     @translate_memory_errors
     def _rmatvec(self, x: Array) -> Array:
-        x = check_block(x, self.backend, self.shape[0], "the operand")
-        self._reserve(x, self.shape[1])
-        return self._apply_adjoint(x) if 0 not in x.shape else self.backend.zeros(self.shape[1], 0)
+        rows, columns = self.shape
+        x = check_block(x, self.backend, rows, "the operand")
+        if x.ndim == 2:
+            if x.shape[1] == 0:
+                return self.backend.zeros(columns, 0)
+            self._reserve(columns, x.shape[1])
+        return self._apply_adjoint(x)
 
-    def _reserve(self, x: Array, rows: int) -> None:
-        columns = 1 if x.ndim == 1 else x.shape[1]
+    def _reserve(self, rows: int, columns: int) -> None:
         reserve(
             self.backend,
             rows * columns,
             f"the product of {type(self).__name__} with {columns} columns",
-            "take fewer columns at a time",
+            "multiply fewer columns at a time",
         )
 
     def _matmat(self, X: Array) -> Array:
@@ -100,35 +124,38 @@ class Operator:
 
     @property
     def has_entries(self) -> bool:
-        """Whether it is known by its entries, and not by products alone."""
-        return hasattr(self, "array")
+        """Whether the entries are known, and not products alone."""
+        return self.array is not None
 
     def forget(self) -> None:
-        """Drop what earlier products have left behind and later ones depend on."""
+        """Drop what earlier products have left behind and later ones depend on.
+
+        Here that of the operators that this one is composed of.
+        """
         for part in vars(self).values():
-            if hasattr(part, "forget"):
+            if isinstance(part, Operator):
                 part.forget()
 
     def abs_apply(self, x: Array) -> Array:
-        """|A| |x|, the magnitude that rounding in A x is relative to.
+        """Return |A| |x|, the size that rounding errors in A x are relative to.
 
-        Where the entries are not at hand, |A (s∘|x|)| with random signs s stands for it:
-        the row-wise root sum of squares in place of the sum.
+        Where the entries are not known, |A (s∘|x|)| with random signs s takes its place: a
+        root sum of squares along each row instead of the sum.
         """
         xp = self.backend.xp
         signs = xp.sign(self.backend.random(*x.shape, seed=1))
         return xp.abs(self._apply(signs * xp.abs(x)))
 
     def identity_minus(self) -> Operator:
-        """I - J of this operator J: by entries where it has some."""
+        """Return I - J for this operator J, by its entries where they are known."""
         return IdentityMinus(self)
 
     def plus(self, other: Operator) -> Operator:
-        """The sum with another: by entries where both have some of one kind."""
+        """Return the sum with another operator, by entries where both are matrices of one kind."""
         return Sum(self, other)
 
     def times(self, factor: float) -> Operator:
-        """A real multiple: by entries where it has some."""
+        """Return a real multiple, by the entries where they are known."""
         return Scaled(self, factor)
 
     def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
@@ -139,18 +166,18 @@ class Operator:
         """
         return None
 
-    # The algebra: between our own operators ours (float32 stays float32, `toarray` stays),
-    # with anything else the base library's.
+    # The algebra. Between operators of this class it is defined here, which keeps float32 and
+    # `toarray`; with anything else it is the base library's.
 
     def dot(self, x: Any) -> Any:
-        """Product with a vector, a block, another operator or a scalar."""
+        """Return the product with a vector, a block, another operator or a scalar."""
         if isinstance(x, Operator):
             return Product(self, x)
         if isinstance(x, Real):
             return Scaled(self, x)
-        if not (hasattr(x, "matvec") or isinstance(x, Complex)):
-            x = check_block(x, self.backend, self.shape[1], "the operand")
-        return super().dot(x)  # type: ignore[misc]
+        if hasattr(x, "matvec") or isinstance(x, Complex):
+            return super().dot(x)  # type: ignore[misc]
+        return self._matvec(x)
 
     def __mul__(self, x: Any) -> Any:
         return Scaled(self, x) if _is_number(x) else self.dot(x)
@@ -163,7 +190,7 @@ class Operator:
     def __rmatmul__(self, x: Any) -> Any:
         if getattr(x, "ndim", 0) not in (1, 2) or hasattr(x, "matvec"):
             return super().__rmatmul__(x)  # type: ignore[misc]
-        return self._transpose().dot(x.T).T  # cupyx's base class leaves it out
+        return self._transpose().dot(x.T).T  # missing in cupyx's base class
 
     def __neg__(self) -> Operator:
         return Scaled(self, -1.0)
@@ -180,20 +207,20 @@ class Operator:
         return self.dot(other)
 
     def toarray(self) -> Array:
-        """The dense matrix, for small operators only.
+        """Return the dense matrix of a small operator.
 
         Raises
         ------
         ArgumentError
-            Above 2**24 entries: nothing of size P x P or N x P is formed by accident.
+            Above 2**24 entries, so that nothing of size P x P or N x P is formed by accident.
         """
         rows, columns = self.shape
-        if rows * columns > DENSE_LIMIT:
+        if rows * columns > MAX_DENSE_ENTRIES:
             raise ArgumentError(
-                f"a dense {rows} x {columns} array was asked of {type(self).__name__}, "
-                f"{rows * columns * self.dtype.itemsize / 2**30:.3g} GiB: more than the "
-                f"{DENSE_LIMIT} entries that are formed. Apply the operator to a block of "
-                "vectors instead (operator @ V), or use mfdeq.eigsh for its spectrum"
+                f"the dense array of this {type(self).__name__}, {rows} x {columns}, would take "
+                f"{rows * columns * self.dtype.itemsize / 2**30:.3g} GiB; toarray forms at most "
+                f"{MAX_DENSE_ENTRIES} entries. Apply the operator to a block of vectors instead "
+                "(operator @ V), or use mfdeq.eigsh for its spectrum"
             )
         return self._apply(self.backend.eye(columns, columns))
 
@@ -203,7 +230,7 @@ class Operator:
 
 
 class SelfAdjoint(Operator):
-    """An operator equal to its adjoint: only `_apply` is defined."""
+    """Base class of operators equal to their adjoint, which define `_apply` alone."""
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self._apply(y)
@@ -213,7 +240,7 @@ class SelfAdjoint(Operator):
 
 
 class Adjoint(Operator):
-    """The adjoint of an operator; its own adjoint is that operator."""
+    """The adjoint of an operator, whose own adjoint is that operator."""
 
     def __init__(self, of: Operator) -> None:
         super().__init__(of, (of.shape[1], of.shape[0]))
@@ -234,7 +261,7 @@ class Product(Operator):
 
     def __init__(self, left: Operator, right: Operator) -> None:
         if left.shape[1] != right.shape[0]:
-            raise ArgumentError(f"cannot compose operators {left.shape} @ {right.shape}")
+            raise ArgumentError(f"cannot multiply shapes {left.shape} and {right.shape}")
         super().__init__(left, (left.shape[0], right.shape[1]))
         self.left, self.right = left, right
 
@@ -250,7 +277,7 @@ class Sum(Operator):
 
     def __init__(self, left: Operator, right: Operator) -> None:
         if left.shape != right.shape:
-            raise ArgumentError(f"cannot add operators {left.shape} + {right.shape}")
+            raise ArgumentError(f"cannot add shapes {left.shape} and {right.shape}")
         super().__init__(left, left.shape)
         self.left, self.right = left, right
 
@@ -303,7 +330,7 @@ class IdentityMinus(Operator):
         return None if identity_minus else self.of.compiled_krylov(method, identity_minus=True)
 
     def abs_apply(self, x: Array) -> Array:
-        """|x| + |J| |x|: what is cancelled in x - J x."""
+        """Return |x| + |J| |x|, since x - J x may cancel."""
         return self.backend.xp.abs(x) + self.of.abs_apply(x)
 
 
@@ -332,7 +359,7 @@ class Matrix(Operator):
         return self._transposed @ y
 
     def abs_apply(self, x: Array) -> Array:
-        """|A| |x|."""
+        """Return |A| |x|."""
         return abs(self.array) @ self.backend.xp.abs(x)
 
     def _adjoint(self) -> Operator:
@@ -342,7 +369,7 @@ class Matrix(Operator):
         return Matrix(self.backend, -self.array)
 
     def identity_minus(self) -> Operator:
-        """I - J, of the same format."""
+        """Return I - J in the format of J."""
         backend, n = self.backend, self.shape[0]
         if is_dense(self.array):
             eye = backend.eye(n, n)
@@ -351,18 +378,18 @@ class Matrix(Operator):
         return Matrix(backend, eye - self.array)
 
     def plus(self, other: Operator) -> Operator:
-        """The sum of two sparse, or two dense matrices."""
+        """Return the sum of two sparse, or of two dense matrices."""
         if isinstance(other, Matrix) and is_dense(self.array) == is_dense(other.array):
             return Matrix(self.backend, self.array + other.array)
         return super().plus(other)
 
     def times(self, factor: float) -> Operator:
-        """A multiple of the entries."""
+        """Return a multiple of the entries."""
         return Matrix(self.backend, factor * self.array)
 
 
 class _Transposed(Adjoint):
-    """The adjoint of a `Matrix`, which has entries too."""
+    """The adjoint of a `Matrix`, whose entries are known as well."""
 
     @property
     def array(self) -> Any:
@@ -373,7 +400,7 @@ class _Transposed(Adjoint):
 
 
 class Diagonal(SelfAdjoint):
-    """Multiplication by a vector."""
+    """Multiplication by a vector, entry by entry."""
 
     def __init__(self, backend: Backend, diagonal: Array) -> None:
         super().__init__(backend, (diagonal.shape[0], diagonal.shape[0]))
@@ -384,7 +411,7 @@ class Diagonal(SelfAdjoint):
 
 
 class Stacked(Operator):
-    """[I; Z], from a parameter direction to the stacked (dtheta, dh)."""
+    """[I; Z], which takes a parameter direction to the stacked (dtheta, dh)."""
 
     def __init__(self, lower: Operator) -> None:
         rows, columns = lower.shape
@@ -400,12 +427,12 @@ class Stacked(Operator):
 
 
 def _is_number(x: Any) -> bool:
-    """Whether `x` is an array of no dimension, as cupy's reductions are."""
+    """Whether `x` is an array without dimensions, as cupy's reductions return."""
     return getattr(x, "ndim", None) == 0 and is_dense(x) and not isinstance(x, Complex)
 
 
 def columnwise(function: Any, x: Array, backend: Backend, rows: int) -> Array:
-    """`function` of each column of an (n, k) block as an (rows, k) block; of a vector, itself."""
+    """Apply a function of vectors to each column of an (n, k) block; return an (rows, k) block."""
     if x.ndim == 1:
         return function(x)
     out = backend.zeros(rows, x.shape[1])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend
-from ..equilibrium.lagrangian_system import ShiftedInverse
+from ..equilibrium.lagrangian_system import ShiftedInverse, solver_for
 from ..equilibrium.reduced_hessian import Reduced
 from ..errors import SingularStateError
 from .objective import Iterate, Objective, Step
@@ -107,7 +107,7 @@ class ExactNewton:
     def _definite(self, H: Reduced, shift: float) -> ShiftedInverse | None:
         self.objective.report.factorizations += 1
         try:
-            inverse = H.backend.lagrangian.ShiftedInverse(H, -shift)
+            inverse = solver_for(H.backend).shifted_inverse(H, -shift)
         except SingularStateError:
             return None
         return inverse if inverse.below == 0 else None

@@ -10,6 +10,7 @@ from typing import Any
 from ..arguments import at_least, count, fraction, one_of
 from ..arrays.backend import Array, Backend, array_on_host
 from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, MfdeqError, SingularStateError
 from ..files.checkpoints import digest, opened
 from ..models.losses import LossBase
@@ -79,7 +80,7 @@ class Minimum:
         """
         H = self.equilibrium.hessian(self._functional.loss)
         try:
-            below = H.backend.lagrangian.ShiftedInverse(H).below
+            below = solver_for(H.backend).shifted_inverse(H).below
         except MfdeqError:
             below = None
         if below is not None:
@@ -212,7 +213,7 @@ def minimize(
     else:
         eq = _at_the_start(functional, theta)
         if method == "newton":
-            eq.backend.lagrangian.parts(eq.hessian(functional.loss))  # refused before the work
+            solver_for(eq.backend).parts(eq.hessian(functional.loss))  # refused before the work
         run.start(theta, limits, radius)
     target = gtol * run.report.steps[0].gradient_norm
     inner = min(INNER, 2 * theta.shape[0])

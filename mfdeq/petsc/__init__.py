@@ -4,6 +4,7 @@ The formulas are those of `mfdeq`: its arrays are distributed ones here, whose s
 ranks, and its operators hold the user's Mats.
 """
 
+from . import library  # noqa: F401  (registers PETSc as an array library)
 from .bridge import distributed
 from .cleanup import clean_up_at_the_end, end_all_on_an_error
 from .files import load, save

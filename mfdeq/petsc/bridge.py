@@ -264,7 +264,7 @@ class Gathered(Operator):
 def with_entries(given: Any, rows: Layout, columns: Layout, name: str) -> Any:
     """The Mat of a matrix, checked as on one machine."""
     operator = as_operator(_backend(), given, (rows.total, columns.total), name)
-    if (array := getattr(operator, "array", None)) is None:
+    if (array := operator.array) is None:
         raise ModelError(
             f"{name} is a {type(given).__name__} that has products and no entries, which cannot be "
             "spread over ranks: give a sparse matrix or an array, or write the model for PETSc "
@@ -296,7 +296,7 @@ def mat_of(array: Any, rows: Layout, columns: Layout) -> Any:
 
 
 def _spread(backend: Backend, block: Operator, rows: Layout, columns: Layout) -> Operator:
-    array = getattr(block, "array", None)
+    array = block.array
     if array is None:
         return Gathered(backend, block, rows, columns)
     return FromMat(backend, mat_of(array, rows, columns))

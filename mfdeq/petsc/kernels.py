@@ -10,7 +10,7 @@ from .ranks import Ranks
 Array = Any
 peak_bytes, replayed, replayable = of_host.peak_bytes, of_host.replayed, of_host.replayable
 products, scale_rows = of_host.products, of_host.scale_rows
-TOGETHER, NUMBERS = of_host.TOGETHER, of_host.NUMBERS
+MAX_BLOCK_COLUMNS, MAX_BLOCK_ENTRIES = of_host.MAX_BLOCK_COLUMNS, of_host.MAX_BLOCK_ENTRIES
 
 
 def column_dots(xp: Any, x: Array, y: Array) -> Array:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ..arrays.backend import Backend, shape_of
+from ..arrays.backend import shape_of
 from ..equilibrium import lagrangian_system as lagrangian
 from ..equilibrium.reduced_hessian import Reduced
 from ..errors import ArgumentError
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
-from ..operators.user_operators import as_operator
+from ..operators.user_operators import as_operator, backend_of
 from ..spectrum.extreme import reduced
 from .assembly import assembled, diagonal
+from .library import PETSC
 from .mats import FromMat
 from .symmetric import Symmetric, inertia
 
@@ -46,7 +47,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         self.solver = Symmetric(prefix, options or {})
         if not isinstance(H, Reduced):
             P = shape_of(H)[0]
-            H = reduced(as_operator(Backend.of_operator(H), H, (P, P), "H"))
+            H = reduced(as_operator(backend_of(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
     def _factorized(self, H: Reduced, M: Any) -> Any:
@@ -135,3 +136,6 @@ def entries(op: Operator, name: str) -> Any:
         raise lagrangian.unsuited(
             f"of {name}, {error.args[0]} is known by its products only: give an assembled Mat"
         ) from error
+
+
+lagrangian.register_solver(PETSC, lagrangian.LagrangianSolver(ShiftedInverse, parts, entries))

@@ -15,17 +15,6 @@ from ..errors import ArgumentError
 from .arrays import Distributed, Transposed, held_by_all, on_rows
 from .ranks import Ranks, Rows
 
-# What a Backend asks of a namespace beside its arrays.
-LIBRARY = "PETSc"
-COMPANIONS = {
-    "sparse": "mfdeq.petsc.sparse",
-    "sparse_linalg": "mfdeq.petsc.linalg",
-    "dense_linalg": "scipy.linalg",
-    "kernels": "mfdeq.petsc.kernels",
-    "lagrangian": "mfdeq.petsc.lagrangian",
-    "process": "mfdeq.petsc.process",
-}
-
 float32, float64, int64, bool = compat.float32, compat.float64, compat.int64, compat.bool
 isdtype, finfo = compat.isdtype, compat.finfo
 

@@ -82,9 +82,6 @@ class Entries:
     def __rmul__(self, factor: float) -> Entries:
         return Entries((factor * self.values, (self.rows, self.columns)), self.shape)
 
-    # Marks it as something that `as_operator` of this module takes.
-    getOwnershipRanges = None
-
     def mat(self, ranks: Ranks) -> Any:
         """As a Mat."""
         rows, columns = map(ranks.settle, self.shape)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays.backend import Array, Backend, host
+from ..arrays.backend import Array, host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError
 from ..operators.operator import SelfAdjoint
-from ..operators.user_operators import as_operator
+from ..operators.user_operators import as_operator, backend_of
 from ..priors.precision import Euclidean
 from ..spectrum.eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from ..spectrum.extreme import INVERSE_RTOL, check_operator, check_which, reduced, size_of, start_of
@@ -95,7 +95,7 @@ def eigsh(
     P = check_operator(H, k)
     check_which(which)
     fraction(rtol, "rtol")
-    backend = Backend.of_operator(H)
+    backend = backend_of(H)
     if not isinstance(backend.device, Ranks):
         raise ArgumentError(
             f"mfdeq.petsc.eigsh takes a Mat or an operator on Vecs, {type(H).__name__} came: "

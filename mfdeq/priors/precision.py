@@ -15,7 +15,7 @@ from ..errors import ArgumentError, SingularStateError
 from ..linear import Direct, Factor
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Operator, SelfAdjoint, columnwise
-from ..operators.user_operators import as_operator, as_symmetric
+from ..operators.user_operators import as_operator, as_symmetric, backend_of, check_home
 
 AGREE = 1e-6  # to which R of the solve given for R must be the identity
 
@@ -74,7 +74,7 @@ class Precision(SelfAdjoint, Euclidean):
 
     def __new__(cls, R: Any, *args: Any, **kwargs: Any) -> Any:
         """On the library of R."""
-        return super().__new__(cls, Backend.of_operator(native(R)))
+        return super().__new__(cls, backend_of(native(R)))
 
     def __init__(self, R: Any, *, solve: Any = None, root: Any = None) -> None:
         R = native(R)
@@ -92,7 +92,7 @@ class Precision(SelfAdjoint, Euclidean):
         if matrix:
             self._covariance = _OfSparse(self.R) if is_sparse(R) else _OfDense(self.R)
             return
-        solver = backend.process.symmetric_solver() if self.R.has_entries else None
+        solver = backend.library.definite_solver() if self.R.has_entries else None
         if solve is None and solver is not None:
             self._covariance = _OfFactor(solver.setup(self.R))
         else:
@@ -103,7 +103,7 @@ class Precision(SelfAdjoint, Euclidean):
         """The entries of R; None where only products are known."""
         if isinstance(self.R, Diagonal):
             return self.backend.sparse.diags(self.R.diagonal).tocsr()
-        return getattr(self.R, "array", None)
+        return self.R.array
 
     def _apply(self, x: Array) -> Array:
         return self.R._apply(x)
@@ -163,7 +163,7 @@ def metric_of(M: Any, backend: Backend, size: int) -> Metric:
     if M is None:
         return Euclidean(backend)
     found = M if isinstance(M, Precision) else Precision(M)
-    backend.check_home(found, "M", ArgumentError)
+    check_home(backend, found, "M", ArgumentError)
     if found.shape[0] != size:
         raise ArgumentError(f"M has shape {found.shape}; ({size}, {size}) was expected")
     return found

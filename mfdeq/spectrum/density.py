@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arguments import at_least, count
-from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.backend import Array, array_on_host, host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
-from ..operators.user_operators import as_symmetric
+from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import Metric, metric_of
 from .eigenpairs import Eigenpairs
 from .extreme import check_operator
@@ -145,7 +145,7 @@ def spectral_density(
     SpectralDensity
     """
     P = check_operator(H, 1)
-    backend = Backend.of_operator(H)
+    backend = backend_of(H)
     metric = metric_of(M, backend, P)
     if count(probes, "probes") < FEWEST:
         raise ArgumentError(f"probes is {probes}; at least {FEWEST} are needed for an error")
@@ -200,7 +200,7 @@ def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimat
     """
     density = spectral_density(H, **options)
     largest = max(abs(density.nodes).max(), abs(density.exact).max(initial=0.0))
-    eps = Backend.of_operator(H).eps
+    eps = backend_of(H).eps
     level = largest * (density.size * eps if rtol is None else at_least(0.0, rtol, "rtol"))
     return density.sum(lambda x: (abs(x) > level).astype("float64"))
 

@@ -9,11 +9,12 @@ from typing import Any
 from ..arguments import count, fraction
 from ..arrays.backend import Array, Backend, array_on_host, host, shape_of
 from ..arrays.memory import translate_memory_errors
+from ..equilibrium.lagrangian_system import solver_for
 from ..equilibrium.reduced_hessian import Reduced
 from ..errors import ArgumentError
 from ..files.checkpoints import digest, opened
-from ..operators.operator import DENSE_LIMIT, Operator, Product
-from ..operators.user_operators import as_symmetric
+from ..operators.operator import MAX_DENSE_ENTRIES, Operator, Product
+from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import Precision, metric_of
 from .davidson import smallest
 from .eigenpairs import Eigenpairs, allowed, bounded, inaccurate, worst
@@ -147,7 +148,7 @@ def eigsh(
     P = check_operator(H, k)
     check_which(which)
     fraction(rtol, "rtol")
-    backend = Backend.of_operator(H)
+    backend = backend_of(H)
     limit = max(1000, 10 * P) if max_products is None else count(max_products, "max_products")
     most = max(3 * k, BASIS) if basis is None else count(basis, "basis")
     start = start_of(backend, v0, P, min(count(block, "block"), P))
@@ -158,7 +159,7 @@ def eigsh(
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
-        backend.lagrangian.parts(reduced(hessian))  # refused before the work
+        solver_for(backend).parts(reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     if preconditioner is not None:
@@ -229,7 +230,7 @@ def _inverse(H: Products, sigma: float, preconditioner: Operator | None) -> Oper
     """(H - sigma M)^-1, iterated or factorized."""
     if preconditioner is not None:
         return IteratedInverse(H, sigma, preconditioner)
-    return H.backend.lagrangian.ShiftedInverse(reduced(H.H), sigma, entries(H.metric))
+    return solver_for(H.backend).shifted_inverse(reduced(H.H), sigma, entries(H.metric))
 
 
 def _nearest(
@@ -276,10 +277,10 @@ def size_of(H: Products, x: Array) -> float:
 
 
 def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
-    if P * P > DENSE_LIMIT:
+    if P * P > MAX_DENSE_ENTRIES:
         raise ArgumentError(
-            f"k = {k} of P = {P} eigenpairs needs the dense H, more than {DENSE_LIMIT} entries: "
-            f"ask for at most P - 2 = {P - 2}"
+            f"k = {k} of P = {P} eigenpairs needs the dense H of more than {MAX_DENSE_ENTRIES} "
+            f"entries: ask for at most P - 2 = {P - 2}"
         )
     eye = H.backend.eye(P, P)
     dense, solve = array_on_host(H(eye)), host.linalg.solve

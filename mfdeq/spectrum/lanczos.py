@@ -83,8 +83,8 @@ class Lanczos:
             f"a basis of {rows} vectors",
             "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
         )
-        self.rows = self.backend.rows(rows, n)  # V', then Q'
-        self.duals = self.rows if self.metric.trivial else self.backend.rows(rows, n)
+        self.rows = self.backend.row_vectors(rows, n)  # V', then Q'
+        self.duals = self.rows if self.metric.trivial else self.backend.row_vectors(rows, n)
 
     @property
     def full(self) -> bool:

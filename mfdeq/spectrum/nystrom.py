@@ -14,12 +14,12 @@ import math
 from typing import Any
 
 from ..arguments import at_least, count
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.operator import SelfAdjoint
-from ..operators.user_operators import as_symmetric
+from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import Euclidean
 from .extreme import check_operator
 from .products import Products
@@ -55,7 +55,7 @@ class Nystrom(SelfAdjoint):
 
     def __new__(cls, H: Any, *args: Any, **kwargs: Any) -> Any:
         """On the library of H."""
-        return super().__new__(cls, Backend.of_operator(H))
+        return super().__new__(cls, backend_of(H))
 
     @translate_memory_errors
     def __init__(self, H: Any, rank: int, shift: float = 0.0, seed: int = 0) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import count, fraction
-from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.backend import Array, array_on_host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError
-from ..operators.user_operators import as_symmetric
+from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
 from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
 from .extreme import check_operator
@@ -68,7 +68,7 @@ def randomized_eigsh(
         With the pairs found as `best`.
     """
     P = check_operator(H, k)
-    backend = Backend.of_operator(H)
+    backend = backend_of(H)
     metric = metric_of(M, backend, P)
     fraction(rtol, "rtol")
     width = min(P, k + count(oversampling, "oversampling"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..arguments import real
 from ..arrays.backend import Array, array_on_host
+from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Krylov
 from ..operators.operator import Operator, SelfAdjoint
@@ -74,7 +75,7 @@ def entries(metric: Metric | None) -> Any:
     """The matrix of M, as the Lagrangian system takes it; None of the identity."""
     if metric is None or metric.trivial:
         return None
-    return metric.backend.lagrangian.entries(metric, "M")
+    return solver_for(metric.backend).entries(metric, "M")
 
 
 def refined(S: Operator, vectors: Array, metric: Metric) -> Array:
@@ -96,7 +97,7 @@ def missed(H: Any, pairs: Any, S: Any) -> int | None:
     for outer, end in zip((min, max), ends, strict=True):
         known = hasattr(S, "below") and outer(S.sigma, end) == S.sigma
         try:
-            at: Any = S if known else H.backend.lagrangian.ShiftedInverse(H, end, M)
+            at: Any = S if known else solver_for(H.backend).shifted_inverse(H, end, M)
         except (SingularStateError, ArgumentError):  # on an eigenvalue, or of no use: no count
             return None
         if at.below is None:

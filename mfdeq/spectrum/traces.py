@@ -15,10 +15,10 @@ import math
 from typing import Any
 
 from ..arguments import count
-from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.backend import Array, array_on_host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
-from ..operators.user_operators import as_symmetric
+from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
 from .density import FEWEST, Estimate, sphere, standard_error
 from .eigenpairs import orthonormal_in
@@ -108,7 +108,7 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
 
 def _split(H: Any, M: Any, most: int, seed: int, progress: bool, squared: bool) -> Estimate:
     P = check_operator(H, 1)
-    backend = Backend.of_operator(H)
+    backend = backend_of(H)
     metric = metric_of(M, backend, P)
     share = count(most, "products") // 3
     if share < FEWEST:

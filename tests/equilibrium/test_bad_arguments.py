@@ -45,7 +45,7 @@ ARGUMENTS = table(
     ],
     *[
         (f"rtol: {bad!r}", lambda bad=bad: mfdeq.solve(Toy(), THETA, rtol=bad),
-         "rtol is .* a number between 0 and 1")
+         "rtol.*: expected a number between 0 and 1, got ")
         for bad in (0, -1e-8, 1.5, np.nan, "1e-8", 1j, [1e-8])
     ],
     ("solver", lambda: with_solver("lu"), f"'lu'; {NO_SOLVER}"),
@@ -72,7 +72,7 @@ ARGUMENTS = table(
     ("preconditioner: our shape", lambda: preconditioned(EQ.sensitivity), r"of shape \(3, 3\)"),
     *[
         (f"{kind.__name__}({field}={bad!r})", lambda kind=kind, field=field, bad=bad:
-         kind(**{field: bad}), f"{field} of mfdeq.{kind.__name__} is .* was expected")
+         kind(**{field: bad}), f"{field} of mfdeq.{kind.__name__}: expected .*, got ")
         for kind, field, values in (
             (mfdeq.Krylov, "rtol", (0, -1, 2, np.nan, "x")),
             (mfdeq.Krylov, "max_iterations", (0, 1.5, "x")),
@@ -149,27 +149,27 @@ ARGUMENTS = table(
     *[
         (f"a right side: {name}", lambda b=b: EQ.factor.solve(b), word)
         for name, b, word in (
-            ("short", np.ones(N - 1), r"\(2,\); \(3,\) or \(3, k\) was expected"),
+            ("short", np.ones(N - 1), r"expected shape \(3,\) or \(3, k\), got \(2,\)"),
             ("nan", np.full(N, np.nan), "NaN"),
             ("complex", 1j * np.ones(N), "complex128.* the real and the imaginary part"),
-            ("none", None, "None came"),
+            ("none", None, "got None"),
             ("text", np.array(["a", "b", "c"]), "dtype <U1"),
             ("sparse", csr_array(np.ones((N, 1))), "sparse"),
-            ("cube", np.ones((N, 1, 1)), r"\(3, k\) was expected"),
+            ("cube", np.ones((N, 1, 1)), r"expected shape \(3,\) or \(3, k\), got"),
         )
     ],
     *[
         (f"an operand: {name}", lambda x=x: EQ.sensitivity @ x, f"the operand.*{word}")
         for name, x, word in (
-            ("short", np.ones(P - 1), r"\(1,\); \(2,\) or \(2, k\) was expected"),
+            ("short", np.ones(P - 1), r"expected shape \(2,\) or \(2, k\), got \(1,\)"),
             ("transposed", np.ones((3, P)), r"\(3, 2\); \(2,\) or \(2, k\)"),
             ("cube", np.ones((P, 1, 1)), r"\(2, k\)"),
             ("complex", 1j * np.ones(P), "complex128"),
-            ("none", None, "None came"),
+            ("none", None, "got None"),
             ("text", "text", r"shape \(\)"),
             ("objects", np.array([None, None]), "dtype object"),
-            ("sparse", csr_array(np.eye(P)), "sparse matrix came: give a dense array"),
-            ("ragged", [[1.0], [1.0, 2.0]], "list came"),
+            ("sparse", csr_array(np.eye(P)), "got a sparse matrix: pass a dense array"),
+            ("ragged", [[1.0], [1.0, 2.0]], "got list"),
         )
     ],
     ("hessp", lambda: mfdeq.ReducedFunctional(Toy(), LOSS).hessp(THETA, ONE), "the operand"),
@@ -206,7 +206,7 @@ ARGUMENTS = table(
     ("which: none", lambda: mfdeq.eigsh(H, 1, which=None), "one of LM"),
     *[
         (f"rtol of eigsh: {bad!r}", lambda bad=bad: mfdeq.eigsh(H, 1, rtol=bad),
-         "rtol is .* a number between 0 and 1")
+         "rtol.*: expected a number between 0 and 1, got ")
         for bad in (0, -1, 2, np.nan, None, "x")
     ],
     *[

@@ -369,9 +369,9 @@ def test_what_is_no_vec():
     for theta in (THETA, None):
         with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
             mfdeq.petsc.solve(Cubic(), theta)
-    with pytest.raises(mfdeq.ModelError, match=r"petsc4py\.PETSc\.Vec and numpy\.ndarray came"):
+    with pytest.raises(mfdeq.ModelError, match=r"got petsc4py\.PETSc\.Vec and numpy\.ndarray"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), np.zeros(N))
-    with pytest.raises(mfdeq.ArgumentError, match=r"'sness'; one of .* 'snes' was expected"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"expected one of .* 'snes', got 'sness'"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="sness")
     with pytest.raises(mfdeq.ArgumentError, match=r"by mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())

@@ -207,7 +207,12 @@ class _BlockFactor(_KrylovFactor):
         kernels = self.backend.kernels
         held = OF_CG if self.solver.method == "cg" else self.solver.restart + OF_CG
         return max(
-            1, min(kernels.TOGETHER, kernels.NUMBERS // n, columns_that_fit(self.backend, held * n))
+            1,
+            min(
+                kernels.MAX_BLOCK_COLUMNS,
+                kernels.MAX_BLOCK_ENTRIES // n,
+                columns_that_fit(self.backend, held * n),
+            ),
         )
 
     def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:

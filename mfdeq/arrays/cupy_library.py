@@ -1,0 +1,57 @@
+"""cupy's arrays, matrices and operators, computed with on their device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cupy
+
+from . import cuda
+from .library import Array, ArrayLibrary, register
+
+
+class CupyLibrary(ArrayLibrary):
+    """cupy: cupyx beside it, and CUDA kernels of mfdeq's own."""
+
+    packages = ("cupy", "cupyx")
+    on_host = False
+    kernels = cuda
+
+    # cupyx.scipy.sparse.linalg can be imported only where there is a CUDA driver.
+
+    @functools.cached_property
+    def sparse(self) -> Any:  # type: ignore[override]
+        """`cupyx.scipy.sparse`."""
+        import cupyx.scipy.sparse
+
+        return cupyx.scipy.sparse
+
+    @functools.cached_property
+    def sparse_linalg(self) -> Any:  # type: ignore[override]
+        """`cupyx.scipy.sparse.linalg`."""
+        import cupyx.scipy.sparse.linalg
+
+        return cupyx.scipy.sparse.linalg
+
+    @functools.cached_property
+    def dense_linalg(self) -> Any:  # type: ignore[override]
+        """`cupyx.scipy.linalg`."""
+        import cupyx.scipy.linalg
+
+        return cupyx.scipy.linalg
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is a sparse matrix of cupyx."""
+        return hasattr(x, "tocsr")
+
+    def zeros_of(self, operator: Any) -> Array:
+        """Return an empty array of the dtype of an operator, on the current device."""
+        return cupy.zeros(0, dtype=getattr(operator, "dtype", None) or "float64")
+
+    def to_host(self, x: Array) -> Any:
+        """Copy an array to the host."""
+        return x.get()
+
+
+register(CupyLibrary())

@@ -1,0 +1,181 @@
+"""PETSc as an array library: what several processes do together where one does it by itself."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..arrays.backend import Array, Backend, host
+from ..arrays.library import ArrayLibrary, register
+from ..errors import ModelError
+from . import kernels, linalg, sparse
+from .agreement import together
+from .arrays import Distributed, Transposed
+from .checkpoints import GatheredFile, ViewerFile
+from .files import is_hdf5
+from .ksp import KSP
+from .ranks import Ranks
+from .symmetric import Definite
+
+SAME_NUMBER_RTOL = 1e-6  # difference of numbers that all ranks have computed from the same data
+SEEDED_ROWS = 2**16  # rows of random numbers that one seed makes
+
+
+class PetscLibrary(ArrayLibrary):
+    """Vecs and Mats of PETSc: arrays whose rows are distributed over the ranks of MPI."""
+
+    name = "PETSc"
+    packages = ("petsc4py",)
+    on_host = False
+    accepts_replicated = True
+    sparse = sparse
+    sparse_linalg = linalg
+    kernels = kernels
+
+    def owns(self, cls: type) -> bool:
+        """Whether objects of a class are PETSc's, or mfdeq's own on distributed arrays."""
+        ours = (Distributed, Transposed, sparse.Entries, linalg.LinearOperator)
+        return issubclass(cls, ours) or super().owns(cls)
+
+    def to_array(self, x: Any) -> Any:
+        """Return a Vec as a distributed array; everything else as it is."""
+        return Distributed.of(x) if hasattr(x, "getArray") else x
+
+    def shape_of(self, x: Any) -> tuple[int, ...]:
+        """Return the shape of a Mat, array or operator."""
+        return tuple(x.getSize()) if hasattr(x, "getDenseArray") else super().shape_of(x)
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is a sparse matrix of scipy's, which nothing distributed is."""
+        return False
+
+    def is_matrix(self, x: Any) -> bool:
+        """Whether `x` is a Mat, or entries that a Mat will be made of."""
+        return hasattr(x, "getDenseArray") or isinstance(x, sparse.Entries)
+
+    def as_operator(self, backend: Backend, matrix: Any, name: str) -> Any:
+        """Return a Mat as an operator, checked."""
+        return sparse.as_operator(backend, matrix, name)
+
+    def zeros_of(self, operator: Any) -> Array:
+        """Return an array with the layout of an operator's domain."""
+        return operator.createVecRight()
+
+    def is_product_only(self, matrix: Any) -> bool:
+        """Whether a Mat is one of Python, or a shell."""
+        if hasattr(matrix, "getPythonContext"):
+            return matrix.getType() in ("python", "shell")
+        return super().is_product_only(matrix)
+
+    def to_host(self, x: Array) -> Any:
+        """Gather an array on every rank."""
+        return x.gathered()
+
+    def from_host(self, backend: Backend, x: Any, rows: int | None) -> Array:
+        """Return this rank's rows of a numpy array; all of it where `rows` is 0."""
+        return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device, rows=rows)
+
+    def random(self, backend: Backend, shape: tuple[int, ...], seed: int) -> Array:
+        """Return standard normal numbers, the same on any number of ranks.
+
+        Up to `SEEDED_ROWS` rows they are those of numpy.
+        """
+        (total, *columns), device = shape, backend.device
+        if (layout := device.rows(total)) is None:
+            return host.random.default_rng(seed).standard_normal(shape)
+        before, own = 0, []
+        for part in layout.parts or (layout,):
+            own.append(_normal(seed, part.of(device.rank), before, layout.total, columns))
+            before += part.total
+        return Distributed(host.concatenate(own), device, layout)
+
+    def row_vectors(self, backend: Backend, count: int, size: int) -> Transposed:
+        """Return zeros (count, size), each row contiguous in the memory of every rank."""
+        device = backend.device
+        layout = device.rows(size)
+        local = host.zeros((layout.count(device.rank), count), backend.dtype, order="F")
+        return Distributed(local, device, layout).T
+
+    def fingerprint(self, x: Array) -> bytes:
+        """Return bytes that differ where any bit differs, the same on any number of ranks."""
+        return x.fingerprint() if isinstance(x, Distributed) else super().fingerprint(x)
+
+    def to_user(self, x: Distributed) -> Any:
+        """Return an array as a Vec."""
+        x.device.hand(x.nbytes)
+        return x.vec()
+
+    def from_user(self, x: Any, size: int, device: Ranks) -> Any:
+        """Check that a Vec that a function returned is distributed as the problem's vectors are."""
+        rows = device.rows(size)
+        if hasattr(x, "getOwnershipRanges") and rows is not None:
+            own, ranks = x.getLocalSize() if hasattr(x, "getArray") else None, x.getComm().getSize()
+            if (own, ranks) != (rows.count(device.rank), device.size):
+                raise ModelError(
+                    f"expected a Vec on {device.size} ranks with {rows.count(device.rank)} entries "
+                    f"on this one, got a {type(x).__name__} on {ranks} ranks with {own} entries"
+                )
+        return x
+
+    def user_call(self, device: Ranks, name: str) -> AbstractContextManager[Any]:
+        """Return a context in which an error on one rank is an error on all."""
+        return together(device, name)
+
+    def on_first_rank(self, function: Callable[[], Any], device: Ranks) -> Any:
+        """Return on all ranks what a function returns, or raise what it raises, on the first."""
+        return device.on_first_rank(function)
+
+    def any_rank(self, condition: bool, device: Ranks) -> bool:
+        """Whether a condition holds on any rank."""
+        return bool(device.reduced(condition, "LOR"))
+
+    def same_on_all_ranks(self, value: float, name: str, device: Ranks) -> float:
+        """Return the first rank's number, from which the others may differ by rounding only."""
+        if device.size == 1:
+            return value
+        values = device.mpi.allgather(value)
+        if not max(values) - min(values) <= SAME_NUMBER_RTOL * max(map(abs, values)):
+            raise ModelError(
+                f"{name}: expected one number, got {values} on the ranks. Sum over all ranks, as "
+                "Vec.dot, Vec.norm and Vec.sum do"
+            )
+        return values[0]
+
+    def global_size(self, size: Any, device: Ranks) -> Any:
+        """Return the entries of a vector from a number or PETSc's pair (of this rank, of all)."""
+        own, total = size if isinstance(size, tuple) and len(size) == 2 else (None, size)
+        if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:
+            return total
+        own = None if own is None else operator.index(own)
+        return device.settle(operator.index(total), own).total
+
+    def default_solver(self) -> KSP:
+        """Return the solver that "auto" stands for: a KSP, with PETSc's options."""
+        return KSP()
+
+    def definite_solver(self) -> Definite:
+        """Return the solver for the precision of a prior."""
+        return Definite("mfdeq_precision_")
+
+    def checkpoint_store(self, path: str, device: Ranks) -> Any:
+        """Return what reads and writes the checkpoint of that name: HDF5, or a gathered npz."""
+        return ViewerFile(device) if is_hdf5(path) else GatheredFile(device)
+
+
+def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:
+    """Return some rows of the random numbers, made in pieces that do not depend on the ranks."""
+    start, stop = before + rows.start, before + rows.stop
+    found = host.empty((stop - start, *columns))
+    for piece in range(start // SEEDED_ROWS, -(-stop // SEEDED_ROWS)):
+        first = piece * SEEDED_ROWS
+        numbers = host.random.default_rng([seed, piece] if piece else seed)
+        made = numbers.standard_normal((min(SEEDED_ROWS, total - first), *columns))
+        lo, hi = max(start, first), min(stop, first + made.shape[0])
+        found[lo - start : hi - start] = made[lo - first : hi - first]
+    return found
+
+
+PETSC = PetscLibrary()
+register(PETSC)
