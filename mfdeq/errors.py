@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-
 MAX_REPR_LENGTH = 60
 
 

@@ -380,14 +380,15 @@ def as_array(
 
 def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
     """Return `x` as a (rows,) or (rows, k) array of the backend, or raise an `ArgumentError`."""
+    fits = type(x) is host.ndarray and x.ndim in (1, 2) and x.shape[0] == rows
+    if fits and backend.is_numpy and x.dtype == backend.dtype:
+        return x
     x = as_array(backend, x, name, ArgumentError, "a dense (n,) or (n, k) array")
     if x.ndim not in (1, 2) or x.shape[0] != rows:
         raise ArgumentError(
             f"{name}: expected shape ({rows},) or ({rows}, k), got {tuple(x.shape)}"
         )
-    if x.dtype == backend.dtype:
-        return x if backend.is_numpy else backend.asarray(x)
-    if not backend.xp.isdtype(x.dtype, REAL_KINDS):
+    if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, REAL_KINDS):
         raise ArgumentError(
             f"{name}: expected a real array, got dtype {x.dtype} (of a complex one, pass the real "
             "and the imaginary part)"

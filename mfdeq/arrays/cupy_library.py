@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import cupy
-
 from . import cuda
 from .library import Array, ArrayLibrary, register
 
@@ -21,21 +19,21 @@ class CupyLibrary(ArrayLibrary):
     # cupyx.scipy.sparse.linalg can be imported only where there is a CUDA driver.
 
     @functools.cached_property
-    def sparse(self) -> Any:  # type: ignore[override]
+    def sparse(self) -> Any:
         """`cupyx.scipy.sparse`."""
         import cupyx.scipy.sparse
 
         return cupyx.scipy.sparse
 
     @functools.cached_property
-    def sparse_linalg(self) -> Any:  # type: ignore[override]
+    def sparse_linalg(self) -> Any:
         """`cupyx.scipy.sparse.linalg`."""
         import cupyx.scipy.sparse.linalg
 
         return cupyx.scipy.sparse.linalg
 
     @functools.cached_property
-    def dense_linalg(self) -> Any:  # type: ignore[override]
+    def dense_linalg(self) -> Any:
         """`cupyx.scipy.linalg`."""
         import cupyx.scipy.linalg
 
@@ -47,6 +45,8 @@ class CupyLibrary(ArrayLibrary):
 
     def zeros_of(self, operator: Any) -> Array:
         """Return an empty array of the dtype of an operator, on the current device."""
+        import cupy
+
         return cupy.zeros(0, dtype=getattr(operator, "dtype", None) or "float64")
 
     def to_host(self, x: Array) -> Any:

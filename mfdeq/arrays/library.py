@@ -8,7 +8,6 @@ standard that computes in one process on the host. A library is added by one mod
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -174,22 +173,25 @@ class ArrayLibrary:
 
 HOST = ArrayLibrary()
 _registered: list[ArrayLibrary] = [HOST]
+_of_classes: dict[type, ArrayLibrary | None] = {}  # what `find_library` has found
 
 
 def register(library: ArrayLibrary) -> None:
     """Add a library: objects whose class it `owns` are computed with as it says."""
     _registered.insert(0, library)
-    find_library.cache_clear()
+    _of_classes.clear()
 
 
-@functools.cache
 def find_library(cls: type) -> ArrayLibrary | None:
     """Return the library that a class belongs to; None where no library owns it."""
-    for base in cls.__mro__:
-        module = LIBRARY_MODULES.get(base.__module__.partition(".")[0])
-        if module is not None:
-            importlib.import_module(module)  # which registers the library
-    return next((library for library in _registered if library.owns(cls)), None)
+    if cls not in _of_classes:
+        for base in cls.__mro__:
+            module = LIBRARY_MODULES.get(base.__module__.partition(".")[0])
+            if module is not None:
+                importlib.import_module(module)  # which registers the library
+        owners = (library for library in _registered if library.owns(cls))
+        _of_classes[cls] = next(owners, None)
+    return _of_classes[cls]
 
 
 def library_of(x: Any) -> ArrayLibrary:

@@ -207,7 +207,7 @@ class LagrangianSolver:
 
     shifted_inverse: type[ShiftedInverse]
     parts: Callable[[Reduced], tuple[Any, ...]]
-    entries: Callable[[Operator, str], Any]
+    entries: Callable[[Any, str], Any]
 
 
 ON_HOST = LagrangianSolver(ShiftedInverse, parts, entries)

@@ -200,7 +200,7 @@ def _machine(A: Operator) -> Machine:
 def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
     # CHOLMOD's ordering fills graphs with long edges more than SuperLU's.
-    positive = bool((A.array.diagonal() > 0).all())  # type: ignore[attr-defined]
+    positive = bool((A.array.diagonal() > 0).all())
     possible = {
         "multifrontal": fill.compact or has_metis(),
         "cholespy": fill.compact and has_cholesky() and positive and is_symmetric(A),

@@ -393,7 +393,7 @@ class _Transposed(Adjoint):
 
     @property
     def array(self) -> Any:
-        return self.of.array.T  # type: ignore[attr-defined]
+        return self.of.array.T
 
     def abs_apply(self, x: Array) -> Array:
         return abs(self.array) @ self.backend.xp.abs(x)

@@ -29,7 +29,7 @@ def room(monkeypatch):
     """Makes it a machine of so many bytes, where the smallest array is looked at."""
 
     def of(size):
-        monkeypatch.setattr(memory, "NEGLIGIBLE", 0)
+        monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
         monkeypatch.setattr(kernels, "available_bytes", lambda device: size)
 
     return of
@@ -39,7 +39,10 @@ def works(of):
     """What takes memory, and a part of what is said where that is not there."""
     H, matrix = hessian(AMG), operator_of(diffusion(30, 2).A)
     return {
-        "product": (lambda: H @ np.ones((400, 50)), ("Hessian with 50 columns", "fewer columns")),
+        "product": (
+            lambda: H @ np.ones((400, 50)),
+            ("Hessian with 50 columns", "multiply fewer columns"),
+        ),
         "solve": (
             lambda: H.eq.inverse @ np.broadcast_to(np.ones((400, 1)), (400, 50)),
             ("Inverse with 50 columns", "fewer columns"),
@@ -72,7 +75,7 @@ def test_what_cannot_be_held_is_refused_before_the_work(of, room):
     work, said = works(of)
     room(WORKS[of])
     what, instead = said
-    figures = r" needs [\d.e-]+ GiB at least, and [\d.e-]+ GiB can be had: .*"
+    figures = r" needs at least [\d.e-]+ GiB, but only [\d.e-]+ GiB are available: .*"
     with pytest.raises(mfdeq.OutOfMemoryError, match=what + figures + instead):
         work()
     assert issubclass(mfdeq.OutOfMemoryError, MemoryError)
@@ -194,5 +197,5 @@ def test_every_way_in_says_what_was_too_much(monkeypatch):
         lambda: H.with_error(np.ones(400)),
         lambda: mfdeq.randomized_eigsh(H, 3),
     ):
-        with pytest.raises(mfdeq.OutOfMemoryError, match=r"9 GiB.*Try"):
+        with pytest.raises(mfdeq.OutOfMemoryError, match=r"9 GiB.*Use fewer columns"):
             work()

@@ -35,12 +35,12 @@ def ill_posed(method, **options):
 
 NO_SOLVER = r"'auto', mfdeq.Direct\(\), mfdeq.Krylov\(...\) or mfdeq.Neumann\(\) was expected"
 ARGUMENTS = table(
-    ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'newtn'; one of 'auto', 'newt"),
-    ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "None; one of 'auto'"),
+    ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'auto', 'newton', .*'newtn'"),
+    ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "'auto', .* got None"),
     ("method: list", lambda: mfdeq.solve(Toy(), THETA, method=["newton"]), "'auto', 'newton'"),
     *[
         (f"max_iterations: {bad!r}", lambda bad=bad: mfdeq.solve(Toy(), THETA, max_iterations=bad),
-         "max_iterations is .* a positive integer")
+         "max_iterations: expected a positive integer, got")
         for bad in (0, -1, 1.5, True, "3")
     ],
     *[
@@ -115,7 +115,7 @@ ARGUMENTS = table(
     (
         "amg nullspace shape",
         lambda: preconditioned(mfdeq.AMG(near_nullspace=np.ones((N + 1, 1)))),
-        r"near_nullspace .* \(4, 1\); \(3,\) or \(3, k\)",
+        r"near_nullspace .* expected shape \(3,\) or \(3, k\), got \(4, 1\)",
     ),
     (
         "amg nullspace nan",
@@ -162,7 +162,7 @@ ARGUMENTS = table(
         (f"an operand: {name}", lambda x=x: EQ.sensitivity @ x, f"the operand.*{word}")
         for name, x, word in (
             ("short", np.ones(P - 1), r"expected shape \(2,\) or \(2, k\), got \(1,\)"),
-            ("transposed", np.ones((3, P)), r"\(3, 2\); \(2,\) or \(2, k\)"),
+            ("transposed", np.ones((3, P)), r"expected shape \(2,\) or \(2, k\), got \(3, 2\)"),
             ("cube", np.ones((P, 1, 1)), r"\(2, k\)"),
             ("complex", 1j * np.ones(P), "complex128"),
             ("none", None, "got None"),
@@ -173,8 +173,8 @@ ARGUMENTS = table(
         )
     ],
     ("hessp", lambda: mfdeq.ReducedFunctional(Toy(), LOSS).hessp(THETA, ONE), "the operand"),
-    ("a product", lambda: EQ.sensitivity @ EQ.sensitivity, r"compose .* \(3, 2\) @ \(3, 2\)"),
-    ("a sum", lambda: EQ.sensitivity + EQ.inverse, r"add .* \(3, 2\) \+ \(3, 3\)"),
+    ("a product", lambda: EQ.sensitivity @ EQ.sensitivity, r"multiply .* \(3, 2\) and \(3, 2\)"),
+    ("a sum", lambda: EQ.sensitivity + EQ.inverse, r"add .* \(3, 2\) and \(3, 3\)"),
     *[
         (f"component {w!r}", lambda w=w: EQ.component_hessian(w), word)
         for w, word in (
@@ -211,7 +211,7 @@ ARGUMENTS = table(
     ],
     *[
         (f"max_products: {bad!r}", lambda bad=bad: mfdeq.eigsh(H, 1, max_products=bad),
-         "max_products is .* a positive integer")
+         "max_products: expected a positive integer, got")
         for bad in (0, -5, 1.5, "x")
     ],
     ("v0: zero", lambda: mfdeq.eigsh(H, 1, v0=np.zeros(P)), "v0 is zero"),
@@ -233,9 +233,9 @@ def test_an_argument(use, words):
     table(
         ("nan", np.full((60, 60), np.nan), "H holds NaN"),
         ("complex", 1j * np.eye(60), "complex128"),
-        ("objects", np.eye(60).astype(object), "H has dtype object"),
+        ("objects", np.eye(60).astype(object), "H: .* dtype object"),
         ("nan product", operator(np.eye(60), matvec=lambda x: x * np.nan), "product of H.*NaN"),
-        ("complex product", operator(np.eye(60), matvec=lambda x: x + 0j), "product of H .*128"),
+        ("complex product", operator(np.eye(60), matvec=lambda x: x + 0j), "product of H.*128"),
         ("no product", operator(np.eye(60), matvec=lambda x: None), "product of H .* reshape"),
         ("short product", operator(np.eye(60), matvec=lambda x: x[:-1]), "product of H .* reshape"),
     ),

@@ -300,7 +300,7 @@ def test_a_large_operator_does_not_become_dense(name):
         lambda: np.allclose(op, 0),
         lambda: eye_array(op.shape[0], format="csr") @ op,
     ):
-        with refused(ArgumentError, f"a dense {op.shape[0]}|a dense {op.shape[1]}", "operator @ V"):
+        with refused(ArgumentError, f"{op.shape[0]} x|{op.shape[1]} x", "operator @ V"):
             use()
     assert (sides @ op).shape == (2, op.shape[1])
 

@@ -53,7 +53,7 @@ BAD_VECTORS = {
     "none": (lambda x: None, "None|cannot reshape"),
     "nan": (put(np.nan), "NaN or infinity"),
     "infinity": (put(-np.inf), "NaN or infinity"),
-    "complex": (lambda x: x + 0j, "dtype complex128; a real array"),
+    "complex": (lambda x: x + 0j, "a real array, got dtype complex128"),
     "single": (lambda x: x.astype(np.float32), "dtype float32, less precise than"),
     "short": (lambda x: x[:-1], r"shape \(|cannot reshape"),
     "text": (lambda x: "some text", r"shape \(\)|dtype <U9|cannot reshape"),
@@ -164,9 +164,9 @@ BAD_SCALARS = table(
     ("infinity", np.inf, "infinity"),
     ("complex", 1j, "dtype complex128"),
     ("complex of numpy", np.complex128(1 + 2j), "dtype complex128"),
-    ("two", np.ones(2), r"shape \(2,\); one number"),
+    ("two", np.ones(2), r"a number, got shape \(2,\)"),
     ("text", "1.5", "dtype"),
-    ("list", [1.0], r"shape \(1,\); one number"),
+    ("list", [1.0], r"a number, got shape \(1,\)"),
     ("dict", {}, "dtype object"),
 )
 
@@ -201,7 +201,10 @@ MATRICES = {
     "precision of QuadraticPrior": lambda s: EQ.gradient(mfdeq.QuadraticPrior(s(np.eye(P)))),
 }
 BAD_MATRICES = {
-    "none": (lambda A: None, "is a NoneType; an array, a sparse matrix or a LinearOperator"),
+    "none": (
+        lambda A: None,
+        "expected an array, a sparse matrix or a LinearOperator .* got a NoneType",
+    ),
     "nan": (put(np.nan), "NaN or infinity"),
     "infinity": (put(np.inf), "NaN or infinity"),
     "sparse nan": (lambda A: csr_array(put(np.nan)(A)), "NaN or infinity"),
@@ -215,9 +218,9 @@ BAD_MATRICES = {
     "short operator": (lambda A: aslinearoperator(A[:-1]), r"expected .*shape .*, got"),
     "scalar": (lambda A: np.array(2.0), r"expected .* got (shape )?\(\)"),
     "objects": (lambda A: A.astype(object), "dtype object"),
-    "list": (lambda A: A.tolist(), "is a list"),
-    "function": (lambda A: lambda x: A @ x, "is a function"),
-    "text": (lambda A: "A", "is a str"),
+    "list": (lambda A: A.tolist(), "got a list"),
+    "function": (lambda A: lambda x: A @ x, "got a function"),
+    "text": (lambda A: "A", "got a str"),
 }
 ZERO_BLOCKS = [(name, "none") for name in MATRICES if " of curvature of " in name]
 
@@ -383,8 +386,8 @@ def test_a_loss_that_is_not_zero_where_a_part_is_missing(part):
         ("floats", np.array([0.0, 1.0]), "float64; integer indices"),
         ("short mask", np.array([True, True]), "a mask of 2 for a state of 3"),
         ("long mask", np.array([True, True, False, False]), "a mask of 4 for a state of 3"),
-        ("another number", np.array([0, 1, 2]), r"shape \(3, 3\); \(2, 3\)"),
-        ("list", [0, 1], "is a list"),
+        ("another number", np.array([0, 1, 2]), r"expected shape \(2, 3\), got \(3, 3\)"),
+        ("list", [0, 1], "got a list"),
     ),
 )
 def test_indices_of_least_squares(observe, words):

@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_summed_over_the_ranks():
     if SIZE == 1:
         assert np.isfinite(functional.value(vec_of(THETA)))
         return
-    with pytest.raises(mfdeq.ModelError, match="expected one number, got .* on the ranks"):
+    with pytest.raises(mfdeq.ModelError, match=r"expected one number, got .* on the ranks"):
         functional.value(vec_of(THETA))
     loss = mfdeq.Loss(lambda h, theta: np.nan if LAST else 1.0, d_state=lambda h, theta: h)
     with pytest.raises(mfdeq.ModelError, match="value of the loss holds NaN"):
