@@ -1,10 +1,10 @@
-"""Two-dimensional Bratu towards its fold: derivatives that grow, and what the library says there.
+"""Bratu's equation near its fold: derivatives that grow, and what the library reports there.
 
-Δu + λ eᵘ = 0 on the unit square, u = 0 on its rim, five-point on n × n inner points, n odd. There
-are two solutions below the fold λ_c and none above. The curve of both is followed around the fold,
-which locates it; then the lower one is solved for ever nearer to it. Its centre's derivatives with
-respect to λ grow like 1/σ_min and 1/σ_min³, σ_min(A) → 0. What they are along both branches,
-bratu_diagram.py shows.
+Δu + λ eᵘ = 0 on the unit square, u = 0 on the boundary, by the five-point stencil on n × n inner
+points, n odd. There are two solutions below the fold λ_c and none above. The branch is followed
+around the fold, which locates it; then the lower solution is computed ever closer to the fold. As
+σ_min(A) → 0, the derivatives of u at the centre with respect to λ grow like 1/σ_min and 1/σ_min³.
+The example bratu_diagram.py shows them along both branches.
 
     python examples/bratu.py                # 49 × 49, seconds
     python examples/bratu.py --size small   # 17 × 17
@@ -27,13 +27,13 @@ import scipy.sparse as sp
 import mfdeq
 from mfdeq import plot
 
-START = 1.0  # λ at both ends of the curve that is followed
+START = 1.0  # λ at both ends of the branch
 POINTS = {"small": 17, "full": 49}
 GAPS = [10.0**-k for k in range(1, 9)]  # λ_c − λ
-NEARER = [1e-9, 1e-10, 1e-11]
-BEYOND = [-1e-8, -1e-2]
-WORTHLESS = 0.1  # relative error, as estimated, above which a number is marked
-ONE = np.ones(1)  # the one direction in which λ can go
+SMALLEST_GAPS = [1e-9, 1e-10, 1e-11]
+GAPS_BEYOND = [-1e-8, -1e-2]
+MAX_ERROR = 0.1  # estimated relative error above which a number is marked
+DIRECTION = np.ones(1)  # the parameter is λ alone
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -51,11 +51,11 @@ class Bratu(mfdeq.ResidualModel):
         self.centre = n * n // 2
 
     def residual(self, u: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return R."""
+        """Return R(u, λ)."""
         return self.minus_laplacian @ u - theta * np.exp(u)
 
     def linearize(self, u: np.ndarray, theta: np.ndarray) -> mfdeq.Linearization:
-        """Differentiate R."""
+        """Return the derivatives of R."""
         heat = np.exp(u)
 
         def curvature(w: np.ndarray) -> mfdeq.Curvature:
@@ -86,37 +86,37 @@ class Bratu(mfdeq.ResidualModel):
 
 
 class ToRounding(Bratu):
-    """The same, solved down to rounding: for λ_c to its last digits."""
+    """The same model, solved down to rounding, to compute λ_c to its last digits."""
 
     def residual_scale(self, u: np.ndarray, theta: np.ndarray) -> float:
-        """Return 0: no residual is small."""
+        """Return 0, so that only rounding limits the residual."""
         return 0.0
 
 
-# --- the curve, its fold, and the way there ------------------------------------------------------
+# --- the branch, its fold, and the approach ------------------------------------------------------
 
 
-def followed(bratu: Bratu, eigenvalues: int = 0) -> mfdeq.Branch:
-    """Follow the curve from the lower branch around the fold and back on the upper one."""
+def follow_branch(bratu: Bratu, eigenvalues: int = 0) -> mfdeq.Branch:
+    """Follow the solutions from the lower branch around the fold and back on the upper one."""
     start, span = np.array([START]), (0.0, 7.0)
     return mfdeq.follow(bratu, start, span=span, longest=0.12, eigenvalues=eigenvalues)
 
 
 class Fold(NamedTuple):
-    """Where the branch turns, and what the growing derivatives of the centre tend to there."""
+    """The fold of the branch, and the limits of the scaled derivatives at the centre."""
 
     lam: float
     u: np.ndarray
     slope: float  # lim du/dλ · σ_min
     bend: float  # lim d²u/dλ² · σ_min³
-    turn: float  # dλ/ds there, 0 but for rounding
+    turn: float  # dλ/ds there, zero up to rounding
 
 
 def find_fold(bratu: Bratu, branch: mfdeq.Branch) -> Fold:
-    """Take the fold of the curve, and the limits.
+    """Return the fold of the branch, and the limits there.
 
-    There its tangent du/ds is the null vector φ of A. With |φ| = 1, A⁻¹ is φ φᵀ / σ_min to leading
-    order, and A u' = eᵘ, A u'' = eᵘ (2 u' + λ u'²) give the limits.
+    At the fold, the tangent du/ds of the branch is the null vector φ of A. With |φ| = 1, A⁻¹ is
+    φ φᵀ / σ_min to leading order, and A u' = eᵘ, A u'' = eᵘ (2 u' + λ u'²) give the limits.
     """
     (fold,) = branch.folds
     u, lam = fold.state, START + fold.t
@@ -126,7 +126,7 @@ def find_fold(bratu: Bratu, branch: mfdeq.Branch) -> Fold:
 
 
 class Row(NamedTuple):
-    """The lower branch at one λ: the centre's height and its derivatives, and how far to trust."""
+    """A point of the lower branch: u at the centre, its derivatives, and their accuracy."""
 
     gap: float  # λ_c − λ
     eq: mfdeq.Equilibrium
@@ -135,23 +135,23 @@ class Row(NamedTuple):
     bend: float  # d²u/dλ²
     sigma: float
     digits_left: float  # in A⁻¹
-    error: float  # of d²u/dλ², relative, as the library estimates it
-    disagreement: tuple[float, float]  # gradient with Z, Hessian with h'', relative
+    error: float  # the library's estimate of the relative error of d²u/dλ²
+    disagreement: tuple[float, float]  # relative: gradient and Z, Hessian and h''
 
 
-def look(eq: mfdeq.Equilibrium, gap: float) -> Row:
-    """Take the derivatives of the centre at an equilibrium, in two ways."""
+def differentiate(eq: mfdeq.Equilibrium, gap: float) -> Row:
+    """Compute the derivatives at the centre in two ways."""
     centre, loss = eq.model.centre, eq.model.height()
-    z, h2 = eq.sensitivity @ ONE, eq.second_order(ONE, ONE)
+    z, h2 = eq.sensitivity @ DIRECTION, eq.second_order(DIRECTION, DIRECTION)
     (gradient,) = eq.gradient(loss)
-    (curved,), (error,) = eq.hessian(loss).with_error(ONE)
+    (curved,), (error,) = eq.hessian(loss).with_error(DIRECTION)
     off = abs(gradient / z[centre] - 1), abs(curved / h2[centre] - 1)
     sigma, digits, u = eq.smallest_singular.value, eq.report.digits_left, eq.state[centre]
     return Row(gap, eq, u, z[centre], h2[centre], sigma, digits, abs(error / curved), off)
 
 
 def predict(eq: mfdeq.Equilibrium, lam: float) -> np.ndarray:
-    """Return the start for the next λ, to second order."""
+    """Extrapolate the state to the next λ, to second order."""
     step = lam - eq.params
     return eq.state + eq.sensitivity @ step + eq.second_order(step, step) / 2
 
@@ -160,7 +160,7 @@ def predict(eq: mfdeq.Equilibrium, lam: float) -> np.ndarray:
 
 
 def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[Row]) -> None:
-    """Save the figure: the branches, the state, growth against σ_min, and how far to trust it."""
+    """Save the figure: the branches, the state, growth over σ_min, and accuracy."""
     from matplotlib import colors
     from matplotlib import pyplot as plt
 
@@ -175,7 +175,7 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[
     fig.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     above, below = fig.subfigures(2, 1)
     dots = {"c": np.log10(gap), "cmap": "plasma", "zorder": 3, "s": 36}
-    dots |= {"edgecolors": np.where(error > WORTHLESS, "crimson", "k"), "linewidths": 0.7}
+    dots |= {"edgecolors": np.where(error > MAX_ERROR, "crimson", "k"), "linewidths": 0.7}
 
     ax = plot.branch(branch, bratu.at_centre, above.add_subplot(121), parameter=0)
     ax.text(fold.lam - 0.2, top, f"fold, $\\lambda_c$ = {fold.lam:.5f}", ha="right", va="center")
@@ -193,8 +193,8 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[
     near.tick_params(labelsize=7)
 
     ax = above.add_subplot(122, projection="3d")
-    last = ([row for row in rows if row.error < WORTHLESS] or rows)[-1].eq
-    u, z = (np.pad(x.reshape(n, n), 1) for x in (last.state, last.sensitivity @ ONE))
+    last = ([row for row in rows if row.error < MAX_ERROR] or rows)[-1].eq
+    u, z = (np.pad(x.reshape(n, n), 1) for x in (last.state, last.sensitivity @ DIRECTION))
     norm, cmap = colors.Normalize(0, z.max()), plt.get_cmap("magma")
     faces = (z[:-1, :-1] + z[1:, :-1] + z[:-1, 1:] + z[1:, 1:]) / 4
     x, y = np.meshgrid(*2 * [np.linspace(0, 1, n + 2)])
@@ -223,73 +223,78 @@ def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, fold: Fold, rows: list[
     ax.legend(loc="upper left", frameon=False, title="theory")
 
     ax = below.add_subplot(122)
-    ax.loglog(sigma, abs(bend * sigma**3 / fold.bend - 1), "C3s-", label=f"{curved} off its limit")
-    ax.loglog(sigma, abs(slope * sigma / fold.slope - 1), "C0o-", label=f"{sloped} off its limit")
-    ax.loglog(sigma, error, "kD--", mfc="w", label=f"error of {curved}, as estimated")
+    ax.loglog(
+        sigma,
+        abs(bend * sigma**3 / fold.bend - 1),
+        "C3s-",
+        label=f"{curved}: off its limit",
+    )
+    ax.loglog(sigma, abs(slope * sigma / fold.slope - 1), "C0o-", label=f"{sloped}: off its limit")
+    ax.loglog(sigma, error, "kD--", mfc="w", label=f"estimated error of {curved}")
     ax.loglog(sigma, 10**-digits, "0.6", ls=":", lw=2, label=r"$10^{-\mathtt{digits\_left}}$")
     ax.axhline(1, color="crimson", lw=0.8)
-    ax.text(sigma[0], 1.3, "no digit left", color="crimson", va="bottom")
+    ax.text(sigma[0], 1.3, "no digits left", color="crimson", va="bottom")
     ax.invert_xaxis()
-    ax.set_title("How near to theory, how far to trust", loc="left")
-    ax.set(xlabel=r"$\sigma_\min(A)$", ylabel="relative", ylim=(None, 30))
+    ax.set_title("Distance to theory, and accuracy", loc="left")
+    ax.set(xlabel=r"$\sigma_\min(A)$", ylabel="relative error", ylim=(None, 30))
     ax.legend(loc="center left", bbox_to_anchor=(0, 0.52), frameon=False)
     fig.savefig(path, dpi=120)
     plt.close(fig)
 
 
-# --- the job -------------------------------------------------------------------------------------
+# --- main program --------------------------------------------------------------------------------
 
 
 def say(topic: str, *lines: str) -> None:
-    """Print what there is to say about a topic."""
+    """Print a topic and the lines that belong to it."""
     for head, line in zip_longest([topic], lines, fillvalue=""):
         print(f"{head:<14}{line}", flush=True)
 
 
 HEADER = (
     "   λ_c − λ  steps     u_c         u_c'       u_c''      σ_min"
-    "    u_c'·σ  u_c''·σ³  digits left  u_c'' off by"
+    "    u_c'·σ  u_c''·σ³  digits left  error of u_c''"
 )
 
 
 def line(row: Row) -> str:
-    """Return one line under `HEADER`."""
-    sigma, mark = row.sigma, " *" if row.error > WORTHLESS else ""
+    """Return a line of the table under `HEADER`."""
+    sigma, mark = row.sigma, " *" if row.error > MAX_ERROR else ""
     return (
         f"{row.gap:10.0e} {row.eq.report.iterations:5}  {row.height:10.8f}  {row.slope:9.3e}  "
         f"{row.bend:9.3e}  {sigma:9.3e}  {row.slope * sigma:8.5f}  {row.bend * sigma**3:8.3f}  "
-        f"{row.digits_left:11.1f}  {row.error:12.0e}{mark}"
+        f"{row.digits_left:11.1f}  {row.error:14.0e}{mark}"
     )
 
 
 def refusal(gap: float, error: mfdeq.MfdeqError) -> str:
-    """Return what the library says in place of a line."""
-    said = textwrap.wrap(f"{type(error).__name__}: {error}", 95)
-    return f"{gap:10.0e}  " + "\n            ".join(said)
+    """Return the message of the error in place of a line of the table."""
+    message = textwrap.wrap(f"{type(error).__name__}: {error}", 95)
+    return f"{gap:10.0e}  " + "\n            ".join(message)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Find the fold, go up to it along the table, and past it."""
-    warnings.simplefilter("ignore", mfdeq.NearSingularWarning)  # the columns on the right say it
+    """Find the fold, approach it in a table, and try to go beyond it."""
+    warnings.simplefilter("ignore", mfdeq.NearSingularWarning)  # the table shows it
     options = parse(arguments)
     begin = time.perf_counter()
     n = options.size
     bratu = Bratu(n)
 
-    branch = followed(ToRounding(n))
+    branch = follow_branch(ToRounding(n))
     fold = find_fold(bratu, branch)
     say(
         "Fold",
-        f"λ_c = {fold.lam:.10f}, u = {fold.u[bratu.centre]:.8f} at the centre, of {n} × {n} inner "
-        "points (the continuum: 6.80812);",
-        f"one of {len(branch.points)} points of the curve; dλ/ds is {fold.turn:.0e} there",
+        f"λ_c = {fold.lam:.10f}, u = {fold.u[bratu.centre]:.8f} at the centre, {n} × {n} inner "
+        "points (λ_c of the continuum: 6.80812);",
+        f"one of {len(branch.points)} points of the branch; dλ/ds = {fold.turn:.0e} there",
     )
 
     rows: list[Row] = []
 
     def attempt(gap: float, start: np.ndarray | None, at: Callable = mfdeq.solve, **how) -> None:
         try:
-            row = look(at(bratu, np.array([fold.lam - gap]), start, **how), gap)
+            row = differentiate(at(bratu, np.array([fold.lam - gap]), start, **how), gap)
         except mfdeq.MfdeqError as error:
             print(refusal(gap, error), flush=True)
         else:
@@ -302,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
             start = predict(rows[-1].eq, fold.lam - gap) if rows else None
             attempt(gap, start, rtol=options.rtol)
 
-    say("Lower branch", "u_c at the centre, its derivatives; u_c'' off by what H.with_error says")
+    say("Lower branch", "u_c at the centre and its derivatives; error of u_c'' by H.with_error")
     print(HEADER)
     approach(GAPS)
     print(f"{'theory':>10}{'':50}{fold.slope:8.5f}  {fold.bend:8.3f}")
@@ -313,19 +318,19 @@ def main(arguments: list[str] | None = None) -> None:
         "Two ways",
         f"eq.gradient agrees with eq.sensitivity to {worst[0]:.0e}, eq.hessian with "
         f"eq.second_order to {worst[1]:.0e};",
-        "they share h* and A⁻¹ and tell nothing of those: the columns on the right do",
+        "they share h* and A⁻¹, whose accuracy the columns on the right show",
     )
 
-    say("Nearer", "still below the fold")
-    approach(NEARER)
+    say("Closer", "still below the fold")
+    approach(SMALLEST_GAPS)
     last = rows[-1].eq.state
-    say("At the fold", "from the last state; and given the fold's own")
+    say("At the fold", "from the last state, and given the state at the fold")
     attempt(0.0, last, rtol=options.rtol)
     attempt(0.0, fold.u, mfdeq.equilibrium_at)
     say("Beyond", "where there is no solution")
-    for gap in BEYOND:
+    for gap in GAPS_BEYOND:
         attempt(gap, last, rtol=options.rtol)
-    say("*", "off by a tenth or more, with ‖R‖ at its target: here that hardly tells λ from λ_c")
+    say("*", "error of 10 % or more, although ‖R‖ met its target: λ is indistinguishable from λ_c")
 
     if options.figure:
         draw(options.output, bratu, branch, fold, rows)
@@ -334,7 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parser(text: str, figure: str) -> argparse.ArgumentParser:
-    """Return what reads a size and where the figure goes."""
+    """Return a parser of the size and of the file of the figure."""
 
     def size(text: str) -> int:
         points = POINTS.get(text) or int(text)
@@ -345,15 +350,15 @@ def parser(text: str, figure: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=text.split("\n\n")[0])
     points = f"{', '.join(POINTS)}, or an odd number of inner points from 17 to 129"
     found.add_argument("--size", type=size, default="full", help=f"{points} (default: full)")
-    found.add_argument("--output", type=Path, default=figure, help="the figure")
-    found.add_argument("--no-figure", dest="figure", action="store_false", help="only the table")
+    found.add_argument("--output", type=Path, default=figure, help="file of the figure")
+    found.add_argument("--no-figure", dest="figure", action="store_false", help="table only")
     return found
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     found = parser(__doc__, "bratu.png")
-    found.add_argument("--rtol", type=float, help="of the forward solves (default: the library's)")
+    found.add_argument("--rtol", type=float, help="of the forward solves (default: automatic)")
     return found.parse_args(arguments)
 
 

@@ -1,9 +1,9 @@
 """The fold diagram of Bratu's equation: both branches, their stability and their sensitivities.
 
-Δu + λ eᵘ = 0 on the unit square, the model of bratu.py, has two solutions below a fold. One curve
-holds both: it is followed from the lower branch around the fold and back on the upper one. At its
-points are the eigenvalues of A = −Δ − λ eᵘ, of which one changes its sign at the fold, and the
-first two derivatives of the solution's centre with respect to λ, which have a pole there.
+Δu + λ eᵘ = 0 on the unit square, the model of bratu.py, has two solutions below a fold. Both lie on
+one curve, which is followed from the lower branch around the fold and back on the upper one. At
+its points are computed the eigenvalues of A = −Δ − λ eᵘ, one of which changes sign at the fold, and
+the first two derivatives of u at the centre with respect to λ, which have a pole there.
 
     python examples/bratu_diagram.py                # 49 × 49, seconds
     python examples/bratu_diagram.py --size small   # 17 × 17
@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from bratu import ONE, START, Bratu, ToRounding, find_fold, followed, parser, say
+from bratu import DIRECTION, START, Bratu, ToRounding, find_fold, follow_branch, parser, say
 
 import mfdeq
 from mfdeq import plot
 
-# Those nearest to zero come first, and on the upper branch the negative one goes far below.
+# The eigenvalues nearest to zero are computed; on the upper branch the negative one is far from it.
 EIGENVALUES = 24
-ROWS = 12  # of the table
+TABLE_ROWS = 12
 
 
 class Place(NamedTuple):
-    """A point of the curve: the centre's height, its derivatives, and what decides on stability."""
+    """A point of the curve: u at the centre, its derivatives, and the eigenvalues of A."""
 
     lam: float
     height: float
@@ -36,26 +36,26 @@ class Place(NamedTuple):
     bend: float  # d²u/dλ²
     eigenvalues: np.ndarray  # of A, the lowest first
     unstable: int
-    off: float  # how far dh/dλ is from what the curve's tangent says, relative
+    error: float  # relative difference between dh/dλ and the tangent of the curve
 
 
 def places(bratu: Bratu, branch: mfdeq.Branch) -> list[Place]:
-    """Take the derivatives at the points that were followed; at the fold there are none."""
+    """Compute the derivatives at the points of the branch, except at the fold, where none exist."""
     found = []
     for point in branch.points:
         if point.kind == "fold":
             continue
         eq = mfdeq.equilibrium_at(bratu, branch.params + point.t, point.state)
-        z, h2 = eq.sensitivity @ ONE, eq.second_order(ONE, ONE)
-        off = np.linalg.norm(point.tangent / point.slope - z) / np.linalg.norm(z)
+        z, h2 = eq.sensitivity @ DIRECTION, eq.second_order(DIRECTION, DIRECTION)
+        error = np.linalg.norm(point.tangent / point.slope - z) / np.linalg.norm(z)
         centre = (bratu.at_centre(of) for of in (point.state, z, h2))
         lowest = np.sort(point.eigenvalues.real)
-        found.append(Place(START + point.t, *centre, lowest, point.unstable, off))
+        found.append(Place(START + point.t, *centre, lowest, point.unstable, error))
     return found
 
 
 def draw(path: Path, bratu: Bratu, branch: mfdeq.Branch, along: list[Place]) -> None:
-    """Save the figure: the branches, and beside them what is at the same height of the centre."""
+    """Save the figure: the branches, and derivatives and eigenvalues over the same u."""
     from matplotlib import pyplot as plt
 
     fold = find_fold(bratu, branch)
@@ -105,7 +105,7 @@ HEADER = "     λ        u_c       u_c'        u_c''  lowest eigenvalues  unstab
 
 
 def line(place: Place) -> str:
-    """Return one line under `HEADER`."""
+    """Return a line of the table under `HEADER`."""
     first, second = place.eigenvalues[:2]
     return (
         f"{place.lam:8.4f}  {place.height:7.4f}  {place.slope:9.2e}  {place.bend:9.2e}  "
@@ -114,27 +114,27 @@ def line(place: Place) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Follow the curve, take the derivatives along it, and draw both."""
+    """Follow the curve, differentiate along it, and plot both."""
     options = parse(arguments)
     begin = time.perf_counter()
     bratu = Bratu(options.size)
-    branch = followed(ToRounding(options.size), EIGENVALUES)
+    branch = follow_branch(ToRounding(options.size), EIGENVALUES)
     along, fold = places(bratu, branch), find_fold(bratu, branch)
     say(
         "Curve",
-        f"{len(branch.points)} points from λ = {START:g} around to there, "
-        f"{branch.counts.setups} factors, {branch.counts.solves} solves with them",
+        f"{len(branch.points)} points from λ = {START:g} around the fold and back, "
+        f"{branch.counts.setups} factors, {branch.counts.solves} solves",
         HEADER,
-        *(line(place) for place in along[:: max(1, len(along) // ROWS)]),
+        *(line(place) for place in along[:: max(1, len(along) // TABLE_ROWS)]),
     )
     say(
         "Fold",
-        f"λ_c = {fold.lam:.10f}, u_c = {bratu.at_centre(fold.u):.8f} (the continuum: 6.80812)",
+        f"λ_c = {fold.lam:.10f} (the continuum: 6.80812), u_c = {bratu.at_centre(fold.u):.8f}",
     )
     say(
         "Two ways",
-        "dh/dλ by eq.sensitivity is that by the tangents of the curve to "
-        f"{max(place.off for place in along):.0e}",
+        "dh/dλ by eq.sensitivity agrees with the tangents of the curve to "
+        f"{max(place.error for place in along):.0e}",
     )
     if options.figure:
         draw(options.output, bratu, branch, along)

@@ -1,10 +1,10 @@
-"""Calibrating conductivities to heads in wells: Newton–CG beside L-BFGS, on solves and seconds.
+"""Calibrating conductivities to heads in wells: Newton–CG compared with L-BFGS.
 
-The terrain, the model and the prior are those of groundwater.py. A field drawn from the prior is
-the truth; heads under it are seen in some wells and in all streams, with noise. From the prior's
-mean each method minimizes misfit and prior until the gradient has fallen by 1e-8: Newton–CG, whose
-steps see the exact Hessian, and L-BFGS, both with the prior's precision as preconditioner, and
-L-BFGS without, as far as it comes in ten times the equilibria of Newton–CG.
+The terrain, the model and the prior are those of groundwater.py. The true field is drawn from the
+prior, and its heads are observed with noise in some wells and in all streams. Starting at the prior
+mean, each method minimizes the misfit plus the prior until the gradient has decreased by 1e-8:
+Newton–CG with the exact Hessian, L-BFGS, both preconditioned by the precision of the prior, and
+L-BFGS without a preconditioner. L-BFGS may solve for ten times as many equilibria as Newton–CG.
 
     python examples/calibration.py                # 34,744 cells, a minute
     python examples/calibration.py --size small   # 1,880 cells, seconds
@@ -35,19 +35,19 @@ import mfdeq
 from mfdeq import plot
 
 SIZES = {"small": 40, "half": 172, "full": ROWS["full"]}
-WELLS = 100  # cells to a well
-NOISE = 1.0  # m, of heads
-DEVIATION = 0.5  # of ln K, in the prior
+CELLS_PER_WELL = 100
+NOISE = 1.0  # m, standard deviation of the observed heads
+DEVIATION = 0.5  # standard deviation of ln K in the prior
 GTOL = 1e-8
-MOST = 100  # iterations of Newton–CG
-TIMES = 10  # its equilibria, which L-BFGS may take
+MAX_NEWTON_ITERATIONS = 100
+MAX_EQUILIBRIA_RATIO = 10  # equilibria of L-BFGS over those of Newton–CG
 
 
 class Problem(NamedTuple):
-    """A model, what was seen of its heads, the prior, and the truth."""
+    """A model, the observed heads, the prior, and the truth."""
 
     model: Groundwater
-    seen: np.ndarray
+    observed: np.ndarray  # indices of the cells whose heads are observed
     data: np.ndarray
     loss: mfdeq.Loss
     prior: mfdeq.Precision
@@ -55,39 +55,39 @@ class Problem(NamedTuple):
     truth: np.ndarray
 
 
-def twin(terrain: Terrain) -> Problem:
-    """Draw a truth from the prior and see heads under it, with noise."""
+def synthetic_problem(terrain: Terrain) -> Problem:
+    """Draw the truth from the prior and observe its heads, with noise."""
     model = Groundwater(terrain)
     R = mfdeq.Precision(model.smoothness(DEVIATION))
     mean = np.full(model.param_size, np.log(CONDUCTIVITY))
     truth = mean + R.samples(seed=4)
     heads = mfdeq.solve(model, truth).state
     rng = np.random.default_rng(5)
-    wells = rng.choice(heads.size, heads.size // WELLS, replace=False)
+    wells = rng.choice(heads.size, heads.size // CELLS_PER_WELL, replace=False)
     streams = np.flatnonzero(upslope_area(terrain.elevation) > CHANNEL)
-    seen = np.union1d(wells, streams)
-    data = heads[seen] + NOISE * rng.standard_normal(seen.size)
-    misfit = mfdeq.LeastSquares(seen, data, weights=NOISE**-2)
-    return Problem(model, seen, data, misfit + mfdeq.QuadraticPrior(R, mean), R, mean, truth)
+    observed = np.union1d(wells, streams)
+    data = heads[observed] + NOISE * rng.standard_normal(observed.size)
+    misfit = mfdeq.LeastSquares(observed, data, weights=NOISE**-2)
+    return Problem(model, observed, data, misfit + mfdeq.QuadraticPrior(R, mean), R, mean, truth)
 
 
-def calibrate(problem: Problem, method: str, most: int, **options) -> mfdeq.Minimum:
-    """Minimize from the prior's mean; what there is when `most` equilibria are spent."""
+def calibrate(problem: Problem, method: str, max_equilibria: int, **options) -> mfdeq.Minimum:
+    """Minimize from the prior mean; return what is reached within `max_equilibria` solves."""
     functional = mfdeq.ReducedFunctional(problem.model, problem.loss)
 
-    def spent(theta, step):
-        return functional.solves >= most
+    def exhausted(theta, step):
+        return functional.solves >= max_equilibria
 
     try:
         return mfdeq.minimize(
-            functional, problem.mean, method, gtol=GTOL, callback=spent, **options
+            functional, problem.mean, method, gtol=GTOL, callback=exhausted, **options
         )
     except mfdeq.ConvergenceError as error:
         return error.best
 
 
 def draw(path: Path, terrain: Terrain, problem: Problem, found: dict) -> None:
-    """Save the figure: gradients over solves and seconds, the truth and what was calibrated."""
+    """Save the figure: gradients over solves and seconds, the true and the calibrated field."""
     z, dx, dy, _ = terrain
     extent = (0, z.shape[1] * dx / 1e3, z.shape[0] * dy / 1e3, 0)  # km
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
@@ -98,14 +98,14 @@ def draw(path: Path, terrain: Terrain, problem: Problem, found: dict) -> None:
         ax.set_title(f"Gradient over {ax.get_xlabel()}", loc="left")
 
     best = found["Newton–CG, prior"].params
-    fields = {"ln K, the truth": problem.truth, "ln K, calibrated": best}
+    fields = {"True ln K": problem.truth, "Calibrated ln K": best}
     largest = np.quantile(abs(problem.truth - problem.mean), 0.995)
     for ax, (title, field) in zip(axes[1], fields.items(), strict=True):
         style = {"vmin": -largest, "vmax": largest, "extent": extent}
         plot.field(field - problem.mean, z.shape, ax=ax, **style)
-        ax.set_title(f"{title}, over the prior mean", loc="left")
+        ax.set_title(f"{title}, relative to the prior mean", loc="left")
         ax.set(xlabel="km east", ylabel="km south")
-    row, column = np.divmod(problem.seen, z.shape[1])
+    row, column = np.divmod(problem.observed, z.shape[1])
     east, south = (column + 0.5) * dx / 1e3, (row + 0.5) * dy / 1e3
     ax.plot(east, south, ".", color="k", ms=2, mew=0, alpha=0.6, label="wells and streams")
     ax.legend(loc="lower right", markerscale=4)
@@ -114,27 +114,27 @@ def draw(path: Path, terrain: Terrain, problem: Problem, found: dict) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Calibrate by all three and compare."""
+    """Calibrate by all three methods and compare them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=SIZES, default="half")
-    parser.add_argument("--output", type=Path, default="calibration.png", help="the figure")
+    parser.add_argument("--output", type=Path, default="calibration.png", help="file of the figure")
     options = parser.parse_args(arguments)
     begin = time.perf_counter()
     terrain = load_terrain(SIZES[options.size])
-    problem = twin(terrain)
+    problem = synthetic_problem(terrain)
     say(
         "Problem",
-        f"{problem.mean.size:,} log conductivities, {problem.seen.size:,} heads seen, "
-        f"σ = {NOISE:g} m; the gradient is to fall by {GTOL:.0e}",
+        f"{problem.mean.size:,} log conductivities, {problem.observed.size:,} observed heads, "
+        f"σ = {NOISE:g} m; target: the gradient decreases by {GTOL:.0e}",
     )
 
     prior = {"preconditioner": problem.prior}
-    newton = calibrate(problem, "newton-cg", 10**6, max_iterations=MOST, **prior)
-    most = TIMES * newton.report.equilibria
+    newton = calibrate(problem, "newton-cg", 10**6, max_iterations=MAX_NEWTON_ITERATIONS, **prior)
+    budget = MAX_EQUILIBRIA_RATIO * newton.report.equilibria
     found = {
         "Newton–CG, prior": newton,
-        "L-BFGS, prior": calibrate(problem, "l-bfgs", most, max_iterations=most, **prior),
-        "L-BFGS": calibrate(problem, "l-bfgs", most, max_iterations=most),
+        "L-BFGS, prior": calibrate(problem, "l-bfgs", budget, max_iterations=budget, **prior),
+        "L-BFGS": calibrate(problem, "l-bfgs", budget, max_iterations=budget),
     }
     rows = ["                  iterations equilibria gradients products  solves  seconds  |g|/|g0|"]
     for name, minimum in found.items():
@@ -147,11 +147,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
     say("Methods", *rows)
 
-    off = newton.equilibrium.state[problem.seen] - problem.data
+    residual = newton.equilibrium.state[problem.observed] - problem.data
     for name, field in (("prior mean", problem.mean), ("calibrated", newton.params)):
         rms = np.sqrt(np.mean((field - problem.truth) ** 2))
-        say("Field", f"{name}: {rms:.3f} from the truth in ln K, rms")
-    say("Heads", f"{np.sqrt(np.mean(off**2)):.2f} m off those seen, rms")
+        say("Field", f"{name}: rms error of ln K {rms:.3f}")
+    say("Heads", f"rms difference from the observed heads {np.sqrt(np.mean(residual**2)):.2f} m")
     draw(options.output, terrain, problem, found)
     say("Figure", f"{options.output}; {time.perf_counter() - begin:.0f} s in all")
 

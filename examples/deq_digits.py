@@ -2,10 +2,11 @@
 
     h = tanh(W h + U x + b),    logits C h + c
 
-The state is the layer's output for a whole batch, the parameters are all weights; map and loss are
-JAX functions, and every derivative comes from those. Newton's method with conjugate gradients on
-exact Hessian products, through `mfdeq.ReducedFunctional` and scipy, beside Adam from the same
-start: loss and gradient against work and seconds, and the ends of the Hessian's spectrum along the
+The state is the output of this implicit layer for a whole batch, and the parameters are all of its
+weights. The map and the loss are JAX functions, from which all derivatives come. The layer is
+trained by Newton's method, with conjugate gradients on exact Hessian-vector products, through
+`mfdeq.ReducedFunctional` and scipy, and by Adam from the same start. The two are compared by their
+losses and gradients over work and seconds; both ends of the Hessian's spectrum are computed on the
 way. The digits are scikit-learn's.
 
     python examples/deq_digits.py                # 24 units, 1,000 digits, minutes
@@ -32,21 +33,21 @@ jnp = jax.numpy
 
 
 class Size(NamedTuple):
-    """How large a job is."""
+    """The size of a run."""
 
     units: int
     digits: int
-    newton: int  # iterations at most
-    adam: int
-    look: int  # at the spectrum, every so many iterations
+    newton: int  # maximal number of iterations
+    adam: int  # number of iterations
+    spectrum_every: int  # iterations between two spectra
 
 
 SIZES = {"small": Size(8, 200, 120, 200, 20), "full": Size(24, 1000, 200, 600, 15)}
-MARGIN = 0.1  # m
-DECAY = 1e-3  # weight of half the squared weights
-RATE = 0.01  # of Adam; at the end the best of 0.003, 0.01 and 0.03, the last faster on the way
-GRADIENT = 1e-6  # norm at which Newton's method is done
-EIGENVALUES = 4  # at each end
+MARGIN = 0.1  # m in `recurrent`
+DECAY = 1e-3  # weight decay: the weight of half the squared weights
+LEARNING_RATE = 0.01  # of Adam; of 0.003, 0.01 and 0.03 the best in the end
+GRADIENT_TOLERANCE = 1e-6  # norm of the gradient at which Newton's method stops
+EIGENVALUES = 4  # at each end of the spectrum
 
 
 # --- the layer -----------------------------------------------------------------------------------
@@ -55,9 +56,10 @@ EIGENVALUES = 4  # at each end
 def recurrent(V):
     """W = (1 − m) I − L Lᵀ + K − Kᵀ, with L = I + tril V and K the rest of V.
 
-    The symmetric part of W stays below one. So I − D W is regular for every slope D of tanh, and
-    the equilibrium exists and is unique (Winston and Kolter, 2020). A free W is soon trained to
-    where a digit has several equilibria, and the loss jumps from one to another.
+    The eigenvalues of the symmetric part of W stay below one. Therefore I − D W is regular for
+    every slope D of tanh, and the equilibrium exists and is unique (Winston and Kolter, 2020). An
+    unconstrained W would soon reach values for which a digit has several equilibria, and the loss
+    would jump from one to another.
     """
     identity = jnp.eye(len(V))
     L, K = identity + jnp.tril(V), jnp.triu(V, 1)
@@ -79,7 +81,7 @@ class Layer:
             "C": 0.1 * rng.standard_normal((classes, units)) / units**0.5,
             "c": np.zeros(classes),
         }
-        # Digits do not mix: the Jacobian is one dense block for each.
+        # The digits are independent: the Jacobian has one dense block for each of them.
         blocks = sp.kron(sp.identity(len(images)), np.ones((units, units)), format="csr")
         sparsity = (blocks, None)
         self.model = mfdeq.from_jax(self.map, self.state, self.weights, "map", sparsity=sparsity)
@@ -100,14 +102,14 @@ class Layer:
         return -jnp.take_along_axis(scores, self.labels[:, None], axis=1).mean()
 
     def share_right(self, theta: np.ndarray) -> float:
-        """Return the share of digits that weights tell right."""
+        """Return the share of digits that the weights classify correctly."""
         h = self.model.state_tree(mfdeq.solve(self.model, theta).state)
-        told = jnp.argmax(self.logits(h, self.model.params_tree(theta)), axis=1)
-        return float((told == self.labels).mean())
+        predicted = jnp.argmax(self.logits(h, self.model.params_tree(theta)), axis=1)
+        return float((predicted == self.labels).mean())
 
 
 def load_digits(count: int, units: int) -> tuple[Layer, Layer]:
-    """Load the images, 8 × 8 in 0 to 1: layers for `count` of them, and for those left over."""
+    """Load the 8 × 8 images: a layer for `count` of them, and one for the others."""
     from sklearn import datasets
 
     images, labels = datasets.load_digits(return_X_y=True)
@@ -120,16 +122,16 @@ def load_digits(count: int, units: int) -> tuple[Layer, Layer]:
 
 
 class Row(NamedTuple):
-    """Where a training is."""
+    """The progress of a training."""
 
-    work: int  # gradients and Hessian products, each two linear solves at most
-    seconds: float  # of the processor, which other programs hardly change
+    work: int  # gradients and Hessian products, each at most two linear solves
+    seconds: float  # of processor time, which other programs hardly affect
     loss: float
-    gradient: float  # its norm
+    gradient: float  # norm of the gradient
 
 
 class Log:
-    """A training: its derivatives, counted, and what they came to."""
+    """The record of a training, which counts its derivatives."""
 
     def __init__(self, layer: Layer):
         self.F = mfdeq.ReducedFunctional(layer.model, layer.loss)
@@ -151,13 +153,13 @@ class Log:
         return self.F.hessp(theta, v)
 
     def record(self, theta: np.ndarray) -> None:
-        """Put down where the training is."""
+        """Record the progress."""
         loss, gradient = self.F.value(theta), np.linalg.norm(self.F.gradient(theta))
         seconds = time.process_time() - self.begin - self.paused
         self.rows.append(Row(self.work, seconds, loss, gradient))
 
-    def look(self, theta: np.ndarray) -> None:
-        """Put down the ends of the spectrum, off the clock."""
+    def record_spectrum(self, theta: np.ndarray) -> None:
+        """Record both ends of the spectrum, without counting the time."""
         begin = time.process_time()
         pairs = mfdeq.eigsh(self.F.hessian(theta), k=2 * EIGENVALUES, which="BE", rtol=3e-5)
         self.spectra.append((self.work, pairs))
@@ -165,13 +167,13 @@ class Log:
 
 
 def by_newton(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
-    """Train by a trust region and conjugate gradients (Steihaug, 1983), as in scipy."""
+    """Train by scipy's trust-region Newton–CG method (Steihaug, 1983)."""
     log = Log(layer)
 
     def callback(theta: np.ndarray) -> None:
         log.record(theta)
-        if len(log.rows) % size.look == 1:
-            log.look(theta)
+        if len(log.rows) % size.spectrum_every == 1:
+            log.record_spectrum(theta)
 
     callback(theta)
     found = scipy.optimize.minimize(
@@ -181,14 +183,14 @@ def by_newton(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, 
         hessp=log.hessp,
         method="trust-ncg",
         callback=callback,
-        options={"maxiter": size.newton, "gtol": GRADIENT},
+        options={"maxiter": size.newton, "gtol": GRADIENT_TOLERANCE},
     )
-    log.look(found.x)
+    log.record_spectrum(found.x)
     return found.x, log
 
 
 def by_adam(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
-    """Train by Adam (Kingma and Ba, 2015), the whole batch at every step."""
+    """Train by Adam (Kingma and Ba, 2015), with the whole batch in each step."""
     log = Log(layer)
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
     log.record(theta)
@@ -196,7 +198,7 @@ def by_adam(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Lo
         g = log.gradient(theta)
         mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
         root = np.sqrt(square / (1 - 0.999**step))
-        theta = theta - RATE * mean / (1 - 0.9**step) / (root + 1e-8)
+        theta = theta - LEARNING_RATE * mean / (1 - 0.9**step) / (root + 1e-8)
         log.record(theta)
     return theta, log
 
@@ -205,7 +207,7 @@ def by_adam(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Lo
 
 
 def draw(path: Path, logs: dict[str, Log]) -> None:
-    """Save the figure: loss against work and seconds, gradient, ends of the spectrum."""
+    """Save the figure: loss over work and seconds, gradient, ends of the spectrum."""
     from matplotlib import pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
@@ -220,9 +222,9 @@ def draw(path: Path, logs: dict[str, Log]) -> None:
         by_work.loglog(work + 1, above, **line)
         by_seconds.loglog(seconds, above, **line)
         slope.loglog(work + 1, gradient, **line)
-    by_work.set_title("Loss above the lowest that was reached", loc="left")
+    by_work.set_title("Loss above the lowest one reached", loc="left")
     by_work.set(xlabel=products)
-    by_seconds.set_title("The same against time", loc="left")
+    by_seconds.set_title("The same over time", loc="left")
     by_seconds.set(xlabel="seconds of processor time", xlim=(0.1, None))
     slope.set_title("Norm of the gradient", loc="left")
     slope.set(xlabel=products)
@@ -235,7 +237,7 @@ def draw(path: Path, logs: dict[str, Log]) -> None:
     values = np.array([pairs.values for _, pairs in log.spectra])
     ends.plot(work, values[:, EIGENVALUES:], "o-", color="C3", ms=4, lw=0.7)
     ends.plot(work, values[:, :EIGENVALUES], "o-", color="C0", ms=4, lw=0.7)
-    ends.axhline(DECAY, color="0.4", lw=1, ls=":", label="the weights' decay")
+    ends.axhline(DECAY, color="0.4", lw=1, ls=":", label="weight decay")
     ends.axhline(0.0, color="0.4", lw=1)
     ends.set_xscale("log")
     ends.set_yscale("symlog", linthresh=DECAY)
@@ -246,17 +248,17 @@ def draw(path: Path, logs: dict[str, Log]) -> None:
     plt.close(fig)
 
 
-# --- the job -------------------------------------------------------------------------------------
+# --- main program --------------------------------------------------------------------------------
 
 
 def say(topic: str, *lines: str) -> None:
-    """Print what there is to say about a topic."""
+    """Print a topic and the lines that belong to it."""
     for head, line in zip_longest([topic], lines, fillvalue=""):
         print(f"{head:<14}{line}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job; every number comes with what it cost or how far it can be trusted."""
+    """Run the example and print every number with its cost or its error bound."""
     options = parse(arguments)
     begin, size = time.perf_counter(), SIZES[options.size]
     layer, unseen = load_digits(size.digits, size.units)
@@ -271,8 +273,8 @@ def main(arguments: list[str] | None = None) -> None:
     say(
         "Equilibrium",
         f"{eq.report.iterations} iterations of {eq.report.method} at the start; {eq.report.reason}",
-        f"{eq.report.solver} for A, {eq.report.digits_left:.1f} digits are left; error of the "
-        f"gradient {np.linalg.norm(error):.0e}, as estimated",
+        f"{eq.report.solver} for A, {eq.report.digits_left:.1f} digits are left; estimated error "
+        f"of the gradient {np.linalg.norm(error):.0e}",
     )
 
     logs, trained = {}, {}
@@ -282,9 +284,9 @@ def main(arguments: list[str] | None = None) -> None:
         say(
             name,
             f"loss {first.loss:.4f} to {last.loss:.6f}, norm of the gradient {last.gradient:.1e}; "
-            f"{last.work:,} gradients and products, {last.seconds:.1f} s of processor",
+            f"{last.work:,} gradients and products, {last.seconds:.1f} s of processor time",
             f"{unseen.share_right(trained[name]):.1%} of {len(unseen.labels)} other digits are "
-            "told right",
+            "classified correctly",
         )
     say("Down to loss", *race(logs))
 
@@ -299,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def race(logs: dict[str, Log]) -> list[str]:
-    """Say what each training took down to the same losses."""
+    """Return the work and the time of each training to reach the same losses."""
     lines = [" " * 5 + "".join(f"{name:>18}" for name in logs)]
     for loss in (1.0, 0.3, 0.1, 0.07, 0.065, 0.06):
         firsts = [
@@ -317,21 +319,21 @@ def ends_of(pairs: mfdeq.Eigenpairs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def meaning(pairs: mfdeq.Eigenpairs) -> str:
-    """Say what the smallest eigenvalue at the end tells."""
+    """Explain the smallest eigenvalue at the end."""
     smallest, bound = pairs.values[0], pairs.error_bounds[0]
     if smallest > bound:
-        return "all that were found are positive: a minimum, as far as this can tell"
+        return "all eigenvalues found are positive: this indicates a minimum"
     if smallest < -bound:
-        return "still negative at the lower end: not a minimum yet, and a way down is known"
-    return "the smallest is zero within its bound: a minimum or flat, this cannot tell"
+        return "the smallest is negative: not a minimum yet, and its vector is a way down"
+    return "the smallest is zero within its bound: this does not show whether there is a minimum"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=SIZES, default="full", help="(default: full)")
-    parser.add_argument("--output", type=Path, default="deq_digits.png", help="the figure")
-    parser.add_argument("--no-figure", dest="figure", action="store_false", help="only the numbers")
+    parser.add_argument("--output", type=Path, default="deq_digits.png", help="file of the figure")
+    parser.add_argument("--no-figure", dest="figure", action="store_false", help="numbers only")
     return parser.parse_args(arguments)
 
 

@@ -1,7 +1,7 @@
-"""Diffusion in three dimensions: log-conductivities from a few measured values, with their Hessian.
+"""Diffusion in three dimensions: log conductivities from a few measured values, with their Hessian.
 
-A source in a cube of n³ cells; the field h is zero on the rim. One unknown value and one unknown
-log-conductivity per cell; values at random cells are the data, smoothness is the prior.
+A source heats a cube of n³ cells; the field h is zero on its boundary. Each cell has one unknown
+value and one unknown log conductivity. The data are values in random cells; the prior is smooth.
 
     python examples/diffusion.py --size small                      # 16³ cells
     mpiexec -n 2 python examples/diffusion.py --size small --petsc # on PETSc's matrices
@@ -23,13 +23,13 @@ SENSORS = 100
 class Diffusion(mfdeq.ResidualModel):
     """Steady diffusion: R(h, θ) = Dᵀ diag(exp(Mθ)) D h − source, by a 7-point stencil.
 
-    D takes differences from cells to faces, over the spacing; M averages (the conductivity of a
-    face is a geometric mean, on the rim that of its cell).
+    D takes differences from cells to faces, divided by the spacing; M averages: the conductivity
+    of a face is the geometric mean of its two cells, on the boundary that of its cell.
 
     Parameters
     ----------
     n : int
-        Cells a side of the unit cube.
+        Number of cells per side of the unit cube.
     """
 
     def __init__(self, n: int):
@@ -40,7 +40,7 @@ class Diffusion(mfdeq.ResidualModel):
         one = sp.identity(n)
 
         def along(a):
-            """Return the operator along each of the three axes, one below the other."""
+            """Return the operators along the three axes, stacked."""
             axes = ((a, one, one), (one, a, one), (one, one, a))
             return sp.vstack([sp.kron(sp.kron(x, y), z) for x, y, z in axes], "csr")
 
@@ -48,7 +48,7 @@ class Diffusion(mfdeq.ResidualModel):
         self.source = np.ones(n**3)
 
     def residual(self, h, theta):
-        """Return what each cell loses beyond its source."""
+        """Return the net outflow of each cell minus its source."""
         return self.D.T @ (np.exp(self.M @ theta) * (self.D @ h)) - self.source
 
     def linearize(self, h, theta) -> mfdeq.Linearization:
@@ -71,19 +71,19 @@ class Diffusion(mfdeq.ResidualModel):
         return mfdeq.Linearization(DT @ diag(k) @ D, DT @ diag(q) @ M, curvature, second)
 
     def smoothness(self):
-        """Return the precision of a smooth field θ."""
+        """Return the precision matrix of a smooth field θ."""
         return (self.D.T @ self.D / self.D.data.max() ** 2 + sp.identity(self.param_size)).tocsr()
 
 
 def loss_of(model):
-    """Return the misfit to values at random cells, each known to 0.001, and the prior."""
+    """Return the misfit to values in random cells, known to 0.001, plus the prior."""
     cells = np.random.default_rng(0).choice(model.state_size, SENSORS, replace=False)
     misfit = mfdeq.LeastSquares(cells, np.full(SENSORS, 0.03), weights=1e6)
     return misfit + mfdeq.QuadraticPrior(model.smoothness())
 
 
-def picture(n, state, gradient, pairs, path):
-    """Save the middle of the cube, and the spectrum."""
+def draw(n, state, gradient, pairs, path):
+    """Save the figure: fields in the middle of the cube, and the spectrum."""
     import matplotlib.pyplot as plt
 
     from mfdeq import plot
@@ -98,11 +98,11 @@ def picture(n, state, gradient, pairs, path):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Solve, differentiate, and find the stiffest directions."""
+    """Solve, differentiate, and compute the largest eigenvalues of the Hessian."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=CELLS, default="half")
-    parser.add_argument("--petsc", action="store_true", help="on PETSc, as many ranks as there are")
-    parser.add_argument("--output", default="diffusion.png", help="the figure")
+    parser.add_argument("--petsc", action="store_true", help="use PETSc, on all ranks")
+    parser.add_argument("--output", default="diffusion.png", help="file of the figure")
     options = parser.parse_args(arguments)
 
     n = CELLS[options.size]
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         state, gradient = model.gathered_state(state), model.gathered_params(gradient)
     if first:
         print(text)
-        picture(n, state, gradient, pairs, options.output)
+        draw(n, state, gradient, pairs, options.output)
 
 
 if __name__ == "__main__":

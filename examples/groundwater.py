@@ -1,8 +1,9 @@
 """Groundwater under real terrain: equilibrium, gradient, exact Hessian and its extreme eigenvalues.
 
-Rain seeps into the hills of the Jacksboro fault (the elevation model that ships with matplotlib)
-and leaves where the water table meets the ground. One unknown head and one unknown log
-conductivity per cell, N = P = 138,632; the streams, read off the terrain itself, are the data.
+Rain seeps into the hills of the Jacksboro fault (an elevation model that comes with matplotlib)
+and leaves where the water table meets the ground. Each cell has one unknown head and one unknown
+log conductivity, N = P = 138,632. The data of this inverse problem are the streams, which are
+computed from the terrain itself.
 
     python examples/groundwater.py                # half a minute on two cores
     python examples/groundwater.py --size small   # seconds
@@ -30,7 +31,7 @@ import mfdeq
 
 METRES_PER_DEGREE = 111_320.0
 CONDUCTIVITY = 5e-7  # m/s, the prior mean and the point at which everything here is computed
-CHANNEL = 200  # cells upslope of a stream
+CHANNEL = 200  # number of cells that drain through a cell, above which it is a stream
 ROWS = {"small": 80, "full": 344}
 
 
@@ -43,7 +44,7 @@ class Terrain(NamedTuple):
     elevation: np.ndarray
     dx: float
     dy: float
-    refined: int = 1  # cells a side, to one of those that were measured
+    refined: int = 1  # number of cells per measured cell, in each direction
 
 
 def load_terrain(rows: int = ROWS["full"]) -> Terrain:
@@ -59,7 +60,7 @@ def load_terrain(rows: int = ROWS["full"]) -> Terrain:
 
 
 def refine(measured: Terrain, factor: int) -> Terrain:
-    """Return the same ground in `factor` times as many cells a side, by cubic splines."""
+    """Return the same terrain with `factor` times as many cells per side, by cubic splines."""
     if factor == 1:
         return measured
     z = zoom(measured.elevation, factor, order=3, mode="nearest", grid_mode=True)
@@ -67,9 +68,9 @@ def refine(measured: Terrain, factor: int) -> Terrain:
 
 
 def streams(measured: Terrain, terrain: Terrain) -> np.ndarray:
-    """Return the stream cells of the refined terrain: the lowest within each measured one.
+    """Return the stream cells of the refined terrain: the lowest one in each measured stream cell.
 
-    Splines tell no more of the water's way, and a flood of eight million cells would take long.
+    The splines add no information on where water flows, and flooding eight million cells is slow.
     """
     row, column = np.nonzero(upslope_area(measured.elevation) > CHANNEL)
     (ny, nx), f = measured.elevation.shape, terrain.refined
@@ -81,12 +82,12 @@ def streams(measured: Terrain, terrain: Terrain) -> np.ndarray:
 def upslope_area(elevation: np.ndarray) -> np.ndarray:
     """Count the cells that drain through each cell, itself included.
 
-    Priority flood (Barnes, Lehman and Mulla, 2014): water rises from the rim inwards, always over
-    the lowest cell next; it fills pits and crosses flats on its way. Every cell then drains to
-    the neighbour from which it was flooded.
+    This is the priority flood of Barnes, Lehman and Mulla (2014): water rises from the boundary
+    inwards, always over the lowest cell next, filling pits and crossing flats. Every cell then
+    drains to the neighbour from which it was flooded.
     """
     width = elevation.shape[1] + 2
-    level = np.pad(elevation, 1).ravel().tolist()  # lists: a heap of Python floats is faster
+    level = np.pad(elevation, 1).ravel().tolist()  # a heap of Python floats is faster
     flooded = np.pad(np.zeros_like(elevation, bool), 1, constant_values=True)
     rim = np.pad(np.pad(np.zeros_like(flooded[2:-2, 2:-2]), 1, constant_values=True), 1)
     flooded = (flooded | rim).ravel().tolist()
@@ -113,26 +114,26 @@ def upslope_area(elevation: np.ndarray) -> np.ndarray:
 
 
 class Groundwater(mfdeq.ResidualModel):
-    """Steady unconfined flow: what rains in either flows on to the neighbours or drains away.
+    """Steady unconfined flow: recharge either flows to the neighbouring cells or drains away.
 
     R(h, θ) = Dᵀ q + C·softplus(h − z, w_d) − recharge,    q = c · exp(Mθ) · M t(h) · D h,
 
     in m/s (volume per area of ground and second). D takes differences and M averages from cells
     to faces, c = 1/spacing²; t = softplus(h − z_bottom, w_s) is the saturated thickness, averaged
-    arithmetically; the conductivity exp(θ) is averaged geometrically. No flow crosses the rim.
+    arithmetically; the conductivity exp(θ) is averaged geometrically. No flow crosses the boundary.
 
     Parameters
     ----------
     terrain : Terrain
     recharge : float, m/s
     drain : float, 1/s
-        C; keep drain · drain_width within five times the recharge, or the ground leaks everywhere.
+        C. Keep drain · drain_width below five times the recharge, or the ground leaks everywhere.
     drain_width, thickness_width : float, m
         w_d and w_s.
     aquifer : float, m
-        Depth of the aquifer's floor below the smoothed surface.
+        Depth of the floor of the aquifer below the smoothed surface.
     xp : module
-        numpy, or cupy for a model on its device.
+        numpy, or cupy for a model on a GPU.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Groundwater(mfdeq.ResidualModel):
         self.c[across:] = terrain.dy**-2
 
     def softplus(self, x, width: float):
-        """Return max(x, 0), rounded over `width`."""
+        """Return max(x, 0), smoothed over `width`."""
         return width * self.xp.logaddexp(0.0, x / width)
 
     def diag(self, x):
@@ -177,7 +178,7 @@ class Groundwater(mfdeq.ResidualModel):
         return self.sparse.diags_array(x, format="csr")
 
     def initial_state(self, theta):
-        """Return the land surface: far below it no drain is active and A is nearly singular."""
+        """Return the land surface: far below it, no drain is active and A is nearly singular."""
         return self.surface.copy()
 
     def drainage(self, h):
@@ -185,7 +186,7 @@ class Groundwater(mfdeq.ResidualModel):
         return self.drain * self.softplus(h - self.surface, self.drain_width)
 
     def residual(self, h, theta):
-        """Return the water lost by each cell, in m/s."""
+        """Return the net outflow of each cell, in m/s."""
         D, M = self.D, self.M
         t = self.softplus(h - self.bottom, self.thickness_width)
         q = self.c * self.xp.exp(M @ theta) * (M @ t) * (D @ h)
@@ -229,9 +230,10 @@ class Groundwater(mfdeq.ResidualModel):
         )
 
     def smoothness(self, deviation: float = 1.0, length: float = 2000.0):
-        """Return the precision of a Matérn field of θ, smoothness 1, correlated over `length` m.
+        """Return the precision matrix of a Matérn prior for θ, of smoothness 1.
 
-        (κ² − ∇²) θ / τ = white noise (Lindgren, Rue and Lindström, 2011).
+        `length` is the correlation length in m. The field solves (κ² − ∇²) θ / τ = white noise
+        (Lindgren, Rue and Lindström, 2011).
         """
         kappa2 = 8 / length**2
         laplacian = self.DT @ self.diag(self.c) @ self.D
@@ -243,7 +245,7 @@ class Groundwater(mfdeq.ResidualModel):
 
 
 def draw(path, terrain, channels, depth, gradient, vectors, values, full, smallest):
-    """Save the figure: depth over hillshade, gradient, two eigenvectors close up, spectrum."""
+    """Save the figure: depth over hillshade, gradient, details of two eigenvectors, spectrum."""
     z, dx, dy, _ = terrain
     ny, nx = z.shape
     extent = (0, nx * dx / 1e3, ny * dy / 1e3, 0)  # km from the north-west corner
@@ -256,7 +258,7 @@ def draw(path, terrain, channels, depth, gradient, vectors, values, full, smalle
         ax.set_title(title, loc="left")
 
     def overlay(ax, field, norm):
-        """Colour by sign, fading out towards zero so that the ground shows."""
+        """Colour by sign, transparent near zero so that the terrain shows."""
         field = field.reshape(z.shape)
         alpha = np.clip(4 * np.abs(norm(field) - 0.5), 0, 0.9)
         return ax.imshow(field, "RdBu_r", norm, alpha=alpha, extent=extent, interpolation="nearest")
@@ -318,7 +320,7 @@ def draw(path, terrain, channels, depth, gradient, vectors, values, full, smalle
     plt.close(fig)
 
 
-# --- the job -------------------------------------------------------------------------------------
+# --- main program --------------------------------------------------------------------------------
 
 SOLVERS = {
     "auto": lambda: "auto",
@@ -328,7 +330,7 @@ SOLVERS = {
 
 
 def arrays_on(device: str):
-    """Return numpy, or cupy where it finds a device."""
+    """Return numpy, or cupy if that finds a device."""
     if device == "cpu":
         return np
     with contextlib.suppress(ImportError):
@@ -338,36 +340,36 @@ def arrays_on(device: str):
 
 
 def on_host(x) -> np.ndarray:
-    """Return numpy's copy of an array that may be on a device."""
+    """Return a numpy array with the values of an array that may be on a device."""
     return x.get() if hasattr(x, "get") else x
 
 
 def say(topic: str, *lines: str) -> None:
-    """Print what there is to say about a topic."""
+    """Print a topic and the lines that belong to it."""
     for head, line in zip_longest([topic], lines, fillvalue=""):
         print(f"{head:<14}{line}", flush=True)
 
 
 def timed(work):
-    """Return what `work` returns, and the seconds it took."""
+    """Return the result of `work` and the seconds that it took."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 
 
 def meaning(smallest: float, bound: float, prior: float) -> list[str]:
-    """Say what the smallest eigenvalue of the misfit's Hessian tells, and the prior's share."""
+    """Explain the smallest eigenvalue of the Hessian of the misfit, and what the prior adds."""
     if smallest > -bound:
-        return ["not negative beyond its bound: as far as this can tell, the misfit is convex here"]
-    share = "which outweighs it" if smallest + prior > 0 else "too little: the loss is not convex"
+        return ["not negative beyond its bound: no direction of negative curvature was found"]
+    share = "which outweighs it" if smallest + prior > 0 else "which does not make up for it"
     return [
-        "negative: along its vector the misfit bends down, so a plain Newton step would climb it,",
-        "and Gauss–Newton, which is never negative, cannot see it;",
+        "negative: along its vector the misfit is concave, so a plain Newton step would ascend;",
+        "Gauss–Newton is positive semidefinite and cannot show this;",
         f"the prior adds {prior:.2f} there, {share}",
     ]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job; every number comes with what it cost or how far it can be trusted."""
+    """Run the example and print every number with its cost or its error bound."""
     options = parse(arguments)
     begin = time.perf_counter()
 
@@ -386,7 +388,7 @@ def main(arguments: list[str] | None = None) -> None:
     say(
         "Terrain",
         f"{z.shape[0]} × {z.shape[1]} cells of {terrain.dx:.1f} × {terrain.dy:.1f} m, N = P = "
-        f"{z.size:,}; {z.min():.0f} to {z.max():.0f} m high; {channels.size:,} stream cells",
+        f"{z.size:,}; elevations {z.min():.0f} to {z.max():.0f} m; {channels.size:,} stream cells",
     )
 
     solver = SOLVERS[options.solver]()
@@ -401,8 +403,8 @@ def main(arguments: list[str] | None = None) -> None:
     _, seconds = timed(lambda: eq.inverse)
     say(
         "Factor",
-        f"{report.solver}, {seconds:.1f} s, for all that follows; "
-        f"{report.digits_left:.1f} digits are left in a solution of A x = b",
+        f"{report.solver}, {seconds:.1f} s, used from here on; "
+        f"a solution of A x = b has {report.digits_left:.1f} digits",
         *report.choices,
     )
 
@@ -411,8 +413,8 @@ def main(arguments: list[str] | None = None) -> None:
     rms = float(xp.mean((eq.state - model.surface)[observed] ** 2)) ** 0.5
     say(
         "Gradient",
-        f"norm {norm:.2f} of a loss of {loss.value(eq.state, theta):.1f} "
-        f"(stream heads {rms:.2f} m off, rms); {seconds:.2f} s",
+        f"norm {norm:.2f}, loss {loss.value(eq.state, theta):.1f} "
+        f"(rms error of the stream heads {rms:.2f} m); {seconds:.2f} s",
     )
 
     H, v, counts = eq.hessian(misfit), gradient / norm, report.linear
@@ -427,7 +429,7 @@ def main(arguments: list[str] | None = None) -> None:
     Gv = G @ v
     neglected = float(xp.linalg.norm(Gv - Hv) / xp.linalg.norm(Hv))
     curves = f"{float(v @ Hv):.3f}, by Gauss–Newton {float(v @ Gv):.3f}; ‖Gv − Hv‖ / ‖Hv‖"
-    say("Gauss–Newton", f"along the gradient the misfit curves by {curves} = {neglected:.2f}")
+    say("Gauss–Newton", f"curvature of the misfit along its gradient {curves} = {neglected:.2f}")
 
     k = options.eigenpairs
     leading, seconds = timed(lambda: mfdeq.eigsh(G, k=k, which="LA", progress=True))
@@ -457,20 +459,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def on_ranks(model, loss, theta, k: int) -> None:
-    """Run the first half of the job on PETSc's matrices, on as many ranks as there are."""
+    """Run the first half of the example on PETSc's matrices, on all ranks."""
     from petsc4py import PETSc
 
     from mfdeq import petsc
 
     begin = time.perf_counter()
     model = petsc.distributed(model)
-    # In the plane a factorization is what the one-machine library takes, too.
+    # In two dimensions a factorization is also what "auto" chooses on one machine.
     lu = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
     solver = petsc.KSP(options=lu)
     eq = mfdeq.solve(model, model.params(theta), solver=solver)
     gradient, H = eq.gradient(model.loss(loss)), eq.hessian(model.loss(loss))
     pairs = mfdeq.eigsh(H, k, "LA")
-    # Norms are sums over all ranks: each takes part, one prints.
+    # Norms are sums over all ranks: every rank takes part, and one prints.
     state, slope, product = map(eq.backend.norm, (eq.state, gradient, H @ gradient))
     if PETSc.COMM_WORLD.getRank() == 0:
         say("Equilibrium", f"‖h‖ {state:.12g}; {eq.report.reason}", eq.report.solver)
@@ -493,12 +495,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     rows = f"{', '.join(ROWS)}, or a number of rows from 40 to {ROWS['full']}"
     parser.add_argument("--size", type=size, default="full", help=f"{rows} (default: full)")
     refined = {"type": int, "choices": range(1, 17), "metavar": "1-16", "default": 1}
-    parser.add_argument("--refine", **refined, help="cells a side to one that was measured")
+    parser.add_argument("--refine", **refined, help="cells per measured cell, in each direction")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute")
-    parser.add_argument("--petsc", action="store_true", help="under MPI, on PETSc; no figure")
-    parser.add_argument("--eigenpairs", type=int, default=8, help="how many (default: 8)")
+    parser.add_argument("--petsc", action="store_true", help="use PETSc, under MPI; no figure")
+    parser.add_argument("--eigenpairs", type=int, default=8, help="how many pairs (default: 8)")
     parser.add_argument("--solver", choices=SOLVERS, default="auto", help="linear solver")
-    parser.add_argument("--output", type=Path, default="groundwater.png", help="the figure")
+    parser.add_argument("--output", type=Path, default="groundwater.png", help="file of the figure")
     return parser.parse_args(arguments)
 
 

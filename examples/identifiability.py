@@ -1,14 +1,14 @@
 """How many directions of log conductivity do streams determine? A posterior of 138,632 parameters.
 
-The model, the terrain and the prior are those of groundwater.py. At the mode of the posterior the
-Hessian H of the misfit is compared with the precision R of the prior:
+The model, the terrain and the prior are those of groundwater.py. At the mode of the posterior (the
+MAP point), the Hessian H of the misfit is compared with the precision R of the prior:
 
     H v = μ R v,    vᵀ R v = 1
 
-Along a v with μ > 1 the data say more than the prior. With the leading pairs the posterior is that
-of a Gaussian, of precision H + R: its deviations and samples cost no further solve with the model.
-This is Laplace's approximation, at the mode and with the exact Hessian; how good it is away from
-the mode nothing here tells. Gauss–Newton stands beside it.
+Along a v with μ > 1, the data say more than the prior. The leading pairs give a Gaussian
+approximation of the posterior, with precision H + R, whose standard deviations and samples need no
+further solve with the model. This is Laplace's approximation with the exact Hessian. It says
+nothing about the posterior far from the mode. Gauss–Newton is shown for comparison.
 
     python examples/identifiability.py                # minutes on one core
     python examples/identifiability.py --size small   # seconds
@@ -41,9 +41,9 @@ import mfdeq
 from mfdeq import plot
 from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
 
-NOISE = 3.0  # m: what the water in a stream may be off from the mean height of its cell of 80 m
-GTOL = 1e-7  # of the gradient at the prior's mean, at which the mode is reached
-PROBES = 8  # random directions, in which what the pairs leave out is looked for
+NOISE = 3.0  # m: standard deviation of a stream's level from the mean elevation of its 80 m cell
+GTOL = 1e-7  # decrease of the gradient, from the prior mean to the mode
+PROBES = 8  # random directions that estimate what further pairs would add
 
 
 # --- the posterior -------------------------------------------------------------------------------
@@ -60,12 +60,12 @@ class Problem(NamedTuple):
 
     @property
     def loss(self) -> mfdeq.Loss:
-        """Minus the logarithm of the posterior, but for a constant."""
+        """The negative log posterior, up to a constant."""
         return self.misfit + mfdeq.QuadraticPrior(self.prior, self.mean)
 
 
-def observed(terrain: Terrain, noise: float = NOISE) -> Problem:
-    """Return the problem: water stands at the surface in streams, give or take the noise."""
+def stream_problem(terrain: Terrain, noise: float = NOISE) -> Problem:
+    """Return the problem with the data that streams are at the surface, up to noise."""
     model = Groundwater(terrain)
     channels = np.flatnonzero(upslope_area(terrain.elevation) > CHANNEL)
     misfit = mfdeq.LeastSquares(channels, model.surface[channels], weights=noise**-2)
@@ -73,32 +73,32 @@ def observed(terrain: Terrain, noise: float = NOISE) -> Problem:
     return Problem(model, channels, misfit, mfdeq.Precision(model.smoothness()), mean)
 
 
-def mode(problem: Problem, solver="auto") -> mfdeq.Minimum:
-    """Minimize the loss by Newton's method, in trust regions of the prior's shape."""
+def find_mode(problem: Problem, solver="auto") -> mfdeq.Minimum:
+    """Minimize the loss by Newton's method, with trust regions shaped by the prior."""
     functional = mfdeq.ReducedFunctional(problem.model, problem.loss, solver=solver)
     return mfdeq.minimize(functional, problem.mean, preconditioner=problem.prior, gtol=GTOL)
 
 
-def above(H: mfdeq.ReducedHessian, R: mfdeq.Precision, mu: float) -> int | None:
-    """Count the eigenvalues above μ by the signs of a factorization; None if those are unsure."""
+def count_above(H: mfdeq.ReducedHessian, R: mfdeq.Precision, mu: float) -> int | None:
+    """Count the eigenvalues above μ by an inertia; None if its signs are uncertain."""
     below = ShiftedInverse(H, mu, R.array).below
     return None if below is None else H.shape[0] - below
 
 
-class LeftOut(NamedTuple):
+class Remainder(NamedTuple):
     """What further pairs would add, estimated with standard errors."""
 
     determined: float
     determined_error: float
-    variance: float  # of all cells, on average
+    variance: float  # average over all cells
     variance_error: float
 
 
-def left_out(posterior, low: mfdeq.LowRank) -> LeftOut:
-    """Compare `low` with solves with H + R along random directions, preconditioned by it."""
+def remainder(posterior, low: mfdeq.LowRank) -> Remainder:
+    """Compare `low` with preconditioned solves with H + R along random directions."""
     rng = np.random.default_rng(1)
     white = rng.standard_normal((low.shape[0], PROBES))
-    seen = low.prior @ low.prior.samples(PROBES, seed=2)  # E[y yᵀ] = R
+    data = low.prior @ low.prior.samples(PROBES, seed=2)  # E[y yᵀ] = R
 
     def excess(B):
         starts = low @ B
@@ -107,16 +107,16 @@ def left_out(posterior, low: mfdeq.LowRank) -> LeftOut:
         found = np.sum(B * (starts - np.column_stack(exact)), axis=0)
         return found.mean(), found.std(ddof=1) / np.sqrt(PROBES)
 
-    determined, error = excess(seen)
+    determined, error = excess(data)
     variance, spread = excess(white)
-    return LeftOut(determined, error, variance / low.shape[0], spread / low.shape[0])
+    return Remainder(determined, error, variance / low.shape[0], spread / low.shape[0])
 
 
 # --- figure --------------------------------------------------------------------------------------
 
 
 def draw(path, terrain, channels, spectra, deviations, fields):
-    """Save the figure: spectra, deviations before and after the data, mode, a pair of samples."""
+    """Save the figure: spectra, prior and posterior standard deviations, mode, two samples."""
     z, dx, dy, _ = terrain
     extent = (0, z.shape[1] * dx / 1e3, z.shape[0] * dy / 1e3, 0)  # km
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
@@ -128,13 +128,13 @@ def draw(path, terrain, channels, spectra, deviations, fields):
     place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
     ax.text(0.99, 1.03, "as much as the prior", color="0.4", **place)
     ax.get_legend().set_loc("lower left")
-    ax.set_title("What the data say, over the prior: |μ|", loc="left")
+    ax.set_title("Information of the data relative to the prior: |μ|", loc="left")
     ax.set(ylabel="")
 
     scale = {"vmin": deviations[1].min(), "vmax": np.quantile(deviations[0], 0.99)}
     for ax, of, deviation in zip(axes[0, 1:], ("prior", "posterior"), deviations, strict=True):
         plot.field(deviation, z.shape, ax=ax, symmetric=False, extent=extent, **scale)
-        ax.set_title(f"Deviation of ln K: {of}", loc="left")
+        ax.set_title(f"Standard deviation of ln K: {of}", loc="left")
     row, column = np.divmod(channels, z.shape[1])
     east, south = (column + 0.5) * dx / 1e3, (row + 0.5) * dy / 1e3
     ax.plot(east, south, ".", color="white", markersize=1, alpha=0.6, mew=0)
@@ -151,31 +151,35 @@ def draw(path, terrain, channels, spectra, deviations, fields):
     plt.close(fig)
 
 
-# --- the job -------------------------------------------------------------------------------------
+# --- main program --------------------------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job; every number comes with what it cost or how far it can be trusted."""
+    """Run the example and print every number with its cost or its error bound."""
     options = parse(arguments)
     begin = time.perf_counter()
 
     terrain = load_terrain(options.size)
-    problem, seconds = timed(lambda: observed(terrain))
+    problem, seconds = timed(lambda: stream_problem(terrain))
     R, channels, mean = problem.prior, problem.channels, problem.mean
     before = np.sqrt(R.variances())
     say(
         "Problem",
-        f"{len(mean):,} log conductivities; {channels.size:,} stream cells, where water stands at "
-        f"the surface, σ = {NOISE:g} m",
-        f"prior: Matérn field of deviation 1 (median {np.median(before):.2f}, at the rim up to "
-        f"{before.max():.2f}), correlated over 2 km; factorized in {seconds:.1f} s",
+        f"{len(mean):,} log conductivities; {channels.size:,} stream cells with water at the "
+        f"surface, σ = {NOISE:g} m",
+        f"prior: Matérn field, standard deviation 1 (median {np.median(before):.2f}, at most "
+        f"{before.max():.2f}), correlation length 2 km; factorized in {seconds:.1f} s",
     )
 
-    fit, seconds = timed(lambda: mode(problem, SOLVERS[options.solver]()))
+    fit, seconds = timed(lambda: find_mode(problem, SOLVERS[options.solver]()))
     eq = fit.equilibrium
     off = np.sqrt(np.mean((eq.state - problem.model.surface)[channels] ** 2))
     shift = eq.params - mean
-    say("Mode", *str(fit.report).splitlines(), f"{fit.reason}; stream heads {off:.2f} m off, rms")
+    say(
+        "Mode",
+        *str(fit.report).splitlines(),
+        f"{fit.reason}; rms error of the stream heads {off:.2f} m",
+    )
 
     H, k = eq.hessian(problem.misfit), options.eigenpairs
     found = {}
@@ -185,42 +189,44 @@ def main(arguments: list[str] | None = None) -> None:
         over = int(np.sum(pairs.values > 1.0))
         say(
             name,
-            f"μ from {pairs.values[-1]:.3g} to {abs(pairs.values).min():.2g} in magnitude, "
+            f"|μ| from {pairs.values[-1]:.3g} to {abs(pairs.values).min():.2g}, "
             f"± {pairs.error_bounds.max():.0e}; {pairs.report.products} products, {seconds:.0f} s",
             f"{over} of {k} directions have μ > 1, {int(np.sum(pairs.values < 0))} have μ < 0"
             + ("; there are more: raise --eigenpairs" if over == k else ""),
         )
 
-    (directions, defined), seconds = timed(lambda: (above(H, R, 1.0), above(H, R, -1.0)))
+    (directions, defined), seconds = timed(
+        lambda: (count_above(H, R, 1.0), count_above(H, R, -1.0))
+    )
     say(
         "Count",
-        f"directions in all with μ > 1: {number(directions)}, by the signs of a factorization",
+        f"directions with μ > 1: {number(directions)} in all, by the inertia of a factorization",
         f"with μ > −1: {number(defined)} of {len(mean):,}, so the mode is "
         + ("a minimum" if defined == len(mean) else "not known to be a minimum")
         + f"; {seconds:.0f} s",
     )
 
     low = mfdeq.LowRank(found["exact Hessian"])
-    rest, seconds = timed(lambda: left_out(eq.hessian(problem.loss), low))
+    rest, seconds = timed(lambda: remainder(eq.hessian(problem.loss), low))
     gain = mfdeq.LowRank(found["Gauss–Newton"]).expected_information_gain()
     after = np.sqrt(low.variances(before**2))
     ratio = after / before
     determined = float(np.sum(low.values / (1.0 + low.values)))
     say(
         "Posterior",
-        f"the data determine Σ μ/(1 + μ) = {determined:.1f} parameters' worth; the μ that are left "
-        f"out {rest.determined:z.1f} ± {rest.determined_error:.1f} more",
-        f"deviation over the prior's: least {ratio.min():.2f}, median {np.median(ratio):.2f}, in "
-        f"stream cells {np.median(ratio[channels]):.2f}; too large on average by "
+        f"the data determine Σ μ/(1 + μ) = {determined:.1f} parameters; the remaining μ would add "
+        f"{rest.determined:z.1f} ± {rest.determined_error:.1f}",
+        f"posterior over prior standard deviation: minimum {ratio.min():.2f}, median "
+        f"{np.median(ratio):.2f}, in stream cells {np.median(ratio[channels]):.2f}; without the "
+        f"remaining μ these are too large on average by "
         f"{100 * rest.variance / np.mean(2 * after**2):z.1f} ± "
-        f"{100 * rest.variance_error / np.mean(2 * after**2):.1f} % for what is left out "
-        f"({seconds:.0f} s)",
-        f"information gain at least {low.information_gain(shift):.0f} nats; expected of data like "
-        f"these, by Gauss–Newton, at least {gain:.0f}",
+        f"{100 * rest.variance_error / np.mean(2 * after**2):.1f} % ({seconds:.0f} s)",
+        f"information gain at least {low.information_gain(shift):.0f} nats; its expectation, by "
+        f"Gauss–Newton, at least {gain:.0f}",
     )
 
     fields = {
-        "ln K over the prior mean: mode": shift,
+        "Mode of ln K, relative to the prior mean": shift,
         "Sample of the prior": R.samples(seed=2),
         "Sample of the posterior, same noise": low.samples(seed=2, mean=shift),
     }
@@ -229,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def number(count: int | None) -> str:
-    """Write a count, or that it is not known."""
+    """Format a count, or say that it is unknown."""
     return "unknown" if count is None else f"{count:,}"
 
 
@@ -245,9 +251,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     rows = f"{', '.join(ROWS)}, or a number of rows from 40 to {ROWS['full']}"
     parser.add_argument("--size", type=size, default="full", help=f"{rows} (default: full)")
-    parser.add_argument("--eigenpairs", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--eigenpairs", type=int, default=100, help="how many pairs (default: 100)")
     parser.add_argument("--solver", choices=SOLVERS, default="auto", help="linear solver")
-    parser.add_argument("--output", type=Path, default="identifiability.png", help="the figure")
+    parser.add_argument("--output", type=Path, default="identifiability.png", help="figure file")
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,10 @@
-"""AC power flow on a real grid: derivatives of losses and voltages, on the way to collapse.
+"""AC power flow on a real grid: derivatives of losses and voltages on the way to voltage collapse.
 
-The state is the voltage angles and magnitudes that are not prescribed, the parameters are the
-power injected at the buses and the logarithms of the branches' reactances over the case's; the
-balance of power at every bus is one JAX function, and every derivative comes from it. Grids and
-the power flow that is compared with are pandapower's. Generators hold their voltage whatever
-reactive power that takes.
+The state consists of the voltage angles and magnitudes that are not prescribed. The parameters are
+the power injected at the buses and the log reactances of the branches relative to the case. The
+power balance (load flow) at every bus is one JAX function, from which all derivatives come. The
+grids and the reference solution are pandapower's. Generators hold their voltage whatever reactive
+power that takes.
 
     python examples/power_grid.py                # 9,241 buses of Europe (PEGASE), a minute
     python examples/power_grid.py --size small   # IEEE's 118 buses, seconds
@@ -31,37 +31,37 @@ jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 CASES = {"small": "case118", "full": "case9241pegase"}
-DEVIATION = 10.0  # weight of the squared deviations of voltages from 1, against losses in MW
+VOLTAGE_WEIGHT = 10.0  # of squared deviations of voltages from 1, relative to losses in MW
 EIGENPAIRS = 4
-LONGEST_STEP = 0.2  # of the load, on the way to collapse
-NEAREST = 1e-6  # to the collapse, relative to its load
+MAX_LOAD_STEP = 0.2  # on the way to collapse
+MIN_LOAD_GAP = 1e-6  # to the collapse, relative to the load
 
 
 # --- the grid ------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
-    """What pandapower makes of a grid, per unit: buses, branches, and its own solution."""
+    """A grid in pandapower's per-unit form: buses, branches, and pandapower's solution."""
 
     name: str
-    base: float  # MVA of one unit
-    number: np.ndarray  # pandapower's, of each bus
-    place: np.ndarray  # where pandapower draws it, (buses, 2)
+    base: float  # MVA of one per-unit power
+    number: np.ndarray  # pandapower's number of each bus
+    place: np.ndarray  # its position on pandapower's map, (buses, 2)
     voltage: np.ndarray  # complex, pandapower's solution
     injected: np.ndarray  # complex power
     shunt: np.ndarray  # complex admittance to ground
-    start: np.ndarray  # branch: from this bus
-    end: np.ndarray
+    start: np.ndarray  # bus at which each branch starts
+    end: np.ndarray  # bus at which it ends
     series: np.ndarray  # r + jx
     charging: np.ndarray  # g + jb
     tap: np.ndarray
     shift: np.ndarray  # radians
-    angles: np.ndarray  # buses whose angle is unknown
-    magnitudes: np.ndarray  # and whose magnitude is
+    angles: np.ndarray  # buses with an unknown angle
+    magnitudes: np.ndarray  # buses with an unknown magnitude
 
 
 def load_grid(name: str) -> Grid:
-    """Load a case, and solve it as pandapower does."""
+    """Load a case and solve it by pandapower."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations within pandapower
         import pandapower as pp
@@ -104,10 +104,10 @@ def load_grid(name: str) -> Grid:
 
 
 class PowerFlow:
-    """The equations of a grid, in real numbers, for JAX.
+    """The equations of a grid in real numbers, for JAX.
 
-    With V exp(j a) the voltages, y = 1/(r + j x exp(t)) the admittance of a branch, c its charging,
-    τ exp(j σ) its tap and ψ = a_from − a_to − σ, what flows into it at its ends is
+    With voltages V exp(j a), the admittance y = 1/(r + j x exp(t)) of a branch, its charging c, its
+    tap τ exp(j σ) and ψ = a_from − a_to − σ, the power that flows into the branch at its ends is
 
         S_from = V_from² (y + c/2)*/τ² − V_from V_to y* exp(jψ)/τ
         S_to   = V_to² (y + c/2)*      − V_from V_to y* exp(−jψ)/τ.
@@ -146,7 +146,7 @@ class PowerFlow:
         )
 
     def residual(self, h, theta):
-        """What flows out of each bus less what is injected, where power is prescribed."""
+        """Outflow minus injection at each bus, where the power is prescribed."""
         grid, (_, V) = self.grid, self.voltages(h)
         p_start, q_start, p_end, q_end = self.flows(h, theta)
         p = (V**2 * grid.shunt.real).at[grid.start].add(p_start).at[grid.end].add(p_end)
@@ -159,12 +159,12 @@ class PowerFlow:
         return self.grid.base * (p_start.sum() + p_end.sum())
 
     def loss(self, h, theta):
-        """Power lost in the branches, in MW, and the deviations of voltages from one."""
+        """Power lost in the branches, in MW, plus a penalty on deviations of voltages from one."""
         deviation = h[len(self.grid.angles) :] - 1.0
-        return self.lost(h, theta) + DEVIATION * (deviation**2).sum()
+        return self.lost(h, theta) + VOLTAGE_WEIGHT * (deviation**2).sum()
 
     def patterns(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Where the residual depends on the state and on the parameters."""
+        """Sparsity patterns of the derivatives with respect to state and parameters."""
         grid = self.grid
         n, lines = len(grid.voltage), len(grid.start)
         ends = np.concatenate([grid.start, grid.end])
@@ -177,13 +177,13 @@ class PowerFlow:
         return state.tocsr(), params.tocsr()
 
     def params(self, load: float = 1.0) -> np.ndarray:
-        """The injections of the case, times a load, and its reactances."""
+        """The injections of the case times a load factor, and its log reactances."""
         grid = self.grid
         injected = [grid.injected.real[grid.angles], grid.injected.imag[grid.magnitudes]]
         return np.concatenate([load * np.concatenate(injected), np.zeros(len(grid.start))])
 
     def flat(self) -> np.ndarray:
-        """A start: the angles of the linear (DC) flow, magnitudes of one."""
+        """A start with the angles of the linear (DC) power flow and magnitudes of one."""
         grid, n = self.grid, len(self.grid.voltage)
         lines = np.arange(len(grid.start))
         ends = np.concatenate([grid.start, grid.end])
@@ -199,7 +199,7 @@ class PowerFlow:
         return np.concatenate([angles[grid.angles], np.ones(len(grid.magnitudes))])
 
     def complex_voltages(self, h: np.ndarray) -> np.ndarray:
-        """The voltages of a state."""
+        """The complex voltages of a state."""
         angle, V = (np.asarray(x) for x in self.voltages(h))
         return V * np.exp(1j * angle)
 
@@ -208,22 +208,22 @@ class PowerFlow:
 
 
 class Step(NamedTuple):
-    """A solved load, and what grows or falls on the way to collapse."""
+    """The solution at one load, and what grows or decreases on the way to collapse."""
 
     load: float
-    collapse: float  # the load at which there is an end, as estimated from here
-    lowest: float  # voltage
-    sigma: float
+    collapse: float  # the load at the collapse, as estimated from here
+    lowest: float  # lowest voltage
+    sigma: float  # σ_min(A)
     digits: float  # left in a solution
-    slope: float  # of the loss over the load
+    slope: float  # derivative of the loss with respect to the load
     mode: np.ndarray  # right singular vector of σ_min
 
 
 def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
-    """Raise all injections together, by most of the way that seems to be left.
+    """Increase all injections together, each time by most of the estimated distance to collapse.
 
-    Near the end, a fold at the load c, the voltages leave like √(c − load). So of the voltage
-    that falls fastest V'/V'' is 2 (c − load), and h', h'' predict the next state.
+    Near the collapse, a fold at the load c, voltages behave like √(c − load). For the voltage that
+    decreases fastest, V'/V'' is therefore 2 (c − load); h' and h'' predict the next state.
     """
     steps: list[Step] = []
     load, n = 1.0, len(flow.grid.angles)
@@ -238,15 +238,15 @@ def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
         smallest, digits = eq.smallest_singular, eq.report.digits_left
         row = lowest, smallest.value, digits, slope, smallest.right
         steps.append(Step(load, load + left, *row))
-        if left < NEAREST * load:
+        if left < MIN_LOAD_GAP * load:
             return steps
-        by = min(LONGEST_STEP, 0.7 * left)
+        by = min(MAX_LOAD_STEP, 0.7 * left)
         h = eq.state + by * first + by**2 / 2.0 * second
         load += by
 
 
 def refusal(flow: PowerFlow, load: float, h: np.ndarray) -> str:
-    """Say what the library says where there should be no solution."""
+    """Return what the library reports where there should be no solution."""
     try:
         eq = mfdeq.solve(flow.model, flow.params(load), h)
     except mfdeq.MfdeqError as error:
@@ -259,7 +259,7 @@ def refusal(flow: PowerFlow, load: float, h: np.ndarray) -> str:
 
 
 def draw(path: Path, flow: PowerFlow, steps: list[Step], gradient, value, vector) -> None:
-    """Save the figure: the way to collapse, and three things on the grid as pandapower draws it."""
+    """Save the figure: the way to collapse, and three fields on pandapower's map of the grid."""
     from matplotlib import colors
     from matplotlib import pyplot as plt
     from matplotlib.collections import LineCollection
@@ -290,15 +290,15 @@ def draw(path: Path, flow: PowerFlow, steps: list[Step], gradient, value, vector
     ):
         ax.loglog(left, y / y[0], "o-", color=color, ms=4, lw=0.7, label=name)
         ax.loglog(left, y[-1] / y[0] * (left / left[-1]) ** power, ":", color=color)
-    ax.plot([], [], ":", color="0.4", label="as at a fold, (load left)$^{\\pm 1/2}$")
+    ax.plot([], [], ":", color="0.4", label="theory at a fold, (distance)$^{\\pm 1/2}$")
     ax.invert_xaxis()
-    ax.set_title("The last of the way, relative to the case", loc="left")
-    ax.set(xlabel="load left to the collapse")
+    ax.set_title("Close to the collapse, relative to the case", loc="left")
+    ax.set(xlabel="distance of the load to collapse")
     ax.set_ylim(top=10 * ax.get_ylim()[1])
     ax.legend(frameon=False, loc="upper center", ncols=3)
 
     def on_map(position, title, values, buses, label):
-        """Colour buses, larger where there is more."""
+        """Colour the buses; larger values get larger dots."""
         ax, top = fig.add_subplot(position), np.abs(values).max()
         ends = np.stack([grid.place[grid.start], grid.place[grid.end]], axis=1)
         ax.add_collection(LineCollection(ends, colors="0.8", linewidths=0.3))
@@ -321,34 +321,40 @@ def draw(path: Path, flow: PowerFlow, steps: list[Step], gradient, value, vector
         fig.colorbar(image, ax=ax, label=label, shrink=0.7, pad=0.01, aspect=35)
 
     injected = gradient[:n] / grid.base
-    on_map(cells[1, :2], "One MW more at a bus", injected, grid.angles, "change of the loss, MW")
+    on_map(
+        cells[1, :2],
+        "Injecting one MW more at a bus",
+        injected,
+        grid.angles,
+        "change of the loss, MW",
+    )
     title = f"Leading eigenvector of H, λ = {value:,.0f}"
-    on_map(cells[1, 2:4], title, vector[:n], grid.angles, "of active power injected")
+    on_map(cells[1, 2:4], title, vector[:n], grid.angles, "active power injected")
     mode = steps[-1].mode[n:]
     mode = -mode / mode[np.argmax(np.abs(mode))]
-    title = "What collapses: null vector of A"
-    on_map(cells[1, 4:], title, mode, grid.magnitudes, "voltage, relative to the worst")
+    title = "What collapses: the null vector of A"
+    on_map(cells[1, 4:], title, mode, grid.magnitudes, "voltage, relative to the largest")
     fig.savefig(path, dpi=120)
     plt.close(fig)
 
 
-# --- the job -------------------------------------------------------------------------------------
+# --- main program --------------------------------------------------------------------------------
 
 
 def say(topic: str, *lines: str) -> None:
-    """Print what there is to say about a topic."""
+    """Print a topic and the lines that belong to it."""
     for head, line in zip_longest([topic], lines, fillvalue=""):
         print(f"{head:<14}{line}", flush=True)
 
 
 def timed(work):
-    """Return what `work` returns, and the seconds it took."""
+    """Return the result of `work` and the seconds that it took."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job; every number comes with what it cost or how far it can be trusted."""
+    """Run the example and print every number with its cost or its error bound."""
     options = parse(arguments)
     begin = time.perf_counter()
     grid, seconds = timed(lambda: load_grid(CASES[options.size]))
@@ -367,13 +373,13 @@ def main(arguments: list[str] | None = None) -> None:
         "Equilibrium",
         f"{eq.report.iterations} iterations of {eq.report.method} from a flat start, "
         f"{seconds:.1f} s with compilation; {eq.report.reason}",
-        f"voltages differ from pandapower's by {off:.1e} per unit at most",
+        f"voltages differ from pandapower's by at most {off:.1e} per unit",
     )
     _, seconds = timed(lambda: eq.inverse)
     say(
         "Factor",
-        f"{eq.report.solver}, {seconds:.2f} s, for all that follows; "
-        f"{eq.report.digits_left:.1f} digits are left in a solution of A x = b",
+        f"{eq.report.solver}, {seconds:.2f} s, used from here on; "
+        f"a solution of A x = b has {eq.report.digits_left:.1f} digits",
     )
 
     (gradient, error), seconds = timed(lambda: eq.gradient_with_error(loss))
@@ -382,8 +388,8 @@ def main(arguments: list[str] | None = None) -> None:
         "Gradient",
         f"{flow.lost(eq.state, theta):,.2f} MW are lost; one MW more at bus "
         f"{grid.number[grid.angles[most]]} changes the loss by {gradient[most] / grid.base:+.4f}",
-        f"{seconds:.2f} s with compilation, error of the gradient "
-        f"{np.linalg.norm(error) / np.linalg.norm(gradient):.0e}, as estimated",
+        f"{seconds:.2f} s with compilation; estimated error of the gradient "
+        f"{np.linalg.norm(error) / np.linalg.norm(gradient):.0e}",
     )
 
     pairs, seconds = timed(lambda: mfdeq.eigsh(eq.hessian(loss), k=EIGENPAIRS))
@@ -393,7 +399,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = zip(pairs.values[order], pairs.error_bounds[order], shares, strict=True)
     say(
         "Hessian",
-        f"leading eigenvalues ± bound, and what is in their vectors; {pairs.report.products} "
+        f"leading eigenvalues ± bound, and the shares in their vectors; {pairs.report.products} "
         f"products, {seconds:.1f} s with compilation",
         *(
             f"{value:10.4f} ± {bound:.0e}   active power {p:4.0%}, reactive {q:4.0%}, "
@@ -406,16 +412,16 @@ def main(arguments: list[str] | None = None) -> None:
     say(
         "Collapse",
         f"{seconds:.1f} s",
-        "    load   end at, estimated   lowest voltage     σ_min   digits left   d loss / d load",
+        "    load   estimated collapse   lowest voltage     σ_min   digits left   d loss / d load",
         *(
-            f"{step.load:.6f}   {step.collapse:17.6f}   {step.lowest:14.4f}  {step.sigma:8.2e}"
+            f"{step.load:.6f}   {step.collapse:18.6f}   {step.lowest:14.4f}  {step.sigma:8.2e}"
             f"   {step.digits:11.1f}   {step.slope:15.6g}"
             for step in steps
         ),
     )
     beyond = steps[-1].collapse * 1.001
-    said, seconds = timed(lambda: refusal(flow, beyond, eq.state))
-    say("", f"at {beyond:.6f}: {said}; {seconds:.1f} s")
+    outcome, seconds = timed(lambda: refusal(flow, beyond, eq.state))
+    say("", f"at {beyond:.6f}: {outcome}; {seconds:.1f} s")
     if options.figure:
         leading = pairs.values[order[0]], pairs.vectors[:, order[0]]
         draw(options.output, flow, steps, gradient, *leading)
@@ -427,8 +433,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=CASES, default="full", help="which grid (default: full)")
-    parser.add_argument("--output", type=Path, default="power_grid.png", help="the figure")
-    parser.add_argument("--no-figure", dest="figure", action="store_false", help="only the numbers")
+    parser.add_argument("--output", type=Path, default="power_grid.png", help="file of the figure")
+    parser.add_argument("--no-figure", dest="figure", action="store_false", help="numbers only")
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,10 @@
-"""A study of 200 random recharge fields: how wet the ground gets, and what streams tell of it.
+"""A study of 200 random recharge fields: how wet the ground gets, and what streams tell about it.
 
-Rain is neither uniform nor known. Each case draws a field of recharge of some mean and correlation
-length, solves for the water table of groundwater.py under it, and asks what the streams' misfit
-there says of the conductivities: its gradient and the leading eigenvalue of its Gauss–Newton
-Hessian. Every result is on disk when its case is done: stop the script at any instant, start it
-again, and it goes on. At the end there is a report, one HTML page.
+Rain is neither uniform nor known. Each case draws a random field of recharge with some mean and
+correlation length, solves for the water table of groundwater.py, and computes the misfit of the
+streams, its gradient and the leading eigenvalue of its Gauss–Newton Hessian. The result of a case
+is written to disk as soon as it is complete: stop the script at any time, start it again, and it
+continues. At the end it writes a report, one HTML page.
 
     python examples/recharge.py                # 200 cases of 13,608 cells, a minute on two cores
     python examples/recharge.py --size small   # 12 cases of 1,880 cells, seconds
@@ -28,12 +28,12 @@ from mfdeq.studies import sample
 
 MEAN = 1e-8  # m/s
 SPREAD = 0.7  # standard deviation of the logarithm of recharge
-NOISE = 3.0  # m, of the heads seen in streams
-WET = 0.5  # m below ground, down to which ground counts as wet
+NOISE = 3.0  # m, standard deviation of the heads in streams
+WET_DEPTH = 0.5  # m; ground with a shallower water table counts as wet
 
 
 class Size(NamedTuple):
-    """How many cases, rows of the terrain, and processes."""
+    """The numbers of cases, rows of the terrain, and worker processes."""
 
     cases: int
     rows: int
@@ -47,17 +47,17 @@ SIZES = {"small": Size(12, 40, 0), "full": Size(200, 108, None)}
 
 
 def valley(rng, rows: int, wetness: float = 1.0, length: float = 1000.0) -> Groundwater:
-    """Return the model under a random field of recharge.
+    """Return the model with a random field of recharge.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     rows : int
-        Of the terrain.
+        Number of rows of the terrain.
     wetness : float
-        The mean of the recharge, of `MEAN`.
+        Mean recharge, as a multiple of `MEAN`.
     length : float, m
-        Its correlation length.
+        Correlation length of the recharge.
     """
     terrain = load_terrain(rows)
     noise = rng.standard_normal(terrain.elevation.shape)
@@ -67,24 +67,24 @@ def valley(rng, rows: int, wetness: float = 1.0, length: float = 1000.0) -> Grou
 
 
 def conductivities(model: Groundwater) -> np.ndarray:
-    """Return the prior mean of their logarithms."""
+    """Return the prior mean of the log conductivities."""
     return np.full(model.param_size, np.log(CONDUCTIVITY))
 
 
 def streams(model: Groundwater, rows: int) -> mfdeq.LeastSquares:
-    """Return the misfit of the heads in streams, which stand at the surface."""
+    """Return the misfit of the heads in streams to the surface."""
     channels = np.flatnonzero(upslope_area(load_terrain(rows).elevation) > CHANNEL)
     return mfdeq.LeastSquares(channels, model.surface[channels], weights=NOISE**-2)
 
 
-def told(eq: mfdeq.Equilibrium, loss: mfdeq.LeastSquares) -> dict:
-    """Return the numbers of a case."""
+def summary(eq: mfdeq.Equilibrium, loss: mfdeq.LeastSquares) -> dict:
+    """Return the quantities of interest of a case."""
     depth = eq.model.surface - eq.state
     leading = mfdeq.eigsh(eq.hessian(loss).gauss_newton, 1, "LA", rtol=1e-4)
     return {
         "depth": depth.astype(np.float32),
         "mean_depth": depth.mean(),
-        "wet_share": np.mean(depth < WET),
+        "wet_share": np.mean(depth < WET_DEPTH),
         "misfit": loss.value(eq.state, eq.params),
         "gradient_norm": np.linalg.norm(eq.gradient(loss)),
         "leading_eigenvalue": leading.values[0],
@@ -93,17 +93,17 @@ def told(eq: mfdeq.Equilibrium, loss: mfdeq.LeastSquares) -> dict:
 
 
 def case(rng, rows: int, wetness: float, length: float, start=None) -> dict:
-    """Return all that is kept of a case; `start` is the heads of a case nearby."""
+    """Return the results of a case; `start` holds the heads of a similar case."""
     model = valley(rng, rows, wetness, length)
     eq = mfdeq.solve(model, conductivities(model), start)
-    return {"heads": eq.state, **told(eq, streams(model, rows))}
+    return {"heads": eq.state, **summary(eq, streams(model, rows))}
 
 
 # --- the study -----------------------------------------------------------------------------------
 
 
 def draw(path: Path, records: list, rows: int) -> None:
-    """Save the figure: what wetness does, and how far the depth of the water table is known."""
+    """Save the figure: the effect of the recharge, and the scatter of the water table."""
     wetness = np.array([record.params["wetness"] for record in records])
     length = np.array([record.params["length"] for record in records])
     shape = load_terrain(rows).elevation.shape
@@ -114,10 +114,10 @@ def draw(path: Path, records: list, rows: int) -> None:
     for ax, (name, label) in zip(axes, shown, strict=False):
         y = np.array([record.outputs[name] for record in records])
         points = ax.scatter(wetness, 100 * y if "%" in label else y, c=length, s=14)
-        ax.set(xscale="log", xlabel="mean recharge, of 1e-8 m/s", ylabel=label)
+        ax.set(xscale="log", xlabel="mean recharge, 1e-8 m/s", ylabel=label)
     fig.colorbar(points, ax=axes[1], label="correlation length, m")
     image = axes[2].imshow(depths.std(axis=0).reshape(shape), "magma")
-    axes[2].set_title("deviation of the depth over all cases, m", fontsize=10)
+    axes[2].set_title("standard deviation of the depth over all cases, m", fontsize=10)
     axes[2].set_axis_off()
     fig.colorbar(image, ax=axes[2], shrink=0.8)
     fig.savefig(path, dpi=120)
@@ -125,12 +125,12 @@ def draw(path: Path, records: list, rows: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the study, or what is left of it."""
+    """Run the study, or the rest of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--directory", type=Path, help="of the study; recharge_SIZE by default")
+    parser.add_argument("--directory", type=Path, help="of the study (default: recharge_SIZE)")
     options = parser.parse_args(arguments)
     size = SIZES[options.size]
     study = mfdeq.Study(options.directory or f"recharge_{options.size}")
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     draw(Path("recharge.png"), done, size.rows)
     page = study.store.directory / "report.html"
     page.write_text(study.to_html(), "utf-8")
-    print(f"figure in recharge.png, report in {page}")
+    print(f"figure: recharge.png; report: {page}")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def fitted():
     pytest.importorskip("matplotlib", reason="the examples need the extra plot")
     import identifiability
 
-    problem = identifiability.observed(identifiability.load_terrain(40), noise=0.5)
-    found = identifiability.mode(problem)
+    problem = identifiability.stream_problem(identifiability.load_terrain(40), noise=0.5)
+    found = identifiability.find_mode(problem)
     return identifiability, problem, found.equilibrium, found
 
 
@@ -115,11 +115,11 @@ def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
     if hessian == "exact":
         assert np.min(mu) < -1e-3  # else the counts are of nothing that Gauss-Newton is not
         for shift in (1.0, 0.01, -1.0):
-            assert example.above(H, R, shift) == np.sum(mu > shift)
+            assert example.count_above(H, R, shift) == np.sum(mu > shift)
 
     few = mfdeq.LowRank(mfdeq.eigsh(operator, 3, M=R))
     posterior = eq.hessian(problem.loss)
-    rest = example.left_out(posterior if hessian == "exact" else posterior.gauss_newton, few)
+    rest = example.remainder(posterior if hessian == "exact" else posterior.gauss_newton, few)
     share = np.sum(mu / (1 + mu)) - np.sum(few.values / (1 + few.values))
     assert abs(rest.determined - share) < 4 * rest.determined_error < share
     larger = np.mean(few.variances() - np.diag(covariance))
@@ -129,7 +129,7 @@ def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
 def test_calibration_by_newton_goes_further_than_by_bfgs(groundwater):
     import calibration
 
-    problem = calibration.twin(groundwater.load_terrain(40))
+    problem = calibration.synthetic_problem(groundwater.load_terrain(40))
     prior = {"preconditioner": problem.prior}
     newton = calibration.calibrate(problem, "newton-cg", 100, max_iterations=100, **prior)
     assert newton.converged
@@ -168,12 +168,12 @@ def test_a_study_of_recharge(groundwater, tmp_path, monkeypatch):
 def test_the_fold_diagram_of_bratu():
     pytest.importorskip("matplotlib", reason="the examples need the extra plot")
     import bratu_diagram
-    from bratu import Bratu, ToRounding, followed
+    from bratu import Bratu, ToRounding, follow_branch
 
-    branch = followed(ToRounding(17), bratu_diagram.EIGENVALUES)
+    branch = follow_branch(ToRounding(17), bratu_diagram.EIGENVALUES)
     along = bratu_diagram.places(Bratu(17), branch)
     assert len(branch.folds) == 1
-    assert max(place.off for place in along) < 1e-8
+    assert max(place.error for place in along) < 1e-8
     lower = [place for place in along if place.unstable == 0]
     upper = [place for place in along if place.unstable == 1]
     assert len(lower) + len(upper) == len(along)
@@ -308,7 +308,7 @@ def test_layer_has_one_equilibrium_whatever_its_weights(deq_digits):
 def test_newton_s_method_trains_the_layer(deq_digits):
     layer, _ = deq_digits.load_digits(40, units=3)
     start = layer.model.flat_params(layer.weights)
-    size = deq_digits.Size(3, 40, newton=25, adam=40, look=100)
+    size = deq_digits.Size(3, 40, newton=25, adam=40, spectrum_every=100)
     for train in (deq_digits.by_newton, deq_digits.by_adam):
         theta, log = train(layer, start, size)
         assert log.rows[-1].loss < 0.9 * log.rows[0].loss
