@@ -217,6 +217,7 @@ def test_what_was_followed_is_not_lost():
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.slow
 def test_a_corrector_does_not_jump_to_another_part_of_the_branch():
     """On the upper branch of a coarse grid Newton's method would fall back to the lower parts."""
     branch = mfdeq.follow(square(25), np.zeros(1), span=(-0.5, 10.0), max_points=45)

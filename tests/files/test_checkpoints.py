@@ -19,6 +19,7 @@ from spectrum.test_lanczos import SPECTRA, operator
 from support.cases import build
 from support.interrupted import (
     assert_same,
+    kill_cases,
     killed_after_writing,
     killed_and_restarted,
     killed_by_signal,
@@ -96,8 +97,9 @@ def minimized(what, path):
     }
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize("what", MINIMIZATIONS)
+@pytest.mark.parametrize(
+    ("what", "before"), kill_cases(MINIMIZATIONS, {"newton-cg", "newton", "l-bfgs", "every third"})
+)
 def test_a_minimization_that_is_killed(what, before, tmp_path, monkeypatch):
     whole = minimized(what, tmp_path / "whole")
     found, kills = killed_and_restarted(
@@ -137,8 +139,7 @@ def followed(what, path, **others):
     return mfdeq.follow(model, np.array(theta0), checkpoint=path, **options)
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize("what", BRANCHES)
+@pytest.mark.parametrize(("what", "before"), kill_cases(BRANCHES, {"natural", "a crossing"}))
 def test_a_branch_that_is_killed(what, before, tmp_path, monkeypatch):
     whole = followed(what, tmp_path / "whole")
     found, kills = killed_and_restarted(
@@ -251,8 +252,9 @@ def eigenpairs(what, path):
     return [{**vars(found), "precision": None, "krylov": None} for found in (pairs, more) if found]
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize("what", EIGENPAIRS)
+@pytest.mark.parametrize(
+    ("what", "before"), kill_cases(EIGENPAIRS, {"LA", "M", "a block", "Davidson", "dense"})
+)
 def test_eigenpairs_that_are_killed(what, before, tmp_path, monkeypatch):
     if what == "errors that add up":
         monkeypatch.setattr("mfdeq.spectrum.products.SHARE", 1e3)

@@ -121,7 +121,7 @@ PASSED = [
 ]
 
 
-@cases(400)
+@cases(100)
 @given(any_of([Toy, ToyResidual]), any_of(TOLERANCE), any_of(PASSED))
 def test_what_is_passed(kind, dtype, passed):
     argument, name, harm = passed
@@ -260,7 +260,7 @@ def on_device(treat, products):
     return loss.value(eq.state, theta), eq.gradient(loss)
 
 
-@cases(100)
+@cases(40)
 @given(any_of(ON_DEVICE), any_of(MOVED), WHEN, st.booleans())
 def test_on_another_device(path, name, when, products):
     moved = Now(lambda x, args: MOVED[name](x), when)

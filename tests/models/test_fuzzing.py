@@ -42,7 +42,7 @@ def is_right(found, setup, quantity):
     return error(found, compute(setup.truth)) <= max(loose, TOLERANCE[setup.dtype])
 
 
-@cases(800)
+@cases(200)
 @given(SETUPS, st.lists(any_of(HARMLESS_AT), max_size=8), any_of(QUANTITIES))
 @example(Setup(solver="direct"), [("linearize().d_state", "duplicates")], "H")
 @example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
@@ -52,7 +52,7 @@ def test_what_does_no_harm(setup, drawn, quantity):
     assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
 
 
-@cases(1000)
+@cases(250)
 @given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
 def test_what_does_harm(setup, place, when, quantity):
     path, name = place
@@ -89,7 +89,7 @@ CONTRADICTIONS = [
 ]
 
 
-@cases(300)
+@cases(80)
 @given(SETUPS, any_of(CONTRADICTIONS), any_of(QUANTITIES))
 def test_what_contradicts_itself(setup, contradiction, quantity):
     """Where it is right by chance, so is the answer."""
@@ -125,7 +125,7 @@ OF_F = [(True, name) for name in HARMFUL]
 OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "double")]
 
 
-@cases(250)
+@cases(60)
 @given(
     st.builds(FromFunction, kind=any_of([Toy, ToyResidual]), method=any_of(["auto", "anderson"])),
     any_of(OF_F),
@@ -170,7 +170,7 @@ WRONG = [
 ]
 
 
-@cases(120)
+@cases(30)
 @given(
     st.builds(Setup, kind=any_of([Toy, ToyResidual]), dtype=any_of(TOLERANCE)),
     any_of(WRONG),

@@ -1,5 +1,6 @@
 """How cases are drawn, and what may come of them."""
 
+import os
 import re
 
 from hypothesis import HealthCheck, settings
@@ -11,9 +12,13 @@ TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 WHEN = st.sampled_from(["always", "once", "alternately", 1, 2, 3, 5, 8])
 
 
+MORE = int(os.environ.get("MFDEQ_MORE_CASES", "1"))
+
+
 def cases(number):
+    """Settings for so many cases; MFDEQ_MORE_CASES in the environment multiplies them."""
     return settings(
-        max_examples=number,
+        max_examples=MORE * number,
         deadline=None,
         derandomize=True,
         database=None,

@@ -49,6 +49,23 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
             monkeypatch.setattr(checkpoints, "put", true)
 
 
+def kill_cases(cases, also_before):
+    """Parameters (what, before): killed after writing, and before writing the next file.
+
+    The second computes everything twice; it is slow but for the cases in `also_before`.
+    """
+    return [
+        pytest.param(
+            what,
+            before,
+            id=f"{what}-{'before' if before else 'after'}",
+            marks=[pytest.mark.slow] if before and what not in also_before else [],
+        )
+        for before in (False, True)
+        for what in cases
+    ]
+
+
 def killed_after_writing(run, monkeypatch):
     """Kill a run once it has written."""
     true = checkpoints.put
