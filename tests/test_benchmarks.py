@@ -25,13 +25,13 @@ def benchmark(*options, program="hessian"):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_product_table():
+def test_hessian_products_are_tabulated():
     table = benchmark("--size", "24", "--pairs", "2")
     assert re.search(r"^Direct +[\d.]+ +[\d.]+ +[\d.]+ +1.3 +0$", table, re.MULTILINE)
     assert re.search(r"^CG \+ AMG +[\d.]+ +[\d.]+ +[\d.]+ +1.15 +\d+$", table, re.MULTILINE)
 
 
-def test_the_table_of_refreshing():
+def test_reused_factors_save_setups_and_refreshed_hierarchies_iterations():
     table = benchmark("--sizes", "16", "--repeats", "1", program="newton")
     rows = re.findall(r"^ +16 (Direct|CG \+ AMG) +(-?\d+) +(\d+) +(\d+) +\d+", table, re.MULTILINE)
     setups = {(name, int(limit)): int(count) for name, limit, _, count in rows}
@@ -43,7 +43,7 @@ def test_the_table_of_refreshing():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_linear_layer():
+def test_linear_solves_are_tabulated():
     table = benchmark("--small", "--only", "mfdeq", program="linear")
     assert table.count("\nmfdeq auto ") >= 10
     for target in re.findall(r"memory, CG \+ AMG: .*", table):
@@ -51,14 +51,14 @@ def test_the_table_of_the_linear_layer():
 
 
 @pytest.mark.slow
-def test_the_table_of_eigenvalues():
+def test_eigenvalues_are_tabulated_and_none_is_missed():
     table = benchmark("--small", "--rounds", "1", program="spectrum")
     assert table.count("ours / the best ARPACK") == 6
     assert "missed: 0" in table
 
 
 @pytest.mark.slow
-def test_newton_beside_l_bfgs():
+def test_newton_and_l_bfgs_are_tabulated():
     pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
     table = benchmark("--rows", "40", program="minimize")
     assert re.search(r"Newton-CG, prior .* \d\.\de-(09|1\d)\n", table)
@@ -73,7 +73,7 @@ def test_a_million_unknowns_fit_in_6_gb():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", CASES)
-def test_the_table_of_a_device_on_the_host(problem, tmp_path):
+def test_the_program_for_devices_runs_on_the_host(problem, tmp_path):
     pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
     options = ["--device", "cpu", "--sizes", "small", "--output", str(tmp_path)]
     table = benchmark(*options, "--problems", problem, program="gpu")
@@ -89,7 +89,7 @@ def test_the_table_of_a_device_on_the_host(problem, tmp_path):
     assert f"{problem}: is there already" in again
 
 
-def test_a_table_says_what_was_not_measured(tmp_path):
+def test_a_table_names_what_was_not_measured(tmp_path):
     failed = {"failed": {"process": "ended with -9: "}}
     machine = dict.fromkeys(("name", "driver", "cuda", "versions", "host", "cores", "threads"), "x")
     record = {"problem": "4096²", "sizes": "full", "date": "d", "commit": "c", "machine": machine}
@@ -103,13 +103,13 @@ def test_a_table_says_what_was_not_measured(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda: Diffusion(4, 3), lambda: Convection(6)])
-def test_the_inverse_problems_have_these_derivatives(make):
+def test_derivatives_of_the_inverse_problems_pass_verification(make):
     model = make()
     found = mfdeq.verify(model, model.lognormal(), model.loss(9))
     assert found.verdict == "PASS", str(found)
 
 
-def test_the_problem_in_a_wind_is_neither_symmetric_nor_square():
+def test_the_problem_with_wind_is_neither_symmetric_nor_square():
     model = Convection(6)
     theta = model.lognormal()
     A = model.linearize(np.zeros(model.state_size), theta).d_state
@@ -117,7 +117,7 @@ def test_the_problem_in_a_wind_is_neither_symmetric_nor_square():
     assert abs(A - A.T).max() > 0.1 * abs(A).max()
 
 
-def test_what_a_product_reads_is_counted():
+def test_bytes_read_by_a_product_are_those_counted_by_hand():
     """By hand, of conjugate gradients with a preconditioner that reads nothing."""
     model = Diffusion(8)
     eq = mfdeq.solve(model, model.lognormal(), solver=mfdeq.Krylov("cg", block=1))

@@ -25,7 +25,7 @@ def groundwater():
     return groundwater
 
 
-def test_groundwater_derivatives(groundwater):
+def test_groundwater_derivatives_pass_verification(groundwater):
     model = groundwater.Groundwater(groundwater.load_terrain(40))
     theta = np.full(model.param_size, np.log(groundwater.CONDUCTIVITY))
     misfit = mfdeq.LeastSquares(np.arange(0, model.state_size, 50), model.surface[::50])
@@ -41,7 +41,7 @@ def test_groundwater_from_far_below_the_surface_is_a_typed_error(groundwater):
         mfdeq.solve(model, theta, model.surface - 60.0)
 
 
-def test_finer_groundwater_is_the_same_ground(groundwater):
+def test_refined_terrain_averages_to_the_measured_one(groundwater):
     measured = groundwater.load_terrain(40)
     terrain = groundwater.refine(measured, 3)
     z, fine = measured.elevation, terrain.elevation
@@ -79,7 +79,7 @@ def fitted():
     return identifiability, problem, found.equilibrium, found
 
 
-def test_the_mode_is_one(fitted):
+def test_the_mode_is_a_minimum(fitted):
     _, problem, eq, found = fitted
     F = mfdeq.ReducedFunctional(problem.model, problem.loss, eq.state)
     losses = [step.value for step in found.report.steps]
@@ -97,7 +97,7 @@ def test_the_mode_is_one(fitted):
 
 
 @pytest.mark.parametrize("hessian", ["exact", "Gauss-Newton"])
-def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
+def test_the_low_rank_posterior_is_the_dense_one(fitted, hessian):
     example, problem, eq, _ = fitted
     R, H = problem.prior, eq.hessian(problem.misfit)
     operator = H if hessian == "exact" else H.gauss_newton
@@ -126,7 +126,7 @@ def test_a_posterior_of_terrain_is_the_dense_one(fitted, hessian):
     assert abs(rest.variance - larger) < 4 * rest.variance_error < 4 * larger
 
 
-def test_calibration_by_newton_goes_further_than_by_bfgs(groundwater):
+def test_newton_calibrates_further_than_l_bfgs(groundwater):
     import calibration
 
     problem = calibration.synthetic_problem(groundwater.load_terrain(40))
@@ -146,7 +146,7 @@ def test_calibration_by_newton_goes_further_than_by_bfgs(groundwater):
     assert off[0] < 0.8 * off[1]
 
 
-def test_a_study_of_recharge(groundwater, tmp_path, monkeypatch):
+def test_the_recharge_study_is_complete_and_reproducible(groundwater, tmp_path, monkeypatch):
     pytest.importorskip("jinja2", reason="the studies extra is not installed")
     import recharge
 
@@ -165,7 +165,7 @@ def test_a_study_of_recharge(groundwater, tmp_path, monkeypatch):
     assert "12 of 12 planned cases done" in Path("recharge_small/report.html").read_text("utf-8")
 
 
-def test_the_fold_diagram_of_bratu():
+def test_bratu_is_stable_below_the_fold_with_derivatives_of_differences():
     pytest.importorskip("matplotlib", reason="the examples need the extra plot")
     import bratu_diagram
     from bratu import Bratu, ToRounding, follow_branch
@@ -204,7 +204,7 @@ def flow(power_grid):
 
 
 @pytest.mark.parametrize("case", ["case14", "case30", "case118"])
-def test_power_flow_equals_pandapower_s(power_grid, case):
+def test_power_flow_equals_that_of_pandapower(power_grid, case):
     grid = power_grid.load_grid(case)
     flow = power_grid.PowerFlow(grid)
     eq = mfdeq.solve(flow.model, flow.params(), flow.flat())
@@ -224,12 +224,12 @@ def lost_in(case):
     return net.res_line.pl_mw.sum() + net.res_trafo.pl_mw.sum()
 
 
-def test_power_flow_derivatives(flow):
+def test_power_flow_derivatives_pass_verification(flow):
     found = mfdeq.verify(flow.model, flow.params(), flow.objective, flow.flat())
     assert found.verdict == "PASS", str(found)
 
 
-def test_power_flow_gradient_is_that_of_solved_equilibria(flow):
+def test_power_flow_derivatives_match_differences_of_equilibria(flow):
     F = mfdeq.ReducedFunctional(flow.model, flow.objective, flow.flat())
     theta, v = flow.params(), np.random.default_rng(0).standard_normal(flow.param_size)
     step = 1e-4 * v / np.linalg.norm(v)
@@ -239,7 +239,7 @@ def test_power_flow_gradient_is_that_of_solved_equilibria(flow):
     assert np.linalg.norm(change - gv) < 1e-6 * np.linalg.norm(gv)
 
 
-def test_power_flow_falls_towards_collapse(power_grid, flow):
+def test_power_flow_approaches_collapse_like_a_fold(power_grid, flow):
     eq = mfdeq.solve(flow.model, flow.params(), flow.flat())
     found, A = eq.smallest_singular, eq.linearization.d_state.toarray()
     sigma = np.linalg.svd(A, compute_uv=False)[-1]
@@ -269,7 +269,7 @@ def deq_digits():
     return deq_digits
 
 
-def test_layer_derivatives_are_those_of_its_iterations(deq_digits):
+def test_layer_derivatives_equal_those_through_unrolled_iterations(deq_digits):
     """Gradient and Hessian product against JAX's through 200 damped iterations."""
     import jax
     from jax.flatten_util import ravel_pytree
@@ -293,7 +293,7 @@ def test_layer_derivatives_are_those_of_its_iterations(deq_digits):
     assert np.linalg.norm(F.hessp(theta, v) - gv) < 1e-8 * np.linalg.norm(gv)
 
 
-def test_layer_has_one_equilibrium_whatever_its_weights(deq_digits):
+def test_the_layer_has_one_equilibrium_for_large_weights(deq_digits):
     layer, _ = deq_digits.load_digits(7, units=6)
     rng = np.random.default_rng(0)
     theta = 3.0 * rng.standard_normal(layer.model.param_size)
@@ -305,7 +305,7 @@ def test_layer_has_one_equilibrium_whatever_its_weights(deq_digits):
     assert max(np.linalg.norm(h - states[0]) for h in states) < 1e-7
 
 
-def test_newton_s_method_trains_the_layer(deq_digits):
+def test_newton_and_adam_train_the_layer(deq_digits):
     layer, _ = deq_digits.load_digits(40, units=3)
     start = layer.model.flat_params(layer.weights)
     size = deq_digits.Size(3, 40, newton=25, adam=40, spectrum_every=100)

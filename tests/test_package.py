@@ -41,7 +41,7 @@ def modules_after(*statements):
     return set(json.loads(out.stdout.splitlines()[-1]))
 
 
-def test_the_import_is_cheap():
+def test_importing_mfdeq_loads_no_dependency():
     bare = modules_after("import mfdeq")
     assert not {"numpy", "scipy", *FOREIGN} & bare
     everything = modules_after("import mfdeq", "for name in mfdeq.__all__: getattr(mfdeq, name)")
@@ -60,7 +60,7 @@ def test_a_solve_loads_only_what_it_needs():
     assert not set(FOREIGN) & loaded
 
 
-def test_every_name_is_there_and_lazy():
+def test_public_names_are_complete_and_lazy():
     assert set(PUBLIC) <= set(mfdeq.__all__) <= set(dir(mfdeq))
     for name in mfdeq.__all__:
         assert getattr(mfdeq, name).__name__ == name
@@ -87,7 +87,7 @@ SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_signature(name):
+def test_signatures_are_those_documented(name):
     signature = inspect.signature(getattr(mfdeq, name))
     plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     assert str(inspect.Signature(plain)) == SIGNATURES[name]
@@ -103,7 +103,7 @@ def documented(name, item):
 
 
 @pytest.mark.parametrize("name", mfdeq.__all__)
-def test_a_docstring(name):
+def test_public_objects_have_docstrings(name):
     for full, item in documented(name, getattr(mfdeq, name)):
         assert len(inspect.getdoc(item) or "") > 10, f"{full} has no docstring"
 
@@ -156,7 +156,7 @@ SCALARS = [2, 0.5, np.float64(3), np.float32(1.5), np.int64(2), True]
 
 
 @pytest.mark.parametrize(("name", "dtype"), OPERATORS)
-def test_an_operator_among_scipys(name, dtype):
+def test_operators_compose_with_those_of_scipy(name, dtype):
     op = OPERATORS[name, dtype]
     rows, columns = op.shape
     D = op.toarray()
@@ -236,7 +236,7 @@ DIAGONAL = Diagonal(SIZE).solved()
 HESSIAN = DIAGONAL.hessian(MISFIT)  # Z = 2 I, so that it is 4 diag(WEIGHTS)
 
 
-def test_eigenvalues_by_scipy():
+def test_scipy_finds_eigenvalues_of_a_hessian():
     np.testing.assert_allclose(eigsh(HESSIAN, k=3)[0], 4 * WEIGHTS[-3:], rtol=1e-9)
     start = np.random.default_rng(0).standard_normal((SIZE, 3))
     values, _ = lobpcg(HESSIAN, start, tol=1e-8, maxiter=200)
@@ -245,7 +245,7 @@ def test_eigenvalues_by_scipy():
 
 
 @pytest.mark.parametrize("method", [gmres, cg, minres])
-def test_solves_by_scipy(method):
+def test_scipy_solves_with_a_hessian(method):
     b = np.random.default_rng(0).standard_normal(SIZE)
     x, info = method(HESSIAN, b, rtol=1e-10)
     assert info == 0
@@ -255,13 +255,13 @@ def test_solves_by_scipy(method):
     np.testing.assert_allclose(x, 2 * b, rtol=1e-9)
 
 
-def test_least_squares_by_scipy():
+def test_scipy_solves_least_squares_with_a_sensitivity():
     b = np.random.default_rng(0).standard_normal(SIZE)
     np.testing.assert_allclose(lsmr(DIAGONAL.sensitivity, b, atol=1e-12)[0], b / 2, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["Newton-CG", "trust-ncg", "trust-krylov", "L-BFGS-B"])
-def test_minimize(method):
+def test_scipy_minimizes_a_reduced_functional(method):
     functional = mfdeq.ReducedFunctional(Diagonal(SIZE), MISFIT)
     options = {} if method == "L-BFGS-B" else {"hessp": functional.hessp}
     found = minimize(
