@@ -8,7 +8,7 @@ continues. At the end it writes a report, one HTML page.
 
     python examples/recharge.py                # 200 cases of 13,608 cells, a minute on two cores
     python examples/recharge.py --size small   # 12 cases of 1,880 cells, seconds
-    python -m mfdeq run examples/recharge.toml # the same from a file, without this script's main
+    mfdeq status recharge_full                 # from another terminal: how far it is
 """
 
 from __future__ import annotations

@@ -69,7 +69,6 @@ _HOME = {
     "SingularStateError": "errors",
     "OutOfMemoryError": "errors",
     "StudyError": "errors",
-    "ExperimentError": "errors",
     "CheckpointError": "errors",
     "CheckpointWarning": "errors",
     "NearSingularWarning": "errors",

@@ -1,58 +1,117 @@
-"""The command line: ``python -m mfdeq verify module:Model``, ``run experiment.toml`` and so on."""
+"""The command line: ``mfdeq verify``, ``mfdeq status`` and ``mfdeq report``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mfdeq
+
 from .arrays.backend import host
-from .errors import ArgumentError, MfdeqError
 
+EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # argparse exits with 2
+MAX_FAILURE_GROUPS = 5  # different errors that `status` prints
+MAX_ERROR_LENGTH = 400  # characters of each
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
-GROUPS = 5  # of failures that are printed
-LONGEST = 400  # characters of an error there
-INTERRUPTED = 130  # the shell's status of it
-EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # 2 is of wrong arguments
-EPILOG = """\
-MODEL, --params and --loss are module:expression, the expression evaluated in the module, which is
-looked for in the current directory too: examples.bratu:Bratu(31), my.models:model, numpy:zeros(3).
-A class or function is called without arguments. --params may be a .npy file or numbers, 1,2.5,3.
 
-The exit status is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for wrong arguments and for a model
-that returns what cannot be used (a wrong shape, NaN).
+DESCRIPTION = """\
+Check the derivatives of a model, and look at the results of a study.
+
+Run "mfdeq COMMAND --help" for the options of a command.
 """
-RUNNING = """\
-What is recorded is not run again: killed or interrupted (Ctrl-C), the same command goes on. The
-exit status is 0 where all cases are done, 1 where some have failed, 2 for a mistake in the file,
-130 after an interrupt. What such a file may say: docs/experiments.rst.
+VERIFY_DESCRIPTION = """\
+Check every derivative of a model, and of a loss, at an equilibrium, and print a table of the
+checks: mfdeq.verify from the command line.
+"""
+VERIFY_EPILOG = """\
+MODEL and LOSS are written MODULE:EXPRESSION. The module is imported, also from the current
+directory, and the expression is evaluated in it. A class or a function is then called without
+arguments.
+
+The expression is Python code that is executed: run only what you trust.
+
+examples:
+  mfdeq verify my.models:Diffusion
+  mfdeq verify 'my.models:Diffusion(size=31)' --params 0.1,2.5,3
+  mfdeq verify my.models:model --params theta.npy --loss my.models:misfit
+  mfdeq verify my.models:model --params 'numpy:full(4, 0.1)'
+
+exit status:
+  0  all checks passed
+  1  a check failed
+  2  wrong arguments, or a model that returns a wrong shape or NaN
+  3  no check failed, but at least one could not decide
+"""
+STATUS_DESCRIPTION = """\
+Show how many cases of a study are done, failed and left, whether it is running, the time per
+case, and the errors of the failed cases. Errors that differ only in numbers are shown once.
+"""
+STATUS_EPILOG = """\
+exit status:
+  0  no case has failed
+  1  at least one case has failed
+  2  wrong arguments, or a directory that holds no study
+"""
+REPORT_DESCRIPTION = """\
+Write a study as one HTML page with its tables, figures, failures and provenance, and print the
+name of the file. Needs the optional packages that "pip install mfdeq[studies]" installs.
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m mfdeq", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_verifying, _running, _resuming, _showing, _reporting):
-        add(commands)
+class UsageError(Exception):
+    """An argument of the command line that cannot be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments without the name of the program. By default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status of the process.
+
+    Raises
+    ------
+    SystemExit
+        With status 2, after a message on standard error, if the arguments cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mfdeq",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mfdeq {mfdeq.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_verify(commands)
+    _add_status(commands)
+    _add_report(commands)
     options = parser.parse_args(arguments)
-    sys.path.insert(0, "")
     try:
         return options.run(options)
-    except (_WrongError, MfdeqError) as error:
+    except (UsageError, mfdeq.MfdeqError) as error:
         commands.choices[options.command].error(f"{error}")
 
 
-def _command(commands: Any, name: str, run: Callable, does: str, epilog: str = "") -> Any:
+def _add_command(
+    commands: Any, name: str, run: Any, summary: str, description: str, epilog: str = ""
+) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
-        help=does,
-        description=f"{does[0].upper()}{does[1:]}.",
+        help=summary,
+        description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,194 +119,203 @@ def _command(commands: Any, name: str, run: Callable, does: str, epilog: str = "
     return command
 
 
-def _verifying(commands: Any) -> None:
-    does = "check every derivative of a model, and of a loss, at an equilibrium"
-    command = _command(commands, "verify", _verify, does, EPILOG)
-    command.add_argument("model", metavar="MODEL", help="module:expression")
-    command.add_argument("--params", help="where to verify; by default random numbers")
-    command.add_argument("--loss", help="module:expression; by default a random linear one")
-    command.add_argument("--seed", type=int, default=0, help="of the random directions")
-    command.add_argument("--rtol", type=float, help="of the equilibria, as in mfdeq.solve")
+# mfdeq verify
 
 
-def _running(commands: Any) -> None:
-    does = "run the experiment that a TOML file describes; again, what is left of it"
-    command = _command(commands, "run", lambda options: _run(options, options.file), does, RUNNING)
-    command.add_argument("file", metavar="FILE.toml")
-    _how_to_run(command)
-
-
-def _resuming(commands: Any) -> None:
-    does = "go on with the experiment in a directory"
-    command = _command(
-        commands, "resume", lambda options: _run(options, _kept(options.directory)), does, RUNNING
+def _add_verify(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "verify",
+        _run_verify,
+        "check the derivatives of a model and a loss",
+        VERIFY_DESCRIPTION,
+        VERIFY_EPILOG,
     )
-    command.add_argument("directory", metavar="DIRECTORY", type=Path)
-    _how_to_run(command)
-
-
-def _how_to_run(command: Any) -> None:
+    command.add_argument("model", metavar="MODEL", help="the model, MODULE:EXPRESSION")
     command.add_argument(
-        "--workers", type=int, help="processes; 0 runs in this one; as many as processors"
+        "--params",
+        metavar="PARAMS",
+        help="the parameters at which to check: numbers separated by commas, a .npy file, or "
+        "MODULE:EXPRESSION (default: random numbers)",
     )
-    command.add_argument("--retry", action="store_true", help="run failed cases again")
+    command.add_argument(
+        "--loss", metavar="LOSS", help="the loss, MODULE:EXPRESSION (default: a random linear loss)"
+    )
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="the seed of the random directions (default: %(default)s)",
+    )
+    command.add_argument(
+        "--rtol", type=float, help="the tolerance of the equilibria (default: that of mfdeq.solve)"
+    )
 
 
-def _showing(commands: Any) -> None:
-    does = "say how far a study is, and what has failed"
-    command = _command(commands, "status", _status, does)
-    command.add_argument("directory", metavar="DIRECTORY", type=Path)
-
-
-def _reporting(commands: Any) -> None:
-    does = "write tables and figures of a study as one HTML page"
-    command = _command(commands, "report", _report, does)
-    command.add_argument("directory", metavar="DIRECTORY", type=Path)
-    command.add_argument("-o", "--output", metavar="FILE.html", type=Path)
-
-
-def _kept(directory: Path) -> Path:
-    """The file of the experiment in a directory."""
-    from .studies.experiment import COPY
-
-    _study(directory)
-    if not (directory / COPY).exists():
-        raise _WrongError(f"{directory} is a study that a script has begun: run that again")
-    return directory / COPY
-
-
-def _run(options: argparse.Namespace, file: Path) -> int:
-    from .studies.computing import Computation
-    from .studies.experiment import read
-    from .studies.keeping import ExperimentStudy
-
-    experiment = read(file)
-    workers = options.workers
-    if workers is None:
-        workers = experiment.settings.get("workers")
-    study = ExperimentStudy(experiment)
-    try:
-        records = study.map(
-            Computation(experiment.fixed),
-            experiment.cases,
-            workers=workers,
-            seed=experiment.settings.get("seed", 0),
-            warm={"start": "state"} if experiment.settings.get("warm") else None,
-            retry=options.retry,
+def _run_verify(options: argparse.Namespace) -> int:
+    sys.path.insert(0, "")
+    model = _call(_evaluate(options.model, "MODEL"), "MODEL")
+    if not isinstance(model, (mfdeq.FixedPointModel, mfdeq.ResidualModel)):
+        raise UsageError(
+            "MODEL: expected an mfdeq.FixedPointModel or mfdeq.ResidualModel, or something that "
+            f"returns one, got {type(model).__name__}"
         )
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(study)} cases are recorded; the same command goes on from them")
-        return INTERRUPTED
-    failures = [record for record in records if record.status == "failed"]
-    failed = len(failures)
-    print(f"{len(records) - failed} cases done, {failed} failed, in {experiment.directory}")
-    _print_failures(failures)
-    return 1 if failed else 0
+    loss = None if options.loss is None else _call(_evaluate(options.loss, "--loss"), "--loss")
+    params = _read_params(options.params, model)
+    solve_options = {} if options.rtol is None else {"rtol": options.rtol}
+    verification = mfdeq.verify(model, params, loss, seed=options.seed, **solve_options)
+    print(verification)
+    return EXIT_STATUS[verification.verdict]
 
 
-def _print_failures(failures: list[Any]) -> None:
-    """Errors that differ in numbers alone once, with how many cases have them and the first."""
-    groups: dict[str, list[Any]] = {}
-    for record in failures:
-        groups.setdefault(NUMBER.sub("#", str(record.error)), []).append(record)
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    for records in ordered[:GROUPS]:
-        error = textwrap.shorten(str(records[0].error), LONGEST, placeholder=" ...")
-        print(f"{len(records)} failed, {records[0].params!r} first: {error}")
-    if more := ordered[GROUPS:]:
-        print(f"{sum(map(len, more))} failed with {len(more)} other errors; `report` has them")
+def _read_params(text: str | None, model: Any) -> Any:
+    if text is None:
+        return host.random.default_rng(0).standard_normal(model.param_size)
+    if text.endswith(".npy"):
+        try:
+            return host.load(text, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--params: cannot read {text}: {error}") from error
+    if ":" in text:
+        return _evaluate(text, "--params")
+    try:
+        return host.array([float(number) for number in text.split(",")])
+    except ValueError:
+        raise UsageError(
+            f"--params: expected numbers separated by commas, a .npy file or MODULE:EXPRESSION, "
+            f"got {text!r}"
+        ) from None
 
 
-def _status(options: argparse.Namespace) -> int:
-    study = _study(options.directory)
+def _evaluate(text: str, name: str) -> Any:
+    """Return the value of MODULE:EXPRESSION."""
+    module, _, expression = text.partition(":")
+    if not expression:
+        raise UsageError(f"{name}: expected MODULE:EXPRESSION, got {text!r}")
+    try:
+        scope = vars(importlib.import_module(module))
+    except Exception as error:  # whatever the user's module raises
+        raise UsageError(f"{name}: cannot import {module}: {_describe(error)}") from error
+    try:
+        return eval(expression, dict(scope))  # the user's own code, on the user's command line
+    except Exception as error:
+        raise UsageError(
+            f"{name}: cannot evaluate {expression!r} in {module}: {_describe(error)}"
+        ) from error
+
+
+def _describe(error: Exception) -> str:
+    """Return an error's type and message, and the last line of the user's code it came through."""
+    library = Path(importlib.__file__).parent
+    places = [
+        f" ({frame.filename}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__
+        and not frame.filename.startswith("<")
+        and library not in Path(frame.filename).parents
+    ]
+    return f"{type(error).__name__}: {error}{places[-1] if places else ''}"
+
+
+def _call(value: Any, name: str) -> Any:
+    """Return the value, or what it returns if it is a class or a function."""
+    if not callable(value):
+        return value
+    try:
+        inspect.signature(value).bind()
+    except TypeError as error:
+        raise UsageError(
+            f"{name}: cannot be called without arguments: {error}. Write the call, as in "
+            "module:make(31)"
+        ) from error
+    except ValueError:  # a builtin without a signature
+        pass
+    return value()
+
+
+# mfdeq status
+
+
+def _add_status(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "status",
+        _run_status,
+        "show the progress and the failures of a study",
+        STATUS_DESCRIPTION,
+        STATUS_EPILOG,
+    )
+    command.add_argument("directory", metavar="DIRECTORY", type=Path, help="of the study")
+
+
+def _run_status(options: argparse.Namespace) -> int:
+    study = _open_study(options.directory)
     status = study.status()
-    left = max(0, status.planned - status.done - status.failed)
-    print(f"{status.done} cases done, {status.failed} failed, {left} left")
+    recorded = status.done + status.failed
+    print(f"{status.done} cases done, {status.failed} failed, {status.left} left")
     print("running" if status.running else "not running")
-    count = status.done + status.failed
-    if count:
-        print(f"{status.seconds / count:.3g} s a case")
+    if recorded:
+        print(f"{status.seconds / recorded:.3g} s per case")
     _print_failures(study.failures)
     return 1 if status.failed else 0
 
 
-def _report(options: argparse.Namespace) -> int:
-    page = _study(options.directory).to_html()
+def _print_failures(failures: list[Any]) -> None:
+    """Print each error once, with the number of cases that have it and the first of them.
+
+    Errors that differ only in numbers count as the same.
+    """
+    groups: dict[str, list[Any]] = {}
+    for record in failures:
+        groups.setdefault(NUMBER.sub("#", str(record.error)), []).append(record)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    for records in ordered[:MAX_FAILURE_GROUPS]:
+        error = textwrap.shorten(str(records[0].error), MAX_ERROR_LENGTH, placeholder=" ...")
+        print(f"{len(records)} failed, {records[0].params!r} first: {error}")
+    if others := ordered[MAX_FAILURE_GROUPS:]:
+        print(
+            f"{sum(map(len, others))} failed with {len(others)} other errors: `mfdeq report` "
+            "lists them"
+        )
+
+
+# mfdeq report
+
+
+def _add_report(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "report",
+        _run_report,
+        "write a study as an HTML page",
+        REPORT_DESCRIPTION,
+    )
+    command.add_argument("directory", metavar="DIRECTORY", type=Path, help="of the study")
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the file to write (default: DIRECTORY/report.html)",
+    )
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    page = _open_study(options.directory).to_html()
     output = options.output or options.directory / "report.html"
     try:
         output.write_text(page, "utf-8")
     except OSError as error:
-        raise _WrongError(f"{output} cannot be written: {error}") from error
+        raise UsageError(f"cannot write {output}: {error}") from error
     print(output)
     return 0
 
 
-def _study(directory: Path) -> Any:
-    from .studies.study import Study
-
-    study = Study(directory)
-    if not study.store.made:
-        raise _WrongError(f"{directory} holds no study; the directory of one was expected")
+def _open_study(directory: Path) -> mfdeq.Study:
+    study = mfdeq.Study(directory)
+    if not study.exists:
+        raise UsageError(f"{directory} holds no study; give the directory of one")
     return study
-
-
-class _WrongError(Exception):
-    """An argument that stands for nothing."""
-
-
-def _verify(options: argparse.Namespace) -> int:
-    import mfdeq
-
-    model = _made(_named(options.model, "MODEL"), "MODEL")
-    if not isinstance(model, (mfdeq.FixedPointModel, mfdeq.ResidualModel)):
-        raise _WrongError(
-            f"MODEL is a {type(model).__name__}; an mfdeq.FixedPointModel or ResidualModel, or "
-            "what makes one, was expected"
-        )
-    loss = None if options.loss is None else _made(_named(options.loss, "--loss"), "--loss")
-    params = _params(options.params, model)
-    solve = {} if options.rtol is None else {"rtol": options.rtol}
-    found = mfdeq.verify(model, params, loss, seed=options.seed, **solve)
-    print(found)
-    return EXIT[found.verdict]
-
-
-def _params(given: str | None, model: Any) -> Any:
-    if given is None:
-        return host.random.default_rng(0).standard_normal(model.param_size)
-    if given.endswith(".npy"):
-        return host.load(given)
-    if ":" in given:
-        return _named(given, "--params")
-    try:
-        return host.array([float(number) for number in given.split(",")])
-    except ValueError:
-        raise _WrongError(
-            f"--params is {given!r}; numbers, a .npy file or module:expression was expected"
-        ) from None
-
-
-def _named(given: str, name: str) -> Any:
-    from .studies.experiment import named
-
-    try:
-        return named(given)
-    except ArgumentError as error:
-        raise _WrongError(f"{name}: {error}") from error
-
-
-def _made(found: Any, name: str) -> Any:
-    if not callable(found):
-        return found
-    try:
-        inspect.signature(found).bind()
-    except TypeError as error:
-        raise _WrongError(
-            f"{name} is called without arguments: {error}; write the call, as in module:make(31)"
-        ) from error
-    except ValueError:  # a builtin
-        pass
-    return found()
 
 
 if __name__ == "__main__":

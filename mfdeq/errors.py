@@ -97,10 +97,6 @@ class StudyError(MfdeqError, RuntimeError):
         self.unrecorded = list(unrecorded)
 
 
-class ExperimentError(MfdeqError, ValueError):
-    """A file of an experiment cannot be used; the message names the line and the key."""
-
-
 class CheckpointError(MfdeqError, OSError):
     """A checkpoint cannot be read or written, or belongs to another run.
 

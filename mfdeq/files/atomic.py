@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever ends the process that writes them."""
+"""Atomic writes: a file is complete or not there, whatever ends the process that writes it."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-PART = ".part"  # what the name of a file that is being written ends in
+TEMPORARY_SUFFIX = ".part"  # of the name of a file while it is being written
 
 
 @contextlib.contextmanager
-def replacing(path: Any) -> Iterator[BinaryIO]:
-    """A file beside a path, which takes its place once it is on the disk.
+def replace_atomically(path: Any) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces the file at a path when the block ends.
 
-    Where the block or the disk fails, what was there is as it was.
+    If the block or the disk fails, the file at the path is left as it was.
     """
-    part = beside(path)
+    temporary = temporary_path(path)
     try:
-        with open(part, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
         put_in_place(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(part)
+            os.remove(temporary)
 
 
 def put_in_place(path: Any) -> None:
-    """Bring the file beside a path to the disk, and then into its place."""
+    """Flush the temporary file of a path to the disk, then rename it to the path."""
     path = os.fspath(path)
-    with open(beside(path), "rb+") as file:
-        flushed(file)
-    os.replace(beside(path), path)
-    with contextlib.suppress(OSError):  # where a directory is nothing to sync
-        sync(os.path.dirname(path) or ".")
+    with open(temporary_path(path), "rb+") as file:
+        flush_to_disk(file)
+    os.replace(temporary_path(path), path)
+    with contextlib.suppress(OSError):  # on file systems that cannot flush a directory
+        sync_directory(os.path.dirname(path) or ".")
 
 
-def try_to_write(path: Any) -> None:
-    """An OSError where no file can be made in that place: before the work, not after it."""
-    with open(beside(path), "wb"):
+def check_writable(path: Any) -> None:
+    """Raise OSError if no file can be made at a path: before the work, not after it."""
+    with open(temporary_path(path), "wb"):
         pass
-    os.remove(beside(path))
+    os.remove(temporary_path(path))
 
 
-def beside(path: Any) -> str:
-    """Where a file is written before it takes its place."""
-    return os.fspath(path) + PART
+def temporary_path(path: Any) -> str:
+    """Return the name under which a file is written before it replaces the one at a path."""
+    return os.fspath(path) + TEMPORARY_SUFFIX
 
 
-def flushed(file: BinaryIO) -> None:
-    """Bring what was written to a file to the disk."""
+def flush_to_disk(file: BinaryIO) -> None:
+    """Flush what was written to a file from the buffers of Python and the system to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def sync(folder: Any) -> None:
-    """Bring the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_directory(directory: Any) -> None:
+    """Flush the entries of a directory, such as renames, to the disk."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -19,7 +19,7 @@ from ..arguments import count
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, warn
-from .atomic import replacing, try_to_write
+from .atomic import check_writable, replace_atomically
 
 FORMAT = 1  # of what is in a file; a reader of one does not read another
 HEAD = "mfdeq"  # the member that says what the others are, JSON
@@ -70,7 +70,7 @@ class Checkpoint:
         if os.path.lexists(self.path):
             return True
         try:
-            try_to_write(self.path)
+            check_writable(self.path)
         except OSError as error:
             raise unwritten(self.path, error) from error
         return False
@@ -147,7 +147,7 @@ def put(path: Any, head: bytes, arrays: dict[str, Any]) -> None:
     """Write the members of a file."""
     path = _path(path)
     try:
-        with replacing(path) as file:
+        with replace_atomically(path) as file:
             members = {**arrays, HEAD: host.frombuffer(head, dtype="uint8")}
             host.savez(file, **members)
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import host
 from ..files import checkpoints
-from ..files.atomic import beside, put_in_place
+from ..files.atomic import put_in_place, temporary_path
 from .arrays import Distributed
 from .files import viewed
 from .objects import in_short
@@ -64,7 +64,7 @@ class ViewerFile:
             lambda: json.dumps(told).encode()
         )  # seconds differ between ranks
         try:
-            with viewed(beside(path), "w", self.ranks.comm) as viewer:
+            with viewed(temporary_path(path), "w", self.ranks.comm) as viewer:
                 _put(viewer, checkpoints.HEAD, self._bytes(words))
                 for name, x in arrays.items():
                     if isinstance(x, Distributed):

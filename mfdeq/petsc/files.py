@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ArgumentError, CheckpointError
-from ..files.atomic import PART
+from ..files.atomic import TEMPORARY_SUFFIX
 from .arrays import Distributed
 from .objects import in_short
 from .ranks import Ranks
@@ -93,7 +93,7 @@ def _viewer(path: Any, mode: str, comm: Any) -> Any:
     from petsc4py import PETSc
 
     path = os.fspath(path)
-    hdf5 = path.removesuffix(PART).endswith(HDF5)
+    hdf5 = path.removesuffix(TEMPORARY_SUFFIX).endswith(HDF5)
     Ranks.of(comm).on_first_rank(lambda: _tried(path, mode, hdf5))
     if not hdf5:
         return PETSc.Viewer().createBinary(path, mode, comm=comm)

@@ -1,7 +1,7 @@
-"""Cases of a study: parameters by their names, on a grid or drawn at random.
+"""The cases of a study: mappings from parameter names to values, on a grid or drawn at random.
 
-A case is known by its content: the same parameters are the same case, in whatever order they are
-written and from whatever run. Its key is a digest of them.
+A case is identified by its content: the same parameters are the same case, whatever their order
+and whichever run they come from. The key of a case is a digest of its parameters.
 """
 
 from __future__ import annotations
@@ -14,39 +14,42 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import count as positive
+from ..arguments import count as positive_integer
 from ..arguments import one_of
-from ..arrays.backend import array_on_host, host, is_dense
+from ..arrays.backend import Array, array_on_host, host, is_dense
 from ..errors import ArgumentError
 from ..files.checkpoints import digest
 
-NAME = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
-RESERVED = ("case", "status", "seconds", "started", "error", "warm")  # columns of tables
-METHODS = ("random", "sobol", "halton", "latin")
+KEY_LENGTH = 32  # hexadecimal digits
+NAME_PATTERN = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+RESERVED_NAMES = ("case", "status", "seconds", "started", "error", "warm")  # columns of tables
+SAMPLING_METHODS = ("random", "sobol", "halton", "latin")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Parameters and what they are known by.
+    """One case: its parameters and its key.
 
     Attributes
     ----------
     key : str
+        A digest of the parameters.
     params : dict
+        The parameters as they were passed.
     text : str
-        The parameters as JSON, arrays by their digests.
-    arrays : dict of str to array
-        Those among the parameters, on the host.
+        The parameters as JSON, with arrays replaced by their digests and shapes.
+    arrays : dict of str to numpy.ndarray
+        The parameters that are arrays, on the host.
     """
 
     key: str
     params: dict[str, Any]
     text: str
-    arrays: dict[str, Any]
+    arrays: dict[str, Array]
 
 
 def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
-    """Cases for every combination of values, the last name's changing fastest.
+    """Return a case for every combination of the values given.
 
     Parameters
     ----------
@@ -56,6 +59,16 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
+        The Cartesian product. The value of the last parameter changes fastest.
+
+    Raises
+    ------
+    ArgumentError
+        If the values of a parameter are a string or not iterable.
+
+    See Also
+    --------
+    sample : Cases drawn at random.
 
     Examples
     --------
@@ -65,121 +78,158 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     """
     for name, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise ArgumentError(f"{name} is {values!r}; a list of values was expected")
+            raise ArgumentError(f"{name}: expected a list of values, got {values!r}")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def sample(
     params: Mapping[str, Any], count: int, seed: int = 0, method: str = "random"
 ) -> list[dict[str, Any]]:
-    """Cases drawn at random.
+    """Draw cases at random.
 
     Parameters
     ----------
     params : mapping of str
-        A distribution for each parameter: frozen, of `scipy.stats`, or whatever else has ``ppf``. A
-        parameter that is anything else is the same in all cases.
+        A distribution for each parameter: a frozen distribution of `scipy.stats`, or any object
+        with the method ``ppf`` (the inverse of the distribution function). A parameter of any
+        other kind has that value in all cases.
     count : int
-        How many; with "sobol" best a power of two.
-    seed : int, optional
-    method : {"random", "sobol", "halton", "latin"}, optional
-        Independent draws, or points that fill the space more evenly, of `scipy.stats.qmc`. With a
-        larger count the first cases stay the same, but for "latin".
+        The number of cases. A power of two is best for "sobol".
+    seed : int, default: 0
+        The seed of the random numbers.
+    method : {"random", "sobol", "halton", "latin"}, default: "random"
+        Independent draws, or points of `scipy.stats.qmc` that fill the space more evenly.
 
     Returns
     -------
     list of dict
-        Of a discrete distribution's, ints.
+        The cases. Values of discrete distributions are ints. A larger `count` leaves the first
+        cases as they are, except for "latin".
+
+    Raises
+    ------
+    ArgumentError
+        If no parameter has a distribution, `count` is not a positive integer or `method` is
+        unknown.
+
+    See Also
+    --------
+    grid : Every combination of given values.
+
+    Notes
+    -----
+    Points of the unit cube, one coordinate per distribution, are mapped by the inverse
+    distribution functions.
+
+    Examples
+    --------
+    >>> import scipy.stats
+    >>> from mfdeq.studies import sample
+    >>> cases = sample({"leak": scipy.stats.loguniform(1e-3, 1.0), "size": 40}, 4, method="sobol")
+    >>> [case["size"] for case in cases]
+    [40, 40, 40, 40]
+    >>> all(1e-3 <= case["leak"] <= 1.0 for case in cases)
+    True
     """
-    positive(count, "count")
-    one_of(method, METHODS, "method")
-    drawn = [name for name, of in params.items() if hasattr(of, "ppf")]
+    positive_integer(count, "count")
+    one_of(method, SAMPLING_METHODS, "method")
+    drawn = [name for name, value in params.items() if hasattr(value, "ppf")]
     if not drawn:
         raise ArgumentError(
-            "none of the parameters has a distribution; scipy.stats.uniform(0, 1), say, was "
-            "expected of one at least"
+            "params: expected a distribution for at least one parameter, such as "
+            "scipy.stats.uniform(0, 1), got none"
         )
-    points = _points(count, len(drawn), seed, method)
+    points = _unit_cube_points(count, len(drawn), seed, method)
     columns = {name: params[name].ppf(points[:, j]) for j, name in enumerate(drawn)}
-    columns = {n: x.astype(int) if hasattr(params[n], "pmf") else x for n, x in columns.items()}
+    for name in drawn:
+        if hasattr(params[name], "pmf"):  # a discrete distribution
+            columns[name] = columns[name].astype(int)
     return [
-        {name: columns[name][i].item() if name in columns else of for name, of in params.items()}
+        {
+            name: columns[name][i].item() if name in columns else value
+            for name, value in params.items()
+        }
         for i in range(count)
     ]
 
 
-def _points(count: int, d: int, seed: int, method: str) -> Any:
-    """In the unit cube, one in a row."""
+def _unit_cube_points(count: int, dimension: int, seed: int, method: str) -> Array:
     if method == "random":
-        return host.random.default_rng(seed).random((count, d))
-    from scipy.stats import qmc
+        return host.random.default_rng(seed).random((count, dimension))
+    from scipy.stats import qmc  # takes a third of a second to import
 
     engines = {"sobol": qmc.Sobol, "halton": qmc.Halton, "latin": qmc.LatinHypercube}
-    return engines[method](d, seed=seed).random(count)
+    return engines[method](dimension, seed=seed).random(count)
 
 
-def identified(cases: Iterable[Mapping[str, Any]]) -> list[Case]:
-    """Cases with their keys, no two the same."""
-    found: dict[str, Case] = {}
+def identify_cases(cases: Iterable[Mapping[str, Any]]) -> list[Case]:
+    """Return the cases with their keys; raise ArgumentError if two are the same."""
+    identified: dict[str, Case] = {}
     for i, params in enumerate(cases):
         if not isinstance(params, Mapping):
             raise ArgumentError(
-                f"case {i} is a {type(params).__name__}; a dict of parameters was expected"
+                f"case {i}: expected a dict of parameters, got {type(params).__name__}"
             )
-        case = _identified(params, f"case {i}")
-        if case.key in found:
-            first = list(found).index(case.key)
+        case = _identify(params, f"case {i}")
+        if case.key in identified:
+            first = list(identified).index(case.key)
             raise ArgumentError(
-                f"cases {first} and {i} are the same: {case.text}. A number that tells them "
-                "apart, such as repeat=0, 1, ..., makes them two"
+                f"cases {first} and {i} are the same: {case.text}. To run a case twice, give it "
+                "another parameter, such as repeat=0, 1, ..."
             )
-        found[case.key] = case
-    return list(found.values())
+        identified[case.key] = case
+    return list(identified.values())
 
 
-def _identified(params: Mapping[str, Any], where: str) -> Case:
-    arrays: dict[str, Any] = {}
+def _identify(params: Mapping[str, Any], label: str) -> Case:
+    arrays: dict[str, Array] = {}
     plain: dict[str, Any] = {}
     for name, value in params.items():
-        check_name(name, f"a parameter of {where}")
+        check_name(name, f"{label}: name of a parameter")
         if is_dense(value) and value.ndim:
-            arrays[name] = numbers(value, f"{name} of {where}")
+            arrays[name] = numeric_array(value, f"{label}: {name}")
             plain[name] = {"array": digest(arrays[name]), "shape": arrays[name].shape}
         else:
-            plain[name] = plain_value(value, f"{name} of {where}")
+            plain[name] = json_value(value, f"{label}: {name}")
     text = json.dumps(plain, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
     return Case(key, dict(params), text, arrays)
 
 
-def check_name(name: Any, what: str) -> None:
-    """Names are those of files and columns too."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+def check_name(name: Any, label: str) -> None:
+    """Raise ArgumentError if a name cannot be the name of a file and of a column."""
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ArgumentError(
-            f"{what} has the name {name!r}; letters, digits, - and _ were expected, with dots "
-            f"between, and none of {', '.join(RESERVED)}"
+            f"{label}: expected letters, digits, - and _, also with dots between, got {name!r}"
+        )
+    if name in RESERVED_NAMES:
+        raise ArgumentError(
+            f"{label}: {name!r} is reserved, as are {', '.join(RESERVED_NAMES)}; use another"
         )
 
 
-def plain_value(value: Any, name: str) -> Any:
-    """A value as JSON has it."""
+def json_value(value: Any, label: str) -> Any:
+    """Return a value as JSON represents it; raise ArgumentError if it cannot."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [plain_value(item, f"an item of {name}") for item in value]
+        return [json_value(item, f"{label}, item {i}") for i, item in enumerate(value)]
     raise ArgumentError(
-        f"{name} is a {type(value).__name__}; a number, a string, a bool, None, a list of those or "
-        "an array was expected"
+        f"{label}: expected a number, a string, a bool, None, a list of those or an array, got "
+        f"{type(value).__name__}"
     )
 
 
-def numbers(value: Any, name: str) -> Any:
-    """An array on the host, as npy files have it without pickles."""
+def numeric_array(value: Any, label: str) -> Array:
+    """Return an array on the host that a npy file holds without pickles."""
     if host.ma.isMaskedArray(value):
-        raise ArgumentError(f"{name} is a masked array; its data and its mask apart were expected")
-    found = array_on_host(value)
-    if found.dtype.hasobject:
-        raise ArgumentError(f"{name} is an array of objects; numbers were expected")
-    return found
+        raise ArgumentError(
+            f"{label}: expected an array without a mask, got a masked array; store its data and "
+            "its mask under two names"
+        )
+    array = array_on_host(value)
+    if array.dtype.hasobject:
+        raise ArgumentError(f"{label}: expected an array of numbers, got an array of objects")
+    return array

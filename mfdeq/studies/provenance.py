@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, the commit of the code, the machine."""
+"""Where results come from: versions of packages, the commit of the code, and the machine."""
 
 from __future__ import annotations
 
@@ -17,98 +17,113 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .cases import plain_value
+from .cases import json_value
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+FINGERPRINT_LENGTH = 32  # hexadecimal digits
+GIT_TIMEOUT = 20.0  # seconds
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def now() -> str:
-    """The time, in UTC."""
+def utc_now() -> str:
+    """Return the time in UTC, ISO 8601 to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def machine() -> dict[str, Any]:
-    """The machine that this process runs on."""
+def describe_machine() -> dict[str, Any]:
+    """Return the machine and the process, with its settings of threads."""
     return {
         "host": platform.node(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "pid": os.getpid(),
-        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
+        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     }
 
 
-def provenance(function: Callable) -> dict[str, Any]:
-    """What a function's results depend on beside its arguments."""
+def describe_provenance(function: Callable) -> dict[str, Any]:
+    """Return what the results of a function depend on besides its arguments."""
     packages = {d.name: d.version for d in metadata.distributions() if d.name}
     return {
-        "function": full_name(function),
+        "function": qualified_name(function),
         "fingerprint": fingerprint(function),
         "commit": commit(function),
         "argv": sys.argv,
         "python": platform.python_version(),
         "packages": dict(sorted(packages.items())),
-        "machine": machine(),
+        "machine": describe_machine(),
     }
 
 
-def full_name(function: Callable) -> str:
-    """module.function, whichever way the module was started, with what a partial fixes."""
-    inner = _inner(function)
+def qualified_name(function: Callable) -> str:
+    """Return module.function, and the arguments that a `functools.partial` fixes.
+
+    The module of a script has the script's name, also while it runs as ``__main__``.
+    """
+    inner = _unwrap(function)
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     module = getattr(inner, "__module__", "")
     if module == "__main__":
-        module = Path(_source(inner) or "__main__").stem
+        module = Path(_source_file(inner) or "__main__").stem
     if not isinstance(function, functools.partial):
         return f"{module}.{name}"
-    fixed = {name: plain_value(x, f"{name}= of a partial") for name, x in function.keywords.items()}
-    args = plain_value(function.args, "an argument of a partial")
+    fixed = {
+        keyword: json_value(value, f"function: {keyword}= of a partial")
+        for keyword, value in function.keywords.items()
+    }
+    args = json_value(function.args, "function: arguments of a partial")
     return f"{module}.{name} with {json.dumps([args, fixed], sort_keys=True)}"
 
 
-def _inner(function: Callable) -> Any:
-    return inspect.unwrap(getattr(function, "func", function))
-
-
 def fingerprint(function: Callable) -> str | None:
-    """A digest of what a function is beside its name: its source, and the values that it holds.
+    """Return a digest of a function's source and of the values that it holds.
 
-    None where those are not to be had. What the function calls is not in it.
+    The values are those of its closure, and the object that it is a method of. None if they
+    cannot be pickled or the source is not there. The functions that it calls are not included.
     """
-    inner = _inner(function)
+    inner = _unwrap(function)
     owner = getattr(inner, "__self__", inner)
     cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
-    held = [] if owner is inner and inspect.isroutine(inner) else [owner]
+    owners = [] if owner is inner and inspect.isroutine(inner) else [owner]
     try:
         source = inspect.getsource(inner if inspect.isroutine(inner) else type(inner))
-        values = pickle.dumps([*cells, *held], protocol=4)
-    except Exception:  # a builtin, a function of a prompt, values that nothing pickles
+        values = pickle.dumps([*cells, *owners], protocol=4)
+    except Exception:  # a builtin, a function typed at a prompt, values that cannot be pickled
         return None
-    return hashlib.sha256(source.encode() + values).hexdigest()[:32]
+    return hashlib.sha256(source.encode() + values).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def commit(function: Callable) -> str | None:
-    """The commit of the repository that a function is in, with "+changes" if it has any."""
-    source = _source(_inner(function))
+    """Return the commit of the git repository that a function is in, or None.
+
+    It ends in "+changes" if tracked files differ from the commit.
+    """
+    source = _source_file(_unwrap(function))
     if source is None:
         return None
-    found = _git(source, "rev-parse", "HEAD")
-    if not found:
+    head = _run_git(source, "rev-parse", "HEAD")
+    if not head:
         return None
-    return found + ("+changes" if _git(source, "status", "--porcelain", "-uno") else "")
+    return head + ("+changes" if _run_git(source, "status", "--porcelain", "-uno") else "")
 
 
-def _source(function: Callable) -> str | None:
+def _unwrap(function: Callable) -> Any:
+    return inspect.unwrap(getattr(function, "func", function))
+
+
+def _source_file(function: Callable) -> str | None:
     try:
         return inspect.getsourcefile(function)
     except TypeError:  # a builtin
         return None
 
 
-def _git(source: str, *arguments: str) -> str:
+def _run_git(source: str, *arguments: str) -> str:
+    """Return what git prints in the directory of a file; "" if it fails."""
     command = ["git", "-C", str(Path(source).resolve().parent), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):  # no git, or no such folder
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or too slow
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""

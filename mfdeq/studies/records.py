@@ -1,9 +1,10 @@
-"""What is kept of a case: its record, and its values, arrays among them read when asked for."""
+"""What a study returns: records of cases, their values, and the progress of the whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..arrays.backend import host
@@ -12,26 +13,28 @@ from ..files.checkpoints import digest
 
 
 class Values(Mapping):
-    """Values by their names; arrays are read from their files when they are asked for.
+    """A mapping from names to values, whose arrays are read from their files on access.
 
     Parameters
     ----------
     values : dict
-        Arrays by their digests and shapes.
-    folder : path
+        The values, with arrays replaced by their digests and shapes.
+    folder : Path
+        Where the arrays are.
     kind : {"param", "output"}
+        What the names of the files begin with.
     """
 
-    def __init__(self, values: dict[str, Any], folder: Any, kind: str) -> None:
+    def __init__(self, values: dict[str, Any], folder: Path, kind: str) -> None:
         self._values, self._folder, self._kind = values, folder, kind
 
-    def file(self, name: str) -> Any:
-        """The file of an array, or None."""
-        stored = isinstance(self._values[name], dict)
-        return self._folder / f"{self._kind}.{name}.npy" if stored else None
+    def file(self, name: str) -> Path | None:
+        """Return the file of an array; None for any other value."""
+        is_array = isinstance(self._values[name], dict)
+        return self._folder / f"{self._kind}.{name}.npy" if is_array else None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an array, without reading it; () of anything else, and where there is none."""
+        """Return the shape of an array without reading it; () for all else, also if missing."""
         value = self._values.get(name)
         return tuple(value["shape"]) if isinstance(value, dict) else ()
 
@@ -40,10 +43,11 @@ class Values(Mapping):
         if file is None:
             return self._values[name]
         try:
-            return host.load(file, allow_pickle=False)[()]  # a complex number is one again
+            # [()] makes a number of an array without axes: complex numbers are stored as such.
+            return host.load(file, allow_pickle=False)[()]
         except (OSError, ValueError, EOFError) as error:
             raise StudyError(
-                f"{file} cannot be read ({error}); study.map(..., retry=True) computes its case "
+                f"{file} cannot be read ({error}); study.map(..., retry=True) computes the case "
                 "again"
             ) from error
 
@@ -54,20 +58,20 @@ class Values(Mapping):
         return len(self._values)
 
     def __repr__(self) -> str:
-        shown = (f"{name!r}: {self.plain.get(name, 'array')!r}" for name in self)
-        return f"{{{', '.join(shown)}}}"
+        items = (f"{name!r}: {self.plain.get(name, 'array')!r}" for name in self)
+        return f"{{{', '.join(items)}}}"
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Those that are no arrays."""
+        """The values that are not arrays."""
         return {name: x for name, x in self._values.items() if self.file(name) is None}
 
     @property
     def damaged(self) -> list[str]:
-        """Names of arrays whose files are missing, or not what was written."""
-        return [name for name in self._values if self.file(name) and not self._whole(name)]
+        """The names of arrays whose files are missing, or differ from what was written."""
+        return [name for name in self._values if self.file(name) and not self._is_intact(name)]
 
-    def _whole(self, name: str) -> bool:
+    def _is_intact(self, name: str) -> bool:
         try:
             return digest(self[name]) == self._values[name]["array"]
         except StudyError:
@@ -76,25 +80,43 @@ class Values(Mapping):
 
 @dataclass(frozen=True, repr=False)
 class Record:
-    """What is kept of a case.
+    """What a study stores of a case.
 
     Attributes
     ----------
     key : str
-        Digest of the parameters.
+        A digest of the parameters.
     params : mapping
+        The parameters. Arrays are read from their files on access.
     status : {"done", "failed"}
     error, traceback : str or None
-        Of one that failed.
+        The error of a case that failed.
     seed : list of int or None
-        Of its random numbers: ``rng`` was numpy.random.default_rng(seed).
+        The seed of its random numbers: ``rng`` was ``numpy.random.default_rng(seed)``. None if
+        the function takes no ``rng``.
     warm : str or None
         The key of the case that it was started from.
     started : str
-        In UTC.
+        The time in UTC, ISO 8601.
     seconds : float
-    worker, provenance : dict
-        The machine and process; versions, commit, command line and machine of the session.
+        The wall time.
+    worker : dict
+        The machine and the process that ran it.
+    provenance : dict
+        Of the session: versions of packages, commit, command line and machine.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import mfdeq
+    >>> def halve(x):
+    ...     return {"half": x / 2, "inverse": 1 / x}
+    >>> study = mfdeq.Study(tempfile.mkdtemp())
+    >>> done, failed = study.map(halve, [{"x": 2}, {"x": 0}], workers=0)
+    >>> done.outputs["half"]
+    1.0
+    >>> failed.error
+    'ZeroDivisionError: division by zero'
     """
 
     key: str
@@ -115,7 +137,13 @@ class Record:
 
     @property
     def outputs(self) -> Values:
-        """What the function returned; of a case that failed, a `StudyError` with its traceback."""
+        """What the function returned.
+
+        Raises
+        ------
+        StudyError
+            If the case failed, with its traceback.
+        """
         if self.status == "failed":
             raise StudyError(
                 f"the case {self.params!r} failed: {self.error}\n{self.traceback or ''}"
@@ -125,10 +153,52 @@ class Record:
 
     @property
     def kept(self) -> Values:
-        """The outputs that can be stored; of a case that failed by another of them, too."""
+        """The outputs that could be stored, also of a case that failed because of another."""
         return self._outputs
 
     @property
     def damaged(self) -> list[str]:
-        """Names of arrays whose files are missing, or not what was written."""
+        """The names of arrays whose files are missing, or differ from what was written."""
         return self.params.damaged + self._outputs.damaged
+
+
+@dataclass(frozen=True)
+class Status:
+    """The progress of a study.
+
+    Attributes
+    ----------
+    done, failed : int
+        The numbers of cases with a record.
+    planned : int
+        The number of cases of the last call of `mfdeq.Study.map`.
+    running : bool
+        Whether a process is writing to the study.
+    seconds : float
+        The wall time of all cases together.
+
+    Examples
+    --------
+    >>> from mfdeq.studies import Status
+    >>> Status(done=7, failed=1, planned=10, running=False, seconds=4.0).left
+    2
+    """
+
+    done: int
+    failed: int
+    planned: int
+    running: bool
+    seconds: float
+
+    @property
+    def left(self) -> int:
+        """The number of planned cases without a record."""
+        return max(0, self.planned - self.done - self.failed)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of `mfdeq.Study.map`: when it started, and the provenance of its records."""
+
+    started: str
+    provenance: dict[str, Any]

@@ -1,19 +1,20 @@
-"""The directory of a study: records in SQLite, arrays in npy files beside them.
+"""The directory of a study: records in SQLite, and arrays in npy files beside them.
 
-Only one process writes. The arrays of a case are written to a folder of their own and brought to
-the disk before its record is committed, so that a record, once there, is whole; a folder without a
-record is what a kill has left, and is removed by the next writer. The journal is SQLite's older
-one, which works on file systems of a network, too, as its write-ahead log does not.
+Only one process writes at a time. The arrays of a case are written to a folder of their own and
+flushed to the disk before its record is committed, so every record is complete. A folder without a
+record is the remains of a process that was killed; the next writer removes it. SQLite's rollback
+journal is used, because its write-ahead log does not work on network file systems.
 
     study.sqlite      settings, sessions, records
-    arrays/ab/key.1/  arrays of the first attempt at the case with that key: name.npy
-    driver.lock       held by the process that writes, and let go by the kernel when that ends
+    arrays/ab/key.1/  arrays of the first attempt at the case with that key: output.name.npy
+    driver.lock       locked by the process that writes; the kernel unlocks it when that ends
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -26,15 +27,17 @@ from typing import Any
 
 from ..arrays.backend import host
 from ..errors import StudyError
-from ..files.atomic import flushed, sync
+from ..files.atomic import flush_to_disk, sync_directory
 from ..files.checkpoints import digest
 from .cases import Case
+from .worker import Outcome
 
-APPLICATION = 0x6D666471  # "mfdq", of SQLite's file format
-SCHEMA = 2  # 1 had no shapes
-TRIES = 10  # at the lock, half a second
-PATIENCE = 60.0  # seconds that a reader's lock is waited for
-TABLES = """
+APPLICATION_ID = 0x6D666471  # "mfdq", in the header of the SQLite file
+LAYOUT_VERSION = 2  # version 1 stored no shapes of arrays
+LOCK_ATTEMPTS = 10
+LOCK_INTERVAL = 0.05  # seconds between attempts
+DATABASE_TIMEOUT = 60.0  # seconds to wait for another process's lock of the database
+CREATE_TABLES = """
 create table settings (name text primary key, value text not null);
 create table sessions (
     id integer primary key,
@@ -63,46 +66,22 @@ COLUMNS = (
     "seconds, worker"
 )
 
-_writing: set[str] = set()  # directories, of this process, which its own lock does not keep out
+# Directories that this process writes to: a lock does not exclude the process that holds it.
+_locked_directories: set[str] = set()
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What has become of a case, as a worker sends it.
-
-    Attributes
-    ----------
-    status : {"done", "failed"}
-    outputs : dict
-        Numbers and words by their names, arrays on the host.
-    error, traceback : str or None
-        Of what failed.
-    started : str
-    seconds : float
-    worker : dict
-        The machine and process.
-    """
-
-    status: str
-    outputs: dict[str, Any]
-    error: str | None
-    traceback: str | None
-    started: str
-    seconds: float
-    worker: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A case with its outcome.
+class FinishedCase:
+    """A case with its outcome, ready to be recorded.
 
     Attributes
     ----------
     case : Case
     outcome : Outcome
     seed : str
+        The seed of its random numbers, as JSON.
     warm : str or None
-        Key of the case that it was started from.
+        The key of the case that it was started from.
     """
 
     case: Case
@@ -112,80 +91,80 @@ class Finished:
 
 
 class Store:
-    """Reads and writes a study's directory.
+    """Reads and writes the directory of a study.
 
     Parameters
     ----------
     directory : str or path
-        Made, with its parents, where it is not there.
+        Made, with its parents, by the first writer.
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
         self.directory = Path(directory)
         self.path = self.directory / "study.sqlite"
         if self.directory.exists() and not self.directory.is_dir():
-            raise StudyError(f"{self.directory} is a file; a directory was expected")
+            raise StudyError(f"{self.directory}: expected a directory, got a file")
         if self.path.exists():
-            self._check()
+            self._check_layout()
 
-    # Reading.
+    # Reading
 
-    def _check(self) -> None:
-        with self._reading() as db:
+    def _check_layout(self) -> None:
+        with self._connect() as db:
             application = db.execute("pragma application_id").fetchone()[0]
             version = db.execute("pragma user_version").fetchone()[0]
             tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
         if version == application == tables == 0:
-            return  # a kill between making the file and its tables
-        if application != APPLICATION:
-            raise StudyError(f"{self.path} is not a study of mfdeq; another directory was expected")
-        if version != SCHEMA:
+            return  # killed after the file was made and before its tables were
+        if application != APPLICATION_ID:
+            raise StudyError(f"{self.path} is not a study of mfdeq; use another directory")
+        if version != LAYOUT_VERSION:
             raise StudyError(
-                f"{self.path} has the layout {version}; this version of mfdeq reads layout "
-                f"{SCHEMA}. Read it with the version that wrote it, which its sessions name, or "
-                "use another directory"
+                f"{self.path}: expected layout {LAYOUT_VERSION}, which this version of mfdeq "
+                f"reads, got layout {version}. Read it with the version that wrote it, which its "
+                "sessions name, or use another directory"
             )
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        # To write, too: after a kill it is the next one to look who rolls back.
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        # Opened for writing: after a kill the next reader rolls the transaction back.
         uri = f"{self.path.resolve().as_uri()}?mode=rw"
         try:
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as db:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=DATABASE_TIMEOUT)) as db:
                 yield db
         except sqlite3.Error as error:
             raise StudyError(f"{self.path} cannot be read: {error}") from error
 
     @property
-    def made(self) -> bool:
-        """Whether there is anything to read."""
+    def exists(self) -> bool:
+        """Whether a study has been written to the directory."""
         return bool(self.select("pragma user_version"))
 
     def select(self, query: str, values: Iterable[Any] = ()) -> list[tuple]:
-        """Rows of a query; none where nothing has been written yet."""
+        """Return the rows of a query; none if nothing has been written yet."""
         if not self.path.exists():
             return []
-        with self._reading() as db:
+        with self._connect() as db:
             if not db.execute("pragma user_version").fetchone()[0]:
                 return []
             return db.execute(query, tuple(values)).fetchall()
 
     def setting(self, name: str) -> Any:
-        """What was set by `settle`, or None."""
-        found = self.select("select value from settings where name = ?", [name])
-        return json.loads(found[0][0]) if found else None
+        """Return a setting written by `Writer.save_setting`, or None."""
+        rows = self.select("select value from settings where name = ?", [name])
+        return json.loads(rows[0][0]) if rows else None
 
     def folder(self, key: str, attempt: int) -> Path:
-        """Where the arrays of an attempt are."""
+        """Return the folder of the arrays of an attempt at a case."""
         return self.directory / "arrays" / key[:2] / f"{key}.{attempt}"
 
-    # Writing.
+    # Writing
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writer]:
-        """The one writer of the directory, for as long as the block takes."""
+        """Lock the directory for the block, and give its only writer."""
         with contextlib.ExitStack() as stack:
-            with unwritable(self.directory):
+            with explain_write_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(self._locked())
                 writer = Writer(self)
@@ -194,63 +173,63 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        import fcntl
-
         name = str(self.directory.resolve())
-        if name in _writing:  # before the file is opened: closing it would let its lock go
+        if name in _locked_directories:  # checked before opening: closing would release the lock
             raise StudyError(f"{self.directory} is being written by this process already")
-        # Locks by lockf are of a process and not inherited: workers that outlive it hold none.
+        # Locks of lockf belong to a process and are not inherited by workers that outlive it.
         with open(self.directory / "driver.lock", "a+") as lock:
-            for left in reversed(range(TRIES)):
+            for left in reversed(range(LOCK_ATTEMPTS)):
                 try:
                     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except (BlockingIOError, PermissionError) as error:
-                    if left:  # by who only looks whether it is free, it is held for an instant
-                        time.sleep(0.05)
+                    if left:  # `is_being_written` in another process holds it for an instant
+                        time.sleep(LOCK_INTERVAL)
                         continue
                     lock.seek(0)
+                    owner = lock.read().strip() or "another process"
                     raise StudyError(
-                        f"{self.directory} is being written by {lock.read().strip() or 'another'}: "
-                        "wait for its end, or stop it"
+                        f"{self.directory} is being written by {owner}: wait until it ends, or "
+                        "stop it"
                     ) from error
-            _writing.add(name)
+            _locked_directories.add(name)
             try:
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
                 lock.flush()
                 yield
             finally:
-                _writing.discard(name)
+                _locked_directories.discard(name)
 
-    def being_written(self) -> bool:
-        """Whether a process is writing."""
+    def is_being_written(self) -> bool:
+        """Return whether a process is writing to the study."""
         try:
             with self._locked():
                 return False
         except StudyError:
             return True
-        except OSError:  # where one may only read
+        except OSError:  # the directory may only be read
             return False
 
 
 class Writer:
-    """What only the one writer may do.
+    """The writer of a study's directory.
 
     Parameters
     ----------
     store : Store
+        It must be locked.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.db = sqlite3.connect(store.path, timeout=PATIENCE, isolation_level=None)
+        self.db = sqlite3.connect(store.path, timeout=DATABASE_TIMEOUT, isolation_level=None)
         self.db.execute("pragma journal_mode = delete")
-        self.db.execute("pragma synchronous = extra")  # the journal's removal is on disk, too
+        self.db.execute("pragma synchronous = extra")  # also the removal of the journal
         if not self.db.execute("pragma user_version").fetchone()[0]:
             self.db.executescript(
-                f"begin exclusive; {TABLES} pragma application_id = {APPLICATION}; "
-                f"pragma user_version = {SCHEMA}; commit;"
+                f"begin exclusive; {CREATE_TABLES} pragma application_id = {APPLICATION_ID}; "
+                f"pragma user_version = {LAYOUT_VERSION}; commit;"
             )
 
     @contextlib.contextmanager
@@ -264,72 +243,77 @@ class Writer:
                 self.db.execute("rollback")
             raise
 
-    def settle(self, name: str, value: Any) -> None:
-        """Keep a setting."""
+    def save_setting(self, name: str, value: Any) -> None:
+        """Write a setting, in the place of an earlier one of the same name."""
         row = name, json.dumps(value)
-        with unwritable(self.store.directory):
+        with explain_write_errors(self.store.directory):
             self.db.execute("insert or replace into settings values (?, ?)", row)
 
-    def begin(self, started: str, planned: int, provenance: Mapping[str, Any]) -> int:
-        """A session, which records refer to."""
+    def begin_session(self, started: str, planned: int, provenance: Mapping[str, Any]) -> int:
+        """Write a session, and return its number for the records that belong to it."""
         row = started, planned, json.dumps(provenance)
         query = "insert into sessions (started, planned, provenance) values (?, ?, ?)"
-        with unwritable(self.store.directory):
-            found = self.db.execute(query, row).lastrowid
-        assert found is not None
-        return found
+        with explain_write_errors(self.store.directory):
+            number = self.db.execute(query, row).lastrowid
+        assert number is not None
+        return number
 
-    def tidy(self) -> None:
-        """Remove folders without a record: what a kill has left."""
-        kept = {
+    def remove_orphans(self) -> None:
+        """Remove folders of arrays without a record: the remains of a process that was killed."""
+        recorded = {
             self.store.folder(*row).name
             for row in self.db.execute("select key, attempt from records")
         }
         for folder in (self.store.directory / "arrays").glob("*/*"):
-            if folder.name not in kept:
-                with unwritable(self.store.directory):
+            if folder.name not in recorded:
+                with explain_write_errors(self.store.directory):
                     shutil.rmtree(folder)
 
-    def record(self, session: int, finished: Iterable[Finished]) -> None:
-        """Records of some cases, all of them or none."""
+    def record(self, session: int, finished: Iterable[FinishedCase]) -> None:
+        """Record cases, all of them or none."""
         finished = list(finished)
-        before = {f.case.key: self._attempt(f.case.key) for f in finished}
+        attempts = {item.case.key: self._last_attempt(item.case.key) for item in finished}
         folders: list[Path] = []
         try:
-            with unwritable(self.store.directory):
-                self._write(session, finished, before, folders)
+            with explain_write_errors(self.store.directory):
+                self._write(session, finished, attempts, folders)
         except BaseException:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        for key, attempt in before.items():
+        for key, attempt in attempts.items():
             if attempt:
                 shutil.rmtree(self.store.folder(key, attempt), ignore_errors=True)
 
     def _write(
-        self, session: int, finished: list[Finished], before: dict[str, int], folders: list[Path]
+        self,
+        session: int,
+        finished: list[FinishedCase],
+        attempts: dict[str, int],
+        folders: list[Path],
     ) -> None:
+        """Write arrays, then records; append the folders made to `folders`."""
         rows = []
-        for one in finished:
-            attempt = before[one.case.key] + 1
-            folders.append(self.store.folder(one.case.key, attempt))
-            rows.append(_row(session, attempt, one, folders[-1]))
-        for shelf in {folder.parent for folder in folders if folder.exists()}:
-            sync(shelf)
+        for item in finished:
+            attempt = attempts[item.case.key] + 1
+            folders.append(self.store.folder(item.case.key, attempt))
+            rows.append(_write_arrays(session, attempt, item, folders[-1]))
+        for parent in {folder.parent for folder in folders if folder.exists()}:
+            sync_directory(parent)
         with self._transaction():
             marks = ", ".join("?" * len(COLUMNS.split(", ")))
             query = f"insert or replace into records ({COLUMNS}) values ({marks})"
             self.db.executemany(query, rows)
 
-    def _attempt(self, key: str) -> int:
-        found = self.db.execute("select attempt from records where key = ?", [key]).fetchone()
-        return found[0] if found else 0
+    def _last_attempt(self, key: str) -> int:
+        row = self.db.execute("select attempt from records where key = ?", [key]).fetchone()
+        return row[0] if row else 0
 
 
-def _row(session: int, attempt: int, one: Finished, folder: Path) -> tuple:
-    """A record, its arrays already on the disk."""
-    outcome = one.outcome
-    outputs, files = {}, {f"param.{name}": x for name, x in one.case.arrays.items()}
+def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) -> tuple:
+    """Write the arrays of a case to the disk, and return the row of its record."""
+    outcome = item.outcome
+    outputs, files = {}, {f"param.{name}": array for name, array in item.case.arrays.items()}
     for name, value in outcome.outputs.items():
         if isinstance(value, host.ndarray):
             files[f"output.{name}"] = value
@@ -337,22 +321,22 @@ def _row(session: int, attempt: int, one: Finished, folder: Path) -> tuple:
         outputs[name] = value
     if files:
         folder.mkdir(parents=True)
-        for name, x in files.items():
+        for name, array in files.items():
             with open(folder / f"{name}.npy", "xb") as file:
-                host.save(file, x, allow_pickle=False)
-                flushed(file)
-        sync(folder)
+                host.save(file, array, allow_pickle=False)
+                flush_to_disk(file)
+        sync_directory(folder)
     return (
-        one.case.key,
+        item.case.key,
         session,
         attempt,
         outcome.status,
-        one.case.text,
+        item.case.text,
         json.dumps(outputs),
         outcome.error,
         outcome.traceback,
-        one.seed,
-        one.warm,
+        item.seed,
+        item.warm,
         outcome.started,
         outcome.seconds,
         json.dumps(outcome.worker),
@@ -360,16 +344,16 @@ def _row(session: int, attempt: int, one: Finished, folder: Path) -> tuple:
 
 
 @contextlib.contextmanager
-def unwritable(directory: Path) -> Iterator[None]:
-    """Say what to do where the directory cannot be written."""
+def explain_write_errors(directory: Path) -> Iterator[None]:
+    """Turn errors of the disk and of the database into a StudyError that says what to do."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        # numpy's error for a file that it could write in part only has no number.
+        # numpy's error for a file that was written only in part has no error number.
         numbers = None, errno.ENOSPC, errno.EDQUOT
         full = getattr(error, "errno", 0) in numbers or "full" in str(error)
-        advice = "make room and run it again" if full else "mend that and run it again"
+        advice = "make room" if full else "make it writable"
         raise StudyError(
-            f"{directory} cannot be written: {error}. What is recorded stays; {advice}, the rest "
-            "is then computed"
+            f"{directory} cannot be written: {error}. What is recorded stays; {advice} and run the "
+            "study again, which computes the rest"
         ) from error

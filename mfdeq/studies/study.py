@@ -1,4 +1,4 @@
-"""`mfdeq.Study`: a function over many cases, its results in a directory that survives kills."""
+"""`mfdeq.Study`: a function evaluated on many cases, with every result on disk."""
 
 from __future__ import annotations
 
@@ -7,61 +7,51 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, StudyError, StudyWarning, warn
-from .calls import Calls, check_arguments
-from .cases import Case, identified
-from .driving import Arrived, Drive, Pool, pickled
-from .provenance import fingerprint, full_name, now, provenance
-from .records import Record, Values
-from .store import COLUMNS, Finished, Store, Writer
-from .worker import RANDOM, wants_random
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a study is.
-
-    Attributes
-    ----------
-    done, failed : int
-        Cases with a record.
-    planned : int
-        Cases of the last call of `Study.map`.
-    running : bool
-        Whether a process is writing.
-    seconds : float
-        Of all cases together.
-    """
-
-    done: int
-    failed: int
-    planned: int
-    running: bool
-    seconds: float
+from .case_arguments import CaseArguments, check_signature
+from .cases import Case, identify_cases
+from .executors import WorkerPool, pickle_function
+from .html_report import html_report
+from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
+from .records import Record, Session, Status, Values
+from .scheduling import Completed, Scheduler
+from .store import COLUMNS, FinishedCase, Store, Writer
+from .tables import to_pandas, to_xarray
+from .worker import RNG_PARAMETER, takes_rng
 
 
 class Study:
-    """A function over many cases, with every result on disk.
+    """A function evaluated on many cases, with every result on disk.
+
+    A study is a directory. `map` calls a function on cases and records each result as soon as it
+    is there; called again, it computes only the cases without a record.
 
     Parameters
     ----------
     directory : str or path
-        Made by the first `map`. It may be copied and moved.
+        The directory of the study. The first call of `map` makes it, with its parents. It may be
+        copied and moved.
 
     Raises
     ------
     StudyError
-        Where its ``study.sqlite`` is something else, or what another version of mfdeq has written
-        in another layout.
+        If the path is a file, or the directory holds a ``study.sqlite`` that is not a study or
+        that another version of mfdeq wrote in another layout.
+
+    See Also
+    --------
+    mfdeq.studies.grid : Cases for every combination of values.
+    mfdeq.studies.sample : Cases drawn at random.
 
     Notes
     -----
-    Records are rows of SQLite's ``study.sqlite``, arrays npy files in ``arrays``. A kill at any
-    instant, ``kill -9`` included, and a full disk lose no record and make none twice: a record is
-    committed when its arrays are on the disk, and a case without one is run again.
+    Records are rows of ``study.sqlite`` (SQLite), and arrays are npy files in ``arrays``. A record
+    is committed after its arrays have been flushed to the disk, so that a kill at any instant,
+    ``kill -9`` included, or a full disk loses no record and duplicates none. A case without a
+    record is run again.
 
     Examples
     --------
@@ -74,17 +64,29 @@ class Study:
     >>> records = study.map(double, grid(x=[1, 2]), workers=0)
     >>> [record.outputs["twice"] for record in records]
     [2, 4]
+    >>> study.status().done
+    2
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
         self.store = Store(directory)
-        self._unrecorded: list[Finished] = []
+        self._unrecorded: list[FinishedCase] = []
 
     def __repr__(self) -> str:
         status = self.status()
-        return f"<Study {self.store.directory}: {status.done} done, {status.failed} failed>"
+        return f"<Study {self.directory}: {status.done} done, {status.failed} failed>"
 
-    # Running.
+    @property
+    def directory(self) -> Path:
+        """The directory of the study."""
+        return self.store.directory
+
+    @property
+    def exists(self) -> bool:
+        """Whether a study has been written to the directory."""
+        return self.store.exists
+
+    # Running
 
     def map(
         self,
@@ -104,107 +106,138 @@ class Study:
         Parameters
         ----------
         function : callable
-            Called as ``function(**case)``, in other processes: defined at the top of a module or
-            script. Returns a mapping of names to numbers, words and arrays, or a single value,
-            which gets the name "value". A parameter ``rng`` of it gets a numpy Generator of the
-            case's own, the same wherever and whenever the case runs.
+            Called as ``function(**case)`` in other processes, so it must be defined at the top of
+            a module or script. It returns a mapping from names to numbers, strings, bools, None,
+            lists of those and arrays, or a single such value, which gets the name "value". If it
+            has a parameter ``rng``, it gets a `numpy.random.Generator` that depends only on `seed`
+            and the case.
         cases : iterable of mapping
-            Of names to numbers, words, bools, None, lists of those and arrays; see
-            `mfdeq.studies.grid` and `mfdeq.studies.sample`.
+            The cases: mappings from names to numbers, strings, bools, None, lists of those and
+            arrays. See `mfdeq.studies.grid` and `mfdeq.studies.sample`.
         executor : concurrent.futures.Executor, optional
-            Also dask.distributed's ``client.get_executor()`` or mpi4py's ``MPIPoolExecutor``. By
-            default processes of this machine.
+            Where the cases are run, such as ``client.get_executor()`` of dask.distributed or
+            mpi4py's ``MPIPoolExecutor``. By default processes of this machine.
         workers : int, optional
-            Of those processes; as many as processors by default, which share their threads. 0 runs
-            in this process.
+            The number of those processes, which share the threads of the machine; 0 runs in this
+            process. By default the number of processors.
         ahead : int, optional
-            Cases that the executor is given at a time; twice the workers by default, 256 of an
-            executor of yours.
-        seed : int, optional
-            What the random numbers of all cases are from.
+            The number of cases that are submitted at a time. By default twice the number of
+            workers, and 256 for an executor that is passed.
+        seed : int, default: 0
+            The seed of all random numbers of the study.
         warm : mapping of str to str, optional
-            Arguments of the function by the outputs that they are: ``{"start": "state"}`` passes,
-            as ``start``, the "state" of the nearest of these cases that is done, or None.
-            Near are cases whose real numbers are, each by its range; whole numbers, words and all
-            else must be the same.
-        retry : bool, optional
-            Whether cases that have failed are run again, and those whose arrays are damaged.
-        progress : bool, optional
-            Show a bar with a forecast, on a terminal.
+            Warm starts: for an argument of the function, the output that it is taken from.
+            ``{"start": "state"}`` passes as ``start`` the output "state" of the nearest of these
+            cases that is done, or None. The distance is that of the real parameters, each divided
+            by its range; integers, strings and all other parameters must be equal.
+        retry : bool, default: False
+            Whether to run again the cases that have failed and those whose arrays are damaged.
+        progress : bool, default: True
+            Whether to show a progress bar, if standard error is a terminal.
 
         Returns
         -------
         list of Record
-            Of the cases, in their order, from whatever session. A case that failed is among them,
-            with its traceback; the others go on.
+            The records of all cases in the order of `cases`, also those recorded earlier. The
+            records of cases that failed have the error and its traceback.
 
         Raises
         ------
         StudyError
-            Where the directory cannot be written, another process or another function writes in
-            it, or workers cannot be started.
+            If the directory cannot be written, another process is writing to it, it holds
+            results of another function or another seed, or workers cannot be started.
         ArgumentError
-            For cases that are no mappings, or twice the same.
+            If a case is not a mapping, two cases are the same, the function cannot be called with
+            a case, or it cannot be pickled for other processes.
+
+        Warns
+        -----
+        StudyWarning
+            If the source of the function, or a value that it holds, has changed since the study
+            began. Existing records are left as they are.
+
+        Examples
+        --------
+        Add cases to a study, and only those are computed:
+
+        >>> import tempfile
+        >>> import mfdeq
+        >>> def square(x):
+        ...     return x**2
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> first = study.map(square, [{"x": 2}], workers=0)
+        >>> both = study.map(square, [{"x": 2}, {"x": 3}], workers=0)
+        >>> [record.outputs["value"] for record in both]
+        [4, 9]
+        >>> both[0].started == first[0].started
+        True
         """
         if not callable(function):
-            raise ArgumentError(f"function is a {type(function).__name__}; a callable was expected")
-        named = identified(cases)
-        pool = Pool(executor, workers, ahead)
-        sent = pickled(function) if pool.processes else function
-        random = wants_random(function)
-        check_arguments(function, named, {*(warm or ()), *([RANDOM] if random else ())})
+            raise ArgumentError(f"function: expected a callable, got {type(function).__name__}")
+        identified = identify_cases(cases)
+        pool = WorkerPool(executor, workers, ahead)
+        sent = pickle_function(function) if pool.crosses_processes else function
+        random = takes_rng(function)
+        passed = {*(warm or ()), *([RNG_PARAMETER] if random else ())}
+        check_signature(function, identified, passed)
         with self.store.writing() as writer:
-            self._claim(writer, full_name(function), seed if random else None)
-            self._notice(writer, fingerprint(function))
-            session = writer.begin(now(), len(named), {**provenance(function), "seed": seed})
-            writer.tidy()
-            self._write(writer, session, [])
-            kept = {
+            self._check_function(writer, qualified_name(function), seed if random else None)
+            self._warn_if_changed(writer, fingerprint(function))
+            provenance = {**describe_provenance(function), "seed": seed}
+            session = writer.begin_session(utc_now(), len(identified), provenance)
+            writer.remove_orphans()
+            self._record(writer, session, [])
+            recorded = {
                 record.key: record.status
                 for record in self.records()
                 if not (retry and (record.status == "failed" or record.damaged))
             }
-            left = [case for case in named if case.key not in kept]
-            done = [case.key for case in named if kept.get(case.key) == "done"]
-            call = Calls(self.outputs, named, done, seed if random else None, warm or {})
-            drive = Drive(pool, sent, left, call)
-            with pool.started(), _bar(progress, len(named), len(named) - len(left)) as bar:
+            left = [case for case in identified if case.key not in recorded]
+            done = [case.key for case in identified if recorded.get(case.key) == "done"]
+            arguments = CaseArguments(
+                self.outputs, identified, done, seed if random else None, warm or {}
+            )
+            scheduler = Scheduler(pool, sent, left, arguments)
+            total = len(identified)
+            with pool.running(), _progress_bar(progress, total, total - len(left)) as update:
                 try:
-                    for arrived in drive.arrivals():
-                        self._write(writer, session, call.finished(arrived))
-                        bar(arrived)
+                    for completed in scheduler.completions():
+                        self._record(writer, session, arguments.finish(completed))
+                        update(completed)
                 except BaseException as error:
-                    self._rescue(writer, session, call.finished(drive.drained()), error)
+                    rest = arguments.finish(scheduler.cancel())
+                    self._record_after_error(writer, session, rest, error)
                     raise
-        return self._of(named)
+        return self._records_of(identified)
 
-    def _claim(self, writer: Writer, function: str, seed: int | None) -> None:
-        """One directory is of one function, with one seed."""
+    def _check_function(self, writer: Writer, function: str, seed: int | None) -> None:
+        """Raise StudyError if the directory holds results of another function or seed."""
         for name, value in (("function", function), ("seed", seed)):
-            before = self.store.setting(name)
-            if before is None:
-                writer.settle(name, value)
-            elif before != value:
+            stored = self.store.setting(name)
+            if stored is None:
+                writer.save_setting(name, value)
+            elif stored != value:
                 raise StudyError(
-                    f"{self.store.directory} is a study with the {name} {before}; {value} came. "
-                    "Use another directory: results of both under the same cases would be mixed"
+                    f"{self.directory}: expected the {name} {stored}, which the study began with, "
+                    f"got {value}. Use another directory, so that the results of both are not "
+                    "mixed under the same cases"
                 )
 
-    def _notice(self, writer: Writer, current: str | None) -> None:
-        """Say that a function is no longer the one that records are of."""
-        before, done = self.store.setting("fingerprint"), self.status().done
-        if before is None or not done:
-            writer.settle("fingerprint", current)
-        elif before != current:
+    def _warn_if_changed(self, writer: Writer, current: str | None) -> None:
+        """Warn if the function has changed since the first records were made."""
+        stored, done = self.store.setting("fingerprint"), self.status().done
+        if stored is None or not done:
+            writer.save_setting("fingerprint", current)
+        elif stored != current:
             warn(
-                f"{self.store.directory} has {done} records of a function whose source, or the "
-                "values that it holds, have changed since. They stay as they are; use another "
-                "directory to compute them again",
+                f"{self.directory} has {done} records of a function whose source, or the values "
+                "that it holds, have changed since. They stay as they are; use another directory "
+                "to compute them again",
                 StudyWarning,
             )
 
-    def _write(self, writer: Writer, session: int, finished: list[Finished]) -> None:
-        """Record what is finished, and before it what could not be the last time."""
+    def _record(self, writer: Writer, session: int, finished: list[FinishedCase]) -> None:
+        """Record cases, together with those that an earlier call could not write."""
         self._unrecorded += finished
         try:
             writer.record(session, self._unrecorded)
@@ -213,30 +246,34 @@ class Study:
             raise
         self._unrecorded = []
 
-    def _rescue(
-        self, writer: Writer, session: int, finished: list[Finished], error: BaseException
+    def _record_after_error(
+        self, writer: Writer, session: int, finished: list[FinishedCase], error: BaseException
     ) -> None:
-        """Record what came back after an error, or keep it with that."""
+        """Record what completed after an error; attach it to the error if that fails too."""
         try:
-            self._write(writer, session, finished)
+            self._record(writer, session, finished)
         except StudyError as second:
             if isinstance(error, StudyError):
                 error.unrecorded = second.unrecorded
 
-    # Reading.
+    # Reading
 
     def records(self) -> list[Record]:
-        """All records, in the order in which they were made."""
+        """Return all records, in the order in which they were made.
+
+        Returns
+        -------
+        list of Record
+        """
         sessions = {
             number: json.loads(text)
             for number, text in self.store.select("select id, provenance from sessions")
         }
+        columns = COLUMNS.split(", ")
         rows = self.store.select(f"select {COLUMNS} from records order by rowid")
-        return [
-            self._record(dict(zip(COLUMNS.split(", "), row, strict=True)), sessions) for row in rows
-        ]
+        return [self._from_row(dict(zip(columns, row, strict=True)), sessions) for row in rows]
 
-    def _record(self, row: dict[str, Any], sessions: dict[int, Any]) -> Record:
+    def _from_row(self, row: dict[str, Any], sessions: dict[int, Any]) -> Record:
         folder = self.store.folder(row["key"], row["attempt"])
         return Record(
             key=row["key"],
@@ -253,15 +290,30 @@ class Study:
             _outputs=Values(json.loads(row["outputs"]), folder, "output"),
         )
 
-    def _of(self, named: list[Case]) -> list[Record]:
-        found = {record.key: record for record in self.records()}
-        return [found[case.key] for case in named]
+    def _records_of(self, cases: list[Case]) -> list[Record]:
+        records = {record.key: record for record in self.records()}
+        return [records[case.key] for case in cases]
 
     def outputs(self, key: str) -> Values:
-        """The outputs of a case that is done, by its key."""
+        """Return the outputs of a case by its key, without reading the other records.
+
+        Parameters
+        ----------
+        key : str
+            `Record.key`.
+
+        Returns
+        -------
+        mapping
+
+        Raises
+        ------
+        ArgumentError
+            If no record has the key.
+        """
         rows = self.store.select("select attempt, outputs from records where key = ?", [key])
         if not rows:
-            raise ArgumentError(f"no case has the key {key!r}; that of a record was expected")
+            raise ArgumentError(f"key: expected the key of a record, got {key!r}")
         attempt, text = rows[0]
         return Values(json.loads(text), self.store.folder(key, attempt), "output")
 
@@ -269,15 +321,20 @@ class Study:
         return iter(self.records())
 
     def __len__(self) -> int:
-        return self.store.select("select count(*) from records")[0][0] if self.store.made else 0
+        return self.store.select("select count(*) from records")[0][0] if self.exists else 0
 
     @property
     def failures(self) -> list[Record]:
-        """Records of the cases that have failed."""
+        """The records of the cases that failed."""
         return [record for record in self.records() if record.status == "failed"]
 
     def status(self) -> Status:
-        """How far it is."""
+        """Return the progress: how many cases are done, failed and left.
+
+        Returns
+        -------
+        Status
+        """
         rows = self.store.select(
             "select status, count(*), sum(seconds) from records group by status"
         )
@@ -287,68 +344,88 @@ class Study:
             done=counts.get("done", 0),
             failed=counts.get("failed", 0),
             planned=planned[0][0] if planned else 0,
-            running=self.store.being_written(),
+            running=self.store.is_being_written(),
             seconds=sum(seconds for _, _, seconds in rows),
         )
 
+    def sessions(self) -> list[Session]:
+        """Return one `Session` for each call of `map`, in their order."""
+        rows = self.store.select("select started, provenance from sessions order by id")
+        return [Session(started, json.loads(text)) for started, text in rows]
+
     def to_pandas(self) -> Any:
-        """A row for each record: parameters and outputs but for arrays, what it took, its error.
+        """Return a table with a row for each record.
+
+        Its columns are the parameters and the outputs without arrays, and ``status``,
+        ``seconds``, ``started`` and ``error``; its index is the key of the case. Needs pandas.
 
         Returns
         -------
         pandas.DataFrame
         """
-        from .tables import to_pandas
-
         return to_pandas(self.records())
 
     def to_html(self) -> str:
-        """One HTML page with tables, figures, failures and provenance.
+        """Return one HTML page with tables, figures, failures and provenance.
+
+        Needs jinja2 and matplotlib.
 
         Returns
         -------
         str
-            It holds its figures and fetches nothing.
+            The page. It contains its figures, and loads nothing from elsewhere.
         """
-        from .reporting import report
-
-        return report(self)
+        return html_report(
+            name=self.directory.resolve().name,
+            function=self.store.setting("function"),
+            status=self.status(),
+            records=self.records(),
+            sessions=self.sessions(),
+        )
 
     def to_xarray(self, dims: Sequence[str] = (), names: Sequence[str] | None = None) -> Any:
-        """Outputs of the cases that are done, arrays included.
+        """Return the outputs of the cases that are done, arrays included. Needs xarray.
 
         Parameters
         ----------
         dims : sequence of str, optional
-            Parameters that become dimensions, which together tell all cases apart; where a
-            combination has no case it is NaN. By default there is one dimension, "case", with the
-            parameters as its coordinates.
+            The parameters that become dimensions; together they must differ between all cases.
+            Combinations without a case that is done are NaN. By default there is one dimension,
+            "case", with the parameters as its coordinates.
         names : sequence of str, optional
-            Of outputs; all by default. Those of an array must have one shape.
+            The outputs to include. By default all. An array must have the same shape in all cases.
 
         Returns
         -------
         xarray.Dataset
-        """
-        from .tables import to_xarray
 
+        Raises
+        ------
+        ArgumentError
+            If no case is done, a name is unknown, `dims` do not tell all cases apart, or an output
+            has different shapes.
+        """
         return to_xarray(self.records(), dims, names)
 
 
 @contextlib.contextmanager
-def _bar(shown: bool, total: int, before: int) -> Iterator[Callable[[list[Arrived]], None]]:
+def _progress_bar(
+    shown: bool, total: int, initial: int
+) -> Iterator[Callable[[list[Completed]], None]]:
     from tqdm.auto import tqdm
 
     failed = 0
+    # None disables the bar unless standard error is a terminal.
+    disable = None if shown else True
     with tqdm(
-        total=total, initial=before, desc="study", unit=" cases", disable=None if shown else True
-    ) as bar:
+        total=total, initial=initial, desc="study", unit=" cases", disable=disable
+    ) as progress:
 
-        def update(arrived: list[Arrived]) -> None:
+        def update(completed: list[Completed]) -> None:
             nonlocal failed
-            failed += sum(one.outcome.status == "failed" for one in arrived)
+            failed += sum(item.outcome.status == "failed" for item in completed)
             if failed:
-                bar.set_postfix_str(f"{failed} failed", refresh=False)
-            bar.update(len(arrived))
+                progress.set_postfix_str(f"{failed} failed", refresh=False)
+            progress.update(len(completed))
 
         yield update

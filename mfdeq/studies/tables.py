@@ -1,26 +1,24 @@
-"""Records as tables of pandas and datasets of xarray."""
+"""Records as a table of pandas, and as a dataset of xarray."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..arrays.backend import host
+from ..arrays.backend import Array, host
 from ..arrays.optional_packages import package
 from ..errors import ArgumentError
-
-if TYPE_CHECKING:
-    from .records import Record
+from .records import Record
 
 
 def to_pandas(records: Sequence[Record]) -> Any:
-    """A row for each record, in the order of `records`."""
+    """Return a DataFrame with a row for each record; see `mfdeq.Study.to_pandas`."""
     pandas = package("pandas", "studies")
     rows = [
         {
             **record.params.plain,
-            **record._outputs.plain,
+            **record.kept.plain,
             "status": record.status,
             "seconds": record.seconds,
             "started": record.started,
@@ -33,23 +31,22 @@ def to_pandas(records: Sequence[Record]) -> Any:
 
 
 def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[str] | None) -> Any:
-    """Outputs over the cases that are done."""
+    """Return a Dataset of the cases that are done; see `mfdeq.Study.to_xarray`."""
     xarray = package("xarray", "studies")
     done = [record for record in records if record.status == "done"]
-    params = list(dict.fromkeys(name for record in done for name in record.params.plain))
-    dims = [dims] if isinstance(dims, str) else list(dims)
     if not done:
-        raise ArgumentError("no case is done; one at least was expected")
-    if unknown := [name for name in dims if name not in params]:
-        raise ArgumentError(f"dims has {unknown[0]!r}; some of {', '.join(params)} were expected")
-    found = list(dict.fromkeys(name for record in done for name in record.outputs))
-    names = found if names is None else list(names)
-    if unknown := [name for name in names if name not in found]:
-        raise ArgumentError(f"names has {unknown[0]!r}; some of {', '.join(found)} were expected")
+        raise ArgumentError("to_xarray: expected at least one case that is done, got none")
+    params = list(dict.fromkeys(name for record in done for name in record.params.plain))
+    outputs = list(dict.fromkeys(name for record in done for name in record.outputs))
+    dims = [dims] if isinstance(dims, str) else list(dims)
+    names = outputs if names is None else list(names)
+    _check_known(dims, params, "dims")
+    _check_known(names, outputs, "names")
     variables = {}
     for name in names:
-        block = _stacked([record.outputs.get(name) for record in done], name)
-        variables[name] = (["case", *(f"{name}_{i}" for i in range(block.ndim - 1))], block)
+        stacked = _stack([record.outputs.get(name) for record in done], name)
+        axes = [f"{name}_{i}" for i in range(stacked.ndim - 1)]
+        variables[name] = (["case", *axes], stacked)
     coordinates = {
         name: ("case", host.asarray([record.params.get(name) for record in done]))
         for name in params
@@ -59,41 +56,47 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
         return dataset.assign_coords(case=[record.key for record in done])
     if len({tuple(record.params[name] for name in dims) for record in done}) < len(done):
         raise ArgumentError(
-            f"dims {', '.join(dims)} do not tell all cases apart; more of {', '.join(params)} were "
-            "expected"
+            f"dims: expected parameters that together differ between all cases, some of "
+            f"{', '.join(params)}, got {', '.join(dims)}, which two cases share"
         )
     dataset = dataset.drop_vars([name for name in params if name not in dims])
     if len(dims) == 1:
         dataset = dataset.swap_dims(case=dims[0])
     else:
         dataset = dataset.set_index(case=list(dims)).unstack("case").transpose(*dims, ...)
-    # Values that no case was done with have their places, too.
-    every = {
-        name: sorted({one.params[name] for one in records if name in one.params}) for name in dims
+    # Include the values of cases that failed.
+    axes_values = {
+        name: sorted({record.params[name] for record in records if name in record.params})
+        for name in dims
     }
-    if math.prod(map(len, every.values())) > len(done):  # NaN would make them numbers
-        dataset = dataset.assign({n: x.astype(object) for n, x in _bools(dataset)})
-    return dataset.reindex(every)
+    if math.prod(map(len, axes_values.values())) > len(done):
+        # Cases are missing. NaN in their places would turn bools into numbers.
+        bools = {name: x.astype(object) for name, x in dataset.items() if x.dtype == bool}
+        dataset = dataset.assign(bools)
+    return dataset.reindex(axes_values)
 
 
-def _bools(dataset: Any) -> list[tuple[str, Any]]:
-    return [(name, x) for name, x in dataset.items() if x.dtype == bool]
+def _check_known(names: Sequence[str], known: Sequence[str], argument: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ArgumentError(f"{argument}: expected some of {', '.join(known)}, got {unknown[0]!r}")
 
 
-def _stacked(values: list[Any], name: str) -> Any:
+def _stack(values: list[Any], name: str) -> Array:
+    """Stack the values of an output along a first axis, NaN or None where there is none."""
+    advice = "pass names= without it"
     try:
         shapes = {host.shape(x) for x in values if x is not None}
     except ValueError as error:
         raise ArgumentError(
-            f"the output {name!r} has lists of different lengths; numbers, or lists that make an "
-            "array, were expected. names= takes others alone"
+            f"output {name!r}: expected numbers, or lists that make an array, got lists of "
+            f"different lengths; {advice}"
         ) from error
     if len(shapes) > 1:
         raise ArgumentError(
-            f"the output {name!r} has the shapes {', '.join(map(str, sorted(shapes)))}; one was "
-            "expected. names= takes others alone"
+            f"output {name!r}: expected one shape, got {', '.join(map(str, sorted(shapes)))}; "
+            f"{advice}"
         )
     shape = shapes.pop() if shapes else ()
-    numbers = all(isinstance(x, (int, float, host.ndarray)) for x in values if x is not None)
-    missing = host.full(shape, host.nan)[()] if numbers else None
+    numeric = all(isinstance(x, (int, float, host.ndarray)) for x in values if x is not None)
+    missing = host.full(shape, host.nan)[()] if numeric else None
     return host.stack([host.asarray(missing if x is None else x) for x in values])

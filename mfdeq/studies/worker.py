@@ -1,62 +1,107 @@
-"""One case in a worker: the user's function called, and what became of it."""
+"""What a worker process does: call the user's function on one case, and return the outcome."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import pickle
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import parent_process
 from typing import Any
 
 from ..arrays.backend import host, is_dense
 from ..errors import ArgumentError
-from .cases import check_name, numbers, plain_value
-from .provenance import machine, now
-from .store import Outcome
+from .cases import check_name, json_value, numeric_array
+from .provenance import describe_machine, utc_now
 
-RANDOM = "rng"  # the parameter of a function that gets the random numbers of a case
+RNG_PARAMETER = "rng"  # the parameter of a function that gets a case's random generator
 
 
-def begin() -> None:
-    """Let a process of the pool end with the one that started it, however that ends.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case, as a worker returns it.
 
-    A worker holds both ends of its queue, and would wait there for ever. An interrupt from the
-    keyboard comes to all of them, and ends this one without a word.
+    Attributes
+    ----------
+    status : {"done", "failed"}
+    outputs : dict
+        Numbers, strings and lists by their names, and arrays on the host.
+    error, traceback : str or None
+        The error of a case that failed.
+    started : str
+        The time in UTC, ISO 8601.
+    seconds : float
+        The wall time.
+    worker : dict
+        The machine and the process.
     """
-    import signal
-    from multiprocessing import parent_process
 
+    status: str
+    outputs: dict[str, Any]
+    error: str | None
+    traceback: str | None
+    started: str
+    seconds: float
+    worker: dict[str, Any]
+
+    @classmethod
+    def without_result(cls, error: str, trace: str | None = None) -> Outcome:
+        """Return the outcome of a case whose worker returned nothing."""
+        return cls("failed", {}, error, trace, utc_now(), 0.0, {})
+
+
+def initialize_worker() -> None:
+    """Make a worker process end with the process that started it, however that ends.
+
+    Without this a worker would wait forever: it holds both ends of its queue. Ctrl-C reaches all
+    processes of the terminal, and ends a worker without a traceback.
+    """
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     parent = parent_process()
     if parent is not None:
 
-        def wait() -> None:
+        def exit_with_parent() -> None:
             parent.join()
             os._exit(1)
 
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def ready(pickled: bytes) -> dict[str, Any]:
-    """Whether the function has come through."""
+def check_unpickling(pickled: bytes) -> dict[str, Any]:
+    """Unpickle the function, which raises if a worker cannot import it; return the machine."""
     pickle.loads(pickled)
-    return machine()
+    return describe_machine()
 
 
 def run_case(
-    sent: Any, params: Mapping[str, Any], starts: Mapping[str, Any], seed: list[int] | None
+    function: Callable | bytes,
+    params: Mapping[str, Any],
+    starts: Mapping[str, Any],
+    seed: list[int] | None,
 ) -> Outcome:
-    """Call the function on a case; what it raises is an outcome, too."""
-    started, before = now(), time.perf_counter()
+    """Call the function on a case. An exception becomes an outcome with status "failed".
+
+    Parameters
+    ----------
+    function : callable or bytes
+        The function, pickled if it comes from another process.
+    params, starts : mapping of str
+        The parameters of the case, and the arguments of its warm start.
+    seed : list of int or None
+        The seed of its random generator; None if the function takes none.
+    """
+    started, start = utc_now(), time.perf_counter()
     outputs: dict[str, Any] = {}
     error = trace = None
     try:
-        function = pickle.loads(sent) if isinstance(sent, bytes) else sent
-        rng = {} if seed is None else {RANDOM: host.random.default_rng(seed)}
-        check(function(**params, **starts, **rng), params, outputs)
+        called = pickle.loads(function) if isinstance(function, bytes) else function
+        rng = {} if seed is None else {RNG_PARAMETER: host.random.default_rng(seed)}
+        store_outputs(called(**params, **starts, **rng), params, outputs)
     except (Exception, SystemExit) as raised:
         error = "".join(traceback.format_exception_only(raised)).strip()
         trace = "".join(traceback.format_exception(raised))
@@ -66,45 +111,46 @@ def run_case(
         error=error,
         traceback=trace,
         started=started,
-        seconds=time.perf_counter() - before,
-        worker=machine(),
+        seconds=time.perf_counter() - start,
+        worker=describe_machine(),
     )
 
 
-def check(returned: Any, params: Mapping[str, Any], outputs: dict[str, Any]) -> None:
-    """Put what a function returned into `outputs`, by names; of bad ones an error, at the end."""
+def store_outputs(returned: Any, params: Mapping[str, Any], outputs: dict[str, Any]) -> None:
+    """Put what a function returned into `outputs`.
+
+    All that can be stored is stored before an ArgumentError names what cannot.
+    """
     if not isinstance(returned, Mapping):
         returned = {"value": returned}
-    wrong = []
+    errors = []
     for name, value in returned.items():
         try:
-            check_name(name, "an output")
+            check_name(name, "name of an output")
             if name in params:
-                raise ArgumentError(
-                    f"the output {name!r} has the name of a parameter; another was expected"
-                )
-            outputs[name] = _stored(value, f"the output {name!r}")
+                raise ArgumentError(f"output {name!r}: a parameter has the same name; use another")
+            outputs[name] = _storable(value, f"output {name!r}")
         except ArgumentError as error:
-            wrong.append(str(error))
-    if wrong:
-        kept = f". {', '.join(outputs)} are kept, in record.kept" if outputs else ""
-        raise ArgumentError("; ".join(wrong) + kept)
+            errors.append(str(error))
+    if errors:
+        rest = f". record.kept holds the others: {', '.join(outputs)}" if outputs else ""
+        raise ArgumentError("; ".join(errors) + rest)
 
 
-def _stored(value: Any, told: str) -> Any:
-    """A numpy array, or what JSON has."""
-    if isinstance(value, complex | host.complexfloating):  # JSON has none
+def _storable(value: Any, label: str) -> Any:
+    """Return a numpy array, or a value that JSON represents."""
+    if isinstance(value, complex | host.complexfloating):  # JSON has no complex numbers
         return host.asarray(value)
     if is_dense(value):
-        value = numbers(value, told)
+        value = numeric_array(value, label)
         if value.ndim:
             return value
-    return plain_value(value, told)
+    return json_value(value, label)
 
 
-def wants_random(function: Callable) -> bool:
-    """Whether a function has a parameter for random numbers."""
+def takes_rng(function: Callable) -> bool:
+    """Whether a function has a parameter for a random generator."""
     try:
-        return RANDOM in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin
+        return RNG_PARAMETER in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
         return False

@@ -1,5 +1,6 @@
-"""Functions of cases, where worker processes can import them; run as a script, a whole study."""
+"""Functions of cases, where worker processes can import them; as a script, a study of `slow`."""
 
+import functools
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import scipy.sparse.linalg
 import mfdeq
 from mfdeq.studies import grid
 
-MANY = grid(i=range(25), j=range(20))
+PAIRS = grid(i=range(4), j=range(3))
 
 
 def pair(i, j):
@@ -68,12 +69,19 @@ def seldom(i):
     return {"even": i == 0}
 
 
+def spectrum(x, kind):
+    if x > 1.5:
+        raise ValueError(f"{x} is too large")
+    values = x * np.array([1.0, 1e-2, 1e-3])
+    return {"values": values, "norm": np.linalg.norm(values), "count": round(10 * x)}
+
+
 def masked(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 
 
-def slow(i, j):
-    time.sleep(float(os.environ.get("SECONDS_A_CASE", "0.004")))
+def slow(i, j, seconds):
+    time.sleep(seconds)
     return pair(i, j)
 
 
@@ -86,4 +94,10 @@ def interrupted(i):
 if __name__ == "__main__":
     # A shell that starts it in the background has it ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    mfdeq.Study(sys.argv[1]).map(slow, MANY, workers=2, progress=False)
+    directory, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    mfdeq.Study(directory).map(
+        functools.partial(slow, seconds=seconds),
+        grid(i=range(rows), j=range(20)),
+        workers=2,
+        progress=False,
+    )

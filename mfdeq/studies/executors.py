@@ -1,0 +1,136 @@
+"""Executors: processes of this machine, the calling process itself, or the user's own executor."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from typing import Any
+
+from ..arguments import at_least, count
+from ..errors import ArgumentError, StudyError
+from .provenance import THREAD_VARIABLES
+from .worker import initialize_worker
+
+DEFAULT_AHEAD = 256  # cases submitted at a time to an executor whose workers are not known
+
+
+class InProcessExecutor(futures.Executor):
+    """Calls in this process: for debuggers, and for functions that cannot be pickled."""
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> futures.Future:
+        """Call the function at once."""
+        future: futures.Future = futures.Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class WorkerPool:
+    """The executor of a study, and how many cases it is given at a time.
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor or None
+        The user's executor. None starts processes of this machine, and starts them again when one
+        of them has died.
+    workers : int or None
+        The number of those processes; 0 runs in this process. By default the number of
+        processors.
+    ahead : int or None
+        The number of cases submitted at a time.
+    """
+
+    def __init__(
+        self, executor: futures.Executor | None, workers: int | None, ahead: int | None
+    ) -> None:
+        cpus = os.cpu_count() or 1
+        self.given = executor
+        self.workers = cpus if workers is None else int(at_least(0, workers, "workers"))
+        if executor is not None:
+            if not hasattr(executor, "submit"):
+                raise ArgumentError(
+                    "executor: expected a concurrent.futures.Executor, got "
+                    f"{type(executor).__name__}"
+                )
+            if workers is not None:
+                raise ArgumentError(
+                    "workers: expected None with executor=, which has its own workers, got "
+                    f"{workers!r}"
+                )
+        default = DEFAULT_AHEAD if executor is not None else max(1, 2 * self.workers)
+        self.ahead = default if ahead is None else count(ahead, "ahead")
+        self.threads_per_worker = max(1, cpus // max(1, self.workers))
+        self.executor: futures.Executor = InProcessExecutor()
+
+    @property
+    def crosses_processes(self) -> bool:
+        """Whether the function is pickled for other processes, not called by threads of this."""
+        # The exact class: an InterpreterPoolExecutor is a subclass, and pickles.
+        if self.given is not None:
+            return type(self.given) is not futures.ThreadPoolExecutor
+        return self.workers > 0
+
+    @property
+    def owns_processes(self) -> bool:
+        """Whether the pool starts processes itself."""
+        return self.given is None and self.workers > 0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Start the executor; at the end of the block, drop the cases that it has not begun."""
+        with self._limited_threads():
+            self.start()
+            try:
+                yield
+            finally:
+                if self.given is None:
+                    self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def start(self) -> None:
+        """Start the executor, or start it again after a worker has died."""
+        if self.given is not None:
+            self.executor = self.given
+        elif self.owns_processes:
+            # Spawned, not forked: a fork copies threads of the BLAS in the middle of their work.
+            self.executor = futures.ProcessPoolExecutor(
+                self.workers, mp_context=get_context("spawn"), initializer=initialize_worker
+            )
+
+    def submit(self, function: Callable, *args: Any) -> futures.Future:
+        """Submit a call; raise StudyError if the executor takes no more."""
+        try:
+            return self.executor.submit(function, *args)
+        except futures.BrokenExecutor:
+            raise
+        except RuntimeError as error:
+            raise StudyError(
+                f"executor: it takes no cases ({error}). What is recorded stays; run the study "
+                "again inside the executor's `with` block, or with a new executor"
+            ) from error
+
+    @contextlib.contextmanager
+    def _limited_threads(self) -> Iterator[None]:
+        """Share the processors among own processes, unless the user has set thread counts."""
+        if not self.owns_processes or any(name in os.environ for name in THREAD_VARIABLES):
+            yield
+            return
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads_per_worker)))
+        try:
+            yield
+        finally:
+            for name in THREAD_VARIABLES:
+                del os.environ[name]
+
+
+def pickle_function(function: Callable) -> bytes:
+    """Return a function as workers get it; raise ArgumentError if it cannot be pickled."""
+    try:
+        return pickle.dumps(function)
+    except Exception as error:
+        raise ArgumentError(
+            f"function: {function!r} cannot be sent to other processes ({error}). Define it at the "
+            "top of a module or script, or pass workers=0 to run in this process"
+        ) from error
