@@ -1,8 +1,7 @@
-"""The checks that `mfdeq.verify` runs, from what the user gave to what follows from it.
+"""Checks of what follows from a model's derivatives: sensitivities, gradients and Hessians.
 
-Everything is tested against something that does not depend on it: first derivatives against
-values, second ones against first ones, adjoints against products, equilibria against
-equilibria solved for anew.
+Each is compared with what does not depend on it: equilibria that are solved for anew at nearby
+parameters.
 """
 
 from __future__ import annotations
@@ -19,14 +18,35 @@ from ..errors import ConvergenceError, DerivativeError, SingularStateError
 from ..models.linearization import Problem
 from ..models.losses import Loss, LossBase
 from ..report import SolveReport
-from .derivative_checks import Parts
-from .taylor import FAIL, INCONCLUSIVE, judge
+from .checks import TERM_ERROR_FACTOR
+from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
+from .taylor_remainders import FAIL, INCONCLUSIVE, judge_remainders
 
-LOOSE = 1e-7  # relative residual of solves above which they may hide what is tested
+LOOSE_RTOL = 1e-7  # relative error of solves above which they may hide what is tested
+FEW_DIGITS_EPS = 1e-10  # unit roundoff above which a second verification in float64 is advised
+NOISE_RTOL = 1e-3  # of solves for estimates of noise
+EXACT_FACTOR = 100.0  # derivatives within this many roundoffs are no finite differences
+TAYLOR_CHECKS = {
+    "state": "Z: Taylor remainder of h*",
+    "value": "gradient: Taylor remainder of the loss",
+    "gradient": "H: Taylor remainder of the gradient",
+    "sensitivity": "h'': Taylor remainder of Z",
+}
 
 
-class Checks(Parts):
-    """All checks of one model, at one theta, along the directions of one seed."""
+class EquilibriumChecker(DerivativeChecker):
+    """All checks of a model and a loss at theta.
+
+    Parameters
+    ----------
+    problem : Problem
+    loss : Loss or None
+        None checks with a random linear function of the state.
+    h0 : (N,) array or None
+    seed : int
+    solve_options : dict
+        Of `mfdeq.solve`.
+    """
 
     def __init__(
         self,
@@ -38,180 +58,182 @@ class Checks(Parts):
     ) -> None:
         super().__init__(problem, seed)
         self.h0 = h0
-        self.unsettled = 0.0  # what is left to correct in an equilibrium, relative
+        self.state_error = 0.0  # of the equilibrium, relative
         self.solve: Any = functools.partial(solve, problem.model, **solve_options)
         self.w = self.backend.random(problem.state_size, seed=seed + 100)
         self.loss = loss if loss is not None else _linear_loss(self.w)
 
-    def everything(self) -> None:
-        """All checks, from the parts to the whole; where no equilibrium is found, the parts."""
+    def check_all(self) -> None:
+        """Make all checks; if no equilibrium is found, only those of the model's derivatives."""
         problem = self.problem
         try:
             eq = self.solve(self.theta, self.h0)
         except DerivativeError as error:
-            self._put(error.field or "linearization", FAIL, math.nan, math.nan, str(error))
+            self._add_error(error.field or "linearization", FAIL, error)
             return
         except (ConvergenceError, SingularStateError) as error:
-            # What a forward solve found best is a state; what an inner one did is not.
-            forward = error.best is not None and isinstance(error.report, SolveReport)
-            h = error.best if forward else problem.start(self.h0)
-            self._guarded("linearization", lambda: self.linearization(h))
+            # The best result of a forward solve is a state; that of a linear solve is not.
+            is_state = error.best is not None and isinstance(error.report, SolveReport)
+            h = error.best if is_state else problem.start(self.h0)
+            self._run("linearization", lambda: self.check_linearization(h))
             verdict = FAIL if any(c.verdict == FAIL for c in self.checks) else INCONCLUSIVE
-            self._put("equilibrium", verdict, math.nan, math.nan, f"not found: {error}")
+            self._add("equilibrium", verdict, math.nan, math.nan, f"not found: {error}")
             return
-        self._guarded("linearization", lambda: self.linearization(eq.state))
-        self._guarded("loss", lambda: self.loss_derivatives(eq.state, self.loss))
-        self._guarded("equilibrium", lambda: self.equilibrium(eq))
+        self._run("linearization", lambda: self.check_linearization(eq.state))
+        self._run("loss", lambda: self.check_loss(eq.state, self.loss))
+        self._run("equilibrium", lambda: self.check_equilibrium(eq))
 
     def notes(self) -> list[str]:
-        """What the table does not show: what was not checked, and where to look first."""
-        found = []
+        """Return what the table does not show: what was not checked, and where to look first."""
+        notes = []
         if self.missing:
-            found.append(f"not given, not checked: {', '.join(self.missing)}")
+            notes.append(f"not given, not checked: {', '.join(self.missing)}")
         verdicts = [check.verdict for check in self.checks]
         if FAIL in verdicts:
             first = self.checks[verdicts.index(FAIL)].name
-            found.append(f"look first at: {first} (what comes after it builds on it)")
-        elif INCONCLUSIVE in verdicts and self.loosest > LOOSE:
-            found.append(
-                f"solves reach a relative residual of {self.loosest:.0e} only, too loose to tell: "
-                "verify with solver= of a smaller rtol"
+            notes.append(f"look first at: {first} (the checks after it build on it)")
+        elif INCONCLUSIVE not in verdicts:
+            pass
+        elif self.worst_residual > LOOSE_RTOL:
+            notes.append(
+                f"linear solves reach a relative residual of only {self.worst_residual:.0e}, too "
+                "loose to tell: verify with solver= of a smaller rtol"
             )
-        elif INCONCLUSIVE in verdicts and self.unsettled > LOOSE:
-            found.append(
-                f"the equilibrium is off by {self.unsettled:.0e} of the state, too loose to tell: "
-                "verify with a smaller rtol, or with rows of R of one size"
+        elif self.state_error > LOOSE_RTOL:
+            notes.append(
+                f"the equilibrium is off by {self.state_error:.0e} of the state, too loose to "
+                "tell: verify with a smaller rtol, or with rows of R of one size"
             )
-        elif INCONCLUSIVE in verdicts and self.backend.eps > 1e-10:
-            found.append(f"{self.backend.dtype} shows few digits: verify in float64 as well")
-        return found
+        elif self.backend.eps > FEW_DIGITS_EPS:
+            notes.append(f"{self.backend.dtype} has few digits: verify in float64 as well")
+        return notes
 
-    def _guarded(self, name: str, checks: Callable[[], None]) -> None:
+    def _run(self, name: str, check: Callable[[], None]) -> None:
+        """Run checks; an error becomes a check by the name of the field, or else by this name."""
         try:
-            checks()
+            check()
         except DerivativeError as error:
             field = error.field if name == "linearization" else ""
-            self._put(field or name, FAIL, math.nan, math.nan, str(error))
+            self._add_error(field or name, FAIL, error)
         except (ConvergenceError, SingularStateError) as error:
-            self._put(name, INCONCLUSIVE, math.nan, math.nan, str(error))
+            self._add_error(name, INCONCLUSIVE, error)
 
-    # The whole: equilibria at theta + step v.
-
-    def equilibrium(self, eq: Equilibrium) -> None:
-        """Z, the gradient, H and h'' against equilibria nearby."""
+    def check_equilibrium(self, eq: Equilibrium) -> None:
+        """Check Z, the gradient, H and h'' against equilibria at theta + step v."""
         xp, norm = self.backend.xp, self.backend.norm
         _ = eq.sensitivity._apply(self.v), eq.sensitivity._apply_adjoint(self.w)
-        self.loosest = eq.report.linear.worst_residual
-        self._dot_test("Z: adjoint", eq.sensitivity)
+        self.worst_residual = eq.report.linear.worst_residual
+        self._check_adjoint("Z: adjoint", eq.sensitivity)
         _, d_h = eq.loss_gradients(self.loss)
         Zv = eq.sensitivity._apply(self.v)
         forward = float(xp.vecdot(d_h, Zv))
         backward = float(xp.vecdot(eq.param_operator._apply_adjoint(eq.adjoint(self.loss)), self.v))
-        self._compare("forward-adjoint duality", abs(forward - backward), norm(d_h) * norm(Zv))
-        curved = eq.linearization.curvature is not None
-        doubly = eq.linearization.second is not None
+        self._check_mismatch(
+            "forward-adjoint duality", abs(forward - backward), norm(d_h) * norm(Zv)
+        )
+        has_curvature = eq.linearization.curvature is not None
+        has_second = eq.linearization.second is not None
         terms = {
             "state": Zv,
             "value": xp.reshape(xp.vecdot(eq.gradient(self.loss), self.v), (1,)),
         }
-        if curved:
+        if has_curvature:
             H = eq.hessian(self.loss)
             Hv = H._apply(self.v)
-            self._symmetry("H: symmetry", H, eq.linearization.accuracy[1])
+            self._check_symmetry("H: symmetry", H, eq.linearization.accuracy[1])
             terms["gradient"] = Hv
-        if doubly:
+        if has_second:
             terms["sensitivity"] = eq.second_order(self.u, self.v)
-        names = {
-            "state": "Z: Taylor remainder of h*",
-            "value": "gradient: Taylor remainder of the loss",
-            "gradient": "H: Taylor remainder of the gradient",
-            "sensitivity": "h'': Taylor remainder of Z",
-        }
 
         def quantities(at: Equilibrium) -> dict[str, Array]:
-            found = {
-                "state": at.state,
-                "value": xp.asarray(
-                    [self.loss.value(at.state, at.params)], dtype=self.backend.dtype
-                ),
-            }
-            if curved:
-                found["gradient"] = at.gradient(self.loss)
-            if doubly:
-                found["sensitivity"] = at.sensitivity._apply(self.u)
-            return found
+            value = self.loss.value(at.state, at.params)
+            values = {"state": at.state, "value": xp.asarray([value], dtype=self.backend.dtype)}
+            if has_curvature:
+                values["gradient"] = at.gradient(self.loss)
+            if has_second:
+                values["sensitivity"] = at.sensitivity._apply(self.u)
+            return values
 
         base = quantities(eq.polished)
-        noise, off_by = self._noise(eq, base, quantities), norm(_correction(eq.polished))
-        off = self._inexact(eq, terms)
-        for name, of in (("gradient", "value"), ("sensitivity", "state")):
-            noise[name] = noise.get(name, 0.0) + 2 * off[of]
+        noise = self._quantity_noise(eq, base, quantities)
+        errors = self._term_errors(eq, terms)
+        for name, lower in (("gradient", "value"), ("sensitivity", "state")):
+            noise[name] = noise.get(name, 0.0) + 2 * errors[lower]
+        correction = norm(_chord_step(eq.polished))
         steps: list[float] = []
-        looser: list[float] = []  # by how much a solve left more than that at theta
+        factors: list[float] = []  # by which a solve left more to correct than the one at theta
         remainders: dict[str, list[float]] = {name: [] for name in terms}
         for step in self.steps:
             try:
-                near = self.solve(self.theta + step * self.v, eq.state)
-                there = quantities(near.polished)
+                nearby = self.solve(self.theta + step * self.v, eq.state)
+                values = quantities(nearby.polished)
             except (ConvergenceError, SingularStateError):
                 continue
             steps.append(step)
-            looser.append(max(1.0, norm(_correction(near.polished)) / off_by if off_by else 1.0))
+            left = norm(_chord_step(nearby.polished))
+            factors.append(max(1.0, left / correction if correction else 1.0))
             for name, term in terms.items():
-                remainders[name].append(norm(there[name] - base[name] - step * term))
+                remainders[name].append(norm(values[name] - base[name] - step * term))
         for name, term in terms.items():
-            sizes = [step * norm(term) for step in steps]
-            noises = [
-                noise[name] * more + step * off[name]
-                for step, more in zip(steps, looser, strict=True)
-            ]
-            size = norm(base[name])
-            self._put(
-                names[name], *judge(2, steps, remainders[name], sizes, noises, size, self.enough)
+            judgement = judge_remainders(
+                2,
+                steps,
+                remainders[name],
+                [step * norm(term) for step in steps],
+                [
+                    noise[name] * factor + step * errors[name]
+                    for step, factor in zip(steps, factors, strict=True)
+                ],
+                norm(base[name]),
+                self.agreement_needed,
             )
+            self._add(TAYLOR_CHECKS[name], *judgement)
 
-    def _inexact(self, eq: Equilibrium, terms: dict[str, Array]) -> dict[str, float]:
-        """What derivatives that are differences leave in each term, as far as can be estimated."""
-        norm, (first_off, second_off) = self.backend.norm, eq.linearization.accuracy
-        off = dict.fromkeys(("state", "value", "gradient", "sensitivity"), 0.0)
-        if first_off > 100 * self.backend.eps:
-            z, A, B = terms["state"], eq.corrected.A, eq.corrected.B
-            off["state"] = 2 * norm(eq.factor.approximate(B._apply(self.v) - A._apply(z)))
-            off["value"] = norm(eq.gradient_with_error(self.loss)[1]) * norm(self.v)
-        if second_off:
+    def _term_errors(self, eq: Equilibrium, terms: dict[str, Array]) -> dict[str, float]:
+        """Estimate the error of each term if the derivatives are finite differences; else 0."""
+        norm, (first_error, second_error) = self.backend.norm, eq.linearization.accuracy
+        errors = dict.fromkeys(TAYLOR_CHECKS, 0.0)
+        if first_error > EXACT_FACTOR * self.backend.eps:
+            A, B = eq.corrected.A, eq.corrected.B
+            residual = B._apply(self.v) - A._apply(terms["state"])
+            errors["state"] = 2 * norm(eq.factor.approximate(residual))
+            errors["value"] = norm(eq.gradient_with_error(self.loss)[1]) * norm(self.v)
+        if second_error:
             if "gradient" in terms:
-                off["gradient"] = norm(eq.hessian(self.loss).with_error(self.v)[1])
-            relative = off["state"] / max(norm(terms["state"]), self.backend.eps)
-            off["sensitivity"] = (
-                10 * (relative + second_off) * norm(terms.get("sensitivity", 0.0 * self.v))
-            )
-        return off
+                errors["gradient"] = norm(eq.hessian(self.loss).with_error(self.v)[1])
+            relative = errors["state"] / max(norm(terms["state"]), self.backend.eps)
+            size = norm(terms.get("sensitivity", 0.0 * self.v))
+            errors["sensitivity"] = TERM_ERROR_FACTOR * (relative + second_error) * size
+        return errors
 
-    def _noise(
+    def _quantity_noise(
         self, eq: Equilibrium, base: dict[str, Array], quantities: Callable[..., dict[str, Array]]
     ) -> dict[str, float]:
-        """What a state moved by the rounding error of R, and inexact solves, change."""
+        """Estimate the noise of each quantity from two nearby states and the residuals of solves.
+
+        The states are one displaced by the rounding error of R, and one displaced by a chord step.
+        """
         norm = self.backend.norm
         signs = self.backend.xp.sign(self.backend.random(eq.state.shape[0], seed=self.seed + 105))
         rounding = 2 * self.backend.eps * signs * eq.state_operator.abs_apply(eq.state)
-        h = eq.state + eq.factor.solve(rounding, rtol=1e-3)
-        places = h, eq.polished.state - _correction(eq.polished)
-        self.unsettled = norm(places[1] - eq.state) / (norm(eq.state) or 1.0)
-        there = [
+        rounded = eq.state + eq.factor.solve(rounding, rtol=NOISE_RTOL)
+        corrected = eq.polished.state - _chord_step(eq.polished)
+        self.state_error = norm(corrected - eq.state) / (norm(eq.state) or 1.0)
+        nearby = [
             quantities(Equilibrium(eq.problem, h, eq.problem.linearize(h), eq.solver, eq.report))
-            for h in places
+            for h in (rounded, corrected)
         ]
-        self.loosest = max(self.loosest, eq.report.linear.worst_residual)
-        inexact = 10 * self.backend.eps + self.loosest
+        self.worst_residual = max(self.worst_residual, eq.report.linear.worst_residual)
+        solve_error = ROUNDING_FACTOR * self.backend.eps + self.worst_residual
         return {
-            name: 3 * sum(norm(other[name] - value) for other in there) + inexact * norm(value)
+            name: 3 * sum(norm(other[name] - value) for other in nearby) + solve_error * norm(value)
             for name, value in base.items()
         }
 
 
-def _correction(eq: Equilibrium) -> Array:
-    """What a chord step would take from the state: small rows may not have converged."""
-    return eq.factor.solve(eq.problem.residual(eq.state), rtol=1e-3)
+def _chord_step(eq: Equilibrium) -> Array:
+    """Return A^-1 R at the state: its error, also in rows too small for the convergence test."""
+    return eq.factor.solve(eq.problem.residual(eq.state), rtol=NOISE_RTOL)
 
 
 def _linear_loss(w: Array) -> Loss:

@@ -1,4 +1,4 @@
-"""Whether a model's derivatives are the derivatives of what it computes."""
+"""`mfdeq.verify`: whether the derivatives of a model are the derivatives of what it computes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ from ..errors import DerivativeError
 from ..models.linearization import Problem
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
-from .equilibrium_checks import Checks
-from .judge import Check
-from .taylor import FAIL, INCONCLUSIVE, PASS
+from .checks import Check
+from .equilibrium_checks import EquilibriumChecker
+from .taylor_remainders import FAIL, INCONCLUSIVE, PASS
 
 
 @dataclass
 class Verification:
-    """What `mfdeq.verify` found. True only where every check passed.
+    """The result of `mfdeq.verify`: a list of checks, and a verdict.
+
+    It is true only if every check passed, it iterates over its checks, and printing it shows them
+    as a table.
 
     Attributes
     ----------
     checks : list of Check
-    verdict : str
-        "FAIL" if a check failed, else "INCONCLUSIVE" if one could not decide, else "PASS".
     notes : list of str
         What was not given and so not checked, and where to look first.
+    verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
+        "FAIL" if a check failed, otherwise "INCONCLUSIVE" if one could not decide, otherwise
+        "PASS".
+
+    Examples
+    --------
+    >>> from mfdeq import Verification
+    >>> from mfdeq.verification import Check
+    >>> passed = Check("d_state", "PASS", 2.0, 1.65, "slope 2.00, expected 2")
+    >>> unsure = Check("d_params", "INCONCLUSIVE", 0.1, 1e-3, "the noise hides the term")
+    >>> verification = Verification([passed, unsure])
+    >>> verification.verdict, bool(verification)
+    ('INCONCLUSIVE', False)
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -35,10 +49,10 @@ class Verification:
     @property
     def verdict(self) -> str:
         """PASS, FAIL or INCONCLUSIVE."""
-        found = {check.verdict for check in self.checks}
-        if FAIL in found:
+        verdicts = {check.verdict for check in self.checks}
+        if FAIL in verdicts:
             return FAIL
-        return PASS if found == {PASS} else INCONCLUSIVE
+        return PASS if verdicts == {PASS} else INCONCLUSIVE
 
     def __bool__(self) -> bool:
         return self.verdict == PASS
@@ -57,7 +71,13 @@ class Verification:
         return "\n".join([head, *rows, *self.notes, f"verdict: {self.verdict}"])
 
     def raise_if_failed(self) -> None:
-        """Raise `DerivativeError` naming the checks that failed."""
+        """Raise an error that names the checks that failed, if there are any.
+
+        Raises
+        ------
+        DerivativeError
+            If the verdict is "FAIL". An inconclusive verification does not raise.
+        """
         failed = [
             f"{check.name} ({check.detail})" for check in self.checks if check.verdict == FAIL
         ]
@@ -79,31 +99,80 @@ def verify(
     ----------
     model : FixedPointModel or ResidualModel
     theta : (P,) array
+        The parameters.
     loss : Loss, optional
         By default a random linear function of the state.
     h0 : (N,) array, optional
-        Start of the solve.
-    seed : int, optional
-        Of the random directions.
+        The start of the solve.
+    seed : int, default: 0
+        The seed of the random directions.
     **solve_options
-        For `mfdeq.solve`: method, solver, rtol, max_iterations.
+        Of `mfdeq.solve`: ``method``, ``solver``, ``rtol`` and ``max_iterations``.
 
     Returns
     -------
     Verification
-        Print it for a table; it is true only for PASS.
+        Print it for a table of the checks. It is true only if every check passed.
+
+    Raises
+    ------
+    ModelError
+        If a function of the model returns a wrong shape, a wrong dtype or NaN.
+
+    See Also
+    --------
+    mfdeq.solve : The equilibrium, which checks adjoints and the symmetry of curvature by itself.
 
     Notes
     -----
-    Adjoints and symmetry, block by block, by dot tests. First derivatives, Z, the gradient, K,
-    f'', H and h'' by Taylor remainders, along random and structured directions, each of which
-    must fall as the square of the step until it reaches the noise of what it is computed from,
-    and of the user's own derivatives in every row. A remainder hidden by noise altogether is
-    INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
+    Adjoints, and the symmetry of curvature block by block, are checked by dot tests. The first
+    derivatives, the sensitivity Z, the gradient, the curvature, the second derivative f'', the
+    Hessian H and h'' are checked by Taylor remainders
+
+        r(t) = ‖F(x + t d) − F(x) − t F'(x) d‖
+
+    along random and structured directions d. The remainder must fall as t² until it reaches the
+    noise of F; for the user's own derivatives every row must. A remainder that noise hides
+    altogether is INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
+
+    If no equilibrium is found, only the model's derivatives are checked, and the verdict is at
+    best INCONCLUSIVE.
+
+    References
+    ----------
+    P. E. Farrell, D. A. Ham, S. W. Funke and M. E. Rognes, "Automated derivation of the adjoint
+    of high-level transient finite element programs", SIAM Journal on Scientific Computing 35,
+    2013: the Taylor remainder test.
+
+    Examples
+    --------
+    The fixed point h = cos h + theta, first right and then with a wrong sign:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> class Cosine(mfdeq.FixedPointModel):
+    ...     state_size = param_size = 1
+    ...     sign = -1.0
+    ...     def map(self, h, theta):
+    ...         return np.cos(h) + theta
+    ...     def linearize(self, h, theta):
+    ...         return mfdeq.Linearization(np.diag(self.sign * np.sin(h)), np.eye(1))
+    >>> verification = mfdeq.verify(Cosine(), np.array([0.3]))
+    >>> verification.verdict
+    'PASS'
+    >>> verification.notes
+    ['not given, not checked: curvature, second']
+    >>> model = Cosine()
+    >>> model.sign = 1.0
+    >>> verification = mfdeq.verify(model, np.array([0.3]))
+    >>> verification.verdict
+    'FAIL'
+    >>> verification.notes[-1]
+    'look first at: d_state (the checks after it build on it)'
     """
     problem = Problem(model, theta, h0)
     if loss is not None:
         check_loss(loss, model)
-    run = Checks(problem, loss, h0, seed, solve_options)
-    run.everything()
-    return Verification(run.checks, run.notes())
+    checker = EquilibriumChecker(problem, loss, h0, seed, solve_options)
+    checker.check_all()
+    return Verification(checker.checks, checker.notes())

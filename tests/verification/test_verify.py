@@ -9,7 +9,7 @@ from support.case_forms import with_linearize
 from support.cases import build, given_as
 
 import mfdeq
-from mfdeq.verification.taylor import FAIL, INCONCLUSIVE, PASS, judge
+from mfdeq.verification.taylor_remainders import FAIL, INCONCLUSIVE, PASS, judge_remainders
 
 STEPS = [4.0**-k for k in range(8)]
 
@@ -125,14 +125,18 @@ def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
 )
 def test_remainders_are_judged_by_their_slope(remainder, verdict):
     remainders = [remainder(t) for t in STEPS]
-    found, figure, threshold, detail = judge(2, STEPS, remainders, STEPS, [1e-13] * 9, 1.0, 1e-3)
+    found, figure, threshold, detail = judge_remainders(
+        2, STEPS, remainders, STEPS, [1e-13] * 9, 1.0, 1e-3
+    )
     assert found == verdict, detail
     if verdict == PASS:
         assert figure >= threshold or figure <= 1e-3
 
 
 def test_noise_that_hides_the_term_is_inconclusive():
-    found, *_ = judge(2, STEPS, [1e-3] * 8, [1e-3 * t for t in STEPS], [1e-3] * 8, 1e-3, 1e-3)
+    found, *_ = judge_remainders(
+        2, STEPS, [1e-3] * 8, [1e-3 * t for t in STEPS], [1e-3] * 8, 1e-3, 1e-3
+    )
     assert found == INCONCLUSIVE
 
 

@@ -1,0 +1,173 @@
+"""Taylor remainders on a ladder of steps, judged with the noise of the values in mind.
+
+The remainder of a right derivative falls as the square of the step, that of a wrong one as the
+step itself. Below the noise of the values neither can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..arrays.backend import Array, Backend
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+
+STEP_RATIO = 4.0  # of neighbouring steps of the ladder
+LADDER_LENGTH = 9  # steps
+NOISE_FACTOR = 10.0  # a remainder above this many times its noise is judged by its slope
+SLOPE_MARGIN = 0.35  # by which the slope may fall short
+REQUIRED_AGREEMENT = 1e-3  # relative, of remainders that are all within their noise, in float64
+WINDOW = 4  # neighbouring steps at which a wrong row must be off by the same amount per step
+WINDOW_SPREAD = 0.25  # of the amount, within which it counts as the same
+
+
+def required_agreement(eps: float) -> float:
+    """Return the relative agreement that passes without a slope: 1e-3, or 2e-2 in float32."""
+    return max(REQUIRED_AGREEMENT, eps**0.25)
+
+
+def step_ladder(eps: float) -> list[float]:
+    """Return steps from eps^(1/8) downwards, for values with unit roundoff eps."""
+    return [eps**0.125 / STEP_RATIO**k for k in range(LADDER_LENGTH)]
+
+
+def finer_steps(steps: Sequence[float]) -> list[float]:
+    """Return as many steps again, below the given ones."""
+    return [step / STEP_RATIO**LADDER_LENGTH for step in steps]
+
+
+def judge_remainders(
+    order: int,
+    steps: Sequence[float],
+    remainders: Sequence[float],
+    terms: Sequence[float],
+    noises: Sequence[float],
+    scale: float,
+    agreement_needed: float,
+) -> tuple[str, float, float, str]:
+    """Judge remainders that should fall as steps**order.
+
+    Parameters
+    ----------
+    order : int
+    steps : sequence of float
+        Falling.
+    remainders, terms : sequences of float
+        The sizes of the remainder and of the term under test, at every step.
+    noises : sequence of float
+        The part of each remainder that errors of the values explain, and errors of a derivative
+        that is itself a finite difference.
+    scale : float
+        The size of the quantity whose derivative is tested; a term lost in the noise is compared
+        with it.
+    agreement_needed : float
+        The relative agreement that passes if all remainders are within their noise.
+
+    Returns
+    -------
+    verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
+    figure, threshold : float
+        The slope and the least that passes; or, if all remainders are within their noise, the
+        relative agreement and the most that passes.
+    detail : str
+        The explanation.
+    """
+    finite = [k for k, r in enumerate(remainders) if math.isfinite(r)]
+    visible = [k for k in finite if remainders[k] > NOISE_FACTOR * noises[k]]
+    slopes = [
+        math.log(remainders[k] / remainders[k + 1]) / math.log(steps[k] / steps[k + 1])
+        for k in visible
+        if k + 1 in visible
+    ]
+    least = order - SLOPE_MARGIN
+    if slopes and min(slopes[-2:]) < -SLOPE_MARGIN:
+        detail = (
+            "the remainder grows as the step shrinks: the function is not smooth, or not the same "
+            "at every call"
+        )
+        return INCONCLUSIVE, min(slopes[-2:]), least, detail
+    if slopes:
+        slope, last = slopes[-1], visible[-1]
+        near_noise = remainders[last] < 10 * NOISE_FACTOR * noises[last]
+        if len(slopes) >= 2 and slopes[-2] >= least > slope and near_noise:
+            slope = slopes[-2]  # the last slope may be bent by the noise just below it
+        if slope >= least:
+            floor = min(remainders[k] for k in finite)
+            detail = f"slope {slope:.2f}, expected {order}"
+            detail += f"; floor {floor / scale:.0e}" if scale > 0 else ""
+            return PASS, slope, least, detail
+        if slope <= order - 1 + SLOPE_MARGIN:
+            return FAIL, slope, least, f"slope {slope:.2f}, expected {order}: not the derivative"
+        return INCONCLUSIVE, slope, least, f"slope {slope:.2f} between {order - 1} and {order}"
+    hidden = [k for k in finite if k not in visible]
+    if not hidden:
+        return INCONCLUSIVE, math.nan, agreement_needed, "no step gave a finite value"
+    # The largest step within the noise says to how many digits the derivative is confirmed.
+    k = hidden[0]
+    noise = NOISE_FACTOR * noises[k]
+    term = terms[k] if terms[k] > noise else scale * steps[k]
+    agreement = noise / term if term > 0 else 0.0
+    if agreement <= agreement_needed:
+        detail = f"remainder at the rounding floor, agrees to {agreement:.0e}"
+        return PASS, agreement, agreement_needed, detail
+    detail = f"the noise hides errors below {agreement:.0e} of the term"
+    return INCONCLUSIVE, agreement, agreement_needed, detail
+
+
+def find_wrong_row(
+    backend: Backend,
+    steps: Sequence[float],
+    remainders: Sequence[Array],
+    changes: Sequence[Array],
+    noise: Array,
+    term_error: float,
+) -> tuple[str, float, float, str] | None:
+    """Return the judgement of the row most in error relative to its own size; None if none is.
+
+    A wrong row is off by the same amount per step at every small step. A right one is off by less
+    the smaller the step, down to the noise, which is off by more.
+
+    Parameters
+    ----------
+    backend : Backend
+    steps : sequence of float
+        Falling.
+    remainders, changes : sequences of (n,) arrays
+        At every step.
+    noise : (n,) array
+        Of each row.
+    term_error : float
+        The error per step that the derivative itself may have.
+
+    Returns
+    -------
+    tuple or None
+        As of `judge_remainders`.
+    """
+    xp = backend.xp
+    if len(steps) < WINDOW or remainders[0].shape[0] == 0:
+        return None
+    rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
+    wrong = xp.zeros_like(noise)  # how far each row is off per step; 0 if it is right
+    for k in range(len(steps) - WINDOW + 1):
+        window = rates[:, k : k + WINDOW]
+        highest, lowest = xp.max(window, axis=1), xp.min(window, axis=1)
+        size = xp.maximum(xp.abs(highest), xp.abs(lowest))
+        # Noise that is the same at four steps is, per step, 64 times as large at the last.
+        threshold = noise / steps[k + WINDOW - 1] + NOISE_FACTOR * term_error
+        visible = xp.min(xp.abs(window), axis=1) > threshold
+        constant = highest - lowest <= WINDOW_SPREAD * size
+        # Smaller steps overrule larger ones, except by noise, which looks larger there.
+        wrong = xp.where(visible & ~constant & (size < wrong / 2), xp.zeros_like(wrong), wrong)
+        wrong = xp.where(visible & constant, size, wrong)
+    own = xp.abs(changes[-1] / steps[-1]) + xp.abs(changes[-1] - remainders[-1]) / steps[-1]
+    relative = xp.where(wrong > 0, wrong / xp.where(own > 0, own, xp.ones_like(own)), wrong)
+    row = int(xp.argmax(relative))
+    if not float(relative[row]) > 0:
+        return None
+    figure = float(relative[row])
+    least_visible = float(noise[row]) / steps[0] + NOISE_FACTOR * term_error
+    threshold_figure = least_visible * figure / float(wrong[row])
+    detail = f"row {row} off by {figure:.0e} of itself: not the derivative"
+    return FAIL, figure, threshold_figure, detail
