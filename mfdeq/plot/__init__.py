@@ -1,4 +1,8 @@
-"""Pictures by matplotlib (the extra ``plot``): spectra, fields, branches and minimizations."""
+"""Plots by matplotlib, of spectra, fields, branches of equilibria and minimizations.
+
+Each function draws a result of this library and returns matplotlib's axes, to be changed further.
+Nothing is computed here but what a plot needs. Needs ``pip install mfdeq[plot]``.
+"""
 
 from .branches import branch
 from .fields import field, vectors

@@ -1,19 +1,51 @@
-"""Where pictures are drawn: the caller's axes, or new ones of matplotlib's."""
+"""Axes to draw on, and the results to draw with their names in the legend."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..arrays.optional_packages import package
+from ..errors import ArgumentError
 
 
-def axes_or_new(ax: Any) -> Any:
-    """Return the caller's axes, or those of a new figure."""
+def pyplot() -> Any:
+    """Return matplotlib.pyplot; raise ArgumentError that says what to install if it is missing."""
+    return package("matplotlib.pyplot", "plot")
+
+
+def get_axes(ax: Any) -> Any:
+    """Return the caller's axes, or those of a new figure if there are none."""
     if ax is not None:
         return ax
     return pyplot().subplots(figsize=(6.4, 4.6), layout="constrained")[1]
 
 
-def pyplot() -> Any:
-    """Return matplotlib.pyplot, or say what to install."""
-    return package("matplotlib.pyplot", "plot")
+def named_results(
+    given: Any, kind: type, argument: str, source: str, label: str | None = None
+) -> list[tuple[str | None, Any]]:
+    """Return pairs of a name and a result, of one result or of a mapping from names to results.
+
+    Parameters
+    ----------
+    given : object or mapping of str to object
+        What the caller passed.
+    kind : type
+        The class that results must have.
+    argument, source : str
+        The name of the argument, and the function that returns such results, for errors.
+    label : str, optional
+        The name of a single result.
+    """
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(label, given)]
+    if not pairs:
+        raise ArgumentError(
+            f"{argument}: expected at least one {kind.__name__}, got an empty mapping"
+        )
+    for _, result in pairs:
+        if not isinstance(result, kind):
+            raise ArgumentError(
+                f"{argument}: expected a {kind.__name__}, which {source} returns, got "
+                f"{type(result).__name__}"
+            )
+    return pairs

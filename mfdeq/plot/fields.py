@@ -1,4 +1,4 @@
-"""Pictures of parameters where they are: in a grid's cells, on a mesh or at points."""
+"""Plots of parameters in space: in the cells of a grid, on a mesh or at points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..arguments import count as positive
 from ..arrays.backend import Array, array_on_host, host, is_dense
 from ..errors import ArgumentError
 from ..spectrum.eigenpairs import Eigenpairs
-from .axes import axes_or_new, pyplot
+from .axes import get_axes, pyplot
 from .spectra import leading_pairs
 
 
@@ -22,43 +22,65 @@ def field(
     symmetric: bool = True,
     **style: Any,
 ) -> Any:
-    """Parameters where they are: in a grid's cells, on a mesh or at points.
+    """Plot parameters in space: in the cells of a grid, on a mesh or at points.
 
     Parameters
     ----------
     values : (P,) array
+        Real numbers.
     shape : (int, int), optional
-        (ny, nx) of a grid, ny nx = P, its rows one after another, the first on top.
+        (ny, nx) of a grid with ny nx = P cells, numbered row by row, the first row at the top.
     triangulation : matplotlib.tri.Triangulation, optional
-        A mesh with P nodes, or with P triangles.
+        A mesh with P nodes or P triangles.
     points : (P, 2) array, optional
-        x and y of each. One of `shape`, `triangulation` and `points` is needed.
-    ax : matplotlib Axes, optional
-        By default one in a new figure.
-    symmetric : bool, optional
-        Whether colours go from red to blue with zero in their middle.
+        The coordinates x and y of each parameter. Exactly one of `shape`, `triangulation` and
+        `points` must be given.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw. By default in a new figure.
+    symmetric : bool, default: True
+        Whether colours run from blue to red with white at zero.
     **style
-        For matplotlib: ``cmap``, ``vmin``, ``vmax``, ``extent`` of a grid, ``s`` of points.
+        Options of matplotlib: ``cmap``, ``vmin`` and ``vmax``, ``extent`` of a grid, ``s`` of
+        points.
 
     Returns
     -------
-    Axes
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ArgumentError
+        If `values` is not a real (P,) array, or its size does not fit the grid, mesh or points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfdeq import plot
+    >>> ax = plot.field(np.array([0.0, 1.0, -4.0, 2.0, 0.0, 1.0]), shape=(2, 3))
+    >>> image = ax.images[0]
+    >>> image.get_array().shape
+    (2, 3)
+    >>> [float(limit) for limit in image.get_clim()]
+    [-4.0, 4.0]
     """
-    z = _vector(values)
-    if sum(where is not None for where in (shape, triangulation, points)) != 1:
-        raise ArgumentError("one of shape, triangulation and points was expected")
-    style = _colours(z, symmetric) | style
+    z = _real_vector(values)
+    places = sum(place is not None for place in (shape, triangulation, points))
+    if places != 1:
+        raise ArgumentError(
+            f"field: expected exactly one of shape, triangulation and points, got {places}"
+        )
+    style = _colour_scale(z, symmetric) | style
     if shape is not None:
-        grid = z.reshape(_grid(shape, z.size))
-        ax = axes_or_new(ax)
+        grid = z.reshape(_grid_shape(shape, z.size))
+        ax = get_axes(ax)
         image = ax.imshow(grid, **{"interpolation": "nearest"} | style)
     elif triangulation is not None:
         ax, image = _on_mesh(z, triangulation, ax, style)
     else:
-        xy = _host(points, "points")
+        xy = _on_host(points, "points")
         if xy.shape != (z.size, 2):
-            raise ArgumentError(f"points has shape {xy.shape}; ({z.size}, 2) was expected")
-        ax = axes_or_new(ax)
+            raise ArgumentError(f"points: expected shape ({z.size}, 2), got {xy.shape}")
+        ax = get_axes(ax)
         image = ax.scatter(xy[:, 0], xy[:, 1], c=z, **style)
     ax.set_aspect("equal")
     _colour_bar(ax, image)
@@ -73,23 +95,41 @@ def vectors(
     count: int = 6,
     **style: Any,
 ) -> Any:
-    """The leading eigenvectors as fields, by magnitude, in a new figure.
-
-    Of either sign: each is drawn with its largest entry positive.
+    """Plot the leading eigenvectors as fields, by falling magnitude, in a new figure.
 
     Parameters
     ----------
     pairs : Eigenpairs
+        The result of `mfdeq.eigsh`.
     shape, triangulation, points
         Where the parameters are, as in `field`.
-    count : int, optional
-        How many at most.
+    count : int, default: 6
+        The number of eigenvectors, at most.
     **style
-        As of `field`.
+        As in `field`.
 
     Returns
     -------
-    Figure
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ArgumentError
+        If `pairs` is not a result of `mfdeq.eigsh` or holds no eigenvalue, or as in `field`.
+
+    Notes
+    -----
+    The sign of an eigenvector is arbitrary; it is drawn with its largest entry positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq import plot
+    >>> pairs = mfdeq.eigsh(np.diag([1.0, -2.0, 3.0, 4.0, 5.0, 6.0]), 2, "LA")
+    >>> figure = plot.vectors(pairs, shape=(2, 3))
+    >>> [ax.get_title()[:3] for ax in figure.axes]
+    ['6 ±', '5 ±']
     """
     values, bounds, leading = leading_pairs(pairs, positive(count, "count"))
     V = array_on_host(pairs.vectors)[:, leading]
@@ -108,32 +148,36 @@ def vectors(
     return figure
 
 
-def _host(x: Any, name: str) -> Any:
+def _on_host(x: Any, name: str) -> Array:
     if not is_dense(x):
-        raise ArgumentError(f"{name} is a {type(x).__name__}; an array was expected")
+        raise ArgumentError(f"{name}: expected an array, got {type(x).__name__}")
     return array_on_host(x)
 
 
-def _vector(values: Any) -> Any:
-    z = _host(values, "values")
+def _real_vector(values: Any) -> Array:
+    z = _on_host(values, "values")
     if z.ndim != 1 or not z.size or z.dtype.kind not in "biuf":
         raise ArgumentError(
-            f"values has shape {z.shape} and dtype {z.dtype}; a real (P,) array was expected"
+            f"values: expected a real (P,) array, got shape {z.shape} and dtype {z.dtype}"
         )
     return z.astype(float) if z.dtype.kind in "bi" else z
 
 
-def _grid(shape: Any, size: int) -> tuple[int, int]:
+def _grid_shape(shape: Any, size: int) -> tuple[int, int]:
     try:
         ny, nx = (positive(n, "a side of shape") for n in shape)
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"shape is {shape!r}; (ny, nx) was expected") from error
+        raise ArgumentError(
+            f"shape: expected two positive integers (ny, nx), got {shape!r}"
+        ) from error
     if ny * nx != size:
-        raise ArgumentError(f"shape {ny} × {nx} is {ny * nx} cells; values has {size} entries")
+        raise ArgumentError(
+            f"shape: expected {size} cells, one for each entry of values, got {ny} × {nx}"
+        )
     return ny, nx
 
 
-def _colours(z: Any, symmetric: bool) -> dict[str, Any]:
+def _colour_scale(z: Any, symmetric: bool) -> dict[str, Any]:
     if not symmetric:
         return {"cmap": "viridis"}
     finite = abs(z[host.isfinite(z)])
@@ -144,21 +188,22 @@ def _colours(z: Any, symmetric: bool) -> dict[str, Any]:
 def _on_mesh(z: Any, mesh: Any, ax: Any, style: dict[str, Any]) -> tuple[Any, Any]:
     if not hasattr(mesh, "triangles"):
         raise ArgumentError(
-            f"triangulation is a {type(mesh).__name__}; a matplotlib.tri.Triangulation was expected"
+            f"triangulation: expected a matplotlib.tri.Triangulation, got {type(mesh).__name__}"
         )
     nodes, triangles = len(mesh.x), len(mesh.triangles)
     if z.size not in (nodes, triangles):
         raise ArgumentError(
-            f"values has {z.size} entries; the mesh has {nodes} nodes and {triangles} triangles"
+            f"values: expected {nodes} entries for the nodes of the mesh, or {triangles} for its "
+            f"triangles, got {z.size}"
         )
-    ax = axes_or_new(ax)
+    ax = get_axes(ax)
     if z.size == nodes:
         return ax, ax.tripcolor(mesh, z, **{"shading": "gouraud"} | style)
     return ax, ax.tripcolor(mesh, facecolors=z, **style)
 
 
 def _colour_bar(ax: Any, image: Any) -> None:
-    """As high as the picture, which a figure's own is not where aspects are equal."""
+    """Add a colour bar as high as the axes, which one of the figure is not at equal aspects."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     unit = 0.02 * max(1.0, abs((high - low) / (right - left)))
     ax.figure.colorbar(image, cax=ax.inset_axes((1.0 + unit, 0.0, 2.0 * unit, 1.0)))

@@ -1,4 +1,4 @@
-"""Pictures of eigenvalues: with their bounds, how they are distributed, and of two Hessians."""
+"""Plots of eigenvalues: with their error bounds, as a density, and of Gauss-Newton beside full."""
 
 from __future__ import annotations
 
@@ -14,123 +14,173 @@ from ..priors.precision import Euclidean
 from ..spectrum.density import SpectralDensity
 from ..spectrum.eigenpairs import SAFETY, Eigenpairs
 from ..spectrum.extreme import eigsh
-from .axes import axes_or_new
-from .legends import by_name
+from .axes import get_axes, named_results
 
-NEAR = 1e-2  # of the smallest value, down to which an axis is stretched for the noise floor
-WIDE = 30.0  # ratio of values, from which on an axis is logarithmic
-POINTS = 1000  # of a curve
+NOISE_FLOOR_RATIO = 1e-2  # of the smallest value: a noise floor below this is off the axis
+LOG_AXIS_RATIO = 30.0  # of the largest value to the smallest, above which an axis is logarithmic
+CURVE_POINTS = 1000
 GREY = "0.6"
-LEAST = 0.01  # eigenvalues within a width, that a curve of a density goes down to
+MIN_DENSITY = 0.01  # eigenvalues per width of the smoothing, where the axis of a density ends
 
 
 def spectrum(
     pairs: Eigenpairs | Mapping[str, Eigenpairs], ax: Any = None, label: str | None = None
 ) -> Any:
-    """Magnitudes of eigenvalues with their bounds, the largest first.
+    """Plot the magnitudes of eigenvalues with their error bounds, the largest first.
 
     Parameters
     ----------
     pairs : Eigenpairs, or mapping of str to Eigenpairs
-        One spectrum, or several by their names.
-    ax : matplotlib Axes, optional
-        By default one in a new figure.
+        The results of `mfdeq.eigsh`: one, or several by the names that the legend gives them.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw. By default in a new figure.
     label : str, optional
-        Name of a single spectrum in the legend.
+        The name of a single spectrum in the legend.
 
     Returns
     -------
-    Axes
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ArgumentError
+        If `pairs` is not a result of `mfdeq.eigsh`, or holds no eigenvalue.
 
     Notes
     -----
-    Positive values are filled, negative ones open. Bars are the bounds. The dashed line is the
-    noise floor, the largest estimated error of a product. A value not above its bound may be zero
-    or of either sign: it is grey, and where it would be below the axis it is at its lower end.
-    Where the floor is far below all values only the legend has it.
+    Markers of positive eigenvalues are filled, those of negative ones open. Bars are the error
+    bounds. The dashed line is the noise floor: the largest estimated error of a product with the
+    operator. It is only in the legend if it is far below all values. An eigenvalue not larger than
+    its bound may be zero or of either sign: it is grey, and at the lower end of the axis if it
+    would be below.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq import plot
+    >>> pairs = mfdeq.eigsh(np.diag([3.0, -2.0, 1.0, 0.5]), 2, "LM")
+    >>> ax = plot.spectrum(pairs)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()][:2]
+    ['positive', 'negative']
     """
-    named = by_name(pairs, Eigenpairs, "pairs", "mfdeq.eigsh", label)
-    spectra = [_Spectrum(name, of) for name, of in named]
-    ax = axes_or_new(ax)
-    seen = [x for one in spectra for x in one.certain] or [1.0]
-    floor = max(one.floor for one in spectra)
-    bottom = 0.5 * min(seen + ([floor] if floor >= NEAR * min(seen) else []))
-    drawn = [handle for i, one in enumerate(spectra) for handle in one.draw(ax, f"C{i}", bottom)]
+    named = named_results(pairs, Eigenpairs, "pairs", "mfdeq.eigsh", label)
+    spectra = [_Spectrum(name, one) for name, one in named]
+    ax = get_axes(ax)
+    sizes = [x for one in spectra for x in one.positive_sizes] or [1.0]
+    floor = max(one.noise_floor for one in spectra)
+    bottom = 0.5 * min(sizes + ([floor] if floor >= NOISE_FLOOR_RATIO * min(sizes) else []))
+    handles = [handle for i, one in enumerate(spectra) for handle in one.draw(ax, f"C{i}", bottom)]
     if floor > 0.0:
         text = f"error of products ≤ {floor:.0e}" + ("" if floor >= bottom else ", off the axis")
-        drawn.append(ax.axhline(floor, color="0.4", ls="--", lw=1, label=text))
+        handles.append(ax.axhline(floor, color="0.4", ls="--", lw=1, label=text))
     ax.set_yscale("log")
     ax.set(ylim=(0.7 * bottom, None), xlabel="number, by magnitude", ylabel="|eigenvalue|")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(handles=drawn, frameon=False)
+    ax.legend(handles=handles, frameon=False)
     return ax
 
 
 def density(
     of: SpectralDensity, ax: Any = None, width: float | None = None, label: str | None = None
 ) -> Any:
-    """How eigenvalues are distributed: how many per unit, and those that are known as ticks.
+    """Plot a spectral density: eigenvalues per unit, with those that are known as ticks.
 
     Parameters
     ----------
     of : SpectralDensity
-    ax : matplotlib Axes, optional
-        By default one in a new figure.
+        The result of `mfdeq.spectral_density`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw. By default in a new figure.
     width : float, optional
-        Standard deviation of the Gaussians that it is smoothed by; by default a hundredth of the
-        range.
+        The standard deviation of the Gaussians that smooth the density, in units of the
+        eigenvalues. By default a hundredth of their range.
     label : str, optional
-        Name of the curve in a legend.
+        The name of the curve in a legend.
 
     Returns
     -------
-    Axes
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ArgumentError
+        If `of` is not a result of `mfdeq.spectral_density`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq import plot
+    >>> of = mfdeq.spectral_density(np.diag(np.linspace(0.0, 1.0, 50)))
+    >>> ax = plot.density(of, width=0.05)
+    >>> ax.get_ylabel()
+    'eigenvalues per unit'
     """
     if not isinstance(of, SpectralDensity):
         raise ArgumentError(
-            f"of is a {type(of).__name__}; what mfdeq.spectral_density returns was expected"
+            "of: expected a SpectralDensity, which mfdeq.spectral_density returns, got "
+            f"{type(of).__name__}"
         )
     every = host.concatenate([of.nodes.reshape(-1), of.exact])
     low, high = float(every.min()), float(every.max())
     if width is None:
         width = 0.01 * (high - low) or 0.01 * abs(high) or 1.0
-    x = host.linspace(low - 4.0 * width, high + 4.0 * width, POINTS)
+    x = host.linspace(low - 4.0 * width, high + 4.0 * width, CURVE_POINTS)
     curve = of(x, width)
-    ax = axes_or_new(ax)
+    ax = get_axes(ax)
     (line,) = ax.plot(x, curve, label=label)
     ax.set_yscale("log")
     style = {"transform": ax.get_xaxis_transform(), "color": line.get_color(), "ls": "none"}
     ax.plot(of.exact, host.zeros(of.exact.size), marker="|", **style)
     ax.set(xlabel="eigenvalue", ylabel="eigenvalues per unit")
-    ax.set_ylim(bottom=LEAST / width)  # below are the tails of the Gaussians
+    ax.set_ylim(bottom=MIN_DENSITY / width)  # below are the tails of the Gaussians
     return ax
 
 
 def gauss_newton_against_full(
     H: ReducedHessian, pairs: Eigenpairs | int = 8, ax: Any = None
 ) -> Any:
-    """Eigenvalues of Gauss-Newton beside what the full Hessian says along the same vectors.
+    """Plot eigenvalues of the Gauss-Newton Hessian beside those of the full one along its vectors.
 
     Parameters
     ----------
     H : ReducedHessian
-    pairs : Eigenpairs or int, optional
-        Of ``H.gauss_newton``, in any inner product, or how many of them to compute.
-    ax : matplotlib Axes, optional
-        By default one in a new figure.
+        ``eq.hessian(loss)``.
+    pairs : Eigenpairs or int, default: 8
+        Eigenpairs of ``H.gauss_newton``, in any inner product; or the number to compute.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw. By default in a new figure.
 
     Returns
     -------
-    Axes
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ArgumentError
+        If `H` is not a ReducedHessian, or `pairs` is neither Eigenpairs nor a positive integer.
 
     Notes
     -----
-    The full Hessian's are Rayleigh quotients v'H v, not its eigenvalues; their bars are the
-    estimated error of the products. Where values differ by more than a factor of 30 the axis is
-    logarithmic, and linear around zero.
+    The values of the full Hessian are Rayleigh quotients v'H v along the eigenvectors v of the
+    Gauss-Newton Hessian, not its eigenvalues. Their bars are the estimated errors of the products.
+    The axis is logarithmic, and linear around zero, if values differ by more than a factor of 30.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq import plot
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 2, 2, kind="map")
+    >>> loss = mfdeq.LeastSquares(np.arange(2), np.array([0.5, 0.6]))
+    >>> H = mfdeq.solve(model, np.array([0.3, 0.1])).hessian(loss)
+    >>> ax = plot.gauss_newton_against_full(H, 2)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['Gauss–Newton', 'full, same vectors']
     """
     if not isinstance(H, ReducedHessian):
-        raise ArgumentError(f"H is a {type(H).__name__}; an mfdeq.ReducedHessian was expected")
+        raise ArgumentError(f"H: expected an mfdeq.ReducedHessian, got {type(H).__name__}")
     if not isinstance(pairs, Eigenpairs):
         pairs = eigsh(H.gauss_newton, positive(pairs, "pairs"), "LA")
     values, bounds, leading = leading_pairs(pairs)
@@ -139,7 +189,7 @@ def gauss_newton_against_full(
     full = array_on_host(H.backend.column_dots(pairs.vectors, product))[leading]
     errors = SAFETY * array_on_host(metric.dual_norms(error))[leading]
 
-    ax = axes_or_new(ax)
+    ax = get_axes(ax)
     number = 1 + host.arange(leading.size)
     ax.axhline(0.0, color=GREY, lw=0.8)
     ax.vlines(number, host.minimum(values, full), host.maximum(values, full), GREY, zorder=1)
@@ -148,7 +198,7 @@ def gauss_newton_against_full(
     style["mfc"] = "white"
     ax.errorbar(number, full, errors, fmt="D", color="C1", label="full, same vectors", **style)
     sizes = abs(values[abs(values) > bounds])
-    if sizes.size and max(sizes.max(), abs(full).max()) > WIDE * sizes.min():
+    if sizes.size and max(sizes.max(), abs(full).max()) > LOG_AXIS_RATIO * sizes.min():
         # A power of ten, so that no two labels are in one place.
         ax.set_yscale("symlog", linthresh=10.0 ** math.floor(math.log10(sizes.min())))
     ax.set(xlabel="number, by magnitude", ylabel="v'H v")
@@ -158,53 +208,53 @@ def gauss_newton_against_full(
 
 
 class _Spectrum:
-    """One spectrum, the largest first: magnitudes, bounds and what its points are."""
+    """The values of one spectrum and their error bounds, by falling magnitude."""
 
     def __init__(self, name: str | None, pairs: Eigenpairs) -> None:
         self.name = name
         self.values, self.bounds, _ = leading_pairs(pairs)
         self.sizes = abs(self.values)
-        self.floor = float(max(array_on_host(pairs.report.product_errors), default=0.0))
-        self.known = self.sizes > self.bounds
+        self.noise_floor = float(max(array_on_host(pairs.report.product_errors), default=0.0))
+        self.signed = self.sizes > self.bounds
 
     @property
-    def certain(self) -> list[float]:
-        """What has a place on a logarithmic axis: values, or what they may be at most."""
-        most = host.where(self.known, self.sizes, self.sizes + self.bounds)
-        return [float(x) for x in most if 0.0 < x < math.inf]
+    def positive_sizes(self) -> list[float]:
+        """Magnitudes on a logarithmic axis; for values that may be zero, their largest."""
+        upper = host.where(self.signed, self.sizes, self.sizes + self.bounds)
+        return [float(x) for x in upper if 0.0 < x < math.inf]
 
     def draw(self, ax: Any, colour: str, bottom: float) -> list[Any]:
-        """Put its three kinds of points there; what a legend shows of them."""
-        drawn: list[Any] = []
+        """Draw positive, negative and uncertain values, and return the handles for a legend."""
+        handles: list[Any] = []
         kinds = (
-            ("positive", self.known & (self.values > 0.0), colour, colour),
-            ("negative", self.known & (self.values < 0.0), colour, "white"),
-            ("within its bound of zero", ~self.known, GREY, "white"),
+            ("positive", self.signed & (self.values > 0.0), colour, colour),
+            ("negative", self.signed & (self.values < 0.0), colour, "white"),
+            ("within its bound of zero", ~self.signed, GREY, "white"),
         )
         number = 1 + host.arange(self.sizes.size)
         for kind, which, edge, face in kinds:
             if which.any():
                 at, bound = host.maximum(self.sizes[which], bottom), self.bounds[which]
-                # From zero on down a logarithmic axis has no place.
+                # Bars that reach zero end at the bottom of the logarithmic axis.
                 below = at - host.maximum(self.sizes[which] - bound, bottom)
                 above = host.maximum(self.sizes[which] + bound - at, 0.0)
                 style = {"fmt": "o", "markersize": 4.5, "capsize": 2, "elinewidth": 1}
                 bars = [host.maximum(below, 0.0), above]
                 label = kind if self.name is None else f"{self.name}: {kind}"
                 style |= {"color": edge, "mfc": face, "label": label}
-                drawn.append(ax.errorbar(number[which], at, bars, **style))
-        return drawn
+                handles.append(ax.errorbar(number[which], at, bars, **style))
+        return handles
 
 
 def leading_pairs(pairs: Any, count: int | None = None) -> tuple[Any, Any, Any]:
-    """Values and bounds on the host, by falling magnitude, and which they are."""
+    """Return values and bounds on the host by falling magnitude, and their indices in `pairs`."""
     if not isinstance(pairs, Eigenpairs):
         raise ArgumentError(
-            f"pairs is a {type(pairs).__name__}; what mfdeq.eigsh returns was expected"
+            f"pairs: expected Eigenpairs, which mfdeq.eigsh returns, got {type(pairs).__name__}"
         )
     values = array_on_host(pairs.values).astype(float)
     bounds = array_on_host(pairs.error_bounds).astype(float)
     if not values.size:
-        raise ArgumentError("pairs holds no eigenvalue; one at least was expected")
+        raise ArgumentError("pairs: expected at least one eigenvalue, got none")
     leading = host.argsort(-abs(values), kind="stable")[:count]
     return values[leading], bounds[leading], leading

@@ -1,16 +1,14 @@
-"""What pictures of branches and of minimizations show, and what is refused."""
+"""Bifurcation diagrams: what is drawn, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.cases import build
-from support.pictures import closed, legend, plot, plt  # noqa: F401
+from support.pictures import legend, plot, plt
 from support.refusing import refused
 
 import mfdeq
 from mfdeq.continuation.curve import Point
-from mfdeq.plot.minimizations import MANY
 
 
 def followed(*points):
@@ -66,7 +64,7 @@ def test_stability_that_changes_without_a_fold_changes_halfway():
     assert legend(ax) == ["stable", "unstable"]
 
 
-def test_a_fold_from_unstable_to_unstable_breaks_nothing():
+def test_a_fold_between_unstable_parts_does_not_split_them():
     both = followed((0.0, 0.0, "", 1), (1.0, 1.0, "fold", 1), (0.5, 2.0, "", 2))
     ax = plot.branch(both, np.max)
     assert curves(ax) == [("--", [[0, 0], [1, 1], [0.5, 2]])]
@@ -81,7 +79,7 @@ def test_a_branch_of_unknown_stability_is_one_solid_curve():
     assert plot.branch(followed((0.0, 1.0, "", None)), np.max).get_legend() is None
 
 
-def test_branches_by_name_and_their_crossing():
+def test_several_branches_share_the_marks_of_their_crossing():
     trunk = followed((0.0, 0.0, "", 0), (1.0, 0.0, "crossing", 0), (2.0, 0.0, "", 1))
     sides = [followed((1.0, 0.0, "crossing", 0), (2.0, h, "", 0)) for h in (1.0, 2.0)]
     _, given = plt.subplots()
@@ -103,7 +101,7 @@ def test_branches_by_name_and_their_crossing():
     ax.figure.draw_without_rendering()
 
 
-def test_a_branch_that_was_followed():
+def test_the_result_of_follow_is_drawn():
     class Ridge(mfdeq.ResidualModel):
         state_size = param_size = 1
 
@@ -120,56 +118,19 @@ def test_a_branch_that_was_followed():
     assert max(h for _, h in lower) < min(h for _, h in upper[1:])
 
 
-def minimized(method="newton-cg", **options):
-    case = build("bratu_field")
-    return mfdeq.minimize(
-        mfdeq.ReducedFunctional(case.model, case.loss, case.h0), case.params, method, **options
-    )
-
-
-def test_how_gradients_fall_over_what_they_cost():
-    newton = minimized()
-    with pytest.raises(mfdeq.ConvergenceError) as caught:
-        minimized("l-bfgs", max_iterations=4)
-    stopped = caught.value.best
-    ax = plot.convergence({"Newton": newton, "L-BFGS": stopped})
-    first, end, second, cross = ax.lines
-    for line, last, found in ((first, end, newton), (second, cross, stopped)):
-        steps = found.report.steps
-        assert list(line.get_xdata()) == [step.solves for step in steps]
-        assert list(line.get_ydata()) == [step.gradient_norm for step in steps]
-        assert last.get_xdata() == [found.report.solves]
-        assert last.get_ydata() == [np.linalg.norm(found.gradient)]
-        assert last.get_color() == line.get_color()
-    assert (end.get_marker(), cross.get_marker()) == ("o", "X")
-    assert legend(ax) == ["Newton", "L-BFGS"]
-    assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "linear solves")
-    _, given = plt.subplots()
-    assert plot.convergence(newton, given, over="seconds") is given
-    assert list(given.lines[0].get_xdata()) == [step.seconds for step in newton.report.steps]
-    assert given.get_xlabel() == "seconds"
-    assert given.get_legend() is None
-    assert given.lines[0].get_marker() == "."
-    newton.report.steps *= MANY  # so many that dots would be a band
-    ax = plot.convergence(newton, label="a name")
-    assert legend(ax) == ["a name"]
-    assert ax.lines[0].get_marker() == ""
-
-
-NOTHING = np.ones(3)
 REFUSED = {
-    "no branch": (lambda: plot.branch(NOTHING, np.max), "ndarray; what mfdeq.follow returns"),
-    "no branches": (lambda: plot.branch([], np.max), "branches is empty"),
-    "no measure": (lambda: plot.branch(TURNED, 1.0), "measure is a float; a callable"),
-    "no parameter": (lambda: plot.branch(TURNED, np.max, parameter=2), "parameter is 2; one of 2"),
-    "no minimum": (lambda: plot.convergence({"a": NOTHING}), "ndarray; what mfdeq.minimize"),
-    "an empty mapping of minima": (lambda: plot.convergence({}), "minima is an empty mapping"),
-    "another cost": (lambda: plot.convergence(NOTHING, over="money"), "over is 'money'"),
+    "no branch": (lambda: plot.branch(np.ones(3), np.max), "mfdeq.follow returns, got ndarray"),
+    "no branches": (lambda: plot.branch([], np.max), "branches: expected at least one Branch"),
+    "no measure": (lambda: plot.branch(TURNED, 1.0), "measure: expected a callable .* got float"),
+    "no parameter": (
+        lambda: plot.branch(TURNED, np.max, parameter=2),
+        "parameter: expected the index of one of 2 parameters.* got 2",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
+def test_arguments_that_cannot_be_drawn_are_refused(name):
     call, words = REFUSED[name]
     with refused(mfdeq.ArgumentError, words):
         call()
