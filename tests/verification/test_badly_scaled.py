@@ -1,4 +1,4 @@
-"""Verify where rows, states and parameters are of very different sizes: fair, and as sharp."""
+"""Verify finds wrong derivatives, and accuses no right ones, at sizes that differ by 1e12."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ PROBLEMS = {
     "states": {"state": STATE},
     "states and their rows": {"rows": 1 / STATE, "state": STATE},
     "small parameters": {"params": 1e-6},
-    "great parameters": {"params": 1e6},
+    "large parameters": {"params": 1e6},
     "both parameters": {"params": np.array([1e-6, 1.0, 1e6])},
     "all": {"rows": ROWS, "state": STATE, "params": np.array([1e6, 1e-6, 1.0])},
 }
@@ -72,23 +72,29 @@ def problem(name):
 
 
 def verify(model, theta, seed=0):
-    """Newton in the scaled unknowns converges as it does without, the row of 1e6 below 1e-10."""
+    """With Newton, which converges in the scaled unknowns as in the original ones."""
     return mfdeq.verify(model, theta, method="newton", seed=seed)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("seed", range(5))
-def test_the_original_is_not_accused(name, seed):
+def test_right_derivatives_are_not_accused(name, seed):
     found = verify(*problem(name), seed=seed)
     assert found.verdict != "FAIL", str(found)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_no_mutant_survives(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("rows", "all") else pytest.mark.slow)
+        for name in PROBLEMS
+    ],
+)
+def test_wrong_derivatives_are_found_and_named(name):
     model, theta = problem(name)
-    names = "sign", "half", "first row off by 1e-3", "quietest row dropped", "last row double"
+    kinds = "sign", "half", "first row off by 1e-3", "quietest row dropped", "last row double"
     for mutation in MUTATIONS:
-        if mutation.how in names:
+        if mutation.how in kinds:
             found = verify(mutant(model, mutation), theta)
             failed = [check.name for check in found if check.verdict == "FAIL"]
             assert failed, f"{mutation}\n{found}"

@@ -1,7 +1,6 @@
-"""Mutations of the library itself: comparison with the dense truth notices every one.
+"""The comparison with dense matrices finds every mutation of the library itself.
 
-Were the comparison blind to a mutant, the same comparison in the tests of the operators would be
-too.
+If it missed one, the same comparison in the tests of the operators would miss it too.
 """
 
 import functools
@@ -15,8 +14,8 @@ import mfdeq
 from mfdeq.equilibrium.reduced_hessian import SecondOrderSlice
 
 
-def offered(case):
-    """(name, how to compute it, dense truth) for everything that the library offers on a case."""
+def quantities(case):
+    """Yield name, how to compute it, and the dense truth, for all that the library computes."""
     truth, eq = case.truth, case.equilibrium()
     u, v = case.random(truth.P, seed=1), case.random(truth.P, seed=2)
     w = case.random(truth.N, seed=3)
@@ -48,8 +47,8 @@ def offered(case):
 
 
 def differences(case):
-    """Names of what the library refuses to compute, or computes otherwise than the truth."""
-    for name, compute, expected in offered(case):
+    """Names of what the library refuses to compute, or computes differently from the truth."""
+    for name, compute, expected in quantities(case):
         try:
             if not error(compute(), expected) <= case.rtol:
                 yield name
@@ -64,8 +63,8 @@ def case_named(name):
     return given_as(build(name), form) if form else build(name)
 
 
-def put(monkeypatch, mutant):
-    """The mutant in place of the original, as a property where that is one."""
+def install(monkeypatch, mutant):
+    """Replace the original by the mutant, as a property if it is one."""
     of = vars(mutant.where)[mutant.name]
     wrong = mutant.wrong if callable(of) else property(mutant.wrong)
     monkeypatch.setattr(mutant.where, mutant.name, wrong)
@@ -77,14 +76,14 @@ def test_the_library_agrees_with_the_truth(case):
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_the_truth_notices(mutant, monkeypatch):
+def test_the_comparison_finds_a_mutation(mutant, monkeypatch):
     case = case_named(mutant.case)
-    put(monkeypatch, mutant)
+    install(monkeypatch, mutant)
     assert next(differences(case), None)
 
 
-def in_reach_of_verify(mutant):
-    """It sees A, B, Z, the gradient, H and h'' of the model, not how H is split into parts."""
+def verify_uses(mutant):
+    """Verify uses A, B, Z, the gradient, H and h'', but not the parts that H is split into."""
     parts = ("terms", "dynamics", "component_hessian")
     return mutant.where is not SecondOrderSlice and mutant.name not in parts
 
@@ -92,10 +91,10 @@ def in_reach_of_verify(mutant):
 FIRST = list({mutant.wrong: mutant for mutant in reversed(MUTANTS)}.values())  # of its cases
 
 
-@pytest.mark.parametrize("mutant", [m for m in FIRST if in_reach_of_verify(m)], ids=str)
-def test_verify_notices(mutant, monkeypatch):
+@pytest.mark.parametrize("mutant", [m for m in FIRST if verify_uses(m)], ids=str)
+def test_verify_does_not_pass_for_a_mutation(mutant, monkeypatch):
     case = case_named(mutant.case)
-    put(monkeypatch, mutant)
+    install(monkeypatch, mutant)
     verification = mfdeq.verify(case.model, case.params, case.loss, case.h0)
     assert verification.verdict != "PASS", str(verification)
     assert not verification

@@ -1,7 +1,7 @@
-"""Mutations: every way to get a derivative wrong has to be noticed.
+"""Verify finds every kind of wrong derivative of a model or a loss, and names it.
 
-A mutant is a correct model or loss with one field wrong.  `mfdeq.verify` has to fail for it and
-to name that field first, and to pass for the original.
+A mutant is a correct model or loss with one wrong field. `mfdeq.verify` must fail for it and name
+that field first, and pass for the original.
 """
 
 import re
@@ -45,7 +45,7 @@ def stale(name):
     return mutate
 
 
-def lying_adjoint(name, change):
+def wrong_adjoint(name, change):
     """An operator whose product is right and whose adjoint is not."""
 
     def mutate(fields, model, h, theta):
@@ -143,12 +143,12 @@ MUTANTS = [
     *(Mutant(f"d_params {n}", field("d_params", c)) for n, c in CHANGES.items()),
     Mutant("d_params transposed", field("d_params", lambda M: M.T), SQUARE),
     Mutant("d_params stale", stale("d_params")),
-    Mutant("d_state its own adjoint", lying_adjoint("d_state", lambda M, y: M @ y)),
-    Mutant("d_state adjoint sign", lying_adjoint("d_state", lambda M, y: -M.T @ y)),
-    Mutant("d_params adjoint sign", lying_adjoint("d_params", lambda M, y: -M.T @ y)),
-    Mutant("d_params adjoint double", lying_adjoint("d_params", lambda M, y: 2 * M.T @ y)),
-    Mutant("d_params adjoint dropped", lying_adjoint("d_params", lambda M, y: 0 * (M.T @ y))),
-    Mutant("d_params its own adjoint", lying_adjoint("d_params", lambda M, y: M @ y), SQUARE),
+    Mutant("d_state its own adjoint", wrong_adjoint("d_state", lambda M, y: M @ y)),
+    Mutant("d_state adjoint sign", wrong_adjoint("d_state", lambda M, y: -M.T @ y)),
+    Mutant("d_params adjoint sign", wrong_adjoint("d_params", lambda M, y: -M.T @ y)),
+    Mutant("d_params adjoint double", wrong_adjoint("d_params", lambda M, y: 2 * M.T @ y)),
+    Mutant("d_params adjoint dropped", wrong_adjoint("d_params", lambda M, y: 0 * (M.T @ y))),
+    Mutant("d_params its own adjoint", wrong_adjoint("d_params", lambda M, y: M @ y), SQUARE),
     *(
         Mutant(f"{b} {n}", block(b, c), on)
         for n, c in CHANGES.items()
@@ -262,7 +262,7 @@ def contradicts_itself(mutant):
         for n in m.on
     ],
 )
-def test_a_derivative_that_contradicts_itself_is_refused_unasked(mutant, name):
+def test_solve_and_hessian_refuse_derivatives_that_contradict_themselves(mutant, name):
     case = NAMED[name]
     with pytest.raises(mfdeq.DerivativeError):
         mfdeq.solve(mutated(case, mutant), case.params, case.h0).hessian(case.loss)
@@ -366,7 +366,7 @@ def test_verify_passes_in_every_form(name, form):
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=str)
-def test_verify_accuses_nothing_that_is_right_in_float32(case):
-    """Half the digits may leave it INCONCLUSIVE, never FAIL."""
+def test_verify_does_not_fail_for_right_derivatives_in_float32(case):
+    """It may be INCONCLUSIVE: there are only half the digits."""
     verification = mfdeq.verify(case.model, case.params, case.loss, case.h0)
     assert verification.verdict != "FAIL", str(verification)

@@ -1,4 +1,4 @@
-"""How a verification reads, and what it says when it cannot tell."""
+"""The table and the notes of a verification, and its verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfdeq.verification.taylor_remainders import FAIL, INCONCLUSIVE, PASS, judge
 STEPS = [4.0**-k for k in range(8)]
 
 
-def test_a_table_with_a_verdict():
+def test_a_verification_prints_a_table_with_a_verdict():
     case = build("smooth")
     found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Direct())
     lines = str(found).splitlines()
@@ -25,13 +25,13 @@ def test_a_table_with_a_verdict():
     found.raise_if_failed()
 
 
-def test_what_is_not_given_is_not_passed_over_in_silence():
+def test_missing_fields_are_listed():
     case = given_as(build("smooth"), "without_second")
     found = mfdeq.verify(case.model, case.params, case.loss)
     assert "not given, not checked: second" in str(found)
 
 
-def test_the_first_failure_is_pointed_at():
+def test_the_note_names_the_first_failure():
     model = build("smooth").model
 
     class Wrong(type(model)):
@@ -50,7 +50,7 @@ def test_the_first_failure_is_pointed_at():
 
 
 @pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-5])
-def test_solves_too_loose_to_tell_are_said_to_be(rtol):
+def test_loose_linear_solves_are_inconclusive_and_named(rtol):
     case = build("smooth")
     found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Krylov(rtol=rtol))
     assert found.verdict == INCONCLUSIVE
@@ -59,14 +59,14 @@ def test_solves_too_loose_to_tell_are_said_to_be(rtol):
 
 
 @pytest.mark.parametrize("rtol", [1e-1, 1e-2, 1e-4])
-def test_equilibria_too_loose_accuse_nothing(rtol):
+def test_loose_equilibria_do_not_fail(rtol):
     case = build("smooth")
     found = mfdeq.verify(case.model, case.params, case.loss, rtol=rtol)
     assert found.verdict != FAIL, str(found)
     assert found or "too loose to tell: verify with a smaller rtol" in str(found)
 
 
-def test_one_row_off_is_enough():
+def test_one_wrong_row_fails():
     case = build("diffusion")
     model = case.written[0]
 
@@ -79,7 +79,7 @@ def test_one_row_off_is_enough():
     assert next(c for c in found if c.verdict == FAIL).name.startswith("d_params")
 
 
-def test_solves_too_loose_hide_no_wrong_derivative():
+def test_a_wrong_derivative_fails_under_loose_solves():
     case = build("smooth")
 
     class Wrong(type(case.model)):
@@ -94,8 +94,8 @@ def test_solves_too_loose_hide_no_wrong_derivative():
     assert "look first at: d_params" in str(found)
 
 
-def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
-    class Never(mfdeq.FixedPointModel):
+def test_right_derivatives_without_equilibrium_are_inconclusive():
+    class WithoutEquilibrium(mfdeq.FixedPointModel):
         state_size = param_size = 1
 
         def map(self, h, theta):
@@ -104,7 +104,7 @@ def test_no_equilibrium_is_inconclusive_where_the_derivatives_are_right():
         def linearize(self, h, theta):
             return mfdeq.Linearization(np.diag(2 * h), np.eye(1))
 
-    found = mfdeq.verify(Never(), np.ones(1))
+    found = mfdeq.verify(WithoutEquilibrium(), np.ones(1))
     assert found.verdict == INCONCLUSIVE
     assert not found
     found.raise_if_failed()
@@ -141,7 +141,7 @@ def test_noise_that_hides_the_term_is_inconclusive():
 
 
 @pytest.mark.parametrize("field", ["d_state", "d_params", "curvature"])
-def test_products_of_blocks_that_are_not_those_of_columns(field):
+def test_products_of_blocks_that_differ_from_columns_fail(field):
     model = build("smooth").model
 
     def doubled(M):
