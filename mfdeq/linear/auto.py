@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..arrays.backend import Array, is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from .direct.cudss import has_cudss
+from .direct.costs import Fill
 from .direct.dense_blocks import DenseBlocks
-from .direct.direct import Direct, has_cholesky, on_host
-from .direct.fill import Fill, estimated_fill
+from .direct.direct import Direct
+from .direct.fill import estimate_fill
+from .direct.package import is_on_host
+from .direct.registry import rank_packages
 from .factor import Factor, Solver, operator_of
 from .krylov.krylov import Krylov
 from .krylov.neumann import Neumann
-from .multifrontal.fronts import has_metis
 from .preconditioners.amg import AMG
 from .preconditioners.ilu import ILU
 
@@ -36,26 +37,7 @@ FEWEST = 8  # iterations of it
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
 GOOD = 25  # iterations of a trial after which nothing else is tried
-MEMORY_SHARE = 0.4  # of the memory where A is that an LU may take
-BYTES_PER_LU_ENTRY = 12
 BYTES_PER_ENTRY = 10  # with its index, in float32 or float64
-
-
-class Package(NamedTuple):
-    """What a factorization costs, in nanoseconds of which only the ratios matter."""
-
-    unknown: float  # an unknown: ordering and assembly
-    operation: float  # an operation of the factorization
-    entry: float  # an entry of L and U, and solve
-    solved: float = 0.0  # an unknown, and solve
-    solve: float = 0.0  # a solve, however small
-    core: float | None = None  # an operation, in one large front
-
-    def cost(self, n: int, fill: Fill) -> float:
-        """Of a set-up and `SOLVES` solves."""
-        operation = self.operation if fill.compact or self.core is None else self.core
-        a_solve = self.entry * fill.entries + self.solved * n + self.solve
-        return self.unknown * n + operation * fill.operations + SOLVES * a_solve
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,7 @@ class Machine:
     vector_entry: float  # and iteration: CG's updates and inner products
     basis_entry: float  # of GMRES, and vector kept
     iteration: float  # however small
-    packages: dict[str, Package]
+    ilu_entry: float  # of an incomplete LU, and solve
 
     def least(self, nnz: int) -> float:
         """Of `SOLVES` solves with AMG, at best."""
@@ -74,29 +56,12 @@ class Machine:
 
 
 CORE = Machine(  # one core in 2026
-    entry=1.1,
-    vector_entry=8.0,
-    basis_entry=1.5,
-    iteration=0.0,
-    packages={
-        "superlu": Package(0.0, 0.6, 2.8),
-        "multifrontal": Package(13_000.0, 0.25, 1.2, solved=100.0, core=0.1),
-        "cholespy": Package(5_000.0, 0.3, 1.5),
-    },
+    entry=1.1, vector_entry=8.0, basis_entry=1.5, iteration=0.0, ilu_entry=2.8
 )
 # A device of 3 TB/s that takes 5 microseconds for a launch, by what is read and launched: not
-# measured. SuperLU and the fronts are set up on the host, the triangles of SuperLU solved row after
-# row.
+# measured.
 DEVICE = Machine(
-    entry=0.004,
-    vector_entry=0.035,
-    basis_entry=0.008,
-    iteration=250_000.0,
-    packages={
-        "superlu": Package(0.0, 0.6, 0.05, solve=20e6),
-        "multifrontal": Package(13_000.0, 0.25, 0.005, solve=1e6, core=0.1),
-        "cudss": Package(8_000.0, 0.0005, 0.01, solve=1e6),
-    },
+    entry=0.004, vector_entry=0.035, basis_entry=0.008, iteration=250_000.0, ilu_entry=0.05
 )
 
 
@@ -150,7 +115,7 @@ class Auto:
             return [(Direct(), f"N = {n} is at most {SMALL}", None)]
         if DenseBlocks.of(array, A.backend) is not None:
             return [(Direct(), "A is dense blocks on its diagonal", None)]
-        fill = estimated_fill(array)
+        fill = estimate_fill(array)
         direct_ones = _direct(A, fill)
         direct, said = direct_ones[0].cost, direct_ones[0].said
         if direct <= _machine(A).least(array.nnz):
@@ -194,31 +159,14 @@ def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | 
 
 
 def _machine(A: Operator) -> Machine:
-    return CORE if on_host(A.backend) else DEVICE
+    return CORE if is_on_host(A.backend) else DEVICE
 
 
-def _direct(A: Operator, fill: Fill) -> list[_Trial]:
+def _direct(A: Any, fill: Fill) -> list[_Trial]:
     """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
-    # CHOLMOD's ordering fills graphs with long edges more than SuperLU's.
-    positive = bool((A.array.diagonal() > 0).all())
-    possible = {
-        "multifrontal": fill.compact or has_metis(),
-        "cholespy": fill.compact and has_cholesky() and positive and is_symmetric(A),
-        "cudss": has_cudss(),
-    }
-    packages = _machine(A).packages
-    costs = {
-        package: packages[package].cost(A.shape[0], fill)
-        for package in packages
-        if possible.get(package, True)
-    }
-    if BYTES_PER_LU_ENTRY * fill.entries > MEMORY_SHARE * A.backend.available_bytes():
-        costs = {"superlu": math.inf}
-    said = f"{SOLVES} solves by LU are estimated at {1e-9 * min(costs.values()):.2g} s"
-    order = sorted(costs, key=lambda package: costs[package])
-    # One that fails is followed by SuperLU, which pivots.
-    taken = order[: order.index("superlu") + 1]
-    return [_Trial(costs[package], said, Direct(package=package)) for package in taken]
+    ranked = rank_packages(A, fill, SOLVES)
+    said = f"{SOLVES} solves by LU are estimated at {1e-9 * ranked[0][1]:.2g} s"
+    return [_Trial(cost, said, Direct(package=name)) for name, cost in ranked]
 
 
 def _by_products(A: Operator) -> list[_Trial]:
@@ -277,7 +225,7 @@ def _trial(A: Operator, solver: Krylov, best: float) -> _Trial:
 def _iteration(A: Any, factor: Any, iterations: int) -> float:
     """Nanoseconds of one iteration."""
     n, of_lu, machine = A.shape[0], isinstance(factor.solver.preconditioner, ILU), _machine(A)
-    per_entry = machine.packages["superlu"].entry if of_lu else machine.entry
+    per_entry = machine.ilu_entry if of_lu else machine.entry
     preconditioner = per_entry * factor.nbytes / BYTES_PER_ENTRY
     per_vector = machine.vector_entry
     if factor.solver.method == "gmres":

@@ -13,6 +13,7 @@ from ..arrays.backend import Array, Backend, check_block, is_dense, is_sparse, n
 from ..arrays.kernels import scale_rows
 from ..errors import ArgumentError, SingularStateError
 from ..linear import Direct, Factor
+from ..linear.direct.package import UnsuitableMatrixError
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Operator, SelfAdjoint, columnwise
 from ..operators.user_operators import as_operator, as_symmetric, backend_of, check_home
@@ -208,16 +209,16 @@ class _OfSparse:
         self.noise = R.shape[0]
         try:
             factor: Any = Direct(package="multifrontal").setup(R)
-        except ArgumentError as error:
-            if isinstance(error.__cause__, ZeroDivisionError):
-                raise indefinite(f"{error.__cause__}") from error
+        except UnsuitableMatrixError as error:
+            if error.singular:
+                raise indefinite(error.reason) from error
             raise ArgumentError(
-                f"the precision R cannot be factorized: {error}. Or give R as a LinearOperator "
-                "with solve="
+                f"the precision R cannot be factorized: {error.reason}. Give R as a "
+                "LinearOperator with solve="
             ) from error
         except SingularStateError as error:
             raise indefinite("it is singular") from error
-        self.factor, self.fronts, self.scaling = factor, factor.factors, factor.scaling
+        self.factor, self.fronts, self.scaling = factor, factor.factorization, factor.scaling
         if (negative := self.fronts.negative_pivots()) != 0:
             raise indefinite(
                 "it is singular to working precision"

@@ -55,7 +55,7 @@ def bare(eq, H, v, direct):
     a_h = (K @ stacked)[v.shape[0] :]
     if not direct:
         return lambda: (factor.solve(rhs), factor.solve_adjoint(a_h))
-    lu = factor.lu
+    lu = factor.factorization.lu
     matrices = [op.array for op in (A, A.H, B)]
     return lambda: (
         lu.solve(rhs, "N"),

@@ -118,11 +118,11 @@ def columnwise(function: Callable, b: np.ndarray) -> np.ndarray:
 def mfdeq_peers(system: System) -> list[Peer]:
     import mfdeq
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
-    from mfdeq.linear.direct.direct import has_cholesky
+    from mfdeq.linear.direct.cholespy import has_cholespy
 
     solvers = {"auto": Auto}
     packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
-    if system.symmetric and has_cholesky():
+    if system.symmetric and has_cholespy():
         packages["CHOLMOD"] = "cholespy"
     for name, package in packages.items():
         solvers[name] = functools.partial(Direct, package=package)

@@ -12,12 +12,12 @@ from support.cases import close
 import mfdeq
 from mfdeq.arrays import kernels
 from mfdeq.linear import Auto, auto
-from mfdeq.linear.direct import fill
+from mfdeq.linear.direct import cholespy, fill, multifrontal
 from mfdeq.linear.factor import operator_of
 
 
 def true_fill(matrix):
-    return fill._factorized(matrix.tocsc())
+    return fill.exact_fill(matrix.tocsc())
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def true_fill(matrix):
 )
 def test_fill_is_known_before_the_factorization(system, within):
     """Of surfaces, volumes, systems and graphs with long edges, without being told which."""
-    estimated, true = fill.estimated_fill(system.A), true_fill(system.A)
+    estimated, true = fill.estimate_fill(system.A), true_fill(system.A)
     assert true.entries / within <= estimated.entries <= within * true.entries
     assert true.operations / within**2 <= estimated.operations <= within**2 * true.operations
 
@@ -41,12 +41,12 @@ def test_fill_is_known_before_the_factorization(system, within):
 def test_fill_of_many_components():
     blocks = np.random.default_rng(0).standard_normal((200, 50, 50)) + 10 * np.eye(50)
     matrix = sp.block_diag(list(blocks), format="csr")
-    estimated, true = fill.estimated_fill(matrix), true_fill(matrix)
+    estimated, true = fill.estimate_fill(matrix), true_fill(matrix)
     assert abs(estimated.entries / true.entries - 1) < 0.1
 
 
 def test_fill_of_a_singular_part_is_no_reason_for_lu():
-    assert fill.estimated_fill(sp.csr_matrix((9000, 9000))) is fill.HOPELESS
+    assert fill.estimate_fill(sp.csr_matrix((9000, 9000))) is fill.UNKNOWN_FILL
 
 
 def dense(n):
@@ -109,7 +109,7 @@ def test_a_choice_holds_for_the_next_matrix_of_the_kind(monkeypatch):
     chosen = Auto()
     matrix = diffusion(100, 2).A
     chosen.setup(operator_of(matrix))
-    monkeypatch.setattr(auto, "estimated_fill", None)  # would fail if it were asked again
+    monkeypatch.setattr(auto, "estimate_fill", None)  # would fail if it were asked again
     chosen.setup(operator_of(2.0 * matrix))
     assert len(chosen.choices) == 1
 
@@ -155,8 +155,8 @@ def test_a_failing_choice_is_replaced_for_good(iterative_only):
 
 @pytest.mark.parametrize("metis", [False, True])
 def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch, metis):
-    monkeypatch.setattr(auto, "has_metis", lambda: metis)
-    monkeypatch.setattr(auto, "has_cholesky", lambda: True)
+    monkeypatch.setattr(multifrontal, "has_metis", lambda: metis)
+    monkeypatch.setattr(cholespy, "has_cholespy", lambda: True)
     long_edges = fill.Fill(1e7, 1e10, compact=False)
     trials = auto._direct(operator_of(network(40).A), long_edges)
     packages = {trial.solver.package for trial in trials}

@@ -1,6 +1,7 @@
-"""Factors of a sparse matrix on the device, by cuDSS through nvmath-python's bindings.
+"""cuDSS, NVIDIA's direct solver on the device, through the bindings of nvmath-python.
 
-Its own Python class takes one shape of right-hand sides for good; the bindings take any.
+The bindings are called directly because nvmath-python's own class takes right-hand sides of one
+fixed shape.
 """
 
 from __future__ import annotations
@@ -8,16 +9,61 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import math
 import weakref
 from typing import Any
 
-from ...arrays.backend import Array, Backend
+from ...arrays.backend import Array, Backend, is_sparse
 from ...arrays.cuda import pointer, stream_pointer
 from ...errors import ArgumentError, OutOfMemoryError
+from ...operators.dot_tests import is_symmetric
+from ...operators.operator import Matrix
+from .costs import PackageCost
+from .package import DirectPackage, is_on_host, passes_trial_solve, unsuitable
 
 
-class CuDSS:
-    """An LU of a sparse matrix, or L D L' of a symmetric one.
+class CuDSSPackage(DirectPackage):
+    """cuDSS, for sparse matrices in the memory of a device."""
+
+    name = "cudss"
+    title = "cuDSS"
+    cost_on_device = PackageCost(unknown=8_000.0, operation=0.0005, entry=0.01, solve=1e6)
+
+    def obstacle(self, A: Matrix) -> str:
+        """Return what of A, or of the installation, rules cuDSS out."""
+        if not is_sparse(A.array):
+            return "expected a sparse matrix on a device, got a dense one"
+        if is_on_host(A.backend):
+            return "expected a sparse matrix on a device, got one on the host"
+        if not has_cudss():
+            return (
+                "it needs nvmath-python and cuDSS "
+                '(pip install "nvmath-python[cu13]", or [cu12] for CUDA 12)'
+            )
+        return ""
+
+    def default_max_operations(self, A: Matrix) -> float:
+        """Return infinity: wherever cuDSS runs it is the first choice."""
+        return math.inf
+
+    def factorize(
+        self, A: Matrix, matrix: Any, max_operations: float = math.inf
+    ) -> CuDSSFactorization:
+        """Factorize on the device; a trial solve shows whether pivots were missing."""
+        factors = CuDSSFactorization(matrix, is_symmetric(A))
+        if not passes_trial_solve(A.backend, lambda x: matrix @ x, factors.solve, A.shape[0]):
+            raise unsuitable(
+                self,
+                "it is singular, or needs pivots that cuDSS does not look for "
+                "(package='superlu' does)",
+            )
+        return factors
+
+
+class CuDSSFactorization:
+    """The LU of a sparse matrix on the device, or the L D L' of a symmetric one.
+
+    cuDSS does not solve with A' by the LU of A: `solves_adjoint` is False unless A is symmetric.
 
     Parameters
     ----------
@@ -27,18 +73,19 @@ class CuDSS:
     """
 
     def __init__(self, matrix: Any, symmetric: bool) -> None:
+        self.solves_adjoint = symmetric
         self.library = library = importlib.import_module("nvmath.bindings.cudss")
         self.backend = Backend.of(matrix.data)
         self.shape = matrix.shape
         csr = (self.backend.sparse.triu(matrix) if symmetric else matrix).tocsr()
         csr.sum_duplicates()
         indices = [self.backend.xp.asarray(x, dtype="int32") for x in (csr.indptr, csr.indices)]
-        self._held = [*indices, csr.data]  # which cuDSS reads from, and does not own
+        self._arrays = [*indices, csr.data]  # cuDSS reads from them and does not own them
         self._value = library.DataType.R_64F if csr.dtype.itemsize == 8 else library.DataType.R_32F
         self.handle = library.create()
         self.config, self.data = library.config_create(), library.data_create(self.handle)
         kinds, views = library.MatrixType, library.MatrixViewType
-        starts, columns, values = (pointer(x) for x in self._held)
+        starts, columns, values = (pointer(x) for x in self._arrays)
         self.matrix = library.matrix_create_csr(
             *csr.shape,
             csr.nnz,
@@ -59,20 +106,21 @@ class CuDSS:
             self._execute(phase, b, b)
 
     @property
-    def entries(self) -> int:
-        """Numbers stored."""
-        found, written = ctypes.c_int64(), ctypes.c_size_t()
-        where, size = (ctypes.addressof(x) for x in (found, written))
-        parameter = self.library.DataParam.LU_NNZ
-        self.library.data_get(self.handle, self.data, parameter, where, ctypes.sizeof(found), size)
-        return found.value
+    def nbytes(self) -> int:
+        """Bytes of the entries of L and U."""
+        entries, written = ctypes.c_int64(), ctypes.c_size_t()
+        address, size = (ctypes.addressof(x) for x in (entries, written))
+        parameter, width = self.library.DataParam.LU_NNZ, ctypes.sizeof(entries)
+        self.library.data_get(self.handle, self.data, parameter, address, width, size)
+        return self.backend.itemsize * entries.value
 
-    def solve(self, b: Array) -> Array:
-        """A^-1 b, for (N,) or (N, k)."""
+    def solve(self, b: Array, adjoint: bool = False) -> Array:
+        """Return A⁻¹ b, (N,) or (N, k); `adjoint` only if `solves_adjoint`."""
+        assert self.solves_adjoint or not adjoint
         xp = self.backend.xp
         if b.size == 0:
             return xp.zeros_like(b)
-        by_columns = xp.asfortranarray(b.astype(self._held[-1].dtype, copy=False))
+        by_columns = xp.asfortranarray(b.astype(self._arrays[-1].dtype, copy=False))
         x = xp.empty_like(by_columns)
         self._execute(self.library.Phase.SOLVE, x, by_columns)
         return xp.ascontiguousarray(x)
@@ -90,12 +138,13 @@ class CuDSS:
         try:
             library.execute(self.handle, phase, self.config, self.data, self.matrix, *dense)
         except library.cuDSSError as error:
-            kind = OutOfMemoryError if "ALLOC_FAILED" in str(error) else ArgumentError
-            raise kind(
-                f"cuDSS failed in its {phase.name.lower()}: {error}. Use "
-                "mfdeq.Direct(package='multifrontal'), or mfdeq.Krylov(...) if the factors do not "
-                "fit on the device"
-            ) from error
+            message = f"cuDSS failed in its {phase.name.lower()} phase: {error}"
+            if "ALLOC_FAILED" in str(error):
+                raise OutOfMemoryError(
+                    f"{message}. If the factors do not fit on the device, iterate: "
+                    "mfdeq.Krylov(preconditioner=mfdeq.AMG())"
+                ) from error
+            raise ArgumentError(f"{message}. Without package= another may be chosen") from error
         finally:
             for block in dense:
                 library.matrix_destroy(block)
@@ -109,5 +158,5 @@ def _free(library: Any, handle: int, config: int, data: int, matrix: int) -> Non
 
 
 def has_cudss() -> bool:
-    """Whether nvmath-python is installed."""
+    """Return whether nvmath-python is installed."""
     return importlib.util.find_spec("nvmath") is not None

@@ -1,126 +1,134 @@
-"""What a sparse LU of A would cost, before it is computed.
+"""Estimates of what a sparse LU of A would cost, made before it is computed.
 
-Graphs of space (meshes of surfaces and volumes): two compact parts are factorized. The entries of
-L and U and the operations grow like a power of the size, about 1.2 and 1.5 for a surface, 1.4 and
-2 for a volume, and that power is what the two parts show; no kind of mesh has to be known.
+Meshes of surfaces and volumes: two compact parts of A are factorized. The entries of L and U and
+the operations grow like powers of the number of unknowns, about 1.2 and 1.5 for a surface, 1.4 and
+2 for a volume [1]_, and the two parts show these powers; the kind of mesh need not be known.
 
-Graphs with long edges have no compact parts (no fewer edges leave the larger one): vertices of low
-degree are eliminated as a minimum degree ordering would, until what is left fills up.
+Graphs with long edges have no compact parts (the larger part has no smaller share of its edges
+leaving it): vertices of low degree are eliminated, as a minimum degree ordering would do [2]_,
+until what is left fills up.
+
+References
+----------
+.. [1] A. George, "Nested dissection of a regular finite element mesh", SIAM Journal on Numerical
+       Analysis 10(2), 345-363, 1973.
+.. [2] A. George and J. W. H. Liu, "The evolution of the minimum degree ordering algorithm", SIAM
+       Review 31(1), 1-19, 1989.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
+from scipy.sparse import csgraph
+from scipy.sparse.linalg import splu
+
 from ...arrays.sparse import sparse_on_host
+from .costs import UNKNOWN_FILL, Fill
 from .scaling import Scaling
-from .superlu import options_for
+from .superlu import superlu_options
 
-PARTS = (2_000, 8_000)  # unknowns of the parts
-SHRINKING = 0.8  # of the share of edges that leave the smaller part, for the larger at most
-HIGHEST_DEGREE = 24  # of a vertex that is eliminated one by one
-DENSE_CORE = 0.83  # side of the dense block that what is left fills, in unknowns of it
-LARGEST_GRAPH = 300_000  # unknowns; a larger graph with long edges is not looked at
-
-
-@dataclass(frozen=True)
-class Fill:
-    """Entries of L and U, and multiplications of their computation."""
-
-    entries: float
-    operations: float
-    compact: bool = True  # whether the graph has compact parts, as those of space have
+SAMPLE_SIZES = (2_000, 8_000)  # unknowns of the two parts
+# The share of edges that leave the larger part, over that of the smaller part, at most, if they are
+# compact: the ratio is 4^(-1/2) = 0.5 on a surface and 4^(-1/3) = 0.63 in a volume.
+MAX_BOUNDARY_RATIO = 0.8
+MAX_ELIMINATED_DEGREE = 24  # of a vertex that is eliminated one by one
+DENSE_CORE_RATIO = 0.83  # side of the dense block that the rest fills, per vertex of the rest
+MAX_LONG_EDGE_SIZE = 300_000  # unknowns; larger graphs with long edges are not estimated
 
 
-HOPELESS = Fill(math.inf, math.inf)
+def estimate_fill(A: Any) -> Fill:
+    """Estimate the fill of the LU of a sparse matrix.
 
-
-def estimated_fill(A: Any) -> Fill:
-    """The fill of a sparse matrix; infinite where a part is singular or N too large to tell."""
-    host = sparse_on_host(A).astype("float64")
-    host = Scaling.of(host).applied(host)
-    n = host.shape[0]
-    around = _around_the_middle(host)
-    found, leaving = [], []
-    for size in PARTS:
-        rows = host[around[:size]]
-        part = rows[:, around[:size]].tocsc()
-        found.append(_factorized(part))
-        if n <= size or found[-1] is HOPELESS:
-            return found[-1]
-        leaving.append(1.0 - part.nnz / rows.nnz)
-    if leaving[1] > SHRINKING * leaving[0]:
-        return _with_long_edges(host) if n <= LARGEST_GRAPH else HOPELESS
-    small, large = found
+    Returns
+    -------
+    Fill
+        `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A too large to tell.
+    """
+    matrix = sparse_on_host(A).astype("float64")
+    matrix = Scaling.of(matrix).applied(matrix)
+    n = matrix.shape[0]
+    order = _by_distance_from_center(matrix)
+    fills, boundaries = [], []
+    for size in SAMPLE_SIZES:
+        rows = matrix[order[:size]]
+        part = rows[:, order[:size]].tocsc()
+        fills.append(exact_fill(part))
+        if n <= size or fills[-1] is UNKNOWN_FILL:
+            return fills[-1]
+        boundaries.append(1.0 - part.nnz / rows.nnz)
+    if boundaries[1] > MAX_BOUNDARY_RATIO * boundaries[0]:
+        return _fill_with_long_edges(matrix) if n <= MAX_LONG_EDGE_SIZE else UNKNOWN_FILL
+    small, large = fills
     return Fill(
-        _extrapolated(small.entries, large.entries, n),
-        _extrapolated(small.operations, large.operations, n),
+        _extrapolate(small.entries, large.entries, n),
+        _extrapolate(small.operations, large.operations, n),
     )
 
 
-def _around_the_middle(A: Any) -> Any:
-    """The unknowns by their distance from one in the middle; other components after its own."""
-    csgraph = importlib.import_module("scipy.sparse.csgraph")
+def _by_distance_from_center(A: Any) -> Any:
+    """Order the unknowns by their distance from a central one; other components come last."""
     order = csgraph.reverse_cuthill_mckee(A, symmetric_mode=False)
-    middle = order[order.shape[0] // 2]
-    ball = csgraph.breadth_first_order(A, middle, directed=False, return_predecessors=False)
-    known = set(ball.tolist())
-    return [*ball.tolist(), *(i for i in order.tolist() if i not in known)]
+    center = order[order.shape[0] // 2]
+    ball = csgraph.breadth_first_order(A, center, directed=False, return_predecessors=False)
+    reached = set(ball.tolist())
+    return [*ball.tolist(), *(i for i in order.tolist() if i not in reached)]
 
 
-def _factorized(part: Any) -> Fill:
-    linalg = importlib.import_module("scipy.sparse.linalg")
-    part.sort_indices()
+def exact_fill(matrix: Any) -> Fill:
+    """Factorize a CSC matrix with SuperLU and count; `UNKNOWN_FILL` if it is singular."""
+    matrix.sort_indices()
     try:
-        lu = linalg.splu(part, **options_for(part))
+        lu = splu(matrix, **superlu_options(matrix))
     except RuntimeError:
-        return HOPELESS
+        return UNKNOWN_FILL
     columns, rows = lu.L.tocsc().indptr, lu.U.tocsr().indptr
     operations = (1.0 * (columns[1:] - columns[:-1]) * (rows[1:] - rows[:-1])).sum()
     return Fill(float(lu.nnz), float(operations))
 
 
-def _extrapolated(small: float, large: float, n: int) -> float:
-    first, second = PARTS
+def _extrapolate(small: float, large: float, n: int) -> float:
+    """Extrapolate by a power law from the two parts to n unknowns."""
+    first, second = SAMPLE_SIZES
     power = math.log(large / small) / math.log(second / first)
     return large * (n / second) ** power
 
 
-def _with_long_edges(A: Any) -> Fill:
-    """Fill by eliminating vertices of least degree; the rest is taken for a dense block."""
+def _fill_with_long_edges(A: Any) -> Fill:
+    """Estimate the fill by eliminating vertices of least degree; the rest becomes a dense block."""
     pattern = (A + A.T).tocsr()
     starts, ends, indices = pattern.indptr[:-1], pattern.indptr[1:], pattern.indices
-    neighbours = [
+    neighbors = [
         set(indices[a:b].tolist()) - {i} for i, (a, b) in enumerate(zip(starts, ends, strict=True))
     ]
-    of_degree: list[list[int]] = [[] for _ in range(HIGHEST_DEGREE + 1)]
-    for i, near in enumerate(neighbours):
-        if len(near) <= HIGHEST_DEGREE:
-            of_degree[len(near)].append(i)
-    left = len(neighbours)
+    by_degree: list[list[int]] = [[] for _ in range(MAX_ELIMINATED_DEGREE + 1)]
+    for i, adjacent in enumerate(neighbors):
+        if len(adjacent) <= MAX_ELIMINATED_DEGREE:
+            by_degree[len(adjacent)].append(i)
+    remaining = len(neighbors)
     entries = operations = 0.0
     degree = 0
-    while degree <= HIGHEST_DEGREE:
-        if not of_degree[degree]:
+    while degree <= MAX_ELIMINATED_DEGREE:
+        if not by_degree[degree]:
             degree += 1
             continue
-        i = of_degree[degree].pop()
-        near = neighbours[i]
-        if i in near or len(near) != degree:  # gone, or of another degree since
+        i = by_degree[degree].pop()
+        adjacent = neighbors[i]
+        # Entries of the lists go stale: the vertex is eliminated, marked by itself as its only
+        # neighbor, or has another degree by now.
+        if i in adjacent or len(adjacent) != degree:
             continue
-        neighbours[i] = {i}
-        left -= 1
+        neighbors[i] = {i}
+        remaining -= 1
         entries += 2 * degree + 1
         operations += degree * degree
-        for j in near:
-            others = neighbours[j]
-            others |= near
+        for j in adjacent:
+            others = neighbors[j]
+            others |= adjacent
             others -= {i, j}
-            if len(others) <= HIGHEST_DEGREE:
-                of_degree[len(others)].append(j)
+            if len(others) <= MAX_ELIMINATED_DEGREE:
+                by_degree[len(others)].append(j)
                 degree = min(degree, len(others))
-    core = DENSE_CORE * left
+    core = DENSE_CORE_RATIO * remaining
     return Fill(entries + core**2, operations + core**3 / 3, compact=False)

@@ -89,6 +89,8 @@ class Multifrontal:
         Which is one, if a front is singular (A may be regular nevertheless).
     """
 
+    solves_adjoint = True
+
     def __init__(self, A: Any, backend: Backend, symmetric: bool, most: float = math.inf) -> None:
         self.backend, self.symmetric = backend, symmetric
         matrix = canonical(sparse_on_host(A))
@@ -111,11 +113,12 @@ class Multifrontal:
             raise ZeroDivisionError("a front is singular") from error
 
     @property
-    def entries(self) -> int:
-        """Numbers stored."""
-        twice = 1 if self.symmetric else 2
+    def nbytes(self) -> int:
+        """Bytes of the factors."""
+        sides = 1 if self.symmetric else 2
         batches = [batch for level in self.levels for batch in level.batches]
-        return sum(_size(batch.inverse) + twice * _size(batch.lower) for batch in batches)
+        entries = sum(_size(batch.inverse) + sides * _size(batch.lower) for batch in batches)
+        return self.backend.itemsize * entries
 
     def negative_pivots(self) -> int | None:
         """Negative eigenvalues of a symmetric A; None where a front is too near to singular.

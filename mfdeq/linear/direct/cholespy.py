@@ -1,0 +1,95 @@
+"""CHOLMOD's Cholesky factorization, through the package cholespy (the extra ``mfdeq[cholespy]``).
+
+References
+----------
+.. [1] Y. Chen, T. A. Davis, W. W. Hager and S. Rajamanickam, "Algorithm 887: CHOLMOD, supernodal
+       sparse Cholesky factorization and update/downdate", ACM Transactions on Mathematical
+       Software 35(3), article 22, 2008.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from typing import Any
+
+from ...arrays.backend import Array, Backend, is_sparse
+from ...operators.dot_tests import is_symmetric
+from ...operators.operator import Matrix
+from .costs import Fill, PackageCost
+from .package import DirectPackage, Factorization, is_on_host, unsuitable
+
+
+class CholespyPackage(DirectPackage):
+    """CHOLMOD, for symmetric positive definite sparse matrices on the host."""
+
+    name = "cholespy"
+    title = "CHOLMOD"
+    equilibrates = False
+    cost_on_host = PackageCost(unknown=5_000.0, operation=0.3, entry=1.5)
+
+    def obstacle(self, A: Matrix) -> str:
+        """Return what of A, or of the installation, rules CHOLMOD out."""
+        expected = "expected a sparse symmetric positive definite matrix on the host, got"
+        if not is_sparse(A.array):
+            return f"{expected} a dense one"
+        if not is_on_host(A.backend):
+            return f"{expected} one on a device"
+        if not is_symmetric(A):
+            return f"{expected} one that is not symmetric"
+        if not _has_positive_diagonal(A):
+            return f"{expected} one with a diagonal that is not positive"
+        if not has_cholespy():
+            return "cholespy is not installed (pip install cholespy)"
+        return ""
+
+    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+        """Return whether A is a mesh's and positive definite as far as its diagonal shows."""
+        # CHOLMOD's ordering fills graphs with long edges more than SuperLU's does.
+        return fill.compact and has_cholespy() and not self.obstacle(A)
+
+    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Factorization:
+        """Factorize a symmetric matrix; it is unsuitable if it is not positive definite."""
+        try:
+            return CholeskyFactorization(A.backend, matrix)
+        except ValueError as error:
+            raise unsuitable(self, f"{error}".rstrip(". ")) from error
+
+
+class CholeskyFactorization:
+    """The Cholesky factor of a symmetric positive definite matrix."""
+
+    solves_adjoint = True
+    nbytes = 0  # cholespy does not tell
+
+    def __init__(self, backend: Backend, matrix: Any) -> None:
+        self.xp = backend.xp
+        cholespy = importlib.import_module("cholespy")
+        matrix = matrix.tocsc()
+        matrix.sort_indices()
+        solver = cholespy.CholeskySolverD if backend.itemsize == 8 else cholespy.CholeskySolverF
+        self.cholesky = solver(
+            matrix.shape[0],
+            matrix.indptr.astype("int32"),
+            matrix.indices.astype("int32"),
+            matrix.data.astype("float64"),
+            cholespy.MatrixType.CSC,
+        )
+
+    def solve(self, b: Array, adjoint: bool = False) -> Array:
+        """Return A⁻¹ b, (N,) or (N, k); A is its own adjoint."""
+        b = self.xp.asarray(b, copy=True, order="C")
+        x = self.xp.empty_like(b)
+        if b.size:
+            self.cholesky.solve(b, x)
+        return x
+
+
+def has_cholespy() -> bool:
+    """Return whether cholespy is installed."""
+    return importlib.util.find_spec("cholespy") is not None
+
+
+def _has_positive_diagonal(A: Matrix) -> bool:
+    return bool((A.array.diagonal() > 0).all())

@@ -1,0 +1,64 @@
+"""Expected costs of sparse factorizations: the fill of the factors, and times from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Size of the factors of a sparse matrix and work of computing them.
+
+    Attributes
+    ----------
+    entries : float
+        Entries of L and U together.
+    operations : float
+        Multiplications of the factorization.
+    compact : bool
+        Whether the graph of the matrix has compact parts, as that of a mesh has.
+    """
+
+    entries: float
+    operations: float
+    compact: bool = True
+
+
+UNKNOWN_FILL = Fill(math.inf, math.inf)
+
+
+class PackageCost(NamedTuple):
+    """Time model of one package, in nanoseconds of which only the ratios matter.
+
+    Attributes
+    ----------
+    unknown : float
+        Set-up time per unknown: ordering and assembly.
+    operation : float
+        Set-up time per multiplication of the factorization.
+    entry : float
+        Time of a solve per entry of L and U.
+    solved_unknown : float
+        Time of a solve per unknown.
+    solve : float
+        Time of a solve whatever its size.
+    dense_operation : float or None
+        `operation` where the graph is not compact and most work is in one large dense block.
+    """
+
+    unknown: float
+    operation: float
+    entry: float
+    solved_unknown: float = 0.0
+    solve: float = 0.0
+    dense_operation: float | None = None
+
+    def total(self, n: int, fill: Fill, solves: int) -> float:
+        """Nanoseconds of one factorization of n unknowns and of `solves` solves with it."""
+        operation = self.operation
+        if not fill.compact and self.dense_operation is not None:
+            operation = self.dense_operation
+        one_solve = self.entry * fill.entries + self.solved_unknown * n + self.solve
+        return self.unknown * n + operation * fill.operations + solves * one_solve

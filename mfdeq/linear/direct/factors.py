@@ -1,0 +1,152 @@
+"""What `Direct.setup` returns: factors of sparse, dense and block-diagonal matrices."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from ...arrays.backend import Array
+from ...arrays.sparse import stored_bytes
+from ...operators.operator import Operator
+from ...report import LinearCounts
+from ..factor import Application, Factor, singular
+from ..krylov.krylov import Krylov
+from .dense_blocks import DenseBlocks
+from .package import DirectPackage, Factorization, passes_trial_solve
+from .scaling import Scaling
+
+
+class DirectFactor(Factor):
+    """Base class of the factors that are exact up to rounding."""
+
+    iterative = False
+    instead = "a larger rtol of mfdeq.Direct, or equations and unknowns in other units"
+
+    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+        """Solve with a nearby A by GMRES, preconditioned by this factorization."""
+        counts.setups -= 1  # nothing is set up
+        return Krylov("gmres", Application(self), self.rtol, max_iterations).setup(A, counts)
+
+
+class SparseFactor(DirectFactor):
+    """The factors of a sparse matrix, by one of the packages.
+
+    Parameters
+    ----------
+    A : Matrix, (N, N)
+        Sparse.
+    package : DirectPackage
+        One that has no obstacle to A.
+    rtol : float or None
+    counts : LinearCounts
+    max_operations : float
+        Operations above which the factorization is not worth it.
+
+    Attributes
+    ----------
+    scaling : Scaling
+        R and C: what is factorized is R A C.
+    factorization : Factorization
+        What the package has made of R A C.
+
+    Raises
+    ------
+    UnsuitableMatrixError
+        If the package cannot factorize A.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        package: DirectPackage,
+        rtol: float | None,
+        counts: LinearCounts,
+        max_operations: float = math.inf,
+    ) -> None:
+        self.package = package
+        self.name = f"Direct ({package.title})"
+        self.scaling = Scaling.of(A.array) if package.equilibrates else Scaling()
+        self.matrix = self.scaling.applied(A.array)
+        self.factorization = package.factorize(A, self.matrix, max_operations)
+        self.transposed: Factorization | None = None  # only where a package needs it
+        super().__init__(A, rtol, counts)
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors, those of A' included once they are needed."""
+        transposed = 0 if self.transposed is None else self.transposed.nbytes
+        return self.factorization.nbytes + transposed
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.scaling.solve(self._solve_scaled, b, adjoint)
+
+    def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
+        if not adjoint or self.factorization.solves_adjoint:
+            return self.factorization.solve(b, adjoint)
+        if self.transposed is None:
+            self.transposed = self.package.factorize(self.A.H, self.matrix.T)  # type: ignore[attr-defined]
+            self.counts.setups += 1
+            self.counts.bytes = self.nbytes
+        return self.transposed.solve(b)
+
+
+class BlockInverseFactor(DirectFactor):
+    """The inverses of the dense blocks that a sparse matrix consists of.
+
+    Raises
+    ------
+    ArithmeticError
+        If a block is singular or badly conditioned.
+    """
+
+    name = "Direct (dense blocks)"
+
+    def __init__(
+        self, A: Operator, blocks: DenseBlocks, rtol: float | None, counts: LinearCounts
+    ) -> None:
+        self.blocks, self.inverse = blocks, blocks.inverse()
+        if not passes_trial_solve(A.backend, blocks.apply, self.inverse.apply, A.shape[0]):
+            raise ArithmeticError("a block is badly conditioned")
+        super().__init__(A, rtol, counts)
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks and of their inverses."""
+        return stored_bytes(self.blocks.values) + stored_bytes(self.inverse.values)
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.inverse.apply(b, adjoint)
+
+    def _product(self, A: Operator, x: Array) -> Array:
+        return self.blocks.apply(x, adjoint=A is not self.A)
+
+
+class DenseFactor(DirectFactor):
+    """The LU of a dense matrix, by LAPACK or what a device has in its place."""
+
+    name = "Direct (dense LU)"
+
+    def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
+        super().__init__(A, rtol, counts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an exact zero pivot becomes an error below
+            self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array, check_finite=False)
+        xp = self.backend.xp
+        pivots = xp.linalg.diagonal(self.lu)
+        # scipy leaves a zero pivot as it is; cupy makes it NaN.
+        if bool(xp.any((pivots == 0) | ~xp.isfinite(pivots))):
+            raise singular(0.0, "(a pivot is exactly zero)")
+        self.counts.bytes = self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of L and U."""
+        return stored_bytes(self.lu)
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        solve = self.backend.dense_linalg.lu_solve
+        # Both arrays are known to be finite; a check would wait for the device.
+        return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0, check_finite=False)

@@ -1,0 +1,62 @@
+"""The multifrontal factorization of `mfdeq.linear.multifrontal`, as a package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...arrays.backend import is_sparse
+from ...operators.dot_tests import is_symmetric
+from ...operators.operator import Matrix
+from ..multifrontal.fronts import has_metis
+from ..multifrontal.multifrontal import Multifrontal
+from .costs import Fill, PackageCost
+from .fill import estimate_fill
+from .package import DirectPackage, is_on_host, passes_trial_solve, unsuitable
+
+MAX_SUPERLU_SIZE = 10_000  # unknowns up to which SuperLU's sparse columns are as fast as fronts
+MAX_OPERATIONS_RATIO = 8.0  # of the operations that SuperLU's fill is estimated to take
+
+
+class MultifrontalPackage(DirectPackage):
+    """The multifrontal factorization, for sparse matrices whose graphs have small separators.
+
+    Rows are exchanged inside a front only, so that a trial solve decides whether a factorization
+    is good enough.
+    """
+
+    name = "multifrontal"
+    title = "multifrontal"
+    cost_on_host = PackageCost(
+        unknown=13_000.0, operation=0.25, entry=1.2, solved_unknown=100.0, dense_operation=0.1
+    )
+    # The set-up runs on the host.
+    cost_on_device = PackageCost(
+        unknown=13_000.0, operation=0.25, entry=0.005, solve=1e6, dense_operation=0.1
+    )
+
+    def obstacle(self, A: Matrix) -> str:
+        """Return "" unless A is dense."""
+        return "" if is_sparse(A.array) else "expected a sparse matrix, got a dense one"
+
+    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+        """Return whether small separators may be found: in a mesh, or by METIS."""
+        return fill.compact or has_metis()
+
+    def default_max_operations(self, A: Matrix) -> float | None:
+        """Return a multiple of SuperLU's estimated operations; None for a small A on the host."""
+        if A.shape[0] <= MAX_SUPERLU_SIZE and is_on_host(A.backend):
+            return None
+        return MAX_OPERATIONS_RATIO * estimate_fill(A.array).operations
+
+    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Multifrontal:
+        """Factorize by fronts; a trial solve shows whether pivots were missing."""
+        try:
+            factors = Multifrontal(matrix, A.backend, is_symmetric(A), max_operations)
+        except ZeroDivisionError as error:
+            raise unsuitable(self, str(error), singular=True) from error
+        except ArithmeticError as error:
+            raise unsuitable(self, str(error)) from error
+        if not passes_trial_solve(A.backend, lambda x: matrix @ x, factors.solve, A.shape[0]):
+            raise unsuitable(self, "its fronts are too badly conditioned")
+        return factors

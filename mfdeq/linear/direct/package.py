@@ -1,0 +1,200 @@
+"""The seam for direct solvers: what a package is asked, and what it returns.
+
+A package is one class in one file of this folder, and one line of `registry`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ...arrays.backend import Array, Backend
+from ...errors import ArgumentError
+from ...operators.operator import Matrix
+from .costs import Fill, PackageCost
+
+# Relative residual of one unrefined solve up to which a factorization without full pivoting is
+# accepted: refinement reaches the tolerance from there.
+MAX_TRIAL_RESIDUAL = 1e-6
+
+
+class Factorization(Protocol):
+    """The factors of one matrix.
+
+    Attributes
+    ----------
+    solves_adjoint : bool
+        Whether `solve` takes ``adjoint=True``. If not, the transposed matrix is factorized on its
+        own when the first adjoint solve needs it.
+    """
+
+    solves_adjoint: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the factors take; 0 if the package does not tell."""
+        ...
+
+    def solve(self, b: Array, adjoint: bool = False) -> Array:
+        """Return A⁻¹ b, or A⁻ᵀ b if `adjoint`, as a new array of the shape of b, (N,) or (N, k)."""
+        ...
+
+
+class DirectPackage(ABC):
+    """A package that factorizes sparse matrices for `mfdeq.Direct`.
+
+    A subclass defines `name`, `title`, `obstacle` and `factorize`. It has a cost if "auto" may
+    choose it, and `default_max_operations` if ``mfdeq.Direct()`` may.
+
+    Attributes
+    ----------
+    name : str
+        Its name in ``mfdeq.Direct(package=name)``.
+    title : str
+        Its name in reports: "Direct (title)".
+    equilibrates : bool
+        Whether rows and columns of A are scaled to like size before `factorize`.
+    pivots : bool
+        Whether it exchanges rows wherever that is needed, so that it factorizes any regular A.
+        "auto" ends its list of direct solvers with such a package.
+    cost_on_host, cost_on_device : PackageCost or None
+        Its time model where A is in the memory of the host or of a device; None if "auto" is not
+        to choose it there.
+
+    Examples
+    --------
+    A package that inverts A, for matrices of up to a hundred unknowns:
+
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> import mfdeq
+    >>> from mfdeq.linear.direct.package import DirectPackage, unsuitable
+    >>> from mfdeq.linear.direct.registry import PACKAGES, register
+    >>> class Inverse:
+    ...     solves_adjoint = True
+    ...
+    ...     def __init__(self, matrix):
+    ...         self.inverse = np.linalg.inv(matrix.toarray())
+    ...         self.nbytes = self.inverse.nbytes
+    ...
+    ...     def solve(self, b, adjoint=False):
+    ...         return (self.inverse.T if adjoint else self.inverse) @ b
+    >>> class InversePackage(DirectPackage):
+    ...     name = "inverse"
+    ...     title = "dense inverse"
+    ...
+    ...     def obstacle(self, A):
+    ...         return "it has more than 100 unknowns" if A.shape[0] > 100 else ""
+    ...
+    ...     def factorize(self, A, matrix, max_operations=np.inf):
+    ...         try:
+    ...             return Inverse(matrix)
+    ...         except np.linalg.LinAlgError as error:
+    ...             raise unsuitable(self, "it is singular", singular=True) from error
+    >>> register(InversePackage())
+    >>> A = sp.csr_array([[2.0, 1.0], [0.0, 4.0]])
+    >>> factor = mfdeq.Direct(package="inverse").setup(A)
+    >>> factor.name
+    'Direct (dense inverse)'
+    >>> factor.solve(np.array([3.0, 4.0])).tolist()
+    [1.0, 1.0]
+    >>> del PACKAGES["inverse"]
+    """
+
+    name: str
+    title: str
+    equilibrates = True
+    pivots = False
+    cost_on_host: PackageCost | None = None
+    cost_on_device: PackageCost | None = None
+
+    @abstractmethod
+    def obstacle(self, A: Matrix) -> str:
+        """Return why this package cannot factorize A here, or "" if it can.
+
+        A clause for an error message. It names a property of A (dense, not symmetric, not in the
+        memory that the package computes in) or what is not installed. It is asked before any
+        work, and is cheap.
+        """
+
+    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+        """Return whether "auto" weighs this package for A, whose estimated fill is `fill`."""
+        return not self.obstacle(A)
+
+    def default_max_operations(self, A: Matrix) -> float | None:
+        """Return up to how many operations ``mfdeq.Direct()`` takes this package for A.
+
+        None, the default, if it takes it only when it is named; infinity for no limit.
+        """
+        return None
+
+    @abstractmethod
+    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Factorization:
+        """Factorize a sparse matrix.
+
+        Parameters
+        ----------
+        A : Matrix, (N, N)
+            The matrix as an operator: `A.array` are its entries before scaling, `A.backend` its
+            array library and device.
+        matrix : sparse matrix, (N, N)
+            Its entries, of scipy or cupyx, scaled if `equilibrates`.
+        max_operations : float
+            Multiplications above which the factorization is not worth it; a package that does not
+            know how many it needs ignores this.
+
+        Raises
+        ------
+        UnsuitableMatrixError
+            If the package cannot factorize the matrix, for which another may: see `unsuitable`.
+        SingularStateError
+            If A is shown to be singular.
+        """
+
+
+class UnsuitableMatrixError(ArgumentError):
+    """A matrix that one package cannot factorize; another may.
+
+    Attributes
+    ----------
+    reason : str
+        Why, as a clause.
+    singular : bool
+        Whether a block that had to be inverted is singular.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", singular: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.singular = singular
+
+
+def unsuitable(
+    package: DirectPackage, reason: str, *, singular: bool = False
+) -> UnsuitableMatrixError:
+    """Return the error for a matrix that `package` cannot factorize."""
+    return UnsuitableMatrixError(
+        f"mfdeq.Direct(package={package.name!r}) cannot factorize A: {reason}. "
+        "Without package=, one that can is chosen",
+        reason=reason,
+        singular=singular,
+    )
+
+
+def passes_trial_solve(
+    backend: Backend,
+    product: Callable[[Array], Array],
+    solve: Callable[[Array], Array],
+    n: int,
+) -> bool:
+    """Return whether one solve for a random right-hand side leaves a small residual."""
+    b = backend.random(n, seed=5)
+    residual = backend.norm(b - product(solve(b))) / backend.norm(b)
+    return residual <= max(MAX_TRIAL_RESIDUAL, backend.default_rtol)  # False for NaN
+
+
+def is_on_host(backend: Backend) -> bool:
+    """Return whether the backend's sparse matrices are scipy's, in the memory of the host."""
+    return backend.sparse.__name__ == "scipy.sparse"

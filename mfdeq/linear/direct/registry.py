@@ -1,0 +1,67 @@
+"""The packages that `mfdeq.Direct` and "auto" choose from, each registered by one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ...operators.operator import Matrix
+from .cholespy import CholespyPackage
+from .costs import Fill
+from .cudss import CuDSSPackage
+from .multifrontal import MultifrontalPackage
+from .package import DirectPackage, is_on_host
+from .superlu import SuperLUPackage
+
+MAX_MEMORY_SHARE = 0.4  # of the free memory where A is, that the factors may be expected to take
+BYTES_PER_FACTOR_ENTRY = 12
+
+PACKAGES: dict[str, DirectPackage] = {}  # by name
+
+
+def register(package: DirectPackage) -> None:
+    """Make a package known to `mfdeq.Direct` and "auto"; it replaces one of the same name.
+
+    ``mfdeq.Direct()`` asks the package that was registered last first.
+    """
+    PACKAGES[package.name] = package
+
+
+register(SuperLUPackage())
+register(MultifrontalPackage())
+register(CholespyPackage())
+register(CuDSSPackage())
+
+
+def default_packages(A: Matrix) -> Iterator[tuple[DirectPackage, float]]:
+    """Yield the packages that ``mfdeq.Direct()`` tries for A, and their limits of operations."""
+    for package in reversed(PACKAGES.values()):
+        if not package.obstacle(A):
+            max_operations = package.default_max_operations(A)
+            if max_operations is not None:
+                yield package, max_operations
+
+
+def rank_packages(A: Matrix, fill: Fill, solves: int) -> list[tuple[str, float]]:
+    """Rank the packages for a sparse A by the estimated time of a set-up and `solves` solves.
+
+    Returns
+    -------
+    list of (name, nanoseconds)
+        The cheapest first, and none after the first that pivots: it takes any A. If the factors
+        are not expected to fit in memory, only those that pivot, at infinite cost.
+    """
+    on_host = is_on_host(A.backend)
+    times = {}
+    for package in PACKAGES.values():
+        cost = package.cost_on_host if on_host else package.cost_on_device
+        if cost is not None and package.is_candidate(A, fill):
+            times[package.name] = cost.total(A.shape[0], fill, solves)
+    if BYTES_PER_FACTOR_ENTRY * fill.entries > MAX_MEMORY_SHARE * A.backend.available_bytes():
+        times = {name: math.inf for name in times if PACKAGES[name].pivots}
+    ranked = []
+    for name in sorted(times, key=lambda name: times[name]):
+        ranked.append((name, times[name]))
+        if PACKAGES[name].pivots:
+            break
+    return ranked
