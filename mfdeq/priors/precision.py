@@ -230,7 +230,7 @@ class _OfSparse:
         return self.factor.solve(b)
 
     def root(self, white: Array) -> Array:
-        return self._scaled(self.fronts.root(white))
+        return self._scaled(self.fronts.apply_inverse_root(white))
 
     def variances(self) -> Array:
         return self._scaled(self._scaled(self.fronts.inverse_diagonal()))

@@ -167,7 +167,7 @@ class Ours(Solves):
     def __init__(self, solver, A) -> None:
         from mfdeq.linear.multifrontal import fronts
 
-        fronts.forget()  # the dissection of a pattern belongs to its first set-up
+        fronts.clear_cache()  # the dissection of a pattern belongs to its first set-up
         self.factor = solver.setup(A)
         self.solver = solver
 

@@ -218,3 +218,11 @@ def test_what_has_aged_is_refreshed_for_many_solves():
     before = counts.iterations
     factor.solve(b)
     assert counts.iterations - before <= fresh + 2
+
+
+def test_cg_is_not_reused_for_a_matrix_that_is_not_symmetric():
+    solver = Reused(mfdeq.Krylov("cg"))
+    solver.setup(operator_of(diffusion(30, 2).A), LinearCounts())
+    for setup in (solver.setup, solver.settle):
+        with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
+            setup(operator_of(WINDY), LinearCounts())

@@ -1,32 +1,44 @@
-"""The fronts of a multifrontal factorization: what depends on the pattern of A only.
+"""The symbolic part of a multifrontal factorization: all that depends on the pattern of A only.
 
-Each separator of a dissection is a front, with the unknowns of its ancestors that it touches, by
-entries of A or through its descendants. Fronts of one height and like size are batches.
+Each separator of a dissection becomes a front. Its own unknowns are those of the separator; the
+unknowns of its ancestors that it updates are those that it is adjacent to, by entries of A or
+through its descendants (in the elimination tree of the separators [1]_). Fronts of one height and
+of similar size are padded to one size and form a batch.
+
+References
+----------
+.. [1] J. W. H. Liu, "The role of elimination trees in sparse factorization", SIAM Journal on Matrix
+       Analysis and Applications 11(1), 134-172, 1990.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from ...arrays.backend import host
-from .dissection import dissection
+from scipy.sparse import csr_matrix
 
-LARGEST_LEAF = 24  # unknowns of a part that is not cut further
-WORTH = 40_000  # entries of padding that one more batch costs as much as
-PADDED = 0.2  # share of padding that a batch may have anyway
-SMALL = 1_000  # unknowns that one front may always have
-FRONT = 4  # times N^(2/3), about a mesh of space's largest, that a front may be
-BATCH = 4_000_000  # entries of the fronts of one batch
+from ...arrays.backend import host
+from .dissection import dissect
+
+MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further
+# A front joins a batch if padding stays below a constant, which is what another batch costs, plus a
+# share of the batch; and if the fronts of the batch do not have too many entries.
+BATCH_COST = 40_000  # entries
+MAX_PADDING_SHARE = 0.2
+MAX_BATCH_ENTRIES = 4_000_000
+# A separator is small if it and what it updates have at most so many unknowns, or at most this
+# multiple of N^(2/3), which is about the largest separator of a three-dimensional mesh.
+SMALL_FRONT_SIZE = 1_000
+MAX_FRONT_RATIO = 4
 
 
 @dataclass(frozen=True)
 class LevelPattern:
-    """What of a `Level` depends on the pattern only; its batches by number."""
+    """The symbolic part of a `Level`, with the numbers of its batches."""
 
     own: slice
     incoming: Any
@@ -36,34 +48,37 @@ class LevelPattern:
 
 @dataclass(frozen=True)
 class Fronts:
-    """What of a factorization depends on the pattern only; fronts are numbered leaves first.
+    """The symbolic part of a factorization. Fronts are numbered from the leaves to the roots.
+
+    The unknowns are permuted, and padded, front after front: "place" is an index of this order.
 
     Attributes
     ----------
     order : (places,) array of int
-        The unknown at each place; padding repeats some unknown.
+        The unknown at each place; at padding, any unknown.
     position : (N,) array of int
         The place of each unknown.
-    own : array of int
-        Unknowns of each front.
-    parent, batch, number : lists of int
-        The front above (-1 of roots), the batch of each front, and its number there.
-    in_parent : list of arrays of int
-        Rows in the parent's front of the unknowns that each front touches.
-    shapes : list of (first front, fronts, k, m)
-        Of the batches.
-    entries : list of two arrays of int
-        For each batch the entries of A in it, and where in its fronts they go.
+    sizes : (fronts,) array of int
+        Number of own unknowns of each front.
+    parent, batch, number : lists of int, one for each front
+        Its parent (-1 for roots), its batch, and its number in the batch.
+    in_parent : list of arrays of int, one for each front
+        Rows of the parent's front at which the unknowns are that the front updates.
+    shapes : list of (first front, number of fronts, k, m), one for each batch
+        k and m are the padded numbers of own unknowns and of updated ones.
+    entries : list of two arrays of int, one for each batch
+        Which entries of A (in COO order) are in the batch, and where in its fronts they go.
     levels : list of LevelPattern
+        From the leaves to the roots.
     updates : int
-        Unknowns that all fronts touch, padding included.
+        Number of unknowns that all fronts update, padding included.
     operations : float
         Multiplications and additions of the factorization.
     """
 
     order: Any
     position: Any
-    own: Any
+    sizes: Any
     parent: list[int]
     batch: list[int]
     number: list[int]
@@ -75,73 +90,86 @@ class Fronts:
     operations: float
 
     @classmethod
-    def of(cls, matrix: Any, most: float = math.inf) -> Fronts:
-        """Dissect the graph of a CSR matrix, and find what goes where."""
+    def of(cls, matrix: Any, max_operations: float = math.inf) -> Fronts:
+        """Dissect the graph of a CSR matrix and lay out its fronts.
+
+        Raises
+        ------
+        ArithmeticError
+            If no dissection has small fronts and takes at most `max_operations`.
+        """
         n = matrix.shape[0]
-        for by_metis in (False, True) if has_metis() else (False,):
-            cut = dissection(matrix, LARGEST_LEAF, by_metis)
+        for use_metis in (False, True) if has_metis() else (False,):
+            cut = dissect(matrix, MAX_LEAF_SIZE, use_metis)
             height = _heights(cut.parent)
-            touching, row = _above(matrix, cut.front, cut.parent, height)
-            own = host.bincount(cut.front, minlength=height.shape[0])
-            touched = host.bincount(touching, minlength=height.shape[0])
-            widest, operations = (own + touched).max(), _operations(own, touched)
-            if widest <= max(SMALL, FRONT * n ** (2 / 3)) and operations <= most:
+            updating, row = _ancestor_updates(matrix, cut.front, cut.parent, height)
+            sizes = host.bincount(cut.front, minlength=height.shape[0])
+            updated = host.bincount(updating, minlength=height.shape[0])
+            largest, operations = (sizes + updated).max(), _operations(sizes, updated)
+            small = largest <= max(SMALL_FRONT_SIZE, MAX_FRONT_RATIO * n ** (2 / 3))
+            if small and operations <= max_operations:
                 break
         else:
             raise ArithmeticError(
-                f"the graph of A has no small separators (one touches {widest} of {n} unknowns)"
+                "the graph of A has no small separators (the largest front has "
+                f"{largest} of {n} unknowns)"
+                if not small
+                else f"its fronts take {operations:.2g} operations, more than the "
+                f"{max_operations:.2g} that are worth it"
             )
 
-        # Fronts of a height in runs of like size.
-        order = host.lexsort((touched, own, height))
+        # Sort the fronts of each height by size, so that those of similar size are consecutive.
+        order = host.lexsort((updated, sizes, height))
         renumbered = host.argsort(order)
-        front, touching = renumbered[cut.front], renumbered[touching]
+        front, updating = renumbered[cut.front], renumbered[updating]
         parent = host.where(cut.parent < 0, -1, renumbered[cut.parent])[order]
-        height, own, touched = height[order], own[order], touched[order]
-        shapes = _batched(height, own, touched)
+        height, sizes, updated = height[order], sizes[order], updated[order]
+        shapes = _batch_shapes(height, sizes, updated)
         first, fronts, k, m = (host.asarray(column) for column in zip(*shapes, strict=True))
         batch = host.repeat(host.arange(len(shapes)), fronts)
         number = host.arange(batch.shape[0]) - first[batch]
 
         # Places of the own unknowns, front after front.
         local = host.empty(n, dtype=host.int64)
-        local[host.argsort(front, kind="stable")] = _counted(own)
+        local[host.argsort(front, kind="stable")] = _count_within(sizes)
         start = _starts(fronts * k)[batch] + number * k[batch]
         position = start[front] + local
         places = int((fronts * k).sum())
         unknown = host.zeros(places, dtype=host.int64)
         unknown[position] = host.arange(n)
 
-        # Updates, in the order in which the ancestors are eliminated.
-        row = row[host.lexsort((position[row], touching))]
-        touching = host.sort(touching)
-        keys = touching * places + position[row]
+        # Updated unknowns of each front, in the order in which the ancestors are eliminated.
+        row = row[host.lexsort((position[row], updating))]
+        updating = host.sort(updating)
+        keys = updating * places + position[row]
 
-        def within(f: Any, unknown: Any) -> Any:
-            rank = host.searchsorted(keys, f * places + position[unknown]) - _starts(touched)[f]
+        def row_in_front(f: Any, unknown: Any) -> Any:
+            rank = host.searchsorted(keys, f * places + position[unknown]) - _starts(updated)[f]
             return host.where(front[unknown] == f, local[unknown], k[batch[f]] + rank)
 
-        in_parent = within(parent[touching], row)
+        in_parent = row_in_front(parent[updating], row)
         entries = matrix.tocoo()
         at = host.minimum(front[entries.row], front[entries.col])
         side = (k + m)[batch[at]]
-        flat = (number[at] * side + within(at, entries.row)) * side + within(at, entries.col)
+        i, j = row_in_front(at, entries.row), row_in_front(at, entries.col)
+        flat = (number[at] * side + i) * side + j
         by_batch = host.argsort(batch[at], kind="stable")
         ends = host.cumsum(host.bincount(batch[at], minlength=len(shapes)))[:-1]
 
-        sent = _starts(fronts * m)[batch][touching] + number[touching] * m[batch][touching]
-        sent += _counted(touched)
+        # Each front sends its updates, batch after batch, to places of its ancestors.
+        sent = _starts(fronts * m)[batch][updating] + number[updating] * m[batch][updating]
+        sent += _count_within(updated)
         updates = int((fronts * m).sum())
         above = host.zeros(updates, dtype=host.int64)
         above[sent] = position[row]
         return cls(
             unknown,
             position,
-            own,
+            sizes,
             parent.tolist(),
             batch.tolist(),
             number.tolist(),
-            host.split(in_parent, host.cumsum(touched)[:-1]),
+            host.split(in_parent, host.cumsum(updated)[:-1]),
             shapes,
             list(zip(host.split(by_batch, ends), host.split(flat[by_batch], ends), strict=True)),
             _levels(height[first], fronts * k, fronts * m, above, sent, position[row]),
@@ -150,40 +178,43 @@ class Fronts:
         )
 
     def padding(self, b: int) -> tuple[Any, Any]:
-        """(front, row) of the own rows of a batch that are padding."""
+        """Return the own rows of batch b that are padding, as arrays (front, row)."""
         first, f, k, _ = self.shapes[b]
-        front, row = host.nonzero(host.arange(k) >= self.own[first : first + f, None])
+        front, row = host.nonzero(host.arange(k) >= self.sizes[first : first + f, None])
         return front, row
 
 
-def fronts_of(matrix: Any, most: float = math.inf) -> Fronts:
-    """`Fronts.of`, kept for the pattern that came last: Newton's matrices share theirs."""
+def cached_fronts(matrix: Any, max_operations: float = math.inf) -> Fronts:
+    """Return `Fronts.of`, cached for the last pattern: the matrices of Newton's steps share it."""
     pattern = hashlib.blake2b(matrix.indptr.tobytes())
     pattern.update(matrix.indices.tobytes())
     key = pattern.digest()
-    found = _last.get(key)
-    if found is None or found.operations > most:
-        found = Fronts.of(matrix, most)
-        forget()
-        _last[key] = found
-    return found
+    fronts = _cache.get(key)
+    if fronts is None or fronts.operations > max_operations:
+        fronts = Fronts.of(matrix, max_operations)
+        clear_cache()
+        _cache[key] = fronts
+    return fronts
 
 
-_last: dict[bytes, Fronts] = {}
+_cache: dict[bytes, Fronts] = {}
 
 
-def forget() -> None:
-    """Drop the dissection of the pattern that came last."""
-    _last.clear()
+def clear_cache() -> None:
+    """Drop the fronts of the last pattern."""
+    _cache.clear()
 
 
 def _levels(
     height: Any, own: Any, updates: Any, above: Any, sent: Any, to: Any
 ) -> list[LevelPattern]:
-    """Batches of one height together; `sent` updates go `to` places."""
-    sparse = importlib.import_module("scipy.sparse")
+    """Group the batches by height.
+
+    `height`, `own` and `updates` are those of each batch; the update with number ``sent[i]`` goes
+    to place ``to[i]``; `above` holds the place of every update, padding included.
+    """
     ends = host.flatnonzero(host.diff([*height, -1])) + 1
-    whole = sparse.csr_matrix(
+    whole = csr_matrix(
         (host.ones(sent.shape[0]), (to, sent)), shape=(int(own.sum()), above.shape[0])
     )
     levels = []
@@ -204,34 +235,37 @@ def _starts(sizes: Any) -> Any:
     return host.cumsum(sizes) - sizes
 
 
-def _counted(sizes: Any) -> Any:
-    """0, 1, ... anew for each size."""
+def _count_within(sizes: Any) -> Any:
+    """Return 0, 1, ..., size - 1 for each size, one after the other."""
     return host.arange(int(sizes.sum())) - host.repeat(_starts(sizes), sizes)
 
 
 def has_metis() -> bool:
-    """Whether pymetis is installed."""
+    """Return whether pymetis is installed."""
     return importlib.util.find_spec("pymetis") is not None
 
 
-def _operations(own: Any, touched: Any) -> float:
-    """Multiplications and additions of the factorization."""
-    k, m = own.astype("float64"), touched
+def _operations(sizes: Any, updated: Any) -> float:
+    """Count the multiplications and additions of the factorization."""
+    k, m = sizes.astype("float64"), updated
     return float((2 * k * (k + m) ** 2).sum())
 
 
 def _heights(parent: Any) -> Any:
-    """Steps to the farthest leaf below; parents come before their children."""
+    """Return the steps from each front to the farthest leaf below it."""
     height = [0] * parent.shape[0]
-    above = parent.tolist()
-    for f in range(len(above) - 1, -1, -1):
-        if (p := above[f]) >= 0:
+    parents = parent.tolist()
+    for f in range(len(parents) - 1, -1, -1):  # parents come before their children
+        if (p := parents[f]) >= 0:
             height[p] = max(height[p], height[f] + 1)
     return host.asarray(height)
 
 
-def _above(matrix: Any, front: Any, parent: Any, height: Any) -> tuple[Any, Any]:
-    """Pairs of a front and an unknown of an ancestor that it touches."""
+def _ancestor_updates(matrix: Any, front: Any, parent: Any, height: Any) -> tuple[Any, Any]:
+    """Return all pairs of a front and an unknown of an ancestor that it updates.
+
+    From the leaves up: a front passes on to its parent what it updates beyond the parent.
+    """
     n = matrix.shape[0]
     entries = matrix.tocoo()
     i = host.concatenate([entries.row, entries.col])
@@ -239,36 +273,38 @@ def _above(matrix: Any, front: Any, parent: Any, height: Any) -> tuple[Any, Any]
     up = height[front[i]] < height[front[j]]
     keys = front[i[up]].astype(host.int64) * n + j[up]
     level = height[front[i[up]]]
-    found, waiting = [], [(level, keys)]
+    pairs_by_height, waiting = [], [(level, keys)]
     for h in range(int(height.max())):
         level, keys = (host.concatenate(parts) for parts in zip(*waiting, strict=True))
         here = host.unique(keys[level == h])
-        found.append(here)
-        below, row = here // n, here % n
-        passed = front[row] != parent[below]
-        on = parent[below][passed]
-        waiting = [(level[level != h], keys[level != h]), (height[on], on * n + row[passed])]
-    pairs = host.concatenate(found) if found else host.zeros(0, dtype=host.int64)
+        pairs_by_height.append(here)
+        child, row = here // n, here % n
+        beyond = front[row] != parent[child]
+        parents = parent[child][beyond]
+        passed_on = (height[parents], parents * n + row[beyond])
+        waiting = [(level[level != h], keys[level != h]), passed_on]
+    pairs = host.concatenate([host.zeros(0, dtype=host.int64), *pairs_by_height])
     return pairs // n, pairs % n
 
 
-def _batched(height: Any, own: Any, touched: Any) -> list[tuple[int, int, int, int]]:
-    """Runs of fronts to be padded to one size: (first, fronts, k, m)."""
+def _batch_shapes(height: Any, sizes: Any, updated: Any) -> list[tuple[int, int, int, int]]:
+    """Group consecutive fronts into batches: (first front, number of fronts, k, m)."""
     shapes: list[tuple[int, int, int, int]] = []
-    true = 0
+    unpadded = 0  # entries of the factors of the current batch without padding
     for i, (h, k, m) in enumerate(
-        zip(height.tolist(), own.tolist(), touched.tolist(), strict=True)
+        zip(height.tolist(), sizes.tolist(), updated.tolist(), strict=True)
     ):
-        mine = k * (k + 2 * m)
+        entries = k * (k + 2 * m)
         if shapes and h == height[i - 1]:
-            first, f, most_k, most_m = shapes[-1]
-            wide, high = max(k, most_k), max(m, most_m)
-            padded = (f + 1) * wide * (wide + 2 * high)
-            small = (f + 1) * (wide + high) ** 2 <= BATCH
-            if small and padded - true - mine <= WORTH + PADDED * padded:
-                shapes[-1] = (first, f + 1, wide, high)
-                true += mine
+            first, f, batch_k, batch_m = shapes[-1]
+            max_k, max_m = max(k, batch_k), max(m, batch_m)
+            padded = (f + 1) * max_k * (max_k + 2 * max_m)
+            fits = (f + 1) * (max_k + max_m) ** 2 <= MAX_BATCH_ENTRIES
+            padding = padded - unpadded - entries
+            if fits and padding <= BATCH_COST + MAX_PADDING_SHARE * padded:
+                shapes[-1] = (first, f + 1, max_k, max_m)
+                unpadded += entries
                 continue
         shapes.append((i, 1, k, m))
-        true = mine
+        unpadded = entries
     return shapes

@@ -1,40 +1,47 @@
-"""Multifrontal factorization whose solves are dense products of many fronts at once.
+"""Multifrontal factorization, with solves that are dense products of many fronts at once.
 
-Nested dissection (`dissection`) splits the unknowns into fronts. With 1 a front's own unknowns and
-2 those of its ancestors that it touches, eliminating it is
+Nested dissection splits the unknowns into fronts (`dissection`, `fronts`). With index 1 for a
+front's own unknowns and 2 for those of its ancestors that it updates, eliminating the front is
 
-    D = F21 F11⁻¹,   E = F11⁻¹ F12,   F22 - D F12 is added to the ancestors' fronts,
+    D = F21 F11⁻¹,   E = F11⁻¹ F12,   F22 - D F12 is added to the parent's front,
 
-and a solve with A is, over the fronts from the leaves to the roots and back,
+and a solve with A goes over the fronts from the leaves to the roots and back [1]_:
 
     y2 -= D y1,   then   x1 = F11⁻¹ y1 - E x2.
 
-(Duff and Reid, The multifrontal solution of indefinite sparse linear equations, 1983.) Fronts of
-one height do not depend on each other: those of like size are padded to one size and are one
-batched product, on any array library. The set-up is on the host. Pivots are sought inside F11
-only; what that costs in accuracy, the true residual shows.
+Fronts of one height do not depend on each other: those of similar size are padded to one size and
+are one batched product, on any array library. The set-up is on the host. Rows are exchanged within
+F11 only; the true residual shows what that costs in accuracy.
+
+References
+----------
+.. [1] I. S. Duff and J. K. Reid, "The multifrontal solution of indefinite sparse symmetric linear
+       equations", ACM Transactions on Mathematical Software 9(3), 302-325, 1983.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
 from ...arrays.sparse import canonical, sparse_on_host
-from .fronts import Fronts, fronts_of
+from .fronts import Fronts, cached_fronts
 
-WIDEST = 32  # columns that are solved for at once
-UNSURE = 100.0  # times rounding, below which the sign of an eigenvalue of a front is not known
-ROWS = 256  # of an update that are added at once
+MAX_COLUMNS = 32  # right-hand sides that are solved for at once
+# The sign of an eigenvalue of a front is not known if its share of the largest is below this
+# multiple of rounding.
+SIGN_ROUNDING_FACTOR = 100.0
+UPDATE_ROWS = 256  # rows of an update that are added at once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Like fronts of one height, padded to k own unknowns and m of their ancestors.
+    """The factors of fronts of one height, padded to k own unknowns and m updated ones.
 
     Attributes
     ----------
@@ -55,10 +62,10 @@ class Level:
     ----------
     own : slice
         Places of their own unknowns, batch after batch and front after front.
-    incoming : what multiplies by a sparse matrix, (own, updates sent from below), or None
-        Adds up what descendants send.
+    incoming : sparse product, (own unknowns, updates sent from the levels below), or None
+        Adds up what the descendants send.
     above : (updates of this level,) array of int
-        Places of the ancestors' unknowns that each update is for.
+        Places of the ancestors' unknowns that each update goes to.
     batches : list of Batch
     """
 
@@ -69,32 +76,52 @@ class Level:
 
 
 class Multifrontal:
-    """Factors of a sparse matrix.
+    """Multifrontal factors of a sparse matrix.
 
     Parameters
     ----------
     A : sparse matrix, (N, N)
+        Of scipy or cupyx.
     backend : Backend
-        Where the solves are to be.
+        The array library and device that solves run on.
     symmetric : bool
-        Whether A' = A: half of the factors is then a view of the other.
-    most : float
-        Operations of the factorization that are worth it.
+        Whether A' = A. Half of the factors is then a view of the other half.
+    max_operations : float
+        Operations above which the factorization is not worth it.
 
     Raises
     ------
     ArithmeticError
-        If the graph has no small separators.
+        If the graph has no small separators, or the factorization takes too many operations.
     ZeroDivisionError
-        Which is one, if a front is singular (A may be regular nevertheless).
+        If a front is singular; A may be regular nevertheless. A subclass of ArithmeticError.
+    OutOfMemoryError
+        If the factors cannot fit in memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> from mfdeq.arrays.backend import Backend
+    >>> A = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(60, 60)).tocsr()
+    >>> factors = Multifrontal(A, Backend.of(A.data), symmetric=True)
+    >>> b = np.ones(60)
+    >>> np.allclose(A @ factors.solve(b), b)
+    True
+    >>> factors.negative_pivots()
+    0
+    >>> round(float(np.exp(factors.log_determinant())), 6)
+    61.0
     """
 
     solves_adjoint = True
 
-    def __init__(self, A: Any, backend: Backend, symmetric: bool, most: float = math.inf) -> None:
+    def __init__(
+        self, A: Any, backend: Backend, symmetric: bool, max_operations: float = math.inf
+    ) -> None:
         self.backend, self.symmetric = backend, symmetric
         matrix = canonical(sparse_on_host(A))
-        fronts = fronts_of(matrix, most)
+        fronts = cached_fronts(matrix, max_operations)
         sides = 1 if symmetric else 2
         reserve(
             backend,
@@ -105,10 +132,10 @@ class Multifrontal:
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
-        self._fronts = replace(fronts, entries=[])  # of all, those take the most memory
-        self._spare: list[Array] = []
+        self._fronts = replace(fronts, entries=[])  # the entries take the most memory of all
+        self._work: list[Array] = []  # of the last solve, for the next
         try:
-            self.levels = list(_factorized(matrix, fronts, backend, symmetric))
+            self.levels = list(_factorize(matrix, fronts, backend, symmetric))
         except host.linalg.LinAlgError as error:
             raise ZeroDivisionError("a front is singular") from error
 
@@ -121,9 +148,9 @@ class Multifrontal:
         return self.backend.itemsize * entries
 
     def negative_pivots(self) -> int | None:
-        """Negative eigenvalues of a symmetric A; None where a front is too near to singular.
+        """Count the negative eigenvalues of a symmetric A; None if a front is nearly singular.
 
-        Those of the pivots F11 together, by Sylvester's law.
+        By Sylvester's law of inertia, they are as many as the blocks F11 have together.
         """
         count, eps = 0, self.backend.eps
         for level in self.levels:
@@ -131,28 +158,29 @@ class Multifrontal:
                 inverse = array_on_host(batch.inverse)
                 values = host.linalg.eigvalsh(0.5 * (inverse + inverse.transpose(0, 2, 1)))
                 size = abs(values).max(axis=1, keepdims=True)
-                unsure = (abs(values) <= UNSURE * eps * size) & (values != 0.0)  # 0 is padding
-                if bool(unsure.any()):
+                near_zero = abs(values) <= SIGN_ROUNDING_FACTOR * eps * size
+                if bool((near_zero & (values != 0.0)).any()):  # exact zeros are padding
                     return None
                 count += int((values < 0.0).sum())
         return count
 
     def log_determinant(self) -> float:
-        """log |det A| of a regular A: that of the pivots F11 together."""
+        """Return log |det A| of a regular A, the sum of those of the blocks F11."""
         return -sum(
-            float(host.linalg.slogdet(_unpadded(array_on_host(batch.inverse)))[1].sum())
+            float(host.linalg.slogdet(_with_padding_one(array_on_host(batch.inverse)))[1].sum())
             for level in self.levels
             for batch in level.batches
         )
 
-    def root(self, white: Array) -> Array:
-        """G w of (N,) and (N, c), G G' = A⁻¹ of a definite A: w white noise, of covariance A⁻¹.
+    def apply_inverse_root(self, white: Array) -> Array:
+        """Return G w for (N,) or (N, c) arrays w, where G G' = A⁻¹ and A is positive definite.
 
-        From the roots to the leaves, x1 = chol(F11⁻¹) w1 - E x2: half of a solve.
+        Of white noise w, it has the covariance A⁻¹. From the roots to the leaves it is
+        x1 = chol(F11⁻¹) w1 - E x2, half of a solve.
         """
         xp, c = self.backend.xp, math.prod(white.shape[1:])
         x = xp.take(xp.reshape(white, (-1, c)), self.order, axis=0)
-        for level, roots in zip(reversed(self.levels), reversed(self._roots), strict=True):
+        for level, roots in zip(reversed(self.levels), reversed(self._inverse_roots), strict=True):
             start, end = level.own.start, 0
             for batch, root in zip(level.batches, roots, strict=True):
                 f, m, k = batch.lower.shape
@@ -165,26 +193,30 @@ class Multifrontal:
         return xp.reshape(xp.take(x, self.position, axis=0), white.shape)
 
     @functools.cached_property
-    def _roots(self) -> list[list[Array]]:
+    def _inverse_roots(self) -> list[list[Array]]:
+        """Cholesky factors of all F11⁻¹, by level and batch."""
         cholesky = self.backend.xp.linalg.cholesky
         backend = self.backend
         return [
             [
-                cholesky(backend.from_host(_unpadded(array_on_host(b.inverse))))
+                cholesky(backend.from_host(_with_padding_one(array_on_host(b.inverse))))
                 for b in level.batches
             ]
             for level in self.levels
         ]
 
     def inverse_diagonal(self) -> Array:
-        """The diagonal of A⁻¹ of a symmetric A, (N,), exactly.
+        """Return the diagonal of A⁻¹ of a symmetric A, (N,), exactly.
 
-        With Z = A⁻¹, from the roots to the leaves: Z12 = -E Z22 and Z11 = F11⁻¹ + E Z22 E', Z22
-        being rows and columns of what the parent has (Takahashi, Fagan and Chen 1973).
+        With Z = A⁻¹, from the roots to the leaves: Z12 = -E Z22 and Z11 = F11⁻¹ + E Z22 E', where
+        Z22 consists of rows and columns of the parent's Z (K. Takahashi, J. Fagan and M.-S. Chen,
+        "Formation of a sparse bus impedance matrix and its application to short circuit study",
+        Power Industry Computer Applications Conference, 1973).
         """
         fronts, backend = self._fronts, self.backend
-        found = host.zeros(self.order.shape[0], dtype=backend.dtype)
-        known: dict[int, Any] = {}  # Z over all unknowns of a front, by its number
+        diagonal = host.zeros(self.order.shape[0], dtype=backend.dtype)
+        # Z over all unknowns of a front, by its number, until its last child has used it.
+        Z_of: dict[int, Any] = {}
         waiting = host.bincount([p for p in fronts.parent if p >= 0], minlength=len(fronts.parent))
         for level, pattern in zip(reversed(self.levels), reversed(fronts.levels), strict=True):
             start = level.own.start
@@ -196,44 +228,45 @@ class Multifrontal:
                     at, parent = fronts.in_parent[first + i], fronts.parent[first + i]
                     if parent < 0:
                         continue
-                    Z[i, k : k + len(at), k : k + len(at)] = known[parent][at[:, None], at]
+                    Z[i, k : k + len(at), k : k + len(at)] = Z_of[parent][at[:, None], at]
                     waiting[parent] -= 1
                     if not waiting[parent]:
-                        del known[parent]
+                        del Z_of[parent]
                 Z[:, :k, k:] = -E @ Z[:, k:, k:]
                 Z[:, k:, :k] = Z[:, :k, k:].transpose(0, 2, 1)
                 Z[:, :k, :k] = inverse - Z[:, :k, k:] @ E.transpose(0, 2, 1)
-                known |= {first + i: Z[i] for i in range(f) if waiting[first + i]}
-                found[start : start + f * k] = host.diagonal(Z[:, :k, :k], axis1=1, axis2=2).ravel()
+                Z_of |= {first + i: Z[i] for i in range(f) if waiting[first + i]}
+                own = host.diagonal(Z[:, :k, :k], axis1=1, axis2=2)
+                diagonal[start : start + f * k] = own.ravel()
                 start += f * k
-        return backend.xp.take(backend.from_host(found), self.position, axis=0)
+        return backend.xp.take(backend.from_host(diagonal), self.position, axis=0)
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
-        """A⁻¹ b or A⁻ᵀ b, of (N,) and (N, c)."""
+        """Return A⁻¹ b, or A⁻ᵀ b if `adjoint`, for (N,) and (N, c) arrays b."""
         xp = self.backend.xp
         if b.ndim == 1:
             return self._solve(b[:, None], adjoint)[:, 0]
-        if b.shape[1] <= WIDEST:
+        if b.shape[1] <= MAX_COLUMNS:
             return self._solve(b, adjoint)
-        starts = range(0, b.shape[1], WIDEST)
-        return xp.concat([self._solve(b[:, j : j + WIDEST], adjoint) for j in starts], axis=1)
+        starts = range(0, b.shape[1], MAX_COLUMNS)
+        return xp.concat([self._solve(b[:, j : j + MAX_COLUMNS], adjoint) for j in starts], axis=1)
 
     def _solve(self, b: Array, adjoint: bool) -> Array:
         xp, (n, c) = self.backend.xp, b.shape
         levels = self.levels if self.symmetric or not adjoint else self._transposed()
         places = self.order.shape[0]
-        # Kept for the next solve: fresh memory costs more than what is computed in it. Taken out
-        # meanwhile, so that another thread takes its own.
-        spare = self._spare.pop() if self._spare else self.backend.zeros(0)
-        if spare.shape[0] < (needed := (n + places + self.updates) * c):
-            spare = self.backend.zeros(needed)
-        given = xp.reshape(spare[: n * c], (n, c))
-        x = xp.reshape(spare[n * c : (n + places) * c], (places, c))
-        sent = xp.reshape(spare[(n + places) * c : needed], (self.updates, c))
-        given[:, :] = b  # whatever its strides
+        # The work array serves the next solve again: fresh memory costs more than what is computed
+        # in it. It is taken out meanwhile, so that another thread allocates its own.
+        work = self._work.pop() if self._work else self.backend.zeros(0)
+        if work.shape[0] < (needed := (n + places + self.updates) * c):
+            work = self.backend.zeros(needed)
+        rhs = xp.reshape(work[: n * c], (n, c))
+        x = xp.reshape(work[n * c : (n + places) * c], (places, c))
+        sent = xp.reshape(work[(n + places) * c : needed], (self.updates, c))
+        rhs[:, :] = b  # contiguous, whatever the strides of b
         end = 0
         for level in levels:
-            x[level.own, :] = xp.take(given, self.order[level.own], axis=0)
+            x[level.own, :] = xp.take(rhs, self.order[level.own], axis=0)
             if level.incoming is not None:
                 x[level.own, :] -= level.incoming @ sent[:end, :]
             start = level.own.start
@@ -253,10 +286,11 @@ class Multifrontal:
                 x[here, :] = xp.reshape(own, (f * k, c))
                 start, end = here.stop, end + f * m
         x = xp.take(x, self.position, axis=0)
-        self._spare[:] = [spare]
+        self._work[:] = [work]
         return x
 
     def _transposed(self) -> list[Level]:
+        """Return the levels of the factors of A'."""
         flip = self.backend.xp.matrix_transpose
         return [
             replace(
@@ -270,43 +304,46 @@ class Multifrontal:
         ]
 
 
-def _factorized(matrix: Any, fronts: Fronts, backend: Backend, symmetric: bool) -> Any:
-    """The levels, from the leaves to the roots."""
-    heap = _Assembly(fronts, matrix)
+def _factorize(matrix: Any, fronts: Fronts, backend: Backend, symmetric: bool) -> Iterator[Level]:
+    """Yield the factors level by level, from the leaves to the roots."""
+    assembly = _Assembly(fronts, matrix)
     transposed = backend.xp.matrix_transpose
     for level in fronts.levels:
         batches = []
         for b in level.batches:
             _, _, k, m = fronts.shapes[b]
-            F = heap.pop(b)
+            F = assembly.pop(b)
             inverse = host.linalg.inv(F[:, :k, :k])
             front, row = fronts.padding(b)
             inverse[front, row, row] = 0.0
             upper = inverse @ F[:, :k, k:]
             if m:
-                heap.send(b, F[:, k:, k:] - F[:, k:, :k] @ upper)
+                assembly.send(b, F[:, k:, k:] - F[:, k:, :k] @ upper)
             lower = None if symmetric else backend.from_host(F[:, k:, :k] @ inverse)
             upper = backend.from_host(upper)
             lower = transposed(upper) if symmetric else lower
             batches.append(Batch(backend.from_host(inverse), lower, upper))
         incoming = level.incoming
         if incoming is not None:
-            there = backend.sparse.csr_matrix(incoming.astype(matrix.dtype))
-            incoming = backend.kernels.products(there)
+            on_device = backend.sparse.csr_matrix(incoming.astype(matrix.dtype))
+            incoming = backend.kernels.products(on_device)
         yield Level(level.own, incoming, _indices(backend, level.above), batches)
 
 
 class _Assembly:
-    """Fronts that entries of A and updates of descendants are added up in."""
+    """Sums of the entries of A and of the updates of descendants, front by front.
+
+    A batch has memory from its first update until it is popped.
+    """
 
     def __init__(self, fronts: Fronts, matrix: Any) -> None:
         self.fronts, self.data = fronts, matrix.data
-        self.waiting: dict[int, Any] = {}
+        self.batches: dict[int, Any] = {}
 
     def pop(self, b: int) -> Any:
-        """The assembled fronts of a batch; the diagonal of padding is 1."""
-        F = self._of(b)
-        del self.waiting[b]
+        """Return the assembled fronts of batch b, with 1 on the diagonal of padding."""
+        F = self._batch(b)
+        del self.batches[b]
         entries, places = self.fronts.entries[b]
         F.reshape(-1)[places] += self.data[entries]
         front, row = self.fronts.padding(b)
@@ -314,37 +351,36 @@ class _Assembly:
         return F
 
     def send(self, b: int, updates: Any) -> None:
-        """Add the updates of a batch to the parents' fronts."""
+        """Add the updates of batch b to the fronts of the parents."""
         fronts = self.fronts
         for child, update in enumerate(updates, fronts.shapes[b][0]):
             parent, at = fronts.parent[child], fronts.in_parent[child]
             if parent < 0:
                 continue
-            F = self._of(fronts.batch[parent])[fronts.number[parent]]
+            F = self._batch(fronts.batch[parent])[fronts.number[parent]]
             side, m = F.shape[0], at.shape[0]
-            for i in range(0, m, ROWS):  # the indices of all rows would take as much as F
-                rows = at[i : i + ROWS, None] * side + at
-                host.add.at(
-                    F.reshape(-1), rows.reshape(-1), update[i : min(i + ROWS, m), :m].reshape(-1)
-                )
+            for i in range(0, m, UPDATE_ROWS):  # indices of all rows would take as much as F
+                stop = min(i + UPDATE_ROWS, m)
+                places = at[i:stop, None] * side + at
+                host.add.at(F.reshape(-1), places.reshape(-1), update[i:stop, :m].reshape(-1))
 
-    def _of(self, b: int) -> Any:
-        if b not in self.waiting:
+    def _batch(self, b: int) -> Any:
+        if b not in self.batches:
             _, f, k, m = self.fronts.shapes[b]
-            self.waiting[b] = host.zeros((f, k + m, k + m), dtype=self.data.dtype)
-        return self.waiting[b]
+            self.batches[b] = host.zeros((f, k + m, k + m), dtype=self.data.dtype)
+        return self.batches[b]
 
 
-def _unpadded(inverse: Any) -> Any:
-    """Inverses of pivots with 1 on the diagonal of padding."""
+def _with_padding_one(inverse: Any) -> Any:
+    """Return a copy of inverses of F11, with 1 on the diagonal of padding."""
     own = inverse.copy()
     front, row = host.nonzero(host.diagonal(own, axis1=1, axis2=2) == 0.0)
     own[front, row, row] = 1.0
     return own
 
 
-def _indices(backend: Backend, of_host: Any) -> Array:
-    return backend.xp.asarray(of_host, device=backend.device)
+def _indices(backend: Backend, host_indices: Any) -> Array:
+    return backend.xp.asarray(host_indices, device=backend.device)
 
 
 def _size(x: Array) -> int:

@@ -1,0 +1,109 @@
+"""The registry of direct packages: a new one is named, chosen and reported like the rest."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from support.matrices import diffusion, operator
+
+import mfdeq
+from mfdeq.linear.direct import registry
+from mfdeq.linear.direct.costs import UNKNOWN_FILL, Fill, PackageCost
+from mfdeq.linear.direct.package import DirectPackage, unsuitable
+
+FILL = Fill(entries=1e5, operations=1e7)
+
+
+class Inverse:
+    """A dense inverse that does not solve with the transpose."""
+
+    solves_adjoint = False
+
+    def __init__(self, matrix):
+        self.inverse = np.linalg.inv(matrix.toarray())
+        self.nbytes = self.inverse.nbytes
+
+    def solve(self, b, adjoint=False):
+        assert not adjoint
+        return self.inverse @ b
+
+
+class InversePackage(DirectPackage):
+    name = "inverse"
+    title = "dense inverse"
+    cost_on_host = PackageCost(unknown=0.0, operation=0.0, entry=0.0)
+    max_operations = math.inf
+
+    def obstacle(self, A):
+        return "it has more than 1000 unknowns" if A.shape[0] > 1000 else ""
+
+    def default_max_operations(self, A):
+        return self.max_operations
+
+    def factorize(self, A, matrix, max_operations=math.inf):
+        if max_operations < A.shape[0]:
+            raise unsuitable(self, "it takes too many operations")
+        return Inverse(matrix)
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """A package that is registered for one test."""
+    monkeypatch.setitem(registry.PACKAGES, "inverse", package := InversePackage())
+    return package
+
+
+def check(factor, matrix):
+    b = np.random.default_rng(0).standard_normal((matrix.shape[0], 2))
+    np.testing.assert_allclose(matrix @ factor.solve(b), b, atol=1e-8)
+    np.testing.assert_allclose(matrix.T @ factor.solve_adjoint(b), b, atol=1e-8)
+
+
+def test_a_registered_package_factorizes_by_name_and_by_default(package):
+    matrix = diffusion(12, 0.4)
+    for solver in (mfdeq.Direct(package="inverse"), mfdeq.Direct()):
+        factor = solver.setup(matrix)
+        assert factor.name == "Direct (dense inverse)"
+        check(factor, matrix)
+        # Its factors do not serve the adjoint: the transpose is factorized on its own.
+        assert factor.counts.setups == 2
+        assert factor.nbytes == factor.counts.bytes == 2 * 8 * 144**2
+
+
+def test_an_obstacle_is_an_error_by_name_and_another_package_by_default(package):
+    matrix = diffusion(40)
+    with pytest.raises(mfdeq.ArgumentError, match=r"'inverse'.*more than 1000 unknowns"):
+        mfdeq.Direct(package="inverse").setup(matrix)
+    assert mfdeq.Direct().setup(matrix).name == "Direct (SuperLU)"
+
+
+def test_a_package_with_too_many_operations_is_followed_by_the_next(package):
+    package.max_operations = 10
+    assert mfdeq.Direct().setup(diffusion(12)).name == "Direct (SuperLU)"
+
+
+def test_auto_ranks_packages_by_cost_and_ends_with_one_that_pivots(package):
+    names = [name for name, _ in registry.rank_packages(operator(diffusion(12)), FILL, 100)]
+    assert names[0] == "inverse"
+    assert names[-1] == "superlu"
+    names = [name for name, _ in registry.rank_packages(operator(diffusion(40)), FILL, 100)]
+    assert "inverse" not in names
+
+
+def test_factors_beyond_memory_are_left_to_a_package_that_pivots():
+    ranked = registry.rank_packages(operator(diffusion(12)), UNKNOWN_FILL, 100)
+    assert ranked == [("superlu", math.inf)]
+
+
+def test_an_unknown_package_is_an_error_that_lists_the_registered_ones(package):
+    with pytest.raises(mfdeq.ArgumentError, match=r"'superlu'.*'inverse', got 'pardiso'"):
+        mfdeq.Direct(package="pardiso")
+
+
+@pytest.mark.parametrize("name", registry.PACKAGES)
+def test_messages_of_a_package_advise_no_direct_solver(name):
+    error = unsuitable(registry.PACKAGES[name], "its fronts are too badly conditioned")
+    assert f"{error}".count("mfdeq.Direct") == 1  # what was called
+    assert error.reason == "its fronts are too badly conditioned"

@@ -1,0 +1,136 @@
+"""The packages that factorize sparse matrices: which is chosen, and what they take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from benchmarks.systems import network
+from support.matrices import diffusion, operator, residuals
+from support.sparse_graphs import zero_diagonal
+
+import mfdeq
+from mfdeq.linear.direct import multifrontal as multifrontal_package
+from mfdeq.linear.multifrontal import fronts
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "why"),
+    [
+        (network(150).A, "no small separators"),
+        (zero_diagonal(400), "singular"),
+        (np.eye(4), "dense"),
+    ],
+    ids=["long edges", "singular front", "dense"],
+)
+def test_unsuitable_matrices_are_refused_by_fronts_and_solved_otherwise(matrix, why, monkeypatch):
+    monkeypatch.setattr(multifrontal_package, "MAX_SUPERLU_SIZE", 10)
+    monkeypatch.setattr(fronts, "has_metis", lambda: False)
+    A = operator(matrix)
+    with pytest.raises(mfdeq.ArgumentError, match=why):
+        mfdeq.Direct(package="multifrontal").setup(A)
+    factor = mfdeq.Direct().setup(A)
+    assert factor.name in ("Direct (SuperLU)", "Direct (dense LU)")
+    b = RNG.standard_normal(A.shape[0])
+    x = factor.solve(b)
+    assert np.linalg.norm(b - A @ x) <= 1e-10 * np.linalg.norm(b)
+
+
+def test_fronts_take_graphs_with_long_edges_where_metis_is_installed():
+    pytest.importorskip("pymetis", reason="the metis extra is not installed")
+    matrix = network(150).A
+    factor = mfdeq.Direct(package="multifrontal").setup(operator(matrix))
+    b = RNG.standard_normal((matrix.shape[0], 2))
+    assert residuals(matrix, factor.solve(b), b).max() <= 1e-12
+    assert factor.nbytes < 8 * 0.2 * matrix.shape[0] ** 2 / 4
+
+
+def test_badly_conditioned_fronts_are_refused(monkeypatch):
+    """Eliminating ε first leaves 1/ε; partial pivoting over all rows does not."""
+    monkeypatch.setattr(multifrontal_package, "MAX_SUPERLU_SIZE", 10)
+    matrix = (zero_diagonal(300) + 1e-15 * sp.identity(600)).tocsr()
+    with pytest.raises(mfdeq.ArgumentError, match="badly conditioned"):
+        mfdeq.Direct(package="multifrontal").setup(operator(matrix))
+    assert mfdeq.Direct().setup(operator(matrix)).name == "Direct (SuperLU)"
+
+
+def test_large_meshes_are_factorized_by_fronts_and_small_ones_by_superlu():
+    assert mfdeq.Direct().setup(operator(diffusion(101))).name == "Direct (multifrontal)"
+    assert mfdeq.Direct().setup(operator(diffusion(30))).name == "Direct (SuperLU)"
+
+
+# Formats, units and right-hand sides.
+
+
+def with_stored_zeros(A):
+    """Zeros between unknowns that are far from each other."""
+    far = sp.diags_array([np.ones(A.shape[0] - 37)], offsets=[37])
+    padded = (A + far).tocsr()
+    padded[far.nonzero()] = 0.0
+    assert padded.nnz > A.nnz
+    return padded
+
+
+FORMATS = {
+    "bsr": lambda A: A.tobsr((2, 2)),
+    "stored zeros": with_stored_zeros,
+    "dok": lambda A: A.todok(),
+    "lil": lambda A: A.tolil(),
+    "coo": lambda A: A.tocoo(),
+    "dia": lambda A: A.todia(),
+    "twice": lambda A: sp.csr_array(
+        (
+            np.r_[A.data[0] / 3, 2 * A.data[0] / 3, A.data[1:]],
+            np.r_[A.indices[0], A.indices],
+            np.r_[0, A.indptr[1:] + 1],
+        ),
+        shape=A.shape,
+    ),
+}
+
+
+@pytest.mark.parametrize("package", [None, "multifrontal", "superlu"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_solves_in_every_sparse_format(name, package, monkeypatch):
+    monkeypatch.setattr(multifrontal_package, "MAX_SUPERLU_SIZE", 10)
+    matrix = diffusion(22, 0.3)
+    given = FORMATS[name](matrix)
+    b = RNG.standard_normal((22**2, 2))
+    x = mfdeq.Direct(package=package).setup(given).solve(b)
+    assert residuals(matrix, x, b).max() <= 1e-12
+
+
+@pytest.mark.parametrize("package", ["multifrontal", "superlu"])
+@pytest.mark.parametrize("wind", [0.0, 0.5])
+@pytest.mark.parametrize("both", [False, True])
+def test_units_of_rows_and_columns_change_neither_solution_nor_fill(both, wind, package):
+    """Without scaling, large rows would be the pivots, and L and U would fill up."""
+    matrix = diffusion(40, wind)
+    rows, columns = 10.0 ** RNG.uniform(-6, 6, (2, 1600))
+    columns = columns if both else np.ones(1600)
+    scaled = (sp.diags(rows) @ matrix @ sp.diags(columns)).tocsr()
+    plain, factor = (mfdeq.Direct(package=package).setup(A) for A in (matrix, scaled))
+    b = RNG.standard_normal((1600, 3))
+    x = factor.solve(rows[:, None] * b) * columns[:, None]
+    assert np.linalg.norm(x - plain.solve(b)) <= 1e-9 * np.linalg.norm(x)
+    y = factor.solve_adjoint(columns[:, None] * b) * rows[:, None]
+    assert np.linalg.norm(y - plain.solve_adjoint(b)) <= 1e-9 * np.linalg.norm(y)
+    if package == "superlu":
+        assert factor.nbytes <= 4 * plain.nbytes
+
+
+def test_matrices_without_rows_or_entries_are_errors():
+    with pytest.raises(mfdeq.ArgumentError, match=r"\(0, 0\)"):
+        mfdeq.Direct().setup(sp.csr_array((0, 0)))
+    with pytest.raises(mfdeq.SingularStateError):
+        mfdeq.Direct().setup(sp.csr_array((7, 7)))
+    with pytest.raises(mfdeq.ArgumentError, match="diagonal that is not positive"):
+        mfdeq.Direct(package="cholespy").setup(sp.csr_array((7, 7)))
+
+
+def test_a_right_hand_side_whose_norm_overflows_is_an_error():
+    factor = mfdeq.Direct().setup(diffusion(5))
+    with pytest.raises(mfdeq.ArgumentError, match="its norm overflows"):
+        factor.solve(np.full(25, 1e160))
