@@ -10,7 +10,7 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError
 from ..operators.operator import SelfAdjoint
 from ..operators.user_operators import as_operator, backend_of
-from ..priors.precision import Euclidean
+from ..priors.metric import Euclidean
 from ..spectrum.eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
 from ..spectrum.extreme import INVERSE_RTOL, check_operator, check_which, reduced, size_of, start_of
 from ..spectrum.products import Products

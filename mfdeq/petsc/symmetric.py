@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ArgumentError
 from ..linear.factor import Factor
 from ..operators.operator import Operator
-from ..priors.precision import indefinite
+from ..priors.covariances import indefinite
 from ..report import LinearCounts
 from .ksp import KSP
 

@@ -10,7 +10,7 @@ from ..arguments import count as positive
 from ..arrays.backend import array_on_host, host
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError
-from ..priors.precision import Euclidean
+from ..priors.metric import Euclidean
 from ..spectrum.density import SpectralDensity
 from ..spectrum.eigenpairs import SAFETY, Eigenpairs
 from ..spectrum.extreme import eigsh

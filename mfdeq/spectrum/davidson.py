@@ -67,7 +67,7 @@ class Davidson:
     @property
     def memory(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        dual = None if self.H.metric.trivial else self.dual
+        dual = None if self.H.metric.is_identity else self.dual
         return {name: getattr(self, name) for name in KEPT} | {"dual": dual}
 
     @classmethod

@@ -19,7 +19,8 @@ from ..arrays.backend import Array, array_on_host, host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
-from ..priors.precision import Metric, metric_of
+from ..priors.metric import Metric
+from ..priors.precision import metric_of
 from .eigenpairs import Eigenpairs
 from .extreme import check_operator
 from .products import Products
@@ -217,7 +218,7 @@ def standard_error(samples: Any) -> float:
 
 def sphere(metric: Metric, P: int, n: int, seed: int, basis: Array | None = None) -> Array:
     """n random vectors of length one, orthogonal to an orthonormal basis."""
-    x = metric.white(P, n, seed)
+    x = metric.gaussian(P, n, seed)
     if basis is not None:
         for _ in range(2):
             x = x - basis @ (basis.T @ metric.apply(x))

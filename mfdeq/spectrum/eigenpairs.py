@@ -12,7 +12,8 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host
 from ..errors import ConvergenceError
-from ..priors.precision import Metric, Precision
+from ..priors.metric import Metric
+from ..priors.precision import Precision
 from .lanczos import Lanczos
 from .products import Products
 
@@ -143,7 +144,7 @@ def orthonormal_in(metric: Metric, X: Array) -> tuple[Array, Array]:
     """As many columns Q that span X, filled up where X lacks rank, and R Q."""
     xp = metric.backend.xp
     X, _ = xp.linalg.qr(X)
-    if metric.trivial:
+    if metric.is_identity:
         return X, X
     for _ in range(2):  # Cholesky QR
         L = xp.linalg.cholesky(X.T @ metric.apply(X))

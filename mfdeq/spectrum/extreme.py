@@ -284,11 +284,11 @@ def _dense(H: Products, P: int, k: int, which: str) -> tuple[Array, float]:
         )
     eye = H.backend.eye(P, P)
     dense, solve = array_on_host(H(eye)), host.linalg.solve
-    if not H.metric.trivial:  # L^-1 H L^-T, M = L L'
+    if not H.metric.is_identity:  # L^-1 H L^-T, M = L L'
         L = host.linalg.cholesky(array_on_host(H.metric.apply(eye)))
         dense = solve(L, solve(L, dense).T)
     values, vectors = host.linalg.eigh(0.5 * (dense + dense.T))
-    if not H.metric.trivial:
+    if not H.metric.is_identity:
         vectors = solve(L.T, vectors)
     vectors = vectors[:, chosen(values, k, which)]
     return H.backend.from_host(vectors, eye.shape[0]), float(abs(values).max())

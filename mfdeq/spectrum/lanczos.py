@@ -20,7 +20,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.memory import reserve
 from ..linear.krylov.columns import combined, on_host, times
-from ..priors.precision import Metric
+from ..priors.metric import Metric
 
 BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
 PASSES = 2  # over V, at most
@@ -79,12 +79,12 @@ class Lanczos:
     def _make_room(self, rows: int, n: int) -> None:
         reserve(
             self.backend,
-            rows * n * (1 if self.metric.trivial else 2),
+            rows * n * (1 if self.metric.is_identity else 2),
             f"a basis of {rows} vectors",
             "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
         )
         self.rows = self.backend.row_vectors(rows, n)  # V', then Q'
-        self.duals = self.rows if self.metric.trivial else self.backend.row_vectors(rows, n)
+        self.duals = self.rows if self.metric.is_identity else self.backend.row_vectors(rows, n)
 
     @property
     def full(self) -> bool:
@@ -194,7 +194,7 @@ class Lanczos:
     def _replace(self, first: int, values: Any, Y: Any) -> None:
         """Put V Y for the vectors of V from the first on, T Y = Y diag(values); Q moves up."""
         old, end = self.size, first + values.shape[0]
-        for rows in (self.rows,) if self.metric.trivial else (self.rows, self.duals):
+        for rows in (self.rows,) if self.metric.is_identity else (self.rows, self.duals):
             rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
             rows[end : end + self.width, :] = rows[old : old + self.width, :]
         self.T[first:, :] = self.T[:, first:] = 0.0
@@ -219,7 +219,7 @@ class Lanczos:
         held = self.size + self.width
         return {
             "vectors": self.rows[:held, :].T,
-            "duals": None if self.metric.trivial else self.duals[:held, :].T,
+            "duals": None if self.metric.is_identity else self.duals[:held, :].T,
             **{name: getattr(self, name) for name in KEPT},
         }
 
@@ -313,7 +313,7 @@ class Lanczos:
         """X without what it has of V, and the same of its dual W."""
         V, dual = self.rows[: self.size, :], self.duals[: self.size, :]
         h = V @ W
-        X, W = X - V.T @ h, None if self.metric.trivial else W - dual.T @ h
+        X, W = X - V.T @ h, None if self.metric.is_identity else W - dual.T @ h
         return X, X if W is None else W
 
     def _orthonormal(self, X: Array, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
@@ -324,7 +324,7 @@ class Lanczos:
             gram, *known = on_host(backend, *small)
             C, _ = combined(backend.eps, gram, known[0][0, :] if known else None)
             X = times(backend, X, C)
-            W = None if self.metric.trivial else times(backend, W, C)
+            W = None if self.metric.is_identity else times(backend, W, C)
             W, sizes = X if W is None else W, None
         return X, W
 

@@ -20,7 +20,7 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.operator import SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
-from ..priors.precision import Euclidean
+from ..priors.metric import Euclidean
 from .extreme import check_operator
 from .products import Products
 

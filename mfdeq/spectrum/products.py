@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..operators.operator import Operator
-from ..priors.precision import Metric
+from ..priors.metric import Metric
 
 SHARE = 0.03  # of the tolerance, which the error of one product may take
 FEW = 8  # pairs, beyond which it is less: by their square, as more products and restarts add up

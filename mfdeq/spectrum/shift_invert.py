@@ -15,7 +15,7 @@ from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Krylov
 from ..operators.operator import Operator, SelfAdjoint
-from ..priors.precision import Metric
+from ..priors.metric import Metric
 from .products import Products
 
 ROUNDING = 1e-10  # of ||H||, the same
@@ -73,7 +73,7 @@ class _Shifted(SelfAdjoint):
 
 def entries(metric: Metric | None) -> Any:
     """The matrix of M, as the Lagrangian system takes it; None of the identity."""
-    if metric is None or metric.trivial:
+    if metric is None or metric.is_identity:
         return None
     return solver_for(metric.backend).entries(metric, "M")
 

@@ -123,7 +123,7 @@ def _split(H: Any, M: Any, most: int, seed: int, progress: bool, squared: bool) 
 
     try:
         share = min(share, P)
-        Q = metric.solve(product(metric.white(P, share, seed)))
+        Q = metric.solve(product(metric.gaussian(P, share, seed)))
         Q, _ = orthonormal_in(metric, Q)
         exact = float(inner(Q).sum())
         if share == P:  # nothing is left

@@ -68,7 +68,7 @@ def test_posteriors():
 
 
 def test_samples_of_a_precision_need_its_root():
-    with pytest.raises(mfdeq.ArgumentError, match="needs its root="):
+    with pytest.raises(mfdeq.ArgumentError, match="expected root="):
         mfdeq.Precision(mat_of(R)).samples()
     with pytest.raises(mfdeq.ArgumentError, match="not positive definite: 1 eigenvalues"):
         mfdeq.Precision(mat_of(R - 1.01 * sp.identity(P)))

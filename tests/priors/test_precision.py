@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, splu
 from support.matrices import BASIS, diffusion, symmetric
+from support.precisions import dense, precision_by_products
 
 import mfdeq
 
@@ -25,19 +26,14 @@ KINDS = {
 }
 
 
-def dense(R):
-    R = R.toarray() if sp.issparse(R) else R
-    return np.diag(R) if R.ndim == 1 else R
-
-
-def given(R, **more):
-    """The same R, known by its products and solves."""
-    lu = splu(sp.csc_matrix(dense(R)))
-    return mfdeq.Precision(aslinearoperator(dense(R)), solve=lu.solve, **more)
+def precision_root(R, P):
+    """The root G of which samples are G w, w the white noise of a seed."""
+    white = R.backend.random(P, 4 * P, seed=3)
+    return np.linalg.lstsq(white.T, R.samples(4 * P, seed=3).T)[0].T
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind(kind):
+def test_solves_samples_variances_and_determinants_match_dense_algebra(kind):
     R, truth = mfdeq.Precision(KINDS[kind]), dense(KINDS[kind])
     P, inverse = truth.shape[0], np.linalg.inv(truth)
     X = np.random.default_rng(0).standard_normal((P, 3))
@@ -48,38 +44,51 @@ def test_every_kind(kind):
         np.testing.assert_allclose(R.covariance @ x, R.solve(x))
     np.testing.assert_allclose(R.variances(), np.diag(inverse), rtol=1e-8)
     assert R.log_determinant() == pytest.approx(np.linalg.slogdet(truth)[1], rel=1e-9, abs=1e-12)
-    root = R._covariance.root(np.eye(P))
-    assert np.all(abs(root @ root.T - inverse) <= 1e-8 * size)
-    np.testing.assert_array_equal(R._covariance.root(np.eye(P)[:, 0]), root[:, 0])
-    assert R.samples(4, seed=3).shape == (P, 4)
+    G = precision_root(R, P)
+    assert np.all(abs(G @ G.T - inverse) <= 1e-8 * size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_depend_on_the_seed_only(kind):
+    R = mfdeq.Precision(KINDS[kind])
+    assert R.samples(4, seed=3).shape == (R.shape[0], 4)
     np.testing.assert_array_equal(R.samples(seed=3), R.samples(seed=3))
     assert np.any(R.samples(seed=3) != R.samples(seed=4))
 
 
-def test_float32():
+def test_results_have_the_dtype_of_the_precision():
     R = mfdeq.Precision(GRID.astype("float32"))
     assert R.variances().dtype == R.samples().dtype == R.solve(np.ones(N * N)).dtype == np.float32
     inverse = np.linalg.inv(GRID.toarray())
     np.testing.assert_allclose(R.variances(), np.diag(inverse), rtol=1e-4)
 
 
-def test_products_and_solves():
-    R, truth = given(ROUGH), ROUGH.toarray()
+def test_a_precision_of_products_solves_by_the_function_precision_by_products():
+    R, truth = precision_by_products(ROUGH), ROUGH.toarray()
     b = np.random.default_rng(0).standard_normal((N * N, 2))
     np.testing.assert_allclose(truth @ R.solve(b), b, atol=1e-9)
     np.testing.assert_allclose(truth @ R.solve(b[:, 0]), b[:, 0], atol=1e-9)
-    for unknown in (R.samples, R.variances, R.log_determinant):
-        with pytest.raises(mfdeq.ArgumentError, match=r"root=|sparse matrix"):
-            unknown()
+
+
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [("samples", "root="), ("variances", "sparse matrix"), ("log_determinant", "sparse matrix")],
+)
+def test_what_a_precision_of_products_does_not_know_is_an_error(method, needed):
+    with pytest.raises(mfdeq.ArgumentError, match=needed):
+        getattr(precision_by_products(ROUGH), method)()
+
+
+def test_samples_by_the_root_precision_by_products():
     lu = splu(GRID.tocsc())
     root = LinearOperator(GRID.shape, matvec=lu.solve, rmatvec=lambda x: lu.solve(x, "T"))
-    R = given(ROUGH, root=root)
+    R = precision_by_products(ROUGH, root=root)
     white = np.random.default_rng(0).standard_normal((N * N, 5))
     np.testing.assert_allclose(R.samples(5), lu.solve(white), rtol=1e-9)
     assert R.samples().shape == (N * N,)
 
 
-def test_as_a_prior_it_is_its_matrix():
+def test_a_quadratic_prior_takes_it_as_its_matrix():
     theta = np.random.default_rng(0).standard_normal(N * N)
     for R in (mfdeq.Precision(ROUGH), ROUGH):
         prior = mfdeq.QuadraticPrior(R, mean=0.5)
@@ -89,11 +98,11 @@ def test_as_a_prior_it_is_its_matrix():
 
 
 INDEFINITE = (ROUGH - 30.0 * sp.identity(N * N)).tocsr()
-REFUSED = {
+INVALID = {
     "indefinite": (lambda: mfdeq.Precision(INDEFINITE), "not positive definite: .* negative"),
     "indefinite, dense": (lambda: mfdeq.Precision(-DENSE), "not positive definite"),
-    "indefinite, diagonal": (lambda: mfdeq.Precision(np.array([1.0, 0.0])), "entry is 0"),
-    "indefinite, products": (lambda: given(-ROUGH), "not positive definite"),
+    "indefinite, diagonal": (lambda: mfdeq.Precision(np.array([1.0, 0.0])), "diagonal entry is 0"),
+    "indefinite, products": (lambda: precision_by_products(-ROUGH), "not positive definite"),
     "singular": (lambda: mfdeq.Precision(sp.csr_matrix((5, 5))), "not positive definite"),
     "not symmetric": (lambda: mfdeq.Precision(BASIS), "not symmetric"),
     "not square": (lambda: mfdeq.Precision(np.ones((3, 2))), r"shape \(3, 2\)"),
@@ -102,16 +111,19 @@ REFUSED = {
     "no solve": (lambda: mfdeq.Precision(aslinearoperator(DENSE)), "solve="),
     "another's solve": (
         lambda: mfdeq.Precision(aslinearoperator(DENSE), solve=lambda b: b),
-        "not that of R",
+        "another R",
     ),
     "a solve that is none": (lambda: mfdeq.Precision(aslinearoperator(DENSE), solve=3), "int"),
-    "another's root": (lambda: given(ROUGH, root=aslinearoperator(GRID)), "not that of R"),
+    "another's root": (
+        lambda: precision_by_products(ROUGH, root=aslinearoperator(GRID)),
+        "another R",
+    ),
     "a root of a matrix": (lambda: mfdeq.Precision(ROUGH, root=GRID), "LinearOperator"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused(case):
-    make, message = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_what_is_no_precision_is_an_error_that_says_why(case):
+    make, message = INVALID[case]
     with pytest.raises(mfdeq.MfdeqError, match=message):
         make()

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from support.matrices import diffusion
 
 import mfdeq
-from mfdeq.priors.precision import Euclidean
+from mfdeq.priors.metric import Euclidean
 from mfdeq.spectrum.density import sphere
 
 P = 240
