@@ -123,7 +123,7 @@ class _Factor(Factor):
     def __init__(self, A: Matrix) -> None:
         super().__init__(A, None, None)
         self.scaling = Scaling.of(A.array)
-        scaled = self.scaling.applied(A.array)
+        scaled = self.scaling.apply(A.array)
         self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
         b = A.backend.random(A.shape[0], seed=5)
         self.off = A.backend.norm(b - scaled @ self.fronts.solve(b)) / A.backend.norm(b)

@@ -1,7 +1,7 @@
-"""A matrix of dense blocks on its diagonal: a batch of independent layers, say.
+"""Matrices of dense blocks on the diagonal, such as those of a batch of independent layers.
 
-Products with it and with its inverse are one batched product each, which reads eight bytes a
-number where a sparse product reads twelve, and works on all columns at once.
+A product with such a matrix, or with its inverse, is one batched product: it reads eight bytes for
+a number where a sparse product reads twelve, and takes all columns of a block at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 from ...arrays.backend import Array, Backend, host
 from ...arrays.sparse import canonical, sparse_on_host
 
-SMALLEST, LARGEST = 4, 512  # rows of a block for which one dense product is worth it
+# Rows of a block for which one batched dense product is faster than a sparse one.
+MIN_BLOCK_SIZE, MAX_BLOCK_SIZE = 4, 512
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DenseBlocks:
     Attributes
     ----------
     backend : Backend
-        What they live on.
+        The array library and device of the values.
     values : (blocks, size, size) array
         The blocks.
     """
@@ -32,14 +33,14 @@ class DenseBlocks:
 
     @classmethod
     def of(cls, A: Any, backend: Backend) -> DenseBlocks | None:
-        """The blocks of a sparse matrix (N, N) that is nothing else, or None."""
+        """Return the blocks of a sparse (N, N) matrix that has no other entries, else None."""
         n = A.shape[0]
         size = A.nnz // n
-        if not SMALLEST <= size <= LARGEST or A.nnz != n * size or n % size:
+        if not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE or A.nnz != n * size or n % size:
             return None
         matrix = canonical(sparse_on_host(A).tocsr())
-        rows = host.diff(matrix.indptr)
-        if matrix.nnz != n * size or not bool((rows == size).all()):
+        row_sizes = host.diff(matrix.indptr)
+        if matrix.nnz != n * size or not bool((row_sizes == size).all()):
             return None
         matrix.sort_indices()
         first = size * (host.arange(n) // size)
@@ -48,7 +49,13 @@ class DenseBlocks:
         return cls(backend, backend.from_host(matrix.data.reshape(-1, size, size)))
 
     def inverse(self) -> DenseBlocks:
-        """The inverse; `ArithmeticError` where a block is singular."""
+        """Return the inverse.
+
+        Raises
+        ------
+        ArithmeticError
+            If a block is singular.
+        """
         linalg = self.backend.xp.linalg
         try:
             return DenseBlocks(self.backend, linalg.inv(self.values))
@@ -56,7 +63,7 @@ class DenseBlocks:
             raise ArithmeticError("a block is singular") from error
 
     def apply(self, x: Array, adjoint: bool = False) -> Array:
-        """The product with (N,) or (N, c), or that of the adjoint."""
+        """Return the product with (N,) and (N, c) arrays, of the adjoint if `adjoint`."""
         xp = self.backend.xp
         blocks, size, _ = self.values.shape
         values = xp.matrix_transpose(self.values) if adjoint else self.values

@@ -21,7 +21,7 @@ class DirectFactor(Factor):
     """Base class of the factors that are exact up to rounding."""
 
     iterative = False
-    instead = "a larger rtol of mfdeq.Direct, or equations and unknowns in other units"
+    instead = "a larger rtol, or other units of the equations and unknowns"
 
     def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
         """Solve with a nearby A by GMRES, preconditioned by this factorization."""
@@ -67,7 +67,7 @@ class SparseFactor(DirectFactor):
         self.package = package
         self.name = f"Direct ({package.title})"
         self.scaling = Scaling.of(A.array) if package.equilibrates else Scaling()
-        self.matrix = self.scaling.applied(A.array)
+        self.matrix = self.scaling.apply(A.array)
         self.factorization = package.factorize(A, self.matrix, max_operations)
         self.transposed: Factorization | None = None  # only where a package needs it
         super().__init__(A, rtol, counts)

@@ -47,7 +47,7 @@ def estimate_fill(A: Any) -> Fill:
         `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A too large to tell.
     """
     matrix = sparse_on_host(A).astype("float64")
-    matrix = Scaling.of(matrix).applied(matrix)
+    matrix = Scaling.of(matrix).apply(matrix)
     n = matrix.shape[0]
     order = _by_distance_from_center(matrix)
     fills, boundaries = [], []

@@ -1,7 +1,14 @@
-"""Rows and columns scaled to like size before a factorization, so that pivots are told by size.
+"""Equilibration: rows and columns of a sparse matrix scaled to like size before a factorization.
 
-Without it one row that is large, in other units than the rest, makes its entries the pivots of
-every column that it has, and an ordering that keeps the diagonal fills up.
+Without it, one row in other units, larger than the rest, makes its entries the pivots of every
+column that it has, and an ordering that keeps the diagonal fills up.
+
+References
+----------
+.. [1] D. Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in matrices",
+       Rutherford Appleton Laboratory, RAL-TR-2001-034, 2001.
+.. [2] P. A. Knight, D. Ruiz and B. Uçar, "A symmetry preserving algorithm for matrix scaling",
+       SIAM Journal on Matrix Analysis and Applications 35(3), 931-955, 2014.
 """
 
 from __future__ import annotations
@@ -11,19 +18,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...arrays.backend import Array, Backend
+from ...arrays.kernels import scale_rows
 
-SPREAD = 100.0  # of the sums of rows or columns, up to which nothing is scaled
+MAX_UNSCALED_RATIO = 100.0  # of the largest to the least row or column sum; none is scaled up to it
 SWEEPS = 20
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """R A C in place of A, in powers of two; None for neither.
+    """R A C in place of A, with diagonal R and C of powers of two.
 
     Attributes
     ----------
     rows, columns : (N,) array or None
-        The diagonals of R and C.
+        The diagonals of R and C; None if A needs no scaling.
     """
 
     rows: Array | None = None
@@ -31,25 +39,26 @@ class Scaling:
 
     @classmethod
     def of(cls, A: Any) -> Scaling:
-        """For a sparse A; R = C where A is symmetric.
+        """Find the scaling of a sparse (N, N) matrix; R = C if A is symmetric.
 
-        Rows and columns of |A| are divided by the square roots of their sums in turn (Ruiz 2001,
-        Knight, Ruiz and Uçar 2014): a diagonal that A was multiplied by is found, whatever it is.
+        Rows and columns of |A| are divided by the square roots of their sums in turn, so that the
+        result does not depend on the units of rows and columns.
         """
-        xp, size = Backend.of(A.data).xp, abs(A)
-        rows = columns = xp.ones(A.shape[0], dtype=size.dtype)
+        xp, magnitude = Backend.of(A.data).xp, abs(A)
+        rows = columns = xp.ones(A.shape[0], dtype=magnitude.dtype)
         for sweep in range(SWEEPS):
-            sums = rows * (size @ columns), columns * (size.T @ rows)
+            sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
             least = min(float(xp.min(x)) for x in sums)
-            # An empty row or column is for the factorization to complain of.
-            alike = sweep == 0 and max(float(xp.max(x)) for x in sums) <= SPREAD * least
-            if least == 0.0 or alike:
+            # An empty row or column is left for the factorization to report.
+            if least == 0.0:
+                return cls()
+            if sweep == 0 and max(float(xp.max(x)) for x in sums) <= MAX_UNSCALED_RATIO * least:
                 return cls()
             rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
-        return cls(_power_of_two(xp, rows), _power_of_two(xp, columns))
+        return cls(_round_to_power_of_two(xp, rows), _round_to_power_of_two(xp, columns))
 
-    def applied(self, A: Any) -> Any:
-        """R A C, with the pattern of A: a product of matrices would drop zeros that are stored."""
+    def apply(self, A: Any) -> Any:
+        """Return R A C, with the pattern of A: stored zeros stay stored."""
         if self.rows is None or self.columns is None:
             return A
         entries, backend = A.tocoo(), Backend.of(A.data)
@@ -57,19 +66,14 @@ class Scaling:
         data = backend.xp.asarray(self.rows[i] * entries.data * self.columns[j], dtype=A.dtype)
         return backend.sparse.coo_matrix((data, (i, j)), shape=A.shape).tocsr()
 
-    def solve(self, solved: Callable[[Array, bool], Array], b: Array, adjoint: bool) -> Array:
-        """A^-1 b or A^-T b, by `solved` of R A C."""
-        if self.rows is None:
-            return solved(b, adjoint)
+    def solve(self, scaled_solve: Callable[[Array, bool], Array], b: Array, adjoint: bool) -> Array:
+        """Solve with A, or A' if `adjoint`, by a function (b, adjoint) that solves with R A C."""
+        if self.rows is None or self.columns is None:
+            return scaled_solve(b, adjoint)
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
-        x = solved(_scaled(before, b), adjoint)
-        return _scaled(after, x)
+        return scale_rows(after, scaled_solve(scale_rows(before, b), adjoint))
 
 
-def _scaled(by: Any, x: Array) -> Array:
-    return x * by if x.ndim == 1 else x * by[:, None]
-
-
-def _power_of_two(xp: Any, x: Array) -> Array:
-    """The nearest powers of two: scaling by them does not round."""
+def _round_to_power_of_two(xp: Any, x: Array) -> Array:
+    """Return the nearest powers of two, because scaling by them does not round."""
     return 2.0 ** xp.round(xp.log2(x))

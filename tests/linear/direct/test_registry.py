@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,18 @@ def test_messages_of_a_package_advise_no_direct_solver(name):
     error = unsuitable(registry.PACKAGES[name], "its fronts are too badly conditioned")
     assert f"{error}".count("mfdeq.Direct") == 1  # what was called
     assert error.reason == "its fronts are too badly conditioned"
+
+
+@pytest.mark.parametrize("name", registry.PACKAGES)
+def test_every_package_is_described_for_users(name):
+    page = Path(__file__).parents[3] / "docs" / "solvers.rst"
+    for text in (mfdeq.Direct.__doc__, page.read_text(encoding="utf-8")):
+        assert f'``"{name}"``' in text
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_a_failed_direct_solve_advises_no_direct_solver():
+    factor = mfdeq.Direct().setup(np.diag([1e-300, 1.0]))
+    with pytest.raises(mfdeq.ConvergenceError, match="larger rtol") as caught:
+        factor.solve(np.array([1e10, 1.0]))  # the solution overflows
+    assert "mfdeq.Direct" not in str(caught.value)
