@@ -21,7 +21,6 @@ from .direct.costs import Fill
 from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
 from .direct.fill import estimate_fill
-from .direct.package import is_on_host
 from .direct.registry import rank_packages
 from .factor import Factor, Solver, operator_of
 from .krylov.krylov import Krylov
@@ -159,10 +158,10 @@ def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | 
 
 
 def _machine(A: Operator) -> Machine:
-    return CORE if is_on_host(A.backend) else DEVICE
+    return CORE if A.backend.library.on_host else DEVICE
 
 
-def _direct(A: Any, fill: Fill) -> list[_Trial]:
+def _direct(A: Operator, fill: Fill) -> list[_Trial]:
     """Factorizations, the cheapest first; those with pivots for any A are left to the end."""
     ranked = rank_packages(A, fill, SOLVES)
     said = f"{SOLVES} solves by LU are estimated at {1e-9 * ranked[0][1]:.2g} s"

@@ -16,9 +16,9 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, is_sparse
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from .costs import Fill, PackageCost
-from .package import DirectPackage, Factorization, is_on_host, unsuitable
+from .package import DirectPackage, Factorization, unsuitable
 
 
 class CholespyPackage(DirectPackage):
@@ -29,12 +29,12 @@ class CholespyPackage(DirectPackage):
     equilibrates = False
     cost_on_host = PackageCost(unknown=5_000.0, operation=0.3, entry=1.5)
 
-    def obstacle(self, A: Matrix) -> str:
+    def obstacle(self, A: Operator) -> str:
         """Return what of A, or of the installation, rules CHOLMOD out."""
         expected = "expected a sparse symmetric positive definite matrix on the host, got"
         if not is_sparse(A.array):
             return f"{expected} a dense one"
-        if not is_on_host(A.backend):
+        if not A.backend.library.on_host:
             return f"{expected} one on a device"
         if not is_symmetric(A):
             return f"{expected} one that is not symmetric"
@@ -44,12 +44,14 @@ class CholespyPackage(DirectPackage):
             return "cholespy is not installed (pip install cholespy)"
         return ""
 
-    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+    def is_candidate(self, A: Operator, fill: Fill) -> bool:
         """Return whether A is a mesh's and positive definite as far as its diagonal shows."""
         # CHOLMOD's ordering fills graphs with long edges more than SuperLU's does.
         return fill.compact and has_cholespy() and not self.obstacle(A)
 
-    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Factorization:
+    def factorize(
+        self, A: Operator, matrix: Any, max_operations: float = math.inf
+    ) -> Factorization:
         """Factorize a symmetric matrix; it is unsuitable if it is not positive definite."""
         try:
             return CholeskyFactorization(A.backend, matrix)
@@ -91,5 +93,5 @@ def has_cholespy() -> bool:
     return importlib.util.find_spec("cholespy") is not None
 
 
-def _has_positive_diagonal(A: Matrix) -> bool:
+def _has_positive_diagonal(A: Operator) -> bool:
     return bool((A.array.diagonal() > 0).all())

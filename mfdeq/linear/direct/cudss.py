@@ -17,9 +17,9 @@ from ...arrays.backend import Array, Backend, is_sparse
 from ...arrays.cuda import pointer, stream_pointer
 from ...errors import ArgumentError, OutOfMemoryError
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from .costs import PackageCost
-from .package import DirectPackage, is_on_host, passes_trial_solve, unsuitable
+from .package import DirectPackage, passes_trial_solve, unsuitable
 
 
 class CuDSSPackage(DirectPackage):
@@ -29,11 +29,11 @@ class CuDSSPackage(DirectPackage):
     title = "cuDSS"
     cost_on_device = PackageCost(unknown=8_000.0, operation=0.0005, entry=0.01, solve=1e6)
 
-    def obstacle(self, A: Matrix) -> str:
+    def obstacle(self, A: Operator) -> str:
         """Return what of A, or of the installation, rules cuDSS out."""
         if not is_sparse(A.array):
             return "expected a sparse matrix on a device, got a dense one"
-        if is_on_host(A.backend):
+        if A.backend.library.on_host:
             return "expected a sparse matrix on a device, got one on the host"
         if not has_cudss():
             return (
@@ -42,12 +42,12 @@ class CuDSSPackage(DirectPackage):
             )
         return ""
 
-    def default_max_operations(self, A: Matrix) -> float:
+    def default_max_operations(self, A: Operator) -> float:
         """Return infinity: wherever cuDSS runs it is the first choice."""
         return math.inf
 
     def factorize(
-        self, A: Matrix, matrix: Any, max_operations: float = math.inf
+        self, A: Operator, matrix: Any, max_operations: float = math.inf
     ) -> CuDSSFactorization:
         """Factorize on the device; a trial solve shows whether pivots were missing."""
         factors = CuDSSFactorization(matrix, is_symmetric(A))

@@ -115,24 +115,24 @@ class Direct:
             If only products with A are known, or the package named cannot factorize A.
         """
         counts = LinearCounts() if counts is None else counts
-        op: Any = operator_of(A)
-        array = matrix_of(op, "mfdeq.Direct()")
+        A = operator_of(A)
+        array = matrix_of(A, "mfdeq.Direct()")
         with counts.timed():
             if self.package is not None:
-                return self._setup_named(op, array, counts)
+                return self._setup_named(A, array, counts)
             if is_dense(array):
-                return DenseFactor(op, array, self.rtol, counts)
-            if blocks := DenseBlocks.of(array, op.backend):
+                return DenseFactor(A, array, self.rtol, counts)
+            if blocks := DenseBlocks.of(array, A.backend):
                 with contextlib.suppress(ArithmeticError):
-                    return BlockInverseFactor(op, blocks, self.rtol, counts)
-            for package, max_operations in default_packages(op):
+                    return BlockInverseFactor(A, blocks, self.rtol, counts)
+            for package, max_operations in default_packages(A):
                 with contextlib.suppress(UnsuitableMatrixError):
-                    return SparseFactor(op, package, self.rtol, counts, max_operations)
+                    return SparseFactor(A, package, self.rtol, counts, max_operations)
             raise ArgumentError(
                 "none of the packages of mfdeq.Direct can factorize A: use mfdeq.Krylov"
             )
 
-    def _setup_named(self, A: Any, array: Any, counts: LinearCounts) -> Factor:
+    def _setup_named(self, A: Operator, array: Any, counts: LinearCounts) -> Factor:
         assert self.package is not None
         package = PACKAGES[self.package]
         if obstacle := package.obstacle(A):

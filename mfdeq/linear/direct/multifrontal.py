@@ -7,12 +7,12 @@ from typing import Any
 
 from ...arrays.backend import is_sparse
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from ..multifrontal.fronts import has_metis
 from ..multifrontal.multifrontal import Multifrontal
 from .costs import Fill, PackageCost
 from .fill import estimate_fill
-from .package import DirectPackage, is_on_host, passes_trial_solve, unsuitable
+from .package import DirectPackage, passes_trial_solve, unsuitable
 
 MAX_SUPERLU_SIZE = 10_000  # unknowns up to which SuperLU's sparse columns are as fast as fronts
 MAX_OPERATIONS_RATIO = 8.0  # of the operations that SuperLU's fill is estimated to take
@@ -35,21 +35,21 @@ class MultifrontalPackage(DirectPackage):
         unknown=13_000.0, operation=0.25, entry=0.005, solve=1e6, dense_operation=0.1
     )
 
-    def obstacle(self, A: Matrix) -> str:
+    def obstacle(self, A: Operator) -> str:
         """Return "" unless A is dense."""
         return "" if is_sparse(A.array) else "expected a sparse matrix, got a dense one"
 
-    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+    def is_candidate(self, A: Operator, fill: Fill) -> bool:
         """Return whether small separators may be found: in a mesh, or by METIS."""
         return fill.compact or has_metis()
 
-    def default_max_operations(self, A: Matrix) -> float | None:
+    def default_max_operations(self, A: Operator) -> float | None:
         """Return a multiple of SuperLU's estimated operations; None for a small A on the host."""
-        if A.shape[0] <= MAX_SUPERLU_SIZE and is_on_host(A.backend):
+        if A.shape[0] <= MAX_SUPERLU_SIZE and A.backend.library.on_host:
             return None
         return MAX_OPERATIONS_RATIO * estimate_fill(A.array).operations
 
-    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Multifrontal:
+    def factorize(self, A: Operator, matrix: Any, max_operations: float = math.inf) -> Multifrontal:
         """Factorize by fronts; a trial solve shows whether pivots were missing."""
         try:
             factors = Multifrontal(matrix, A.backend, is_symmetric(A), max_operations)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ...arrays.backend import Array, Backend
 from ...errors import ArgumentError
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from .costs import Fill, PackageCost
 
 # Relative residual of one unrefined solve up to which a factorization without full pivoting is
@@ -111,7 +111,7 @@ class DirectPackage(ABC):
     cost_on_device: PackageCost | None = None
 
     @abstractmethod
-    def obstacle(self, A: Matrix) -> str:
+    def obstacle(self, A: Operator) -> str:
         """Return why this package cannot factorize A here, or "" if it can.
 
         A clause for an error message. It names a property of A (dense, not symmetric, not in the
@@ -119,11 +119,11 @@ class DirectPackage(ABC):
         work, and is cheap.
         """
 
-    def is_candidate(self, A: Matrix, fill: Fill) -> bool:
+    def is_candidate(self, A: Operator, fill: Fill) -> bool:
         """Return whether "auto" weighs this package for A, whose estimated fill is `fill`."""
         return not self.obstacle(A)
 
-    def default_max_operations(self, A: Matrix) -> float | None:
+    def default_max_operations(self, A: Operator) -> float | None:
         """Return up to how many operations ``mfdeq.Direct()`` takes this package for A.
 
         None, the default, if it takes it only when it is named; infinity for no limit.
@@ -131,12 +131,14 @@ class DirectPackage(ABC):
         return None
 
     @abstractmethod
-    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Factorization:
+    def factorize(
+        self, A: Operator, matrix: Any, max_operations: float = math.inf
+    ) -> Factorization:
         """Factorize a sparse matrix.
 
         Parameters
         ----------
-        A : Matrix, (N, N)
+        A : Operator, (N, N)
             The matrix as an operator: `A.array` are its entries before scaling, `A.backend` its
             array library and device.
         matrix : sparse matrix, (N, N)
@@ -193,8 +195,3 @@ def passes_trial_solve(
     b = backend.random(n, seed=5)
     residual = backend.norm(b - product(solve(b))) / backend.norm(b)
     return residual <= max(MAX_TRIAL_RESIDUAL, backend.default_rtol)  # False for NaN
-
-
-def is_on_host(backend: Backend) -> bool:
-    """Return whether the backend's sparse matrices are scipy's, in the memory of the host."""
-    return backend.sparse.__name__ == "scipy.sparse"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from .cholespy import CholespyPackage
 from .costs import Fill
 from .cudss import CuDSSPackage
 from .multifrontal import MultifrontalPackage
-from .package import DirectPackage, is_on_host
+from .package import DirectPackage
 from .superlu import SuperLUPackage
 
 MAX_MEMORY_SHARE = 0.4  # of the free memory where A is, that the factors may be expected to take
@@ -33,7 +33,7 @@ register(CholespyPackage())
 register(CuDSSPackage())
 
 
-def default_packages(A: Matrix) -> Iterator[tuple[DirectPackage, float]]:
+def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
     """Yield the packages that ``mfdeq.Direct()`` tries for A, and their limits of operations."""
     for package in reversed(PACKAGES.values()):
         if not package.obstacle(A):
@@ -42,7 +42,7 @@ def default_packages(A: Matrix) -> Iterator[tuple[DirectPackage, float]]:
                 yield package, max_operations
 
 
-def rank_packages(A: Matrix, fill: Fill, solves: int) -> list[tuple[str, float]]:
+def rank_packages(A: Operator, fill: Fill, solves: int) -> list[tuple[str, float]]:
     """Rank the packages for a sparse A by the estimated time of a set-up and `solves` solves.
 
     Returns
@@ -51,7 +51,7 @@ def rank_packages(A: Matrix, fill: Fill, solves: int) -> list[tuple[str, float]]
         The cheapest first, and none after the first that pivots: it takes any A. If the factors
         are not expected to fit in memory, only those that pivot, at infinite cost.
     """
-    on_host = is_on_host(A.backend)
+    on_host = A.backend.library.on_host
     times = {}
     for package in PACKAGES.values():
         cost = package.cost_on_host if on_host else package.cost_on_device

@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 from ...arrays.backend import Array, Backend
-from ...operators.operator import Matrix
+from ...operators.operator import Operator
 from ..factor import singular
 from .costs import PackageCost
 from .package import DirectPackage, Factorization
@@ -40,15 +40,17 @@ class SuperLUPackage(DirectPackage):
     # The factorization runs on the host; the device solves the triangles row after row.
     cost_on_device = PackageCost(unknown=0.0, operation=0.6, entry=0.05, solve=20e6)
 
-    def obstacle(self, A: Matrix) -> str:
+    def obstacle(self, A: Operator) -> str:
         """Return "": SuperLU takes any matrix."""
         return ""
 
-    def default_max_operations(self, A: Matrix) -> float:
+    def default_max_operations(self, A: Operator) -> float:
         """Return infinity: SuperLU takes what the other packages leave."""
         return math.inf
 
-    def factorize(self, A: Matrix, matrix: Any, max_operations: float = math.inf) -> Factorization:
+    def factorize(
+        self, A: Operator, matrix: Any, max_operations: float = math.inf
+    ) -> Factorization:
         """Factorize by sparse LU with partial pivoting."""
         return SuperLUFactorization(A.backend, matrix)
 
