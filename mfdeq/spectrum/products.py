@@ -7,6 +7,7 @@ from typing import Any
 from ..arrays.backend import Array
 from ..operators.operator import Operator
 from ..priors.metric import Metric
+from ..progress import ProgressBar
 
 SHARE = 0.03  # of the tolerance, which the error of one product may take
 FEW = 8  # pairs, beyond which it is less: by their square, as more products and restarts add up
@@ -39,11 +40,7 @@ class Products:
         self.count, self.relaxed = 0, False
         self._inner = UNKNOWN  # relative residual of the inner solves of the next product
         self._per_inner, self._calls = 0.0, 0  # error of a product, of inner solves to one
-        self._bar = None
-        if progress:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(desc="eigsh", unit=" products")
+        self._bar = ProgressBar("eigsh", "products", progress)
 
     def __call__(self, x: Array) -> Array:
         """H X of a block."""
@@ -88,10 +85,8 @@ class Products:
 
     def _add(self, x: Array) -> None:
         self.count += x.shape[1]
-        if self._bar is not None:
-            self._bar.update(x.shape[1])
+        self._bar.advance(x.shape[1])
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
+        """End the progress bar."""
+        self._bar.close()

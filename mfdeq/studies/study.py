@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, StudyError, StudyWarning, warn
+from ..progress import ProgressBar
 from .case_arguments import CaseArguments, check_signature
 from .cases import Case, identify_cases
 from .executors import WorkerPool, pickle_function
 from .html_report import html_report
 from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
 from .records import Record, Session, Status, Values
-from .scheduling import Completed, Scheduler
+from .scheduling import Scheduler
 from .store import COLUMNS, FinishedCase, Store, Writer
 from .tables import to_pandas, to_xarray
 from .worker import RNG_PARAMETER, takes_rng
@@ -199,11 +199,14 @@ class Study:
             )
             scheduler = Scheduler(pool, sent, left, arguments)
             total = len(identified)
-            with pool.running(), _progress_bar(progress, total, total - len(left)) as update:
+            bar = ProgressBar("study", "cases", progress, total, total - len(left))
+            failed = 0
+            with pool.running(), bar:
                 try:
                     for completed in scheduler.completions():
                         self._record(writer, session, arguments.finish(completed))
-                        update(completed)
+                        failed += sum(item.outcome.status == "failed" for item in completed)
+                        bar.advance(len(completed), f"{failed} failed" if failed else "")
                 except BaseException as error:
                     rest = arguments.finish(scheduler.cancel())
                     self._record_after_error(writer, session, rest, error)
@@ -406,26 +409,3 @@ class Study:
             has different shapes.
         """
         return to_xarray(self.records(), dims, names)
-
-
-@contextlib.contextmanager
-def _progress_bar(
-    shown: bool, total: int, initial: int
-) -> Iterator[Callable[[list[Completed]], None]]:
-    from tqdm.auto import tqdm
-
-    failed = 0
-    # None disables the bar unless standard error is a terminal.
-    disable = None if shown else True
-    with tqdm(
-        total=total, initial=initial, desc="study", unit=" cases", disable=disable
-    ) as progress:
-
-        def update(completed: list[Completed]) -> None:
-            nonlocal failed
-            failed += sum(item.outcome.status == "failed" for item in completed)
-            if failed:
-                progress.set_postfix_str(f"{failed} failed", refresh=False)
-            progress.update(len(completed))
-
-        yield update
