@@ -12,7 +12,7 @@ from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError
 from ..priors.metric import Euclidean
 from ..spectrum.density import SpectralDensity
-from ..spectrum.eigenpairs import SAFETY, Eigenpairs
+from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.extreme import eigsh
 from .axes import get_axes, named_results
 
@@ -187,7 +187,7 @@ def gauss_newton_against_full(
     metric = pairs.precision or Euclidean(H.backend)
     product, error = H.with_error(pairs.vectors)
     full = array_on_host(H.backend.column_dots(pairs.vectors, product))[leading]
-    errors = SAFETY * array_on_host(metric.dual_norms(error))[leading]
+    errors = array_on_host(metric.dual_norms(error))[leading]
 
     ax = get_axes(ax)
     number = 1 + host.arange(leading.size)

@@ -17,7 +17,6 @@ from ..priors.precision import Precision
 from .lanczos import Lanczos
 from .products import Products
 
-SAFETY = 2.0  # on the estimated error of the products
 SAMPLES, WIDENED = 4, 10.0  # random combinations, and how much larger than theirs an error may be
 FLOOR = 100.0  # times rounding of H, below which no residual is asked for
 
@@ -40,7 +39,7 @@ class EigenReport:
     residuals : array
         ||H x - mu x|| of each pair, or ||H x - mu R x|| in the norm of R^-1.
     product_errors : array
-        Estimated error of H x for each pair, with its safety factor; counted in the bounds.
+        Error of H x for each pair, as `with_error` estimates it, and rounding; part of the bounds.
     """
 
     converged: bool
@@ -125,7 +124,7 @@ def judged(
     residuals = metric.dual_norms(product - dual * values)
     # The rounding of one product and its sums, which may cancel down to a small value.
     rounding = backend.eps * (10.0 * metric.dual_norms(product) + norm)
-    errors = SAFETY * metric.dual_norms(error) + rounding
+    errors = metric.dual_norms(error) + rounding
     order = xp.argsort(values)
 
     def ascending(x: Array) -> Array:

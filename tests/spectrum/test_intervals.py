@@ -23,11 +23,11 @@ class Noisy(SelfAdjoint):
         return self.with_error(x)[0]
 
     def with_error(self, x):
-        """Known in length, not in direction: half of it, as the library doubles an estimate."""
+        """Known in length, not in direction."""
         off = self.rng.standard_normal(x.shape)
         off *= self.noise * np.linalg.norm(x, axis=0) / np.linalg.norm(off, axis=0)
         turned = self.rng.standard_normal(x.shape)
-        turned *= 0.5 * np.linalg.norm(off, axis=0) / np.linalg.norm(turned, axis=0)
+        turned *= np.linalg.norm(off, axis=0) / np.linalg.norm(turned, axis=0)
         return self.dense @ x + off, turned
 
 
