@@ -1,4 +1,4 @@
-"""`mfdeq.follow`: steps along a curve of equilibria, as long as they are easy to correct."""
+"""`mfdeq.follow`: steps along a branch of equilibria, whose length follows the corrector."""
 
 from __future__ import annotations
 
@@ -14,30 +14,49 @@ from ..errors import ArgumentError, ConvergenceError, MfdeqError
 from ..files.checkpoints import Checkpoint, digest, opened, other_run, read, write
 from ..models.model import Model
 from ..report import LinearCounts
-from .curve import Curve, Point
-from .stability import believed
+from .curve import Curve
+from .point import Point
+from .stability import withhold_uncertain_counts
 
-EASY = 4  # iterations of a corrector that leave the step as it is
-SHARPEST = 0.85  # cosine of the angle between tangents, under which a step is taken again, shorter
-SHORTEST = 1e-8  # of the first step
+TARGET_ITERATIONS = 4  # of a corrector, which leave the step as long as it is
+MIN_COSINE = 0.85  # between tangents: where they turn by more, a shorter step is taken
+MIN_STEP = 1e-8  # relative to the first step
+MIN_TURNING_STEP = 64 * MIN_STEP  # below it a step is not shortened because tangents turn
+MIN_SLOPE = 1e-6  # |dt/ds| below which a branch that is followed in t has come to a fold
 METHODS = ("arclength", "natural")
-KIND, FOLLOWING = "a branch", "a branch that is followed"  # of files
+KIND, FOLLOWING = "a branch", "a branch that is followed"  # what files hold
 
 
-@dataclass(eq=False)  # arrays are not compared by the way
+@dataclass(eq=False)  # comparing arrays element by element would make == ambiguous
 class Branch:
-    """Equilibria along theta = theta0 + t d, in the order of the branch.
+    """A branch of equilibria along theta = theta0 + t d, from `mfdeq.follow`.
 
     Attributes
     ----------
     points : list of Point
-        Folds and crossings among them.
+        In the order of the branch, folds and crossings among them. Each has ``t``, ``state``,
+        ``tangent`` (dh/ds), ``slope`` (dt/ds), ``kind``, ``eigenvalues`` and ``unstable``.
     params, direction : (P,) arrays
         theta0 and d.
     reason : str
-        Why it ends.
+        Why the branch ends.
     counts : LinearCounts
-        What its solves cost.
+        What its linear solves cost.
+
+    Examples
+    --------
+    The equilibria of h² = theta, followed around their fold at theta = 0:
+
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
+    >>> branch = mfdeq.follow(
+    ...     model, np.ones(1), span=(-2.0, 0.5), start=np.ones(1), towards=-1.0
+    ... )
+    >>> print([f"{fold.t:.4f}" for fold in branch.folds])
+    ['-1.0000']
+    >>> heights = branch.measured(lambda h: h[0])
+    >>> print(f"{heights[0]:.3f} {heights[-1]:.3f}")  # -sqrt(1.5) at the end
+    1.000 -1.225
     """
 
     points: list[Point] = field(repr=False)
@@ -47,7 +66,7 @@ class Branch:
     counts: LinearCounts = field(default_factory=LinearCounts)
 
     def save(self, path: Any) -> None:
-        """Write it to a file, in place of what is there: an npz without pickles.
+        """Write the branch to a file (npz without pickles), in place of what is there.
 
         Parameters
         ----------
@@ -56,13 +75,25 @@ class Branch:
         Raises
         ------
         CheckpointError
-            Where it cannot be written; what was there is as it was.
+            If it cannot be written; a file that was there stays as it was.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np, tempfile, pathlib
+        >>> model = mfdeq.from_function(lambda h, theta: h**3 + h - theta, 1, 1, "residual")
+        >>> branch = mfdeq.follow(model, np.zeros(1), span=(0.0, 1.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "branch.npz"
+        ...     branch.save(path)
+        ...     again = mfdeq.Branch.load(path)
+        >>> bool(np.all(again.t == branch.t))
+        True
         """
-        write(path, KIND, {}, {"branch": self._tree()})
+        write(path, KIND, {}, {"branch": self._to_tree()})
 
     @classmethod
     def load(cls, path: Any) -> Branch:
-        """The branch in a file of `save`, or so far in a checkpoint of `mfdeq.follow`.
+        """Read a branch from a file of `save`, or so far from a checkpoint of `mfdeq.follow`.
 
         Parameters
         ----------
@@ -71,16 +102,16 @@ class Branch:
         Returns
         -------
         Branch
-            With numpy's arrays.
+            With numpy arrays.
 
         Raises
         ------
         CheckpointError
-            Where the file holds no branch.
+            If the file holds no branch.
         """
-        return cls._of(read(path, KIND, FOLLOWING)[1]["branch"], lambda x: x)
+        return cls._from_tree(read(path, KIND, FOLLOWING)[1]["branch"], lambda x: x)
 
-    def _tree(self) -> dict[str, Any]:
+    def _to_tree(self) -> dict[str, Any]:
         return {
             **vars(self),
             "points": [vars(point) for point in self.points],
@@ -88,7 +119,8 @@ class Branch:
         }
 
     @classmethod
-    def _of(cls, tree: dict[str, Any], put: Callable[[Any], Array]) -> Branch:
+    def _from_tree(cls, tree: dict[str, Any], put: Callable[[Any], Array]) -> Branch:
+        """Make the branch of `_to_tree` again; `put` moves an array of the host to its library."""
         vectors = ("state", "tangent")
         points = [
             Point(**{**point, **{name: put(point[name]) for name in vectors}})
@@ -96,26 +128,36 @@ class Branch:
         ]
         vectors = ("params", "direction")
         counts = LinearCounts(**tree["counts"])
-        moved = {name: put(tree[name]) for name in vectors}
-        return cls(**{**tree, **moved, "points": points, "counts": counts})
+        arrays = {name: put(tree[name]) for name in vectors}
+        return cls(**{**tree, **arrays, "points": points, "counts": counts})
 
     @property
     def t(self) -> Any:
-        """t of all points, on the host."""
+        """The t of every point, a numpy array of shape (number of points,)."""
         return host.asarray([point.t for point in self.points])
 
     @property
     def folds(self) -> list[Point]:
-        """Where the branch turns back."""
+        """The points where t turns back."""
         return [point for point in self.points if point.kind == "fold"]
 
     @property
     def crossings(self) -> list[Point]:
-        """Where another branch crosses it; pass one as `start` to follow that."""
+        """The points where another branch crosses; pass one as `start` to follow that."""
         return [point for point in self.points if point.kind == "crossing"]
 
     def measured(self, measure: Callable[[Array], float]) -> Any:
-        """A number of each state, on the host: what a bifurcation diagram shows over t."""
+        """Evaluate a function of the state at every point, for a bifurcation diagram over t.
+
+        Parameters
+        ----------
+        measure : callable
+            ``measure(state)`` returns a number.
+
+        Returns
+        -------
+        numpy array of shape (number of points,)
+        """
         return host.asarray([float(measure(point.state)) for point in self.points])
 
 
@@ -138,30 +180,35 @@ def follow(
 ) -> Branch:
     """Follow the branch of equilibria at theta0 + t d, from t = 0.
 
+    Folds are passed, and folds and crossings are located on the way.
+
     Parameters
     ----------
     model : FixedPointModel or ResidualModel
     theta0 : (P,) array
+        The parameters at t = 0.
     direction : (P,) array or int, optional
-        d; an integer is that parameter alone, None the only one.
+        d; an integer means that parameter alone. By default the only parameter there is.
     span : pair of float
-        The branch ends where t leaves it.
+        The interval of t, around 0; the branch ends where t leaves it.
     start : (N,) array or Point, optional
-        A start for the equilibrium at t = 0. Of a crossing: the other branch through it.
+        A start for the equilibrium at t = 0, by default the model's; or a crossing, to follow
+        the other branch through it.
     towards : float, optional
-        The sign of dt/ds at the start; of a crossing, the side of the other branch.
+        The sign of dt/ds at the start; at a crossing, the side of the other branch.
     method : {"arclength", "natural"}, optional
-        "natural" steps in t, and ends at a fold.
+        "arclength" follows the branch around folds. "natural" steps in t, and ends at a fold.
     step, longest : float, optional
-        The first step in t and the longest one; a fiftieth and a tenth of the span by default.
+        The first and the longest step in t; by default a fiftieth and a tenth of the span.
     max_points : int, optional
-    solver : optional
-        As of `mfdeq.solve`; the factor of one point preconditions the next.
+        The branch ends at so many points.
+    solver : "auto" or description, optional
+        The linear solver, as in `mfdeq.solve`; the factor of one point preconditions the next.
     eigenvalues : int, optional
-        How many to compute at each point; on the host only.
+        How many eigenvalues to compute at each point; on the host only.
     checkpoint : str or PathLike, optional
-        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
-        `Branch.load` reads it, too.
+        A file to resume from. If there is none, the run starts from the beginning and writes it;
+        see Notes. `Branch.load` reads it, too.
     checkpoint_every : int, optional
         Points from one checkpoint to the next.
 
@@ -172,23 +219,51 @@ def follow(
     Raises
     ------
     ConvergenceError
-        Where no step can be corrected, with the `Branch` so far as `best`.
+        If no step can be corrected, with the `Branch` so far as `best`.
     CheckpointError
-        Where the file is none of this run, or none can be written there.
+        If the file is of another run, or none can be written there.
 
     Warns
     -----
     CheckpointWarning
-        Where a checkpoint could not be written; the run goes on.
+        If a checkpoint could not be written; the run continues.
 
     Notes
     -----
-    A run that was killed and is started again with the same file continues from its last
-    checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
-    returns its branch at once. So that what follows depends on the file alone, the factor is
-    dropped at each checkpoint: one set-up more. `max_points` and `checkpoint_every` may differ
-    from one start to the next; the model and the rest must not, of which sizes, arrays and
-    numbers are compared, and the residual at the last point looked at.
+    A step goes along the tangent of the curve (h(s), t(s)) and is corrected by Newton's method in
+    the plane orthogonal to it. Its length doubles at most, and follows the iterations of the
+    corrector. A fold is where dt/ds changes its sign, a crossing (simple bifurcation) where a
+    bordered matrix is singular; both are located to 1e-9 of a step.
+
+    A run that was interrupted and is started again with the same file resumes from its last
+    checkpoint and, on a CPU with the same number of threads, gives identical results; a run that
+    had ended returns its branch at once. To make what follows depend on the file alone, the factor
+    is dropped at each checkpoint, which costs one set-up. `max_points` and `checkpoint_every` may
+    differ from one start to the next. The model and all else must not: sizes, arrays and numbers
+    are compared, and the residual at the last point is checked.
+
+    References
+    ----------
+    H. B. Keller, Numerical solution of bifurcation and nonlinear eigenvalue problems, in:
+    Applications of Bifurcation Theory, Academic Press (1977).
+
+    E. L. Allgower and K. Georg, Numerical Continuation Methods, Springer (1990).
+
+    W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley (1986).
+
+    Examples
+    --------
+    The equilibria of h² = theta, followed around their fold at theta = 0:
+
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
+    >>> branch = mfdeq.follow(
+    ...     model, np.ones(1), span=(-2.0, 0.5), start=np.ones(1), towards=-1.0
+    ... )
+    >>> print([f"{fold.t:.4f}" for fold in branch.folds])
+    ['-1.0000']
+    >>> branch.reason
+    't = 0.5 is the end of the span'
     """
     one_of(method, METHODS, "method")
     count(max_points, "max_points")
@@ -198,10 +273,12 @@ def follow(
     except (TypeError, ValueError):
         low = high = 0.0
     if not low <= 0.0 <= high or low == high:
-        raise ArgumentError(f"span is {span!r}; two numbers around 0 were expected")
+        raise ArgumentError(f"span: expected two numbers around 0, got {span!r}")
     width = high - low
-    first = width / 50 if step is None else at_least(0.0, step, "step")
-    most = max(first, width / 10 if longest is None else at_least(0.0, longest, "longest"))
+    first_step = width / 50 if step is None else at_least(0.0, step, "step")
+    longest_step = max(
+        first_step, width / 10 if longest is None else at_least(0.0, longest, "longest")
+    )
     curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
     sign = math.copysign(1.0, real(towards, "towards"))
     file = opened(
@@ -214,59 +291,59 @@ def follow(
             "theta0": digest(curve.theta),
             "direction": digest(curve.d),
             "span": [low, high],
-            "start": digest(curve.start_of(start)),
+            "start": digest(curve.start_state(start)),
             "towards": sign,
             "method": method,
-            "step and longest": [first, most],
+            "step and longest": [first_step, longest_step],
             "eigenvalues": int(eigenvalues),
         },
         curve.backend,
     )
     walk = _Walk(curve, file)
     if file is not None and file.saved is not None:
-        if walk.go_on(file.path, file.saved):
+        if walk.resume(file.path, file.saved):
             return walk.branch
     else:
-        walk.begin(curve.begin(start, sign, first), first)
-    ended = _advance(walk, method, first, most, (low, high), max_points)
-    walk.keep(ended)
+        walk.begin(curve.first_point(start, sign, first_step), first_step)
+    ended = _advance(walk, method, first_step, longest_step, (low, high), max_points)
+    walk.write_checkpoint(ended)
     return walk.branch
 
 
 class _Walk:
-    """A branch that is followed: how far, by which steps, and the file that it goes on from."""
+    """A branch while it is followed: its points, the next step, and the checkpoint file."""
 
     def __init__(self, curve: Curve, file: Checkpoint | None) -> None:
         self.curve, self.file, self.ds = curve, file, 0.0
         self.branch = Branch([], curve.theta, curve.d, counts=curve.counts)
 
-    def begin(self, here: Point, first: float) -> None:
-        """At the first point."""
+    def begin(self, here: Point, first_step: float) -> None:
+        """Start at the first point."""
         self.branch.points.append(here)
-        # Steps are lengths of the curve: what is first in t is as much in s here.
-        self.ds = first / max(abs(here.slope), 0.1)
+        # Steps are lengths of the curve: this one changes t by about the first step in t.
+        self.ds = first_step / max(abs(here.slope), 0.1)
 
-    def go_on(self, path: str, saved: dict[str, Any]) -> bool:
-        """Where a checkpoint was written; whether the branch had come to its end there."""
+    def resume(self, path: str, saved: dict[str, Any]) -> bool:
+        """Resume from a checkpoint, and tell whether the branch had come to its end."""
         curve = self.curve
-        self.branch = Branch._of(saved["branch"], curve.backend.from_host)
+        self.branch = Branch._from_tree(saved["branch"], curve.backend.from_host)
         self.ds, curve.counts = saved["ds"], self.branch.counts
         if not saved["ended"]:
             self.branch.reason = ""
         assert self.file is not None
         self.file.went_on(len(self.branch.points))
         try:
-            curve.go_on(saved["curve"], self.branch.points[-1])
+            curve.resume(saved["curve"], self.branch.points[-1])
         except ConvergenceError as error:
             raise other_run(path, f"of another model, it seems: {error}") from error
         return saved["ended"]
 
-    def keep(self, ended: bool | None = None) -> None:
-        """Write a checkpoint if it is time, or at the end; and go on as from it."""
+    def write_checkpoint(self, ended: bool | None = None) -> None:
+        """Write a checkpoint if one is due, or at the end; and continue as if from it."""
         done = len(self.branch.points)
         if self.file is not None and (ended or self.file.due(done, ended is not None)):
             state = {
-                "branch": self.branch._tree(),
+                "branch": self.branch._to_tree(),
                 "curve": self.curve.memory,
                 "ds": self.ds,
                 "ended": bool(ended),
@@ -278,47 +355,56 @@ class _Walk:
 def _advance(
     walk: _Walk,
     method: str,
-    first: float,
-    most: float,
+    first_step: float,
+    longest_step: float,
     span: tuple[float, float],
     max_points: int,
 ) -> bool:
-    """Step until the branch has come to its end, or there are as many points as are asked for."""
+    """Step until the branch has come to its end, or has as many points as are asked for.
+
+    Returns whether it has come to its end.
+    """
     curve, branch = walk.curve, walk.branch
+    natural = method == "natural"
     failure: MfdeqError | None = None
     while True:
         here = branch.points[-1]
         if len(branch.points) >= max_points:
             branch.reason = f"{max_points} points"
             return False
-        walk.keep()
-        if walk.ds < SHORTEST * first and method == "natural":
-            branch.reason = f"a fold after t = {here.t:.8g}, it seems: follow it by arclength"
+        walk.write_checkpoint()
+        if walk.ds < MIN_STEP * first_step and natural:
+            branch.reason = f"probably a fold after t = {here.t:.8g}: follow it by arclength"
             return True
-        if walk.ds < SHORTEST * first:
+        if walk.ds < MIN_STEP * first_step:
             raise ConvergenceError(
                 f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
-                f"short, could be corrected (the last failed with: {failure}). It may end, or "
-                "another branch be too near; the branch so far is in `best`",
+                f"short, could be corrected (the last failed with: {failure}). It may end there, "
+                "or another branch be too near; the branch so far is in `best`",
                 best=branch,
             ) from failure
         try:
-            there, iterations = curve.corrected(here, walk.ds, natural=method == "natural")
-            if curve.cosine(here, there) < SHARPEST and walk.ds > 64 * SHORTEST * first:
+            there, iterations = curve.correct(here, walk.ds, natural=natural)
+            turns = curve.cosine(here, there) < MIN_COSINE
+            if turns and walk.ds > MIN_TURNING_STEP * first_step:
                 walk.ds *= 0.5
                 continue
-            turned = here.slope * there.slope < 0.0
-            if method == "natural" and (turned or abs(there.slope) < 1e-6):
+            turned_back = here.slope * there.slope < 0.0
+            if natural and (turned_back or abs(there.slope) < MIN_SLOPE):
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
                 return True
-            found = [*curve.special(here, there, walk.ds), curve.examined(there)]
-            left = next((point for point in found if not span[0] <= point.t <= span[1]), None)
-            if left is not None:
-                found = found[: found.index(left)]
-                end = span[0] if left.t < span[0] else span[1]
-                found.append(curve.at(found[-1] if found else here, left, end))
+            found = [
+                *curve.special_points(here, there, walk.ds),
+                curve.add_eigenvalues(there),
+            ]
+            outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)
+            if outside is not None:
+                found = found[: found.index(outside)]
+                end = span[0] if outside.t < span[0] else span[1]
+                found.append(curve.point_at(found[-1] if found else here, outside, end))
                 branch.reason = f"t = {end:g} is the end of the span"
-            found = found if curve.sees_all else believed(branch.points, found)
+            if not curve.counts_are_certain:
+                found = withhold_uncertain_counts(branch.points, found)
         except MfdeqError as error:
             failure = error
             walk.ds *= 0.5
@@ -327,5 +413,6 @@ def _advance(
         if branch.reason:
             return True
         here = found[-1]
-        growth = 2.0 ** ((EASY - iterations) / 2)
-        walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), most / max(abs(here.slope), 0.1))
+        growth = 2.0 ** ((TARGET_ITERATIONS - iterations) / 2)
+        longest_ds = longest_step / max(abs(here.slope), 0.1)
+        walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), longest_ds)

@@ -1,10 +1,10 @@
-"""How near A is to singular, and how many digits that leaves: rounding in A, the state's error.
+"""How near A is to singular, and how many digits a solution with it can have.
 
-The least singular value and its vectors, A v = sigma u and A' u = sigma v, are from inverse
-iterations with the factor. Near a fold v is its null vector. A perturbation dA changes A^-1 u = v /
-sigma by -A^-1 dA v / sigma, along v itself by -u' dA v / sigma of it: that is what is judged, since
-rounding is |dA| <= eps |A| entry by entry. It is at most eps ||A|| / sigma and, other than that,
-the same whatever the units of the equations.
+The least singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by inverse
+iteration with the factor. Near a fold v is the null vector of A. A perturbation dA changes
+A^-1 u = v / sigma by -A^-1 dA v / sigma, and along v itself by the share -u' dA v / sigma. That
+share is what the digits are judged by, with |dA| <= eps |A| entry by entry for rounding. It is at
+most eps ||A|| / sigma and, unlike that, does not change with the units of the equations.
 """
 
 from __future__ import annotations
@@ -19,22 +19,35 @@ from ..linear import Factor
 from ..linear.factor import FEWEST, rounding_digits, singular
 from ..models.linearization import Linearized
 
-STATE_RTOL = 1e-3  # inner tolerance of a correction of the state that is only looked at
-MOST_PAIRS = 3  # of solves with A and its adjoint
-SETTLED = 0.1  # relative change of sigma from one solve to the next
-FEW = 1 / 3  # of the digits of the dtype: with fewer left, a warning
+STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
+MAX_SOLVE_PAIRS = 3  # of inverse iteration; a pair is one solve with A and one with its adjoint
+SIGMA_RTOL = 0.1  # relative change of sigma in one solve, below which the iteration stops
+RANDOM_SHARE = 0.1  # of a random vector that is added to a given start
+WARNING_DIGITS_SHARE = 1 / 3  # of the dtype's digits: with fewer left, there is a warning
 
 
 @dataclass(frozen=True)
 class SmallestSingular:
-    """The least singular value of A and its vectors.
+    """The least singular value of A and its vectors, as `Equilibrium.smallest_singular` has them.
 
     Attributes
     ----------
     value : float
-        From above, in the units of A; usually to a few percent.
+        sigma, an estimate from above in the units of A. It is usually right to a few percent where
+        A is near singular; where no singular value is much smaller than the others it may be too
+        large by a small factor.
     left, right : (N,) arrays
-        u and v of unit length, A' u = value v.
+        The singular vectors u and v of unit length, A' u = sigma v. Near a fold `right` is the
+        direction in which the state turns back.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 2, 2, "residual")
+    >>> eq = mfdeq.solve(model, np.array([1e-6, 1.0]), np.ones(2))  # A = diag(0.002, 2)
+    >>> smallest = eq.smallest_singular
+    >>> print(f"{smallest.value:.4f}", abs(smallest.right).round(2))
+    0.0020 [1. 0.]
     """
 
     value: float
@@ -43,37 +56,38 @@ class SmallestSingular:
 
 
 def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSingular:
-    """The least singular value of A with its vectors, by inverse iterations with the factor.
+    """Compute the least singular value of A and its vectors, by inverse iteration.
 
     Parameters
     ----------
     factor : Factor
         Of A.
     start : (N,) array, optional
-        The left vector of a nearby A, which saves half of the solves.
+        The left singular vector of a nearby A, which saves half of the solves.
     """
     backend, n = factor.backend, factor.A.shape[0]
-    # A random vector's component along one direction is 1/sqrt(N) of it: to see a near null
-    # vector the solve must resolve that.
+    # A random vector's component along one direction is 1/sqrt(N) of its length: to see a near
+    # null vector the solve must resolve that.
     rtol = max(factor.rtol, min(1e-3, 0.1 / math.sqrt(n)))
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
-    if start is not None:  # beside what it may have nothing of
-        u = start + SETTLED * u
+    if start is not None:
+        # Keep a random part: the start may be orthogonal to the singular vector.
+        u = start + RANDOM_SHARE * u
         u = u / backend.norm(u)
     sigma = math.inf
-    for _ in range(MOST_PAIRS):
+    for _ in range(MAX_SOLVE_PAIRS):
         v, along = _direction(factor.solve(u, rtol=rtol), backend.norm)
         u, back = _direction(factor.solve_adjoint(v, rtol=rtol), backend.norm)
-        settled = back > (1.0 - SETTLED) * min(sigma, along)
+        converged = back > (1.0 - SIGMA_RTOL) * min(sigma, along)
         sigma = back
-        if settled:
+        if converged:
             break
     return SmallestSingular(sigma, u, v)
 
 
 def _direction(x: Array, norm: Callable[[Array], float]) -> tuple[Array, float]:
-    """x / |x| and 1 / |x|."""
+    """Return x / |x| and 1 / |x|."""
     size = norm(x)
     return (x / size, 1.0 / size) if size > 0.0 else (x, math.inf)
 
@@ -85,7 +99,7 @@ def digits_left(
     h: Array,
     residual: Callable[[Array], Array],
 ) -> float:
-    """Decimal digits that a solution of A x = b can have, at most.
+    """Compute how many decimal digits a solution of A x = b can have.
 
     Parameters
     ----------
@@ -98,12 +112,17 @@ def digits_left(
     h : (N,) array
         The state.
     residual : callable
-        R of a state.
+        ``residual(h)`` evaluates R.
+
+    Returns
+    -------
+    float
+        What rounding in A and the error of the state leave, the fewer of the two.
 
     Warns
     -----
     NearSingularWarning
-        If less than a third of the dtype's digits is left.
+        If rounding leaves less than a third of the dtype's digits.
 
     Raises
     ------
@@ -114,22 +133,22 @@ def digits_left(
     rounding = rounding_digits(factor.A, x, w)
     if rounding < FEWEST:
         raise singular(rounding, "to working precision")
-    given, least = state_changes(factor, linearized, h, residual, x, w)
-    state = -math.log10(max(given, factor.backend.eps))
+    change, least = state_changes(factor, linearized, h, residual, x, w)
+    state = -math.log10(max(change, factor.backend.eps))
     if state < FEWEST:
         raise singular(
             state,
-            f"to the accuracy of the state, whose error changes A^-1 by {given:.1g} of itself "
+            f"to the accuracy of the state, whose error changes A^-1 by {change:.1g} of itself "
             "(a smaller rtol in mfdeq.solve may still do)",
         )
-    # What a tighter solve would leave: a state that was meant to be rough is no fold.
+    # Warn by what a tighter solve would leave: a state that was meant to be rough is no fold.
     possible = min(rounding, -math.log10(max(least, factor.backend.eps)))
-    if possible < FEW * (total := -math.log10(factor.backend.eps)):
+    if possible < WARNING_DIGITS_SHARE * (total := -math.log10(factor.backend.eps)):
         warn(
             f"the state operator A is nearly singular: rounding leaves {possible:.1f} of "
             f"{total:.1f} digits in a solution of A x = b (least singular value "
-            f"{smallest.value:.1e}). Derivatives here have no more: move away from the fold, or "
-            "ask for their errors (with_error, rtol=)",
+            f"{smallest.value:.1e}). Derivatives here have no more digits: move the parameters "
+            "away from the fold, or ask for the errors of derivatives (with_error, rtol=)",
             NearSingularWarning,
         )
     return min(rounding, state)
@@ -143,16 +162,24 @@ def state_changes(
     x: Array,
     w: Array,
 ) -> tuple[float, float]:
-    """|w' (A(h - e) - A(h)) x|, e being the error of the state, and of one that rounding leaves.
+    """Estimate by how much the error of the state changes A along its singular vectors.
 
-    e is A^-1 (R + rounding of R), or A^-1 of the latter alone. To first order the change is
-    w' f''[(0, e), (0, x)] = e' K x, by the curvature of w'f. Where the model gives none, the
-    contraction of a Newton step stands for it: ||R(h - e)|| / ||R|| is a quarter at a double root.
+    The change is |w' (A(h - e) - A(h)) x|, where e = A^-1 (R + rounding of R) is the error of the
+    state. To first order it is w' f''[(0, e), (0, x)] = e' K x, by the curvature K of w'f. Where
+    the model gives none, the contraction of a Newton step stands for it: ||R(h - e)|| / ||R|| is a
+    quarter at a double root.
+
+    Returns
+    -------
+    change : float
+        For the error of the state.
+    least : float
+        For the error that rounding alone would leave.
     """
     backend = factor.backend
     xp = backend.xp
     R, rounding = residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
-    e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_RTOL)
+    e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
     if linearized.given.curvature is None:
         noise = 10 * backend.norm(rounding)
         left = max(backend.norm(residual(h - e[:, 0])) - noise, 0.0)

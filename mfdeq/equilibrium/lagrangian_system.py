@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import scipy.sparse as sparse
 
@@ -33,9 +33,7 @@ from ..linear.multifrontal.multifrontal import Multifrontal
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import backend_of
-
-if TYPE_CHECKING:
-    from .reduced_hessian import Reduced
+from .reduced_hessian import ReducedCurvature
 
 # Of a solve without refinement for a random b. There is no pivoting between fronts: the factors are
 # those of a matrix that is off by about that share of the distance to a singular one, since
@@ -48,7 +46,7 @@ class ShiftedInverse(SelfAdjoint):
 
     Parameters
     ----------
-    H : Reduced
+    H : ReducedCurvature
         With A, B and the blocks of K as sparse matrices.
     sigma : float
     M : sparse matrix, (P, P), optional
@@ -62,7 +60,7 @@ class ShiftedInverse(SelfAdjoint):
         If the system is singular: sigma is an eigenvalue.
     """
 
-    def __init__(self, H: Reduced, sigma: float = 0.0, M: Any = None) -> None:
+    def __init__(self, H: ReducedCurvature, sigma: float = 0.0, M: Any = None) -> None:
         backend = backend_of(H)
         if not isinstance(self, (expected := solver_for(backend).shifted_inverse)):
             raise ArgumentError(
@@ -80,7 +78,7 @@ class ShiftedInverse(SelfAdjoint):
         if not self.factor.off <= REFINABLE:
             raise self._on_an_eigenvalue(f"a solve leaves {self.factor.off:.0e}")
 
-    def _factorized(self, H: Reduced, M: Any) -> Any:
+    def _factorized(self, H: ReducedCurvature, M: Any) -> Any:
         """A `Factor` of the system, with its `off`."""
         return _Factor(Matrix(H.backend, _system(H, self.sigma, M)))
 
@@ -132,14 +130,14 @@ class _Factor(Factor):
         return self.scaling.solve(self.fronts.solve, b, adjoint)
 
 
-def parts(H: Reduced) -> tuple[Any, ...]:
+def parts(H: ReducedCurvature) -> tuple[Any, ...]:
     """A, B and the blocks of K as sparse matrices on the host, or an `ArgumentError`."""
     A, B = entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B")
     N, P = B.shape
     return A, B, *_blocks_of(H, (P, P), (N, P), (N, N))
 
 
-def _system(H: Reduced, sigma: float, E: Any) -> Any:
+def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
     """The matrix, its pattern that of the nodes' graph."""
     A, B, pp, sp, ss = parts(H)
     N, P = B.shape
@@ -166,7 +164,7 @@ def _nodes(B: Any, sp: Any) -> Any:
     return found
 
 
-def _blocks_of(H: Reduced, *shapes: tuple[int, int]) -> list[Any]:
+def _blocks_of(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
     if not isinstance(H.K, BlockCurvature):
         raise unsuited("the curvature is known by its product only: give its blocks")
     return [
@@ -206,7 +204,7 @@ class LagrangianSolver:
     """
 
     shifted_inverse: type[ShiftedInverse]
-    parts: Callable[[Reduced], tuple[Any, ...]]
+    parts: Callable[[ReducedCurvature], tuple[Any, ...]]
     entries: Callable[[Any, str], Any]
 
 

@@ -1,6 +1,6 @@
 """The reduced Hessian H = T' K T, its terms, and slices of the second-order response.
 
-K is the Hessian over (theta, h) of the Lagrangian L + lam'(f - h) with lam frozen; T = [I; Z].
+K is the Hessian over (theta, h) of the Lagrangian L + lam'(f - h) with lam frozen, and T = [I; Z].
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..arguments import fraction
 from ..arrays.backend import Array, check_block
@@ -16,74 +16,104 @@ from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..models.curvature import CurvatureOperator, add_curvatures
 from ..models.losses import LossBase
 from ..operators.operator import Operator, SelfAdjoint, columnwise
-from .error_estimates import SAFETY, Tolerance
+from .error_estimates import InnerTolerance, estimate_error
+from .inverse import Inverse, RecordingInverse, RefinedInverse
+from .linearized_equilibrium import LinearizedEquilibrium, tangent
 
-if TYPE_CHECKING:
-    from .equilibrium import Equilibrium
+# A product holds (v, z), K times it, w, and what a solve holds: arrays of P + N for each column.
+ARRAYS_PER_COLUMN = 6
 
 
-HELD = 6  # times P + N numbers, for each column of a product
+def reduce(K: Operator, T: Operator) -> Operator:
+    """Compose T' K T, the curvature K over (theta, h) reduced to the parameters.
+
+    This is the one formula of every Hessian: with T = [I; A^-1 B] a product with v is
+
+        z = A^-1 (B v),   (a_theta, a_h) = K (v, z),   w = A^-T a_h,   H v = a_theta + B' w.
+
+    Inexact products and error estimates are the same composition of other pieces.
+    """
+    return T.H @ K @ T  # type: ignore[attr-defined]
 
 
-class Reduced(SelfAdjoint):
+class ReducedCurvature(SelfAdjoint):
     """T' K T, a curvature over (theta, h) reduced to the parameters, (P, P).
 
-    One product is one state solve and one adjoint solve, for a vector or a block:
-    z = A^-1 (B v), (a_theta, a_h) = K (v, z), and a_theta + B' A^-T a_h.
+    A product takes one state solve and one adjoint solve, for a vector or a block.
 
     Parameters
     ----------
-    eq : Equilibrium
+    eq : LinearizedEquilibrium
+        Gives A, B and the factor.
     K : CurvatureOperator, (P+N, P+N)
-    corrected : callable
-        Makes K at the corrected state and with its corrected weights, for error estimates.
+    correct : callable
+        Makes K at the corrected state, with its corrected weights, for error estimates.
     at : callable
         Makes the same operator at another equilibrium.
     """
 
     def __init__(
         self,
-        eq: Equilibrium,
+        eq: LinearizedEquilibrium,
         K: CurvatureOperator,
-        corrected: Callable[[], CurvatureOperator],
-        at: Callable[[Equilibrium], Reduced],
+        correct: Callable[[], CurvatureOperator],
+        at: Callable[[Any], ReducedCurvature],
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq, self.K = eq, K
-        self._corrected = functools.cache(corrected)
+        self._corrected_K = functools.cache(correct)
         self._at = functools.cache(at)
-        T = eq.tangent
-        self._product = T.H @ K @ T  # type: ignore[attr-defined]
+        self._product = reduce(K, eq.tangent)
 
     def _apply(self, x: Array) -> Array:
         if x.ndim == 1:
             return self._product._apply(x)
-        # (v, z), what K makes of them, w, and what a solve holds beside.
-        columns, room = x.shape[1], columns_that_fit(self.backend, HELD * self.K.shape[0])
+        columns = x.shape[1]
+        room = columns_that_fit(self.backend, ARRAYS_PER_COLUMN * self.K.shape[0])
         if columns <= room:
             return self._product._apply(x)
         parts = [self._product._apply(x[:, j : j + room]) for j in range(0, columns, room)]
         return self.backend.xp.concat(parts, axis=1)
 
     def forget(self) -> None:
-        """Drop what solves have left in the factor, and what was corrected with it."""
+        """Drop what earlier solves left in the factor, and all corrected quantities."""
         self.eq.forget()
-        self._corrected.cache_clear()
+        self._corrected_K.cache_clear()
         self._at.cache_clear()
 
-    def to_accuracy(self, rtol: float) -> InexactReduced:
-        """The same operator with products only as accurate as asked for, and no dearer.
+    def polish(self) -> ReducedCurvature:
+        """Make the same operator at the polished equilibrium; itself if that is the same one."""
+        polished = self.eq.polish()
+        return self if polished is self.eq else self._at(polished)
+
+    def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
+        """Make the same operator with products that are only as accurate as asked for.
 
         Parameters
         ----------
         rtol : float
-            Estimated relative error of each column of a product.
+            Estimated relative error that each column of a product may have. The inner solves
+            are as loose as it allows.
+
+        Returns
+        -------
+        InexactReducedCurvature, (P, P)
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> v = np.ones(2)
+        >>> bool(np.linalg.norm(H.to_accuracy(1e-3) @ v - H @ v) <= 1e-3 * np.linalg.norm(H @ v))
+        True
         """
-        return InexactReduced(self, rtol)
+        return InexactReducedCurvature(self, rtol)
 
     @translate_memory_errors
     def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
-        """The product with v, and an estimate of the error in it, both of the shape of v.
+        """Multiply by v, and estimate the error of the product.
 
         Parameters
         ----------
@@ -91,156 +121,230 @@ class Reduced(SelfAdjoint):
         rtol : float, optional
             Relative true residual of the two inner solves; by default the factor's.
 
+        Returns
+        -------
+        product, error : arrays of the shape of v
+
+        Raises
+        ------
+        ConvergenceError
+            If an inner solve does not reach its tolerance.
+
         Notes
         -----
         The state, the adjoint and the two inner solves are inexact. The product is repeated
-        with each of them corrected once: the model linearized again at h* - M R(h*), and every
-        residual there put through one application M of the factor in place of A^-1. Twice the
-        difference is the estimate; norms are not used, they overestimate by orders.
+        with each of them corrected once: the model is linearized again at h* - M R(h*), and every
+        residual there is put through one application M of the factor in place of A^-1. Twice the
+        difference is the estimate. It includes a safety factor: no other is needed.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> product, error = H.with_error(np.ones(2))
+        >>> bool(np.linalg.norm(error) < 1e-6 * np.linalg.norm(product))
+        True
         """
-        eq = self.eq
-        M = eq.factor.approximate
+        eq, factor = self.eq, self.eq.factor
         v = check_block(v, self.backend, self.shape[1], "the operand")
-        product, z, w = self._by_solves(v, rtol)
-        A, B = eq.corrected.A, eq.corrected.B
-        z = z + M(B._apply(v) - A._apply(z))
-        a_theta, a_h = self._split(self._corrected(), v, z)
-        w = w + M(a_h - A._apply_adjoint(w), adjoint=True)
-        return product, SAFETY * (a_theta + B._apply_adjoint(w) - product)
+        inverse = RecordingInverse(factor, rtol)
+        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(v)
+        there = eq.corrected_linearization
+        refined = RefinedInverse(there.A, factor, inverse.solution, inverse.adjoint_solution)
+        corrected = reduce(self._corrected_K(), tangent(refined, there.B))._apply(v)
+        return product, estimate_error(product, corrected)
 
     def apply_inexact(self, v: Array, rtol: float) -> Array:
-        """The product with v by inner solves to that relative residual; no error is estimated."""
-        return self._by_solves(check_block(v, self.backend, self.shape[1], "the operand"), rtol)[0]
+        """Multiply by v with inner solves to another tolerance; no error is estimated.
 
-    def _by_solves(self, v: Array, rtol: float | None) -> tuple[Array, Array, Array]:
-        """H v, z and w."""
-        B, factor = self.eq.param_operator, self.eq.factor
-        z = factor.solve(B._apply(v), rtol=rtol)
-        a_theta, a_h = self._split(self.K, v, z)
-        w = factor.solve_adjoint(a_h, rtol=rtol)
-        return a_theta + B._apply_adjoint(w), z, w
+        Parameters
+        ----------
+        v : (P,) or (P, k) array
+        rtol : float
+            Relative true residual of the two inner solves.
 
-    def _split(self, K: CurvatureOperator, v: Array, z: Array) -> tuple[Array, Array]:
-        return K.split(K._apply(self.backend.xp.concat([v, z], axis=0)))
+        Returns
+        -------
+        array of the shape of v
+        """
+        v = check_block(v, self.backend, self.shape[1], "the operand")
+        T = tangent(Inverse(self.eq.factor, rtol), self.eq.param_operator)
+        return reduce(self.K, T)._apply(v)
 
 
-class InexactReduced(SelfAdjoint):
-    """T' K T with products to a given relative accuracy, by inner solves as loose as that allows.
+class InexactReducedCurvature(SelfAdjoint):
+    """T' K T with products to a given relative accuracy, by inner solves as loose as it allows.
 
-    The error of every product is estimated (`Reduced.with_error`), by one more application of the
-    factor; the tolerance of the inner solves follows it. Symmetric to that accuracy only.
+    The error of every product is estimated (`ReducedCurvature.with_error`), by one more
+    application of the factor; the tolerance of the inner solves follows from it. The operator is
+    symmetric to that accuracy only.
 
     Parameters
     ----------
-    exact : Reduced
+    exact : ReducedCurvature
     rtol : float
+        Estimated relative error that a column of a product may have.
     """
 
-    def __init__(self, exact: Reduced, rtol: float) -> None:
+    def __init__(self, exact: ReducedCurvature, rtol: float) -> None:
         super().__init__(exact, exact.shape)
         self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
-        self.tolerance = Tolerance(self.rtol, exact.backend.eps)
+        self.tolerance = InnerTolerance(self.rtol, exact.backend)
 
     def forget(self) -> None:
-        """Start from the first tolerance of inner solves again."""
+        """Drop what earlier products left behind, the adapted inner tolerance included."""
         self.exact.forget()
-        self.tolerance = Tolerance(self.rtol, self.backend.eps)
+        self.tolerance = InnerTolerance(self.rtol, self.backend)
 
     def _apply(self, x: Array) -> Array:
-        def product(eq: Equilibrium, inner: float) -> tuple[Array, Array]:
-            exact = self.exact if eq is self.exact.eq else self.exact._at(eq)
-            return exact.with_error(x, rtol=inner)
+        def product(operator: ReducedCurvature, inner: float) -> tuple[Array, Array]:
+            return operator.with_error(x, rtol=inner)
 
-        return self.tolerance.reached(self.exact.eq, product, "a product")[0]
+        report = self.exact.eq.report
+        return self.tolerance.compute(
+            product, self.exact, ReducedCurvature.polish, "a product", report
+        )[0]
 
 
-class ReducedHessian(Reduced):
-    """H = d²L/dtheta² = T' K T, (P, P), symmetric.
+class ReducedHessian(ReducedCurvature):
+    """The Hessian H = d²L/dtheta² of a loss along the equilibrium, (P, P), symmetric.
+
+    Made by `Equilibrium.hessian`. A product takes one state solve and one adjoint solve, for a
+    vector or for a block; H is never formed.
+
+    Parameters
+    ----------
+    eq : Equilibrium
+    loss : Loss
+        With second derivatives.
 
     Attributes
     ----------
     lagrangian : CurvatureOperator
         K, the Hessian over (theta, h) of L + lam'(f - h) with lam frozen, (P+N, P+N).
-    gauss_newton, dynamics : Reduced
+    gauss_newton, dynamics : ReducedCurvature
         T' ∇²L T, with the loss's own theta terms, and T' ∇²(lam'f) T. They sum to H.
     terms : mapping of str to Operator
         The blocks of the two curvatures between the blocks of T. They sum to H.
     adjoint_state : (N,) array
         lam.
+
+    Notes
+    -----
+    H = T' K T with T = [I; Z] and K = ∇²(L + lam'f), that is
+
+        H v = a_theta + B' w,   A z = B v,   (a_theta, a_h) = K (v, z),   A' w = a_h.
+
+    References
+    ----------
+    Haber, Ascher and Oldenburg, On optimization techniques for solving nonlinear inverse
+    problems, Inverse Problems 16 (2000).
+
+    Hinze, Pinnau, Ulbrich and Ulbrich, Optimization with PDE Constraints (2009), section 1.6.5.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+    >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+    >>> print((H @ np.ones(2)).round(3))
+    [-0.031 -0.005]
+    >>> print((H.gauss_newton @ np.ones(2) + H.dynamics @ np.ones(2)).round(3))
+    [-0.031 -0.005]
     """
 
-    def __init__(self, eq: Equilibrium, loss: LossBase) -> None:
+    def __init__(self, eq: LinearizedEquilibrium, loss: LossBase) -> None:
         self.loss, self.adjoint_state = loss, eq.adjoint(loss)
-        self._of_loss = loss.curvature_operator(eq.state, eq.params)
-        self._of_dynamics = eq.linearized.curvature(self.adjoint_state)
+        self._loss_curvature = loss.curvature_operator(eq.state, eq.params)
+        self._dynamics_curvature = eq.linearized.curvature(self.adjoint_state)
         super().__init__(
             eq,
-            add_curvatures(self._of_loss, self._of_dynamics),
-            lambda: add_curvatures(self._corrected_loss(), self._corrected_dynamics()),
+            add_curvatures(self._loss_curvature, self._dynamics_curvature),
+            lambda: add_curvatures(
+                self._correct_loss_curvature(), self._correct_dynamics_curvature()
+            ),
             lambda other: other.hessian(loss),
         )
 
     @property
     def lagrangian(self) -> CurvatureOperator:
-        """K, (P+N, P+N)."""
+        """The Hessian K over (theta, h) of the Lagrangian, (P+N, P+N)."""
         return self.K
 
-    def _corrected_loss(self) -> CurvatureOperator:
+    def _correct_loss_curvature(self) -> CurvatureOperator:
         return self.loss.curvature_operator(self.eq.corrected_state, self.eq.params)
 
-    def _corrected_dynamics(self) -> CurvatureOperator:
+    def _correct_dynamics_curvature(self) -> CurvatureOperator:
         _, d_state = self.loss.gradients(self.eq.corrected_state, self.eq.params)
         return self.eq.corrected_curvature(self.adjoint_state, d_state)
 
     @functools.cached_property
-    def gauss_newton(self) -> Reduced:
-        """T' ∇²L T, with the loss's own theta terms."""
-        return Reduced(
+    def gauss_newton(self) -> ReducedCurvature:
+        """The Gauss-Newton part T' ∇²L T, with the loss's own theta terms, (P, P)."""
+        return ReducedCurvature(
             self.eq,
-            self._of_loss,
-            self._corrected_loss,
+            self._loss_curvature,
+            self._correct_loss_curvature,
             lambda other: other.hessian(self.loss).gauss_newton,
         )
 
     @functools.cached_property
-    def dynamics(self) -> Reduced:
-        """T' ∇²(lam'f) T."""
-        return Reduced(
+    def dynamics(self) -> ReducedCurvature:
+        """The curvature of the equilibrium condition, T' ∇²(lam'f) T, (P, P)."""
+        return ReducedCurvature(
             self.eq,
-            self._of_dynamics,
-            self._corrected_dynamics,
+            self._dynamics_curvature,
+            self._correct_dynamics_curvature,
             lambda other: other.hessian(self.loss).dynamics,
         )
 
     @functools.cached_property
     def terms(self) -> Mapping[str, Operator]:
-        """The eight terms of H by name; they sum to H.
+        """The eight terms of H by name, (P, P) each; they sum to H.
 
         loss_state = Z' L_hh Z, loss_mixed = L_thetah Z and its adjoint, loss_params =
         L_thetatheta, and the same of lam'f as dynamics_state, dynamics_mixed (M),
         dynamics_mixed_adjoint (M') and dynamics_params.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> v = np.ones(2)
+        >>> bool(np.allclose(sum(term @ v for term in H.terms.values()), H @ v))
+        True
         """
         Z = self.eq.sensitivity
-        found: dict[str, Operator] = {}
-        for name, K in (("loss", self._of_loss), ("dynamics", self._of_dynamics)):
+        terms: dict[str, Operator] = {}
+        for name, K in (("loss", self._loss_curvature), ("dynamics", self._dynamics_curvature)):
             mixed = K.state_params.H @ Z  # type: ignore[attr-defined]
-            found |= {
+            terms |= {
                 f"{name}_state": Z.H @ K.state_state @ Z,  # type: ignore[attr-defined]
                 f"{name}_mixed": mixed,
                 f"{name}_mixed_adjoint": mixed.H,
                 f"{name}_params": K.params_params,
             }
-        return MappingProxyType(found)
+        return MappingProxyType(terms)
 
 
 class SecondOrderSlice(Operator):
-    """u -> h''[u, v] for a fixed v, (N, P).
+    """The operator u -> h''[u, v] for a fixed v, (N, P).
 
-    The product needs the model's `second`; the adjoint, y -> component_hessian(y) @ v, its
-    `curvature`.
+    Made by `Equilibrium.second_order_slice`. A product needs the model's `second`; the adjoint,
+    y -> component_hessian(y) @ v, needs its `curvature`.
+
+    Parameters
+    ----------
+    eq : Equilibrium
+    v : (P,) array
     """
 
-    def __init__(self, eq: Equilibrium, v: Array) -> None:
+    def __init__(self, eq: LinearizedEquilibrium, v: Array) -> None:
         super().__init__(eq, (eq.problem.state_size, eq.problem.param_size))
         self.eq, self.v = eq, v
 

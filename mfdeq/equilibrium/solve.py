@@ -1,4 +1,4 @@
-"""From a model and its parameters to the equilibrium: which method, and when it is done."""
+"""`mfdeq.solve` and `mfdeq.equilibrium_at`: from a model and its parameters to the equilibrium."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..arguments import one_of
 from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError, SingularStateError
-from ..forward import MAX_ITERATIONS, METHODS, Monitor
+from ..forward import METHODS, ConvergenceMonitor
 from ..linear import Auto, Reused
 from ..linear.factor import check_solver
 from ..models.linearization import Problem
@@ -16,7 +16,9 @@ from ..models.model import Model
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 
-NO_DIGITS = 1e-2  # floor over scale, from where a residual at the floor says little
+# The floor relative to the scale above which a residual at the floor says little: either the start
+# was the solution, or the state has run away along a null vector of A.
+MAX_INFORMATIVE_FLOOR = 1e-2
 
 
 @translate_memory_errors
@@ -37,21 +39,24 @@ def solve(
     ----------
     model : FixedPointModel or ResidualModel
     theta : (P,) array
-        Its library and dtype (float32 or float64) are those of everything after.
+        The parameters. Their array library and dtype (float32 or float64) are those of every
+        result.
     h0 : (N,) array, optional
-        The start; by default the model's.
-    method : {"auto", "newton", "anderson", "picard"}, optional
-        "auto" takes Newton; for a map that gives only products of its Jacobian, Anderson
-        first. It falls back on the other before it gives up.
+        The start; by default the model's ``initial_state(theta)``.
+    method : {"auto", "newton", "anderson", "picard"} or str, optional
+        The forward method, or the name of one added with `mfdeq.forward.register`. "auto" uses
+        Newton's method, and Anderson acceleration first for a map that gives only products of its
+        Jacobian; if one fails, the other is tried.
     solver : "auto" or description, optional
-        `mfdeq.Direct()`, `mfdeq.Krylov(...)` or `mfdeq.Neumann()`.
+        The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)` or `mfdeq.Neumann()`.
     rtol : float, optional
-        Converged means ||R|| <= max(rtol s, floor); see Notes. None is 1e-10 in float64 and
-        the floor in float32.
+        Converged means ||R|| <= max(rtol s, floor), see Notes. By default 1e-10 in float64, and
+        the floor alone in float32.
     max_iterations : int, optional
-        Of the forward method: 100 for Newton, 500 for Anderson, 5000 for Picard.
+        Limit on the iterations of the forward method; by default 100 for Newton's method, 500 for
+        Anderson acceleration and 5000 for Picard iteration.
     progress : bool, optional
-        Show a progress bar.
+        Show a progress bar in a terminal or a notebook.
 
     Returns
     -------
@@ -60,17 +65,50 @@ def solve(
     Raises
     ------
     ConvergenceError
-        With the best state as `best` and the history in `report`.
+        If no method converges, with the best state as `best` and the history in `report`.
     SingularStateError
-        Where A is singular along the way.
+        If A is singular on the way.
     ModelError
-        Where a function of the model returns what it should not.
+        If a function of the model returns a wrong shape, dtype, or NaN.
+
+    See Also
+    --------
+    equilibrium_at : the equilibrium at a state that is known already.
 
     Notes
     -----
-    s is the model's `residual_scale`, by default ||R|| at the model's default start.
-    floor = 10 eps || |A||h| || is what rounding leaves of R. An explicit rtol below the
-    floor is an error.
+    The scale s is the model's `residual_scale`, by default ||R|| at the model's default start.
+    The floor 10 eps || |A||h| || is what rounding leaves of R. An explicit rtol below the floor is
+    an error.
+
+    References
+    ----------
+    S. C. Eisenstat and H. F. Walker, Choosing the forcing terms in an inexact Newton method, SIAM
+    J. Sci. Comput. 17 (1996).
+
+    H. F. Walker and P. Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal.
+    49 (2011).
+
+    P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+
+    Examples
+    --------
+    The fixed point of h = cos(h) + theta, and its derivative 1 / (1 + sin h):
+
+    >>> import mfdeq, numpy as np
+    >>> class Cosine(mfdeq.FixedPointModel):
+    ...     state_size = param_size = 1
+    ...
+    ...     def map(self, h, theta):
+    ...         return np.cos(h) + theta
+    ...
+    ...     def linearize(self, h, theta):
+    ...         return mfdeq.Linearization(d_state=-np.diag(np.sin(h)), d_params=np.eye(1))
+    >>> eq = mfdeq.solve(Cosine(), np.zeros(1))
+    >>> print(eq.state.round(4), (eq.sensitivity @ np.ones(1)).round(4))
+    [0.7391] [0.5975]
+    >>> eq.report.converged, eq.report.method
+    (True, 'newton')
     """
     problem = Problem(model, theta, h0)
     one_of(method, ("auto", *METHODS), "method")
@@ -79,20 +117,21 @@ def solve(
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
-        # What a method that failed has cost stays on the account.
+        # The counts go on: they include what a method that failed has cost.
         report = SolveReport(
             method=name,
-            solver=_described(linear),
+            solver=_solver_name(linear),
             choices=[*report.choices],
             forward=report.forward,
         )
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
-        limit = MAX_ITERATIONS[name] if max_iterations is None else max_iterations
-        monitor = Monitor(problem, rtol, limit, report, progress)
+        forward = METHODS[name]
+        limit = forward.max_iterations if max_iterations is None else max_iterations
+        monitor = ConvergenceMonitor(problem, rtol, limit, report, progress)
         try:
             monitor.set_scale(start)
-            h = METHODS[name](problem, start, linear, monitor)
+            h = forward.iterate(problem, start, linear, monitor)
         except (ConvergenceError, SingularStateError) as error:
             report.choices.append(f"method: {name} failed: {error}")
             if first_error is None:
@@ -111,42 +150,77 @@ def solve(
 def equilibrium_at(
     model: Model, theta: Array, state: Array, *, solver: Any = "auto"
 ) -> Equilibrium:
-    """The equilibrium at a state that was solved for elsewhere; its residual is checked.
+    """Make the equilibrium at a state that was solved for elsewhere; its residual is checked.
 
     Parameters
     ----------
-    model, theta, solver
-        As in `solve`.
+    model : FixedPointModel or ResidualModel
+    theta : (P,) array
     state : (N,) array
+        h*.
+    solver : "auto" or description, optional
+        The linear solver of the derivatives, as in `solve`.
+
+    Returns
+    -------
+    Equilibrium
 
     Raises
     ------
     ConvergenceError
-        If ||R|| there is above what `solve` asks for by default.
+        If ||R|| at the state is above what `solve` asks for by default.
+    ModelError
+        If a function of the model returns a wrong shape, dtype, or NaN.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    >>> eq = mfdeq.equilibrium_at(model, np.array([2.0, 10.0]), np.array([1.0, 2.0]))
+    >>> print((eq.sensitivity @ np.ones(2)).round(3))
+    [0.25  0.077]
     """
     problem = Problem(model, theta, state, "state")
     h = problem.backend.vector(state, problem.state_size, "state")
-    advice = "Pass it as h0 to mfdeq.solve"
-    return ended_at(problem, h, solver, "none (state given)", "is not an equilibrium", advice)
+    return equilibrium_of_state(
+        problem,
+        h,
+        solver,
+        "none (state given)",
+        failure="is not an equilibrium",
+        advice="Pass it as h0 to mfdeq.solve",
+    )
 
 
-def ended_at(
-    problem: Problem, h: Array, solver: Any, method: str, failing: str, advice: str
+def equilibrium_of_state(
+    problem: Problem, h: Array, solver: Any, method: str, failure: str, advice: str
 ) -> Equilibrium:
-    """The equilibrium at a state that a `method` says it is; an error says how that `failing`."""
+    """Make the equilibrium at a state that comes from elsewhere, if it passes the test of `solve`.
+
+    Parameters
+    ----------
+    problem : Problem
+    h : (N,) array
+    solver : "auto" or description
+    method : str
+        Where the state is from, for the report.
+    failure, advice : str
+        What the error says if the residual is too large, and what the user can do.
+    """
     linear = reused_solver(solver)
-    report = SolveReport(method=method, solver=_described(linear))
-    monitor = Monitor(problem, None, 1, report)
+    report = SolveReport(method=method, solver=_solver_name(linear))
+    monitor = ConvergenceMonitor(problem, None, 1, report)
     monitor.set_scale(h)
     monitor.record(h, problem.backend.norm(problem.residual(h)))
     if not monitor.done:
-        raise monitor.failure(failing, advice)
+        raise monitor.failure(failure, advice)
     return _equilibrium(problem, h, linear, report, monitor)
 
 
 def _equilibrium(
-    problem: Problem, h: Array, linear: Reused, report: SolveReport, monitor: Monitor
+    problem: Problem, h: Array, linear: Reused, report: SolveReport, monitor: ConvergenceMonitor
 ) -> Equilibrium:
+    """Make the equilibrium at a state that has converged, and complete the report."""
     linearized = problem.linearize(h)
     monitor.set_floor(linearized.A, h)
     monitor.check_rtol()
@@ -159,14 +233,13 @@ def _equilibrium(
         + f" ({report.digits:.1f} digits)"
     )
     eq = Equilibrium(problem, h, linearized, linear, report)
-    if report.floor > NO_DIGITS * report.scale:
-        # Rounding is as large as the residual of the start: either that was the solution, or
-        # the state has run away along a null vector of A, where any R is within rounding.
-        _ = eq.factor
+    if report.floor > MAX_INFORMATIVE_FLOOR * report.scale:
+        _ = eq.factor  # raises if A is singular, where any R is within rounding
     return eq
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:
+    """List the forward methods to try in turn, with the reason for each."""
     if method != "auto":
         return [(method, "it was asked for")]
     if problem.is_map and not problem.linearize(start).A.has_entries:
@@ -181,7 +254,7 @@ def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, 
 
 
 def reused_solver(solver: Any) -> Reused:
-    """What `solver` says, with its factor kept along a path."""
+    """Make the solver that a description says, which reuses its factor for nearby matrices."""
     if isinstance(solver, Reused):
         return solver
     if isinstance(solver, str) and solver == "auto":
@@ -190,6 +263,6 @@ def reused_solver(solver: Any) -> Reused:
     return Reused(solver)
 
 
-def _described(linear: Reused) -> str:
+def _solver_name(linear: Reused) -> str:
     chosen_later = isinstance(linear.solver, Auto)
     return "solver chosen at the first solve" if chosen_later else f"{linear.solver}"

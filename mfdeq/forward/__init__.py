@@ -1,10 +1,24 @@
-"""From a start to h*: iterations on R(h) = 0, one signature for all."""
+"""Forward methods: iterations from a start to h*, R(h*) = 0, and when they have converged.
 
-from .anderson import anderson, picard
-from .convergence import Monitor
-from .newton import newton
+A method asks the model for residuals and linearizations through a `Problem`, solves through a
+`Solver`, and lets a `ConvergenceMonitor` decide when it is done. Which method is tried, and the
+equilibrium that comes of it, belong to `mfdeq.equilibrium`; no derivative of an equilibrium is
+computed here.
+"""
 
-METHODS = {"newton": newton, "anderson": anderson, "picard": picard}
-MAX_ITERATIONS = {"newton": 100, "anderson": 500, "picard": 5000}
+from .anderson import Anderson
+from .convergence import ConvergenceMonitor
+from .newton import Newton
+from .picard import Picard
+from .protocol import ForwardMethod
+from .registry import METHODS, register
 
-__all__ = ["MAX_ITERATIONS", "METHODS", "Monitor", "anderson", "newton", "picard"]
+__all__ = [
+    "METHODS",
+    "Anderson",
+    "ConvergenceMonitor",
+    "ForwardMethod",
+    "Newton",
+    "Picard",
+    "register",
+]

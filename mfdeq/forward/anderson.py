@@ -1,91 +1,75 @@
-"""Damped Picard iteration and Anderson acceleration of h <- h - M R(h).
-
-For a map, M is the identity and this is h <- f(h). For a residual, M is a factor of A at the
-start: without one the iteration diverges on the scales of a PDE.
-"""
+"""Anderson acceleration of the Picard iteration."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from ..arrays.backend import Array, Backend
 from ..linear import Solver
 from ..models.linearization import Problem
-from .convergence import Monitor
+from .convergence import ConvergenceMonitor
+from .picard import MIN_DAMPING, residual_preconditioner
+from .protocol import ForwardMethod
 
-DEPTH = 8  # past differences that Anderson acceleration combines
-SMALLEST_DAMPING = 1e-3
-
-
-def picard(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Array:
-    """h <- h - d M R(h), the damping d halved whenever ||R|| grows."""
-    M = _preconditioner(problem, h, solver, monitor)
-    damping = 1.0
-    R = problem.residual(h)
-    size = problem.backend.norm(R)
-    monitor.record(h, size)
-    while not monitor.done:
-        trial = h - damping * M(R)
-        trial_R, trial_size = problem.trial_residual(trial)
-        if trial_R is None or trial_size > (1.0 - 1e-6) * size:
-            damping *= 0.5
-            if damping < SMALLEST_DAMPING:
-                raise monitor.failure(
-                    "diverged: ||R|| grows under every damping down to "
-                    f"{SMALLEST_DAMPING}: the map does not contract here"
-                )
-            continue
-        h, R, size = trial, trial_R, trial_size
-        monitor.record(h, size)
-    return h
+DEPTH = 8  # past differences that are combined
+MAX_GROWTH = 10.0  # of ||R|| in one step; beyond it the iteration restarts
+RANK_ROUNDINGS = 100.0  # singular values below this many rounding units count as zero
 
 
-def anderson(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Array:
-    """Anderson acceleration (type II; Walker and Ni 2011), restarted where ||R|| jumps."""
-    M = _preconditioner(problem, h, solver, monitor)
-    backend = problem.backend
-    R = problem.residual(h)
-    size = backend.norm(R)
-    monitor.record(h, size)
-    G = -M(R)
-    dh: list[Array] = []
-    dG: list[Array] = []
-    damping = 1.0
-    while not monitor.done:
-        step = anderson_step(backend, G, dh, dG, damping)
-        trial_R, trial_size = problem.trial_residual(h + step)
-        if trial_R is None or trial_size > 10.0 * size:
-            if not dh:
-                damping *= 0.5
-                if damping < SMALLEST_DAMPING:
-                    raise monitor.failure("diverged: ||R|| grows under every damping")
-            dh, dG = [], []
-            continue
-        trial_G = -M(trial_R)
-        dh, dG = [*dh[1 - DEPTH :], step], [*dG[1 - DEPTH :], trial_G - G]
-        h, R, size, G = h + step, trial_R, trial_size, trial_G
-        monitor.record(h, size)
-    return h
+class Anderson(ForwardMethod):
+    """Anderson acceleration (type II) of h <- h - M R(h), restarted where ||R|| jumps.
+
+    Notes
+    -----
+    With G = -M R (for M, see `Picard`) and the matrices of the last differences of h and G, a step
+    is G - dG γ - dh γ, where γ minimizes ||G - dG γ||.
+
+    References
+    ----------
+    D. G. Anderson, Iterative procedures for nonlinear integral equations, J. ACM 12 (1965).
+
+    H. F. Walker and P. Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal.
+    49 (2011).
+    """
+
+    max_iterations = 500
+
+    def iterate(
+        self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
+    ) -> Array:
+        """Solve R(h) = 0 from h; see `ForwardMethod`."""
+        M = residual_preconditioner(problem, h, solver, monitor)
+        backend = problem.backend
+        R = problem.residual(h)
+        norm = backend.norm(R)
+        monitor.record(h, norm)
+        G = -M(R)
+        dh: list[Array] = []
+        dG: list[Array] = []
+        damping = 1.0
+        while not monitor.done:
+            step = anderson_step(backend, G, dh, dG, damping)
+            trial_R, trial_norm = problem.trial_residual(h + step)
+            if trial_R is None or trial_norm > MAX_GROWTH * norm:
+                if not dh:
+                    damping *= 0.5
+                    if damping < MIN_DAMPING:
+                        raise monitor.failure("diverged: ||R|| grows under every damping")
+                dh, dG = [], []
+                continue
+            trial_G = -M(trial_R)
+            dh, dG = [*dh[1 - DEPTH :], step], [*dG[1 - DEPTH :], trial_G - G]
+            h, norm, G = h + step, trial_norm, trial_G
+            monitor.record(h, norm)
+        return h
 
 
 def anderson_step(
     backend: Backend, G: Array, dh: list[Array], dG: list[Array], damping: float
 ) -> Array:
-    """The step damping (G - dG γ) - dh γ with γ least-squares: G is combined away from dG."""
+    """Compute the step damping (G - dG γ) - dh γ, where γ minimizes ||G - dG γ||."""
     if not dh:
         return damping * G
     xp = backend.xp
     differences = xp.stack(dG, axis=1)
     # The pseudoinverse drops differences that have become dependent.
-    gamma = xp.linalg.pinv(differences, rtol=100 * backend.eps) @ G
+    gamma = xp.linalg.pinv(differences, rtol=RANK_ROUNDINGS * backend.eps) @ G
     return damping * (G - differences @ gamma) - xp.stack(dh, axis=1) @ gamma
-
-
-def _preconditioner(
-    problem: Problem, h: Array, solver: Solver, monitor: Monitor
-) -> Callable[[Array], Array]:
-    if problem.is_map:
-        return lambda R: R
-    A = problem.linearize(h).A
-    monitor.set_floor(A, h)
-    return solver.setup(A, monitor.report.forward).approximate

@@ -1,30 +1,31 @@
-"""When a forward iteration is done, and when it is not going to be.
+"""When a forward iteration has converged, and when it has failed.
 
-Converged means ||R|| <= max(rtol s, floor), never a short step. s is the model's
-`residual_scale`, by default ||R|| at the model's own start (not at h0, so that a warm start
-does not tighten the target); floor = c eps || |A||h| || is what rounding leaves of R.
+Converged means ||R|| <= max(rtol s, floor); a short step is never taken for convergence. s is the
+model's `residual_scale`, by default ||R|| at the model's own start (not at h0, so that a warm start
+does not tighten the target), and floor = 10 eps || |A||h| || is what rounding leaves of R.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from ..arguments import count, fraction
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, ModelError
 from ..models.linearization import Problem
 from ..operators.operator import Operator
+from ..progress import ProgressBar
 from ..report import SolveReport
 
-ROUNDING = 10.0  # c of the floor
-NEAR = 100.0  # times the floor: where ||R|| is, the floor is worth computing anew
-DIVERGED = 1e4  # growth of ||R|| over the best so far that is called divergence
+DEFAULT_RTOL_FLOAT64 = 1e-10
+FLOOR_ROUNDINGS = 10.0  # rounding units of || |A||h| || that make up the floor
+MAX_FLOOR_RATIO = 100.0  # ||R|| above this multiple of the floor cannot have reached it
+DIVERGENCE_RATIO = 1e4  # ||R|| above this multiple of its smallest value has diverged
+STALL_ITERATIONS = 100  # without progress by STALL_DECREASE, the iteration has stalled
+STALL_DECREASE = 0.99
 ADVICE = "Start nearer (h0), try another method, or check the derivatives with mfdeq.verify"
-PATIENCE = 100  # iterations without 1 % of progress that are called a stall
 
 
-class Monitor:
-    """Records ||R||, shows it, and decides.
+class ConvergenceMonitor:
+    """Follows ||R|| along an iteration, and decides when it has converged or failed.
 
     Parameters
     ----------
@@ -33,8 +34,16 @@ class Monitor:
         None asks for 1e-10 in float64 and for the floor in float32.
     max_iterations : int
     report : SolveReport
-    progress : bool
+        Receives the history and the reason.
+    progress : bool, optional
         Show a progress bar.
+
+    Attributes
+    ----------
+    done : bool
+        Whether the iterate recorded last has converged.
+    best : (N,) array or None
+        The iterate of the smallest ||R|| so far, `best_norm`.
     """
 
     def __init__(
@@ -49,16 +58,16 @@ class Monitor:
         self.max_iterations = count(max_iterations, "max_iterations")
         self.explicit = rtol is not None
         backend = problem.backend
-        default = 1e-10 if backend.dtype == backend.xp.float64 else 0.0
+        default = DEFAULT_RTOL_FLOAT64 if backend.dtype == backend.xp.float64 else 0.0
         self.rtol = default if rtol is None else fraction(rtol, "rtol")
         self.best: Array | None = None
         self.best_norm = float("inf")
         self.done = False
-        self._progress_made = 0
-        self._bar = _bar(report.method) if progress else None
+        self._last_progress = 0  # the iteration that last reduced ||R||
+        self._bar = ProgressBar(report.method, "iterations", progress)
 
     def set_scale(self, h: Array) -> None:
-        """s, from the model or from ||R|| at its default start."""
+        """Set s, from the model or from ||R|| at the model's default start."""
         problem = self.problem
         scale = problem.scale(h)
         if scale is None:
@@ -73,9 +82,9 @@ class Monitor:
         self._set_target(0.0)
 
     def set_floor(self, A: Operator, h: Array) -> None:
-        """The floor c eps || |A||h| || from A at h."""
+        """Set the floor 10 eps || |A||h| ||, from A at h."""
         backend = self.problem.backend
-        self._set_target(ROUNDING * backend.eps * backend.norm(A.abs_apply(h)))
+        self._set_target(FLOOR_ROUNDINGS * backend.eps * backend.norm(A.abs_apply(h)))
 
     def _set_target(self, floor: float) -> None:
         report = self.report
@@ -84,21 +93,28 @@ class Monitor:
         report.limited_by = "rtol" if report.target > floor else "floor"
 
     def reached(self, h: Array, norm: float) -> bool:
-        """Whether ||R|| is at its target; near the floor, the floor at this very h."""
+        """Tell whether ||R|| is at its target; near the floor, whether at the floor of this h."""
         report, backend = self.report, self.problem.backend
         if not norm < float("inf"):
             return False
         if norm <= self.rtol * report.scale:
             return True
-        # The floor of an earlier iterate, or before there is one what it is like for |A| of 1.
-        guess = max(report.floor, 10 * backend.eps * (report.scale + backend.norm(h)))
-        if norm > NEAR * guess:
+        # To compute the floor anew takes a linearization. Unless ||R|| is near the floor of an
+        # earlier iterate, or near what the floor would be for |A| of 1, it is not worth that.
+        estimate = max(report.floor, 10 * backend.eps * (report.scale + backend.norm(h)))
+        if norm > MAX_FLOOR_RATIO * estimate:
             return False
         self.set_floor(self.problem.linearize(h).A, h)
         return norm <= report.target
 
     def record(self, h: Array, norm: float) -> None:
-        """Take note of one iterate.
+        """Record an iterate and the norm of its residual, and decide.
+
+        Parameters
+        ----------
+        h : (N,) array
+        norm : float
+            ||R(h)||, the true residual.
 
         Raises
         ------
@@ -107,27 +123,25 @@ class Monitor:
         """
         report = self.report
         report.residuals.append(norm)
-        if self._bar is not None:
-            self._bar.update(1)
-            self._bar.set_postfix_str(f"||R|| {norm:.2e}, target {report.target:.1e}")
-        if norm < 0.99 * self.best_norm:
-            self._progress_made = report.iterations
+        self._bar.advance(text=f"||R|| {norm:.2e}, target {report.target:.1e}")
+        if norm < STALL_DECREASE * self.best_norm:
+            self._last_progress = report.iterations
         if norm < self.best_norm:
             self.best, self.best_norm = h, norm
         self.done = self.reached(h, norm)
         if self.done:
             return
-        if not norm <= DIVERGED * self.best_norm or not norm < float("inf"):
+        if not norm <= DIVERGENCE_RATIO * self.best_norm or not norm < float("inf"):
             raise self.failure(f"diverged: ||R|| grew from {self.best_norm:.2e} to {norm:.2e}")
-        if report.iterations - self._progress_made >= PATIENCE:
-            raise self.failure(f"stalled: no progress in {PATIENCE} iterations")
+        if report.iterations - self._last_progress >= STALL_ITERATIONS:
+            raise self.failure(f"stalled: no progress in {STALL_ITERATIONS} iterations")
         if report.iterations >= self.max_iterations:
             raise self.failure(
                 f"did not converge in {self.max_iterations} iterations (max_iterations allows more)"
             )
 
     def check_rtol(self) -> None:
-        """Raise `ConvergenceError` where an explicit rtol is below what rounding allows."""
+        """Raise a `ConvergenceError` if an explicit rtol is below what rounding allows."""
         report = self.report
         if self.explicit and self.rtol * report.scale < report.floor:
             least = report.floor / report.scale if report.scale > 0 else float("inf")
@@ -139,25 +153,31 @@ class Monitor:
             )
 
     def failure(self, reason: str, advice: str = ADVICE) -> ConvergenceError:
-        """The error that says `reason`, with the best state and the history."""
+        """Make the error for an iteration that failed, with the best state and the history.
+
+        Parameters
+        ----------
+        reason : str
+            What happened, as a clause without a subject: "diverged: ...".
+        advice : str, optional
+            What the user can do.
+
+        Returns
+        -------
+        ConvergenceError
+            To be raised by the caller.
+        """
         self.report.converged = False
         self.report.reason = reason
-        shown = [f"{norm:.2e}" for norm in self.report.residuals]
-        path = " ".join(shown if len(shown) <= 8 else [*shown[:3], "...", *shown[-4:]])
+        norms = [f"{norm:.2e}" for norm in self.report.residuals]
+        history = " ".join(norms if len(norms) <= 8 else [*norms[:3], "...", *norms[-4:]])
         return ConvergenceError(
             f"{self.problem.name}: {self.report.method} {reason}; best ||R|| "
-            f"{self.best_norm:.2e}, target {self.report.target:.2e} (history {path}). " + advice,
+            f"{self.best_norm:.2e}, target {self.report.target:.2e} (history {history}). {advice}",
             best=self.best,
             report=self.report,
         )
 
     def close(self) -> None:
-        """Finish the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _bar(title: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(desc=title, unit=" iterations")
+        """End the progress bar."""
+        self._bar.close()

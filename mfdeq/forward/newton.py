@@ -1,4 +1,4 @@
-"""Newton's method with the linear layer, a line search and Eisenstat-Walker forcing."""
+"""Newton's method with inexact solves, a line search and a last chord step."""
 
 from __future__ import annotations
 
@@ -6,82 +6,129 @@ from ..arrays.backend import Array
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Factor, Solver
 from ..models.linearization import Problem
-from .convergence import Monitor
+from ..operators.operator import Operator
+from .convergence import ConvergenceMonitor
+from .newton_loop import Iterate, chord_steps, newton_loop
+from .protocol import ForwardMethod
 
-LOOSEST = 0.1  # inner tolerance of the first step
-DECREASE = 1e-4  # of the Armijo condition on ||R||
-HALVINGS = 30
-POLISH = 1e-3  # inner tolerance of the last, chord step
+MAX_FORCING = 0.1  # relative residual of the linear solve of the first step, and of any
+FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
+SUFFICIENT_DECREASE = 1e-4  # of the Armijo condition on ||R||
+MAX_HALVINGS = 30  # of a step, by the line search
 
 
-def newton(problem: Problem, h: Array, solver: Solver, monitor: Monitor) -> Array:
-    """Solve R(h) = 0 from h.
+class Newton(ForwardMethod):
+    """Newton's method for R(h) = 0, globalized by a line search on ||R||.
 
-    Inner solves are only as accurate as their step deserves (Eisenstat and Walker 1996,
-    choice 2). Their factors are not used for anything after: derivatives have their own.
+    Notes
+    -----
+    A step solves A s = R no more accurately than it deserves: to a relative residual of
+    0.9 (||R_k|| / ||R_{k-1}||)², at most 0.1, and not to less than what the last step to the
+    target needs (Eisenstat and Walker, choice 2). The step is halved until ||R|| falls by the
+    Armijo condition. At the end one chord step with the last factor takes the error of the state
+    well below its tolerance. The factors serve the iteration alone: derivatives have their own.
+
+    References
+    ----------
+    S. C. Eisenstat and H. F. Walker, Choosing the forcing terms in an inexact Newton method, SIAM
+    J. Sci. Comput. 17 (1996).
+
+    P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
     """
-    norm = problem.backend.norm
-    R = problem.residual(h)
-    size = previous = norm(R)
-    monitor.record(h, size)
-    forcing = LOOSEST
-    factor: Factor | None = None
-    while not monitor.done:
-        linearized = problem.linearize(h)
-        monitor.set_floor(linearized.A, h)
+
+    max_iterations = 100
+
+    def iterate(
+        self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
+    ) -> Array:
+        """Solve R(h) = 0 from h; see `ForwardMethod`."""
+        residual = problem.residual(h)
+        start = Iterate(h, residual, problem.backend.norm(residual))
+        monitor.record(start.h, start.norm)
+        steps = _InexactSteps(problem, solver, monitor, start.norm)
+        end, _ = newton_loop(
+            start,
+            steps.solve,
+            steps.advance,
+            lambda iterate, taken: monitor.done,
+            monitor.max_iterations,
+        )
+        if steps.factor is None:
+            return end.h
+        polished, accepted = chord_steps(
+            problem,
+            end,
+            steps.factor,
+            max_steps=1,
+            accept=lambda trial: monitor.reached(trial.h, trial.norm),
+        )
+        if accepted:
+            monitor.record(polished.h, polished.norm)
+            monitor.report.polished = True
+        return polished.h
+
+
+class _InexactSteps:
+    """Newton steps whose linear solves follow the convergence, and their line search."""
+
+    def __init__(
+        self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor, norm: float
+    ) -> None:
+        self.problem, self.solver, self.monitor = problem, solver, monitor
+        self.A: Operator | None = None
+        self.factor: Factor | None = None
+        self.forcing, self.previous_norm = MAX_FORCING, norm
+
+    def solve(self, iterate: Iterate) -> Array:
+        """Solve A s = R inexactly, with A at the iterate."""
+        problem, monitor = self.problem, self.monitor
+        self.A = problem.linearize(iterate.h).A
+        monitor.set_floor(self.A, iterate.h)
         try:
-            factor = solver.setup(linearized.A, monitor.report.forward)
-            forcing = _forcing(forcing, size, previous, monitor.report.target)
-            step = factor.solve(R, rtol=forcing)
+            self.factor = self.solver.setup(self.A, monitor.report.forward)
+            self.forcing = _forcing(
+                self.forcing, iterate.norm, self.previous_norm, monitor.report.target
+            )
+            return self.factor.solve(iterate.residual, rtol=self.forcing)
         except (ConvergenceError, SingularStateError) as error:
             error.best, error.report = monitor.best, monitor.report
             monitor.report.reason = f"a Newton step could not be computed: {error}"
             raise
-        previous = size
-        h, R, size = _line_search(problem, h, step, size, monitor)
-        monitor.set_floor(linearized.A, h)  # of this h: a far start had another
-        monitor.record(h, size)
-    return h if factor is None else _polished(problem, h, R, size, factor, monitor)
+
+    def advance(self, iterate: Iterate, step: Array) -> Iterate:
+        """Take the step, as far as ||R|| falls along it, and record where it ends."""
+        self.previous_norm = iterate.norm
+        following = self._line_search(iterate, step)
+        # The floor is that of the new state: where the iteration started far away, the old one is
+        # much larger.
+        assert self.A is not None
+        self.monitor.set_floor(self.A, following.h)
+        self.monitor.record(following.h, following.norm)
+        return following
+
+    def _line_search(self, iterate: Iterate, step: Array) -> Iterate:
+        length, undefined = 1.0, 0
+        for _ in range(MAX_HALVINGS):
+            h = iterate.h - length * step
+            residual, norm = self.problem.trial_residual(h)
+            if residual is not None and norm <= (1.0 - SUFFICIENT_DECREASE * length) * iterate.norm:
+                return Iterate(h, residual, norm)
+            undefined += residual is None
+            length *= 0.5
+        where = f"{self.problem.name}.{self.problem.model.written}"
+        counted = f"{undefined} of {MAX_HALVINGS} trial steps gave NaN in {where}; "
+        raise self.monitor.failure(
+            "stalled: no decrease of ||R|| along the Newton step ("
+            + (counted if undefined else "")
+            + "a fold, no solution for these parameters, or a d_state that is not the derivative)"
+        )
 
 
-def _forcing(last: float, size: float, previous: float, target: float) -> float:
-    wanted = 0.9 * (size / previous) ** 2 if size < previous else LOOSEST
-    if 0.9 * last**2 > 0.1:
-        wanted = max(wanted, 0.9 * last**2)
-    # Not more accurate than the last step to the target needs.
-    return min(LOOSEST, max(wanted, 0.1 * target / size))
-
-
-def _line_search(
-    problem: Problem, h: Array, step: Array, size: float, monitor: Monitor
-) -> tuple[Array, Array, float]:
-    t, nonexistent = 1.0, 0
-    for _ in range(HALVINGS):
-        trial = h - t * step
-        R, trial_size = problem.trial_residual(trial)
-        if R is not None and trial_size <= (1.0 - DECREASE * t) * size:
-            return trial, R, trial_size
-        nonexistent += R is None
-        t *= 0.5
-    where = f"{problem.name}.{problem.model.written}"
-    raise monitor.failure(
-        "stalled: no decrease of ||R|| along the Newton step ("
-        + (f"{nonexistent} of {HALVINGS} trial steps gave NaN in {where}; " if nonexistent else "")
-        + "a fold, no solution for these parameters, or a d_state that is not the derivative)"
-    )
-
-
-def _polished(
-    problem: Problem, h: Array, R: Array, size: float, factor: Factor, monitor: Monitor
-) -> Array:
-    """One chord step with the last factor: the state error falls well below its tolerance."""
-    try:
-        better = h - factor.solve(R, rtol=POLISH)
-    except ConvergenceError:
-        return h
-    _, better_size = problem.trial_residual(better)
-    if not better_size < size or not monitor.reached(better, better_size):
-        return h
-    monitor.record(better, better_size)
-    monitor.report.polished = True
-    return better
+def _forcing(last: float, norm: float, previous_norm: float, target: float) -> float:
+    """Choose the relative residual of the next linear solve (Eisenstat and Walker, choice 2)."""
+    falling = norm < previous_norm
+    forcing = FORCING_FACTOR * (norm / previous_norm) ** 2 if falling else MAX_FORCING
+    if FORCING_FACTOR * last**2 > 0.1:  # the safeguard against a sudden drop
+        forcing = max(forcing, FORCING_FACTOR * last**2)
+    # The last step needs no more accuracy than reaches the target.
+    return min(MAX_FORCING, max(forcing, 0.1 * target / norm))

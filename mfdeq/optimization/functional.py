@@ -8,7 +8,7 @@ from typing import Any
 from ..arguments import fraction
 from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.reduced_hessian import InexactReduced, ReducedHessian
+from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..models.losses import LossBase, check_loss
@@ -80,7 +80,7 @@ class ReducedFunctional:
         self._spent = 0  # linear solves of those before
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
-        self._inexact: InexactReduced | None = None
+        self._inexact: InexactReducedCurvature | None = None
         self._failed: tuple[Array, Exception] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

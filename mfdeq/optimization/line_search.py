@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend
 from ..equilibrium.lagrangian_system import ShiftedInverse, solver_for
-from ..equilibrium.reduced_hessian import Reduced
+from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import SingularStateError
 from .objective import Iterate, Objective, Step
 from .trust_region import ROUNDING, eisenstat_walker, steihaug
@@ -104,7 +104,7 @@ class ExactNewton:
                 shift *= 10.0
         return -g, 0, "steepest descent: no shift made the Hessian definite"
 
-    def _definite(self, H: Reduced, shift: float) -> ShiftedInverse | None:
+    def _definite(self, H: ReducedCurvature, shift: float) -> ShiftedInverse | None:
         self.objective.report.factorizations += 1
         try:
             inverse = solver_for(H.backend).shifted_inverse(H, -shift)

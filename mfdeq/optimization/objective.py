@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_hessian import Reduced, ReducedHessian
+from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
 from ..errors import ConvergenceError, ModelError, SingularStateError
 from ..operators.operator import Operator
 from .bounds import Bounds
@@ -185,7 +185,7 @@ class Objective:
         """The Hessian; it stays where it is when the point moves on."""
         return self.functional.hessian(theta)
 
-    def product(self, H: Reduced, v: Array, accuracy: float) -> Array:
+    def product(self, H: ReducedCurvature, v: Array, accuracy: float) -> Array:
         """H v, by solves that are as loose as a step of relative accuracy so much allows."""
         self.report.products += 1
         return H.apply_inexact(v, min(ROUGHEST, max(FINEST, 0.1 * accuracy)))

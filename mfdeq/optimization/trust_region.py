@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..equilibrium.reduced_hessian import Reduced, ReducedHessian
+from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
 from .bounds import Bounds
 from .objective import LOOSEST, Iterate, Objective, Step
 
@@ -181,7 +181,7 @@ class TrustRegion:
             self.inner,
         )
 
-        def foretold(by: Reduced, step: Array) -> float:
+        def foretold(by: ReducedCurvature, step: Array) -> float:
             Hs = objective.product(by, step, forcing)
             return -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
 

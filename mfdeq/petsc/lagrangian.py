@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arrays.backend import shape_of
 from ..equilibrium import lagrangian_system as lagrangian
-from ..equilibrium.reduced_hessian import Reduced
+from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import ArgumentError
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
@@ -24,7 +24,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
 
     Parameters
     ----------
-    H : Mat or Reduced
+    H : Mat or ReducedCurvature
         A Hessian of an equilibrium or one of its parts, with A, B and the blocks of K as Mats that
         are assembled, or made of such.
     sigma : float
@@ -45,12 +45,12 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         options: dict[str, Any] | None = None,
     ) -> None:
         self.solver = Symmetric(prefix, options or {})
-        if not isinstance(H, Reduced):
+        if not isinstance(H, ReducedCurvature):
             P = shape_of(H)[0]
             H = reduced(as_operator(backend_of(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
-    def _factorized(self, H: Reduced, M: Any) -> Any:
+    def _factorized(self, H: ReducedCurvature, M: Any) -> Any:
         states, params = H.eq.param_operator.shape
         rows = H.backend.device.rows(params + states + states)
         system = FromMat(H.backend, _system(H, self.sigma, M), rows)
@@ -73,7 +73,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         return None if zero else negative - states
 
 
-def parts(H: Reduced) -> tuple[Any, ...]:
+def parts(H: ReducedCurvature) -> tuple[Any, ...]:
     """A, B and the blocks of K as new Mats, or an `ArgumentError`."""
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.unsuited("the curvature is known by its product only: give its blocks")
@@ -82,7 +82,7 @@ def parts(H: Reduced) -> tuple[Any, ...]:
     return entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B"), *blocks
 
 
-def _system(H: Reduced, sigma: float, M: Any) -> Any:
+def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
     """The Lagrangian system with h = u + v and nu = c (u - v) in place of h and nu.
 
     [[pp - sigma M, sp', -B'],          [[pp - sigma M, (sp - c B)',        (sp + c B)'       ],

@@ -65,7 +65,7 @@ def solve(
     problem = Problem(model, theta, h0)
     state, norms = snes(problem, problem.start(h0), solver.prefix, {**TIGHT, **solver.options})
     advice = f"Set -{solver.prefix}snes_rtol or -{solver.prefix}snes_atol lower"
-    found = solving.ended_at(problem, state, solver, "SNES", "ended too early", advice)
+    found = solving.equilibrium_of_state(problem, state, solver, "SNES", "ended too early", advice)
     found.report.residuals[:0] = norms[:-1]
     return Equilibrium(found)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..continuation.branch import Branch
-from ..continuation.curve import Point
+from ..continuation.point import Point
 from ..errors import ArgumentError
 from .axes import get_axes, named_results
 

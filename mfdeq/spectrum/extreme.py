@@ -10,7 +10,7 @@ from ..arguments import count, fraction
 from ..arrays.backend import Array, Backend, array_on_host, host, shape_of
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import solver_for
-from ..equilibrium.reduced_hessian import Reduced
+from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import ArgumentError
 from ..files.checkpoints import digest, opened
 from ..operators.operator import MAX_DENSE_ENTRIES, Operator, Product
@@ -173,7 +173,7 @@ def eigsh(
         lambda: {
             "H": type(hessian).__name__,
             "P": P,
-            "params": digest(hessian.eq.params) if isinstance(hessian, Reduced) else None,
+            "params": digest(hessian.eq.params) if isinstance(hessian, ReducedCurvature) else None,
             "k": int(k),
             "which": which,
             "rtol": float(rtol),
@@ -206,7 +206,7 @@ def eigsh(
             begin = functools.partial(Lanczos, backend, products, start, most, metric)
             if resume is not None:
                 begin = functools.partial(_resumed, resume, products, most)
-            inexact = isinstance(hessian, Reduced) and hessian.eq.factor.iterative
+            inexact = isinstance(hessian, ReducedCurvature) and hessian.eq.factor.iterative
             products.relaxed = relaxed and inexact
             search = Search(begin, products, k, which, rtol, limit, kept)
             pairs, found = search.run(), search.lanczos
@@ -335,9 +335,9 @@ def _resumed(resume: Any, product: Products, most: int) -> Lanczos:
     return found.continued(product, most)
 
 
-def reduced(H: Operator) -> Reduced:
+def reduced(H: Operator) -> ReducedCurvature:
     """H where it is a Hessian of this library's, or an `ArgumentError`."""
-    if not isinstance(H, Reduced):
+    if not isinstance(H, ReducedCurvature):
         raise ArgumentError(
             f"sigma and certify of mfdeq.eigsh are for an mfdeq Hessian; {type(H).__name__} came. "
             "For another operator pass its inverse, (H - sigma I)^-1, to mfdeq.eigsh"

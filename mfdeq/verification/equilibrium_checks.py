@@ -154,23 +154,23 @@ class EquilibriumChecker(DerivativeChecker):
                 values["sensitivity"] = at.sensitivity._apply(self.u)
             return values
 
-        base = quantities(eq.polished)
+        base = quantities(eq.polish())
         noise = self._quantity_noise(eq, base, quantities)
         errors = self._term_errors(eq, terms)
         for name, lower in (("gradient", "value"), ("sensitivity", "state")):
             noise[name] = noise.get(name, 0.0) + 2 * errors[lower]
-        correction = norm(_chord_step(eq.polished))
+        correction = norm(_chord_step(eq.polish()))
         steps: list[float] = []
         factors: list[float] = []  # by which a solve left more to correct than the one at theta
         remainders: dict[str, list[float]] = {name: [] for name in terms}
         for step in self.steps:
             try:
                 nearby = self.solve(self.theta + step * self.v, eq.state)
-                values = quantities(nearby.polished)
+                values = quantities(nearby.polish())
             except (ConvergenceError, SingularStateError):
                 continue
             steps.append(step)
-            left = norm(_chord_step(nearby.polished))
+            left = norm(_chord_step(nearby.polish()))
             factors.append(max(1.0, left / correction if correction else 1.0))
             for name, term in terms.items():
                 remainders[name].append(norm(values[name] - base[name] - step * term))
@@ -194,7 +194,7 @@ class EquilibriumChecker(DerivativeChecker):
         norm, (first_error, second_error) = self.backend.norm, eq.linearization.accuracy
         errors = dict.fromkeys(TAYLOR_CHECKS, 0.0)
         if first_error > EXACT_FACTOR * self.backend.eps:
-            A, B = eq.corrected.A, eq.corrected.B
+            A, B = eq.corrected_linearization.A, eq.corrected_linearization.B
             residual = B._apply(self.v) - A._apply(terms["state"])
             errors["state"] = 2 * norm(eq.factor.approximate(residual))
             errors["value"] = norm(eq.gradient_with_error(self.loss)[1]) * norm(self.v)
@@ -217,7 +217,7 @@ class EquilibriumChecker(DerivativeChecker):
         signs = self.backend.xp.sign(self.backend.random(eq.state.shape[0], seed=self.seed + 105))
         rounding = 2 * self.backend.eps * signs * eq.state_operator.abs_apply(eq.state)
         rounded = eq.state + eq.factor.solve(rounding, rtol=NOISE_RTOL)
-        corrected = eq.polished.state - _chord_step(eq.polished)
+        corrected = eq.polish().state - _chord_step(eq.polish())
         self.state_error = norm(corrected - eq.state) / (norm(eq.state) or 1.0)
         nearby = [
             quantities(Equilibrium(eq.problem, h, eq.problem.linearize(h), eq.solver, eq.report))

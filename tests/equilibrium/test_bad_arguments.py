@@ -178,14 +178,14 @@ ARGUMENTS = table(
     *[
         (f"component {w!r}", lambda w=w: EQ.component_hessian(w), word)
         for w, word in (
-            (True, "w is True; a component's number"),
-            (np.True_, "a component's number"),
-            (1.0, r"w is 1.0; .* \(an integer\)"),
+            (True, "w: expected the number of a component .* got True"),
+            (np.True_, "expected the number of a component"),
+            (1.0, r"\(an integer\) .* got 1.0"),
             (np.array(1.0), "an integer"),
             ("0", "an integer"),
             (None, "an integer"),
-            (N, "component 3 of a state of 3: out of range"),
-            (-N - 1, "out of range"),
+            (N, "expected the number of a component of a state of 3, got 3"),
+            (-N - 1, "a state of 3, got -4"),
             ([1.0, 0.0], r"shape \(2,\)"),
         )
     ],

@@ -85,7 +85,7 @@ def test_it_costs_a_few_solves_and_half_of_them_along_a_path():
     eq = mfdeq.solve(Linear(A), np.ones(60))
     _ = eq.factor
     counts = eq.report.linear
-    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MOST_PAIRS + 1
+    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MAX_SOLVE_PAIRS + 1
     F = mfdeq.ReducedFunctional(Linear(A), loss)
     taken = []
     for size in (1.0, 1.1):

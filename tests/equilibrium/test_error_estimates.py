@@ -14,7 +14,6 @@ import scipy.sparse as sp
 from benchmarks.problems import Diffusion
 
 import mfdeq
-from mfdeq.equilibrium.error_estimates import gradient_with_error
 from mfdeq.equilibrium.solve import reused_solver
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -68,7 +67,7 @@ def problem(name):
         if name in ("bratu", "groundwater"):
             pytest.importorskip("matplotlib", reason="the examples need the extra plot")
         model, theta, loss = make()
-        exact = mfdeq.solve(model, theta, solver=mfdeq.Direct()).polished
+        exact = mfdeq.solve(model, theta, solver=mfdeq.Direct()).polish()
         v = np.random.default_rng(3).standard_normal(model.param_size)
         MADE[name] = model, theta, loss, solver, exact, v
     return MADE[name]
@@ -96,7 +95,7 @@ def judged(found, error, truth):
 def test_the_estimate_is_an_estimate(name, direct, off, inner):
     _, _, loss, solver, exact, v = problem(name)
     eq = at_a_distance(exact, off, mfdeq.Direct() if direct else solver)
-    g, error = gradient_with_error(eq, loss, inner)
+    g, error = eq.gradient_with_error(loss, rtol=inner)
     worst = judged(g, error, exact.gradient(loss))
     product, error = eq.hessian(loss).with_error(v, rtol=inner)
     judged(product, error, exact.hessian(loss) @ v)

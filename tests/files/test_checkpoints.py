@@ -148,7 +148,7 @@ def test_a_branch_that_is_killed(what, before, tmp_path, monkeypatch):
     assert_same(found, whole)
     assert kills >= len(whole.points) // 6
     assert_same(mfdeq.Branch.load(tmp_path / "killed"), whole)
-    monkeypatch.setattr(Curve, "corrected", None)  # nothing is followed again
+    monkeypatch.setattr(Curve, "correct", None)  # nothing is followed again
     assert_same(followed(what, tmp_path / "killed"), whole)
 
 

@@ -8,7 +8,7 @@ from support.pictures import legend, plot, plt
 from support.refusing import refused
 
 import mfdeq
-from mfdeq.continuation.curve import Point
+from mfdeq.continuation.point import Point
 
 
 def followed(*points):

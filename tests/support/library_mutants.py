@@ -7,7 +7,8 @@ import numpy as np
 
 from mfdeq.equilibrium import reduced_hessian as hessian
 from mfdeq.equilibrium.equilibrium import Equilibrium
-from mfdeq.equilibrium.reduced_hessian import Reduced, ReducedHessian, SecondOrderSlice
+from mfdeq.equilibrium.linearized_equilibrium import LinearizedEquilibrium
+from mfdeq.equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
 from mfdeq.models.curvature import AppliedCurvature, BlockCurvature, add_curvatures, scale_curvature
 from mfdeq.models.linearization import Linearized
@@ -233,25 +234,25 @@ def callable_read_dh_first(self, x):
 # The equilibrium
 
 
-adjoint, gradient = Equilibrium.adjoint, Equilibrium.gradient
+adjoint, gradient = LinearizedEquilibrium.adjoint, LinearizedEquilibrium.gradient
 
 
-@mutant(Equilibrium, "adjoint", "smooth", "stiff")
+@mutant(LinearizedEquilibrium, "adjoint", "smooth", "stiff")
 def adjoint_state_sign(self, loss):
     return -adjoint(self, loss)
 
 
-@mutant(Equilibrium, "adjoint", "smooth", "stiff")
+@mutant(LinearizedEquilibrium, "adjoint", "smooth", "stiff")
 def adjoint_state_not_solved_for(self, loss):
     return self.loss_gradients(loss)[1]
 
 
-@mutant(Equilibrium, "gradient", "smooth", "square", "affine")
+@mutant(LinearizedEquilibrium, "gradient", "smooth", "square", "affine")
 def gradient_without_d_params(self, loss):
     return gradient(self, loss) - self.loss_gradients(loss)[0]
 
 
-@mutant(Equilibrium, "gradient", "smooth", "stiff")
+@mutant(LinearizedEquilibrium, "gradient", "smooth", "stiff")
 def gradient_without_adjoint(self, loss):
     return self.loss_gradients(loss)[0]
 
@@ -275,12 +276,14 @@ def second_order_not_solved_for(self, u, v):
 
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_of_f(self, w):
-    return Reduced(self, self.linearized.curvature(w), lambda: None, lambda eq: None)
+    return ReducedCurvature(self, self.linearized.curvature(w), lambda: None, lambda eq: None)
 
 
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_by_a_state_solve(self, w):
-    return Reduced(self, self.linearized.curvature(self.inverse @ w), lambda: None, lambda eq: None)
+    return ReducedCurvature(
+        self, self.linearized.curvature(self.inverse @ w), lambda: None, lambda eq: None
+    )
 
 
 # The Hessian, its terms, and the slice
@@ -292,9 +295,9 @@ reduced_hessian = ReducedHessian.__init__
 @mutant(ReducedHessian, "__init__", "smooth", "stiff")
 def hessian_with_the_loss_gradient_for_lambda(self, eq, loss):
     reduced_hessian(self, eq, loss)
-    self._of_dynamics = eq.linearized.curvature(eq.loss_gradients(loss)[1])
-    K = add_curvatures(self._of_loss, self._of_dynamics)
-    Reduced.__init__(self, eq, K, lambda: None, lambda eq: None)
+    self._dynamics_curvature = eq.linearized.curvature(eq.loss_gradients(loss)[1])
+    K = add_curvatures(self._loss_curvature, self._dynamics_curvature)
+    ReducedCurvature.__init__(self, eq, K, lambda: None, lambda eq: None)
 
 
 terms = ReducedHessian.terms.func

@@ -1,0 +1,136 @@
+"""The one loop of Newton's and the chord method, x <- x - A^-1 R(x).
+
+Newton's method for an equilibrium, its last chord step, the polishing of a state and the
+correctors of a continuation are this loop with other parts: which linearization the correction is
+from, how far a step goes, and when it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..arrays.backend import Array
+from ..errors import ConvergenceError
+from ..linear import Factor
+from ..models.linearization import Problem
+
+CHORD_RTOL = 1e-3  # relative residual of the linear solve of a chord step
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """A state of an iteration, with its residual.
+
+    Attributes
+    ----------
+    h : (N,) array
+    residual : (N,) array
+        R(h).
+    norm : float
+        ||R(h)||.
+    """
+
+    h: Array
+    residual: Array
+    norm: float
+
+
+I = TypeVar("I", bound=Iterate)  # noqa: E741
+Correction = TypeVar("Correction")
+
+
+def newton_loop(
+    start: I,
+    solve: Callable[[I], Correction],
+    advance: Callable[[I, Correction], I | None],
+    stop: Callable[[I, int], bool],
+    max_steps: int,
+) -> tuple[I, int]:
+    """Iterate x <- x - A^-1 R(x).
+
+    Parameters
+    ----------
+    start : Iterate
+        The first iterate, with its residual.
+    solve : callable
+        ``solve(iterate)`` computes the correction A^-1 R, with the linearization there (Newton's
+        method) or with a factor from elsewhere (the chord method).
+    advance : callable
+        ``advance(iterate, correction)`` takes the step, whole or shortened by a line search, and
+        returns the next iterate with its residual; None if no step is acceptable.
+    stop : callable
+        ``stop(iterate, steps)`` decides whether the iterate after so many steps is the result.
+    max_steps : int
+        After so many steps the last iterate is returned without asking `stop`.
+
+    Returns
+    -------
+    iterate : Iterate
+        The one at which the loop stopped, or from which no step was acceptable.
+    steps : int
+        Steps taken.
+
+    References
+    ----------
+    P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+    """
+    iterate = start
+    for steps in range(max_steps):
+        if stop(iterate, steps):
+            return iterate, steps
+        following = advance(iterate, solve(iterate))
+        if following is None:
+            return iterate, steps
+        iterate = following
+    return iterate, max_steps
+
+
+def chord_steps(
+    problem: Problem,
+    start: Iterate,
+    factor: Factor,
+    *,
+    max_steps: int,
+    max_contraction: float = 1.0,
+    accept: Callable[[Iterate], bool] = lambda iterate: True,
+) -> tuple[Iterate, int]:
+    """Improve a state by chord steps, which solve with a factor of A at a state nearby.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : Iterate
+    factor : Factor
+    max_steps : int
+    max_contraction : float, optional
+        A step is accepted if it reduces ||R|| to less than this multiple.
+    accept : callable, optional
+        What else an iterate must fulfil to be accepted.
+
+    Returns
+    -------
+    iterate : Iterate
+        The last that was accepted; `start` itself if none was.
+    steps : int
+        Steps accepted.
+    """
+
+    def solve(iterate: Iterate) -> Array | None:
+        try:
+            return factor.solve(iterate.residual, rtol=CHORD_RTOL)
+        except ConvergenceError:
+            return None
+
+    def advance(iterate: Iterate, correction: Array | None) -> Iterate | None:
+        if correction is None:
+            return None
+        h = iterate.h - correction
+        residual, norm = problem.trial_residual(h)
+        if residual is None or not norm < max_contraction * iterate.norm:
+            return None
+        trial = Iterate(h, residual, norm)
+        return trial if accept(trial) else None
+
+    return newton_loop(start, solve, advance, lambda iterate, steps: False, max_steps)

@@ -1,0 +1,63 @@
+"""The forward methods by name: the one list that `mfdeq.solve` and its errors read."""
+
+from __future__ import annotations
+
+from ..errors import ArgumentError
+from .anderson import Anderson
+from .newton import Newton
+from .picard import Picard
+from .protocol import ForwardMethod
+
+METHODS: dict[str, ForwardMethod] = {
+    "newton": Newton(),
+    "anderson": Anderson(),
+    "picard": Picard(),
+}
+RESERVED_NAMES = ("auto", "snes")  # of mfdeq.solve and mfdeq.petsc.solve
+
+
+def register(name: str, method: ForwardMethod) -> None:
+    """Make a forward method available as ``mfdeq.solve(..., method=name)``.
+
+    Parameters
+    ----------
+    name : str
+        A name that no other method has.
+    method : ForwardMethod
+
+    Raises
+    ------
+    ArgumentError
+        If the name is taken, or `method` is no instance of a `ForwardMethod`.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> from mfdeq.forward import METHODS, ForwardMethod, register
+    >>> class Richardson(ForwardMethod):
+    ...     max_iterations = 200
+    ...
+    ...     def iterate(self, problem, h, solver, monitor):
+    ...         R = problem.residual(h)
+    ...         monitor.record(h, problem.backend.norm(R))
+    ...         while not monitor.done:
+    ...             h = h - 0.1 * R
+    ...             R = problem.residual(h)
+    ...             monitor.record(h, problem.backend.norm(R))
+    ...         return h
+    >>> register("richardson", Richardson())
+    >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    >>> eq = mfdeq.solve(model, np.array([2.0, 2.0]), method="richardson")
+    >>> print(eq.state.round(4))
+    [1. 1.]
+    >>> del METHODS["richardson"]
+    """
+    if not isinstance(name, str) or name in (*METHODS, *RESERVED_NAMES):
+        known = ", ".join(map(repr, (*METHODS, *RESERVED_NAMES)))
+        raise ArgumentError(f"name: expected one that is not among {known}, got {name!r}")
+    if not isinstance(method, ForwardMethod):
+        raise ArgumentError(
+            f"method: expected an instance of a class derived from mfdeq.forward.ForwardMethod, "
+            f"got a {type(method).__name__}"
+        )
+    METHODS[name] = method
