@@ -1,16 +1,25 @@
-"""The other way to the same Hessian: solves with H - sigma I by the Lagrangian system.
+"""Solve with H − σI by the sparse KKT system.
 
 With C = [-B, A], C T = 0, and E the identity (or the M of a generalized problem) on the parameter
 block,
 
-    (H - sigma I) x = b   <=>   [[K - sigma E, C'], [C, 0]] (x, y; nu) = (b, 0; 0),   y = Z x.
+    (H - sigma E) x = b   <=>   [[K - sigma E, C'], [C, 0]] (x, y; nu) = (b, 0; 0),   y = Z x.
 
-H is dense and never formed; this matrix of size P + 2N is sparse wherever K, A and B are. Its
-inertia is that of H - sigma I and (N, N, 0): the number of eigenvalues of H below sigma.
+H is dense and never formed; this matrix of size P + 2N, the Lagrangian system, is sparse wherever
+K, A and B are. Its inertia is that of H - sigma E and (N, N, 0), so that the number of its negative
+pivots, less N, is the number of eigenvalues of H below sigma.
 
-The ordering decides everything. The theta_i, h_i and nu_i of a node stay together, and nodes are
-ordered by nested dissection of their graph: no separator parts a constraint from what it
-constrains, and what is inside of a front is a Lagrangian system itself, regular with A's blocks.
+The cost and the counts depend on the ordering. The theta_i, h_i and nu_i of a node stay together,
+and nodes are ordered by nested dissection of their graph. No separator then parts a constraint from
+what it constrains, and the interior of a front is a Lagrangian system itself, regular as long as
+A's blocks are.
+
+References
+----------
+N. I. M. Gould, On practical conditions for the existence and uniqueness of solutions to the general
+equality quadratic programming problem, Math. Programming 32 (1985): the inertia.
+
+A. George, Nested dissection of a regular finite element mesh, SIAM J. Numer. Anal. 10 (1973).
 """
 
 from __future__ import annotations
@@ -35,29 +44,64 @@ from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import backend_of
 from .reduced_hessian import ReducedCurvature
 
-# Of a solve without refinement for a random b. There is no pivoting between fronts: the factors are
-# those of a matrix that is off by about that share of the distance to a singular one, since
-# |x| ~ |b| / that distance. Refinement still converges, and the signs of the pivots are right.
-REFINABLE, BELIEVED = 1e-2, 1e-3
+# Limits on the relative residual of a solve without refinement, for a random b. There is no
+# pivoting between fronts, so the factors are those of a perturbed matrix; that residual is about
+# the size of the perturbation relative to the distance to a singular matrix. Up to the first limit
+# iterative refinement converges, up to the second the signs of the pivots are right.
+MAX_REFINABLE_RESIDUAL = 1e-2
+MAX_COUNTING_RESIDUAL = 1e-3
 
 
 class ShiftedInverse(SelfAdjoint):
-    """(H - sigma I)^-1, (P, P), by one factorization of the Lagrangian system.
+    """The operator (H - sigma I)^-1, (P, P), by one factorization of the Lagrangian system.
 
     Parameters
     ----------
-    H : ReducedCurvature
+    H : ReducedHessian or ReducedCurvature
         With A, B and the blocks of K as sparse matrices.
-    sigma : float
+    sigma : float, optional
+        The shift.
     M : sparse matrix, (P, P), optional
         In place of the identity: (H - sigma M)^-1.
+
+    Attributes
+    ----------
+    below : int or None
+        The number of eigenvalues of H below sigma.
 
     Raises
     ------
     ArgumentError
-        If something is known by its products only, or the graph has no small separators.
+        If A, B or a block of K is known by its products only, or the graph has no small separators.
     SingularStateError
-        If the system is singular: sigma is an eigenvalue.
+        If the system is singular, since sigma is an eigenvalue.
+
+    Examples
+    --------
+    A Newton step, and the certificate that H is positive definite:
+
+    >>> import mfdeq, numpy as np, scipy.sparse as sp
+    >>> from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
+    >>> class Cubic(mfdeq.ResidualModel):
+    ...     state_size = param_size = 3
+    ...
+    ...     def residual(self, h, theta):
+    ...         return h + h**3 - theta
+    ...
+    ...     def linearize(self, h, theta):
+    ...         return mfdeq.Linearization(
+    ...             sp.diags(1 + 3 * h**2).tocsr(),
+    ...             -sp.identity(3, format="csr"),
+    ...             lambda lam: mfdeq.Curvature(state_state=sp.diags(6 * lam * h).tocsr()),
+    ...         )
+    >>> loss = mfdeq.LeastSquares(np.arange(3), np.zeros(3)) + mfdeq.QuadraticPrior(1.0)
+    >>> eq = mfdeq.solve(Cubic(), np.array([0.0, 2.0, 10.0]))
+    >>> H, g = eq.hessian(loss), eq.gradient(loss)
+    >>> inverse = ShiftedInverse(H)
+    >>> inverse.below
+    0
+    >>> bool(np.allclose(H @ (inverse @ g), g))
+    True
     """
 
     def __init__(self, H: ReducedCurvature, sigma: float = 0.0, M: Any = None) -> None:
@@ -70,22 +114,24 @@ class ShiftedInverse(SelfAdjoint):
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
         try:
-            self.factor: Any = self._factorized(H, M)
+            self.factor: Any = self._factorize(H, M)
         except ZeroDivisionError as error:
             raise self._on_an_eigenvalue("a pivot is zero") from error
         except ArithmeticError as error:
-            raise unsuited(str(error)) from error
-        if not self.factor.off <= REFINABLE:
-            raise self._on_an_eigenvalue(f"a solve leaves {self.factor.off:.0e}")
+            raise factorization_error(str(error)) from error
+        if not self.factor.unrefined_residual <= MAX_REFINABLE_RESIDUAL:
+            raise self._on_an_eigenvalue(
+                f"a solve leaves a relative residual of {self.factor.unrefined_residual:.0e}"
+            )
 
-    def _factorized(self, H: ReducedCurvature, M: Any) -> Any:
-        """A `Factor` of the system, with its `off`."""
-        return _Factor(Matrix(H.backend, _system(H, self.sigma, M)))
+    def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
+        """Factorize the system: a `Factor` that has its `unrefined_residual`."""
+        return _FrontalFactor(Matrix(H.backend, _system(H, self.sigma, M)))
 
     @functools.cached_property
     def below(self) -> int | None:
-        """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
-        if not self.factor.off <= BELIEVED:
+        """The number of eigenvalues of H below sigma; None if the signs of pivots may be wrong."""
+        if not self.factor.unrefined_residual <= MAX_COUNTING_RESIDUAL:
             return None
         negative, states = self.factor.fronts.negative_pivots(), self.factor.A.shape[0]
         return None if negative is None else negative - (states - self.shape[0]) // 2
@@ -107,12 +153,12 @@ class ShiftedInverse(SelfAdjoint):
         )
 
 
-class _Factor(Factor):
-    """The system's fronts; solves are refined to the true residual, as all are.
+class _FrontalFactor(Factor):
+    """A multifrontal factorization of the system; solves are refined to their true residual.
 
     Attributes
     ----------
-    off : float
+    unrefined_residual : float
         The relative residual of a solve without refinement.
     """
 
@@ -124,65 +170,73 @@ class _Factor(Factor):
         scaled = self.scaling.apply(A.array)
         self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
         b = A.backend.random(A.shape[0], seed=5)
-        self.off = A.backend.norm(b - scaled @ self.fronts.solve(b)) / A.backend.norm(b)
+        self.unrefined_residual = A.backend.norm(
+            b - scaled @ self.fronts.solve(b)
+        ) / A.backend.norm(b)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.scaling.solve(self.fronts.solve, b, adjoint)
 
 
-def parts(H: ReducedCurvature) -> tuple[Any, ...]:
-    """A, B and the blocks of K as sparse matrices on the host, or an `ArgumentError`."""
-    A, B = entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B")
+def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
+    """Return A, B and the blocks of K as sparse matrices on the host.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is not a sparse matrix.
+    """
+    A, B = assemble(H.eq.state_operator, "A"), assemble(H.eq.param_operator, "B")
     N, P = B.shape
-    return A, B, *_blocks_of(H, (P, P), (N, P), (N, N))
+    return A, B, *_curvature_blocks(H, (P, P), (N, P), (N, N))
 
 
 def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
-    """The matrix, its pattern that of the nodes' graph."""
-    A, B, pp, sp, ss = parts(H)
+    """Assemble the system, in the pattern of the graph of nodes."""
+    A, B, pp, sp, ss = assemble_blocks(H)
     N, P = B.shape
     shifted = pp - sigma * (sparse.identity(P, format="csr") if E is None else sparse.csr_matrix(E))
     M = sparse.bmat([[shifted, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
     node = host.concatenate([_nodes(B, sp), host.arange(N), host.arange(N)])
     members = sparse.csr_matrix((host.ones(P + 2 * N), (host.arange(P + 2 * N), node)))
     marks = sparse.csr_matrix((host.ones(M.nnz), (M.row, M.col)), shape=M.shape)
-    # Zeros that are stored count: the unknowns of a node then have the same neighbours.
-    alike = (members @ (members.T @ marks @ members) @ members.T).tocoo()
-    both = (host.concatenate([getattr(M, i), getattr(alike, i)]) for i in ("row", "col"))
-    values = host.concatenate([M.data, 0.0 * alike.data])
-    found = sparse.coo_matrix((values, tuple(both)), shape=M.shape).tocsr()
-    return H.backend.sparse.csr_matrix(found.astype(H.backend.dtype))
+    # Store zeros, too, so that all unknowns of a node have the same neighbours.
+    pattern = (members @ (members.T @ marks @ members) @ members.T).tocoo()
+    both = (host.concatenate([getattr(M, i), getattr(pattern, i)]) for i in ("row", "col"))
+    values = host.concatenate([M.data, 0.0 * pattern.data])
+    system = sparse.coo_matrix((values, tuple(both)), shape=M.shape).tocsr()
+    return H.backend.sparse.csr_matrix(system.astype(H.backend.dtype))
 
 
 def _nodes(B: Any, sp: Any) -> Any:
-    """The node of each parameter: the equation that it is largest in, else the state."""
+    """Assign each parameter to a node: the equation, or else the state, it is largest in."""
     N, P = B.shape
-    found = N + host.arange(P)  # one of its own where there is neither
+    nodes = N + host.arange(P)  # a node of its own for a parameter that is in neither
     for coupling in (sp.tocoo(), B.tocoo()):
         order = host.lexsort((abs(coupling.data), coupling.col))
-        found[coupling.col[order]] = coupling.row[order]  # the last of a column stays
-    return found
+        nodes[coupling.col[order]] = coupling.row[order]  # the largest of a column is written last
+    return nodes
 
 
-def _blocks_of(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
+def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
     if not isinstance(H.K, BlockCurvature):
-        raise unsuited("the curvature is known by its product only: give its blocks")
+        raise factorization_error("the curvature is known by its product only: give its blocks")
     return [
-        sparse.csr_matrix(shape) if block is None else entries(block, "a block of the curvature")
+        sparse.csr_matrix(shape) if block is None else assemble(block, "a block of the curvature")
         for block, shape in zip(H.K.blocks, shapes, strict=True)
     ]
 
 
-def entries(op: Operator, name: str) -> Any:
-    """The sparse matrix of an operator, on the host, or an `ArgumentError`."""
+def assemble(op: Operator, name: str) -> Any:
+    """Return the sparse matrix of an operator, on the host; an `ArgumentError` names it if none."""
     array = op.array
     if not is_sparse(array):
-        raise unsuited(f"{name} is not a sparse matrix")
+        raise factorization_error(f"{name} is not a sparse matrix")
     return sparse_on_host(array)
 
 
-def unsuited(why: str) -> ArgumentError:
-    """The error for a system that cannot be factorized."""
+def factorization_error(why: str) -> ArgumentError:
+    """Make the error for a system that cannot be factorized."""
     return ArgumentError(
         f"the Lagrangian system cannot be factorized: {why}. For extreme eigenvalues without it, "
         "leave sigma out of mfdeq.eigsh"
@@ -197,18 +251,18 @@ class LagrangianSolver:
     ----------
     shifted_inverse : type
         The subclass of `ShiftedInverse`.
-    parts : callable
-        ``parts(H)`` returns A, B and the blocks of K by their entries, or raises `ArgumentError`.
-    entries : callable
-        ``entries(op, name)`` returns the entries of one operator, or raises `ArgumentError`.
+    assemble_blocks : callable
+        ``assemble_blocks(H)`` returns A, B and the blocks of K by their entries, or raises `ArgumentError`.
+    assemble : callable
+        ``assemble(op, name)`` returns the entries of one operator, or raises `ArgumentError`.
     """
 
     shifted_inverse: type[ShiftedInverse]
-    parts: Callable[[ReducedCurvature], tuple[Any, ...]]
-    entries: Callable[[Any, str], Any]
+    assemble_blocks: Callable[[ReducedCurvature], tuple[Any, ...]]
+    assemble: Callable[[Any, str], Any]
 
 
-ON_HOST = LagrangianSolver(ShiftedInverse, parts, entries)
+ON_HOST = LagrangianSolver(ShiftedInverse, assemble_blocks, assemble)
 _of_libraries: dict[ArrayLibrary, LagrangianSolver] = {}
 
 

@@ -213,7 +213,9 @@ def minimize(
     else:
         eq = _at_the_start(functional, theta)
         if method == "newton":
-            solver_for(eq.backend).parts(eq.hessian(functional.loss))  # refused before the work
+            solver_for(eq.backend).assemble_blocks(
+                eq.hessian(functional.loss)
+            )  # refused before the work
         run.start(theta, limits, radius)
     target = gtol * run.report.steps[0].gradient_norm
     inner = min(INNER, 2 * theta.shape[0])

@@ -50,36 +50,38 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
             H = reduced(as_operator(backend_of(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
-    def _factorized(self, H: ReducedCurvature, M: Any) -> Any:
+    def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
         states, params = H.eq.param_operator.shape
         rows = H.backend.device.rows(params + states + states)
         system = FromMat(H.backend, _system(H, self.sigma, M), rows)
         try:
             factor: Any = self.solver.setup(system)
         except ArgumentError as error:
-            raise lagrangian.unsuited(str(error)) from error
+            raise lagrangian.factorization_error(str(error)) from error
         b = system.backend.random(system.shape[0], seed=5)
         rest = b - system._apply(factor._attempt(b, factor.rtol, False))
-        factor.off = system.backend.norm(rest) / system.backend.norm(b)
+        factor.unrefined_residual = system.backend.norm(rest) / system.backend.norm(b)
         return factor
 
     @functools.cached_property
     def below(self) -> int | None:
         """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
-        if not self.factor.off <= lagrangian.BELIEVED:
+        if not self.factor.unrefined_residual <= lagrangian.MAX_COUNTING_RESIDUAL:
             return None
         negative, zero = inertia(self.factor) or (0, 1)
         states = (self.factor.A.shape[0] - self.shape[0]) // 2
         return None if zero else negative - states
 
 
-def parts(H: ReducedCurvature) -> tuple[Any, ...]:
+def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     """A, B and the blocks of K as new Mats, or an `ArgumentError`."""
     if not isinstance(H.K, BlockCurvature):
-        raise lagrangian.unsuited("the curvature is known by its product only: give its blocks")
+        raise lagrangian.factorization_error(
+            "the curvature is known by its product only: give its blocks"
+        )
     names = ("params_params", "state_params", "state_state")
-    blocks = (entries(getattr(H.K, name), f"{name} of the curvature") for name in names)
-    return entries(H.eq.state_operator, "A"), entries(H.eq.param_operator, "B"), *blocks
+    blocks = (assemble(getattr(H.K, name), f"{name} of the curvature") for name in names)
+    return assemble(H.eq.state_operator, "A"), assemble(H.eq.param_operator, "B"), *blocks
 
 
 def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
@@ -95,7 +97,7 @@ def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
     """
     from petsc4py import PETSc
 
-    A, B, pp, sp, ss = parts(H)
+    A, B, pp, sp, ss = assemble_blocks(H)
     ranks = H.backend.device
     if M is None:
         M = diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
@@ -128,14 +130,16 @@ def _transposed(mat: Any) -> Any:
     return mat.transpose(PETSc.Mat())
 
 
-def entries(op: Operator, name: str) -> Any:
+def assemble(op: Operator, name: str) -> Any:
     """A new Mat of an operator's entries, or an `ArgumentError`."""
     try:
         return assembled(op)
     except LookupError as error:
-        raise lagrangian.unsuited(
+        raise lagrangian.factorization_error(
             f"of {name}, {error.args[0]} is known by its products only: give an assembled Mat"
         ) from error
 
 
-lagrangian.register_solver(PETSC, lagrangian.LagrangianSolver(ShiftedInverse, parts, entries))
+lagrangian.register_solver(
+    PETSC, lagrangian.LagrangianSolver(ShiftedInverse, assemble_blocks, assemble)
+)

@@ -17,7 +17,7 @@ from ..spectrum.products import Products
 from ..spectrum.shift_invert import missed, refined
 from .arrays import Distributed
 from .ksp import configured, database, in_words
-from .lagrangian import ShiftedInverse, parts
+from .lagrangian import ShiftedInverse, assemble_blocks
 from .objects import as_mat
 from .ranks import Ranks
 
@@ -106,7 +106,7 @@ def eigsh(
     if start.shape[1] > 1:
         raise ArgumentError(f"v0 has {start.shape[1]} columns; SLEPc starts from one vector")
     if certify:
-        parts(reduced(hessian))  # refused before the work
+        assemble_blocks(reduced(hessian))  # refused before the work
     ends = [(which, k)] if which != "BE" else [("SA", k // 2), ("LA", k - k // 2)]
     products = Products(hessian, progress, Euclidean(backend))
     inverse = None

@@ -159,7 +159,7 @@ def eigsh(
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
-        solver_for(backend).parts(reduced(hessian))  # refused before the work
+        solver_for(backend).assemble_blocks(reduced(hessian))  # refused before the work
     if sigma is not None and resume is not None:
         raise ArgumentError("resume goes on from a basis of H, which sigma has no use for")
     if preconditioner is not None:

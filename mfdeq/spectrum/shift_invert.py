@@ -75,7 +75,7 @@ def entries(metric: Metric | None) -> Any:
     """The matrix of M, as the Lagrangian system takes it; None of the identity."""
     if metric is None or metric.is_identity:
         return None
-    return solver_for(metric.backend).entries(metric, "M")
+    return solver_for(metric.backend).assemble(metric, "M")
 
 
 def refined(S: Operator, vectors: Array, metric: Metric) -> Array:
