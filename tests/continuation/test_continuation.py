@@ -7,51 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from support.case_models import Bratu, SpectralBratu
+from support.branch_models import FOLD, PITCHFORK, SADDLE, TRANSCRITICAL, Normal, bratu, square
+from support.case_models import Bratu
 from support.cases import close
-from support.closed_forms import chebyshev_laplacian, five_point_laplacian
+from support.closed_forms import five_point_laplacian
 
 import mfdeq
 
-FOLD = 3.51383071912516  # of Bratu's equation in one dimension
 
-
-def bratu(n=24):
-    """In one dimension, by collocation."""
-    return SpectralBratu(
-        np, np.float64, laplacian=chebyshev_laplacian(n), spread=np.ones((n - 1, 1))
-    )
-
-
-def square(n):
-    """In two, by the five-point formula."""
-    return Bratu(np, np.float64, laplacian=five_point_laplacian(n), spread=np.ones((n * n, 1)))
-
-
-class Normal(mfdeq.ResidualModel):
-    """A normal form in the first unknown, a linear equation in the second."""
-
-    state_size, param_size = 2, 1
-
-    def __init__(self, form, in_state, in_theta):
-        self.form, self.in_state, self.in_theta = form, in_state, in_theta
-
-    def residual(self, h, theta):
-        return np.array([-self.form(h[0], theta[0]), h[1] - h[0] - 1.0])
-
-    def linearize(self, h, theta):
-        return mfdeq.Linearization(
-            d_state=np.array([[-self.in_state(h[0], theta[0]), 0.0], [-1.0, 1.0]]),
-            d_params=np.array([[-self.in_theta(h[0], theta[0])], [0.0]]),
-        )
-
-
-PITCHFORK = Normal(lambda x, r: r * x - x**3, lambda x, r: r - 3 * x**2, lambda x, r: x)
-TRANSCRITICAL = Normal(lambda x, r: r * x - x**2, lambda x, r: r - 2 * x, lambda x, r: x)
-SADDLE = Normal(lambda x, r: r - x**2, lambda x, r: -2 * x, lambda x, r: 1.0)
-
-
-def test_bratu_s_fold_in_one_dimension():
+def test_the_fold_of_bratu_in_one_dimension_is_located():
     """To eleven digits; and the upper branch at lambda = 1."""
     branch = mfdeq.follow(bratu(), np.array([2.0]), span=(-1.0, 2.0), eigenvalues=3)
     (fold,) = branch.folds
@@ -83,7 +47,7 @@ def test_the_tangent_is_the_derivative_along_the_branch():
     assert back.points[1].t < 0
 
 
-def test_bratu_s_fold_in_two_dimensions():
+def test_folds_of_bratu_in_two_dimensions_extrapolate_to_the_known_one():
     """The discrete folds extrapolate (Richardson) to that of the equation."""
     folds = []
     for n in (7, 15, 31, 63):
@@ -98,7 +62,7 @@ def test_bratu_s_fold_in_two_dimensions():
     assert abs(folds[0] - 6.808124423) < 2e-9
 
 
-def test_both_branches_of_a_pitchfork():
+def test_both_branches_of_a_pitchfork_are_followed():
     for theta0 in (-1.0, -0.37):
         branch = mfdeq.follow(PITCHFORK, np.array([theta0]), span=(-0.1, 2.0), eigenvalues=2)
         (crossing,) = branch.crossings
@@ -120,7 +84,7 @@ def test_both_branches_of_a_pitchfork():
             assert abs(found) == pytest.approx(np.sqrt(theta0 + 2.0))
 
 
-def test_a_transcritical_crossing():
+def test_both_branches_of_a_transcritical_crossing_are_followed():
     branch = mfdeq.follow(TRANSCRITICAL, np.array([-1.0]), span=(0.0, 2.0))
     (crossing,) = branch.crossings
     assert abs(crossing.t - 1.0) < 1e-7
@@ -150,7 +114,7 @@ def test_natural_steps_end_at_a_fold():
     close(whole.points[-1].state, mfdeq.solve(bratu(), np.array([3.0])).state, 1e-8)
 
 
-def test_a_map_loses_its_stability():
+def test_unstable_counts_of_a_map_match_its_eigenvalues():
     class Logistic(mfdeq.FixedPointModel):
         """h = theta h (1 - h): zero and 1 - 1 / theta, unstable beyond 1 and 3."""
 
@@ -171,7 +135,7 @@ def test_a_map_loses_its_stability():
         assert point.unstable == (point.t > 1)
 
 
-def test_eigenvalues_of_a_large_state():
+def test_eigenvalues_of_a_large_state_match_the_exact_ones():
     """By products only: those of a shifted Laplace matrix nearest to zero."""
     n = 300
     L = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n)).tocsr()
@@ -190,7 +154,7 @@ def test_eigenvalues_of_a_large_state():
     close(branch.points[-1].eigenvalues.real, exact - 5e-5, 1e-6)
 
 
-def test_parameters_of_many_along_a_direction():
+def test_many_parameters_are_followed_along_a_direction():
     n = 4
     model = Bratu(np, np.float64, laplacian=five_point_laplacian(n), spread=np.eye(n * n))
     d = np.linspace(0.5, 1.5, n * n)
@@ -204,7 +168,7 @@ def test_parameters_of_many_along_a_direction():
     close(alone.points[-1].state, eq.state, 1e-8)
 
 
-def test_what_was_followed_is_not_lost():
+def test_an_error_carries_the_branch_so_far():
     def form(x, r):
         return r - x if r < 0.5 else np.nan
 
@@ -229,7 +193,7 @@ def test_a_corrector_does_not_jump_to_another_part_of_the_branch():
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_what_was_followed_up_to_an_overflow_is_not_lost(tmp_path):
+def test_an_overflow_carries_the_branch_so_far(tmp_path):
     """States of 355, whose exponentials have no norm; and a start from the checkpoint."""
     model = Bratu(np, np.float64, laplacian=five_point_laplacian(3), spread=np.ones((9, 1)))
 
@@ -267,13 +231,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_bad_arguments(what):
+def test_wrong_arguments_are_refused(what):
     options, said = WRONG[what]
     with pytest.raises(mfdeq.ArgumentError, match=said):
         mfdeq.follow(bratu(8), np.array([1.0]), **options)
 
 
-def test_a_direction_must_be_said_and_a_start_be_a_crossing():
+def test_a_missing_direction_and_an_ordinary_start_point_are_refused():
     model = Bratu(np, np.float64, laplacian=five_point_laplacian(3), spread=np.eye(9))
     with pytest.raises(mfdeq.ArgumentError, match="one of 9 parameters, got None"):
         mfdeq.follow(model, np.ones(9), span=(0, 1))
@@ -282,7 +246,7 @@ def test_a_direction_must_be_said_and_a_start_be_a_crossing():
         mfdeq.follow(bratu(8), np.array([1.0]), span=(0, 1), start=branch.points[1])
 
 
-def test_eigenvalues_beside_a_fold_of_a_large_state():
+def test_eigenvalues_near_a_fold_of_a_large_state_are_counted():
     """Where A is singular to nine digits, and solves are by iteration."""
     branch = mfdeq.follow(square(15), np.array([6.0]), span=(-0.2, 2.0), eigenvalues=2)
     (fold,) = branch.folds
@@ -314,7 +278,7 @@ def test_a_model_is_linearized_once_at_a_point():
     assert len(calls) <= 2 * len(set(calls))
 
 
-def test_what_grows_may_be_out_of_sight():
+def test_uncertain_counts_are_withheld():
     # Beyond the fold the eigenvalue that grows is soon farther from zero than the next one.
     branch = mfdeq.follow(bratu(250), np.array([2.0]), span=(-1.9, 2.0), eigenvalues=1)
     at = branch.points.index(branch.folds[0])

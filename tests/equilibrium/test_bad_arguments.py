@@ -223,7 +223,7 @@ ARGUMENTS = table(
 
 
 @pytest.mark.parametrize(("use", "words"), ARGUMENTS)
-def test_an_argument(use, words):
+def test_a_wrong_argument_is_named_with_what_was_expected(use, words):
     with refused(ArgumentError, words):
         use()
 
@@ -240,12 +240,12 @@ def test_an_argument(use, words):
         ("short product", operator(np.eye(60), matvec=lambda x: x[:-1]), "product of H .* reshape"),
     ),
 )
-def test_an_operator_of_eigsh(H, words):
+def test_an_invalid_operator_of_eigsh_is_refused(H, words):
     with refused(ModelError, words):
         mfdeq.eigsh(H, 2)
 
 
-def test_eigsh_of_what_is_not_symmetric_or_too_dear():
+def test_eigsh_refuses_asymmetry_and_stops_at_max_products():
     A = np.random.default_rng(0).standard_normal((60, 60))
     for H in (A, A[:5, :5], operator(A), csr_array(A)):
         with refused(ConvergenceError, "is not symmetric to that accuracy"):
@@ -254,7 +254,7 @@ def test_eigsh_of_what_is_not_symmetric_or_too_dear():
         mfdeq.eigsh(A + A.T, 2, which="BE", rtol=1e-10, max_products=1)
 
 
-def test_eigsh_of_a_vector_by_vector_operator():
+def test_eigsh_takes_an_operator_of_vectors_only():
     # scipy's stand-in for a missing block product would hand it columns, which broadcast.
     d = np.arange(1.0, 6.0)
     only = LinearOperator((5, 5), matvec=lambda x: d * x, dtype=float)

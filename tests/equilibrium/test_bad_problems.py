@@ -74,7 +74,7 @@ FITTING.remove(("direct", "products"))
 @pytest.mark.parametrize("consistent", [True, False])
 @pytest.mark.parametrize(("solver", "form"), FITTING)
 @pytest.mark.parametrize("matrix", SINGULAR)
-def test_a_singular_state_operator(matrix, solver, form, consistent):
+def test_a_singular_state_operator_is_a_typed_error(matrix, solver, form, consistent):
     A = SINGULAR[matrix]
     b = np.random.default_rng(1).standard_normal(n)
     model = Linear(FORMS[form](A), A @ b if consistent else b)
@@ -88,7 +88,7 @@ def test_a_singular_state_operator(matrix, solver, form, consistent):
 
 @pytest.mark.parametrize("solver", ["direct", "gmres"])
 @pytest.mark.parametrize("matrix", SINGULAR)
-def test_a_solve_with_a_singular_matrix_and_an_inconsistent_right_side(matrix, solver):
+def test_an_inconsistent_singular_system_is_a_typed_error(matrix, solver):
     # What comes back would be 1e16 times the null vector.
     b = np.ones(n) + np.arange(n)
     for given in (b, np.stack([SINGULAR[matrix] @ b, 0 * b, b], axis=1)):
@@ -96,7 +96,7 @@ def test_a_solve_with_a_singular_matrix_and_an_inconsistent_right_side(matrix, s
             SOLVERS[solver].setup(SINGULAR[matrix]).solve(given)
 
 
-def test_a_singular_error_carries_what_was_found():
+def test_a_singular_error_carries_state_report_and_digits():
     A = SINGULAR["to rounding"]
     eq = mfdeq.solve(Linear(A, A @ np.ones(n)), ONE)
     with refused(SingularStateError, "digits left", "undetermined") as caught:
@@ -160,7 +160,7 @@ HOPELESS = {
 
 @pytest.mark.parametrize("method", ["auto", "newton", "anderson", "picard"])
 @pytest.mark.parametrize("name", HOPELESS)
-def test_a_problem_without_a_solution(name, method):
+def test_a_problem_without_a_solution_is_an_error_with_the_best_state(name, method):
     model, theta = HOPELESS[name]
     with pytest.raises((ConvergenceError, SingularStateError)) as caught:
         mfdeq.solve(model, theta, method=method)
@@ -174,13 +174,13 @@ def test_a_problem_without_a_solution(name, method):
     assert "nan" not in str(error)
 
 
-def test_auto_says_what_it_fell_back_from():
+def test_the_error_of_auto_is_that_of_its_first_method():
     with refused(ConvergenceError, "newton stalled: no decrease", "fold") as caught:
         mfdeq.solve(Bratu(), 4 * ONE)
     assert caught.value.report.method == "newton"
 
 
-def test_too_few_iterations():
+def test_max_iterations_limits_every_method():
     for method in ("newton", "anderson", "picard"):
         with refused(ConvergenceError, f"{method} did not converge in 1 iterations") as caught:
             mfdeq.solve(Toy(), THETA, method=method, max_iterations=1)
@@ -201,7 +201,7 @@ class Undefined(mfdeq.FixedPointModel):
             return mfdeq.Linearization((theta / h)[:, None], np.log(h)[:, None])
 
 
-def test_undefined_at_the_start():
+def test_a_map_undefined_at_the_default_start_is_named():
     theta = 0.5 * ONE
     words = "holds NaN or infinity at the model's default start", "initial_state", "residual_scale"
     with refused(ModelError, "Undefined.map", *words):
@@ -222,13 +222,13 @@ def test_a_far_start_does_not_loosen_the_tolerance(method):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_an_rtol_below_the_floor(kind):
+def test_an_rtol_below_the_floor_is_an_error(kind):
     for rtol in (1e-30, 0.5 * np.finfo(kind).eps):
         with refused(ConvergenceError, "cannot reach rtol", "is the floor", "Ask for no less"):
             mfdeq.solve(Toy(), THETA.astype(kind), rtol=rtol)
 
 
-def test_an_rtol_of_a_scale_that_is_zero():
+def test_an_rtol_relative_to_a_zero_scale_is_an_error():
     # The default start is the solution, so that ||R|| there is no scale.
     model = Toy(initial_state=lambda _: EQ.state, residual_scale=lambda _: None)
     model.map = lambda h, theta: EQ.state
@@ -236,7 +236,7 @@ def test_an_rtol_of_a_scale_that_is_zero():
         mfdeq.solve(model, THETA, rtol=1e-8)
 
 
-def test_a_state_that_is_not_an_equilibrium():
+def test_equilibrium_at_refuses_a_state_that_is_none():
     with refused(ConvergenceError, "is not an equilibrium", "h0 to mfdeq.solve"):
         mfdeq.equilibrium_at(Toy(), THETA, EQ.state + 1e-6)
 
@@ -244,7 +244,7 @@ def test_a_state_that_is_not_an_equilibrium():
 # Where an iteration cannot contract, or runs out.
 
 
-def test_neumann_where_it_does_not_contract():
+def test_neumann_refuses_a_map_that_does_not_contract():
     for factor in (-1.2, 1.0, 2.0):
         with refused(ConvergenceError, "spectral radius", r"Use mfdeq.Direct\(\) or mfdeq.Krylov"):
             mfdeq.Neumann().setup((1 - factor) * np.eye(4))
@@ -259,7 +259,7 @@ def test_neumann_gives_up_where_it_stalls():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_krylov_method_that_runs_out(method):
+def test_a_krylov_method_out_of_iterations_is_an_error(method):
     A = csr_array(five_point_laplacian(20))
     factor = mfdeq.Krylov(method, max_iterations=5).setup(A)
     with refused(ConvergenceError, method, "above its tolerance", "more iterations") as caught:
@@ -305,7 +305,7 @@ def test_a_large_operator_does_not_become_dense(name):
     assert (sides @ op).shape == (2, op.shape[1])
 
 
-def test_a_small_operator_does():
+def test_a_small_operator_becomes_dense():
     np.testing.assert_array_equal(np.asarray(H), H.toarray())
     np.testing.assert_allclose(H.toarray() @ V, H @ V, rtol=1e-12)
     assert np.asarray(H, dtype=np.float32).dtype == np.float32
@@ -315,7 +315,7 @@ def test_a_small_operator_does():
 
 
 @pytest.mark.parametrize("field", ["d_state", "d_params"])
-def test_verify_of_an_adjoint_that_is_not_one(field):
+def test_verify_fails_on_a_wrong_adjoint(field):
     model = Toy(**{field: lambda A: operator(A, rmatvec=lambda y: -y)})
     with refused(DerivativeError, field):
         mfdeq.solve(model, THETA)
@@ -325,7 +325,7 @@ def test_verify_of_an_adjoint_that_is_not_one(field):
         verification.raise_if_failed()
 
 
-def test_verify_of_a_problem_without_a_solution():
+def test_verify_is_inconclusive_without_a_solution():
     verification = mfdeq.verify(Bratu(), 4 * ONE)
     assert verification.verdict == "INCONCLUSIVE"
     assert not verification

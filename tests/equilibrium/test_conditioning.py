@@ -58,7 +58,7 @@ def random_nonsymmetric(n):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("shift", [0.0, -0.0058])  # the lowest eigenvalue is 0.00587
-def test_the_least_singular_value_and_its_vectors(solver, shift):
+def test_the_least_singular_value_and_its_vectors_match_the_svd(solver, shift):
     A = (LAPLACIAN + shift * sp.identity(40)).tocsr()
     eq = mfdeq.solve(Linear(A), np.ones(40), solver=SOLVERS[solver])
     found, exact = eq.smallest_singular, np.linalg.svd(A.toarray())
@@ -70,7 +70,7 @@ def test_the_least_singular_value_and_its_vectors(solver, shift):
     assert f"{found.value:.1e}" in str(eq.report)
 
 
-def test_left_and_right_are_told_apart():
+def test_left_and_right_vectors_are_not_swapped():
     A = np.array([[1.0, 1.0], [0.0, 1e-3]])
     found = mfdeq.solve(Linear(A), np.ones(2)).smallest_singular
     left, sigma, right = np.linalg.svd(A)
@@ -79,7 +79,7 @@ def test_left_and_right_are_told_apart():
     assert found.value == pytest.approx(sigma[1])
 
 
-def test_it_costs_a_few_solves_and_half_of_them_along_a_path():
+def test_the_singular_value_costs_few_solves_and_fewer_along_a_path():
     A = sp.csr_matrix(random_nonsymmetric(60))
     loss = mfdeq.LeastSquares(np.arange(60), np.zeros(60))
     eq = mfdeq.solve(Linear(A), np.ones(60))
@@ -95,7 +95,7 @@ def test_it_costs_a_few_solves_and_half_of_them_along_a_path():
     assert taken[1] == 1 < taken[0]
 
 
-def test_a_warning_near_a_fold_and_an_error_at_it():
+def test_a_fold_is_a_warning_nearby_and_an_error_on_the_spot():
     """Rounding moves h by eps / (h - 1), and A by that."""
     model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
     with warnings.catch_warnings():
@@ -113,7 +113,7 @@ def test_a_warning_near_a_fold_and_an_error_at_it():
         eq.gradient(loss)
 
 
-def test_a_state_that_was_meant_to_be_rough_is_no_fold():
+def test_a_rough_state_causes_no_warning():
     model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
     eq = mfdeq.solve(model, np.array([0.1]), rtol=1e-2)
     with warnings.catch_warnings():
@@ -124,7 +124,7 @@ def test_a_state_that_was_meant_to_be_rough_is_no_fold():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("side", ["rows", "columns", "both"])
-def test_bad_scaling_alone_does_not_set_it_off(side, dtype):
+def test_bad_scaling_causes_no_warning(side, dtype):
     """Units: pascals beside metres, in the equations, in the state, in both."""
     span = 8 if dtype == "float64" else 3
     units = sp.diags(10.0 ** np.random.default_rng(0).uniform(-span, span, 40))

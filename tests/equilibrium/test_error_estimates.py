@@ -57,23 +57,23 @@ PROBLEMS = {
     "groundwater": (groundwater, GMRES),
     "layer": (layer, mfdeq.Krylov("gmres")),
 }
-MADE = {}
+CACHE = {}
 
 
 def problem(name):
     """Of a problem: model, theta, loss, an iterative solver, the exact equilibrium, a direction."""
-    if name not in MADE:
+    if name not in CACHE:
         make, solver = PROBLEMS[name]
         if name in ("bratu", "groundwater"):
             pytest.importorskip("matplotlib", reason="the examples need the extra plot")
         model, theta, loss = make()
         exact = mfdeq.solve(model, theta, solver=mfdeq.Direct()).polish()
         v = np.random.default_rng(3).standard_normal(model.param_size)
-        MADE[name] = model, theta, loss, solver, exact, v
-    return MADE[name]
+        CACHE[name] = model, theta, loss, solver, exact, v
+    return CACHE[name]
 
 
-def at_a_distance(exact, off, solver):
+def perturbed(exact, off, solver):
     """An equilibrium that is off by what a residual leaves."""
     e = exact.factor.solve(np.random.default_rng(1).standard_normal(exact.state.shape[0]))
     h = exact.state + off * np.linalg.norm(exact.state) * e / np.linalg.norm(e)
@@ -81,7 +81,7 @@ def at_a_distance(exact, off, solver):
     return mfdeq.Equilibrium(exact.problem, h, given, reused_solver(solver), mfdeq.SolveReport())
 
 
-def judged(found, error, truth):
+def check_estimate(found, error, truth):
     off, estimate, size = (np.linalg.norm(x) for x in (found - truth, error, truth))
     assert off <= estimate + 1e-12 * size
     assert estimate <= 10 * off + 1e-9 * size  # below that derivatives that are differences end
@@ -92,23 +92,34 @@ def judged(found, error, truth):
 @pytest.mark.parametrize("off", [1e-4, 1e-6, 1e-8, 0.0])
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_estimate_is_an_estimate(name, direct, off, inner):
+def test_estimates_are_one_to_ten_times_the_true_error(name, direct, off, inner):
     _, _, loss, solver, exact, v = problem(name)
-    eq = at_a_distance(exact, off, mfdeq.Direct() if direct else solver)
+    eq = perturbed(exact, off, mfdeq.Direct() if direct else solver)
     g, error = eq.gradient_with_error(loss, rtol=inner)
-    worst = judged(g, error, exact.gradient(loss))
+    worst = check_estimate(g, error, exact.gradient(loss))
     product, error = eq.hessian(loss).with_error(v, rtol=inner)
-    judged(product, error, exact.hessian(loss) @ v)
+    check_estimate(product, error, exact.hessian(loss) @ v)
     assert worst > 1e-12 or off == 0.0  # that there was something to estimate
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_exact_and_inexact_products_are_the_same_formula(name):
+    """With the same inner solves they are the same numbers."""
+    _, _, loss, _, exact, v = problem(name)
+    H, rtol = exact.hessian(loss), exact.factor.rtol
+    for x in (v, np.stack([v, -2 * v], axis=1)):
+        np.testing.assert_array_equal(H.apply_inexact(x, rtol), H @ x)
+        np.testing.assert_array_equal(H.with_error(x)[0], H @ x)
+    np.testing.assert_array_equal(exact.gradient_with_error(loss)[0], exact.gradient(loss))
 
 
 @pytest.mark.parametrize("rtol", TOLERANCES)
 @pytest.mark.parametrize("off", [1e-3, 1e-7])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_what_is_asked_for_is_reached(name, off, rtol):
+def test_the_accuracy_asked_for_is_reached(name, off, rtol):
     """Whatever the state that was solved for; at less cost where less is asked for."""
     _, _, loss, solver, exact, v = problem(name)
-    eq = at_a_distance(exact, 1e-5 if name == "groundwater" else off, solver)
+    eq = perturbed(exact, 1e-5 if name == "groundwater" else off, solver)
     g, truth = eq.gradient(loss, rtol=rtol), exact.gradient(loss)
     assert np.linalg.norm(g - truth) <= eq.report.gradient_error * np.linalg.norm(truth)
     assert eq.report.gradient_error <= rtol
@@ -139,7 +150,7 @@ def test_less_accuracy_costs_less():
     assert taken[0] < 0.6 * taken[1]
 
 
-def test_a_reduced_functional_of_some_accuracy():
+def test_a_reduced_functional_is_as_accurate_as_asked_for():
     model, theta, loss, solver, exact, v = problem("diffusion")
     F = mfdeq.ReducedFunctional(model, loss, accuracy=1e-3, solver=solver)
     g, truth = F.gradient(theta), exact.gradient(loss)
@@ -150,7 +161,7 @@ def test_a_reduced_functional_of_some_accuracy():
 
 def test_an_accuracy_out_of_reach_is_an_error_with_the_best():
     _, _, loss, solver, exact, v = problem("diffusion")
-    eq = at_a_distance(exact, 1e-6, solver)
+    eq = perturbed(exact, 1e-6, solver)
     for compute in (
         lambda: eq.gradient(loss, rtol=1e-16),
         lambda: eq.hessian(loss).to_accuracy(1e-16) @ v,
@@ -160,7 +171,7 @@ def test_an_accuracy_out_of_reach_is_an_error_with_the_best():
         assert caught.value.best is not None
 
 
-def test_derivatives_that_are_differences_limit_it():
+def test_finite_differences_limit_the_accuracy():
     def f(h, theta):
         h, theta = np.asarray(h, dtype=float), np.asarray(theta, dtype=float)
         return h + 0.1 * h**3 - np.exp(theta)
@@ -175,7 +186,7 @@ def test_derivatives_that_are_differences_limit_it():
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1.0, "tight"])
-def test_bad_tolerances(rtol):
+def test_tolerances_outside_zero_to_one_are_refused(rtol):
     _, _, loss, _, exact, _ = problem("diffusion")
     with pytest.raises(mfdeq.ArgumentError, match="rtol of gradient"):
         exact.gradient(loss, rtol=rtol)

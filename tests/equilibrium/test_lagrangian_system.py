@@ -115,21 +115,21 @@ def one_for_all():
 
 
 PROBLEMS = {"diffusion": diffusion, "coarse": coarse, "map": a_map, "global": one_for_all}
-MADE = {}
+CACHE = {}
 
 
 def problem(name):
     """H and its dense truth."""
-    if name not in MADE:
+    if name not in CACHE:
         model, theta, loss = PROBLEMS[name]()
         H = mfdeq.solve(model, theta).hessian(loss)
-        MADE[name] = H, np.linalg.eigvalsh(H.toarray()), H.toarray()
-    return MADE[name]
+        CACHE[name] = H, np.linalg.eigvalsh(H.toarray()), H.toarray()
+    return CACHE[name]
 
 
 @pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.9, 1.1])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_solves_and_counts(name, where):
+def test_solves_and_counts_match_the_dense_hessian(name, where):
     H, values, dense = problem(name)
     P = len(values)
     sigma = -0.5 * abs(values).max() if where == 0 else 1.1 * values[-1]
@@ -147,7 +147,7 @@ def test_solves_and_counts(name, where):
 
 @pytest.mark.parametrize("k", [1, 4])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_nearest_to_a_shift(name, k):
+def test_eigsh_finds_the_eigenvalues_nearest_to_a_shift(name, k):
     H, values, _ = problem(name)
     for sigma in (0.0, values[len(values) // 2] * 1.0001, values[0] - 1e-3 * abs(values[0])):
         pairs = mfdeq.eigsh(H, k=k, sigma=sigma, certify=True)
@@ -165,7 +165,7 @@ def test_counts_certify_extreme_eigenvalues():
     assert pairs.report.missed == 0
 
 
-def test_one_that_was_missed_is_counted():
+def test_a_missed_eigenvalue_is_counted():
     H, *_ = problem("coarse")
     pairs = mfdeq.eigsh(H, k=5, sigma=0.0)
     kept = [0, 1, 3, 4]
@@ -176,7 +176,7 @@ def test_one_that_was_missed_is_counted():
     assert missed(H, pairs, ShiftedInverse(H, 0.0)) == 0
 
 
-def test_a_newton_step():
+def test_a_newton_step_solves_with_the_hessian():
     """Exact, and without the Hessian: H step = -g."""
     model, theta, loss = diffusion()
     eq = mfdeq.solve(model, theta)
@@ -185,13 +185,13 @@ def test_a_newton_step():
     assert np.linalg.norm(H @ step + g) <= 1e-8 * np.linalg.norm(g)
 
 
-def test_a_shift_on_an_eigenvalue():
+def test_a_shift_on_an_eigenvalue_is_an_error():
     H, values, _ = problem("map")
     with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError), match="eigenvalue"):
         ShiftedInverse(H, values[3]) @ np.ones(len(values))
 
 
-def test_a_singular_gauss_newton_says_so():
+def test_a_singular_gauss_newton_part_needs_another_shift():
     model, theta, _ = coarse()
     few = mfdeq.LeastSquares(np.arange(0, 75, 10), np.zeros(8))  # 8 data for 25 parameters
     H = mfdeq.solve(model, theta).hessian(few).gauss_newton
@@ -201,7 +201,7 @@ def test_a_singular_gauss_newton_says_so():
     np.testing.assert_allclose(pairs.values, 0.0, atol=1e-10)
 
 
-def test_float32():
+def test_float32_hessians_are_solved_and_counted():
     model, theta, loss = diffusion()
 
     class Single(Diffusion):
@@ -219,7 +219,7 @@ def test_float32():
     assert ShiftedInverse(H, sigma).below == len(exact)
 
 
-def test_what_cannot_be_certified_is_refused_before_the_work():
+def test_certifying_without_blocks_is_refused_before_any_solve():
     model, theta, _ = diffusion()
     product = mfdeq.Loss(
         lambda h, t: (h**2).sum(),
@@ -235,7 +235,7 @@ def test_what_cannot_be_certified_is_refused_before_the_work():
     assert eq.report.linear.columns == before
 
 
-def test_a_count_that_cannot_be_had_loses_no_results(monkeypatch):
+def test_pairs_are_returned_where_the_count_fails(monkeypatch):
     H, values, _ = problem("coarse")
 
     def refuse(*_):
@@ -247,13 +247,13 @@ def test_a_count_that_cannot_be_had_loses_no_results(monkeypatch):
     assert pairs.report.missed is None
 
 
-def test_a_basis_is_of_no_use_to_a_shift():
+def test_resume_with_a_shift_is_refused():
     H, *_ = problem("map")
     with pytest.raises(mfdeq.ArgumentError, match="resume"):
         mfdeq.eigsh(H, k=2, sigma=0.1, resume=mfdeq.eigsh(H, k=2))
 
 
-def test_what_has_no_entries_is_refused():
+def test_operators_without_entries_are_refused():
     model, theta, loss = a_map()
     H = mfdeq.solve(model, theta).hessian(loss)
     for sigma in (np.nan, "zero", True):

@@ -20,17 +20,15 @@ def component(index, size):
 
 
 @pytest.mark.parametrize("method", ["auto", "newton", "anderson", "picard"])
-def test_cosine(method):
+def test_cosine_matches_its_closed_form(method):
     eq = mfdeq.solve(Cosine(), np.zeros(1), method=method)
     one = np.ones(1)
     h = brentq(lambda h: np.cos(h) - h, 0, 1, xtol=1e-15)
     slope = 1 / (1 + np.sin(h))
     bend = -np.cos(h) * slope**3
-    assert (f"{h:.10f}", f"{slope:.7f}", f"{bend:.7f}") == (
-        "0.7390851332",
-        "0.5975100",
-        "-0.1576631",
-    )
+    assert h == pytest.approx(0.7390851332, abs=1e-10)
+    assert slope == pytest.approx(0.5975100, abs=1e-7)
+    assert bend == pytest.approx(-0.1576631, abs=1e-7)
     loss = component(0, 1)
     for actual, expected in (
         (eq.state[0], h),
@@ -70,7 +68,7 @@ def test_affine_map_has_no_dynamics_curvature():
 
 @pytest.mark.parametrize("n", [8, 40])
 @pytest.mark.parametrize("method", ["auto", "newton", "anderson"])
-def test_chandrasekhar(n, method):
+def test_chandrasekhar_matches_its_closed_form(n, method):
     case = case_of(*chandrasekhar(n), name="chandrasekhar")
     w = case.written[0].w
     value, gradient, hessian = chandrasekhar_closed_form(w, case.params)
@@ -83,7 +81,7 @@ def test_chandrasekhar(n, method):
 
 
 @pytest.mark.parametrize("n", [12, pytest.param(2000, marks=pytest.mark.slow)])
-def test_chandrasekhar_spectrum(n):
+def test_chandrasekhar_hessian_has_one_eigenvalue(n):
     """One eigenvalue, |w|^2 (1 - 2a)^(-3/2), and n - 1 zeros."""
     model, loss, psi = chandrasekhar(n)  # no case: its dense truth is of n^3 entries
     model, loss = model(np, "float64"), loss(np, "float64").given()
@@ -99,7 +97,7 @@ def test_chandrasekhar_spectrum(n):
     assert np.max(abs(everything[:-1])) <= 1e-9 * top
 
 
-def test_chandrasekhar_near_its_fold():
+def test_chandrasekhar_is_accurate_near_its_fold():
     """a = 0.4995: the Hessian is 3e4 times that at a = 0, and still right."""
     model, loss, psi = chandrasekhar(8)
     w = model.keywords["w"]
@@ -114,7 +112,7 @@ def test_chandrasekhar_near_its_fold():
 
 
 def bratu(n, lam, centre=None):
-    """Equilibrium from a bump of that height, and the index of the centre."""
+    """The equilibrium from a start of that height, and the index of the centre."""
     model = SpectralBratu(laplacian=chebyshev_laplacian(n), spread=np.ones((n - 1, 1)))
     x = (1 + np.cos(np.pi * np.arange(1, n) / n)) / 2
     h0 = None if centre is None else 4 * centre * x * (1 - x)
@@ -124,21 +122,22 @@ def bratu(n, lam, centre=None):
 @pytest.mark.parametrize(
     ("n", "lam", "start", "value", "slope"),
     [
-        (24, 1.0, None, "0.140539214400", "0.1592028062"),
-        (40, 3.5, None, None, "3.5748595798"),
-        (64, 1.0, 4.1, "4.091467246189", None),
+        (24, 1.0, None, 0.140539214400, 0.1592028062),
+        (40, 3.5, None, None, 3.5748595798),
+        (64, 1.0, 4.1, 4.091467246189, None),
     ],
     ids=["lower", "near the fold", "upper"],
 )
-def test_bratu(n, lam, start, value, slope):
+def test_bratu_matches_its_closed_form(n, lam, start, value, slope):
     eq, centre = bratu(n, lam, start)
     u, du, d2u = bratu_centre(lam, upper=start is not None)
     one = np.ones(1)
     loss = component(centre, n - 1)
+    # Published figures; then the closed form, to what the state and its derivatives are solved to.
     if value is not None:
-        assert f"{eq.state[centre]:.12f}" == value
+        assert eq.state[centre] == pytest.approx(value, rel=1e-10)
     if slope is not None:
-        assert f"{eq.gradient(loss)[0]:.10f}" == slope
+        assert eq.gradient(loss)[0] == pytest.approx(slope, rel=1e-9)
     assert eq.state[centre] == pytest.approx(u, rel=1e-10)
     assert eq.gradient(loss)[0] == pytest.approx(du, rel=1e-9)
     assert (eq.sensitivity @ one)[centre] == pytest.approx(du, rel=1e-9)
@@ -185,7 +184,7 @@ class BratuOverHeight(mfdeq.ResidualModel):
         return mfdeq.Linearization(d_state=d_state, d_params=d_params, curvature=curvature)
 
 
-def test_bratu_fold():
+def test_newton_on_the_slope_finds_the_fold_of_bratu():
     """Newton for dlam/dtheta = 0 with the first and second derivative of the library."""
     n = 32
     model, one, height = BratuOverHeight(n), np.ones(1), 1.0
@@ -214,7 +213,7 @@ def slopes(remainders):
     "name",
     ["cosine", "smooth", "stiff", "chandrasekhar", "diffusion", "bratu_spectral", "bratu_field"],
 )
-def test_taylor_remainders(name):
+def test_taylor_remainders_fall_at_their_orders(name):
     case = build(name)
     loss, theta = case.loss, case.params
     v = case.random(theta.size, seed=7)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from benchmarks.problems import Diffusion
-from continuation.test_continuation import PITCHFORK, SADDLE, TRANSCRITICAL, bratu, square
 from optimization.test_minimize import Wavy
 from spectrum.test_davidson import NEAR
 from spectrum.test_davidson import H as OF_DAVIDSON
 from spectrum.test_lanczos import SPECTRA, operator
+from support.branch_models import PITCHFORK, SADDLE, TRANSCRITICAL, bratu, square
 from support.cases import build
 from support.interrupted import (
     assert_same,

@@ -27,7 +27,7 @@ def residual(eq):
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", [*CASES, *SINGLE, *CUPY_CASES, *CUPY_SINGLE], ids=str)
-def test_reaches_the_equilibrium(case, method, solver):
+def test_every_method_and_solver_reaches_the_equilibrium(case, method, solver):
     eq = case.solve(method=method, solver=solver)
     report = eq.report
     assert eq.state.dtype == case.dtype
@@ -44,7 +44,7 @@ def test_reaches_the_equilibrium(case, method, solver):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_newton_is_quadratic_at_the_end(case, monkeypatch):
+def test_newton_converges_quadratically(case, monkeypatch):
     monkeypatch.setattr(reuse, "SETUP", -1.0)  # a fresh LU at every step
     report = case.solve(method="newton", solver=mfdeq.Direct()).report
     assert report.iterations <= 12
@@ -77,7 +77,7 @@ def test_inexact_newton_saves_inner_iterations():
     assert loose < tight
 
 
-def test_the_scale_is_the_default_start_s_not_h0_s():
+def test_a_warm_start_is_not_asked_for_more_than_a_cold_one():
     """A warm start is not asked for more than a cold one."""
     case = build("bratu_field")
     cold = case.solve()
@@ -119,7 +119,7 @@ def test_a_model_may_set_start_and_scale():
     assert 1e-6 < np.linalg.norm(eq.state - 2 * theta) < 1e-3
 
 
-def test_rtol_is_kept_and_below_the_floor_an_error():
+def test_rtol_is_reached_and_below_the_floor_an_error():
     theta = np.array([1.0, -2.0])
     for rtol in (1e-2, 1e-6):
         eq = mfdeq.solve(Line(), theta, method="picard", rtol=rtol)
@@ -153,7 +153,7 @@ def test_no_equilibrium_is_an_error_with_the_history(method):
     assert np.all(np.isfinite(error.best))
 
 
-def test_divergence_of_picard_is_detected_and_auto_has_another_way():
+def test_picard_detects_divergence_and_auto_uses_newton():
     case = build("stiff")
     with pytest.raises(mfdeq.ConvergenceError, match="in 1 iterations"):
         mfdeq.solve(Line(slope=-2.5), np.ones(2), method="picard", max_iterations=1)
@@ -177,7 +177,7 @@ class Products(Line):
         return mfdeq.Linearization(J, np.eye(2))
 
 
-def test_auto_says_what_it_picked_and_what_it_fell_back_from():
+def test_auto_reports_its_choice_and_what_failed():
     eq = mfdeq.solve(Products(), np.ones(2))
     assert eq.report.method == "anderson"
     assert "only products" in eq.report.choices[0]
@@ -199,7 +199,7 @@ def test_auto_says_what_it_picked_and_what_it_fell_back_from():
         assert any("anderson failed" in choice for choice in eq.report.choices)
 
 
-def test_auto_that_fails_says_so_of_every_method():
+def test_auto_names_every_method_that_failed():
     class None_(Products):
         """h = h + theta has no solution."""
 
@@ -230,7 +230,7 @@ def test_a_step_into_nan_is_shortened():
 
 
 @pytest.mark.parametrize("solver", [mfdeq.Direct(), mfdeq.Krylov()], ids=str)
-def test_a_small_residual_at_a_fold_is_not_a_state(solver):
+def test_derivatives_at_a_double_root_raise_however_small_the_residual(solver):
     """h² = 0: ||R|| is 1e-10 where the state is off by 1e-5 and A has no digits."""
 
     class Double(mfdeq.ResidualModel):
@@ -264,7 +264,7 @@ def test_equilibrium_at_checks_the_residual():
     assert caught.value.report.residual > caught.value.report.target
 
 
-def test_preconditioned_methods_do_on_a_pde_what_plain_ones_cannot():
+def test_all_methods_agree_on_a_pde():
     n = 60
     laplacian = sp.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(n, n)).tocsr() * (n + 1.0) ** 2
 
@@ -293,7 +293,7 @@ def test_progress_bar_shows_the_method_and_the_residual(monkeypatch):
     assert "||R||" in sys.stderr.getvalue()
 
 
-def test_everything_is_linearized_once():
+def test_the_model_is_linearized_once():
     case = build("bratu_field")
     calls = []
     model = type(case.model)
@@ -328,7 +328,7 @@ class Tanh(mfdeq.FixedPointModel):
 
 @pytest.mark.parametrize("theta", [0.0, 1e-300])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_zero_equilibrium(theta, method):
+def test_a_zero_equilibrium_has_exact_derivatives(theta, method):
     eq = mfdeq.solve(Tanh(), np.full(2, theta), method=method)
     close(eq.sensitivity.toarray(), 2 * np.eye(2), 1e-12)
     close(eq.gradient(mfdeq.LeastSquares(np.arange(2), np.ones(2))), [-2.0, -2.0], 1e-12)
@@ -341,7 +341,7 @@ def test_an_overflowing_start_is_not_converged(method):
         mfdeq.solve(Tanh(), np.ones(2), np.full(2, 1e200), method=method)
 
 
-def test_state_and_params_are_not_for_writing():
+def test_state_and_params_are_read_only():
     eq = mfdeq.solve(Tanh(), np.ones(2))
     for array in (eq.state, eq.params):
         with pytest.raises(ValueError, match="read-only"):
@@ -349,7 +349,7 @@ def test_state_and_params_are_not_for_writing():
     assert "Tanh" in repr(eq)
 
 
-def test_an_exception_of_the_user_s_says_where():
+def test_an_exception_in_a_user_function_notes_where():
     class Broken(Tanh):
         def map(self, h, theta):
             return np.eye(3) @ h
@@ -359,7 +359,7 @@ def test_an_exception_of_the_user_s_says_where():
     assert "Broken.map" in caught.value.__notes__[0]
 
 
-def test_nan_along_the_way_is_named():
+def test_nan_along_a_newton_step_is_reported():
     class Edge(Tanh):
         def map(self, h, theta):
             return np.where(abs(h) > 0.1, np.nan, 0.5 * np.tanh(h) + theta)
@@ -403,7 +403,7 @@ SOLVERS_ON_WATER = (mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG()), "a
 
 
 @pytest.mark.parametrize("solver", SOLVERS_ON_WATER, ids=str)
-def test_a_dry_start_without_active_drains_is_a_typed_error_or_right(solver):
+def test_a_start_where_A_is_singular_gives_the_solution_or_a_typed_error(solver):
     """A is singular there to 1e-59: a step is anything along the constants."""
     theta = np.full(1, np.log(1e-6))
     wet = mfdeq.solve(Aquifer(), theta, solver=solver)
