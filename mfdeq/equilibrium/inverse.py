@@ -32,6 +32,10 @@ class Inverse(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor.solve_adjoint(y, rtol=self.rtol)
 
+    def forget(self) -> None:
+        """Drop what earlier solves left in the factor."""
+        self.factor.forget()
+
 
 class RecordingInverse(Inverse):
     """A^-1 by solves with a factor, which remembers the last solution of either kind.
