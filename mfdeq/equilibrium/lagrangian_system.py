@@ -252,7 +252,8 @@ class LagrangianSolver:
     shifted_inverse : type
         The subclass of `ShiftedInverse`.
     assemble_blocks : callable
-        ``assemble_blocks(H)`` returns A, B and the blocks of K by their entries, or raises `ArgumentError`.
+        ``assemble_blocks(H)`` returns A, B and the blocks of K by their entries, or raises an
+        `ArgumentError`.
     assemble : callable
         ``assemble(op, name)`` returns the entries of one operator, or raises `ArgumentError`.
     """
