@@ -21,7 +21,7 @@ from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, warn
 from .atomic import check_writable, replace_atomically
 
-FORMAT = 1  # of what is in a file; a reader of one does not read another
+FORMAT = 2  # of what is in a file; a reader of one does not read another
 HEAD = "mfdeq"  # the member that says what the others are, JSON
 PLAIN = "biufc"  # kinds of numbers, which nothing pickles
 DIGITS = 16  # of a digest

@@ -146,6 +146,10 @@ class Operator:
         signs = xp.sign(self.backend.random(*x.shape, seed=1))
         return xp.abs(self._apply(signs * xp.abs(x)))
 
+    def with_error(self, x: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
+        """Return A x and an estimate of its error, of the same shape: zero, where none is known."""
+        return self._apply(x), self.backend.zeros(self.shape[0], *x.shape[1:])
+
     def identity_minus(self) -> Operator:
         """Return I - J for this operator J, by its entries where they are known."""
         return IdentityMinus(self)

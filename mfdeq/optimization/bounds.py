@@ -1,60 +1,73 @@
-"""Bounds on the parameters: projections, and which parameters a step may move."""
+"""Bounds on the parameters: projections, and which parameters a step may move.
+
+The active set is Bertsekas': parameters near a bound that steepest descent would cross.
+
+References
+----------
+D. P. Bertsekas, "Projected Newton methods for optimization problems with simple constraints", 1982.
+"""
 
 from __future__ import annotations
 
 import reprlib
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError
 
-NEAR = 1e-8  # of the range of the parameters, within which one counts as at its bound
+# In the units of the parameters, a distance to a bound that always counts as near.
+MIN_NEAR_DISTANCE = 1e-8
 
 
 class Bounds:
-    """lower <= theta <= upper; None is no bound.
+    """lower <= theta <= upper.
 
     Parameters
     ----------
     backend : Backend
     size : int
-    given : pair of (P,) arrays, numbers or None, or None
+        P.
+    pair : pair of (P,) arrays, numbers or None, or None
+        (lower, upper); None is no bound.
     """
 
-    def __init__(self, backend: Backend, size: int, given: Any) -> None:
+    def __init__(self, backend: Backend, size: int, pair: Any) -> None:
         self.backend = backend
         try:
-            pair = (None, None) if given is None else tuple(given)
+            sides = (None, None) if pair is None else tuple(pair)
         except TypeError:
-            pair = ()
-        if len(pair) != 2:
+            sides = ()
+        if len(sides) != 2:
             raise ArgumentError(
-                f"bounds is {reprlib.repr(given)}; a pair (lower, upper) was expected, each an "
-                "array, a number or None"
+                "expected bounds to be a pair (lower, upper), each an array, a number or None, got "
+                f"{reprlib.repr(pair)}"
             )
         self.lower: Array | None
         self.upper: Array | None
         self.lower, self.upper = (
             None if x is None else self._side(x, size, name)
-            for x, name in zip(pair, ("lower bound", "upper bound"), strict=True)
+            for x, name in zip(sides, ("lower bound", "upper bound"), strict=True)
         )
         lower, upper = self.lower, self.upper
         if lower is not None and upper is not None and bool(backend.xp.any(lower > upper)):
-            raise ArgumentError("a lower bound is above its upper bound")
+            raise ArgumentError(
+                "expected lower <= upper, got a lower bound that is above its upper bound"
+            )
 
     def _side(self, x: Any, size: int, name: str) -> Array:
         backend, x = self.backend, native(x)
         if isinstance(x, Real) or getattr(x, "shape", None) == ():
             x = backend.zeros(size) + float(x)
-        found = backend.checked(x, (size,), name, ArgumentError, finite=False)
-        if bool(backend.xp.any(backend.xp.isnan(found))):
-            raise ArgumentError(f"{name} holds NaN; give infinity where there is none")
-        return found
+        side = backend.checked(x, (size,), name, ArgumentError, finite=False)
+        if bool(backend.xp.any(backend.xp.isnan(side))):
+            raise ArgumentError(f"expected numbers as the {name}, got NaN; infinity means no bound")
+        return side
 
     @property
     def none(self) -> bool:
-        """Whether there are none."""
+        """Whether there are no bounds."""
         return self.lower is None and self.upper is None
 
     def project(self, theta: Array) -> Array:
@@ -68,21 +81,42 @@ class Bounds:
         """theta - P(theta - g): zero at a stationary point; g itself without bounds."""
         return g if self.none else theta - self.project(theta - g)
 
-    def held(self, theta: Array, g: Array) -> tuple[Array, Array] | None:
-        """The parameters (True) that a descent would take through a near bound, and the way there.
-
-        None without bounds.
-        """
+    def active_set(self, theta: Array, g: Array) -> ActiveSet:
+        """The parameters that a descent would take through a bound nearby."""
+        backend, xp = self.backend, self.backend.xp
         if self.none:
-            return None
-        xp = self.backend.xp
+            return ActiveSet(None, None)
         # As near as the step to stationarity is long: near a solution, only those at a bound.
-        near = min(1.0, self.backend.norm(self.projected_gradient(theta, g)))
-        near = max(near * NEAR**0.5, NEAR)
-        held, way = theta != theta, xp.zeros_like(theta)
+        near = min(1.0, backend.norm(self.projected_gradient(theta, g)))
+        near = max(near * MIN_NEAR_DISTANCE**0.5, MIN_NEAR_DISTANCE)
+        active, distance = theta != theta, xp.zeros_like(theta)
         for bound, outwards in ((self.lower, g > 0), (self.upper, g < 0)):
             if bound is not None:
                 here = outwards & (abs(theta - bound) <= near)
-                way = xp.where(here, bound - theta, way)
-                held = held | here
-        return held, way
+                distance = xp.where(here, bound - theta, distance)
+                active = active | here
+        return ActiveSet(xp.astype(~active, backend.dtype), distance)
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """The parameters that a step holds at their bounds, and those that it may move.
+
+    Attributes
+    ----------
+    mask : (P,) array or None
+        1 for a free parameter, 0 for an active one; None where all are free.
+    distance : (P,) array or None
+        From an active parameter to its bound; 0 for a free one.
+    """
+
+    mask: Array | None
+    distance: Array | None
+
+    def free(self, x: Array) -> Array:
+        """x with zeros for the active parameters."""
+        return x if self.mask is None else self.mask * x
+
+    def to_bounds(self, theta: Array) -> Array:
+        """theta with the active parameters moved by their distance to the bounds."""
+        return theta if self.distance is None else theta + self.distance

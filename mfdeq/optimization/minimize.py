@@ -2,95 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import at_least, count, fraction, one_of
-from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import solver_for
-from ..errors import ArgumentError, ConvergenceError, MfdeqError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..files.checkpoints import digest, opened
 from ..models.losses import LossBase
 from ..operators.user_operators import as_symmetric
 from ..priors.precision import Precision
-from ..spectrum.eigenpairs import Eigenpairs
-from ..spectrum.extreme import eigsh
 from .bounds import Bounds
-from .functional import ReducedFunctional
-from .line_search import LBFGS, Direction, ExactNewton, LineSearch, NewtonCG
-from .objective import Method, MinimizeReport, Objective, Step, inverse_of
-from .run import Run, Stop
-from .trust_region import TrustRegion
+from .method import Setting
+from .methods import METHODS
+from .minimization import Minimization, Stop
+from .minimize_report import Step
+from .minimum import Minimum
+from .objective import Objective
+from .reduced_functional import ReducedFunctional
 
-METHODS = ("newton-cg", "gauss-newton", "line-search", "newton", "l-bfgs")
-BOUNDED = ("newton-cg", "gauss-newton")
-MEMORY = 10  # steps that L-BFGS keeps
-INNER = 200  # products of one step
-
-
-@dataclass
-class Minimum:
-    """Where a minimization has ended.
-
-    Attributes
-    ----------
-    params : (P,) array
-    value : float
-    gradient : (P,) array
-    converged : bool
-        Whether the norm of the (projected) gradient has reached its target.
-    reason : str
-        Why it stopped.
-    equilibrium : Equilibrium
-        At `params`.
-    report : MinimizeReport
-        What it did and cost.
-    """
-
-    params: Array
-    value: float
-    gradient: Array
-    converged: bool
-    reason: str
-    equilibrium: Equilibrium
-    report: MinimizeReport
-    _functional: ReducedFunctional
-
-    def __repr__(self) -> str:
-        return f"<Minimum {self.value:.8g}: {self.reason}>"
-
-    @functools.cached_property
-    def smallest(self) -> Eigenpairs:
-        """The smallest eigenvalue of the Hessian at `params`, with its vector and error bound.
-
-        Computed when it is asked for first.
-        """
-        return eigsh(self.equilibrium.hessian(self._functional.loss), 1, "SA")
-
-    @functools.cached_property
-    def definite(self) -> bool | None:
-        """Whether the Hessian at `params` is positive definite; None where that is not known.
-
-        False where an eigenvalue is negative beyond its bound. True is claimed only where an
-        inertia count of the Lagrangian system shows that no eigenvalue is negative, or where P is
-        so small that all have been computed.
-        """
-        H = self.equilibrium.hessian(self._functional.loss)
-        try:
-            below = solver_for(H.backend).shifted_inverse(H).below
-        except MfdeqError:
-            below = None
-        if below is not None:
-            return below == 0
-        value = float(array_on_host(self.smallest.values)[0])
-        bound = float(array_on_host(self.smallest.error_bounds)[0])
-        if value + bound < 0.0:
-            return False
-        known = self.smallest.report.method == "dense"  # all of them
-        return True if known and value - bound > 0.0 else None
+MAX_PRODUCTS_PER_STEP = 200
 
 
 def minimize(
@@ -107,36 +40,42 @@ def minimize(
     checkpoint: Any = None,
     checkpoint_every: int = 1,
 ) -> Minimum:
-    """Minimize theta -> L(h*(theta), theta).
+    """Minimize the loss at the equilibrium over the parameters.
 
     Parameters
     ----------
     functional : ReducedFunctional
+        theta -> L(h*(theta), theta).
     theta0 : (P,) array
         The start, where there must be an equilibrium.
     method : {"newton-cg", "gauss-newton", "line-search", "newton", "l-bfgs"}, optional
-        "newton-cg" takes steps by conjugate gradients in a trust region, of the Gauss-Newton part
-        as long as that foretells the loss, and then of the Hessian; "gauss-newton" of that part
-        throughout; "line-search" searches along those of the Hessian; "newton" solves for them by
-        a factorization of the Lagrangian system, for models whose derivatives are sparse
-        matrices; "l-bfgs" needs gradients only.
+        - "newton-cg", the default, takes steps by conjugate gradients in a trust region, with the
+          Gauss-Newton part as long as that predicts the loss, and then with the Hessian;
+        - "gauss-newton" does so with the Gauss-Newton part throughout;
+        - "line-search" searches along Newton directions by conjugate gradients;
+        - "newton" computes these by a factorization of the Lagrangian system, for models whose
+          derivatives are sparse matrices;
+        - "l-bfgs", limited-memory BFGS, needs gradients only.
     bounds : pair of (P,) arrays or numbers, optional
-        (lower, upper), None or infinity for none: of "newton-cg" and "gauss-newton", by projection.
+        (lower, upper), with None or infinity for none; for "newton-cg" and "gauss-newton", which
+        project onto them.
     preconditioner : Precision or LinearOperator, (P, P), optional
-        Near H^-1, symmetric and positive definite: `mfdeq.LowRank`, an operator of yours, or a
-        `mfdeq.Precision` (of the prior), which is solved with. Trust regions have its shape.
+        An approximate H^-1, symmetric and positive definite: `mfdeq.LowRank`, an operator of yours,
+        or a `mfdeq.Precision` (of the prior), which is solved with. It shapes the trust region.
     gtol : float, optional
         Converged means that the norm of the gradient, projected onto the bounds, is gtol times that
-        at the start.
+        at the start; 1e-6 by default.
     max_iterations : int, optional
+        100 by default.
     radius : float, optional
-        The first of the trust region.
+        The first radius of the trust region, in the norm of the preconditioner's inverse; by
+        default ten steps of steepest descent.
     callback : callable, optional
         Called with theta and the `Step` of every iteration; a true result stops.
     checkpoint : str or PathLike, optional
         A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
     checkpoint_every : int, optional
-        Iterations from one checkpoint to the next.
+        Iterations from one checkpoint to the next; 1 by default.
 
     Returns
     -------
@@ -145,60 +84,88 @@ def minimize(
     Raises
     ------
     ConvergenceError
-        Where that gradient is not reached, with the `Minimum` so far as `best`; None where there
-        is no equilibrium at theta0.
+        If that gradient is not reached, with the `Minimum` so far as `best`; this is None where
+        there is no equilibrium at theta0.
     ModelError
-        Where the loss at theta0 is not finite.
+        If the loss at theta0 is not finite.
+    ArgumentError
+        For an unknown method, or bounds or derivatives that the method is not for.
     CheckpointError
-        Where the file is none of this run, or none can be written there.
+        If the file is of another run, or none can be written there.
 
     Warns
     -----
     CheckpointWarning
-        Where a checkpoint could not be written; the run goes on.
+        If a checkpoint could not be written; the run goes on.
 
     Notes
     -----
-    How accurate a step is (Eisenstat and Walker 1996) sets how accurate its products are, and
-    with that the inner solves. A step to where there is no equilibrium, or the loss does not fall,
-    is taken back and a shorter one tried.
+    Each step is as accurate as its forcing term (Eisenstat and Walker) asks for, and so are its
+    products with the Hessian and their inner solves. A step to where there is no equilibrium, or
+    the loss does not fall enough, is rejected and a shorter one tried.
 
     A run that was killed and is started again with the same file continues from its last
     checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
-    returns its result at once. So that what follows depends on the file alone, the functional
-    drops at each checkpoint what it has beside the state: one set-up more, and one forward solve
-    that is at its target already. `gtol`, `max_iterations` and `checkpoint_every` may differ from
-    one start to the next; the functional and the rest must not, of which sizes, theta0 and the
-    loss at the checkpoint are looked at.
+    returns its result at once. So that everything after a checkpoint depends on the file alone,
+    the functional drops there what it has beside the state, at the cost of one set-up more and one
+    forward solve that is at its target already. `gtol`, `max_iterations` and `checkpoint_every` may
+    differ between starts. The functional and the other arguments must not: their sizes, theta0
+    and the loss at the checkpoint are compared.
+
+    References
+    ----------
+    T. Steihaug, "The conjugate gradient method and trust regions in large scale optimization",
+    1983. A. R. Conn, N. I. M. Gould and P. L. Toint, "Trust-Region Methods", 2000. J. E. Dennis,
+    D. M. Gay and R. E. Welsch, "An adaptive nonlinear least-squares algorithm", 1981. S. C.
+    Eisenstat and H. F. Walker, "Choosing the forcing terms in an inexact Newton method", 1996.
+    D. P. Bertsekas, "Projected Newton methods for optimization problems with simple constraints",
+    1982. D. C. Liu and J. Nocedal, "On the limited memory BFGS method for large scale
+    optimization", 1989. A. S. Lewis and M. L. Overton, "Nonsmooth optimization via quasi-Newton
+    methods", 2013. J. Nocedal and S. J. Wright, "Numerical Optimization", 2006.
+
+    Examples
+    --------
+    h = cos h + theta, and the parameter for which h is 1:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
+    >>> loss = mfdeq.LeastSquares(np.array([0]), np.array([1.0]))
+    >>> found = mfdeq.minimize(mfdeq.ReducedFunctional(model, loss), np.zeros(1))
+    >>> bool(abs(found.params[0] - (1.0 - np.cos(1.0))) < 1e-6)
+    True
+    >>> bool(abs(found.equilibrium.state[0] - 1.0) < 1e-6)
+    True
+    >>> found.report.steps[0].how
+    'start'
     """
-    one_of(method, METHODS, "method")
+    entry = METHODS[one_of(method, tuple(METHODS), "method")]
     if not isinstance(functional, ReducedFunctional):
         raise ArgumentError(
-            f"the functional is a {type(functional).__name__}; an mfdeq.ReducedFunctional was "
-            "expected: mfdeq.ReducedFunctional(model, loss)"
+            "expected the functional to be an mfdeq.ReducedFunctional(model, loss), got a "
+            f"{type(functional).__name__}"
         )
     fraction(gtol, "gtol")
     count(max_iterations, "max_iterations")
     if radius is not None and not at_least(0.0, radius, "radius") > 0.0:
-        raise ArgumentError("radius is 0; a positive number was expected")
+        raise ArgumentError("expected a positive radius, got 0")
     backend = Backend.of(theta0, name="theta0")
     sizes = functional.model.state_size, functional.model.param_size
-    states, params = (
-        int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes)
-    )
-    theta = backend.vector(theta0, params, "theta0")
+    N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))
+    theta = backend.vector(theta0, P, "theta0")
     limits = Bounds(backend, theta.shape[0], bounds)
-    if not limits.none and method not in BOUNDED:
-        raise ArgumentError(f"bounds are for the methods {' and '.join(BOUNDED)}, not {method!r}")
+    if not limits.none and not entry.takes_bounds:
+        bounded = " and ".join(name for name, other in METHODS.items() if other.takes_bounds)
+        raise ArgumentError(f"bounds are for the methods {bounded}, not {method!r}")
     theta = limits.project(theta)
-    precondition = _precondition(backend, preconditioner, theta.shape[0])
+    precondition = _preconditioning(backend, preconditioner, theta.shape[0])
     file = opened(
         checkpoint,
         checkpoint_every,
         "a minimization",
         lambda: {
             "model": functional.model.described,
-            "N and P": [states, params],
+            "N and P": [N, P],
             "theta0": digest(theta),
             "method": method,
             "bounds": digest(limits.lower, limits.upper),
@@ -207,23 +174,22 @@ def minimize(
         },
         backend,
     )
-    run = Run(functional, Objective(functional, method), file)
+    run = Minimization(functional, Objective(functional, method), file)
     if file is not None and file.saved is not None:
-        run.go_on(backend, file.saved)
+        run.restore(backend, file.saved)
     else:
-        eq = _at_the_start(functional, theta)
-        if method == "newton":
-            solver_for(eq.backend).assemble_blocks(
-                eq.hessian(functional.loss)
-            )  # refused before the work
+        eq = _first_equilibrium(functional, theta)
+        if entry.needs_matrices:
+            # Fail before the work where they are not at hand.
+            solver_for(eq.backend).assemble_blocks(eq.hessian(functional.loss))
         run.start(theta, limits, radius)
     target = gtol * run.report.steps[0].gradient_norm
-    inner = min(INNER, 2 * theta.shape[0])
-    run.method = _method(method, run.objective, limits, precondition, inner, target)
-    return _ended(run, run.to_the_end(target, max_iterations, callback), target)
+    max_products = min(MAX_PRODUCTS_PER_STEP, 2 * theta.shape[0])
+    run.method = entry.make(Setting(run.objective, limits, precondition, max_products, target))
+    return _minimum(run, run.run(target, max_iterations, callback), target)
 
 
-def _at_the_start(functional: ReducedFunctional, theta: Array) -> Equilibrium:
+def _first_equilibrium(functional: ReducedFunctional, theta: Array) -> Equilibrium:
     try:
         return functional.equilibrium(theta)
     except (ConvergenceError, SingularStateError) as error:
@@ -234,55 +200,39 @@ def _at_the_start(functional: ReducedFunctional, theta: Array) -> Equilibrium:
         ) from error
 
 
-def _precondition(backend: Backend, given: Any, size: int) -> Callable[[Array], Array]:
-    if given is None:
+def _preconditioning(backend: Backend, preconditioner: Any, size: int) -> Callable[[Array], Array]:
+    """The product with an approximate inverse of the Hessian; a precision is solved with."""
+    if preconditioner is None:
         return lambda r: r
-    if isinstance(given, LossBase):
+    if isinstance(preconditioner, Precision):
+        return preconditioner.solve
+    if isinstance(preconditioner, LossBase):
         raise ArgumentError(
-            f"preconditioner is a {type(given).__name__}; the precision of it was expected, an "
-            "mfdeq.Precision, or another operator near the inverse of the Hessian"
+            "expected the preconditioner to be an mfdeq.Precision, or an operator near the inverse "
+            f"of the Hessian, got a {type(preconditioner).__name__}. Pass its precision instead"
         )
-    if not isinstance(given, Precision):
-        given = as_symmetric(backend, given, (size, size), "preconditioner")
-    return inverse_of(given)
+    return as_symmetric(backend, preconditioner, (size, size), "preconditioner")._apply
 
 
-def _method(
-    name: str,
-    objective: Objective,
-    bounds: Bounds,
-    precondition: Callable[[Array], Array],
-    inner: int,
-    target: float,
-) -> Method:
-    backend = bounds.backend
-    if name in BOUNDED:
-        return TrustRegion(objective, bounds, precondition, inner, target, name == "gauss-newton")
-    directions: dict[str, Callable[[], Direction]] = {
-        "line-search": lambda: NewtonCG(objective, backend, precondition, inner),
-        "newton": lambda: ExactNewton(objective, backend),
-        "l-bfgs": lambda: LBFGS(backend, precondition, MEMORY),
-    }
-    return LineSearch(objective, backend, directions[name](), target)
-
-
-def _ended(run: Run, stop: Stop, target: float) -> Minimum:
+def _minimum(run: Minimization, stop: Stop, target: float) -> Minimum:
+    """The result of a run, or a `ConvergenceError` with it as `best`."""
     at, report = run.at, run.report
-    found = Minimum(
+    minimum = Minimum(
         at.theta,
         at.value,
         at.gradient,
-        at.size <= target,
+        at.gradient_norm <= target,
         stop.reason,
         run.eq,
         report,
         run.functional,
     )
-    if not found.converged:
+    if not minimum.converged:
         raise ConvergenceError(
-            f"mfdeq.minimize by {report.method} stopped at |gradient| {at.size:.2e}, above its "
-            f"target {target:.2e}: {stop.reason}. The point so far is in `best`{stop.advice}",
-            best=found,
+            f"mfdeq.minimize by {report.method} stopped at |gradient| {at.gradient_norm:.2e}, "
+            f"above its target {target:.2e}: {stop.reason}. The point so far is in "
+            f"`best`{stop.advice}",
+            best=minimum,
             report=report,
         ) from stop.failure
-    return found
+    return minimum

@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator, backend_of
-from ..spectrum.extreme import reduced
+from ..spectrum.arguments import require_hessian
 from .assembly import assembled, diagonal
 from .library import PETSC
 from .mats import FromMat
@@ -47,7 +47,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         self.solver = Symmetric(prefix, options or {})
         if not isinstance(H, ReducedCurvature):
             P = shape_of(H)[0]
-            H = reduced(as_operator(backend_of(H), H, (P, P), "H"))
+            H = require_hessian(as_operator(backend_of(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
     def _factorize(self, H: ReducedCurvature, M: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.backend import Backend
 from ..operators.operator import Zero
-from ..optimization.functional import ReducedFunctional
+from ..optimization.reduced_functional import ReducedFunctional
 from .arrays import check_vec
 from .cleanup import made
 from .ksp import configured, database

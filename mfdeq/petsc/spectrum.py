@@ -11,10 +11,17 @@ from ..errors import ArgumentError, ConvergenceError
 from ..operators.operator import SelfAdjoint
 from ..operators.user_operators import as_operator, backend_of
 from ..priors.metric import Euclidean
-from ..spectrum.eigenpairs import FLOOR, Eigenpairs, allowed, bounded, inaccurate, worst
-from ..spectrum.extreme import INVERSE_RTOL, check_operator, check_which, reduced, size_of, start_of
-from ..spectrum.products import Products
-from ..spectrum.shift_invert import missed, refined
+from ..spectrum.arguments import check_operator, check_which, require_hessian, start_block
+from ..spectrum.counted_operator import CountedOperator
+from ..spectrum.eigenpairs import (
+    ROUNDING_FACTOR,
+    Eigenpairs,
+    inaccurate_products_error,
+    largest_residual,
+    pairs_from_vectors,
+    residual_tolerance,
+)
+from ..spectrum.shift_invert import INVERSE_RTOL, apply_inverse, count_missed
 from .arrays import Distributed
 from .ksp import configured, database, in_words
 from .lagrangian import ShiftedInverse, assemble_blocks
@@ -102,13 +109,13 @@ def eigsh(
             "use mfdeq.eigsh"
         )
     hessian = as_operator(backend, H, (P, P), "H")
-    start = start_of(backend, v0, P, 1)
+    start = start_block(backend, v0, P, 1)
     if start.shape[1] > 1:
         raise ArgumentError(f"v0 has {start.shape[1]} columns; SLEPc starts from one vector")
     if certify:
-        assemble_blocks(reduced(hessian))  # refused before the work
+        assemble_blocks(require_hessian(hessian))  # refused before the work
     ends = [(which, k)] if which != "BE" else [("SA", k // 2), ("LA", k - k // 2)]
-    products = Products(hessian, progress, Euclidean(backend))
+    products = CountedOperator(hessian, progress, Euclidean(backend))
     inverse = None
     try:
         if sigma is None:
@@ -116,23 +123,28 @@ def eigsh(
                 Search(products, n, end, rtol, start, prefix, options) for end, n in ends if n
             ]
         else:
-            inverse = S = ShiftedInverse(reduced(hessian), sigma, prefix=f"{prefix}lagrangian_")
-            solves = Products(S, False, products.metric)
+            inverse = S = ShiftedInverse(
+                require_hessian(hessian), sigma, prefix=f"{prefix}lagrangian_"
+            )
+            solves = CountedOperator(S, False, products.metric)
             searches = [Search(solves, k, "LM", INVERSE_RTOL, start, prefix, options, each=True)]
         vectors = backend.xp.concat([search.vectors for search in searches], axis=1)
         norm, method = max(search.norm for search in searches), searches[0].name
         if sigma is not None:
-            vectors, norm = refined(S, vectors, products.metric), size_of(products, start)
+            vectors, norm = (
+                apply_inverse(S, vectors, products.metric),
+                products.estimate_norm(start),
+            )
             method += " with the Lagrangian system"
-        pairs = bounded(products, vectors, norm, method)
+        pairs = pairs_from_vectors(products, vectors, norm, method)
     finally:
         products.close()
     if vectors.shape[1] < k:
         raise _fewer(pairs, k, searches)
-    if not worst(pairs) <= allowed(pairs, rtol):
-        raise inaccurate(worst(pairs), rtol, pairs)
+    if not largest_residual(pairs) <= residual_tolerance(pairs, rtol):
+        raise inaccurate_products_error(largest_residual(pairs), rtol, pairs)
     if certify:
-        pairs.report.missed = missed(reduced(hessian), pairs, inverse)
+        pairs.report.missed = count_missed(require_hessian(hessian), pairs, inverse)
     return pairs
 
 
@@ -145,7 +157,7 @@ class _Multiplied(SelfAdjoint):
         What a product has raised: through SLEPc it would leave its matrices half used.
     """
 
-    def __init__(self, product: Products) -> None:
+    def __init__(self, product: CountedOperator) -> None:
         super().__init__(product, product.H.shape)
         self.product = product
         self.error: Exception | None = None
@@ -176,7 +188,7 @@ class Search:
 
     def __init__(
         self,
-        H: Products,
+        H: CountedOperator,
         k: int,
         which: str,
         rtol: float,
@@ -188,7 +200,7 @@ class Search:
         from slepc4py import SLEPc
 
         self.k, self.rtol, self.each, self.eps = k, rtol, each, H.backend.eps
-        self.norm = size_of(H, start)
+        self.norm = H.estimate_norm(start)
         eps = SLEPc.EPS().create(comm=H.backend.device.comm)
         eps.setOptionsPrefix(prefix)
         multiplied = _Multiplied(H)
@@ -221,7 +233,7 @@ class Search:
 
     def _aim(self, eps: Any, scale: float) -> None:
         """Residuals to rtol of that scale, or what rounding of H lets be reached."""
-        tol = SHARE * max(self.rtol * scale, FLOOR * self.eps * self.norm)
+        tol = SHARE * max(self.rtol * scale, ROUNDING_FACTOR * self.eps * self.norm)
         eps.setTolerances(max(tol, host.finfo("float64").tiny), eps.getTolerances()[1])
 
     def _found(self, eps: Any, start: Array) -> Array:

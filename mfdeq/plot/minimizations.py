@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arguments import one_of
-from ..optimization.minimize import Minimum
+from ..optimization.minimum import Minimum
 from .axes import get_axes, named_results
 
 MAX_MARKED_ITERATIONS = 100  # above which markers would merge into a band

@@ -11,9 +11,9 @@ from ..arrays.backend import array_on_host, host
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError
 from ..priors.metric import Euclidean
-from ..spectrum.density import SpectralDensity
 from ..spectrum.eigenpairs import Eigenpairs
-from ..spectrum.extreme import eigsh
+from ..spectrum.eigsh import eigsh
+from ..spectrum.spectral_density import SpectralDensity
 from .axes import get_axes, named_results
 
 NOISE_FLOOR_RATIO = 1e-2  # of the smallest value: a noise floor below this is off the axis

@@ -1,9 +1,17 @@
-"""Smallest eigenpairs by a preconditioner where nothing factorizes: generalized Davidson.
+"""The smallest eigenpairs with a preconditioner, where nothing is factorized: Davidson's method.
 
 The space V is extended by M r, the preconditioned residuals of the Ritz pairs that have not yet
-converged, and T = V'HV taken in all of it. At a restart the best Ritz vectors stay, and beside them
-those of one step before, as conjugate gradients keep their last direction (GD+k: Stathopoulos and
-Saad 1998; Stathopoulos 2007).
+converged, and T = V'HV is taken over all of it. At a restart the best Ritz vectors stay, and beside
+them those of one step before, as conjugate gradients keep their last direction (the method GD+k).
+
+References
+----------
+E. R. Davidson, "The iterative calculation of a few of the lowest eigenvalues and corresponding
+eigenvectors of large real-symmetric matrices", 1975. R. B. Morgan and D. S. Scott, "Generalizations
+of Davidson's method for computing eigenvalues of sparse symmetric matrices", 1986. A. Stathopoulos
+and Y. Saad, "Restarting techniques for the (Jacobi-)Davidson symmetric eigenvalue methods", 1998.
+A. Stathopoulos, "Nearly optimal preconditioned methods for Hermitian eigenproblems under limited
+memory. Part I: Seeking one eigenvalue", 2007.
 """
 
 from __future__ import annotations
@@ -14,14 +22,15 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError
 from ..linear.krylov.columns import orthonormal
 from ..operators.operator import Operator
-from .eigenpairs import FLOOR, Eigenpairs, bounded, orthonormal_in
-from .kept import Kept
-from .lanczos import chosen
-from .products import Products
-from .search import RECURRED, SAME
+from .checkpoint import EigenCheckpoint
+from .counted_operator import CountedOperator
+from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, orthonormalize, pairs_from_vectors
+from .lanczos import select_wanted
+from .lanczos_search import RECURRENCE_SHARE, SAME_PRODUCT_RTOL
+from .problem import EigenMethod, EigenProblem
 
-KEPT = ("V", "HV", "before", "norm")
-MORE = 4  # Ritz vectors kept at a restart beside those that are wanted
+EXTRA_RITZ_VECTORS = 4  # at a restart, beside those that are wanted
+NEW_DIRECTION_RTOL = 1e-8  # of a vector's length, what must be left of it beside the others
 
 
 class Davidson:
@@ -29,62 +38,73 @@ class Davidson:
 
     Parameters
     ----------
-    H : Products
+    H : CountedOperator
     M : Operator
         Near (H - mu R)^-1 of the wanted mu; symmetric and positive definite.
     start : (n, b) array
-    most : int
-        Vectors of V.
+    k : int
+    max_size : int
+        The largest number of vectors in V.
 
     Attributes
     ----------
-    values, residuals : host arrays
-        Of the k wanted Ritz pairs, ascending.
+    values, residuals : (k,) host arrays
+        Of the wanted Ritz pairs, ascending.
     norm : float
         The largest magnitude of a Ritz value so far.
     """
 
-    def __init__(self, H: Products, M: Operator, start: Array, k: int, most: int) -> None:
-        self.H, self.M, self.k, self.most = H, M, k, most
+    def __init__(
+        self, H: CountedOperator, M: Operator, start: Array, k: int, max_size: int
+    ) -> None:
+        self.H, self.M, self.k, self.max_size = H, M, k, max_size
         self.norm = 0.0
-        self.V, self.dual = orthonormal_in(H.metric, start)
+        self.V, self.dual = orthonormalize(H.metric, start)
         self.HV = H(self.V)
-        self.before: Any = None  # what the wanted were in V a step ago
-        self._solve()
+        self.previous: Any = None  # coefficients in V of the wanted Ritz vectors a step ago
+        self._compute_ritz_pairs()
 
-    def _solve(self) -> None:
+    def _compute_ritz_pairs(self) -> None:
         small = array_on_host(self.V.T @ self.HV)
         values, self.Y = host.linalg.eigh(0.5 * (small + small.T))
-        self.all_values = values
         self.norm = max(self.norm, float(abs(values).max()))
-        wanted = chosen(values, min(self.k, values.shape[0]), "SA")
+        wanted = select_wanted(values, min(self.k, values.shape[0]), "SA")
         self.values, self.wanted = values[wanted], self.Y[:, wanted]
         backend = self.H.backend
         Y = backend.coefficients(self.wanted)
-        self.off = self.HV @ Y - (self.dual @ Y) * backend.coefficients(self.values)
-        self.residuals = array_on_host(self.H.metric.dual_norms(self.off))
+        self.residual_vectors = self.HV @ Y - (self.dual @ Y) * backend.coefficients(self.values)
+        self.residuals = array_on_host(self.H.metric.dual_norms(self.residual_vectors))
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def checkpoint_state(self) -> dict[str, Any]:
+        """The vectors and numbers that a checkpoint holds."""
         dual = None if self.H.metric.is_identity else self.dual
-        return {name: getattr(self, name) for name in KEPT} | {"dual": dual}
+        return {
+            "V": self.V,
+            "HV": self.HV,
+            "dual": dual,
+            "previous": self.previous,
+            "norm": self.norm,
+        }
 
     @classmethod
-    def recalled(cls, H: Products, M: Operator, k: int, most: int, kept: Kept) -> Davidson:
-        """The one that a checkpoint has kept."""
-        found, put, memory = cls.__new__(cls), H.backend.from_host, kept.search
-        assert memory is not None
-        found.H, found.M, found.k, found.most = H, M, k, most
-        found.before, found.norm = memory["before"], memory["norm"]
-        found.V, found.HV = put(memory["V"]), put(memory["HV"])
-        found.dual = found.V if memory["dual"] is None else put(memory["dual"])
-        found._solve()
-        first = found.V[:, :1]
-        off = H.metric.dual_norms(H.H._apply(first) - found.HV[:, :1])
-        off = off + found.norm * H.metric.dual_norms(H.metric.apply(first) - found.dual[:, :1])
-        kept.go_on(H, float(array_on_host(off)[0]), SAME * found.norm)
-        return found
+    def restored(
+        cls, H: CountedOperator, M: Operator, k: int, max_size: int, checkpoint: EigenCheckpoint
+    ) -> Davidson:
+        """The process whose `checkpoint_state` a checkpoint holds."""
+        self, to_device, state = cls.__new__(cls), H.backend.from_host, checkpoint.search
+        assert state is not None
+        self.H, self.M, self.k, self.max_size = H, M, k, max_size
+        self.previous, self.norm = state["previous"], state["norm"]
+        self.V, self.HV = to_device(state["V"]), to_device(state["HV"])
+        self.dual = self.V if state["dual"] is None else to_device(state["dual"])
+        self._compute_ritz_pairs()
+        first = self.V[:, :1]
+        off = H.metric.dual_norms(H.H._apply(first) - self.HV[:, :1])
+        off = off + self.norm * H.metric.dual_norms(H.metric.apply(first) - self.dual[:, :1])
+        tol = SAME_PRODUCT_RTOL * self.norm
+        checkpoint.restore_operators(H, float(array_on_host(off)[0]), tol)
+        return self
 
     @property
     def vectors(self) -> Array:
@@ -92,89 +112,82 @@ class Davidson:
         return self.V @ self.H.backend.coefficients(self.wanted)
 
     def extend(self, tol: float, width: int) -> bool:
-        """Take in the preconditioned residuals of the first of what is left; False if nothing."""
+        """Append the preconditioned residuals of the first `width` pairs above the tolerance.
+
+        Returns False where they lie in V already.
+        """
         backend, metric = self.H.backend, self.H.metric
-        left = host.nonzero(self.residuals > tol)[0][:width]
-        which = backend.xp.asarray(left, dtype=backend.xp.int64, device=backend.device)
-        if self.V.shape[1] + left.shape[0] > self.most:
-            self._restart()
-        t = self.M._apply(backend.xp.take(self.off, which, axis=1))
+        unconverged = host.nonzero(self.residuals > tol)[0][:width]
+        which = backend.xp.asarray(unconverged, dtype=backend.xp.int64, device=backend.device)
+        if self.V.shape[1] + unconverged.shape[0] > self.max_size:
+            self.restart()
+        t = self.M._apply(backend.xp.take(self.residual_vectors, which, axis=1))
         t = t / backend.column_norms(t)
         for _ in range(2):
             t = t - self.V @ (self.dual.T @ t)
         t, _ = orthonormal(backend, t)
         if t.shape[1] == 0:
             return False
-        t, dual = orthonormal_in(metric, t)
+        t, dual = orthonormalize(metric, t)
         concat = backend.xp.concat
-        new = self.H(t)
-        self.before = host.concatenate(
+        product = self.H(t)
+        self.previous = host.concatenate(
             [self.wanted, host.zeros((t.shape[1], self.wanted.shape[1]))]
         )
         self.V, self.dual = concat([self.V, t], axis=1), concat([self.dual, dual], axis=1)
-        self.HV = concat([self.HV, new], axis=1)
-        self._solve()
+        self.HV = concat([self.HV, product], axis=1)
+        self._compute_ritz_pairs()
         return True
 
-    def _restart(self) -> None:
-        """Keep the best Ritz vectors, and of the wanted those a step ago."""
-        best = self.Y[:, : min(self.k + MORE, self.Y.shape[1])]
-        if self.before is not None:
-            more = self.before - best @ (best.T @ self.before)
+    def restart(self) -> None:
+        """Shrink V to the best Ritz vectors, and the wanted ones of a step ago."""
+        best = self.Y[:, : min(self.k + EXTRA_RITZ_VECTORS, self.Y.shape[1])]
+        if self.previous is not None:
+            more = self.previous - best @ (best.T @ self.previous)
             sizes = host.linalg.norm(more, axis=0)
-            more = host.linalg.qr(more[:, sizes > 1e-8] / sizes[sizes > 1e-8])[0]
+            new = sizes > NEW_DIRECTION_RTOL
+            more = host.linalg.qr(more[:, new] / sizes[new])[0]
             best = host.linalg.qr(host.concatenate([best, more], axis=1))[0]
         Y = self.H.backend.coefficients(best)
         self.V, self.dual, self.HV = self.V @ Y, self.dual @ Y, self.HV @ Y
         self.wanted = best.T @ self.wanted
-        self.Y, self.before = best.T @ self.Y, None
+        self.Y, self.previous = best.T @ self.Y, None
 
 
-def smallest(
-    H: Products,
-    M: Operator,
-    start: Array,
-    k: int,
-    most: int,
-    rtol: float,
-    limit: int,
-    kept: Kept,
-) -> Eigenpairs:
-    """The k smallest eigenpairs, with true residuals.
-
-    Parameters
-    ----------
-    H, M, start, k, most
-        As of `Davidson`; more columns are added to the start where it has fewer than k.
-    rtol : float
-    limit : int
-        Products.
-    kept : Kept
-    """
+def _solve(problem: EigenProblem) -> Eigenpairs:
+    H, k, start, M = problem.H, problem.k, problem.start, problem.preconditioner
+    assert M is not None
     width, backend = start.shape[1], H.backend
     if width < k:
-        start = backend.xp.concat(
-            [start, backend.random(start.shape[0], k - width, seed=17)], axis=1
-        )
-    most = max(most, 3 * k + 2 * width)
-    if kept.search is None:
-        search = Davidson(H, M, M._apply(start), k, most)
+        more = backend.random(start.shape[0], k - width, seed=17)
+        start = backend.xp.concat([start, more], axis=1)
+    max_size = max(problem.max_size, 3 * k + 2 * width)
+    if problem.checkpoint.search is None:
+        search = Davidson(H, M, M._apply(start), k, max_size)
     else:
-        search = Davidson.recalled(H, M, k, most, kept)
+        search = Davidson.restored(H, M, k, max_size, problem.checkpoint)
     while True:
-        floor = FLOOR * backend.eps * search.norm
-        tol = RECURRED * max(rtol * float(abs(search.values).max()), floor)
-        done = search.residuals <= tol
-        if done.all():
-            return bounded(H, search.vectors, search.norm, "Davidson")
-        if H.count >= limit or not search.extend(tol, width):
-            best = bounded(H, search.vectors, search.norm, "Davidson")
-            best.report.converged = False
-            raise ConvergenceError(
-                f"eigsh: {int(done.sum())} of {k} smallest eigenpairs converged to rtol = "
-                f"{rtol:.1e} in {H.count} products. Raise max_products or rtol, or give a better "
-                "preconditioner: a LowRank of more pairs",
-                best=best,
-                report=best.report,
-            )
-        kept.step(H.count, lambda: search.memory)
+        floor = ROUNDING_FACTOR * backend.eps * search.norm
+        scale = float(abs(search.values).max())
+        tol = RECURRENCE_SHARE * max(problem.rtol * scale, floor)
+        converged = search.residuals <= tol
+        if converged.all():
+            return pairs_from_vectors(H, search.vectors, search.norm, DAVIDSON.name)
+        if H.count >= problem.max_products or not search.extend(tol, width):
+            raise _not_converged(problem, search, int(converged.sum()))
+        problem.checkpoint.save_search(H.count, lambda: search.checkpoint_state)
+
+
+def _not_converged(problem: EigenProblem, search: Davidson, converged: int) -> ConvergenceError:
+    best = pairs_from_vectors(problem.H, search.vectors, search.norm, DAVIDSON.name)
+    best.report.converged = False
+    return ConvergenceError(
+        f"eigsh: {converged} of {problem.k} smallest eigenpairs converged to rtol = "
+        f"{problem.rtol:.1e} in {best.report.products} products. Raise max_products or rtol, or "
+        "give a better preconditioner, such as a LowRank of more pairs",
+        best=best,
+        report=best.report,
+    )
+
+
+DAVIDSON = EigenMethod("Davidson", lambda problem: problem.preconditioner is not None, _solve)

@@ -1,14 +1,23 @@
-"""Block Lanczos with thick restarts (Wu and Simon 2000), over any array library.
+"""The block Lanczos process with thick restarts, in any inner product and on any array library.
 
     H V = R (V T + Q S E'),
 
-V and Q orthonormal in the inner product of a precision R (the identity, where none is given), E the
-last columns of the identity: of an eigenpair T y = mu y the residual of V y is ||S E'y|| in the
-norm of R^-1. All of V is orthogonalized against, so that T = V'HV whatever V holds, and a restart
-is no more than fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is
-random and S zero; what was found is locked, and other copies of its eigenvalues are looked for in
-what is orthogonal to it. T lives on the host. Beside V its duals R V are kept: a step is one
-product with H and one solve with R.
+V and Q orthonormal in the inner product of a precision R (the identity by default), E the last
+columns of the identity. For an eigenpair T y = mu y the residual of V y is ||S E'y|| in the norm of
+R^-1.
+
+All of V is orthogonalized against, so that T = V'HV whatever V holds, and a restart is no more than
+fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is random and S zero; the
+eigenvectors in V are locked, and other copies of their eigenvalues are looked for in what is
+orthogonal to them. T lives on the host. Beside V its duals R V are stored: a step is one product
+with H and one solve with R.
+
+References
+----------
+C. Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential
+and integral operators", 1950. K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric
+eigenvalue problems", 2000. J. W. Daniel, W. B. Gragg, L. Kaufman and G. W. Stewart,
+"Reorthogonalization and stable algorithms for updating the Gram-Schmidt QR factorization", 1976.
 """
 
 from __future__ import annotations
@@ -22,12 +31,24 @@ from ..arrays.memory import reserve
 from ..linear.krylov.columns import combined, on_host, times
 from ..priors.metric import Metric
 
-BROKEN = 100.0  # times rounding of H, at which what is left of a product is nothing
-PASSES = 2  # over V, at most
-CANCELLED = 0.5  # of what a pass was given, below which another follows (Daniel et al. 1976)
-SAME = 1e-4  # relative difference of products with M, of which two are the same
-KEPT = ("T", "S", "size", "width", "most", "locked", "fresh", "asymmetry", "invariant")
-FURTHER = 0.5  # of what a basis holds beyond the pairs asked for, kept at a restart
+BREAKDOWN_FACTOR = 100.0  # times eps ||H||, below which what is left of a product is rounding
+MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
+# Another pass follows where less than this share of a column's length is left (Daniel et al. 1976).
+REORTHOGONALIZE_BELOW = 0.5
+METRIC_RTOL = 1e-4  # relative difference of products with M that count as of the same M
+RESTART_SHARE = 0.5  # of the room beyond the k wanted vectors, filled with others at a restart
+# What a checkpoint holds beside the vectors, by the names of the attributes.
+CHECKPOINT_FIELDS = (
+    "T",
+    "S",
+    "size",
+    "width",
+    "max_size",
+    "locked",
+    "random_blocks",
+    "asymmetry",
+    "invariant",
+)
 
 
 class Lanczos:
@@ -39,24 +60,28 @@ class Lanczos:
     product : callable
         H X of an (n, b) block.
     start : (n, b) array
-        Its columns' span is where V begins.
-    most : int
-        Vectors of V, from where on `expand` needs a `restart`.
+        V begins with the span of its columns.
+    max_size : int
+        The largest number of vectors in V; beyond it `expand` needs a `restart` first.
     metric : Metric
         The inner product.
 
     Attributes
     ----------
+    basis, dual_basis : (max_size + b, n) arrays
+        V and then Q, and R times these, each vector a row.
     size : int
-        Vectors of V.
+        Vectors in V.
     width : int
         Columns of Q.
     locked : int
-        Leading vectors of V that are eigenvectors.
+        How many leading vectors of V are eigenvectors.
     invariant : bool
         Whether V has broken down.
     asymmetry : float
-        The largest difference seen between entries of V'HV that should be alike, as a norm.
+        The largest difference seen between entries of V'HV that should be equal, as a norm.
+    random_blocks : int
+        How many random blocks were drawn; each has its own seed.
     """
 
     def __init__(
@@ -64,259 +89,265 @@ class Lanczos:
         backend: Backend,
         product: Callable[[Array], Array],
         start: Array,
-        most: int,
+        max_size: int,
         metric: Metric,
     ) -> None:
         self.backend, self.product, self.metric = backend, product, metric
         n, width = start.shape
-        self.most = min(most, n)
-        self._make_room(min(self.most + width, n), n)
-        self.T = host.zeros(2 * self.rows.shape[:1])  # with Q'HV
+        self.max_size = min(max_size, n)
+        self._allocate(min(self.max_size + width, n), n)
+        self.T = host.zeros(2 * self.basis.shape[:1])  # with Q'HV
         self.S: Any = host.zeros((0, 0))
-        self.size, self.locked, self.fresh, self.asymmetry = 0, 0, 0, 0.0
-        self._follow(start, metric.apply(start))
+        self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
+        self._set_next_block(start, metric.apply(start))
 
-    def _make_room(self, rows: int, n: int) -> None:
+    def _allocate(self, rows: int, n: int) -> None:
         reserve(
             self.backend,
             rows * n * (1 if self.metric.is_identity else 2),
             f"a basis of {rows} vectors",
             "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
         )
-        self.rows = self.backend.row_vectors(rows, n)  # V', then Q'
-        self.duals = self.rows if self.metric.is_identity else self.backend.row_vectors(rows, n)
+        self.basis = self.backend.row_vectors(rows, n)
+        self.dual_basis = self.basis
+        if not self.metric.is_identity:
+            self.dual_basis = self.backend.row_vectors(rows, n)
 
     @property
     def full(self) -> bool:
-        """Whether V has room for no further block."""
-        return self.size + self.width > self.most
+        """Whether V has no room for another block."""
+        return self.size + self.width > self.max_size
 
     @property
-    def left(self) -> float:
-        """How far V is from invariant: no residual is larger."""
+    def residual_bound(self) -> float:
+        """||S||: no residual is larger."""
         return float(host.linalg.norm(self.S))
 
     @property
-    def complete(self) -> bool:
-        """Whether V is the whole space."""
+    def spans_all(self) -> bool:
+        """Whether V is a basis of the whole space."""
         return self.width == 0
 
     def expand(self) -> None:
-        """Take Q into V: one product with H of its columns."""
+        """Append Q to V: one product of its columns with H."""
         j, end = self.size, self.size + self.width
         before = j - min(self.S.shape[1], j)
-        V, dual = self.rows[:end, :], self.duals[:end, :]
+        V, dual = self.basis[:end, :], self.dual_basis[:end, :]
         W = self.product(V[j:, :].T)
         # By the recurrence first: one pass over all of V then leaves it orthogonal to rounding.
         W = W - dual[before:j, :].T @ self.backend.coefficients(self.T[before:j, j:end])
         diagonal = V[j:, :] @ W
         W = W - dual[j:, :].T @ diagonal
         off: Any = 0.0
-        for _ in range(PASSES):
-            large = self.backend.column_norms(W)
+        for _ in range(MAX_ORTHOGONALIZATIONS):
+            lengths = REORTHOGONALIZE_BELOW * self.backend.column_norms(W)
             h = V @ W
             W = W - dual.T @ h
             off = off + h
-            if bool(self.backend.xp.all(self.backend.column_norms(W) > CANCELLED * large)):
+            if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
                 break
-        found = array_on_host(off)
-        block = found[j:, :] + array_on_host(diagonal)
+        coefficients = array_on_host(off)
+        block = coefficients[j:, :] + array_on_host(diagonal)
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (block + block.T)
-        # Above the block T is what earlier products left, which may have been more accurate.
-        different = host.concatenate([found[:j, :], block - block.T])
+        # Above the block, T keeps what earlier products gave: they may have been more accurate.
+        different = host.concatenate([coefficients[:j, :], block - block.T])
         self.asymmetry = max(self.asymmetry, float(host.linalg.norm(different)))
-        had = host.linalg.norm(self.T[:end, j:end], axis=0)
+        removed = host.linalg.norm(self.T[:end, j:end], axis=0)
         self.size = end
-        self._follow(self.metric.solve(W), W, self.backend.coefficients(had))
+        self._set_next_block(self.metric.solve(W), W, self.backend.coefficients(removed))
 
     def ritz(self) -> tuple[Any, Any, Any]:
-        """Eigenvalues of T, ascending, its eigenvectors, and the residuals of V y."""
-        found, Y, residuals = self._searched()
-        values = host.concatenate([host.diagonal(self.T)[: self.locked], found])
+        """Eigenvalues of T, ascending, its eigenvectors y, and the residuals of V y."""
+        new, Y, residuals = self._unlocked_ritz()
+        values = host.concatenate([host.diagonal(self.T)[: self.locked], new])
         order = host.argsort(values, kind="stable")
         both = host.eye(self.size)
         both[self.locked :, self.locked :] = Y
         residuals = host.concatenate([host.zeros(self.locked), residuals])
         return values[order], both[:, order], residuals[order]
 
-    def searched(self, k: int, which: str, tol: float) -> bool:
-        """Whether, of what is orthogonal to the locked vectors, the best not wanted has converged.
+    def no_copies_left(self, k: int, which: str, tol: float) -> bool:
+        """Whether what is orthogonal to the locked vectors has no further wanted eigenvalue.
 
-        With those that are wanted: nothing is left there that would be.
+        That is so once its best Ritz pair that is not wanted, and the wanted ones, have converged.
         """
         if self.locked in (0, self.size):
             return self.locked == 0
-        values, _, residuals = self._searched()
+        values, _, residuals = self._unlocked_ritz()
         known = host.concatenate([host.diagonal(self.T)[: self.locked], values])
         order = host.argsort(known, kind="stable")
-        new = int((order[chosen(known[order], k, which)] >= self.locked).sum())
+        new = int((order[select_wanted(known[order], k, which)] >= self.locked).sum())
         more = new + (2 if which == "BE" else 1)
-        best = chosen(values, min(more, values.shape[0]), which)
+        best = select_wanted(values, min(more, values.shape[0]), which)
         return bool((residuals[best] <= tol).all())
 
-    def _searched(self) -> tuple[Any, Any, Any]:
+    def _unlocked_ritz(self) -> tuple[Any, Any, Any]:
         values, Y = host.linalg.eigh(self.T[self.locked : self.size, self.locked : self.size])
-        return values, Y, host.linalg.norm(self.S @ self._last(Y), axis=0)
+        return values, Y, host.linalg.norm(self.S @ self._last_rows(Y), axis=0)
 
-    def _last(self, Y: Any) -> Any:
+    def _last_rows(self, Y: Any) -> Any:
         """E'Y."""
         return Y[Y.shape[0] - self.S.shape[1] :, :]
 
     def vectors(self, Y: Any) -> Array:
         """V Y."""
-        return self.rows[: self.size, :].T @ self.backend.coefficients(Y)
+        return self.basis[: self.size, :].T @ self.backend.coefficients(Y)
 
     def images(self, Y: Any) -> tuple[Array, Array]:
         """R V Y and, by the recurrence, H V Y."""
-        held, on_device = self.size + self.width, self.backend.coefficients
-        duals = self.duals[:held, :].T
-        known = host.concatenate([self.T[: self.size, : self.size] @ Y, self.S @ self._last(Y)])
-        return duals[:, : self.size] @ on_device(Y), duals @ on_device(known)
+        rows, on_device = self.size + self.width, self.backend.coefficients
+        duals = self.dual_basis[:rows, :].T
+        TY, SY = self.T[: self.size, : self.size] @ Y, self.S @ self._last_rows(Y)
+        products = duals @ on_device(host.concatenate([TY, SY]))
+        return duals[:, : self.size] @ on_device(Y), products
 
     def restart(self, k: int, which: str) -> None:
-        """Make room, and keep what is nearest to the k eigenvectors that `which` means."""
-        room = self.most - self.locked - self.width
-        values, Y, _ = self._searched()
-        near = chosen(values, min(k + int(FURTHER * max(room - k, 0)), room), which)
-        S = self.S @ self._last(Y[:, near])
+        """Shrink V to the locked vectors and the Ritz vectors nearest to the k wanted ones."""
+        room = self.max_size - self.locked - self.width
+        values, Y, _ = self._unlocked_ritz()
+        near = select_wanted(values, min(k + int(RESTART_SHARE * max(room - k, 0)), room), which)
+        S = self.S @ self._last_rows(Y[:, near])
         self._replace(self.locked, values[near], Y[:, near])
         self.S = S
         self._couple()
 
     def lock(self, k: int, which: str) -> None:
-        """Of an invariant V, keep the k eigenvectors that `which` means, or all."""
+        """Shrink an invariant V to its k wanted eigenvectors, and lock them."""
         values, Y, _ = self.ritz()
-        wanted = chosen(values, min(k, self.size), which)
+        wanted = select_wanted(values, min(k, self.size), which)
         self._replace(0, values[wanted], Y[:, wanted])
         self.locked, self.S = self.size, host.zeros((self.width, 0))
 
     def _replace(self, first: int, values: Any, Y: Any) -> None:
-        """Put V Y for the vectors of V from the first on, T Y = Y diag(values); Q moves up."""
+        """Replace the vectors of V from `first` on by V Y, T Y = Y diag(values); Q moves up."""
         old, end = self.size, first + values.shape[0]
-        for rows in (self.rows,) if self.metric.is_identity else (self.rows, self.duals):
+        for rows in (self.basis,) if self.metric.is_identity else (self.basis, self.dual_basis):
             rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
             rows[end : end + self.width, :] = rows[old : old + self.width, :]
         self.T[first:, :] = self.T[:, first:] = 0.0
         self.T[first:end, first:end] = host.diag(values)
         self.size = end
 
-    def continued(self, product: Callable[[Array], Array], most: int) -> Lanczos:
-        """A copy that goes on by itself, with room for so many vectors if it has not."""
-        found = copy.copy(self)
-        n, held = self.rows.shape[1], self.size + self.width
-        found.product, found.most = product, min(max(most, self.most), n)
-        found._make_room(min(found.most + self.width, n), n)
-        found.rows[:held, :] = self.rows[:held, :]
-        found.duals[:held, :] = self.duals[:held, :]
-        found.T = host.zeros(2 * found.rows.shape[:1])
-        found.T[:held, :held] = self.T[:held, :held]
-        return found
+    def copy_with(self, product: Callable[[Array], Array], max_size: int) -> Lanczos:
+        """A copy that continues with that product and has room for at least so many vectors."""
+        other = copy.copy(self)
+        n, used = self.basis.shape[1], self.size + self.width
+        other.product, other.max_size = product, min(max(max_size, self.max_size), n)
+        other._allocate(min(other.max_size + self.width, n), n)
+        other.basis[:used, :] = self.basis[:used, :]
+        other.dual_basis[:used, :] = self.dual_basis[:used, :]
+        other.T = host.zeros(2 * other.basis.shape[:1])
+        other.T[:used, :used] = self.T[:used, :used]
+        return other
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        held = self.size + self.width
+    def checkpoint_state(self) -> dict[str, Any]:
+        """The vectors and numbers that a checkpoint holds."""
+        used = self.size + self.width
         return {
-            "vectors": self.rows[:held, :].T,
-            "duals": None if self.metric.is_identity else self.duals[:held, :].T,
-            **{name: getattr(self, name) for name in KEPT},
+            "vectors": self.basis[:used, :].T,
+            "duals": None if self.metric.is_identity else self.dual_basis[:used, :].T,
+            **{name: getattr(self, name) for name in CHECKPOINT_FIELDS},
         }
 
     @classmethod
-    def recalled(
+    def restored(
         cls,
         backend: Backend,
         product: Callable[[Array], Array],
         metric: Metric,
-        memory: dict[str, Any],
+        state: dict[str, Any],
     ) -> Lanczos:
-        """The one that a checkpoint has kept."""
-        found = cls.__new__(cls)
-        found.backend, found.product, found.metric = backend, product, metric
-        for name in KEPT:
-            setattr(found, name, memory[name])
-        n, held = memory["vectors"].shape
-        found._make_room(found.T.shape[0], n)
-        found.rows[:held, :] = backend.from_host(memory["vectors"], n).T
-        if memory["duals"] is not None:
-            found.duals[:held, :] = backend.from_host(memory["duals"], n).T
-        return found
+        """The process whose `checkpoint_state` a checkpoint holds."""
+        self = cls.__new__(cls)
+        self.backend, self.product, self.metric = backend, product, metric
+        for name in CHECKPOINT_FIELDS:
+            setattr(self, name, state[name])
+        n, used = state["vectors"].shape
+        self._allocate(self.T.shape[0], n)
+        self.basis[:used, :] = backend.from_host(state["vectors"], n).T
+        if state["duals"] is not None:
+            self.dual_basis[:used, :] = backend.from_host(state["duals"], n).T
+        return self
 
-    def measured_by(self, metric: Metric) -> bool:
-        """Whether the inner product is that of a metric."""
-        first, dual = self.rows[0, :], self.duals[0, :]
+    def has_metric(self, metric: Metric) -> bool:
+        """Whether V is orthonormal in the inner product of this metric, as one product shows."""
+        first, dual = self.basis[0, :], self.dual_basis[0, :]
         norm = self.backend.norm
-        return norm(metric.apply(first) - dual) <= SAME * norm(dual)
+        return norm(metric.apply(first) - dual) <= METRIC_RTOL * norm(dual)
 
-    def strayed(self, product: Callable[[Array], Array]) -> float:
-        """How far products are from those that made V, of one; infinite for another metric."""
-        if not self.measured_by(self.metric):
+    def product_mismatch(self, product: Callable[[Array], Array]) -> float:
+        """By how much V'H v of one vector differs from T; infinite for another metric."""
+        if not self.has_metric(self.metric):
             return float("inf")
-        first = self.rows[:1, :].T
-        known = array_on_host(self.rows[: self.size, :] @ product(first))[:, 0]
+        first = self.basis[:1, :].T
+        known = array_on_host(self.basis[: self.size, :] @ product(first))[:, 0]
         return float(host.linalg.norm(known - self.T[: self.size, 0]))
 
-    def _follow(self, X: Array, W: Array, had: Array | float = 0.0) -> None:
-        """Q S = X, what is left of R^-1 H times the last block, W = R X; or a random Q.
+    def _set_next_block(self, X: Array, W: Array, removed: Array | float = 0.0) -> None:
+        """Set Q S = X, what is left of R^-1 H times the last block; or a random Q.
 
-        `had` are the lengths of what the columns had in V, which has been taken out of them.
+        W is R X. `removed` are the lengths of what the columns had in V and was taken out.
         """
         backend, xp = self.backend, self.backend.xp
-        # What is small beside H is rounding, though it be large beside its own column.
-        largest = float(host.max(host.abs(self.T), initial=0.0))
+        # What is small beside H is rounding, though it may be large beside its own column.
+        norm = float(host.max(host.abs(self.T), initial=0.0))
         lengths = self.metric.norms(X, W)
         left = float(xp.max(lengths))
-        room = self.rows.shape[1] - self.size
-        sizes = xp.sqrt(lengths**2 + had**2)
-        Q, dual = self._orthonormal(X, W, xp.maximum(sizes, largest * xp.ones_like(sizes)))
+        room = self.basis.shape[1] - self.size
+        sizes = xp.sqrt(lengths**2 + removed**2)
+        Q, dual = self._orthonormalize(X, W, xp.maximum(sizes, norm * xp.ones_like(sizes)))
         if W.shape[1] > 1:
-            # Small directions of W have grown, with what they have of V and R X lacks of W.
-            Q, dual = self._orthonormal(*self._without(Q, self.metric.apply(Q)))
+            # Small directions of W have grown, and with them their parts along V and the
+            # difference between R X and W.
+            Q, dual = self._orthonormalize(*self._project_out(Q, self.metric.apply(Q)))
         rank = Q.shape[1]
-        self.invariant = not 0 < rank <= room or left <= BROKEN * backend.eps * largest
+        self.invariant = not 0 < rank <= room or left <= BREAKDOWN_FACTOR * backend.eps * norm
         if self.invariant:
-            self.begin_again(W.shape[1])
+            self.continue_at_random(W.shape[1])
         else:
-            self._go_on(Q, dual, array_on_host(Q.T @ W))
+            self._store_next_block(Q, dual, array_on_host(Q.T @ W))
 
-    def begin_again(self, width: int) -> None:
-        """Take V for invariant: Q is random, and so many columns, or as many as there are."""
+    def continue_at_random(self, width: int) -> None:
+        """Count V as invariant, and continue with a random Q of at most `width` columns."""
         self.invariant = True
-        Q, dual = self._random(min(width, self.rows.shape[1] - self.size))
-        self._go_on(Q, dual, host.zeros((Q.shape[1], width)))
+        Q, dual = self._random_block(min(width, self.basis.shape[1] - self.size))
+        self._store_next_block(Q, dual, host.zeros((Q.shape[1], width)))
 
-    def _go_on(self, Q: Array, dual: Array, S: Any) -> None:
+    def _store_next_block(self, Q: Array, dual: Array, S: Any) -> None:
         self.width, self.S = Q.shape[1], S
         if self.width:
-            self.rows[self.size : self.size + self.width, :] = Q.T
-            self.duals[self.size : self.size + self.width, :] = dual.T
+            self.basis[self.size : self.size + self.width, :] = Q.T
+            self.dual_basis[self.size : self.size + self.width, :] = dual.T
         if self.size:
             self._couple()
 
     def _couple(self) -> None:
-        """Put S into T, where the next block will have to agree with it."""
+        """Put S into T, where the product with the next block will have to agree with it."""
         j, before = self.size, self.size - self.S.shape[1]
         self.T[before:j, j : j + self.width] = self.S.T
 
-    def _random(self, width: int) -> tuple[Array, Array]:
-        """Orthonormal columns, orthogonal to V, and their duals."""
-        n = self.rows.shape[1]
-        self.fresh += 1
-        X = self.backend.random(n, width, seed=100 + self.fresh)
+    def _random_block(self, width: int) -> tuple[Array, Array]:
+        """Orthonormal random columns, orthogonal to V, and their duals."""
+        n = self.basis.shape[1]
+        self.random_blocks += 1
+        X = self.backend.random(n, width, seed=100 + self.random_blocks)
         if not width:
             return X, X
-        X, W = self._without(*self._without(X, self.metric.apply(X)))
-        return self._orthonormal(X, W)
+        X, W = self._project_out(*self._project_out(X, self.metric.apply(X)))
+        return self._orthonormalize(X, W)
 
-    def _without(self, X: Array, W: Array) -> tuple[Array, Array]:
-        """X without what it has of V, and the same of its dual W."""
-        V, dual = self.rows[: self.size, :], self.duals[: self.size, :]
+    def _project_out(self, X: Array, W: Array) -> tuple[Array, Array]:
+        """X without its part along V, and the same of its dual W."""
+        V, dual = self.basis[: self.size, :], self.dual_basis[: self.size, :]
         h = V @ W
         X, W = X - V.T @ h, None if self.metric.is_identity else W - dual.T @ h
         return X, X if W is None else W
 
-    def _orthonormal(self, X: Array, W: Array, sizes: Array | None = None) -> tuple[Array, Array]:
+    def _orthonormalize(
+        self, X: Array, W: Array, sizes: Array | None = None
+    ) -> tuple[Array, Array]:
         """A basis of X, of its rank and orthonormal to rounding, and its dual."""
         backend = self.backend
         for _ in range(1 if X.shape[1] == 1 else 2):
@@ -329,8 +360,8 @@ class Lanczos:
         return X, W
 
 
-def chosen(values: Any, k: int, which: str) -> Any:
-    """Indices of the k of ascending `values` that `which` means; of "BE" the odd one is above."""
+def select_wanted(values: Any, k: int, which: str) -> Any:
+    """Indices of the k of ascending `values` that `which` means; with "BE" an odd one is above."""
     n, order = values.shape[0], host.argsort(values, kind="stable")
     if which == "LM":
         return host.sort(host.argsort(-host.abs(values), kind="stable")[:k])

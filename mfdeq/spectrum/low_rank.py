@@ -1,10 +1,10 @@
-"""A Gaussian posterior from what the data see of it: a low-rank Hessian beside a prior's precision.
+"""A Gaussian posterior from a low-rank Hessian of the data misfit and the precision of a prior.
 
 With H V = R V diag(mu) and V' R V = I, up to eigenvalues that are small beside one,
 
     (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'
 
-(Woodbury; Bui-Thanh, Ghattas, Martin and Stadler 2013). All else follows from mu and V.
+by the Woodbury identity. Everything else follows from mu and V.
 """
 
 from __future__ import annotations
@@ -19,70 +19,92 @@ from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
 from .eigenpairs import Eigenpairs
 
-ROUGH = 0.1  # of the prior's covariance, by which the posterior's may be off without a warning
+MAX_ERROR = 0.1  # of the prior's covariance, by which the posterior's may be off without a warning
 
 
 class LowRank(SelfAdjoint):
-    """The posterior covariance (H + R)^-1, (P, P), of a low-rank H.
+    """The posterior covariance (H + R)^-1, (P, P), of a low-rank H and a prior precision R.
 
-    An operator: also a preconditioner for solves with H + R and for `mfdeq.eigsh` of it.
+    H is the Hessian of the data misfit alone. The result is a LinearOperator: also a
+    preconditioner for solves with H + R and for `mfdeq.eigsh` of it.
 
     Parameters
     ----------
     pairs : Eigenpairs
-        Of the Hessian of the misfit alone, in the inner product of the prior's precision:
-        ``mfdeq.eigsh(H, k, "LM", M=R)`` or `mfdeq.randomized_eigsh`.
+        Of H, in the inner product of the prior's precision: ``mfdeq.eigsh(H, k, "LM", M=R)`` or
+        `mfdeq.randomized_eigsh`.
 
     Attributes
     ----------
     prior : Precision
         R.
     values : (k,) array
-        mu: how many times more the data say than the prior, along each vector.
+        mu: how much more the data determine than the prior, along each vector.
     vectors : (P, k) array
         V.
     error : float
-        How far the covariance may be off for the bounds of the pairs, relative to the prior's, to
-        first order: the root of the sum of (bound / (1 + mu))^2.
+        How far the covariance may be off for the error bounds of the pairs, relative to the
+        prior's, to first order: the root of the sum of (bound / (1 + mu))^2.
 
     Warns
     -----
     AccuracyWarning
-        If that is more than 0.1: bounds are relative to the largest mu, and what counts here is
-        their size beside 1 + mu.
+        If `error` is more than 0.1: the bounds of the pairs are relative to the largest mu, and
+        what counts here is their size beside 1 + mu.
 
     Raises
     ------
     ArgumentError
         If the pairs are not of a generalized problem, or 1 + mu is not positive: H + R is then not
-        positive definite, and no Gaussian has it for its precision.
+        positive definite, and is the precision of no Gaussian.
 
     Notes
     -----
-    What is left out beside that: with every eigenvalue beyond those given at most m in magnitude,
-    the covariance is off by at most m / (1 - m) of the prior's, in the inner product of R.
+    (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'. `error` does not contain the truncation: with
+    every eigenvalue beyond those given at most m < 1 in magnitude, the covariance is off by at
+    most m / (1 - m) of the prior's, in the inner product of R.
+
+    References
+    ----------
+    T. Bui-Thanh, O. Ghattas, J. Martin and G. Stadler, "A computational framework for
+    infinite-dimensional Bayesian inverse problems. Part I: The linearized case, with application to
+    global seismic inversion", 2013.
+
+    Examples
+    --------
+    A misfit that sees the first parameter only, 99 times as well as the prior:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = np.zeros((50, 50))
+    >>> H[0, 0] = 99.0
+    >>> posterior = mfdeq.LowRank(mfdeq.eigsh(H, k=1, M=np.ones(50)))
+    >>> (posterior @ np.ones(50))[:3].round(6).tolist()
+    [0.01, 1.0, 1.0]
     """
 
     def __new__(cls, pairs: Any) -> Any:
-        """On the library of the pairs."""
-        if not isinstance(getattr(pairs, "precision", None), Precision):
+        """Make the operator on the array library of the pairs."""
+        if not isinstance(pairs, Eigenpairs) or pairs.precision is None:
             raise ArgumentError(
-                f"pairs is a {type(pairs).__name__} without a precision; what mfdeq.eigsh(H, k, "
-                "M=R) returns was expected, R the prior's precision"
+                "expected pairs as mfdeq.eigsh(H, k, M=R) returns them, R the prior's precision; "
+                f"got {type(pairs).__name__} without a precision"
             )
         return super().__new__(cls, pairs.precision)
 
     def __init__(self, pairs: Eigenpairs) -> None:
         prior: Any = pairs.precision
         super().__init__(prior, prior.shape)
-        self.prior, self.values, self.vectors = prior, pairs.values, pairs.vectors
+        self.prior: Precision = prior
+        self.values, self.vectors = pairs.values, pairs.vectors
         if not (least := float(self.backend.xp.min(self.values))) > -1.0:
             raise ArgumentError(
-                f"H + R is not positive definite: an eigenvalue of H is {least:.3g} of R. This is "
-                "no minimum of the loss with its prior; H.gauss_newton is never negative"
+                f"H + R is not positive definite: an eigenvalue of R^-1 H is {least:.3g}. The "
+                "parameters are no minimum of the loss with its prior: minimize it first, or take "
+                "H.gauss_newton, which has no negative eigenvalues"
             )
         self.error = self.backend.norm(pairs.error_bounds / (1.0 + self.values))
-        if self.error > ROUGH:
+        if self.error > MAX_ERROR:
             largest = float(self.backend.xp.max(self.backend.xp.abs(self.values)))
             warn(
                 f"the eigenpairs are too rough for a posterior: its covariance may be off by "
@@ -92,9 +114,9 @@ class LowRank(SelfAdjoint):
             )
 
     def _apply(self, x: Array) -> Array:
-        return self.prior.solve(x) - self._along(x, self.values / (1.0 + self.values))
+        return self.prior.solve(x) - self._scaled_projection(x, self.values / (1.0 + self.values))
 
-    def _along(self, x: Array, weights: Array) -> Array:
+    def _scaled_projection(self, x: Array, weights: Array) -> Array:
         """V diag(weights) V' x."""
         return self.vectors @ scale_rows(weights, self.vectors.T @ x)
 
@@ -104,32 +126,76 @@ class LowRank(SelfAdjoint):
         return _PosteriorPrecision(self)
 
     def samples(self, n: int | None = None, seed: int = 0, mean: Array | None = None) -> Array:
-        """Samples of N(mean, (H + R)^-1), (P,), or n of them as columns, (P, n).
+        """Draw samples of N(mean, (H + R)^-1).
 
-        Of the same white noise as ``prior.samples(n, seed)``: a pair of samples shows what the
-        data changed. The mean is zero by default.
+        They are from the same white noise as ``prior.samples(n, seed)``: a pair of samples shows
+        what the data changed.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many; one vector by default.
+        seed : int, optional
+            Of the white noise; 0 by default.
+        mean : (P,) array, optional
+            Zero by default.
+
+        Returns
+        -------
+        (P,) or (P, n) array
+            Samples as columns where n is given.
+
+        Raises
+        ------
+        ArgumentError
+            If the prior is known by its products only, without a root.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[1e12, np.zeros(49)]), k=1, M=np.ones(50))
+        >>> posterior = mfdeq.LowRank(pairs)
+        >>> x, before = posterior.samples(seed=3), posterior.prior.samples(seed=3)
+        >>> bool(abs(x[0]) < 1e-4), bool(np.allclose(x[1:], before[1:]))
+        (True, True)
         """
         x = self.prior.samples(n, seed)
         shrink = 1.0 - 1.0 / self.backend.xp.sqrt(1.0 + self.values)
-        x = x - self._along(self.prior.apply(x), shrink)
+        x = x - self._scaled_projection(self.prior.apply(x), shrink)
         if mean is None:
             return x
         mean = self.backend.checked(mean, self.shape[:1], "mean", ArgumentError)
         return x + (mean if n is None else mean[:, None])
 
     def variances(self, prior: Array | None = None) -> Array:
-        """The diagonal of the covariance, (P,).
+        """The variances of the parameters: the diagonal of the covariance.
 
         Parameters
         ----------
         prior : (P,) array, optional
-            That of the prior's; by default ``self.prior.variances()``.
+            The variances of the prior; by default ``self.prior.variances()``.
+
+        Returns
+        -------
+        (P,) array
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=1, M=np.ones(50))
+        >>> mfdeq.LowRank(pairs).variances()[:2].round(6).tolist()
+        [0.25, 1.0]
         """
         before = self.prior.variances() if prior is None else prior
         return before - self.variance_reduction()
 
     def variance_reduction(self) -> Array:
-        """By how much the data lower the variance of each parameter, (P,)."""
+        """By how much the data lower the variance of each parameter, (P,).
+
+        Needs no variances of the prior.
+        """
         xp = self.backend.xp
         return xp.sum(self.vectors**2 * (self.values / (1.0 + self.values)), axis=1)
 
@@ -139,38 +205,56 @@ class LowRank(SelfAdjoint):
         return float(xp.sum(xp.log1p(self.values)))
 
     def log_determinant(self) -> float:
-        """log det(H + R)."""
+        """log det(H + R); an `ArgumentError` if the prior is known by its products only."""
         return self.prior.log_determinant() + self.log_determinant_ratio()
 
     def expected_information_gain(self) -> float:
-        """In nats, of posterior over prior, averaged over data: half the sum of log(1 + mu).
+        """The expected information gain of posterior over prior, averaged over data, in nats.
 
-        Of a linear model, or one linearized (Alexanderian, Gloor and Ghattas 2016).
+        Returns
+        -------
+        float
+            Half the sum of log(1 + mu).
+
+        Notes
+        -----
+        Exact for a linear model with Gaussian noise; of others that of their linearization.
+
+        References
+        ----------
+        A. Alexanderian, P. J. Gloor and O. Ghattas, "On Bayesian A- and D-optimal experimental
+        designs in infinite dimensions", 2016.
         """
         return 0.5 * self.log_determinant_ratio()
 
     def information_gain(self, shift: Array) -> float:
-        """In nats, the Kullback-Leibler divergence of the posterior from the prior.
+        """The Kullback-Leibler divergence of the posterior from the prior, in nats.
 
         Parameters
         ----------
         shift : (P,) array
             Posterior mean minus prior mean.
+
+        Returns
+        -------
+        float
+            Half of sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift.
         """
         xp = self.backend.xp
         shift = self.backend.checked(shift, self.shape[:1], "shift", ArgumentError)
-        traced = float(xp.sum(self.values / (1.0 + self.values)))
-        moved = float(xp.vecdot(shift, self.prior.apply(shift)))
-        return 0.5 * (self.log_determinant_ratio() - traced + moved)
+        reduction = float(xp.sum(self.values / (1.0 + self.values)))
+        distance = float(xp.vecdot(shift, self.prior.apply(shift)))
+        return 0.5 * (self.log_determinant_ratio() - reduction + distance)
 
 
 class _PosteriorPrecision(SelfAdjoint):
     """R + R V diag(mu) V' R."""
 
-    def __init__(self, of: LowRank) -> None:
-        super().__init__(of, of.shape)
-        self.of = of
+    def __init__(self, posterior: LowRank) -> None:
+        super().__init__(posterior, posterior.shape)
+        self.posterior = posterior
 
     def _apply(self, x: Array) -> Array:
-        Rx = self.of.prior.apply(x)
-        return Rx + self.of.prior.apply(self.of._along(Rx, self.of.values))
+        posterior = self.posterior
+        Rx = posterior.prior.apply(x)
+        return Rx + posterior.prior.apply(posterior._scaled_projection(Rx, posterior.values))

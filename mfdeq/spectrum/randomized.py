@@ -1,10 +1,9 @@
-"""Largest eigenpairs by a randomized double pass: whole blocks of products, two or a few in turn.
+"""Largest eigenpairs by randomized passes: whole blocks of products, two or a few in turn.
 
     Y = R^-1 H W of a random W,   Q an R-orthonormal basis of Y,   Q' H Q = U diag(mu) U',   V = Q U
 
-(Halko, Martinsson and Tropp 2011; Saibaba, Lee and Kitanidis 2016). H Q is at hand, and with it the
-true residuals. Further passes put R^-1 H Q for Y: each multiplies what is left of the smaller
-eigenvalues by their ratio.
+H Q is at hand, and with it the true residuals. Further passes put R^-1 H Q in the place of Y: each
+multiplies what is left of the smaller eigenvalues by their ratio.
 """
 
 from __future__ import annotations
@@ -17,10 +16,16 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
-from .eigenpairs import Eigenpairs, allowed, judged, orthonormal_in, worst
-from .extreme import check_operator
-from .lanczos import chosen
-from .products import Products
+from .arguments import check_operator
+from .counted_operator import CountedOperator
+from .eigenpairs import (
+    Eigenpairs,
+    largest_residual,
+    orthonormalize,
+    pairs_with_bounds,
+    residual_tolerance,
+)
+from .lanczos import select_wanted
 
 
 @translate_memory_errors
@@ -35,7 +40,7 @@ def randomized_eigsh(
     seed: int = 0,
     progress: bool = False,
 ) -> Eigenpairs:
-    """The k eigenpairs of largest magnitude, by products of k + oversampling columns at once.
+    """Find the k eigenpairs of largest magnitude by products of k + oversampling columns at once.
 
     For spectra that fall fast and products that are much cheaper in blocks; Lanczos (`eigsh`) takes
     fewer products to any rtol.
@@ -45,62 +50,87 @@ def randomized_eigsh(
     H : LinearOperator, (P, P)
         Symmetric.
     k : int, optional
+        How many pairs, 1 <= k <= P; 6 by default.
     M : Precision, (P, P) matrix or (P,) array, optional
-        Of H x = mu M x, as in `eigsh`.
+        For H x = mu M x, as in `eigsh`.
     rtol : float, optional
-        Residuals reach rtol times the largest of the values' magnitudes.
+        Residuals reach rtol times the largest magnitude of the values; 1e-2 by default.
     oversampling : int, optional
-        Columns beside k.
+        Columns beside k; 10 by default.
     max_passes : int, optional
-        Passes before giving up; the first two are the double pass.
+        Passes before giving up, at least 2 and by default 10; the first two are the double pass.
     seed : int, optional
-        Of the random columns.
+        Of the random columns; 0 by default.
     progress : bool, optional
-        Show the products as they are made.
+        Show a progress bar of the products.
 
     Returns
     -------
     Eigenpairs
+        ``values`` in ascending order, ``vectors``, ``error_bounds`` and ``report``.
 
     Raises
     ------
     ConvergenceError
-        With the pairs found as `best`.
+        If the residuals are above rtol after the last pass; `best` has the pairs found.
+
+    Notes
+    -----
+    With a random W and an orthonormal basis Q of H W, the pairs are those of Q' H Q = U diag(mu) U'
+    with vectors Q U (subspace iteration with Rayleigh-Ritz projection).
+
+    References
+    ----------
+    N. Halko, P. G. Martinsson and J. A. Tropp, "Finding structure with randomness: probabilistic
+    algorithms for constructing approximate matrix decompositions", 2011. A. K. Saibaba, J. Lee and
+    P. K. Kitanidis, "Randomized algorithms for generalized Hermitian eigenvalue problems with
+    application to computing Karhunen-Loeve expansion", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = np.diag(0.5 ** np.arange(60.0))
+    >>> pairs = mfdeq.randomized_eigsh(H, k=2)
+    >>> pairs.values.round(4).tolist()
+    [0.5, 1.0]
+    >>> pairs.report.products
+    24
     """
     P = check_operator(H, k)
     backend = backend_of(H)
     metric = metric_of(M, backend, P)
     fraction(rtol, "rtol")
     width = min(P, k + count(oversampling, "oversampling"))
-    products = Products(as_symmetric(backend, H, (P, P), "H"), progress, metric)
+    products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
         image = products(backend.random(P, width, seed=seed))
         for _ in range(max(2, count(max_passes, "max_passes")) - 1):
-            pairs, image = _pass(products, metric.solve(image), k)
-            if worst(pairs) <= allowed(pairs, rtol):
+            pairs, image = _project(products, metric.solve(image), k)
+            if largest_residual(pairs) <= residual_tolerance(pairs, rtol):
                 return pairs
     finally:
         products.close()
     pairs.report.converged = False
     raise ConvergenceError(
-        f"randomized_eigsh: residuals of {worst(pairs):.1e} after {products.count} products, above "
-        f"rtol = {rtol:.1e} of the largest value: the eigenvalues fall too slowly. Use "
-        "mfdeq.eigsh, or raise oversampling, max_passes or rtol",
+        f"randomized_eigsh: the largest residual is {largest_residual(pairs):.1e} after "
+        f"{products.count} products, above rtol = {rtol:.1e} of the largest value: the eigenvalues "
+        "fall too slowly. Use mfdeq.eigsh, or raise oversampling, max_passes or rtol",
         best=pairs,
         report=pairs.report,
     )
 
 
-def _pass(H: Products, Y: Array, k: int) -> tuple[Eigenpairs, Array]:
-    """Of a basis the best k pairs, and H times the basis."""
+def _project(H: CountedOperator, Y: Array, k: int) -> tuple[Eigenpairs, Array]:
+    """The best k pairs in the span of Y, and H times a basis of it."""
     backend, xp = H.backend, H.backend.xp
-    Q, dual = orthonormal_in(H.metric, Y)
+    Q, dual = orthonormalize(H.metric, Y)
     image, error = H.with_error(Q)
     small = Q.T @ image
     values, U = xp.linalg.eigh(0.5 * (small + small.T))
-    found = array_on_host(values)
-    best = xp.asarray(chosen(found, min(k, found.shape[0]), "LM"), device=backend.device)
-    U = xp.take(U, best, axis=1)
-    norm = float(abs(found).max())
-    pairs = judged(H, Q @ U, dual @ U, image @ U, error @ U, norm, "randomized passes")
+    on_host = array_on_host(values)
+    best = select_wanted(on_host, min(k, on_host.shape[0]), "LM")
+    U = xp.take(U, xp.asarray(best, device=backend.device), axis=1)
+    norm = float(abs(on_host).max())
+    pairs = pairs_with_bounds(H, Q @ U, dual @ U, image @ U, error @ U, norm, "randomized passes")
     return pairs, image

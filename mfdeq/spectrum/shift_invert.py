@@ -1,12 +1,17 @@
-"""Eigenpairs nearest to a shift, and how many there are below one, by the Lagrangian system.
+"""Eigenpairs nearest to a shift, and inertia counts, by shift-invert Lanczos.
 
-Of (H - sigma I)^-1 the largest are those of H nearest to sigma, a few Lanczos steps away. What was
-found is judged by H itself. Inertia counts: below(b) - below(a) eigenvalues of H lie in (a, b).
-Where the system has no matrix, (H - sigma I) x = b is iterated with a preconditioner.
+The largest eigenvalues of (H - sigma M)^-1 are those of H nearest to sigma, and a few Lanczos steps
+away (T. Ericsson and A. Ruhe, "The spectral transformation Lanczos method for the numerical
+solution of large sparse generalized symmetric eigenvalue problems", 1980). The inverse is one
+factorization of the Lagrangian system; where that has no matrix, (H - sigma M) x = b is iterated
+with a preconditioner. Residuals and bounds are those of H itself.
+
+Inertia counts: below(b) - below(a) eigenvalues of H lie in (a, b).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ..arguments import real
@@ -14,13 +19,22 @@ from ..arrays.backend import Array, array_on_host
 from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Krylov
-from ..operators.operator import Operator, SelfAdjoint
+from ..operators.operator import Operator, Product, SelfAdjoint
 from ..priors.metric import Metric
-from .products import Products
+from ..priors.precision import Precision
+from .arguments import require_hessian
+from .counted_operator import CountedOperator
+from .dense import dense_eigenvectors
+from .eigenpairs import Eigenpairs, pairs_from_vectors
+from .lanczos import Lanczos
+from .lanczos_search import LanczosSearch
+from .problem import EigenMethod, EigenProblem
 
-ROUNDING = 1e-10  # of ||H||, the same
-RESTART = 60  # vectors of a cycle, for each column
-MARGIN = 1e-6  # of the largest magnitude found, beyond the outermost values, where counts are taken
+INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
+GMRES_RESTART = 60  # vectors of a cycle, for each column
+# How far beyond the outermost values found the counts are taken: of their largest magnitude, and of
+# the norm of H.
+COUNT_MARGIN, COUNT_ROUNDING = 1e-6, 1e-10
 
 
 class IteratedInverse(SelfAdjoint):
@@ -28,16 +42,16 @@ class IteratedInverse(SelfAdjoint):
 
     Parameters
     ----------
-    H : Products
+    H : CountedOperator
     sigma : float
     preconditioner : Operator, (P, P)
         Near the inverse; with sigma = 0 a `LowRank`, say.
     """
 
-    def __init__(self, H: Products, sigma: float, preconditioner: Operator) -> None:
+    def __init__(self, H: CountedOperator, sigma: float, preconditioner: Operator) -> None:
         super().__init__(H, H.H.shape)
         self.sigma = real(sigma, "sigma")
-        solver = Krylov("gmres", preconditioner=preconditioner, restart=RESTART)
+        solver = Krylov("gmres", preconditioner=preconditioner, restart=GMRES_RESTART)
         self.factor = solver.setup(_Shifted(H, self.sigma))
 
     def _apply(self, x: Array) -> Array:
@@ -61,46 +75,105 @@ class IteratedInverse(SelfAdjoint):
 class _Shifted(SelfAdjoint):
     """H - sigma M, its products counted."""
 
-    def __init__(self, H: Products, sigma: float) -> None:
+    def __init__(self, H: CountedOperator, sigma: float) -> None:
         super().__init__(H, H.H.shape)
         self.product, self.sigma = H, sigma
 
     def _apply(self, x: Array) -> Array:
         X = x if x.ndim == 2 else x[:, None]
-        found = self.product(X) - self.sigma * self.product.metric.apply(X)
-        return found if x.ndim == 2 else found[:, 0]
+        shifted = self.product(X) - self.sigma * self.product.metric.apply(X)
+        return shifted if x.ndim == 2 else shifted[:, 0]
 
 
-def entries(metric: Metric | None) -> Any:
-    """The matrix of M, as the Lagrangian system takes it; None of the identity."""
+def precision_entries(metric: Metric | None) -> Any:
+    """The sparse matrix of M for the Lagrangian system; None for the identity."""
     if metric is None or metric.is_identity:
         return None
     return solver_for(metric.backend).assemble(metric, "M")
 
 
-def refined(S: Operator, vectors: Array, metric: Metric) -> Array:
-    """Once more through the inverse: what is far from sigma falls away."""
-    return S._apply(metric.apply(vectors))
+def apply_inverse(inverse: Operator, vectors: Array, metric: Metric) -> Array:
+    """Vectors after one more step of inverse iteration: what is far from sigma is damped."""
+    return inverse._apply(metric.apply(vectors))
 
 
-def missed(H: Any, pairs: Any, S: Any) -> int | None:
+def count_missed(H: Any, pairs: Any, inverse: Any) -> int | None:
     """Eigenvalues of H between the outermost found (and sigma) that are not among those found.
 
-    None where the counts cannot be believed.
+    Parameters
+    ----------
+    H : ReducedCurvature
+    pairs : Eigenpairs
+    inverse : ShiftedInverse or None
+        The one that the pairs were found with: its count is used in place of one beyond them.
+
+    Returns
+    -------
+    int or None
+        None where a count is not reliable.
     """
-    M = entries(pairs.precision)
+    M = precision_entries(pairs.precision)
     values, bounds = array_on_host(pairs.values), array_on_host(pairs.error_bounds)
-    margin = MARGIN * float(abs(values).max()) + 2.0 * float(bounds.max())
-    margin += ROUNDING * pairs.report.norm
+    margin = COUNT_MARGIN * float(abs(values).max()) + 2.0 * float(bounds.max())
+    margin += COUNT_ROUNDING * pairs.report.norm
     ends = [float(values.min()) - margin, float(values.max()) + margin]
     counts = []
     for outer, end in zip((min, max), ends, strict=True):
-        known = hasattr(S, "below") and outer(S.sigma, end) == S.sigma
+        known = inverse is not None and outer(inverse.sigma, end) == inverse.sigma
         try:
-            at: Any = S if known else solver_for(H.backend).shifted_inverse(H, end, M)
-        except (SingularStateError, ArgumentError):  # on an eigenvalue, or of no use: no count
+            at: Any = inverse if known else solver_for(H.backend).shifted_inverse(H, end, M)
+        except (SingularStateError, ArgumentError):  # at an eigenvalue, or not factorizable
             return None
         if at.below is None:
             return None
         counts.append(at.below)
     return counts[1] - counts[0] - values.shape[0]
+
+
+def shifted_inverse(H: CountedOperator, sigma: float, preconditioner: Operator | None) -> Operator:
+    """(H - sigma M)^-1, iterated where there is a preconditioner, else factorized."""
+    if preconditioner is not None:
+        return IteratedInverse(H, sigma, preconditioner)
+    return solver_for(H.backend).shifted_inverse(
+        require_hessian(H.H), sigma, precision_entries(H.metric)
+    )
+
+
+def _solve(problem: EigenProblem) -> Eigenpairs:
+    """The pairs of the largest magnitude of the inverse, with values and bounds by H itself."""
+    H, k, inverse, metric = problem.H, problem.k, problem.inverse, problem.H.metric
+    assert inverse is not None
+    if isinstance(metric, Precision):  # of (H - sigma M)^-1 M, times M: symmetric
+        solves = CountedOperator(
+            Product(metric, Product(inverse, metric)), problem.progress, metric
+        )
+    else:
+        solves = CountedOperator(inverse, problem.progress, metric)
+    try:
+        if problem.dense:
+            vectors, _ = dense_eigenvectors(solves, k, "LM")
+        else:
+            problem.checkpoint.operators = [H, solves]
+            begin = functools.partial(
+                Lanczos, inverse.backend, solves, problem.start, problem.max_size, metric
+            )
+            search = LanczosSearch(
+                begin,
+                solves,
+                k,
+                "LM",
+                INVERSE_RTOL,
+                problem.max_products,
+                problem.checkpoint,
+                relative_to_each=True,
+            )
+            vectors = search.run().vectors
+    finally:
+        solves.close()
+    vectors = apply_inverse(inverse, vectors, metric)
+    solver = "the Lagrangian system" if problem.preconditioner is None else "iterated solves"
+    norm = H.estimate_norm(problem.start[:, :1])
+    return pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")
+
+
+SHIFT_INVERT = EigenMethod("shift-invert", lambda problem: problem.inverse is not None, _solve)

@@ -196,13 +196,13 @@ ARGUMENTS = table(
         for loss in (None, [LOSS], 3.0)
     ],
     ("loss of a functional", lambda: mfdeq.ReducedFunctional(Toy(), min), "the loss is a"),
-    ("on_failure", lambda: mfdeq.ReducedFunctional(Toy(), LOSS, on_failure="nan"), "'inf' was"),
+    ("on_failure", lambda: mfdeq.ReducedFunctional(Toy(), LOSS, on_failure="nan"), "or 'inf'"),
     ("loss of verify", lambda: mfdeq.verify(Toy(), THETA, loss=min), "the loss is a builtin"),
     *[
-        (f"k: {k!r}", lambda k=k: mfdeq.eigsh(H, k), f"k is .* an integer from 1 to P = {P}")
+        (f"k: {k!r}", lambda k=k: mfdeq.eigsh(H, k), f"an integer k from 1 to P = {P}, got")
         for k in (0, P + 1, -1, 1.0, True, None, "2")
     ],
-    ("which", lambda: mfdeq.eigsh(H, 1, which="SM"), "'SM'; one of LM, LA, SA, BE"),
+    ("which", lambda: mfdeq.eigsh(H, 1, which="SM"), "one of LM, LA, SA, BE, got 'SM'"),
     ("which: none", lambda: mfdeq.eigsh(H, 1, which=None), "one of LM"),
     *[
         (f"rtol of eigsh: {bad!r}", lambda bad=bad: mfdeq.eigsh(H, 1, rtol=bad),
@@ -214,10 +214,10 @@ ARGUMENTS = table(
          "max_products: expected a positive integer, got")
         for bad in (0, -5, 1.5, "x")
     ],
-    ("v0: zero", lambda: mfdeq.eigsh(H, 1, v0=np.zeros(P)), "v0 is zero"),
-    ("H: none", lambda: mfdeq.eigsh(None, 1), r"H has shape \(\); a square"),
-    ("H: list", lambda: mfdeq.eigsh([[1.0]], 1), r"H has shape \(\); a square"),
-    ("H: not square", lambda: mfdeq.eigsh(EQ.sensitivity, 1), r"H has shape \(3, 2\); a square"),
+    ("v0: zero", lambda: mfdeq.eigsh(H, 1, v0=np.zeros(P)), "nonzero start v0"),
+    ("H: none", lambda: mfdeq.eigsh(None, 1), r"a square .* H, got one of shape \(\)"),
+    ("H: list", lambda: mfdeq.eigsh([[1.0]], 1), r"a square .* H, got one of shape \(\)"),
+    ("H: not square", lambda: mfdeq.eigsh(EQ.sensitivity, 1), r"a square .*\(3, 2\)"),
     ("all of H", lambda: mfdeq.eigsh(Diagonal().solved().state_operator, 5000), "at most P - 2"),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 import mfdeq
 from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
-from mfdeq.spectrum.shift_invert import missed
+from mfdeq.spectrum.shift_invert import count_missed
 
 
 class Coarse(mfdeq.ResidualModel):
@@ -172,8 +172,8 @@ def test_a_missed_eigenvalue_is_counted():
     fewer = mfdeq.Eigenpairs(
         pairs.values[kept], pairs.vectors[:, kept], pairs.error_bounds[kept], pairs.report
     )
-    assert missed(H, fewer, None) == 1
-    assert missed(H, pairs, ShiftedInverse(H, 0.0)) == 0
+    assert count_missed(H, fewer, None) == 1
+    assert count_missed(H, pairs, ShiftedInverse(H, 0.0)) == 0
 
 
 def test_a_newton_step_solves_with_the_hessian():
@@ -259,7 +259,7 @@ def test_operators_without_entries_are_refused():
     for sigma in (np.nan, "zero", True):
         with pytest.raises(mfdeq.ArgumentError, match="sigma is"):
             mfdeq.eigsh(H, k=2, sigma=sigma)
-    with pytest.raises(mfdeq.ArgumentError, match="for an mfdeq Hessian; Matrix came"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"an mfdeq Hessian .* got Matrix"):
         mfdeq.eigsh(sp.identity(50, format="csr"), k=2, sigma=0.0)
     function = mfdeq.Loss(
         lambda h, t: (h**2).sum(),

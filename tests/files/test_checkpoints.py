@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from benchmarks.problems import Diffusion
-from optimization.test_minimize import Wavy
-from spectrum.test_davidson import NEAR
-from spectrum.test_davidson import H as OF_DAVIDSON
-from spectrum.test_lanczos import SPECTRA, operator
 from support.branch_models import PITCHFORK, SADDLE, TRANSCRITICAL, bratu, square
 from support.cases import build
+from support.functionals import WAVY_LOSS, IdentityModel, wavy_functional
 from support.interrupted import (
     assert_same,
     kill_cases,
     killed_after_writing,
     killed_and_restarted,
     killed_by_signal,
+)
+from support.spectra import (
+    APPROXIMATE_INVERSE,
+    AWKWARD_SPECTRA,
+    ILL_CONDITIONED,
+    awkward_operator,
+    symmetric_operator,
 )
 
 import mfdeq
@@ -56,7 +60,7 @@ def preconditioned(name):
 
 
 def wavy():
-    return Wavy().functional(), np.array([0.1, -0.2, 0.05])
+    return wavy_functional(), np.array([0.1, -0.2, 0.05])
 
 
 MINIMIZATIONS = {
@@ -196,20 +200,28 @@ def hessian_and_prior():
 
 
 def beside_a_prior():
-    return operator(SPECTRA["indefinite"]), {"k": 4, "M": METRIC, "which": "BE"}
+    return awkward_operator("indefinite"), {"k": 4, "M": METRIC, "which": "BE"}
 
 
 def gone_on_from():
-    H = operator(SPECTRA["clusters"])
+    H = awkward_operator("clusters")
     return H, {"k": 9, "rtol": 1e-10, "resume": mfdeq.eigsh(H, k=3, rtol=1e-2)}
 
 
+PRECONDITIONED = {"k": 5, "preconditioner": APPROXIMATE_INVERSE}
+
+
 def smallest():
-    return OF_DAVIDSON, {"k": 5, "which": "SA", "preconditioner": NEAR}
+    return ILL_CONDITIONED, {**PRECONDITIONED, "which": "SA"}
 
 
 def decaying(**options):
-    return operator(SPECTRA["indefinite"]), {"k": 5, "rtol": 1e-9, "basis": 20, **options}
+    return awkward_operator("indefinite"), {
+        "k": 5,
+        "rtol": 1e-9,
+        "basis": 20,
+        **options,
+    }
 
 
 EIGENPAIRS = {
@@ -218,20 +230,29 @@ EIGENPAIRS = {
     "M": lambda: beside_a_prior(),
     "a block, M": lambda: (beside_a_prior()[0], {**beside_a_prior()[1], "block": 2}),
     "float32": lambda: (
-        operator(SPECTRA["decay"].astype("f4"), dtype="f4"),
+        symmetric_operator(AWKWARD_SPECTRA["decay"].astype("f4"), dtype="f4"),
         {"k": 3, "rtol": 1e-4},
     ),
-    "locked": lambda: (operator(SPECTRA["repeated"]), {"k": 5, "block": 3, "rtol": 1e-8}),
-    "low rank": lambda: (operator(SPECTRA["low rank"]), {"k": 5, "checkpoint_every": 2}),
+    "locked": lambda: (
+        awkward_operator("repeated"),
+        {"k": 5, "block": 3, "rtol": 1e-8},
+    ),
+    "low rank": lambda: (
+        awkward_operator("low rank"),
+        {"k": 5, "checkpoint_every": 2},
+    ),
     "many, sampled": lambda: decaying(k=20, basis=60),
     "resume": lambda: gone_on_from(),
-    "dense": lambda: (operator(SPECTRA["decay"][:30]), {"k": 3}),
+    "dense": lambda: (symmetric_operator(AWKWARD_SPECTRA["decay"][:30]), {"k": 3}),
     "Davidson": lambda: smallest(),
     "Davidson, a small basis": lambda: (smallest()[0], {**smallest()[1], "basis": 17, "block": 2}),
     "Davidson, M": lambda: (smallest()[0], {**smallest()[1], "M": np.linspace(1, 2, 144)}),
     "sigma": lambda: (hessian("auto"), {"k": 5, "sigma": 0.5, "certify": True}),
     "sigma, M": lambda: (hessian("auto"), {"k": 4, "sigma": 0.5, "M": np.linspace(1, 2, 256)}),
-    "sigma, iterated": lambda: (OF_DAVIDSON, {"k": 4, "sigma": 0.0, "preconditioner": NEAR}),
+    "sigma, iterated": lambda: (
+        ILL_CONDITIONED,
+        {"k": 4, "sigma": 0.0, "preconditioner": APPROXIMATE_INVERSE},
+    ),
     "GMRES": lambda: (hessian(RECYCLING), {"k": 6, "which": "BE"}),
     "GMRES, not relaxed": lambda: (hessian(RECYCLING), {"k": 6, "which": "BE", "relaxed": False}),
     "GMRES, a sum": lambda: hessian_and_prior(),
@@ -257,7 +278,7 @@ def eigenpairs(what, path):
 )
 def test_eigenpairs_that_are_killed(what, before, tmp_path, monkeypatch):
     if what == "errors that add up":
-        monkeypatch.setattr("mfdeq.spectrum.products.SHARE", 1e3)
+        monkeypatch.setattr("mfdeq.spectrum.counted_operator.ERROR_SHARE", 1e3)
     whole = eigenpairs(what, tmp_path / "whole")
     found, kills = killed_and_restarted(
         lambda path: eigenpairs(what, path), tmp_path / "killed", monkeypatch, before
@@ -265,8 +286,9 @@ def test_eigenpairs_that_are_killed(what, before, tmp_path, monkeypatch):
     assert_same(found, whole)
     assert kills >= (0 if what == "dense" else 2 - before)
     H, options = EIGENPAIRS[what]()
-    monkeypatch.setattr("mfdeq.spectrum.kept.Kept.step", None)  # nothing is searched again
-    monkeypatch.setattr("mfdeq.spectrum.kept.Kept.end", None)
+    # A run that has ended searches nothing again, and writes nothing.
+    monkeypatch.setattr("mfdeq.spectrum.checkpoint.EigenCheckpoint.save_search", None)
+    monkeypatch.setattr("mfdeq.spectrum.checkpoint.EigenCheckpoint.save_result", None)
     options = {"checkpoint_every": 5, **options}
     finished = mfdeq.eigsh(H, checkpoint=tmp_path / "killed", **options)
     assert_same({**vars(finished), "precision": None, "krylov": None}, whole[0])
@@ -356,7 +378,7 @@ def test_a_process_that_is_killed(what, tmp_path):
 
 
 def minimum(path, start=(0.1, -0.2, 0.05), model=None, weight=1.0, **options):
-    F = mfdeq.ReducedFunctional(model or Wavy(len(start)), weight * Wavy().functional().loss)
+    F = mfdeq.ReducedFunctional(model or IdentityModel(len(start)), weight * WAVY_LOSS)
     return mfdeq.minimize(F, np.array(start), checkpoint=path, gtol=1e-6, **options)
 
 
@@ -365,8 +387,8 @@ def branch(path, theta0=-1.0, model=PITCHFORK, **options):
     return mfdeq.follow(model, np.array([theta0]), checkpoint=path, **options)
 
 
-def pairs(path, values="indefinite", **options):
-    return mfdeq.eigsh(operator(SPECTRA[values]), checkpoint=path, **{"k": 3, **options})
+def pairs(path, values=AWKWARD_SPECTRA["indefinite"], **options):
+    return mfdeq.eigsh(symmetric_operator(values), checkpoint=path, **{"k": 3, **options})
 
 
 RUNS = {"minimize": minimum, "follow": branch, "eigsh": pairs}
@@ -379,7 +401,7 @@ OTHERS = {
         "radius": {"radius": 0.5},
         "preconditioner": {"preconditioner": np.eye(3)},
         "loss": {"weight": 1.01},
-        "model": {"model": type("Other", (Wavy,), {})()},
+        "model": {"model": type("Other", (IdentityModel,), {})()},
     },
     "follow": {
         "theta0": {"theta0": -0.9},
@@ -400,11 +422,10 @@ OTHERS = {
         "start": {"block": 2},
         "basis": {"basis": 50},
         "preconditioner": {"which": "SA", "preconditioner": np.eye(120)},
-        "H or M": {"values": "gap"},
-        "P": {"values": None},
+        "H or M": {"values": AWKWARD_SPECTRA["gap"]},
+        "P": {"values": np.arange(50.0)},
     },
 }
-SPECTRA[None] = np.arange(50.0)
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["killed", "ended"])
@@ -464,7 +485,7 @@ DAMAGED = {
     "pickled": (lambda path, data: stored(path, mfdeq=np.array([{}])), "no checkpoint of mfdeq"),
     "without a head": (lambda path, data: stored(path, x=np.ones(3)), "no checkpoint of mfdeq"),
     "lacking": (lambda path, data: stored(path, mfdeq=held(path)["mfdeq"]), "damaged"),
-    "another format": (of_another_format, "of format 99, written by mfdeq 9.9.*format 1"),
+    "another format": (of_another_format, "of format 99, written by mfdeq 9.9.*format 2"),
     "a directory": (lambda path, data: (path.unlink(), path.mkdir()), "cannot be read"),
 }
 

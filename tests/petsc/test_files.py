@@ -46,7 +46,7 @@ def test_a_minimization_goes_on(folder, ending):
         return mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, **options)
 
     whole = run(checkpoint=folder / f"whole{ending}")
-    with pytest.raises(mfdeq.ConvergenceError, match="the callback said so"):
+    with pytest.raises(mfdeq.ConvergenceError, match="the callback returned True"):
         run(checkpoint=folder / f"run{ending}", callback=lambda theta, step: step.length > 0)
     found = run(checkpoint=folder / f"run{ending}")
     # On a CPU the same bits, as on one machine.

@@ -143,7 +143,7 @@ def test_a_callback_is_heard_on_all():
         functional = mfdeq.ReducedFunctional(Cubic(), LOSS)
         mfdeq.minimize(functional, vec_of(THETA), gtol=1e-9, callback=callback)
 
-    with pytest.raises(mfdeq.ConvergenceError, match="the callback said so"):
+    with pytest.raises(mfdeq.ConvergenceError, match="the callback returned True"):
         minimize(lambda theta, step: LAST)
 
     def raising(theta, step):

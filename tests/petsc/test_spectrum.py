@@ -139,7 +139,7 @@ def test_sigma_where_products_alone_are_known():
     H = spread().hessian(curved)
     with pytest.raises(ArgumentError, match="give its blocks"):
         mfdeq.petsc.eigsh(H, 3, sigma=0.0)
-    with pytest.raises(ArgumentError, match="for an mfdeq Hessian"):
+    with pytest.raises(ArgumentError, match="expected an mfdeq Hessian"):
         mfdeq.petsc.eigsh(mat_of(np.eye(P)), 3, sigma=0.5)
 
 
@@ -177,5 +177,5 @@ def test_arguments():
             mfdeq.petsc.eigsh(*arguments)
     with pytest.raises(ArgumentError, match=r"use mfdeq\.eigsh"):
         mfdeq.petsc.eigsh(np.eye(4), 1)
-    with pytest.raises(ArgumentError, match="v0 has shape"):
+    with pytest.raises(ArgumentError, match="expected v0 of shape"):
         mfdeq.petsc.eigsh(H, 2, v0=vec_of(np.ones(N)))

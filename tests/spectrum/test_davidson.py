@@ -1,4 +1,4 @@
-"""The smallest eigenpairs by a preconditioner: dense truth, few products, failures said."""
+"""Preconditioned eigenpairs, by Davidson or iterated solves: dense truth, products, failures."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ import scipy.linalg
 import scipy.sparse as sp
 from benchmarks.problems import Diffusion
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, lobpcg
-from spectrum.test_lanczos import operator
 from support.matrices import diffusion
+from support.spectra import (
+    APPROXIMATE_INVERSE,
+    ILL_CONDITIONED,
+    ILL_CONDITIONED_VALUES,
+    symmetric_matrix,
+)
 
 import mfdeq
 from mfdeq.spectrum.davidson import Davidson
 
 P = 144
-VALUES = np.r_[np.geomspace(1e-6, 1e-3, 20), np.geomspace(1e-2, 1, P - 20)]
-H = operator(VALUES) @ np.eye(P)
-NEAR = np.linalg.inv(H + 1e-3 * np.diag(np.linspace(0.1, 1, P)))
+H, VALUES = ILL_CONDITIONED, ILL_CONDITIONED_VALUES
 
 
 @pytest.mark.parametrize("basis", [None, 22])
 @pytest.mark.parametrize("block", [1, 3, 5])
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_smallest(block, basis, scale):
+def test_the_smallest_pairs_match_the_spectrum_at_any_scale(block, basis, scale):
     pairs = mfdeq.eigsh(
-        aslinearoperator(scale * H), 5, "SA", preconditioner=NEAR, block=block, basis=basis
+        aslinearoperator(scale * H),
+        5,
+        "SA",
+        preconditioner=APPROXIMATE_INVERSE,
+        block=block,
+        basis=basis,
     )
     np.testing.assert_allclose(pairs.values, scale * VALUES[:5], atol=1e-11 * scale)
     assert np.all(pairs.error_bounds <= 2e-6 * scale * VALUES[4] + 1e-13 * scale)
@@ -37,7 +45,7 @@ def test_smallest(block, basis, scale):
     assert pairs.report.products < 200
 
 
-def test_fewer_products_than_lobpcg_and_than_lanczos():
+def test_davidson_takes_fewer_products_than_lobpcg_and_lanczos():
     count = [0]
 
     def product(X):
@@ -45,35 +53,35 @@ def test_fewer_products_than_lobpcg_and_than_lanczos():
         return H @ X
 
     counted = LinearOperator(H.shape, matvec=product, matmat=product, dtype=float)
-    pairs = mfdeq.eigsh(counted, 5, "SA", preconditioner=NEAR)
+    pairs = mfdeq.eigsh(counted, 5, "SA", preconditioner=APPROXIMATE_INVERSE)
     X = np.random.default_rng(0).standard_normal((P, 7))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, tol = count[0], 1e-6 * VALUES[4]
-        lobpcg(counted, X, M=NEAR, tol=tol, maxiter=400, largest=False)
+        lobpcg(counted, X, M=APPROXIMATE_INVERSE, tol=tol, maxiter=400, largest=False)
     assert before - 6 <= pairs.report.products <= before  # with those that check H
     assert before < 0.4 * (count[0] - before)
     with pytest.raises(mfdeq.ConvergenceError):  # what the preconditioner is for
         mfdeq.eigsh(counted, 5, "SA", max_products=2 * before)
 
 
-def test_a_restart_keeps_the_direction(monkeypatch):
+def test_keeping_the_last_direction_at_a_restart_saves_products(monkeypatch):
     """Of a small basis: without the vectors of a step before it takes more products."""
 
     def products():
-        return mfdeq.eigsh(H, 4, "SA", preconditioner=NEAR, basis=16).report.products
+        return mfdeq.eigsh(H, 4, "SA", preconditioner=APPROXIMATE_INVERSE, basis=16).report.products
 
-    kept, restart = products(), Davidson._restart
+    kept, restart = products(), Davidson.restart
 
     def forgetful(self):
-        self.before = None
+        self.previous = None
         restart(self)
 
-    monkeypatch.setattr(Davidson, "_restart", forgetful)
+    monkeypatch.setattr(Davidson, "restart", forgetful)
     assert kept < 0.9 * products()
 
 
-def test_float32():
+def test_float32_stays_float32():
     values = np.linspace(1, 2, 100).astype("float32")
     pairs = mfdeq.eigsh(
         np.diag(values), 3, "SA", preconditioner=np.eye(100, dtype="float32"), rtol=1e-3
@@ -82,7 +90,7 @@ def test_float32():
     np.testing.assert_allclose(pairs.values, values[:3], rtol=1e-4)
 
 
-def test_in_the_inner_product_of_a_prior():
+def test_the_generalized_problem_matches_dense_truth():
     R = (diffusion(12) + 0.1 * sp.identity(P)).tocsr()
     dense = R @ H @ R  # symmetric, and large where R is
     truth = scipy.linalg.eigh(dense, R.toarray(), eigvals_only=True)
@@ -94,7 +102,7 @@ def test_in_the_inner_product_of_a_prior():
     np.testing.assert_allclose(V.T @ (R @ V), np.eye(4), atol=1e-9)
 
 
-def test_a_hessian_whose_products_are_all_that_is_known():
+def test_a_posterior_covariance_preconditions_a_hessian():
     """Without a matrix to factorize, preconditioned by the posterior of its Gauss-Newton part."""
     model = Diffusion(14)
     eq = mfdeq.solve(
@@ -113,11 +121,11 @@ def test_a_hessian_whose_products_are_all_that_is_known():
     assert abs(found.value - truth[-1] / truth[0]) <= found.standard_error + 1e-9 * found.value
 
 
-def test_nearest_to_a_shift_by_iterated_solves():
+def test_iterated_solves_find_the_pairs_nearest_to_a_shift():
     """Of an indefinite H whose curvature is known by its product: no system to factorize."""
     values = np.r_[-np.geomspace(1e-3, 1e-1, 10), VALUES[10:]]
-    indefinite = operator(values) @ np.eye(P)
-    near = np.linalg.inv(operator(abs(values)) @ np.eye(P) + 1e-4 * np.eye(P))
+    indefinite = symmetric_matrix(values)
+    near = np.linalg.inv(symmetric_matrix(abs(values)) + 1e-4 * np.eye(P))
     pairs = mfdeq.eigsh(aslinearoperator(indefinite), 5, sigma=0.0, preconditioner=near)
     nearest = np.sort(values[np.argsort(abs(values))[:5]])
     np.testing.assert_allclose(pairs.values, nearest, atol=1e-10)
@@ -144,12 +152,12 @@ def test_nearest_to_a_shift_by_iterated_solves():
 
 def test_a_preconditioner_needs_no_adjoint():
     """It is symmetric: scipy's LinearOperator of a function will do."""
-    near = LinearOperator((P, P), matvec=lambda x: NEAR @ x.ravel(), dtype=float)
+    near = LinearOperator((P, P), matvec=lambda x: APPROXIMATE_INVERSE @ x.ravel(), dtype=float)
     pairs = mfdeq.eigsh(H, 5, "SA", preconditioner=near)
     np.testing.assert_allclose(pairs.values, VALUES[:5], atol=1e-11)
 
 
-def test_failing():
+def test_a_bad_preconditioner_is_an_error_with_the_pairs_found():
     bad = np.diag(np.random.default_rng(0).uniform(1, 2, P))
     with pytest.raises(mfdeq.ConvergenceError, match="better preconditioner") as caught:
         mfdeq.eigsh(H, 5, "SA", preconditioner=bad, max_products=60)

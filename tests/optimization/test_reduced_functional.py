@@ -1,7 +1,8 @@
-"""The reduced functional: one solve a point, fit for scipy's optimizers."""
+"""`mfdeq.ReducedFunctional`: one solve for each point, failures, scipy's optimizers."""
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.optimize import minimize
 from support.cases import build, close
 
 import mfdeq
+from mfdeq.optimization.reduced_functional import SOLVE_OPTIONS
 
 
 def functional(name="diffusion", **options):
@@ -62,10 +64,10 @@ def test_the_next_solve_starts_from_the_last_state():
     assert F.equilibrium(case.params + 1e-6).report.iterations <= 2  # by an LU at case.params
 
 
-METHODS = ("trust-krylov", "Newton-CG", "trust-ncg", "BFGS", "trust-constr")
+SCIPY_METHODS = ("trust-krylov", "Newton-CG", "trust-ncg", "BFGS", "trust-constr")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SCIPY_METHODS)
 def test_scipy_minimizes_it(method):
     F, case = functional()
     loss = case.loss
@@ -98,7 +100,7 @@ class Fold(mfdeq.ResidualModel):
 LOSS = mfdeq.LeastSquares(np.array([0]), np.array([0.1]))
 
 
-def test_failure_raises_or_is_infinite():
+def test_a_failed_solve_raises_or_is_infinite():
     raising = mfdeq.ReducedFunctional(Fold(), LOSS)
     below = np.full(1, -1.0)
     for call in (raising.value, raising.gradient, raising.hessian):
@@ -125,14 +127,14 @@ def test_line_searches_step_back_from_the_fold():
     assert np.isclose(found.x[0], 0.01, rtol=1e-3)
 
 
-def test_bad_arguments():
+def test_on_failure_and_loss_are_checked():
     with pytest.raises(mfdeq.ArgumentError, match="on_failure"):
         mfdeq.ReducedFunctional(Fold(), LOSS, on_failure="ignore")
     with pytest.raises(mfdeq.ArgumentError, match="loss"):
         mfdeq.ReducedFunctional(Fold(), lambda h, theta: 0.0)
 
 
-def test_losses_and_functionals_travel_to_other_processes():
+def test_losses_and_functionals_pickle():
     case = build("diffusion")
     theta = case.params
     prior = mfdeq.QuadraticPrior(2.0)
@@ -160,8 +162,13 @@ def test_losses_add_and_scale_as_numbers_do():
     close(eq.hessian(misfit / 4 - prior * 2) @ v, both, 1e-12)
 
 
-def test_bad_options_are_refused_at_once():
+def test_a_model_class_and_unknown_options_are_refused():
     with pytest.raises(mfdeq.ArgumentError, match="instance"):
         mfdeq.ReducedFunctional(Fold, LOSS)
-    with pytest.raises(mfdeq.ArgumentError, match="no tolerance"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"options of mfdeq.solve .*got tolerance"):
         mfdeq.ReducedFunctional(Fold(), LOSS, tolerance=1e-3)
+
+
+def test_all_options_of_solve_are_accepted():
+    options = set(inspect.signature(mfdeq.solve).parameters) - {"model", "theta", "h0"}
+    assert options == set(SOLVE_OPTIONS)

@@ -1,0 +1,324 @@
+"""`mfdeq.ReducedFunctional`: the loss as a function of the parameters alone, for optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arguments import fraction
+from ..arrays.backend import Array, Backend
+from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
+from ..equilibrium.solve import reused_solver, solve
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..models.losses import LossBase, check_loss
+from ..models.model import Model
+from ..operators.operator import Operator
+from ..report import LinearCounts, SolveReport
+
+ON_FAILURE = ("raise", "inf")
+SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress")  # of `mfdeq.solve`
+# What is solved for again when it is asked for: not pickled, and dropped by `forget`.
+CACHED = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
+# Reports of so many solves are kept, since they still grow: a Hessian may be multiplied while steps
+# from its point are tried.
+MAX_REPORTS = 100
+
+
+class ReducedFunctional:
+    """The reduced functional theta -> L(h*(theta), theta), with gradient and exact Hessian.
+
+    One equilibrium and one factorization serve all calls at the same theta (compared by value, kept
+    by copy); the next solve starts from the last state. The methods fit `scipy.optimize.minimize`
+    as ``fun``, ``jac`` and ``hessp``.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+        Of N unknowns and P parameters.
+    loss : Loss
+        L(h, theta).
+    h0 : (N,) array, optional
+        Where the first solve starts; by default at the model's own start.
+    on_failure : {"raise", "inf"}, optional
+        What happens where the equilibrium cannot be solved for: the error is raised (the default),
+        or the value is inf and the gradient NaN, from which line searches step back.
+    accuracy : float, optional
+        Relative error, as estimated, that gradients and products with the Hessian may have; no
+        solve is tighter than this needs. By default solves are to the solver's own tolerance.
+    **solve_options
+        For `mfdeq.solve`: method, solver, rtol, max_iterations, progress.
+
+    Attributes
+    ----------
+    solves : int
+        Equilibria solved for so far, failed ones included.
+
+    Raises
+    ------
+    ArgumentError
+        For a model that is no instance of a model class, a loss that is none, or an unknown option.
+
+    Notes
+    -----
+    With T = [I; Z], Z = dh*/dtheta and lam the adjoint state, the gradient is
+    dL/dtheta + B' lam and the Hessian T' K T, K the Hessian of the Lagrangian L + lam'(f - h).
+
+    Examples
+    --------
+    h = cos h + theta, and the parameter for which h is 1:
+
+    >>> import numpy as np
+    >>> import scipy.optimize
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
+    >>> loss = mfdeq.LeastSquares(np.array([0]), np.array([1.0]))
+    >>> F = mfdeq.ReducedFunctional(model, loss)
+    >>> round(F.value(np.zeros(1)), 4)
+    0.034
+    >>> found = scipy.optimize.minimize(
+    ...     F.value, np.zeros(1), jac=F.gradient, hessp=F.hessp, method="trust-krylov"
+    ... )
+    >>> bool(abs(found.x[0] - (1.0 - np.cos(1.0))) < 1e-4)
+    True
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: LossBase,
+        h0: Array | None = None,
+        *,
+        on_failure: str = "raise",
+        accuracy: float | None = None,
+        **solve_options: Any,
+    ) -> None:
+        if on_failure not in ON_FAILURE:
+            raise ArgumentError(f"expected on_failure to be 'raise' or 'inf', got {on_failure!r}")
+        if not isinstance(model, Model):
+            raise ArgumentError(
+                "expected the model to be an instance of an mfdeq.FixedPointModel or "
+                f"mfdeq.ResidualModel, got {_describe(model)}"
+            )
+        check_loss(loss, model)
+        unknown = sorted(set(solve_options) - set(SOLVE_OPTIONS))
+        if unknown:
+            raise ArgumentError(
+                f"expected options of mfdeq.solve ({', '.join(SOLVE_OPTIONS)}), got "
+                f"{', '.join(unknown)}"
+            )
+        self.model, self.loss = model, loss
+        self.on_failure = on_failure
+        self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
+        # One solver for all points: what was set up at one theta preconditions the next.
+        linear = reused_solver(solve_options.get("solver", "auto"))
+        self.solve_options = {**solve_options, "solver": linear}
+        self.solves = 0
+        self._start = None if h0 is None else _copy(h0, "h0")
+        self._reports: list[Any] = []  # of the last solves, failed ones included
+        self._earlier_linear_solves = 0  # those of solves whose reports are dropped
+        self._equilibrium: Equilibrium | None = None
+        self._hessian: ReducedHessian | None = None
+        self._inexact_hessian: InexactReducedCurvature | None = None
+        self._failure: tuple[Array, Exception] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is solved for again: factors cannot be pickled."""
+        return {**self.__dict__, **dict.fromkeys(CACHED)}
+
+    def forget(self, start: Array) -> None:
+        """Drop all but a start for the next solve.
+
+        What follows depends on that start and on theta alone, as after a restart from a checkpoint.
+
+        Parameters
+        ----------
+        start : (N,) array
+        """
+        self.__dict__.update(dict.fromkeys(CACHED), _start=start)
+        self.solve_options["solver"].forget()
+
+    def equilibrium(self, theta: Array) -> Equilibrium:
+        """The equilibrium at theta, solved for once.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        Equilibrium
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is none, whatever `on_failure` is.
+        """
+        theta = _copy(theta)
+        if self._equilibrium is not None and _equal(theta, self._equilibrium.params):
+            return self._equilibrium
+        if self._failure is not None and _equal(theta, self._failure[0]):
+            raise self._failure[1]
+        try:
+            eq = self._solve(theta)
+        except (ConvergenceError, SingularStateError) as error:
+            self._failure = (theta, error)
+            raise
+        self._equilibrium, self._hessian = eq, None
+        self._start = eq.state
+        return eq
+
+    def _solve(self, theta: Array) -> Equilibrium:
+        self.solves += 1
+        if self._start is not None:
+            try:
+                return self._solve_from(theta, self._start)
+            except (ConvergenceError, SingularStateError):
+                pass  # far from the last state, the model's own start may do
+        return self._solve_from(theta, None)
+
+    def _solve_from(self, theta: Array, start: Array | None) -> Equilibrium:
+        try:
+            eq = solve(self.model, theta, start, **self.solve_options)
+        except (ConvergenceError, SingularStateError) as error:
+            self._reports.append(error.report)
+            raise
+        self._reports.append(eq.report)
+        if len(self._reports) > MAX_REPORTS:
+            self._earlier_linear_solves += _right_hand_sides(self._reports.pop(0))
+        return eq
+
+    @property
+    def linear_solves(self) -> int:
+        """Linear solves so far: right-hand sides of forward iterations, adjoints and products.
+
+        Those of a failed forward solve as far as its report has them.
+        """
+        return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
+
+    def add_counts(self, equilibria: int, linear_solves: int) -> None:
+        """Add the counts of an earlier process, whose run this one continues."""
+        self.solves += equilibria
+        self._earlier_linear_solves += linear_solves
+
+    def value(self, theta: Array) -> float:
+        """The loss L(h*(theta), theta).
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        float
+            inf where there is no equilibrium and `on_failure` is "inf".
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is no equilibrium and `on_failure` is "raise".
+        """
+        try:
+            eq = self.equilibrium(theta)
+        except (ConvergenceError, SingularStateError):
+            if self.on_failure == "raise":
+                raise
+            return float("inf")
+        return self.loss.value(eq.state, eq.params)
+
+    def gradient(self, theta: Array) -> Array:
+        """The gradient dL/dtheta, by one adjoint solve.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        (P,) array
+            NaN where there is no equilibrium and `on_failure` is "inf".
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is no equilibrium and `on_failure` is "raise".
+        """
+        try:
+            return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
+        except (ConvergenceError, SingularStateError):
+            if self.on_failure == "raise":
+                raise
+            return float("nan") * _copy(theta)
+
+    def hessian(self, theta: Array) -> ReducedHessian:
+        """The exact Hessian at theta, (P, P), as an operator.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        ReducedHessian
+            Its products are to the solver's own tolerance; see `products`.
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is no equilibrium, whatever `on_failure` is.
+        """
+        eq = self.equilibrium(theta)
+        if self._hessian is None:
+            self._hessian = eq.hessian(self.loss)
+        return self._hessian
+
+    def hessp(self, theta: Array, v: Array) -> Array:
+        """The product of the Hessian at theta with a vector.
+
+        Parameters
+        ----------
+        theta, v : (P,) arrays
+
+        Returns
+        -------
+        (P,) array
+            H v, as accurate as `accuracy` asks for.
+        """
+        return self.products(theta) @ v
+
+    def products(self, theta: Array) -> Operator:
+        """The Hessian at theta, (P, P), its products as accurate as `accuracy` asks for.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        Operator
+        """
+        H = self.hessian(theta)
+        if self.accuracy is None:
+            return H
+        if self._inexact_hessian is None or self._inexact_hessian.exact is not H:
+            self._inexact_hessian = H.to_accuracy(self.accuracy)
+        return self._inexact_hessian
+
+
+def _describe(model: Any) -> str:
+    return f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+
+
+def _right_hand_sides(report: Any) -> int:
+    """Those in the report of an equilibrium, or of a failed solve for one."""
+    if isinstance(report, SolveReport):
+        return report.forward.columns + report.linear.columns
+    return report.columns if isinstance(report, LinearCounts) else 0
+
+
+def _equal(theta: Array, other: Array) -> bool:
+    xp = Backend.of(other).xp
+    return theta.shape == other.shape and bool(xp.all(theta == other))
+
+
+def _copy(x: Array, name: str = "params") -> Array:
+    return Backend.of(x, name=name).checked(x, None, name)

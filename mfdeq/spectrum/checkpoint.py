@@ -1,0 +1,106 @@
+"""Checkpoints of eigenvalue computations: the state of the search, of its operators, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays.backend import array_on_host
+from ..files.checkpoints import Checkpoint, other_run
+from ..priors.precision import Precision
+from .counted_operator import CountedOperator
+from .eigenpairs import Eigenpairs, EigenReport
+from .lanczos import Lanczos
+
+BOUND_FACTOR = 3.0  # times the bound of a saved pair, which its residual must not exceed
+
+
+class EigenCheckpoint:
+    """The checkpoint of one computation; without a file, every method does nothing.
+
+    Parameters
+    ----------
+    file : Checkpoint or None
+    H : CountedOperator
+
+    Attributes
+    ----------
+    operators : list of CountedOperator
+        Whose counts and tolerances are saved: H, and the inverse where products are with it.
+    search : dict or None
+        The state of an unfinished search in the file.
+    """
+
+    def __init__(self, file: Checkpoint | None, H: CountedOperator) -> None:
+        self.file, self.H, self.operators = file, H, [H]
+        saved: dict[str, Any] = {} if file is None or file.saved is None else file.saved
+        self.search: dict[str, Any] | None = saved.get("search")
+        self._pairs: dict[str, Any] | None = saved.get("pairs")
+        self._operator_states: list[Any] = saved.get("products", [])
+
+    def restore_operators(self, counted: CountedOperator, off: float, tol: float) -> None:
+        """Restore the operators, after a product that must agree with the file.
+
+        Parameters
+        ----------
+        counted : CountedOperator
+            The operator whose products are the steps of the run.
+        off, tol : float
+            By how much a product with it differs from what the file says, and may differ.
+
+        Raises
+        ------
+        CheckpointError
+            If it differs by more: the file is of another operator.
+        """
+        assert self.file is not None
+        if not off <= tol:
+            raise other_run(self.file.path, f"a product is off by {off:.1e}: H or M is another")
+        for operator, state in zip(self.operators, self._operator_states, strict=True):
+            operator.restore(state)
+        self.file.went_on(counted.count)
+        self._forget()
+
+    def save_search(self, done: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Save the state of the search if it is time to, after so many products."""
+        if self.file is not None and self.file.due(done):
+            operators = [operator.checkpoint_state for operator in self.operators]
+            self.file.write(done, {"search": state(), "products": operators})
+            self._forget()
+
+    def save_result(self, pairs: Eigenpairs) -> None:
+        """Save the result."""
+        if self.file is not None:
+            krylov = None if pairs.krylov is None else pairs.krylov.checkpoint_state
+            fields = {**vars(pairs), "precision": None, "krylov": krylov}
+            self.file.write(0, {"pairs": {**fields, "report": vars(pairs.report)}})
+            self._forget()
+
+    def load_result(self) -> Eigenpairs | None:
+        """Load the result if the file has one; it must be of this operator."""
+        if self._pairs is None:
+            return None
+        H, fields, report = self.H, {**self._pairs}, {}
+        to_device = H.backend.coefficients
+        for name, value in fields.pop("report").items():
+            report[name] = to_device(value) if name in ("residuals", "product_errors") else value
+        for name in ("values", "error_bounds"):
+            fields[name] = to_device(fields[name])
+        fields["vectors"] = H.backend.from_host(fields["vectors"])
+        fields["precision"] = H.metric if isinstance(H.metric, Precision) else None
+        if fields["krylov"] is not None:
+            fields["krylov"] = Lanczos.restored(H.backend, H, H.metric, fields["krylov"])
+        pairs = Eigenpairs(**fields, report=EigenReport(**report))
+        x, dual = pairs.vectors[:, -1:], H.metric.apply(pairs.vectors[:, -1:])
+        off = H.metric.dual_norms(H.H._apply(x) - dual * pairs.values[-1:])
+        self._operator_states = [H.checkpoint_state]
+        bound = float(array_on_host(pairs.error_bounds)[-1])
+        rounding = H.backend.eps * pairs.report.norm
+        tol = BOUND_FACTOR * (bound + rounding)
+        self.restore_operators(H, float(array_on_host(off)[0]), tol)
+        return pairs
+
+    def _forget(self) -> None:
+        """Drop what products depend on beside the file, so that a restart gives the same bits."""
+        for operator in self.operators:
+            operator.H.forget()

@@ -1,0 +1,39 @@
+"""All eigenpairs of a small operator at once, from its dense matrix."""
+
+from __future__ import annotations
+
+from ..arrays.backend import Array, array_on_host, host
+from ..errors import ArgumentError
+from ..operators.operator import MAX_DENSE_ENTRIES
+from .counted_operator import CountedOperator
+from .eigenpairs import Eigenpairs, pairs_from_vectors
+from .lanczos import select_wanted
+from .problem import EigenMethod, EigenProblem
+
+
+def dense_eigenvectors(H: CountedOperator, k: int, which: str) -> tuple[Array, float]:
+    """The k eigenvectors that `which` means, (P, k), and the largest magnitude of an eigenvalue."""
+    P = H.H.shape[0]
+    if P * P > MAX_DENSE_ENTRIES:
+        raise ArgumentError(
+            f"k = {k} of P = {P} eigenpairs needs the dense H of more than {MAX_DENSE_ENTRIES} "
+            f"entries: ask for at most P - 2 = {P - 2}"
+        )
+    eye = H.backend.eye(P, P)
+    dense, solve = array_on_host(H(eye)), host.linalg.solve
+    if not H.metric.is_identity:  # L^-1 H L^-T, M = L L'
+        L = host.linalg.cholesky(array_on_host(H.metric.apply(eye)))
+        dense = solve(L, solve(L, dense).T)
+    values, vectors = host.linalg.eigh(0.5 * (dense + dense.T))
+    if not H.metric.is_identity:
+        vectors = solve(L.T, vectors)
+    vectors = vectors[:, select_wanted(values, k, which)]
+    return H.backend.from_host(vectors, eye.shape[0]), float(abs(values).max())
+
+
+def _solve(problem: EigenProblem) -> Eigenpairs:
+    vectors, norm = dense_eigenvectors(problem.H, problem.k, problem.which)
+    return pairs_from_vectors(problem.H, vectors, norm, DENSE.name)
+
+
+DENSE = EigenMethod("dense", lambda problem: problem.dense, _solve)

@@ -1,0 +1,212 @@
+"""Lanczos until the wanted pairs have converged, copies of eigenvalues included."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ArgumentError, ConvergenceError
+from .checkpoint import EigenCheckpoint
+from .counted_operator import CountedOperator
+from .eigenpairs import (
+    ROUNDING_FACTOR,
+    Eigenpairs,
+    largest_residual,
+    pairs_from_vectors,
+    pairs_with_sampled_bounds,
+    residual_tolerance,
+)
+from .lanczos import Lanczos, select_wanted
+from .problem import EigenMethod, EigenProblem
+
+# Of the tolerance: residuals by the recurrence fall below this share before true ones are computed.
+RECURRENCE_SHARE = 0.5
+# With more pairs than this, and exact products, true products are made of random combinations only.
+MAX_PAIRS_WITH_TRUE_PRODUCTS = 8
+# Of the norm of H: how far a product may be from that of an earlier run, and a relaxed one.
+SAME_PRODUCT_RTOL, SAME_RELAXED_PRODUCT_RTOL = 1e-6, 0.1
+
+
+class LanczosSearch:
+    """A search for the k pairs that `which` means, with true residuals at its end.
+
+    An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: there
+    the wanted pairs count as found once a search from a random start has brought nothing new.
+
+    Parameters
+    ----------
+    begin : callable
+        Makes the Lanczos process.
+    H : CountedOperator
+    k : int
+    which : str
+    rtol : float
+        Relative to the largest of the values; to the smallest if `relative_to_each`.
+    max_products : int
+    checkpoint : EigenCheckpoint
+        Whose unfinished search, if it has one, is continued in place of a new one.
+    relative_to_each : bool, optional
+    final : bool, optional
+        Whether a rough search has gone before, whose vectors this one starts from.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], Lanczos],
+        H: CountedOperator,
+        k: int,
+        which: str,
+        rtol: float,
+        max_products: int,
+        checkpoint: EigenCheckpoint,
+        relative_to_each: bool = False,
+        final: bool = False,
+    ) -> None:
+        self.H, self.k, self.which, self.rtol = H, k, which, rtol
+        self.max_products, self.checkpoint = max_products, checkpoint
+        self.relative_to_each, self.final = relative_to_each, final
+        self.values_at_breakdown: Any = None  # the wanted ones when V was invariant last
+        self.norm = 0.0
+        if checkpoint.search is None:
+            self.lanczos = begin()
+        else:
+            self._restore(checkpoint.search)
+
+    @property
+    def checkpoint_state(self) -> dict[str, Any]:
+        """The process and the numbers that a checkpoint holds."""
+        return {
+            "lanczos": self.lanczos.checkpoint_state,
+            "values_at_breakdown": self.values_at_breakdown,
+            "norm": self.norm,
+            "final": self.final,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        H, checkpoint = self.H, self.checkpoint
+        self.lanczos = Lanczos.restored(H.backend, H, H.metric, state["lanczos"])
+        self.values_at_breakdown = state["values_at_breakdown"]
+        self.norm, self.final = state["norm"], state["final"]
+        relaxed = H.relaxed and not self.final
+        rtol = SAME_RELAXED_PRODUCT_RTOL if relaxed else SAME_PRODUCT_RTOL
+        tol = rtol * self.norm + 10 * self.lanczos.asymmetry
+        checkpoint.restore_operators(H, self.lanczos.product_mismatch(H.H._apply), tol)
+        checkpoint.search = None
+
+    def run(self) -> Eigenpairs:
+        """Search until the residuals by the recurrence reach the tolerance."""
+        lanczos, H, k, which = self.lanczos, self.H, self.k, self.which
+        if not lanczos.size:
+            lanczos.expand()
+        while True:
+            values, Y, residuals = lanczos.ritz()
+            wanted = select_wanted(values, min(k, values.shape[0]), which)
+            self.norm = max(self.norm, float(abs(values).max()))
+            tol = self._tolerance(abs(values[wanted]))
+            converged = residuals[wanted] <= tol
+            if lanczos.residual_bound <= tol and not (lanczos.invariant or lanczos.spans_all):
+                # This start has nothing more to give, but another may give copies.
+                lanczos.continue_at_random(lanczos.width)
+                values, Y, residuals = lanczos.ritz()
+                converged = residuals[wanted] <= tol
+            enough = len(wanted) == k
+            no_copies_left = enough and self._no_copies_left(values[wanted], tol)
+            if converged.all() and (no_copies_left or lanczos.spans_all):
+                return self._pairs(Y[:, wanted], True)
+            if H.count >= self.max_products:
+                raise self._not_converged(Y[:, wanted[converged]])
+            worst = float(residuals[wanted].max()) if enough else self.norm
+            H.set_accuracy(tol, worst, self.norm, k)
+            if lanczos.invariant:
+                lanczos.lock(k, which)
+            elif lanczos.full:
+                lanczos.restart(k, which)
+            lanczos.expand()
+            self.checkpoint.save_search(H.count, lambda: self.checkpoint_state)
+
+    def _tolerance(self, sizes: Any) -> float:
+        """What residuals by the recurrence must reach; rounding of H is a floor."""
+        scale = float(sizes.min() if self.relative_to_each else sizes.max())
+        floor = ROUNDING_FACTOR * self.H.backend.eps * self.norm
+        tol = RECURRENCE_SHARE * max(self.rtol * scale, floor)
+        # Residuals below the error of the products mean nothing; of relaxed ones it is controlled.
+        return tol if self.H.relaxed else max(tol, self.lanczos.asymmetry)
+
+    def _no_copies_left(self, values: Any, tol: float) -> bool:
+        """Whether a search from a random start has brought no further copies of these values."""
+        if not self.lanczos.invariant:
+            return self.lanczos.no_copies_left(self.k, self.which, tol)
+        before, self.values_at_breakdown = self.values_at_breakdown, values
+        return before is not None and abs(values - before).max() <= tol
+
+    def _pairs(self, Y: Any, converged: bool) -> Eigenpairs:
+        """The pairs of V Y: all k, or those that converged in a search that failed."""
+        lanczos, H = self.lanczos, self.H
+        vectors, pairs = lanczos.vectors(Y), None
+        if converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
+            images = lanczos.images(Y)
+            pairs = pairs_with_sampled_bounds(H, vectors, *images, self.norm, LANCZOS.name)
+        if pairs is None or largest_residual(pairs) > residual_tolerance(pairs, self.rtol):
+            pairs = pairs_from_vectors(H, vectors, self.norm, LANCZOS.name)
+        pairs.krylov, pairs.report.converged = lanczos, converged
+        return pairs
+
+    def _not_converged(self, Y: Any) -> ConvergenceError:
+        best = self._pairs(Y, False)
+        return ConvergenceError(
+            f"eigsh: {Y.shape[1]} of {self.k} eigenpairs converged to rtol = {self.rtol:.1e} in "
+            f"{self.H.count} products. Raise max_products (with resume=, the error's `best`, "
+            "nothing is computed again) or rtol, or ask for fewer; clustered eigenvalues at this "
+            "end of the spectrum converge slowly",
+            best=best,
+            report=best.report,
+        )
+
+
+def _solve(problem: EigenProblem) -> Eigenpairs:
+    """The pairs by one search, or by two where the first was rough."""
+    H, k, resume = problem.H, problem.k, problem.resume
+    shared = H, k, problem.which, problem.rtol, problem.max_products, problem.checkpoint
+    if resume is None:
+        begin = functools.partial(Lanczos, H.backend, H, problem.start, problem.max_size, H.metric)
+    else:
+        begin = functools.partial(_resumed, resume, H, problem.max_size)
+    H.relaxed = problem.relaxed and H.relaxable
+    search = LanczosSearch(begin, *shared)
+    pairs = search.run()
+    rough = H.relaxed or resume is not None or search.lanczos.locked > 0
+    off = largest_residual(pairs) > residual_tolerance(pairs, problem.rtol)
+    if rough and off and not search.final:
+        # The errors of the products have added up: search again from these vectors, tightly.
+        H.relaxed = False
+        max_size = max(problem.max_size, 4 * k)
+        again = functools.partial(Lanczos, H.backend, H, pairs.vectors, max_size, H.metric)
+        pairs = LanczosSearch(again, *shared, final=True).run()
+    return pairs
+
+
+def _resumed(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
+    """The process of an earlier result, with room for so many vectors."""
+    if not isinstance(resume, Eigenpairs):
+        raise ArgumentError(
+            "expected resume to be the Eigenpairs that mfdeq.eigsh returned for the same H, got "
+            f"a {type(resume).__name__}"
+        )
+    lanczos, size = resume.krylov, H.H.shape[1]
+    if lanczos is None:
+        raise ArgumentError(
+            "expected resume to be pairs that mfdeq.eigsh found by Lanczos, got some by the method "
+            f"{resume.report.method!r}"
+        )
+    if lanczos.basis.shape[1] != size:
+        raise ArgumentError(
+            f"expected resume to be of the same H, of size {size}, got one of size "
+            f"{lanczos.basis.shape[1]}"
+        )
+    if not lanczos.has_metric(H.metric):
+        raise ArgumentError("expected resume to be of the same M, got one of another inner product")
+    return lanczos.copy_with(H, max_size)
+
+
+LANCZOS = EigenMethod("Lanczos", lambda problem: True, _solve)

@@ -1,0 +1,433 @@
+"""Spectral densities and traces of functions of H, by stochastic Lanczos quadrature.
+
+For z uniform on the sphere z' R z = 1 of n dimensions, n E[z' R f(R^-1 H) z] = tr f(R^-1 H), and m
+steps of Lanczos from z, T = S diag(t) S', give z' R f(R^-1 H) z = sum_i S_1i^2 f(t_i), exactly for
+polynomials of degree 2m - 1. The three-term recurrence is not reorthogonalized: copies of
+eigenvalues that have converged share their weight, and all probes go through H as one block.
+
+References
+----------
+G. H. Golub and G. Meurant, "Matrices, Moments and Quadrature with Applications", 2010. S. Ubaru,
+J. Chen and Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", 2017. L. Lin,
+Y. Saad and C. Yang, "Approximating spectral densities of large matrices", 2016. A. Greenbaum,
+"Behavior of slightly perturbed Lanczos and conjugate-gradient recurrences", 1989. T. Chen,
+T. Trogdon and S. Ubaru, "Analysis of stochastic Lanczos quadrature for spectrum approximation",
+2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..arguments import at_least, count
+from ..arrays.backend import Array, array_on_host, host
+from ..arrays.memory import translate_memory_errors
+from ..errors import ArgumentError
+from ..operators.user_operators import as_symmetric, backend_of
+from ..priors.metric import Metric
+from ..priors.precision import metric_of
+from .arguments import check_operator
+from .counted_operator import CountedOperator
+from .eigenpairs import Eigenpairs
+
+MIN_SAMPLES = 4  # random vectors, from whose scatter an error can be estimated
+# A recurrence ends below this share of the largest eigenvalue seen, or below so many roundings.
+BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS = 1e-10, 100.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number estimated from random samples, with its standard error.
+
+    Attributes
+    ----------
+    value : float
+        The estimate; ``float(estimate)`` is the same.
+    standard_error : float
+        The truth is within two standard errors in 95 of 100 cases. It contains the scatter of the
+        samples, widened for their small number, and the error of the quadrature.
+    products : int
+        Products with H; one with a block of b columns counts b.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> estimate = mfdeq.trace(np.diag(np.linspace(0.0, 1.0, 200)))
+    >>> abs(estimate.value - 100.0) < 4 * estimate.standard_error
+    True
+    >>> estimate.products
+    90
+    """
+
+    value: float
+    standard_error: float
+    products: int
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The distribution of the P eigenvalues of H (or of R^-1 H), by stochastic quadrature.
+
+    What `mfdeq.spectral_density` returns: nodes on the real axis with weights. Calling it gives the
+    density, smoothed by Gaussians; `cumulative` and `sum` need no smoothing.
+
+    Attributes
+    ----------
+    size : int
+        P.
+    nodes, weights : (probes, steps) host arrays
+        The quadrature of each probe, for the part of the spectrum that was not given as
+        eigenpairs; the weights of a probe add up to 1.
+    exact : (k,) host array
+        The eigenvalues that were given.
+    products : int
+        Products with H; one with a block of b columns counts b.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = np.diag(np.r_[np.zeros(150), np.ones(50)])
+    >>> density = mfdeq.spectral_density(H, probes=40, steps=10)
+    >>> bool(abs(density.cumulative(0.5) - 150) < 15)  # eigenvalues of at most 0.5
+    True
+    >>> density.sum(np.exp).value > 200
+    True
+    """
+
+    size: int
+    nodes: Any = field(repr=False)
+    weights: Any = field(repr=False)
+    exact: Any = field(repr=False)
+    products: int
+    _shorter: Any = field(repr=False)  # the same quadratures after fewer steps
+
+    def sum(self, f: Callable[[Any], Any]) -> Estimate:
+        """Estimate tr f(H), the sum of f over all eigenvalues.
+
+        Parameters
+        ----------
+        f : callable
+            Maps a numpy array to one of the same shape, elementwise; finite on the spectrum.
+
+        Returns
+        -------
+        Estimate
+            Its standard error contains the change of the quadrature with fewer steps.
+
+        Raises
+        ------
+        ArgumentError
+            If f is not finite on the spectrum.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> density = mfdeq.spectral_density(3.0 * np.eye(100), steps=5)
+        >>> round(float(density.sum(np.log).value / np.log(3.0)), 6)
+        100.0
+        """
+        known = float(host.sum(f(self.exact))) if self.exact.size else 0.0
+        rest = self.size - self.exact.size
+        samples = _quadrature(f, self.nodes, self.weights)
+        if not host.isfinite(samples).all():
+            least, most = self.nodes.min(), self.nodes.max()
+            raise ArgumentError(
+                "expected f to be finite on the spectrum, got NaN or infinity: the spectrum "
+                f"reaches from {least:.3g} to {most:.3g}"
+            )
+        value = float(samples.mean())
+        changes = (float(_quadrature(f, *s).mean()) - value for s in self._shorter)
+        change = max(abs(x) for x in changes)
+        error = rest * math.hypot(standard_error(samples), 0.5 * change)
+        return Estimate(known + rest * value, error, self.products)
+
+    def cumulative(self, x: Any) -> Any:
+        """Estimate how many eigenvalues are at most x.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape.
+
+        Returns
+        -------
+        host array
+            Of the shape of x, from 0 to P.
+        """
+        x = host.asarray(x, dtype="float64")
+        below = self.nodes[..., None] <= x.reshape(-1)
+        part = (self.weights[..., None] * below).sum(axis=1).mean(axis=0)
+        exact = (self.exact[:, None] <= x.reshape(-1)).sum(axis=0)
+        return ((self.size - self.exact.size) * part + exact).reshape(x.shape)
+
+    def __call__(self, x: Any, width: float) -> Any:
+        """Estimate the eigenvalues per unit of x, smoothed by Gaussians.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape.
+        width : float
+            Standard deviation of the Gaussians, in the units of x.
+
+        Returns
+        -------
+        host array
+            Of the shape of x; its integral over all x is P.
+        """
+        x, width = host.asarray(x, dtype="float64"), at_least(1e-300, width, "width")
+        nodes = host.concatenate([self.nodes.reshape(-1), self.exact])
+        share = (self.size - self.exact.size) / self.nodes.shape[0]
+        weights = host.concatenate([share * self.weights.reshape(-1), host.ones(self.exact.size)])
+        bumps = host.exp(-0.5 * ((x.reshape(-1, 1) - nodes) / width) ** 2)
+        return (bumps @ weights / (width * math.sqrt(2 * math.pi))).reshape(x.shape)
+
+
+@translate_memory_errors
+def spectral_density(
+    H: Any,
+    *,
+    M: Any = None,
+    probes: int = 16,
+    steps: int = 50,
+    pairs: Eigenpairs | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> SpectralDensity:
+    """Estimate the distribution of all eigenvalues of a symmetric operator.
+
+    Parameters
+    ----------
+    H : LinearOperator, (P, P)
+        Symmetric.
+    M : Precision, (P, P) matrix or (P,) array, optional
+        For the generalized problem H x = mu M x; a `mfdeq.Precision` must have samples.
+    probes : int, optional
+        Random vectors, at least 4 and by default 16, multiplied as one block. Errors fall as one
+        over the root of their number.
+    steps : int, optional
+        Lanczos steps, 50 by default: products with each probe.
+    pairs : Eigenpairs, optional
+        Eigenpairs of the same H and M that are known. They count exactly and the probes sample the
+        rest only: where a few eigenvalues are large, errors are much smaller.
+    seed : int, optional
+        Of the random vectors; 0 by default.
+    progress : bool, optional
+        Show a progress bar of the products.
+
+    Returns
+    -------
+    SpectralDensity
+
+    Raises
+    ------
+    ArgumentError
+        For fewer than 4 probes, or pairs that are all P.
+
+    Notes
+    -----
+    Stochastic Lanczos quadrature: with m steps from a random unit vector z, T = S diag(t) S',
+
+        z' f(H) z  ~  sum_i S_1i^2 f(t_i),    P E[z' f(H) z] = tr f(H),
+
+    exact for polynomials f of degree 2 m - 1.
+
+    References
+    ----------
+    L. Lin, Y. Saad and C. Yang, "Approximating spectral densities of large matrices", 2016.
+    S. Ubaru, J. Chen and Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature",
+    2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = np.diag(np.linspace(-1.0, 1.0, 300))
+    >>> density = mfdeq.spectral_density(H)
+    >>> bool(abs(density.cumulative(0.0) - 150) < 15)  # half of them are negative
+    True
+    """
+    P = check_operator(H, 1)
+    backend = backend_of(H)
+    metric = metric_of(M, backend, P)
+    if count(probes, "probes") < MIN_SAMPLES:
+        raise ArgumentError(
+            f"expected at least {MIN_SAMPLES} probes to estimate an error from, got {probes}"
+        )
+    exact = host.zeros(0) if pairs is None else array_on_host(pairs.values).astype("float64")
+    if exact.size >= P:
+        raise ArgumentError(
+            f"expected fewer than P = {P} pairs, got {exact.size}: nothing is left to estimate"
+        )
+    products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
+    try:
+        basis = None if pairs is None else pairs.vectors
+        start = random_unit_vectors(metric, P, probes, seed, basis)
+        m = min(count(steps, "steps"), P - exact.size)
+        T = _tridiagonals(products, start, m, basis, float(abs(exact).max(initial=0.0)))
+    finally:
+        products.close()
+    shorter = sorted({max(1, m - 1), max(1, m - 2), max(1, (2 * m) // 3)})
+    quadratures = [_nodes_and_weights(*T, length) for length in shorter]
+    return SpectralDensity(P, *_nodes_and_weights(*T, m), exact, products.count, quadratures)
+
+
+def log_determinant(H: Any, **options: Any) -> Estimate:
+    """Estimate log det H of a positive definite H.
+
+    Parameters
+    ----------
+    H : LinearOperator, (P, P)
+        Symmetric and positive definite.
+    **options
+        Those of `spectral_density`. With ``M=R`` the result is log det H - log det R.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ArgumentError
+        If the quadrature shows that H is not positive definite.
+
+    Notes
+    -----
+    ``spectral_density(H, **options).sum(np.log)``. For the log-determinant of H + R with H of low
+    rank, see `mfdeq.LowRank`.
+
+    References
+    ----------
+    S. Ubaru, J. Chen and Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature",
+    2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> d = np.linspace(1.0, 2.0, 200)
+    >>> estimate = mfdeq.log_determinant(np.diag(d))
+    >>> bool(abs(estimate.value - np.log(d).sum()) < 4 * estimate.standard_error)
+    True
+    """
+    density = spectral_density(H, **options)
+    least = min(density.nodes.min(), density.exact.min(initial=math.inf))
+    if not least > 0.0:
+        raise ArgumentError(
+            f"expected a positive definite H, got one with eigenvalues down to {least:.3g}: H is "
+            "not positive definite. For the log-determinant of H + R use mfdeq.LowRank, or the sum "
+            "of np.log1p over mfdeq.spectral_density(H, M=R)"
+        )
+    return density.sum(host.log)
+
+
+def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimate:
+    """Estimate how many eigenvalues are larger than rtol times the largest, in magnitude.
+
+    Parameters
+    ----------
+    H : LinearOperator, (P, P)
+        Symmetric.
+    rtol : float, optional
+        By default P times the rounding unit of the dtype.
+    **options
+        Those of `spectral_density`.
+
+    Returns
+    -------
+    Estimate
+
+    References
+    ----------
+    S. Ubaru and Y. Saad, "Fast methods for estimating the numerical rank of large matrices", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = np.diag(np.r_[np.zeros(180), np.ones(20)])
+    >>> estimate = mfdeq.numerical_rank(H, probes=40, steps=10)
+    >>> abs(estimate.value - 20) < 4 * estimate.standard_error
+    True
+    """
+    density = spectral_density(H, **options)
+    largest = max(abs(density.nodes).max(), abs(density.exact).max(initial=0.0))
+    eps = backend_of(H).eps
+    level = largest * (density.size * eps if rtol is None else at_least(0.0, rtol, "rtol"))
+    return density.sum(lambda x: (abs(x) > level).astype("float64"))
+
+
+def standard_error(samples: Any) -> float:
+    """The standard error of the mean of n samples, such that twice it is Student's 95 per cent.
+
+    By the expansion of his quantile at two (M. Abramowitz and I. A. Stegun, "Handbook of
+    Mathematical Functions", 1964, 26.7.5).
+    """
+    n = samples.shape[0]
+    widening = 1.0 + 1.25 / (n - 1) + 1.53 / (n - 1) ** 2
+    return widening * float(samples.std(ddof=1)) / math.sqrt(n)
+
+
+def random_unit_vectors(
+    metric: Metric, P: int, n: int, seed: int, basis: Array | None = None
+) -> Array:
+    """Random vectors of length one, (P, n), orthogonal to an orthonormal basis."""
+    x = metric.gaussian(P, n, seed)
+    if basis is not None:
+        for _ in range(2):
+            x = x - basis @ (basis.T @ metric.apply(x))
+    return x / metric.norms(x, metric.apply(x))
+
+
+def _tridiagonals(
+    H: CountedOperator, start: Array, steps: int, basis: Array | None, norm: float
+) -> tuple[Any, Any]:
+    """Diagonals and off-diagonals of each probe's T, (probes, steps); zeros beyond its end."""
+    backend, metric = H.backend, H.metric
+    rtol = max(BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS * backend.eps)
+    x, before, b = start, 0.0, 0.0
+    dual = metric.apply(x)
+    diagonal, off_diagonal = [], []
+    for _ in range(steps):
+        w = H(x) - b * before
+        a = backend.column_dots(x, w)
+        w = w - a * dual
+        if basis is not None:  # rounding brings its directions back
+            w = w - metric.apply(basis) @ (basis.T @ w)
+        ahead = metric.solve(w)
+        b = metric.norms(ahead, w)
+        norm = max(norm, float(backend.xp.max(backend.xp.abs(a) + b)))
+        ended = b <= rtol * norm  # what is left is rounding, along directions already in T
+        scale = backend.xp.where(ended, 0.0 * b, 1.0 / backend.xp.where(ended, b + 1.0, b))
+        b = backend.xp.where(ended, 0.0 * b, b)
+        diagonal.append(array_on_host(a))
+        off_diagonal.append(array_on_host(b))
+        x, before, dual = ahead * scale, dual, w * scale
+    return host.stack(diagonal, axis=1), host.stack(off_diagonal, axis=1)
+
+
+def _nodes_and_weights(diagonal: Any, off_diagonal: Any, steps: int) -> tuple[Any, Any]:
+    """Nodes and weights of each probe's quadrature after so many steps."""
+    nodes, weights = [], []
+    for a, b in zip(diagonal.astype("float64"), off_diagonal.astype("float64"), strict=True):
+        ended = host.nonzero(b[: steps - 1] == 0.0)[0]
+        m = int(ended[0]) + 1 if ended.size else steps
+        T = host.diag(a[:m]) + host.diag(b[: m - 1], 1) + host.diag(b[: m - 1], -1)
+        values, S = host.linalg.eigh(T)
+        nodes.append(host.concatenate([values, host.full(steps - m, values[0])]))
+        weights.append(host.concatenate([S[0] ** 2, host.zeros(steps - m)]))
+    return host.stack(nodes), host.stack(weights)
+
+
+def _quadrature(f: Callable[[Any], Any], nodes: Any, weights: Any) -> Any:
+    """The weighted sum of f over the nodes of each probe, (probes,)."""
+    return (weights * f(nodes)).sum(axis=1)
