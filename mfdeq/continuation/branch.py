@@ -157,6 +157,15 @@ class Branch:
         Returns
         -------
         numpy array of shape (number of points,)
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h**3 + h - theta, 1, 1, "residual")
+        >>> branch = mfdeq.follow(model, np.zeros(1), span=(0.0, 2.0))
+        >>> heights = branch.measured(np.max)
+        >>> print(f"{branch.t[-1]:.3f} {heights[-1]:.3f}")
+        2.000 1.000
         """
         return host.asarray([float(measure(point.state)) for point in self.points])
 

@@ -88,6 +88,18 @@ class Equilibrium(LinearizedEquilibrium):
         ------
         ModelError
             If the model's ``linearize`` or the loss gives no ``curvature``.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = eq.hessian(loss)
+        >>> print((H @ np.ones(2)).round(3))
+        [-0.031 -0.005]
+        >>> print((H.gauss_newton @ np.ones(2)).round(2))
+        [0.06 0.01]
         """
         check_loss(loss, self.problem.model)
         return ReducedHessian(self, loss)
@@ -104,6 +116,14 @@ class Equilibrium(LinearizedEquilibrium):
         CurvatureOperator, (P+N, P+N)
             ∇²_(θ,h) (w'f), with its blocks as ``params_params``, ``state_params`` and
             ``state_state``.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> print((eq.curvature(np.ones(2)).state_state @ np.ones(2)).round(3))  # of f = h - R
+        [ -6. -12.]
         """
         return self.linearized.curvature(self._state_vector(w, "w"))
 
@@ -124,6 +144,14 @@ class Equilibrium(LinearizedEquilibrium):
         ------
         ModelError
             If the model's ``linearize`` gives no ``second``.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> print(eq.total_curvature(np.ones(2), np.ones(2)).round(3))  # -6 h / (1 + 3 h²)²
+        [-0.375 -0.071]
         """
         T = self.tangent
         u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
@@ -168,6 +196,15 @@ class Equilibrium(LinearizedEquilibrium):
         -------
         SecondOrderSlice, (N, P)
             Its adjoint takes y to ``component_hessian(y) @ v``.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> u, v = np.array([1.0, 0.0]), np.ones(2)
+        >>> print((eq.second_order_slice(v) @ u).round(3))
+        [-0.094  0.   ]
         """
         return SecondOrderSlice(self, self._param_vector(v, "v"))
 

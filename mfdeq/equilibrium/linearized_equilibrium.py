@@ -195,6 +195,16 @@ class LinearizedEquilibrium:
             dL/dtheta with h held fixed.
         d_state : (N,) array
             dL/dh.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> d_params, d_state = eq.loss_gradients(loss)
+        >>> print(d_params.round(3), d_state.round(3))
+        [0. 0.] [1. 2.]
         """
         check_loss(loss, self.problem.model)
         return loss.gradients(self.state, self.params)
