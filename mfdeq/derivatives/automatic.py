@@ -15,6 +15,7 @@ from ..errors import ArgumentError, ModelError
 from ..models.curvature import Curvature
 from ..models.losses import Loss
 from ..models.model import Derived, FixedPointModel, Linearization, Model, ResidualModel
+from ..operators.compiled_solves import CompiledSolve, compiled_krylov
 from ..operators.operator import Operator
 from .sparsity import KINDS, Sparsity, place_near, typical_sizes
 
@@ -85,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def compiled_krylov(self, kept: Any, method: str, identity_minus: bool) -> Any:
-        """As `Operator.compiled_krylov`, or None."""
+        """A `CompiledSolve` on its own arrays, with df/dh or with I - df/dh; or None."""
         ...
 
 
@@ -228,22 +229,24 @@ class Products(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         return self._through(self.transposed, y, self.shape[1])
 
-    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
-        """The whole of a solve by the engine, with this or with I minus this."""
-        solve = self.engine.compiled_krylov(self.kept, method, identity_minus)
-        if solve is None:
-            return None
-
-        def solved(B: Array, rtol: float, most: int, restart: int, adjoint: bool) -> Any:
-            found = solve(self.engine.into(B)[0], rtol, most, restart, adjoint)
-            return tuple(self.backend.copy_from(part) for part in found)
-
-        return solved
-
     def _through(self, product: Product, x: Array, rows: int) -> Array:
         if x.ndim == 2 and x.shape[1] == 0:
             return self.backend.zeros(rows, 0)
         return self.engine.out(self.backend, product(*self.engine.into(x)))
+
+
+@compiled_krylov.register(Products)
+def _(J: Products, method: str, identity_minus: bool = False) -> CompiledSolve | None:
+    """The whole of a solve by the engine, if it compiles one."""
+    solve = J.engine.compiled_krylov(J.kept, method, identity_minus)
+    if solve is None:
+        return None
+
+    def solved(B: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool) -> Any:
+        found = solve(J.engine.into(B)[0], rtol, max_iterations, restart, adjoint)
+        return tuple(J.backend.copy_from(part) for part in found)
+
+    return solved
 
 
 def _curvature(engine: Engine, along: Function, h: Array, theta: Array, lam: Array) -> Curvature:

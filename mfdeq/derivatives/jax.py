@@ -167,7 +167,7 @@ class _Jax:
         return lambda h, theta, lam: functools.partial(self._along, linear(h, theta, lam))
 
     def compiled_krylov(self, kept: Any, method: str, identity_minus: bool) -> Any:
-        """Of (B, rtol, most, restart, adjoint): a whole solve with A = f' or I - f'."""
+        """A compiled solve with f', or with I - f': a function of (B, rtol, ..., adjoint)."""
         partial = self.jax.tree_util.Partial
         sides = [
             partial(_identity_minus if identity_minus else _plain, kept[0]),
@@ -176,7 +176,9 @@ class _Jax:
         if method == "cg":  # A is symmetric then, and its own product the cheaper one
             sides[1] = sides[0]
         solve = self._krylov(method)
-        return lambda B, rtol, most, restart, adjoint: solve(sides[adjoint], B, rtol, most, restart)
+        return lambda B, rtol, max_iterations, restart, adjoint: solve(
+            sides[adjoint], B, rtol, max_iterations, restart
+        )
 
 
 def _for_blocks(jax: ModuleType, product: Any, axes: tuple[Any, ...]) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ..arrays.backend import Array
 from ..errors import NearSingularWarning, warn
 from ..linear import Factor
-from ..linear.factor import FEWEST, rounding_digits, singular
+from ..linear.factor import MIN_DIGITS, rounding_digits, singular_error
 from ..models.linearization import Linearized
 
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
@@ -131,12 +131,12 @@ def digits_left(
     """
     x, w = smallest.right, smallest.left / smallest.value
     rounding = rounding_digits(factor.A, x, w)
-    if rounding < FEWEST:
-        raise singular(rounding, "to working precision")
+    if rounding < MIN_DIGITS:
+        raise singular_error(rounding, "to working precision")
     change, least = state_changes(factor, linearized, h, residual, x, w)
     state = -math.log10(max(change, factor.backend.eps))
-    if state < FEWEST:
-        raise singular(
+    if state < MIN_DIGITS:
+        raise singular_error(
             state,
             f"to the accuracy of the state, whose error changes A^-1 by {change:.1g} of itself "
             "(a smaller rtol in mfdeq.solve may still do)",

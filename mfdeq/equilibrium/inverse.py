@@ -27,10 +27,10 @@ class Inverse(Operator):
         self.factor, self.rtol = factor, rtol
 
     def _apply(self, x: Array) -> Array:
-        return self.factor.solve(x, rtol=self.rtol)
+        return self.factor._solve_checked(x, self.rtol)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self.factor.solve_adjoint(y, rtol=self.rtol)
+        return self.factor._solve_checked(y, self.rtol, adjoint=True)
 
     def forget(self) -> None:
         """Drop what earlier solves left in the factor."""

@@ -10,7 +10,7 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
 from ..linear import Auto, Reused
-from ..linear.factor import check_solver
+from ..linear.protocols import check_solver
 from ..models.linearization import Problem
 from ..models.model import Model
 from ..report import SolveReport
@@ -120,7 +120,7 @@ def solve(
         # The counts go on: they include what a method that failed has cost.
         report = SolveReport(
             method=name,
-            solver=_solver_name(linear),
+            solver=linear.description,
             choices=[*report.choices],
             forward=report.forward,
         )
@@ -208,7 +208,7 @@ def equilibrium_of_state(
         What the error says if the residual is too large, and what the user can do.
     """
     linear = reused_solver(solver)
-    report = SolveReport(method=method, solver=_solver_name(linear))
+    report = SolveReport(method=method, solver=linear.description)
     monitor = ConvergenceMonitor(problem, None, 1, report)
     monitor.set_scale(h)
     monitor.record(h, problem.backend.norm(problem.residual(h)))
@@ -261,8 +261,3 @@ def reused_solver(solver: Any) -> Reused:
         return Reused(Auto())
     check_solver(solver)
     return Reused(solver)
-
-
-def _solver_name(linear: Reused) -> str:
-    chosen_later = isinstance(linear.solver, Auto)
-    return "solver chosen at the first solve" if chosen_later else f"{linear.solver}"

@@ -1,55 +1,62 @@
-"""What `solver.setup(A)` returns: the one thing that solves with A and with its adjoint.
+"""What `solver.setup(A)` returns: the object that solves with A and with its adjoint.
 
-Whatever the method, the true residual b - A x is computed afterwards and decides.
+Whatever the method, the true residual b - A x is computed after each solve and decides whether the
+solution is returned.
 """
 
 from __future__ import annotations
 
-import inspect
+import functools
 import math
-from typing import Any, Protocol
+import time
+from typing import Any
 
-from ..arrays.backend import Array, array_on_host, check_block, host, is_sparse
+from ..arrays.backend import Array, array_on_host, check_block, host
 from ..arrays.memory import translate_memory_errors
-from ..arrays.sparse import canonical
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
-from ..operators.user_operators import as_operator, backend_of
 from ..report import LinearCounts
 
-ROUNDING = 16.0  # c of the floor c eps || |A||x| ||
-SUSPECT = 1e-3  # a relative residual, or rounding in it, of which a singular A may be the cause
-FEWEST = 1.0  # digits with which a solution is let through
-CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
-
-
-class Solver(Protocol):
-    """A description of how to solve; `setup` does the work that is done once per A."""
-
-    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Factorize A, or build what preconditions it."""
-        ...
+ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
+SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
+MIN_DIGITS = 1.0  # a solution with fewer decimal digits than that is an error
+MAX_CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
+LOOSE_RTOL = 0.1  # of a solve that only shows a direction or an order of magnitude
 
 
 class Factor:
-    """Solves with A and its adjoint, checked.
+    """Base class of what solves with A and its adjoint, every solve checked.
 
-    Subclasses define `_attempt`, and `_approximate` where one application of the
-    preconditioner is cheaper than a solve.
+    A subclass defines `_attempt`, which solves without a check, and, where one application of its
+    preconditioner is cheaper than a solve, `_approximate`. The methods `precondition`, `reuse_for`
+    and `refactorize` say what of a factor can serve another matrix: `Reused` calls them along a
+    path of matrices (the steps of Newton's method, of a continuation, of an optimizer). By default
+    they return None, and every matrix has a set-up of its own.
 
     Parameters
     ----------
     A : Operator, (N, N)
     rtol : float or None
-        Relative true residual that a solve reaches; None is 1e-10 (1e-5 in float32).
-    counts : LinearCounts, optional
-        Where the work is added up.
+        Relative true residual that a solve must reach; None is 1e-10 (1e-5 in float32).
+    counts : LinearCounts or None
+        Where the work is added up; None makes new ones.
+
+    Attributes
+    ----------
+    name : str
+        The method and its preconditioner, in reports and errors.
+    flexible : bool
+        Whether one application of `approximate` is not linear to rounding. A Krylov method that it
+        preconditions must then be a flexible one.
+    iterative : bool
+        Whether a solve to a looser tolerance costs less. What can choose its tolerance (products
+        of a Hessian that need not be exact, say) does so only then.
     """
 
     name = "factor"
-    flexible = False  # whether one application is not linear to rounding
-    iterative = True  # whether a solve to a looser tolerance costs less
-    instead = "another preconditioner, mfdeq.Direct() or more iterations"  # after a failure
+    flexible = False
+    iterative = True
+    advice = "another preconditioner, mfdeq.Direct() or more iterations"  # after a failed solve
 
     def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
         self.A = A
@@ -57,190 +64,311 @@ class Factor:
         self.rtol = A.backend.default_rtol if rtol is None else float(rtol)
         self.counts = LinearCounts() if counts is None else counts
         self.counts.setups += 1
-        self.stopped = ""  # why an attempt of this solve gave up, where it did
+        self.stopped = ""  # why the last attempt gave up, if it did
 
+    @translate_memory_errors
     def solve(self, b: Array, *, rtol: float | None = None) -> Array:
-        """x with ||b - A x|| <= rtol ||b||, for (N,) and column by column for (N, k).
+        """Solve A x = b.
+
+        Parameters
+        ----------
+        b : (N,) or (N, k) array
+        rtol : float, optional
+            Relative true residual ||b - A x|| / ||b|| of every column; by default the factor's.
+
+        Returns
+        -------
+        x : array of the shape of b
 
         Raises
         ------
         ConvergenceError
-            With the best x, where the true residual stays above both the tolerance and the
-            rounding floor c eps || |A||x| ||.
+            If the true residual stays above both the tolerance and the rounding floor
+            c eps || |A||x| ||. Carries the best x.
+        SingularStateError
+            If rounding hides the solution, since A is singular to working precision.
         """
-        return self._told(b, rtol, adjoint=False)
+        return self._solve_checked(self._checked(b), rtol)
 
+    @translate_memory_errors
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
-        """x with ||b - A* x|| <= rtol ||b||; as `solve`."""
-        return self._told(b, rtol, adjoint=True)
+        """Solve A* x = b, A* being the adjoint of A: as `solve`."""
+        return self._solve_checked(self._checked(b), rtol, adjoint=True)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """One application of what stands for the inverse, unchecked: for error estimates."""
+        """Apply what stands for the inverse once, unchecked.
+
+        Called for estimates of errors, and for steps of iterations that check themselves.
+
+        Parameters
+        ----------
+        r : (N,) or (N, k) array
+        adjoint : bool, optional
+            Approximate the inverse of the adjoint.
+        """
         return self._approximate(r, adjoint)
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
-        """Solves with an A near this factor's, which it preconditions; None where it cannot."""
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        """Return a factor of a nearby A whose solves this factor preconditions.
+
+        `Reused` calls it for every new matrix as long as that is cheaper than a set-up. Nothing
+        may be set up: the counts' `setups` stay as they are.
+
+        Parameters
+        ----------
+        A : Operator, (N, N)
+            Of the same shape, with other entries.
+        counts : LinearCounts
+            Those of the new factor.
+        max_iterations : int
+            Iterations after which one of its solves fails, so that `Reused` sets up anew.
+
+        Returns
+        -------
+        Factor or None
+            None, the default, if this factor cannot precondition A.
+        """
         return None
 
-    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Solves with an A near this factor's that cost no more than with A's own; or None."""
+    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor of a nearby A whose many solves cost no more than with A's own.
+
+        `Reused` calls it for the matrix of the equilibrium, with which all later solves are.
+
+        Returns
+        -------
+        Factor or None
+            None, the default, if a set-up for A makes solves cheaper: an LU of A itself does.
+        """
         return None
 
-    def refreshed(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Solves with A by what this factor holds, given A's entries: this factor is no more.
+    def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor of A by giving A's entries to what this factor holds.
 
-        None where only a set-up can do that.
+        `Reused` calls it when this factor has aged, and counts a refreshment in place of a set-up.
+        This factor may not be used any more where another one is returned.
+
+        Returns
+        -------
+        Factor or None
+            None, the default, if only a set-up can do that; this factor is then as it was.
         """
         return None
 
     def forget(self) -> None:
-        """Drop what earlier solves have left behind and later ones depend on."""
+        """Drop what earlier solves have left behind and later ones depend on.
+
+        Nothing, by default. A method that recycles a space from solve to solve drops it, so that a
+        computation that is repeated gives the same bits.
+        """
 
     @property
     def nbytes(self) -> int:
-        """Memory that the factorization or hierarchy holds, beside A itself."""
+        """Bytes of the factorization or hierarchy, beside A itself; 0 by default."""
         return 0
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        """Solve A x = b, or A* x = b, unchecked; set `stopped` where that was given up.
+
+        Parameters
+        ----------
+        b : (N,) or (N, k) array
+            Finite, and not to be written into.
+        rtol : float
+            Relative residual of each column to aim at; a direct method may ignore it.
+        adjoint : bool
+        """
         raise NotImplementedError
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
-        return self._attempt(r, 0.1, adjoint)
+        """Apply the preconditioner; by default solve loosely."""
+        return self._attempt(r, LOOSE_RTOL, adjoint)
 
-    @translate_memory_errors
-    def _told(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
-        return self._solve(b, rtol, adjoint)
+    def _checked(self, b: Array) -> Array:
+        return check_block(b, self.backend, self.A.shape[0], "the right-hand side")
 
-    def _solve(self, b: Array, rtol: float | None, adjoint: bool) -> Array:
-        A = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
-        b = check_block(b, self.backend, A.shape[0], "the right-hand side")
+    @functools.cached_property
+    def _adjoint_operator(self) -> Operator:
+        return self.A.H  # type: ignore[attr-defined]
+
+    def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
+        """Solve for a right-hand side that has been validated; the residual is checked.
+
+        `solve` and `solve_adjoint` come here, and so do internal callers whose b is an array of
+        the right shape, dtype and device.
+        """
+        backend, counts = self.backend, self.counts
         rtol = self.rtol if rtol is None else rtol
-        self.counts.solves += not adjoint
-        self.counts.adjoint_solves += adjoint
-        self.counts.columns += 1 if b.ndim == 1 else b.shape[1]
+        counts.solves += not adjoint
+        counts.adjoint_solves += adjoint
+        counts.columns += 1 if b.ndim == 1 else b.shape[1]
         if 0 in b.shape:
-            return self.backend.zeros(*b.shape)
-        with self.counts.timed():
-            x = self._corrected(A, b, rtol, adjoint)
-        self.counts.peak_bytes = max(self.counts.peak_bytes, self.backend.kernels.peak_bytes())
-        return x
-
-    def _corrected(self, A: Operator, b: Array, rtol: float, adjoint: bool) -> Array:
-        norm = self.backend.column_norms
-        b_norm = self._read(norm(b))
-        if not host.isfinite(b_norm).all():
-            xp = self.backend.xp
-            finite = bool(xp.all(xp.isfinite(b)))
-            why = "is too large: its norm overflows" if finite else "holds NaN or infinity"
-            raise ArgumentError(f"the right-hand side {why}")
-        self.stopped = ""
-        self.counts.history = []
-        x = self._attempt(b, rtol, adjoint)
-        product = self._product(A, x)
-        history = [self._read(self.backend.difference_norms(b, product))]
-        while not (history[-1] <= rtol * b_norm).all():
-            if not host.isfinite(history[-1]).all():
-                raise self._unsolved(x, history, b_norm, rtol, adjoint)
-            floor = ROUNDING * self.backend.eps * self._read(norm(A.abs_apply(x)))
-            if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
-                above = history[-1] > rtol * b_norm
-                self.counts.at_floor += int(above.sum())
-                noise = host.where(above, host.maximum(history[-1], floor / ROUNDING), 0.0)
-                if _worst(noise, b_norm) > SUSPECT:
-                    self._check_digits(A, x, _relative(noise, b_norm), adjoint)
-                break
-            stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
-            if stalled or self.stopped or len(history) > CORRECTIONS:
-                raise self._unsolved(x, history, b_norm, rtol, adjoint)
-            self.counts.refinements += 1
-            x = x + self._attempt(b - product, max(rtol, 0.01 * self.rtol), adjoint)
+            return backend.zeros(*b.shape)
+        start = time.perf_counter()
+        try:
+            A = self._adjoint_operator if adjoint else self.A
+            b_norm = array_on_host(backend.column_norms(b)).astype("float64")
+            if not host.isfinite(b_norm).all():
+                raise self._not_finite(b)
+            self.stopped, counts.history = "", []
+            x = self._attempt(b, rtol, adjoint)
             product = self._product(A, x)
-            history.append(self._read(self.backend.difference_norms(b, product)))
-        if rtol <= self.rtol:  # looser ones were asked for: a Newton step, an estimate
-            worst = _worst(history[-1], b_norm)
-            self.counts.worst_residual = max(self.counts.worst_residual, worst)
+            history = [array_on_host(backend.difference_norms(b, product)).astype("float64")]
+            while not (history[-1] <= rtol * b_norm).all():
+                if not host.isfinite(history[-1]).all():
+                    raise self._failure(x, history, b_norm, rtol, adjoint)
+                floor = self._rounding_floor(A, x)
+                if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
+                    self._accept_at_floor(A, x, history[-1], floor, b_norm, rtol, adjoint)
+                    break
+                stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
+                if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
+                    raise self._failure(x, history, b_norm, rtol, adjoint)
+                counts.refinements += 1
+                x = x + self._attempt(b - product, max(rtol, 0.01 * self.rtol), adjoint)
+                product = self._product(A, x)
+                residual = backend.difference_norms(b, product)
+                history.append(array_on_host(residual).astype("float64"))
+        finally:
+            counts.seconds += time.perf_counter() - start
+        if rtol <= self.rtol:  # A looser solve (a Newton step, an estimate) is not on record.
+            worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0)).max())
+            counts.worst_residual = max(counts.worst_residual, worst)
+        counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
         return x
-
-    @staticmethod
-    def _read(norms: Array) -> Any:
-        """Numbers of each column on the host."""
-        return array_on_host(norms).astype("float64")
-
-    def _check_digits(self, A: Operator, x: Array, noise: Any, adjoint: bool) -> None:
-        if x.ndim == 2:
-            x = x[:, int(noise.argmax())]
-        x = x / self.backend.norm(x)
-        digits = rounding_digits(A, x, self._attempt(x, 0.1, not adjoint))
-        if not digits >= FEWEST:
-            raise singular(digits, "to working precision")
 
     def _product(self, A: Operator, x: Array) -> Array:
-        xp = self.backend.xp
-        if A.array is not None or bool(xp.all(xp.isfinite(x))):
+        """A x for the residual."""
+        if A.array is not None or bool(self.backend.xp.all(self.backend.xp.isfinite(x))):
             return A._apply(x)
-        # A breakdown's NaN is not for the user's product to see, nor to be blamed on it.
+        # The NaN of a breakdown must not reach a user's product, which would be blamed for it.
         return x
 
-    def _unsolved(
+    def _rounding_floor(self, A: Operator, x: Array) -> Any:
+        """c eps || |A||x| || of each column: what rounding alone leaves of a residual."""
+        size = array_on_host(self.backend.column_norms(A.abs_apply(x))).astype("float64")
+        return ROUNDING_FACTOR * self.backend.eps * size
+
+    def _accept_at_floor(
+        self,
+        A: Operator,
+        x: Array,
+        residual: Any,
+        floor: Any,
+        b_norm: Any,
+        rtol: float,
+        adjoint: bool,
+    ) -> None:
+        """Accept columns above their tolerance, unless A is singular to working precision."""
+        above = residual > rtol * b_norm
+        self.counts.at_floor += int(above.sum())
+        rounding = host.where(above, host.maximum(residual, floor / ROUNDING_FACTOR), 0.0)
+        relative = rounding / host.where(b_norm > 0, b_norm, 1.0)
+        if not relative.max() > SUSPICIOUS_RESIDUAL:
+            return
+        if x.ndim == 2:
+            x = x[:, int(relative.argmax())]
+        x = x / self.backend.norm(x)
+        digits = rounding_digits(A, x, self._attempt(x, LOOSE_RTOL, not adjoint))
+        if not digits >= MIN_DIGITS:
+            raise singular_error(digits, "to working precision")
+
+    def _not_finite(self, b: Array) -> ArgumentError:
+        xp = self.backend.xp
+        finite = bool(xp.all(xp.isfinite(b)))
+        why = "is too large: its norm overflows" if finite else "holds NaN or infinity"
+        return ArgumentError(f"the right-hand side {why}")
+
+    def _failure(
         self, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
     ) -> ConvergenceError:
-        path = " -> ".join(f"{_worst(r, b_norm):.1e}" for r in history)
+        size = host.where(b_norm > 0, b_norm, 1.0)
+        path = [float((residual / size).max()) for residual in history]
         why = f"{self.stopped}; " if self.stopped else ""
         return ConvergenceError(
             f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
-            f"residual of {_worst(history[-1], b_norm):.2e}, above its tolerance {rtol:.1e} "
-            f"({why}residuals {path}). Try {self.instead}; a nearly singular A does this too",
+            f"residual of {path[-1]:.2e}, above its tolerance {rtol:.1e} "
+            f"({why}residuals {' -> '.join(f'{residual:.1e}' for residual in path)}). "
+            f"Try {self.advice}; a nearly singular A may be the cause, too",
             best=x,
             report=self.counts,
         )
 
 
-def _relative(r_norm: Any, b_norm: Any) -> Any:
-    return r_norm / host.where(b_norm > 0, b_norm, 1.0)
+class DelegatingFactor(Factor):
+    """A factor that passes everything on to a current one, which may be replaced along the way."""
 
+    current: Factor
 
-def _worst(r_norm: Any, b_norm: Any) -> float:
-    return float(host.max(_relative(r_norm, b_norm), initial=0.0))
+    def __init__(self, A: Operator, counts: LinearCounts) -> None:
+        super().__init__(A, None, counts)
+        self.counts.setups -= 1  # What is set up counts itself.
 
+    def adopt(self, factor: Factor) -> None:
+        """Pass everything on to `factor` from now on."""
+        self.current = factor
+        self.name, self.rtol = factor.name, factor.rtol
+        self.flexible, self.iterative = factor.flexible, factor.iterative
 
-class Application(Operator):
-    """One application of a factor in place of the inverse: a preconditioner.
+    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
+        """Apply the current factor once."""
+        return self.current.approximate(r, adjoint=adjoint)
 
-    Attributes
-    ----------
-    flexible : bool
-        Whether it is not linear to rounding.
-    """
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        """By the current factor."""
+        return self.current.precondition(A, counts, max_iterations)
 
-    def __init__(self, factor: Factor) -> None:
-        super().__init__(factor, factor.A.shape)
-        self.factor = factor
-        self.flexible = factor.flexible
-        self.nbytes = factor.nbytes
+    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """By the current factor."""
+        return self.current.reuse_for(A, counts)
 
-    def _apply(self, x: Array) -> Array:
-        return self.factor._approximate(x, False)
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        return self.factor._approximate(y, True)
+    def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """By the current factor."""
+        return self.current.refactorize(A, counts)
 
     def forget(self) -> None:
-        """Drop what earlier solves have left in the factor."""
-        self.factor.forget()
+        """Drop what the current factor's solves have left behind."""
+        self.current.forget()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the current factor."""
+        return self.current.nbytes
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.current._attempt(b, rtol, adjoint)
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        return self.current._approximate(r, adjoint)
 
 
 def rounding_digits(A: Operator, x: Array, w: Array) -> float:
-    """-log10(eps |w|' |A| |x|), w = A^-T x, |x| = 1: Skeel's condition number along x.
+    """Decimal digits that rounding leaves in A^-1 b along x: -log10(eps |w|' |A| |x|).
 
-    It does not change when rows of A are rescaled.
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    x : (N,) array
+        Of unit length.
+    w : (N,) array
+        A^-T x.
+
+    Notes
+    -----
+    |w|' |A| |x| is Skeel's condition number along x, which does not change when rows of A are
+    rescaled.
+
+    References
+    ----------
+    R. D. Skeel, Scaling for numerical stability in Gaussian elimination, J. ACM 26 (1979).
     """
     backend = A.backend
     condition = float(backend.xp.vecdot(backend.xp.abs(w), A.abs_apply(x)))
     return -math.log10(backend.eps * max(condition, 1.0))
 
 
-def singular(digits: float, how: str) -> SingularStateError:
-    """The error for a state operator without digits."""
+def singular_error(digits: float, how: str) -> SingularStateError:
+    """The error for a state operator that leaves fewer than `MIN_DIGITS`."""
     return SingularStateError(
         f"the state operator A is singular {how} ({digits:.1f} digits left): at a fold, or the "
         "model leaves a component of the state undetermined (no boundary condition, no drain). "
@@ -248,45 +376,3 @@ def singular(digits: float, how: str) -> SingularStateError:
         "the free component",
         digits=digits,
     )
-
-
-def operator_of(A: Any) -> Operator:
-    """A square matrix or operator of any kind as one of ours, or an `ArgumentError`."""
-    shape = tuple(getattr(A, "shape", ()))
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise ArgumentError(
-            f"A is a {type(A).__name__} of shape {shape}; a square matrix, or a LinearOperator "
-            "with its adjoint, was expected"
-        )
-    if isinstance(A, Operator):
-        return A
-    if is_sparse(A):
-        A = canonical(A)
-    return as_operator(backend_of(A), A, shape, "A")
-
-
-def matrix_of(A: Operator, needed_by: str) -> Any:
-    """The entries of A, or an `ArgumentError` where only its products are known."""
-    array = A.array
-    if array is None and A.has_entries:
-        raise ArgumentError(
-            f"{needed_by} is for matrices of numpy, scipy and cupy; those of PETSc are solved with "
-            "by mfdeq.petsc.KSP(options={...})"
-        )
-    if array is None:
-        raise ArgumentError(
-            f"{needed_by} needs the entries of A, of which only products are known: give a sparse "
-            "or dense matrix (a model as its d_state), or use mfdeq.Krylov(preconditioner=M), M "
-            "being None, a LinearOperator of your own or mfdeq.Approximate(...)"
-        )
-    return array
-
-
-def check_solver(solver: Any) -> None:
-    """Raise `ArgumentError` unless `solver` is a description with a set-up."""
-    setup = None if isinstance(solver, type) else getattr(solver, "setup", None)
-    if setup is None or "counts" not in inspect.signature(setup).parameters:
-        raise ArgumentError(
-            f"solver is {solver!r}; 'auto', mfdeq.Direct(), mfdeq.Krylov(...) or mfdeq.Neumann() "
-            "was expected (a preconditioner goes into mfdeq.Krylov(preconditioner=...))"
-        )

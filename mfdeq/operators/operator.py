@@ -162,14 +162,6 @@ class Operator:
         """Return a real multiple, by the entries where they are known."""
         return Scaled(self, factor)
 
-    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
-        """Of a source that compiles its products: a whole Krylov solve with this operator.
-
-        A function of (B, rtol, most, restart, adjoint) that returns (X, residuals, iterations,
-        definite) of the columns of B; None, the default, of one that does not.
-        """
-        return None
-
     # The algebra. Between operators of this class it is defined here, which keeps float32 and
     # `toarray`; with anything else it is the base library's.
 
@@ -328,10 +320,6 @@ class IdentityMinus(Operator):
 
     def _apply_adjoint(self, y: Array) -> Array:
         return y - self.of._apply_adjoint(y)
-
-    def compiled_krylov(self, method: str, identity_minus: bool = False) -> Any:
-        """Where it is known of I - J itself, by J's."""
-        return None if identity_minus else self.of.compiled_krylov(method, identity_minus=True)
 
     def abs_apply(self, x: Array) -> Array:
         """Return |x| + |J| |x|, since x - J x may cancel."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..errors import ArgumentError
 from ..linear.factor import Factor
+from ..linear.protocols import Solver
 from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
 from .cleanup import emptied, made
@@ -21,7 +22,7 @@ UNSUPPORTED = 56  # PETSC_ERR_SUP
 
 
 @dataclass(frozen=True)
-class KSP:
+class KSP(Solver):
     """PETSc's linear solvers.
 
     Parameters
@@ -121,7 +122,7 @@ class KSPFactor(Factor):
             with told(f"the KSP cannot be set up by the options of -{solver.prefix}"):
                 ksp.setUp()
                 ksp.setUpOnBlocks()
-        self.instead = (
+        self.advice = (
             f"other options (-{solver.prefix}pc_type, -{solver.prefix}ksp_max_it, or "
             'ksp_type "preonly" with pc_type "lu")'
         )
@@ -138,16 +139,16 @@ class KSPFactor(Factor):
         self.ksp.setType("gmres")
         self.ksp.setPCSide(PETSc.PC.Side.RIGHT)
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
         """Solves with an A near this factor's, preconditioned by what this one has."""
         counts.setups -= 1  # nothing is set up
         return KSPFactor(A, self.solver, counts, self, max_iterations)
 
-    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """The same where it costs no more than with A's own: not by an LU, which solves at once."""
         if not self.iterative:
             return None
-        return self.nearby(A, counts, self.ksp.getTolerances()[3])
+        return self.precondition(A, counts, self.ksp.getTolerances()[3])
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 2:

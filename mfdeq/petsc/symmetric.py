@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..linear.factor import Factor
+from ..linear.protocols import Solver
 from ..operators.operator import Operator
 from ..priors.covariances import indefinite
 from ..report import LinearCounts
@@ -25,7 +26,7 @@ NAMES = ("pc_type", "pc_factor_mat_solver_type")  # by either, another factoriza
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(Solver):
     """One factorization of a symmetric matrix that may be indefinite.
 
     Parameters

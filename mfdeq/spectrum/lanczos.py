@@ -28,7 +28,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.memory import reserve
-from ..linear.krylov.columns import combined, on_host, times
+from ..linear.krylov.columns import gram_basis, read_together, times
 from ..priors.metric import Metric
 
 BREAKDOWN_FACTOR = 100.0  # times eps ||H||, below which what is left of a product is rounding
@@ -352,8 +352,8 @@ class Lanczos:
         backend = self.backend
         for _ in range(1 if X.shape[1] == 1 else 2):
             small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
-            gram, *known = on_host(backend, *small)
-            C, _ = combined(backend.eps, gram, known[0][0, :] if known else None)
+            gram, *known = read_together(backend, *small)
+            C, _ = gram_basis(backend.eps, gram, known[0][0, :] if known else None)
             X = times(backend, X, C)
             W = None if self.metric.is_identity else times(backend, W, C)
             W, sizes = X if W is None else W, None

@@ -573,8 +573,8 @@ CYCLES = {
 def test_a_cycle_is_replayed_and_is_what_it_was(name, wind):
     """Launch by launch, captured and replayed, for each width; the adjoint too."""
     matrix = diffusion(45, wind)
-    here = CYCLES[name].setup(mfdeq.linear.factor.operator_of(matrix))
-    M = CYCLES[name].setup(mfdeq.linear.factor.operator_of(moved(matrix, cupy)))
+    here = CYCLES[name].setup(mfdeq.linear.operands.operator_of(matrix))
+    M = CYCLES[name].setup(mfdeq.linear.operands.operator_of(moved(matrix, cupy)))
     rng = np.random.default_rng(0)
     rounding = 1e-5 if M.flexible else 1e-11
     for shape in ((2025,), (2025, 4), (2025, 1)):
@@ -595,7 +595,7 @@ def test_a_cycle_is_replayed_and_is_what_it_was(name, wind):
 def test_a_refreshed_cycle_is_captured_anew():
     A, B = diffusion(45), (diffusion(45) + sp.diags(np.linspace(0, 5, 2025))).tocsr()
     operators = [
-        [mfdeq.linear.factor.operator_of(moved(matrix, xp)) for matrix in (A, B)]
+        [mfdeq.linear.operands.operator_of(moved(matrix, xp)) for matrix in (A, B)]
         for xp in (np, cupy)
     ]
     here, there = (mfdeq.AMG().setup(first) for first, _ in operators)
@@ -612,7 +612,7 @@ def test_a_refreshed_cycle_is_captured_anew():
 
 @needs_cupy
 def test_few_shapes_are_kept():
-    M = mfdeq.AMG().setup(mfdeq.linear.factor.operator_of(moved(diffusion(30), cupy)))
+    M = mfdeq.AMG().setup(mfdeq.linear.operands.operator_of(moved(diffusion(30), cupy)))
     for k in range(1, 8):
         for _ in range(4):
             _ = M @ cupy.ones((900, k))

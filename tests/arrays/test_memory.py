@@ -12,7 +12,7 @@ from benchmarks.systems import diffusion
 
 import mfdeq
 from mfdeq.arrays import kernels, memory
-from mfdeq.linear.factor import operator_of
+from mfdeq.linear.operands import operator_of
 from mfdeq.report import LinearCounts
 
 AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from mfdeq.arrays.sparse import stored_bytes
-from mfdeq.linear.krylov.gmres import _Apart
+from mfdeq.linear.krylov.gmres import _SeparateSpaces
 from mfdeq.linear.krylov.krylov import _KrylovFactor
 from mfdeq.linear.preconditioners.amg import _Cycle
 from mfdeq.operators.operator import Matrix
@@ -74,8 +74,8 @@ COUNTED = (
     (_Cycle, "_apply", _cycle),
     (_Cycle, "_apply_adjoint", _cycle),
     (_KrylovFactor, "_record", _cg),
-    (_Apart, "_extend", _gmres),
-    (_Apart, "correction", _combined),
+    (_SeparateSpaces, "_extend", _gmres),
+    (_SeparateSpaces, "correction", _combined),
 )
 
 

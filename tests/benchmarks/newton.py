@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.newton [--sizes 128 256]
 
-The solve of a strongly nonlinear diffusion problem by limits of `mfdeq.linear.reuse.SETUP`; a
-negative one sets up at every step. Then what it takes to give a multigrid hierarchy the entries of
-a diffusion with another coefficient, and the iterations with it, with a new one, and with it as it
-was.
+The solve of a strongly nonlinear diffusion problem by limits of
+`mfdeq.linear.reuse.SETUP_ITERATIONS`; a negative one sets up at every step. Then what it takes to
+give a multigrid hierarchy the entries of a diffusion with another coefficient, and the iterations
+with it, with a new one, and with it as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 import mfdeq
 from mfdeq.linear import reuse
-from mfdeq.linear.factor import operator_of
+from mfdeq.linear.operands import operator_of
 
 from .problems import Diffusion
 from .systems import diffusion

@@ -33,7 +33,7 @@ def ill_posed(method, **options):
     return mfdeq.Krylov(method, **options).setup(np.triu(np.ones((4, 4)))).solve(np.ones(4))
 
 
-NO_SOLVER = r"'auto', mfdeq.Direct\(\), mfdeq.Krylov\(...\) or mfdeq.Neumann\(\) was expected"
+NO_SOLVER = r"expected solver to be 'auto', mfdeq.Direct\(\), .* or mfdeq.Neumann\(\), got"
 ARGUMENTS = table(
     ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'auto', 'newton', .*'newtn'"),
     ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "'auto', .* got None"),
@@ -48,7 +48,7 @@ ARGUMENTS = table(
          "rtol.*: expected a number between 0 and 1, got ")
         for bad in (0, -1e-8, 1.5, np.nan, "1e-8", 1j, [1e-8])
     ],
-    ("solver", lambda: with_solver("lu"), f"'lu'; {NO_SOLVER}"),
+    ("solver", lambda: with_solver("lu"), f"{NO_SOLVER} 'lu'"),
     ("solver: none", lambda: with_solver(None), NO_SOLVER),
     ("solver: the class", lambda: with_solver(mfdeq.Direct), NO_SOLVER),
     ("solver: array", lambda: with_solver(np.eye(N)), NO_SOLVER),
@@ -59,9 +59,9 @@ ARGUMENTS = table(
         lambda: mfdeq.equilibrium_at(Toy(), THETA, EQ.state, solver="lu"),
         NO_SOLVER,
     ),
-    ("krylov method", lambda: mfdeq.Krylov("gmrs"), "'gmrs' is none of gmres, "),
+    ("krylov method", lambda: mfdeq.Krylov("gmrs"), "one of gmres, cg, .*, got 'gmrs'"),
     ("preconditioner", lambda: mfdeq.Krylov(preconditioner="amg"), r"mfdeq.AMG\(\), "),
-    ("preconditioner: class", lambda: preconditioned(mfdeq.AMG), r"AMG\(\), .* was expected"),
+    ("preconditioner: class", lambda: preconditioned(mfdeq.AMG), r"AMG\(\), .*, got <class"),
     ("preconditioner: solver", lambda: preconditioned(mfdeq.Neumann()), "LinearOperator of shape"),
     ("preconditioner: number", lambda: preconditioned(2.0), r"LinearOperator of shape \(3, 3\)"),
     (
@@ -89,18 +89,18 @@ ARGUMENTS = table(
         )
         for bad in values
     ],
-    ("amg method", lambda: mfdeq.AMG("classical"), "'classical' is none of"),
+    ("amg method", lambda: mfdeq.AMG("classical"), "expected method .*, got 'classical'"),
     *[
         (f"recycle with {method}", lambda method=method: mfdeq.Krylov(method, recycle=3),
          f"recycle is for 'gmres', not '{method}'")
-        for method in ("cg", "minres", "gcrotmk")
+        for method in ("cg", "minres", "lgmres")
     ],
     *[
         (f"recycle with {M}", lambda M=M: mfdeq.Krylov(preconditioner=M, recycle=3).setup(
             identity(N, format="csr")), r"recycle needs .* give mfdeq.AMG\(levels='float64'\)")
         for M in (mfdeq.AMG(), mfdeq.AMG("ruge_stuben"), mfdeq.AMG(levels="float32"))
     ],
-    ("amg levels", lambda: mfdeq.AMG(levels="float16"), "levels 'float16' .* none of .*'float32'"),
+    ("amg levels", lambda: mfdeq.AMG(levels="float16"), "levels of .*'float32', .*, got 'float16'"),
     *[
         (f"amg {field}, {method}", lambda method=method, field=field, given=given:
          mfdeq.AMG(method, **{field: given}), f"{field} is for smoothed aggregation, not {method}")
@@ -142,7 +142,7 @@ ARGUMENTS = table(
     ("minres", lambda: ill_posed("minres"), "'minres' needs a symmetric A"),
     *[
         (f"{solver} of {type(A).__name__}", lambda solver=solver, A=A: solver.setup(A),
-         f"A is a {type(A).__name__} of shape .* a square matrix")
+         f"expected A to be a square matrix.* got a {type(A).__name__} of shape")
         for solver in (mfdeq.Direct(), mfdeq.Krylov(), mfdeq.Neumann())
         for A in (np.ones((2, 3)), None, [[1.0]], EQ.sensitivity)
     ],

@@ -61,7 +61,7 @@ SOLVERS = {
     "auto": "auto",
     "direct": mfdeq.Direct(),
     "gmres": mfdeq.Krylov(),
-    "gcrotmk": mfdeq.Krylov("gcrotmk", max_iterations=60),
+    "lgmres": mfdeq.Krylov("lgmres", max_iterations=60),
     "bicgstab": mfdeq.Krylov("bicgstab", max_iterations=60),
     "amg": mfdeq.Krylov(preconditioner=mfdeq.AMG()),
     "ilu": mfdeq.Krylov(preconditioner=mfdeq.ILU()),
@@ -268,7 +268,7 @@ def test_a_krylov_method_out_of_iterations_is_an_error(method):
     assert factor.counts.iterations <= 5
 
 
-@pytest.mark.parametrize("method", ["gmres", "gcrotmk", "cgs", "bicgstab", "tfqmr"])
+@pytest.mark.parametrize("method", ["gmres", "lgmres", "bicgstab"])
 def test_a_breakdown_is_not_blamed_on_the_user(method):
     # The solver's own NaN goes through the user's products, which only pass it on.
     A = np.eye(4)[::-1] * [[1], [1], [1], [0]]

@@ -32,7 +32,7 @@ from support.spectra import (
 import mfdeq
 from mfdeq.continuation.curve import Curve
 from mfdeq.linear import Auto
-from mfdeq.linear.factor import operator_of
+from mfdeq.linear.operands import operator_of
 
 RECYCLING = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi(), recycle=15, restart=30)
 ALONE = mfdeq.Krylov("gmres", recycle=15, restart=30)

@@ -13,7 +13,7 @@ import mfdeq
 from mfdeq.arrays import kernels
 from mfdeq.linear import Auto, auto
 from mfdeq.linear.direct import cholespy, fill, multifrontal
-from mfdeq.linear.factor import operator_of
+from mfdeq.linear.operands import operator_of
 
 
 def true_fill(matrix):
@@ -118,7 +118,7 @@ def test_a_choice_holds_for_the_next_matrix_of_the_kind(monkeypatch):
 def iterative_only(monkeypatch):
     """As if any LU were beyond the machine's memory."""
     monkeypatch.setattr(kernels, "available_bytes", lambda device: 0.0)
-    monkeypatch.setattr(auto, "SMALL", 10)
+    monkeypatch.setattr(auto, "MAX_LU_SIZE", 10)
 
 
 def test_trials_go_on_until_one_converges(iterative_only):
@@ -158,6 +158,6 @@ def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch
     monkeypatch.setattr(multifrontal, "has_metis", lambda: metis)
     monkeypatch.setattr(cholespy, "has_cholespy", lambda: True)
     long_edges = fill.Fill(1e7, 1e10, compact=False)
-    trials = auto._direct(operator_of(network(40).A), long_edges)
+    trials = auto._factorizations(operator_of(network(40).A), long_edges)
     packages = {trial.solver.package for trial in trials}
     assert packages == ({"multifrontal", "superlu"} if metis else {"superlu"})

@@ -13,9 +13,9 @@ from support.matrices import BASIS, LEFT, N, residuals, symmetric, unit
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
+from mfdeq.linear import PreconditionerOperator
 from mfdeq.linear.krylov.cg import INDEFINITE, block_cg, cg
 from mfdeq.linear.krylov.gmres import block_gmres, gmres
-from mfdeq.operators.operator import Operator
 
 BACKEND = Backend.of(BASIS)
 
@@ -28,7 +28,7 @@ MATRICES = {
 }
 
 
-class Changing(Operator):
+class Changing(PreconditionerOperator):
     """A preconditioner that is another one at every call."""
 
     flexible = True

@@ -81,7 +81,7 @@ def test_levels_are_float32_where_a_is_symmetric():
 def test_a_large_coarsest_level_is_factorized(wind, levels, xp, monkeypatch):
     A = diffusion(30, wind)
     dense = cycle(A, levels, xp)
-    monkeypatch.setattr(module, "DENSEST", 10)
+    monkeypatch.setattr(module, "MAX_DENSE_COARSE", 10)
     factorized = cycle(A, levels, xp)
     assert not isinstance(factorized.coarse, xp.ndarray)
     X = xp.asarray(np.random.default_rng(0).standard_normal((900, 3)))

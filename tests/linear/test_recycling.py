@@ -8,7 +8,7 @@ from support.matrices import BASIS, LEFT, RIGHT, N, residuals, symmetric, unit
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.linear.krylov.recycling import TRIALS, Recycled
+from mfdeq.linear.krylov.recycling import TRIAL_SOLVES, Recycled
 
 TINY = np.concatenate([np.logspace(-4, -3, 8), np.linspace(1, 1.5, N - 8)])
 ROWS = np.logspace(0, 0.3, N)[:, None]
@@ -36,7 +36,7 @@ def iterations(factor, b, adjoint=False):
 def invariants(factor, adjoint):
     """How far A M Y is from C, relative to it, and C'C from the identity."""
     kept, side = factor.recycled[adjoint], (lambda A: A.T) if adjoint else (lambda A: A)
-    A, P = side(factor.A.array), np.eye(N) if factor.M is None else side(factor.M.array)
+    A, P = side(factor.A.array), np.eye(N) if factor.M is None else side(factor.M @ np.eye(N))
     k = kept.C.shape[1]
     assert kept.Y.shape == kept.C.shape == (N, kept.size)
     off = np.linalg.norm(A @ (P @ kept.Y) - kept.C) / np.sqrt(k)
@@ -99,11 +99,11 @@ def test_a_space_that_does_not_pay_is_given_up(adjoint):
         mfdeq.Krylov(recycle=recycle, restart=20).setup(ORTHOGONAL) for recycle in (2, 0)
     )
     spaces = []
-    for s in range(TRIALS + 3):
+    for s in range(TRIAL_SOLVES + 3):
         needed = iterations(factor, unit(N, seed=s), adjoint)
         spaces.append(factor.recycled[adjoint].size)
-        assert s <= TRIALS or needed == iterations(plain, unit(N, seed=s), adjoint)
-    assert spaces == TRIALS * [2] + 3 * [0]
+        assert s <= TRIAL_SOLVES or needed == iterations(plain, unit(N, seed=s), adjoint)
+    assert spaces == TRIAL_SOLVES * [2] + 3 * [0]
     assert factor.recycled[adjoint].Y is None
     assert factor.recycled[adjoint].C is None
     assert factor.recycled[not adjoint].size == 2
@@ -115,7 +115,7 @@ def test_one_solve_in_which_it_pays_keeps_it():
     for last, size in ((79, 3), (81, 0)):
         space = Recycled(backend, 3)
         space.judge(100, 1e-10)
-        for _ in range(TRIALS - 1):
+        for _ in range(TRIAL_SOLVES - 1):
             space.judge(40, 1e-4)
         space.judge(last, 1e-10)
         assert space.size == size

@@ -9,7 +9,7 @@ from benchmarks.systems import convection
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import mfdeq
-from mfdeq.linear.factor import operator_of
+from mfdeq.linear.operands import operator_of
 from mfdeq.operators import probing as colouring
 from mfdeq.operators.probing import Coloured, detected
 

@@ -76,7 +76,7 @@ def test_what_only_a_preconditioner_of_python_holds_is_given_back():
     A, context = python_mat()
     solver = mfdeq.petsc.KSP(prefix="given_back_", options={"pc_type": "none"})
     held = solver.setup(A)
-    aged = held.nearby(FromMat(A.backend, mat_of(L)), LinearCounts(), 60)
+    aged = held.precondition(FromMat(A.backend, mat_of(L)), LinearCounts(), 60)
     aged.solve(Distributed.of(vec_of(np.ones(N))))
     del A, held, aged
     cleaned()

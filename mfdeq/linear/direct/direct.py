@@ -11,7 +11,9 @@ from ...arrays.backend import is_dense
 from ...errors import ArgumentError
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor, matrix_of, operator_of
+from ..factor import Factor
+from ..operands import matrix_of, operator_of
+from ..protocols import Solver
 from .dense_blocks import DenseBlocks
 from .factors import BlockInverseFactor, DenseFactor, SparseFactor
 from .package import UnsuitableMatrixError, unsuitable
@@ -19,7 +21,7 @@ from .registry import PACKAGES, default_packages
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Solver):
     """Solve with A and its adjoint by one factorization of A.
 
     A dense A is factorized by LAPACK; a sparse A by the package that suits it, or by the one

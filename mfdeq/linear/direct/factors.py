@@ -10,8 +10,9 @@ from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Application, Factor, singular
+from ..factor import Factor, singular_error
 from ..krylov.krylov import Krylov
+from ..preconditioners.wrappers import FactorApplication
 from .dense_blocks import DenseBlocks
 from .package import DirectPackage, Factorization, passes_trial_solve
 from .scaling import Scaling
@@ -21,12 +22,12 @@ class DirectFactor(Factor):
     """Base class of the factors that are exact up to rounding."""
 
     iterative = False
-    instead = "a larger rtol, or other units of the equations and unknowns"
+    advice = "a larger rtol, or other units of the equations and unknowns"
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
         """Solve with a nearby A by GMRES, preconditioned by this factorization."""
         counts.setups -= 1  # nothing is set up
-        return Krylov("gmres", Application(self), self.rtol, max_iterations).setup(A, counts)
+        return Krylov("gmres", FactorApplication(self), self.rtol, max_iterations).setup(A, counts)
 
 
 class SparseFactor(DirectFactor):
@@ -80,6 +81,8 @@ class SparseFactor(DirectFactor):
         return self.factorization.nbytes + transposed
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        if self.scaling.rows is None and (self.factorization.solves_adjoint or not adjoint):
+            return self.factorization.solve(b, adjoint)  # the usual case, without detours
         return self.scaling.solve(self._solve_scaled, b, adjoint)
 
     def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
@@ -138,7 +141,7 @@ class DenseFactor(DirectFactor):
         pivots = xp.linalg.diagonal(self.lu)
         # scipy leaves a zero pivot as it is; cupy makes it NaN.
         if bool(xp.any((pivots == 0) | ~xp.isfinite(pivots))):
-            raise singular(0.0, "(a pivot is exactly zero)")
+            raise singular_error(0.0, "(a pivot is exactly zero)")
         self.counts.bytes = self.nbytes
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend
 from ...operators.operator import Operator
-from ..factor import singular
+from ..factor import singular_error
 from .costs import PackageCost
 from .package import DirectPackage, Factorization
 
@@ -67,7 +67,7 @@ class SuperLUFactorization:
         try:
             self.lu = backend.sparse_linalg.splu(matrix, **superlu_options(matrix))
         except RuntimeError as error:
-            raise singular(0.0, f"({error})") from error
+            raise singular_error(0.0, f"({error})") from error
 
     @property
     def nbytes(self) -> int:

@@ -1,9 +1,10 @@
-"""Conjugate gradients on blocks: each column in its own space, or all in one.
+"""Conjugate gradients on blocks: each column in its own space, or all in one space.
 
-An iteration reads from the device once: what it decides by, for all columns together.
+An iteration reads from the device once, the numbers that it decides by for all columns together.
 
-Where a good preconditioner needs a dozen iterations, sharing the products is all there is to gain
-from a block. Where hundreds are needed, one space for all columns saves most of them.
+With a preconditioner so good that a dozen iterations suffice, the columns of a block gain from
+sharing the products, and nothing else. Where hundreds are needed, one space for all columns saves
+most of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...arrays.backend import Array, Backend, array_on_host, host
-from .columns import Columns, Solved, all_directions, directions, on_host, times
+from .columns import (
+    OUT_OF_ITERATIONS,
+    Columns,
+    Solved,
+    all_directions,
+    directions,
+    read_together,
+    times,
+)
 
 INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
 Product = Callable[[Array], Array]
@@ -26,7 +35,7 @@ def cg(
     max_iterations: int,
     record: Callable[[float], None],
 ) -> Solved:
-    """Conjugate gradients for symmetric definite A and M, each column in its own space.
+    """Conjugate gradients for symmetric positive definite A and M, each column in its own space.
 
     Parameters
     ----------
@@ -36,18 +45,23 @@ def cg(
     B : (n, k) array
         Columns of unit length, or zero.
     rtol : float
-        What the norm of each column of the residual falls to.
+        Norm below which the residual of a column counts as converged.
     max_iterations : int
-        Products with A, of a block.
+        Products of a block with A.
     record : callable
-        Told the largest residual of each iteration.
+        Called with the largest residual of each iteration.
+
+    References
+    ----------
+    M. R. Hestenes and E. Stiefel, Methods of conjugate gradients for solving linear systems,
+    J. Res. Nat. Bur. Standards 49 (1952).
     """
     xp, dtype, dots = backend.xp, backend.dtype, backend.column_dots
     kernels = backend.kernels
     columns = Columns(backend, B)
     R = xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
-    if R.shape[1] == 0:  # some versions of cuSPARSE refuse blocks without columns
+    if R.shape[1] == 0:  # Some versions of cuSPARSE refuse blocks without columns.
         return columns.finish()
     P = xp.asarray(M(R), copy=True)
     rho = dots(R, P)
@@ -57,8 +71,8 @@ def cg(
         definite = (curvature > 0) & (rho > 0)
         step = xp.where(definite, rho, 0.0 * ones) / xp.where(definite, curvature, ones)
         norms = xp.sqrt(kernels.advance(xp, columns.X, R, P, Q, step))
-        norms, fine = array_on_host(xp.stack([norms, xp.astype(definite, dtype)]))
-        if not fine.all():
+        norms, definite = array_on_host(xp.stack([norms, xp.astype(definite, dtype)]))
+        if not definite.all():
             return columns.finish(INDEFINITE)
         record(float(norms.max()))
         R, P, before = columns.leave(norms > rtol, R, P, rho)
@@ -67,7 +81,7 @@ def cg(
         Z = M(R)
         rho = dots(R, Z)
         kernels.redirect(xp, P, Z, rho / before)
-    return columns.finish("it ran out of iterations")
+    return columns.finish(OUT_OF_ITERATIONS)
 
 
 def block_cg(
@@ -79,12 +93,19 @@ def block_cg(
     max_iterations: int,
     record: Callable[[float], None],
 ) -> Solved:
-    """Conjugate gradients in one space for all columns, breakdown-free (Ji and Li 2017).
+    """Conjugate gradients in one space for all columns, which may be dependent.
 
     Parameters
     ----------
     backend, A, M, B, rtol, max_iterations, record
         As in `cg`.
+
+    References
+    ----------
+    D. P. O'Leary, The block conjugate gradient algorithm and related methods, Linear Algebra Appl.
+    29 (1980).
+
+    H. Ji and Y. Li, A breakdown-free block conjugate gradient method, BIT Numer. Math. 57 (2017).
     """
     solve = backend.xp.linalg.solve
     columns = Columns(backend, B)
@@ -94,7 +115,7 @@ def block_cg(
         return columns.finish()
     Q, S = directions(backend, R)
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
-        # Rounding would part dependent columns, and each part be solved for.
+        # Solve for a basis: rounding would separate dependent columns, which then cost iterations.
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
         columns.X = solved.X @ backend.coefficients(S)
         return columns.finish(solved.stopped)
@@ -104,7 +125,7 @@ def block_cg(
             break
         Q = A(P)
         PQ = P.T @ Q
-        curved, onto = on_host(backend, PQ.T, (P.T @ R).T)
+        curved, onto = read_together(backend, PQ.T, (P.T @ R).T)
         if not (host.diagonal(curved) > 0).all():
             return columns.finish(INDEFINITE)
         step = host.linalg.solve(curved.T, onto.T)
@@ -118,5 +139,5 @@ def block_cg(
         Z = M(R)
         P = all_directions(backend, Z - P @ solve(PQ, Q.T @ Z))
     else:
-        return columns.finish("it ran out of iterations")
+        return columns.finish(OUT_OF_ITERATIONS)
     return columns.finish()

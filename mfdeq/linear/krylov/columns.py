@@ -1,4 +1,4 @@
-"""The columns of a block: their directions, and which of them are still being solved for."""
+"""The columns of a block: which of them are being solved for, and a basis of their span."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, array_on_host, host
 
-LOST = 1e-14  # what is left of a vector after orthogonalization that is rounding, not a direction
+OUT_OF_ITERATIONS = "it ran out of iterations"
+LOST_RTOL = 1e-14  # of a vector's length: what orthogonalization leaves below is rounding
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What a block method returns: X as far as it came, and why it gave up if it did ("")."""
+    """What a block method returns.
+
+    Attributes
+    ----------
+    X : (n, k) array
+        As far as the method came.
+    stopped : str
+        Why it gave up; "" if it did not.
+    """
 
     X: Array
     stopped: str = ""
 
 
 class Columns:
-    """The columns of X: those still in the block, and those that have left it."""
+    """The columns of a solution X: those still in the block, and those that have left it."""
 
     def __init__(self, backend: Backend, B: Array) -> None:
         self.backend = backend
@@ -29,7 +38,17 @@ class Columns:
         self.left: dict[int, Array] = {}
 
     def leave(self, unconverged: Any, *blocks: Array) -> Sequence[Array]:
-        """Take converged columns, by a host array, out of X and of `blocks`, which are returned."""
+        """Take converged columns out of X and of `blocks`.
+
+        Parameters
+        ----------
+        unconverged : (columns,) array of bool, on the host
+        *blocks : arrays with as many columns
+
+        Returns
+        -------
+        The blocks without those columns.
+        """
         staying = [j for j in range(len(self.active)) if unconverged[j]]
         if len(staying) == len(self.active):
             return blocks
@@ -45,7 +64,7 @@ class Columns:
             self.left[self.active[j]] = self.X[:, j]
 
     def finish(self, stopped: str = "") -> Solved:
-        """All columns together."""
+        """All columns, in the order of B."""
         if not self.left:
             return Solved(self.X, stopped)
         self._store(list(range(len(self.active))))
@@ -53,42 +72,47 @@ class Columns:
         return Solved(self.backend.xp.stack(columns, axis=1), stopped)
 
 
-def combined(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
-    """C and S: W C is roughly orthonormal, of the rank of W, and W = (W C) S. On the host.
+def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
+    """Return C and S on the host, W C roughly orthonormal of the rank of W, and W = (W C) S.
 
-    By the eigenvectors of the Gram matrix W'W, in whatever inner product (Stathopoulos and Wu
-    2002). Directions below sqrt(eps) of their columns' length are dropped, and columns below
-    rounding of the `sizes` they had before an orthogonalization.
+    They are made of the eigenvectors of the Gram matrix W'W, in whatever inner product. Directions
+    below sqrt(eps) of the length of their columns are dropped, and so are columns below rounding
+    of the `sizes` that they had before an orthogonalization.
+
+    References
+    ----------
+    A. Stathopoulos and K. Wu, A block orthogonalization procedure with constant synchronization
+    requirements, SIAM J. Sci. Comput. 23 (2002).
     """
     lengths = host.sqrt(host.diagonal(gram))
-    lost = lengths <= (0.0 if sizes is None else LOST * sizes)
+    lost = lengths <= (0.0 if sizes is None else LOST_RTOL * sizes)
     if gram.shape[1] == 1:
         rank = 0 if lost[0] else 1
         return host.ones((1, rank)) / lengths[:rank], gram[:rank, :] / lengths
     weights = host.where(lost, 0.0, 1.0 / host.where(lost, 1.0, lengths))
     values, U = host.linalg.eigh(gram * weights * weights[:, None])
-    kept = values > eps * gram.shape[1]
-    roots, U = host.sqrt(values[kept]), U[:, kept]
+    retained = values > eps * gram.shape[1]
+    roots, U = host.sqrt(values[retained]), U[:, retained]
     return U * weights[:, None] / roots, roots[:, None] * U.T * lengths
 
 
 def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
     """Q of the rank of W, roughly orthonormal, and S (on the host) with W = Q S.
 
-    Two block products and one read: see `combined`. `orthonormal` does it twice.
+    That takes two block products and one read from the device; `orthonormal` does it twice.
     """
     small = [W.T @ W] if sizes is None else [W.T @ W, sizes[None, :]]
-    gram, *known = on_host(backend, *small)
-    C, S = combined(backend.eps, gram, known[0][0, :] if known else None)
+    gram, *known = read_together(backend, *small)
+    C, S = gram_basis(backend.eps, gram, known[0][0, :] if known else None)
     return times(backend, W, C), S
 
 
 def all_directions(backend: Backend, W: Array) -> Array:
-    """Directions of W, and those of what is left without them: down to rounding of its columns."""
+    """An orthonormal basis of W down to rounding: its directions, then those of the rest."""
     Q, _ = directions(backend, W)
     if W.shape[1] == 1 or Q.shape[1] == W.shape[1]:
         return Q
-    Q, _ = directions(backend, Q)  # what Q lacks of orthogonality would be left of W, and taken
+    Q, _ = directions(backend, Q)  # Else its lack of orthogonality is taken for a rest of W.
     rest = W
     for _ in range(2):
         rest = rest - Q @ (Q.T @ rest)
@@ -100,11 +124,11 @@ def all_directions(backend: Backend, W: Array) -> Array:
 def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
     """Q of the rank of W, orthonormal to rounding, and S (on the host) with W = Q S."""
     Q, S = directions(backend, W, sizes)
-    return orthonormalized(backend, Q, S)
+    return reorthonormalize(backend, Q, S)
 
 
-def orthonormalized(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
-    """The same Q S, Q orthonormal to rounding where it was roughly so."""
+def reorthonormalize(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
+    """The same product Q S with Q orthonormal to rounding, which was roughly so."""
     if S.shape[1] == 1:
         return Q, S
     Q, again = directions(backend, Q)
@@ -112,11 +136,11 @@ def orthonormalized(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
 
 
 def times(backend: Backend, P: Array, S: Any) -> Array:
-    """P @ S, S on the host; of one column a multiple, which is ten times cheaper."""
+    """P @ S with S on the host; a multiple where both have one column, which is much cheaper."""
     return P * float(S[0, 0]) if S.shape == (1, 1) else P @ backend.coefficients(S)
 
 
-def on_host(backend: Backend, *blocks: Array) -> list[Any]:
+def read_together(backend: Backend, *blocks: Array) -> list[Any]:
     """Small blocks of the same columns, in float64 on the host, by one transfer."""
     both = array_on_host(backend.xp.concat(blocks, axis=0)).astype("float64")
     return host.split(both, host.cumsum([block.shape[0] for block in blocks])[:-1])

@@ -1,8 +1,8 @@
-"""GMRES on blocks: each column in its own space, or all in one.
+"""GMRES on blocks: each column in its own space, or all in one space.
 
 Columns that have converged leave the block between cycles. In one space for all, directions that
-have become linearly dependent leave it, so that neither a zero, a repeated nor an easy column is
-a special case.
+have become linearly dependent leave it, so that zero, repeated and easy columns are no special
+cases.
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ from typing import Any, Protocol
 
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
-from .columns import LOST, Columns, Solved, combined, on_host, orthonormal, orthonormalized, times
+from .columns import (
+    LOST_RTOL,
+    OUT_OF_ITERATIONS,
+    Columns,
+    Solved,
+    gram_basis,
+    orthonormal,
+    read_together,
+    reorthonormalize,
+    times,
+)
 from .recycling import Recycled
 
-PROGRESS = 0.999  # of the residual before a cycle, above which it stagnates
+STAGNATION_RATIO = 0.999  # of the residuals after and before a cycle, above which it stagnates
 Product = Callable[[Array], Array]
 
 
@@ -38,14 +48,21 @@ def gmres(
     backend, A, M, B, rtol, max_iterations, record
         As in `cg.cg`; A and M may be any.
     length : int
-        Vectors per column that are kept: iterations of one cycle.
+        Vectors that are kept for each column, which is the number of iterations of a cycle.
     flexible : bool
-        Keep M V too (half as many iterations a cycle then), for an M that is not linear.
+        Whether M is not linear. M V is kept too then, and a cycle has half as many iterations.
+
+    References
+    ----------
+    Y. Saad and M. H. Schultz, GMRES: a generalized minimal residual algorithm for solving
+    nonsymmetric linear systems, SIAM J. Sci. Stat. Comput. 7 (1986).
+
+    Y. Saad, A flexible inner-outer preconditioned GMRES algorithm, SIAM J. Sci. Comput. 14 (1993).
     """
     length = max(length // 2, 1) if flexible else length
 
     def cycle(R: Array, steps: int) -> _Cycle:
-        return _Apart(backend, A, M, R, min(length, steps), flexible)
+        return _SeparateSpaces(backend, A, M, R, min(length, steps), flexible)
 
     return _restarted(cycle, backend, A, B, rtol, max_iterations, record)[0]
 
@@ -71,11 +88,17 @@ def block_gmres(
         As in `gmres`.
     recycled : Recycled, optional
         A space from earlier solves with this A and M, and for later ones. Not with `flexible`.
+
+    References
+    ----------
+    M. H. Gutknecht, Block Krylov space methods for linear systems with multiple right-hand sides:
+    an introduction, in: Modern Mathematical Models, Methods and Algorithms for Real World Systems,
+    Anamaya (2007).
     """
     length = max(length // 2, 1) if flexible else length
 
     def cycle(R: Array, steps: int) -> _Cycle:
-        return _Together(backend, A, M, R, min(length, steps), flexible, recycled)
+        return _SharedSpace(backend, A, M, R, min(length, steps), flexible, recycled)
 
     solved, used = _restarted(cycle, backend, A, B, rtol, max_iterations, record)
     if recycled is not None and B.shape[1] == 1:
@@ -111,14 +134,14 @@ def _restarted(
     max_iterations: int,
     record: Callable[[float], None],
 ) -> tuple[Solved, int]:
-    """X, and the iterations it took, by cycles that start from the residual so far."""
+    """X and its iterations, by cycles that each start from the residual of the last."""
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
     used, before, stopped = 0, float("inf"), ""
     while R.shape[1]:
         if used >= max_iterations:
-            stopped = "it ran out of iterations"
+            stopped = OUT_OF_ITERATIONS
             break
         cycle = cycle_of(R, max_iterations - used)
         cycle.run(rtol, record)
@@ -130,17 +153,17 @@ def _restarted(
         R -= A(D)
         norms = array_on_host(backend.column_norms(R))
         worst = float(norms.max())
-        if not worst < PROGRESS * before:
+        if not worst < STAGNATION_RATIO * before:
             break
         before = worst
         (R,) = columns.leave(norms > rtol, R)
     return columns.finish(stopped), used
 
 
-class _Apart:
-    """One cycle for each column: A M V = V+ H with a V and an H of its own (Saad 1993).
+class _SeparateSpaces:
+    """One cycle for each column: A M V = V+ H with a V and an H of its own.
 
-    H lives on the host: a column of it is what an iteration reads from the device.
+    H lives on the host; an iteration reads one column of it from the device.
     """
 
     def __init__(
@@ -154,7 +177,7 @@ class _Apart:
             f"GMRES with {length} vectors for each of {k} columns",
             "use a smaller restart= of mfdeq.Krylov, 'cg' for a symmetric A, or fewer columns",
         )
-        # Column after column in memory: orthogonalization, then, is matrix times vector.
+        # One column's basis after the other's, so that orthogonalization is matrix times vector.
         self.basis = backend.zeros(k, length + 1, n)
         self.preconditioned = backend.zeros(k, length, n) if flexible else None
         self.triangle = backend.zeros(k, length, length)  # (I + L)^-1 of `_orthogonalize`
@@ -171,7 +194,7 @@ class _Apart:
             H = self.projected[:, : self.steps + 1, : self.steps]
             if not host.isfinite(H).all():
                 break
-            # What is orthogonal to all columns of H, and of size * e1, makes the residual.
+            # The residual is the part of size * e1 that is orthogonal to all columns of H.
             Q = host.linalg.qr(H, mode="complete")[0]
             self.residual = float((self.size * abs(Q[:, 0, -1])).max())
             record(self.residual)
@@ -188,11 +211,17 @@ class _Apart:
         self.steps = j + 1
 
     def _orthogonalize(self, j: int) -> Array:
-        """Modified Gram-Schmidt by its triangular system (Swirydowicz et al. 2020).
+        """Modified Gram-Schmidt by its triangular system, in two passes over the basis.
 
-        Two passes over the basis, where its loops are many short ones and classical
-        Gram-Schmidt takes four. With L the inner products of the basis below its diagonal, the
-        rows of (I + L)^-1 are made from those above them.
+        The loops of modified Gram-Schmidt are many and short, and classical Gram-Schmidt with
+        reorthogonalization takes four passes. With L the inner products of the basis below the
+        diagonal, each row of (I + L)^-1 is made from those above it.
+
+        References
+        ----------
+        K. Świrydowicz, J. Langou, S. Ananthan, U. Yang and S. Thomas, Low synchronization
+        Gram-Schmidt and generalized minimal residual algorithms, Numer. Linear Algebra Appl. 28
+        (2021).
         """
         xp, m = self.backend.xp, j + 1
         spaces = [self.basis[c, :m, :] for c in range(self.size.shape[0])]
@@ -207,7 +236,7 @@ class _Apart:
             before = xp.linalg.vector_norm(w)
             w = w - h[c, :] @ V
             below = xp.linalg.vector_norm(w)
-            left = below > LOST * before
+            left = below > LOST_RTOL * before
             zero, one = xp.zeros_like(below), xp.ones_like(below)
             self.basis[c, m, :] = w * xp.where(left, one, zero) / xp.where(left, below, one)
             left_over.append(xp.where(left, below, zero))
@@ -217,7 +246,7 @@ class _Apart:
         j, backend = self.steps, self.backend
         H = self.projected[:, : j + 1, :j]
         finite = bool(host.isfinite(H).all())
-        # Columns of H that a breakdown left zero take no part.
+        # The pseudoinverse leaves out columns of H that a breakdown has left zero.
         y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
         weights = backend.coefficients(y)
         space = self.basis if self.preconditioned is None else self.preconditioned
@@ -227,10 +256,10 @@ class _Apart:
         return self.M(D) if self.preconditioned is None else D
 
 
-class _Together:
-    """One cycle for all: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle).
+class _SharedSpace:
+    """One cycle for all columns: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle).
 
-    All but V, C and M V lives on the host.
+    Everything but V, C and M V lives on the host.
     """
 
     def __init__(
@@ -252,12 +281,12 @@ class _Together:
             R, self.start = recycled.project(R)
         V, rhs = orthonormal(backend, R, size)
         self.basis = [V]
-        self.rhs = [rhs]  # of the least-squares problem, rotated, in blocks of rows
+        self.rhs = [rhs]  # rotated, of the least-squares problem, in blocks of rows
         self.rotations: list[Any] = []
         self.triangle: list[list[Any]] = []  # its columns, in blocks of rows
         self.raw: list[list[Any]] = []  # the same before the rotations
         self.coupling: list[Any] = []
-        self.residual = float("inf") if V.shape[1] else 0.0  # all of R was in the recycled space
+        self.residual = float("inf") if V.shape[1] else 0.0  # 0: all of R is in the recycled space
 
     @property
     def steps(self) -> int:
@@ -284,15 +313,15 @@ class _Together:
             h = V.T @ W
             W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
             found.append(h)
-        *column, gram, sizes = on_host(backend, *found, W.T @ W, size[None, :])
+        *column, gram, sizes = read_together(backend, *found, W.T @ W, size[None, :])
         self.coupling += column[:from_c]
-        C, S = combined(backend.eps, gram, sizes[0, :])
-        V, below = orthonormalized(backend, times(backend, W, C), S)
+        C, S = gram_basis(backend.eps, gram, sizes[0, :])
+        V, below = reorthonormalize(backend, times(backend, W, C), S)
         self.basis.append(V)
         column = [*column[from_c:], below]
         self.raw.append(list(column))
         for i, Q in enumerate(self.rotations):
-            column[i : i + 2] = _rotated(Q, column[i : i + 2])
+            column[i : i + 2] = _rotate(Q, column[i : i + 2])
         self._rotate_away(column)
 
     def _rotate_away(self, column: list[Any]) -> None:
@@ -301,7 +330,7 @@ class _Together:
         self.rotations.append(Q)
         self.triangle.append([*column[:-2], R[:rows, :]])
         new = host.zeros((column[-1].shape[0], self.rhs[-1].shape[1]))
-        self.rhs[-1:] = _rotated(Q, [self.rhs[-1], new])
+        self.rhs[-1:] = _rotate(Q, [self.rhs[-1], new])
 
     def correction(self) -> Array:
         D = self._correction()
@@ -323,21 +352,21 @@ class _Together:
         return self.M(total)
 
 
-def _rotated(Q: Any, pair: list[Any]) -> list[Any]:
+def _rotate(Q: Any, pair: list[Any]) -> list[Any]:
     rows = pair[0].shape[0]
     both = Q.T @ host.concatenate(pair, axis=0)
     return [both[:rows, :], both[rows:, :]]
 
 
 def _block_triangular_solve(eps: float, triangle: list[list[Any]], rhs: list[Any]) -> list[Any]:
-    """y, in blocks, of a block upper triangular system given by columns."""
+    """Solve a block upper triangular system that is given by columns; y in blocks."""
     left = list(rhs)
     found: list[Any] = []
     for j in range(len(triangle) - 1, -1, -1):
         R = triangle[j][j]
         diagonal = abs(host.diagonal(R))
         regular = bool((diagonal > eps * R.shape[0] * diagonal.max()).all())
-        # A singular block: A M is singular on the space, and the shortest y serves.
+        # A singular block means that A M is singular on the space; the shortest y serves then.
         y = host.linalg.solve(R, left[j]) if regular else host.linalg.pinv(R) @ left[j]
         found.insert(0, y)
         for i in range(j):

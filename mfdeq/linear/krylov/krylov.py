@@ -1,4 +1,4 @@
-"""Preconditioned Krylov solvers: block CG and block GMRES of our own, others of scipy's."""
+"""Preconditioned Krylov solvers: this library's block methods, and scipy's column by column."""
 
 from __future__ import annotations
 
@@ -10,50 +10,100 @@ from ...arguments import count, fraction
 from ...arrays.backend import Array
 from ...arrays.memory import columns_that_fit
 from ...errors import ArgumentError
+from ...operators.compiled_solves import compiled_krylov
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Operator, columnwise
-from ...operators.user_operators import as_operator
+from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor, operator_of
-from ..preconditioners.amg import AMG
+from ..factor import Factor
+from ..operands import operator_of
+from ..preconditioners.wrappers import as_preconditioner
+from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator, Solver
 from .cg import INDEFINITE, block_cg, cg
+from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres
-from .recycling import LONG, Recycled
+from .recycling import MIN_CYCLE_RATIO, Recycled
 
-OURS = ("gmres", "cg")
-OF_CG = 8  # vectors that CG holds for a column
-SYMMETRIC_ONLY = ("cg", "minres")
-CYCLE = {"lgmres": "inner_m", "gcrotmk": "m"}  # scipy's maxiter counts these
-METHODS = (*OURS, "minres", "lgmres", "gcrotmk", "bicgstab", "bicg", "cgs", "qmr", "tfqmr")
+BLOCK_METHODS = ("gmres", "cg")  # of this library
+COLUMN_METHODS = ("minres", "lgmres", "bicgstab")  # of scipy
+METHODS = (*BLOCK_METHODS, *COLUMN_METHODS)
+SYMMETRIC_METHODS = ("cg", "minres")
+CYCLE_OPTIONS = {"lgmres": "inner_m"}  # of methods whose maxiter counts cycles of that length
+VECTORS_OF_CG = 8  # that CG holds for a column
 
 
 @dataclass(frozen=True)
-class Krylov:
+class Krylov(Solver):
     """A preconditioned Krylov method.
 
     Parameters
     ----------
-    method : str, optional
-        "gmres"; "cg" for symmetric definite A and preconditioner: ours, which solve a block of
-        right-hand sides in one space. "minres" for symmetric A, "lgmres", "gcrotmk",
-        "bicgstab", "bicg", "cgs", "qmr", "tfqmr": those of the array library, where it has
-        them, column by column.
-    preconditioner : description, LinearOperator or None, optional
-        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, or a LinearOperator of your own that
-        approximates A^-1 and has its adjoint.
+    method : {"gmres", "cg", "minres", "lgmres", "bicgstab"}, optional
+        "gmres" for any A, and "cg" for A and preconditioner that are symmetric positive definite,
+        are this library's own and solve for blocks of right-hand sides. The others are those of
+        the array library, where it has them, column by column; "minres" is for symmetric A.
+    preconditioner : Preconditioner, LinearOperator or None, optional
+        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, `mfdeq.Approximate(...)`, or a
+        LinearOperator of your own, (N, N), that approximates A^-1 and has its adjoint.
     rtol : float, optional
-        Relative true residual; None is 1e-10 (1e-5 in float32).
+        Relative true residual of every solve; None is 1e-10 (1e-5 in float32).
     max_iterations : int, optional
         Iterations of one solve of one column, or of one block.
     restart : int, optional
-        Vectors per column that a cycle of "gmres", "lgmres" or "gcrotmk" keeps.
+        Vectors per column that a cycle of "gmres" or "lgmres" keeps.
     recycle : int, optional
-        Vectors that "gmres" keeps from one solve to the next with the same matrix, separately
-        for A and its adjoint: where a solve takes many iterations, later ones take fewer.
+        Vectors that "gmres" keeps from one solve to the next with the same matrix, separately for
+        A and its adjoint. Where a solve takes many iterations, later ones take fewer.
     block : int, optional
-        Columns that "gmres" and "cg" solve in one search space, more of them in turn; of 1, all
-        columns have their own spaces and share the products. None is 1 with `mfdeq.AMG`, where
-        what a space shared saves of the few iterations costs more than they do, else 16.
+        Columns that "gmres" and "cg" solve in one search space; more of them go in turn. With 1,
+        each column has a space of its own, and the columns share the products only. None is the
+        preconditioner's `columns_per_space`: 1 with `mfdeq.AMG`, 16 otherwise.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is not one of those above, or options exclude each other.
+
+    See Also
+    --------
+    Direct, Neumann
+
+    Notes
+    -----
+    Preconditioning is from the right, so that the residual that is watched is the true one;
+    `mfdeq.linear.Factor.solve` computes it again at the end.
+
+    References
+    ----------
+    Y. Saad and M. H. Schultz, GMRES: a generalized minimal residual algorithm for solving
+    nonsymmetric linear systems, SIAM J. Sci. Stat. Comput. 7 (1986).
+
+    M. R. Hestenes and E. Stiefel, Methods of conjugate gradients for solving linear systems,
+    J. Res. Nat. Bur. Standards 49 (1952).
+
+    C. C. Paige and M. A. Saunders, Solution of sparse indefinite systems of linear equations,
+    SIAM J. Numer. Anal. 12 (1975): "minres".
+
+    A. H. Baker, E. R. Jessup and T. Manteuffel, A technique for accelerating the convergence of
+    restarted GMRES, SIAM J. Matrix Anal. Appl. 26 (2005): "lgmres".
+
+    H. A. van der Vorst, Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG for the
+    solution of nonsymmetric linear systems, SIAM J. Sci. Stat. Comput. 13 (1992).
+
+    M. L. Parks, E. de Sturler, G. Mackey, D. D. Johnson and S. Maiti, Recycling Krylov subspaces
+    for sequences of linear systems, SIAM J. Sci. Comput. 28 (2006): `recycle`.
+
+    Examples
+    --------
+    One set-up serves A and its adjoint:
+
+    >>> import mfdeq, numpy as np, scipy.sparse as sp
+    >>> A = sp.diags([-1.2, 2.5, -0.8], [-1, 0, 1], shape=(50, 50)).tocsr()
+    >>> factor = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi()).setup(A)
+    >>> B = np.eye(50)[:, :3]
+    >>> bool(np.linalg.norm(A @ factor.solve(B) - B) < 1e-9)
+    True
+    >>> bool(np.linalg.norm(A.T @ factor.solve_adjoint(B) - B) < 1e-9)
+    True
     """
 
     method: str = "gmres"
@@ -66,17 +116,20 @@ class Krylov:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ArgumentError(f"Krylov method {self.method!r} is none of {', '.join(METHODS)}")
+            raise ArgumentError(
+                f"expected method of mfdeq.Krylov to be one of {', '.join(METHODS)}, got "
+                f"{self.method!r}"
+            )
         if isinstance(self.preconditioner, str):
             raise ArgumentError(
-                f"preconditioner {self.preconditioner!r}: give a description such as mfdeq.AMG(), "
-                "mfdeq.ILU(), mfdeq.Jacobi(), a LinearOperator or None"
+                "expected preconditioner to be a description such as mfdeq.AMG(), mfdeq.ILU() or "
+                f"mfdeq.Jacobi(), a LinearOperator or None, got {self.preconditioner!r}"
             )
-        one_way = isinstance(self.preconditioner, AMG) and self.preconditioner.method == "air"
-        if one_way and self.method in SYMMETRIC_ONLY:
+        described = as_preconditioner(self.preconditioner)
+        if described and described.never_symmetric and self.method in SYMMETRIC_METHODS:
             raise ArgumentError(
-                f"{self.method!r} needs a symmetric preconditioner, and mfdeq.AMG('air') is not, "
-                "for any A: use 'gmres', or mfdeq.AMG()"
+                f"{self.method!r} needs a symmetric preconditioner, and {described.description} is "
+                "not, even for a symmetric A: use 'gmres', or another preconditioner"
             )
         if self.rtol is not None:
             fraction(self.rtol, "rtol of mfdeq.Krylov")
@@ -86,63 +139,74 @@ class Krylov:
             count(self.block, "block of mfdeq.Krylov")
         if self.recycle != 0:
             count(self.recycle, "recycle of mfdeq.Krylov")
-            if LONG * self.recycle > self.restart:
+            if MIN_CYCLE_RATIO * self.recycle > self.restart:
                 raise ArgumentError(
-                    f"recycle={self.recycle} of mfdeq.Krylov needs cycles of {LONG} times as many "
-                    f"iterations: restart is {self.restart}"
+                    f"recycle={self.recycle} of mfdeq.Krylov needs cycles of at least "
+                    f"{MIN_CYCLE_RATIO} times as many iterations, and restart is {self.restart}"
                 )
             if self.method != "gmres":
                 raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Set the preconditioner up."""
+        """Set the preconditioner up for A.
+
+        Raises
+        ------
+        ArgumentError
+            If the method needs a symmetric A and this one is not, or the preconditioner does not
+            suit A.
+        """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         with counts.timed():
-            if self.method in SYMMETRIC_ONLY and not is_symmetric(A):
+            if self.method in SYMMETRIC_METHODS and not is_symmetric(A):
                 raise ArgumentError(
                     f"Krylov method {self.method!r} needs a symmetric A, and A is not: use 'gmres'"
                 )
-            kind = _BlockFactor if self.method in OURS else _ColumnFactor
-            return kind(A, self, _preconditioner(self.preconditioner, A), counts)
+            kind = _BlockFactor if self.method in BLOCK_METHODS else _ColumnFactor
+            described = as_preconditioner(self.preconditioner)
+            return kind(A, self, described.setup(A) if described else None, counts)
 
 
 class _KrylovFactor(Factor):
+    """What the block methods and scipy's have in common: the preconditioner M."""
+
     def __init__(
-        self, A: Operator, solver: Krylov, M: Operator | None, counts: LinearCounts
+        self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
     ) -> None:
         super().__init__(A, solver.rtol, counts)
         self.solver, self.M = solver, M
-        kind = type(solver.preconditioner).__name__ if M is not None else "no preconditioner"
+        self.flexible = M is None or M.flexible  # without M, an application is a loose solve
+        described = as_preconditioner(solver.preconditioner)
+        kind = described.description if described else "no preconditioner"
         self.name = f"Krylov {solver.method} with {kind}"
         self.counts.bytes = self.nbytes
 
     @property
     def nbytes(self) -> int:
-        return getattr(self.M, "nbytes", 0)
+        return 0 if self.M is None else self.M.nbytes
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
-        if self.solver.method in SYMMETRIC_ONLY and not is_symmetric(A):
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+        if self.solver.method in SYMMETRIC_METHODS and not is_symmetric(A):
             return None
         solver = replace(self.solver, max_iterations=max_iterations)
-        counts.setups -= 1  # nothing is set up
+        counts.setups -= 1  # Nothing is set up.
         return type(self)(A, solver, self.M, counts)
 
-    def kept_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        return self.nearby(A, counts, self.solver.max_iterations)
+    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        return self.precondition(A, counts, self.solver.max_iterations)
 
-    def refreshed(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        refresh = getattr(self.M, "refresh", None)
+    def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
         with counts.timed():
-            if refresh is None or not refresh(A):
+            if self.M is None or not self.M.refresh(A):
                 return None
-        counts.setups -= 1
+        counts.setups -= 1  # It counts as a refreshment instead.
         counts.refreshes += 1
         return type(self)(A, self.solver, self.M, counts)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Two applications of the preconditioner: one leaves up to half, which an error hides."""
-        A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        """Apply the preconditioner twice: once leaves up to half of r, which hides an error."""
+        A = self._adjoint_operator if adjoint else self.A
         x = self._approximate(r, adjoint)
         return x if self.M is None else x + self._approximate(r - A._apply(x), adjoint)
 
@@ -151,7 +215,7 @@ class _KrylovFactor(Factor):
             return super()._approximate(r, adjoint)
         sizes = self.backend.column_norms(r)
         sizes = self.backend.xp.where(sizes > 0, sizes, self.backend.xp.ones_like(sizes))
-        r = r / sizes  # of unit length: float32 levels then mean the same at every scale
+        r = r / sizes  # Of unit length, so that levels in float32 do not over- or underflow.
         return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
     def _record(self, residual: float) -> None:
@@ -160,22 +224,23 @@ class _KrylovFactor(Factor):
 
 
 class _BlockFactor(_KrylovFactor):
-    """GMRES or CG of ours, some columns at a time."""
+    """GMRES or CG of this library, some columns at a time."""
 
     def __init__(
-        self, A: Operator, solver: Krylov, M: Operator | None, counts: LinearCounts
+        self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
     ) -> None:
         super().__init__(A, solver, M, counts)
-        apart = isinstance(solver.preconditioner, AMG) and not solver.recycle
-        self.shared = solver.block or (1 if apart else 16)
-        self.flexible = M is None or bool(getattr(M, "flexible", False))
+        described = as_preconditioner(solver.preconditioner)
+        usual = described.columns_per_space if described else COLUMNS_PER_SPACE
+        # A recycled space is one for all columns.
+        self.columns_per_space = solver.block or (COLUMNS_PER_SPACE if solver.recycle else usual)
         if self.flexible and M is not None and solver.recycle:
             raise ArgumentError(
                 "recycle needs a preconditioner that is linear to rounding: give "
                 "mfdeq.AMG(levels='float64')"
             )
-        alone = M is None and not solver.recycle and solver.block in (None, 1)
-        self.compiled = A.compiled_krylov(solver.method) if alone else None
+        plain = M is None and not solver.recycle and solver.block in (None, 1)
+        self.compiled = compiled_krylov(A, solver.method) if plain else None
         self.forget()
 
     def forget(self) -> None:
@@ -188,13 +253,14 @@ class _BlockFactor(_KrylovFactor):
         backend, xp = self.backend, self.backend.xp
         B = b[:, None] if b.ndim == 1 else b
         sizes = backend.column_norms(B)
-        # Unit length: thresholds, and float32 levels, then mean the same at every scale.
+        # Columns of unit length: thresholds then mean the same at every scale, and levels in
+        # float32 neither over- nor underflow.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
         if self.compiled is not None:
-            X = self._by_its_source(B, rtol, adjoint) * sizes
+            X = self._solve_compiled(B, rtol, adjoint) * sizes
             return X[:, 0] if b.ndim == 1 else X
-        apart = self.shared == 1 and not self.solver.recycle
-        width = self._width(b.shape[0]) if apart else self.shared
+        apart = self.columns_per_space == 1 and not self.solver.recycle
+        width = self._width(b.shape[0]) if apart else self.columns_per_space
         found = [
             self._block(B[:, j : j + width], rtol, adjoint)
             for j in range(0, max(B.shape[1], 1), width)
@@ -203,9 +269,10 @@ class _BlockFactor(_KrylovFactor):
         return X[:, 0] if b.ndim == 1 else X
 
     def _width(self, n: int) -> int:
-        """Columns whose products are taken together: as many as their vectors leave room for."""
+        """How many columns take their products together, so that their vectors fit in memory."""
         kernels = self.backend.kernels
-        held = OF_CG if self.solver.method == "cg" else self.solver.restart + OF_CG
+        vectors_of_gmres = self.solver.restart + VECTORS_OF_CG
+        held = VECTORS_OF_CG if self.solver.method == "cg" else vectors_of_gmres
         return max(
             1,
             min(
@@ -215,37 +282,37 @@ class _BlockFactor(_KrylovFactor):
             ),
         )
 
-    def _by_its_source(self, B: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_compiled(self, B: Array, rtol: float, adjoint: bool) -> Array:
         if B.shape[1] == 0:
             return B
-        xp, most = self.backend.xp, self.solver.max_iterations
+        xp, max_iterations = self.backend.xp, self.solver.max_iterations
         X, residuals, iterations, definite = self.compiled(  # type: ignore[misc]
-            B, rtol, most, self.solver.restart, adjoint
+            B, rtol, max_iterations, self.solver.restart, adjoint
         )
-        taken = int(xp.max(iterations))
-        self.counts.iterations += taken
+        used = int(xp.max(iterations))
+        self.counts.iterations += used
         self.counts.history.append(float(xp.max(residuals)))
         if not bool(xp.all(definite)):
             self.stopped = INDEFINITE
-        elif taken >= most:
-            self.stopped = "it ran out of iterations"
+        elif used >= max_iterations:
+            self.stopped = OUT_OF_ITERATIONS
         return X
 
     def _block(self, B: Array, rtol: float, adjoint: bool) -> Array:
-        A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        A = self._adjoint_operator if adjoint else self.A
         M = _identity if self.M is None else self.M._apply_adjoint if adjoint else self.M._apply
-        given = (self.backend, A._apply, M, B, rtol, self.solver.max_iterations, self._record)
-        with self.backend.ignore_overflow():  # of a breakdown, which the true residual shows
+        problem = (self.backend, A._apply, M, B, rtol, self.solver.max_iterations, self._record)
+        with self.backend.ignore_overflow():  # The true residual shows a breakdown.
             if self.solver.method == "cg":
-                solved = (cg if self.shared == 1 else block_cg)(*given)
+                solved = (cg if self.columns_per_space == 1 else block_cg)(*problem)
             else:
                 length, flexible = self.solver.restart, self.flexible and self.M is not None
-                if self.shared == 1 and not self.solver.recycle:
-                    solved = gmres(*given, length=length, flexible=flexible)
+                if self.columns_per_space == 1 and not self.solver.recycle:
+                    solved = gmres(*problem, length=length, flexible=flexible)
                 else:
                     recycled = self.recycled[adjoint]
                     solved = block_gmres(
-                        *given, length=length, flexible=flexible, recycled=recycled
+                        *problem, length=length, flexible=flexible, recycled=recycled
                     )
         if solved.stopped:
             self.stopped = solved.stopped
@@ -260,11 +327,16 @@ class _ColumnFactor(_KrylovFactor):
     """A method of the array library, column by column."""
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        A: Any = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
-        M: Any = self.M.H if adjoint and self.M is not None else self.M  # type: ignore[attr-defined]
-        return columnwise(lambda c: self._column(A, M, c, rtol), b, self.backend, A.shape[0])
+        if b.ndim == 1:
+            return self._column(b, rtol, adjoint)
+        x = self.backend.zeros(*b.shape)
+        for j in range(b.shape[1]):
+            x[:, j] = self._column(b[:, j], rtol, adjoint)
+        return x
 
-    def _column(self, A: Any, M: Any, b: Array, rtol: float) -> Array:
+    def _column(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        A: Any = self._adjoint_operator if adjoint else self.A
+        M: Any = self.M.H if adjoint and self.M is not None else self.M  # type: ignore[attr-defined]
         size = self.backend.norm(b)
         if size == 0.0:
             return self.backend.zeros(*b.shape)
@@ -274,46 +346,26 @@ class _ColumnFactor(_KrylovFactor):
             package = self.backend.sparse_linalg.__name__
             raise ArgumentError(f"{package} has no {solver.method!r}: use 'gmres'")
         known = inspect.signature(method).parameters
-        # scipy's tfqmr leaves the residual itself unpreconditioned, and its qmr wants M split in
-        # two: precondition from the right.
-        right = M is not None and solver.method in ("tfqmr", "qmr")
         options: dict[str, Any] = {
-            # minres has no atol, and older ones say tol.
+            # minres has no atol, and older versions say tol.
             "rtol" if "rtol" in known else "tol": rtol,
             "maxiter": solver.max_iterations,
             "callback": self._count,
         }
-        if not right and M is not None:
+        if M is not None:
             options["M"] = M
         if "atol" in known:
             options["atol"] = 0.0
-        if solver.method in CYCLE:
+        if solver.method in CYCLE_OPTIONS:
             length = min(solver.restart, solver.max_iterations, b.shape[0])
-            options[CYCLE[solver.method]] = length
+            options[CYCLE_OPTIONS[solver.method]] = length
             options["maxiter"] = -(-solver.max_iterations // length)
-        with self.backend.ignore_overflow():  # a breakdown divides by zero; the true residual tells
-            self._iterate = self.backend.zeros(*b.shape)
-            # Unit length: absolute thresholds inside then mean the same at every scale.
-            x, info = method(A @ M if right else A, b / size, **options)
-        if callable(x):  # what scipy 1.12's bicg returns on breakdown
-            x = self._iterate
+        with self.backend.ignore_overflow():  # The true residual shows a breakdown.
+            # Of unit length, so that absolute thresholds inside mean the same at every scale.
+            x, info = method(A, b / size, **options)
         if info > 0:
-            self.stopped = "it ran out of iterations"
-        return size * (M @ x if right else x)
+            self.stopped = OUT_OF_ITERATIONS
+        return size * x
 
-    def _count(self, iterate: Any) -> None:
+    def _count(self, _: Any) -> None:
         self.counts.iterations += 1
-        self._iterate = iterate
-
-
-def _preconditioner(given: Any, A: Operator) -> Operator | None:
-    if given is None:
-        return None
-    described = hasattr(given, "setup") and not isinstance(given, type)
-    found = given.setup(A) if described else given
-    if tuple(getattr(found, "shape", ())) != A.shape:
-        raise ArgumentError(
-            f"preconditioner is {given!r}; mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
-            f"mfdeq.Approximate(...), None or a LinearOperator of shape {A.shape} was expected"
-        )
-    return as_operator(A.backend, found, A.shape, "the preconditioner")

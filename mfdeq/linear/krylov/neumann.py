@@ -1,4 +1,4 @@
-"""The Neumann iteration x <- J x + b, which solves (I - J) x = b where J contracts."""
+"""The Neumann iteration x <- J x + b, which solves (I - J) x = b if J contracts."""
 
 from __future__ import annotations
 
@@ -9,22 +9,49 @@ from ...arrays.backend import Array
 from ...errors import ConvergenceError
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor, operator_of
+from ..factor import Factor
+from ..operands import operator_of
+from ..protocols import Solver
 
-PATIENCE = 500  # iterations without a tenth of a percent of progress that are called a stall
-PROBE = 20  # applications of J before and during the estimate of its spectral radius
+STALL_ITERATIONS = 500  # after so many, the residual must have fallen by STALL_RATIO
+STALL_RATIO = 0.999
+APPROXIMATION_RTOL = 0.01  # of the loose solve that stands for the inverse
+POWER_STEPS = 20  # of the power iteration before the growth is measured, and while it is
 
 
 @dataclass(frozen=True)
-class Neumann:
-    """The fixed-point iteration on A = I - J itself: x <- x + (b - A x).
+class Neumann(Solver):
+    """The fixed-point (Neumann) iteration x <- x + (b - A x) on A = I - J.
+
+    It costs one product with J a step, and needs no vectors of a basis. It converges if and only
+    if the spectral radius of J is below one, as that of a map whose Picard iteration converges.
 
     Parameters
     ----------
     rtol : float, optional
-        Relative true residual; None is 1e-10 (1e-5 in float32).
+        Relative true residual of every solve; None is 1e-10 (1e-5 in float32).
     max_iterations : int, optional
         Iterations of one solve.
+
+    See Also
+    --------
+    Krylov : takes fewer products, and any A
+
+    Notes
+    -----
+    The iterates are the partial sums of the Neumann series, x = b + J b + J^2 b + ...
+
+    References
+    ----------
+    Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., SIAM (2003), section 4.2.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> A = np.eye(3) - 0.3 * np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    >>> x = mfdeq.Neumann().setup(A).solve(np.ones(3))
+    >>> print(np.round(x, 4))
+    [1.4286 1.4286 1.4286]
     """
 
     rtol: float | None = None
@@ -36,12 +63,12 @@ class Neumann:
         count(self.max_iterations, "max_iterations of mfdeq.Neumann")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Estimate the spectral radius of J and refuse if it is not below one.
+        """Estimate the spectral radius of J.
 
         Raises
         ------
         ConvergenceError
-            Where J does not contract.
+            If it is not below one.
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
@@ -49,25 +76,28 @@ class Neumann:
             radius = spectral_radius(A)
         if not radius < 1.0:
             raise ConvergenceError(
-                f"mfdeq.Neumann() cannot converge: the spectral radius of J = I - A is about "
-                f"{radius:.3g}, not below one. Use mfdeq.Direct() or mfdeq.Krylov()",
+                "mfdeq.Neumann() cannot converge: expected the spectral radius of J = I - A to be "
+                f"below one, got about {radius:.3g}. Use mfdeq.Direct() or mfdeq.Krylov()",
                 report=counts,
             )
         return _NeumannFactor(A, self, counts)
 
 
 class _NeumannFactor(Factor):
+    """Solves by the iteration; a flexible preconditioner, since where it stops depends on b."""
+
     name = "Neumann"
+    flexible = True
 
     def __init__(self, A: Operator, solver: Neumann, counts: LinearCounts) -> None:
         super().__init__(A, solver.rtol, counts)
         self.solver, self.max_iterations = solver, solver.max_iterations
 
-    def nearby(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
         return self.solver.setup(A, counts)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        A = self.A.H if adjoint else self.A  # type: ignore[attr-defined]
+        A = self._adjoint_operator if adjoint else self.A
         norm, xp = self.backend.column_norms, self.backend.xp
         limit = rtol * norm(b)
         x, r = self.backend.zeros(*b.shape), b
@@ -76,8 +106,8 @@ class _NeumannFactor(Factor):
             r_norm = norm(r)
             if bool(xp.all(r_norm <= limit)) or not bool(xp.all(xp.isfinite(r_norm))):
                 break
-            if k % PATIENCE == 0:
-                if bool(xp.any((r_norm > limit) & (r_norm > 0.999 * earlier))):
+            if k % STALL_ITERATIONS == 0:
+                if bool(xp.any((r_norm > limit) & (r_norm > STALL_RATIO * earlier))):
                     break
                 earlier = r_norm
             x = x + r
@@ -86,22 +116,22 @@ class _NeumannFactor(Factor):
         return x
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
-        return self._attempt(r, 0.01, adjoint)
+        return self._attempt(r, APPROXIMATION_RTOL, adjoint)
 
 
 def spectral_radius(A: Operator) -> float:
-    """The spectral radius of I - A, from the growth of its powers on a random vector."""
+    """Estimate the spectral radius of J = I - A by the growth of J^k x, x random."""
     backend = A.backend
     x = backend.random(A.shape[0], seed=5)
     growth = []
-    for _ in range(2 * PROBE):
+    for _ in range(2 * POWER_STEPS):
         size = backend.norm(x)
         if size == 0.0 or size != size:
             break
         x = x / size
         x = x - A._apply(x)
         growth.append(backend.norm(x))
-    late = growth[PROBE:]
+    late = growth[POWER_STEPS:]
     if not late or min(late) == 0.0:
         return 0.0
     product = 1.0

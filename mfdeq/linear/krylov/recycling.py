@@ -11,14 +11,14 @@ import math
 from typing import Any
 
 from ...arrays.backend import Array, Backend, host
-from .columns import on_host
+from .columns import read_together
 
-TRIALS = 4  # solves with a space, after which it must have paid
-WORTH = 0.8  # of the iterations without it, that a solve with it may take at most
-LONG = 1.2  # of the size of the space, that a cycle must be for its choice to be worth it
-SETTLED = 0.9  # a new space whose shrinkage is not below this part of the old one's is not taken
-SINGULAR = 1e-12  # of the largest ||A M y|| / ||y||, below which A M is singular on y
-COMMON = 1e-10  # of the largest eigenvalue of a Gram matrix, below which vectors are dependent
+TRIAL_SOLVES = 4  # solves with a space, after which it must have paid
+MAX_ITERATIONS_RATIO = 0.8  # of iterations with a space to those without, for it to have paid
+MIN_CYCLE_RATIO = 1.2  # of the length of a cycle to the size of the space that it may change
+MAX_SHRINKAGE_RATIO = 0.9  # of the shrinkage of a new space to the old one's, to replace it
+SINGULAR_RTOL = 1e-12  # of the largest ||A M y|| / ||y||: below, A M is singular on y
+DEPENDENT_RTOL = 1e-10  # of the largest eigenvalue of a Gram matrix: below, vectors are dependent
 
 
 class Recycled:
@@ -43,7 +43,10 @@ class Recycled:
         if iterations <= self.size:
             return  # too easy a right-hand side to say anything
         self._rates.append(iterations / math.log(1.0 / rtol))
-        if len(self._rates) == 1 + TRIALS and min(self._rates[1:]) > WORTH * self._rates[0]:
+        if (
+            len(self._rates) == 1 + TRIAL_SOLVES
+            and min(self._rates[1:]) > MAX_ITERATIONS_RATIO * self._rates[0]
+        ):
             self.Y = self.C = None
             self.size = 0
 
@@ -52,7 +55,7 @@ class Recycled:
         if self.C is None:
             return R, None
         a = self.C.T @ R
-        return R - self.C @ a, on_host(self.backend, a)[0]
+        return R - self.C @ a, read_together(self.backend, a)[0]
 
     def orthogonalize(self, W: Array) -> list[Array]:
         """Take the part in C out of W, in place; its coefficients, if there is a C."""
@@ -71,7 +74,7 @@ class Recycled:
 
     def harvest(self, basis: list[Array], coupling: list[Any], raw: list[list[Any]]) -> None:
         """Choose the space anew from itself and a cycle's A M V = C coupling + V+ H."""
-        if len(raw) < LONG * self.size or self.size == 0:
+        if len(raw) < MIN_CYCLE_RATIO * self.size or self.size == 0:
             return  # there is little to save
         backend, linalg = self.backend, host.linalg
         V = basis[: len(raw)]
@@ -81,7 +84,7 @@ class Recycled:
         inner, G = host.eye(H.shape[1]), H
         if self.Y is not None and self.C is not None:
             k = self.Y.shape[1]
-            own, *parts = on_host(backend, self.Y.T @ self.Y, *(v.T @ self.Y for v in V))
+            own, *parts = read_together(backend, self.Y.T @ self.Y, *(v.T @ self.Y for v in V))
             mixed = host.concatenate(parts, axis=0)
             inner = host.block([[own, mixed.T], [mixed, inner]])
             across = host.concatenate(coupling, axis=1)
@@ -89,15 +92,15 @@ class Recycled:
         # Coordinates in which ||y|| is the norm; what Y and V have in common counts once.
         lengths = host.sqrt(host.diagonal(inner))
         values, U = linalg.eigh(inner / lengths / lengths[:, None])
-        kept = values > COMMON * values[-1]
+        kept = values > DEPENDENT_RTOL * values[-1]
         unit = U[:, kept] / lengths[:, None] / host.sqrt(values[kept])
         _, sizes, rows = linalg.svd(G @ unit, full_matrices=False)
-        last = int((sizes > SINGULAR * sizes[0]).sum())  # svd sorts
+        last = int((sizes > SINGULAR_RTOL * sizes[0]).sum())  # svd sorts
         found = min(self.size, last)
         smallest = rows[last - found : last, :].T
         shrinkage = float(sizes[last - found : last].sum())
         grown = self.Y is None or found > self.Y.shape[1]
-        if not (grown or shrinkage < SETTLED * self.shrinkage):
+        if not (grown or shrinkage < MAX_SHRINKAGE_RATIO * self.shrinkage):
             return
         P = unit @ smallest
         Q, R = linalg.qr(G @ P)

@@ -1,4 +1,4 @@
-"""Algebraic multigrid: the hierarchy is PyAMG's, on the host; the cycle is ours, where A is."""
+"""Algebraic multigrid: PyAMG builds the hierarchy on the host, the cycle runs where A is."""
 
 from __future__ import annotations
 
@@ -14,44 +14,80 @@ from ...arrays.sparse import sparse_on_host, stored_bytes
 from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
-from ..factor import matrix_of
+from ..operands import matrix_of
+from ..protocols import Preconditioner, PreconditionerOperator
 from .cycle import Collapsed, Smoothed, collapsed, in_turn, interval, largest_eigenvalue, v_cycle
-from .ilu import inverse_block_diagonal, inverse_diagonal
+from .jacobi import inverse_block_diagonal, inverse_diagonal
 
-COARSEST = 400  # unknowns where PyAMG stops
-DENSEST = 1500  # unknowns of a coarsest level that is inverted densely; a larger one by LU
+MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen any more
+MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level inverted densely; larger ones by LU
 METHODS = (None, "smoothed_aggregation", "ruge_stuben", "air")
 LEVELS = (None, "float32", "float64")
 
 
 @dataclass(frozen=True)
-class AMG:
+class AMG(Preconditioner):
     """One V-cycle of algebraic multigrid.
 
     Parameters
     ----------
-    method : str, optional
-        "smoothed_aggregation"; "ruge_stuben", whose coarse levels stay stable under advection;
-        "air" (approximate ideal restriction), for advection nearly without diffusion. None is
-        the first for a symmetric A and the second for others.
+    method : {None, "smoothed_aggregation", "ruge_stuben", "air"}, optional
+        How the coarse levels are made. "smoothed_aggregation" suits diffusion and elasticity;
+        "ruge_stuben" (classical multigrid) has coarse levels that stay stable under advection;
+        "air" (approximate ideal restriction) is for advection with hardly any diffusion. None is
+        "smoothed_aggregation" for a symmetric A, and for any A where `near_nullspace` or
+        `block_size` is given, else "ruge_stuben".
     degree : int, optional
-        Of the Chebyshev smoother before and after each coarse correction. Degree 1 is damped
-        Jacobi, and multiplied into the transfers once. "air" relaxes by Jacobi on the fine and
+        Degree of the Chebyshev smoother before and after each coarse correction. Degree 1 is damped
+        Jacobi, and is multiplied into the transfers once. "air" relaxes by Jacobi on the fine and
         then the coarse points, whatever the degree.
-    near_nullspace : (N, m) array, optional
-        Vectors that the coarse levels must represent (rigid motions of elasticity, say).
-        None is the constant. Smoothed aggregation only.
+    near_nullspace : (N,) or (N, m) array, optional
+        Vectors that the coarse levels must represent: the rigid motions of elasticity, say. None
+        is the constant. Only for smoothed aggregation.
     block_size : int, optional
-        Unknowns of one point, numbered one after the other: blocks of that size are aggregated
-        and inverted by the smoother together (block Jacobi). Smoothed aggregation only.
-    levels : {"float32", "float64"}, optional
-        What the cycle computes in. float32 halves what it reads, and is enough inside a float64
-        Krylov method that recomputes its residual; the cycle is then linear only to float32's
-        rounding, for which GMRES keeps twice the vectors. None is float32 for a symmetric A.
+        Unknowns of one point, numbered one after the other. Blocks of that size are aggregated
+        together and inverted by the smoother together (block Jacobi). Only for smoothed
+        aggregation.
+    levels : {None, "float32", "float64"}, optional
+        Precision of the cycle. float32 halves what it reads, and is enough inside a float64
+        Krylov method that recomputes its residual; the cycle is then linear to float32's rounding
+        only, for which GMRES keeps twice as many vectors. None is float32 for a symmetric A,
+        float64 for others.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is not one of those above, or options exclude each other.
 
     Notes
     -----
-    float32 levels hold A divided by its largest diagonal entry, so that they do not overflow.
+    Levels in float32 hold A divided by its largest diagonal entry, so that they do not overflow.
+
+    References
+    ----------
+    P. Vaněk, J. Mandel and M. Brezina, Algebraic multigrid by smoothed aggregation for second and
+    fourth order elliptic problems, Computing 56 (1996).
+
+    J. W. Ruge and K. Stüben, Algebraic multigrid, in: S. F. McCormick (ed.), Multigrid Methods,
+    SIAM (1987).
+
+    T. A. Manteuffel, S. Münzenmaier, J. Ruge and B. S. Southworth, Nonsymmetric reduction-based
+    algebraic multigrid, SIAM J. Sci. Comput. 41 (2019).
+
+    N. Bell, L. N. Olson, J. Schroder and B. S. Southworth, PyAMG: algebraic multigrid solvers in
+    Python, J. Open Source Softw. 8 (2023).
+
+    Examples
+    --------
+    The iterations hardly depend on the size of a diffusion problem:
+
+    >>> import mfdeq, numpy as np, scipy.sparse as sp
+    >>> T = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(40, 40))
+    >>> A = sp.kronsum(T, T).tocsr()
+    >>> factor = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG()).setup(A)
+    >>> x = factor.solve(np.ones(1600))
+    >>> bool(np.linalg.norm(A @ x - 1) < 1e-8), factor.counts.iterations < 20
+    (True, True)
     """
 
     method: str | None = None
@@ -60,11 +96,14 @@ class AMG:
     block_size: int = 1
     levels: str | None = None
 
+    # So few iterations are left that a search space shared by columns costs more than it saves.
+    columns_per_space = 1
+
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ArgumentError(f"AMG method {self.method!r} is none of {METHODS}")
+            raise ArgumentError(f"expected method of mfdeq.AMG in {METHODS}, got {self.method!r}")
         if self.levels not in LEVELS:
-            raise ArgumentError(f"levels {self.levels!r} of mfdeq.AMG is none of {LEVELS}")
+            raise ArgumentError(f"expected levels of mfdeq.AMG in {LEVELS}, got {self.levels!r}")
         count(self.degree, "degree of mfdeq.AMG")
         count(self.block_size, "block_size of mfdeq.AMG")
         if self.method in ("ruge_stuben", "air"):
@@ -75,14 +114,31 @@ class AMG:
             if self.block_size != 1:
                 raise ArgumentError(f"block_size is for smoothed aggregation, not {self.method}")
 
+    @property
+    def description(self) -> str:
+        """The method too, where one was asked for."""
+        return f"AMG ({self.method})" if self.method else "AMG"
+
+    @property
+    def never_symmetric(self) -> bool:
+        """Whether the cycle is not symmetric even where A is: that of "air"."""
+        return self.method == "air"
+
     def method_for(self, symmetric: bool) -> str:
-        """The method, chosen where none was."""
+        """The method, chosen by the symmetry of A where none was given."""
         systems = self.near_nullspace is not None or self.block_size > 1
         chosen = "smoothed_aggregation" if symmetric or systems else "ruge_stuben"
         return self.method or chosen
 
-    def setup(self, A: Operator) -> Operator:
-        """Build the hierarchy of A's matrix."""
+    def setup(self, A: Operator) -> PreconditionerOperator:
+        """Build the hierarchy of A's matrix.
+
+        Raises
+        ------
+        ArgumentError
+            If A is dense or known by its products only, has a zero on its diagonal, or does not
+            fit the options.
+        """
         array = matrix_of(A, "mfdeq.AMG()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.AMG() needs a sparse A; for a dense one use mfdeq.Direct()")
@@ -99,13 +155,10 @@ class AMG:
         return _Cycle(A, array, self)
 
 
-class _Cycle(Operator):
+class _Cycle(PreconditionerOperator):
     """One V-cycle for A in place of its inverse.
 
-    Attributes
-    ----------
-    flexible : bool
-        Whether it is linear to float32's rounding only, inside float64.
+    It is `flexible` where it is linear to float32's rounding only, inside float64.
     """
 
     def __init__(self, A: Operator, matrix: Any, options: AMG) -> None:
@@ -117,7 +170,7 @@ class _Cycle(Operator):
         self._inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
         host = sparse_on_host(matrix).astype("float64")
         self._scale = float(abs(host.diagonal()).max())
-        with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global stream
+        with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global generator.
             built = _hierarchy(host / self._scale, options, self.symmetric).levels
         reserve(
             self.backend,
@@ -126,22 +179,24 @@ class _Cycle(Operator):
             "use float32 levels, or a smaller problem",
         )
         self.levels = [_level(self._inner, options, *_parts(level)) for level in built[:-1]]
-        self.transfers = [self._kept(level) for level in built[:-1]]
+        self.transfers = [self._transfers_of(level) for level in built[:-1]]
         self._finish(built[-1].A)
 
-    def _kept(self, level: Any) -> tuple[Any, Any]:
+    def _transfers_of(self, level: Any) -> tuple[Any, Any]:
         """P, and R where it is not P'."""
-        alike = self.symmetric or not self.options.method_for(self.symmetric).startswith("smoothed")
+        transposed = self.symmetric or not self.options.method_for(self.symmetric).startswith(
+            "smoothed"
+        )
         P, R = (
             self.backend.sparse.csr_matrix(part.tocsr().astype(self._inner.dtype))
             for part in (level.P, level.R)
         )
-        return P, None if alike else R
+        return P, None if transposed else R
 
     def _finish(self, coarsest: Any) -> None:
         self.coarse = _inverse(self._inner, coarsest)
         cycle = _replayed(self._inner, self.levels, self.coarse)
-        # A symmetric A has a symmetric cycle, but for a smoother that goes one way only.
+        # A symmetric A has a symmetric cycle, unless the smoother goes one way only.
         if self.symmetric and self.options.method != "air":
             self._cycles = cycle, cycle
         else:
@@ -149,11 +204,11 @@ class _Cycle(Operator):
             self._cycles = cycle, _replayed(self._inner, transposed, self.coarse.T)
 
     def refresh(self, A: Operator) -> bool:
-        """Become the cycle of a matrix near A, in place: the same transfers, other entries.
+        """Become the cycle of another matrix of the same pattern, with the same transfers.
 
-        No point is assigned to an aggregate anew, and nothing leaves the device but the coarsest
-        matrix. False where that cannot be: a matrix no longer symmetric, transfers made from the
-        entries.
+        No point is assigned to another aggregate, and nothing leaves the device but the coarsest
+        matrix. False if A is symmetric no longer, or if the transfers depend on the entries, as
+        those of "air" and of blocks do.
         """
         options, backend = self.options, self.backend
         fresh = matrix_of(A, "mfdeq.AMG()")
@@ -167,14 +222,14 @@ class _Cycle(Operator):
             R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
             levels.append(_level(self._inner, options, matrix, P, R))
             matrix = R @ (matrix @ P)
-        # Only now: where memory has run out, it is still the cycle that it was.
+        # Assigned last, so that the old cycle survives a failure on the way (of memory, say).
         self._scale, self.levels = scale, levels
         self._finish(sparse_on_host(matrix))
         return True
 
     @property
     def nbytes(self) -> int:
-        """Memory of the levels."""
+        """Bytes of the levels and their transfers."""
         parts = [part for level in self.levels for part in vars(level).values()]
         parts += [part for pair in self.transfers for part in pair if part is not None]
         return sum(stored_bytes(part) for part in [*parts, self.coarse])
@@ -197,6 +252,7 @@ def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Arr
     def cycle(b: Array) -> Array:
         return v_cycle(levels, coarse, b)
 
+    # An LU's solves wait for the host, so that they cannot be captured and replayed.
     launches_only = not isinstance(coarse, _FactoredInverse)
     return backend.kernels.replayed(cycle) if launches_only else cycle
 
@@ -206,9 +262,9 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
 
     method = options.method_for(symmetric)
     if method == "ruge_stuben":
-        return pyamg.ruge_stuben_solver(host, max_coarse=COARSEST)
+        return pyamg.ruge_stuben_solver(host, max_coarse=MAX_COARSE)
     if method == "air":
-        return pyamg.air_solver(host, max_coarse=COARSEST)
+        return pyamg.air_solver(host, max_coarse=MAX_COARSE)
     size, B = options.block_size, options.near_nullspace
     return pyamg.smoothed_aggregation_solver(
         host.tobsr((size, size)) if size > 1 else host,
@@ -216,12 +272,12 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
         symmetry="hermitian" if symmetric else "nonsymmetric",
         strength=("symmetric", {"theta": 0.0}),
         improve_candidates=None,
-        max_coarse=COARSEST,
+        max_coarse=MAX_COARSE,
     )
 
 
 def _parts(level: Any) -> tuple[Any, ...]:
-    """A, P and R of a level of PyAMG's, the size of the blocks of A, and its fine points."""
+    """A, P and R of a level of PyAMG, the block size of A, and which points are coarse."""
     size = level.A.blocksize[0] if level.A.format == "bsr" else 1
     A, P, R = (part.tocsr() for part in (level.A, level.P, level.R))
     return A, P, R, size, getattr(level, "splitting", None)
@@ -230,7 +286,7 @@ def _parts(level: Any) -> tuple[Any, ...]:
 def _level(
     backend: Backend, options: AMG, A: Any, P: Any, R: Any, size: int = 1, splitting: Any = None
 ) -> Collapsed | Smoothed:
-    """A level of the cycle, smoothing included; `backend` says where and in what precision."""
+    """A level of the cycle with its smoother, where and in what precision `backend` says."""
     here = Backend.of(A.data)
     if options.method == "air":
         diagonal = A.diagonal()
@@ -249,7 +305,7 @@ def _level(
 
 
 def _on_device(backend: Backend, level: Any) -> Any:
-    """The level with its matrices on the device of A, in the precision of the cycle."""
+    """Move the matrices of a level to the device of A, in the precision of the cycle."""
     moved = {
         name: backend.kernels.products(
             backend.sparse.csr_matrix(part.tocsr().astype(backend.dtype))
@@ -263,8 +319,8 @@ def _on_device(backend: Backend, level: Any) -> Any:
 
 
 def _inverse(backend: Backend, matrix: Any) -> Any:
-    """The inverse of the coarsest matrix, singular or not; where it is large, by its LU."""
-    if matrix.shape[0] <= DENSEST:
+    """The (pseudo)inverse of the coarsest matrix; an LU in its place where it is large."""
+    if matrix.shape[0] <= MAX_DENSE_COARSE:
         dense = matrix.toarray()
         inverse = Backend.of(dense).xp.linalg.pinv(dense)
         return backend.kernels.replayable(backend.from_host(inverse))
@@ -275,7 +331,7 @@ def _inverse(backend: Backend, matrix: Any) -> Any:
 
 @dataclass(frozen=True)
 class _FactoredInverse:
-    """The inverse of a sparse matrix, to multiply with."""
+    """The inverse of a sparse matrix, multiplied with by solves."""
 
     lu: Any
     transposed: bool = False
