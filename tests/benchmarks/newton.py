@@ -107,7 +107,7 @@ def main(argv=None):
                 reports = {}
                 for limit in LIMITS:
                     start = time.perf_counter()
-                    with mock.patch.object(reuse, "SETUP", limit):
+                    with mock.patch.object(reuse, "SETUP_ITERATIONS", limit):
                         reports[limit] = mfdeq.solve(model, np.ones(1), solver=solver).report
                     times[limit].append(time.perf_counter() - start)
             for limit, report in reports.items():

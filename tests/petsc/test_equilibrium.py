@@ -373,7 +373,7 @@ def test_what_is_no_vec():
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), np.zeros(N))
     with pytest.raises(mfdeq.ArgumentError, match=r"expected one of .* 'snes', got 'sness'"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="sness")
-    with pytest.raises(mfdeq.ArgumentError, match=r"by mfdeq\.petsc\.KSP"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"use mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())
     F = mfdeq.ReducedFunctional(Cubic(), LOSS)
     with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
