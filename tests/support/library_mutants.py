@@ -64,22 +64,22 @@ def identity_minus_not_transposed(self, y):
     return self._apply(y)
 
 
-solve, solve_adjoint = Factor.solve, Factor.solve_adjoint
+solve = Factor._solve_checked  # which `solve`, `solve_adjoint` and A^-1 as an operator call
 
 
-@mutant(Factor, "solve_adjoint", "smooth", "stiff", "square", "bratu_spectral")
-def adjoint_solve_with_A(self, b, *, rtol=None):
-    return solve(self, b, rtol=rtol)
+@mutant(Factor, "_solve_checked", "smooth", "stiff", "square", "bratu_spectral")
+def adjoint_solve_with_A(self, b, rtol=None, adjoint=False):
+    return solve(self, b, rtol, adjoint=False)
 
 
-@mutant(Factor, "solve", "smooth", "stiff", "square", "bratu_spectral")
-def solve_with_the_adjoint_of_A(self, b, *, rtol=None):
-    return solve_adjoint(self, b, rtol=rtol)
+@mutant(Factor, "_solve_checked", "smooth", "stiff", "square", "bratu_spectral")
+def solve_with_the_adjoint_of_A(self, b, rtol=None, adjoint=False):
+    return solve(self, b, rtol, adjoint=True)
 
 
-@mutant(Factor, "solve_adjoint", "smooth")
-def adjoint_solve_fails_and_returns_zeros(self, b, *, rtol=None):
-    return 0 * b
+@mutant(Factor, "_solve_checked", "smooth")
+def adjoint_solve_fails_and_returns_zeros(self, b, rtol=None, adjoint=False):
+    return 0 * b if adjoint else solve(self, b, rtol)
 
 
 # Signs of a residual
