@@ -75,6 +75,7 @@ _HOME = {
     "AccuracyWarning": "errors",
     "StudyWarning": "errors",
     "SmallestSingular": "equilibrium.conditioning",
+    "ShiftedInverse": "equilibrium.lagrangian_system",
 }
 
 __all__ = list(_HOME)

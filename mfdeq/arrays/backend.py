@@ -195,7 +195,7 @@ class Backend:
             if is_sparse(x):
                 self.check_home(x, "a sparse matrix")
                 return x.astype(self.dtype)
-            x = as_array(self, x, "an array", ModelError)
+            x = as_array(self, x, "an operand", ModelError)
             return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     def random(self, *shape: int, seed: int = 0) -> Array:

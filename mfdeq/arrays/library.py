@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -173,7 +174,8 @@ class ArrayLibrary:
 
 HOST = ArrayLibrary()
 _registered: list[ArrayLibrary] = [HOST]
-_of_classes: dict[type, ArrayLibrary | None] = {}  # what `find_library` has found
+# What `find_library` has found; classes of users may come and go.
+_of_classes: weakref.WeakKeyDictionary[type, ArrayLibrary | None] = weakref.WeakKeyDictionary()
 
 
 def register(library: ArrayLibrary) -> None:

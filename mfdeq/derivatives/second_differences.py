@@ -13,7 +13,7 @@ from ..models.curvature import Curvature
 from ..operators.probing import Coloured
 from .differences import Differentiated, Slopes
 
-MOST_COLOURS = 64  # pairs of them are evaluated
+MAX_ROW_ENTRIES = 64  # pairs of them are evaluated
 MOST_ENTRIES = 2**26  # before those that are zero are dropped
 
 
@@ -33,7 +33,7 @@ class SecondDerivatives:
         self.sizes = self.backend.xp.concat(list(slopes.sizes))
         self.tabulated = (
             coloured is not None
-            and coloured.count <= MOST_COLOURS
+            and coloured.count <= MAX_ROW_ENTRIES
             and coloured.rows.shape[0] * coloured.count <= MOST_ENTRIES
         )
         if coloured is not None and self.tabulated:

@@ -11,7 +11,7 @@ from scipy import sparse
 from ..arrays.backend import Array, Backend, is_sparse
 from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
-from ..operators.probing import Coloured, detected, host_pattern
+from ..operators.probing import Coloured, detect_pattern, host_pattern
 
 KINDS = ("map", "residual")
 DETECT = "detect"
@@ -95,7 +95,7 @@ class Sparsity:
     def _detect(self, which: int, of: Operator, others: list[Operator]) -> None:
         before = self.coloured[which]
         with contextlib.suppress(ArgumentError):
-            found = detected(of, *others)
+            found = detect_pattern(of, *others)
             if before is not None:
                 found = host_pattern(found + before.pattern)
             if found.nnz <= 0.25 * found.shape[0] * found.shape[1] or min(found.shape) < 16:

@@ -1,4 +1,4 @@
-"""Dot tests: whether an adjoint is the adjoint, and a Hessian symmetric."""
+"""Dot tests: whether an adjoint is the adjoint, and a Hessian is symmetric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .operator import Operator, SelfAdjoint
 
 
 def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
-    """The dot test <y, A x> = <A* y, x> on one random pair.
+    """Apply the dot test <y, A x> = <A* y, x> to one random pair.
 
     Raises
     ------
@@ -28,21 +28,21 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
 
 
 def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) -> None:
-    """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair, to sqrt(eps).
+    """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair.
 
-    Or to ten times the relative accuracy of K, if that is more.
+    The tolerance is sqrt(eps), or ten times the relative accuracy of K if that is more.
     """
     mismatch, scale = symmetry_mismatch(op)
     if mismatch > max(op.backend.eps**0.5, 10 * accuracy) * scale:
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
-            f"a scale of {scale:.3g}); a Hessian is: look for a transposed or a missing term",
+            f"a scale of {scale:.3g}); every Hessian is: look for a transposed or missing term",
             field=_field(name if field.startswith("its") else f"{field} of {name}"),
         )
 
 
 def _field(name: str) -> str:
-    """curvature.state_params, of "state_params of curvature of Model.linearize"."""
+    """Return "curvature.state_params" for "state_params of curvature of Model.linearize"."""
     return ".".join(reversed(name.split(" of ")[:-1]))
 
 
@@ -53,9 +53,9 @@ def check_columns(
     name: str,
     rtol: float | None = None,
 ) -> None:
-    """Raise `DerivativeError` unless the product of a block is that of its columns, to `rtol`.
+    """Raise `DerivativeError` unless the product of a block is that of its columns.
 
-    Of one combination of two random columns; by default to sqrt(eps).
+    One combination of two random columns is compared, to `rtol` or by default to sqrt(eps).
     """
     X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
     block, column = product(X) @ c, product(X @ c)
@@ -75,12 +75,12 @@ def is_symmetric(op: Operator) -> bool:
 
 
 def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """|<y, K x> - <K y, x>| for a random pair, and its scale: K taken for its own adjoint."""
+    """Return |<y, K x> - <K y, x>| for a random pair, and the scale to compare it with."""
     return adjoint_mismatch(self_applied(op), seed)
 
 
 def self_applied(op: Operator) -> Operator:
-    """The operator taken for its own adjoint."""
+    """Return an operator that claims to be its own adjoint, for a dot test of symmetry."""
     return _SelfApplied(op)
 
 
@@ -97,20 +97,20 @@ class _SelfApplied(SelfAdjoint):
 
 
 def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """|<y, A x> - <A* y, x>| for random x and y, and the scale ||y|| ||A x|| + ||A* y|| ||x||."""
+    """Return |<y, A x> - <A* y, x>| for random x and y, and ||y|| ||A x|| + ||A* y|| ||x||."""
     backend = op.backend
     x = backend.random(op.shape[1], seed=seed)
     y = backend.random(op.shape[0], seed=seed + 1)
     ax, ay = op._apply(x), op._apply_adjoint(y)
     mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
     norm = backend.norm
-    # Numbers near the smallest have fewer digits, which is no fault of an adjoint.
+    # Subnormal numbers have fewer digits, which is not the fault of an adjoint.
     least = float(backend.xp.finfo(backend.dtype).smallest_normal) / backend.eps
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x) + least
 
 
 def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """As `adjoint_mismatch`, where rows and columns count alike, small ones with the great."""
+    """Do as `adjoint_mismatch` with rows and columns scaled to the same size."""
     xp, random = op.backend.xp, op.backend.random
     y = _balanced(
         op, random(op.shape[0], seed=seed), op.abs_apply(op.backend.zeros(op.shape[1]) + 1)
@@ -122,7 +122,7 @@ def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
 
 
 def _balanced(op: Operator, x: Array, size: Array) -> Array:
-    """x / size, but for what may be the rounding of greater entries."""
+    """Return x / size, except where the size may be rounding of larger entries."""
     xp, greatest = op.backend.xp, float(op.backend.xp.max(size))
     least = op.backend.eps**0.25 * greatest
     return x / xp.where(size > least, size, xp.full_like(size, least)) if greatest > 0 else x

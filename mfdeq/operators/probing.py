@@ -1,7 +1,13 @@
-"""Entries of a matrix that is known by its products, from few of them.
+"""Entries and sparsity patterns of a matrix of which only products are known.
 
-Columns without a row in common share a product (Curtis, Powell and Reid 1974). Where it is not
-known which have one, that is found by halving groups of columns, coloured likewise at every level.
+Columns without a row in common share a product [1]_, so a sparse matrix takes as many products as
+its columns need colours. An unknown pattern is found by halving groups of columns, coloured in the
+same way at every level.
+
+References
+----------
+.. [1] A. R. Curtis, M. J. D. Powell and J. K. Reid, "On the estimation of sparse Jacobian
+   matrices", IMA Journal of Applied Mathematics 13 (1974), 117-119.
 """
 
 from __future__ import annotations
@@ -17,28 +23,28 @@ from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError
 from .operator import Operator
 
-COLUMNS = 64  # of a block of products
-MOST_COLOURS = 1_000  # with which a pattern is sparse
+BLOCK_COLUMNS = 64  # products that are asked for at once
+MAX_ROW_ENTRIES = 1_000  # of a pattern that is still sparse
 
 
 class Coloured:
-    """A pattern, and a colour for each of its columns.
+    """A sparsity pattern with a colour for each of its columns.
 
     Parameters
     ----------
     pattern : (m, n) sparse matrix
-        Its stored entries count, whatever their values.
+        Its stored entries are the pattern, whatever their values.
 
     Attributes
     ----------
     pattern : (m, n) sparse matrix on the host
-        With ones for entries.
+        Ones at the entries of the pattern.
     rows, columns : (entries,) arrays on the host
-        Of each entry.
+        Row and column of each entry.
     colour : (n,) array on the host
-        Columns of one colour have no row in common.
+        The colour of each column: columns of one colour have no row in common.
     count : int
-        Colours.
+        The number of colours.
     """
 
     def __init__(self, pattern: Any) -> None:
@@ -49,17 +55,17 @@ class Coloured:
         self.shape: tuple[int, int] = marks.shape
         entries = marks.tocoo()
         self.rows, self.columns = entries.row, entries.col
-        together = (marks.T @ marks).tocsr()
-        with seeded():  # pyamg draws, and other colours round otherwise
-            self.colour = pyamg.graph.vertex_coloring(together, method="LDF")
+        conflicts = (marks.T @ marks).tocsr()
+        with seeded():  # pyamg breaks ties at random, and other colours round differently
+            self.colour = pyamg.graph.vertex_coloring(conflicts, method="LDF")
         self.count = int(self.colour.max()) + 1
 
     def products(self, A: Operator) -> Iterator[tuple[int, Any]]:
-        """Blocks of products with the sums of the columns of a colour, and the first colour."""
+        """Iterate over blocks of column sums, one sum a colour, with the first colour of each."""
         return _products(A, self.colour, host.ones(self.shape[1]), self.count)
 
     def entries_of(self, A: Operator) -> Any:
-        """Of A, in the order of `rows` and `columns`, on the host."""
+        """Return the entries of A in the order of `rows` and `columns`, on the host."""
         colour = self.colour[self.columns]
         values = host.empty(self.rows.shape[0])
         for first, block in self.products(A):
@@ -68,7 +74,7 @@ class Coloured:
         return values
 
     def matrix_of(self, A: Operator) -> Any:
-        """A as a sparse matrix of its array library."""
+        """Return A as a sparse matrix of its array library."""
         backend = A.backend
         entries = (self.entries_of(A), (self.rows, self.columns))
         found = sparse.coo_matrix(entries, shape=self.shape).tocsr()
@@ -76,26 +82,26 @@ class Coloured:
 
 
 def host_pattern(pattern: Any) -> Any:
-    """Ones where a sparse matrix has stored entries, on the host."""
+    """Return ones where a sparse matrix has stored entries, on the host."""
     marks = sparse_on_host(pattern).astype("float64").tocsr().copy()
     marks.data[:] = 1.0
     return marks
 
 
-def detected(*of: Operator) -> Any:
-    """Where any of these operators of one shape has entries, as a sparse matrix on the host.
+def detect_pattern(*of: Operator) -> Any:
+    """Return where any of some operators of one shape has entries, as a sparse matrix on the host.
 
-    Of 2^L columns, L levels with a product for each colour: for a stencil some ten times as many
-    as the matrix itself takes. An entry that is zero at every place they were linearized at is
-    not seen.
+    With 2^L columns there are L levels, each with a product for every colour: for a stencil about
+    ten times as many products as the matrix itself takes. An entry that is zero wherever the
+    operators were linearized is missed.
 
     Raises
     ------
     ArgumentError
-        If a row has entries in too many columns for that.
+        If a row has entries in too many columns for a sparse matrix.
     """
     m, n = of[0].shape
-    weights = 0.5 + host.random.default_rng(9).random(n)  # so that a row's entries cannot cancel
+    weights = 0.5 + host.random.default_rng(9).random(n)  # the entries of a row do not cancel
     size = 1 << (n - 1).bit_length()
     pattern = sparse.csr_matrix(host.ones((m, 1)))
     while True:
@@ -117,16 +123,16 @@ def detected(*of: Operator) -> Any:
         rows, columns = host.tile(rows, 2), host.concatenate([2 * columns, 2 * columns + 1])
         rows, columns = rows[columns < groups], columns[columns < groups]
         pattern = sparse.csr_matrix((host.ones(rows.shape[0]), (rows, columns)), shape=(m, groups))
-        if int(host.diff(pattern.indptr).max(initial=0)) > MOST_COLOURS:
+        if int(host.diff(pattern.indptr).max(initial=0)) > MAX_ROW_ENTRIES:
             raise ArgumentError(
-                f"a row has entries in more than {MOST_COLOURS} columns: not a sparse matrix"
+                f"a row has entries in more than {MAX_ROW_ENTRIES} columns: it is not sparse"
             )
 
 
 def _products(A: Operator, colour: Any, weights: Any, count: int) -> Iterator[tuple[int, Any]]:
     n = A.shape[1]
-    # Of few widths, for those who compile a product for each.
-    width = min(COLUMNS, 1 << (count - 1).bit_length())
+    # Few different widths, because some operators compile a product for each.
+    width = min(BLOCK_COLUMNS, 1 << (count - 1).bit_length())
     for first in range(0, count, width):
         seeds = host.zeros((n, width))
         here = host.nonzero((colour >= first) & (colour < first + width))[0]

@@ -71,11 +71,11 @@ def test_pieces(place):
 
 def test_nothing_is_moved(place):
     backend = Backend.of(place(np.ones(2)))
-    with pytest.raises(mfdeq.ModelError, match="nothing is moved between host and device"):
+    with pytest.raises(mfdeq.ModelError, match="Nothing is moved between host and device"):
         backend.asarray(np.ones(2))
-    with pytest.raises(mfdeq.ModelError, match="nothing is moved between host and device"):
+    with pytest.raises(mfdeq.ModelError, match="Nothing is moved between host and device"):
         Backend.of(place(np.ones(2)), np.ones(2))
-    with pytest.raises(mfdeq.ModelError, match="nothing is moved between host and device"):
+    with pytest.raises(mfdeq.ModelError, match="Nothing is moved between host and device"):
         mfdeq.solve(Dense(place), place(np.zeros(P)), np.zeros(N))
 
 

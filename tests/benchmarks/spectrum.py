@@ -181,7 +181,7 @@ def largest(H, k: int, solver: str, rounds: int) -> float:
 def nearest(H, rounds: int) -> None:
     """Print the eight nearest to zero, certified."""
     import mfdeq
-    from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
+    from mfdeq import ShiftedInverse
 
     factorization = [seconds(lambda: ShiftedInverse(H, 0.0)) for _ in range(rounds)]
     found = {}

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 import mfdeq
 from mfdeq.linear.operands import operator_of
 from mfdeq.operators import probing as colouring
-from mfdeq.operators.probing import Coloured, detected
+from mfdeq.operators.probing import Coloured, detect_pattern
 
 WINDY = convection(30, peclet=0.2).A
 RNG = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def test_colours_are_the_same_each_time():
 @pytest.mark.parametrize("name", MATRICES)
 def test_where_the_entries_are(name):
     matrix = sp.csr_matrix(MATRICES[name])
-    found = detected(counted(matrix)[0])
+    found = detect_pattern(counted(matrix)[0])
     assert found.shape == matrix.shape
     assert np.array_equal(found.toarray() != 0, matrix.toarray() != 0)
 
@@ -83,14 +83,14 @@ def test_where_the_entries_are(name):
 def test_a_stencil_is_found_by_few_products():
     grid = convection(100, peclet=0.2).A  # 10,000 unknowns
     A, taken = counted(grid)
-    found = detected(A)
+    found = detect_pattern(A)
     assert found.nnz == grid.nnz
     assert sum(taken) <= 300
 
 
 def test_places_add_up_and_nan_counts():
     one, other = sp.diags([1.0, 0, 2], shape=(3, 3)).tocsr(), sp.csr_matrix(np.eye(3, k=1))
-    found = detected(counted(one)[0], counted(other)[0]).toarray()
+    found = detect_pattern(counted(one)[0], counted(other)[0]).toarray()
     assert np.array_equal(found != 0, (one + other).toarray() != 0)
 
     class Undefined(mfdeq.operators.operator.Operator):
@@ -98,10 +98,10 @@ def test_places_add_up_and_nan_counts():
             return np.where(np.arange(3)[:, None] == 1, np.nan, other @ x)
 
     undefined = Undefined(mfdeq.operators.operator.Backend.of(np.zeros(1)), (3, 3))
-    assert np.array_equal(detected(undefined).toarray(), [[0, 1, 0], [1, 1, 1], [0, 0, 0]])
+    assert np.array_equal(detect_pattern(undefined).toarray(), [[0, 1, 0], [1, 1, 1], [0, 0, 0]])
 
 
 def test_a_matrix_that_is_not_sparse_is_said_to_be_none(monkeypatch):
-    monkeypatch.setattr(colouring, "MOST_COLOURS", 10)
+    monkeypatch.setattr(colouring, "MAX_ROW_ENTRIES", 10)
     with pytest.raises(mfdeq.ArgumentError, match="more than 10 columns"):
-        detected(counted(np.ones((3, 40)))[0])
+        detect_pattern(counted(np.ones((3, 40)))[0])

@@ -59,7 +59,7 @@ def test_shift_and_counts_of_a_hessian_match_dense_truth():
     np.testing.assert_allclose(pairs.values, near, atol=1e-8 * abs(truth).max())
     assert pairs.report.missed == 0
     assert_residuals_within_bounds(dense, dense_M, pairs)
-    S = mfdeq.equilibrium.lagrangian_system.ShiftedInverse(H, sigma, M.array)
+    S = mfdeq.ShiftedInverse(H, sigma, M.array)
     assert S.below == (truth < sigma).sum()
     with pytest.raises(mfdeq.ArgumentError, match="sparse matrix"):
         mfdeq.eigsh(H, 4, sigma=sigma, M=R.toarray())
