@@ -59,8 +59,9 @@ def translate_memory_errors(function: Callable[Given, Returned]) -> Callable[Giv
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"{str(error).rstrip('.') or 'memory is full'}. Use fewer columns at once, "
-                "float32, an iterative solver with mfdeq.AMG() instead of a factorization, a smaller "
-                "restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free memory that other arrays hold"
+                "float32, an iterative solver with mfdeq.AMG() instead of a factorization, a "
+                "smaller restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free memory that "
+                "other arrays hold"
             ) from error
 
     return translated

@@ -521,7 +521,7 @@ def test_where_nothing_can_be_written(of, tmp_path):
         RUNS[of](tmp_path / "nowhere" / "run")
     with pytest.raises(mfdeq.ArgumentError, match="checkpoint is 3; the name of a file"):
         RUNS[of](3)
-    with pytest.raises(mfdeq.ArgumentError, match="checkpoint_every: .* got 0"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"checkpoint_every: .* got 0"):
         RUNS[of](tmp_path / "run", checkpoint_every=0)
     assert list(tmp_path.iterdir()) == []
 
