@@ -1,17 +1,15 @@
-"""Hessian products on a device: one table of what they take there, on its host, and in JAX.
+"""Benchmark Hessian products on a GPU against its host and against JAX on the same device.
 
     python -m tests.benchmarks.gpu [--problems NAME ...] [--device cuda|cpu] [--sizes full|small]
                                    [--skip-jax] [--skip-cpu] [--cpu-sizes N] [--again]
                                    [--output FOLDER] [--render FILE]
 
-Five-point and seven-point diffusion up to 16.8 million cells, convection-diffusion and groundwater
-under terrain of 8.9 million cells. Each problem is measured by processes of its own (the library on
-the device, JAX there, the library on the host), so that one that fails leaves the others, and its
-row says why; with eight cores or more the host is measured on half of them while the device goes
-on. After each the figures are written to a file of JSON lines, and from that the table; problems
-that are there already are skipped. A product is a solve with A and one with its adjoint, each to a
-true relative residual of 1e-8, for all. What is counted for bandwidth, `gpu_traffic` says; how all
-is measured, docs/benchmarks/method.rst.
+The problems are five-point and seven-point diffusion with up to 16.8 million cells, convection-
+diffusion, and groundwater under terrain with 8.9 million cells. Each problem is measured by
+separate processes (mfdeq on the device, JAX there, mfdeq on the host). If one fails, the others go
+on, and its row says why. With eight cores or more, the host is measured on half of them while the
+device works. After each measurement the figures are written to a file of JSON lines, from which
+the table is made. Problems that are already in the file are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The problems of the table of a device, in full and in small."""
+"""The problems of the GPU benchmark, in full and small sizes."""
 
 from __future__ import annotations
 

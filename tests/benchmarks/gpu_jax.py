@@ -1,9 +1,10 @@
-"""What the table of a device holds the library against there: Hessian products compiled by JAX.
+"""The competitor in the GPU benchmark: Hessian products compiled by JAX.
 
-In float64, with the Jacobi preconditioner and the faster of JAX's Krylov methods: CG where A is
-symmetric, else BiCGSTAB and GMRES. Where the equilibrium is linear in h it is one
-`custom_linear_solve`, and a product a `jvp` of `grad`; groundwater is written out by hand around
-the equilibrium, with the solves that such a product takes. All solve to the same true residual.
+They run in float64, with the Jacobi preconditioner and the fastest of JAX's Krylov methods: CG if
+A is symmetric, otherwise BiCGSTAB or GMRES. If the equilibrium is linear in h, it is one
+`custom_linear_solve`, and a product is a `jvp` of `grad`. Groundwater is written out by hand
+around the equilibrium, with the solves that such a product takes. All solve to the same true
+residual.
 """
 
 from __future__ import annotations

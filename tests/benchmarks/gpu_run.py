@@ -1,7 +1,7 @@
-"""One problem on one machine: what a process of its own measures for the table of a device.
+"""Measure one problem of the GPU benchmark in a process of its own.
 
-It writes its figures as JSON after each of them, so that what is known when it fails is kept. What
-fails without the rest (a block that does not fit, say) is said under "failed".
+The process writes its figures as JSON after each measurement, so that they survive a failure. What
+fails by itself (a block that does not fit, for example) is listed under "failed".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of a device, as a page of the documentation."""
+"""The table of the GPU benchmark, as a page of the documentation."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What products read and write, in bytes, and how fast a machine copies.
+"""The bytes that products read and write, and the bandwidth of a copy.
 
-Counted are the matrices' values and indices, at the width that they are stored in, and vectors,
+Counted are the values and indices of matrices, in the width in which they are stored, and vectors,
 read and written once by each sparse product, each level of a V-cycle and each vector update of the
-iterations that are run. What is stacked and taken apart around them, and the dense inverse of the
-coarsest level, is left out: the bandwidth that follows is a lower bound.
+iterations. Stacking and splitting of vectors, and the dense inverse of the coarsest level, are not
+counted, so that the bandwidth that follows is a lower bound.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What a Hessian product costs beyond its two solves, and the memory of a million unknowns.
+"""The cost of a Hessian product beyond its two solves, and the memory for a million unknowns.
 
     python -m tests.benchmarks.hessian [--size 256] [--million] [--peers]
 
-Products and what they are held against are timed in turn, in one run; the ratio is the median
-over the pairs. With Krylov the bound is 1.15 times the two bare solves, of the same right-hand
-sides by the same factor; with Direct 1.3 times two bare solves by the LU plus one product each
-with B, B', K, A and A'. The memory bound is 6 GB at N = P = 10^6 for a gradient and ten products.
-With --peers, a product against JAX's and hIPPYlib's, on one core.
+Products and what they are compared with are timed alternately in one run; the ratio is the median
+over the pairs. With Krylov methods, the target is 1.15 times the two bare solves, with the same
+right-hand sides and the same factor; with Direct, it is 1.3 times two bare solves by the LU plus
+one product each with B, B', K, A and A'. The target for the memory is 6 GB at N = P = 10^6, for a
+gradient and ten products. With --peers, products are compared with JAX's and hIPPYlib's, on one
+core.
 """
 
 from __future__ import annotations

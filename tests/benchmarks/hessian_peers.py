@@ -1,12 +1,12 @@
-"""A Hessian product against JAX's and hIPPYlib's, each on one and the same problem.
+"""Compare Hessian products with JAX's and hIPPYlib's, for the same problems.
 
     python -m tests.benchmarks.hessian --peers
     OMP_NUM_THREADS=1 python -m tests.benchmarks.hessian_peers --small
 
 JAX: `custom_linear_solve` around the equilibrium, CG with the Jacobi preconditioner, products by
-shifted arrays; the gradient is linearized once and its linear part compiled, so that a product is
-two solves there too. hIPPYlib: its reduced Hessian with each of its solvers, and this library on
-the matrices that it assembles.
+shifted arrays. The gradient is linearized once and its linear part compiled, so that a product
+takes two solves there, too. hIPPYlib: its reduced Hessian with each of its solvers, and mfdeq on
+the matrices that hIPPYlib assembles.
 """
 
 from __future__ import annotations

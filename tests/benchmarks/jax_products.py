@@ -1,11 +1,12 @@
-"""A Hessian product of a model from JAX, against the same product written by hand in JAX.
+"""Compare Hessian products of a model from JAX with the same products written in JAX.
 
     python -m tests.benchmarks.jax_products [--sides N ...] [--rounds R]
 
--div(exp(theta) grad h) = 1 on N x N cells from one JAX function. By hand: A, A', B, B' and K by
-`jax.linearize` and `jax.vjp`, kept at the equilibrium, and `jax.scipy.sparse.linalg.cg`, all of a
-product in one compiled function. Both to a relative residual of 1e-8, times in turns. With the
-pattern (here detected) this library may factorize as well.
+The problem is -div(exp(theta) grad h) = 1 on N x N cells, as one JAX function. The program written
+in JAX has A, A', B, B' and K by `jax.linearize` and `jax.vjp`, stored at the equilibrium, and
+`jax.scipy.sparse.linalg.cg`, with all of a product in one compiled function. Both solve to a
+relative residual of 1e-8 and are timed alternately. With the (detected) pattern, mfdeq may also
+factorize.
 """
 
 from __future__ import annotations

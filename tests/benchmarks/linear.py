@@ -1,14 +1,14 @@
-"""The linear layer against its peers, on one core: what a Hessian product asks of it.
+"""Compare linear solvers with their peers on one core, in the way that Hessian products use them.
 
     python -m tests.benchmarks.linear [--problems NAME ...] [--only FAMILY ...] [--small]
                                       [--blocks K ...] [--seconds S] [--limit S] [--growth]
 
-A product is a solve with A and one with A', each to a true relative residual of 1e-8. Everyone is
-held to that: the tolerance of a peer that misses it is tightened, that of one far below loosened.
-Times are the processor's, medians of rounds in which all take turns; the set-up of JAX is without
-compilation. The cost is that of a set-up and 50 single products. The memory is the peak of a
-product in vectors of length N per column, where numpy's allocations tell it. mfdeq's time includes
-its check of the true residual, the others' does not.
+A product is a solve with A and one with A', each to a true relative residual of 1e-8. The
+tolerance of a peer that misses this residual is tightened, that of a peer far below it is
+loosened. Times are processor times, medians of rounds in which all take turns; JAX's set-up
+excludes compilation. The cost is that of a set-up and 50 single products. The memory is the peak
+of a product in vectors of length N per column, where numpy's allocations show it. Only mfdeq's
+time includes a check of the true residual.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Newton's method beside L-BFGS on the conductivities under real terrain.
+"""Compare Newton's method with L-BFGS for the conductivities under real terrain.
 
     python -m tests.benchmarks.minimize [--rows 344]
 
-The loss of examples/groundwater.py, misfit and prior, is minimized from the prior's mean until the
-gradient has fallen by 1e-8: by Newton-CG, and by L-BFGS with and without the prior's precision as
-its preconditioner, as far as it comes in ten times the equilibria of Newton-CG. Aimed at: at most a
-fifth of its equilibria, in less time.
+The loss of examples/groundwater.py, misfit plus prior, is minimized from the prior mean until the
+gradient has decreased by 1e-8: by Newton-CG, and by L-BFGS with and without the precision of the
+prior as its preconditioner, within ten times the equilibria of Newton-CG. The target is a fifth of
+the equilibria of L-BFGS, in less time.
 """
 
 from __future__ import annotations

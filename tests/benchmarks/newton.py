@@ -1,11 +1,11 @@
-"""When to set a factor up anew along Newton's steps: iterations that its age may cost first.
+"""When to set up a new factor along Newton's steps: the number of additional iterations to allow.
 
     python -m tests.benchmarks.newton [--sizes 128 256]
 
-The solve of a strongly nonlinear diffusion problem by limits of
-`mfdeq.linear.reuse.SETUP_ITERATIONS`; a negative one sets up at every step. Then what it takes to
-give a multigrid hierarchy the entries of a diffusion with another coefficient, and the iterations
-with it, with a new one, and with it as it was.
+A strongly nonlinear diffusion problem is solved with several values of
+`mfdeq.linear.reuse.SETUP_ITERATIONS`; a negative one sets up a factor at every step. Then a
+multigrid hierarchy is refreshed with the entries of a diffusion with another coefficient, and the
+iterations with it are compared with those of a new hierarchy and of the unchanged one.
 """
 
 from __future__ import annotations

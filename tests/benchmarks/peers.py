@@ -1,7 +1,8 @@
-"""Who takes part: every configuration sets up a system, then solves with A and with A'.
+"""The solvers that are compared: each configuration sets up a system, then solves with A and A'.
 
-A `Peer` makes an object with `solve` and `solve_adjoint` of (N,) vectors and (N, k) blocks, `rtol`
-that the harness may move, and `iterations` of the last solve (None where nobody counts them).
+A `Peer` makes an object with `solve` and `solve_adjoint` of (N,) vectors and (N, k) blocks, an
+`rtol` that the harness may change, and the `iterations` of the last solve (None if they are not
+counted).
 """
 
 from __future__ import annotations

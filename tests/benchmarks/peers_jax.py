@@ -1,7 +1,7 @@
-"""JAX and lineax: products without sparse formats where there is structure, all of it compiled.
+"""JAX and lineax as peers: compiled products that use structure instead of sparse formats.
 
 The coefficients are arguments of the compiled functions, so that other parameters of the model
-take no new compilation: its time is left out of the set-up.
+need no new compilation. The set-up therefore excludes the time of compilation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PETSc through petsc4py: factorizations of its own and others', and its multigrids."""
+"""PETSc as a peer, through petsc4py: its own and external factorizations, and its multigrids."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The harness: every configuration to the same true residual, timed in turn.
+"""The harness: bring every configuration to the same true residual, then time them in turn.
 
-A configuration works in a process of its own (or here, for tests), so that one that is hopeless
-can be stopped and its memory is its own. First each is set up, and its tolerance moved until the
-true residual is just met; then all are timed round after round, so that the noise of the machine
-hits all alike. What is timed is the processor's time, which other users of the core do not add to.
+A configuration works in a process of its own (or, for tests, in this one), so that a hopeless one
+can be stopped and its memory measured. First each is set up, and its tolerance is moved until the
+true residual is just met; then all are timed round after round, so that noise affects all alike.
+Times are processor times, to which other users of the core do not add.
 """
 
 from __future__ import annotations
