@@ -1,4 +1,4 @@
-"""The tests of mfdeq.petsc on one, two and three ranks, and what becomes of failures on one."""
+"""The tests of mfdeq.petsc pass on one to three ranks, and no failure leaves a rank waiting."""
 
 import os
 import re
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(
     find_spec("petsc4py") is None or shutil.which("mpiexec") is None,
     reason="petsc4py, or mpiexec, is not installed",
 )
-# Of Open MPI's: more ranks than cores, which take turns, and a container's root. Others do not
-# read them.
-ALLOWED = {
+# Open MPI shall start more ranks than there are cores, and run as root in a container. Other MPIs
+# do not read these.
+OPEN_MPI_SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -26,11 +26,11 @@ ALLOWED = {
 }
 
 
-def on_ranks(ranks, *arguments, timeout=600):
+def run_on_ranks(ranks, *arguments, timeout=600):
     path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         ["mpiexec", "-n", str(ranks), sys.executable, *arguments],
-        env={**os.environ, **ALLOWED, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        env={**os.environ, **OPEN_MPI_SETTINGS, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         cwd=HERE.parent,
         capture_output=True,
         text=True,
@@ -39,25 +39,26 @@ def on_ranks(ranks, *arguments, timeout=600):
     )
 
 
-def failing(mode, ranks=2):
-    done = on_ranks(ranks, str(HERE / "support" / "failing_ranks.py"), mode, timeout=60)
+def run_failing(mode, ranks=2):
+    done = run_on_ranks(ranks, str(HERE / "support" / "failing_ranks.py"), mode, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_on_ranks(ranks):
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "petsc")]
-    done = on_ranks(ranks, *tests)
+def test_petsc_tests_and_doctests_pass_on_ranks(ranks):
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules"]
+    tests += [str(HERE / "petsc"), str(HERE.parent / "mfdeq" / "petsc")]
+    done = run_on_ranks(ranks, *tests)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 
 
-def test_a_numpy_model_on_ranks_and_on_one_machine(tmp_path):
+def test_example_prints_the_same_on_ranks_and_on_one_machine(tmp_path):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     example = [str(HERE.parent / "examples" / "diffusion.py"), "--size", "small", "--output"]
     found = []
     for i, petsc in enumerate(([], ["--petsc"])):
-        done = on_ranks(1 + i, *example, str(tmp_path / f"{i}.png"), *petsc)
+        done = run_on_ranks(1 + i, *example, str(tmp_path / f"{i}.png"), *petsc)
         assert done.returncode == 0, done.stderr
         found.append(np.array(re.findall(r"\d+\.\d{4,}", done.stdout), dtype=float))
         assert (tmp_path / f"{i}.png").exists()
@@ -66,8 +67,8 @@ def test_a_numpy_model_on_ranks_and_on_one_machine(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_what_one_rank_raises_all_raise(ranks):
-    code, words = failing("raising", ranks)
+def test_error_of_one_rank_is_raised_on_all(ranks):
+    code, words = run_failing("raising", ranks)
     assert code == 0, words
     assert f"rank {ranks - 1}: ValueError: no water left" in words
     for rank in range(ranks - 1):
@@ -78,22 +79,22 @@ def test_what_one_rank_raises_all_raise(ranks):
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
-        ("uncaught", ["ValueError: no water left", "ends all ranks"]),
-        ("stuck", ["no water left", "the others have not come back in 2 s"]),
-        ("between", ["RuntimeError: a script of one's own", "rank 1 ends all ranks"]),
+        ("uncaught", ["ValueError: no water left", "aborts all ranks"]),
+        ("stuck", ["no water left", "the other ranks have not returned in 2 s"]),
+        ("script", ["RuntimeError: no script left", "rank 1 aborts all ranks"]),
         ("dying", ["signal 9"]),
         ("leaving", ["SystemExit: 4", "it left Leaving.residual"]),
     ],
 )
-def test_nothing_waits_for_ever(mode, words):
-    code, said = failing(mode)
+def test_failed_rank_aborts_all(mode, words):
+    code, said = run_failing(mode)
     assert code != 0
     assert all(word in said for word in words), said
 
 
-@pytest.mark.parametrize("mode", ["kept", "unevenly"])
-def test_programs_end_well(mode):
-    code, said = failing(mode)
+@pytest.mark.parametrize("mode", ["live objects", "uneven garbage"])
+def test_programs_exit_cleanly(mode):
+    code, said = run_failing(mode)
     assert code == 0, said
     assert said.count("done") == 2
 
@@ -101,15 +102,15 @@ def test_programs_end_well(mode):
 @pytest.mark.parametrize(
     ("mode", "error", "words"),
     [
-        ("disagreeing", "ArgumentError", ["the ranks say", "(81, None)"]),
+        ("disagreeing", "ArgumentError", ["the same total size on every rank", "(81, None)"]),
         ("sequential", "ModelError", ["got a Vec on 1 ranks with 80 entries"]),
         ("not finite", "ModelError", ["NotFinite.residual holds NaN or infinity"]),
         ("communicators", "ModelError", ["params and h0 are on 2 ranks and 1 ranks"]),
         ("not converged", "ConvergenceError", ["PETSc says DIVERGED_MAX_IT"]),
     ],
 )
-def test_errors_that_all_ranks_find(mode, error, words):
-    code, said = failing(mode)
+def test_wrong_input_is_an_error_on_all_ranks(mode, error, words):
+    code, said = run_failing(mode)
     assert code == 0, said
     for rank in range(2):
         [line] = re.findall(rf"rank {rank}: (?!.*rank \d: ).*", said)

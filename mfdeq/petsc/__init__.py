@@ -1,21 +1,26 @@
-"""Equilibria of PETSc's vectors and matrices, on as many processes as they are spread over.
+"""Equilibria on PETSc's distributed vectors and matrices, under MPI.
 
-The formulas are those of `mfdeq`: its arrays are distributed ones here, whose sums are over all
-ranks, and its operators hold the user's Mats.
+This package makes PETSc an array library of mfdeq: Vecs become distributed arrays, Mats operators,
+KSP a factor, and SNES, TAO and SLEPc's EPS solve what mfdeq's own methods solve elsewhere. No
+formula of equilibria or their derivatives belongs here: they are those of the other packages, which
+compute on these arrays as on any other. PETSc and SLEPc are imported when they are first needed, so
+that a program may call ``petsc4py.init(sys.argv)`` before or after it imports this package.
 """
 
-from . import library  # noqa: F401  (registers PETSc as an array library)
-from .bridge import distributed
-from .cleanup import clean_up_at_the_end, end_all_on_an_error
+# Registered when they are imported: PETSc as an array library, and the functions of its arrays.
+from . import library, namespace  # noqa: F401
+from .cleanup import clean_up_at_exit
+from .errors import abort_on_uncaught_errors
 from .files import load, save
 from .ksp import KSP
-from .objects import Equilibrium, as_mat
-from .optimization import tao
-from .solving import equilibrium_at, solve
-from .spectrum import eigsh
+from .mats import as_mat
+from .numpy_models import distributed
+from .slepc import eigsh
+from .solve import Equilibrium, equilibrium_at, solve
+from .tao import tao
 
-end_all_on_an_error()
-clean_up_at_the_end()
+abort_on_uncaught_errors()
+clean_up_at_exit()
 
 __all__ = [
     "KSP",

@@ -1,4 +1,4 @@
-"""Operators as Mats of entries, where all that they are made of has some."""
+"""Assembling operators: an AIJ Mat from the entries of everything that an operator is made of."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..operators.operator import (
     Zero,
 )
 from ..priors.precision import Precision
-from .mats import FromMat, aij
+from .mats import MatOperator, create_aij
 
 
 @functools.singledispatch
-def assembled(op: Operator) -> Any:
-    """A new AIJ Mat of an operator's entries.
+def assemble_mat(op: Operator) -> Any:
+    """Return a new AIJ Mat with an operator's entries.
 
     Raises
     ------
     LookupError
-        Naming what is known by its products only.
+        If a part of it is known by its products only: the message names that part.
     """
     raise LookupError(f"a {type(op).__name__}")
 
 
-@assembled.register
-def _(op: FromMat) -> Any:
+@assemble_mat.register
+def _(op: MatOperator) -> Any:
     from petsc4py import PETSc
 
     kind = op.mat.getType()
@@ -42,69 +42,70 @@ def _(op: FromMat) -> Any:
     return op.mat.convert("aij", PETSc.Mat())
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Adjoint) -> Any:
     from petsc4py import PETSc
 
-    return assembled(op.of).transpose(PETSc.Mat())
+    return assemble_mat(op.of).transpose(PETSc.Mat())
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Product) -> Any:
-    return assembled(op.left).matMult(assembled(op.right))
+    return assemble_mat(op.left).matMult(assemble_mat(op.right))
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Sum) -> Any:
-    mat = assembled(op.left)
-    mat.axpy(1.0, assembled(op.right))
+    mat = assemble_mat(op.left)
+    mat.axpy(1.0, assemble_mat(op.right))
     return mat
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Scaled) -> Any:
-    mat = assembled(op.of)
+    mat = assemble_mat(op.of)
     mat.scale(op.factor)
     return mat
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: IdentityMinus) -> Any:
-    mat = diagonal(op, host.ones(_own(op, 0)))
-    mat.axpy(-1.0, assembled(op.of))
+    mat = diagonal_mat(op, host.ones(_local_size(op, 0)))
+    mat.axpy(-1.0, assemble_mat(op.of))
     return mat
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Diagonal) -> Any:
-    return diagonal(op, op.diagonal.local)
+    return diagonal_mat(op, op.diagonal.local)
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Precision) -> Any:
-    return assembled(op.R)
+    return assemble_mat(op.R)
 
 
-@assembled.register
+@assemble_mat.register
 def _(op: Zero) -> Any:
-    return _of_rows(op, host.zeros(_own(op, 0) + 1), host.zeros(0), host.zeros(0))
+    return _from_csr(op, host.zeros(_local_size(op, 0) + 1), host.zeros(0), host.zeros(0))
 
 
-def diagonal(op: Operator, entries: Any) -> Any:
-    """The diagonal Mat of the size of a square operator, by the entries of this rank."""
+def diagonal_mat(op: Operator, entries: Any) -> Any:
+    """Return a diagonal Mat of a square operator's size, from the entries of this rank."""
     ranks = op.backend.device
-    first = ranks.rows(op.shape[0]).of(ranks.rank).start
-    places = host.arange(len(entries) + 1)
-    return _of_rows(op, places, first + places[:-1], entries)
+    first = ranks.rows(op.shape[0]).slice_of(ranks.rank).start
+    numbers = host.arange(len(entries) + 1)
+    return _from_csr(op, numbers, first + numbers[:-1], entries)
 
 
-def _own(op: Operator, axis: int) -> int:
+def _local_size(op: Operator, axis: int) -> int:
+    """Return how many rows (axis 0) or columns (1) this rank has."""
     ranks = op.backend.device
     return ranks.rows(op.shape[axis]).count(ranks.rank)
 
 
-def _of_rows(op: Operator, starts: Any, columns: Any, entries: Any) -> Any:
-    """An AIJ Mat of an operator's shape, by this rank's rows as in CSR."""
+def _from_csr(op: Operator, starts: Any, indices: Any, entries: Any) -> Any:
+    """Return an AIJ Mat of an operator's shape, from this rank's rows in CSR."""
     ranks = op.backend.device
-    rows, over = map(ranks.rows, op.shape)
-    return aij(ranks, rows, over, (starts, columns, entries))
+    rows, columns = map(ranks.rows, op.shape)
+    return create_aij(ranks, rows, columns, (starts, indices, entries))

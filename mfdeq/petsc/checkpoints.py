@@ -1,4 +1,4 @@
-"""Checkpoints of runs on ranks: what `mfdeq.files.checkpoints` reads and writes, by all of them."""
+"""Checkpoints of runs on several ranks: one npz or HDF5 file, as `mfdeq.files` describes it."""
 
 from __future__ import annotations
 
@@ -9,98 +9,98 @@ from typing import Any
 from ..arrays.backend import host
 from ..files import checkpoints
 from ..files.atomic import put_in_place, temporary_path
-from .arrays import Distributed
-from .files import viewed
-from .objects import in_short
+from .arrays import DistributedArray
+from .errors import last_line
+from .files import open_viewer
 from .ranks import Ranks, Rows
 
 
-class GatheredFile:
-    """An npz, all of it gathered, which the first rank reads and writes."""
+class NpzCheckpoint:
+    """A checkpoint as one npz file, gathered and written by the first rank."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
     def read(self, path: str, kind: str) -> Any:
-        """What the file says that it is of, and its state."""
+        """Return what the file says about its run, and the state in it."""
         return self.ranks.on_first_rank(lambda: checkpoints.read(path, kind))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
-        """Put a state in the place of what is there."""
+        """Replace the file by one with this state."""
         members = checkpoints.members_of(kind, of, state)
         self.ranks.on_first_rank(lambda: checkpoints.put(path, *members))
 
 
-class ViewerFile:
-    """An HDF5 file, of which each rank reads and writes its rows.
+class Hdf5Checkpoint:
+    """A checkpoint as one HDF5 file, of which each rank reads and writes its own rows.
 
-    Distributed arrays are data sets, (n,) or (n, k), by their names in the state; all else is in
-    the data set "mfdeq", JSON with a number for each byte.
+    Distributed arrays are data sets, (n,) or (n, k), named as in the state. Everything else is JSON
+    in the data set "mfdeq", with one number for each byte.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
     def read(self, path: str, kind: str) -> Any:
-        """What the file says that it is of, and its state."""
-        with checkpoints.reading(path), viewed(path, "r", self.ranks.comm) as viewer:
-            vec = _loaded(viewer, checkpoints.HEAD)
-            words = self.ranks.mpi.allgather(vec.getArray(readonly=True).astype("uint8").tobytes())
+        """Return what the file says about its run, and the state in it."""
+        with checkpoints.reading(path), open_viewer(path, "r", self.ranks.comm) as viewer:
+            vec = _load_vec(viewer, checkpoints.HEAD)
+            bytes_of_ranks = self.ranks.mpi.allgather(
+                vec.getArray(readonly=True).astype("uint8").tobytes()
+            )
             vec.destroy()
-            found = json.loads(b"".join(words))
+            header = json.loads(b"".join(bytes_of_ranks))
             arrays = {
-                name: self._array(viewer, name, **how) for name, how in found["arrays"].items()
+                name: self._array(viewer, name, **how) for name, how in header["arrays"].items()
             }
-            return checkpoints.taken(path, found["head"].encode(), arrays, (kind,))
+            return checkpoints.taken(path, header["head"].encode(), arrays, (kind,))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
-        """Put a state in the place of what is there."""
+        """Replace the file by one with this state."""
         from petsc4py import PETSc
 
         head, arrays = checkpoints.headed(kind, of, state)
-        kept = {name: _told(x) for name, x in arrays.items()}
-        told = {"head": head.decode(), "arrays": kept}
-        words = self.ranks.on_first_rank(
-            lambda: json.dumps(told).encode()
-        )  # seconds differ between ranks
+        described = {name: _describe(x) for name, x in arrays.items()}
+        header = {"head": head.decode(), "arrays": described}
+        # The header has times in it, which differ between ranks: the first rank's are written.
+        words = self.ranks.on_first_rank(lambda: json.dumps(header).encode())
         try:
-            with viewed(temporary_path(path), "w", self.ranks.comm) as viewer:
-                _put(viewer, checkpoints.HEAD, self._bytes(words))
+            with open_viewer(temporary_path(path), "w", self.ranks.comm) as viewer:
+                _write_array(viewer, checkpoints.HEAD, self._bytes(words))
                 for name, x in arrays.items():
-                    if isinstance(x, Distributed):
-                        _put(viewer, name, x)
+                    if isinstance(x, DistributedArray):
+                        _write_array(viewer, name, x)
         except PETSc.Error as error:
-            raise checkpoints.unwritten(path, OSError(in_short(error))) from error
-        self.ranks.on_first_rank(lambda: _placed(path))
+            raise checkpoints.unwritten(path, OSError(last_line(error))) from error
+        self.ranks.on_first_rank(lambda: _move_into_place(path))
 
-    def _bytes(self, words: bytes) -> Distributed:
+    def _bytes(self, words: bytes) -> DistributedArray:
         n, size = len(words), self.ranks.size
         rows = Rows(tuple(n * rank // size for rank in range(size + 1)))
-        here = host.frombuffer(words, dtype="uint8")[rows.of(self.ranks.rank)]
-        return Distributed(here.astype("float64"), self.ranks, rows)
+        here = host.frombuffer(words, dtype="uint8")[rows.slice_of(self.ranks.rank)]
+        return DistributedArray(here.astype("float64"), self.ranks, rows)
 
     def _array(self, viewer: Any, name: str, shape: list[int], dtype: str, bits: str | None) -> Any:
         if bits is not None:
             return host.frombuffer(base64.b64decode(bits), dtype).reshape(shape).copy()
-        rows, columns = self.ranks.settle(shape[0]), shape[1:]
+        rows, columns = self.ranks.agree_on_rows(shape[0]), shape[1:]
         own, width = rows.count(self.ranks.rank), columns[0] if columns else 1
         if not width:
-            return Distributed(host.zeros((own, 0), dtype), self.ranks, rows)
-        vec = _loaded(viewer, name, (own * width, rows.total * width), width)
+            return DistributedArray(host.zeros((own, 0), dtype), self.ranks, rows)
+        vec = _load_vec(viewer, name, (own * width, rows.total * width), width)
         local = vec.getArray(readonly=True).reshape(own, *columns).astype(dtype)
         vec.destroy()
-        return Distributed(local, self.ranks, rows)
+        return DistributedArray(local, self.ranks, rows)
 
 
-def _told(x: Any) -> dict[str, Any]:
-    """What is known of an array beside its data set, which small ones have not."""
-    spread = isinstance(x, Distributed)
-    bits = None if spread else base64.b64encode(x.tobytes()).decode()
+def _describe(x: Any) -> dict[str, Any]:
+    """Return the shape and dtype of an array, with its bits if it is replicated on every rank."""
+    bits = None if isinstance(x, DistributedArray) else base64.b64encode(x.tobytes()).decode()
     return {"shape": list(x.shape), "dtype": x.dtype.str, "bits": bits}
 
 
-def _put(viewer: Any, name: str, x: Distributed) -> None:
-    """Write an (n,) array, or an (n, k) one as a Vec of blocks of k."""
+def _write_array(viewer: Any, name: str, x: DistributedArray) -> None:
+    """Write an (n,) array as a Vec, or an (n, k) one as a Vec with blocks of size k."""
     from petsc4py import PETSc
 
     width = x.local.shape[1] if x.ndim == 2 else 1
@@ -114,7 +114,8 @@ def _put(viewer: Any, name: str, x: Distributed) -> None:
     vec.destroy()
 
 
-def _loaded(viewer: Any, name: str, size: Any = None, width: int = 1) -> Any:
+def _load_vec(viewer: Any, name: str, size: Any = None, width: int = 1) -> Any:
+    """Load a Vec of that size, by default of the data set's."""
     from petsc4py import PETSc
 
     vec = PETSc.Vec().create(comm=viewer.getComm())
@@ -126,7 +127,7 @@ def _loaded(viewer: Any, name: str, size: Any = None, width: int = 1) -> Any:
     return vec
 
 
-def _placed(path: str) -> None:
+def _move_into_place(path: str) -> None:
     try:
         put_in_place(path)
     except OSError as error:

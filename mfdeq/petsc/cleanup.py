@@ -1,97 +1,69 @@
-"""How a program on several ranks ends: all at once on an error, and PETSc before Python."""
+"""Destroying PETSc objects that call Python before Python itself ends.
+
+Python drops objects when its garbage collector likes, PETSc destroys them collectively. Objects
+that call back into Python (shell Mats, solvers with Python functions) are therefore registered
+here, and an exit handler destroys on all ranks those that all ranks still have.
+"""
 
 from __future__ import annotations
 
 import atexit
 import gc
 import sys
-import traceback
 import weakref
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .ranks import Ranks
+from .arrays import is_petsc
+from .ranks import Ranks
 
-Place = tuple[bool, tuple[int, ...], int, int]
-_made: dict[int, tuple[weakref.ref, Place]] = {}  # by their ids: PETSc's cannot be hashed
+# What identifies an object on every rank: whether it is a Mat (solvers, which hold Mats, sort
+# first), the ranks and number of its communicator, and how many objects were made on it before.
+Key = tuple[bool, tuple[int, ...], int, int]
+_registry: dict[int, tuple[weakref.ref, Key]] = {}  # by id(): petsc4py's objects are not hashable
 
 
-def made(x: Any, ranks: Ranks) -> None:
-    """Take note of what may call Python, to be dropped at the end: on all ranks, by its place.
+def register_for_cleanup(x: Any, ranks: Ranks) -> None:
+    """Register a solver or Mat that calls Python; a collective call, in the same order on all."""
+    identity = id(x)
+    key = (is_petsc(x, "Mat"), *ranks.key, ranks.next_object_number())
+    _registry[identity] = weakref.ref(x, lambda _: _registry.pop(identity, None)), key
 
-    Solvers go before Mats, which they hold; otherwise in the order in which all ranks made them.
+
+def drop_python_context(x: Any, is_finalizing: Any = sys.is_finalizing) -> None:
+    """Take the Python context out of a Mat or PC that its last owner is about to drop.
+
+    PETSc leaks objects that only the context holds if it drops the context during its own cleanup.
     """
-    key = id(x)
-    place = (hasattr(x, "getDiagonal"), *ranks.place, ranks.next_number())
-    _made[key] = weakref.ref(x, lambda _: _made.pop(key, None)), place
-
-
-def emptied(x: Any, over: Any = sys.is_finalizing) -> None:
-    """Take the context of a Mat or PC of Python out of it, whose last holder is dropping it.
-
-    What only the context holds, PETSc would lose for ever if it let it go while it cleans up.
-    """
-    if not over() and x is not None and x.handle and x.getType() == "python":
+    if not is_finalizing() and x is not None and x.handle and x.getType() == "python":
         x.setPythonContext(None)
 
 
-def end(failure: BaseException, why: str = "") -> None:
-    """Say what was raised here, and end all ranks."""
-    from mpi4py import MPI
-
-    rank = MPI.COMM_WORLD.Get_rank()
-    words = "".join(traceback.format_exception(failure))
-    print(f"{words}mfdeq: rank {rank} ends all ranks{': ' if why else ''}{why}", file=sys.stderr)
-    sys.stderr.flush()
-    MPI.COMM_WORLD.Abort(1)
+def clean_up_at_exit() -> None:
+    """Have PETSc destroy the registered objects at exit, while there still is a Python to call."""
+    atexit.register(_clean_up)
 
 
-def clean_up_at_the_end() -> None:
-    """Have PETSc drop what calls Python while there still is a Python to be called."""
-
-    def clean_up() -> None:
-        PETSc = sys.modules.get("petsc4py.PETSc")
-        if PETSc is None:  # which nothing has needed
-            return
-        gc.collect()
-        here = {place: x for ref, place in _made.values() if (x := ref()) is not None}
-        for place, x in here.items():  # which others may hold, too, until PETSc ends after Python
-            if place[0] and x.handle and x.getType() == "python":
-                x.setType("aij")
-        for place in _on_all(here):
-            here[place].destroy()
-        del here
-        gc.collect()
-        PETSc.garbage_cleanup()
-
-    atexit.register(clean_up)
+def _clean_up() -> None:
+    PETSc = sys.modules.get("petsc4py.PETSc")
+    if PETSc is None:  # nothing has been made
+        return
+    gc.collect()
+    remaining = {key: x for ref, key in _registry.values() if (x := ref()) is not None}
+    for key, x in remaining.items():
+        # Others may hold this Mat until PETSc ends, which is after Python: it must not call it.
+        if key[0] and x.handle and x.getType() == "python":
+            x.setType("aij")
+    for key in _present_on_all_ranks(remaining):
+        remaining[key].destroy()
+    del remaining
+    gc.collect()
+    PETSc.garbage_cleanup()
 
 
-def _on_all(here: dict[Place, Any]) -> list[Place]:
-    """Those that all ranks of their communicators still have: destroying is done together."""
+def _present_on_all_ranks(remaining: dict[Key, Any]) -> list[Key]:
+    """Keys of objects that all ranks of their communicator still have: destroying is collective."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
-    have = [set(places) for places in world.allgather(sorted(here))]
-    return [place for place in sorted(here) if all(place in have[rank] for rank in place[1])]
-
-
-def end_all_on_an_error() -> None:
-    """Have an error that nothing catches end all ranks, of a program that runs on several.
-
-    As ``python -m mpi4py`` has it: the others would wait for that rank for ever.
-    """
-    if find_spec("mpi4py") is None:
-        return
-    from mpi4py import MPI
-
-    before = sys.excepthook
-    if MPI.COMM_WORLD.Get_size() == 1 or getattr(before, "ends_all", False):
-        return
-
-    def hook(kind: Any, error: Any, trace: Any) -> None:
-        end(error)
-
-    hook.ends_all = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+    present = [set(keys) for keys in world.allgather(sorted(remaining))]
+    return [key for key in sorted(remaining) if all(key in present[rank] for rank in key[1])]

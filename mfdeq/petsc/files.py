@@ -1,4 +1,4 @@
-"""Vecs in one file for a run, by PETSc's viewers: readable on one machine and by any ranks."""
+"""Saving and loading Vecs by PETSc's viewers, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -9,160 +9,198 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointError
 from ..files.atomic import TEMPORARY_SUFFIX
-from .arrays import Distributed
-from .objects import in_short
+from .arrays import DistributedArray, is_petsc
+from .errors import last_line
 from .ranks import Ranks
 
-HDF5 = (".h5", ".hdf5")
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HDF5_SUFFIXES = (".h5", ".hdf5")
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def save(path: Any, **vecs: Any) -> None:
-    """Write Vecs under their names.
+    """Save Vecs under their names in one file.
 
     Parameters
     ----------
     path : str or PathLike
-        One that ends in .h5 is an HDF5 file, one data set for each (h5py reads it anywhere), where
-        PETSc was built with that; others are in PETSc's binary format, one Vec after the other in
-        the order given (PETSc's PetscBinaryIO reads it).
+        A name that ends in .h5 or .hdf5 makes an HDF5 file, one data set for each Vec, if PETSc was
+        built with HDF5; h5py reads it anywhere. Any other name makes a file in PETSc's binary
+        format, with the Vecs in the order given, which PETSc's PetscBinaryIO reads.
     **vecs : Vec or distributed array
-        What `mfdeq.minimize` gives, too: ``save("run.h5", theta=found.params)``. Where vectors of
-        a size are those of a DMDA, they are written in the grid's natural order: x the fastest,
-        the values of a node together.
+        What to save, by name. Results of mfdeq can be saved as they are:
+        ``save("run.h5", theta=minimum.params)``. Vectors of the size of a DMDA's are written in the
+        grid's natural order: x fastest, the values of a node together.
 
     Raises
     ------
+    ArgumentError
+        If there is nothing to save, or something is no Vec.
     CheckpointError
-        Where the file cannot be written.
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import mfdeq.petsc
+    >>> from petsc4py import PETSc
+    >>> theta = PETSc.Vec().createMPI(3)
+    >>> theta.set(2.0)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.bin")
+    >>> mfdeq.petsc.save(path, theta=theta)
+    >>> mfdeq.petsc.load(path, "theta")["theta"].sum()
+    6.0
     """
     if not vecs:
-        raise ArgumentError("nothing to save; Vecs by their names were expected")
-    found = {}
+        raise ArgumentError("expected Vecs by their names, got nothing to save: save(path, h=h)")
+    arrays = {}
     for name, x in vecs.items():
-        if not isinstance(x, Distributed) and not hasattr(x, "getOwnershipRanges"):
-            raise ArgumentError(f"{name} is a {type(x).__name__}; a Vec was expected")
-        found[name] = x if isinstance(x, Distributed) else Distributed.of(x)
-    with viewed(path, "w", next(iter(found.values())).device.comm) as viewer:
-        for name, x in found.items():
-            vec = _as_written(x)
+        if not isinstance(x, DistributedArray) and not is_petsc(x, "Vec"):
+            raise ArgumentError(f"{name}: expected a PETSc Vec, got a {type(x).__name__}")
+        arrays[name] = x if isinstance(x, DistributedArray) else DistributedArray.from_petsc(x)
+    with open_viewer(path, "w", next(iter(arrays.values())).device.comm) as viewer:
+        for name, x in arrays.items():
+            vec = _to_natural_order(x)
             vec.setName(name)
             viewer(vec)
             vec.destroy()
 
 
 def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any]:
-    """The Vecs of a file of `save`, by their names.
+    """Load Vecs from a file that `save` has written, on any number of ranks.
 
     Parameters
     ----------
     path : str or PathLike
     *names : str
-        Of those to read, spread as PETSc does; of a binary file in the order of writing.
+        Names of Vecs to load in PETSc's own layout. From a binary file they are read in the order
+        in which they were written, whatever their names.
     comm : petsc4py.PETSc.Comm, optional
         By default PETSc.COMM_WORLD.
     **like : Vec
-        Others, each with a Vec that is spread as it shall be: one of the DMDA where it is the
-        grid's order that was written.
+        Further Vecs to load, by name, each with a Vec whose layout it shall have: a Vec of the DMDA
+        if it was written in the grid's natural order.
+
+    Returns
+    -------
+    dict of Vec
 
     Raises
     ------
     CheckpointError
-        Where the file cannot be read, or has no such Vec.
+        If the file cannot be read, or has no such Vec.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import mfdeq.petsc
+    >>> from petsc4py import PETSc
+    >>> h = PETSc.Vec().createMPI(4)
+    >>> h.set(0.5)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.bin")
+    >>> mfdeq.petsc.save(path, h=h)
+    >>> mfdeq.petsc.load(path, h=h)["h"].norm()
+    1.0
     """
     from petsc4py import PETSc
 
     comm = PETSc.COMM_WORLD if comm is None else comm
-    found = {}
-    with viewed(path, "r", comm) as viewer:
+    loaded = {}
+    with open_viewer(path, "r", comm) as viewer:
         for name in [*names, *like]:
-            known = name in like
-            vec = Distributed.of(like[name]).vec() if known else PETSc.Vec().create(comm=comm)
+            has_layout = name in like
+            vec = (
+                DistributedArray.from_petsc(like[name]).vec()
+                if has_layout
+                else PETSc.Vec().create(comm=comm)
+            )
             vec.setName(name)
             try:
                 vec.load(viewer)
             except PETSc.Error as error:
                 raise CheckpointError(
-                    f"{path} has no Vec {name!r} of that size, or a damaged one: {in_short(error)}"
+                    f"{path}: expected a Vec {name!r} of this size, found none or a damaged one: "
+                    f"{last_line(error)}"
                 ) from error
-            found[name] = _as_read(vec, like[name]) if known else vec
-    return found
+            loaded[name] = _from_natural_order(vec, like[name]) if has_layout else vec
+    return loaded
 
 
-def _viewer(path: Any, mode: str, comm: Any) -> Any:
+def _create_viewer(path: Any, mode: str, comm: Any) -> Any:
     from petsc4py import PETSc
 
     path = os.fspath(path)
-    hdf5 = path.removesuffix(TEMPORARY_SUFFIX).endswith(HDF5)
-    Ranks.of(comm).on_first_rank(lambda: _tried(path, mode, hdf5))
+    hdf5 = path.removesuffix(TEMPORARY_SUFFIX).endswith(HDF5_SUFFIXES)
+    Ranks.of(comm).on_first_rank(lambda: _check_file(path, mode, hdf5))
     if not hdf5:
         return PETSc.Viewer().createBinary(path, mode, comm=comm)
     if not PETSc.Sys.hasExternalPackage("hdf5"):
-        raise ArgumentError(f"{path} is HDF5, which this PETSc is built without: name it .bin")
+        raise ArgumentError(
+            f"{path} is named as an HDF5 file, but this PETSc is built without HDF5: name it .bin"
+        )
     return PETSc.Viewer().createHDF5(path, mode, comm=comm)
 
 
-def _tried(path: str, mode: str, hdf5: bool) -> None:
-    """An error that says what is wrong, before PETSc ends the program with one of its own."""
+def _check_file(path: str, mode: str, hdf5: bool) -> None:
+    """Raise a clear error for a file that PETSc would end the program on."""
     try:
         with open(path, "rb" if mode == "r" else "ab") as file:
-            other = hdf5 and mode == "r" and file.read(len(SIGNATURE)) != SIGNATURE
+            damaged = hdf5 and mode == "r" and file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE
     except OSError as error:
-        does = "read" if mode == "r" else "written"
-        raise CheckpointError(f"{path} cannot be {does}: {error}") from error
-    if other:
-        raise CheckpointError(f"{path} is no HDF5 file, or a damaged one")
+        action = "read" if mode == "r" else "written"
+        raise CheckpointError(f"{path} cannot be {action}: {error}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is not an HDF5 file, or a damaged one")
 
 
 def is_hdf5(path: str) -> bool:
-    """Whether a file of that name is written as HDF5, of a PETSc that can."""
+    """Tell whether a file of that name is written as HDF5, which PETSc has to be built with."""
     from petsc4py import PETSc
 
-    return path.endswith(HDF5) and PETSc.Sys.hasExternalPackage("hdf5")
+    return path.endswith(HDF5_SUFFIXES) and PETSc.Sys.hasExternalPackage("hdf5")
 
 
-def _as_written(x: Distributed) -> Any:
-    """A Vec without blocks, in a grid's natural order where those of its size are one's.
+def _to_natural_order(x: DistributedArray) -> Any:
+    """Return a Vec without blocks, in a grid's natural order if vectors of its size have a grid.
 
-    What PETSc itself writes of blocks is read only into Vecs of the same blocks: into others it
-    writes where there is no memory.
+    PETSc can read a Vec with blocks only into a Vec with the same blocks: with others it writes
+    beyond the end of the memory.
     """
     grid = x.device.grids.get(x.shape[0])
     if grid is None:
         return x.vec()
     natural, vec = grid.createNaturalVec(), x.vec()
     grid.globalToNatural(vec, natural)
-    found = x.like(natural.getArray(readonly=True).copy()).vec()
-    for used in (natural, vec):  # which PETSc would keep
-        used.destroy()
-    return found
+    plain = x.like(natural.getArray(readonly=True).copy()).vec()
+    natural.destroy()
+    vec.destroy()
+    return plain
 
 
-def _as_read(vec: Any, like: Any) -> Any:
-    """The same in a Vec like another; the one read is destroyed."""
-    found = like.duplicate()
+def _from_natural_order(vec: Any, like: Any) -> Any:
+    """Return the numbers in a Vec like another one; the Vec that was read is destroyed."""
+    ordered = like.duplicate()
     grid = Ranks.of(vec.getComm()).grids.get(vec.getSize())
     if grid is None:
-        vec.copy(found)
+        vec.copy(ordered)
     else:
         natural = grid.createNaturalVec()
         natural.setArray(vec.getArray(readonly=True))
-        grid.naturalToGlobal(natural, found)
+        grid.naturalToGlobal(natural, ordered)
         natural.destroy()
     vec.destroy()
-    return found
+    return ordered
 
 
 @contextlib.contextmanager
-def viewed(path: Any, mode: str, comm: Any) -> Iterator[Any]:
-    """A viewer of a file, which ranks read ("r") or write ("w") together."""
+def open_viewer(path: Any, mode: str, comm: Any) -> Iterator[Any]:
+    """Context with a viewer of a file that the ranks read ("r") or write ("w") together."""
     from petsc4py import PETSc
 
-    viewer = _viewer(path, mode, comm)
+    viewer = _create_viewer(path, mode, comm)
     try:
         yield viewer
     except BaseException:
-        with contextlib.suppress(PETSc.Error):  # of a file that is half read
+        with contextlib.suppress(PETSc.Error):  # the file may be half read
             viewer.destroy()
         raise
     viewer.destroy()

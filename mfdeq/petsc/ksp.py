@@ -1,4 +1,4 @@
-"""PETSc's KSP as the factor of A: one for A and its adjoint, its options from PETSc's database."""
+"""PETSc's KSP as the factor of A: one solver for A and its adjoint."""
 
 from __future__ import annotations
 
@@ -13,33 +13,61 @@ from ..linear.factor import Factor
 from ..linear.protocols import Solver
 from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
-from .cleanup import emptied, made
-from .mats import apply, dense_mat
-from .objects import as_mat, in_short
+from .cleanup import drop_python_context, register_for_cleanup
+from .errors import last_line, reason_name, translate_petsc_errors
+from .mats import as_mat, call_on_vecs, create_dense_mat
+from .options import check_options, set_from_options, temporary_options
 from .ranks import Ranks
 
-UNSUPPORTED = 56  # PETSC_ERR_SUP
+PETSC_ERR_SUP = 56  # PETSc's code for "not supported"
 
 
 @dataclass(frozen=True)
 class KSP(Solver):
-    """PETSc's linear solvers.
+    """A PETSc linear solver (KSP with its preconditioner PC), configured by PETSc's options.
 
     Parameters
     ----------
     prefix : str, optional
-        Of the options that set it up: ``-mfdeq_ksp_type cg -mfdeq_pc_type gamg`` and so on, as in
-        every program of PETSc's.
+        Prefix of the solver's options on the command line, as in any PETSc program:
+        ``-mfdeq_ksp_type cg -mfdeq_pc_type gamg``. By default "mfdeq_".
     options : dict, optional
-        The same without the prefix, where the command line has none: ``{"pc_type": "gamg"}``.
+        Options without the dash and the prefix, ``{"pc_type": "gamg"}``. Those on the command line
+        take precedence.
     rtol : float, optional
-        Relative true residual, 1e-10 by default. `ksp_rtol` is not read: every solve has its own
-        tolerance.
+        Relative true residual that each solve reaches, 1e-10 by default.
+
+    Raises
+    ------
+    ArgumentError
+        If the names of `options` have a dash or the prefix. From `setup`, if PETSc refuses one.
 
     Notes
     -----
-    Without options it is GMRES, preconditioned from the right, so that what it watches is the true
-    residual, by PETSc's default for the matrix (ILU, on several ranks in blocks).
+    Without options the solver is GMRES, preconditioned from the right so that it monitors the true
+    residual, with PETSc's default preconditioner for the matrix (ILU, on several ranks block
+    Jacobi with ILU on each). The option ``ksp_rtol`` is not read: every solve has its own
+    tolerance, and its true residual is computed and decides.
+
+    Examples
+    --------
+    >>> from mfdeq import petsc
+    >>> solver = petsc.KSP(options={"ksp_type": "cg", "pc_type": "jacobi"}, rtol=1e-12)
+    >>> solver.prefix
+    'mfdeq_'
+
+    The solver is passed to `mfdeq.petsc.solve`:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = petsc.distributed(
+    ...     mfdeq.from_function(lambda h, theta: h**3 + h - theta, 3, 3, kind="residual")
+    ... )
+    >>> eq = petsc.solve(model, model.params(np.array([0.0, 2.0, 10.0])), solver=solver)
+    >>> model.gathered_state(eq.state).round(4) + 0.0
+    array([0., 1., 2.])
+    >>> eq.of.factor.name
+    'KSP cg with jacobi'
     """
 
     prefix: str = "mfdeq_"
@@ -48,40 +76,53 @@ class KSP(Solver):
 
     def __post_init__(self) -> None:
         """Refuse options that PETSc would not find."""
-        _check_options(self.prefix, self.options)
+        check_options(self.prefix, self.options)
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Make the KSP of A, and set its preconditioner up."""
+        """Create the KSP of A and set up its preconditioner.
+
+        Parameters
+        ----------
+        A : Operator, (N, N)
+            On distributed arrays: a Mat, assembled or known by its products.
+        counts : LinearCounts, optional
+            Where set-ups, solves and iterations are counted.
+
+        Returns
+        -------
+        Factor
+            With ``solve(b)`` and ``solve_adjoint(b)``, for (N,) and (N, k).
+        """
         return KSPFactor(A, self, LinearCounts() if counts is None else counts)
 
 
-class _Application:
-    """What PETSc calls of a preconditioner that was set up for another matrix."""
+class _PCContext:
+    """The Python context of a PC that applies a preconditioner set up for another matrix."""
 
-    def __init__(self, of: Any) -> None:
-        self.of = of
+    def __init__(self, pc: Any) -> None:
+        self.pc = pc
 
     def apply(self, pc: Any, x: Any, y: Any) -> None:
-        """y = M x."""
-        self.of.apply(x, y)
+        """Compute y = M x."""
+        self.pc.apply(x, y)
 
     def applyTranspose(self, pc: Any, x: Any, y: Any) -> None:
-        """y = M' x."""
-        self.of.applyTranspose(x, y)
+        """Compute y = M' x."""
+        self.pc.applyTranspose(x, y)
 
 
 class KSPFactor(Factor):
-    """Solves by a KSP, whose true residuals decide.
+    """Solves with A and its adjoint by one KSP.
 
     Parameters
     ----------
     A : Operator, (N, N)
     solver : KSP
     counts : LinearCounts
-    held : KSPFactor, optional
-        Of an earlier matrix, whose preconditioner is taken.
+    base : KSPFactor, optional
+        The factor of an earlier matrix, whose preconditioner is used in place of A's own.
     max_iterations : int, optional
-        With that.
+        The limit of a solve with that preconditioner.
     """
 
     def __init__(
@@ -89,37 +130,41 @@ class KSPFactor(Factor):
         A: Operator,
         solver: KSP,
         counts: LinearCounts,
-        held: KSPFactor | None = None,
+        base: KSPFactor | None = None,
         max_iterations: int | None = None,
     ) -> None:
         from petsc4py import PETSc
 
         super().__init__(A, solver.rtol, counts)
         if not isinstance(A.backend.device, Ranks):
-            raise ArgumentError("mfdeq.petsc.KSP solves with PETSc's matrices")
+            raise ArgumentError(
+                "mfdeq.petsc.KSP: expected a PETSc Mat, or an operator on PETSc Vecs, got a "
+                f"{type(A).__name__} on {A.backend.library} arrays"
+            )
         self.solver = solver
-        self._applied: Any = None  # the preconditioner of another
-        with counts.timed(), database(solver.prefix, solver.options) as given:
-            PETSc.garbage_cleanup(A.backend.device.comm)  # of factors and matrices before this one
+        self._wrapped_pc: Any = None  # applies the preconditioner of `base`
+        with counts.timed(), temporary_options(solver.prefix, solver.options) as database:
+            # Frees the factors and matrices of earlier iterates before this one is made.
+            PETSc.garbage_cleanup(A.backend.device.comm)
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)
-            made(ksp, A.backend.device)
+            register_for_cleanup(ksp, A.backend.device)
             ksp.setOptionsPrefix(solver.prefix)
-            if not given.hasName("ksp_type"):
-                self._watched()
-            self.mat = as_mat(A)  # for the end, where those are known that Python still has
+            if not database.hasName("ksp_type"):
+                self._use_right_gmres()
+            self.mat = as_mat(A)  # cleanup finds only Mats that Python still refers to
             ksp.setOperators(self.mat)
-            configured(ksp, solver.prefix)
+            set_from_options(ksp, solver.prefix)
             ksp.setErrorIfNotConverged(False)
             kind = ksp.getPC().getType()
-            if held is not None:
-                self._applied = _kept(held.ksp.getPC())
-                made(self._applied, A.backend.device)
-                ksp.setPC(self._applied)
+            if base is not None:
+                self._wrapped_pc = _wrap_pc(base.ksp.getPC())
+                register_for_cleanup(self._wrapped_pc, A.backend.device)
+                ksp.setPC(self._wrapped_pc)
                 ksp.setOperators(self.mat)
                 ksp.setTolerances(max_it=max_iterations)
                 if ksp.getType() == "preonly":
-                    self._watched()
-            with told(f"the KSP cannot be set up by the options of -{solver.prefix}"):
+                    self._use_right_gmres()
+            with translate_petsc_errors(f"the options of -{solver.prefix} cannot set up a KSP"):
                 ksp.setUp()
                 ksp.setUpOnBlocks()
         self.advice = (
@@ -129,23 +174,23 @@ class KSPFactor(Factor):
         self.iterative = ksp.getType() != "preonly"
         self.name = f"KSP {ksp.getType()} with {kind}"
 
-    def __del__(self, emptied: Any = emptied) -> None:
-        emptied(getattr(self, "_applied", None))
+    def __del__(self, drop: Any = drop_python_context) -> None:
+        drop(getattr(self, "_wrapped_pc", None))
 
-    def _watched(self) -> None:
-        """GMRES that watches the true residual."""
+    def _use_right_gmres(self) -> None:
+        """Use GMRES preconditioned from the right, which monitors the true residual."""
         from petsc4py import PETSc
 
         self.ksp.setType("gmres")
         self.ksp.setPCSide(PETSc.PC.Side.RIGHT)
 
     def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
-        """Solves with an A near this factor's, preconditioned by what this one has."""
-        counts.setups -= 1  # nothing is set up
+        """Return solves with an A near this factor's, preconditioned by this one's PC."""
+        counts.setups -= 1  # no preconditioner is set up
         return KSPFactor(A, self.solver, counts, self, max_iterations)
 
     def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """The same where it costs no more than with A's own: not by an LU, which solves at once."""
+        """Return the same if it costs no more than A's own PC; None for an LU."""
         if not self.iterative:
             return None
         return self.precondition(A, counts, self.ksp.getTolerances()[3])
@@ -160,127 +205,69 @@ class KSPFactor(Factor):
         ksp = self.ksp
         ksp.setTolerances(rtol=rtol, atol=0.0)
         x = b.like(host.zeros_like(b.local))
-        with _supported(self.name, self.solver.prefix):
-            apply(ksp.solveTranspose if adjoint else ksp.solve, b, x)
-        self._note()
+        with _translate_unsupported(self.name, self.solver.prefix):
+            call_on_vecs(ksp.solveTranspose if adjoint else ksp.solve, b, x)
+        self._record()
         return x
 
     def _block_solve(self, adjoint: bool) -> Any:
-        """What of PETSc's solves all columns at once; None where nothing does."""
+        """Return PETSc's function that solves all columns at once, or None."""
         kind = self.ksp.getPC().getType()
         if self.ksp.getType() != "preonly" or kind not in ("lu", "cholesky"):
             return None
         if adjoint and kind == "lu":
-            return getattr(self.ksp, "matSolveTranspose", None)  # which 3.18 does not have
+            return getattr(self.ksp, "matSolveTranspose", None)  # petsc4py 3.18 does not wrap it
         return self.ksp.getPC().getFactorMatrix().matSolve
 
     def _block(self, solve: Any, b: Array) -> Array:
-        given, found = dense_mat(b), dense_mat(b.like(host.zeros_like(b.local)))
-        solve(given, found)
+        rhs, solution = create_dense_mat(b), create_dense_mat(b.like(host.zeros_like(b.local)))
+        solve(rhs, solution)
         self.counts.iterations += 1
-        x = b.like(host.array(found.getDenseArray(), order="C"))
-        given.destroy()
-        found.destroy()
+        x = b.like(host.array(solution.getDenseArray(), order="C"))
+        rhs.destroy()
+        solution.destroy()
         return x
 
-    def _note(self) -> None:
+    def _record(self) -> None:
+        """Record the iterations of the last solve, and why it stopped."""
         from petsc4py import PETSc
 
         reason = self.ksp.getConvergedReason()
         self.counts.iterations += self.ksp.getIterationNumber()
         self.counts.history.append(self.ksp.getResidualNorm())
         if reason < 0:
-            self.stopped = f"PETSc says {in_words(PETSc.KSP, reason)}"
+            self.stopped = f"PETSc says {reason_name(PETSc.KSP, reason)}"
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if r.ndim == 2:
             return columnwise(lambda c: self._approximate(c, adjoint), r, self.backend, r.shape[0])
         pc, x = self.ksp.getPC(), r.like(host.zeros_like(r.local))
-        apply(pc.applyTranspose if adjoint else pc.apply, r, x)
+        call_on_vecs(pc.applyTranspose if adjoint else pc.apply, r, x)
         return x
 
 
-def _kept(pc: Any) -> Any:
-    """A PC that applies another, whatever its matrix."""
+def _wrap_pc(pc: Any) -> Any:
+    """Return a PC that applies another one, whatever matrix it is given."""
     from petsc4py import PETSc
 
-    kept = PETSc.PC().create(comm=pc.getComm())
-    kept.setType("python")
-    kept.setPythonContext(_Application(pc))
-    return kept
+    wrapped = PETSc.PC().create(comm=pc.getComm())
+    wrapped.setType("python")
+    wrapped.setPythonContext(_PCContext(pc))
+    return wrapped
 
 
 @contextlib.contextmanager
-def database(prefix: str, options: dict[str, Any] | None) -> Iterator[Any]:
-    """PETSc's options under a prefix, for a while with these where it has none of their names.
-
-    For a while, or the next solver of that prefix would find them as if they had been on the
-    command line.
-    """
-    from petsc4py import PETSc
-
-    options = {} if options is None else options
-    _check_options(prefix, options)
-    known = PETSc.Options(prefix)
-    added = [name for name in options if not known.hasName(name)]
-    for name in added:
-        known[name] = options[name]
-    try:
-        yield known
-    finally:
-        for name in added:
-            known.delValue(name)
-
-
-def _check_options(prefix: str, options: Any) -> None:
-    """Raise an `ArgumentError` for options that PETSc would not find."""
-    wrong = [options]
-    if isinstance(options, dict):
-        wrong = [name for name in options if str(name).startswith(("-", prefix or "-"))]
-    if wrong:
-        raise ArgumentError(
-            f"options has {wrong[0]!r}; a dict of names without the dash and the prefix "
-            f"{prefix!r} was expected: {{'pc_type': 'gamg'}}"
-        )
-
-
-def configured(solver: Any, prefix: str) -> None:
-    """Give a solver of PETSc's its options."""
-    with told(f"PETSc refuses an option of -{prefix}"):
-        solver.setFromOptions()
-
-
-@contextlib.contextmanager
-def _supported(name: str, prefix: str) -> Iterator[None]:
-    """PETSc's word for what it has not, as an `ArgumentError`."""
+def _translate_unsupported(name: str, prefix: str) -> Iterator[None]:
+    """Context that raises an `ArgumentError` for PETSc's "not supported"."""
     from petsc4py import PETSc
 
     try:
         yield
     except PETSc.Error as error:
-        if UNSUPPORTED not in (error.ierr, getattr(error.__cause__, "ierr", None)):
+        if PETSC_ERR_SUP not in (error.ierr, getattr(error.__cause__, "ierr", None)):
             raise
         raise ArgumentError(
-            f"{name} cannot do that (of a preconditioner the transpose is needed, too): "
-            f"{in_short(error)}. Choose another by -{prefix}pc_type, such as jacobi, bjacobi, gamg "
-            "or lu"
+            f"{name} does not support an operation that mfdeq needs (a preconditioner needs its "
+            f"transpose, too): {last_line(error)}. Choose another one by -{prefix}pc_type, such as "
+            "jacobi, bjacobi, gamg or lu"
         ) from error
-
-
-@contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """An error of PETSc's as an `ArgumentError`: on all ranks, as PETSc has it."""
-    from petsc4py import PETSc
-
-    try:
-        yield
-    except PETSc.Error as error:
-        raise ArgumentError(f"{what}: {in_short(error)}") from error
-
-
-def in_words(solver: Any, reason: int) -> str:
-    """The name of a reason of a class of PETSc's or SLEPc's."""
-    known = vars(solver.ConvergedReason)
-    names = [name for name, value in known.items() if value == reason and not name.startswith("_")]
-    name = max(names, key=len, default=str(reason))
-    return name if name.startswith("DIVERGED") else f"DIVERGED_{name}"

@@ -1,4 +1,7 @@
-"""(H - sigma I)^-1 by the Lagrangian system as a Mat, and a KSP for it."""
+"""Solves with H - sigma I on ranks, by factorizing the Lagrangian system as one Mat.
+
+The method is that of `mfdeq.equilibrium.lagrangian_system`, with MUMPS as the factorization.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,59 @@ from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator, backend_of
 from ..spectrum.arguments import require_hessian
-from .assembly import assembled, diagonal
+from .assembly import assemble_mat, diagonal_mat
+from .ldl import SymmetricDirect, inertia
 from .library import PETSC
-from .mats import FromMat
-from .symmetric import Symmetric, inertia
+from .mats import MatOperator
 
 
 class ShiftedInverse(lagrangian.ShiftedInverse):
-    """(H - sigma I)^-1, (P, P), by one LDL' factorization (MUMPS) of the Lagrangian system.
+    """(H - sigma I)^-1, (P, P), by one L D L' factorization (MUMPS) of the Lagrangian system.
 
     Parameters
     ----------
     H : Mat or ReducedCurvature
-        A Hessian of an equilibrium or one of its parts, with A, B and the blocks of K as Mats that
-        are assembled, or made of such.
-    sigma : float
+        The Hessian of a loss at an equilibrium, or one of its parts. A, B and the blocks of K have
+        to be assembled Mats, or sums and products of such.
+    sigma : float, optional
     M : Mat, (P, P), optional
-        In place of the identity: (H - sigma M)^-1.
+        Takes the place of the identity: (H - sigma M)^-1.
     prefix : str, optional
-        Of the options of the KSP.
+        Prefix of the options of its KSP.
     options : dict, optional
-        The same without the prefix, where the command line has none.
+        Options without the prefix. Those on the command line take precedence.
+
+    Attributes
+    ----------
+    below : int or None
+        The number of eigenvalues of H below sigma.
+
+    Raises
+    ------
+    ArgumentError
+        If a part of the system is known by its products only, or PETSc has no MUMPS.
+    SingularStateError
+        If sigma is an eigenvalue of H.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> import mfdeq
+    >>> import mfdeq.petsc
+    >>> from mfdeq.petsc.lagrangian import ShiftedInverse
+    >>> diagonal = scipy.sparse.identity(3, format="csr")
+    >>> model = mfdeq.petsc.distributed(
+    ...     mfdeq.from_function(
+    ...         lambda h, theta: np.array([1.0, 2.0, 3.0]) * theta,
+    ...         *(3, 3, "map"),
+    ...         sparsity=(diagonal, diagonal),
+    ...     )
+    ... )
+    >>> eq = mfdeq.petsc.solve(model, model.params(np.ones(3)))
+    >>> H = eq.hessian(model.loss(mfdeq.LeastSquares(np.arange(3), np.zeros(3))))
+    >>> ShiftedInverse(H, 2.0).below  # of the eigenvalues 1, 4 and 9
+    1
     """
 
     def __init__(
@@ -44,7 +79,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         prefix: str = "mfdeq_lagrangian_",
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.solver = Symmetric(prefix, options or {})
+        self.solver = SymmetricDirect(prefix, options or {})
         if not isinstance(H, ReducedCurvature):
             P = shape_of(H)[0]
             H = require_hessian(as_operator(backend_of(H), H, (P, P), "H"))
@@ -53,19 +88,19 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
     def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
         states, params = H.eq.param_operator.shape
         rows = H.backend.device.rows(params + states + states)
-        system = FromMat(H.backend, _system(H, self.sigma, M), rows)
+        system = MatOperator(H.backend, _system(H, self.sigma, M), rows)
         try:
             factor: Any = self.solver.setup(system)
         except ArgumentError as error:
             raise lagrangian.factorization_error(str(error)) from error
         b = system.backend.random(system.shape[0], seed=5)
-        rest = b - system._apply(factor._attempt(b, factor.rtol, False))
-        factor.unrefined_residual = system.backend.norm(rest) / system.backend.norm(b)
+        residual = b - system._apply(factor._attempt(b, factor.rtol, False))
+        factor.unrefined_residual = system.backend.norm(residual) / system.backend.norm(b)
         return factor
 
     @functools.cached_property
     def below(self) -> int | None:
-        """The number of eigenvalues of H below sigma; None where the pivots' signs may be wrong."""
+        """The number of eigenvalues of H below sigma; None if the signs of pivots may be wrong."""
         if not self.factor.unrefined_residual <= lagrangian.MAX_COUNTING_RESIDUAL:
             return None
         negative, zero = inertia(self.factor) or (0, 1)
@@ -74,10 +109,10 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
 
 
 def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
-    """A, B and the blocks of K as new Mats, or an `ArgumentError`."""
+    """Return A, B and the blocks of K as new Mats, or raise an `ArgumentError`."""
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.factorization_error(
-            "the curvature is known by its product only: give its blocks"
+            "the curvature is known by its products only: give its blocks"
         )
     names = ("params_params", "state_params", "state_state")
     blocks = (assemble(getattr(H.K, name), f"{name} of the curvature") for name in names)
@@ -85,58 +120,58 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
 
 
 def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
-    """The Lagrangian system with h = u + v and nu = c (u - v) in place of h and nu.
+    """Assemble the Lagrangian system, with h = u + v and nu = c (u - v) in place of h and nu.
 
     [[pp - sigma M, sp', -B'],          [[pp - sigma M, (sp - c B)',        (sp + c B)'       ],
      [sp,           ss,   A'],   ->      [sp - c B,     ss + c (A + A'),    ss + c (A - A')   ],
      [-B,           A,    0 ]]           [sp + c B,     ss - c (A - A'),    ss - c (A + A')   ]]
 
-    The inertia is the same, so is x where the right-hand side is (b, 0, 0), and the diagonal is
-    not zero: on several ranks MUMPS takes pivots of zero for a singular matrix, whose partners are
-    on another rank.
+    The change of variables keeps the inertia, and the solution x of a right-hand side (b, 0, 0).
+    It makes the diagonal nonzero: on several ranks MUMPS takes the matrix for singular at a zero
+    pivot whose partner is on another rank.
     """
     from petsc4py import PETSc
 
     A, B, pp, sp, ss = assemble_blocks(H)
     ranks = H.backend.device
     if M is None:
-        M = diagonal(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
-    size = PETSc.NormType.NORM_INFINITY
-    c = (ss.norm(size) or pp.norm(size) or 1.0) / (A.norm(size) or 1.0)
+        M = diagonal_mat(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
+    infinity = PETSc.NormType.NORM_INFINITY
+    c = (ss.norm(infinity) or pp.norm(infinity) or 1.0) / (A.norm(infinity) or 1.0)
     pp.axpy(-sigma, M)
-    transposed = _transposed(A)
-    both, skew = _sum(A, 1.0, transposed), _sum(A, -1.0, transposed)
-    uu, uv, vv = _sum(ss, c, both), _sum(ss, c, skew), _sum(ss, -c, both)
-    up, vp = _sum(sp, -c, B), _sum(sp, c, B)
+    adjoint = _transpose(A)
+    symmetric, skew = _add(A, 1.0, adjoint), _add(A, -1.0, adjoint)
+    uu, uv, vv = _add(ss, c, symmetric), _add(ss, c, skew), _add(ss, -c, symmetric)
+    up, vp = _add(sp, -c, B), _add(sp, c, B)
     blocks = [
-        [pp, _transposed(up), _transposed(vp)],
+        [pp, _transpose(up), _transpose(vp)],
         [up, uu, uv],
-        [vp, _transposed(uv), vv],
+        [vp, _transpose(uv), vv],
     ]
     system = PETSc.Mat().createNest(blocks, comm=ranks.comm).convert("aij", PETSc.Mat())
     system.setOption(PETSc.Mat.Option.SYMMETRIC, True)
     return system
 
 
-def _sum(left: Any, factor: float, right: Any) -> Any:
-    found = left.copy()
-    found.axpy(factor, right)
-    return found
+def _add(left: Any, factor: float, right: Any) -> Any:
+    total = left.copy()
+    total.axpy(factor, right)
+    return total
 
 
-def _transposed(mat: Any) -> Any:
+def _transpose(mat: Any) -> Any:
     from petsc4py import PETSc
 
     return mat.transpose(PETSc.Mat())
 
 
 def assemble(op: Operator, name: str) -> Any:
-    """A new Mat of an operator's entries, or an `ArgumentError`."""
+    """Return a new Mat with an operator's entries, or raise an `ArgumentError`."""
     try:
-        return assembled(op)
+        return assemble_mat(op)
     except LookupError as error:
         raise lagrangian.factorization_error(
-            f"of {name}, {error.args[0]} is known by its products only: give an assembled Mat"
+            f"{name} is known by its products only ({error.args[0]}): give an assembled Mat"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""PETSc as an array library: what several processes do together where one does it by itself."""
+"""PETSc as an array library of mfdeq: arrays on several ranks, which have to act together."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..arrays.backend import Array, Backend, host
 from ..arrays.library import ArrayLibrary, register
 from ..errors import ModelError
 from . import kernels, linalg, sparse
-from .agreement import together
-from .arrays import Distributed, Transposed
-from .checkpoints import GatheredFile, ViewerFile
+from .arrays import DistributedArray, TransposedArray, is_petsc
+from .checkpoints import Hdf5Checkpoint, NpzCheckpoint
+from .errors import raise_on_all_ranks
 from .files import is_hdf5
 from .ksp import KSP
+from .ldl import PositiveDefiniteDirect
 from .ranks import Ranks
-from .symmetric import Definite
 
 SAME_NUMBER_RTOL = 1e-6  # difference of numbers that all ranks have computed from the same data
 SEEDED_ROWS = 2**16  # rows of random numbers that one seed makes
@@ -36,16 +36,16 @@ class PetscLibrary(ArrayLibrary):
 
     def owns(self, cls: type) -> bool:
         """Whether objects of a class are PETSc's, or mfdeq's own on distributed arrays."""
-        ours = (Distributed, Transposed, sparse.Entries, linalg.LinearOperator)
+        ours = (DistributedArray, TransposedArray, sparse.Entries, linalg.LinearOperator)
         return issubclass(cls, ours) or super().owns(cls)
 
     def to_array(self, x: Any) -> Any:
         """Return a Vec as a distributed array; everything else as it is."""
-        return Distributed.of(x) if hasattr(x, "getArray") else x
+        return DistributedArray.from_petsc(x) if is_petsc(x, "Vec") else x
 
     def shape_of(self, x: Any) -> tuple[int, ...]:
         """Return the shape of a Mat, array or operator."""
-        return tuple(x.getSize()) if hasattr(x, "getDenseArray") else super().shape_of(x)
+        return tuple(x.getSize()) if is_petsc(x, "Mat") else super().shape_of(x)
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a sparse matrix of scipy's, which nothing distributed is."""
@@ -53,7 +53,7 @@ class PetscLibrary(ArrayLibrary):
 
     def is_matrix(self, x: Any) -> bool:
         """Whether `x` is a Mat, or entries that a Mat will be made of."""
-        return hasattr(x, "getDenseArray") or isinstance(x, sparse.Entries)
+        return is_petsc(x, "Mat") or isinstance(x, sparse.Entries)
 
     def as_operator(self, backend: Backend, matrix: Any, name: str) -> Any:
         """Return a Mat as an operator, checked."""
@@ -65,7 +65,7 @@ class PetscLibrary(ArrayLibrary):
 
     def is_product_only(self, matrix: Any) -> bool:
         """Whether a Mat is one of Python, or a shell."""
-        if hasattr(matrix, "getPythonContext"):
+        if is_petsc(matrix, "Mat"):
             return matrix.getType() in ("python", "shell")
         return super().is_product_only(matrix)
 
@@ -87,31 +87,31 @@ class PetscLibrary(ArrayLibrary):
             return host.random.default_rng(seed).standard_normal(shape)
         before, own = 0, []
         for part in layout.parts or (layout,):
-            own.append(_normal(seed, part.of(device.rank), before, layout.total, columns))
+            own.append(_normal(seed, part.slice_of(device.rank), before, layout.total, columns))
             before += part.total
-        return Distributed(host.concatenate(own), device, layout)
+        return DistributedArray(host.concatenate(own), device, layout)
 
-    def row_vectors(self, backend: Backend, count: int, size: int) -> Transposed:
+    def row_vectors(self, backend: Backend, count: int, size: int) -> TransposedArray:
         """Return zeros (count, size), each row contiguous in the memory of every rank."""
         device = backend.device
         layout = device.rows(size)
         local = host.zeros((layout.count(device.rank), count), backend.dtype, order="F")
-        return Distributed(local, device, layout).T
+        return DistributedArray(local, device, layout).T
 
     def fingerprint(self, x: Array) -> bytes:
         """Return bytes that differ where any bit differs, the same on any number of ranks."""
-        return x.fingerprint() if isinstance(x, Distributed) else super().fingerprint(x)
+        return x.fingerprint() if isinstance(x, DistributedArray) else super().fingerprint(x)
 
-    def to_user(self, x: Distributed) -> Any:
+    def to_user(self, x: DistributedArray) -> Any:
         """Return an array as a Vec."""
-        x.device.hand(x.nbytes)
+        x.device.count_bytes(x.nbytes)
         return x.vec()
 
     def from_user(self, x: Any, size: int, device: Ranks) -> Any:
         """Check that a Vec that a function returned is distributed as the problem's vectors are."""
         rows = device.rows(size)
-        if hasattr(x, "getOwnershipRanges") and rows is not None:
-            own, ranks = x.getLocalSize() if hasattr(x, "getArray") else None, x.getComm().getSize()
+        if is_petsc(x, "Vec", "Mat") and rows is not None:
+            own, ranks = x.getLocalSize() if is_petsc(x, "Vec") else None, x.getComm().getSize()
             if (own, ranks) != (rows.count(device.rank), device.size):
                 raise ModelError(
                     f"expected a Vec on {device.size} ranks with {rows.count(device.rank)} entries "
@@ -121,7 +121,7 @@ class PetscLibrary(ArrayLibrary):
 
     def user_call(self, device: Ranks, name: str) -> AbstractContextManager[Any]:
         """Return a context in which an error on one rank is an error on all."""
-        return together(device, name)
+        return raise_on_all_ranks(device, name)
 
     def on_first_rank(self, function: Callable[[], Any], device: Ranks) -> Any:
         """Return on all ranks what a function returns, or raise what it raises, on the first."""
@@ -129,7 +129,7 @@ class PetscLibrary(ArrayLibrary):
 
     def any_rank(self, condition: bool, device: Ranks) -> bool:
         """Whether a condition holds on any rank."""
-        return bool(device.reduced(condition, "LOR"))
+        return bool(device.allreduce(condition, "LOR"))
 
     def same_on_all_ranks(self, value: float, name: str, device: Ranks) -> float:
         """Return the first rank's number, from which the others may differ by rounding only."""
@@ -149,19 +149,19 @@ class PetscLibrary(ArrayLibrary):
         if isinstance(total, bool) or not hasattr(total, "__index__") or total < 1:
             return total
         own = None if own is None else operator.index(own)
-        return device.settle(operator.index(total), own).total
+        return device.agree_on_rows(operator.index(total), own).total
 
     def default_solver(self) -> KSP:
         """Return the solver that "auto" stands for: a KSP, with PETSc's options."""
         return KSP()
 
-    def definite_solver(self) -> Definite:
+    def definite_solver(self) -> PositiveDefiniteDirect:
         """Return the solver for the precision of a prior."""
-        return Definite("mfdeq_precision_")
+        return PositiveDefiniteDirect("mfdeq_precision_")
 
     def checkpoint_store(self, path: str, device: Ranks) -> Any:
         """Return what reads and writes the checkpoint of that name: HDF5, or a gathered npz."""
-        return ViewerFile(device) if is_hdf5(path) else GatheredFile(device)
+        return Hdf5Checkpoint(device) if is_hdf5(path) else NpzCheckpoint(device)
 
 
 def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:

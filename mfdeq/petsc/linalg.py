@@ -1,4 +1,4 @@
-"""What operators on distributed arrays are, where others are scipy's LinearOperator."""
+"""The base class of operators on distributed arrays, in place of scipy's LinearOperator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class LinearOperator:
-    """The interface of scipy's, for arrays that scipy does not know."""
+    """The interface of `scipy.sparse.linalg.LinearOperator`, for arrays that scipy cannot use."""
 
     ndim = 2
     shape: tuple[int, int]
@@ -15,20 +15,20 @@ class LinearOperator:
         self.dtype, self.shape = dtype, shape
 
     def dot(self, x: Any) -> Any:
-        """The product with a vector or a block."""
+        """Return the product with a vector or a block."""
         return self._matvec(x)  # type: ignore[attr-defined]
 
     matvec = matmat = dot
 
     def rmatvec(self, y: Any) -> Any:
-        """The adjoint product."""
+        """Return the product of the adjoint with a vector or a block."""
         return self._rmatvec(y)  # type: ignore[attr-defined]
 
     rmatmat = rmatvec
 
     @property
     def H(self) -> Any:
-        """The adjoint."""
+        """The adjoint operator."""
         return self._adjoint()  # type: ignore[attr-defined]
 
     T = H

@@ -1,50 +1,51 @@
-"""Mats of the user's as operators on distributed arrays, and operators as Mats."""
+"""PETSc Mats as operators on distributed arrays, and operators as Mats."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
+from ..errors import ArgumentError
 from ..operators.operator import IdentityMinus, Operator, Zero, columnwise
-from .arrays import Distributed
-from .cleanup import made
+from .arrays import DistributedArray, is_petsc
+from .cleanup import drop_python_context, register_for_cleanup
 from .ranks import Ranks, Rows
 
-ASSEMBLED = ("aij", "baij", "sbaij", "dense")  # types, by how their names end, that have entries
+ASSEMBLED_TYPES = ("aij", "baij", "sbaij", "dense")  # endings of Mat types that store entries
 
 
-class FromMat(Operator):
-    """A Mat of the user's: assembled, nested, shell or of Python.
+class MatOperator(Operator):
+    """The operator of a PETSc Mat: assembled, nested, or a shell.
 
     Parameters
     ----------
     backend : Backend
     mat : petsc4py.PETSc.Mat
     stacked : Rows, optional
-        Of a square one on stacked vectors.
+        Rows and columns of a square Mat on stacked vectors. By default the Mat's own.
 
     Attributes
     ----------
     mat : petsc4py.PETSc.Mat
     assembled : bool
-        Whether its entries are at hand.
+        Whether the Mat stores its entries.
     """
 
     def __init__(self, backend: Backend, mat: Any, stacked: Rows | None = None) -> None:
         ranks = backend.device
-        self._rows = stacked or ranks.add(rows_of(mat.getOwnershipRanges()))
-        self._columns = stacked or ranks.add(rows_of(mat.getOwnershipRangesColumn()))
+        self._rows = stacked or ranks.register_rows(rows_of(mat.getOwnershipRanges()))
+        self._columns = stacked or ranks.register_rows(rows_of(mat.getOwnershipRangesColumn()))
         super().__init__(backend, (self._rows.total, self._columns.total))
         self.mat, self.stacked = mat, stacked
         if mat.getType() == "python":
-            made(mat, ranks)
-        self.assembled = mat.getType().endswith(ASSEMBLED)
+            register_for_cleanup(mat, ranks)
+        self.assembled = mat.getType().endswith(ASSEMBLED_TYPES)
 
     @property
     def has_entries(self) -> bool:
-        """Whether they are assembled."""
+        """Whether the Mat stores its entries."""
         return self.assembled
 
     def _apply(self, x: Array) -> Array:
@@ -62,27 +63,26 @@ class FromMat(Operator):
 
     def _vector(self, product: Callable, x: Array, rows: Rows) -> Array:
         ranks = self.backend.device
-        out = Distributed(host.empty(rows.count(ranks.rank), x.dtype), ranks, rows)
-        apply(product, x, out)
+        out = DistributedArray(host.empty(rows.count(ranks.rank), x.dtype), ranks, rows)
+        call_on_vecs(product, x, out)
         return out
 
     def _block(self, product: Callable, x: Array, rows: Rows) -> Array:
-        dense = dense_mat(x)
-        found = product(dense)
-        local = host.array(found.getDenseArray(), order="C")
-        found.destroy()
+        dense = create_dense_mat(x)
+        result = product(dense)
+        local = host.array(result.getDenseArray(), order="C")
+        result.destroy()
         dense.destroy()
-        return Distributed(local, self.backend.device, rows)
+        return DistributedArray(local, self.backend.device, rows)
 
-    def _alike(self, mat: Any) -> FromMat:
-        return FromMat(self.backend, mat, self.stacked)
+    def _with_mat(self, mat: Any) -> MatOperator:
+        return MatOperator(self.backend, mat, self.stacked)
 
     @functools.cached_property
-    def _magnitudes(self) -> FromMat:
-        """|A|, entry by entry."""
+    def _absolute(self) -> MatOperator:
+        """The operator |A|, entry by entry."""
         mat = self.mat.copy()
-        kept = mat.getType()
-        if not kept.endswith("dense"):
+        if not mat.getType().endswith("dense"):
             mat = mat.convert("aij")
             starts, columns, values = mat.getValuesCSR()
             mat.setValuesCSR(starts, columns, abs(values))
@@ -90,77 +90,81 @@ class FromMat(Operator):
             entries = mat.getDenseArray()
             entries[...] = abs(entries)
         mat.assemble()
-        return self._alike(mat)
+        return self._with_mat(mat)
 
     def abs_apply(self, x: Array) -> Array:
-        """|A| |x|, where there are entries."""
+        """Return |A| |x|, if the entries are known."""
         if not self.assembled:
             return super().abs_apply(x)
-        return self._magnitudes._apply(abs(x))
+        return self._absolute._apply(abs(x))
 
     def __neg__(self) -> Operator:
         return self.times(-1.0)
 
     def times(self, factor: float) -> Operator:
-        """A multiple of the entries."""
+        """Return a multiple, of the entries if they are known."""
         if not self.assembled:
             return super().times(factor)
         mat = self.mat.copy()
         mat.scale(factor)
-        return self._alike(mat)
+        return self._with_mat(mat)
 
     def identity_minus(self) -> Operator:
-        """I - J of a matrix that is assembled."""
+        """Return I - J, by its entries if they are known."""
         if not self.assembled:
             return super().identity_minus()
         from petsc4py import PETSc
 
         mat = self.mat.copy()
-        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)  # a diagonal, that is
+        # The diagonal may be missing in the pattern of J.
+        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
         mat.scale(-1.0)
         mat.shift(1.0)
-        return self._alike(mat)
+        return self._with_mat(mat)
 
     def plus(self, other: Operator) -> Operator:
-        """The sum of two matrices that are assembled."""
-        if not (self.assembled and isinstance(other, FromMat) and other.assembled):
+        """Return a sum, of the entries if both matrices store them."""
+        if not (self.assembled and isinstance(other, MatOperator) and other.assembled):
             return super().plus(other)
         mat = self.mat.copy()
         mat.axpy(1.0, other.mat)
-        return self._alike(mat)
+        return self._with_mat(mat)
 
 
 def rows_of(ranges: Any) -> Rows:
-    """Rows as PETSc tells them."""
+    """Return the `Rows` of PETSc's ownership ranges."""
     return Rows(tuple(int(start) for start in ranges))
 
 
-def aij(ranks: Ranks, rows: Rows, columns: Rows, csr: tuple[Any, Any, Any]) -> Any:
-    """An AIJ Mat by (starts, columns, values) of this rank's rows, columns numbered over all."""
+def create_aij(ranks: Ranks, rows: Rows, columns: Rows, csr: tuple[Any, Any, Any]) -> Any:
+    """Create an AIJ Mat from (starts, columns, values) of this rank's rows, in CSR.
+
+    Columns are numbered over all ranks.
+    """
     from petsc4py import PETSc
 
-    size = [(of.count(ranks.rank), of.total) for of in (rows, columns)]
-    starts, places, values = csr
-    index = PETSc.IntType
-    csr = starts.astype(index), places.astype(index), values
+    size = [(axis.count(ranks.rank), axis.total) for axis in (rows, columns)]
+    starts, indices, values = csr
+    csr = starts.astype(PETSc.IntType), indices.astype(PETSc.IntType), values
     return PETSc.Mat().createAIJ(size, csr=csr, comm=ranks.comm)
 
 
-def apply(product: Callable, x: Array, out: Array) -> None:
-    """Call what takes two Vecs with those of two arrays.
+def call_on_vecs(product: Callable, x: Array, out: Array) -> None:
+    """Call a function of two Vecs, such as ``mat.mult``, with those of two arrays.
 
-    They are destroyed at once: what Python drops, PETSc keeps until all ranks clean up together.
+    The Vecs are destroyed at once: those that Python merely drops stay in PETSc until the next
+    collective cleanup.
     """
-    given, into = x.vec(), out.vec()
+    source, target = x.vec(), out.vec()
     try:
-        product(given, into)
+        product(source, target)
     finally:
-        given.destroy()
-        into.destroy()
+        source.destroy()
+        target.destroy()
 
 
-def dense_mat(x: Array) -> Any:
-    """A dense Mat with the numbers of an (n, k) array, which it may share: to be read only."""
+def create_dense_mat(x: Array) -> Any:
+    """Create a dense Mat of an (n, k) array, to be read only: it may share its memory."""
     from petsc4py import PETSc
 
     ranks = x.device
@@ -172,8 +176,8 @@ def dense_mat(x: Array) -> Any:
     return mat
 
 
-class Context:
-    """What PETSc calls of a Mat that is an operator of this library's.
+class OperatorContext:
+    """The Python context of a shell Mat: PETSc calls it for the products of an operator.
 
     Attributes
     ----------
@@ -184,44 +188,166 @@ class Context:
         self.operator = operator
 
     def mult(self, mat: Any, x: Any, y: Any) -> None:
-        """y = A x."""
+        """Compute y = A x."""
         y.setArray(self.operator._apply(self._array(x.getArray(readonly=True), 1)).local)
 
     def multTranspose(self, mat: Any, x: Any, y: Any) -> None:
-        """y = A' x."""
+        """Compute y = A' x."""
         y.setArray(self.operator._apply_adjoint(self._array(x.getArray(readonly=True), 0)).local)
 
-    def _array(self, local: Any, side: int) -> Distributed:
-        """A copy of what a rank has of an array that goes with the rows (0) or columns."""
+    def _array(self, local: Any, side: int) -> DistributedArray:
+        """Copy the local part of a Vec along the rows (0) or columns (1) into an array."""
         ranks = self.operator.backend.device
         rows = ranks.rows(self.operator.shape[side])
-        return Distributed(host.array(local, order="C"), ranks, rows)
+        return DistributedArray(host.array(local, order="C"), ranks, rows)
 
     def shift(self, mat: Any, a: float) -> None:
-        """A + a I in place of A."""
+        """Replace A by A + a I."""
         identity = IdentityMinus(Zero(self.operator, self.operator.shape))
         self.operator = self.operator.plus(identity.times(a))
 
     def productSetFromOptions(self, mat: Any, kind: str, A: Any, B: Any, C: Any) -> bool:
-        """Whether products of this kind can be had: A B and A' B, of dense B."""
+        """Tell PETSc which products with Mats exist: A B and A' B."""
         return kind in ("AB", "AtB")
 
     def productSymbolic(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
-        """Make what the product goes into."""
-        rows = self.operator.shape[0 if kind == "AB" else 1]
-        known = self.operator.backend.device.rows(rows)
-        local = known.count(self.operator.backend.device.rank)
+        """Set up the dense Mat that will hold the product."""
+        ranks = self.operator.backend.device
+        total = self.operator.shape[0 if kind == "AB" else 1]
         product.setType("dense")
-        product.setSizes(((local, rows), B.getSizes()[1]))
+        product.setSizes(((ranks.rows(total).count(ranks.rank), total), B.getSizes()[1]))
         product.setUp()
         product.assemble()
 
     def productNumeric(self, mat: Any, product: Any, kind: str, A: Any, B: Any, C: Any) -> None:
-        """The block product is the product."""
+        """Compute the product by the operator's block product."""
         product.getDenseArray()[...] = self.product(B, kind == "AtB").local
         product.assemble()
 
-    def product(self, B: Any, adjoint: bool = False) -> Distributed:
-        """A B or A' B of a dense Mat."""
+    def product(self, B: Any, adjoint: bool = False) -> DistributedArray:
+        """Return A B or A' B for a dense Mat B."""
         X = self._array(B.getDenseArray(readonly=True), 0 if adjoint else 1)
         return self.operator._apply_adjoint(X) if adjoint else self.operator._apply(X)
+
+
+def to_petsc(x: Any) -> Any:
+    """Convert arrays to Vecs (blocks to dense Mats), operators to Mats, and nothing else."""
+    if isinstance(x, DistributedArray):
+        return x.vec() if x.ndim == 1 else create_dense_mat(x)
+    if isinstance(x, Operator):
+        return as_mat(x)
+    if isinstance(x, tuple):
+        return tuple(map(to_petsc, x))
+    if isinstance(x, Mapping):
+        return {name: to_petsc(value) for name, value in x.items()}
+    return x
+
+
+def attribute_to_petsc(owner: Any, name: str) -> Any:
+    """Return an attribute with Vecs and Mats in it; a method is wrapped to return them."""
+    value = getattr(owner, name)
+    if isinstance(value, Operator) or not callable(value):
+        return to_petsc(value)
+
+    @functools.wraps(value)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return to_petsc(value(*args, **kwargs))
+
+    return method
+
+
+def as_mat(operator: Operator) -> Any:
+    """Return an operator on distributed arrays as a PETSc Mat.
+
+    Parameters
+    ----------
+    operator : Operator, (m, n)
+        What an equilibrium's ``of`` holds, and sums, multiples and products of such operators.
+
+    Returns
+    -------
+    petsc4py.PETSc.Mat
+        The user's own Mat if the operator is one, otherwise a shell Mat with ``mult``,
+        ``multTranspose``, ``matMult`` and ``transposeMatMult``. It has the operator's attributes
+        (``gauss_newton``, ``terms``, ``adjoint_state`` of a Hessian), too, as Mats and Vecs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq import petsc
+    >>> model = petsc.distributed(
+    ...     mfdeq.from_function(lambda h, theta: h**3 + h - theta, 3, 3, kind="residual")
+    ... )
+    >>> eq = petsc.solve(model, model.params(np.array([0.0, 2.0, 10.0])))
+    >>> A = petsc.as_mat(2.0 * eq.of.state_operator)  # A = 1 + 3 h²
+    >>> x, y = A.createVecs()
+    >>> x.set(1.0)
+    >>> A.mult(x, y)
+    >>> model.gathered_state(y).round(4)
+    array([ 2.,  8., 26.])
+    """
+    if isinstance(operator, MatOperator):
+        return operator.mat
+    return shell_mat(OperatorContext(operator))
+
+
+def shell_mat(context: OperatorContext) -> Any:
+    """Create a shell Mat that calls the operator which its context holds at the time."""
+    operator = context.operator
+    ranks = operator.backend.device
+    sizes = [(ranks.rows(n).count(ranks.rank), n) for n in operator.shape]
+    mat = _mat_class()()
+    mat.createPython(sizes, context, comm=ranks.comm)
+    mat.setUp()
+    register_for_cleanup(mat, ranks)
+    return mat
+
+
+@functools.cache
+def _mat_class() -> type:
+    from petsc4py import PETSc
+
+    class OperatorMat(PETSc.Mat):
+        """A shell Mat that has the attributes of its operator."""
+
+        # Products with dense Mats bypass PETSc's: its result keeps a reference to its factors, and
+        # would drop them only after Python has ended.
+
+        def matMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
+            """Return A B, for a dense B by the operator's block product."""
+            if args or kwargs or not _is_dense(mat):
+                return super().matMult(mat, *args, **kwargs)
+            return self._product(mat)
+
+        def transposeMatMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
+            """Return A' B, for a dense B by the operator's block product."""
+            if args or kwargs or not _is_dense(mat):
+                return super().transposeMatMult(mat, *args, **kwargs)
+            return self._product(mat, adjoint=True)
+
+        def _product(self, mat: Any, adjoint: bool = False) -> Any:
+            product = self.getPythonContext().product(mat, adjoint)
+            product.device.count_bytes(product.nbytes)
+            product.device.count_user_call()
+            return create_dense_mat(product)
+
+        def __del__(self, drop: Any = drop_python_context) -> None:
+            if self.handle and self.getRefCount() == 1:
+                drop(self)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return attribute_to_petsc(self.getPythonContext().operator, name)
+
+    return OperatorMat
+
+
+def _is_dense(mat: Any) -> bool:
+    if not is_petsc(mat, "Mat"):
+        raise ArgumentError(
+            f"expected a PETSc Mat, got a {type(mat).__name__}: an array becomes one by "
+            "PETSc.Mat().createDense(sizes, array=...)"
+        )
+    return mat.getType().endswith("dense")

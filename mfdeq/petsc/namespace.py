@@ -1,9 +1,13 @@
-"""The array API of distributed arrays, as much of it as the formulas use; of others, numpy's."""
+"""The array API namespace of distributed arrays: the functions that mfdeq's formulas use.
+
+Given replicated arrays, its functions are those of numpy.
+"""
 
 from __future__ import annotations
 
 import builtins
 import functools
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +16,7 @@ from array_api_compat import numpy as compat
 
 from ..arrays.backend import host
 from ..errors import ArgumentError
-from .arrays import Distributed, Transposed, held_by_all, on_rows
+from .arrays import DistributedArray, TransposedArray, is_petsc, local_operand, replicate
 from .ranks import Ranks, Rows
 
 float32, float64, int64, bool = compat.float32, compat.float64, compat.int64, compat.bool
@@ -24,10 +28,10 @@ def _entrywise(name: str) -> Callable:
 
     @functools.wraps(function)
     def applied(*arrays: Any, **options: Any) -> Any:
-        like = next((x for x in arrays if isinstance(x, Distributed)), None)
+        like = next((x for x in arrays if isinstance(x, DistributedArray)), None)
         if like is None:
             return function(*arrays, **options)
-        return like.like(function(*(on_rows(x, like) for x in arrays), **_local(options)))
+        return like.like(function(*(local_operand(x, like) for x in arrays), **_local(options)))
 
     return applied
 
@@ -44,49 +48,49 @@ zeros_like, ones_like = map(_entrywise, ("zeros_like", "ones_like"))
 
 
 def astype(x: Any, dtype: Any) -> Any:
-    """The numbers in another dtype."""
-    return x.like(x.local.astype(dtype)) if isinstance(x, Distributed) else x.astype(dtype)
+    """Return the entries in another dtype."""
+    return x.like(x.local.astype(dtype)) if isinstance(x, DistributedArray) else x.astype(dtype)
 
 
 def full_like(x: Any, value: Any) -> Any:
-    """One number everywhere."""
-    if isinstance(x, Distributed):
+    """Return an array of that shape with one number everywhere."""
+    if isinstance(x, DistributedArray):
         return x.like(host.full_like(x.local, value))
     return host.full_like(x, value)
 
 
-# Making arrays.
+# Creating arrays.
 
 
-def _made(
+def _create(
     function: Callable, shape: Any, dtype: Any = None, device: Ranks | None = None, **options: Any
 ) -> Any:
     rows, *columns = shape if isinstance(shape, tuple) else (shape,)
-    if device is None or (spread := device.rows(rows)) is None:
+    if device is None or (split := device.rows(rows)) is None:
         return function(shape, dtype=dtype, **options)
-    local = function((spread.count(device.rank), *columns), dtype=dtype, **options)
-    return Distributed(local, device, spread)
+    local = function((split.count(device.rank), *columns), dtype=dtype, **options)
+    return DistributedArray(local, device, split)
 
 
-zeros, ones = functools.partial(_made, host.zeros), functools.partial(_made, host.ones)
+zeros, ones = functools.partial(_create, host.zeros), functools.partial(_create, host.ones)
 
 
 def arange(n: int, device: Ranks | None = None) -> Any:
-    """0 to n - 1."""
+    """Return the numbers 0 to n - 1."""
     return asarray(host.arange(n), device=device)
 
 
 def nonzero(x: Any) -> Any:
-    """Where an array that every rank holds is not zero."""
-    return host.nonzero(held_by_all(x))
+    """Return the indices of nonzero entries, for the whole array on every rank."""
+    return host.nonzero(replicate(x))
 
 
 def eye(rows: int, columns: int, dtype: Any = None, device: Ranks | None = None) -> Any:
-    """Ones on the diagonal."""
-    found = zeros((rows, columns), dtype=dtype, device=device)
+    """Return ones on the diagonal and zeros elsewhere."""
+    identity = zeros((rows, columns), dtype=dtype, device=device)
     for j in range(rows if rows < columns else columns):
-        found[j, j] = 1.0
-    return found
+        identity[j, j] = 1.0
+    return identity
 
 
 def asarray(
@@ -97,28 +101,30 @@ def asarray(
     order: Any = None,
     rows: int | None = None,
 ) -> Any:
-    """A Vec or a distributed array; the rows of a numpy array that every rank has.
+    """Return a Vec, a distributed array, or a numpy array that every rank has as a distributed one.
 
-    Those of an array of `rows`, or of as many as it has: of 0 all.
+    A numpy array is distributed as arrays with `rows` rows are (by default its own number of rows),
+    and left whole on every rank if `rows` is 0.
     """
-    if hasattr(x, "getOwnershipRanges"):
-        x = Distributed.of(x)
-    if isinstance(x, Transposed):
-        raise ArgumentError("the transpose of a distributed array; an array was expected")
-    if not isinstance(x, Distributed):
+    if is_petsc(x, "Vec", "Mat"):
+        x = DistributedArray.from_petsc(x)
+    if isinstance(x, TransposedArray):
+        raise ArgumentError("expected an array, got the transpose of a distributed array")
+    if not isinstance(x, DistributedArray):
         x = host.asarray(x)
-        many = x.shape[0] if rows is None and x.ndim else rows or 0
-        if many == 0 or device is None or (spread := device.rows(many)) is None:
+        total = x.shape[0] if rows is None and x.ndim else rows or 0
+        if total == 0 or device is None or (split := device.rows(total)) is None:
             return host.array(x, dtype=dtype) if copy else host.asarray(x, dtype=dtype)
-        return Distributed(_own_rows(x, device, spread).astype(dtype or x.dtype), device, spread)
+        return DistributedArray(_own_rows(x, device, split).astype(dtype or x.dtype), device, split)
     if not copy and dtype in (None, x.dtype):
         return x
     return x.like(host.array(x.local, dtype=dtype))
 
 
 def _own_rows(x: Any, device: Any, rows: Rows) -> Any:
+    """Return this rank's rows of an array that every rank has whole."""
     if not rows.parts:
-        return x[rows.of(device.rank)].copy()
+        return x[rows.slice_of(device.rank)].copy()
     starts = host.cumsum([0, *(part.total for part in rows.parts)])
     return host.concatenate(
         [_own_rows(x[starts[i] : starts[i + 1]], device, p) for i, p in enumerate(rows.parts)]
@@ -126,63 +132,66 @@ def _own_rows(x: Any, device: Any, rows: Rows) -> Any:
 
 
 def concat(arrays: Any, axis: int = 0) -> Any:
-    """One below the other, or side by side."""
+    """Join arrays one below the other (axis 0) or side by side (axis 1)."""
     arrays = list(arrays)
     first = arrays[0]
-    if not isinstance(first, Distributed):
+    if not isinstance(first, DistributedArray):
         return host.concatenate(arrays, axis=axis)
     if axis == 1:
-        return first.like(host.concatenate([on_rows(x, first) for x in arrays], axis=1))
+        return first.like(host.concatenate([local_operand(x, first) for x in arrays], axis=1))
     if len(arrays) == 1:
         return first
-    rows = Rows.stacked(tuple(x.rows for x in arrays))
-    return Distributed(host.concatenate([x.local for x in arrays]), first.device, rows)
+    rows = Rows.stack(tuple(x.rows for x in arrays))
+    return DistributedArray(host.concatenate([x.local for x in arrays]), first.device, rows)
 
 
 def stack(arrays: Any, axis: int = 0) -> Any:
-    """(n,) arrays as the columns of (n, k)."""
+    """Stack (n,) arrays as the columns of an (n, k) one."""
     arrays = list(arrays)
     first = arrays[0]
-    if not isinstance(first, Distributed):
+    if not isinstance(first, DistributedArray):
         return host.stack(arrays, axis=axis)
     if axis != 1:
-        raise ArgumentError(f"distributed arrays are stacked along axis 1, not {axis}")
-    return first.like(host.stack([on_rows(x, first) for x in arrays], axis=1))
+        raise ArgumentError(f"expected axis=1 to stack distributed arrays, got {axis}")
+    return first.like(host.stack([local_operand(x, first) for x in arrays], axis=1))
 
 
 def reshape(x: Any, shape: tuple[int, ...]) -> Any:
-    """Of what every rank holds; a distributed array as it is."""
-    if not isinstance(x, Distributed):
+    """Reshape a replicated array; a distributed (n,) array only to (n, 1)."""
+    if not isinstance(x, DistributedArray):
         return host.reshape(x, shape)
     if shape == x.shape:
         return x
     if len(shape) == 2 and shape == (x.shape[0], 1):
         return x.like(x.local[:, None])
-    raise ArgumentError(f"a distributed array of shape {x.shape} in that of {shape}")
+    raise ArgumentError(f"a distributed array of shape {x.shape} cannot be reshaped to {shape}")
 
 
 def take(x: Any, indices: Any, axis: int) -> Any:
-    """Columns of (n, k)."""
-    if not isinstance(x, Distributed):
+    """Return columns of an (n, k) array."""
+    if not isinstance(x, DistributedArray):
         return host.take(x, indices, axis=axis)
     if axis not in (1, -1) or x.ndim == 1:
-        raise ArgumentError("rows of a distributed array cannot be taken")
-    return x.like(x.local[:, held_by_all(indices)])
+        raise ArgumentError(
+            f"expected axis=1 to take columns of a distributed (n, k) array, got axis={axis} of an "
+            f"array of shape {x.shape}"
+        )
+    return x.like(x.local[:, replicate(indices)])
 
 
-# Over rows: over the ranks.
+# Reductions; those over rows are over all ranks.
 
 
 def _reduced(name: str, how: str, empty: Any) -> Callable:
     function = getattr(host, name)
 
     def applied(x: Any, axis: Any = None, **options: Any) -> Any:
-        if not isinstance(x, Distributed):
+        if not isinstance(x, DistributedArray):
             return function(x, axis=axis, **options)
         if axis in (1, -1) and x.ndim == 2:
             return x.like(function(x.local, axis=1, **options))
         start = {} if empty is None else {"initial": empty(x.dtype)}
-        return x.device.reduced(function(x.local, axis=axis, **start, **options), how)
+        return x.device.allreduce(function(x.local, axis=axis, **start, **options), how)
 
     return applied
 
@@ -201,60 +210,60 @@ max, min = _reduced("max", "MAX", _extreme(-1)), _reduced("min", "MIN", _extreme
 
 
 def argsort(x: Any) -> Any:
-    """What puts an array that every rank holds in order."""
-    return host.argsort(held_by_all(x), kind="stable")
+    """Return the indices that sort an array, for the whole array on every rank."""
+    return host.argsort(replicate(x), kind="stable")
 
 
 def argmax(x: Any) -> Any:
-    """The first row of those where an (n,) array is largest."""
-    if not isinstance(x, Distributed):
+    """Return the first index of the largest entry of an (n,) array."""
+    if not isinstance(x, DistributedArray):
         return host.argmax(x)
     return int(host.argmax(x.gathered()))
 
 
 def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
-    """Inner products along an axis."""
-    if not isinstance(x, Distributed):
+    """Return inner products along an axis."""
+    if not isinstance(x, DistributedArray):
         return host.sum(x * y, axis=axis) if x.ndim > 1 else x @ y
     if axis not in (0, -x.ndim):
-        return x.like(compat.vecdot(x.local, on_rows(y, x), axis=axis))
-    other = on_rows(y, x)
+        return x.like(compat.vecdot(x.local, local_operand(y, x), axis=axis))
+    other = local_operand(y, x)
     if x.ndim == 1:
         return x.device.sum(x.local @ other)
     return x.device.sum(host.einsum("ij,ij->j", x.local, other))
 
 
 def _vector_norm(x: Any) -> Any:
-    if not isinstance(x, Distributed):
+    if not isinstance(x, DistributedArray):
         return host.linalg.norm(host.ravel(x))
     mine = x.local.ravel()
     return host.sqrt(x.device.sum(mine @ mine))
 
 
 def _qr(x: Any) -> Any:
-    """Q of orthonormal columns and R: of what each rank has, and then of their factors."""
-    if not isinstance(x, Distributed):
+    """Return Q and R, from the factors of each rank's rows: a QR of the stacked R (TSQR)."""
+    if not isinstance(x, DistributedArray):
         return host.linalg.qr(x)
     Q, R = host.linalg.qr(x.local)
     if x.device.size == 1:
         return x.like(Q), R
     factors = x.device.mpi.allgather(R)
     before = builtins.sum(factor.shape[0] for factor in factors[: x.device.rank])
-    together, R = host.linalg.qr(host.concatenate(factors))
-    return x.like(Q @ together[before : before + Q.shape[1]]), R
+    stacked, R = host.linalg.qr(host.concatenate(factors))
+    return x.like(Q @ stacked[before : before + Q.shape[1]]), R
 
 
 def _pinv(x: Any, rtol: float) -> Any:
-    """The pseudoinverse, of (n, k) by that of R."""
-    if not isinstance(x, Distributed):
+    """Return the pseudoinverse, from that of R in x = Q R."""
+    if not isinstance(x, DistributedArray):
         return compat.linalg.pinv(x, rtol=rtol)
     Q, R = _qr(x)
     return (Q @ compat.linalg.pinv(R, rtol=rtol).T).T
 
 
 def _svd(x: Any, full_matrices: Any = True) -> Any:
-    """U, of as many columns as x where that is distributed, the singular values, and V'."""
-    if not isinstance(x, Distributed):
+    """Return U, the singular values and V'; U has as many columns as a distributed x."""
+    if not isinstance(x, DistributedArray):
         return host.linalg.svd(x, full_matrices=full_matrices)
     Q, R = _qr(x)
     U, values, V = host.linalg.svd(R)
@@ -262,14 +271,14 @@ def _svd(x: Any, full_matrices: Any = True) -> Any:
 
 
 def _solve(a: Any, b: Any) -> Any:
-    """x with a x = b, of a small matrix."""
-    if not isinstance(b, Transposed):
+    """Return x with a x = b, for a small matrix a."""
+    if not isinstance(b, TransposedArray):
         return host.linalg.solve(a, b)
     return b.T.like(host.linalg.solve(a, b.T.local.T).T).T
 
 
 def matrix_transpose(x: Any) -> Any:
-    """Of (n, k)."""
+    """Return the transpose of an (n, k) array."""
     return x.T
 
 
@@ -282,3 +291,5 @@ linalg = SimpleNamespace(
     svd=_svd,
     pinv=_pinv,
 )
+
+DistributedArray.namespace = sys.modules[__name__]

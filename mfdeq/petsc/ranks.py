@@ -1,4 +1,4 @@
-"""Who holds what: the rows of distributed arrays, and the processes that they are on."""
+"""The ranks of a communicator, and how the rows of distributed arrays are split among them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..arrays.backend import host
 from ..arrays.kernels import available_bytes
 from ..errors import ArgumentError
 
-# What was handed to functions of the user's, after which what they left is cleaned up.
-CALLS = 50
-BYTES = 2**26  # on each rank
+# PETSc collects the Vecs that user functions have dropped after so many calls of them, or after so
+# many bytes on each rank were passed to them, whichever comes first.
+CALLS_BETWEEN_CLEANUPS = 50
+BYTES_BETWEEN_CLEANUPS = 2**26
 
 
 class Size(int):
-    """A number of rows that knows which it is the sum of, where arrays were stacked."""
+    """A number of rows that remembers its summands, where arrays were stacked."""
 
     parts: tuple[Size, ...]
 
     def __new__(cls, total: int, parts: tuple[Size, ...] = ()) -> Size:
-        """A number, with those that it is the sum of."""
-        found = super().__new__(cls, total)
-        found.parts = parts
-        return found
+        """Make the number, with the numbers that it is the sum of."""
+        size = super().__new__(cls, total)
+        size.parts = parts
+        return size
 
     def __add__(self, other: Any) -> Any:
         total = int(self) + other
@@ -35,14 +36,14 @@ class Size(int):
 
 @dataclass(frozen=True)
 class Rows:
-    """How the rows of an array are spread over the ranks.
+    """How the rows of an array are split among the ranks.
 
     Attributes
     ----------
     starts : tuple of int
-        The first row of each rank, and the number of rows.
+        The first row of each rank, and last the number of rows.
     parts : tuple of Rows
-        Of rows stacked out of several arrays: each rank holds its rows of one after the other.
+        For rows stacked from several arrays: each rank holds its rows of one array after the other.
     """
 
     starts: tuple[int, ...]
@@ -50,42 +51,45 @@ class Rows:
 
     @property
     def total(self) -> Size:
-        """Rows of all ranks."""
+        """Number of rows on all ranks together."""
         return Size(self.starts[-1], tuple(part.total for part in self.parts))
 
-    def of(self, rank: int) -> slice:
-        """Those of a rank."""
+    def slice_of(self, rank: int) -> slice:
+        """Return the rows of a rank."""
         return slice(self.starts[rank], self.starts[rank + 1])
 
     def count(self, rank: int) -> int:
-        """How many those are."""
+        """Return the number of rows of a rank."""
         return self.starts[rank + 1] - self.starts[rank]
 
     @classmethod
-    def stacked(cls, parts: tuple[Rows, ...]) -> Rows:
-        """Of arrays one below the other."""
+    def stack(cls, parts: tuple[Rows, ...]) -> Rows:
+        """Return the rows of arrays stacked one below the other."""
         starts = tuple(sum(column) for column in zip(*(rows.starts for rows in parts), strict=True))
         return cls(starts, parts)
 
 
 class Ranks:
-    """The processes of a communicator: where distributed arrays are, as others are on a device.
+    """The ranks of a communicator: the device of distributed arrays.
 
-    Arrays of as many rows have the same rows on each rank; those of a number that is not known
-    here are small, and held by every rank.
+    On one communicator all arrays with the same number of rows are split in the same way. Arrays
+    with a number of rows that is not registered here are small, and replicated on every rank.
 
     Attributes
     ----------
     comm : petsc4py.PETSc.Comm
     mpi : mpi4py.MPI.Comm
-        The same, for what PETSc has not.
+        The same communicator, for what petsc4py does not offer.
     rank, size : int
+    key : tuple
+        The members as ranks of MPI.COMM_WORLD, and how many communicators with the same members
+        were known before: the same on every rank.
     grids : dict
-        The DMDA whose vectors those of a number of rows are, where they are one's.
+        By number of rows, the DMDA to which vectors of that size belong, if any.
     errors : mpi4py.MPI.Comm
-        On which nothing but failures is told.
+        A duplicate on which nothing but failures is communicated.
     memory : int
-        Bytes that there can be on all machines, each taken for the smallest.
+        Available bytes on all machines together, each counted as the smallest.
     """
 
     _known: ClassVar[dict[int, Ranks]] = {}
@@ -94,148 +98,151 @@ class Ranks:
         self.comm, self.mpi = comm, comm.tompi4py()
         self.rank, self.size = comm.getRank(), comm.getSize()
         self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
-        self.place = self._place()
-        self.memory = self._memory()
+        self.key = self._key()
+        self.memory = self._available_bytes()
         self.grids: dict[int, Any] = {}
         self._rows = {0: Rows((0,) * (self.size + 1))}
-        self._keeper: Any = None
-        self._calls = self._made = self._given = 0
+        self._owner: Any = None  # an object that keeps PETSc's inner communicator alive
+        self._calls = self._objects = self._bytes = 0
 
     @classmethod
     def of(cls, comm: Any) -> Ranks:
-        """One for each communicator, by what PETSc made of it for its objects."""
+        """Return the one `Ranks` of a communicator, told by PETSc's inner duplicate of it."""
         from petsc4py import PETSc
 
-        if (found := cls._known.get(comm.tompi4py().py2f())) is not None:
-            return found
+        if (known := cls._known.get(comm.tompi4py().py2f())) is not None:
+            return known
         vec = PETSc.Vec().create(comm=comm)
-        key = vec.getComm().tompi4py().py2f()
-        if key in cls._known:
+        handle = vec.getComm().tompi4py().py2f()
+        if handle in cls._known:
             vec.destroy()
-        else:  # which lives as long as an object has it
-            cls._known[key] = cls(vec.getComm())
-            cls._known[key]._keeper = vec
-        return cls._known[key]
+        else:
+            cls._known[handle] = cls(vec.getComm())
+            cls._known[handle]._owner = vec
+        return cls._known[handle]
 
-    def _place(self) -> tuple[tuple[int, ...], int]:
-        """The ranks of all, and how many communicators of the same there were before."""
+    def _key(self) -> tuple[tuple[int, ...], int]:
         from mpi4py import MPI
 
         group, world = self.mpi.Get_group(), MPI.COMM_WORLD.Get_group()
         members = tuple(MPI.Group.Translate_ranks(group, range(self.size), world))
-        return members, sum(members == other.place[0] for other in self._known.values())
+        return members, sum(members == other.key[0] for other in self._known.values())
 
-    def next_number(self) -> int:
-        """Of what is made on these ranks, on each the same."""
-        self._made += 1
-        return self._made
+    def next_object_number(self) -> int:
+        """Count an object that is made on these ranks; the count is the same on each."""
+        self._objects += 1
+        return self._objects
 
-    def _memory(self) -> int:
+    def _available_bytes(self) -> int:
         from mpi4py import MPI
 
-        here = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        machines = self.mpi.allreduce(int(here.Get_rank() == 0))
-        here.Free()
+        machine = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        machines = self.mpi.allreduce(int(machine.Get_rank() == 0))
+        machine.Free()
         return machines * self.mpi.allreduce(available_bytes(), MPI.MIN)
 
     def __repr__(self) -> str:
         return f"{self.size} ranks"
 
-    def hand(self, nbytes: int) -> None:
-        """Take note of an array of so many bytes, of all ranks, that a user gets."""
-        self._given += nbytes // self.size
+    def count_bytes(self, nbytes: int) -> None:
+        """Count the bytes (on all ranks) of an array that is passed to the user."""
+        self._bytes += nbytes // self.size
 
-    def called(self) -> None:
-        """Take note of a call of a user's function, on all ranks.
+    def count_user_call(self) -> None:
+        """Count a call of a user's function on all ranks, and collect garbage now and then.
 
-        The Vecs that it was given are dropped by PETSc only when all ranks clean up together.
+        PETSc destroys the Vecs that the function has dropped only in a collective cleanup.
         """
         from petsc4py import PETSc
 
         self._calls += 1
-        if self._calls >= CALLS or self._given > BYTES:
-            self._calls = self._given = 0
+        if self._calls >= CALLS_BETWEEN_CLEANUPS or self._bytes > BYTES_BETWEEN_CLEANUPS:
+            self._calls = self._bytes = 0
             PETSc.garbage_cleanup(self.comm)
 
     def rows(self, total: int) -> Rows | None:
-        """Of arrays of so many rows; None where those are held by every rank."""
+        """Return how arrays of so many rows are split; None if they are replicated."""
         if not (parts := getattr(total, "parts", ())):
             return self._rows.get(total)
-        return Rows.stacked(tuple(self._rows[part] for part in parts))
+        return Rows.stack(tuple(self._rows[part] for part in parts))
 
-    def add(self, rows: Rows) -> Rows:
-        """Arrays of that number of rows are spread like that from now on."""
+    def register_rows(self, rows: Rows) -> Rows:
+        """Register how arrays of this number of rows are split from now on."""
         known = self._rows.setdefault(rows.total, rows)
         if known.starts != rows.starts:
             raise ArgumentError(
-                f"a vector of {rows.total} entries has {host.diff(rows.starts)} of them on the "
-                f"ranks, an earlier one of as many {host.diff(known.starts)}: give all vectors of "
-                "one size the same layout, or this problem a communicator of its own "
-                "(PETSc.Comm(comm.tompi4py().Dup()))"
+                f"vectors of {rows.total} entries: expected {host.diff(known.starts)} entries on "
+                f"the ranks, as an earlier vector of this size has, got {host.diff(rows.starts)}. "
+                "Give all vectors of one size the same layout, or this problem a communicator of "
+                "its own, PETSc.Comm(comm.tompi4py().Dup())"
             )
         return known
 
-    def settle(self, total: int, own: int | None = None) -> Rows:
-        """Spread arrays of so many rows as they are, or as PETSc would, or as every rank says."""
-        said = self.mpi.allgather((total, own))
-        if len({whole for whole, _ in said}) > 1 or len({part is None for _, part in said}) > 1:
+    def agree_on_rows(self, total: int, own: int | None = None) -> Rows:
+        """Return the split of so many rows, and register it if it is new; a collective call.
+
+        Parameters
+        ----------
+        total : int
+        own : int, optional
+            The number of rows on this rank. By default the registered split, or PETSc's.
+        """
+        claims = self.mpi.allgather((total, own))
+        if len({whole for whole, _ in claims}) > 1 or len({part is None for _, part in claims}) > 1:
             raise ArgumentError(
-                f"the ranks say (of all, of this one): {said}; one number of all was expected"
+                "expected the same total size on every rank, got (size on all ranks, size on this "
+                f"one) = {claims}"
             )
         if own is None and total in self._rows:
             return self._rows[total]
-        counts = [part for _, part in said]
+        counts = [part for _, part in claims]
         if own is None:
             counts = [total // self.size + (total % self.size > rank) for rank in range(self.size)]
         if host.sum(counts) != total:
             raise ArgumentError(
-                f"the ranks hold {counts} of {total} rows, which do not add up: sizes are (of this "
-                "rank, of all)"
+                f"expected local sizes that add up to {total}, got {counts} on the ranks: give "
+                "sizes as (on this rank, on all ranks)"
             )
-        return self.add(Rows((0, *(int(start) for start in host.cumsum(counts)))))
+        return self.register_rows(Rows((0, *(int(start) for start in host.cumsum(counts)))))
 
     def sum(self, x: Any) -> Any:
-        """Of what every rank has: a number or a host array of one shape."""
-        if self.size == 1:
-            return x
-        found = host.empty_like(host.asarray(x))
-        self.mpi.Allreduce(host.ascontiguousarray(x), found)
-        return found[()]
+        """Sum a number, or a host array of one shape, over all ranks."""
+        return self.allreduce(x, "SUM")
 
-    def reduced(self, x: Any, how: str) -> Any:
-        """By "MAX", "MIN", "LAND" or "LOR"."""
+    def allreduce(self, x: Any, how: str) -> Any:
+        """Reduce a number or a host array over all ranks by the named operation of MPI."""
         if self.size == 1:
             return x
         from mpi4py import MPI
 
-        found = host.empty_like(host.asarray(x))
-        self.mpi.Allreduce(host.ascontiguousarray(x), found, getattr(MPI, how))
-        return found[()]
+        result = host.empty_like(host.asarray(x))
+        self.mpi.Allreduce(host.ascontiguousarray(x), result, getattr(MPI, how))
+        return result[()]
 
     def on_first_rank(self, function: Callable[[], Any]) -> Any:
-        """What a function returns or raises on the first rank, on all."""
-        found = failure = None
+        """Call a function on the first rank; return its value, or raise its error, on all."""
+        value = failure = None
         if self.rank == 0:
             try:
-                found = function()
+                value = function()
             except Exception as error:
                 failure = error
         if self.size > 1:
-            found, failure = self.mpi.bcast((found, failure))
+            value, failure = self.mpi.bcast((value, failure))
         if failure is not None:
             raise failure
-        return found
+        return value
 
-    def gathered(self, local: Any, rows: Rows) -> Any:
-        """The whole array on every rank."""
+    def gather(self, local: Any, rows: Rows) -> Any:
+        """Return the whole array on every rank, from the rows that each rank has."""
         if self.size == 1:
             return local
         pieces = self.mpi.allgather(local)
         if not rows.parts:
             return host.concatenate(pieces)
-        blocks, found = [0] * self.size, []
+        offsets, blocks = [0] * self.size, []
         for part in rows.parts:
             for rank, piece in enumerate(pieces):
-                found.append(piece[blocks[rank] : blocks[rank] + part.count(rank)])
-                blocks[rank] += part.count(rank)
-        return host.concatenate(found)
+                blocks.append(piece[offsets[rank] : offsets[rank] + part.count(rank)])
+                offsets[rank] += part.count(rank)
+        return host.concatenate(blocks)

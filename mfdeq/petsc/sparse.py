@@ -11,9 +11,9 @@ from ..arrays.sparse import canonical
 from ..errors import ModelError
 from ..operators.dot_tests import check_adjoint
 from ..operators.operator import Operator
-from .arrays import held_by_all
-from .mats import Context, FromMat, aij
-from .objects import in_short
+from .arrays import replicate
+from .errors import last_line
+from .mats import MatOperator, OperatorContext, create_aij
 from .ranks import Ranks
 
 
@@ -21,7 +21,7 @@ def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
     """A user's Mat as an operator: one of ours inside is taken out."""
     if isinstance(mat, Entries):
         mat = mat.mat(backend.device)
-    if mat.getType() == "python" and isinstance(mat.getPythonContext(), Context):
+    if mat.getType() == "python" and isinstance(mat.getPythonContext(), OperatorContext):
         return mat.getPythonContext().operator
     if Ranks.of(mat.getComm()) is not backend.device:
         raise ModelError(
@@ -29,7 +29,7 @@ def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
         )
     if not mat.isAssembled():
         raise ModelError(f"{name} is a Mat that is not assembled: call its assemble()")
-    found = FromMat(backend, mat)
+    found = MatOperator(backend, mat)
     if not found.assembled:
         _check_adjoint(found, name)
     elif not _finite(mat):
@@ -37,7 +37,7 @@ def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
     return found
 
 
-def _check_adjoint(op: FromMat, name: str) -> None:
+def _check_adjoint(op: MatOperator, name: str) -> None:
     from petsc4py import PETSc
 
     try:
@@ -45,7 +45,7 @@ def _check_adjoint(op: FromMat, name: str) -> None:
     except PETSc.Error as error:
         raise ModelError(
             f"a product of {name}, a Mat of type {op.mat.getType()}, or of its transpose failed: "
-            f"it needs mult and multTranspose ({in_short(error)})"
+            f"it needs mult and multTranspose ({last_line(error)})"
         ) from error
 
 
@@ -76,7 +76,7 @@ class Entries:
 
     def __init__(self, entries: Any, shape: tuple[int, int]) -> None:
         values, places = entries
-        self.values, self.rows, self.columns = map(held_by_all, (values, *places))
+        self.values, self.rows, self.columns = map(replicate, (values, *places))
         self.shape = shape
 
     def __rmul__(self, factor: float) -> Entries:
@@ -84,10 +84,10 @@ class Entries:
 
     def mat(self, ranks: Ranks) -> Any:
         """As a Mat."""
-        rows, columns = map(ranks.settle, self.shape)
-        here = rows.of(ranks.rank)
+        rows, columns = map(ranks.agree_on_rows, self.shape)
+        here = rows.slice_of(ranks.rank)
         mine = (self.rows >= here.start) & (self.rows < here.stop)
         places = self.rows[mine] - here.start, self.columns[mine]
         shape = rows.count(ranks.rank), columns.total
         kept = canonical(scipy.sparse.csr_matrix((self.values[mine], places), shape=shape))
-        return aij(ranks, rows, columns, (kept.indptr, kept.indices, kept.data))
+        return create_aij(ranks, rows, columns, (kept.indptr, kept.indices, kept.data))

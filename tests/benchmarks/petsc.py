@@ -258,14 +258,12 @@ def counted(product):
     from mfdeq.petsc.ranks import Ranks
 
     PETSc.Log.begin()
-    sums, ours = {"sum": Ranks.sum, "reduced": Ranks.reduced}, []
-    for name, function in sums.items():
-        setattr(Ranks, name, lambda *args, _of=function: ours.append(1) or _of(*args))
+    allreduce, ours = Ranks.allreduce, []
+    Ranks.allreduce = lambda *args: ours.append(1) or allreduce(*args)
     flops, before = PETSc.Log.getFlops(), PETSc.Log.Event("KSPSolve").getPerfInfo()
     product()
     after = PETSc.Log.Event("KSPSolve").getPerfInfo()
-    for name, function in sums.items():
-        setattr(Ranks, name, function)
+    Ranks.allreduce = allreduce
     mine = {
         "flops": PETSc.Log.getFlops() - flops,
         "messages of solves": after["numMessages"] - before["numMessages"],

@@ -1,10 +1,10 @@
-"""What several ranks that run one test need."""
+"""Settings for several ranks that run the same tests."""
 
 import tempfile
 
 
 def pytest_configure(config):
-    """Give each rank a folder of its own: all would make, and clean up, the same one at once."""
+    """Give each rank its own folder: otherwise all would make and remove the same one at once."""
     if config.option.basetemp is None:
         folder = tempfile.TemporaryDirectory(prefix="pytest-")
         config.option.basetemp = folder.name

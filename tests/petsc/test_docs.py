@@ -1,4 +1,4 @@
-"""The example of docs/petsc.rst runs as it stands there."""
+"""The example of docs/petsc.rst runs as it is written."""
 
 import textwrap
 from pathlib import Path
@@ -15,7 +15,7 @@ import mfdeq
 DOCS = Path(__file__).parents[2] / "docs" / "petsc.rst"
 
 
-def test_the_example():
+def test_example_of_the_docs_runs():
     page = DOCS.read_text("utf-8")
     block = page[page.index("    import sys") : page.index("``eq`` has what")]
     model, use = textwrap.dedent(block).split("eq = mfdeq.petsc.solve")

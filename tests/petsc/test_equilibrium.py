@@ -1,4 +1,4 @@
-"""Every derivative on all ranks against the one-machine library: Vecs and Mats, columns, blocks."""
+"""Derivatives on ranks agree with those on one machine, for Vecs and dense Mats."""
 
 import dataclasses
 
@@ -25,14 +25,14 @@ from support.petsc_problems import (
     gathered,
     hessians,
     mat_of,
-    spread,
+    on_one_machine,
+    on_ranks,
     vec_of,
-    whole,
 )
 
 import mfdeq
 import mfdeq.petsc
-from mfdeq.petsc.mats import FromMat, dense_mat
+from mfdeq.petsc.mats import MatOperator, create_dense_mat
 from mfdeq.report import LinearCounts
 
 RNG = np.random.default_rng(3)
@@ -47,7 +47,7 @@ OPERATORS = {
     "a term": lambda eq: eq.hessian(LOSS).terms["dynamics_mixed"],
     "component_hessian": lambda eq: eq.component_hessian(5),
     "second_order_slice": lambda eq: eq.second_order_slice(
-        vec_of(THETA) if eq is spread() else THETA
+        vec_of(THETA) if eq is on_ranks() else THETA
     ),
 }
 
@@ -72,8 +72,11 @@ def block(array):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_products(name):
-    found, expected = OPERATORS[name](spread()), OPERATORS[name](whole())
+def test_products_agree_for_vectors_and_blocks_on_both_sides(name):
+    found, expected = (
+        OPERATORS[name](on_ranks()),
+        OPERATORS[name](on_one_machine()),
+    )
     dense = expected.toarray()
     assert found.getSize() == dense.shape
     x, y = RNG.standard_normal(dense.shape[1]), RNG.standard_normal(dense.shape[0])
@@ -88,37 +91,37 @@ def test_products(name):
     close(block_of(found.transposeMatMult(block(Y))), dense.T @ Y)
 
 
-def test_stacked_directions():
-    T, K = spread().tangent, spread().hessian(LOSS).lagrangian
+def test_stacked_vectors_hold_parameters_and_then_the_state():
+    T, K = on_ranks().tangent, on_ranks().hessian(LOSS).lagrangian
     x = RNG.standard_normal(P)
     u = T.createVecs()[1]
     T.mult(vec_of(x), u)
     # dtheta and dh, one after the other, on every rank.
-    stacked = spread().of.backend.device.rows(spread().of.tangent.shape[0])
+    stacked = on_ranks().of.backend.device.rows(on_ranks().of.tangent.shape[0])
     assert [part.total for part in stacked.parts] == [P, N]
-    found = spread().of.backend.device.gathered(u.getArray().copy(), stacked)
-    expected = whole().tangent @ x
+    found = on_ranks().of.backend.device.gather(u.getArray().copy(), stacked)
+    expected = on_one_machine().tangent @ x
     close(found, expected)
     into = u.duplicate()
     K.mult(u, into)
-    found = spread().of.backend.device.gathered(into.getArray().copy(), stacked)
-    close(found, whole().hessian(LOSS).lagrangian @ expected)
+    found = on_ranks().of.backend.device.gather(into.getArray().copy(), stacked)
+    close(found, on_one_machine().hessian(LOSS).lagrangian @ expected)
 
 
 def test_mats_compose_in_petscs_own_algebra():
     H, ref = hessians()
-    normal = PETSc.Mat().createNormal(spread().sensitivity)
+    normal = PETSc.Mat().createNormal(on_ranks().sensitivity)
     x, y = RNG.standard_normal(P), vec_of(THETA)
     normal.mult(vec_of(x), y)
-    Z = whole().sensitivity.toarray()
+    Z = on_one_machine().sensitivity.toarray()
     close(gathered(y), Z.T @ (Z @ x))
     transposed = PETSc.Mat().createTranspose(H)
     transposed.mult(vec_of(x), y)
     close(gathered(y), ref @ x)
 
 
-def test_gradients_adjoints_and_second_order():
-    eq, ref = spread(), whole()
+def test_gradients_adjoints_and_second_order_agree():
+    eq, ref = on_ranks(), on_one_machine()
     close(gathered(eq.state), ref.state)
     close(gathered(eq.gradient(LOSS)), ref.gradient(LOSS))
     close(gathered(eq.gradient(LOSS, rtol=1e-8)), ref.gradient(LOSS), 1e-8)
@@ -134,38 +137,38 @@ def test_gradients_adjoints_and_second_order():
     close(gathered(found), ref.component_hessian(w) @ u)
 
 
-def test_errors_are_estimated():
+def test_errors_of_products_and_gradients_are_estimated():
     H, ref = hessians()
     v = RNG.standard_normal(P)
     product, error = H.with_error(vec_of(v))
     close(gathered(product), ref @ v)
     assert error.norm() < 1e-6 * product.norm()
-    gradient, off = spread().gradient_with_error(LOSS)
-    assert (gradient - vec_of(whole().gradient(LOSS))).norm() <= off.norm() + 1e-12
+    gradient, off = on_ranks().gradient_with_error(LOSS)
+    assert (gradient - vec_of(on_one_machine().gradient(LOSS))).norm() <= off.norm() + 1e-12
 
 
-def test_one_ksp_for_both_sides():
+def test_one_ksp_serves_both_sides():
     solver = mfdeq.petsc.KSP(prefix="sides_", options={"ksp_type": "cg", "pc_type": "jacobi"})
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
-    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    close(gathered(eq.gradient(LOSS)), on_one_machine().gradient(LOSS))
     assert eq.report.solver == "KSP cg with jacobi"
     assert eq.of.factor.ksp.getType() == "cg"
     assert eq.report.forward.iterations > 0
-    assert eq.report.forward.setups == 1  # the first step's serves the others, and all that follows
+    assert eq.report.forward.setups == 1  # that of the first step serves all others
     eq.inverse.mult(eq.state, eq.state.duplicate())
     eq.inverse.multTranspose(eq.state, eq.state.duplicate())
     assert eq.report.linear.setups == 0
 
 
-def test_options_on_the_command_line_come_first():
+def test_options_on_the_command_line_take_precedence():
     PETSc.Options()["first_ksp_type"] = "bcgs"
     solver = mfdeq.petsc.KSP(prefix="first_", options={"ksp_type": "cg"})
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
-    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    close(gathered(eq.gradient(LOSS)), on_one_machine().gradient(LOSS))
     assert "bcgs" in eq.report.solver
 
 
-def test_options_of_one_solver_are_not_the_next_ones():
+def test_options_of_one_solver_do_not_reach_the_next():
     for kind in ("bjacobi", "jacobi"):
         solver = mfdeq.petsc.KSP(options={"ksp_type": "cg", "pc_type": kind})
         eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
@@ -174,18 +177,18 @@ def test_options_of_one_solver_are_not_the_next_ones():
     assert not PETSc.Options("mfdeq_").hasName("pc_type")
 
 
-def test_a_factorization_solves_blocks():
+def test_factorization_solves_blocks():
     options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
     solver = mfdeq.petsc.KSP(prefix="direct_", options=options)
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
     B = RNG.standard_normal((N, 3))
-    close(block_of(eq.inverse.matMult(block(B))), whole().inverse @ B)
-    close(block_of(eq.inverse.transposeMatMult(block(B))), whole().inverse.H @ B)
+    close(block_of(eq.inverse.matMult(block(B))), on_one_machine().inverse @ B)
+    close(block_of(eq.inverse.transposeMatMult(block(B))), on_one_machine().inverse.H @ B)
 
     uneven = L + sp.diags([np.linspace(0.1, 1.0, N - 1)], [1])
     counts = LinearCounts()
-    factor = solver.setup(FromMat(spread().of.backend, mat_of(uneven)), counts)
-    given = mfdeq.petsc.arrays.Distributed.of(block(B))
+    factor = solver.setup(MatOperator(on_ranks().of.backend, mat_of(uneven)), counts)
+    given = mfdeq.petsc.arrays.DistributedArray.from_petsc(block(B))
     close(factor.solve(given).gathered(), np.linalg.solve(uneven.toarray(), B))
     assert counts.iterations == 1
     close(factor.solve_adjoint(given).gathered(), np.linalg.solve(uneven.toarray().T, B))
@@ -193,11 +196,11 @@ def test_a_factorization_solves_blocks():
 
 
 @pytest.mark.parametrize("kind", ["lu", "bjacobi"])
-def test_a_preconditioner_serves_the_next_matrix(kind):
+def test_preconditioner_serves_the_next_matrix(kind):
     uneven = sp.diags([np.linspace(0.1, 1.0, N - 1)], [1])
     first, second = L + uneven, L + 1.2 * uneven
-    backend = spread().of.backend
-    A, near = (FromMat(backend, mat_of(matrix)) for matrix in (first, second))
+    backend = on_ranks().of.backend
+    A, near = (MatOperator(backend, mat_of(matrix)) for matrix in (first, second))
     options = {"pc_type": kind} | ({"ksp_type": "preonly"} if kind == "lu" else {})
     if COMM.getSize() > 1 and kind == "lu":
         options["pc_factor_mat_solver_type"] = "mumps"
@@ -205,7 +208,7 @@ def test_a_preconditioner_serves_the_next_matrix(kind):
     counts = LinearCounts()
     aged = held.precondition(near, counts, 60)
     b = RNG.standard_normal(N)
-    given = mfdeq.petsc.arrays.Distributed.of(vec_of(b))
+    given = mfdeq.petsc.arrays.DistributedArray.from_petsc(vec_of(b))
     for factor, matrix in ((aged, second), (held, first)):
         dense = matrix.toarray()
         close(factor.solve(given).gathered(), np.linalg.solve(dense, b))
@@ -215,9 +218,9 @@ def test_a_preconditioner_serves_the_next_matrix(kind):
 
 
 @pytest.mark.parametrize("method", ["newton", "snes"])
-def test_forward_methods(method):
+def test_newton_and_snes_find_the_same_state(method):
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), method=method)
-    close(gathered(eq.state), whole().state)
+    close(gathered(eq.state), on_one_machine().state)
     assert 2 < eq.report.iterations < 20
     again = mfdeq.petsc.equilibrium_at(Cubic(), vec_of(THETA), eq.state)
     assert again.report.converged
@@ -262,7 +265,7 @@ class TwinMap(mfdeq.FixedPointModel):
 
 
 @pytest.mark.parametrize("method", ["auto", "newton", "anderson", "picard", "snes"])
-def test_maps(method):
+def test_every_method_solves_maps(method):
     eq, ref = mfdeq.petsc.solve(Map(), vec_of(THETA), method=method), mfdeq.solve(TwinMap(), THETA)
     assert method != "auto" or eq.report.method == "newton"
     close(gathered(eq.state), ref.state)
@@ -273,7 +276,7 @@ def test_maps(method):
 
 
 class Shells(Cubic):
-    """The same, its Jacobians known by their products only."""
+    """The same model with Jacobians known by their products only."""
 
     def linearize(self, h, theta):
         given = super().linearize(h, theta)
@@ -299,19 +302,19 @@ class Shells(Cubic):
 
 
 @pytest.mark.parametrize("method", ["newton", "snes"])
-def test_shell_mats(method):
+def test_shell_mats_give_the_same_derivatives(method):
     solver = mfdeq.petsc.KSP(prefix="shell_", options={"pc_type": "none", "ksp_max_it": 500})
     eq = mfdeq.petsc.solve(Shells(), vec_of(THETA), method=method, solver=solver)
-    close(gathered(eq.gradient(LOSS)), whole().gradient(LOSS))
+    close(gathered(eq.gradient(LOSS)), on_one_machine().gradient(LOSS))
     H = eq.hessian(LOSS)
     v = RNG.standard_normal(P)
     found = vec_of(v)
     H.mult(vec_of(v), found)
-    close(gathered(found), whole().hessian(LOSS) @ v)
+    close(gathered(found), on_one_machine().hessian(LOSS) @ v)
 
 
 class Backwards:
-    """A shell Mat whose transpose is another's, or not there."""
+    """The context of a shell Mat whose transpose is wrong, or missing."""
 
     def __init__(self, mat, factor):
         self.mat, self.factor = mat, factor
@@ -328,7 +331,7 @@ class Backwards:
 
 @pytest.mark.parametrize("field", ["d_state", "d_params"])
 @pytest.mark.parametrize(("factor", "error"), [(1.5, "DerivativeError"), (0.0, "ModelError")])
-def test_transposes_of_shell_mats_are_tested(field, factor, error):
+def test_wrong_transposes_of_shell_mats_are_refused(field, factor, error):
     class Wrong(Cubic):
         def linearize(self, h, theta):
             given = super().linearize(h, theta)
@@ -342,7 +345,7 @@ def test_transposes_of_shell_mats_are_tested(field, factor, error):
         mfdeq.petsc.solve(Wrong(), vec_of(THETA), solver=solver)
 
 
-def test_entries_that_are_not_finite():
+def test_matrices_with_nan_are_refused():
     class NaN(Cubic):
         def linearize(self, h, theta):
             given = super().linearize(h, theta)
@@ -360,14 +363,14 @@ def test_entries_that_are_not_finite():
         ({"pc_type": "lu", "pc_factor_mat_solver_type": "x"}, "x"),
     ],
 )
-def test_options_that_petsc_refuses(options, words):
+def test_options_that_petsc_refuses_are_argument_errors(options, words):
     with pytest.raises(mfdeq.ArgumentError, match=words):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.petsc.KSP("bad_", options))
 
 
-def test_what_is_no_vec():
+def test_arguments_of_wrong_kinds_are_refused():
     for theta in (THETA, None):
-        with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
+        with pytest.raises(mfdeq.ArgumentError, match="expected a PETSc Vec"):
             mfdeq.petsc.solve(Cubic(), theta)
     with pytest.raises(mfdeq.ModelError, match=r"got petsc4py\.PETSc\.Vec and numpy\.ndarray"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), np.zeros(N))
@@ -376,11 +379,11 @@ def test_what_is_no_vec():
     with pytest.raises(mfdeq.ArgumentError, match=r"use mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Direct())
     F = mfdeq.ReducedFunctional(Cubic(), LOSS)
-    with pytest.raises(mfdeq.ArgumentError, match="a PETSc Vec was expected"):
+    with pytest.raises(mfdeq.ArgumentError, match="expected a PETSc Vec"):
         mfdeq.petsc.tao(F, THETA)
-    H = spread().hessian(LOSS)
+    H = on_ranks().hessian(LOSS)
     for product in (H.matMult, H.transposeMatMult):
-        with pytest.raises(mfdeq.ArgumentError, match="a ndarray; a Mat was expected"):
+        with pytest.raises(mfdeq.ArgumentError, match="expected a PETSc Mat, got a ndarray"):
             product(np.ones((P, 2)))
     for options in (3, [("pc_type", "lu")], {"-pc_type": "lu"}):
         for use in (
@@ -392,7 +395,7 @@ def test_what_is_no_vec():
                 use(options)
 
 
-def test_what_is_written_into_a_state_is_a_copy():
+def test_state_and_parameters_are_copies():
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA))
     before, gradient = gathered(eq.state), gathered(eq.gradient(LOSS))
     for vec in (eq.state, eq.params):
@@ -402,15 +405,15 @@ def test_what_is_written_into_a_state_is_a_copy():
     np.testing.assert_array_equal(gathered(eq.gradient(LOSS)), gradient)
 
 
-def test_values_of_losses_at_vecs():
-    eq = spread()
+def test_loss_values_agree_at_vecs():
+    eq = on_ranks()
     for loss in (LOSS, 2.0 * LOSS - mfdeq.Loss(lambda h, theta: h.dot(h))):
         assert loss.value(eq.state, eq.params) == loss.value(eq.of.state, eq.of.params)
-    expected = LOSS.value(whole().state, THETA)
+    expected = LOSS.value(on_one_machine().state, THETA)
     assert LOSS.value(eq.state, eq.params) == pytest.approx(expected, rel=1e-9)
 
 
-def test_minimize_within_bounds_of_vecs():
+def test_minimize_within_bounds_of_vecs_agrees():
     lower, upper = THETA - 0.01, THETA + 0.02
     F = mfdeq.ReducedFunctional(Cubic(), LOSS)
     limits = vec_of(lower), vec_of(upper)
@@ -421,7 +424,7 @@ def test_minimize_within_bounds_of_vecs():
     np.testing.assert_allclose(found.params.gathered(), expected.params, atol=1e-6)
 
 
-def test_minimize_where_sizes_are_pairs():
+def test_minimize_agrees_where_sizes_are_pairs():
     class Pairs(Cubic):
         def __init__(self):
             super().__init__()
@@ -432,7 +435,7 @@ def test_minimize_where_sizes_are_pairs():
     assert found.value == pytest.approx(expected.value, rel=1e-10)
 
 
-def test_losses_of_vecs_and_mats():
+def test_losses_of_vecs_and_mats_agree():
     scaled = 3.0 * (
         mfdeq.Loss(
             lambda h, theta: 0.5 * h.dot(h) + theta.sum(),
@@ -453,14 +456,14 @@ def test_losses_of_vecs_and_mats():
         + mfdeq.LeastSquares(OBSERVED, DATA)
         + mfdeq.QuadraticPrior(1.0, THETA * 0.5)
     )
-    close(gathered(spread().gradient(scaled)), whole().gradient(ref))
+    close(gathered(on_ranks().gradient(scaled)), on_one_machine().gradient(ref))
     v = RNG.standard_normal(P)
     found = vec_of(v)
-    spread().hessian(scaled).mult(vec_of(v), found)
-    close(gathered(found), whole().hessian(ref) @ v)
+    on_ranks().hessian(scaled).mult(vec_of(v), found)
+    close(gathered(found), on_one_machine().hessian(ref) @ v)
 
 
-def test_minimize_and_its_checks():
+def test_minimize_agrees():
     found = mfdeq.minimize(mfdeq.ReducedFunctional(Cubic(), LOSS), vec_of(THETA), gtol=1e-9)
     expected = mfdeq.minimize(mfdeq.ReducedFunctional(Twin(), LOSS), THETA, gtol=1e-9)
     close(found.params.gathered(), expected.params, 1e-8)
@@ -498,23 +501,23 @@ def test_local_sizes_are_those_of_the_model():
             B.assemble()
             return mfdeq.Linearization(A, B)
 
-    alone = PETSc.Comm(COMM.tompi4py().Dup())  # where sizes are spread in another way
+    alone = PETSc.Comm(COMM.tompi4py().Dup())  # has another layout for vectors of these sizes
     eq = mfdeq.petsc.solve(First(), PETSc.Vec().createMPI(3, comm=alone))
     assert eq.state.getLocalSize() == own
     assert eq.state.sum() == pytest.approx(N)
 
 
-def test_dense_blocks_of_arrays():
-    ranks = spread().of.backend.device
-    X = spread().of.backend.from_host(RNG.standard_normal((N, 2)))
-    assert dense_mat(X).getSize() == (N, 2)
+def test_blocks_become_dense_mats():
+    ranks = on_ranks().of.backend.device
+    X = on_ranks().of.backend.from_host(RNG.standard_normal((N, 2)))
+    assert create_dense_mat(X).getSize() == (N, 2)
     close(X.gathered().T @ X.gathered(), X.T @ X)
     assert ranks.rows(N).total == L.shape[0] == W.shape[0]
 
 
 @pytest.mark.parametrize("entry", [1.0, 1e150, 0.0, np.inf, np.nan])
-def test_norms(entry):
-    x = spread().of.backend.zeros(N)
+def test_norms_of_extreme_entries(entry):
+    x = on_ranks().of.backend.zeros(N)
     x[N - 1] = x[2] = entry
-    found = spread().of.backend.norm(x)
+    found = on_ranks().of.backend.norm(x)
     np.testing.assert_allclose(found, np.hypot(entry, entry), rtol=1e-12)

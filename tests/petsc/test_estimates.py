@@ -1,4 +1,4 @@
-"""What else mfdeq has of a Hessian, on ranks as on one machine; and a branch that is followed."""
+"""Estimates from Hessians, posteriors and branches agree on ranks and on one machine."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,17 @@ import scipy.sparse as sp
 
 pytest.importorskip("petsc4py")
 
-from support.petsc_problems import LOSS, THETA, Cubic, P, Twin, mat_of, spread, vec_of, whole
+from support.petsc_problems import (
+    LOSS,
+    THETA,
+    Cubic,
+    P,
+    Twin,
+    mat_of,
+    on_one_machine,
+    on_ranks,
+    vec_of,
+)
 
 import mfdeq
 import mfdeq.petsc
@@ -15,13 +25,13 @@ R = sp.diags(np.linspace(1.0, 3.0, P)).tocsr()
 
 
 def diagonal_of(R):
-    """Of which samples are known, too."""
+    """The diagonal of a Mat as a Vec, or of a scipy matrix as an array."""
     return R.getDiagonal() if hasattr(R, "getDiagonal") else R.diagonal()
 
 
 def pair_of(kind):
     """The same operator on ranks and on one machine, and the precision of a prior for each."""
-    found = (eq.hessian(LOSS) for eq in (spread(), whole()))
+    found = (eq.hessian(LOSS) for eq in (on_ranks(), on_one_machine()))
     if kind == "gauss_newton":
         found = (H.gauss_newton for H in found)
     return zip(found, (mat_of(R), R), strict=True)
@@ -39,26 +49,28 @@ ESTIMATES = {
     "trace": ("hessian", lambda H, R: mfdeq.trace(H).value),
     "norm": ("hessian", lambda H, R: mfdeq.frobenius_norm(H).value),
     "condition": ("gauss_newton", lambda H, R: mfdeq.condition_number(H, rtol=1e-6).value),
-    "Nystrom": ("gauss_newton", lambda H, R: mfdeq.Nystrom(H, 10, shift=1.0)),
-    "LowRank": (
-        "gauss_newton",
-        lambda H, R: mfdeq.LowRank(mfdeq.eigsh(H, 6, M=mfdeq.Precision(R), rtol=1e-10)),
-    ),
+}
+INVERSES = {
+    "Nystrom": lambda H, R: mfdeq.Nystrom(H, 10, shift=1.0),
+    "LowRank": lambda H, R: mfdeq.LowRank(mfdeq.eigsh(H, 6, M=mfdeq.Precision(R), rtol=1e-10)),
 }
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
-def test_estimates(name):
+def test_estimates_agree(name):
     kind, estimate = ESTIMATES[name]
     found, expected = (estimate(*given) for given in pair_of(kind))
-    if not isinstance(found, mfdeq.operators.operator.Operator):
-        np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-7)
-        return
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", INVERSES)
+def test_approximate_inverses_agree(name):
+    found, expected = (INVERSES[name](*given) for given in pair_of("gauss_newton"))
     x = np.linspace(-1.0, 1.0, P)
     np.testing.assert_allclose((found @ vec_of(x)).gathered(), expected @ x, rtol=1e-7, atol=1e-9)
 
 
-def test_posteriors():
+def test_posterior_figures_agree():
     found, expected = (
         mfdeq.LowRank(mfdeq.eigsh(H, 6, M=mfdeq.Precision(R), rtol=1e-10))
         for H, R in pair_of("gauss_newton")
@@ -74,7 +86,7 @@ def test_samples_of_a_precision_need_its_root():
         mfdeq.Precision(mat_of(R - 1.01 * sp.identity(P)))
 
 
-def test_a_branch_is_followed():
+def test_branch_agrees():
     along = np.ones(P)
     branches = [
         mfdeq.follow(model(), put(THETA), put(along), span=(0.0, 1.0), eigenvalues=2)

@@ -1,4 +1,4 @@
-"""Checkpoints of runs on ranks, written by the first of them, and Vecs in files of PETSc's."""
+"""Checkpoints of runs on ranks, and Vecs in PETSc's files."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from support.petsc_problems import (
     P,
     gathered,
     hessians,
-    spread,
+    on_ranks,
     vec_of,
 )
 
@@ -28,17 +28,17 @@ from mfdeq.files.checkpoints import digest, read
 
 @pytest.fixture
 def folder(tmp_path):
-    """One of the first rank's, for all."""
+    """The first rank's tmp_path, on all ranks."""
     return COMM.tompi4py().bcast(tmp_path)
 
 
-def without_hdf5(name):
+def lacks_hdf5(name):
     return name.endswith(".h5") and not PETSc.Sys.hasExternalPackage("hdf5")
 
 
 @pytest.mark.parametrize("ending", [".npz", ".h5"])
-def test_a_minimization_goes_on(folder, ending):
-    if without_hdf5(ending):
+def test_minimization_resumes_in_the_same_bits(folder, ending):
+    if lacks_hdf5(ending):
         pytest.skip("this PETSc is built without HDF5")
 
     def run(**options):
@@ -72,13 +72,13 @@ def test_a_minimization_goes_on(folder, ending):
 
 
 @pytest.mark.parametrize("ending", [".npz", ".h5"])
-def test_a_program_that_knows_nothing_goes_on(folder, ending, monkeypatch):
-    if without_hdf5(ending):
+def test_new_program_resumes_before_it_knows_any_layout(folder, ending, monkeypatch):
+    if lacks_hdf5(ending):
         pytest.skip("this PETSc is built without HDF5")
-    ranks = spread().of.backend.device
+    ranks = on_ranks().of.backend.device
 
     def run():
-        monkeypatch.setattr(ranks, "_rows", {0: ranks.rows(0)})  # as at its beginning
+        monkeypatch.setattr(ranks, "_rows", {0: ranks.rows(0)})  # as at the start of a program
         loss = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
         functional = mfdeq.ReducedFunctional(Cubic(), loss)
         options = {"gtol": 1e-9, "checkpoint": folder / f"new{ending}"}
@@ -89,8 +89,8 @@ def test_a_program_that_knows_nothing_goes_on(folder, ending, monkeypatch):
 
 @pytest.mark.parametrize("M", [False, True])
 @pytest.mark.parametrize("name", ["pairs.npz", "pairs.h5"])
-def test_a_search_for_eigenpairs_goes_on(folder, name, M):
-    if without_hdf5(name):
+def test_eigenpair_search_resumes_in_the_same_bits(folder, name, M):
+    if lacks_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
     H = hessians()[0]
     given = {"M": mfdeq.Precision(vec_of(np.linspace(1.0, 2.0, P)))} if M else {}
@@ -109,14 +109,14 @@ def test_a_search_for_eigenpairs_goes_on(folder, name, M):
     again = run(folder / name, None)  # its result is there
     np.testing.assert_array_equal(again.values, whole.values)
     with pytest.raises(mfdeq.CheckpointError, match="another"):
-        run(folder / name, None, spread().of.hessian(LOSS).gauss_newton)
+        run(folder / name, None, on_ranks().of.hessian(LOSS).gauss_newton)
     with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
         run(folder / "nowhere" / name, None)
 
 
 @pytest.mark.parametrize("name", ["damaged.npz", "damaged.h5"])
-def test_a_damaged_checkpoint(folder, name):
-    if without_hdf5(name):
+def test_damaged_checkpoint_is_an_error(folder, name):
+    if lacks_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
     if COMM.getRank() == 0:
         (folder / name).write_bytes(b"no such thing")
@@ -126,36 +126,38 @@ def test_a_damaged_checkpoint(folder, name):
 
 
 def test_fingerprints_and_random_numbers_do_not_depend_on_ranks():
-    backend = spread().of.backend
+    backend = on_ranks().of.backend
     n = 3 * 2**16 + 12_345
     ranks = backend.device
-    ranks.settle(n)
+    ranks.agree_on_rows(n)
     x = backend.random(n, 2, seed=4)
-    assert isinstance(x, mfdeq.petsc.arrays.Distributed)
+    assert isinstance(x, mfdeq.petsc.arrays.DistributedArray)
     first = np.random.default_rng(4).standard_normal((2**16, 2))
     whole = x.gathered()
     np.testing.assert_array_equal(whole[: 2**16], first)
     assert abs(np.corrcoef(whole[: 2**16, 0], whole[2**16 : 2**17, 0])[0, 1]) < 0.02
     alone = mfdeq.petsc.ranks.Ranks.of(PETSc.COMM_SELF)
-    assert digest(x) == digest(mfdeq.petsc.arrays.Distributed(whole, alone, alone.settle(n)))
+    assert digest(x) == digest(
+        mfdeq.petsc.arrays.DistributedArray(whole, alone, alone.agree_on_rows(n))
+    )
     changed = x.like(x.local.copy())
     if COMM.getRank() == COMM.getSize() - 1:
         changed.local[-1, 1] = np.nextafter(changed.local[-1, 1], 9.0)
     assert digest(changed) != digest(x)
-    theta, h = spread().of.params, spread().of.state
-    rows = alone.settle(P), alone.settle(N)
+    theta, h = on_ranks().of.params, on_ranks().of.state
+    rows = alone.agree_on_rows(P), alone.agree_on_rows(N)
     once = [
-        mfdeq.petsc.arrays.Distributed(x.gathered(), alone, r)
+        mfdeq.petsc.arrays.DistributedArray(x.gathered(), alone, r)
         for x, r in zip((theta, h), rows, strict=True)
     ]
     assert digest(backend.xp.concat([theta, h])) == digest(backend.xp.concat(once))
 
 
 @pytest.mark.parametrize("name", ["run.h5", "run.bin"])
-def test_vecs_in_one_file(folder, name):
-    if without_hdf5(name):
+def test_saved_vecs_load_on_other_ranks(folder, name):
+    if lacks_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
-    eq = spread()
+    eq = on_ranks()
     mfdeq.petsc.save(folder / name, state=eq.state, gradient=eq.of.gradient(LOSS))
     found = mfdeq.petsc.load(folder / name, "state", gradient=vec_of(THETA))
     np.testing.assert_array_equal(gathered(found["state"]), gathered(eq.state))
@@ -165,14 +167,14 @@ def test_vecs_in_one_file(folder, name):
 
 
 @pytest.mark.parametrize("name", ["grid.h5", "grid.bin"])
-def test_vecs_of_a_grid_are_in_its_order(folder, name):
-    if without_hdf5(name):
+def test_vecs_of_a_grid_are_saved_in_natural_order(folder, name):
+    if lacks_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
     grid = PETSc.DMDA().create([7, 6], stencil_width=1, comm=COMM)
     x = grid.createGlobalVec()
     (xs, xe), (ys, ye) = grid.getRanges()
     x.array = np.add.outer(7.0 * np.arange(ys, ye), np.arange(xs, xe)).ravel()
-    plain = mfdeq.petsc.arrays.Distributed.of(x)
+    plain = mfdeq.petsc.arrays.DistributedArray.from_petsc(x)
     mfdeq.petsc.save(folder / name, x=x, y=2.0 * plain)
     found = mfdeq.petsc.load(folder / name, x=x, y=x)
     np.testing.assert_array_equal(found["x"].array_r, x.array_r)
@@ -180,14 +182,16 @@ def test_vecs_of_a_grid_are_in_its_order(folder, name):
     if name.endswith(".bin"):
         alone = mfdeq.petsc.load(folder / name, "x", comm=PETSc.COMM_SELF)
         np.testing.assert_array_equal(alone["x"].array_r, np.arange(42.0))
-    with pytest.raises(mfdeq.CheckpointError, match="of that size, or a damaged one"):
+    with pytest.raises(
+        mfdeq.CheckpointError, match="'y' of this size, found none or a damaged one"
+    ):
         mfdeq.petsc.load(folder / name, "x", y=vec_of(THETA))
 
 
 @pytest.mark.parametrize("name", ["blocks.h5", "blocks.bin"])
-def test_vecs_of_grids_with_several_values_a_node(folder, name):
+def test_vecs_with_several_values_a_node_load_with_and_without_blocks(folder, name):
     """Two sizes of blocks in one file, read into Vecs like them and into Vecs without blocks."""
-    if without_hdf5(name):
+    if lacks_hdf5(name):
         pytest.skip("this PETSc is built without HDF5")
     grids = [PETSc.DMDA().create([7, 11], dof=dof, stencil_width=1, comm=COMM) for dof in (1, 2)]
     one, two = (grid.createGlobalVec() for grid in grids)
@@ -203,12 +207,12 @@ def test_vecs_of_grids_with_several_values_a_node(folder, name):
         np.testing.assert_array_equal(plain[key].array_r, gathered(x)[natural][mine])
 
 
-def test_files_that_are_not_there(folder):
-    with pytest.raises(mfdeq.ArgumentError, match="x is a int; a Vec was expected"):
+def test_unusable_files_and_arguments_are_errors(folder):
+    with pytest.raises(mfdeq.ArgumentError, match="x: expected a PETSc Vec, got a int"):
         mfdeq.petsc.save(folder / "run.bin", x=3)
     with pytest.raises(mfdeq.CheckpointError, match="cannot be read"):
         mfdeq.petsc.load(folder / "none.bin", "state")
     with pytest.raises(mfdeq.CheckpointError, match="cannot be written"):
-        mfdeq.petsc.save(folder / "no" / "run.bin", state=spread().state)
+        mfdeq.petsc.save(folder / "no" / "run.bin", state=on_ranks().state)
     with pytest.raises(mfdeq.ArgumentError, match="nothing to save"):
         mfdeq.petsc.save(folder / "run.bin")

@@ -1,4 +1,4 @@
-"""TAO ends where mfdeq.minimize does."""
+"""TAO finds the minimum that mfdeq.minimize finds."""
 
 import functools
 
@@ -32,7 +32,7 @@ def minimum():
 
 
 @pytest.mark.parametrize("kind", ["nls", "ntr", "bnls", "bntr", "blmvm", "lmvm"])
-def test_the_same_minimum(kind):
+def test_tao_finds_the_same_minimum(kind):
     start = minimum().params + 0.05 if "lmvm" in kind else THETA
     theta = vec_of(start)
     F = mfdeq.ReducedFunctional(Cubic(), LOSS)
@@ -48,7 +48,7 @@ def test_the_same_minimum(kind):
 
 
 class Root(mfdeq.ResidualModel):
-    """h² = theta, which is no equilibrium where an entry is negative."""
+    """h² = theta, which has no solution if an entry of theta is negative."""
 
     state_size = param_size = N
 
@@ -73,7 +73,7 @@ def root_loss():
 
 
 @pytest.mark.parametrize("kind", ["ntr", "bntr"])
-def test_a_point_without_equilibrium_is_stepped_back_from(kind):
+def test_tao_steps_back_from_points_without_equilibrium(kind):
     theta = vec_of(np.full(N, 4.0))
     F = mfdeq.ReducedFunctional(Root(), root_loss(), on_failure="inf")
     assert F.value(vec_of(np.full(N, -1.0))) == np.inf
@@ -89,7 +89,7 @@ def test_a_point_without_equilibrium_is_stepped_back_from(kind):
     assert np.linalg.norm(gathered(F.gradient(theta).vec())) < 1e-6
 
 
-def test_without_inf_the_error_comes_through():
+def test_errors_of_the_functional_come_through_tao():
     theta = vec_of(np.full(N, -1.0))
     tao = mfdeq.petsc.tao(mfdeq.ReducedFunctional(Root(), root_loss()), theta, prefix="raised_")
     with pytest.raises((MfdeqError, PETSc.Error)) as caught:

@@ -10,14 +10,14 @@ from support.petsc_problems import COMM, LOSS, THETA, Cubic, N, P, vec_of
 
 import mfdeq
 import mfdeq.petsc
-from mfdeq.petsc import agreement
+from mfdeq.petsc import errors
 
-agreement.PATIENCE = 2.0
+errors.ABORT_TIMEOUT_SECONDS = 2.0
 LAST = COMM.getRank() == COMM.getSize() - 1
 
 
 class Raising(Cubic):
-    """Its last rank raises when all messages of the function have come."""
+    """The last rank raises after all communication of the function."""
 
     def residual(self, h, theta):
         r = super().residual(h, theta)
@@ -27,7 +27,7 @@ class Raising(Cubic):
 
 
 class Stuck(Cubic):
-    """Its last rank raises before a sum that the others wait in."""
+    """The last rank raises before a sum in which the others wait."""
 
     def residual(self, h, theta):
         if LAST:
@@ -56,7 +56,7 @@ class NotFinite(Cubic):
 
 
 class Leaving(Cubic):
-    """Its last rank leaves by `sys.exit`."""
+    """The last rank leaves by `sys.exit`."""
 
     def residual(self, h, theta):
         if LAST:
@@ -65,14 +65,15 @@ class Leaving(Cubic):
 
 
 class Sequential(Cubic):
-    """Its last rank returns a Vec of its own."""
+    """The last rank returns a sequential Vec."""
 
     def residual(self, h, theta):
         r = super().residual(h, theta)
         return PETSc.Vec().createSeq(N) if LAST else r
 
 
-def told(function):
+def print_error(function):
+    """Print the error that a function raises on this rank."""
     try:
         function()
     except (mfdeq.MfdeqError, ValueError) as error:
@@ -82,7 +83,7 @@ def told(function):
 
 
 def say(words):
-    """In one piece, for ranks write at the same time."""
+    """Write a line in one piece, since the ranks write at the same time."""
     sys.stdout.write(f"\nrank {COMM.getRank()}: {words}\n")
     sys.stdout.flush()
 
@@ -91,19 +92,19 @@ def solve(model, h0=None, **options):
     return lambda: mfdeq.petsc.solve(model, vec_of(THETA), h0, **options)
 
 
-def between():
+def raise_in_the_script():
     if LAST:
-        raise RuntimeError("a script of one's own")
+        raise RuntimeError("no script left")
     solve(Cubic())()
 
 
-def alone():
+def mix_communicators():
     h0 = PETSc.Vec().createSeq(N)
-    told(solve(Cubic(), h0))
+    print_error(solve(Cubic(), h0))
 
 
-def kept():
-    """What holds Python's functions is there until the end."""
+def exit_with_live_objects():
+    """Objects that call Python live until the program ends."""
     global functional, product, search
     functional = mfdeq.ReducedFunctional(Cubic(), LOSS, on_failure="inf")
     search = mfdeq.petsc.tao(functional, vec_of(THETA), options={"tao_max_it": 3})
@@ -114,19 +115,19 @@ def kept():
     say("done")
 
 
-def once(shift, solver):
+def apply_hessian(shift, solver):
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA + shift), solver=solver)
     H, x = eq.hessian(LOSS), vec_of(THETA)
     H.mult(x, x.duplicate())
 
 
-def unevenly():
-    """One rank has collected its garbage and the other has not, of factors that go together."""
+def exit_after_uneven_garbage_collection():
+    """One rank has collected the factors that the other still has."""
     gc.disable()
     options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
     solver = mfdeq.petsc.KSP(prefix="uneven_", options=options)
     for shift in (0.0, 1.0):
-        once(shift, solver)
+        apply_hessian(shift, solver)
     PETSc.garbage_cleanup(COMM)
     if LAST:
         gc.collect()
@@ -134,19 +135,19 @@ def unevenly():
 
 
 MODES = {
-    "kept": kept,
-    "unevenly": unevenly,
+    "live objects": exit_with_live_objects,
+    "uneven garbage": exit_after_uneven_garbage_collection,
     "leaving": solve(Leaving()),
-    "sequential": lambda: told(solve(Sequential())),
-    "raising": lambda: told(solve(Raising())),
+    "sequential": lambda: print_error(solve(Sequential())),
+    "raising": lambda: print_error(solve(Raising())),
     "uncaught": solve(Raising()),
     "stuck": solve(Stuck()),
     "dying": solve(Dying()),
-    "disagreeing": lambda: told(solve(Disagreeing())),
-    "not finite": lambda: told(solve(NotFinite())),
-    "between": between,
-    "communicators": alone,
-    "not converged": lambda: told(
+    "disagreeing": lambda: print_error(solve(Disagreeing())),
+    "not finite": lambda: print_error(solve(NotFinite())),
+    "script": raise_in_the_script,
+    "communicators": mix_communicators,
+    "not converged": lambda: print_error(
         solve(
             Cubic(),
             method="newton",

@@ -1,4 +1,4 @@
-"""A small model with all second derivatives: spread over ranks by PETSc, and its twin in scipy.
+"""A small model with all second derivatives: on PETSc's Vecs and Mats, and its twin in scipy.
 
 L h + h³ + h∘(V θ) - W (θ + θ²/4) = 1, the observations of every third state, and a prior.
 """
@@ -16,16 +16,16 @@ COMM = PETSc.COMM_WORLD
 N, P = 80, 50
 RNG = np.random.default_rng(0)
 L = sp.diags([-1.0, 2.5, -1.0], [-1, 0, 1], shape=(N, N)).tocsr()
-# A parameter acts on the states near its place, so that graphs have small separators.
-NEAR = sp.csr_matrix(abs(np.arange(N)[:, None] / N - np.arange(P) / P) < 0.03)
-V, W = (scale * NEAR.multiply(RNG.standard_normal((N, P))).tocsr() for scale in (0.2, 1.0))
+# A parameter acts on the states nearby, so that the graph has small separators.
+NEARBY = sp.csr_matrix(abs(np.arange(N)[:, None] / N - np.arange(P) / P) < 0.03)
+V, W = (scale * NEARBY.multiply(RNG.standard_normal((N, P))).tocsr() for scale in (0.2, 1.0))
 THETA = 0.5 * RNG.standard_normal(P)
 OBSERVED = np.arange(0, N, 3)
 DATA = RNG.standard_normal(OBSERVED.shape[0])
 
 
 def mat_of(matrix):
-    """A scipy matrix as an AIJ Mat, spread as PETSc does."""
+    """A scipy matrix as an AIJ Mat in PETSc's own layout."""
     matrix = sp.csr_matrix(matrix)
     mat = PETSc.Mat().createAIJ(matrix.shape, comm=COMM)
     mat.setUp()
@@ -44,7 +44,7 @@ def vec_of(array):
 
 def gathered(vec):
     """A Vec as a numpy array on every rank."""
-    return mfdeq.petsc.arrays.Distributed.of(vec).gathered()
+    return mfdeq.petsc.arrays.DistributedArray.from_petsc(vec).gathered()
 
 
 def diagonal_of(vec):
@@ -137,14 +137,14 @@ LOSS = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
 
 
 @functools.cache
-def spread():
+def on_ranks():
     """The equilibrium on all ranks, a `mfdeq.petsc.Equilibrium`."""
     solver = mfdeq.petsc.KSP(rtol=1e-13)
     return mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver, rtol=1e-13)
 
 
 @functools.cache
-def whole():
+def on_one_machine():
     """The equilibrium of the twin, on every rank for itself."""
     return mfdeq.solve(Twin(), THETA, rtol=1e-13)
 
@@ -152,4 +152,4 @@ def whole():
 @functools.cache
 def hessians():
     """The Hessian of the loss as a Mat, and that of the twin."""
-    return spread().hessian(LOSS), whole().hessian(LOSS)
+    return on_ranks().hessian(LOSS), on_one_machine().hessian(LOSS)

@@ -1,4 +1,4 @@
-"""Eigenpairs by SLEPc are those of the one-machine library, and their bounds hold."""
+"""Eigenpairs by SLEPc, and by mfdeq's own Lanczos on ranks, agree with those on one machine."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,26 @@ pytest.importorskip("petsc4py")
 pytest.importorskip("slepc4py")
 
 from petsc4py import PETSc
-from support.petsc_problems import DATA, OBSERVED, N, P, hessians, mat_of, spread, vec_of
+from support.petsc_problems import (
+    DATA,
+    OBSERVED,
+    N,
+    P,
+    hessians,
+    mat_of,
+    on_ranks,
+    vec_of,
+)
 
 import mfdeq
 import mfdeq.petsc
 from mfdeq.errors import ArgumentError, ConvergenceError, SingularStateError
 from mfdeq.operators.operator import SelfAdjoint
-from mfdeq.petsc.mats import FromMat
+from mfdeq.petsc.mats import MatOperator
 
 
 def check(pairs, reference, exact=None):
-    """The values, vectors up to sign, and bounds; `exact` are all eigenvalues."""
+    """Check values, vectors up to sign, and bounds; `exact` are all eigenvalues."""
     k = reference.values.shape[0]
     X = pairs.vectors.gathered()
     M = np.eye(P) if pairs.precision is None else METRIC
@@ -39,13 +48,13 @@ def exact():
 
 
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
-def test_extreme_pairs(which):
+def test_extreme_pairs_agree(which):
     H, ref = hessians()
     check(mfdeq.petsc.eigsh(H, 5, which, 1e-8), mfdeq.eigsh(ref, 5, which, 1e-8), exact())
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1.1, -3.0])
-def test_pairs_nearest_to_a_shift(sigma):
+def test_pairs_nearest_to_a_shift_agree_and_are_counted(sigma):
     H, ref = hessians()
     found = mfdeq.petsc.eigsh(H, 4, sigma=sigma, certify=True)
     assert found.report.missed == 0
@@ -56,7 +65,7 @@ def test_pairs_nearest_to_a_shift(sigma):
 
 
 METRIC = sp.diags(np.linspace(1.0, 3.0, P)).tocsr()
-SPREAD = {  # what mfdeq.eigsh is given, here and on one machine
+LANCZOS_OPTIONS = {  # by a function that puts an array or matrix on ranks, or leaves it
     "largest": lambda put: {},
     "blocks": lambda put: {"block": 3, "basis": 30},
     "both ends": lambda put: {"which": "BE"},
@@ -75,22 +84,22 @@ SPREAD = {  # what mfdeq.eigsh is given, here and on one machine
 }
 
 
-@pytest.mark.parametrize("name", SPREAD)
-def test_lanczos_on_ranks_is_that_on_one_machine(name):
+@pytest.mark.parametrize("name", LANCZOS_OPTIONS)
+def test_lanczos_agrees(name):
     H, ref = hessians()
-    found = mfdeq.eigsh(H, **{"k": 5, "rtol": 1e-8} | SPREAD[name](vec_of))
-    expected = mfdeq.eigsh(ref, **{"k": 5, "rtol": 1e-8} | SPREAD[name](np.asarray))
+    found = mfdeq.eigsh(H, **{"k": 5, "rtol": 1e-8} | LANCZOS_OPTIONS[name](vec_of))
+    expected = mfdeq.eigsh(ref, **{"k": 5, "rtol": 1e-8} | LANCZOS_OPTIONS[name](np.asarray))
     check(found, expected)
     assert found.report.missed == expected.report.missed
     assert (found.report.missed == 0) == ("certif" in name or "sigma, M" in name)
 
 
-def test_a_preconditioner_and_a_basis_that_goes_on():
+def test_lanczos_agrees_when_resumed_and_preconditioned():
     H, ref = hessians()
     few = mfdeq.eigsh(H, 2, rtol=1e-9)
     more = mfdeq.eigsh(H, 5, rtol=1e-9, resume=few)
     check(more, mfdeq.eigsh(ref, 5, rtol=1e-9))
-    inverse = FromMat(
+    inverse = MatOperator(
         H.backend, mat_of(np.linalg.inv(np.diag(np.diag(ref @ np.eye(P))) + np.eye(P)))
     )
     smallest = mfdeq.eigsh(H, 3, "SA", 1e-9, preconditioner=inverse)
@@ -98,14 +107,14 @@ def test_a_preconditioner_and_a_basis_that_goes_on():
     check(smallest, mfdeq.eigsh(ref, 3, "SA", 1e-9))
 
 
-def test_all_pairs_and_matrices_of_the_user():
+def test_all_pairs_and_pairs_of_the_users_matrices():
     assert np.allclose(mfdeq.petsc.eigsh(hessians()[0], P, "SA").values, exact(), rtol=0, atol=1e-9)
     A = mat_of(np.diag(np.arange(63.0)))
     assert np.allclose(mfdeq.petsc.eigsh(A, 3, "SA").values, [0, 1, 2], rtol=0, atol=1e-7)
     assert np.allclose(mfdeq.petsc.eigsh(mat_of(np.zeros((62, 62))), 3).values, 0)
 
 
-def test_options_are_read():
+def test_options_of_the_prefix_are_read():
     H, _ = hessians()
     PETSc.Options()["other_eps_type"] = "lobpcg"
     found = mfdeq.petsc.eigsh(H, 2, "SA", prefix="other_")
@@ -113,7 +122,7 @@ def test_options_are_read():
     assert np.allclose(found.values, exact()[:2], rtol=0, atol=1e-9)
 
 
-def test_fewer_than_asked_for():
+def test_fewer_pairs_than_asked_for_are_an_error():
     H, _ = hessians()
     few = {"eps_max_it": 1}
     with pytest.raises(ConvergenceError, match=r"1 of 6 .* DIVERGED_ITS") as caught:
@@ -124,19 +133,19 @@ def test_fewer_than_asked_for():
         mfdeq.petsc.eigsh(H, 6, "SA", 1e-12, prefix="none_", options={**few, "eps_ncv": 8})
 
 
-def test_sigma_on_an_eigenvalue():
+def test_sigma_on_an_eigenvalue_is_an_error():
     few = mfdeq.LeastSquares(OBSERVED, DATA)  # fewer than there are parameters
     with pytest.raises(SingularStateError, match="sigma is an eigenvalue"):
-        mfdeq.petsc.eigsh(spread().hessian(few).gauss_newton, 3, sigma=0.0)
+        mfdeq.petsc.eigsh(on_ranks().hessian(few).gauss_newton, 3, sigma=0.0)
 
 
-def test_sigma_where_products_alone_are_known():
+def test_sigma_needs_blocks_and_a_hessian():
     curved = mfdeq.Loss(
         lambda h, theta: 0.5 * h.dot(h),
         lambda h, theta: h,
         curvature=lambda h, theta: lambda u, z: (0.0 * u, z),
     )
-    H = spread().hessian(curved)
+    H = on_ranks().hessian(curved)
     with pytest.raises(ArgumentError, match="give its blocks"):
         mfdeq.petsc.eigsh(H, 3, sigma=0.0)
     with pytest.raises(ArgumentError, match="expected an mfdeq Hessian"):
@@ -153,18 +162,18 @@ class Failing(SelfAdjoint):
         return x
 
 
-def test_a_product_that_fails_says_so():
+def test_error_of_a_product_is_raised():
     with pytest.raises(ConvergenceError, match="stopped here"):
-        mfdeq.petsc.eigsh(Failing(spread().of.backend, (P, P)), 2)
+        mfdeq.petsc.eigsh(Failing(on_ranks().of.backend, (P, P)), 2)
 
 
-def test_not_symmetric():
+def test_matrix_that_is_not_symmetric_is_refused():
     A = np.triu(np.random.default_rng(0).standard_normal((P, P)))
     with pytest.raises(ConvergenceError, match="not symmetric"):
         mfdeq.petsc.eigsh(mat_of(A), 3)
 
 
-def test_arguments():
+def test_wrong_arguments_are_refused():
     H, _ = hessians()
     for arguments in (
         (H, 0),

@@ -1,4 +1,4 @@
-"""Factorizations L D L' by MUMPS, the signs of their pivots, and R^-1 of a prior's precision R."""
+"""Factorizations L D L' of symmetric matrices by MUMPS, and the inertia that their pivots show."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from ..priors.covariances import indefinite
 from ..report import LinearCounts
 from .ksp import KSP
 
-RTOL = 1e-13  # a step of refinement where pivoting has cost digits
-# Inertia counts need a root that one rank factorizes (13), and pivots of zero told apart (24).
-MUMPS = {
+DIRECT_RTOL = 1e-13  # refines a solve in which pivoting has cost digits
+# The inertia needs a root front that one rank factorizes (ICNTL 13), and null pivots detected (24).
+MUMPS_OPTIONS = {
     "ksp_type": "preonly",
     "pc_type": "cholesky",
     "pc_factor_mat_solver_type": "mumps",
     "mat_mumps_icntl_13": 1,
     "mat_mumps_icntl_24": 1,
 }
-NAMES = ("pc_type", "pc_factor_mat_solver_type")  # by either, another factorization is asked for
+# Either of these in the options means that the user asks for another factorization.
+FACTORIZATION_OPTIONS = ("pc_type", "pc_factor_mat_solver_type")
 
 
 @dataclass(frozen=True)
-class Symmetric(Solver):
-    """One factorization of a symmetric matrix that may be indefinite.
+class SymmetricDirect(Solver):
+    """A direct solver for symmetric matrices that may be indefinite: L D L' by MUMPS.
 
     Parameters
     ----------
     prefix : str
-        Of its options.
+        Prefix of its options.
     options : dict, optional
-        The same without the prefix, where the command line has none.
+        Options without the prefix. Those on the command line take precedence.
     rtol : float, optional
-        Relative true residual of solves.
+        Relative true residual of its solves.
     """
 
     prefix: str
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    rtol: float = RTOL
+    rtol: float = DIRECT_RTOL
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
         """Factorize A."""
@@ -50,22 +51,22 @@ class Symmetric(Solver):
     def _options(self) -> dict[str, Any]:
         from petsc4py import PETSc
 
-        known = PETSc.Options(self.prefix)
-        if any(name in self.options or known.hasName(name) for name in NAMES):
+        database = PETSc.Options(self.prefix)
+        if any(name in self.options or database.hasName(name) for name in FACTORIZATION_OPTIONS):
             return {"ksp_type": "preonly", "pc_type": "lu", **self.options}
         if not PETSc.Sys.hasExternalPackage("mumps"):
             raise ArgumentError(
-                "this PETSc is built without MUMPS, and its own factorizations do not pivot: name "
-                f"another package by -{self.prefix}pc_factor_mat_solver_type"
+                "this PETSc is built without MUMPS, and PETSc's own factorizations do not pivot: "
+                f"choose another package by -{self.prefix}pc_factor_mat_solver_type"
             )
-        return {**MUMPS, **self.options}
+        return {**MUMPS_OPTIONS, **self.options}
 
 
-class Definite(Symmetric):
-    """The same of a matrix that is positive definite, which the signs of the pivots show."""
+class PositiveDefiniteDirect(SymmetricDirect):
+    """A direct solver for positive definite matrices, which refuses others by their inertia."""
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Factorize A."""
+        """Factorize A, and raise an `ArgumentError` if it is not positive definite."""
         factor = super().setup(A, counts)
         negative, zero = inertia(factor) or (0, 0)
         if negative or zero:
@@ -74,7 +75,7 @@ class Definite(Symmetric):
 
 
 def inertia(factor: Factor) -> tuple[int, int] | None:
-    """How many eigenvalues are negative, and zero; None where that is not known."""
+    """Return how many eigenvalues are negative and how many zero; None if that is unknown."""
     pc = factor.ksp.getPC()  # type: ignore[attr-defined]
     if pc.getType() != "cholesky":
         return None

@@ -1,4 +1,4 @@
-"""Models and losses of numpy's on PETSc's Vecs and Mats, against the same on one machine."""
+"""Models and losses written for numpy agree on ranks and on one machine."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import mfdeq
 
 PETSc = pytest.importorskip("petsc4py.PETSc")
 import mfdeq.petsc as mp  # noqa: E402
+from mfdeq.petsc.arrays import DistributedArray  # noqa: E402
 
 NX, NY = 6, 7
 N, P = NX * NY, NX * NY - 9
@@ -85,7 +86,7 @@ class Dense(Cubic):
 
 
 def layout(kind):
-    """(comm, state, params); communicators of their own, for sizes have one layout on each."""
+    """(comm, state, params), on a new communicator: each size has one layout on a communicator."""
     comm = PETSc.Comm(PETSc.COMM_WORLD.tompi4py().Dup())
     if kind == "split":
         return comm, None, None
@@ -139,74 +140,90 @@ def close(found, expected):
 
 def solved(kind, model):
     comm, state, params = layout(kind)
-    bridge = mp.distributed(model, comm, state, params)
+    wrapped = mp.distributed(model, comm, state, params)
     solver = mp.KSP("bridge_", rtol=1e-13)
-    eq = mp.solve(bridge, bridge.params(THETA), method="newton", solver=solver)
-    return bridge, eq, mfdeq.solve(model, THETA)
+    eq = mp.solve(wrapped, wrapped.params(THETA), method="newton", solver=solver)
+    return wrapped, eq, mfdeq.solve(model, THETA)
 
 
 @pytest.mark.parametrize("model", [Cubic, Tanh, Dense])
 @pytest.mark.parametrize("kind", ["split", "dmda", "vec", "partition"])
-def test_equilibrium(kind, model):
+def test_derivatives_agree_in_every_layout(kind, model):
     """State, gradient, products with H and Z, component Hessian and second order agree."""
     loss = LOSSES["indices"]() + LOSSES["prior"]()
-    bridge, eq, of = solved(kind, model())
-    close(bridge.gathered_state(eq.state), of.state)
-    spread = bridge.loss(loss)
+    wrapped, eq, of = solved(kind, model())
+    close(wrapped.gathered_state(eq.state), of.state)
+    wrapped_loss = wrapped.loss(loss)
     assert np.isclose(eq.of.report.scale, of.report.scale, rtol=1e-12)
-    close(bridge.gathered_params(eq.gradient(spread)), of.gradient(loss))
+    close(wrapped.gathered_params(eq.gradient(wrapped_loss)), of.gradient(loss))
     for H, expected in (
-        (eq.of.hessian(spread), of.hessian(loss)),
-        (eq.of.hessian(spread).gauss_newton, of.hessian(loss).gauss_newton),
+        (eq.of.hessian(wrapped_loss), of.hessian(loss)),
+        (eq.of.hessian(wrapped_loss).gauss_newton, of.hessian(loss).gauss_newton),
     ):
-        close(bridge.gathered_params(H @ bridge._params.spread(V)), expected @ V)
-        close(bridge.gathered_params(H @ bridge._params.spread(V[:, 0])), expected @ V[:, 0])
-    Z, block = eq.of.sensitivity, bridge._params.spread(V)
-    close(bridge.gathered_state(Z @ block), of.sensitivity @ V)
+        close(
+            wrapped.gathered_params(H @ DistributedArray.from_petsc(wrapped.params(V))),
+            expected @ V,
+        )
+        close(
+            wrapped.gathered_params(H @ DistributedArray.from_petsc(wrapped.params(V[:, 0]))),
+            expected @ V[:, 0],
+        )
+    Z, block = eq.of.sensitivity, DistributedArray.from_petsc(wrapped.params(V))
+    close(wrapped.gathered_state(Z @ block), of.sensitivity @ V)
     U = rng.standard_normal((N, 2))
-    close(bridge.gathered_params(Z.H @ bridge._state.spread(U)), of.sensitivity.H @ U)
+    close(
+        wrapped.gathered_params(Z.H @ DistributedArray.from_petsc(wrapped.state(U))),
+        of.sensitivity.H @ U,
+    )
     u, v = V[:, 0], V[:, 1]
-    twice = eq.second_order(bridge.params(u), bridge.params(v))
-    close(bridge.gathered_state(twice), of.second_order(u, v))
-    row = int(bridge._state.inverse[3])
+    twice = eq.second_order(wrapped.params(u), wrapped.params(v))
+    close(wrapped.gathered_state(twice), of.second_order(u, v))
+    numbers = eq.state.duplicate()
+    numbers.array = np.arange(*numbers.getOwnershipRange())
+    row = int(wrapped.gathered_state(numbers)[3])  # PETSc's number of the state's entry 3
     component = eq.of.component_hessian(row) @ block
-    close(bridge.gathered_params(component), of.component_hessian(3) @ V)
+    close(wrapped.gathered_params(component), of.component_hessian(3) @ V)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses(name):
+def test_losses_of_every_kind_agree_in_another_numbering(name):
     """Value, gradient and Hessian of losses of each kind, in another numbering."""
     loss = LOSSES[name]()
-    bridge, eq, of = solved("partition", Cubic())
-    spread = bridge.loss(loss)
-    theta = bridge._params.spread(THETA)
-    assert np.isclose(spread.value(eq.of.state, theta), loss.value(of.state, THETA), rtol=1e-9)
-    close(bridge.gathered_params(eq.gradient(spread)), of.gradient(loss))
-    H = 2 * spread + bridge.loss(LOSSES["indices"]())
+    wrapped, eq, of = solved("partition", Cubic())
+    wrapped_loss = wrapped.loss(loss)
+    theta = DistributedArray.from_petsc(wrapped.params(THETA))
+    assert np.isclose(
+        wrapped_loss.value(eq.of.state, theta), loss.value(of.state, THETA), rtol=1e-9
+    )
+    close(wrapped.gathered_params(eq.gradient(wrapped_loss)), of.gradient(loss))
+    H = 2 * wrapped_loss + wrapped.loss(LOSSES["indices"]())
     expected = of.hessian(2 * loss + LOSSES["indices"]()) @ V
-    close(bridge.gathered_params(eq.of.hessian(H) @ bridge._params.spread(V)), expected)
+    close(
+        wrapped.gathered_params(eq.of.hessian(H) @ DistributedArray.from_petsc(wrapped.params(V))),
+        expected,
+    )
 
 
 @pytest.mark.parametrize("name", ["sparse", "operator", "products"])
-def test_the_lagrangian_of_a_loss_is_a_mat(name):
-    bridge, eq, ref = solved("partition", Cubic())
+def test_lagrangian_mat_gives_the_hessian_product(name):
+    wrapped, eq, ref = solved("partition", Cubic())
     loss = LOSSES[name]()
-    K, T = eq.hessian(bridge.loss(loss)).lagrangian, eq.tangent
+    K, T = eq.hessian(wrapped.loss(loss)).lagrangian, eq.tangent
     v = np.cos(np.arange(P))
-    u, w, back = T.createVecs()[1], T.createVecs()[1], bridge.params(v)
-    T.mult(bridge.params(v), u)
+    u, w, back = T.createVecs()[1], T.createVecs()[1], wrapped.params(v)
+    T.mult(wrapped.params(v), u)
     K.mult(u, w)
     T.multTranspose(w, back)  # H v = T' K T v
-    close(bridge.gathered_params(back), ref.hessian(loss) @ v)
+    close(wrapped.gathered_params(back), ref.hessian(loss) @ v)
 
 
-def test_there_and_back():
+def test_arrays_come_back_as_they_went():
     """An array comes back as it went, vectors and blocks; each number is where it was to be."""
     comm, state, params = layout("partition")
-    bridge = mp.distributed(Cubic(), comm, state, params)
-    vec = bridge.state(DATA)
-    assert np.array_equal(bridge.gathered_state(vec), DATA)
-    assert np.array_equal(bridge.gathered_params(bridge.params(V)), V)
+    wrapped = mp.distributed(Cubic(), comm, state, params)
+    vec = wrapped.state(DATA)
+    assert np.array_equal(wrapped.gathered_state(vec), DATA)
+    assert np.array_equal(wrapped.gathered_params(wrapped.params(V)), V)
     assert np.array_equal(vec.getArray(), DATA[state == comm.getRank()])
 
 
@@ -229,45 +246,45 @@ class Short(Cubic):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
-        (Operators, "d_state of Operators.linearize .* no entries.*shell Mat"),
+        (Operators, "d_state of Operators.linearize: .* no entries.*shell Mat"),
         (Unfinished, "d_state of Unfinished.linearize holds NaN"),
         (Short, r"Short.residual: expected .* got shape \(41,\)"),
     ],
 )
-def test_models_that_fail(model, told):
+def test_errors_name_the_function_of_the_model(model, message):
     """The message names the model's function."""
-    bridge = mp.distributed(model(), layout("split")[0])
-    with pytest.raises(mfdeq.ModelError, match=told):
-        mp.solve(bridge, bridge.params(THETA))
+    wrapped = mp.distributed(model(), layout("split")[0])
+    with pytest.raises(mfdeq.ModelError, match=message):
+        mp.solve(wrapped, wrapped.params(THETA))
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "message"),
     [
         (np.zeros(N - 1, int), "the rank of each unknown"),
-        (np.full(N, SIZE), "are there"),
+        (np.full(N, SIZE), "expected ranks 0 to"),
         (np.zeros(N), "dtype float64"),
-        (N + 1, "do not add up"),
-        ("split", "was|were expected"),
+        (N + 1, "local sizes that add up to"),
+        ("split", "a local size, a DMDA"),
     ],
 )
-def test_layouts_that_fail(state, told):
+def test_layouts_of_wrong_sizes_or_ranks_are_refused(state, message):
     """Those of another number of unknowns, or ranks that are not there."""
-    with pytest.raises(mfdeq.ArgumentError, match=told):
+    with pytest.raises(mfdeq.ArgumentError, match=message):
         mp.distributed(Cubic(), layout("split")[0], state=state)
 
 
-def test_wrong_kinds():
+def test_arguments_of_wrong_kinds_are_refused():
     """What is no model, no loss, no vector of the layout."""
     comm = layout("split")[0]
     with pytest.raises(mfdeq.ModelError, match="FixedPointModel"):
         mp.distributed(W, comm)
-    bridge = mp.distributed(Cubic(), comm)
-    with pytest.raises(mfdeq.ArgumentError, match="one of mfdeq's"):
-        bridge.loss(abs)
-    with pytest.raises(mfdeq.ArgumentError, match="was expected"):
-        bridge.gathered_state(bridge.params(THETA))
+    wrapped = mp.distributed(Cubic(), comm)
+    with pytest.raises(mfdeq.ArgumentError, match="expected a loss of mfdeq"):
+        wrapped.loss(abs)
+    with pytest.raises(mfdeq.ArgumentError, match="in this layout"):
+        wrapped.gathered_state(wrapped.params(THETA))
     with pytest.raises(mfdeq.ArgumentError, match=rf"\({N},\)"):
-        bridge.state(THETA)
+        wrapped.state(THETA)
