@@ -1,0 +1,117 @@
+"""`mfdeq.solve` and `equilibrium_at`: which method, what is checked, and what is computed once."""
+
+import numpy as np
+import pytest
+from scipy.sparse.linalg import LinearOperator
+from support.cases import build, close
+from support.small_maps import Products, Tanh
+
+import mfdeq
+
+
+def test_auto_reports_its_choice_and_what_failed():
+    eq = mfdeq.solve(Products(), np.ones(2))
+    assert eq.report.method == "anderson"
+    assert "only products" in eq.report.choices[0]
+
+    class Awkward(Products):
+        """A cubic far from contracting, for which products are all that is given."""
+
+        def map(self, h, theta):
+            return h - 50 * (h + h**3 - theta)
+
+        def linearize(self, h, theta):
+            d = 1 - 50 * (1 + 3 * h**2)
+            J = LinearOperator((2, 2), matvec=lambda x: d * x, rmatvec=lambda y: d * y, dtype=float)
+            return mfdeq.Linearization(J, 50 * np.eye(2))
+
+    eq = mfdeq.solve(Awkward(), np.array([30.0, -4.0]))
+    close(eq.state + eq.state**3, np.array([30.0, -4.0]), 1e-8)
+    if eq.report.method == "newton":
+        assert any("anderson failed" in choice for choice in eq.report.choices)
+
+
+def test_auto_names_every_method_that_failed():
+    class None_(Products):
+        """h = h + theta has no solution."""
+
+        def map(self, h, theta):
+            return h + theta
+
+    with pytest.raises(mfdeq.ConvergenceError, match="anderson") as caught:
+        mfdeq.solve(None_(slope=1.0), np.ones(2))
+    assert "Then newton was tried" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("solver", [mfdeq.Direct(), mfdeq.Krylov()], ids=str)
+def test_derivatives_at_a_double_root_raise_however_small_the_residual(solver):
+    """h² = 0: ||R|| is 1e-10 where the state is off by 1e-5 and A has no digits."""
+
+    class Double(mfdeq.ResidualModel):
+        state_size = param_size = 2
+
+        def residual(self, h, theta):
+            return (h - 1) ** 2 - theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(np.diag(2 * (h - 1)), -np.eye(2))
+
+        def initial_state(self, theta):
+            return np.full(2, 3.0)
+
+    fine = mfdeq.solve(Double(), np.full(2, 1e-4), solver=solver)
+    close(fine.sensitivity @ np.ones(2), np.full(2, 50.0), 1e-4)
+    at_fold = mfdeq.solve(Double(), np.zeros(2), solver=solver)
+    with pytest.raises(mfdeq.SingularStateError, match="fold") as caught:
+        at_fold.sensitivity @ np.ones(2)
+    assert caught.value.digits < 6
+
+
+def test_equilibrium_at_checks_the_residual():
+    case = build("bratu_field")
+    eq = case.solve()
+    at = mfdeq.equilibrium_at(case.model, case.params, eq.state)
+    close(at.gradient(case.loss), eq.gradient(case.loss), 1e-10)
+    assert at.report.iterations == 0
+    with pytest.raises(mfdeq.ConvergenceError, match="not an equilibrium") as caught:
+        mfdeq.equilibrium_at(case.model, case.params, eq.state * 1.001)
+    assert caught.value.report.residual > caught.value.report.target
+
+
+def test_the_model_is_linearized_once():
+    case = build("bratu_field")
+    calls = []
+    model = type(case.model)
+    counting = type(
+        "Counting",
+        (model,),
+        {"linearize": lambda self, h, t: calls.append(1) or model.linearize(self, h, t)},
+    )
+    counting_model = object.__new__(counting)
+    counting_model.__dict__.update(case.model.__dict__)
+    eq = mfdeq.equilibrium_at(counting_model, case.params, case.solve().state)
+    H = eq.hessian(case.loss)
+    for _ in range(3):
+        H @ np.ones((16, 2))
+    eq.gradient(case.loss)
+    eq.component_hessian(0) @ np.ones(16)
+    assert len(calls) == 1
+    assert eq.report.linear.setups == 1
+
+
+def test_state_and_params_are_read_only():
+    eq = mfdeq.solve(Tanh(), np.ones(2))
+    for array in (eq.state, eq.params):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0.0
+    assert "Tanh" in repr(eq)
+
+
+def test_an_exception_in_a_user_function_notes_where():
+    class Broken(Tanh):
+        def map(self, h, theta):
+            return np.eye(3) @ h
+
+    with pytest.raises(ValueError, match="matmul") as caught:
+        mfdeq.solve(Broken(), np.ones(2))
+    assert "Broken.map" in caught.value.__notes__[0]
