@@ -9,36 +9,16 @@ import pytest
 import scipy.sparse as sp
 from support.case_models import linear_operator_of
 from support.cases import close
+from support.linear_checks import MATRICES, check_solves, contraction
 from support.matrices import diffusion, operator
-from support.places import LIBRARIES, to_numpy
+from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
 from mfdeq.equilibrium import conditioning
 from mfdeq.linear.krylov.krylov import BLOCK_METHODS, METHODS, SYMMETRIC_METHODS
 from mfdeq.linear.preconditioners import amg
-from mfdeq.operators.dot_tests import is_symmetric
 from mfdeq.operators.operator import IdentityMinus
-
-
-def contraction(n, seed=0):
-    rng = np.random.default_rng(seed)
-    J = rng.standard_normal((n, n))
-    return np.eye(n) - 0.5 * J / np.linalg.norm(J, 2)
-
-
-def saddle(n):
-    """A symmetric pattern with zeros on the diagonal."""
-    rng = np.random.default_rng(1)
-    C = 0.1 * sp.random(n, n, 0.2, random_state=rng) + sp.identity(n)
-    return sp.bmat([[diffusion(6)[:n, :n], C.T], [C, None]]).tocsc()
-
-
-MATRICES = {
-    "symmetric": diffusion(22),
-    "windy": diffusion(22, wind=0.7),
-    "contraction": sp.csr_matrix(contraction(40)),
-}
 
 
 def inverse_of_lower_part(A, xp):
@@ -77,29 +57,6 @@ def combinations():
         yield name, method, M
 
 
-def check(factor, dense, dtype="float64", rtol=None):
-    """Both sides, a vector, a block, a zero column and dependent columns, at the true residual."""
-    n = dense.shape[0]
-    rng = np.random.default_rng(2)
-    B = rng.standard_normal((n, 5)).astype(dtype)
-    B[:, 1] = 0.0
-    B[:, 3] = -2.0 * B[:, 2]
-    B[:, 4] *= 1e-12
-    rtol = (1.01e-10 if dtype == "float64" else 3e-5) if rtol is None else rtol
-    xp, B = factor.backend.xp, factor.backend.from_host(B)
-    for solve, A in ((factor.solve, dense), (factor.solve_adjoint, dense.T)):
-        for b in (B, xp.asfortranarray(B), B[:, 0], B[:, 1], B[:, :1], B[:, ::2], B[:, :0]):
-            before = b.copy()
-            x = solve(b)
-            assert type(x) is type(b)
-            assert x.shape == b.shape
-            assert x.dtype == dtype
-            b, x = to_numpy(b), to_numpy(x)
-            assert np.array_equal(b, to_numpy(before))
-            residual = np.linalg.norm(b - A.astype(float) @ x, axis=0)
-            assert np.all(residual <= rtol * np.linalg.norm(b, axis=0))
-
-
 @pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(("name", "method", "preconditioner"), list(combinations()))
 def test_krylov_solves_with_every_preconditioner(name, method, preconditioner, xp, monkeypatch):
@@ -110,7 +67,7 @@ def test_krylov_solves_with_every_preconditioner(name, method, preconditioner, x
         pytest.skip(f"the array library has no {method}")
     M = {**PRECONDITIONERS, **MORE, "user": inverse_of_lower_part(matrix, xp)}[preconditioner]
     factor = mfdeq.Krylov(method, preconditioner=M).setup(A)
-    check(factor, matrix.toarray())
+    check_solves(factor, matrix.toarray())
     assert factor.counts.iterations > 0
 
 
@@ -160,90 +117,7 @@ BLOCKS = [
 @pytest.mark.parametrize(("name", "solver"), BLOCKS, ids=str)
 def test_krylov_of_blocks(name, solver, xp, monkeypatch):
     monkeypatch.setattr(amg, "MAX_COARSE", 50)
-    check(solver.setup(operator(MATRICES[name], xp=xp)), MATRICES[name].toarray())
-
-
-FRONTS = [(name, "multifrontal") for name in MATRICES]
-
-
-@pytest.mark.parametrize(**LIBRARIES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
-@pytest.mark.parametrize(
-    ("name", "package"),
-    [*itertools.product([*MATRICES, "saddle"], [None, "superlu"]), *FRONTS],
-)
-def test_direct(name, package, form, dtype, xp):
-    matrix = saddle(30) if name == "saddle" else MATRICES[name]
-    given = matrix.toarray() if form == "dense" else matrix.asformat(form)
-    if package == "multifrontal" and form == "dense":
-        return
-    factor = mfdeq.Direct(package=package).setup(operator(given, dtype, xp))
-    check(factor, matrix.toarray().astype(dtype), dtype)
-    assert factor.counts.iterations == 0
-    # cuDSS solves with the transpose by a factorization of its own.
-    both = factor.name.endswith("(cuDSS)") and not is_symmetric(factor.A)
-    assert factor.counts.setups == (2 if both else 1)
-
-
-def test_direct_keeps_a_symmetric_pattern_cheap():
-    A = operator(diffusion(60, wind=0.5))
-    factor = mfdeq.Direct().setup(A)
-    columns = sp.linalg.splu(A.array.tocsc())
-    lu = factor.factorization.lu
-    assert lu.L.nnz < 0.8 * columns.L.nnz
-    assert np.array_equal(lu.perm_c[np.argsort(lu.perm_r)], np.arange(3600))
-
-
-# Dense blocks on the diagonal, of which the inverses are kept.
-
-LAYERS = sp.block_diag([contraction(6, seed) for seed in range(7)], format="csr")
-SWAPPED = np.random.default_rng(0).permutation(42)
-
-
-@pytest.mark.parametrize(**LIBRARIES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("form", ["csr", "csc"])
-@pytest.mark.parametrize("scale", [1.0, 1e-9, np.logspace(-6, 6, 42)[:, None]], ids=str)
-def test_a_batch_of_dense_layers(scale, form, dtype, xp):
-    layers = LAYERS.multiply(scale).asformat(form)
-    factor = mfdeq.Direct().setup(operator(layers, dtype, xp))
-    assert factor.name == "Direct (dense blocks)"
-    assert factor.counts.bytes == factor.nbytes == 2 * 7 * 36 * np.dtype(dtype).itemsize
-    check(factor, layers.toarray().astype(dtype), dtype)
-
-
-OTHERS = {
-    "of two sizes": sp.block_diag([contraction(m) for m in (6, 6, 4, 8, 6, 6, 6)]),
-    "of three": sp.block_diag([contraction(3, seed) for seed in range(14)]),
-    "in another order": LAYERS[SWAPPED][:, SWAPPED],
-    "shifted": LAYERS[np.roll(range(42), 3)],
-    "with an entry less": LAYERS - LAYERS.multiply(sp.coo_matrix(([1], ([9], [8])), (42, 42))),
-    "beyond the diagonal": LAYERS + sp.coo_matrix(([1.0], ([0], [41])), (42, 42)),
-    "badly conditioned": sp.block_diag(
-        [contraction(6), np.fliplr(np.vander(1 + 1e-3 * np.arange(6)))]
-    ),
-}
-
-
-@pytest.mark.parametrize(**LIBRARIES)
-@pytest.mark.parametrize("name", OTHERS)
-def test_blocks_that_are_something_else(name, xp):
-    A = OTHERS[name].tocsr()
-    A.eliminate_zeros()
-    factor = mfdeq.Direct().setup(operator(A, xp=xp))
-    assert factor.name == "Direct (SuperLU)" if xp is np else factor.name != "Direct (dense blocks)"
-    if name != "badly conditioned":
-        check(factor, A.toarray())
-
-
-@pytest.mark.parametrize(**LIBRARIES)
-@pytest.mark.parametrize("rounding", [0.0, 1e-15])
-def test_a_singular_block(rounding, xp):
-    blocks = LAYERS.toarray()
-    blocks[20] = blocks[22] * (1 + rounding)
-    with pytest.raises(mfdeq.SingularStateError):
-        mfdeq.Direct().setup(operator(sp.csr_matrix(blocks), xp=xp)).solve(xp.arange(42.0))
+    check_solves(solver.setup(operator(MATRICES[name], xp=xp)), MATRICES[name].toarray())
 
 
 @pytest.mark.parametrize(**LIBRARIES)
@@ -255,7 +129,7 @@ def test_neumann(dtype, as_product, xp):
     if as_product:
         A = IdentityMinus(operator(np.eye(40) - dense, dtype, xp))
     factor = mfdeq.Neumann().setup(A)
-    check(factor, dense.astype(dtype), dtype)
+    check_solves(factor, dense.astype(dtype), dtype)
 
 
 @pytest.mark.parametrize(**LIBRARIES)
@@ -266,7 +140,7 @@ def test_neumann(dtype, as_product, xp):
 )
 def test_float32_reaches_its_own_limit(solver, xp):
     matrix = MATRICES["symmetric"]
-    check(solver.setup(operator(matrix, "float32", xp)), matrix.toarray(), "float32")
+    check_solves(solver.setup(operator(matrix, "float32", xp)), matrix.toarray(), "float32")
 
 
 @pytest.mark.parametrize(**LIBRARIES)

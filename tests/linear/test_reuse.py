@@ -158,30 +158,6 @@ def test_a_product_is_as_accurate_as_asked_for_and_cheaper(diffused, rtol):
     assert loose.tolerance.inner >= 0.01 * rtol
 
 
-# An optional faster factorization.
-
-
-def test_cholesky():
-    pytest.importorskip("cholespy", reason="the cholespy extra is not installed")
-    matrix = diffusion(20, 2).A
-    factor = mfdeq.Direct(package="cholespy").setup(operator_of(matrix))
-    B = np.random.default_rng(0).standard_normal((400, 9))
-    for b in (B, np.asfortranarray(B), B[:, 0], B[:, ::2], B[:, :0]):
-        before = b.copy()
-        for x in (factor.solve(b), factor.solve_adjoint(b)):
-            assert x.shape == b.shape
-            assert np.all(np.linalg.norm(matrix @ x - b, axis=0) <= 1e-10 * 30)
-        assert np.array_equal(b, before)
-    for refused in (WINDY, (matrix - 100 * sp.identity(400) * matrix.max()).tocsr(), np.eye(3)):
-        with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
-            mfdeq.Direct(package="cholespy").setup(operator_of(refused))
-
-
-def test_a_package_that_there_is_not():
-    with pytest.raises(mfdeq.ArgumentError, match="'pardiso'"):
-        mfdeq.Direct(package="pardiso")
-
-
 def test_an_aged_hierarchy_is_given_new_entries_in_place_of_a_set_up():
     """Along a path that leaves its start far behind, and back at once where they do not serve."""
     counts, reused = LinearCounts(), Reused(AMG)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from benchmarks.systems import network
+from support.linear_checks import MATRICES, check_solves
 from support.matrices import diffusion, operator, residuals
+from support.places import LIBRARIES
 from support.sparse_graphs import zero_diagonal
 
 import mfdeq
 from mfdeq.linear.direct import multifrontal as multifrontal_package
 from mfdeq.linear.multifrontal import fronts
+from mfdeq.operators.dot_tests import is_symmetric
 
 RNG = np.random.default_rng(0)
 
@@ -134,3 +139,63 @@ def test_a_right_hand_side_whose_norm_overflows_is_an_error():
     factor = mfdeq.Direct().setup(diffusion(5))
     with pytest.raises(mfdeq.ArgumentError, match="its norm overflows"):
         factor.solve(np.full(25, 1e160))
+
+
+# Both sides, for vectors and blocks, on every array library.
+
+
+def saddle(n):
+    """A symmetric pattern with zeros on the diagonal."""
+    rng = np.random.default_rng(1)
+    C = 0.1 * sp.random(n, n, 0.2, random_state=rng) + sp.identity(n)
+    return sp.bmat([[diffusion(6)[:n, :n], C.T], [C, None]]).tocsc()
+
+
+# Fronts are for sparse matrices, and do not pivot enough for a saddle point.
+FORMS = [
+    *itertools.product([*MATRICES, "saddle"], [None, "superlu"], ["csr", "csc", "dense"]),
+    *itertools.product(MATRICES, ["multifrontal"], ["csr", "csc"]),
+]
+
+
+@pytest.mark.parametrize(**LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "package", "form"), FORMS)
+def test_solves_with_a_matrix_and_its_adjoint(name, package, form, dtype, xp):
+    matrix = saddle(30) if name == "saddle" else MATRICES[name]
+    given = matrix.toarray() if form == "dense" else matrix.asformat(form)
+    factor = mfdeq.Direct(package=package).setup(operator(given, dtype, xp))
+    check_solves(factor, matrix.toarray().astype(dtype), dtype)
+    assert factor.counts.iterations == 0
+    # cuDSS solves with the transpose by a factorization of its own.
+    both = factor.name.endswith("(cuDSS)") and not is_symmetric(factor.A)
+    assert factor.counts.setups == (2 if both else 1)
+
+
+def test_superlu_orders_symmetric_patterns_symmetrically():
+    A = operator(diffusion(60, wind=0.5))
+    factor = mfdeq.Direct().setup(A)
+    columns = sp.linalg.splu(A.array.tocsc())
+    lu = factor.factorization.lu
+    assert lu.L.nnz < 0.8 * columns.L.nnz
+    assert np.array_equal(lu.perm_c[np.argsort(lu.perm_r)], np.arange(3600))
+
+
+def test_cholmod_solves_with_definite_matrices_and_refuses_others():
+    pytest.importorskip("cholespy", reason="the cholespy extra is not installed")
+    matrix = diffusion(20)
+    factor = mfdeq.Direct(package="cholespy").setup(operator(matrix))
+    B = np.random.default_rng(0).standard_normal((400, 9))
+    for b in (B, np.asfortranarray(B), B[:, 0], B[:, ::2], B[:, :0]):
+        before = b.copy()
+        for x in (factor.solve(b), factor.solve_adjoint(b)):
+            assert x.shape == b.shape
+            assert np.all(np.linalg.norm(matrix @ x - b, axis=0) <= 1e-10 * 30)
+        assert np.array_equal(b, before)
+    for refused in (
+        diffusion(20, 0.5),
+        (matrix - 100 * sp.identity(400) * matrix.max()).tocsr(),
+        np.eye(3),
+    ):
+        with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
+            mfdeq.Direct(package="cholespy").setup(operator(refused))
