@@ -39,7 +39,7 @@ _HOME = {
     "Nystrom": "spectrum.nystrom",
     "spectral_density": "spectrum.spectral_density",
     "SpectralDensity": "spectrum.spectral_density",
-    "Estimate": "spectrum.spectral_density",
+    "Estimate": "spectrum.estimate",
     "log_determinant": "spectrum.spectral_density",
     "numerical_rank": "spectrum.spectral_density",
     "trace": "spectrum.traces",

@@ -14,7 +14,7 @@ from .objective import Objective
 
 @dataclass
 class Iterate:
-    """A point of a minimization, and all that the next step depends on beside the method.
+    """A point of a minimization, and all that the next step depends on other than the method.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Iterate:
     forcing : float
         The relative accuracy of the last step.
     radius : float or None
-        Of the trust region.
+        Radius of the trust region; None before the first step.
     gauss_newton : bool
         Whether the next model is the Gauss-Newton part of the Hessian.
     """
@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def backend(self) -> Backend:
-        """Of the parameters."""
+        """The array library of the parameters."""
         return self.bounds.backend
 
 

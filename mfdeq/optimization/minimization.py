@@ -176,6 +176,6 @@ class Minimization:
         self._solve_anew(self.eq.state)
 
     def _solve_anew(self, state: Array) -> None:
-        """Solve at the last point from that state, with nothing else kept."""
+        """Solve at the last point from that state alone."""
         self.functional.forget(state)
         self.eq = self.functional.equilibrium(self.at.theta)

@@ -107,7 +107,7 @@ def minimize(
     A run that was killed and is started again with the same file continues from its last
     checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
     returns its result at once. So that everything after a checkpoint depends on the file alone,
-    the functional drops there what it has beside the state, at the cost of one set-up more and one
+    the functional drops there everything but the state, at the cost of one more set-up and one
     forward solve that is at its target already. `gtol`, `max_iterations` and `checkpoint_every` may
     differ between starts. The functional and the other arguments must not: their sizes, theta0
     and the loss at the checkpoint are compared.

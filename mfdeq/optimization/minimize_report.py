@@ -24,6 +24,15 @@ class Step:
         Linear solves of the whole run by the end of the step.
     seconds : float
         Seconds of the whole run by the end of the step.
+
+    Examples
+    --------
+    A callback of `mfdeq.minimize` that stops below a loss of 0.1:
+
+    >>> def callback(theta, step):
+    ...     return step.value < 0.1
+    >>> callback(None, Step(0.05, 1e-3, 0.2, 7, "inside"))
+    True
     """
 
     value: float

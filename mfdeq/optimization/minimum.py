@@ -38,6 +38,8 @@ class Minimum:
         At `params`.
     report : MinimizeReport
         What it did and cost.
+    functional : ReducedFunctional
+        What was minimized.
 
     Examples
     --------
@@ -59,7 +61,7 @@ class Minimum:
     reason: str
     equilibrium: Equilibrium
     report: MinimizeReport
-    _functional: ReducedFunctional
+    functional: ReducedFunctional
 
     def __repr__(self) -> str:
         return f"<Minimum {self.value:.8g}: {self.reason}>"
@@ -70,7 +72,7 @@ class Minimum:
 
         Computed when it is first asked for, by `mfdeq.eigsh`.
         """
-        return eigsh(self.equilibrium.hessian(self._functional.loss), 1, "SA")
+        return eigsh(self.equilibrium.hessian(self.functional.loss), 1, "SA")
 
     @functools.cached_property
     def definite(self) -> bool | None:
@@ -80,7 +82,7 @@ class Minimum:
         inertia count of the Lagrangian system shows that no eigenvalue is negative, or where P is
         so small that all eigenvalues have been computed.
         """
-        H = self.equilibrium.hessian(self._functional.loss)
+        H = self.equilibrium.hessian(self.functional.loss)
         try:
             below = solver_for(H.backend).shifted_inverse(H).below
         except MfdeqError:

@@ -34,7 +34,7 @@ class ReducedFunctional:
     Parameters
     ----------
     model : FixedPointModel or ResidualModel
-        Of N unknowns and P parameters.
+        A model of N unknowns and P parameters.
     loss : Loss
         L(h, theta).
     h0 : (N,) array, optional
@@ -191,7 +191,7 @@ class ReducedFunctional:
     def linear_solves(self) -> int:
         """Linear solves so far: right-hand sides of forward iterations, adjoints and products.
 
-        Those of a failed forward solve as far as its report has them.
+        A failed forward solve counts with what its report has.
         """
         return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
 

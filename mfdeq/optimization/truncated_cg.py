@@ -21,9 +21,10 @@ class CGStep:
     ----------
     step : (P,) array
     decrease : float
-        Of the quadratic model.
+        How far the quadratic model falls.
     length, radius : float
-        Of the step and of the trust region, in the norm of the preconditioner's inverse.
+        Length of the step and radius of the trust region, in the norm of the preconditioner's
+        inverse.
     how : str
         Why the path ended there.
     products : int

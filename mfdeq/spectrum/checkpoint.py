@@ -101,6 +101,6 @@ class EigenCheckpoint:
         return pairs
 
     def _forget(self) -> None:
-        """Drop what products depend on beside the file, so that a restart gives the same bits."""
+        """Drop what products depend on other than the file: a restart then gives the same bits."""
         for operator in self.operators:
             operator.H.forget()

@@ -1,8 +1,8 @@
 """The smallest eigenpairs with a preconditioner, where nothing is factorized: Davidson's method.
 
 The space V is extended by M r, the preconditioned residuals of the Ritz pairs that have not yet
-converged, and T = V'HV is taken over all of it. At a restart the best Ritz vectors stay, and beside
-them those of one step before, as conjugate gradients keep their last direction (the method GD+k).
+converged, and T = V'HV is taken over all of it. At a restart the best Ritz vectors stay,
+together with those of one step before, as conjugate gradients keep their last direction (GD+k).
 
 References
 ----------
@@ -29,8 +29,8 @@ from .lanczos import select_wanted
 from .lanczos_search import RECURRENCE_SHARE, SAME_PRODUCT_RTOL
 from .problem import EigenMethod, EigenProblem
 
-EXTRA_RITZ_VECTORS = 4  # at a restart, beside those that are wanted
-NEW_DIRECTION_RTOL = 1e-8  # of a vector's length, what must be left of it beside the others
+EXTRA_RITZ_VECTORS = 4  # at a restart, in addition to those that are wanted
+NEW_DIRECTION_RTOL = 1e-8  # of a vector's length: less of it is not independent of the others
 
 
 class Davidson:
@@ -49,7 +49,7 @@ class Davidson:
     Attributes
     ----------
     values, residuals : (k,) host arrays
-        Of the wanted Ritz pairs, ascending.
+        Ritz values of the wanted pairs, ascending, and their residuals.
     norm : float
         The largest magnitude of a Ritz value so far.
     """

@@ -45,6 +45,16 @@ class EigenReport:
         ||H x - mu x|| of each pair, or ||H x - mu R x|| in the norm of R^-1.
     product_errors : (k,) array
         Error of H x for each pair, as `with_error` estimates it, and rounding; part of the bounds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> report = mfdeq.eigsh(np.diag(np.arange(100.0)), k=2).report
+    >>> report.converged, report.method
+    (True, 'Lanczos')
+    >>> bool(np.all(report.residuals <= 1e-6 * report.norm))
+    True
     """
 
     converged: bool

@@ -9,8 +9,8 @@ R^-1.
 All of V is orthogonalized against, so that T = V'HV whatever V holds, and a restart is no more than
 fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is random and S zero; the
 eigenvectors in V are locked, and other copies of their eigenvalues are looked for in what is
-orthogonal to them. T lives on the host. Beside V its duals R V are stored: a step is one product
-with H and one solve with R.
+orthogonal to them. T lives on the host. The duals R V are stored, too: a step is one product with
+H and one solve with R.
 
 References
 ----------
@@ -37,7 +37,7 @@ MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
 REORTHOGONALIZE_BELOW = 0.5
 METRIC_RTOL = 1e-4  # relative difference of products with M that count as of the same M
 RESTART_SHARE = 0.5  # of the room beyond the k wanted vectors, filled with others at a restart
-# What a checkpoint holds beside the vectors, by the names of the attributes.
+# The attributes, other than the vectors, that a checkpoint holds.
 CHECKPOINT_FIELDS = (
     "T",
     "S",
@@ -291,7 +291,7 @@ class Lanczos:
         W is R X. `removed` are the lengths of what the columns had in V and was taken out.
         """
         backend, xp = self.backend, self.backend.xp
-        # What is small beside H is rounding, though it may be large beside its own column.
+        # What is small compared with H is rounding, though large compared with its own column.
         norm = float(host.max(host.abs(self.T), initial=0.0))
         lengths = self.metric.norms(X, W)
         left = float(xp.max(lengths))

@@ -1,6 +1,6 @@
 """A Gaussian posterior from a low-rank Hessian of the data misfit and the precision of a prior.
 
-With H V = R V diag(mu) and V' R V = I, up to eigenvalues that are small beside one,
+With H V = R V diag(mu) and V' R V = I, up to eigenvalues that are small compared with one,
 
     (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'
 
@@ -31,7 +31,7 @@ class LowRank(SelfAdjoint):
     Parameters
     ----------
     pairs : Eigenpairs
-        Of H, in the inner product of the prior's precision: ``mfdeq.eigsh(H, k, "LM", M=R)`` or
+        Eigenpairs of H in the inner product of R: ``mfdeq.eigsh(H, k, "LM", M=R)`` or
         `mfdeq.randomized_eigsh`.
 
     Attributes
@@ -50,7 +50,7 @@ class LowRank(SelfAdjoint):
     -----
     AccuracyWarning
         If `error` is more than 0.1: the bounds of the pairs are relative to the largest mu, and
-        what counts here is their size beside 1 + mu.
+        what counts here is their size relative to 1 + mu.
 
     Raises
     ------
@@ -136,7 +136,7 @@ class LowRank(SelfAdjoint):
         n : int, optional
             How many; one vector by default.
         seed : int, optional
-            Of the white noise; 0 by default.
+            Seed of the white noise; 0 by default.
         mean : (P,) array, optional
             Zero by default.
 

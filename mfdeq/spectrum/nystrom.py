@@ -42,7 +42,7 @@ class Nystrom(SelfAdjoint):
     shift : float, optional
         s >= 0; 0 by default.
     seed : int, optional
-        Of the random vectors; 0 by default.
+        Seed of the random vectors; 0 by default.
 
     Attributes
     ----------
@@ -54,8 +54,8 @@ class Nystrom(SelfAdjoint):
     Raises
     ------
     ArgumentError
-        If H has a negative eigenvalue, or both H and the shift are zero, as far as the products
-        show.
+        If the products show that H has a negative eigenvalue, or that both H and the shift are
+        zero.
 
     Notes
     -----

@@ -56,11 +56,11 @@ def randomized_eigsh(
     rtol : float, optional
         Residuals reach rtol times the largest magnitude of the values; 1e-2 by default.
     oversampling : int, optional
-        Columns beside k; 10 by default.
+        Columns in addition to k; 10 by default.
     max_passes : int, optional
         Passes before giving up, at least 2 and by default 10; the first two are the double pass.
     seed : int, optional
-        Of the random columns; 0 by default.
+        Seed of the random columns; 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 

@@ -45,7 +45,7 @@ class IteratedInverse(SelfAdjoint):
     H : CountedOperator
     sigma : float
     preconditioner : Operator, (P, P)
-        Near the inverse; with sigma = 0 a `LowRank`, say.
+        An approximate inverse; for sigma = 0 that may be a `LowRank`.
     """
 
     def __init__(self, H: CountedOperator, sigma: float, preconditioner: Operator) -> None:

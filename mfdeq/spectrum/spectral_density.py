@@ -27,48 +27,14 @@ from ..arrays.backend import Array, array_on_host, host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
-from ..priors.metric import Metric
 from ..priors.precision import metric_of
 from .arguments import check_operator
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs
+from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
-MIN_SAMPLES = 4  # random vectors, from whose scatter an error can be estimated
 # A recurrence ends below this share of the largest eigenvalue seen, or below so many roundings.
 BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS = 1e-10, 100.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number estimated from random samples, with its standard error.
-
-    Attributes
-    ----------
-    value : float
-        The estimate; ``float(estimate)`` is the same.
-    standard_error : float
-        The truth is within two standard errors in 95 of 100 cases. It contains the scatter of the
-        samples, widened for their small number, and the error of the quadrature.
-    products : int
-        Products with H; one with a block of b columns counts b.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import mfdeq
-    >>> estimate = mfdeq.trace(np.diag(np.linspace(0.0, 1.0, 200)))
-    >>> abs(estimate.value - 100.0) < 4 * estimate.standard_error
-    True
-    >>> estimate.products
-    90
-    """
-
-    value: float
-    standard_error: float
-    products: int
-
-    def __float__(self) -> float:
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -89,6 +55,8 @@ class SpectralDensity:
         The eigenvalues that were given.
     products : int
         Products with H; one with a block of b columns counts b.
+    shorter : list of pairs
+        Nodes and weights after fewer steps, from which the error of the quadrature is estimated.
 
     Examples
     --------
@@ -107,7 +75,7 @@ class SpectralDensity:
     weights: Any = field(repr=False)
     exact: Any = field(repr=False)
     products: int
-    _shorter: Any = field(repr=False)  # the same quadratures after fewer steps
+    shorter: Any = field(repr=False)
 
     def sum(self, f: Callable[[Any], Any]) -> Estimate:
         """Estimate tr f(H), the sum of f over all eigenvalues.
@@ -145,7 +113,7 @@ class SpectralDensity:
                 f"reaches from {least:.3g} to {most:.3g}"
             )
         value = float(samples.mean())
-        changes = (float(_quadrature(f, *s).mean()) - value for s in self._shorter)
+        changes = (float(_quadrature(f, *s).mean()) - value for s in self.shorter)
         change = max(abs(x) for x in changes)
         error = rest * math.hypot(standard_error(samples), 0.5 * change)
         return Estimate(known + rest * value, error, self.products)
@@ -156,12 +124,12 @@ class SpectralDensity:
         Parameters
         ----------
         x : array_like
-            Of any shape.
+            The points, in an array of any shape.
 
         Returns
         -------
         host array
-            Of the shape of x, from 0 to P.
+            From 0 to P, in the shape of x.
         """
         x = host.asarray(x, dtype="float64")
         below = self.nodes[..., None] <= x.reshape(-1)
@@ -175,14 +143,14 @@ class SpectralDensity:
         Parameters
         ----------
         x : array_like
-            Of any shape.
+            The points, in an array of any shape.
         width : float
             Standard deviation of the Gaussians, in the units of x.
 
         Returns
         -------
         host array
-            Of the shape of x; its integral over all x is P.
+            The density, in the shape of x; its integral over all x is P.
         """
         x, width = host.asarray(x, dtype="float64"), at_least(1e-300, width, "width")
         nodes = host.concatenate([self.nodes.reshape(-1), self.exact])
@@ -220,7 +188,7 @@ def spectral_density(
         Eigenpairs of the same H and M that are known. They count exactly and the probes sample the
         rest only: where a few eigenvalues are large, errors are much smaller.
     seed : int, optional
-        Of the random vectors; 0 by default.
+        Seed of the random vectors; 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 
@@ -364,28 +332,6 @@ def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimat
     eps = backend_of(H).eps
     level = largest * (density.size * eps if rtol is None else at_least(0.0, rtol, "rtol"))
     return density.sum(lambda x: (abs(x) > level).astype("float64"))
-
-
-def standard_error(samples: Any) -> float:
-    """The standard error of the mean of n samples, such that twice it is Student's 95 per cent.
-
-    By the expansion of his quantile at two (M. Abramowitz and I. A. Stegun, "Handbook of
-    Mathematical Functions", 1964, 26.7.5).
-    """
-    n = samples.shape[0]
-    widening = 1.0 + 1.25 / (n - 1) + 1.53 / (n - 1) ** 2
-    return widening * float(samples.std(ddof=1)) / math.sqrt(n)
-
-
-def random_unit_vectors(
-    metric: Metric, P: int, n: int, seed: int, basis: Array | None = None
-) -> Array:
-    """Random vectors of length one, (P, n), orthogonal to an orthonormal basis."""
-    x = metric.gaussian(P, n, seed)
-    if basis is not None:
-        for _ in range(2):
-            x = x - basis @ (basis.T @ metric.apply(x))
-    return x / metric.norms(x, metric.apply(x))
 
 
 def _tridiagonals(

@@ -30,7 +30,7 @@ from .arguments import check_operator
 from .counted_operator import CountedOperator
 from .eigenpairs import orthonormalize
 from .eigsh import eigsh
-from .spectral_density import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
+from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
 
 @translate_memory_errors
@@ -49,7 +49,7 @@ def trace(
         With H, at most; at least 12, by default 90. A third of them finds a basis of the large
         eigenvalues, a third gives their trace exactly, and a third samples the rest.
     seed : int, optional
-        Of the random vectors; 0 by default.
+        Seed of the random vectors; 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 
@@ -133,9 +133,9 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
         An mfdeq Hessian whose A, B and curvature are sparse matrices, for the smallest eigenvalue
         by the Lagrangian system; any other with ``preconditioner=``, if it is positive definite.
     rtol : float, optional
-        Of the two eigenvalues; 1e-2 by default.
+        Relative tolerance of the two eigenvalues; 1e-2 by default.
     **options
-        Of `eigsh`, for the smallest: ``M``, ``preconditioner``, ``progress``.
+        Options of `eigsh` for the smallest: ``M``, ``preconditioner``, ``progress``.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
 def _deflated_trace(
     H: Any, M: Any, products: int, seed: int, progress: bool, squared: bool
 ) -> Estimate:
-    """The trace of R^-1 H, or of its square: exact on a subspace, sampled beside it."""
+    """The trace of R^-1 H, or of its square: exact on a subspace, sampled outside."""
     P = check_operator(H, 1)
     backend = backend_of(H)
     metric = metric_of(M, backend, P)

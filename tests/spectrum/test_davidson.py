@@ -19,7 +19,7 @@ from support.spectra import (
 )
 
 import mfdeq
-from mfdeq.spectrum.davidson import Davidson
+from mfdeq.spectrum.davidson import DAVIDSON, Davidson
 
 P = 144
 H, VALUES = ILL_CONDITIONED, ILL_CONDITIONED_VALUES
@@ -41,7 +41,7 @@ def test_the_smallest_pairs_match_the_spectrum_at_any_scale(block, basis, scale)
     assert np.all(pairs.error_bounds <= 2e-6 * scale * VALUES[4] + 1e-13 * scale)
     off = scale * H @ pairs.vectors - pairs.vectors * pairs.values
     assert np.all(np.linalg.norm(off, axis=0) <= pairs.error_bounds)
-    assert pairs.report.method == "Davidson"
+    assert pairs.report.method == DAVIDSON.name
     assert pairs.report.products < 200
 
 
@@ -166,5 +166,5 @@ def test_a_bad_preconditioner_is_an_error_with_the_pairs_found():
     assert np.all(abs(VALUES[:, None] - best.values).min(axis=0) <= best.error_bounds)
     with pytest.raises(mfdeq.ArgumentError, match="which='SA'"):
         mfdeq.eigsh(H, 5, "LM", preconditioner=bad)
-    with pytest.raises(mfdeq.ModelError, match="preconditioner has shape"):
+    with pytest.raises(mfdeq.ModelError, match=r"preconditioner: expected .*\(144, 144\), got"):
         mfdeq.eigsh(H, 5, "SA", preconditioner=bad[:3, :3])

@@ -14,7 +14,7 @@ from support.spectra import symmetric_matrix
 
 import mfdeq
 from mfdeq.priors.metric import Euclidean
-from mfdeq.spectrum.spectral_density import random_unit_vectors
+from mfdeq.spectrum.estimate import random_unit_vectors
 
 
 def estimators(name):
