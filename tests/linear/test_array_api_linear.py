@@ -19,7 +19,7 @@ from mfdeq.linear.krylov.recycling import Recycled
 from mfdeq.linear.preconditioners.cycle import (
     Smoothed,
     collapsed,
-    in_turn,
+    composed_smoother,
     largest_eigenvalue,
     v_cycle,
 )
@@ -65,7 +65,7 @@ def collapsed_hierarchy(place):
     P, R = [place(P) for P in UP], [place(R) for R in DOWN]
     levels = [
         collapsed(A[0], P[0], R[0], S[0], S[0]),
-        collapsed(A[1], P[1], R[1], None, in_turn(A[1], [S[1], 0.5 * S[1]])),
+        collapsed(A[1], P[1], R[1], None, composed_smoother(A[1], [S[1], 0.5 * S[1]])),
     ]
     return levels, place(np.linalg.inv(MATRICES[-1]))
 

@@ -1,8 +1,14 @@
-"""A space kept from solve to solve: the directions that A M shrinks most (GCRO-DR).
+"""Recycling of a Krylov space from solve to solve: the directions that A M shrinks most (GCRO-DR).
 
-Kept are Y and C with A M Y = C, C orthonormal. A solve starts from the best of that space and
-searches orthogonally to C (Parks et al. 2006); the space is chosen anew after each cycle as the y
-with the smallest ||A M y|| / ||y|| in it and the Krylov space together: real arithmetic for any A.
+Y and C are stored, A M Y = C with C orthonormal. A solve starts from the best element of that space
+and searches orthogonally to C. After each cycle the space is chosen anew, as the y with the
+smallest ||A M y|| / ||y|| in it and the Krylov space together. The choice by singular values, in
+place of harmonic Ritz values, takes real arithmetic for any A.
+
+References
+----------
+M. L. Parks, E. de Sturler, G. Mackey, D. D. Johnson and S. Maiti, Recycling Krylov subspaces for
+sequences of linear systems, SIAM J. Sci. Comput. 28 (2006).
 """
 
 from __future__ import annotations
@@ -28,7 +34,14 @@ class Recycled:
     ----------
     backend : Backend
     size : int
-        Vectors kept; twice as many are stored.
+        Vectors of Y and of C each.
+
+    Attributes
+    ----------
+    Y, C : (n, size) array or None
+        None before the first choice, and after the space was given up.
+    shrinkage : float
+        Sum of ||A M y|| / ||y|| over an orthonormal basis of Y.
     """
 
     def __init__(self, backend: Backend, size: int) -> None:
@@ -39,9 +52,9 @@ class Recycled:
         self._rates: list[float] = []
 
     def judge(self, iterations: int, rtol: float) -> None:
-        """Take note of a solve of one column; give the space up for good where it does not pay."""
+        """Take note of a solve of one column; give the space up for good if it does not pay."""
         if iterations <= self.size:
-            return  # too easy a right-hand side to say anything
+            return  # The right-hand side is too easy to say anything.
         self._rates.append(iterations / math.log(1.0 / rtol))
         if (
             len(self._rates) == 1 + TRIAL_SOLVES
@@ -51,14 +64,14 @@ class Recycled:
             self.size = 0
 
     def project(self, R: Array) -> tuple[Array, Any]:
-        """R without its part in C, and the coefficients of that part."""
+        """Return R without its part in C, and the coefficients of that part."""
         if self.C is None:
             return R, None
         a = self.C.T @ R
         return R - self.C @ a, read_together(self.backend, a)[0]
 
     def orthogonalize(self, W: Array) -> list[Array]:
-        """Take the part in C out of W, in place; its coefficients, if there is a C."""
+        """Take the part in C out of W, in place; return its coefficients, [] without a C."""
         if self.C is None:
             return []
         c = self.C.T @ W
@@ -66,20 +79,30 @@ class Recycled:
         return [c]
 
     def correction(self, start: Any, coupling: list[Any], y: list[Any]) -> Array | float:
-        """Y times what the solution has in it: the start, less what V y brings into C."""
+        """The part of the solution in Y: the start, less what A M V y has in C."""
         if self.Y is None or start is None:
             return 0.0
         within = start - sum(c @ part for c, part in zip(coupling, y, strict=False))
         return self.Y @ self.backend.coefficients(within)
 
     def harvest(self, basis: list[Array], coupling: list[Any], raw: list[list[Any]]) -> None:
-        """Choose the space anew from itself and a cycle's A M V = C coupling + V+ H."""
+        """Choose the space anew from itself and the Krylov space of a cycle.
+
+        Parameters
+        ----------
+        basis : list of (n, k) arrays
+            V+ of A M V = C coupling + V+ H, block by block.
+        coupling : list of arrays, on the host
+            Block columns.
+        raw : list of lists of arrays, on the host
+            The blocks of H, column by column.
+        """
         if len(raw) < MIN_CYCLE_RATIO * self.size or self.size == 0:
-            return  # there is little to save
+            return  # There is little to save.
         backend, linalg = self.backend, host.linalg
         V = basis[: len(raw)]
         if self.size + sum(v.shape[1] for v in basis) > V[0].shape[0]:
-            return  # the space is exhausted, and its last vectors are rounding
+            return  # The space is exhausted, and its last vectors are rounding.
         H = _dense(raw, basis)
         inner, G = host.eye(H.shape[1]), H
         if self.Y is not None and self.C is not None:
@@ -89,32 +112,33 @@ class Recycled:
             inner = host.block([[own, mixed.T], [mixed, inner]])
             across = host.concatenate(coupling, axis=1)
             G = host.block([[host.eye(k), across], [host.zeros((H.shape[0], k)), H]])
-        # Coordinates in which ||y|| is the norm; what Y and V have in common counts once.
+        # Coordinates in which the norm is ||y||. What Y and V have in common counts once.
         lengths = host.sqrt(host.diagonal(inner))
         values, U = linalg.eigh(inner / lengths / lengths[:, None])
-        kept = values > DEPENDENT_RTOL * values[-1]
-        unit = U[:, kept] / lengths[:, None] / host.sqrt(values[kept])
+        independent = values > DEPENDENT_RTOL * values[-1]
+        unit = U[:, independent] / lengths[:, None] / host.sqrt(values[independent])
         _, sizes, rows = linalg.svd(G @ unit, full_matrices=False)
-        last = int((sizes > SINGULAR_RTOL * sizes[0]).sum())  # svd sorts
-        found = min(self.size, last)
-        smallest = rows[last - found : last, :].T
-        shrinkage = float(sizes[last - found : last].sum())
-        grown = self.Y is None or found > self.Y.shape[1]
+        last = int((sizes > SINGULAR_RTOL * sizes[0]).sum())  # They are sorted.
+        size = min(self.size, last)
+        smallest = rows[last - size : last, :].T
+        shrinkage = float(sizes[last - size : last].sum())
+        grown = self.Y is None or size > self.Y.shape[1]
         if not (grown or shrinkage < MAX_SHRINKAGE_RATIO * self.shrinkage):
             return
         P = unit @ smallest
         Q, R = linalg.qr(G @ P)
         P = linalg.solve(R.T, P.T).T  # P R^-1
-        held = [] if self.Y is None else [self.Y]
-        range_ = [] if self.C is None else [self.C]
-        Y = _combination(backend, held + V, P)
-        C = _combination(backend, range_ + basis, Q)
-        self.C, T = backend.xp.linalg.qr(C)  # of what was C before, rounding adds up
+        old_Y = [] if self.Y is None else [self.Y]
+        old_C = [] if self.C is None else [self.C]
+        Y = _combination(backend, old_Y + V, P)
+        C = _combination(backend, old_C + basis, Q)
+        self.C, T = backend.xp.linalg.qr(C)  # Rounding errors of the old C would add up.
         self.Y = backend.xp.linalg.solve(T.T, Y.T).T  # Y T^-1
         self.shrinkage = shrinkage
 
 
 def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
+    """The blocks side by side, times P."""
     total, row = 0.0, 0
     for block in blocks:
         rows = block.shape[1]
@@ -125,7 +149,7 @@ def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
 
 
 def _dense(raw: list[list[Any]], basis: list[Array]) -> Any:
-    """The block upper Hessenberg matrix of its columns."""
+    """The block upper Hessenberg matrix that is given by its columns."""
     rows = sum(v.shape[1] for v in basis[: len(raw) + 1])
     columns = []
     for column in raw:

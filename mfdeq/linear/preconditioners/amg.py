@@ -16,7 +16,15 @@ from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ..operands import matrix_of
 from ..protocols import Preconditioner, PreconditionerOperator
-from .cycle import Collapsed, Smoothed, collapsed, in_turn, interval, largest_eigenvalue, v_cycle
+from .cycle import (
+    Collapsed,
+    Smoothed,
+    collapsed,
+    composed_smoother,
+    damped_interval,
+    largest_eigenvalue,
+    v_cycle,
+)
 from .jacobi import inverse_block_diagonal, inverse_diagonal
 
 MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen any more
@@ -293,11 +301,13 @@ def _level(
         coarse, fine = (
             here.sparse.diags(points / diagonal).tocsr() for points in (splitting, ~splitting)
         )
-        return _on_device(backend, collapsed(A, P, R, None, in_turn(A, [fine, fine, coarse])))
+        return _on_device(
+            backend, collapsed(A, P, R, None, composed_smoother(A, [fine, fine, coarse]))
+        )
     inverse = inverse_block_diagonal(A, size if options.block_size > 1 else 1)
     largest = largest_eigenvalue(here, A, inverse)
     if options.degree == 1:
-        S = inverse / interval(largest)[0]
+        S = inverse / damped_interval(largest)[0]
         return _on_device(backend, collapsed(A, P, R, S, S))
     D = inverse if options.block_size > 1 else inverse.diagonal()
     kernels = backend.kernels

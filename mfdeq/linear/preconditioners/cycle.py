@@ -1,13 +1,17 @@
-"""The multigrid V-cycle, on numpy and cupy arrays alike, for k columns, with its exact transpose.
+"""The multigrid V-cycle on any array library, for vectors and blocks, with its exact transpose.
 
 With S a smoother (x <- x + S (b - A x)), P and R the transfers and M_c the cycle of the coarse
 level, a cycle that smooths before and after the coarse correction is
 
     M = S + S - S A S + (I - S A) P M_c R (I - A S).
 
-Where S is sparse the smoothing is multiplied out once (`collapsed`), and a level is three sparse
-products: M = G + P M_c R. Where S is a polynomial of higher degree its products are applied
-(`Smoothed`). Either way the transposed levels make the transposed cycle.
+Where S is sparse, the smoothing is multiplied out once (`collapsed`), and a level is three sparse
+products, M = G + P M_c R. Where S is a polynomial of higher degree, its products are applied
+(`Smoothed`). Either way, the transposed levels make the transposed cycle.
+
+References
+----------
+W. L. Briggs, V. E. Henson and S. F. McCormick, A Multigrid Tutorial, 2nd ed., SIAM (2000).
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class Collapsed:
         return Collapsed(self.G.T, self.R.T, self.P.T)
 
     def apply(self, below: Callable[[Array], Array], b: Array) -> Array:
-        """M b, `below` being the product with M_c."""
+        """Apply the cycle to b; `below` applies that of the coarse level, M_c."""
         return add_product(self.G @ b, self.P, below(self.R @ b))
 
 
@@ -45,7 +49,18 @@ class Collapsed:
 class Smoothed:
     """A level that smooths by a Chebyshev polynomial in D^-1 A.
 
-    D is the diagonal of A, `inverse_diagonal` an (n,) array then, or its block diagonal.
+    Attributes
+    ----------
+    kernels : module
+        The inner loops of the array library.
+    A, P, R : sparse matrices
+        The matrix of the level, its prolongation and its restriction.
+    inverse_diagonal : (n,) array or (n, n) sparse matrix
+        The inverse of D, the diagonal of A or its block diagonal.
+    largest : float
+        A bound on the eigenvalues of D^-1 A.
+    degree : int
+        Of the polynomial.
     """
 
     kernels: ModuleType
@@ -53,7 +68,7 @@ class Smoothed:
     P: Any
     R: Any
     inverse_diagonal: Any
-    largest: float  # bound on the eigenvalues of D^-1 A
+    largest: float
     degree: int
 
     @property
@@ -64,7 +79,7 @@ class Smoothed:
         return replace(self, A=self.A.T, P=self.R.T, R=self.P.T, inverse_diagonal=D)
 
     def apply(self, below: Callable[[Array], Array], b: Array) -> Array:
-        """M b, `below` being the product with M_c."""
+        """Apply the cycle to b; `below` applies that of the coarse level, M_c."""
         x = self.smooth(b)
         x = add_product(x, self.P, below(self.R @ self._residual(b, x)))
         x += self.smooth(self._residual(b, x))
@@ -74,9 +89,14 @@ class Smoothed:
         return add_product(1.0 * b, self.A, x, -1)
 
     def smooth(self, b: Array) -> Array:
-        """The Chebyshev polynomial for [largest / 10, largest] applied to b (Saad, alg. 12.1)."""
+        """Apply the Chebyshev polynomial for [largest / 10, largest] to b.
+
+        References
+        ----------
+        Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., SIAM (2003), algorithm 12.1.
+        """
         step, D = self.kernels.chebyshev, self.inverse_diagonal
-        centre, half = interval(self.largest)
+        centre, half = damped_interval(self.largest)
         sigma = centre / half
         rho = 1.0 / sigma
         x, d, r = 0.0 * b, 0.0 * b, 1.0 * b
@@ -89,7 +109,7 @@ class Smoothed:
 
 
 def v_cycle(levels: Sequence[Any], coarse: Any, b: Array) -> Array:
-    """One V-cycle from a zero start: approximately A^-1 b, linear in b.
+    """One V-cycle from zero: approximately A^-1 b, linear in b.
 
     Parameters
     ----------
@@ -105,28 +125,28 @@ def v_cycle(levels: Sequence[Any], coarse: Any, b: Array) -> Array:
 
 
 def collapsed(A: Any, P: Any, R: Any, before: Any, after: Any) -> Collapsed:
-    """The level that smooths by the matrices `before` and `after` (None: not at all)."""
+    """The level that smooths by the matrices `before` (None: not at all) and `after`."""
     if before is None:
         return Collapsed(after, P - after @ (A @ P), R)
     G = before + after - after @ (A @ before)
     return Collapsed(G, P - after @ (A @ P), R - (R @ A) @ before)
 
 
-def in_turn(A: Any, smoothers: Sequence[Any]) -> Any:
-    """The matrix of several smoothing steps, one after the other: S + S_i - S_i A S."""
+def composed_smoother(A: Any, smoothers: Sequence[Any]) -> Any:
+    """The matrix of several smoothing steps one after the other: S + S_i - S_i A S, repeatedly."""
     S = smoothers[0]
     for step in smoothers[1:]:
         S = S + step - step @ (A @ S)
     return S
 
 
-def interval(largest: float) -> tuple[float, float]:
-    """Centre and half width of what a smoother damps: a tenth of the largest, to a little above."""
+def damped_interval(largest: float) -> tuple[float, float]:
+    """Centre and half width of [largest / 10, 1.1 largest], which a smoother damps."""
     return 0.6 * largest, 0.5 * largest
 
 
 def largest_eigenvalue(backend: Backend, A: Any, inverse_diagonal: Any) -> float:
-    """A little above the largest |eigenvalue| of D^-1 A, by power iteration."""
+    """A bound on the |eigenvalues| of D^-1 A, by power iteration and a margin of 10 %."""
     x = backend.random(A.shape[0], seed=2)
     estimate = 1.0
     for _ in range(POWER_STEPS):
