@@ -295,7 +295,7 @@ def follow(
         checkpoint_every,
         FOLLOWING,
         lambda: {
-            "model": model.described,
+            "model": model.display_name,
             "N and P": [curve.size, curve.theta.shape[0]],
             "theta0": digest(curve.theta),
             "direction": digest(curve.d),

@@ -34,7 +34,7 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
-from ..models.linearization import Linearized, Problem
+from ..models.linearization import CheckedLinearization, Problem
 from ..models.model import Model
 from ..report import LinearCounts, SolveReport
 from .point import Point
@@ -83,7 +83,7 @@ class Curve:
         self.d = _direction(self.backend, direction, problem.param_size)
         self.counts = LinearCounts()
         self.weight = 1.0
-        self._recent: list[tuple[Array, Linearized]] = []  # of the last two states
+        self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self.size = problem.state_size
         self.b, self.c = (
             self._normalize(self.backend.random(self.size, seed=seed), 1.0) for seed in (11, 12)
@@ -129,7 +129,7 @@ class Curve:
         """Make the problem at theta0 + t d."""
         return Problem(self.model, self.theta + t * self.d)
 
-    def linearized(self, point: Point) -> Linearized:
+    def linearized(self, point: Point) -> CheckedLinearization:
         """Linearize the model at a point; once, as long as it is one of the last two."""
         for state, linearized in self._recent:
             if state is point.state:
@@ -138,16 +138,16 @@ class Curve:
         self._remember(point.state, linearized)
         return linearized
 
-    def _remember(self, state: Array, linearized: Linearized) -> None:
+    def _remember(self, state: Array, linearized: CheckedLinearization) -> None:
         self._recent = [(state, linearized), *self._recent[:1]]
 
-    def _solve(self, linearized: Linearized, *sides: Array) -> list[Array]:
+    def _solve(self, linearized: CheckedLinearization, *sides: Array) -> list[Array]:
         """Solve with A for several right-hand sides, as one block."""
         factor = self.solver.setup(linearized.A, self.counts)
         X = factor.solve(self.backend.xp.stack(sides, axis=1))
         return [X[:, j] for j in range(len(sides))]
 
-    def _tangent(self, linearized: Linearized, like: Point) -> tuple[Array, float]:
+    def _tangent(self, linearized: CheckedLinearization, like: Point) -> tuple[Array, float]:
         """Compute the unit tangent dx/ds, on the side of another point's tangent."""
         (a,) = self._solve(linearized, linearized.B._apply(self.d))
         return self._orient(a, 1.0, like)

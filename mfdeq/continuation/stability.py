@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays.backend import array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
 from ..linear.factor import Factor
-from ..models.linearization import Linearized
+from ..models.linearization import CheckedLinearization
 from .point import Point
 
 MAX_DENSE_SIZE = 200  # unknowns up to which all eigenvalues are computed
@@ -43,13 +43,13 @@ def withhold_uncertain_counts(points: Sequence[Point], found: Sequence[Point]) -
 
 
 def leading_eigenvalues(
-    linearized: Linearized, factorize: Callable[[], Factor], k: int, is_map: bool
+    linearized: CheckedLinearization, factorize: Callable[[], Factor], k: int, is_map: bool
 ) -> Any:
     """Compute the eigenvalues that decide on stability.
 
     Parameters
     ----------
-    linearized : Linearized
+    linearized : CheckedLinearization
     factorize : callable
         Makes a factor of A; it is called only if one is needed.
     k : int

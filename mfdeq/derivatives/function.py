@@ -1,4 +1,4 @@
-"""Models from a plain function of arrays: derivatives by the complex step, or by differences."""
+"""Models from a plain function of arrays, by the complex step or by differences."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import count, one_of
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array
 from ..errors import ArgumentError
-from ..models.model import Derived, FixedPointModel, Linearization, Model, ResidualModel
-from .differences import Slopes, Steps
-from .second_differences import SecondDerivatives
-from .sparsity import DETECT, KINDS, Sparsity
+from ..models.model import (
+    KINDS,
+    ComputedLinearization,
+    FixedPointModel,
+    Linearization,
+    Model,
+    ResidualModel,
+)
+from .directional_derivatives import DirectionalDerivatives, StepRule
+from .second_derivatives import SecondDerivatives
+from .sparsity import DETECT, Sparsity
 
-MOST = 5_000  # unknowns and parameters, each an evaluation, without a pattern
-AGAIN = 2.0  # times the steps, for error estimates
+MAX_COLUMNS = 5_000  # N + P without a pattern, when a linearization takes an evaluation for each
+COMPARISON_STEP_FACTOR = 2.0  # of the steps of `linearize_for_comparison`
 
 
 def from_function(
@@ -28,131 +35,159 @@ def from_function(
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
 ) -> Model:
-    """A model from a function of (state, params) alone.
+    """Make a model from a function of (state, params), which is differentiated numerically.
 
     Parameters
     ----------
     f : callable
-        The map f(h, theta), or the residual, of shape (N,), of arrays of shapes (N,) and (P,).
-        Where it takes complex arrays as well, and is analytic, first derivatives are exact to
-        rounding; that is tried, and checked against a difference, at every linearization.
+        The map or residual f(h, theta) of (N,) and (P,) arrays, which returns an (N,) array. If it
+        takes complex arrays as well, and is analytic, first derivatives are exact to rounding;
+        this is tried, and compared with a difference, at every linearization.
     state_size, param_size : int
         N and P.
     kind : {"map", "residual"}
         Whether an equilibrium is h = f(h, theta) or f(h, theta) = 0.
     sparsity : pair of sparse matrices or "detect", optional
-        Patterns of the derivatives with respect to the state, (N, N), and to the parameters,
-        (N, P). A linearization then takes as many evaluations as colours. "detect" looks for them
-        by products of f' near the first place (each of the pair may be "detect" too). None does
-        so up to N + P = 5,000, and is refused above.
+        The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
+        (N, P). A linearization then takes as many evaluations of f as there are colours. "detect",
+        which each of the pair may be too, finds them by products near the first point. None, the
+        default, detects them if N + P <= 5,000, and is an error otherwise.
     step : float, optional
-        Relative step of differences; by default eps^(1/3). Second derivatives from values alone
-        take four times its power 3/4. With a step given, the complex one is not tried.
+        The relative step of central differences, eps^(1/3) by default. Second derivatives that
+        are computed from values take four times its power 3/4. If a step is given, the complex
+        step is not tried.
     scale : pair of floats or arrays, optional
-        Typical sizes of the entries of h and of theta, to which steps are relative; by default
-        the entries', where they are larger than the root mean square of all, else that.
+        Typical sizes of the entries of h and of theta, to which steps are relative. By default
+        these are the magnitudes of the entries, or the root mean square of all if that is larger.
 
     Returns
     -------
     FixedPointModel or ResidualModel
 
+    Raises
+    ------
+    ArgumentError
+        If an argument is of a wrong kind, or N + P is too large for a model without patterns.
+    DerivativeError
+        From a linearization: if a pattern misses entries of the derivative.
+
+    See Also
+    --------
+    from_jax, from_torch, mixed : Other sources of derivatives.
+
     Notes
     -----
-    Of f with few colours, all second derivatives are found once for an equilibrium, by a
-    difference for each pair of colours; every product after is one with a sparse matrix. Else a
-    product with the curvature takes two evaluations a column of f'.
+    First derivatives are Im f(x + i e a) / e with a tiny e (the complex step [1]_), or central
+    differences with relative errors of about eps^(2/3). Second derivatives are differences of
+    first ones, with relative errors of about eps^(2/3) or eps^(1/2) in the two cases. If f has few
+    colours, all second derivatives are computed once for an equilibrium, and products with the
+    curvature are then those of a sparse matrix; otherwise each takes two evaluations of f' for
+    each column of f'. Checks and error estimates allow for these errors.
+
+    References
+    ----------
+    .. [1] W. Squire and G. Trapp, "Using complex variables to estimate derivatives of real
+       functions", SIAM Review 40 (1998), 110-112.
 
     Examples
     --------
-    >>> import mfdeq, numpy as np
+    >>> import numpy as np
+    >>> import mfdeq
     >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, "map")
     >>> eq = mfdeq.solve(model, np.zeros(1))
-    >>> print(f"{eq.state[0]:.8f} {eq.sensitivity.toarray()[0, 0]:.8f}")
-    0.73908513 0.59751005
+    >>> print(f"{eq.state[0]:.6f} {eq.sensitivity.toarray()[0, 0]:.6f}")
+    0.739085 0.597510
+    >>> eq.report.derivatives["d_state"]
+    'the complex step'
     """
     one_of(kind, KINDS, "kind of mfdeq.from_function")
     if not callable(f):
-        raise ArgumentError(f"f of mfdeq.from_function is a {type(f).__name__}, not a function")
-    make = _FunctionMap if kind == "map" else _FunctionResidual
+        raise ArgumentError(
+            f"f of mfdeq.from_function: expected a function, got {type(f).__name__}"
+        )
+    cls = FunctionMap if kind == "map" else FunctionResidual
     sizes = (count(state_size, "state_size"), count(param_size, "param_size"))
-    return make(f, sizes, sparsity, step, scale)
+    return cls(f, sizes, sparsity, StepRule(step, scale))
 
 
-class _FunctionModel(Model):
-    """What maps and residuals from functions have in common."""
+class FunctionModel(Model):
+    """What maps and residuals from plain functions share."""
 
     def __init__(
         self,
         f: Callable[[Array, Array], Array],
         sizes: tuple[int, int],
         sparsity: Any,
-        step: float | None,
-        scale: tuple[Any, Any] | None,
+        step_rule: StepRule,
     ) -> None:
         self.f = f
         self.state_size, self.param_size = sizes
-        self.steps = Steps(step, scale)
+        self.step_rule = step_rule
         self._sparsity = Sparsity(sparsity, *sizes)
-        given = self._sparsity.given
-        columns = sum(n for n, pattern in zip(sizes, given, strict=True) if pattern is None)
-        if columns > MOST:
+        patterns = self._sparsity.patterns
+        columns = sum(n for n, pattern in zip(sizes, patterns, strict=True) if pattern is None)
+        if columns > MAX_COLUMNS:
             raise ArgumentError(
-                f"mfdeq.from_function without the patterns of the derivatives of {columns:,} "
-                f"columns: more than the {MOST:,} for which each linearization may take an "
-                "evaluation of f a column. Give sparsity=(state pattern, parameter pattern), or "
-                'sparsity="detect" to have them looked for; for a dense derivative write '
+                f"mfdeq.from_function: expected patterns of derivatives with {columns:,} columns, "
+                f"which are more than the {MAX_COLUMNS:,} for which a linearization evaluates f "
+                "column by column. Pass sparsity=(state pattern, parameter pattern), or "
+                'sparsity="detect" to have them found; for a dense derivative write '
                 "linearize(h, theta), or use mfdeq.from_jax, whose adjoints cost a few evaluations"
             )
-        self._sparsity.given = tuple(DETECT if p is None else p for p in given)
+        self._sparsity.patterns = tuple(DETECT if p is None else p for p in patterns)
 
     @property
-    def described(self) -> str:
-        """Where it is from."""
+    def display_name(self) -> str:
+        """The public function that made the model, and the name of f."""
         return f"mfdeq.from_function({getattr(self.f, '__name__', 'f')})"
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
-        """Derivatives by the complex step or by differences."""
-        return self._linearized(h, theta, 1.0)
+        """Differentiate at (h, theta) by the complex step or by differences."""
+        return self._linearize(h, theta, 1.0)
 
-    def linearize_again(self, h: Array, theta: Array) -> Linearization:
-        """The same with twice the steps."""
-        return self._linearized(h, theta, AGAIN)
+    def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
+        """Differentiate in the same way with longer steps."""
+        return self._linearize(h, theta, COMPARISON_STEP_FACTOR)
 
-    def _linearized(self, h: Array, theta: Array, wider: float) -> Linearization:
-        backend = Backend.of(h, theta)
-        slopes = Slopes(
-            self.f, f"{self.written} of mfdeq.from_function", h, theta, self.steps, wider
-        )
-        rtol = max(backend.eps**0.5, 1e4 * slopes.accuracy[0])
-        d_state, d_params = self._sparsity.assembled(
-            slopes.derivatives(), lambda i: slopes.nearby(i).derivatives(), rtol
+    def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
+        name = f"{self.function_name} of mfdeq.from_function"
+        derivatives = DirectionalDerivatives(self.f, name, h, theta, self.step_rule, step_factor)
+        rtol = max(derivatives.backend.eps**0.5, 1e4 * derivatives.accuracy[0])
+        d_state, d_params = self._sparsity.assemble(
+            derivatives.jacobians(), lambda i: derivatives.nearby(i).jacobians(), rtol
         )
 
         @functools.cache
         def second_derivatives() -> SecondDerivatives:
-            return SecondDerivatives(slopes, self._sparsity.joint())
+            return SecondDerivatives(derivatives, self._sparsity.joint())
 
-        how = slopes.how
-        return Derived(
-            slopes.unscaled(d_state, 1),
-            slopes.unscaled(d_params, 0),
+        method = derivatives.method
+        return ComputedLinearization(
+            derivatives.unscale(d_state, 1),
+            derivatives.unscale(d_params, 0),
             curvature=lambda lam: second_derivatives().curvature(lam),
             second=lambda a, b: second_derivatives().along(a, b),
-            accuracy=slopes.accuracy,
+            accuracy=derivatives.accuracy,
             sources={
-                "d_state": how,
-                "d_params": how,
-                "curvature": f"differences of {how}",
-                "second": f"differences of {how}",
+                "d_state": method,
+                "d_params": method,
+                "curvature": f"differences of {method}",
+                "second": f"differences of {method}",
             },
         )
 
 
-class _FunctionMap(_FunctionModel, FixedPointModel):
+class FunctionMap(FunctionModel, FixedPointModel):
+    """A fixed-point map that is differentiated numerically."""
+
     def map(self, h: Array, theta: Array) -> Array:
+        """Return f(h, theta)."""
         return self.f(h, theta)
 
 
-class _FunctionResidual(_FunctionModel, ResidualModel):
+class FunctionResidual(FunctionModel, ResidualModel):
+    """A residual that is differentiated numerically."""
+
     def residual(self, h: Array, theta: Array) -> Array:
+        """Return f(h, theta)."""
         return self.f(h, theta)

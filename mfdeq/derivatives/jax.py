@@ -1,22 +1,23 @@
-"""Models and losses from JAX functions alone, compiled once for a model.
+"""Models and losses from JAX functions: every derivative is compiled once for a model.
 
-Linear parts are those of `jax.linearize` and `jax.vjp`; blocks of vectors go through `vmap`.
+Jacobians are those of `jax.linearize` and `jax.vjp`, and blocks of vectors go through `jax.vmap`.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
+from ..arrays.optional_packages import package
 from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
-from .automatic import Flat, loss_from, model_from
+from .automatic import loss_from, model_from
 from .jax_krylov import compiled
+from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
 
 
 def from_jax(
@@ -27,162 +28,212 @@ def from_jax(
     *,
     sparsity: Any = None,
 ) -> Model:
-    """A model from a JAX function of (state, params).
+    """Make a model from a JAX function of (state, params).
 
     Parameters
     ----------
     f : callable
-        The map f(state, params), or the residual, returning what has the structure of `state`.
-        What `jax.jit`, `jax.jvp` and `jax.vjp` can trace.
-    state, params : arrays or pytrees of arrays
-        Examples, for their structure, shapes and dtype; their values do not matter.
+        The map or residual f(state, params). It returns what has the structure, shapes and dtypes
+        of `state`, and can be traced by `jax.jit`, `jax.jvp` and `jax.vjp`.
+    state, params : array or pytree of arrays
+        Examples for the structure, shapes and dtype of both; their values do not matter. N and P
+        are the numbers of their entries.
     kind : {"map", "residual"}
         Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
     sparsity : pair of sparse matrices or "detect", optional
-        Patterns of the derivatives with respect to the state, (N, N), and to the parameters,
-        (N, P), each of which may be None; "detect" (or one of the pair) has them looked for by
-        products near the first place. A derivative with a pattern is assembled, by one
-        product for each colour of its columns, so that `mfdeq.Direct`, `mfdeq.ILU` and
-        `mfdeq.AMG` can be used; that the pattern holds is checked by one product more.
+        The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
+        (N, P). Each may also be "detect", to have it found by products near the first point, or
+        None, the default, for a derivative that is not assembled. A derivative with a pattern
+        becomes a sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` need.
 
     Returns
     -------
     FixedPointModel or ResidualModel
-        With ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
-        ``params_tree(theta)`` between pytrees and the vectors that mfdeq computes with.
+        Its methods ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
+        ``params_tree(theta)`` convert between pytrees and the (N,) and (P,) vectors with which
+        mfdeq computes.
 
     Raises
     ------
+    ArgumentError
+        If JAX is not installed, or if an argument is of a wrong kind.
     ModelError
-        If JAX is not installed, computes in lower precision than the examples have, or f does
-        not return the structure of `state`.
+        If JAX computes in lower precision than the examples have, or if f does not return the
+        structure of `state`.
+    DerivativeError
+        From a linearization: if a pattern misses entries of the derivative.
+
+    See Also
+    --------
+    loss_from_jax : A loss from a JAX function.
+    from_torch, from_function, mixed : Other sources of derivatives.
+
+    Notes
+    -----
+    First derivatives are products by `jax.linearize` (forward mode) and `jax.vjp` (reverse mode),
+    second ones are forward over reverse mode; all are exact to rounding. What they compute at an
+    equilibrium is stored for all products there. To assemble a derivative takes one product for
+    each colour of its columns [1]_, and one more to check that the pattern holds.
+
+    JAX computes in float32 unless ``jax.config.update("jax_enable_x64", True)`` comes first.
+
+    References
+    ----------
+    .. [1] A. R. Curtis, M. J. D. Powell and J. K. Reid, "On the estimation of sparse Jacobian
+       matrices", IMA Journal of Applied Mathematics 13 (1974), 117-119.
 
     Examples
     --------
-    >>> import jax, mfdeq, numpy as np
+    >>> import jax
     >>> jax.config.update("jax_enable_x64", True)
     >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> import mfdeq
     >>> model = mfdeq.from_jax(lambda h, theta: jnp.cos(h) + theta, np.zeros(1), np.zeros(1), "map")
-    >>> print(f"{mfdeq.solve(model, np.zeros(1)).state[0]:.10f}")
-    0.7390851332
+    >>> eq = mfdeq.solve(model, np.zeros(1))
+    >>> print(f"{eq.state[0]:.6f} {eq.sensitivity.toarray()[0, 0]:.6f}")
+    0.739085 0.597510
     """
-    return model_from(_Jax(), f, state, params, kind, sparsity)
+    return model_from(JaxSource(), f, state, params, kind, sparsity)
 
 
 def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
-    """A loss from a JAX function L(state, params) -> scalar.
+    """Make a loss from a JAX function of (state, params).
 
     Parameters
     ----------
     L : callable
-        What `jax.grad` can trace.
-    state, params : arrays or pytrees of arrays
-        Examples, as in `from_jax`.
+        ``L(state, params)``, a scalar that `jax.grad` can differentiate twice.
+    state, params : array or pytree of arrays
+        Examples, as for `from_jax`.
+
+    Returns
+    -------
+    Loss
+
+    Raises
+    ------
+    ArgumentError
+        If JAX is not installed.
+    ModelError
+        If JAX computes in lower precision than the examples have.
+
+    Examples
+    --------
+    >>> import jax
+    >>> jax.config.update("jax_enable_x64", True)
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> loss = mfdeq.loss_from_jax(lambda h, theta: (theta * h**2).sum(), np.zeros(1), np.zeros(1))
+    >>> loss.value(np.array([3.0]), np.array([2.0]))
+    18.0
+    >>> loss.gradients(np.array([3.0]), np.array([2.0]))
+    (array([9.]), array([12.]))
     """
-    return loss_from(_Jax(), L, state, params)
+    return loss_from(JaxSource(), L, state, params)
 
 
-class _Jax:
-    """JAX as the engine: everything compiled once for a model."""
+class JaxSource(DerivativeSource):
+    """JAX as a source of derivatives: every function is compiled once for a model."""
 
     name, caller = "JAX", "mfdeq.from_jax"
 
     def __init__(self) -> None:
-        self.jax = jax = _jax()
+        self.jax = jax = _import_jax()
         self._apply = _for_blocks(jax, lambda linear, x: linear(x), (None, 1))
         self._adjoint = _for_blocks(jax, lambda transposed, y: transposed(y)[0], (None, 1))
         self._along = _for_blocks(jax, lambda linear, u, z: linear(u, z), (None, 1, 1))
         self._krylov = functools.cache(functools.partial(compiled, jax))
 
-    def flat(self, tree: Any, name: str) -> Flat:
-        """An example of the state or the parameters."""
-        return _Flat(self.jax, tree, name)
+    def layout(self, tree: Any, name: str) -> TreeLayout:
+        """Return the layout of an example: `name` is "state" or "params"."""
+        return _JaxLayout(self.jax, tree, name)
 
-    def shapes_of(self, f: Any, *examples: Any) -> Any:
-        """What f returns, by an abstract evaluation."""
-        return _shapes(self.jax, self.jax.eval_shape(f, *examples))
+    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
+        """Describe what f returns, by an abstract evaluation."""
+        return _describe(self.jax, self.jax.eval_shape(f, state, params))
 
-    def into(self, *arrays: Array) -> list[Any]:
-        """Arrays as JAX's, without a copy where both sides can."""
-        return _in(self.jax, *arrays)
+    def to_library(self, *arrays: Array) -> list[Any]:
+        """Convert arrays to JAX's, without a copy where both sides can."""
+        return [_jax_array(self.jax, x) for x in arrays]
 
-    def out(self, backend: Backend, x: Any) -> Array:
-        """An array of JAX as a fresh one of the backend."""
+    def from_library(self, backend: Backend, x: Any) -> Array:
+        """Convert an array of JAX to a new one of the backend."""
         return backend.copy_from(x)
 
-    def value(self, flat: Any) -> Any:
-        """(h, theta) -> f."""
-        return self.jax.jit(flat)
+    def value(self, function: Function) -> Function:
+        """Return a compiled function (h, theta) -> f(h, theta)."""
+        return self.jax.jit(function)
 
-    def gradient(self, scalar: Any) -> Any:
-        """(h, theta) -> the two gradients."""
+    def gradient(self, scalar: Function) -> Function:
+        """Return a compiled function (h, theta) -> (dL/dh, dL/dtheta)."""
         return self.jax.jit(self.jax.grad(scalar, argnums=(0, 1)))
 
-    def linear(self, flat: Any) -> Any:
-        """(h, theta) -> the linear parts of f in h and in theta, and their adjoints."""
+    def jacobians(self, function: Function) -> Function:
+        """Return a function (h, theta) -> the products with df/dh and with df/dtheta."""
         jax = self.jax
 
         @jax.jit
-        def parts(h: Any, theta: Any) -> Any:
-            by_state, by_params = (lambda h: flat(h, theta)), (lambda theta: flat(h, theta))
+        def linear_maps(h: Any, theta: Any) -> Any:
+            by_state, by_params = (lambda h: function(h, theta)), (lambda theta: function(h, theta))
             return [
                 (jax.linearize(part, x)[1], jax.vjp(part, x)[1])
                 for part, x in ((by_state, h), (by_params, theta))
             ]
 
-        def products(h: Any, theta: Any) -> list[Any]:
+        def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
             return [
-                (
+                JacobianProducts(
                     functools.partial(self._apply, linear),
                     functools.partial(self._adjoint, transposed),
                     (linear, transposed),
                 )
-                for linear, transposed in parts(h, theta)
+                for linear, transposed in linear_maps(h, theta)
             ]
 
-        return products
+        return jacobians
 
-    def second(self, flat: Any) -> Any:
-        """(h, theta, a, b) -> f''[a, b], forward over forward."""
+    def second_derivative(self, function: Function) -> Function:
+        """Return a compiled function (h, theta, a, b) -> f''[a, b], forward over forward mode."""
         jax = self.jax
 
         @jax.jit
-        def second(h: Any, theta: Any, a: Any, b: Any) -> Any:
+        def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
             def along_a(h: Any, theta: Any) -> Any:
-                return jax.jvp(flat, (h, theta), (a[1], a[0]))[1]
+                return jax.jvp(function, (h, theta), (a[1], a[0]))[1]
 
             return jax.jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
-        return second
+        return second_derivative
 
-    def curvature(self, scalar: Any) -> Any:
-        """(h, theta, lam) -> the product with the curvature, forward over reverse."""
+    def curvature(self, scalar: Function) -> Function:
+        """Return a function (h, theta, lam) -> product with the Hessian, forward over reverse."""
         jax = self.jax
 
         @jax.jit
-        def linear(h: Any, theta: Any, lam: Any) -> Any:
+        def linear_map(h: Any, theta: Any, lam: Any) -> Any:
             gradient = jax.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
             return jax.linearize(gradient, theta, h)[1]
 
-        return lambda h, theta, lam: functools.partial(self._along, linear(h, theta, lam))
+        return lambda h, theta, lam: functools.partial(self._along, linear_map(h, theta, lam))
 
-    def compiled_krylov(self, kept: Any, method: str, identity_minus: bool) -> Any:
-        """A compiled solve with f', or with I - f': a function of (B, rtol, ..., adjoint)."""
-        partial = self.jax.tree_util.Partial
+    def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
+        """Return a solve with the Jacobian J, or with I − J, that is compiled as a whole."""
+        partial, (linear, transposed) = self.jax.tree_util.Partial, compiled
         sides = [
-            partial(_identity_minus if identity_minus else _plain, kept[0]),
-            partial(_identity_minus_adjoint if identity_minus else _adjoint, kept[1]),
+            partial(_identity_minus if identity_minus else _plain, linear),
+            partial(_identity_minus_adjoint if identity_minus else _adjoint, transposed),
         ]
-        if method == "cg":  # A is symmetric then, and its own product the cheaper one
-            sides[1] = sides[0]
+        if method == "cg":
+            sides[1] = sides[0]  # A is symmetric then, and its own product is the cheaper one
         solve = self._krylov(method)
         return lambda B, rtol, max_iterations, restart, adjoint: solve(
             sides[adjoint], B, rtol, max_iterations, restart
         )
 
 
-def _for_blocks(jax: ModuleType, product: Any, axes: tuple[Any, ...]) -> Any:
-    """A product, compiled for vectors and for blocks."""
+def _for_blocks(jax: ModuleType, product: Function, axes: tuple[Any, ...]) -> Function:
+    """Compile a product for vectors and for blocks of them."""
     vector = jax.jit(product)
     block = jax.jit(jax.vmap(product, in_axes=axes, out_axes=1))
     return lambda linear, *x: (vector if x[0].ndim == 1 else block)(linear, *x)
@@ -204,16 +255,17 @@ def _identity_minus_adjoint(transposed: Any, y: Any) -> Any:
     return y - transposed(y)[0]
 
 
-class _Flat:
-    """A pytree of real arrays as a vector and back."""
+class _JaxLayout(TreeLayout):
+    """A pytree of real arrays, which is laid out by `jax.flatten_util.ravel_pytree`."""
 
     def __init__(self, jax: ModuleType, tree: Any, name: str) -> None:
         self._jax = jax
         leaves = [host.asarray(leaf) for leaf in jax.tree_util.tree_leaves(tree)]
         if not leaves or any(leaf.dtype.kind not in "fiub" for leaf in leaves):
+            kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no arrays"
             raise ModelError(
-                f"{name} of mfdeq.from_jax is {tree!r}; an array or a pytree of real arrays, as "
-                "an example of its shapes, was expected"
+                f"{name} of mfdeq.from_jax: expected a real array or a pytree of real arrays, as "
+                f"an example of its shapes, got {type(tree).__name__} of {kinds}"
             )
         if any(leaf.dtype == host.float64 for leaf in leaves) and not jax.config.jax_enable_x64:
             raise ModelError(
@@ -227,49 +279,38 @@ class _Flat:
             lambda leaf: jax.numpy.asarray(leaf, dtype=dtype), tree
         )
         vector, self._unravel = jax.flatten_util.ravel_pytree(self.example)
-        self.size, self.dtype = int(vector.size), vector.dtype
+        self.size = int(vector.size)
 
-    def tree(self, vector: Any) -> Any:
+    def to_tree(self, vector: Any) -> Any:
         return self._unravel(vector)
 
-    def ravel(self, tree: Any) -> Any:
+    def to_vector(self, tree: Any) -> Any:
         return self._jax.flatten_util.ravel_pytree(tree)[0]
 
-    def shapes(self, tree: Any) -> Any:
-        """Structure, shapes and dtypes."""
-        return _shapes(self._jax, tree)
+    def describe(self, tree: Any) -> Any:
+        return _describe(self._jax, tree)
 
 
-def _shapes(jax: ModuleType, tree: Any) -> Any:
+def _describe(jax: ModuleType, tree: Any) -> Any:
     return jax.tree_util.tree_map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
 
-def _in(jax: ModuleType, *arrays: Array) -> list[Any]:
-    """Arrays as JAX's, without a copy where both sides can."""
-    found = []
-    for x in arrays:
-        if isinstance(x, host.ndarray):
-            y = jax.numpy.asarray(x)
-        else:
-            y = jax.dlpack.from_dlpack(Backend.of(x).row_major(x))
-        if y.dtype != x.dtype:
-            raise ModelError(
-                f"an array in {x.dtype} came, and JAX computes in {y.dtype}: put\n"
-                '    jax.config.update("jax_enable_x64", True)\n'
-                "before the first use of jax, or pass float32 arrays"
-            )
-        found.append(y)
-    return found
-
-
-def _jax() -> ModuleType:
-    try:
-        jax = importlib.import_module("jax")
-        importlib.import_module("jax.flatten_util")
-        importlib.import_module("jax.dlpack")
-    except ImportError as error:
+def _jax_array(jax: ModuleType, x: Array) -> Any:
+    if isinstance(x, host.ndarray):
+        y = jax.numpy.asarray(x)
+    else:
+        y = jax.dlpack.from_dlpack(Backend.of(x).row_major(x))
+    if y.dtype != x.dtype:
         raise ModelError(
-            f"JAX cannot be imported ({error}): install the extra mfdeq[jax]; in a clone, "
-            'pip install -e ".[jax]"'
-        ) from error
+            f"an array is in {x.dtype}, and JAX computes in {y.dtype}: put\n"
+            '    jax.config.update("jax_enable_x64", True)\n'
+            "before the first use of jax, or pass float32 arrays"
+        )
+    return y
+
+
+def _import_jax() -> ModuleType:
+    jax = package("jax", "jax")
+    for module in ("jax.flatten_util", "jax.dlpack"):  # which `import jax` need not load
+        package(module, "jax")
     return jax

@@ -1,4 +1,4 @@
-"""A model whose derivatives are from several sources, each field from the first that gives it."""
+"""Models whose derivatives come from several sources, each field from the first that gives it."""
 
 from __future__ import annotations
 
@@ -10,206 +10,261 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import Curvature
-from ..models.model import Derived, FixedPointModel, Linearization, Model, ResidualModel
+from ..models.model import (
+    ComputedLinearization,
+    FixedPointModel,
+    Linearization,
+    Model,
+    ResidualModel,
+)
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from .differences import INEXACT
-from .function import AGAIN, from_function
-from .sparsity import typical_sizes
+from .directional_derivatives import ERROR_FACTOR
+from .function import COMPARISON_STEP_FACTOR, from_function
+from .nearby_points import typical_sizes
 
-FIRST, SECOND = ("d_state", "d_params"), ("curvature", "second")
+FIRST_DERIVATIVES = ("d_state", "d_params")
+SECOND_DERIVATIVES = ("curvature", "second")
 
 
 def mixed(*models: Model) -> Model:
-    """A model with each derivative from the first of several models that gives it.
+    """Make a model that takes each derivative from the first of several models that gives it.
 
     Parameters
     ----------
     *models : FixedPointModel or ResidualModel
-        All of one kind and size. The first is what is solved; a field of its `Linearization`
-        that is None is taken from the next, and so on. What none gives is differences: first
-        derivatives as by `from_function` (up to its size), second ones of the first, two
-        linearizations a product.
+        Models of one kind and of the same sizes N and P. The map or residual, the start and the
+        scale are those of the first; a field of its `Linearization` that is None is taken from
+        the next, and so on. Derivatives that no model gives are computed by differences: first
+        ones as by `from_function`, up to the size that it takes, and second ones from two
+        linearizations for each product.
 
     Returns
     -------
     FixedPointModel or ResidualModel
 
+    Raises
+    ------
+    ArgumentError
+        If the models are not all maps or all residuals, or have different sizes.
+
+    See Also
+    --------
+    verify : Whether the sources are derivatives of the same function.
+
     Notes
     -----
-    ``report.derivatives`` says where each field is from. Whether the sources are derivatives of
-    the same function, `mfdeq.verify` tells.
+    ``report.derivatives`` of an equilibrium says where each field comes from. A model is not
+    linearized as long as models before it give what is asked for.
 
     Examples
     --------
-    A sparse Jacobian by hand, second derivatives by JAX::
+    A Jacobian by hand, and everything else from the function:
 
-        model = mfdeq.mixed(Mine(), mfdeq.from_jax(f, state, params, "residual"))
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> class Cosine(mfdeq.FixedPointModel):
+    ...     state_size = 1
+    ...     param_size = 1
+    ...
+    ...     def map(self, h, theta):
+    ...         return np.cos(h) + theta
+    ...
+    ...     def linearize(self, h, theta):
+    ...         return mfdeq.Linearization(d_state=-np.diag(np.sin(h)), d_params=None)
+    >>> model = mfdeq.mixed(Cosine(), mfdeq.from_function(Cosine().map, 1, 1, "map"))
+    >>> eq = mfdeq.solve(model, np.zeros(1))
+    >>> for field, source in eq.report.derivatives.items():
+    ...     print(f"{field}: {source}")
+    d_state: Cosine.linearize
+    d_params: the complex step
+    curvature: differences of the complex step
+    second: differences of the complex step
     """
-    for kind in (FixedPointModel, ResidualModel):
-        if models and all(isinstance(model, kind) for model in models):
+    for cls in (FixedPointModel, ResidualModel):
+        if models and all(isinstance(model, cls) for model in models):
             break
     else:
+        kinds = ", ".join(type(model).__name__ for model in models) or "nothing"
         raise ArgumentError(
-            f"mfdeq.mixed was given {', '.join(type(m).__name__ for m in models) or 'nothing'}; "
-            "FixedPointModels or ResidualModels, all of one of the two, were expected"
+            "mfdeq.mixed: expected FixedPointModels or ResidualModels, all of one of the two, "
+            f"got {kinds}"
         )
     sizes = {(model.state_size, model.param_size) for model in models}
     if len(sizes) != 1:
-        raise ArgumentError(f"the models of mfdeq.mixed have sizes (N, P) of {sorted(sizes)}")
-    return (_MixedMap if kind is FixedPointModel else _MixedResidual)(models)
+        raise ArgumentError(
+            f"mfdeq.mixed: expected models of one size, got (N, P) = {sorted(sizes)}"
+        )
+    return (MixedMap if cls is FixedPointModel else MixedResidual)(models)
 
 
-class _Mixed(Model):
-    """What mixed maps and residuals have in common."""
+class MixedModel(Model):
+    """What mixed maps and residuals share."""
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models = models
         self.state_size, self.param_size = models[0].state_size, models[0].param_size
 
     @property
-    def described(self) -> str:
-        """Of what it is mixed."""
-        return f"mfdeq.mixed({', '.join(model.described for model in self.models)})"
+    def display_name(self) -> str:
+        """The names of the models of which it is made."""
+        return f"mfdeq.mixed({', '.join(model.display_name for model in self.models)})"
 
     def initial_state(self, theta: Array) -> Array | None:
-        """That of the first model."""
+        """Return the start of the first model."""
         return self.models[0].initial_state(theta)
 
     def residual_scale(self, h: Array, theta: Array) -> float | None:
-        """That of the first model."""
+        """Return the scale of the first model."""
         return self.models[0].residual_scale(h, theta)
 
-    def values(self, h: Array, theta: Array) -> Array:
-        """The map or residual of the first model."""
-        return getattr(self.models[0], self.written)(h, theta)
+    def evaluate(self, h: Array, theta: Array) -> Array:
+        """Return the map or residual of the first model."""
+        return self.models[0].map_or_residual(h, theta)
 
     @functools.cached_property
-    def by_differences(self) -> Model:
-        """First derivatives from the values, where nobody gives them."""
-        return from_function(self.values, self.state_size, self.param_size, self.written)
+    def numerical_model(self) -> Model:
+        """The model of which first derivatives are taken that no other gives."""
+        return from_function(self.evaluate, self.state_size, self.param_size, self.function_name)
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
-        """Each field from the first model that gives it."""
-        return self._linearized(h, theta, "linearize", 1.0)
+        """Collect each field from the first model that gives it."""
+        return self._linearize(h, theta, comparison=False)
 
-    def linearize_again(self, h: Array, theta: Array) -> Linearization:
-        """The same of each model's `linearize_again`."""
-        return self._linearized(h, theta, "linearize_again", AGAIN)
+    def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
+        """Collect each field from the `linearize_for_comparison` of the models."""
+        return self._linearize(h, theta, comparison=True)
 
-    def _linearized(self, h: Array, theta: Array, method: str, wider: float) -> Linearization:
-        place = _Place(self, h, theta, method)
-        changes = _Changes(place, wider)
-        first = [place.taken(field) or place.differences(field) for field in FIRST]
-        inexact = max(each.accuracy for each in first)
-        second = [place.taken(field) or changes.taken(field, inexact) for field in SECOND]
-        both = dict(zip((*FIRST, *SECOND), (*first, *second), strict=True))
-        return Derived(
-            **{field: each.value for field, each in both.items()},
-            accuracy=(inexact, max(each.accuracy for each in second)),
-            sources={field: each.source for field, each in both.items()},
+    def _linearize(self, h: Array, theta: Array, comparison: bool) -> Linearization:
+        point = _Point(self, h, theta, comparison)
+        first = {name: point.field(name) or point.numerical(name) for name in FIRST_DERIVATIVES}
+        first_accuracy = max(field.accuracy for field in first.values())
+        differences = _SecondDifferences(point, COMPARISON_STEP_FACTOR if comparison else 1.0)
+        second = {
+            name: point.field(name) or differences.field(name, first_accuracy)
+            for name in SECOND_DERIVATIVES
+        }
+        fields = first | second
+        return ComputedLinearization(
+            **{name: field.value for name, field in fields.items()},
+            accuracy=(first_accuracy, max(field.accuracy for field in second.values())),
+            sources={name: field.source for name, field in fields.items()},
         )
 
 
-class _MixedMap(_Mixed, FixedPointModel):
+class MixedMap(MixedModel, FixedPointModel):
+    """A fixed-point map whose derivatives come from several models."""
+
     def map(self, h: Array, theta: Array) -> Array:
-        return self.values(h, theta)
+        """Return the map of the first model."""
+        return self.evaluate(h, theta)
 
 
-class _MixedResidual(_Mixed, ResidualModel):
+class MixedResidual(MixedModel, ResidualModel):
+    """A residual whose derivatives come from several models."""
+
     def residual(self, h: Array, theta: Array) -> Array:
-        return self.values(h, theta)
+        """Return the residual of the first model."""
+        return self.evaluate(h, theta)
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A field, where it is from, and its relative accuracy."""
+class _Field:
+    """A field of a linearization, where it comes from, and its relative accuracy."""
 
     value: Any
     source: str
     accuracy: float
 
 
-class _Place:
-    """The sources at one place, each linearized when it is first asked."""
+class _Point:
+    """The models at one (h, theta), each of which is linearized when it is first needed."""
 
-    def __init__(self, mixture: _Mixed, h: Array, theta: Array, method: str) -> None:
-        self.mixture, self.h, self.theta, self.method = mixture, h, theta, method
+    def __init__(self, mixture: MixedModel, h: Array, theta: Array, comparison: bool) -> None:
+        self.mixture, self.h, self.theta, self.comparison = mixture, h, theta, comparison
         self.backend = Backend.of(h, theta)
-        self._given: dict[int, Linearization] = {}
+        self._linearizations: dict[int, Linearization] = {}
 
-    def moved(self, dtheta: Array, dh: Array) -> _Place:
-        """Another place."""
-        return _Place(self.mixture, self.h + dh, self.theta + dtheta, self.method)
+    def shift(self, dtheta: Array, dh: Array) -> _Point:
+        """Return the point (h + dh, theta + dtheta)."""
+        return _Point(self.mixture, self.h + dh, self.theta + dtheta, self.comparison)
 
-    def taken(self, field: str) -> _Taken | None:
-        """From the first model that gives it."""
+    def field(self, name: str) -> _Field | None:
+        """Return a field from the first model that gives it, or None."""
         for i, model in enumerate(self.mixture.models):
-            given = self._of(i, model)
-            if getattr(given, field) is not None:
-                source = given.sources.get(field, f"{model.described}.linearize")
-                return _Taken(getattr(given, field), source, given.accuracy[field in SECOND])
+            linearization = self._linearization(i, model)
+            if (value := getattr(linearization, name)) is not None:
+                source = linearization.sources.get(name, f"{model.display_name}.linearize")
+                return _Field(value, source, linearization.accuracy[name in SECOND_DERIVATIVES])
         return None
 
-    def differences(self, field: str) -> _Taken:
-        """A first derivative from the values."""
-        given = self._of(-1, self.mixture.by_differences)
-        return _Taken(getattr(given, field), given.sources[field], given.accuracy[0])
+    def numerical(self, name: str) -> _Field:
+        """Return a first derivative that is computed from values."""
+        linearization = self._linearization(-1, self.mixture.numerical_model)
+        value = getattr(linearization, name)
+        return _Field(value, linearization.sources[name], linearization.accuracy[0])
 
-    def operator(self, field: str, columns: int) -> Operator:
-        """A first derivative as an operator."""
-        given = (self.taken(field) or self.differences(field)).value
-        return as_operator(self.backend, given, (self.h.shape[0], columns), field)
+    def operator(self, name: str, columns: int) -> Operator:
+        """Return a first derivative as an operator."""
+        derivative = (self.field(name) or self.numerical(name)).value
+        return as_operator(self.backend, derivative, (self.h.shape[0], columns), name)
 
-    def _of(self, i: int, model: Model) -> Linearization:
-        if i not in self._given:
-            copy = self.backend.xp.asarray  # the model may write into it, and others are to come
-            linearize = getattr(model, self.method)
-            given = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
-            if not isinstance(given, Linearization):
+    def _linearization(self, i: int, model: Model) -> Linearization:
+        if i not in self._linearizations:
+            method = "linearize_for_comparison" if self.comparison else "linearize"
+            linearize = model.linearize_for_comparison if self.comparison else model.linearize
+            # Copies: a model may write into its arguments, and other models come after it.
+            copy = self.backend.xp.asarray
+            linearization = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
+            if not isinstance(linearization, Linearization):
                 raise ModelError(
-                    f"{model.described}.{self.method} returned {type(given).__name__}; an "
-                    "mfdeq.Linearization was expected"
+                    f"{model.display_name}.{method}: expected it to return an "
+                    f"mfdeq.Linearization, got {type(linearization).__name__}"
                 )
-            self._given[i] = given
-        return self._given[i]
+            self._linearizations[i] = linearization
+        return self._linearizations[i]
 
 
-class _Changes:
-    """Second derivatives by central differences of first ones."""
+class _SecondDifferences:
+    """Second derivatives at a point, by central differences of first ones."""
 
-    def __init__(self, place: _Place, wider: float) -> None:
-        self.place = place
-        self.step = wider * place.backend.eps ** (1 / 3)
+    def __init__(self, point: _Point, step_factor: float) -> None:
+        self.point = point
+        self.step = step_factor * point.backend.eps ** (1 / 3)
 
-    def taken(self, field: str, inexact: float) -> _Taken:
-        """One of them; of first derivatives with that error."""
-        accuracy = INEXACT * max(inexact / self.step, self.step**2)
-        return _Taken(getattr(self, field), "differences of first derivatives", accuracy)
+    def field(self, name: str, first_accuracy: float) -> _Field:
+        """Return a second derivative, given the accuracy of the first ones."""
+        accuracy = ERROR_FACTOR * max(first_accuracy / self.step, self.step**2)
+        value = {"curvature": self._curvature, "second": self._second}[name]
+        return _Field(value, "differences of first derivatives", accuracy)
 
-    def curvature(self, lam: Array) -> Curvature:
-        """(dtheta, dh) -> the change of (B'lam, J'lam)."""
+    def _curvature(self, lam: Array) -> Curvature:
+        """Return the Hessian of lamᵀf: the derivatives of (Bᵀ lam, Jᵀ lam)."""
         return Curvature(
-            apply=lambda dtheta, dh: self._change(
-                (dtheta, dh),
-                lambda state, params: (params._apply_adjoint(lam), state._apply_adjoint(lam)),
+            apply=lambda dtheta, dh: self._difference(
+                (dtheta, dh), lambda J, B: (B._apply_adjoint(lam), J._apply_adjoint(lam))
             )
         )
 
-    def second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-        """The change of f'[b] along a."""
-        return self._change(a, lambda J, B: (B._apply(b[0]) + J._apply(b[1]),))[0]
+    def _second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
+        """Return f''[a, b]: the derivative of f'[b] along a."""
+        return self._difference(a, lambda J, B: (B._apply(b[0]) + J._apply(b[1]),))[0]
 
-    def _change(self, along: tuple[Array, Array], of: Callable[..., Any]) -> tuple[Array, ...]:
-        place, xp = self.place, self.place.backend.xp
-        sizes = typical_sizes(place.theta), typical_sizes(place.h)
-        longest = max(float(xp.max(xp.abs(d) / size)) for d, size in zip(along, sizes, strict=True))
+    def _difference(
+        self, direction: tuple[Array, Array], function: Callable[..., Any]
+    ) -> tuple[Array, ...]:
+        """Return the derivatives along a direction of a function of J = df/dh and B = df/dtheta."""
+        point, xp = self.point, self.point.backend.xp
+        sizes = typical_sizes(point.theta), typical_sizes(point.h)
+        longest = max(
+            float(xp.max(xp.abs(d) / size)) for d, size in zip(direction, sizes, strict=True)
+        )
         t = self.step / longest if longest > 0.0 else 1.0
         plus, minus = (
-            of(
-                there.operator("d_state", place.h.shape[0]),
-                there.operator("d_params", place.theta.shape[0]),
+            function(
+                shifted.operator("d_state", point.h.shape[0]),
+                shifted.operator("d_params", point.theta.shape[0]),
             )
-            for there in (place.moved(s * along[0], s * along[1]) for s in (t, -t))
+            for shifted in (point.shift(s * direction[0], s * direction[1]) for s in (t, -t))
         )
         return tuple((p - m) / (2.0 * t) for p, m in zip(plus, minus, strict=True))

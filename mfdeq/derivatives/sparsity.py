@@ -1,4 +1,16 @@
-"""What is known of where the derivatives of a function have entries."""
+"""Sparsity patterns of the two Jacobians of a function: given, detected, and assembled by colours.
+
+A Jacobian with a known pattern takes one product for each colour, that is each group of columns
+without a row in common [1]_ [2]_. The colouring and the detection themselves are in
+`mfdeq.operators.probing`.
+
+References
+----------
+.. [1] A. R. Curtis, M. J. D. Powell and J. K. Reid, "On the estimation of sparse Jacobian
+   matrices", IMA Journal of Applied Mathematics 13 (1974), 117-119.
+.. [2] T. F. Coleman and J. J. Moré, "Estimation of sparse Jacobian matrices and graph coloring
+   problems", SIAM Journal on Numerical Analysis 20 (1983), 187-209.
+"""
 
 from __future__ import annotations
 
@@ -13,132 +25,132 @@ from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
 from ..operators.probing import Coloured, detect_pattern, host_pattern
 
-KINDS = ("map", "residual")
 DETECT = "detect"
-PLACES = 2  # where a pattern is looked for, beside the first one asked about
 FIELDS = ("d_state", "d_params")
+DETECTION_POINTS = 2  # nearby points at which a pattern is looked for, besides the first one
+MAX_SPARSE_DENSITY = 0.25  # the share of entries up to which a detected pattern is used
+MIN_SPARSE_SIZE = 16  # rows or columns below which a detected pattern is used at any density
 
 
 class Sparsity:
-    """Patterns of df/dh and df/dtheta, given or found, and the matrices in them.
+    """The patterns of df/dh and df/dtheta, and how they are used to assemble the two.
 
     Parameters
     ----------
-    given : None, "detect" or pair
-        No pattern, patterns to be found by products, or (N, N) and (N, P) sparse matrices, of
-        which each may be None or "detect".
+    patterns : None, "detect" or pair
+        None for no pattern, "detect" for patterns that are found by products, or an (N, N) and an
+        (N, P) sparse matrix, each of which may also be None or "detect".
     state_size, param_size : int
         N and P.
+
+    Attributes
+    ----------
+    patterns : tuple of two
+        For each Jacobian a sparse matrix, "detect" or None.
+    coloured : list of two Coloured or None
+        The coloured patterns, as far as they are known.
     """
 
-    def __init__(self, given: Any, state_size: int, param_size: int) -> None:
+    def __init__(self, patterns: Any, state_size: int, param_size: int) -> None:
         shapes = (state_size, state_size), (state_size, param_size)
-        pair = (given, given) if given is None or isinstance(given, str) else given
+        pair = (patterns, patterns) if patterns is None or isinstance(patterns, str) else patterns
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise _unexpected(given, shapes)
+            raise _wrong_patterns(type(patterns).__name__, shapes)
         for pattern, shape in zip(pair, shapes, strict=True):
-            known = is_sparse(pattern) and tuple(pattern.shape) == shape
-            word = isinstance(pattern, str) and pattern == DETECT
-            if not (known or word or pattern is None):
-                raise _unexpected(given, shapes)
-        self.given = tuple(pair)
+            if is_sparse(pattern):
+                if tuple(pattern.shape) != shape:
+                    raise _wrong_patterns(f"a pattern of shape {tuple(pattern.shape)}", shapes)
+            elif pattern is not None and not (isinstance(pattern, str) and pattern == DETECT):
+                kind = repr(pattern) if isinstance(pattern, str) else type(pattern).__name__
+                raise _wrong_patterns(kind, shapes)
+        self.patterns = tuple(pair)
         self.coloured = [Coloured(p) if is_sparse(p) else None for p in pair]
-        self.dense = [False, False]
+        self._dense = [False, False]  # what detection has found to be dense
 
-    def assembled(
+    def assemble(
         self,
-        derivatives: list[Operator],
+        jacobians: list[Operator],
         nearby: Callable[[int], list[Operator]],
         rtol: float,
     ) -> list[Operator]:
-        """The derivatives, as matrices where their patterns are known or sparse.
+        """Return the two Jacobians, as matrices if their patterns are known or found to be sparse.
 
         Parameters
         ----------
-        derivatives : list of two Operators
-            By their products.
+        jacobians : list of two Operators
+            df/dh and df/dtheta by their products.
         nearby : callable
-            The same at other places: the first, second...
+            ``nearby(i)`` returns the same two at another point for each i, for the detection.
         rtol : float
-            To which a product with the matrix and of the operator agree if the pattern holds.
+            How well a product with the matrix and one of the operator must agree.
+
+        Raises
+        ------
+        DerivativeError
+            If a pattern that the user gave misses entries.
         """
-        return [self._one(which, derivatives[which], nearby, rtol) for which in range(2)]
+        return [self._assemble(which, jacobians[which], nearby, rtol) for which in range(2)]
 
     def joint(self) -> Coloured | None:
-        """The pattern over (theta, h), coloured; None where one of the two is dense."""
+        """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
         state, params = self.coloured
         if state is None or params is None:
             return None
         return Coloured(sparse.hstack([params.pattern, state.pattern]))
 
-    def _one(
-        self, which: int, of: Operator, nearby: Callable[[int], list[Operator]], rtol: float
+    def _assemble(
+        self, which: int, jacobian: Operator, nearby: Callable[[int], list[Operator]], rtol: float
     ) -> Operator:
-        if self.given[which] is None or self.dense[which]:
-            return of
-        known = self.coloured[which]
-        if known is not None:
-            found = Matrix(of.backend, known.matrix_of(of))
-            where = _differs(found, of, rtol)
-            if where is None:
-                return found
-            if is_sparse(self.given[which]):
+        if self.patterns[which] is None or self._dense[which]:
+            return jacobian
+        coloured = self.coloured[which]
+        if coloured is not None:
+            matrix = Matrix(jacobian.backend, coloured.matrix_of(jacobian))
+            row = _row_that_differs(matrix, jacobian, rtol)
+            if row is None:
+                return matrix
+            if is_sparse(self.patterns[which]):
                 raise DerivativeError(
-                    f"the pattern of {FIELDS[which]} misses entries of row {where}: give the "
-                    "pattern of all entries that the derivative can have (sparsity='detect' looks "
-                    "for them)"
+                    f"the pattern of {FIELDS[which]} misses entries of row {row}: pass the "
+                    "pattern of all entries that the derivative can have, or sparsity='detect' to "
+                    "have them found"
                 )
-        self._detect(which, of, [nearby(i)[which] for i in range(PLACES)])
-        known = self.coloured[which]
-        return of if known is None else Matrix(of.backend, known.matrix_of(of))
+        # A detected pattern that no longer holds is detected again, and what was found is added.
+        self._detect(which, jacobian, [nearby(i)[which] for i in range(DETECTION_POINTS)])
+        coloured = self.coloured[which]
+        if coloured is None:
+            return jacobian
+        return Matrix(jacobian.backend, coloured.matrix_of(jacobian))
 
-    def _detect(self, which: int, of: Operator, others: list[Operator]) -> None:
+    def _detect(self, which: int, jacobian: Operator, others: list[Operator]) -> None:
         before = self.coloured[which]
+        # An ArgumentError says that there are too many entries for a sparse pattern.
         with contextlib.suppress(ArgumentError):
-            found = detect_pattern(of, *others)
+            pattern = detect_pattern(jacobian, *others)
             if before is not None:
-                found = host_pattern(found + before.pattern)
-            if found.nnz <= 0.25 * found.shape[0] * found.shape[1] or min(found.shape) < 16:
-                self.coloured[which] = Coloured(found)
+                pattern = host_pattern(pattern + before.pattern)
+            rows, columns = pattern.shape
+            if (
+                pattern.nnz <= MAX_SPARSE_DENSITY * rows * columns
+                or min(rows, columns) < MIN_SPARSE_SIZE
+            ):
+                self.coloured[which] = Coloured(pattern)
                 return
-        self.coloured[which], self.dense[which] = None, True
+        self.coloured[which], self._dense[which] = None, True
 
 
-def typical_sizes(x: Array) -> Array:
-    """Of the entries of x: their own, or the root mean square of all where that is larger."""
-    backend = Backend.of(x)
-    typical = backend.norm(x) / x.shape[0] ** 0.5 or 1.0
-    return backend.xp.maximum(backend.xp.abs(x), backend.xp.asarray(typical, dtype=x.dtype))
-
-
-def place_near(
-    f: Callable[[Array, Array], Array], h: Array, theta: Array, sizes: tuple[Array, Array], i: int
-) -> tuple[Array, Array]:
-    """A place near (h, theta) where f exists, another one for each i."""
-    backend = Backend.of(h, theta)
-    for distance in (1e-2, 1e-4, 1e-6):
-        near_h, near_theta = (
-            x + distance * size * backend.random(x.shape[0], seed=20 + i)
-            for x, size in zip((h, theta), sizes, strict=True)
-        )
-        with backend.ignore_overflow():
-            if bool(backend.xp.all(backend.xp.isfinite(f(near_h, near_theta)))):
-                return near_h, near_theta
-    return h, theta
-
-
-def _differs(matrix: Operator, of: Operator, rtol: float) -> int | None:
-    """The row in which a product with the matrix is not that of the operator, or None."""
-    backend: Backend = of.backend
-    v: Array = backend.random(of.shape[1], seed=13)
-    off = backend.xp.abs(matrix._apply(v) - of._apply(v))
-    worst = int(backend.xp.argmax(off))
+def _row_that_differs(matrix: Operator, jacobian: Operator, rtol: float) -> int | None:
+    """Return the row in which products with a random vector differ most, or None if they agree."""
+    backend: Backend = jacobian.backend
+    v: Array = backend.random(jacobian.shape[1], seed=13)
+    difference = backend.xp.abs(matrix._apply(v) - jacobian._apply(v))
+    worst = int(backend.xp.argmax(difference))
     allowed = rtol * backend.norm(matrix.abs_apply(v)) + backend.xp.finfo(backend.dtype).tiny
-    return worst if float(off[worst]) > allowed else None
+    return worst if float(difference[worst]) > allowed else None
 
 
-def _unexpected(given: Any, shapes: Any) -> ArgumentError:
+def _wrong_patterns(got: str, shapes: Any) -> ArgumentError:
     return ArgumentError(
-        f"sparsity is {given!r}; 'detect', None, or a pair of patterns of shapes {shapes[0]} and "
-        f"{shapes[1]} (sparse matrices, 'detect' or None) was expected"
+        f"sparsity: expected 'detect', None, or a pair of sparse matrices of shapes {shapes[0]} "
+        f"and {shapes[1]}, each of which may be 'detect' or None, got {got}"
     )

@@ -1,176 +1,233 @@
-"""Models and losses from PyTorch functions alone, by `torch.func`."""
+"""Models and losses from PyTorch functions, by `torch.func`."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
+from ..arrays.optional_packages import package
 from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
-from .automatic import Flat, loss_from, model_from
+from .automatic import loss_from, model_from
+from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
 
 
-def from_torch(f: Any, state: Any, params: Any, kind: str, *, sparsity: Any = None) -> Model:
-    """A model from a PyTorch function of (state, params).
+def from_torch(
+    f: Callable[[Any, Any], Any],
+    state: Any,
+    params: Any,
+    kind: str,
+    *,
+    sparsity: Any = None,
+) -> Model:
+    """Make a model from a PyTorch function of (state, params).
 
     Parameters
     ----------
     f : callable
-        The map f(state, params), or the residual, returning what has the structure of `state`.
-        What `torch.func.jvp`, `vjp` and, for blocks, `vmap` can transform.
-    state, params : tensors, arrays or pytrees of those
-        Examples, for their structure, shapes and dtype; their values do not matter. The parameters
-        of a module are ``dict(module.named_parameters())``, with `torch.func.functional_call` in f.
+        The map or residual f(state, params). It returns what has the structure, shapes and dtypes
+        of `state`, and can be transformed by `torch.func.jvp`, `torch.func.vjp` and, for blocks
+        of vectors, `torch.func.vmap`.
+    state, params : tensor, array or pytree of those
+        Examples for the structure, shapes and dtype of both; their values do not matter. N and P
+        are the numbers of their entries. For the parameters of a module pass
+        ``dict(module.named_parameters())``, and use `torch.func.functional_call` in f.
     kind : {"map", "residual"}
         Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
     sparsity : pair of sparse matrices or "detect", optional
-        As in `from_jax`.
+        The patterns of the derivatives, as for `from_jax`.
 
     Returns
     -------
     FixedPointModel or ResidualModel
-        With ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
-        ``params_tree(theta)`` between pytrees of tensors and mfdeq's vectors.
+        Its methods ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
+        ``params_tree(theta)`` convert between pytrees of tensors and the (N,) and (P,) vectors
+        with which mfdeq computes.
 
     Raises
     ------
+    ArgumentError
+        If PyTorch is not installed, or if an argument is of a wrong kind.
     ModelError
-        If PyTorch is not installed, or f does not return the structure of `state`.
+        If f does not return the structure of `state`.
+    DerivativeError
+        From a linearization: if a pattern misses entries of the derivative.
+
+    See Also
+    --------
+    loss_from_torch : A loss from a PyTorch function.
+    from_jax, from_function, mixed : Other sources of derivatives.
+
+    Notes
+    -----
+    Nothing is compiled. Adjoint products use what `torch.func.vjp` has stored at the equilibrium;
+    the other products evaluate f once more, in forward mode. Curvatures are forward over reverse
+    mode. All are exact to rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> import mfdeq
+    >>> model = mfdeq.from_torch(
+    ...     lambda h, theta: torch.cos(h) + theta, np.zeros(1), np.zeros(1), "map"
+    ... )
+    >>> eq = mfdeq.solve(model, np.zeros(1))
+    >>> print(f"{eq.state[0]:.6f} {eq.sensitivity.toarray()[0, 0]:.6f}")
+    0.739085 0.597510
     """
-    return model_from(_Torch(), f, state, params, kind, sparsity)
+    return model_from(TorchSource(), f, state, params, kind, sparsity)
 
 
-def loss_from_torch(L: Any, state: Any, params: Any) -> Loss:
-    """A loss from a PyTorch function L(state, params) -> scalar.
+def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
+    """Make a loss from a PyTorch function of (state, params).
 
     Parameters
     ----------
     L : callable
-        What `torch.func.grad` can transform.
-    state, params : tensors, arrays or pytrees of those
-        Examples, as in `from_torch`.
+        ``L(state, params)``, a scalar tensor that `torch.func.grad` can differentiate twice.
+    state, params : tensor, array or pytree of those
+        Examples, as for `from_torch`.
+
+    Returns
+    -------
+    Loss
+
+    Raises
+    ------
+    ArgumentError
+        If PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> def misfit(h, theta):
+    ...     return (theta * h**2).sum()
+    >>> loss = mfdeq.loss_from_torch(misfit, np.zeros(1), np.zeros(1))
+    >>> loss.value(np.array([3.0]), np.array([2.0]))
+    18.0
+    >>> loss.gradients(np.array([3.0]), np.array([2.0]))
+    (array([9.]), array([12.]))
     """
-    return loss_from(_Torch(), L, state, params)
+    return loss_from(TorchSource(), L, state, params)
 
 
-class _Torch:
-    """PyTorch as the engine: eager; adjoints are kept at the equilibrium, products evaluate f."""
+class TorchSource(DerivativeSource):
+    """PyTorch as a source of derivatives, without compilation."""
 
     name, caller = "PyTorch", "mfdeq.from_torch"
 
     def __init__(self) -> None:
-        self.torch = _torch()
+        self.torch = _import_torch()
         self.func: Any = self.torch.func
 
-    def flat(self, tree: Any, name: str) -> Flat:
-        """An example of the state or the parameters."""
-        return _Flat(self.torch, tree, name)
+    def layout(self, tree: Any, name: str) -> TreeLayout:
+        """Return the layout of an example: `name` is "state" or "params"."""
+        return _TorchLayout(self.torch, tree, name)
 
-    def shapes_of(self, f: Any, *examples: Any) -> Any:
-        """What f returns of the examples."""
+    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
+        """Describe what f returns for the examples, by an evaluation."""
         with self.torch.no_grad():
-            return _shapes(self.torch, f(*examples))
+            return _describe(f(state, params))
 
-    def into(self, *arrays: Array) -> list[Any]:
-        """Arrays as tensors: of numpy a copy, of cupy the same memory."""
+    def to_library(self, *arrays: Array) -> list[Any]:
+        """Convert arrays to tensors: numpy's to copies, cupy's to tensors of the same memory."""
         return [
             self.torch.tensor(x) if isinstance(x, host.ndarray) else self.torch.from_dlpack(x)
             for x in arrays
         ]
 
-    def out(self, backend: Backend, x: Any) -> Array:
-        """A tensor as a fresh array of the backend."""
+    def from_library(self, backend: Backend, x: Any) -> Array:
+        """Convert a tensor to a new array of the backend."""
         return backend.copy_from(x.detach())
 
-    def value(self, flat: Any) -> Any:
-        """(h, theta) -> f."""
+    def value(self, function: Function) -> Function:
+        """Return a function (h, theta) -> f(h, theta) that records no graph."""
 
         def value(h: Any, theta: Any) -> Any:
             with self.torch.no_grad():
-                return flat(h, theta)
+                return function(h, theta)
 
         return value
 
-    def gradient(self, scalar: Any) -> Any:
-        """(h, theta) -> the two gradients."""
+    def gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""
         return self.func.grad(scalar, argnums=(0, 1))
 
-    def linear(self, flat: Any) -> Any:
-        """(h, theta) -> the linear parts of f in h and in theta, and their adjoints."""
+    def jacobians(self, function: Function) -> Function:
+        """Return a function (h, theta) -> the products with df/dh and with df/dtheta."""
 
-        def products(h: Any, theta: Any) -> list[Any]:
-            found = []
-            for part, x in ((lambda h: flat(h, theta), h), (lambda t: flat(h, t), theta)):
-                straight = self._along(part, x)
-                back = self.func.vjp(part, x)[1]
-                transposed = functools.partial(_first, back)
-                found.append((self._for_blocks(straight), self._for_blocks(transposed), None))
-            return found
+        def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
+            by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
+            return [self._products(part, x) for part, x in ((by_state, h), (by_params, theta))]
 
-        return products
+        return jacobians
 
-    def second(self, flat: Any) -> Any:
-        """(h, theta, a, b) -> f''[a, b], forward over forward."""
+    def _products(self, function: Function, x: Any) -> JacobianProducts:
+        pullback = self.func.vjp(function, x)[1]
+        return JacobianProducts(
+            self._for_blocks(self._forward_derivative(function, x)),
+            self._for_blocks(lambda y: pullback(y)[0]),
+        )
+
+    def second_derivative(self, function: Function) -> Function:
+        """Return a function (h, theta, a, b) -> f''[a, b], forward over forward mode."""
         jvp = self.func.jvp
 
-        def second(h: Any, theta: Any, a: Any, b: Any) -> Any:
+        def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
             def along_a(h: Any, theta: Any) -> Any:
-                return jvp(flat, (h, theta), (a[1], a[0]))[1]
+                return jvp(function, (h, theta), (a[1], a[0]))[1]
 
             return jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
-        return second
+        return second_derivative
 
-    def curvature(self, scalar: Any) -> Any:
-        """(h, theta, lam) -> the product with the curvature, forward over reverse."""
+    def curvature(self, scalar: Function) -> Function:
+        """Return a function (h, theta, lam) -> product with the Hessian, forward over reverse."""
 
-        def at(h: Any, theta: Any, lam: Any) -> Any:
+        def curvature(h: Any, theta: Any, lam: Any) -> Any:
             gradient = self.func.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
-            return self._for_blocks(self._along(gradient, theta, h))
+            return self._for_blocks(self._forward_derivative(gradient, theta, h))
 
-        return at
+        return curvature
 
-    def compiled_krylov(self, kept: Any, method: str, identity_minus: bool) -> Any:
-        """None: a loop of eager products is compiled by nobody."""
-        return None
-
-    def _along(self, function: Any, *x: Any) -> Any:
-        # Not torch.func.linearize: it traces, and refuses branches on values.
+    def _forward_derivative(self, function: Function, *x: Any) -> Function:
+        # Not torch.func.linearize, which traces, and refuses branches that depend on values.
         return lambda *v: self.func.jvp(function, x, v)[1]
 
-    def _for_blocks(self, product: Any) -> Any:
-        # By rows: an output that no input touches has no batch, which only dimension 0 forgives.
+    def _for_blocks(self, product: Function) -> Function:
+        """Extend a product of vectors to blocks of them, column by column."""
+        # Outputs are mapped by rows and transposed: vmap takes an output that depends on no input,
+        # and so has no batch dimension, only with out_dims=0.
         rows = self.func.vmap(product, in_dims=1)
 
         def block(*x: Any) -> Any:
-            found = rows(*x)
-            return tuple(y.mT for y in found) if isinstance(found, tuple) else found.mT
+            result = rows(*x)
+            return tuple(y.mT for y in result) if isinstance(result, tuple) else result.mT
 
         return lambda *x: (product if x[0].ndim == 1 else block)(*x)
 
 
-def _first(function: Any, y: Any) -> Any:
-    return function(y)[0]
-
-
-class _Flat:
-    """A pytree of real tensors as a vector and back."""
+class _TorchLayout(TreeLayout):
+    """A pytree of real tensors, whose entries follow one another in a vector."""
 
     def __init__(self, torch: ModuleType, tree: Any, name: str) -> None:
-        self._torch = torch
-        self._pytree: Any = importlib.import_module("torch.utils._pytree")
+        self._torch, self._pytree = torch, _pytree()
         leaves, self._structure = self._pytree.tree_flatten(tree)
         try:
             leaves = [torch.as_tensor(leaf).detach() for leaf in leaves]
         except (TypeError, ValueError, RuntimeError) as error:
-            raise _unexpected(tree, name) from error
+            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves}))
+            raise _wrong_example(tree, name, kinds) from error
         if not leaves or any(leaf.is_complex() for leaf in leaves):
-            raise _unexpected(tree, name)
+            kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no tensors"
+            raise _wrong_example(tree, name, kinds)
         floats = [leaf.dtype for leaf in leaves if leaf.is_floating_point()]
         dtype = functools.reduce(torch.promote_types, floats) if floats else torch.float64
         leaves = [leaf.to(dtype) for leaf in leaves]
@@ -179,47 +236,42 @@ class _Flat:
         self.size = sum(self._sizes)
         self.example = self._pytree.tree_unflatten(leaves, self._structure)
 
-    def tree(self, vector: Any) -> Any:
-        """The pytree of a vector."""
+    def to_tree(self, vector: Any) -> Any:
         parts = self._torch.split(vector, self._sizes)
         shaped = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         return self._pytree.tree_unflatten(shaped, self._structure)
 
-    def ravel(self, tree: Any) -> Any:
-        """The vector of a pytree."""
+    def to_vector(self, tree: Any) -> Any:
         leaves = self._pytree.tree_leaves(tree)
         return self._torch.cat([self._torch.as_tensor(leaf).reshape(-1) for leaf in leaves])
 
-    def shapes(self, tree: Any) -> Any:
-        """Structure, shapes and dtypes."""
-        return _shapes(self._torch, tree)
+    def describe(self, tree: Any) -> Any:
+        return _describe(tree)
 
 
-def _shapes(torch: ModuleType, tree: Any) -> Any:
-    pytree: Any = importlib.import_module("torch.utils._pytree")
-    return pytree.tree_map(
+def _describe(tree: Any) -> Any:
+    torch = package("torch", "torch")
+    return _pytree().tree_map(
         lambda leaf: (tuple(leaf.shape), str(leaf.dtype)) if torch.is_tensor(leaf) else leaf, tree
     )
 
 
-def _unexpected(tree: Any, name: str) -> ModelError:
+def _wrong_example(tree: Any, name: str, kinds: str) -> ModelError:
     return ModelError(
-        f"{name} of mfdeq.from_torch is {tree!r}; a tensor, an array or a pytree of real ones, as "
-        "an example of its shapes, was expected"
+        f"{name} of mfdeq.from_torch: expected a real tensor or array, or a pytree of those, as an "
+        f"example of its shapes, got {type(tree).__name__} of {kinds}"
     )
 
 
-def _torch() -> ModuleType:
-    try:
-        torch = importlib.import_module("torch")
-        importlib.import_module("torch.func")
-    except ImportError as error:
-        raise ModelError(
-            f"PyTorch cannot be imported ({error}): install the extra mfdeq[torch]; in a clone, "
-            'pip install -e ".[torch]"'
-        ) from error
+def _pytree() -> Any:
+    return package("torch.utils._pytree", "torch")
+
+
+def _import_torch() -> Any:
+    torch = package("torch", "torch")
+    package("torch.func", "torch")  # a submodule that `import torch` need not load
     with warnings.catch_warnings():
-        # What forward mode imports at its first use warns of itself.
+        # Modules that forward mode imports at its first use give warnings of their own.
         warnings.simplefilter("ignore", FutureWarning)
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
     return torch

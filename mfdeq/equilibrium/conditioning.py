@@ -17,7 +17,7 @@ from ..arrays.backend import Array
 from ..errors import NearSingularWarning, warn
 from ..linear import Factor
 from ..linear.factor import MIN_DIGITS, rounding_digits, singular_error
-from ..models.linearization import Linearized
+from ..models.linearization import CheckedLinearization
 
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # of inverse iteration; a pair is one solve with A and one with its adjoint
@@ -95,7 +95,7 @@ def _direction(x: Array, norm: Callable[[Array], float]) -> tuple[Array, float]:
 def digits_left(
     factor: Factor,
     smallest: SmallestSingular,
-    linearized: Linearized,
+    linearized: CheckedLinearization,
     h: Array,
     residual: Callable[[Array], Array],
 ) -> float:
@@ -107,7 +107,7 @@ def digits_left(
         Of A at h.
     smallest : SmallestSingular
         Of A.
-    linearized : Linearized
+    linearized : CheckedLinearization
         The model at h.
     h : (N,) array
         The state.
@@ -156,7 +156,7 @@ def digits_left(
 
 def state_changes(
     factor: Factor,
-    linearized: Linearized,
+    linearized: CheckedLinearization,
     h: Array,
     residual: Callable[[Array], Array],
     x: Array,
@@ -180,7 +180,7 @@ def state_changes(
     xp = backend.xp
     R, rounding = residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
     e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
-    if linearized.given.curvature is None:
+    if linearized.linearization.curvature is None:
         noise = 10 * backend.norm(rounding)
         left = max(backend.norm(residual(h - e[:, 0])) - noise, 0.0)
         return (left / (backend.norm(R) + noise) if left > 0 else 0.0), 0.0

@@ -26,7 +26,7 @@ class Equilibrium(LinearizedEquilibrium):
         The model and its parameters.
     state : (N,) array
         h*.
-    linearized : Linearized
+    linearized : CheckedLinearization
         A and B at h*.
     solver : Reused
         What sets up the factor of A.

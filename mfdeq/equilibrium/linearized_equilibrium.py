@@ -18,7 +18,7 @@ from ..errors import SingularStateError
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
 from ..models.curvature import CurvatureOperator
-from ..models.linearization import Linearized, Problem
+from ..models.linearization import CheckedLinearization, Problem
 from ..models.losses import LossBase, check_loss
 from ..models.model import Linearization
 from ..operators.operator import Operator, Stacked
@@ -49,7 +49,7 @@ class LinearizedEquilibrium:
         The model and its parameters.
     state : (N,) array
         h*.
-    linearized : Linearized
+    linearized : CheckedLinearization
         A and B at h*.
     solver : Reused
         What sets up the factor of A.
@@ -63,7 +63,7 @@ class LinearizedEquilibrium:
         self,
         problem: Problem,
         state: Array,
-        linearized: Linearized,
+        linearized: CheckedLinearization,
         solver: Reused,
         report: SolveReport,
     ) -> None:
@@ -87,7 +87,7 @@ class LinearizedEquilibrium:
     @property
     def linearization(self) -> Linearization:
         """What the model's ``linearize`` returned at the equilibrium."""
-        return self.linearized.given
+        return self.linearized.linearization
 
     @functools.cached_property
     @translate_memory_errors
@@ -343,9 +343,9 @@ class LinearizedEquilibrium:
         return self.state - self.factor.approximate(self.problem.residual(self.state))
 
     @functools.cached_property
-    def corrected_linearization(self) -> Linearized:
+    def corrected_linearization(self) -> CheckedLinearization:
         """The linearization at the corrected state, with which error estimates compare."""
-        return self.problem.linearize_again(self.corrected_state)
+        return self.problem.linearize_for_comparison(self.corrected_state)
 
     def corrected_curvature(self, weights: Array, rhs: Array) -> CurvatureOperator:
         """Compute ∇²(w'f) at the corrected state, for the corrected w of A' w = rhs."""

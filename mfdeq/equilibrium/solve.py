@@ -113,7 +113,7 @@ def solve(
     problem = Problem(model, theta, h0)
     one_of(method, ("auto", *METHODS), "method")
     linear = reused_solver(solver)
-    start = problem.start(h0)
+    start = problem.initial_state(h0)
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
@@ -226,7 +226,7 @@ def _equilibrium(
     monitor.check_rtol()
     report.converged = True
     report.evaluations = problem.evaluations
-    report.derivatives = dict(linearized.given.sources)
+    report.derivatives = dict(linearized.linearization.sources)
     report.reason = (
         f"||R|| {report.residual:.2e} <= {report.target:.2e}, "
         + ("the rounding floor" if report.limited_by == "floor" else "rtol times the scale")

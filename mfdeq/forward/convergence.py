@@ -69,13 +69,13 @@ class ConvergenceMonitor:
     def set_scale(self, h: Array) -> None:
         """Set s, from the model or from ||R|| at the model's default start."""
         problem = self.problem
-        scale = problem.scale(h)
+        scale = problem.residual_scale(h)
         if scale is None:
-            scale = problem.trial_residual(problem.start())[1]
+            scale = problem.trial_residual(problem.initial_state())[1]
         if scale == float("inf"):
             raise ModelError(
-                f"{problem.name}.{problem.model.written} holds NaN or infinity at the model's "
-                "default start, which sets the scale of the residual: give the model an "
+                f"{problem.name}.{problem.model.function_name} holds NaN or infinity at the "
+                "model's default start, which sets the scale of the residual: give the model an "
                 "initial_state(theta) where it is defined, or a residual_scale(h, theta)"
             )
         self.report.scale = scale

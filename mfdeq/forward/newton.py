@@ -115,7 +115,7 @@ class _InexactSteps:
                 return Iterate(h, residual, norm)
             undefined += residual is None
             length *= 0.5
-        where = f"{self.problem.name}.{self.problem.model.written}"
+        where = f"{self.problem.name}.{self.problem.model.function_name}"
         counted = f"{undefined} of {MAX_HALVINGS} trial steps gave NaN in {where}; "
         raise self.monitor.failure(
             "stalled: no decrease of ||R|| along the Newton step ("

@@ -1,6 +1,6 @@
-"""Second derivatives of a scalar of (theta, h): as users give them, and as one operator K.
+"""Hessians of scalar functions of (theta, h): as users write them, and as one operator K.
 
-Stacking is (dtheta, dh), parameters first:
+Vectors are stacked as (dtheta, dh), parameters first, so that
 
     K = [[params_params, state_params*], [state_params, state_state]].
 """
@@ -25,12 +25,38 @@ class Curvature:
     Parameters
     ----------
     params_params, state_params, state_state : array, sparse matrix or LinearOperator, optional
-        Blocks of shape (P, P), (N, P) and (N, N); None is a zero block. The block (P, N) is
-        the transpose of ``state_params`` and is not given.
+        The blocks, of shapes (P, P), (N, P) and (N, N). None, the default, is a zero block. The
+        (P, N) block is the transpose of ``state_params`` and is not passed.
     apply : callable, optional
-        ``apply(dtheta, dh) -> (a_theta, a_h)`` in place of the blocks.
+        ``apply(dtheta, dh) -> (a_theta, a_h)``, the product of the Hessian with the direction
+        (dtheta, dh), to be passed instead of the blocks.
     blocks : bool, optional
-        Whether ``apply`` takes (P, k) and (N, k); otherwise it is called column by column.
+        Whether ``apply`` takes blocks of directions, (P, k) and (N, k), as well. By default it is
+        called for one direction at a time.
+
+    Raises
+    ------
+    ModelError
+        If both blocks and ``apply`` are given, or if ``apply`` is not callable.
+
+    Notes
+    -----
+    The function of which this is the Hessian K is lamᵀf for ``Linearization(curvature=...)``,
+    where f is the map or residual, and the loss for ``Loss(curvature=...)``. For a direction
+    (u, z),
+
+        K (u, z) = (K_pp u + K_spᵀ z,  K_sp u + K_ss z).
+
+    Examples
+    --------
+    The Hessian of theta h² at theta = 2 and h = 3, by its blocks and by its product:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> by_blocks = mfdeq.Curvature(state_params=np.array([[6.0]]), state_state=np.array([[4.0]]))
+    >>> by_product = mfdeq.Curvature(apply=lambda u, z: (6 * z, 6 * u + 4 * z))
+    >>> by_product.apply(np.array([1.0]), np.array([1.0]))
+    (array([6.]), array([10.]))
     """
 
     params_params: Any = None
@@ -38,24 +64,31 @@ class Curvature:
     state_state: Any = None
     apply: Callable[[Array, Array], tuple[Array, Array]] | None = None
     blocks: bool = False
-    by_hand: ClassVar[bool] = True  # whether blocks are held against columns
+    # Whether a product with a block is compared with the products of its columns, once.
+    check_blocks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        given = (self.params_params, self.state_params, self.state_state)
-        if self.apply is not None and any(block is not None for block in given):
-            raise ModelError("Curvature takes either blocks or apply=, both were given")
+        parts = (self.params_params, self.state_params, self.state_state)
+        if self.apply is not None and any(block is not None for block in parts):
+            raise ModelError("Curvature: expected either blocks or apply=, got both")
         if self.apply is not None and not callable(self.apply):
-            raise ModelError(f"apply must be callable, {type(self.apply).__name__} came")
+            raise ModelError(
+                f"apply of the Curvature: expected a function, got {type(self.apply).__name__}"
+            )
 
 
 class CurvatureOperator(SelfAdjoint):
-    """∇²_(θ,h) of a scalar, (P+N, P+N).
+    """The Hessian ∇²_(θ,h) of a scalar function as an operator, (P+N, P+N).
 
     Attributes
     ----------
     params_params, state_params, state_state : Operator
-        The blocks, (P, P), (N, P) and (N, N).
+        The blocks, of shapes (P, P), (N, P) and (N, N).
     """
+
+    params_params: Operator
+    state_params: Operator
+    state_state: Operator
 
     def __init__(self, source: Any, param_size: int, state_size: int) -> None:
         size = param_size + state_size
@@ -63,16 +96,21 @@ class CurvatureOperator(SelfAdjoint):
         self.param_size, self.state_size = param_size, state_size
 
     def split(self, x: Array) -> tuple[Array, Array]:
-        """Stacked (dtheta, dh) in its two parts."""
+        """Split a stacked (P+N,) vector or (P+N, k) block into dtheta and dh."""
         return x[: self.param_size, ...], x[self.param_size :, ...]
-
-    params_params: Operator
-    state_params: Operator
-    state_state: Operator
 
 
 class BlockCurvature(CurvatureOperator):
-    """A curvature given by blocks; None is a zero block, which is skipped."""
+    """A curvature of which the blocks are known.
+
+    Parameters
+    ----------
+    backend : Backend
+    param_size, state_size : int
+    blocks : list of three Operators or None
+        ``params_params``, ``state_params`` and ``state_state``. None is a zero block, which
+        products skip.
+    """
 
     def __init__(
         self, backend: Backend, param_size: int, state_size: int, blocks: list[Operator | None]
@@ -88,33 +126,33 @@ class BlockCurvature(CurvatureOperator):
     def _apply(self, x: Array) -> Array:
         u, z = self.split(x)
         pp, sp, ss = self.blocks
-        upper = _total([pp and pp._apply(u), sp and sp._apply_adjoint(z)])
-        lower = _total([sp and sp._apply(u), ss and ss._apply(z)])
+        upper = _add_terms([pp and pp._apply(u), sp and sp._apply_adjoint(z)])
+        lower = _add_terms([sp and sp._apply(u), ss and ss._apply(z)])
         zeros = self.backend.zeros
         upper = zeros(*u.shape) if upper is None else upper
         lower = zeros(*z.shape) if lower is None else lower
         return self.backend.xp.concat([upper, lower], axis=0)
 
 
-class AppliedCurvature(CurvatureOperator):
-    """A curvature given by its product."""
+class ProductCurvature(CurvatureOperator):
+    """A curvature of which only the product is known."""
 
     def __init__(
-        self, backend: Backend, param_size: int, state_size: int, given: Curvature, name: str
+        self, backend: Backend, param_size: int, state_size: int, curvature: Curvature, name: str
     ) -> None:
         super().__init__(backend, param_size, state_size)
-        self.given, self.name = given, name
-        self._compared = not given.by_hand  # a product of a block with those of its columns
-        self.params_params = _BlockOf(self, 0, 0)
-        self.state_params = _BlockOf(self, 1, 0)
-        self.state_state = _BlockOf(self, 1, 1)
+        self.curvature, self.name = curvature, name
+        self._check_blocks = curvature.check_blocks
+        self.params_params = _BlockOfProduct(self, 0, 0)
+        self.state_params = _BlockOfProduct(self, 1, 0)
+        self.state_state = _BlockOfProduct(self, 1, 1)
 
     def _apply(self, x: Array) -> Array:
-        if x.ndim == 2 and not self.given.blocks:
+        if x.ndim == 2 and not self.curvature.blocks:
             return columnwise(self._call, x, self.backend, x.shape[0])
-        if x.ndim == 2 and not self._compared:
+        if x.ndim == 2 and self._check_blocks:
             check_columns(self.backend, self._call, x.shape[0], f"the product of {self.name}")
-            self._compared = True
+            self._check_blocks = False
         return self._call(x)
 
     def _call(self, x: Array) -> Array:
@@ -124,10 +162,11 @@ class AppliedCurvature(CurvatureOperator):
         with self.backend.user_call(
             f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"
         ):
-            result = self.given.apply(*map(self.backend.to_user, parts))  # type: ignore[misc]
+            result = self.curvature.apply(*map(self.backend.to_user, parts))  # type: ignore[misc]
             if not isinstance(result, (tuple, list)) or len(result) != 2:
                 raise ModelError(
-                    f"{self.name} returned {type(result).__name__}; (a_theta, a_h) was expected"
+                    f"{self.name}: expected it to return a pair (a_theta, a_h), got "
+                    f"{type(result).__name__}"
                 )
             if x.ndim == 1:
                 sizes = self.param_size, self.state_size
@@ -136,8 +175,8 @@ class AppliedCurvature(CurvatureOperator):
         return xp.concat([a_u, checked(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
 
 
-class CurvatureSum(CurvatureOperator):
-    """The sum of curvatures that cannot be merged block by block."""
+class SumCurvature(CurvatureOperator):
+    """The sum of two curvatures that cannot be merged block by block."""
 
     def __init__(self, left: CurvatureOperator, right: CurvatureOperator) -> None:
         super().__init__(left, left.param_size, left.state_size)
@@ -150,15 +189,18 @@ class CurvatureSum(CurvatureOperator):
         return self.left._apply(x) + self.right._apply(x)
 
 
-class _BlockOf(Operator):
-    """One block of a curvature that is known by its product: pad, apply, cut."""
+class _BlockOfProduct(Operator):
+    """One block of a curvature of which only the product is known.
+
+    A vector is padded with zeros, multiplied, and cut to the rows of the block.
+    """
 
     def __init__(self, of: CurvatureOperator, row: int, column: int) -> None:
         sizes = (of.param_size, of.state_size)
         super().__init__(of, (sizes[row], sizes[column]))
         self.of, self.row, self.column = of, row, column
 
-    def _through(self, x: Array, into: int, out: int) -> Array:
+    def _padded_product(self, x: Array, into: int, out: int) -> Array:
         parts = [
             self.of.backend.zeros(n, *x.shape[1:]) for n in (self.of.param_size, self.of.state_size)
         ]
@@ -166,76 +208,91 @@ class _BlockOf(Operator):
         return self.of.split(self.of._apply(self.of.backend.xp.concat(parts, axis=0)))[out]
 
     def _apply(self, x: Array) -> Array:
-        return self._through(x, self.column, self.row)
+        return self._padded_product(x, self.column, self.row)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self._through(y, self.row, self.column)
+        return self._padded_product(y, self.row, self.column)
 
 
 def as_curvature(
     backend: Backend,
-    given: Any,
+    curvature: Any,
     param_size: int,
     state_size: int,
     name: str,
     accuracy: float = 0.0,
-    symmetric: bool = False,
+    check_symmetry: bool = True,
 ) -> CurvatureOperator:
-    """What a user's ``curvature`` returned (a `Curvature` or a callable) as an operator, checked.
+    """Check what a user's ``curvature`` returned, and make it an operator.
 
-    Not for symmetry where that is known, or looked into elsewhere.
+    Parameters
+    ----------
+    backend : Backend
+    curvature : Curvature or callable
+    param_size, state_size : int
+    name : str
+        What error messages call it.
+    accuracy : float, optional
+        Its relative accuracy, which the test for symmetry allows for.
+    check_symmetry : bool, optional
+        Whether to test for symmetry. Callers that know the answer, or test it themselves, do not.
 
     Raises
     ------
     ModelError
-        Wrong kind, shape or dtype.
+        If it is of a wrong kind, or a block has a wrong shape or dtype.
     DerivativeError
         If it is not symmetric.
     """
     P, N = param_size, state_size
-    if callable(given) and not isinstance(given, Curvature) and not hasattr(given, "shape"):
-        given = Curvature(apply=given)
-    if not isinstance(given, Curvature):
+    # An array-like or a LinearOperator may be callable as well; neither is a product.
+    is_product = callable(curvature) and not hasattr(curvature, "shape")
+    if is_product and not isinstance(curvature, Curvature):
+        curvature = Curvature(apply=curvature)
+    if not isinstance(curvature, Curvature):
         raise ModelError(
-            f"{name} is a {type(given).__name__}; mfdeq.Curvature(...) or a callable "
-            "(dtheta, dh) -> (a_theta, a_h) was expected"
+            f"{name}: expected an mfdeq.Curvature(...) or a callable "
+            f"(dtheta, dh) -> (a_theta, a_h), got {type(curvature).__name__}"
         )
-    if given.apply is not None:
-        found: CurvatureOperator = AppliedCurvature(backend, P, N, given, name)
-        if not symmetric:
-            check_symmetric(found, name, "its apply", accuracy)
-        return found
+    if curvature.apply is not None:
+        K: CurvatureOperator = ProductCurvature(backend, P, N, curvature, name)
+        if check_symmetry:
+            check_symmetric(K, name, "its apply", accuracy)
+        return K
     fields = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
     blocks: list[Operator | None] = []
     for field, shape in fields.items():
-        block = getattr(given, field)
-        blocks.append(
-            None if block is None else as_operator(backend, block, shape, f"{field} of {name}")
-        )
-        if blocks[-1] is not None and field != "state_params" and not symmetric:
-            check_symmetric(blocks[-1], name, field, accuracy)
+        entry = getattr(curvature, field)
+        block = None
+        if entry is not None:
+            block = as_operator(backend, entry, shape, f"{field} of {name}")
+            if check_symmetry and field != "state_params":
+                check_symmetric(block, name, field, accuracy)
+        blocks.append(block)
     return BlockCurvature(backend, P, N, blocks)
 
 
 def add_curvatures(left: CurvatureOperator, right: CurvatureOperator) -> CurvatureOperator:
-    """The sum, merged block by block (and entry by entry) where both are given by blocks."""
+    """Add two curvatures: block by block, and entry by entry, where both are known by blocks."""
     if isinstance(left, BlockCurvature) and isinstance(right, BlockCurvature):
-        merged = [_merge(a, b) for a, b in zip(left.blocks, right.blocks, strict=True)]
+        merged = [_add_blocks(a, b) for a, b in zip(left.blocks, right.blocks, strict=True)]
         return BlockCurvature(left.backend, left.param_size, left.state_size, merged)
-    return CurvatureSum(left, right)
+    return SumCurvature(left, right)
 
 
 def scale_curvature(of: CurvatureOperator, factor: float) -> CurvatureOperator:
-    """A real multiple of a curvature."""
+    """Multiply a curvature by a real number."""
     if isinstance(of, BlockCurvature):
         blocks: list[Operator | None] = [
             None if block is None else block.times(factor) for block in of.blocks
         ]
         return BlockCurvature(of.backend, of.param_size, of.state_size, blocks)
-    return _ScaledCurvature(of, factor)
+    return ScaledCurvature(of, factor)
 
 
-class _ScaledCurvature(CurvatureOperator):
+class ScaledCurvature(CurvatureOperator):
+    """A real multiple of a curvature that is not known by its blocks."""
+
     def __init__(self, of: CurvatureOperator, factor: float) -> None:
         super().__init__(of, of.param_size, of.state_size)
         self.of, self.factor = of, factor
@@ -247,12 +304,12 @@ class _ScaledCurvature(CurvatureOperator):
         return self.factor * self.of._apply(x)
 
 
-def _merge(a: Operator | None, b: Operator | None) -> Operator | None:
+def _add_blocks(a: Operator | None, b: Operator | None) -> Operator | None:
     if a is None or b is None:
         return b if a is None else a
     return a.plus(b)
 
 
-def _total(terms: list[Array | None]) -> Array | None:
+def _add_terms(terms: list[Array | None]) -> Array | None:
     present = [term for term in terms if term is not None]
     return sum(present[1:], start=present[0]) if present else None

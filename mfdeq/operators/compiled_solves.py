@@ -3,8 +3,8 @@
 A source of derivatives that compiles its products (JAX) can compile a Krylov method around them,
 which saves a call of the source for every iteration. It registers that for its class of operators::
 
-    @compiled_krylov.register(Products)
-    def _(J: Products, method: str, identity_minus: bool = False) -> CompiledSolve | None: ...
+    @compiled_krylov.register(Jacobian)
+    def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve | None: ...
 
 `mfdeq.Krylov` asks for it without knowing the source, and operators know nothing of solvers.
 """

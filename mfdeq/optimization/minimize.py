@@ -164,7 +164,7 @@ def minimize(
         checkpoint_every,
         "a minimization",
         lambda: {
-            "model": functional.model.described,
+            "model": functional.model.display_name,
             "N and P": [N, P],
             "theta0": digest(theta),
             "method": method,

@@ -11,9 +11,10 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, host, is_sparse
 from ..errors import ArgumentError, ModelError
-from ..models.curvature import AppliedCurvature, BlockCurvature, Curvature, CurvatureOperator
-from ..models.losses import LeastSquares, LossBase, QuadraticPrior
+from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
+from ..models.losses import LossBase
 from ..models.model import FixedPointModel, Linearization, Model, ResidualModel
+from ..models.quadratic_losses import LeastSquares, QuadraticPrior
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .layouts import Layout
@@ -74,7 +75,9 @@ def distributed(
     for name in ("state_size", "param_size"):
         size = getattr(model, name, None)
         if not isinstance(size, int | host.integer) or size < 1:
-            raise ModelError(f"{model.described}.{name}: expected a positive integer, got {size!r}")
+            raise ModelError(
+                f"{model.display_name}.{name}: expected a positive integer, got {size!r}"
+            )
     if comm is None:
         from petsc4py import PETSc
 
@@ -101,9 +104,9 @@ class DistributedModel(Model):
         self.state_size, self.param_size = self._state.size, self._params.size  # type: ignore
 
     @property
-    def described(self) -> str:
+    def display_name(self) -> str:
         """What messages call the model: the name of the class that was written."""
-        return self.of.described
+        return self.of.display_name
 
     def state(self, array: Array) -> Any:
         """Distribute an (N,) array that every rank has as a Vec, an (N, k) one as a dense Mat."""
@@ -129,17 +132,17 @@ class DistributedModel(Model):
 
     def check_loss(self, loss: LossBase) -> None:
         """Refuse a loss whose indices and arrays are in the numbering of the numpy model."""
-        if wrong := [p for p in loss.parts if isinstance(p, LeastSquares | QuadraticPrior)]:
+        if wrong := [p for p in loss.terms if isinstance(p, LeastSquares | QuadraticPrior)]:
             raise ArgumentError(
                 f"expected a distributed loss, got one with a {type(wrong[0]).__name__} in the "
-                f"numbering of {self.described}: give model.loss(loss), where model is what "
+                f"numbering of {self.display_name}: give model.loss(loss), where model is what "
                 "mfdeq.petsc.distributed returned"
             )
 
     def initial_state(self, theta: Any) -> Any:
         """Return the model's default start, distributed."""
         start = self.of.initial_state(self._params.gather(theta))
-        return None if start is None else self._to_vec(start, f"{self.described}.initial_state")
+        return None if start is None else self._to_vec(start, f"{self.display_name}.initial_state")
 
     def residual_scale(self, h: Any, theta: Any) -> float | None:
         """Return the model's residual scale."""
@@ -149,9 +152,9 @@ class DistributedModel(Model):
         """Return the model's linearization, its matrices distributed."""
         return self._linearization(self.of.linearize(*self._gather(h, theta)))
 
-    def linearize_again(self, h: Any, theta: Any) -> Linearization:
+    def linearize_for_comparison(self, h: Any, theta: Any) -> Linearization:
         """Return a linearization of the same accuracy with other errors, for error estimates."""
-        return self._linearization(self.of.linearize_again(*self._gather(h, theta)))
+        return self._linearization(self.of.linearize_for_comparison(*self._gather(h, theta)))
 
     def _gather(self, h: Any, theta: Any) -> tuple[Array, Array]:
         return self._state.gather(h), self._params.gather(theta)
@@ -162,13 +165,13 @@ class DistributedModel(Model):
         return self._state.vec(checked)
 
     def _written(self, h: Any, theta: Any) -> Any:
-        written = getattr(self.of, self.of.written)
-        return self._to_vec(written(*self._gather(h, theta)), f"{self.described}.{self.of.written}")
+        name = f"{self.display_name}.{self.of.function_name}"
+        return self._to_vec(self.of.map_or_residual(*self._gather(h, theta)), name)
 
     def _linearization(self, given: Any) -> Any:
         if not isinstance(given, Linearization):
             return given  # refused, with its name, by the caller
-        name, N, P = f"{self.described}.linearize", self._state, self._params
+        name, N, P = f"{self.display_name}.linearize", self._state, self._params
 
         def curvature(lam: Any) -> Any:
             return self._curvature(given.curvature(N.gather(lam)), f"curvature of {name}")  # type: ignore[misc]
@@ -259,7 +262,7 @@ class DistributedLoss(LossBase):
                 return P.vec(a_theta), N.vec(a_h)
 
             curvature = Curvature(apply=apply)
-            return AppliedCurvature(backend, *sizes, curvature, "curvature of the loss")
+            return ProductCurvature(backend, *sizes, curvature, "curvature of the loss")
         layouts = ((P, P), (N, P), (N, N))
         blocks: list[Operator | None] = [
             block and _distribute_block(backend, block, *pair)

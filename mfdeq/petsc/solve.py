@@ -149,7 +149,7 @@ def solve(
         )
     problem = Problem(model, theta, h0)
     settings = {**SNES_DEFAULTS, **solver.options}
-    state, norms = solve_by_snes(problem, problem.start(h0), solver.prefix, settings)
+    state, norms = solve_by_snes(problem, problem.initial_state(h0), solver.prefix, settings)
     advice = f"Set -{solver.prefix}snes_rtol or -{solver.prefix}snes_atol lower"
     eq = solving.equilibrium_of_state(problem, state, solver, "SNES", "ended too early", advice)
     eq.report.residuals[:0] = norms[:-1]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..arrays.backend import Array
 from ..models.curvature import CurvatureOperator
-from ..models.linearization import Linearized, Problem
+from ..models.linearization import CheckedLinearization, Problem
 from ..models.losses import LossBase
 from ..operators.operator import Operator
 from .checks import TERM_ERROR_FACTOR, Checker, Term
@@ -30,7 +30,7 @@ class DerivativeChecker(Checker):
         self.problem, self.theta = problem, problem.theta
         self.missing: list[str] = []
 
-    def set_directions(self, h: Array, lin: Linearized) -> None:
+    def set_directions(self, h: Array, lin: CheckedLinearization) -> None:
         """Set the directions for (h, theta), and their sizes."""
         norm, xp, random = self.backend.norm, self.backend.xp, self.backend.random
         N, P = h.shape[0], self.theta.shape[0]
@@ -89,12 +89,12 @@ class DerivativeChecker(Checker):
             self._check_blocks_of_columns(name, op)
             self._check_adjoint(f"{name}: adjoint", op)
         self._check_first_derivatives(lin, h)
-        fields = {"curvature": lin.given.curvature, "second": lin.given.second}
+        fields = {"curvature": lin.linearization.curvature, "second": lin.linearization.second}
         self.missing = [name for name, field in fields.items() if field is None]
         if len(self.missing) < 2:
             self._check_second_derivatives(lin, h)
 
-    def _check_first_derivatives(self, lin: Linearized, h: Array) -> None:
+    def _check_first_derivatives(self, lin: CheckedLinearization, h: Array) -> None:
         """Check d_state and d_params against the residual."""
         norm, xp = self.backend.norm, self.backend.xp
 
@@ -122,14 +122,14 @@ class DerivativeChecker(Checker):
                     size=rounding,
                     noise=ROUNDING_FACTOR * self.backend.eps,
                     scale=norm(rounding),
-                    error=lin.given.accuracy[0] * norm(op.abs_apply(direction)),
+                    error=lin.linearization.accuracy[0] * norm(op.abs_apply(direction)),
                 )
                 checks += self._check_taylor(residual, *both, [term])
             self._add_worst(checks)
 
-    def _check_second_derivatives(self, lin: Linearized, h: Array) -> None:
+    def _check_second_derivatives(self, lin: CheckedLinearization, h: Array) -> None:
         """Check curvature and second against first derivatives, and against each other."""
-        norm, xp, given = self.backend.norm, self.backend.xp, lin.given
+        norm, xp, given = self.backend.norm, self.backend.xp, lin.linearization
         P, N = self.theta.shape[0], h.shape[0]
         first_error, second_error = given.accuracy
         # Weight every row of f in its own unit, so that no large row hides a small one.
@@ -138,7 +138,7 @@ class DerivativeChecker(Checker):
         w = self.backend.random(N, seed=self.seed + 103) / xp.where(
             unit > 0, unit, xp.ones_like(unit)
         )
-        K = None if given.curvature is None else lin.curvature(w, symmetric=True)
+        K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
         if K is not None:
             self._check_blocks_of_columns("curvature", K)
@@ -210,10 +210,15 @@ class DerivativeChecker(Checker):
             self._check_symmetry(f"{name}.{block}: symmetry", op, error)
         self._check_adjoint(f"{name}.state_params: adjoint", K.state_params, error)
 
-    def _check_second(self, lin: Linearized, K: Operator | None, w: Array, a: Array) -> None:
+    def _check_second(
+        self, lin: CheckedLinearization, K: Operator | None, w: Array, a: Array
+    ) -> None:
         """Check f''[a, b] = f''[b, a] and w' f''[a, b] = a' K b."""
         xp, norm = self.backend.xp, self.backend.norm
-        b, tolerance = self._stack(self.v, self.dh), TERM_ERROR_FACTOR * lin.given.accuracy[1]
+        b, tolerance = (
+            self._stack(self.v, self.dh),
+            TERM_ERROR_FACTOR * lin.linearization.accuracy[1],
+        )
         left, right = lin.second(a, b), lin.second(b, a)
         size = norm(left) + norm(right)
         self._check_mismatch("second: symmetry", norm(left - right), size, tolerance)

@@ -74,7 +74,7 @@ class EquilibriumChecker(DerivativeChecker):
         except (ConvergenceError, SingularStateError) as error:
             # The best result of a forward solve is a state; that of a linear solve is not.
             is_state = error.best is not None and isinstance(error.report, SolveReport)
-            h = error.best if is_state else problem.start(self.h0)
+            h = error.best if is_state else problem.initial_state(self.h0)
             self._run("linearization", lambda: self.check_linearization(h))
             verdict = FAIL if any(c.verdict == FAIL for c in self.checks) else INCONCLUSIVE
             self._add("equilibrium", verdict, math.nan, math.nan, f"not found: {error}")

@@ -1,4 +1,4 @@
-"""Models from plain functions: against hand-written derivatives, with the accuracy that is said."""
+"""Models from plain functions: against hand-written derivatives, with the accuracy they state."""
 
 from __future__ import annotations
 
@@ -6,29 +6,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from support.cases import close
+from support.chain_model import LOSS, MIX, THETA, HandWrittenChain, N, P, V, chain
 
 import mfdeq
-from mfdeq.derivatives import second_differences as second_derivatives
-from mfdeq.derivatives.sparsity import PLACES
+from mfdeq.derivatives import second_derivatives
+from mfdeq.derivatives.sparsity import DETECTION_POINTS
 
-N, P = 12, 5
-RNG = np.random.default_rng(0)
-MIX = RNG.standard_normal((N, P)) / P
-THETA = RNG.standard_normal(P)
-V = RNG.standard_normal((P, 3))
 STATE_PATTERN = sp.diags([1.0, 1.0, 1.0], [-1, 0, 1], shape=(N, N)).tocsr()
-SPREAD = sp.csr_matrix(MIX * (RNG.random((N, P)) < 0.4))
-
-
-def chain(h, theta, mix=MIX):
-    """A residual with neighbours: 4 h - h_left h_right / 4 + h^3 exp(mix theta) = 1."""
-    left, right = np.roll(h, 1), np.roll(h, -1)
-    left, right = left * (np.arange(N) > 0), right * (np.arange(N) < N - 1)
-    return 4 * h - left * right / 4 + h**3 * np.exp(mix @ theta) - 1.0
-
-
-def local(h, theta):
-    return chain(h, theta, SPREAD)
 
 
 def real_only(h, theta):
@@ -39,45 +23,6 @@ def not_analytic(h, theta):
     return chain(h, theta) + 0.1 * abs(h) ** 2 - 0.1 * h**2
 
 
-class Written(mfdeq.ResidualModel):
-    """The chain with its derivatives by hand."""
-
-    state_size, param_size = N, P
-
-    def __init__(self, mix=MIX):
-        self.mix = sp.csr_matrix(mix)
-
-    def residual(self, h, theta):
-        return chain(h, theta, self.mix)
-
-    def linearize(self, h, theta):
-        e = np.exp(self.mix @ theta)
-        inner = np.concatenate([[0.0], h, [0.0]])
-        left, right = inner[:-2], inner[2:]
-        diagonals = [-right[1:] / 4, 4 + 3 * h**2 * e, -left[:-1] / 4]
-
-        def curvature(lam):
-            sides = sp.diags([-lam[1:-1] / 4] * 2, [-2, 2], shape=(N, N))
-            return mfdeq.Curvature(
-                self.mix.T @ sp.diags(lam * h**3 * e) @ self.mix,
-                sp.diags(3 * lam * h**2 * e) @ self.mix,
-                sp.diags(6 * lam * h * e) + sides,
-            )
-
-        def second(a, b):
-            (u, y), (v, z) = a, b
-            u, v = self.mix @ u, self.mix @ v
-            pad = [np.concatenate([[0.0], x, [0.0]]) for x in (y, z)]
-            sides = pad[0][:-2] * pad[1][2:] + pad[0][2:] * pad[1][:-2]
-            cube = 6 * h * y * z + 3 * h**2 * (u * z + v * y) + h**3 * u * v
-            return cube * e - sides / 4
-
-        return mfdeq.Linearization(
-            sp.diags(diagonals, [-1, 0, 1]), sp.diags(h**3 * e) @ self.mix, curvature, second
-        )
-
-
-LOSS = mfdeq.LeastSquares(np.arange(N), np.linspace(0, 1, N))
 FUNCTIONS = {
     "complex": (chain, {}, 1e-13, 1e-9),
     "with a pattern": (chain, {"sparsity": (STATE_PATTERN, sp.csr_matrix(MIX))}, 1e-13, 1e-9),
@@ -89,21 +34,21 @@ FUNCTIONS = {
 }
 
 
-def test_the_derivatives_written_by_hand():
-    assert mfdeq.verify(Written(), THETA, LOSS)
+def test_hand_written_derivatives_pass_verification():
+    assert mfdeq.verify(HandWrittenChain(), THETA, LOSS)
 
 
 @pytest.mark.parametrize("tabulated", [True, False])
 @pytest.mark.parametrize("kind", ["residual", "map"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_against_derivatives_by_hand(name, kind, tabulated, monkeypatch):
+def test_derivatives_match_hand_written_ones(name, kind, tabulated, monkeypatch):
     f, options, first, second = FUNCTIONS[name]
     if not tabulated:
-        monkeypatch.setattr(second_derivatives, "MAX_ROW_ENTRIES", 0)
+        monkeypatch.setattr(second_derivatives, "MAX_TABULATED_COLOURS", 0)
     sign = 1.0 if kind == "residual" else -0.2
     shift = (lambda h: 0.0) if kind == "residual" else (lambda h: h)
     model = mfdeq.from_function(lambda h, t: sign * f(h, t) + shift(h), N, P, kind, **options)
-    truth = mfdeq.solve(Written(), THETA)
+    truth = mfdeq.solve(HandWrittenChain(), THETA)
     eq = mfdeq.solve(model, THETA, rtol=1e-12)
     close(eq.state, truth.state, 1e-10)
     at, expected = model.linearize(truth.state, THETA), truth.linearization
@@ -125,7 +70,7 @@ def dense(x):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_verification_allows_for_what_is_known_to_be_inexact(name):
+def test_verification_allows_for_the_stated_accuracy(name):
     f, options, *_ = FUNCTIONS[name]
     model = mfdeq.from_function(f, N, P, "residual", **options)
     found = mfdeq.verify(model, THETA, LOSS)
@@ -133,24 +78,24 @@ def test_verification_allows_for_what_is_known_to_be_inexact(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_error_of_differences_is_estimated(name):
-    """At least the true error, where that is more than rounding, and not much more."""
+def test_error_estimates_cover_the_error_of_differences(name):
+    """The estimate is at least the true error, down to rounding, and not much more."""
     f, options, *_ = FUNCTIONS[name]
     eq = mfdeq.solve(mfdeq.from_function(f, N, P, "residual", **options), THETA, rtol=1e-12)
-    truth = mfdeq.solve(Written(), THETA, rtol=1e-12)
+    truth = mfdeq.solve(HandWrittenChain(), THETA, rtol=1e-12)
     gradient, estimate = eq.gradient_with_error(LOSS)
-    bounds(gradient - truth.gradient(LOSS), estimate, gradient)
+    assert_estimate_covers(gradient - truth.gradient(LOSS), estimate, gradient)
     product, estimate = eq.hessian(LOSS).with_error(V[:, 0])
-    bounds(product - truth.hessian(LOSS) @ V[:, 0], estimate, product)
+    assert_estimate_covers(product - truth.hessian(LOSS) @ V[:, 0], estimate, product)
 
 
-def bounds(error, estimate, value):
+def assert_estimate_covers(error, estimate, value):
     error, estimate, floor = (np.linalg.norm(x) for x in (error, estimate, 1e-13 * value))
     assert error <= estimate + floor
     assert estimate <= 100 * error + floor
 
 
-def test_where_derivatives_are_from_is_in_the_report():
+def test_report_says_how_derivatives_were_computed():
     eq = mfdeq.solve(mfdeq.from_function(chain, N, P, "residual"), THETA)
     assert eq.report.derivatives["d_state"] == "the complex step"
     assert "d_state, d_params by the complex step" in str(eq.report)
@@ -160,7 +105,8 @@ def test_where_derivatives_are_from_is_in_the_report():
     assert "not analytic" in eq.report.derivatives["d_params"]
 
 
-def counted(f):
+def count_calls(f):
+    """Return the function, and a list that grows at each call."""
     calls = []
 
     def g(h, theta):
@@ -170,7 +116,7 @@ def counted(f):
     return g, calls
 
 
-def test_a_linearization_takes_an_evaluation_a_colour():
+def test_linearization_takes_one_evaluation_for_each_colour():
     n = 400
     offsets = np.array([-1, 0, 1])
     tridiagonal = sp.diags(np.ones(3), offsets, shape=(n, n)).tocsr()
@@ -179,7 +125,7 @@ def test_a_linearization_takes_an_evaluation_a_colour():
         padded = np.pad(h, 1)
         return 2 * h - padded[:-2] - padded[2:] + np.exp(theta) * h**3 - 1.0
 
-    f, calls = counted(f)
+    f, calls = count_calls(f)
     model = mfdeq.from_function(f, n, n, "residual", sparsity=(tridiagonal, sp.identity(n)))
     h = np.full(n, 0.5)
     at = model.linearize(h, h)
@@ -194,28 +140,28 @@ def test_a_linearization_takes_an_evaluation_a_colour():
     assert K.state_state.nnz == n
 
 
-def test_a_pattern_is_looked_for_at_any_size():
-    """20,000 unknowns in a chain; detection is refused for none of them."""
+def test_patterns_are_detected_at_any_size():
+    """A chain with N + P = 20,000, for which dense derivatives are refused."""
     n = 10_000
 
     def f(h, theta):
         padded = np.pad(h, 1)
         return 3 * h - padded[:-2] - padded[2:] + theta * h**2 - 1.0
 
-    f, calls = counted(f)
+    f, calls = count_calls(f)
     with pytest.raises(mfdeq.ArgumentError, match=r"20,000 columns.*sparsity="):
         mfdeq.from_function(f, n, n, "residual")
     model = mfdeq.from_function(f, n, n, "residual", sparsity="detect")
     theta = np.full(n, 0.1)
     at = model.linearize(np.full(n, 0.5), theta)
-    assert len(calls) <= (PLACES + 1) * 14 * 2 * 8
+    assert len(calls) <= (DETECTION_POINTS + 1) * 14 * 2 * 8
     assert (at.d_state.nnz, at.d_params.nnz) == (3 * n - 2, n)
     taken = len(calls)
     model.linearize(np.full(n, 0.4), theta)
     assert len(calls) - taken <= 15
 
 
-def test_a_pattern_that_is_outgrown_is_looked_for_again():
+def test_detected_pattern_that_no_longer_holds_is_detected_again():
     def f(h, theta):
         return h - theta + np.where(h.real > 5, np.roll(h, 1), 0.0)
 
@@ -225,7 +171,7 @@ def test_a_pattern_that_is_outgrown_is_looked_for_again():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_pattern_that_misses_an_entry_is_an_error(which):
+def test_given_pattern_that_misses_an_entry_raises(which):
     patterns = [STATE_PATTERN.tolil(), sp.lil_matrix(MIX)]
     patterns[which][3, 2] = 0.0
     patterns = [sp.csr_matrix(p.tocsr()) for p in patterns]
@@ -235,16 +181,16 @@ def test_a_pattern_that_misses_an_entry_is_an_error(which):
         model.linearize(np.linspace(1, 2, N), THETA)
 
 
-def test_float32():
+def test_float32_function_gives_float32_derivatives():
     mix = MIX.astype("f4")
     model = mfdeq.from_function(lambda h, t: chain(h, t, mix), N, P, "residual")
-    eq, truth = mfdeq.solve(model, THETA.astype("f4")), mfdeq.solve(Written(), THETA)
+    eq, truth = mfdeq.solve(model, THETA.astype("f4")), mfdeq.solve(HandWrittenChain(), THETA)
     assert eq.gradient(LOSS).dtype == np.float32
     close(eq.gradient(LOSS), truth.gradient(LOSS), 1e-4)
     close(eq.hessian(LOSS) @ V[:, 0].astype("f4"), truth.hessian(LOSS) @ V[:, 0], 1e-3)
 
 
-def test_functions_may_write_into_what_they_are_given():
+def test_functions_may_write_into_their_arguments():
     def f(h, theta):
         out = chain(h, theta)
         h[:], theta[:] = 7.0, 8.0
@@ -252,7 +198,7 @@ def test_functions_may_write_into_what_they_are_given():
 
     eq, truth = (
         mfdeq.solve(mfdeq.from_function(f, N, P, "residual"), THETA),
-        mfdeq.solve(Written(), THETA),
+        mfdeq.solve(HandWrittenChain(), THETA),
     )
     close(eq.hessian(LOSS) @ V, truth.hessian(LOSS) @ V, 1e-9)
 
@@ -261,23 +207,23 @@ def test_functions_may_write_into_what_they_are_given():
     ("given", "message"),
     [
         ({"kind": "fixed"}, "'map', 'residual'"),
-        ({"f": 3}, "not a function"),
+        ({"f": 3}, "expected a function, got int"),
         ({"state_size": 0}, "state_size: expected a positive integer, got 0"),
         ({"param_size": 2.0}, "param_size: expected .* got 2.0"),
         ({"step": 2.0}, "step: expected .* got 2.0"),
-        ({"scale": 3.0}, "scale is 3.0"),
-        ({"sparsity": "guess"}, "'detect', None, or a pair"),
-        ({"sparsity": (sp.identity(3), None)}, r"\(12, 12\)"),
+        ({"scale": 3.0}, "scale: expected a pair"),
+        ({"sparsity": "guess"}, "expected 'detect', None, or a pair .* got 'guess'"),
+        ({"sparsity": (sp.identity(3), None)}, r"\(12, 12\).* got a pattern of shape \(3, 3\)"),
     ],
 )
-def test_bad_arguments(given, message):
+def test_wrong_arguments_raise(given, message):
     arguments = {"f": chain, "state_size": N, "param_size": P, "kind": "map", **given}
     with pytest.raises(mfdeq.ArgumentError, match=message):
         mfdeq.from_function(**arguments)
 
 
 @pytest.mark.parametrize("scale", [(-1.0, 1.0), (np.ones(3), 1.0), (1.0, np.nan)])
-def test_bad_scales(scale):
+def test_wrong_scales_raise(scale):
     model = mfdeq.from_function(chain, N, P, "residual", scale=scale)
     with pytest.raises(mfdeq.ArgumentError, match="scale of the"):
         model.linearize(np.ones(N), THETA)

@@ -1,4 +1,4 @@
-"""Derivatives from several sources: each field from the first that gives it."""
+"""Mixed models: each derivative comes from the first source that gives it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from derivatives.test_function import LOSS, MIX, THETA, N, P, V, Written, chain
 from support.cases import close
+from support.chain_model import LOSS, MIX, THETA, HandWrittenChain, N, P, V, chain
 
 import mfdeq
 
@@ -16,7 +16,7 @@ FIELDS = ("d_state", "d_params", "curvature", "second")
 FUNCTION = mfdeq.from_function(chain, N, P, "residual")
 
 
-class Parts(Written):
+class Parts(HandWrittenChain):
     """Some of the derivatives that are written by hand."""
 
     def __init__(self, *fields):
@@ -41,8 +41,11 @@ GIVEN = {
 }
 
 
-def agrees(model, first, second):
-    eq, truth = mfdeq.solve(model, THETA, rtol=1e-12), mfdeq.solve(Written(), THETA, rtol=1e-12)
+def assert_matches_hand_written(model, first, second):
+    eq, truth = (
+        mfdeq.solve(model, THETA, rtol=1e-12),
+        mfdeq.solve(HandWrittenChain(), THETA, rtol=1e-12),
+    )
     close(eq.gradient(LOSS), truth.gradient(LOSS), first)
     close(eq.hessian(LOSS) @ V, truth.hessian(LOSS) @ V, second)
     close(eq.second_order(V[:, 0], V[:, 1]), truth.second_order(V[:, 0], V[:, 1]), second)
@@ -50,9 +53,9 @@ def agrees(model, first, second):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_what_is_missing_is_taken_from_the_next(given):
+def test_missing_derivatives_come_from_the_next_model(given):
     model = mfdeq.mixed(Parts(*GIVEN[given]), FUNCTION)
-    eq = agrees(model, 1e-12, 1e-8)
+    eq = assert_matches_hand_written(model, 1e-12, 1e-8)
     for field in FIELDS:
         by_hand = eq.report.derivatives[field] == "Parts.linearize"
         assert by_hand == (field in GIVEN[given])
@@ -61,9 +64,9 @@ def test_what_is_missing_is_taken_from_the_next(given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_what_nobody_gives_is_differences(given):
+def test_derivatives_that_no_model_gives_are_differences(given):
     model = mfdeq.mixed(Parts(*GIVEN[given]))
-    eq = agrees(model, 1e-12, 1e-8)
+    eq = assert_matches_hand_written(model, 1e-12, 1e-8)
     if given in ("d_state", "first"):
         assert eq.report.derivatives["curvature"] == "differences of first derivatives"
     if given == "d_state":
@@ -73,20 +76,22 @@ def test_what_nobody_gives_is_differences(given):
     assert found, found
 
 
-def test_the_error_of_differences_is_estimated():
-    eq, truth = (mfdeq.solve(m, THETA) for m in (mfdeq.mixed(Parts(*FIELDS[:2])), Written()))
+def test_error_estimates_cover_the_error_of_differences():
+    eq, truth = (
+        mfdeq.solve(m, THETA) for m in (mfdeq.mixed(Parts(*FIELDS[:2])), HandWrittenChain())
+    )
     product, estimate = eq.hessian(LOSS).with_error(V[:, 0])
     off = np.linalg.norm(product - truth.hessian(LOSS) @ V[:, 0])
     assert 1e-14 < off <= np.linalg.norm(estimate) <= 1e-7
 
 
-def test_a_source_is_not_asked_for_what_the_first_gives():
+def test_a_source_is_not_linearized_without_need():
     last = Parts(*FIELDS)
-    mfdeq.solve(mfdeq.mixed(Written(), last), THETA).hessian(LOSS) @ V
+    mfdeq.solve(mfdeq.mixed(HandWrittenChain(), last), THETA).hessian(LOSS) @ V
     assert last.calls == 0
 
 
-class Start(Written):
+class Start(HandWrittenChain):
     def initial_state(self, theta):
         return np.full(N, 0.25)
 
@@ -94,13 +99,13 @@ class Start(Written):
         return 123.0
 
 
-def test_the_first_is_what_is_solved():
+def test_start_and_scale_are_those_of_the_first_model():
     model = mfdeq.mixed(Start(), FUNCTION)
     assert np.array_equal(model.initial_state(THETA), np.full(N, 0.25))
     assert mfdeq.solve(model, THETA).report.scale == 123.0
 
 
-def test_maps_and_a_wrong_source_is_found_out():
+def test_verification_finds_a_source_of_another_map():
     def f(h, theta):
         return 0.3 * np.tanh(h) + MIX @ theta
 
@@ -126,21 +131,24 @@ def test_maps_and_a_wrong_source_is_found_out():
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ((), "nothing; FixedPointModels or"),
-        ((Written(), mfdeq.from_function(chain, N, P, "map")), "all of one of the two"),
-        ((Written(), mfdeq.from_function(chain, N, P + 1, "residual")), r"\(12, 5\), \(12, 6\)"),
-        ((Written(), 3), "int"),
+        ((), "got nothing"),
+        ((HandWrittenChain(), mfdeq.from_function(chain, N, P, "map")), "all of one of the two"),
+        (
+            (HandWrittenChain(), mfdeq.from_function(chain, N, P + 1, "residual")),
+            r"\(12, 5\), \(12, 6\)",
+        ),
+        ((HandWrittenChain(), 3), r"got \w+, int"),
     ],
 )
-def test_bad_arguments(models, message):
+def test_wrong_arguments_raise(models, message):
     with pytest.raises(mfdeq.ArgumentError, match=message):
         mfdeq.mixed(*models)
 
 
-def test_a_source_that_returns_something_else():
-    class Nothing(Written):
+def test_linearize_must_return_a_linearization():
+    class Nothing(HandWrittenChain):
         def linearize(self, h, theta):
             return None
 
-    with pytest.raises(mfdeq.ModelError, match=r"Nothing.linearize returned NoneType"):
+    with pytest.raises(mfdeq.ModelError, match=r"Nothing.linearize: expected .* got NoneType"):
         mfdeq.solve(mfdeq.mixed(Nothing()), THETA)

@@ -1,6 +1,7 @@
 """Every source of derivatives gives the same ones: by hand, JAX, PyTorch, a plain function, mixed.
 
-One nonlinear model, written for each, as a map and as a residual, with A symmetric and not.
+One nonlinear model is written for each source, as a map and as a residual, with a symmetric and an
+unsymmetric A. The source of `support.complex_step_source` is one that somebody adds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import numpy as np
 import pytest
 from support.cases import close
+from support.complex_step_source import from_complex_step, loss_from_complex_step
 
 import mfdeq
 
@@ -19,12 +21,13 @@ THETA, V = 0.3 * RNG.standard_normal(P), RNG.standard_normal((P, K))
 W, U = RNG.standard_normal((N, N)), RNG.standard_normal((N, P))
 W = {"symmetric": 0.25 * (W + W.T) / N**0.5, "not symmetric": 0.5 * W / N**0.5}
 LOSS = mfdeq.LeastSquares(np.arange(N), np.linspace(0, 1, N))
-SOURCES = ("from_jax", "from_torch", "from_function", "mixed", "differences")
+SOURCES = ("from_jax", "from_torch", "from_function", "mixed", "differences", "added source")
 # Relative, of first and of second derivatives.
 ACCURACY = {"from_function": (1e-12, 1e-8), "mixed": (1e-12, 1e-8), "differences": (1e-7, 1e-5)}
+ACCURACY["added source"] = (1e-12, 1e-8)
 
 
-def written(W, kind, xp=np, array=np.asarray):
+def function_of(W, kind, xp=np, array=np.asarray):
     """h = tanh(W h + U theta²) + theta_0 h²/8 or, as a residual, with the sides exchanged."""
     W, U_ = array(W), array(U)
 
@@ -35,8 +38,8 @@ def written(W, kind, xp=np, array=np.asarray):
     return f
 
 
-def by_hand(W, kind):
-    f, base = written(W, kind), mfdeq.FixedPointModel if kind == "map" else mfdeq.ResidualModel
+def hand_written(W, kind):
+    f, base = function_of(W, kind), mfdeq.FixedPointModel if kind == "map" else mfdeq.ResidualModel
     sign = 1.0 if kind == "map" else -1.0
 
     def linearize(self, h, theta):
@@ -68,37 +71,39 @@ def by_hand(W, kind):
     return type("ByHand", (base,), members)()
 
 
-def made(source, W, kind):
+def model_from_source(source, W, kind):
     if source == "from_function":
-        return mfdeq.from_function(written(W, kind), N, P, kind)
+        return mfdeq.from_function(function_of(W, kind), N, P, kind)
     if source == "differences":
-        return mfdeq.from_function(written(W, kind), N, P, kind, step=6e-6)
+        return mfdeq.from_function(function_of(W, kind), N, P, kind, step=6e-6)
     if source == "mixed":
-        hand, linearize = by_hand(W, kind), type(by_hand(W, kind)).linearize
+        hand, linearize = hand_written(W, kind), type(hand_written(W, kind)).linearize
 
         def first_only(self, h, theta):
             given = linearize(self, h, theta)
             return mfdeq.Linearization(given.d_state, given.d_params)
 
         hand = type("FirstOnly", (type(hand),), {"linearize": first_only})()
-        return mfdeq.mixed(hand, mfdeq.from_function(written(W, kind), N, P, kind))
+        return mfdeq.mixed(hand, mfdeq.from_function(function_of(W, kind), N, P, kind))
     h = np.zeros(N)
+    if source == "added source":
+        return from_complex_step(function_of(W, kind), h, THETA, kind)
     if source == "from_jax":
         jax = pytest.importorskip("jax", reason="the jax extra is not installed")
         jax.config.update("jax_enable_x64", True)
         jnp = importlib.import_module("jax.numpy")
-        return mfdeq.from_jax(written(W, kind, jnp, jnp.asarray), h, THETA, kind)
+        return mfdeq.from_jax(function_of(W, kind, jnp, jnp.asarray), h, THETA, kind)
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    return mfdeq.from_torch(written(W, kind, torch, torch.as_tensor), h, THETA, kind)
+    return mfdeq.from_torch(function_of(W, kind, torch, torch.as_tensor), h, THETA, kind)
 
 
 @pytest.mark.parametrize("kind", ["map", "residual"])
 @pytest.mark.parametrize("of", W)
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_source_agrees_with_derivatives_by_hand(source, of, kind):
+def test_source_matches_hand_written_derivatives(source, of, kind):
     first, second = ACCURACY.get(source, (1e-12, 1e-12))
-    truth = mfdeq.solve(by_hand(W[of], kind), THETA, rtol=1e-13)
-    eq = mfdeq.equilibrium_at(made(source, W[of], kind), THETA, truth.state)
+    truth = mfdeq.solve(hand_written(W[of], kind), THETA, rtol=1e-13)
+    eq = mfdeq.equilibrium_at(model_from_source(source, W[of], kind), THETA, truth.state)
     w = RNG.standard_normal(N)
     for name in ("state_operator", "param_operator", "sensitivity"):
         found, expected = getattr(eq, name), getattr(truth, name)
@@ -118,5 +123,16 @@ def test_a_source_agrees_with_derivatives_by_hand(source, of, kind):
 
 @pytest.mark.parametrize("kind", ["map", "residual"])
 @pytest.mark.parametrize("of", W)
-def test_those_by_hand_are_right(of, kind):
-    assert mfdeq.verify(by_hand(W[of], kind), THETA, LOSS)
+def test_hand_written_derivatives_pass_verification(of, kind):
+    assert mfdeq.verify(hand_written(W[of], kind), THETA, LOSS)
+
+
+def test_loss_of_an_added_source_matches_least_squares():
+    def misfit(h, theta):
+        return 0.5 * ((h - np.linspace(0, 1, N)) ** 2).sum() + 0.0 * theta.sum()
+
+    eq = mfdeq.solve(hand_written(W["symmetric"], "map"), THETA)
+    loss = loss_from_complex_step(misfit, np.zeros(N), THETA)
+    assert loss.value(eq.state, THETA) == pytest.approx(LOSS.value(eq.state, THETA), rel=1e-12)
+    close(eq.gradient(loss), eq.gradient(LOSS), 1e-12)
+    close(eq.hessian(loss) @ V, eq.hessian(LOSS) @ V, 1e-8)

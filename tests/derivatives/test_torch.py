@@ -55,7 +55,7 @@ CASES = {
 }
 
 
-def test_blocks_with_a_loss_of_the_state_alone():
+def test_blocks_of_a_loss_of_the_state_match_their_columns():
     f, kind = CASES["map"]
     model = mfdeq.from_torch(f, np.zeros(N), np.zeros(P), kind)
     loss = mfdeq.loss_from_torch(lambda h, theta: (h**4).sum(), np.zeros(N), np.zeros(P))
@@ -66,7 +66,7 @@ def test_blocks_with_a_loss_of_the_state_alone():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_everything_is_what_torch_gives_of_an_unrolled_solve(name):
+def test_derivatives_match_an_unrolled_solve(name):
     f, kind = CASES[name]
     model = mfdeq.from_torch(f, np.zeros(N), np.zeros(P), kind)
     loss = mfdeq.loss_from_torch(misfit, np.zeros(N), np.zeros(P))
@@ -90,7 +90,7 @@ def test_everything_is_what_torch_gives_of_an_unrolled_solve(name):
     assert eq.report.derivatives["curvature"] == "PyTorch"
 
 
-def test_pytrees_are_flattened_and_restored():
+def test_pytrees_are_converted_to_vectors_and_back():
     def f(h, theta):
         a, b = h
         both = layer(W)(torch.cat([a, b.reshape(-1)]), theta["w"].reshape(-1))
@@ -109,7 +109,7 @@ def test_pytrees_are_flattened_and_restored():
     assert model.params_tree(THETA)["w"].shape == (2, 2)
 
 
-def test_a_pattern_makes_a_sparse_matrix():
+def test_detected_patterns_give_matrices():
     n = 40
 
     def f(h, theta):
@@ -125,7 +125,7 @@ def test_a_pattern_makes_a_sparse_matrix():
     close(eq.state_operator.array.toarray(), truth, 1e-14)
 
 
-def test_float32():
+def test_float32_examples_give_float32_results():
     A, B = torch.tensor(W, dtype=torch.float32), U.float()
 
     def f(h, theta):
@@ -141,15 +141,21 @@ def test_float32():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((lambda h, t: h[:-1], np.zeros(3), np.zeros(2), "map"), r"\(2,\).*both must be alike"),
-        ((lambda h, t: (h, h), np.zeros(3), np.zeros(2), "map"), "both must be alike"),
+        (
+            (lambda h, t: h[:-1], np.zeros(3), np.zeros(2), "map"),
+            r"expected .*\(3,\).* got \(\(2,\)",
+        ),
+        (
+            (lambda h, t: (h, h), np.zeros(3), np.zeros(2), "map"),
+            r"expected it to return .* got \(\(\(3,\)",
+        ),
         ((lambda h, t: h, np.zeros(3), np.zeros(2), "fixed point"), "'map', 'residual'"),
-        (("tanh", np.zeros(3), np.zeros(2), "map"), "not a function"),
+        (("tanh", np.zeros(3), np.zeros(2), "map"), "expected a function, got str"),
         ((lambda h, t: h, [], np.zeros(2), "map"), "state of mfdeq.from_torch"),
         ((lambda h, t: h, np.zeros(3), np.zeros(2, complex), "map"), "params of mfdeq.from_torch"),
         ((lambda h, t: h, np.zeros(3), "theta", "map"), "params of mfdeq.from_torch"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_wrong_arguments_raise(arguments, message):
     with pytest.raises(mfdeq.MfdeqError, match=message):
         mfdeq.from_torch(*arguments)

@@ -1,5 +1,7 @@
-"""Callbacks that write into their arguments, return views of them or fill one buffer again, and
-callers that change their arrays afterwards: no result may change.
+"""Aliasing changes no result.
+
+Callbacks may write into their arguments, return views of them or fill one buffer again, and callers
+may change their arrays afterwards.
 """
 
 from dataclasses import fields, replace
@@ -8,7 +10,19 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
-from support.case_toy import THETA, N, P, Toy, ToyResidual, V, W, by_product, operator, toy_loss
+from support.case_toy import (
+    THETA,
+    N,
+    P,
+    Toy,
+    ToyResidual,
+    V,
+    W,
+    by_product,
+    operator,
+    toy_loss,
+    toy_loss_functions,
+)
 
 import mfdeq
 
@@ -68,13 +82,13 @@ def wrap(x, how, into_buffer=lambda x, key: x, key=0):
     return how(x) if callable(x) else x
 
 
-def treated(how, model, loss):
-    """The model and the loss with every function of theirs treated."""
+def treated(how, model):
+    """The model, and the toy loss, with every function of theirs treated."""
     for name in ("map", "residual", "initial_state", "residual_scale", "linearize"):
         if hasattr(model, name):
             setattr(model, name, how(getattr(model, name)))
-    parts = (loss._value, loss._d_state, loss._d_params, loss._curvature)
-    return model, mfdeq.Loss(*(how(part) for part in parts))
+    functions = toy_loss_functions()
+    return model, mfdeq.Loss(**{name: how(function) for name, function in functions.items()})
 
 
 def results(eq, loss):
@@ -115,10 +129,10 @@ FORMS = {
 @pytest.mark.parametrize("how", [scribbling, refilling])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", [Toy, ToyResidual])
-def test_callbacks(kind, form, how):
+def test_results_do_not_depend_on_what_callbacks_write_into(kind, form, how):
     spoil = FORMS[form]
     expected = results(mfdeq.solve(kind(**spoil), THETA), toy_loss())
-    model, loss = treated(how, kind(**spoil), toy_loss())
+    model, loss = treated(how, kind(**spoil))
     eq = mfdeq.solve(model, THETA)
     same(results(eq, loss), expected)
     elsewhere = mfdeq.solve(model, OTHER)
@@ -128,9 +142,9 @@ def test_callbacks(kind, form, how):
 
 @pytest.mark.parametrize("how", [scribbling, refilling])
 @pytest.mark.parametrize("method", ["newton", "anderson", "picard"])
-def test_callbacks_in_every_forward_method(method, how):
+def test_states_of_every_method_do_not_depend_on_what_callbacks_write_into(method, how):
     expected = mfdeq.solve(Toy(), THETA).state
-    model, _ = treated(how, Toy(), toy_loss())
+    model, _ = treated(how, Toy())
     np.testing.assert_allclose(mfdeq.solve(model, THETA, method=method).state, expected, 1e-9)
 
 
@@ -156,7 +170,7 @@ def rewrapped(how):
 
 @pytest.mark.parametrize("how", [scribbling, refilling])
 @pytest.mark.parametrize("kind", [Toy, ToyResidual])
-def test_linear_operators(kind, how):
+def test_results_do_not_depend_on_what_operators_write_into(kind, how):
     loss = toy_loss()
     expected = results(mfdeq.solve(kind(**dict.fromkeys(OPERATORS, operator)), THETA), loss)
     eq = mfdeq.solve(kind(**dict.fromkeys(OPERATORS, rewrapped(how))), THETA)
@@ -167,7 +181,7 @@ def test_linear_operators(kind, how):
     same(preconditioned, expected | {"error": preconditioned["error"]}, rtol=1e-7)
 
 
-def test_the_operand_is_not_written_into():
+def test_products_do_not_write_into_the_operand():
     eq = mfdeq.solve(Toy(curvature=scribbling(by_product())), THETA)
     for op in (eq.hessian(toy_loss()), eq.tangent, eq.curvature(np.ones(N)), eq.sensitivity):
         X = np.random.default_rng(0).standard_normal((op.shape[1], 2))
@@ -178,7 +192,7 @@ def test_the_operand_is_not_written_into():
         assert np.linalg.norm(op @ X) > 0
 
 
-def test_views_of_the_arguments():
+def test_callbacks_may_return_views_of_their_arguments():
     class Halved(mfdeq.FixedPointModel):
         """h = theta, each as a view of an argument or of one constant buffer."""
 
@@ -209,7 +223,7 @@ def test_views_of_the_arguments():
     np.testing.assert_array_equal(eq.state, [1.0, 2.0, 3.0])
 
 
-def test_the_caller_changes_its_arrays_afterwards():
+def test_results_do_not_depend_on_arrays_that_the_caller_changes_later():
     theta, h0 = THETA.copy(), np.full(N, 0.1)
     observe, data, weights = W.copy(), np.ones(N), np.full(N, 2.0)
     index, sparse = np.array([2, 0]), csr_array(W)
@@ -235,7 +249,7 @@ def test_the_caller_changes_its_arrays_afterwards():
     same(results(functional.equilibrium(kept), loss), expected, rtol=1e-9)
 
 
-def test_the_functional_knows_its_parameters_by_value():
+def test_functional_compares_parameters_by_value():
     loss, theta = toy_loss(), THETA.copy()
     functional = mfdeq.ReducedFunctional(Toy(), loss)
     first = functional.value(theta)

@@ -1,4 +1,4 @@
-"""Bad input of every kind ends in a typed error that says what came and what was expected."""
+"""Wrong input of every kind raises a typed error that says what was expected and what came."""
 
 import numpy as np
 import pytest
@@ -87,14 +87,14 @@ DEFAULTS = [("Toy.initial_state", "none"), ("h0", "none")]  # where None asks fo
 @pytest.mark.parametrize(
     ("name", "bad"), [(n, b) for n in VECTORS for b in BAD_VECTORS if (n, b) not in DEFAULTS]
 )
-def test_a_vector(name, bad):
+def test_wrong_vectors_raise(name, bad):
     spoil, words = BAD_VECTORS[bad]
     with refused(ModelError, name, words):
         VECTORS[name](spoil)
 
 
 @pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"single"}))  # alone, it is the problem's
-def test_the_params(bad):
+def test_wrong_params_raise(bad):
     spoil, words = BAD_VECTORS[bad]
     for use in (
         lambda theta: mfdeq.solve(Toy(), theta),
@@ -120,7 +120,7 @@ DIRECTIONS = {
     # A start may be left out, and may be a block.
     [(n, b) for n in DIRECTIONS for b in BAD_VECTORS if n != "v0" or b not in ("none", "column")],
 )
-def test_a_direction(name, bad):
+def test_wrong_directions_raise(name, bad):
     size, use = DIRECTIONS[name]
     spoil, words = BAD_VECTORS[bad]
     with refused(ArgumentError, rf"^{name.split()[0]}\b", f"{words}|an integer"):
@@ -139,7 +139,7 @@ PRODUCTS = [
 # scipy makes arrays of what a product returned: columns, sparse and masked ones never arrive.
 @pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"column", "sparse", "masked"}))
 @pytest.mark.parametrize(("field", "product"), PRODUCTS)
-def test_a_product_of_a_linear_operator(field, product, bad):
+def test_wrong_products_of_a_linear_operator_raise(field, product, bad):
     spoil, words = BAD_VECTORS[bad]
     spoils = {field: lambda right: operator(right, **{product: spoil})}
     what = "adjoint product" if product.startswith("r") else "product"
@@ -150,7 +150,7 @@ def test_a_product_of_a_linear_operator(field, product, bad):
 
 @pytest.mark.parametrize("bad", BAD_VECTORS)
 @pytest.mark.parametrize("side", ["a_theta", "a_h"])
-def test_a_product_of_a_curvature_on_blocks(side, bad):
+def test_wrong_products_of_a_curvature_with_blocks_raise(side, bad):
     spoil, words = BAD_VECTORS[bad]
     spoiled = {side: lambda x: spoil(x) if x.ndim == 2 else x}
     with refused(ModelError, f"{side} of curvature of Toy", words):
@@ -172,17 +172,17 @@ BAD_SCALARS = table(
 
 
 @pytest.mark.parametrize(("bad", "word"), BAD_SCALARS)
-def test_a_scalar(bad, word):
+def test_wrong_scalars_raise(bad, word):
     with refused(ModelError, "value of the loss", word):
         toy_loss(value=lambda _: bad).value(EQ.state, EQ.params)
     with refused(ModelError, r"Toy.residual_scale", word):
         solved(residual_scale=lambda _: bad)
 
 
-def test_no_value_and_a_negative_scale():
+def test_missing_value_and_negative_scale_raise():
     with refused(ModelError, "value of the loss", "got None"):
         toy_loss(value=lambda _: None).value(EQ.state, EQ.params)
-    with refused(ModelError, "residual_scale is -1.0", ">= 0 was expected"):
+    with refused(ModelError, "residual_scale: expected a number >= 0, got -1.0"):
         solved(residual_scale=lambda _: -1.0)
 
 
@@ -228,14 +228,14 @@ ZERO_BLOCKS = [(name, "none") for name in MATRICES if " of curvature of " in nam
 @pytest.mark.parametrize(
     ("name", "bad"), [(n, b) for n in MATRICES for b in BAD_MATRICES if (n, b) not in ZERO_BLOCKS]
 )
-def test_a_matrix(name, bad):
+def test_wrong_matrices_raise(name, bad):
     spoil, words = BAD_MATRICES[bad]
     with refused(ModelError, name, words):
         MATRICES[name](spoil)
 
 
 @pytest.mark.parametrize("name", [*MATRICES, "the preconditioner"])
-def test_an_operator_and_its_adjoint(name):
+def test_missing_and_wrong_adjoints_raise(name):
     def preconditioned(spoil):
         solver = mfdeq.Krylov(preconditioner=spoil(np.eye(N)))
         return mfdeq.solve(Toy(), THETA, solver=solver).gradient(LOSS)
@@ -247,7 +247,7 @@ def test_an_operator_and_its_adjoint(name):
         use(lambda A: operator(A, rmatvec=lambda y: 2 * y))
 
 
-def test_a_duck_without_adjoint_or_dtype():
+def test_object_without_adjoint_and_dtype_raises():
     class Duck:
         shape = (N, P)
 
@@ -273,7 +273,7 @@ SKEW = np.triu(np.ones((5, 5)))
         ("prior", "precision", lambda: EQ.gradient(mfdeq.QuadraticPrior(SKEW[:P, :P]))),
     ),
 )
-def test_a_curvature_that_is_not_symmetric(words, use):
+def test_unsymmetric_curvature_raises(words, use):
     with refused(DerivativeError, words, "symmetric", "look for"):
         use()
 
@@ -297,11 +297,19 @@ class NoResidual(mfdeq.ResidualModel):
 
 WHOLE = np.eye(N + P)
 MODELS = table(
-    ("no model", lambda: mfdeq.solve(None, THETA), "NoneType; an mfdeq.FixedPointModel"),
-    ("the class", lambda: mfdeq.solve(Toy, THETA), "is a type"),
+    (
+        "no model",
+        lambda: mfdeq.solve(None, THETA),
+        "expected an mfdeq.FixedPointModel .* got NoneType",
+    ),
+    ("the class", lambda: mfdeq.solve(Toy, THETA), r"got the class Toy itself: .* Toy\(\.\.\.\)"),
     ("no linearize", lambda: mfdeq.solve(Bare(), np.ones(1)), r"no linearize\(h, theta\): write"),
     ("no residual", lambda: mfdeq.solve(NoResidual(), np.ones(1)), r"no residual\(h, theta\)"),
-    ("linearization", lambda: solved(linearize=lambda _: {}), "returned dict; .*Linearization"),
+    (
+        "linearization",
+        lambda: solved(linearize=lambda _: {}),
+        "Toy.linearize: expected .*Linearization, got dict",
+    ),
     ("no curvature", lambda: hessian(linearize=without("curvature")), r"Linearization\(curvature="),
     (
         "no second",
@@ -316,63 +324,90 @@ MODELS = table(
     (
         "curvature is no function",
         lambda: solved(**{"curvature field": lambda _: mfdeq.Curvature()}),
-        "curvature of the Linearization is a Curvature; a function was expected",
+        "curvature of the Linearization: expected a function, got Curvature",
     ),
     (
         "second is no function",
         lambda: solved(**{"second field": lambda _: np.ones(N)}),
-        "second of the Linearization is a ndarray",
+        "second of the Linearization: expected a function, got ndarray",
     ),
-    ("curvature: none", lambda: hessian(curvature=lambda _: None), "is a NoneType; mfdeq.Curv"),
-    ("curvature: whole", lambda: hessian(curvature=lambda _: WHOLE), "is a ndarray; mfdeq.Curv"),
+    (
+        "curvature: none",
+        lambda: hessian(curvature=lambda _: None),
+        r"expected an mfdeq.Curvature\(.* NoneType",
+    ),
+    (
+        "curvature: whole",
+        lambda: hessian(curvature=lambda _: WHOLE),
+        r"expected an mfdeq.Curvature\(.* ndarray",
+    ),
     (
         "curvature: operator",
         lambda: hessian(curvature=lambda _: aslinearoperator(WHOLE)),
-        "LinearOperator; mfdeq.Curvature",
+        r"expected an mfdeq.Curvature\(.* got \w*LinearOperator",
     ),
     (
         "curvature: no pair",
         lambda: hessian(curvature=lambda _: lambda u, z: np.ones(N + P)),
-        r"returned ndarray; \(a_theta, a_h\) was expected",
+        r"expected it to return a pair \(a_theta, a_h\), got ndarray",
     ),
-    ("blocks and apply", lambda: mfdeq.Curvature(WHOLE, apply=min), "either blocks or apply"),
-    ("apply is no function", lambda: mfdeq.Curvature(apply=3), "must be callable, int"),
-    ("value is no function", lambda: mfdeq.Loss(1.0), "value of the loss is a float"),
-    ("d_state is no function", lambda: mfdeq.Loss(min, np.ones(N)), "d_state .* a callable"),
+    (
+        "blocks and apply",
+        lambda: mfdeq.Curvature(WHOLE, apply=min),
+        "expected either blocks or apply=, got both",
+    ),
+    (
+        "apply is no function",
+        lambda: mfdeq.Curvature(apply=3),
+        "apply .* expected a function, got int",
+    ),
+    (
+        "value is no function",
+        lambda: mfdeq.Loss(1.0),
+        "value of the loss: expected a function .* got float",
+    ),
+    (
+        "d_state is no function",
+        lambda: mfdeq.Loss(min, np.ones(N)),
+        "d_state of the loss: expected a function .* got ndarray",
+    ),
 )
 
 
 @pytest.mark.parametrize(("use", "words"), MODELS)
-def test_a_model_or_loss_that_lacks_a_part(use, words):
+def test_models_and_losses_without_a_part_raise(use, words):
     with refused(ModelError, words):
         use()
 
 
 @pytest.mark.parametrize("size", [None, 0, -1, 1.5, True, "3"])
-def test_a_size(size):
+def test_wrong_sizes_raise(size):
     model = Toy()
     model.state_size = size
-    with refused(ModelError, "Toy.state_size is", "a positive integer was expected"):
+    with refused(ModelError, "Toy.state_size: expected a positive integer, got"):
         mfdeq.solve(model, THETA)
     model.state_size = np.int64(N)
     assert mfdeq.solve(model, THETA).state.shape == (N,)
 
 
 MISSING = {
-    "d_state": (lambda: EQ.gradient(mfdeq.Loss(lambda h, t: h.sum())), "no d_state"),
+    "d_state": (
+        lambda: EQ.gradient(mfdeq.Loss(lambda h, t: h.sum())),
+        "no d_state, but its value depends on the state: pass d_state=",
+    ),
     "d_params": (
         lambda: EQ.gradient(mfdeq.Loss(lambda h, t: t.sum(), d_state=lambda h, t: 0 * h)),
-        "no d_params",
+        "no d_params, but its value depends on the parameters: pass d_params=",
     ),
     "curvature": (
         lambda: EQ.hessian(mfdeq.Loss(lambda h, t: h @ h, d_state=lambda h, t: 2 * h)),
-        "no curvature.*give curvature=lambda",
+        "no curvature.*pass curvature=lambda",
     ),
 }
 
 
 @pytest.mark.parametrize("part", MISSING)
-def test_a_loss_that_is_not_zero_where_a_part_is_missing(part):
+def test_missing_loss_derivative_that_is_not_zero_raises(part):
     use, words = MISSING[part]
     with refused(DerivativeError, words):
         use()
@@ -381,24 +416,28 @@ def test_a_loss_that_is_not_zero_where_a_part_is_missing(part):
 @pytest.mark.parametrize(
     ("observe", "words"),
     table(
-        ("negative", np.array([-1, 0]), r"outside 0 … 2"),
-        ("beyond", np.array([0, N]), r"outside 0 … 2"),
-        ("floats", np.array([0.0, 1.0]), "float64; integer indices"),
-        ("short mask", np.array([True, True]), "a mask of 2 for a state of 3"),
-        ("long mask", np.array([True, True, False, False]), "a mask of 4 for a state of 3"),
+        ("negative", np.array([-1, 0]), "between 0 and 2, got -1 … 0"),
+        ("beyond", np.array([0, N]), "between 0 and 2, got 0 … 3"),
+        ("floats", np.array([0.0, 1.0]), "expected integer indices or a mask, got dtype float64"),
+        ("short mask", np.array([True, True]), "a mask of 3 entries, .* got a mask of 2"),
+        (
+            "long mask",
+            np.array([True, True, False, False]),
+            "a mask of 3 entries, .* got a mask of 4",
+        ),
         ("another number", np.array([0, 1, 2]), r"expected shape \(2, 3\), got \(3, 3\)"),
         ("list", [0, 1], "got a list"),
     ),
 )
-def test_indices_of_least_squares(observe, words):
+def test_wrong_indices_of_least_squares_raise(observe, words):
     with refused(ModelError, "observe", words):
         EQ.gradient(mfdeq.LeastSquares(observe, np.ones(2)))
 
 
 @pytest.mark.parametrize("factor", [np.nan, np.inf])
-def test_a_loss_times_what_is_not_finite(factor):
+def test_factors_of_losses_that_are_not_finite_real_numbers_raise(factor):
     for use in (lambda: factor * LOSS, lambda: LOSS * factor):
-        with refused(ArgumentError, f"a loss times {factor}"):
+        with refused(ArgumentError, f"expected a finite number, got {factor}"):
             use()
     for use in (lambda: LOSS * 1j, lambda: LOSS + 1, lambda: LOSS * LOSS):
         with pytest.raises(TypeError, match="unsupported operand"):

@@ -1,6 +1,6 @@
-"""Arrays at random, of every layout, dtype and kind, on the host and on another device.
+"""Random arguments: arrays of every layout, dtype and kind, on the host and on another device.
 
-No case may end in anything but the right answer or an error that names the argument.
+Every case ends in the right answer or in an error that names the argument.
 """
 
 import functools
@@ -123,7 +123,7 @@ PASSED = [
 
 @cases(100)
 @given(any_of([Toy, ToyResidual]), any_of(TOLERANCE), any_of(PASSED))
-def test_what_is_passed(kind, dtype, passed):
+def test_arguments_give_the_right_answer_or_a_named_error(kind, dtype, passed):
     argument, name, harm = passed
     x, compute, expected = ARGUMENTS[argument]
     x = x.astype(dtype)
@@ -174,7 +174,7 @@ NO_INDICES = {
     st.lists(st.integers(0, N - 1), min_size=2, max_size=2, unique=True).map(sorted),
     any_of([*INDICES, *NO_INDICES]),
 )
-def test_what_is_observed(drawn, name):
+def test_observation_indices_give_the_right_answer_or_a_named_error(drawn, name):
     eq, right = solved(Toy, "float64"), truth("float64", "written")
     observe = (INDICES | NO_INDICES)[name](np.array(drawn))
     found = outcome(lambda: eq.gradient(mfdeq.LeastSquares(observe, np.zeros(2))))
@@ -262,7 +262,9 @@ def on_device(treat, products):
 
 @cases(40)
 @given(any_of(ON_DEVICE), any_of(MOVED), WHEN, st.booleans())
-def test_on_another_device(path, name, when, products):
+def test_arrays_of_another_device_give_the_right_answer_or_a_named_error(
+    path, name, when, products
+):
     moved = Now(lambda x, args: MOVED[name](x), when)
     with without_scipy():
         found = outcome(

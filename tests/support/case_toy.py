@@ -103,6 +103,11 @@ class Diagonal(mfdeq.FixedPointModel):
 
 def toy_loss(**spoil):
     """Σ h³ + Σ theta² + h_0 theta_1."""
+    return mfdeq.Loss(**toy_loss_functions(**spoil))
+
+
+def toy_loss_functions(**spoil):
+    """The functions of the toy loss, by the names of their keywords."""
 
     def part(name, right):
         return spoil[name](right) if name in spoil else right
@@ -116,12 +121,12 @@ def toy_loss(**spoil):
         blocks = {name: part(name, block) for name, block in blocks.items()}
         return part("curvature", mfdeq.Curvature(**blocks))
 
-    return mfdeq.Loss(
-        lambda h, theta: part("value", (h**3).sum() + (theta**2).sum() + h[0] * theta[1]),
-        d_state=lambda h, theta: part("d_state", 3 * h**2 + theta[1] * np.eye(N)[0]),
-        d_params=lambda h, theta: part("d_params", 2 * theta + h[0] * np.eye(P)[1]),
-        curvature=curvature,
-    )
+    return {
+        "value": lambda h, theta: part("value", (h**3).sum() + (theta**2).sum() + h[0] * theta[1]),
+        "d_state": lambda h, theta: part("d_state", 3 * h**2 + theta[1] * np.eye(N)[0]),
+        "d_params": lambda h, theta: part("d_params", 2 * theta + h[0] * np.eye(P)[1]),
+        "curvature": curvature,
+    }
 
 
 def by_product(blocks=False, a_theta=lambda x: x, a_h=lambda x: x):

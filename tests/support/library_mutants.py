@@ -10,9 +10,10 @@ from mfdeq.equilibrium.equilibrium import Equilibrium
 from mfdeq.equilibrium.linearized_equilibrium import LinearizedEquilibrium
 from mfdeq.equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
-from mfdeq.models.curvature import AppliedCurvature, BlockCurvature, add_curvatures, scale_curvature
-from mfdeq.models.linearization import Linearized
-from mfdeq.models.losses import LeastSquares, Loss, QuadraticPrior
+from mfdeq.models.curvature import BlockCurvature, ProductCurvature, add_curvatures, scale_curvature
+from mfdeq.models.linearization import CheckedLinearization
+from mfdeq.models.losses import Loss
+from mfdeq.models.quadratic_losses import LeastSquares, QuadraticPrior
 from mfdeq.operators.operator import Adjoint, IdentityMinus, Matrix, Stacked
 
 
@@ -85,30 +86,30 @@ def adjoint_solve_fails_and_returns_zeros(self, b, rtol=None, adjoint=False):
 # Signs of a residual
 
 
-linearize = Linearized.__init__
+linearize = CheckedLinearization.__init__
 
 
-@mutant(Linearized, "__init__", "stiff", "diffusion")
-def B_of_the_residual(self, problem, h, given):
-    linearize(self, problem, h, given)
+@mutant(CheckedLinearization, "__init__", "stiff", "diffusion")
+def B_of_the_residual(self, problem, linearization):
+    linearize(self, problem, linearization)
     self.B = -self.B
 
 
-@mutant(Linearized, "__init__", "smooth", "stiff")
-def J_in_place_of_A(self, problem, h, given):
-    linearize(self, problem, h, given)
-    self.A = Matrix(self.backend, np.eye(h.size) - self.A.array)
+@mutant(CheckedLinearization, "__init__", "smooth", "stiff")
+def J_in_place_of_A(self, problem, linearization):
+    linearize(self, problem, linearization)
+    self.A = Matrix(self.backend, np.eye(self.state_size) - self.A.array)
 
 
-curvature_of, second_of = Linearized.curvature, Linearized.second
+curvature_of, second_of = CheckedLinearization.curvature, CheckedLinearization.second
 
 
-@mutant(Linearized, "curvature", "stiff", "diffusion")
+@mutant(CheckedLinearization, "curvature", "stiff", "diffusion")
 def curvature_of_the_residual(self, w, **options):
     return curvature_of(self, -w, **options)
 
 
-@mutant(Linearized, "second", "stiff", "diffusion")
+@mutant(CheckedLinearization, "second", "stiff", "diffusion")
 def second_of_the_residual(self, a, b):
     return -second_of(self, a, b)
 
@@ -218,15 +219,15 @@ def K_with_mixed_blocks_not_transposed(self, x):
     return stacked(pp @ u + sp @ z, sp.H @ u + ss @ z)
 
 
-call = AppliedCurvature._call
+call = ProductCurvature._call
 
 
-@mutant(AppliedCurvature, "_call", "square-callable", "square-apply")
+@mutant(ProductCurvature, "_call", "square-callable", "square-apply")
 def callable_given_dh_first(self, x):
     return call(self, stacked(*self.split(x)[::-1]))
 
 
-@mutant(AppliedCurvature, "_call", "square-callable", "square-apply")
+@mutant(ProductCurvature, "_call", "square-callable", "square-apply")
 def callable_read_dh_first(self, x):
     return stacked(*self.split(call(self, x))[::-1])
 

@@ -1,6 +1,6 @@
-"""Callbacks at random: layouts, dtypes, formats and bad values, wherever a user fills one in.
+"""Random results of callbacks: layouts, dtypes, formats and wrong values in every one of them.
 
-No case may end in anything but the right answer or an error that names the callback.
+Every case ends in the right answer or in an error that names the callback.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def is_right(found, setup, quantity):
 @given(SETUPS, st.lists(any_of(HARMLESS_AT), max_size=8), any_of(QUANTITIES))
 @example(Setup(solver="direct"), [("linearize().d_state", "duplicates")], "H")
 @example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
-def test_what_does_no_harm(setup, drawn, quantity):
+def test_harmless_results_give_the_right_answer(setup, drawn, quantity):
     for path, name in drawn:
         setup.treatments[path] = harmless(VALUES[path][0], name)
     assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
@@ -54,7 +54,7 @@ def test_what_does_no_harm(setup, drawn, quantity):
 
 @cases(250)
 @given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
-def test_what_does_harm(setup, place, when, quantity):
+def test_harmful_results_give_the_right_answer_or_a_named_error(setup, place, when, quantity):
     path, name = place
     setup.treatments[path] = treatment = Now(HARMFUL[name], when)
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
@@ -91,7 +91,9 @@ CONTRADICTIONS = [
 
 @cases(80)
 @given(SETUPS, any_of(CONTRADICTIONS), any_of(QUANTITIES))
-def test_what_contradicts_itself(setup, contradiction, quantity):
+def test_contradicting_derivatives_give_the_right_answer_or_a_named_error(
+    setup, contradiction, quantity
+):
     """Where it is right by chance, so is the answer."""
     setup.form, path, name = contradiction
     if setup.solver == "direct":
@@ -132,7 +134,7 @@ OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "d
     WHEN,
     any_of(QUANTITIES),
 )
-def test_a_function_alone(setup, treatment, when, quantity):
+def test_plain_functions_give_the_right_answer_or_a_named_error(setup, treatment, when, quantity):
     harm, name = treatment
     setup.treatments["f()"] = f = Now(HARMFUL[name] if harm else harmless("vector", name), when)
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
@@ -176,7 +178,7 @@ WRONG = [
     any_of(WRONG),
     st.integers(0, 3),
 )
-def test_verify_passes_nothing_wrong(setup, wrong, seed):
+def test_verification_passes_no_wrong_derivative(setup, wrong, seed):
     path, name, when = wrong
     if when != "always":
         setup.dtype = "float64"  # float32 hides a small part of a sum

@@ -1,4 +1,4 @@
-"""The dense truth of the test cases is the truth: by contour integrals of the functions alone.
+"""The dense derivatives of the test cases match contour integrals of the functions alone.
 
 Cauchy: a derivative is a mean over a circle in the complex plane, which needs no difference of
 nearby numbers and is exact to rounding for the analytic functions of the table.
@@ -12,15 +12,15 @@ from support.cases import CASES, SINGLE, close
 ANGLES = np.exp(2j * np.pi * np.arange(16) / 16)
 
 
-def contour(f, order, radius=0.1):
+def contour_integral(f, order, radius=0.1):
     """f(0), f'(0) or f''(0)/2 of an analytic function of one complex variable."""
     values = np.array([f(radius * w) for w in ANGLES])
     return np.tensordot(ANGLES**-order, values, 1).real / (len(ANGLES) * radius**order)
 
 
-def mixed(f, x, a, b):
+def mixed_second_derivative(f, x, a, b):
     """f''(x)[a, b] by polarization."""
-    plus, minus = (contour(lambda e, s=s: f(x + e * (a + s * b)), 2) for s in (1, -1))
+    plus, minus = (contour_integral(lambda e, s=s: f(x + e * (a + s * b)), 2) for s in (1, -1))
     return (plus - minus) / 2
 
 
@@ -36,7 +36,7 @@ def param_directions(truth, count=2):
 
 
 @pytest.mark.parametrize("case", CASES + SINGLE, ids=str)
-def test_map_data_are_derivatives_of_the_map(case):
+def test_derivatives_of_the_map_match_contour_integrals(case):
     truth, model = case.truth, case.written[0].twin()
     P, f = truth.P, truth.f
     x = np.r_[truth.params, truth.state]
@@ -45,9 +45,9 @@ def test_map_data_are_derivatives_of_the_map(case):
         return x[P:] - written_residual(model, x[P:], x[:P])
 
     for a, b in directions(truth):
-        first = contour(lambda e, a=a: function(x + e * a), 1)
+        first = contour_integral(lambda e, a=a: function(x + e * a), 1)
         close(f.B @ a[:P] + f.J @ a[P:], first, 1e-11)
-        second = mixed(function, x, a, b)
+        second = mixed_second_derivative(function, x, a, b)
         tensor = (
             np.einsum("ikn,k,n->i", f.f_tt, a[:P], b[:P])
             + np.einsum("ijn,j,n->i", f.f_ht, a[P:], b[:P])
@@ -59,7 +59,7 @@ def test_map_data_are_derivatives_of_the_map(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_second_of_a_model_is_its_tensor(case):
+def test_second_of_a_model_matches_its_tensors(case):
     truth, model = case.truth, case.written[0].twin()
     P, f = truth.P, truth.f
     sign = 1 if hasattr(model, "map") else -1
@@ -75,7 +75,7 @@ def test_second_of_a_model_is_its_tensor(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_loss_data_are_derivatives_of_the_loss(case):
+def test_derivatives_of_the_loss_match_contour_integrals(case):
     truth, loss = case.truth, case.written[1].twin()
     P, L = truth.P, truth.loss
     x = np.r_[truth.params, truth.state]
@@ -85,13 +85,15 @@ def test_loss_data_are_derivatives_of_the_loss(case):
 
     hessian = np.block([[L.L_tt, L.L_ht.T], [L.L_ht, L.L_hh]])
     for a, b in directions(truth):
-        first = contour(lambda e, a=a: function(x + e * a), 1)
+        first = contour_integral(lambda e, a=a: function(x + e * a), 1)
         close(np.r_[L.L_t, L.L_h] @ a, first, 1e-11)
-        assert abs(a @ hessian @ b - mixed(function, x, a, b)) <= 1e-10 * (1 + abs(L.value))
+        assert abs(a @ hessian @ b - mixed_second_derivative(function, x, a, b)) <= 1e-10 * (
+            1 + abs(L.value)
+        )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_reduced_truth_is_derivative_of_the_equilibrium(case):
+def test_reduced_derivatives_match_contour_integrals(case):
     """Z, h'', the gradient and H against the equilibrium solved at complex parameters."""
     truth, (model, loss) = case.truth, (x.twin() for x in case.written)
     N = truth.N
@@ -101,17 +103,17 @@ def test_reduced_truth_is_derivative_of_the_equilibrium(case):
         return np.r_[h, loss.value(h, theta)]
 
     for u, v in param_directions(truth):
-        first = contour(lambda e, u=u: reduced(truth.params + e * u), 1)
+        first = contour_integral(lambda e, u=u: reduced(truth.params + e * u), 1)
         close(truth.Z @ u, first[:N], 1e-9)
         close(truth.gradient @ u, first[N], 1e-9)
-        second = mixed(reduced, truth.params, u, v)
+        second = mixed_second_derivative(reduced, truth.params, u, v)
         actual = np.r_[truth.second_order(u, v), u @ truth.H @ v]
         # On the scale of the first derivatives: where the truth is zero, rounding is not.
         assert np.linalg.norm(actual - second) <= 1e-9 * np.linalg.norm(first)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_two_ways_to_the_hessian_agree(case):
+def test_formulas_of_the_hessian_agree(case):
     truth = case.truth
     close(truth.T.T @ truth.K @ truth.T, truth.H, 1e-10)
     close(sum(truth.terms.values()), truth.H, 1e-10)
@@ -120,7 +122,7 @@ def test_the_two_ways_to_the_hessian_agree(case):
     close(truth.gradient, truth.loss.L_t + truth.B.T @ truth.adjoint_state, 1e-10)
 
 
-def test_the_table_covers_what_it_should():
+def test_cases_cover_symmetry_sizes_and_every_term():
     truths = [case.truth for case in CASES]
     symmetric = [np.allclose(t.A, t.A.T, rtol=1e-10) for t in truths]
     large = [t.N > 1 for t in truths]

@@ -1,0 +1,47 @@
+"""Typical sizes of the entries of a vector, and points at distances that are relative to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..arrays.backend import Array, Backend
+
+NEARBY_DISTANCES = (1e-2, 1e-4, 1e-6)  # relative to the typical sizes, tried in this order
+
+
+def typical_sizes(x: Array) -> Array:
+    """Return the magnitudes of the entries of x, or the root mean square of all if larger."""
+    backend = Backend.of(x)
+    typical = backend.norm(x) / x.shape[0] ** 0.5 or 1.0
+    return backend.xp.maximum(backend.xp.abs(x), backend.xp.asarray(typical, dtype=x.dtype))
+
+
+def nearby_point(
+    f: Callable[[Array, Array], Array], h: Array, theta: Array, sizes: tuple[Array, Array], i: int
+) -> tuple[Array, Array]:
+    """Return a point near (h, theta) at which f is finite, another one for each i.
+
+    Parameters
+    ----------
+    f : callable
+    h, theta : (N,) and (P,) arrays
+    sizes : pair of (N,) and (P,) arrays
+        To which distances are relative.
+    i : int
+        The number of the point.
+
+    Returns
+    -------
+    h, theta : arrays
+        Those that were given, if f is not finite at any point that was tried.
+    """
+    backend = Backend.of(h, theta)
+    for distance in NEARBY_DISTANCES:
+        near_h, near_theta = (
+            x + distance * size * backend.random(x.shape[0], seed=20 + i)
+            for x, size in zip((h, theta), sizes, strict=True)
+        )
+        with backend.ignore_overflow():
+            if bool(backend.xp.all(backend.xp.isfinite(f(near_h, near_theta)))):
+                return near_h, near_theta
+    return h, theta

@@ -1,0 +1,257 @@
+"""Quadratic losses: least squares of observations, and Gaussian priors of the parameters."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from ..arrays.backend import Array, Backend, as_array, is_dense, is_sparse
+from ..arrays.library import library_of
+from ..errors import ModelError
+from ..operators.dot_tests import check_symmetric
+from ..operators.operator import Diagonal, Matrix, Operator, Product
+from ..operators.user_operators import as_operator
+from .curvature import BlockCurvature, CurvatureOperator
+from .losses import LossBase
+
+
+class QuadraticLoss(LossBase):
+    """A loss with one matrix, which is made an operator once for each array library and size."""
+
+    _cache: tuple[Backend, int, Operator] | None = None
+
+    def operator(self, backend: Backend, size: int) -> Operator:
+        """Return the matrix, of `size` columns, as an operator."""
+        if self._cache is None or self._cache[:2] != (backend, size):
+            self._cache = (backend, size, self._make_operator(backend, size))
+        return self._cache[2]
+
+    def _make_operator(self, backend: Backend, size: int) -> Operator:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Operators are made again rather than pickled.
+        return {**self.__dict__, "_cache": None}
+
+
+class LeastSquares(QuadraticLoss):
+    """The weighted sum of squares of the differences between observations and data.
+
+    Parameters
+    ----------
+    observe : (m, N) array, sparse matrix or LinearOperator, or (m,) array of int, or (N,) of bool
+        The linear map from the state to what is observed. An array of indices, or a mask, picks
+        entries of the state.
+    data : (m,) array
+        The measured values.
+    weights : float or (m,) array, optional
+        The weights w, by default 1.0. For independent errors of standard deviations σ they are
+        1/σ², in the reciprocal squared unit of the data, so that the loss has no unit.
+
+    Raises
+    ------
+    ModelError
+        If an array has a wrong shape or dtype, or entries that are not finite, or if an index is
+        outside 0 … N − 1.
+
+    See Also
+    --------
+    QuadraticPrior : The regularization term of an inverse problem.
+
+    Notes
+    -----
+    For an observation operator O, data d and W = diag(w),
+
+        L = ½ (O h − d)ᵀ W (O h − d),    ∂L/∂h = Oᵀ W (O h − d),    ∇²_hh L = Oᵀ W O.
+
+    This is the negative log likelihood of Gaussian errors, but for a constant. Arrays are copied.
+
+    Examples
+    --------
+    Two of three entries of the state are observed, with standard deviations of 0.5:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> loss = mfdeq.LeastSquares(np.array([0, 2]), data=np.array([1.0, 2.0]), weights=4.0)
+    >>> h, theta = np.array([1.5, 7.0, 1.0]), np.zeros(1)
+    >>> loss.value(h, theta)
+    2.5
+    >>> loss.gradients(h, theta)[1]
+    array([ 2.,  0., -4.])
+    """
+
+    def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
+        self.data = _copy_of_numbers(data, "data of LeastSquares")
+        shape = tuple(getattr(self.data, "shape", ()))
+        if len(shape) != 1:
+            raise ModelError(f"data of LeastSquares: expected shape (m,), got shape {shape}")
+        self.observe = _copy_of_matrix(observe)
+        self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
+
+    def _make_operator(self, backend: Backend, state_size: int) -> Operator:
+        observe = self.observe
+        if is_dense(observe) and observe.ndim == 1:
+            observe = _selection(backend, observe, state_size)
+        shape = (self.data.shape[0], state_size)
+        return as_operator(backend, observe, shape, f"observe of LeastSquares ({shape[0]} data)")
+
+    def _weights(self, backend: Backend) -> Array:
+        m = self.data.shape[0]
+        if isinstance(self.weights, float):
+            return self.weights * backend.xp.ones(m, dtype=backend.dtype, device=backend.device)
+        return backend.vector(self.weights, m, "weights of LeastSquares")
+
+    def _misfit(self, h: Array) -> tuple[Operator, Array, Array]:
+        """Return O, w and O h − d."""
+        backend = Backend.of(h)
+        observe = self.operator(backend, h.shape[0])
+        data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares")
+        return observe, self._weights(backend), observe._apply(h) - data
+
+    def _evaluate(self, h: Array, theta: Array) -> float:
+        _, weights, misfit = self._misfit(h)
+        return 0.5 * float(Backend.of(h).xp.vecdot(weights * misfit, misfit))
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """Return (0, Oᵀ W (O h − d))."""
+        observe, weights, misfit = self._misfit(h)
+        return Backend.of(h).zeros(theta.shape[0]), observe._apply_adjoint(weights * misfit)
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """Return ∇²L, of which only the state block Oᵀ W O is not zero."""
+        observe, weights, _ = self._misfit(h)
+        backend = Backend.of(h)
+        block: Operator
+        if isinstance(observe, Matrix) and is_sparse(observe.array):
+            W = backend.sparse.diags(weights)
+            block = Matrix(backend, (observe.array.T @ W @ observe.array).tocsr())
+        else:
+            block = Product(observe.H, Product(Diagonal(backend, weights), observe))  # type: ignore[attr-defined]
+        return BlockCurvature(backend, theta.shape[0], h.shape[0], [None, None, block])
+
+
+class QuadraticPrior(QuadraticLoss):
+    """The quadratic penalty of a Gaussian prior, or of Tikhonov regularization.
+
+    Parameters
+    ----------
+    precision : float or (P, P) array, sparse matrix or LinearOperator
+        The symmetric precision matrix R, the inverse of the covariance. A number is that multiple
+        of the identity.
+    mean : float or (P,) array, optional
+        The mean of the prior, by default 0.0.
+
+    Raises
+    ------
+    ModelError
+        If an array has a wrong shape or dtype, or entries that are not finite.
+    DerivativeError
+        If the precision is not symmetric.
+
+    See Also
+    --------
+    Precision : A precision with solves and samples.
+    LeastSquares : The misfit term of an inverse problem.
+
+    Notes
+    -----
+    For a precision R and a mean μ,
+
+        L = ½ (θ − μ)ᵀ R (θ − μ),    ∂L/∂θ = R (θ − μ),    ∇²_θθ L = R.
+
+    This is the negative logarithm of a Gaussian density, but for a constant; added to a
+    `LeastSquares`, its minimizer is the MAP point. Arrays are copied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> prior = mfdeq.QuadraticPrior(np.diag([1.0, 4.0]), mean=1.0)
+    >>> h, theta = np.zeros(3), np.array([2.0, 2.0])
+    >>> prior.value(h, theta)
+    2.5
+    >>> prior.gradients(h, theta)[0]
+    array([1., 4.])
+    """
+
+    def __init__(self, precision: Any, mean: Any = 0.0) -> None:
+        self.precision = _copy_of_matrix(precision)
+        self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
+
+    def _make_operator(self, backend: Backend, param_size: int) -> Operator:
+        precision = self.precision
+        if isinstance(precision, Real):
+            precision = precision * backend.sparse.identity(
+                param_size, dtype=backend.dtype, format="csr"
+            )
+        # Entries, where an operator has them, can be factorized together with those of other terms.
+        if isinstance(precision, Operator) and precision.has_entries:
+            precision = precision.array
+        name = "precision of QuadraticPrior"
+        block = as_operator(backend, precision, (param_size, param_size), name)
+        check_symmetric(block, name, "it")
+        return block
+
+    def _deviation(self, theta: Array) -> tuple[Operator, Array]:
+        """Return R and θ − μ."""
+        backend = Backend.of(theta)
+        mean = self.mean
+        if not isinstance(mean, float):
+            mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
+        return self.operator(backend, theta.shape[0]), theta - mean
+
+    def _evaluate(self, h: Array, theta: Array) -> float:
+        precision, deviation = self._deviation(theta)
+        return 0.5 * float(Backend.of(theta).xp.vecdot(deviation, precision._apply(deviation)))
+
+    def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
+        """Return (R (θ − μ), 0)."""
+        precision, deviation = self._deviation(theta)
+        return precision._apply(deviation), Backend.of(h).zeros(h.shape[0])
+
+    def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
+        """Return ∇²L, of which only the parameter block R is not zero."""
+        backend = Backend.of(h)
+        block = self.operator(backend, theta.shape[0])
+        return BlockCurvature(backend, theta.shape[0], h.shape[0], [block, None, None])
+
+
+def _selection(backend: Backend, index: Array, state_size: int) -> Any:
+    """Return the sparse matrix that picks entries of the state, by indices or by a mask."""
+    xp, name = backend.xp, "observe of LeastSquares"
+    index = as_array(backend, index, f"{name} (an array of indices)", ModelError)
+    if xp.isdtype(index.dtype, "bool"):
+        if index.shape[0] != state_size:
+            raise ModelError(
+                f"{name}: expected a mask of {state_size} entries, one for each entry of the "
+                f"state, got a mask of {index.shape[0]}"
+            )
+        index = xp.nonzero(index)[0]
+    if not xp.isdtype(index.dtype, "integral"):
+        raise ModelError(
+            f"{name}, a 1-D array: expected integer indices or a mask, got dtype {index.dtype}"
+        )
+    if bool(xp.any(index < 0)) or bool(xp.any(index >= state_size)):
+        raise ModelError(
+            f"{name}: expected indices between 0 and {state_size - 1}, got "
+            f"{int(xp.min(index))} … {int(xp.max(index))}"
+        )
+    m = index.shape[0]
+    ones = xp.ones(m, dtype=backend.dtype, device=backend.device)
+    rows = xp.arange(m, device=backend.device)
+    return backend.sparse.csr_matrix((ones, (rows, index)), shape=(m, state_size))
+
+
+def _copy_of_numbers(x: Any, name: str) -> Any:
+    """Return a number as a float, or a copy of an array, checked to be finite."""
+    copy = Backend.of(x, name=name).checked(x, None, name)
+    return copy if copy.ndim else float(copy)
+
+
+def _copy_of_matrix(matrix: Any) -> Any:
+    """Return a copy of a matrix, which the caller cannot change; an operator as it is."""
+    if library_of(matrix).is_product_only(matrix):
+        return matrix
+    if is_dense(matrix) and not hasattr(matrix, "copy"):  # not a method of the array API standard
+        return Backend.of(matrix).xp.asarray(matrix, copy=True)
+    return matrix.copy() if hasattr(matrix, "copy") else matrix
