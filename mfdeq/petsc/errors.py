@@ -118,7 +118,7 @@ def abort_on_uncaught_errors() -> None:
         return
     from mpi4py import MPI
 
-    if MPI.COMM_WORLD.Get_size() > 1:
+    if MPI.COMM_WORLD.Get_size() != 1:  # the mocked MPI of a documentation build has no order
         sys.excepthook = _abort_hook
 
 
