@@ -80,7 +80,7 @@ def find_mode(problem: Problem, solver="auto") -> mfdeq.Minimum:
 
 def count_above(H: mfdeq.ReducedHessian, R: mfdeq.Precision, mu: float) -> int | None:
     """Count the eigenvalues above μ by an inertia; None if its signs are uncertain."""
-    below = ShiftedInverse(H, mu, R.array).below
+    below = mfdeq.ShiftedInverse(H, mu, R.array).below
     return None if below is None else H.shape[0] - below
 
 

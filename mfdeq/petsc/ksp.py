@@ -30,7 +30,7 @@ class KSP(Solver):
     ----------
     prefix : str, optional
         Prefix of the solver's options on the command line, as in any PETSc program:
-        ``-mfdeq_ksp_type cg -mfdeq_pc_type gamg``. By default "mfdeq_".
+        ``-mfdeq_ksp_type cg -mfdeq_pc_type gamg``. By default ``"mfdeq_"``.
     options : dict, optional
         Options without the dash and the prefix, ``{"pc_type": "gamg"}``. Those on the command line
         take precedence.
