@@ -38,7 +38,7 @@ from matplotlib import pyplot as plt
 from scipy.sparse.linalg import cg
 
 import mfdeq
-from mfdeq import ShiftedInverse, plot
+from mfdeq import plot
 
 NOISE = 3.0  # m: standard deviation of a stream's level from the mean elevation of its 80 m cell
 GTOL = 1e-7  # decrease of the gradient, from the prior mean to the mode
