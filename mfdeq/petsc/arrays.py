@@ -56,7 +56,7 @@ class DistributedArray:
         else:
             raise ArgumentError(f"expected a Vec or a dense Mat, got a Mat of type {x.getType()}")
         ranks = Ranks.of(x.getComm())
-        rows = ranks.register_rows(Rows(tuple(int(start) for start in x.getOwnershipRanges())))
+        rows = ranks.register_rows(Rows.from_ranges(x.getOwnershipRanges()))
         # getDM of petsc4py 3.18 takes a reference away from the Vec; query does not.
         if (grid := x.query("__PETSc_dm")) is not None and grid.getType() == "da":
             ranks.grids[rows.total] = grid

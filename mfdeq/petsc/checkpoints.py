@@ -15,7 +15,7 @@ from .files import open_viewer
 from .ranks import Ranks, Rows
 
 
-class NpzCheckpoint:
+class GatheredNpzStore:
     """A checkpoint as one npz file, gathered and written by the first rank."""
 
     def __init__(self, ranks: Ranks) -> None:
@@ -31,7 +31,7 @@ class NpzCheckpoint:
         self.ranks.on_first_rank(lambda: checkpoints.put(path, *members))
 
 
-class Hdf5Checkpoint:
+class Hdf5Store:
     """A checkpoint as one HDF5 file, of which each rank reads and writes its own rows.
 
     Distributed arrays are data sets, (n,) or (n, k), named as in the state. Everything else is JSON

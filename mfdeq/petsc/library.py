@@ -10,13 +10,14 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..arrays.library import ArrayLibrary, register
 from ..errors import ModelError
-from . import kernels, linalg, sparse
+from . import kernels, sparse
 from .arrays import DistributedArray, TransposedArray, is_petsc
-from .checkpoints import Hdf5Checkpoint, NpzCheckpoint
+from .checkpoints import GatheredNpzStore, Hdf5Store
 from .errors import raise_on_all_ranks
 from .files import is_hdf5
 from .ksp import KSP
 from .ldl import PositiveDefiniteDirect
+from .mats import operator_of_mat
 from .ranks import Ranks
 
 SAME_NUMBER_RTOL = 1e-6  # difference of numbers that all ranks have computed from the same data
@@ -24,19 +25,19 @@ SEEDED_ROWS = 2**16  # rows of random numbers that one seed makes
 
 
 class PetscLibrary(ArrayLibrary):
-    """Vecs and Mats of PETSc: arrays whose rows are distributed over the ranks of MPI."""
+    """Vecs and Mats of PETSc: arrays whose rows are split among the ranks of a communicator."""
 
     name = "PETSc"
     packages = ("petsc4py",)
     on_host = False
     accepts_replicated = True
     sparse = sparse
-    sparse_linalg = linalg
+    sparse_linalg = sparse  # its LinearOperator
     kernels = kernels
 
     def owns(self, cls: type) -> bool:
         """Whether objects of a class are PETSc's, or mfdeq's own on distributed arrays."""
-        ours = (DistributedArray, TransposedArray, sparse.Entries, linalg.LinearOperator)
+        ours = (DistributedArray, TransposedArray, sparse.Entries, sparse.LinearOperator)
         return issubclass(cls, ours) or super().owns(cls)
 
     def to_array(self, x: Any) -> Any:
@@ -57,7 +58,9 @@ class PetscLibrary(ArrayLibrary):
 
     def as_operator(self, backend: Backend, matrix: Any, name: str) -> Any:
         """Return a Mat as an operator, checked."""
-        return sparse.as_operator(backend, matrix, name)
+        if isinstance(matrix, sparse.Entries):
+            matrix = matrix.mat(backend.device)
+        return operator_of_mat(backend, matrix, name)
 
     def zeros_of(self, operator: Any) -> Array:
         """Return an array with the layout of an operator's domain."""
@@ -161,7 +164,7 @@ class PetscLibrary(ArrayLibrary):
 
     def checkpoint_store(self, path: str, device: Ranks) -> Any:
         """Return what reads and writes the checkpoint of that name: HDF5, or a gathered npz."""
-        return Hdf5Checkpoint(device) if is_hdf5(path) else NpzCheckpoint(device)
+        return Hdf5Store(device) if is_hdf5(path) else GatheredNpzStore(device)
 
 
 def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelError
+from ..operators.dot_tests import check_adjoint
 from ..operators.operator import IdentityMinus, Operator, Zero, columnwise
 from .arrays import DistributedArray, is_petsc
 from .cleanup import drop_python_context, register_for_cleanup
+from .errors import last_line
 from .ranks import Ranks, Rows
 
 ASSEMBLED_TYPES = ("aij", "baij", "sbaij", "dense")  # endings of Mat types that store entries
@@ -35,8 +37,10 @@ class MatOperator(Operator):
 
     def __init__(self, backend: Backend, mat: Any, stacked: Rows | None = None) -> None:
         ranks = backend.device
-        self._rows = stacked or ranks.register_rows(rows_of(mat.getOwnershipRanges()))
-        self._columns = stacked or ranks.register_rows(rows_of(mat.getOwnershipRangesColumn()))
+        self._rows = stacked or ranks.register_rows(Rows.from_ranges(mat.getOwnershipRanges()))
+        self._columns = stacked or ranks.register_rows(
+            Rows.from_ranges(mat.getOwnershipRangesColumn())
+        )
         super().__init__(backend, (self._rows.total, self._columns.total))
         self.mat, self.stacked = mat, stacked
         if mat.getType() == "python":
@@ -131,9 +135,57 @@ class MatOperator(Operator):
         return self._with_mat(mat)
 
 
-def rows_of(ranges: Any) -> Rows:
-    """Return the `Rows` of PETSc's ownership ranges."""
-    return Rows(tuple(int(start) for start in ranges))
+def operator_of_mat(backend: Backend, mat: Any, name: str) -> Operator:
+    """Return the operator of a Mat, checked; for a Mat that `as_mat` made, the operator in it.
+
+    Raises
+    ------
+    ModelError
+        If the Mat is on another communicator, is not assembled, or holds NaN or infinity, or if a
+        product with a shell Mat or with its transpose fails.
+    DerivativeError
+        If the transpose of a shell Mat is not its transpose.
+    """
+    if mat.getType() == "python" and isinstance(mat.getPythonContext(), OperatorContext):
+        return mat.getPythonContext().operator
+    if Ranks.of(mat.getComm()) is not backend.device:
+        raise ModelError(
+            f"{name}: expected a Mat on the communicator of the problem's vectors, got one on "
+            "another: make all on one"
+        )
+    if not mat.isAssembled():
+        raise ModelError(f"{name}: expected an assembled Mat: call its assemble()")
+    operator = MatOperator(backend, mat)
+    if not operator.assembled:
+        _check_adjoint(operator, name)
+    elif not _is_finite(mat):
+        raise ModelError(f"{name} holds NaN or infinity")
+    return operator
+
+
+def _check_adjoint(op: MatOperator, name: str) -> None:
+    from petsc4py import PETSc
+
+    try:
+        check_adjoint(op, name)
+    except PETSc.Error as error:
+        raise ModelError(
+            f"{name}: a product with this Mat of type {op.mat.getType()}, or with its transpose, "
+            f"failed: it needs mult and multTranspose ({last_line(error)})"
+        ) from error
+
+
+def _is_finite(mat: Any) -> bool:
+    """Tell whether all entries are finite; True if PETSc has no norm of this type of Mat."""
+    from petsc4py import PETSc
+
+    norms = PETSc.NormType
+    try:
+        # The infinity norm does not show NaN, the Frobenius norm overflows for finite entries.
+        size, largest = mat.norm(norms.NORM_FROBENIUS), mat.norm(norms.NORM_INFINITY)
+        return not host.isnan(size) and bool(host.isfinite(largest))
+    except PETSc.Error:
+        return True
 
 
 def create_aij(ranks: Ranks, rows: Rows, columns: Rows, csr: tuple[Any, Any, Any]) -> Any:

@@ -63,6 +63,11 @@ class Rows:
         return self.starts[rank + 1] - self.starts[rank]
 
     @classmethod
+    def from_ranges(cls, ranges: Any) -> Rows:
+        """Return the split that PETSc's ownership ranges describe."""
+        return cls(tuple(int(start) for start in ranges))
+
+    @classmethod
     def stack(cls, parts: tuple[Rows, ...]) -> Rows:
         """Return the rows of arrays stacked one below the other."""
         starts = tuple(sum(column) for column in zip(*(rows.starts for rows in parts), strict=True))

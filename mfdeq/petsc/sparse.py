@@ -1,4 +1,4 @@
-"""What `Backend.sparse` is asked for where arrays are distributed: matrices by their entries."""
+"""What stands for `scipy.sparse` and `scipy.sparse.linalg` on distributed arrays."""
 
 from __future__ import annotations
 
@@ -6,88 +6,69 @@ from typing import Any
 
 import scipy.sparse
 
-from ..arrays.backend import Backend, host
+from ..arrays.backend import host
 from ..arrays.sparse import canonical
-from ..errors import ModelError
-from ..operators.dot_tests import check_adjoint
-from ..operators.operator import Operator
 from .arrays import replicate
-from .errors import last_line
-from .mats import MatOperator, OperatorContext, create_aij
+from .mats import create_aij
 from .ranks import Ranks
 
 
-def as_operator(backend: Backend, mat: Any, name: str) -> Operator:
-    """A user's Mat as an operator: one of ours inside is taken out."""
-    if isinstance(mat, Entries):
-        mat = mat.mat(backend.device)
-    if mat.getType() == "python" and isinstance(mat.getPythonContext(), OperatorContext):
-        return mat.getPythonContext().operator
-    if Ranks.of(mat.getComm()) is not backend.device:
-        raise ModelError(
-            f"{name} is a Mat of another communicator than the problem's vectors: make all on one"
-        )
-    if not mat.isAssembled():
-        raise ModelError(f"{name} is a Mat that is not assembled: call its assemble()")
-    found = MatOperator(backend, mat)
-    if not found.assembled:
-        _check_adjoint(found, name)
-    elif not _finite(mat):
-        raise ModelError(f"{name} holds NaN or infinity")
-    return found
+class LinearOperator:
+    """The interface of `scipy.sparse.linalg.LinearOperator`, for arrays that scipy cannot use."""
 
+    ndim = 2
+    shape: tuple[int, int]
 
-def _check_adjoint(op: MatOperator, name: str) -> None:
-    from petsc4py import PETSc
+    def __init__(self, dtype: Any, shape: tuple[int, int]) -> None:
+        self.dtype, self.shape = dtype, shape
 
-    try:
-        check_adjoint(op, name)
-    except PETSc.Error as error:
-        raise ModelError(
-            f"a product of {name}, a Mat of type {op.mat.getType()}, or of its transpose failed: "
-            f"it needs mult and multTranspose ({last_line(error)})"
-        ) from error
+    def dot(self, x: Any) -> Any:
+        """Return the product with a vector or a block."""
+        return self._matvec(x)  # type: ignore[attr-defined]
 
+    matvec = matmat = dot
 
-def _finite(mat: Any) -> bool:
-    """Whether all entries are: one norm passes by what is not a number, the other overflows."""
-    from petsc4py import PETSc
+    def rmatvec(self, y: Any) -> Any:
+        """Return the product of the adjoint with a vector or a block."""
+        return self._rmatvec(y)  # type: ignore[attr-defined]
 
-    norms = PETSc.NormType
-    try:
-        size, largest = mat.norm(norms.NORM_FROBENIUS), mat.norm(norms.NORM_INFINITY)
-        return not host.isnan(size) and bool(host.isfinite(largest))
-    except PETSc.Error:  # a type of matrix that has no such norm
-        return True
+    rmatmat = rmatvec
+
+    @property
+    def H(self) -> Any:
+        """The adjoint operator."""
+        return self._adjoint()  # type: ignore[attr-defined]
+
+    T = H
 
 
 def identity(n: int, dtype: Any = None, format: str = "csr") -> Any:
-    """The identity of that size, as `csr_matrix` takes it."""
+    """Return the identity of that size; dtype and format are those of PETSc."""
     return Entries((host.ones(n), (host.arange(n), host.arange(n))), (n, n))
 
 
 def csr_matrix(entries: tuple[Any, tuple[Any, Any]], shape: tuple[int, int]) -> Entries:
-    """(values, (rows, columns)), which every rank has all of."""
+    """Return a matrix from (values, (rows, columns)), which every rank has whole."""
     return Entries(entries, shape)
 
 
 class Entries:
-    """A matrix by its entries, until it is known whose it is."""
+    """The entries of a matrix that every rank has whole, to be made a Mat of on some ranks."""
 
     def __init__(self, entries: Any, shape: tuple[int, int]) -> None:
-        values, places = entries
-        self.values, self.rows, self.columns = map(replicate, (values, *places))
+        values, positions = entries
+        self.values, self.rows, self.columns = map(replicate, (values, *positions))
         self.shape = shape
 
     def __rmul__(self, factor: float) -> Entries:
         return Entries((factor * self.values, (self.rows, self.columns)), self.shape)
 
     def mat(self, ranks: Ranks) -> Any:
-        """As a Mat."""
+        """Return an AIJ Mat on these ranks."""
         rows, columns = map(ranks.agree_on_rows, self.shape)
         here = rows.slice_of(ranks.rank)
         mine = (self.rows >= here.start) & (self.rows < here.stop)
-        places = self.rows[mine] - here.start, self.columns[mine]
+        positions = self.rows[mine] - here.start, self.columns[mine]
         shape = rows.count(ranks.rank), columns.total
-        kept = canonical(scipy.sparse.csr_matrix((self.values[mine], places), shape=shape))
-        return create_aij(ranks, rows, columns, (kept.indptr, kept.indices, kept.data))
+        local = canonical(scipy.sparse.csr_matrix((self.values[mine], positions), shape=shape))
+        return create_aij(ranks, rows, columns, (local.indptr, local.indices, local.data))
