@@ -236,7 +236,7 @@ class _UserSolve(SelfAdjoint):
     def __init__(self, backend: Backend, function: Any, shape: tuple[int, int]) -> None:
         if not callable(function):
             raise ArgumentError(
-                "solve of Precision: expected a LinearOperator or a function, got a "
+                "solve of Precision: expected a LinearOperator or a function, got "
                 f"{type(function).__name__}"
             )
         super().__init__(backend, shape)

@@ -97,7 +97,7 @@ class Precision(SelfAdjoint, Metric):
         if (is_sparse(R) or is_dense(R)) and (solve is not None or root is not None):
             raise ArgumentError(
                 "Precision: expected solve and root for an R that is a LinearOperator only, got "
-                f"them for a {type(R).__name__}: leave them out"
+                f"them for {type(R).__name__}: leave them out"
             )
         self.R = self._operator_of(R)
         self._covariance = self._covariance_of(R, solve, root)
@@ -329,7 +329,7 @@ def _square_shape(R: Any) -> tuple[int, int]:
         shape = 2 * shape
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ArgumentError(
-            "the precision R: expected a square matrix or operator, or its diagonal, got a "
+            "the precision R: expected a square matrix or operator, or its diagonal, got "
             f"{type(R).__name__} of shape {shape}"
         )
     return shape

@@ -56,7 +56,7 @@ class CholespyPackage(DirectPackage):
         try:
             return CholeskyFactorization(A.backend, matrix)
         except ValueError as error:
-            raise unsuitable(self, f"{error}".rstrip(". ")) from error
+            raise unsuitable(self, f"{error}".rstrip("!. ").lower()) from error
 
 
 class CholeskyFactorization:

@@ -144,7 +144,9 @@ class CuDSSFactorization:
                     f"{message}. If the factors do not fit on the device, iterate: "
                     "mfdeq.Krylov(preconditioner=mfdeq.AMG())"
                 ) from error
-            raise ArgumentError(f"{message}. Without package= another may be chosen") from error
+            raise ArgumentError(
+                f"{message}. Leave out package= to have another one tried"
+            ) from error
         finally:
             for block in dense:
                 library.matrix_destroy(block)

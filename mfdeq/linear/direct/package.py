@@ -179,7 +179,7 @@ def unsuitable(
     """Return the error for a matrix that `package` cannot factorize."""
     return UnsuitableMatrixError(
         f"mfdeq.Direct(package={package.name!r}) cannot factorize A: {reason}. "
-        "Without package=, one that can is chosen",
+        "Leave out package= to have a suitable one chosen",
         reason=reason,
         singular=singular,
     )
