@@ -1,6 +1,7 @@
-"""A source of derivatives of its own: dense Jacobians by the complex step, of analytic functions.
+"""A source of derivatives that is not in the package, for analytic functions of numpy arrays.
 
-It shows all that a new `DerivativeSource` consists of; h and theta stay numpy arrays.
+First derivatives are complex steps, second ones integrals over a circle in the complex plane; both
+are exact to rounding. It shows all that a new `DerivativeSource` consists of.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ from mfdeq.derivatives.automatic import loss_from, model_from
 from mfdeq.derivatives.source import DerivativeSource, JacobianProducts, TreeLayout
 
 TINY = 1e-150  # whose square is below rounding
-STEP = 6e-6  # of differences of derivatives
+RADIUS, ANGLES = 0.1, np.exp(2j * np.pi * np.arange(16) / 16)  # of the circle
 
 
 def from_complex_step(f, state, params, kind, *, sparsity=None):
@@ -39,11 +40,17 @@ class ArrayLayout(TreeLayout):
 
 def jacobian(function, x):
     columns = [function(x + 1j * TINY * e).imag / TINY for e in np.eye(x.size)]
-    return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
+    return np.stack(columns, axis=1)
 
 
-def difference(function, x, direction):
-    return (function(x + STEP * direction) - function(x - STEP * direction)) / (2 * STEP)
+def second_derivative(function, x, a, b):
+    """function''(x)[a, b] by Cauchy's formula, where a and b are of length one."""
+
+    def along(d):
+        values = [function(x + RADIUS * w * d) for w in ANGLES]
+        return 2 * np.tensordot(ANGLES**-2, values, 1).real / (len(ANGLES) * RADIUS**2)
+
+    return (along(a + b) - along(a - b)) / 4
 
 
 class ComplexStepSource(DerivativeSource):
@@ -83,25 +90,25 @@ class ComplexStepSource(DerivativeSource):
         return jacobians
 
     def second_derivative(self, function):
-        def along(x, a, P):
-            shifted = x + 1j * TINY * a
-            return function(shifted[P:], shifted[:P]).imag / TINY
-
-        def second_derivative(h, theta, a, b):
+        def second(h, theta, a, b):
             x, P = np.concatenate([theta, h]), theta.size
             a, b = np.concatenate(a), np.concatenate(b)
-            return difference(lambda x: along(x, a, P), x, b)
+            lengths = np.linalg.norm(a), np.linalg.norm(b)
+            units = a / lengths[0], b / lengths[1]
+            value = second_derivative(lambda x: function(x[P:], x[:P]), x, *units)
+            return lengths[0] * lengths[1] * value
 
-        return second_derivative
+        return second
 
     def curvature(self, scalar):
         def curvature(h, theta, lam):
             x, P = np.concatenate([theta, h]), theta.size
 
-            def gradient(x):
-                return jacobian(lambda x: scalar(x[P:], x[:P], lam).reshape(1), x)[0]
+            def function(x):
+                return scalar(x[P:], x[:P], lam)
 
-            K = np.stack([difference(gradient, x, e) for e in np.eye(x.size)], axis=1)
+            units = np.eye(x.size)
+            K = np.array([[second_derivative(function, x, a, b) for b in units] for a in units])
 
             def product(dtheta, dh):
                 out = K @ np.concatenate([dtheta, dh])
