@@ -41,7 +41,7 @@ class Bounds:
             sides = ()
         if len(sides) != 2:
             raise ArgumentError(
-                "expected bounds to be a pair (lower, upper), each an array, a number or None, got "
+                "bounds: expected a pair (lower, upper), each an array, a number or None, got "
                 f"{reprlib.repr(pair)}"
             )
         self.lower: Array | None
@@ -53,7 +53,7 @@ class Bounds:
         lower, upper = self.lower, self.upper
         if lower is not None and upper is not None and bool(backend.xp.any(lower > upper)):
             raise ArgumentError(
-                "expected lower <= upper, got a lower bound that is above its upper bound"
+                "bounds: expected lower <= upper, got a lower bound above its upper one"
             )
 
     def _side(self, x: Any, size: int, name: str) -> Array:
@@ -62,7 +62,7 @@ class Bounds:
             x = backend.zeros(size) + float(x)
         side = backend.checked(x, (size,), name, ArgumentError, finite=False)
         if bool(backend.xp.any(backend.xp.isnan(side))):
-            raise ArgumentError(f"expected numbers as the {name}, got NaN; infinity means no bound")
+            raise ArgumentError(f"{name}: expected numbers, got NaN. Infinity means no bound")
         return side
 
     @property

@@ -72,7 +72,7 @@ class Minimization:
         value = objective.value(theta)
         if value == math.inf:
             value = self.functional.value(theta)
-            raise ModelError(f"expected a finite loss at theta0, got {value}")
+            raise ModelError(f"the loss at theta0: expected a finite number, got {value}")
         g = objective.gradient(theta)
         size = bounds.backend.norm(bounds.projected_gradient(theta, g))
         self.at = Iterate(theta, value, g, size, size, MAX_FORCING_TERM, radius)

@@ -142,13 +142,13 @@ def minimize(
     entry = METHODS[one_of(method, tuple(METHODS), "method")]
     if not isinstance(functional, ReducedFunctional):
         raise ArgumentError(
-            "expected the functional to be an mfdeq.ReducedFunctional(model, loss), got a "
+            "functional: expected an mfdeq.ReducedFunctional(model, loss), got a "
             f"{type(functional).__name__}"
         )
     fraction(gtol, "gtol")
     count(max_iterations, "max_iterations")
     if radius is not None and not at_least(0.0, radius, "radius") > 0.0:
-        raise ArgumentError("expected a positive radius, got 0")
+        raise ArgumentError("radius: expected a positive number, got 0")
     backend = Backend.of(theta0, name="theta0")
     sizes = functional.model.state_size, functional.model.param_size
     N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))
@@ -156,7 +156,9 @@ def minimize(
     limits = Bounds(backend, theta.shape[0], bounds)
     if not limits.none and not entry.takes_bounds:
         bounded = " and ".join(name for name, other in METHODS.items() if other.takes_bounds)
-        raise ArgumentError(f"bounds are for the methods {bounded}, not {method!r}")
+        raise ArgumentError(
+            f"bounds: expected one of the methods {bounded} with them, got {method!r}"
+        )
     theta = limits.project(theta)
     precondition = _preconditioning(backend, preconditioner, theta.shape[0])
     file = open_checkpoint(
@@ -208,8 +210,8 @@ def _preconditioning(backend: Backend, preconditioner: Any, size: int) -> Callab
         return preconditioner.solve
     if isinstance(preconditioner, LossBase):
         raise ArgumentError(
-            "expected the preconditioner to be an mfdeq.Precision, or an operator near the inverse "
-            f"of the Hessian, got a {type(preconditioner).__name__}. Pass its precision instead"
+            "preconditioner: expected an mfdeq.Precision, or an operator near the inverse of "
+            f"the Hessian, got a {type(preconditioner).__name__}. Pass its precision instead"
         )
     return as_symmetric(backend, preconditioner, (size, size), "preconditioner")._apply
 

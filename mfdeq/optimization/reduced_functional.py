@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import fraction
+from ..arguments import fraction, one_of
 from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
@@ -92,11 +92,10 @@ class ReducedFunctional:
         accuracy: float | None = None,
         **solve_options: Any,
     ) -> None:
-        if on_failure not in ON_FAILURE:
-            raise ArgumentError(f"expected on_failure to be 'raise' or 'inf', got {on_failure!r}")
+        one_of(on_failure, ON_FAILURE, "on_failure")
         if not isinstance(model, Model):
             raise ArgumentError(
-                "expected the model to be an instance of an mfdeq.FixedPointModel or "
+                "the model: expected an instance of an mfdeq.FixedPointModel or "
                 f"mfdeq.ResidualModel, got {_describe(model)}"
             )
         check_loss(loss, model)

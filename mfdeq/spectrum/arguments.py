@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from ..arguments import one_of
 from ..arrays.backend import Array, Backend, shape_of
 from ..equilibrium.reduced_hessian import ReducedCurvature
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..operators.operator import Operator
 
 WHICH = ("LM", "LA", "SA", "BE")
@@ -17,17 +18,20 @@ def check_operator(H: Any, k: Any) -> int:
     """The size P of H, which must be square and have k eigenvalues."""
     shape = shape_of(H)
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ArgumentError(f"expected a square symmetric operator H, got one of shape {shape}")
+        raise ArgumentError(f"H: expected a square symmetric operator, got shape {shape}")
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= shape[0]:
-        raise ArgumentError(f"expected an integer k from 1 to P = {shape[0]}, got {k!r}")
+        raise ArgumentError(f"k: expected an integer from 1 to P = {shape[0]}, got {short_repr(k)}")
     return shape[0]
 
 
 def check_which(which: str) -> None:
     """Raise an `ArgumentError` where `which` is unknown."""
-    if which not in WHICH:
-        hint = ". For the eigenvalues nearest to zero give sigma=0.0" if which == "SM" else ""
-        raise ArgumentError(f"expected which to be one of {', '.join(WHICH)}, got {which!r}{hint}")
+    if which == "SM":
+        raise ArgumentError(
+            f"which: expected one of {', '.join(map(repr, WHICH))}, got 'SM'. For the eigenvalues "
+            "nearest to zero give sigma=0.0"
+        )
+    one_of(which, WHICH, "which")
 
 
 def start_block(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
@@ -36,9 +40,9 @@ def start_block(backend: Backend, v0: Array | None, P: int, block: int) -> Array
         return backend.random(P, block, seed=13)
     start = backend.checked(v0, None, "v0", ArgumentError)
     if start.ndim not in (1, 2) or start.shape[0] != P or 0 in start.shape:
-        raise ArgumentError(f"expected v0 of shape ({P},) or ({P}, b), got {tuple(start.shape)}")
+        raise ArgumentError(f"v0: expected shape ({P},) or ({P}, b), got {tuple(start.shape)}")
     if backend.norm(start) == 0.0:
-        raise ArgumentError("expected a nonzero start v0, got zeros; None means a random one")
+        raise ArgumentError("v0: expected a nonzero start, got zeros. None means a random one")
     return start if start.ndim == 2 else start[:, None]
 
 
@@ -46,8 +50,8 @@ def require_hessian(H: Operator) -> ReducedCurvature:
     """H itself if it is a Hessian of an equilibrium or a part of one; else an `ArgumentError`."""
     if not isinstance(H, ReducedCurvature):
         raise ArgumentError(
-            f"expected an mfdeq Hessian for sigma= or certify=, got {type(H).__name__}. For the "
-            "eigenvalues of another operator nearest to sigma, give mfdeq.eigsh a preconditioner, "
-            "or its inverse (H - sigma I)^-1 in its place"
+            "H: expected an mfdeq Hessian, for sigma or certify, got a "
+            f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, give "
+            "mfdeq.eigsh a preconditioner, or the inverse (H - sigma I)^-1 in place of H"
         )
     return H

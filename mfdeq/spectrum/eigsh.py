@@ -195,20 +195,19 @@ def eigsh(
     start = start_block(backend, v0, P, min(count(block, "block"), P))
     if max_size < k + 2 * start.shape[1] and max_size < P:
         raise ArgumentError(
-            f"expected a basis of at least k + 2 b = {k + 2 * start.shape[1]} vectors, got "
-            f"{max_size}"
+            f"basis: expected at least k + 2 b = {k + 2 * start.shape[1]} vectors, got {max_size}"
         )
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
         solver_for(backend).assemble_blocks(require_hessian(hessian))  # refused before the work
     if sigma is not None and resume is not None:
-        raise ArgumentError(
-            "expected resume or sigma, got both: resume continues from products with H itself"
-        )
+        raise ArgumentError("resume: expected None with sigma, got pairs of H itself")
     if preconditioner is not None:
         if (which != "SA" and sigma is None) or resume is not None:
-            raise ArgumentError("a preconditioner is for which='SA' or sigma, without resume")
+            raise ArgumentError(
+                "preconditioner: expected which='SA' or sigma with it, and no resume"
+            )
         preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
     file = open_checkpoint(
         checkpoint,

@@ -190,22 +190,22 @@ def _resumed(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
     """The process of an earlier result, with room for so many vectors."""
     if not isinstance(resume, Eigenpairs):
         raise ArgumentError(
-            "expected resume to be the Eigenpairs that mfdeq.eigsh returned for the same H, got "
-            f"a {type(resume).__name__}"
+            "resume: expected the Eigenpairs that mfdeq.eigsh returned for the same H, got a "
+            f"{type(resume).__name__}"
         )
     lanczos, size = resume.krylov, H.H.shape[1]
     if lanczos is None:
         raise ArgumentError(
-            "expected resume to be pairs that mfdeq.eigsh found by Lanczos, got some by the method "
+            "resume: expected pairs that mfdeq.eigsh found by Lanczos, got some by the method "
             f"{resume.report.method!r}"
         )
     if lanczos.basis.shape[1] != size:
         raise ArgumentError(
-            f"expected resume to be of the same H, of size {size}, got one of size "
+            f"resume: expected pairs of the same H, of size {size}, got some of size "
             f"{lanczos.basis.shape[1]}"
         )
     if not lanczos.has_metric(H.metric):
-        raise ArgumentError("expected resume to be of the same M, got one of another inner product")
+        raise ArgumentError("resume: expected pairs of the same M, got those of another")
     return lanczos.copy_with(H, max_size)
 
 

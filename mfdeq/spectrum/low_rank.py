@@ -87,8 +87,8 @@ class LowRank(SelfAdjoint):
         """Make the operator on the array library of the pairs."""
         if not isinstance(pairs, Eigenpairs) or pairs.precision is None:
             raise ArgumentError(
-                "expected pairs as mfdeq.eigsh(H, k, M=R) returns them, R the prior's precision; "
-                f"got {type(pairs).__name__} without a precision"
+                "pairs: expected what mfdeq.eigsh(H, k, M=R) returns, R the prior's precision, got "
+                f"{type(pairs).__name__} without a precision"
             )
         return super().__new__(cls, pairs.precision)
 

@@ -102,13 +102,15 @@ class Nystrom(SelfAdjoint):
         values, U = xp.linalg.eigh(0.5 * (small + small.T))
         if float(values[0]) < -NEGATIVE_FACTOR * up:
             raise ArgumentError(
-                "expected a positive semidefinite H, got one whose quadratic form is "
+                "H: expected a positive semidefinite operator, got one whose quadratic form is "
                 f"{float(values[0]):.3g} along some unit vector. Take H.gauss_newton, or add a "
                 "shift to H itself"
             )
         first = int(xp.sum(xp.astype(values <= up, xp.int64)))
         if first == values.shape[0] and self.shift == 0.0:
-            raise ArgumentError("H is zero to working precision: a positive shift is needed")
+            raise ArgumentError(
+                "shift: expected a positive number, since H is zero to working precision, got 0"
+            )
         B = ((Y + up * W) @ U[:, first:]) / xp.sqrt(values[first:] + up)
         U, sizes, _ = xp.linalg.svd(B, full_matrices=False)
         rank_found = int(xp.sum(xp.astype(sizes**2 > 2.0 * up, xp.int64)))

@@ -109,7 +109,7 @@ class SpectralDensity:
         if not host.isfinite(samples).all():
             least, most = self.nodes.min(), self.nodes.max()
             raise ArgumentError(
-                "expected f to be finite on the spectrum, got NaN or infinity: the spectrum "
+                "f: expected finite values on the spectrum, got NaN or infinity. The spectrum "
                 f"reaches from {least:.3g} to {most:.3g}"
             )
         value = float(samples.mean())
@@ -229,12 +229,12 @@ def spectral_density(
     metric = metric_of(M, backend, P)
     if count(probes, "probes") < MIN_SAMPLES:
         raise ArgumentError(
-            f"expected at least {MIN_SAMPLES} probes to estimate an error from, got {probes}"
+            f"probes: expected at least {MIN_SAMPLES}, for an error estimate, got {probes}"
         )
     exact = host.zeros(0) if pairs is None else array_on_host(pairs.values).astype("float64")
     if exact.size >= P:
         raise ArgumentError(
-            f"expected fewer than P = {P} pairs, got {exact.size}: nothing is left to estimate"
+            f"pairs: expected fewer than P = {P}, got {exact.size}: nothing is left to estimate"
         )
     products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
@@ -291,8 +291,8 @@ def log_determinant(H: Any, **options: Any) -> Estimate:
     least = min(density.nodes.min(), density.exact.min(initial=math.inf))
     if not least > 0.0:
         raise ArgumentError(
-            f"expected a positive definite H, got one with eigenvalues down to {least:.3g}: H is "
-            "not positive definite. For the log-determinant of H + R use mfdeq.LowRank, or the sum "
+            f"H: expected a positive definite operator, got one with eigenvalues down to "
+            f"{least:.3g}. For the log-determinant of H + R use mfdeq.LowRank, or the sum "
             "of np.log1p over mfdeq.spectral_density(H, M=R)"
         )
     return density.sum(host.log)

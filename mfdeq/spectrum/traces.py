@@ -187,7 +187,7 @@ def _deflated_trace(
     share = count(products, "products") // 3
     if share < MIN_SAMPLES:
         raise ArgumentError(
-            f"expected at least {3 * MIN_SAMPLES} products to estimate an error, got {products}"
+            f"products: expected at least {3 * MIN_SAMPLES}, for an error estimate, got {products}"
         )
     counted = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
 

@@ -263,7 +263,7 @@ def test_operators_without_entries_are_refused():
     for sigma in (np.nan, "zero", True):
         with pytest.raises(mfdeq.ArgumentError, match="sigma: expected"):
             mfdeq.eigsh(H, k=2, sigma=sigma)
-    with pytest.raises(mfdeq.ArgumentError, match=r"an mfdeq Hessian .* got Matrix"):
+    with pytest.raises(mfdeq.ArgumentError, match=r"H: expected an mfdeq Hessian.* got a Matrix"):
         mfdeq.eigsh(sp.identity(50, format="csr"), k=2, sigma=0.0)
     function = mfdeq.Loss(
         lambda h, t: (h**2).sum(),

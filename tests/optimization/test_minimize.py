@@ -335,7 +335,10 @@ def test_no_step_is_taken_to_a_loss_that_is_not_finite(method):
 
 WRONG = {
     "a method": ({"method": "bfgs"}, "newton-cg"),
-    "bounds of L-BFGS": ({"method": "l-bfgs", "bounds": (0, 1)}, "bounds are for"),
+    "bounds of L-BFGS": (
+        {"method": "l-bfgs", "bounds": (0, 1)},
+        "bounds: expected one of",
+    ),
     "crossed bounds": ({"bounds": (1.0, 0.0)}, "above its upper"),
     "NaN": ({"bounds": (np.full(6, np.nan), None)}, "NaN"),
     "one bound": ({"bounds": 3.0}, "a pair"),
@@ -358,7 +361,7 @@ def test_bad_arguments_are_named(what):
 
 def test_a_functional_and_a_start_of_its_size_are_required():
     F, case = functional("diffusion")
-    with pytest.raises(mfdeq.ArgumentError, match="ReducedFunctional"):
+    with pytest.raises(mfdeq.ArgumentError, match="functional: expected an mfdeq"):
         mfdeq.minimize(F.value, case.params)
     with pytest.raises(mfdeq.ModelError, match="theta0"):
         mfdeq.minimize(F, np.ones(3))

@@ -128,7 +128,7 @@ def test_line_searches_step_back_from_the_fold():
 
 
 def test_on_failure_and_loss_are_checked():
-    with pytest.raises(mfdeq.ArgumentError, match="on_failure"):
+    with pytest.raises(mfdeq.ArgumentError, match="on_failure: expected one of"):
         mfdeq.ReducedFunctional(Fold(), LOSS, on_failure="ignore")
     with pytest.raises(mfdeq.ArgumentError, match="loss"):
         mfdeq.ReducedFunctional(Fold(), lambda h, theta: 0.0)

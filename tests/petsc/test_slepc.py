@@ -148,7 +148,7 @@ def test_sigma_needs_blocks_and_a_hessian():
     H = on_ranks().hessian(curved)
     with pytest.raises(ArgumentError, match="give its blocks"):
         mfdeq.petsc.eigsh(H, 3, sigma=0.0)
-    with pytest.raises(ArgumentError, match="expected an mfdeq Hessian"):
+    with pytest.raises(ArgumentError, match="H: expected an mfdeq Hessian"):
         mfdeq.petsc.eigsh(mat_of(np.eye(P)), 3, sigma=0.5)
 
 
@@ -186,5 +186,5 @@ def test_wrong_arguments_are_refused():
             mfdeq.petsc.eigsh(*arguments)
     with pytest.raises(ArgumentError, match=r"use mfdeq\.eigsh"):
         mfdeq.petsc.eigsh(np.eye(4), 1)
-    with pytest.raises(ArgumentError, match="expected v0 of shape"):
+    with pytest.raises(ArgumentError, match="v0: expected shape"):
         mfdeq.petsc.eigsh(H, 2, v0=vec_of(np.ones(N)))

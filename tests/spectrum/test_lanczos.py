@@ -188,11 +188,11 @@ def test_relaxed_products_that_are_too_loose_are_repeated_tightly(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"basis": 6}, "at least k .* vectors, got 6"),
+        ({"basis": 6}, "basis: expected at least k .* vectors, got 6"),
         ({"block": 0}, "block"),
-        ({"v0": np.ones((120, 0))}, "expected v0 of shape"),
-        ({"v0": np.zeros(120)}, "nonzero start v0"),
-        ({"resume": 3}, "resume .* got a int"),
+        ({"v0": np.ones((120, 0))}, "v0: expected shape"),
+        ({"v0": np.zeros(120)}, "v0: expected a nonzero start"),
+        ({"resume": 3}, "resume: expected .* got a int"),
         ({"max_products": -1}, "max_products"),
     ],
 )

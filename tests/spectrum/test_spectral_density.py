@@ -142,10 +142,13 @@ def test_float32_is_accepted():
 
 
 REFUSED = {
-    "few probes": (lambda H: mfdeq.spectral_density(H, probes=3), "at least 4"),
-    "few products": (lambda H: mfdeq.trace(H, products=11), "at least 12"),
-    "an indefinite determinant": (mfdeq.log_determinant, "not positive definite"),
-    "not finite": (lambda H: mfdeq.spectral_density(H).sum(lambda x: x / 0), "f to be finite"),
+    "few probes": (lambda H: mfdeq.spectral_density(H, probes=3), "probes: expected at least 4"),
+    "few products": (lambda H: mfdeq.trace(H, products=11), "products: expected at least 12"),
+    "an indefinite determinant": (mfdeq.log_determinant, "H: expected a positive definite"),
+    "not finite": (
+        lambda H: mfdeq.spectral_density(H).sum(lambda x: x / 0),
+        "f: expected finite",
+    ),
     "not square": (lambda H: mfdeq.trace(H[:3]), "square"),
     "all pairs": (
         lambda H: mfdeq.spectral_density(H[:9, :9], pairs=mfdeq.eigsh(H[:9, :9], 9)),
