@@ -321,7 +321,7 @@ def local_operand(x: Any, like: DistributedArray) -> Any:
     if not isinstance(x, DistributedArray):
         return x
     if x.rows != like.rows:
-        raise ArgumentError(f"expected arrays split alike among the ranks, got {x!r} and {like!r}")
+        raise ArgumentError(f"expected arrays with one layout on the ranks, got {x!r} and {like!r}")
     return x.local
 
 

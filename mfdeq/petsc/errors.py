@@ -143,8 +143,10 @@ def translate_petsc_errors(what: str) -> Iterator[None]:
 
 
 def reason_name(solver: Any, reason: int) -> str:
-    """Return the name of a (negative) converged reason of a PETSc or SLEPc solver class."""
+    """Return the name of a converged reason of a PETSc or SLEPc solver class, with its prefix."""
     known = vars(solver.ConvergedReason)
     names = [name for name, value in known.items() if value == reason and not name.startswith("_")]
     name = max(names, key=len, default=str(reason))
-    return name if name.startswith("DIVERGED") else f"DIVERGED_{name}"
+    if name.startswith(("CONVERGED", "DIVERGED")):
+        return name
+    return f"CONVERGED_{name}" if reason > 0 else f"DIVERGED_{name}"

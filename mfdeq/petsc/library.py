@@ -37,8 +37,8 @@ class PetscLibrary(ArrayLibrary):
 
     def owns(self, cls: type) -> bool:
         """Whether objects of a class are PETSc's, or mfdeq's own on distributed arrays."""
-        ours = (DistributedArray, TransposedArray, sparse.Entries, sparse.LinearOperator)
-        return issubclass(cls, ours) or super().owns(cls)
+        own_classes = (DistributedArray, TransposedArray, sparse.Entries, sparse.LinearOperator)
+        return issubclass(cls, own_classes) or super().owns(cls)
 
     def to_array(self, x: Any) -> Any:
         """Return a Vec as a distributed array; everything else as it is."""
@@ -170,14 +170,14 @@ class PetscLibrary(ArrayLibrary):
 def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:
     """Return some rows of the random numbers, made in pieces that do not depend on the ranks."""
     start, stop = before + rows.start, before + rows.stop
-    found = host.empty((stop - start, *columns))
+    numbers = host.empty((stop - start, *columns))
     for piece in range(start // SEEDED_ROWS, -(-stop // SEEDED_ROWS)):
         first = piece * SEEDED_ROWS
-        numbers = host.random.default_rng([seed, piece] if piece else seed)
-        made = numbers.standard_normal((min(SEEDED_ROWS, total - first), *columns))
-        lo, hi = max(start, first), min(stop, first + made.shape[0])
-        found[lo - start : hi - start] = made[lo - first : hi - first]
-    return found
+        generator = host.random.default_rng([seed, piece] if piece else seed)
+        block = generator.standard_normal((min(SEEDED_ROWS, total - first), *columns))
+        lo, hi = max(start, first), min(stop, first + block.shape[0])
+        numbers[lo - start : hi - start] = block[lo - first : hi - first]
+    return numbers
 
 
 PETSC = PetscLibrary()

@@ -112,7 +112,7 @@ class Ranks:
 
     @classmethod
     def of(cls, comm: Any) -> Ranks:
-        """Return the one `Ranks` of a communicator, told by PETSc's inner duplicate of it."""
+        """Return the one `Ranks` of a communicator, found by PETSc's duplicate of it."""
         from petsc4py import PETSc
 
         if (known := cls._known.get(comm.tompi4py().py2f())) is not None:

@@ -170,7 +170,7 @@ def eigsh(
 
 
 class _GuardedProducts(SelfAdjoint):
-    """The counted products that SLEPc calls; an exception in one of them is kept for later.
+    """The counted products that SLEPc calls; an exception in one of them is raised afterwards.
 
     Attributes
     ----------
