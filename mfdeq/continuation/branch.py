@@ -11,14 +11,7 @@ from ..arguments import at_least, count, one_of, real
 from ..arrays.backend import Array, host
 from ..equilibrium.solve import reused_solver
 from ..errors import ArgumentError, ConvergenceError, MfdeqError
-from ..files.checkpoints import (
-    Checkpoint,
-    digest,
-    open_checkpoint,
-    other_run_error,
-    read_state,
-    write_state,
-)
+from ..files.checkpoints import Checkpoint, digest, opened, other_run, read, write
 from ..models.model import Model
 from ..report import LinearCounts
 from .curve import Curve
@@ -96,7 +89,7 @@ class Branch:
         >>> bool(np.all(again.t == branch.t))
         True
         """
-        write_state(path, KIND, {}, {"branch": self._to_tree()})
+        write(path, KIND, {}, {"branch": self._to_tree()})
 
     @classmethod
     def load(cls, path: Any) -> Branch:
@@ -116,7 +109,7 @@ class Branch:
         CheckpointError
             If the file holds no branch.
         """
-        return cls._from_tree(read_state(path, KIND, FOLLOWING)[1]["branch"], lambda x: x)
+        return cls._from_tree(read(path, KIND, FOLLOWING)[1]["branch"], lambda x: x)
 
     def _to_tree(self) -> dict[str, Any]:
         return {
@@ -297,7 +290,7 @@ def follow(
     )
     curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
     sign = math.copysign(1.0, real(towards, "towards"))
-    file = open_checkpoint(
+    file = opened(
         checkpoint,
         checkpoint_every,
         FOLLOWING,
@@ -347,11 +340,11 @@ class _Walk:
         if not saved["ended"]:
             self.branch.reason = ""
         assert self.file is not None
-        self.file.continue_from(len(self.branch.points))
+        self.file.went_on(len(self.branch.points))
         try:
             curve.resume(saved["curve"], self.branch.points[-1])
         except ConvergenceError as error:
-            raise other_run_error(path, f"of another model, it seems: {error}") from error
+            raise other_run(path, f"of another model, it seems: {error}") from error
         return saved["ended"]
 
     def write_checkpoint(self, ended: bool | None = None) -> None:

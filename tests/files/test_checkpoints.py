@@ -477,15 +477,15 @@ def of_another_format(path, data):
 
 NPY = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }"
 DAMAGED = {
-    "empty": (lambda path, data: path.write_bytes(b""), "not a checkpoint of mfdeq"),
-    "text": (lambda path, data: path.write_bytes(b"theta = 3"), "not a checkpoint of mfdeq"),
-    "one array": (lambda path, data: path.write_bytes(NPY), "not a checkpoint of mfdeq"),
+    "empty": (lambda path, data: path.write_bytes(b""), "no checkpoint of mfdeq"),
+    "text": (lambda path, data: path.write_bytes(b"theta = 3"), "no checkpoint of mfdeq"),
+    "one array": (lambda path, data: path.write_bytes(NPY), "no checkpoint of mfdeq"),
     "truncated": (truncated, "damaged"),
     "flipped": (flipped, "damaged"),
-    "pickled": (lambda path, data: stored(path, mfdeq=np.array([{}])), "not a checkpoint of mfdeq"),
-    "without a head": (lambda path, data: stored(path, x=np.ones(3)), "not a checkpoint of mfdeq"),
+    "pickled": (lambda path, data: stored(path, mfdeq=np.array([{}])), "no checkpoint of mfdeq"),
+    "without a head": (lambda path, data: stored(path, x=np.ones(3)), "no checkpoint of mfdeq"),
     "lacking": (lambda path, data: stored(path, mfdeq=held(path)["mfdeq"]), "damaged"),
-    "another format": (of_another_format, "expected format 2.*got format 99, written by mfdeq 9.9"),
+    "another format": (of_another_format, "of format 99, written by mfdeq 9.9.*format 2"),
     "a directory": (lambda path, data: (path.unlink(), path.mkdir()), "cannot be read"),
 }
 
@@ -510,7 +510,7 @@ def test_a_checkpoint_of_another_kind(tmp_path):
     for of, run in RUNS.items():
         for other in RUNS:
             if of != other:
-                with pytest.raises(mfdeq.CheckpointError, match=f"got one with {kinds[other]}"):
+                with pytest.raises(mfdeq.CheckpointError, match=f"holds {kinds[other]}"):
                     run(tmp_path / other)
 
 
@@ -519,7 +519,7 @@ def test_where_nothing_can_be_written(of, tmp_path):
     """It is said before the work."""
     with pytest.raises(mfdeq.CheckpointError, match="directory that exists"):
         RUNS[of](tmp_path / "nowhere" / "run")
-    with pytest.raises(mfdeq.ArgumentError, match="checkpoint: expected the name of a file"):
+    with pytest.raises(mfdeq.ArgumentError, match="checkpoint is 3; the name of a file"):
         RUNS[of](3)
     with pytest.raises(mfdeq.ArgumentError, match=r"checkpoint_every: .* got 0"):
         RUNS[of](tmp_path / "run", checkpoint_every=0)
