@@ -44,6 +44,10 @@ class LossBase:
         ----------
         h : (N,) array or Vec
         theta : (P,) array or Vec
+
+        Returns
+        -------
+        float
         """
         return self._evaluate(native(h), native(theta))
 
@@ -52,11 +56,35 @@ class LossBase:
         raise NotImplementedError
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
-        """Return (∂L/∂θ, ∂L/∂h), of shapes (P,) and (N,)."""
+        """Return the partial gradients of L, parameters first.
+
+        Parameters
+        ----------
+        h : (N,) array
+        theta : (P,) array
+
+        Returns
+        -------
+        d_params : (P,) array
+            ∂L/∂θ at constant h.
+        d_state : (N,) array
+            ∂L/∂h.
+        """
         raise NotImplementedError
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
-        """Return ∇²_(θ,h) L, of shape (P+N, P+N)."""
+        """Return the Hessian ∇²_(θ,h) L.
+
+        Parameters
+        ----------
+        h : (N,) array
+        theta : (P,) array
+
+        Returns
+        -------
+        CurvatureOperator, (P+N, P+N)
+            Of stacked directions (dtheta, dh).
+        """
         raise NotImplementedError
 
     @property

@@ -166,13 +166,31 @@ class Model:
         """Raise an `ArgumentError` if the loss cannot be used with equilibria of this model."""
 
     def initial_state(self, theta: Array) -> Array | None:
-        """Return the (N,) state at which solvers start by default; None means zeros."""
+        """Return the state at which solvers start by default.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        (N,) array or None
+            None, the default, means zeros.
+        """
         return None
 
     def residual_scale(self, h: Array, theta: Array) -> float | None:
-        """Return the norm of a residual that counts as one.
+        """Return the norm of a residual that counts as one, to which tolerances are relative.
 
-        None, the default, means the norm of the residual at the default start.
+        Parameters
+        ----------
+        h : (N,) array
+        theta : (P,) array
+
+        Returns
+        -------
+        float or None
+            None, the default, means the norm of the residual at the default start.
         """
         return None
 
@@ -223,7 +241,17 @@ class FixedPointModel(Model):
     function_name = "map"
 
     def map(self, h: Array, theta: Array) -> Array:
-        """Return f(h, theta), an (N,) array."""
+        """Return f(h, theta).
+
+        Parameters
+        ----------
+        h : (N,) array
+        theta : (P,) array
+
+        Returns
+        -------
+        (N,) array
+        """
         raise ModelError(f"{type(self).__name__} has no map(h, theta): write one")
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
@@ -277,7 +305,17 @@ class ResidualModel(Model):
     function_name = "residual"
 
     def residual(self, h: Array, theta: Array) -> Array:
-        """Return R(h, theta), an (N,) array."""
+        """Return R(h, theta).
+
+        Parameters
+        ----------
+        h : (N,) array
+        theta : (P,) array
+
+        Returns
+        -------
+        (N,) array
+        """
         raise ModelError(f"{type(self).__name__} has no residual(h, theta): write one")
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
