@@ -1,4 +1,4 @@
-"""How a solve went, in one shape everywhere."""
+"""Reports: how a forward solve went, and what the linear solves since have cost."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LinearCounts:
-    """What the solves with A and its adjoint cost so far.
+    """What the solves with A and its adjoint have cost so far.
 
     Attributes
     ----------
     setups : int
-        Factorizations and hierarchies built.
+        Factorizations computed and hierarchies built.
     refreshes : int
-        Hierarchies given the entries of another matrix, in place of a set-up.
+        Hierarchies that took the entries of another matrix instead of a new set-up.
     solves, adjoint_solves : int
-        Calls; a block of k columns is one.
+        Calls; a block of k columns counts as one.
     columns : int
-        Right-hand sides in all.
+        Right-hand sides in total.
     iterations : int
-        Krylov or Neumann iterations in all; 0 for a direct factor.
+        Krylov or Neumann iterations in total; 0 for a direct factor.
     refinements : int
-        Corrections because a true residual was still above its tolerance.
+        Corrections made because a true residual was still above its tolerance.
     worst_residual : float
-        The largest relative true residual ||b - A x|| / ||b|| accepted of a solve to full
-        tolerance.
+        The largest relative true residual ||b - A x|| / ||b|| among solves to the full tolerance.
     at_floor : int
-        Columns accepted at the rounding floor c eps || |A||x| ||, above their tolerance.
+        Columns accepted above their tolerance, at the rounding floor c eps || |A||x| ||.
     seconds : float
-        Wall time in set-ups and solves.
+        Wall time of set-ups and solves.
     bytes : int
-        Memory that the factor set up last holds: LU, incomplete LU or multigrid levels.
+        Memory of the last factor: LU, incomplete LU or multigrid levels.
     peak_bytes : int
-        The most memory that was held at once up to the last solve: by cupy's pool since it was
-        last emptied, on the host by this process.
+        The most memory held at once up to the last solve: by this process on the host, by cupy's
+        pool (since it was last emptied) on a device.
     history : list of float
-        Relative residuals of the last iterative solve by its own recurrence, of the worst
-        column, iteration by iteration.
+        Relative residuals of the worst column of the last iterative solve, as its recurrence gives
+        them, iteration by iteration.
     """
 
     setups: int = 0
@@ -76,38 +75,48 @@ class SolveReport:
     ----------
     converged : bool
     reason : str
-        Why it stopped, and which criterion applied, in words.
+        Why it stopped and which criterion applied, in words.
     method, solver : str
-        What was used in the end.
+        The forward method and the linear solver used in the end.
     choices : list of str
-        What "auto" picked and why, and what it fell back from.
+        What "auto" chose and why, and what it gave up.
     residuals : list of float
-        ||R|| at the start and after every iteration: true residuals.
+        The true ||R|| at the start and after every iteration.
     polished : bool
-        Whether the last of them is after a chord step with the last factor, which takes the
-        state error well below its tolerance and is not counted as an iteration.
+        Whether the last residual follows a chord step with the last factor, which brings the error
+        of the state well below its tolerance and does not count as an iteration.
     target : float
-        max(rtol scale, floor), what ||R|| had to reach.
+        max(rtol scale, floor), which ||R|| had to reach.
     scale : float
         The size of residual that counts as one.
     floor : float
         c eps || |A||h| ||, the rounding error of evaluating R.
     limited_by : str
-        "rtol" or "floor": which of the two the target was.
+        "rtol" or "floor": which of the two set the target.
     digits_left : float
-        Decimal digits that a solution of A x = b can have: the fewer of what rounding in A,
-        -log10(eps cond(A)), and the error of the state leave. NaN until the first derivative
-        sets the factor up.
+        Decimal digits that a solution of A x = b can have: what rounding in A, -log10(eps
+        cond(A)), or the error of the state leaves, whichever is less. NaN until the first
+        derivative sets up the factor.
     smallest_singular : float
-        The least singular value of A, from above and in the units of A. NaN until then too.
+        An upper bound of the smallest singular value of A, in the units of A. NaN until the first
+        derivative.
     gradient_error : float
-        Estimated relative error of the last gradient that was asked for with one; else NaN.
+        Estimated relative error of the last gradient for which an estimate was requested, or NaN.
     derivatives : dict of str to str
-        Where each field of the linearization is from, where the model says so.
+        The source of each field of the linearization, where the model names it.
     evaluations : int
         Evaluations of the map or residual.
     forward, linear : LinearCounts
-        Linear solves of the forward iteration, and with the factor at the equilibrium since.
+        Linear solves of the forward iteration, and with the factor at the equilibrium since then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
+    >>> report = mfdeq.solve(model, np.array([4.0]), np.array([1.0])).report
+    >>> report.converged, report.method, report.iterations
+    (True, 'newton', 6)
     """
 
     converged: bool = False
@@ -150,7 +159,8 @@ class SolveReport:
         digits = (
             "not known before the first derivative"
             if math.isnan(self.digits_left)
-            else f"{self.digits_left:.1f} (least singular value of A {self.smallest_singular:.1e})"
+            else f"{self.digits_left:.1f} (smallest singular value of A "
+            f"{self.smallest_singular:.1e})"
         )
         counts = self.forward, self.linear
         rows = [
@@ -164,7 +174,7 @@ class SolveReport:
             ("digits left", digits),
             ("forward solves", _counted(self.forward)),
             ("solves since", _counted(self.linear)),
-            ("memory", f"at most {max(c.peak_bytes for c in counts) / 2**20:.0f} MiB at once"),
+            ("memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB at the peak"),
         ]
         rows += [("derivatives", text) for text in _grouped(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]

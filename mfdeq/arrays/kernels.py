@@ -35,6 +35,9 @@ def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
     The difference is formed piece by piece: allocating it whole costs several times what is
     computed from it.
     """
+    if math.prod(x.shape) <= CACHE_ENTRIES:
+        difference = x - y
+        return column_dots(xp, difference, difference)
     squares = column_dots(xp, x[:0, ...], y[:0, ...])
     for here in pieces(x):
         piece = x[here, ...] - y[here, ...]

@@ -1,6 +1,6 @@
 """How near A is to singular, and how many digits a solution with it can have.
 
-The least singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by inverse
+The smallest singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by inverse
 iteration with the factor. Near a fold v is the null vector of A. A perturbation dA changes
 A^-1 u = v / sigma by -A^-1 dA v / sigma, and along v itself by the share -u' dA v / sigma. That
 share is what the digits are judged by, with |dA| <= eps |A| entry by entry for rounding. It is at
@@ -28,7 +28,7 @@ WARNING_DIGITS_SHARE = 1 / 3  # of the dtype's digits: with fewer left, there is
 
 @dataclass(frozen=True)
 class SmallestSingular:
-    """The least singular value of A and its vectors, as `Equilibrium.smallest_singular` has them.
+    """The smallest singular value of A and its vectors, as `Equilibrium.smallest_singular` has them.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class SmallestSingular:
 
 
 def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSingular:
-    """Compute the least singular value of A and its vectors, by inverse iteration.
+    """Compute the smallest singular value of A and its vectors, by inverse iteration.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def digits_left(
     if possible < WARNING_DIGITS_SHARE * (total := -math.log10(factor.backend.eps)):
         warn(
             f"the state operator A is nearly singular: rounding leaves {possible:.1f} of "
-            f"{total:.1f} digits in a solution of A x = b (least singular value "
+            f"{total:.1f} digits in a solution of A x = b (smallest singular value "
             f"{smallest.value:.1e}). Derivatives here have no more digits: move the parameters "
             "away from the fold, or ask for the errors of derivatives (with_error, rtol=)",
             NearSingularWarning,

@@ -127,7 +127,7 @@ class LinearizedEquilibrium:
 
     @property
     def smallest_singular(self) -> SmallestSingular:
-        """The least singular value of A with its vectors, computed when the factor is set up.
+        """The smallest singular value of A with its vectors, computed when the factor is set up.
 
         Returns
         -------

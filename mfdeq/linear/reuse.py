@@ -48,7 +48,7 @@ class Reused(Solver):
     excess : float
         Iterations since then beyond those that a new factor would have taken.
     weakest : (N,) array or None
-        The left singular vector of the least singular value of the last A that was looked at.
+        The left singular vector of the smallest singular value of the last A that was looked at.
 
     Examples
     --------
