@@ -115,8 +115,8 @@ class SolveReport:
     >>> import mfdeq
     >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
     >>> report = mfdeq.solve(model, np.array([4.0]), np.array([1.0])).report
-    >>> report.converged, report.method, report.iterations
-    (True, 'newton', 6)
+    >>> report.converged, report.method, report.limited_by
+    (True, 'newton', 'rtol')
     """
 
     converged: bool = False

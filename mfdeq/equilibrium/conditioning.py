@@ -1,7 +1,7 @@
 """How near A is to singular, and how many digits a solution with it can have.
 
-The smallest singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by inverse
-iteration with the factor. Near a fold v is the null vector of A. A perturbation dA changes
+The smallest singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by
+inverse iteration with the factor. Near a fold v is the null vector of A. A perturbation dA changes
 A^-1 u = v / sigma by -A^-1 dA v / sigma, and along v itself by the share -u' dA v / sigma. That
 share is what the digits are judged by, with |dA| <= eps |A| entry by entry for rounding. It is at
 most eps ||A|| / sigma and, unlike that, does not change with the units of the equations.
@@ -28,7 +28,7 @@ WARNING_DIGITS_SHARE = 1 / 3  # of the dtype's digits: with fewer left, there is
 
 @dataclass(frozen=True)
 class SmallestSingular:
-    """The smallest singular value of A and its vectors, as `Equilibrium.smallest_singular` has them.
+    """The smallest singular value of A and its vectors (see `Equilibrium.smallest_singular`).
 
     Attributes
     ----------
