@@ -31,21 +31,21 @@ def true_fill(matrix):
     ],
     ids=lambda value: getattr(value, "title", ""),
 )
-def test_fill_is_known_before_the_factorization(system, within):
+def test_fill_is_estimated_without_a_factorization(system, within):
     """Of surfaces, volumes, systems and graphs with long edges, without being told which."""
     estimated, true = fill.estimate_fill(system.A), true_fill(system.A)
     assert true.entries / within <= estimated.entries <= within * true.entries
     assert true.operations / within**2 <= estimated.operations <= within**2 * true.operations
 
 
-def test_fill_of_many_components():
+def test_fill_of_many_components_is_estimated():
     blocks = np.random.default_rng(0).standard_normal((200, 50, 50)) + 10 * np.eye(50)
     matrix = sp.block_diag(list(blocks), format="csr")
     estimated, true = fill.estimate_fill(matrix), true_fill(matrix)
     assert abs(estimated.entries / true.entries - 1) < 0.1
 
 
-def test_fill_of_a_singular_part_is_no_reason_for_lu():
+def test_fill_of_a_singular_part_is_unknown():
     assert fill.estimate_fill(sp.csr_matrix((9000, 9000))) is fill.UNKNOWN_FILL
 
 
@@ -89,7 +89,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
         "layers",
     ],
 )
-def test_auto_says_what_it_picked(matrix, picked):
+def test_auto_chooses_and_records_why(matrix, picked):
     chosen = Auto()
     factor = chosen.setup(operator_of(matrix))
     assert any(name in chosen.choices[0] for name in picked)
@@ -105,7 +105,7 @@ def test_the_same_matrix_gives_the_same_choice():
     assert len({tuple(Auto().setup(A).auto.choices) for _ in range(2)}) == 1
 
 
-def test_a_choice_holds_for_the_next_matrix_of_the_kind(monkeypatch):
+def test_a_choice_holds_for_later_matrices_of_the_same_kind(monkeypatch):
     chosen = Auto()
     matrix = diffusion(100, 2).A
     chosen.setup(operator_of(matrix))
@@ -129,7 +129,7 @@ def test_trials_go_on_until_one_converges(iterative_only):
     assert "gmres with AMG: not converged" in chosen.choices[0]
 
 
-def test_lu_is_left_where_nothing_converges(iterative_only):
+def test_lu_is_the_last_resort_where_no_iteration_converges(iterative_only):
     n = 30
     matrix = (diffusion(n, 2).A / n**2 - 2.5 * sp.identity(n * n)).tocsr()
     chosen = Auto()

@@ -78,7 +78,7 @@ TABLE = [
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("k", [1, 2, 7, 20])
 @pytest.mark.parametrize(("matrix", "solver", "M"), TABLE)
-def test_every_column(matrix, solver, M, k, dtype):
+def test_every_column_reaches_its_tolerance(matrix, solver, M, k, dtype):
     A = MATRICES[matrix].astype(dtype)
     rtol = 1e-10 if dtype == "float64" else 1e-5
     factor = SOLVERS[solver](preconditioner=preconditioner(M, A)).setup(A)
@@ -191,7 +191,7 @@ def test_a_preconditioner_saves_iterations(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_zero_columns(kernel):
+def test_zero_columns_cost_nothing(kernel):
     B = unit(N, 3)
     B[:, 1] = 0
     run = Run(kernel, SPD, B)
@@ -218,7 +218,7 @@ DEPENDENT = {
 @pytest.mark.parametrize("side", ["A", "adjoint"])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("columns", DEPENDENT)
-def test_dependent_columns(columns, solver, side):
+def test_dependent_columns_are_solved(columns, solver, side):
     A = MATRICES["symmetric" if "cg" in solver else "nonsymmetric"]
     B = np.stack(DEPENDENT[columns](*unit(N, 3).T), axis=1)
     factor = SOLVERS[solver]().setup(A)
@@ -246,7 +246,7 @@ def test_a_block_of_rank_one_costs_what_one_column_does(kernel, A):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_more_columns_than_unknowns(kernel):
+def test_more_columns_than_unknowns_are_solved(kernel):
     run = Run(kernel, np.diag([1.0, 3.0, 4.0, 9.0, 20.0]) + 0.3, unit(5, 13))
     assert run.residuals.max() <= 1e-10
     assert run.widths == [5] if kernel not in APART else len(run.widths) <= 6
@@ -277,7 +277,7 @@ def test_a_space_that_is_exhausted_holds_the_solution(case, kernel):
 @pytest.mark.parametrize("kernel", ["restarted", "flexible", "flexible, restarted"])
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("k", [1, 3])
-def test_gmres_where_cycles_end_does_not_matter(kernel, apart, k):
+def test_restarts_of_gmres_change_iterations_only(kernel, apart, k):
     A, B = SPD + 0.9 * LEFT, unit(N, k)
     M = np.diag(1 / np.diag(A))
     names = ("gmres", f"gmres, {kernel}") if apart else ("block gmres", kernel)
@@ -323,7 +323,7 @@ def test_one_space_for_eight_columns_saves_iterations(A):
         ("cg", 5),
     ],
 )
-def test_columns_are_taken_some_at_a_time(method, block):
+def test_a_block_is_solved_some_columns_at_a_time(method, block):
     factor, B = mfdeq.Krylov(method, restart=100, block=block).setup(SPD), unit(N, 5)
     X = factor.solve(B)
     together = factor.counts.iterations
@@ -357,7 +357,7 @@ SKEWED = NEUMANN * np.linspace(1, 2, 40)  # the same range, another null vector
 @pytest.mark.parametrize("options", [{}, {"recycle": 4}], ids=str)
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("A", [NEUMANN, SKEWED], ids=["symmetric", "skewed"])
-def test_singular_systems(A, k, options):
+def test_consistent_singular_systems_are_solved_and_others_are_errors(A, k, options):
     factor = mfdeq.Krylov(restart=50, **options).setup(A)
     for seed in range(3):
         B = unit(40, k, seed=seed)
@@ -370,7 +370,7 @@ def test_singular_systems(A, k, options):
 
 @pytest.mark.parametrize("options", [{}, {"recycle": 2}], ids=str)
 @pytest.mark.parametrize("columns", [[0], [0, 1], [0, 3], [0, 1, 2]])
-def test_what_a_maps_to_nothing(columns, options):
+def test_right_hand_sides_outside_the_range_are_errors(columns, options):
     """A singular block of the Hessenberg matrix; the solvable columns do not hide the others."""
     factor = mfdeq.Krylov(**options).setup(np.diag([0.0, 1.0, 2.0, 3.0]))
     for _ in range(2):

@@ -128,7 +128,7 @@ def test_iterations_do_not_grow_with_the_grid(wind, amg, most, growth):
 
 @pytest.mark.parametrize("wind", [10.0, 100.0])
 @pytest.mark.parametrize("across", [0.0, 0.5])
-def test_air_where_advection_dominates(wind, across):
+def test_air_suits_dominant_advection(wind, across):
     """Cell Peclet numbers of 10 and 100, along the grid and across it."""
     A = diffusion(60, wind, across * wind)
     assert iterations(A, mfdeq.AMG("air")).max() <= 9
@@ -173,13 +173,13 @@ def test_one_application_does_not_depend_on_units(levels):
             close(found[:, 1], once[adjoint][:, 1], 1e-5)
 
 
-def test_a_point_whose_block_is_singular():
+def test_a_singular_diagonal_block_is_an_error():
     A = sp.kron(diffusion(30), np.ones((2, 2))) + sp.kron(diffusion(30), np.diag([0.0, 1e-300]))
     with pytest.raises((mfdeq.ArgumentError, mfdeq.SingularStateError), match="block"):
         mfdeq.Krylov(preconditioner=mfdeq.AMG(block_size=2)).setup(operator(A.tocsr()))
 
 
-def test_a_hierarchy_is_the_same_each_time_and_leaves_the_random_numbers_alone():
+def test_a_hierarchy_is_reproducible_and_leaves_the_global_generator_alone():
     A, b = operator(diffusion(45)), np.ones(2025)
     np.random.seed(3)  # noqa: NPY002
     first = mfdeq.AMG(levels="float64").setup(A) @ b
@@ -210,7 +210,7 @@ REFRESHED = [
 
 
 @pytest.mark.parametrize(("amg", "wind"), REFRESHED, ids=str)
-def test_a_cycle_given_the_entries_it_was_made_of_is_itself(amg, wind):
+def test_a_cycle_refreshed_with_its_own_entries_is_unchanged(amg, wind):
     A = operator(variable(45, 0, wind))
     M = amg.setup(A)
     rng = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_a_cycle_given_the_entries_it_was_made_of_is_itself(amg, wind):
 
 
 @pytest.mark.parametrize(("amg", "wind"), REFRESHED, ids=str)
-def test_a_cycle_given_other_entries_is_as_good_as_a_new_one(amg, wind):
+def test_a_cycle_refreshed_with_other_entries_is_as_good_as_a_new_one(amg, wind):
     """In another unit, too: of entries that are millions of times as large."""
     first, second = operator(diffusion(45, wind)), operator(1e6 * variable(45, 1, wind, 0.6))
     M = amg.setup(first)
@@ -248,7 +248,7 @@ def test_a_cycle_given_other_entries_is_as_good_as_a_new_one(amg, wind):
 
 
 @pytest.mark.parametrize("amg", [mfdeq.AMG("air"), mfdeq.AMG(block_size=3)], ids=str)
-def test_what_is_made_from_the_entries_is_not_refreshed(amg):
+def test_transfers_made_from_the_entries_are_not_refreshed(amg):
     A = operator(diffusion(45))
     M = amg.setup(A)
     x = np.ones(2025)
@@ -257,6 +257,6 @@ def test_what_is_made_from_the_entries_is_not_refreshed(amg):
     np.testing.assert_array_equal(M @ x, before)
 
 
-def test_a_symmetric_cycle_is_not_given_an_unsymmetric_matrix():
+def test_a_symmetric_cycle_is_not_refreshed_with_a_nonsymmetric_matrix():
     M = mfdeq.AMG().setup(operator(diffusion(45)))
     assert not M.refresh(operator(diffusion(45, 1.0)))

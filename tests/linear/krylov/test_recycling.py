@@ -70,7 +70,7 @@ def test_later_solves_take_less_than_half(name, restart, adjoint):
         ("preconditioned", True),
     ],
 )
-def test_the_space_does_not_wear_out(name, adjoint):
+def test_the_recycled_space_does_not_wear_out(name, adjoint):
     factor = setup(name, restart=15, recycle=10)
     needed = [iterations(factor, unit(N, seed=s), adjoint) for s in range(12)]
     assert max(needed[1:]) < needed[0] / 2
@@ -85,7 +85,7 @@ def test_the_space_does_not_wear_out(name, adjoint):
     assert shrunk[-8:] == pytest.approx(np.linalg.svd(A @ P, compute_uv=False)[-8:], rel=0.1)
 
 
-def test_blocks_recycle_too():
+def test_blocks_recycle_as_single_columns_do():
     factor = setup("nonsymmetric", restart=15, recycle=10)
     first, *later = [iterations(factor, unit(N, 2, seed=s)) for s in range(4)]
     assert max(later) < first / 2
@@ -109,7 +109,7 @@ def test_a_space_that_does_not_pay_is_given_up(adjoint):
     assert factor.recycled[not adjoint].size == 2
 
 
-def test_one_solve_in_which_it_pays_keeps_it():
+def test_a_space_that_pays_in_one_solve_is_not_given_up():
     """Iterations are counted per digit that was asked for."""
     backend = Backend.of(BASIS)
     for last, size in ((79, 3), (81, 0)):
@@ -132,7 +132,7 @@ def test_one_solve_in_which_it_pays_keeps_it():
         pytest.param(unit(N, 0), id="none"),
     ],
 )
-def test_an_easy_solve_first_spoils_nothing(easy):
+def test_an_easy_first_solve_does_not_spoil_recycling(easy):
     factor, control = (setup("symmetric", restart=25, recycle=10) for _ in range(2))
     iterations(factor, easy)
     needed = [[iterations(f, unit(N, seed=s)) for s in range(7)] for f in (factor, control)]
@@ -141,7 +141,7 @@ def test_an_easy_solve_first_spoils_nothing(easy):
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_a_right_hand_side_within_the_space(k):
+def test_a_right_hand_side_within_the_recycled_space_is_solved(k):
     factor = mfdeq.Krylov(recycle=3).setup(np.diag([1.0, 1.0, 2.0, 2.0, 4.0, 4.0]))
     for b in (np.eye(6)[:, :k], np.eye(6)[:, :k], np.eye(6)[:, 2 : 2 + k], 2 * np.eye(6)[:, :k]):
         assert residuals(factor.A.array, factor.solve(b), b).max() <= 1e-10
@@ -149,7 +149,7 @@ def test_a_right_hand_side_within_the_space(k):
 
 @pytest.mark.parametrize("eigenvalues", [np.linspace(1, 4, N), np.linspace(0, 20, N)])
 @pytest.mark.parametrize("k", [7, 20])
-def test_blocks_that_exhaust_the_space(eigenvalues, k):
+def test_blocks_that_exhaust_the_whole_space_are_solved(eigenvalues, k):
     """Y and V are dependent then, and A M may be singular on them."""
     A = symmetric(eigenvalues)
     factor = mfdeq.Krylov(recycle=4, restart=30, block=20).setup(A)

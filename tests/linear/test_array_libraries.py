@@ -51,7 +51,7 @@ def hierarchy(place):
     return levels, place(np.linalg.inv(MATRICES[-1]))
 
 
-def test_the_smoother(place):
+def test_the_smoother_agrees_with_numpy(place):
     def compute(place):
         level, b = hierarchy(place)[0][1], BLOCK[: SIZES[1]]
         return [lv.smooth(place(x)) for lv in (level, level.T) for x in (b, b[:, 0])]
@@ -71,7 +71,7 @@ def collapsed_hierarchy(place):
 
 
 @pytest.mark.parametrize("hierarchy", [hierarchy, collapsed_hierarchy])
-def test_the_cycle_and_its_transpose(place, hierarchy):
+def test_the_cycle_and_its_transpose_agree_with_numpy(place, hierarchy):
     def compute(place):
         levels, coarse = hierarchy(place)
         transposed = [level.T for level in levels]
@@ -86,7 +86,7 @@ def test_the_cycle_and_its_transpose(place, hierarchy):
     np.testing.assert_allclose(place.back(found[5]), place.back(found[2]).T, atol=1e-13)
 
 
-def test_bounds_of_spectra(place):
+def test_bounds_of_spectra_agree_with_numpy(place):
     def compute(place):
         A = MATRICES[0]
         backend = Backend.of(place(A))
@@ -109,7 +109,7 @@ def radius(place, A):
     return spectral_radius(Bare())
 
 
-def test_a_collapsed_cycle_is_its_smoothing_and_correction(place):
+def test_a_collapsed_cycle_equals_smoothing_and_correction(place):
     """x <- x + S (b - A x), the coarse correction, the same once more: what is multiplied out."""
     levels, coarse = collapsed_hierarchy(place)
     A, S, inner = MATRICES[0], np.diag(0.5 / np.diag(MATRICES[0])), np.eye(SIZES[1])
@@ -168,7 +168,7 @@ KRYLOV = {
 
 
 @pytest.mark.parametrize("method", KRYLOV)
-def test_block_krylov(place, method):
+def test_block_methods_agree_with_numpy(place, method):
     kernel, A, options = KRYLOV[method]
     compute = krylov(kernel, A, SCALED, RIGHT_SIDES, **options)
     for here, there, B in zip(compute(HOST), compute(place), RIGHT_SIDES, strict=False):
@@ -187,7 +187,7 @@ INDEPENDENT = {
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 @pytest.mark.parametrize("function", [directions, orthonormal])
-def test_directions(place, function, name):
+def test_directions_agree_with_numpy(place, function, name):
     """The basis, up to the sign of its vectors, and the block in it."""
     block = INDEPENDENT[name]
 
@@ -206,7 +206,7 @@ def test_directions(place, function, name):
 
 
 @pytest.mark.parametrize("smallest", [1e-5, 1e-9, 1e-13, 1e-17])
-def test_never_more_directions_than_columns(place, smallest):
+def test_there_are_no_more_directions_than_columns(place, smallest):
     """Of a nearly dependent block: what the basis lacks of orthogonality is not one more."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -222,7 +222,7 @@ def test_never_more_directions_than_columns(place, smallest):
 
 @pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("function", [directions, orthonormal])
-def test_what_orthogonalization_left_of_nothing_is_no_direction(place, function, columns):
+def test_rounding_after_orthogonalization_is_no_direction(place, function, columns):
     """1e-16 of the size a column had is rounding, and dropped; 1e-10 is not."""
     B = place(1e-16 * BLOCK[:, :columns])
     backend = Backend.of(B)
