@@ -46,7 +46,7 @@ _HOME = {
     "frobenius_norm": "spectrum.traces",
     "condition_number": "spectrum.traces",
     "ReducedFunctional": "optimization.reduced_functional",
-    "follow": "continuation.branch",
+    "follow": "continuation.follow",
     "Branch": "continuation.branch",
     "Study": "studies.study",
     "minimize": "optimization.minimize",

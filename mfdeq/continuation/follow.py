@@ -1,0 +1,281 @@
+"""`mfdeq.follow`: steps along a branch of equilibria, whose length follows the corrector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..arguments import at_least, count, one_of, real
+from ..arrays.backend import Array
+from ..equilibrium.solve import reused_solver
+from ..errors import ArgumentError, ConvergenceError, MfdeqError
+from ..files.checkpoints import Checkpoint, digest, opened, other_run
+from ..models.model import Model
+from .branch import FOLLOWING, Branch, from_tree, to_tree
+from .curve import Curve
+from .point import Point
+from .stability import withhold_uncertain_counts
+
+TARGET_ITERATIONS = 4  # of a corrector, which leave the step as long as it is
+MIN_COSINE = 0.85  # between tangents: where they turn by more, a shorter step is taken
+MIN_STEP = 1e-8  # relative to the first step
+MIN_TURNING_STEP = 64 * MIN_STEP  # below it a step is not shortened because tangents turn
+MIN_SLOPE = 1e-6  # |dt/ds| below which a branch that is followed in t has come to a fold
+METHODS = ("arclength", "natural")
+
+
+def follow(
+    model: Model,
+    theta0: Array,
+    direction: Any = None,
+    *,
+    span: tuple[float, float],
+    start: Array | Point | None = None,
+    towards: float = 1.0,
+    method: str = "arclength",
+    step: float | None = None,
+    longest: float | None = None,
+    max_points: int = 500,
+    solver: Any = "auto",
+    eigenvalues: int = 0,
+    checkpoint: Any = None,
+    checkpoint_every: int = 10,
+) -> Branch:
+    """Follow the branch of equilibria at theta0 + t d, from t = 0.
+
+    Folds are passed, and folds and crossings are located on the way.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    theta0 : (P,) array
+        The parameters at t = 0.
+    direction : (P,) array or int, optional
+        d; an integer means that parameter alone. By default the only parameter there is.
+    span : pair of float
+        The interval of t, around 0; the branch ends where t leaves it.
+    start : (N,) array or Point, optional
+        A start for the equilibrium at t = 0, by default the model's; or a crossing, to follow
+        the other branch through it.
+    towards : float, optional
+        The sign of dt/ds at the start; at a crossing, the side of the other branch.
+    method : {"arclength", "natural"}, optional
+        "arclength" follows the branch around folds. "natural" steps in t, and ends at a fold.
+    step, longest : float, optional
+        The first and the longest step in t; by default a fiftieth and a tenth of the span.
+    max_points : int, optional
+        The branch ends at so many points.
+    solver : "auto" or description, optional
+        The linear solver, as in `mfdeq.solve`; the factor of one point preconditions the next.
+    eigenvalues : int, optional
+        How many eigenvalues to compute at each point; on the host only.
+    checkpoint : str or PathLike, optional
+        A file to resume from. If there is none, the run starts from the beginning and writes it;
+        see Notes. `Branch.load` reads it, too.
+    checkpoint_every : int, optional
+        Points from one checkpoint to the next.
+
+    Returns
+    -------
+    Branch
+
+    Raises
+    ------
+    ConvergenceError
+        If no step can be corrected, with the `Branch` so far as `best`.
+    CheckpointError
+        If the file is of another run, or none can be written there.
+
+    Warns
+    -----
+    CheckpointWarning
+        If a checkpoint could not be written; the run continues.
+
+    Notes
+    -----
+    A step goes along the tangent of the curve (h(s), t(s)) and is corrected by Newton's method in
+    the plane orthogonal to it. Its length doubles at most, and follows the iterations of the
+    corrector. A fold is where dt/ds changes its sign, a crossing (simple bifurcation) where a
+    bordered matrix is singular; both are located to 1e-9 of a step.
+
+    A run that was interrupted and is started again with the same file resumes from its last
+    checkpoint and, on a CPU with the same number of threads, gives identical results; a run that
+    had ended returns its branch at once. To make what follows depend on the file alone, the factor
+    is dropped at each checkpoint, which costs one set-up. `max_points` and `checkpoint_every` may
+    differ from one start to the next. The model and all else must not: sizes, arrays and numbers
+    are compared, and the residual at the last point is checked.
+
+    References
+    ----------
+    H. B. Keller, Numerical solution of bifurcation and nonlinear eigenvalue problems, in:
+    Applications of Bifurcation Theory, Academic Press (1977).
+
+    E. L. Allgower and K. Georg, Numerical Continuation Methods, Springer (1990).
+
+    W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley (1986).
+
+    Examples
+    --------
+    The equilibria of h² = theta, followed around their fold at theta = 0:
+
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
+    >>> branch = mfdeq.follow(
+    ...     model, np.ones(1), span=(-2.0, 0.5), start=np.ones(1), towards=-1.0
+    ... )
+    >>> print([f"{fold.t:.4f}" for fold in branch.folds])
+    ['-1.0000']
+    >>> branch.reason
+    't = 0.5 is the end of the span'
+    """
+    one_of(method, METHODS, "method")
+    count(max_points, "max_points")
+    at_least(0, eigenvalues, "eigenvalues")
+    try:
+        low, high = (real(side, "span") for side in span)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low <= 0.0 <= high or low == high:
+        raise ArgumentError(f"span: expected two numbers around 0, got {span!r}")
+    width = high - low
+    first_step = width / 50 if step is None else at_least(0.0, step, "step")
+    longest_step = max(
+        first_step, width / 10 if longest is None else at_least(0.0, longest, "longest")
+    )
+    curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
+    sign = math.copysign(1.0, real(towards, "towards"))
+    file = opened(
+        checkpoint,
+        checkpoint_every,
+        FOLLOWING,
+        lambda: {
+            "model": model.display_name,
+            "N and P": [curve.size, curve.theta.shape[0]],
+            "theta0": digest(curve.theta),
+            "direction": digest(curve.d),
+            "span": [low, high],
+            "start": digest(curve.start_state(start)),
+            "towards": sign,
+            "method": method,
+            "step and longest": [first_step, longest_step],
+            "eigenvalues": int(eigenvalues),
+        },
+        curve.backend,
+    )
+    walk = _Walk(curve, file)
+    if file is not None and file.saved is not None:
+        if walk.resume(file.path, file.saved):
+            return walk.branch
+    else:
+        walk.begin(curve.first_point(start, sign, first_step), first_step)
+    ended = _advance(walk, method, first_step, longest_step, (low, high), max_points)
+    walk.write_checkpoint(ended)
+    return walk.branch
+
+
+class _Walk:
+    """A branch while it is followed: its points, the next step, and the checkpoint file."""
+
+    def __init__(self, curve: Curve, file: Checkpoint | None) -> None:
+        self.curve, self.file, self.ds = curve, file, 0.0
+        self.branch = Branch([], curve.theta, curve.d, counts=curve.counts)
+
+    def begin(self, here: Point, first_step: float) -> None:
+        """Start at the first point."""
+        self.branch.points.append(here)
+        # Steps are lengths of the curve: this one changes t by about the first step in t.
+        self.ds = first_step / max(abs(here.slope), 0.1)
+
+    def resume(self, path: str, saved: dict[str, Any]) -> bool:
+        """Resume from a checkpoint, and tell whether the branch had come to its end."""
+        curve = self.curve
+        self.branch = from_tree(saved["branch"], curve.backend.from_host)
+        self.ds, curve.counts = saved["ds"], self.branch.counts
+        if not saved["ended"]:
+            self.branch.reason = ""
+        assert self.file is not None
+        self.file.went_on(len(self.branch.points))
+        try:
+            curve.resume(saved["curve"], self.branch.points[-1])
+        except ConvergenceError as error:
+            raise other_run(path, f"of another model, it seems: {error}") from error
+        return saved["ended"]
+
+    def write_checkpoint(self, ended: bool | None = None) -> None:
+        """Write a checkpoint if one is due, or at the end; and continue as if from it."""
+        done = len(self.branch.points)
+        if self.file is not None and (ended or self.file.due(done, ended is not None)):
+            state = {
+                "branch": to_tree(self.branch),
+                "curve": self.curve.memory,
+                "ds": self.ds,
+                "ended": bool(ended),
+            }
+            self.file.write(done, state)
+            self.curve.forget()
+
+
+def _advance(
+    walk: _Walk,
+    method: str,
+    first_step: float,
+    longest_step: float,
+    span: tuple[float, float],
+    max_points: int,
+) -> bool:
+    """Step until the branch has come to its end, or has as many points as are asked for.
+
+    Returns whether it has come to its end.
+    """
+    curve, branch = walk.curve, walk.branch
+    natural = method == "natural"
+    failure: MfdeqError | None = None
+    while True:
+        here = branch.points[-1]
+        if len(branch.points) >= max_points:
+            branch.reason = f"{max_points} points"
+            return False
+        walk.write_checkpoint()
+        if walk.ds < MIN_STEP * first_step and natural:
+            branch.reason = f"probably a fold after t = {here.t:.8g}: follow it by arclength"
+            return True
+        if walk.ds < MIN_STEP * first_step:
+            raise ConvergenceError(
+                f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
+                f"short, could be corrected (the last failed with: {failure}). It may end there, "
+                "or another branch be too near; the branch so far is in `best`",
+                best=branch,
+            ) from failure
+        try:
+            there, iterations = curve.correct(here, walk.ds, natural=natural)
+            turns = curve.cosine(here, there) < MIN_COSINE
+            if turns and walk.ds > MIN_TURNING_STEP * first_step:
+                walk.ds *= 0.5
+                continue
+            turned_back = here.slope * there.slope < 0.0
+            if natural and (turned_back or abs(there.slope) < MIN_SLOPE):
+                branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
+                return True
+            found = [
+                *curve.special_points(here, there, walk.ds),
+                curve.add_eigenvalues(there),
+            ]
+            outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)
+            if outside is not None:
+                found = found[: found.index(outside)]
+                end = span[0] if outside.t < span[0] else span[1]
+                found.append(curve.point_at(found[-1] if found else here, outside, end))
+                branch.reason = f"t = {end:g} is the end of the span"
+            if not curve.counts_are_certain:
+                found = withhold_uncertain_counts(branch.points, found)
+        except MfdeqError as error:
+            failure = error
+            walk.ds *= 0.5
+            continue
+        branch.points += found
+        if branch.reason:
+            return True
+        here = found[-1]
+        growth = 2.0 ** ((TARGET_ITERATIONS - iterations) / 2)
+        longest_ds = longest_step / max(abs(here.slope), 0.1)
+        walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), longest_ds)
