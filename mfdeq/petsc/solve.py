@@ -70,7 +70,15 @@ class Equilibrium:
 
 
 def solve(
-    model: Any, theta: Any, h0: Any = None, *, method: str = "auto", **options: Any
+    model: Any,
+    theta: Any,
+    h0: Any = None,
+    *,
+    method: str = "auto",
+    solver: Any = "auto",
+    rtol: float | None = None,
+    max_iterations: int | None = None,
+    progress: bool = False,
 ) -> Equilibrium:
     """Solve h = f(h, theta), or R(h, theta) = 0, for the equilibrium h*, on all ranks.
 
@@ -86,9 +94,10 @@ def solve(
         The start.
     method : {"auto", "newton", "anderson", "picard", "snes"}, optional
         As in `mfdeq.solve`, or PETSc's SNES with the options of the solver's prefix.
-    **options
-        Those of `mfdeq.solve`: `solver` (by default `mfdeq.petsc.KSP()`), `rtol`,
-        `max_iterations`, `progress`. With method="snes" only `solver`: SNES has its own options,
+    solver : KSP, optional
+        The linear solver of the steps and of the derivatives, by default `mfdeq.petsc.KSP()`.
+    rtol, max_iterations, progress : optional
+        As in `mfdeq.solve`. They are refused with method="snes": SNES has its own options,
         ``-mfdeq_snes_rtol`` and so on.
 
     Returns
@@ -136,16 +145,26 @@ def solve(
     check_vec(theta, "theta")
     one_of(method, ("auto", *METHODS, "snes"), "method")
     if method != "snes":
-        return Equilibrium(solving.solve(model, theta, h0, method=method, **options))
-    solver = options.pop("solver", "auto")
+        eq = solving.solve(
+            model,
+            theta,
+            h0,
+            method=method,
+            solver=solver,
+            rtol=rtol,
+            max_iterations=max_iterations,
+            progress=progress,
+        )
+        return Equilibrium(eq)
     solver = KSP() if solver == "auto" else solver
     if not isinstance(solver, KSP):
         raise ArgumentError(
             f"solver: expected 'auto' or an mfdeq.petsc.KSP with method='snes', got {solver!r}"
         )
-    if options:
+    given = {"rtol": rtol, "max_iterations": max_iterations, "progress": progress or None}
+    if refused := [name for name, value in given.items() if value is not None]:
         raise ArgumentError(
-            f"method='snes' takes no {', '.join(options)}: set options of -{solver.prefix}snes_"
+            f"method='snes' takes no {', '.join(refused)}: set options of -{solver.prefix}snes_"
         )
     problem = Problem(model, theta, h0)
     settings = {**SNES_DEFAULTS, **solver.options}
@@ -156,7 +175,7 @@ def solve(
     return Equilibrium(eq)
 
 
-def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equilibrium:
+def equilibrium_at(model: Any, theta: Any, state: Any, *, solver: Any = "auto") -> Equilibrium:
     """Return the equilibrium at a state that was solved for elsewhere, and check its residual.
 
     Parameters
@@ -164,8 +183,8 @@ def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equili
     model, theta
         As in `solve`.
     state : Vec, (N,)
-    **options
-        Those of `mfdeq.equilibrium_at`: `solver`, by default `mfdeq.petsc.KSP()`, and `rtol`.
+    solver : KSP, optional
+        The linear solver of the derivatives, by default `mfdeq.petsc.KSP()`.
 
     Returns
     -------
@@ -189,4 +208,4 @@ def equilibrium_at(model: Any, theta: Any, state: Any, **options: Any) -> Equili
     True
     """
     check_vec(theta, "theta")
-    return Equilibrium(solving.equilibrium_at(model, theta, state, **options))
+    return Equilibrium(solving.equilibrium_at(model, theta, state, solver=solver))

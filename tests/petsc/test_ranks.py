@@ -219,6 +219,8 @@ def test_snes_takes_only_a_ksp_and_its_state_is_checked():
     np.testing.assert_allclose(gathered(eq.state), gathered(on_ranks().state), atol=1e-8)
     with pytest.raises(mfdeq.ArgumentError, match=r"expected 'auto' or an mfdeq\.petsc\.KSP"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=mfdeq.Direct())
+    with pytest.raises(mfdeq.ArgumentError, match="takes no rtol, progress"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", rtol=1e-8, progress=True)
     loose = mfdeq.petsc.KSP("loose_", {"snes_rtol": 1e-2})
     with pytest.raises(mfdeq.ConvergenceError, match=r"SNES ended too early.*Set -loose_snes_rtol"):
         mfdeq.petsc.solve(Cubic(), vec_of(THETA), method="snes", solver=loose)
