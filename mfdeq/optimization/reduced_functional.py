@@ -73,10 +73,21 @@ class ReducedFunctional:
     >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
     >>> loss = mfdeq.LeastSquares(np.array([0]), np.array([1.0]))
     >>> F = mfdeq.ReducedFunctional(model, loss)
-    >>> round(F.value(np.zeros(1)), 4)
+    >>> theta = np.zeros(1)
+    >>> round(F.value(theta), 4)
     0.034
+    >>> bool(np.allclose(F.hessp(theta, np.ones(1)), F.hessian(theta).toarray()[:, 0]))
+    True
+
+    One equilibrium has served all of these:
+
+    >>> F.gradient(theta).shape, F.solves
+    ((1,), 1)
+
+    A minimum by scipy, where h = 1 and so theta = 1 - cos 1:
+
     >>> found = scipy.optimize.minimize(
-    ...     F.value, np.zeros(1), jac=F.gradient, hessp=F.hessp, method="trust-krylov"
+    ...     F.value, theta, jac=F.gradient, hessp=F.hessp, method="trust-krylov"
     ... )
     >>> bool(abs(found.x[0] - (1.0 - np.cos(1.0))) < 1e-4)
     True

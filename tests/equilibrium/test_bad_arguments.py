@@ -166,7 +166,7 @@ ARGUMENTS = table(
             ("cube", np.ones((P, 1, 1)), r"\(2, k\)"),
             ("complex", 1j * np.ones(P), "complex128"),
             ("none", None, "got None"),
-            ("text", "text", r"shape \(\)"),
+            ("text", "text", r"got \(\)"),
             ("objects", np.array([None, None]), "dtype object"),
             ("sparse", csr_array(np.eye(P)), "got a sparse matrix: pass a dense array"),
             ("ragged", [[1.0], [1.0, 2.0]], "got list"),
