@@ -12,17 +12,48 @@ MAX_REPR_LENGTH = 60
 
 
 class MfdeqError(Exception):
-    """Base class of every error that mfdeq raises on purpose."""
+    """Base class of every error that mfdeq raises on purpose.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> try:
+    ...     mfdeq.Direct(rtol=2.0)
+    ... except mfdeq.MfdeqError as error:
+    ...     print(type(error).__name__)
+    ArgumentError
+    """
 
 
 class ArgumentError(MfdeqError, ValueError):
-    """An argument has a wrong shape, dtype or value; the message says which, and what to pass."""
+    """An argument has a wrong shape, dtype or value; the message says which, and what to pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> mfdeq.Direct(rtol=2.0)
+    Traceback (most recent call last):
+    mfdeq.errors.ArgumentError: rtol of mfdeq.Direct: expected a number between 0 and 1, got 2.0
+    """
 
 
 class ModelError(MfdeqError, ValueError):
     """A user's function or a model's input has a wrong shape, dtype or device, or holds NaN.
 
     The message names the function, what was expected of it and what it returned.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: h[:1] - theta, 2, 1, "residual")
+    >>> try:
+    ...     mfdeq.solve(model, np.array([1.0]))
+    ... except mfdeq.ModelError as error:
+    ...     print(error)
+    mfdeq.from_function(<lambda>).residual: expected an array of shape (2,), got shape (1,)
     """
 
 
@@ -33,6 +64,17 @@ class DerivativeError(MfdeqError, ValueError):
     ----------
     field : str
         Which derivative, where that is known: "d_state", "curvature.state_state".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> skewed = mfdeq.QuadraticPrior(np.array([[1.0, 1.0], [0.0, 1.0]]), np.zeros(2))
+    >>> try:
+    ...     skewed.gradients(np.zeros(1), np.ones(2))
+    ... except mfdeq.DerivativeError as error:
+    ...     print(error.field)
+    precision
     """
 
     def __init__(self, message: str, *, field: str = "") -> None:
@@ -49,6 +91,17 @@ class ConvergenceError(MfdeqError, RuntimeError):
         The best result computed; its residual is in the report.
     report : object or None
         How the solve went, with its history of residuals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 + theta, 1, 1, "residual")
+    >>> try:
+    ...     mfdeq.solve(model, np.array([1.0]), np.array([0.5]), method="newton")
+    ... except mfdeq.ConvergenceError as error:
+    ...     print(error.report.converged, error.best.shape)
+    False (1,)
     """
 
     def __init__(self, message: str, *, best: Any = None, report: Any = None) -> None:
@@ -67,6 +120,18 @@ class SingularStateError(MfdeqError, ArithmeticError):
         singular to working precision.
     best, report
         As in `ConvergenceError`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: h**2 - theta, 1, 1, "residual")
+    >>> eq = mfdeq.equilibrium_at(model, np.array([0.0]), np.array([0.0]))
+    >>> try:
+    ...     eq.gradient(mfdeq.LeastSquares(np.array([0]), np.ones(1)))
+    ... except mfdeq.SingularStateError as error:
+    ...     print(error.digits <= 0.0)
+    True
     """
 
     def __init__(
@@ -79,7 +144,15 @@ class SingularStateError(MfdeqError, ArithmeticError):
 
 
 class OutOfMemoryError(MfdeqError, MemoryError):
-    """The memory of the host or device does not suffice; the message says what to try."""
+    """The memory of the host or device does not suffice; the message says what to try.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> issubclass(mfdeq.OutOfMemoryError, MemoryError)
+    True
+    """
 
 
 class StudyError(MfdeqError, RuntimeError):
@@ -90,6 +163,20 @@ class StudyError(MfdeqError, RuntimeError):
     unrecorded : list
         Results that could not be written, with their cases. The study keeps them, and writes them
         first when it goes on.
+
+    Examples
+    --------
+    >>> import pathlib
+    >>> import tempfile
+    >>> import mfdeq
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = pathlib.Path(directory) / "notes"
+    ...     _ = path.write_text("a file, not a directory")
+    ...     try:
+    ...         mfdeq.Study(path).status()
+    ...     except mfdeq.StudyError as error:
+    ...         print(len(error.unrecorded))
+    0
     """
 
     def __init__(self, message: str, *, unrecorded: Any = ()) -> None:
@@ -101,23 +188,71 @@ class CheckpointError(MfdeqError, OSError):
     """A checkpoint cannot be read or written, or belongs to another run.
 
     The message says what the file is, what was expected, and what to do.
+
+    Examples
+    --------
+    >>> import pathlib
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> H = mfdeq.Precision(np.arange(1.0, 9.0))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = pathlib.Path(directory) / "run.npz"
+    ...     _ = path.write_text("not a checkpoint")
+    ...     try:
+    ...         mfdeq.eigsh(H, k=1, checkpoint=path)
+    ...     except mfdeq.CheckpointError as error:
+    ...         print(isinstance(error, OSError))
+    True
     """
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint could not be written; the run goes on, and the last checkpoint is intact."""
+    """A checkpoint could not be written; the run goes on, and the last checkpoint is intact.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import mfdeq
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", mfdeq.CheckpointWarning)  # raise it instead
+    """
 
 
 class NearSingularWarning(UserWarning):
-    """The state operator A is so nearly singular that digits are lost."""
+    """The state operator A is so nearly singular that digits are lost.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import mfdeq
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", mfdeq.NearSingularWarning)  # raise it instead
+    """
 
 
 class AccuracyWarning(UserWarning):
-    """A result has few digits; the message says why, and how to get more."""
+    """A result has few digits; the message says why, and how to get more.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import mfdeq
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", mfdeq.AccuracyWarning)  # raise it instead
+    """
 
 
 class StudyWarning(UserWarning):
-    """Records of a study were made by a function that has changed since; they are kept."""
+    """Records of a study were made by a function that has changed since; they are kept.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import mfdeq
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", mfdeq.StudyWarning)  # raise it instead
+    """
 
 
 def warn(message: str, category: type[Warning]) -> None:

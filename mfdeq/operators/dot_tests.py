@@ -37,7 +37,7 @@ def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) 
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
             f"a scale of {scale:.3g}); every Hessian is: look for a transposed or missing term",
-            field=_field(name if field.startswith("its") else f"{field} of {name}"),
+            field=_field(name if field.startswith("it") else f"{field} of {name}"),
         )
 
 
