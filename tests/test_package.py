@@ -1,9 +1,12 @@
 """What the package is from outside: cheap to import, complete, documented, at home in scipy."""
 
+import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +28,15 @@ from support.case_toy import THETA, Diagonal, N, Toy, V, solved, toy_loss
 import mfdeq
 
 PUBLIC = """
-    FixedPointModel ResidualModel Linearization Curvature Loss LeastSquares QuadraticPrior
-    solve equilibrium_at Equilibrium ReducedHessian Direct Krylov Neumann AMG ILU Jacobi
-    eigsh ReducedFunctional verify Verification
-    MfdeqError ConvergenceError SingularStateError DerivativeError ModelError
+    AccuracyWarning AMG Approximate ArgumentError Branch CheckpointError CheckpointWarning
+    condition_number ConvergenceError Curvature DerivativeError Direct Eigenpairs eigsh
+    Equilibrium equilibrium_at Estimate FixedPointModel follow frobenius_norm from_function
+    from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant Loss
+    loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed
+    ModelError NearSingularWarning Neumann numerical_rank Nystrom OutOfMemoryError Precision
+    QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel
+    ShiftedInverse SingularStateError SmallestSingular solve SolveReport spectral_density
+    SpectralDensity Study StudyError StudyWarning trace Verification verify
 """.split()  # noqa: SIM905
 
 FOREIGN = ["pyamg", "matplotlib", "jax", "torch", "cupy", "cupyx", "tqdm.auto"]
@@ -62,7 +70,8 @@ def test_a_solve_loads_only_what_it_needs():
 
 
 def test_public_names_are_complete_and_lazy():
-    assert set(PUBLIC) <= set(mfdeq.__all__) <= set(dir(mfdeq))
+    assert sorted(PUBLIC) == sorted(mfdeq.__all__)
+    assert set(mfdeq.__all__) <= set(dir(mfdeq))
     for name in mfdeq.__all__:
         assert getattr(mfdeq, name).__name__ == name
         assert getattr(mfdeq, name).__module__.startswith("mfdeq.")
@@ -107,6 +116,66 @@ def documented(name, item):
 def test_public_objects_have_docstrings(name):
     for full, item in documented(name, getattr(mfdeq, name)):
         assert len(inspect.getdoc(item) or "") > 10, f"{full} has no docstring"
+
+
+def is_an_exception(item):
+    return inspect.isclass(item) and issubclass(item, Exception)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in mfdeq.__all__ if not is_an_exception(getattr(mfdeq, name))]
+)
+def test_public_docstrings_have_an_example(name):
+    assert ">>>" in inspect.getdoc(getattr(mfdeq, name)), f"mfdeq.{name} has no example"
+
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+def test_no_test_module_imports_another():
+    modules = {path.stem for path in TESTS.rglob("test_*.py")}
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            imported = []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imported = [node.module or ""] + [alias.name for alias in node.names]
+            found = modules & {part for name in imported for part in name.split(".")}
+            assert not found, f"{path.relative_to(ROOT)} imports {found}: use tests/support"
+
+
+def test_files_named_in_the_architecture_exist():
+    page = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    named = re.findall(r"``([a-z_/]+\.py)``", page)
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / "mfdeq" / path.removeprefix("mfdeq/")).exists(), path
+
+
+def test_the_citation_states_the_version():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"version: {mfdeq.__version__}" in citation.splitlines()
+
+
+def test_the_floor_plan_is_the_import_contract():
+    """The picture in the docs, the layers that import-linter checks, and the rooms there are."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contract = config["tool"]["importlinter"]["contracts"][0]
+    assert "ignore_imports" not in contract
+    layers = [set(layer.split(" | ")) for layer in contract["layers"]]
+    cells = [
+        [cell.split()[0] for cell in line.strip(" │").split("│")]
+        for line in (ROOT / "docs" / "floor_plan.txt").read_text("utf-8").splitlines()
+        if line.strip().startswith("│")
+    ]
+    drawn = [{cell for cell in row if cell in set().union(*layers)} for row in cells]
+    assert [row for row in drawn if row] == layers
+    package = Path(mfdeq.__file__).parent
+    rooms = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    rooms |= {path.parent.name for path in package.glob("*/__init__.py")}
+    assert set().union(*layers) == rooms
 
 
 def test_the_errors_are_also_what_python_users_expect():
