@@ -102,7 +102,12 @@ def minimized(what, path):
 
 
 @pytest.mark.parametrize(
-    ("what", "before"), kill_cases(MINIMIZATIONS, {"newton-cg", "newton", "l-bfgs", "every third"})
+    ("what", "before"),
+    kill_cases(
+        MINIMIZATIONS,
+        also_before={"newton-cg", "newton", "l-bfgs", "every third"},
+        slow={"line-search, GMRES"},
+    ),
 )
 def test_a_minimization_that_is_killed(what, before, tmp_path, monkeypatch):
     whole = minimized(what, tmp_path / "whole")
@@ -143,7 +148,10 @@ def followed(what, path, **others):
     return mfdeq.follow(model, np.array(theta0), checkpoint=path, **options)
 
 
-@pytest.mark.parametrize(("what", "before"), kill_cases(BRANCHES, {"natural", "a crossing"}))
+@pytest.mark.parametrize(
+    ("what", "before"),
+    kill_cases(BRANCHES, also_before={"natural", "a crossing"}, slow={"GMRES"}),
+)
 def test_a_branch_that_is_killed(what, before, tmp_path, monkeypatch):
     whole = followed(what, tmp_path / "whole")
     found, kills = killed_and_restarted(
@@ -274,7 +282,12 @@ def eigenpairs(what, path):
 
 
 @pytest.mark.parametrize(
-    ("what", "before"), kill_cases(EIGENPAIRS, {"LA", "M", "a block", "Davidson", "dense"})
+    ("what", "before"),
+    kill_cases(
+        EIGENPAIRS,
+        also_before={"LA", "M", "a block", "Davidson", "dense"},
+        slow={"GMRES alone", "GMRES, not relaxed", "GMRES, to an accuracy"},
+    ),
 )
 def test_eigenpairs_that_are_killed(what, before, tmp_path, monkeypatch):
     if what == "errors that add up":

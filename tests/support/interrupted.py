@@ -49,17 +49,20 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
             monkeypatch.setattr(checkpoints, "put", true)
 
 
-def kill_cases(cases, also_before):
+def kill_cases(cases, also_before, slow=()):
     """Parameters (what, before): killed after writing, and before writing the next file.
 
-    The second computes everything twice; it is slow but for the cases in `also_before`.
+    The second computes everything twice; it is slow but for the cases in `also_before`. Those in
+    `slow` are slow anyway.
     """
     return [
         pytest.param(
             what,
             before,
             id=f"{what}-{'before' if before else 'after'}",
-            marks=[pytest.mark.slow] if before and what not in also_before else [],
+            marks=[pytest.mark.slow]
+            if what in slow or (before and what not in also_before)
+            else [],
         )
         for before in (False, True)
         for what in cases
