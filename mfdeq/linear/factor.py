@@ -51,6 +51,17 @@ class Factor:
     iterative : bool
         Whether a solve to a looser tolerance costs less. What can choose its tolerance (products
         of a Hessian that need not be exact, say) does so only then.
+    advice : str
+        What the error after a failed solve says to try.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> factor = mfdeq.Direct().setup(np.array([[2.0, 1.0], [0.0, 4.0]]))
+    >>> print(factor.solve(np.array([3.0, 4.0])), factor.solve_adjoint(np.array([2.0, 5.0])))
+    [1. 1.] [1. 1.]
+    >>> factor.counts.setups, factor.counts.solves, factor.counts.adjoint_solves
+    (1, 1, 1)
     """
 
     name = "factor"

@@ -31,6 +31,25 @@ class Solver(ABC):
     Whatever the method, the `Factor` that `setup` returns checks the true residual of every solve.
     The description itself should not hold anything that belongs to one matrix: one description is
     set up for many.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfdeq.linear import Factor, Solver, matrix_of, operator_of
+    >>> class Inverse(Solver):
+    ...     def setup(self, A, counts=None):
+    ...         return InverseFactor(operator_of(A), None, counts)
+    >>> class InverseFactor(Factor):
+    ...     name = "inverse"
+    ...
+    ...     def __init__(self, A, rtol, counts):
+    ...         super().__init__(A, rtol, counts)
+    ...         self.inverse = np.linalg.inv(matrix_of(A, "Inverse()"))
+    ...
+    ...     def _attempt(self, b, rtol, adjoint):
+    ...         return (self.inverse.T if adjoint else self.inverse) @ b
+    >>> print(Inverse().setup(np.diag([2.0, 4.0])).solve(np.ones(2)))
+    [0.5  0.25]
     """
 
     @abstractmethod
@@ -141,6 +160,27 @@ class Preconditioner(ABC):
     never_symmetric : bool
         Whether the operator is not symmetric even where A is. Methods for symmetric matrices then
         refuse the preconditioner.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> from mfdeq.linear import Preconditioner, PreconditionerOperator
+    >>> class Scalar(Preconditioner):
+    ...     def setup(self, A):
+    ...         return Multiple(A, A.array.diagonal().mean())
+    >>> class Multiple(PreconditionerOperator):
+    ...     def __init__(self, A, size):
+    ...         super().__init__(A, A.shape)
+    ...         self.size = size
+    ...
+    ...     def _apply(self, x):
+    ...         return x / self.size
+    ...
+    ...     def _apply_adjoint(self, y):
+    ...         return y / self.size
+    >>> factor = mfdeq.Krylov(preconditioner=Scalar()).setup(np.diag([2.0, 4.0]))
+    >>> print(factor.name, factor.solve(np.ones(2)).round(4))
+    Krylov gmres with Scalar [0.5  0.25]
     """
 
     columns_per_space: int = COLUMNS_PER_SPACE

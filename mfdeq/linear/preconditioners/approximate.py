@@ -37,7 +37,7 @@ class Approximate(Preconditioner):
 
     Examples
     --------
-    The entries of an operator, from four products:
+    The entries of an operator, found by one product for each of the three colours of its pattern:
 
     >>> import mfdeq, numpy as np, scipy.sparse as sp
     >>> from scipy.sparse.linalg import aslinearoperator
