@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays.backend import Array, host
-from ..files.checkpoints import read, write
+from ..files.checkpoints import read_state, write_state
 from ..report import LinearCounts
 from .point import Point
 
@@ -76,7 +76,7 @@ class Branch:
         >>> bool(np.all(again.t == branch.t))
         True
         """
-        write(path, SAVED, {}, {"branch": to_tree(self)})
+        write_state(path, SAVED, {}, {"branch": to_tree(self)})
 
     @classmethod
     def load(cls, path: Any) -> Branch:
@@ -96,7 +96,7 @@ class Branch:
         CheckpointError
             If the file holds no branch.
         """
-        return from_tree(read(path, SAVED, FOLLOWING)[1]["branch"], lambda x: x)
+        return from_tree(read_state(path, SAVED, FOLLOWING)[1]["branch"], lambda x: x)
 
     @property
     def t(self) -> Any:

@@ -9,7 +9,7 @@ from ..arguments import at_least, count, one_of, real
 from ..arrays.backend import Array
 from ..equilibrium.solve import reused_solver
 from ..errors import ArgumentError, ConvergenceError, MfdeqError
-from ..files.checkpoints import Checkpoint, digest, opened, other_run
+from ..files.checkpoints import Checkpoint, digest, open_checkpoint, other_run_error
 from ..models.model import Model
 from .branch import FOLLOWING, Branch, from_tree, to_tree
 from .curve import Curve
@@ -144,7 +144,7 @@ def follow(
     )
     curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
     sign = math.copysign(1.0, real(towards, "towards"))
-    file = opened(
+    file = open_checkpoint(
         checkpoint,
         checkpoint_every,
         FOLLOWING,
@@ -194,11 +194,11 @@ class _Walk:
         if not saved["ended"]:
             self.branch.reason = ""
         assert self.file is not None
-        self.file.went_on(len(self.branch.points))
+        self.file.continue_from(len(self.branch.points))
         try:
             curve.resume(saved["curve"], self.branch.points[-1])
         except ConvergenceError as error:
-            raise other_run(path, f"of another model, it seems: {error}") from error
+            raise other_run_error(path, f"of another model, it seems: {error}") from error
         return saved["ended"]
 
     def write_checkpoint(self, ended: bool | None = None) -> None:

@@ -1,8 +1,8 @@
-"""A file that a long run continues from: arrays and plain values, whole or not at all.
+"""Checkpoints: the file that a long run continues from, and digests of what it depends on.
 
-It is an npz without pickles, written beside its place and moved there once it is on the disk. Bit
-for bit the run that continues from it is the one that was never interrupted, because both drop
-there what is not in the file: factors, recycled spaces, warm starts.
+A file holds dicts, lists, plain values and arrays: an npz without pickles, written atomically. A
+run that continues from it ends in the same bits as one that was never interrupted, because both
+drop, at every checkpoint, what is not in the file: factors, recycled spaces and warm starts.
 """
 
 from __future__ import annotations
@@ -12,101 +12,116 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from .. import __version__
 from ..arguments import count
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.library import library_of
-from ..errors import ArgumentError, CheckpointError, CheckpointWarning, warn
+from ..errors import ArgumentError, CheckpointError, CheckpointWarning, short_repr, warn
 from .atomic import check_writable, replace_atomically
 
-FORMAT = 2  # of what is in a file; a reader of one does not read another
-HEAD = "mfdeq"  # the member that says what the others are, JSON
-PLAIN = "biufc"  # kinds of numbers, which nothing pickles
-DIGITS = 16  # of a digest
+FORMAT_VERSION = 2  # of the contents of a file
+HEADER = "mfdeq"  # the member that describes the others, as JSON
+NUMERIC_KINDS = "biufc"  # of dtypes that npy files hold without pickles
+DIGEST_LENGTH = 16  # hexadecimal digits
+
+
+class CheckpointStore(Protocol):
+    """Reads and writes checkpoints; an array library may have its own (`checkpoint_store`)."""
+
+    def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what identifies the run of a file, and its state."""
+
+    def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
+        """Replace the file by one that holds a state; raise CheckpointError if that fails."""
 
 
 class Checkpoint:
-    """The file of one run.
+    """The checkpoint of one run.
 
     Parameters
     ----------
     path : str or PathLike
     every : int
-        Steps of the run from one writing to the next.
+        The number of steps of the run between two checkpoints.
     kind : str
-        What sort of run.
+        What kind of run it is, in words: "a minimization", "a branch", "eigenpairs".
     of : dict
-        What must be the same for it to be the same run, as plain values.
+        What identifies the run, as plain values: a run continues only from a file with the same.
     backend : Backend
-        Of the run's arrays. Of distributed ones, the first rank reads and writes for all.
+        Of the run's arrays. The first rank reads and writes for all.
 
     Attributes
     ----------
     saved : dict or None
-        What a file that is there holds.
+        The state in the file, if there is one.
 
     Raises
     ------
     CheckpointError
-        Where the file is none of this run, or none can be written there.
+        If the file belongs to another run, or no file can be written there.
     """
 
     def __init__(
         self, path: Any, every: int, kind: str, of: dict[str, Any], backend: Backend
     ) -> None:
-        self.path, self.every, self.kind, self.backend = _path(path), every, kind, backend
+        self.path, self.every, self.kind, self.backend = _fspath(path), every, kind, backend
         self.of = json.loads(json.dumps(of))
         self._last = 0
         store = backend.library.checkpoint_store(self.path, backend.device)
-        self.store: Any = NpzStore() if store is None else store
+        self.store: CheckpointStore = NpzStore() if store is None else store
         self.saved: dict[str, Any] | None = None
-        if backend.on_first_rank(self._is_there):
+        if backend.on_first_rank(self._exists):
             found, self.saved = self.store.read(self.path, self.kind)
-            self._check(found)
+            self._check_same_run(found)
 
-    def _is_there(self) -> bool:
+    def _exists(self) -> bool:
+        """Return whether there is a file; raise CheckpointError if none can be written."""
         if os.path.lexists(self.path):
             return True
         try:
             check_writable(self.path)
         except OSError as error:
-            raise unwritten(self.path, error) from error
+            raise write_error(self.path, error) from error
         return False
 
-    def _check(self, found: dict[str, Any]) -> None:
-        differ = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
-        if differ:
-            told = [f"its {x} is {found.get(x)}, and {self.of.get(x)} came" for x in differ]
-            raise other_run(self.path, "; ".join(told))
+    def _check_same_run(self, found: dict[str, Any]) -> None:
+        names = [name for name in {**self.of, **found} if found.get(name) != self.of.get(name)]
+        if names:
+            differences = [
+                f"its {name} is {short_repr(found.get(name))}, this run's is "
+                f"{short_repr(self.of.get(name))}"
+                for name in names
+            ]
+            raise other_run_error(self.path, "; ".join(differences))
 
     def due(self, done: int, ended: bool = False) -> bool:
-        """Whether so many steps are `every` beyond those of the last writing, at the end one."""
+        """Return whether to write after `done` steps: every so many, and at the end."""
         return done - self._last >= (1 if ended else self.every)
 
-    def went_on(self, done: int) -> None:
-        """Take note of a run that continues after so many steps."""
+    def continue_from(self, done: int) -> None:
+        """Count the next checkpoint from a run that has continued after `done` steps."""
         self._last = done
 
     def write(self, done: int, state: dict[str, Any]) -> None:
-        """Write what there is after so many steps; where the disk refuses, warn and go on."""
+        """Write the state after `done` steps. If the disk refuses, warn; the run goes on."""
         self._last = done
         try:
             self.store.write(self.path, self.kind, self.of, state)
         except CheckpointError as error:
             warn(
-                f"{error}. The run goes on, and the last checkpoint, if there is one, is as it was",
+                f"{error}. The run goes on; an earlier checkpoint in that place is unchanged",
                 CheckpointWarning,
             )
 
 
-def opened(
+def open_checkpoint(
     path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]], backend: Backend
 ) -> Checkpoint | None:
-    """The checkpoint that a caller names, or None."""
+    """Return the checkpoint of a run, or None if the caller names no file."""
     every = count(every, "checkpoint_every")
-    path = backend.on_first_rank(lambda: path)  # a folder of its own each rank may have made
+    path = backend.on_first_rank(lambda: path)  # ranks may have made paths of their own
     return None if path is None else Checkpoint(path, every, kind, of(), backend)
 
 
@@ -114,144 +129,156 @@ class NpzStore:
     """Reads and writes a checkpoint as one npz file, from one process."""
 
     def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the file says that it is of, and its state."""
-        return read(path, kind)
+        """Return what identifies the run of a file, and its state."""
+        return read_state(path, kind)
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
         """Replace the file by one that holds a state."""
-        write(path, kind, of, state)
+        write_state(path, kind, of, state)
 
 
-def write(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
-    """Put a state of dicts, lists, plain values and arrays in the place of what is there."""
-    put(path, *members_of(kind, of, state))
+def write_state(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write a state of dicts, lists, plain values and arrays to a file, atomically."""
+    write_members(path, *encode_on_host(kind, of, state))
 
 
-def members_of(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
-    """What a file holds: what it is, as JSON, and arrays on the host by their names."""
-    head, arrays = headed(kind, of, state)
-    on_host = {name: array_on_host(x) for name, x in arrays.items()}
-    assert all(x.dtype.kind in PLAIN for x in on_host.values())
-    return head, on_host
+def read_state(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what identifies the run of a file, and its state with arrays on the host."""
+    path = _fspath(path)
+    with (
+        explain_read_errors(path),
+        open(path, "rb") as file,
+        host.load(file, allow_pickle=False) as members,
+    ):
+        return decode(path, bytes(members[HEADER]), members, kinds)
 
 
-def headed(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
-    """The same with arrays as they are."""
+def encode(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
+    """Return the members of a file: the header as JSON, and the arrays by name, as they are."""
     arrays: dict[str, Any] = {}
-    packed = _packed(state, "state", arrays)
-    head = {"format": FORMAT, "version": __version__, "kind": kind, "of": of, "state": packed}
-    return json.dumps(head).encode(), arrays
+    packed = _pack(state, "state", arrays)
+    header = {
+        "format": FORMAT_VERSION,
+        "version": __version__,
+        "kind": kind,
+        "of": of,
+        "state": packed,
+    }
+    return json.dumps(header).encode(), arrays
 
 
-def put(path: Any, head: bytes, arrays: dict[str, Any]) -> None:
-    """Write the members of a file."""
-    path = _path(path)
+def encode_on_host(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
+    """Return the members of a file with all arrays on the host."""
+    header, arrays = encode(kind, of, state)
+    on_host = {name: array_on_host(array) for name, array in arrays.items()}
+    assert all(array.dtype.kind in NUMERIC_KINDS for array in on_host.values())
+    return header, on_host
+
+
+def write_members(path: Any, header: bytes, arrays: dict[str, Any]) -> None:
+    """Write the members of a file, atomically."""
+    path = _fspath(path)
     try:
         with replace_atomically(path) as file:
-            members = {**arrays, HEAD: host.frombuffer(head, dtype="uint8")}
+            members = {**arrays, HEADER: host.frombuffer(header, dtype="uint8")}
             host.savez(file, **members)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
 
 
-def read(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a file says that it is of, and its state with arrays on the host."""
-    path = _path(path)
-    with reading(path), open(path, "rb") as file, host.load(file, allow_pickle=False) as members:
-        return taken(path, bytes(members[HEAD]), members, kinds)
+def decode(
+    path: str, header: bytes, arrays: Mapping[str, Any], kinds: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what identifies the run, and the state, of a file of one of these kinds."""
+    found = json.loads(header)
+    version, kind = found["format"], found["kind"]
+    if version == FORMAT_VERSION and kind in kinds:
+        return found["of"], _unpack(found["state"], arrays)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format {FORMAT_VERSION}, which mfdeq {__version__} reads, got "
+            f"format {version}, written by mfdeq {found.get('version')}. Continue with the version "
+            "that wrote it, or delete it to start anew"
+        )
+    raise CheckpointError(
+        f"{path}: expected a file with {' or '.join(kinds)}, got one with {kind}. Name another "
+        "file, or delete it to start anew"
+    )
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """A reading of a file, whose errors say what to do."""
+def explain_read_errors(path: str) -> Iterator[None]:
+    """Turn errors of reading a file into CheckpointErrors that say what to do."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}. Name a file that can, or delete it to start anew"
+            f"{path} cannot be read: {error}. Name another file, or delete it to start anew"
         ) from error
     except (MemoryError, CheckpointError):
         raise
-    except Exception as error:  # whatever zip, npy and JSON make of other bytes
+    except Exception as error:  # whatever zip, npy and JSON raise for other bytes
         raise CheckpointError(
-            f"{path} is no checkpoint of mfdeq, or a damaged one ({type(error).__name__}): name "
+            f"{path} is not a checkpoint of mfdeq, or a damaged one ({type(error).__name__}). Name "
             "another file, or delete it to start anew"
         ) from error
 
 
-def taken(
-    path: str, head: bytes, arrays: Mapping[str, Any], kinds: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a file says that it is of, and its state, if it is one of the kinds."""
-    found = json.loads(head)
-    form, kind = found["format"], found["kind"]
-    if form == FORMAT and kind in kinds:
-        return found["of"], _unpacked(found["state"], arrays)
-    if form != FORMAT:
-        raise CheckpointError(
-            f"{path} is of format {form}, written by mfdeq {found.get('version')}; this is mfdeq "
-            f"{__version__}, which reads format {FORMAT}: continue with the version that wrote it, "
-            "or delete it to start anew"
-        )
-    raise CheckpointError(
-        f"{path} holds {kind}; {' or '.join(kinds)} was expected: name another file, or delete it "
-        "to start anew"
+def write_error(path: str, error: OSError) -> CheckpointError:
+    """Return the error for a file that cannot be written."""
+    return CheckpointError(
+        f"{path} cannot be written: {error}. Name a file in a directory that exists, is writable "
+        "and has room"
     )
 
 
-def unwritten(path: str, error: OSError) -> CheckpointError:
-    """The error for a file that cannot be written."""
+def other_run_error(path: str, difference: str) -> CheckpointError:
+    """Return the error for a file that belongs to another run."""
     return CheckpointError(
-        f"{path} cannot be written: {error}. Name a file in a directory that exists, may be "
-        "written to and has room"
-    )
-
-
-def other_run(path: str, how: str) -> CheckpointError:
-    """The error for a file that is of another run."""
-    return CheckpointError(
-        f"{path} is a checkpoint of another run: {how}. Name another file, or delete it to start "
-        "anew"
+        f"{path} is a checkpoint of another run: {difference}. Name another file, or delete it to "
+        "start anew"
     )
 
 
 def digest(*arrays: Array | None) -> str | None:
-    """A name for the bits of arrays; None where there are none."""
-    found = hashlib.sha256()
-    for x in arrays:
-        if x is not None:
-            found.update(f"{x.dtype} {x.shape}".encode() + library_of(x).fingerprint(x))
-    return None if all(x is None for x in arrays) else found.hexdigest()[:DIGITS]
+    """Return a digest of the bits of arrays; arrays that are None are skipped, None if all are."""
+    sha256 = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            fingerprint = library_of(array).fingerprint(array)
+            sha256.update(f"{array.dtype} {array.shape}".encode() + fingerprint)
+    return None if all(x is None for x in arrays) else sha256.hexdigest()[:DIGEST_LENGTH]
 
 
-def _path(path: Any) -> str:
+def _fspath(path: Any) -> str:
     try:
         return os.fspath(path)
     except TypeError:
         raise ArgumentError(
-            f"checkpoint is {path!r}; the name of a file, or None, was expected"
+            f"checkpoint: expected the name of a file or None, got {short_repr(path)}"
         ) from None
 
 
-def _packed(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """The tree as JSON takes it, its arrays put under names."""
+def _pack(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """Return a tree as JSON represents it; put its arrays into `arrays` by their place in it."""
     if isinstance(tree, dict):
-        return {key: _packed(value, f"{name}.{key}", arrays) for key, value in tree.items()}
+        return {key: _pack(value, f"{name}.{key}", arrays) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_packed(value, f"{name}.{i}", arrays) for i, value in enumerate(tree)]
+        return [_pack(value, f"{name}.{i}", arrays) for i, value in enumerate(tree)]
     if not is_dense(tree):
         return tree
     if tree.ndim == 0:
         return tree.item()
     arrays[name] = tree
-    return {HEAD: name}
+    return {HEADER: name}
 
 
-def _unpacked(tree: Any, arrays: Any) -> Any:
+def _unpack(tree: Any, arrays: Mapping[str, Any]) -> Any:
+    """Return the tree that `_pack` was given."""
     if isinstance(tree, list):
-        return [_unpacked(value, arrays) for value in tree]
+        return [_unpack(value, arrays) for value in tree]
     if not isinstance(tree, dict):
         return tree
-    if HEAD in tree:
-        return arrays[tree[HEAD]]
-    return {key: _unpacked(value, arrays) for key, value in tree.items()}
+    if HEADER in tree:
+        return arrays[tree[HEADER]]
+    return {key: _unpack(value, arrays) for key, value in tree.items()}

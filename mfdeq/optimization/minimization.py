@@ -10,7 +10,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..errors import ConvergenceError, MfdeqError, ModelError, SingularStateError
-from ..files.checkpoints import Checkpoint, other_run
+from ..files.checkpoints import Checkpoint, other_run_error
 from .bounds import Bounds
 from .method import Iterate, Method
 from .minimize_report import MinimizeReport, Step
@@ -87,17 +87,17 @@ class Minimization:
         self.at = Iterate(**{**at, **arrays})
         steps = [Step(**step) for step in report["steps"]]
         self.objective.continue_from(MinimizeReport(**{**report, "steps": steps}))
-        self.checkpoint.went_on(len(steps))
+        self.checkpoint.continue_from(len(steps))
         self._method_state = saved["method"]
         path = self.checkpoint.path
         try:
             self._solve_anew(to_device(saved["state"]))
         except (ConvergenceError, SingularStateError) as error:
-            raise other_run(path, f"no equilibrium is found there: {error}") from error
+            raise other_run_error(path, f"no equilibrium is found there: {error}") from error
         value = self.functional.loss.value(self.eq.state, self.eq.params)
         tol = SAME_LOSS_RTOL * max(abs(self.at.value), abs(steps[0].value))
         if not abs(value - self.at.value) <= tol:
-            raise other_run(path, f"its loss is {self.at.value}, {value} is found there")
+            raise other_run_error(path, f"its loss is {self.at.value}, {value} is found there")
 
     def run(
         self,

@@ -10,7 +10,7 @@ from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..files.checkpoints import digest, opened
+from ..files.checkpoints import digest, open_checkpoint
 from ..models.losses import LossBase
 from ..operators.user_operators import as_symmetric
 from ..priors.precision import Precision
@@ -161,7 +161,7 @@ def minimize(
         )
     theta = limits.project(theta)
     precondition = _preconditioning(backend, preconditioner, theta.shape[0])
-    file = opened(
+    file = open_checkpoint(
         checkpoint,
         checkpoint_every,
         "a minimization",

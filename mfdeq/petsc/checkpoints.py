@@ -23,12 +23,12 @@ class GatheredNpzStore:
 
     def read(self, path: str, kind: str) -> Any:
         """Return what the file says about its run, and the state in it."""
-        return self.ranks.on_first_rank(lambda: checkpoints.read(path, kind))
+        return self.ranks.on_first_rank(lambda: checkpoints.read_state(path, kind))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
         """Replace the file by one with this state."""
-        members = checkpoints.members_of(kind, of, state)
-        self.ranks.on_first_rank(lambda: checkpoints.put(path, *members))
+        members = checkpoints.encode_on_host(kind, of, state)
+        self.ranks.on_first_rank(lambda: checkpoints.write_members(path, *members))
 
 
 class Hdf5Store:
@@ -43,8 +43,11 @@ class Hdf5Store:
 
     def read(self, path: str, kind: str) -> Any:
         """Return what the file says about its run, and the state in it."""
-        with checkpoints.reading(path), open_viewer(path, "r", self.ranks.comm) as viewer:
-            vec = _load_vec(viewer, checkpoints.HEAD)
+        with (
+            checkpoints.explain_read_errors(path),
+            open_viewer(path, "r", self.ranks.comm) as viewer,
+        ):
+            vec = _load_vec(viewer, checkpoints.HEADER)
             bytes_of_ranks = self.ranks.mpi.allgather(
                 vec.getArray(readonly=True).astype("uint8").tobytes()
             )
@@ -53,25 +56,25 @@ class Hdf5Store:
             arrays = {
                 name: self._array(viewer, name, **how) for name, how in header["arrays"].items()
             }
-            return checkpoints.taken(path, header["head"].encode(), arrays, (kind,))
+            return checkpoints.decode(path, header["head"].encode(), arrays, (kind,))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
         """Replace the file by one with this state."""
         from petsc4py import PETSc
 
-        head, arrays = checkpoints.headed(kind, of, state)
+        head, arrays = checkpoints.encode(kind, of, state)
         described = {name: _describe(x) for name, x in arrays.items()}
         header = {"head": head.decode(), "arrays": described}
         # The header has times in it, which differ between ranks: the first rank's are written.
         words = self.ranks.on_first_rank(lambda: json.dumps(header).encode())
         try:
             with open_viewer(temporary_path(path), "w", self.ranks.comm) as viewer:
-                _write_array(viewer, checkpoints.HEAD, self._bytes(words))
+                _write_array(viewer, checkpoints.HEADER, self._bytes(words))
                 for name, x in arrays.items():
                     if isinstance(x, DistributedArray):
                         _write_array(viewer, name, x)
         except PETSc.Error as error:
-            raise checkpoints.unwritten(path, OSError(last_line(error))) from error
+            raise checkpoints.write_error(path, OSError(last_line(error))) from error
         self.ranks.on_first_rank(lambda: _move_into_place(path))
 
     def _bytes(self, words: bytes) -> DistributedArray:
@@ -131,4 +134,4 @@ def _move_into_place(path: str) -> None:
     try:
         put_in_place(path)
     except OSError as error:
-        raise checkpoints.unwritten(path, error) from error
+        raise checkpoints.write_error(path, error) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays.backend import array_on_host
-from ..files.checkpoints import Checkpoint, other_run
+from ..files.checkpoints import Checkpoint, other_run_error
 from ..priors.precision import Precision
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs, EigenReport
@@ -55,10 +55,12 @@ class EigenCheckpoint:
         """
         assert self.file is not None
         if not off <= tol:
-            raise other_run(self.file.path, f"a product is off by {off:.1e}: H or M is another")
+            raise other_run_error(
+                self.file.path, f"a product is off by {off:.1e}: H or M is another"
+            )
         for operator, state in zip(self.operators, self._operator_states, strict=True):
             operator.restore(state)
-        self.file.went_on(counted.count)
+        self.file.continue_from(counted.count)
         self._forget()
 
     def save_search(self, done: int, state: Callable[[], dict[str, Any]]) -> None:

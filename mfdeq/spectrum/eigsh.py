@@ -10,7 +10,7 @@ from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import solver_for
 from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import ArgumentError
-from ..files.checkpoints import digest, opened
+from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
 from .arguments import check_operator, check_which, require_hessian, start_block
@@ -209,7 +209,7 @@ def eigsh(
                 "preconditioner: expected which='SA' or sigma with it, and no resume"
             )
         preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
-    file = opened(
+    file = open_checkpoint(
         checkpoint,
         checkpoint_every,
         "eigenpairs",

@@ -23,7 +23,7 @@ from support.petsc_problems import (
 
 import mfdeq
 import mfdeq.petsc
-from mfdeq.files.checkpoints import digest, read
+from mfdeq.files.checkpoints import digest, read_state
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_minimization_resumes_in_the_same_bits(folder, ending):
     assert found.report.equilibria == whole.report.equilibria
     # One file, which one machine reads.
     if ending == ".npz":
-        theta = read(folder / f"run{ending}", "a minimization")[1]["at"]["theta"]
+        theta = read_state(folder / f"run{ending}", "a minimization")[1]["at"]["theta"]
     else:
         name = "state.at.theta"
         theta = mfdeq.petsc.load(folder / f"run{ending}", name, comm=PETSc.COMM_SELF)[name].array_r

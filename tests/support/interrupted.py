@@ -27,7 +27,7 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
 
     Killed right after the file was written, or before, where every start comes one further.
     """
-    true, kills = checkpoints.put, 0
+    true, kills = checkpoints.write_members, 0
     while True:
         seen = []
 
@@ -39,14 +39,14 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
             if not before:
                 raise Killed
 
-        monkeypatch.setattr(checkpoints, "put", write)
+        monkeypatch.setattr(checkpoints, "write_members", write)
         try:
             return run(path), kills
         except Killed:
             kills += 1
             assert kills < 500
         finally:
-            monkeypatch.setattr(checkpoints, "put", true)
+            monkeypatch.setattr(checkpoints, "write_members", true)
 
 
 def kill_cases(cases, also_before, slow=()):
@@ -71,16 +71,16 @@ def kill_cases(cases, also_before, slow=()):
 
 def killed_after_writing(run, monkeypatch):
     """Kill a run once it has written."""
-    true = checkpoints.put
+    true = checkpoints.write_members
 
     def write(*args):
         true(*args)
         raise Killed
 
-    monkeypatch.setattr(checkpoints, "put", write)
+    monkeypatch.setattr(checkpoints, "write_members", write)
     with pytest.raises(Killed):
         run()
-    monkeypatch.setattr(checkpoints, "put", true)
+    monkeypatch.setattr(checkpoints, "write_members", true)
 
 
 def killed_by_signal(code, path, seed, most, times):
