@@ -31,11 +31,12 @@ from mfdeq.linear.operands import operator_of
 
 
 @pytest.mark.parametrize(
-    ("what", "before"), kill_cases(
+    ("what", "before"),
+    kill_cases(
         MINIMIZATIONS,
         also_before={"newton-cg", "newton", "l-bfgs", "every third"},
         slow={"line-search, GMRES"},
-    )
+    ),
 )
 def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = minimize_with_checkpoint(what, tmp_path / "whole")
@@ -48,7 +49,9 @@ def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, mon
     assert_same(minimize_with_checkpoint(what, tmp_path / "whole"), whole)  # which had ended
 
 
-@pytest.mark.parametrize(("what", "before"), kill_cases(BRANCHES, also_before={"natural", "a crossing"}, slow={"GMRES"}))
+@pytest.mark.parametrize(
+    ("what", "before"), kill_cases(BRANCHES, also_before={"natural", "a crossing"}, slow={"GMRES"})
+)
 def test_a_killed_branch_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = follow_with_checkpoint(what, tmp_path / "whole")
     found, kills = killed_and_restarted(
@@ -88,11 +91,12 @@ def test_a_saved_branch_loads_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "before"), kill_cases(
+    ("what", "before"),
+    kill_cases(
         EIGENPAIRS,
         also_before={"LA", "M", "a block", "Davidson", "dense"},
         slow={"GMRES alone", "GMRES, not relaxed", "GMRES, to an accuracy"},
-    )
+    ),
 )
 def test_killed_eigenpairs_end_in_the_same_bits(what, before, tmp_path, monkeypatch):
     if what == "errors that add up":
