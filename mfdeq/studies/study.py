@@ -267,6 +267,15 @@ class Study:
         Returns
         -------
         list of Record
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import mfdeq
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> _ = study.map(lambda x: {"square": x**2}, [{"x": 3.0}], workers=0)
+        >>> [dict(record.params) for record in study.records()]
+        [{'x': 3.0}]
         """
         sessions = {
             number: json.loads(text)
@@ -313,6 +322,16 @@ class Study:
         ------
         ArgumentError
             If no record has the key.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import mfdeq
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> _ = study.map(lambda x: {"square": x**2}, [{"x": 3.0}], workers=0)
+        >>> [record] = study.records()
+        >>> study.outputs(record.key)["square"]
+        9.0
         """
         rows = self.store.select("select attempt, outputs from records where key = ?", [key])
         if not rows:
@@ -337,6 +356,16 @@ class Study:
         Returns
         -------
         Status
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import mfdeq
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> _ = study.map(lambda x: {"square": x**2}, [{"x": 3.0}], workers=0)
+        >>> status = study.status()
+        >>> status.done, status.failed, status.left
+        (1, 0, 0)
         """
         rows = self.store.select(
             "select status, count(*), sum(seconds) from records group by status"

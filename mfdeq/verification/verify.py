@@ -77,6 +77,15 @@ class Verification:
         ------
         DerivativeError
             If the verdict is "FAIL". An inconclusive verification does not raise.
+
+        Examples
+        --------
+        >>> from mfdeq import Verification
+        >>> from mfdeq.verification import Check
+        >>> check = Check("d_state", "FAIL", 1.0, 1.65, "slope 1.00, expected 2")
+        >>> Verification([check]).raise_if_failed()
+        Traceback (most recent call last):
+        mfdeq.errors.DerivativeError: verification failed: d_state (slope 1.00, expected 2)
         """
         failed = [
             f"{check.name} ({check.detail})" for check in self.checks if check.verdict == FAIL
