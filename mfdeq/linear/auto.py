@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array, is_sparse
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
@@ -283,9 +284,34 @@ class _AutoFactor(DelegatingFactor):
         self.auto.record(f"solver: {failed} failed: {error}")
         self._adopt_first()
 
+    # Every product solves twice, so that a call passes through few frames: the current candidate
+    # is asked at once, and `_solve_by_the_next` only comes in where it has failed.
+
+    @translate_memory_errors
+    def solve(self, b: Array, *, rtol: float | None = None) -> Array:
+        b = self._checked(b)
+        try:
+            return self.current._solve_checked(b, rtol)
+        except ConvergenceError as error:
+            return self._solve_by_the_next(b, rtol, False, error)
+
+    @translate_memory_errors
+    def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
+        b = self._checked(b)
+        try:
+            return self.current._solve_checked(b, rtol, adjoint=True)
+        except ConvergenceError as error:
+            return self._solve_by_the_next(b, rtol, True, error)
+
     def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
-        while True:
-            try:
-                return self.current._solve_checked(b, rtol, adjoint)
-            except ConvergenceError as error:
-                self._replace(self.current.name, error)
+        try:
+            return self.current._solve_checked(b, rtol, adjoint)
+        except ConvergenceError as error:
+            return self._solve_by_the_next(b, rtol, adjoint, error)
+
+    def _solve_by_the_next(
+        self, b: Array, rtol: float | None, adjoint: bool, error: ConvergenceError
+    ) -> Array:
+        """Replace the candidate that has failed, until one solves or none is left."""
+        self._replace(self.current.name, error)
+        return self._solve_checked(b, rtol, adjoint)
