@@ -181,6 +181,12 @@ def register(library: ArrayLibrary) -> None:
     _of_classes.clear()
 
 
+def unregister(library: ArrayLibrary) -> None:
+    """Remove a library that `register` added; its classes belong to what owned them before."""
+    _registered.remove(library)
+    _of_classes.clear()
+
+
 def find_library(cls: type) -> ArrayLibrary | None:
     """Return the library that a class belongs to; None where no library owns it."""
     if cls not in _of_classes:

@@ -1,6 +1,6 @@
 """The multigrid cycle and the Krylov methods run on any array library and device.
 
-On the same terms as in test_array_api.py, with dense matrices.
+With dense matrices, on the devices of array_api_strict.
 """
 
 import itertools

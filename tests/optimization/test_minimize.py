@@ -12,7 +12,8 @@ from scipy.sparse.linalg import spsolve
 from support.cases import build, close
 from support.control_problems import Dtoc5, Hager1
 from support.functionals import IdentityModel, wavy_functional
-from support.places import Dense, N, P, Place, agrees, without_scipy
+from support.places import Dense, N, P, Place, agrees
+from support.strict_library import strict_library
 
 import mfdeq
 from mfdeq.optimization.methods import METHODS
@@ -261,7 +262,7 @@ def test_strict_arrays_agree_with_numpy(device, method):
         found = mfdeq.minimize(F, place([0.1, 0.2, -0.3]), method, bounds=bounds, gtol=gtol)
         return [found.params, found.gradient + 1]
 
-    with without_scipy():
+    with strict_library():
         agrees(Place(device), compute)
 
 

@@ -1,9 +1,8 @@
-"""Devices of array_api_strict, and what is computed there beside what numpy computes; cupy's."""
+"""Devices of array_api_strict and of cupy, and the comparison of results there with numpy's."""
 
 import functools
 import importlib.util
 import os
-from unittest import mock
 
 import array_api_strict as strict
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from array_api_compat import numpy as compat
 
 import mfdeq
-from mfdeq.operators.operator import Operator
 
 NO_CUPY = "no CUDA device (MFDEQ_CUPY=simulated runs them on the simulation)"
 
@@ -80,15 +78,6 @@ def agrees(place, compute):
     for here, there in zip(expected, found, strict=True):
         assert np.linalg.norm(here) > 0
         np.testing.assert_allclose(place.back(there), here, rtol=1e-12, atol=1e-13)
-
-
-def without_scipy():
-    """Operators that are not scipy's, which only knows numpy's dtypes."""
-
-    def init(self, source, shape):
-        self.shape, self.dtype = tuple(shape), self.backend.dtype
-
-    return mock.patch.object(Operator, "__init__", init)
 
 
 class Dense(mfdeq.FixedPointModel):
