@@ -13,7 +13,8 @@ from support.case_fuzzed import Setup, V, Y, through, truth
 from support.case_toy import THETA, N, Toy, ToyResidual
 from support.cases import error
 from support.fuzzing import TOLERANCE, WHEN, any_of, assert_named, cases, outcome
-from support.places import Dense, Place, without_scipy
+from support.places import Dense, Place
+from support.strict_library import strict_library
 from support.treatments import HARMFUL, HARMLESS, Now, backwards, harmless, read_only, strided
 
 import mfdeq
@@ -266,7 +267,7 @@ def test_arrays_of_another_device_give_the_right_answer_or_a_named_error(
     path, name, when, products
 ):
     moved = Now(lambda x, args: MOVED[name](x), when)
-    with without_scipy():
+    with strict_library():
         found = outcome(
             lambda: on_device(lambda p, x, args: moved(x, args) if p == path else x, products)
         )
