@@ -1,4 +1,4 @@
-"""Problems without an answer, and wrong arguments: a typed error, never a silent number."""
+"""Problems without a solution raise a typed error instead of returning a wrong number."""
 
 import re
 
@@ -19,7 +19,7 @@ H = EQ.hessian(LOSS)
 ONE = np.ones(1)
 
 
-# A is singular.
+# Singular state operators.
 
 
 class Linear(mfdeq.ResidualModel):
@@ -40,7 +40,7 @@ class Linear(mfdeq.ResidualModel):
 
 
 def neumann(n, scale=None):
-    """The Laplacian without boundary conditions: exactly singular, or scaled, to rounding."""
+    """The Neumann Laplacian: exactly singular, or singular to rounding if it is scaled."""
     L = diags_array([2.0 + np.zeros(n), *2 * [-np.ones(n - 1)]], offsets=[0, 1, -1]).tolil()
     L[0, 0] = L[-1, -1] = 1.0
     return L.toarray() if scale is None else scale[:, None] * L.toarray() / 3 * scale
@@ -89,7 +89,7 @@ def test_a_singular_state_operator_is_a_typed_error(matrix, solver, form, consis
 @pytest.mark.parametrize("solver", ["direct", "gmres"])
 @pytest.mark.parametrize("matrix", SINGULAR)
 def test_an_inconsistent_singular_system_is_a_typed_error(matrix, solver):
-    # What comes back would be 1e16 times the null vector.
+    # Without a check the solution would be 1e16 times the null vector.
     b = np.ones(n) + np.arange(n)
     for given in (b, np.stack([SINGULAR[matrix] @ b, 0 * b, b], axis=1)):
         with pytest.raises((SingularStateError, ConvergenceError), match="singular"):
@@ -106,7 +106,7 @@ def test_a_singular_error_carries_state_report_and_digits():
     assert caught.value.report.digits_left == caught.value.digits
 
 
-# No solution, or none that is found.
+# Equations that have no solution, or none that a method finds.
 
 
 class Shift(mfdeq.FixedPointModel):
@@ -134,7 +134,7 @@ class Exponential(mfdeq.FixedPointModel):
 
 
 class Bratu(mfdeq.ResidualModel):
-    """In one dimension; its fold is at theta = 3.51."""
+    """Bratu's equation in one dimension, with a fold at theta = 3.51."""
 
     param_size = 1
 
@@ -174,7 +174,7 @@ def test_a_problem_without_a_solution_is_an_error_with_the_best_state(name, meth
     assert "nan" not in str(error)
 
 
-def test_the_error_of_auto_is_that_of_its_first_method():
+def test_auto_raises_the_error_of_its_first_method():
     with refused(ConvergenceError, "newton stalled: no decrease", "fold") as caught:
         mfdeq.solve(Bratu(), 4 * ONE)
     assert caught.value.report.method == "newton"
@@ -215,33 +215,33 @@ def test_a_map_undefined_at_the_default_start_is_named():
 
 @pytest.mark.parametrize("method", ["newton", "anderson", "picard"])
 def test_a_far_start_does_not_loosen_the_tolerance(method):
-    # The rounding floor at 1e10 is 1e-5: it is not that of the solution.
+    # At the start, of size 1e10, the rounding floor is 1e-5; it must not become the tolerance.
     eq = mfdeq.solve(Toy(), THETA, np.full(N, 1e10), method=method)
     assert eq.report.residual <= eq.report.target <= 1.1e-10
     np.testing.assert_allclose(eq.state, EQ.state, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_an_rtol_below_the_floor_is_an_error(kind):
+def test_an_rtol_below_the_rounding_floor_is_an_error(kind):
     for rtol in (1e-30, 0.5 * np.finfo(kind).eps):
         with refused(ConvergenceError, "cannot reach rtol", "is the floor", "Ask for no less"):
             mfdeq.solve(Toy(), THETA.astype(kind), rtol=rtol)
 
 
 def test_an_rtol_relative_to_a_zero_scale_is_an_error():
-    # The default start is the solution, so that ||R|| there is no scale.
+    # The default start is the solution, so ||R|| there is zero and gives no scale.
     model = Toy(initial_state=lambda _: EQ.state, residual_scale=lambda _: None)
     model.map = lambda h, theta: EQ.state
     with refused(ConvergenceError, "of the scale 0.0e", "residual_scale"):
         mfdeq.solve(model, THETA, rtol=1e-8)
 
 
-def test_equilibrium_at_refuses_a_state_that_is_none():
+def test_equilibrium_at_refuses_a_state_that_is_no_equilibrium():
     with refused(ConvergenceError, "is not an equilibrium", "h0 to mfdeq.solve"):
         mfdeq.equilibrium_at(Toy(), THETA, EQ.state + 1e-6)
 
 
-# Where an iteration cannot contract, or runs out.
+# Linear iterations that do not contract, stall or run out of iterations.
 
 
 def test_neumann_refuses_a_map_that_does_not_contract():
@@ -251,7 +251,7 @@ def test_neumann_refuses_a_map_that_does_not_contract():
     mfdeq.Neumann().setup(0.5 * np.eye(4))
 
 
-def test_neumann_gives_up_where_it_stalls():
+def test_neumann_raises_when_it_stalls():
     factor = mfdeq.Neumann().setup(SINGULAR["exact"] / 4)  # J has the eigenvalue one
     with refused(ConvergenceError, "Neumann: the solve stopped", "above its tolerance"):
         factor.solve(np.arange(n))
@@ -270,14 +270,14 @@ def test_a_krylov_method_out_of_iterations_is_an_error(method):
 
 @pytest.mark.parametrize("method", ["gmres", "lgmres", "bicgstab"])
 def test_a_breakdown_is_not_blamed_on_the_user(method):
-    # The solver's own NaN goes through the user's products, which only pass it on.
+    # The NaN is the solver's own; the user's products only pass it on.
     A = np.eye(4)[::-1] * [[1], [1], [1], [0]]
     solver = mfdeq.Krylov(method, max_iterations=50)
     with pytest.raises((ConvergenceError, SingularStateError), match=f"{method}|singular"):
         mfdeq.solve(Linear(operator(A), np.ones(4)), ONE, method="newton", solver=solver)
 
 
-# Dense by accident.
+# Conversions of large operators to dense arrays.
 
 
 @pytest.mark.parametrize("name", ["state_operator", "inverse", "sensitivity", "tangent", "hessian"])
@@ -311,7 +311,7 @@ def test_a_small_operator_becomes_dense():
     assert np.asarray(H, dtype=np.float32).dtype == np.float32
 
 
-# What a model that contradicts itself gets from verify.
+# Verification of models with contradictory derivatives or without a solution.
 
 
 @pytest.mark.parametrize("field", ["d_state", "d_params"])

@@ -1,4 +1,4 @@
-"""Wrong arguments: an ArgumentError that says what came and what was expected."""
+"""Wrong arguments raise an ArgumentError that says what was expected."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ ONE = np.ones(1)
 
 class OwnSolver:
     def setup(self, A):
-        raise AssertionError("never called: a solver counts")
+        raise AssertionError("must not be called")
 
 
 def with_solver(solver):
@@ -223,7 +223,7 @@ ARGUMENTS = table(
 
 
 @pytest.mark.parametrize(("use", "words"), ARGUMENTS)
-def test_a_wrong_argument_is_named_with_what_was_expected(use, words):
+def test_a_wrong_argument_raises_an_error_that_names_it(use, words):
     with refused(ArgumentError, words):
         use()
 
@@ -254,8 +254,8 @@ def test_eigsh_refuses_asymmetry_and_stops_at_max_products():
         mfdeq.eigsh(A + A.T, 2, which="BE", rtol=1e-10, max_products=1)
 
 
-def test_eigsh_takes_an_operator_of_vectors_only():
-    # scipy's stand-in for a missing block product would hand it columns, which broadcast.
+def test_eigsh_accepts_an_operator_without_block_products():
+    # For a missing block product scipy would pass columns, and the product would broadcast them.
     d = np.arange(1.0, 6.0)
-    only = LinearOperator((5, 5), matvec=lambda x: d * x, dtype=float)
-    np.testing.assert_allclose(mfdeq.eigsh(only, 5).values, d)
+    H = LinearOperator((5, 5), matvec=lambda x: d * x, dtype=float)
+    np.testing.assert_allclose(mfdeq.eigsh(H, 5).values, d)
