@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-_HOME = {
+_MODULES = {
     "FixedPointModel": "models.model",
     "ResidualModel": "models.model",
     "Linearization": "models.model",
@@ -78,16 +78,16 @@ _HOME = {
     "ShiftedInverse": "equilibrium.lagrangian_system",
 }
 
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'mfdeq' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOME, "__version__"])
+    return sorted([*_MODULES, "__version__"])

@@ -20,7 +20,7 @@ from .arrays.backend import host
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # argparse exits with 2
 MAX_FAILURE_GROUPS = 5  # different errors that `status` prints
 MAX_ERROR_LENGTH = 400  # characters of each
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+NUMBER_PATTERN = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 DESCRIPTION = """\
 Check the derivatives of a model, and look at the results of a study.
@@ -267,7 +267,7 @@ def _print_failures(failures: list[Any]) -> None:
     """
     groups: dict[str, list[Any]] = {}
     for record in failures:
-        groups.setdefault(NUMBER.sub("#", str(record.error)), []).append(record)
+        groups.setdefault(NUMBER_PATTERN.sub("#", str(record.error)), []).append(record)
     ordered = sorted(groups.values(), key=len, reverse=True)
     for records in ordered[:MAX_FAILURE_GROUPS]:
         error = textwrap.shorten(str(records[0].error), MAX_ERROR_LENGTH, placeholder=" ...")

@@ -58,7 +58,7 @@ class LinearCounts:
     history: list[float] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
+    def add_time(self) -> Iterator[None]:
         """Add the wall time of a block to `seconds`."""
         start = time.perf_counter()
         try:
@@ -172,24 +172,24 @@ class SolveReport:
                 f"{self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
             ),
             ("digits left", digits),
-            ("forward solves", _counted(self.forward)),
-            ("solves since", _counted(self.linear)),
+            ("forward solves", _format_counts(self.forward)),
+            ("solves since", _format_counts(self.linear)),
             ("memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB at the peak"),
         ]
-        rows += [("derivatives", text) for text in _grouped(self.derivatives)]
+        rows += [("derivatives", text) for text in _format_sources(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
-def _grouped(derivatives: dict[str, str]) -> list[str]:
+def _format_sources(derivatives: dict[str, str]) -> list[str]:
     fields: dict[str, list[str]] = {}
     for name, source in derivatives.items():
         fields.setdefault(source, []).append(name)
     return [f"{', '.join(names)} by {source}" for source, names in fields.items()]
 
 
-def _counted(counts: LinearCounts) -> str:
+def _format_counts(counts: LinearCounts) -> str:
     worst = f"{counts.worst_residual:.1e}" if counts.worst_residual else "none to full tolerance"
     refreshed = f" and {counts.refreshes} refreshed" if counts.refreshes else ""
     return (

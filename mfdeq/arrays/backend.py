@@ -295,9 +295,9 @@ class Backend:
 
     def vector(self, x: Array, size: int, name: str) -> Array:
         """Return `x` as a fresh, finite (size,) array, or raise a `ModelError` that names it."""
-        return self.checked(x, (size,), name)
+        return self.check_array(x, (size,), name)
 
-    def checked(
+    def check_array(
         self,
         x: Array,
         shape: tuple[int, ...] | None,

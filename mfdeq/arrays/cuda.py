@@ -203,12 +203,12 @@ def products(matrix: Any) -> Any:
     return Rows(matrix) if is_sparse(matrix) else matrix
 
 
-def replayable(matrix: Array) -> Rows:
-    """Return what multiplies by a dense matrix inside a `replayed` function."""
+def multiplier(matrix: Array) -> Rows:
+    """Return what multiplies by a dense matrix inside a captured function."""
     return Rows(matrix)
 
 
-class Replayed:
+class CapturedLaunches:
     """A function of an (n,) or (n, k) array whose launches are captured and replayed.
 
     On coarse levels a cycle takes longer to launch than to run. Each shape has memory of its own,
@@ -269,6 +269,6 @@ class Replayed:
             self.graphs.popitem(last=False)
 
 
-def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def capture_launches(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Return a function that launches the same kernels at each call as one CUDA graph."""
-    return Replayed(function)
+    return CapturedLaunches(function)

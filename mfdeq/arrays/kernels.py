@@ -72,12 +72,12 @@ def products(matrix: Any) -> Any:
     return matrix
 
 
-def replayable(matrix: Any) -> Any:
-    """Return what multiplies by a dense matrix inside a `replayed` function: here the matrix."""
+def multiplier(matrix: Any) -> Any:
+    """Return what multiplies by a dense matrix inside a captured function: here the matrix."""
     return matrix
 
 
-def replayed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def capture_launches(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Return a function that launches the same kernels at each call: here the function itself."""
     return function
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ArgumentError
 
 
-def package(module: str, extra: str) -> Any:
+def import_optional(module: str, extra: str) -> Any:
     """Import a module of an optional package, or raise an error that names the extra to install."""
     try:
         return importlib.import_module(module)

@@ -9,7 +9,7 @@ from .library import host
 
 
 @contextlib.contextmanager
-def seeded() -> Iterator[None]:
+def seed_numpy() -> Iterator[None]:
     """Seed numpy's global random numbers inside the block, and restore the user's state after."""
     state = host.random.get_state()
     host.random.seed(0)

@@ -24,7 +24,7 @@ def sparse_on_host(x: Any) -> Any:
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
 
 
-def canonical(x: Any) -> Any:
+def to_canonical_format(x: Any) -> Any:
     """Return a sparse matrix in CSR or CSC format, with duplicate entries summed."""
     given = x if x.format in ("csr", "csc") else x.tocsr()
     if not given.has_canonical_format:

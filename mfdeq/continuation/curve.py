@@ -424,7 +424,7 @@ def _direction(backend: Backend, given: Any, size: int) -> Array:
         d = backend.zeros(size)
         d[int(given)] = 1.0
         return d
-    d = backend.checked(given, (size,), "direction", ArgumentError)
+    d = backend.check_array(given, (size,), "direction", ArgumentError)
     if backend.norm(d) == 0.0:
         raise ArgumentError("direction: expected a nonzero vector, got zero")
     return d

@@ -190,7 +190,7 @@ class DirectionalDerivatives:
         copy = self.backend.xp.asarray
         with note_origin(f"{self.name}, of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
             out = self.f(copy(h, copy=True), copy(theta, copy=True))
-        return self.backend.checked(out, tuple(h.shape), self.name, finite=False)
+        return self.backend.check_array(out, tuple(h.shape), self.name, finite=False)
 
     def _difference(self, plus: list[Array], minus: list[Array]) -> Array:
         xp = self.backend.xp
@@ -283,7 +283,7 @@ def _sizes(backend: Backend, x: Array, scale: Any, name: str) -> Array:
     xp = backend.xp
     if scale is None:
         return typical_sizes(x)
-    sizes = backend.checked(scale, None, name, ArgumentError)
+    sizes = backend.check_array(scale, None, name, ArgumentError)
     if sizes.shape not in ((), x.shape):
         raise ArgumentError(
             f"{name}: expected a number or an array of shape {tuple(x.shape)}, got shape "

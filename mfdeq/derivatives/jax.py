@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..arrays.optional_packages import package
+from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
-from .jax_krylov import compiled
+from .jax_krylov import compile_solve
 from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
 
 
@@ -143,7 +143,7 @@ class JaxSource(DerivativeSource):
         self._apply = _for_blocks(jax, lambda linear, x: linear(x), (None, 1))
         self._adjoint = _for_blocks(jax, lambda transposed, y: transposed(y)[0], (None, 1))
         self._along = _for_blocks(jax, lambda linear, u, z: linear(u, z), (None, 1, 1))
-        self._krylov = functools.cache(functools.partial(compiled, jax))
+        self._krylov = functools.cache(functools.partial(compile_solve, jax))
 
     def layout(self, tree: Any, name: str) -> TreeLayout:
         """Return the layout of an example: `name` is "state" or "params"."""
@@ -310,7 +310,7 @@ def _jax_array(jax: ModuleType, x: Array) -> Any:
 
 
 def _import_jax() -> ModuleType:
-    jax = package("jax", "jax")
+    jax = import_optional("jax", "jax")
     for module in ("jax.flatten_util", "jax.dlpack"):  # which `import jax` need not load
-        package(module, "jax")
+        import_optional(module, "jax")
     return jax

@@ -22,7 +22,7 @@ from typing import Any
 STAGNATION_RATIO = 0.999  # of the residuals after and before a cycle, above which GMRES stops
 
 
-def compiled(jax: ModuleType, method: str) -> Callable[..., Any]:
+def compile_solve(jax: ModuleType, method: str) -> Callable[..., Any]:
     """Compile a Krylov method for the columns of a block.
 
     Parameters

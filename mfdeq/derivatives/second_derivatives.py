@@ -17,7 +17,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..models.curvature import Curvature
-from ..operators.probing import Coloured
+from ..operators.probing import ColouredPattern
 from .directional_derivatives import DirectionalDerivatives, SecondDerivativeAlong
 
 MAX_TABULATED_COLOURS = 64  # whose number of pairs is that of the evaluations of f''
@@ -33,11 +33,13 @@ class SecondDerivatives:
     Parameters
     ----------
     derivatives : DirectionalDerivatives
-    coloured : Coloured or None
+    coloured : ColouredPattern or None
         The coloured pattern of f' with respect to (theta, h); None where f' is dense.
     """
 
-    def __init__(self, derivatives: DirectionalDerivatives, coloured: Coloured | None) -> None:
+    def __init__(
+        self, derivatives: DirectionalDerivatives, coloured: ColouredPattern | None
+    ) -> None:
         self.derivatives, self.coloured = derivatives, coloured
         self.backend = derivatives.backend
         self.N, self.P = derivatives.size, derivatives.x[0].shape[0]
@@ -78,7 +80,7 @@ class SecondDerivatives:
         shape = (self.N, terms.shape[0])
         return backend.sparse.csr_matrix((xp.ones_like(terms), where), shape=shape) @ terms
 
-    def _tabulate(self, coloured: Coloured) -> None:
+    def _tabulate(self, coloured: ColouredPattern) -> None:
         """Store every second derivative: its value, its row, and its two columns."""
         backend = self.backend
         # By row and colour, the only column of that colour that has an entry in the row.

@@ -23,7 +23,7 @@ from scipy import sparse
 from ..arrays.backend import Array, Backend, is_sparse
 from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
-from ..operators.probing import Coloured, detect_pattern, host_pattern
+from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
 
 DETECT = "detect"
 FIELDS = ("d_state", "d_params")
@@ -47,7 +47,7 @@ class Sparsity:
     ----------
     patterns : tuple of two
         For each Jacobian a sparse matrix, "detect" or None.
-    coloured : list of two Coloured or None
+    coloured : list of two ColouredPattern or None
         The coloured patterns, as far as they are known.
     """
 
@@ -64,7 +64,7 @@ class Sparsity:
                 kind = repr(pattern) if isinstance(pattern, str) else type(pattern).__name__
                 raise _wrong_patterns(kind, shapes)
         self.patterns = tuple(pair)
-        self.coloured = [Coloured(p) if is_sparse(p) else None for p in pair]
+        self.coloured = [ColouredPattern(p) if is_sparse(p) else None for p in pair]
         self._dense = [False, False]  # what detection has found to be dense
 
     def assemble(
@@ -91,12 +91,12 @@ class Sparsity:
         """
         return [self._assemble(which, jacobians[which], nearby, rtol) for which in range(2)]
 
-    def joint(self) -> Coloured | None:
+    def joint(self) -> ColouredPattern | None:
         """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
         state, params = self.coloured
         if state is None or params is None:
             return None
-        return Coloured(sparse.hstack([params.pattern, state.pattern]))
+        return ColouredPattern(sparse.hstack([params.pattern, state.pattern]))
 
     def _assemble(
         self, which: int, jacobian: Operator, nearby: Callable[[int], list[Operator]], rtol: float
@@ -134,7 +134,7 @@ class Sparsity:
                 pattern.nnz <= MAX_SPARSE_DENSITY * rows * columns
                 or min(rows, columns) < MIN_SPARSE_SIZE
             ):
-                self.coloured[which] = Coloured(pattern)
+                self.coloured[which] = ColouredPattern(pattern)
                 return
         self.coloured[which], self._dense[which] = None, True
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..arrays.optional_packages import package
+from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
@@ -250,7 +250,7 @@ class _TorchLayout(TreeLayout):
 
 
 def _describe(tree: Any) -> Any:
-    torch = package("torch", "torch")
+    torch = import_optional("torch", "torch")
     return _pytree().tree_map(
         lambda leaf: (tuple(leaf.shape), str(leaf.dtype)) if torch.is_tensor(leaf) else leaf, tree
     )
@@ -264,12 +264,12 @@ def _wrong_example(tree: Any, name: str, kinds: str) -> ModelError:
 
 
 def _pytree() -> Any:
-    return package("torch.utils._pytree", "torch")
+    return import_optional("torch.utils._pytree", "torch")
 
 
 def _import_torch() -> Any:
-    torch = package("torch", "torch")
-    package("torch.func", "torch")  # a submodule that `import torch` need not load
+    torch = import_optional("torch", "torch")
+    import_optional("torch.func", "torch")  # a submodule that `import torch` need not load
     with warnings.catch_warnings():
         # Modules that forward mode imports at its first use give warnings of their own.
         warnings.simplefilter("ignore", FutureWarning)

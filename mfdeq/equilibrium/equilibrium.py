@@ -264,7 +264,7 @@ class Equilibrium(LinearizedEquilibrium):
         return e
 
     def _state_vector(self, x: Any, name: str) -> Array:
-        return self.backend.checked(x, (self.problem.state_size,), name, ArgumentError)
+        return self.backend.check_array(x, (self.problem.state_size,), name, ArgumentError)
 
     def _param_vector(self, x: Any, name: str) -> Array:
-        return self.backend.checked(x, (self.problem.param_size,), name, ArgumentError)
+        return self.backend.check_array(x, (self.problem.param_size,), name, ArgumentError)

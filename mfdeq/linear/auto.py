@@ -93,7 +93,7 @@ class Auto(Solver):
             return library_solver.setup(A, counts)
         factors: dict[int, Factor] = {}
         if (kind := _kind(A)) != self._kind:
-            with counts.timed():
+            with counts.add_time():
                 candidates = self.candidates(A)
             self._kind, self.remaining = kind, [(solver, why) for solver, why, _ in candidates]
             factors = {id(solver): factor for solver, _, factor in candidates if factor is not None}

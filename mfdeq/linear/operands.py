@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import is_sparse
-from ..arrays.sparse import canonical
+from ..arrays.sparse import to_canonical_format
 from ..errors import ArgumentError
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator, backend_of
@@ -32,7 +32,7 @@ def operator_of(A: Any) -> Operator:
     if isinstance(A, Operator):
         return A
     if is_sparse(A):
-        A = canonical(A)
+        A = to_canonical_format(A)
     return as_operator(backend_of(A), A, shape, "A")
 
 

@@ -156,7 +156,7 @@ class ProductCurvature(CurvatureOperator):
         return self._call(x)
 
     def _call(self, x: Array) -> Array:
-        xp, checked = self.backend.xp, self.backend.checked
+        xp, check_array = self.backend.xp, self.backend.check_array
         parts = self.split(x)
         shapes = tuple(parts[0].shape), tuple(parts[1].shape)
         with self.backend.user_call(
@@ -171,8 +171,8 @@ class ProductCurvature(CurvatureOperator):
             if x.ndim == 1:
                 sizes = self.param_size, self.state_size
                 result = tuple(map(self.backend.from_user, result, sizes))
-        a_u = checked(result[0], shapes[0], f"a_theta of {self.name}")
-        return xp.concat([a_u, checked(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
+        a_u = check_array(result[0], shapes[0], f"a_theta of {self.name}")
+        return xp.concat([a_u, check_array(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
 
 
 class SumCurvature(CurvatureOperator):

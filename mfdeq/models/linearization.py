@@ -90,7 +90,7 @@ class Problem:
             value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
         if value is None:
             return None
-        scale = self.backend.checked(value, (), name)
+        scale = self.backend.check_array(value, (), name)
         if scale < 0:
             raise ModelError(f"{name}: expected a number >= 0, got {float(scale)}")
         return float(scale)
@@ -122,7 +122,7 @@ class Problem:
         with self.backend.user_call(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
             value = self.model.map_or_residual(*map(self.backend.to_user, (h, self.theta)))
             value = self.backend.from_user(value, self.state_size)
-        value = self.backend.checked(value, (self.state_size,), name, finite=finite)
+        value = self.backend.check_array(value, (self.state_size,), name, finite=finite)
         return h - value if self.is_map else value
 
     def linearize(self, h: Array) -> CheckedLinearization:

@@ -196,7 +196,7 @@ class Loss(LossBase):
         with backend.user_call("value of the loss"):
             if is_dense(out) and math.prod(out.shape) == 1:
                 out = out[(0,) * out.ndim]  # a number, whatever its shape and array library
-            value = float(backend.checked(out, (), "value of the loss"))
+            value = float(backend.check_array(out, (), "value of the loss"))
         return backend.same_on_all_ranks(value, "value of the loss")
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
@@ -230,7 +230,7 @@ class Loss(LossBase):
             gradient = self._call(backend, field, function, h, theta, size)
             return backend.vector(gradient, size, f"{field} of the loss")
         if field not in self._known_zero:
-            other = (_perturbed(h), theta) if field == "d_state" else (h, _perturbed(theta))
+            other = (_perturb(h), theta) if field == "d_state" else (h, _perturb(theta))
             if self.value(h, theta) != self.value(*other):
                 raise DerivativeError(
                     f"the loss has no {field}, but its value depends on "
@@ -247,7 +247,7 @@ class Loss(LossBase):
             curvature = self._call(backend, "curvature", self._curvature, h, theta)
             return as_curvature(backend, curvature, P, N, "curvature of the loss")
         gradients = self.gradients(h, theta)
-        others = self.gradients(_perturbed(h), _perturbed(theta))
+        others = self.gradients(_perturb(h), _perturb(theta))
         for gradient, other in zip(gradients, others, strict=True):
             if backend.norm(gradient - other) > 100 * backend.eps * backend.norm(gradient):
                 raise DerivativeError(
@@ -308,7 +308,7 @@ class ScaledLoss(LossBase):
         return scale_curvature(self.of.curvature_operator(h, theta), self.factor)
 
 
-def _perturbed(x: Array) -> Array:
+def _perturb(x: Array) -> Array:
     """A point near x, so far from it that a dependence on x shows."""
     backend = Backend.of(x)
     return x + 0.01 * (1.0 + backend.xp.abs(x)) * backend.random(x.shape[0], seed=7)

@@ -244,7 +244,7 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
 
 def _copy_of_numbers(x: Any, name: str) -> Any:
     """Return a number as a float, or a copy of an array, checked to be finite."""
-    copy = Backend.of(x, name=name).checked(x, None, name)
+    copy = Backend.of(x, name=name).check_array(x, None, name)
     return copy if copy.ndim else float(copy)
 
 

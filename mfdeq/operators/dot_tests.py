@@ -76,15 +76,15 @@ def is_symmetric(op: Operator) -> bool:
 
 def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     """Return |<y, K x> - <K y, x>| for a random pair, and the scale to compare it with."""
-    return adjoint_mismatch(self_applied(op), seed)
+    return adjoint_mismatch(as_self_adjoint(op), seed)
 
 
-def self_applied(op: Operator) -> Operator:
+def as_self_adjoint(op: Operator) -> Operator:
     """Return an operator that claims to be its own adjoint, for a dot test of symmetry."""
-    return _SelfApplied(op)
+    return _AsSelfAdjoint(op)
 
 
-class _SelfApplied(SelfAdjoint):
+class _AsSelfAdjoint(SelfAdjoint):
     def __init__(self, of: Operator) -> None:
         super().__init__(of, of.shape)
         self.of = of

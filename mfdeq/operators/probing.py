@@ -18,7 +18,7 @@ from typing import Any
 from scipy import sparse
 
 from ..arrays.backend import array_on_host, host
-from ..arrays.seeding import seeded
+from ..arrays.seeding import seed_numpy
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError
 from .operator import Operator
@@ -27,7 +27,7 @@ BLOCK_COLUMNS = 64  # products that are asked for at once
 MAX_ROW_ENTRIES = 1_000  # of a pattern that is still sparse
 
 
-class Coloured:
+class ColouredPattern:
     """A sparsity pattern with a colour for each of its columns.
 
     Parameters
@@ -56,7 +56,7 @@ class Coloured:
         entries = marks.tocoo()
         self.rows, self.columns = entries.row, entries.col
         conflicts = (marks.T @ marks).tocsr()
-        with seeded():  # pyamg breaks ties at random, and other colours round differently
+        with seed_numpy():  # pyamg breaks ties at random, and other colours round differently
             self.colour = pyamg.graph.vertex_coloring(conflicts, method="LDF")
         self.count = int(self.colour.max()) + 1
 
@@ -106,7 +106,7 @@ def detect_pattern(*of: Operator) -> Any:
     pattern = sparse.csr_matrix(host.ones((m, 1)))
     while True:
         group = host.arange(n) // size
-        coloured = Coloured(pattern)
+        coloured = ColouredPattern(pattern)
         seen = host.zeros(coloured.rows.shape[0], dtype=bool)
         colour = coloured.colour[coloured.columns]
         for A in of:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..arrays.library import library_of
-from ..arrays.sparse import canonical
+from ..arrays.sparse import to_canonical_format
 from ..errors import MfdeqError, ModelError, note_origin
 from .dot_tests import check_adjoint, check_columns
 from .operator import Matrix, Operator, SelfAdjoint, columnwise
@@ -70,13 +70,15 @@ def _checked_products(backend: Backend, given: Any, shape: tuple[int, int], name
 
 def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Any:
     if is_dense(given):
-        return backend.checked(given, shape, name)
+        return backend.check_array(given, shape, name)
     if tuple(given.shape) != shape:
         raise ModelError(f"{name}: expected shape {shape}, got {tuple(given.shape)}")
     backend.check_home(given, name)
     backend.check_dtype(given.dtype, name)
     # astype copies, so that a model that fills its buffers again changes nothing here.
-    matrix = canonical(backend.asarray(given if given.format in ("csr", "csc") else given.tocsr()))
+    matrix = to_canonical_format(
+        backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
+    )
     if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
         raise ModelError(f"{name} holds NaN or infinity")
     return matrix
@@ -134,7 +136,7 @@ class FromUser(Operator):
                 out = function(xp.asarray(x, copy=True))  # the function may write into it
         except ValueError as error:  # scipy raises it for a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
-        return self.backend.checked(out, (rows, *x.shape[1:]), name, finite=possible)
+        return self.backend.check_array(out, (rows, *x.shape[1:]), name, finite=possible)
 
 
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:

@@ -60,7 +60,7 @@ class Bounds:
         backend, x = self.backend, native(x)
         if isinstance(x, Real) or getattr(x, "shape", None) == ():
             x = backend.zeros(size) + float(x)
-        side = backend.checked(x, (size,), name, ArgumentError, finite=False)
+        side = backend.check_array(x, (size,), name, ArgumentError, finite=False)
         if bool(backend.xp.any(backend.xp.isnan(side))):
             raise ArgumentError(f"{name}: expected numbers, got NaN. Infinity means no bound")
         return side

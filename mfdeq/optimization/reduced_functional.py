@@ -331,4 +331,4 @@ def _equal(theta: Array, other: Array) -> bool:
 
 
 def _copy(x: Array, name: str = "params") -> Array:
-    return Backend.of(x, name=name).checked(x, None, name)
+    return Backend.of(x, name=name).check_array(x, None, name)

@@ -8,10 +8,10 @@ from typing import Any
 from ..arrays.kernels import (  # noqa: F401
     MAX_BLOCK_COLUMNS,
     MAX_BLOCK_ENTRIES,
+    capture_launches,
+    multiplier,
     peak_bytes,
     products,
-    replayable,
-    replayed,
     scale_rows,
 )
 from .ranks import Ranks

@@ -143,7 +143,7 @@ class KSPFactor(Factor):
             )
         self.solver = solver
         self._wrapped_pc: Any = None  # applies the preconditioner of `base`
-        with counts.timed(), temporary_options(solver.prefix, solver.options) as database:
+        with counts.add_time(), temporary_options(solver.prefix, solver.options) as database:
             # Frees the factors and matrices of earlier iterates before this one is made.
             PETSc.garbage_cleanup(A.backend.device.comm)
             self.ksp = ksp = PETSc.KSP().create(comm=A.backend.device.comm)

@@ -161,7 +161,7 @@ class DistributedModel(Model):
 
     def _to_vec(self, out: Any, name: str) -> Any:
         """Check what the model returned for a state, and distribute it."""
-        checked = _backend().checked(out, (self._state.total,), name, finite=False)
+        checked = _backend().check_array(out, (self._state.total,), name, finite=False)
         return self._state.vec(checked)
 
     def _written(self, h: Any, theta: Any) -> Any:

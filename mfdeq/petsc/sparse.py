@@ -7,7 +7,7 @@ from typing import Any
 import scipy.sparse
 
 from ..arrays.backend import host
-from ..arrays.sparse import canonical
+from ..arrays.sparse import to_canonical_format
 from .arrays import replicate
 from .mats import create_aij
 from .ranks import Ranks
@@ -70,5 +70,7 @@ class Entries:
         mine = (self.rows >= here.start) & (self.rows < here.stop)
         positions = self.rows[mine] - here.start, self.columns[mine]
         shape = rows.count(ranks.rank), columns.total
-        local = canonical(scipy.sparse.csr_matrix((self.values[mine], positions), shape=shape))
+        local = to_canonical_format(
+            scipy.sparse.csr_matrix((self.values[mine], positions), shape=shape)
+        )
         return create_aij(ranks, rows, columns, (local.indptr, local.indices, local.data))

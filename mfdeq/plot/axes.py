@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..arrays.optional_packages import package
+from ..arrays.optional_packages import import_optional
 from ..errors import ArgumentError
 
 
 def pyplot() -> Any:
     """Return matplotlib.pyplot; raise ArgumentError that says what to install if it is missing."""
-    return package("matplotlib.pyplot", "plot")
+    return import_optional("matplotlib.pyplot", "plot")
 
 
 def get_axes(ax: Any) -> Any:

@@ -38,7 +38,7 @@ def start_block(backend: Backend, v0: Array | None, P: int, block: int) -> Array
     """The start of a search, (P, b): `v0`, checked, or `block` random columns."""
     if v0 is None:
         return backend.random(P, block, seed=13)
-    start = backend.checked(v0, None, "v0", ArgumentError)
+    start = backend.check_array(v0, None, "v0", ArgumentError)
     if start.ndim not in (1, 2) or start.shape[0] != P or 0 in start.shape:
         raise ArgumentError(f"v0: expected shape ({P},) or ({P}, b), got {tuple(start.shape)}")
     if backend.norm(start) == 0.0:

@@ -165,7 +165,7 @@ class LowRank(SelfAdjoint):
         x = x - self._scaled_projection(self.prior.apply(x), shrink)
         if mean is None:
             return x
-        mean = self.backend.checked(mean, self.shape[:1], "mean", ArgumentError)
+        mean = self.backend.check_array(mean, self.shape[:1], "mean", ArgumentError)
         return x + (mean if n is None else mean[:, None])
 
     def variances(self, prior: Array | None = None) -> Array:
@@ -241,7 +241,7 @@ class LowRank(SelfAdjoint):
             Half of sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift.
         """
         xp = self.backend.xp
-        shift = self.backend.checked(shift, self.shape[:1], "shift", ArgumentError)
+        shift = self.backend.check_array(shift, self.shape[:1], "shift", ArgumentError)
         reduction = float(xp.sum(self.values / (1.0 + self.values)))
         distance = float(xp.vecdot(shift, self.prior.apply(shift)))
         return 0.5 * (self.log_determinant_ratio() - reduction + distance)

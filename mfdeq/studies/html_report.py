@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays.backend import Array, host
-from ..arrays.optional_packages import package
+from ..arrays.optional_packages import import_optional
 from .provenance import utc_now
 from .records import Record, Session, Status
 
@@ -47,7 +47,7 @@ def html_report(
     records : sequence of Record
     sessions : sequence of Session
     """
-    jinja2 = package("jinja2", "studies")
+    jinja2 = import_optional("jinja2", "studies")
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     done = [record for record in records if record.status == "done"]
@@ -160,7 +160,7 @@ def _figures(done: Sequence[Record]) -> list[tuple[str, str]]:
     if not done:
         return []
     # Figure instead of pyplot: it never opens a window.
-    figure_class = package("matplotlib.figure", "studies").Figure
+    figure_class = import_optional("matplotlib.figure", "studies").Figure
     figures = []
     for title, draw in itertools.islice(_drawings(done), MAX_FIGURES):
         figure = figure_class(figsize=(4.6, 3.2), layout="constrained")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arrays.backend import Array, host
-from ..arrays.optional_packages import package
+from ..arrays.optional_packages import import_optional
 from ..errors import ArgumentError
 from .records import Record
 
 
 def to_pandas(records: Sequence[Record]) -> Any:
     """Return a DataFrame with a row for each record; see `mfdeq.Study.to_pandas`."""
-    pandas = package("pandas", "studies")
+    pandas = import_optional("pandas", "studies")
     rows = [
         {
             **record.params.plain,
@@ -32,7 +32,7 @@ def to_pandas(records: Sequence[Record]) -> Any:
 
 def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[str] | None) -> Any:
     """Return a Dataset of the cases that are done; see `mfdeq.Study.to_xarray`."""
-    xarray = package("xarray", "studies")
+    xarray = import_optional("xarray", "studies")
     done = [record for record in records if record.status == "done"]
     if not done:
         raise ArgumentError("to_xarray: expected at least one case that is done, got none")

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 from ..arrays.backend import Array, Backend
 from ..errors import DerivativeError
-from ..operators.dot_tests import adjoint_mismatch, balanced_mismatch, check_columns, self_applied
+from ..operators.dot_tests import (
+    adjoint_mismatch,
+    as_self_adjoint,
+    balanced_mismatch,
+    check_columns,
+)
 from ..operators.operator import Operator
 from .taylor_remainders import (
     FAIL,
@@ -201,7 +206,7 @@ class Checker:
         self._check_mismatch(name, *worst, TERM_ERROR_FACTOR * error)
 
     def _check_symmetry(self, name: str, op: Operator, error: float = 0.0) -> None:
-        self._check_adjoint(name, self_applied(op), error)
+        self._check_adjoint(name, as_self_adjoint(op), error)
 
     def _check_mismatch(
         self, name: str, mismatch: float, scale: float, tolerance: float = 0.0

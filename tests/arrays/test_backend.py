@@ -36,7 +36,7 @@ def test_functions_of_blocks_agree_with_numpy(place):
             backend.column_norms(X),
             backend.random(4, seed=3),
             backend.eye(3, 2),
-            backend.checked(X, X.shape, "x"),
+            backend.check_array(X, X.shape, "x"),
         ]
 
     agrees(place, compute)

@@ -103,7 +103,7 @@ def test_a_chebyshev_step(dtype, shape, blocks):
 def test_a_dense_matrix_by_rows(dtype):
     A = RNG.standard_normal((40, 30)).astype(dtype)
     x = RNG.standard_normal(30).astype(dtype)
-    np.testing.assert_allclose(cuda.replayable(A) @ x, A @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cuda.multiplier(A) @ x, A @ x, rtol=1e-4, atol=1e-5)
     assert cuda.products(A) is A
 
 

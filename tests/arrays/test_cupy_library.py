@@ -158,7 +158,7 @@ def test_only_the_graphs_of_the_latest_shapes_are_kept():
         shapes.append(x.shape)
         return 2 * x
 
-    replayed = cuda.replayed(double)
+    replayed = cuda.capture_launches(double)
     for k in range(1, 8):
         for _ in range(4):
             found = replayed(cupy.full((900, k), 3.0))

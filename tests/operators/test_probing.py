@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 import mfdeq
 from mfdeq.linear.operands import operator_of
 from mfdeq.operators import probing as colouring
-from mfdeq.operators.probing import Coloured, detect_pattern
+from mfdeq.operators.probing import ColouredPattern, detect_pattern
 
 WINDY = convection(30, peclet=0.2).A
 RNG = np.random.default_rng(0)
@@ -34,12 +34,12 @@ def counted(matrix):
 @pytest.mark.parametrize("rows", [7, 130])
 def test_the_entries_in_a_pattern(rows):
     matrix = (sp.random(rows, rows, 0.2, random_state=RNG) + sp.identity(rows)).tocsr()
-    found = Coloured(abs(matrix)).matrix_of(operator_of(aslinearoperator(matrix)))
+    found = ColouredPattern(abs(matrix)).matrix_of(operator_of(aslinearoperator(matrix)))
     assert abs(found - matrix).max() <= 1e-14
 
 
 def test_few_products_tell_the_entries():
-    coloured = Coloured(WINDY.tocoo())
+    coloured = ColouredPattern(WINDY.tocoo())
     assert coloured.count <= 13  # five points: at least five, columns at most two apart clash
     together = (WINDY.T @ WINDY).tocoo()
     off = together.row != together.col
@@ -67,7 +67,7 @@ def test_colours_are_the_same_each_time():
     found = []
     for seed in range(4):
         np.random.seed(seed)  # noqa: NPY002
-        found.append(Coloured(pattern).colour)
+        found.append(ColouredPattern(pattern).colour)
         assert np.random.rand() == np.random.RandomState(seed).rand()  # noqa: NPY002
     assert all(np.array_equal(found[0], colour) for colour in found)
 

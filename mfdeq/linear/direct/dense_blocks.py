@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...arrays.backend import Array, Backend, host
-from ...arrays.sparse import canonical, sparse_on_host
+from ...arrays.sparse import sparse_on_host, to_canonical_format
 
 # Rows of a block for which one batched dense product is faster than a sparse one.
 MIN_BLOCK_SIZE, MAX_BLOCK_SIZE = 4, 512
@@ -38,7 +38,7 @@ class DenseBlocks:
         size = A.nnz // n
         if not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE or A.nnz != n * size or n % size:
             return None
-        matrix = canonical(sparse_on_host(A).tocsr())
+        matrix = to_canonical_format(sparse_on_host(A).tocsr())
         row_sizes = host.diff(matrix.indptr)
         if matrix.nnz != n * size or not bool((row_sizes == size).all()):
             return None

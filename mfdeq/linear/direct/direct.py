@@ -119,7 +119,7 @@ class Direct(Solver):
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         array = matrix_of(A, "mfdeq.Direct()")
-        with counts.timed():
+        with counts.add_time():
             if self.package is not None:
                 return self._setup_named(A, array, counts)
             if is_dense(array):

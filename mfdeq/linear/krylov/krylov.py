@@ -158,7 +158,7 @@ class Krylov(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
-        with counts.timed():
+        with counts.add_time():
             if self.method in SYMMETRIC_METHODS and not is_symmetric(A):
                 raise ArgumentError(
                     f"Krylov method {self.method!r} needs a symmetric A, and A is not: use 'gmres'"
@@ -197,7 +197,7 @@ class _KrylovFactor(Factor):
         return self.precondition(A, counts, self.solver.max_iterations)
 
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        with counts.timed():
+        with counts.add_time():
             if self.M is None or not self.M.refresh(A):
                 return None
         counts.setups -= 1  # It counts as a refreshment instead.

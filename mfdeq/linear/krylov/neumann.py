@@ -72,7 +72,7 @@ class Neumann(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
-        with counts.timed():
+        with counts.add_time():
             radius = spectral_radius(A)
         if not radius < 1.0:
             raise ConvergenceError(

@@ -29,7 +29,7 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
-from ...arrays.sparse import canonical, sparse_on_host
+from ...arrays.sparse import sparse_on_host, to_canonical_format
 from .fronts import Fronts, cached_fronts
 
 MAX_COLUMNS = 32  # right-hand sides that are solved for at once
@@ -120,7 +120,7 @@ class Multifrontal:
         self, A: Any, backend: Backend, symmetric: bool, max_operations: float = math.inf
     ) -> None:
         self.backend, self.symmetric = backend, symmetric
-        matrix = canonical(sparse_on_host(A))
+        matrix = to_canonical_format(sparse_on_host(A))
         fronts = cached_fronts(matrix, max_operations)
         sides = 1 if symmetric else 2
         reserve(

@@ -9,7 +9,7 @@ from typing import Any
 from ...arguments import count
 from ...arrays.backend import Array, Backend, array_on_host, check_block, is_dense, is_sparse
 from ...arrays.memory import reserve
-from ...arrays.seeding import seeded
+from ...arrays.seeding import seed_numpy
 from ...arrays.sparse import sparse_on_host, stored_bytes
 from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
@@ -156,7 +156,7 @@ class AMG(Preconditioner):
                 f"block_size {self.block_size} of mfdeq.AMG does not divide N = {A.shape[0]}"
             )
         if (B := self.near_nullspace) is not None:
-            B = Backend.of(B).checked(B, None, "near_nullspace of mfdeq.AMG", ArgumentError)
+            B = Backend.of(B).check_array(B, None, "near_nullspace of mfdeq.AMG", ArgumentError)
             check_block(B, Backend.of(B), A.shape[0], "near_nullspace of mfdeq.AMG")
             if not bool(Backend.of(B).xp.all(Backend.of(B).column_norms(B) > 0)):
                 raise ArgumentError("near_nullspace of mfdeq.AMG has a column of zeros")
@@ -178,7 +178,7 @@ class _Cycle(PreconditionerOperator):
         self._inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
         host = sparse_on_host(matrix).astype("float64")
         self._scale = float(abs(host.diagonal()).max())
-        with seeded():  # PyAMG starts its eigenvalue estimates from numpy's global generator.
+        with seed_numpy():  # PyAMG starts its eigenvalue estimates from numpy's global generator.
             built = _hierarchy(host / self._scale, options, self.symmetric).levels
         reserve(
             self.backend,
@@ -262,7 +262,7 @@ def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Arr
 
     # An LU's solves wait for the host, so that they cannot be captured and replayed.
     launches_only = not isinstance(coarse, _FactoredInverse)
-    return backend.kernels.replayed(cycle) if launches_only else cycle
+    return backend.kernels.capture_launches(cycle) if launches_only else cycle
 
 
 def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
@@ -333,7 +333,7 @@ def _inverse(backend: Backend, matrix: Any) -> Any:
     if matrix.shape[0] <= MAX_DENSE_COARSE:
         dense = matrix.toarray()
         inverse = Backend.of(dense).xp.linalg.pinv(dense)
-        return backend.kernels.replayable(backend.from_host(inverse))
+        return backend.kernels.multiplier(backend.from_host(inverse))
     return _FactoredInverse(
         backend.sparse_linalg.splu(backend.sparse.csc_matrix(matrix.tocsc().astype(backend.dtype)))
     )

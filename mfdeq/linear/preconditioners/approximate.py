@@ -8,7 +8,7 @@ from typing import Any
 from ...arrays.backend import is_sparse
 from ...errors import ArgumentError
 from ...operators.operator import Matrix, Operator
-from ...operators.probing import Coloured
+from ...operators.probing import ColouredPattern
 from ..protocols import Preconditioner, PreconditionerOperator, Solver
 from .wrappers import FactorApplication
 
@@ -92,7 +92,9 @@ class Approximate(Preconditioner):
             )
         backend = A.backend
         matrix = (
-            backend.asarray(given) if self.pattern is None else Coloured(self.pattern).matrix_of(A)
+            backend.asarray(given)
+            if self.pattern is None
+            else ColouredPattern(self.pattern).matrix_of(A)
         )
         near = Matrix(backend, matrix)
         if isinstance(self.by, Solver):
