@@ -1,6 +1,6 @@
-"""The real cupy, which can be looked at without a device: the simulation promises nothing else.
+"""The simulation of cupy has no names and parameters that the real cupy lacks.
 
-Run it where cupy is installed with its CUDA libraries (``pip install "cupy-cuda13x[ctk]"``).
+This needs cupy and its CUDA libraries (``pip install "cupy-cuda13x[ctk]"``), but no device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import array_api_compat.numpy as compat
 import numpy as np
 import pytest
 from support.cases import close
-from support.described import described
+from support.cupy_names import public_names
 
 from mfdeq.arrays import cuda
 from mfdeq.arrays.backend import Backend
@@ -34,39 +34,43 @@ try:
 except ImportError:
     pytest.skip("cupy has no CUDA libraries", allow_module_level=True)
 
-HERE = Path(__file__).parents[1]
-# Attributes that cupyx's sparse matrices have and their classes have not.
-OWN = {"data", "row", "col", "indices", "indptr", "offsets", "has_canonical_format"}
-OTHERWISE = {"cupy.diff"}  # without prepend= and append=
+TESTS = Path(__file__).parents[1]
+# Attributes of cupyx's sparse matrices that their classes lack.
+INSTANCE_ATTRIBUTES = {"data", "row", "col", "indices", "indptr", "offsets", "has_canonical_format"}
+INCOMPLETE = {"cupy.diff"}  # simulated without prepend= and append=
 
 
 @pytest.fixture(scope="module")
 def names():
-    """Of the simulation, in a process of its own, and of the real one."""
-    env = {**os.environ, "PYTHONPATH": str(HERE / "simulated")}
+    """The names of the simulation, from a process of its own, and those of the real cupy."""
+    env = {**os.environ, "PYTHONPATH": str(TESTS / "simulated")}
     out = subprocess.run(
-        [sys.executable, HERE / "support" / "described.py"],
+        [sys.executable, TESTS / "support" / "cupy_names.py"],
         env=env,
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(out.stdout), described()
+    return json.loads(out.stdout), public_names()
 
 
-def test_what_is_simulated_exists(names):
+def test_every_simulated_name_exists_in_cupy(names):
     simulated, real = names
     assert len(simulated) > 400
-    beyond = {name for name in set(simulated) - set(real) if name.split(".")[-1] not in OWN}
+    beyond = {
+        name
+        for name in set(simulated) - set(real)
+        if name.split(".")[-1] not in INSTANCE_ATTRIBUTES
+    }
     assert beyond == set()
 
 
-def test_parameters_are_the_real_ones(names):
+def test_simulated_functions_have_the_parameters_of_cupys(names):
     simulated, real = names
     compared = {
         name: (given, real[name])
         for name, given in simulated.items()
-        if given is not None and real.get(name) is not None and name not in OTHERWISE
+        if given is not None and real.get(name) is not None and name not in INCOMPLETE
     }
     assert len(compared) > 250
     assert {name: pair for name, pair in compared.items() if pair[0] != pair[1]} == {}
@@ -88,13 +92,13 @@ ABSENT = [
 
 
 @pytest.mark.parametrize("name", ABSENT)
-def test_what_the_library_must_do_without(names, name):
+def test_a_name_that_cupy_lacks_is_not_simulated(names, name):
     simulated, real = names
     assert name not in real
     assert name not in simulated
 
 
-def test_a_device_cannot_be_hashed_and_full_memory_is_a_memory_error():
+def test_devices_cannot_be_hashed_and_full_memory_is_a_memory_error():
     import cupy
 
     with pytest.raises(TypeError, match="unhashable"):
@@ -103,22 +107,22 @@ def test_a_device_cannot_be_hashed_and_full_memory_is_a_memory_error():
     assert "Out of memory allocating" in str(cupy.cuda.memory.OutOfMemoryError(8, 0))
 
 
-# The library's operators on the real cupyx LinearOperator, over host arrays in place of a device's.
+# Operators that derive from the real LinearOperator of cupyx, with arrays on the host.
 
 
 @dataclass(frozen=True)
-class Wired(Backend):
-    """numpy's arrays, cupyx's classes."""
+class NumpyArraysCupyxOperators(Backend):
+    """numpy's arrays with cupyx's classes of operators."""
 
     @property
     def sparse_linalg(self):
         return linalg
 
 
-BACKEND = Wired(compat, np.dtype("float64"), "cpu")
+BACKEND = NumpyArraysCupyxOperators(compat, np.dtype("float64"), "cpu")
 RNG = np.random.default_rng(0)
 W, U, F = (RNG.standard_normal(shape) for shape in ((4, 4), (4, 3), (7, 3)))
-OURS = {
+OPERATORS = {
     "matrix": (Matrix(BACKEND, U), U),
     "identity minus": (IdentityMinus(Matrix(BACKEND, W)), np.eye(4) - W),
     "diagonal": (Diagonal(BACKEND, np.arange(1.0, 5)), np.diag(np.arange(1.0, 5))),
@@ -131,9 +135,9 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_an_operator_on_the_real_class(name):
-    op, D = OURS[name]
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_composes_with_those_of_the_real_cupyx(name):
+    op, D = OPERATORS[name]
     rows, columns = D.shape
     x, X, Y = (RNG.standard_normal(s) for s in ((columns,), (columns, 2), (rows, 2)))
     G = RNG.standard_normal(D.shape)
@@ -186,8 +190,7 @@ def test_an_operator_on_the_real_class(name):
 
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("index", ["int", "long long"])
-def test_the_kernels_compile(real, index):
-    """By NVIDIA's runtime compiler, for a device that is not there."""
+def test_the_runtime_compiler_of_nvidia_compiles_the_kernels(real, index):
     from cupy_backends.cuda.libs import nvrtc
 
     program = nvrtc.createProgram(cuda.source(real, index), "cuda.cu", (), ())
@@ -201,12 +204,12 @@ def test_the_kernels_compile(real, index):
         assert f".entry {name}(" in text
 
 
-def test_what_is_simulated_of_cudss_exists():
-    """Functions with as many arguments, and constants of the same values."""
+def test_simulated_functions_and_constants_of_cudss_equal_the_real_ones():
+    """Functions are compared by the number of their arguments, constants by their values."""
     real = pytest.importorskip(
         "nvmath.bindings.cudss", reason="nvmath-python is not installed", exc_type=ImportError
     )
-    place = HERE / "simulated/nvmath/bindings/cudss.py"
+    place = TESTS / "simulated/nvmath/bindings/cudss.py"
     spec = importlib.util.spec_from_file_location("simulated_cudss", place)
     simulated = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(simulated)
@@ -221,7 +224,7 @@ def test_what_is_simulated_of_cudss_exists():
             seen.add(name)
         elif issubclass(ours, enum.IntEnum):
             constants = {c.name: c.value for c in getattr(real, name)}
-            if name != "DataParam":  # of which the number is the bindings' own affair
+            if name != "DataParam":  # whose values are internal to the bindings
                 assert {c.name: c.value for c in ours}.items() <= constants.items()
             assert {c.name for c in ours} <= set(constants)
             seen.add(name)

@@ -1,4 +1,4 @@
-"""Entries, and where they are, from products: against the matrix that the products are of."""
+"""Entries and patterns of matrices from their products, against the matrices themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import mfdeq
 from mfdeq.linear.operands import operator_of
-from mfdeq.operators import probing as colouring
+from mfdeq.operators import probing
 from mfdeq.operators.probing import ColouredPattern, detect_pattern
 
 WINDY = convection(30, peclet=0.2).A
@@ -18,35 +18,35 @@ RNG = np.random.default_rng(0)
 
 
 def counted(matrix):
-    """The matrix by its products only, and how many were taken."""
-    taken = []
+    """Return the matrix as an operator known by its products, and the list of their columns."""
+    columns = []
 
     def product(x):
-        taken.append(1 if x.ndim == 1 else x.shape[1])
+        columns.append(1 if x.ndim == 1 else x.shape[1])
         return matrix @ x
 
     adjoint = matrix.T.__matmul__
     op = LinearOperator(matrix.shape, product, adjoint, product, float, adjoint)
     backend = mfdeq.operators.operator.Backend.of(np.zeros(1))
-    return mfdeq.operators.user_operators.as_operator(backend, op, matrix.shape, "A"), taken
+    return mfdeq.operators.user_operators.as_operator(backend, op, matrix.shape, "A"), columns
 
 
 @pytest.mark.parametrize("rows", [7, 130])
-def test_the_entries_in_a_pattern(rows):
+def test_the_entries_in_a_known_pattern_are_recovered(rows):
     matrix = (sp.random(rows, rows, 0.2, random_state=RNG) + sp.identity(rows)).tocsr()
     found = ColouredPattern(abs(matrix)).matrix_of(operator_of(aslinearoperator(matrix)))
     assert abs(found - matrix).max() <= 1e-14
 
 
-def test_few_products_tell_the_entries():
+def test_the_entries_of_a_stencil_are_recovered_from_few_products():
     coloured = ColouredPattern(WINDY.tocoo())
-    assert coloured.count <= 13  # five points: at least five, columns at most two apart clash
+    assert coloured.count <= 13  # of five points: columns at most two apart need different ones
     together = (WINDY.T @ WINDY).tocoo()
     off = together.row != together.col
     assert np.all(coloured.colour[together.row[off]] != coloured.colour[together.col[off]])
-    A, taken = counted(WINDY)
+    A, columns = counted(WINDY)
     coloured.matrix_of(A)
-    assert sum(taken) <= 16 + 4  # and whether the adjoint is one, and a block its columns
+    assert sum(columns) <= 16 + 4  # four check the adjoint, and blocks against their columns
 
 
 MATRICES = {
@@ -61,8 +61,8 @@ MATRICES = {
 }
 
 
-def test_colours_are_the_same_each_time():
-    """Whatever random numbers the user draws: other colours round otherwise."""
+def test_colours_do_not_depend_on_the_random_numbers_of_the_user():
+    """Other colours would round differently."""
     pattern = convection(30, peclet=0.2).A
     found = []
     for seed in range(4):
@@ -73,25 +73,29 @@ def test_colours_are_the_same_each_time():
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_where_the_entries_are(name):
+def test_the_pattern_of_the_entries_is_detected(name):
     matrix = sp.csr_matrix(MATRICES[name])
     found = detect_pattern(counted(matrix)[0])
     assert found.shape == matrix.shape
     assert np.array_equal(found.toarray() != 0, matrix.toarray() != 0)
 
 
-def test_a_stencil_is_found_by_few_products():
+def test_the_pattern_of_a_stencil_is_detected_from_few_products():
     grid = convection(100, peclet=0.2).A  # 10,000 unknowns
-    A, taken = counted(grid)
+    A, columns = counted(grid)
     found = detect_pattern(A)
     assert found.nnz == grid.nnz
-    assert sum(taken) <= 300
+    assert sum(columns) <= 300
 
 
-def test_places_add_up_and_nan_counts():
+def test_the_pattern_of_several_operators_is_their_union():
     one, other = sp.diags([1.0, 0, 2], shape=(3, 3)).tocsr(), sp.csr_matrix(np.eye(3, k=1))
     found = detect_pattern(counted(one)[0], counted(other)[0]).toarray()
     assert np.array_equal(found != 0, (one + other).toarray() != 0)
+
+
+def test_a_nan_in_a_product_counts_as_an_entry():
+    other = sp.csr_matrix(np.eye(3, k=1))
 
     class Undefined(mfdeq.operators.operator.Operator):
         def _apply(self, x):
@@ -101,7 +105,7 @@ def test_places_add_up_and_nan_counts():
     assert np.array_equal(detect_pattern(undefined).toarray(), [[0, 1, 0], [1, 1, 1], [0, 0, 0]])
 
 
-def test_a_matrix_that_is_not_sparse_is_said_to_be_none(monkeypatch):
-    monkeypatch.setattr(colouring, "MAX_ROW_ENTRIES", 10)
+def test_a_pattern_with_too_many_entries_in_a_row_is_refused(monkeypatch):
+    monkeypatch.setattr(probing, "MAX_ROW_ENTRIES", 10)
     with pytest.raises(mfdeq.ArgumentError, match="more than 10 columns"):
         detect_pattern(counted(np.ones((3, 40)))[0])

@@ -1,4 +1,4 @@
-"""The public names of cupy's modules: with ``python described.py`` those of the one on the path."""
+"""The public names of cupy's modules; ``python cupy_names.py`` prints them."""
 
 import importlib
 import inspect
@@ -17,15 +17,15 @@ MODULES = [
     "cupyx.scipy.sparse",
     "cupyx.scipy.sparse.linalg",
 ]
-# Members that Python calls, whose absence is part of what cupy is.
+# Special methods are listed too: some that numpy has are missing in cupy.
 SPECIAL = {f"__{r}{n}__" for r in ("", "r", "i") for n in ("add", "sub", "mul", "truediv", "pow")}
 SPECIAL |= {f"__{n}__" for n in ("len", "bool", "float", "int", "index", "getitem", "abs", "neg")}
 SPECIAL |= {"__array__", "__array_priority__", "__dlpack__", "__matmul__", "__rmatmul__"}
 SPECIAL |= {"__hash__", "__array_namespace__", "__contains__"}
 
 
-def described():
-    """Of functions and methods the names of their parameters; None where they are not known."""
+def public_names():
+    """Map the names to those of their parameters, or to None where these are not known."""
     found = {}
     for module in MODULES:
         for name, value in vars(importlib.import_module(module)).items():
@@ -42,7 +42,7 @@ def described():
 
 
 def parameters(function):
-    """Of Cython's functions by the first line of their docstring."""
+    """List the parameters of a function; for Cython's, the docstring begins with them."""
     if not callable(function) or inspect.isclass(function):
         return None
     try:
@@ -55,4 +55,4 @@ def parameters(function):
 
 
 if __name__ == "__main__":
-    json.dump(described(), sys.stdout)
+    json.dump(public_names(), sys.stdout)
