@@ -1,10 +1,10 @@
 """Studies: a function evaluated on many cases, every result stored in a directory.
 
 This room makes the cases (grids and random samples), distributes them over processes or any
-`concurrent.futures.Executor`, records each result as soon as it is there so that a killed run
-continues, and reads the records back as tables, datasets and an HTML page. It knows nothing of
-equilibria: a case calls any function. Runs of a single long computation continue from a file by
-`mfdeq.files`.
+`concurrent.futures.Executor`, records each result as soon as it is available, so that a killed
+study can continue, and reads the records back as tables, datasets and an HTML page. It knows
+nothing about equilibria; the function may be any. A single long computation continues from a
+checkpoint instead: see `mfdeq.files`.
 """
 
 from .cases import grid, sample

@@ -1,4 +1,4 @@
-"""What a case is called with: its parameters, a warm start from a nearby case, and its seed."""
+"""Arguments of the calls: parameters, warm starts from nearby cases, and seeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_signature(function: Callable, cases: list[Case], passed: set[str]) -> 
         if clash := sorted(passed & set(case.params)):
             raise ArgumentError(
                 f"case {case.text}: the study itself passes {clash[0]!r}, a warm start or rng; "
-                "give the parameter another name"
+                "rename the parameter"
             )
     try:
         signature = inspect.signature(function)
@@ -48,7 +48,7 @@ def check_signature(function: Callable, cases: list[Case], passed: set[str]) -> 
 
 
 class CaseArguments:
-    """The arguments of each case, and where they come from.
+    """The arguments with which the function of a study is called for each case.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class CaseArguments:
         Returns the outputs of a case that is done, by its key.
     cases : list of Case
     done : list of str
-        The keys of the cases that are done already.
+        The keys of the cases that are done.
     seed : int or None
         The seed of the study; None if the function takes no random generator.
     warm : mapping of str to str
@@ -73,7 +73,7 @@ class CaseArguments:
     ) -> None:
         self.read_outputs, self.seed, self.warm = read_outputs, seed, warm
         self.nearest = NearestCases(cases, done) if warm and cases else None
-        self.start_keys: dict[str, str | None] = {}  # which case each case was started from
+        self.start_keys: dict[str, str | None] = {}  # the case whose outputs each case got
 
     def __call__(self, case: Case) -> CallArguments:
         """Return the parameters of a case, the arguments of its warm start, and its seed."""
@@ -85,8 +85,8 @@ class CaseArguments:
             for argument, output in self.warm.items():
                 if output not in outputs:
                     raise StudyError(
-                        f"warm: expected an output of the function, {', '.join(outputs)}, got "
-                        f"{output!r}. What is recorded stays"
+                        f"warm: expected one of the function's outputs {', '.join(outputs)}, got "
+                        f"{output!r}. The records so far are kept"
                     )
                 starts[argument] = outputs[output]
         return case.params, starts, self._case_seed(case)
@@ -95,7 +95,7 @@ class CaseArguments:
         return None if self.seed is None else [self.seed, int(case.key, 16)]
 
     def finish(self, completed: list[Completed]) -> list[FinishedCase]:
-        """Return what is recorded of cases that have completed; they may be started from now."""
+        """Return the cases to be recorded, and allow warm starts from those that are done."""
         if self.nearest:
             for item in completed:
                 if item.outcome.status == "done":
@@ -112,18 +112,18 @@ class CaseArguments:
 
 
 class NearestCases:
-    """The cases that are done, searched by distance in their parameters.
+    """Nearest-neighbour search among the cases that are done.
 
     Parameters
     ----------
     cases : sequence of Case
     done : iterable of str
-        The keys of those that are done.
+        The keys of the cases that are done.
 
     Notes
     -----
     The distance is Euclidean in the real parameters, each divided by its range over all cases.
-    All other parameters must be equal: strings, and integers, which are sizes, seeds or
+    All other parameters must be equal, including integers, which are usually sizes, seeds or
     repetitions.
     """
 
@@ -157,7 +157,7 @@ class NearestCases:
 
 
 def _are_real(values: list[Any]) -> bool:
-    """Return True for numbers of which at least one is not an integer by type."""
+    """Return True if all values are real numbers and not all of them integers."""
     numbers = all(isinstance(x, Real) and not isinstance(x, bool) for x in values)
     return numbers and not all(isinstance(x, Integral) for x in values)
 

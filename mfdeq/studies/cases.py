@@ -1,7 +1,7 @@
 """The cases of a study: mappings from parameter names to values, on a grid or drawn at random.
 
-A case is identified by its content: the same parameters are the same case, whatever their order
-and whichever run they come from. The key of a case is a digest of its parameters.
+A case is identified by its parameters: equal parameters are the same case, in any order and in any
+run. The key of a case is a digest of its parameters.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Case:
 
 
 def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return a case for every combination of the values given.
+    """Return a case for every combination of parameter values.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def sample(
     ----------
     params : mapping of str
         A distribution for each parameter: a frozen distribution of `scipy.stats`, or any object
-        with the method ``ppf`` (the inverse of the distribution function). A parameter of any
-        other kind has that value in all cases.
+        with the method ``ppf`` (the inverse of the distribution function). Any other value is the
+        same in all cases.
     count : int
         The number of cases. A power of two is best for "sobol".
     seed : int, default: 0
@@ -103,8 +103,8 @@ def sample(
     Returns
     -------
     list of dict
-        The cases. Values of discrete distributions are ints. A larger `count` leaves the first
-        cases as they are, except for "latin".
+        The cases. Values of discrete distributions are ints. A larger `count` does not change the
+        first cases, except for "latin".
 
     Raises
     ------
@@ -156,14 +156,14 @@ def sample(
 def _unit_cube_points(count: int, dimension: int, seed: int, method: str) -> Array:
     if method == "random":
         return host.random.default_rng(seed).random((count, dimension))
-    from scipy.stats import qmc  # takes a third of a second to import
+    from scipy.stats import qmc  # slow to import
 
     engines = {"sobol": qmc.Sobol, "halton": qmc.Halton, "latin": qmc.LatinHypercube}
     return engines[method](dimension, seed=seed).random(count)
 
 
 def identify_cases(cases: Iterable[Mapping[str, Any]]) -> list[Case]:
-    """Return the cases with their keys; raise ArgumentError if two are the same."""
+    """Return the cases with their keys; raise ArgumentError if two are equal."""
     identified: dict[str, Case] = {}
     for i, params in enumerate(cases):
         if not isinstance(params, Mapping):
@@ -174,8 +174,8 @@ def identify_cases(cases: Iterable[Mapping[str, Any]]) -> list[Case]:
         if case.key in identified:
             first = list(identified).index(case.key)
             raise ArgumentError(
-                f"cases {first} and {i} are the same: {case.text}. To run a case twice, give it "
-                "another parameter, such as repeat=0, 1, ..."
+                f"cases {first} and {i} are the same: {case.text}. To run a case twice, add a "
+                "parameter such as repeat=0, 1, ..."
             )
         identified[case.key] = case
     return list(identified.values())
@@ -197,10 +197,10 @@ def _identify(params: Mapping[str, Any], label: str) -> Case:
 
 
 def check_name(name: Any, label: str) -> None:
-    """Raise ArgumentError if a name cannot be the name of a file and of a column."""
+    """Raise ArgumentError if a name is not valid for files and columns."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ArgumentError(
-            f"{label}: expected letters, digits, - and _, also with dots between, got {name!r}"
+            f"{label}: expected letters, digits, '-', '_' and inner dots, got {name!r}"
         )
     if name in RESERVED_NAMES:
         raise ArgumentError(
@@ -209,7 +209,7 @@ def check_name(name: Any, label: str) -> None:
 
 
 def json_value(value: Any, label: str) -> Any:
-    """Return a value as JSON represents it; raise ArgumentError if it cannot."""
+    """Convert a value for JSON; raise ArgumentError if JSON cannot represent it."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -223,11 +223,11 @@ def json_value(value: Any, label: str) -> Any:
 
 
 def numeric_array(value: Any, label: str) -> Array:
-    """Return an array on the host that a npy file holds without pickles."""
+    """Return an array on the host that can be saved as npy without pickling."""
     if host.ma.isMaskedArray(value):
         raise ArgumentError(
-            f"{label}: expected an array without a mask, got a masked array; store its data and "
-            "its mask under two names"
+            f"{label}: expected an array without a mask, got a masked array; use two names, "
+            "for its data and its mask"
         )
     array = array_on_host(value)
     if array.dtype.hasobject:

@@ -1,4 +1,4 @@
-"""Executors: processes of this machine, the calling process itself, or the user's own executor."""
+"""Executors: processes on this machine, the calling process, or the user's own executor."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..errors import ArgumentError, StudyError
 from .provenance import THREAD_VARIABLES
 from .worker import initialize_worker
 
-DEFAULT_AHEAD = 256  # cases submitted at a time to an executor whose workers are not known
+DEFAULT_AHEAD = 256  # cases submitted at a time to an executor of the user's
 
 
 class InProcessExecutor(futures.Executor):
-    """Calls in this process: for debuggers, and for functions that cannot be pickled."""
+    """An executor in this process, for debugging and for functions that cannot be pickled."""
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> futures.Future:
-        """Call the function at once."""
+        """Call the function immediately, and return a future that is done."""
         future: futures.Future = futures.Future()
         future.set_result(fn(*args, **kwargs))
         return future
 
 
 class WorkerPool:
-    """The executor of a study, and how many cases it is given at a time.
+    """The executor of a study, and the number of cases submitted to it at a time.
 
     Parameters
     ----------
     executor : concurrent.futures.Executor or None
-        The user's executor. None starts processes of this machine, and starts them again when one
-        of them has died.
+        The user's executor. None starts processes on this machine, and restarts them when one of
+        them has died.
     workers : int or None
         The number of those processes; 0 runs in this process. By default the number of
         processors.
@@ -67,7 +67,7 @@ class WorkerPool:
 
     @property
     def crosses_processes(self) -> bool:
-        """Whether the function is pickled for other processes, not called by threads of this."""
+        """Whether the function must be pickled for other processes."""
         # The exact class: an InterpreterPoolExecutor is a subclass, and pickles.
         if self.given is not None:
             return type(self.given) is not futures.ThreadPoolExecutor
@@ -80,7 +80,7 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Start the executor; at the end of the block, drop the cases that it has not begun."""
+        """Start the executor for the block, and cancel pending cases at its end."""
         with self._limited_threads():
             self.start()
             try:
@@ -94,26 +94,26 @@ class WorkerPool:
         if self.given is not None:
             self.executor = self.given
         elif self.owns_processes:
-            # Spawned, not forked: a fork copies threads of the BLAS in the middle of their work.
+            # Spawn, because forking is unsafe while threads of the BLAS are running.
             self.executor = futures.ProcessPoolExecutor(
                 self.workers, mp_context=get_context("spawn"), initializer=initialize_worker
             )
 
     def submit(self, function: Callable, *args: Any) -> futures.Future:
-        """Submit a call; raise StudyError if the executor takes no more."""
+        """Submit a call; raise StudyError if the executor does not accept it."""
         try:
             return self.executor.submit(function, *args)
         except futures.BrokenExecutor:
             raise
         except RuntimeError as error:
             raise StudyError(
-                f"executor: it takes no cases ({error}). What is recorded stays; run the study "
+                f"executor: accepts no cases ({error}). The records so far are kept; run the study "
                 "again inside the executor's `with` block, or with a new executor"
             ) from error
 
     @contextlib.contextmanager
     def _limited_threads(self) -> Iterator[None]:
-        """Share the processors among own processes, unless the user has set thread counts."""
+        """Divide the processors among the workers, unless the user has set thread counts."""
         if not self.owns_processes or any(name in os.environ for name in THREAD_VARIABLES):
             yield
             return
@@ -126,7 +126,7 @@ class WorkerPool:
 
 
 def pickle_function(function: Callable) -> bytes:
-    """Return a function as workers get it; raise ArgumentError if it cannot be pickled."""
+    """Pickle a function for the workers; raise ArgumentError if that fails."""
     try:
         return pickle.dumps(function)
     except Exception as error:

@@ -22,8 +22,8 @@ MAX_ROWS = 1000  # of the table of cases
 MAX_FAILURES = 50
 MAX_FIGURES = 24
 HISTOGRAM_BINS = 25
-MIN_DISTINCT_PARAMS = 3  # values of a parameter, from which outputs are drawn over it
-MAX_CURVE_LENGTH = 64  # entries of an array that is drawn over its index
+MIN_DISTINCT_PARAMS = 3  # of a parameter, to draw outputs over it
+MAX_CURVE_LENGTH = 64  # entries of an array to draw over its index
 LOG_AXIS_RATIO = 100.0  # of the largest value to the smallest, above which an axis is logarithmic
 SUMMARY_COLUMNS = ("cases", "smallest", "10 %", "median", "90 %", "largest")
 
@@ -35,7 +35,7 @@ def html_report(
     records: Sequence[Record],
     sessions: Sequence[Session],
 ) -> str:
-    """Return a study as one HTML page, with its figures inside.
+    """Return a study as one HTML page that contains its figures.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def _draw_histogram(ax: Any, y: Array, name: str) -> None:
     if _wants_log_axis(y):
         bins = host.logspace(math.log10(y.min()), math.log10(y.max()), HISTOGRAM_BINS)
         ax.set_xscale("log")
-    elif (y == host.rint(y)).all() and host.ptp(y) < HISTOGRAM_BINS:  # counts: a bar for each
+    elif (y == host.rint(y)).all() and host.ptp(y) < HISTOGRAM_BINS:  # integers: one bar for each
         bins = host.arange(y.min() - 0.5, y.max() + 1.0)
     ax.hist(y, bins=bins, alpha=0.8)
     ax.set(xlabel=name, ylabel="cases")

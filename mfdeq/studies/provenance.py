@@ -1,4 +1,4 @@
-"""Where results come from: versions of packages, the commit of the code, and the machine."""
+"""Provenance of results: versions of packages, the commit of the code, and the machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def utc_now() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the machine and the process, with its settings of threads."""
+    """Describe the machine and the process, including its thread settings."""
     return {
         "host": platform.node(),
         "platform": platform.platform(),
@@ -41,7 +41,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_provenance(function: Callable) -> dict[str, Any]:
-    """Return what the results of a function depend on besides its arguments."""
+    """Describe what the results of a function depend on besides its arguments."""
     packages = {d.name: d.version for d in metadata.distributions() if d.name}
     return {
         "function": qualified_name(function),
@@ -57,7 +57,7 @@ def describe_provenance(function: Callable) -> dict[str, Any]:
 def qualified_name(function: Callable) -> str:
     """Return module.function, and the arguments that a `functools.partial` fixes.
 
-    The module of a script has the script's name, also while it runs as ``__main__``.
+    A script's module is named after its file, even while it runs as ``__main__``.
     """
     inner = _unwrap(function)
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
@@ -75,10 +75,10 @@ def qualified_name(function: Callable) -> str:
 
 
 def fingerprint(function: Callable) -> str | None:
-    """Return a digest of a function's source and of the values that it holds.
+    """Return a digest of a function's source and of the values bound to it.
 
-    The values are those of its closure, and the object that it is a method of. None if they
-    cannot be pickled or the source is not there. The functions that it calls are not included.
+    These are the values in its closure and, for a method, its object. None if they cannot be
+    pickled or the source is not available. The functions that it calls are not included.
     """
     inner = _unwrap(function)
     owner = getattr(inner, "__self__", inner)
@@ -87,13 +87,13 @@ def fingerprint(function: Callable) -> str | None:
     try:
         source = inspect.getsource(inner if inspect.isroutine(inner) else type(inner))
         values = pickle.dumps([*cells, *owners], protocol=4)
-    except Exception:  # a builtin, a function typed at a prompt, values that cannot be pickled
+    except Exception:  # a builtin, a function from a prompt, or values that cannot be pickled
         return None
     return hashlib.sha256(source.encode() + values).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def commit(function: Callable) -> str | None:
-    """Return the commit of the git repository that a function is in, or None.
+    """Return the commit of the git repository that contains a function, or None.
 
     It ends in "+changes" if tracked files differ from the commit.
     """

@@ -1,4 +1,4 @@
-"""What a study returns: records of cases, their values, and the progress of the whole."""
+"""Results of a study: records of cases, their values, and the overall progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Values(Mapping):
     values : dict
         The values, with arrays replaced by their digests and shapes.
     folder : Path
-        Where the arrays are.
+        The folder of the array files.
     kind : {"param", "output"}
-        What the names of the files begin with.
+        The prefix of the file names.
     """
 
     def __init__(self, values: dict[str, Any], folder: Path, kind: str) -> None:
@@ -34,7 +34,7 @@ class Values(Mapping):
         return self._folder / f"{self._kind}.{name}.npy" if is_array else None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array without reading it; () for all else, also if missing."""
+        """Return the shape of an array without reading it; () for other and missing values."""
         value = self._values.get(name)
         return tuple(value["shape"]) if isinstance(value, dict) else ()
 
@@ -43,7 +43,7 @@ class Values(Mapping):
         if file is None:
             return self._values[name]
         try:
-            # [()] makes a number of an array without axes: complex numbers are stored as such.
+            # [()] turns a zero-dimensional array into a number: complex numbers are stored so.
             return host.load(file, allow_pickle=False)[()]
         except (OSError, ValueError, EOFError) as error:
             raise StudyError(
@@ -80,7 +80,7 @@ class Values(Mapping):
 
 @dataclass(frozen=True, repr=False)
 class Record:
-    """What a study stores of a case.
+    """The record of one case.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Record:
         The seed of its random numbers: ``rng`` was ``numpy.random.default_rng(seed)``. None if
         the function takes no ``rng``.
     warm : str or None
-        The key of the case that it was started from.
+        The key of the case that its warm start came from, if any.
     started : str
         The time in UTC, ISO 8601.
     seconds : float
@@ -103,7 +103,7 @@ class Record:
     worker : dict
         The machine and the process that ran it.
     provenance : dict
-        Of the session: versions of packages, commit, command line and machine.
+        The versions of packages, commit, command line and machine of the session.
 
     Examples
     --------
@@ -137,12 +137,12 @@ class Record:
 
     @property
     def outputs(self) -> Values:
-        """What the function returned.
+        """The outputs of the function.
 
         Raises
         ------
         StudyError
-            If the case failed, with its traceback.
+            If the case failed. The message contains its traceback.
         """
         if self.status == "failed":
             raise StudyError(
@@ -153,7 +153,7 @@ class Record:
 
     @property
     def kept(self) -> Values:
-        """The outputs that could be stored, also of a case that failed because of another."""
+        """The outputs that could be stored, even if another one made the case fail."""
         return self._outputs
 
     @property

@@ -1,4 +1,4 @@
-"""The schedule of a study: cases submitted to the executor, and their outcomes collected."""
+"""Scheduling: submits cases to the executor, and collects their outcomes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .worker import Outcome, check_unpickling, run_case
 CallArguments = tuple[dict[str, Any], dict[str, Any], list[int] | None]
 
 WORKER_DIED = (
-    "the worker process ended in the middle of this case: it was killed, perhaps for lack of "
-    "memory, or crashed in compiled code"
+    "the worker process died while it ran this case: it was killed, perhaps for lack of memory, "
+    "or crashed in compiled code"
 )
 
 
@@ -32,7 +32,7 @@ class Completed:
 
 
 class Scheduler:
-    """Cases submitted a few ahead of the workers.
+    """Runs cases, submitting them a few ahead of the workers.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Scheduler:
         The function of the study, pickled if the pool crosses processes.
     cases : iterable of Case
     arguments : callable
-        What a case is called with; called when the case is submitted, not before.
+        Returns the arguments of a case; called when the case is submitted.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Scheduler:
                 yield dead
 
     def cancel(self) -> list[Completed]:
-        """Cancel what has not begun, and return what completes."""
+        """Cancel the cases that have not begun, and return those that complete."""
         for future in self.running:
             future.cancel()
         futures.wait(self.running)
@@ -98,7 +98,7 @@ class Scheduler:
         return [Completed(self.running.pop(future), _outcome(future)) for future in done]
 
     def _handle_dead_worker(self) -> list[Completed]:
-        """Start the workers again, and find out which case is to blame.
+        """Restart the workers, and find out which case killed one.
 
         If only one case was running, it is recorded as failed. Otherwise each of them is run
         again alone.
@@ -109,8 +109,8 @@ class Scheduler:
         self.running.clear()
         if not self.pool.owns_processes:
             raise StudyError(
-                "executor: it is broken, because one of its workers has died or it was shut down. "
-                "What is recorded stays; run the study again with a new executor"
+                "executor: broken, because one of its workers has died or it was shut down. The "
+                "records so far are kept; run the study again with a new executor"
             )
         self.pool.start()
         if len(lost) == 1:
@@ -151,6 +151,6 @@ def _has_outcome(future: futures.Future) -> bool:
 def _outcome(future: futures.Future) -> Outcome:
     try:
         return future.result()
-    except Exception as error:  # of the executor: run_case itself raises none
+    except Exception as error:  # from the executor: run_case never raises
         trace = "".join(traceback.format_exception(error))
         return Outcome.without_result(f"{type(error).__name__}: {error}", trace)

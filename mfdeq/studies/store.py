@@ -2,7 +2,7 @@
 
 Only one process writes at a time. The arrays of a case are written to a folder of their own and
 flushed to the disk before its record is committed, so every record is complete. A folder without a
-record is the remains of a process that was killed; the next writer removes it. SQLite's rollback
+record was left behind by a process that was killed; the next writer removes it. SQLite's rollback
 journal is used, because its write-ahead log does not work on network file systems.
 
     study.sqlite      settings, sessions, records
@@ -81,7 +81,7 @@ class FinishedCase:
     seed : str
         The seed of its random numbers, as JSON.
     warm : str or None
-        The key of the case that it was started from.
+        The key of the case that its warm start came from.
     """
 
     case: Case
@@ -96,7 +96,7 @@ class Store:
     Parameters
     ----------
     directory : str or path
-        Made, with its parents, by the first writer.
+        Created, with its parents, by the first writer.
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
@@ -115,7 +115,7 @@ class Store:
             version = db.execute("pragma user_version").fetchone()[0]
             tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
         if version == application == tables == 0:
-            return  # killed after the file was made and before its tables were
+            return  # a writer was killed before it created the tables
         if application != APPLICATION_ID:
             raise StudyError(f"{self.path} is not a study of mfdeq; use another directory")
         if version != LAYOUT_VERSION:
@@ -127,7 +127,7 @@ class Store:
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        # Opened for writing: after a kill the next reader rolls the transaction back.
+        # Open for writing: after a kill the next reader rolls the transaction back.
         uri = f"{self.path.resolve().as_uri()}?mode=rw"
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=DATABASE_TIMEOUT)) as db:
@@ -162,7 +162,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writer]:
-        """Lock the directory for the block, and give its only writer."""
+        """Lock the directory for the block, and yield its only writer."""
         with contextlib.ExitStack() as stack:
             with explain_write_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Store:
     def _locked(self) -> Iterator[None]:
         name = str(self.directory.resolve())
         if name in _locked_directories:  # checked before opening: closing would release the lock
-            raise StudyError(f"{self.directory} is being written by this process already")
+            raise StudyError(f"{self.directory} is already being written by this process")
         # Locks of lockf belong to a process and are not inherited by workers that outlive it.
         with open(self.directory / "driver.lock", "a+") as lock:
             for left in reversed(range(LOCK_ATTEMPTS)):
@@ -208,7 +208,7 @@ class Store:
                 return False
         except StudyError:
             return True
-        except OSError:  # the directory may only be read
+        except OSError:  # the directory is read-only
             return False
 
 
@@ -225,7 +225,7 @@ class Writer:
         self.store = store
         self.db = sqlite3.connect(store.path, timeout=DATABASE_TIMEOUT, isolation_level=None)
         self.db.execute("pragma journal_mode = delete")
-        self.db.execute("pragma synchronous = extra")  # also the removal of the journal
+        self.db.execute("pragma synchronous = extra")  # flushes the removal of the journal, too
         if not self.db.execute("pragma user_version").fetchone()[0]:
             self.db.executescript(
                 f"begin exclusive; {CREATE_TABLES} pragma application_id = {APPLICATION_ID}; "
@@ -244,7 +244,7 @@ class Writer:
             raise
 
     def save_setting(self, name: str, value: Any) -> None:
-        """Write a setting, in the place of an earlier one of the same name."""
+        """Write a setting, replacing an earlier one of the same name."""
         row = name, json.dumps(value)
         with explain_write_errors(self.store.directory):
             self.db.execute("insert or replace into settings values (?, ?)", row)
@@ -259,7 +259,7 @@ class Writer:
         return number
 
     def remove_orphans(self) -> None:
-        """Remove folders of arrays without a record: the remains of a process that was killed."""
+        """Remove the array folders without a record that killed processes left behind."""
         recorded = {
             self.store.folder(*row).name
             for row in self.db.execute("select key, attempt from records")
@@ -270,7 +270,7 @@ class Writer:
                     shutil.rmtree(folder)
 
     def record(self, session: int, finished: Iterable[FinishedCase]) -> None:
-        """Record cases, all of them or none."""
+        """Record either all of these cases or none."""
         finished = list(finished)
         attempts = {item.case.key: self._last_attempt(item.case.key) for item in finished}
         folders: list[Path] = []
@@ -345,15 +345,15 @@ def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) 
 
 @contextlib.contextmanager
 def explain_write_errors(directory: Path) -> Iterator[None]:
-    """Turn errors of the disk and of the database into a StudyError that says what to do."""
+    """Convert errors of the disk and the database to a StudyError that says what to do."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
         # numpy's error for a file that was written only in part has no error number.
         numbers = None, errno.ENOSPC, errno.EDQUOT
         full = getattr(error, "errno", 0) in numbers or "full" in str(error)
-        advice = "make room" if full else "make it writable"
+        advice = "free some space" if full else "make it writable"
         raise StudyError(
-            f"{directory} cannot be written: {error}. What is recorded stays; {advice} and run the "
-            "study again, which computes the rest"
+            f"{directory} cannot be written: {error}. The records so far are kept; {advice} and "
+            "run the study again to compute the rest"
         ) from error

@@ -27,13 +27,13 @@ class Study:
     """A function evaluated on many cases, with every result on disk.
 
     A study is a directory. `map` calls a function on cases and records each result as soon as it
-    is there; called again, it computes only the cases without a record.
+    is available; called again, it computes only the cases without a record.
 
     Parameters
     ----------
     directory : str or path
-        The directory of the study. The first call of `map` makes it, with its parents. It may be
-        copied and moved.
+        The directory of the study. The first call of `map` creates it, with its parents. It
+        may be copied and moved.
 
     Raises
     ------
@@ -49,9 +49,9 @@ class Study:
     Notes
     -----
     Records are rows of ``study.sqlite`` (SQLite), and arrays are npy files in ``arrays``. A record
-    is committed after its arrays have been flushed to the disk, so that a kill at any instant,
-    ``kill -9`` included, or a full disk loses no record and duplicates none. A case without a
-    record is run again.
+    is committed after its arrays have been flushed to the disk, so that neither a full disk nor a
+    kill at any time, even by ``kill -9``, loses or duplicates a record. A case without a record is
+    run again.
 
     Examples
     --------
@@ -115,14 +115,14 @@ class Study:
             The cases: mappings from names to numbers, strings, bools, None, lists of those and
             arrays. See `mfdeq.studies.grid` and `mfdeq.studies.sample`.
         executor : concurrent.futures.Executor, optional
-            Where the cases are run, such as ``client.get_executor()`` of dask.distributed or
-            mpi4py's ``MPIPoolExecutor``. By default processes of this machine.
+            The executor that runs the cases, such as ``client.get_executor()`` of dask.distributed
+            or mpi4py's ``MPIPoolExecutor``. By default processes on this machine.
         workers : int, optional
             The number of those processes, which share the threads of the machine; 0 runs in this
             process. By default the number of processors.
         ahead : int, optional
             The number of cases that are submitted at a time. By default twice the number of
-            workers, and 256 for an executor that is passed.
+            workers, or 256 with `executor`.
         seed : int, default: 0
             The seed of all random numbers of the study.
         warm : mapping of str to str, optional
@@ -131,15 +131,15 @@ class Study:
             cases that is done, or None. The distance is that of the real parameters, each divided
             by its range; integers, strings and all other parameters must be equal.
         retry : bool, default: False
-            Whether to run again the cases that have failed and those whose arrays are damaged.
+            Whether to rerun the cases that have failed and those whose arrays are damaged.
         progress : bool, default: True
             Whether to show a progress bar, if standard error is a terminal.
 
         Returns
         -------
         list of Record
-            The records of all cases in the order of `cases`, also those recorded earlier. The
-            records of cases that failed have the error and its traceback.
+            The records of all cases in the order of `cases`, including those made earlier. The
+            records of cases that failed contain the error and its traceback.
 
         Raises
         ------
@@ -153,12 +153,12 @@ class Study:
         Warns
         -----
         StudyWarning
-            If the source of the function, or a value that it holds, has changed since the study
+            If the source of the function, or a value bound to it, has changed since the study
             began. Existing records are left as they are.
 
         Examples
         --------
-        Add cases to a study, and only those are computed:
+        A second call computes only the new cases:
 
         >>> import tempfile
         >>> import mfdeq
@@ -223,7 +223,7 @@ class Study:
                 raise StudyError(
                     f"{self.directory}: expected the {name} {stored}, which the study began with, "
                     f"got {value}. Use another directory, so that the results of both are not "
-                    "mixed under the same cases"
+                    "mixed"
                 )
 
     def _warn_if_changed(self, writer: Writer, current: str | None) -> None:
@@ -233,9 +233,9 @@ class Study:
             writer.save_setting("fingerprint", current)
         elif stored != current:
             warn(
-                f"{self.directory} has {done} records of a function whose source, or the values "
-                "that it holds, have changed since. They stay as they are; use another directory "
-                "to compute them again",
+                f"{self.directory} has {done} records of a function whose source or bound values "
+                "have changed since. The records are unchanged; use another directory to compute "
+                "them again",
                 StudyWarning,
             )
 

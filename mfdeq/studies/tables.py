@@ -1,4 +1,4 @@
-"""Records as a table of pandas, and as a dataset of xarray."""
+"""Conversion of records to a pandas table and an xarray dataset."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _check_known(names: Sequence[str], known: Sequence[str], argument: str) -> N
 
 
 def _stack(values: list[Any], name: str) -> Array:
-    """Stack the values of an output along a first axis, NaN or None where there is none."""
+    """Stack the values of an output along a first axis, with NaN or None if one is missing."""
     advice = "pass names= without it"
     try:
         shapes = {host.shape(x) for x in values if x is not None}

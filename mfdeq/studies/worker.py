@@ -1,4 +1,4 @@
-"""What a worker process does: call the user's function on one case, and return the outcome."""
+"""The work of a worker process: calls the user's function on a case, and returns the outcome."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..errors import ArgumentError
 from .cases import check_name, json_value, numeric_array
 from .provenance import describe_machine, utc_now
 
-RNG_PARAMETER = "rng"  # the parameter of a function that gets a case's random generator
+RNG_PARAMETER = "rng"  # the argument of a function for the case's random generator
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case, as a worker returns it.
+    """The outcome of a case, as a worker returns it.
 
     Attributes
     ----------
@@ -56,9 +56,9 @@ class Outcome:
 
 
 def initialize_worker() -> None:
-    """Make a worker process end with the process that started it, however that ends.
+    """Make this worker exit when the process that started it ends for any reason.
 
-    Without this a worker would wait forever: it holds both ends of its queue. Ctrl-C reaches all
+    Otherwise it would wait forever, since it holds both ends of its queue. Ctrl-C reaches all
     processes of the terminal, and ends a worker without a traceback.
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
@@ -73,7 +73,7 @@ def initialize_worker() -> None:
 
 
 def check_unpickling(pickled: bytes) -> dict[str, Any]:
-    """Unpickle the function, which raises if a worker cannot import it; return the machine."""
+    """Check that a worker can unpickle the function, and describe its machine."""
     pickle.loads(pickled)
     return describe_machine()
 
@@ -117,9 +117,9 @@ def run_case(
 
 
 def store_outputs(returned: Any, params: Mapping[str, Any], outputs: dict[str, Any]) -> None:
-    """Put what a function returned into `outputs`.
+    """Add the values that a function returned to `outputs`.
 
-    All that can be stored is stored before an ArgumentError names what cannot.
+    Every value that can be stored is added before an ArgumentError names the others.
     """
     if not isinstance(returned, Mapping):
         returned = {"value": returned}
@@ -138,7 +138,7 @@ def store_outputs(returned: Any, params: Mapping[str, Any], outputs: dict[str, A
 
 
 def _storable(value: Any, label: str) -> Any:
-    """Return a numpy array, or a value that JSON represents."""
+    """Return a numpy array, or a value that JSON can represent."""
     if isinstance(value, complex | host.complexfloating):  # JSON has no complex numbers
         return host.asarray(value)
     if is_dense(value):
@@ -149,7 +149,7 @@ def _storable(value: Any, label: str) -> Any:
 
 
 def takes_rng(function: Callable) -> bool:
-    """Whether a function has a parameter for a random generator."""
+    """Return True if a function has a parameter for a random generator."""
     try:
         return RNG_PARAMETER in inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin without a signature

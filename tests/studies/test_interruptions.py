@@ -122,13 +122,13 @@ def test_ctrl_c_ends_workers_silently_and_keeps_finished_cases(study):
 def test_a_case_that_kills_its_worker_fails_and_the_others_run(study):
     records = study.map(functions.deadly, grid(i=range(6)), workers=2)
     assert [record.status for record in records] == ["done"] * 3 + ["failed"] + ["done"] * 2
-    assert "the worker process ended" in records[3].error
+    assert "the worker process died" in records[3].error
 
 
 def test_a_broken_executor_ends_the_run_and_loses_nothing(study):
     with (
         futures.ProcessPoolExecutor(1, get_context("spawn")) as executor,
-        refused(mfdeq.StudyError, "executor: it is broken", "run the study again"),
+        refused(mfdeq.StudyError, "executor: broken", "run the study again"),
     ):
         study.map(functions.deadly, grid(i=[0, 1, 3, 4]), executor=executor, ahead=1)
     assert [params["i"] for params in assert_complete(study)] == [0, 1]
@@ -138,7 +138,7 @@ def test_a_broken_executor_ends_the_run_and_loses_nothing(study):
 def test_an_executor_that_was_shut_down_is_refused(study, kind):
     with kind(1) as executor:
         pass
-    with refused(mfdeq.StudyError, "executor: it takes no cases", "new futures", "a new executor"):
+    with refused(mfdeq.StudyError, "executor: accepts no cases", "new futures", "a new executor"):
         study.map(functions.pair, functions.PAIRS, executor=executor)
 
 
@@ -174,7 +174,7 @@ def full_disk(monkeypatch):
 @pytest.mark.parametrize("in_processes", [False, True])
 def test_a_full_disk_loses_no_result(study, full_disk, processes, in_processes):
     options = {"executor": processes} if in_processes else {"workers": 0}
-    with refused(mfdeq.StudyError, "No space left", "make room") as caught:
+    with refused(mfdeq.StudyError, "No space left", "free some space") as caught:
         study.map(functions.pair, functions.PAIRS, **options)
     full_disk.undo()
     unrecorded = {
@@ -200,7 +200,7 @@ def test_a_full_database_loses_no_record(study, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "begin_session", begin_with_little_room)
-        with refused(mfdeq.StudyError, "full", "make room"):
+        with refused(mfdeq.StudyError, "full", "free some space"):
             study.map(functions.pair, functions.PAIRS, workers=0)
     recorded = assert_complete(study)
     assert recorded[:2] == functions.PAIRS[:2]

@@ -58,7 +58,7 @@ def test_a_file_as_the_directory_is_refused(tmp_path):
 def test_only_one_process_writes(study):
     with study.store.writing():
         assert study.status().running
-        with refused(mfdeq.StudyError, "by this process already"):
+        with refused(mfdeq.StudyError, "already being written by this process"):
             study.map(functions.pair, functions.PAIRS, workers=0)
         assert study.status().running  # looking has not let the lock go
         code = f"import mfdeq; mfdeq.Study({str(study.directory)!r}).map(len, [], workers=0)"
