@@ -1,6 +1,6 @@
 """Files that survive an interruption: atomic writes, and the checkpoints of long runs.
 
-Minimization, continuation and eigenvalue solvers write their state here and continue from it. What
-the state consists of is theirs; this room knows only dicts, lists, plain values and arrays. Studies
-of many cases have a directory of their own, in `mfdeq.studies`.
+Minimization, continuation and eigenvalue solvers write their state here and continue from it. Each
+solver decides what its state consists of; this room handles only dicts, lists, plain values and
+arrays. Studies of many cases use a directory instead: see `mfdeq.studies`.
 """

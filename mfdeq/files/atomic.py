@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete or not there, whatever ends the process that writes it."""
+"""Atomic writes: a file is complete or absent, even if its writer is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-TEMPORARY_SUFFIX = ".part"  # of the name of a file while it is being written
+TEMPORARY_SUFFIX = ".part"  # of the names of files that are being written
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def put_in_place(path: Any) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Raise OSError if no file can be made at a path: before the work, not after it."""
+    """Raise OSError if no file can be written at a path."""
     with open(temporary_path(path), "wb"):
         pass
     os.remove(temporary_path(path))
@@ -50,7 +50,7 @@ def temporary_path(path: Any) -> str:
 
 
 def flush_to_disk(file: BinaryIO) -> None:
-    """Flush what was written to a file from the buffers of Python and the system to the disk."""
+    """Flush a file from the buffers of Python and the system to the disk."""
     file.flush()
     os.fsync(file.fileno())
 

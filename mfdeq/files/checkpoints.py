@@ -1,8 +1,8 @@
-"""Checkpoints: the file that a long run continues from, and digests of what it depends on.
+"""Checkpoints: files from which long runs continue, and digests of the data that they depend on.
 
-A file holds dicts, lists, plain values and arrays: an npz without pickles, written atomically. A
-run that continues from it ends in the same bits as one that was never interrupted, because both
-drop, at every checkpoint, what is not in the file: factors, recycled spaces and warm starts.
+A checkpoint is an npz file of dicts, lists, plain values and arrays, written atomically and without
+pickles. A run that continues from it gives the same bits as one that was never interrupted, because
+both discard, at every checkpoint, what the file lacks: factors, recycled spaces and warm starts.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, short_repr, warn
 from .atomic import check_writable, replace_atomically
 
-FORMAT_VERSION = 2  # of the contents of a file
+FORMAT_VERSION = 2  # of checkpoint files
 HEADER = "mfdeq"  # the member that describes the others, as JSON
-NUMERIC_KINDS = "biufc"  # of dtypes that npy files hold without pickles
+NUMERIC_KINDS = "biufc"  # of dtypes that npy files hold without pickling
 DIGEST_LENGTH = 16  # hexadecimal digits
 
 
 class CheckpointStore(Protocol):
-    """Reads and writes checkpoints; an array library may have its own (`checkpoint_store`)."""
+    """Reads and writes checkpoints; `ArrayLibrary.checkpoint_store` may return another one."""
 
     def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what identifies the run of a file, and its state."""
+        """Read what identifies the run of a file, and its state."""
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
-        """Replace the file by one that holds a state; raise CheckpointError if that fails."""
+        """Write a state, replacing the file; raise CheckpointError if that fails."""
 
 
 class Checkpoint:
@@ -46,16 +46,16 @@ class Checkpoint:
     every : int
         The number of steps of the run between two checkpoints.
     kind : str
-        What kind of run it is, in words: "a minimization", "a branch", "eigenpairs".
+        The kind of run, as messages name it: "a minimization", "a branch", "eigenpairs".
     of : dict
-        What identifies the run, as plain values: a run continues only from a file with the same.
+        The plain values that identify the run. It continues only from a file with the same values.
     backend : Backend
-        Of the run's arrays. The first rank reads and writes for all.
+        The backend of the run's arrays. The first rank reads and writes for all.
 
     Attributes
     ----------
     saved : dict or None
-        The state in the file, if there is one.
+        The state in the file, or None if there is no file.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class Checkpoint:
             self._check_same_run(found)
 
     def _exists(self) -> bool:
-        """Return whether there is a file; raise CheckpointError if none can be written."""
+        """Return True if the file exists; raise CheckpointError if none can be written."""
         if os.path.lexists(self.path):
             return True
         try:
@@ -97,21 +97,21 @@ class Checkpoint:
             raise other_run_error(self.path, "; ".join(differences))
 
     def due(self, done: int, ended: bool = False) -> bool:
-        """Return whether to write after `done` steps: every so many, and at the end."""
+        """Return True if a checkpoint is due after `done` steps, or at the end of the run."""
         return done - self._last >= (1 if ended else self.every)
 
     def continue_from(self, done: int) -> None:
-        """Count the next checkpoint from a run that has continued after `done` steps."""
+        """Count the steps to the next checkpoint from `done`, where the run has continued."""
         self._last = done
 
     def write(self, done: int, state: dict[str, Any]) -> None:
-        """Write the state after `done` steps. If the disk refuses, warn; the run goes on."""
+        """Write the state after `done` steps; warn if that fails, and go on with the run."""
         self._last = done
         try:
             self.store.write(self.path, self.kind, self.of, state)
         except CheckpointError as error:
             warn(
-                f"{error}. The run goes on; an earlier checkpoint in that place is unchanged",
+                f"{error}. The run continues; an earlier checkpoint in that file is unchanged",
                 CheckpointWarning,
             )
 
@@ -119,9 +119,9 @@ class Checkpoint:
 def open_checkpoint(
     path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]], backend: Backend
 ) -> Checkpoint | None:
-    """Return the checkpoint of a run, or None if the caller names no file."""
+    """Return the checkpoint of a run, or None if `path` is None on the first rank."""
     every = count(every, "checkpoint_every")
-    path = backend.on_first_rank(lambda: path)  # ranks may have made paths of their own
+    path = backend.on_first_rank(lambda: path)  # the ranks may have different paths
     return None if path is None else Checkpoint(path, every, kind, of(), backend)
 
 
@@ -129,11 +129,11 @@ class NpzStore:
     """Reads and writes a checkpoint as one npz file, from one process."""
 
     def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what identifies the run of a file, and its state."""
+        """Read what identifies the run of a file, and its state."""
         return read_state(path, kind)
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
-        """Replace the file by one that holds a state."""
+        """Write a state, replacing the file."""
         write_state(path, kind, of, state)
 
 
@@ -143,7 +143,7 @@ def write_state(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any])
 
 
 def read_state(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what identifies the run of a file, and its state with arrays on the host."""
+    """Read what identifies the run of a file, and its state with arrays on the host."""
     path = _fspath(path)
     with (
         explain_read_errors(path),
@@ -154,7 +154,7 @@ def read_state(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def encode(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
-    """Return the members of a file: the header as JSON, and the arrays by name, as they are."""
+    """Return the members of a file: the header as JSON, and the arrays by name."""
     arrays: dict[str, Any] = {}
     packed = _pack(state, "state", arrays)
     header = {
@@ -189,7 +189,7 @@ def write_members(path: Any, header: bytes, arrays: dict[str, Any]) -> None:
 def decode(
     path: str, header: bytes, arrays: Mapping[str, Any], kinds: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what identifies the run, and the state, of a file of one of these kinds."""
+    """Decode what identifies the run, and the state, from a file of one of these kinds."""
     found = json.loads(header)
     version, kind = found["format"], found["kind"]
     if version == FORMAT_VERSION and kind in kinds:
@@ -197,51 +197,51 @@ def decode(
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: expected format {FORMAT_VERSION}, which mfdeq {__version__} reads, got "
-            f"format {version}, written by mfdeq {found.get('version')}. Continue with the version "
-            "that wrote it, or delete it to start anew"
+            f"format {version}, written by mfdeq {found.get('version')}. Use the version that "
+            "wrote it, or delete it to start again"
         )
     raise CheckpointError(
-        f"{path}: expected a file with {' or '.join(kinds)}, got one with {kind}. Name another "
-        "file, or delete it to start anew"
+        f"{path}: expected a file with {' or '.join(kinds)}, got one with {kind}. Use another "
+        "file, or delete it to start again"
     )
 
 
 @contextlib.contextmanager
 def explain_read_errors(path: str) -> Iterator[None]:
-    """Turn errors of reading a file into CheckpointErrors that say what to do."""
+    """Convert errors of reading to CheckpointErrors that say what to do."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}. Name another file, or delete it to start anew"
+            f"{path} cannot be read: {error}. Use another file, or delete it to start again"
         ) from error
     except (MemoryError, CheckpointError):
         raise
-    except Exception as error:  # whatever zip, npy and JSON raise for other bytes
+    except Exception as error:  # from zip, npy or JSON
         raise CheckpointError(
-            f"{path} is not a checkpoint of mfdeq, or a damaged one ({type(error).__name__}). Name "
-            "another file, or delete it to start anew"
+            f"{path} is not a checkpoint of mfdeq, or a damaged one ({type(error).__name__}). Use "
+            "another file, or delete it to start again"
         ) from error
 
 
 def write_error(path: str, error: OSError) -> CheckpointError:
     """Return the error for a file that cannot be written."""
     return CheckpointError(
-        f"{path} cannot be written: {error}. Name a file in a directory that exists, is writable "
-        "and has room"
+        f"{path} cannot be written: {error}. Use a file in a directory that exists, is writable "
+        "and has free space"
     )
 
 
 def other_run_error(path: str, difference: str) -> CheckpointError:
     """Return the error for a file that belongs to another run."""
     return CheckpointError(
-        f"{path} is a checkpoint of another run: {difference}. Name another file, or delete it to "
-        "start anew"
+        f"{path} is a checkpoint of another run: {difference}. Use another file, or delete it to "
+        "start again"
     )
 
 
 def digest(*arrays: Array | None) -> str | None:
-    """Return a digest of the bits of arrays; arrays that are None are skipped, None if all are."""
+    """Return a digest of the bits of all arrays that are not None; None if there are none."""
     sha256 = hashlib.sha256()
     for array in arrays:
         if array is not None:
@@ -260,7 +260,7 @@ def _fspath(path: Any) -> str:
 
 
 def _pack(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """Return a tree as JSON represents it; put its arrays into `arrays` by their place in it."""
+    """Convert a tree for JSON, moving its arrays to `arrays` by their path in the tree."""
     if isinstance(tree, dict):
         return {key: _pack(value, f"{name}.{key}", arrays) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -274,7 +274,7 @@ def _pack(tree: Any, name: str, arrays: dict[str, Any]) -> Any:
 
 
 def _unpack(tree: Any, arrays: Mapping[str, Any]) -> Any:
-    """Return the tree that `_pack` was given."""
+    """Rebuild the tree that `_pack` converted."""
     if isinstance(tree, list):
         return [_unpack(value, arrays) for value in tree]
     if not isinstance(tree, dict):

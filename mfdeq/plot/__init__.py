@@ -1,7 +1,7 @@
-"""Plots by matplotlib, of spectra, fields, branches of equilibria and minimizations.
+"""Matplotlib plots of spectra, fields, branches of equilibria and minimizations.
 
-Each function draws a result of this library and returns matplotlib's axes, to be changed further.
-Nothing is computed here but what a plot needs. Needs ``pip install mfdeq[plot]``.
+Each function draws a result of this library and returns the matplotlib axes, which can be changed
+further. Only what a plot needs is computed here. Requires ``pip install mfdeq[plot]``.
 """
 
 from .branches import branch

@@ -1,4 +1,4 @@
-"""Axes to draw on, and the results to draw with their names in the legend."""
+"""Axes to draw on, and results with their names in the legend."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def get_axes(ax: Any) -> Any:
 def named_results(
     given: Any, kind: type, argument: str, source: str, label: str | None = None
 ) -> list[tuple[str | None, Any]]:
-    """Return pairs of a name and a result, of one result or of a mapping from names to results.
+    """Return (name, result) pairs for one result, or for a mapping from names to results.
 
     Parameters
     ----------
     given : object or mapping of str to object
-        What the caller passed.
+        The argument that the caller passed.
     kind : type
         The class that results must have.
     argument, source : str

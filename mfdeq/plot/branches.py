@@ -12,7 +12,7 @@ from ..continuation.point import Point
 from ..errors import ArgumentError
 from .axes import get_axes, named_results
 
-# By stability; None if it is not known.
+# Line styles by stability; None if it is not known.
 LINE_STYLES: dict[bool | None, Any] = {True: "-", False: (0, (4, 2)), None: "-"}
 STABILITY_LABELS = {True: "stable", False: "unstable"}
 MARKERS = {"fold": "o", "crossing": "D"}
@@ -30,8 +30,7 @@ def branch(
     Parameters
     ----------
     branches : Branch, sequence of Branch, or mapping of str to Branch
-        The results of `mfdeq.follow`: one, several, or several by the names that the legend gives
-        them.
+        The results of `mfdeq.follow`: one, several, or several by their names in the legend.
     measure : callable
         Returns a number for a state, an (N,) array: ``np.max``, for example.
     ax : matplotlib.axes.Axes, optional
@@ -126,7 +125,7 @@ def _horizontal(branch: Branch, parameter: int | None) -> Array:
 
 def _parts(points: list[Point], x: Array, y: Array) -> Iterator[tuple[bool | None, Array, Array]]:
     """Yield the stability, x and y of the parts of a branch; None if the stability is unknown."""
-    # A fold or a crossing itself is left out: its eigenvalue is zero, with the sign of rounding.
+    # Skip folds and crossings: rounding decides the sign of their zero eigenvalue.
     known = [i for i, p in enumerate(points) if p.unstable is not None and not p.kind]
     stable = points[known[0]].unstable == 0 if known else None
     xy = host.stack([x, y], axis=1)

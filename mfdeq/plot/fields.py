@@ -203,7 +203,7 @@ def _on_mesh(z: Any, mesh: Any, ax: Any, style: dict[str, Any]) -> tuple[Any, An
 
 
 def _colour_bar(ax: Any, image: Any) -> None:
-    """Add a colour bar as high as the axes, which one of the figure is not at equal aspects."""
+    """Add a colour bar as high as the axes; the default one is not if the aspect is equal."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     unit = 0.02 * max(1.0, abs((high - low) / (right - left)))
     ax.figure.colorbar(image, cax=ax.inset_axes((1.0 + unit, 0.0, 2.0 * unit, 1.0)))

@@ -9,7 +9,7 @@ from ..arguments import one_of
 from ..optimization.minimum import Minimum
 from .axes import get_axes, named_results
 
-MAX_MARKED_ITERATIONS = 100  # above which markers would merge into a band
+MAX_MARKED_ITERATIONS = 100  # with more, markers would merge into a band
 COST_LABELS = {"solves": "linear solves", "seconds": "seconds"}
 
 
@@ -25,8 +25,8 @@ def convergence(
     Parameters
     ----------
     minima : Minimum, or mapping of str to Minimum
-        The results of `mfdeq.minimize`, or the ``best`` of its errors: one, or several by the
-        names that the legend gives them.
+        The results of `mfdeq.minimize`, or the ``best`` of its errors: one, or several by
+        their names in the legend.
     ax : matplotlib.axes.Axes, optional
         Where to draw. By default in a new figure.
     over : {"solves", "seconds"}, default: "solves"

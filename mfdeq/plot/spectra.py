@@ -1,4 +1,4 @@
-"""Plots of eigenvalues: with their error bounds, as a density, and of Gauss-Newton beside full."""
+"""Plots of eigenvalues: with error bounds, as a density, and of Gauss-Newton and full Hessians."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..spectrum.eigsh import eigsh
 from ..spectrum.spectral_density import SpectralDensity
 from .axes import get_axes, named_results
 
-NOISE_FLOOR_RATIO = 1e-2  # of the smallest value: a noise floor below this is off the axis
+NOISE_FLOOR_RATIO = 1e-2  # a noise floor below this fraction of the smallest value is off the axis
 LOG_AXIS_RATIO = 30.0  # of the largest value to the smallest, above which an axis is logarithmic
 CURVE_POINTS = 1000
 GREY = "0.6"
@@ -31,7 +31,7 @@ def spectrum(
     Parameters
     ----------
     pairs : Eigenpairs, or mapping of str to Eigenpairs
-        The results of `mfdeq.eigsh`: one, or several by the names that the legend gives them.
+        The results of `mfdeq.eigsh`: one, or several by their names in the legend.
     ax : matplotlib.axes.Axes, optional
         Where to draw. By default in a new figure.
     label : str, optional
@@ -50,9 +50,9 @@ def spectrum(
     -----
     Markers of positive eigenvalues are filled, those of negative ones open. Bars are the error
     bounds. The dashed line is the noise floor: the largest estimated error of a product with the
-    operator. It is only in the legend if it is far below all values. An eigenvalue not larger than
-    its bound may be zero or of either sign: it is grey, and at the lower end of the axis if it
-    would be below.
+    operator. If it is far below all values, only the legend shows it. An eigenvalue not larger than
+    its bound may be zero or of either sign: it is grey, and drawn at the lower end of the axis if
+    it lies below.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def spectrum(
 def density(
     of: SpectralDensity, ax: Any = None, width: float | None = None, label: str | None = None
 ) -> Any:
-    """Plot a spectral density: eigenvalues per unit, with those that are known as ticks.
+    """Plot a spectral density: eigenvalues per unit, with known eigenvalues as ticks.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def density(
 def gauss_newton_against_full(
     H: ReducedHessian, pairs: Eigenpairs | int = 8, ax: Any = None
 ) -> Any:
-    """Plot eigenvalues of the Gauss-Newton Hessian beside those of the full one along its vectors.
+    """Plot eigenvalues of the Gauss-Newton Hessian, and the full Hessian along its eigenvectors.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def gauss_newton_against_full(
     ax.errorbar(number, full, errors, fmt="D", color="C1", label="full, same vectors", **style)
     sizes = abs(values[abs(values) > bounds])
     if sizes.size and max(sizes.max(), abs(full).max()) > LOG_AXIS_RATIO * sizes.min():
-        # A power of ten, so that no two labels are in one place.
+        # A power of ten, so that labels do not overlap.
         ax.set_yscale("symlog", linthresh=10.0 ** math.floor(math.log10(sizes.min())))
     ax.set(xlabel="number, by magnitude", ylabel="v'H v")
     ax.xaxis.get_major_locator().set_params(integer=True)

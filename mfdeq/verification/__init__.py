@@ -1,9 +1,9 @@
-"""Verification: whether the derivatives of a model are the derivatives of what it computes.
+"""Verification of the derivatives of a model against its function.
 
-`mfdeq.verify` and its checks: Taylor remainders of first and second derivatives, dot tests of
-adjoints, symmetry of curvature, and the sensitivities, gradients and Hessians that follow from
-them. What every solve checks by itself, such as the adjoint of an operator, is not here but where
-it is used: `mfdeq.operators.dot_tests`.
+`mfdeq.verify` checks first and second derivatives by Taylor remainders, adjoints by dot tests, the
+symmetry of curvature, and the sensitivities, gradients and Hessians that follow from them. The
+checks that every solve makes, such as that of an operator's adjoint, are in
+`mfdeq.operators.dot_tests`.
 """
 
 from .checks import Check

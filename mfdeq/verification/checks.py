@@ -1,4 +1,4 @@
-"""How a check is made: Taylor remainders by slope and row by row, adjoints by dot tests."""
+"""The methods of the checks: Taylor remainders, in norm and by row, and dot tests."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .taylor_remainders import (
     step_ladder,
 )
 
-SOLVE_ERROR_FACTOR = 100.0  # a mismatch within this many residuals of the solves proves nothing
-TERM_ERROR_FACTOR = 10.0  # a mismatch within this many errors of finite differences passes
+SOLVE_ERROR_FACTOR = 100.0  # mismatches below this many residuals of solves are inconclusive
+TERM_ERROR_FACTOR = 10.0  # mismatches below this many errors of finite differences pass
 
 Function = Callable[[Array, Array], "Array | None"]
 
@@ -39,12 +39,12 @@ class Check:
     Attributes
     ----------
     name : str
-        The derivative, and what was checked of it.
+        The derivative, and the property that was checked.
     verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
     figure : float
-        What was measured: a slope of Taylor remainders, or a relative mismatch.
+        The measured slope of Taylor remainders, or relative mismatch.
     threshold : float
-        What the figure was compared with.
+        The value that the figure was compared with.
     detail : str
         The explanation.
 
@@ -69,11 +69,11 @@ class Term:
     Attributes
     ----------
     name : str
-        Of the check.
+        The name of the check.
     derivative : (n,) array
         The derivative under test, along the direction.
     size : (n,) array
-        What the rounding error of each entry is relative to.
+        The size that the rounding error of each entry is relative to.
     noise : float
         The rounding error in units of `size`.
     scale : float
@@ -94,13 +94,13 @@ class Term:
 
 
 class Checker:
-    """A list of checks, and the ways to make one more.
+    """A list of checks, and the methods that add to it.
 
     Parameters
     ----------
     backend : Backend
     seed : int
-        Of the random directions.
+        The seed of the random directions.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class Checker:
         self._add(name, verdict, math.nan, math.nan, str(error))
 
     def _add_worst(self, checks: list[Check]) -> None:
-        """Add one check for several directions: the first of those that are worst."""
+        """Add the first of the worst checks along several directions."""
         ranks = [PASS, INCONCLUSIVE, FAIL]
         self.checks.append(max(checks, key=lambda check: ranks.index(check.verdict)))
 
@@ -132,8 +132,8 @@ class Checker:
     ) -> list[Check]:
         """Compare the change of a function along (dtheta, dh) with each term.
 
-        A term that does not pass is checked again with smaller steps: a function whose curvature
-        is on a smaller scale than the direction looks like a wrong derivative until then.
+        A term that does not pass is checked again with smaller steps. If the function curves on a
+        smaller scale than the direction, a correct derivative looks wrong until then.
         """
         base = function(0.0 * dtheta, 0.0 * dh)
         steps, changes = self._changes(function, base, dtheta, dh, self.steps)
@@ -143,8 +143,8 @@ class Checker:
             for k, term in enumerate(terms):
                 if checks[k].verdict != PASS:
                     again = self._judge(term, steps + fine, changes + fine_changes)
-                    # A slope at the small steps may be that of the noise. A wrong row is not: it
-                    # is off by the same amount at four steps.
+                    # At small steps a slope may be due to noise. A wrong row is not: its error
+                    # per step is the same at four steps.
                     if again.verdict == PASS or again.detail.startswith("row"):
                         checks[k] = again
         return checks
@@ -157,7 +157,7 @@ class Checker:
         dh: Array,
         ladder: list[float],
     ) -> tuple[list[float], list[Array]]:
-        """Return the steps at which the function has a value, and its changes there."""
+        """Return the steps at which the function is defined, and its changes there."""
         steps, changes = [], []
         for step in ladder:
             value = function(step * dtheta, step * dh)
@@ -191,7 +191,7 @@ class Checker:
         return Check(term.name, *judgement)
 
     def _check_blocks_of_columns(self, name: str, op: Operator) -> None:
-        """Add a failure if the product with a block is not that with its columns."""
+        """Add a failure if the product with a block differs from those with its columns."""
         for product, size in ((op._apply, op.shape[1]), (op._apply_adjoint, op.shape[0])):
             try:
                 check_columns(self.backend, product, size, f"a product of {name}")
@@ -200,7 +200,7 @@ class Checker:
                 return
 
     def _check_adjoint(self, name: str, op: Operator, error: float = 0.0) -> None:
-        """Check an adjoint by a random pair, and by one that weights all rows and columns alike."""
+        """Check an adjoint by a random pair, and by one that weights rows and columns equally."""
         pairs = adjoint_mismatch(op, self.seed), balanced_mismatch(op, self.seed + 2)
         worst = max(pairs, key=lambda pair: _relative(*pair))
         self._check_mismatch(name, *worst, TERM_ERROR_FACTOR * error)

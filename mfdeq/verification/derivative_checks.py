@@ -1,7 +1,7 @@
-"""Checks of what the user gave, at one (h, theta).
+"""Checks of the derivatives of models and losses at one (h, theta).
 
-First derivatives are checked against values, second derivatives against first ones, adjoints
-against products: along random directions and structured ones, as many for every size.
+First derivatives are checked against values, second derivatives against first ones and adjoints
+against products, along random and structured directions. Their number does not depend on N and P.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..models.losses import LossBase
 from ..operators.operator import Operator
 from .checks import TERM_ERROR_FACTOR, Checker, Term
 
-ROUNDING_FACTOR = 10.0  # of the unit roundoff, in values and derivatives
+ROUNDING_FACTOR = 10.0  # rounding errors of values and derivatives, in units of eps
 
 
 class DerivativeChecker(Checker):
-    """The checks of the derivatives that a model and a loss give.
+    """The checks of the derivatives that a model and a loss return.
 
-    Directions are made for (h, theta): in proportion to the entries, which may be of very different
-    sizes, and of one size in all entries, which shows an error where an entry happens to be small.
+    Some directions are proportional to the entries of (h, theta), which may have very different
+    sizes. Others have the same size in all entries, which shows errors where an entry is small.
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
@@ -58,7 +58,7 @@ class DerivativeChecker(Checker):
         return own if own >= 1.0 else min(max(own, natural), 1.0)
 
     def _proportional(self, x: Array, size: float, seed: int) -> Array:
-        """Return random numbers in proportion to the entries of x; zeros count as average."""
+        """Return a random vector proportional to the entries of x; zeros count as average."""
         xp, n = self.backend.xp, x.shape[0]
         entries = xp.abs(x)
         average = self.backend.norm(x) / n**0.5
@@ -67,11 +67,11 @@ class DerivativeChecker(Checker):
         return size * _unit(y, self.backend.norm)
 
     def _directions(self, x: Array, along: Array, size: float) -> dict[str, Array]:
-        """Return `along` and directions that do not depend on x, by the words that name them."""
+        """Return `along` and directions that do not depend on x, keyed by their names."""
         xp, n = self.backend.xp, x.shape[0]
         directions = {
             ", of one size": self.backend.random(n, seed=self.seed + 97),
-            ", all entries alike": xp.ones_like(x),
+            ", all entries equal": xp.ones_like(x),
         }
         if n > 1:
             odd = xp.astype(xp.arange(n, device=self.backend.device) % 2, x.dtype)
@@ -109,8 +109,8 @@ class DerivativeChecker(Checker):
             for words, direction in self._directions(x, along, size).items():
                 zero_theta, zero_h = 0.0 * self.v, 0.0 * h
                 both = (zero_theta, direction) if op is lin.A else (direction, zero_h)
-                # The rounding of R is estimated from the derivative, which may be wrong, and
-                # from the value of R at the largest step.
+                # Estimate the rounding of R from the derivative and, since that may be wrong,
+                # also from the value of R at the largest step.
                 rounding = self.rows + op.abs_apply(xp.abs(x) + self.steps[0] * xp.abs(direction))
                 rounding = rounding + (xp.abs(h) if self.problem.is_map else 0.0)
                 farthest = residual(*(self.steps[0] * part for part in both))
@@ -150,12 +150,12 @@ class DerivativeChecker(Checker):
                 return None
             at = problem.linearize(h + dh)
             # The gradient of w'f over (theta, h), and the derivative of f along a. For a map
-            # f' = J = I - A: the I is left out, since it is constant and would round.
+            # f' = J = I - A: leave out the I, which is constant and would only add rounding.
             by_w = at.B._apply_adjoint(w), -at.A._apply_adjoint(w)
             return xp.concat([*by_w, at.B._apply(a[:P]) - at.A._apply(a[P:])], axis=0)
 
-        # The sums of the sizes of the terms of each entry, which rounding is relative to. A map's
-        # A was made by subtracting from I.
+        # Rounding is relative to the sum of the sizes of the terms of each entry. For a map these
+        # include the identity, since A = I - J.
         identity = 1.0 if self.problem.is_map else 0.0
         by_state = identity * xp.abs(w) + lin.A._adjoint().abs_apply(w)
         sizes = lin.B._adjoint().abs_apply(w), by_state
@@ -194,7 +194,7 @@ class DerivativeChecker(Checker):
         noise: float,
         second_error: float,
     ) -> list[Term]:
-        """Return the parts of K · along that belong to the parameters and to the state."""
+        """Return the terms for the parameter part and the state part of K · along."""
         norm, P = self.backend.norm, sizes[0].shape[0]
         product, end = K._apply(along), along.shape[0]
         error = second_error * norm(K.abs_apply(along)) if second_error else 0.0

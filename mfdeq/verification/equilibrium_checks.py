@@ -1,7 +1,6 @@
-"""Checks of what follows from a model's derivatives: sensitivities, gradients and Hessians.
+"""Checks of the sensitivities, gradients and Hessians of an equilibrium.
 
-Each is compared with what does not depend on it: equilibria that are solved for anew at nearby
-parameters.
+Each is compared with equilibria at nearby parameters, whose solves do not depend on it.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from .checks import TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
 from .taylor_remainders import FAIL, INCONCLUSIVE, judge_remainders
 
-LOOSE_RTOL = 1e-7  # relative error of solves above which they may hide what is tested
-FEW_DIGITS_EPS = 1e-10  # unit roundoff above which a second verification in float64 is advised
+LOOSE_RTOL = 1e-7  # relative error above which solves may hide wrong derivatives
+FEW_DIGITS_EPS = 1e-10  # unit roundoff above which verification in float64 is advised
 NOISE_RTOL = 1e-3  # of solves for estimates of noise
-EXACT_FACTOR = 100.0  # derivatives within this many roundoffs are no finite differences
+EXACT_FACTOR = 100.0  # derivatives with smaller errors, in eps, are not finite differences
 TAYLOR_CHECKS = {
     "state": "Z: Taylor remainder of h*",
     "value": "gradient: Taylor remainder of the loss",
@@ -45,7 +44,7 @@ class EquilibriumChecker(DerivativeChecker):
     h0 : (N,) array or None
     seed : int
     solve_options : dict
-        Of `mfdeq.solve`.
+        Options of `mfdeq.solve`.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class EquilibriumChecker(DerivativeChecker):
         self._run("equilibrium", lambda: self.check_equilibrium(eq))
 
     def notes(self) -> list[str]:
-        """Return what the table does not show: what was not checked, and where to look first."""
+        """Return notes on what was not checked, and on where to look first."""
         notes = []
         if self.missing:
             notes.append(f"not given, not checked: {', '.join(self.missing)}")
@@ -97,19 +96,19 @@ class EquilibriumChecker(DerivativeChecker):
         elif self.worst_residual > LOOSE_RTOL:
             notes.append(
                 f"linear solves reach a relative residual of only {self.worst_residual:.0e}, too "
-                "loose to tell: verify with solver= of a smaller rtol"
+                "loose to decide: pass a solver with a smaller rtol"
             )
         elif self.state_error > LOOSE_RTOL:
             notes.append(
-                f"the equilibrium is off by {self.state_error:.0e} of the state, too loose to "
-                "tell: verify with a smaller rtol, or with rows of R of one size"
+                f"the state has a relative error of {self.state_error:.0e}, too loose to decide: "
+                "pass a smaller rtol, or scale the rows of R to one size"
             )
         elif self.backend.eps > FEW_DIGITS_EPS:
             notes.append(f"{self.backend.dtype} has few digits: verify in float64 as well")
         return notes
 
     def _run(self, name: str, check: Callable[[], None]) -> None:
-        """Run checks; an error becomes a check by the name of the field, or else by this name."""
+        """Run checks; an error becomes a failed check of its field, or else of this name."""
         try:
             check()
         except DerivativeError as error:
@@ -161,7 +160,7 @@ class EquilibriumChecker(DerivativeChecker):
             noise[name] = noise.get(name, 0.0) + 2 * errors[lower]
         correction = norm(_chord_step(eq.polish()))
         steps: list[float] = []
-        factors: list[float] = []  # by which a solve left more to correct than the one at theta
+        factors: list[float] = []  # corrections of the solves, relative to that at theta
         remainders: dict[str, list[float]] = {name: [] for name in terms}
         for step in self.steps:
             try:
@@ -232,7 +231,7 @@ class EquilibriumChecker(DerivativeChecker):
 
 
 def _chord_step(eq: Equilibrium) -> Array:
-    """Return A^-1 R at the state: its error, also in rows too small for the convergence test."""
+    """Return A^-1 R at the state, an estimate of its error, even in rows with a small residual."""
     return eq.factor.solve(eq.problem.residual(eq.state), rtol=NOISE_RTOL)
 
 

@@ -1,7 +1,7 @@
-"""Taylor remainders on a ladder of steps, judged with the noise of the values in mind.
+"""Taylor remainders on a ladder of steps, judged against the noise of the values.
 
-The remainder of a right derivative falls as the square of the step, that of a wrong one as the
-step itself. Below the noise of the values neither can be seen.
+The remainder of a correct derivative falls as the square of the step, that of a wrong one as the
+step itself. Below the noise of the values they cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..arrays.backend import Array, Backend
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 
-STEP_RATIO = 4.0  # of neighbouring steps of the ladder
+STEP_RATIO = 4.0  # ratio of neighbouring steps of the ladder
 LADDER_LENGTH = 9  # steps
 NOISE_FACTOR = 10.0  # a remainder above this many times its noise is judged by its slope
 SLOPE_MARGIN = 0.35  # by which the slope may fall short
 REQUIRED_AGREEMENT = 1e-3  # relative, of remainders that are all within their noise, in float64
-WINDOW = 4  # neighbouring steps at which a wrong row must be off by the same amount per step
-WINDOW_SPREAD = 0.25  # of the amount, within which it counts as the same
+WINDOW_STEPS = 4  # neighbouring steps at which the error of a wrong row, per step, must be the same
+WINDOW_SPREAD = 0.25  # relative difference within which these errors count as the same
 
 
 def required_agreement(eps: float) -> float:
@@ -33,7 +33,7 @@ def step_ladder(eps: float) -> list[float]:
 
 
 def finer_steps(steps: Sequence[float]) -> list[float]:
-    """Return as many steps again, below the given ones."""
+    """Return equally many steps that continue the ladder downwards."""
     return [step / STEP_RATIO**LADDER_LENGTH for step in steps]
 
 
@@ -52,14 +52,14 @@ def judge_remainders(
     ----------
     order : int
     steps : sequence of float
-        Falling.
+        The steps, descending.
     remainders, terms : sequences of float
         The sizes of the remainder and of the term under test, at every step.
     noises : sequence of float
         The part of each remainder that errors of the values explain, and errors of a derivative
         that is itself a finite difference.
     scale : float
-        The size of the quantity whose derivative is tested; a term lost in the noise is compared
+        The size of the quantity whose derivative is tested; a term hidden by the noise is compared
         with it.
     agreement_needed : float
         The relative agreement that passes if all remainders are within their noise.
@@ -68,8 +68,8 @@ def judge_remainders(
     -------
     verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
     figure, threshold : float
-        The slope and the least that passes; or, if all remainders are within their noise, the
-        relative agreement and the most that passes.
+        The slope and the smallest that passes; or, if all remainders are within their noise, the
+        relative agreement and the largest that passes.
     detail : str
         The explanation.
     """
@@ -123,39 +123,39 @@ def find_wrong_row(
     noise: Array,
     term_error: float,
 ) -> tuple[str, float, float, str] | None:
-    """Return the judgement of the row most in error relative to its own size; None if none is.
+    """Return the judgement of the row with the largest relative error; None if no row is wrong.
 
-    A wrong row is off by the same amount per step at every small step. A right one is off by less
-    the smaller the step, down to the noise, which is off by more.
+    The error of a wrong row, per step, is the same at all small steps. That of a correct row falls
+    with the step until the noise makes it rise.
 
     Parameters
     ----------
     backend : Backend
     steps : sequence of float
-        Falling.
+        The steps, descending.
     remainders, changes : sequences of (n,) arrays
-        At every step.
+        The remainder and the change of the function at every step.
     noise : (n,) array
-        Of each row.
+        The noise of each row.
     term_error : float
         The error per step that the derivative itself may have.
 
     Returns
     -------
     tuple or None
-        As of `judge_remainders`.
+        As returned by `judge_remainders`.
     """
     xp = backend.xp
-    if len(steps) < WINDOW or remainders[0].shape[0] == 0:
+    if len(steps) < WINDOW_STEPS or remainders[0].shape[0] == 0:
         return None
     rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
     wrong = xp.zeros_like(noise)  # how far each row is off per step; 0 if it is right
-    for k in range(len(steps) - WINDOW + 1):
-        window = rates[:, k : k + WINDOW]
+    for k in range(len(steps) - WINDOW_STEPS + 1):
+        window = rates[:, k : k + WINDOW_STEPS]
         highest, lowest = xp.max(window, axis=1), xp.min(window, axis=1)
         size = xp.maximum(xp.abs(highest), xp.abs(lowest))
-        # Noise that is the same at four steps is, per step, 64 times as large at the last.
-        threshold = noise / steps[k + WINDOW - 1] + NOISE_FACTOR * term_error
+        # Noise that is constant over four steps is, per step, 64 times as large at the last one.
+        threshold = noise / steps[k + WINDOW_STEPS - 1] + NOISE_FACTOR * term_error
         visible = xp.min(xp.abs(window), axis=1) > threshold
         constant = highest - lowest <= WINDOW_SPREAD * size
         # Smaller steps overrule larger ones, except by noise, which looks larger there.
@@ -169,5 +169,5 @@ def find_wrong_row(
     figure = float(relative[row])
     least_visible = float(noise[row]) / steps[0] + NOISE_FACTOR * term_error
     threshold_figure = least_visible * figure / float(wrong[row])
-    detail = f"row {row} off by {figure:.0e} of itself: not the derivative"
+    detail = f"row {row} has a relative error of {figure:.0e}: not the derivative"
     return FAIL, figure, threshold_figure, detail

@@ -1,4 +1,4 @@
-"""`mfdeq.verify`: whether the derivatives of a model are the derivatives of what it computes."""
+"""`mfdeq.verify`: checks of the derivatives of a model against its function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verification:
     ----------
     checks : list of Check
     notes : list of str
-        What was not given and so not checked, and where to look first.
+        Which derivatives were not given and so not checked, and where to look first.
     verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
         "FAIL" if a check failed, otherwise "INCONCLUSIVE" if one could not decide, otherwise
         "PASS".
@@ -48,7 +48,7 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """PASS, FAIL or INCONCLUSIVE."""
+        """The overall verdict: "PASS", "FAIL" or "INCONCLUSIVE"."""
         verdicts = {check.verdict for check in self.checks}
         if FAIL in verdicts:
             return FAIL
@@ -71,12 +71,12 @@ class Verification:
         return "\n".join([head, *rows, *self.notes, f"verdict: {self.verdict}"])
 
     def raise_if_failed(self) -> None:
-        """Raise an error that names the checks that failed, if there are any.
+        """Raise DerivativeError, naming the checks that failed, if the verdict is "FAIL".
 
         Raises
         ------
         DerivativeError
-            If the verdict is "FAIL". An inconclusive verification does not raise.
+            If a check failed. An inconclusive verification does not raise.
 
         Examples
         --------
@@ -116,7 +116,7 @@ def verify(
     seed : int, default: 0
         The seed of the random directions.
     **solve_options
-        Of `mfdeq.solve`: ``method``, ``solver``, ``rtol`` and ``max_iterations``.
+        Options of `mfdeq.solve`: ``method``, ``solver``, ``rtol`` and ``max_iterations``.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def verify(
 
     See Also
     --------
-    mfdeq.solve : The equilibrium, which checks adjoints and the symmetry of curvature by itself.
+    mfdeq.solve : Solve for an equilibrium; also checks adjoints and the symmetry of curvature.
 
     Notes
     -----
@@ -142,7 +142,7 @@ def verify(
 
     along random and structured directions d. The remainder must fall as t² until it reaches the
     noise of F; for the user's own derivatives every row must. A remainder that noise hides
-    altogether is INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
+    completely is INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
 
     If no equilibrium is found, only the model's derivatives are checked, and the verdict is at
     best INCONCLUSIVE.
@@ -155,7 +155,7 @@ def verify(
 
     Examples
     --------
-    The fixed point h = cos h + theta, first right and then with a wrong sign:
+    The fixed point h = cos h + theta, first with the correct derivative, then with a wrong sign:
 
     >>> import numpy as np
     >>> import mfdeq

@@ -81,7 +81,7 @@ def test_a_checkpoint_of_another_run_is_refused(of, what, ended, tmp_path, monke
     with pytest.raises(mfdeq.CheckpointError, match="another run") as caught:
         run(path, **OTHERS[of][what])
     assert what in str(caught.value)
-    assert "delete it to start anew" in str(caught.value)
+    assert "delete it to start again" in str(caught.value)
     assert path.read_bytes() == before
 
 

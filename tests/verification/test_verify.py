@@ -54,7 +54,7 @@ def test_loose_linear_solves_are_inconclusive_and_named(rtol):
     case = build("smooth")
     found = mfdeq.verify(case.model, case.params, case.loss, solver=mfdeq.Krylov(rtol=rtol))
     assert found.verdict == INCONCLUSIVE
-    assert "too loose to tell: verify with solver= of a smaller rtol" in str(found)
+    assert "too loose to decide: pass a solver with a smaller rtol" in str(found)
     assert all(check.verdict == PASS for check in found if "curvature" in check.name)
 
 
@@ -63,7 +63,7 @@ def test_loose_equilibria_do_not_fail(rtol):
     case = build("smooth")
     found = mfdeq.verify(case.model, case.params, case.loss, rtol=rtol)
     assert found.verdict != FAIL, str(found)
-    assert found or "too loose to tell: verify with a smaller rtol" in str(found)
+    assert found or "too loose to decide: pass a smaller rtol" in str(found)
 
 
 def test_one_wrong_row_fails():
