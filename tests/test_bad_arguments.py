@@ -178,14 +178,14 @@ ARGUMENTS = table(
     *[
         (f"component {w!r}", lambda w=w: EQ.component_hessian(w), word)
         for w, word in (
-            (True, "w: expected the number of a component .* got True"),
-            (np.True_, "expected the number of a component"),
+            (True, "w: expected the index of a component .* got True"),
+            (np.True_, "expected the index of a component"),
             (1.0, r"\(an integer\) .* got 1.0"),
             (np.array(1.0), "an integer"),
             ("0", "an integer"),
             (None, "an integer"),
-            (N, "expected the number of a component of a state of 3, got 3"),
-            (-N - 1, "a state of 3, got -4"),
+            (N, "expected the index of one of the 3 components of the state, got 3"),
+            (-N - 1, "3 components of the state, got -4"),
             ([1.0, 0.0], r"shape \(2,\)"),
         )
     ],

@@ -11,7 +11,7 @@ from ..files.checkpoints import read_state, write_state
 from ..report import LinearCounts
 from .point import Point
 
-SAVED, FOLLOWING = "a branch", "a branch that is followed"  # the kinds of files
+SAVED, FOLLOWING = "a branch", "a branch that is followed"  # kinds of files
 
 
 @dataclass(eq=False)  # comparing arrays element by element would make == ambiguous
@@ -21,14 +21,15 @@ class Branch:
     Attributes
     ----------
     points : list of Point
-        In the order of the branch, folds and crossings among them. Each has ``t``, ``state``,
-        ``tangent`` (dh/ds), ``slope`` (dt/ds), ``kind``, ``eigenvalues`` and ``unstable``.
+        The points in the order of the branch, including folds and crossings. Each has ``t``,
+        ``state``, ``tangent`` (dh/ds), ``slope`` (dt/ds), ``kind``, ``eigenvalues`` and
+        ``unstable``.
     params, direction : (P,) arrays
         theta0 and d.
     reason : str
-        Why the branch ends.
+        The reason why the branch ends.
     counts : LinearCounts
-        What its linear solves cost.
+        The counts of its linear solves.
 
     Examples
     --------
@@ -53,7 +54,7 @@ class Branch:
     counts: LinearCounts = field(default_factory=LinearCounts)
 
     def save(self, path: Any) -> None:
-        """Write the branch to a file (npz without pickles), in place of what is there.
+        """Write the branch to an npz file without pickles, replacing an existing file.
 
         Parameters
         ----------
@@ -62,7 +63,7 @@ class Branch:
         Raises
         ------
         CheckpointError
-            If it cannot be written; a file that was there stays as it was.
+            If the file cannot be written; an existing file is then unchanged.
 
         Examples
         --------
@@ -80,7 +81,7 @@ class Branch:
 
     @classmethod
     def load(cls, path: Any) -> Branch:
-        """Read a branch from a file of `save`, or so far from a checkpoint of `mfdeq.follow`.
+        """Read a branch from a file of `save`, or from a checkpoint of `mfdeq.follow`.
 
         Parameters
         ----------
@@ -89,18 +90,18 @@ class Branch:
         Returns
         -------
         Branch
-            With numpy arrays.
+            The branch, with numpy arrays.
 
         Raises
         ------
         CheckpointError
-            If the file holds no branch.
+            If the file does not contain a branch.
         """
         return from_tree(read_state(path, SAVED, FOLLOWING)[1]["branch"], lambda x: x)
 
     @property
     def t(self) -> Any:
-        """The t of every point, a numpy array of shape (number of points,)."""
+        """The values of t at the points, a numpy array of shape (number of points,)."""
         return host.asarray([point.t for point in self.points])
 
     @property
@@ -110,11 +111,11 @@ class Branch:
 
     @property
     def crossings(self) -> list[Point]:
-        """The points where another branch crosses; pass one as `start` to follow that."""
+        """The points where another branch crosses; pass one as `start` to follow that branch."""
         return [point for point in self.points if point.kind == "crossing"]
 
     def measured(self, measure: Callable[[Array], float]) -> Any:
-        """Evaluate a function of the state at every point, for a bifurcation diagram over t.
+        """Evaluate a function of the state at every point, as for a bifurcation diagram.
 
         Parameters
         ----------
@@ -138,7 +139,7 @@ class Branch:
 
 
 def to_tree(branch: Branch) -> dict[str, Any]:
-    """Return what a file holds of a branch, as nested dictionaries and lists."""
+    """Return the contents of a branch as nested dictionaries and lists, for a file."""
     return {
         **vars(branch),
         "points": [vars(point) for point in branch.points],
@@ -147,7 +148,7 @@ def to_tree(branch: Branch) -> dict[str, Any]:
 
 
 def from_tree(tree: dict[str, Any], put: Callable[[Any], Array]) -> Branch:
-    """Make the branch of a tree; `put` moves an array of the host to its library."""
+    """Return the branch of a tree from `to_tree`; `put` converts arrays of the host."""
     states = ("state", "tangent")
     points = [
         Point(**{**point, **{name: put(point[name]) for name in states}})

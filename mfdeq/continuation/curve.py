@@ -1,15 +1,13 @@
-"""Branches of equilibria along a direction of the parameters, around folds and through crossings.
+"""Tangents and correctors of a curve of equilibria.
 
-With theta = theta0 + t d an equilibrium is a zero of R(h, t), and a branch of them a curve x(s) =
-(h, t). Pseudo-arclength continuation (Keller 1977) steps along its tangent and corrects in the
-plane orthogonal to it, where folds are points like others:
+With theta = theta0 + t d, an equilibrium is a zero of R(h, t), and a branch of equilibria is a
+curve x(s) = (h, t). Pseudo-arclength continuation (Keller 1977) steps along the tangent and
+corrects in the plane orthogonal to it, where folds are regular points:
 
     [   A    -B d ] [dh]     [ R ]
-    [ w th'   tt  ] [dt] = - [ 0 ],      <x, y> = w h'k + t u,   tangent (th, tt) ~ (A^-1 B d, 1),
+    [ w th'   tt  ] [dt] = - [ 0 ],      <x, y> = w h'k + t u,   tangent (th, tt) ~ (A^-1 B d, 1).
 
-by one block solve with the factor of A for R and B d. At a fold tt changes its sign. At a simple
-bifurcation this bordered matrix M is singular, and 1 / (c' M^-1 b) changes its sign, b and c being
-near its null vectors.
+A solve with this bordered matrix M takes one block solve with the factor of A, for R and B d.
 
 References
 ----------
@@ -24,13 +22,12 @@ W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..equilibrium.solve import solve
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
@@ -41,26 +38,20 @@ from .point import Point
 from .stability import computes_all, leading_eigenvalues
 
 MAX_CORRECTOR_STEPS = 10
-MAX_CORRECTION = 0.5  # distance of a corrected point from its prediction, relative to the step
-SWITCHING_REACH = 8.0  # the same to another branch, whose direction is known only roughly
-MAX_SWITCHING_HALVINGS = 8
-MAX_RESUMED_RESIDUAL = 1e3  # times the target: above it a saved point is of another model
-MAX_ROOT_STEPS = 60  # of the secant method that locates folds and crossings
-ROOT_RTOL = 1e-9  # of a step, to which they are located
-ROOT_RATIO = 1e-3  # of its values at the ends of a step: a test function above it has a pole
-SINGULAR_OFFSET = 1e-7  # of a step, by which a point where A is singular is avoided
+MAX_CORRECTION = 0.5  # distance from the predicted to the corrected point, relative to the step
+MAX_RESUMED_RESIDUAL = 1e3  # relative to the target; above it a saved point is of another model
 
 
 @dataclass(frozen=True)
 class _Trial(Iterate):
-    """An iterate of a corrector, with its t and the model there."""
+    """An iterate of a corrector, with its t and the problem at t."""
 
     t: float
     problem: Problem
 
 
 class Curve:
-    """The curve x(s) = (h, t) of equilibria, by its tangents and correctors.
+    """A curve x(s) = (h, t) of equilibria, with its tangents and correctors.
 
     Parameters
     ----------
@@ -70,7 +61,7 @@ class Curve:
         d, as in `mfdeq.follow`.
     solver : Reused
     eigenvalues : int
-        How many to compute at each point.
+        The number of eigenvalues to compute at each point.
     """
 
     def __init__(
@@ -85,22 +76,10 @@ class Curve:
         self.weight = 1.0
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self.size = problem.state_size
-        self.b, self.c = (
-            self._normalize(self.backend.random(self.size, seed=seed), 1.0) for seed in (11, 12)
-        )
 
-    # What a checkpoint holds, beside the points.
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What the following steps depend on: the weight of the state, and b and c."""
-        return {"weight": self.weight, "b": self.b, "c": self.c}
-
-    def resume(self, memory: dict[str, Any], point: Point) -> None:
-        """Continue from a saved point, which must be an equilibrium of this model too."""
-        self.weight = memory["weight"]
-        put = self.backend.from_host
-        self.b, self.c = ((put(h, self.size), t) for h, t in (memory["b"], memory["c"]))
+    def resume(self, weight: float, point: Point) -> None:
+        """Continue from a saved point, which must be an equilibrium of this model."""
+        self.weight = weight
         problem, report = self.problem(point.t), SolveReport()
         _, norm = problem.trial_residual(point.state)
         monitor = ConvergenceMonitor(problem, None, MAX_CORRECTOR_STEPS, report)
@@ -115,7 +94,7 @@ class Curve:
         self.solver.forget()
         self._recent = []
 
-    # The inner product, linearizations, and what is solved.
+    # The inner product, linearizations and linear systems.
 
     def dot(self, h: Array, t: float, k: Array, u: float) -> float:
         """Compute the inner product w h'k + t u of (h, t) and (k, u)."""
@@ -126,11 +105,11 @@ class Curve:
         return self.dot(x.tangent, x.slope, y.tangent, y.slope)
 
     def problem(self, t: float) -> Problem:
-        """Make the problem at theta0 + t d."""
+        """Return the problem at theta0 + t d."""
         return Problem(self.model, self.theta + t * self.d)
 
     def linearized(self, point: Point) -> CheckedLinearization:
-        """Linearize the model at a point; once, as long as it is one of the last two."""
+        """Linearize the model at a point. The last two linearizations are cached."""
         for state, linearized in self._recent:
             if state is point.state:
                 return linearized
@@ -141,21 +120,21 @@ class Curve:
     def _remember(self, state: Array, linearized: CheckedLinearization) -> None:
         self._recent = [(state, linearized), *self._recent[:1]]
 
-    def _solve(self, linearized: CheckedLinearization, *sides: Array) -> list[Array]:
+    def solve_linear(self, linearized: CheckedLinearization, *sides: Array) -> list[Array]:
         """Solve with A for several right-hand sides, as one block."""
         factor = self.solver.setup(linearized.A, self.counts)
         X = factor.solve(self.backend.xp.stack(sides, axis=1))
         return [X[:, j] for j in range(len(sides))]
 
     def _tangent(self, linearized: CheckedLinearization, like: Point) -> tuple[Array, float]:
-        """Compute the unit tangent dx/ds, on the side of another point's tangent."""
-        (a,) = self._solve(linearized, linearized.B._apply(self.d))
-        return self._orient(a, 1.0, like)
+        """Compute the unit tangent dx/ds, oriented like another point's tangent."""
+        (a,) = self.solve_linear(linearized, linearized.B._apply(self.d))
+        return self.orient(a, 1.0, like)
 
-    def _orient(
+    def orient(
         self, h: Array, t: float, like: Point | None, sign: float = 1.0
     ) -> tuple[Array, float]:
-        """Scale (h, t) to unit length, on the side of another point's tangent, or of a sign."""
+        """Scale (h, t) to unit length, oriented like another point's tangent, or by a sign."""
         length = math.sqrt(self.dot(h, t, h, t))
         if like is not None:
             sign = math.copysign(1.0, self.dot(h, t, like.tangent, like.slope))
@@ -163,42 +142,40 @@ class Curve:
 
     # Points.
 
-    def first_point(self, start: Array | Point | None, sign: float, first_step: float) -> Point:
-        """Solve for the first point, at t = 0 or on the other branch through a crossing."""
-        if isinstance(start, Point):
-            return self._switch_branch(start, sign, first_step)
+    def first_point(self, start: Array | None, sign: float) -> Point:
+        """Solve for the first point, at t = 0."""
         eq = solve(self.model, self.theta, start, solver=self.solver)
-        (a,) = self._solve(eq.linearized, eq.param_operator._apply(self.d))
-        self.weight = self._state_weight(a, eq.state)
+        (a,) = self.solve_linear(eq.linearized, eq.param_operator._apply(self.d))
+        self.set_weight(a, eq.state)
         self._recent = [(eq.state, eq.linearized)]
-        tangent, slope = self._orient(a, 1.0, None, sign)
+        tangent, slope = self.orient(a, 1.0, None, sign)
         return self.add_eigenvalues(Point(0.0, eq.state, tangent, slope))
 
     def start_state(self, start: Any) -> Array | None:
-        """Return the state that a branch starts from, if one is given."""
+        """Return the state of a given start; None if there is none."""
         if start is None:
             return None
         return self.backend.asarray(start.state if isinstance(start, Point) else start)
 
-    def _state_weight(self, a: Array, h: Array) -> float:
-        """Choose w of the inner product, so that the state and dh/dt count as much as t."""
+    def set_weight(self, a: Array, h: Array) -> None:
+        """Set the weight w of the inner product, so that h and a = dh/dt are of order one."""
         size = self.backend.norm(a) ** 2 + self.backend.norm(h) ** 2
-        return 1.0 / size if size > 0.0 else 1.0
+        self.weight = 1.0 / size if size > 0.0 else 1.0
 
     def correct(
         self, here: Point, ds: float, natural: bool = False, step: float | None = None
     ) -> tuple[Point, int]:
-        """Compute the point of the curve in the plane at a distance along the tangent.
+        """Compute the point of the curve at a distance along the tangent, by Newton's method.
 
         Parameters
         ----------
         here : Point
         ds : float
-            The distance from there along its tangent; may be negative.
+            The distance from `here` along its tangent, which may be negative.
         natural : bool, optional
-            Correct at a fixed t in place of the plane orthogonal to the tangent.
+            Whether to correct at a fixed t, and not in the plane orthogonal to the tangent.
         step : float, optional
-            The length that limits the correction, if `ds` is only a part of a step.
+            The length of the step that limits the correction, by default `ds`.
 
         Returns
         -------
@@ -219,10 +196,10 @@ class Curve:
     def _correct_across(
         self, h: Array, t: float, across: tuple[Array, float], like: Point, reach: float
     ) -> tuple[Point, int]:
-        """Compute the point of the curve in the plane orthogonal to `across`, by Newton's method.
+        """Compute the point of the curve near (h, t) in the plane orthogonal to `across`.
 
-        It lies no farther than `reach` from (h, t): beyond it is another part of the curve, or
-        another curve.
+        Its distance from (h, t) is at most `reach`: farther away it may be on another part of the
+        curve, or on another curve.
         """
         start = self._trial(h, t)
         report = SolveReport(method="newton")
@@ -235,7 +212,7 @@ class Curve:
 
         def solve(trial: _Trial) -> tuple[Array, Array, float]:
             linearized = trial.problem.linearize(trial.h)
-            u, a = self._solve(linearized, -trial.residual, linearized.B._apply(self.d))
+            u, a = self.solve_linear(linearized, -trial.residual, linearized.B._apply(self.d))
             k, tau = across
             dt = -self.dot(k, tau, u, 0.0) / self.dot(k, tau, a, 1.0)
             return u, a, dt
@@ -245,12 +222,12 @@ class Curve:
             h, t = trial.h + u + dt * a, trial.t + dt
             away = h - start.h, t - start.t
             if not self.dot(*away, *away) <= reach**2:
-                raise ConvergenceError("a corrector strayed from where the tangent points")
+                raise ConvergenceError("a corrector moved too far from the predicted point")
             return self._trial(h, t)
 
         end, iterations = newton_loop(start, solve, advance, stop, MAX_CORRECTOR_STEPS)
         if iterations == MAX_CORRECTOR_STEPS:
-            raise ConvergenceError(f"{MAX_CORRECTOR_STEPS} steps of a corrector were not enough")
+            raise ConvergenceError(f"a corrector did not converge in {MAX_CORRECTOR_STEPS} steps")
         linearized = end.problem.linearize(end.h)
         self._remember(end.h, linearized)
         tangent, slope = self._tangent(linearized, like)
@@ -260,7 +237,7 @@ class Curve:
         problem = self.problem(t)
         residual, norm = problem.trial_residual(h)
         if residual is None:
-            raise ConvergenceError("a corrector came to where the model is not defined")
+            raise ConvergenceError("a corrector reached a state where the model is not defined")
         return _Trial(h, residual, norm, t, problem)
 
     def point_at(self, here: Point, there: Point, t: float) -> Point:
@@ -272,129 +249,16 @@ class Curve:
         point, _ = self._correct_across(guess, t, (0.0 * here.tangent, 1.0), there, reach)
         return self.add_eigenvalues(point)
 
-    # Folds and crossings between two points.
-
-    def special_points(self, here: Point, there: Point, ds: float) -> list[Point]:
-        """Locate the folds and crossings between two points, in order."""
-        located: list[tuple[float, Point]] = []
-        self._update_borders(there)
-        tests: dict[str, Callable[[Point], float]] = {
-            "fold": lambda point: point.slope,
-            "crossing": self._crossing_test,
-        }
-        for kind, test in tests.items():
-            ends = test(here), test(there)
-            if ends[0] * ends[1] < 0.0 and (root := self._root(here, ds, ends, test)) is not None:
-                located.append((root[0], self.add_eigenvalues(replace(root[1], kind=kind))))
-        return [point for _, point in sorted(located, key=lambda pair: pair[0])]
-
-    def _root(
-        self, here: Point, ds: float, ends: tuple[float, float], test: Callable[[Point], float]
-    ) -> tuple[float, Point] | None:
-        """Locate a zero of a test function by bracketed secants (the Illinois method).
-
-        Returns its distance from `here` and the point; None if the change of sign is a pole.
-        """
-        (low, high), (at_low, at_high) = (0.0, ds), ends
-        best: tuple[float, float, Point] | None = None
-        for _ in range(MAX_ROOT_STEPS):
-            s = (low * at_high - high * at_low) / (at_high - at_low)
-            evaluated = self._evaluate_near(here, s, ds, test)
-            if evaluated is None:
-                break
-            s, point, value = evaluated
-            if best is None or abs(value) < best[0]:
-                best = abs(value), s, point
-            if value * at_high < 0.0:
-                low, at_low = high, at_high
-            else:
-                at_low *= 0.5
-            high, at_high = s, value
-            if abs(high - low) <= ROOT_RTOL * ds or value == 0.0:
-                break
-        if best is None or not best[0] <= ROOT_RATIO * max(map(abs, ends)):
-            return None
-        return best[1], best[2]
-
-    def _evaluate_near(
-        self, here: Point, s: float, ds: float, test: Callable[[Point], float]
-    ) -> tuple[float, Point, float] | None:
-        """Evaluate a test function at a distance s, or just beside it if A is singular there."""
-        for offset in (0.0, SINGULAR_OFFSET, -SINGULAR_OFFSET):
-            try:
-                point = self.correct(here, s + offset * ds, step=ds)[0]
-                return s + offset * ds, point, test(point)
-            except (ConvergenceError, SingularStateError):
-                continue
-        return None
-
-    def _crossing_test(self, point: Point) -> float:
-        """Evaluate 1 / (c' M^-1 b), which is zero where the bordered matrix M is singular."""
-        y, u = self._bordered_solve(point)
-        h, t = self.c
-        return 1.0 / float(self.backend.xp.vecdot(h, y) + t * u)
-
-    def _update_borders(self, point: Point) -> None:
-        """Set b and c near the null vectors of M' and M, by a step of inverse iteration.
-
-        With others the test function has poles near its roots.
-        """
-        xp = self.backend.xp
-        y, u = self._bordered_solve(point)
-        self.c = self._normalize(y, u)
-        linearized = self.linearized(point)
-        k, tau = self.weight * point.tangent, point.slope
-        factor = self.solver.setup(linearized.A, self.counts)
-        P = factor.solve_adjoint(xp.stack([self.c[0], k], axis=1))
-        Bd = linearized.B._apply(self.d)
-        p, q = (float(xp.vecdot(Bd, P[:, j])) for j in range(2))
-        zeta = (self.c[1] + p) / (tau + q)
-        self.b = self._normalize(P[:, 0] - zeta * P[:, 1], zeta)
-
-    def _normalize(self, h: Array, t: float) -> tuple[Array, float]:
-        """Scale (h, t) to Euclidean length one."""
-        length = math.hypot(self.backend.norm(h), t)
-        return h / length, t / length
-
-    def _bordered_solve(self, point: Point) -> tuple[Array, float]:
-        """Compute M^-1 b with the bordered matrix M at a point."""
-        linearized = self.linearized(point)
-        h, t = self.b
-        u, a = self._solve(linearized, h, linearized.B._apply(self.d))
-        k, tau = point.tangent, point.slope
-        dt = (t - self.dot(k, tau, u, 0.0)) / self.dot(k, tau, a, 1.0)
-        return u + dt * a, dt
-
-    def _switch_branch(self, crossing: Point, sign: float, first_step: float) -> Point:
-        """Compute a point of the other branch: along the null vector of M, across the first."""
-        if crossing.kind != "crossing":
-            raise ArgumentError(
-                "start: expected a state or a crossing, got a point that is no crossing: pass its "
-                "state"
-            )
-        self.weight = self._state_weight(crossing.tangent, crossing.state)
-        y, u = self._bordered_solve(crossing)
-        tangent, slope = self._orient(y, u, None, sign)
-        direction = Point(crossing.t, crossing.state, tangent, slope)
-        for halvings in range(MAX_SWITCHING_HALVINGS):
-            ds = first_step * 0.5**halvings
-            try:
-                point, _ = self.correct(direction, ds, step=SWITCHING_REACH * ds)
-                return self.add_eigenvalues(point)
-            except (ConvergenceError, SingularStateError):
-                continue
-        raise ConvergenceError("no point of the other branch was found near the crossing")
-
     # Stability.
 
     @property
     def counts_are_certain(self) -> bool:
-        """Whether no unstable eigenvalue can be missing among those that are computed."""
+        """Whether the computed eigenvalues include all unstable ones."""
         n, k = self.size, self.eigenvalues
         return not k or self.is_map or computes_all(n, k)
 
     def add_eigenvalues(self, point: Point) -> Point:
-        """Return the point with its eigenvalues, if any are asked for."""
+        """Return the point with its eigenvalues, if `eigenvalues` is not zero."""
         if not self.eigenvalues:
             return point
         linearized = self.linearized(point)
@@ -409,7 +273,7 @@ class Curve:
 
 
 def _direction(backend: Backend, given: Any, size: int) -> Array:
-    """Check a direction of the parameters, or make that of one parameter."""
+    """Return a direction of the parameters, checked, or that of one parameter."""
     if given is None:
         if size != 1:
             raise ArgumentError(

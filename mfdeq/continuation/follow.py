@@ -1,8 +1,9 @@
-"""`mfdeq.follow`: steps along a branch of equilibria, whose length follows the corrector."""
+"""`mfdeq.follow`: steps along a branch of equilibria."""
 
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
 from ..arguments import at_least, count, one_of, real
@@ -14,13 +15,14 @@ from ..models.model import Model
 from .branch import FOLLOWING, Branch, from_tree, to_tree
 from .curve import Curve
 from .point import Point
+from .special_points import SpecialPoints
 from .stability import withhold_uncertain_counts
 
-TARGET_ITERATIONS = 4  # of a corrector, which leave the step as long as it is
-MIN_COSINE = 0.85  # between tangents: where they turn by more, a shorter step is taken
+TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
+MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
 MIN_STEP = 1e-8  # relative to the first step
-MIN_TURNING_STEP = 64 * MIN_STEP  # below it a step is not shortened because tangents turn
-MIN_SLOPE = 1e-6  # |dt/ds| below which a branch that is followed in t has come to a fold
+MIN_TURNING_STEP = 64 * MIN_STEP  # shorter steps are not halved because tangents turn
+MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
 METHODS = ("arclength", "natural")
 
 
@@ -43,7 +45,7 @@ def follow(
 ) -> Branch:
     """Follow the branch of equilibria at theta0 + t d, from t = 0.
 
-    Folds are passed, and folds and crossings are located on the way.
+    The branch continues around folds. Folds and crossings with other branches are located.
 
     Parameters
     ----------
@@ -51,29 +53,29 @@ def follow(
     theta0 : (P,) array
         The parameters at t = 0.
     direction : (P,) array or int, optional
-        d; an integer means that parameter alone. By default the only parameter there is.
+        The direction d, or the index of one parameter. It may be omitted if P = 1.
     span : pair of float
-        The interval of t, around 0; the branch ends where t leaves it.
+        The interval of t, which contains 0. The branch ends where t leaves it.
     start : (N,) array or Point, optional
-        A start for the equilibrium at t = 0, by default the model's; or a crossing, to follow
-        the other branch through it.
+        The initial guess for the equilibrium at t = 0, by default the model's; or a crossing, to
+        follow the other branch through it.
     towards : float, optional
-        The sign of dt/ds at the start; at a crossing, the side of the other branch.
+        The sign of dt/ds at the start; at a crossing, which side of the other branch to follow.
     method : {"arclength", "natural"}, optional
-        "arclength" follows the branch around folds. "natural" steps in t, and ends at a fold.
+        "arclength" follows the branch around folds. "natural" steps in t and ends at a fold.
     step, longest : float, optional
-        The first and the longest step in t; by default a fiftieth and a tenth of the span.
+        The first and the longest step in t; by default 1/50 and 1/10 of the span.
     max_points : int, optional
-        The branch ends at so many points.
+        The largest number of points.
     solver : "auto" or description, optional
         The linear solver, as in `mfdeq.solve`; the factor of one point preconditions the next.
     eigenvalues : int, optional
-        How many eigenvalues to compute at each point; on the host only.
+        The number of eigenvalues to compute at each point; on the host only.
     checkpoint : str or PathLike, optional
-        A file to resume from. If there is none, the run starts from the beginning and writes it;
-        see Notes. `Branch.load` reads it, too.
+        A file to resume from, if it exists, and to write checkpoints to; see Notes. `Branch.load`
+        reads it as well.
     checkpoint_every : int, optional
-        Points from one checkpoint to the next.
+        The number of points between checkpoints.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def follow(
     ConvergenceError
         If no step can be corrected, with the `Branch` so far as `best`.
     CheckpointError
-        If the file is of another run, or none can be written there.
+        If the file is of another run, or cannot be written.
 
     Warns
     -----
@@ -93,17 +95,18 @@ def follow(
 
     Notes
     -----
-    A step goes along the tangent of the curve (h(s), t(s)) and is corrected by Newton's method in
-    the plane orthogonal to it. Its length doubles at most, and follows the iterations of the
-    corrector. A fold is where dt/ds changes its sign, a crossing (simple bifurcation) where a
-    bordered matrix is singular; both are located to 1e-9 of a step.
+    A step is taken along the tangent of the curve (h(s), t(s)) and corrected by Newton's method in
+    the plane orthogonal to it. The step length is adapted to the number of corrector iterations,
+    and at most doubled from one step to the next. At a fold dt/ds changes its sign, and at a
+    crossing (a simple bifurcation) a bordered matrix is singular; both are located to 1e-9 of a
+    step.
 
-    A run that was interrupted and is started again with the same file resumes from its last
-    checkpoint and, on a CPU with the same number of threads, gives identical results; a run that
-    had ended returns its branch at once. To make what follows depend on the file alone, the factor
-    is dropped at each checkpoint, which costs one set-up. `max_points` and `checkpoint_every` may
-    differ from one start to the next. The model and all else must not: sizes, arrays and numbers
-    are compared, and the residual at the last point is checked.
+    An interrupted run that is started again with the same file resumes from its last checkpoint
+    and, on a CPU with the same number of threads, gives identical results; a run that had ended
+    returns its branch at once. The factor is dropped at each checkpoint, at the cost of one set-up,
+    so that later points depend on the file alone. `max_points` and `checkpoint_every` may differ
+    when a run is resumed. The model and all other arguments must be the same: sizes, arrays and
+    numbers are compared, and the residual at the last point is checked.
 
     References
     ----------
@@ -136,7 +139,7 @@ def follow(
     except (TypeError, ValueError):
         low = high = 0.0
     if not low <= 0.0 <= high or low == high:
-        raise ArgumentError(f"span: expected two numbers around 0, got {span!r}")
+        raise ArgumentError(f"span: expected two numbers around 0, got {reprlib.repr(span)}")
     width = high - low
     first_step = width / 50 if step is None else at_least(0.0, step, "step")
     longest_step = max(
@@ -167,27 +170,32 @@ def follow(
         if walk.resume(file.path, file.saved):
             return walk.branch
     else:
-        walk.begin(curve.first_point(start, sign, first_step), first_step)
+        walk.begin(start, sign, first_step)
     ended = _advance(walk, method, first_step, longest_step, (low, high), max_points)
     walk.write_checkpoint(ended)
     return walk.branch
 
 
 class _Walk:
-    """A branch while it is followed: its points, the next step, and the checkpoint file."""
+    """A branch in progress: its points, the next step, and the checkpoint file."""
 
     def __init__(self, curve: Curve, file: Checkpoint | None) -> None:
-        self.curve, self.file, self.ds = curve, file, 0.0
+        self.curve, self.special_points = curve, SpecialPoints(curve)
+        self.file, self.ds = file, 0.0
         self.branch = Branch([], curve.theta, curve.d, counts=curve.counts)
 
-    def begin(self, here: Point, first_step: float) -> None:
-        """Start at the first point."""
+    def begin(self, start: Array | Point | None, sign: float, first_step: float) -> None:
+        """Compute the first point, at t = 0 or on the other branch through a crossing."""
+        if isinstance(start, Point):
+            here = self.special_points.switch_branch(start, sign, first_step)
+        else:
+            here = self.curve.first_point(start, sign)
         self.branch.points.append(here)
-        # Steps are lengths of the curve: this one changes t by about the first step in t.
+        # Steps are measured along the curve. This one changes t by about `first_step`.
         self.ds = first_step / max(abs(here.slope), 0.1)
 
     def resume(self, path: str, saved: dict[str, Any]) -> bool:
-        """Resume from a checkpoint, and tell whether the branch had come to its end."""
+        """Resume from a checkpoint, and return whether the branch had ended."""
         curve = self.curve
         self.branch = from_tree(saved["branch"], curve.backend.from_host)
         self.ds, curve.counts = saved["ds"], self.branch.counts
@@ -196,18 +204,19 @@ class _Walk:
         assert self.file is not None
         self.file.continue_from(len(self.branch.points))
         try:
-            curve.resume(saved["curve"], self.branch.points[-1])
+            self.special_points.resume(saved["curve"])
+            curve.resume(saved["curve"]["weight"], self.branch.points[-1])
         except ConvergenceError as error:
-            raise other_run_error(path, f"of another model, it seems: {error}") from error
+            raise other_run_error(path, f"it seems to be of another model: {error}") from error
         return saved["ended"]
 
     def write_checkpoint(self, ended: bool | None = None) -> None:
-        """Write a checkpoint if one is due, or at the end; and continue as if from it."""
+        """Write a checkpoint if one is due or at the end, and continue as if from it."""
         done = len(self.branch.points)
         if self.file is not None and (ended or self.file.due(done, ended is not None)):
             state = {
                 "branch": to_tree(self.branch),
-                "curve": self.curve.memory,
+                "curve": {"weight": self.curve.weight, **self.special_points.memory},
                 "ds": self.ds,
                 "ended": bool(ended),
             }
@@ -223,10 +232,7 @@ def _advance(
     span: tuple[float, float],
     max_points: int,
 ) -> bool:
-    """Step until the branch has come to its end, or has as many points as are asked for.
-
-    Returns whether it has come to its end.
-    """
+    """Step until the branch ends or has `max_points` points, and return whether it has ended."""
     curve, branch = walk.curve, walk.branch
     natural = method == "natural"
     failure: MfdeqError | None = None
@@ -241,9 +247,9 @@ def _advance(
             return True
         if walk.ds < MIN_STEP * first_step:
             raise ConvergenceError(
-                f"the branch could not be followed beyond t = {here.t:.8g}: no step, however "
-                f"short, could be corrected (the last failed with: {failure}). It may end there, "
-                "or another branch be too near; the branch so far is in `best`",
+                f"the branch could not be followed beyond t = {here.t:.8g}: the corrector failed "
+                f"for every step length (the last time with: {failure}). The branch may end there, "
+                "or another branch may be too close; the branch so far is in `best`",
                 best=branch,
             ) from failure
         try:
@@ -257,7 +263,7 @@ def _advance(
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
                 return True
             found = [
-                *curve.special_points(here, there, walk.ds),
+                *walk.special_points.locate(here, there, walk.ds),
                 curve.add_eigenvalues(there),
             ]
             outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)

@@ -15,21 +15,23 @@ class Point:
     Attributes
     ----------
     t : float
-        The parameters there are theta0 + t d.
+        The parameters at the point are theta0 + t d.
     state : (N,) array
         The equilibrium h.
     tangent : (N,) array
-        dh/ds along the branch, s being its arclength.
+        dh/ds along the branch, where s is the arclength.
     slope : float
         dt/ds; zero at a fold.
     kind : {"", "fold", "crossing"}
-        What is special about the point, if anything.
+        The kind of a special point; empty for an ordinary one.
     eigenvalues : (k,) array of complex, or None
-        Of A for a residual, those nearest to zero; of J for a map, those largest in magnitude.
+        For a residual, the eigenvalues of A nearest to zero; for a map, those of J that are largest
+        in magnitude.
     unstable : int or None
-        The number of unstable ones among the computed eigenvalues: with a negative real part of A,
-        with a magnitude above one of J. All are computed where N is at most 200. None if none is
-        unstable but one that was may now be too far from zero to be among them.
+        The number of unstable eigenvalues among all that were computed: those of A with a negative
+        real part, or those of J with a magnitude above one. All N are computed if N is at most 200.
+        None if no computed eigenvalue is unstable but an unstable one may have moved too far from
+        zero to be among them.
     """
 
     t: float

@@ -1,4 +1,4 @@
-"""The eigenvalues that decide whether an equilibrium is stable."""
+"""The eigenvalues that determine the stability of an equilibrium."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MAX_DENSE_SIZE = 200  # unknowns up to which all eigenvalues are computed
 
 
 def computes_all(n: int, k: int) -> bool:
-    """Tell whether all n eigenvalues are computed if k are asked for."""
+    """Return whether all n eigenvalues are computed if k are requested."""
     return n <= max(2 * k + 2, MAX_DENSE_SIZE)
 
 
 def withhold_uncertain_counts(points: Sequence[Point], found: Sequence[Point]) -> list[Point]:
-    """Return new points of a branch, with `unstable` None where the count may miss one.
+    """Return new points of a branch, with `unstable` None where the count may be too small.
 
-    For a residual only the eigenvalues nearest to zero are computed. An unstable one becomes stable
-    by passing through zero, at a fold or a crossing, or with its conjugate through the imaginary
-    axis. Where a count falls to zero without a fold or a crossing, it may instead have moved so
-    far from zero that it is not among the computed ones.
+    For a residual only the eigenvalues nearest to zero are computed. An unstable eigenvalue becomes
+    stable by passing through zero, at a fold or a crossing, or through the imaginary axis together
+    with its conjugate. If a count falls to zero without a fold or a crossing, the eigenvalue may
+    instead have moved so far from zero that it is no longer computed.
     """
     ordinary = max(i for i, point in enumerate(points) if not point.kind)
     last, passed_special = points[ordinary].unstable, ordinary < len(points) - 1
@@ -45,22 +45,22 @@ def withhold_uncertain_counts(points: Sequence[Point], found: Sequence[Point]) -
 def leading_eigenvalues(
     linearized: CheckedLinearization, factorize: Callable[[], Factor], k: int, is_map: bool
 ) -> Any:
-    """Compute the eigenvalues that decide on stability.
+    """Compute the eigenvalues that determine stability.
 
     Parameters
     ----------
     linearized : CheckedLinearization
     factorize : callable
-        Makes a factor of A; it is called only if one is needed.
+        Returns a factor of A; it is called only if one is needed.
     k : int
-        How many; all are computed where N is small.
+        The number of eigenvalues; all are computed if N is small.
     is_map : bool
 
     Returns
     -------
     array of complex, on the host
-        Of the J of a map those largest in magnitude, else of A those nearest to zero; the leading
-        ones first.
+        For a map, the eigenvalues of J by decreasing magnitude; otherwise those of A by increasing
+        magnitude.
     """
     A = linearized.A
     n, linalg = A.shape[0], A.backend.sparse_linalg
@@ -68,7 +68,7 @@ def leading_eigenvalues(
         dense = array_on_host(A.toarray())
         values = host.linalg.eigvals(host.eye(n) - dense if is_map else dense)
         return values[host.argsort(-abs(values) if is_map else abs(values))]
-    if not hasattr(linalg, "eigs"):
+    if not A.backend.library.on_host:
         raise ArgumentError(
             f"eigenvalues: expected a model on the host, or at most {MAX_DENSE_SIZE} unknowns, got "
             f"{n} unknowns on a device"
@@ -78,9 +78,9 @@ def leading_eigenvalues(
     operator = linalg.LinearOperator((n, n), matvec=lambda x: apply(x.ravel()), dtype=A.dtype)
     try:
         values = linalg.eigs(operator, k, which="LM", v0=start, return_eigenvectors=False)
-    except linalg.ArpackError as error:  # its error of missing convergence among them
+    except linalg.ArpackError as error:  # includes ArpackNoConvergence
         raise ConvergenceError(
-            f"the eigenvalues of a point were not found: {error}. Ask for fewer or more"
+            f"the eigenvalues at a point did not converge: {error}. Try another number of them"
         ) from error
     values = values if is_map else 1.0 / values
     return values[host.argsort(-abs(values) if is_map else abs(values))]

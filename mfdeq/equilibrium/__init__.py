@@ -1,9 +1,8 @@
 """Equilibria and their derivatives as operators.
 
-`solve` takes a model and its parameters to an `Equilibrium`, which composes one linearization and
-one factor of A into sensitivities, gradients, the reduced Hessian and the second-order response,
-with estimates of their errors. `lagrangian_system` solves with H - sigma I by the sparse KKT
-system. The iterations that find a state belong to `mfdeq.forward`, linear solvers to
-`mfdeq.linear`; what is done with a Hessian (spectra, optimization, verification) has rooms of its
-own.
+`solve` computes the `Equilibrium` of a model and its parameters. From one linearization and one
+factor of A, an equilibrium computes sensitivities, gradients, the reduced Hessian and the
+second-order response, with estimates of their errors. `lagrangian_system` solves with H - sigma I
+by the sparse KKT system. Forward iterations belong to `mfdeq.forward` and linear solvers to
+`mfdeq.linear`; spectra of Hessians, optimization and verification have packages of their own.
 """

@@ -1,10 +1,11 @@
-"""How near A is to singular, and how many digits a solution with it can have.
+"""The smallest singular value of A, and the number of accurate digits in solutions with A.
 
 The smallest singular value and its vectors, A v = sigma u and A' u = sigma v, are computed by
-inverse iteration with the factor. Near a fold v is the null vector of A. A perturbation dA changes
-A^-1 u = v / sigma by -A^-1 dA v / sigma, and along v itself by the share -u' dA v / sigma. That
-share is what the digits are judged by, with |dA| <= eps |A| entry by entry for rounding. It is at
-most eps ||A|| / sigma and, unlike that, does not change with the units of the equations.
+inverse iteration with the factor. At a fold v is the null vector of A. A perturbation dA changes
+A^-1 u = v / sigma by -A^-1 dA v / sigma, whose component along v is -u' dA v / sigma, relative to
+A^-1 u. The number of digits is computed from this component, with |dA| <= eps |A| entry by entry
+for rounding. It is at most eps ||A|| / sigma but, unlike that, does not depend on the units of the
+equations.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from ..linear.factor import MIN_DIGITS, rounding_digits, singular_error
 from ..models.linearization import CheckedLinearization
 
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
-MAX_SOLVE_PAIRS = 3  # of inverse iteration; a pair is one solve with A and one with its adjoint
-SIGMA_RTOL = 0.1  # relative change of sigma in one solve, below which the iteration stops
-RANDOM_SHARE = 0.1  # of a random vector that is added to a given start
-WARNING_DIGITS_SHARE = 1 / 3  # of the dtype's digits: with fewer left, there is a warning
+MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
+SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
+RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
+WARNING_DIGITS_SHARE = 1 / 3  # share of the dtype's digits below which there is a warning
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class SmallestSingular:
     Attributes
     ----------
     value : float
-        sigma, an estimate from above in the units of A. It is usually right to a few percent where
-        A is near singular; where no singular value is much smaller than the others it may be too
-        large by a small factor.
+        sigma, an upper estimate in the units of A. It is usually accurate to a few percent if A is
+        nearly singular; if no singular value is much smaller than the others, it may be too large
+        by a small factor.
     left, right : (N,) arrays
-        The singular vectors u and v of unit length, A' u = sigma v. Near a fold `right` is the
-        direction in which the state turns back.
+        The singular vectors u and v of unit length, A' u = sigma v. Near a fold, `right` is the
+        direction of the branch.
 
     Examples
     --------
@@ -61,18 +62,18 @@ def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSin
     Parameters
     ----------
     factor : Factor
-        Of A.
+        A factor of A.
     start : (N,) array, optional
-        The left singular vector of a nearby A, which saves half of the solves.
+        The left singular vector of a nearby A, with which the iteration takes half as many solves.
     """
     backend, n = factor.backend, factor.A.shape[0]
-    # A random vector's component along one direction is 1/sqrt(N) of its length: to see a near
-    # null vector the solve must resolve that.
+    # The component of a random vector along one direction is about 1/sqrt(N) of its length. The
+    # solve must resolve it to find a near null vector.
     rtol = max(factor.rtol, min(1e-3, 0.1 / math.sqrt(n)))
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
     if start is not None:
-        # Keep a random part: the start may be orthogonal to the singular vector.
+        # Add a random part: the start may be orthogonal to the singular vector.
         u = start + RANDOM_SHARE * u
         u = u / backend.norm(u)
     sigma = math.inf
@@ -99,16 +100,16 @@ def digits_left(
     h: Array,
     residual: Callable[[Array], Array],
 ) -> float:
-    """Compute how many decimal digits a solution of A x = b can have.
+    """Estimate the number of accurate decimal digits in a solution of A x = b.
 
     Parameters
     ----------
     factor : Factor
-        Of A at h.
+        A factor of A at h.
     smallest : SmallestSingular
-        Of A.
+        The smallest singular value of A.
     linearized : CheckedLinearization
-        The model at h.
+        The linearization at h.
     h : (N,) array
         The state.
     residual : callable
@@ -117,12 +118,12 @@ def digits_left(
     Returns
     -------
     float
-        What rounding in A and the error of the state leave, the fewer of the two.
+        The smaller number of digits of two: for rounding in A, and for the error of the state.
 
     Warns
     -----
     NearSingularWarning
-        If rounding leaves less than a third of the dtype's digits.
+        If rounding leaves less than a third of the digits of the dtype.
 
     Raises
     ------
@@ -138,17 +139,18 @@ def digits_left(
     if state < MIN_DIGITS:
         raise singular_error(
             state,
-            f"to the accuracy of the state, whose error changes A^-1 by {change:.1g} of itself "
-            "(a smaller rtol in mfdeq.solve may still do)",
+            "to the accuracy of the state, whose error changes A^-1 by a relative "
+            f"{change:.1g} (a smaller rtol in mfdeq.solve may help)",
         )
-    # Warn by what a tighter solve would leave: a state that was meant to be rough is no fold.
+    # Do not warn of a fold because the state is rough: count the digits after a tighter solve.
     possible = min(rounding, -math.log10(max(least, factor.backend.eps)))
     if possible < WARNING_DIGITS_SHARE * (total := -math.log10(factor.backend.eps)):
         warn(
             f"the state operator A is nearly singular: rounding leaves {possible:.1f} of "
             f"{total:.1f} digits in a solution of A x = b (smallest singular value "
-            f"{smallest.value:.1e}). Derivatives here have no more digits: move the parameters "
-            "away from the fold, or ask for the errors of derivatives (with_error, rtol=)",
+            f"{smallest.value:.1e}). Derivatives here have no more accurate digits: move the "
+            "parameters away from the fold, or estimate the errors of derivatives (with_error, "
+            "rtol=)",
             NearSingularWarning,
         )
     return min(rounding, state)
@@ -162,19 +164,19 @@ def state_changes(
     x: Array,
     w: Array,
 ) -> tuple[float, float]:
-    """Estimate by how much the error of the state changes A along its singular vectors.
+    """Estimate the change of A along its singular vectors due to the error of the state.
 
     The change is |w' (A(h - e) - A(h)) x|, where e = A^-1 (R + rounding of R) is the error of the
-    state. To first order it is w' f''[(0, e), (0, x)] = e' K x, by the curvature K of w'f. Where
-    the model gives none, the contraction of a Newton step stands for it: ||R(h - e)|| / ||R|| is a
-    quarter at a double root.
+    state. To first order it is w' f''[(0, e), (0, x)] = e' K x, with the curvature K of w'f. If the
+    model has no curvature, the contraction of a Newton step, ||R(h - e)|| / ||R||, is used in its
+    place; it is a quarter at a double root.
 
     Returns
     -------
     change : float
-        For the error of the state.
+        The change due to the error of the state.
     least : float
-        For the error that rounding alone would leave.
+        The change due to rounding of R alone.
     """
     backend = factor.backend
     xp = backend.xp

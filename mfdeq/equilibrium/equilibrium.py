@@ -1,4 +1,4 @@
-"""The equilibrium: every derivative there as an operator."""
+"""An equilibrium and its derivatives of first and second order, as operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from ..arrays.backend import Array, native
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
 from .linearized_equilibrium import LinearizedEquilibrium
@@ -17,8 +17,8 @@ from .reduced_hessian import ReducedCurvature, ReducedHessian, SecondOrderSlice
 class Equilibrium(LinearizedEquilibrium):
     """An equilibrium h* = f(h*, theta), with its derivatives as LinearOperators.
 
-    Made by `mfdeq.solve` or `mfdeq.equilibrium_at`. One linearization of the model and one factor
-    of A, set up at the first use, serve everything here.
+    `mfdeq.solve` and `mfdeq.equilibrium_at` return equilibria. All derivatives use one
+    linearization of the model and one factor of A, which is set up at its first use.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ class Equilibrium(LinearizedEquilibrium):
     linearized : CheckedLinearization
         A and B at h*.
     solver : Reused
-        What sets up the factor of A.
+        The solver that sets up the factor of A.
     report : SolveReport
-        How the solve for h* went.
+        The report of the solve for h*.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class Equilibrium(LinearizedEquilibrium):
         h* and theta; they are read-only.
     model : Model
     linearization : Linearization
-        What the model's ``linearize`` returned at (h*, theta).
+        The result of the model's ``linearize`` at (h*, theta).
     report : SolveReport
-        How the solve went, and the counts of every kind of solve since.
+        The report of the solve for h*, with the counts of all linear solves since.
 
     Notes
     -----
@@ -49,11 +49,12 @@ class Equilibrium(LinearizedEquilibrium):
 
         A Z = B,   T = [I; Z],   A' lam = dL/dh,   g = dL/dtheta + B' lam,   H = T' K T,
 
-    where K is the Hessian over (theta, h) of L + lam'f. First derivatives evaluate no second ones.
+    where K is the Hessian over (theta, h) of L + lam'f. First derivatives do not evaluate second
+    derivatives.
 
     Examples
     --------
-    Of h + h³ = theta, in two components: dh/dtheta = 1 / (1 + 3 h²).
+    For h + h³ = theta, in two components, dh/dtheta is 1 / (1 + 3 h²).
 
     >>> import mfdeq, numpy as np
     >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
@@ -72,12 +73,14 @@ class Equilibrium(LinearizedEquilibrium):
     """
 
     def hessian(self, loss: LossBase) -> ReducedHessian:
-        """Make the exact Hessian of a loss along the equilibrium; two solves a product.
+        """Return the exact Hessian of a loss along the equilibrium, as an operator.
+
+        Each product takes two linear solves.
 
         Parameters
         ----------
         loss : Loss
-            With second derivatives.
+            A loss with second derivatives.
 
         Returns
         -------
@@ -87,7 +90,7 @@ class Equilibrium(LinearizedEquilibrium):
         Raises
         ------
         ModelError
-            If the model's ``linearize`` or the loss gives no ``curvature``.
+            If the model's linearization or the loss has no ``curvature``.
 
         Examples
         --------
@@ -105,7 +108,7 @@ class Equilibrium(LinearizedEquilibrium):
         return ReducedHessian(self, loss)
 
     def curvature(self, w: Array) -> CurvatureOperator:
-        """Make the curvature of w'f over (theta, h), with w frozen.
+        """Return the curvature of w'f over (theta, h), with w fixed.
 
         Parameters
         ----------
@@ -114,7 +117,7 @@ class Equilibrium(LinearizedEquilibrium):
         Returns
         -------
         CurvatureOperator, (P+N, P+N)
-            ∇²_(θ,h) (w'f), with its blocks as ``params_params``, ``state_params`` and
+            ∇²_(θ,h) (w'f), with the blocks ``params_params``, ``state_params`` and
             ``state_state``.
 
         Examples
@@ -186,7 +189,7 @@ class Equilibrium(LinearizedEquilibrium):
         return self.inverse._apply(self.total_curvature(u, v))
 
     def second_order_slice(self, v: Array) -> SecondOrderSlice:
-        """Make the operator u -> h''[u, v] for a fixed v.
+        """Return the operator u -> h''[u, v] for a fixed v.
 
         Parameters
         ----------
@@ -209,12 +212,12 @@ class Equilibrium(LinearizedEquilibrium):
         return SecondOrderSlice(self, self._param_vector(v, "v"))
 
     def component_hessian(self, w: Any) -> ReducedCurvature:
-        """Make the Hessian of a weighted sum of the state, or of one of its components.
+        """Return the Hessian of a weighted sum of the state's components, or of one component.
 
         Parameters
         ----------
         w : (N,) array or int
-            The weights, or the number of a component.
+            The weights, or the index of a component.
 
         Returns
         -------
@@ -224,7 +227,7 @@ class Equilibrium(LinearizedEquilibrium):
         Raises
         ------
         ArgumentError
-            If w is neither weights nor the number of a component.
+            If w is neither an array of weights nor the index of a component.
 
         Examples
         --------
@@ -237,11 +240,11 @@ class Equilibrium(LinearizedEquilibrium):
         w = self._weights(w)
         mu = self.inverse._apply_adjoint(w)
         K = self.linearized.curvature(mu)
-        correct = functools.partial(self.corrected_curvature, mu, w)
-        return ReducedCurvature(self, K, correct, lambda other: other.component_hessian(w))
+        corrected_K = functools.partial(self.corrected_curvature, mu, w)
+        return ReducedCurvature(self, K, corrected_K, lambda other: other.component_hessian(w))
 
     def _weights(self, w: Any) -> Array:
-        """Weights of the state's components, of an array of them or of one component's number."""
+        """Return the weights w of the state's components: w itself, or a unit vector."""
         N = self.problem.state_size
         w = native(w)
         if getattr(w, "shape", ()) != () or isinstance(w, (list, tuple)):
@@ -253,11 +256,12 @@ class Equilibrium(LinearizedEquilibrium):
             index = None
         if index is None:
             raise ArgumentError(
-                f"w: expected the number of a component (an integer) or an ({N},) array, got {w!r}"
+                f"w: expected the index of a component (an integer) or an ({N},) array, got "
+                f"{short_repr(w)}"
             )
         if not -N <= index < N:
             raise ArgumentError(
-                f"w: expected the number of a component of a state of {N}, got {index}"
+                f"w: expected the index of one of the {N} components of the state, got {index}"
             )
         e = self.backend.zeros(N)
         e[index] = 1.0

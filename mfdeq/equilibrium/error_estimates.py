@@ -1,10 +1,10 @@
-"""Error estimates of derivatives, and inner tolerances that follow from them.
+"""Error estimates of derivatives, and the choice of inner tolerances.
 
-The state, the adjoint and the inner solves are inexact, and so are derivatives by finite
-differences. To estimate their effect, a result is computed a second time with each of them
-corrected once: the model is linearized again at h* - M R(h*), and every residual there is put
-through one application M of the factor in place of A^-1. Twice the difference is the estimate.
-Bounds by norms are not used, since they overestimate by orders of magnitude.
+The state, the adjoint and the inner solves are inexact, as are derivatives by finite differences.
+To estimate their effect, a result is computed a second time with each of them corrected once: the
+model is linearized again at h* - M R(h*), and every solution there is refined once, where one
+application M of the factor replaces A^-1. The estimate is twice the difference. Norm bounds are not
+used, since they overestimate the error by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from ..arrays.backend import Array, Backend
 from ..errors import ConvergenceError
 from ..report import SolveReport
 
-# The difference alone was 0.93 of the true error in a trial. This is the only safety factor: what
-# uses an estimate (bounds of eigenvalues, error bars) takes it as it is.
+# In an experiment the difference alone was 0.93 of the true error. This is the only safety factor:
+# error bounds of eigenvalues and error bars add no other.
 ESTIMATE_SAFETY_FACTOR = 2.0
-MAX_INNER_RTOL = 0.01  # relative residual of inner solves, however rough a product may be
-LOOSEN_BELOW = 0.03  # of the allowed error: with an estimate below it, later solves are looser
-MIN_ESTIMATE_ROUNDINGS = 30.0  # in rounding units: no estimate is reported below it
-MIN_INNER_RTOL_ROUNDINGS = 100.0  # in rounding units: no inner solve is tighter
+MAX_INNER_RTOL = 0.01  # largest relative residual of an inner solve
+LOOSEN_BELOW = 0.03  # share of the allowed error below which later inner solves are looser
+MIN_ESTIMATE_ROUNDINGS = 30.0  # smallest relative error that is reported, in rounding units
+MIN_INNER_RTOL_ROUNDINGS = 100.0  # smallest tolerance of an inner solve, in rounding units
 
 Point = TypeVar("Point")
 
 
 def estimate_error(value: Array, corrected: Array) -> Array:
-    """Estimate the error of a value from the value with every inexact part corrected once."""
+    """Estimate the error of a value by comparison with the value after one correction."""
     return ESTIMATE_SAFETY_FACTOR * (corrected - value)
 
 
 def relative_error(backend: Backend, error: Array, value: Array) -> float:
-    """Return the largest relative error of a column, and no less than rounding."""
+    """Return the largest relative error of a column, at least that of rounding."""
     xp, norms = backend.xp, backend.column_norms
     sizes, errors = norms(value), norms(error)
     safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
@@ -42,14 +42,14 @@ def relative_error(backend: Backend, error: Array, value: Array) -> float:
 
 
 class InnerTolerance:
-    """The tolerance of inner solves, adapted to the error that their result may have.
+    """The tolerance of inner solves, adapted to the allowed error of their result.
 
     Parameters
     ----------
     rtol : float
-        The relative error that is allowed, as estimated.
+        The allowed relative error, as estimated.
     backend : Backend
-        Gives the rounding unit and the norms.
+        The array library, for norms and the rounding unit.
     """
 
     def __init__(self, rtol: float, backend: Backend) -> None:
@@ -65,33 +65,34 @@ class InnerTolerance:
         name: str,
         report: SolveReport,
     ) -> tuple[Array, float]:
-        """Evaluate a function to the accuracy asked for.
+        """Evaluate a function to a relative error of `rtol`.
 
         Parameters
         ----------
         function : callable
-            ``function(point, inner)`` returns a value and the estimate of its error, by inner
+            ``function(point, inner)`` returns a value and the estimate of its error, with inner
             solves to the tolerance ``inner``.
         start : object
-            The equilibrium (or an operator there) to evaluate at.
+            The equilibrium, or an operator there, at which to evaluate the function.
         improve : callable
-            Returns the same at a more accurate state, or its argument where there is none. It is
-            called only when the inner solves no longer limit the accuracy.
+            ``improve(point)`` returns the equilibrium or operator at a more accurate state, or
+            `point` itself if there is none. It is called only when the inner solves no longer
+            limit the accuracy.
         name : str
-            What the value is called in an error.
+            The name of the value in an error message.
         report : SolveReport
-            What an error carries.
+            The report that is attached to an error.
 
         Returns
         -------
         value : array
         error : float
-            The estimate of its relative error.
+            The estimated relative error.
 
         Raises
         ------
         ConvergenceError
-            If the accuracy is out of reach, with the value as `best`.
+            If this accuracy cannot be reached, with the value as `best`.
         """
         point, before = start, float("inf")
         while True:
@@ -109,10 +110,10 @@ class InnerTolerance:
                     continue
             if tightest:
                 raise ConvergenceError(
-                    f"{name} has an estimated relative error of {worst:.1e}, above the "
-                    f"{self.rtol:.1e} asked for, with inner solves to {self.inner:.1e}. The "
-                    "accuracy of the state or of the derivatives limits it, or rounding: ask "
-                    "for less, or give exact derivatives",
+                    f"{name} has an estimated relative error of {worst:.1e}, above "
+                    f"rtol = {self.rtol:.1e}, with inner solves to {self.inner:.1e}. It is limited "
+                    "by the accuracy of the state or of the derivatives, or by rounding: use a "
+                    "larger rtol, or exact derivatives",
                     best=value,
                     report=report,
                 )

@@ -1,8 +1,8 @@
 """The inverse of the state operator, A^-1, as an operator.
 
-`Inverse` solves with the factor of A, `RecordingInverse` also remembers its last solutions, and
-`RefinedInverse` improves such solutions by one step of iterative refinement. The formulas for Z, T
-and H are written once, for any of them.
+`Inverse` solves with the factor of A, `RecordingInverse` also stores its last solutions, and
+`RefinedInverse` refines known solutions by one step of iterative refinement. The formulas for Z, T
+and H apply to any of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..operators.operator import Operator
 
 
 class Inverse(Operator):
-    """A^-1, (N, N), by solves with a factor of A.
+    """The operator A^-1, (N, N), by solves with a factor of A.
 
     Parameters
     ----------
     factor : Factor
     rtol : float, optional
-        Relative true residual of each solve; by default that of the factor.
+        Relative true residual of each solve; by default the tolerance of the factor.
     """
 
     def __init__(self, factor: Factor, rtol: float | None = None) -> None:
@@ -33,17 +33,17 @@ class Inverse(Operator):
         return self.factor._solve_checked(y, self.rtol, adjoint=True)
 
     def forget(self) -> None:
-        """Drop what earlier solves left in the factor."""
+        """Drop what the factor has stored in earlier solves."""
         self.factor.forget()
 
 
 class RecordingInverse(Inverse):
-    """A^-1 by solves with a factor, which remembers the last solution of either kind.
+    """The operator A^-1, which stores its last solution with A and with the adjoint of A.
 
     Attributes
     ----------
     solution, adjoint_solution : (N,) or (N, k) array
-        What the last product, and the last product with the adjoint, returned.
+        The results of the last product, and of the last product with the adjoint.
     """
 
     solution: Array
@@ -59,19 +59,19 @@ class RecordingInverse(Inverse):
 
 
 class RefinedInverse(Operator):
-    """Solutions with a nearby A, by one step of iterative refinement of solutions at hand.
+    """The operator A^-1, for right-hand sides whose solutions are nearly known.
 
-    A product is z + M (b - A z), where z is the solution at hand and M one application of the
-    factor. It costs no solve, and is meant for the one right-hand side b that z nearly solves.
+    A product is one step of iterative refinement, z + M (b - A z), where z is the known solution
+    and M one application of a factor of a nearby matrix. It is accurate only for a right-hand side
+    b for which A z is close to b.
 
     Parameters
     ----------
     A : Operator, (N, N)
-        The matrix whose solutions are wanted.
     factor : Factor
-        Of the matrix nearby.
+        A factor of a matrix near A.
     solution, adjoint_solution : (N,) or (N, k) array, optional
-        The solutions at hand, with A and with its adjoint: one for each kind of product.
+        The known solutions with A and with its adjoint, for products with A^-1 and its adjoint.
     """
 
     def __init__(

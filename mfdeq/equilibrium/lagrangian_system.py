@@ -1,23 +1,23 @@
-"""Solve with H − σI by the sparse KKT system.
+"""Solves with H - sigma I by the sparse KKT system.
 
-With C = [-B, A], C T = 0, and E the identity (or the M of a generalized problem) on the parameter
-block,
+With C = [-B, A], for which C T = 0, and E the identity (or the M of a generalized problem) on the
+parameter block,
 
     (H - sigma E) x = b   <=>   [[K - sigma E, C'], [C, 0]] (x, y; nu) = (b, 0; 0),   y = Z x.
 
-H is dense and never formed; this matrix of size P + 2N, the Lagrangian system, is sparse wherever
-K, A and B are. Its inertia is that of H - sigma E and (N, N, 0), so that the number of its negative
-pivots, less N, is the number of eigenvalues of H below sigma.
+H is dense and never formed. This matrix of size P + 2N, the Lagrangian system, is sparse if K, A
+and B are. Its inertia is the sum of that of H - sigma E and (N, N, 0): the number of its negative
+pivots, minus N, is the number of eigenvalues of H below sigma.
 
-The cost and the counts depend on the ordering. The theta_i, h_i and nu_i of a node stay together,
-and nodes are ordered by nested dissection of their graph. No separator then parts a constraint from
-what it constrains, and the interior of a front is a Lagrangian system itself, regular as long as
-A's blocks are.
+The cost and the counts depend on the ordering. The unknowns theta_i, h_i and nu_i of a node stay
+together, and the nodes are ordered by nested dissection of their graph. No separator then comes
+between a constraint and its unknowns, and the interior of a front is itself a Lagrangian system,
+regular if the blocks of A are.
 
 References
 ----------
 N. I. M. Gould, On practical conditions for the existence and uniqueness of solutions to the general
-equality quadratic programming problem, Math. Programming 32 (1985): the inertia.
+equality quadratic programming problem, Math. Programming 32 (1985), for the inertia.
 
 A. George, Nested dissection of a regular finite element mesh, SIAM J. Numer. Anal. 10 (1973).
 """
@@ -36,6 +36,7 @@ from ..arrays.backend import Array, Backend, host, is_sparse
 from ..arrays.library import ArrayLibrary
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..linear.direct.package import trial_residual
 from ..linear.direct.scaling import Scaling
 from ..linear.factor import Factor
 from ..linear.multifrontal.multifrontal import Multifrontal
@@ -45,9 +46,9 @@ from ..operators.user_operators import backend_of
 from .reduced_hessian import ReducedCurvature
 
 # Limits on the relative residual of a solve without refinement, for a random b. There is no
-# pivoting between fronts, so the factors are those of a perturbed matrix; that residual is about
-# the size of the perturbation relative to the distance to a singular matrix. Up to the first limit
-# iterative refinement converges, up to the second the signs of the pivots are right.
+# pivoting between fronts, so the factors are those of a perturbed matrix, and the residual is about
+# the size of the perturbation relative to the distance to a singular matrix. Below the first limit
+# iterative refinement converges; below the second the signs of the pivots are correct.
 MAX_REFINABLE_RESIDUAL = 1e-2
 MAX_COUNTING_RESIDUAL = 1e-3
 
@@ -58,11 +59,11 @@ class ShiftedInverse(SelfAdjoint):
     Parameters
     ----------
     H : ReducedHessian or ReducedCurvature
-        With A, B and the blocks of K as sparse matrices.
+        A Hessian for which A, B and the blocks of K are sparse matrices.
     sigma : float, optional
         The shift.
     M : sparse matrix, (P, P), optional
-        In place of the identity: (H - sigma M)^-1.
+        A matrix in place of the identity, for (H - sigma M)^-1.
 
     Attributes
     ----------
@@ -72,13 +73,13 @@ class ShiftedInverse(SelfAdjoint):
     Raises
     ------
     ArgumentError
-        If A, B or a block of K is known by its products only, or the graph has no small separators.
+        If A, B or a block of K is not a sparse matrix, or the graph has no small separators.
     SingularStateError
-        If the system is singular, since sigma is an eigenvalue.
+        If the system is singular, because sigma is an eigenvalue.
 
     Examples
     --------
-    A Newton step, and the certificate that H is positive definite:
+    A Newton step, and a proof that H is positive definite:
 
     >>> import mfdeq, numpy as np, scipy.sparse as sp
     >>> from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
@@ -108,24 +109,24 @@ class ShiftedInverse(SelfAdjoint):
         backend = backend_of(H)
         if not isinstance(self, (expected := solver_for(backend).shifted_inverse)):
             raise ArgumentError(
-                f"H is on arrays of {backend.library_name}: use {expected.__module__}."
-                f"{expected.__name__}"
+                f"H uses arrays of {backend.library_name}: use {expected.__module__}."
+                f"{expected.__name__} for them"
             )
         super().__init__(H, H.shape)
         self.sigma = real(sigma, "sigma")
         try:
             self.factor: Any = self._factorize(H, M)
         except ZeroDivisionError as error:
-            raise self._on_an_eigenvalue("a pivot is zero") from error
+            raise self._singular_error("a pivot is zero") from error
         except ArithmeticError as error:
             raise factorization_error(str(error)) from error
         if not self.factor.unrefined_residual <= MAX_REFINABLE_RESIDUAL:
-            raise self._on_an_eigenvalue(
+            raise self._singular_error(
                 f"a solve leaves a relative residual of {self.factor.unrefined_residual:.0e}"
             )
 
     def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
-        """Factorize the system: a `Factor` that has its `unrefined_residual`."""
+        """Return a `Factor` of the system, with the attribute `unrefined_residual`."""
         return _FrontalFactor(Matrix(H.backend, _system(H, self.sigma, M)))
 
     @functools.cached_property
@@ -142,19 +143,19 @@ class ShiftedInverse(SelfAdjoint):
         try:
             return self.factor.solve(backend.xp.concat([x, zero, zero], axis=0))[:P, ...]
         except (ConvergenceError, SingularStateError) as error:
-            raise self._on_an_eigenvalue(f"{error}") from error
+            raise self._singular_error(f"{error}") from error
 
-    def _on_an_eigenvalue(self, how: str) -> SingularStateError:
+    def _singular_error(self, how: str) -> SingularStateError:
         return SingularStateError(
-            f"H - {self.sigma:g} I is singular to working precision (in the Lagrangian system "
-            f"{how}): sigma is an eigenvalue of H, as zero is of a Hessian that the data do not "
-            "determine, or of a part of it. Move sigma a little to one side",
+            f"H - {self.sigma:g} I is singular to working precision (in the Lagrangian system, "
+            f"{how}): sigma is an eigenvalue of H or of a part of it. Zero is an eigenvalue if the "
+            "data do not determine all parameters. Move sigma slightly to one side",
             digits=0.0,
         )
 
 
 class _FrontalFactor(Factor):
-    """A multifrontal factorization of the system; solves are refined to their true residual.
+    """A multifrontal factorization of the system, with iterative refinement of solutions.
 
     Attributes
     ----------
@@ -169,10 +170,9 @@ class _FrontalFactor(Factor):
         self.scaling = Scaling.of(A.array)
         scaled = self.scaling.apply(A.array)
         self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
-        b = A.backend.random(A.shape[0], seed=5)
-        self.unrefined_residual = A.backend.norm(
-            b - scaled @ self.fronts.solve(b)
-        ) / A.backend.norm(b)
+        self.unrefined_residual = trial_residual(
+            A.backend, lambda x: scaled @ x, self.fronts.solve, A.shape[0]
+        )
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.scaling.solve(self.fronts.solve, b, adjoint)
@@ -184,7 +184,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     Raises
     ------
     ArgumentError
-        If one of them is not a sparse matrix.
+        If one of these is not a sparse matrix.
     """
     A, B = assemble(H.eq.state_operator, "A"), assemble(H.eq.param_operator, "B")
     N, P = B.shape
@@ -192,7 +192,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
 
 
 def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
-    """Assemble the system, in the pattern of the graph of nodes."""
+    """Assemble the system, with the sparsity pattern of the graph of nodes."""
     A, B, pp, sp, ss = assemble_blocks(H)
     N, P = B.shape
     shifted = pp - sigma * (sparse.identity(P, format="csr") if E is None else sparse.csr_matrix(E))
@@ -209,18 +209,18 @@ def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
 
 
 def _nodes(B: Any, sp: Any) -> Any:
-    """Assign each parameter to a node: the equation, or else the state, it is largest in."""
+    """Assign each parameter to a node: that of its largest entry in B, or else in K_(h,theta)."""
     N, P = B.shape
-    nodes = N + host.arange(P)  # a node of its own for a parameter that is in neither
+    nodes = N + host.arange(P)  # a parameter without entries in either is a node of its own
     for coupling in (sp.tocoo(), B.tocoo()):
         order = host.lexsort((abs(coupling.data), coupling.col))
-        nodes[coupling.col[order]] = coupling.row[order]  # the largest of a column is written last
+        nodes[coupling.col[order]] = coupling.row[order]  # the largest entry is written last
     return nodes
 
 
 def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
     if not isinstance(H.K, BlockCurvature):
-        raise factorization_error("the curvature is known by its product only: give its blocks")
+        raise factorization_error("the curvature is known by its products only: pass its blocks")
     return [
         sparse.csr_matrix(shape) if block is None else assemble(block, "a block of the curvature")
         for block, shape in zip(H.K.blocks, shapes, strict=True)
@@ -228,7 +228,7 @@ def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any
 
 
 def assemble(op: Operator, name: str) -> Any:
-    """Return the sparse matrix of an operator, on the host; an `ArgumentError` names it if none."""
+    """Return the sparse matrix of an operator on the host, or raise an `ArgumentError`."""
     array = op.array
     if not is_sparse(array):
         raise factorization_error(f"{name} is not a sparse matrix")
@@ -245,17 +245,17 @@ def factorization_error(why: str) -> ArgumentError:
 
 @dataclass(frozen=True)
 class LagrangianSolver:
-    """How the Lagrangian system is factorized on the arrays of one library.
+    """The functions that factorize the Lagrangian system on the arrays of one library.
 
     Attributes
     ----------
     shifted_inverse : type
         The subclass of `ShiftedInverse`.
     assemble_blocks : callable
-        ``assemble_blocks(H)`` returns A, B and the blocks of K by their entries, or raises an
+        ``assemble_blocks(H)`` returns the matrices of A, B and the blocks of K, or raises an
         `ArgumentError`.
     assemble : callable
-        ``assemble(op, name)`` returns the entries of one operator, or raises `ArgumentError`.
+        ``assemble(op, name)`` returns the matrix of one operator, or raises an `ArgumentError`.
     """
 
     shifted_inverse: type[ShiftedInverse]
@@ -264,14 +264,14 @@ class LagrangianSolver:
 
 
 ON_HOST = LagrangianSolver(ShiftedInverse, assemble_blocks, assemble)
-_of_libraries: dict[ArrayLibrary, LagrangianSolver] = {}
+_solvers: dict[ArrayLibrary, LagrangianSolver] = {}
 
 
 def register_solver(library: ArrayLibrary, solver: LagrangianSolver) -> None:
-    """Factorize the systems on a library's arrays by a solver of its own."""
-    _of_libraries[library] = solver
+    """Register the solver for the arrays of a library; by default it is `ON_HOST`."""
+    _solvers[library] = solver
 
 
 def solver_for(backend: Backend) -> LagrangianSolver:
     """Return the solver for the arrays of a backend."""
-    return _of_libraries.get(backend.library, ON_HOST)
+    return _solvers.get(backend.library, ON_HOST)

@@ -1,8 +1,8 @@
 """An equilibrium with its linearization: the operators A, B, Z and T, and gradients.
 
-With the linearization A, B at h* and one factor of A, everything of first order is a composition:
-A Z = B, A' lam = dL/dh, g = dL/dtheta + B' lam, T = [I; Z]. Nothing here evaluates a second
-derivative, other than for error estimates of second-order quantities; `reduced_hessian` and
+All first-order derivatives are compositions of the linearization A, B at h* and one factor of A:
+A Z = B, A' lam = dL/dh, g = dL/dtheta + B' lam, T = [I; Z]. No second derivatives are evaluated
+here, other than for error estimates of second-order quantities; `reduced_hessian` and
 `equilibrium` add the second order.
 """
 
@@ -31,7 +31,7 @@ MAX_POLISHING_STEPS = 5
 
 
 def tangent(inverse: Operator, B: Operator) -> Operator:
-    """Compose T = [I; A^-1 B], (P+N, P), from a parameter direction to (dtheta, dh)."""
+    """Return T = [I; A^-1 B], (P+N, P), which maps dtheta to (dtheta, dh)."""
     return Stacked(inverse @ B)
 
 
@@ -41,7 +41,7 @@ def reduced_gradient(d_params: Array, B: Operator, adjoint: Array) -> Array:
 
 
 class LinearizedEquilibrium:
-    """A state h* = f(h*, theta), its linearization and one factor of A, set up at the first use.
+    """An equilibrium h* = f(h*, theta) with its derivatives of first order.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ class LinearizedEquilibrium:
     linearized : CheckedLinearization
         A and B at h*.
     solver : Reused
-        What sets up the factor of A.
+        The solver that sets up the factor of A, at its first use.
     report : SolveReport
-        How the solve for h* went.
+        The report of the solve for h*.
     """
 
-    _smallest: SmallestSingular  # is set together with the factor
+    _smallest: SmallestSingular  # set together with the factor
 
     def __init__(
         self,
@@ -86,23 +86,23 @@ class LinearizedEquilibrium:
 
     @property
     def linearization(self) -> Linearization:
-        """What the model's ``linearize`` returned at the equilibrium."""
+        """The result of the model's ``linearize`` at the equilibrium."""
         return self.linearized.linearization
 
     @functools.cached_property
     @translate_memory_errors
     def factor(self) -> Factor:
-        """The one factor of A, whose remaining digits are checked when it is set up.
+        """The factor of A. A near-singular A is detected at set-up.
 
         Returns
         -------
         Factor
-            With ``factor.solve(b)`` and ``factor.solve_adjoint(b)``.
+            Use ``factor.solve(b)`` and ``factor.solve_adjoint(b)``.
 
         Warns
         -----
         NearSingularWarning
-            If A is so near to singular that a solve loses most of its digits.
+            If A is so close to singular that a solve loses most of its digits.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class LinearizedEquilibrium:
 
     @property
     def smallest_singular(self) -> SmallestSingular:
-        """The smallest singular value of A with its vectors, computed when the factor is set up.
+        """The smallest singular value of A and its vectors, computed together with the factor.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class LinearizedEquilibrium:
 
     @functools.cached_property
     def sensitivity(self) -> Operator:
-        """The sensitivity Z = dh*/dtheta = A^-1 B, (N, P): one solve a product.
+        """The sensitivity Z = dh*/dtheta = A^-1 B, (N, P). Each product takes one solve.
 
         Examples
         --------
@@ -177,7 +177,7 @@ class LinearizedEquilibrium:
 
     @functools.cached_property
     def tangent(self) -> Operator:
-        """The tangent T = [I; Z], (P+N, P), from a parameter direction to (dtheta, dh)."""
+        """The tangent T = [I; Z], (P+N, P), which maps dtheta to (dtheta, dh)."""
         return tangent(self.inverse, self.param_operator)
 
     # Gradients.
@@ -210,7 +210,9 @@ class LinearizedEquilibrium:
         return loss.gradients(self.state, self.params)
 
     def adjoint(self, loss: LossBase) -> Array:
-        """Solve for the adjoint of a loss, A' lam = dL/dh; once for each loss.
+        """Solve A' lam = dL/dh for the adjoint of a loss.
+
+        The adjoint of each loss is computed once.
 
         Parameters
         ----------
@@ -251,10 +253,10 @@ class LinearizedEquilibrium:
         ----------
         loss : Loss
         rtol : float, optional
-            The relative error that the gradient may have, as estimated. The adjoint is solved no
-            more tightly than that needs, and the state is made more accurate where it limits. The
+            The allowed relative error of the gradient, as estimated. The tolerance of the adjoint
+            solve follows from it, and the state is polished if its error is too large. The
             estimate is ``report.gradient_error``. By default the adjoint is solved to the solver's
-            own tolerance.
+            tolerance.
 
         Returns
         -------
@@ -264,7 +266,7 @@ class LinearizedEquilibrium:
         Raises
         ------
         ConvergenceError
-            If that accuracy is not reached, with the best gradient as `best`.
+            If this accuracy cannot be reached, with the best gradient as `best`.
         SingularStateError
             If A is singular to working precision.
 
@@ -285,10 +287,10 @@ class LinearizedEquilibrium:
             return at.gradient_with_error(loss, rtol=inner)
 
         tolerance = InnerTolerance(fraction(rtol, "rtol of gradient"), self.backend)
-        found, self.report.gradient_error = tolerance.compute(
+        value, self.report.gradient_error = tolerance.compute(
             gradient, self, LinearizedEquilibrium.polish, "the gradient", self.report
         )
-        return found
+        return value
 
     def gradient_with_error(
         self, loss: LossBase, *, rtol: float | None = None
@@ -299,17 +301,17 @@ class LinearizedEquilibrium:
         ----------
         loss : Loss
         rtol : float, optional
-            Relative true residual of the adjoint solve; by default the solver's.
+            Relative true residual of the adjoint solve; by default the solver's tolerance.
 
         Returns
         -------
         gradient, error : (P,) arrays
-            The size of the error relative to the gradient is also ``report.gradient_error``.
+            The relative size of the error is also ``report.gradient_error``.
 
         Notes
         -----
-        The gradient is computed a second time, with the state and the adjoint corrected by one
-        application of the factor each; the estimate is twice the difference. See
+        The gradient is computed a second time, with the state and the adjoint each corrected by
+        one application of the factor. The estimate is twice the difference; see
         `ReducedHessian.with_error`.
 
         Examples
@@ -335,35 +337,34 @@ class LinearizedEquilibrium:
         self.report.gradient_error = relative_error(self.backend, error, gradient)
         return gradient, error
 
-    # More accurate states, with which errors are estimated.
+    # More accurate states, for error estimates.
 
     @functools.cached_property
     def corrected_state(self) -> Array:
-        """The state h* - M R(h*), (N,), with one application M of the factor: more accurate."""
+        """The more accurate state h* - M R(h*), (N,), by one application M of the factor."""
         return self.state - self.factor.approximate(self.problem.residual(self.state))
 
     @functools.cached_property
     def corrected_linearization(self) -> CheckedLinearization:
-        """The linearization at the corrected state, with which error estimates compare."""
+        """The linearization at the corrected state, for error estimates."""
         return self.problem.linearize_for_comparison(self.corrected_state)
 
     def corrected_curvature(self, weights: Array, rhs: Array) -> CurvatureOperator:
-        """Compute ∇²(w'f) at the corrected state, for the corrected w of A' w = rhs."""
+        """Return ∇²(w'f) at the corrected state, with the corrected solution w of A' w = rhs."""
         return self.corrected_linearization.curvature(self._correct_adjoint(weights, rhs))
 
     def _correct_adjoint(self, adjoint: Array, rhs: Array) -> Array:
-        """Refine a solution of A' w = rhs once, for A at the corrected state."""
+        """Refine a solution of A' w = rhs once, with A at the corrected state."""
         A = self.corrected_linearization.A
         return RefinedInverse(A, self.factor, adjoint_solution=adjoint)._apply_adjoint(rhs)
 
     def polish(self) -> Self:
-        """Reduce the residual to its rounding floor, by at most five steps with the same factor.
+        """Improve the state by up to five chord steps, down to the rounding floor of the residual.
 
         Returns
         -------
         Equilibrium
-            The more accurate equilibrium, which shares the report; the same object if no step
-            halves ||R||.
+            The more accurate equilibrium, with the same report; `self` if no step halves ||R||.
 
         Examples
         --------
@@ -386,12 +387,12 @@ class LinearizedEquilibrium:
         if not accepted:
             return self
         linearized = self.problem.linearize(end.h)
-        found = type(self)(self.problem, end.h, linearized, self.solver, self.report)
-        found._polished_equilibrium = found
-        return found
+        polished = type(self)(self.problem, end.h, linearized, self.solver, self.report)
+        polished._polished_equilibrium = polished
+        return polished
 
     def forget(self) -> None:
-        """Drop what earlier solves left in the factor, and all corrected quantities."""
+        """Drop what the factor has stored in earlier solves, and all corrected quantities."""
         for name in ("corrected_state", "corrected_linearization"):
             self.__dict__.pop(name, None)
         self._polished_equilibrium = None

@@ -1,6 +1,6 @@
 """The reduced Hessian H = T' K T, its terms, and slices of the second-order response.
 
-K is the Hessian over (theta, h) of the Lagrangian L + lam'(f - h) with lam frozen, and T = [I; Z].
+K is the Hessian over (theta, h) of the Lagrangian L + lam'(f - h) with lam fixed, and T = [I; Z].
 """
 
 from __future__ import annotations
@@ -20,49 +20,55 @@ from .error_estimates import InnerTolerance, estimate_error
 from .inverse import Inverse, RecordingInverse, RefinedInverse
 from .linearized_equilibrium import LinearizedEquilibrium, tangent
 
-# A product holds (v, z), K times it, w, and what a solve holds: arrays of P + N for each column.
+# Arrays of size P + N in memory during a product with one column: (v, z), K (v, z), w, and those of
+# a solve.
 ARRAYS_PER_COLUMN = 6
 
 
 def reduce(K: Operator, T: Operator) -> Operator:
-    """Compose T' K T, the curvature K over (theta, h) reduced to the parameters.
+    """Return T' K T, the curvature K over (theta, h) reduced to the parameters.
 
-    This is the one formula of every Hessian: with T = [I; A^-1 B] a product with v is
+    All Hessians are computed by this formula. With T = [I; A^-1 B], a product with v is
 
         z = A^-1 (B v),   (a_theta, a_h) = K (v, z),   w = A^-T a_h,   H v = a_theta + B' w.
 
-    Inexact products and error estimates are the same composition of other pieces.
+    Inexact products and error estimates use it with other inverses and curvatures.
     """
     return T.H @ K @ T  # type: ignore[attr-defined]
 
 
 class ReducedCurvature(SelfAdjoint):
-    """T' K T, a curvature over (theta, h) reduced to the parameters, (P, P).
+    """The operator T' K T, (P, P): a curvature K over (theta, h), reduced to the parameters.
 
-    A product takes one state solve and one adjoint solve, for a vector or a block.
+    A product with a vector or a block takes one state solve and one adjoint solve.
 
     Parameters
     ----------
     eq : LinearizedEquilibrium
-        Gives A, B and the factor.
+        The equilibrium, with A, B and the factor.
     K : CurvatureOperator, (P+N, P+N)
-    correct : callable
-        Makes K at the corrected state, with its corrected weights, for error estimates.
-    at : callable
-        Makes the same operator at another equilibrium.
+    corrected_K : callable
+        ``corrected_K()`` returns K at the corrected state, with corrected weights.
+    remake_at : callable
+        ``remake_at(other)`` returns the same operator at another equilibrium.
+
+    Notes
+    -----
+    The two functions are called once, and only if an error is estimated or the state is polished:
+    most Hessians never need them.
     """
 
     def __init__(
         self,
         eq: LinearizedEquilibrium,
         K: CurvatureOperator,
-        correct: Callable[[], CurvatureOperator],
-        at: Callable[[Any], ReducedCurvature],
+        corrected_K: Callable[[], CurvatureOperator],
+        remake_at: Callable[[Any], ReducedCurvature],
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq, self.K = eq, K
-        self._corrected_K = functools.cache(correct)
-        self._at = functools.cache(at)
+        self._corrected_K = functools.cache(corrected_K)
+        self._remake_at = functools.cache(remake_at)
         self._product = reduce(K, eq.tangent)
 
     def _apply(self, x: Array) -> Array:
@@ -76,24 +82,24 @@ class ReducedCurvature(SelfAdjoint):
         return self.backend.xp.concat(parts, axis=1)
 
     def forget(self) -> None:
-        """Drop what earlier solves left in the factor, and all corrected quantities."""
+        """Drop what the factor has stored in earlier solves, and all corrected quantities."""
         self.eq.forget()
         self._corrected_K.cache_clear()
-        self._at.cache_clear()
+        self._remake_at.cache_clear()
 
     def polish(self) -> ReducedCurvature:
-        """Make the same operator at the polished equilibrium; itself if that is the same one."""
+        """Return the same operator at the polished equilibrium, or `self` if that is unchanged."""
         polished = self.eq.polish()
-        return self if polished is self.eq else self._at(polished)
+        return self if polished is self.eq else self._remake_at(polished)
 
     def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
-        """Make the same operator with products that are only as accurate as asked for.
+        """Return the same operator with products of a given accuracy.
 
         Parameters
         ----------
         rtol : float
-            Estimated relative error that each column of a product may have. The inner solves
-            are as loose as it allows.
+            The allowed relative error of each column of a product, as estimated. The tolerance of
+            the inner solves is as loose as this allows.
 
         Returns
         -------
@@ -113,13 +119,13 @@ class ReducedCurvature(SelfAdjoint):
 
     @translate_memory_errors
     def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
-        """Multiply by v, and estimate the error of the product.
+        """Compute the product with v and estimate its error.
 
         Parameters
         ----------
         v : (P,) or (P, k) array
         rtol : float, optional
-            Relative true residual of the two inner solves; by default the factor's.
+            Relative true residual of the two inner solves; by default the tolerance of the factor.
 
         Returns
         -------
@@ -132,10 +138,11 @@ class ReducedCurvature(SelfAdjoint):
 
         Notes
         -----
-        The state, the adjoint and the two inner solves are inexact. The product is repeated
-        with each of them corrected once: the model is linearized again at h* - M R(h*), and every
-        residual there is put through one application M of the factor in place of A^-1. Twice the
-        difference is the estimate. It includes a safety factor: no other is needed.
+        The state, the adjoint and the two inner solves are inexact. The product is computed a
+        second time with each of them corrected once: the model is linearized again at
+        h* - M R(h*), and every solution there is refined once, where one application M of the
+        factor replaces A^-1. The estimate is twice the difference. The factor of two is a safety
+        factor; no other is needed.
 
         Examples
         --------
@@ -157,7 +164,9 @@ class ReducedCurvature(SelfAdjoint):
         return product, estimate_error(product, corrected)
 
     def apply_inexact(self, v: Array, rtol: float) -> Array:
-        """Multiply by v with inner solves to another tolerance; no error is estimated.
+        """Compute the product with v by inner solves to another tolerance.
+
+        The error is not estimated.
 
         Parameters
         ----------
@@ -175,17 +184,16 @@ class ReducedCurvature(SelfAdjoint):
 
 
 class InexactReducedCurvature(SelfAdjoint):
-    """T' K T with products to a given relative accuracy, by inner solves as loose as it allows.
+    """The operator T' K T with products of a given relative accuracy.
 
-    The error of every product is estimated (`ReducedCurvature.with_error`), by one more
-    application of the factor; the tolerance of the inner solves follows from it. The operator is
-    symmetric to that accuracy only.
+    The error of every product is estimated by `ReducedCurvature.with_error`, and the tolerance of
+    the inner solves is adapted to it. The operator is symmetric only to that accuracy.
 
     Parameters
     ----------
     exact : ReducedCurvature
     rtol : float
-        Estimated relative error that a column of a product may have.
+        The allowed relative error of each column of a product, as estimated.
     """
 
     def __init__(self, exact: ReducedCurvature, rtol: float) -> None:
@@ -194,7 +202,7 @@ class InexactReducedCurvature(SelfAdjoint):
         self.tolerance = InnerTolerance(self.rtol, exact.backend)
 
     def forget(self) -> None:
-        """Drop what earlier products left behind, the adapted inner tolerance included."""
+        """Drop all that depends on earlier products, including the inner tolerance."""
         self.exact.forget()
         self.tolerance = InnerTolerance(self.rtol, self.backend)
 
@@ -211,23 +219,24 @@ class InexactReducedCurvature(SelfAdjoint):
 class ReducedHessian(ReducedCurvature):
     """The Hessian H = d²L/dtheta² of a loss along the equilibrium, (P, P), symmetric.
 
-    Made by `Equilibrium.hessian`. A product takes one state solve and one adjoint solve, for a
-    vector or for a block; H is never formed.
+    `Equilibrium.hessian` returns it. A product with a vector or a block takes one state solve and
+    one adjoint solve; H is never formed.
 
     Parameters
     ----------
     eq : Equilibrium
     loss : Loss
-        With second derivatives.
+        A loss with second derivatives.
 
     Attributes
     ----------
     lagrangian : CurvatureOperator
-        K, the Hessian over (theta, h) of L + lam'(f - h) with lam frozen, (P+N, P+N).
+        K, the Hessian over (theta, h) of L + lam'(f - h) with lam fixed, (P+N, P+N).
     gauss_newton, dynamics : ReducedCurvature
-        T' ∇²L T, with the loss's own theta terms, and T' ∇²(lam'f) T. They sum to H.
+        T' ∇²L T, which includes second derivatives of the loss in theta, and T' ∇²(lam'f) T. Their
+        sum is H.
     terms : mapping of str to Operator
-        The blocks of the two curvatures between the blocks of T. They sum to H.
+        The terms of H that belong to the blocks of the two curvatures. Their sum is H.
     adjoint_state : (N,) array
         lam.
 
@@ -283,7 +292,7 @@ class ReducedHessian(ReducedCurvature):
 
     @functools.cached_property
     def gauss_newton(self) -> ReducedCurvature:
-        """The Gauss-Newton part T' ∇²L T, with the loss's own theta terms, (P, P)."""
+        """The Gauss-Newton part T' ∇²L T, (P, P)."""
         return ReducedCurvature(
             self.eq,
             self._loss_curvature,
@@ -293,7 +302,7 @@ class ReducedHessian(ReducedCurvature):
 
     @functools.cached_property
     def dynamics(self) -> ReducedCurvature:
-        """The curvature of the equilibrium condition, T' ∇²(lam'f) T, (P, P)."""
+        """The part T' ∇²(lam'f) T, (P, P), from the curvature of the equilibrium condition."""
         return ReducedCurvature(
             self.eq,
             self._dynamics_curvature,
@@ -303,11 +312,11 @@ class ReducedHessian(ReducedCurvature):
 
     @functools.cached_property
     def terms(self) -> Mapping[str, Operator]:
-        """The eight terms of H by name, (P, P) each; they sum to H.
+        """The eight terms of H by name, (P, P) each. Their sum is H.
 
-        loss_state = Z' L_hh Z, loss_mixed = L_thetah Z and its adjoint, loss_params =
-        L_thetatheta, and the same of lam'f as dynamics_state, dynamics_mixed (M),
-        dynamics_mixed_adjoint (M') and dynamics_params.
+        The terms of the loss are loss_state = Z' L_hh Z, loss_mixed = L_thetah Z, its adjoint
+        loss_mixed_adjoint, and loss_params = L_thetatheta. Those of lam'f are dynamics_state,
+        dynamics_mixed (M), dynamics_mixed_adjoint (M') and dynamics_params.
 
         Examples
         --------
@@ -335,8 +344,8 @@ class ReducedHessian(ReducedCurvature):
 class SecondOrderSlice(Operator):
     """The operator u -> h''[u, v] for a fixed v, (N, P).
 
-    Made by `Equilibrium.second_order_slice`. A product needs the model's `second`; the adjoint,
-    y -> component_hessian(y) @ v, needs its `curvature`.
+    `Equilibrium.second_order_slice` returns it. A product needs ``second`` of the model's
+    linearization; the adjoint, y -> component_hessian(y) @ v, needs its ``curvature``.
 
     Parameters
     ----------

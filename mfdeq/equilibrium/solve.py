@@ -1,4 +1,4 @@
-"""`mfdeq.solve` and `mfdeq.equilibrium_at`: from a model and its parameters to the equilibrium."""
+"""`mfdeq.solve` and `mfdeq.equilibrium_at`: the equilibrium of a model and its parameters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..models.model import Model
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 
-# The floor relative to the scale above which a residual at the floor says little: either the start
-# was the solution, or the state has run away along a null vector of A.
+# Where the floor is larger relative to the scale, a residual at the floor proves little: either the
+# start was the solution, or the state has diverged along a null vector of A.
 MAX_INFORMATIVE_FLOOR = 1e-2
 
 
@@ -33,25 +33,24 @@ def solve(
     max_iterations: int | None = None,
     progress: bool = False,
 ) -> Equilibrium:
-    """Solve h = f(h, theta), or R(h, theta) = 0, for the equilibrium h*.
+    """Solve h = f(h, theta) or R(h, theta) = 0 for the equilibrium h*.
 
     Parameters
     ----------
     model : FixedPointModel or ResidualModel
     theta : (P,) array
-        The parameters. Their array library and dtype (float32 or float64) are those of every
-        result.
+        The parameters. All results have their array library and dtype (float32 or float64).
     h0 : (N,) array, optional
         The start; by default the model's ``initial_state(theta)``.
     method : {"auto", "newton", "anderson", "picard"} or str, optional
-        The forward method, or the name of one added with `mfdeq.forward.register`. "auto" uses
-        Newton's method, and Anderson acceleration first for a map that gives only products of its
-        Jacobian; if one fails, the other is tried.
+        The forward method, or the name of one added with `mfdeq.forward.register`. "auto" tries
+        Newton's method and then Anderson acceleration, in the reverse order for a map whose
+        Jacobian is known only by its products.
     solver : "auto" or description, optional
         The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)` or `mfdeq.Neumann()`.
     rtol : float, optional
-        Converged means ||R|| <= max(rtol s, floor), see Notes. By default 1e-10 in float64, and
-        the floor alone in float32.
+        The iteration has converged if ||R|| <= max(rtol s, floor); see Notes. By default 1e-10 in
+        float64; in float32 the floor is the target.
     max_iterations : int, optional
         Limit on the iterations of the forward method; by default 100 for Newton's method, 500 for
         Anderson acceleration and 5000 for Picard iteration.
@@ -67,19 +66,19 @@ def solve(
     ConvergenceError
         If no method converges, with the best state as `best` and the history in `report`.
     SingularStateError
-        If A is singular on the way.
+        If A is singular at an iterate.
     ModelError
-        If a function of the model returns a wrong shape, dtype, or NaN.
+        If a function of the model returns a wrong shape or dtype, or NaN.
 
     See Also
     --------
-    equilibrium_at : the equilibrium at a state that is known already.
+    equilibrium_at : the equilibrium at a known state.
 
     Notes
     -----
     The scale s is the model's `residual_scale`, by default ||R|| at the model's default start.
-    The floor 10 eps || |A||h| || is what rounding leaves of R. An explicit rtol below the floor is
-    an error.
+    The floor 10 eps || |A||h| || is an estimate of the rounding error in R. An explicit rtol below
+    the floor is an error.
 
     References
     ----------
@@ -117,7 +116,7 @@ def solve(
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
-        # The counts go on: they include what a method that failed has cost.
+        # The counts include the cost of a method that has failed.
         report = SolveReport(
             method=name,
             solver=linear.description,
@@ -150,7 +149,7 @@ def solve(
 def equilibrium_at(
     model: Model, theta: Array, state: Array, *, solver: Any = "auto"
 ) -> Equilibrium:
-    """Make the equilibrium at a state that was solved for elsewhere; its residual is checked.
+    """Return the equilibrium at a known state, whose residual is checked.
 
     Parameters
     ----------
@@ -159,7 +158,7 @@ def equilibrium_at(
     state : (N,) array
         h*.
     solver : "auto" or description, optional
-        The linear solver of the derivatives, as in `solve`.
+        The linear solver for the derivatives, as in `solve`.
 
     Returns
     -------
@@ -168,9 +167,9 @@ def equilibrium_at(
     Raises
     ------
     ConvergenceError
-        If ||R|| at the state is above what `solve` asks for by default.
+        If ||R|| at the state is above the default target of `solve`.
     ModelError
-        If a function of the model returns a wrong shape, dtype, or NaN.
+        If a function of the model returns a wrong shape or dtype, or NaN.
 
     Examples
     --------
@@ -195,7 +194,7 @@ def equilibrium_at(
 def equilibrium_of_state(
     problem: Problem, h: Array, solver: Any, method: str, failure: str, advice: str
 ) -> Equilibrium:
-    """Make the equilibrium at a state that comes from elsewhere, if it passes the test of `solve`.
+    """Return the equilibrium at a known state, if its residual is small enough for `solve`.
 
     Parameters
     ----------
@@ -203,9 +202,9 @@ def equilibrium_of_state(
     h : (N,) array
     solver : "auto" or description
     method : str
-        Where the state is from, for the report.
+        The origin of the state, for the report.
     failure, advice : str
-        What the error says if the residual is too large, and what the user can do.
+        The reason and the advice in the error if the residual is too large.
     """
     linear = reused_solver(solver)
     report = SolveReport(method=method, solver=linear.description)
@@ -220,7 +219,7 @@ def equilibrium_of_state(
 def _equilibrium(
     problem: Problem, h: Array, linear: Reused, report: SolveReport, monitor: ConvergenceMonitor
 ) -> Equilibrium:
-    """Make the equilibrium at a state that has converged, and complete the report."""
+    """Return the equilibrium at a converged state, and complete the report."""
     linearized = problem.linearize(h)
     monitor.set_floor(linearized.A, h)
     monitor.check_rtol()
@@ -234,27 +233,27 @@ def _equilibrium(
     )
     eq = Equilibrium(problem, h, linearized, linear, report)
     if report.floor > MAX_INFORMATIVE_FLOOR * report.scale:
-        _ = eq.factor  # raises if A is singular, where any R is within rounding
+        _ = eq.factor  # raises an error if A is singular
     return eq
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:
     """List the forward methods to try in turn, with the reason for each."""
     if method != "auto":
-        return [(method, "it was asked for")]
+        return [(method, "it was requested")]
     if problem.is_map and not problem.linearize(start).A.has_entries:
         return [
-            ("anderson", "the model is a map that gives only products of its Jacobian"),
+            ("anderson", "the model is a map whose Jacobian is known by its products only"),
             ("newton", "Anderson acceleration did not converge"),
         ]
     return [
-        ("newton", "the model gives the matrix of its Jacobian or is a residual"),
+        ("newton", "the model is a residual, or a map with the matrix of its Jacobian"),
         ("anderson", "Newton did not converge"),
     ]
 
 
 def reused_solver(solver: Any) -> Reused:
-    """Make the solver that a description says, which reuses its factor for nearby matrices."""
+    """Return the described solver, which reuses its factor for nearby matrices."""
     if isinstance(solver, Reused):
         return solver
     if isinstance(solver, str) and solver == "auto":

@@ -1,9 +1,8 @@
-"""Forward methods: iterations from a start to h*, R(h*) = 0, and when they have converged.
+"""Forward methods: iterations for R(h*) = 0, and the criteria by which they have converged.
 
-A method asks the model for residuals and linearizations through a `Problem`, solves through a
-`Solver`, and lets a `ConvergenceMonitor` decide when it is done. Which method is tried, and the
-equilibrium that comes of it, belong to `mfdeq.equilibrium`; no derivative of an equilibrium is
-computed here.
+A method evaluates the model through a `Problem`, solves linear systems through a `Solver`, and lets
+a `ConvergenceMonitor` decide when to stop. `mfdeq.equilibrium` chooses the method and makes the
+equilibrium from its result; no derivative of an equilibrium is computed here.
 """
 
 from .anderson import Anderson

@@ -9,8 +9,8 @@ from .convergence import ConvergenceMonitor
 from .picard import MIN_DAMPING, residual_preconditioner
 from .protocol import ForwardMethod
 
-DEPTH = 8  # past differences that are combined
-MAX_GROWTH = 10.0  # of ||R|| in one step; beyond it the iteration restarts
+DEPTH = 8  # number of past differences in a step
+MAX_GROWTH = 10.0  # factor by which ||R|| may grow in one step before the iteration restarts
 RANK_ROUNDINGS = 100.0  # singular values below this many rounding units count as zero
 
 
@@ -19,8 +19,8 @@ class Anderson(ForwardMethod):
 
     Notes
     -----
-    With G = -M R (for M, see `Picard`) and the matrices of the last differences of h and G, a step
-    is G - dG γ - dh γ, where γ minimizes ||G - dG γ||.
+    Let G = -M R, with M as in `Picard`, and let the columns of dh and dG be the last differences
+    of h and G. A step is G - dG γ - dh γ, where γ minimizes ||G - dG γ||.
 
     References
     ----------
@@ -70,6 +70,6 @@ def anderson_step(
         return damping * G
     xp = backend.xp
     differences = xp.stack(dG, axis=1)
-    # The pseudoinverse drops differences that have become dependent.
+    # The pseudoinverse ignores differences that have become linearly dependent.
     gamma = xp.linalg.pinv(differences, rtol=RANK_ROUNDINGS * backend.eps) @ G
     return damping * (G - differences @ gamma) - xp.stack(dh, axis=1) @ gamma

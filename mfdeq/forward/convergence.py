@@ -1,8 +1,9 @@
-"""When a forward iteration has converged, and when it has failed.
+"""Criteria for the convergence and the failure of a forward iteration.
 
-Converged means ||R|| <= max(rtol s, floor); a short step is never taken for convergence. s is the
-model's `residual_scale`, by default ||R|| at the model's own start (not at h0, so that a warm start
-does not tighten the target), and floor = 10 eps || |A||h| || is what rounding leaves of R.
+An iteration has converged if ||R|| <= max(rtol s, floor); the length of a step is no criterion. The
+scale s is the model's `residual_scale`, by default ||R|| at the model's own start (not at h0, so
+that a warm start does not tighten the target). The floor 10 eps || |A||h| || is an estimate of the
+rounding error in R.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from ..progress import ProgressBar
 from ..report import SolveReport
 
 DEFAULT_RTOL_FLOAT64 = 1e-10
-FLOOR_ROUNDINGS = 10.0  # rounding units of || |A||h| || that make up the floor
-MAX_FLOOR_RATIO = 100.0  # ||R|| above this multiple of the floor cannot have reached it
-DIVERGENCE_RATIO = 1e4  # ||R|| above this multiple of its smallest value has diverged
-STALL_ITERATIONS = 100  # without progress by STALL_DECREASE, the iteration has stalled
-STALL_DECREASE = 0.99
+FLOOR_ROUNDINGS = 10.0  # the floor, in rounding units of || |A||h| ||
+MAX_FLOOR_RATIO = 100.0  # above this multiple of an estimated floor, ||R|| is not at the floor
+DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the smallest ||R||
+STALL_ITERATIONS = 100  # the iteration has stalled after so many without progress
+STALL_DECREASE = 0.99  # progress is a decrease of the smallest ||R|| to less than this multiple
 ADVICE = "Start nearer (h0), try another method, or check the derivatives with mfdeq.verify"
 
 
 class ConvergenceMonitor:
-    """Follows ||R|| along an iteration, and decides when it has converged or failed.
+    """Monitor of ||R||, which decides when an iteration has converged or failed.
 
     Parameters
     ----------
     problem : Problem
     rtol : float or None
-        None asks for 1e-10 in float64 and for the floor in float32.
+        By default 1e-10 in float64; in float32 the floor is the target.
     max_iterations : int
     report : SolveReport
-        Receives the history and the reason.
+        Where the history and the reason are recorded.
     progress : bool, optional
         Show a progress bar.
 
     Attributes
     ----------
     done : bool
-        Whether the iterate recorded last has converged.
+        Whether the last recorded iterate has converged.
     best : (N,) array or None
-        The iterate of the smallest ||R|| so far, `best_norm`.
+        The iterate with the smallest ||R|| so far, which is `best_norm`.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ConvergenceMonitor:
         self._bar = ProgressBar(report.method, "iterations", progress)
 
     def set_scale(self, h: Array) -> None:
-        """Set s, from the model or from ||R|| at the model's default start."""
+        """Set the scale s from the model, or from ||R|| at the model's default start."""
         problem = self.problem
         scale = problem.residual_scale(h)
         if scale is None:
@@ -75,14 +76,15 @@ class ConvergenceMonitor:
         if scale == float("inf"):
             raise ModelError(
                 f"{problem.name}.{problem.model.function_name} holds NaN or infinity at the "
-                "model's default start, which sets the scale of the residual: give the model an "
-                "initial_state(theta) where it is defined, or a residual_scale(h, theta)"
+                "model's default start, where the scale of the residual is measured: define "
+                "initial_state(theta), with a start where the model is defined, or "
+                "residual_scale(h, theta)"
             )
         self.report.scale = scale
         self._set_target(0.0)
 
     def set_floor(self, A: Operator, h: Array) -> None:
-        """Set the floor 10 eps || |A||h| ||, from A at h."""
+        """Set the floor to 10 eps || |A||h| ||, with A at h."""
         backend = self.problem.backend
         self._set_target(FLOOR_ROUNDINGS * backend.eps * backend.norm(A.abs_apply(h)))
 
@@ -93,14 +95,14 @@ class ConvergenceMonitor:
         report.limited_by = "rtol" if report.target > floor else "floor"
 
     def reached(self, h: Array, norm: float) -> bool:
-        """Tell whether ||R|| is at its target; near the floor, whether at the floor of this h."""
+        """Return whether ||R|| at h has reached its target."""
         report, backend = self.report, self.problem.backend
         if not norm < float("inf"):
             return False
         if norm <= self.rtol * report.scale:
             return True
-        # To compute the floor anew takes a linearization. Unless ||R|| is near the floor of an
-        # earlier iterate, or near what the floor would be for |A| of 1, it is not worth that.
+        # The floor at h takes a linearization, so compute it only if ||R|| is near an estimate: the
+        # floor of an earlier iterate, or the floor for |A| of size one.
         estimate = max(report.floor, 10 * backend.eps * (report.scale + backend.norm(h)))
         if norm > MAX_FLOOR_RATIO * estimate:
             return False
@@ -108,18 +110,18 @@ class ConvergenceMonitor:
         return norm <= report.target
 
     def record(self, h: Array, norm: float) -> None:
-        """Record an iterate and the norm of its residual, and decide.
+        """Record an iterate, and update `done`.
 
         Parameters
         ----------
         h : (N,) array
         norm : float
-            ||R(h)||, the true residual.
+            ||R(h)||, of the true residual.
 
         Raises
         ------
         ConvergenceError
-            On divergence, on a stall, and after `max_iterations`.
+            If the iteration has diverged or stalled, or reached `max_iterations`.
         """
         report = self.report
         report.residuals.append(norm)
@@ -137,23 +139,23 @@ class ConvergenceMonitor:
             raise self.failure(f"stalled: no progress in {STALL_ITERATIONS} iterations")
         if report.iterations >= self.max_iterations:
             raise self.failure(
-                f"did not converge in {self.max_iterations} iterations (max_iterations allows more)"
+                f"did not converge in {self.max_iterations} iterations (see max_iterations)"
             )
 
     def check_rtol(self) -> None:
-        """Raise a `ConvergenceError` if an explicit rtol is below what rounding allows."""
+        """Raise a `ConvergenceError` if an explicit rtol is below the rounding floor."""
         report = self.report
         if self.explicit and self.rtol * report.scale < report.floor:
             least = report.floor / report.scale if report.scale > 0 else float("inf")
             raise self.failure(
-                f"cannot reach rtol={self.rtol:.1e}: the rounding error of evaluating R, "
-                f"{report.floor:.2e}, is the floor, {least:.1e} of the scale {report.scale:.1e}",
-                "Ask for no less than that, leave rtol=None, or give the model the "
-                "residual_scale(h, theta) that rtol is relative to",
+                f"cannot reach rtol={self.rtol:.1e}: the rounding error of evaluating R sets a "
+                f"floor of {report.floor:.2e}, {least:.1e} of the scale {report.scale:.1e}",
+                "Use a larger rtol or rtol=None, or define residual_scale(h, theta), the scale "
+                "that rtol is relative to",
             )
 
     def failure(self, reason: str, advice: str = ADVICE) -> ConvergenceError:
-        """Make the error for an iteration that failed, with the best state and the history.
+        """Make the error for a failed iteration, with the best state and the history.
 
         Parameters
         ----------
@@ -165,7 +167,7 @@ class ConvergenceMonitor:
         Returns
         -------
         ConvergenceError
-            To be raised by the caller.
+            The caller raises it.
         """
         self.report.converged = False
         self.report.reason = reason

@@ -1,4 +1,4 @@
-"""Newton's method with inexact solves, a line search and a last chord step."""
+"""Newton's method with inexact solves, a line search and a final chord step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .convergence import ConvergenceMonitor
 from .newton_loop import Iterate, chord_steps, newton_loop
 from .protocol import ForwardMethod
 
-MAX_FORCING = 0.1  # relative residual of the linear solve of the first step, and of any
+MAX_FORCING = 0.1  # largest relative residual of a linear solve; that of the first step
 FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
-SUFFICIENT_DECREASE = 1e-4  # of the Armijo condition on ||R||
-MAX_HALVINGS = 30  # of a step, by the line search
+SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on ||R||
+MAX_HALVINGS = 30  # of one step in the line search
 
 
 class Newton(ForwardMethod):
@@ -22,11 +22,11 @@ class Newton(ForwardMethod):
 
     Notes
     -----
-    A step solves A s = R no more accurately than it deserves: to a relative residual of
-    0.9 (||R_k|| / ||R_{k-1}||)², at most 0.1, and not to less than what the last step to the
-    target needs (Eisenstat and Walker, choice 2). The step is halved until ||R|| falls by the
-    Armijo condition. At the end one chord step with the last factor takes the error of the state
-    well below its tolerance. The factors serve the iteration alone: derivatives have their own.
+    A step solves A s = R to a relative residual of 0.9 (||R_k|| / ||R_{k-1}||)² (Eisenstat and
+    Walker, choice 2), but at most 0.1, and no smaller than a last step to the target requires. The
+    step is halved until ||R|| satisfies the Armijo condition. A final chord step with the last
+    factor reduces the error of the state well below its tolerance. These factors are used for the
+    iteration only; derivatives set up their own.
 
     References
     ----------
@@ -69,7 +69,7 @@ class Newton(ForwardMethod):
 
 
 class _InexactSteps:
-    """Newton steps whose linear solves follow the convergence, and their line search."""
+    """Inexact Newton steps with a line search."""
 
     def __init__(
         self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor, norm: float
@@ -80,7 +80,7 @@ class _InexactSteps:
         self.forcing, self.previous_norm = MAX_FORCING, norm
 
     def solve(self, iterate: Iterate) -> Array:
-        """Solve A s = R inexactly, with A at the iterate."""
+        """Solve A s = R inexactly for the step, with A at the iterate."""
         problem, monitor = self.problem, self.monitor
         self.A = problem.linearize(iterate.h).A
         monitor.set_floor(self.A, iterate.h)
@@ -96,11 +96,10 @@ class _InexactSteps:
             raise
 
     def advance(self, iterate: Iterate, step: Array) -> Iterate:
-        """Take the step, as far as ||R|| falls along it, and record where it ends."""
+        """Search along the step for a decrease of ||R||, and record the new iterate."""
         self.previous_norm = iterate.norm
         following = self._line_search(iterate, step)
-        # The floor is that of the new state: where the iteration started far away, the old one is
-        # much larger.
+        # Update the floor to the new state: far from the solution it can be much larger.
         assert self.A is not None
         self.monitor.set_floor(self.A, following.h)
         self.monitor.record(following.h, following.norm)
@@ -120,7 +119,7 @@ class _InexactSteps:
         raise self.monitor.failure(
             "stalled: no decrease of ||R|| along the Newton step ("
             + (counted if undefined else "")
-            + "a fold, no solution for these parameters, or a d_state that is not the derivative)"
+            + "a fold, no solution for these parameters, or a wrong d_state)"
         )
 
 
@@ -130,5 +129,5 @@ def _forcing(last: float, norm: float, previous_norm: float, target: float) -> f
     forcing = FORCING_FACTOR * (norm / previous_norm) ** 2 if falling else MAX_FORCING
     if FORCING_FACTOR * last**2 > 0.1:  # the safeguard against a sudden drop
         forcing = max(forcing, FORCING_FACTOR * last**2)
-    # The last step needs no more accuracy than reaches the target.
+    # The last step need not be more accurate than the target requires.
     return min(MAX_FORCING, max(forcing, 0.1 * target / norm))

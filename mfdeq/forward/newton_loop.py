@@ -1,8 +1,8 @@
-"""The one loop of Newton's and the chord method, x <- x - A^-1 R(x).
+"""The common loop of Newton's and the chord method, x <- x - A^-1 R(x).
 
-Newton's method for an equilibrium, its last chord step, the polishing of a state and the
-correctors of a continuation are this loop with other parts: which linearization the correction is
-from, how far a step goes, and when it stops.
+Newton's method for an equilibrium, its final chord step, the polishing of a state and the
+correctors of a continuation all use this loop. They differ in the linearization, in the step length
+and in the stopping criterion.
 """
 
 from __future__ import annotations
@@ -61,16 +61,17 @@ def newton_loop(
         ``advance(iterate, correction)`` takes the step, whole or shortened by a line search, and
         returns the next iterate with its residual; None if no step is acceptable.
     stop : callable
-        ``stop(iterate, steps)`` decides whether the iterate after so many steps is the result.
+        ``stop(iterate, steps)`` returns whether to stop at an iterate, with the number of steps
+        taken so far.
     max_steps : int
-        After so many steps the last iterate is returned without asking `stop`.
+        The limit on the number of steps, after which the last iterate is returned.
 
     Returns
     -------
     iterate : Iterate
-        The one at which the loop stopped, or from which no step was acceptable.
+        The last iterate.
     steps : int
-        Steps taken.
+        The number of steps taken.
 
     References
     ----------
@@ -96,7 +97,7 @@ def chord_steps(
     max_contraction: float = 1.0,
     accept: Callable[[Iterate], bool] = lambda iterate: True,
 ) -> tuple[Iterate, int]:
-    """Improve a state by chord steps, which solve with a factor of A at a state nearby.
+    """Improve a state by chord steps, with a factor of A at a nearby state.
 
     Parameters
     ----------
@@ -107,14 +108,14 @@ def chord_steps(
     max_contraction : float, optional
         A step is accepted if it reduces ||R|| to less than this multiple.
     accept : callable, optional
-        What else an iterate must fulfil to be accepted.
+        ``accept(iterate)`` is a further condition on an iterate.
 
     Returns
     -------
     iterate : Iterate
-        The last that was accepted; `start` itself if none was.
+        The last accepted iterate; `start` itself if no step was accepted.
     steps : int
-        Steps accepted.
+        The number of accepted steps.
     """
 
     def solve(iterate: Iterate) -> Array | None:

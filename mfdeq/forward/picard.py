@@ -10,18 +10,18 @@ from ..models.linearization import Problem
 from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod
 
-MIN_DAMPING = 1e-3
-MIN_DECREASE = 1e-6  # relative decrease of ||R|| with which a step is accepted
+MIN_DAMPING = 1e-3  # smallest damping factor d
+MIN_DECREASE = 1e-6  # relative decrease of ||R|| for which a step is accepted
 
 
 class Picard(ForwardMethod):
-    """Fixed-point iteration h <- h - d M R(h), the damping d halved whenever ||R|| grows.
+    """Fixed-point iteration h <- h - d M R(h) with damping d, halved whenever ||R|| grows.
 
     Notes
     -----
-    For a map, M is the identity and an undamped step is h <- f(h), which converges where f
-    contracts. For a residual, M is one application of a factor of A at the start: without it the
-    iteration would diverge on the scales of a PDE.
+    For a map, M is the identity and an undamped step is h <- f(h), which converges if f is a
+    contraction. For a residual, M is one application of a factor of A at the start, without which
+    the iteration would diverge for a discretized PDE.
 
     References
     ----------
@@ -48,7 +48,7 @@ class Picard(ForwardMethod):
                 if damping < MIN_DAMPING:
                     raise monitor.failure(
                         "diverged: ||R|| grows under every damping down to "
-                        f"{MIN_DAMPING}: the map does not contract here"
+                        f"{MIN_DAMPING}: the map is no contraction here"
                     )
                 continue
             h, R, norm = trial, trial_R, trial_norm

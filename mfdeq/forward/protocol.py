@@ -1,4 +1,4 @@
-"""What a forward method is: an iteration from a start to h*."""
+"""The interface of a forward method."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .convergence import ConvergenceMonitor
 class ForwardMethod(ABC):
     """Base class of the iterations for R(h) = 0 that `mfdeq.solve` can use.
 
-    To add one, derive from this class, and `mfdeq.forward.register` an instance under a name,
-    which is then a ``method`` of `mfdeq.solve`.
+    To add a method, derive from this class and pass an instance to `mfdeq.forward.register`, with
+    the name by which ``method=`` of `mfdeq.solve` selects it.
 
     Attributes
     ----------
     max_iterations : int
-        The limit where the caller sets none.
+        The default limit on iterations.
 
     Notes
     -----
-    A method keeps no state between calls: whatever an iteration needs is local to `iterate`. It
-    asks the model through `problem` only, which checks every answer and applies the sign
-    conventions, and leaves it to `monitor` to decide when the iteration is done or has failed.
+    A method keeps no state between calls. It evaluates the model only through `problem`, which
+    validates every result and applies the sign conventions, and `monitor` decides when the
+    iteration has converged or failed.
     """
 
     max_iterations: int = 100
@@ -40,21 +40,21 @@ class ForwardMethod(ABC):
         ----------
         problem : Problem
             The model with its parameters: ``problem.residual(h)`` is R(h) and raises `ModelError`
-            where it is not finite; ``problem.trial_residual(h)`` is (R, ||R||), or (None, inf)
+            if that is not finite; ``problem.trial_residual(h)`` is (R, ||R||), or (None, inf)
             where the model is not defined; ``problem.linearize(h)`` has the operators A and B;
             ``problem.backend`` has the norm and the array namespace.
         h : (N,) array
-            The start; it is not to be written into.
+            The start, which must not be modified.
         solver : Solver
-            ``solver.setup(A, monitor.report.forward)`` makes a factor that solves with A.
+            ``solver.setup(A, monitor.report.forward)`` makes a factor of A.
         monitor : ConvergenceMonitor
-            ``monitor.record(h, norm)`` is called with the start and with every accepted iterate
-            and the norm of its true residual. It sets ``monitor.done``, and raises
-            `ConvergenceError` on divergence, on a stall and after the most iterations allowed.
+            Call ``monitor.record(h, norm)`` with the start and with every accepted iterate, and
+            the norm of its true residual. It sets ``monitor.done``, and raises `ConvergenceError`
+            on divergence, on stagnation and at the limit on iterations.
             ``monitor.failure(reason)`` makes the error for any other failure.
 
         Returns
         -------
         (N,) array
-            h*, the iterate that was recorded last.
+            h*, the last recorded iterate.
         """

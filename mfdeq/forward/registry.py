@@ -1,4 +1,4 @@
-"""The forward methods by name: the one list that `mfdeq.solve` and its errors read."""
+"""The registry of forward methods, by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS: dict[str, ForwardMethod] = {
     "anderson": Anderson(),
     "picard": Picard(),
 }
-RESERVED_NAMES = ("auto", "snes")  # of mfdeq.solve and mfdeq.petsc.solve
+RESERVED_NAMES = ("auto", "snes")  # mfdeq.solve and mfdeq.petsc.solve use these
 
 
 def register(name: str, method: ForwardMethod) -> None:
@@ -28,7 +28,7 @@ def register(name: str, method: ForwardMethod) -> None:
     Raises
     ------
     ArgumentError
-        If the name is taken, or `method` is no instance of a `ForwardMethod`.
+        If the name is taken, or `method` is not an instance of `ForwardMethod`.
 
     Examples
     --------
@@ -54,10 +54,10 @@ def register(name: str, method: ForwardMethod) -> None:
     """
     if not isinstance(name, str) or name in (*METHODS, *RESERVED_NAMES):
         known = ", ".join(map(repr, (*METHODS, *RESERVED_NAMES)))
-        raise ArgumentError(f"name: expected one that is not among {known}, got {name!r}")
+        raise ArgumentError(f"name: expected a string that is not among {known}, got {name!r}")
     if not isinstance(method, ForwardMethod):
         raise ArgumentError(
-            f"method: expected an instance of a class derived from mfdeq.forward.ForwardMethod, "
+            "method: expected an instance of a class derived from mfdeq.forward.ForwardMethod, "
             f"got a {type(method).__name__}"
         )
     METHODS[name] = method

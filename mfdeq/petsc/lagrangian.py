@@ -12,6 +12,7 @@ from ..arrays.backend import shape_of
 from ..equilibrium import lagrangian_system as lagrangian
 from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import ArgumentError
+from ..linear.direct.package import trial_residual
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator, backend_of
@@ -93,9 +94,12 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
             factor: Any = self.solver.setup(system)
         except ArgumentError as error:
             raise lagrangian.factorization_error(str(error)) from error
-        b = system.backend.random(system.shape[0], seed=5)
-        residual = b - system._apply(factor._attempt(b, factor.rtol, False))
-        factor.unrefined_residual = system.backend.norm(residual) / system.backend.norm(b)
+        factor.unrefined_residual = trial_residual(
+            system.backend,
+            system._apply,
+            lambda b: factor._attempt(b, factor.rtol, False),
+            system.shape[0],
+        )
         return factor
 
     @functools.cached_property
@@ -112,7 +116,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     """Return A, B and the blocks of K as new Mats, or raise an `ArgumentError`."""
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.factorization_error(
-            "the curvature is known by its products only: give its blocks"
+            "the curvature is known by its products only: pass its blocks"
         )
     names = ("params_params", "state_params", "state_state")
     blocks = (assemble(getattr(H.K, name), f"{name} of the curvature") for name in names)

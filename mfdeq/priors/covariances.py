@@ -1,6 +1,6 @@
 """The covariance R⁻¹ of each kind of precision R: solves, a root, variances and the determinant.
 
-A root is a G with G G' = R⁻¹; G w has that covariance if w is white noise.
+A root is a matrix G with G G' = R⁻¹. If w is white noise, G w has the covariance R⁻¹.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from ..linear.direct.package import UnsuitableMatrixError
 from ..operators.operator import Diagonal, Operator, SelfAdjoint, columnwise
 from ..operators.user_operators import as_operator, as_symmetric
 
-# Relative error up to which solve(R x) must return x, and G G' R x too, for random columns x.
+# Allowed relative difference between x and solve(R x), and between x and G G' R x, for a random x.
 INVERSE_RTOL = 1e-6
 
 
 class Covariance(ABC):
-    """What is known of R⁻¹. All but `solve` is an `ArgumentError` unless a subclass defines it."""
+    """The covariance R⁻¹. By default, all but `solve` raise an `ArgumentError`."""
 
     @property
     def noise_size(self) -> int:
         """The number of columns of the root G."""
-        raise self._unknown("samples", "root=, a LinearOperator G with G G' = R^-1")
+        raise self._unavailable("samples", "root=, a LinearOperator G with G G' = R^-1")
 
     @abstractmethod
     def solve(self, b: Array) -> Array:
-        """Return R⁻¹ b, of (P,) and (P, k) arrays."""
+        """Return R⁻¹ b for a (P,) or (P, k) array b."""
 
     def apply_root(self, white: Array) -> Array:
-        """Return G w, of (noise_size,) and (noise_size, k) arrays w."""
-        raise self._unknown("samples", "root=, a LinearOperator G with G G' = R^-1")
+        """Return G w for a (noise_size,) or (noise_size, k) array w."""
+        raise self._unavailable("samples", "root=, a LinearOperator G with G G' = R^-1")
 
     def variances(self) -> Array:
         """Return the diagonal of R⁻¹, (P,)."""
-        raise self._unknown("variances", "R as a sparse matrix, array or diagonal")
+        raise self._unavailable("variances", "R as a sparse matrix, array or diagonal")
 
     def log_determinant(self) -> float:
         """Return log det R."""
-        raise self._unknown("the determinant", "R as a sparse matrix, array or diagonal")
+        raise self._unavailable("the determinant", "R as a sparse matrix, array or diagonal")
 
     @staticmethod
-    def _unknown(what: str, needed: str) -> ArgumentError:
+    def _unavailable(quantity: str, needed: str) -> ArgumentError:
         return ArgumentError(
-            f"{what} of a Precision: expected {needed}, got an R that is known by its products and "
-            "solves only"
+            f"{quantity} of a Precision: expected {needed}, got an R that is known by its products "
+            "and solves only"
         )
 
 
@@ -59,11 +59,11 @@ class DiagonalCovariance(Covariance):
         self.backend, self.diagonal, self._size = R.backend, R.diagonal, R.shape[0]
         if not bool(self.backend.xp.all(self.diagonal > 0.0)):
             least = float(self.backend.xp.min(self.diagonal))
-            raise indefinite(f"its least diagonal entry is {least:.3g}")
+            raise indefinite(f"its smallest diagonal entry is {least:.3g}")
 
     @property
     def noise_size(self) -> int:
-        """P."""
+        """The number of columns of G, which is P."""
         return self._size
 
     def solve(self, b: Array) -> Array:
@@ -71,7 +71,7 @@ class DiagonalCovariance(Covariance):
         return scale_rows(1.0 / self.diagonal, b)
 
     def apply_root(self, white: Array) -> Array:
-        """Return w divided by the root of the diagonal."""
+        """Return w divided by the square root of the diagonal."""
         return scale_rows(1.0 / self.backend.xp.sqrt(self.diagonal), white)
 
     def variances(self) -> Array:
@@ -84,7 +84,7 @@ class DiagonalCovariance(Covariance):
 
 
 class SparseCovariance(Covariance):
-    """The inverse of a sparse R, by one multifrontal factorization of C R C, C diagonal."""
+    """The inverse of a sparse R, by a multifrontal factorization of C R C with C diagonal."""
 
     def __init__(self, R: Operator) -> None:
         self._size = R.shape[0]
@@ -94,7 +94,7 @@ class SparseCovariance(Covariance):
             if error.singular:
                 raise indefinite(error.reason) from error
             raise ArgumentError(
-                f"the precision R cannot be factorized: {error.reason}. Give R as a "
+                f"the precision R cannot be factorized: {error.reason}. Pass R as a "
                 "LinearOperator, with solve="
             ) from error
         except SingularStateError as error:
@@ -110,15 +110,15 @@ class SparseCovariance(Covariance):
 
     @property
     def noise_size(self) -> int:
-        """P."""
+        """The number of columns of G, which is P."""
         return self._size
 
     def solve(self, b: Array) -> Array:
-        """Return R⁻¹ b, refined to its true residual."""
+        """Return R⁻¹ b, with iterative refinement."""
         return self.factor.solve(b)
 
     def apply_root(self, white: Array) -> Array:
-        """Return G w with G of the factorization, by half of a solve."""
+        """Return G w, with G from the factorization, by half of a solve."""
         return self._scaled(self.fronts.apply_inverse_root(white))
 
     def variances(self) -> Array:
@@ -138,7 +138,7 @@ class SparseCovariance(Covariance):
 
 
 class DenseCovariance(Covariance):
-    """The inverse of a dense R, by its Cholesky factor L: R = L L', G = L⁻ᵀ."""
+    """The inverse of a dense R, by its Cholesky factorization R = L L' with G = L⁻ᵀ."""
 
     def __init__(self, R: Any) -> None:
         self.backend, self.R, self._size = R.backend, R, R.shape[0]
@@ -146,13 +146,13 @@ class DenseCovariance(Covariance):
         values = xp.linalg.eigvalsh(R.array)
         least, largest = float(xp.min(values)), float(xp.max(values))
         if not least > R.backend.eps * largest:
-            raise indefinite(f"its least eigenvalue is {least:.3g}")
+            raise indefinite(f"its smallest eigenvalue is {least:.3g}")
         self.L = xp.linalg.cholesky(R.array)
         self.inverse = xp.linalg.inv(self.L)
 
     @property
     def noise_size(self) -> int:
-        """P."""
+        """The number of columns of G, which is P."""
         return self._size
 
     def solve(self, b: Array) -> Array:
@@ -175,7 +175,7 @@ class DenseCovariance(Covariance):
 
 
 class FactorCovariance(Covariance):
-    """The inverse of an R that another library (PETSc) factorizes, without a root."""
+    """The inverse of an R that another library (PETSc) factorizes; it has no root."""
 
     def __init__(self, factor: Factor) -> None:
         self.factor = factor
@@ -186,15 +186,14 @@ class FactorCovariance(Covariance):
 
 
 class UserCovariance(Covariance):
-    """The inverse of an R known by its products, by the user's solve, and root if there is one."""
+    """The inverse of an R known by its products, from the user's solve and optional root."""
 
     def __init__(self, R: Operator, solve: Any, root: Any) -> None:
         backend, shape = R.backend, R.shape
         if solve is None:
             raise ArgumentError(
-                "the precision R is a LinearOperator without solve: expected "
-                "mfdeq.Precision(R, solve=), with R^-1 as a LinearOperator or a function, or R as "
-                "a sparse matrix"
+                "solve of Precision: expected R^-1 as a LinearOperator or a function, since R is a "
+                "LinearOperator, got None. Pass solve=, or pass R as a sparse matrix"
             )
         if hasattr(solve, "matvec"):
             self.inverse: Operator = as_symmetric(backend, solve, shape, "solve of Precision")
@@ -222,16 +221,16 @@ class UserCovariance(Covariance):
         return super().noise_size if self.root is None else self.root.shape[1]
 
     def solve(self, b: Array) -> Array:
-        """Return the user's R⁻¹ b."""
+        """Return R⁻¹ b by the user's solve."""
         return self.inverse._apply(b)
 
     def apply_root(self, white: Array) -> Array:
-        """Return the user's G w."""
+        """Return G w by the user's root."""
         return super().apply_root(white) if self.root is None else self.root._apply(white)
 
 
 class _UserSolve(SelfAdjoint):
-    """A user's function of (P,) arrays as an operator."""
+    """The operator of a user's function b -> R⁻¹ b of (P,) arrays."""
 
     def __init__(self, backend: Backend, function: Any, shape: tuple[int, int]) -> None:
         if not callable(function):
@@ -251,18 +250,18 @@ class _UserSolve(SelfAdjoint):
         return columnwise(checked_solve, x, self.backend, size)
 
 
-def _check_inverse(backend: Backend, x: Array, image: Array, what: str) -> None:
+def _check_inverse(backend: Backend, x: Array, image: Array, formula: str) -> None:
     error = backend.norm(image - x) / backend.norm(x)
     if not error <= max(INVERSE_RTOL, backend.eps**0.5):
         raise ArgumentError(
-            f"Precision: expected {what} to return x, got a relative error of {error:.1e} for a "
-            "random x: it belongs to another R"
+            f"Precision: expected {formula} to return x, got a relative error of {error:.1e} for "
+            "a random x. It may belong to another R"
         )
 
 
 def indefinite(reason: str) -> ArgumentError:
     """Return the error for an R that is not positive definite."""
     return ArgumentError(
-        f"the precision R is not positive definite: {reason}. If a prior leaves a direction free, "
-        "add a multiple of the identity"
+        f"the precision R is not positive definite: {reason}. If R is only semidefinite, add a "
+        "multiple of the identity"
     )

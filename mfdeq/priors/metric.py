@@ -1,4 +1,4 @@
-"""Inner products x' R y of parameters, as the eigensolvers use them: of vectors and of duals."""
+"""Inner products x' R y of parameter vectors, for the eigensolvers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from ..arrays.backend import Array, Backend
 
 
 class Metric(ABC):
-    """The inner product x' R y of a symmetric positive definite R.
+    """The inner product x' R y with a symmetric positive definite R.
 
-    A vector x and its dual R x are different kinds of arrays: products with a Hessian are duals,
-    eigenvectors are not.
+    The dual of a vector x is R x. Products with a Hessian are duals; eigenvectors are vectors.
 
     Attributes
     ----------
     backend : Backend
-        The array library that the vectors are of.
+        The array library of the vectors.
     is_identity : bool
-        Whether R = I, so that a vector is its own dual.
+        Whether R = I, for which a vector is its own dual.
     """
 
     backend: Backend
@@ -26,19 +25,19 @@ class Metric(ABC):
 
     @abstractmethod
     def apply(self, x: Array) -> Array:
-        """Return the dual R x of (P,) and (P, k) arrays."""
+        """Return the dual R x of a (P,) or (P, k) array x."""
 
     @abstractmethod
     def solve(self, b: Array) -> Array:
-        """Return R⁻¹ b, the vector whose dual is b, of (P,) and (P, k) arrays."""
+        """Return R⁻¹ b, the vector whose dual is b, for a (P,) or (P, k) array b."""
 
     @abstractmethod
     def norms(self, x: Array, dual: Array) -> Array:
-        """Return the lengths sqrt(x' R x) of the columns of x, whose duals are given."""
+        """Return the lengths sqrt(x' R x) of the columns of x, with `dual` = R x."""
 
     @abstractmethod
     def gaussian(self, size: int, n: int, seed: int) -> Array:
-        """Return n random columns of N(0, R⁻¹), (size, n)."""
+        """Draw n samples of N(0, R⁻¹), the columns of a (size, n) array."""
 
     def dual_norms(self, dual: Array) -> Array:
         """Return the lengths of R⁻¹ b for the columns b of `dual`."""
@@ -46,7 +45,7 @@ class Metric(ABC):
 
 
 class Euclidean(Metric):
-    """The inner product x' y, in which vectors are their own duals."""
+    """The inner product x' y, for which a vector is its own dual."""
 
     is_identity = True
 
@@ -66,5 +65,5 @@ class Euclidean(Metric):
         return self.backend.column_norms(x)
 
     def gaussian(self, size: int, n: int, seed: int) -> Array:
-        """Return n columns of white noise, (size, n)."""
+        """Draw white noise, (size, n)."""
         return self.backend.random(size, n, seed=seed)

@@ -1,4 +1,4 @@
-"""`Precision`: a Gaussian prior's precision R, as an operator and as an inner product."""
+"""`mfdeq.Precision`: the precision R of a Gaussian prior, an operator and an inner product."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from .metric import Euclidean, Metric
 
 
 class Precision(SelfAdjoint, Metric):
-    """The precision R of a Gaussian prior N(mean, R⁻¹): symmetric, positive definite, (P, P).
+    """The precision R of a Gaussian prior N(mean, R⁻¹), a LinearOperator (P, P).
 
-    It is a LinearOperator. It goes into `mfdeq.QuadraticPrior`, and as ``M`` into `mfdeq.eigsh`
-    for the generalized eigenproblem H x = μ R x. It is set up once, for solves, samples, variances
-    and the determinant.
+    R is symmetric and positive definite. Pass it to `mfdeq.QuadraticPrior`, or as ``M`` to
+    `mfdeq.eigsh` for the generalized eigenproblem H x = μ R x. R is factorized once, for solves,
+    samples, variances and the determinant.
 
     Parameters
     ----------
     R : (P, P) sparse matrix, array, LinearOperator or Mat, or (P,) array or Vec
-        A vector is the diagonal of R. A LinearOperator needs `solve`; so does a shell Mat.
+        A vector is the diagonal of R. A LinearOperator or a shell Mat requires `solve`.
     solve : LinearOperator or callable, optional
-        R⁻¹ b: of (P,) arrays as a callable, of (P, k) arrays too as a LinearOperator. Only for an
-        R that is a LinearOperator.
+        R⁻¹ as a LinearOperator, or a function b -> R⁻¹ b of (P,) arrays. Only for an R that is a
+        LinearOperator.
     root : LinearOperator, (P, m), optional
         G with G G' = R⁻¹; samples are G times white noise. Only for an R that is a
-        LinearOperator: for the others a root is known.
+        LinearOperator; otherwise a root is computed from R.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Precision(SelfAdjoint, Metric):
 
     Notes
     -----
-    A sparse R has one multifrontal factorization. A sample is half a solve with it; the variances
-    are the exact diagonal of R⁻¹ from its factors [1]_; log det R is the sum of those of its
-    pivots. A dense R has a Cholesky factorization.
+    A sparse R is factorized once by a multifrontal method. A sample takes half of a solve; the
+    variances are the exact diagonal of R⁻¹, computed from the factors [1]_; log det R is the sum
+    of the logarithms of the pivots. A dense R is factorized by Cholesky's method.
 
     References
     ----------
@@ -68,7 +68,7 @@ class Precision(SelfAdjoint, Metric):
 
     Examples
     --------
-    A smooth prior on a line: R = κ² I - Δ.
+    A smooth prior on a line, with R = κ² I - Δ:
 
     >>> import numpy as np
     >>> import scipy.sparse as sp
@@ -88,7 +88,7 @@ class Precision(SelfAdjoint, Metric):
     """
 
     def __new__(cls, R: Any, *, solve: Any = None, root: Any = None) -> Any:
-        """Join the class to the LinearOperator of R's array library."""
+        """Create an instance that is also a LinearOperator of the array library of R."""
         return super().__new__(cls, backend_of(native(R)))
 
     def __init__(self, R: Any, *, solve: Any = None, root: Any = None) -> None:
@@ -96,14 +96,14 @@ class Precision(SelfAdjoint, Metric):
         SelfAdjoint.__init__(self, self, _square_shape(R))
         if (is_sparse(R) or is_dense(R)) and (solve is not None or root is not None):
             raise ArgumentError(
-                "Precision: expected solve and root for an R that is a LinearOperator only, got "
-                f"them for {type(R).__name__}: leave them out"
+                "Precision: expected solve and root only for an R that is a LinearOperator, got "
+                f"them for a {type(R).__name__}: omit them"
             )
         self.R = self._operator_of(R)
         self._covariance = self._covariance_of(R, solve, root)
 
     def _operator_of(self, R: Any) -> Operator:
-        """R, checked to be symmetric, as an operator of this library."""
+        """Return R as an operator, checked to be symmetric."""
         backend = self.backend
         if is_dense(R) and R.ndim == 1:
             return Diagonal(backend, backend.vector(R, self.shape[0], "R of Precision"))
@@ -112,6 +112,7 @@ class Precision(SelfAdjoint, Metric):
         return op
 
     def _covariance_of(self, R: Any, solve: Any, root: Any) -> Covariance:
+        """Return the covariance for this kind of R."""
         if isinstance(self.R, Diagonal):
             return DiagonalCovariance(self.R)
         if is_sparse(R):
@@ -125,7 +126,7 @@ class Precision(SelfAdjoint, Metric):
 
     @functools.cached_property
     def array(self) -> Any:
-        """The entries of R as a matrix or array; None if only its products are known."""
+        """The matrix or array of R; None if R is known by its products only."""
         if isinstance(self.R, Diagonal):
             return self.backend.sparse.diags(self.R.diagonal).tocsr()
         return self.R.array
@@ -180,7 +181,7 @@ class Precision(SelfAdjoint, Metric):
         return self._covariance.solve(b)
 
     def norms(self, x: Array, dual: Array) -> Array:
-        """Return the lengths of columns in the inner product of R.
+        """Return the lengths of the columns of x in the inner product of R.
 
         Parameters
         ----------
@@ -195,7 +196,7 @@ class Precision(SelfAdjoint, Metric):
         Raises
         ------
         ArgumentError
-            If x' R x is negative beyond rounding: R is not positive definite.
+            If x' R x is negative beyond rounding, since R is then not positive definite.
 
         Examples
         --------
@@ -218,14 +219,14 @@ class Precision(SelfAdjoint, Metric):
         return _CovarianceOperator(self)
 
     def samples(self, n: int | None = None, seed: int = 0) -> Array:
-        """Draw from N(0, R⁻¹).
+        """Draw samples of N(0, R⁻¹).
 
         Parameters
         ----------
         n : int, optional
-            Number of samples; by default one, as a vector.
-        seed : int
-            Of the white noise. The same seed gives the same samples.
+            The number of samples; by default one sample is returned as a vector.
+        seed : int, optional
+            The seed of the white noise, 0 by default. The same seed gives the same samples.
 
         Returns
         -------
@@ -235,7 +236,7 @@ class Precision(SelfAdjoint, Metric):
         Raises
         ------
         ArgumentError
-            If R is known by its products only, and has no root.
+            If R is known by its products only and has no root.
 
         Examples
         --------
@@ -252,7 +253,7 @@ class Precision(SelfAdjoint, Metric):
         return self._covariance.apply_root(self.backend.random(*shape, seed=seed))
 
     def gaussian(self, size: int, n: int, seed: int) -> Array:
-        """Return n random columns of N(0, R⁻¹), (P, n): `samples` as `Metric` names them."""
+        """Draw n samples of N(0, R⁻¹), the columns of a (P, n) array."""
         return self.samples(n, seed)
 
     def variances(self) -> Array:
@@ -265,7 +266,7 @@ class Precision(SelfAdjoint, Metric):
         Raises
         ------
         ArgumentError
-            If the entries of R are not known.
+            If R is known by its products only.
 
         Examples
         --------
@@ -286,7 +287,7 @@ class Precision(SelfAdjoint, Metric):
         Raises
         ------
         ArgumentError
-            If the entries of R are not known.
+            If R is known by its products only.
 
         Examples
         --------
@@ -301,7 +302,7 @@ class Precision(SelfAdjoint, Metric):
 
 
 def metric_of(M: Any, backend: Backend, size: int) -> Metric:
-    """Return the inner product that a user gave as `M`; by default the Euclidean one."""
+    """Return the inner product of a user's `M`, by default the Euclidean one."""
     if M is None:
         return Euclidean(backend)
     precision = M if isinstance(M, Precision) else Precision(M)
@@ -312,7 +313,7 @@ def metric_of(M: Any, backend: Backend, size: int) -> Metric:
 
 
 class _CovarianceOperator(SelfAdjoint):
-    """R⁻¹ as an operator."""
+    """The operator R⁻¹."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__(precision, precision.shape)
@@ -323,7 +324,7 @@ class _CovarianceOperator(SelfAdjoint):
 
 
 def _square_shape(R: Any) -> tuple[int, int]:
-    """The shape of R, (P, P), also of one given by its diagonal, (P,)."""
+    """Return the shape (P, P) of R, which may be given by its diagonal."""
     shape = tuple(shape_of(R))
     if len(shape) == 1 and is_dense(R):
         shape = 2 * shape

@@ -233,7 +233,7 @@ def test_certifying_without_blocks_is_refused_before_any_solve():
     eq = mfdeq.solve(model, theta)
     H = eq.hessian(product)
     before = eq.report.linear.columns
-    with pytest.raises(mfdeq.ArgumentError, match="give its blocks"):
+    with pytest.raises(mfdeq.ArgumentError, match="pass its blocks"):
         mfdeq.eigsh(H, k=3, certify=True)
     assert eq.report.linear.columns == before
 
@@ -271,7 +271,7 @@ def test_operators_without_entries_are_refused():
         None,
         lambda h, t: lambda u, z: (0 * u, 2 * z),
     )
-    with pytest.raises(mfdeq.ArgumentError, match="give its blocks"):
+    with pytest.raises(mfdeq.ArgumentError, match="pass its blocks"):
         mfdeq.eigsh(mfdeq.solve(model, theta).hessian(function), k=2, sigma=0.0)
 
     class Products(Map):

@@ -12,7 +12,7 @@ import mfdeq
 def test_auto_reports_its_choice_and_what_failed():
     eq = mfdeq.solve(Products(), np.ones(2))
     assert eq.report.method == "anderson"
-    assert "only products" in eq.report.choices[0]
+    assert "by its products only" in eq.report.choices[0]
 
     class Awkward(Products):
         """A cubic far from contracting, for which products are all that is given."""

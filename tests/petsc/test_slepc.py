@@ -148,7 +148,7 @@ def test_sigma_needs_blocks_and_a_hessian():
         curvature=lambda h, theta: lambda u, z: (0.0 * u, z),
     )
     H = on_ranks().hessian(curved)
-    with pytest.raises(ArgumentError, match="give its blocks"):
+    with pytest.raises(ArgumentError, match="pass its blocks"):
         mfdeq.petsc.eigsh(H, 3, sigma=0.0)
     with pytest.raises(ArgumentError, match="H: expected an mfdeq Hessian"):
         mfdeq.petsc.eigsh(mat_of(np.eye(P)), 3, sigma=0.5)

@@ -192,6 +192,16 @@ def passes_trial_solve(
     n: int,
 ) -> bool:
     """Return whether one solve for a random right-hand side leaves a small residual."""
-    b = backend.random(n, seed=5)
-    residual = backend.norm(b - product(solve(b))) / backend.norm(b)
+    residual = trial_residual(backend, product, solve, n)
     return residual <= max(MAX_TRIAL_RESIDUAL, backend.default_rtol)  # False for NaN
+
+
+def trial_residual(
+    backend: Backend,
+    product: Callable[[Array], Array],
+    solve: Callable[[Array], Array],
+    n: int,
+) -> float:
+    """Return the relative residual of one solve for a random right-hand side."""
+    b = backend.random(n, seed=5)
+    return backend.norm(b - product(solve(b))) / backend.norm(b)
