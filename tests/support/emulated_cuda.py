@@ -1,7 +1,7 @@
-"""CUDA kernels run by gcc, thread after thread: what they compute, on a machine without a device.
+"""CUDA kernels compiled by gcc and run thread after thread, on a machine without a device.
 
-The threads of a block run from the last to the first, so that a shuffle finds what the lanes above
-have said at the same place.
+The threads of a block run from the last to the first, so that a shuffle finds the values that the
+lanes above passed to the same call.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 SHIM = """
 typedef struct { unsigned x; } place;
 static place threadIdx, blockIdx, blockDim, gridDim;
-static real said[4096][1024];
-static int times;
+static real shuffled[4096][1024];  /* by shuffle and thread */
+static int shuffle;
 static real __shfl_down_sync(unsigned mask, real value, int offset, int width) {
-    said[times][threadIdx.x] = value;
-    if ((int)(threadIdx.x % width) + offset < width) value = said[times][threadIdx.x + offset];
-    ++times;
+    shuffled[shuffle][threadIdx.x] = value;
+    if ((int)(threadIdx.x % width) + offset < width)
+        value = shuffled[shuffle][threadIdx.x + offset];
+    ++shuffle;
     return value;
 }
 """
@@ -31,17 +32,17 @@ LAUNCH = """
 void launch_{name}(unsigned grid, unsigned block, {parameters}) {{
     gridDim.x = grid; blockDim.x = block;
     for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)
-        for (threadIdx.x = block; threadIdx.x-- > 0;) {{ times = 0; {name}({arguments}); }}
+        for (threadIdx.x = block; threadIdx.x-- > 0;) {{ shuffle = 0; {name}({arguments}); }}
 }}
 """
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 
 class Module:
-    """As `cupy.RawModule`: a source, of which kernels are taken by name."""
+    """A stand-in for `cupy.RawModule`: compiles a source and returns its kernels by name."""
 
     def __init__(self, code: str) -> None:
-        self.library, self.names = _compiled(code)
+        self.library, self.names = _compile(code)
 
     def get_function(self, name):
         assert name in self.names
@@ -51,22 +52,22 @@ class Module:
 
 
 def _launch(function, grid, block, arguments):
-    function(ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), *map(_passed, arguments))
+    function(ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), *map(_as_ctypes, arguments))
 
 
-def _passed(x):
+def _as_ctypes(x):
     if isinstance(x, np.integer):
         return (ctypes.c_longlong if x.dtype.itemsize == 8 else ctypes.c_int)(int(x))
     if isinstance(x, np.floating):
         return (ctypes.c_double if x.dtype.itemsize == 8 else ctypes.c_float)(float(x))
-    x = getattr(x, "_a", x)  # what a simulated array holds
+    x = getattr(x, "_a", x)  # the numpy array in a simulated one
     assert isinstance(x, np.ndarray)
     assert x.flags.c_contiguous
     return ctypes.c_void_p(x.ctypes.data)
 
 
 @functools.cache
-def _compiled(code):
+def _compile(code):
     types, source = re.fullmatch(r"((?:typedef [^\n]*\n){2})(.*)", code, re.DOTALL).groups()
     launches, names = "", []
     for name, parameters in KERNEL.findall(source):

@@ -25,7 +25,7 @@ def cupy_here():
 
 
 def libraries():
-    """numpy, and cupy where it is: of tests that take `xp`, by parametrize(**LIBRARIES)."""
+    """numpy, and cupy where there is one: the values of `xp` for parametrize(**LIBRARIES)."""
     found = [pytest.param(np, id="numpy")]
     if (cupy := cupy_here()) is not None:
         found.append(pytest.param(cupy, id=cupy_called()))
@@ -38,7 +38,7 @@ def to_numpy(array):
 
 
 def cupy_called():
-    """What the ids of tests call it: a simulation is no GPU."""
+    """The name of cupy in the ids of tests, which says whether it is simulated."""
     return "cupy-simulated" if os.environ.get("MFDEQ_CUPY") == "simulated" else "cupy"
 
 
@@ -49,22 +49,22 @@ W, U = 0.3 * RNG.standard_normal((N, N)), RNG.standard_normal((N, P))
 
 
 class Place:
-    """A device of array_api_strict, or the host."""
+    """A device of array_api_strict, or numpy's host; calling it moves an array there."""
 
     def __init__(self, name):
         self.xp = compat if name == "numpy" else strict
         self.device = "cpu" if name == "numpy" else strict.Device(name)
 
     def __call__(self, x):
-        """A host array there."""
+        """Copy a host array there."""
         return self.xp.asarray(np.asarray(x), device=self.device)
 
     def back(self, x):
-        """An array from there, on the host; it must have been there."""
+        """Copy an array back to the host, after asserting that it was there."""
         if self.xp is compat:
             return x
         assert x.device == self.device
-        # Entry by entry: nothing else leaves that device under every numpy.
+        # Entry by entry, because nothing else leaves that device with every version of numpy.
         return np.reshape([float(x[i]) for i in np.ndindex(*x.shape)], x.shape)
 
 
@@ -72,7 +72,7 @@ HOST = Place("numpy")
 
 
 def agrees(place, compute):
-    """compute(place), a tuple of arrays, is on the device what it is with numpy."""
+    """Assert that the arrays of compute(place) equal those that numpy computes, and are there."""
     expected, found = compute(HOST), compute(place)
     assert len(expected) == len(found) > 0
     for here, there in zip(expected, found, strict=True):
