@@ -1,8 +1,8 @@
-"""Equilibria, their adjoints and exact Hessians, matrix-free.
+"""Equilibria and their matrix-free adjoints and exact Hessians.
 
-For a state h* = f(h*, theta), or R(h*, theta) = 0, and a loss L(h*, theta): the gradient,
-the exact Hessian, its extreme eigenvalues and the second-order response of the state, each as
-a LinearOperator of scipy, or of cupyx where the arrays are cupy's.
+For a state h* = f(h*, theta), or R(h*, theta) = 0, and a loss L(h*, theta), mfdeq computes the
+gradient, the exact Hessian, its extreme eigenvalues and the second-order response of the state.
+Operators are LinearOperators of scipy, or of cupyx for cupy arrays.
 """
 
 from __future__ import annotations

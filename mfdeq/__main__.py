@@ -18,8 +18,8 @@ import mfdeq
 from .arrays.backend import host
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # argparse exits with 2
-MAX_FAILURE_GROUPS = 5  # different errors that `status` prints
-MAX_ERROR_LENGTH = 400  # characters of each
+MAX_FAILURE_GROUPS = 5  # distinct errors that `status` prints
+MAX_ERROR_LENGTH = 400  # characters printed of each error
 NUMBER_PATTERN = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 DESCRIPTION = """\
@@ -28,13 +28,13 @@ Check the derivatives of a model, and look at the results of a study.
 Run "mfdeq COMMAND --help" for the options of a command.
 """
 VERIFY_DESCRIPTION = """\
-Check every derivative of a model, and of a loss, at an equilibrium, and print a table of the
-checks: mfdeq.verify from the command line.
+Run mfdeq.verify: check every derivative of a model, and of a loss, at an equilibrium, and print a
+table of the checks.
 """
 VERIFY_EPILOG = """\
-MODEL and LOSS are written MODULE:EXPRESSION. The module is imported, also from the current
-directory, and the expression is evaluated in it. A class or a function is then called without
-arguments.
+MODEL and LOSS have the form MODULE:EXPRESSION. The module is imported (the current directory is
+on the path) and the expression is evaluated in its namespace. If the result is a class or a
+function, it is called without arguments.
 
 The expression is Python code that is executed: run only what you trust.
 
@@ -48,35 +48,36 @@ exit status:
   0  all checks passed
   1  a check failed
   2  wrong arguments, or a model that returns a wrong shape or NaN
-  3  no check failed, but at least one could not decide
+  3  no check failed, but at least one was inconclusive
 """
 STATUS_DESCRIPTION = """\
-Show how many cases of a study are done, failed and left, whether it is running, the time per
-case, and the errors of the failed cases. Errors that differ only in numbers are shown once.
+Show the numbers of completed, failed and remaining cases of a study, whether it is running, the
+time per case, and the errors of the failed cases. Errors that differ only in numbers are shown
+once.
 """
 STATUS_EPILOG = """\
 exit status:
   0  no case has failed
   1  at least one case has failed
-  2  wrong arguments, or a directory that holds no study
+  2  wrong arguments, or a directory without a study
 """
 REPORT_DESCRIPTION = """\
 Write a study as one HTML page with its tables, figures, failures and provenance, and print the
-name of the file. Needs the optional packages that "pip install mfdeq[studies]" installs.
+name of the file. Requires the optional packages of "pip install mfdeq[studies]".
 """
 
 
 class UsageError(Exception):
-    """An argument of the command line that cannot be used."""
+    """Raised for an invalid command-line argument."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command-line interface.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        The arguments without the name of the program. By default those of the process.
+        The arguments without the program name, by default those of the process.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises
     ------
     SystemExit
-        With status 2, after a message on standard error, if the arguments cannot be used.
+        With status 2, after a message on standard error, if an argument is invalid.
     """
     parser = argparse.ArgumentParser(
         prog="mfdeq",
@@ -135,7 +136,7 @@ def _add_verify(commands: Any) -> None:
     command.add_argument(
         "--params",
         metavar="PARAMS",
-        help="the parameters at which to check: numbers separated by commas, a .npy file, or "
+        help="the parameters at which to check: comma-separated numbers, a .npy file, or "
         "MODULE:EXPRESSION (default: random numbers)",
     )
     command.add_argument(
@@ -148,7 +149,7 @@ def _add_verify(commands: Any) -> None:
         help="the seed of the random directions (default: %(default)s)",
     )
     command.add_argument(
-        "--rtol", type=float, help="the tolerance of the equilibria (default: that of mfdeq.solve)"
+        "--rtol", type=float, help="the tolerance of the equilibria (default: as in mfdeq.solve)"
     )
 
 
@@ -157,7 +158,7 @@ def _run_verify(options: argparse.Namespace) -> int:
     model = _call(_evaluate(options.model, "MODEL"), "MODEL")
     if not isinstance(model, (mfdeq.FixedPointModel, mfdeq.ResidualModel)):
         raise UsageError(
-            "MODEL: expected an mfdeq.FixedPointModel or mfdeq.ResidualModel, or something that "
+            "MODEL: expected an mfdeq.FixedPointModel or mfdeq.ResidualModel, or a callable that "
             f"returns one, got {type(model).__name__}"
         )
     loss = None if options.loss is None else _call(_evaluate(options.loss, "--loss"), "--loss")
@@ -182,7 +183,7 @@ def _read_params(text: str | None, model: Any) -> Any:
         return host.array([float(number) for number in text.split(",")])
     except ValueError:
         raise UsageError(
-            f"--params: expected numbers separated by commas, a .npy file or MODULE:EXPRESSION, "
+            "--params: expected comma-separated numbers, a .npy file or MODULE:EXPRESSION, "
             f"got {text!r}"
         ) from None
 
@@ -194,7 +195,7 @@ def _evaluate(text: str, name: str) -> Any:
         raise UsageError(f"{name}: expected MODULE:EXPRESSION, got {text!r}")
     try:
         scope = vars(importlib.import_module(module))
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module may raise anything
         raise UsageError(f"{name}: cannot import {module}: {_describe(error)}") from error
     try:
         return eval(expression, dict(scope))  # the user's own code, on the user's command line
@@ -205,7 +206,7 @@ def _evaluate(text: str, name: str) -> Any:
 
 
 def _describe(error: Exception) -> str:
-    """Return an error's type and message, and the last line of the user's code it came through."""
+    """Return the type and message of an error, with its last frame in the user's code."""
     library = Path(importlib.__file__).parent
     places = [
         f" ({frame.filename}, line {frame.lineno})"
@@ -218,15 +219,15 @@ def _describe(error: Exception) -> str:
 
 
 def _call(value: Any, name: str) -> Any:
-    """Return the value, or what it returns if it is a class or a function."""
+    """Call a class or a function without arguments; return any other value unchanged."""
     if not callable(value):
         return value
     try:
         inspect.signature(value).bind()
     except TypeError as error:
         raise UsageError(
-            f"{name}: cannot be called without arguments: {error}. Write the call, as in "
-            "module:make(31)"
+            f"{name}: cannot be called without arguments: {error}. Write the call with its "
+            "arguments, as in module:make(31)"
         ) from error
     except ValueError:  # a builtin without a signature
         pass
@@ -245,7 +246,9 @@ def _add_status(commands: Any) -> None:
         STATUS_DESCRIPTION,
         STATUS_EPILOG,
     )
-    command.add_argument("directory", metavar="DIRECTORY", type=Path, help="of the study")
+    command.add_argument(
+        "directory", metavar="DIRECTORY", type=Path, help="the directory of the study"
+    )
 
 
 def _run_status(options: argparse.Namespace) -> int:
@@ -261,9 +264,9 @@ def _run_status(options: argparse.Namespace) -> int:
 
 
 def _print_failures(failures: list[Any]) -> None:
-    """Print each error once, with the number of cases that have it and the first of them.
+    """Print each distinct error with the number of failed cases and the first of them.
 
-    Errors that differ only in numbers count as the same.
+    Errors that differ only in numbers count as one.
     """
     groups: dict[str, list[Any]] = {}
     for record in failures:
@@ -290,7 +293,9 @@ def _add_report(commands: Any) -> None:
         "write a study as an HTML page",
         REPORT_DESCRIPTION,
     )
-    command.add_argument("directory", metavar="DIRECTORY", type=Path, help="of the study")
+    command.add_argument(
+        "directory", metavar="DIRECTORY", type=Path, help="the directory of the study"
+    )
     command.add_argument(
         "-o",
         "--output",
@@ -314,7 +319,7 @@ def _run_report(options: argparse.Namespace) -> int:
 def _open_study(directory: Path) -> mfdeq.Study:
     study = mfdeq.Study(directory)
     if not study.exists:
-        raise UsageError(f"{directory} holds no study; give the directory of one")
+        raise UsageError(f"DIRECTORY: expected a directory with a study, got {directory}")
     return study
 
 

@@ -1,4 +1,4 @@
-"""Numbers and words that a caller passes, validated where they come in."""
+"""Validation of scalar and string arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def real(x: Any, name: str) -> float:
 
 
 def one_of(x: Any, known: tuple[str, ...], name: str) -> str:
-    """Return `x` if it is one of these words, or raise `ArgumentError`."""
+    """Return `x` if it is among the `known` strings, or raise `ArgumentError`."""
     if x not in known:
         raise _unexpected(name, f"one of {', '.join(map(repr, known))}", x)
     return x

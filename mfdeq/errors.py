@@ -1,4 +1,4 @@
-"""Exceptions and warnings: each message says what was expected, what came and what to do next."""
+"""Exceptions and warnings, whose messages say what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_REPR_LENGTH = 60
 
 
 class MfdeqError(Exception):
-    """Base class of every error that mfdeq raises on purpose.
+    """Base class of the exceptions that mfdeq raises.
 
     Examples
     --------
@@ -27,7 +27,7 @@ class MfdeqError(Exception):
 
 
 class ArgumentError(MfdeqError, ValueError):
-    """An argument has a wrong shape, dtype or value; the message says which, and what to pass.
+    """Raised if an argument has a wrong shape, dtype or value.
 
     Examples
     --------
@@ -40,9 +40,9 @@ class ArgumentError(MfdeqError, ValueError):
 
 
 class ModelError(MfdeqError, ValueError):
-    """A user's function or a model's input has a wrong shape, dtype or device, or holds NaN.
+    """Raised for a wrong shape, dtype or device, or NaN, in a model's input or output.
 
-    The message names the function, what was expected of it and what it returned.
+    The message names the user's function, what was expected of it and what it returned.
 
     Examples
     --------
@@ -58,12 +58,12 @@ class ModelError(MfdeqError, ValueError):
 
 
 class DerivativeError(MfdeqError, ValueError):
-    """A derivative contradicts itself: an adjoint is not the adjoint, or a Hessian not symmetric.
+    """Raised if derivatives are inconsistent, such as a wrong adjoint or an asymmetric Hessian.
 
     Attributes
     ----------
     field : str
-        Which derivative, where that is known: "d_state", "curvature.state_state".
+        The name of the derivative, such as "d_state" or "curvature.state_state"; empty if unknown.
 
     Examples
     --------
@@ -83,14 +83,14 @@ class DerivativeError(MfdeqError, ValueError):
 
 
 class ConvergenceError(MfdeqError, RuntimeError):
-    """A solve (forward, adjoint or inner) did not reach its tolerance.
+    """Raised if a forward, adjoint or inner solve does not reach its tolerance.
 
     Attributes
     ----------
     best : array or tuple or None
         The best result computed; its residual is in the report.
     report : object or None
-        How the solve went, with its history of residuals.
+        The report on the solve, with its history of residuals.
 
     Examples
     --------
@@ -111,12 +111,12 @@ class ConvergenceError(MfdeqError, RuntimeError):
 
 
 class SingularStateError(MfdeqError, ArithmeticError):
-    """The state operator A is singular, or so nearly singular that a solve has no digits left.
+    """Raised if the state operator A is singular, or too ill-conditioned for any correct digit.
 
     Attributes
     ----------
     digits : float
-        Decimal digits left in a solution of A x = b, -log10(eps cond(A)); 0 or less where A is
+        Correct decimal digits of a solution of A x = b, -log10(eps cond(A)); 0 or less if A is
         singular to working precision.
     best, report
         As in `ConvergenceError`.
@@ -144,7 +144,7 @@ class SingularStateError(MfdeqError, ArithmeticError):
 
 
 class OutOfMemoryError(MfdeqError, MemoryError):
-    """The memory of the host or device does not suffice; the message says what to try.
+    """Raised if the host or device has too little memory; the message suggests remedies.
 
     Examples
     --------
@@ -156,13 +156,13 @@ class OutOfMemoryError(MfdeqError, MemoryError):
 
 
 class StudyError(MfdeqError, RuntimeError):
-    """A study cannot go on: a full disk, a directory in use, workers that do not start.
+    """Raised if a study cannot continue, as with a full disk or workers that do not start.
 
     Attributes
     ----------
     unrecorded : list
-        Results that could not be written, with their cases. The study keeps them, and writes them
-        first when it goes on.
+        Results that could not be written, with their cases. The study keeps them and writes them
+        first when it resumes.
 
     Examples
     --------
@@ -185,9 +185,7 @@ class StudyError(MfdeqError, RuntimeError):
 
 
 class CheckpointError(MfdeqError, OSError):
-    """A checkpoint cannot be read or written, or belongs to another run.
-
-    The message says what the file is, what was expected, and what to do.
+    """Raised if a checkpoint cannot be read or written, or belongs to another run.
 
     Examples
     --------
@@ -208,7 +206,7 @@ class CheckpointError(MfdeqError, OSError):
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint could not be written; the run goes on, and the last checkpoint is intact.
+    """Issued if a checkpoint cannot be written; the run continues, the last checkpoint is intact.
 
     Examples
     --------
@@ -220,7 +218,7 @@ class CheckpointWarning(UserWarning):
 
 
 class NearSingularWarning(UserWarning):
-    """The state operator A is so nearly singular that digits are lost.
+    """Issued if the state operator A is so nearly singular that digits are lost.
 
     Examples
     --------
@@ -232,7 +230,7 @@ class NearSingularWarning(UserWarning):
 
 
 class AccuracyWarning(UserWarning):
-    """A result has few digits; the message says why, and how to get more.
+    """Issued if a result has few correct digits; the message says why and how to get more.
 
     Examples
     --------
@@ -244,7 +242,7 @@ class AccuracyWarning(UserWarning):
 
 
 class StudyWarning(UserWarning):
-    """Records of a study were made by a function that has changed since; they are kept.
+    """Issued if the function of a study has changed since its records were made; they are kept.
 
     Examples
     --------
@@ -256,7 +254,7 @@ class StudyWarning(UserWarning):
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn with the line of the caller outside this package."""
+    """Issue a warning that points to the calling line outside this package."""
     frame, level = sys._getframe(1), 1
     inside = (__package__, "functools")
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in inside:
@@ -266,7 +264,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 @contextlib.contextmanager
 def note_origin(name: str) -> Iterator[None]:
-    """Add a note that names a user's function to whatever it raises."""
+    """Add a note that names a user's function to any exception it raises."""
     try:
         yield
     except Exception as error:
@@ -275,7 +273,7 @@ def note_origin(name: str) -> Iterator[None]:
 
 
 def short_repr(x: Any) -> str:
-    """Describe a value in a message: numbers and words as they are, everything else by its type."""
+    """Describe a value for a message: scalars and strings by repr, other objects by type."""
     if isinstance(x, type):
         return f"the class {x.__name__}"
     if x is None or isinstance(x, (bool, int, float, complex, str)):

@@ -7,23 +7,23 @@ from typing import Any, Self
 
 
 class ProgressBar:
-    """A progress bar of tqdm, in a terminal or a notebook.
+    """A tqdm progress bar, which can be used as a context manager.
 
-    Where standard error is a file or a pipe nothing is written. It is also a context manager that
-    closes the bar.
+    In a terminal or a notebook the bar is shown; nothing is written if standard error is a file or
+    a pipe.
 
     Parameters
     ----------
     title : str
-        What is under way: "newton", "eigsh".
+        The name of the task, such as "newton" or "eigsh".
     unit : str
-        What is counted, in the plural: "iterations".
+        The name of the units of work in the plural, such as "iterations".
     shown : bool, optional
-        Whether the caller wants one.
+        Whether to show the bar. The default is True.
     total : int, optional
-        The number of units in all, where it is known.
+        The total number of units, if known.
     done : int, optional
-        Units that were done before.
+        The number of units already done.
     """
 
     def __init__(
@@ -31,21 +31,21 @@ class ProgressBar:
     ) -> None:
         self._bar: Any = None
         if shown:
-            # Imported here, since it takes a while and most callers want no bar.
+            # The import is slow, and most callers show no bar.
             from tqdm.auto import tqdm
 
-            # `disable=None` silences tqdm's bar of text unless standard error is a terminal.
+            # `disable=None` silences tqdm's text bar unless standard error is a terminal.
             self._bar = tqdm(desc=title, unit=f" {unit}", total=total, initial=done, disable=None)
 
     def advance(self, units: int = 1, text: str = "") -> None:
-        """Count further units, and replace the text beside the bar if there is one."""
+        """Advance the bar by some units, and update the text beside it unless empty."""
         if self._bar is not None:
             if text:
                 self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(units)
 
     def close(self) -> None:
-        """Leave the bar as it is and end its line."""
+        """Close the bar, leaving it on the screen."""
         if self._bar is not None:
             self._bar.close()
 

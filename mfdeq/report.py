@@ -1,4 +1,4 @@
-"""Reports: how a forward solve went, and what the linear solves since have cost."""
+"""Reports on a forward solve and on the cost of the linear solves that follow it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LinearCounts:
-    """What the solves with A and its adjoint have cost so far.
+    """The cost of the solves with A and its adjoint so far.
 
     Attributes
     ----------
     setups : int
         Factorizations computed and hierarchies built.
     refreshes : int
-        Hierarchies that took the entries of another matrix instead of a new set-up.
+        Hierarchies updated for a new matrix without a full set-up.
     solves, adjoint_solves : int
-        Calls; a block of k columns counts as one.
+        Number of solves; a block of right-hand sides counts once.
     columns : int
         Right-hand sides in total.
     iterations : int
         Krylov or Neumann iterations in total; 0 for a direct factor.
     refinements : int
-        Corrections made because a true residual was still above its tolerance.
+        Refinement steps taken because a true residual was above its tolerance.
     worst_residual : float
         The largest relative true residual ||b - A x|| / ||b|| among solves to the full tolerance.
     at_floor : int
@@ -34,13 +34,13 @@ class LinearCounts:
     seconds : float
         Wall time of set-ups and solves.
     bytes : int
-        Memory of the last factor: LU, incomplete LU or multigrid levels.
+        Memory of the last LU, incomplete LU or multigrid hierarchy.
     peak_bytes : int
-        The most memory held at once up to the last solve: by this process on the host, by cupy's
-        pool (since it was last emptied) on a device.
+        Peak memory use up to the last solve: of this process on the host, or of cupy's pool since
+        it was last emptied on a device.
     history : list of float
-        Relative residuals of the worst column of the last iterative solve, as its recurrence gives
-        them, iteration by iteration.
+        Relative residuals of the worst column in each iteration of the last iterative solve, as
+        computed by its recurrence.
     """
 
     setups: int = 0
@@ -59,7 +59,7 @@ class LinearCounts:
 
     @contextlib.contextmanager
     def add_time(self) -> Iterator[None]:
-        """Add the wall time of a block to `seconds`."""
+        """Add the wall time of the ``with`` block to `seconds`."""
         start = time.perf_counter()
         try:
             yield
@@ -69,45 +69,47 @@ class LinearCounts:
 
 @dataclass
 class SolveReport:
-    """How the forward solve went, and the counts of every kind of solve since.
+    """The outcome of a forward solve, and the counts of linear solves up to now.
 
     Attributes
     ----------
     converged : bool
+        Whether the residual reached its target.
     reason : str
-        Why it stopped and which criterion applied, in words.
+        Why the iteration stopped, and by which criterion.
     method, solver : str
-        The forward method and the linear solver used in the end.
+        The forward method and the linear solver that produced the result.
     choices : list of str
-        What "auto" chose and why, and what it gave up.
+        The choices that "auto" made, with reasons, and the attempts that it abandoned.
     residuals : list of float
         The true ||R|| at the start and after every iteration.
     polished : bool
-        Whether the last residual follows a chord step with the last factor, which brings the error
-        of the state well below its tolerance and does not count as an iteration.
+        Whether a final chord step with the last factor was taken, which brings the error of the
+        state well below its tolerance and does not count as an iteration.
     target : float
-        max(rtol scale, floor), which ||R|| had to reach.
+        The target for ||R||, max(rtol scale, floor).
     scale : float
-        The size of residual that counts as one.
+        The norm of R to which `rtol` is relative.
     floor : float
-        c eps || |A||h| ||, the rounding error of evaluating R.
+        The rounding error of evaluating R, c eps || |A||h| ||.
     limited_by : str
-        "rtol" or "floor": which of the two set the target.
+        Whether "rtol" or "floor" determined the target.
     digits_left : float
-        Decimal digits that a solution of A x = b can have: what rounding in A, -log10(eps
-        cond(A)), or the error of the state leaves, whichever is less. NaN until the first
-        derivative sets up the factor.
+        Decimal digits to which A x = b can be solved: the smaller of -log10(eps cond(A)) and the
+        digits allowed by the error of the state. NaN until the first derivative sets up the
+        factor.
     smallest_singular : float
-        An upper bound of the smallest singular value of A, in the units of A. NaN until the first
+        An upper bound on the smallest singular value of A, in the units of A. NaN until the first
         derivative.
     gradient_error : float
         Estimated relative error of the last gradient for which an estimate was requested, or NaN.
     derivatives : dict of str to str
-        The source of each field of the linearization, where the model names it.
+        The source of each field of the linearization, if the model names it.
     evaluations : int
-        Evaluations of the map or residual.
+        Number of evaluations of the map or residual.
     forward, linear : LinearCounts
-        Linear solves of the forward iteration, and with the factor at the equilibrium since then.
+        Counts of the linear solves in the forward iteration, and of those for derivatives with the
+        factor at the equilibrium.
 
     Examples
     --------
@@ -140,17 +142,17 @@ class SolveReport:
 
     @property
     def iterations(self) -> int:
-        """Iterations of the forward method."""
+        """The number of iterations of the forward method."""
         return max(len(self.residuals) - 1 - self.polished, 0)
 
     @property
     def residual(self) -> float:
-        """||R|| at the end."""
+        """The final norm ||R||."""
         return self.residuals[-1] if self.residuals else math.nan
 
     @property
     def digits(self) -> float:
-        """-log10(||R|| / scale): the digits of the residual."""
+        """The decimal digits of the residual, -log10(||R|| / scale)."""
         if self.residual == 0.0:
             return math.inf
         return -math.log10(self.residual / self.scale) if self.scale > 0 else math.nan
@@ -168,13 +170,13 @@ class SolveReport:
             ("method", f"{self.method}, {self.solver}"),
             (
                 "residual",
-                f"{self.residual:.3e} after {self.iterations} iterations (scale "
+                f"{self.residual:.3e} after {_plural(self.iterations, 'iteration')} (scale "
                 f"{self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
             ),
             ("digits left", digits),
             ("forward solves", _format_counts(self.forward)),
-            ("solves since", _format_counts(self.linear)),
-            ("memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB at the peak"),
+            ("derivative solves", _format_counts(self.linear)),
+            ("peak memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB"),
         ]
         rows += [("derivatives", text) for text in _format_sources(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
@@ -190,12 +192,18 @@ def _format_sources(derivatives: dict[str, str]) -> list[str]:
 
 
 def _format_counts(counts: LinearCounts) -> str:
-    worst = f"{counts.worst_residual:.1e}" if counts.worst_residual else "none to full tolerance"
-    refreshed = f" and {counts.refreshes} refreshed" if counts.refreshes else ""
+    no_residual = "n/a (no solve at full tolerance)"
+    worst = f"{counts.worst_residual:.1e}" if counts.worst_residual else no_residual
+    parts = [_plural(counts.setups, "set-up")]
+    if counts.refreshes:
+        parts.append(_plural(counts.refreshes, "refresh", "refreshes"))
+    parts += [_plural(counts.solves, "solve"), _plural(counts.adjoint_solves, "adjoint solve")]
     return (
-        f"{counts.setups} set-ups{refreshed}, {counts.solves} solves and "
-        f"{counts.adjoint_solves} adjoint "
-        f"({counts.columns} columns, {counts.iterations} iterations, {counts.seconds:.2f} s, "
-        f"factor of {counts.bytes / 2**20:.1f} MiB), "
-        f"worst relative residual {worst}"
+        f"{', '.join(parts)} ({_plural(counts.columns, 'column')}, "
+        f"{_plural(counts.iterations, 'iteration')}, {counts.seconds:.2f} s, "
+        f"factor of {counts.bytes / 2**20:.1f} MiB), worst relative residual: {worst}"
     )
+
+
+def _plural(n: int, singular: str, plural: str = "") -> str:
+    return f"{n} {singular if n == 1 else plural or singular + 's'}"

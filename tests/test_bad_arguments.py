@@ -151,7 +151,7 @@ ARGUMENTS = table(
         for name, b, word in (
             ("short", np.ones(N - 1), r"expected shape \(3,\) or \(3, k\), got \(2,\)"),
             ("nan", np.full(N, np.nan), "NaN"),
-            ("complex", 1j * np.ones(N), "complex128.* the real and the imaginary part"),
+            ("complex", 1j * np.ones(N), "complex128.* the real and imaginary parts"),
             ("none", None, "got None"),
             ("text", np.array(["a", "b", "c"]), "dtype <U1"),
             ("sparse", csr_array(np.ones((N, 1))), "sparse"),
@@ -191,13 +191,13 @@ ARGUMENTS = table(
     ],
     *[
         (f"{use.__name__} of a {type(loss).__name__}", lambda use=use, loss=loss: use(loss),
-         "the loss is a")
+         "the loss: expected an mfdeq.Loss")
         for use in (EQ.gradient, EQ.adjoint, EQ.hessian)
         for loss in (None, [LOSS], 3.0)
     ],
-    ("loss of a functional", lambda: mfdeq.ReducedFunctional(Toy(), min), "the loss is a"),
+    ("loss of a functional", lambda: mfdeq.ReducedFunctional(Toy(), min), "the loss: expected"),
     ("on_failure", lambda: mfdeq.ReducedFunctional(Toy(), LOSS, on_failure="nan"), "'inf', got"),
-    ("loss of verify", lambda: mfdeq.verify(Toy(), THETA, loss=min), "the loss is a builtin"),
+    ("loss of verify", lambda: mfdeq.verify(Toy(), THETA, loss=min), "the loss: .*got builtin"),
     *[
         (f"k: {k!r}", lambda k=k: mfdeq.eigsh(H, k), f"k: expected an .* P = {P}, got")
         for k in (0, P + 1, -1, 1.0, True, None, "2")

@@ -67,7 +67,7 @@ def test_verify_exits_with_the_verdict(expression, options, status, words, capsy
         ([f"{MODULE}:Sine"], "name 'Sine' is not defined"),
         ([f"{MODULE}:Cosine("], "cannot evaluate 'Cosine(' in command_line_models"),
         ([f"{MODULE}:number"], "MODEL: expected an mfdeq.FixedPointModel"),
-        ([f"{MODULE}:Cosine", "--params", "one,two"], "--params: expected numbers"),
+        ([f"{MODULE}:Cosine", "--params", "one,two"], "--params: expected comma-separated numbers"),
         ([f"{MODULE}:Cosine", "--params", "none.npy"], "--params: cannot read none.npy"),
         ([f"{MODULE}:Cosine", "--params", "1,2,3"], "(3,)"),
         ([f"{MODULE}:Cosine", "--rtol", "5"], "rtol"),
@@ -143,7 +143,8 @@ def test_report_writes_one_page(capsys):
 
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_a_directory_without_a_study_is_refused(command, capsys):
-    assert "nowhere holds no study" in usage_error(capsys, command, "nowhere")
+    message = usage_error(capsys, command, "nowhere")
+    assert "expected a directory with a study, got nowhere" in message
     assert not Path("nowhere").exists()
 
 

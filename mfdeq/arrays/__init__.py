@@ -1,7 +1,7 @@
-"""The array library, chosen once from the arrays in hand, and what depends on it.
+"""Array libraries, and code that depends on them.
 
-`Backend` is what the rest of the package asks; `ArrayLibrary` is what a library has to offer, and
-`register` adds one. The inner loops (`kernels`, for cupy `cuda`), sparse matrices, memory, seeding
-and optional packages are here because they depend on the library as well. Nothing here knows of
-operators, models or solvers.
+The rest of the package uses a `Backend`, which is chosen once from the user's arrays;
+`ArrayLibrary` is the interface that a library implements, and `register` adds one. The inner loops
+(`kernels`, or `cuda` for cupy), sparse matrices, memory, seeding and optional packages are here
+too. This package does not depend on operators, models or solvers.
 """

@@ -1,8 +1,7 @@
-"""Which array library, dtype and device: chosen once, from the arrays in hand.
+"""The array library, dtype and device of a problem, and the validation of users' arrays.
 
-Numerical code asks its `Backend` for everything that depends on the library. Users' arrays are
-validated here too, so that an array of another library, device or dtype is an error that names it
-wherever it comes in.
+Numerical code uses its `Backend` for everything that depends on the library. An array of another
+library, device or dtype raises an error that names it.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ class Backend:
     Attributes
     ----------
     xp : module
-        Array API namespace of the arrays.
+        The array API namespace of the arrays.
     dtype : dtype
         float32 or float64.
     device : object
-        Where the arrays are.
+        The device of the arrays.
     library : ArrayLibrary
-        What the namespace does not offer.
+        Functions that are not in the namespace.
     """
 
     xp: ModuleType
@@ -73,7 +72,7 @@ class Backend:
     def of(cls, *arrays: Array, name: str = "arrays") -> Backend:
         """Return the backend of real arrays; integers, Python numbers and lists become float64.
 
-        `name` is what an error calls the arrays.
+        `name` is the name of the arrays in error messages.
         """
         found = [a for a in map(native, arrays) if compat.is_array_api_obj(a)]
         if not found:
@@ -84,46 +83,46 @@ class Backend:
             kinds = [f"{type(a).__module__}.{type(a).__name__}" for a in arrays if a is not None]
             raise ModelError(
                 f"expected {name} of one array library, got {' and '.join(kinds)}. Nothing is "
-                "moved between host and device: convert them yourself"
+                "moved between host and device: convert them explicitly"
             ) from error
-        # What is not real is refused where it is used, by its name.
+        # Other dtypes are rejected later, with a message that names the array.
         floats = [a.dtype for a in found if xp.isdtype(a.dtype, "real floating")]
         widest = max(floats, key=lambda dtype: xp.finfo(dtype).bits, default=xp.float64)
         known = {32: xp.float32, 64: xp.float64}  # in native byte order
         if (bits := xp.finfo(widest).bits) not in known:
-            raise ModelError(f"expected {name} of float32 or float64, got {widest}: convert to one")
+            raise ModelError(f"expected {name} of float32 or float64, got {widest}: convert them")
         device, *others = [compat.device(a) for a in found]
         if other := next((d for d in others if d != device), None):
             raise ModelError(
-                f"expected {name} on one device, got {device} and {other}: nothing is moved "
-                "between devices"
+                f"expected {name} on one device, got {device} and {other}. Nothing is moved "
+                "between devices: move them explicitly"
             )
         example = xp.zeros(0, dtype=known[bits], device=device)
         if compat.device(example) != device:  # cupy computes on the current device only
             raise ModelError(
                 f"{name} are on {device}, but the current device is {compat.device(example)}: "
-                "work inside `with` that device (cupy.cuda.Device), or move them"
+                "use a `with cupy.cuda.Device(...)` block, or move them"
             )
         return cls(xp, example.dtype, device, library_of(found[0]))
 
     @functools.cached_property
     def is_numpy(self) -> bool:
-        """Whether arrays are numpy's, which are all on one device."""
+        """Whether the array library is numpy."""
         return compat.is_numpy_namespace(self.xp)
 
     @functools.cached_property
     def library_name(self) -> str:
-        """What messages call the library."""
+        """The name of the library in messages."""
         return self.library.name or self.xp.__name__.rpartition(".")[2]
 
     @functools.cached_property
     def eps(self) -> float:
-        """Rounding unit of the dtype."""
+        """The machine epsilon of the dtype."""
         return float(self.xp.finfo(self.dtype).eps)
 
     @functools.cached_property
     def itemsize(self) -> int:
-        """Bytes of one number."""
+        """The size of one number in bytes."""
         return 8 if self.dtype == self.xp.float64 else 4
 
     @property
@@ -133,65 +132,65 @@ class Backend:
 
     @functools.cached_property
     def sparse(self) -> Any:
-        """`scipy.sparse`, or what the library has in its place."""
+        """`scipy.sparse`, or the library's equivalent."""
         return self.library.sparse
 
     @functools.cached_property
     def sparse_linalg(self) -> Any:
-        """`scipy.sparse.linalg`, or what the library has in its place."""
+        """`scipy.sparse.linalg`, or the library's equivalent."""
         return self.library.sparse_linalg
 
     @functools.cached_property
     def dense_linalg(self) -> Any:
-        """`scipy.linalg`, or what the library has in its place."""
+        """`scipy.linalg`, or the library's equivalent."""
         return self.library.dense_linalg
 
     @functools.cached_property
     def kernels(self) -> Any:
-        """The inner loops: `mfdeq.arrays.kernels`, or what the library has in its place."""
+        """The inner loops: `mfdeq.arrays.kernels`, or the library's equivalent."""
         return self.library.kernels
 
     def available_bytes(self) -> int:
-        """Return how much memory there is where the arrays are."""
+        """Return the memory available on the device of the arrays, in bytes."""
         return self.kernels.available_bytes(self.device)
 
-    # Several processes that must go on together; one process does each of these by itself.
+    # Collective operations over several processes; trivial for a single process.
 
     def on_first_rank(self, function: Callable[[], Any]) -> Any:
-        """Return what a function returns, or raise what it raises, on the first process."""
+        """Call a function on the first process, and return or raise its outcome on all."""
         return self.library.on_first_rank(function, self.device)
 
     def any_rank(self, condition: bool) -> bool:
-        """Whether a condition holds on any process."""
+        """Return whether a condition holds on any process."""
         return self.library.any_rank(condition, self.device)
 
     def same_on_all_ranks(self, value: float, name: str) -> float:
-        """Return a number that every process has computed; raise where they differ."""
+        """Return a number computed on every process, or raise an error if the values differ."""
         return self.library.same_on_all_ranks(value, name, self.device)
 
     def global_size(self, size: Any) -> Any:
-        """Return the number of entries of a model's vector, over all processes."""
+        """Return the number of entries of a model's vector on all processes together."""
         return self.library.global_size(size, self.device)
 
-    # Making arrays.
+    # Creation of arrays.
 
     def zeros(self, *shape: int) -> Array:
-        """Return zeros of this dtype on this device."""
+        """Return an array of zeros of this dtype on this device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
     def row_vectors(self, count: int, size: int) -> Array:
-        """Return zeros (count, size): vectors as rows, each contiguous in memory."""
+        """Return a (count, size) array of zeros whose rows are contiguous in memory."""
         return self.library.row_vectors(self, count, size)
 
     def eye(self, rows: int, columns: int) -> Array:
-        """Return ones on the diagonal, zeros elsewhere."""
+        """Return an array with ones on the diagonal and zeros elsewhere."""
         return self.xp.eye(rows, columns, dtype=self.dtype, device=self.device)
 
     def asarray(self, x: Array) -> Array:
-        """Return `x` in this dtype and namespace, without moving it between devices."""
+        """Return `x` as an array of this dtype and namespace, without a transfer of devices."""
         if self.is_numpy and type(x) is host.ndarray and x.dtype == self.dtype:
             return x
-        with self.ignore_overflow():  # an overflow becomes infinity
+        with self.ignore_overflow():  # the result is checked for infinity
             if is_sparse(x):
                 self.check_home(x, "a sparse matrix")
                 return x.astype(self.dtype)
@@ -199,54 +198,54 @@ class Backend:
             return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     def random(self, *shape: int, seed: int = 0) -> Array:
-        """Return standard normal numbers, the same for one seed on every library.
+        """Return standard normal numbers, which depend only on the seed and not on the library.
 
-        Of distributed arrays they are the same on any number of processes, each of which makes
-        its own rows.
+        Distributed arrays are the same for any number of processes, each of which generates its
+        own rows.
         """
         return self.library.random(self, shape, seed)
 
     def from_host(self, x: Any, rows: int | None = None) -> Array:
-        """Return a numpy array in this namespace, dtype and device: an explicit transfer.
+        """Transfer a numpy array to this namespace, dtype and device.
 
-        `rows` is its number of rows, for libraries of distributed arrays that must know how they
-        are distributed; 0 keeps all of it on every process.
+        `rows` is the number of rows, from which libraries of distributed arrays determine their
+        distribution; 0 keeps the whole array on every process.
         """
         return self.library.from_host(self, x, rows)
 
     def coefficients(self, x: Any) -> Array:
-        """Return a small numpy array that combines columns, in full on every process."""
+        """Transfer a small numpy array of coefficients of columns, whole on every process."""
         return self.from_host(x, 0)
 
     def copy_from(self, x: Any) -> Array:
-        """Copy an array of another library (JAX's, say) on the same device."""
+        """Copy an array of another library, such as JAX, on the same device."""
         shared = host.asarray(x) if self.is_numpy else self.xp.from_dlpack(x)
         return self.xp.asarray(shared, copy=True)
 
     def row_major(self, x: Array) -> Array:
-        """Return `x` in C order, which some libraries insist on."""
+        """Return `x` in C order."""
         return getattr(self.xp, "ascontiguousarray", self.xp.asarray)(x)
 
     @staticmethod
     def read_only(x: Array) -> Array:
-        """Return `x`, protected from being written into where the library can (numpy can)."""
+        """Return `x`, made read-only if the library supports it."""
         if hasattr(x, "setflags"):
             x.setflags(write=False)
         return x
 
-    # Calls of users' functions.
+    # Calls of user functions.
 
     def to_user(self, x: Array) -> Any:
-        """Return a copy of an array for a function of the user's, which may write into it."""
+        """Return a copy of an array to pass to a user function, which may change it."""
         return self.library.to_user(self.xp.asarray(x, copy=True))
 
     def from_user(self, x: Any, size: int) -> Any:
-        """Check what a function of the user's returned for a vector, on all processes alike."""
+        """Check a vector that a user function returned, consistently on all processes."""
         return self.library.from_user(x, size, self.device)
 
     @contextlib.contextmanager
     def user_call(self, name: str) -> Iterator[None]:
-        """Call a function of the user's inside; its errors name it, alike on all processes."""
+        """Return a context for calling a user function, which names it in errors."""
         with self.library.user_call(self.device, name), note_origin(name):
             yield
 
@@ -254,16 +253,16 @@ class Backend:
 
     @staticmethod
     def ignore_overflow() -> Any:
-        """Return a context without floating-point warnings, for code that checks its results."""
+        """Return a context that silences floating-point warnings, for results checked later."""
         return host.errstate(over="ignore", invalid="ignore", divide="ignore")
 
     def norm(self, x: Array) -> float:
-        """Return the Euclidean norm of all entries, infinity where it overflows."""
+        """Return the Euclidean norm of all entries, or infinity if it overflows."""
         with self.ignore_overflow():
             return float(self.xp.linalg.vector_norm(x))
 
     def column_norms(self, x: Array) -> Array:
-        """Return the Euclidean norm of each column of (n, k), or of an (n,) vector."""
+        """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""
         with self.ignore_overflow():
             return self.xp.sqrt(self.kernels.column_dots(self.xp, x, x))
 
@@ -279,9 +278,9 @@ class Backend:
     # Validation.
 
     def check_home(self, x: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
-        """Raise an `error` where a matrix or operator belongs to another array library."""
+        """Raise an `error` if a matrix or operator belongs to another array library."""
         owner = find_library(type(x))
-        # A class of the user's own does not say which arrays it takes.
+        # A user-defined class may accept arrays of any library.
         if owner is not None and owner is not self.library:
             self.refuse_foreign(x, name, error)
 
@@ -290,11 +289,11 @@ class Backend:
         raise error(
             f"{name} is a {type(x).__name__} of another array library or device than the problem, "
             f"which is in {self.library_name} on {self.device}. Nothing is moved between host and "
-            "device: convert it yourself"
+            "device: convert it explicitly"
         )
 
     def vector(self, x: Array, size: int, name: str) -> Array:
-        """Return `x` as a fresh, finite (size,) array, or raise a `ModelError` that names it."""
+        """Return a copy of `x` as a finite (size,) array, or raise a `ModelError` that names it."""
         return self.check_array(x, (size,), name)
 
     def check_array(
@@ -305,11 +304,11 @@ class Backend:
         error: type[MfdeqError] = ModelError,
         finite: bool = True,
     ) -> Array:
-        """Return `x` as a fresh array of this backend and shape, or raise an `error` naming it.
+        """Return a copy of `x` in this backend and shape, or raise an `error` that names it.
 
-        A `shape` of None admits any. The array is fresh because a user's function may return a
-        view of its argument, or a buffer that it fills again. A lower precision than the
-        backend's is refused: it would silently limit the accuracy of everything computed from it.
+        Any shape is accepted if `shape` is None. The array is copied because a user function may
+        return a view of its argument or reuse a buffer. A lower precision than the backend's is
+        rejected, since it would silently limit the accuracy of all further results.
         """
         xp = self.xp
         expected = "a number" if shape == () else f"an array of shape {shape or '(m,)'}"
@@ -327,7 +326,7 @@ class Backend:
         return given
 
     def check_dtype(self, dtype: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
-        """Raise an `error` on complex, object and lower-precision dtypes."""
+        """Raise an `error` for complex, object and lower-precision dtypes."""
         xp = self.xp
         try:
             real = xp.isdtype(dtype, REAL_KINDS)
@@ -337,7 +336,7 @@ class Backend:
             raise error(f"{name}: expected a real array, got dtype {dtype}")
         if xp.isdtype(dtype, "real floating") and xp.finfo(dtype).eps > self.eps * 1.01:
             raise error(
-                f"{name} has dtype {dtype}, less precise than the problem's {self.dtype}: "
+                f"{name} has dtype {dtype}, less precise than {self.dtype} of the problem: "
                 f"compute it in {self.dtype}, or pass params and h0 in {dtype}"
             )
 
@@ -349,7 +348,7 @@ def as_array(
     error: type[MfdeqError],
     expected: str = "an array",
 ) -> Array:
-    """Return `x` (a list or number too) as an array of the library and device, or raise `error`."""
+    """Return `x`, which may be a list or number, as an array of the backend, or raise `error`."""
     if type(x) is host.ndarray and backend.is_numpy:
         return x
     x = native(x)
@@ -358,9 +357,7 @@ def as_array(
     if is_sparse(x):
         raise error(f"{name}: expected {expected}, got a sparse matrix: pass a dense array")
     if host.ma.is_masked(x):
-        raise error(
-            f"{name}: expected {expected}, got a masked array, whose masked entries have no value"
-        )
+        raise error(f"{name}: expected {expected}, got a masked array: fill its masked entries")
     if compat.is_array_api_obj(x):
         here = backend.xp, backend.device
         there = compat.array_namespace(x), compat.device(x)
@@ -369,7 +366,7 @@ def as_array(
             raise error(
                 f"{name}: expected {expected} of {backend.library_name} on {here[1]}, got "
                 f"a {type(x).__module__}.{type(x).__name__} on {there[1]}. Nothing is moved "
-                "between host and device: convert it yourself"
+                "between host and device: convert it explicitly"
             )
         return x
     try:
@@ -390,7 +387,7 @@ def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
         )
     if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, REAL_KINDS):
         raise ArgumentError(
-            f"{name}: expected a real array, got dtype {x.dtype} (of a complex one, pass the real "
-            "and the imaginary part)"
+            f"{name}: expected a real array, got dtype {x.dtype}. Pass the real and imaginary "
+            "parts of a complex array separately"
         )
     return backend.asarray(x)

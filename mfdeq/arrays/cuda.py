@@ -1,7 +1,7 @@
-"""The functions of `kernels` for cupy's arrays: CUDA kernels (`cuda.cu`) and graphs of launches.
+"""The functions of `kernels` for cupy arrays, by CUDA kernels (`cuda.cu`) and CUDA graphs.
 
-cupy's own sparse products take columns in Fortran order only, its library calls must not be
-captured into a CUDA graph, and its sums over the rows of a tall block occupy only a few
+cupy's own sparse products accept only columns in Fortran order, its library calls cannot be
+captured in a CUDA graph, and its sums over the rows of a tall block use only a few
 multiprocessors.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 
 from .backend import Array, Backend, is_sparse
 
-MAX_BLOCK_COLUMNS = 32  # columns that one block product is made of
-MAX_BLOCK_ENTRIES = 2**31  # entries of such a block
+MAX_BLOCK_COLUMNS = 32  # columns in one block product
+MAX_BLOCK_ENTRIES = 2**31  # entries in one block product
 THREADS_PER_BLOCK = 256
-REDUCTION_BLOCKS = 1024  # of a launch that sums: as many as a large device runs at once
-MAX_BLOCKS = 65_536  # of any launch
-ROW_THREADS = (2, 4, 8, 16, 32)  # numbers of threads that may share a row
-CALLS_BEFORE_CAPTURE = 3  # with one shape, after which its launches are replayed
-MAX_GRAPHS = 4  # shapes whose graphs are kept
-MAX_REPLAYED_SIZE = 2**25  # numbers of an array above which launches cost little
+REDUCTION_BLOCKS = 1024  # blocks of a reduction, as many as a large device runs at once
+MAX_BLOCKS = 65_536  # blocks of any other launch
+ROW_THREADS = (2, 4, 8, 16, 32)  # possible numbers of threads for one row
+CALLS_BEFORE_CAPTURE = 3  # calls with the same shape before its launches are captured
+MAX_GRAPHS = 4  # graphs kept, one for each shape
+MAX_REPLAYED_SIZE = 2**25  # entries of an array, above which launches are relatively cheap
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def source(real: str, index: str = "int") -> str:
     return f"typedef {real} real;\ntypedef {index} index;\n{code}"
 
 
-@functools.cache  # of each device it is loaded once by cupy
+@functools.cache  # cupy loads the kernel once for each device
 def _kernel(name: str, real: str, index: str = "int") -> Any:
     return _module(source(real, index)).get_function(name)
 
@@ -64,7 +64,7 @@ def _real(dtype: Any) -> str:
 
 
 def _threads(size: int, k: int, most: int) -> tuple[tuple[int], tuple[int]]:
-    """Return blocks and threads of a launch for `size` numbers, a multiple of k threads in all."""
+    """Return blocks and threads of a launch for `size` numbers, with a multiple of k threads."""
     blocks = max(1, min(-(-size // (THREADS_PER_BLOCK * k)), most // k))
     return (blocks * k,), (THREADS_PER_BLOCK,)
 
@@ -93,7 +93,7 @@ def transpose_into(target: Array, x: Array) -> None:
 
 
 def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array) -> Array:
-    """Do X += P step and R -= Q step in place; return the squared norms of the columns of R."""
+    """Compute X += P step and R -= Q step in place; return the squared column norms of R."""
     k, kind = X.shape[1], _real(X.dtype)
     if X.size == 0:
         return xp.zeros(k, dtype=X.dtype)
@@ -106,7 +106,7 @@ def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array)
 
 
 def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
-    """Do P = Z + P ratio in place."""
+    """Compute P = Z + P ratio in place."""
     k = P.shape[1]
     if P.size == 0:
         return
@@ -116,7 +116,7 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
-    """Do d = a d + c D r and x += d in place; D is a matrix, or the vector of a diagonal one."""
+    """Compute d = a d + c D r and x += d in place; D is a matrix or a diagonal as a vector."""
     xp, rows, k = Backend.of(d).xp, d.shape[0], 1 if d.ndim == 1 else d.shape[1]
     if d.size == 0:
         return
@@ -128,21 +128,21 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
 
 
 def available_bytes(device: Any = None) -> int:
-    """Return the bytes of the device that are free, or kept by cupy's pool without being used."""
+    """Return the free memory of the device and of cupy's pool, in bytes."""
     import cupy
 
     return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
 
 def peak_bytes() -> int:
-    """Return the most bytes in use at once since cupy's pool was last emptied."""
+    """Return the peak memory in bytes since cupy's pool was last emptied."""
     import cupy
 
     return cupy.get_default_memory_pool().total_bytes()
 
 
 class Rows:
-    """A sparse matrix by rows, to multiply vectors and blocks with.
+    """A matrix in CSR format, for products with vectors and blocks.
 
     Parameters
     ----------
@@ -166,12 +166,12 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the entries and their indices."""
+        """The size of the entries and their indices in bytes."""
         return int(sum(part.nbytes for part in self._parts))
 
     @property
     def T(self) -> Rows:
-        """The transpose, stored by its own rows: sums down columns would need atomics."""
+        """The transpose, also stored by rows, since sums along columns would need atomics."""
         return Rows(self.matrix.T)
 
     def __matmul__(self, x: Array) -> Array:
@@ -179,7 +179,7 @@ class Rows:
         return self._into(y, x, 0)
 
     def add_to(self, y: Array, x: Array, sign: int) -> Array:
-        """Do y += A x or, with sign -1, y -= A x in place."""
+        """Compute y += A x or, with sign -1, y -= A x in place."""
         return self._into(y, x, sign)
 
     def _into(self, y: Array, x: Array, sign: int) -> Array:
@@ -199,25 +199,24 @@ class Rows:
 
 
 def products(matrix: Any) -> Any:
-    """Return what multiplies by a matrix: `Rows` for a sparse one."""
+    """Return an object that multiplies by a matrix; `Rows` if it is sparse."""
     return Rows(matrix) if is_sparse(matrix) else matrix
 
 
-def multiplier(matrix: Array) -> Rows:
-    """Return what multiplies by a dense matrix inside a captured function."""
+def capturable_matrix(matrix: Array) -> Rows:
+    """Return an object that multiplies by a dense matrix and whose launches can be captured."""
     return Rows(matrix)
 
 
 class CapturedLaunches:
-    """A function of an (n,) or (n, k) array whose launches are captured and replayed.
+    """A function of an (n,) or (n, k) array whose kernel launches are captured and replayed.
 
-    On coarse levels a cycle takes longer to launch than to run. Each shape has memory of its own,
-    which nothing else is given.
+    On coarse levels a cycle takes longer to launch than to run. Each shape has its own memory pool.
 
     Parameters
     ----------
     function : callable
-        Launches kernels, and nothing that reads from the device or calls a library.
+        A function that only launches kernels; it must not read from the device or call a library.
     """
 
     def __init__(self, function: Callable[[Array], Array]) -> None:
@@ -226,7 +225,7 @@ class CapturedLaunches:
         self.graphs: OrderedDict[tuple[int, ...], tuple[Any, Array, Array, Any]] = OrderedDict()
 
     def __call__(self, b: Array) -> Array:
-        """Return the function of b as a fresh array."""
+        """Evaluate the function, and return the result as a new array."""
         if b.size > MAX_REPLAYED_SIZE:
             return self.function(b)
         if b.shape in self.graphs:
@@ -245,11 +244,11 @@ class CapturedLaunches:
 
         pool = cupy.cuda.MemoryPool()
         stream = cupy.cuda.Stream(non_blocking=True)
-        cupy.cuda.Device().synchronize()  # another stream would not wait for this one
+        cupy.cuda.Device().synchronize()  # the new stream does not wait for the current one
         try:
             with cupy.cuda.using_allocator(pool.malloc), stream:
                 given = cupy.zeros_like(b, order="C")
-                self.function(given)  # fills the pool, because a capture must not allocate
+                self.function(given)  # fills the pool, since a capture must not allocate memory
                 stream.synchronize()
                 stream.begin_capture()
                 try:
@@ -258,7 +257,7 @@ class CapturedLaunches:
                     graph = stream.end_capture()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             warnings.warn(
-                f"{error}: the kernels could not be captured into a graph and are launched one "
+                f"{error}: the kernels could not be captured in a CUDA graph and are launched one "
                 "by one, which is slower for small arrays",
                 RuntimeWarning,
                 stacklevel=2,
@@ -270,5 +269,5 @@ class CapturedLaunches:
 
 
 def capture_launches(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Return a function that launches the same kernels at each call as one CUDA graph."""
+    """Capture the kernel launches of a function, and replay them as one CUDA graph."""
     return CapturedLaunches(function)

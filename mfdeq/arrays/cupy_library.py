@@ -1,4 +1,4 @@
-"""cupy's arrays, matrices and operators, computed with on their device."""
+"""The array library cupy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .library import Array, ArrayLibrary, register
 
 
 class CupyLibrary(ArrayLibrary):
-    """cupy: cupyx beside it, and CUDA kernels of mfdeq's own."""
+    """The array library cupy, with cupyx and mfdeq's CUDA kernels."""
 
     packages = ("cupy", "cupyx")
     on_host = False
     kernels = cuda
 
-    # cupyx.scipy.sparse.linalg can be imported only where there is a CUDA driver.
+    # Imported on demand, since cupyx.scipy.sparse.linalg requires a CUDA driver.
 
     @functools.cached_property
     def sparse(self) -> Any:
@@ -40,7 +40,7 @@ class CupyLibrary(ArrayLibrary):
         return cupyx.scipy.linalg
 
     def is_sparse(self, x: Any) -> bool:
-        """Whether `x` is a sparse matrix of cupyx."""
+        """Test whether `x` is a sparse matrix of cupyx."""
         return hasattr(x, "tocsr")
 
     def zeros_of(self, operator: Any) -> Array:

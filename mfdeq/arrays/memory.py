@@ -1,4 +1,4 @@
-"""Memory: refuse what cannot be held before the work, split blocks to fit, translate errors."""
+"""Checks of available memory, block sizes that fit in it, and translation of memory errors."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from .backend import Backend
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
-BLOCK_SHARE = 0.25  # of the memory, for the vectors of a block
-UNCHECKED_BYTES = 2**26  # requests below this are not worth checking
+BLOCK_SHARE = 0.25  # share of the memory for the vectors of a block
+UNCHECKED_BYTES = 2**26  # requests below this are not checked
 
 
 def reserve(backend: Backend, numbers: float, what: str, instead: str) -> None:
-    """Refuse, before any work, what cannot be held in memory at all.
+    """Raise an error if a computation needs more memory than is available.
+
+    No memory is allocated.
 
     Parameters
     ----------
     backend : Backend
     numbers : float
-        How many numbers of the backend's dtype will be held at the same time, at least.
+        A lower bound on the count of numbers of the backend's dtype in memory at the same time.
     what, instead : str
-        What holds them, and what to do about it, for the error.
+        The computation, and advice on how to avoid it, for the error message.
 
     Raises
     ------
     OutOfMemoryError
+        If the numbers do not fit in the available memory.
     """
     needed = numbers * backend.itemsize
     if needed < UNCHECKED_BYTES:
@@ -42,26 +45,25 @@ def reserve(backend: Backend, numbers: float, what: str, instead: str) -> None:
 
 
 def columns_that_fit(backend: Backend, numbers: float) -> int:
-    """Return how many columns, of so many numbers each, fit in a quarter of the memory."""
+    """Return how many columns of `numbers` entries each fit in a quarter of the memory."""
     available = backend.available_bytes()
     return max(1, int(BLOCK_SHARE * available / (numbers * backend.itemsize)))
 
 
 def translate_memory_errors(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Raise an `OutOfMemoryError` in place of the array library's own error of full memory."""
+    """Decorate a function to raise `OutOfMemoryError` for a memory error of the array library."""
 
     @functools.wraps(function)
     def translated(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        try:  # costs nothing unless something is raised
+        try:
             return function(*args, **kwargs)
         except OutOfMemoryError:
             raise
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"{str(error).rstrip('.') or 'memory is full'}. Use fewer columns at once, "
-                "float32, an iterative solver with mfdeq.AMG() instead of a factorization, a "
-                "smaller restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free memory that "
-                "other arrays hold"
+                "float32, an iterative solver with mfdeq.AMG() instead of a factorization, or a "
+                "smaller restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free other arrays"
             ) from error
 
     return translated

@@ -1,4 +1,4 @@
-"""Optional packages, imported where they are used."""
+"""Import of optional packages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def import_optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ArgumentError(
-            f"cannot import {module} ({error}): install the extra mfdeq[{extra}]; in a clone, "
+            f"cannot import {module} ({error}): install mfdeq[{extra}], or in a clone run "
             f'pip install -e ".[{extra}]"'
         ) from error

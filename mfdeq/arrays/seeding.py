@@ -1,4 +1,4 @@
-"""numpy's global random numbers, which other libraries draw from: seeded for a while."""
+"""Temporary seeding of numpy's global random number generator, which other libraries use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .library import host
 
 @contextlib.contextmanager
 def seed_numpy() -> Iterator[None]:
-    """Seed numpy's global random numbers inside the block, and restore the user's state after."""
+    """Seed numpy's global generator within a ``with`` block, and restore its state afterwards."""
     state = host.random.get_state()
     host.random.seed(0)
     try:

@@ -1,4 +1,4 @@
-"""Sparse matrices of scipy and cupyx alike."""
+"""Functions of sparse matrices of scipy and cupyx."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from .library import is_sparse
 
 
 def stored_bytes(x: Any) -> int:
-    """Return the bytes of a sparse matrix, or of anything with `nbytes`; 0 of what has neither."""
+    """Return the size in bytes of a sparse matrix or of an object with `nbytes`, otherwise 0."""
     if is_sparse(x):
         return int(sum(part.nbytes for part in (x.data, x.indices, x.indptr)))
     return int(getattr(x, "nbytes", 0))
 
 
 def sparse_on_host(x: Any) -> Any:
-    """Return a sparse matrix as scipy's csr_matrix: an explicit transfer where it is on a device.
+    """Return a sparse matrix as scipy's csr_matrix, transferring it from a device if necessary.
 
-    It is not a csr_array, which PyAMG accepts only from version 5.3 on.
+    It is not a csr_array, which PyAMG accepts only since version 5.3.
     """
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
 
 
 def to_canonical_format(x: Any) -> Any:
-    """Return a sparse matrix in CSR or CSC format, with duplicate entries summed."""
+    """Return a sparse matrix in CSR or CSC format with sorted indices and without duplicates."""
     given = x if x.format in ("csr", "csc") else x.tocsr()
     if not given.has_canonical_format:
         given = given.copy()

@@ -1,7 +1,7 @@
-"""The model interface: what users write, and how the rest of the library sees it.
+"""The model interface between user code and the rest of the library.
 
-Here are the base classes of models, their linearizations and curvatures, losses, and the layer that
-applies the sign conventions and checks what a user's functions return (`linearization`). Nothing
-here computes a derivative, which is for `mfdeq.derivatives`, and nothing solves for an equilibrium,
-which is for `mfdeq.forward` and `mfdeq.equilibrium`.
+This package contains the base classes of models, their linearizations and curvatures, losses, and
+the layer that applies the sign conventions and checks the results of user functions
+(`linearization`). Derivatives are computed in `mfdeq.derivatives`, and equilibria in
+`mfdeq.forward` and `mfdeq.equilibrium`.
 """

@@ -1,4 +1,4 @@
-"""Hessians of scalar functions of (theta, h): as users write them, and as one operator K.
+"""Hessians of scalar functions of (theta, h), in the user's form and as one operator K.
 
 Vectors are stacked as (dtheta, dh), parameters first, so that
 
@@ -20,19 +20,19 @@ from ..operators.user_operators import as_operator
 
 @dataclass(frozen=True)
 class Curvature:
-    """The Hessian of a scalar function of (theta, h), by its blocks or by its product.
+    """The Hessian of a scalar function of (theta, h), given by its blocks or by its product.
 
     Parameters
     ----------
     params_params, state_params, state_state : array, sparse matrix or LinearOperator, optional
-        The blocks, of shapes (P, P), (N, P) and (N, N). None, the default, is a zero block. The
+        The blocks, of shapes (P, P), (N, P) and (N, N). The default None is a zero block. The
         (P, N) block is the transpose of ``state_params`` and is not passed.
     apply : callable, optional
         ``apply(dtheta, dh) -> (a_theta, a_h)``, the product of the Hessian with the direction
-        (dtheta, dh), to be passed instead of the blocks.
+        (dtheta, dh). Pass either ``apply`` or blocks.
     blocks : bool, optional
-        Whether ``apply`` takes blocks of directions, (P, k) and (N, k), as well. By default it is
-        called for one direction at a time.
+        Whether ``apply`` also accepts blocks of directions of shapes (P, k) and (N, k). By default
+        it is called for one direction at a time.
 
     Raises
     ------
@@ -41,9 +41,8 @@ class Curvature:
 
     Notes
     -----
-    The function of which this is the Hessian K is lamᵀf for ``Linearization(curvature=...)``,
-    where f is the map or residual, and the loss for ``Loss(curvature=...)``. For a direction
-    (u, z),
+    K is the Hessian of lamᵀf for ``Linearization(curvature=...)``, where f is the map or residual,
+    and of the loss for ``Loss(curvature=...)``. For a direction (u, z),
 
         K (u, z) = (K_pp u + K_spᵀ z,  K_sp u + K_ss z).
 
@@ -64,7 +63,7 @@ class Curvature:
     state_state: Any = None
     apply: Callable[[Array, Array], tuple[Array, Array]] | None = None
     blocks: bool = False
-    # Whether a product with a block is compared with the products of its columns, once.
+    # Whether to compare the first product with a block with the products of its columns.
     check_blocks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -78,7 +77,7 @@ class Curvature:
 
 
 class CurvatureOperator(SelfAdjoint):
-    """The Hessian ∇²_(θ,h) of a scalar function as an operator, (P+N, P+N).
+    """The Hessian ∇²_(θ,h) of a scalar function as an operator of shape (P+N, P+N).
 
     Attributes
     ----------
@@ -101,15 +100,15 @@ class CurvatureOperator(SelfAdjoint):
 
 
 class BlockCurvature(CurvatureOperator):
-    """A curvature of which the blocks are known.
+    """A curvature with known blocks.
 
     Parameters
     ----------
     backend : Backend
     param_size, state_size : int
     blocks : list of three Operators or None
-        ``params_params``, ``state_params`` and ``state_state``. None is a zero block, which
-        products skip.
+        The blocks ``params_params``, ``state_params`` and ``state_state``; None is a zero block,
+        which products skip.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class BlockCurvature(CurvatureOperator):
 
 
 class ProductCurvature(CurvatureOperator):
-    """A curvature of which only the product is known."""
+    """A curvature given only by its product."""
 
     def __init__(
         self, backend: Backend, param_size: int, state_size: int, curvature: Curvature, name: str
@@ -190,9 +189,10 @@ class SumCurvature(CurvatureOperator):
 
 
 class _BlockOfProduct(Operator):
-    """One block of a curvature of which only the product is known.
+    """One block of a curvature given only by its product.
 
-    A vector is padded with zeros, multiplied, and cut to the rows of the block.
+    A vector is padded with zeros, multiplied by the curvature, and restricted to the rows of the
+    block.
     """
 
     def __init__(self, of: CurvatureOperator, row: int, column: int) -> None:
@@ -223,7 +223,7 @@ def as_curvature(
     accuracy: float = 0.0,
     check_symmetry: bool = True,
 ) -> CurvatureOperator:
-    """Check what a user's ``curvature`` returned, and make it an operator.
+    """Return the result of a user's ``curvature`` as an operator, after checking it.
 
     Parameters
     ----------
@@ -231,27 +231,27 @@ def as_curvature(
     curvature : Curvature or callable
     param_size, state_size : int
     name : str
-        What error messages call it.
+        The name of the curvature in error messages.
     accuracy : float, optional
-        Its relative accuracy, which the test for symmetry allows for.
+        The relative accuracy of the curvature, for the tolerance of the symmetry test.
     check_symmetry : bool, optional
-        Whether to test for symmetry. Callers that know the answer, or test it themselves, do not.
+        Whether to test for symmetry. The default is True.
 
     Raises
     ------
     ModelError
-        If it is of a wrong kind, or a block has a wrong shape or dtype.
+        If `curvature` has a wrong type, or a block has a wrong shape or dtype.
     DerivativeError
-        If it is not symmetric.
+        If the curvature is not symmetric.
     """
     P, N = param_size, state_size
-    # An array-like or a LinearOperator may be callable as well; neither is a product.
+    # Arrays and LinearOperators may be callable too, but are not products of two arguments.
     is_product = callable(curvature) and not hasattr(curvature, "shape")
     if is_product and not isinstance(curvature, Curvature):
         curvature = Curvature(apply=curvature)
     if not isinstance(curvature, Curvature):
         raise ModelError(
-            f"{name}: expected an mfdeq.Curvature(...) or a callable "
+            f"{name}: expected an mfdeq.Curvature or a callable "
             f"(dtheta, dh) -> (a_theta, a_h), got {type(curvature).__name__}"
         )
     if curvature.apply is not None:
@@ -273,7 +273,7 @@ def as_curvature(
 
 
 def add_curvatures(left: CurvatureOperator, right: CurvatureOperator) -> CurvatureOperator:
-    """Add two curvatures: block by block, and entry by entry, where both are known by blocks."""
+    """Add two curvatures, block by block if both have known blocks."""
     if isinstance(left, BlockCurvature) and isinstance(right, BlockCurvature):
         merged = [_add_blocks(a, b) for a, b in zip(left.blocks, right.blocks, strict=True)]
         return BlockCurvature(left.backend, left.param_size, left.state_size, merged)
@@ -291,7 +291,7 @@ def scale_curvature(of: CurvatureOperator, factor: float) -> CurvatureOperator:
 
 
 class ScaledCurvature(CurvatureOperator):
-    """A real multiple of a curvature that is not known by its blocks."""
+    """A real multiple of a curvature whose blocks are not known."""
 
     def __init__(self, of: CurvatureOperator, factor: float) -> None:
         super().__init__(of, of.param_size, of.state_size)

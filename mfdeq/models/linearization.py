@@ -1,8 +1,8 @@
-"""The model interface: sign conventions and validation.
+"""Sign conventions and validation of models.
 
-Sources of derivatives end here, and everything after sees only R = h − f, its derivatives
-A = I − ∂f/∂h and B = ∂f/∂θ, the curvature of wᵀf and f''[a, b], whether the user wrote a map or a
-residual. Whatever a user's model returns is checked here.
+Whether the user wrote a map or a residual, and whatever the source of its derivatives, the rest of
+the library sees only R = h − f, its derivatives A = I − ∂f/∂h and B = ∂f/∂θ, the curvature of wᵀf
+and f''[a, b]. Everything that a user's model returns is checked here.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .model import FixedPointModel, Linearization, Model, ResidualModel
 
 
 class Problem:
-    """A model at fixed parameters: its residual R = h − f and its linearizations, checked.
+    """A model at fixed parameters, with its checked residual R = h − f and linearizations.
 
     Parameters
     ----------
     model : FixedPointModel or ResidualModel
     theta : (P,) array
-        Copied, so that a caller that changes its array later changes nothing here.
+        The parameters, which are copied.
     h0 : (N,) array, optional
-        A state that takes part in the choice of the dtype.
+        A state that is considered in the choice of the dtype.
     state_name : str, optional
         The name of `h0` in error messages.
 
     Attributes
     ----------
     evaluations : int
-        How often the model's map or residual was evaluated.
+        The number of evaluations of the model's map or residual.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Problem:
         self._latest: tuple[Array, CheckedLinearization] | None = None
 
     def _size(self, name: str) -> int:
-        # The user may have forgotten the attribute, so that it does not exist.
+        # The user may have forgotten to set the attribute.
         size: Any = self.backend.global_size(getattr(self.model, name, None))
         if isinstance(size, tuple):
             raise ModelError(
-                f"{self.name}.{name} is {size}, a pair of local and global sizes, which models "
-                "for PETSc have: give theta as a Vec"
+                f"{self.name}.{name} is {size}, a pair of local and global sizes, which only "
+                "models for PETSc have: pass theta as a Vec"
             )
         if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
             raise ModelError(
@@ -72,7 +72,7 @@ class Problem:
         return size if isinstance(size, int) else operator.index(size)
 
     def initial_state(self, h0: Array | None = None) -> Array:
-        """Return `h0`, checked, or the model's default start where it is None."""
+        """Return `h0` after checking it, or the model's default initial state if it is None."""
         if h0 is not None:
             return self.backend.vector(h0, self.state_size, "h0")
         name = f"{self.name}.initial_state"
@@ -84,7 +84,7 @@ class Problem:
         return self.backend.vector(default, self.state_size, name)
 
     def residual_scale(self, h: Array) -> float | None:
-        """Return the model's `residual_scale`, checked; None leaves it to the default start."""
+        """Return the model's `residual_scale` after checking it; None selects the default."""
         name = f"{self.name}.residual_scale"
         with self.backend.user_call(f"{name}(h, theta)"):
             value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
@@ -96,13 +96,13 @@ class Problem:
         return float(scale)
 
     def residual(self, h: Array) -> Array:
-        """Return R = h − f(h, theta); a NaN or infinite entry is a `ModelError`."""
+        """Return R = h − f(h, theta); raise `ModelError` if an entry is NaN or infinite."""
         return self._residual(h)
 
     def trial_residual(self, h: Array) -> tuple[Array | None, float]:
-        """Return R and its norm, or (None, inf) where R is not finite.
+        """Return R and its norm, or (None, inf) if R is not finite.
 
-        A trial step of a solver may leave the set of states for which the model is defined.
+        A trial step of a solver may leave the domain of the model.
         """
         xp = self.backend.xp
         with self.backend.ignore_overflow():
@@ -126,14 +126,17 @@ class Problem:
         return h - value if self.is_map else value
 
     def linearize(self, h: Array) -> CheckedLinearization:
-        """Linearize at h. The latest linearization is stored and returned again at the same h."""
+        """Linearize at h, or return the latest linearization if it is at the same h."""
         if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
             state = self.backend.xp.asarray(h, copy=True)
             self._latest = (state, self._linearize_with(self.model.linearize, h))
         return self._latest[1]
 
     def linearize_for_comparison(self, h: Array) -> CheckedLinearization:
-        """Linearize at h with other errors, where derivatives are not exact to rounding."""
+        """Linearize with independent truncation errors, to estimate the accuracy of derivatives.
+
+        Derivatives that are exact to rounding are the same as those of `linearize`.
+        """
         return self._linearize_with(self.model.linearize_for_comparison, h)
 
     def _linearize_with(
@@ -145,14 +148,14 @@ class Problem:
 
 
 class CheckedLinearization:
-    """A model's derivatives at one (h, theta), checked and written as derivatives of the map f.
+    """The checked derivatives of a model at one (h, theta), as derivatives of the map f.
 
     Parameters
     ----------
     problem : Problem
         The model at theta.
     linearization : Linearization
-        What the model's ``linearize`` returned.
+        The result of the model's ``linearize``.
 
     Attributes
     ----------
@@ -172,7 +175,7 @@ class CheckedLinearization:
         self.linearization = linearization
         self.backend = problem.backend
         self.state_size, self.param_size = N, P = problem.state_size, problem.param_size
-        # Of f = h - R: the second derivatives of R enter with the opposite sign.
+        # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
         d_state = self._operator(linearization.d_state, (N, N), "d_state")
         d_params = self._operator(linearization.d_params, (N, P), "d_params")
@@ -183,12 +186,12 @@ class CheckedLinearization:
         return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")
 
     def curvature(self, w: Array, check_symmetry: bool = True) -> CurvatureOperator:
-        """Return ∇²_(θ,h) (wᵀf), of shape (P+N, P+N)."""
+        """Return the (P+N, P+N) Hessian ∇²_(θ,h) (wᵀf)."""
         if self.linearization.curvature is None:
             raise ModelError(
-                f"{self.name} gave no curvature, which second derivatives need: pass "
+                f"{self.name} returned no curvature, which second derivatives require: pass "
                 "Linearization(curvature=lambda lam: mfdeq.Curvature(...)). For a model that is "
-                "linear in (h, theta) that is mfdeq.Curvature(), all of whose blocks are zero"
+                "linear in (h, theta), return mfdeq.Curvature(), whose blocks are all zero"
             )
         name = f"curvature of {self.name}"
         with self.backend.user_call(f"{name}, of lam of shape {w.shape}"):
@@ -204,13 +207,13 @@ class CheckedLinearization:
         )
 
     def second(self, a: Array, b: Array) -> Array:
-        """Return f''[a, b], an (N,) array, along stacked (P+N,) directions a and b."""
+        """Return the (N,) second derivative f''[a, b] along stacked (P+N,) directions a and b."""
         if self.linearization.second is None:
             raise ModelError(
-                f"{self.name} gave no second, which second-order sensitivities of the state need: "
-                "pass Linearization(second=lambda a, b: ...), the second derivative along "
-                "a = (dtheta, dh) and b, of shape (N,). Component Hessians and the adjoint of a "
-                "slice need curvature only"
+                f"{self.name} returned no second, which second-order sensitivities of the state "
+                "require: pass Linearization(second=lambda a, b: ...), which returns the (N,) "
+                "second derivative along a = (dtheta, dh) and b. Component Hessians and the "
+                "adjoint of a slice require only curvature"
             )
         P, to_user = self.param_size, self.backend.to_user
         a, b = ((to_user(x[:P, ...]), to_user(x[P:, ...])) for x in (a, b))

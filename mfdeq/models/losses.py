@@ -1,4 +1,4 @@
-"""Scalar losses of (h, theta): their value, gradients and curvature. They add and scale."""
+"""Scalar losses of (h, theta) with gradients and curvature, and their linear combinations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .curvature import (
 
 
 def check_loss(loss: Any, model: Any) -> None:
-    """Raise an `ArgumentError` if `loss` is no loss, or none for equilibria of the model."""
+    """Raise `ArgumentError` unless `loss` is a loss that can be used with the model."""
     if not isinstance(loss, LossBase):
         raise ArgumentError(
-            f"the loss is a {type(loss).__name__}; expected an mfdeq.Loss, mfdeq.LeastSquares, "
-            "mfdeq.QuadraticPrior or a sum of those"
+            "the loss: expected an mfdeq.Loss, mfdeq.LeastSquares, mfdeq.QuadraticPrior or a "
+            f"linear combination of these, got {type(loss).__name__}"
         )
     model.check_loss(loss)
 
 
 class LossBase:
-    """The base class of every loss.
+    """Base class of losses.
 
-    Derive from it to add a kind of loss: `_evaluate`, `gradients` and `curvature_operator` are to
-    be written. They are called with checked arrays h and theta of one array library.
+    To add a kind of loss, derive from this class and implement `_evaluate`, `gradients` and
+    `curvature_operator`. They are called with checked arrays h and theta of one array library.
 
-    Losses of the same equilibrium add, subtract, and are multiplied and divided by real numbers.
+    Losses can be added, subtracted, and multiplied and divided by real numbers.
     """
 
     def value(self, h: Array, theta: Array) -> float:
@@ -52,11 +52,11 @@ class LossBase:
         return self._evaluate(native(h), native(theta))
 
     def _evaluate(self, h: Array, theta: Array) -> float:
-        """Return L(h, theta), of arrays."""
+        """Return L(h, theta) for arrays."""
         raise NotImplementedError
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
-        """Return the partial gradients of L, parameters first.
+        """Return the partial gradients of L with respect to the parameters and the state.
 
         Parameters
         ----------
@@ -83,13 +83,13 @@ class LossBase:
         Returns
         -------
         CurvatureOperator, (P+N, P+N)
-            Of stacked directions (dtheta, dh).
+            The Hessian, which acts on stacked directions (dtheta, dh).
         """
         raise NotImplementedError
 
     @property
     def terms(self) -> tuple[LossBase, ...]:
-        """The losses of which it is a linear combination, without their factors."""
+        """The losses in this linear combination, without their factors."""
         return (self,)
 
     def __add__(self, other: Any) -> LossBase:
@@ -126,30 +126,31 @@ class Loss(LossBase):
     Parameters
     ----------
     value : callable
-        ``value(h, theta)``, a number.
+        ``value(h, theta)`` returns the number L.
     d_state : callable, optional
-        ``d_state(h, theta)``, the (N,) gradient ∂L/∂h. Leave it out if L does not depend on h.
+        ``d_state(h, theta)`` returns the (N,) gradient ∂L/∂h. Omit it if L does not depend on h.
     d_params : callable, optional
-        ``d_params(h, theta)``, the (P,) partial gradient ∂L/∂θ at constant h. Leave it out if L
-        depends on theta through h only.
+        ``d_params(h, theta)`` returns the (P,) partial gradient ∂L/∂θ at constant h. Omit it if L
+        depends on theta only through h.
     curvature : callable, optional
-        ``curvature(h, theta)``, the Hessian of L with respect to (theta, h), as a `Curvature` or
-        a callable ``(dtheta, dh) -> (a_theta, a_h)``. Leave it out if L is linear in (h, theta).
+        ``curvature(h, theta)`` returns the Hessian of L with respect to (theta, h), as a
+        `Curvature` or a callable ``(dtheta, dh) -> (a_theta, a_h)``. Omit it if L is linear in
+        (h, theta).
 
     Raises
     ------
     ModelError
-        If one of them is not callable.
+        If an argument is not callable.
 
     See Also
     --------
-    LeastSquares, QuadraticPrior : Losses that need no derivatives.
-    loss_from_jax, loss_from_torch : Losses from the value alone.
+    LeastSquares, QuadraticPrior : Losses with built-in derivatives.
+    loss_from_jax, loss_from_torch : Losses differentiated automatically.
 
     Notes
     -----
-    A derivative that was left out is taken for zero only after a test at a second point; if the
-    value, or the gradient, is different there, a `DerivativeError` says which one to give.
+    An omitted derivative is taken to be zero only after a test at a second point. If the value or
+    the gradient differs there, a `DerivativeError` names the derivative to pass.
 
     Examples
     --------
@@ -188,19 +189,19 @@ class Loss(LossBase):
             )
         self._value, self._d_state, self._d_params = value, d_state, d_params
         self._curvature = curvature
-        self._known_zero: set[str] = set()  # gradients left out that a test has found to be zero
+        self._known_zero: set[str] = set()  # omitted gradients that have passed the test for zero
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         backend = Backend.of(h)
         out = self._call(backend, "value", self._value, h, theta)
         with backend.user_call("value of the loss"):
             if is_dense(out) and math.prod(out.shape) == 1:
-                out = out[(0,) * out.ndim]  # a number, whatever its shape and array library
+                out = out[(0,) * out.ndim]  # the only entry, of an array of any dimension
             value = float(backend.check_array(out, (), "value of the loss"))
         return backend.same_on_all_ranks(value, "value of the loss")
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
-        """Return (∂L/∂θ, ∂L/∂h), checked."""
+        """Return (∂L/∂θ, ∂L/∂h), after checking them."""
         backend = Backend.of(h)
         return (
             self._gradient(backend, "d_params", self._d_params, h, theta, theta.shape[0]),
@@ -216,7 +217,7 @@ class Loss(LossBase):
         theta: Array,
         size: int | None = None,
     ) -> Any:
-        """Call one of the user's functions; `size` is that of the vector it returns, if any."""
+        """Call one of the user's functions; `size` is the length of the result if a vector."""
         with backend.user_call(
             f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"
         ):
@@ -233,14 +234,14 @@ class Loss(LossBase):
             other = (_perturb(h), theta) if field == "d_state" else (h, _perturb(theta))
             if self.value(h, theta) != self.value(*other):
                 raise DerivativeError(
-                    f"the loss has no {field}, but its value depends on "
+                    f"{field} of the loss is missing, but the value depends on "
                     f"{'the state' if field == 'd_state' else 'the parameters'}: pass {field}="
                 )
             self._known_zero.add(field)
         return backend.zeros(size)
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
-        """Return ∇²_(θ,h) L, checked to be symmetric."""
+        """Return ∇²_(θ,h) L, after checking that it is symmetric."""
         backend = Backend.of(h)
         N, P = h.shape[0], theta.shape[0]
         if self._curvature is not None:
@@ -251,8 +252,8 @@ class Loss(LossBase):
         for gradient, other in zip(gradients, others, strict=True):
             if backend.norm(gradient - other) > 100 * backend.eps * backend.norm(gradient):
                 raise DerivativeError(
-                    "the loss has no curvature, but its gradient changes with (h, theta): pass "
-                    "curvature=lambda h, theta: mfdeq.Curvature(...)"
+                    "curvature of the loss is missing, but the gradient depends on (h, theta): "
+                    "pass curvature=lambda h, theta: mfdeq.Curvature(...)"
                 )
         return BlockCurvature(backend, P, N, [None, None, None])
 
@@ -265,7 +266,7 @@ class SumLoss(LossBase):
 
     @property
     def terms(self) -> tuple[LossBase, ...]:
-        """The losses that it is made of, without their factors."""
+        """The losses in the sum, without their factors."""
         return self.left.terms + self.right.terms
 
     def _evaluate(self, h: Array, theta: Array) -> float:
@@ -287,12 +288,12 @@ class ScaledLoss(LossBase):
 
     def __init__(self, of: LossBase, factor: float) -> None:
         if not math.isfinite(factor):
-            raise ArgumentError(f"a factor of a loss: expected a finite number, got {factor}")
+            raise ArgumentError(f"the factor of a loss: expected a finite number, got {factor}")
         self.of, self.factor = of, factor
 
     @property
     def terms(self) -> tuple[LossBase, ...]:
-        """The losses that it is made of, without their factors."""
+        """The terms of the loss, without their factors."""
         return self.of.terms
 
     def _evaluate(self, h: Array, theta: Array) -> float:
@@ -309,6 +310,6 @@ class ScaledLoss(LossBase):
 
 
 def _perturb(x: Array) -> Array:
-    """A point near x, so far from it that a dependence on x shows."""
+    """Return a point near x, but far enough away to reveal a dependence on x."""
     backend = Backend.of(x)
     return x + 0.01 * (1.0 + backend.xp.abs(x)) * backend.random(x.shape[0], seed=7)

@@ -1,7 +1,7 @@
-"""What the user writes: an equilibrium condition and its derivatives.
+"""Base classes of the user's models, and the linearizations that they return.
 
-The derivatives are those of the function as it is written. mfdeq applies the sign conventions
-afterwards, in `mfdeq.models.linearization`.
+Derivatives are those of the user's function; the sign conventions are applied later, in
+`mfdeq.models.linearization`.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from ..errors import ModelError
 class Linearization:
     """First and second derivatives of a model's ``map`` or ``residual`` at one (h, theta).
 
-    Write f for whichever of the two the model has, with state h of size N and parameters theta
-    of size P.
+    Here f denotes the model's function, ``map`` or ``residual``, of the state h of size N and the
+    parameters theta of size P.
 
     Parameters
     ----------
     d_state : (N, N) array, sparse matrix or LinearOperator
-        The derivative of f with respect to the state. A LinearOperator needs its adjoint.
+        The derivative of f with respect to the state. A LinearOperator must have an adjoint.
     d_params : (N, P) array, sparse matrix or LinearOperator
         The derivative of f with respect to the parameters.
     curvature : callable, optional
-        ``curvature(lam)``, for an (N,) array, returns the Hessian of the scalar lamᵀf with
-        respect to (theta, h): a `Curvature`, or a callable ``(dtheta, dh) -> (a_theta, a_h)``.
-        Everything of second order needs it.
+        ``curvature(lam)`` returns the Hessian of the scalar lamᵀf with respect to (theta, h) for
+        an (N,) array lam, as a `Curvature` or a callable ``(dtheta, dh) -> (a_theta, a_h)``. It is
+        required for second-order derivatives.
     second : callable, optional
         ``second(a, b)`` returns the (N,) second derivative f''[a, b] along a = (dtheta, dh) and
-        b. Only second-order sensitivities of the state need it.
+        b. It is required only for second-order sensitivities of the state.
 
     Attributes
     ----------
     accuracy : tuple of two floats
-        Relative accuracy of the first and of the second derivatives; 0.0 means that they are
-        exact to rounding, as they are where a `ComputedLinearization` does not say otherwise.
+        Relative accuracy of the first and of the second derivatives, by default 0.0: exact to
+        rounding.
     sources : mapping of str to str
-        For fields that were not written by hand, where each comes from, in words.
+        The sources of computed fields, as strings for reports.
 
     Raises
     ------
@@ -50,9 +50,8 @@ class Linearization:
 
     Notes
     -----
-    The derivatives are those of the function that the model has, ``map`` or ``residual``; mfdeq
-    derives from them the operators A = I − ∂f/∂h and B = ∂f/∂θ of a map, or A = ∂R/∂h and
-    B = −∂R/∂θ of a residual R.
+    From these derivatives mfdeq forms the operators A = I − ∂f/∂h and B = ∂f/∂θ for a map f, or
+    A = ∂R/∂h and B = −∂R/∂θ for a residual R.
 
     Examples
     --------
@@ -92,17 +91,17 @@ class Linearization:
 
 @dataclass(frozen=True)
 class ComputedLinearization(Linearization):
-    """A linearization that a source of derivatives computed.
+    """A linearization computed by a source of derivatives.
 
     Parameters
     ----------
     d_state, d_params, curvature, second
         As in `Linearization`.
     accuracy : tuple of two floats, optional
-        Relative accuracy of the first and of the second derivatives, for which checks and error
-        estimates allow.
+        Relative accuracy of the first and of the second derivatives, which checks and error
+        estimates take into account.
     sources : mapping of str to str, optional
-        Where each field comes from, in words that reports print.
+        The source of each field, as a string for reports.
     """
 
     accuracy: tuple[float, float] = (0.0, 0.0)  # type: ignore[misc]
@@ -110,7 +109,7 @@ class ComputedLinearization(Linearization):
 
 
 class Model:
-    """What maps and residuals share. Derive from `FixedPointModel` or `ResidualModel` instead.
+    """Common base class of models; derive from `FixedPointModel` or `ResidualModel` instead.
 
     Attributes
     ----------
@@ -130,14 +129,14 @@ class Model:
         return type(self).__name__
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
-        """Evaluate the function that the user writes, whichever of the two it is."""
+        """Evaluate the model's ``map`` or ``residual``."""
         raise NotImplementedError
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Return the derivatives of ``map`` or ``residual`` at (h, theta).
 
-        It is called once for each equilibrium. Whatever it computes (a factorized matrix, stored
-        intermediate values) may be kept in the functions of the `Linearization` that it returns.
+        It is called once for each equilibrium. The functions of the returned `Linearization` may
+        keep intermediate results, such as a factorized matrix.
 
         Parameters
         ----------
@@ -149,24 +148,24 @@ class Model:
         Linearization
         """
         raise ModelError(
-            f"{type(self).__name__} has no linearize(h, theta): write one that returns an "
-            "mfdeq.Linearization of its derivatives"
+            f"{type(self).__name__} has no linearize(h, theta): define one that returns an "
+            "mfdeq.Linearization"
         )
 
     def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
-        """Return derivatives as accurate as those of ``linearize``, but with different errors.
+        """Return derivatives as accurate as those of ``linearize``, but with independent errors.
 
-        Error estimates take the difference of the two for the error of inexact derivatives. A
-        source of derivatives that differentiates numerically computes them again with other
-        steps; the default, ``linearize`` itself, fits derivatives that are exact to rounding.
+        Error estimates use the difference of the two as the error of inexact derivatives. Sources
+        that differentiate numerically use different steps here; the default, ``linearize``, is for
+        derivatives that are exact to rounding.
         """
         return self.linearize(h, theta)
 
     def check_loss(self, loss: Any) -> None:
-        """Raise an `ArgumentError` if the loss cannot be used with equilibria of this model."""
+        """Raise `ArgumentError` if the loss cannot be used with equilibria of this model."""
 
     def initial_state(self, theta: Array) -> Array | None:
-        """Return the state at which solvers start by default.
+        """Return the default initial state of solvers.
 
         Parameters
         ----------
@@ -180,7 +179,7 @@ class Model:
         return None
 
     def residual_scale(self, h: Array, theta: Array) -> float | None:
-        """Return the norm of a residual that counts as one, to which tolerances are relative.
+        """Return the scale of the residual norm, to which tolerances are relative.
 
         Parameters
         ----------
@@ -190,13 +189,15 @@ class Model:
         Returns
         -------
         float or None
-            None, the default, means the norm of the residual at the default start.
+            None, the default, means the norm of the residual at the default initial state.
         """
         return None
 
 
 class FixedPointModel(Model):
-    """An equilibrium h = f(h, theta). Derive from it, and write ``map`` and ``linearize``.
+    """Base class of models of an equilibrium h = f(h, theta).
+
+    Derived classes define ``map`` and ``linearize``.
 
     Attributes
     ----------
@@ -206,12 +207,12 @@ class FixedPointModel(Model):
     See Also
     --------
     ResidualModel : An equilibrium R(h, theta) = 0.
-    from_jax, from_torch, from_function : Models from the function alone.
+    from_jax, from_torch, from_function : Models from a function without derivatives.
 
     Notes
     -----
-    ``initial_state(theta)`` and ``residual_scale(h, theta)`` may be overridden. Arrays that are
-    passed to the model are copies, which it may change.
+    ``initial_state(theta)`` and ``residual_scale(h, theta)`` may be overridden. Arrays passed to
+    the model are copies, which it may change.
 
     Examples
     --------
@@ -252,7 +253,7 @@ class FixedPointModel(Model):
         -------
         (N,) array
         """
-        raise ModelError(f"{type(self).__name__} has no map(h, theta): write one")
+        raise ModelError(f"{type(self).__name__} has no map(h, theta): define one")
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
         """Evaluate ``map``."""
@@ -260,7 +261,9 @@ class FixedPointModel(Model):
 
 
 class ResidualModel(Model):
-    """An equilibrium R(h, theta) = 0. Derive from it, and write ``residual`` and ``linearize``.
+    """Base class of models of an equilibrium R(h, theta) = 0.
+
+    Derived classes define ``residual`` and ``linearize``.
 
     Attributes
     ----------
@@ -316,7 +319,7 @@ class ResidualModel(Model):
         -------
         (N,) array
         """
-        raise ModelError(f"{type(self).__name__} has no residual(h, theta): write one")
+        raise ModelError(f"{type(self).__name__} has no residual(h, theta): define one")
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
         """Evaluate ``residual``."""

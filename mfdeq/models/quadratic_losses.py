@@ -1,4 +1,4 @@
-"""Quadratic losses: least squares of observations, and Gaussian priors of the parameters."""
+"""Quadratic losses for least squares and Gaussian priors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .losses import LossBase
 
 
 class QuadraticLoss(LossBase):
-    """A loss with one matrix, which is made an operator once for each array library and size."""
+    """A loss with one matrix, whose operator is cached for the latest array library and size."""
 
     _cache: tuple[Backend, int, Operator] | None = None
 
     def operator(self, backend: Backend, size: int) -> Operator:
-        """Return the matrix, of `size` columns, as an operator."""
+        """Return the matrix as an operator with `size` columns."""
         if self._cache is None or self._cache[:2] != (backend, size):
             self._cache = (backend, size, self._make_operator(backend, size))
         return self._cache[2]
@@ -30,7 +30,7 @@ class QuadraticLoss(LossBase):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        # Operators are made again rather than pickled.
+        # The cached operator is recreated rather than pickled.
         return {**self.__dict__, "_cache": None}
 
 
@@ -40,19 +40,19 @@ class LeastSquares(QuadraticLoss):
     Parameters
     ----------
     observe : (m, N) array, sparse matrix or LinearOperator, or (m,) array of int, or (N,) of bool
-        The linear map from the state to what is observed. An array of indices, or a mask, picks
+        The linear map from the state to the observations. An array of indices or a mask selects
         entries of the state.
     data : (m,) array
         The measured values.
     weights : float or (m,) array, optional
-        The weights w, by default 1.0. For independent errors of standard deviations σ they are
-        1/σ², in the reciprocal squared unit of the data, so that the loss has no unit.
+        The weights w, by default 1.0. For independent errors of standard deviations σ, use 1/σ²,
+        which makes the loss dimensionless.
 
     Raises
     ------
     ModelError
-        If an array has a wrong shape or dtype, or entries that are not finite, or if an index is
-        outside 0 … N − 1.
+        If an array has a wrong shape or dtype or non-finite entries, or if an index is outside
+        0 … N − 1.
 
     See Also
     --------
@@ -64,7 +64,7 @@ class LeastSquares(QuadraticLoss):
 
         L = ½ (O h − d)ᵀ W (O h − d),    ∂L/∂h = Oᵀ W (O h − d),    ∇²_hh L = Oᵀ W O.
 
-    This is the negative log likelihood of Gaussian errors, but for a constant. Arrays are copied.
+    Up to a constant, this is the negative log likelihood of Gaussian errors. Arrays are copied.
 
     Examples
     --------
@@ -118,7 +118,7 @@ class LeastSquares(QuadraticLoss):
         return Backend.of(h).zeros(theta.shape[0]), observe._apply_adjoint(weights * misfit)
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
-        """Return ∇²L, of which only the state block Oᵀ W O is not zero."""
+        """Return ∇²L, whose only nonzero block is the state block Oᵀ W O."""
         observe, weights, _ = self._misfit(h)
         backend = Backend.of(h)
         block: Operator
@@ -136,15 +136,15 @@ class QuadraticPrior(QuadraticLoss):
     Parameters
     ----------
     precision : float or (P, P) array, sparse matrix or LinearOperator
-        The symmetric precision matrix R, the inverse of the covariance. A number is that multiple
-        of the identity.
+        The symmetric precision matrix R, the inverse of the covariance. A number denotes that
+        multiple of the identity.
     mean : float or (P,) array, optional
         The mean of the prior, by default 0.0.
 
     Raises
     ------
     ModelError
-        If an array has a wrong shape or dtype, or entries that are not finite.
+        If an array has a wrong shape or dtype or non-finite entries.
     DerivativeError
         If the precision is not symmetric.
 
@@ -159,8 +159,8 @@ class QuadraticPrior(QuadraticLoss):
 
         L = ½ (θ − μ)ᵀ R (θ − μ),    ∂L/∂θ = R (θ − μ),    ∇²_θθ L = R.
 
-    This is the negative logarithm of a Gaussian density, but for a constant; added to a
-    `LeastSquares`, its minimizer is the MAP point. Arrays are copied.
+    Up to a constant, this is the negative logarithm of a Gaussian density. The minimizer of its
+    sum with a `LeastSquares` is the MAP point. Arrays are copied.
 
     Examples
     --------
@@ -184,7 +184,7 @@ class QuadraticPrior(QuadraticLoss):
             precision = precision * backend.sparse.identity(
                 param_size, dtype=backend.dtype, format="csr"
             )
-        # Entries, where an operator has them, can be factorized together with those of other terms.
+        # A matrix can be factorized together with those of other terms; an operator cannot.
         if isinstance(precision, Operator) and precision.has_entries:
             precision = precision.array
         name = "precision of QuadraticPrior"
@@ -210,14 +210,14 @@ class QuadraticPrior(QuadraticLoss):
         return precision._apply(deviation), Backend.of(h).zeros(h.shape[0])
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
-        """Return ∇²L, of which only the parameter block R is not zero."""
+        """Return ∇²L, whose only nonzero block is the parameter block R."""
         backend = Backend.of(h)
         block = self.operator(backend, theta.shape[0])
         return BlockCurvature(backend, theta.shape[0], h.shape[0], [block, None, None])
 
 
 def _selection(backend: Backend, index: Array, state_size: int) -> Any:
-    """Return the sparse matrix that picks entries of the state, by indices or by a mask."""
+    """Return the sparse matrix that selects entries of the state, by indices or by a mask."""
     xp, name = backend.xp, "observe of LeastSquares"
     index = as_array(backend, index, f"{name} (an array of indices)", ModelError)
     if xp.isdtype(index.dtype, "bool"):
@@ -229,7 +229,7 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
         index = xp.nonzero(index)[0]
     if not xp.isdtype(index.dtype, "integral"):
         raise ModelError(
-            f"{name}, a 1-D array: expected integer indices or a mask, got dtype {index.dtype}"
+            f"{name} (a 1-D array): expected integer indices or a mask, got dtype {index.dtype}"
         )
     if bool(xp.any(index < 0)) or bool(xp.any(index >= state_size)):
         raise ModelError(
@@ -243,13 +243,13 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
 
 
 def _copy_of_numbers(x: Any, name: str) -> Any:
-    """Return a number as a float, or a copy of an array, checked to be finite."""
+    """Return a number as a float, or an array as a copy, after checking that it is finite."""
     copy = Backend.of(x, name=name).check_array(x, None, name)
     return copy if copy.ndim else float(copy)
 
 
 def _copy_of_matrix(matrix: Any) -> Any:
-    """Return a copy of a matrix, which the caller cannot change; an operator as it is."""
+    """Return a copy of a matrix; operators are returned unchanged."""
     if library_of(matrix).is_product_only(matrix):
         return matrix
     if is_dense(matrix) and not hasattr(matrix, "copy"):  # not a method of the array API standard

@@ -1,5 +1,5 @@
-"""Linear operators: their algebra, users' operators on the way in, dot tests and probing.
+"""Linear operators: their algebra, the conversion of user operators, dot tests and probing.
 
-Everything from the linearization on is one of these operators. What an operator means (a
-derivative, an inverse, a Hessian) is for other rooms to say.
+The rest of the library works with these operators. Classes with a particular meaning (a
+derivative, an inverse, a Hessian) are defined elsewhere.
 """

@@ -1,12 +1,12 @@
-"""Whole Krylov solves that the source of an operator's products has compiled.
+"""Krylov solves that are compiled together with the products of an operator.
 
-A source of derivatives that compiles its products (JAX) can compile a Krylov method around them,
-which saves a call of the source for every iteration. It registers that for its class of operators::
+A source of derivatives that compiles its products (JAX) can compile a whole Krylov method, which
+saves a call for every iteration. It registers a function for its class of operators::
 
     @compiled_krylov.register(Jacobian)
     def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve | None: ...
 
-`mfdeq.Krylov` asks for it without knowing the source, and operators know nothing of solvers.
+Thus `mfdeq.Krylov` does not depend on the source, and operators do not depend on solvers.
 """
 
 from __future__ import annotations
@@ -24,42 +24,45 @@ class CompiledSolve(Protocol):
     def __call__(
         self, B: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
     ) -> tuple[Array, Array, Array, Array]:
-        """Solve for the columns of B, each by itself.
+        """Solve for each column of B independently.
 
         Parameters
         ----------
         B : (N, k) array
+            Right-hand sides.
         rtol : float
-            Residual of each column, relative to its norm.
+            Tolerance of the residual of each column, relative to the norm of the column.
         max_iterations : int
-            Of each column.
+            Maximum number of iterations for each column.
         restart : int
-            Vectors that a cycle of "gmres" keeps.
+            Number of vectors in a cycle of "gmres".
         adjoint : bool
-            Solve with the adjoint.
+            Whether to solve with the adjoint.
 
         Returns
         -------
         X : (N, k) array
+            Solutions.
         residuals : (k,) array
-            Norms of the residuals at the end.
+            Norms of the final residuals.
         iterations : (k,) array of int
+            Number of iterations for each column.
         definite : (k,) array of bool
-            Whether "cg" has met positive curvature only; True for other methods.
+            Whether "cg" met only positive curvature; True for other methods.
         """
         ...
 
 
 @functools.singledispatch
 def compiled_krylov(A: Any, method: str, identity_minus: bool = False) -> CompiledSolve | None:
-    """A compiled solve with A, or with I - A; None where its source compiles none.
+    """Return a compiled solve with A or I - A, or None if its source compiles none.
 
     Parameters
     ----------
     A : Operator, (N, N)
     method : {"gmres", "cg"}
     identity_minus : bool, optional
-        Solve with I - A.
+        Whether to solve with I - A. The default is False.
     """
     return None
 

@@ -1,4 +1,4 @@
-"""Dot tests: whether an adjoint is the adjoint, and a Hessian is symmetric."""
+"""Dot tests of adjoints and of the symmetry of Hessians."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
         raise DerivativeError(
             f"{name}: the adjoint product is not the adjoint of the product "
             f"(<y, A x> and <A* y, x> differ by {mismatch:.3g} on a scale of {scale:.3g}); "
-            "correct its rmatvec",
+            "check rmatvec",
             field=_field(name),
         )
 
@@ -30,13 +30,14 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
 def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) -> None:
     """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair.
 
-    The tolerance is sqrt(eps), or ten times the relative accuracy of K if that is more.
+    The relative tolerance is the larger of sqrt(eps) and ten times the accuracy of K.
     """
     mismatch, scale = symmetry_mismatch(op)
     if mismatch > max(op.backend.eps**0.5, 10 * accuracy) * scale:
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
-            f"a scale of {scale:.3g}); every Hessian is: look for a transposed or missing term",
+            f"a scale of {scale:.3g}); a Hessian must be symmetric; check for a transposed or "
+            "missing term",
             field=_field(name if field.startswith("it") else f"{field} of {name}"),
         )
 
@@ -53,34 +54,35 @@ def check_columns(
     name: str,
     rtol: float | None = None,
 ) -> None:
-    """Raise `DerivativeError` unless the product of a block is that of its columns.
+    """Raise `DerivativeError` unless a product acts on a block column by column.
 
-    One combination of two random columns is compared, to `rtol` or by default to sqrt(eps).
+    One linear combination of two random columns is compared, with relative tolerance `rtol`, by
+    default sqrt(eps).
     """
     X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
     block, column = product(X) @ c, product(X @ c)
     mismatch, scale = backend.norm(block - column), backend.norm(block) + backend.norm(column)
     if mismatch > (rtol or backend.eps**0.5) * scale:
         raise DerivativeError(
-            f"{name} of a block is not that of its columns (for one combination of them it differs "
-            f"by {mismatch:.3g} on a scale of {scale:.3g}): correct what it does with (n, k) "
-            "arrays, or give it for (n,) only (no matmat, no blocks=True)"
+            f"{name} with a block differs from the products with its columns (by {mismatch:.3g} on "
+            f"a scale of {scale:.3g} for a combination of two columns): check the code for (n, k) "
+            "arrays, or support only (n,) arrays (without matmat or blocks=True)"
         )
 
 
 def is_symmetric(op: Operator) -> bool:
-    """Whether <y, K x> = <K y, x> for a random pair, to sqrt(eps)."""
+    """Test whether <y, K x> = <K y, x> for a random pair, to relative tolerance sqrt(eps)."""
     mismatch, scale = symmetry_mismatch(op)
     return mismatch <= op.backend.eps**0.5 * scale
 
 
 def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """Return |<y, K x> - <K y, x>| for a random pair, and the scale to compare it with."""
+    """Return |<y, K x> - <K y, x>| for a random pair, and its scale."""
     return adjoint_mismatch(as_self_adjoint(op), seed)
 
 
 def as_self_adjoint(op: Operator) -> Operator:
-    """Return an operator that claims to be its own adjoint, for a dot test of symmetry."""
+    """Return an operator that is declared self-adjoint, for a dot test of its symmetry."""
     return _AsSelfAdjoint(op)
 
 
@@ -104,13 +106,13 @@ def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     ax, ay = op._apply(x), op._apply_adjoint(y)
     mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
     norm = backend.norm
-    # Subnormal numbers have fewer digits, which is not the fault of an adjoint.
+    # Subnormal numbers have fewer digits, whose loss must not fail the test.
     least = float(backend.xp.finfo(backend.dtype).smallest_normal) / backend.eps
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x) + least
 
 
 def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """Do as `adjoint_mismatch` with rows and columns scaled to the same size."""
+    """Compute the mismatch of the dot test with rows and columns scaled to similar size."""
     xp, random = op.backend.xp, op.backend.random
     y = _balanced(
         op, random(op.shape[0], seed=seed), op.abs_apply(op.backend.zeros(op.shape[1]) + 1)
@@ -122,7 +124,7 @@ def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
 
 
 def _balanced(op: Operator, x: Array, size: Array) -> Array:
-    """Return x / size, except where the size may be rounding of larger entries."""
+    """Return x / size, with small sizes, which may be rounding errors, replaced by a bound."""
     xp, greatest = op.backend.xp, float(op.backend.xp.max(size))
     least = op.backend.eps**0.25 * greatest
     return x / xp.where(size > least, size, xp.full_like(size, least)) if greatest > 0 else x

@@ -1,10 +1,10 @@
 """Linear operators on arrays of any library, and their algebra.
 
-An operator is written once, as `_apply` and `_apply_adjoint` on (n,) vectors and (n, k) blocks
-alike. At construction its class is joined to the LinearOperator of the array library (scipy's or
-cupyx's), so that the instance is a real one: it goes as it is into `eigsh`, `gmres` and
-`minimize(hessp=)`. Operands are validated where the user's arrays come in, in `dot`, `matvec` and
-the like; operators inside this package call `_apply` on each other.
+An operator defines `_apply` and `_apply_adjoint` for (n,) vectors and (n, k) blocks. At
+construction its class is combined with the LinearOperator of the array library (scipy's or
+cupyx's), so that instances can be passed to `eigsh`, `gmres` and `minimize(hessp=)`. The public
+methods `dot`, `matvec` and so on validate their operands; within this package operators call
+`_apply` directly.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..errors import ArgumentError
 
-MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` agrees to form, 128 MiB in float64
+MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
 
 
 @functools.cache
 def _joined(cls: type, base: type) -> type:
-    """Return the class that derives from an operator class and a library's LinearOperator."""
+    """Return a class derived from both an operator class and a library's LinearOperator."""
     return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 class Operator:
-    """Base class of mfdeq's operators: independent of the array library, written by two products.
+    """Base class of mfdeq's operators, which are independent of the array library.
 
-    Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (n,) and (n, k),
-    and return fresh arrays (scipy's gmres writes into what it is given).
+    Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (n,) and (n, k), and
+    return new arrays (scipy's gmres overwrites the results of products).
 
     Parameters
     ----------
     source : Backend or Operator
-        What determines the array library, dtype and device.
+        The backend, or an operator with the same array library, dtype and device.
     shape : tuple of int
-        (rows, columns).
+        The number of rows and of columns.
 
     Attributes
     ----------
     array : array or sparse matrix or None
-        The entries; None where only products are known.
+        The entries; None if only products are known.
     """
 
     backend: Backend
     shape: tuple[int, int]
     dtype: Any
     array: Any = None
-    # So that arrays and scalars of numpy and cupy leave `x @ op` and `x * op` to the operator.
+    # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None
     __array_priority__ = 1000.0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the parameters of ``__init__``, which those of ``__new__`` would hide."""
+        """Set the signature of the class to that of ``__init__``, which ``__new__`` would hide."""
         super().__init_subclass__(**kwargs)
         init = inspect.signature(cls.__init__)
         parameters = list(init.parameters.values())[1:]
@@ -80,7 +80,7 @@ class Operator:
     def _apply_adjoint(self, y: Array) -> Array:
         raise NotImplementedError
 
-    # The hooks of scipy and cupyx: the block product is the product.
+    # Hooks that scipy and cupyx call; block products use the same code as vector products.
 
     @translate_memory_errors
     def _matvec(self, x: Array) -> Array:
@@ -124,22 +124,19 @@ class Operator:
 
     @property
     def has_entries(self) -> bool:
-        """Whether the entries are known, and not products alone."""
+        """Whether the entries are known, and not only products."""
         return self.array is not None
 
     def forget(self) -> None:
-        """Drop what earlier products have left behind and later ones depend on.
-
-        Here that of the operators that this one is composed of.
-        """
+        """Discard cached state, recursively in the component operators."""
         for part in vars(self).values():
             if isinstance(part, Operator):
                 part.forget()
 
     def abs_apply(self, x: Array) -> Array:
-        """Return |A| |x|, the size that rounding errors in A x are relative to.
+        """Return |A| |x|, the scale of rounding errors in A x.
 
-        Where the entries are not known, |A (s∘|x|)| with random signs s takes its place: a
+        If the entries are not known, return the estimate |A (s∘|x|)| with random signs s, a
         root sum of squares along each row instead of the sum.
         """
         xp = self.backend.xp
@@ -147,23 +144,23 @@ class Operator:
         return xp.abs(self._apply(signs * xp.abs(x)))
 
     def with_error(self, x: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
-        """Return A x and an estimate of its error, of the same shape: zero, where none is known."""
+        """Return A x and an estimate of its error of the same shape, by default zero."""
         return self._apply(x), self.backend.zeros(self.shape[0], *x.shape[1:])
 
     def identity_minus(self) -> Operator:
-        """Return I - J for this operator J, by its entries where they are known."""
+        """Return I - J for this operator J, as a matrix if the entries are known."""
         return IdentityMinus(self)
 
     def plus(self, other: Operator) -> Operator:
-        """Return the sum with another operator, by entries where both are matrices of one kind."""
+        """Return the sum with another operator, as a matrix if both are of the same format."""
         return Sum(self, other)
 
     def times(self, factor: float) -> Operator:
-        """Return a real multiple, by the entries where they are known."""
+        """Return a real multiple, as a matrix if the entries are known."""
         return Scaled(self, factor)
 
-    # The algebra. Between operators of this class it is defined here, which keeps float32 and
-    # `toarray`; with anything else it is the base library's.
+    # Arithmetic between mfdeq operators is defined here, which preserves float32 and `toarray`.
+    # Arithmetic with other objects is that of the LinearOperator base class.
 
     def dot(self, x: Any) -> Any:
         """Return the product with a vector, a block, another operator or a scalar."""
@@ -208,15 +205,15 @@ class Operator:
         Raises
         ------
         ArgumentError
-            Above 2**24 entries, so that nothing of size P x P or N x P is formed by accident.
+            If there are more than 2**24 entries, so that no large array is formed by accident.
         """
         rows, columns = self.shape
         if rows * columns > MAX_DENSE_ENTRIES:
             raise ArgumentError(
-                f"the dense array of this {type(self).__name__}, {rows} x {columns}, would take "
-                f"{rows * columns * self.dtype.itemsize / 2**30:.3g} GiB; toarray forms at most "
-                f"{MAX_DENSE_ENTRIES} entries. Apply the operator to a block of vectors instead "
-                "(operator @ V), or use mfdeq.eigsh for its spectrum"
+                f"toarray of {type(self).__name__}: expected at most {MAX_DENSE_ENTRIES} entries, "
+                f"got {rows} x {columns} ({rows * columns * self.dtype.itemsize / 2**30:.3g} GiB). "
+                "Apply the operator to a block of vectors instead (operator @ V), or use "
+                "mfdeq.eigsh for its spectrum"
             )
         return self._apply(self.backend.eye(columns, columns))
 
@@ -226,7 +223,7 @@ class Operator:
 
 
 class SelfAdjoint(Operator):
-    """Base class of operators equal to their adjoint, which define `_apply` alone."""
+    """Base class of self-adjoint operators, which define only `_apply`."""
 
     def _apply_adjoint(self, y: Array) -> Array:
         return self._apply(y)
@@ -236,7 +233,7 @@ class SelfAdjoint(Operator):
 
 
 class Adjoint(Operator):
-    """The adjoint of an operator, whose own adjoint is that operator."""
+    """The adjoint of an operator."""
 
     def __init__(self, of: Operator) -> None:
         super().__init__(of, (of.shape[1], of.shape[0]))
@@ -285,7 +282,7 @@ class Sum(Operator):
 
 
 class Scaled(Operator):
-    """A real multiple of an operator, in the operator's dtype."""
+    """A real multiple of an operator, with the operator's dtype."""
 
     def __init__(self, of: Operator, factor: Any) -> None:
         super().__init__(of, of.shape)
@@ -381,7 +378,7 @@ class Matrix(Operator):
 
 
 class _Transposed(Adjoint):
-    """The adjoint of a `Matrix`, whose entries are known as well."""
+    """The adjoint of a `Matrix`, with known entries."""
 
     @property
     def array(self) -> Any:
@@ -392,7 +389,7 @@ class _Transposed(Adjoint):
 
 
 class Diagonal(SelfAdjoint):
-    """Multiplication by a vector, entry by entry."""
+    """A diagonal matrix."""
 
     def __init__(self, backend: Backend, diagonal: Array) -> None:
         super().__init__(backend, (diagonal.shape[0], diagonal.shape[0]))
@@ -403,7 +400,7 @@ class Diagonal(SelfAdjoint):
 
 
 class Stacked(Operator):
-    """[I; Z], which takes a parameter direction to the stacked (dtheta, dh)."""
+    """The operator [I; Z], which maps a parameter direction to the stacked (dtheta, dh)."""
 
     def __init__(self, lower: Operator) -> None:
         rows, columns = lower.shape
@@ -419,12 +416,12 @@ class Stacked(Operator):
 
 
 def _is_number(x: Any) -> bool:
-    """Whether `x` is an array without dimensions, as cupy's reductions return."""
+    """Test whether `x` is a 0-dimensional array, such as cupy's reductions return."""
     return getattr(x, "ndim", None) == 0 and is_dense(x) and not isinstance(x, Complex)
 
 
 def columnwise(function: Any, x: Array, backend: Backend, rows: int) -> Array:
-    """Apply a function of vectors to each column of an (n, k) block; return an (rows, k) block."""
+    """Apply a function to a vector, or to each column of an (n, k) block to give (rows, k)."""
     if x.ndim == 1:
         return function(x)
     out = backend.zeros(rows, x.shape[1])

@@ -1,8 +1,8 @@
-"""Entries and sparsity patterns of a matrix of which only products are known.
+"""Estimation of sparse matrices and their sparsity patterns from products.
 
-Columns without a row in common share a product [1]_, so a sparse matrix takes as many products as
-its columns need colours. An unknown pattern is found by halving groups of columns, coloured in the
-same way at every level.
+Columns without a common row share one product [1]_, so the number of products is the number of
+colours of the columns. An unknown pattern is detected by repeatedly halving groups of columns,
+which are coloured in the same way at every level.
 
 References
 ----------
@@ -23,8 +23,8 @@ from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError
 from .operator import Operator
 
-BLOCK_COLUMNS = 64  # products that are asked for at once
-MAX_ROW_ENTRIES = 1_000  # of a pattern that is still sparse
+BLOCK_COLUMNS = 64  # products computed at once
+MAX_ROW_ENTRIES = 1_000  # entries in a row of a pattern, above which it is not sparse
 
 
 class ColouredPattern:
@@ -33,7 +33,7 @@ class ColouredPattern:
     Parameters
     ----------
     pattern : (m, n) sparse matrix
-        Its stored entries are the pattern, whatever their values.
+        The pattern, given by the stored entries, including stored zeros.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class ColouredPattern:
     rows, columns : (entries,) arrays on the host
         Row and column of each entry.
     colour : (n,) array on the host
-        The colour of each column: columns of one colour have no row in common.
+        The colour of each column; columns of the same colour have no common row.
     count : int
         The number of colours.
     """
@@ -56,16 +56,16 @@ class ColouredPattern:
         entries = marks.tocoo()
         self.rows, self.columns = entries.row, entries.col
         conflicts = (marks.T @ marks).tocsr()
-        with seed_numpy():  # pyamg breaks ties at random, and other colours round differently
+        with seed_numpy():  # pyamg breaks ties at random, and colours affect rounding errors
             self.colour = pyamg.graph.vertex_coloring(conflicts, method="LDF")
         self.count = int(self.colour.max()) + 1
 
     def products(self, A: Operator) -> Iterator[tuple[int, Any]]:
-        """Iterate over blocks of column sums, one sum a colour, with the first colour of each."""
+        """Iterate over blocks of column sums, one for each colour, and their first colours."""
         return _products(A, self.colour, host.ones(self.shape[1]), self.count)
 
     def entries_of(self, A: Operator) -> Any:
-        """Return the entries of A in the order of `rows` and `columns`, on the host."""
+        """Return the entries of A on the host, in the order of `rows` and `columns`."""
         colour = self.colour[self.columns]
         values = host.empty(self.rows.shape[0])
         for first, block in self.products(A):
@@ -82,26 +82,31 @@ class ColouredPattern:
 
 
 def host_pattern(pattern: Any) -> Any:
-    """Return ones where a sparse matrix has stored entries, on the host."""
+    """Return a sparse matrix on the host with ones at the stored entries of another."""
     marks = sparse_on_host(pattern).astype("float64").tocsr().copy()
     marks.data[:] = 1.0
     return marks
 
 
 def detect_pattern(*of: Operator) -> Any:
-    """Return where any of some operators of one shape has entries, as a sparse matrix on the host.
+    """Return the union of the sparsity patterns of operators, as a sparse matrix on the host.
 
-    With 2^L columns there are L levels, each with a product for every colour: for a stencil about
-    ten times as many products as the matrix itself takes. An entry that is zero wherever the
-    operators were linearized is missed.
+    With 2^L columns there are L levels, each with a product for every colour; for a stencil this is
+    about ten times the number of products that the matrix itself takes. An entry that is zero in
+    all of the operators is missed.
+
+    Parameters
+    ----------
+    *of : Operator
+        Operators of the same shape.
 
     Raises
     ------
     ArgumentError
-        If a row has entries in too many columns for a sparse matrix.
+        If a row has more than 1,000 entries.
     """
     m, n = of[0].shape
-    weights = 0.5 + host.random.default_rng(9).random(n)  # the entries of a row do not cancel
+    weights = 0.5 + host.random.default_rng(9).random(n)  # so that no entries of a row cancel
     size = 1 << (n - 1).bit_length()
     pattern = sparse.csr_matrix(host.ones((m, 1)))
     while True:
@@ -113,7 +118,7 @@ def detect_pattern(*of: Operator) -> Any:
             for first, block in _products(A, coloured.colour[group], weights, coloured.count):
                 here = (colour >= first) & (colour < first + block.shape[1])
                 values = block[coloured.rows[here], colour[here] - first]
-                seen[here] |= ~(values == 0.0)  # NaN is seen
+                seen[here] |= ~(values == 0.0)  # true for NaN
         rows, columns = coloured.rows[seen], coloured.columns[seen]
         if size == 1:
             ones = host.ones(rows.shape[0])
@@ -125,13 +130,13 @@ def detect_pattern(*of: Operator) -> Any:
         pattern = sparse.csr_matrix((host.ones(rows.shape[0]), (rows, columns)), shape=(m, groups))
         if int(host.diff(pattern.indptr).max(initial=0)) > MAX_ROW_ENTRIES:
             raise ArgumentError(
-                f"a row has entries in more than {MAX_ROW_ENTRIES} columns: it is not sparse"
+                f"the matrix is not sparse: a row has more than {MAX_ROW_ENTRIES} entries"
             )
 
 
 def _products(A: Operator, colour: Any, weights: Any, count: int) -> Iterator[tuple[int, Any]]:
     n = A.shape[1]
-    # Few different widths, because some operators compile a product for each.
+    # Use few different widths, since some operators compile a product for each.
     width = min(BLOCK_COLUMNS, 1 << (count - 1).bit_length())
     for first in range(0, count, width):
         seeds = host.zeros((n, width))

@@ -1,4 +1,4 @@
-"""Users' matrices and LinearOperators as operators of this package, validated on the way in."""
+"""Conversion and validation of users' matrices and LinearOperators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def backend_of(x: Any) -> Backend:
 
 
 def check_home(backend: Backend, x: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
-    """Raise an `error` where a matrix or operator belongs to another library or device."""
+    """Raise an `error` if a matrix or operator belongs to another library or device."""
     if not isinstance(x, Operator):
         backend.check_home(x, name, error)
     elif (backend.xp, backend.device) != (x.backend.xp, x.backend.device):
@@ -30,14 +30,15 @@ def check_home(backend: Backend, x: Any, name: str, error: type[MfdeqError] = Mo
 
 
 def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
-    """Return a user's matrix, sparse matrix or LinearOperator as an operator, validated.
+    """Return a user's array, sparse matrix or LinearOperator as an operator, after checking it.
 
     Raises
     ------
     ModelError
-        Wrong shape, dtype or library, NaN among the entries, or no adjoint.
+        If the shape, dtype or array library is wrong, an entry is NaN or infinite, or an adjoint
+        is missing.
     DerivativeError
-        The adjoint of a LinearOperator is not its adjoint.
+        If the adjoint of a LinearOperator fails the dot test.
     """
     if isinstance(given, Operator):
         check_home(backend, given, name)
@@ -75,7 +76,7 @@ def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: 
         raise ModelError(f"{name}: expected shape {shape}, got {tuple(given.shape)}")
     backend.check_home(given, name)
     backend.check_dtype(given.dtype, name)
-    # astype copies, so that a model that fills its buffers again changes nothing here.
+    # `asarray` copies sparse matrices, since a model may overwrite its buffers later.
     matrix = to_canonical_format(
         backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
     )
@@ -85,17 +86,17 @@ def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: 
 
 
 class FromUser(Operator):
-    """A LinearOperator of the user's: it gets whole blocks, and its results are validated."""
+    """A user's LinearOperator, applied to whole blocks, whose results are validated."""
 
-    block_rtol: float | None = None  # to which a product of a block must be that of its columns
+    block_rtol: float | None = None  # relative tolerance of `check_columns`
 
     def __init__(self, backend: Backend, op: Any, name: str) -> None:
         super().__init__(backend, tuple(op.shape))
         self.op, self.name = op, name
-        # Without a block product of the user's, scipy and cupyx would pass (n, 1) columns to a
-        # function that was written for (n,).
+        # If the user defines no block product, scipy and cupyx pass (n, 1) columns to a function
+        # written for (n,).
         self._columns_only = getattr(op, "_CustomLinearOperator__matmat_impl", True) is None
-        self._compared: set[str] = set()  # products whose blocks agreed with their columns
+        self._compared: set[str] = set()  # products that have passed `check_columns`
         self._probe_adjoint()
 
     def _probe_adjoint(self) -> None:
@@ -103,8 +104,8 @@ class FromUser(Operator):
             self._apply_adjoint(self.backend.zeros(self.shape[0]))
         except (NotImplementedError, AttributeError, TypeError) as error:
             raise ModelError(
-                f"{self.name} is an operator without its adjoint ({error or type(error).__name__})"
-                ": pass rmatvec=, or an array or sparse matrix instead"
+                f"{self.name} is an operator without an adjoint ({error or type(error).__name__}): "
+                "pass rmatvec=, or an array or sparse matrix instead"
             ) from error
 
     def _apply(self, x: Array) -> Array:
@@ -130,17 +131,17 @@ class FromUser(Operator):
 
     def _checked(self, function: Any, x: Array, rows: int, name: str) -> Array:
         xp = self.backend.xp
-        possible = bool(xp.all(xp.isfinite(x)))  # a solver that broke down passes NaN
+        finite = bool(xp.all(xp.isfinite(x)))  # a solver that breaks down passes NaN
         try:
             with note_origin(f"{name}, of an array of shape {tuple(x.shape)}"):
-                out = function(xp.asarray(x, copy=True))  # the function may write into it
-        except ValueError as error:  # scipy raises it for a wrong shape
+                out = function(xp.asarray(x, copy=True))  # the function may change its argument
+        except ValueError as error:  # raised by scipy for a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
-        return self.backend.check_array(out, (rows, *x.shape[1:]), name, finite=possible)
+        return self.backend.check_array(out, (rows, *x.shape[1:]), name, finite=finite)
 
 
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
-    """Do as `as_operator` for what must be symmetric: a LinearOperator needs no adjoint then."""
+    """Return a user's symmetric matrix or LinearOperator, which may lack an adjoint."""
     ours = isinstance(given, Operator) or library_of(given).is_matrix(given)
     if hasattr(given, "matvec") and not ours and hasattr(given, "shape"):
         return SymmetricFromUser(backend, _checked_products(backend, given, shape, name), name)
@@ -148,7 +149,7 @@ def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str
 
 
 class SymmetricFromUser(SelfAdjoint, FromUser):
-    """A symmetric LinearOperator of the user's, which needs no adjoint of its own."""
+    """A user's symmetric LinearOperator, which may lack an adjoint."""
 
-    # Eigenvalues may be asked of inexact products, which say themselves how inexact they are.
+    # Products may be inexact: eigenvalue solvers estimate their errors separately.
     block_rtol = 1e-2

@@ -8,8 +8,8 @@ from typing import Any
 from ..arrays.kernels import (  # noqa: F401
     MAX_BLOCK_COLUMNS,
     MAX_BLOCK_ENTRIES,
+    capturable_matrix,
     capture_launches,
-    multiplier,
     peak_bytes,
     products,
     scale_rows,

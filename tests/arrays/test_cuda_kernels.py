@@ -110,7 +110,7 @@ def test_a_chebyshev_step_without_rows_returns_no_rows(dtype, diagonal):
 def test_a_replayable_dense_matrix_multiplies_as_that_of_numpy(dtype):
     A = RNG.standard_normal((40, 30)).astype(dtype)
     x = RNG.standard_normal(30).astype(dtype)
-    np.testing.assert_allclose(cuda.multiplier(A) @ x, A @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cuda.capturable_matrix(A) @ x, A @ x, rtol=1e-4, atol=1e-5)
     assert cuda.products(A) is A
 
 

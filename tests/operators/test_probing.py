@@ -107,5 +107,5 @@ def test_a_nan_in_a_product_counts_as_an_entry():
 
 def test_a_pattern_with_too_many_entries_in_a_row_is_refused(monkeypatch):
     monkeypatch.setattr(probing, "MAX_ROW_ENTRIES", 10)
-    with pytest.raises(mfdeq.ArgumentError, match="more than 10 columns"):
+    with pytest.raises(mfdeq.ArgumentError, match="a row has more than 10 entries"):
         detect_pattern(counted(np.ones((3, 40)))[0])

@@ -333,7 +333,7 @@ def _inverse(backend: Backend, matrix: Any) -> Any:
     if matrix.shape[0] <= MAX_DENSE_COARSE:
         dense = matrix.toarray()
         inverse = Backend.of(dense).xp.linalg.pinv(dense)
-        return backend.kernels.multiplier(backend.from_host(inverse))
+        return backend.kernels.capturable_matrix(backend.from_host(inverse))
     return _FactoredInverse(
         backend.sparse_linalg.splu(backend.sparse.csc_matrix(matrix.tocsc().astype(backend.dtype)))
     )
