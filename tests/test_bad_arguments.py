@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, identity
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
-from support.case_toy import THETA, Diagonal, N, P, Toy, operator, solved, toy_loss
+from support.case_toy import THETA, Diagonal, N, P, Toy, operator, solve_toy, toy_loss
 from support.refusing import refused, table
 
 import mfdeq
 from mfdeq import ArgumentError, ConvergenceError, ModelError
 
 LOSS = toy_loss()
-EQ = solved()
+EQ = solve_toy()
 H = EQ.hessian(LOSS)
 ONE = np.ones(1)
 
@@ -218,7 +218,7 @@ ARGUMENTS = table(
     ("H: none", lambda: mfdeq.eigsh(None, 1), r"H: expected a square .*, got shape \(\)"),
     ("H: list", lambda: mfdeq.eigsh([[1.0]], 1), r"H: expected a square .*, got shape \(\)"),
     ("H: not square", lambda: mfdeq.eigsh(EQ.sensitivity, 1), r"H: expected a square .*\(3, 2\)"),
-    ("all of H", lambda: mfdeq.eigsh(Diagonal().solved().state_operator, 5000), "at most P - 2"),
+    ("all of H", lambda: mfdeq.eigsh(Diagonal().solve().state_operator, 5000), "at most P - 2"),
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from scipy.sparse import csr_array, diags_array, eye_array
-from support.case_toy import THETA, Diagonal, N, Toy, V, operator, solved, toy_loss
+from support.case_toy import THETA, Diagonal, N, Toy, V, operator, solve_toy, toy_loss
 from support.closed_forms import five_point_laplacian
 from support.refusing import refused
 
@@ -14,7 +14,7 @@ from mfdeq import ArgumentError, ConvergenceError, DerivativeError, ModelError, 
 from mfdeq.linear.krylov.krylov import METHODS
 
 LOSS = toy_loss()
-EQ = solved()
+EQ = solve_toy()
 H = EQ.hessian(LOSS)
 ONE = np.ones(1)
 
@@ -287,7 +287,7 @@ def test_a_breakdown_is_not_blamed_on_the_user(method):
 
 @pytest.mark.parametrize("name", ["state_operator", "inverse", "sensitivity", "tangent", "hessian"])
 def test_a_large_operator_does_not_become_dense(name):
-    eq = Diagonal().solved()
+    eq = Diagonal().solve()
     loss = mfdeq.LeastSquares(np.arange(5000), np.zeros(5000))
     op = eq.hessian(loss) if name == "hessian" else getattr(eq, name)
     sides = np.ones((2, op.shape[0]))

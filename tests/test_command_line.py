@@ -100,7 +100,7 @@ def test_verify_finds_models_in_the_current_directory():
 
 def test_status_counts_cases_and_shows_their_errors(capsys):
     study = mfdeq.Study("results")
-    study.map(study_functions.moody, grid(i=range(4)), workers=0)
+    study.map(study_functions.fail_for_one_and_two, grid(i=range(4)), workers=0)
     assert main(["status", "results"]) == 1
     out = capsys.readouterr().out
     assert "2 cases done, 2 failed, 0 left" in out

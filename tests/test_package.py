@@ -23,7 +23,7 @@ from scipy.sparse.linalg import (
     minres,
     svds,
 )
-from support.case_toy import THETA, Diagonal, N, Toy, V, solved, toy_loss
+from support.case_toy import THETA, Diagonal, N, Toy, V, solve_toy, toy_loss
 
 import mfdeq
 
@@ -216,7 +216,7 @@ def operators_of(eq):
 
 
 EQUILIBRIA = {
-    "float64": solved(),
+    "float64": solve_toy(),
     "float32": mfdeq.solve(Toy(), THETA.astype(np.float32)),
 }
 OPERATORS = {
@@ -302,7 +302,7 @@ def test_operators_compose_with_those_of_scipy(name, dtype):
 SIZE = 60
 WEIGHTS = np.linspace(1.0, 4.0, SIZE)
 MISFIT = mfdeq.LeastSquares(np.arange(SIZE), np.ones(SIZE), WEIGHTS)
-DIAGONAL = Diagonal(SIZE).solved()
+DIAGONAL = Diagonal(SIZE).solve()
 HESSIAN = DIAGONAL.hessian(MISFIT)  # Z = 2 I, so that it is 4 diag(WEIGHTS)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.places import Dense, N, P, Place, agrees
+from support.places import Dense, N, P, Place, assert_agrees_with_numpy
 
 import mfdeq
 from mfdeq.arrays.backend import Backend, check_block
@@ -39,7 +39,7 @@ def test_functions_of_blocks_agree_with_numpy(place):
             backend.check_array(X, X.shape, "x"),
         ]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
 
 
 def test_arrays_of_another_library_are_refused_and_not_moved(place):

@@ -7,7 +7,7 @@ import pytest
 from support.case_models import sparse_of
 from support.cases import close
 from support.cupy_problems import assert_cupy_agrees_with_numpy, bratu, cupy, needs_cupy
-from support.matrices import diffusion, moved
+from support.matrices import diffusion, to_library
 
 import mfdeq
 
@@ -16,7 +16,7 @@ import mfdeq
 @pytest.mark.parametrize(("sparsity", "n"), [("given", 6), ("detect", 6), (None, 3)])
 def test_derivatives_by_the_complex_step_agree_with_numpy(sparsity, n):
     def compute(xp):
-        laplacian = moved(diffusion(n), xp)
+        laplacian = to_library(diffusion(n), xp)
 
         def residual(h, theta):
             return laplacian @ h - theta * xp.exp(h)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.places import Dense, N, P, Place, agrees
+from support.places import Dense, N, P, Place, assert_agrees_with_numpy
 from support.strict_library import strict_library
 
 import mfdeq
@@ -72,4 +72,4 @@ def test_states_gradients_and_hessians_agree_with_numpy(place, method, products)
             mfdeq.eigsh(H, 3).vectors ** 2,
         ]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)

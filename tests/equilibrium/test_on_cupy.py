@@ -12,7 +12,7 @@ from support.cupy_problems import (
     cupy,
     needs_cupy,
 )
-from support.places import cupy_called
+from support.places import cupy_label
 
 import mfdeq
 
@@ -27,7 +27,7 @@ NAMES = [
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=lambda number: NAMES[number])
 def test_gradient_equals_its_dense_truth_in_arrays_of_cupy(number):
     case = CUPY[number]
-    assert str(case).replace(f"-{cupy_called()}", "") == NAMES[number]
+    assert str(case).replace(f"-{cupy_label()}", "") == NAMES[number]
     eq = case.equilibrium()
     gradient = eq.gradient(case.loss)
     for array in (gradient, eq.state, eq.params):

@@ -12,7 +12,7 @@ import pytest
 from support.branch_models import PITCHFORK, SADDLE
 from support.checkpointed_runs import METRIC
 from support.functionals import WAVY_LOSS, IdentityModel
-from support.interrupted import assert_same, killed_after_writing
+from support.interruptions import assert_same, kill_after_writing
 from support.spectra import AWKWARD_SPECTRA, symmetric_operator
 
 import mfdeq
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_another_run_is_refused(of, what, ended, tmp_path, monke
     if ended:
         run(path)
     else:
-        killed_after_writing(lambda: run(path, checkpoint_every=1), monkeypatch)
+        kill_after_writing(lambda: run(path, checkpoint_every=1), monkeypatch)
     before = path.read_bytes()
     with pytest.raises(mfdeq.CheckpointError, match="another run") as caught:
         run(path, **OTHERS[of][what])
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_run_is_refused(of, what, ended, tmp_path, monke
 
 def test_a_checkpoint_with_another_metric_is_refused(tmp_path, monkeypatch):
     run = functools.partial(pairs, tmp_path / "run", checkpoint_every=1)
-    killed_after_writing(lambda: run(M=METRIC), monkeypatch)
+    kill_after_writing(lambda: run(M=METRIC), monkeypatch)
     with pytest.raises(mfdeq.CheckpointError, match="H or M is another"):
         run(M=METRIC + 1.0)
 

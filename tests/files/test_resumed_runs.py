@@ -17,11 +17,11 @@ from support.checkpointed_runs import (
     hessian,
     minimize_with_checkpoint,
 )
-from support.interrupted import (
+from support.interruptions import (
     assert_same,
+    kill_and_restart,
+    kill_by_signal,
     kill_cases,
-    killed_and_restarted,
-    killed_by_signal,
 )
 
 import mfdeq
@@ -40,7 +40,7 @@ from mfdeq.linear.operands import operator_of
 )
 def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = minimize_with_checkpoint(what, tmp_path / "whole")
-    found, kills = killed_and_restarted(
+    found, kills = kill_and_restart(
         lambda path: minimize_with_checkpoint(what, path), tmp_path / "killed", monkeypatch, before
     )
     assert_same(found, whole)
@@ -54,7 +54,7 @@ def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, mon
 )
 def test_a_killed_branch_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = follow_with_checkpoint(what, tmp_path / "whole")
-    found, kills = killed_and_restarted(
+    found, kills = kill_and_restart(
         lambda path: follow_with_checkpoint(what, path), tmp_path / "killed", monkeypatch, before
     )
     assert_same(found, whole)
@@ -102,7 +102,7 @@ def test_killed_eigenpairs_end_in_the_same_bits(what, before, tmp_path, monkeypa
     if what == "errors that add up":
         monkeypatch.setattr("mfdeq.spectrum.counted_operator.ERROR_SHARE", 1e3)
     whole = eigsh_with_checkpoint(what, tmp_path / "whole")
-    found, kills = killed_and_restarted(
+    found, kills = kill_and_restart(
         lambda path: eigsh_with_checkpoint(what, path), tmp_path / "killed", monkeypatch, before
     )
     assert_same(found, whole)
@@ -189,8 +189,8 @@ print(pairs.values.tobytes(), pairs.vectors.tobytes(), pairs.report.products)
 @pytest.mark.parametrize("what", SCRIPTS)
 def test_a_process_killed_by_a_signal_ends_in_the_same_bits(what, tmp_path):
     code = SCRIPT.format(SCRIPTS[what])
-    whole, _ = killed_by_signal(code, tmp_path / "whole", seed=0, most=0.0, times=0)
-    found, kills = killed_by_signal(code, tmp_path / "killed", seed=1, most=0.5, times=6)
+    whole, _ = kill_by_signal(code, tmp_path / "whole", seed=0, most=0.0, times=0)
+    found, kills = kill_by_signal(code, tmp_path / "killed", seed=1, most=0.5, times=6)
     assert kills > 0
     assert found == whole
     assert not (tmp_path / "killed.part").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.places import Place, agrees
+from support.places import Place, assert_agrees_with_numpy
 
 from mfdeq.arrays.backend import Backend
 from mfdeq.forward.anderson import anderson_step
@@ -26,7 +26,7 @@ def test_an_anderson_step_agrees_with_numpy(place, depth):
         backend = Backend.of(place(G))
         return [anderson_step(backend, place(G), moved[:depth], moved[depth:], 0.7)]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
 
 
 def test_an_anderson_step_with_dependent_differences_agrees_with_numpy(place):
@@ -36,4 +36,4 @@ def test_an_anderson_step_with_dependent_differences_agrees_with_numpy(place):
         dh, dG = [place(d), place(2 * d)], [place(G), place(2 * G)]
         return [anderson_step(Backend.of(place(G)), place(G), dh, dG, 1.0)]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)

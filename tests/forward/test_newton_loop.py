@@ -47,7 +47,7 @@ def test_the_loop_takes_at_most_so_many_steps():
     assert steps == 3
 
 
-def chords(case, off, **options):
+def take_chord_steps(case, off, **options):
     """Chord steps of a case from a state that is off, with the factor at its solution."""
     eq = case.solve()
     h = case.truth.state + off
@@ -57,18 +57,20 @@ def chords(case, off, **options):
 
 
 def test_chord_steps_reduce_the_residual_linearly():
-    start, end, steps = chords(build("smooth"), 1e-3, max_steps=3)
+    start, end, steps = take_chord_steps(build("smooth"), 1e-3, max_steps=3)
     assert steps == 3
     assert end.norm < 1e-6 * start.norm
 
 
 def test_a_chord_step_that_contracts_too_little_is_not_taken():
-    start, end, steps = chords(build("smooth"), 1e-3, max_steps=3, max_contraction=1e-12)
+    start, end, steps = take_chord_steps(build("smooth"), 1e-3, max_steps=3, max_contraction=1e-12)
     assert end is start
     assert steps == 0
 
 
 def test_a_chord_step_that_is_not_accepted_is_not_taken():
-    start, end, steps = chords(build("smooth"), 1e-3, max_steps=3, accept=lambda trial: False)
+    start, end, steps = take_chord_steps(
+        build("smooth"), 1e-3, max_steps=3, accept=lambda trial: False
+    )
     assert end is start
     assert steps == 0

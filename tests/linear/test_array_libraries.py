@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support.places import HOST, Place, agrees
+from support.places import HOST, Place, assert_agrees_with_numpy
 
 from mfdeq.arrays import kernels
 from mfdeq.arrays.backend import Backend
@@ -56,7 +56,7 @@ def test_the_smoother_agrees_with_numpy(place):
         level, b = hierarchy(place)[0][1], BLOCK[: SIZES[1]]
         return [lv.smooth(place(x)) for lv in (level, level.T) for x in (b, b[:, 0])]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
 
 
 def collapsed_hierarchy(place):
@@ -81,7 +81,7 @@ def test_the_cycle_and_its_transpose_agree_with_numpy(place, hierarchy):
             for x in (BLOCK, BLOCK[:, 0], np.eye(SIZES[0]))
         ]
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
     found = compute(place)
     np.testing.assert_allclose(place.back(found[5]), place.back(found[2]).T, atol=1e-13)
 

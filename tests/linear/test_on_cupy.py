@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.case_models import sparse_of
 from support.cupy_problems import assert_cupy_agrees_with_numpy, cupy, needs_cupy
-from support.matrices import diffusion, moved, operator
+from support.matrices import diffusion, operator, to_library
 
 import mfdeq
 
@@ -15,7 +15,7 @@ def test_auto_solves_many_unknowns_as_with_numpy():
     """The model is large enough for "auto" to estimate the cost of LU and try other solvers."""
 
     def compute(xp):
-        A = moved(diffusion(75, wind=0.3), xp)
+        A = to_library(diffusion(75, wind=0.3), xp)
         J = sparse_of(xp).identity(5625, format="csr") - A
 
         class Advection(mfdeq.FixedPointModel):

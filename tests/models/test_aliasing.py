@@ -37,7 +37,7 @@ def arrays_in(x):
             yield from arrays_in(part)
 
 
-def scribbling(function):
+def overwriting_arguments(function):
     """The function, which afterwards writes over everything that it was given."""
 
     def wrapped(*args):
@@ -46,12 +46,12 @@ def scribbling(function):
         out = np.copy(out) if isinstance(out, np.ndarray) else out
         for array in arrays_in(args):
             array[...] = np.nan
-        return wrap(out, scribbling)
+        return wrap(out, overwriting_arguments)
 
     return wrapped
 
 
-def refilling(function):
+def reusing_buffers(function):
     """The function, which returns the same array every time, filled anew."""
     kept = {}
 
@@ -59,7 +59,7 @@ def refilling(function):
         if isinstance(x, tuple):
             return tuple(into_buffer(part, (key, i)) for i, part in enumerate(x))
         if not isinstance(x, np.ndarray):
-            return wrap(x, refilling, into_buffer, key)
+            return wrap(x, reusing_buffers, into_buffer, key)
         buffer = kept.setdefault((key, x.shape), np.empty(x.shape))
         buffer[...] = x
         return buffer
@@ -82,8 +82,8 @@ def wrap(x, how, into_buffer=lambda x, key: x, key=0):
     return how(x) if callable(x) else x
 
 
-def treated(how, model):
-    """The model, and the toy loss, with every function of theirs treated."""
+def with_callbacks(how, model):
+    """The model, and the toy loss, with every function of theirs with_callbacks."""
     for name in ("map", "residual", "initial_state", "residual_scale", "linearize"):
         if hasattr(model, name):
             setattr(model, name, how(getattr(model, name)))
@@ -126,13 +126,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("how", [scribbling, refilling])
+@pytest.mark.parametrize("how", [overwriting_arguments, reusing_buffers])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", [Toy, ToyResidual])
 def test_results_do_not_depend_on_what_callbacks_write_into(kind, form, how):
     spoil = FORMS[form]
     expected = results(mfdeq.solve(kind(**spoil), THETA), toy_loss())
-    model, loss = treated(how, kind(**spoil))
+    model, loss = with_callbacks(how, kind(**spoil))
     eq = mfdeq.solve(model, THETA)
     same(results(eq, loss), expected)
     elsewhere = mfdeq.solve(model, OTHER)
@@ -140,11 +140,11 @@ def test_results_do_not_depend_on_what_callbacks_write_into(kind, form, how):
     same(results(eq, loss), expected)
 
 
-@pytest.mark.parametrize("how", [scribbling, refilling])
+@pytest.mark.parametrize("how", [overwriting_arguments, reusing_buffers])
 @pytest.mark.parametrize("method", ["newton", "anderson", "picard"])
 def test_states_of_every_method_do_not_depend_on_what_callbacks_write_into(method, how):
     expected = mfdeq.solve(Toy(), THETA).state
-    model, _ = treated(how, Toy())
+    model, _ = with_callbacks(how, Toy())
     np.testing.assert_allclose(mfdeq.solve(model, THETA, method=method).state, expected, 1e-9)
 
 
@@ -152,7 +152,7 @@ OPERATORS = ("d_state", "d_params", "params_params", "state_params", "state_stat
 
 
 def rewrapped(how):
-    """An operator of a matrix, its products treated."""
+    """An operator of a matrix, its products with_callbacks."""
 
     def convert(matrix):
         op = operator(matrix)
@@ -168,7 +168,7 @@ def rewrapped(how):
     return convert
 
 
-@pytest.mark.parametrize("how", [scribbling, refilling])
+@pytest.mark.parametrize("how", [overwriting_arguments, reusing_buffers])
 @pytest.mark.parametrize("kind", [Toy, ToyResidual])
 def test_results_do_not_depend_on_what_operators_write_into(kind, how):
     loss = toy_loss()
@@ -182,7 +182,7 @@ def test_results_do_not_depend_on_what_operators_write_into(kind, how):
 
 
 def test_products_do_not_write_into_the_operand():
-    eq = mfdeq.solve(Toy(curvature=scribbling(by_product())), THETA)
+    eq = mfdeq.solve(Toy(curvature=overwriting_arguments(by_product())), THETA)
     for op in (eq.hessian(toy_loss()), eq.tangent, eq.curvature(np.ones(N)), eq.sensitivity):
         X = np.random.default_rng(0).standard_normal((op.shape[1], 2))
         kept = X.copy()

@@ -14,7 +14,7 @@ from support.case_toy import (
     W,
     by_product,
     operator,
-    solved,
+    solve_toy,
     toy_loss,
     without,
 )
@@ -24,7 +24,7 @@ import mfdeq
 from mfdeq import ArgumentError, DerivativeError, ModelError
 
 LOSS = toy_loss()
-EQ = solved()
+EQ = solve_toy()
 SINGLE = mfdeq.solve(Toy(), THETA.astype(np.float32))
 SINGLE_OF_SHAPE = {
     (N, N): SINGLE.state_operator,
@@ -34,7 +34,7 @@ SINGLE_OF_SHAPE = {
 
 
 def hessian(**spoil):
-    return solved(**spoil).hessian(LOSS) @ V
+    return solve_toy(**spoil).hessian(LOSS) @ V
 
 
 # Vectors: out of every callback that returns one, and every one that is passed.
@@ -65,12 +65,12 @@ BAD_VECTORS = {
 }
 
 VECTORS = {
-    "Toy.map": lambda s: solved(map=s),
-    "ToyResidual.residual": lambda s: solved(ToyResidual, residual=s),
-    "Toy.initial_state": lambda s: solved(initial_state=s),
+    "Toy.map": lambda s: solve_toy(map=s),
+    "ToyResidual.residual": lambda s: solve_toy(ToyResidual, residual=s),
+    "Toy.initial_state": lambda s: solve_toy(initial_state=s),
     "h0": lambda s: mfdeq.solve(Toy(), THETA, s(np.zeros(N))),
     "state": lambda s: mfdeq.equilibrium_at(Toy(), THETA, s(np.zeros(N))),
-    "second of Toy": lambda s: solved(second=s).second_order_slice(V[:, 0]) @ V,
+    "second of Toy": lambda s: solve_toy(second=s).second_order_slice(V[:, 0]) @ V,
     "a_theta of curvature of Toy": lambda s: hessian(curvature=by_product(a_theta=s)),
     "a_h of curvature of Toy": lambda s: hessian(curvature=by_product(a_h=s)),
     "d_state of the loss": lambda s: EQ.gradient(toy_loss(d_state=s)),
@@ -145,7 +145,7 @@ def test_wrong_products_of_a_linear_operator_raise(field, product, bad):
     what = "adjoint product" if product.startswith("r") else "product"
     words = f"{words}|dimension|shape"
     with refused(ModelError, f"the {what} of {field}", words):
-        solved(**spoils).hessian(LOSS).toarray()
+        solve_toy(**spoils).hessian(LOSS).toarray()
 
 
 @pytest.mark.parametrize("bad", BAD_VECTORS)
@@ -176,21 +176,21 @@ def test_wrong_scalars_raise(bad, word):
     with refused(ModelError, "value of the loss", word):
         toy_loss(value=lambda _: bad).value(EQ.state, EQ.params)
     with refused(ModelError, r"Toy.residual_scale", word):
-        solved(residual_scale=lambda _: bad)
+        solve_toy(residual_scale=lambda _: bad)
 
 
 def test_missing_value_and_negative_scale_raise():
     with refused(ModelError, "value of the loss", "got None"):
         toy_loss(value=lambda _: None).value(EQ.state, EQ.params)
     with refused(ModelError, "residual_scale: expected a number >= 0, got -1.0"):
-        solved(residual_scale=lambda _: -1.0)
+        solve_toy(residual_scale=lambda _: -1.0)
 
 
 # Matrices: every field that takes one.
 
 MATRICES = {
-    "d_state of Toy": lambda s: solved(d_state=s),
-    "d_params of Toy": lambda s: solved(d_params=s),
+    "d_state of Toy": lambda s: solve_toy(d_state=s),
+    "d_params of Toy": lambda s: solve_toy(d_params=s),
     "params_params of curvature of Toy": lambda s: hessian(params_params=s),
     "state_params of curvature of Toy": lambda s: hessian(state_params=s),
     "state_state of curvature of Toy": lambda s: hessian(state_state=s),
@@ -255,7 +255,7 @@ def test_object_without_adjoint_and_dtype_raises():
             return np.ones(N)
 
     with refused(ModelError, "d_params of Toy", "without an adjoint"):
-        solved(d_params=lambda _: Duck())
+        solve_toy(d_params=lambda _: Duck())
 
 
 SKEW = np.triu(np.ones((5, 5)))
@@ -307,28 +307,28 @@ MODELS = table(
     ("no residual", lambda: mfdeq.solve(NoResidual(), np.ones(1)), r"no residual\(h, theta\)"),
     (
         "linearization",
-        lambda: solved(linearize=lambda _: {}),
+        lambda: solve_toy(linearize=lambda _: {}),
         "Toy.linearize: expected .*Linearization, got dict",
     ),
     ("no curvature", lambda: hessian(linearize=without("curvature")), r"Linearization\(curvature="),
     (
         "no second",
-        lambda: solved(linearize=without("second")).second_order(V[:, 0], V[:, 1]),
+        lambda: solve_toy(linearize=without("second")).second_order(V[:, 0], V[:, 1]),
         r"returned no second.*Linearization\(second=",
     ),
     (
         "no second for a slice",
-        lambda: solved(linearize=without("second")).second_order_slice(V[:, 0]) @ V,
+        lambda: solve_toy(linearize=without("second")).second_order_slice(V[:, 0]) @ V,
         r"returned no second.*Linearization\(second=",
     ),
     (
         "curvature is no function",
-        lambda: solved(**{"curvature field": lambda _: mfdeq.Curvature()}),
+        lambda: solve_toy(**{"curvature field": lambda _: mfdeq.Curvature()}),
         "curvature of the Linearization: expected a function, got Curvature",
     ),
     (
         "second is no function",
-        lambda: solved(**{"second field": lambda _: np.ones(N)}),
+        lambda: solve_toy(**{"second field": lambda _: np.ones(N)}),
         "second of the Linearization: expected a function, got ndarray",
     ),
     (

@@ -15,7 +15,15 @@ from support.cases import error
 from support.fuzzing import TOLERANCE, WHEN, any_of, assert_named, cases, outcome
 from support.places import Dense, Place
 from support.strict_library import strict_library
-from support.treatments import HARMFUL, HARMLESS, Now, backwards, harmless, read_only, strided
+from support.treatments import (
+    HARMFUL,
+    HARMLESS,
+    SomeCalls,
+    backwards,
+    harmless_treatment,
+    read_only,
+    strided,
+)
 
 import mfdeq
 
@@ -23,7 +31,7 @@ import mfdeq
 
 
 @functools.cache
-def solved(kind, dtype):
+def toy_equilibrium(kind, dtype):
     return Setup(kind, dtype).equilibrium()
 
 
@@ -129,11 +137,11 @@ def test_arguments_give_the_right_answer_or_a_named_error(kind, dtype, passed):
     x, compute, expected = ARGUMENTS[argument]
     x = x.astype(dtype)
     setup = Setup(kind, dtype)
-    setup.eq = solved(kind, dtype)
+    setup.eq = toy_equilibrium(kind, dtype)
     if name in BLOCKS:
         given = BLOCKS[name](x)
     else:
-        given = HARMFUL[name](x, ()) if harm else harmless("vector", name)(x, ())
+        given = HARMFUL[name](x, ()) if harm else harmless_treatment("vector", name)(x, ())
     with np.errstate(invalid="ignore"):  # numpy's word on products with infinity
         found = outcome(lambda: compute(setup, given))
     if isinstance(found, Exception):
@@ -176,7 +184,7 @@ NO_INDICES = {
     any_of([*INDICES, *NO_INDICES]),
 )
 def test_observation_indices_give_the_right_answer_or_a_named_error(drawn, name):
-    eq, right = solved(Toy, "float64"), truth("float64", "written")
+    eq, right = toy_equilibrium(Toy, "float64"), truth("float64", "written")
     observe = (INDICES | NO_INDICES)[name](np.array(drawn))
     found = outcome(lambda: eq.gradient(mfdeq.LeastSquares(observe, np.zeros(2))))
     if isinstance(found, Exception):
@@ -266,7 +274,7 @@ def on_device(treat, products):
 def test_arrays_of_another_device_give_the_right_answer_or_a_named_error(
     path, name, when, products
 ):
-    moved = Now(lambda x, args: MOVED[name](x), when)
+    moved = SomeCalls(lambda x, args: MOVED[name](x), when)
     with strict_library():
         found = outcome(
             lambda: on_device(lambda p, x, args: moved(x, args) if p == path else x, products)

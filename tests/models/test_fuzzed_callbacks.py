@@ -14,13 +14,13 @@ from support.case_fuzzed import (
     SOLVERS,
     VALUES,
     Setup,
-    called,
+    message_pattern,
     through,
 )
 from support.case_toy import N, P, Toy, ToyResidual, U, W
 from support.cases import error
 from support.fuzzing import TOLERANCE, WHEN, any_of, assert_named, cases, outcome
-from support.treatments import CHANGED, HARMFUL, HARMLESS, Now, harmless
+from support.treatments import CHANGED, HARMFUL, HARMLESS, SomeCalls, harmless_treatment
 
 import mfdeq
 
@@ -48,7 +48,7 @@ def is_right(found, setup, quantity):
 @example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
 def test_harmless_results_give_the_right_answer(setup, drawn, quantity):
     for path, name in drawn:
-        setup.treatments[path] = harmless(VALUES[path][0], name)
+        setup.treatments[path] = harmless_treatment(VALUES[path][0], name)
     assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
 
 
@@ -56,14 +56,14 @@ def test_harmless_results_give_the_right_answer(setup, drawn, quantity):
 @given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
 def test_harmful_results_give_the_right_answer_or_a_named_error(setup, place, when, quantity):
     path, name = place
-    setup.treatments[path] = treatment = Now(HARMFUL[name], when)
+    setup.treatments[path] = treatment = SomeCalls(HARMFUL[name], when)
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
     if isinstance(found, Exception):
         assert treatment.done
         # scipy's LinearOperator makes arrays of what products return, or fails to; a function in
         # place of another raises what it likes.
         own = name.startswith("raises") or name == "function" or VALUES[path][0] == "product"
-        assert_named(found, called(path, name), typed=not own)
+        assert_named(found, message_pattern(path, name), typed=not own)
     else:
         assert is_right(found, setup, quantity)
 
@@ -98,7 +98,7 @@ def test_contradicting_derivatives_give_the_right_answer_or_a_named_error(
     setup.form, path, name = contradiction
     if setup.solver == "direct":
         setup.solver = "preconditioned"
-    setup.treatments[path] = Now(CHANGED[name], "always")
+    setup.treatments[path] = SomeCalls(CHANGED[name], "always")
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
     if isinstance(found, Exception):
         assert_named(found, VALUES[path.partition("[")[0]][1])
@@ -136,7 +136,9 @@ OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "d
 )
 def test_plain_functions_give_the_right_answer_or_a_named_error(setup, treatment, when, quantity):
     harm, name = treatment
-    setup.treatments["f()"] = f = Now(HARMFUL[name] if harm else harmless("vector", name), when)
+    setup.treatments["f()"] = f = SomeCalls(
+        HARMFUL[name] if harm else harmless_treatment("vector", name), when
+    )
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
     if isinstance(found, Exception):
         assert harm, repr(found)
@@ -183,7 +185,7 @@ def test_verification_passes_no_wrong_derivative(setup, wrong, seed):
     if when != "always":
         setup.dtype = "float64"  # float32 hides a small part of a sum
     spoil = CHANGED[name]
-    setup.treatments[path] = treatment = Now(lambda x, args: spoil(np.asarray(x), args), when)
+    setup.treatments[path] = treatment = SomeCalls(lambda x, args: spoil(np.asarray(x), args), when)
     model, loss = setup.model(), setup.the_loss()
     found = outcome(lambda: mfdeq.verify(model, setup.params(), loss, seed=seed))
     if isinstance(found, Exception):

@@ -11,7 +11,7 @@ from support.cupy_problems import (
     bratu_prior,
     needs_cupy,
 )
-from support.matrices import diffusion, moved
+from support.matrices import diffusion, to_library
 
 import mfdeq
 
@@ -29,7 +29,7 @@ def observed_by(xp, observe):
 
 
 def sparse_observation(xp):
-    return moved(diffusion(9).tocsr()[:7], xp)
+    return to_library(diffusion(9).tocsr()[:7], xp)
 
 
 def observation_operator(xp):

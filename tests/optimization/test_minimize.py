@@ -12,7 +12,7 @@ from scipy.sparse.linalg import spsolve
 from support.cases import build, close
 from support.control_problems import Dtoc5, Hager1
 from support.functionals import IdentityModel, wavy_functional
-from support.places import Dense, N, P, Place, agrees
+from support.places import Dense, N, P, Place, assert_agrees_with_numpy
 from support.strict_library import strict_library
 
 import mfdeq
@@ -263,7 +263,7 @@ def test_strict_arrays_agree_with_numpy(device, method):
         return [found.params, found.gradient + 1]
 
     with strict_library():
-        agrees(Place(device), compute)
+        assert_agrees_with_numpy(Place(device), compute)
 
 
 def test_errors_carry_the_point_so_far():

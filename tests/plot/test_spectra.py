@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.integrate import trapezoid
-from support.case_toy import P, solved, toy_loss
+from support.case_toy import P, solve_toy, toy_loss
 from support.pictures import eigenpairs, legend, plot, plt
 from support.refusing import refused
 
@@ -103,7 +103,7 @@ def test_float32_and_other_array_libraries_are_drawn():
 
 @pytest.mark.parametrize("metric", [None, np.linspace(1.0, 2.0, P)])
 def test_both_hessians_are_drawn_along_the_same_vectors(metric):
-    H = solved().hessian(toy_loss())
+    H = solve_toy().hessian(toy_loss())
     pairs = mfdeq.eigsh(H.gauss_newton, k=P, M=metric)
     kinds = drawn(plot.gauss_newton_against_full(H, pairs))
     V = pairs.vectors[:, np.argsort(-abs(pairs.values))]
@@ -118,14 +118,14 @@ def test_both_hessians_are_drawn_along_the_same_vectors(metric):
 
 
 def test_the_number_of_pairs_is_enough_for_gauss_newton():
-    H = solved().hessian(toy_loss())
+    H = solve_toy().hessian(toy_loss())
     ax = plot.gauss_newton_against_full(H, 2)
     expected = np.linalg.eigvalsh(H.gauss_newton.toarray())[: -2 - 1 : -1]
     np.testing.assert_allclose(drawn(ax)["Gauss–Newton"][1], expected, rtol=1e-9)
 
 
 def test_a_wide_range_has_a_logarithmic_axis_through_zero():
-    H = solved().hessian(toy_loss())
+    H = solve_toy().hessian(toy_loss())
     pairs = mfdeq.eigsh(H.gauss_newton, k=2)
     pairs.values[:] = [1.0, 2.0]
     assert plot.gauss_newton_against_full(H, pairs).get_yscale() == "linear"
@@ -166,7 +166,7 @@ REFUSED = {
         "H: expected an mfdeq.ReducedHessian, got ndarray",
     ),
     "no number": (
-        lambda: plot.gauss_newton_against_full(solved().hessian(toy_loss()), "all"),
+        lambda: plot.gauss_newton_against_full(solve_toy().hessian(toy_loss()), "all"),
         "'all'",
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.places import Place, agrees
+from support.places import Place, assert_agrees_with_numpy
 from support.strict_library import strict_library
 
 import mfdeq
@@ -41,7 +41,7 @@ def test_eigenvalues_with_restarts_and_copies_agree_with_numpy(place, block, whi
             assert float(place.xp.max(place.xp.abs(off))) < 1e-8
             return [found.values]
 
-        agrees(place, compute)
+        assert_agrees_with_numpy(place, compute)
 
 
 @pytest.mark.usefixtures("_strict_library")
@@ -54,7 +54,7 @@ def test_eigenpairs_of_a_dense_matrix_agree_with_numpy(place, which):
         found = mfdeq.eigsh(Matrix(Backend.of(place(A)), place(A)), 3, which)
         return found.values, abs(found.vectors), found.error_bounds
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
 
 
 @pytest.mark.usefixtures("_strict_library")
@@ -80,7 +80,7 @@ def test_a_generalized_problem_and_its_posterior_agree_with_numpy(place, precisi
             place([low.log_determinant(), low.information_gain(place(C[:, 0]))]),
         )
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)
 
 
 @pytest.mark.usefixtures("_strict_library")
@@ -102,4 +102,4 @@ def test_traces_and_densities_agree_with_numpy(place):
         numbers = [x for e in found for x in (e.value, e.standard_error)]
         return place(numbers), mfdeq.Nystrom(H, 10, 0.1) @ place(C), small.values
 
-    agrees(place, compute)
+    assert_agrees_with_numpy(place, compute)

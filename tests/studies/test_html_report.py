@@ -36,8 +36,8 @@ def test_a_report_is_one_page_with_figures_failures_and_provenance(study):
 
 
 def test_complex_numbers_are_reported(study):
-    study.map(functions.waves, grid(i=[2, 3]), workers=0)
-    assert "waves" in study.to_html()
+    study.map(functions.complex_outputs, grid(i=[2, 3]), workers=0)
+    assert "complex_outputs" in study.to_html()
 
 
 def test_an_empty_study_is_reported(tmp_path):

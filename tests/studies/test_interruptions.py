@@ -97,7 +97,7 @@ def test_a_study_killed_two_hundred_times_loses_nothing(study):
 
 def test_an_interrupt_keeps_finished_cases(study):
     with pytest.raises(KeyboardInterrupt):
-        study.map(functions.interrupted, grid(i=range(4)), workers=0)
+        study.map(functions.interrupt_for_two, grid(i=range(4)), workers=0)
     assert [params["i"] for params in assert_complete(study)] == [0, 1]
 
 
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_workers_silently_and_keeps_finished_cases(study):
 
 
 def test_a_case_that_kills_its_worker_fails_and_the_others_run(study):
-    records = study.map(functions.deadly, grid(i=range(6)), workers=2)
+    records = study.map(functions.kill_worker_for_three, grid(i=range(6)), workers=2)
     assert [record.status for record in records] == ["done"] * 3 + ["failed"] + ["done"] * 2
     assert "the worker process died" in records[3].error
 
@@ -130,7 +130,7 @@ def test_a_broken_executor_ends_the_run_and_loses_nothing(study):
         futures.ProcessPoolExecutor(1, get_context("spawn")) as executor,
         refused(mfdeq.StudyError, "executor: broken", "run the study again"),
     ):
-        study.map(functions.deadly, grid(i=[0, 1, 3, 4]), executor=executor, ahead=1)
+        study.map(functions.kill_worker_for_three, grid(i=[0, 1, 3, 4]), executor=executor, ahead=1)
     assert [params["i"] for params in assert_complete(study)] == [0, 1]
 
 

@@ -78,7 +78,7 @@ def test_cases_are_identified_by_their_content(study):
 
 
 def test_failed_cases_are_recorded_and_the_others_run(study):
-    records = study.map(functions.moody, grid(i=range(4)), workers=0)
+    records = study.map(functions.fail_for_one_and_two, grid(i=range(4)), workers=0)
     assert [record.status for record in records] == ["done", "failed", "failed", "done"]
     assert "one is not liked" in records[1].error
     assert 'raise ValueError("one is not liked")' in records[1].traceback
@@ -87,15 +87,22 @@ def test_failed_cases_are_recorded_and_the_others_run(study):
     with refused(mfdeq.StudyError, "one is not liked", "retry=True"):
         records[1].outputs["twice"]
     before = records[1].started
-    assert study.map(functions.moody, grid(i=range(4)), workers=0)[1].started == before
-    assert study.map(functions.moody, grid(i=range(4)), workers=0, retry=True)[1].started > before
+    assert (
+        study.map(functions.fail_for_one_and_two, grid(i=range(4)), workers=0)[1].started == before
+    )
+    assert (
+        study.map(functions.fail_for_one_and_two, grid(i=range(4)), workers=0, retry=True)[
+            1
+        ].started
+        > before
+    )
     assert len(assert_complete(study)) == 4
 
 
 @pytest.mark.parametrize("in_processes", [False, True])
 def test_an_output_that_cannot_be_stored_fails_only_its_case(study, processes, in_processes):
     options = {"executor": processes} if in_processes else {"workers": 0}
-    records = study.map(functions.partly, grid(i=range(5)), **options)
+    records = study.map(functions.partly_storable, grid(i=range(5)), **options)
     assert [record.status for record in records] == ["done", *["failed"] * 3, "done"]
     for record, kind in zip(records[1:4], ("dia_array", "csr_matrix", "Operator"), strict=True):
         assert re.search(
@@ -117,12 +124,12 @@ def test_pandas_series_are_refused_as_outputs(study):
 
 
 def test_masked_arrays_are_refused(study):
-    [record] = study.map(functions.masked, grid(i=[1]), workers=0)
+    [record] = study.map(functions.masked_array, grid(i=[1]), workers=0)
     assert "output 'x': expected an array without a mask" in record.error
 
 
 def test_complex_numbers_are_stored(study):
-    [record] = study.map(functions.waves, grid(i=[2]), workers=0)
+    [record] = study.map(functions.complex_outputs, grid(i=[2]), workers=0)
     assert record.outputs["python"] == 1 + 4j
     assert record.outputs["single"] == 3j
     assert record.outputs["single"].dtype == np.complex64
@@ -132,7 +139,7 @@ def test_complex_numbers_are_stored(study):
 
 def test_random_numbers_depend_only_on_seed_and_case(tmp_path, processes):
     runs = [
-        mfdeq.Study(tmp_path / f"{n}").map(functions.drawn, grid(i=indices), **options)
+        mfdeq.Study(tmp_path / f"{n}").map(functions.random_numbers, grid(i=indices), **options)
         for n, (indices, options) in enumerate(
             [
                 (range(4), {"workers": 0}),
@@ -156,8 +163,8 @@ def test_random_numbers_depend_only_on_seed_and_case(tmp_path, processes):
         (
             "another function",
             mfdeq.StudyError,
-            (functions.drawn, grid(i=[1])),
-            ["expected the function support.study_functions.pair", "got .*drawn"],
+            (functions.random_numbers, grid(i=[1])),
+            ["expected the function support.study_functions.pair", "got .*random_numbers"],
         ),
         (
             "not callable",
@@ -188,7 +195,7 @@ def test_random_numbers_depend_only_on_seed_and_case(tmp_path, processes):
         (
             "rng as a parameter",
             mfdeq.ArgumentError,
-            (functions.drawn, grid(i=[1], rng=[2])),
+            (functions.random_numbers, grid(i=[1], rng=[2])),
             ["the study itself passes 'rng'"],
         ),
         (
@@ -207,9 +214,9 @@ def test_arguments_that_cannot_be_used_are_refused(study, kind, call, words):
 
 
 def test_another_seed_or_another_partial_is_refused(study):
-    study.map(functions.drawn, grid(i=[1]), workers=0)
+    study.map(functions.random_numbers, grid(i=[1]), workers=0)
     with refused(mfdeq.StudyError, "expected the seed 0", "got 1"):
-        study.map(functions.drawn, grid(i=[2]), workers=0, seed=1)
+        study.map(functions.random_numbers, grid(i=[2]), workers=0, seed=1)
     fixed = mfdeq.Study(study.directory / "fixed")
     fixed.map(partial(functions.pair, i=1), grid(j=[1]), workers=0)
     with refused(mfdeq.StudyError, r'"i": 1.*"i": 2'):
@@ -220,7 +227,7 @@ def test_functions_that_cannot_be_pickled_need_workers_0(study):
     with refused(mfdeq.ArgumentError, "cannot be sent", "workers=0"):
         study.map(lambda i: i, grid(i=[1]), workers=1)
     with refused(mfdeq.ArgumentError, "executor: expected a concurrent.*Executor, got int"):
-        study.map(functions.drawn, grid(i=[1]), executor=3)
+        study.map(functions.random_numbers, grid(i=[1]), executor=3)
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
 
 

@@ -19,13 +19,13 @@ def test_a_data_frame_has_a_row_for_each_record(study):
     assert (frame["sum"] == frame["i"] + frame["j"]).all()
     assert isinstance(frame, pandas.DataFrame)
     failing = mfdeq.Study(study.directory / "failing")
-    failing.map(functions.moody, grid(i=range(4)), workers=0)
+    failing.map(functions.fail_for_one_and_two, grid(i=range(4)), workers=0)
     assert list(failing.to_pandas()["status"]) == ["done", "failed", "failed", "done"]
 
 
 def test_ragged_lists_are_refused_in_datasets(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
-    study.map(functions.ragged, grid(i=range(2)), workers=0)
+    study.map(functions.ragged_list, grid(i=range(2)), workers=0)
     with refused(
         mfdeq.ArgumentError, "output 'rows': expected numbers.* different lengths", "names="
     ):
@@ -58,7 +58,7 @@ def test_a_dataset_has_parameters_as_dimensions(most_pairs):
 
 def test_bools_stay_bools_in_datasets(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
-    study.map(functions.seldom, grid(i=range(3)), workers=0)
+    study.map(functions.fail_for_one, grid(i=range(3)), workers=0)
     assert study.to_xarray()["even"].dtype == bool
     even = study.to_xarray("i")["even"]
     assert even.dtype == object
@@ -68,7 +68,7 @@ def test_bools_stay_bools_in_datasets(study):
 
 def test_failed_cases_are_nan_in_datasets(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
-    study.map(functions.moody, grid(i=range(4)), workers=0)
+    study.map(functions.fail_for_one_and_two, grid(i=range(4)), workers=0)
     twice = study.to_xarray("i")["twice"]  # 1 and 2 failed
     assert list(twice["i"].values) == [0, 1, 2, 3]
     np.testing.assert_array_equal(twice, [0.0, np.nan, np.nan, 6.0])

@@ -10,14 +10,14 @@ FOLD = 3.51383071912516  # of Bratu's equation in one dimension
 
 
 def bratu(n=24):
-    """Bratu's equation in one dimension, by collocation."""
+    """Return Bratu's equation in one dimension, discretized by collocation."""
     return SpectralBratu(
         np, np.float64, laplacian=chebyshev_laplacian(n), spread=np.ones((n - 1, 1))
     )
 
 
 def square(n):
-    """Bratu's equation in two dimensions, by the five-point formula."""
+    """Return Bratu's equation in two dimensions, discretized by the five-point formula."""
     return Bratu(np, np.float64, laplacian=five_point_laplacian(n), spread=np.ones((n * n, 1)))
 
 

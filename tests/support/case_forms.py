@@ -1,4 +1,4 @@
-"""The forms in which the same derivatives may be handed to the package."""
+"""The forms in which a model may return the same derivatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mfdeq
 
 @dataclass(frozen=True)
 class Form:
-    """How matrices are given, how the blocks of a Hessian are, and whether `second` is."""
+    """The form of matrices, the form of a Hessian's blocks, and whether `second` is present."""
 
     matrix: Callable[[Any, Any], Any]  # (matrix, xp)
     curvature: Callable[[Blocks, Any], Any]  # (blocks, model)
@@ -51,7 +51,7 @@ def as_operator(matrix, xp):
 
 
 def as_blocks(matrix):
-    """mfdeq.Curvature of blocks in the form of `matrix`, None where a block is zero."""
+    """Return a function that makes an mfdeq.Curvature of blocks in a form; None is a zero block."""
 
     def curvature(blocks, model):
         given = (None if b is None else matrix(b, model.xp) for b in blocks)
@@ -61,12 +61,12 @@ def as_blocks(matrix):
 
 
 def as_full_blocks(blocks, model):
-    """mfdeq.Curvature of dense blocks, none of them None."""
+    """Return an mfdeq.Curvature of dense blocks, none of which is None."""
     return mfdeq.Curvature(**dense_blocks(blocks, model)._asdict())
 
 
 def product(blocks, dtheta, dh):
-    """(a_theta, a_h) of a Hessian in blocks, for vectors or blocks of them."""
+    """Return (a_theta, a_h), the product of a Hessian in blocks with vectors or blocks of them."""
     pp, sp, ss = blocks
     a_theta, a_h = 0 * dtheta, 0 * dh
     if pp is not None:
@@ -108,13 +108,13 @@ FORMS = {
 
 
 def with_linearize(model, linearize):
-    """The model with linearize(model, h, theta) in place of its own."""
+    """Return a copy of the model with another linearize(model, h, theta)."""
     kind = type(type(model).__name__, (type(model),), {"linearize": linearize})
     return kind(model.xp, model.dtype, **model.source)
 
 
 def linearization(model, fields, form):
-    """The fields of a model as mfdeq.Linearization, in a form."""
+    """Return the fields of a model as an mfdeq.Linearization in the given form."""
     return mfdeq.Linearization(
         d_state=form.matrix(fields.d_state, model.xp),
         d_params=form.matrix(fields.d_params, model.xp),

@@ -1,6 +1,6 @@
-"""The toy model with all that goes into the library, and comes out of callbacks, treated.
+"""The toy model with treatments of its arguments and of the results of its callbacks.
 
-What a callback returns has a path, such as ``linearize().curvature().state_state``.
+A result of a callback has a path, such as ``linearize().curvature().state_state``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMS = {
 }
 
 MODEL, LIN = r"Toy\w*", r"of Toy\w*\.linearize"
-# Of what each path is, and what a message calls it.
+# The kind of value at each path, and the pattern of its name in messages.
 VALUES = {
     "map()": ("vector", rf"{MODEL}(\.map|: )"),
     "residual()": ("vector", rf"{MODEL}(\.residual|: )"),
@@ -73,7 +73,7 @@ for _path in [path for path, (kind, _) in VALUES.items() if kind in ("matrix", "
 
 
 def through(treat, path, value, args=()):
-    """The value with `treat(path, value, args)` of it and of all that it holds or returns."""
+    """Apply `treat(path, value, args)` to a value and to everything that it holds or returns."""
     if isinstance(value, (mfdeq.Linearization, mfdeq.Curvature)):
         parts = {
             f.name: through(treat, f"{path}.{f.name}", getattr(value, f.name))
@@ -99,7 +99,7 @@ def through(treat, path, value, args=()):
 
 @dataclass
 class Setup:
-    """A model, a loss and how to solve, as drawn."""
+    """A random choice of a model, a loss and options of the solve."""
 
     kind: type = Toy
     dtype: str = "float64"
@@ -176,7 +176,7 @@ SOLVERS = {
 
 @cache
 def truth(dtype, loss):
-    """Dense truth of the toy model, from the formulas."""
+    """Return the dense truth of the toy model, from the formulas."""
     theta = THETA.astype(dtype).astype(float)
     h = np.zeros(N)
     for _ in range(200):
@@ -211,7 +211,7 @@ def truth(dtype, loss):
     return DenseTruth(h, theta, model, written)
 
 
-# What is computed: from a setup, and from the truth.
+# Quantities: how each is computed from a setup, and from the truth.
 
 V = np.array([[1.0, 0.5, -2.0], [0.7, -1.0, 0.2]])
 Y = np.array([[1.0, -0.5], [0.25, 2.0], [-1.0, 0.5]])
@@ -281,7 +281,7 @@ QUANTITIES = {
 }
 
 
-NUMBERS = ("data", "weights", "mean")  # not of callbacks
+NUMBERS = ("data", "weights", "mean")  # not results of callbacks
 HARMLESS_AT = [
     (path, name)
     for path, (kind, _) in VALUES.items()
@@ -299,8 +299,8 @@ HARMFUL_AT = [
 ]
 
 
-def called(path, name):
-    """The pattern of what a message must call the place of a harmful treatment."""
+def message_pattern(path, name):
+    """Return the pattern of the name that a message must give to a harmful treatment's path."""
     if name.startswith("raises"):
         path = path[: path.rindex("()") + 2]
     return VALUES[path][1]

@@ -1,4 +1,4 @@
-"""The losses of the test cases: value, slopes and blocks of the Hessian, all of (h, theta)."""
+"""The losses of the test cases: values, gradients and Hessian blocks, functions of (h, theta)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class CaseLoss(Data):
         return Blocks()
 
     def given(self):
-        """The loss as the package takes it; d_params and curvature only where they are not zero."""
+        """Return an mfdeq.Loss, without d_params or curvature if they are zero."""
         return mfdeq.Loss(
             self.value,
             d_state=self.d_state,

@@ -1,9 +1,9 @@
 """The models of the test cases, with every derivative written by hand.
 
-A model holds its data in the namespace and dtype it was made with and computes in them, so the
-same class serves numpy in either precision, cupy, and (as its own float64 twin, with complex
-arguments) the truth.  ``fields`` returns the derivatives as plain arrays and sparse matrices;
-``linearize`` hands them to the package as a user would.
+A model stores its data in one array namespace and dtype and computes in them, so the same class
+serves numpy in either precision, cupy, and (as its own float64 twin, with complex arguments) the
+truth. ``fields`` returns the derivatives as plain arrays and sparse matrices; ``linearize`` returns
+them as a user would.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Fields(NamedTuple):
 
 
 def sparse_of(xp):
-    """The sparse package of an array namespace."""
+    """Return the sparse package of an array namespace."""
     if "cupy" in xp.__name__:
         import cupyx.scipy.sparse as package
     else:
@@ -43,7 +43,7 @@ def sparse_of(xp):
 
 
 def linear_operator_of(xp):
-    """The LinearOperator class of an array namespace."""
+    """Return the LinearOperator class of an array namespace."""
     if "cupy" in xp.__name__:
         from cupyx.scipy.sparse.linalg import LinearOperator
     else:
@@ -67,10 +67,10 @@ class Data:
         self.sizes()
 
     def sizes(self):
-        """Sets state_size and param_size of a model."""
+        """Set state_size and param_size of a model."""
 
     def twin(self):
-        """The same in numpy float64, its data rounded to this one's dtype first."""
+        """Return the same object in numpy float64, with data rounded to the dtype of this one."""
         rounded = {
             name: np.asarray(v).astype(self.dtype).astype(float) if np.asarray(v).dtype.kind == "f"
             else v

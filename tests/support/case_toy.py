@@ -1,4 +1,4 @@
-"""A tiny model and loss, any part of which can be replaced: for what users do wrong."""
+"""A tiny model and loss, any part of which can be replaced by a wrong one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V = np.array([[1.0, 0.5, -2.0], [0.7, -1.0, 0.2]])
 
 
 class _Parts:
-    """``Toy(map=spoil)`` returns spoil(right answer) in place of the right answer of map."""
+    """A toy model: ``Toy(map=spoil)`` has a map that returns spoil(correct value)."""
 
     state_size, param_size = N, P
     sign = 1.0
@@ -97,7 +97,7 @@ class Diagonal(mfdeq.FixedPointModel):
         eye = eye_array(h.shape[0], format="csr")
         return mfdeq.Linearization(0.5 * eye, eye, curvature=lambda lam: mfdeq.Curvature())
 
-    def solved(self):
+    def solve(self):
         return mfdeq.solve(self, np.ones(self.param_size))
 
 
@@ -107,7 +107,7 @@ def toy_loss(**spoil):
 
 
 def toy_loss_functions(**spoil):
-    """The functions of the toy loss, by the names of their keywords."""
+    """Return the functions of the toy loss, by the names of their keywords."""
 
     def part(name, right):
         return spoil[name](right) if name in spoil else right
@@ -130,7 +130,7 @@ def toy_loss_functions(**spoil):
 
 
 def by_product(blocks=False, a_theta=lambda x: x, a_h=lambda x: x):
-    """What turns a Curvature of blocks into one of its product, with its answers replaced."""
+    """Return a function that replaces a Curvature of blocks by its product, with wrong results."""
 
     def convert(K):
         def apply(u, z):
@@ -143,7 +143,7 @@ def by_product(blocks=False, a_theta=lambda x: x, a_h=lambda x: x):
 
 
 def operator(matrix, **spoil):
-    """A LinearOperator of a matrix whose products, by name, are spoiled or None."""
+    """Return a LinearOperator of a matrix; `spoil` replaces products by name, or removes them."""
     products = {
         "matvec": lambda x: matrix @ x,
         "rmatvec": lambda y: matrix.T @ y,
@@ -160,10 +160,10 @@ def operator(matrix, **spoil):
     return LinearOperator(matrix.shape, dtype=spoil.get("dtype", matrix.dtype), **given)
 
 
-def solved(kind=Toy, **spoil):
+def solve_toy(kind=Toy, **spoil):
     return mfdeq.solve(kind(**spoil), THETA)
 
 
 def without(field):
-    """A Linearization that lacks a field."""
+    """Return a function that removes a field from a Linearization."""
     return lambda given: replace(given, **{field: None})

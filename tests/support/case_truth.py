@@ -1,7 +1,7 @@
 """Every quantity of the mathematics as a dense float64 array: the truth of the test cases.
 
-Written from the formulas with loops and einsum, and with nothing of the package, so that an
-operator and its truth cannot share a mistake.  Index letters: i a component of f, j and m state
+Written from the formulas with loops and einsum and without the package, so that an operator and its
+truth cannot share a mistake. Index letters: i a component of f, j and m state
 components, k and n parameter components.
 """
 
@@ -42,7 +42,7 @@ class LossData:
 
 
 class DenseTruth:
-    """What each operator has to equal, for one equilibrium (state, params)."""
+    """The dense matrix of each operator, for one equilibrium (state, params)."""
 
     def __init__(self, state, params, f: MapData, loss: LossData):
         self.state, self.params, self.f, self.loss = state, params, f, loss
@@ -87,7 +87,7 @@ class DenseTruth:
 
     @cached_property
     def total_curvature_tensor(self):
-        """f''[(e_k, Z e_k), (e_l, Z e_n)] for each component, (N, P, P)."""
+        """f''[(e_k, Z e_k), (e_n, Z e_n)] for each component, (N, P, P)."""
         Z, f, tensor = self.Z, self.f, np.empty((self.N, self.P, self.P))
         for i, k, n in np.ndindex(tensor.shape):
             tensor[i, k, n] = (
@@ -110,11 +110,11 @@ class DenseTruth:
         return np.einsum("rkn,k,n->r", self.second_order_tensor, u, v)
 
     def second_order_slice(self, v):
-        """u -> h''[u, v] as a matrix, (N, P)."""
+        """Return the matrix of u -> h''[u, v], (N, P)."""
         return np.einsum("rkn,n->rk", self.second_order_tensor, v)
 
     def component_hessian(self, w):
-        """Hessian of w'h* (of h*_w for an integer w), (P, P)."""
+        """Return the Hessian of w'h* (of h*_w for an integer w), (P, P)."""
         if isinstance(w, int):
             return self.second_order_tensor[w]
         return np.einsum("r,rkn->kn", w, self.second_order_tensor)
@@ -122,7 +122,7 @@ class DenseTruth:
     # the Hessian of w'f and of the Lagrangian
 
     def curvature_blocks(self, w):
-        """(params_params, state_params, state_state) of the Hessian of w'f."""
+        """Return the blocks params_params, state_params and state_state of the Hessian of w'f."""
         return tuple(np.tensordot(w, t, 1) for t in (self.f.f_tt, self.f.f_ht, self.f.f_hh))
 
     def curvature(self, w):
@@ -136,7 +136,7 @@ class DenseTruth:
 
     @cached_property
     def H(self):
-        """d2L/dtheta2 by the chain rule on L(h*(theta), theta): no adjoint state, no Lagrangian."""
+        """d2L/dtheta2 by the chain rule on L(h*(theta), theta), without the adjoint state."""
         Z, L = self.Z, self.loss
         mixed = L.L_ht.T @ Z
         return (
@@ -149,7 +149,7 @@ class DenseTruth:
 
     @cached_property
     def terms(self):
-        """The terms of H under the names of H.terms, (P, P) each."""
+        """The terms of H, keyed as H.terms, (P, P) each."""
         Z, L = self.Z, self.loss
         pp, sp, ss = self.curvature_blocks(self.adjoint_state)
         return {
@@ -173,7 +173,7 @@ class DenseTruth:
 
 
 def stacked(params_params, state_params, state_state):
-    """The symmetric matrix of three blocks in the order (theta, h)."""
+    """Return the symmetric matrix of three blocks in the order (theta, h)."""
     return np.block([[params_params, state_params.T], [state_params, state_state]])
 
 
@@ -182,7 +182,7 @@ def dense(matrix):
 
 
 def dense_blocks(blocks, model):
-    """The blocks of a Hessian over the (theta, h) of a model, zeros for None."""
+    """Return the dense blocks of a Hessian over (theta, h), with zeros for None."""
     N, P, zeros = model.state_size, model.param_size, model.xp.zeros
     shapes = (P, P), (N, P), (N, N)
     return Blocks(
@@ -194,7 +194,7 @@ def dense_blocks(blocks, model):
 
 
 def derivatives(model, h, theta):
-    """Dense d_state, d_params and third-order tensors of what the model wrote, map or residual."""
+    """Return dense first derivatives and third-order tensors of the model's map or residual."""
     fields = model.fields(h, theta)
     rows = [dense_blocks(fields.curvature(row), model) for row in np.eye(h.size)]
     tt, ht, hh = (np.stack(block) for block in zip(*rows, strict=True))
@@ -202,7 +202,7 @@ def derivatives(model, h, theta):
 
 
 def map_data(model, h, theta):
-    """The same for f, which for a residual is h - R."""
+    """Return the derivatives of f, which for a residual model is h - R."""
     d = derivatives(model, h, theta)
     if hasattr(model, "map"):
         return d
@@ -216,14 +216,14 @@ def loss_data(loss, model, h, theta):
 
 
 def written_residual(model, h, theta):
-    """h - f(h, theta), by the model's function alone."""
+    """Return R(h, theta) or h - f(h, theta) from the model's function alone."""
     if hasattr(model, "map"):
         return h - model.map(h, theta)
     return model.residual(h, theta)
 
 
 def dense_newton(model, theta, h):
-    """The state by dense Newton, until rounding stops it; h and theta may be complex."""
+    """Solve for the state by dense Newton steps to rounding; h and theta may be complex."""
     last = np.inf
     for _ in range(60):
         r, J = written_residual(model, h, theta), dense(model.fields(h, theta).d_state)
@@ -236,7 +236,7 @@ def dense_newton(model, theta, h):
 
 
 def truth_of(model, loss, theta, h0):
-    """Dense truth from the float64 twins, whose data are those of the model to the last bit."""
+    """Return the dense truth from the float64 twins, whose data are exactly those of the model."""
     model, loss = model.twin(), loss.twin()
     start = np.zeros(model.state_size) if h0 is None else h0
     h = dense_newton(model, theta, start)

@@ -1,9 +1,8 @@
-"""The table of test cases: each a model, its params, a loss and the dense truth.
+"""The table of test cases: each has a model, its parameters, a loss and the dense truth.
 
-``CASES`` has every model as it was written, in float64; ``SINGLE`` the same in float32; ``GIVEN``
-the product of the models with the forms in which derivatives may be handed over; ``CUPY`` all of
-that in cupy arrays, on a device or on the simulation of one, and nothing where there is neither;
-``EVERY`` all.
+``CASES`` has every model in its original form, in float64; ``SINGLE`` the same in float32;
+``GIVEN`` every model with every form of its derivatives; ``CUPY`` all of these in cupy arrays, if
+there is a device or its simulation; ``EVERY`` has all.
 
     @pytest.mark.parametrize("case", EVERY, ids=str)
     def test_adjoint_state(case):
@@ -42,14 +41,14 @@ from support.case_models import (
 )
 from support.case_truth import DenseTruth, truth_of
 from support.closed_forms import chandrasekhar_quadrature, chebyshev_laplacian, five_point_laplacian
-from support.places import cupy_called, cupy_here, to_numpy
+from support.places import available_cupy, cupy_label, to_numpy
 
 import mfdeq
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One row of the table, in the namespace xp and dtype of its arrays."""
+    """One row of the table, in one array namespace and dtype."""
 
     name: str
     model: Any
@@ -70,17 +69,17 @@ class Case:
 
     @property
     def rtol(self):
-        """The error, relative to the norm of the truth, that a correct result stays below.
+        """The largest error of a correct result, relative to the norm of the truth.
 
-        Rounding, or the tolerance 1e-10 of a Krylov method where A has no entries, through the
-        condition number of A, with a margin.  A wrong term is off by far more than this.
+        It is rounding, or the tolerance 1e-10 of a Krylov method if A has no entries, times the
+        condition number of A and a margin. A wrong term causes a far larger error.
         """
         eps = float(np.finfo(self.dtype).eps)
         unit = max(eps, 1e-11) if self.form == "operators" else eps
         return 30 * unit * max(self.truth.condition, 10.0)
 
     def equilibrium(self, **options):
-        """The equilibrium at the true state, so that only what comes after the solve is tested."""
+        """Return the equilibrium at the true state, so that tests do not depend on the solve."""
         state = self.xp.asarray(self.truth.state, dtype=self.dtype)
         return mfdeq.equilibrium_at(self.model, self.params, state, **options)
 
@@ -88,16 +87,16 @@ class Case:
         return mfdeq.solve(self.model, self.params, self.h0, **options)
 
     def array(self, host):
-        """A host array in the case's namespace and dtype."""
+        """Convert a host array to the case's namespace and dtype."""
         return self.xp.asarray(np.asarray(host), dtype=self.dtype)
 
     def random(self, *shape, seed=0):
-        """A standard normal array in the case's namespace and dtype."""
+        """Return a standard normal array in the case's namespace and dtype."""
         return self.array(np.random.default_rng(seed).standard_normal(shape))
 
 
 def error(actual, expected):
-    """The error relative to the norm of what was expected; a shape that differs is an error."""
+    """Return the error relative to the norm of `expected`; assert that the shapes agree."""
     actual, expected = to_numpy(actual), np.asarray(expected, dtype=float)
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     scale = np.linalg.norm(expected)
@@ -110,8 +109,8 @@ def close(actual, expected, rtol):
     assert off <= rtol, f"relative error {off:.2e}, allowed {rtol:.2e}"
 
 
-def given_as(case, form):
-    """The case with the derivatives of its model and loss in the form of that name."""
+def case_in_form(case, form):
+    """Return the case with the derivatives of its model and loss in another form."""
     model, loss = case.written
     given = FORMS[form]
     return replace(
@@ -327,17 +326,17 @@ ROWS = {
 
 @cache
 def build(name, dtype="float64", xp=np):
-    """The case of that name, as written, its data rounded to dtype and moved to xp."""
+    """Return a case by its name, with its data rounded to dtype and converted to xp."""
     return case_of(*ROWS[name](), name=name, dtype=dtype, xp=xp)
 
 
 def case_of(model, loss, params, h0=None, *, name, dtype="float64", xp=np):
-    """A case from partial(Model, **data), partial(Loss, **data), params and a start."""
+    """Return a case from partial(Model, **data), partial(Loss, **data), params and a start."""
     model, loss = model(xp, dtype), loss(xp, dtype)
     params = np.asarray(params, dtype=dtype)
     name = name if dtype == "float64" else f"{name}-{dtype}"
     return Case(
-        name=name if xp is np else f"{name}-{cupy_called()}",
+        name=name if xp is np else f"{name}-{cupy_label()}",
         model=model,
         params=xp.asarray(params),
         loss=loss.given(),
@@ -349,12 +348,12 @@ def case_of(model, loss, params, h0=None, *, name, dtype="float64", xp=np):
 
 
 def all_of(xp):
-    """Every case in arrays of xp: in either precision, and in each form."""
+    """Return all cases in arrays of xp: in both precisions, and in each form."""
     written = [[build(name, dtype, xp) for name in ROWS] for dtype in ("float64", "float32")]
-    return (*written, [given_as(case, form) for case in written[0] for form in FORMS])
+    return (*written, [case_in_form(case, form) for case in written[0] for form in FORMS])
 
 
 CASES, SINGLE, GIVEN = all_of(np)
-CUPY_CASES, CUPY_SINGLE, CUPY_GIVEN = all_of(cupy) if (cupy := cupy_here()) else ([], [], [])
+CUPY_CASES, CUPY_SINGLE, CUPY_GIVEN = all_of(cupy) if (cupy := available_cupy()) else ([], [], [])
 CUPY = CUPY_CASES + CUPY_SINGLE + CUPY_GIVEN
 EVERY = CASES + SINGLE + GIVEN + CUPY

@@ -1,4 +1,4 @@
-"""A nonlinear residual with neighbours, and its derivatives by hand: to compare sources with."""
+"""A nonlinear chain with handwritten derivatives, to compare sources of derivatives with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSS = mfdeq.LeastSquares(np.arange(N), np.linspace(0, 1, N))
 
 
 def chain(h, theta, mix=MIX):
-    """A residual with neighbours: 4 h - h_left h_right / 4 + h^3 exp(mix theta) = 1."""
+    """Return the residual of 4 h - h_left h_right / 4 + h^3 exp(mix theta) = 1."""
     left, right = np.roll(h, 1), np.roll(h, -1)
     left, right = left * (np.arange(N) > 0), right * (np.arange(N) < N - 1)
     return 4 * h - left * right / 4 + h**3 * np.exp(mix @ theta) - 1.0

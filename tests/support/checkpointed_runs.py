@@ -1,4 +1,4 @@
-"""Minimizations, branches and eigenvalue problems that write checkpoints, of every kind."""
+"""Minimizations, branches and eigenvalue problems of every kind that write checkpoints."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ METRIC = np.linspace(1.0, 3.0, 120)
 
 
 def hessian(solver):
-    """The Hessian of a problem with so many cells that recycled spaces pay."""
+    """Return the Hessian of a problem that is large enough for recycled spaces to pay off."""
     model = Diffusion(16)
     eq = mfdeq.solve(model, model.lognormal(), solver=solver)
     return eq.hessian(model.loss(30) + mfdeq.QuadraticPrior(sp.identity(256, format="csr")))

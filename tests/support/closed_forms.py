@@ -1,4 +1,4 @@
-"""What is known without a solver: closed forms, and the discretizations they belong to."""
+"""Solutions in closed form, and the discretizations that they belong to."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from scipy.optimize import brentq
 
 
 def chandrasekhar_quadrature(n):
-    """Gauss-Legendre nodes and weights on (0, 1)."""
+    """Return Gauss-Legendre nodes and weights on (0, 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return (nodes + 1) / 2, weights / 2
 
 
 def chandrasekhar_closed_form(w, psi):
-    """Value, gradient and Hessian of L = sum w psi H, for sum w psi < 1/2."""
+    """Return value, gradient and Hessian of L = sum w psi H, for sum w psi < 1/2."""
     root = np.sqrt(1 - 2 * (w @ psi))
     return 1 - root, w / root, np.outer(w, w) / root**3
 
 
 def bratu_centre(lam, upper=False):
-    """Centre value of u'' + lam exp(u) = 0 on (0, 1), and its first two derivatives in lam.
+    """Return the centre value of Bratu's u'' + lam exp(u) = 0, and two derivatives in lam.
 
     With t > 0: u_max = 2 log cosh t and lam = 8 t^2 / cosh^2 t; the fold is t tanh t = 1.
     """
@@ -34,7 +34,7 @@ def bratu_centre(lam, upper=False):
 
 
 def chebyshev_laplacian(n):
-    """Minus the second derivative on (0, 1) with zero ends, at the n - 1 inner Chebyshev points."""
+    """Return minus the second derivative on (0, 1) with zero ends, at n - 1 Chebyshev points."""
     x = np.cos(np.pi * np.arange(n + 1) / n)
     c = np.r_[2.0, np.ones(n - 1), 2.0] * (-1.0) ** np.arange(n + 1)
     D = np.outer(c, 1 / c) / (x[:, None] - x[None, :] + np.eye(n + 1))
@@ -43,6 +43,6 @@ def chebyshev_laplacian(n):
 
 
 def five_point_laplacian(n):
-    """Minus the five-point Laplacian on the n x n inner points of the unit square."""
+    """Return minus the five-point Laplacian on the n x n inner points of the unit square."""
     line = (2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) * (n + 1) ** 2
     return np.kron(line, np.eye(n)) + np.kron(np.eye(n), line)

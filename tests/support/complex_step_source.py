@@ -1,7 +1,7 @@
-"""A source of derivatives that is not in the package, for analytic functions of numpy arrays.
+"""A source of derivatives outside the package, for analytic functions of numpy arrays.
 
-First derivatives are complex steps, second ones integrals over a circle in the complex plane; both
-are exact to rounding. It shows all that a new `DerivativeSource` consists of.
+First derivatives are by complex steps, second ones by integrals over a circle in the complex plane;
+both are exact to rounding. It shows everything that a new `DerivativeSource` consists of.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from mfdeq.derivatives.automatic import loss_from, model_from
 from mfdeq.derivatives.source import DerivativeSource, JacobianProducts, TreeLayout
 
-TINY = 1e-150  # whose square is below rounding
+COMPLEX_STEP = 1e-150  # its square is below rounding
 RADIUS, ANGLES = 0.1, np.exp(2j * np.pi * np.arange(16) / 16)  # of the circle
 
 
@@ -39,12 +39,12 @@ class ArrayLayout(TreeLayout):
 
 
 def jacobian(function, x):
-    columns = [function(x + 1j * TINY * e).imag / TINY for e in np.eye(x.size)]
+    columns = [function(x + 1j * COMPLEX_STEP * e).imag / COMPLEX_STEP for e in np.eye(x.size)]
     return np.stack(columns, axis=1)
 
 
 def second_derivative(function, x, a, b):
-    """function''(x)[a, b] by Cauchy's formula, where a and b are of length one."""
+    """Return function''(x)[a, b] by Cauchy's formula, for a and b of length one."""
 
     def along(d):
         values = [function(x + RADIUS * w * d) for w in ANGLES]

@@ -1,4 +1,4 @@
-"""Two optimal-control problems of the CUTE collection, as equilibria: the states are h."""
+"""Two optimal-control problems of the CUTE collection, with their states as equilibria."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Hager1(mfdeq.ResidualModel):
 
     @staticmethod
     def loss(n):
-        """x_N^2 / 2 + sum u^2 / (2 N)."""
+        """Return the loss x_N^2 / 2 + sum u^2 / (2 N)."""
         last = sp.csr_matrix(([1.0], ([0], [n - 1])), shape=(1, n))
         control = mfdeq.QuadraticPrior(sp.identity(n, format="csr") / n, np.zeros(n))
         return mfdeq.LeastSquares(last, np.zeros(1)) + control
@@ -50,7 +50,7 @@ class Dtoc5(mfdeq.ResidualModel):
         self.n, self.state_size, self.param_size = n, n - 1, n - 1  # y_2 ... y_N
 
     def initial_state(self, x):
-        """Where x is 1 the state stays at 1; where x is 0 it runs away."""
+        """Return the state for x = 1; that for x = 0 diverges."""
         return np.ones(self.state_size)
 
     def _before(self, y):
@@ -74,7 +74,7 @@ class Dtoc5(mfdeq.ResidualModel):
 
     @staticmethod
     def loss(n):
-        """sum over t < N of (y_t^2 + x_t^2) / N."""
+        """Return the loss: the sum over t < N of (y_t^2 + x_t^2) / N."""
         weights = np.full(n - 1, 2.0 / n)
         weights[-1] = 0.0  # y_N is not in the sum
         of_state = mfdeq.LeastSquares(np.arange(n - 1), np.zeros(n - 1), weights)

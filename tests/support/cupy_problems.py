@@ -1,4 +1,4 @@
-"""One problem in the arrays of numpy and of cupy, and the comparison of what is computed from it.
+"""Problems in numpy and cupy arrays, and the comparison of their results.
 
 `needs_cupy` marks the tests that need a CUDA device or its simulation (tests/simulated). All
 problems are functions of the array namespace `xp`, numpy or cupy.
@@ -13,42 +13,42 @@ import pytest
 import scipy.sparse as sp
 from support.case_models import sparse_of
 from support.cases import bratu_field, case_of, close, to_numpy
-from support.matrices import diffusion, moved
-from support.places import NO_CUPY, cupy_here
+from support.matrices import diffusion, to_library
+from support.places import NO_CUPY, available_cupy
 
 import mfdeq
 
-cupy = cupy_here()
+cupy = available_cupy()
 needs_cupy = pytest.mark.skipif(cupy is None, reason=NO_CUPY)
 
 
 @cache
 def bratu(xp, n=9):
-    """Bratu's equation on n x n points, with as many parameters; all its matrices are sparse."""
+    """Return Bratu's equation on n x n points and as many parameters, with sparse matrices."""
     return case_of(*bratu_field(n), name="bratu_field", xp=xp)
 
 
 @cache
 def bratu_equilibrium(xp, rtol=None):
-    """The equilibrium of `bratu(xp)`; with `rtol`, its linear systems are solved only to that."""
+    """Return the equilibrium of `bratu(xp)`, with linear systems solved to `rtol` if it is set."""
     return bratu(xp).solve(solver="auto" if rtol is None else mfdeq.Krylov(rtol=rtol))
 
 
 @cache
 def bratu_hessian(xp):
-    """The reduced Hessian of the loss of `bratu(xp)`, (81, 81)."""
+    """Return the reduced Hessian of the loss of `bratu(xp)`, (81, 81)."""
     return bratu_equilibrium(xp).hessian(bratu(xp).loss)
 
 
 @cache
 def bratu_prior(xp):
-    """The precision of a prior for the parameters of `bratu(xp)`, as a sparse matrix."""
-    return mfdeq.Precision(moved((diffusion(9) + 0.3 * sp.identity(81)).tocsr(), xp))
+    """Return a sparse precision of a prior for the parameters of `bratu(xp)`."""
+    return mfdeq.Precision(to_library((diffusion(9) + 0.3 * sp.identity(81)).tocsr(), xp))
 
 
 @cache
 def sparse_hessian(xp):
-    """A reduced Hessian whose blocks are all sparse matrices, (81, 81)."""
+    """Return a reduced Hessian whose blocks are all sparse matrices, (81, 81)."""
     misfit = mfdeq.LeastSquares(xp.arange(0, 81, 4), xp.zeros(21), xp.full(21, 30.0))
     prior = mfdeq.QuadraticPrior(sparse_of(xp).identity(81) / 50)
     return bratu_equilibrium(xp).hessian(misfit + prior)
@@ -56,7 +56,7 @@ def sparse_hessian(xp):
 
 @cache
 def misfit_hessian(xp):
-    """A reduced Hessian of rank 5, of a misfit without a prior, (81, 81)."""
+    """Return a reduced Hessian of rank 5, of a misfit without a prior, (81, 81)."""
     observed = xp.asarray([3, 17, 40, 55, 78])
     return bratu_equilibrium(xp).hessian(
         mfdeq.LeastSquares(observed, xp.zeros(5), xp.full(5, 30.0))

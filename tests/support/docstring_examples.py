@@ -1,4 +1,4 @@
-"""A pytest plugin for the examples in docstrings: those of absent packages are left out.
+"""A pytest plugin for the examples in docstrings, which skips modules that need absent packages.
 
 python -m pytest -p tests.support.docstring_examples --doctest-modules mfdeq
 """

@@ -1,4 +1,4 @@
-"""Programs that fail on one rank, in the way that their argument names; run under mpiexec."""
+"""Programs for mpiexec that fail on one rank; the argument names the failure."""
 
 import gc
 import os
@@ -104,7 +104,7 @@ def mix_communicators():
 
 
 def exit_with_live_objects():
-    """Objects that call Python live until the program ends."""
+    """Exit while objects that call Python are alive."""
     global functional, product, search
     functional = mfdeq.ReducedFunctional(Cubic(), LOSS, on_failure="inf")
     search = mfdeq.petsc.tao(functional, vec_of(THETA), options={"tao_max_it": 3})
@@ -122,7 +122,7 @@ def apply_hessian(shift, solver):
 
 
 def exit_after_uneven_garbage_collection():
-    """One rank has collected the factors that the other still has."""
+    """Exit after one rank has freed factors that the other still has."""
     gc.disable()
     options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
     solver = mfdeq.petsc.KSP(prefix="uneven_", options=options)

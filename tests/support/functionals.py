@@ -1,4 +1,4 @@
-"""Reduced functionals whose minima and Hessians are known: h = theta, and any loss of it."""
+"""Reduced functionals with known minima and Hessians: any loss of h = theta."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -7,7 +7,7 @@ import mfdeq
 
 
 class IdentityModel(mfdeq.FixedPointModel):
-    """h = theta: the loss may be any function of the parameters."""
+    """h = theta, so that the loss is a function of the parameters."""
 
     def __init__(self, n=3):
         self.state_size = self.param_size = n
@@ -30,5 +30,5 @@ WAVY_LOSS = mfdeq.Loss(
 
 
 def wavy_functional(n=3):
-    """The sum of cos theta + theta^2 / 20 of n parameters."""
+    """Return the functional sum(cos theta + theta^2 / 20) of n parameters."""
     return mfdeq.ReducedFunctional(IdentityModel(n), WAVY_LOSS)

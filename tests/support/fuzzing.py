@@ -1,4 +1,4 @@
-"""How cases are drawn, and what may come of them."""
+"""Settings of random tests, and checks of their outcomes."""
 
 import os
 import re
@@ -11,14 +11,13 @@ import mfdeq
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 WHEN = st.sampled_from(["always", "once", "alternately", 1, 2, 3, 5, 8])
 
-
-MORE = int(os.environ.get("MFDEQ_MORE_CASES", "1"))
+CASE_FACTOR = int(os.environ.get("MFDEQ_MORE_CASES", "1"))
 
 
 def cases(number):
-    """Settings for so many cases; MFDEQ_MORE_CASES in the environment multiplies them."""
+    """Return settings for this number of cases, times MFDEQ_MORE_CASES in the environment."""
     return settings(
-        max_examples=MORE * number,
+        max_examples=CASE_FACTOR * number,
         deadline=None,
         derandomize=True,
         database=None,
@@ -31,7 +30,7 @@ def any_of(things):
 
 
 def outcome(compute):
-    """What it returns, or raises."""
+    """Return the result of `compute`, or the exception that it raises."""
     try:
         return compute()
     except Exception as raised:
@@ -39,7 +38,7 @@ def outcome(compute):
 
 
 def assert_named(raised, pattern, typed=True):
-    """An error of this library, or with its note, that says where."""
+    """Assert that an error is of this library, or has its note, and matches the pattern."""
     notes = getattr(raised, "__notes__", [])
     said = " ".join([str(raised), *notes])
     assert re.search(pattern, said), f"no {pattern!r} in {type(raised).__name__}: {said}"

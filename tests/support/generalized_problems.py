@@ -1,4 +1,4 @@
-"""Hessians and the precision of a prior on a grid, for H x = mu R x and its posterior."""
+"""Hessians and precisions on a grid, for H x = mu R x and its posterior."""
 
 import numpy as np
 import scipy.linalg
@@ -18,7 +18,7 @@ HESSIANS = {
     "zero": np.zeros((P, P)),
     "multiple of R": 3.0 * R.toarray(),
 }
-# R by its products and solves, and the diagonal of R alone, beside its entries.
+# R by its entries, by its products and solves, and by its diagonal alone.
 PRECISIONS = {
     "sparse": R,
     "dense": R.toarray(),
@@ -28,19 +28,19 @@ PRECISIONS = {
 
 
 def dense_precision(name):
-    """The dense matrix of one of PRECISIONS."""
+    """Return the dense matrix of one of PRECISIONS."""
     return np.diag(R.diagonal()) if name == "diagonal" else R.toarray()
 
 
 def generalized_eigenvalues(H, M, k, which):
-    """The k eigenvalues of H x = mu M x that `which` means, ascending, from dense matrices."""
+    """Return k eigenvalues of H x = mu M x in ascending order, selected by `which`."""
     values = scipy.linalg.eigh(H, M, eigvals_only=True)
     order = {"LM": np.argsort(-abs(values)), "LA": np.argsort(-values), "SA": np.argsort(values)}
     return np.sort(values[order[which][:k]])
 
 
 def assert_residuals_within_bounds(H, M, pairs):
-    """Vectors orthonormal in M, and residuals within the bounds in the norm of its inverse."""
+    """Assert that vectors are M-orthonormal and residuals within bounds in the norm of M^-1."""
     V, inverse = pairs.vectors, np.linalg.inv(M)
     np.testing.assert_allclose(V.T @ M @ V, np.eye(V.shape[1]), atol=1e-9)
     off = H @ V - M @ V * pairs.values

@@ -1,4 +1,4 @@
-"""Plausible mistakes inside the library, each in place of one step of a composition."""
+"""Plausible mistakes inside the library, each of which replaces one step of a computation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from mfdeq.operators.operator import Adjoint, IdentityMinus, Matrix, Stacked
 
 @dataclass(frozen=True)
 class Mutant:
-    """`wrong` in place of the attribute `name` of a class or module, seen on some cases."""
+    """A wrong attribute of a class or module, and a case that reveals it."""
 
     where: Any
     name: str
@@ -65,7 +65,7 @@ def identity_minus_not_transposed(self, y):
     return self._apply(y)
 
 
-solve = Factor._solve_checked  # which `solve`, `solve_adjoint` and A^-1 as an operator call
+solve = Factor._solve_checked  # called by `solve`, `solve_adjoint` and the operator A^-1
 
 
 @mutant(Factor, "_solve_checked", "smooth", "stiff", "square", "bratu_spectral")
@@ -147,7 +147,7 @@ def T_adjoint_without_I(self, y):
     return self.lower._apply_adjoint(y[self.shape[1] :])
 
 
-# The Hessian of the Lagrangian, by its parts and by its blocks
+# The Hessian of the Lagrangian: its parts and its blocks
 
 
 @mutant(hessian, "add_curvatures", "smooth", "stiff", "square")
@@ -166,7 +166,7 @@ def K_minus_the_dynamics(left, right):
 
 
 def in_blocks(product):
-    """Registers a product with K written as a function of its blocks and of (u, z)."""
+    """Register a product with K, written as a function of its blocks and of (u, z)."""
 
     def apply(self, x):
         blocks = self.params_params, self.state_params, self.state_params.H, self.state_state

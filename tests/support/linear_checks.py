@@ -1,4 +1,4 @@
-"""Matrices for linear solvers, and a check of their solves on both sides."""
+"""Matrices for linear solvers, and a check of solves with A and its transpose."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -7,7 +7,7 @@ from support.places import to_numpy
 
 
 def contraction(n, seed=0):
-    """A dense I - J with |J| = 1/2."""
+    """Return a dense I - J with |J| = 1/2."""
     rng = np.random.default_rng(seed)
     J = rng.standard_normal((n, n))
     return np.eye(n) - 0.5 * J / np.linalg.norm(J, 2)
@@ -21,7 +21,7 @@ MATRICES = {
 
 
 def check_solves(factor, dense, dtype="float64", rtol=None):
-    """Both sides, a vector, a block, a zero column and dependent columns, at the true residual."""
+    """Check the true residuals of solves with A and A' for vectors, blocks and special columns."""
     n = dense.shape[0]
     rng = np.random.default_rng(2)
     B = rng.standard_normal((n, 5)).astype(dtype)

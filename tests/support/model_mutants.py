@@ -1,8 +1,8 @@
-"""Mutants of any model: one field of its Linearization wrong, whatever form the field is given in.
+"""Mutants of any model: one field of its Linearization is wrong, whatever its form.
 
-A mutation takes the fields that a model gave and returns them with one changed. Nothing here
-knows a model: what a mutation leaves as it was (a symmetric block transposed, a zero block
-dropped) is found by comparing.
+A mutation returns the fields of a model with one changed. It does not depend on the model: a
+mutation that changes nothing (a symmetric block transposed, a zero block dropped) is found by
+comparison.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BLOCKS = ("params_params", "state_params", "state_state")
 
 @dataclass(frozen=True)
 class At:
-    """Where a model is linearized, and what it gave there."""
+    """The point where a model is linearized, and its original linearization there."""
 
     model: Any
     h: np.ndarray
     theta: np.ndarray
 
     def given(self, at_h: float = 1.0, at_theta: float = 1.0) -> mfdeq.Linearization:
-        original = super(type(self.model), self.model) if mutated(self.model) else self.model
+        original = super(type(self.model), self.model) if is_mutant(self.model) else self.model
         return original.linearize(at_h * self.h, at_theta * self.theta)
 
     @property
@@ -39,7 +39,7 @@ class At:
 
 @dataclass(frozen=True)
 class Mutation:
-    """`change(fields, at)` gives the fields with one wrong, of which `field` is the name."""
+    """A mutation: `change(fields, at)` returns the fields with a wrong one, named `field`."""
 
     field: str
     how: str
@@ -49,12 +49,12 @@ class Mutation:
         return f"{self.field} {self.how}".replace(" ", "_")
 
 
-def mutated(model):
+def is_mutant(model):
     return getattr(type(model), "mutation", None) is not None
 
 
 def mutant(model, mutation):
-    """The model, one field of its linearizations wrong."""
+    """Return the model with one wrong field in its linearizations."""
 
     def linearize(self, h, theta):
         at = At(self, h, theta)
@@ -67,18 +67,18 @@ def mutant(model, mutation):
     return changed
 
 
-# Fields in whatever form
+# Fields in any form
 
 
 def entries(M):
-    """A field as a CSR array or a dense array."""
+    """Return a field as a CSR array or a dense array."""
     if sp.issparse(M):
         return sp.csr_array(M)
     return np.array(M) if isinstance(M, np.ndarray) else M @ np.eye(M.shape[1])
 
 
 def blocks_of(curvature, sizes):
-    """The three blocks of a curvature given by blocks or by its product; zeros for None."""
+    """Return the three blocks of a curvature of blocks or products, with zeros for None."""
     P, N = sizes
     if callable(curvature):
         curvature = mfdeq.Curvature(apply=curvature)
@@ -103,12 +103,12 @@ def product(blocks, u, z):
 
 
 def like(M, changed):
-    """Dense entries in the form of M: solvers are chosen by the form."""
+    """Convert dense entries to the form of M, which decides the choice of solvers."""
     return sp.csr_array(changed) if sp.issparse(M) else changed
 
 
 def rows(pick, factor):
-    """One row of a matrix multiplied, among those that are not zero."""
+    """Return a change that multiplies one of the nonzero rows of a matrix."""
 
     def change(M):
         sizes = abs(M).sum(axis=1)
@@ -135,7 +135,7 @@ def dense(M):
 
 
 def entry_dropped(M):
-    """The greatest entry off the diagonal, or of all where there is no other, left out."""
+    """Set the largest off-diagonal entry to zero, or the largest entry if there is none."""
     D = dense(M)
     off = np.where(np.eye(*D.shape, dtype=bool), 0.0, abs(D))
     D[np.unravel_index(np.argmax(off if off.any() else abs(D)), D.shape)] = 0.0
@@ -148,7 +148,7 @@ def shifted(M):
 
 
 def skewed(M):
-    """The symmetric part kept, the symmetry lost."""
+    """Add a skew matrix, which leaves the symmetric part unchanged."""
     D = dense(M)
     upper = np.triu(D, 1)
     if not upper.any():
@@ -184,7 +184,7 @@ MATRIX = {
 }
 SQUARE = {"for I - it": lambda M: like(M, np.eye(*M.shape) - M)}
 SYMMETRIC = {"skewed": skewed}
-ADJOINT = {  # of an operator whose product is right
+ADJOINT = {  # wrong adjoints of an operator whose product is correct
     "adjoint sign": lambda M, y: -(M.T @ y),
     "adjoint double": lambda M, y: 2 * (M.T @ y),
     "adjoint dropped": lambda M, y: 0 * (M.T @ y),
@@ -234,7 +234,7 @@ def of_lam(change):
 
 
 def of_product(change):
-    """change(blocks, u, z) in place of the curvature's product."""
+    """Return a change that replaces the curvature's product by change(blocks, u, z)."""
 
     def mutate(given, at):
         def curvature(lam):
@@ -254,12 +254,12 @@ def stale(name, at_h, at_theta):
 
 
 def of_second(change):
-    """change(second, a, b) in place of second(a, b)."""
+    """Return a change that replaces second(a, b) by change(second, a, b)."""
     return lambda given, at: replace(given, second=lambda a, b: change(given.second, a, b))
 
 
 def pure(f, a, b, *parts):
-    """f''[a, b] of only these parts (0 the parameters, 1 the state) of a and b."""
+    """Return f''[a, b] for only these parts (0: parameters, 1: state) of a and b."""
     kept = (
         [x if i == part else 0 * x for i, x in enumerate(ab)]
         for ab, part in zip((a, b), parts, strict=True)
@@ -346,19 +346,19 @@ MUTATIONS = [
 
 
 def same(left, right):
-    """To rounding, each row on its own scale."""
+    """Return True if matrices agree to rounding, each row relative to its own size."""
     left, right = np.atleast_2d(dense(left)), np.atleast_2d(dense(right))
     allowed = 1e-12 * np.max(abs(left), axis=1, initial=0.0)
     return bool(np.all(np.max(abs(left - right), axis=1, initial=0.0) <= allowed))
 
 
 def matrices(M):
-    """What M does and what its adjoint does."""
+    """Return M and the transpose of its adjoint as matrices."""
     return entries(M), (entries(M.H).T if isinstance(M, LinearOperator) else entries(M))
 
 
 def halves(curvature, sizes):
-    """The blocks as the product has them, both mixed ones, and as an operator's adjoint."""
+    """Return the blocks that the products use, including both mixed ones and their adjoints."""
     if not callable(curvature) and curvature.apply is None:
         mixed = curvature.state_params
         lower = [] if mixed is None or not isinstance(mixed, LinearOperator) else matrices(mixed)
@@ -369,7 +369,7 @@ def halves(curvature, sizes):
 
 
 def changes_anything(model, mutation, h, theta):
-    """Whether the mutated field differs from the original at (h, theta)."""
+    """Return True if the mutated field differs from the original at (h, theta)."""
     at = At(model, h, theta)
     right, rng = at.given(), np.random.default_rng(0)
     wrong = mutation.change(right, At(mutant(model, mutation), h, theta))

@@ -1,4 +1,4 @@
-"""A small model with all second derivatives: on PETSc's Vecs and Mats, and its twin in scipy.
+"""A small model with second derivatives on PETSc's Vecs and Mats, and its twin in scipy.
 
 L h + h³ + h∘(V θ) - W (θ + θ²/4) = 1, the observations of every third state, and a prior.
 """
@@ -25,7 +25,7 @@ DATA = RNG.standard_normal(OBSERVED.shape[0])
 
 
 def mat_of(matrix):
-    """A scipy matrix as an AIJ Mat in PETSc's own layout."""
+    """Convert a scipy matrix to an AIJ Mat in PETSc's default layout."""
     matrix = sp.csr_matrix(matrix)
     mat = PETSc.Mat().createAIJ(matrix.shape, comm=COMM)
     mat.setUp()
@@ -36,19 +36,19 @@ def mat_of(matrix):
 
 
 def vec_of(array):
-    """A numpy array that every rank has as a Vec."""
+    """Convert a numpy array, which every rank has, to a Vec."""
     vec = PETSc.Vec().createMPI(array.shape[0], comm=COMM)
     vec.array[:] = array[slice(*vec.getOwnershipRange())]
     return vec
 
 
 def gathered(vec):
-    """A Vec as a numpy array on every rank."""
+    """Return a Vec as a numpy array on every rank."""
     return mfdeq.petsc.arrays.DistributedArray.from_petsc(vec).gathered()
 
 
 def diagonal_of(vec):
-    """The diagonal Mat of a Vec."""
+    """Return the diagonal Mat of a Vec."""
     start, stop = vec.getOwnershipRange()
     rows = np.arange(stop - start + 1, dtype=PETSc.IntType)
     size = (vec.getSizes(), vec.getSizes())
@@ -58,7 +58,7 @@ def diagonal_of(vec):
 
 
 class Cubic(mfdeq.ResidualModel):
-    """The model by Vecs and Mats."""
+    """The model on Vecs and Mats."""
 
     state_size, param_size = N, P
 
@@ -105,7 +105,7 @@ class Cubic(mfdeq.ResidualModel):
 
 
 class Twin(mfdeq.ResidualModel):
-    """The same by numpy's arrays and scipy's matrices."""
+    """The same model on numpy arrays and scipy matrices."""
 
     state_size, param_size = N, P
 
@@ -132,24 +132,24 @@ class Twin(mfdeq.ResidualModel):
         )
 
 
-# Numbers that every rank holds: one loss serves both.
+# Every rank holds the data, so one loss serves both models.
 LOSS = mfdeq.LeastSquares(OBSERVED, DATA, 4.0) + mfdeq.QuadraticPrior(0.1)
 
 
 @functools.cache
 def on_ranks():
-    """The equilibrium on all ranks, a `mfdeq.petsc.Equilibrium`."""
+    """Return the equilibrium on all ranks, an `mfdeq.petsc.Equilibrium`."""
     solver = mfdeq.petsc.KSP(rtol=1e-13)
     return mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver, rtol=1e-13)
 
 
 @functools.cache
 def on_one_machine():
-    """The equilibrium of the twin, on every rank for itself."""
+    """Return the equilibrium of the twin, computed by every rank."""
     return mfdeq.solve(Twin(), THETA, rtol=1e-13)
 
 
 @functools.cache
 def hessians():
-    """The Hessian of the loss as a Mat, and that of the twin."""
+    """Return the Hessian of the loss as a Mat, and that of the twin."""
     return on_ranks().hessian(LOSS), on_one_machine().hessian(LOSS)

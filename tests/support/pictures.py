@@ -1,4 +1,4 @@
-"""matplotlib without a screen for the tests of plots, and eigenpairs to draw."""
+"""matplotlib without a screen for the tests of plots, and eigenpairs to plot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Triangulation", "eigenpairs", "legend", "plot", "plt"]
 
 
 def eigenpairs(values, bounds=0.0, error=1e-9, dtype="float64", vectors=None):
-    """Eigenpairs with these numbers."""
+    """Return Eigenpairs with these values and bounds."""
     values = np.asarray(values, dtype)
     bounds = np.full(values.shape, bounds, dtype) if np.isscalar(bounds) else np.asarray(bounds)
     errors = np.full(values.shape, error, dtype)
@@ -29,5 +29,5 @@ def eigenpairs(values, bounds=0.0, error=1e-9, dtype="float64", vectors=None):
 
 
 def legend(ax):
-    """The words of a legend."""
+    """Return the labels of a legend."""
     return [text.get_text() for text in ax.get_legend().get_texts()]

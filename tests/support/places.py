@@ -15,8 +15,8 @@ NO_CUPY = "no CUDA device (MFDEQ_CUPY=simulated runs them on the simulation)"
 
 
 @functools.cache
-def cupy_here():
-    """cupy, where it has a device or is the simulation of one; else None."""
+def available_cupy():
+    """Return cupy if it has a device or is simulated, else None."""
     if importlib.util.find_spec("cupy") is None:
         return None
     import cupy
@@ -25,20 +25,20 @@ def cupy_here():
 
 
 def libraries():
-    """numpy, and cupy where there is one: the values of `xp` for parametrize(**LIBRARIES)."""
+    """Return numpy, and cupy if available, as parameters for parametrize(**LIBRARIES)."""
     found = [pytest.param(np, id="numpy")]
-    if (cupy := cupy_here()) is not None:
-        found.append(pytest.param(cupy, id=cupy_called()))
+    if (cupy := available_cupy()) is not None:
+        found.append(pytest.param(cupy, id=cupy_label()))
     return found
 
 
 def to_numpy(array):
-    """A host float64 copy of an array of any of the namespaces."""
+    """Return a host float64 copy of an array of any library."""
     return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
 
 
-def cupy_called():
-    """The name of cupy in the ids of tests, which says whether it is simulated."""
+def cupy_label():
+    """Return the name of cupy in test ids, which tells a simulation from a GPU."""
     return "cupy-simulated" if os.environ.get("MFDEQ_CUPY") == "simulated" else "cupy"
 
 
@@ -56,23 +56,23 @@ class Place:
         self.device = "cpu" if name == "numpy" else strict.Device(name)
 
     def __call__(self, x):
-        """Copy a host array there."""
+        """Copy a host array to this device."""
         return self.xp.asarray(np.asarray(x), device=self.device)
 
     def back(self, x):
-        """Copy an array back to the host, after asserting that it was there."""
+        """Copy an array, which must be on this device, to the host."""
         if self.xp is compat:
             return x
         assert x.device == self.device
-        # Entry by entry, because nothing else leaves that device with every version of numpy.
+        # Entry by entry, the only transfer from that device that works with every numpy.
         return np.reshape([float(x[i]) for i in np.ndindex(*x.shape)], x.shape)
 
 
 HOST = Place("numpy")
 
 
-def agrees(place, compute):
-    """Assert that the arrays of compute(place) equal those that numpy computes, and are there."""
+def assert_agrees_with_numpy(place, compute):
+    """Assert that compute(place), a tuple of arrays, is the same on a device and with numpy."""
     expected, found = compute(HOST), compute(place)
     assert len(expected) == len(found) > 0
     for here, there in zip(expected, found, strict=True):

@@ -1,4 +1,4 @@
-"""Precisions of priors, given in other ways than by a matrix."""
+"""Precisions of priors that are given by other things than a matrix."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -8,12 +8,12 @@ import mfdeq
 
 
 def dense(R):
-    """A sparse or dense matrix, or one given by its diagonal, as a dense array."""
+    """Return a sparse or dense matrix, or one given by its diagonal, as a dense array."""
     R = R.toarray() if sp.issparse(R) else R
     return np.diag(R) if R.ndim == 1 else R
 
 
 def precision_by_products(R, **options):
-    """The precision R known by its products and solves only."""
+    """Return the precision R by its products and solves only."""
     lu = splu(sp.csc_matrix(dense(R)))
     return mfdeq.Precision(aslinearoperator(dense(R)), solve=lu.solve, **options)

@@ -1,4 +1,4 @@
-"""How the tests of bad input say what they expect."""
+"""Expectations of the tests of bad input."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ import mfdeq
 
 @contextlib.contextmanager
 def refused(kind, *words):
-    """Expect exactly this kind of error, its message having all the words (patterns)."""
+    """Expect an error of exactly this class whose message matches all patterns."""
     with pytest.raises(mfdeq.MfdeqError) as caught:
         yield caught
     assert type(caught.value) is kind, f"{type(caught.value).__name__}: {caught.value}"
@@ -19,5 +19,5 @@ def refused(kind, *words):
 
 
 def table(*rows):
-    """Parameters with ids from the first column, which names the case."""
+    """Return parameters with the first column as their ids."""
     return [pytest.param(*row[1:], id=row[0]) for row in rows]

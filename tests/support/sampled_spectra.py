@@ -13,5 +13,5 @@ SPECTRA = {
 
 
 def sampled_matrix(name):
-    """A symmetric matrix of one of these spectra."""
+    """Return a symmetric matrix with one of these spectra."""
     return symmetric_matrix(SPECTRA[name])

@@ -7,7 +7,7 @@ import mfdeq
 
 
 class Line(mfdeq.FixedPointModel):
-    """h = a h + theta, with everything that a model may say of itself."""
+    """h = a h + theta, with all optional methods of a model."""
 
     state_size = param_size = 2
 
@@ -28,7 +28,7 @@ class Line(mfdeq.FixedPointModel):
 
 
 class Products(Line):
-    """A map that gives products of its Jacobian only."""
+    """A map that returns its Jacobian by products only."""
 
     def linearize(self, h, theta):
         J = LinearOperator(

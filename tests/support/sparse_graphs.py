@@ -8,7 +8,7 @@ RNG = np.random.default_rng(0)
 
 
 def seven_point(n):
-    """The seven-point -Δ on n x n x n."""
+    """Return the seven-point -Δ on n x n x n points."""
     one = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n))
     eye = sp.identity(n)
     plane = sp.kron(one, eye) + sp.kron(eye, one)
@@ -16,14 +16,14 @@ def seven_point(n):
 
 
 def random_graph(n, wind=0.0):
-    """A symmetric pattern without geometry; with wind, the values are not symmetric."""
+    """Return a matrix with a random symmetric pattern; with wind its values are not symmetric."""
     A = sp.random(n, n, 2.0 / n, random_state=np.random.default_rng(1))
     A = (A + A.T + 5 * sp.identity(n)).tocsr()
     return (A + wind * sp.triu(A, 1)).tocsr()
 
 
 def star(n):
-    """One unknown that is coupled to all others, which are not coupled to each other."""
+    """Return a matrix with one unknown coupled to all others, which are not coupled."""
     A = 3 * np.eye(n)
     A[0] += 1 / n
     A[:, 0] += 1 / n
@@ -31,7 +31,7 @@ def star(n):
 
 
 def blocks(count, n):
-    """Random dense blocks on the diagonal, well conditioned."""
+    """Return a block diagonal matrix of well-conditioned random dense blocks."""
     return sp.block_diag(
         [RNG.standard_normal((n, n)) + 2 * n**0.5 * np.eye(n) for _ in range(count)]
     ).tocsr()
@@ -56,6 +56,6 @@ SPARSE_MATRICES = {
 
 
 def zero_diagonal(n):
-    """A regular matrix of 2n unknowns with symmetric pattern and a zero diagonal."""
+    """Return a regular matrix of 2n unknowns with symmetric pattern and zero diagonal."""
     C = sp.identity(n) + 0.1 * sp.diags([1.0], [1], shape=(n, n))
     return sp.bmat([[None, C.T], [C, None]]).tocsr()

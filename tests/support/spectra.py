@@ -23,7 +23,7 @@ AWKWARD_SPECTRA = {
 
 
 def symmetric_matrix(values, seed=0, dtype=float):
-    """Q diag(values) Q' with a random orthogonal Q."""
+    """Return Q diag(values) Q' with a random orthogonal Q."""
     rng = np.random.default_rng(seed)
     Q = np.linalg.qr(rng.standard_normal((len(values),) * 2))[0]
     dense = ((Q * values) @ Q.T).astype(dtype)
@@ -31,7 +31,7 @@ def symmetric_matrix(values, seed=0, dtype=float):
 
 
 def symmetric_operator(values, seed=0, dtype=float, noise=0.0):
-    """The same matrix, known by its products, which are off by random vectors of length `noise`."""
+    """Return an operator of the same matrix, with random errors of length `noise` in products."""
     dense = symmetric_matrix(values, seed, dtype)
     rng = np.random.default_rng(seed + 1)
 
@@ -43,12 +43,12 @@ def symmetric_operator(values, seed=0, dtype=float, noise=0.0):
 
 
 def awkward_operator(name):
-    """The operator of one of the awkward spectra."""
+    """Return the operator of one of the awkward spectra."""
     return symmetric_operator(AWKWARD_SPECTRA[name])
 
 
 def wanted_eigenvalues(values, k, which):
-    """Those k of the eigenvalues that `which` of `mfdeq.eigsh` means, in ascending order."""
+    """Return k eigenvalues in ascending order, selected by `which` as in `mfdeq.eigsh`."""
     values = np.sort(values)
     n = len(values)
     return {

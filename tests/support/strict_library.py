@@ -1,4 +1,4 @@
-"""array_api_strict registered as an array library of its own, as docs/extending.rst shows it."""
+"""array_api_strict registered as an array library, as docs/extending.rst shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a study has written, and its scripts in processes of their own."""
+"""Checks of the files of a study, and a script that runs one in its own process."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).with_name("study_functions.py")
 
 
 def assert_complete(study):
-    """Every record has its arrays, and nothing else is there. Return the parameters."""
+    """Assert that every record has its arrays and nothing is left over; return the parameters."""
     records = study.records()
     assert all(not record.damaged for record in records)
     folders = {folder.name for folder in (study.directory / "arrays").glob("*/*")}

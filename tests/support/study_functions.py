@@ -1,4 +1,4 @@
-"""Functions of cases, where worker processes can import them; as a script, a study of `slow`."""
+"""Functions of cases that worker processes can import; as a script, a study of `slow`."""
 
 import functools
 import os
@@ -19,15 +19,15 @@ def pair(i, j):
     return {"sum": i + j, "state": np.arange(3.0) + 10 * i + j, "word": f"{i}{j}"}
 
 
-def waves(i):
+def complex_outputs(i):
     return {"python": 1 + 2j * i, "single": np.complex64(3j), "array": np.array([1j, 2.0])}
 
 
-def drawn(i, rng):
+def random_numbers(i, rng):
     return {"numbers": rng.standard_normal(4)}
 
 
-def moody(i):
+def fail_for_one_and_two(i):
     if i == 1:
         raise ValueError("one is not liked")
     if i == 2:
@@ -35,22 +35,22 @@ def moody(i):
     return {"twice": 2 * i}
 
 
-def deadly(i):
+def kill_worker_for_three(i):
     if i == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
     return {"twice": 2 * i}
 
 
-def started(x, kind, start=None):
+def warm_started(x, kind, start=None):
     return {"state": np.array([x]), "was": None if start is None else float(start[0])}
 
 
-def onwards(x, state):
+def continue_state(x, state):
     return {"state": 0 if state is None else state + 1}
 
 
-def partly(i):
+def partly_storable(i):
     bad = {
         1: lambda: scipy.sparse.eye_array(3),
         2: lambda: scipy.sparse.csr_matrix(np.eye(2)),
@@ -59,11 +59,11 @@ def partly(i):
     return {"m": bad[i]() if i in bad else i, "twice": 2 * i, "x": np.ones(2) * i}
 
 
-def ragged(i):
+def ragged_list(i):
     return {"rows": [[1, 2], [3]], "even": bool(i % 2)}
 
 
-def seldom(i):
+def fail_for_one(i):
     if i == 1:
         raise ValueError("one is not liked")
     return {"even": i == 0}
@@ -76,7 +76,7 @@ def spectrum(x, kind):
     return {"values": values, "norm": np.linalg.norm(values), "count": round(10 * x)}
 
 
-def masked(i):
+def masked_array(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 
 
@@ -85,14 +85,14 @@ def slow(i, j, seconds):
     return pair(i, j)
 
 
-def interrupted(i):
+def interrupt_for_two(i):
     if i == 2:
         raise KeyboardInterrupt
     return i
 
 
 if __name__ == "__main__":
-    # A shell that starts it in the background has it ignore interrupts.
+    # A script that a shell starts in the background ignores interrupts by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     directory, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     mfdeq.Study(directory).map(

@@ -4,7 +4,7 @@ import io
 
 
 class Terminal(io.StringIO):
-    """A stream that takes itself for a terminal."""
+    """A stream that reports that it is a terminal."""
 
     def isatty(self):
         return True

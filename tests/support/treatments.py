@@ -1,7 +1,7 @@
-"""What users do to what goes into the library, or comes out of their callbacks.
+"""Treatments of arguments and of results of callbacks, as users may apply them.
 
-A treatment is a function of (value, arguments of the callback). What is `HARMLESS` leaves the
-mathematics alone; of `HARMFUL` nothing may come but the right answer or an error that says where.
+A treatment is a function of (value, arguments of the callback). `HARMLESS` ones do not change the
+mathematics; after a `HARMFUL` one the result is correct or an error names the place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_only(x, args):
 
 
 def overwritten(x, args):
-    """The answer in the memory of the arguments, as far as there is any; NaN in the rest."""
+    """Return the result in the memory of an argument, and fill the other arguments with NaN."""
     given = list(arrays_in(args))
     for array in given:
         array[...] = np.nan
@@ -55,7 +55,7 @@ def overwritten(x, args):
 
 
 class Refilled:
-    """The same array every time, filled anew."""
+    """A treatment that returns the same array every time, with new entries."""
 
     def __init__(self, form=np.asarray):
         self.form, self.kept = form, {}
@@ -81,7 +81,7 @@ def sparse(form, array):
 
 
 def with_zeros(x, args):
-    """Every entry stored, the last ones first."""
+    """Return a CSR array that stores all entries, zeros too, in reverse order."""
     rows, columns = (index.ravel()[::-1] for index in np.indices(x.shape))
     return sp.csr_array(sp.coo_array((x[rows, columns], (rows, columns)), shape=x.shape))
 
@@ -95,7 +95,7 @@ def unsorted(x, args):
 
 
 def duplicates(x, args):
-    """Entries as sums of what is not representable in fewer."""
+    """Return a CSR array with three duplicates of each entry, which sum to it."""
     columns = np.indices(x.shape)[1].ravel().repeat(3)
     parts = np.array([2.0, -0.5, -0.5], x.dtype)
     values = (parts * x.reshape(-1, 1)).ravel()
@@ -140,19 +140,19 @@ HARMLESS = {
         "overwritten": lambda x, args: [overwritten(np.zeros(0), args), x][1],
     },
 }
-MADE = ("refilled", "sparse, refilled")  # anew for every case, with a memory of its own
+MADE = ("refilled", "sparse, refilled")  # have a state, so they are made for every case
 
 
-def harmless(kind, name):
+def harmless_treatment(kind, name):
     treatment = HARMLESS[kind][name]
     return treatment() if name in MADE else treatment
 
 
-class Mine(Exception):
+class UserError(Exception):
     pass
 
 
-def put(value):
+def with_last_entry(value):
     def spoil(x, args):
         x = np.array(x)
         x.flat[-1] = value
@@ -162,7 +162,7 @@ def put(value):
 
 
 def masked(x, args):
-    """Something else beneath the mask."""
+    """Return a masked array with another value beneath the mask."""
     x = np.atleast_1d(np.array(x))
     hidden = np.arange(x.size).reshape(x.shape) == 0
     x[hidden] = 1
@@ -177,7 +177,7 @@ def raising(kind):
 
 
 RAISED = (
-    Mine,
+    UserError,
     ValueError,
     TypeError,
     AttributeError,
@@ -189,9 +189,9 @@ RAISED = (
 )
 HARMFUL = {
     "none": lambda x, args: None,
-    "nan": put(np.nan),
-    "infinity": put(np.inf),
-    "minus infinity": put(-np.inf),
+    "nan": with_last_entry(np.nan),
+    "infinity": with_last_entry(np.inf),
+    "minus infinity": with_last_entry(-np.inf),
     "complex": lambda x, args: x + 1j,
     "half": lambda x, args: np.asarray(x).astype(np.float16),
     "single": lambda x, args: np.asarray(x).astype(np.float32),
@@ -209,7 +209,7 @@ HARMFUL = {
     "row": lambda x, args: np.asarray(x)[None],
     "number": lambda x, args: np.array(2.0),
     "sparse": lambda x, args: sp.csr_array(np.atleast_2d(x)),
-    "sparse nan": lambda x, args: sp.csc_matrix(put(np.nan)(np.atleast_2d(x), args)),
+    "sparse nan": lambda x, args: sp.csc_matrix(with_last_entry(np.nan)(np.atleast_2d(x), args)),
     "masked": masked,
     "of another library": lambda x, args: array_api_strict.asarray(np.array(x)),
     "of another device": lambda x, args: array_api_strict.asarray(
@@ -219,7 +219,7 @@ HARMFUL = {
     **{f"raises {kind.__name__}": raising(kind) for kind in RAISED},
 }
 
-# Wrong in a way that only another value of the same callback, or a derivative of it, shows.
+# Errors that only show in comparison with other values or derivatives of the callback.
 CHANGED = {
     "scaled": lambda x, args: 1.25 * x,
     "zero": lambda x, args: 0.0 * x,
@@ -229,14 +229,14 @@ CHANGED = {
 }
 
 
-class Now:
-    """A treatment of some of the calls only.
+class SomeCalls:
+    """A treatment of some of the calls.
 
     Parameters
     ----------
     treatment : function
     when : "always", "once", "alternately" or int
-        Or after that many calls.
+        The calls to treat; an int means all calls after that many.
     """
 
     def __init__(self, treatment, when):

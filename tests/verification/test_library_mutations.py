@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 import pytest
-from support.cases import CASES, build, close, error, given_as
+from support.cases import CASES, build, case_in_form, close, error
 from support.library_mutants import MUTANTS
 
 import mfdeq
@@ -60,7 +60,7 @@ def differences(case):
 
 def case_named(name):
     name, _, form = name.partition("-")
-    return given_as(build(name), form) if form else build(name)
+    return case_in_form(build(name), form) if form else build(name)
 
 
 def install(monkeypatch, mutant):
@@ -70,7 +70,7 @@ def install(monkeypatch, mutant):
     monkeypatch.setattr(mutant.where, mutant.name, wrong)
 
 
-@pytest.mark.parametrize("case", [*CASES, given_as(build("smooth"), "operators")], ids=str)
+@pytest.mark.parametrize("case", [*CASES, case_in_form(build("smooth"), "operators")], ids=str)
 def test_the_library_agrees_with_the_truth(case):
     assert list(differences(case)) == []
 

@@ -13,7 +13,7 @@ import pytest
 from support.case_forms import AS_IS, FORMS, linearization, product, with_linearize
 from support.case_models import Fields, linear_operator_of
 from support.case_truth import dense_blocks, derivatives
-from support.cases import CASES, SINGLE, build, given_as
+from support.cases import CASES, SINGLE, build, case_in_form
 
 import mfdeq
 
@@ -197,7 +197,7 @@ MUTANTS = [
 ]
 
 
-def mutated(case, mutant):
+def mutant_model(case, mutant):
     """The model of the case with one field wrong."""
     model = case.written[0]
 
@@ -224,7 +224,7 @@ def assert_blamed(verification, field):
 )
 def test_verify_fails_for_a_mutant_of_the_model(mutant, name):
     case = NAMED[name]
-    verification = mfdeq.verify(mutated(case, mutant), case.params, case.loss, case.h0)
+    verification = mfdeq.verify(mutant_model(case, mutant), case.params, case.loss, case.h0)
     assert_blamed(verification, mutant.name.split()[0])  # the field, or the block of the curvature
 
 
@@ -243,7 +243,7 @@ SLIGHT = [
 )
 def test_verify_fails_for_one_part_in_ten_thousand(mutant, name):
     case = NAMED[name]
-    verification = mfdeq.verify(mutated(case, mutant), case.params, case.loss, case.h0)
+    verification = mfdeq.verify(mutant_model(case, mutant), case.params, case.loss, case.h0)
     assert_blamed(verification, mutant.name)
 
 
@@ -265,7 +265,7 @@ def contradicts_itself(mutant):
 def test_solve_and_hessian_refuse_derivatives_that_contradict_themselves(mutant, name):
     case = NAMED[name]
     with pytest.raises(mfdeq.DerivativeError):
-        mfdeq.solve(mutated(case, mutant), case.params, case.h0).hessian(case.loss)
+        mfdeq.solve(mutant_model(case, mutant), case.params, case.h0).hessian(case.loss)
 
 
 # Mutants of a loss
@@ -360,7 +360,7 @@ def test_verify_passes_for_the_original(case, seed):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["smooth", "stiff", "diffusion"])
 def test_verify_passes_in_every_form(name, form):
-    case = given_as(build(name), form)
+    case = case_in_form(build(name), form)
     verification = mfdeq.verify(case.model, case.params, case.loss, case.h0)
     assert verification.verdict == "PASS", str(verification)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator
 from support.case_forms import with_linearize
-from support.cases import build, given_as
+from support.cases import build, case_in_form
 
 import mfdeq
 from mfdeq.verification.taylor_remainders import FAIL, INCONCLUSIVE, PASS, judge_remainders
@@ -26,7 +26,7 @@ def test_a_verification_prints_a_table_with_a_verdict():
 
 
 def test_missing_fields_are_listed():
-    case = given_as(build("smooth"), "without_second")
+    case = case_in_form(build("smooth"), "without_second")
     found = mfdeq.verify(case.model, case.params, case.loss)
     assert "not given, not checked: second" in str(found)
 

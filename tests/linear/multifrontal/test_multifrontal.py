@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from support.matrices import diffusion, residuals
-from support.places import HOST, Place, agrees
+from support.places import HOST, Place, assert_agrees_with_numpy
 from support.sparse_graphs import SPARSE_MATRICES
 
 from mfdeq.arrays.backend import Backend
@@ -120,5 +120,5 @@ def test_solves_run_on_any_array_library(name, device):
             for x, adjoint in ((b, False), (b, True), (b[:, 0], False))
         ]
 
-    agrees(Place(device), compute)
+    assert_agrees_with_numpy(Place(device), compute)
     np.testing.assert_allclose(matrix @ compute(HOST)[0], b, atol=1e-10)

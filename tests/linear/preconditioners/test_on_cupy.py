@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from support.case_models import linear_operator_of
 from support.cases import close, to_numpy
 from support.cupy_problems import assert_cupy_agrees_with_numpy, bratu, cupy, needs_cupy
-from support.matrices import diffusion, moved, operator
+from support.matrices import diffusion, operator, to_library
 
 import mfdeq
 from mfdeq.linear.preconditioners import amg
@@ -19,7 +19,7 @@ from mfdeq.linear.preconditioners import amg
 @pytest.mark.parametrize("by", [mfdeq.ILU(), mfdeq.AMG(), mfdeq.Jacobi(), mfdeq.Direct()], ids=str)
 def test_solves_preconditioned_by_a_pattern_or_matrix_agree_with_numpy(by, given):
     def compute(xp):
-        A = moved((diffusion(9) + sp.identity(81)).tocsr(), xp)
+        A = to_library((diffusion(9) + sp.identity(81)).tocsr(), xp)
         op = linear_operator_of(xp)(
             A.shape, matvec=lambda x: A @ x, rmatvec=lambda y: A.T @ y, dtype=A.dtype
         )

@@ -1,4 +1,4 @@
-"""Runs that are killed at their checkpoints and started again, and results compared bit for bit."""
+"""Runs that are killed at checkpoints and restarted, and a bitwise comparison of results."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import pytest
 
 from mfdeq.files import checkpoints
 
-NOT_COMPARED = {"seconds", "peak_bytes", "products_of"}  # of the clock and the process
+NOT_COMPARED = {"seconds", "peak_bytes", "products_of"}  # depend on the clock and the process
 
 
 class Killed(BaseException):
-    """As a signal: nothing in the library catches it."""
+    """An exception that, like a signal, the library does not catch."""
 
 
-def killed_and_restarted(run, path, monkeypatch, before=False):
-    """The result of a run that is killed at every checkpoint, and how many there were.
+def kill_and_restart(run, path, monkeypatch, before=False):
+    """Run to the end, killed at every checkpoint; return the result and the number of kills.
 
-    Killed right after the file was written, or before, where every start comes one further.
+    The run is killed right after it writes a file or, with `before`, before it writes the next one.
     """
     true, kills = checkpoints.write_members, 0
     while True:
         seen = []
 
         def write(*args, seen=seen):
-            if before and seen:  # nothing but the one before is on the disk
+            if before and seen:  # only the previous checkpoint is on the disk
                 raise Killed
             true(*args)
             seen.append(1)
@@ -50,10 +50,10 @@ def killed_and_restarted(run, path, monkeypatch, before=False):
 
 
 def kill_cases(cases, also_before, slow=()):
-    """Parameters (what, before): killed after writing, and before writing the next file.
+    """Return parameters (what, before): kills after writing, and before writing the next file.
 
-    The second computes everything twice; it is slow but for the cases in `also_before`. Those in
-    `slow` are slow anyway.
+    The latter compute everything twice and are marked slow, except for the cases in `also_before`.
+    Cases in `slow` are always marked slow.
     """
     return [
         pytest.param(
@@ -69,8 +69,8 @@ def kill_cases(cases, also_before, slow=()):
     ]
 
 
-def killed_after_writing(run, monkeypatch):
-    """Kill a run once it has written."""
+def kill_after_writing(run, monkeypatch):
+    """Start a run, and kill it right after its first checkpoint."""
     true = checkpoints.write_members
 
     def write(*args):
@@ -83,8 +83,8 @@ def killed_after_writing(run, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_members", true)
 
 
-def killed_by_signal(code, path, seed, most, times):
-    """What a script prints that is killed at random moments and then left to end; how often."""
+def kill_by_signal(code, path, seed, most, times):
+    """Kill a script at random times, then let it end; return its output and the number of kills."""
     rng, kills = random.Random(seed), 0
     for _ in range(times):
         process = subprocess.Popen(
@@ -111,7 +111,7 @@ def killed_by_signal(code, path, seed, most, times):
 
 
 def assert_same(found, expected, where="result"):
-    """Equal to the last bit, through dataclasses and lists."""
+    """Assert that results are equal to the last bit, including dataclasses and lists."""
     assert type(found) is type(expected), where
     if dataclasses.is_dataclass(found):
         for name in [field.name for field in dataclasses.fields(found)]:
