@@ -30,7 +30,7 @@ def real(x: Any, name: str) -> float:
     return float(x)
 
 
-def one_of(x: Any, known: tuple[str, ...], name: str) -> str:
+def one_of(x: Any, known: tuple[str | None, ...], name: str) -> str:
     """Return `x` if it is among the `known` strings, or raise `ArgumentError`."""
     if x not in known:
         raise _unexpected(name, f"one of {', '.join(map(repr, known))}", x)

@@ -33,7 +33,7 @@ def ill_posed(method, **options):
     return mfdeq.Krylov(method, **options).setup(np.triu(np.ones((4, 4)))).solve(np.ones(4))
 
 
-NO_SOLVER = r"expected solver to be 'auto', mfdeq.Direct\(\), .* or mfdeq.Neumann\(\), got"
+NO_SOLVER = r"solver: expected 'auto', mfdeq.Direct\(\), .* mfdeq.linear.Solver of your own, got"
 ARGUMENTS = table(
     ("method", lambda: mfdeq.solve(Toy(), THETA, method="newtn"), "'auto', 'newton', .*'newtn'"),
     ("method: none", lambda: mfdeq.solve(Toy(), THETA, method=None), "'auto', .* got None"),
@@ -50,18 +50,21 @@ ARGUMENTS = table(
     ],
     ("solver", lambda: with_solver("lu"), f"{NO_SOLVER} 'lu'"),
     ("solver: none", lambda: with_solver(None), NO_SOLVER),
-    ("solver: the class", lambda: with_solver(mfdeq.Direct), NO_SOLVER),
+    ("solver: the class", lambda: with_solver(mfdeq.Direct),
+     rf"{NO_SOLVER} the class Direct; pass an instance, Direct\(...\)"),
     ("solver: array", lambda: with_solver(np.eye(N)), NO_SOLVER),
-    ("solver: amg", lambda: with_solver(mfdeq.AMG()), r"goes into mfdeq.Krylov\(precond"),
+    ("solver: amg", lambda: with_solver(mfdeq.AMG()), rf"{NO_SOLVER}.*mfdeq.Krylov\(precond"),
     ("solver: own", lambda: with_solver(OwnSolver()), NO_SOLVER),
     (
         "solver at a state",
         lambda: mfdeq.equilibrium_at(Toy(), THETA, EQ.state, solver="lu"),
         NO_SOLVER,
     ),
-    ("krylov method", lambda: mfdeq.Krylov("gmrs"), "one of gmres, cg, .*, got 'gmrs'"),
+    ("krylov method", lambda: mfdeq.Krylov("gmrs"),
+     "method of .*: expected one of 'gmres', 'cg', .*, got 'gmrs'"),
     ("preconditioner", lambda: mfdeq.Krylov(preconditioner="amg"), r"mfdeq.AMG\(\), "),
-    ("preconditioner: class", lambda: preconditioned(mfdeq.AMG), r"AMG\(\), .*, got <class"),
+    ("preconditioner: class", lambda: mfdeq.Krylov(preconditioner=mfdeq.AMG),
+     r"preconditioner: expected .*, got the class AMG; pass an instance, AMG\(...\)"),
     ("preconditioner: solver", lambda: preconditioned(mfdeq.Neumann()), "LinearOperator of shape"),
     ("preconditioner: number", lambda: preconditioned(2.0), r"LinearOperator of shape \(3, 3\)"),
     (
@@ -89,7 +92,8 @@ ARGUMENTS = table(
         )
         for bad in values
     ],
-    ("amg method", lambda: mfdeq.AMG("classical"), "expected method .*, got 'classical'"),
+    ("amg method", lambda: mfdeq.AMG("classical"),
+     "method of mfdeq.AMG: expected .*, got 'classical'"),
     *[
         (f"recycle with {method}", lambda method=method: mfdeq.Krylov(method, recycle=3),
          f"recycle is for 'gmres', not '{method}'")
@@ -97,10 +101,11 @@ ARGUMENTS = table(
     ],
     *[
         (f"recycle with {M}", lambda M=M: mfdeq.Krylov(preconditioner=M, recycle=3).setup(
-            identity(N, format="csr")), r"recycle needs .* give mfdeq.AMG\(levels='float64'\)")
+            identity(N, format="csr")), r"recycle needs .* use mfdeq.AMG\(levels='float64'\)")
         for M in (mfdeq.AMG(), mfdeq.AMG("ruge_stuben"), mfdeq.AMG(levels="float32"))
     ],
-    ("amg levels", lambda: mfdeq.AMG(levels="float16"), "levels of .*'float32', .*, got 'float16'"),
+    ("amg levels", lambda: mfdeq.AMG(levels="float16"),
+     "levels of .*: expected .*'float32', .*, got 'float16'"),
     *[
         (f"amg {field}, {method}", lambda method=method, field=field, given=given:
          mfdeq.AMG(method, **{field: given}), f"{field} is for smoothed aggregation, not {method}")
@@ -138,11 +143,11 @@ ARGUMENTS = table(
         for M in (mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi())
     ],
     ("direct of products", lambda: mfdeq.Direct().setup(operator(np.eye(4))), "needs the entries"),
-    ("cg", lambda: ill_posed("cg"), "'cg' needs a symmetric A, and A is not: use 'gmres'"),
+    ("cg", lambda: ill_posed("cg"), "needs a symmetric A, but A is not symmetric: use 'gmres'"),
     ("minres", lambda: ill_posed("minres"), "'minres' needs a symmetric A"),
     *[
         (f"{solver} of {type(A).__name__}", lambda solver=solver, A=A: solver.setup(A),
-         f"expected A to be a square matrix.* got a {type(A).__name__} of shape")
+         f"A: expected a square matrix.* got a {type(A).__name__} of shape")
         for solver in (mfdeq.Direct(), mfdeq.Krylov(), mfdeq.Neumann())
         for A in (np.ones((2, 3)), None, [[1.0]], EQ.sensitivity)
     ],

@@ -264,7 +264,7 @@ class Curve:
         linearized = self.linearized(point)
         values = leading_eigenvalues(
             linearized,
-            lambda: self.solver.settle(linearized.A, self.counts),
+            lambda: self.solver.setup_for_equilibrium(linearized.A, self.counts),
             self.eigenvalues,
             self.is_map,
         )

@@ -109,7 +109,7 @@ class LinearizedEquilibrium:
         SingularStateError
             If A is singular to working precision.
         """
-        factor = self.solver.settle(self.state_operator, self.report.linear)
+        factor = self.solver.setup_for_equilibrium(self.state_operator, self.report.linear)
         self.report.solver = factor.name
         self.report.choices += [c for c in self.solver.choices if c not in self.report.choices]
         try:

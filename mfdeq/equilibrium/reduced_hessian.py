@@ -34,6 +34,7 @@ def reduce(K: Operator, T: Operator) -> Operator:
 
     Inexact products and error estimates use it with other inverses and curvatures.
     """
+    # H is a property of the array library's LinearOperator, which calls `Operator._adjoint`.
     return T.H @ K @ T  # type: ignore[attr-defined]
 
 

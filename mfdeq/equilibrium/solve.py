@@ -47,7 +47,9 @@ def solve(
         Newton's method and then Anderson acceleration, in the reverse order for a map whose
         Jacobian is known only by its products.
     solver : "auto" or description, optional
-        The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)` or `mfdeq.Neumann()`.
+        The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)`, `mfdeq.Neumann()` or an
+        `mfdeq.linear.Solver` of your own. Pass one `mfdeq.linear.Reused` to several calls with
+        nearby parameters if they are to share a factor (`mfdeq.ReducedFunctional` does).
     rtol : float, optional
         The iteration has converged if ||R|| <= max(rtol s, floor); see Notes. By default 1e-10 in
         float64; in float32 the floor is the target.

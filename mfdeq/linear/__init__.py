@@ -1,11 +1,12 @@
 """From A to a factor: `solver.setup(A)`, then `factor.solve(b)` and `factor.solve_adjoint(b)`.
 
-The package holds the solvers with A and its adjoint, the preconditioners, and what lets one factor
-serve many matrices. `protocols` says what a solver and a preconditioner must do, `factor` what a
-set-up gives; `direct`, `multifrontal`, `krylov` and `preconditioners` hold the methods, `auto`
-chooses among them, and `reuse` keeps a factor along a path. What A is, and what is solved for, does
-not belong here: the package knows operators and arrays, not models. To add a method, derive from
-`Solver` or `Preconditioner` in a new file, and export the class below.
+This package has the solvers for A and its adjoint, the preconditioners, and the reuse of one factor
+for many matrices. `protocols` has the base classes of solvers and preconditioners, `factor` that of
+the factors which a set-up returns. `direct`, `multifrontal`, `krylov` and `preconditioners` have
+the methods, `auto` chooses among them, and `reuse` keeps a factor along a path of matrices. The
+meaning of A and of the right-hand sides does not belong here: the package knows operators and
+arrays, not models. To add a method, derive from `Solver` or `Preconditioner` in a new file; import
+the class below and add it to ``__all__``.
 """
 
 from .auto import Auto

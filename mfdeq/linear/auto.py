@@ -1,9 +1,9 @@
 """Choose a solver from A, and fall back to the next one before giving up.
 
-A solver is chosen for `SOLVES_PER_SETUP` solves, its set-up included. The cost of an LU is
-estimated before it is computed (`direct.fill`). If that is not plainly less than any iteration's,
+The solver chosen is the cheapest for a set-up and `SOLVES_PER_SETUP` solves. The cost of an LU is
+estimated before it is computed (`direct.fill`). Unless no iterative method is likely to beat it,
 preconditioners are tried on one right-hand side and their iterations are counted. Nothing is timed
-(`costs`): the same A gives the same choice.
+(`costs`), so that the same A gives the same choice.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .preconditioners.amg import AMG
 from .preconditioners.ilu import ILU
 from .protocols import Solver
 
-MAX_LU_SIZE = 5_000  # unknowns up to which an LU is taken without an estimate
+MAX_LU_SIZE = 5_000  # unknowns up to which an LU is chosen without an estimate
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
 GOOD_TRIAL_ITERATIONS = 25  # after a trial with fewer, no other preconditioner is tried
-NEUMANN_RATIO = 1.25  # of the iterations of Neumann to those of GMRES, up to which it is cheaper
+NEUMANN_RATIO = 1.25  # iterations of Neumann per iteration of GMRES up to which it is cheaper
 
 
 class Auto(Solver):
@@ -44,17 +44,18 @@ class Auto(Solver):
 
     Notes
     -----
-    A dense A, or dense blocks on its diagonal: LU. Products only: GMRES that recycles, or the
-    Neumann iteration where that takes hardly more iterations. A sparse A: LU up to 5,000 unknowns;
-    above, the cheapest for 50 Hessian products of LU (by its estimated fill, if it fits in
-    memory), CG or GMRES with AMG, for a nonsymmetric A also AMG("air"), and GMRES with ILU that
-    recycles. Iterations are tried on one right-hand side, if LU is not plainly cheaper. A choice
-    holds for later matrices of the same kind and size; one that fails is replaced by the next.
+    A dense A, or one of dense blocks on its diagonal, is factorized. If only products with A are
+    available, the choice is GMRES with recycling, or the Neumann iteration if that takes at most a
+    quarter more iterations. A sparse A is factorized up to 5,000 unknowns. Above, the choice is the
+    cheapest for 50 Hessian products among LU (by its estimated fill, if it fits in memory), CG and
+    GMRES with AMG, for a nonsymmetric A also with AMG("air"), and GMRES with ILU and recycling.
+    Iterative methods are tried on one right-hand side unless LU is clearly cheaper. A choice is
+    kept for later matrices of the same kind and size; if it fails, the next best replaces it.
 
     Attributes
     ----------
     choices : list of str
-        What was chosen and why, in words.
+        The choices made so far, with their reasons.
     remaining : list of (Solver, str)
         The candidates that have not failed, the current one first, with the reason.
 
@@ -77,16 +78,16 @@ class Auto(Solver):
 
     @property
     def description(self) -> str:
-        """What is known before the first choice."""
+        """The name in reports before the first choice."""
         return "solver chosen at the first solve"
 
     @property
     def choices(self) -> list[str]:
-        """What was chosen and why, in words."""
+        """The choices made so far, with their reasons."""
         return self._choices
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """The factor of the first candidate that can be set up."""
+        """Return the factor of the first candidate that can be set up."""
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         if (library_solver := A.backend.library.default_solver()) is not None:
@@ -100,7 +101,7 @@ class Auto(Solver):
         return _AutoFactor(A, self, factors, counts)
 
     def candidates(self, A: Operator) -> list[tuple[Solver, str, Factor | None]]:
-        """Solvers in the order in which they are taken, the reason, and a factor from a trial."""
+        """Return the solvers to try in turn, with the reason and any factor from a trial."""
         array = A.array
         if array is None:
             trials = _trials_by_products(A)
@@ -115,7 +116,10 @@ class Auto(Solver):
         factorizations = _factorizations(A, estimate_fill(array))
         cheapest = factorizations[0]
         if cheapest.cost <= _machine(A).least_with_amg(array.nnz):
-            return _ranked(factorizations, f"{cheapest.summary}, which an iteration hardly reaches")
+            return _ranked(
+                factorizations,
+                f"{cheapest.summary}, which no iterative method is likely to beat",
+            )
         trials = _iterative_trials(A, cheapest.cost)
         why = "; ".join([cheapest.summary, *(trial.summary for trial in trials)])
         # A failed trial is not tried again; an LU, however expensive, is the last resort.
@@ -123,17 +127,17 @@ class Auto(Solver):
         return _ranked([*factorizations, *converged], why)
 
     def forget(self) -> None:
-        """Choose anew at the next A."""
+        """Discard the choice, so that the next A gets a new one."""
         self._kind = None
 
     def record(self, text: str) -> None:
-        """Put a choice on record, once."""
+        """Add a choice to `choices` unless it is there already."""
         if text not in self._choices:
             self._choices.append(text)
 
 
 def _kind(A: Operator) -> tuple[Any, ...]:
-    """What two matrices have in common for which the same choice holds."""
+    """Return what matrices must have in common for a choice to be kept."""
     array = A.array
     return (A.shape, type(array), getattr(array, "nnz", None))
 
@@ -145,9 +149,9 @@ class _Trial:
     Attributes
     ----------
     cost : float
-        In nanoseconds; infinite after a failure.
+        Nanoseconds; infinity after a failure.
     summary : str
-        The same in words.
+        The cost in words, for the report.
     """
 
     cost: float
@@ -158,7 +162,7 @@ class _Trial:
 
 
 def _ranked(trials: list[_Trial], why: str) -> list[tuple[Solver, str, Factor | None]]:
-    """Candidates, the cheapest first."""
+    """Sort the candidates by cost, the cheapest first."""
     cheapest = sorted(trials, key=lambda trial: trial.cost)
     return [(trial.solver, why, trial.factor) for trial in cheapest]
 
@@ -168,7 +172,7 @@ def _machine(A: Operator) -> Machine:
 
 
 def _factorizations(A: Operator, fill: Fill) -> list[_Trial]:
-    """Packages, the cheapest first, up to one that pivots and is the last resort."""
+    """Rank the packages, the cheapest first; the last one pivots, and takes any A."""
     ranked = rank_packages(A, fill, SOLVES_PER_SETUP)
     seconds = 1e-9 * ranked[0][1]
     summary = f"{SOLVES_PER_SETUP} solves by LU are estimated at {seconds:.2g} s"
@@ -176,7 +180,7 @@ def _factorizations(A: Operator, fill: Fill) -> list[_Trial]:
 
 
 def _trials_by_products(A: Operator) -> list[_Trial]:
-    """GMRES, and the Neumann iteration, cheaper a step, before it where it hardly takes more."""
+    """Compare GMRES with the Neumann iteration, whose steps are cheaper, on one trial solve."""
     gmres, why = Krylov("gmres", recycle=20), "A is known by its products only"
     b, iterations = A.backend.random(A.shape[0], seed=3), []
     trials: tuple[Solver, ...] = (Neumann(max_iterations=TRIAL_ITERATIONS), Krylov("gmres"))
@@ -193,7 +197,7 @@ def _trials_by_products(A: Operator) -> list[_Trial]:
 
 
 def _iterative_trials(A: Operator, cost_of_lu: float) -> list[_Trial]:
-    """Try iterative solvers on one right-hand side, while the next one may be the cheapest."""
+    """Try iterative solvers on one right-hand side, as long as the next may be the cheapest."""
     cg, gmres = (Krylov(method, preconditioner=AMG()) for method in ("cg", "gmres"))
     air = Krylov("gmres", preconditioner=AMG("air"))
     ilu = Krylov("gmres", preconditioner=ILU(), recycle=20)
@@ -232,7 +236,7 @@ def _trial(A: Operator, solver: Krylov, best: float) -> _Trial:
 
 
 def _iteration_cost(A: Any, factor: Any, iterations: int) -> float:
-    """Nanoseconds of one of so many iterations."""
+    """Estimate the nanoseconds of one iteration of a solve that takes `iterations`."""
     n, machine = A.shape[0], _machine(A)
     entry = machine.product_entry
     preconditioner = factor.M.application_cost(entry, machine.triangular_entry)
@@ -243,7 +247,7 @@ def _iteration_cost(A: Any, factor: Any, iterations: int) -> float:
 
 
 class _AutoFactor(DelegatingFactor):
-    """The factor of the first remaining candidate; one that fails is replaced for good."""
+    """The factor of the first remaining candidate, which is replaced for good if it fails."""
 
     def __init__(
         self, A: Operator, auto: Auto, factors: dict[int, Factor], counts: LinearCounts
@@ -284,8 +288,8 @@ class _AutoFactor(DelegatingFactor):
         self.auto.record(f"solver: {failed} failed: {error}")
         self._adopt_first()
 
-    # Every product solves twice, so that a call passes through few frames: the current candidate
-    # is asked at once, and `_solve_by_the_next` only comes in where it has failed.
+    # Every Hessian product takes two solves, so these calls go straight to the current candidate;
+    # `_solve_with_next` is for the rare failure.
 
     @translate_memory_errors
     def solve(self, b: Array, *, rtol: float | None = None) -> Array:
@@ -293,7 +297,7 @@ class _AutoFactor(DelegatingFactor):
         try:
             return self.current._solve_checked(b, rtol)
         except ConvergenceError as error:
-            return self._solve_by_the_next(b, rtol, False, error)
+            return self._solve_with_next(b, rtol, False, error)
 
     @translate_memory_errors
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
@@ -301,17 +305,17 @@ class _AutoFactor(DelegatingFactor):
         try:
             return self.current._solve_checked(b, rtol, adjoint=True)
         except ConvergenceError as error:
-            return self._solve_by_the_next(b, rtol, True, error)
+            return self._solve_with_next(b, rtol, True, error)
 
     def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
         try:
             return self.current._solve_checked(b, rtol, adjoint)
         except ConvergenceError as error:
-            return self._solve_by_the_next(b, rtol, adjoint, error)
+            return self._solve_with_next(b, rtol, adjoint, error)
 
-    def _solve_by_the_next(
+    def _solve_with_next(
         self, b: Array, rtol: float | None, adjoint: bool, error: ConvergenceError
     ) -> Array:
-        """Replace the candidate that has failed, until one solves or none is left."""
+        """Solve with the next candidates in turn, after the current one has failed."""
         self._replace(self.current.name, error)
         return self._solve_checked(b, rtol, adjoint)

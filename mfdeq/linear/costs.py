@@ -1,35 +1,35 @@
-"""Estimates of what iterations cost, by which "auto" chooses; `direct.costs` has factorizations.
+"""Cost estimates of iterations, by which "auto" chooses; `direct.costs` has the factorizations.
 
-Everything is counted in entries and operations, and nothing is timed: the same A gives the same
-choice. The units are nanoseconds, of which only the ratios matter.
+Entries and operations are counted and nothing is timed, so that the same A gives the same choice.
+The unit is the nanosecond, but only the ratios of costs matter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SOLVES_PER_SETUP = 100  # solves that a solver is chosen for: 50 Hessian products
-MIN_PRODUCTS_WITH_AMG = 80  # products with A, in work, of a solve with AMG at its best
-MIN_ITERATIONS_WITH_AMG = 8
-BYTES_PER_ENTRY = 10  # of a sparse matrix, with its index, between float32 and float64
+SOLVES_PER_SETUP = 100  # solves for which a solver is chosen: 50 Hessian products
+MIN_PRODUCTS_WITH_AMG = 80  # work of the fastest solve with AMG, in products with A
+MIN_ITERATIONS_WITH_AMG = 8  # iterations of the fastest solve with AMG
+BYTES_PER_ENTRY = 10  # of a sparse matrix, with its index: between float32 and float64
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Costs where the arrays are, in nanoseconds.
+    """Costs on the host or on a device, in nanoseconds.
 
     Attributes
     ----------
     product_entry : float
-        Of a sparse product for each entry.
+        Cost of a sparse product per entry.
     cg_entry : float
-        Of an iteration's updates and inner products for each unknown.
+        Cost per unknown of the updates and inner products of an iteration of CG.
     gmres_entry : float
-        Of an iteration of GMRES for each unknown and vector kept.
+        Cost of an iteration of GMRES per unknown and stored vector.
     iteration : float
-        Of an iteration, however small.
+        Cost of an iteration regardless of the size.
     triangular_entry : float
-        Of a triangular solve for each entry, as of an incomplete LU.
+        Cost of a triangular solve per entry, as with an incomplete LU.
     """
 
     product_entry: float
@@ -39,7 +39,7 @@ class Machine:
     triangular_entry: float
 
     def least_with_amg(self, nnz: int) -> float:
-        """The least that `SOLVES_PER_SETUP` solves with AMG can cost."""
+        """Return a lower bound on the cost of `SOLVES_PER_SETUP` solves with AMG."""
         work = MIN_PRODUCTS_WITH_AMG * self.product_entry * nnz
         return SOLVES_PER_SETUP * (work + MIN_ITERATIONS_WITH_AMG * self.iteration)
 
@@ -47,8 +47,8 @@ class Machine:
 CORE = Machine(  # one core in 2026
     product_entry=1.1, cg_entry=8.0, gmres_entry=1.5, iteration=0.0, triangular_entry=2.8
 )
-# A device of 3 TB/s that takes 5 microseconds for a launch, estimated from what is read and
-# launched rather than measured.
+# A device with 3 TB/s and 5 microseconds per kernel launch. These are estimates from the bytes read
+# and the kernels launched, not measurements.
 DEVICE = Machine(
     product_entry=0.004,
     cg_entry=0.035,

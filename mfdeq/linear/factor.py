@@ -1,7 +1,7 @@
-"""What `solver.setup(A)` returns: the object that solves with A and with its adjoint.
+"""What `solver.setup(A)` returns: an object that solves systems with A and its adjoint.
 
-Whatever the method, the true residual b - A x is computed after each solve and decides whether the
-solution is returned.
+Whatever the method, the true residual b - A x is computed after each solve, and a solution that
+misses its tolerance is not returned.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..report import LinearCounts
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
-MIN_DIGITS = 1.0  # a solution with fewer decimal digits than that is an error
-MAX_CORRECTIONS = 10  # further solves for the residual, before a solve is called failed
-LOOSE_RTOL = 0.1  # of a solve that only shows a direction or an order of magnitude
+MIN_DIGITS = 1.0  # a solution with fewer correct decimal digits is an error
+MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
+LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
 
 
 class Factor:
-    """Base class of what solves with A and its adjoint, every solve checked.
+    """Base class of factors, which solve with A and its adjoint and check every solve.
 
-    A subclass defines `_attempt`, which solves without a check, and, where one application of its
-    preconditioner is cheaper than a solve, `_approximate`. The methods `precondition`, `reuse_for`
-    and `refactorize` say what of a factor can serve another matrix: `Reused` calls them along a
-    path of matrices (the steps of Newton's method, of a continuation, of an optimizer). By default
-    they return None, and every matrix has a set-up of its own.
+    A subclass defines `_attempt`, which solves without a check, and, if one application of its
+    preconditioner is cheaper than a solve, `_approximate`. The methods `preconditioned_factor`,
+    `factor_for_equilibrium` and `refactorize` reuse a factor for another matrix. `Reused` calls
+    them along a path of matrices: the steps of Newton's method, of a continuation or of an
+    optimizer. By default they return None, and a new factor is set up for every matrix.
 
     Parameters
     ----------
@@ -39,18 +39,18 @@ class Factor:
     rtol : float or None
         Relative true residual that a solve must reach; None is 1e-10 (1e-5 in float32).
     counts : LinearCounts or None
-        Where the work is added up; None makes new ones.
+        Counts to which the work is added; None makes new ones.
 
     Attributes
     ----------
     name : str
         The method and its preconditioner, in reports and errors.
     flexible : bool
-        Whether one application of `approximate` is not linear to rounding. A Krylov method that it
-        preconditions must then be a flexible one.
+        Whether one application of `approximate` is not linear to rounding. A Krylov method that
+        uses it as a preconditioner must then be a flexible one.
     iterative : bool
-        Whether a solve to a looser tolerance costs less. What can choose its tolerance (products
-        of a Hessian that need not be exact, say) does so only then.
+        Whether a solve to a looser tolerance costs less. Inexact products of a Hessian, for
+        example, use looser tolerances only then.
     advice : str
         What the error after a failed solve says to try.
 
@@ -107,9 +107,9 @@ class Factor:
         return self._solve_checked(self._checked(b), rtol, adjoint=True)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Apply what stands for the inverse once, unchecked.
+        """Apply the approximate inverse, without a residual check.
 
-        Called for estimates of errors, and for steps of iterations that check themselves.
+        Error estimates call it, and iterations that check their own residuals.
 
         Parameters
         ----------
@@ -119,20 +119,22 @@ class Factor:
         """
         return self._approximate(r, adjoint)
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
-        """Return a factor of a nearby A whose solves this factor preconditions.
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor | None:
+        """Return a factor for a nearby matrix, preconditioned by this one.
 
-        `Reused` calls it for every new matrix as long as that is cheaper than a set-up. Nothing
-        may be set up: the counts' `setups` stay as they are.
+        `Reused` calls it for every new matrix as long as that is cheaper than a set-up. It must
+        not set anything up: ``counts.setups`` stays as it is.
 
         Parameters
         ----------
         A : Operator, (N, N)
-            Of the same shape, with other entries.
+            The nearby matrix. Only its shape is known to be the same.
         counts : LinearCounts
-            Those of the new factor.
+            The counts of the new factor.
         max_iterations : int
-            Iterations after which one of its solves fails, so that `Reused` sets up anew.
+            Iterations after which a solve of the new factor fails, so that `Reused` replaces it.
 
         Returns
         -------
@@ -141,50 +143,51 @@ class Factor:
         """
         return None
 
-    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Return a factor of a nearby A whose many solves cost no more than with A's own.
+    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor for a nearby matrix, preconditioned by this one, for many solves.
 
-        `Reused` calls it for the matrix of the equilibrium, with which all later solves are.
+        `Reused` calls it for the matrix of the equilibrium, for which products of the sensitivity
+        and of Hessians take many solves.
 
         Returns
         -------
         Factor or None
-            None, the default, if a set-up for A makes solves cheaper: an LU of A itself does.
+            None, the default, if solves would be cheaper after a set-up for A, as with an LU.
         """
         return None
 
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Return a factor of A by giving A's entries to what this factor holds.
+        """Return a factor of A, made by updating this factor's preconditioner for A in place.
 
-        `Reused` calls it when this factor has aged, and counts a refreshment in place of a set-up.
-        This factor may not be used any more where another one is returned.
+        `Reused` calls it when this factor has aged, and counts a refreshment instead of a set-up.
+        This factor remains usable, with the new preconditioner.
 
         Returns
         -------
         Factor or None
-            None, the default, if only a set-up can do that; this factor is then as it was.
+            None, the default, if a set-up is needed. This factor is then unchanged.
         """
         return None
 
     def forget(self) -> None:
-        """Drop what earlier solves have left behind and later ones depend on.
+        """Discard what later solves would reuse from earlier ones, such as a recycled space.
 
-        Nothing, by default. A method that recycles a space from solve to solve drops it, so that a
-        computation that is repeated gives the same bits.
+        A computation that is repeated after this gives the same bits. By default there is nothing
+        to discard.
         """
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the factorization or hierarchy, beside A itself; 0 by default."""
+        """Bytes of the factorization or hierarchy, in addition to A; by default 0."""
         return 0
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        """Solve A x = b, or A* x = b, unchecked; set `stopped` where that was given up.
+        """Solve A x = b, or A* x = b, without a residual check; if it gives up, set `stopped`.
 
         Parameters
         ----------
         b : (N,) or (N, k) array
-            Finite, and not to be written into.
+            Finite. Must not be written into.
         rtol : float
             Relative residual of each column to aim at; a direct method may ignore it.
         adjoint : bool
@@ -192,7 +195,7 @@ class Factor:
         raise NotImplementedError
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
-        """Apply the preconditioner; by default solve loosely."""
+        """Apply the preconditioner; by default solve to `LOOSE_RTOL`."""
         return self._attempt(r, LOOSE_RTOL, adjoint)
 
     def _checked(self, b: Array) -> Array:
@@ -203,10 +206,10 @@ class Factor:
         return self.A.H  # type: ignore[attr-defined]
 
     def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
-        """Solve for a right-hand side that has been validated; the residual is checked.
+        """Solve for a right-hand side that has been validated, and check the residual.
 
-        `solve` and `solve_adjoint` come here, and so do internal callers whose b is an array of
-        the right shape, dtype and device.
+        `solve` and `solve_adjoint` call it, and so do operators of this package, whose b is known
+        to have the right shape, dtype and device.
         """
         backend, counts = self.backend, self.counts
         rtol = self.rtol if rtol is None else rtol
@@ -242,21 +245,21 @@ class Factor:
                 history.append(array_on_host(residual).astype("float64"))
         finally:
             counts.seconds += time.perf_counter() - start
-        if rtol <= self.rtol:  # A looser solve (a Newton step, an estimate) is not on record.
+        if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
             worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0)).max())
             counts.worst_residual = max(counts.worst_residual, worst)
         counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
         return x
 
     def _product(self, A: Operator, x: Array) -> Array:
-        """A x for the residual."""
+        """Compute A x for the residual."""
         if A.array is not None or bool(self.backend.xp.all(self.backend.xp.isfinite(x))):
             return A._apply(x)
-        # The NaN of a breakdown must not reach a user's product, which would be blamed for it.
+        # Do not pass NaN from a breakdown to a user's product, which would be blamed for it.
         return x
 
     def _rounding_floor(self, A: Operator, x: Array) -> Any:
-        """c eps || |A||x| || of each column: what rounding alone leaves of a residual."""
+        """Compute c eps || |A||x| || of each column, below which a residual is rounding error."""
         size = array_on_host(self.backend.column_norms(A.abs_apply(x))).astype("float64")
         return ROUNDING_FACTOR * self.backend.eps * size
 
@@ -300,45 +303,47 @@ class Factor:
             f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
             f"residual of {path[-1]:.2e}, above its tolerance {rtol:.1e} "
             f"({why}residuals {' -> '.join(f'{residual:.1e}' for residual in path)}). "
-            f"Try {self.advice}; a nearly singular A may be the cause, too",
+            f"Try {self.advice}; A may also be nearly singular",
             best=x,
             report=self.counts,
         )
 
 
 class DelegatingFactor(Factor):
-    """A factor that passes everything on to a current one, which may be replaced along the way."""
+    """A factor that delegates to another one, the current factor, which can be replaced."""
 
     current: Factor
 
     def __init__(self, A: Operator, counts: LinearCounts) -> None:
         super().__init__(A, None, counts)
-        self.counts.setups -= 1  # What is set up counts itself.
+        self.counts.setups -= 1  # The current factor counts its own set-up.
 
     def adopt(self, factor: Factor) -> None:
-        """Pass everything on to `factor` from now on."""
+        """Make `factor` the current one."""
         self.current = factor
         self.name, self.rtol = factor.name, factor.rtol
         self.flexible, self.iterative = factor.flexible, factor.iterative
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Apply the current factor once."""
+        """Apply the approximate inverse of the current factor."""
         return self.current.approximate(r, adjoint=adjoint)
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
-        """By the current factor."""
-        return self.current.precondition(A, counts, max_iterations)
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor | None:
+        """Return the current factor's result."""
+        return self.current.preconditioned_factor(A, counts, max_iterations)
 
-    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """By the current factor."""
-        return self.current.reuse_for(A, counts)
+    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return the current factor's result."""
+        return self.current.factor_for_equilibrium(A, counts)
 
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """By the current factor."""
+        """Return the current factor's result."""
         return self.current.refactorize(A, counts)
 
     def forget(self) -> None:
-        """Drop what the current factor's solves have left behind."""
+        """Discard what the current factor would reuse from earlier solves."""
         self.current.forget()
 
     @property
@@ -354,13 +359,13 @@ class DelegatingFactor(Factor):
 
 
 def rounding_digits(A: Operator, x: Array, w: Array) -> float:
-    """Decimal digits that rounding leaves in A^-1 b along x: -log10(eps |w|' |A| |x|).
+    """Estimate the correct digits of A^-1 b along x, -log10(eps |w|' |A| |x|).
 
     Parameters
     ----------
     A : Operator, (N, N)
     x : (N,) array
-        Of unit length.
+        A vector of unit length.
     w : (N,) array
         A^-T x.
 
@@ -379,11 +384,11 @@ def rounding_digits(A: Operator, x: Array, w: Array) -> float:
 
 
 def singular_error(digits: float, how: str) -> SingularStateError:
-    """The error for a state operator that leaves fewer than `MIN_DIGITS`."""
+    """Return the error for a state operator that leaves fewer than `MIN_DIGITS` digits."""
     return SingularStateError(
-        f"the state operator A is singular {how} ({digits:.1f} digits left): at a fold, or the "
-        "model leaves a component of the state undetermined (no boundary condition, no drain). "
-        "Move the parameters away from the fold, start where the state is determined, or pin "
-        "the free component",
+        f"the state operator A is singular {how} ({digits:.1f} digits left): the state is at a "
+        "fold, or the model leaves a component of it undetermined (no boundary condition, no "
+        "drain). Move the parameters away from the fold, start where the state is determined, or "
+        "pin the free component",
         digits=digits,
     )

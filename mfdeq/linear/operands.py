@@ -1,4 +1,4 @@
-"""A as solvers take it: as an operator, and its entries where they are known."""
+"""Conversion of A to an operator, and access to its entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..operators.user_operators import as_operator, backend_of
 
 
 def operator_of(A: Any) -> Operator:
-    """A square matrix or operator of any kind as an `Operator`.
+    """Return a square matrix or linear operator as an `Operator`.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def operator_of(A: Any) -> Operator:
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ArgumentError(
-            "expected A to be a square matrix, or a LinearOperator with its adjoint, got a "
+            "A: expected a square matrix, or a LinearOperator that has its adjoint, got a "
             f"{type(A).__name__} of shape {shape}"
         )
     if isinstance(A, Operator):
@@ -37,18 +37,18 @@ def operator_of(A: Any) -> Operator:
 
 
 def matrix_of(A: Operator, needed_by: str) -> Any:
-    """The sparse matrix or array of an operator that is known by its entries.
+    """Return the sparse matrix or array of an operator whose entries are known.
 
     Parameters
     ----------
     A : Operator
     needed_by : str
-        What needs the entries, in the error.
+        Name of what needs the entries, for the error.
 
     Raises
     ------
     ArgumentError
-        If only products with A are known, or PETSc has the entries.
+        If only products with A are available, or PETSc has the entries.
     """
     array = A.array
     if array is None and A.has_entries:
@@ -58,8 +58,9 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
         )
     if array is None:
         raise ArgumentError(
-            f"{needed_by} needs the entries of A, of which only products are known: give a sparse "
-            "or dense matrix (a model as its d_state), or use mfdeq.Krylov(preconditioner=M), M "
-            "being None, a LinearOperator of your own or mfdeq.Approximate(...)"
+            f"{needed_by} needs the entries of A, but only products with A are available; pass a "
+            "sparse or dense matrix (in a model: as d_state), or use "
+            "mfdeq.Krylov(preconditioner=M), where M is None, a LinearOperator of your own or "
+            "mfdeq.Approximate(...)"
         )
     return array

@@ -1,17 +1,17 @@
-"""What a solver and a preconditioner must do: the base classes to derive one's own from.
+"""The base classes of solvers and preconditioners, which state what each of them must do.
 
 A `Solver` and a `Preconditioner` are descriptions: small, immutable, cheap to make and to print.
-Their `setup(A)` does the work that is done once for each matrix. A solver's set-up gives a
-`Factor`, a preconditioner's a `PreconditionerOperator`.
+Their `setup(A)` does the work that is done once for each matrix: that of a solver returns a
+`Factor`, that of a preconditioner a `PreconditionerOperator`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .costs import BYTES_PER_ENTRY
@@ -21,16 +21,15 @@ COLUMNS_PER_SPACE = 16  # columns that block methods solve in one search space, 
 
 
 class Solver(ABC):
-    """Base class of the descriptions of how to solve with A and its adjoint.
+    """Base class of solvers, the descriptions of how to solve with A and its adjoint.
 
-    A solver of your own derives from it, defines `setup` and can then be passed as ``solver=`` to
-    `mfdeq.solve` and everywhere else where `mfdeq.Direct()` can.
+    A solver of your own derives from this class, defines `setup` and can then be passed as
+    ``solver=`` wherever `mfdeq.Direct()` can.
 
     Notes
     -----
     Whatever the method, the `Factor` that `setup` returns checks the true residual of every solve.
-    The description itself should not hold anything that belongs to one matrix: one description is
-    set up for many.
+    A description is set up for many matrices, so it should not store what belongs to one of them.
 
     Examples
     --------
@@ -61,7 +60,7 @@ class Solver(ABC):
         A : Operator, sparse matrix or array, (N, N)
             `mfdeq.linear.operator_of` makes an `Operator` of the others.
         counts : LinearCounts, optional
-            Where the factor adds up what it costs; by default counts of its own.
+            Counts to which the factor adds its work; by default new ones.
 
         Returns
         -------
@@ -79,25 +78,35 @@ class Solver(ABC):
 
     @property
     def description(self) -> str:
-        """The solver in words, for reports: by default as Python prints it."""
+        """The name of the solver in reports; by default its ``str``."""
         return str(self)
 
     @property
     def choices(self) -> Sequence[str]:
-        """The decisions taken so far and the reasons, in words; () for a solver that takes none."""
+        """The decisions made so far, with their reasons; by default none."""
         return ()
 
     def forget(self) -> None:
-        """Forget what earlier matrices have taught the solver; nothing, by default."""
+        """Discard what the solver has learned from earlier matrices; by default nothing."""
         return
 
 
 class PreconditionerOperator(Operator):
     """Base class of the operators that are applied in place of A^-1.
 
-    As of every `Operator`, subclasses define `_apply` and `_apply_adjoint` on arrays of shape (N,)
-    and (N, k); the adjoint preconditions solves with the adjoint of A. The rest has defaults that
-    suit a preconditioner that is linear and small, and is set up anew for every matrix.
+    Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (N,) and (N, k). The
+    adjoint preconditions solves with the adjoint of A. Both return new arrays and do not write into
+    their operand. The defaults of the other methods suit a linear preconditioner that is small and
+    that is set up for every matrix.
+
+    Parameters
+    ----------
+    source : Operator or Backend
+        A, or ``A.backend``: it determines the array library, dtype and device. The constructor of a
+        subclass must take one of the two as its first argument, too, because the class is joined to
+        the LinearOperator of that library before ``__init__`` runs.
+    shape : tuple of int
+        (N, N).
 
     Attributes
     ----------
@@ -105,69 +114,104 @@ class PreconditionerOperator(Operator):
         Whether an application is not linear to rounding: an inner iteration, or a cycle that
         computes in lower precision. GMRES then keeps the preconditioned vectors as well, and
         recycling is refused.
+    description : str
+        The name in reports where the operator itself is passed as ``preconditioner=``; by default
+        the name of the class. `Preconditioner.setup` may set it to the description's.
+    linear_alternative : str
+        What the error about recycling with a flexible preconditioner says to use.
+    refreshes : int
+        How often `Reused` has refreshed the operator. Vectors that were recycled before a refresh
+        are dropped.
     """
 
     flexible: bool = False
-
-    @property
-    def description(self) -> str:
-        """The preconditioner in words, for the names of factors."""
-        return type(self).__name__
+    description: str = ""
+    linear_alternative: str = "another preconditioner, or recycle=0"
+    refreshes: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the incomplete factors or levels that it holds, beside A."""
+        """Bytes of the incomplete factors or levels, in addition to A; by default 0."""
         return 0
 
     def refresh(self, A: Operator) -> bool:
-        """Become the preconditioner of another matrix with the pattern of A, in place.
+        """Become the preconditioner of another matrix, in place.
 
-        `Reused` asks for it when a preconditioner of an earlier matrix has aged, since it may cost
-        less than a set-up.
+        `Reused` calls this instead of `Preconditioner.setup`, because it may cost less: when a
+        solve with the preconditioner of an earlier matrix has failed; when its solves have taken
+        40 iterations more, in total, than solves with a new one would; and before the many solves
+        at an equilibrium, when they have taken 5 more. If the first solve after a refresh takes
+        1.5 times as many iterations as with a new preconditioner, or more, the next call is to
+        `Preconditioner.setup` again.
+
+        Parameters
+        ----------
+        A : Operator, (N, N)
+            The new matrix. It has the shape of the old one and possibly another sparsity pattern:
+            return False if the refresh needs the same pattern and A has another one.
 
         Returns
         -------
         bool
-            False, the default, if that cannot be done: nothing has changed then, and a new one is
-            set up.
+            Whether this is now a preconditioner of the new matrix. With False, the default, a new
+            one is set up.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory. `Reused` catches it and sets a new one up.
+        ArgumentError
+            If the preconditioner does not suit the new matrix. The caller of the solver gets it.
+
+        Notes
+        -----
+        Unless it returns True, it must leave the operator as it was: compute everything first, and
+        assign the attributes last.
         """
         return False
 
     def application_cost(self, product_entry: float, triangular_entry: float) -> float:
         """Estimate the nanoseconds of one application to one vector.
 
-        By it, "auto" compares iterations with factorizations.
+        "auto" uses it to compare iterations with factorizations.
 
         Parameters
         ----------
         product_entry, triangular_entry : float
-            Nanoseconds for each stored entry in a sparse product, and in a triangular solve.
+            Nanoseconds per stored entry of a sparse product and of a triangular solve.
         """
         return product_entry * self.nbytes / BYTES_PER_ENTRY
 
 
 class Preconditioner(ABC):
-    """Base class of the descriptions of preconditioners.
+    """Base class of preconditioners, the descriptions of what is applied in place of A^-1.
 
-    A preconditioner of your own derives from it, defines `setup` and can then be passed as
+    A preconditioner of your own derives from this class, defines `setup` and can then be passed as
     ``preconditioner=`` to `mfdeq.Krylov` and as ``by=`` to `mfdeq.Approximate`.
 
     Attributes
     ----------
     columns_per_space : int
-        How many columns of a block "gmres" and "cg" solve in one search space, by default. 1 suits
-        a preconditioner so good that a shared space costs more than the iterations it saves.
+        Number of columns of a block that "gmres" and "cg" solve in one search space, by default 16.
+        Use 1 for a preconditioner so good that a shared space costs more than the iterations it
+        saves.
     never_symmetric : bool
-        Whether the operator is not symmetric even where A is. Methods for symmetric matrices then
-        refuse the preconditioner.
+        Whether the operator is not symmetric even if A is. Methods for symmetric matrices then
+        refuse the preconditioner. By default False.
+
+    Notes
+    -----
+    A dataclass overrides these two without an annotation (``never_symmetric = True``). With one,
+    they would become parameters of its constructor.
 
     Examples
     --------
     >>> import mfdeq, numpy as np
-    >>> from mfdeq.linear import Preconditioner, PreconditionerOperator
+    >>> from mfdeq.linear import Preconditioner, PreconditionerOperator, matrix_of, operator_of
     >>> class Scalar(Preconditioner):
     ...     def setup(self, A):
-    ...         return Multiple(A, A.array.diagonal().mean())
+    ...         A = operator_of(A)
+    ...         return Multiple(A, matrix_of(A, "Scalar()").diagonal().mean())
     >>> class Multiple(PreconditionerOperator):
     ...     def __init__(self, A, size):
     ...         super().__init__(A, A.shape)
@@ -183,7 +227,7 @@ class Preconditioner(ABC):
     Krylov gmres with Scalar [0.5  0.25]
     """
 
-    columns_per_space: int = COLUMNS_PER_SPACE
+    columns_per_space: ClassVar[int] = COLUMNS_PER_SPACE
 
     @abstractmethod
     def setup(self, A: Operator) -> PreconditionerOperator:
@@ -191,8 +235,10 @@ class Preconditioner(ABC):
 
         Parameters
         ----------
-        A : Operator, (N, N)
-            `mfdeq.linear.matrix_of` gives its entries, or an error where only products are known.
+        A : Operator, sparse matrix or array, (N, N)
+            `mfdeq.Krylov` passes an `Operator`; `mfdeq.linear.operator_of` makes one of the others.
+            `mfdeq.linear.matrix_of` returns the entries of an operator, or raises an error if only
+            products with it are available.
 
         Returns
         -------
@@ -209,24 +255,26 @@ class Preconditioner(ABC):
 
     @property
     def never_symmetric(self) -> bool:
-        """Whether the operator is not symmetric even where A is: False, by default."""
+        """Whether the operator is not symmetric even if A is; by default False."""
         return False
 
     @property
     def description(self) -> str:
-        """The preconditioner in words, for reports and the names of factors."""
+        """The name of the preconditioner in reports; by default that of the class."""
         return type(self).__name__
 
 
 def check_solver(solver: Any) -> None:
     """Raise `ArgumentError` unless `solver` is a `Solver`."""
-    if not isinstance(solver, Solver):
-        hint = (
-            "a preconditioner goes into mfdeq.Krylov(preconditioner=...)"
-            if isinstance(solver, Preconditioner)
-            else "a solver of your own derives from mfdeq.linear.Solver"
-        )
-        raise ArgumentError(
-            "expected solver to be 'auto', mfdeq.Direct(), mfdeq.Krylov(...) or mfdeq.Neumann(), "
-            f"got {solver!r} ({hint})"
-        )
+    if isinstance(solver, Solver):
+        return
+    if isinstance(solver, Preconditioner):
+        hint = "; pass a preconditioner as mfdeq.Krylov(preconditioner=...)"
+    elif isinstance(solver, type):
+        hint = f"; pass an instance, {solver.__name__}(...)"
+    else:
+        hint = ""
+    raise ArgumentError(
+        "solver: expected 'auto', mfdeq.Direct(), mfdeq.Krylov(...), mfdeq.Neumann() or an "
+        f"mfdeq.linear.Solver of your own, got {short_repr(solver)}{hint}"
+    )

@@ -1,15 +1,15 @@
-"""Reuse one factor along a path of matrices: of Newton, a continuation, an optimizer.
+"""Reuse one factor along a path of matrices: of Newton's method, a continuation or an optimizer.
 
-What was set up for one A still preconditions the next. It is set up anew when the iterations that
-its age has cost add up to what a set-up costs, so that a path never pays much more than twice the
-least possible: the argument for renting until one should have bought. A hierarchy that only needs
-other entries is given them, for a third to a half of a set-up, as long as it serves as well as when
-it was new.
+A factor that was set up for one A preconditions solves with the next. It is replaced when the
+additional iterations have cost as much as a set-up, so that a path never costs much more than twice
+the least possible. (This is the argument for renting skis until the rent would have bought them.)
+A multigrid hierarchy is refreshed with the entries of the new matrix, for a third to a half of the
+cost of a set-up, as long as it remains as good as a new one.
 
 References
 ----------
 A. R. Karlin, M. S. Manasse, L. Rudolph and D. D. Sleator, Competitive snoopy caching, Algorithmica
-3 (1988): the argument.
+3 (1988): the ski-rental argument.
 """
 
 from __future__ import annotations
@@ -27,28 +27,34 @@ from .factor import DelegatingFactor, Factor
 from .operands import operator_of
 from .protocols import Solver
 
-SETUP_ITERATIONS = 40  # that a set-up is worth: LU of a surface 12 to 60, AMG 60 to 120
-MAX_AGED_ITERATIONS = 60  # of a solve, after which an aged factor is given up at once
-WORN_RATIO = 1.5  # of the iterations of a new factor, at which other entries are no longer enough
-NEGLIGIBLE_ITERATIONS = 5
+# Iterations that cost as much as a set-up. An LU on a surface costs 12 to 60, AMG 60 to 120.
+SETUP_ITERATIONS = 40
+MAX_AGED_ITERATIONS = 60  # of one solve, after which an aged factor is replaced at once
+# Iterations with a refreshed factor, over those with a new one, above which a set-up is due.
+WORN_RATIO = 1.5
+NEGLIGIBLE_ITERATIONS = 5  # additional iterations that do not justify a refresh
 
 
 class Reused(Solver):
     """A solver that keeps its last factor for nearby matrices.
 
+    `mfdeq.solve` makes one for each call. Pass the same one as ``solver=`` to several calls with
+    nearby parameters, and they share a factor.
+
     Parameters
     ----------
     solver : Solver
-        What sets a factor up.
+        The solver that sets up factors.
 
     Attributes
     ----------
     held : Factor or None
         The last factor that was set up.
     excess : float
-        Iterations since then beyond those that a new factor would have taken.
+        Additional iterations since the set-up, over those that a new factor would have taken.
     weakest : (N,) array or None
-        The left singular vector of the smallest singular value of the last A that was looked at.
+        The left singular vector of the smallest singular value of the last A at an equilibrium,
+        from which the next estimate starts.
 
     Examples
     --------
@@ -61,6 +67,15 @@ class Reused(Solver):
     ...     x = solver.setup(A, counts).solve(np.ones(3))
     >>> counts.setups
     1
+
+    Two equilibria that share the factor:
+
+    >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    >>> solver = Reused(mfdeq.Direct())
+    >>> first = mfdeq.solve(model, np.array([2.0, 10.0]), solver=solver)
+    >>> second = mfdeq.solve(model, np.array([2.0, 10.01]), first.state, solver=solver)
+    >>> second.report.forward.setups
+    0
     """
 
     def __init__(self, solver: Solver) -> None:
@@ -72,53 +87,60 @@ class Reused(Solver):
         self.weakest: Array | None = None
         self.excess = 0.0
         self._iterations_per_digit: float | None = None  # of a new factor
-        self.refreshed = False  # Whether the held factor was given other entries,
-        self.worn = False  # and whether they have turned out not to serve.
+        self.refreshed = False  # whether the held factor has been refreshed since its set-up
+        self.worn = False  # whether it converged too slowly after that to be refreshed again
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the factor, which cannot be pickled and is set up again."""
+        """Return everything except the factor, which cannot be pickled and is set up again."""
         return {**self.__dict__, "held": None}
 
     def forget(self) -> None:
-        """Set up anew at the next matrix, as if it were the first."""
+        """Discard the factor, so that the next matrix is treated as the first."""
         self._begin()
         self.solver.forget()
 
     @property
     def description(self) -> str:
-        """That of the solver."""
+        """The description of the solver."""
         return self.solver.description
 
     @property
     def choices(self) -> Sequence[str]:
-        """Those of the solver."""
+        """The choices of the solver."""
         return self.solver.choices
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """A factor for one of many matrices: the held one's, as long as that is cheaper."""
+        """Return a factor for one of many matrices.
+
+        The factor of an earlier matrix preconditions its solves as long as that is cheaper than a
+        set-up.
+        """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         factor = None
         if self.held is not None and not self._aged(A):
-            factor = self.held.precondition(A, counts, MAX_AGED_ITERATIONS)
-        return _AgedFactor(A, self, factor or self.fresh(A, counts), counts)
+            factor = self.held.preconditioned_factor(A, counts, MAX_AGED_ITERATIONS)
+        return _AgedFactor(A, self, factor or self.renew(A, counts), counts)
 
-    def settle(self, A: Operator, counts: LinearCounts) -> Factor:
-        """The factor for many solves with one matrix: a held preconditioner, else a new LU."""
+    def setup_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor:
+        """Return a factor for many solves with one matrix, that of an equilibrium.
+
+        An aged preconditioner is reused, or refreshed; an aged LU is replaced by one of A.
+        """
         if self.held is None or self._aged(A):
-            return self.fresh(A, counts)
+            return self.renew(A, counts)
         worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
         if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
             return factor
-        return self.held.reuse_for(A, counts) or self.fresh(A, counts)
+        return self.held.factor_for_equilibrium(A, counts) or self.renew(A, counts)
 
     def _aged(self, A: Operator) -> bool:
         too_old = self.excess > SETUP_ITERATIONS
         return self.held is None or self.held.A.shape != A.shape or too_old
 
-    def fresh(self, A: Operator, counts: LinearCounts) -> Factor:
-        """Put the entries of A into what is held, or set up for A."""
-        held, self.held = self.held, None  # so that no two factors are in memory at a time
+    def renew(self, A: Operator, counts: LinearCounts) -> Factor:
+        """Refresh the stored factor for A, or build a new one."""
+        held, self.held = self.held, None  # so that two factors are never in memory together
         if held is not None and held.A.shape == A.shape:
             if (factor := self._refactorized(held, A, counts)) is not None:
                 return factor
@@ -137,7 +159,7 @@ class Reused(Solver):
         return factor
 
     def charge(self, iterations: int, rtol: float) -> None:
-        """Add up what the age of the factor has cost in a solve."""
+        """Add the additional iterations of a solve to `excess`."""
         digits = max(math.log10(1.0 / rtol), 0.1)
         if self._iterations_per_digit is None:
             self._iterations_per_digit = iterations / digits
@@ -148,7 +170,7 @@ class Reused(Solver):
 
 
 class _AgedFactor(DelegatingFactor):
-    """Solves with A, preconditioned by a factor of an earlier matrix until that has failed."""
+    """A factor of A, preconditioned by one of an earlier matrix until a solve with that fails."""
 
     def __init__(self, A: Operator, reused: Reused, current: Factor, counts: LinearCounts) -> None:
         super().__init__(A, counts)
@@ -163,7 +185,7 @@ class _AgedFactor(DelegatingFactor):
             if self.current is self.reused.held and not self.reused.refreshed:
                 raise
             self.reused.worn = self.reused.refreshed
-            self.adopt(self.reused.fresh(self.A, self.counts))
+            self.adopt(self.reused.renew(self.A, self.counts))
             return self._solve_checked(b, rtol, adjoint)
         self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
         return x

@@ -17,7 +17,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, check_block, is_dense
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 
 MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
 
@@ -37,7 +37,9 @@ class Operator:
     Parameters
     ----------
     source : Backend or Operator
-        The backend, or an operator with the same array library, dtype and device.
+        The backend, or an operator with the same array library, dtype and device. It must be the
+        first argument of the constructor of every subclass, because `__new__` joins the class to
+        the LinearOperator of that library.
     shape : tuple of int
         The number of rows and of columns.
 
@@ -64,7 +66,12 @@ class Operator:
 
     def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Join the class to the LinearOperator of the source's array library."""
-        backend = source if isinstance(source, Backend) else source.backend
+        backend = source if isinstance(source, Backend) else getattr(source, "backend", None)
+        if backend is None:
+            raise TypeError(
+                f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
+                f"determines the array library, got {short_repr(source)}; pass A or A.backend first"
+            )
         joined: Any = _joined(cls, backend.sparse_linalg.LinearOperator)  # type: ignore[arg-type]
         self = object.__new__(joined)
         self.backend = backend

@@ -184,16 +184,18 @@ class KSPFactor(Factor):
         self.ksp.setType("gmres")
         self.ksp.setPCSide(PETSc.PC.Side.RIGHT)
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
-        """Return solves with an A near this factor's, preconditioned by this one's PC."""
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor:
+        """Return a factor for a nearby matrix, preconditioned by the PC of this one."""
         counts.setups -= 1  # no preconditioner is set up
         return KSPFactor(A, self.solver, counts, self, max_iterations)
 
-    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Return the same if it costs no more than A's own PC; None for an LU."""
+    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor for a nearby matrix, preconditioned by this one; None for an LU."""
         if not self.iterative:
             return None
-        return self.precondition(A, counts, self.ksp.getTolerances()[3])
+        return self.preconditioned_factor(A, counts, self.ksp.getTolerances()[3])
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 2:

@@ -180,7 +180,7 @@ def test_a_refresh_that_runs_out_of_memory_is_replaced_by_a_setup():
     reused, counts = mfdeq.linear.Reused(AMG), LinearCounts()
     reused.setup(first)
     reused.held.M.transfers = [(FullTransfer(), None)]
-    reused.fresh(second, counts).solve(np.ones(1600))
+    reused.renew(second, counts).solve(np.ones(1600))
     assert (counts.setups, counts.refreshes) == (1, 0)
 
 

@@ -11,7 +11,14 @@ from support.case_toy import THETA, Toy, toy_loss
 from support.matrices import diffusion, operator
 
 import mfdeq
-from mfdeq.linear import Factor, Preconditioner, PreconditionerOperator, Reused, Solver
+from mfdeq.linear import (
+    Factor,
+    Preconditioner,
+    PreconditionerOperator,
+    Reused,
+    Solver,
+    operator_of,
+)
 from mfdeq.report import LinearCounts
 
 
@@ -88,7 +95,7 @@ class DiagonalInverseOperator(PreconditionerOperator):
         self.refresh(A)
 
     def refresh(self, A):
-        self.diagonal = A.array.diagonal()[:, None]
+        self.diagonal = A.array.diagonal()[:, None].copy()
         return True
 
     @property
@@ -130,11 +137,74 @@ def test_a_preconditioner_that_has_aged_is_refreshed():
     assert counts.setups < 6
 
 
+def test_recycled_vectors_of_a_preconditioner_are_dropped_when_it_is_refreshed():
+    A = operator(sp.diags([-1.2, 2.01, -0.8], [-1, 0, 1], shape=(60, 60)).tocsr())
+    other = operator((sp.diags(np.linspace(1, 3, 60)) @ A.array).tocsr())
+    factor = mfdeq.Krylov(preconditioner=DiagonalInverse(), recycle=10).setup(A)
+    B = np.random.default_rng(0).standard_normal((60, 4))
+    for column in range(2):
+        factor.solve(B[:, column])
+    factor.refactorize(other, LinearCounts())
+    for column in range(4):
+        x = factor.solve(B[:, column])
+        assert np.linalg.norm(A @ x - B[:, column]) <= 1.1e-10 * np.linalg.norm(B[:, column])
+    assert factor.counts.refinements == 0
+
+
+class Flexible(DiagonalInverseOperator):
+    flexible = True
+
+
+def test_recycling_with_a_flexible_preconditioner_is_refused():
+    A = operator(diffusion(5))
+    for M, advice in ((Flexible(A), "use another preconditioner"), (mfdeq.AMG(), "use mfdeq.AMG")):
+        with pytest.raises(mfdeq.ArgumentError, match=f"linear to rounding: {advice}"):
+            mfdeq.Krylov(preconditioner=M, recycle=3).setup(A)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        mfdeq.AMG(),
+        mfdeq.AMG("ruge_stuben"),
+        mfdeq.ILU(),
+        mfdeq.Jacobi(),
+        mfdeq.Approximate(mfdeq.ILU(), matrix=diffusion(6)),
+    ],
+    ids=str,
+)
+def test_a_preconditioner_is_set_up_for_a_matrix_and_passed_on_by_its_name(description):
+    matrix = diffusion(6)
+    by_operator = mfdeq.Krylov(preconditioner=description.setup(matrix)).setup(matrix)
+    name = mfdeq.Krylov(preconditioner=description).setup(matrix).name
+    assert by_operator.name == name.replace("Approximate (ILU)", "ILU")
+    np.testing.assert_allclose(matrix @ by_operator.solve(np.ones(36)), 1.0, rtol=1e-8)
+
+
+def test_an_operator_of_one_s_own_is_named_by_its_class_or_description():
+    M = DiagonalInverseOperator(operator(diffusion(6)))
+    for name in ("DiagonalInverseOperator", "diagonal"):
+        assert mfdeq.Krylov(preconditioner=M).setup(M.backend.eye(36, 36)).name.endswith(name)
+        M.description = "diagonal"
+
+
+class Misplaced(PreconditionerOperator):
+    def __init__(self, size, A):
+        super().__init__(A, (size, size))
+
+
+def test_an_operator_whose_first_argument_has_no_backend_is_an_error():
+    with pytest.raises(TypeError, match="Misplaced: expected an operator or a Backend as the fir"):
+        Misplaced(25, operator_of(diffusion(5)))
+
+
 def test_a_preconditioner_for_another_matrix_is_any_solver_or_preconditioner():
     matrix = diffusion(6, wind=0.3)
     for by in (DenseSolver(), DiagonalInverse()):
         M = mfdeq.Approximate(by, matrix=matrix)
         x = mfdeq.Krylov(preconditioner=M).setup(operator(matrix)).solve(np.ones(36))
         np.testing.assert_allclose(matrix @ x, 1.0, rtol=1e-8)
-    with pytest.raises(mfdeq.ArgumentError, match="expected by to be"):
+    with pytest.raises(
+        mfdeq.ArgumentError, match=r"by of mfdeq.Approximate: expected .* got a ndarray of"
+    ):
         mfdeq.Approximate(np.eye(36), matrix=matrix)

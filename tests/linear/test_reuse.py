@@ -59,7 +59,7 @@ def test_an_aged_preconditioner_serves_many_solves_an_aged_lu_does_not():
     for solver, setups in ((AMG, 0), (mfdeq.Direct(), 1)):
         reused, counts = Reused(solver), LinearCounts()
         reused.setup(first).solve(np.ones(900))
-        factor = reused.settle(second, counts)
+        factor = reused.setup_for_equilibrium(second, counts)
         assert counts.setups == setups
         assert factor.A is second
 
@@ -118,7 +118,7 @@ def test_an_aged_hierarchy_is_refreshed_before_many_solves():
     reused.setup(second, counts).solve(b)
     aged = counts.iterations
     assert aged > fresh + reuse.NEGLIGIBLE_ITERATIONS
-    factor = reused.settle(second, counts)
+    factor = reused.setup_for_equilibrium(second, counts)
     assert (counts.setups, counts.refreshes) == (0, 1)
     before = counts.iterations
     factor.solve(b)
@@ -128,6 +128,6 @@ def test_an_aged_hierarchy_is_refreshed_before_many_solves():
 def test_cg_is_not_reused_for_a_matrix_that_is_not_symmetric():
     solver = Reused(mfdeq.Krylov("cg"))
     solver.setup(operator_of(diffusion(30, 2).A), LinearCounts())
-    for setup in (solver.setup, solver.settle):
+    for setup in (solver.setup, solver.setup_for_equilibrium):
         with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
             setup(operator_of(WINDY), LinearCounts())

@@ -206,7 +206,7 @@ def test_preconditioner_serves_the_next_matrix(kind):
         options["pc_factor_mat_solver_type"] = "mumps"
     held = mfdeq.petsc.KSP(prefix="held_", options=options).setup(A)
     counts = LinearCounts()
-    aged = held.precondition(near, counts, 60)
+    aged = held.preconditioned_factor(near, counts, 60)
     b = RNG.standard_normal(N)
     given = mfdeq.petsc.arrays.DistributedArray.from_petsc(vec_of(b))
     for factor, matrix in ((aged, second), (held, first)):
@@ -214,7 +214,7 @@ def test_preconditioner_serves_the_next_matrix(kind):
         close(factor.solve(given).gathered(), np.linalg.solve(dense, b))
         close(factor.solve_adjoint(given).gathered(), np.linalg.solve(dense.T, b))
     assert counts.setups == 0 < counts.iterations
-    assert (held.reuse_for(near, counts) is None) == (kind == "lu")
+    assert (held.factor_for_equilibrium(near, counts) is None) == (kind == "lu")
 
 
 @pytest.mark.parametrize("method", ["newton", "snes"])

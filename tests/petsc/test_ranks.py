@@ -77,7 +77,7 @@ def test_mat_held_only_by_a_preconditioner_is_freed():
     A, context = python_mat()
     solver = mfdeq.petsc.KSP(prefix="given_back_", options={"pc_type": "none"})
     held = solver.setup(A)
-    aged = held.precondition(MatOperator(A.backend, mat_of(L)), LinearCounts(), 60)
+    aged = held.preconditioned_factor(MatOperator(A.backend, mat_of(L)), LinearCounts(), 60)
     aged.solve(DistributedArray.from_petsc(vec_of(np.ones(N))))
     del A, held, aged
     collect_garbage()

@@ -30,7 +30,7 @@ class CholespyPackage(DirectPackage):
     cost_on_host = PackageCost(unknown=5_000.0, operation=0.3, entry=1.5)
 
     def obstacle(self, A: Operator) -> str:
-        """Return what of A, or of the installation, rules CHOLMOD out."""
+        """Return why CHOLMOD cannot factorize A here, or "" if it can."""
         expected = "expected a sparse symmetric positive definite matrix on the host, got"
         if not is_sparse(A.array):
             return f"{expected} a dense one"
@@ -45,14 +45,14 @@ class CholespyPackage(DirectPackage):
         return ""
 
     def is_candidate(self, A: Operator, fill: Fill) -> bool:
-        """Return whether A is a mesh's and positive definite as far as its diagonal shows."""
+        """Return whether A comes from a mesh and may be positive definite, by its diagonal."""
         # CHOLMOD's ordering fills graphs with long edges more than SuperLU's does.
         return fill.compact and has_cholespy() and not self.obstacle(A)
 
     def factorize(
         self, A: Operator, matrix: Any, max_operations: float = math.inf
     ) -> Factorization:
-        """Factorize a symmetric matrix; it is unsuitable if it is not positive definite."""
+        """Factorize a symmetric positive definite matrix."""
         try:
             return CholeskyFactorization(A.backend, matrix)
         except ValueError as error:
@@ -63,7 +63,7 @@ class CholeskyFactorization:
     """The Cholesky factor of a symmetric positive definite matrix."""
 
     solves_adjoint = True
-    nbytes = 0  # cholespy does not tell
+    nbytes = 0  # cholespy does not report it
 
     def __init__(self, backend: Backend, matrix: Any) -> None:
         self.xp = backend.xp

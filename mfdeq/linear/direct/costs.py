@@ -1,4 +1,4 @@
-"""Expected costs of sparse factorizations: the fill of the factors, and times from it."""
+"""Costs of sparse factorizations, from the fill of the factors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Fill:
-    """Size of the factors of a sparse matrix and work of computing them.
+    """The size of the factors of a sparse matrix, and the work to compute them.
 
     Attributes
     ----------
@@ -18,7 +18,7 @@ class Fill:
     operations : float
         Multiplications of the factorization.
     compact : bool
-        Whether the graph of the matrix has compact parts, as that of a mesh has.
+        Whether the graph of the matrix has compact parts, as a mesh has.
     """
 
     entries: float
@@ -30,7 +30,7 @@ UNKNOWN_FILL = Fill(math.inf, math.inf)
 
 
 class PackageCost(NamedTuple):
-    """Time model of one package, in nanoseconds of which only the ratios matter.
+    """The time model of one package, in nanoseconds; only the ratios of times matter.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class PackageCost(NamedTuple):
     solved_unknown : float
         Time of a solve per unknown.
     solve : float
-        Time of a solve whatever its size.
+        Time of a solve regardless of its size.
     dense_operation : float or None
-        `operation` where the graph is not compact and most work is in one large dense block.
+        `operation` for a graph that is not compact, with most work in one large dense block.
     """
 
     unknown: float
@@ -56,7 +56,7 @@ class PackageCost(NamedTuple):
     dense_operation: float | None = None
 
     def total(self, n: int, fill: Fill, solves: int) -> float:
-        """Nanoseconds of one factorization of n unknowns and of `solves` solves with it."""
+        """Return the nanoseconds of a factorization of n unknowns and of `solves` solves."""
         operation = self.operation
         if not fill.compact and self.dense_operation is not None:
             operation = self.dense_operation

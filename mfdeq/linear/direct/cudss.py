@@ -1,7 +1,7 @@
 """cuDSS, NVIDIA's direct solver on the device, through the bindings of nvmath-python.
 
-The bindings are called directly because nvmath-python's own class takes right-hand sides of one
-fixed shape.
+The bindings are called directly because nvmath-python's own class is limited to right-hand sides of
+one shape.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CuDSSPackage(DirectPackage):
     cost_on_device = PackageCost(unknown=8_000.0, operation=0.0005, entry=0.01, solve=1e6)
 
     def obstacle(self, A: Operator) -> str:
-        """Return what of A, or of the installation, rules cuDSS out."""
+        """Return why cuDSS cannot factorize A here, or "" if it can."""
         if not is_sparse(A.array):
             return "expected a sparse matrix on a device, got a dense one"
         if A.backend.library.on_host:
@@ -43,19 +43,19 @@ class CuDSSPackage(DirectPackage):
         return ""
 
     def default_max_operations(self, A: Operator) -> float:
-        """Return infinity: wherever cuDSS runs it is the first choice."""
+        """Return infinity: on a device, cuDSS is the first choice."""
         return math.inf
 
     def factorize(
         self, A: Operator, matrix: Any, max_operations: float = math.inf
     ) -> CuDSSFactorization:
-        """Factorize on the device; a trial solve shows whether pivots were missing."""
+        """Factorize on the device, and check the pivots by a trial solve."""
         factors = CuDSSFactorization(matrix, is_symmetric(A))
         if not passes_trial_solve(A.backend, lambda x: matrix @ x, factors.solve, A.shape[0]):
             raise unsuitable(
                 self,
-                "it is singular, or needs pivots that cuDSS does not look for "
-                "(package='superlu' does)",
+                "it is singular, or needs more pivoting than cuDSS does "
+                "(package='superlu' pivots fully)",
             )
         return factors
 
@@ -141,12 +141,10 @@ class CuDSSFactorization:
             message = f"cuDSS failed in its {phase.name.lower()} phase: {error}"
             if "ALLOC_FAILED" in str(error):
                 raise OutOfMemoryError(
-                    f"{message}. If the factors do not fit on the device, iterate: "
+                    f"{message}. If the factors do not fit on the device, use "
                     "mfdeq.Krylov(preconditioner=mfdeq.AMG())"
                 ) from error
-            raise ArgumentError(
-                f"{message}. Leave out package= to have another one tried"
-            ) from error
+            raise ArgumentError(f"{message}. Omit package= to try another package") from error
         finally:
             for block in dense:
                 library.matrix_destroy(block)

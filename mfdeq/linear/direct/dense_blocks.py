@@ -1,7 +1,7 @@
 """Matrices of dense blocks on the diagonal, such as those of a batch of independent layers.
 
-A product with such a matrix, or with its inverse, is one batched product: it reads eight bytes for
-a number where a sparse product reads twelve, and takes all columns of a block at once.
+A product with such a matrix, or with its inverse, is one batched product. It reads eight bytes for
+each number, of which a sparse product reads twelve, and takes all columns of a block at once.
 """
 
 from __future__ import annotations

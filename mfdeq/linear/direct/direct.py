@@ -1,4 +1,4 @@
-"""`Direct`: a description of a factorization, and the choice of the package that computes it."""
+"""`Direct`: the description of a factorization, and the choice of the package that computes it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .registry import PACKAGES, default_packages
 
 @dataclass(frozen=True)
 class Direct(Solver):
-    """Solve with A and its adjoint by one factorization of A.
+    """A direct solver, which solves systems with A and its adjoint by one factorization.
 
-    A dense A is factorized by LAPACK; a sparse A by the package that suits it, or by the one
-    named. A sparse A that consists of dense blocks of one size on its diagonal, and of nothing
-    else, has its blocks inverted.
+    A dense A is factorized by LAPACK, a sparse A by the package that suits it or the one named in
+    `package`. If a sparse A consists only of dense blocks of one size on its diagonal, the blocks
+    are inverted.
 
     Parameters
     ----------
     rtol : float, optional
-        Relative true residual that every solve must reach, after iterative refinement where that
-        is needed. By default 1e-10 (1e-5 in float32) or the rounding floor of the solve.
+        Relative true residual that every solve must reach, by iterative refinement if needed. By
+        default 1e-10 (1e-5 in float32) or the rounding floor of the solve.
     package : {"multifrontal", "superlu", "cholespy", "cudss"}, optional
-        What factorizes a sparse A. By default the first of these that suits A: "cudss" on a
-        device, where it is installed; "multifrontal" above 10,000 unknowns, where the graph of A
-        has small separators and the fronts are well conditioned; else "superlu".
+        The package that factorizes a sparse A. By default the first of these that suits A: "cudss"
+        on a device, if it is installed; "multifrontal" above 10,000 unknowns, if the graph of A has
+        small separators and the fronts are well conditioned; otherwise "superlu".
 
         ``"multifrontal"``
-            This library's own. Its solves are dense products, which makes blocks of right-hand
-            sides cheap and runs on any device. It exchanges rows inside a front only.
+            This library's own. Its solves are dense products, which run on any device and are cheap
+            for blocks of right-hand sides. It exchanges rows only inside a front.
         ``"superlu"``
-            SuperLU, as scipy has it. It pivots wherever it must, and sets up faster for
+            SuperLU, as wrapped by SciPy. It pivots wherever it must, and its set-up is faster for
             two-dimensional meshes.
         ``"cholespy"``
             CHOLMOD's Cholesky factorization (the extra ``mfdeq[cholespy]``), for a symmetric
@@ -102,7 +102,7 @@ class Direct(Solver):
         ----------
         A : (N, N) sparse matrix, array or LinearOperator that has its entries
         counts : LinearCounts, optional
-            Where the work is added up.
+            Counts to which the work is added; by default new ones.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class Direct(Solver):
         SingularStateError
             If a pivot is exactly zero.
         ArgumentError
-            If only products with A are known, or the package named cannot factorize A.
+            If only products with A are available, or `package` cannot factorize A.
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
@@ -130,9 +130,7 @@ class Direct(Solver):
             for package, max_operations in default_packages(A):
                 with contextlib.suppress(UnsuitableMatrixError):
                     return SparseFactor(A, package, self.rtol, counts, max_operations)
-            raise ArgumentError(
-                "none of the packages of mfdeq.Direct can factorize A: use mfdeq.Krylov"
-            )
+            raise ArgumentError("mfdeq.Direct(): no package can factorize A; use mfdeq.Krylov(...)")
 
     def _setup_named(self, A: Operator, array: Any, counts: LinearCounts) -> Factor:
         assert self.package is not None

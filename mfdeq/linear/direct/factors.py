@@ -24,21 +24,23 @@ class DirectFactor(Factor):
     iterative = False
     advice = "a larger rtol, or other units of the equations and unknowns"
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
-        """Solve with a nearby A by GMRES, preconditioned by this factorization."""
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor:
+        """Return a factor for a nearby matrix, by GMRES preconditioned by this factorization."""
         counts.setups -= 1  # nothing is set up
         return Krylov("gmres", FactorApplication(self), self.rtol, max_iterations).setup(A, counts)
 
 
 class SparseFactor(DirectFactor):
-    """The factors of a sparse matrix, by one of the packages.
+    """A factor of a sparse matrix, computed by one of the packages.
 
     Parameters
     ----------
     A : Matrix, (N, N)
-        Sparse.
+        A sparse matrix.
     package : DirectPackage
-        One that has no obstacle to A.
+        A package without an obstacle to A.
     rtol : float or None
     counts : LinearCounts
     max_operations : float
@@ -47,9 +49,9 @@ class SparseFactor(DirectFactor):
     Attributes
     ----------
     scaling : Scaling
-        R and C: what is factorized is R A C.
+        R and C: the package factorizes R A C.
     factorization : Factorization
-        What the package has made of R A C.
+        The factors of R A C.
 
     Raises
     ------
@@ -76,13 +78,13 @@ class SparseFactor(DirectFactor):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the factors, those of A' included once they are needed."""
+        """Bytes of the factors, including those of A' once they are needed."""
         transposed = 0 if self.transposed is None else self.transposed.nbytes
         return self.factorization.nbytes + transposed
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if self.scaling.rows is None and (self.factorization.solves_adjoint or not adjoint):
-            return self.factorization.solve(b, adjoint)  # the usual case, without detours
+            return self.factorization.solve(b, adjoint)  # the usual case
         return self.scaling.solve(self._solve_scaled, b, adjoint)
 
     def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
@@ -96,7 +98,7 @@ class SparseFactor(DirectFactor):
 
 
 class BlockInverseFactor(DirectFactor):
-    """The inverses of the dense blocks that a sparse matrix consists of.
+    """A factor of a sparse matrix of dense blocks: the inverses of the blocks.
 
     Raises
     ------
@@ -128,7 +130,7 @@ class BlockInverseFactor(DirectFactor):
 
 
 class DenseFactor(DirectFactor):
-    """The LU of a dense matrix, by LAPACK or what a device has in its place."""
+    """The LU of a dense matrix, by LAPACK or its equivalent on a device."""
 
     name = "Direct (dense LU)"
 

@@ -1,12 +1,12 @@
-"""Estimates of what a sparse LU of A would cost, made before it is computed.
+"""Cost estimates of a sparse LU of A, made before it is computed.
 
-Meshes of surfaces and volumes: two compact parts of A are factorized. The entries of L and U and
-the operations grow like powers of the number of unknowns, about 1.2 and 1.5 for a surface, 1.4 and
-2 for a volume [1]_, and the two parts show these powers; the kind of mesh need not be known.
+For meshes of surfaces and volumes, two compact parts of A are factorized. The entries of L and U
+and the operations grow like powers of the number of unknowns, about 1.2 and 1.5 for a surface, 1.4
+and 2 for a volume [1]_. The two parts reveal these powers; the kind of mesh need not be known.
 
-Graphs with long edges have no compact parts (the larger part has no smaller share of its edges
-leaving it): vertices of low degree are eliminated, as a minimum degree ordering would do [2]_,
-until what is left fills up.
+Graphs with long edges have no compact parts: the share of edges that leave the larger part is not
+smaller. Their vertices of low degree are eliminated, as by a minimum degree ordering [2]_, until
+the remaining graph fills up.
 
 References
 ----------
@@ -30,11 +30,11 @@ from .scaling import Scaling
 from .superlu import superlu_options
 
 SAMPLE_SIZES = (2_000, 8_000)  # unknowns of the two parts
-# The share of edges that leave the larger part, over that of the smaller part, at most, if they are
-# compact: the ratio is 4^(-1/2) = 0.5 on a surface and 4^(-1/3) = 0.63 in a volume.
+# Share of edges that leave the larger part, over that of the smaller part, up to which both are
+# compact. The ratio is 4^(-1/2) = 0.5 on a surface and 4^(-1/3) = 0.63 in a volume.
 MAX_BOUNDARY_RATIO = 0.8
-MAX_ELIMINATED_DEGREE = 24  # of a vertex that is eliminated one by one
-DENSE_CORE_RATIO = 0.83  # side of the dense block that the rest fills, per vertex of the rest
+MAX_ELIMINATED_DEGREE = 24  # of vertices that are eliminated one by one
+DENSE_CORE_RATIO = 0.83  # unknowns of the final dense block per vertex that is not eliminated
 MAX_LONG_EDGE_SIZE = 300_000  # unknowns; larger graphs with long edges are not estimated
 
 
@@ -44,7 +44,7 @@ def estimate_fill(A: Any) -> Fill:
     Returns
     -------
     Fill
-        `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A too large to tell.
+        `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A is too large to estimate.
     """
     matrix = sparse_on_host(A).astype("float64")
     matrix = Scaling.of(matrix).apply(matrix)
@@ -77,7 +77,7 @@ def _by_distance_from_center(A: Any) -> Any:
 
 
 def exact_fill(matrix: Any) -> Fill:
-    """Factorize a CSC matrix with SuperLU and count; `UNKNOWN_FILL` if it is singular."""
+    """Count the fill by factorizing a CSC matrix; return `UNKNOWN_FILL` if it is singular."""
     matrix.sort_indices()
     try:
         lu = splu(matrix, **superlu_options(matrix))
@@ -115,8 +115,8 @@ def _fill_with_long_edges(A: Any) -> Fill:
             continue
         i = by_degree[degree].pop()
         adjacent = neighbors[i]
-        # Entries of the lists go stale: the vertex is eliminated, marked by itself as its only
-        # neighbor, or has another degree by now.
+        # Entries of the lists become stale: the vertex has been eliminated (and marked as its own
+        # only neighbor), or its degree has changed.
         if i in adjacent or len(adjacent) != degree:
             continue
         neighbors[i] = {i}

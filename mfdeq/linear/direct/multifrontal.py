@@ -1,4 +1,4 @@
-"""The multifrontal factorization of `mfdeq.linear.multifrontal`, as a package."""
+"""The package for the multifrontal factorization of `mfdeq.linear.multifrontal`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_OPERATIONS_RATIO = 8.0  # of the operations that SuperLU's fill is estimated
 class MultifrontalPackage(DirectPackage):
     """The multifrontal factorization, for sparse matrices whose graphs have small separators.
 
-    Rows are exchanged inside a front only, so that a trial solve decides whether a factorization
-    is good enough.
+    Rows are exchanged only inside a front, so a trial solve decides whether a factorization is
+    good enough.
     """
 
     name = "multifrontal"
@@ -36,11 +36,11 @@ class MultifrontalPackage(DirectPackage):
     )
 
     def obstacle(self, A: Operator) -> str:
-        """Return "" unless A is dense."""
+        """Return why a dense A is not factorized; "" for a sparse one."""
         return "" if is_sparse(A.array) else "expected a sparse matrix, got a dense one"
 
     def is_candidate(self, A: Operator, fill: Fill) -> bool:
-        """Return whether small separators may be found: in a mesh, or by METIS."""
+        """Return whether A may have small separators: in a mesh, or by METIS."""
         return fill.compact or has_metis()
 
     def default_max_operations(self, A: Operator) -> float | None:
@@ -50,7 +50,7 @@ class MultifrontalPackage(DirectPackage):
         return MAX_OPERATIONS_RATIO * estimate_fill(A.array).operations
 
     def factorize(self, A: Operator, matrix: Any, max_operations: float = math.inf) -> Multifrontal:
-        """Factorize by fronts; a trial solve shows whether pivots were missing."""
+        """Factorize by fronts, and check the pivots by a trial solve."""
         try:
             factors = Multifrontal(matrix, A.backend, is_symmetric(A), max_operations)
         except ZeroDivisionError as error:

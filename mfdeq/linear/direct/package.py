@@ -1,6 +1,6 @@
-"""The seam for direct solvers: what a package is asked, and what it returns.
+"""The interface of packages for sparse factorizations.
 
-A package is one class in one file of this folder, and one line of `registry`.
+A package is one class in a file of this folder, and one line of `registry`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Factorization(Protocol):
     Attributes
     ----------
     solves_adjoint : bool
-        Whether `solve` takes ``adjoint=True``. If not, the transposed matrix is factorized on its
-        own when the first adjoint solve needs it.
+        Whether `solve` takes ``adjoint=True``. If not, the transposed matrix is factorized as well
+        when the first adjoint solve needs it.
     """
 
     solves_adjoint: bool
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the factors take; 0 if the package does not tell."""
+        """Bytes of the factors; 0 if the package does not report them."""
         ...
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
@@ -51,17 +51,17 @@ class DirectPackage(ABC):
     Attributes
     ----------
     name : str
-        Its name in ``mfdeq.Direct(package=name)``.
+        The name in ``mfdeq.Direct(package=name)``.
     title : str
-        Its name in reports: "Direct (title)".
+        The name in reports, "Direct (title)".
     equilibrates : bool
-        Whether rows and columns of A are scaled to like size before `factorize`.
+        Whether to scale rows and columns of A to similar size before `factorize`.
     pivots : bool
-        Whether it exchanges rows wherever that is needed, so that it factorizes any regular A.
-        "auto" ends its list of direct solvers with such a package.
+        Whether the package exchanges rows wherever needed, so that it factorizes any regular A.
+        The last direct solver that "auto" tries is such a package.
     cost_on_host, cost_on_device : PackageCost or None
-        Its time model where A is in the memory of the host or of a device; None if "auto" is not
-        to choose it there.
+        The time model for an A in the memory of the host or of a device; None if "auto" must not
+        choose the package there.
 
     Examples
     --------
@@ -114,19 +114,19 @@ class DirectPackage(ABC):
     def obstacle(self, A: Operator) -> str:
         """Return why this package cannot factorize A here, or "" if it can.
 
-        A clause for an error message. It names a property of A (dense, not symmetric, not in the
-        memory that the package computes in) or what is not installed. It is asked before any
-        work, and is cheap.
+        The reason is a clause of an error message. It names a property of A (dense, not symmetric,
+        not on the package's device) or what is not installed. This must be cheap: it is called
+        before any other work.
         """
 
     def is_candidate(self, A: Operator, fill: Fill) -> bool:
-        """Return whether "auto" weighs this package for A, whose estimated fill is `fill`."""
+        """Return whether "auto" considers this package for A, whose estimated fill is `fill`."""
         return not self.obstacle(A)
 
     def default_max_operations(self, A: Operator) -> float | None:
-        """Return up to how many operations ``mfdeq.Direct()`` takes this package for A.
+        """Return the number of operations up to which ``mfdeq.Direct()`` uses this package for A.
 
-        None, the default, if it takes it only when it is named; infinity for no limit.
+        None, the default, if the package is used only by name; infinity for no limit.
         """
         return None
 
@@ -139,30 +139,30 @@ class DirectPackage(ABC):
         Parameters
         ----------
         A : Operator, (N, N)
-            The matrix as an operator: `A.array` are its entries before scaling, `A.backend` its
+            The matrix as an operator: ``A.array`` has its entries before scaling, ``A.backend`` its
             array library and device.
         matrix : sparse matrix, (N, N)
-            Its entries, of scipy or cupyx, scaled if `equilibrates`.
+            The entries, of scipy or cupyx, scaled if `equilibrates`.
         max_operations : float
-            Multiplications above which the factorization is not worth it; a package that does not
-            know how many it needs ignores this.
+            Number of multiplications above which the factorization is not worth its cost. A package
+            that cannot predict its operations ignores this.
 
         Raises
         ------
         UnsuitableMatrixError
-            If the package cannot factorize the matrix, for which another may: see `unsuitable`.
+            If the package cannot factorize the matrix, but another one may: see `unsuitable`.
         SingularStateError
-            If A is shown to be singular.
+            If the factorization shows that A is singular.
         """
 
 
 class UnsuitableMatrixError(ArgumentError):
-    """A matrix that one package cannot factorize; another may.
+    """A matrix that one package cannot factorize, but another one may.
 
     Attributes
     ----------
     reason : str
-        Why, as a clause.
+        The reason, as a clause.
     singular : bool
         Whether a block that had to be inverted is singular.
     """
@@ -179,7 +179,7 @@ def unsuitable(
     """Return the error for a matrix that `package` cannot factorize."""
     return UnsuitableMatrixError(
         f"mfdeq.Direct(package={package.name!r}) cannot factorize A: {reason}. "
-        "Leave out package= to have a suitable one chosen",
+        "Omit package= to choose a suitable one",
         reason=reason,
         singular=singular,
     )

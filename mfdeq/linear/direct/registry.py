@@ -13,16 +13,20 @@ from .multifrontal import MultifrontalPackage
 from .package import DirectPackage
 from .superlu import SuperLUPackage
 
-MAX_MEMORY_SHARE = 0.4  # of the free memory where A is, that the factors may be expected to take
+MAX_MEMORY_SHARE = 0.4  # expected size of the factors, over the free memory, up to which they fit
 BYTES_PER_FACTOR_ENTRY = 12
 
 PACKAGES: dict[str, DirectPackage] = {}  # by name
 
 
 def register(package: DirectPackage) -> None:
-    """Make a package known to `mfdeq.Direct` and "auto"; it replaces one of the same name.
+    """Add a package to those of `mfdeq.Direct` and "auto", or replace one of the same name.
 
-    ``mfdeq.Direct()`` asks the package that was registered last first.
+    ``mfdeq.Direct()`` tries the packages in the reverse order of registration.
+
+    Parameters
+    ----------
+    package : DirectPackage
     """
     PACKAGES[package.name] = package
 
@@ -48,8 +52,8 @@ def rank_packages(A: Operator, fill: Fill, solves: int) -> list[tuple[str, float
     Returns
     -------
     list of (name, nanoseconds)
-        The cheapest first, and none after the first that pivots: it takes any A. If the factors
-        are not expected to fit in memory, only those that pivot, at infinite cost.
+        The packages, the cheapest first, up to the first that pivots, since it takes any A. If the
+        factors are not expected to fit in memory, only those that pivot, at infinite cost.
     """
     on_host = A.backend.library.on_host
     times = {}

@@ -1,7 +1,7 @@
-"""Equilibration: rows and columns of a sparse matrix scaled to like size before a factorization.
+"""Equilibration: scaling of the rows and columns of a sparse matrix to similar size.
 
-Without it, one row in other units, larger than the rest, makes its entries the pivots of every
-column that it has, and an ordering that keeps the diagonal fills up.
+Without it, a row in other units that is larger than the rest provides the pivots of all its
+columns, and the factors of an ordering for diagonal pivots fill up.
 
 References
 ----------
@@ -20,7 +20,7 @@ from typing import Any
 from ...arrays.backend import Array, Backend
 from ...arrays.kernels import scale_rows
 
-MAX_UNSCALED_RATIO = 100.0  # of the largest to the least row or column sum; none is scaled up to it
+MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
 SWEEPS = 20
 
 
@@ -49,7 +49,7 @@ class Scaling:
         for sweep in range(SWEEPS):
             sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
             least = min(float(xp.min(x)) for x in sums)
-            # An empty row or column is left for the factorization to report.
+            # The factorization reports an empty row or column.
             if least == 0.0:
                 return cls()
             if sweep == 0 and max(float(xp.max(x)) for x in sums) <= MAX_UNSCALED_RATIO * least:
@@ -67,7 +67,7 @@ class Scaling:
         return backend.sparse.coo_matrix((data, (i, j)), shape=A.shape).tocsr()
 
     def solve(self, scaled_solve: Callable[[Array, bool], Array], b: Array, adjoint: bool) -> Array:
-        """Solve with A, or A' if `adjoint`, by a function (b, adjoint) that solves with R A C."""
+        """Solve with A, or with A' if `adjoint`, given solves (b, adjoint) with R A C."""
         if self.rows is None or self.columns is None:
             return scaled_solve(b, adjoint)
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)

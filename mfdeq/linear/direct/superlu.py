@@ -1,4 +1,4 @@
-"""SuperLU, as scipy and cupyx have it: sparse LU with partial pivoting.
+"""SuperLU, as wrapped by SciPy and CuPy: sparse LU with partial pivoting.
 
 References
 ----------
@@ -18,11 +18,11 @@ from ..factor import singular_error
 from .costs import PackageCost
 from .package import DirectPackage, Factorization
 
-MAX_COLUMNS = 8  # of one call: SuperLU is slower on wider blocks
+MAX_COLUMNS = 8  # of one call, since SuperLU is slower on wider blocks
 
-# Minimum degree on A + A' in symmetric mode halves fill and solve time against an ordering of
-# columns. Diagonal pivots stay unless a column holds an entry 1/0.01 times larger: the symmetric
-# ordering's fill survives, and a zero on the diagonal is still pivoted away.
+# Minimum degree on A + A' in symmetric mode halves fill and solve time compared with an ordering of
+# columns. Diagonal pivots are kept unless a column has an entry 100 times larger, which preserves
+# the fill of the symmetric ordering and still pivots zeros off the diagonal.
 SYMMETRIC_OPTIONS = {
     "permc_spec": "MMD_AT_PLUS_A",
     "diag_pivot_thresh": 0.01,
@@ -45,7 +45,7 @@ class SuperLUPackage(DirectPackage):
         return ""
 
     def default_max_operations(self, A: Operator) -> float:
-        """Return infinity: SuperLU takes what the other packages leave."""
+        """Return infinity: SuperLU takes any matrix that the other packages do not."""
         return math.inf
 
     def factorize(

@@ -1,7 +1,7 @@
-"""Iterative solvers that take products with A, and one preconditioner each.
+"""Iterative solvers, which take products with A and a preconditioner.
 
-`krylov` holds the public description and its factors, `neumann` the fixed-point iteration. `cg`
-and `gmres` are the methods on blocks, written against any array library; `columns` holds what they
-share, `recycling` the space that GMRES keeps from solve to solve. Preconditioners do not belong
-here: these methods know one as an operator that is applied.
+`krylov` has the public description and its factors, `neumann` the fixed-point iteration. `cg` and
+`gmres` are the methods on blocks, for any array library; `columns` has what they share, and
+`recycling` the space that GMRES keeps from one solve to the next. Preconditioners do not belong
+here: these methods only apply them, as operators.
 """

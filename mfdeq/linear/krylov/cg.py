@@ -1,10 +1,9 @@
 """Conjugate gradients on blocks: each column in its own space, or all in one space.
 
-An iteration reads from the device once, the numbers that it decides by for all columns together.
+An iteration reads from the device once: the numbers for its decisions on all columns together.
 
-With a preconditioner so good that a dozen iterations suffice, the columns of a block gain from
-sharing the products, and nothing else. Where hundreds are needed, one space for all columns saves
-most of them.
+With a preconditioner so good that a dozen iterations suffice, the columns of a block gain only from
+sharing products. If hundreds are needed, one space for all columns saves most of them.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def cg(
     rtol : float
         Norm below which the residual of a column counts as converged.
     max_iterations : int
-        Products of a block with A.
+        Limit on the products of a block with A.
     record : callable
         Called with the largest residual of each iteration.
 
@@ -115,7 +114,7 @@ def block_cg(
         return columns.finish()
     Q, S = directions(backend, R)
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
-        # Solve for a basis: rounding would separate dependent columns, which then cost iterations.
+        # Solve for a basis: rounding would separate dependent columns, which would cost iterations.
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
         columns.X = solved.X @ backend.coefficients(S)
         return columns.finish(solved.stopped)

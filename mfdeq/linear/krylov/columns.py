@@ -1,4 +1,4 @@
-"""The columns of a block: which of them are being solved for, and a basis of their span."""
+"""The columns of a block: which of them have not converged, and bases of their span."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from ...arrays.backend import Array, Backend, array_on_host, host
 
 OUT_OF_ITERATIONS = "it ran out of iterations"
-LOST_RTOL = 1e-14  # of a vector's length: what orthogonalization leaves below is rounding
+LOST_RTOL = 1e-14  # relative length below which a vector is rounding after orthogonalization
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What a block method returns.
+    """The result of a block method.
 
     Attributes
     ----------
     X : (n, k) array
-        As far as the method came.
+        The solution, or the last iterate.
     stopped : str
-        Why it gave up; "" if it did not.
+        Why the method gave up; "" if it did not.
     """
 
     X: Array
@@ -29,7 +29,7 @@ class Solved:
 
 
 class Columns:
-    """The columns of a solution X: those still in the block, and those that have left it."""
+    """The columns of a solution X: those in the block, and those that have converged and left."""
 
     def __init__(self, backend: Backend, B: Array) -> None:
         self.backend = backend
@@ -38,16 +38,17 @@ class Columns:
         self.left: dict[int, Array] = {}
 
     def leave(self, unconverged: Any, *blocks: Array) -> Sequence[Array]:
-        """Take converged columns out of X and of `blocks`.
+        """Remove converged columns from X and from `blocks`.
 
         Parameters
         ----------
         unconverged : (columns,) array of bool, on the host
-        *blocks : arrays with as many columns
+        *blocks : arrays with that many columns
 
         Returns
         -------
-        The blocks without those columns.
+        sequence of arrays
+            The blocks without the converged columns.
         """
         staying = [j for j in range(len(self.active)) if unconverged[j]]
         if len(staying) == len(self.active):
@@ -64,7 +65,7 @@ class Columns:
             self.left[self.active[j]] = self.X[:, j]
 
     def finish(self, stopped: str = "") -> Solved:
-        """All columns, in the order of B."""
+        """Return the solution with all columns, in the order of B."""
         if not self.left:
             return Solved(self.X, stopped)
         self._store(list(range(len(self.active))))
@@ -73,11 +74,11 @@ class Columns:
 
 
 def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
-    """Return C and S on the host, W C roughly orthonormal of the rank of W, and W = (W C) S.
+    """Return C and S on the host, with W = (W C) S and roughly orthonormal columns of W C.
 
-    They are made of the eigenvectors of the Gram matrix W'W, in whatever inner product. Directions
-    below sqrt(eps) of the length of their columns are dropped, and so are columns below rounding
-    of the `sizes` that they had before an orthogonalization.
+    W C has as many columns as the rank of W. C and S come from the eigenvectors of the Gram matrix
+    W'W, in any inner product. Directions shorter than sqrt(eps) times their columns are dropped,
+    and so are columns that are rounding relative to their `sizes` before an orthogonalization.
 
     References
     ----------
@@ -97,9 +98,9 @@ def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
 
 
 def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
-    """Q of the rank of W, roughly orthonormal, and S (on the host) with W = Q S.
+    """Return Q, roughly orthonormal and of the rank of W, and S (on the host) with W = Q S.
 
-    That takes two block products and one read from the device; `orthonormal` does it twice.
+    This takes two block products and one read from the device; `orthonormal` takes it twice.
     """
     small = [W.T @ W] if sizes is None else [W.T @ W, sizes[None, :]]
     gram, *known = read_together(backend, *small)
@@ -108,11 +109,11 @@ def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[
 
 
 def all_directions(backend: Backend, W: Array) -> Array:
-    """An orthonormal basis of W down to rounding: its directions, then those of the rest."""
+    """Return an orthonormal basis of W down to rounding: its directions, then those of the rest."""
     Q, _ = directions(backend, W)
     if W.shape[1] == 1 or Q.shape[1] == W.shape[1]:
         return Q
-    Q, _ = directions(backend, Q)  # Else its lack of orthogonality is taken for a rest of W.
+    Q, _ = directions(backend, Q)  # Otherwise its lack of orthogonality would appear in the rest.
     rest = W
     for _ in range(2):
         rest = rest - Q @ (Q.T @ rest)
@@ -122,13 +123,13 @@ def all_directions(backend: Backend, W: Array) -> Array:
 
 
 def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
-    """Q of the rank of W, orthonormal to rounding, and S (on the host) with W = Q S."""
+    """Return Q, orthonormal to rounding and of the rank of W, and S (on the host) with W = Q S."""
     Q, S = directions(backend, W, sizes)
     return reorthonormalize(backend, Q, S)
 
 
 def reorthonormalize(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
-    """The same product Q S with Q orthonormal to rounding, which was roughly so."""
+    """Return the product Q S with Q, which is roughly orthonormal, made so to rounding."""
     if S.shape[1] == 1:
         return Q, S
     Q, again = directions(backend, Q)
@@ -136,11 +137,11 @@ def reorthonormalize(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
 
 
 def times(backend: Backend, P: Array, S: Any) -> Array:
-    """P @ S with S on the host; a multiple where both have one column, which is much cheaper."""
+    """Return P @ S with S on the host, as a multiple of P, which is cheaper, if S is 1 x 1."""
     return P * float(S[0, 0]) if S.shape == (1, 1) else P @ backend.coefficients(S)
 
 
 def read_together(backend: Backend, *blocks: Array) -> list[Any]:
-    """Small blocks of the same columns, in float64 on the host, by one transfer."""
+    """Return small blocks with equal columns in float64 on the host, by one transfer."""
     both = array_on_host(backend.xp.concat(blocks, axis=0)).astype("float64")
     return host.split(both, host.cumsum([block.shape[0] for block in blocks])[:-1])

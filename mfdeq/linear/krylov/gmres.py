@@ -1,7 +1,7 @@
 """GMRES on blocks: each column in its own space, or all in one space.
 
-Columns that have converged leave the block between cycles. In one space for all, directions that
-have become linearly dependent leave it, so that zero, repeated and easy columns are no special
+Columns that have converged leave the block between cycles. In one space for all columns, directions
+that become linearly dependent leave it, so that zero, repeated and easy columns need no special
 cases.
 """
 
@@ -25,7 +25,7 @@ from .columns import (
 )
 from .recycling import Recycled
 
-STAGNATION_RATIO = 0.999  # of the residuals after and before a cycle, above which it stagnates
+STAGNATION_RATIO = 0.999  # reduction of the residual by a cycle above which it has stagnated
 Product = Callable[[Array], Array]
 
 
@@ -46,11 +46,11 @@ def gmres(
     Parameters
     ----------
     backend, A, M, B, rtol, max_iterations, record
-        As in `cg.cg`; A and M may be any.
+        As in `cg.cg`, but A and M need not be symmetric.
     length : int
-        Vectors that are kept for each column, which is the number of iterations of a cycle.
+        Vectors that are stored for each column, which is the number of iterations of a cycle.
     flexible : bool
-        Whether M is not linear. M V is kept too then, and a cycle has half as many iterations.
+        Whether M is not linear. M V is then stored, too, and a cycle has half as many iterations.
 
     References
     ----------
@@ -87,7 +87,8 @@ def block_gmres(
     backend, A, M, B, rtol, max_iterations, record, length, flexible
         As in `gmres`.
     recycled : Recycled, optional
-        A space from earlier solves with this A and M, and for later ones. Not with `flexible`.
+        A space from earlier solves with this A and M, which is updated for later ones. Not with
+        `flexible`.
 
     References
     ----------
@@ -109,11 +110,11 @@ def block_gmres(
 class _Cycle(Protocol):
     """The iterations between two restarts."""
 
-    residual: float  # largest of the columns, as the least-squares problems give it
+    residual: float  # the largest of the columns, from the least-squares problems
 
     @property
     def steps(self) -> int:
-        """Products with A M so far."""
+        """Number of products with A M so far."""
         ...
 
     def run(self, rtol: float, record: Callable[[float], None]) -> None:
@@ -121,7 +122,7 @@ class _Cycle(Protocol):
         ...
 
     def correction(self) -> Array:
-        """The element of the space with the smallest residual, column by column."""
+        """Return the element of the space with the smallest residual, column by column."""
         ...
 
 
@@ -134,7 +135,7 @@ def _restarted(
     max_iterations: int,
     record: Callable[[float], None],
 ) -> tuple[Solved, int]:
-    """X and its iterations, by cycles that each start from the residual of the last."""
+    """Run cycles, each from the residual of the last; return X and the number of iterations."""
     columns = Columns(backend, B)
     R = backend.xp.asarray(B, copy=True)
     (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
@@ -161,9 +162,9 @@ def _restarted(
 
 
 class _SeparateSpaces:
-    """One cycle for each column: A M V = V+ H with a V and an H of its own.
+    """One cycle with a separate space for each column: A M V = V+ H.
 
-    H lives on the host; an iteration reads one column of it from the device.
+    H is on the host. An iteration reads one column of it from the device.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class _SeparateSpaces:
             f"GMRES with {length} vectors for each of {k} columns",
             "use a smaller restart= of mfdeq.Krylov, 'cg' for a symmetric A, or fewer columns",
         )
-        # One column's basis after the other's, so that orthogonalization is matrix times vector.
+        # The basis of a column is contiguous, so that orthogonalization is matrix times vector.
         self.basis = backend.zeros(k, length + 1, n)
         self.preconditioned = backend.zeros(k, length, n) if flexible else None
         self.triangle = backend.zeros(k, length, length)  # (I + L)^-1 of `_orthogonalize`
@@ -213,9 +214,9 @@ class _SeparateSpaces:
     def _orthogonalize(self, j: int) -> Array:
         """Modified Gram-Schmidt by its triangular system, in two passes over the basis.
 
-        The loops of modified Gram-Schmidt are many and short, and classical Gram-Schmidt with
-        reorthogonalization takes four passes. With L the inner products of the basis below the
-        diagonal, each row of (I + L)^-1 is made from those above it.
+        The loops of modified Gram-Schmidt would be many and short, and classical Gram-Schmidt with
+        reorthogonalization would take four passes. With L the strictly lower triangle of the inner
+        products of the basis, each row of (I + L)^-1 follows from those above it.
 
         References
         ----------
@@ -246,7 +247,7 @@ class _SeparateSpaces:
         j, backend = self.steps, self.backend
         H = self.projected[:, : j + 1, :j]
         finite = bool(host.isfinite(H).all())
-        # The pseudoinverse leaves out columns of H that a breakdown has left zero.
+        # The pseudoinverse ignores columns of H that are zero after a breakdown.
         y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
         weights = backend.coefficients(y)
         space = self.basis if self.preconditioned is None else self.preconditioned
@@ -257,9 +258,9 @@ class _SeparateSpaces:
 
 
 class _SharedSpace:
-    """One cycle for all columns: A M V = [C, V+] [coupling; H] by block Arnoldi, H = Q (triangle).
+    """One cycle with one space for all columns: A M V = [C, V+] [coupling; H], H = Q (triangle).
 
-    Everything but V, C and M V lives on the host.
+    It is a block Arnoldi process. Everything except V, C and M V is on the host.
     """
 
     def __init__(
@@ -281,10 +282,10 @@ class _SharedSpace:
             R, self.start = recycled.project(R)
         V, rhs = orthonormal(backend, R, size)
         self.basis = [V]
-        self.rhs = [rhs]  # rotated, of the least-squares problem, in blocks of rows
+        self.rhs = [rhs]  # of the least-squares problem, rotated, in blocks of rows
         self.rotations: list[Any] = []
-        self.triangle: list[list[Any]] = []  # its columns, in blocks of rows
-        self.raw: list[list[Any]] = []  # the same before the rotations
+        self.triangle: list[list[Any]] = []  # columns, in blocks of rows
+        self.raw: list[list[Any]] = []  # columns of H, before the rotations
         self.coupling: list[Any] = []
         self.residual = float("inf") if V.shape[1] else 0.0  # 0: all of R is in the recycled space
 
@@ -359,14 +360,14 @@ def _rotate(Q: Any, pair: list[Any]) -> list[Any]:
 
 
 def _block_triangular_solve(eps: float, triangle: list[list[Any]], rhs: list[Any]) -> list[Any]:
-    """Solve a block upper triangular system that is given by columns; y in blocks."""
+    """Solve a block upper triangular system that is stored by columns; return y in blocks."""
     left = list(rhs)
     found: list[Any] = []
     for j in range(len(triangle) - 1, -1, -1):
         R = triangle[j][j]
         diagonal = abs(host.diagonal(R))
         regular = bool((diagonal > eps * R.shape[0] * diagonal.max()).all())
-        # A singular block means that A M is singular on the space; the shortest y serves then.
+        # A singular block means that A M is singular on the space: take the shortest y.
         y = host.linalg.solve(R, left[j]) if regular else host.linalg.pinv(R) @ left[j]
         found.insert(0, y)
         for i in range(j):

@@ -1,4 +1,4 @@
-"""Preconditioned Krylov solvers: this library's block methods, and scipy's column by column."""
+"""Preconditioned Krylov solvers: this library's for blocks, and scipy's column by column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...arguments import count, fraction
+from ...arguments import count, fraction, one_of
 from ...arrays.backend import Array
 from ...arrays.memory import columns_that_fit
 from ...errors import ArgumentError
@@ -27,8 +27,8 @@ BLOCK_METHODS = ("gmres", "cg")  # of this library
 COLUMN_METHODS = ("minres", "lgmres", "bicgstab")  # of scipy
 METHODS = (*BLOCK_METHODS, *COLUMN_METHODS)
 SYMMETRIC_METHODS = ("cg", "minres")
-CYCLE_OPTIONS = {"lgmres": "inner_m"}  # of methods whose maxiter counts cycles of that length
-VECTORS_OF_CG = 8  # that CG holds for a column
+CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts cycles
+VECTORS_OF_CG = 8  # that CG stores for a column
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,26 @@ class Krylov(Solver):
     Parameters
     ----------
     method : {"gmres", "cg", "minres", "lgmres", "bicgstab"}, optional
-        "gmres" for any A, and "cg" for A and preconditioner that are symmetric positive definite,
-        are this library's own and solve for blocks of right-hand sides. The others are those of
-        the array library, where it has them, column by column; "minres" is for symmetric A.
+        "gmres", for any A, and "cg", for a symmetric positive definite A and preconditioner, are
+        this library's own and solve for blocks of right-hand sides. The others are the array
+        library's, if it has them, and go column by column; "minres" is for symmetric A.
     preconditioner : Preconditioner, LinearOperator or None, optional
-        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, `mfdeq.Approximate(...)`, or a
-        LinearOperator of your own, (N, N), that approximates A^-1 and has its adjoint.
+        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, `mfdeq.Approximate(...)`, an
+        `mfdeq.linear.Preconditioner` of your own, or a LinearOperator, (N, N), that approximates
+        A^-1 and has its adjoint.
     rtol : float, optional
         Relative true residual of every solve; None is 1e-10 (1e-5 in float32).
     max_iterations : int, optional
-        Iterations of one solve of one column, or of one block.
+        Limit on the iterations of one solve for a column or a block.
     restart : int, optional
-        Vectors per column that a cycle of "gmres" or "lgmres" keeps.
+        Number of vectors per column that a cycle of "gmres" or "lgmres" stores.
     recycle : int, optional
-        Vectors that "gmres" keeps from one solve to the next with the same matrix, separately for
-        A and its adjoint. Where a solve takes many iterations, later ones take fewer.
+        Number of vectors that "gmres" keeps from one solve to the next with the same matrix,
+        separately for A and its adjoint. They save iterations if a solve takes many.
     block : int, optional
-        Columns that "gmres" and "cg" solve in one search space; more of them go in turn. With 1,
-        each column has a space of its own, and the columns share the products only. None is the
-        preconditioner's `columns_per_space`: 1 with `mfdeq.AMG`, 16 otherwise.
+        Number of columns that "gmres" and "cg" solve for in one search space; wider blocks are
+        split. With 1, each column has a space of its own, and the columns share only the products.
+        None is the preconditioner's `columns_per_space`: 1 for `mfdeq.AMG`, by default 16.
 
     Raises
     ------
@@ -69,8 +70,8 @@ class Krylov(Solver):
 
     Notes
     -----
-    Preconditioning is from the right, so that the residual that is watched is the true one;
-    `mfdeq.linear.Factor.solve` computes it again at the end.
+    Preconditioning is from the right, so that the method minimizes the true residual;
+    `mfdeq.linear.Factor.solve` recomputes it at the end.
 
     References
     ----------
@@ -115,21 +116,12 @@ class Krylov(Solver):
     block: int | None = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ArgumentError(
-                f"expected method of mfdeq.Krylov to be one of {', '.join(METHODS)}, got "
-                f"{self.method!r}"
-            )
-        if isinstance(self.preconditioner, str):
-            raise ArgumentError(
-                "expected preconditioner to be a description such as mfdeq.AMG(), mfdeq.ILU() or "
-                f"mfdeq.Jacobi(), a LinearOperator or None, got {self.preconditioner!r}"
-            )
+        one_of(self.method, METHODS, "method of mfdeq.Krylov")
         described = as_preconditioner(self.preconditioner)
         if described and described.never_symmetric and self.method in SYMMETRIC_METHODS:
             raise ArgumentError(
-                f"{self.method!r} needs a symmetric preconditioner, and {described.description} is "
-                "not, even for a symmetric A: use 'gmres', or another preconditioner"
+                f"{self.method!r} needs a symmetric preconditioner, but {described.description} is "
+                "not symmetric, even for a symmetric A: use 'gmres', or another preconditioner"
             )
         if self.rtol is not None:
             fraction(self.rtol, "rtol of mfdeq.Krylov")
@@ -141,14 +133,14 @@ class Krylov(Solver):
             count(self.recycle, "recycle of mfdeq.Krylov")
             if MIN_CYCLE_RATIO * self.recycle > self.restart:
                 raise ArgumentError(
-                    f"recycle={self.recycle} of mfdeq.Krylov needs cycles of at least "
-                    f"{MIN_CYCLE_RATIO} times as many iterations, and restart is {self.restart}"
+                    f"recycle of mfdeq.Krylov: expected restart >= {MIN_CYCLE_RATIO} recycle, "
+                    f"got restart={self.restart} and recycle={self.recycle}"
                 )
             if self.method != "gmres":
                 raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Set the preconditioner up for A.
+        """Set up the preconditioner for A.
 
         Raises
         ------
@@ -161,7 +153,7 @@ class Krylov(Solver):
         with counts.add_time():
             if self.method in SYMMETRIC_METHODS and not is_symmetric(A):
                 raise ArgumentError(
-                    f"Krylov method {self.method!r} needs a symmetric A, and A is not: use 'gmres'"
+                    f"{self.method!r} needs a symmetric A, but A is not symmetric: use 'gmres'"
                 )
             kind = _BlockFactor if self.method in BLOCK_METHODS else _ColumnFactor
             described = as_preconditioner(self.preconditioner)
@@ -169,14 +161,14 @@ class Krylov(Solver):
 
 
 class _KrylovFactor(Factor):
-    """What the block methods and scipy's have in common: the preconditioner M."""
+    """Base class of the factors of both kinds of methods: it applies and reuses M."""
 
     def __init__(
         self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
     ) -> None:
         super().__init__(A, solver.rtol, counts)
         self.solver, self.M = solver, M
-        self.flexible = M is None or M.flexible  # without M, an application is a loose solve
+        self.flexible = M is None or M.flexible  # without M, `approximate` is a loose solve
         described = as_preconditioner(solver.preconditioner)
         kind = described.description if described else "no preconditioner"
         self.name = f"Krylov {solver.method} with {kind}"
@@ -186,26 +178,29 @@ class _KrylovFactor(Factor):
     def nbytes(self) -> int:
         return 0 if self.M is None else self.M.nbytes
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor | None:
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor | None:
         if self.solver.method in SYMMETRIC_METHODS and not is_symmetric(A):
             return None
         solver = replace(self.solver, max_iterations=max_iterations)
         counts.setups -= 1  # Nothing is set up.
         return type(self)(A, solver, self.M, counts)
 
-    def reuse_for(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        return self.precondition(A, counts, self.solver.max_iterations)
+    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        return self.preconditioned_factor(A, counts, self.solver.max_iterations)
 
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
         with counts.add_time():
             if self.M is None or not self.M.refresh(A):
                 return None
-        counts.setups -= 1  # It counts as a refreshment instead.
+        self.M.refreshes += 1
+        counts.setups -= 1  # It is counted as a refreshment instead.
         counts.refreshes += 1
         return type(self)(A, self.solver, self.M, counts)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Apply the preconditioner twice: once leaves up to half of r, which hides an error."""
+        """Apply the preconditioner twice; once may leave half of r, which would hide errors."""
         A = self._adjoint_operator if adjoint else self.A
         x = self._approximate(r, adjoint)
         return x if self.M is None else x + self._approximate(r - A._apply(x), adjoint)
@@ -215,7 +210,7 @@ class _KrylovFactor(Factor):
             return super()._approximate(r, adjoint)
         sizes = self.backend.column_norms(r)
         sizes = self.backend.xp.where(sizes > 0, sizes, self.backend.xp.ones_like(sizes))
-        r = r / sizes  # Of unit length, so that levels in float32 do not over- or underflow.
+        r = r / sizes  # Columns of unit length, so that levels in float32 do not overflow.
         return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
     def _record(self, residual: float) -> None:
@@ -224,7 +219,7 @@ class _KrylovFactor(Factor):
 
 
 class _BlockFactor(_KrylovFactor):
-    """GMRES or CG of this library, some columns at a time."""
+    """A factor that solves by this library's GMRES or CG, some columns at a time."""
 
     def __init__(
         self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
@@ -232,18 +227,20 @@ class _BlockFactor(_KrylovFactor):
         super().__init__(A, solver, M, counts)
         described = as_preconditioner(solver.preconditioner)
         usual = described.columns_per_space if described else COLUMNS_PER_SPACE
-        # A recycled space is one for all columns.
+        # A recycled space is shared by all columns.
         self.columns_per_space = solver.block or (COLUMNS_PER_SPACE if solver.recycle else usual)
         if self.flexible and M is not None and solver.recycle:
             raise ArgumentError(
-                "recycle needs a preconditioner that is linear to rounding: give "
-                "mfdeq.AMG(levels='float64')"
+                "recycle needs a preconditioner that is linear to rounding: use "
+                f"{M.linear_alternative}"
             )
         plain = M is None and not solver.recycle and solver.block in (None, 1)
         self.compiled = compiled_krylov(A, solver.method) if plain else None
         self.forget()
 
     def forget(self) -> None:
+        """Discard the recycled spaces."""
+        self._refreshes = self.M.refreshes if self.M is not None else 0
         recycle = self.solver.recycle
         self.recycled = {
             side: Recycled(self.backend, recycle) if recycle else None for side in (False, True)
@@ -253,7 +250,7 @@ class _BlockFactor(_KrylovFactor):
         backend, xp = self.backend, self.backend.xp
         B = b[:, None] if b.ndim == 1 else b
         sizes = backend.column_norms(B)
-        # Columns of unit length: thresholds then mean the same at every scale, and levels in
+        # With columns of unit length, thresholds mean the same at every scale, and levels in
         # float32 neither over- nor underflow.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
         if self.compiled is not None:
@@ -269,7 +266,7 @@ class _BlockFactor(_KrylovFactor):
         return X[:, 0] if b.ndim == 1 else X
 
     def _width(self, n: int) -> int:
-        """How many columns take their products together, so that their vectors fit in memory."""
+        """Return the number of columns to solve for at once, whose vectors fit in memory."""
         kernels = self.backend.kernels
         vectors_of_gmres = self.solver.restart + VECTORS_OF_CG
         held = VECTORS_OF_CG if self.solver.method == "cg" else vectors_of_gmres
@@ -310,6 +307,8 @@ class _BlockFactor(_KrylovFactor):
                 if self.columns_per_space == 1 and not self.solver.recycle:
                     solved = gmres(*problem, length=length, flexible=flexible)
                 else:
+                    if self.M is not None and self.M.refreshes != self._refreshes:
+                        self.forget()  # The recycled spaces are those of the old preconditioner.
                     recycled = self.recycled[adjoint]
                     solved = block_gmres(
                         *problem, length=length, flexible=flexible, recycled=recycled
@@ -324,7 +323,7 @@ def _identity(r: Array) -> Array:
 
 
 class _ColumnFactor(_KrylovFactor):
-    """A method of the array library, column by column."""
+    """A factor that solves by a method of the array library, column by column."""
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 1:
@@ -347,7 +346,7 @@ class _ColumnFactor(_KrylovFactor):
             raise ArgumentError(f"{package} has no {solver.method!r}: use 'gmres'")
         known = inspect.signature(method).parameters
         options: dict[str, Any] = {
-            # minres has no atol, and older versions say tol.
+            # minres has no atol, and older versions have tol in place of rtol.
             "rtol" if "rtol" in known else "tol": rtol,
             "maxiter": solver.max_iterations,
             "callback": self._count,
@@ -361,7 +360,7 @@ class _ColumnFactor(_KrylovFactor):
             options[CYCLE_OPTIONS[solver.method]] = length
             options["maxiter"] = -(-solver.max_iterations // length)
         with self.backend.ignore_overflow():  # The true residual shows a breakdown.
-            # Of unit length, so that absolute thresholds inside mean the same at every scale.
+            # With b of unit length, absolute thresholds mean the same at every scale.
             x, info = method(A, b / size, **options)
         if info > 0:
             self.stopped = OUT_OF_ITERATIONS

@@ -1,4 +1,4 @@
-"""The Neumann iteration x <- J x + b, which solves (I - J) x = b if J contracts."""
+"""The Neumann iteration x <- J x + b, which solves (I - J) x = b if J is a contraction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..factor import Factor
 from ..operands import operator_of
 from ..protocols import Solver
 
-STALL_ITERATIONS = 500  # after so many, the residual must have fallen by STALL_RATIO
+STALL_ITERATIONS = 500  # iterations in which the residual must fall below STALL_RATIO times itself
 STALL_RATIO = 0.999
-APPROXIMATION_RTOL = 0.01  # of the loose solve that stands for the inverse
-POWER_STEPS = 20  # of the power iteration before the growth is measured, and while it is
+APPROXIMATION_RTOL = 0.01  # of the loose solve that serves as the approximate inverse
+POWER_STEPS = 20  # of the power iteration, before the growth is measured and again while it is
 
 
 @dataclass(frozen=True)
 class Neumann(Solver):
     """The fixed-point (Neumann) iteration x <- x + (b - A x) on A = I - J.
 
-    It costs one product with J a step, and needs no vectors of a basis. It converges if and only
-    if the spectral radius of J is below one, as that of a map whose Picard iteration converges.
+    A step costs one product with J, and no basis is stored. The iteration converges if and only if
+    the spectral radius of J is below one, as it is for a map whose Picard iteration converges.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Neumann(Solver):
 
     See Also
     --------
-    Krylov : takes fewer products, and any A
+    Krylov : takes fewer products, and solves with any A
 
     Notes
     -----
@@ -63,12 +63,12 @@ class Neumann(Solver):
         count(self.max_iterations, "max_iterations of mfdeq.Neumann")
 
     def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
-        """Estimate the spectral radius of J.
+        """Check that the spectral radius of J is below one, by an estimate.
 
         Raises
         ------
         ConvergenceError
-            If it is not below one.
+            If it is not.
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
@@ -84,7 +84,10 @@ class Neumann(Solver):
 
 
 class _NeumannFactor(Factor):
-    """Solves by the iteration; a flexible preconditioner, since where it stops depends on b."""
+    """A factor that solves by the iteration.
+
+    It is a flexible preconditioner, because the iteration count depends on b.
+    """
 
     name = "Neumann"
     flexible = True
@@ -93,7 +96,9 @@ class _NeumannFactor(Factor):
         super().__init__(A, solver.rtol, counts)
         self.solver, self.max_iterations = solver, solver.max_iterations
 
-    def precondition(self, A: Operator, counts: LinearCounts, max_iterations: int) -> Factor:
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor:
         return self.solver.setup(A, counts)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
@@ -120,7 +125,7 @@ class _NeumannFactor(Factor):
 
 
 def spectral_radius(A: Operator) -> float:
-    """Estimate the spectral radius of J = I - A by the growth of J^k x, x random."""
+    """Estimate the spectral radius of J = I - A by the growth of J^k x for a random x."""
     backend = A.backend
     x = backend.random(A.shape[0], seed=5)
     growth = []

@@ -1,9 +1,9 @@
 """Recycling of a Krylov space from solve to solve: the directions that A M shrinks most (GCRO-DR).
 
-Y and C are stored, A M Y = C with C orthonormal. A solve starts from the best element of that space
-and searches orthogonally to C. After each cycle the space is chosen anew, as the y with the
-smallest ||A M y|| / ||y|| in it and the Krylov space together. The choice by singular values, in
-place of harmonic Ritz values, takes real arithmetic for any A.
+Y and C are stored, with A M Y = C and orthonormal C. A solve starts from the best element of that
+space and searches orthogonally to C. After each cycle the space is updated: it is spanned by the y
+with the smallest ||A M y|| / ||y|| in the old space and the Krylov space together. These singular
+vectors, unlike harmonic Ritz vectors, are real for any A.
 
 References
 ----------
@@ -19,12 +19,12 @@ from typing import Any
 from ...arrays.backend import Array, Backend, host
 from .columns import read_together
 
-TRIAL_SOLVES = 4  # solves with a space, after which it must have paid
-MAX_ITERATIONS_RATIO = 0.8  # of iterations with a space to those without, for it to have paid
-MIN_CYCLE_RATIO = 1.2  # of the length of a cycle to the size of the space that it may change
-MAX_SHRINKAGE_RATIO = 0.9  # of the shrinkage of a new space to the old one's, to replace it
-SINGULAR_RTOL = 1e-12  # of the largest ||A M y|| / ||y||: below, A M is singular on y
-DEPENDENT_RTOL = 1e-10  # of the largest eigenvalue of a Gram matrix: below, vectors are dependent
+TRIAL_SOLVES = 4  # solves with a space after which it is dropped unless it saves iterations
+MAX_ITERATIONS_RATIO = 0.8  # iterations with a space, over those without, up to which it is kept
+MIN_CYCLE_RATIO = 1.2  # least length of a cycle that updates a space, over the size of the space
+MAX_SHRINKAGE_RATIO = 0.9  # shrinkage of a new space, over the old one's, up to which it is adopted
+SINGULAR_RTOL = 1e-12  # relative ||A M y|| / ||y|| below which A M is singular on y
+DEPENDENT_RTOL = 1e-10  # relative eigenvalue of a Gram matrix below which vectors are dependent
 
 
 class Recycled:
@@ -34,12 +34,12 @@ class Recycled:
     ----------
     backend : Backend
     size : int
-        Vectors of Y and of C each.
+        Number of vectors of Y and of C.
 
     Attributes
     ----------
     Y, C : (n, size) array or None
-        None before the first choice, and after the space was given up.
+        None before the first update, and after the space was dropped.
     shrinkage : float
         Sum of ||A M y|| / ||y|| over an orthonormal basis of Y.
     """
@@ -52,9 +52,9 @@ class Recycled:
         self._rates: list[float] = []
 
     def judge(self, iterations: int, rtol: float) -> None:
-        """Take note of a solve of one column; give the space up for good if it does not pay."""
+        """Record a solve of one column; drop the space for good if it saves too few iterations."""
         if iterations <= self.size:
-            return  # The right-hand side is too easy to say anything.
+            return  # The right-hand side is too easy to tell.
         self._rates.append(iterations / math.log(1.0 / rtol))
         if (
             len(self._rates) == 1 + TRIAL_SOLVES
@@ -71,7 +71,7 @@ class Recycled:
         return R - self.C @ a, read_together(self.backend, a)[0]
 
     def orthogonalize(self, W: Array) -> list[Array]:
-        """Take the part in C out of W, in place; return its coefficients, [] without a C."""
+        """Remove the part of W in C, in place; return its coefficients, or [] without a C."""
         if self.C is None:
             return []
         c = self.C.T @ W
@@ -79,30 +79,30 @@ class Recycled:
         return [c]
 
     def correction(self, start: Any, coupling: list[Any], y: list[Any]) -> Array | float:
-        """The part of the solution in Y: the start, less what A M V y has in C."""
+        """Return the part of the solution in Y: the start, less the part of A M V y in C."""
         if self.Y is None or start is None:
             return 0.0
         within = start - sum(c @ part for c, part in zip(coupling, y, strict=False))
         return self.Y @ self.backend.coefficients(within)
 
     def harvest(self, basis: list[Array], coupling: list[Any], raw: list[list[Any]]) -> None:
-        """Choose the space anew from itself and the Krylov space of a cycle.
+        """Update the space from itself and the Krylov space of a cycle.
 
         Parameters
         ----------
         basis : list of (n, k) arrays
-            V+ of A M V = C coupling + V+ H, block by block.
+            The blocks of V+, where A M V = C coupling + V+ H.
         coupling : list of arrays, on the host
-            Block columns.
+            The block columns of the coupling.
         raw : list of lists of arrays, on the host
             The blocks of H, column by column.
         """
         if len(raw) < MIN_CYCLE_RATIO * self.size or self.size == 0:
-            return  # There is little to save.
+            return  # A cycle this short leaves little to save.
         backend, linalg = self.backend, host.linalg
         V = basis[: len(raw)]
         if self.size + sum(v.shape[1] for v in basis) > V[0].shape[0]:
-            return  # The space is exhausted, and its last vectors are rounding.
+            return  # The Krylov space is exhausted, and its last vectors are rounding.
         H = _dense(raw, basis)
         inner, G = host.eye(H.shape[1]), H
         if self.Y is not None and self.C is not None:
@@ -112,7 +112,7 @@ class Recycled:
             inner = host.block([[own, mixed.T], [mixed, inner]])
             across = host.concatenate(coupling, axis=1)
             G = host.block([[host.eye(k), across], [host.zeros((H.shape[0], k)), H]])
-        # Coordinates in which the norm is ||y||. What Y and V have in common counts once.
+        # Coordinates in which the norm is ||y||; directions common to Y and V count once.
         lengths = host.sqrt(host.diagonal(inner))
         values, U = linalg.eigh(inner / lengths / lengths[:, None])
         independent = values > DEPENDENT_RTOL * values[-1]
@@ -138,7 +138,7 @@ class Recycled:
 
 
 def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
-    """The blocks side by side, times P."""
+    """Multiply the blocks, side by side, by P."""
     total, row = 0.0, 0
     for block in blocks:
         rows = block.shape[1]
@@ -149,7 +149,7 @@ def _combination(backend: Backend, blocks: list[Array], P: Any) -> Array:
 
 
 def _dense(raw: list[list[Any]], basis: list[Array]) -> Any:
-    """The block upper Hessenberg matrix that is given by its columns."""
+    """Assemble the block upper Hessenberg matrix from its columns."""
     rows = sum(v.shape[1] for v in basis[: len(raw) + 1])
     columns = []
     for column in raw:

@@ -1,6 +1,6 @@
-"""A multifrontal sparse factorization, on numpy alone for its set-up and on any library for solves.
+"""A multifrontal sparse factorization: set-up by numpy and scipy, solves by any array library.
 
-`dissection` finds separators in the graph of a matrix, `fronts` lays out the dense blocks that
-they give, `multifrontal` computes them and solves with them. What chooses between direct solvers
-belongs to `mfdeq.linear.direct`.
+`dissection` finds separators in the graph of a matrix, `fronts` lays out the resulting dense
+blocks, and `multifrontal` computes them and solves with them. The choice between direct solvers
+belongs in `mfdeq.linear.direct`.
 """

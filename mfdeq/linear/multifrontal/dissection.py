@@ -1,15 +1,15 @@
-"""Nested dissection: cut the graph of a matrix by small separators into parts, and those again.
+"""Nested dissection: recursive cuts of the graph of a matrix by small separators [1]_.
 
-The distances of a vertex from a few far-apart vertices serve as its coordinates; in the leading
-principal components of these, meshes have their own shape [2]_. Each part is cut across the longest
-axis of its coordinates, near the middle, where the fewest edges cross. Graphs with long edges have
-no shape in coordinates: METIS [3]_ cuts those, where it is installed.
+The distances of a vertex from a few far-apart vertices serve as its coordinates; in their leading
+principal components, a mesh has its own shape [2]_. Each part is cut across the longest axis of its
+coordinates, near the middle, where the fewest edges cross. Graphs with long edges have no shape in
+coordinates: METIS [3]_ cuts them, if it is installed.
 
 The smallest set of vertices that touches all edges of a cut is the separator (Kőnig's theorem gives
 it from a maximum matching). All parts of a level are cut at once. Unknowns with the same closed
 neighborhood, such as those of one grid point, are merged and stay together. A few unknowns that
-touch a large share of the others, such as a parameter of a whole domain, would be a shortcut
-between all vertices: they become the root, and the rest is cut without them.
+touch a large share of the others, such as a parameter of a whole domain, would be shortcuts between
+all vertices: they become the root, and the rest is cut without them.
 
 References
 ----------
@@ -36,19 +36,19 @@ from ...arrays.sparse import sparse_on_host
 
 LANDMARKS = 14  # vertices from which distances are measured
 DIMENSIONS = 4  # principal components of the distances that serve as coordinates
-# A vertex is a hub if it has more neighbors than this many times the square root of the number of
-# vertices. Hubs become the root if they have at most so many unknowns together.
+# A vertex is a hub if its number of neighbors exceeds HUB_DEGREE_RATIO times the square root of the
+# number of vertices. Hubs become the root if they have at most MAX_HUB_UNKNOWNS unknowns together.
 HUB_DEGREE_RATIO, MAX_HUB_UNKNOWNS = 10.0, 64
 MAX_CUT_OFFSET = 0.1  # distance of a cut from the middle, as a share of the part's unknowns
 
 # A bisection maps (vertices of all parts, part after part; sizes of the parts; the two ends of each
-# edge inside of a part) to a boolean array over all vertices: which of them go to the second half.
+# edge inside a part) to a boolean array over all vertices, True for those in the second half.
 Bisection = Callable[[Any, Any, Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Dissection:
-    """A forest of separators, each adjacent to its ancestors and descendants only.
+    """A forest of separators, each adjacent only to its ancestors and descendants.
 
     Attributes
     ----------
@@ -63,13 +63,13 @@ class Dissection:
 
 
 def dissect(A: Any, max_part_size: int, use_metis: bool = False) -> Dissection:
-    """Cut the graph of a sparse matrix (N, N) until no part has more unknowns than allowed."""
+    """Cut the graph of a sparse (N, N) matrix into parts of at most `max_part_size` unknowns."""
     graph, group, weight = _merge_twins(_adjacency(A))
     degree = host.diff(graph.indptr)
     hub = degree > HUB_DEGREE_RATIO * math.sqrt(graph.shape[0])
     if not 0.0 < weight[hub].sum() <= MAX_HUB_UNKNOWNS:
         front, parent = _dissect_graph(graph, weight, max_part_size, use_metis)
-    else:  # Front 0 holds the hubs and is the parent of what were roots.
+    else:  # Front 0 has the hubs and is the parent of the former roots.
         rest = ~hub
         front = host.zeros(graph.shape[0], dtype=host.int64)
         inner, parent = _dissect_graph(graph[rest][:, rest], weight[rest], max_part_size, use_metis)
@@ -178,7 +178,7 @@ def _coordinate_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisect
 
 
 def _metis_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisection:
-    """Cut as METIS's recursive bisection does: by the bits of its numbers of parts."""
+    """Cut as METIS's recursive bisection does, by the bits of its part numbers."""
     pymetis = importlib.import_module("pymetis")
     n = graph.shape[0]
     depth = max(1, math.ceil(math.log2(weight.sum() / max_part_size)))
@@ -191,7 +191,7 @@ def _metis_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisection:
     def bisection(inside: Any, sizes: Any, i: Any, j: Any) -> Any:
         right = host.zeros(n, dtype=bool)
         bit = next(bits, None)
-        if bit is None:  # METIS made this part larger than asked: cut it anywhere.
+        if bit is None:  # METIS made this part larger than requested: cut it anywhere.
             ends = host.cumsum(sizes)
             number = host.arange(inside.shape[0])
             right[inside] = number >= host.repeat(ends - sizes + (sizes + 1) // 2, sizes)
@@ -220,8 +220,8 @@ def _distances(graph: Any, source: int) -> Any:
     n = graph.shape[0]
     place = host.empty(n, dtype=host.int64)
     place[order] = host.arange(n)
-    # Places of the predecessors ascend, because each level is reached from the one before: a level
-    # ends where predecessors of the next begin.
+    # Places of the predecessors ascend, because each level is reached from the one before. A level
+    # ends where the predecessors of the next one begin.
     predecessors = place[predecessor[order[1:]]]
     ends = [1]
     while ends[-1] < n:
@@ -289,9 +289,8 @@ def _cheapest_cuts(inside: Any, sizes: Any, weight: Any, i: Any, j: Any) -> Any:
 def _minimum_vertex_cover(i: Any, j: Any, right: Any) -> Any:
     """Return the fewest vertices that touch all these edges between the two halves.
 
-    By Kőnig's theorem: with a maximum matching, what is reached by alternating paths from the
-    unmatched vertices on the left gives the cover, as the left vertices that are not reached and
-    the right ones that are.
+    By Kőnig's theorem, they are the left vertices that alternating paths of a maximum matching from
+    the unmatched left vertices do not reach, and the right vertices that these paths reach.
     """
     if not i.shape[0]:
         return i

@@ -1,9 +1,9 @@
-"""The symbolic part of a multifrontal factorization: all that depends on the pattern of A only.
+"""The symbolic part of a multifrontal factorization, which depends only on the pattern of A.
 
-Each separator of a dissection becomes a front. Its own unknowns are those of the separator; the
-unknowns of its ancestors that it updates are those that it is adjacent to, by entries of A or
-through its descendants (in the elimination tree of the separators [1]_). Fronts of one height and
-of similar size are padded to one size and form a batch.
+Each separator of a dissection becomes a front. Its own unknowns are those of the separator. It
+updates the unknowns of its ancestors that it is adjacent to, by entries of A or through its
+descendants (in the elimination tree of the separators [1]_). Fronts of one height and of similar
+size are padded to one size and form a batch.
 
 References
 ----------
@@ -25,13 +25,13 @@ from ...arrays.backend import host
 from .dissection import dissect
 
 MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further
-# A front joins a batch if padding stays below a constant, which is what another batch costs, plus a
-# share of the batch; and if the fronts of the batch do not have too many entries.
+# A front joins a batch if the padding stays below a constant, the cost of another batch, plus a
+# share of the batch, and if the batch does not get too many entries.
 BATCH_COST = 40_000  # entries
 MAX_PADDING_SHARE = 0.2
 MAX_BATCH_ENTRIES = 4_000_000
-# A separator is small if it and what it updates have at most so many unknowns, or at most this
-# multiple of N^(2/3), which is about the largest separator of a three-dimensional mesh.
+# A separator is small if it has, with the unknowns it updates, at most SMALL_FRONT_SIZE unknowns or
+# MAX_FRONT_RATIO N^(2/3). The largest separator of a mesh in three dimensions has about N^(2/3).
 SMALL_FRONT_SIZE = 1_000
 MAX_FRONT_RATIO = 4
 
@@ -50,12 +50,12 @@ class LevelPattern:
 class Fronts:
     """The symbolic part of a factorization. Fronts are numbered from the leaves to the roots.
 
-    The unknowns are permuted, and padded, front after front: "place" is an index of this order.
+    The unknowns are permuted and padded, front after front; a "place" is an index in this order.
 
     Attributes
     ----------
     order : (places,) array of int
-        The unknown at each place; at padding, any unknown.
+        The unknown at each place; for padding, any unknown.
     position : (N,) array of int
         The place of each unknown.
     sizes : (fronts,) array of int
@@ -63,11 +63,11 @@ class Fronts:
     parent, batch, number : lists of int, one for each front
         Its parent (-1 for roots), its batch, and its number in the batch.
     in_parent : list of arrays of int, one for each front
-        Rows of the parent's front at which the unknowns are that the front updates.
+        Rows of the parent's front that belong to the unknowns that the front updates.
     shapes : list of (first front, number of fronts, k, m), one for each batch
         k and m are the padded numbers of own unknowns and of updated ones.
     entries : list of two arrays of int, one for each batch
-        Which entries of A (in COO order) are in the batch, and where in its fronts they go.
+        The entries of A (in COO order) that are in the batch, and their places in its fronts.
     levels : list of LevelPattern
         From the leaves to the roots.
     updates : int
@@ -114,8 +114,8 @@ class Fronts:
                 "the graph of A has no small separators (the largest front has "
                 f"{largest} of {n} unknowns)"
                 if not small
-                else f"its fronts take {operations:.2g} operations, more than the "
-                f"{max_operations:.2g} that are worth it"
+                else f"its fronts take {operations:.2g} operations, more than the limit of "
+                f"{max_operations:.2g}"
             )
 
         # Sort the fronts of each height by size, so that those of similar size are consecutive.
@@ -185,7 +185,7 @@ class Fronts:
 
 
 def cached_fronts(matrix: Any, max_operations: float = math.inf) -> Fronts:
-    """Return `Fronts.of`, cached for the last pattern: the matrices of Newton's steps share it."""
+    """Return `Fronts.of`, cached for the last pattern, which Newton's steps have in common."""
     pattern = hashlib.blake2b(matrix.indptr.tobytes())
     pattern.update(matrix.indices.tobytes())
     key = pattern.digest()
@@ -201,7 +201,7 @@ _cache: dict[bytes, Fronts] = {}
 
 
 def clear_cache() -> None:
-    """Drop the fronts of the last pattern."""
+    """Discard the fronts of the last pattern."""
     _cache.clear()
 
 
@@ -236,7 +236,7 @@ def _starts(sizes: Any) -> Any:
 
 
 def _count_within(sizes: Any) -> Any:
-    """Return 0, 1, ..., size - 1 for each size, one after the other."""
+    """Return 0, 1, ..., size - 1 for each size, concatenated."""
     return host.arange(int(sizes.sum())) - host.repeat(_starts(sizes), sizes)
 
 
@@ -264,7 +264,7 @@ def _heights(parent: Any) -> Any:
 def _ancestor_updates(matrix: Any, front: Any, parent: Any, height: Any) -> tuple[Any, Any]:
     """Return all pairs of a front and an unknown of an ancestor that it updates.
 
-    From the leaves up: a front passes on to its parent what it updates beyond the parent.
+    From the leaves up, a front passes to its parent the unknowns that it updates beyond the parent.
     """
     n = matrix.shape[0]
     entries = matrix.tocoo()

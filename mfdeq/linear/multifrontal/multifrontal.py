@@ -9,9 +9,9 @@ and a solve with A goes over the fronts from the leaves to the roots and back [1
 
     y2 -= D y1,   then   x1 = F11⁻¹ y1 - E x2.
 
-Fronts of one height do not depend on each other: those of similar size are padded to one size and
-are one batched product, on any array library. The set-up is on the host. Rows are exchanged within
-F11 only; the true residual shows what that costs in accuracy.
+Fronts of one height are independent: those of similar size are padded to one size and form one
+batched product, on any array library. The set-up runs on the host. Rows are exchanged only within
+F11; the true residual shows the loss of accuracy.
 
 References
 ----------
@@ -33,8 +33,7 @@ from ...arrays.sparse import sparse_on_host, to_canonical_format
 from .fronts import Fronts, cached_fronts
 
 MAX_COLUMNS = 32  # right-hand sides that are solved for at once
-# The sign of an eigenvalue of a front is not known if its share of the largest is below this
-# multiple of rounding.
+# Relative size of an eigenvalue of a front, in units of eps, below which its sign is unknown.
 SIGN_ROUNDING_FACTOR = 100.0
 UPDATE_ROWS = 256  # rows of an update that are added at once
 
@@ -63,7 +62,7 @@ class Level:
     own : slice
         Places of their own unknowns, batch after batch and front after front.
     incoming : sparse product, (own unknowns, updates sent from the levels below), or None
-        Adds up what the descendants send.
+        Adds the updates from the descendants.
     above : (updates of this level,) array of int
         Places of the ancestors' unknowns that each update goes to.
     batches : list of Batch
@@ -87,14 +86,14 @@ class Multifrontal:
     symmetric : bool
         Whether A' = A. Half of the factors is then a view of the other half.
     max_operations : float
-        Operations above which the factorization is not worth it.
+        Number of operations above which the factorization is not worth its cost.
 
     Raises
     ------
     ArithmeticError
         If the graph has no small separators, or the factorization takes too many operations.
     ZeroDivisionError
-        If a front is singular; A may be regular nevertheless. A subclass of ArithmeticError.
+        If a front is singular, although A may be regular. This is an ArithmeticError, too.
     OutOfMemoryError
         If the factors cannot fit in memory.
 
@@ -132,8 +131,8 @@ class Multifrontal:
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
-        self._fronts = replace(fronts, entries=[])  # the entries take the most memory of all
-        self._work: list[Array] = []  # of the last solve, for the next
+        self._fronts = replace(fronts, entries=[])  # without the entries, the largest part
+        self._work: list[Array] = []  # the work array of the last solve, for the next one
         try:
             self.levels = list(_factorize(matrix, fronts, backend, symmetric))
         except host.linalg.LinAlgError as error:
@@ -150,7 +149,7 @@ class Multifrontal:
     def negative_pivots(self) -> int | None:
         """Count the negative eigenvalues of a symmetric A; None if a front is nearly singular.
 
-        By Sylvester's law of inertia, they are as many as the blocks F11 have together.
+        By Sylvester's law of inertia, the blocks F11 have the same number of them in total.
         """
         count, eps = 0, self.backend.eps
         for level in self.levels:
@@ -165,7 +164,7 @@ class Multifrontal:
         return count
 
     def log_determinant(self) -> float:
-        """Return log |det A| of a regular A, the sum of those of the blocks F11."""
+        """Return log |det A| of a regular A, the sum over the blocks F11."""
         return -sum(
             float(host.linalg.slogdet(_with_padding_one(array_on_host(batch.inverse)))[1].sum())
             for level in self.levels
@@ -175,8 +174,8 @@ class Multifrontal:
     def apply_inverse_root(self, white: Array) -> Array:
         """Return G w for (N,) or (N, c) arrays w, where G G' = A⁻¹ and A is positive definite.
 
-        Of white noise w, it has the covariance A⁻¹. From the roots to the leaves it is
-        x1 = chol(F11⁻¹) w1 - E x2, half of a solve.
+        For white noise w, the result has the covariance A⁻¹. From the roots to the leaves,
+        x1 = chol(F11⁻¹) w1 - E x2, which is half of a solve.
         """
         xp, c = self.backend.xp, math.prod(white.shape[1:])
         x = xp.take(xp.reshape(white, (-1, c)), self.order, axis=0)
@@ -194,7 +193,7 @@ class Multifrontal:
 
     @functools.cached_property
     def _inverse_roots(self) -> list[list[Array]]:
-        """Cholesky factors of all F11⁻¹, by level and batch."""
+        """The Cholesky factors of all F11⁻¹, by level and batch."""
         cholesky = self.backend.xp.linalg.cholesky
         backend = self.backend
         return [
@@ -255,8 +254,8 @@ class Multifrontal:
         xp, (n, c) = self.backend.xp, b.shape
         levels = self.levels if self.symmetric or not adjoint else self._transposed()
         places = self.order.shape[0]
-        # The work array serves the next solve again: fresh memory costs more than what is computed
-        # in it. It is taken out meanwhile, so that another thread allocates its own.
+        # The work array is reused, because allocating memory costs more than computing in it. It is
+        # removed from the list meanwhile, so that another thread allocates its own.
         work = self._work.pop() if self._work else self.backend.zeros(0)
         if work.shape[0] < (needed := (n + places + self.updates) * c):
             work = self.backend.zeros(needed)
@@ -331,9 +330,9 @@ def _factorize(matrix: Any, fronts: Fronts, backend: Backend, symmetric: bool) -
 
 
 class _Assembly:
-    """Sums of the entries of A and of the updates of descendants, front by front.
+    """Sums of the entries of A and of the updates from descendants, front by front.
 
-    A batch has memory from its first update until it is popped.
+    The memory of a batch is allocated at its first update and released when it is popped.
     """
 
     def __init__(self, fronts: Fronts, matrix: Any) -> None:
@@ -359,7 +358,7 @@ class _Assembly:
                 continue
             F = self._batch(fronts.batch[parent])[fronts.number[parent]]
             side, m = F.shape[0], at.shape[0]
-            for i in range(0, m, UPDATE_ROWS):  # indices of all rows would take as much as F
+            for i in range(0, m, UPDATE_ROWS):  # indices of all rows would be as large as F
                 stop = min(i + UPDATE_ROWS, m)
                 places = at[i:stop, None] * side + at
                 host.add.at(F.reshape(-1), places.reshape(-1), update[i:stop, :m].reshape(-1))

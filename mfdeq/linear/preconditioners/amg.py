@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...arguments import count
+from ...arguments import count, one_of
 from ...arrays.backend import Array, Backend, array_on_host, check_block, is_dense, is_sparse
 from ...arrays.memory import reserve
 from ...arrays.seeding import seed_numpy
@@ -14,7 +14,7 @@ from ...arrays.sparse import sparse_on_host, stored_bytes
 from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
-from ..operands import matrix_of
+from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
 from .cycle import (
     Collapsed,
@@ -27,8 +27,8 @@ from .cycle import (
 )
 from .jacobi import inverse_block_diagonal, inverse_diagonal
 
-MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen any more
-MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level inverted densely; larger ones by LU
+MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
+MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level with a dense inverse; larger ones have an LU
 METHODS = (None, "smoothed_aggregation", "ruge_stuben", "air")
 LEVELS = (None, "float32", "float64")
 
@@ -42,25 +42,24 @@ class AMG(Preconditioner):
     method : {None, "smoothed_aggregation", "ruge_stuben", "air"}, optional
         How the coarse levels are made. "smoothed_aggregation" suits diffusion and elasticity;
         "ruge_stuben" (classical multigrid) has coarse levels that stay stable under advection;
-        "air" (approximate ideal restriction) is for advection with hardly any diffusion. None is
-        "smoothed_aggregation" for a symmetric A, and for any A where `near_nullspace` or
-        `block_size` is given, else "ruge_stuben".
+        "air" (approximate ideal restriction) is for advection with very little diffusion. None is
+        "smoothed_aggregation" for a symmetric A, or if `near_nullspace` or `block_size` is passed,
+        and "ruge_stuben" otherwise.
     degree : int, optional
         Degree of the Chebyshev smoother before and after each coarse correction. Degree 1 is damped
-        Jacobi, and is multiplied into the transfers once. "air" relaxes by Jacobi on the fine and
-        then the coarse points, whatever the degree.
+        Jacobi, which is multiplied into the transfers once. "air" ignores the degree: it relaxes by
+        Jacobi on the fine and then on the coarse points.
     near_nullspace : (N,) or (N, m) array, optional
-        Vectors that the coarse levels must represent: the rigid motions of elasticity, say. None
-        is the constant. Only for smoothed aggregation.
+        Vectors that the coarse levels must represent, such as the rigid motions of elasticity. None
+        is the constant vector. Only for smoothed aggregation.
     block_size : int, optional
-        Unknowns of one point, numbered one after the other. Blocks of that size are aggregated
-        together and inverted by the smoother together (block Jacobi). Only for smoothed
-        aggregation.
+        Number of unknowns per point, which must be numbered consecutively. They are aggregated
+        together, and the smoother is block Jacobi. Only for smoothed aggregation.
     levels : {None, "float32", "float64"}, optional
-        Precision of the cycle. float32 halves what it reads, and is enough inside a float64
-        Krylov method that recomputes its residual; the cycle is then linear to float32's rounding
-        only, for which GMRES keeps twice as many vectors. None is float32 for a symmetric A,
-        float64 for others.
+        Precision of the cycle. float32 halves the memory that it reads, and is enough inside a
+        float64 Krylov method that recomputes its residual. The cycle is then linear only to the
+        rounding of float32, so that GMRES stores twice as many vectors. None is float32 for a
+        symmetric A and float64 otherwise.
 
     Raises
     ------
@@ -69,7 +68,7 @@ class AMG(Preconditioner):
 
     Notes
     -----
-    Levels in float32 hold A divided by its largest diagonal entry, so that they do not overflow.
+    Levels in float32 are those of A divided by its largest diagonal entry, to avoid overflow.
 
     References
     ----------
@@ -87,7 +86,7 @@ class AMG(Preconditioner):
 
     Examples
     --------
-    The iterations hardly depend on the size of a diffusion problem:
+    The number of iterations is nearly independent of the size of a diffusion problem:
 
     >>> import mfdeq, numpy as np, scipy.sparse as sp
     >>> T = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(40, 40))
@@ -104,14 +103,12 @@ class AMG(Preconditioner):
     block_size: int = 1
     levels: str | None = None
 
-    # So few iterations are left that a search space shared by columns costs more than it saves.
+    # With so few iterations, a search space shared by columns costs more than it saves.
     columns_per_space = 1
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ArgumentError(f"expected method of mfdeq.AMG in {METHODS}, got {self.method!r}")
-        if self.levels not in LEVELS:
-            raise ArgumentError(f"expected levels of mfdeq.AMG in {LEVELS}, got {self.levels!r}")
+        one_of(self.method, METHODS, "method of mfdeq.AMG")
+        one_of(self.levels, LEVELS, "levels of mfdeq.AMG")
         count(self.degree, "degree of mfdeq.AMG")
         count(self.block_size, "block_size of mfdeq.AMG")
         if self.method in ("ruge_stuben", "air"):
@@ -124,33 +121,34 @@ class AMG(Preconditioner):
 
     @property
     def description(self) -> str:
-        """The method too, where one was asked for."""
+        """The name in reports: AMG, with the method if one was passed."""
         return f"AMG ({self.method})" if self.method else "AMG"
 
     @property
     def never_symmetric(self) -> bool:
-        """Whether the cycle is not symmetric even where A is: that of "air"."""
+        """Whether the cycle is not symmetric even if A is: True for "air"."""
         return self.method == "air"
 
     def method_for(self, symmetric: bool) -> str:
-        """The method, chosen by the symmetry of A where none was given."""
+        """Return the method, by default one that suits the symmetry of A."""
         systems = self.near_nullspace is not None or self.block_size > 1
         chosen = "smoothed_aggregation" if symmetric or systems else "ruge_stuben"
         return self.method or chosen
 
     def setup(self, A: Operator) -> PreconditionerOperator:
-        """Build the hierarchy of A's matrix.
+        """Build the hierarchy for A.
 
         Raises
         ------
         ArgumentError
-            If A is dense or known by its products only, has a zero on its diagonal, or does not
-            fit the options.
+            If A is dense or only products with it are available, if its diagonal has a zero, or if
+            it does not fit the options.
         """
+        A = operator_of(A)
         array = matrix_of(A, "mfdeq.AMG()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.AMG() needs a sparse A; for a dense one use mfdeq.Direct()")
-        inverse_diagonal(A.backend, array, "mfdeq.AMG()")  # PyAMG would only print about zeros
+        inverse_diagonal(A.backend, array, "mfdeq.AMG()")  # PyAMG would only warn about zeros
         if A.shape[0] % self.block_size:
             raise ArgumentError(
                 f"block_size {self.block_size} of mfdeq.AMG does not divide N = {A.shape[0]}"
@@ -166,32 +164,35 @@ class AMG(Preconditioner):
 class _Cycle(PreconditionerOperator):
     """One V-cycle for A in place of its inverse.
 
-    It is `flexible` where it is linear to float32's rounding only, inside float64.
+    It is `flexible` if it computes in float32 for a float64 A.
     """
+
+    linear_alternative = "mfdeq.AMG(levels='float64')"
 
     def __init__(self, A: Operator, matrix: Any, options: AMG) -> None:
         super().__init__(A, A.shape)
         xp = self.backend.xp
+        self.description = options.description
         self.options, self.symmetric = options, is_symmetric(A)
         asked = options.levels or ("float32" if self.symmetric else "float64")
         self.flexible = asked == "float32" and self.dtype == xp.float64
         self._inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
         host = sparse_on_host(matrix).astype("float64")
         self._scale = float(abs(host.diagonal()).max())
-        with seed_numpy():  # PyAMG starts its eigenvalue estimates from numpy's global generator.
+        with seed_numpy():  # PyAMG draws from numpy's global random generator.
             built = _hierarchy(host / self._scale, options, self.symmetric).levels
         reserve(
             self.backend,
             sum(level.A.nnz for level in built) * self._inner.itemsize / self.backend.itemsize,
             "a multigrid hierarchy",
-            "use float32 levels, or a smaller problem",
+            "use mfdeq.AMG(levels='float32'), or a smaller problem",
         )
         self.levels = [_level(self._inner, options, *_parts(level)) for level in built[:-1]]
         self.transfers = [self._transfers_of(level) for level in built[:-1]]
         self._finish(built[-1].A)
 
     def _transfers_of(self, level: Any) -> tuple[Any, Any]:
-        """P, and R where it is not P'."""
+        """Return P, and R unless it is P'."""
         transposed = self.symmetric or not self.options.method_for(self.symmetric).startswith(
             "smoothed"
         )
@@ -204,7 +205,7 @@ class _Cycle(PreconditionerOperator):
     def _finish(self, coarsest: Any) -> None:
         self.coarse = _inverse(self._inner, coarsest)
         cycle = _replayed(self._inner, self.levels, self.coarse)
-        # A symmetric A has a symmetric cycle, unless the smoother goes one way only.
+        # The cycle of a symmetric A is symmetric, unless the smoother visits points in one order.
         if self.symmetric and self.options.method != "air":
             self._cycles = cycle, cycle
         else:
@@ -212,25 +213,25 @@ class _Cycle(PreconditionerOperator):
             self._cycles = cycle, _replayed(self._inner, transposed, self.coarse.T)
 
     def refresh(self, A: Operator) -> bool:
-        """Become the cycle of another matrix of the same pattern, with the same transfers.
+        """Become the cycle of another matrix, with the same transfers.
 
-        No point is assigned to another aggregate, and nothing leaves the device but the coarsest
-        matrix. False if A is symmetric no longer, or if the transfers depend on the entries, as
-        those of "air" and of blocks do.
+        The aggregates stay the same, and only the coarsest matrix leaves the device. False if the
+        symmetry of A has changed, or if the transfers depend on the entries, as with "air" and
+        with blocks.
         """
         options, backend = self.options, self.backend
-        fresh = matrix_of(A, "mfdeq.AMG()")
+        array = matrix_of(A, "mfdeq.AMG()")
         if options.method == "air" or options.block_size > 1 or is_symmetric(A) != self.symmetric:
             return False
-        inverse_diagonal(backend, fresh, "mfdeq.AMG()")
-        scale = float(backend.xp.max(backend.xp.abs(fresh.diagonal())))
-        matrix, levels = fresh.tocsr() / scale, []
+        inverse_diagonal(backend, array, "mfdeq.AMG()")
+        scale = float(backend.xp.max(backend.xp.abs(array.diagonal())))
+        matrix, levels = array.tocsr() / scale, []
         for transfers in self.transfers:
             P = transfers[0].astype(matrix.dtype)
             R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
             levels.append(_level(self._inner, options, matrix, P, R))
             matrix = R @ (matrix @ P)
-        # Assigned last, so that the old cycle survives a failure on the way (of memory, say).
+        # Assigned last, so that the old cycle survives a failure (of memory, say).
         self._scale, self.levels = scale, levels
         self._finish(sparse_on_host(matrix))
         return True
@@ -260,7 +261,7 @@ def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Arr
     def cycle(b: Array) -> Array:
         return v_cycle(levels, coarse, b)
 
-    # An LU's solves wait for the host, so that they cannot be captured and replayed.
+    # Solves with an LU wait for the host, so they cannot be captured and replayed.
     launches_only = not isinstance(coarse, _FactoredInverse)
     return backend.kernels.capture_launches(cycle) if launches_only else cycle
 
@@ -285,7 +286,7 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
 
 
 def _parts(level: Any) -> tuple[Any, ...]:
-    """A, P and R of a level of PyAMG, the block size of A, and which points are coarse."""
+    """Return A, P and R of a level of PyAMG, the block size of A, and which points are coarse."""
     size = level.A.blocksize[0] if level.A.format == "bsr" else 1
     A, P, R = (part.tocsr() for part in (level.A, level.P, level.R))
     return A, P, R, size, getattr(level, "splitting", None)
@@ -294,7 +295,7 @@ def _parts(level: Any) -> tuple[Any, ...]:
 def _level(
     backend: Backend, options: AMG, A: Any, P: Any, R: Any, size: int = 1, splitting: Any = None
 ) -> Collapsed | Smoothed:
-    """A level of the cycle with its smoother, where and in what precision `backend` says."""
+    """Build a level of the cycle with its smoother, on the device and in the dtype of `backend`."""
     here = Backend.of(A.data)
     if options.method == "air":
         diagonal = A.diagonal()
@@ -329,7 +330,7 @@ def _on_device(backend: Backend, level: Any) -> Any:
 
 
 def _inverse(backend: Backend, matrix: Any) -> Any:
-    """The (pseudo)inverse of the coarsest matrix; an LU in its place where it is large."""
+    """Return the (pseudo)inverse of the coarsest matrix, or an LU that replaces it if large."""
     if matrix.shape[0] <= MAX_DENSE_COARSE:
         dense = matrix.toarray()
         inverse = Backend.of(dense).xp.linalg.pinv(dense)
@@ -341,7 +342,7 @@ def _inverse(backend: Backend, matrix: Any) -> Any:
 
 @dataclass(frozen=True)
 class _FactoredInverse:
-    """The inverse of a sparse matrix, multiplied with by solves."""
+    """The inverse of a sparse matrix, whose products are solves with an LU."""
 
     lu: Any
     transposed: bool = False

@@ -1,4 +1,4 @@
-"""A preconditioner of another matrix than A, where A is known only by its products."""
+"""A preconditioner built from a matrix near A, for an A with which only products are available."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...arrays.backend import is_sparse
-from ...errors import ArgumentError
+from ...errors import ArgumentError, short_repr
 from ...operators.operator import Matrix, Operator
 from ...operators.probing import ColouredPattern
+from ..operands import operator_of
 from ..protocols import Preconditioner, PreconditionerOperator, Solver
 from .wrappers import FactorApplication
 
@@ -20,15 +21,15 @@ class Approximate(Preconditioner):
     Parameters
     ----------
     by : Preconditioner or Solver
-        What is set up for that matrix: `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()` or
-        `mfdeq.Direct()`.
+        The preconditioner or solver that is set up for that matrix, such as `mfdeq.AMG()`,
+        `mfdeq.ILU()`, `mfdeq.Jacobi()` or `mfdeq.Direct()`.
     matrix : (N, N) matrix, optional
-        An approximation of A: with its far couplings dropped, or of a simpler model.
+        An approximation of A: A without its far couplings, or that of a simpler model.
     pattern : (N, N) sparse matrix, optional
-        In place of a matrix, where A may have entries; its values do not matter. The entries are
-        found by products of A with sums of unit vectors whose columns have no row in common in the
-        pattern, as many products as there are colours. That is exact where the pattern holds all
-        entries of A; those outside of it are added to others.
+        Instead of a matrix, the entries that A may have; its values are ignored. The columns of the
+        pattern are coloured, such that columns of one colour have no row in common, and one product
+        of A for each colour gives the entries. They are exact if the pattern contains all entries
+        of A; entries outside it are added to others.
 
     References
     ----------
@@ -37,7 +38,7 @@ class Approximate(Preconditioner):
 
     Examples
     --------
-    The entries of an operator, found by one product for each of the three colours of its pattern:
+    The entries of an operator, from one product for each of the three colours of its pattern:
 
     >>> import mfdeq, numpy as np, scipy.sparse as sp
     >>> from scipy.sparse.linalg import aslinearoperator
@@ -57,33 +58,37 @@ class Approximate(Preconditioner):
         if (self.matrix is None) == (self.pattern is None):
             got = "neither" if self.matrix is None else "both"
             raise ArgumentError(
-                f"mfdeq.Approximate: expected exactly one of matrix= and pattern=, got {got}"
+                f"mfdeq.Approximate: expected exactly one of matrix and pattern, got {got}"
             )
         if self.pattern is not None and not is_sparse(self.pattern):
             raise ArgumentError(
-                "mfdeq.Approximate: expected pattern to be a sparse matrix, got a "
-                f"{type(self.pattern).__name__}"
+                "pattern of mfdeq.Approximate: expected a sparse matrix, got "
+                f"{short_repr(self.pattern)}"
             )
         if not isinstance(self.by, (Preconditioner, Solver)):
+            instance = isinstance(self.by, type) and issubclass(self.by, (Preconditioner, Solver))
             raise ArgumentError(
-                "mfdeq.Approximate: expected by to be mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi() or "
-                f"mfdeq.Direct(), got {self.by!r}"
+                "by of mfdeq.Approximate: expected mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
+                "mfdeq.Direct(), or an mfdeq.linear.Preconditioner or Solver of your own, got "
+                f"{short_repr(self.by)}"
+                + (f"; pass an instance, {self.by.__name__}(...)" if instance else "")
             )
 
     @property
     def description(self) -> str:
-        """What is set up for the matrix."""
+        """The name in reports, with that of what is set up for the matrix."""
         by = self.by
         kind = by.description if isinstance(by, Preconditioner) else type(by).__name__
         return f"Approximate ({kind})"
 
     @property
     def never_symmetric(self) -> bool:
-        """Whether what is set up is never symmetric."""
+        """Whether the preconditioner `by` is never symmetric."""
         return isinstance(self.by, Preconditioner) and self.by.never_symmetric
 
     def setup(self, A: Operator) -> PreconditionerOperator:
-        """Set up for the matrix, or for what probing A gives."""
+        """Set up `by` for the matrix, or for the entries of A that the products give."""
+        A = operator_of(A)
         given = self.matrix if self.pattern is None else self.pattern
         if tuple(given.shape) != tuple(A.shape):
             raise ArgumentError(

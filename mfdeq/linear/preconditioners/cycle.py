@@ -1,13 +1,13 @@
 """The multigrid V-cycle on any array library, for vectors and blocks, with its exact transpose.
 
-With S a smoother (x <- x + S (b - A x)), P and R the transfers and M_c the cycle of the coarse
-level, a cycle that smooths before and after the coarse correction is
+With a smoother S (x <- x + S (b - A x)), transfers P and R and the cycle M_c of the coarse level, a
+cycle that smooths before and after the coarse correction is
 
     M = S + S - S A S + (I - S A) P M_c R (I - A S).
 
-Where S is sparse, the smoothing is multiplied out once (`collapsed`), and a level is three sparse
-products, M = G + P M_c R. Where S is a polynomial of higher degree, its products are applied
-(`Smoothed`). Either way, the transposed levels make the transposed cycle.
+If S is sparse, the smoothing is multiplied out once (`collapsed`), and a level is three sparse
+products, M = G + P M_c R. If S is a polynomial of higher degree, it is applied by its products
+(`Smoothed`). Either way, the transposed levels give the transposed cycle.
 
 References
 ----------
@@ -29,7 +29,7 @@ POWER_STEPS = 15  # of the power iteration for the largest eigenvalue of D^-1 A
 
 @dataclass(frozen=True)
 class Collapsed:
-    """A level M = G + P M_c R, its smoothing multiplied into G, P and R."""
+    """A level M = G + P M_c R, with its smoothing multiplied into G, P and R."""
 
     G: Any
     P: Any
@@ -60,7 +60,7 @@ class Smoothed:
     largest : float
         A bound on the eigenvalues of D^-1 A.
     degree : int
-        Of the polynomial.
+        The degree of the polynomial.
     """
 
     kernels: ModuleType
@@ -109,13 +109,13 @@ class Smoothed:
 
 
 def v_cycle(levels: Sequence[Any], coarse: Any, b: Array) -> Array:
-    """One V-cycle from zero: approximately A^-1 b, linear in b.
+    """Apply one V-cycle from zero: approximately A^-1 b, linear in b.
 
     Parameters
     ----------
     levels : sequence of Collapsed or Smoothed
-        Finest first.
-    coarse : (m, m) array, or what multiplies like one
+        The levels, the finest first.
+    coarse : (m, m) array, or an object with the same products
         The inverse of the coarsest matrix.
     b : (n,) or (n, k) array
     """
@@ -125,7 +125,7 @@ def v_cycle(levels: Sequence[Any], coarse: Any, b: Array) -> Array:
 
 
 def collapsed(A: Any, P: Any, R: Any, before: Any, after: Any) -> Collapsed:
-    """The level that smooths by the matrices `before` (None: not at all) and `after`."""
+    """Return the level that smooths by the matrices `before` (or None) and `after`."""
     if before is None:
         return Collapsed(after, P - after @ (A @ P), R)
     G = before + after - after @ (A @ before)
@@ -133,7 +133,7 @@ def collapsed(A: Any, P: Any, R: Any, before: Any, after: Any) -> Collapsed:
 
 
 def composed_smoother(A: Any, smoothers: Sequence[Any]) -> Any:
-    """The matrix of several smoothing steps one after the other: S + S_i - S_i A S, repeatedly."""
+    """Return the matrix of successive smoothing steps, by S <- S + S_i - S_i A S."""
     S = smoothers[0]
     for step in smoothers[1:]:
         S = S + step - step @ (A @ S)
@@ -141,12 +141,12 @@ def composed_smoother(A: Any, smoothers: Sequence[Any]) -> Any:
 
 
 def damped_interval(largest: float) -> tuple[float, float]:
-    """Centre and half width of [largest / 10, 1.1 largest], which a smoother damps."""
+    """Return centre and half width of [largest / 10, 1.1 largest], which a smoother damps."""
     return 0.6 * largest, 0.5 * largest
 
 
 def largest_eigenvalue(backend: Backend, A: Any, inverse_diagonal: Any) -> float:
-    """A bound on the |eigenvalues| of D^-1 A, by power iteration and a margin of 10 %."""
+    """Estimate a bound on the |eigenvalues| of D^-1 A, by power iteration and a 10 % margin."""
     x = backend.random(A.shape[0], seed=2)
     estimate = 1.0
     for _ in range(POWER_STEPS):

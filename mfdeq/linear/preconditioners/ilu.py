@@ -11,7 +11,7 @@ from ...errors import ArgumentError
 from ...operators.operator import Operator
 from ..costs import BYTES_PER_ENTRY
 from ..factor import singular_error
-from ..operands import matrix_of
+from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
 
 
@@ -28,7 +28,7 @@ class ILU(Preconditioner):
 
     See Also
     --------
-    AMG : for discretized elliptic equations, whose iterations with ILU grow with the mesh
+    AMG : for discretized elliptic equations, for which iterations with ILU grow with the mesh
 
     References
     ----------
@@ -53,15 +53,16 @@ class ILU(Preconditioner):
         at_least(1.0, self.fill_factor, "fill_factor of mfdeq.ILU")
 
     def setup(self, A: Operator) -> PreconditionerOperator:
-        """Factorize incompletely.
+        """Compute the incomplete factors.
 
         Raises
         ------
         ArgumentError
-            If A is dense, or if only products with it are known.
+            If A is dense, or if only products with it are available.
         SingularStateError
-            On a zero pivot.
+            If a pivot is zero.
         """
+        A = operator_of(A)
         array = matrix_of(A, "mfdeq.ILU()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.ILU() needs a sparse A; for a dense one use mfdeq.Direct()")
@@ -71,13 +72,15 @@ class ILU(Preconditioner):
             )
         except RuntimeError as error:
             raise singular_error(0.0, f"({error})") from error
-        return _IncompleteLU(A, ilu)
+        return _IncompleteLU(A, ilu, self.description)
 
 
 class _IncompleteLU(PreconditionerOperator):
-    def __init__(self, A: Operator, ilu: Any) -> None:
+    """Solves with incomplete factors of A."""
+
+    def __init__(self, A: Operator, ilu: Any, description: str) -> None:
         super().__init__(A, A.shape)
-        self.ilu = ilu
+        self.ilu, self.description = ilu, description
 
     @property
     def nbytes(self) -> int:
@@ -85,7 +88,7 @@ class _IncompleteLU(PreconditionerOperator):
         return (self.backend.itemsize + 4) * self.ilu.nnz
 
     def application_cost(self, product_entry: float, triangular_entry: float) -> float:
-        """Two triangular solves cost what the entries of the factors do in an LU's."""
+        """Estimate the cost of two triangular solves."""
         return triangular_entry * self.nbytes / BYTES_PER_ENTRY
 
     def _apply(self, x: Array) -> Array:

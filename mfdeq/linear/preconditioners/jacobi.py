@@ -1,4 +1,4 @@
-"""The Jacobi preconditioner, and inverses of diagonals and of diagonal blocks."""
+"""The Jacobi preconditioner, and inverses of diagonals and of block diagonals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ...arrays.backend import Array, Backend, is_sparse
 from ...errors import ArgumentError
 from ...operators.operator import Diagonal, Operator
-from ..operands import matrix_of
+from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
 
 
@@ -16,7 +16,7 @@ from ..protocols import Preconditioner, PreconditionerOperator
 class Jacobi(Preconditioner):
     """The inverse of the diagonal of A.
 
-    It helps where rows or columns of A differ in scale, and costs next to nothing.
+    It helps if rows or columns of A differ in scale, and costs next to nothing.
 
     See Also
     --------
@@ -39,25 +39,28 @@ class Jacobi(Preconditioner):
         Raises
         ------
         ArgumentError
-            If it has a zero, or if only products with A are known.
+            If it has a zero, or if only products with A are available.
         """
+        A = operator_of(A)
         array = matrix_of(A, "mfdeq.Jacobi()")
         return _InverseDiagonal(A.backend, inverse_diagonal(A.backend, array, "mfdeq.Jacobi()"))
 
 
 class _InverseDiagonal(Diagonal, PreconditionerOperator):
-    """Multiplication by a vector; its few bytes are not counted."""
+    """Multiplication by a vector, whose few bytes are not counted."""
+
+    description = "Jacobi"
 
 
 def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
-    """The entrywise inverse of a matrix's diagonal.
+    """Return the entrywise inverse of the diagonal of a matrix.
 
     Parameters
     ----------
     backend : Backend
     array : sparse matrix or array, (N, N)
     needed_by : str
-        What needs it, in the error.
+        Name of what needs it, for the error.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
 
 
 def inverse_block_diagonal(A: Any, size: int) -> Any:
-    """The inverse of the diagonal blocks of a CSR matrix, as a CSR matrix of the same library."""
+    """Return the inverse of the block diagonal of a CSR matrix, as one of the same library."""
     backend = Backend.of(A.data)
     n = A.shape[0]
     if size == 1:

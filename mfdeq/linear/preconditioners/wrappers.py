@@ -1,11 +1,11 @@
-"""A factor, or a LinearOperator of the user's, as a preconditioner."""
+"""Preconditioners made of a factor, or of a user's LinearOperator."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...arrays.backend import Array
-from ...errors import ArgumentError
+from ...errors import ArgumentError, short_repr
 from ...operators.operator import Operator
 from ...operators.user_operators import as_operator
 from ..factor import Factor
@@ -18,18 +18,14 @@ class FactorApplication(PreconditionerOperator):
     Parameters
     ----------
     factor : Factor
-        Of a nearby matrix.
+        The factor of a nearby matrix.
     """
 
     def __init__(self, factor: Factor) -> None:
         super().__init__(factor, factor.A.shape)
         self.factor = factor
         self.flexible = factor.flexible
-
-    @property
-    def description(self) -> str:
-        """The factor's name."""
-        return f"{self.factor.name} of a nearby matrix"
+        self.description = f"{factor.name} of a nearby matrix"
 
     @property
     def nbytes(self) -> int:
@@ -43,12 +39,12 @@ class FactorApplication(PreconditionerOperator):
         return self.factor._approximate(y, True)
 
     def forget(self) -> None:
-        """Drop what earlier solves have left in the factor."""
+        """Discard what the factor would reuse from earlier solves."""
         self.factor.forget()
 
 
 class OperatorApplication(PreconditionerOperator):
-    """An operator of the user's, which says nothing about itself, in place of the inverse."""
+    """A user's operator in place of the inverse, with the defaults of a preconditioner."""
 
     def __init__(self, of: Operator) -> None:
         super().__init__(of, of.shape)
@@ -62,11 +58,12 @@ class OperatorApplication(PreconditionerOperator):
 
 
 class OperatorPreconditioner(Preconditioner):
-    """The description of a preconditioner that has been set up already.
+    """The description of a preconditioner that is passed as an operator.
 
     Parameters
     ----------
     given : PreconditionerOperator, LinearOperator, sparse matrix or array, (N, N)
+        The operator.
     """
 
     def __init__(self, given: Any) -> None:
@@ -74,31 +71,32 @@ class OperatorPreconditioner(Preconditioner):
 
     @property
     def description(self) -> str:
-        """What the operator calls itself."""
-        own = isinstance(self.given, PreconditionerOperator)
-        return self.given.description if own else "a LinearOperator"
+        """The name in reports: the operator's description, or its class."""
+        if not isinstance(self.given, PreconditionerOperator):
+            return "a LinearOperator"
+        return self.given.description or type(self.given).__name__
 
     def setup(self, A: Operator) -> PreconditionerOperator:
-        """Check that it is one for A."""
+        """Return the operator, after a check of its shape."""
         if tuple(getattr(self.given, "shape", ())) != A.shape:
-            raise ArgumentError(
-                "expected preconditioner to be mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
-                f"mfdeq.Approximate(...), None or a LinearOperator of shape {A.shape}, got "
-                f"{_in_words(self.given)}"
-            )
+            raise _unexpected(self.given, f" of shape {A.shape}")
         found = as_operator(A.backend, self.given, A.shape, "the preconditioner")
         return found if isinstance(found, PreconditionerOperator) else OperatorApplication(found)
 
 
 def as_preconditioner(given: Any) -> Preconditioner | None:
-    """The description that a caller passes as ``preconditioner=``; None for none."""
+    """Return the description of what a caller passes as ``preconditioner=``; None for None."""
     if given is None or isinstance(given, Preconditioner):
         return given
+    if isinstance(given, (str, type)):
+        raise _unexpected(given)
     return OperatorPreconditioner(given)
 
 
-def _in_words(given: Any) -> str:
-    shape = getattr(given, "shape", None)
-    if shape is None or isinstance(given, type):
-        return repr(given)
-    return f"a {type(given).__name__} of shape {tuple(shape)}"
+def _unexpected(given: Any, of_shape: str = "") -> ArgumentError:
+    instance = f"; pass an instance, {given.__name__}(...)" if isinstance(given, type) else ""
+    return ArgumentError(
+        "preconditioner: expected mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
+        "mfdeq.Approximate(...), an mfdeq.linear.Preconditioner of your own, a LinearOperator"
+        f"{of_shape} or None, got {short_repr(given)}{instance}"
+    )

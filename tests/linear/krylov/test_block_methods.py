@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from itertools import zip_longest
 
@@ -379,16 +380,37 @@ def test_right_hand_sides_outside_the_range_are_errors(columns, options):
         close(factor.solve(np.eye(4)[:, 1:]), np.diag([0, 1, 1 / 2, 1 / 3])[:, 1:], 1e-10)
 
 
-@pytest.mark.parametrize("k", [1, 4])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_nearly_singular_system_is_solved_or_an_error(solver, k):
-    A, B = symmetric(np.concatenate([[1e-13], np.linspace(1, 2, N - 1)])), unit(N, k)
-    try:
-        X = SOLVERS[solver]().setup(A).solve(B)
-    except (mfdeq.ConvergenceError, mfdeq.SingularStateError):
-        return
+def nearly_singular(smallest):
+    """A symmetric matrix with one small eigenvalue."""
+    return symmetric(np.concatenate([[smallest], np.linspace(1, 2, N - 1)]))
+
+
+def assert_solved(A, X, B):
+    """To the tolerance, or to the rounding floor."""
     floor = 16 * np.finfo(float).eps * np.linalg.norm(abs(A) @ abs(X), axis=0)
     assert np.all(np.linalg.norm(B - A @ X, axis=0) <= np.maximum(1e-10, floor))
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_ill_conditioned_system_is_solved_to_the_rounding_floor(solver, k):
+    A, B = nearly_singular(1e-7), unit(N, k)
+    assert_solved(A, SOLVERS[solver]().setup(A).solve(B), B)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_system_that_is_singular_to_working_precision_is_an_error(solver, k):
+    with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
+        SOLVERS[solver]().setup(nearly_singular(1e-15)).solve(unit(N, k))
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_nearly_singular_system_has_no_solution_above_the_rounding_floor(solver, k):
+    A, B = nearly_singular(1e-13), unit(N, k)
+    with contextlib.suppress(mfdeq.ConvergenceError, mfdeq.SingularStateError):
+        assert_solved(A, SOLVERS[solver]().setup(A).solve(B), B)
 
 
 def test_stagnation_is_an_error_with_its_history():
