@@ -159,7 +159,7 @@ class Factor:
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor of A, made by updating this factor's preconditioner for A in place.
 
-        `Reused` calls it when this factor has aged, and counts a refreshment instead of a set-up.
+        `Reused` calls it when this factor has aged, and counts a refresh instead of a set-up.
         This factor remains usable, with the new preconditioner.
 
         Returns

@@ -195,7 +195,7 @@ class _KrylovFactor(Factor):
             if self.M is None or not self.M.refresh(A):
                 return None
         self.M.refreshes += 1
-        counts.setups -= 1  # It is counted as a refreshment instead.
+        counts.setups -= 1  # It is counted as a refresh instead.
         counts.refreshes += 1
         return type(self)(A, self.solver, self.M, counts)
 
