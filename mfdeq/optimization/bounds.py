@@ -1,6 +1,6 @@
-"""Bounds on the parameters: projections, and which parameters a step may move.
+"""Bounds on the parameters: projections and active sets.
 
-The active set is Bertsekas': parameters near a bound that steepest descent would cross.
+The active set is that of Bertsekas: the parameters near a bound that steepest descent would cross.
 
 References
 ----------
@@ -17,12 +17,12 @@ from typing import Any
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError
 
-# In the units of the parameters, a distance to a bound that always counts as near.
+# Parameters closer to a bound than this, in their own units, are always near it.
 MIN_NEAR_DISTANCE = 1e-8
 
 
 class Bounds:
-    """lower <= theta <= upper.
+    """The bounds lower <= theta <= upper.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Bounds:
     size : int
         P.
     pair : pair of (P,) arrays, numbers or None, or None
-        (lower, upper); None is no bound.
+        The pair (lower, upper); None means no bound.
     """
 
     def __init__(self, backend: Backend, size: int, pair: Any) -> None:
@@ -53,7 +53,7 @@ class Bounds:
         lower, upper = self.lower, self.upper
         if lower is not None and upper is not None and bool(backend.xp.any(lower > upper)):
             raise ArgumentError(
-                "bounds: expected lower <= upper, got a lower bound above its upper one"
+                "bounds: expected lower <= upper, got a lower bound above the upper one"
             )
 
     def _side(self, x: Any, size: int, name: str) -> Array:
@@ -62,7 +62,7 @@ class Bounds:
             x = backend.zeros(size) + float(x)
         side = backend.check_array(x, (size,), name, ArgumentError, finite=False)
         if bool(backend.xp.any(backend.xp.isnan(side))):
-            raise ArgumentError(f"{name}: expected numbers, got NaN. Infinity means no bound")
+            raise ArgumentError(f"{name}: expected numbers, got NaN. Use infinity for no bound")
         return side
 
     @property
@@ -71,22 +71,23 @@ class Bounds:
         return self.lower is None and self.upper is None
 
     def project(self, theta: Array) -> Array:
-        """The nearest point within the bounds."""
+        """Return the nearest point within the bounds."""
         xp = self.backend.xp
         if self.lower is not None:
             theta = xp.maximum(theta, self.lower)
         return theta if self.upper is None else xp.minimum(theta, self.upper)
 
     def projected_gradient(self, theta: Array, g: Array) -> Array:
-        """theta - P(theta - g): zero at a stationary point; g itself without bounds."""
+        """Return theta - P(theta - g), which is zero at a stationary point and g without bounds."""
         return g if self.none else theta - self.project(theta - g)
 
     def active_set(self, theta: Array, g: Array) -> ActiveSet:
-        """The parameters that a descent would take through a bound nearby."""
+        """Return the parameters near a bound that a step of steepest descent would cross."""
         backend, xp = self.backend, self.backend.xp
         if self.none:
             return ActiveSet(None, None)
-        # As near as the step to stationarity is long: near a solution, only those at a bound.
+        # The distance decreases with the projected gradient. Near a solution, only parameters at a
+        # bound are active.
         near = min(1.0, backend.norm(self.projected_gradient(theta, g)))
         near = max(near * MIN_NEAR_DISTANCE**0.5, MIN_NEAR_DISTANCE)
         active, distance = theta != theta, xp.zeros_like(theta)
@@ -100,23 +101,23 @@ class Bounds:
 
 @dataclass(frozen=True)
 class ActiveSet:
-    """The parameters that a step holds at their bounds, and those that it may move.
+    """The active parameters, which a step moves to their bounds, and the free ones.
 
     Attributes
     ----------
     mask : (P,) array or None
-        1 for a free parameter, 0 for an active one; None where all are free.
+        1 for a free parameter, 0 for an active one; None if all are free.
     distance : (P,) array or None
-        From an active parameter to its bound; 0 for a free one.
+        The signed distance from an active parameter to its bound; 0 for a free one.
     """
 
     mask: Array | None
     distance: Array | None
 
     def free(self, x: Array) -> Array:
-        """x with zeros for the active parameters."""
+        """Return x with zeros for the active parameters."""
         return x if self.mask is None else self.mask * x
 
     def to_bounds(self, theta: Array) -> Array:
-        """theta with the active parameters moved by their distance to the bounds."""
+        """Return theta with the active parameters moved to their bounds."""
         return theta if self.distance is None else theta + self.distance

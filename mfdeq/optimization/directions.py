@@ -1,4 +1,4 @@
-"""Directions to search along: Newton's, by products or by a factorization, and L-BFGS."""
+"""Search directions: Newton's method, by products or by a factorization, and L-BFGS."""
 
 from __future__ import annotations
 
@@ -13,47 +13,55 @@ from ..errors import SingularStateError
 from .method import Setting
 from .truncated_cg import steihaug
 
-LBFGS_PAIRS = 10  # steps that L-BFGS keeps
-# s'y of a pair must be at least this share of |s| |y| for the pair to be kept.
+LBFGS_PAIRS = 10  # number of steps that L-BFGS stores
+# A pair (s, y) is stored if s'y is larger than this multiple of |s| |y|.
 MIN_PAIR_CURVATURE = 1e-10
 MAX_SHIFTS = 30  # factorizations for one direction
-SHIFT_FACTOR = 10.0  # from one shift to the next, and down for the next direction
-FIRST_SHIFT_FACTOR = 1e-3  # of the curvature along the gradient
-MIN_SHIFT_FACTOR = 1e-3  # of the largest shift, below which the next direction starts from none
-CURVATURE_ACCURACY = 0.1  # of the product along the gradient that the first shift is taken from
+SHIFT_FACTOR = 10.0  # between successive shifts of one direction; the next starts lower by it
+FIRST_SHIFT_FACTOR = 1e-3  # the first shift relative to the curvature along the gradient
+MIN_SHIFT_FACTOR = 1e-3  # shifts below this multiple of the largest are replaced by zero
+CURVATURE_ACCURACY = 0.1  # of the product with the gradient, for the first shift
 
 
 class Direction:
-    """A direction downhill at each point."""
+    """Base class of search directions, which are descent directions at each point."""
 
-    needs_wolfe = False  # whether the line search must also flatten the slope (Wolfe's conditions)
+    needs_wolfe = False  # whether the line search must satisfy the Wolfe conditions
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
-        """A direction downhill, the products with the Hessian it took, and how it was found.
+        """Compute a descent direction.
 
         Parameters
         ----------
         theta, g : (P,) arrays
-            The point and the gradient there.
+            The point and its gradient.
         forcing : float
-            The relative accuracy that the step needs.
+            The relative accuracy of the direction.
+
+        Returns
+        -------
+        direction : (P,) array
+        products : int
+            The number of products with the Hessian.
+        how : str
+            How the direction was computed, for the report.
         """
         raise NotImplementedError
 
-    def learn(self, step: Array, change: Array) -> None:
-        """Take note of a step and of what it changed in the gradient; by default nothing."""
+    def update(self, step: Array, change: Array) -> None:
+        """Update the direction after a step with a change of the gradient; by default nothing."""
 
     @property
     def checkpoint_state(self) -> Any:
-        """What the direction has learned, as plain values and arrays."""
+        """The state of the direction as plain values and arrays, for a checkpoint."""
         return None
 
     def restore(self, state: Any) -> None:
-        """Take over what a checkpoint holds."""
+        """Restore the state from a checkpoint."""
 
 
 class NewtonCG(Direction):
-    """-H^-1 g by conjugate gradients, up to a direction of negative curvature.
+    """The direction -H^-1 g by conjugate gradients, truncated at negative curvature.
 
     References
     ----------
@@ -64,10 +72,10 @@ class NewtonCG(Direction):
         self.setting = setting
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
-        """A direction downhill."""
+        """Compute a descent direction."""
         objective = self.setting.objective
         H = objective.hessian(theta)
-        found = steihaug(
+        path = steihaug(
             self.setting.backend,
             lambda v: objective.product(H, v, forcing),
             self.setting.precondition,
@@ -76,16 +84,18 @@ class NewtonCG(Direction):
             forcing,
             self.setting.max_products,
         )
-        return found.step, found.products, found.how
+        return path.step, path.products, path.how
 
 
 class ShiftedNewton(Direction):
-    """-(H + shift I)^-1 g by the Lagrangian system, whose inertia shows a definite H + shift I.
+    """The direction -(H + shift I)^-1 g by the Lagrangian system.
+
+    The shift is increased until the inertia of the system shows that H + shift I is definite.
 
     References
     ----------
-    J. Nocedal and S. J. Wright, "Numerical Optimization", 2006, algorithm 3.3 (a multiple of the
-    identity that is added until the factorization shows a definite matrix).
+    J. Nocedal and S. J. Wright, "Numerical Optimization", 2006, algorithm 3.3 (Cholesky with an
+    added multiple of the identity).
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -98,11 +108,11 @@ class ShiftedNewton(Direction):
         return [self.shift, self.largest_shift]
 
     def restore(self, state: Any) -> None:
-        """Take over the shifts."""
+        """Restore the shifts."""
         self.shift, self.largest_shift = state
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
-        """A direction downhill."""
+        """Compute a descent direction."""
         H, xp = self.objective.hessian(theta), self.backend.xp
         small = self.shift <= MIN_SHIFT_FACTOR * self.largest_shift
         shift = 0.0 if small else self.shift / SHIFT_FACTOR
@@ -121,7 +131,7 @@ class ShiftedNewton(Direction):
         return -g, 0, "steepest descent: no shift made the Hessian definite"
 
     def _definite_inverse(self, H: ReducedCurvature, shift: float) -> ShiftedInverse | None:
-        """(H + shift I)^-1, or None where that is singular or indefinite."""
+        """Return (H + shift I)^-1, or None if that is singular or indefinite."""
         self.objective.report.factorizations += 1
         try:
             inverse = solver_for(H.backend).shifted_inverse(H, -shift)
@@ -131,7 +141,7 @@ class ShiftedNewton(Direction):
 
 
 class LBFGS(Direction):
-    """Limited-memory BFGS: an inverse Hessian from the last steps, and the preconditioner.
+    """The L-BFGS direction, from the last steps and the preconditioner.
 
     References
     ----------
@@ -147,16 +157,16 @@ class LBFGS(Direction):
 
     @property
     def checkpoint_state(self) -> Any:
-        """The pairs."""
+        """The stored pairs."""
         return list(self.pairs)
 
     def restore(self, state: Any) -> None:
-        """Take over the pairs."""
+        """Restore the pairs."""
         to_device = self.backend.from_host
         self.pairs.extend((to_device(s), to_device(y), sy) for s, y, sy in state)
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
-        """A direction downhill, by the two-loop recursion."""
+        """Compute a descent direction by the two-loop recursion."""
         dot = self.backend.xp.vecdot
         q, weights = g, []
         for s, y, sy in reversed(self.pairs):
@@ -171,8 +181,8 @@ class LBFGS(Direction):
             q = q + (a - float(dot(y, q)) / sy) * s
         return -q, 0, f"{len(self.pairs)} pairs"
 
-    def learn(self, step: Array, change: Array) -> None:
-        """Keep a pair along which the gradient grows."""
+    def update(self, step: Array, change: Array) -> None:
+        """Store a step and its change of the gradient, if its curvature is positive."""
         sy = float(self.backend.xp.vecdot(step, change))
         if sy > MIN_PAIR_CURVATURE * self.backend.norm(step) * self.backend.norm(change):
             self.pairs.append((step, change, sy))

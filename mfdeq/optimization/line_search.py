@@ -1,4 +1,4 @@
-"""Steps along a direction downhill, by Armijo's or Wolfe's conditions."""
+"""Line searches by the Armijo or the Wolfe conditions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from .minimize_report import Step
 from .objective import Objective
 from .truncated_cg import forcing_term
 
-# Of the slope at the start: by how much the loss must fall, and to what the slope must flatten.
+# Constants of the Wolfe conditions, for the decrease of the loss and for the slope.
 ARMIJO, WOLFE = 1e-4, 0.9
-# Times eps of the loss, a change of the loss that is rounding.
-LOSS_ROUNDING_FACTOR = 100.0
+LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 MAX_HALVINGS = 40
-MAX_TRIALS = 30  # of a search by Wolfe's conditions
-BACKTRACK = 0.1  # of a step to where there is no loss, that is tried next
-EXPANSION = 3.0  # of a step that is too short
-PARABOLA_RANGE = 0.1, 0.9  # of a bracket, in which the minimum of a parabola is taken
+MAX_TRIALS = 30  # of a search by the Wolfe conditions
+BACKTRACK = 0.1  # factor of the step length if the loss is not finite
+EXPANSION = 3.0  # factor of the length of a step that is too short
+PARABOLA_RANGE = 0.1, 0.9  # allowed range of the minimum of a parabola in a bracket
 
 
 class LineSearch(Method):
-    """Steps along a direction downhill, until none lowers the loss.
+    """Steps of a line search along a descent direction.
 
     Parameters
     ----------
@@ -37,15 +36,15 @@ class LineSearch(Method):
 
     @property
     def checkpoint_state(self) -> Any:
-        """What the direction has learned."""
+        """The state of the direction, for a checkpoint."""
         return self.direction.checkpoint_state
 
     def restore(self, state: Any) -> None:
-        """Take over what the direction had learned."""
+        """Restore the state of the direction."""
         self.direction.restore(state)
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """One step; None where none lowers the loss."""
+        """Take one step; return None if no step decreases the loss."""
         objective, backend, direction = self.setting.objective, self.setting.backend, self.direction
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, self.setting.target)
         p, inner, how = direction(at.theta, at.gradient, forcing)
@@ -55,14 +54,14 @@ class LineSearch(Method):
             return None
         objective.report.rejected += trial.rejected
         step = trial.theta - at.theta
-        direction.learn(step, trial.gradient - at.gradient)
+        direction.update(step, trial.gradient - at.gradient)
         norm = backend.norm(trial.gradient)
         new = Iterate(trial.theta, trial.value, trial.gradient, norm, at.gradient_norm, forcing)
         return new, Step(trial.value, norm, backend.norm(step), inner, how)
 
 
 class Trial(NamedTuple):
-    """A point that a line search has accepted, and how many it has rejected."""
+    """The accepted point of a line search, and the number of rejected ones."""
 
     theta: Array
     value: float
@@ -73,10 +72,10 @@ class Trial(NamedTuple):
 def armijo_search(
     objective: Objective, backend: Backend, theta: Array, value: float, g: Array, p: Array
 ) -> Trial | None:
-    """Shorten the step along p until the loss has fallen enough (Armijo's condition).
+    """Shorten the step along p until it satisfies the Armijo condition.
 
-    Where the loss is flat to rounding, the gradient must be smaller instead. None where p is not
-    downhill or no step is accepted.
+    If the change of the loss is rounding, the gradient must be smaller instead. Return None if p
+    is not a descent direction or no step is accepted.
 
     References
     ----------
@@ -96,7 +95,7 @@ def armijo_search(
             trial_g = objective.gradient(trial)
             if backend.norm(trial_g) < size:
                 return Trial(trial, new, trial_g, rejected)
-        # Along a direction of no curvature the length is arbitrary: there the step shrinks faster.
+        # Shrink faster if the loss is not finite: without curvature, the length of p is arbitrary.
         t *= 0.5 if new < math.inf else BACKTRACK
     return None
 
@@ -104,11 +103,11 @@ def armijo_search(
 def wolfe_search(
     objective: Objective, backend: Backend, theta: Array, value: float, g: Array, p: Array
 ) -> Trial | None:
-    """Find a step along p that lowers the loss and flattens its slope (Wolfe's conditions).
+    """Find a step along p that satisfies the Wolfe conditions.
 
-    The step is searched between one too short and one too long, as Lewis and Overton do but by
-    parabolas in place of bisection. Where there is no equilibrium, the step is too long. None where
-    p is not downhill or no step is accepted.
+    The step is bracketed between one that is too short and one that is too long, as by Lewis and
+    Overton, but with parabolas in place of bisection. A step to a point without an equilibrium is
+    too long. Return None if p is not a descent direction or no step is accepted.
 
     References
     ----------
@@ -139,7 +138,7 @@ def wolfe_search(
 
 
 def _parabola_minimum(rise: float, slope: float) -> float:
-    """Where the parabola through 0 with that slope there, and that rise at 1, is lowest."""
+    """Return the minimizer of the parabola with p(0) = 0, p'(0) = slope and p(1) = rise."""
     least, most = PARABOLA_RANGE
     if not rise < math.inf:
         return least

@@ -1,4 +1,4 @@
-"""What every method of `minimize` provides, and what it is made from."""
+"""The interface of the methods of `minimize`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .objective import Objective
 
 @dataclass
 class Iterate:
-    """A point of a minimization, and all that the next step depends on other than the method.
+    """A point of a minimization, with all that the next step depends on besides the method.
 
     Attributes
     ----------
     theta, gradient : (P,) arrays
     value : float
     gradient_norm, previous_norm : float
-        Norms of the projected gradient here and at the point before.
+        The norms of the projected gradient at this point and at the previous one.
     forcing : float
         The relative accuracy of the last step.
     radius : float or None
-        Radius of the trust region; None before the first step.
+        The radius of the trust region; None before the first step.
     gauss_newton : bool
-        Whether the next model is the Gauss-Newton part of the Hessian.
+        Whether the next quadratic model uses the Gauss-Newton part of the Hessian.
     """
 
     theta: Array
@@ -42,18 +42,18 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is made from.
+    """The arguments of a method.
 
     Attributes
     ----------
     objective : Objective
     bounds : Bounds
     precondition : callable
-        The product with an approximate inverse of the Hessian.
+        ``precondition(g)`` is the product with an approximate inverse of the Hessian.
     max_products : int
-        Products of one step.
+        The largest number of products in one step.
     target : float
-        The norm of the gradient that is asked for.
+        The target of the norm of the gradient.
     """
 
     objective: Objective
@@ -69,25 +69,25 @@ class Setting:
 
 
 class Method:
-    """A way from one iterate to the next.
+    """Base class of the methods of `minimize`.
 
-    By default it learns nothing from one step to the next beyond what is in the iterate.
+    By default a method keeps no state from one step to the next besides the iterate.
     """
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """The next iterate and how it was found; None where no step lowers the loss.
+        """Return the next iterate and its step, or None if no step decreases the loss.
 
-        A rejected step returns the same point, with what makes the next one shorter.
+        If a step is rejected, the iterate has the same point and a smaller radius.
         """
         raise NotImplementedError
 
     @property
     def checkpoint_state(self) -> Any:
-        """What the method has learned, as plain values and arrays that a checkpoint holds."""
+        """The state of the method as plain values and arrays, for a checkpoint."""
         return None
 
     def restore(self, state: Any) -> None:
-        """Take over what a checkpoint holds."""
+        """Restore the state from a checkpoint."""
 
     def forget(self) -> None:
         """Drop what is not in `checkpoint_state`."""

@@ -1,4 +1,4 @@
-"""The methods of `minimize` by name."""
+"""The registry of the methods of `minimize`, by name."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class MethodEntry:
     Attributes
     ----------
     make : callable
-        The method in a setting.
+        ``make(setting)`` returns the method.
     takes_bounds : bool
-        Whether it keeps the parameters within bounds.
+        Whether the method supports bounds.
     needs_matrices : bool
-        Whether it factorizes the Lagrangian system, for which A, B and the curvature must be
-        sparse matrices.
+        Whether the method factorizes the Lagrangian system, for which A, B and the curvature must
+        be sparse matrices.
     """
 
     make: Callable[[Setting], Method]

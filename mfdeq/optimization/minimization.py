@@ -1,4 +1,4 @@
-"""One run of `minimize`: its iterations, when it stops, and its checkpoints."""
+"""One run of `minimize`: its iterations, stopping criteria and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .objective import Objective
 from .reduced_functional import ReducedFunctional
 from .truncated_cg import MAX_FORCING_TERM
 
-# Times the loss and the gradient at the start, a fall of the loss that finds no minimum.
+# The loss is taken as unbounded below after a decrease by this multiple of its size at the start.
 UNBOUNDED_FACTOR = 1e15
-SAME_LOSS_RTOL = 1e-6  # of the loss at the start, to which that of a checkpoint must be found again
+SAME_LOSS_RTOL = 1e-6  # allowed difference from the loss in a checkpoint, relative to the start
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run has ended, and what to do where that is not at a minimum."""
+    """The reason why a run has ended, and advice for an error."""
 
     reason: str
-    advice: str = "; go on from its params, loosen gtol, or give a preconditioner"
+    advice: str = "; continue from its params, use a larger gtol, or pass a preconditioner"
     failure: MfdeqError | None = None
 
 
@@ -46,9 +46,9 @@ class Minimization:
     at : Iterate
         The last point.
     eq : Equilibrium
-        At that point.
+        The equilibrium at the last point.
     method : Method
-        Set once the start is known.
+        The method, which is set after the start.
     """
 
     at: Iterate
@@ -63,11 +63,11 @@ class Minimization:
 
     @property
     def report(self) -> MinimizeReport:
-        """What was done so far."""
+        """The report of the run so far."""
         return self.objective.report
 
     def start(self, theta: Array, bounds: Bounds, radius: float | None) -> None:
-        """Start at theta, where there must be an equilibrium."""
+        """Start at theta, which must have an equilibrium."""
         objective = self.objective
         value = objective.value(theta)
         if value == math.inf:
@@ -80,7 +80,7 @@ class Minimization:
         self.eq = self.functional.equilibrium(theta)
 
     def restore(self, backend: Backend, saved: dict[str, Any]) -> None:
-        """Continue from a checkpoint, which must be of this functional."""
+        """Restore the run from a checkpoint, which must be of this functional."""
         assert self.checkpoint is not None
         at, report, to_device = saved["at"], saved["report"], backend.from_host
         arrays = {name: to_device(at[name]) for name in ("theta", "gradient")}
@@ -91,13 +91,13 @@ class Minimization:
         self._method_state = saved["method"]
         path = self.checkpoint.path
         try:
-            self._solve_anew(to_device(saved["state"]))
+            self._solve_again(to_device(saved["state"]))
         except (ConvergenceError, SingularStateError) as error:
-            raise other_run_error(path, f"no equilibrium is found there: {error}") from error
+            raise other_run_error(path, f"there is no equilibrium at its point: {error}") from error
         value = self.functional.loss.value(self.eq.state, self.eq.params)
         tol = SAME_LOSS_RTOL * max(abs(self.at.value), abs(steps[0].value))
         if not abs(value - self.at.value) <= tol:
-            raise other_run_error(path, f"its loss is {self.at.value}, {value} is found there")
+            raise other_run_error(path, f"its loss is {self.at.value}, expected {value}")
 
     def run(
         self,
@@ -105,7 +105,7 @@ class Minimization:
         max_iterations: int,
         callback: Callable[[Array, Step], Any] | None,
     ) -> Stop:
-        """Iterate until the norm of the gradient is at its target, or nothing more can be done."""
+        """Iterate until the gradient reaches its target or another stopping criterion holds."""
         if self._method_state is not None:
             self.method.restore(self._method_state)
         try:
@@ -123,7 +123,7 @@ class Minimization:
     def _stop(
         self, target: float, max_iterations: int, callback: Callable[[Array, Step], Any] | None
     ) -> Stop | None:
-        """Why to stop at this point, if so; a checkpoint is written where one is due."""
+        """Return the reason to stop at this point, if any; write a checkpoint if one is due."""
         steps, at = self.report.steps, self.at
         converged = at.gradient_norm <= target
         if self.checkpoint is not None and self.checkpoint.due(len(steps), converged):
@@ -132,23 +132,23 @@ class Minimization:
             return Stop(f"|gradient| {at.gradient_norm:.2e} <= {target:.2e}")
         size = max(abs(steps[0].value), steps[0].gradient_norm, 1.0)
         if steps[0].value - at.value > UNBOUNDED_FACTOR * size:
-            reason = f"the loss falls without end, to {at.value:.1e} so far"
-            return Stop(reason, "; give bounds or a prior")
+            reason = f"the loss decreases without bound, to {at.value:.1e} so far"
+            return Stop(reason, "; add bounds or a prior")
         if callback is not None and self._stopped_by(callback, steps[-1]):
             return Stop("the callback returned True", "")
         if len(steps) > max_iterations:
-            return Stop(f"{max_iterations} iterations were not enough")
+            return Stop(f"max_iterations = {max_iterations} was reached")
         return None
 
     def _advance(self) -> Stop | None:
-        """One iteration."""
+        """Take one iteration."""
         result = self.method.advance(self.at)
         if result is None:
-            return Stop("no step lowers the loss: rounding, or derivatives that are not the loss's")
+            return Stop("no step decreases the loss: rounding, or wrong derivatives")
         self.at, step = result
         self._append(step)
         if step.length:
-            self.eq = self.functional.equilibrium(self.at.theta)  # the last solved for
+            self.eq = self.functional.equilibrium(self.at.theta)  # cached
         return None
 
     def _stopped_by(self, callback: Callable[[Array, Step], Any], step: Step) -> bool:
@@ -163,7 +163,7 @@ class Minimization:
         self.report.steps.append(step)
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, and continue as from it."""
+        """Write a checkpoint, and continue as if from it."""
         self.objective.update_report()
         state = {
             "at": vars(self.at),
@@ -173,9 +173,9 @@ class Minimization:
         }
         checkpoint.write(len(self.report.steps), state)
         self.method.forget()
-        self._solve_anew(self.eq.state)
+        self._solve_again(self.eq.state)
 
-    def _solve_anew(self, state: Array) -> None:
-        """Solve at the last point from that state alone."""
+    def _solve_again(self, state: Array) -> None:
+        """Solve for the equilibrium at the last point, from `state` alone."""
         self.functional.forget(state)
         self.eq = self.functional.equilibrium(self.at.theta)

@@ -1,4 +1,4 @@
-"""`mfdeq.minimize`: parameters that minimize the loss at their equilibrium."""
+"""`mfdeq.minimize`: minimization of the reduced functional over the parameters."""
 
 from __future__ import annotations
 
@@ -45,37 +45,40 @@ def minimize(
     Parameters
     ----------
     functional : ReducedFunctional
-        theta -> L(h*(theta), theta).
+        The functional theta -> L(h*(theta), theta).
     theta0 : (P,) array
-        The start, where there must be an equilibrium.
+        The start, which must have an equilibrium.
     method : {"newton-cg", "gauss-newton", "line-search", "newton", "l-bfgs"}, optional
-        - "newton-cg", the default, takes steps by conjugate gradients in a trust region, with the
-          Gauss-Newton part as long as that predicts the loss, and then with the Hessian;
-        - "gauss-newton" does so with the Gauss-Newton part throughout;
-        - "line-search" searches along Newton directions by conjugate gradients;
-        - "newton" computes these by a factorization of the Lagrangian system, for models whose
-          derivatives are sparse matrices;
-        - "l-bfgs", limited-memory BFGS, needs gradients only.
+        - "newton-cg", the default, takes steps by conjugate gradients in a trust region. The
+          quadratic model uses the Gauss-Newton part while that predicts the loss well, and then the
+          Hessian.
+        - "gauss-newton" always uses the Gauss-Newton part.
+        - "line-search" searches along Newton directions, computed by conjugate gradients.
+        - "newton" computes Newton directions by a factorization of the Lagrangian system, for
+          models whose derivatives are sparse matrices.
+        - "l-bfgs" (limited-memory BFGS) uses gradients only.
     bounds : pair of (P,) arrays or numbers, optional
-        (lower, upper), with None or infinity for none; for "newton-cg" and "gauss-newton", which
-        project onto them.
+        The pair (lower, upper), where None or infinity means no bound. Supported by the methods
+        "newton-cg" and "gauss-newton", which project onto the bounds.
     preconditioner : Precision or LinearOperator, (P, P), optional
-        An approximate H^-1, symmetric and positive definite: `mfdeq.LowRank`, an operator of yours,
-        or a `mfdeq.Precision` (of the prior), which is solved with. It shapes the trust region.
+        An approximate H^-1, symmetric and positive definite, such as `mfdeq.LowRank` or an operator
+        of your own; or an `mfdeq.Precision`, such as that of the prior, whose inverse is used. It
+        determines the shape of the trust region.
     gtol : float, optional
-        Converged means that the norm of the gradient, projected onto the bounds, is gtol times that
-        at the start; 1e-6 by default.
+        The tolerance of the norm of the gradient (projected onto the bounds) relative to that at
+        the start, 1e-6 by default.
     max_iterations : int, optional
-        100 by default.
+        The limit on iterations, 100 by default.
     radius : float, optional
-        The first radius of the trust region, in the norm of the preconditioner's inverse; by
+        The first radius of the trust region, in the norm of the inverse of the preconditioner; by
         default ten steps of steepest descent.
     callback : callable, optional
-        Called with theta and the `Step` of every iteration; a true result stops.
+        ``callback(theta, step)`` is called with the `Step` of every iteration. If it returns True,
+        the minimization stops.
     checkpoint : str or PathLike, optional
-        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
+        A file to resume from, if it exists, and to write checkpoints to; see Notes.
     checkpoint_every : int, optional
-        Iterations from one checkpoint to the next; 1 by default.
+        The number of iterations between checkpoints, 1 by default.
 
     Returns
     -------
@@ -84,33 +87,33 @@ def minimize(
     Raises
     ------
     ConvergenceError
-        If that gradient is not reached, with the `Minimum` so far as `best`; this is None where
-        there is no equilibrium at theta0.
+        If the gradient does not reach its target, with the `Minimum` so far as `best`, which is
+        None if there is no equilibrium at theta0.
     ModelError
         If the loss at theta0 is not finite.
     ArgumentError
-        For an unknown method, or bounds or derivatives that the method is not for.
+        If the method is unknown, or does not support the bounds or the derivatives.
     CheckpointError
-        If the file is of another run, or none can be written there.
+        If the file is of another run, or cannot be written.
 
     Warns
     -----
     CheckpointWarning
-        If a checkpoint could not be written; the run goes on.
+        If a checkpoint could not be written; the run continues.
 
     Notes
     -----
-    Each step is as accurate as its forcing term (Eisenstat and Walker) asks for, and so are its
-    products with the Hessian and their inner solves. A step to where there is no equilibrium, or
-    the loss does not fall enough, is rejected and a shorter one tried.
+    The accuracy of a step follows from its forcing term (Eisenstat and Walker), and so does that of
+    products with the Hessian and of their inner solves. If there is no equilibrium at the end of a
+    step, or the loss does not decrease enough, the step is rejected and a shorter one is tried.
 
-    A run that was killed and is started again with the same file continues from its last
-    checkpoint and, on a CPU with as many threads, ends in the same bits; one that had ended
-    returns its result at once. So that everything after a checkpoint depends on the file alone,
-    the functional drops there everything but the state, at the cost of one more set-up and one
-    forward solve that is at its target already. `gtol`, `max_iterations` and `checkpoint_every` may
-    differ between starts. The functional and the other arguments must not: their sizes, theta0
-    and the loss at the checkpoint are compared.
+    An interrupted run that is started again with the same file resumes from its last checkpoint
+    and, on a CPU with the same number of threads, gives identical results; a run that had ended
+    returns its result at once. At each checkpoint the functional drops everything but the state,
+    so that later iterates depend on the file alone. This costs one set-up and one forward solve
+    that has already converged. `gtol`, `max_iterations` and `checkpoint_every` may differ when a
+    run is resumed. The functional and all other arguments must be the same: their sizes, theta0 and
+    the loss at the checkpoint are compared.
 
     References
     ----------
@@ -125,7 +128,7 @@ def minimize(
 
     Examples
     --------
-    h = cos h + theta, and the parameter for which h is 1:
+    The parameter for which the solution of h = cos h + theta is 1:
 
     >>> import numpy as np
     >>> import mfdeq
@@ -157,7 +160,7 @@ def minimize(
     if not limits.none and not entry.takes_bounds:
         bounded = " and ".join(name for name, other in METHODS.items() if other.takes_bounds)
         raise ArgumentError(
-            f"bounds: expected one of the methods {bounded} with them, got {method!r}"
+            f"bounds: expected None or one of the methods {bounded}, got {method!r}"
         )
     theta = limits.project(theta)
     precondition = _preconditioning(backend, preconditioner, theta.shape[0])
@@ -182,7 +185,7 @@ def minimize(
     else:
         eq = _first_equilibrium(functional, theta)
         if entry.needs_matrices:
-            # Fail before the work where they are not at hand.
+            # Raise an error early if the derivatives are not sparse matrices.
             solver_for(eq.backend).assemble_blocks(eq.hessian(functional.loss))
         run.start(theta, limits, radius)
     target = gtol * run.report.steps[0].gradient_norm
@@ -196,28 +199,28 @@ def _first_equilibrium(functional: ReducedFunctional, theta: Array) -> Equilibri
         return functional.equilibrium(theta)
     except (ConvergenceError, SingularStateError) as error:
         raise ConvergenceError(
-            f"no equilibrium is found at theta0, where the minimization starts: {error}. Start "
-            "where there is one, or give mfdeq.ReducedFunctional the start of its solve, h0",
+            f"there is no equilibrium at theta0, the start of the minimization: {error}. Use "
+            "another theta0, or pass a start h0 to mfdeq.ReducedFunctional",
             report=error.report,
         ) from error
 
 
 def _preconditioning(backend: Backend, preconditioner: Any, size: int) -> Callable[[Array], Array]:
-    """The product with an approximate inverse of the Hessian; a precision is solved with."""
+    """Return the product with an approximate inverse of the Hessian."""
     if preconditioner is None:
         return lambda r: r
     if isinstance(preconditioner, Precision):
         return preconditioner.solve
     if isinstance(preconditioner, LossBase):
         raise ArgumentError(
-            "preconditioner: expected an mfdeq.Precision, or an operator near the inverse of "
-            f"the Hessian, got a {type(preconditioner).__name__}. Pass its precision instead"
+            "preconditioner: expected an mfdeq.Precision or an approximate inverse of the Hessian, "
+            f"got a {type(preconditioner).__name__}. Pass its precision instead"
         )
     return as_symmetric(backend, preconditioner, (size, size), "preconditioner")._apply
 
 
 def _minimum(run: Minimization, stop: Stop, target: float) -> Minimum:
-    """The result of a run, or a `ConvergenceError` with it as `best`."""
+    """Return the result of a run, or raise a `ConvergenceError` with it as `best`."""
     at, report = run.at, run.report
     minimum = Minimum(
         at.theta,

@@ -1,4 +1,4 @@
-"""What a minimization did and cost, iteration by iteration."""
+"""The report of a minimization, with its steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Step:
         The loss and the norm of its gradient at the end of the step; with bounds, of the gradient
         projected onto them.
     length : float
-        Euclidean length of the step in the parameters; 0 where it was rejected.
+        The Euclidean length of the step in the parameters; 0 if it was rejected.
     inner : int
-        Products with the Hessian.
+        The number of products with the Hessian.
     how : str
-        How the step was found, or why it was rejected.
+        How the step was computed, or why it was rejected.
     solves : int
-        Linear solves of the whole run by the end of the step.
+        The number of linear solves from the start of the run to the end of the step.
     seconds : float
-        Seconds of the whole run by the end of the step.
+        The time in seconds from the start of the run to the end of the step.
 
     Examples
     --------
@@ -46,28 +46,29 @@ class Step:
 
 @dataclass
 class MinimizeReport:
-    """What a minimization did and cost; ``print`` shows a table of its steps.
+    """The report of a minimization; ``print`` shows a table of its steps.
 
     Attributes
     ----------
     method : str
-        As it was passed to `mfdeq.minimize`.
+        The method of `mfdeq.minimize`.
     steps : list of Step
-        One for each iteration, the start first.
+        The start, followed by one step for each iteration.
     equilibria : int
-        Forward solves, failed ones included.
+        The number of forward solves, including failed ones.
     rejected : int
-        Trial steps at which there is no equilibrium, or the loss did not fall enough.
+        The number of rejected trial steps, without an equilibrium or enough decrease of the loss.
     gradients : int
-        Adjoint gradients.
+        The number of adjoint gradients.
     products : int
-        Products with the Hessian, of two linear solves each.
+        The number of products with the Hessian, of two linear solves each.
     factorizations : int
-        Factorizations of the Lagrangian system.
+        The number of factorizations of the Lagrangian system.
     solves : int
-        Linear solves, one for each right-hand side, of equilibria, gradients and products.
+        The number of linear solves for equilibria, gradients and products, one for each right-hand
+        side.
     seconds : float
-        Wall-clock time in seconds.
+        The wall-clock time in seconds.
 
     Examples
     --------

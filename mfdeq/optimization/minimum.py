@@ -1,4 +1,4 @@
-"""`mfdeq.Minimum`: where a minimization ended, and whether that is a minimum."""
+"""`mfdeq.Minimum`: the result of a minimization, and whether it is a minimum."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from .reduced_functional import ReducedFunctional
 
 @dataclass
 class Minimum:
-    """Where a minimization has ended.
+    """The result of a minimization.
 
-    What `mfdeq.minimize` returns, and its errors carry as `best`.
+    `mfdeq.minimize` returns it, or raises an error with it as `best`.
 
     Attributes
     ----------
     params : (P,) array
-        theta.
+        The parameters theta.
     value : float
-        The loss there.
+        The loss at `params`.
     gradient : (P,) array
-        Its gradient.
+        The gradient at `params`.
     converged : bool
         Whether the norm of the (projected) gradient has reached its target.
     reason : str
-        Why it stopped.
+        The reason why the minimization stopped.
     equilibrium : Equilibrium
-        At `params`.
+        The equilibrium at `params`.
     report : MinimizeReport
-        What it did and cost.
+        The steps and the counts of solves.
     functional : ReducedFunctional
-        What was minimized.
+        The functional that was minimized.
 
     Examples
     --------
@@ -70,17 +70,17 @@ class Minimum:
     def smallest(self) -> Eigenpairs:
         """The smallest eigenvalue of the Hessian at `params`, with its vector and error bound.
 
-        Computed when it is first asked for, by `mfdeq.eigsh`.
+        `mfdeq.eigsh` computes it at the first access.
         """
         return eigsh(self.equilibrium.hessian(self.functional.loss), 1, "SA")
 
     @functools.cached_property
     def definite(self) -> bool | None:
-        """Whether the Hessian at `params` is positive definite; None where that is not known.
+        """Whether the Hessian at `params` is positive definite; None if that is unknown.
 
-        False where an eigenvalue is negative beyond its bound. True is claimed only where an
-        inertia count of the Lagrangian system shows that no eigenvalue is negative, or where P is
-        so small that all eigenvalues have been computed.
+        It is False if an eigenvalue is negative beyond its error bound, and True only if an inertia
+        count of the Lagrangian system shows that no eigenvalue is negative, or if all eigenvalues
+        have been computed because P is small.
         """
         H = self.equilibrium.hessian(self.functional.loss)
         try:

@@ -1,4 +1,4 @@
-"""The functional as the methods of `minimize` use it, counted."""
+"""The functional with counts of its evaluations, for the methods of `minimize`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ConvergenceError, ModelError, SingularStateError
 from .minimize_report import MinimizeReport
 from .reduced_functional import ReducedFunctional
 
-# Relative residuals of the inner solves of a product: a tenth of the accuracy of the step.
+# Relative residuals of the inner solves of a product: one tenth of the accuracy of the step.
 INNER_RTOL_PER_FORCING, MIN_INNER_RTOL, MAX_INNER_RTOL = 0.1, 1e-10, 1e-2
 
 
@@ -26,7 +26,7 @@ class Objective:
     Attributes
     ----------
     report : MinimizeReport
-        What was asked for so far.
+        The counts so far.
     """
 
     def __init__(self, functional: ReducedFunctional, method: str) -> None:
@@ -36,13 +36,13 @@ class Objective:
         self._started = time.perf_counter()
 
     def continue_from(self, report: MinimizeReport) -> None:
-        """Continue the counts of an earlier process."""
+        """Continue the counts and times of an earlier process."""
         self.report = report
         self.functional.add_counts(report.equilibria, report.solves)
         self._started -= report.seconds
 
     def value(self, theta: Array) -> float:
-        """The loss; infinite where it is not finite, or there is no equilibrium or residual."""
+        """Return the loss, or infinity if it is not finite or there is no equilibrium."""
         try:
             value = self.functional.value(theta)
         except (ConvergenceError, SingularStateError, ModelError):
@@ -51,24 +51,24 @@ class Objective:
         return value if math.isfinite(value) else math.inf
 
     def gradient(self, theta: Array) -> Array:
-        """The gradient, (P,), where there is an equilibrium."""
+        """Return the gradient, (P,), at a point with an equilibrium."""
         self.report.gradients += 1
         gradient = self.functional.gradient(theta)
         self.update_report()
         return gradient
 
     def hessian(self, theta: Array) -> ReducedHessian:
-        """The Hessian at theta; it stays there when the point moves on."""
+        """Return the Hessian at theta, which remains valid at later points."""
         return self.functional.hessian(theta)
 
     def product(self, H: ReducedCurvature, v: Array, accuracy: float) -> Array:
-        """H v for a step of that relative accuracy, by inner solves no tighter than it needs."""
+        """Return H v to a relative accuracy, with the inner tolerance chosen accordingly."""
         self.report.products += 1
         rtol = max(MIN_INNER_RTOL, INNER_RTOL_PER_FORCING * accuracy)
         return H.apply_inexact(v, min(MAX_INNER_RTOL, rtol))
 
     def update_report(self) -> None:
-        """Bring counts and times of the report up to date."""
+        """Update the counts and times of the report."""
         equilibria, solves = self._counts_before
         self.report.equilibria = self.functional.solves - equilibria
         self.report.solves = self.functional.linear_solves - solves

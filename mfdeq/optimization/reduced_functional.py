@@ -1,4 +1,4 @@
-"""`mfdeq.ReducedFunctional`: the loss as a function of the parameters alone, for optimizers."""
+"""`mfdeq.ReducedFunctional`: the loss as a function of the parameters alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..report import LinearCounts, SolveReport
 
 ON_FAILURE = ("raise", "inf")
 SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress")  # of `mfdeq.solve`
-# What is solved for again when it is asked for: not pickled, and dropped by `forget`.
+# Attributes that are computed again when needed: they are not pickled, and dropped by `forget`.
 CACHED = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
-# Reports of so many solves are kept, since they still grow: a Hessian may be multiplied while steps
-# from its point are tried.
+# Number of stored reports, whose counts may still increase: products with a Hessian continue while
+# steps from its point are tried.
 MAX_REPORTS = 100
 
 
 class ReducedFunctional:
-    """The reduced functional theta -> L(h*(theta), theta), with gradient and exact Hessian.
+    """The reduced functional theta -> L(h*(theta), theta), with its gradient and exact Hessian.
 
-    One equilibrium and one factorization serve all calls at the same theta (compared by value, kept
-    by copy); the next solve starts from the last state. The methods fit `scipy.optimize.minimize`
+    All calls with an equal theta share one equilibrium and one factorization. The next solve starts
+    from the last state. `value`, `gradient` and `hessp` can be passed to `scipy.optimize.minimize`
     as ``fun``, ``jac`` and ``hessp``.
 
     Parameters
@@ -36,36 +36,37 @@ class ReducedFunctional:
     model : FixedPointModel or ResidualModel
         A model of N unknowns and P parameters.
     loss : Loss
-        L(h, theta).
+        The loss L(h, theta).
     h0 : (N,) array, optional
-        Where the first solve starts; by default at the model's own start.
+        The start of the first solve; by default the model's own start.
     on_failure : {"raise", "inf"}, optional
-        What happens where the equilibrium cannot be solved for: the error is raised (the default),
-        or the value is inf and the gradient NaN, from which line searches step back.
+        Whether to raise the error if there is no equilibrium (the default), or to return inf as the
+        value and NaN as the gradient, from which line searches step back.
     accuracy : float, optional
-        Relative error, as estimated, that gradients and products with the Hessian may have; no
-        solve is tighter than this needs. By default solves are to the solver's own tolerance.
+        The allowed relative error of gradients and products with the Hessian, as estimated, from
+        which the tolerances of solves follow. By default the solver's own tolerance is used.
     **solve_options
-        For `mfdeq.solve`: method, solver, rtol, max_iterations, progress.
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, progress.
 
     Attributes
     ----------
     solves : int
-        Equilibria solved for so far, failed ones included.
+        The number of forward solves so far, including failed ones.
 
     Raises
     ------
     ArgumentError
-        For a model that is no instance of a model class, a loss that is none, or an unknown option.
+        If the model is not an instance of a model class, the loss is not a loss, or an option is
+        unknown.
 
     Notes
     -----
-    With T = [I; Z], Z = dh*/dtheta and lam the adjoint state, the gradient is
-    dL/dtheta + B' lam and the Hessian T' K T, K the Hessian of the Lagrangian L + lam'(f - h).
+    With Z = dh*/dtheta, T = [I; Z] and the adjoint state lam, the gradient is dL/dtheta + B' lam
+    and the Hessian is T' K T, where K is the Hessian of the Lagrangian L + lam'(f - h).
 
     Examples
     --------
-    h = cos h + theta, and the parameter for which h is 1:
+    The parameter for which the solution of h = cos h + theta is 1:
 
     >>> import numpy as np
     >>> import scipy.optimize
@@ -79,12 +80,12 @@ class ReducedFunctional:
     >>> bool(np.allclose(F.hessp(theta, np.ones(1)), F.hessian(theta).toarray()[:, 0]))
     True
 
-    One equilibrium has served all of these:
+    All of these use the same equilibrium:
 
     >>> F.gradient(theta).shape, F.solves
     ((1,), 1)
 
-    A minimum by scipy, where h = 1 and so theta = 1 - cos 1:
+    Minimization by scipy, to h = 1 and theta = 1 - cos 1:
 
     >>> found = scipy.optimize.minimize(
     ...     F.value, theta, jac=F.gradient, hessp=F.hessp, method="trust-krylov"
@@ -106,39 +107,39 @@ class ReducedFunctional:
         one_of(on_failure, ON_FAILURE, "on_failure")
         if not isinstance(model, Model):
             raise ArgumentError(
-                "the model: expected an instance of an mfdeq.FixedPointModel or "
-                f"mfdeq.ResidualModel, got {_describe(model)}"
+                "model: expected an instance of mfdeq.FixedPointModel or mfdeq.ResidualModel, got "
+                f"{_describe(model)}"
             )
         check_loss(loss, model)
         unknown = sorted(set(solve_options) - set(SOLVE_OPTIONS))
         if unknown:
             raise ArgumentError(
-                f"expected options of mfdeq.solve ({', '.join(SOLVE_OPTIONS)}), got "
+                f"solve_options: expected options of mfdeq.solve ({', '.join(SOLVE_OPTIONS)}), got "
                 f"{', '.join(unknown)}"
             )
         self.model, self.loss = model, loss
         self.on_failure = on_failure
         self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
-        # One solver for all points: what was set up at one theta preconditions the next.
+        # Use one solver for all points: the factor at one theta preconditions the next.
         linear = reused_solver(solve_options.get("solver", "auto"))
         self.solve_options = {**solve_options, "solver": linear}
         self.solves = 0
         self._start = None if h0 is None else _copy(h0, "h0")
-        self._reports: list[Any] = []  # of the last solves, failed ones included
-        self._earlier_linear_solves = 0  # those of solves whose reports are dropped
+        self._reports: list[Any] = []  # of the last forward solves, including failed ones
+        self._earlier_linear_solves = 0  # of forward solves whose reports have been dropped
         self._equilibrium: Equilibrium | None = None
         self._hessian: ReducedHessian | None = None
         self._inexact_hessian: InexactReducedCurvature | None = None
         self._failure: tuple[Array, Exception] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is solved for again: factors cannot be pickled."""
+        """Leave out equilibria and Hessians, whose factors cannot be pickled."""
         return {**self.__dict__, **dict.fromkeys(CACHED)}
 
     def forget(self, start: Array) -> None:
-        """Drop all but a start for the next solve.
+        """Drop everything but a start for the next solve.
 
-        What follows depends on that start and on theta alone, as after a restart from a checkpoint.
+        Later results depend on the start and on theta alone, as after a restart from a checkpoint.
 
         Parameters
         ----------
@@ -148,7 +149,7 @@ class ReducedFunctional:
         self.solve_options["solver"].forget()
 
     def equilibrium(self, theta: Array) -> Equilibrium:
-        """The equilibrium at theta, solved for once.
+        """Solve for the equilibrium at theta, unless it is that of the last call.
 
         Parameters
         ----------
@@ -161,7 +162,7 @@ class ReducedFunctional:
         Raises
         ------
         ConvergenceError, SingularStateError
-            If there is none, whatever `on_failure` is.
+            If there is no equilibrium, also if `on_failure` is "inf".
         """
         theta = _copy(theta)
         if self._equilibrium is not None and _equal(theta, self._equilibrium.params):
@@ -183,7 +184,7 @@ class ReducedFunctional:
             try:
                 return self._solve_from(theta, self._start)
             except (ConvergenceError, SingularStateError):
-                pass  # far from the last state, the model's own start may do
+                pass  # the model's own start may be better than a state far away
         return self._solve_from(theta, None)
 
     def _solve_from(self, theta: Array, start: Array | None) -> Equilibrium:
@@ -199,19 +200,19 @@ class ReducedFunctional:
 
     @property
     def linear_solves(self) -> int:
-        """Linear solves so far: right-hand sides of forward iterations, adjoints and products.
+        """The number of linear solves so far, in forward iterations, adjoints and products.
 
-        A failed forward solve counts with what its report has.
+        Each right-hand side counts as one. Failed forward solves are included.
         """
         return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
 
     def add_counts(self, equilibria: int, linear_solves: int) -> None:
-        """Add the counts of an earlier process, whose run this one continues."""
+        """Add the counts of an earlier process when its run is resumed."""
         self.solves += equilibria
         self._earlier_linear_solves += linear_solves
 
     def value(self, theta: Array) -> float:
-        """The loss L(h*(theta), theta).
+        """Evaluate the loss L(h*(theta), theta).
 
         Parameters
         ----------
@@ -220,7 +221,7 @@ class ReducedFunctional:
         Returns
         -------
         float
-            inf where there is no equilibrium and `on_failure` is "inf".
+            The loss, or inf if there is no equilibrium and `on_failure` is "inf".
 
         Raises
         ------
@@ -236,7 +237,7 @@ class ReducedFunctional:
         return self.loss.value(eq.state, eq.params)
 
     def gradient(self, theta: Array) -> Array:
-        """The gradient dL/dtheta, by one adjoint solve.
+        """Compute the gradient of the loss over theta, by one adjoint solve.
 
         Parameters
         ----------
@@ -245,7 +246,7 @@ class ReducedFunctional:
         Returns
         -------
         (P,) array
-            NaN where there is no equilibrium and `on_failure` is "inf".
+            The gradient, or NaN if there is no equilibrium and `on_failure` is "inf".
 
         Raises
         ------
@@ -260,7 +261,7 @@ class ReducedFunctional:
             return float("nan") * _copy(theta)
 
     def hessian(self, theta: Array) -> ReducedHessian:
-        """The exact Hessian at theta, (P, P), as an operator.
+        """Return the exact Hessian at theta, (P, P), as an operator.
 
         Parameters
         ----------
@@ -269,12 +270,12 @@ class ReducedFunctional:
         Returns
         -------
         ReducedHessian
-            Its products are to the solver's own tolerance; see `products`.
+            The Hessian, with products to the solver's own tolerance; see `products`.
 
         Raises
         ------
         ConvergenceError, SingularStateError
-            If there is no equilibrium, whatever `on_failure` is.
+            If there is no equilibrium, also if `on_failure` is "inf".
         """
         eq = self.equilibrium(theta)
         if self._hessian is None:
@@ -282,7 +283,7 @@ class ReducedFunctional:
         return self._hessian
 
     def hessp(self, theta: Array, v: Array) -> Array:
-        """The product of the Hessian at theta with a vector.
+        """Compute the product of the Hessian at theta with a vector.
 
         Parameters
         ----------
@@ -291,12 +292,12 @@ class ReducedFunctional:
         Returns
         -------
         (P,) array
-            H v, as accurate as `accuracy` asks for.
+            H v, with a relative error of at most `accuracy`.
         """
         return self.products(theta) @ v
 
     def products(self, theta: Array) -> Operator:
-        """The Hessian at theta, (P, P), its products as accurate as `accuracy` asks for.
+        """Return the Hessian at theta, (P, P), with products to a relative error of `accuracy`.
 
         Parameters
         ----------
@@ -319,7 +320,7 @@ def _describe(model: Any) -> str:
 
 
 def _right_hand_sides(report: Any) -> int:
-    """Those in the report of an equilibrium, or of a failed solve for one."""
+    """Count the right-hand sides in the report of a forward solve."""
     if isinstance(report, SolveReport):
         return report.forward.columns + report.linear.columns
     return report.columns if isinstance(report, LinearCounts) else 0

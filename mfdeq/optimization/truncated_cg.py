@@ -1,4 +1,4 @@
-"""Steps of Newton's method by conjugate gradients, and how accurate they should be."""
+"""Truncated conjugate gradients for Newton steps, and their forcing terms."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 from ..arrays.backend import Array, Backend
 
-# The first trust region holds so many steps of steepest descent.
-FIRST_RADIUS_FACTOR = 10.0
+FIRST_RADIUS_FACTOR = 10.0  # first radius, in steps of steepest descent
 MAX_FORCING_TERM = 0.2
 
 
 @dataclass(frozen=True)
 class CGStep:
-    """The end of a path of conjugate gradients.
+    """A step by truncated conjugate gradients.
 
     Attributes
     ----------
     step : (P,) array
     decrease : float
-        How far the quadratic model falls.
+        The decrease of the quadratic model.
     length, radius : float
-        Length of the step and radius of the trust region, in the norm of the preconditioner's
-        inverse.
+        The length of the step and the radius of the trust region, in the norm of the inverse of the
+        preconditioner.
     how : str
-        Why the path ended there.
+        The reason why the iteration ended.
     products : int
+        The number of products with the Hessian.
     """
 
     step: Array
@@ -47,25 +47,28 @@ def steihaug(
     rtol: float,
     max_products: int,
 ) -> CGStep:
-    """Minimize the model g'p + p'Hp / 2 in a trust region, along a path of conjugate gradients.
+    """Minimize the model g'p + p'Hp / 2 in a trust region by conjugate gradients.
 
-    The path starts downhill and is followed until the model's gradient is small enough, the path
-    leaves the region, or it meets a direction of negative curvature. The region is a ball in the
-    norm of the preconditioner's inverse, in which the length of the path grows.
+    The iteration ends if the gradient of the model is small enough, if an iterate is outside the
+    region, or at a direction of negative curvature. The region is a ball in the norm of the inverse
+    of the preconditioner, in which the length of the iterates increases.
 
     Parameters
     ----------
     backend : Backend
     product, precondition : callable
-        Products with the Hessian, and with an approximate inverse of it, symmetric and definite.
+        Products with the Hessian and with an approximate inverse, which is symmetric and positive
+        definite.
     g : (P,) array
         The gradient.
     radius : float or None
-        Infinite for a direction to search along. None is ten steps of steepest descent, each to
-        the minimum of the model along it.
+        The radius of the region; infinity for a search direction. By default ten steps of steepest
+        descent, each to the minimum of the model.
     rtol : float
-        How far the model's gradient is to fall, in the norm of the preconditioner.
+        The tolerance of the gradient of the model relative to its start, in the norm of the
+        preconditioner.
     max_products : int
+        The largest number of products with the Hessian.
 
     References
     ----------
@@ -79,7 +82,8 @@ def steihaug(
     p, r = backend.zeros(*g.shape), g
     z = precondition(r)
     d, rz = -z, dot(r, z)
-    start, pp, pd, dd = rz, 0.0, 0.0, rz  # p'Mp, p'Md and d'Md, M the preconditioner's inverse
+    # pp, pd, dd are p'Mp, p'Md and d'Md, where M is the inverse of the preconditioner.
+    start, pp, pd, dd = rz, 0.0, 0.0, rz
     how, j = "ran out of products", 0
 
     while j < max_products and rz > 0.0:
@@ -91,7 +95,7 @@ def steihaug(
             radius = math.sqrt(dd) * (FIRST_RADIUS_FACTOR * alpha if curvature > 0.0 else 1.0)
         next_pp = pp + 2.0 * alpha * pd + alpha * alpha * dd
         if radius == math.inf and not next_pp < math.inf:
-            # A line search takes what was convex so far, or the first direction.
+            # For a line search, return the last convex iterate or the first direction.
             p = p if j > 1 else d
             how = "up to negative curvature"
             break
@@ -115,10 +119,11 @@ def steihaug(
 
 
 def forcing_term(last: float, gradient_norm: float, previous_norm: float, target: float) -> float:
-    """The relative accuracy of the next step (Eisenstat and Walker's choice 2).
+    """Return the forcing term, the relative accuracy of the next step.
 
-    It is 0.9 times the square of the last reduction of the gradient, but not below 0.9 times the
-    square of the last term while that is above 0.1, nor below what a last step to the target needs.
+    It is 0.9 times the square of the last reduction of the gradient, but at least 0.9 times the
+    square of the last term if that is above 0.1, and no smaller than a last step to the target
+    requires (Eisenstat and Walker, choice 2).
 
     References
     ----------

@@ -1,11 +1,11 @@
-"""Newton's method in a trust region, its steps by conjugate gradients.
+"""Newton's method in a trust region, with steps by conjugate gradients.
 
-The quadratic model g'p + p'Hp / 2 is minimized along a path of conjugate gradients (see
-`truncated_cg`), within a ball in the norm of the preconditioner's inverse.
+The quadratic model g'p + p'Hp / 2 is minimized by truncated conjugate gradients (see
+`truncated_cg`), within a ball in the norm of the inverse of the preconditioner.
 
-H of the model is the Gauss-Newton part as long as that predicts the loss, for far from a minimum
-it is positive where the Hessian is not; then it is the Hessian, which alone converges
-quadratically. The next step takes the one that would have predicted the last step better.
+H is the Gauss-Newton part of the Hessian while that predicts the loss well, since far from a
+minimum it is positive semidefinite where the Hessian is not. Then it is the Hessian, for quadratic
+convergence. The next step uses the matrix that would have predicted the last step better.
 
 References
 ----------
@@ -30,29 +30,26 @@ from .method import Iterate, Method, Setting
 from .minimize_report import Step
 from .truncated_cg import forcing_term, steihaug
 
-# A step is taken where the loss falls by more than this share of the predicted decrease.
-MIN_RATIO = 1e-4
-# The region grows above the first share, if the step is about as long as it; below the second it
-# shrinks.
-GROWTH_RATIO, SHRINKAGE_RATIO = 0.75, 0.25
-GROWTH, SHRINKAGE = 2.0, 0.25
-NEAR_BOUNDARY = 0.8  # of the radius, how long a step must be for the region to grow
-# A model whose prediction is off by no more than this share of itself is kept, unless the error of
-# the other one is the second share of its own.
+# The ratios below are those of the actual to the predicted decrease of the loss.
+MIN_RATIO = 1e-4  # a step is accepted above this ratio
+GROWTH_RATIO, SHRINKAGE_RATIO = 0.75, 0.25  # the region grows above, or shrinks below these ratios
+GROWTH, SHRINKAGE = 2.0, 0.25  # factors of the radius
+NEAR_BOUNDARY = 0.8  # the region grows only after a step of this length, relative to the radius
+# A model with a relative prediction error below the first limit is kept, unless the error of the
+# other one is smaller by the second factor.
 MAX_PREDICTION_ERROR, MUCH_SMALLER_ERROR = 0.25, 0.02
-MIN_RADIUS = 1e-14  # of the length of the parameters
-# Times eps of the loss, a change of the loss that is rounding.
-LOSS_ROUNDING_FACTOR = 100.0
+MIN_RADIUS = 1e-14  # relative to the length of the parameters
+LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 
 
 class TrustRegion(Method):
-    """Steps in a region that grows and shrinks with how well the model predicts the loss.
+    """Steps in a trust region, whose radius is adapted to the accuracy of the quadratic model.
 
     Parameters
     ----------
     setting : Setting
     gauss_newton : bool
-        Whether the model is the Gauss-Newton part throughout.
+        Whether the model always uses the Gauss-Newton part.
     """
 
     def __init__(self, setting: Setting, gauss_newton: bool) -> None:
@@ -60,11 +57,11 @@ class TrustRegion(Method):
         self.H: ReducedHessian | None = None  # at the last point
 
     def forget(self) -> None:
-        """Take the Hessian from the functional again."""
+        """Drop the Hessian at the last point."""
         self.H = None
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """One step, taken or rejected; None where the region has shrunk to nothing."""
+        """Take or reject one step; return None if the radius has become too small."""
         objective, bounds = self.setting.objective, self.setting.bounds
         backend, theta, value, g = bounds.backend, at.theta, at.value, at.gradient
         norm, eps = backend.norm, backend.eps
@@ -98,7 +95,7 @@ class TrustRegion(Method):
         noise = LOSS_ROUNDING_FACTOR * eps * abs(value)
         trial_g, gauss_newton = None, at.gauss_newton
         if new < math.inf and abs(value - new) <= noise and decrease <= noise:
-            # The loss is flat to rounding: the gradient decides.
+            # The change of the loss is rounding: compare gradients instead.
             trial_g = objective.gradient(trial)
             better = norm(bounds.projected_gradient(trial, trial_g)) < at.gradient_norm
             ratio = 1.0 if better else 0.0
@@ -130,7 +127,7 @@ class TrustRegion(Method):
 
 
 def _next_radius(ratio: float, length: float, radius: float) -> float:
-    """The radius after a step of that length, by the ratio of actual to predicted decrease."""
+    """Return the next radius, by the ratio of actual to predicted decrease of the loss."""
     if ratio < SHRINKAGE_RATIO:
         return SHRINKAGE * min(radius, length or radius)
     if ratio > GROWTH_RATIO and length >= NEAR_BOUNDARY * radius:
@@ -139,5 +136,5 @@ def _next_radius(ratio: float, length: float, radius: float) -> float:
 
 
 def _on_free(active: ActiveSet, product: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A symmetric product restricted to the free parameters."""
+    """Restrict a symmetric product to the free parameters."""
     return lambda x: active.free(product(active.free(x)))

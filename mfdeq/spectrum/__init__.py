@@ -1,8 +1,8 @@
-"""Eigenvalues of symmetric operators with error bounds, and what follows from them.
+"""Eigenvalues of symmetric operators with error bounds, and quantities computed from them.
 
-Extreme, nearest and largest eigenpairs (`eigsh`, `randomized_eigsh`), Gaussian posteriors and
-preconditioners from them (`LowRank`, `Nystrom`), and densities, traces, norms, determinants and
-ranks from random products (`spectral_density`, `trace`, ...). H is used as a LinearOperator that is
-multiplied; only the shifted inverses and the counts look at its parts, through the Lagrangian
-system. Singular values of A, and how equilibria are solved for, do not belong here.
+`eigsh` and `randomized_eigsh` compute eigenpairs; `LowRank` and `Nystrom` are a Gaussian posterior
+and a preconditioner; `spectral_density`, `trace` and others estimate densities, traces, norms,
+determinants and ranks from products with random vectors. All use H as a LinearOperator. Only
+shifted inverses and inertia counts use its components, through the Lagrangian system. Singular
+values of A and the solution of equilibria do not belong here.
 """

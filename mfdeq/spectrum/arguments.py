@@ -1,4 +1,4 @@
-"""The arguments that several functions of this room share, and their checks."""
+"""Checks of the arguments that several functions of this package share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHICH = ("LM", "LA", "SA", "BE")
 
 
 def check_operator(H: Any, k: Any) -> int:
-    """The size P of H, which must be square and have k eigenvalues."""
+    """Return the size P of H, which must be square, and check that k is at most P."""
     shape = shape_of(H)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ArgumentError(f"H: expected a square symmetric operator, got shape {shape}")
@@ -25,33 +25,33 @@ def check_operator(H: Any, k: Any) -> int:
 
 
 def check_which(which: str) -> None:
-    """Raise an `ArgumentError` where `which` is unknown."""
+    """Raise an `ArgumentError` if `which` is unknown."""
     if which == "SM":
         raise ArgumentError(
             f"which: expected one of {', '.join(map(repr, WHICH))}, got 'SM'. For the eigenvalues "
-            "nearest to zero give sigma=0.0"
+            "nearest to zero, pass sigma=0.0"
         )
     one_of(which, WHICH, "which")
 
 
 def start_block(backend: Backend, v0: Array | None, P: int, block: int) -> Array:
-    """The start of a search, (P, b): `v0`, checked, or `block` random columns."""
+    """Return the start of a search, (P, b): `v0`, checked, or `block` random columns."""
     if v0 is None:
         return backend.random(P, block, seed=13)
     start = backend.check_array(v0, None, "v0", ArgumentError)
     if start.ndim not in (1, 2) or start.shape[0] != P or 0 in start.shape:
         raise ArgumentError(f"v0: expected shape ({P},) or ({P}, b), got {tuple(start.shape)}")
     if backend.norm(start) == 0.0:
-        raise ArgumentError("v0: expected a nonzero start, got zeros. None means a random one")
+        raise ArgumentError("v0: expected a nonzero start, got zeros. Use None for a random start")
     return start if start.ndim == 2 else start[:, None]
 
 
 def require_hessian(H: Operator) -> ReducedCurvature:
-    """H itself if it is a Hessian of an equilibrium or a part of one; else an `ArgumentError`."""
+    """Return H if it is a Hessian of an equilibrium or a part of one, or raise an error."""
     if not isinstance(H, ReducedCurvature):
         raise ArgumentError(
             "H: expected an mfdeq Hessian, for sigma or certify, got a "
-            f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, give "
-            "mfdeq.eigsh a preconditioner, or the inverse (H - sigma I)^-1 in place of H"
+            f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, pass "
+            "preconditioner= to mfdeq.eigsh, or (H - sigma I)^-1 in place of H"
         )
     return H

@@ -1,4 +1,4 @@
-"""Checkpoints of eigenvalue computations: the state of the search, of its operators, the result."""
+"""Checkpoints of eigenvalue computations: the state of the search and its operators, the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs, EigenReport
 from .lanczos import Lanczos
 
-BOUND_FACTOR = 3.0  # times the bound of a saved pair, which its residual must not exceed
+BOUND_FACTOR = 3.0  # largest residual of a saved pair, relative to its error bound
 
 
 class EigenCheckpoint:
@@ -26,7 +26,7 @@ class EigenCheckpoint:
     Attributes
     ----------
     operators : list of CountedOperator
-        Whose counts and tolerances are saved: H, and the inverse where products are with it.
+        The operators whose counts and tolerances are saved: H, and the inverse if there is one.
     search : dict or None
         The state of an unfinished search in the file.
     """
@@ -39,24 +39,24 @@ class EigenCheckpoint:
         self._operator_states: list[Any] = saved.get("products", [])
 
     def restore_operators(self, counted: CountedOperator, off: float, tol: float) -> None:
-        """Restore the operators, after a product that must agree with the file.
+        """Restore the operators, if a product agrees with the file.
 
         Parameters
         ----------
         counted : CountedOperator
             The operator whose products are the steps of the run.
         off, tol : float
-            By how much a product with it differs from what the file says, and may differ.
+            The difference between a product and that in the file, and its tolerance.
 
         Raises
         ------
         CheckpointError
-            If it differs by more: the file is of another operator.
+            If the difference is larger, since the file is then of another operator.
         """
         assert self.file is not None
         if not off <= tol:
             raise other_run_error(
-                self.file.path, f"a product is off by {off:.1e}: H or M is another"
+                self.file.path, f"a product differs by {off:.1e}, for another H or M"
             )
         for operator, state in zip(self.operators, self._operator_states, strict=True):
             operator.restore(state)
@@ -64,7 +64,7 @@ class EigenCheckpoint:
         self._forget()
 
     def save_search(self, done: int, state: Callable[[], dict[str, Any]]) -> None:
-        """Save the state of the search if it is time to, after so many products."""
+        """Save the state of the search after `done` products, if a checkpoint is due."""
         if self.file is not None and self.file.due(done):
             operators = [operator.checkpoint_state for operator in self.operators]
             self.file.write(done, {"search": state(), "products": operators})
@@ -79,7 +79,7 @@ class EigenCheckpoint:
             self._forget()
 
     def load_result(self) -> Eigenpairs | None:
-        """Load the result if the file has one; it must be of this operator."""
+        """Return the result in the file, which must be of this operator; None if there is none."""
         if self._pairs is None:
             return None
         H, fields, report = self.H, {**self._pairs}, {}
@@ -103,6 +103,6 @@ class EigenCheckpoint:
         return pairs
 
     def _forget(self) -> None:
-        """Drop what products depend on other than the file: a restart then gives the same bits."""
+        """Drop what products depend on besides the file, for identical results after a restart."""
         for operator in self.operators:
             operator.H.forget()

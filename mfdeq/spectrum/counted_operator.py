@@ -1,4 +1,4 @@
-"""Products with a symmetric operator: counted, shown, and no more accurate than needed."""
+"""Products with a symmetric operator, counted and only as accurate as needed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..operators.operator import Operator
 from ..priors.metric import Metric
 from ..progress import ProgressBar
 
-ERROR_SHARE = 0.03  # of the tolerance, which the error of one product may take
-# Beyond this many pairs the share falls with the square of their number: there are more products
-# and more restarts, and their errors add up.
+ERROR_SHARE = 0.03  # allowed error of one product, relative to the tolerance
+# For more pairs the share decreases with the square of their number: there are more products and
+# restarts, whose errors accumulate.
 MAX_PAIRS_AT_FULL_SHARE = 8
-MAX_INNER_RTOL = 1e-2  # the largest relative residual of an inner solve
-FIRST_INNER_RTOL = 1e-8  # of the first product, whose estimated error the later ones rely on
-PRODUCTS_PER_ESTIMATE = 8  # the error of one product in so many is estimated
+MAX_INNER_RTOL = 1e-2  # largest relative residual of an inner solve
+FIRST_INNER_RTOL = 1e-8  # for the first product, whose error is estimated
+PRODUCTS_PER_ESTIMATE = 8  # the error of every eighth product is estimated
 
 
 class CountedOperator:
-    """A symmetric operator H whose products are counted.
+    """A symmetric operator H that counts its products.
 
     Parameters
     ----------
@@ -28,31 +28,31 @@ class CountedOperator:
     progress : bool
         Whether to show a progress bar.
     metric : Metric
-        The inner product in whose dual norm the errors of products are measured.
+        The inner product, whose dual norm measures the errors of products.
 
     Attributes
     ----------
     count : int
-        Products so far, one for each column.
+        The number of products so far, one for each column.
     relaxed : bool
-        Whether products may use inner solves as loose as `set_accuracy` allows.
+        Whether products use inner solves as loose as `set_accuracy` allows.
     """
 
     def __init__(self, H: Operator, progress: bool, metric: Metric) -> None:
         self.H, self.backend, self.metric = H, H.backend, metric
         self.count, self.relaxed = 0, False
-        self._inner_rtol = FIRST_INNER_RTOL  # of the inner solves of the next product
-        self._error_per_rtol = 0.0  # the largest error of a product so far, over its inner rtol
+        self._inner_rtol = FIRST_INNER_RTOL  # for the next product
+        self._error_per_rtol = 0.0  # largest error of a product so far, relative to its inner rtol
         self._relaxed_products = 0
         self._bar = ProgressBar("eigsh", "products", progress)
 
     @property
     def relaxable(self) -> bool:
-        """Whether products are by iterative solves, whose tolerance can be chosen."""
+        """Whether products use iterative solves, whose tolerance can be chosen."""
         return isinstance(self.H, ReducedCurvature) and self.H.eq.factor.iterative
 
     def __call__(self, x: Array) -> Array:
-        """Multiply a (P, b) block."""
+        """Compute the product with a (P, b) block."""
         self._add(x)
         if not self.relaxed:
             return self.H._apply(x)
@@ -67,40 +67,40 @@ class CountedOperator:
         return product
 
     def set_accuracy(self, tol: float, residual: float, norm: float, pairs: int) -> None:
-        """Choose how accurate the next product must be.
+        """Choose the accuracy of the next product.
 
-        A product may be in error by about ``tol * norm / residual``: the farther the residuals
-        have fallen, the less accurate the remaining products need to be (V. Simoncini, "Variable
-        accuracy of matrix-vector products in projection methods for eigencomputation", 2005).
+        The allowed error of a product is about ``tol * norm / residual``, which increases as the
+        residuals decrease (V. Simoncini, "Variable accuracy of matrix-vector products in projection
+        methods for eigencomputation", 2005).
 
         Parameters
         ----------
         tol : float
-            The residual that is asked for.
+            The target of the residuals.
         residual : float
-            The largest residual of a wanted pair now.
+            The largest present residual of a wanted pair.
         norm : float
             The norm of H.
         pairs : int
-            How many pairs are wanted.
+            The number of wanted pairs.
         """
         if not (self.relaxed and self._relaxed_products):
-            return  # the first product is at FIRST_INNER_RTOL
+            return  # the first product uses FIRST_INNER_RTOL
         share = ERROR_SHARE * min(1.0, MAX_PAIRS_AT_FULL_SHARE / pairs) ** 2
         error, residual = share * tol * norm, max(residual, tol)
         H: Any = self.H
-        # A division by the error per rtol must wait: for a Hessian that is zero it is zero.
+        # Compare before dividing by the error per rtol, which is zero for a zero Hessian.
         loosest = error >= MAX_INNER_RTOL * self._error_per_rtol * residual
         rtol = MAX_INNER_RTOL if loosest else error / (self._error_per_rtol * residual)
         self._inner_rtol = max(H.eq.factor.rtol, rtol)
 
     def with_error(self, x: Array) -> tuple[Array, Array]:
-        """Multiply as accurately as possible; return the product and its estimated error."""
+        """Return the product, as accurate as possible, and its estimated error."""
         self._add(x)
         return self.H.with_error(x)
 
     def estimate_norm(self, x: Array) -> float:
-        """||H|| from two power iterations, starting at a (P, 1) block; an underestimate."""
+        """Estimate ||H|| from below, by two power iterations from a (P, 1) block."""
         metric = self.metric
         size = float(metric.norms(x, metric.apply(x))[0])
         for _ in range(2):
@@ -112,7 +112,7 @@ class CountedOperator:
 
     @property
     def checkpoint_state(self) -> list[Any]:
-        """The counts and tolerances that a checkpoint holds."""
+        """The counts and tolerances, for a checkpoint."""
         return [
             self.count,
             self.relaxed,
@@ -122,7 +122,7 @@ class CountedOperator:
         ]
 
     def restore(self, state: list[Any]) -> None:
-        """Take over the counts and tolerances of a checkpoint."""
+        """Restore the counts and tolerances from a checkpoint."""
         self.count, self.relaxed, self._inner_rtol = state[:3]
         self._error_per_rtol, self._relaxed_products = state[3:]
 

@@ -1,8 +1,8 @@
-"""The smallest eigenpairs with a preconditioner, where nothing is factorized: Davidson's method.
+"""The smallest eigenpairs with a preconditioner, by Davidson's method.
 
 The space V is extended by M r, the preconditioned residuals of the Ritz pairs that have not yet
-converged, and T = V'HV is taken over all of it. At a restart the best Ritz vectors stay,
-together with those of one step before, as conjugate gradients keep their last direction (GD+k).
+converged, for the Rayleigh-Ritz method with V'HV. A restart keeps the best Ritz vectors and those
+of the previous step (GD+k), similar to the previous direction of conjugate gradients.
 
 References
 ----------
@@ -29,18 +29,18 @@ from .lanczos import select_wanted
 from .lanczos_search import RECURRENCE_SHARE, SAME_PRODUCT_RTOL
 from .problem import EigenMethod, EigenProblem
 
-EXTRA_RITZ_VECTORS = 4  # at a restart, in addition to those that are wanted
-NEW_DIRECTION_RTOL = 1e-8  # of a vector's length: less of it is not independent of the others
+EXTRA_RITZ_VECTORS = 4  # kept at a restart in addition to the wanted ones
+NEW_DIRECTION_RTOL = 1e-8  # vectors with a smaller independent part, relatively, are dropped
 
 
 class Davidson:
-    """A basis V, R-orthonormal, its duals R V, and H V.
+    """A search space with an R-orthonormal basis V, its duals R V, and H V.
 
     Parameters
     ----------
     H : CountedOperator
     M : Operator
-        Near (H - mu R)^-1 of the wanted mu; symmetric and positive definite.
+        An approximation of (H - mu R)^-1 for the wanted mu, symmetric and positive definite.
     start : (n, b) array
     k : int
     max_size : int
@@ -61,7 +61,7 @@ class Davidson:
         self.norm = 0.0
         self.V, self.dual = orthonormalize(H.metric, start)
         self.HV = H(self.V)
-        self.previous: Any = None  # coefficients in V of the wanted Ritz vectors a step ago
+        self.previous: Any = None  # coefficients in V of the previous wanted Ritz vectors
         self._compute_ritz_pairs()
 
     def _compute_ritz_pairs(self) -> None:
@@ -77,7 +77,7 @@ class Davidson:
 
     @property
     def checkpoint_state(self) -> dict[str, Any]:
-        """The vectors and numbers that a checkpoint holds."""
+        """The vectors and numbers, for a checkpoint."""
         dual = None if self.H.metric.is_identity else self.dual
         return {
             "V": self.V,
@@ -91,7 +91,7 @@ class Davidson:
     def restored(
         cls, H: CountedOperator, M: Operator, k: int, max_size: int, checkpoint: EigenCheckpoint
     ) -> Davidson:
-        """The process whose `checkpoint_state` a checkpoint holds."""
+        """Restore a search from the `checkpoint_state` in a checkpoint."""
         self, to_device, state = cls.__new__(cls), H.backend.from_host, checkpoint.search
         assert state is not None
         self.H, self.M, self.k, self.max_size = H, M, k, max_size
@@ -114,7 +114,7 @@ class Davidson:
     def extend(self, tol: float, width: int) -> bool:
         """Append the preconditioned residuals of the first `width` pairs above the tolerance.
 
-        Returns False where they lie in V already.
+        Return whether V has been extended; it is not if they are in V already.
         """
         backend, metric = self.H.backend, self.H.metric
         unconverged = host.nonzero(self.residuals > tol)[0][:width]
@@ -140,7 +140,7 @@ class Davidson:
         return True
 
     def restart(self) -> None:
-        """Shrink V to the best Ritz vectors, and the wanted ones of a step ago."""
+        """Shrink V to the best Ritz vectors and the previous wanted ones."""
         best = self.Y[:, : min(self.k + EXTRA_RITZ_VECTORS, self.Y.shape[1])]
         if self.previous is not None:
             more = self.previous - best @ (best.T @ self.previous)
@@ -184,7 +184,7 @@ def _not_converged(problem: EigenProblem, search: Davidson, converged: int) -> C
     return ConvergenceError(
         f"eigsh: {converged} of {problem.k} smallest eigenpairs converged to rtol = "
         f"{problem.rtol:.1e} in {best.report.products} products. Raise max_products or rtol, or "
-        "give a better preconditioner, such as a LowRank of more pairs",
+        "pass a better preconditioner, such as a LowRank with more pairs",
         best=best,
         report=best.report,
     )

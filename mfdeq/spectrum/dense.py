@@ -1,4 +1,4 @@
-"""All eigenpairs of a small operator at once, from its dense matrix."""
+"""Eigenpairs of a small operator from its dense matrix."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .problem import EigenMethod, EigenProblem
 
 
 def dense_eigenvectors(H: CountedOperator, k: int, which: str) -> tuple[Array, float]:
-    """The k eigenvectors that `which` means, (P, k), and the largest magnitude of an eigenvalue."""
+    """Return the k wanted eigenvectors, (P, k), and the largest magnitude of an eigenvalue."""
     P = H.H.shape[0]
     if P * P > MAX_DENSE_ENTRIES:
         raise ArgumentError(
-            f"k = {k} of P = {P} eigenpairs needs the dense H of more than {MAX_DENSE_ENTRIES} "
-            f"entries: ask for at most P - 2 = {P - 2}"
+            f"k: expected at most P - 2 = {P - 2}, got {k}, for which H must be a dense matrix of "
+            f"more than {MAX_DENSE_ENTRIES} entries"
         )
     eye = H.backend.eye(P, P)
     dense, solve = array_on_host(H(eye)), host.linalg.solve

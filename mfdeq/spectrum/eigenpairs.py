@@ -1,9 +1,9 @@
 """Eigenpairs and their error bounds.
 
 For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu, where delta
-bounds the error of the product H x. For H x = mu R x the same holds with x' R x = 1 and the norm of
-R^-1 for residuals and errors (B. N. Parlett, "The Symmetric Eigenvalue Problem", 1998, theorem
-15.9.1).
+bounds the error of the product H x. For H x = mu R x the same holds if x' R x = 1 and residuals and
+errors are measured in the norm of R^-1 (B. N. Parlett, "The Symmetric Eigenvalue Problem", 1998,
+theorem 15.9.1).
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from ..priors.precision import Precision
 from .counted_operator import CountedOperator
 from .lanczos import Lanczos
 
-# With four random combinations, ten times the root mean square of their residuals is less than the
-# norm that they estimate in one of 5,000 cases.
+# For four random combinations, ten times the root mean square of their residuals is less than the
+# estimated norm in only one of 5,000 cases.
 RANDOM_COMBINATIONS, NORM_SAFETY_FACTOR = 4, 10.0
-ROUNDING_FACTOR = 100.0  # times eps ||H||, the smallest residual that is asked for
+ROUNDING_FACTOR = 100.0  # smallest tolerance of a residual, in units of eps ||H||
 
 
 @dataclass
 class EigenReport:
-    """How an eigenvalue computation went.
+    """Report of an eigenvalue computation.
 
     Attributes
     ----------
     converged : bool
         Whether all k pairs reached the tolerance.
     method : str
-        The method that found the pairs: "dense", "Lanczos", "Davidson", ...
+        The method: "dense", "Lanczos", "Davidson", ...
     products : int
-        Products with H; one with a block of b columns counts b.
+        The number of products with H; a block of b columns counts as b.
     missed : int or None
-        How many eigenvalues between the lowest and the highest value found (or sigma) were not
-        found, by inertia counts. None where nothing was counted or a count is not reliable.
+        The number of eigenvalues between the smallest and the largest value found (or sigma) that
+        were not found, by inertia counts. None if they were not counted or a count is unreliable.
     norm : float
-        The largest magnitude among the eigenvalues that were seen, wanted or not.
+        The largest magnitude of all approximate eigenvalues, wanted or not.
     residuals : (k,) array
         ||H x - mu x|| of each pair, or ||H x - mu R x|| in the norm of R^-1.
     product_errors : (k,) array
-        Error of H x for each pair, as `with_error` estimates it, and rounding; part of the bounds.
+        The error of H x for each pair, estimated by `with_error`, plus rounding. The error bounds
+        include it.
 
     Examples
     --------
@@ -70,29 +71,29 @@ class EigenReport:
 class Eigenpairs:
     """Eigenvalues in ascending order, their vectors and error bounds.
 
-    What `mfdeq.eigsh` and `mfdeq.randomized_eigsh` return.
+    `mfdeq.eigsh` and `mfdeq.randomized_eigsh` return them.
 
     Attributes
     ----------
     values : (k,) array
         The eigenvalues, in the dtype of H.
     vectors : (P, k) array
-        Eigenvectors as columns, orthonormal in the inner product of M where there is one.
+        The eigenvectors as columns, orthonormal in the inner product of M if there is one.
     error_bounds : (k,) array
-        The interval value ± bound contains an eigenvalue of H.
+        Each interval value ± bound contains an eigenvalue of H.
     report : EigenReport
-        What it took: the method, the number of products, the residuals.
+        The method, the number of products, and the residuals.
     precision : Precision or None
-        M of a generalized problem.
+        The matrix M of a generalized problem.
     krylov : Lanczos or None
         The Krylov basis, which ``mfdeq.eigsh(..., resume=pairs)`` continues from.
 
     Notes
     -----
-    A bound is ||H x - mu x||, by a true product with H at the end, plus the estimated error of that
-    product and its rounding (B. N. Parlett, "The Symmetric Eigenvalue Problem", 1998). It says that
-    some eigenvalue is in the interval, not that no other one was missed: see ``certify`` of
-    `mfdeq.eigsh`.
+    A bound is the sum of ||H x - mu x||, computed with a true product with H at the end, the
+    estimated error of that product, and its rounding (B. N. Parlett, "The Symmetric Eigenvalue
+    Problem", 1998). There is an eigenvalue in each interval, but others may have been missed; see
+    ``certify`` of `mfdeq.eigsh`.
 
     Examples
     --------
@@ -116,7 +117,7 @@ class Eigenpairs:
 
 
 def pairs_from_vectors(H: CountedOperator, vectors: Array, norm: float, method: str) -> Eigenpairs:
-    """Rayleigh quotients of independent vectors, with residuals and bounds, ascending."""
+    """Return the Rayleigh quotients of independent vectors, with residuals and bounds."""
     vectors, dual = orthonormalize(H.metric, vectors)
     product, error = H.with_error(vectors)
     return pairs_with_bounds(H, vectors, dual, product, error, norm, method)
@@ -125,10 +126,10 @@ def pairs_from_vectors(H: CountedOperator, vectors: Array, norm: float, method: 
 def pairs_with_sampled_bounds(
     H: CountedOperator, vectors: Array, dual: Array, image: Array, norm: float, method: str
 ) -> Eigenpairs:
-    """Eigenpairs of orthonormal vectors whose products are known up to a small difference D.
+    """Return eigenpairs of orthonormal vectors whose products are known up to a difference D.
 
-    True products are made with a few random combinations g of the vectors only: E ||D g||^2 is
-    the squared Frobenius norm of D, by which every residual may be off.
+    True products are computed only with a few random combinations g of the vectors. E ||D g||^2
+    is the squared Frobenius norm of D, which bounds the error of every residual.
     """
     backend = H.backend
     g = backend.random(vectors.shape[1], RANDOM_COMBINATIONS, seed=19)
@@ -155,12 +156,12 @@ def pairs_with_bounds(
     norm: float,
     method: str,
 ) -> Eigenpairs:
-    """Eigenpairs of orthonormal vectors x, from R x, the products H x and their errors."""
+    """Return eigenpairs of orthonormal vectors x, from R x, the products H x and their errors."""
     backend, metric = H.backend, H.metric
     xp = backend.xp
     values = xp.vecdot(vectors, product, axis=-2)
     residuals = metric.dual_norms(product - dual * values)
-    # The rounding of one product and its sums, which may cancel down to a small value.
+    # The rounding error of one product, whose sums may cancel to a small value.
     rounding = backend.eps * (10.0 * metric.dual_norms(product) + norm)
     errors = metric.dual_norms(error) + rounding
     order = xp.argsort(values)
@@ -178,43 +179,43 @@ def pairs_with_bounds(
 
 
 def orthonormalize(metric: Metric, X: Array) -> tuple[Array, Array]:
-    """An R-orthonormal Q of as many columns as X that spans X, and R Q.
+    """Return an R-orthonormal Q whose columns span those of X, and R Q.
 
-    Where X lacks rank, Q has further directions.
+    Q has as many columns as X. If X is rank deficient, Q has further directions.
     """
     xp = metric.backend.xp
     X, _ = xp.linalg.qr(X)
     if metric.is_identity:
         return X, X
-    for _ in range(2):  # Cholesky QR, twice: once is orthonormal to rounding times R's condition
+    for _ in range(2):  # Cholesky QR twice, since once loses digits if R is ill-conditioned
         L = xp.linalg.cholesky(X.T @ metric.apply(X))
         X = xp.matrix_transpose(xp.linalg.solve(L, X.T))
     return X, metric.apply(X)
 
 
 def largest_residual(pairs: Eigenpairs) -> float:
-    """The largest true residual."""
+    """Return the largest true residual."""
     return float(array_on_host(pairs.report.residuals).max())
 
 
 def largest_magnitude(pairs: Eigenpairs) -> float:
-    """The largest magnitude of the values."""
+    """Return the largest magnitude of the values."""
     return float(abs(array_on_host(pairs.values)).max())
 
 
 def residual_tolerance(pairs: Eigenpairs, rtol: float) -> float:
-    """The residual that counts as converged: rtol of the largest value, or rounding of H."""
+    """Return the tolerance of residuals: rtol times the largest value, at least rounding of H."""
     floor = ROUNDING_FACTOR * Backend.of(pairs.values).eps * pairs.report.norm
     return max(rtol * largest_magnitude(pairs), floor)
 
 
 def inaccurate_products_error(error: float, rtol: float, pairs: Eigenpairs) -> ConvergenceError:
-    """The error for products that are off by more than the tolerance, with the pairs as `best`."""
+    """Return the error for products less accurate than the tolerance, with the pairs as `best`."""
     pairs.report.converged = False
     return ConvergenceError(
         f"eigsh: products with H are off by {error:.2e}, above rtol = {rtol:.1e} of the largest "
         f"value {largest_magnitude(pairs):.2e}: H is not symmetric to that accuracy, or its "
-        "products are not that accurate. Raise rtol, or tighten the solver's",
+        "products are not that accurate. Raise rtol, or tighten the tolerance of the solver",
         best=pairs,
         report=pairs.report,
     )

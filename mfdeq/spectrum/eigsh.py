@@ -28,9 +28,9 @@ from .lanczos_search import LANCZOS
 from .problem import EigenMethod, EigenProblem
 from .shift_invert import SHIFT_INVERT, count_missed, shifted_inverse
 
-# The first method that applies is taken.
+# The first method that applies is used.
 METHODS: tuple[EigenMethod, ...] = (SHIFT_INVERT, DENSE, DAVIDSON, LANCZOS)
-MIN_BASIS_SIZE = 40  # vectors of a basis by default, or three times as many as pairs
+MIN_BASIS_SIZE = 40  # of the default basis, which has three vectors per pair
 
 
 @translate_memory_errors
@@ -54,65 +54,66 @@ def eigsh(
     checkpoint: Any = None,
     checkpoint_every: int = 25,
 ) -> Eigenpairs:
-    """Find eigenpairs at the ends of the spectrum of a symmetric operator, or nearest to a shift.
+    """Compute extreme eigenpairs of a symmetric operator, or those nearest to a shift.
 
-    The method follows from the arguments: thick-restart block Lanczos with products of H; with
-    ``sigma``, Lanczos with a shifted inverse; with ``preconditioner`` and ``which="SA"``,
-    generalized Davidson; and dense linear algebra where P is at most 40 or k at least P - 1.
+    The method is thick-restart block Lanczos with products of H by default, Lanczos with a shifted
+    inverse for ``sigma``, and generalized Davidson for ``preconditioner`` with ``which="SA"``.
+    Dense linear algebra is used if P is at most 40 or k at least P - 1.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric. For an `mfdeq.ReducedHessian` (or its parts) the error of the products is
-        estimated and included in the bounds; for others only their rounding is.
+        A symmetric operator. For an `mfdeq.ReducedHessian` or its parts the error of the products
+        is estimated and included in the bounds; for others the bounds include rounding only.
     k : int, optional
-        How many pairs, 1 <= k <= P; 6 by default.
+        The number of pairs, 1 <= k <= P; 6 by default.
     which : {"LM", "LA", "SA", "BE"}, optional
         Largest in magnitude (the default), largest, smallest, or k / 2 at both ends.
     rtol : float, optional
-        Residuals ||H x - mu x|| reach rtol times the largest magnitude of the k values.
+        The tolerance of the residuals ||H x - mu x||, relative to the largest magnitude of the k
+        values.
     M : Precision, (P, P) matrix or (P,) array, optional
-        For the generalized problem H x = mu M x: symmetric and positive definite, the precision of
-        a prior. Vectors are orthonormal in x' M y; residuals and bounds are in the norm of M^-1. An
-        M known by its products only is given as ``mfdeq.Precision(M, solve=)``.
+        The symmetric positive definite matrix of the generalized problem H x = mu M x, such as the
+        precision of a prior. Vectors are orthonormal in x' M y; residuals and bounds are in the
+        norm of M^-1. If M is known by its products only, pass ``mfdeq.Precision(M, solve=)``.
     sigma : float, optional
-        Find the k eigenvalues nearest to sigma, in place of those of `which`, by Lanczos with
+        Compute the k eigenvalues nearest to sigma (`which` is ignored) by Lanczos with
         (H - sigma M)^-1, for which the Lagrangian system is factorized once. H must be an mfdeq
         Hessian whose A, B and curvature are sparse matrices; any other H needs `preconditioner`.
     certify : bool, optional
-        Whether to count, by one or two further factorizations, the eigenvalues between those
-        found: ``report.missed`` is 0 where this shows that there are no others.
+        Whether to count the eigenvalues between those found, by one or two further factorizations.
+        ``report.missed`` is 0 if this proves that none was missed.
     preconditioner : LinearOperator, (P, P), optional
-        An approximate H^-1, symmetric and positive definite, for where no sparse matrices are at
-        hand. With which="SA", the smallest pairs are found by generalized Davidson. With sigma,
-        the nearest ones are found by Lanczos with iterated solves, for which products with H must
-        be accurate. For a Hessian with its prior, `mfdeq.LowRank` of the Gauss-Newton part is one;
-        `mfdeq.Nystrom` is one for any definite H.
+        An approximate H^-1, symmetric and positive definite, if there are no sparse matrices. With
+        which="SA", the smallest pairs are computed by generalized Davidson. With sigma, the nearest
+        ones are computed by Lanczos with iterative solves, for which products with H must be
+        accurate. For a Hessian with its prior, use `mfdeq.LowRank` of the Gauss-Newton part; for
+        any definite H, `mfdeq.Nystrom`.
     v0 : (P,) or (P, b) array, optional
-        The start; blocks of b columns are multiplied at once. By default it is random, and the
-        same in every call.
+        The start. Products are computed in blocks of b columns. By default it is random, with the
+        same seed in every call.
     block : int, optional
-        Columns of the random start; 1 by default. More columns take more products, each of which
-        is cheaper where H multiplies blocks fast.
+        The number of columns of the random start, 1 by default. Larger blocks take more products,
+        but each is cheaper if H multiplies blocks efficiently.
     basis : int, optional
-        The largest number of vectors in the basis; by default 3 k, at least 40. Fewer take less
-        memory and more products.
+        The largest number of vectors in the basis; by default 3 k, at least 40. A smaller basis
+        takes less memory and more products.
     resume : Eigenpairs, optional
-        What an earlier call returned, or the `best` of its `ConvergenceError`: continue from its
-        basis, to more pairs, a smaller rtol or the other end, without repeating its products. H
-        must be the same.
+        The result of an earlier call, or the `best` of its `ConvergenceError`. The computation
+        continues from its basis, for more pairs, a smaller rtol or the other end of the spectrum,
+        without repeating its products. H must be the same.
     relaxed : bool, optional
-        Whether products with an `mfdeq.ReducedHessian` are only as accurate as still needed, which
-        is less and less as the residuals fall, so that iterative solvers take fewer iterations.
-        The last products, for the bounds, are to the solver's own tolerance all the same.
+        Whether products with an `mfdeq.ReducedHessian` are only as accurate as needed. As the
+        residuals decrease they may be less accurate, and iterative solvers take fewer iterations.
+        The last products, for the bounds, are always computed to the solver's tolerance.
     max_products : int, optional
-        Products before giving up; by default 10 P, at least 1000.
+        The limit on the number of products; by default 10 P, at least 1000.
     progress : bool, optional
         Show a progress bar of the products.
     checkpoint : str or PathLike, optional
-        A file to continue from. Where there is none, the run starts anew and writes it; see Notes.
+        A file to resume from, if it exists, and to write checkpoints to; see Notes.
     checkpoint_every : int, optional
-        Products (with the inverse, if `sigma` is given) from one checkpoint to the next.
+        The number of products between checkpoints; with `sigma`, of products with the inverse.
 
     Returns
     -------
@@ -122,38 +123,37 @@ def eigsh(
     Raises
     ------
     ConvergenceError
-        Where fewer than k pairs converged; `best` has those that did.
+        If fewer than k pairs converge; `best` has the converged ones.
     ArgumentError
         If k is not in 1 ... P, `which` is unknown, or H is not square.
     SingularStateError
         If sigma is an eigenvalue.
     CheckpointError
-        If the file is of another run, or none can be written there.
+        If the file is of another run, or cannot be written.
 
     Warns
     -----
     CheckpointWarning
-        If a checkpoint could not be written; the run goes on.
+        If a checkpoint could not be written; the run continues.
 
     Notes
     -----
     For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu, where
-    delta bounds the error of the product H x. That no eigenvalue was missed is claimed only where
-    `certify` has shown it.
+    delta bounds the error of the product H x. Only `certify` proves that no eigenvalue was missed.
 
-    Relaxed products: at residuals r an error of tol ||H|| / r may enter. The estimated error of the
-    first product tells which tolerance of the inner solves gives that.
+    The allowed error of a relaxed product at a residual r is tol ||H|| / r. The tolerance of the
+    inner solves follows from the estimated error of the first product.
 
-    The generalized problem takes one solve with M for each product with H; M itself is multiplied
-    only for the start and the bounds.
+    The generalized problem takes one solve with M for each product with H. Products with M are
+    computed only for the start and the bounds.
 
-    A run that was killed and is started again with the same file continues from its last
-    checkpoint and, on a CPU with as many threads, gives the same result bit for bit. A run that had
-    ended returns its pairs after one product, which must agree with them. So that everything after
-    a checkpoint depends on the file alone, an mfdeq H drops the spaces that its solves recycle
-    there; an operator of yours must give the same product whatever came before. `max_products` and
-    `checkpoint_every` may differ between starts. Where all eigenpairs are computed at once, only
-    the result is written.
+    An interrupted run that is started again with the same file resumes from its last checkpoint
+    and, on a CPU with the same number of threads, gives identical results. A run that had ended
+    returns its pairs after one product, which must agree with them. At each checkpoint, an mfdeq H
+    drops the spaces that its solves recycle, so that later results depend on the file alone; a
+    product with an operator of your own must not depend on earlier products. `max_products` and
+    `checkpoint_every` may differ when a run is resumed. If all eigenpairs are computed from a dense
+    matrix, only the result is written.
 
     References
     ----------
@@ -179,7 +179,7 @@ def eigsh(
     >>> bool(np.all(abs(pairs.values - [98, 99, 100]) <= pairs.error_bounds))
     True
 
-    The smallest ones with an approximate inverse:
+    The smallest eigenvalues with an approximate inverse:
 
     >>> near = np.diag(1 / np.diag(H + 0.1))
     >>> smallest = mfdeq.eigsh(H, k=2, which="SA", preconditioner=near)
@@ -200,13 +200,14 @@ def eigsh(
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
     if certify:
-        solver_for(backend).assemble_blocks(require_hessian(hessian))  # refused before the work
+        solver_for(backend).assemble_blocks(require_hessian(hessian))  # raise errors early
     if sigma is not None and resume is not None:
         raise ArgumentError("resume: expected None with sigma, got pairs of H itself")
     if preconditioner is not None:
         if (which != "SA" and sigma is None) or resume is not None:
             raise ArgumentError(
-                "preconditioner: expected which='SA' or sigma with it, and no resume"
+                "preconditioner: expected which='SA' or sigma with it, and no resume, got "
+                f"which={which!r}" + ("" if resume is None else " and resume")
             )
         preconditioner = as_symmetric(backend, preconditioner, (P, P), "preconditioner")
     file = open_checkpoint(

@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays.backend import Array
 from ..priors.metric import Metric
 
-MIN_SAMPLES = 4  # random vectors, from whose scatter an error can be estimated
+MIN_SAMPLES = 4  # smallest number of random vectors for an error estimate
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Estimate:
     value : float
         The estimate; ``float(estimate)`` is the same.
     standard_error : float
-        The truth is within two standard errors in 95 of 100 cases. It contains the scatter of the
-        samples, widened for their small number, and the error of the quadrature.
+        The true value is within two standard errors with a probability of 95 per cent. The error
+        includes the variance of the samples, corrected for their small number, and the error of the
+        quadrature.
     products : int
-        Products with H; one with a block of b columns counts b.
+        The number of products with H; a block of b columns counts as b.
 
     Examples
     --------
@@ -46,10 +47,10 @@ class Estimate:
 
 
 def standard_error(samples: Any) -> float:
-    """The standard error of the mean of n samples, such that twice it is Student's 95 per cent.
+    """Return the standard error of the mean of n samples, corrected for small n.
 
-    By the expansion of his quantile at two (M. Abramowitz and I. A. Stegun, "Handbook of
-    Mathematical Functions", 1964, 26.7.5).
+    Two such errors are the 95 per cent interval of Student's t distribution, by an expansion of its
+    quantile (M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions", 1964, 26.7.5).
     """
     n = samples.shape[0]
     widening = 1.0 + 1.25 / (n - 1) + 1.53 / (n - 1) ** 2
@@ -59,7 +60,7 @@ def standard_error(samples: Any) -> float:
 def random_unit_vectors(
     metric: Metric, P: int, n: int, seed: int, basis: Array | None = None
 ) -> Array:
-    """Random vectors of length one, (P, n), orthogonal to an orthonormal basis."""
+    """Draw random vectors of length one, (P, n), orthogonal to an orthonormal basis."""
     x = metric.gaussian(P, n, seed)
     if basis is not None:
         for _ in range(2):

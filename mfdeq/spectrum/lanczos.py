@@ -2,15 +2,15 @@
 
     H V = R (V T + Q S E'),
 
-V and Q orthonormal in the inner product of a precision R (the identity by default), E the last
-columns of the identity. For an eigenpair T y = mu y the residual of V y is ||S E'y|| in the norm of
-R^-1.
+where V and Q are orthonormal in the inner product of a precision R (the identity by default) and E
+has the last columns of the identity. For an eigenpair T y = mu y, the residual of V y is ||S E'y||
+in the norm of R^-1.
 
-All of V is orthogonalized against, so that T = V'HV whatever V holds, and a restart is no more than
-fewer columns in V. Where H V lies in R V (a breakdown: V is invariant) Q is random and S zero; the
-eigenvectors in V are locked, and other copies of their eigenvalues are looked for in what is
-orthogonal to them. T lives on the host. The duals R V are stored, too: a step is one product with
-H and one solve with R.
+Each block is orthogonalized against all of V, so that T = V'HV for any V, and a restart only
+replaces V by fewer columns. In a breakdown V is invariant (H V lies in the span of R V). Then Q is
+random and S zero, the eigenvectors in V are locked, and the search for other copies of their
+eigenvalues continues in the orthogonal complement. T is stored on the host. The duals R V are
+stored as well, so that a step takes one product with H and one solve with R.
 
 References
 ----------
@@ -31,13 +31,13 @@ from ..arrays.memory import reserve
 from ..linear.krylov.columns import gram_basis, read_together, times
 from ..priors.metric import Metric
 
-BREAKDOWN_FACTOR = 100.0  # times eps ||H||, below which what is left of a product is rounding
+BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
 MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
-# Another pass follows where less than this share of a column's length is left (Daniel et al. 1976).
+# Orthogonalize again if less than this share of a column's length remains (Daniel et al. 1976).
 REORTHOGONALIZE_BELOW = 0.5
-METRIC_RTOL = 1e-4  # relative difference of products with M that count as of the same M
-RESTART_SHARE = 0.5  # of the room beyond the k wanted vectors, filled with others at a restart
-# The attributes, other than the vectors, that a checkpoint holds.
+METRIC_RTOL = 1e-4  # relative difference up to which products with M are taken as of the same M
+RESTART_SHARE = 0.5  # of the basis beyond k vectors that is filled with unwanted ones at a restart
+# The attributes, other than the vectors, that a checkpoint stores.
 CHECKPOINT_FIELDS = (
     "T",
     "S",
@@ -52,36 +52,36 @@ CHECKPOINT_FIELDS = (
 
 
 class Lanczos:
-    """A basis V, the next block Q, and T.
+    """The state of a block Lanczos process: the basis V, the next block Q, and T.
 
     Parameters
     ----------
     backend : Backend
     product : callable
-        H X of an (n, b) block.
+        ``product(X)`` returns H X for an (n, b) block X.
     start : (n, b) array
-        V begins with the span of its columns.
+        The start, whose columns span the first block of V.
     max_size : int
-        The largest number of vectors in V; beyond it `expand` needs a `restart` first.
+        The largest number of vectors in V. If V is full, call `restart` before `expand`.
     metric : Metric
         The inner product.
 
     Attributes
     ----------
     basis, dual_basis : (max_size + b, n) arrays
-        V and then Q, and R times these, each vector a row.
+        The rows are the vectors of V followed by those of Q, and R times these.
     size : int
-        Vectors in V.
+        The number of vectors in V.
     width : int
-        Columns of Q.
+        The number of columns of Q.
     locked : int
-        How many leading vectors of V are eigenvectors.
+        The number of leading vectors of V that are locked eigenvectors.
     invariant : bool
-        Whether V has broken down.
+        Whether V is invariant, after a breakdown.
     asymmetry : float
-        The largest difference seen between entries of V'HV that should be equal, as a norm.
+        The largest norm so far of differences between entries of V'HV that should be equal.
     random_blocks : int
-        How many random blocks were drawn; each has its own seed.
+        The number of random blocks drawn so far; each has its own seed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Lanczos:
         n, width = start.shape
         self.max_size = min(max_size, n)
         self._allocate(min(self.max_size + width, n), n)
-        self.T = host.zeros(2 * self.basis.shape[:1])  # with Q'HV
+        self.T = host.zeros(2 * self.basis.shape[:1])  # includes Q'HV
         self.S: Any = host.zeros((0, 0))
         self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
         self._set_next_block(start, metric.apply(start))
@@ -120,7 +120,7 @@ class Lanczos:
 
     @property
     def residual_bound(self) -> float:
-        """||S||: no residual is larger."""
+        """The bound ||S|| of all residuals."""
         return float(host.linalg.norm(self.S))
 
     @property
@@ -129,12 +129,12 @@ class Lanczos:
         return self.width == 0
 
     def expand(self) -> None:
-        """Append Q to V: one product of its columns with H."""
+        """Append Q to V, by one product of H with Q."""
         j, end = self.size, self.size + self.width
         before = j - min(self.S.shape[1], j)
         V, dual = self.basis[:end, :], self.dual_basis[:end, :]
         W = self.product(V[j:, :].T)
-        # By the recurrence first: one pass over all of V then leaves it orthogonal to rounding.
+        # Apply the recurrence first: one pass over all of V then makes W orthogonal to rounding.
         W = W - dual[before:j, :].T @ self.backend.coefficients(self.T[before:j, j:end])
         diagonal = V[j:, :] @ W
         W = W - dual[j:, :].T @ diagonal
@@ -150,7 +150,7 @@ class Lanczos:
         block = coefficients[j:, :] + array_on_host(diagonal)
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (block + block.T)
-        # Above the block, T keeps what earlier products gave: they may have been more accurate.
+        # Above the block, keep the T of earlier products, which may have been more accurate.
         different = host.concatenate([coefficients[:j, :], block - block.T])
         self.asymmetry = max(self.asymmetry, float(host.linalg.norm(different)))
         removed = host.linalg.norm(self.T[:end, j:end], axis=0)
@@ -158,7 +158,7 @@ class Lanczos:
         self._set_next_block(self.metric.solve(W), W, self.backend.coefficients(removed))
 
     def ritz(self) -> tuple[Any, Any, Any]:
-        """Eigenvalues of T, ascending, its eigenvectors y, and the residuals of V y."""
+        """Return the eigenvalues of T, ascending, its eigenvectors y, and the residuals of V y."""
         new, Y, residuals = self._unlocked_ritz()
         values = host.concatenate([host.diagonal(self.T)[: self.locked], new])
         order = host.argsort(values, kind="stable")
@@ -168,9 +168,9 @@ class Lanczos:
         return values[order], both[:, order], residuals[order]
 
     def no_copies_left(self, k: int, which: str, tol: float) -> bool:
-        """Whether what is orthogonal to the locked vectors has no further wanted eigenvalue.
+        """Return whether the complement of the locked vectors has no further wanted eigenvalue.
 
-        That is so once its best Ritz pair that is not wanted, and the wanted ones, have converged.
+        This holds once its wanted Ritz pairs and the best of the others have converged.
         """
         if self.locked in (0, self.size):
             return self.locked == 0
@@ -187,15 +187,15 @@ class Lanczos:
         return values, Y, host.linalg.norm(self.S @ self._last_rows(Y), axis=0)
 
     def _last_rows(self, Y: Any) -> Any:
-        """E'Y."""
+        """Return E'Y."""
         return Y[Y.shape[0] - self.S.shape[1] :, :]
 
     def vectors(self, Y: Any) -> Array:
-        """V Y."""
+        """Return V Y."""
         return self.basis[: self.size, :].T @ self.backend.coefficients(Y)
 
     def images(self, Y: Any) -> tuple[Array, Array]:
-        """R V Y and, by the recurrence, H V Y."""
+        """Return R V Y and, by the recurrence, H V Y."""
         rows, on_device = self.size + self.width, self.backend.coefficients
         duals = self.dual_basis[:rows, :].T
         TY, SY = self.T[: self.size, : self.size] @ Y, self.S @ self._last_rows(Y)
@@ -203,7 +203,7 @@ class Lanczos:
         return duals[:, : self.size] @ on_device(Y), products
 
     def restart(self, k: int, which: str) -> None:
-        """Shrink V to the locked vectors and the Ritz vectors nearest to the k wanted ones."""
+        """Shrink V to the locked vectors, the k wanted Ritz vectors, and the next ones."""
         room = self.max_size - self.locked - self.width
         values, Y, _ = self._unlocked_ritz()
         near = select_wanted(values, min(k + int(RESTART_SHARE * max(room - k, 0)), room), which)
@@ -213,14 +213,14 @@ class Lanczos:
         self._couple()
 
     def lock(self, k: int, which: str) -> None:
-        """Shrink an invariant V to its k wanted eigenvectors, and lock them."""
+        """Shrink an invariant V to its k wanted eigenvectors and lock them."""
         values, Y, _ = self.ritz()
         wanted = select_wanted(values, min(k, self.size), which)
         self._replace(0, values[wanted], Y[:, wanted])
         self.locked, self.S = self.size, host.zeros((self.width, 0))
 
     def _replace(self, first: int, values: Any, Y: Any) -> None:
-        """Replace the vectors of V from `first` on by V Y, T Y = Y diag(values); Q moves up."""
+        """Replace the vectors of V from `first` on by V Y, where T Y = Y diag(values)."""
         old, end = self.size, first + values.shape[0]
         for rows in (self.basis,) if self.metric.is_identity else (self.basis, self.dual_basis):
             rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
@@ -230,7 +230,7 @@ class Lanczos:
         self.size = end
 
     def copy_with(self, product: Callable[[Array], Array], max_size: int) -> Lanczos:
-        """A copy that continues with that product and has room for at least so many vectors."""
+        """Return a copy that continues with `product`, with room for `max_size` vectors or more."""
         other = copy.copy(self)
         n, used = self.basis.shape[1], self.size + self.width
         other.product, other.max_size = product, min(max(max_size, self.max_size), n)
@@ -243,7 +243,7 @@ class Lanczos:
 
     @property
     def checkpoint_state(self) -> dict[str, Any]:
-        """The vectors and numbers that a checkpoint holds."""
+        """The vectors and numbers, for a checkpoint."""
         used = self.size + self.width
         return {
             "vectors": self.basis[:used, :].T,
@@ -259,7 +259,7 @@ class Lanczos:
         metric: Metric,
         state: dict[str, Any],
     ) -> Lanczos:
-        """The process whose `checkpoint_state` a checkpoint holds."""
+        """Restore a process from the `checkpoint_state` in a checkpoint."""
         self = cls.__new__(cls)
         self.backend, self.product, self.metric = backend, product, metric
         for name in CHECKPOINT_FIELDS:
@@ -272,13 +272,13 @@ class Lanczos:
         return self
 
     def has_metric(self, metric: Metric) -> bool:
-        """Whether V is orthonormal in the inner product of this metric, as one product shows."""
+        """Return whether V belongs to the inner product of `metric`, by one product."""
         first, dual = self.basis[0, :], self.dual_basis[0, :]
         norm = self.backend.norm
         return norm(metric.apply(first) - dual) <= METRIC_RTOL * norm(dual)
 
     def product_mismatch(self, product: Callable[[Array], Array]) -> float:
-        """By how much V'H v of one vector differs from T; infinite for another metric."""
+        """Return the difference of V'H v from T for one vector v; infinite for another metric."""
         if not self.has_metric(self.metric):
             return float("inf")
         first = self.basis[:1, :].T
@@ -286,12 +286,12 @@ class Lanczos:
         return float(host.linalg.norm(known - self.T[: self.size, 0]))
 
     def _set_next_block(self, X: Array, W: Array, removed: Array | float = 0.0) -> None:
-        """Set Q S = X, what is left of R^-1 H times the last block; or a random Q.
+        """Factorize X = Q S, where X is R^-1 H times the last block without its part in V.
 
-        W is R X. `removed` are the lengths of what the columns had in V and was taken out.
+        W is R X. `removed` has the lengths of the parts in V. Q is random in a breakdown.
         """
         backend, xp = self.backend, self.backend.xp
-        # What is small compared with H is rounding, though large compared with its own column.
+        # What is small compared with H is rounding, even if it is large compared with its column.
         norm = float(host.max(host.abs(self.T), initial=0.0))
         lengths = self.metric.norms(X, W)
         left = float(xp.max(lengths))
@@ -299,8 +299,8 @@ class Lanczos:
         sizes = xp.sqrt(lengths**2 + removed**2)
         Q, dual = self._orthonormalize(X, W, xp.maximum(sizes, norm * xp.ones_like(sizes)))
         if W.shape[1] > 1:
-            # Small directions of W have grown, and with them their parts along V and the
-            # difference between R X and W.
+            # Scaling small directions of W to length one has amplified their parts along V and
+            # the difference between R X and W.
             Q, dual = self._orthonormalize(*self._project_out(Q, self.metric.apply(Q)))
         rank = Q.shape[1]
         self.invariant = not 0 < rank <= room or left <= BREAKDOWN_FACTOR * backend.eps * norm
@@ -310,7 +310,7 @@ class Lanczos:
             self._store_next_block(Q, dual, array_on_host(Q.T @ W))
 
     def continue_at_random(self, width: int) -> None:
-        """Count V as invariant, and continue with a random Q of at most `width` columns."""
+        """Treat V as invariant, and continue with a random Q of at most `width` columns."""
         self.invariant = True
         Q, dual = self._random_block(min(width, self.basis.shape[1] - self.size))
         self._store_next_block(Q, dual, host.zeros((Q.shape[1], width)))
@@ -324,12 +324,12 @@ class Lanczos:
             self._couple()
 
     def _couple(self) -> None:
-        """Put S into T, where the product with the next block will have to agree with it."""
+        """Store S in T, where it should agree with the product with the next block."""
         j, before = self.size, self.size - self.S.shape[1]
         self.T[before:j, j : j + self.width] = self.S.T
 
     def _random_block(self, width: int) -> tuple[Array, Array]:
-        """Orthonormal random columns, orthogonal to V, and their duals."""
+        """Return orthonormal random columns that are orthogonal to V, and their duals."""
         n = self.basis.shape[1]
         self.random_blocks += 1
         X = self.backend.random(n, width, seed=100 + self.random_blocks)
@@ -339,7 +339,7 @@ class Lanczos:
         return self._orthonormalize(X, W)
 
     def _project_out(self, X: Array, W: Array) -> tuple[Array, Array]:
-        """X without its part along V, and the same of its dual W."""
+        """Remove the part along V from X, and the corresponding part from its dual W."""
         V, dual = self.basis[: self.size, :], self.dual_basis[: self.size, :]
         h = V @ W
         X, W = X - V.T @ h, None if self.metric.is_identity else W - dual.T @ h
@@ -348,7 +348,7 @@ class Lanczos:
     def _orthonormalize(
         self, X: Array, W: Array, sizes: Array | None = None
     ) -> tuple[Array, Array]:
-        """A basis of X, of its rank and orthonormal to rounding, and its dual."""
+        """Return an orthonormal basis of the columns of X, and its dual."""
         backend = self.backend
         for _ in range(1 if X.shape[1] == 1 else 2):
             small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
@@ -361,7 +361,10 @@ class Lanczos:
 
 
 def select_wanted(values: Any, k: int, which: str) -> Any:
-    """Indices of the k of ascending `values` that `which` means; with "BE" an odd one is above."""
+    """Return the indices of the k values that `which` selects from ascending ones.
+
+    For "BE" and an odd k, one more is selected at the upper end.
+    """
     n, order = values.shape[0], host.argsort(values, kind="stable")
     if which == "LM":
         return host.sort(host.argsort(-host.abs(values), kind="stable")[:k])

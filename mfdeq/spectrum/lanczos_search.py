@@ -1,4 +1,4 @@
-"""Lanczos until the wanted pairs have converged, copies of eigenvalues included."""
+"""Lanczos iteration until the wanted pairs have converged, including repeated eigenvalues."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from .eigenpairs import (
 from .lanczos import Lanczos, select_wanted
 from .problem import EigenMethod, EigenProblem
 
-# Of the tolerance: residuals by the recurrence fall below this share before true ones are computed.
+# Tolerance of residuals by the recurrence, as a share of the tolerance of true residuals.
 RECURRENCE_SHARE = 0.5
-# With more pairs than this, and exact products, true products are made of random combinations only.
+# For more pairs and exact products, true products are computed with random combinations only.
 MAX_PAIRS_WITH_TRUE_PRODUCTS = 8
-# Of the norm of H: how far a product may be from that of an earlier run, and a relaxed one.
+# Allowed difference of an exact or a relaxed product from that in a checkpoint, relative to ||H||.
 SAME_PRODUCT_RTOL, SAME_RELAXED_PRODUCT_RTOL = 1e-6, 0.1
 
 
 class LanczosSearch:
-    """A search for the k pairs that `which` means, with true residuals at its end.
+    """A search for the k wanted pairs, which computes true residuals at the end.
 
-    An invariant space has residuals of zero, and may lack copies of repeated eigenvalues: there
-    the wanted pairs count as found once a search from a random start has brought nothing new.
+    An invariant space has zero residuals but may lack copies of repeated eigenvalues. The wanted
+    pairs of an invariant space are accepted once the search from a further random start has found
+    no others.
 
     Parameters
     ----------
     begin : callable
-        Makes the Lanczos process.
+        ``begin()`` returns a new Lanczos process.
     H : CountedOperator
     k : int
     which : str
     rtol : float
-        Relative to the largest of the values; to the smallest if `relative_to_each`.
+        The tolerance relative to the largest of the values, or to the smallest if
+        `relative_to_each`.
     max_products : int
     checkpoint : EigenCheckpoint
-        Whose unfinished search, if it has one, is continued in place of a new one.
+        The checkpoint, whose unfinished search is continued if there is one.
     relative_to_each : bool, optional
     final : bool, optional
-        Whether a rough search has gone before, whose vectors this one starts from.
+        Whether the search starts from the vectors of a first, rough search.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class LanczosSearch:
         self.H, self.k, self.which, self.rtol = H, k, which, rtol
         self.max_products, self.checkpoint = max_products, checkpoint
         self.relative_to_each, self.final = relative_to_each, final
-        self.values_at_breakdown: Any = None  # the wanted ones when V was invariant last
+        self.values_at_breakdown: Any = None  # the wanted values when V was last invariant
         self.norm = 0.0
         if checkpoint.search is None:
             self.lanczos = begin()
@@ -75,7 +77,7 @@ class LanczosSearch:
 
     @property
     def checkpoint_state(self) -> dict[str, Any]:
-        """The process and the numbers that a checkpoint holds."""
+        """The Lanczos process and the state of the search, for a checkpoint."""
         return {
             "lanczos": self.lanczos.checkpoint_state,
             "values_at_breakdown": self.values_at_breakdown,
@@ -95,7 +97,7 @@ class LanczosSearch:
         checkpoint.search = None
 
     def run(self) -> Eigenpairs:
-        """Search until the residuals by the recurrence reach the tolerance."""
+        """Iterate until the residuals by the recurrence reach the tolerance."""
         lanczos, H, k, which = self.lanczos, self.H, self.k, self.which
         if not lanczos.size:
             lanczos.expand()
@@ -106,7 +108,7 @@ class LanczosSearch:
             tol = self._tolerance(abs(values[wanted]))
             converged = residuals[wanted] <= tol
             if lanczos.residual_bound <= tol and not (lanczos.invariant or lanczos.spans_all):
-                # This start has nothing more to give, but another may give copies.
+                # This start is exhausted, but another may find copies of the eigenvalues.
                 lanczos.continue_at_random(lanczos.width)
                 values, Y, residuals = lanczos.ritz()
                 converged = residuals[wanted] <= tol
@@ -126,22 +128,22 @@ class LanczosSearch:
             self.checkpoint.save_search(H.count, lambda: self.checkpoint_state)
 
     def _tolerance(self, sizes: Any) -> float:
-        """What residuals by the recurrence must reach; rounding of H is a floor."""
+        """Return the tolerance of residuals by the recurrence, at least rounding of H."""
         scale = float(sizes.min() if self.relative_to_each else sizes.max())
         floor = ROUNDING_FACTOR * self.H.backend.eps * self.norm
         tol = RECURRENCE_SHARE * max(self.rtol * scale, floor)
-        # Residuals below the error of the products mean nothing; of relaxed ones it is controlled.
+        # Residuals below the error of the products have no meaning. Relaxed products control it.
         return tol if self.H.relaxed else max(tol, self.lanczos.asymmetry)
 
     def _no_copies_left(self, values: Any, tol: float) -> bool:
-        """Whether a search from a random start has brought no further copies of these values."""
+        """Return whether a random start has found no further copies of these values."""
         if not self.lanczos.invariant:
             return self.lanczos.no_copies_left(self.k, self.which, tol)
         before, self.values_at_breakdown = self.values_at_breakdown, values
         return before is not None and abs(values - before).max() <= tol
 
     def _pairs(self, Y: Any, converged: bool) -> Eigenpairs:
-        """The pairs of V Y: all k, or those that converged in a search that failed."""
+        """Return the pairs with vectors V Y: all k, or the converged ones if the search failed."""
         lanczos, H = self.lanczos, self.H
         vectors, pairs = lanczos.vectors(Y), None
         if converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
@@ -156,16 +158,16 @@ class LanczosSearch:
         best = self._pairs(Y, False)
         return ConvergenceError(
             f"eigsh: {Y.shape[1]} of {self.k} eigenpairs converged to rtol = {self.rtol:.1e} in "
-            f"{self.H.count} products. Raise max_products (with resume=, the error's `best`, "
-            "nothing is computed again) or rtol, or ask for fewer; clustered eigenvalues at this "
-            "end of the spectrum converge slowly",
+            f"{self.H.count} products. Raise max_products or rtol, or reduce k. To continue, pass "
+            "the error's `best` as resume=. Clustered eigenvalues at this end of the spectrum "
+            "converge slowly",
             best=best,
             report=best.report,
         )
 
 
 def _solve(problem: EigenProblem) -> Eigenpairs:
-    """The pairs by one search, or by two where the first was rough."""
+    """Compute the pairs by one search, or by two if the first was too rough."""
     H, k, resume = problem.H, problem.k, problem.resume
     shared = H, k, problem.which, problem.rtol, problem.max_products, problem.checkpoint
     if resume is None:
@@ -178,7 +180,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     rough = H.relaxed or resume is not None or search.lanczos.locked > 0
     off = largest_residual(pairs) > residual_tolerance(pairs, problem.rtol)
     if rough and off and not search.final:
-        # The errors of the products have added up: search again from these vectors, tightly.
+        # The errors of the products have accumulated: search again with exact products.
         H.relaxed = False
         max_size = max(problem.max_size, 4 * k)
         again = functools.partial(Lanczos, H.backend, H, pairs.vectors, max_size, H.metric)
@@ -187,7 +189,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
 
 
 def _resumed(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
-    """The process of an earlier result, with room for so many vectors."""
+    """Return the Lanczos process of an earlier result, with room for `max_size` vectors."""
     if not isinstance(resume, Eigenpairs):
         raise ArgumentError(
             "resume: expected the Eigenpairs that mfdeq.eigsh returned for the same H, got a "
@@ -196,16 +198,16 @@ def _resumed(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
     lanczos, size = resume.krylov, H.H.shape[1]
     if lanczos is None:
         raise ArgumentError(
-            "resume: expected pairs that mfdeq.eigsh found by Lanczos, got some by the method "
-            f"{resume.report.method!r}"
+            "resume: expected pairs computed by the Lanczos method of mfdeq.eigsh, got pairs by "
+            f"the method {resume.report.method!r}"
         )
     if lanczos.basis.shape[1] != size:
         raise ArgumentError(
-            f"resume: expected pairs of the same H, of size {size}, got some of size "
+            f"resume: expected pairs of the same H, of size {size}, got pairs of size "
             f"{lanczos.basis.shape[1]}"
         )
     if not lanczos.has_metric(H.metric):
-        raise ArgumentError("resume: expected pairs of the same M, got those of another")
+        raise ArgumentError("resume: expected pairs of the same M, got pairs of another M")
     return lanczos.copy_with(H, max_size)
 
 

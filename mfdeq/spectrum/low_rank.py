@@ -1,10 +1,10 @@
 """A Gaussian posterior from a low-rank Hessian of the data misfit and the precision of a prior.
 
-With H V = R V diag(mu) and V' R V = I, up to eigenvalues that are small compared with one,
+With H V = R V diag(mu) and V' R V = I, and neglecting eigenvalues that are small compared with one,
 
     (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'
 
-by the Woodbury identity. Everything else follows from mu and V.
+by the Woodbury identity. All other quantities follow from mu and V.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
 from .eigenpairs import Eigenpairs
 
-MAX_ERROR = 0.1  # of the prior's covariance, by which the posterior's may be off without a warning
+MAX_ERROR = 0.1  # of the covariance, relative to the prior's; there is a warning above it
 
 
 class LowRank(SelfAdjoint):
     """The posterior covariance (H + R)^-1, (P, P), of a low-rank H and a prior precision R.
 
-    H is the Hessian of the data misfit alone. The result is a LinearOperator: also a
-    preconditioner for solves with H + R and for `mfdeq.eigsh` of it.
+    H is the Hessian of the data misfit alone. The covariance is a LinearOperator, and can be used
+    as a preconditioner for solves and for `mfdeq.eigsh` with H + R.
 
     Parameters
     ----------
@@ -37,32 +37,32 @@ class LowRank(SelfAdjoint):
     Attributes
     ----------
     prior : Precision
-        R.
+        The precision R.
     values : (k,) array
-        mu: how much more the data determine than the prior, along each vector.
+        The eigenvalues mu: the precision of the data relative to the prior's, along each vector.
     vectors : (P, k) array
-        V.
+        The eigenvectors V.
     error : float
-        How far the covariance may be off for the error bounds of the pairs, relative to the
-        prior's, to first order: the root of the sum of (bound / (1 + mu))^2.
+        A first-order bound of the error of the covariance relative to the prior's, from the error
+        bounds of the pairs: the square root of the sum of (bound / (1 + mu))^2.
 
     Warns
     -----
     AccuracyWarning
-        If `error` is more than 0.1: the bounds of the pairs are relative to the largest mu, and
-        what counts here is their size relative to 1 + mu.
+        If `error` is more than 0.1. The tolerance of the pairs is relative to the largest mu, but
+        the bounds must be small relative to 1 + mu.
 
     Raises
     ------
     ArgumentError
-        If the pairs are not of a generalized problem, or 1 + mu is not positive: H + R is then not
-        positive definite, and is the precision of no Gaussian.
+        If the pairs are not of a generalized problem, or 1 + mu is not positive, since H + R is
+        then not positive definite.
 
     Notes
     -----
-    (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'. `error` does not contain the truncation: with
-    every eigenvalue beyond those given at most m < 1 in magnitude, the covariance is off by at
-    most m / (1 - m) of the prior's, in the inner product of R.
+    (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'. `error` does not include the truncation. If the
+    magnitude of all other eigenvalues is at most m < 1, the truncation error is at most
+    m / (1 - m) relative to the prior's covariance, in the inner product of R.
 
     References
     ----------
@@ -72,7 +72,7 @@ class LowRank(SelfAdjoint):
 
     Examples
     --------
-    A misfit that sees the first parameter only, 99 times as well as the prior:
+    A misfit that depends on the first parameter only, with 99 times the precision of the prior:
 
     >>> import numpy as np
     >>> import mfdeq
@@ -84,11 +84,11 @@ class LowRank(SelfAdjoint):
     """
 
     def __new__(cls, pairs: Any) -> Any:
-        """Make the operator on the array library of the pairs."""
+        """Create an instance that is also a LinearOperator of the array library of the pairs."""
         if not isinstance(pairs, Eigenpairs) or pairs.precision is None:
             raise ArgumentError(
-                "pairs: expected what mfdeq.eigsh(H, k, M=R) returns, R the prior's precision, got "
-                f"{type(pairs).__name__} without a precision"
+                "pairs: expected the Eigenpairs of mfdeq.eigsh(H, k, M=R), where R is the prior's "
+                f"precision, got {type(pairs).__name__} without a precision"
             )
         return super().__new__(cls, pairs.precision)
 
@@ -100,16 +100,16 @@ class LowRank(SelfAdjoint):
         if not (least := float(self.backend.xp.min(self.values))) > -1.0:
             raise ArgumentError(
                 f"H + R is not positive definite: an eigenvalue of R^-1 H is {least:.3g}. The "
-                "parameters are no minimum of the loss with its prior: minimize it first, or take "
-                "H.gauss_newton, which has no negative eigenvalues"
+                "parameters are not at a minimum of the loss with its prior: minimize it first, or "
+                "use H.gauss_newton, which has no negative eigenvalues"
             )
         self.error = self.backend.norm(pairs.error_bounds / (1.0 + self.values))
         if self.error > MAX_ERROR:
             largest = float(self.backend.xp.max(self.backend.xp.abs(self.values)))
             warn(
-                f"the eigenpairs are too rough for a posterior: its covariance may be off by "
-                f"{self.error:.1e} of the prior's. Their tolerance is relative to the largest, "
-                f"{largest:.1e}: give mfdeq.eigsh rtol={0.01 / (1.0 + largest):.0e}",
+                "the eigenpairs are not accurate enough for a posterior: its covariance may be off "
+                f"by {self.error:.1e} of the prior's. Their tolerance is relative to the largest, "
+                f"{largest:.1e}: use mfdeq.eigsh with rtol={0.01 / (1.0 + largest):.0e}",
                 AccuracyWarning,
             )
 
@@ -117,38 +117,38 @@ class LowRank(SelfAdjoint):
         return self.prior.solve(x) - self._scaled_projection(x, self.values / (1.0 + self.values))
 
     def _scaled_projection(self, x: Array, weights: Array) -> Array:
-        """V diag(weights) V' x."""
+        """Return V diag(weights) V' x."""
         return self.vectors @ scale_rows(weights, self.vectors.T @ x)
 
     @functools.cached_property
     def precision(self) -> Operator:
-        """H + R, (P, P): R + R V diag(mu) V' R."""
+        """The posterior precision H + R = R + R V diag(mu) V' R, (P, P)."""
         return _PosteriorPrecision(self)
 
     def samples(self, n: int | None = None, seed: int = 0, mean: Array | None = None) -> Array:
         """Draw samples of N(mean, (H + R)^-1).
 
-        They are from the same white noise as ``prior.samples(n, seed)``: a pair of samples shows
-        what the data changed.
+        They use the same white noise as ``prior.samples(n, seed)``, so that pairs of prior and
+        posterior samples can be compared.
 
         Parameters
         ----------
         n : int, optional
-            How many; one vector by default.
+            The number of samples; by default one sample is returned as a vector.
         seed : int, optional
-            Seed of the white noise; 0 by default.
+            The seed of the white noise, 0 by default.
         mean : (P,) array, optional
-            Zero by default.
+            The mean, zero by default.
 
         Returns
         -------
         (P,) or (P, n) array
-            Samples as columns where n is given.
+            The samples as columns.
 
         Raises
         ------
         ArgumentError
-            If the prior is known by its products only, without a root.
+            If the prior is known by its products only and has no root.
 
         Examples
         --------
@@ -169,7 +169,7 @@ class LowRank(SelfAdjoint):
         return x + (mean if n is None else mean[:, None])
 
     def variances(self, prior: Array | None = None) -> Array:
-        """The variances of the parameters: the diagonal of the covariance.
+        """Return the variances of the parameters, the diagonal of the covariance.
 
         Parameters
         ----------
@@ -192,24 +192,24 @@ class LowRank(SelfAdjoint):
         return before - self.variance_reduction()
 
     def variance_reduction(self) -> Array:
-        """By how much the data lower the variance of each parameter, (P,).
+        """Return the reduction of the variance of each parameter by the data, (P,).
 
-        Needs no variances of the prior.
+        The variances of the prior are not needed.
         """
         xp = self.backend.xp
         return xp.sum(self.vectors**2 * (self.values / (1.0 + self.values)), axis=1)
 
     def log_determinant_ratio(self) -> float:
-        """log det(H + R) - log det R, the sum of log(1 + mu)."""
+        """Return log det(H + R) - log det R, the sum of log(1 + mu)."""
         xp = self.backend.xp
         return float(xp.sum(xp.log1p(self.values)))
 
     def log_determinant(self) -> float:
-        """log det(H + R); an `ArgumentError` if the prior is known by its products only."""
+        """Return log det(H + R); R must not be known by its products only."""
         return self.prior.log_determinant() + self.log_determinant_ratio()
 
     def expected_information_gain(self) -> float:
-        """The expected information gain of posterior over prior, averaged over data, in nats.
+        """Return the expected information gain from prior to posterior, over the data, in nats.
 
         Returns
         -------
@@ -218,7 +218,7 @@ class LowRank(SelfAdjoint):
 
         Notes
         -----
-        Exact for a linear model with Gaussian noise; of others that of their linearization.
+        It is exact for a linear model with Gaussian noise; other models are linearized.
 
         References
         ----------
@@ -228,7 +228,7 @@ class LowRank(SelfAdjoint):
         return 0.5 * self.log_determinant_ratio()
 
     def information_gain(self, shift: Array) -> float:
-        """The Kullback-Leibler divergence of the posterior from the prior, in nats.
+        """Return the Kullback-Leibler divergence of the posterior from the prior, in nats.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ class LowRank(SelfAdjoint):
         Returns
         -------
         float
-            Half of sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift.
+            (sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift) / 2.
         """
         xp = self.backend.xp
         shift = self.backend.check_array(shift, self.shape[:1], "shift", ArgumentError)
@@ -248,7 +248,7 @@ class LowRank(SelfAdjoint):
 
 
 class _PosteriorPrecision(SelfAdjoint):
-    """R + R V diag(mu) V' R."""
+    """The operator R + R V diag(mu) V' R."""
 
     def __init__(self, posterior: LowRank) -> None:
         super().__init__(posterior, posterior.shape)

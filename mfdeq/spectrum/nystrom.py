@@ -1,11 +1,11 @@
-"""A preconditioner from random products: the large eigenvalues of H, by Nyström approximation.
+"""A preconditioner from a randomized Nyström approximation of the large eigenvalues of H.
 
 With a random orthonormal W, H W (W' H W)^-1 (H W)' = U diag(lam) U' is nearly the best
 approximation of its rank, and
 
     (lam_r + s) U diag(1 / (lam + s)) U' + I - U U'
 
-preconditions H + s I: what is beyond the rank counts as lam_r.
+preconditions H + s I. Eigenvalues beyond the rank are approximated by lam_r.
 """
 
 from __future__ import annotations
@@ -24,44 +24,43 @@ from ..priors.metric import Euclidean
 from .arguments import check_operator
 from .counted_operator import CountedOperator
 
-NEGATIVE_FACTOR = 10.0  # times the rounding of H, below which an eigenvalue of W' H W is negative
+NEGATIVE_FACTOR = 10.0  # W' H W is indefinite below minus this multiple of the rounding of H
 
 
 class Nystrom(SelfAdjoint):
     """A randomized Nyström preconditioner of H + shift I, (P, P), H positive semidefinite.
 
-    For conjugate gradients: ``scipy.sparse.linalg.cg(H, b, M=mfdeq.Nystrom(H, 50))``. For a Hessian
-    with a prior whose precision is known, `mfdeq.LowRank` is the better one.
+    Use it with conjugate gradients, as in ``scipy.sparse.linalg.cg(H, b, M=mfdeq.Nystrom(H, 50))``.
+    For a Hessian with a prior whose precision is known, `mfdeq.LowRank` is better.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric and positive semidefinite.
+        A symmetric and positive semidefinite operator.
     rank : int
-        The rank of the approximation, and the number of products with H, made as one block.
+        The rank of the approximation. H is multiplied by one block of so many columns.
     shift : float, optional
-        s >= 0; 0 by default.
+        The shift s >= 0, 0 by default.
     seed : int, optional
-        Seed of the random vectors; 0 by default.
+        The seed of the random vectors, 0 by default.
 
     Attributes
     ----------
     values : (r,) array
-        lam, descending; r <= rank.
+        The eigenvalues lam in descending order, with r <= rank.
     vectors : (P, r) array
-        U.
+        The eigenvectors U.
 
     Raises
     ------
     ArgumentError
-        If the products show that H has a negative eigenvalue, or that both H and the shift are
-        zero.
+        If H has a negative eigenvalue in the space of the products, or H and the shift are zero.
 
     Notes
     -----
     The operator is (lam_r + s) U diag(1 / (lam + s)) U' + I - U U', an approximation of
-    (lam_r + s) (H + s I)^-1. To keep W' H W definite in spite of rounding, H is shifted up by it
-    for the approximation, and the values down again.
+    (lam_r + s) (H + s I)^-1. H is shifted by its rounding error for the approximation, so that
+    W' H W is definite, and the shift is subtracted from the values.
 
     References
     ----------
@@ -84,7 +83,7 @@ class Nystrom(SelfAdjoint):
     """
 
     def __new__(cls, H: Any, *args: Any, **kwargs: Any) -> Any:
-        """Make the operator on the array library of H."""
+        """Create an instance that is also a LinearOperator of the array library of H."""
         return super().__new__(cls, backend_of(H))
 
     @translate_memory_errors
@@ -96,15 +95,15 @@ class Nystrom(SelfAdjoint):
         product = CountedOperator(as_symmetric(backend, H, (P, P), "H"), False, Euclidean(backend))
         W, _ = xp.linalg.qr(backend.random(P, min(count(rank, "rank"), P), seed=seed))
         Y = product(W)
-        # Rounding must not make W' H W indefinite: it is shifted up, and the result down again.
+        # Shift W' H W up, so that rounding does not make it indefinite, and the values down again.
         up = math.sqrt(P) * backend.eps * backend.norm(Y)
         small = W.T @ Y
         values, U = xp.linalg.eigh(0.5 * (small + small.T))
         if float(values[0]) < -NEGATIVE_FACTOR * up:
             raise ArgumentError(
                 "H: expected a positive semidefinite operator, got one whose quadratic form is "
-                f"{float(values[0]):.3g} along some unit vector. Take H.gauss_newton, or add a "
-                "shift to H itself"
+                f"{float(values[0]):.3g} for some unit vector. Use H.gauss_newton, or add a "
+                "multiple of the identity to H"
             )
         first = int(xp.sum(xp.astype(values <= up, xp.int64)))
         if first == values.shape[0] and self.shift == 0.0:
@@ -115,7 +114,7 @@ class Nystrom(SelfAdjoint):
         U, sizes, _ = xp.linalg.svd(B, full_matrices=False)
         rank_found = int(xp.sum(xp.astype(sizes**2 > 2.0 * up, xp.int64)))
         self.vectors, self.values = U[:, :rank_found], sizes[:rank_found] ** 2 - up
-        # Where the rank is smaller than asked for, H is zero beyond it, and only the shift is left.
+        # If the rank is smaller than requested, H is zero beyond it and only the shift remains.
         exhausted = rank_found < W.shape[1] and self.shift > 0.0
         smallest = self.shift + (0.0 if exhausted else float(self.values[-1]))
         self._weights = smallest / (self.values + self.shift) - 1.0

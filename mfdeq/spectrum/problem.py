@@ -1,4 +1,4 @@
-"""What `mfdeq.eigsh` was asked for, and the protocol of the methods that answer it."""
+"""The eigenvalue problem of one call of `mfdeq.eigsh`, and the interface of its methods."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs
 
-MAX_DENSE_SIZE = 40  # P up to which all eigenpairs are computed at once
+MAX_DENSE_SIZE = 40  # largest P for which the dense method is always used
 
 
 @dataclass(frozen=True)
 class EigenProblem:
-    """The arguments of one call of `mfdeq.eigsh`, checked.
+    """The validated arguments of one call of `mfdeq.eigsh`.
 
     Attributes
     ----------
@@ -24,9 +24,9 @@ class EigenProblem:
     k, which, rtol, preconditioner, max_products, resume, relaxed, progress
         As in `mfdeq.eigsh`.
     inverse : Operator, (P, P), or None
-        (H - sigma M)^-1, where the pairs nearest to a shift are wanted.
+        (H - sigma M)^-1, if the pairs nearest to sigma are wanted.
     start : (P, b) array
-        Where the search starts.
+        The start of the search.
     max_size : int
         The largest number of vectors in the basis.
     checkpoint : EigenCheckpoint
@@ -48,7 +48,7 @@ class EigenProblem:
 
     @property
     def dense(self) -> bool:
-        """Whether H is so small, or k so large, that all eigenpairs are computed at once."""
+        """Whether the dense method is used, since H is small or k is nearly P."""
         P = self.H.H.shape[0]
         return P <= MAX_DENSE_SIZE or self.k >= P - 1
 
@@ -60,12 +60,13 @@ class EigenMethod:
     Attributes
     ----------
     name : str
-        As in ``pairs.report.method``, which may say more.
+        The name; ``pairs.report.method`` may be more specific.
     applies : callable
-        Whether it is for this problem. `mfdeq.eigsh` takes the first method in its list that is.
+        ``applies(problem)`` returns whether the method can solve the problem. `mfdeq.eigsh` uses
+        the first method in its list that applies.
     solve : callable
-        The k eigenpairs, with true residuals and bounds; a `ConvergenceError` with those found
-        as `best` where fewer than k converged.
+        ``solve(problem)`` returns the k eigenpairs, with true residuals and bounds. If fewer than k
+        converge, it raises a `ConvergenceError` with these as `best`.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""Largest eigenpairs by randomized passes: whole blocks of products, two or a few in turn.
+"""The eigenpairs of largest magnitude, by a few randomized passes with whole blocks of products.
 
-    Y = R^-1 H W of a random W,   Q an R-orthonormal basis of Y,   Q' H Q = U diag(mu) U',   V = Q U
+    Y = R^-1 H W for a random W,  Q an R-orthonormal basis of Y,  Q' H Q = U diag(mu) U',  V = Q U
 
-H Q is at hand, and with it the true residuals. Further passes put R^-1 H Q in the place of Y: each
-multiplies what is left of the smaller eigenvalues by their ratio.
+The true residuals follow from H Q. A further pass replaces Y by R^-1 H Q, which reduces the
+components of smaller eigenvalues by the ratio of the eigenvalues.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ def randomized_eigsh(
     seed: int = 0,
     progress: bool = False,
 ) -> Eigenpairs:
-    """Find the k eigenpairs of largest magnitude by products of k + oversampling columns at once.
+    """Compute the k eigenpairs of largest magnitude by products with blocks of k + oversampling.
 
-    For spectra that fall fast and products that are much cheaper in blocks; Lanczos (`eigsh`) takes
-    fewer products to any rtol.
+    Use it if the eigenvalues decay rapidly and products with blocks are much cheaper than those
+    with single vectors. Lanczos (`eigsh`) takes fewer products for any rtol.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric.
+        A symmetric operator.
     k : int, optional
-        How many pairs, 1 <= k <= P; 6 by default.
+        The number of pairs, 1 <= k <= P; 6 by default.
     M : Precision, (P, P) matrix or (P,) array, optional
-        For H x = mu M x, as in `eigsh`.
+        The matrix of the generalized problem H x = mu M x, as in `eigsh`.
     rtol : float, optional
-        Residuals reach rtol times the largest magnitude of the values; 1e-2 by default.
+        The tolerance of residuals relative to the largest magnitude of the values, 1e-2 by default.
     oversampling : int, optional
-        Columns in addition to k; 10 by default.
+        The number of columns in addition to k, 10 by default.
     max_passes : int, optional
-        Passes before giving up, at least 2 and by default 10; the first two are the double pass.
+        The largest number of passes, at least 2 and by default 10.
     seed : int, optional
-        Seed of the random columns; 0 by default.
+        The seed of the random columns, 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 
@@ -72,12 +72,12 @@ def randomized_eigsh(
     Raises
     ------
     ConvergenceError
-        If the residuals are above rtol after the last pass; `best` has the pairs found.
+        If the residuals exceed the tolerance after the last pass; `best` has the pairs.
 
     Notes
     -----
-    With a random W and an orthonormal basis Q of H W, the pairs are those of Q' H Q = U diag(mu) U'
-    with vectors Q U (subspace iteration with Rayleigh-Ritz projection).
+    With a random W and an orthonormal basis Q of H W, the values are those of Q' H Q =
+    U diag(mu) U', with vectors Q U (subspace iteration with Rayleigh-Ritz projection).
 
     References
     ----------
@@ -115,14 +115,14 @@ def randomized_eigsh(
     raise ConvergenceError(
         f"randomized_eigsh: the largest residual is {largest_residual(pairs):.1e} after "
         f"{products.count} products, above rtol = {rtol:.1e} of the largest value: the eigenvalues "
-        "fall too slowly. Use mfdeq.eigsh, or raise oversampling, max_passes or rtol",
+        "decay too slowly. Use mfdeq.eigsh, or raise oversampling, max_passes or rtol",
         best=pairs,
         report=pairs.report,
     )
 
 
 def _project(H: CountedOperator, Y: Array, k: int) -> tuple[Eigenpairs, Array]:
-    """The best k pairs in the span of Y, and H times a basis of it."""
+    """Return the best k pairs in the span of Y, and H times a basis of it."""
     backend, xp = H.backend, H.backend.xp
     Q, dual = orthonormalize(H.metric, Y)
     image, error = H.with_error(Q)

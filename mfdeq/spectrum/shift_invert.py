@@ -1,12 +1,12 @@
 """Eigenpairs nearest to a shift, and inertia counts, by shift-invert Lanczos.
 
-The largest eigenvalues of (H - sigma M)^-1 are those of H nearest to sigma, and a few Lanczos steps
-away (T. Ericsson and A. Ruhe, "The spectral transformation Lanczos method for the numerical
-solution of large sparse generalized symmetric eigenvalue problems", 1980). The inverse is one
-factorization of the Lagrangian system; where that has no matrix, (H - sigma M) x = b is iterated
-with a preconditioner. Residuals and bounds are those of H itself.
+The eigenvalues of H nearest to sigma are the largest ones of (H - sigma M)^-1, for which Lanczos
+takes only a few steps (T. Ericsson and A. Ruhe, "The spectral transformation Lanczos method for the
+numerical solution of large sparse generalized symmetric eigenvalue problems", 1980). The inverse is
+a factorization of the Lagrangian system or, if that has no matrix, an iterative solver with a
+preconditioner. Residuals and bounds are those of H itself.
 
-Inertia counts: below(b) - below(a) eigenvalues of H lie in (a, b).
+By inertia counts, H has below(b) - below(a) eigenvalues in (a, b).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .lanczos import Lanczos
 from .lanczos_search import LanczosSearch
 from .problem import EigenMethod, EigenProblem
 
-INVERSE_RTOL = 1e-8  # of the eigenpairs of an inverse
-GMRES_RESTART = 60  # vectors of a cycle, for each column
-# How far beyond the outermost values found the counts are taken: of their largest magnitude, and of
-# the norm of H.
+INVERSE_RTOL = 1e-8  # tolerance of the eigenpairs of an inverse
+GMRES_RESTART = 60  # basis vectors of a cycle, for each column
+# Distance of the inertia counts from the outermost values, relative to the largest magnitude of the
+# values and to the norm of H.
 COUNT_MARGIN, COUNT_ROUNDING = 1e-6, 1e-10
 
 
 class IteratedInverse(SelfAdjoint):
-    """(H - sigma M)^-1, (P, P), by block GMRES with a preconditioner.
+    """The operator (H - sigma M)^-1, (P, P), by block GMRES with a preconditioner.
 
     Parameters
     ----------
     H : CountedOperator
     sigma : float
     preconditioner : Operator, (P, P)
-        An approximate inverse; for sigma = 0 that may be a `LowRank`.
+        An approximate inverse, such as a `LowRank` for sigma = 0.
     """
 
     def __init__(self, H: CountedOperator, sigma: float, preconditioner: Operator) -> None:
@@ -60,12 +60,12 @@ class IteratedInverse(SelfAdjoint):
         except SingularStateError as error:
             raise SingularStateError(
                 f"H - {self.sigma:g} I is singular to working precision: sigma is an eigenvalue of "
-                "H. Move it a little to one side",
+                "H. Move it slightly to one side",
                 digits=error.digits,
             ) from error
         except ConvergenceError as error:
             raise ConvergenceError(
-                f"eigsh: solves with H - {self.sigma:g} I by GMRES: {error}. Give a better "
+                f"eigsh: solves with H - {self.sigma:g} I by GMRES: {error}. Use a better "
                 "preconditioner, a sigma farther from all eigenvalues, or tighter solves with A",
                 best=error.best,
                 report=error.report,
@@ -73,7 +73,7 @@ class IteratedInverse(SelfAdjoint):
 
 
 class _Shifted(SelfAdjoint):
-    """H - sigma M, its products counted."""
+    """The operator H - sigma M, which counts its products."""
 
     def __init__(self, H: CountedOperator, sigma: float) -> None:
         super().__init__(H, H.H.shape)
@@ -86,31 +86,32 @@ class _Shifted(SelfAdjoint):
 
 
 def precision_entries(metric: Metric | None) -> Any:
-    """The sparse matrix of M for the Lagrangian system; None for the identity."""
+    """Return the sparse matrix of M for the Lagrangian system; None for the identity."""
     if metric is None or metric.is_identity:
         return None
     return solver_for(metric.backend).assemble(metric, "M")
 
 
 def apply_inverse(inverse: Operator, vectors: Array, metric: Metric) -> Array:
-    """Vectors after one more step of inverse iteration: what is far from sigma is damped."""
+    """Apply one step of inverse iteration, which damps components far from sigma."""
     return inverse._apply(metric.apply(vectors))
 
 
 def count_missed(H: Any, pairs: Any, inverse: Any) -> int | None:
-    """Eigenvalues of H between the outermost found (and sigma) that are not among those found.
+    """Count the eigenvalues of H between the outermost values found, or sigma, that were missed.
 
     Parameters
     ----------
     H : ReducedCurvature
     pairs : Eigenpairs
     inverse : ShiftedInverse or None
-        The one that the pairs were found with: its count is used in place of one beyond them.
+        The inverse by which the pairs were computed. If sigma is outside their range, its count
+        replaces one of two further factorizations.
 
     Returns
     -------
     int or None
-        None where a count is not reliable.
+        None if a count is unreliable.
     """
     M = precision_entries(pairs.precision)
     values, bounds = array_on_host(pairs.values), array_on_host(pairs.error_bounds)
@@ -122,7 +123,7 @@ def count_missed(H: Any, pairs: Any, inverse: Any) -> int | None:
         known = inverse is not None and outer(inverse.sigma, end) == inverse.sigma
         try:
             at: Any = inverse if known else solver_for(H.backend).shifted_inverse(H, end, M)
-        except (SingularStateError, ArgumentError):  # at an eigenvalue, or not factorizable
+        except (SingularStateError, ArgumentError):  # the end is an eigenvalue, or no matrices
             return None
         if at.below is None:
             return None
@@ -131,7 +132,7 @@ def count_missed(H: Any, pairs: Any, inverse: Any) -> int | None:
 
 
 def shifted_inverse(H: CountedOperator, sigma: float, preconditioner: Operator | None) -> Operator:
-    """(H - sigma M)^-1, iterated where there is a preconditioner, else factorized."""
+    """Return (H - sigma M)^-1, by GMRES if there is a preconditioner, else by factorization."""
     if preconditioner is not None:
         return IteratedInverse(H, sigma, preconditioner)
     return solver_for(H.backend).shifted_inverse(
@@ -140,10 +141,10 @@ def shifted_inverse(H: CountedOperator, sigma: float, preconditioner: Operator |
 
 
 def _solve(problem: EigenProblem) -> Eigenpairs:
-    """The pairs of the largest magnitude of the inverse, with values and bounds by H itself."""
+    """Compute the pairs from the largest ones of the inverse, with values and bounds of H."""
     H, k, inverse, metric = problem.H, problem.k, problem.inverse, problem.H.metric
     assert inverse is not None
-    if isinstance(metric, Precision):  # of (H - sigma M)^-1 M, times M: symmetric
+    if isinstance(metric, Precision):  # M (H - sigma M)^-1 M is symmetric
         solves = CountedOperator(
             Product(metric, Product(inverse, metric)), problem.progress, metric
         )

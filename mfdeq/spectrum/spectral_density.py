@@ -1,9 +1,10 @@
 """Spectral densities and traces of functions of H, by stochastic Lanczos quadrature.
 
-For z uniform on the sphere z' R z = 1 of n dimensions, n E[z' R f(R^-1 H) z] = tr f(R^-1 H), and m
-steps of Lanczos from z, T = S diag(t) S', give z' R f(R^-1 H) z = sum_i S_1i^2 f(t_i), exactly for
-polynomials of degree 2m - 1. The three-term recurrence is not reorthogonalized: copies of
-eigenvalues that have converged share their weight, and all probes go through H as one block.
+For z uniform on the sphere z' R z = 1 in n dimensions, n E[z' R f(R^-1 H) z] = tr f(R^-1 H). With
+m steps of Lanczos from z, T = S diag(t) S', z' R f(R^-1 H) z is approximated by
+sum_i S_1i^2 f(t_i), which is exact for polynomials of degree 2m - 1. The three-term recurrence is
+not reorthogonalized, since copies of converged eigenvalues share their weight. All probes are
+multiplied by H as one block.
 
 References
 ----------
@@ -33,7 +34,8 @@ from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs
 from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
-# A recurrence ends below this share of the largest eigenvalue seen, or below so many roundings.
+# A recurrence ends with an off-diagonal below these multiples of the largest eigenvalue so far, and
+# of its rounding.
 BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS = 1e-10, 100.0
 
 
@@ -41,22 +43,22 @@ BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS = 1e-10, 100.0
 class SpectralDensity:
     """The distribution of the P eigenvalues of H (or of R^-1 H), by stochastic quadrature.
 
-    What `mfdeq.spectral_density` returns: nodes on the real axis with weights. Calling it gives the
-    density, smoothed by Gaussians; `cumulative` and `sum` need no smoothing.
+    `mfdeq.spectral_density` returns it. It consists of nodes on the real axis with weights. A call
+    evaluates the density, smoothed by Gaussians; `cumulative` and `sum` need no smoothing.
 
     Attributes
     ----------
     size : int
-        P.
+        The number P of eigenvalues.
     nodes, weights : (probes, steps) host arrays
-        The quadrature of each probe, for the part of the spectrum that was not given as
-        eigenpairs; the weights of a probe add up to 1.
+        The quadrature of each probe, for the part of the spectrum without the known eigenvalues.
+        The weights of a probe add up to 1.
     exact : (k,) host array
-        The eigenvalues that were given.
+        The known eigenvalues.
     products : int
-        Products with H; one with a block of b columns counts b.
+        The number of products with H; a block of b columns counts as b.
     shorter : list of pairs
-        Nodes and weights after fewer steps, from which the error of the quadrature is estimated.
+        Nodes and weights after fewer steps, for the error estimate of the quadrature.
 
     Examples
     --------
@@ -83,12 +85,12 @@ class SpectralDensity:
         Parameters
         ----------
         f : callable
-            Maps a numpy array to one of the same shape, elementwise; finite on the spectrum.
+            An elementwise function of numpy arrays that is finite on the spectrum.
 
         Returns
         -------
         Estimate
-            Its standard error contains the change of the quadrature with fewer steps.
+            Its standard error includes the change of the quadrature with fewer steps.
 
         Raises
         ------
@@ -110,7 +112,7 @@ class SpectralDensity:
             least, most = self.nodes.min(), self.nodes.max()
             raise ArgumentError(
                 "f: expected finite values on the spectrum, got NaN or infinity. The spectrum "
-                f"reaches from {least:.3g} to {most:.3g}"
+                f"extends from {least:.3g} to {most:.3g}"
             )
         value = float(samples.mean())
         changes = (float(_quadrature(f, *s).mean()) - value for s in self.shorter)
@@ -119,7 +121,7 @@ class SpectralDensity:
         return Estimate(known + rest * value, error, self.products)
 
     def cumulative(self, x: Any) -> Any:
-        """Estimate how many eigenvalues are at most x.
+        """Estimate the number of eigenvalues that are at most x.
 
         Parameters
         ----------
@@ -129,7 +131,7 @@ class SpectralDensity:
         Returns
         -------
         host array
-            From 0 to P, in the shape of x.
+            The estimates, from 0 to P, with the shape of x.
         """
         x = host.asarray(x, dtype="float64")
         below = self.nodes[..., None] <= x.reshape(-1)
@@ -138,19 +140,19 @@ class SpectralDensity:
         return ((self.size - self.exact.size) * part + exact).reshape(x.shape)
 
     def __call__(self, x: Any, width: float) -> Any:
-        """Estimate the eigenvalues per unit of x, smoothed by Gaussians.
+        """Estimate the density of eigenvalues at x, smoothed by Gaussians.
 
         Parameters
         ----------
         x : array_like
             The points, in an array of any shape.
         width : float
-            Standard deviation of the Gaussians, in the units of x.
+            The standard deviation of the Gaussians, in the units of x.
 
         Returns
         -------
         host array
-            The density, in the shape of x; its integral over all x is P.
+            The number of eigenvalues per unit of x, with the shape of x. Its integral is P.
         """
         x, width = host.asarray(x, dtype="float64"), at_least(1e-300, width, "width")
         nodes = host.concatenate([self.nodes.reshape(-1), self.exact])
@@ -176,19 +178,19 @@ def spectral_density(
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric.
+        A symmetric operator.
     M : Precision, (P, P) matrix or (P,) array, optional
-        For the generalized problem H x = mu M x; a `mfdeq.Precision` must have samples.
+        The matrix of the generalized problem H x = mu M x. An `mfdeq.Precision` must have samples.
     probes : int, optional
-        Random vectors, at least 4 and by default 16, multiplied as one block. Errors fall as one
-        over the root of their number.
+        The number of random vectors, at least 4 and by default 16, which are multiplied as one
+        block. The error is inversely proportional to the square root of their number.
     steps : int, optional
-        Lanczos steps, 50 by default: products with each probe.
+        The number of Lanczos steps, 50 by default, each with one product for each probe.
     pairs : Eigenpairs, optional
-        Eigenpairs of the same H and M that are known. They count exactly and the probes sample the
-        rest only: where a few eigenvalues are large, errors are much smaller.
+        Known eigenpairs of the same H and M. Their contribution is exact and only the rest is
+        sampled, which reduces the error if a few eigenvalues are large.
     seed : int, optional
-        Seed of the random vectors; 0 by default.
+        The seed of the random vectors, 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 
@@ -199,15 +201,15 @@ def spectral_density(
     Raises
     ------
     ArgumentError
-        For fewer than 4 probes, or pairs that are all P.
+        If there are fewer than 4 probes, or if all P pairs are known.
 
     Notes
     -----
-    Stochastic Lanczos quadrature: with m steps from a random unit vector z, T = S diag(t) S',
+    In stochastic Lanczos quadrature with m steps from a random unit vector z, T = S diag(t) S',
 
         z' f(H) z  ~  sum_i S_1i^2 f(t_i),    P E[z' f(H) z] = tr f(H),
 
-    exact for polynomials f of degree 2 m - 1.
+    where the quadrature is exact for polynomials f of degree 2 m - 1.
 
     References
     ----------
@@ -233,9 +235,7 @@ def spectral_density(
         )
     exact = host.zeros(0) if pairs is None else array_on_host(pairs.values).astype("float64")
     if exact.size >= P:
-        raise ArgumentError(
-            f"pairs: expected fewer than P = {P}, got {exact.size}: nothing is left to estimate"
-        )
+        raise ArgumentError(f"pairs: expected fewer than P = {P} pairs, got {exact.size}")
     products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
         basis = None if pairs is None else pairs.vectors
@@ -255,9 +255,9 @@ def log_determinant(H: Any, **options: Any) -> Estimate:
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric and positive definite.
+        A symmetric and positive definite operator.
     **options
-        Those of `spectral_density`. With ``M=R`` the result is log det H - log det R.
+        Options of `spectral_density`. With ``M=R`` the result is log det H - log det R.
 
     Returns
     -------
@@ -266,12 +266,12 @@ def log_determinant(H: Any, **options: Any) -> Estimate:
     Raises
     ------
     ArgumentError
-        If the quadrature shows that H is not positive definite.
+        If a node of the quadrature is not positive.
 
     Notes
     -----
-    ``spectral_density(H, **options).sum(np.log)``. For the log-determinant of H + R with H of low
-    rank, see `mfdeq.LowRank`.
+    The estimate is ``spectral_density(H, **options).sum(np.log)``. For the log-determinant of H + R
+    with H of low rank, see `mfdeq.LowRank`.
 
     References
     ----------
@@ -299,16 +299,16 @@ def log_determinant(H: Any, **options: Any) -> Estimate:
 
 
 def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimate:
-    """Estimate how many eigenvalues are larger than rtol times the largest, in magnitude.
+    """Estimate the number of eigenvalues larger than rtol times the largest, in magnitude.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric.
+        A symmetric operator.
     rtol : float, optional
-        By default P times the rounding unit of the dtype.
+        The relative tolerance, by default P times the rounding unit of the dtype.
     **options
-        Those of `spectral_density`.
+        Options of `spectral_density`.
 
     Returns
     -------
@@ -337,7 +337,7 @@ def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimat
 def _tridiagonals(
     H: CountedOperator, start: Array, steps: int, basis: Array | None, norm: float
 ) -> tuple[Any, Any]:
-    """Diagonals and off-diagonals of each probe's T, (probes, steps); zeros beyond its end."""
+    """Compute the diagonals and off-diagonals of each probe's T, (probes, steps), zero-padded."""
     backend, metric = H.backend, H.metric
     rtol = max(BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS * backend.eps)
     x, before, b = start, 0.0, 0.0
@@ -347,12 +347,12 @@ def _tridiagonals(
         w = H(x) - b * before
         a = backend.column_dots(x, w)
         w = w - a * dual
-        if basis is not None:  # rounding brings its directions back
+        if basis is not None:  # rounding reintroduces its directions
             w = w - metric.apply(basis) @ (basis.T @ w)
         ahead = metric.solve(w)
         b = metric.norms(ahead, w)
         norm = max(norm, float(backend.xp.max(backend.xp.abs(a) + b)))
-        ended = b <= rtol * norm  # what is left is rounding, along directions already in T
+        ended = b <= rtol * norm  # the remainder is rounding, along directions already in T
         scale = backend.xp.where(ended, 0.0 * b, 1.0 / backend.xp.where(ended, b + 1.0, b))
         b = backend.xp.where(ended, 0.0 * b, b)
         diagonal.append(array_on_host(a))
@@ -362,7 +362,7 @@ def _tridiagonals(
 
 
 def _nodes_and_weights(diagonal: Any, off_diagonal: Any, steps: int) -> tuple[Any, Any]:
-    """Nodes and weights of each probe's quadrature after so many steps."""
+    """Compute the nodes and weights of each probe's quadrature after `steps` steps."""
     nodes, weights = [], []
     for a, b in zip(diagonal.astype("float64"), off_diagonal.astype("float64"), strict=True):
         ended = host.nonzero(b[: steps - 1] == 0.0)[0]
@@ -375,5 +375,5 @@ def _nodes_and_weights(diagonal: Any, off_diagonal: Any, steps: int) -> tuple[An
 
 
 def _quadrature(f: Callable[[Any], Any], nodes: Any, weights: Any) -> Any:
-    """The weighted sum of f over the nodes of each probe, (probes,)."""
+    """Compute the weighted sum of f over the nodes of each probe, (probes,)."""
     return (weights * f(nodes)).sum(axis=1)

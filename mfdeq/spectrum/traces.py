@@ -1,12 +1,12 @@
 """Traces, norms and condition numbers.
 
-The trace is split as in Hutch++: with Q an R-orthonormal basis of R^-1 H W, W random, and y uniform
-on the sphere y' R y = 1 of the n dimensions orthogonal to Q,
+The trace is split as in Hutch++. With Q an R-orthonormal basis of R^-1 H W for a random W, and y
+uniform on the sphere y' R y = 1 in the n dimensions orthogonal to Q,
 
-    tr R^-1 H = tr Q' H Q + n E[y' H y]
+    tr R^-1 H = tr Q' H Q + n E[y' H y].
 
-so that the error falls as one over the number of products, where that of plain random samples falls
-as one over its root. The Frobenius norm is the same with ||H y||^2.
+The error is inversely proportional to the number of products, rather than to its square root as for
+plain random samples. For the Frobenius norm, ||H y||^2 replaces y' H y.
 
 References
 ----------
@@ -42,26 +42,28 @@ def trace(
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric.
+        A symmetric operator.
     M : Precision, (P, P) matrix or (P,) array, optional
-        A `mfdeq.Precision` must have samples.
+        The matrix M, which must have samples if it is an `mfdeq.Precision`.
     products : int, optional
-        With H, at most; at least 12, by default 90. A third of them finds a basis of the large
-        eigenvalues, a third gives their trace exactly, and a third samples the rest.
+        The largest number of products with H, at least 12 and by default 90. One third computes a
+        basis for the large eigenvalues, one third their exact trace, and one third samples the
+        rest.
     seed : int, optional
-        Seed of the random vectors; 0 by default.
+        The seed of the random vectors, 0 by default.
     progress : bool, optional
         Show a progress bar of the products.
 
     Returns
     -------
     Estimate
-        Exact, with a standard error of 0, where a third of the products is P or more.
+        The estimate, which is exact with a standard error of 0 if a third of the products is P or
+        more.
 
     Notes
     -----
-    With an orthonormal basis Q of H W, W random, and unit vectors y orthogonal to it,
-    tr H = tr Q' H Q + (P - k) E[y' H y], k the columns of Q.
+    With an orthonormal basis Q of H W for a random W, and random unit vectors y orthogonal to Q,
+    tr H = tr Q' H Q + (P - k) E[y' H y], where k is the number of columns of Q.
 
     References
     ----------
@@ -84,14 +86,14 @@ def trace(
 def frobenius_norm(
     H: Any, *, M: Any = None, products: int = 90, seed: int = 0, progress: bool = False
 ) -> Estimate:
-    """Estimate the Frobenius norm: the root of the sum of the squared eigenvalues.
+    """Estimate the Frobenius norm, the square root of the sum of the squared eigenvalues.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        Symmetric.
+        A symmetric operator.
     M : Precision, (P, P) matrix or (P,) array, optional
-        For the eigenvalues of H x = mu M x; a `mfdeq.Precision` must have samples.
+        The matrix of the generalized problem H x = mu M x. An `mfdeq.Precision` must have samples.
     products, seed, progress
         As in `trace`.
 
@@ -101,8 +103,8 @@ def frobenius_norm(
 
     Notes
     -----
-    The root of the estimated trace of H'H, ||H||_F^2 = E ||H z||^2 for z with unit covariance; its
-    samples are those of `trace` with ||H y||^2 in place of y' H y.
+    The estimate is the square root of the estimated trace of H'H. It uses the samples of `trace`,
+    with ||H y||^2 in place of y' H y.
 
     References
     ----------
@@ -125,31 +127,33 @@ def frobenius_norm(
 
 
 def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
-    """Compute the condition number: the largest over the smallest magnitude of an eigenvalue.
+    """Compute the condition number, the ratio of the largest to the smallest |eigenvalue|.
 
     Parameters
     ----------
     H : LinearOperator, (P, P)
-        An mfdeq Hessian whose A, B and curvature are sparse matrices, for the smallest eigenvalue
-        by the Lagrangian system; any other with ``preconditioner=``, if it is positive definite.
+        An mfdeq Hessian whose A, B and curvature are sparse matrices, for which the smallest
+        eigenvalue is computed by the Lagrangian system. Any other H must be positive definite and
+        needs ``preconditioner=``.
     rtol : float, optional
-        Relative tolerance of the two eigenvalues; 1e-2 by default.
+        The relative tolerance of the two eigenvalues, 1e-2 by default.
     **options
-        Options of `eigsh` for the smallest: ``M``, ``preconditioner``, ``progress``.
+        Options of `eigsh` for the smallest eigenvalue: ``M``, ``preconditioner``, ``progress``.
 
     Returns
     -------
     Estimate
-        Its standard error is a bound, from the error bounds of the two eigenvalues.
+        Its standard error is a bound, computed from the error bounds of the two eigenvalues.
 
     Raises
     ------
     ArgumentError
-        If zero is within the bound of the smallest: H is singular to working precision.
+        If zero is within the error bound of the smallest eigenvalue, since H is then singular to
+        working precision.
 
     Notes
     -----
-    Both eigenvalues are by `mfdeq.eigsh`; see its references.
+    Both eigenvalues are computed by `mfdeq.eigsh`; see its references.
 
     Examples
     --------
@@ -169,8 +173,8 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
     )
     if not smallest > below:
         raise ArgumentError(
-            f"the smallest eigenvalue of H is {smallest:.2e}, within its bound {below:.1e} of "
-            "zero: H is singular to working precision, and has no condition number"
+            f"the smallest eigenvalue of H is {smallest:.2e}, with an error bound of {below:.1e}: "
+            "H is singular to working precision, and has no finite condition number"
         )
     value = largest / smallest
     error = max((largest + above) / (smallest - below) - value, 0.0)
@@ -180,7 +184,7 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
 def _deflated_trace(
     H: Any, M: Any, products: int, seed: int, progress: bool, squared: bool
 ) -> Estimate:
-    """The trace of R^-1 H, or of its square: exact on a subspace, sampled outside."""
+    """Estimate the trace of R^-1 H or of its square, exact on a subspace and sampled outside."""
     P = check_operator(H, 1)
     backend = backend_of(H)
     metric = metric_of(M, backend, P)
@@ -192,7 +196,7 @@ def _deflated_trace(
     counted = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
 
     def quadratic_forms(X: Array) -> Any:
-        """x' H x, or the squared length of H x, of each column."""
+        """Return x' H x, or the squared length of H x, for each column x."""
         HX = counted(X)
         forms = backend.column_dots(HX, metric.solve(HX) if squared else X)
         return array_on_host(forms).astype("float64")
@@ -202,7 +206,7 @@ def _deflated_trace(
         Q = metric.solve(counted(metric.gaussian(P, share, seed)))
         Q, _ = orthonormalize(metric, Q)
         exact = float(quadratic_forms(Q).sum())
-        if share == P:  # nothing is left
+        if share == P:  # Q spans the whole space
             return Estimate(exact, 0.0, counted.count)
         y = random_unit_vectors(metric, P, share, seed + 1, Q)
         samples = (P - share) * quadratic_forms(y)

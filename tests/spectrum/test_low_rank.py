@@ -75,7 +75,7 @@ def test_pairs_too_rough_for_a_posterior_warn_with_a_tolerance():
     S = rng.standard_normal((P, 20)) * np.geomspace(1e3, 1, 20)
     H, covariance = S @ S.T, np.linalg.inv(R.toarray())
     exact = np.linalg.inv(H + R.toarray())
-    with pytest.warns(mfdeq.AccuracyWarning, match="give mfdeq.eigsh rtol=") as caught:
+    with pytest.warns(mfdeq.AccuracyWarning, match="use mfdeq.eigsh with rtol=") as caught:
         rough = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=1e-4))
     rtol = float(str(caught[0].message).rpartition("rtol=")[2])
     fine = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=rtol))

@@ -152,7 +152,7 @@ REFUSED = {
     "not square": (lambda H: mfdeq.trace(H[:3]), "square"),
     "all pairs": (
         lambda H: mfdeq.spectral_density(H[:9, :9], pairs=mfdeq.eigsh(H[:9, :9], 9)),
-        "nothing is left",
+        "expected fewer than P = 9 pairs, got 9",
     ),
     "width": (lambda H: mfdeq.spectral_density(H)(0.0, 0.0), "width"),
     "steps": (lambda H: mfdeq.spectral_density(H, steps=0), "steps"),
