@@ -1,4 +1,4 @@
-"""Branches: folds and crossings where they are known to be, both branches, stability, and ends."""
+"""Branches: known folds and crossings, switching of branches, stability, and ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import mfdeq
 
 
 def test_the_fold_of_bratu_in_one_dimension_is_located():
-    """To eleven digits; and the upper branch at lambda = 1."""
+    """The fold is located to eleven digits, and the upper branch reaches lambda = 1."""
     branch = mfdeq.follow(bratu(), np.array([2.0]), span=(-1.0, 2.0), eigenvalues=3)
     (fold,) = branch.folds
     assert abs(2.0 + fold.t - FOLD) < 1e-10
@@ -28,7 +28,7 @@ def test_the_fold_of_bratu_in_one_dimension_is_located():
     heights = branch.measured(np.max)
     finer = mfdeq.follow(bratu(40), np.array([2.0]), span=(-1.0, 2.0)).measured(np.max)
     assert abs(finer[-1] - 4.091467246189) < 1e-9
-    assert np.all(np.diff(heights) > 0)  # around the fold without a way back
+    assert np.all(np.diff(heights) > 0)  # the branch does not turn back
     at = branch.points.index(fold)
     assert [p.unstable for p in branch.points[:at]] == [0] * at
     assert {p.unstable for p in branch.points[at + 1 :]} == {1}
@@ -37,7 +37,7 @@ def test_the_fold_of_bratu_in_one_dimension_is_located():
 
 
 def test_the_tangent_is_the_derivative_along_the_branch():
-    """dh/dt of the lower branch at lambda = 1 is the sensitivity."""
+    """On the lower branch at lambda = 1, dh/dt is the sensitivity."""
     branch = mfdeq.follow(bratu(), np.array([1.0]), span=(0.0, 0.5))
     first = branch.points[0]
     eq = mfdeq.solve(bratu(), np.array([1.0]))
@@ -47,7 +47,7 @@ def test_the_tangent_is_the_derivative_along_the_branch():
     assert back.points[1].t < 0
 
 
-def test_folds_of_bratu_in_two_dimensions_extrapolate_to_the_known_one():
+def test_folds_of_bratu_in_two_dimensions_extrapolate_to_the_exact_fold():
     """The discrete folds extrapolate (Richardson) to that of the equation."""
     folds = []
     for n in (7, 15, 31, 63):
@@ -95,7 +95,7 @@ def test_both_branches_of_a_transcritical_crossing_are_followed():
     assert abs(other.t[-1] - other.t[0]) > 0.9
 
 
-def test_a_fold_is_a_fold_from_either_side():
+def test_a_fold_is_found_from_either_side():
     branch = mfdeq.follow(
         SADDLE, np.array([1.0]), np.array([-1.0]), span=(-3.0, 1.5), start=np.array([1.0, 2.0])
     )
@@ -136,7 +136,7 @@ def test_unstable_counts_of_a_map_match_its_eigenvalues():
 
 
 def test_eigenvalues_of_a_large_state_match_the_exact_ones():
-    """By products only: those of a shifted Laplace matrix nearest to zero."""
+    """The eigenvalues of a shifted Laplacian nearest to zero are found by products."""
     n = 300
     L = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n)).tocsr()
 
@@ -168,7 +168,7 @@ def test_many_parameters_are_followed_along_a_direction():
     close(alone.points[-1].state, eq.state, 1e-8)
 
 
-def test_an_error_carries_the_branch_so_far():
+def test_an_error_contains_the_branch_so_far():
     def form(x, r):
         return r - x if r < 0.5 else np.nan
 
@@ -183,7 +183,7 @@ def test_an_error_carries_the_branch_so_far():
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.slow
 def test_a_corrector_does_not_jump_to_another_part_of_the_branch():
-    """On the upper branch of a coarse grid Newton's method would fall back to the lower parts."""
+    """On the upper branch of a coarse grid Newton's method could jump to the lower parts."""
     branch = mfdeq.follow(square(25), np.zeros(1), span=(-0.5, 10.0), max_points=45)
     heights = branch.measured(np.max)
     assert np.all(np.diff(heights) > 0)
@@ -193,8 +193,8 @@ def test_a_corrector_does_not_jump_to_another_part_of_the_branch():
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_an_overflow_carries_the_branch_so_far(tmp_path):
-    """States of 355, whose exponentials have no norm; and a start from the checkpoint."""
+def test_an_overflow_error_contains_the_branch_so_far(tmp_path):
+    """Exponentials of states near 355 overflow in the norm; a second run continues."""
     model = Bratu(np, np.float64, laplacian=five_point_laplacian(3), spread=np.ones((9, 1)))
 
     def run():
@@ -247,7 +247,7 @@ def test_a_missing_direction_and_an_ordinary_start_point_are_refused():
 
 
 def test_eigenvalues_near_a_fold_of_a_large_state_are_counted():
-    """Where A is singular to nine digits, and solves are by iteration."""
+    """Near the fold A is singular to nine digits, and solves are iterative."""
     branch = mfdeq.follow(square(15), np.array([6.0]), span=(-0.2, 2.0), eigenvalues=2)
     (fold,) = branch.folds
     at = branch.points.index(fold)
@@ -264,8 +264,8 @@ def test_a_crossing_in_the_last_step_is_found():
     assert before.crossings == []
 
 
-def test_a_model_is_linearized_once_at_a_point():
-    """And once before its correction, which here, on a straight branch, is the same place."""
+def test_a_model_is_linearized_at_most_twice_at_a_point():
+    """It is linearized again before the correction, at the same place on a straight branch."""
     calls = []
 
     class Counted(Normal):
@@ -279,7 +279,7 @@ def test_a_model_is_linearized_once_at_a_point():
 
 
 def test_uncertain_counts_are_withheld():
-    # Beyond the fold the eigenvalue that grows is soon farther from zero than the next one.
+    # Beyond the fold the growing eigenvalue is soon farther from zero than the next one.
     branch = mfdeq.follow(bratu(250), np.array([2.0]), span=(-1.9, 2.0), eigenvalues=1)
     at = branch.points.index(branch.folds[0])
     before, after = branch.points[:at], branch.points[at + 1 :]

@@ -1,4 +1,4 @@
-"""The fold guard: how near A is to singular, found when its factor is set up, and said."""
+"""The fold guard: the distance of A from singularity, and the warnings and errors near a fold."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_left_and_right_vectors_are_not_swapped():
     assert found.value == pytest.approx(sigma[1])
 
 
-def test_the_singular_value_costs_few_solves_and_fewer_along_a_path():
+def test_the_singular_value_takes_few_solves_and_fewer_along_a_path():
     A = sp.csr_matrix(random_nonsymmetric(60))
     loss = mfdeq.LeastSquares(np.arange(60), np.zeros(60))
     eq = mfdeq.solve(Linear(A), np.ones(60))
@@ -95,8 +95,8 @@ def test_the_singular_value_costs_few_solves_and_fewer_along_a_path():
     assert taken[1] == 1 < taken[0]
 
 
-def test_a_fold_is_a_warning_nearby_and_an_error_on_the_spot():
-    """Rounding moves h by eps / (h - 1), and A by that."""
+def test_a_nearby_fold_warns_and_a_fold_raises():
+    """Near the fold, rounding changes h, and so A, by eps / (h - 1)."""
     model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -125,7 +125,7 @@ def test_a_rough_state_causes_no_warning():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("side", ["rows", "columns", "both"])
 def test_bad_scaling_causes_no_warning(side, dtype):
-    """Units: pascals beside metres, in the equations, in the state, in both."""
+    """Mixed units, such as pascals and metres, in the equations, the state or both."""
     span = 8 if dtype == "float64" else 3
     units = sp.diags(10.0 ** np.random.default_rng(0).uniform(-span, span, 40))
     A = LAPLACIAN + sp.identity(40)

@@ -1,6 +1,6 @@
-"""Error estimates are near the true errors, and the accuracy that is asked for is reached.
+"""Error estimates are near the true errors, and requested accuracies are reached.
 
-On the example problems, for states, adjoints and inner solves of a range of accuracies.
+The problems are those of the examples, with states, adjoints and inner solves of many accuracies.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CACHE = {}
 
 
 def problem(name):
-    """Model, theta, loss, an iterative solver, the exact equilibrium and a direction, by name."""
+    """Return model, theta, loss, iterative solver, exact equilibrium and a direction by name."""
     if name not in CACHE:
         make, solver = PROBLEMS[name]
         if name in ("bratu", "groundwater"):
@@ -75,7 +75,7 @@ def problem(name):
 
 
 def perturbed(exact, off, solver):
-    """An equilibrium whose state has a relative error of that size, as a residual leaves it."""
+    """Return an equilibrium whose state has a relative error `off`, due to a residual."""
     e = exact.factor.solve(np.random.default_rng(1).standard_normal(exact.state.shape[0]))
     h = exact.state + off * np.linalg.norm(exact.state) * e / np.linalg.norm(e)
     given = exact.problem.linearize(h)
@@ -106,7 +106,7 @@ def test_estimates_are_one_to_ten_times_the_true_error(name, direct, off, inner)
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_exact_and_inexact_products_are_the_same_formula(name):
-    """By the same inner solves they give the same numbers."""
+    """With the same inner solves they give the same numbers."""
     _, _, loss, _, exact, v = problem(name)
     H, rtol = exact.hessian(loss), exact.factor.rtol
     for x in (v, np.stack([v, -2 * v], axis=1)):
@@ -118,8 +118,8 @@ def test_exact_and_inexact_products_are_the_same_formula(name):
 @pytest.mark.parametrize("rtol", TOLERANCES)
 @pytest.mark.parametrize("off", [1e-3, 1e-7])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_accuracy_asked_for_is_reached(name, off, rtol):
-    """Whatever the state that was solved for; at less cost where less is asked for."""
+def test_the_requested_accuracy_is_reached(name, off, rtol):
+    """The accuracy of the state does not matter, and a lower accuracy costs less."""
     _, _, loss, solver, exact, v = problem(name)
     eq = perturbed(exact, 1e-5 if name == "groundwater" else off, solver)
     g, truth = eq.gradient(loss, rtol=rtol), exact.gradient(loss)
@@ -152,7 +152,7 @@ def test_less_accuracy_costs_less():
     assert taken[0] < 0.6 * taken[1]
 
 
-def test_a_reduced_functional_is_as_accurate_as_asked_for():
+def test_a_reduced_functional_has_the_requested_accuracy():
     model, theta, loss, solver, exact, v = problem("diffusion")
     F = mfdeq.ReducedFunctional(model, loss, accuracy=1e-3, solver=solver)
     g, truth = F.gradient(theta), exact.gradient(loss)
@@ -161,7 +161,7 @@ def test_a_reduced_functional_is_as_accurate_as_asked_for():
     assert 1e-9 < np.linalg.norm(product - truth) / np.linalg.norm(truth) <= 1e-3
 
 
-def test_an_accuracy_out_of_reach_is_an_error_with_the_best():
+def test_an_unreachable_accuracy_is_an_error_with_the_best_result():
     _, _, loss, solver, exact, v = problem("diffusion")
     eq = perturbed(exact, 1e-6, solver)
     for compute in (

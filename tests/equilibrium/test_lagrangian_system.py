@@ -1,4 +1,4 @@
-"""The Lagrangian system: solves with H - sigma I, the nearest eigenvalues, how many are below."""
+"""The Lagrangian system: solves with H - sigma I, nearest eigenvalues and eigenvalue counts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def a_map():
 
 
 class Global(Coarse):
-    """The same, one further parameter beside, which drives all equations: N = 3P - 3."""
+    """The same model with one more parameter, which is in all equations: N = 3P - 3."""
 
     def __init__(self, P):
         super().__init__(P - 1)
@@ -111,7 +111,7 @@ class Global(Coarse):
 
 
 def one_for_all():
-    model = Global(420)  # whose hub would leave no small separators
+    model = Global(420)  # its hub prevents small separators
     observed = np.arange(0, model.state_size, 4)
     loss = mfdeq.LeastSquares(observed, np.full(observed.size, 0.7), 3.0)
     return model, np.r_[np.linspace(-1, 0.5, 419), -2.0], loss + mfdeq.QuadraticPrior(1e-3)
@@ -122,7 +122,7 @@ CACHE = {}
 
 
 def problem(name):
-    """H and its dense truth."""
+    """Return H, its eigenvalues and its dense matrix."""
     if name not in CACHE:
         model, theta, loss = PROBLEMS[name]()
         H = mfdeq.solve(model, theta).hessian(loss)
@@ -180,7 +180,7 @@ def test_a_missed_eigenvalue_is_counted():
 
 
 def test_a_newton_step_solves_with_the_hessian():
-    """Exact, and without the Hessian: H step = -g."""
+    """The step solves H step = -g without products with the Hessian."""
     model, theta, loss = diffusion()
     eq = mfdeq.solve(model, theta)
     H, g = eq.hessian(loss), eq.gradient(loss)
@@ -222,7 +222,7 @@ def test_float32_hessians_are_solved_and_counted():
     assert ShiftedInverse(H, sigma).below == len(exact)
 
 
-def test_certifying_without_blocks_is_refused_before_any_solve():
+def test_certify_without_blocks_is_refused_before_any_solve():
     model, theta, _ = diffusion()
     product = mfdeq.Loss(
         lambda h, t: (h**2).sum(),
@@ -238,7 +238,7 @@ def test_certifying_without_blocks_is_refused_before_any_solve():
     assert eq.report.linear.columns == before
 
 
-def test_pairs_are_returned_where_the_count_fails(monkeypatch):
+def test_pairs_are_returned_even_if_the_count_fails(monkeypatch):
     H, values, _ = problem("coarse")
 
     def refuse(*_):

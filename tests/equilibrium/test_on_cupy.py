@@ -1,4 +1,4 @@
-"""Equilibria on cupy's arrays: gradients of all cases, second order, accuracy, and waiting."""
+"""Equilibria on cupy arrays: gradients, second order, accuracy and reads from the device."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_products_and_gradients_to_an_accuracy_agree_with_numpy():
     assert_cupy_agrees_with_numpy(compute, rtol=1e-7)
 
 
-# Reads from the device of a Hessian product beyond one for each iteration, with each solver.
+# Maximal reads from the device in a Hessian product, beyond one per iteration, by solver.
 EXTRA_READS = {
     "LU": (mfdeq.Direct(package="superlu"), 8),
     "fronts": (mfdeq.Direct(package="multifrontal"), 8),
@@ -84,7 +84,7 @@ EXTRA_READS = {
 @needs_cupy
 @pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("name", EXTRA_READS)
-def test_a_hessian_product_reads_once_an_iteration_whatever_the_columns(name, columns):
+def test_a_hessian_product_reads_once_per_iteration_for_any_number_of_columns(name, columns):
     counter = pytest.importorskip("cupy._simulated", reason="only the simulation counts reads")
     solver, max_extra_reads = EXTRA_READS[name]
     case = bratu(cupy)

@@ -1,4 +1,4 @@
-"""Answers known without this library, through its public functions only."""
+"""Known solutions are reproduced by the public functions of the library."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import mfdeq
 
 
 def component(index, size):
-    """The loss h[index]."""
+    """Return the loss h[index]."""
     return LinearLoss(c=np.eye(size)[index]).given()
 
 
@@ -44,7 +44,7 @@ def test_cosine_matches_its_closed_form(method):
         assert actual == pytest.approx(expected, rel=1e-9)
 
 
-# 2. A linear map: its Hessian is Gauss-Newton, to the last bit
+# 2. A linear map: its Hessian equals the Gauss-Newton Hessian exactly
 
 
 def test_affine_map_has_no_dynamics_curvature():
@@ -83,7 +83,7 @@ def test_chandrasekhar_matches_its_closed_form(n, method):
 @pytest.mark.parametrize("n", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_chandrasekhar_hessian_has_one_eigenvalue(n):
     """One eigenvalue, |w|^2 (1 - 2a)^(-3/2), and n - 1 zeros."""
-    model, loss, psi = chandrasekhar(n)  # no case: its dense truth is of n^3 entries
+    model, loss, psi = chandrasekhar(n)  # not a case: the dense truth would have n^3 entries
     model, loss = model(np, "float64"), loss(np, "float64").given()
     w = model.w
     top = (w @ w) * (1 - 2 * (w @ psi)) ** -1.5
@@ -112,7 +112,7 @@ def test_chandrasekhar_is_accurate_near_its_fold():
 
 
 def bratu(n, lam, centre=None):
-    """The equilibrium from a start of that height, and the index of the centre."""
+    """Return the equilibrium from a start of this height, and the index of the centre."""
     model = SpectralBratu(laplacian=chebyshev_laplacian(n), spread=np.ones((n - 1, 1)))
     x = (1 + np.cos(np.pi * np.arange(1, n) / n)) / 2
     h0 = None if centre is None else 4 * centre * x * (1 - x)
@@ -133,7 +133,7 @@ def test_bratu_matches_its_closed_form(n, lam, start, value, slope):
     u, du, d2u = bratu_centre(lam, upper=start is not None)
     one = np.ones(1)
     loss = component(centre, n - 1)
-    # Published figures; then the closed form, to what the state and its derivatives are solved to.
+    # Compare with published values, then with the closed form, to the accuracy of the solves.
     if value is not None:
         assert eq.state[centre] == pytest.approx(value, rel=1e-10)
     if slope is not None:
@@ -185,7 +185,7 @@ class BratuOverHeight(mfdeq.ResidualModel):
 
 
 def test_newton_on_the_slope_finds_the_fold_of_bratu():
-    """Newton for dlam/dtheta = 0 with the first and second derivative of the library."""
+    """Newton's method for dlam/dtheta = 0 uses the first and second derivative of the library."""
     n = 32
     model, one, height = BratuOverHeight(n), np.ones(1), 1.0
     h0 = np.r_[np.zeros(n - 1), 3.0]
@@ -204,7 +204,7 @@ SIZES = 0.1 * 0.5 ** np.arange(5)
 
 
 def slopes(remainders):
-    """The orders at which remainders fall over SIZES."""
+    """Return the orders at which remainders fall over SIZES."""
     norms = np.array([np.linalg.norm(r) for r in remainders])
     return np.log2(norms[:-1] / norms[1:])
 
@@ -240,5 +240,5 @@ def test_taylor_remainders_fall_at_their_orders(name):
         ),
     }
     for what, (order, remainders) in orders.items():
-        # The last pair: the leading term has taken over, and rounding is not there yet.
+        # At the last pair the leading term dominates, and rounding is still negligible.
         assert slopes(remainders)[-1] == pytest.approx(order, abs=0.1), what

@@ -1,4 +1,4 @@
-"""How much Python runs around the arithmetic of one Hessian product."""
+"""The Python overhead of one Hessian product."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ class Chain(mfdeq.ResidualModel):
 
 
 def stacks_of_calls(function):
-    """The stack of package frames at each call of a Python function of the package."""
+    """Return the stack of package frames at each call of a function of the package."""
     stacks = []
 
     def profile(frame, event, _):

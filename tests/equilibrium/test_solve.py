@@ -1,4 +1,4 @@
-"""`mfdeq.solve` and `equilibrium_at`: which method, what is checked, and what is computed once."""
+"""`mfdeq.solve` and `equilibrium_at`: the choice of method, checks, and caching."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from support.small_maps import Products, Tanh
 import mfdeq
 
 
-def test_auto_reports_its_choice_and_what_failed():
+def test_auto_reports_its_choice_and_failed_methods():
     eq = mfdeq.solve(Products(), np.ones(2))
     assert eq.report.method == "anderson"
     assert "by its products only" in eq.report.choices[0]
 
     class Awkward(Products):
-        """A cubic far from contracting, for which products are all that is given."""
+        """A cubic map that is far from contracting, with products only."""
 
         def map(self, h, theta):
             return h - 50 * (h + h**3 - theta)
@@ -44,8 +44,8 @@ def test_auto_names_every_method_that_failed():
 
 
 @pytest.mark.parametrize("solver", [mfdeq.Direct(), mfdeq.Krylov()], ids=str)
-def test_derivatives_at_a_double_root_raise_however_small_the_residual(solver):
-    """h² = 0: ||R|| is 1e-10 where the state is off by 1e-5 and A has no digits."""
+def test_derivatives_at_a_double_root_raise_for_any_residual(solver):
+    """For h² = 0, ||R|| is 1e-10 although the state is off by 1e-5 and A has no digits."""
 
     class Double(mfdeq.ResidualModel):
         state_size = param_size = 2
@@ -107,7 +107,7 @@ def test_state_and_params_are_read_only():
     assert "Tanh" in repr(eq)
 
 
-def test_an_exception_in_a_user_function_notes_where():
+def test_an_exception_in_a_user_function_has_a_note_with_its_name():
     class Broken(Tanh):
         def map(self, h, theta):
             return np.eye(3) @ h

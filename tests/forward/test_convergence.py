@@ -1,4 +1,4 @@
-"""When an iteration has converged: the scale, rtol and the rounding floor."""
+"""Convergence tests of the iterations: the scale, rtol and the rounding floor."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import mfdeq
 from mfdeq.forward import METHODS
 
 
-def test_a_warm_start_is_not_asked_for_more_than_a_cold_one():
+def test_a_warm_start_has_the_tolerance_of_a_cold_one():
     case = build("bratu_field")
     cold = case.solve()
     warm = mfdeq.solve(case.model, case.params, cold.state + 1e-7)
@@ -29,7 +29,7 @@ def test_a_model_may_set_start_and_scale():
     assert 1e-6 < np.linalg.norm(eq.state - 2 * theta) < 1e-3
 
 
-def test_rtol_is_reached_and_below_the_floor_an_error():
+def test_rtol_is_reached_or_an_error_below_the_rounding_floor():
     theta = np.array([1.0, -2.0])
     for rtol in (1e-2, 1e-6):
         eq = mfdeq.solve(Line(), theta, method="picard", rtol=rtol)

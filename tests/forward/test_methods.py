@@ -1,4 +1,4 @@
-"""Every forward method: it reaches the equilibrium, or fails with a typed error."""
+"""Every forward method reaches the equilibrium or fails with a typed error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_method_and_solver_reaches_the_equilibrium(case, method, solver):
     eq = case.solve(method=method, solver=solver)
     report = eq.report
     assert eq.state.dtype == case.dtype
-    # The state error: 1e-10 of the scale, or rounding, through A⁻¹.
+    # The error of the state: 1e-10 of the scale, or rounding, times the norm of A⁻¹.
     size = np.linalg.norm(case.truth.A_inverse, 2) * report.target
     assert np.linalg.norm(to_numpy(eq.state) - case.truth.state) <= 2 * size
     assert np.linalg.norm(to_numpy(residual(eq))) <= 2 * report.target
@@ -60,15 +60,15 @@ def test_a_loose_newton_step_does_not_leak_into_an_adjoint(solver):
     case = build("bratu_field")
     eq = case.solve(method="newton", solver=solver)
     assert eq.report.forward.solves >= 3
-    assert eq.report.forward.setups == 1  # the first step's serves the others
+    assert eq.report.forward.setups == 1  # the setup of the first step is reused
     assert eq.report.linear.setups == 0
     close(eq.gradient(case.loss), case.truth.gradient, 1e-8)
-    assert eq.report.linear.setups == isinstance(solver, mfdeq.Direct)  # else nothing to set up
+    assert eq.report.linear.setups == isinstance(solver, mfdeq.Direct)  # not Krylov
     assert eq.report.linear.worst_residual <= 1e-10
 
 
 def test_inexact_newton_saves_inner_iterations():
-    """With forcing, the first steps are solved loosely."""
+    """Forcing terms allow loose solves in the first steps."""
     model = build("bratu_field", dtype="float64").model
     theta = np.full(16, 6.0)
     eq = mfdeq.solve(model, theta, method="newton", solver=mfdeq.Krylov())
@@ -80,7 +80,7 @@ def test_inexact_newton_saves_inner_iterations():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_equilibrium_is_an_error_with_the_history(method):
-    """h = h + 1, and h = h² + 1."""
+    """Neither h = h + 1 nor h = h² + 1 has a real solution."""
 
     class Never(mfdeq.FixedPointModel):
         state_size = param_size = 1
@@ -103,7 +103,7 @@ def test_picard_detects_divergence_and_auto_uses_newton():
     case = build("stiff")
     with pytest.raises(mfdeq.ConvergenceError, match="in 1 iterations"):
         mfdeq.solve(Line(slope=-2.5), np.ones(2), method="picard", max_iterations=1)
-    # Damping rescues what oscillates; nothing rescues a monotone expansion.
+    # Damping helps if the iteration oscillates, but not if it expands monotonically.
     close(mfdeq.solve(Line(slope=-3.0), np.ones(2), method="picard").state, np.full(2, 0.25), 1e-9)
     with pytest.raises(mfdeq.ConvergenceError, match="diverged"):
         mfdeq.solve(Line(slope=3.0), np.ones(2), method="picard")
@@ -185,7 +185,7 @@ def test_nan_along_a_newton_step_is_reported():
 
 
 class Aquifer(mfdeq.ResidualModel):
-    """Water under flat ground at z = 0, closed at the rim: only drains at the surface hold it."""
+    """Groundwater under flat ground at z = 0 with a closed rim and drains at the surface."""
 
     n = 12
     state_size = n * n
@@ -220,7 +220,7 @@ SOLVERS_ON_WATER = (mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.AMG()), "a
 
 @pytest.mark.parametrize("solver", SOLVERS_ON_WATER, ids=str)
 def test_a_start_where_A_is_singular_gives_the_solution_or_a_typed_error(solver):
-    """A is singular there to 1e-59: a step is anything along the constants."""
+    """A is singular to 1e-59 there, so a step along the constants is arbitrary."""
     theta = np.full(1, np.log(1e-6))
     wet = mfdeq.solve(Aquifer(), theta, solver=solver)
     close(wet.state, np.full(144, 0.5 * np.log(np.expm1(0.2))), 1e-6)  # each cell drains its rain

@@ -1,4 +1,4 @@
-"""The loop of Newton's and the chord method: its steps, its stop rules, and the chord steps."""
+"""The loop of Newton's method and of chord steps: its steps and stopping rules."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from mfdeq.forward.newton_loop import Iterate, chord_steps, newton_loop
 
 
 def square_root(h):
-    """The iterate h of h² = 2."""
+    """Return the iterate of h² = 2 at h."""
     residual = h**2 - 2.0
     return Iterate(h, residual, float(np.linalg.norm(residual)))
 
@@ -34,21 +34,21 @@ def test_newton_steps_converge_quadratically():
     assert norms[3] < norms[2] ** 2
 
 
-def test_the_loop_stops_where_no_step_is_acceptable():
+def test_the_loop_stops_if_no_step_is_acceptable():
     start = square_root(np.array([2.0]))
     end, steps = newton_loop(start, newton_step, lambda *_: None, lambda *_: False, 20)
     assert end is start
     assert steps == 0
 
 
-def test_the_loop_takes_at_most_so_many_steps():
+def test_the_loop_takes_at_most_max_steps():
     start = square_root(np.array([1e6]))
     _, steps = newton_loop(start, newton_step, full_step, lambda *_: False, 3)
     assert steps == 3
 
 
 def take_chord_steps(case, off, **options):
-    """Chord steps of a case from a state that is off, with the factor at its solution."""
+    """Take chord steps from a state that is off, with the factor at the solution."""
     eq = case.solve()
     h = case.truth.state + off
     R = eq.problem.residual(h)

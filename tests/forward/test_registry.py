@@ -58,7 +58,7 @@ def test_the_error_for_an_unknown_method_lists_a_registered_one():
 
 
 @pytest.mark.parametrize("name", [*METHODS, "auto", "snes", None])
-def test_a_name_that_is_taken_is_refused(name):
+def test_a_registered_name_is_refused(name):
     before = dict(METHODS)
     with pytest.raises(
         mfdeq.ArgumentError, match="name: expected a string that is not among 'newton'"
@@ -68,7 +68,7 @@ def test_a_name_that_is_taken_is_refused(name):
 
 
 @pytest.mark.parametrize("method", [Richardson, lambda problem, h, solver, monitor: h, None])
-def test_what_is_no_forward_method_is_refused(method):
+def test_an_object_that_is_not_a_forward_method_is_refused(method):
     with pytest.raises(mfdeq.ArgumentError, match=r"derived from mfdeq\.forward\.ForwardMethod"):
         register("other", method)
     assert "other" not in METHODS

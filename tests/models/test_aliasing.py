@@ -1,7 +1,7 @@
 """Aliasing changes no result.
 
-Callbacks may write into their arguments, return views of them or fill one buffer again, and callers
-may change their arrays afterwards.
+Callbacks may write into their arguments, return views of them or reuse one buffer, and callers may
+change their arrays afterwards.
 """
 
 from dataclasses import fields, replace
@@ -38,7 +38,7 @@ def arrays_in(x):
 
 
 def overwriting_arguments(function):
-    """The function, which afterwards writes over everything that it was given."""
+    """Wrap a function so that it overwrites its arguments before it returns."""
 
     def wrapped(*args):
         out = function(*args)
@@ -52,7 +52,7 @@ def overwriting_arguments(function):
 
 
 def reusing_buffers(function):
-    """The function, which returns the same array every time, filled anew."""
+    """Wrap a function so that it returns the same buffer every time, with new entries."""
     kept = {}
 
     def into_buffer(x, key):
@@ -68,7 +68,7 @@ def reusing_buffers(function):
 
 
 def wrap(x, how, into_buffer=lambda x, key: x, key=0):
-    """`how` applied to every function inside a Linearization or Curvature."""
+    """Apply `how` to every function inside a Linearization or Curvature."""
     if isinstance(x, (mfdeq.Linearization, mfdeq.Curvature)):
         parts = {f.name: getattr(x, f.name) for f in fields(x)}
         return replace(
@@ -83,7 +83,7 @@ def wrap(x, how, into_buffer=lambda x, key: x, key=0):
 
 
 def with_callbacks(how, model):
-    """The model, and the toy loss, with every function of theirs with_callbacks."""
+    """Apply `how` to all functions of a model and of the toy loss."""
     for name in ("map", "residual", "initial_state", "residual_scale", "linearize"):
         if hasattr(model, name):
             setattr(model, name, how(getattr(model, name)))
@@ -92,7 +92,7 @@ def with_callbacks(how, model):
 
 
 def results(eq, loss):
-    """What an equilibrium gives, as arrays."""
+    """Return the results of an equilibrium as arrays."""
     H = eq.hessian(loss)
     u, v = V[:, 0], V[:, 1]
     found = {
@@ -152,7 +152,7 @@ OPERATORS = ("d_state", "d_params", "params_params", "state_params", "state_stat
 
 
 def rewrapped(how):
-    """An operator of a matrix, its products with_callbacks."""
+    """Return an operator of a matrix, with `how` applied to its products."""
 
     def convert(matrix):
         op = operator(matrix)
@@ -188,7 +188,7 @@ def test_products_do_not_write_into_the_operand():
         kept = X.copy()
         first = op @ X
         np.testing.assert_array_equal(X, kept)
-        first *= 0  # nor is what was returned kept
+        first *= 0  # the result of an earlier call is not stored, either
         assert np.linalg.norm(op @ X) > 0
 
 

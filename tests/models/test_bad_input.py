@@ -1,4 +1,4 @@
-"""Wrong input of every kind raises a typed error that says what was expected and what came."""
+"""Wrong input of every kind raises a typed error that says what was expected and found."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def hessian(**spoil):
     return solve_toy(**spoil).hessian(LOSS) @ V
 
 
-# Vectors: out of every callback that returns one, and every one that is passed.
+# Vectors: results of callbacks, and arguments.
 
 
 def put(value):
@@ -81,7 +81,7 @@ VECTORS = {
     "weights of Least": lambda s: EQ.gradient(mfdeq.LeastSquares(W, np.ones(N), s(np.ones(N)))),
     "mean of Quadratic": lambda s: EQ.gradient(mfdeq.QuadraticPrior(2.0, s(np.ones(P)))),
 }
-DEFAULTS = [("Toy.initial_state", "none"), ("h0", "none")]  # where None asks for the default
+DEFAULTS = [("Toy.initial_state", "none"), ("h0", "none")]  # None selects the default
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_wrong_vectors_raise(name, bad):
         VECTORS[name](spoil)
 
 
-@pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"single"}))  # alone, it is the problem's
+@pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"single"}))  # it sets the dtype
 def test_wrong_params_raise(bad):
     spoil, words = BAD_VECTORS[bad]
     for use in (
@@ -117,7 +117,7 @@ DIRECTIONS = {
 
 @pytest.mark.parametrize(
     ("name", "bad"),
-    # A start may be left out, and may be a block.
+    # A start is optional, and may be a block.
     [(n, b) for n in DIRECTIONS for b in BAD_VECTORS if n != "v0" or b not in ("none", "column")],
 )
 def test_wrong_directions_raise(name, bad):
@@ -136,7 +136,7 @@ PRODUCTS = [
 ]
 
 
-# scipy makes arrays of what a product returned: columns, sparse and masked ones never arrive.
+# scipy converts the results of products, so columns, sparse and masked ones do not reach mfdeq.
 @pytest.mark.parametrize("bad", sorted(set(BAD_VECTORS) - {"column", "sparse", "masked"}))
 @pytest.mark.parametrize(("field", "product"), PRODUCTS)
 def test_wrong_products_of_a_linear_operator_raise(field, product, bad):
@@ -179,14 +179,14 @@ def test_wrong_scalars_raise(bad, word):
         solve_toy(residual_scale=lambda _: bad)
 
 
-def test_missing_value_and_negative_scale_raise():
+def test_a_missing_value_and_a_negative_scale_raise():
     with refused(ModelError, "value of the loss", "got None"):
         toy_loss(value=lambda _: None).value(EQ.state, EQ.params)
     with refused(ModelError, "residual_scale: expected a number >= 0, got -1.0"):
         solve_toy(residual_scale=lambda _: -1.0)
 
 
-# Matrices: every field that takes one.
+# Matrices: every field that accepts one.
 
 MATRICES = {
     "d_state of Toy": lambda s: solve_toy(d_state=s),
@@ -278,7 +278,7 @@ def test_unsymmetric_curvature_raises(words, use):
         use()
 
 
-# Parts that are missing, or of another kind.
+# Parts that are missing or of a wrong kind.
 
 
 class Bare(mfdeq.FixedPointModel):
@@ -407,7 +407,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("part", MISSING)
-def test_missing_loss_derivative_that_is_not_zero_raises(part):
+def test_a_missing_nonzero_loss_derivative_raises(part):
     use, words = MISSING[part]
     with refused(DerivativeError, words):
         use()

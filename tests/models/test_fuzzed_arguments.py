@@ -1,6 +1,6 @@
 """Random arguments: arrays of every layout, dtype and kind, on the host and on another device.
 
-Every case ends in the right answer or in an error that names the argument.
+Every case gives the correct result or an error that names the argument.
 """
 
 import functools
@@ -27,7 +27,7 @@ from support.treatments import (
 
 import mfdeq
 
-# Arrays that are passed.
+# Array arguments.
 
 
 @functools.cache
@@ -110,13 +110,13 @@ BLOCKS = {
     "Fortran": np.asfortranarray,
     "float": lambda x: x.astype(np.float64),
 }
-# Of which one in double precision is made, where the model has less.
+# Treatments that return double precision, also for a model in float32.
 DOUBLE = ("long", "double", "list", "tuple")
 NAMES = {
     "operand": "operand|right-hand side",
     "the right-hand side": "right-hand side",
     "state": r"\bstate\b|params has dtype float32",
-    "params": r"\bparams\b|Toy",  # what the model makes of the params
+    "params": r"\bparams\b|Toy",  # or a result of the model for them
 }
 PASSED = [
     (argument, name, harm)
@@ -132,7 +132,7 @@ PASSED = [
 
 @cases(100)
 @given(any_of([Toy, ToyResidual]), any_of(TOLERANCE), any_of(PASSED))
-def test_arguments_give_the_right_answer_or_a_named_error(kind, dtype, passed):
+def test_arguments_give_the_correct_result_or_a_named_error(kind, dtype, passed):
     argument, name, harm = passed
     x, compute, expected = ARGUMENTS[argument]
     x = x.astype(dtype)
@@ -142,7 +142,7 @@ def test_arguments_give_the_right_answer_or_a_named_error(kind, dtype, passed):
         given = BLOCKS[name](x)
     else:
         given = HARMFUL[name](x, ()) if harm else harmless_treatment("vector", name)(x, ())
-    with np.errstate(invalid="ignore"):  # numpy's word on products with infinity
+    with np.errstate(invalid="ignore"):  # numpy warns of products with infinity
         found = outcome(lambda: compute(setup, given))
     if isinstance(found, Exception):
         assert harm or name in DOUBLE, repr(found)
@@ -150,11 +150,11 @@ def test_arguments_give_the_right_answer_or_a_named_error(kind, dtype, passed):
         assert_named(found, NAMES.get(word, rf"\b{word}\b"))
     elif np.all(np.isfinite(found)):
         assert error(found, expected(setup.truth, np.asarray(given, float))) <= TOLERANCE[dtype]
-    else:  # a product with what is not finite
+    else:  # a product with infinity or NaN
         assert not np.all(np.isfinite(given))
 
 
-# Indices of what is observed.
+# Indices of observations.
 
 INDICES = {
     **{dtype: (lambda i, t=dtype: i.astype(t)) for dtype in ("uint8", ">i4", "int16", "uint64")},
@@ -183,7 +183,7 @@ NO_INDICES = {
     st.lists(st.integers(0, N - 1), min_size=2, max_size=2, unique=True).map(sorted),
     any_of([*INDICES, *NO_INDICES]),
 )
-def test_observation_indices_give_the_right_answer_or_a_named_error(drawn, name):
+def test_observation_indices_give_the_correct_result_or_a_named_error(drawn, name):
     eq, right = toy_equilibrium(Toy, "float64"), truth("float64", "written")
     observe = (INDICES | NO_INDICES)[name](np.array(drawn))
     found = outcome(lambda: eq.gradient(mfdeq.LeastSquares(observe, np.zeros(2))))
@@ -236,7 +236,7 @@ DEFAULTS = [
 
 
 def on_device(treat, products):
-    """All that is computed, on the device but for what is treated."""
+    """Compute all results on the device, with `treat` applied to arguments and callbacks."""
 
     def there(path, x):
         return through(treat, path, THERE(x))
@@ -263,7 +263,7 @@ def on_device(treat, products):
     theta = there("params", [0.1, 0.2, -0.3])
     eq = mfdeq.solve(model, theta, solver=mfdeq.Neumann())
     H = eq.hessian(loss)
-    H._matvec(there("operand", np.eye(3)[:, :2]))  # what scipy's product calls
+    H._matvec(there("operand", np.eye(3)[:, :2]))  # called by scipy's products
     eq.second_order(theta, theta)
     eq.component_hessian(there("w", np.ones(size)))._apply(theta)
     return loss.value(eq.state, theta), eq.gradient(loss)
@@ -271,7 +271,7 @@ def on_device(treat, products):
 
 @cases(40)
 @given(any_of(ON_DEVICE), any_of(MOVED), WHEN, st.booleans())
-def test_arrays_of_another_device_give_the_right_answer_or_a_named_error(
+def test_arrays_of_another_device_give_the_correct_result_or_a_named_error(
     path, name, when, products
 ):
     moved = SomeCalls(lambda x, args: MOVED[name](x), when)

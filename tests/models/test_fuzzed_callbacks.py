@@ -1,6 +1,6 @@
 """Random results of callbacks: layouts, dtypes, formats and wrong values in every one of them.
 
-Every case ends in the right answer or in an error that names the callback.
+Every case gives the correct result or an error that names the callback.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from support.treatments import CHANGED, HARMFUL, HARMLESS, SomeCalls, harmless_t
 
 import mfdeq
 
-LOOSE = 3e-2  # where no more was asked for
+LOOSE_RTOL = 3e-2  # for quantities with a loose tolerance
 SETUPS = st.builds(
     Setup,
     kind=any_of([Toy, ToyResidual]),
@@ -38,7 +38,7 @@ SETUPS = st.builds(
 
 def is_right(found, setup, quantity):
     compute = QUANTITIES[quantity][1]
-    loose = LOOSE if "rtol" in quantity or "accuracy" in quantity else 0.0
+    loose = LOOSE_RTOL if "rtol" in quantity or "accuracy" in quantity else 0.0
     return error(found, compute(setup.truth)) <= max(loose, TOLERANCE[setup.dtype])
 
 
@@ -46,7 +46,7 @@ def is_right(found, setup, quantity):
 @given(SETUPS, st.lists(any_of(HARMLESS_AT), max_size=8), any_of(QUANTITIES))
 @example(Setup(solver="direct"), [("linearize().d_state", "duplicates")], "H")
 @example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
-def test_harmless_results_give_the_right_answer(setup, drawn, quantity):
+def test_harmless_callbacks_give_the_correct_result(setup, drawn, quantity):
     for path, name in drawn:
         setup.treatments[path] = harmless_treatment(VALUES[path][0], name)
     assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
@@ -54,21 +54,21 @@ def test_harmless_results_give_the_right_answer(setup, drawn, quantity):
 
 @cases(250)
 @given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
-def test_harmful_results_give_the_right_answer_or_a_named_error(setup, place, when, quantity):
+def test_harmful_callbacks_give_the_correct_result_or_a_named_error(setup, place, when, quantity):
     path, name = place
     setup.treatments[path] = treatment = SomeCalls(HARMFUL[name], when)
     found = outcome(lambda: QUANTITIES[quantity][0](setup))
     if isinstance(found, Exception):
         assert treatment.done
-        # scipy's LinearOperator makes arrays of what products return, or fails to; a function in
-        # place of another raises what it likes.
+        # scipy's LinearOperator may fail to convert the result of a product, and a function in
+        # place of another result may raise anything.
         own = name.startswith("raises") or name == "function" or VALUES[path][0] == "product"
         assert_named(found, message_pattern(path, name), typed=not own)
     else:
         assert is_right(found, setup, quantity)
 
 
-# Derivatives that contradict themselves, where the library compares.
+# Contradictory derivatives, where the library compares them.
 
 
 def paths(kinds, *ends):
@@ -91,10 +91,10 @@ CONTRADICTIONS = [
 
 @cases(80)
 @given(SETUPS, any_of(CONTRADICTIONS), any_of(QUANTITIES))
-def test_contradicting_derivatives_give_the_right_answer_or_a_named_error(
+def test_contradictory_derivatives_give_the_correct_result_or_a_named_error(
     setup, contradiction, quantity
 ):
-    """Where it is right by chance, so is the answer."""
+    """A derivative that happens to be correct gives the correct result."""
     setup.form, path, name = contradiction
     if setup.solver == "direct":
         setup.solver = "preconditioned"
@@ -106,7 +106,7 @@ def test_contradicting_derivatives_give_the_right_answer_or_a_named_error(
         assert is_right(found, setup, quantity)
 
 
-# Models from a function alone.
+# Models of a function without derivatives.
 
 
 class FromFunction(Setup):
@@ -122,7 +122,7 @@ class FromFunction(Setup):
 
 
 FIRST_ORDER = ("state", "gradient", "adjoint", "Z", "Z'", "functional", "value")
-OF_REAL = ("half", "single", "dates")  # numpy's word on what f does to complex numbers
+OF_REAL = ("half", "single", "dates")  # numpy warns when f discards imaginary parts
 OF_F = [(True, name) for name in HARMFUL]
 OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "double")]
 
@@ -134,7 +134,7 @@ OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "d
     WHEN,
     any_of(QUANTITIES),
 )
-def test_plain_functions_give_the_right_answer_or_a_named_error(setup, treatment, when, quantity):
+def test_plain_functions_give_the_correct_result_or_a_named_error(setup, treatment, when, quantity):
     harm, name = treatment
     setup.treatments["f()"] = f = SomeCalls(
         HARMFUL[name] if harm else harmless_treatment("vector", name), when
@@ -151,7 +151,7 @@ def test_plain_functions_give_the_right_answer_or_a_named_error(setup, treatment
         assert error(found, expected) <= (1e-6 if exact else 1e-3)
 
 
-# Derivatives that are wrong, or change from call to call: `verify` does not pass them.
+# `verify` does not pass derivatives that are wrong or change from call to call.
 
 FIELDS = [
     *paths(["matrix"], "linearize().d_state", "linearize().d_params"),
@@ -165,7 +165,7 @@ WRONG = [
     (path, name, when)
     for places, names, times in (
         (FIELDS, ("scaled", "moved", "one entry"), ("always", 1)),
-        (FUNCTIONS, ("scaled",), ("always",)),  # a constant more is right
+        (FUNCTIONS, ("scaled",), ("always",)),  # adding a constant leaves derivatives correct
         (FUNCTIONS, ("scaled", "moved"), ("alternately",)),
     )
     for path in places

@@ -1,4 +1,4 @@
-"""Models and losses: what their base classes promise to everything that uses them."""
+"""The methods that the base classes of models and losses provide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mfdeq.models.model import ComputedLinearization
 
 
 class Inexact(Toy):
-    """The toy model with derivatives off by 1e-5, and others off by as much to the other side."""
+    """The toy model with derivatives off by 1e-5, and by -1e-5 for comparison."""
 
     def __init__(self, accuracy=(0.0, 0.0)):
         super().__init__()
@@ -36,7 +36,7 @@ class Inexact(Toy):
         return self.scaled(h, theta, 1 - 1e-5)
 
 
-def test_verification_allows_for_an_accuracy_that_is_stated():
+def test_verification_allows_for_a_stated_accuracy():
     assert mfdeq.verify(Inexact(), THETA).verdict == "FAIL"
     # Some checks cannot decide with so few digits; none fails.
     found = mfdeq.verify(Inexact(accuracy=(1e-4, 1e-4)), THETA)
@@ -50,21 +50,21 @@ def test_error_estimates_compare_two_linearizations():
     assert 1e-7 < error <= np.linalg.norm(estimate) <= 10 * error
 
 
-def test_reports_name_the_sources_that_are_stated():
+def test_reports_name_the_stated_sources():
     eq = mfdeq.solve(Inexact(accuracy=(1e-4, 1e-4)), THETA, method="anderson")
     assert eq.report.derivatives == {"d_state": "a table"}
     assert mfdeq.solve(Toy(), THETA).report.derivatives == {}
 
 
 @pytest.mark.parametrize(("model", "name"), [(Toy(), "map"), (ToyResidual(), "residual")])
-def test_map_or_residual_is_the_function_that_the_model_has(model, name):
+def test_map_or_residual_evaluates_the_function_of_the_model(model, name):
     h = np.linspace(0.1, 0.3, N)
     expected = getattr(model, name)(h, THETA)
     np.testing.assert_array_equal(model.map_or_residual(h, THETA), expected)
     assert model.function_name == name
 
 
-def test_sums_and_multiples_of_losses_have_those_of_their_derivatives():
+def test_derivatives_of_losses_are_linear():
     h, theta = np.linspace(0.1, 0.3, N), THETA
     toy, prior = toy_loss(), mfdeq.QuadraticPrior(np.diag([1.0, 4.0]), mean=1.0)
     loss = sum([toy, prior]) - prior / 2

@@ -1,4 +1,4 @@
-"""Losses on cupy's arrays: observations and priors of every kind."""
+"""Losses on cupy arrays: observations and priors of every kind."""
 
 from __future__ import annotations
 

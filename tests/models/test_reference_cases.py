@@ -13,19 +13,19 @@ ANGLES = np.exp(2j * np.pi * np.arange(16) / 16)
 
 
 def contour_integral(f, order, radius=0.1):
-    """f(0), f'(0) or f''(0)/2 of an analytic function of one complex variable."""
+    """Return f(0), f'(0) or f''(0)/2 of an analytic function of one complex variable."""
     values = np.array([f(radius * w) for w in ANGLES])
     return np.tensordot(ANGLES**-order, values, 1).real / (len(ANGLES) * radius**order)
 
 
 def mixed_second_derivative(f, x, a, b):
-    """f''(x)[a, b] by polarization."""
+    """Return f''(x)[a, b] by polarization."""
     plus, minus = (contour_integral(lambda e, s=s: f(x + e * (a + s * b)), 2) for s in (1, -1))
     return (plus - minus) / 2
 
 
 def directions(truth, count=3):
-    """Pairs of generic unit directions (dtheta, dh), stacked."""
+    """Return pairs of random unit directions (dtheta, dh), stacked."""
     pairs = np.random.default_rng(0).standard_normal((count, 2, truth.P + truth.N))
     return pairs / np.linalg.norm(pairs, axis=2, keepdims=True)
 
@@ -54,7 +54,7 @@ def test_derivatives_of_the_map_match_contour_integrals(case):
             + np.einsum("ijn,j,n->i", f.f_ht, b[P:], a[:P])
             + np.einsum("ijm,j,m->i", f.f_hh, a[P:], b[P:])
         )
-        # f of a residual model is h - R: what is left of R'' has lost the digits of |R| |h|.
+        # For a residual model f is h - R, so rounding of R'' is relative to |R| |h|.
         assert np.linalg.norm(tensor - second) <= 1e-10 * (1 + np.linalg.norm(f.J))
 
 
@@ -94,7 +94,7 @@ def test_derivatives_of_the_loss_match_contour_integrals(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_reduced_derivatives_match_contour_integrals(case):
-    """Z, h'', the gradient and H against the equilibrium solved at complex parameters."""
+    """Compare Z, h'', the gradient and H with equilibria at complex parameters."""
     truth, (model, loss) = case.truth, (x.twin() for x in case.written)
     N = truth.N
 
@@ -108,7 +108,7 @@ def test_reduced_derivatives_match_contour_integrals(case):
         close(truth.gradient @ u, first[N], 1e-9)
         second = mixed_second_derivative(reduced, truth.params, u, v)
         actual = np.r_[truth.second_order(u, v), u @ truth.H @ v]
-        # On the scale of the first derivatives: where the truth is zero, rounding is not.
+        # Relative to the first derivatives, since a zero truth does not bound rounding.
         assert np.linalg.norm(actual - second) <= 1e-9 * np.linalg.norm(first)
 
 

@@ -1,4 +1,4 @@
-"""Bounds of `mfdeq.minimize`: the minimum within them, as scipy finds it."""
+"""Bounds of `mfdeq.minimize`: the minimum within them matches scipy's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def functional(name):
 @pytest.mark.parametrize("method", BOUNDED)
 @pytest.mark.parametrize("name", ["diffusion", "bratu_field"])
 def test_the_minimum_within_bounds_matches_scipy(name, method):
-    """As scipy's L-BFGS-B finds them; the gradient points outwards at the bounds that hold."""
+    """Compare with L-BFGS-B; at active bounds the descent direction points outwards."""
     F, case = functional(name)
     free = mfdeq.minimize(F, case.params, gtol=1e-6).params
     lower = free + 0.3 * np.sign(np.random.default_rng(0).standard_normal(free.shape)) - 0.1
@@ -43,7 +43,7 @@ def test_the_minimum_within_bounds_matches_scipy(name, method):
 
 
 @pytest.mark.parametrize("bounds", [(None, 0.8), (0.9, None), (0.9, np.inf), (-np.inf, 0.8)])
-def test_one_sided_bounds_and_numbers_are_kept(bounds):
+def test_one_sided_and_scalar_bounds_are_respected(bounds):
     F, case = functional("diffusion")
     low, high = -np.inf if bounds[0] is None else bounds[0], bounds[1] or np.inf
     found = mfdeq.minimize(F, case.params, bounds=bounds, gtol=1e-6)

@@ -1,4 +1,4 @@
-"""`mfdeq.minimize`: every method to the same minimum, rejected steps, failures, arguments."""
+"""`mfdeq.minimize`: minima by every method, rejected steps, failures and arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def functional(name, **options):
     return mfdeq.ReducedFunctional(case.model, case.loss, case.h0, **options), case
 
 
-# Every method, to the same minimum.
+# Every method finds the same minimum.
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_every_method_finds_the_minimum(name, method):
     assert np.linalg.norm(found.gradient) <= 1e-8 * found.report.steps[0].gradient_norm
     report = found.report
     assert report.equilibria >= len(report.steps)
-    assert (report.products > 0) == (method != "l-bfgs")  # of newton, for its first shift
+    assert (report.products > 0) == (method != "l-bfgs")  # newton: for its first shift
     assert (report.factorizations > 0) == (method == "newton")
     values = [step.value for step in report.steps]
     assert values[-1] == found.value < values[0]
     assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values))
 
 
-@pytest.mark.parametrize("name", ["bratu_field", "smooth"])  # whose matrices are not all sparse
-def test_newton_refuses_derivatives_that_are_no_sparse_matrices(name):
+@pytest.mark.parametrize("name", ["bratu_field", "smooth"])  # not all of their matrices are sparse
+def test_newton_refuses_derivatives_that_are_not_sparse_matrices(name):
     F, case = functional(name)
     with pytest.raises(mfdeq.ArgumentError, match="not a sparse matrix"):
         mfdeq.minimize(F, case.params, "newton")
@@ -79,7 +79,7 @@ def test_a_preconditioner_saves_work_and_keeps_the_minimum(method, preconditione
 
 
 def full_space(residual, derivatives, gradient, hessian, x, steps=12):
-    """Newton's method on the Lagrangian of min L(x) subject to c(x) = 0, all unknowns at once."""
+    """Minimize L(x) subject to c(x) = 0 by Newton's method for all unknowns at once."""
     nu = np.zeros(residual(x).shape[0])
     for _ in range(steps):
         C = derivatives(x)
@@ -91,7 +91,7 @@ def full_space(residual, derivatives, gradient, hessian, x, steps=12):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_hager1_reaches_its_published_optimum(method):
-    """0.88079709548 at N = 1000, to eleven digits."""
+    """The optimum is 0.88079709548 at N = 1000, to eleven digits."""
     F = mfdeq.ReducedFunctional(Hager1(1000), Hager1.loss(1000))
     found = mfdeq.minimize(F, np.zeros(1000), method, gtol=1e-10)
     assert abs(found.value - 0.88079709548) < 1e-11
@@ -99,7 +99,7 @@ def test_hager1_reaches_its_published_optimum(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_dtoc5_reaches_the_optimum_of_a_full_space_method(method):
-    """The optimum of a full-space Newton method, to ten digits."""
+    """Compare with a full-space Newton method, to ten digits."""
     n = 1000
     F = mfdeq.ReducedFunctional(Dtoc5(n), Dtoc5.loss(n))
     found = mfdeq.minimize(F, np.ones(n - 1), method, gtol=1e-9)
@@ -132,11 +132,11 @@ def test_dtoc5_reaches_the_optimum_of_a_full_space_method(method):
     close(found.params, u, 1e-5)
 
 
-# Where there is no equilibrium, and where the Hessian bends down.
+# Points without an equilibrium, and indefinite Hessians.
 
 
 def towards_the_fold(lam):
-    """Bratu's state at lam is what one at a small parameter is asked to become."""
+    """Return the misfit to Bratu's state at lam."""
     case = build("bratu_scalar")
     target = mfdeq.solve(case.model, np.array([lam])).state
     return mfdeq.ReducedFunctional(
@@ -149,7 +149,7 @@ FIRST_RADIUS = {"newton-cg": 20.0, "gauss-newton": 20.0}
 
 @pytest.mark.parametrize("method", WITHOUT_MATRICES)
 def test_a_step_beyond_the_fold_is_rejected(method):
-    """The state reacts ever more: from far below, a step of Newton's overshoots the fold."""
+    """The sensitivity grows towards the fold, so a Newton step from far below overshoots it."""
     F = towards_the_fold(6.6)
     found = mfdeq.minimize(F, np.array([0.5]), method, gtol=1e-7, radius=FIRST_RADIUS.get(method))
     assert abs(found.params[0] - 6.6) < 1e-5
@@ -159,7 +159,7 @@ def test_a_step_beyond_the_fold_is_rejected(method):
 
 
 class Exponential(mfdeq.ResidualModel):
-    """h = exp theta, which overflows where theta is large."""
+    """h = exp theta, which overflows for large theta."""
 
     state_size = param_size = 1
 
@@ -178,15 +178,15 @@ class Exponential(mfdeq.ResidualModel):
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize(("method", "seen"), [("newton-cg", 1e4), ("line-search", 1.999)])
 def test_a_step_to_where_the_residual_overflows_is_rejected(method, seen):
-    # A full step of Gauss-Newton's is one of 9999; of Newton's one of 999: its Hessian is 0.001.
+    # A full Gauss-Newton step is 9999, and a full Newton step, whose Hessian is 0.001, is 999.
     F = mfdeq.ReducedFunctional(Exponential(), mfdeq.LeastSquares(np.array([0]), np.array([seen])))
     found = mfdeq.minimize(F, np.zeros(1), method, radius=1e4)
     assert found.report.rejected > 0
     np.testing.assert_allclose(found.params, np.log(seen), rtol=1e-6)
 
 
-def test_the_model_is_gauss_newton_first_and_the_hessian_at_the_end():
-    # An amplitude and a rate, to data that they cannot fit: Gauss-Newton alone converges linearly.
+def test_the_model_changes_from_gauss_newton_to_the_hessian():
+    # An amplitude and a rate do not fit the data, so Gauss-Newton alone converges linearly.
     class Decay(mfdeq.ResidualModel):
         state_size, param_size = 4, 2
         t = np.arange(4.0)
@@ -237,8 +237,8 @@ def test_every_method_leaves_a_maximum(method):
         assert "shifted by" in str(found.report)
 
 
-def test_a_saddle_is_shown_to_be_no_minimum():
-    """A saddle: where one parameter starts at its maximum, nothing moves it."""
+def test_a_saddle_is_reported_as_no_minimum():
+    """A parameter that starts at its maximum does not move, which leads to a saddle."""
     F = wavy_functional()
     found = mfdeq.minimize(F, np.array([0.0, 2.0, 2.2]), gtol=1e-8)
     assert found.params[0] == 0.0
@@ -246,7 +246,7 @@ def test_a_saddle_is_shown_to_be_no_minimum():
     assert found.smallest.values[0] < -0.8
 
 
-# Elsewhere, and what goes wrong.
+# Other array libraries, and failures.
 
 
 @pytest.mark.parametrize("device", ["CPU_DEVICE", "device1"])
@@ -266,7 +266,7 @@ def test_strict_arrays_agree_with_numpy(device, method):
         assert_agrees_with_numpy(Place(device), compute)
 
 
-def test_errors_carry_the_point_so_far():
+def test_errors_contain_the_best_point():
     F, case = functional("bratu_field")
     with pytest.raises(mfdeq.ConvergenceError, match="max_iterations = 2 was reached") as caught:
         mfdeq.minimize(F, case.params, "l-bfgs", max_iterations=2)
@@ -318,7 +318,7 @@ def test_a_loss_that_falls_without_end_advises_bounds_or_a_prior():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_step_is_taken_to_a_loss_that_is_not_finite(method):
+def test_no_step_leads_to_a_loss_that_is_not_finite(method):
     def functional(value):
         loss = mfdeq.Loss(
             value,
@@ -329,7 +329,7 @@ def test_no_step_is_taken_to_a_loss_that_is_not_finite(method):
 
     with pytest.raises(mfdeq.ModelError, match="NaN or infinity"):
         mfdeq.minimize(functional(lambda h, theta: np.nan), np.ones(3), method)
-    # Nor is a step taken to where it is none.
+    # A step to a point without a finite loss is not taken, either.
     F = functional(lambda h, theta: 0.5 * float(h @ h) if abs(h[0]) > 0.5 else np.nan)
     with pytest.raises(mfdeq.ConvergenceError) as caught:
         mfdeq.minimize(F, np.ones(3), method, max_iterations=20)
@@ -370,8 +370,8 @@ def test_a_functional_and_a_start_of_its_size_are_required():
         mfdeq.minimize(F, np.ones(3))
 
 
-def test_a_gradient_that_fails_keeps_the_point_before(monkeypatch):
-    """Where A is singular at a point whose state was found: the point before is the best."""
+def test_a_failed_gradient_keeps_the_point_before(monkeypatch):
+    """If A is singular at a point whose state was found, the point before is the best."""
     F, case = functional("bratu_field")
     true, calls = type(F).gradient, []
 

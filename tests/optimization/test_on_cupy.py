@@ -1,4 +1,4 @@
-"""Reduced functionals and their minimization on cupy's arrays."""
+"""Reduced functionals and their minimization on cupy arrays."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_minimum_agrees_with_numpy(name):
             gtol=1e-9,
             **MINIMIZATIONS[name],
         )
-        # The gradient at the minimum is rounding: only its library and dtype are compared.
+        # The gradient at the minimum is rounding, so only its library and dtype are compared.
         return found.value, found.params + 0 * found.gradient
 
     assert_cupy_agrees_with_numpy(compute)

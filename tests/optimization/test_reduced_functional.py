@@ -1,4 +1,4 @@
-"""`mfdeq.ReducedFunctional`: one solve for each point, failures, scipy's optimizers."""
+"""`mfdeq.ReducedFunctional`: one solve per point, failures, and scipy's optimizers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_solve_serves_all_calls_at_a_point():
     assert F.equilibrium(theta).report.linear.setups == 1
     assert F.value(theta.copy()) == value
     assert F.solves == 1
-    # In place, as optimizers do it: compared by value, kept by copy.
+    # Optimizers change parameters in place, so they are copied and compared by value.
     theta[0] += 0.1
     assert F.value(theta) != value
     assert F.solves == 2
@@ -46,7 +46,7 @@ def test_linear_solves_of_all_points_are_counted():
         H = F.hessian(theta + 0.01 * step)
         F.gradient(theta + 0.01 * step)
         before = F.linear_solves
-        F.value(theta + 0.01 * step + 0.001)  # a trial, while H is kept
+        F.value(theta + 0.01 * step + 0.001)  # a trial point; H stays valid
         H @ np.ones((6, 2))
         report = F.equilibrium(theta + 0.01 * step + 0.001).report
         assert F.linear_solves == before + report.forward.columns + 4
@@ -61,14 +61,14 @@ def test_the_next_solve_starts_from_the_last_state():
     F, case = functional("bratu_field")
     F.value(case.params)
     F.value(case.params + 1e-6)
-    assert F.equilibrium(case.params + 1e-6).report.iterations <= 2  # by an LU at case.params
+    assert F.equilibrium(case.params + 1e-6).report.iterations <= 2  # with the LU at case.params
 
 
 SCIPY_METHODS = ("trust-krylov", "Newton-CG", "trust-ncg", "BFGS", "trust-constr")
 
 
 @pytest.mark.parametrize("method", SCIPY_METHODS)
-def test_scipy_minimizes_it(method):
+def test_scipy_minimizes_a_reduced_functional(method):
     F, case = functional()
     loss = case.loss
     second_order = {} if method == "BFGS" else {"hessp": F.hessp}
@@ -106,13 +106,13 @@ def test_a_failed_solve_raises_or_is_infinite():
     for call in (raising.value, raising.gradient, raising.hessian):
         with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
             call(below)
-    assert raising.solves <= 2  # remembered, not tried again at the same point
+    assert raising.solves <= 2  # a failure is not repeated at the same point
     infinite = mfdeq.ReducedFunctional(Fold(), LOSS, on_failure="inf")
     assert infinite.value(below) == np.inf
     assert np.isnan(infinite.gradient(below)).all()
     with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
         infinite.hessian(below)
-    # What was computed elsewhere is not lost.
+    # Results at other points are not lost.
     assert np.isclose(infinite.value(np.full(1, 4.0)), 0.5 * 1.9**2)
 
 
@@ -149,7 +149,7 @@ def test_losses_and_functionals_pickle():
     close(again.gradient(np.full(1, 4.0)), F.gradient(np.full(1, 4.0)), 1e-12)
 
 
-def test_losses_add_and_scale_as_numbers_do():
+def test_losses_add_and_scale_like_numbers():
     case = build("diffusion")
     eq = case.solve()
     prior, misfit = mfdeq.QuadraticPrior(2.0), mfdeq.LeastSquares(np.array([0, 3]), np.ones(2))

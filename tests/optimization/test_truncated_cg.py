@@ -11,8 +11,8 @@ from mfdeq.optimization.truncated_cg import MAX_FORCING_TERM, forcing_term, stei
 
 
 @pytest.mark.parametrize("preconditioned", [False, True])
-def test_steihaug_steps_are_those_of_the_quadratic_model(preconditioned):
-    """Of a quadratic model: its decrease, its length in the region's norm, and the whole step."""
+def test_steihaug_steps_decrease_the_quadratic_model(preconditioned):
+    """Check the decrease of the model, the length in the norm of the region, and full steps."""
     n, rng = 12, np.random.default_rng(0)
     C = rng.standard_normal((n, n))
     H, g = C @ C.T + np.eye(n), rng.standard_normal(n)

@@ -29,7 +29,7 @@ def _strict_library():
 @pytest.mark.parametrize("which", ["LM", "BE"])
 @pytest.mark.parametrize("block", [1, 3])
 def test_eigenvalues_with_restarts_and_copies_agree_with_numpy(place, block, which):
-    """Copies of eigenvalues are looked for from random starts."""
+    """Random starts search for copies of eigenvalues."""
     Q = np.linalg.qr(RNG.standard_normal((60, 60)))[0]
     for values in (np.linspace(-1, 2, 60) ** 3, np.r_[np.full(20, -1.0), np.full(40, 2.0)]):
         dense = (Q * values) @ Q.T

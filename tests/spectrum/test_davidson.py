@@ -1,4 +1,4 @@
-"""Preconditioned eigenpairs, by Davidson or iterated solves: dense truth, products, failures."""
+"""Preconditioned eigenpairs by Davidson or iterative solves: accuracy, products and failures."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_davidson_takes_fewer_products_than_lobpcg_and_lanczos():
         warnings.simplefilter("ignore")
         before, tol = count[0], 1e-6 * VALUES[4]
         lobpcg(counted, X, M=APPROXIMATE_INVERSE, tol=tol, maxiter=400, largest=False)
-    assert before - 6 <= pairs.report.products <= before  # with those that check H
+    assert before - 6 <= pairs.report.products <= before  # including the products that check H
     assert before < 0.4 * (count[0] - before)
-    with pytest.raises(mfdeq.ConvergenceError):  # what the preconditioner is for
+    with pytest.raises(mfdeq.ConvergenceError):  # without the preconditioner
         mfdeq.eigsh(counted, 5, "SA", max_products=2 * before)
 
 
 def test_keeping_the_last_direction_at_a_restart_saves_products(monkeypatch):
-    """Of a small basis: without the vectors of a step before it takes more products."""
+    """With a small basis, restarts without the last direction take more products."""
 
     def products():
         return mfdeq.eigsh(H, 4, "SA", preconditioner=APPROXIMATE_INVERSE, basis=16).report.products
@@ -103,7 +103,7 @@ def test_the_generalized_problem_matches_dense_truth():
 
 
 def test_a_posterior_covariance_preconditions_a_hessian():
-    """Without a matrix to factorize, preconditioned by the posterior of its Gauss-Newton part."""
+    """The posterior of the Gauss-Newton part preconditions a Hessian that has no entries."""
     model = Diffusion(14)
     eq = mfdeq.solve(
         model, model.lognormal(), solver=mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
@@ -122,7 +122,7 @@ def test_a_posterior_covariance_preconditions_a_hessian():
 
 
 def test_iterated_solves_find_the_pairs_nearest_to_a_shift():
-    """Of an indefinite H whose curvature is known by its product: no system to factorize."""
+    """The curvature of an indefinite H is a product, so no system can be factorized."""
     values = np.r_[-np.geomspace(1e-3, 1e-1, 10), VALUES[10:]]
     indefinite = symmetric_matrix(values)
     near = np.linalg.inv(symmetric_matrix(abs(values)) + 1e-4 * np.eye(P))
@@ -151,7 +151,7 @@ def test_iterated_solves_find_the_pairs_nearest_to_a_shift():
 
 
 def test_a_preconditioner_needs_no_adjoint():
-    """It is symmetric: scipy's LinearOperator of a function will do."""
+    """It is symmetric, so scipy's LinearOperator of a function is accepted."""
     near = LinearOperator((P, P), matvec=lambda x: APPROXIMATE_INVERSE @ x.ravel(), dtype=float)
     pairs = mfdeq.eigsh(H, 5, "SA", preconditioner=near)
     np.testing.assert_allclose(pairs.values, VALUES[:5], atol=1e-11)

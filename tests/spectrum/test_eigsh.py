@@ -59,13 +59,13 @@ def test_copies_of_eigenvalues_are_found(values, which):
 
 
 def test_bounds_include_the_rounding_of_a_product_that_cancels():
-    """A product that happens to be exact, of a matrix that rounding leaves only so well known."""
+    """Bounds include the rounding of the matrix even if a product happens to be exact."""
     pairs = mfdeq.eigsh(np.array([[1.0, -1.0], [-1.0, 1.0]]), k=2)
     assert pairs.error_bounds[0] >= np.finfo(float).eps * pairs.values[1]
 
 
 def test_bounds_include_the_error_of_the_products():
-    """Products that are wrong by 1e-6: the residual alone would promise too much."""
+    """With products off by 1e-6 the residual alone would be too small a bound."""
     case = build("diffusion")
     exact = case.equilibrium()
     off = exact.state + 1e-6 * np.linalg.norm(exact.state) * case.random(20, seed=1)
@@ -113,7 +113,7 @@ def test_a_start_that_is_an_eigenvector_finds_its_pair():
 
 
 @pytest.mark.parametrize("which", ["LM", "LA", "BE"])
-def test_a_preconditioner_is_only_for_the_smallest_or_a_shift(which):
+def test_a_preconditioner_is_only_accepted_for_the_smallest_or_a_shift(which):
     with pytest.raises(mfdeq.ArgumentError, match="preconditioner: expected which='SA' or sigma"):
         mfdeq.eigsh(np.diag(np.arange(60.0)), 2, which, preconditioner=np.eye(60))
 

@@ -1,4 +1,4 @@
-"""Error bounds hold: random spectra, products off by noise of a known size, every method."""
+"""Error bounds hold for random spectra, products with noise of known size, and every method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mfdeq.spectrum.arguments import WHICH
 
 
 class NoisyOperator(SelfAdjoint):
-    """A dense matrix whose products are off by random vectors of a length relative to theirs."""
+    """A dense matrix whose products have random errors of a known relative length."""
 
     def __init__(self, source, dense, noise, rng):
         super().__init__(source, dense.shape)
@@ -23,7 +23,7 @@ class NoisyOperator(SelfAdjoint):
         return self.with_error(x)[0]
 
     def with_error(self, x, *, rtol=None):
-        """The error is known in length, not in direction."""
+        """Return a product and its error, which is known in length but not in direction."""
         off = self.rng.standard_normal(x.shape)
         off *= self.noise * np.linalg.norm(x, axis=0) / np.linalg.norm(off, axis=0)
         estimate = self.rng.standard_normal(x.shape)
@@ -32,7 +32,7 @@ class NoisyOperator(SelfAdjoint):
 
 
 def random_spectrum(rng, n, kind):
-    """Random signs over six decades; copies; clusters; low rank; definite; of any scale."""
+    """Return a random spectrum: six decades, copies, clusters, low rank or definite, scaled."""
     values = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(-6, 0, n)
     if kind == "copies":
         values[rng.integers(0, n, n // 2)] = rng.standard_normal()
@@ -46,7 +46,7 @@ def random_spectrum(rng, n, kind):
 
 
 def eigenpairs(H, k, which, M, kind, rng):
-    """By a method, drawn at random, that suits the case."""
+    """Compute eigenpairs by a random method that is suitable for the case."""
     method = rng.integers(0, 4)
     if method == 0:
         return mfdeq.randomized_eigsh(
@@ -61,7 +61,7 @@ def eigenpairs(H, k, which, M, kind, rng):
 
 
 def bounds_hold(case):
-    """Whether each interval of one random case contains an eigenvalue."""
+    """Return whether each interval of one random case contains an eigenvalue."""
     rng = np.random.default_rng(case)
     n = int(rng.integers(42, 70))
     kind = ("wide", "copies", "clusters", "low rank", "definite")[case % 5]

@@ -1,4 +1,4 @@
-"""H x = mu R x with the precision R of a prior, by Lanczos and by shifts: dense truth."""
+"""H x = mu R x with the precision R of a prior, by Lanczos and shifts, matches dense truth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_lanczos_matches_dense_eigenvalues(name, which, precision, block):
         pairs = error.best
     wanted = generalized_eigenvalues(H, dense, len(pairs.values), which)
     size = max(abs(scipy.linalg.eigh(H, dense, eigvals_only=True)).max(), 1e-300)
-    # Each column finds one copy of an eigenvalue, but where V is seen to be invariant.
+    # Each column finds one copy of an eigenvalue, unless V is known to be invariant.
     copies_may_be_missed = (name, which, precision) == ("low rank", "SA", "diagonal") or (
         name,
         precision,
@@ -46,7 +46,7 @@ def test_lanczos_matches_dense_eigenvalues(name, which, precision, block):
 
 
 def test_shift_and_counts_of_a_hessian_match_dense_truth():
-    """By the Lagrangian system with R in it."""
+    """The Lagrangian system includes R."""
     model = Diffusion(SIDE)
     H = mfdeq.solve(model, model.lognormal()).hessian(model.loss(20))
     M, dense, dense_M = mfdeq.Precision(1e-3 * R), H.toarray(), 1e-3 * R.toarray()

@@ -29,7 +29,7 @@ def test_awkward_spectra_are_found_and_bounded(name, which, block, scale):
         H, k=5, which=which, block=block, rtol=1e-8, basis=100 if name == "decay" else 30
     )
     wanted = wanted_eigenvalues(values, 5, which)
-    if name != "repeated" or block >= 3:  # of copies, each column finds one
+    if name != "repeated" or block >= 3:  # each column finds one copy
         assert np.all(abs(pairs.values - wanted) <= 1e-7 * size)
     assert np.all(abs(values[:, None] - pairs.values).min(axis=0) <= pairs.error_bounds)
     assert np.all(pairs.error_bounds <= max(1e-8 * abs(wanted).max(), 1e-12 * size))
@@ -38,7 +38,7 @@ def test_awkward_spectra_are_found_and_bounded(name, which, block, scale):
     np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(5), atol=1e-12)
 
 
-def test_a_block_larger_than_the_rank_finds_all():
+def test_a_block_larger_than_the_rank_finds_all_eigenvalues():
     pairs = mfdeq.eigsh(awkward_operator("low rank"), k=4, block=8, basis=30)
     np.testing.assert_allclose(pairs.values, [-3, 1, 2, 2], atol=1e-12)
     assert pairs.report.products <= 40
@@ -60,7 +60,7 @@ def test_float32_stays_float32():
 
 
 def test_resume_repeats_no_products():
-    """To a smaller rtol, to more pairs, and from a failure, without the products again."""
+    """Resuming to a smaller rtol, to more pairs or after a failure reuses earlier products."""
     H = awkward_operator("clusters")
     whole = mfdeq.eigsh(H, k=6, rtol=1e-10).report.products
     rough = mfdeq.eigsh(H, k=6, rtol=1e-2)
@@ -71,7 +71,7 @@ def test_resume_repeats_no_products():
         more.values, wanted_eigenvalues(AWKWARD_SPECTRA["clusters"], 9, "LM"), atol=1e-9
     )
     again = mfdeq.eigsh(H, k=6, rtol=1e-10, resume=fine)
-    assert again.report.products == 6  # which the bounds take
+    assert again.report.products == 6  # for the bounds
     with pytest.raises(mfdeq.ConvergenceError, match="resume") as caught:
         mfdeq.eigsh(H, k=6, rtol=1e-10, max_products=15)
     done = mfdeq.eigsh(H, k=6, rtol=1e-10, resume=caught.value.best)
@@ -80,7 +80,7 @@ def test_resume_repeats_no_products():
 
 
 def test_bounds_of_many_pairs_take_few_products(monkeypatch):
-    """By random combinations of them: bounds hold, and products that are off are seen."""
+    """Random combinations give bounds that hold and reveal wrong products."""
     values = AWKWARD_SPECTRA["indefinite"]
     H = symmetric_operator(values)
     pairs = mfdeq.eigsh(H, k=20, rtol=1e-8, basis=60)
@@ -111,7 +111,7 @@ def test_a_start_in_an_invariant_space_finds_its_pairs():
     values = np.arange(80.0)
     H = LinearOperator((80, 80), matvec=lambda x: values * x.ravel(), dtype=float)
     v0 = np.eye(80)[:, -2:]
-    for start in (v0, v0[:, 0], v0 @ np.ones(2)):  # invariant, but not known to be all
+    for start in (v0, v0[:, 0], v0 @ np.ones(2)):  # invariant, but other pairs may exist
         pairs = mfdeq.eigsh(H, k=2, which="LA", v0=start)
         np.testing.assert_allclose(pairs.values, [78, 79])
 
@@ -148,8 +148,8 @@ def test_relaxed_products_take_fewer_inner_iterations(rtol):
 
 
 @pytest.mark.parametrize("relaxed", [True, False])
-def test_a_rough_basis_is_resumed_to_a_small_rtol(relaxed):
-    """One whose products were loose holds their errors, which a smaller rtol does not allow."""
+def test_a_basis_of_loose_products_is_resumed_to_a_small_rtol(relaxed):
+    """A basis of loose products contains their errors, which a smaller rtol excludes."""
     _, H = hessian_by_iterative_solves()
     rough = mfdeq.eigsh(H, k=3, rtol=1e-2)
     pairs = mfdeq.eigsh(H, k=3, rtol=1e-9, resume=rough, relaxed=relaxed)
@@ -166,7 +166,7 @@ def test_a_zero_hessian_has_zero_eigenvalues():
     assert np.all(pairs.error_bounds == 0)
 
 
-def test_a_failure_carries_its_report():
+def test_an_error_contains_the_report():
     _, H = hessian_by_iterative_solves()
     with pytest.raises(mfdeq.ConvergenceError, match="max_products") as caught:
         mfdeq.eigsh(H, k=6, rtol=1e-10, max_products=8)

@@ -40,9 +40,9 @@ def test_posterior_matches_dense_inverse(posterior):
 
 
 def test_samples_have_the_posterior_covariance(posterior):
-    """Their covariance, exactly: a sample is a matrix times white noise."""
+    """The covariance is compared exactly, since a sample is a matrix times white noise."""
     covariance = np.linalg.inv(POSTERIOR)
-    white = posterior.prior.samples(P, seed=5)  # of any P independent columns
+    white = posterior.prior.samples(P, seed=5)  # P independent columns
     S = posterior.samples(P, seed=5)
     # samples = T prior samples, and T R^-1 T' is the posterior's covariance.
     T = S @ np.linalg.inv(white)
@@ -58,8 +58,8 @@ def test_samples_have_the_posterior_covariance(posterior):
     )
 
 
-def test_truncation_error_is_that_of_the_largest_value_left_out():
-    """Of a full-rank H: the covariance is off by at most m / (1 + m) of the prior's."""
+def test_the_truncation_error_follows_the_largest_omitted_eigenvalue():
+    """For a full-rank H the covariance is off by at most m / (1 + m) of the prior's."""
     H = 0.3 * R.toarray() @ R.toarray() + HESSIANS["low rank"]
     values = scipy.linalg.eigh(H, R.toarray(), eigvals_only=True)
     posterior = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R))
@@ -70,7 +70,7 @@ def test_truncation_error_is_that_of_the_largest_value_left_out():
 
 
 def test_pairs_too_rough_for_a_posterior_warn_with_a_tolerance():
-    """The error is a bound, and a warning says what tolerance would do."""
+    """The error is a bound, and a warning names a sufficient tolerance."""
     rng = np.random.default_rng(4)
     S = rng.standard_normal((P, 20)) * np.geomspace(1e3, 1, 20)
     H, covariance = S @ S.T, np.linalg.inv(R.toarray())
@@ -86,7 +86,7 @@ def test_pairs_too_rough_for_a_posterior_warn_with_a_tolerance():
     assert fine.error < 0.1 < rough.error
 
 
-def test_pairs_that_make_no_posterior_are_refused(posterior):
+def test_pairs_without_a_posterior_are_refused(posterior):
     plain = mfdeq.eigsh(HESSIANS["low rank"], 3)
     with pytest.raises(mfdeq.ArgumentError, match="M=R"):
         mfdeq.LowRank(plain)

@@ -1,4 +1,4 @@
-"""`mfdeq.Nystrom` as a preconditioner: fewer iterations, low rank, and what it refuses."""
+"""`mfdeq.Nystrom` as a preconditioner: fewer iterations, low rank, and refused operators."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_nystrom_speeds_up_conjugate_gradients(shift):
     np.testing.assert_allclose(mfdeq.Nystrom(H, 30).values[:5], np.sort(values)[:-6:-1], rtol=0.1)
 
 
-def test_nystrom_leaves_what_it_has_not_seen():
-    """What was not seen is left as it is, with a shift; without one there must be something."""
+def test_nystrom_does_not_change_unsampled_directions():
+    """With a shift, unsampled directions are unchanged; without one, a zero H is refused."""
     H = sampled_matrix("low rank")
     M = mfdeq.Nystrom(H, 60, 0.1)
     assert M.values.shape == (20,)

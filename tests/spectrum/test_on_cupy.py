@@ -1,4 +1,4 @@
-"""Eigenvalues, posteriors, traces and densities on cupy's arrays agree with numpy's."""
+"""Eigenvalues, posteriors, traces and densities on cupy arrays agree with numpy's."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_eigenpairs_agree_with_numpy(name):
         # Eigenvectors are compared by their projector, which does not depend on signs.
         return pairs.values, pairs.vectors @ pairs.vectors.T, pairs.error_bounds < 1e-3
 
-    # Spaces of eigenvectors have the accuracy that was asked for, divided by the gap.
+    # Eigenspaces have the requested accuracy divided by the gap.
     assert_cupy_agrees_with_numpy(compute, lambda here: 1e-7 if here.ndim == 2 else 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""`mfdeq.randomized_eigsh`: dense truth, more passes where they are needed, failures."""
+"""`mfdeq.randomized_eigsh`: accuracy, additional passes and failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_randomized_passes_match_dense_eigenvalues(name, precision):
     assert pairs.report.products == 2 * 15
 
 
-def test_passes_go_on_until_rtol_or_an_error():
+def test_passes_continue_until_rtol_or_an_error():
     H = np.diag(0.9 ** np.arange(P))
     rough = mfdeq.randomized_eigsh(H, 5, rtol=0.1)
     fine = mfdeq.randomized_eigsh(H, 5, rtol=1e-4, max_passes=30)

@@ -18,7 +18,7 @@ from mfdeq.spectrum.estimate import random_unit_vectors
 
 
 def estimators(name):
-    """What is estimated of a spectrum, by name: a function of (H, seed), and the truth."""
+    """Return, by name, the estimators of a spectrum, functions of (H, seed), and their truths."""
     values = SPECTRA[name]
     level = 0.1 * abs(values).max()
 
@@ -46,8 +46,8 @@ def estimators(name):
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_two_standard_errors_hold_the_truth_in_95_of_100_cases(name):
-    """The truth is inside two standard errors 95 times of 100, and they are not much too wide."""
+def test_two_standard_errors_contain_the_truth_in_95_of_100_cases(name):
+    """Two standard errors contain the truth in 95 of 100 cases, and are not much too wide."""
     H = sampled_matrix(name)
     for what, (estimate, truth) in estimators(name).items():
         found = [estimate(H, seed) for seed in range(60)]
@@ -94,7 +94,7 @@ def test_known_pairs_make_errors_smaller():
     assert deflated.standard_error < 0.3 * plain.standard_error
     assert abs(deflated.value - (values**2).sum()) <= 3 * deflated.standard_error
     density = mfdeq.spectral_density(H, probes=8, pairs=pairs)
-    assert density.nodes.max() < 1.1  # what was known is not found again
+    assert density.nodes.max() < 1.1  # known eigenvalues are not found again
     assert density.cumulative(5.0) == pytest.approx(P - 2)
 
 
@@ -118,7 +118,7 @@ def generalized():
     return H, R, scipy.linalg.eigh(H, R.toarray(), eigvals_only=True)
 
 
-def test_generalized_estimates_hold_dense_truth():
+def test_generalized_estimates_match_dense_truth():
     H, R, values = generalized()
     M = mfdeq.Precision(R)
     pairs = mfdeq.eigsh(H, 5, M=M, rtol=1e-10)
