@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used are refused, and those that cannot be written keep the last."""
+"""Unusable checkpoints are refused, and a failed write leaves the last one unchanged."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("what", DAMAGED)
 @pytest.mark.parametrize("of", RUNS)
-def test_files_that_are_no_checkpoint_are_refused(of, what, tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(of, what, tmp_path):
     RUNS[of](path := tmp_path / "run")
     damage, words = DAMAGED[what]
     damage(path, path.read_bytes())

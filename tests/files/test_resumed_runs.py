@@ -1,4 +1,4 @@
-"""Runs that are killed and started again end in the same bits as those that are not."""
+"""Runs that are killed and restarted give the same bits as uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mfdeq.linear.operands import operator_of
         slow={"line-search, GMRES"},
     ),
 )
-def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
+def test_a_killed_minimization_gives_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = minimize_with_checkpoint(what, tmp_path / "whole")
     found, kills = kill_and_restart(
         lambda path: minimize_with_checkpoint(what, path), tmp_path / "killed", monkeypatch, before
@@ -52,7 +52,7 @@ def test_a_killed_minimization_ends_in_the_same_bits(what, before, tmp_path, mon
 @pytest.mark.parametrize(
     ("what", "before"), kill_cases(BRANCHES, also_before={"natural", "a crossing"}, slow={"GMRES"})
 )
-def test_a_killed_branch_ends_in_the_same_bits(what, before, tmp_path, monkeypatch):
+def test_a_killed_branch_gives_the_same_bits(what, before, tmp_path, monkeypatch):
     whole = follow_with_checkpoint(what, tmp_path / "whole")
     found, kills = kill_and_restart(
         lambda path: follow_with_checkpoint(what, path), tmp_path / "killed", monkeypatch, before
@@ -98,7 +98,7 @@ def test_a_saved_branch_loads_with_the_same_bits(tmp_path):
         slow={"GMRES alone", "GMRES, not relaxed", "GMRES, to an accuracy"},
     ),
 )
-def test_killed_eigenpairs_end_in_the_same_bits(what, before, tmp_path, monkeypatch):
+def test_killed_eigenpairs_give_the_same_bits(what, before, tmp_path, monkeypatch):
     if what == "errors that add up":
         monkeypatch.setattr("mfdeq.spectrum.counted_operator.ERROR_SHARE", 1e3)
     whole = eigsh_with_checkpoint(what, tmp_path / "whole")
@@ -131,7 +131,7 @@ def test_a_larger_limit_of_products_continues_the_run(tmp_path):
 # What forgetting drops.
 
 
-def test_forget_drops_what_earlier_solves_left():
+def test_forget_discards_the_state_of_earlier_solves():
     """A product is then what it was at first, through sums and multiples and after a failure."""
     H = hessian(RECYCLING)
     v = np.random.default_rng(0).standard_normal(256)
@@ -187,7 +187,7 @@ print(pairs.values.tobytes(), pairs.vectors.tobytes(), pairs.report.products)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", SCRIPTS)
-def test_a_process_killed_by_a_signal_ends_in_the_same_bits(what, tmp_path):
+def test_a_process_killed_by_a_signal_gives_the_same_bits(what, tmp_path):
     code = SCRIPT.format(SCRIPTS[what])
     whole, _ = kill_by_signal(code, tmp_path / "whole", seed=0, most=0.0, times=0)
     found, kills = kill_by_signal(code, tmp_path / "killed", seed=1, most=0.5, times=6)

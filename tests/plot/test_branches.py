@@ -1,4 +1,4 @@
-"""Bifurcation diagrams: what is drawn, and what is refused."""
+"""Bifurcation diagrams: curves, markers and refused arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots of fields and of eigenvectors: what is drawn where, and what is refused."""
+"""Plots of fields and of eigenvectors: images, titles and refused arguments."""
 
 from __future__ import annotations
 

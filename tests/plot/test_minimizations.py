@@ -1,4 +1,4 @@
-"""Convergence plots: what is drawn, and what is refused."""
+"""Convergence plots: curves, markers and refused arguments."""
 
 from __future__ import annotations
 

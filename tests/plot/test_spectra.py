@@ -1,4 +1,4 @@
-"""Plots of eigenvalues: the numbers drawn, their bars and marks, and what is refused."""
+"""Plots of eigenvalues: values, error bars, markers and refused arguments."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_both_hessians_are_drawn_along_the_same_vectors(metric):
         assert np.all(y <= high)
 
 
-def test_the_number_of_pairs_is_enough_for_gauss_newton():
+def test_gauss_newton_pairs_may_be_given_by_their_number():
     H = solve_toy().hessian(toy_loss())
     ax = plot.gauss_newton_against_full(H, 2)
     expected = np.linalg.eigvalsh(H.gauss_newton.toarray())[: -2 - 1 : -1]

@@ -39,7 +39,7 @@ def test_larger_samples_begin_with_the_smaller_ones(method):
     assert sample(PARAMS, 8, method=method)[:4] == sample(PARAMS, 4, method=method)
 
 
-def test_values_that_are_no_list_are_refused():
+def test_values_that_are_not_a_list_are_refused():
     with refused(mfdeq.ArgumentError, "b: expected a list of values, got 'xy'"):
         grid(a=[1], b="xy")
 

@@ -1,4 +1,4 @@
-"""Every case is recorded exactly once, whatever ends the run: kills, Ctrl-C, full disks."""
+"""Every case is recorded exactly once, even after kills, Ctrl-C and full disks."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def overwrite(study):
         ("no database", overwrite, ["cannot be read", "not a database"]),
     ),
 )
-def test_a_database_that_is_no_study_is_refused(study, spoil, words):
+def test_a_database_that_is_not_a_study_is_refused(study, spoil, words):
     study.map(functions.pair, functions.PAIRS[:1], workers=0)
     spoil(study)
     with refused(mfdeq.StudyError, *words):
@@ -60,7 +60,7 @@ def test_only_one_process_writes(study):
         assert study.status().running
         with refused(mfdeq.StudyError, "already being written by this process"):
             study.map(functions.pair, functions.PAIRS, workers=0)
-        assert study.status().running  # looking has not let the lock go
+        assert study.status().running  # the query did not release the lock
         code = f"import mfdeq; mfdeq.Study({str(study.directory)!r}).map(len, [], workers=0)"
         run = [sys.executable, "-c", code]
         done = subprocess.run(run, capture_output=True, text=True, check=False)

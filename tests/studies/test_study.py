@@ -1,4 +1,4 @@
-"""Studies: what is called, recorded, skipped, refused and warned of."""
+"""Studies: calls, records, arguments, errors and warnings."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_functions_that_cannot_be_pickled_need_workers_0(study):
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
 
 
-def test_threads_take_functions_that_cannot_be_pickled(study):
+def test_threads_accept_functions_that_cannot_be_pickled(study):
     with futures.ThreadPoolExecutor(2) as executor:
         records = study.map(lambda i: i + len(functions.PAIRS), grid(i=[1, 2]), executor=executor)
     assert [record.outputs["value"] for record in records] == [13, 14]

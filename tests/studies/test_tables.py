@@ -1,4 +1,4 @@
-"""Records as data frames of pandas and datasets of xarray."""
+"""Records as pandas data frames and xarray datasets."""
 
 from __future__ import annotations
 

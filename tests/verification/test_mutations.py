@@ -262,7 +262,7 @@ def contradicts_itself(mutant):
         for n in m.on
     ],
 )
-def test_solve_and_hessian_refuse_derivatives_that_contradict_themselves(mutant, name):
+def test_solve_and_hessian_refuse_contradictory_derivatives(mutant, name):
     case = NAMED[name]
     with pytest.raises(mfdeq.DerivativeError):
         mfdeq.solve(mutant_model(case, mutant), case.params, case.h0).hessian(case.loss)
@@ -366,7 +366,7 @@ def test_verify_passes_in_every_form(name, form):
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=str)
-def test_verify_does_not_fail_for_right_derivatives_in_float32(case):
+def test_verify_does_not_fail_for_correct_derivatives_in_float32(case):
     """It may be INCONCLUSIVE: there are only half the digits."""
     verification = mfdeq.verify(case.model, case.params, case.loss, case.h0)
     assert verification.verdict != "FAIL", str(verification)

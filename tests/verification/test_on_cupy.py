@@ -1,4 +1,4 @@
-"""`mfdeq.verify` on cupy's arrays."""
+"""`mfdeq.verify` on cupy arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mfdeq
 
 
 @needs_cupy
-def test_a_right_model_passes_as_many_checks_as_with_numpy():
+def test_a_correct_model_passes_as_many_checks_as_with_numpy():
     def compute(xp):
         case = bratu(xp)
         verification = mfdeq.verify(case.model, case.params, case.loss)

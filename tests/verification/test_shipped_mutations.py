@@ -1,4 +1,4 @@
-"""Verify finds every wrong derivative in the models that come with the repository."""
+"""Verify finds every wrong derivative in the models of the repository."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_all_wrong_derivatives_are_found_and_named(name):
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
 )
-def test_right_derivatives_pass(name, seed):
+def test_correct_derivatives_pass(name, seed):
     model, theta, h0, _ = shipped(name)
     found = mfdeq.verify(model, theta, h0=h0, seed=seed)
     assert found.verdict == "PASS", str(found)

@@ -1,4 +1,4 @@
-"""The table and the notes of a verification, and its verdicts."""
+"""The table, the notes and the verdicts of a verification."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_wrong_derivative_fails_under_loose_solves():
     assert "look first at: d_params" in str(found)
 
 
-def test_right_derivatives_without_equilibrium_are_inconclusive():
+def test_correct_derivatives_without_equilibrium_are_inconclusive():
     class WithoutEquilibrium(mfdeq.FixedPointModel):
         state_size = param_size = 1
 
