@@ -11,7 +11,7 @@ from ..files.checkpoints import read_state, write_state
 from ..report import LinearCounts
 from .point import Point
 
-SAVED, FOLLOWING = "a branch", "a branch that is followed"  # kinds of files
+BRANCH_KIND, CHECKPOINT_KIND = "a branch", "a branch that is followed"  # kinds of files
 
 
 @dataclass(eq=False)  # comparing arrays element by element would make == ambiguous
@@ -77,7 +77,7 @@ class Branch:
         >>> bool(np.all(again.t == branch.t))
         True
         """
-        write_state(path, SAVED, {}, {"branch": to_tree(self)})
+        write_state(path, BRANCH_KIND, {}, {"branch": to_tree(self)})
 
     @classmethod
     def load(cls, path: Any) -> Branch:
@@ -97,7 +97,7 @@ class Branch:
         CheckpointError
             If the file does not contain a branch.
         """
-        return from_tree(read_state(path, SAVED, FOLLOWING)[1]["branch"], lambda x: x)
+        return from_tree(read_state(path, BRANCH_KIND, CHECKPOINT_KIND)[1]["branch"], lambda x: x)
 
     @property
     def t(self) -> Any:

@@ -86,7 +86,7 @@ class Curve:
         monitor.set_scale(point.state)
         monitor.set_floor(self.linearized(point).A, point.state)
         if not norm <= MAX_RESUMED_RESIDUAL * report.target:
-            raise ConvergenceError(f"||R|| at its last point is {norm:.2e}")
+            raise ConvergenceError(f"||R|| at the last point is {norm:.2e}")
         self.forget()
 
     def forget(self) -> None:

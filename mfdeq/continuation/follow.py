@@ -12,7 +12,7 @@ from ..equilibrium.solve import reused_solver
 from ..errors import ArgumentError, ConvergenceError, MfdeqError
 from ..files.checkpoints import Checkpoint, digest, open_checkpoint, other_run_error
 from ..models.model import Model
-from .branch import FOLLOWING, Branch, from_tree, to_tree
+from .branch import CHECKPOINT_KIND, Branch, from_tree, to_tree
 from .curve import Curve
 from .point import Point
 from .special_points import SpecialPoints
@@ -20,8 +20,8 @@ from .stability import withhold_uncertain_counts
 
 TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
 MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
-MIN_STEP = 1e-8  # relative to the first step
-MIN_TURNING_STEP = 64 * MIN_STEP  # shorter steps are not halved because tangents turn
+MIN_STEP_RATIO = 1e-8  # relative to the first step
+MIN_TURNING_STEP_RATIO = 64 * MIN_STEP_RATIO  # shorter steps are not halved because tangents turn
 MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
 METHODS = ("arclength", "natural")
 
@@ -150,7 +150,7 @@ def follow(
     file = open_checkpoint(
         checkpoint,
         checkpoint_every,
-        FOLLOWING,
+        CHECKPOINT_KIND,
         lambda: {
             "model": model.display_name,
             "N and P": [curve.size, curve.theta.shape[0]],
@@ -207,7 +207,7 @@ class _Walk:
             self.special_points.resume(saved["curve"])
             curve.resume(saved["curve"]["weight"], self.branch.points[-1])
         except ConvergenceError as error:
-            raise other_run_error(path, f"it seems to be of another model: {error}") from error
+            raise other_run_error(path, f"the model differs: {error}") from error
         return saved["ended"]
 
     def write_checkpoint(self, ended: bool | None = None) -> None:
@@ -242,10 +242,10 @@ def _advance(
             branch.reason = f"{max_points} points"
             return False
         walk.write_checkpoint()
-        if walk.ds < MIN_STEP * first_step and natural:
+        if walk.ds < MIN_STEP_RATIO * first_step and natural:
             branch.reason = f"probably a fold after t = {here.t:.8g}: follow it by arclength"
             return True
-        if walk.ds < MIN_STEP * first_step:
+        if walk.ds < MIN_STEP_RATIO * first_step:
             raise ConvergenceError(
                 f"the branch could not be followed beyond t = {here.t:.8g}: the corrector failed "
                 f"for every step length (the last time with: {failure}). The branch may end there, "
@@ -255,7 +255,7 @@ def _advance(
         try:
             there, iterations = curve.correct(here, walk.ds, natural=natural)
             turns = curve.cosine(here, there) < MIN_COSINE
-            if turns and walk.ds > MIN_TURNING_STEP * first_step:
+            if turns and walk.ds > MIN_TURNING_STEP_RATIO * first_step:
                 walk.ds *= 0.5
                 continue
             turned_back = here.slope * there.slope < 0.0

@@ -71,7 +71,7 @@ def leading_eigenvalues(
     if not A.backend.library.on_host:
         raise ArgumentError(
             f"eigenvalues: expected a model on the host, or at most {MAX_DENSE_SIZE} unknowns, got "
-            f"{n} unknowns on a device"
+            f"{n} unknowns with arrays of {A.backend.library_name}"
         )
     start = host.random.default_rng(0).standard_normal(n)
     apply = (lambda x: x - A._apply(x)) if is_map else factorize().solve

@@ -20,7 +20,7 @@ from ..report import SolveReport
 # error bounds of eigenvalues and error bars add no other.
 ESTIMATE_SAFETY_FACTOR = 2.0
 MAX_INNER_RTOL = 0.01  # largest relative residual of an inner solve
-LOOSEN_BELOW = 0.03  # share of the allowed error below which later inner solves are looser
+LOOSENING_SHARE = 0.03  # share of the allowed error below which later inner solves are looser
 MIN_ESTIMATE_ROUNDINGS = 30.0  # smallest relative error that is reported, in rounding units
 MIN_INNER_RTOL_ROUNDINGS = 100.0  # smallest tolerance of an inner solve, in rounding units
 
@@ -99,7 +99,7 @@ class InnerTolerance:
             value, error = function(point, self.inner)
             worst = relative_error(self.backend, error, value)
             if worst <= self.rtol:
-                if worst < LOOSEN_BELOW * self.rtol:
+                if worst < LOOSENING_SHARE * self.rtol:
                     self.inner = min(10.0 * self.inner, MAX_INNER_RTOL)
                 return value, worst
             tightest = self.inner <= self.tightest

@@ -9,8 +9,10 @@ from .convergence import ConvergenceMonitor
 from .picard import MIN_DAMPING, residual_preconditioner
 from .protocol import ForwardMethod
 
-DEPTH = 8  # number of past differences in a step
-MAX_GROWTH = 10.0  # factor by which ||R|| may grow in one step before the iteration restarts
+MAX_DIFFERENCES = 8  # number of past differences in a step
+MAX_RESIDUAL_GROWTH = (
+    10.0  # factor by which ||R|| may grow in one step before the iteration restarts
+)
 RANK_ROUNDINGS = 100.0  # singular values below this many rounding units count as zero
 
 
@@ -48,7 +50,7 @@ class Anderson(ForwardMethod):
         while not monitor.done:
             step = anderson_step(backend, G, dh, dG, damping)
             trial_R, trial_norm = problem.trial_residual(h + step)
-            if trial_R is None or trial_norm > MAX_GROWTH * norm:
+            if trial_R is None or trial_norm > MAX_RESIDUAL_GROWTH * norm:
                 if not dh:
                     damping *= 0.5
                     if damping < MIN_DAMPING:
@@ -56,7 +58,7 @@ class Anderson(ForwardMethod):
                 dh, dG = [], []
                 continue
             trial_G = -M(trial_R)
-            dh, dG = [*dh[1 - DEPTH :], step], [*dG[1 - DEPTH :], trial_G - G]
+            dh, dG = [*dh[1 - MAX_DIFFERENCES :], step], [*dG[1 - MAX_DIFFERENCES :], trial_G - G]
             h, norm, G = h + step, trial_norm, trial_G
             monitor.record(h, norm)
         return h

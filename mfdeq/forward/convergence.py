@@ -20,9 +20,11 @@ DEFAULT_RTOL_FLOAT64 = 1e-10
 FLOOR_ROUNDINGS = 10.0  # the floor, in rounding units of || |A||h| ||
 MAX_FLOOR_RATIO = 100.0  # above this multiple of an estimated floor, ||R|| is not at the floor
 DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the smallest ||R||
-STALL_ITERATIONS = 100  # the iteration has stalled after so many without progress
+STALL_ITERATIONS = 100  # the iteration has stalled after this many without progress
 STALL_DECREASE = 0.99  # progress is a decrease of the smallest ||R|| to less than this multiple
-ADVICE = "Start nearer (h0), try another method, or check the derivatives with mfdeq.verify"
+DEFAULT_ADVICE = (
+    "Use a better start h0, try another method, or check the derivatives with mfdeq.verify"
+)
 
 
 class ConvergenceMonitor:
@@ -154,7 +156,7 @@ class ConvergenceMonitor:
                 "that rtol is relative to",
             )
 
-    def failure(self, reason: str, advice: str = ADVICE) -> ConvergenceError:
+    def failure(self, reason: str, advice: str = DEFAULT_ADVICE) -> ConvergenceError:
         """Make the error for a failed iteration, with the best state and the history.
 
         Parameters

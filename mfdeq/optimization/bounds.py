@@ -66,7 +66,7 @@ class Bounds:
         return side
 
     @property
-    def none(self) -> bool:
+    def unbounded(self) -> bool:
         """Whether there are no bounds."""
         return self.lower is None and self.upper is None
 
@@ -79,12 +79,12 @@ class Bounds:
 
     def projected_gradient(self, theta: Array, g: Array) -> Array:
         """Return theta - P(theta - g), which is zero at a stationary point and g without bounds."""
-        return g if self.none else theta - self.project(theta - g)
+        return g if self.unbounded else theta - self.project(theta - g)
 
     def active_set(self, theta: Array, g: Array) -> ActiveSet:
         """Return the parameters near a bound that a step of steepest descent would cross."""
         backend, xp = self.backend, self.backend.xp
-        if self.none:
+        if self.unbounded:
             return ActiveSet(None, None)
         # The distance decreases with the projected gradient. Near a solution, only parameters at a
         # bound are active.

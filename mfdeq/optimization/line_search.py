@@ -13,12 +13,12 @@ from .objective import Objective
 from .truncated_cg import forcing_term
 
 # Constants of the Wolfe conditions, for the decrease of the loss and for the slope.
-ARMIJO, WOLFE = 1e-4, 0.9
+ARMIJO_CONSTANT, WOLFE_CONSTANT = 1e-4, 0.9
 LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 MAX_HALVINGS = 40
 MAX_TRIALS = 30  # of a search by the Wolfe conditions
-BACKTRACK = 0.1  # factor of the step length if the loss is not finite
-EXPANSION = 3.0  # factor of the length of a step that is too short
+BACKTRACKING_FACTOR = 0.1  # factor of the step length if the loss is not finite
+EXPANSION_FACTOR = 3.0  # factor of the length of a step that is too short
 PARABOLA_RANGE = 0.1, 0.9  # allowed range of the minimum of a parabola in a bracket
 
 
@@ -89,14 +89,14 @@ def armijo_search(
     for rejected in range(MAX_HALVINGS):
         trial = theta + t * p
         new = objective.value(trial)
-        if new <= value + ARMIJO * t * slope:
+        if new <= value + ARMIJO_CONSTANT * t * slope:
             return Trial(trial, new, objective.gradient(trial), rejected)
         if abs(new - value) <= noise:
             trial_g = objective.gradient(trial)
             if backend.norm(trial_g) < size:
                 return Trial(trial, new, trial_g, rejected)
         # Shrink faster if the loss is not finite: without curvature, the length of p is arbitrary.
-        t *= 0.5 if new < math.inf else BACKTRACK
+        t *= 0.5 if new < math.inf else BACKTRACKING_FACTOR
     return None
 
 
@@ -124,16 +124,16 @@ def wolfe_search(
     for _ in range(MAX_TRIALS):
         trial = theta + t * p
         new = objective.value(trial)
-        if new > value + ARMIJO * t * start + (noise if best is None else 0.0):
+        if new > value + ARMIJO_CONSTANT * t * start + (noise if best is None else 0.0):
             high, rejected = t, rejected + 1
             t = low + (high - low) * _parabola_minimum(new - at_low, slope * (high - low))
             continue
         trial_g = objective.gradient(trial)
         best, new_slope = Trial(trial, new, trial_g, rejected), float(backend.xp.vecdot(trial_g, p))
-        if new_slope >= WOLFE * start:
+        if new_slope >= WOLFE_CONSTANT * start:
             return best
         low, at_low, slope = t, new, new_slope
-        t = 0.5 * (low + high) if high < math.inf else EXPANSION * low
+        t = 0.5 * (low + high) if high < math.inf else EXPANSION_FACTOR * low
     return best
 
 

@@ -93,11 +93,15 @@ class Minimization:
         try:
             self._solve_again(to_device(saved["state"]))
         except (ConvergenceError, SingularStateError) as error:
-            raise other_run_error(path, f"there is no equilibrium at its point: {error}") from error
+            raise other_run_error(
+                path, f"there is no equilibrium at the saved point: {error}"
+            ) from error
         value = self.functional.loss.value(self.eq.state, self.eq.params)
         tol = SAME_LOSS_RTOL * max(abs(self.at.value), abs(steps[0].value))
         if not abs(value - self.at.value) <= tol:
-            raise other_run_error(path, f"its loss is {self.at.value}, expected {value}")
+            raise other_run_error(
+                path, f"the loss at the saved point is {value}, expected {self.at.value}"
+            )
 
     def run(
         self,

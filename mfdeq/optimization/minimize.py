@@ -157,7 +157,7 @@ def minimize(
     N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))
     theta = backend.vector(theta0, P, "theta0")
     limits = Bounds(backend, theta.shape[0], bounds)
-    if not limits.none and not entry.takes_bounds:
+    if not limits.unbounded and not entry.takes_bounds:
         bounded = " and ".join(name for name, other in METHODS.items() if other.takes_bounds)
         raise ArgumentError(
             f"bounds: expected None or one of the methods {bounded}, got {method!r}"

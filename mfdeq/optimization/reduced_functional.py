@@ -15,10 +15,10 @@ from ..models.model import Model
 from ..operators.operator import Operator
 from ..report import LinearCounts, SolveReport
 
-ON_FAILURE = ("raise", "inf")
+ON_FAILURE_VALUES = ("raise", "inf")
 SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress")  # of `mfdeq.solve`
 # Attributes that are computed again when needed: they are not pickled, and dropped by `forget`.
-CACHED = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
+CACHED_ATTRIBUTES = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while
 # steps from its point are tried.
 MAX_REPORTS = 100
@@ -104,7 +104,7 @@ class ReducedFunctional:
         accuracy: float | None = None,
         **solve_options: Any,
     ) -> None:
-        one_of(on_failure, ON_FAILURE, "on_failure")
+        one_of(on_failure, ON_FAILURE_VALUES, "on_failure")
         if not isinstance(model, Model):
             raise ArgumentError(
                 "model: expected an instance of mfdeq.FixedPointModel or mfdeq.ResidualModel, got "
@@ -134,7 +134,7 @@ class ReducedFunctional:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out equilibria and Hessians, whose factors cannot be pickled."""
-        return {**self.__dict__, **dict.fromkeys(CACHED)}
+        return {**self.__dict__, **dict.fromkeys(CACHED_ATTRIBUTES)}
 
     def forget(self, start: Array) -> None:
         """Drop everything but a start for the next solve.
@@ -145,7 +145,7 @@ class ReducedFunctional:
         ----------
         start : (N,) array
         """
-        self.__dict__.update(dict.fromkeys(CACHED), _start=start)
+        self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES), _start=start)
         self.solve_options["solver"].forget()
 
     def equilibrium(self, theta: Array) -> Equilibrium:

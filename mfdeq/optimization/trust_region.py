@@ -33,11 +33,11 @@ from .truncated_cg import forcing_term, steihaug
 # The ratios below are those of the actual to the predicted decrease of the loss.
 MIN_RATIO = 1e-4  # a step is accepted above this ratio
 GROWTH_RATIO, SHRINKAGE_RATIO = 0.75, 0.25  # the region grows above, or shrinks below these ratios
-GROWTH, SHRINKAGE = 2.0, 0.25  # factors of the radius
-NEAR_BOUNDARY = 0.8  # the region grows only after a step of this length, relative to the radius
+GROWTH_FACTOR, SHRINKAGE_FACTOR = 2.0, 0.25  # factors of the radius
+BOUNDARY_SHARE = 0.8  # the region grows only after a step of this length, relative to the radius
 # A model with a relative prediction error below the first limit is kept, unless the error of the
 # other one is smaller by the second factor.
-MAX_PREDICTION_ERROR, MUCH_SMALLER_ERROR = 0.25, 0.02
+MAX_PREDICTION_ERROR, SWITCHING_ERROR_RATIO = 0.25, 0.02
 MIN_RADIUS = 1e-14  # relative to the length of the parameters
 LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 
@@ -73,8 +73,10 @@ class TrustRegion(Method):
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, self.setting.target)
         path = steihaug(
             backend,
-            _on_free(active, functools.partial(objective.product, model, accuracy=forcing)),
-            _on_free(active, self.setting.precondition),
+            _restrict_to_free(
+                active, functools.partial(objective.product, model, accuracy=forcing)
+            ),
+            _restrict_to_free(active, self.setting.precondition),
             active.free(g),
             at.radius,
             forcing,
@@ -87,7 +89,7 @@ class TrustRegion(Method):
 
         trial = theta + path.step
         decrease = path.decrease
-        if not bounds.none:
+        if not bounds.unbounded:
             trial = bounds.project(active.to_bounds(trial))
             if norm(trial - theta - path.step) > eps * norm(trial - theta):  # projected
                 decrease = predicted_decrease(model, trial - theta)
@@ -108,7 +110,7 @@ class TrustRegion(Method):
                     abs(value - new - predicted)
                     for predicted in (decrease, predicted_decrease(other, trial - theta))
                 )
-                if other_error <= (MUCH_SMALLER_ERROR * error if fits else error):
+                if other_error <= (SWITCHING_ERROR_RATIO * error if fits else error):
                     gauss_newton = not gauss_newton
         radius = _next_radius(ratio, path.length, path.radius)
         how = f"{path.how}, Gauss-Newton" if at.gauss_newton else path.how
@@ -129,12 +131,14 @@ class TrustRegion(Method):
 def _next_radius(ratio: float, length: float, radius: float) -> float:
     """Return the next radius, by the ratio of actual to predicted decrease of the loss."""
     if ratio < SHRINKAGE_RATIO:
-        return SHRINKAGE * min(radius, length or radius)
-    if ratio > GROWTH_RATIO and length >= NEAR_BOUNDARY * radius:
-        return GROWTH * radius
+        return SHRINKAGE_FACTOR * min(radius, length or radius)
+    if ratio > GROWTH_RATIO and length >= BOUNDARY_SHARE * radius:
+        return GROWTH_FACTOR * radius
     return radius
 
 
-def _on_free(active: ActiveSet, product: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _restrict_to_free(
+    active: ActiveSet, product: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
     """Restrict a symmetric product to the free parameters."""
     return lambda x: active.free(product(active.free(x)))

@@ -56,7 +56,7 @@ class EigenCheckpoint:
         assert self.file is not None
         if not off <= tol:
             raise other_run_error(
-                self.file.path, f"a product differs by {off:.1e}, for another H or M"
+                self.file.path, f"H or M differs, with a product off by {off:.1e}"
             )
         for operator, state in zip(self.operators, self._operator_states, strict=True):
             operator.restore(state)
@@ -91,7 +91,7 @@ class EigenCheckpoint:
         fields["vectors"] = H.backend.from_host(fields["vectors"])
         fields["precision"] = H.metric if isinstance(H.metric, Precision) else None
         if fields["krylov"] is not None:
-            fields["krylov"] = Lanczos.restored(H.backend, H, H.metric, fields["krylov"])
+            fields["krylov"] = Lanczos.from_checkpoint(H.backend, H, H.metric, fields["krylov"])
         pairs = Eigenpairs(**fields, report=EigenReport(**report))
         x, dual = pairs.vectors[:, -1:], H.metric.apply(pairs.vectors[:, -1:])
         off = H.metric.dual_norms(H.H._apply(x) - dual * pairs.values[-1:])

@@ -88,7 +88,7 @@ class Davidson:
         }
 
     @classmethod
-    def restored(
+    def from_checkpoint(
         cls, H: CountedOperator, M: Operator, k: int, max_size: int, checkpoint: EigenCheckpoint
     ) -> Davidson:
         """Restore a search from the `checkpoint_state` in a checkpoint."""
@@ -165,7 +165,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     if problem.checkpoint.search is None:
         search = Davidson(H, M, M._apply(start), k, max_size)
     else:
-        search = Davidson.restored(H, M, k, max_size, problem.checkpoint)
+        search = Davidson.from_checkpoint(H, M, k, max_size, problem.checkpoint)
     while True:
         floor = ROUNDING_FACTOR * backend.eps * search.norm
         scale = float(abs(search.values).max())

@@ -34,7 +34,7 @@ from ..priors.metric import Metric
 BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
 MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
 # Orthogonalize again if less than this share of a column's length remains (Daniel et al. 1976).
-REORTHOGONALIZE_BELOW = 0.5
+REORTHOGONALIZATION_RATIO = 0.5
 METRIC_RTOL = 1e-4  # relative difference up to which products with M are taken as of the same M
 RESTART_SHARE = 0.5  # of the basis beyond k vectors that is filled with unwanted ones at a restart
 # The attributes, other than the vectors, that a checkpoint stores.
@@ -140,7 +140,7 @@ class Lanczos:
         W = W - dual[j:, :].T @ diagonal
         off: Any = 0.0
         for _ in range(MAX_ORTHOGONALIZATIONS):
-            lengths = REORTHOGONALIZE_BELOW * self.backend.column_norms(W)
+            lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
             h = V @ W
             W = W - dual.T @ h
             off = off + h
@@ -252,7 +252,7 @@ class Lanczos:
         }
 
     @classmethod
-    def restored(
+    def from_checkpoint(
         cls,
         backend: Backend,
         product: Callable[[Array], Array],

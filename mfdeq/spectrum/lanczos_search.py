@@ -87,7 +87,7 @@ class LanczosSearch:
 
     def _restore(self, state: dict[str, Any]) -> None:
         H, checkpoint = self.H, self.checkpoint
-        self.lanczos = Lanczos.restored(H.backend, H, H.metric, state["lanczos"])
+        self.lanczos = Lanczos.from_checkpoint(H.backend, H, H.metric, state["lanczos"])
         self.values_at_breakdown = state["values_at_breakdown"]
         self.norm, self.final = state["norm"], state["final"]
         relaxed = H.relaxed and not self.final
@@ -173,7 +173,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     if resume is None:
         begin = functools.partial(Lanczos, H.backend, H, problem.start, problem.max_size, H.metric)
     else:
-        begin = functools.partial(_resumed, resume, H, problem.max_size)
+        begin = functools.partial(_resume_lanczos, resume, H, problem.max_size)
     H.relaxed = problem.relaxed and H.relaxable
     search = LanczosSearch(begin, *shared)
     pairs = search.run()
@@ -188,7 +188,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     return pairs
 
 
-def _resumed(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
+def _resume_lanczos(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
     """Return the Lanczos process of an earlier result, with room for `max_size` vectors."""
     if not isinstance(resume, Eigenpairs):
         raise ArgumentError(

@@ -38,7 +38,7 @@ class Nystrom(SelfAdjoint):
     H : LinearOperator, (P, P)
         A symmetric and positive semidefinite operator.
     rank : int
-        The rank of the approximation. H is multiplied by one block of so many columns.
+        The rank of the approximation. H is multiplied by one block of `rank` columns.
     shift : float, optional
         The shift s >= 0, 0 by default.
     seed : int, optional

@@ -53,7 +53,7 @@ OTHERS = {
         "start": {"start": np.array([0.0, 1.0])},
         "eigenvalues": {"eigenvalues": 1},
         "direction": {"direction": np.array([2.0])},
-        "another model": {"model": SADDLE},
+        "the model differs": {"model": SADDLE},
     },
     "eigsh": {
         "k": {"k": 4},
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_run_is_refused(of, what, ended, tmp_path, monke
 def test_a_checkpoint_with_another_metric_is_refused(tmp_path, monkeypatch):
     run = functools.partial(pairs, tmp_path / "run", checkpoint_every=1)
     kill_after_writing(lambda: run(M=METRIC), monkeypatch)
-    with pytest.raises(mfdeq.CheckpointError, match="for another H or M"):
+    with pytest.raises(mfdeq.CheckpointError, match="H or M differs"):
         run(M=METRIC + 1.0)
 
 
