@@ -1,8 +1,8 @@
-"""Sources of derivatives: models and losses from a function alone.
+"""Sources of derivatives: models and losses that differentiate a user's function.
 
-A source is a `mfdeq.models.model.Model` whose ``linearize`` computes derivatives. Those of JAX and
-PyTorch share the models of `automatic`, and the contract for such a library is `DerivativeSource`
-in `source`; `function` differentiates numerically, and `mixed` takes each derivative from one of
-several models. Sparsity patterns, and what they save, are here as well. A new source is one module
-here and one line in the list of public names; nothing after the linearization knows which it was.
+A source is a `mfdeq.models.model.Model` whose ``linearize`` computes derivatives. The models of
+JAX and PyTorch are in `automatic`, with the interface `DerivativeSource` in `source`; `function`
+differentiates numerically, and `mixed` combines the derivatives of several models. Sparsity
+patterns are handled here too. To add a source, write a module here and list its function among the
+public names; the rest of the library does not depend on the source.
 """

@@ -1,4 +1,4 @@
-"""Models and losses from a function and a source of automatic derivatives."""
+"""Models and losses that a source of automatic derivatives differentiates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIELDS = ("d_state", "d_params", "curvature", "second")
 def model_from(
     source: DerivativeSource, f: Function, state: Any, params: Any, kind: str, sparsity: Any
 ) -> Model:
-    """Make a model from a function of (state, params).
+    """Create a model from a function of (state, params).
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def model_from(
 
 
 def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) -> Loss:
-    """Make a loss from a scalar function of (state, params), with examples of both."""
+    """Create a loss from a scalar function of (state, params), given examples of both."""
     states, parameters = source.layout(state, "state"), source.layout(params, "params")
 
     def flat(h: Any, theta: Any) -> Any:
@@ -64,20 +64,21 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
         lambda h, theta: float(value(*source.to_library(h, theta))),
         d_state=gradient_part(0),
         d_params=gradient_part(1),
-        # A loss has no weights lam; an empty array takes their place.
+        # A loss has no weights lam, so pass an empty array.
         curvature=lambda h, theta: _curvature_at(source, curvature, h, theta, h[:0]),
     )
 
 
 class AutomaticModel(Model):
-    """What maps and residuals from a function share.
+    """Common base class of maps and residuals with automatic derivatives.
 
     Parameters
     ----------
     source : DerivativeSource
     f : callable
+        The map or residual f(state, params).
     state, params : arrays or pytrees
-        Examples.
+        Examples of the state and of the parameters.
     sparsity : None, "detect" or pair
         As in `mfdeq.from_jax`.
     """
@@ -107,23 +108,23 @@ class AutomaticModel(Model):
 
     @property
     def display_name(self) -> str:
-        """The public function that made the model, and the name of f."""
+        """The name of the public function that created the model, and that of f."""
         return f"{self.source.caller}({getattr(self.f, '__name__', 'f')})"
 
     def flat_state(self, tree: Any) -> Array:
-        """Return the (N,) vector of a state that has the structure of the example."""
+        """Convert a state with the structure of the example to an (N,) vector."""
         return host.asarray(self._states.to_vector(tree))
 
     def flat_params(self, tree: Any) -> Array:
-        """Return the (P,) vector of parameters that have the structure of the example."""
+        """Convert parameters with the structure of the example to a (P,) vector."""
         return host.asarray(self._parameters.to_vector(tree))
 
     def state_tree(self, h: Array) -> Any:
-        """Return an (N,) vector as a state that has the structure of the example."""
+        """Convert an (N,) vector to a state with the structure of the example."""
         return self._states.to_tree(*self.source.to_library(h))
 
     def params_tree(self, theta: Array) -> Any:
-        """Return a (P,) vector as parameters that have the structure of the example."""
+        """Convert a (P,) vector to parameters with the structure of the example."""
         return self._parameters.to_tree(*self.source.to_library(theta))
 
     def evaluate(self, h: Array, theta: Array) -> Array:
@@ -132,7 +133,7 @@ class AutomaticModel(Model):
         return self.source.from_library(Backend.of(h, theta), value)
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
-        """Differentiate at (h, theta); what f computes there is stored for later products."""
+        """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
         d_state, d_params = self._sparsity.assemble(
             self._operators(h, theta),
@@ -154,7 +155,7 @@ class AutomaticModel(Model):
         )
 
     def _operators(self, h: Array, theta: Array) -> list[Operator]:
-        """Return df/dh and df/dtheta by their products."""
+        """Return df/dh and df/dtheta as operators."""
         backend, columns = Backend.of(h, theta), (self.state_size, self.param_size)
         jacobians = self._jacobians(*self.source.to_library(h, theta))
         return [
@@ -167,7 +168,7 @@ class AutomaticModel(Model):
 
 
 class AutomaticMap(AutomaticModel, FixedPointModel):
-    """A fixed-point map whose derivatives are automatic."""
+    """A fixed-point map with automatic derivatives."""
 
     def map(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""
@@ -175,7 +176,7 @@ class AutomaticMap(AutomaticModel, FixedPointModel):
 
 
 class AutomaticResidual(AutomaticModel, ResidualModel):
-    """A residual whose derivatives are automatic."""
+    """A residual with automatic derivatives."""
 
     def residual(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""
@@ -183,7 +184,7 @@ class AutomaticResidual(AutomaticModel, ResidualModel):
 
 
 class Jacobian(Operator):
-    """A Jacobian of f at one point, by its products."""
+    """A Jacobian of f at one point, given by its products."""
 
     def __init__(
         self,
@@ -209,7 +210,7 @@ class Jacobian(Operator):
 
 @compiled_krylov.register(Jacobian)
 def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve | None:
-    """Solve with J, or with I − J, by a function that the source compiles, if it does."""
+    """Return a solve with J or I − J that the source compiles, or None."""
     solve = J.source.compiled_krylov(J.products.compiled, method, identity_minus)
     if solve is None:
         return None
@@ -239,9 +240,10 @@ def _curvature_at(
 
 
 class _AutomaticCurvature(Curvature):
-    """A curvature whose products with blocks need no test, which would compile for one shape more.
+    """A curvature whose products with blocks are not tested.
 
-    They are right by construction: a source maps the product over the columns.
+    They are correct by construction, since sources map the product over the columns, and a test
+    would compile the product for another shape.
     """
 
     check_blocks = False

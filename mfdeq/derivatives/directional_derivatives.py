@@ -1,4 +1,4 @@
-"""Directional derivatives of a function f of x = (theta, h) at one point, from its values.
+"""Numerical directional derivatives of a function f of x = (theta, h) at one point.
 
 The first derivative along a direction a is
 
@@ -6,9 +6,9 @@ The first derivative along a direction a is
 - a central difference, (f(x + t a) − f(x − t a)) / 2t, whose step t ~ eps^(1/3) balances
   truncation and rounding [2]_ and leaves a relative error of eps^(2/3).
 
-The second derivative along a and b is a central difference along b of the first one, with a
-relative error of eps^(2/3) for the complex step. From values alone it is a difference of four
-values at steps t ~ eps^(1/4), with a relative error of eps^(1/2).
+The second derivative along a and b is a central difference along b of the complex step along a,
+with a relative error of eps^(2/3), or a difference of four values with steps t ~ eps^(1/4) and a
+relative error of eps^(1/2).
 
 References
 ----------
@@ -31,23 +31,21 @@ from ..errors import ArgumentError, ModelError, note_origin
 from ..operators.operator import Operator, columnwise
 from .nearby_points import nearby_point, typical_sizes
 
-SECOND_STEP_FACTOR = 4.0  # of step^(3/4) ~ eps^(1/4), the step of second derivatives from values
-ERROR_FACTOR = 4.0  # of the error of a difference of a smooth function whose derivatives are one
+SECOND_STEP_FACTOR = 4.0  # second derivatives from values use this times step^(3/4) ~ eps^(1/4)
+ERROR_FACTOR = 4.0  # safety factor of errors estimated for derivatives of order one
 Direction = tuple[Array, Array]  # (dtheta, dh)
 
 
 @dataclass(frozen=True)
 class StepRule:
-    """How long the steps of differences are.
+    """The step sizes of finite differences.
 
     Parameters
     ----------
     relative_step : float, optional
-        The step, relative to the typical sizes. None, the default, is the best for a smooth
-        function.
+        The step relative to the typical sizes. By default it is optimal for a smooth function.
     scale : pair of floats or arrays, optional
-        Typical sizes of the state and of the parameters. None, the default, takes those of the
-        point.
+        Typical sizes of the state and of the parameters, by default those of the point.
     """
 
     relative_step: float | None = None
@@ -59,35 +57,34 @@ class StepRule:
             raise ArgumentError(f"step: expected a float between 0 and 1, or None, got {step!r}")
         if scale is not None and not (isinstance(scale, (tuple, list)) and len(scale) == 2):
             raise ArgumentError(
-                "scale: expected a pair, for the state and the parameters, got "
-                f"{type(scale).__name__}"
+                f"scale: expected a pair (state scale, parameter scale), got {type(scale).__name__}"
             )
 
 
 class DirectionalDerivatives:
-    """First and second derivatives of f at one point, along directions.
+    """First and second directional derivatives of f at one point.
 
-    Directions are relative to typical sizes: entry i of a direction stands for a step of that
-    many typical sizes of entry i.
+    Directions are scaled by typical sizes: entry i of a direction is in units of the typical size
+    of variable i.
 
     Parameters
     ----------
     f : callable
         A function of (h, theta).
     name : str
-        What messages call f.
+        The name of f in messages.
     h, theta : (N,) and (P,) arrays
         The point.
     rule : StepRule
     step_factor : float, optional
-        A factor of all steps, so that another one gives derivatives with other errors.
+        A factor of all steps. Different factors give derivatives with independent errors.
 
     Attributes
     ----------
     sizes : pair of (P,) and (N,) arrays
         The typical sizes of theta and h.
     method : str
-        How first derivatives are computed, in words.
+        A description of how first derivatives are computed.
     accuracy : tuple of two floats
         Relative accuracy of first and of second derivatives.
     """
@@ -139,7 +136,7 @@ class DirectionalDerivatives:
         return (self._value(_shift(at, a, t)) - self._value(_shift(at, a, -t))) / (2.0 * t)
 
     def second(self, a: Direction, b: Direction) -> Array:
-        """Return f''[a, b], with zeros where it is below the rounding of its difference."""
+        """Return f''[a, b], with entries below the rounding error of the difference set to zero."""
         if 0.0 in (longest := (self._longest(a), self._longest(b))):
             return self.backend.zeros(self.size)
         if self.complex_step:
@@ -154,11 +151,11 @@ class DirectionalDerivatives:
         return self._difference(same, opposite) / (4.0 * s * t)
 
     def jacobians(self) -> list[Operator]:
-        """Return df/dh and df/dtheta by their products with directions."""
+        """Return df/dh and df/dtheta as operators on scaled directions."""
         return [_Jacobian(self, 1), _Jacobian(self, 0)]
 
     def unscale(self, jacobian: Operator, part: int) -> Any:
-        """Return the matrix of df/dtheta (part 0) or df/dh (part 1), without typical sizes."""
+        """Return the matrix of df/dtheta (part 0) or df/dh (part 1) in unscaled variables."""
         backend, columns = self.backend, jacobian.shape[1]
         array: Any = jacobian.array
         if array is None:
@@ -168,7 +165,7 @@ class DirectionalDerivatives:
         return array @ backend.sparse.diags(1.0 / self.sizes[part])
 
     def nearby(self, i: int) -> DirectionalDerivatives:
-        """Return the derivatives at a point near this one, another one for each i."""
+        """Return the derivatives at a nearby point, different for each i."""
         theta, h = self.x
         h, theta = nearby_point(self._evaluate, h, theta, self.sizes[::-1], i)
         return DirectionalDerivatives(self.f, self.name, h, theta, self.rule, self.step_factor)
@@ -211,35 +208,35 @@ class DirectionalDerivatives:
         out = as_array(self.backend, out, f"{name} (an array of shape {shape})", ModelError)
         if tuple(out.shape) != shape or not xp.isdtype(out.dtype, "complex floating"):
             raise ModelError(
-                f"{name}: expected it to return complex numbers of shape {shape}, got {out.dtype} "
-                f"of shape {tuple(out.shape)}"
+                f"{name}: expected a complex array of shape {shape}, got dtype {out.dtype} and "
+                f"shape {tuple(out.shape)}"
             )
         # A NaN may have an imaginary part of zero.
         derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny, xp.nan)
         return xp.asarray(derivative, dtype=self.backend.dtype)
 
     def _try_complex_step(self) -> tuple[bool, str]:
-        """Return whether the complex step works along one random direction, and if not, why."""
+        """Return whether the complex step is valid along a random direction, and why not."""
         backend = self.backend
         a: Any = tuple(backend.random(x.shape[0], seed=17) for x in self.x)
         try:
             with warnings.catch_warnings(), backend.ignore_overflow():
-                warnings.simplefilter("ignore")  # numpy's, where an imaginary part is discarded
+                warnings.simplefilter("ignore")  # numpy warns if an imaginary part is discarded
                 derivative = self._by_complex_step(a, self._longest(a), None)
         except Exception as error:
             reason = f"{error}" or type(error).__name__
-            return False, f" (f does not take complex arrays: {reason})"
-        self.complex_step = False  # for the difference with which it is compared
+            return False, f" (f does not accept complex arrays: {reason})"
+        self.complex_step = False  # so that `first` computes a difference
         with backend.ignore_overflow():
             difference = self.first(a)
             error_norm, size = backend.norm(derivative - difference), backend.norm(difference)
         if error_norm <= 10.0 * backend.eps ** (1 / 3) * size or not size < float("inf"):
             return True, ""
-        return False, " (f is not analytic: its complex step is no derivative)"
+        return False, " (f is not analytic: the complex step is not its derivative)"
 
 
 class _Jacobian(Operator):
-    """The derivative df/dtheta (part 0) or df/dh (part 1), by products with directions."""
+    """The derivative df/dtheta (part 0) or df/dh (part 1), given by products with directions."""
 
     def __init__(self, derivatives: DirectionalDerivatives, part: int) -> None:
         super().__init__(derivatives, (derivatives.size, derivatives.x[part].shape[0]))
@@ -254,7 +251,7 @@ class _Jacobian(Operator):
 
 
 class SecondDerivativeAlong(Operator):
-    """The linear map a -> f''[a, b] of stacked (P+N,) directions for one b, (N, P+N)."""
+    """The linear map a -> f''[a, b] of stacked (P+N,) directions for fixed b, (N, P+N)."""
 
     def __init__(self, derivatives: DirectionalDerivatives, b: Array) -> None:
         self.derivatives, self.P = derivatives, derivatives.x[0].shape[0]
@@ -272,14 +269,14 @@ class SecondDerivativeAlong(Operator):
 
 
 def _shift(at: Direction | None, a: Direction, t: float) -> Direction:
-    """Return at + t a, where None stands for zero."""
+    """Return at + t a, where None denotes zero."""
     if at is None:
         return t * a[0], t * a[1]
     return at[0] + t * a[0], at[1] + t * a[1]
 
 
 def _sizes(backend: Backend, x: Array, scale: Any, name: str) -> Array:
-    """Return the sizes of the entries of x, which the user may give."""
+    """Return the typical sizes of the entries of x, or `scale` if the user passed it."""
     xp = backend.xp
     if scale is None:
         return typical_sizes(x)

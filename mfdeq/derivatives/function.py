@@ -1,4 +1,4 @@
-"""Models from a plain function of arrays, by the complex step or by differences."""
+"""Models from a function of arrays, differentiated by the complex step or by differences."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .directional_derivatives import DirectionalDerivatives, StepRule
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 
-MAX_COLUMNS = 5_000  # N + P without a pattern, when a linearization takes an evaluation for each
-COMPARISON_STEP_FACTOR = 2.0  # of the steps of `linearize_for_comparison`
+MAX_COLUMNS = 5_000  # columns without a pattern, each of which takes an evaluation of f
+COMPARISON_STEP_FACTOR = 2.0  # factor of the steps of `linearize_for_comparison`
 
 
 def from_function(
@@ -35,27 +35,27 @@ def from_function(
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
 ) -> Model:
-    """Make a model from a function of (state, params), which is differentiated numerically.
+    """Create a model from a function of (state, params) by numerical differentiation.
 
     Parameters
     ----------
     f : callable
-        The map or residual f(h, theta) of (N,) and (P,) arrays, which returns an (N,) array. If it
-        takes complex arrays as well, and is analytic, first derivatives are exact to rounding;
-        this is tried, and compared with a difference, at every linearization.
+        The map or residual f(h, theta) of (N,) and (P,) arrays, which returns an (N,) array. If f
+        is analytic and accepts complex arrays, first derivatives are exact to rounding. This is
+        tested at every linearization by comparison with a difference.
     state_size, param_size : int
-        N and P.
+        The number of unknowns N and of parameters P.
     kind : {"map", "residual"}
         Whether an equilibrium is h = f(h, theta) or f(h, theta) = 0.
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
-        (N, P). A linearization then takes as many evaluations of f as there are colours. "detect",
-        which each of the pair may be too, finds them by products near the first point. None, the
-        default, detects them if N + P <= 5,000, and is an error otherwise.
+        (N, P). The number of evaluations of f in a linearization is then proportional to the
+        number of colours. With "detect", for both or as an entry of the pair, patterns are
+        detected by products near the first point. The default, None, detects them if
+        N + P <= 5,000, and raises an error otherwise.
     step : float, optional
-        The relative step of central differences, eps^(1/3) by default. Second derivatives that
-        are computed from values take four times its power 3/4. If a step is given, the complex
-        step is not tried.
+        The relative step s of central differences, by default eps^(1/3). Second derivatives
+        computed from values use 4 s^(3/4). If a step is passed, the complex step is not tried.
     scale : pair of floats or arrays, optional
         Typical sizes of the entries of h and of theta, to which steps are relative. By default
         these are the magnitudes of the entries, or the root mean square of all if that is larger.
@@ -67,9 +67,9 @@ def from_function(
     Raises
     ------
     ArgumentError
-        If an argument is of a wrong kind, or N + P is too large for a model without patterns.
+        If an argument has a wrong type, or N + P is too large for a model without patterns.
     DerivativeError
-        From a linearization: if a pattern misses entries of the derivative.
+        At a linearization, if a pattern lacks entries of the derivative.
 
     See Also
     --------
@@ -79,10 +79,10 @@ def from_function(
     -----
     First derivatives are Im f(x + i e a) / e with a tiny e (the complex step [1]_), or central
     differences with relative errors of about eps^(2/3). Second derivatives are differences of
-    first ones, with relative errors of about eps^(2/3) or eps^(1/2) in the two cases. If f has few
-    colours, all second derivatives are computed once for an equilibrium, and products with the
-    curvature are then those of a sparse matrix; otherwise each takes two evaluations of f' for
-    each column of f'. Checks and error estimates allow for these errors.
+    first ones, with relative errors of about eps^(2/3) or eps^(1/2), respectively. If the patterns
+    have few colours, all second derivatives at an equilibrium are computed once, and the curvature
+    is a sparse matrix; otherwise each product takes two evaluations of f' for each column of f'.
+    Checks and error estimates take these errors into account.
 
     References
     ----------
@@ -111,7 +111,7 @@ def from_function(
 
 
 class FunctionModel(Model):
-    """What maps and residuals from plain functions share."""
+    """Common base class of maps and residuals that are differentiated numerically."""
 
     def __init__(
         self,
@@ -128,17 +128,17 @@ class FunctionModel(Model):
         columns = sum(n for n, pattern in zip(sizes, patterns, strict=True) if pattern is None)
         if columns > MAX_COLUMNS:
             raise ArgumentError(
-                f"mfdeq.from_function: expected patterns of derivatives with {columns:,} columns, "
-                f"which are more than the {MAX_COLUMNS:,} for which a linearization evaluates f "
-                "column by column. Pass sparsity=(state pattern, parameter pattern), or "
-                'sparsity="detect" to have them found; for a dense derivative write '
-                "linearize(h, theta), or use mfdeq.from_jax, whose adjoints cost a few evaluations"
+                f"mfdeq.from_function: expected at most {MAX_COLUMNS:,} columns without a sparsity "
+                f"pattern, got {columns:,}. Pass sparsity=(state pattern, parameter pattern), or "
+                'sparsity="detect" to detect them. For dense derivatives define '
+                "linearize(h, theta), or use mfdeq.from_jax, whose adjoint products cost a few "
+                "evaluations"
             )
         self._sparsity.patterns = tuple(DETECT if p is None else p for p in patterns)
 
     @property
     def display_name(self) -> str:
-        """The public function that made the model, and the name of f."""
+        """The name of the public function that created the model, and that of f."""
         return f"mfdeq.from_function({getattr(self.f, '__name__', 'f')})"
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
@@ -146,7 +146,7 @@ class FunctionModel(Model):
         return self._linearize(h, theta, 1.0)
 
     def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
-        """Differentiate in the same way with longer steps."""
+        """Differentiate in the same way with larger steps."""
         return self._linearize(h, theta, COMPARISON_STEP_FACTOR)
 
     def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
@@ -159,7 +159,7 @@ class FunctionModel(Model):
 
         @functools.cache
         def second_derivatives() -> SecondDerivatives:
-            return SecondDerivatives(derivatives, self._sparsity.joint())
+            return SecondDerivatives(derivatives, self._sparsity.joint_pattern())
 
         method = derivatives.method
         return ComputedLinearization(
@@ -178,7 +178,7 @@ class FunctionModel(Model):
 
 
 class FunctionMap(FunctionModel, FixedPointModel):
-    """A fixed-point map that is differentiated numerically."""
+    """A fixed-point map with numerical derivatives."""
 
     def map(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""
@@ -186,7 +186,7 @@ class FunctionMap(FunctionModel, FixedPointModel):
 
 
 class FunctionResidual(FunctionModel, ResidualModel):
-    """A residual that is differentiated numerically."""
+    """A residual with numerical derivatives."""
 
     def residual(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""

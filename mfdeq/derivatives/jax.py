@@ -1,6 +1,6 @@
-"""Models and losses from JAX functions: every derivative is compiled once for a model.
+"""Models and losses from JAX functions, with derivatives that are compiled once for each model.
 
-Jacobians are those of `jax.linearize` and `jax.vjp`, and blocks of vectors go through `jax.vmap`.
+Jacobians are computed by `jax.linearize` and `jax.vjp`, and applied to blocks by `jax.vmap`.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ def from_jax(
     *,
     sparsity: Any = None,
 ) -> Model:
-    """Make a model from a JAX function of (state, params).
+    """Create a model from a JAX function of (state, params).
 
     Parameters
     ----------
     f : callable
-        The map or residual f(state, params). It returns what has the structure, shapes and dtypes
-        of `state`, and can be traced by `jax.jit`, `jax.jvp` and `jax.vjp`.
+        The map or residual f(state, params), whose result has the structure, shapes and dtypes of
+        `state`. It must be traceable by `jax.jit`, `jax.jvp` and `jax.vjp`.
     state, params : array or pytree of arrays
-        Examples for the structure, shapes and dtype of both; their values do not matter. N and P
+        Examples that define the structure, shapes and dtype; their values do not matter. N and P
         are the numbers of their entries.
     kind : {"map", "residual"}
         Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
-        (N, P). Each may also be "detect", to have it found by products near the first point, or
-        None, the default, for a derivative that is not assembled. A derivative with a pattern
-        becomes a sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` need.
+        (N, P). Each may also be "detect", to detect it by products near the first point, or None,
+        the default, for a derivative that is not assembled. A derivative with a pattern becomes a
+        sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` require.
 
     Returns
     -------
     FixedPointModel or ResidualModel
         Its methods ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
-        ``params_tree(theta)`` convert between pytrees and the (N,) and (P,) vectors with which
-        mfdeq computes.
+        ``params_tree(theta)`` convert between pytrees and the (N,) and (P,) vectors that mfdeq
+        uses.
 
     Raises
     ------
     ArgumentError
-        If JAX is not installed, or if an argument is of a wrong kind.
+        If JAX is not installed, or if an argument has a wrong type.
     ModelError
-        If JAX computes in lower precision than the examples have, or if f does not return the
+        If JAX computes in lower precision than that of the examples, or if f does not return the
         structure of `state`.
     DerivativeError
-        From a linearization: if a pattern misses entries of the derivative.
+        At a linearization, if a pattern lacks entries of the derivative.
 
     See Also
     --------
@@ -70,12 +70,12 @@ def from_jax(
 
     Notes
     -----
-    First derivatives are products by `jax.linearize` (forward mode) and `jax.vjp` (reverse mode),
-    second ones are forward over reverse mode; all are exact to rounding. What they compute at an
-    equilibrium is stored for all products there. To assemble a derivative takes one product for
-    each colour of its columns [1]_, and one more to check that the pattern holds.
+    Products with first derivatives are computed by `jax.linearize` (forward mode) and `jax.vjp`
+    (reverse mode), those with second derivatives by forward over reverse mode; all are exact to
+    rounding. Intermediate values at an equilibrium are stored and reused. Assembling a derivative
+    takes one product for each colour of its columns [1]_, and one to check the pattern.
 
-    JAX computes in float32 unless ``jax.config.update("jax_enable_x64", True)`` comes first.
+    JAX computes in float32 unless ``jax.config.update("jax_enable_x64", True)`` is called first.
 
     References
     ----------
@@ -98,12 +98,12 @@ def from_jax(
 
 
 def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
-    """Make a loss from a JAX function of (state, params).
+    """Create a loss from a JAX function of (state, params).
 
     Parameters
     ----------
     L : callable
-        ``L(state, params)``, a scalar that `jax.grad` can differentiate twice.
+        ``L(state, params)`` returns a scalar that `jax.grad` can differentiate twice.
     state, params : array or pytree of arrays
         Examples, as for `from_jax`.
 
@@ -116,7 +116,7 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
     ArgumentError
         If JAX is not installed.
     ModelError
-        If JAX computes in lower precision than the examples have.
+        If JAX computes in lower precision than that of the examples.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
 
 
 class JaxSource(DerivativeSource):
-    """JAX as a source of derivatives: every function is compiled once for a model."""
+    """A source of derivatives by JAX, which compiles each function once for each model."""
 
     name, caller = "JAX", "mfdeq.from_jax"
 
@@ -150,15 +150,15 @@ class JaxSource(DerivativeSource):
         return _JaxLayout(self.jax, tree, name)
 
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
-        """Describe what f returns, by an abstract evaluation."""
+        """Describe the output of f by an abstract evaluation."""
         return _describe(self.jax, self.jax.eval_shape(f, state, params))
 
     def to_library(self, *arrays: Array) -> list[Any]:
-        """Convert arrays to JAX's, without a copy where both sides can."""
+        """Convert arrays to JAX arrays, without a copy if possible."""
         return [_jax_array(self.jax, x) for x in arrays]
 
     def from_library(self, backend: Backend, x: Any) -> Array:
-        """Convert an array of JAX to a new one of the backend."""
+        """Convert a JAX array to a new array of the backend."""
         return backend.copy_from(x)
 
     def value(self, function: Function) -> Function:
@@ -218,14 +218,14 @@ class JaxSource(DerivativeSource):
         return lambda h, theta, lam: functools.partial(self._along, linear_map(h, theta, lam))
 
     def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
-        """Return a solve with the Jacobian J, or with I − J, that is compiled as a whole."""
+        """Return a compiled solve with the Jacobian J or with I − J."""
         partial, (linear, transposed) = self.jax.tree_util.Partial, compiled
         sides = [
             partial(_identity_minus if identity_minus else _plain, linear),
             partial(_identity_minus_adjoint if identity_minus else _adjoint, transposed),
         ]
         if method == "cg":
-            sides[1] = sides[0]  # A is symmetric then, and its own product is the cheaper one
+            sides[1] = sides[0]  # A is symmetric, and its product is cheaper than its adjoint's
         solve = self._krylov(method)
         return lambda B, rtol, max_iterations, restart, adjoint: solve(
             sides[adjoint], B, rtol, max_iterations, restart
@@ -256,7 +256,7 @@ def _identity_minus_adjoint(transposed: Any, y: Any) -> Any:
 
 
 class _JaxLayout(TreeLayout):
-    """A pytree of real arrays, which is laid out by `jax.flatten_util.ravel_pytree`."""
+    """The layout of a pytree of real arrays by `jax.flatten_util.ravel_pytree`."""
 
     def __init__(self, jax: ModuleType, tree: Any, name: str) -> None:
         self._jax = jax
@@ -264,12 +264,12 @@ class _JaxLayout(TreeLayout):
         if not leaves or any(leaf.dtype.kind not in "fiub" for leaf in leaves):
             kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no arrays"
             raise ModelError(
-                f"{name} of mfdeq.from_jax: expected a real array or a pytree of real arrays, as "
-                f"an example of its shapes, got {type(tree).__name__} of {kinds}"
+                f"{name} of mfdeq.from_jax: expected a real array or a pytree of real arrays, got "
+                f"{type(tree).__name__} of {kinds}"
             )
         if any(leaf.dtype == host.float64 for leaf in leaves) and not jax.config.jax_enable_x64:
             raise ModelError(
-                f"{name} of mfdeq.from_jax is in float64, and JAX computes in float32: put\n"
+                f"{name} of mfdeq.from_jax is in float64, but JAX computes in float32: call\n"
                 '    jax.config.update("jax_enable_x64", True)\n'
                 "before the first use of jax, or pass float32 arrays"
             )
@@ -302,7 +302,7 @@ def _jax_array(jax: ModuleType, x: Array) -> Any:
         y = jax.dlpack.from_dlpack(Backend.of(x).row_major(x))
     if y.dtype != x.dtype:
         raise ModelError(
-            f"an array is in {x.dtype}, and JAX computes in {y.dtype}: put\n"
+            f"an array is in {x.dtype}, but JAX computes in {y.dtype}: call\n"
             '    jax.config.update("jax_enable_x64", True)\n'
             "before the first use of jax, or pass float32 arrays"
         )
@@ -311,6 +311,6 @@ def _jax_array(jax: ModuleType, x: Array) -> Any:
 
 def _import_jax() -> ModuleType:
     jax = import_optional("jax", "jax")
-    for module in ("jax.flatten_util", "jax.dlpack"):  # which `import jax` need not load
+    for module in ("jax.flatten_util", "jax.dlpack"):  # `import jax` may not load these
         import_optional(module, "jax")
     return jax

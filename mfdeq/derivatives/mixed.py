@@ -1,4 +1,4 @@
-"""Models whose derivatives come from several sources, each field from the first that gives it."""
+"""Models that combine the derivatives of several models."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SECOND_DERIVATIVES = ("curvature", "second")
 
 
 def mixed(*models: Model) -> Model:
-    """Make a model that takes each derivative from the first of several models that gives it.
+    """Combine models, taking each derivative from the first model that provides it.
 
     Parameters
     ----------
     *models : FixedPointModel or ResidualModel
-        Models of one kind and of the same sizes N and P. The map or residual, the start and the
-        scale are those of the first; a field of its `Linearization` that is None is taken from
-        the next, and so on. Derivatives that no model gives are computed by differences: first
-        ones as by `from_function`, up to the size that it takes, and second ones from two
-        linearizations for each product.
+        Models of one kind and of the same sizes N and P. The first defines the map or residual,
+        the initial state and the scale. A field of its `Linearization` that is None is taken from
+        the next model, and so on. Derivatives that no model provides are computed by differences:
+        first derivatives as in `from_function`, with the same limit on the size, and second
+        derivatives from two linearizations for each product.
 
     Returns
     -------
@@ -50,16 +50,16 @@ def mixed(*models: Model) -> Model:
 
     See Also
     --------
-    verify : Whether the sources are derivatives of the same function.
+    verify : Check whether the derivatives are those of the same function.
 
     Notes
     -----
-    ``report.derivatives`` of an equilibrium says where each field comes from. A model is not
-    linearized as long as models before it give what is asked for.
+    ``report.derivatives`` of an equilibrium lists the source of each field. A model is linearized
+    only if the models before it lack a required field.
 
     Examples
     --------
-    A Jacobian by hand, and everything else from the function:
+    A hand-written Jacobian, with all other derivatives computed from the function:
 
     >>> import numpy as np
     >>> import mfdeq
@@ -87,19 +87,18 @@ def mixed(*models: Model) -> Model:
     else:
         kinds = ", ".join(type(model).__name__ for model in models) or "nothing"
         raise ArgumentError(
-            "mfdeq.mixed: expected FixedPointModels or ResidualModels, all of one of the two, "
-            f"got {kinds}"
+            f"mfdeq.mixed: expected only FixedPointModels or only ResidualModels, got {kinds}"
         )
     sizes = {(model.state_size, model.param_size) for model in models}
     if len(sizes) != 1:
         raise ArgumentError(
-            f"mfdeq.mixed: expected models of one size, got (N, P) = {sorted(sizes)}"
+            f"mfdeq.mixed: expected models of the same size, got (N, P) = {sorted(sizes)}"
         )
     return (MixedMap if cls is FixedPointModel else MixedResidual)(models)
 
 
 class MixedModel(Model):
-    """What mixed maps and residuals share."""
+    """Common base class of mixed maps and residuals."""
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models = models
@@ -107,15 +106,15 @@ class MixedModel(Model):
 
     @property
     def display_name(self) -> str:
-        """The names of the models of which it is made."""
+        """The names of the combined models."""
         return f"mfdeq.mixed({', '.join(model.display_name for model in self.models)})"
 
     def initial_state(self, theta: Array) -> Array | None:
-        """Return the start of the first model."""
+        """Return the initial state of the first model."""
         return self.models[0].initial_state(theta)
 
     def residual_scale(self, h: Array, theta: Array) -> float | None:
-        """Return the scale of the first model."""
+        """Return the residual scale of the first model."""
         return self.models[0].residual_scale(h, theta)
 
     def evaluate(self, h: Array, theta: Array) -> Array:
@@ -124,15 +123,15 @@ class MixedModel(Model):
 
     @functools.cached_property
     def numerical_model(self) -> Model:
-        """The model of which first derivatives are taken that no other gives."""
+        """The model that provides missing first derivatives by numerical differentiation."""
         return from_function(self.evaluate, self.state_size, self.param_size, self.function_name)
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
-        """Collect each field from the first model that gives it."""
+        """Return the linearization with each field from the first model that provides it."""
         return self._linearize(h, theta, comparison=False)
 
     def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
-        """Collect each field from the `linearize_for_comparison` of the models."""
+        """Return the same by `linearize_for_comparison` of the models."""
         return self._linearize(h, theta, comparison=True)
 
     def _linearize(self, h: Array, theta: Array, comparison: bool) -> Linearization:
@@ -153,7 +152,7 @@ class MixedModel(Model):
 
 
 class MixedMap(MixedModel, FixedPointModel):
-    """A fixed-point map whose derivatives come from several models."""
+    """A fixed-point map with derivatives from several models."""
 
     def map(self, h: Array, theta: Array) -> Array:
         """Return the map of the first model."""
@@ -161,7 +160,7 @@ class MixedMap(MixedModel, FixedPointModel):
 
 
 class MixedResidual(MixedModel, ResidualModel):
-    """A residual whose derivatives come from several models."""
+    """A residual with derivatives from several models."""
 
     def residual(self, h: Array, theta: Array) -> Array:
         """Return the residual of the first model."""
@@ -170,7 +169,7 @@ class MixedResidual(MixedModel, ResidualModel):
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of a linearization, where it comes from, and its relative accuracy."""
+    """A field of a linearization with its source and relative accuracy."""
 
     value: Any
     source: str
@@ -178,7 +177,7 @@ class _Field:
 
 
 class _Point:
-    """The models at one (h, theta), each of which is linearized when it is first needed."""
+    """The models at one (h, theta), each of which is linearized on first use."""
 
     def __init__(self, mixture: MixedModel, h: Array, theta: Array, comparison: bool) -> None:
         self.mixture, self.h, self.theta, self.comparison = mixture, h, theta, comparison
@@ -190,7 +189,7 @@ class _Point:
         return _Point(self.mixture, self.h + dh, self.theta + dtheta, self.comparison)
 
     def field(self, name: str) -> _Field | None:
-        """Return a field from the first model that gives it, or None."""
+        """Return a field from the first model that provides it, or None."""
         for i, model in enumerate(self.mixture.models):
             linearization = self._linearization(i, model)
             if (value := getattr(linearization, name)) is not None:
@@ -199,7 +198,7 @@ class _Point:
         return None
 
     def numerical(self, name: str) -> _Field:
-        """Return a first derivative that is computed from values."""
+        """Return a first derivative by numerical differentiation."""
         linearization = self._linearization(-1, self.mixture.numerical_model)
         value = getattr(linearization, name)
         return _Field(value, linearization.sources[name], linearization.accuracy[0])
@@ -213,7 +212,7 @@ class _Point:
         if i not in self._linearizations:
             method = "linearize_for_comparison" if self.comparison else "linearize"
             linearize = model.linearize_for_comparison if self.comparison else model.linearize
-            # Copies: a model may write into its arguments, and other models come after it.
+            # Each model gets copies, since it may change its arguments.
             copy = self.backend.xp.asarray
             linearization = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
             if not isinstance(linearization, Linearization):
@@ -226,14 +225,14 @@ class _Point:
 
 
 class _SecondDifferences:
-    """Second derivatives at a point, by central differences of first ones."""
+    """Second derivatives at a point by central differences of first derivatives."""
 
     def __init__(self, point: _Point, step_factor: float) -> None:
         self.point = point
         self.step = step_factor * point.backend.eps ** (1 / 3)
 
     def field(self, name: str, first_accuracy: float) -> _Field:
-        """Return a second derivative, given the accuracy of the first ones."""
+        """Return a second derivative, given the accuracy of the first derivatives."""
         accuracy = ERROR_FACTOR * max(first_accuracy / self.step, self.step**2)
         value = {"curvature": self._curvature, "second": self._second}[name]
         return _Field(value, "differences of first derivatives", accuracy)
@@ -253,7 +252,7 @@ class _SecondDifferences:
     def _difference(
         self, direction: tuple[Array, Array], function: Callable[..., Any]
     ) -> tuple[Array, ...]:
-        """Return the derivatives along a direction of a function of J = df/dh and B = df/dtheta."""
+        """Return the directional derivatives of a function of J = df/dh and B = df/dtheta."""
         point, xp = self.point, self.point.backend.xp
         sizes = typical_sizes(point.theta), typical_sizes(point.h)
         longest = max(

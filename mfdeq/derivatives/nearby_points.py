@@ -1,4 +1,4 @@
-"""Typical sizes of the entries of a vector, and points at distances that are relative to them."""
+"""Typical sizes of the entries of a vector, and nearby points at distances relative to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..arrays.backend import Array, Backend
 
-NEARBY_DISTANCES = (1e-2, 1e-4, 1e-6)  # relative to the typical sizes, tried in this order
+NEARBY_DISTANCES = (1e-2, 1e-4, 1e-6)  # relative to typical sizes, tried in this order
 
 
 def typical_sizes(x: Array) -> Array:
@@ -19,21 +19,21 @@ def typical_sizes(x: Array) -> Array:
 def nearby_point(
     f: Callable[[Array, Array], Array], h: Array, theta: Array, sizes: tuple[Array, Array], i: int
 ) -> tuple[Array, Array]:
-    """Return a point near (h, theta) at which f is finite, another one for each i.
+    """Return a point near (h, theta) at which f is finite, different for each i.
 
     Parameters
     ----------
     f : callable
     h, theta : (N,) and (P,) arrays
     sizes : pair of (N,) and (P,) arrays
-        To which distances are relative.
+        Typical sizes of h and theta, to which distances are relative.
     i : int
-        The number of the point.
+        The index of the point, which seeds the random direction.
 
     Returns
     -------
     h, theta : arrays
-        Those that were given, if f is not finite at any point that was tried.
+        The nearby point, or the given one if f is not finite at any of the points tried.
     """
     backend = Backend.of(h, theta)
     for distance in NEARBY_DISTANCES:

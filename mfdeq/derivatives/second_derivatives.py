@@ -1,6 +1,6 @@
-"""All second derivatives of a function with sparse first ones, one difference a pair of colours.
+"""Second derivatives of a function with a sparse Jacobian, by a difference per pair of colours.
 
-The columns of the Jacobian f' are coloured so that columns of one colour have no row in common
+The columns of the Jacobian f' are coloured so that columns of the same colour have no common row
 [1]_. Let d_c be the sum of the unit vectors of the columns of colour c. Then row r of f''[d_c, d_e]
 is the second derivative of f_r with respect to the only variables of colours c and e on which f_r
 depends.
@@ -20,21 +20,21 @@ from ..models.curvature import Curvature
 from ..operators.probing import ColouredPattern
 from .directional_derivatives import DirectionalDerivatives, SecondDerivativeAlong
 
-MAX_TABULATED_COLOURS = 64  # whose number of pairs is that of the evaluations of f''
-MAX_TABULATED_ENTRIES = 2**26  # entries of the table before zeros are dropped
+MAX_TABULATED_COLOURS = 64  # a table takes one evaluation of f'' for each pair of colours
+MAX_TABULATED_ENTRIES = 2**26  # entries of the table, including zeros
 
 
 class SecondDerivatives:
-    """The second derivatives of f at one point: all of them in a table, or by products.
+    """The second derivatives of f at one point, as a table or by products.
 
-    They are tabulated where the pattern of f' has few colours; otherwise each product takes the
-    products with f'' along one direction.
+    They are tabulated if the pattern of f' has few colours. Otherwise each product evaluates f''
+    along one direction.
 
     Parameters
     ----------
     derivatives : DirectionalDerivatives
     coloured : ColouredPattern or None
-        The coloured pattern of f' with respect to (theta, h); None where f' is dense.
+        The coloured pattern of f' with respect to (theta, h), or None if f' is dense.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class SecondDerivatives:
         return backend.sparse.csr_matrix((xp.ones_like(terms), where), shape=shape) @ terms
 
     def _tabulate(self, coloured: ColouredPattern) -> None:
-        """Store every second derivative: its value, its row, and its two columns."""
+        """Store the value, the row and the two columns of every nonzero second derivative."""
         backend = self.backend
-        # By row and colour, the only column of that colour that has an entry in the row.
+        # For each row and colour, the only column of that colour with an entry in the row.
         partner = host.full((self.N, coloured.count), -1)
         partner[coloured.rows, coloured.colour[coloured.columns]] = coloured.columns
         parts: list[tuple[Any, ...]] = []

@@ -1,4 +1,4 @@
-"""The contract for sources of derivatives that differentiate a function automatically."""
+"""The interface of libraries for automatic differentiation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Function = Callable[..., Any]
 
 
 class TreeLayout(ABC):
-    """The structure of a state or of parameters, and how it is laid out as one vector.
+    """The layout of a structured state or structured parameters as one vector.
 
     Attributes
     ----------
     size : int
         The number of entries of the vector.
     example : object
-        The example that the user gave, with leaves that are arrays of the library.
+        The user's example, with arrays of the library as leaves.
     """
 
     size: int
@@ -27,15 +27,15 @@ class TreeLayout(ABC):
 
     @abstractmethod
     def to_tree(self, vector: Any) -> Any:
-        """Return the structure whose entries are those of a vector."""
+        """Convert a vector to a tree."""
 
     @abstractmethod
     def to_vector(self, tree: Any) -> Any:
-        """Return the vector of the entries of a structure."""
+        """Convert a tree to a vector."""
 
     @abstractmethod
     def describe(self, tree: Any) -> Any:
-        """Return the structure, shapes and dtypes of a tree, to be compared and printed."""
+        """Return the structure, shapes and dtypes of a tree, for comparison and messages."""
 
 
 class JacobianProducts(NamedTuple):
@@ -44,9 +44,9 @@ class JacobianProducts(NamedTuple):
     Attributes
     ----------
     product, adjoint_product : callable
-        Of a vector of the library, or of a block (n, k) of them.
+        Functions of a vector of the library, or of an (n, k) block.
     compiled : object
-        What `DerivativeSource.compiled_krylov` needs to compile a whole solve; None if nothing.
+        The first argument of `DerivativeSource.compiled_krylov`, by default None.
     """
 
     product: Function
@@ -55,33 +55,32 @@ class JacobianProducts(NamedTuple):
 
 
 class DerivativeSource(ABC):
-    """A library of automatic differentiation, as `from_jax` and `from_torch` use one.
+    """Base class of automatic differentiation libraries, such as those of `from_jax`.
 
-    To add a source, derive from this class in a module of its own, write a public function that
-    calls `mfdeq.derivatives.automatic.model_from` with an instance (and `loss_from` for losses),
-    and add that function to the list of public names in ``mfdeq/__init__.py``. Nothing else
-    changes: whatever comes after the linearization sees operators only.
+    To add a source, derive from this class in a new module, write a public function that calls
+    `mfdeq.derivatives.automatic.model_from` with an instance (and `loss_from` for losses), and
+    add that function to the public names in ``mfdeq/__init__.py``. Nothing else changes, since the
+    rest of the library uses only operators.
 
-    Functions that are passed in take vectors of the library, h of size N and theta of size P, and
-    are flat: they return an (N,) vector f(h, theta), or a scalar. Methods that return functions
-    are called once for each model, so that a library that compiles does so once; the functions
-    are called at every equilibrium. They must give derivatives that are exact to rounding. A
-    source whose derivatives are not is a `Model` of its own: its `linearize` returns a
-    `ComputedLinearization` with its accuracy, and its `linearize_for_comparison` one with other
-    errors.
+    Functions passed to the methods take vectors of the library, h of size N and theta of size P,
+    and return an (N,) vector f(h, theta) or a scalar. Methods that return functions are called once
+    for each model, so that functions are compiled only once; the functions are called at every
+    equilibrium. Derivatives must be exact to rounding. A source with inexact derivatives should be
+    a `Model` instead, whose `linearize` returns a `ComputedLinearization` with its accuracy, and
+    whose `linearize_for_comparison` returns one with independent errors.
 
     Attributes
     ----------
     name : str
-        What reports call the source, such as "JAX".
+        The name of the source in reports, such as "JAX".
     caller : str
-        The public function that error messages name, such as "mfdeq.from_jax".
+        The public function that is named in error messages, such as "mfdeq.from_jax".
 
     Notes
     -----
-    The `ComputedLinearization` of a model has ``d_state`` and ``d_params`` as operators made of
-    `jacobians`, ``curvature`` from `curvature`, ``second`` from `second_derivative`, an
-    ``accuracy`` of (0, 0), and the name of the source for each field in ``sources``.
+    In the `ComputedLinearization` of a model, ``d_state`` and ``d_params`` are operators that use
+    `jacobians`, ``curvature`` uses `curvature`, ``second`` uses `second_derivative`, ``accuracy``
+    is (0, 0), and ``sources`` contains the name of the source for each field.
     """
 
     name: str
@@ -89,11 +88,11 @@ class DerivativeSource(ABC):
 
     @abstractmethod
     def layout(self, tree: Any, name: str) -> TreeLayout:
-        """Return the layout of an example, which is the "state" or the "params"."""
+        """Return the layout of an example; `name` is "state" or "params"."""
 
     @abstractmethod
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
-        """Describe what f returns for two examples, as `TreeLayout.describe` does."""
+        """Describe the output of f for the examples, in the form of `TreeLayout.describe`."""
 
     @abstractmethod
     def to_library(self, *arrays: Array) -> list[Any]:
@@ -105,7 +104,7 @@ class DerivativeSource(ABC):
 
     @abstractmethod
     def value(self, function: Function) -> Function:
-        """Return a function (h, theta) -> f(h, theta) that records nothing for derivatives."""
+        """Return a function (h, theta) -> f(h, theta) that records no derivative information."""
 
     @abstractmethod
     def gradient(self, scalar: Function) -> Function:
@@ -117,7 +116,7 @@ class DerivativeSource(ABC):
 
     @abstractmethod
     def second_derivative(self, function: Function) -> Function:
-        """Return a function (h, theta, a, b) -> f''[a, b], with a = (dtheta, dh), and so b."""
+        """Return a function (h, theta, a, b) -> f''[a, b] with a, b of the form (dtheta, dh)."""
 
     @abstractmethod
     def curvature(self, scalar: Function) -> Function:
@@ -127,12 +126,12 @@ class DerivativeSource(ABC):
         """
 
     def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
-        """Compile a whole Krylov solve, or return None, the default.
+        """Compile a whole Krylov solve, or return None (the default).
 
         Parameters
         ----------
         compiled : object
-            That of the `JacobianProducts`.
+            The attribute ``compiled`` of the `JacobianProducts`.
         method : {"cg", "gmres"}
         identity_minus : bool
             Whether to solve with I − J instead of the Jacobian J.

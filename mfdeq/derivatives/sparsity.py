@@ -1,8 +1,7 @@
-"""Sparsity patterns of the two Jacobians of a function: given, detected, and assembled by colours.
+"""Sparsity patterns of the two Jacobians of a function, and their assembly from products.
 
-A Jacobian with a known pattern takes one product for each colour, that is each group of columns
-without a row in common [1]_ [2]_. The colouring and the detection themselves are in
-`mfdeq.operators.probing`.
+A Jacobian with a known pattern takes one product for each colour, a group of columns without a
+common row [1]_ [2]_. Colouring and detection are implemented in `mfdeq.operators.probing`.
 
 References
 ----------
@@ -27,45 +26,45 @@ from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
 
 DETECT = "detect"
 FIELDS = ("d_state", "d_params")
-DETECTION_POINTS = 2  # nearby points at which a pattern is looked for, besides the first one
-MAX_SPARSE_DENSITY = 0.25  # the share of entries up to which a detected pattern is used
-MIN_SPARSE_SIZE = 16  # rows or columns below which a detected pattern is used at any density
+DETECTION_POINTS = 2  # nearby points that are used in detection besides the first point
+MAX_SPARSE_DENSITY = 0.25  # share of entries up to which a detected pattern is used
+MIN_SPARSE_SIZE = 16  # rows or columns below which a detected pattern is always used
 
 
 class Sparsity:
-    """The patterns of df/dh and df/dtheta, and how they are used to assemble the two.
+    """The patterns of df/dh and df/dtheta, and their use to assemble the two matrices.
 
     Parameters
     ----------
     patterns : None, "detect" or pair
-        None for no pattern, "detect" for patterns that are found by products, or an (N, N) and an
-        (N, P) sparse matrix, each of which may also be None or "detect".
+        None for no patterns, "detect" for patterns detected by products, or a pair of an (N, N) and
+        an (N, P) sparse matrix, each of which may also be None or "detect".
     state_size, param_size : int
-        N and P.
+        The number of unknowns N and of parameters P.
 
     Attributes
     ----------
     patterns : tuple of two
-        For each Jacobian a sparse matrix, "detect" or None.
+        A sparse matrix, "detect" or None for each Jacobian.
     coloured : list of two ColouredPattern or None
-        The coloured patterns, as far as they are known.
+        The coloured patterns; None if a pattern is not known.
     """
 
     def __init__(self, patterns: Any, state_size: int, param_size: int) -> None:
         shapes = (state_size, state_size), (state_size, param_size)
         pair = (patterns, patterns) if patterns is None or isinstance(patterns, str) else patterns
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise _wrong_patterns(type(patterns).__name__, shapes)
+            raise _pattern_error(type(patterns).__name__, shapes)
         for pattern, shape in zip(pair, shapes, strict=True):
             if is_sparse(pattern):
                 if tuple(pattern.shape) != shape:
-                    raise _wrong_patterns(f"a pattern of shape {tuple(pattern.shape)}", shapes)
+                    raise _pattern_error(f"a pattern of shape {tuple(pattern.shape)}", shapes)
             elif pattern is not None and not (isinstance(pattern, str) and pattern == DETECT):
                 kind = repr(pattern) if isinstance(pattern, str) else type(pattern).__name__
-                raise _wrong_patterns(kind, shapes)
+                raise _pattern_error(kind, shapes)
         self.patterns = tuple(pair)
         self.coloured = [ColouredPattern(p) if is_sparse(p) else None for p in pair]
-        self._dense = [False, False]  # what detection has found to be dense
+        self._dense = [False, False]  # whether detection found the Jacobian to be dense
 
     def assemble(
         self,
@@ -73,25 +72,25 @@ class Sparsity:
         nearby: Callable[[int], list[Operator]],
         rtol: float,
     ) -> list[Operator]:
-        """Return the two Jacobians, as matrices if their patterns are known or found to be sparse.
+        """Return the two Jacobians, as matrices if their patterns are known or detected.
 
         Parameters
         ----------
         jacobians : list of two Operators
-            df/dh and df/dtheta by their products.
+            The operators df/dh and df/dtheta.
         nearby : callable
-            ``nearby(i)`` returns the same two at another point for each i, for the detection.
+            ``nearby(i)`` returns the two operators at a nearby point, different for each i.
         rtol : float
-            How well a product with the matrix and one of the operator must agree.
+            Relative tolerance for the comparison of products with the matrix and the operator.
 
         Raises
         ------
         DerivativeError
-            If a pattern that the user gave misses entries.
+            If a pattern passed by the user lacks entries.
         """
         return [self._assemble(which, jacobians[which], nearby, rtol) for which in range(2)]
 
-    def joint(self) -> ColouredPattern | None:
+    def joint_pattern(self) -> ColouredPattern | None:
         """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
         state, params = self.coloured
         if state is None or params is None:
@@ -111,11 +110,10 @@ class Sparsity:
                 return matrix
             if is_sparse(self.patterns[which]):
                 raise DerivativeError(
-                    f"the pattern of {FIELDS[which]} misses entries of row {row}: pass the "
-                    "pattern of all entries that the derivative can have, or sparsity='detect' to "
-                    "have them found"
+                    f"the pattern of {FIELDS[which]} lacks entries of row {row}: pass a pattern "
+                    "with all entries that can be nonzero, or use sparsity='detect'"
                 )
-        # A detected pattern that no longer holds is detected again, and what was found is added.
+        # If a detected pattern lacks entries, detect the pattern here and add it to the old one.
         self._detect(which, jacobian, [nearby(i)[which] for i in range(DETECTION_POINTS)])
         coloured = self.coloured[which]
         if coloured is None:
@@ -124,7 +122,7 @@ class Sparsity:
 
     def _detect(self, which: int, jacobian: Operator, others: list[Operator]) -> None:
         before = self.coloured[which]
-        # An ArgumentError says that there are too many entries for a sparse pattern.
+        # `detect_pattern` raises ArgumentError if the pattern is not sparse.
         with contextlib.suppress(ArgumentError):
             pattern = detect_pattern(jacobian, *others)
             if before is not None:
@@ -149,7 +147,7 @@ def _row_that_differs(matrix: Operator, jacobian: Operator, rtol: float) -> int 
     return worst if float(difference[worst]) > allowed else None
 
 
-def _wrong_patterns(got: str, shapes: Any) -> ArgumentError:
+def _pattern_error(got: str, shapes: Any) -> ArgumentError:
     return ArgumentError(
         f"sparsity: expected 'detect', None, or a pair of sparse matrices of shapes {shapes[0]} "
         f"and {shapes[1]}, each of which may be 'detect' or None, got {got}"

@@ -1,4 +1,4 @@
-"""Models and losses from PyTorch functions, by `torch.func`."""
+"""Models and losses from PyTorch functions, differentiated by `torch.func`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def from_torch(
     *,
     sparsity: Any = None,
 ) -> Model:
-    """Make a model from a PyTorch function of (state, params).
+    """Create a model from a PyTorch function of (state, params).
 
     Parameters
     ----------
     f : callable
-        The map or residual f(state, params). It returns what has the structure, shapes and dtypes
-        of `state`, and can be transformed by `torch.func.jvp`, `torch.func.vjp` and, for blocks
-        of vectors, `torch.func.vmap`.
+        The map or residual f(state, params), whose result has the structure, shapes and dtypes of
+        `state`. It must support `torch.func.jvp`, `torch.func.vjp` and, for blocks of vectors,
+        `torch.func.vmap`.
     state, params : tensor, array or pytree of those
-        Examples for the structure, shapes and dtype of both; their values do not matter. N and P
+        Examples that define the structure, shapes and dtype; their values do not matter. N and P
         are the numbers of their entries. For the parameters of a module pass
         ``dict(module.named_parameters())``, and use `torch.func.functional_call` in f.
     kind : {"map", "residual"}
@@ -47,16 +47,16 @@ def from_torch(
     FixedPointModel or ResidualModel
         Its methods ``flat_state(tree)``, ``flat_params(tree)``, ``state_tree(h)`` and
         ``params_tree(theta)`` convert between pytrees of tensors and the (N,) and (P,) vectors
-        with which mfdeq computes.
+        that mfdeq uses.
 
     Raises
     ------
     ArgumentError
-        If PyTorch is not installed, or if an argument is of a wrong kind.
+        If PyTorch is not installed, or if an argument has a wrong type.
     ModelError
         If f does not return the structure of `state`.
     DerivativeError
-        From a linearization: if a pattern misses entries of the derivative.
+        At a linearization, if a pattern lacks entries of the derivative.
 
     See Also
     --------
@@ -65,9 +65,9 @@ def from_torch(
 
     Notes
     -----
-    Nothing is compiled. Adjoint products use what `torch.func.vjp` has stored at the equilibrium;
-    the other products evaluate f once more, in forward mode. Curvatures are forward over reverse
-    mode. All are exact to rounding.
+    Nothing is compiled. Adjoint products use the values stored by `torch.func.vjp` at the
+    equilibrium; other products evaluate f again in forward mode. Curvatures use forward over
+    reverse mode. All derivatives are exact to rounding.
 
     Examples
     --------
@@ -85,12 +85,13 @@ def from_torch(
 
 
 def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
-    """Make a loss from a PyTorch function of (state, params).
+    """Create a loss from a PyTorch function of (state, params).
 
     Parameters
     ----------
     L : callable
-        ``L(state, params)``, a scalar tensor that `torch.func.grad` can differentiate twice.
+        ``L(state, params)`` returns a scalar tensor that `torch.func.grad` can differentiate
+        twice.
     state, params : tensor, array or pytree of those
         Examples, as for `from_torch`.
 
@@ -119,7 +120,7 @@ def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Lo
 
 
 class TorchSource(DerivativeSource):
-    """PyTorch as a source of derivatives, without compilation."""
+    """A source of derivatives by PyTorch, without compilation."""
 
     name, caller = "PyTorch", "mfdeq.from_torch"
 
@@ -132,12 +133,12 @@ class TorchSource(DerivativeSource):
         return _TorchLayout(self.torch, tree, name)
 
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
-        """Describe what f returns for the examples, by an evaluation."""
+        """Describe the output of f by evaluating it for the examples."""
         with self.torch.no_grad():
             return _describe(f(state, params))
 
     def to_library(self, *arrays: Array) -> list[Any]:
-        """Convert arrays to tensors: numpy's to copies, cupy's to tensors of the same memory."""
+        """Convert numpy arrays to copies, and cupy arrays to tensors that share their memory."""
         return [
             self.torch.tensor(x) if isinstance(x, host.ndarray) else self.torch.from_dlpack(x)
             for x in arrays
@@ -198,13 +199,13 @@ class TorchSource(DerivativeSource):
         return curvature
 
     def _forward_derivative(self, function: Function, *x: Any) -> Function:
-        # Not torch.func.linearize, which traces, and refuses branches that depend on values.
+        # torch.func.linearize traces f, and so does not support branches that depend on values.
         return lambda *v: self.func.jvp(function, x, v)[1]
 
     def _for_blocks(self, product: Function) -> Function:
-        """Extend a product of vectors to blocks of them, column by column."""
-        # Outputs are mapped by rows and transposed: vmap takes an output that depends on no input,
-        # and so has no batch dimension, only with out_dims=0.
+        """Extend a product with vectors to blocks, column by column."""
+        # Outputs are stacked as rows and transposed: only with out_dims=0 does vmap support
+        # outputs that do not depend on the input.
         rows = self.func.vmap(product, in_dims=1)
 
         def block(*x: Any) -> Any:
@@ -215,7 +216,7 @@ class TorchSource(DerivativeSource):
 
 
 class _TorchLayout(TreeLayout):
-    """A pytree of real tensors, whose entries follow one another in a vector."""
+    """The layout of a pytree of real tensors, whose entries are concatenated in a vector."""
 
     def __init__(self, torch: ModuleType, tree: Any, name: str) -> None:
         self._torch, self._pytree = torch, _pytree()
@@ -224,10 +225,10 @@ class _TorchLayout(TreeLayout):
             leaves = [torch.as_tensor(leaf).detach() for leaf in leaves]
         except (TypeError, ValueError, RuntimeError) as error:
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves}))
-            raise _wrong_example(tree, name, kinds) from error
+            raise _example_error(tree, name, kinds) from error
         if not leaves or any(leaf.is_complex() for leaf in leaves):
             kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no tensors"
-            raise _wrong_example(tree, name, kinds)
+            raise _example_error(tree, name, kinds)
         floats = [leaf.dtype for leaf in leaves if leaf.is_floating_point()]
         dtype = functools.reduce(torch.promote_types, floats) if floats else torch.float64
         leaves = [leaf.to(dtype) for leaf in leaves]
@@ -256,10 +257,10 @@ def _describe(tree: Any) -> Any:
     )
 
 
-def _wrong_example(tree: Any, name: str, kinds: str) -> ModelError:
+def _example_error(tree: Any, name: str, kinds: str) -> ModelError:
     return ModelError(
-        f"{name} of mfdeq.from_torch: expected a real tensor or array, or a pytree of those, as an "
-        f"example of its shapes, got {type(tree).__name__} of {kinds}"
+        f"{name} of mfdeq.from_torch: expected a real tensor or array, or a pytree of these, got "
+        f"{type(tree).__name__} of {kinds}"
     )
 
 
@@ -269,9 +270,9 @@ def _pytree() -> Any:
 
 def _import_torch() -> Any:
     torch = import_optional("torch", "torch")
-    import_optional("torch.func", "torch")  # a submodule that `import torch` need not load
+    import_optional("torch.func", "torch")  # `import torch` may not load this submodule
     with warnings.catch_warnings():
-        # Modules that forward mode imports at its first use give warnings of their own.
+        # Modules that forward mode imports on first use issue warnings.
         warnings.simplefilter("ignore", FutureWarning)
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
     return torch

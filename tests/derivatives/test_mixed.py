@@ -132,7 +132,10 @@ def test_verification_finds_a_source_of_another_map():
     ("models", "message"),
     [
         ((), "got nothing"),
-        ((HandWrittenChain(), mfdeq.from_function(chain, N, P, "map")), "all of one of the two"),
+        (
+            (HandWrittenChain(), mfdeq.from_function(chain, N, P, "map")),
+            "only FixedPointModels or only",
+        ),
         (
             (HandWrittenChain(), mfdeq.from_function(chain, N, P + 1, "residual")),
             r"\(12, 5\), \(12, 6\)",
