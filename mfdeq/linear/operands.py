@@ -18,10 +18,23 @@ def operator_of(A: Any) -> Operator:
     ----------
     A : Operator, LinearOperator, sparse matrix or array, (N, N)
 
+    Returns
+    -------
+    Operator
+        A itself if it is one.
+
     Raises
     ------
     ArgumentError
         If A is not square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfdeq.linear import operator_of
+    >>> A = operator_of(np.diag([2.0, 4.0]))
+    >>> print(A @ np.ones(2), A.array.shape)
+    [2. 4.] (2, 2)
     """
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
@@ -45,10 +58,22 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
     needed_by : str
         Name of what needs the entries, for the error.
 
+    Returns
+    -------
+    array or sparse matrix, (N, N)
+
     Raises
     ------
     ArgumentError
         If only products with A are available, or PETSc has the entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfdeq.linear import matrix_of, operator_of
+    >>> A = operator_of(np.diag([2.0, 4.0]))
+    >>> print(matrix_of(A, "a preconditioner").diagonal())
+    [2. 4.]
     """
     array = A.array
     if array is None and A.has_entries:
