@@ -141,8 +141,8 @@ class PreconditionerOperator(Operator):
         solve with the preconditioner of an earlier matrix has failed; when its solves have taken
         40 iterations more, in total, than solves with a new one would; and before the many solves
         at an equilibrium, when they have taken 5 more. If the first solve after a refresh takes
-        1.5 times as many iterations as with a new preconditioner, or more, the next call is to
-        `Preconditioner.setup` again.
+        more than 1.5 times as many iterations as with a new preconditioner, plus 5, the next call
+        is to `Preconditioner.setup` again.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class PreconditionerOperator(Operator):
         Raises
         ------
         MemoryError
-            If there is not enough memory. `Reused` catches it and sets a new one up.
+            If there is not enough memory. `Reused` catches it and continues as after False.
         ArgumentError
             If the preconditioner does not suit the new matrix. The caller of the solver gets it.
 
