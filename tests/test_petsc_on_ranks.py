@@ -105,7 +105,7 @@ def test_programs_exit_cleanly(mode):
         ("disagreeing", "ArgumentError", ["the same total size on every rank", "(81, None)"]),
         ("sequential", "ModelError", ["got a Vec on 1 ranks with 80 entries"]),
         ("not finite", "ModelError", ["NotFinite.residual holds NaN or infinity"]),
-        ("communicators", "ModelError", ["params and h0 are on 2 ranks and 1 ranks"]),
+        ("communicators", "ModelError", ["params and h0 on one device, got 2 ranks and 1 ranks"]),
         ("not converged", "ConvergenceError", ["PETSc says DIVERGED_MAX_IT"]),
     ],
 )
