@@ -27,6 +27,8 @@ class LinearCounts:
         Krylov or Neumann iterations in total; 0 for a direct factor.
     refinements : int
         Refinement steps taken because a true residual was above its tolerance.
+    full_solves : int
+        Solves to the full tolerance: a Newton step or an estimate may ask for less.
     worst_residual : float
         The largest relative true residual ||b - A x|| / ||b|| among solves to the full tolerance.
     at_floor : int
@@ -50,6 +52,7 @@ class LinearCounts:
     columns: int = 0
     iterations: int = 0
     refinements: int = 0
+    full_solves: int = 0
     worst_residual: float = 0.0
     at_floor: int = 0
     seconds: float = 0.0
@@ -193,7 +196,7 @@ def _format_sources(derivatives: dict[str, str]) -> list[str]:
 
 def _format_counts(counts: LinearCounts) -> str:
     no_residual = "n/a (no solve at full tolerance)"
-    worst = f"{counts.worst_residual:.1e}" if counts.worst_residual else no_residual
+    worst = f"{counts.worst_residual:.1e}" if counts.full_solves else no_residual
     parts = [_plural(counts.setups, "set-up")]
     if counts.refreshes:
         parts.append(_plural(counts.refreshes, "refresh", "refreshes"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import scipy.sparse
 
-from .library import is_sparse
+from .library import array_on_host, is_dense, is_sparse
 
 
 def stored_bytes(x: Any) -> int:
@@ -17,10 +17,12 @@ def stored_bytes(x: Any) -> int:
 
 
 def sparse_on_host(x: Any) -> Any:
-    """Return a sparse matrix as scipy's csr_matrix, transferring it from a device if necessary.
+    """Return a matrix as scipy's csr_matrix, transferring it from a device if necessary.
 
     It is not a csr_array, which PyAMG accepts only since version 5.3.
     """
+    if is_dense(x):
+        return scipy.sparse.csr_matrix(array_on_host(x))
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
 
 

@@ -109,10 +109,10 @@ class LinearizedEquilibrium:
         SingularStateError
             If A is singular to working precision.
         """
-        factor = self.solver.setup_for_equilibrium(self.state_operator, self.report.linear)
-        self.report.solver = factor.name
-        self.report.choices += [c for c in self.solver.choices if c not in self.report.choices]
         try:
+            factor = self.solver.setup_for_equilibrium(self.state_operator, self.report.linear)
+            self.report.solver = factor.name
+            self.report.choices += [c for c in self.solver.choices if c not in self.report.choices]
             smallest = smallest_singular(factor, self.solver.weakest)
             self.solver.weakest, self._smallest = smallest.left, smallest
             self.report.smallest_singular = smallest.value

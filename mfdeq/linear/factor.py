@@ -247,6 +247,7 @@ class Factor:
             counts.seconds += time.perf_counter() - start
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
             worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0)).max())
+            counts.full_solves += 1
             counts.worst_residual = max(counts.worst_residual, worst)
         counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
         return x

@@ -162,6 +162,8 @@ class PreconditionerOperator(Operator):
             If there is not enough memory. `Reused` catches it and continues as after False.
         ArgumentError
             If the preconditioner does not suit the new matrix. The caller of the solver gets it.
+        SingularStateError
+            If the new matrix is singular. The caller of the solver gets it.
 
         Notes
         -----

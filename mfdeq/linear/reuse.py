@@ -2,14 +2,14 @@
 
 A factor that was set up for one A preconditions solves with the next. It is replaced when the
 additional iterations have cost as much as a set-up, so that a path never costs much more than twice
-the least possible. (This is the argument for renting skis until the rent would have bought them.)
-A multigrid hierarchy is refreshed with the entries of the new matrix, for a third to a half of the
-cost of a set-up, as long as it remains as good as a new one.
+the least possible (the ski-rental argument [1]_). A multigrid hierarchy is refreshed with the
+entries of the new matrix, for a third to a half of the cost of a set-up, as long as it remains as
+good as a new one.
 
 References
 ----------
-A. R. Karlin, M. S. Manasse, L. Rudolph and D. D. Sleator, Competitive snoopy caching, Algorithmica
-3 (1988): the ski-rental argument.
+.. [1] A. R. Karlin, M. S. Manasse, L. Rudolph and D. D. Sleator, Competitive snoopy caching,
+   Algorithmica 3 (1988).
 """
 
 from __future__ import annotations

@@ -137,3 +137,24 @@ def test_bad_scaling_causes_no_warning(side, dtype):
         eq = mfdeq.solve(Linear(A), A @ np.ones(40, dtype))
         eq.gradient(loss)
     assert eq.report.digits_left > (12 if dtype == "float64" else 4)
+
+
+@pytest.mark.parametrize(
+    "solver", ["auto", mfdeq.Direct(), mfdeq.Krylov(preconditioner=mfdeq.ILU())]
+)
+def test_singular_set_up_carries_the_state_and_the_report(solver):
+    model = mfdeq.from_function(lambda h, theta: h**2 - theta, 2, 2, "residual")
+    eq = mfdeq.equilibrium_at(model, np.zeros(2), np.zeros(2), solver=solver)
+    with pytest.raises(mfdeq.SingularStateError) as caught:
+        eq.gradient(mfdeq.LeastSquares(observe=np.arange(2), data=np.ones(2)))
+    np.testing.assert_array_equal(caught.value.best, eq.state)
+    assert caught.value.report is eq.report
+
+
+def test_report_tells_an_exact_solve_from_none():
+    model = mfdeq.from_function(lambda h, theta: h - theta, 2, 2, "residual")
+    eq = mfdeq.solve(model, np.ones(2))
+    assert "n/a" in str(eq.report).partition("derivative solves")[2]
+    eq.gradient(mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2)))
+    assert eq.report.linear.full_solves > 0
+    assert "n/a" not in str(eq.report).partition("derivative solves")[2]
