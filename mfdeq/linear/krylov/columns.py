@@ -110,16 +110,27 @@ def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[
 
 def all_directions(backend: Backend, W: Array) -> Array:
     """Return an orthonormal basis of W down to rounding: its directions, then those of the rest."""
-    Q, _ = directions(backend, W)
-    if W.shape[1] == 1 or Q.shape[1] == W.shape[1]:
+    Q, S = directions(backend, W)
+    if W.shape[1] == 1 or (Q.shape[1] == W.shape[1] and _well_conditioned(backend, S)):
         return Q
     Q, _ = directions(backend, Q)  # Otherwise its lack of orthogonality would appear in the rest.
+    if Q.shape[1] == W.shape[1]:
+        return Q
     rest = W
     for _ in range(2):
         rest = rest - Q @ (Q.T @ rest)
     more, _ = directions(backend, rest, backend.column_norms(W))
     missing = W.shape[1] - Q.shape[1]
     return backend.xp.concat([Q, more[:, max(0, more.shape[1] - missing) :]], axis=1)
+
+
+def _well_conditioned(backend: Backend, S: Any) -> bool:
+    """Whether W = Q S, of full rank, has no direction near the rounding of W'W.
+
+    Such a direction is not of unit length in Q.
+    """
+    relative = S / host.sqrt((S * S).sum(axis=0))
+    return bool(((relative * relative).sum(axis=1) > backend.eps**0.5).all())
 
 
 def orthonormal(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
