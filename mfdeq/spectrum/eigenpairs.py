@@ -161,8 +161,9 @@ def pairs_with_bounds(
     xp = backend.xp
     values = xp.vecdot(vectors, product, axis=-2)
     residuals = metric.dual_norms(product - dual * values)
-    # The rounding error of one product, whose sums may cancel to a small value.
-    rounding = backend.eps * (10.0 * metric.dual_norms(product) + norm)
+    # The rounding error of one product, whose sums may cancel to a small value, and that of the
+    # state, which the estimated error of a product does not contain.
+    rounding = backend.eps * (20.0 * metric.dual_norms(product) + norm)
     errors = metric.dual_norms(error) + rounding
     order = xp.argsort(values)
 
