@@ -64,6 +64,7 @@ _MODULES = {
     "MfdeqError": "errors",
     "ArgumentError": "errors",
     "ModelError": "errors",
+    "DomainError": "errors",
     "DerivativeError": "errors",
     "ConvergenceError": "errors",
     "SingularStateError": "errors",

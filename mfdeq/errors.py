@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 MAX_REPR_LENGTH = 60
+# Exceptions that show a mistake in a user's function. All others, raised at a trial point, mean
+# that the model has no value there.
+MISTAKES = (
+    TypeError,
+    NameError,
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    NotImplementedError,
+    MemoryError,
+)
 
 
 class MfdeqError(Exception):
@@ -54,6 +65,22 @@ class ModelError(MfdeqError, ValueError):
     ... except mfdeq.ModelError as error:
     ...     print(error)
     mfdeq.from_function(<lambda>).residual: expected an array of shape (2,), got shape (1,)
+    """
+
+
+class DomainError(MfdeqError, ValueError):
+    """Raised by a user's model to say that it has no value at a state or parameter.
+
+    At a trial point (of a line search, an optimizer or a continuation) the step is shortened or
+    rejected, and the report keeps the message. At a start the error propagates. Other exceptions of
+    a model at a trial point have the same effect, except those that are mistakes, such as a
+    `NameError`.
+
+    Examples
+    --------
+    >>> import mfdeq
+    >>> issubclass(mfdeq.DomainError, mfdeq.MfdeqError)
+    True
     """
 
 
@@ -118,7 +145,12 @@ class SingularStateError(MfdeqError, ArithmeticError):
     digits : float
         Correct decimal digits of a solution of A x = b, -log10(eps cond(A)); 0 or less if A is
         singular to working precision.
-    best, report
+    kind : str
+        "fold", "unused unknown", "dependent equations" or "free constant"; empty if unknown.
+    unknowns, equations : list of int
+        The unknowns and the equations that make up the null vectors of A and of its adjoint.
+    right, left : (N,) array or None
+        The null vectors of A and of its adjoint.
         As in `ConvergenceError`.
 
     Examples
@@ -135,10 +167,23 @@ class SingularStateError(MfdeqError, ArithmeticError):
     """
 
     def __init__(
-        self, message: str, *, digits: float = 0.0, best: Any = None, report: Any = None
+        self,
+        message: str,
+        *,
+        digits: float = 0.0,
+        kind: str = "",
+        unknowns: Sequence[int] = (),
+        equations: Sequence[int] = (),
+        right: Any = None,
+        left: Any = None,
+        best: Any = None,
+        report: Any = None,
     ) -> None:
         super().__init__(message)
         self.digits = digits
+        self.kind = kind
+        self.unknowns, self.equations = list(unknowns), list(equations)
+        self.right, self.left = right, left
         self.best = best
         self.report = report
 
@@ -260,6 +305,24 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level + 1)
+
+
+def is_evaluation_failure(error: BaseException) -> bool:
+    """Return whether an exception of a user's function means that it has no value at this point.
+
+    Parameters
+    ----------
+    error : BaseException
+        An exception raised at a trial state or parameter.
+
+    Returns
+    -------
+    bool
+        False for mistakes: `TypeError`, `NameError`, `AttributeError`, `ImportError`,
+        `SyntaxError`, `NotImplementedError`, `MemoryError` and the `ModelError` of a wrong shape or
+        dtype.
+    """
+    return isinstance(error, Exception) and not isinstance(error, (*MISTAKES, ModelError))
 
 
 @contextlib.contextmanager

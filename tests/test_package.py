@@ -29,7 +29,7 @@ import mfdeq
 
 PUBLIC = """
     AccuracyWarning AMG Approximate ArgumentError Branch CheckpointError CheckpointWarning
-    condition_number ConvergenceError Curvature DerivativeError Direct Eigenpairs eigsh
+    condition_number ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh
     Equilibrium equilibrium_at Estimate FixedPointModel follow frobenius_norm from_function
     from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant Loss
     loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed

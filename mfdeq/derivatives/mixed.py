@@ -102,7 +102,10 @@ class MixedModel(Model):
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models = models
-        self.state_size, self.param_size = models[0].state_size, models[0].param_size
+        first = models[0]
+        self.state_size, self.param_size = first.state_size, first.param_size
+        self.state_names, self.equation_names = first.state_names, first.equation_names
+        self.time_sign = first.time_sign
 
     @property
     def display_name(self) -> str:
@@ -113,9 +116,13 @@ class MixedModel(Model):
         """Return the initial state of the first model."""
         return self.models[0].initial_state(theta)
 
-    def residual_scale(self, h: Array, theta: Array) -> float | None:
+    def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
         """Return the residual scale of the first model."""
         return self.models[0].residual_scale(h, theta)
+
+    def state_scale(self, theta: Array) -> float | Array | None:
+        """Return the state scale of the first model."""
+        return self.models[0].state_scale(theta)
 
     def evaluate(self, h: Array, theta: Array) -> Array:
         """Return the map or residual of the first model."""

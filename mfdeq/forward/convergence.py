@@ -72,7 +72,8 @@ class ConvergenceMonitor:
     def set_scale(self, h: Array) -> None:
         """Set the scale s from the model, or from ||R|| at the model's default start."""
         problem = self.problem
-        scale = problem.residual_scale(h)
+        sizes = problem.residual_scale(h)
+        scale = None if sizes is None else float(problem.backend.xp.max(sizes))
         if scale is None:
             scale = problem.trial_residual(problem.initial_state())[1]
         if scale == float("inf"):

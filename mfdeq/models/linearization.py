@@ -8,11 +8,11 @@ and f''[a, b]. Everything that a user's model returns is checked here.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..errors import ModelError
+from ..errors import ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .curvature import CurvatureOperator, as_curvature
@@ -36,6 +36,10 @@ class Problem:
     ----------
     evaluations : int
         The number of evaluations of the model's map or residual.
+    failures : int
+        The number of trial states at which the model had no value.
+    last_failure : str
+        The message of the last of them.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Problem:
         self.param_size = self._size("param_size")
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
+        self.failures = 0
+        self.last_failure = ""
         self._latest: tuple[Array, CheckedLinearization] | None = None
 
     def _size(self, name: str) -> int:
@@ -83,33 +89,79 @@ class Problem:
             return self.backend.zeros(self.state_size)
         return self.backend.vector(default, self.state_size, name)
 
-    def residual_scale(self, h: Array) -> float | None:
-        """Return the model's `residual_scale` after checking it; None selects the default."""
+    def residual_scale(self, h: Array) -> Array | None:
+        """Return the model's sizes of equations as an (N,) array, after checking them, or None."""
         name = f"{self.name}.residual_scale"
         with self.backend.user_call(f"{name}(h, theta)"):
             value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
+        return self._sizes(value, name)
+
+    def state_scale(self) -> Array | None:
+        """Return the model's sizes of unknowns as an (N,) array, after checking them, or None."""
+        name = f"{self.name}.state_scale"
+        with self.backend.user_call(f"{name}(theta)"):
+            value = self.model.state_scale(self.backend.to_user(self.theta))
+        return self._sizes(value, name)
+
+    def _sizes(self, value: Any, name: str) -> Array | None:
         if value is None:
             return None
-        scale = self.backend.check_array(value, (), name)
-        if scale < 0:
-            raise ModelError(f"{name}: expected a number >= 0, got {float(scale)}")
-        return float(scale)
+        xp, N = self.backend.xp, self.state_size
+        value = self.backend.from_user(value, N)
+        if getattr(value, "ndim", 0) == 0:
+            number = float(self.backend.check_array(value, (), name))
+            value = number + self.backend.zeros(N)
+        sizes = self.backend.check_array(value, (N,), name)
+        if not bool(xp.all(sizes >= 0)):
+            raise ModelError(f"{name}: expected a number >= 0, got {float(xp.min(sizes))}")
+        return sizes
+
+    def unknown_name(self, i: int) -> str:
+        """Return the user's name of an unknown, or "unknown i"."""
+        return self._entry_name(self.model.state_names, i, "unknown", "state_names")
+
+    def equation_name(self, i: int) -> str:
+        """Return the user's name of an equation, or "equation i"."""
+        return self._entry_name(self.model.equation_names, i, "equation", "equation_names")
+
+    def _entry_name(self, names: Sequence[str] | None, i: int, default: str, field: str) -> str:
+        if names is None:
+            return f"{default} {i}"
+        if len(names) != self.state_size:
+            raise ModelError(
+                f"{self.name}.{field}: expected {self.state_size} names, got {len(names)}"
+            )
+        return str(names[i])
 
     def residual(self, h: Array) -> Array:
         """Return R = h − f(h, theta); raise `ModelError` if an entry is NaN or infinite."""
         return self._residual(h)
 
     def trial_residual(self, h: Array) -> tuple[Array | None, float]:
-        """Return R and its norm, or (None, inf) if R is not finite.
+        """Return R and its norm at a trial state, or (None, inf) where the model has no value.
 
-        A trial step of a solver may leave the domain of the model.
+        The model has no value where its function raises an exception (other than one that is a
+        mistake) or returns NaN or infinity. The messages are counted and the last one is kept.
         """
         xp = self.backend.xp
         with self.backend.ignore_overflow():
-            residual = self._residual(h, finite=False)
-            if not bool(xp.all(xp.isfinite(residual))):
+            try:
+                residual = self._residual(h, finite=False)
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                self._record_failure(f"{type(error).__name__}: {error}")
+                return None, float("inf")
+            finite = xp.isfinite(residual)
+            if not bool(xp.all(finite)):
+                i = int(xp.argmin(xp.astype(finite, xp.int64)))
+                self._record_failure(f"NaN or infinity in {self.equation_name(i)}")
                 return None, float("inf")
             return residual, self.backend.norm(residual)
+
+    def _record_failure(self, message: str) -> None:
+        self.failures += 1
+        self.last_failure = message
 
     @property
     def is_map(self) -> bool:

@@ -6,7 +6,7 @@ Derivatives are those of the user's function; the sign conventions are applied l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -117,11 +117,19 @@ class Model:
         The number of unknowns N and of parameters P.
     function_name : str
         The name of the function that the user writes: "map" or "residual".
+    state_names, equation_names : sequence of N strings, optional
+        Names of the unknowns and of the equations, which errors use: "pressure of cell 7".
+    time_sign : {+1, -1}, optional
+        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time; for a map the
+        time derivative is f(h, theta) - h. Pseudo-transient continuation follows it.
     """
 
     state_size: int
     param_size: int
     function_name: str
+    state_names: Sequence[str] | None = None
+    equation_names: Sequence[str] | None = None
+    time_sign: int | None = None
 
     @property
     def display_name(self) -> str:
@@ -178,8 +186,8 @@ class Model:
         """
         return None
 
-    def residual_scale(self, h: Array, theta: Array) -> float | None:
-        """Return the scale of the residual norm, to which tolerances are relative.
+    def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
+        """Return the size of each equation that counts as one, to which tolerances are relative.
 
         Parameters
         ----------
@@ -188,8 +196,23 @@ class Model:
 
         Returns
         -------
-        float or None
-            None, the default, means the norm of the residual at the default initial state.
+        float or (N,) array or None
+            None, the default, means that the size of an equation is that of its own terms,
+            |∂R/∂h| |h|.
+        """
+        return None
+
+    def state_scale(self, theta: Array) -> float | Array | None:
+        """Return the size of each unknown that counts as one, to which tolerances are relative.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        float or (N,) array or None
+            None, the default, means that the size of an unknown is its current value.
         """
         return None
 
@@ -211,7 +234,8 @@ class FixedPointModel(Model):
 
     Notes
     -----
-    ``initial_state(theta)`` and ``residual_scale(h, theta)`` may be overridden. Arrays passed to
+    ``initial_state(theta)``, ``residual_scale(h, theta)`` and ``state_scale(theta)`` may be
+    overridden, and ``state_names`` and ``equation_names`` set. Arrays passed to
     the model are copies, which it may change.
 
     Examples

@@ -144,9 +144,18 @@ class DistributedModel(Model):
         start = self.of.initial_state(self._params.gather(theta))
         return None if start is None else self._to_vec(start, f"{self.display_name}.initial_state")
 
-    def residual_scale(self, h: Any, theta: Any) -> float | None:
-        """Return the model's residual scale."""
-        return self.of.residual_scale(*self._gather(h, theta))
+    def residual_scale(self, h: Any, theta: Any) -> Any:
+        """Return the model's sizes of equations, distributed if they are an array."""
+        sizes = self.of.residual_scale(*self._gather(h, theta))
+        return self._sizes(sizes, f"{self.display_name}.residual_scale")
+
+    def state_scale(self, theta: Any) -> Any:
+        """Return the model's sizes of unknowns, distributed if they are an array."""
+        sizes = self.of.state_scale(self._params.gather(theta))
+        return self._sizes(sizes, f"{self.display_name}.state_scale")
+
+    def _sizes(self, sizes: Any, name: str) -> Any:
+        return self._to_vec(sizes, name) if getattr(sizes, "ndim", 0) else sizes
 
     def linearize(self, h: Any, theta: Any) -> Linearization:
         """Return the model's linearization, its matrices distributed."""
