@@ -18,12 +18,13 @@ from ..arrays.backend import Array
 from ..errors import NearSingularWarning, warn
 from ..linear import Factor
 from ..linear.factor import MIN_DIGITS, rounding_digits, singular_error
-from ..models.linearization import CheckedLinearization
+from ..models.linearization import CheckedLinearization, Problem
 
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
+SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
 WARNING_DIGITS_SHARE = 1 / 3  # share of the dtype's digits below which there is a warning
 
 
@@ -98,7 +99,7 @@ def digits_left(
     smallest: SmallestSingular,
     linearized: CheckedLinearization,
     h: Array,
-    residual: Callable[[Array], Array],
+    problem: Problem,
 ) -> float:
     """Estimate the number of accurate decimal digits in a solution of A x = b.
 
@@ -112,8 +113,8 @@ def digits_left(
         The linearization at h.
     h : (N,) array
         The state.
-    residual : callable
-        ``residual(h)`` evaluates R.
+    problem : Problem
+        The model, which is evaluated and linearized near h.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def digits_left(
     rounding = rounding_digits(factor.A, x, w)
     if rounding < MIN_DIGITS:
         raise singular_error(rounding, "to working precision")
-    change, least = state_changes(factor, linearized, h, residual, x, w)
+    change, least = state_changes(factor, linearized, h, problem, x, w)
     state = -math.log10(max(change, factor.backend.eps))
     if state < MIN_DIGITS:
         raise singular_error(
@@ -157,19 +158,14 @@ def digits_left(
 
 
 def state_changes(
-    factor: Factor,
-    linearized: CheckedLinearization,
-    h: Array,
-    residual: Callable[[Array], Array],
-    x: Array,
-    w: Array,
+    factor: Factor, linearized: CheckedLinearization, h: Array, problem: Problem, x: Array, w: Array
 ) -> tuple[float, float]:
     """Estimate the change of A along its singular vectors due to the error of the state.
 
     The change is |w' (A(h - e) - A(h)) x|, where e = A^-1 (R + rounding of R) is the error of the
-    state. To first order it is w' f''[(0, e), (0, x)] = e' K x, with the curvature K of w'f. If the
-    model has no curvature, the contraction of a Newton step, ||R(h - e)|| / ||R||, is used in its
-    place; it is a quarter at a double root.
+    state. It takes one more linearization, and a second one if the change is not small; no second
+    derivatives are evaluated. If the model has no value at h - e, the contraction of a Newton step,
+    ||R(h - e)|| / ||R||, is used in its place; it is a quarter at a double root.
 
     Returns
     -------
@@ -180,12 +176,26 @@ def state_changes(
     """
     backend = factor.backend
     xp = backend.xp
-    R, rounding = residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
+    R, rounding = problem.residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
     e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
-    if linearized.linearization.curvature is None:
+    of_residual, of_rounding = e[:, 0], e[:, 1]
+    before = linearized.A._apply_adjoint(w)
+
+    def change_at(state: Array) -> float:
+        after = problem.linearize_trial(state)
+        if after is None:
+            return math.nan
+        return abs(float(xp.vecdot(after.A._apply_adjoint(w) - before, x)))
+
+    # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign.
+    sign = 1.0 if float(xp.vecdot(w, R)) >= 0.0 else -1.0
+    change = change_at(h - of_residual - sign * of_rounding)
+    if math.isnan(change):
         noise = 10 * backend.norm(rounding)
-        left = max(backend.norm(residual(h - e[:, 0])) - noise, 0.0)
+        after, size = problem.trial_residual(h - of_residual)
+        left = max(size - noise, 0.0) if after is not None else 0.0
         return (left / (backend.norm(R) + noise) if left > 0 else 0.0), 0.0
-    along = linearized.curvature(w).state_state._apply(x)
-    of_residual, of_rounding = (abs(float(xp.vecdot(e[:, i], along))) for i in range(2))
-    return of_residual + of_rounding, of_rounding
+    if change < SMALL_CHANGE_ROUNDINGS * backend.eps:
+        return change, change
+    least = change_at(h - sign * of_rounding)
+    return change, change if math.isnan(least) else min(least, change)

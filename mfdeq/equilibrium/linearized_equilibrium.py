@@ -117,7 +117,7 @@ class LinearizedEquilibrium:
             self.solver.weakest, self._smallest = smallest.left, smallest
             self.report.smallest_singular = smallest.value
             self.report.digits_left = digits_left(
-                factor, smallest, self.linearized, self.state, self.problem.residual
+                factor, smallest, self.linearized, self.state, self.problem
             )
         except SingularStateError as error:
             error.best, error.report = self.state, self.report

@@ -184,6 +184,20 @@ class Problem:
             self._latest = (state, self._linearize_with(self.model.linearize, h))
         return self._latest[1]
 
+    def linearize_trial(self, h: Array) -> CheckedLinearization | None:
+        """Linearize at a nearby state, or return None if the model has no value there.
+
+        The latest linearization of `linearize` is kept.
+        """
+        with self.backend.ignore_overflow():
+            try:
+                return self._linearize_with(self.model.linearize, h)
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                self._record_failure(f"{type(error).__name__}: {error}")
+                return None
+
     def linearize_for_comparison(self, h: Array) -> CheckedLinearization:
         """Linearize with independent truncation errors, to estimate the accuracy of derivatives.
 

@@ -158,3 +158,20 @@ def test_report_tells_an_exact_solve_from_none():
     eq.gradient(mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2)))
     assert eq.report.linear.full_solves > 0
     assert "n/a" not in str(eq.report).partition("derivative solves")[2]
+
+
+def test_a_gradient_evaluates_no_second_derivatives():
+    class NoCurvature(Fold):
+        def linearize(self, h, theta):
+            given = super().linearize(h, theta)
+
+            def refuse(*_):
+                raise AssertionError("second derivatives were evaluated")
+
+            return mfdeq.Linearization(given.d_state, given.d_params, refuse, refuse)
+
+    eq = mfdeq.solve(NoCurvature(), np.array([0.1]))
+    truth = mfdeq.solve(Fold(), np.array([0.1]))
+    loss = mfdeq.LeastSquares(np.array([1]), np.zeros(1))
+    np.testing.assert_array_equal(eq.gradient(loss), truth.gradient(loss))
+    assert eq.report.digits_left == truth.report.digits_left > 10
