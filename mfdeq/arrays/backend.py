@@ -69,10 +69,11 @@ class Backend:
     library: ArrayLibrary = field(default=HOST)
 
     @classmethod
-    def of(cls, *arrays: Array, name: str = "arrays") -> Backend:
+    def of(cls, *arrays: Array, name: str = "arrays", dtype_of: int | None = None) -> Backend:
         """Return the backend of real arrays; integers, Python numbers and lists become float64.
 
-        `name` is the name of the arrays in error messages.
+        `name` is the name of the arrays in error messages. The first `dtype_of` arrays, by default
+        all, determine the dtype, which is the widest of theirs.
         """
         found = [a for a in map(native, arrays) if compat.is_array_api_obj(a)]
         if not found:
@@ -86,7 +87,10 @@ class Backend:
                 "moved between host and device: convert them explicitly"
             ) from error
         # Other dtypes are rejected later, with a message that names the array.
-        floats = [a.dtype for a in found if xp.isdtype(a.dtype, "real floating")]
+        deciding = found
+        if dtype_of is not None:
+            deciding = [a for a in map(native, arrays[:dtype_of]) if compat.is_array_api_obj(a)]
+        floats = [a.dtype for a in deciding if xp.isdtype(a.dtype, "real floating")]
         widest = max(floats, key=lambda dtype: xp.finfo(dtype).bits, default=xp.float64)
         known = {32: xp.float32, 64: xp.float64}  # in native byte order
         if (bits := xp.finfo(widest).bits) not in known:
@@ -292,9 +296,12 @@ class Backend:
             "device: convert it explicitly"
         )
 
-    def vector(self, x: Array, size: int, name: str) -> Array:
-        """Return a copy of `x` as a finite (size,) array, or raise a `ModelError` that names it."""
-        return self.check_array(x, (size,), name)
+    def vector(self, x: Array, size: int, name: str, convert: bool = False) -> Array:
+        """Return a copy of `x` as a finite (size,) array, or raise a `ModelError` that names it.
+
+        With `convert`, an array of lower precision is accepted, as in `check_array`.
+        """
+        return self.check_array(x, (size,), name, convert=convert)
 
     def check_array(
         self,
@@ -303,12 +310,14 @@ class Backend:
         name: str,
         error: type[MfdeqError] = ModelError,
         finite: bool = True,
+        convert: bool = False,
     ) -> Array:
         """Return a copy of `x` in this backend and shape, or raise an `error` that names it.
 
         Any shape is accepted if `shape` is None. The array is copied because a user function may
         return a view of its argument or reuse a buffer. A lower precision than the backend's is
-        rejected, since it would silently limit the accuracy of all further results.
+        rejected, since it would silently limit the accuracy of all further results, except with
+        `convert`: starts and data have the precision that they have.
         """
         xp = self.xp
         expected = "a number" if shape == () else f"an array of shape {shape or '(m,)'}"
@@ -317,16 +326,25 @@ class Backend:
             given = xp.reshape(given, shape)
         if shape is not None and tuple(given.shape) != shape:
             raise error(f"{name}: expected {expected}, got shape {tuple(given.shape)}")
-        self.check_dtype(given.dtype, name, error)
+        self.check_dtype(given.dtype, name, error, convert)
         given = xp.asarray(self.asarray(given), copy=True)
         if finite and not bool(xp.all(xp.isfinite(given))):
-            count = int(xp.sum(xp.astype(~xp.isfinite(given), xp.int64)))
-            total = math.prod(given.shape)
-            raise error(f"{name} holds NaN or infinity in {count} of {total} entries")
+            undefined = xp.astype(~xp.isfinite(given), xp.int64)
+            count, total = int(xp.sum(undefined)), math.prod(given.shape)
+            first = ""
+            if given.ndim == 1:
+                first = f", the first of them entry {int(xp.argmax(undefined))}"
+            raise error(f"{name} holds NaN or infinity in {count} of {total} entries{first}")
         return given
 
-    def check_dtype(self, dtype: Any, name: str, error: type[MfdeqError] = ModelError) -> None:
-        """Raise an `error` for complex, object and lower-precision dtypes."""
+    def check_dtype(
+        self,
+        dtype: Any,
+        name: str,
+        error: type[MfdeqError] = ModelError,
+        convert: bool = False,
+    ) -> None:
+        """Raise an `error` for complex, object and, without `convert`, lower-precision dtypes."""
         xp = self.xp
         try:
             real = xp.isdtype(dtype, REAL_KINDS)
@@ -334,10 +352,12 @@ class Backend:
             real = False
         if not real:
             raise error(f"{name}: expected a real array, got dtype {dtype}")
-        if xp.isdtype(dtype, "real floating") and xp.finfo(dtype).eps > self.eps * 1.01:
+        if convert or not xp.isdtype(dtype, "real floating"):
+            return
+        if xp.finfo(dtype).eps > self.eps * 1.01:
             raise error(
                 f"{name} has dtype {dtype}, less precise than {self.dtype} of the problem: "
-                f"compute it in {self.dtype}, or pass params and h0 in {dtype}"
+                f"compute it in {self.dtype}, or pass params in {dtype}"
             )
 
 

@@ -33,6 +33,7 @@ from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
 from ..models.linearization import CheckedLinearization, Problem
 from ..models.model import Model
+from ..models.vectors import flatten_params
 from ..report import LinearCounts, SolveReport
 from .point import Point
 from .stability import computes_all, leading_eigenvalues
@@ -71,6 +72,7 @@ class Curve:
         problem = Problem(model, theta0)
         self.backend: Backend = problem.backend
         self.theta, self.is_map = problem.theta, problem.is_map
+        direction = flatten_params(model, direction, "direction")
         self.d = _direction(self.backend, direction, problem.param_size)
         self.counts = LinearCounts()
         self.weight = 1.0
@@ -288,7 +290,7 @@ def _direction(backend: Backend, given: Any, size: int) -> Array:
         d = backend.zeros(size)
         d[int(given)] = 1.0
         return d
-    d = backend.check_array(given, (size,), "direction", ArgumentError)
+    d = backend.check_array(given, (size,), "direction", ArgumentError, convert=True)
     if backend.norm(d) == 0.0:
         raise ArgumentError("direction: expected a nonzero vector, got zero")
     return d

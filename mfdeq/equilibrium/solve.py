@@ -182,7 +182,7 @@ def equilibrium_at(
     [0.25  0.077]
     """
     problem = Problem(model, theta, state, "state")
-    h = problem.backend.vector(state, problem.state_size, "state")
+    h = problem.checked_state(state, "state")
     return equilibrium_of_state(
         problem,
         h,

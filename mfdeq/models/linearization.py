@@ -17,6 +17,7 @@ from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .curvature import CurvatureOperator, as_curvature
 from .model import FixedPointModel, Linearization, Model, ResidualModel
+from .vectors import flatten_params, flatten_state
 
 
 class Problem:
@@ -26,9 +27,9 @@ class Problem:
     ----------
     model : FixedPointModel or ResidualModel
     theta : (P,) array
-        The parameters, which are copied.
+        The parameters, which are copied. They determine the array library and the dtype.
     h0 : (N,) array, optional
-        A state that is considered in the choice of the dtype.
+        A state, which must be of the same array library.
     state_name : str, optional
         The name of `h0` in error messages.
 
@@ -52,8 +53,9 @@ class Problem:
             )
         self.model = model
         self.name = model.display_name
+        theta, h0 = flatten_params(model, theta), flatten_state(model, h0, state_name)
         arrays = {"params": theta} if h0 is None else {"params": theta, state_name: h0}
-        self.backend = Backend.of(*arrays.values(), name=" and ".join(arrays))
+        self.backend = Backend.of(*arrays.values(), name=" and ".join(arrays), dtype_of=1)
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
         self.theta = self.backend.vector(theta, self.param_size, "params")
@@ -80,14 +82,19 @@ class Problem:
     def initial_state(self, h0: Array | None = None) -> Array:
         """Return `h0` after checking it, or the model's default initial state if it is None."""
         if h0 is not None:
-            return self.backend.vector(h0, self.state_size, "h0")
+            return self.checked_state(h0, "h0")
         name = f"{self.name}.initial_state"
         with self.backend.user_call(f"{name}(theta)"):
             default = self.model.initial_state(self.backend.to_user(self.theta))
             default = self.backend.from_user(default, self.state_size)
         if default is None:
             return self.backend.zeros(self.state_size)
-        return self.backend.vector(default, self.state_size, name)
+        return self.backend.vector(default, self.state_size, name, convert=True)
+
+    def checked_state(self, h: Any, name: str) -> Array:
+        """Return a state of the user's, in any form and precision, as an (N,) array."""
+        h = flatten_state(self.model, h, name)
+        return self.backend.vector(h, self.state_size, name, convert=True)
 
     def residual_scale(self, h: Array) -> Array | None:
         """Return the model's sizes of equations as an (N,) array, after checking them, or None."""
@@ -109,9 +116,9 @@ class Problem:
         xp, N = self.backend.xp, self.state_size
         value = self.backend.from_user(value, N)
         if getattr(value, "ndim", 0) == 0:
-            number = float(self.backend.check_array(value, (), name))
+            number = float(self.backend.check_array(value, (), name, convert=True))
             value = number + self.backend.zeros(N)
-        sizes = self.backend.check_array(value, (N,), name)
+        sizes = self.backend.vector(value, N, name, convert=True)
         if not bool(xp.all(sizes >= 0)):
             raise ModelError(f"{name}: expected a number >= 0, got {float(xp.min(sizes))}")
         return sizes

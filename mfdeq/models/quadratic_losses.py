@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from ..arrays.backend import Array, Backend, as_array, is_dense, is_sparse
+from ..arrays.backend import Array, Backend, as_array, host, is_dense, is_sparse
 from ..arrays.library import library_of
 from ..errors import ModelError
 from ..operators.dot_tests import check_symmetric
@@ -13,6 +13,7 @@ from ..operators.operator import Diagonal, Matrix, Operator, Product
 from ..operators.user_operators import as_operator
 from .curvature import BlockCurvature, CurvatureOperator
 from .losses import LossBase
+from .vectors import is_foreign, tensor_on_host
 
 
 class QuadraticLoss(LossBase):
@@ -64,7 +65,8 @@ class LeastSquares(QuadraticLoss):
 
         L = ½ (O h − d)ᵀ W (O h − d),    ∂L/∂h = Oᵀ W (O h − d),    ∇²_hh L = Oᵀ W O.
 
-    Up to a constant, this is the negative log likelihood of Gaussian errors. Arrays are copied.
+    Up to a constant, this is the negative log likelihood of Gaussian errors. Arrays are copied, and
+    converted to the dtype of the parameters when they are used.
 
     Examples
     --------
@@ -93,19 +95,20 @@ class LeastSquares(QuadraticLoss):
         if is_dense(observe) and observe.ndim == 1:
             observe = _selection(backend, observe, state_size)
         shape = (self.data.shape[0], state_size)
-        return as_operator(backend, observe, shape, f"observe of LeastSquares ({shape[0]} data)")
+        name = f"observe of LeastSquares ({shape[0]} data)"
+        return as_operator(backend, observe, shape, name, convert=True)
 
     def _weights(self, backend: Backend) -> Array:
         m = self.data.shape[0]
         if isinstance(self.weights, float):
             return self.weights * backend.xp.ones(m, dtype=backend.dtype, device=backend.device)
-        return backend.vector(self.weights, m, "weights of LeastSquares")
+        return backend.vector(self.weights, m, "weights of LeastSquares", convert=True)
 
     def _misfit(self, h: Array) -> tuple[Operator, Array, Array]:
         """Return O, w and O h − d."""
         backend = Backend.of(h)
         observe = self.operator(backend, h.shape[0])
-        data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares")
+        data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares", convert=True)
         return observe, self._weights(backend), observe._apply(h) - data
 
     def _evaluate(self, h: Array, theta: Array) -> float:
@@ -160,7 +163,8 @@ class QuadraticPrior(QuadraticLoss):
         L = ½ (θ − μ)ᵀ R (θ − μ),    ∂L/∂θ = R (θ − μ),    ∇²_θθ L = R.
 
     Up to a constant, this is the negative logarithm of a Gaussian density. The minimizer of its
-    sum with a `LeastSquares` is the MAP point. Arrays are copied.
+    sum with a `LeastSquares` is the MAP point. Arrays are copied, and converted to the dtype of the
+    parameters when they are used.
 
     Examples
     --------
@@ -188,7 +192,7 @@ class QuadraticPrior(QuadraticLoss):
         if isinstance(precision, Operator) and precision.has_entries:
             precision = precision.array
         name = "precision of QuadraticPrior"
-        block = as_operator(backend, precision, (param_size, param_size), name)
+        block = as_operator(backend, precision, (param_size, param_size), name, convert=True)
         check_symmetric(block, name, "it")
         return block
 
@@ -197,7 +201,7 @@ class QuadraticPrior(QuadraticLoss):
         backend = Backend.of(theta)
         mean = self.mean
         if not isinstance(mean, float):
-            mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior")
+            mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior", convert=True)
         return self.operator(backend, theta.shape[0]), theta - mean
 
     def _evaluate(self, h: Array, theta: Array) -> float:
@@ -243,7 +247,13 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
 
 
 def _copy_of_numbers(x: Any, name: str) -> Any:
-    """Return a number as a float, or an array as a copy, after checking that it is finite."""
+    """Return a number as a float, or an array as a copy, after checking that it is finite.
+
+    Arrays are converted to the dtype of the parameters when they are used.
+    """
+    x = tensor_on_host(x) if is_foreign(x) else x
+    if isinstance(x, host.ndarray | host.floating) and x.dtype.kind == "f":
+        x = x if x.dtype in (host.float32, host.float64) else x.astype(host.float64)
     copy = Backend.of(x, name=name).check_array(x, None, name)
     return copy if copy.ndim else float(copy)
 

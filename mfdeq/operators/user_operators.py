@@ -29,8 +29,12 @@ def check_home(backend: Backend, x: Any, name: str, error: type[MfdeqError] = Mo
         backend.refuse_foreign(x, name, error)
 
 
-def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:
+def as_operator(
+    backend: Backend, given: Any, shape: tuple[int, int], name: str, convert: bool = False
+) -> Operator:
     """Return a user's array, sparse matrix or LinearOperator as an operator, after checking it.
+
+    With `convert`, a matrix of lower precision is accepted and converted, as data are.
 
     Raises
     ------
@@ -45,7 +49,7 @@ def as_operator(backend: Backend, given: Any, shape: tuple[int, int], name: str)
         backend.check_dtype(given.dtype, name)
         found = given
     elif is_sparse(given) or is_dense(given):
-        found = Matrix(backend, _checked_matrix(backend, given, shape, name))
+        found = Matrix(backend, _checked_matrix(backend, given, shape, name, convert))
     elif library_of(given).is_matrix(given):
         found = library_of(given).as_operator(backend, given, name)
     elif hasattr(given, "matvec") and hasattr(given, "shape"):
@@ -69,13 +73,15 @@ def _checked_products(backend: Backend, given: Any, shape: tuple[int, int], name
     return given
 
 
-def _checked_matrix(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Any:
+def _checked_matrix(
+    backend: Backend, given: Any, shape: tuple[int, int], name: str, convert: bool
+) -> Any:
     if is_dense(given):
-        return backend.check_array(given, shape, name)
+        return backend.check_array(given, shape, name, convert=convert)
     if tuple(given.shape) != shape:
         raise ModelError(f"{name}: expected shape {shape}, got {tuple(given.shape)}")
     backend.check_home(given, name)
-    backend.check_dtype(given.dtype, name)
+    backend.check_dtype(given.dtype, name, convert=convert)
     # `asarray` copies sparse matrices, since a model may overwrite its buffers later.
     matrix = to_canonical_format(
         backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())

@@ -12,6 +12,7 @@ from ..equilibrium.lagrangian_system import solver_for
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..files.checkpoints import digest, open_checkpoint
 from ..models.losses import LossBase
+from ..models.vectors import flatten_params
 from ..operators.user_operators import as_symmetric
 from ..priors.precision import Precision
 from .bounds import Bounds
@@ -152,6 +153,7 @@ def minimize(
     count(max_iterations, "max_iterations")
     if radius is not None and not at_least(0.0, radius, "radius") > 0.0:
         raise ArgumentError("radius: expected a positive number, got 0")
+    theta0 = flatten_params(functional.model, theta0, "theta0")
     backend = Backend.of(theta0, name="theta0")
     sizes = functional.model.state_size, functional.model.param_size
     N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))

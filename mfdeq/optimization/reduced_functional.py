@@ -12,6 +12,7 @@ from ..equilibrium.solve import reused_solver, solve
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
+from ..models.vectors import flatten_params, flatten_state
 from ..operators.operator import Operator
 from ..report import LinearCounts, SolveReport
 
@@ -124,7 +125,7 @@ class ReducedFunctional:
         linear = reused_solver(solve_options.get("solver", "auto"))
         self.solve_options = {**solve_options, "solver": linear}
         self.solves = 0
-        self._start = None if h0 is None else _copy(h0, "h0")
+        self._start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
         self._reports: list[Any] = []  # of the last forward solves, including failed ones
         self._earlier_linear_solves = 0  # of forward solves whose reports have been dropped
         self._equilibrium: Equilibrium | None = None
@@ -164,7 +165,7 @@ class ReducedFunctional:
         ConvergenceError, SingularStateError
             If there is no equilibrium, also if `on_failure` is "inf".
         """
-        theta = _copy(theta)
+        theta = _copy(flatten_params(self.model, theta))
         if self._equilibrium is not None and _equal(theta, self._equilibrium.params):
             return self._equilibrium
         if self._failure is not None and _equal(theta, self._failure[0]):
@@ -258,7 +259,7 @@ class ReducedFunctional:
         except (ConvergenceError, SingularStateError):
             if self.on_failure == "raise":
                 raise
-            return float("nan") * _copy(theta)
+            return float("nan") * _copy(flatten_params(self.model, theta))
 
     def hessian(self, theta: Array) -> ReducedHessian:
         """Return the exact Hessian at theta, (P, P), as an operator.

@@ -1,5 +1,7 @@
 """Wrong input of every kind raises a typed error that says what was expected and found."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -81,11 +83,12 @@ VECTORS = {
     "weights of Least": lambda s: EQ.gradient(mfdeq.LeastSquares(W, np.ones(N), s(np.ones(N)))),
     "mean of Quadratic": lambda s: EQ.gradient(mfdeq.QuadraticPrior(2.0, s(np.ones(P)))),
 }
-DEFAULTS = [("Toy.initial_state", "none"), ("h0", "none")]  # None selects the default
+ALLOWED = [("Toy.initial_state", "none"), ("h0", "none")]  # None selects the default
+ALLOWED += [(name, "single") for name in list(VECTORS)[2:5] + list(VECTORS)[-3:]]  # starts and data
 
 
 @pytest.mark.parametrize(
-    ("name", "bad"), [(n, b) for n in VECTORS for b in BAD_VECTORS if (n, b) not in DEFAULTS]
+    ("name", "bad"), [(n, b) for n in VECTORS for b in BAD_VECTORS if (n, b) not in ALLOWED]
 )
 def test_wrong_vectors_raise(name, bad):
     spoil, words = BAD_VECTORS[bad]
@@ -229,11 +232,14 @@ BAD_MATRICES = {
     "function": (lambda A: lambda x: A @ x, "got a function"),
     "text": (lambda A: "A", "got a str"),
 }
-ZERO_BLOCKS = [(name, "none") for name in MATRICES if " of curvature of " in name]
+ALLOWED_MATRICES = [(name, "none") for name in MATRICES if " of curvature of " in name]
+# Matrices that are data are converted to the dtype of the parameters.
+ALLOWED_MATRICES += [(name, "single") for name in MATRICES if re.match("observe|precision", name)]
 
 
 @pytest.mark.parametrize(
-    ("name", "bad"), [(n, b) for n in MATRICES for b in BAD_MATRICES if (n, b) not in ZERO_BLOCKS]
+    ("name", "bad"),
+    [(n, b) for n in MATRICES for b in BAD_MATRICES if (n, b) not in ALLOWED_MATRICES],
 )
 def test_wrong_matrices_raise(name, bad):
     spoil, words = BAD_MATRICES[bad]
