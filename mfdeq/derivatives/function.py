@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arguments import count, one_of
@@ -17,6 +17,7 @@ from ..models.model import (
     Model,
     ResidualModel,
 )
+from .configured_model import ConfiguredModel, ModelFields
 from .directional_derivatives import DirectionalDerivatives, StepRule
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
@@ -34,6 +35,12 @@ def from_function(
     sparsity: Any = None,
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
+    initial_state: Any = None,
+    residual_scale: Any = None,
+    state_scale: Any = None,
+    state_names: Sequence[str] | None = None,
+    equation_names: Sequence[str] | None = None,
+    time_sign: int | None = None,
 ) -> Model:
     """Create a model from a function of (state, params) by numerical differentiation.
 
@@ -59,6 +66,17 @@ def from_function(
     scale : pair of floats or arrays, optional
         Typical sizes of the entries of h and of theta, to which steps are relative. By default
         these are the magnitudes of the entries, or the root mean square of all if that is larger.
+    initial_state : number, (N,) array or callable, optional
+        The start of solvers, by default zeros, or a function of the parameters that returns it.
+    residual_scale, state_scale : number, (N,) array or callable, optional
+        The sizes of the equations and of the unknowns that count as one, or functions of
+        (h, theta) and of (theta) that return them. By default each size is measured; see
+        `mfdeq.solve`.
+    state_names, equation_names : sequence of N strings, optional
+        Names of the unknowns and of the equations, for error messages.
+    time_sign : {+1, -1}, optional
+        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
+        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
 
     Returns
     -------
@@ -107,10 +125,22 @@ def from_function(
         )
     cls = FunctionMap if kind == "map" else FunctionResidual
     sizes = (count(state_size, "state_size"), count(param_size, "param_size"))
-    return cls(f, sizes, sparsity, StepRule(step, scale))
+    model = cls(f, sizes, sparsity, StepRule(step, scale))
+    model.configure(
+        ModelFields(
+            "mfdeq.from_function",
+            initial_state,
+            residual_scale,
+            state_scale,
+            state_names,
+            equation_names,
+            time_sign,
+        )
+    )
+    return model
 
 
-class FunctionModel(Model):
+class FunctionModel(ConfiguredModel):
     """Common base class of maps and residuals that are differentiated numerically."""
 
     def __init__(

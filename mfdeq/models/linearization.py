@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from numbers import Number
 from typing import Any
 
 from ..arrays.backend import Array, Backend
@@ -89,6 +90,9 @@ class Problem:
             default = self.backend.from_user(default, self.state_size)
         if default is None:
             return self.backend.zeros(self.state_size)
+        if isinstance(default, Number) or getattr(default, "ndim", 1) == 0:  # for all unknowns
+            number = self.backend.check_array(default, (), name, convert=True)
+            default = float(number) + self.backend.zeros(self.state_size)
         return self.backend.vector(default, self.state_size, name, convert=True)
 
     def checked_state(self, h: Any, name: str) -> Array:
@@ -115,7 +119,7 @@ class Problem:
             return None
         xp, N = self.backend.xp, self.state_size
         value = self.backend.from_user(value, N)
-        if getattr(value, "ndim", 0) == 0:
+        if isinstance(value, Number) or getattr(value, "ndim", 1) == 0:
             number = float(self.backend.check_array(value, (), name, convert=True))
             value = number + self.backend.zeros(N)
         sizes = self.backend.vector(value, N, name, convert=True)
