@@ -119,7 +119,7 @@ class Problem:
             return None
         xp, N = self.backend.xp, self.state_size
         value = self.backend.from_user(value, N)
-        if isinstance(value, Number) or getattr(value, "ndim", 1) == 0:
+        if getattr(value, "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
             number = float(self.backend.check_array(value, (), name, convert=True))
             value = number + self.backend.zeros(N)
         sizes = self.backend.vector(value, N, name, convert=True)
