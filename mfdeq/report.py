@@ -104,6 +104,9 @@ class SolveReport:
     smallest_singular : float
         An upper bound on the smallest singular value of A, in the units of A. NaN until the first
         derivative.
+    uniqueness : str
+        Whether the equilibrium is isolated, as far as its A tells: "judged", "not judged: " with
+        the reason, or "no: " with what is singular. The first derivative always judges it.
     gradient_error : float
         Estimated relative error of the last gradient for which an estimate was requested, or NaN.
     derivatives : dict of str to str
@@ -137,6 +140,7 @@ class SolveReport:
     limited_by: str = ""
     digits_left: float = math.nan
     smallest_singular: float = math.nan
+    uniqueness: str = ""
     gradient_error: float = math.nan
     derivatives: dict[str, str] = field(default_factory=dict)
     evaluations: int = 0
@@ -164,8 +168,12 @@ class SolveReport:
         digits = (
             "not known before the first derivative"
             if math.isnan(self.digits_left)
-            else f"{self.digits_left:.1f} (smallest singular value of A "
-            f"{self.smallest_singular:.1e})"
+            else f"{self.digits_left:.1f}"
+            + (
+                ""
+                if math.isnan(self.smallest_singular)
+                else f" (smallest singular value of A {self.smallest_singular:.1e})"
+            )
         )
         counts = self.forward, self.linear
         rows = [

@@ -14,14 +14,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..arrays.backend import Array
+from ..arrays.backend import Array, array_on_host, host
 from ..errors import NearSingularWarning, warn
 from ..linear import Factor
-from ..linear.factor import MIN_DIGITS, rounding_digits, singular_error
+from ..linear.factor import MAX_ROUNDING_SHARE, MIN_DIGITS, rounding_digits, singular_error
 from ..models.linearization import CheckedLinearization, Problem
+from .null_vectors import Scaling
 
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
+MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
 SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
@@ -57,7 +59,9 @@ class SmallestSingular:
     right: Array
 
 
-def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSingular:
+def smallest_singular(
+    factor: Factor, start: Array | None = None, scaling: Scaling | None = None
+) -> SmallestSingular:
     """Compute the smallest singular value of A and its vectors, by inverse iteration.
 
     Parameters
@@ -66,26 +70,88 @@ def smallest_singular(factor: Factor, start: Array | None = None) -> SmallestSin
         A factor of A.
     start : (N,) array, optional
         The left singular vector of a nearby A, with which the iteration takes half as many solves.
+    scaling : Scaling, optional
+        Find the smallest singular value of the scaled A, and return its vectors for A, u = rows u~
+        and v = columns v~ of unit length, with the value u'A v.
+
+    Raises
+    ------
+    SingularStateError
+        If solutions leave residuals as large as their right-hand sides, as with a singular A.
     """
     backend, n = factor.backend, factor.A.shape[0]
+    scaling = Scaling() if scaling is None else scaling
+    if n <= MAX_EXACT_SIZE and not factor.iterative:
+        return _exact(factor, scaling)
     # The component of a random vector along one direction is about 1/sqrt(N) of its length. The
     # solve must resolve it to find a near null vector.
-    rtol = max(factor.rtol, min(1e-3, 0.1 / math.sqrt(n)))
+    rtol = max(factor.rtol, min(1e-3, MAX_ROUNDING_SHARE / math.sqrt(n)))
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
     if start is not None:
+        start = scaling.without_rows(start)
         # Add a random part: the start may be orthogonal to the singular vector.
-        u = start + RANDOM_SHARE * u
+        u = start / backend.norm(start) + RANDOM_SHARE * u
         u = u / backend.norm(u)
     sigma = math.inf
-    for _ in range(MAX_SOLVE_PAIRS):
-        v, along = _direction(factor.solve(u, rtol=rtol), backend.norm)
-        u, back = _direction(factor.solve_adjoint(v, rtol=rtol), backend.norm)
+    for pair in range(MAX_SOLVE_PAIRS):
+        v, along = _solve(factor, scaling, u, rtol, adjoint=False)
+        u, back = _solve(factor, scaling, v, rtol, adjoint=True)
         converged = back > (1.0 - SIGMA_RTOL) * min(sigma, along)
         sigma = back
-        if converged:
+        # With few unknowns two numbers may agree by chance.
+        if converged and (pair > 0 or n > MAX_EXACT_SIZE):
             break
-    return SmallestSingular(sigma, u, v)
+    return _unscaled(factor, scaling, sigma, u, v)
+
+
+def _solve(
+    factor: Factor, scaling: Scaling, b: Array, rtol: float, adjoint: bool
+) -> tuple[Array, float]:
+    """Return x / |x| and 1 / |x|, where x solves the scaled system for b of unit length."""
+    norm, A = factor.backend.norm, factor.A
+    if adjoint:
+        b = scaling.without_columns(b)
+        x = factor.solve_adjoint(b, rtol=rtol)
+        left = scaling.column_sizes(b - A._apply_adjoint(x))
+        scaled = scaling.without_rows(x)
+    else:
+        b = scaling.without_rows(b)
+        x = factor.solve(b, rtol=rtol)
+        left = scaling.row_sizes(b - A._apply(x))
+        scaled = scaling.without_columns(x)
+    if not norm(left) <= MAX_ROUNDING_SHARE:  # True for NaN
+        operator = A.H if adjoint else A  # type: ignore[attr-defined]
+        if factor.leaves_equation(operator, x, b, adjoint):
+            raise singular_error(0.0, "to working precision")
+    return _direction(scaled, norm)
+
+
+def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular:
+    """Compute the smallest singular value from the scaled inverse, by one block of solves."""
+    backend, n = factor.backend, factor.A.shape[0]
+    norm = backend.norm
+    eye = backend.eye(n, n)
+    rtol = max(factor.rtol, 1e-3)
+    rows = eye if scaling.rows is None else eye / scaling.rows[:, None]
+    X = factor.solve(rows, rtol=rtol)
+    left = factor.A._apply(X)
+    if scaling.columns is not None:
+        X, left = X / scaling.columns[:, None], left * scaling.rows[:, None]
+    if not norm(eye - left) <= MAX_ROUNDING_SHARE:
+        raise singular_error(0.0, "to working precision")
+    right, inverse, left = host.linalg.svd(array_on_host(X))
+    u, v = (backend.from_host(x.copy(), n) for x in (left[0], right[:, 0]))
+    return _unscaled(factor, scaling, 1.0 / float(inverse[0]), u, v)
+
+
+def _unscaled(
+    factor: Factor, scaling: Scaling, sigma: float, u: Array, v: Array
+) -> SmallestSingular:
+    norm = factor.backend.norm
+    u, v = scaling.row_sizes(u), scaling.column_sizes(v)
+    lengths = norm(u), norm(v)
+    return SmallestSingular(sigma / (lengths[0] * lengths[1]), u / lengths[0], v / lengths[1])
 
 
 def _direction(x: Array, norm: Callable[[Array], float]) -> tuple[Array, float]:

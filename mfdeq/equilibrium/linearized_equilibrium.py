@@ -14,7 +14,6 @@ from typing import Self
 from ..arguments import fraction
 from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
-from ..errors import SingularStateError
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
 from ..models.curvature import CurvatureOperator
@@ -23,9 +22,10 @@ from ..models.losses import LossBase, check_loss
 from ..models.model import Linearization
 from ..operators.operator import Operator, Stacked
 from ..report import SolveReport
-from .conditioning import SmallestSingular, digits_left, smallest_singular
+from .conditioning import SmallestSingular, smallest_singular
 from .error_estimates import InnerTolerance, estimate_error, relative_error
 from .inverse import Inverse, RefinedInverse
+from .uniqueness import Examined, examine
 
 MAX_POLISHING_STEPS = 5
 
@@ -56,8 +56,6 @@ class LinearizedEquilibrium:
     report : SolveReport
         The report of the solve for h*.
     """
-
-    _smallest: SmallestSingular  # set together with the factor
 
     def __init__(
         self,
@@ -91,6 +89,11 @@ class LinearizedEquilibrium:
 
     @functools.cached_property
     @translate_memory_errors
+    def examined(self) -> Examined:
+        """The factor of A with what is known about the singularity of A."""
+        return examine(self.problem, self.state, self.linearized, self.solver, self.report)
+
+    @property
     def factor(self) -> Factor:
         """The factor of A. A near-singular A is detected at set-up.
 
@@ -107,27 +110,20 @@ class LinearizedEquilibrium:
         Raises
         ------
         SingularStateError
-            If A is singular to working precision.
+            If A is singular to working precision, at every use.
         """
-        try:
-            factor = self.solver.setup_for_equilibrium(self.state_operator, self.report.linear)
-            self.report.solver = factor.name
-            self.report.choices += [c for c in self.solver.choices if c not in self.report.choices]
-            smallest = smallest_singular(factor, self.solver.weakest)
-            self.solver.weakest, self._smallest = smallest.left, smallest
-            self.report.smallest_singular = smallest.value
-            self.report.digits_left = digits_left(
-                factor, smallest, self.linearized, self.state, self.problem
-            )
-        except SingularStateError as error:
-            error.best, error.report = self.state, self.report
-            self.report.digits_left = error.digits
-            raise
-        return factor
+        examined = self.examined
+        if examined.singularity is not None:
+            raise examined.singularity.error(self.state, self.report)
+        assert examined.factor is not None
+        return examined.factor
 
-    @property
+    @functools.cached_property
     def smallest_singular(self) -> SmallestSingular:
-        """The smallest singular value of A and its vectors, computed together with the factor.
+        """The smallest singular value of A and its vectors.
+
+        They are computed together with the factor, unless rows or columns of A are of very
+        different size. At a fold, where derivatives do not exist, the value is zero to rounding.
 
         Returns
         -------
@@ -141,8 +137,12 @@ class LinearizedEquilibrium:
         >>> print(f"{eq.smallest_singular.value:.4f}")
         0.0020
         """
-        _ = self.factor
-        return self._smallest
+        examined = self.examined
+        if not examined.scaled:
+            return examined.smallest
+        found = smallest_singular(self.factor)
+        self.report.smallest_singular = found.value
+        return found
 
     # Operators of first order.
 
@@ -396,5 +396,5 @@ class LinearizedEquilibrium:
         for name in ("corrected_state", "corrected_linearization"):
             self.__dict__.pop(name, None)
         self._polished_equilibrium = None
-        if "factor" in self.__dict__:
-            self.factor.forget()
+        if "examined" in self.__dict__ and self.examined.factor is not None:
+            self.examined.factor.forget()

@@ -15,10 +15,7 @@ from ..models.linearization import Problem
 from ..models.model import Model
 from ..report import SolveReport
 from .equilibrium import Equilibrium
-
-# Where the floor is larger relative to the scale, a residual at the floor proves little: either the
-# start was the solution, or the state has diverged along a null vector of A.
-MAX_INFORMATIVE_FLOOR = 1e-2
+from .uniqueness import explain_failure, judge_uniqueness
 
 
 @translate_memory_errors
@@ -134,6 +131,8 @@ def solve(
             monitor.set_scale(start)
             h = forward.iterate(problem, start, linear, monitor)
         except (ConvergenceError, SingularStateError) as error:
+            if (singular := explain_failure(problem, error, linear, report)) is not None:
+                raise singular from error
             report.choices.append(f"method: {name} failed: {error}")
             if first_error is None:
                 first_error = error
@@ -142,7 +141,9 @@ def solve(
             continue
         finally:
             monitor.close()
-        return _equilibrium(problem, h, linear, report, monitor)
+        eq = _equilibrium(problem, h, linear, report, monitor)
+        judge_uniqueness(eq)
+        return eq
     assert first_error is not None
     raise first_error
 
@@ -234,8 +235,6 @@ def _equilibrium(
         + f" ({report.digits:.1f} digits)"
     )
     eq = Equilibrium(problem, h, linearized, linear, report)
-    if report.floor > MAX_INFORMATIVE_FLOOR * report.scale:
-        _ = eq.factor  # raises an error if A is singular
     return eq
 
 

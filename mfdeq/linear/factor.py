@@ -18,6 +18,7 @@ from ..operators.operator import Operator
 from ..report import LinearCounts
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
+MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
 SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
 MIN_DIGITS = 1.0  # a solution with fewer correct decimal digits is an error
 MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
@@ -233,7 +234,7 @@ class Factor:
                     raise self._failure(x, history, b_norm, rtol, adjoint)
                 floor = self._rounding_floor(A, x)
                 if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
-                    self._accept_at_floor(A, x, history[-1], floor, b_norm, rtol, adjoint)
+                    self._accept_at_floor(A, x, b, history[-1], floor, b_norm, rtol, adjoint)
                     break
                 stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
                 if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
@@ -268,6 +269,7 @@ class Factor:
         self,
         A: Operator,
         x: Array,
+        b: Array,
         residual: Any,
         floor: Any,
         b_norm: Any,
@@ -282,11 +284,28 @@ class Factor:
         if not relative.max() > SUSPICIOUS_RESIDUAL:
             return
         if x.ndim == 2:
-            x = x[:, int(relative.argmax())]
+            worst = int(relative.argmax())
+            x, b = x[:, worst], b[:, worst]
+        if float(relative.max()) > MAX_ROUNDING_SHARE and self.leaves_equation(A, x, b, adjoint):
+            raise singular_error(0.0, "to working precision")
         x = x / self.backend.norm(x)
         digits = rounding_digits(A, x, self._attempt(x, LOOSE_RTOL, not adjoint))
         if not digits >= MIN_DIGITS:
             raise singular_error(digits, "to working precision")
+
+    def leaves_equation(self, A: Operator, x: Array, b: Array, adjoint: bool) -> bool:
+        """Return whether an equation of A x = b has a residual as large as its largest terms.
+
+        That is not rounding, whatever the units. It occurs if A is singular and x is large along a
+        null vector, where other equations round. Rows that a pivot of another one has spoiled are
+        refined first.
+        """
+        if A.array is None:
+            return False  # the terms are not known
+        xp = self.backend.xp
+        x = x + self._attempt(b - A._apply(x), LOOSE_RTOL, adjoint)
+        residual, terms = xp.abs(b - A._apply(x)), A.abs_apply(x) + xp.abs(b)
+        return not bool(xp.all(residual <= MAX_ROUNDING_SHARE * terms))  # True for NaN
 
     def _not_finite(self, b: Array) -> ArgumentError:
         xp = self.backend.xp

@@ -33,13 +33,17 @@ def test_auto_reports_its_choice_and_failed_methods():
 
 def test_auto_names_every_method_that_failed():
     class None_(Products):
-        """h = h + theta has no solution."""
+        """h = h² / 2 + theta has no solution."""
 
         def map(self, h, theta):
-            return h + theta
+            return h**2 / 2 + theta
+
+        def linearize(self, h, theta):
+            J = LinearOperator((2, 2), matvec=lambda x: h * x, rmatvec=lambda y: h * y, dtype=float)
+            return mfdeq.Linearization(J, np.eye(2))
 
     with pytest.raises(mfdeq.ConvergenceError, match="anderson") as caught:
-        mfdeq.solve(None_(slope=1.0), np.ones(2))
+        mfdeq.solve(None_(), np.ones(2))
     assert "Then newton was tried" in caught.value.__notes__[0]
 
 
@@ -61,7 +65,8 @@ def test_derivatives_at_a_double_root_raise_for_any_residual(solver):
 
     fine = mfdeq.solve(Double(), np.full(2, 1e-4), solver=solver)
     close(fine.sensitivity @ np.ones(2), np.full(2, 50.0), 1e-4)
-    at_fold = mfdeq.solve(Double(), np.zeros(2), solver=solver)
+    with pytest.warns(mfdeq.NearSingularWarning, match="fold"):
+        at_fold = mfdeq.solve(Double(), np.zeros(2), solver=solver)
     with pytest.raises(mfdeq.SingularStateError, match="fold") as caught:
         at_fold.sensitivity @ np.ones(2)
     assert caught.value.digits < 6

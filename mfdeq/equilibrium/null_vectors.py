@@ -1,0 +1,313 @@
+"""Null vectors of a singular A and of its adjoint, in a scaling that units do not change.
+
+Whether A is singular must depend neither on the units of equations and unknowns nor on where A has
+entries. Both null vectors of a saddle point matrix may lie where A has none, so that perturbations
+|dA| <= eps |A| entry by entry leave it singular, and the entrywise condition number is one. It is
+the residual of a null vector that decides here, |A v| beside |A| |v|, after scaling.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
+from ..errors import ConvergenceError, SingularStateError
+from ..linear import Direct, Factor
+from ..operators.operator import Matrix, Operator
+
+MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed
+MAX_FACTORIZED_SIZE = 20_000  # unknowns up to which A is factorized for its null vectors
+MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
+SWEEPS = 20
+PERTURBATION_ROUNDINGS = 8.0  # of the diagonal that makes a pivot other than zero
+INVERSE_ITERATIONS = 3
+MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
+GAP = 10.0  # ratio to the least singular value up to which others are zero as well
+MAX_SEARCH_STEPS = 60  # steps of the residual method, where A is not factorized
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Sizes of rows and columns: diag(rows) A diag(columns) has rows and columns of similar size.
+
+    Attributes
+    ----------
+    rows, columns : (N,) array or None
+        None where A needs no scaling.
+    """
+
+    rows: Array | None = None
+    columns: Array | None = None
+
+    @classmethod
+    def of(cls, A: Operator) -> Scaling:
+        """Scale rows and columns of |A| to sums of one, as far as its zeros allow; zero ones stay.
+
+        Without entries there is no scaling.
+        """
+        if A.array is None:
+            return cls()
+        magnitude = abs(A.array)
+        xp = A.backend.xp
+        rows = columns = xp.ones(A.shape[0], dtype=A.backend.dtype, device=A.backend.device)
+        for sweep in range(SWEEPS):
+            sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
+            sums = tuple(xp.where(x > 0, x, xp.ones_like(x)) for x in sums)
+            if sweep == 0 and _ratio(xp, *sums) <= MAX_UNSCALED_RATIO:
+                return cls()
+            rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
+        return cls(rows, columns)
+
+    @classmethod
+    def of_factor(cls, factor: Factor) -> Scaling:
+        """Return the scaling that a factor computed at its set-up, or compute one."""
+        while hasattr(factor, "current"):
+            factor = factor.current
+        known = getattr(factor, "scaling", None)
+        if getattr(known, "rows", None) is not None:
+            return cls(known.rows, known.columns)  # type: ignore[union-attr]
+        # A factor that needed no scaling has tested that.
+        return cls() if known is not None else cls.of(factor.A)
+
+    def row_sizes(self, x: Array) -> Array:
+        """Return diag(rows) x."""
+        return x if self.rows is None else self.rows * x
+
+    def column_sizes(self, x: Array) -> Array:
+        """Return diag(columns) x."""
+        return x if self.columns is None else self.columns * x
+
+    def without_rows(self, x: Array) -> Array:
+        """Return x divided by `rows`."""
+        return x if self.rows is None else x / self.rows
+
+    def without_columns(self, x: Array) -> Array:
+        """Return x divided by `columns`."""
+        return x if self.columns is None else x / self.columns
+
+
+def _ratio(xp: Any, *sums: Array) -> float:
+    return max(float(xp.max(x)) for x in sums) / min(float(xp.min(x)) for x in sums)
+
+
+@dataclass(frozen=True)
+class NullVectors:
+    """Unit vectors v and u with A v = 0 and A' u = 0 to rounding, in the scaling of A.
+
+    Attributes
+    ----------
+    A : Operator, (N, N)
+        Before scaling.
+    scaling : Scaling
+    right, left : (N,) array
+        v and u, of diag(rows) A diag(columns). If there are several, a random combination of them.
+    """
+
+    A: Operator
+    scaling: Scaling
+    right: Array
+    left: Array
+
+    @functools.cached_property
+    def unscaled(self) -> tuple[Array, Array]:
+        """The null vectors of A and of its adjoint, of unit length."""
+        norm = self.A.backend.norm
+        right = self.scaling.column_sizes(self.right)
+        left = self.scaling.row_sizes(self.left)
+        return right / norm(right), left / norm(left)
+
+    @functools.cached_property
+    def cancellation(self) -> float:
+        """The larger of |A v| / |A| |v| and |A' u| / |A|' |u|; zero in zero columns and rows."""
+        v, u = self.unscaled
+        return max(
+            cancellation(self.A, v, self.scaling), cancellation(self.A, u, self.scaling, True)
+        )
+
+
+def cancellation(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
+    """Return |A x| beside |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
+    norm = A.backend.norm
+    scaled = scaling.column_sizes if adjoint else scaling.row_sizes
+    operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
+    product = norm(scaled(operator._apply(x)))
+    terms = norm(scaled(operator.abs_apply(x)))
+    return product / terms if terms > 0.0 else 0.0
+
+
+def find_null_vectors(
+    A: Operator, factor: Factor | None = None, accuracy: float = 0.0
+) -> NullVectors | None:
+    """Find the null vectors of A and of its adjoint, or None if A is regular or that is not known.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    factor : Factor, optional
+        A factor of a matrix near A, for an A that is too large to factorize here.
+    accuracy : float, optional
+        Relative accuracy of the entries of A, if it is worse than rounding.
+
+    Notes
+    -----
+    A small A is decomposed by singular values. The matrix of a larger one, with a diagonal of the
+    size of rounding added so that no pivot is zero, is factorized for inverse iteration. If A is
+    known by its products only, minimal residual steps for a random right-hand side leave the part
+    of it that lies along u; the same with the adjoint leaves v.
+    """
+    scaling, n = Scaling.of(A), A.shape[0]
+    limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
+    direct = factor is not None and not factor.iterative
+    try:
+        if n <= MAX_DENSE_SIZE:
+            found = _by_singular_values(A, scaling, limit)
+        elif A.array is not None and (direct or n <= MAX_FACTORIZED_SIZE):
+            found = _by_inverse_iteration(A, scaling)
+        elif factor is not None:
+            limit = max(limit, A.backend.eps**0.4)
+            found = _by_residuals(A, scaling, factor)
+        else:
+            found = None
+    except (ConvergenceError, SingularStateError, ArithmeticError, MemoryError):
+        return None
+    return found if found is not None and found.cancellation <= limit else None
+
+
+def _by_singular_values(A: Operator, scaling: Scaling, limit: float) -> NullVectors:
+    backend, n = A.backend, A.shape[0]
+    dense = array_on_host(A._apply(backend.eye(n, n))).astype("float64")
+    rows, columns = (
+        host.ones(n) if x is None else array_on_host(x).astype("float64")
+        for x in (scaling.rows, scaling.columns)
+    )
+    left, sigma, right = host.linalg.svd(rows[:, None] * dense * columns)
+    # Products with A round, so that several zero singular values differ.
+    null = sigma <= max(GAP * sigma[-1], 0.1 * limit * sigma[0])
+    weights = 1.0 + host.random.default_rng(7).random(int(null.sum()))
+
+    def combined(vectors: Any) -> Array:
+        x = weights @ vectors[null]
+        return backend.from_host((x / host.linalg.norm(x)).astype(str(dense.dtype)), n)
+
+    return NullVectors(A, scaling, combined(right), combined(left.T))
+
+
+def _by_inverse_iteration(A: Operator, scaling: Scaling) -> NullVectors:
+    backend = A.backend
+    n, norm = A.shape[0], backend.norm
+    matrix = Matrix(backend, _perturbed(A, scaling))
+    factor = Direct().setup(matrix)
+    u = backend.random(n, seed=13)
+    for _ in range(INVERSE_ITERATIONS):
+        v = factor._attempt(u, 0.1, False)
+        v = v / norm(v)
+        u = factor._attempt(v, 0.1, True)
+        u = u / norm(u)
+    # The matrix is scaled already.
+    return NullVectors(A, scaling, v, u)
+
+
+def _perturbed(A: Operator, scaling: Scaling) -> Any:
+    """Return the scaled matrix with a random diagonal of the size of rounding added."""
+    backend, n = A.backend, A.shape[0]
+    xp = backend.xp
+    size = PERTURBATION_ROUNDINGS * backend.eps
+    diagonal = size * (1.0 + xp.abs(backend.random(n, seed=17)))
+    ones = xp.ones_like(diagonal)
+    rows = ones if scaling.rows is None else scaling.rows
+    columns = ones if scaling.columns is None else scaling.columns
+    largest = float(xp.max(rows * (abs(A.array) @ columns)))
+    diagonal = diagonal * (largest if largest > 0.0 else 1.0)
+    if is_dense(A.array):
+        return rows[:, None] * A.array * columns + xp.diag(diagonal)
+    entries = A.array.tocoo()
+    i, j = entries.row, entries.col
+    index = xp.arange(n, dtype=i.dtype)
+    data = xp.concat([rows[i] * entries.data * columns[j], diagonal])
+    where = xp.concat([i, index]), xp.concat([j, index])
+    matrix = backend.sparse.coo_matrix((xp.asarray(data, dtype=A.array.dtype), where), A.shape)
+    return matrix.tocsr()
+
+
+def _by_residuals(A: Operator, scaling: Scaling, factor: Factor) -> NullVectors | None:
+    left = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS).residual
+    right = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS, adjoint=True).residual
+    return NullVectors(A, scaling, right, left)
+
+
+@dataclass(frozen=True)
+class MinimalResidual:
+    """The residual of steps for a random right-hand side of unit length.
+
+    Attributes
+    ----------
+    residual : (N,) array
+        Of unit length, in the scaling of A.
+    size : float
+        Its norm, before that.
+    growth : float
+        The norm of the first approximate solution.
+    stagnated : bool
+        Whether the last step did not reduce the norm by a tenth.
+    """
+
+    residual: Array
+    size: float
+    growth: float
+    stagnated: bool
+
+
+def minimal_residual(
+    A: Operator,
+    scaling: Scaling,
+    factor: Factor,
+    steps: int,
+    rtol: float = 0.0,
+    adjoint: bool = False,
+) -> MinimalResidual:
+    """Reduce the residual of a random right-hand side by GCR, preconditioned by a factor.
+
+    Each step is one application of the preconditioner and one product with A. If A is singular,
+    the part of the right-hand side along the null vector of the adjoint remains.
+
+    References
+    ----------
+    S. C. Eisenstat, H. C. Elman and M. H. Schultz, Variational iterative methods for nonsymmetric
+    systems of linear equations, SIAM J. Numer. Anal. 20 (1983).
+    """
+    backend: Backend = A.backend
+    norm, vecdot = backend.norm, backend.xp.vecdot
+    sides = (scaling.without_rows, scaling.without_columns, scaling.row_sizes)
+    if adjoint:
+        sides = (scaling.without_columns, scaling.without_rows, scaling.column_sizes)
+    to_equations, to_unknowns, from_equations = sides
+    operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
+    r = backend.random(A.shape[0], seed=19)
+    r = r / norm(r)
+    images: list[Array] = []
+    size, growth, stagnated = 1.0, math.inf, False
+    for step in range(steps):
+        x = factor._approximate(to_equations(r), adjoint)
+        if not bool(backend.xp.all(backend.xp.isfinite(x))):
+            break
+        if step == 0:
+            growth = norm(to_unknowns(x))
+        q = from_equations(operator._apply(x))
+        for _ in range(2):
+            for image in images:
+                q = q - float(vecdot(image, q)) * image
+        length = norm(q)
+        if not length > 0.0 or not math.isfinite(length):
+            stagnated = True
+            break
+        q = q / length
+        r = r - float(vecdot(q, r)) * q
+        images.append(q)
+        before, size = size, norm(r)
+        stagnated = size > 0.9 * before
+        if size <= rtol:
+            break
+    return MinimalResidual(r / size if size > 0.0 else r, size, growth, stagnated)

@@ -1,0 +1,264 @@
+"""What is singular where A is, and whether it is so at this state only or by the model's structure.
+
+Structural is what persists at states nearby: an unknown in no equation, equations that depend on
+each other, a constant left free. Everything else is a fold of the branch of equilibria, or another
+point where it is not unique.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays.backend import Array, array_on_host, host
+from ..errors import SingularStateError
+from ..linear import Factor
+from ..models.linearization import CheckedLinearization, Problem
+from ..operators.operator import Operator
+from ..report import SolveReport
+from .null_vectors import NullVectors, Scaling, cancellation, find_null_vectors
+
+PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
+STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
+FOLD_SHARE = 0.1  # the same at a fold, whose null vectors are smooth
+CONSTANT_RTOL = 1e-6  # by which the entries of a constant null vector differ
+MAX_NAMES = 4  # in a message
+FOLD, UNUSED, DEPENDENT, FREE = "fold", "unused unknown", "dependent equations", "free constant"
+
+
+@dataclass(frozen=True)
+class Singularity:
+    """What is singular, and the error that says so.
+
+    Attributes
+    ----------
+    kind : str
+        "fold", "unused unknown", "dependent equations" or "free constant"; empty for a state that
+        is no equilibrium, where A is regular at states nearby.
+    unknowns, equations : list of int
+        The unknowns and the equations that make up the null vectors.
+    right, left : (N,) array
+        The null vectors of A and of its adjoint.
+    digits : float
+        Digits left in a solution of A x = b.
+    message : str
+    """
+
+    kind: str
+    unknowns: list[int]
+    equations: list[int]
+    right: Array
+    left: Array
+    digits: float
+    message: str
+
+    @property
+    def structural(self) -> bool:
+        """Whether A is singular at states nearby, too."""
+        return self.kind not in ("", FOLD)
+
+    def error(self, best: Array | None, report: SolveReport | None) -> SingularStateError:
+        """Return a new error with this message."""
+        return SingularStateError(
+            self.message,
+            digits=self.digits,
+            kind=self.kind,
+            unknowns=self.unknowns,
+            equations=self.equations,
+            right=self.right,
+            left=self.left,
+            best=best,
+            report=report,
+        )
+
+
+def describe(
+    problem: Problem,
+    h: Array,
+    linearized: CheckedLinearization,
+    null: NullVectors,
+    *,
+    digits: float = 0.0,
+    factor: Factor | None = None,
+    is_equilibrium: bool = True,
+    because: str = "",
+) -> Singularity:
+    """Name the unknowns and equations of null vectors, and find out what kind of singularity it is.
+
+    Parameters
+    ----------
+    problem : Problem
+    h : (N,) array
+        The state.
+    linearized : CheckedLinearization
+        The linearization at h.
+    null : NullVectors
+    digits : float, optional
+        Digits left in a solution of A x = b.
+    factor : Factor, optional
+        A factor near A, for models whose A is too large to factorize.
+    is_equilibrium : bool, optional
+        Whether h is an equilibrium, and not an iterate.
+    because : str, optional
+        What was observed, as a clause of the message.
+    """
+    A, (right, left) = linearized.A, null.unscaled
+    structural = persists(problem, h, linearized, null, factor)
+    share = STRUCTURAL_SHARE if structural else FOLD_SHARE
+    share = max(share, 1e3 * problem.backend.eps)
+    v, u = array_on_host(null.right), array_on_host(null.left)
+    unknowns, equations = _dominating(v, share), _dominating(u, share)
+    empty_columns, empty_rows = _empty(A, unknowns, adjoint=True), _empty(A, equations)
+    if not structural:
+        kind = FOLD if is_equilibrium else ""
+    elif empty_columns:
+        kind, unknowns = UNUSED, empty_columns
+        equations = empty_rows or equations
+    elif _constant(array_on_host(right)[unknowns]):
+        kind = FREE
+    else:
+        kind = DEPENDENT
+        equations = empty_rows or equations
+    names = _names(problem.unknown_name, unknowns), _names(problem.equation_name, equations)
+    text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows), because)
+    if kind == FOLD and _moves_with_no_parameter(linearized, left):
+        text = text.replace("a fold,", "a bifurcation, or a fold that no parameter moves,")
+    message = f"the state operator A is singular ({digits:.1f} digits left): {text}"
+    return Singularity(kind, unknowns, equations, right, left, digits, message)
+
+
+def persists(
+    problem: Problem,
+    h: Array,
+    linearized: CheckedLinearization,
+    null: NullVectors,
+    factor: Factor | None = None,
+) -> bool:
+    """Return whether A is singular at a state nearby, too.
+
+    One of the null vectors is often the same there, and a product shows that; otherwise the null
+    vectors are computed again.
+    """
+    backend, accuracy = problem.backend, linearized.linearization.accuracy[0]
+    limit = max(0.1 * backend.eps**0.5, 10.0 * accuracy)
+    right, left = null.unscaled
+    step = (
+        PERTURBATION
+        * _sizes(problem, h, null.scaling)
+        * (0.5 + backend.xp.abs(backend.random(h.shape[0], seed=23)))
+    )
+    for length in (1.0, -1.0, 0.01, -0.01):
+        nearby = problem.linearize_trial(h + length * step)
+        if nearby is None:
+            continue
+        A = nearby.A
+        if (
+            min(cancellation(A, right, null.scaling), cancellation(A, left, null.scaling, True))
+            <= limit
+        ):
+            return True
+        return find_null_vectors(A, factor, accuracy) is not None
+    return False
+
+
+def _sizes(problem: Problem, h: Array, scaling: Scaling) -> Array:
+    """Return the sizes of the unknowns: their own, and where they are zero those of the others."""
+    xp = problem.backend.xp
+    sizes = problem.state_scale()
+    if sizes is None:
+        own = xp.abs(scaling.without_columns(h))
+        typical = float(xp.sum(own)) / h.shape[0]
+        sizes = scaling.column_sizes(xp.ones_like(h) * (typical if typical > 0.0 else 1.0))
+    return xp.maximum(xp.abs(h), sizes)
+
+
+def _dominating(x: Any, share: float) -> list[int]:
+    """Return the indices of the entries above a share of the largest."""
+    return [int(i) for i in host.flatnonzero(abs(x) > share * abs(x).max())]
+
+
+def _empty(A: Operator, indices: list[int], adjoint: bool = False) -> list[int]:
+    """Return those indices whose rows of A, or columns if `adjoint`, are zero."""
+    backend, n = A.backend, A.shape[0]
+    operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
+    if A.array is not None:
+        sums = operator.abs_apply(backend.xp.ones_like(backend.random(n, seed=29)))
+    else:
+        sums = backend.xp.abs(operator._apply(backend.random(n, seed=29)))
+    sums = array_on_host(sums)
+    return [i for i in indices if sums[i] == 0.0]
+
+
+def _constant(x: Any) -> bool:
+    """Return whether there are several entries, all the same."""
+    rtol = max(CONSTANT_RTOL, 1e3 * float(host.finfo(x.dtype).eps))
+    return len(x) > 1 and bool((abs(x - x[0]) <= rtol * abs(x[0])).all())
+
+
+def _moves_with_no_parameter(linearized: CheckedLinearization, left: Array) -> bool:
+    """Return whether w'B = 0 to rounding: the state moves along the null vector to second order."""
+    backend, B = linearized.backend, linearized.B
+    terms = backend.norm(B.H.abs_apply(left))  # type: ignore[attr-defined]
+    return backend.norm(B._apply_adjoint(left)) <= backend.eps**0.5 * terms
+
+
+def _names(name: Any, indices: list[int]) -> str:
+    shown = [name(i) for i in indices[:MAX_NAMES]]
+    if len(indices) > MAX_NAMES:
+        return f"{', '.join(shown)} and {len(indices) - MAX_NAMES} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _message(
+    kind: str,
+    names: tuple[str, str],
+    counts: tuple[int, int],
+    empty_rows: bool,
+    because: str,
+) -> str:
+    """Return what is singular, and what to do."""
+    unknowns, equations = names
+    is_or_are = "is" if counts[0] == 1 else "are"
+    dependent = (
+        f"{equations} contain{'s' if counts[1] == 1 else ''} no unknown"
+        if empty_rows
+        else f"{equations} depend on each other"
+    )
+    if kind == UNUSED:
+        return (
+            f"{unknowns} {is_or_are} in no equation, which leaves {_it(counts[0])} undetermined "
+            f"(and {dependent}). Remove the unknown, or add an equation that determines it"
+        )
+    if kind == FREE:
+        return (
+            f"a constant that is added to {unknowns} changes no equation, which leaves it "
+            f"undetermined (and {dependent}). Give one of these unknowns its value in place of one "
+            "of these equations, or fix their mean"
+        )
+    if kind == DEPENDENT:
+        return (
+            f"{dependent}, at states nearby as well, which leaves {unknowns} undetermined. Replace "
+            "one of these equations by a condition that fixes the state: a conserved total, a "
+            "normalization, a boundary value"
+        )
+    if kind == FOLD:
+        return (
+            f"the state is at a fold, where the branch of equilibria turns around{because} "
+            f"(null vector in {unknowns}; {equations}). Move the parameters away from the fold, or "
+            "pass it with mfdeq.follow"
+        )
+    return (
+        f"at this iterate, though not at states nearby, {unknowns} {is_or_are} undetermined "
+        f"({dependent}). Use a better start h0: start where the equations determine the state"
+    )
+
+
+def _it(count: int) -> str:
+    return "it" if count == 1 else "them"
+
+
+def digits_of(null: NullVectors) -> float:
+    """Return the digits that a solution of A x = b has, at most 0, from the null vectors."""
+    eps = null.A.backend.eps
+    return min(math.log10(max(null.cancellation, 0.1 * eps) / eps), 0.0)

@@ -1,0 +1,262 @@
+"""Whether the equilibrium is unique: the judgement of A, at the end of a solve and for derivatives.
+
+Derivatives set up a factor of A, and `examine` computes its smallest singular value with it. At the
+end of a solve there is at most a factor of A at an iterate: `judge_uniqueness` takes a few steps
+with it for a random right-hand side. If A is singular, what lies along the null vector of its
+adjoint stays in the residual, whatever the structure of A.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..arrays.backend import Array
+from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
+from ..linear import Auto, Direct, Factor, Reused
+from ..linear.factor import MAX_ROUNDING_SHARE
+from ..models.linearization import CheckedLinearization, Problem
+from ..operators.operator import Operator
+from ..report import SolveReport
+from .conditioning import SmallestSingular, digits_left, smallest_singular
+from .null_vectors import (
+    MAX_DENSE_SIZE,
+    MinimalResidual,
+    NullVectors,
+    Scaling,
+    find_null_vectors,
+    minimal_residual,
+)
+from .singularity import Singularity, describe, digits_of
+
+MAX_APPLICATIONS = 5  # of the preconditioner, in the judgement at the end of a solve
+MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without preconditioner are worth it
+FOLD_GROWTH_POWER = 2 / 3  # of 1 / eps: the growth of a solution above which a fold is likely
+SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A factor of A with what is known about the singularity of A.
+
+    Attributes
+    ----------
+    factor : Factor or None
+        None if A has none, since it is singular.
+    smallest : SmallestSingular
+        In the scaling of the factor.
+    scaled : bool
+        Whether that scaling is not the identity.
+    singularity : Singularity or None
+        None if A is regular.
+    """
+
+    factor: Factor | None
+    smallest: SmallestSingular
+    scaled: bool
+    singularity: Singularity | None
+
+
+def examine(
+    problem: Problem,
+    h: Array,
+    linearized: CheckedLinearization,
+    solver: Reused,
+    report: SolveReport,
+) -> Examined:
+    """Set up a factor of A and find out how singular A is.
+
+    Warns
+    -----
+    NearSingularWarning
+        If a solution loses most of its digits.
+
+    Raises
+    ------
+    ConvergenceError
+        If the solver fails, though A is not singular.
+    SingularStateError
+        If the solver says that A is singular, but no null vectors were found.
+    """
+    A = linearized.A
+    factor = smallest = None
+    try:
+        factor = solver.setup_for_equilibrium(A, report.linear)
+        report.solver = factor.name
+        report.choices += [c for c in solver.choices if c not in report.choices]
+        scaling = Scaling.of_factor(factor)
+        smallest = smallest_singular(factor, solver.weakest, scaling)
+        solver.weakest = smallest.left
+        if scaling.rows is None:
+            report.smallest_singular = smallest.value
+        report.digits_left = digits_left(factor, smallest, linearized, h, problem)
+        report.uniqueness = "judged"
+        return Examined(factor, smallest, scaling.rows is not None, None)
+    except (ConvergenceError, SingularStateError) as error:
+        null = find_null_vectors(A, factor or solver.held, linearized.linearization.accuracy[0])
+        digits = 0.0 if null is None else digits_of(null)
+        if null is None and smallest is not None and isinstance(error, SingularStateError):
+            null, digits = _scaled(A, smallest), error.digits
+        if null is None:
+            error.best, error.report = h, report
+            if isinstance(error, SingularStateError):
+                report.digits_left = error.digits
+            raise
+        singularity = describe(problem, h, linearized, null, digits=digits, factor=factor)
+        report.digits_left, report.uniqueness = digits, f"no: {singularity.kind}"
+        right, left = null.unscaled
+        value = abs(float(A.backend.xp.vecdot(left, A._apply(right))))
+        report.smallest_singular = value
+        return Examined(factor, SmallestSingular(value, left, right), False, singularity)
+
+
+def _scaled(A: Operator, smallest: SmallestSingular) -> NullVectors:
+    scaling = Scaling.of(A)
+    norm = A.backend.norm
+    right = scaling.without_columns(smallest.right)
+    left = scaling.without_rows(smallest.left)
+    return NullVectors(A, scaling, right / norm(right), left / norm(left))
+
+
+class _Examinable(Protocol):
+    problem: Problem
+    state: Array
+    linearized: CheckedLinearization
+    solver: Reused
+    report: SolveReport
+
+    @property
+    def examined(self) -> Examined: ...
+
+
+def judge_uniqueness(eq: _Examinable) -> None:
+    """Judge at the end of a solve whether the equilibrium is unique, and record that in the report.
+
+    Where a factor of A at an iterate is at hand, that takes one application of it, and at most five
+    applications of a preconditioner. Only if they leave doubt is A examined.
+
+    Warns
+    -----
+    NearSingularWarning
+        At a fold, or close to one.
+
+    Raises
+    ------
+    SingularStateError
+        If A is singular by its structure.
+    """
+    A, report, held = eq.linearized.A, eq.report, eq.solver.held
+    size = A.shape[0]
+    if held is None or held.A.shape != A.shape:
+        described = isinstance(eq.solver.solver, (Auto, Direct))
+        cheap = size <= MAX_DENSE_SIZE or report.iterations == 0
+        if A.array is not None and described and cheap:
+            _examine(eq)
+        else:
+            report.uniqueness = "not judged: the state was found without a factor of A"
+        return
+    steps = _steps(held, size)
+    if steps == 0:
+        report.uniqueness = "not judged: A is solved with by products alone"
+        return
+    scaling = Scaling.of_factor(held)
+    resolution = MAX_ROUNDING_SHARE / math.sqrt(size)
+    trial = minimal_residual(A, scaling, held, steps, resolution)
+    settled = trial.size <= resolution
+    if settled and not _near_fold(A, scaling, trial, report):
+        report.uniqueness = "judged"
+    elif settled or trial.stagnated or not held.iterative:
+        _examine(eq)
+    else:
+        report.uniqueness = (
+            f"not judged: after {steps} applications of the preconditioner a null vector of A "
+            "cannot be excluded"
+        )
+
+
+def _steps(held: Factor, size: int) -> int:
+    """Return the number of applications of the preconditioner, 0 if they could not tell."""
+    while hasattr(held, "current"):
+        held = held.current
+    plain = held.iterative and getattr(held, "M", held) is None
+    return MAX_APPLICATIONS if not plain or size <= MAX_PLAIN_SIZE else 0
+
+
+def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: SolveReport) -> bool:
+    """Return whether a solution grows so much, or Newton's method is so slow, as at a fold."""
+    backend = A.backend
+    x = backend.random(A.shape[0], seed=31)
+    size = backend.norm(scaling.row_sizes(A._apply(scaling.column_sizes(x)))) / backend.norm(x)
+    growth, rounding = trial.growth * size, 1.0 / backend.eps
+    if not growth < rounding**FOLD_GROWTH_POWER:
+        return True
+    last = report.residuals[-3:] if report.method == "newton" else []
+    return len(last) == 3 and last[2] > SLOW_CONTRACTION * last[0]
+
+
+def _examine(eq: _Examinable) -> None:
+    try:
+        found = eq.examined.singularity
+    except ConvergenceError as error:
+        eq.report.uniqueness = f"not judged: {error}"
+        return
+    if found is None:
+        return
+    if found.structural:
+        eq.report.converged = False
+        eq.report.reason = found.message
+        raise found.error(eq.state, eq.report)
+    warn(f"{found.message}. Derivatives do not exist here", NearSingularWarning)
+
+
+def explain_failure(
+    problem: Problem, error: Exception, solver: Reused, report: SolveReport
+) -> SingularStateError | None:
+    """Return the error for a model whose A is singular by its structure, after a method has failed.
+
+    Parameters
+    ----------
+    problem : Problem
+    error : ConvergenceError or SingularStateError
+        Of the forward method, with the best state.
+    solver : Reused
+    report : SolveReport
+
+    Returns
+    -------
+    SingularStateError or None
+        None if A is regular at the best state or at states nearby; an `error` that is itself a
+        `SingularStateError` then gets the names of what is undetermined at the iterate.
+    """
+    h, held = getattr(error, "best", None), solver.held
+    linearized = None if h is None else problem.linearize_trial(h)
+    if linearized is None:
+        return None
+    A, size = linearized.A, linearized.A.shape[0]
+    if isinstance(error, ConvergenceError) and size > MAX_DENSE_SIZE:
+        if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
+            return None
+        trial = minimal_residual(A, Scaling.of_factor(held), held, steps)
+        if trial.size <= MAX_ROUNDING_SHARE / math.sqrt(size):
+            return None
+    null = find_null_vectors(A, held, linearized.linearization.accuracy[0])
+    if null is None:
+        return None
+    found: Any = describe(
+        problem,
+        h,
+        linearized,
+        null,
+        digits=digits_of(null),
+        factor=held,
+        is_equilibrium=False,
+    )
+    if found.structural:
+        report.uniqueness = f"no: {found.kind}"
+        return found.error(h, report)
+    if isinstance(error, SingularStateError):
+        error.args = (found.message,)
+        error.unknowns, error.equations = found.unknowns, found.equations
+        error.right, error.left = found.right, found.left
+    return None
