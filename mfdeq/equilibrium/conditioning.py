@@ -136,7 +136,7 @@ def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular:
     rows = eye if scaling.rows is None else eye / scaling.rows[:, None]
     X = factor.solve(rows, rtol=rtol)
     left = factor.A._apply(X)
-    if scaling.columns is not None:
+    if scaling.rows is not None and scaling.columns is not None:
         X, left = X / scaling.columns[:, None], left * scaling.rows[:, None]
     if not norm(eye - left) <= MAX_ROUNDING_SHARE:
         raise singular_error(0.0, "to working precision")

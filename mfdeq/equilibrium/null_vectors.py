@@ -161,6 +161,7 @@ def find_null_vectors(
     scaling, n = Scaling.of(A), A.shape[0]
     limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     direct = factor is not None and not factor.iterative
+    found: NullVectors | None = None
     try:
         if n <= MAX_DENSE_SIZE:
             found = _by_singular_values(A, scaling, limit)
@@ -169,8 +170,6 @@ def find_null_vectors(
         elif factor is not None:
             limit = max(limit, A.backend.eps**0.4)
             found = _by_residuals(A, scaling, factor)
-        else:
-            found = None
     except (ConvergenceError, SingularStateError, ArithmeticError, MemoryError):
         return None
     return found if found is not None and found.cancellation <= limit else None

@@ -103,12 +103,12 @@ def test_a_nearby_fold_warns_and_a_fold_raises():
         eq = mfdeq.solve(model, np.array([1e-4]), rtol=2e-14)
         eq.gradient(loss)
     assert eq.report.digits_left > 10
-    eq = mfdeq.solve(model, np.array([1e-12]), rtol=2e-14)
     with pytest.warns(mfdeq.NearSingularWarning, match=r"leaves 3\.\d of 15\.7 digits") as said:
-        eq.gradient(loss)
+        mfdeq.solve(model, np.array([1e-12]), rtol=2e-14).gradient(loss)
     assert said[0].filename == __file__
-    assert 2 < eq.report.digits_left < 4
-    eq = mfdeq.solve(model, np.array([1e-17]), rtol=2e-14)
+    with pytest.warns(mfdeq.NearSingularWarning, match="fold") as said:
+        eq = mfdeq.solve(model, np.array([1e-17]), rtol=2e-14)
+    assert said[0].filename == __file__
     with pytest.raises(mfdeq.SingularStateError, match="fold"):
         eq.gradient(loss)
 
