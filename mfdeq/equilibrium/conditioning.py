@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import NearSingularWarning, warn
 from ..linear import Factor
-from ..linear.factor import MAX_ROUNDING_SHARE, MIN_DIGITS, rounding_digits, singular_error
+from ..linear.factor import (
+    LOOSE_RTOL,
+    MAX_ROUNDING_SHARE,
+    MIN_DIGITS,
+    rounding_digits,
+    singular_error,
+)
 from ..models.linearization import CheckedLinearization, Problem
 from .null_vectors import Scaling
 
@@ -166,6 +172,7 @@ def digits_left(
     linearized: CheckedLinearization,
     h: Array,
     problem: Problem,
+    scaling: Scaling,
 ) -> float:
     """Estimate the number of accurate decimal digits in a solution of A x = b.
 
@@ -181,6 +188,8 @@ def digits_left(
         The state.
     problem : Problem
         The model, which is evaluated and linearized near h.
+    scaling : Scaling
+        Of `smallest`.
 
     Returns
     -------
@@ -201,14 +210,16 @@ def digits_left(
     rounding = rounding_digits(factor.A, x, w)
     if rounding < MIN_DIGITS:
         raise singular_error(rounding, "to working precision")
-    change, least = state_changes(factor, linearized, h, problem, x, w)
+    change, least, along = state_changes(factor, linearized, h, problem, x, w, scaling)
     state = -math.log10(max(change, factor.backend.eps))
     if state < MIN_DIGITS:
-        raise singular_error(
+        error = singular_error(
             state,
             "to the accuracy of the state, whose error changes A^-1 by a relative "
             f"{change:.1g} (a smaller rtol in mfdeq.solve may help)",
         )
+        error.right = along
+        raise error
     # Do not warn of a fold because the state is rough: count the digits after a tighter solve.
     possible = min(rounding, -math.log10(max(least, factor.backend.eps)))
     if possible < WARNING_DIGITS_SHARE * (total := -math.log10(factor.backend.eps)):
@@ -224,14 +235,22 @@ def digits_left(
 
 
 def state_changes(
-    factor: Factor, linearized: CheckedLinearization, h: Array, problem: Problem, x: Array, w: Array
-) -> tuple[float, float]:
+    factor: Factor,
+    linearized: CheckedLinearization,
+    h: Array,
+    problem: Problem,
+    x: Array,
+    w: Array,
+    scaling: Scaling,
+) -> tuple[float, float, Array]:
     """Estimate the change of A along its singular vectors due to the error of the state.
 
     The change is |w' (A(h - e) - A(h)) x|, where e = A^-1 (R + rounding of R) is the error of the
-    state. It takes one more linearization, and a second one if the change is not small; no second
-    derivatives are evaluated. If the model has no value at h - e, the contraction of a Newton step,
-    ||R(h - e)|| / ||R||, is used in its place; it is a quarter at a double root.
+    state. A scaling may have hidden that an equation loses all its terms at a fold: then the change
+    of A^-1 along e, |A^-1 (A(h - e) - A(h)) e| / |e|, counts as well. The estimate takes one more
+    linearization, and a second one if the change is not small; no second derivatives are evaluated.
+    If the model has no value at h - e, the contraction of a Newton step, ||R(h - e)|| / ||R||, is
+    used in its place; it is a quarter at a double root.
 
     Returns
     -------
@@ -239,19 +258,31 @@ def state_changes(
         The change due to the error of the state.
     least : float
         The change due to rounding of R alone.
+    along : (N,) array
+        x, or e if the change along it is larger.
     """
     backend = factor.backend
     xp = backend.xp
     R, rounding = problem.residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
     e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
     of_residual, of_rounding = e[:, 0], e[:, 1]
-    before = linearized.A._apply_adjoint(w)
+    before, along = linearized.A._apply_adjoint(w), x
 
     def change_at(state: Array) -> float:
+        nonlocal along
         after = problem.linearize_trial(state)
         if after is None:
             return math.nan
-        return abs(float(xp.vecdot(after.A._apply_adjoint(w) - before, x)))
+        change = abs(float(xp.vecdot(after.A._apply_adjoint(w) - before, x)))
+        if scaling.rows is None:
+            return change
+        step = h - state
+        size = backend.norm(scaling.without_columns(step))
+        moved = factor.solve(after.A._apply(step) - linearized.A._apply(step), rtol=LOOSE_RTOL)
+        moved = backend.norm(scaling.without_columns(moved))
+        if size > 0.0 and moved > change * size:
+            change, along = moved / size, step
+        return change
 
     # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign.
     sign = 1.0 if float(xp.vecdot(w, R)) >= 0.0 else -1.0
@@ -260,8 +291,9 @@ def state_changes(
         noise = 10 * backend.norm(rounding)
         after, size = problem.trial_residual(h - of_residual)
         left = max(size - noise, 0.0) if after is not None else 0.0
-        return (left / (backend.norm(R) + noise) if left > 0 else 0.0), 0.0
+        return (left / (backend.norm(R) + noise) if left > 0 else 0.0), 0.0, x
     if change < SMALL_CHANGE_ROUNDINGS * backend.eps:
-        return change, change
+        return change, change, along
+    largest = along
     least = change_at(h - sign * of_rounding)
-    return change, change if math.isnan(least) else min(least, change)
+    return change, change if math.isnan(least) else min(least, change), largest

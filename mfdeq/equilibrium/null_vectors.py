@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ SWEEPS = 20
 PERTURBATION_ROUNDINGS = 8.0  # of the diagonal that makes a pivot other than zero
 INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
+MAX_BORDERED_ERROR = 1e-6  # of a solve with A bordered by its null vectors
 GAP = 10.0  # ratio to the least singular value up to which others are zero as well
 MAX_SEARCH_STEPS = 60  # steps of the residual method, where A is not factorized
 
@@ -64,8 +66,7 @@ class Scaling:
     @classmethod
     def of_factor(cls, factor: Factor) -> Scaling:
         """Return the scaling that a factor computed at its set-up, or compute one."""
-        while hasattr(factor, "current"):
-            factor = factor.current
+        factor = _current(factor)
         known = getattr(factor, "scaling", None)
         if getattr(known, "rows", None) is not None:
             return cls(known.rows, known.columns)  # type: ignore[union-attr]
@@ -177,19 +178,15 @@ def find_null_vectors(
 
 def _by_singular_values(A: Operator, scaling: Scaling, limit: float) -> NullVectors:
     backend, n = A.backend, A.shape[0]
-    dense = array_on_host(A._apply(backend.eye(n, n))).astype("float64")
-    rows, columns = (
-        host.ones(n) if x is None else array_on_host(x).astype("float64")
-        for x in (scaling.rows, scaling.columns)
-    )
-    left, sigma, right = host.linalg.svd(rows[:, None] * dense * columns)
+    left, sigma, right = host.linalg.svd(_scaled_on_host(A, scaling))
     # Products with A round, so that several zero singular values differ.
     null = sigma <= max(GAP * sigma[-1], 0.1 * limit * sigma[0])
+    dtype = array_on_host(backend.zeros(0)).dtype
     weights = 1.0 + host.random.default_rng(7).random(int(null.sum()))
 
     def combined(vectors: Any) -> Array:
         x = weights @ vectors[null]
-        return backend.from_host((x / host.linalg.norm(x)).astype(str(dense.dtype)), n)
+        return backend.from_host((x / host.linalg.norm(x)).astype(dtype), n)
 
     return NullVectors(A, scaling, combined(right), combined(left.T))
 
@@ -231,6 +228,42 @@ def _perturbed(A: Operator, scaling: Scaling) -> Any:
     return matrix.tocsr()
 
 
+def bordered_solve(A: Operator, null: NullVectors) -> Callable[[Array], Array] | None:
+    """Return x(b) with (R A C) x + u y = b and v'x = 0, for null vectors v and u.
+
+    None if A has no entries and is large, or has more null vectors.
+    """
+    backend, n, scaling = A.backend, A.shape[0], null.scaling
+    u, v = null.left, null.right
+    try:
+        if n <= MAX_DENSE_SIZE:
+            u, v = array_on_host(u), array_on_host(v)
+            matrix = host.block([[_scaled_on_host(A, scaling), u[:, None]], [v, 0.0]])
+            if host.linalg.cond(matrix) * backend.eps > MAX_BORDERED_ERROR:
+                return None
+            inverse = host.linalg.inv(matrix)[:n, :n]
+            return lambda b: backend.from_host((inverse @ array_on_host(b)).astype(u.dtype), n)
+        if A.array is None or is_dense(A.array):
+            return None
+        matrix = backend.sparse.bmat([[_perturbed(A, scaling), u[:, None]], [v[None, :], None]])
+        factor = Direct().setup(Matrix(backend, matrix.tocsr()))
+        zero = backend.zeros(1)
+        return lambda b: factor._attempt(backend.xp.concat([b, zero]), 0.1, False)[:n]
+    except (SingularStateError, ArithmeticError, MemoryError, host.linalg.LinAlgError):
+        return None
+
+
+def _scaled_on_host(A: Operator, scaling: Scaling) -> Any:
+    """Return the scaled matrix, dense, in float64 on the host."""
+    n = A.shape[0]
+    dense = array_on_host(A._apply(A.backend.eye(n, n))).astype("float64")
+    rows, columns = (
+        host.ones(n) if x is None else array_on_host(x).astype("float64")
+        for x in (scaling.rows, scaling.columns)
+    )
+    return rows[:, None] * dense * columns
+
+
 def _by_residuals(A: Operator, scaling: Scaling, factor: Factor) -> NullVectors | None:
     left = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS).residual
     right = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS, adjoint=True).residual
@@ -248,7 +281,7 @@ class MinimalResidual:
     size : float
         Its norm, before that.
     growth : float
-        The norm of the first approximate solution.
+        The norm of the approximate solution.
     stagnated : bool
         Whether the last step did not reduce the norm by a tenth.
     """
@@ -284,29 +317,55 @@ def minimal_residual(
         sides = (scaling.without_columns, scaling.without_rows, scaling.column_sizes)
     to_equations, to_unknowns, from_equations = sides
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
+    apply = _application(factor)
     r = backend.random(A.shape[0], seed=19)
     r = r / norm(r)
-    images: list[Array] = []
-    size, growth, stagnated = 1.0, math.inf, False
-    for step in range(steps):
-        x = factor._approximate(to_equations(r), adjoint)
-        if not bool(backend.xp.all(backend.xp.isfinite(x))):
+    x = 0.0 * r
+    directions: list[tuple[Array, Array]] = []  # z and A z
+    size, stagnated = 1.0, False
+    for _ in range(steps):
+        z = apply(to_equations(r), adjoint)
+        if not bool(backend.xp.all(backend.xp.isfinite(z))):
+            stagnated = True
             break
-        if step == 0:
-            growth = norm(to_unknowns(x))
-        q = from_equations(operator._apply(x))
+        z, q = to_unknowns(z), from_equations(operator._apply(z))
         for _ in range(2):
-            for image in images:
-                q = q - float(vecdot(image, q)) * image
+            for other, image in directions:
+                along = float(vecdot(image, q))
+                z, q = z - along * other, q - along * image
         length = norm(q)
         if not length > 0.0 or not math.isfinite(length):
             stagnated = True
             break
-        q = q / length
-        r = r - float(vecdot(q, r)) * q
-        images.append(q)
+        z, q = z / length, q / length
+        along = float(vecdot(q, r))
+        x, r = x + along * z, r - along * q
+        directions.append((z, q))
         before, size = size, norm(r)
         stagnated = size > 0.9 * before
         if size <= rtol:
             break
-    return MinimalResidual(r / size if size > 0.0 else r, size, growth, stagnated)
+    return MinimalResidual(r / size if size > 0.0 else r, size, norm(x), stagnated)
+
+
+def has_preconditioner(factor: Factor) -> bool:
+    """Return whether one application of a factor is less than a solve to some accuracy."""
+    factor = _current(factor)
+    if not factor.iterative:
+        return True
+    own = type(factor)._approximate is not Factor._approximate
+    return own and getattr(factor, "M", factor) is not None
+
+
+def _application(factor: Factor) -> Callable[[Array, bool], Array]:
+    """Return one application of the preconditioner; the identity where there is none."""
+    if has_preconditioner(factor):
+        return _current(factor)._approximate
+    return lambda r, adjoint: r
+
+
+def _current(factor: Any) -> Any:
+    """Return the factor to which others delegate."""
+    while hasattr(factor, "current"):
+        factor = factor.current
+    return factor

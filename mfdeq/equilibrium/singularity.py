@@ -17,12 +17,15 @@ from ..linear import Factor
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
-from .null_vectors import NullVectors, Scaling, cancellation, find_null_vectors
+from .null_vectors import NullVectors, Scaling, bordered_solve, cancellation, find_null_vectors
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
 STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
 FOLD_SHARE = 0.1  # the same at a fold, whose null vectors are smooth
 CONSTANT_RTOL = 1e-6  # by which the entries of a constant null vector differ
+CURVE_STEPS = 6  # chord steps, each of which leaves a hundredth of the residual
+CURVE_RTOL = 1e-11  # residual, relative to its terms, of another equilibrium
+CURVE_ROUNDINGS = 30.0  # the same in rounding units, which is more in float32
 MAX_NAMES = 4  # in a message
 FOLD, UNUSED, DEPENDENT, FREE = "fold", "unused unknown", "dependent equations", "free constant"
 
@@ -81,8 +84,7 @@ def describe(
     *,
     digits: float = 0.0,
     factor: Factor | None = None,
-    is_equilibrium: bool = True,
-    because: str = "",
+    elsewhere: Array | None = None,
 ) -> Singularity:
     """Name the unknowns and equations of null vectors, and find out what kind of singularity it is.
 
@@ -98,20 +100,23 @@ def describe(
         Digits left in a solution of A x = b.
     factor : Factor, optional
         A factor near A, for models whose A is too large to factorize.
-    is_equilibrium : bool, optional
-        Whether h is an equilibrium, and not an iterate.
-    because : str, optional
-        What was observed, as a clause of the message.
+    elsewhere : (N,) array, optional
+        Another iterate, if h is an iterate and no equilibrium. Only if A is singular there as well,
+        the structure of the model is the cause.
     """
     A, (right, left) = linearized.A, null.unscaled
-    structural = persists(problem, h, linearized, null, factor)
+    structural = persists(problem, h, null, factor)
+    if elsewhere is None:
+        structural = structural or lies_on_curve(problem, h, linearized, null)
+    elif structural:
+        structural = is_singular_at(problem, elsewhere, null, factor) is not False
     share = STRUCTURAL_SHARE if structural else FOLD_SHARE
     share = max(share, 1e3 * problem.backend.eps)
     v, u = array_on_host(null.right), array_on_host(null.left)
     unknowns, equations = _dominating(v, share), _dominating(u, share)
     empty_columns, empty_rows = _empty(A, unknowns, adjoint=True), _empty(A, equations)
     if not structural:
-        kind = FOLD if is_equilibrium else ""
+        kind = FOLD if elsewhere is None else ""
     elif empty_columns:
         kind, unknowns = UNUSED, empty_columns
         equations = empty_rows or equations
@@ -121,45 +126,72 @@ def describe(
         kind = DEPENDENT
         equations = empty_rows or equations
     names = _names(problem.unknown_name, unknowns), _names(problem.equation_name, equations)
-    text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows), because)
+    text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows))
     if kind == FOLD and _moves_with_no_parameter(linearized, left):
         text = text.replace("a fold,", "a bifurcation, or a fold that no parameter moves,")
     message = f"the state operator A is singular ({digits:.1f} digits left): {text}"
     return Singularity(kind, unknowns, equations, right, left, digits, message)
 
 
-def persists(
-    problem: Problem,
-    h: Array,
-    linearized: CheckedLinearization,
-    null: NullVectors,
-    factor: Factor | None = None,
-) -> bool:
+def persists(problem: Problem, h: Array, null: NullVectors, factor: Factor | None = None) -> bool:
     """Return whether A is singular at a state nearby, too.
 
     One of the null vectors is often the same there, and a product shows that; otherwise the null
     vectors are computed again.
     """
-    backend, accuracy = problem.backend, linearized.linearization.accuracy[0]
-    limit = max(0.1 * backend.eps**0.5, 10.0 * accuracy)
-    right, left = null.unscaled
     step = (
         PERTURBATION
         * _sizes(problem, h, null.scaling)
-        * (0.5 + backend.xp.abs(backend.random(h.shape[0], seed=23)))
+        * (0.5 + problem.backend.xp.abs(problem.backend.random(h.shape[0], seed=23)))
     )
     for length in (1.0, -1.0, 0.01, -0.01):
-        nearby = problem.linearize_trial(h + length * step)
-        if nearby is None:
-            continue
-        A = nearby.A
-        if (
-            min(cancellation(A, right, null.scaling), cancellation(A, left, null.scaling, True))
-            <= limit
-        ):
-            return True
-        return find_null_vectors(A, factor, accuracy) is not None
+        answer = is_singular_at(problem, h + length * step, null, factor)
+        if answer is not None:
+            return answer
     return False
+
+
+def is_singular_at(
+    problem: Problem, state: Array, null: NullVectors, factor: Factor | None = None
+) -> bool | None:
+    """Return whether A is singular at another state; None if the model has no value there."""
+    nearby = problem.linearize_trial(state)
+    if nearby is None:
+        return None
+    A, accuracy = nearby.A, nearby.linearization.accuracy[0]
+    limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
+    right, left = null.unscaled
+    same = cancellation(A, right, null.scaling), cancellation(A, left, null.scaling, True)
+    return min(same) <= limit or find_null_vectors(A, factor, accuracy) is not None
+
+
+def lies_on_curve(
+    problem: Problem, h: Array, linearized: CheckedLinearization, null: NullVectors
+) -> bool:
+    """Return whether the equilibrium is one of a curve of equilibria at the same parameters.
+
+    Then A is singular along the curve, though not beside it: equations may depend on each other
+    only where they are satisfied. Chord steps with A bordered by its null vectors look for another
+    equilibrium a small step along the null vector. At a fold a residual remains, of the square of
+    the step.
+    """
+    backend, (right, _) = problem.backend, null.unscaled
+    xp, scaling = backend.xp, null.scaling
+    solve = bordered_solve(linearized.A, null)
+    if solve is None:
+        return False
+    state = h + PERTURBATION / float(xp.max(xp.abs(right) / _sizes(problem, h, scaling))) * right
+    for _ in range(CURVE_STEPS):
+        residual, _ = problem.trial_residual(state)
+        if residual is None:
+            return False
+        state = state - scaling.column_sizes(solve(scaling.row_sizes(residual)))
+    residual, _ = problem.trial_residual(state)
+    if residual is None:
+        return False
+    terms = backend.norm(scaling.row_sizes(linearized.A.abs_apply(state)))
+    limit = max(CURVE_RTOL, CURVE_ROUNDINGS * backend.eps)
+    return backend.norm(scaling.row_sizes(residual)) <= limit * terms
 
 
 def _sizes(problem: Problem, h: Array, scaling: Scaling) -> Array:
@@ -215,7 +247,6 @@ def _message(
     names: tuple[str, str],
     counts: tuple[int, int],
     empty_rows: bool,
-    because: str,
 ) -> str:
     """Return what is singular, and what to do."""
     unknowns, equations = names
@@ -244,12 +275,12 @@ def _message(
         )
     if kind == FOLD:
         return (
-            f"the state is at a fold, where the branch of equilibria turns around{because} "
+            f"the state is at a fold, where the branch of equilibria turns around "
             f"(null vector in {unknowns}; {equations}). Move the parameters away from the fold, or "
             "pass it with mfdeq.follow"
         )
     return (
-        f"at this iterate, though not at states nearby, {unknowns} {is_or_are} undetermined "
+        f"at this iterate, though not at others, {unknowns} {is_or_are} undetermined "
         f"({dependent}). Use a better start h0: start where the equations determine the state"
     )
 

@@ -131,7 +131,7 @@ def solve(
             monitor.set_scale(start)
             h = forward.iterate(problem, start, linear, monitor)
         except (ConvergenceError, SingularStateError) as error:
-            if (singular := explain_failure(problem, error, linear, report)) is not None:
+            if (singular := explain_failure(problem, error, linear, report, start)) is not None:
                 raise singular from error
             report.choices.append(f"method: {name} failed: {error}")
             if first_error is None:

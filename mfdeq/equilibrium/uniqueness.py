@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Auto, Direct, Factor, Reused
-from ..linear.factor import MAX_ROUNDING_SHARE
+from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -26,13 +26,14 @@ from .null_vectors import (
     NullVectors,
     Scaling,
     find_null_vectors,
+    has_preconditioner,
     minimal_residual,
 )
 from .singularity import Singularity, describe, digits_of
 
 MAX_APPLICATIONS = 5  # of the preconditioner, in the judgement at the end of a solve
 MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without preconditioner are worth it
-FOLD_GROWTH_POWER = 2 / 3  # of 1 / eps: the growth of a solution above which a fold is likely
+FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
 
@@ -90,14 +91,14 @@ def examine(
         solver.weakest = smallest.left
         if scaling.rows is None:
             report.smallest_singular = smallest.value
-        report.digits_left = digits_left(factor, smallest, linearized, h, problem)
+        report.digits_left = digits_left(factor, smallest, linearized, h, problem, scaling)
         report.uniqueness = "judged"
         return Examined(factor, smallest, scaling.rows is not None, None)
     except (ConvergenceError, SingularStateError) as error:
         null = find_null_vectors(A, factor or solver.held, linearized.linearization.accuracy[0])
         digits = 0.0 if null is None else digits_of(null)
         if null is None and smallest is not None and isinstance(error, SingularStateError):
-            null, digits = _scaled(A, smallest), error.digits
+            null, digits = _scaled(factor, smallest, error.right), error.digits
         if null is None:
             error.best, error.report = h, report
             if isinstance(error, SingularStateError):
@@ -111,11 +112,17 @@ def examine(
         return Examined(factor, SmallestSingular(value, left, right), False, singularity)
 
 
-def _scaled(A: Operator, smallest: SmallestSingular) -> NullVectors:
-    scaling = Scaling.of(A)
+def _scaled(factor: Any, smallest: SmallestSingular, along: Array | None) -> NullVectors:
+    """Return the singular vectors, or those along a direction in which A changes most."""
+    A, scaling = factor.A, Scaling.of_factor(factor)
     norm = A.backend.norm
-    right = scaling.without_columns(smallest.right)
-    left = scaling.without_rows(smallest.left)
+    right, left = smallest.right, smallest.left
+    if along is not None and along is not right:
+        right = along / norm(along)
+        left = factor.solve_adjoint(
+            scaling.without_columns(scaling.without_columns(right)), rtol=LOOSE_RTOL
+        )
+    right, left = scaling.without_columns(right), scaling.without_rows(left)
     return NullVectors(A, scaling, right / norm(right), left / norm(left))
 
 
@@ -177,10 +184,7 @@ def judge_uniqueness(eq: _Examinable) -> None:
 
 def _steps(held: Factor, size: int) -> int:
     """Return the number of applications of the preconditioner, 0 if they could not tell."""
-    while hasattr(held, "current"):
-        held = held.current
-    plain = held.iterative and getattr(held, "M", held) is None
-    return MAX_APPLICATIONS if not plain or size <= MAX_PLAIN_SIZE else 0
+    return MAX_APPLICATIONS if has_preconditioner(held) or size <= MAX_PLAIN_SIZE else 0
 
 
 def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: SolveReport) -> bool:
@@ -211,7 +215,7 @@ def _examine(eq: _Examinable) -> None:
 
 
 def explain_failure(
-    problem: Problem, error: Exception, solver: Reused, report: SolveReport
+    problem: Problem, error: Exception, solver: Reused, report: SolveReport, start: Array
 ) -> SingularStateError | None:
     """Return the error for a model whose A is singular by its structure, after a method has failed.
 
@@ -222,41 +226,48 @@ def explain_failure(
         Of the forward method, with the best state.
     solver : Reused
     report : SolveReport
+    start : (N,) array
+        Where the method started.
 
     Returns
     -------
     SingularStateError or None
-        None if A is regular at the best state or at states nearby; an `error` that is itself a
-        `SingularStateError` then gets the names of what is undetermined at the iterate.
+        None if A is regular at the best state, at the start or close to them. An `error` that is
+        itself a `SingularStateError` then gets the names of what is undetermined at the iterate.
     """
-    h, held = getattr(error, "best", None), solver.held
-    linearized = None if h is None else problem.linearize_trial(h)
-    if linearized is None:
+    best, held = getattr(error, "best", None), solver.held
+    best = start if best is None else best
+    if isinstance(error, ConvergenceError) and _seems_regular(problem, best, held):
         return None
-    A, size = linearized.A, linearized.A.shape[0]
-    if isinstance(error, ConvergenceError) and size > MAX_DENSE_SIZE:
-        if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
+    for h, other in ((start, best), (best, start)):
+        if (linearized := problem.linearize_trial(h)) is None:
             return None
-        trial = minimal_residual(A, Scaling.of_factor(held), held, steps)
-        if trial.size <= MAX_ROUNDING_SHARE / math.sqrt(size):
-            return None
-    null = find_null_vectors(A, held, linearized.linearization.accuracy[0])
-    if null is None:
-        return None
-    found: Any = describe(
-        problem,
-        h,
-        linearized,
-        null,
-        digits=digits_of(null),
-        factor=held,
-        is_equilibrium=False,
-    )
-    if found.structural:
-        report.uniqueness = f"no: {found.kind}"
-        return found.error(h, report)
-    if isinstance(error, SingularStateError):
-        error.args = (found.message,)
-        error.unknowns, error.equations = found.unknowns, found.equations
-        error.right, error.left = found.right, found.left
+        null = find_null_vectors(linearized.A, held, linearized.linearization.accuracy[0])
+        if null is None:
+            continue
+        digits = digits_of(null)
+        found: Any = describe(
+            problem, h, linearized, null, digits=digits, factor=held, elsewhere=other
+        )
+        if found.structural:
+            report.uniqueness = f"no: {found.kind}"
+            return found.error(best, report)
+        if h is best and isinstance(error, SingularStateError):
+            error.args = (found.message,)
+            error.unknowns, error.equations = found.unknowns, found.equations
+            error.right, error.left = found.right, found.left
     return None
+
+
+def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
+    """Return whether a few steps with a factor do not show a large A to be singular."""
+    linearized = problem.linearize_trial(h)
+    if linearized is None:
+        return True
+    A, size = linearized.A, h.shape[0]
+    if size <= MAX_DENSE_SIZE:
+        return False
+    if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
+        return True
+    trial = minimal_residual(A, Scaling.of_factor(held), held, steps)
+    return trial.size <= MAX_ROUNDING_SHARE / math.sqrt(size)
