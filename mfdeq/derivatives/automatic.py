@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arguments import one_of
-from ..arrays.backend import Array, Backend, host
-from ..errors import ArgumentError, ModelError
+from ..arrays.backend import Array, Backend
+from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..models.curvature import Curvature
 from ..models.losses import Loss
 from ..models.model import (
-    KINDS,
     ComputedLinearization,
     FixedPointModel,
     Linearization,
     Model,
     ResidualModel,
 )
-from ..operators.compiled_solves import CompiledSolve, compiled_krylov
+from ..models.vectors import flatten_state
 from ..operators.operator import Operator
+from .configured_model import ConfiguredModel, ModelFields
+from .jacobian import Entries, check_matrix, jacobian_operator
 from .nearby_points import nearby_point, typical_sizes
-from .source import DerivativeSource, Function, JacobianProducts
+from .source import DerivativeSource, Function
 from .sparsity import Sparsity
 
 FIELDS = ("d_state", "d_params", "curvature", "second")
+REPEATED_VALUE_RTOL = 1e3  # times the machine epsilon: the rounding of sums in another order
 
 
 def model_from(
-    source: DerivativeSource, f: Function, state: Any, params: Any, kind: str, sparsity: Any
+    source: DerivativeSource,
+    f: Function,
+    state: Any,
+    params: Any,
+    kind: str,
+    sparsity: Any = None,
+    **fields: Any,
 ) -> Model:
     """Create a model from a function of (state, params).
 
@@ -37,12 +45,15 @@ def model_from(
     source : DerivativeSource
     f, state, params, kind, sparsity
         As in `mfdeq.from_jax`.
+    **fields
+        The optional fields of a model: see `ModelFields`.
     """
-    one_of(kind, KINDS, f"kind of {source.caller}")
+    one_of(kind, tuple(CLASSES), f"kind of {source.caller}")
     if not callable(f):
         raise ArgumentError(f"f of {source.caller}: expected a function, got {type(f).__name__}")
-    cls = AutomaticMap if kind == "map" else AutomaticResidual
-    return cls(source, f, state, params, sparsity)
+    model = CLASSES[kind](source, f, state, params, sparsity)
+    model.configure(ModelFields(source.caller, **fields))
+    return model
 
 
 def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) -> Loss:
@@ -52,6 +63,7 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
     def flat(h: Any, theta: Any) -> Any:
         return L(states.to_tree(h), parameters.to_tree(theta)).reshape(())
 
+    source.check_scalar(L, states.example, parameters.example)
     value, gradient = source.value(flat), source.gradient(flat)
     curvature = source.curvature(lambda h, theta, _: flat(h, theta))
 
@@ -65,11 +77,13 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
         d_state=gradient_part(0),
         d_params=gradient_part(1),
         # A loss has no weights lam, so pass an empty array.
-        curvature=lambda h, theta: _curvature_at(source, curvature, h, theta, h[:0]),
+        curvature=lambda h, theta: _curvature_at(
+            source, curvature, h, theta, h[:0], source.watch(flat, *source.to_library(h, theta))
+        ),
     )
 
 
-class AutomaticModel(Model):
+class AutomaticModel(ConfiguredModel):
     """Common base class of maps and residuals with automatic derivatives.
 
     Parameters
@@ -83,6 +97,8 @@ class AutomaticModel(Model):
         As in `mfdeq.from_jax`.
     """
 
+    symmetric = False  # whether df/dh is symmetric
+
     def __init__(
         self, source: DerivativeSource, f: Function, state: Any, params: Any, sparsity: Any
     ) -> None:
@@ -91,7 +107,17 @@ class AutomaticModel(Model):
         self._states, self._parameters = states, parameters
         self.state_size, self.param_size = states.size, parameters.size
         self._sparsity = Sparsity(sparsity, self.state_size, self.param_size)
-        output = source.describe_output(f, states.example, parameters.example)
+        self._check_output()
+        flat = self._flat = self._flat_function()
+        self._value, self._jacobians = source.value(flat), source.jacobians(flat)
+        self._second = source.second_derivative(flat)
+        self._curvature = source.curvature(lambda h, theta, lam: lam @ flat(h, theta))
+        self._repeatable = False  # whether two values at one point were compared
+
+    def _check_output(self) -> None:
+        """Raise `ModelError` unless f returns the structure of the state for the examples."""
+        source, states = self.source, self._states
+        output = source.describe_output(self.f, states.example, self._parameters.example)
         expected = states.describe(states.example)
         if output != expected:
             raise ModelError(
@@ -99,12 +125,14 @@ class AutomaticModel(Model):
                 f"the state, {expected}, got {output}"
             )
 
-        def flat(h: Any, theta: Any) -> Any:
-            return states.to_vector(f(states.to_tree(h), parameters.to_tree(theta)))
+    def _flat_function(self) -> Function:
+        """Return f as a function of vectors of the library, whose result has the dtype of h."""
+        f, states, parameters = self.f, self._states, self._parameters
 
-        self._value, self._jacobians = source.value(flat), source.jacobians(flat)
-        self._second = source.second_derivative(flat)
-        self._curvature = source.curvature(lambda h, theta, lam: lam @ flat(h, theta))
+        def flat(h: Any, theta: Any) -> Any:
+            return states.to_vector_like(f(states.to_tree(h), parameters.to_tree(theta)), h)
+
+        return flat
 
     @property
     def display_name(self) -> str:
@@ -113,11 +141,11 @@ class AutomaticModel(Model):
 
     def flat_state(self, tree: Any) -> Array:
         """Convert a state with the structure of the example to an (N,) vector."""
-        return host.asarray(self._states.to_vector(tree))
+        return self._states.flatten(tree)
 
     def flat_params(self, tree: Any) -> Array:
         """Convert parameters with the structure of the example to a (P,) vector."""
-        return host.asarray(self._parameters.to_vector(tree))
+        return self._parameters.flatten(tree)
 
     def state_tree(self, h: Array) -> Any:
         """Convert an (N,) vector to a state with the structure of the example."""
@@ -127,21 +155,64 @@ class AutomaticModel(Model):
         """Convert a (P,) vector to parameters with the structure of the example."""
         return self._parameters.to_tree(*self.source.to_library(theta))
 
+    def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:
+        return *map(self.state_tree, states), self.params_tree(theta)
+
+    def _state_vector(self, value: Any, theta: Array) -> Any:
+        return flatten_state(self, value, f"state of {self.source.caller}")
+
     def evaluate(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta) as an (N,) vector."""
+        value = self._evaluate(h, theta)
+        if not self._repeatable:
+            self._repeatable = True
+            self._check_repeatable(h, theta, value)
+        return value
+
+    def _evaluate(self, h: Array, theta: Array) -> Array:
         value = self._value(*self.source.to_library(h, theta))
         return self.source.from_library(Backend.of(h, theta), value)
+
+    def _check_repeatable(self, h: Array, theta: Array, value: Array) -> None:
+        """Raise `ModelError` if two evaluations at one point, away from zero, differ."""
+        backend = Backend.of(h, theta)
+        xp = backend.xp
+        with backend.ignore_overflow():
+            if not bool(xp.all(h != 0.0)):
+                try:
+                    h, theta = self._nearby_point(h, theta, 0)
+                    value = self._evaluate(h, theta)
+                except Exception as error:
+                    if not is_evaluation_failure(error):
+                        raise
+                    return
+            difference = xp.abs(self._evaluate(h, theta) - value)
+            size = float(xp.max(xp.abs(value)))
+            differs = difference > REPEATED_VALUE_RTOL * backend.eps * size
+        if bool(xp.any(differs)):
+            raise ModelError(
+                f"{self.display_name}: expected the same value at the same point, got values that "
+                f"differ by {float(xp.max(difference)):.2g} on a scale of {size:.2g}, in "
+                f"{int(xp.sum(xp.astype(differs, xp.int64)))} of {self.state_size} entries. The "
+                "function draws random numbers or keeps a state, as dropout and normalizations do "
+                "in training: call module.eval() first, or draw the numbers once outside of it"
+            )
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
+        unchanged = source.watch(self._flat, *source.to_library(h, theta))
+        operators = self._operators(h, theta, unchanged)
         d_state, d_params = self._sparsity.assemble(
-            self._operators(h, theta),
-            lambda i: self._operators(*self._nearby_point(h, theta, i)),
+            operators,
+            lambda i: self._operators(*self._nearby_point(h, theta, i), unchanged),
             backend.eps**0.5,
         )
+        for op, field in ((d_state, "d_state"), (d_params, "d_params")):
+            check_matrix(op, self._entries(field, unchanged))
 
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
+            unchanged()
             point = source.to_library(h, theta)
             value = self._second(*point, source.to_library(*a), source.to_library(*b))
             return source.from_library(backend, value)
@@ -149,22 +220,48 @@ class AutomaticModel(Model):
         return ComputedLinearization(
             d_state,
             d_params,
-            curvature=lambda lam: _curvature_at(source, self._curvature, h, theta, lam),
+            curvature=lambda lam: _curvature_at(source, self._curvature, h, theta, lam, unchanged),
             second=second,
             sources=dict.fromkeys(FIELDS, source.name),
         )
 
-    def _operators(self, h: Array, theta: Array) -> list[Operator]:
+    def _operators(self, h: Array, theta: Array, unchanged: Function) -> list[Operator]:
         """Return df/dh and df/dtheta as operators."""
-        backend, columns = Backend.of(h, theta), (self.state_size, self.param_size)
-        jacobians = self._jacobians(*self.source.to_library(h, theta))
+        backend, N = Backend.of(h, theta), self.state_size
+        by_state, by_params = self._jacobians(*self.source.to_library(h, theta))
         return [
-            Jacobian(backend, self.source, products, (self.state_size, n))
-            for products, n in zip(jacobians, columns, strict=True)
+            jacobian_operator(
+                backend,
+                self.source,
+                by_state,
+                (N, N),
+                self._entries("d_state", unchanged),
+                self.symmetric,
+            ),
+            jacobian_operator(
+                backend,
+                self.source,
+                by_params,
+                (N, self.param_size),
+                self._entries("d_params", unchanged),
+            ),
         ]
 
+    def _entries(self, field: str, unchanged: Function) -> Entries:
+        """Return the names of a Jacobian, of its rows and of its columns."""
+
+        def name(names: Sequence[str] | None, default: str) -> Callable[[int], str]:
+            return lambda i: f"{default} {i}" if names is None else str(names[i])
+
+        return Entries(
+            f"{field} of {self.display_name}",
+            name(self.equation_names, "equation"),
+            name(self.state_names, "unknown") if field == "d_state" else name(None, "parameter"),
+            unchanged,
+        )
+
     def _nearby_point(self, h: Array, theta: Array, i: int) -> tuple[Array, Array]:
-        return nearby_point(self.evaluate, h, theta, (typical_sizes(h), typical_sizes(theta)), i)
+        return nearby_point(self._evaluate, h, theta, (typical_sizes(h), typical_sizes(theta)), i)
 
 
 class AutomaticMap(AutomaticModel, FixedPointModel):
@@ -183,55 +280,45 @@ class AutomaticResidual(AutomaticModel, ResidualModel):
         return self.evaluate(h, theta)
 
 
-class Jacobian(Operator):
-    """A Jacobian of f at one point, given by its products."""
+class AutomaticArgmin(AutomaticResidual):
+    """The gradient of a scalar function with respect to the state, as a residual.
 
-    def __init__(
-        self,
-        backend: Backend,
-        source: DerivativeSource,
-        products: JacobianProducts,
-        shape: tuple[int, int],
-    ) -> None:
-        super().__init__(backend, shape)
-        self.source, self.products = source, products
+    Its derivative is symmetric, and positive definite at a minimum.
+    """
 
-    def _apply(self, x: Array) -> Array:
-        return self._multiply(self.products.product, x, self.shape[0])
+    symmetric = True
 
-    def _apply_adjoint(self, y: Array) -> Array:
-        return self._multiply(self.products.adjoint_product, y, self.shape[1])
+    def _check_output(self) -> None:
+        self.source.check_scalar(self.f, self._states.example, self._parameters.example)
 
-    def _multiply(self, product: Function, x: Array, rows: int) -> Array:
-        if x.ndim == 2 and x.shape[1] == 0:
-            return self.backend.zeros(rows, 0)
-        return self.source.from_library(self.backend, product(*self.source.to_library(x)))
+    def _flat_function(self) -> Function:
+        f, states, parameters = self.f, self._states, self._parameters
+        return self.source.state_gradient(
+            lambda h, theta: f(states.to_tree(h), parameters.to_tree(theta)).reshape(())
+        )
 
 
-@compiled_krylov.register(Jacobian)
-def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve | None:
-    """Return a solve with J or I − J that the source compiles, or None."""
-    solve = J.source.compiled_krylov(J.products.compiled, method, identity_minus)
-    if solve is None:
-        return None
-
-    def solve_arrays(
-        B: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
-    ) -> Any:
-        results = solve(J.source.to_library(B)[0], rtol, max_iterations, restart, adjoint)
-        return tuple(J.backend.copy_from(result) for result in results)
-
-    return solve_arrays
+CLASSES: dict[str, type[AutomaticModel]] = {
+    "map": AutomaticMap,
+    "residual": AutomaticResidual,
+    "argmin": AutomaticArgmin,
+}
 
 
 def _curvature_at(
-    source: DerivativeSource, curvature: Function, h: Array, theta: Array, lam: Array
+    source: DerivativeSource,
+    curvature: Function,
+    h: Array,
+    theta: Array,
+    lam: Array,
+    unchanged: Function,
 ) -> Curvature:
     backend, product = Backend.of(h), curvature(*source.to_library(h, theta, lam))
 
     def apply(u: Array, z: Array) -> tuple[Array, ...]:
         if u.ndim == 2 and u.shape[1] == 0:
             return u, z
+        unchanged()
         return tuple(
             source.from_library(backend, part) for part in product(*source.to_library(u, z))
         )

@@ -69,17 +69,17 @@ class ConfiguredModel(Model):
 
     def initial_state(self, theta: Array) -> Array | None:
         """Return the initial state that was passed, or that of the function that was."""
-        return self._value(self._fields.initial_state, theta)
+        return self._field_value(self._fields.initial_state, theta)
 
     def state_scale(self, theta: Array) -> float | Array | None:
         """Return the sizes of the unknowns that were passed, or those of the function."""
-        return self._value(self._fields.state_scale, theta)
+        return self._field_value(self._fields.state_scale, theta)
 
     def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
         """Return the sizes of the equations that were passed, or those of the function."""
-        return self._value(self._fields.residual_scale, theta, h)
+        return self._field_value(self._fields.residual_scale, theta, h)
 
-    def _value(self, given: Any, theta: Array, *states: Array) -> Any:
+    def _field_value(self, given: Any, theta: Array, *states: Array) -> Any:
         value = given(*self._arguments(*states, theta=theta)) if callable(given) else given
         if value is None or isinstance(value, Real):
             return value

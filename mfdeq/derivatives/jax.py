@@ -6,7 +6,8 @@ Jacobians are computed by `jax.linearize` and `jax.vjp`, and applied to blocks b
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,21 @@ from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
 from .jax_krylov import compile_solve
-from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
+from .source import (
+    Alternatives,
+    DerivativeSource,
+    Function,
+    JacobianProducts,
+    TreeLayout,
+    first_line,
+    missing_mode_error,
+)
+from .trees import check_dtypes, ordered_leaves
+
+ADVICE = (
+    "Define custom derivatives by jax.custom_jvp, which serves both modes, or give this derivative "
+    "by hand with mfdeq.mixed"
+)
 
 
 def from_jax(
@@ -27,6 +42,12 @@ def from_jax(
     kind: str,
     *,
     sparsity: Any = None,
+    initial_state: Any = None,
+    residual_scale: Any = None,
+    state_scale: Any = None,
+    state_names: Sequence[str] | None = None,
+    equation_names: Sequence[str] | None = None,
+    time_sign: int | None = None,
 ) -> Model:
     """Create a model from a JAX function of (state, params).
 
@@ -34,17 +55,31 @@ def from_jax(
     ----------
     f : callable
         The map or residual f(state, params), whose result has the structure, shapes and dtypes of
-        `state`. It must be traceable by `jax.jit`, `jax.jvp` and `jax.vjp`.
+        `state`; for the kind "argmin" a scalar. It must be traceable by `jax.jit` and
+        differentiable by `jax.vjp`.
     state, params : array or pytree of arrays
         Examples that define the structure, shapes and dtype; their values do not matter. N and P
         are the numbers of their entries.
-    kind : {"map", "residual"}
-        Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
+    kind : {"map", "residual", "argmin"}
+        Whether an equilibrium is state = f(state, params), f(state, params) = 0, or a stationary
+        point of the scalar f with respect to the state, such as a minimum. The residual is then
+        its gradient, whose derivative is symmetric.
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
         (N, P). Each may also be "detect", to detect it by products near the first point, or None,
         the default, for a derivative that is not assembled. A derivative with a pattern becomes a
         sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` require.
+    initial_state : number, array, pytree or callable, optional
+        The start of solvers, by default zeros, or a function of params that returns it.
+    residual_scale, state_scale : number, array, pytree or callable, optional
+        The sizes of the equations and of the unknowns that count as one, or functions of
+        (state, params) and of (params) that return them. By default each size is measured; see
+        `mfdeq.solve`.
+    state_names, equation_names : sequence of N strings, optional
+        Names of the unknowns and of the equations, for error messages.
+    time_sign : {+1, -1}, optional
+        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
+        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
 
     Returns
     -------
@@ -58,8 +93,9 @@ def from_jax(
     ArgumentError
         If JAX is not installed, or if an argument has a wrong type.
     ModelError
-        If JAX computes in lower precision than that of the examples, or if f does not return the
-        structure of `state`.
+        If JAX computes in lower precision than that of the examples, if f does not return the
+        structure of `state` or mixes dtypes, or if an example has leaves that are not real floats.
+        At a linearization, if a derivative is NaN or infinite, or has no mode of differentiation.
     DerivativeError
         At a linearization, if a pattern lacks entries of the derivative.
 
@@ -72,8 +108,9 @@ def from_jax(
     -----
     Products with first derivatives are computed by `jax.linearize` (forward mode) and `jax.vjp`
     (reverse mode), those with second derivatives by forward over reverse mode; all are exact to
-    rounding. Intermediate values at an equilibrium are stored and reused. Assembling a derivative
-    takes one product for each colour of its columns [1]_, and one to check the pattern.
+    rounding. Where f has no forward mode (`jax.custom_vjp`), reverse mode is differentiated in
+    reverse mode. Intermediate values at an equilibrium are stored and reused. Assembling a
+    derivative takes one product for each colour of its columns [1]_, and one to check the pattern.
 
     JAX computes in float32 unless ``jax.config.update("jax_enable_x64", True)`` is called first.
 
@@ -94,7 +131,20 @@ def from_jax(
     >>> print(f"{eq.state[0]:.6f} {eq.sensitivity.toarray()[0, 0]:.6f}")
     0.739085 0.597510
     """
-    return model_from(JaxSource(), f, state, params, kind, sparsity)
+    return model_from(
+        JaxSource(),
+        f,
+        state,
+        params,
+        kind,
+        sparsity,
+        initial_state=initial_state,
+        residual_scale=residual_scale,
+        state_scale=state_scale,
+        state_names=state_names,
+        equation_names=equation_names,
+        time_sign=time_sign,
+    )
 
 
 def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
@@ -151,7 +201,7 @@ class JaxSource(DerivativeSource):
 
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
         """Describe the output of f by an abstract evaluation."""
-        return _describe(self.jax, self.jax.eval_shape(f, state, params))
+        return _describe(self.jax, self._shapes(f, state, params))
 
     def to_library(self, *arrays: Array) -> list[Any]:
         """Convert arrays to JAX arrays, without a copy if possible."""
@@ -161,6 +211,28 @@ class JaxSource(DerivativeSource):
         """Convert a JAX array to a new array of the backend."""
         return backend.copy_from(x)
 
+    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+        """Raise `ModelError` unless f returns one real number for the examples."""
+        output = self._shapes(f, state, params)
+        leaves = self.jax.tree_util.tree_leaves(output)
+        if len(leaves) != 1 or leaves[0].size != 1 or leaves[0].dtype.kind != "f":
+            raise ModelError(
+                f"function of {self.caller}: expected it to return a real number, got "
+                f"{_describe(self.jax, output)}"
+            )
+
+    def _shapes(self, f: Function, state: Any, params: Any) -> Any:
+        try:
+            return self.jax.eval_shape(f, state, params)
+        except TypeError as error:
+            if "dtype" not in str(error):
+                raise
+            raise ModelError(
+                f"f of {self.caller} mixes dtypes, where its arguments are in "
+                f"{_describe(self.jax, state)} and {_describe(self.jax, params)} "
+                f"({first_line(error)}). Convert the arrays that it uses to one dtype"
+            ) from error
+
     def value(self, function: Function) -> Function:
         """Return a compiled function (h, theta) -> f(h, theta)."""
         return self.jax.jit(function)
@@ -169,53 +241,128 @@ class JaxSource(DerivativeSource):
         """Return a compiled function (h, theta) -> (dL/dh, dL/dtheta)."""
         return self.jax.jit(self.jax.grad(scalar, argnums=(0, 1)))
 
+    def state_gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> dL/dh."""
+        return self.jax.grad(scalar)
+
     def jacobians(self, function: Function) -> Function:
-        """Return a function (h, theta) -> the products with df/dh and with df/dtheta."""
+        """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
+
+        A function without forward mode (`jax.custom_vjp`) is differentiated twice in reverse mode,
+        and one without reverse mode (`jax.lax.while_loop`) has no adjoint products.
+        """
         jax = self.jax
 
-        @jax.jit
-        def linear_maps(h: Any, theta: Any) -> Any:
-            by_state, by_params = (lambda h: function(h, theta)), (lambda theta: function(h, theta))
-            return [
-                (jax.linearize(part, x)[1], jax.vjp(part, x)[1])
-                for part, x in ((by_state, h), (by_params, theta))
-            ]
+        def linear_maps(product: Function | None, adjoint: Function | None) -> Function:
+            @jax.jit
+            def maps(h: Any, theta: Any) -> Any:
+                by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
+                return [
+                    (product and product(part, x), adjoint and adjoint(part, x))
+                    for part, x in ((by_state, h), (by_params, theta))
+                ]
+
+            return maps
+
+        def forward(part: Function, x: Any) -> Any:
+            return jax.linearize(part, x)[1]
+
+        def reverse(part: Function, x: Any) -> Any:
+            y, transposed = jax.vjp(part, x)
+            jax.eval_shape(transposed, y)  # a missing mode may show only here
+            return transposed
+
+        def reverse_twice(part: Function, x: Any) -> Any:
+            y, transposed = jax.vjp(part, x)
+            zero = jax.numpy.zeros_like(y)
+            twice = jax.vjp(lambda y: transposed(y)[0], zero)[1]
+            return jax.tree_util.Partial(_adjoint, twice)
+
+        def use_products(maps: Any, h: Any, theta: Any) -> None:
+            for (linear, _), x in zip(maps, (h, theta), strict=True):
+                if linear is not None:
+                    self._apply(linear, jax.numpy.zeros_like(x))
+
+        find_maps = Alternatives(
+            [
+                linear_maps(forward, reverse),
+                linear_maps(reverse_twice, reverse),
+                linear_maps(None, reverse),
+                linear_maps(forward, None),
+            ],
+            function,
+            functools.partial(missing_mode_error, self.caller, "the derivative", ADVICE),
+            probe=use_products,
+        )
 
         def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
             return [
                 JacobianProducts(
-                    functools.partial(self._apply, linear),
-                    functools.partial(self._adjoint, transposed),
-                    (linear, transposed),
+                    linear and functools.partial(self._apply, linear),
+                    transposed and functools.partial(self._adjoint, transposed),
+                    (linear, transposed) if linear and transposed else None,
                 )
-                for linear, transposed in linear_maps(h, theta)
+                for linear, transposed in find_maps(h, theta)
             ]
 
         return jacobians
 
     def second_derivative(self, function: Function) -> Function:
-        """Return a compiled function (h, theta, a, b) -> f''[a, b], forward over forward mode."""
+        """Return a compiled function (h, theta, a, b) -> f''[a, b].
+
+        It uses forward over forward mode, or reverse mode three times.
+        """
         jax = self.jax
 
         @jax.jit
-        def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
+        def forward(h: Any, theta: Any, a: Any, b: Any) -> Any:
             def along_a(h: Any, theta: Any) -> Any:
                 return jax.jvp(function, (h, theta), (a[1], a[0]))[1]
 
             return jax.jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
-        return second_derivative
+        @jax.jit
+        def reverse(h: Any, theta: Any, a: Any, b: Any) -> Any:
+            def hessian_entry(y: Any) -> Any:  # b'(Hessian of y'f) a, whose gradient is f''[a, b]
+                gradient = jax.grad(lambda h, theta: y @ function(h, theta), argnums=(0, 1))
+                along_a = jax.vjp(gradient, h, theta)[1]((a[1], a[0]))
+                return along_a[0] @ b[1] + along_a[1] @ b[0]
+
+            return jax.grad(hessian_entry)(jax.numpy.zeros_like(h))
+
+        return Alternatives(
+            [forward, reverse],
+            lambda h, theta, a, b: function(h, theta),
+            functools.partial(missing_mode_error, self.caller, "the second derivative", ADVICE),
+        )
 
     def curvature(self, scalar: Function) -> Function:
-        """Return a function (h, theta, lam) -> product with the Hessian, forward over reverse."""
+        """Return a function (h, theta, lam) -> product with the Hessian.
+
+        It uses forward over reverse mode, or reverse over reverse mode.
+        """
         jax = self.jax
 
-        @jax.jit
-        def linear_map(h: Any, theta: Any, lam: Any) -> Any:
-            gradient = jax.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+        def linear_map(differentiate: Function) -> Function:
+            def at(h: Any, theta: Any, lam: Any) -> Any:
+                gradient = jax.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+                return differentiate(gradient, theta, h)
+
+            return jax.jit(at)
+
+        def forward(gradient: Function, theta: Any, h: Any) -> Any:
             return jax.linearize(gradient, theta, h)[1]
 
-        return lambda h, theta, lam: functools.partial(self._along, linear_map(h, theta, lam))
+        def reverse(gradient: Function, theta: Any, h: Any) -> Any:
+            return jax.tree_util.Partial(_symmetric, jax.vjp(gradient, theta, h)[1])
+
+        find_map = Alternatives(
+            [linear_map(forward), linear_map(reverse)],
+            scalar,
+            functools.partial(missing_mode_error, self.caller, "the second derivative", ADVICE),
+            probe=lambda linear, h, theta, _: self._along(linear, 0.0 * theta, 0.0 * h),
+        )
+        return lambda h, theta, lam: functools.partial(self._along, find_map(h, theta, lam))
 
     def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
         """Return a compiled solve with the Jacobian J or with I − J."""
@@ -247,6 +394,10 @@ def _adjoint(transposed: Any, y: Any) -> Any:
     return transposed(y)[0]
 
 
+def _symmetric(transposed: Any, u: Any, z: Any) -> Any:
+    return transposed((u, z))
+
+
 def _identity_minus(linear: Any, x: Any) -> Any:
     return x - linear(x)
 
@@ -256,36 +407,59 @@ def _identity_minus_adjoint(transposed: Any, y: Any) -> Any:
 
 
 class _JaxLayout(TreeLayout):
-    """The layout of a pytree of real arrays by `jax.flatten_util.ravel_pytree`."""
+    """The layout of a pytree of real arrays, whose entries are concatenated in a vector."""
 
     def __init__(self, jax: ModuleType, tree: Any, name: str) -> None:
-        self._jax = jax
-        leaves = [host.asarray(leaf) for leaf in jax.tree_util.tree_leaves(tree)]
-        if not leaves or any(leaf.dtype.kind not in "fiub" for leaf in leaves):
-            kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no arrays"
-            raise ModelError(
-                f"{name} of mfdeq.from_jax: expected a real array or a pytree of real arrays, got "
-                f"{type(tree).__name__} of {kinds}"
-            )
-        if any(leaf.dtype == host.float64 for leaf in leaves) and not jax.config.jax_enable_x64:
+        self._jax, self._name = jax, name
+        leaves = self._leaves(tree)
+        dtypes = {path: str(leaf.dtype) for path, leaf in leaves.items()}
+        check_dtypes(dtypes, f"{name} of mfdeq.from_jax", type(tree).__name__)
+        if "float64" in dtypes.values() and not jax.config.jax_enable_x64:
             raise ModelError(
                 f"{name} of mfdeq.from_jax is in float64, but JAX computes in float32: call\n"
                 '    jax.config.update("jax_enable_x64", True)\n'
                 "before the first use of jax, or pass float32 arrays"
             )
-        dtype = host.result_type(*leaves)
+        dtype = host.result_type(*leaves.values())
         dtype = dtype if dtype.kind == "f" else host.dtype(jax.numpy.zeros(0).dtype)
         self.example = jax.tree_util.tree_map(
             lambda leaf: jax.numpy.asarray(leaf, dtype=dtype), tree
         )
-        vector, self._unravel = jax.flatten_util.ravel_pytree(self.example)
-        self.size = int(vector.size)
+        self._structure = jax.tree_util.tree_structure(tree)
+        self._shapes = {path: leaf.shape for path, leaf in leaves.items()}
+        sizes = [leaf.size for leaf in leaves.values()]
+        self.size = sum(sizes)
+        self._ends = list(itertools.accumulate(sizes))
+
+    def _leaves(self, tree: Any) -> dict[str, Any]:
+        """Return the leaves as arrays on the host, by their paths."""
+        leaves, _ = self._jax.tree_util.tree_flatten_with_path(tree)
+        return {
+            self._jax.tree_util.keystr(path): host.asarray(self._on_host(leaf))
+            for path, leaf in leaves
+        }
+
+    @staticmethod
+    def _on_host(leaf: Any) -> Any:
+        return leaf.detach() if hasattr(leaf, "detach") else leaf  # a tensor of PyTorch
 
     def to_tree(self, vector: Any) -> Any:
-        return self._unravel(vector)
+        parts = [vector] if len(self._ends) == 1 else self._jax.numpy.split(vector, self._ends[:-1])
+        shaped = [part.reshape(s) for part, s in zip(parts, self._shapes.values(), strict=True)]
+        return self._jax.tree_util.tree_unflatten(self._structure, shaped)
 
     def to_vector(self, tree: Any) -> Any:
-        return self._jax.flatten_util.ravel_pytree(tree)[0]
+        jnp = self._jax.numpy
+        leaves = [jnp.ravel(leaf) for leaf in self._jax.tree_util.tree_leaves(tree)]
+        return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
+
+    def to_vector_like(self, tree: Any, vector: Any) -> Any:
+        return self.to_vector(tree).astype(vector.dtype)
+
+    def flatten(self, tree: Any) -> Any:
+        found = {path: (leaf, leaf.shape) for path, leaf in self._leaves(tree).items()}
+        leaves = ordered_leaves(found, self._shapes, f"{self._name} of mfdeq.from_jax")
+        return host.concatenate([leaf.reshape(-1) for leaf in leaves])
 
     def describe(self, tree: Any) -> Any:
         return _describe(self._jax, tree)

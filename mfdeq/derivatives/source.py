@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, host
+from ..errors import ArgumentError, MfdeqError, ModelError
 
 Function = Callable[..., Any]
+
+MAX_REASON_LENGTH = 200  # characters of another library's message in ours
 
 
 class TreeLayout(ABC):
@@ -33,6 +36,20 @@ class TreeLayout(ABC):
     def to_vector(self, tree: Any) -> Any:
         """Convert a tree to a vector."""
 
+    def to_vector_like(self, tree: Any, vector: Any) -> Any:
+        """Convert a tree to a vector of the dtype of another vector.
+
+        A function may promote its results. By default the dtype is not changed.
+        """
+        return self.to_vector(tree)
+
+    def flatten(self, tree: Any) -> Any:
+        """Convert a user's tree to an array on the host, after checking its structure.
+
+        By default the structure is not checked.
+        """
+        return host.asarray(self.to_vector(tree))
+
     @abstractmethod
     def describe(self, tree: Any) -> Any:
         """Return the structure, shapes and dtypes of a tree, for comparison and messages."""
@@ -43,14 +60,15 @@ class JacobianProducts(NamedTuple):
 
     Attributes
     ----------
-    product, adjoint_product : callable
-        Functions of a vector of the library, or of an (n, k) block.
+    product, adjoint_product : callable or None
+        Functions of a vector of the library, or of an (n, k) block. One of them may be None if the
+        library cannot compute it. The Jacobian is then assembled by the other one.
     compiled : object
         The first argument of `DerivativeSource.compiled_krylov`, by default None.
     """
 
-    product: Function
-    adjoint_product: Function
+    product: Function | None
+    adjoint_product: Function | None
     compiled: Any = None
 
 
@@ -125,6 +143,33 @@ class DerivativeSource(ABC):
         The product takes (dtheta, dh), vectors or blocks, and returns (a_theta, a_h).
         """
 
+    def state_gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> dL/dh that the source can differentiate further.
+
+        It is the residual of a model of kind "argmin". By default that kind is not supported.
+        """
+        raise ArgumentError(f"kind of {self.caller}: expected 'map' or 'residual', got 'argmin'")
+
+    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+        """Raise `ModelError` unless f returns one real number; by default nothing is checked."""
+        return None
+
+    def watch(self, function: Function, *x: Any) -> Function:
+        """Return a function that raises `ModelError` if what `function` uses has changed since.
+
+        Parameters
+        ----------
+        function : callable
+        *x : arrays of the library
+            The arguments, at which the function may be evaluated.
+
+        Raises
+        ------
+        ModelError
+            If the function changes what it uses.
+        """
+        return _nothing
+
     def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
         """Compile a whole Krylov solve, or return None (the default).
 
@@ -142,3 +187,77 @@ class DerivativeSource(ABC):
             A `mfdeq.operators.compiled_solves.CompiledSolve` on arrays of the library.
         """
         return None
+
+
+class Alternatives:
+    """Functions that compute the same in different ways, such as forward and reverse mode.
+
+    The first of them that raises no exception is used, in this call and in all later ones.
+
+    Parameters
+    ----------
+    functions : list of callables
+        Functions of the same arguments.
+    value : callable
+        A function of these arguments that only evaluates the user's function. If all alternatives
+        fail and this fails too, its exception propagates.
+    error : callable
+        ``error(exceptions)`` returns the exception to raise if only derivatives fail.
+    probe : callable, optional
+        ``probe(result, *x)`` uses a result, since some alternatives fail only then.
+    """
+
+    def __init__(
+        self,
+        functions: list[Function],
+        value: Function,
+        error: Callable[[list[Exception]], Exception],
+        probe: Function | None = None,
+    ) -> None:
+        self.functions, self.value, self.error = functions, value, error
+        self.probe = probe or _nothing
+        self.chosen: Function | None = None
+
+    def __call__(self, *x: Any) -> Any:
+        """Call the first alternative that works."""
+        if self.chosen is not None:
+            return self.chosen(*x)
+        errors: list[Exception] = []
+        for function in self.functions:
+            try:
+                result = function(*x)
+                self.probe(result, *x)
+            except (MfdeqError, MemoryError):
+                raise
+            except Exception as error:
+                if _is_out_of_memory(error):
+                    raise
+                errors.append(error)
+            else:
+                self.chosen = function
+                return result
+        self.value(*x)
+        raise self.error(errors) from errors[0]
+
+
+def missing_mode_error(caller: str, what: str, advice: str, errors: list[Exception]) -> ModelError:
+    """Return the error for derivatives that no mode of differentiation can compute."""
+    reasons = "; ".join(dict.fromkeys(first_line(error) for error in errors))
+    return ModelError(
+        f"{what} of a function of {caller}: neither forward nor reverse mode can differentiate it "
+        f"({reasons}). {advice}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first sentence of a message, which may be long."""
+    text = str(error).strip().partition("\n")[0]
+    return text if len(text) <= MAX_REASON_LENGTH else f"{text[:MAX_REASON_LENGTH]}..."
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "out of memory" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing."""
