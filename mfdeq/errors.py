@@ -68,6 +68,10 @@ class ModelError(MfdeqError, ValueError):
     """
 
 
+class NonFiniteError(ModelError):
+    """A `ModelError` for NaN or infinity, which at a trial point means that there is no value."""
+
+
 class DomainError(MfdeqError, ValueError):
     """Raised by a user's model to say that it has no value at a state or parameter.
 
@@ -319,10 +323,13 @@ def is_evaluation_failure(error: BaseException) -> bool:
     -------
     bool
         False for mistakes: `TypeError`, `NameError`, `AttributeError`, `ImportError`,
-        `SyntaxError`, `NotImplementedError`, `MemoryError` and the `ModelError` of a wrong shape or
-        dtype.
+        `SyntaxError`, `NotImplementedError`, `MemoryError`, the `ModelError` of a wrong shape or
+        dtype, and the errors of wrong arguments and derivatives.
     """
-    return isinstance(error, Exception) and not isinstance(error, (*MISTAKES, ModelError))
+    if isinstance(error, NonFiniteError):
+        return True
+    mistakes = (*MISTAKES, ModelError, ArgumentError, DerivativeError)
+    return isinstance(error, Exception) and not isinstance(error, mistakes)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from ..errors import ArgumentError, MfdeqError, ModelError, note_origin
+from ..errors import ArgumentError, MfdeqError, ModelError, NonFiniteError, note_origin
 from .library import (
     HOST,
     Array,
@@ -334,7 +334,8 @@ class Backend:
             first = ""
             if given.ndim == 1:
                 first = f", the first of them entry {int(xp.argmax(undefined))}"
-            raise error(f"{name} holds NaN or infinity in {count} of {total} entries{first}")
+            kind = NonFiniteError if error is ModelError else error
+            raise kind(f"{name} holds NaN or infinity in {count} of {total} entries{first}")
         return given
 
     def check_dtype(

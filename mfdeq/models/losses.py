@@ -90,7 +90,12 @@ class LossBase:
     @property
     def terms(self) -> tuple[LossBase, ...]:
         """The losses in this linear combination, without their factors."""
-        return (self,)
+        return tuple(term for _, term in self.weighted_terms)
+
+    @property
+    def weighted_terms(self) -> tuple[tuple[float, LossBase], ...]:
+        """The pairs of a factor and a loss in this linear combination."""
+        return ((1.0, self),)
 
     def __add__(self, other: Any) -> LossBase:
         if not isinstance(other, LossBase):
@@ -265,9 +270,9 @@ class SumLoss(LossBase):
         self.left, self.right = left, right
 
     @property
-    def terms(self) -> tuple[LossBase, ...]:
-        """The losses in the sum, without their factors."""
-        return self.left.terms + self.right.terms
+    def weighted_terms(self) -> tuple[tuple[float, LossBase], ...]:
+        """The pairs of a factor and a loss in the sum."""
+        return self.left.weighted_terms + self.right.weighted_terms
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.left.value(h, theta) + self.right.value(h, theta)
@@ -292,9 +297,9 @@ class ScaledLoss(LossBase):
         self.of, self.factor = of, factor
 
     @property
-    def terms(self) -> tuple[LossBase, ...]:
-        """The terms of the loss, without their factors."""
-        return self.of.terms
+    def weighted_terms(self) -> tuple[tuple[float, LossBase], ...]:
+        """The pairs of a factor and a loss in the multiple."""
+        return tuple((self.factor * factor, term) for factor, term in self.of.weighted_terms)
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.factor * self.of.value(h, theta)

@@ -7,7 +7,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..arrays.library import library_of
 from ..arrays.sparse import to_canonical_format
-from ..errors import MfdeqError, ModelError, note_origin
+from ..errors import MfdeqError, ModelError, NonFiniteError, note_origin
 from .dot_tests import check_adjoint, check_columns
 from .operator import Matrix, Operator, SelfAdjoint, columnwise
 
@@ -87,7 +87,7 @@ def _checked_matrix(
         backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
     )
     if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
-        raise ModelError(f"{name} holds NaN or infinity")
+        raise NonFiniteError(f"{name} holds NaN or infinity")
     return matrix
 
 

@@ -1,6 +1,7 @@
 """Bounds on the parameters: projections and active sets.
 
 The active set is that of Bertsekas: the parameters near a bound that steepest descent would cross.
+Distances to a bound are relative to the size of the parameter, so that they have no units.
 
 References
 ----------
@@ -17,8 +18,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError
 
-# Parameters closer to a bound than this, in their own units, are always near it.
-MIN_NEAR_DISTANCE = 1e-8
+# Parameters closer to a bound than this, relative to their size, may be near it.
+NEAR_DISTANCE = 1e-3
 
 
 class Bounds:
@@ -78,25 +79,52 @@ class Bounds:
         return theta if self.upper is None else xp.minimum(theta, self.upper)
 
     def projected_gradient(self, theta: Array, g: Array) -> Array:
-        """Return theta - P(theta - g), which is zero at a stationary point and g without bounds."""
-        return g if self.unbounded else theta - self.project(theta - g)
+        """Return the gradient, less what points out of the bounds; zero at a stationary point.
 
-    def active_set(self, theta: Array, g: Array) -> ActiveSet:
-        """Return the parameters near a bound that a step of steepest descent would cross."""
+        An entry that points outwards decreases with the distance to the bound near it.
+        """
+        xp = self.backend.xp
+        for bound, outwards in self._sides(g):
+            near = NEAR_DISTANCE * self._sizes(theta, bound)
+            inside = abs(theta - bound)
+            share = xp.where(inside < near, inside / xp.where(near > 0.0, near, near + 1.0), 1.0)
+            g = xp.where(outwards, share * g, g)
+        return g
+
+    def active_set(self, theta: Array, g: Array, progress: float = 1.0) -> ActiveSet:
+        """Return the parameters near a bound that a step of steepest descent would cross.
+
+        Parameters
+        ----------
+        theta, g : (P,) arrays
+        progress : float, optional
+            The norm of the gradient relative to that at the start. The distance decreases with it:
+            near a solution, only parameters at a bound are active.
+        """
         backend, xp = self.backend, self.backend.xp
         if self.unbounded:
             return ActiveSet(None, None)
-        # The distance decreases with the projected gradient. Near a solution, only parameters at a
-        # bound are active.
-        near = min(1.0, backend.norm(self.projected_gradient(theta, g)))
-        near = max(near * MIN_NEAR_DISTANCE**0.5, MIN_NEAR_DISTANCE)
         active, distance = theta != theta, xp.zeros_like(theta)
-        for bound, outwards in ((self.lower, g > 0), (self.upper, g < 0)):
-            if bound is not None:
-                here = outwards & (abs(theta - bound) <= near)
-                distance = xp.where(here, bound - theta, distance)
-                active = active | here
+        for bound, outwards in self._sides(g):
+            near = min(1.0, progress) * NEAR_DISTANCE * self._sizes(theta, bound)
+            here = outwards & (abs(theta - bound) <= near)
+            distance = xp.where(here, bound - theta, distance)
+            active = active | here
         return ActiveSet(xp.astype(~active, backend.dtype), distance)
+
+    def _sides(self, g: Array) -> list[tuple[Array, Array]]:
+        """Return each bound, with a mask of the entries that descent moves towards it."""
+        sides = (self.lower, g > 0), (self.upper, g < 0)
+        return [(bound, outwards) for bound, outwards in sides if bound is not None]
+
+    def _sizes(self, theta: Array, bound: Array) -> Array:
+        """Return the sizes of the parameters: the width of the bounds, or else their values."""
+        xp = self.backend.xp
+        sizes = xp.maximum(abs(theta), xp.where(xp.isfinite(bound), abs(bound), 0.0 * theta))
+        if self.lower is None or self.upper is None:
+            return sizes
+        width = self.upper - self.lower
+        return xp.where(xp.isfinite(width), width, sizes)
 
 
 @dataclass(frozen=True)

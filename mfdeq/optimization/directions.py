@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import Any
 
-from ..arrays.backend import Array
+from ..arrays.backend import Array, is_sparse
 from ..equilibrium.lagrangian_system import ShiftedInverse, solver_for
 from ..equilibrium.reduced_hessian import ReducedCurvature
 from ..errors import SingularStateError
@@ -14,7 +14,7 @@ from .method import Setting
 from .truncated_cg import steihaug
 
 LBFGS_PAIRS = 10  # number of steps that L-BFGS stores
-# A pair (s, y) is stored if s'y is larger than this multiple of |s| |y|.
+# A pair (s, y) is stored if s'y is larger than this multiple of |s| |y|, in the metric.
 MIN_PAIR_CURVATURE = 1e-10
 MAX_SHIFTS = 30  # factorizations for one direction
 SHIFT_FACTOR = 10.0  # between successive shifts of one direction; the next starts lower by it
@@ -75,22 +75,28 @@ class NewtonCG(Direction):
         """Compute a descent direction."""
         objective = self.setting.objective
         H = objective.hessian(theta)
-        path = steihaug(
-            self.setting.backend,
-            lambda v: objective.product(H, v, forcing),
-            self.setting.precondition,
-            g,
-            math.inf,
-            forcing,
-            self.setting.max_products,
-        )
+        path = None
+        if H is not None:
+            path = objective.attempt(
+                steihaug,
+                self.setting.backend,
+                lambda v: objective.product(H, v, forcing),
+                self.setting.precondition,
+                g,
+                math.inf,
+                forcing,
+                self.setting.max_products,
+            )
+        if path is None:
+            how = f"steepest descent: no product with the Hessian, {objective.failure}"
+            return -self.setting.precondition(g), 0, how
         return path.step, path.products, path.how
 
 
 class ShiftedNewton(Direction):
-    """The direction -(H + shift I)^-1 g by the Lagrangian system.
+    """The direction -(H + shift M)^-1 g by the Lagrangian system, with the metric M.
 
-    The shift is increased until the inertia of the system shows that H + shift I is definite.
+    The shift is increased until the inertia of the system shows that H + shift M is definite.
 
     References
     ----------
@@ -100,6 +106,9 @@ class ShiftedNewton(Direction):
 
     def __init__(self, setting: Setting) -> None:
         self.objective, self.backend = setting.objective, setting.backend
+        # The identity takes the place of a metric whose entries are unknown.
+        given: Any = None if setting.norm.metric.is_identity else setting.norm.metric
+        self.metric = given if given is not None and is_sparse(given.array) else None
         self.shift = self.largest_shift = 0.0
 
     @property
@@ -114,6 +123,9 @@ class ShiftedNewton(Direction):
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """Compute a descent direction."""
         H, xp = self.objective.hessian(theta), self.backend.xp
+        steepest = -g if self.metric is None else -self.metric.solve(g)
+        if H is None:
+            return steepest, 0, f"steepest descent: no Hessian, {self.objective.failure}"
         small = self.shift <= MIN_SHIFT_FACTOR * self.largest_shift
         shift = 0.0 if small else self.shift / SHIFT_FACTOR
         for _ in range(MAX_SHIFTS):
@@ -123,18 +135,19 @@ class ShiftedNewton(Direction):
                 how = "Newton" if shift == 0.0 else f"Newton, shifted by {shift:.1e}"
                 return -inverse._apply(g), 0, how
             if shift == 0.0:
-                Hg = self.objective.product(H, g, CURVATURE_ACCURACY)
-                curvature = abs(float(xp.vecdot(g, Hg)))
-                shift = FIRST_SHIFT_FACTOR * curvature / float(xp.vecdot(g, g)) or 1.0
+                Hp = self.objective.product(H, steepest, CURVATURE_ACCURACY)
+                curvature = abs(float(xp.vecdot(steepest, Hp)))
+                shift = FIRST_SHIFT_FACTOR * curvature / -float(xp.vecdot(steepest, g)) or 1.0
             else:
                 shift *= SHIFT_FACTOR
-        return -g, 0, "steepest descent: no shift made the Hessian definite"
+        return steepest, 0, "steepest descent: no shift made the Hessian definite"
 
     def _definite_inverse(self, H: ReducedCurvature, shift: float) -> ShiftedInverse | None:
-        """Return (H + shift I)^-1, or None if that is singular or indefinite."""
+        """Return (H + shift M)^-1, or None if that is singular or indefinite."""
         self.objective.report.factorizations += 1
         try:
-            inverse = solver_for(H.backend).shifted_inverse(H, -shift)
+            M = None if self.metric is None else self.metric.array
+            inverse = solver_for(H.backend).shifted_inverse(H, -shift, M)
         except SingularStateError:
             return None
         return inverse if inverse.below == 0 else None
@@ -153,6 +166,7 @@ class LBFGS(Direction):
 
     def __init__(self, setting: Setting) -> None:
         self.backend, self.precondition = setting.backend, setting.precondition
+        self.norm = setting.norm
         self.pairs: deque[tuple[Array, Array, float]] = deque(maxlen=LBFGS_PAIRS)
 
     @property
@@ -176,7 +190,7 @@ class LBFGS(Direction):
             _, y, sy = self.pairs[-1]
             q = (sy / float(dot(y, self.precondition(y)))) * self.precondition(q)
         else:
-            q = self.precondition(q) / max(self.backend.norm(g), 1.0)
+            q = self.precondition(q) / max(self.norm(g), 1.0)
         for (s, y, sy), a in zip(self.pairs, reversed(weights), strict=True):
             q = q + (a - float(dot(y, q)) / sy) * s
         return -q, 0, f"{len(self.pairs)} pairs"
@@ -184,5 +198,5 @@ class LBFGS(Direction):
     def update(self, step: Array, change: Array) -> None:
         """Store a step and its change of the gradient, if its curvature is positive."""
         sy = float(self.backend.xp.vecdot(step, change))
-        if sy > MIN_PAIR_CURVATURE * self.backend.norm(step) * self.backend.norm(change):
+        if sy > MIN_PAIR_CURVATURE * self.norm.length(step) * self.norm(change):
             self.pairs.append((step, change, sy))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array
 from .directions import Direction
 from .method import Iterate, Method, Setting
 from .minimize_report import Step
-from .objective import Objective
 from .truncated_cg import forcing_term
 
 # Constants of the Wolfe conditions, for the decrease of the loss and for the slope.
@@ -17,6 +16,7 @@ ARMIJO_CONSTANT, WOLFE_CONSTANT = 1e-4, 0.9
 LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 MAX_HALVINGS = 40
 MAX_TRIALS = 30  # of a search by the Wolfe conditions
+TRIALS_BEFORE_ROUNDING = 4  # rejected steps, after which the error of the gradient is measured
 BACKTRACKING_FACTOR = 0.1  # factor of the step length if the loss is not finite
 EXPANSION_FACTOR = 3.0  # factor of the length of a step that is too short
 PARABOLA_RANGE = 0.1, 0.9  # allowed range of the minimum of a parabola in a bracket
@@ -44,20 +44,24 @@ class LineSearch(Method):
         self.direction.restore(state)
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """Take one step; return None if no step decreases the loss."""
-        objective, backend, direction = self.setting.objective, self.setting.backend, self.direction
+        """Take one step; return None if no step decreases the loss, or the gradient is rounding."""
+        objective, direction = self.setting.objective, self.direction
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, self.setting.target)
         p, inner, how = direction(at.theta, at.gradient, forcing)
         search = wolfe_search if direction.needs_wolfe else armijo_search
-        trial = search(objective, backend, at.theta, at.value, at.gradient, p)
+        trial = search(self.setting, at, p)
         if trial is None:
             return None
         objective.report.rejected += trial.rejected
         step = trial.theta - at.theta
         direction.update(step, trial.gradient - at.gradient)
-        norm = backend.norm(trial.gradient)
+        norm, length = self.setting.norm(trial.gradient), self.setting.norm.length(step)
+        noise = LOSS_ROUNDING_FACTOR * self.setting.backend.eps * abs(at.value)
+        stagnates = abs(trial.value - at.value) <= noise and norm >= at.gradient_norm
+        if stagnates and self.setting.at_rounding(at):
+            return None
         new = Iterate(trial.theta, trial.value, trial.gradient, norm, at.gradient_norm, forcing)
-        return new, Step(trial.value, norm, backend.norm(step), inner, how)
+        return new, Step(trial.value, norm, length, inner, how)
 
 
 class Trial(NamedTuple):
@@ -69,52 +73,55 @@ class Trial(NamedTuple):
     rejected: int
 
 
-def armijo_search(
-    objective: Objective, backend: Backend, theta: Array, value: float, g: Array, p: Array
-) -> Trial | None:
+def armijo_search(setting: Setting, at: Iterate, p: Array) -> Trial | None:
     """Shorten the step along p until it satisfies the Armijo condition.
 
-    If the change of the loss is rounding, the gradient must be smaller instead. Return None if p
-    is not a descent direction or no step is accepted.
+    If the change of the loss is rounding, the gradient must be smaller instead. A step to a point
+    where the loss or its gradient fails is too long. Return None if p is not a descent direction,
+    if no step is accepted, or if the gradient is no larger than its error.
 
     References
     ----------
     L. Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives",
     1966.
     """
-    slope, t = float(backend.xp.vecdot(g, p)), 1.0
+    objective, backend, value = setting.objective, setting.backend, at.value
+    slope, t = float(backend.xp.vecdot(at.gradient, p)), 1.0
     if not slope < 0.0:
         return None
-    noise, size = LOSS_ROUNDING_FACTOR * backend.eps * abs(value), backend.norm(g)
+    noise = LOSS_ROUNDING_FACTOR * backend.eps * abs(value)
     for rejected in range(MAX_HALVINGS):
-        trial = theta + t * p
+        if rejected == TRIALS_BEFORE_ROUNDING and setting.at_rounding(at):
+            return None
+        trial = at.theta + t * p
         new = objective.value(trial)
-        if new <= value + ARMIJO_CONSTANT * t * slope:
-            return Trial(trial, new, objective.gradient(trial), rejected)
-        if abs(new - value) <= noise:
+        decreases = new <= value + ARMIJO_CONSTANT * t * slope
+        if decreases or abs(new - value) <= noise:
             trial_g = objective.gradient(trial)
-            if backend.norm(trial_g) < size:
+            if trial_g is None:
+                new = math.inf
+            elif decreases or setting.norm(trial_g) < at.gradient_norm:
                 return Trial(trial, new, trial_g, rejected)
         # Shrink faster if the loss is not finite: without curvature, the length of p is arbitrary.
         t *= 0.5 if new < math.inf else BACKTRACKING_FACTOR
     return None
 
 
-def wolfe_search(
-    objective: Objective, backend: Backend, theta: Array, value: float, g: Array, p: Array
-) -> Trial | None:
+def wolfe_search(setting: Setting, at: Iterate, p: Array) -> Trial | None:
     """Find a step along p that satisfies the Wolfe conditions.
 
     The step is bracketed between one that is too short and one that is too long, as by Lewis and
-    Overton, but with parabolas in place of bisection. A step to a point without an equilibrium is
-    too long. Return None if p is not a descent direction or no step is accepted.
+    Overton, but with parabolas in place of bisection. A step to a point where the loss or its
+    gradient fails is too long. Return None if p is not a descent direction, if no step is accepted,
+    or if the gradient is no larger than its error.
 
     References
     ----------
     A. S. Lewis and M. L. Overton, "Nonsmooth optimization via quasi-Newton methods", 2013, section
     2.6.
     """
-    start = float(backend.xp.vecdot(g, p))
+    objective, backend, value = setting.objective, setting.backend, at.value
+    start = float(backend.xp.vecdot(at.gradient, p))
     if not start < 0.0:
         return None
     low, at_low, slope = 0.0, value, start
@@ -122,13 +129,17 @@ def wolfe_search(
     best: Trial | None = None
     noise = LOSS_ROUNDING_FACTOR * backend.eps * abs(value)
     for _ in range(MAX_TRIALS):
-        trial = theta + t * p
-        new = objective.value(trial)
-        if new > value + ARMIJO_CONSTANT * t * start + (noise if best is None else 0.0):
+        if best is None and rejected == TRIALS_BEFORE_ROUNDING and setting.at_rounding(at):
+            return None
+        trial = at.theta + t * p
+        new, trial_g = objective.value(trial), None
+        if new <= value + ARMIJO_CONSTANT * t * start + (noise if best is None else 0.0):
+            trial_g = objective.gradient(trial)
+            new = math.inf if trial_g is None else new
+        if trial_g is None:
             high, rejected = t, rejected + 1
             t = low + (high - low) * _parabola_minimum(new - at_low, slope * (high - low))
             continue
-        trial_g = objective.gradient(trial)
         best, new_slope = Trial(trial, new, trial_g, rejected), float(backend.xp.vecdot(trial_g, p))
         if new_slope >= WOLFE_CONSTANT * start:
             return best

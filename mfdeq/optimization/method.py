@@ -8,6 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend
 from .bounds import Bounds
+from .metrics import GradientNorm
 from .minimize_report import Step
 from .objective import Objective
 
@@ -21,7 +22,7 @@ class Iterate:
     theta, gradient : (P,) arrays
     value : float
     gradient_norm, previous_norm : float
-        The norms of the projected gradient at this point and at the previous one.
+        The norms of the projected gradient, in the metric, at this point and at the previous one.
     forcing : float
         The relative accuracy of the last step.
     radius : float or None
@@ -48,24 +49,36 @@ class Setting:
     ----------
     objective : Objective
     bounds : Bounds
+    norm : GradientNorm
+        The norm of gradients, in the metric.
     precondition : callable
         ``precondition(g)`` is the product with an approximate inverse of the Hessian.
     max_products : int
         The largest number of products in one step.
-    target : float
-        The target of the norm of the gradient.
+    target, scale : float
+        The target of the norm of the gradient, and the norm to which it is relative.
+    at_rounding : callable
+        ``at_rounding(iterate)`` measures whether the gradient at an iterate is no larger than its
+        error.
     """
 
     objective: Objective
     bounds: Bounds
+    norm: GradientNorm
     precondition: Callable[[Array], Array]
     max_products: int
     target: float
+    scale: float
+    at_rounding: Callable[[Iterate], bool]
 
     @property
     def backend(self) -> Backend:
         """The array library of the parameters."""
         return self.bounds.backend
+
+    def gradient_norm(self, theta: Array, g: Array) -> float:
+        """Return the norm of the projected gradient."""
+        return self.norm(self.bounds.projected_gradient(theta, g))
 
 
 class Method:

@@ -9,17 +9,29 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
-from ..errors import ConvergenceError, MfdeqError, ModelError, SingularStateError
+from ..errors import (
+    ConvergenceError,
+    MfdeqError,
+    ModelError,
+    SingularStateError,
+    is_evaluation_failure,
+)
 from ..files.checkpoints import Checkpoint, other_run_error
 from .bounds import Bounds
 from .method import Iterate, Method
+from .metrics import GradientNorm
 from .minimize_report import MinimizeReport, Step
 from .objective import Objective
 from .reduced_functional import ReducedFunctional
 from .truncated_cg import MAX_FORCING_TERM
 
-# The loss is taken as unbounded below after a decrease by this multiple of its size at the start.
+# The loss is taken as unbounded below after a decrease by this multiple of its size at the start,
+# or of its first decrease.
 UNBOUNDED_FACTOR = 1e15
+# The gradient is rounding if it is below this multiple of its change at a neighbouring point, where
+# the parameters differ by this many roundings.
+MAX_ROUNDING_RATIO = 10.0
+NEIGHBOUR_ROUNDINGS = 4.0
 SAME_LOSS_RTOL = 1e-6  # allowed difference from the loss in a checkpoint, relative to the start
 
 
@@ -29,7 +41,8 @@ class Stop:
 
     reason: str
     advice: str = "; continue from its params, use a larger gtol, or pass a preconditioner"
-    failure: MfdeqError | None = None
+    failure: Exception | None = None
+    limited_by: str = ""
 
 
 class Minimization:
@@ -39,6 +52,9 @@ class Minimization:
     ----------
     functional : ReducedFunctional
     objective : Objective
+    bounds : Bounds
+    norm : GradientNorm
+        The norm of gradients, in the metric.
     checkpoint : Checkpoint or None
 
     Attributes
@@ -56,28 +72,43 @@ class Minimization:
     method: Method
 
     def __init__(
-        self, functional: ReducedFunctional, objective: Objective, checkpoint: Checkpoint | None
+        self,
+        functional: ReducedFunctional,
+        objective: Objective,
+        bounds: Bounds,
+        norm: GradientNorm,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.functional, self.objective, self.checkpoint = functional, objective, checkpoint
+        self.bounds, self.norm = bounds, norm
+        self.scale = 0.0
         self._method_state: Any = None
+        self.gradient_error = math.inf  # as measured last
+        self._judged: tuple[Array, bool] | None = None  # the last point, and whether it is rounding
 
     @property
     def report(self) -> MinimizeReport:
         """The report of the run so far."""
         return self.objective.report
 
-    def start(self, theta: Array, bounds: Bounds, radius: float | None) -> None:
+    def start(self, theta: Array, radius: float | None) -> None:
         """Start at theta, which must have an equilibrium."""
-        objective = self.objective
-        value = objective.value(theta)
-        if value == math.inf:
-            value = self.functional.value(theta)
+        functional = self.functional
+        value = functional.evaluate(theta)
+        if not math.isfinite(value):
             raise ModelError(f"the loss at theta0: expected a finite number, got {value}")
-        g = objective.gradient(theta)
-        size = bounds.backend.norm(bounds.projected_gradient(theta, g))
+        self.report.gradients += 1
+        g = functional.evaluate_gradient(theta)
+        self.eq = functional.equilibrium(theta)
+        size = self.norm(self.bounds.projected_gradient(theta, g))
+        # Near a minimum the gradient says nothing about the size of gradients. The two terms that
+        # cancel there do: the one of theta itself, and the one by way of the state.
+        free = self.bounds.active_set(theta, g).free
+        d_params, _ = self.eq.loss_gradients(functional.loss)
+        terms = self.norm(free(d_params)), self.norm(free(g - d_params))
+        self.scale = max(size, min(terms))
         self.at = Iterate(theta, value, g, size, size, MAX_FORCING_TERM, radius)
         self._append(Step(value, size, 0.0, 0, "start"))
-        self.eq = self.functional.equilibrium(theta)
 
     def restore(self, backend: Backend, saved: dict[str, Any]) -> None:
         """Restore the run from a checkpoint, which must be of this functional."""
@@ -88,7 +119,7 @@ class Minimization:
         steps = [Step(**step) for step in report["steps"]]
         self.objective.continue_from(MinimizeReport(**{**report, "steps": steps}))
         self.checkpoint.continue_from(len(steps))
-        self._method_state = saved["method"]
+        self._method_state, self.scale = saved["method"], saved["scale"]
         path = self.checkpoint.path
         try:
             self._solve_again(to_device(saved["state"]))
@@ -119,6 +150,10 @@ class Minimization:
                     stop = self._advance()
                 if stop is not None:
                     break
+        except ModelError as error:  # a mistake in the user's functions
+            if not is_evaluation_failure(error):
+                raise
+            stop = Stop(f"{type(error).__name__}: {error}", failure=error)
         except MfdeqError as error:
             stop = Stop(f"{type(error).__name__}: {error}", failure=error)
         self.objective.update_report()
@@ -133,8 +168,10 @@ class Minimization:
         if self.checkpoint is not None and self.checkpoint.due(len(steps), converged):
             self._save(self.checkpoint)
         if converged:
-            return Stop(f"|gradient| {at.gradient_norm:.2e} <= {target:.2e}")
-        size = max(abs(steps[0].value), steps[0].gradient_norm, 1.0)
+            reason = f"|gradient| {at.gradient_norm:.2e} <= {target:.2e}"
+            return Stop(reason, limited_by="gtol")
+        first = next((step.value for step in steps if step.length), at.value)
+        size = max(abs(steps[0].value), steps[0].value - first)
         if steps[0].value - at.value > UNBOUNDED_FACTOR * size:
             reason = f"the loss decreases without bound, to {at.value:.1e} so far"
             return Stop(reason, "; add bounds or a prior")
@@ -146,7 +183,18 @@ class Minimization:
 
     def _advance(self) -> Stop | None:
         """Take one iteration."""
-        result = self.method.advance(self.at)
+        try:
+            result = self.method.advance(self.at)
+        except Exception as error:
+            if isinstance(error, MfdeqError) or not is_evaluation_failure(error):
+                raise
+            return Stop(f"{type(error).__name__}: {error}", failure=error)
+        if result is None and self.at_rounding(self.at):
+            reason = (
+                f"|gradient| {self.at.gradient_norm:.2e} is the error of the gradient, as measured "
+                "at a neighbouring point"
+            )
+            return Stop(reason, limited_by="rounding")
         if result is None:
             return Stop("no step decreases the loss: rounding, or wrong derivatives")
         self.at, step = result
@@ -154,6 +202,30 @@ class Minimization:
         if step.length:
             self.eq = self.functional.equilibrium(self.at.theta)  # cached
         return None
+
+    def at_rounding(self, at: Iterate) -> bool:
+        """Measure whether the gradient at an iterate is no larger than its error.
+
+        The gradient is computed at a neighbouring point, whose parameters differ by rounding and
+        whose state differs by the tolerance of the solves. The difference contains the errors of
+        the state, of the adjoint and of the loss, and the rounding of the parameters.
+        """
+        if self._judged is not None and self._judged[0] is at.theta:
+            return self._judged[1]
+        backend, functional, state = self.bounds.backend, self.functional, self.eq.state
+
+        def perturb(x: Array, rtol: float, seed: int) -> Array:
+            signs = backend.xp.sign(backend.random(x.shape[0], seed=seed))
+            return x + rtol * (1.0 + signs) * x
+
+        theta = self.bounds.project(perturb(at.theta, NEIGHBOUR_ROUNDINGS * backend.eps, 3))
+        state = perturb(state, functional.state_rtol(backend), 4)
+        g = self.objective.attempt(functional.gradient_at, theta, state)
+        free = self.bounds.active_set(at.theta, at.gradient, 0.0).free
+        error = 0.0 if g is None else self.norm(free(g - at.gradient))
+        self.gradient_error = MAX_ROUNDING_RATIO * error
+        self._judged = at.theta, at.gradient_norm <= self.gradient_error
+        return self._judged[1]
 
     def _stopped_by(self, callback: Callable[[Array, Step], Any], step: Step) -> bool:
         backend = Backend.of(self.at.theta)
@@ -173,6 +245,7 @@ class Minimization:
             "at": vars(self.at),
             "state": self.eq.state,
             "method": self.method.checkpoint_state,
+            "scale": self.scale,
             "report": asdict(self.report),
         }
         checkpoint.write(len(self.report.steps), state)

@@ -9,15 +9,23 @@ from ..arguments import at_least, count, fraction, one_of
 from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import solver_for
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import (
+    AccuracyWarning,
+    ArgumentError,
+    ConvergenceError,
+    SingularStateError,
+    warn,
+)
 from ..files.checkpoints import digest, open_checkpoint
 from ..models.losses import LossBase
 from ..models.vectors import flatten_params
 from ..operators.user_operators import as_symmetric
+from ..priors.metric import Metric
 from ..priors.precision import Precision
 from .bounds import Bounds
 from .method import Setting
 from .methods import METHODS
+from .metrics import GradientNorm, parameter_metric
 from .minimization import Minimization, Stop
 from .minimize_report import Step
 from .minimum import Minimum
@@ -33,6 +41,7 @@ def minimize(
     method: str = "newton-cg",
     *,
     bounds: Any = None,
+    metric: Any = None,
     preconditioner: Any = None,
     gtol: float = 1e-6,
     max_iterations: int = 100,
@@ -61,13 +70,20 @@ def minimize(
     bounds : pair of (P,) arrays or numbers, optional
         The pair (lower, upper), where None or infinity means no bound. Supported by the methods
         "newton-cg" and "gauss-newton", which project onto the bounds.
+    metric : Precision, QuadraticPrior, matrix, (P,) array or number, optional
+        The metric M of the parameters, symmetric and positive definite: gradients are measured by
+        sqrt(g' M^-1 g), and steps by sqrt(p' M p). An array is the diagonal of M, such as
+        ``1 / sizes**2`` for parameters of those sizes. By default it is the precision of the priors
+        in the loss, if that has an inverse, and otherwise the identity, for which all parameters
+        should have the same size.
     preconditioner : Precision or LinearOperator, (P, P), optional
         An approximate H^-1, symmetric and positive definite, such as `mfdeq.LowRank` or an operator
-        of your own; or an `mfdeq.Precision`, such as that of the prior, whose inverse is used. It
-        determines the shape of the trust region.
+        of your own; or an `mfdeq.Precision`, whose inverse is used; by default M^-1. It determines
+        the shape of the trust region.
     gtol : float, optional
-        The tolerance of the norm of the gradient (projected onto the bounds) relative to that at
-        the start, 1e-6 by default.
+        The tolerance of the norm of the gradient (projected onto the bounds), 1e-6 by default. It
+        is relative to the norm at the start; or to the smaller of its two terms there, the gradient
+        with respect to the parameters themselves and that by way of the state, if they cancel.
     max_iterations : int, optional
         The limit on iterations, 100 by default.
     radius : float, optional
@@ -101,12 +117,23 @@ def minimize(
     -----
     CheckpointWarning
         If a checkpoint could not be written; the run continues.
+    AccuracyWarning
+        If the gradient is limited by its error, before it has reached `gtol`.
 
     Notes
     -----
     The accuracy of a step follows from its forcing term (Eisenstat and Walker), and so does that of
     products with the Hessian and of their inner solves. If there is no equilibrium at the end of a
-    step, or the loss does not decrease enough, the step is rejected and a shorter one is tried.
+    step, or the loss does not decrease enough, the step is rejected and a shorter one is tried. The
+    same holds where a function of the model or the loss raises an exception or returns NaN at the
+    end of a step: ``report.failures`` counts these points and ``report.last_failure`` says why. An
+    exception at theta0, or one that is a mistake (see `mfdeq.DomainError`), is raised.
+
+    In a metric whose units are those of the parameters, neither the iterates nor the verdict depend
+    on units. Where no step improves the gradient, its error is measured, by another solve at a
+    neighbouring point. A gradient that is no larger than its error counts as converged, with
+    ``report.limited_by`` "rounding"; there is an `AccuracyWarning` if the gradient has not
+    decreased by `gtol` from a start where it was larger than that.
 
     An interrupted run that is started again with the same file resumes from its last checkpoint
     and, on a CPU with the same number of threads, gives identical results; a run that had ended
@@ -165,7 +192,8 @@ def minimize(
             f"bounds: expected None or one of the methods {bounded}, got {method!r}"
         )
     theta = limits.project(theta)
-    precondition = _preconditioning(backend, preconditioner, theta.shape[0])
+    in_metric, origin = parameter_metric(metric, functional.loss, backend, theta.shape[0])
+    precondition = _preconditioning(backend, preconditioner, theta.shape[0], in_metric)
     file = open_checkpoint(
         checkpoint,
         checkpoint_every,
@@ -177,11 +205,13 @@ def minimize(
             "method": method,
             "bounds": digest(limits.lower, limits.upper),
             "preconditioner": type(preconditioner).__name__,
+            "metric": [origin, type(in_metric).__name__],
             "radius": None if radius is None else float(radius),
         },
         backend,
     )
-    run = Minimization(functional, Objective(functional, method), file)
+    norm = GradientNorm(in_metric)
+    run = Minimization(functional, Objective(functional, method), limits, norm, file)
     if file is not None and file.saved is not None:
         run.restore(backend, file.saved)
     else:
@@ -189,10 +219,22 @@ def minimize(
         if entry.needs_matrices:
             # Raise an error early if the derivatives are not sparse matrices.
             solver_for(eq.backend).assemble_blocks(eq.hessian(functional.loss))
-        run.start(theta, limits, radius)
-    target = gtol * run.report.steps[0].gradient_norm
+        run.start(theta, radius)
+        run.report.metric = origin
+    target = gtol * run.scale
     max_products = min(MAX_PRODUCTS_PER_STEP, 2 * theta.shape[0])
-    run.method = entry.make(Setting(run.objective, limits, precondition, max_products, target))
+    run.method = entry.make(
+        Setting(
+            run.objective,
+            limits,
+            norm,
+            precondition,
+            max_products,
+            target,
+            run.scale,
+            run.at_rounding,
+        )
+    )
     return _minimum(run, run.run(target, max_iterations, callback), target)
 
 
@@ -205,12 +247,17 @@ def _first_equilibrium(functional: ReducedFunctional, theta: Array) -> Equilibri
             "another theta0, or pass a start h0 to mfdeq.ReducedFunctional",
             report=error.report,
         ) from error
+    except Exception as error:
+        error.add_note("mfdeq: at theta0, the start of mfdeq.minimize")
+        raise
 
 
-def _preconditioning(backend: Backend, preconditioner: Any, size: int) -> Callable[[Array], Array]:
+def _preconditioning(
+    backend: Backend, preconditioner: Any, size: int, metric: Metric
+) -> Callable[[Array], Array]:
     """Return the product with an approximate inverse of the Hessian."""
     if preconditioner is None:
-        return lambda r: r
+        return metric.solve
     if isinstance(preconditioner, Precision):
         return preconditioner.solve
     if isinstance(preconditioner, LossBase):
@@ -224,11 +271,12 @@ def _preconditioning(backend: Backend, preconditioner: Any, size: int) -> Callab
 def _minimum(run: Minimization, stop: Stop, target: float) -> Minimum:
     """Return the result of a run, or raise a `ConvergenceError` with it as `best`."""
     at, report = run.at, run.report
+    report.limited_by = stop.limited_by
     minimum = Minimum(
         at.theta,
         at.value,
         at.gradient,
-        at.gradient_norm <= target,
+        bool(stop.limited_by),
         stop.reason,
         run.eq,
         report,
@@ -242,4 +290,12 @@ def _minimum(run: Minimization, stop: Stop, target: float) -> Minimum:
             best=minimum,
             report=report,
         ) from stop.failure
+    # A start at the minimum is no reason to warn.
+    first = report.steps[0].gradient_norm
+    if stop.limited_by == "rounding" and first > 10.0 * run.gradient_error:
+        warn(
+            f"minimize: expected |gradient| {target:.2e} by gtol, got {at.gradient_norm:.2e}, "
+            "which is its error. Use a larger gtol, or a smaller rtol of mfdeq.ReducedFunctional",
+            AccuracyWarning,
+        )
     return minimum

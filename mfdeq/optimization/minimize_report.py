@@ -12,10 +12,10 @@ class Step:
     Attributes
     ----------
     value, gradient_norm : float
-        The loss and the norm of its gradient at the end of the step; with bounds, of the gradient
-        projected onto them.
+        The loss and the norm of its gradient, in the metric, at the end of the step; with bounds,
+        of the projected gradient.
     length : float
-        The Euclidean length of the step in the parameters; 0 if it was rejected.
+        The length of the step in the metric; 0 if it was rejected.
     inner : int
         The number of products with the Hessian.
     how : str
@@ -58,6 +58,16 @@ class MinimizeReport:
         The number of forward solves, including failed ones.
     rejected : int
         The number of rejected trial steps, without an equilibrium or enough decrease of the loss.
+    failures : int
+        The number of trial points where there was no equilibrium, or where a function of the model
+        or the loss raised an exception or returned NaN.
+    last_failure : str
+        The message of the last of them.
+    metric : str
+        The metric of gradients and steps: "given", "the prior's precision" or "Euclidean".
+    limited_by : str
+        Why the gradient is not smaller: its target "gtol", or its own error, "rounding"; empty if
+        it did not converge.
     gradients : int
         The number of adjoint gradients.
     products : int
@@ -87,6 +97,10 @@ class MinimizeReport:
     factorizations: int = 0
     solves: int = 0
     seconds: float = 0.0
+    failures: int = 0
+    last_failure: str = ""
+    metric: str = "Euclidean"
+    limited_by: str = ""
 
     def __str__(self) -> str:
         rows = [
@@ -99,4 +113,7 @@ class MinimizeReport:
             f"{i:4} {s.value:<15.8g} {s.gradient_norm:<11.2e} {s.length:<9.1e} {s.inner:<5} {s.how}"
             for i, s in enumerate(self.steps)
         ]
+        if self.failures:
+            rows.append(f"{self.failures} trial points without a value, the last: ")
+            rows[-1] += self.last_failure
         return "\n".join(rows)

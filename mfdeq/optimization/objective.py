@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..arrays.backend import Array
 from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
-from ..errors import ConvergenceError, ModelError, SingularStateError
+from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from .minimize_report import MinimizeReport
 from .reduced_functional import ReducedFunctional
 
 # Relative residuals of the inner solves of a product: one tenth of the accuracy of the step.
 INNER_RTOL_PER_FORCING, MIN_INNER_RTOL, MAX_INNER_RTOL = 0.1, 1e-10, 1e-2
+
+
+Result = TypeVar("Result")
 
 
 class Objective:
@@ -27,11 +32,14 @@ class Objective:
     ----------
     report : MinimizeReport
         The counts so far.
+    failure : str
+        The message of the failure in the last call of `attempt`, or an empty string.
     """
 
     def __init__(self, functional: ReducedFunctional, method: str) -> None:
         self.functional = functional
         self.report = MinimizeReport(method)
+        self.failure = ""
         self._counts_before = functional.solves, functional.linear_solves
         self._started = time.perf_counter()
 
@@ -41,25 +49,40 @@ class Objective:
         self.functional.add_counts(report.equilibria, report.solves)
         self._started -= report.seconds
 
-    def value(self, theta: Array) -> float:
-        """Return the loss, or infinity if it is not finite or there is no equilibrium."""
+    def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
+        """Evaluate a function at a trial point, or return None and count the failure."""
+        self.failure = ""
         try:
-            value = self.functional.value(theta)
-        except (ConvergenceError, SingularStateError, ModelError):
-            value = math.inf
-        self.update_report()
-        return value if math.isfinite(value) else math.inf
+            return function(*args)
+        except Exception as error:
+            if not is_evaluation_failure(error):
+                error.add_note(f"mfdeq: after {len(self.report.steps)} points of mfdeq.minimize")
+                raise
+            solver_failed = isinstance(error, (ConvergenceError, SingularStateError))
+            message = f"{type(error).__name__}: {error}"
+            self.failure = "no equilibrium" if solver_failed else message
+            self.report.failures += 1
+            self.report.last_failure = message
+            return None
+        finally:
+            self.update_report()
 
-    def gradient(self, theta: Array) -> Array:
-        """Return the gradient, (P,), at a point with an equilibrium."""
+    def value(self, theta: Array) -> float:
+        """Return the loss, or infinity where it has no finite value or there is no equilibrium."""
+        value = self.attempt(self.functional.evaluate, theta)
+        if value is not None and not math.isfinite(value):
+            self.failure = self.report.last_failure = f"the loss is {value}"
+            self.report.failures += 1
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    def gradient(self, theta: Array) -> Array | None:
+        """Return the gradient, (P,), at a point with a finite loss; None where it fails."""
         self.report.gradients += 1
-        gradient = self.functional.gradient(theta)
-        self.update_report()
-        return gradient
+        return self.attempt(self.functional.evaluate_gradient, theta)
 
-    def hessian(self, theta: Array) -> ReducedHessian:
-        """Return the Hessian at theta, which remains valid at later points."""
-        return self.functional.hessian(theta)
+    def hessian(self, theta: Array) -> ReducedHessian | None:
+        """Return the Hessian at theta, which remains valid at later points; None where it fails."""
+        return self.attempt(self.functional.hessian, theta)
 
     def product(self, H: ReducedCurvature, v: Array, accuracy: float) -> Array:
         """Return H v to a relative accuracy, with the inner tolerance chosen accordingly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..arguments import fraction, one_of
@@ -9,7 +10,13 @@ from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
 from ..equilibrium.solve import reused_solver, solve
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import (
+    ArgumentError,
+    ConvergenceError,
+    SingularStateError,
+    is_evaluation_failure,
+)
+from ..models.linearization import Problem
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.vectors import flatten_params, flatten_state
@@ -41,8 +48,9 @@ class ReducedFunctional:
     h0 : (N,) array, optional
         The start of the first solve; by default the model's own start.
     on_failure : {"raise", "inf"}, optional
-        Whether to raise the error if there is no equilibrium (the default), or to return inf as the
-        value and NaN as the gradient, from which line searches step back.
+        Whether to raise the error if there is no equilibrium or a function of the model or the loss
+        fails (the default), or to return inf as the value and NaN as the gradient, from which line
+        searches step back; see Notes.
     accuracy : float, optional
         The allowed relative error of gradients and products with the Hessian, as estimated, from
         which the tolerances of solves follow. By default the solver's own tolerance is used.
@@ -64,6 +72,13 @@ class ReducedFunctional:
     -----
     With Z = dh*/dtheta, T = [I; Z] and the adjoint state lam, the gradient is dL/dtheta + B' lam
     and the Hessian is T' K T, where K is the Hessian of the Lagrangian L + lam'(f - h).
+
+    A failure is a `ConvergenceError`, a `SingularStateError`, an `mfdeq.DomainError`, NaN or any
+    other exception of a user's function except those that are mistakes (`TypeError`, `NameError`,
+    `AttributeError`, `ImportError`, `SyntaxError`, `NotImplementedError`, `MemoryError`, a
+    `ModelError` of shapes or dtypes), which are raised always. The solve after a failure starts
+    from the last state that was found. If a solve from the last state fails, it is repeated from
+    `h0` and from the model's own start.
 
     Examples
     --------
@@ -125,7 +140,7 @@ class ReducedFunctional:
         linear = reused_solver(solve_options.get("solver", "auto"))
         self.solve_options = {**solve_options, "solver": linear}
         self.solves = 0
-        self._start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
+        self._h0 = self._start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
         self._reports: list[Any] = []  # of the last forward solves, including failed ones
         self._earlier_linear_solves = 0  # of forward solves whose reports have been dropped
         self._equilibrium: Equilibrium | None = None
@@ -164,6 +179,8 @@ class ReducedFunctional:
         ------
         ConvergenceError, SingularStateError
             If there is no equilibrium, also if `on_failure` is "inf".
+        Exception
+            Any exception of the model's functions, also if `on_failure` is "inf".
         """
         theta = _copy(flatten_params(self.model, theta))
         if self._equilibrium is not None and _equal(theta, self._equilibrium.params):
@@ -172,21 +189,37 @@ class ReducedFunctional:
             raise self._failure[1]
         try:
             eq = self._solve(theta)
-        except (ConvergenceError, SingularStateError) as error:
-            self._failure = (theta, error)
+        except Exception as error:
+            if is_evaluation_failure(error):
+                self._failure = (theta, error)
             raise
         self._equilibrium, self._hessian = eq, None
         self._start = eq.state
         return eq
 
     def _solve(self, theta: Array) -> Equilibrium:
+        """Solve from the last state; where that fails, from `h0` and from the model's start."""
         self.solves += 1
-        if self._start is not None:
+        at_first = self._start is self._h0
+        starts = [self._start] if at_first else [self._start, self._h0]
+        if starts[-1] is not None:
+            starts.append(None)
+        first_error: Exception | None = None
+        for start in starts:
             try:
-                return self._solve_from(theta, self._start)
-            except (ConvergenceError, SingularStateError):
-                pass  # the model's own start may be better than a state far away
-        return self._solve_from(theta, None)
+                return self._solve_from(theta, start)
+            except Exception as error:
+                iteration_failed = isinstance(error, (ConvergenceError, SingularStateError))
+                # An exception of the user's function at the very first start is not a trial's.
+                if not is_evaluation_failure(error) or (at_first and not iteration_failed):
+                    raise
+                if first_error is None:
+                    first_error = error
+                else:
+                    name = "the model's start" if start is None else "h0"
+                    first_error.add_note(f"Then {name} was tried: {error}")
+        assert first_error is not None
+        raise first_error
 
     def _solve_from(self, theta: Array, start: Array | None) -> Equilibrium:
         try:
@@ -198,6 +231,29 @@ class ReducedFunctional:
         if len(self._reports) > MAX_REPORTS:
             self._earlier_linear_solves += _right_hand_sides(self._reports.pop(0))
         return eq
+
+    def gradient_at(self, theta: Array, state: Array) -> Array:
+        """Compute the gradient with a state in place of the equilibrium, leaving all else as it is.
+
+        Parameters
+        ----------
+        theta : (P,) array
+        state : (N,) array
+
+        Returns
+        -------
+        (P,) array
+        """
+        problem = Problem(self.model, theta, state)
+        linearized, solver = problem.linearize(state), self.solve_options["solver"]
+        eq = Equilibrium(problem, state, linearized, solver, SolveReport())
+        self._reports.append(eq.report)
+        return eq.gradient(self.loss)
+
+    def state_rtol(self, backend: Backend) -> float:
+        """Return the relative tolerance of the states."""
+        rtol = self.solve_options.get("rtol")
+        return backend.default_rtol if rtol is None else rtol
 
     @property
     def linear_solves(self) -> int:
@@ -222,19 +278,36 @@ class ReducedFunctional:
         Returns
         -------
         float
-            The loss, or inf if there is no equilibrium and `on_failure` is "inf".
+            The loss, or inf if it cannot be evaluated and `on_failure` is "inf".
 
         Raises
         ------
         ConvergenceError, SingularStateError
             If there is no equilibrium and `on_failure` is "raise".
+        Exception
+            Any exception of the user's functions that is not a failure; see Notes of the class.
         """
+        theta = _copy(flatten_params(self.model, theta))
         try:
-            eq = self.equilibrium(theta)
-        except (ConvergenceError, SingularStateError):
-            if self.on_failure == "raise":
+            value = self.evaluate(theta)
+        except Exception as error:
+            if self.on_failure == "raise" or not is_evaluation_failure(error):
                 raise
-            return float("inf")
+            value = math.inf
+        return math.inf if self.on_failure == "inf" and math.isnan(value) else value
+
+    def evaluate(self, theta: Array) -> float:
+        """Evaluate the loss like `value`, but raise every error, whatever `on_failure` is.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        float
+        """
+        eq = self.equilibrium(theta)
         return self.loss.value(eq.state, eq.params)
 
     def gradient(self, theta: Array) -> Array:
@@ -247,19 +320,35 @@ class ReducedFunctional:
         Returns
         -------
         (P,) array
-            The gradient, or NaN if there is no equilibrium and `on_failure` is "inf".
+            The gradient, or NaN if it cannot be computed and `on_failure` is "inf".
 
         Raises
         ------
         ConvergenceError, SingularStateError
             If there is no equilibrium and `on_failure` is "raise".
+        Exception
+            Any exception of the user's functions that is not a failure; see Notes of the class.
         """
+        theta = _copy(flatten_params(self.model, theta))
         try:
-            return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
-        except (ConvergenceError, SingularStateError):
-            if self.on_failure == "raise":
+            return self.evaluate_gradient(theta)
+        except Exception as error:
+            if self.on_failure == "raise" or not is_evaluation_failure(error):
                 raise
-            return float("nan") * _copy(flatten_params(self.model, theta))
+            return float("nan") * theta
+
+    def evaluate_gradient(self, theta: Array) -> Array:
+        """Compute the gradient like `gradient`, but raise every error, whatever `on_failure` is.
+
+        Parameters
+        ----------
+        theta : (P,) array
+
+        Returns
+        -------
+        (P,) array
+        """
+        return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
 
     def hessian(self, theta: Array) -> ReducedHessian:
         """Return the exact Hessian at theta, (P, P), as an operator.

@@ -1,7 +1,8 @@
 """Newton's method in a trust region, with steps by conjugate gradients.
 
 The quadratic model g'p + p'Hp / 2 is minimized by truncated conjugate gradients (see
-`truncated_cg`), within a ball in the norm of the inverse of the preconditioner.
+`truncated_cg`), within a ball in the norm of the inverse of the preconditioner, which is the
+metric of the parameters by default.
 
 H is the Gauss-Newton part of the Hessian while that predicts the loss well, since far from a
 minimum it is positive semidefinite where the Hessian is not. Then it is the Hessian, for quadratic
@@ -22,13 +23,14 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..arrays.backend import Array
 from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
 from .bounds import ActiveSet
 from .method import Iterate, Method, Setting
 from .minimize_report import Step
-from .truncated_cg import forcing_term, steihaug
+from .truncated_cg import CGStep, forcing_term, steihaug
 
 # The ratios below are those of the actual to the predicted decrease of the loss.
 MIN_RATIO = 1e-4  # a step is accepted above this ratio
@@ -38,7 +40,8 @@ BOUNDARY_SHARE = 0.8  # the region grows only after a step of this length, relat
 # A model with a relative prediction error below the first limit is kept, unless the error of the
 # other one is smaller by the second factor.
 MAX_PREDICTION_ERROR, SWITCHING_ERROR_RATIO = 0.25, 0.02
-MIN_RADIUS = 1e-14  # relative to the length of the parameters
+MIN_RADIUS = 1e-14  # relative to the largest radius so far
+REJECTIONS_BEFORE_ROUNDING = 3  # in a row, after which the error of the gradient is measured
 LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 
 
@@ -55,86 +58,120 @@ class TrustRegion(Method):
     def __init__(self, setting: Setting, gauss_newton: bool) -> None:
         self.setting, self.gauss_newton = setting, gauss_newton
         self.H: ReducedHessian | None = None  # at the last point
+        self.largest_radius = 0.0
+        self.rejections = 0  # in a row
+
+    @property
+    def checkpoint_state(self) -> Any:
+        """The largest radius so far, and the number of rejections in a row."""
+        return [self.largest_radius, self.rejections]
+
+    def restore(self, state: Any) -> None:
+        """Restore the state from a checkpoint."""
+        self.largest_radius, self.rejections = state
 
     def forget(self) -> None:
         """Drop the Hessian at the last point."""
         self.H = None
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """Take or reject one step; return None if the radius has become too small."""
-        objective, bounds = self.setting.objective, self.setting.bounds
+        """Take or reject one step.
+
+        Return None if the radius has become too small, or the gradient is no larger than its error.
+        """
+        setting, objective, bounds = self.setting, self.setting.objective, self.setting.bounds
         backend, theta, value, g = bounds.backend, at.theta, at.value, at.gradient
-        norm, eps = backend.norm, backend.eps
-        if at.radius is not None and at.radius <= MIN_RADIUS * max(norm(theta), 1.0):
+        xp = backend.xp
+        if at.radius is not None and at.radius <= MIN_RADIUS * self.largest_radius:
             return None
-        H = objective.hessian(theta) if self.H is None else self.H
-        model, other = (H.gauss_newton, H) if at.gauss_newton else (H, H.gauss_newton)
-        active = bounds.active_set(theta, g)
-        forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, self.setting.target)
-        path = steihaug(
-            backend,
-            _restrict_to_free(
-                active, functools.partial(objective.product, model, accuracy=forcing)
-            ),
-            _restrict_to_free(active, self.setting.precondition),
-            active.free(g),
-            at.radius,
-            forcing,
-            self.setting.max_products,
-        )
+        if self.rejections == REJECTIONS_BEFORE_ROUNDING and setting.at_rounding(at):
+            return None
+        H = objective.functional.hessian(theta) if self.H is None else self.H
+        progress = at.gradient_norm / setting.scale if setting.scale > 0.0 else 1.0
+        active = bounds.active_set(theta, g, progress)
+        forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, setting.target)
+
+        def model_step(model: ReducedCurvature) -> CGStep:
+            product = functools.partial(objective.product, model, accuracy=forcing)
+            return steihaug(
+                backend,
+                _restrict_to_free(active, product),
+                _restrict_to_free(active, setting.precondition),
+                active.free(g),
+                at.radius,
+                forcing,
+                setting.max_products,
+            )
 
         def predicted_decrease(by: ReducedCurvature, step: Array) -> float:
             Hs = objective.product(by, step, forcing)
-            return -float(backend.xp.vecdot(g, step) + 0.5 * backend.xp.vecdot(step, Hs))
+            return -float(xp.vecdot(g, step) + 0.5 * xp.vecdot(step, Hs))
 
+        path = None if at.gauss_newton else objective.attempt(model_step, H)
+        if path is None:
+            at = replace(at, gauss_newton=True)
+            path = model_step(H.gauss_newton)
+        model, other = (H.gauss_newton, H) if at.gauss_newton else (H, H.gauss_newton)
         trial = theta + path.step
         decrease = path.decrease
         if not bounds.unbounded:
             trial = bounds.project(active.to_bounds(trial))
-            if norm(trial - theta - path.step) > eps * norm(trial - theta):  # projected
+            if bool(xp.any(trial != theta + path.step)):
                 decrease = predicted_decrease(model, trial - theta)
         new = objective.value(trial)
-        noise = LOSS_ROUNDING_FACTOR * eps * abs(value)
+        failure = objective.failure
+        noise = LOSS_ROUNDING_FACTOR * backend.eps * abs(value)
         trial_g, gauss_newton = None, at.gauss_newton
         if new < math.inf and abs(value - new) <= noise and decrease <= noise:
             # The change of the loss is rounding: compare gradients instead.
-            trial_g = objective.gradient(trial)
-            better = norm(bounds.projected_gradient(trial, trial_g)) < at.gradient_norm
+            trial_g, failure = objective.gradient(trial), objective.failure
+            better = (
+                trial_g is not None and setting.gradient_norm(trial, trial_g) < at.gradient_norm
+            )
             ratio = 1.0 if better else 0.0
             gauss_newton = self.gauss_newton
         else:
             ratio = (value - new) / decrease if decrease > 0.0 else -1.0
             fits = abs(ratio - 1.0) <= MAX_PREDICTION_ERROR
             if new < math.inf and not self.gauss_newton and (gauss_newton or not fits):
-                error, other_error = (
-                    abs(value - new - predicted)
-                    for predicted in (decrease, predicted_decrease(other, trial - theta))
-                )
-                if other_error <= (SWITCHING_ERROR_RATIO * error if fits else error):
-                    gauss_newton = not gauss_newton
-        radius = _next_radius(ratio, path.length, path.radius)
+                other_decrease = objective.attempt(predicted_decrease, other, trial - theta)
+                if other_decrease is not None:
+                    error = abs(value - new - decrease)
+                    other_error = abs(value - new - other_decrease)
+                    if other_error <= (SWITCHING_ERROR_RATIO * error if fits else error):
+                        gauss_newton = not gauss_newton
         how = f"{path.how}, Gauss-Newton" if at.gauss_newton else path.how
         if ratio > MIN_RATIO:
-            g = objective.gradient(trial) if trial_g is None else trial_g
-            size = norm(bounds.projected_gradient(trial, g))
-            self.H = objective.hessian(trial)
-            step = Step(new, size, norm(trial - theta), path.products, how)
-            taken = Iterate(trial, new, g, size, at.gradient_norm, forcing, radius, gauss_newton)
-            return taken, step
+            if trial_g is None:
+                trial_g, failure = objective.gradient(trial), objective.failure
+            if trial_g is not None:
+                self.H, failure = objective.hessian(trial), objective.failure
+                if self.H is not None:
+                    radius = self._next_radius(ratio, path)
+                    self.rejections = 0
+                    size = setting.gradient_norm(trial, trial_g)
+                    length = setting.norm.length(trial - theta)
+                    taken = Iterate(
+                        trial, new, trial_g, size, at.gradient_norm, forcing, radius, gauss_newton
+                    )
+                    return taken, Step(new, size, length, path.products, how)
+            ratio = -math.inf
         objective.report.rejected += 1
+        self.rejections += 1
         self.H = H
-        how = "rejected: no equilibrium" if new == math.inf else f"rejected: {how}"
+        radius = self._next_radius(ratio, path)
         same = replace(at, forcing=forcing, radius=radius, gauss_newton=gauss_newton)
+        how = f"rejected: {failure or how}"
         return same, Step(value, at.gradient_norm, 0.0, path.products, how)
 
-
-def _next_radius(ratio: float, length: float, radius: float) -> float:
-    """Return the next radius, by the ratio of actual to predicted decrease of the loss."""
-    if ratio < SHRINKAGE_RATIO:
-        return SHRINKAGE_FACTOR * min(radius, length or radius)
-    if ratio > GROWTH_RATIO and length >= BOUNDARY_SHARE * radius:
-        return GROWTH_FACTOR * radius
-    return radius
+    def _next_radius(self, ratio: float, path: CGStep) -> float:
+        """Return the next radius, by the ratio of actual to predicted decrease of the loss."""
+        self.largest_radius = max(self.largest_radius, path.radius)
+        if ratio < SHRINKAGE_RATIO:
+            return SHRINKAGE_FACTOR * min(path.radius, path.length or path.radius)
+        if ratio > GROWTH_RATIO and path.length >= BOUNDARY_SHARE * path.radius:
+            return GROWTH_FACTOR * path.radius
+        return path.radius
 
 
 def _restrict_to_free(
