@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,23 @@ from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
-from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
+from .source import (
+    Alternatives,
+    DerivativeSource,
+    Function,
+    JacobianProducts,
+    TreeLayout,
+    first_line,
+    missing_mode_error,
+)
+from .torch_graph import GraphGradient, GraphProducts, second_by_graph
+from .torch_tensors import CALLER, describe, pytree, tensor_layout, watch_tensors
+
+ADVICE = (
+    "Write it with operations that have a derivative in forward mode, or that can be "
+    "differentiated twice in reverse mode, or give this derivative by hand with mfdeq.mixed"
+)
+DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
 
 
 def from_torch(
@@ -24,6 +41,12 @@ def from_torch(
     kind: str,
     *,
     sparsity: Any = None,
+    initial_state: Any = None,
+    residual_scale: Any = None,
+    state_scale: Any = None,
+    state_names: Sequence[str] | None = None,
+    equation_names: Sequence[str] | None = None,
+    time_sign: int | None = None,
 ) -> Model:
     """Create a model from a PyTorch function of (state, params).
 
@@ -31,16 +54,28 @@ def from_torch(
     ----------
     f : callable
         The map or residual f(state, params), whose result has the structure, shapes and dtypes of
-        `state`. It must support `torch.func.jvp`, `torch.func.vjp` and, for blocks of vectors,
-        `torch.func.vmap`.
+        `state`; for the kind "argmin" a scalar. It must have a derivative in reverse mode.
+        Forward mode (`torch.func.jvp`) and `torch.func.vmap` are used where it supports them.
     state, params : tensor, array or pytree of those
         Examples that define the structure, shapes and dtype; their values do not matter. N and P
         are the numbers of their entries. For the parameters of a module pass
         ``dict(module.named_parameters())``, and use `torch.func.functional_call` in f.
-    kind : {"map", "residual"}
-        Whether an equilibrium is state = f(state, params) or f(state, params) = 0.
+    kind : {"map", "residual", "argmin"}
+        Whether an equilibrium is state = f(state, params), f(state, params) = 0, or a stationary
+        point of the scalar f with respect to the state, as for `from_jax`.
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives, as for `from_jax`.
+    initial_state : number, tensor, pytree or callable, optional
+        The start of solvers, by default zeros, or a function of params that returns it.
+    residual_scale, state_scale : number, tensor, pytree or callable, optional
+        The sizes of the equations and of the unknowns that count as one, or functions of
+        (state, params) and of (params) that return them. By default each size is measured; see
+        `mfdeq.solve`.
+    state_names, equation_names : sequence of N strings, optional
+        Names of the unknowns and of the equations, for error messages.
+    time_sign : {+1, -1}, optional
+        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
+        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
 
     Returns
     -------
@@ -54,7 +89,10 @@ def from_torch(
     ArgumentError
         If PyTorch is not installed, or if an argument has a wrong type.
     ModelError
-        If f does not return the structure of `state`.
+        If f does not return the structure of `state` or mixes dtypes, if an example has leaves
+        that are not real floats, or if two values of f at one point differ. At a linearization, if
+        a derivative is NaN or infinite or has no mode of differentiation, or if f changes tensors
+        that it uses; afterwards, if these have been changed in place.
     DerivativeError
         At a linearization, if a pattern lacks entries of the derivative.
 
@@ -67,7 +105,11 @@ def from_torch(
     -----
     Nothing is compiled. Adjoint products use the values stored by `torch.func.vjp` at the
     equilibrium; other products evaluate f again in forward mode. Curvatures use forward over
-    reverse mode. All derivatives are exact to rounding.
+    reverse mode. Where f has no forward mode, reverse mode is differentiated in reverse mode. All
+    derivatives are exact to rounding.
+
+    Modules must be in evaluation mode (``module.eval()``) if they draw random numbers or change
+    their buffers in training, as dropout and BatchNorm do.
 
     Examples
     --------
@@ -81,7 +123,20 @@ def from_torch(
     >>> print(f"{eq.state[0]:.6f} {eq.sensitivity.toarray()[0, 0]:.6f}")
     0.739085 0.597510
     """
-    return model_from(TorchSource(), f, state, params, kind, sparsity)
+    return model_from(
+        TorchSource(),
+        f,
+        state,
+        params,
+        kind,
+        sparsity,
+        initial_state=initial_state,
+        residual_scale=residual_scale,
+        state_scale=state_scale,
+        state_names=state_names,
+        equation_names=equation_names,
+        time_sign=time_sign,
+    )
 
 
 def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
@@ -122,7 +177,7 @@ def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Lo
 class TorchSource(DerivativeSource):
     """A source of derivatives by PyTorch, without compilation."""
 
-    name, caller = "PyTorch", "mfdeq.from_torch"
+    name, caller = "PyTorch", CALLER
 
     def __init__(self) -> None:
         self.torch = _import_torch()
@@ -130,12 +185,36 @@ class TorchSource(DerivativeSource):
 
     def layout(self, tree: Any, name: str) -> TreeLayout:
         """Return the layout of an example: `name` is "state" or "params"."""
-        return _TorchLayout(self.torch, tree, name)
+        return tensor_layout(self.torch, tree, name)
 
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
         """Describe the output of f by evaluating it for the examples."""
-        with self.torch.no_grad():
-            return _describe(f(state, params))
+        return describe(self._evaluate(f, state, params))
+
+    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+        """Raise `ModelError` unless f returns one real number for the examples."""
+        output = self._evaluate(f, state, params)
+        is_tensor = self.torch.is_tensor(output)
+        if not is_tensor or output.numel() != 1 or not output.is_floating_point():
+            raise ModelError(
+                f"function of {self.caller}: expected it to return a real number, got "
+                f"{describe(output) if is_tensor else type(output).__name__}"
+            )
+
+    def _evaluate(self, function: Function, *x: Any) -> Any:
+        """Evaluate without recording a graph, and explain errors about dtypes."""
+        try:
+            with self.torch.no_grad():
+                return function(*x)
+        except RuntimeError as error:
+            if not DTYPE_ERROR.search(str(error)):
+                raise
+            raise ModelError(
+                f"f of {self.caller} mixes dtypes, where its arguments are in "
+                f"{' and '.join(_dtypes(x))} ({first_line(error)}). Convert the tensors that it "
+                "uses (module.double(), tensor.to(dtype)), or pass the examples and params in "
+                "their dtype"
+            ) from error
 
     def to_library(self, *arrays: Array) -> list[Any]:
         """Convert numpy arrays to copies, and cupy arrays to tensors that share their memory."""
@@ -150,63 +229,162 @@ class TorchSource(DerivativeSource):
 
     def value(self, function: Function) -> Function:
         """Return a function (h, theta) -> f(h, theta) that records no graph."""
+        return functools.partial(self._evaluate, function)
 
-        def value(h: Any, theta: Any) -> Any:
-            with self.torch.no_grad():
-                return function(h, theta)
-
-        return value
+    def watch(self, function: Function, *x: Any) -> Function:
+        """Return a function that raises `ModelError` if tensors that `function` uses change."""
+        return watch_tensors(function, *x)
 
     def gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""
-        return self.func.grad(scalar, argnums=(0, 1))
+
+        def reverse(h: Any, theta: Any) -> Any:
+            return GraphGradient(self.torch, scalar, h, theta).gradient()
+
+        return Alternatives(
+            [self.func.grad(scalar, argnums=(0, 1)), reverse], scalar, self._missing("the gradient")
+        )
+
+    def state_gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> dL/dh."""
+        return self.func.grad(scalar)
+
+    def _missing(self, what: str) -> Function:
+        return functools.partial(missing_mode_error, self.caller, what, ADVICE)
 
     def jacobians(self, function: Function) -> Function:
-        """Return a function (h, theta) -> the products with df/dh and with df/dtheta."""
+        """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
 
-        def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
-            by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
-            return [self._products(part, x) for part, x in ((by_state, h), (by_params, theta))]
+        A function without forward mode is differentiated twice in reverse mode, by the graph of
+        autograd, which also supports functions that `torch.func` does not.
+        """
 
-        return jacobians
+        def products(make: Function, function: Function) -> Function:
+            def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
+                by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
+                return [make(part, x) for part, x in ((by_state, h), (by_params, theta))]
 
-    def _products(self, function: Function, x: Any) -> JacobianProducts:
-        pullback = self.func.vjp(function, x)[1]
+            return jacobians
+
+        def use_products(jacobians: Any, h: Any, theta: Any) -> None:
+            for products, x in zip(jacobians, (h, theta), strict=True):
+                if products.product is not None:
+                    products.product(0.0 * x)
+                products.adjoint_product(0.0 * h)
+
+        with_math = _with_math_attention(self.torch, function)
+        return Alternatives(
+            [
+                products(self._forward_products, function),
+                products(self._forward_products, with_math),
+                products(self._reverse_products, function),
+                products(self._reverse_products, with_math),
+                products(self._adjoint_products, function),
+            ],
+            function,
+            self._missing("the derivative"),
+            probe=use_products,
+        )
+
+    def _forward_products(self, function: Function, x: Any) -> JacobianProducts:
+        with self.torch.no_grad():  # no graph of the parameters of modules
+            pullback = self.func.vjp(function, x)[1]
         return JacobianProducts(
             self._for_blocks(self._forward_derivative(function, x)),
             self._for_blocks(lambda y: pullback(y)[0]),
         )
 
+    def _reverse_products(self, function: Function, x: Any) -> JacobianProducts:
+        graph = GraphProducts(self.torch, function, x)
+        graph.differentiate_adjoint()
+        return JacobianProducts(
+            self._for_blocks(graph.product), self._for_blocks(graph.adjoint_product)
+        )
+
+    def _adjoint_products(self, function: Function, x: Any) -> JacobianProducts:
+        graph = GraphProducts(self.torch, function, x)
+        return JacobianProducts(None, self._for_blocks(graph.adjoint_product))
+
     def second_derivative(self, function: Function) -> Function:
-        """Return a function (h, theta, a, b) -> f''[a, b], forward over forward mode."""
+        """Return a function (h, theta, a, b) -> f''[a, b].
+
+        It uses forward over forward mode, or reverse mode three times.
+        """
         jvp = self.func.jvp
 
-        def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
-            def along_a(h: Any, theta: Any) -> Any:
-                return jvp(function, (h, theta), (a[1], a[0]))[1]
+        def forward(function: Function) -> Function:
+            def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
+                def along_a(h: Any, theta: Any) -> Any:
+                    return jvp(function, (h, theta), (a[1], a[0]))[1]
 
-            return jvp(along_a, (h, theta), (b[1], b[0]))[1]
+                with self.torch.no_grad():
+                    return jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
-        return second_derivative
+            return second_derivative
+
+        def reverse(function: Function) -> Function:
+            return lambda h, theta, a, b: second_by_graph(self.torch, function, h, theta, a, b)
+
+        with_math = _with_math_attention(self.torch, function)
+        return Alternatives(
+            [forward(function), forward(with_math), reverse(function), reverse(with_math)],
+            lambda h, theta, a, b: function(h, theta),
+            self._missing("the second derivative"),
+        )
 
     def curvature(self, scalar: Function) -> Function:
-        """Return a function (h, theta, lam) -> product with the Hessian, forward over reverse."""
+        """Return a function (h, theta, lam) -> product with the Hessian.
 
-        def curvature(h: Any, theta: Any, lam: Any) -> Any:
-            gradient = self.func.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
-            return self._for_blocks(self._forward_derivative(gradient, theta, h))
+        It uses forward over reverse mode, or reverse over reverse mode.
+        """
 
-        return curvature
+        def forward(scalar: Function) -> Function:
+            def curvature(h: Any, theta: Any, lam: Any) -> Any:
+                gradient = self.func.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+                return self._for_blocks(self._forward_derivative(gradient, theta, h))
+
+            return curvature
+
+        def reverse(scalar: Function) -> Function:
+            def curvature(h: Any, theta: Any, lam: Any) -> Any:
+                by = GraphGradient(self.torch, lambda theta, h: scalar(h, theta, lam), theta, h)
+                return self._for_blocks(by.hessian_product)
+
+            return curvature
+
+        with_math = _with_math_attention(self.torch, scalar)
+        return Alternatives(
+            [forward(scalar), forward(with_math), reverse(scalar), reverse(with_math)],
+            scalar,
+            self._missing("the second derivative"),
+            probe=lambda product, h, theta, _: product(0.0 * theta, 0.0 * h),
+        )
 
     def _forward_derivative(self, function: Function, *x: Any) -> Function:
         # torch.func.linearize traces f, and so does not support branches that depend on values.
-        return lambda *v: self.func.jvp(function, x, v)[1]
+        def product(*v: Any) -> Any:
+            with self.torch.no_grad():
+                return self.func.jvp(function, x, v)[1]
+
+        return product
 
     def _for_blocks(self, product: Function) -> Function:
-        """Extend a product with vectors to blocks, column by column."""
+        """Extend a product with vectors to blocks, by vmap or else column by column."""
         # Outputs are stacked as rows and transposed: only with out_dims=0 does vmap support
         # outputs that do not depend on the input.
-        rows = self.func.vmap(product, in_dims=1)
+        stack = self.torch.stack
+
+        def columns(*x: Any) -> Any:
+            results = [product(*column) for column in zip(*(v.unbind(1) for v in x), strict=True)]
+            if isinstance(results[0], tuple):
+                return tuple(stack(parts) for parts in zip(*results, strict=True))
+            return stack(results)
+
+        rows = Alternatives(
+            [self.func.vmap(product, in_dims=1), columns],
+            lambda *x: product(*(v[:, 0] for v in x)),
+            self._missing("the product with a block"),
+        )
 
         def block(*x: Any) -> Any:
             result = rows(*x)
@@ -215,57 +393,20 @@ class TorchSource(DerivativeSource):
         return lambda *x: (product if x[0].ndim == 1 else block)(*x)
 
 
-class _TorchLayout(TreeLayout):
-    """The layout of a pytree of real tensors, whose entries are concatenated in a vector."""
+def _with_math_attention(torch: ModuleType, function: Function) -> Function:
+    """Return a function whose attention is computed by operations that all modes support."""
+    attention = import_optional("torch.nn.attention", "torch")
 
-    def __init__(self, torch: ModuleType, tree: Any, name: str) -> None:
-        self._torch, self._pytree = torch, _pytree()
-        leaves, self._structure = self._pytree.tree_flatten(tree)
-        try:
-            leaves = [torch.as_tensor(leaf).detach() for leaf in leaves]
-        except (TypeError, ValueError, RuntimeError) as error:
-            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves}))
-            raise _example_error(tree, name, kinds) from error
-        if not leaves or any(leaf.is_complex() for leaf in leaves):
-            kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves})) or "no tensors"
-            raise _example_error(tree, name, kinds)
-        floats = [leaf.dtype for leaf in leaves if leaf.is_floating_point()]
-        dtype = functools.reduce(torch.promote_types, floats) if floats else torch.float64
-        leaves = [leaf.to(dtype) for leaf in leaves]
-        self._shapes = [leaf.shape for leaf in leaves]
-        self._sizes = [leaf.numel() for leaf in leaves]
-        self.size = sum(self._sizes)
-        self.example = self._pytree.tree_unflatten(leaves, self._structure)
+    def with_math_attention(*x: Any) -> Any:
+        with attention.sdpa_kernel(attention.SDPBackend.MATH):
+            return function(*x)
 
-    def to_tree(self, vector: Any) -> Any:
-        parts = self._torch.split(vector, self._sizes)
-        shaped = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
-        return self._pytree.tree_unflatten(shaped, self._structure)
-
-    def to_vector(self, tree: Any) -> Any:
-        leaves = self._pytree.tree_leaves(tree)
-        return self._torch.cat([self._torch.as_tensor(leaf).reshape(-1) for leaf in leaves])
-
-    def describe(self, tree: Any) -> Any:
-        return _describe(tree)
+    return with_math_attention
 
 
-def _describe(tree: Any) -> Any:
-    torch = import_optional("torch", "torch")
-    return _pytree().tree_map(
-        lambda leaf: (tuple(leaf.shape), str(leaf.dtype)) if torch.is_tensor(leaf) else leaf, tree
-    )
-
-
-def _example_error(tree: Any, name: str, kinds: str) -> ModelError:
-    return ModelError(
-        f"{name} of mfdeq.from_torch: expected a real tensor or array, or a pytree of these, got "
-        f"{type(tree).__name__} of {kinds}"
-    )
-
-
-def _pytree() -> Any:
-    return import_optional("torch.utils._pytree", "torch")
+def _dtypes(x: Any) -> list[str]:
+    leaves = pytree().tree_leaves(x)
+    return sorted({str(leaf.dtype).removeprefix("torch.") for leaf in leaves})
 
 
 def _import_torch() -> Any:
