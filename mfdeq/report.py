@@ -189,6 +189,8 @@ class SolveReport:
             ("derivative solves", _format_counts(self.linear)),
             ("peak memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB"),
         ]
+        if self.uniqueness != "judged":
+            rows.append(("unique", self.uniqueness or "not judged"))
         rows += [("derivatives", text) for text in _format_sources(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
         width = max(len(name) for name, _ in rows)

@@ -334,6 +334,9 @@ class Backend:
             first = ""
             if given.ndim == 1:
                 first = f", the first of them entry {int(xp.argmax(undefined))}"
+            elif given.ndim == 2:
+                row = int(xp.argmax(xp.max(undefined, axis=1)))
+                first = f", the first of them entry ({row}, {int(xp.argmax(undefined[row, :]))})"
             kind = NonFiniteError if error is ModelError else error
             raise kind(f"{name} holds NaN or infinity in {count} of {total} entries{first}")
         return given

@@ -259,7 +259,7 @@ def state_changes(
     least : float
         The change due to rounding of R alone.
     along : (N,) array
-        x, or e if the change along it is larger.
+        The direction of the largest change of solutions: x, or A^-1 (A(h - e) - A(h)) e.
     """
     backend = factor.backend
     xp = backend.xp
@@ -279,9 +279,9 @@ def state_changes(
         step = h - state
         size = backend.norm(scaling.without_columns(step))
         moved = factor.solve(after.A._apply(step) - linearized.A._apply(step), rtol=LOOSE_RTOL)
-        moved = backend.norm(scaling.without_columns(moved))
-        if size > 0.0 and moved > change * size:
-            change, along = moved / size, step
+        length = backend.norm(scaling.without_columns(moved))
+        if size > 0.0 and length > change * size:
+            change, along = length / size, moved
         return change
 
     # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign.

@@ -171,7 +171,13 @@ def find_null_vectors(
         elif factor is not None:
             limit = max(limit, A.backend.eps**0.4)
             found = _by_residuals(A, scaling, factor)
-    except (ConvergenceError, SingularStateError, ArithmeticError, MemoryError):
+    except (
+        ConvergenceError,
+        SingularStateError,
+        ArithmeticError,
+        MemoryError,
+        host.linalg.LinAlgError,
+    ):
         return None
     return found if found is not None and found.cancellation <= limit else None
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..arguments import one_of
 from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
-from ..errors import ConvergenceError, SingularStateError
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
 from ..linear import Auto, Reused
 from ..linear.protocols import check_solver
@@ -139,6 +139,10 @@ def solve(
             else:
                 first_error.add_note(f"Then {name} was tried: {error}")
             continue
+        except ArgumentError as error:  # of a solver that does not suit A, as if it is singular
+            if (singular := explain_failure(problem, error, linear, report, start)) is not None:
+                raise singular from error
+            raise
         finally:
             monitor.close()
         eq = _equilibrium(problem, h, linear, report, monitor)

@@ -22,6 +22,7 @@ from ..report import SolveReport
 from .conditioning import SmallestSingular, digits_left, smallest_singular
 from .null_vectors import (
     MAX_DENSE_SIZE,
+    MAX_FACTORIZED_SIZE,
     MinimalResidual,
     NullVectors,
     Scaling,
@@ -222,8 +223,8 @@ def explain_failure(
     Parameters
     ----------
     problem : Problem
-    error : ConvergenceError or SingularStateError
-        Of the forward method, with the best state.
+    error : ConvergenceError, SingularStateError or ArgumentError
+        Of the forward method, with the best state, or of a solver that does not suit A.
     solver : Reused
     report : SolveReport
     start : (N,) array
@@ -268,6 +269,6 @@ def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
     if size <= MAX_DENSE_SIZE:
         return False
     if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
-        return True
+        return A.array is None or size > MAX_FACTORIZED_SIZE
     trial = minimal_residual(A, Scaling.of_factor(held), held, steps)
     return trial.size <= MAX_ROUNDING_SHARE / math.sqrt(size)

@@ -86,8 +86,14 @@ def _checked_matrix(
     matrix = to_canonical_format(
         backend.asarray(given if given.format in ("csr", "csc") else given.tocsr())
     )
-    if not bool(backend.xp.all(backend.xp.isfinite(matrix.data))):
-        raise NonFiniteError(f"{name} holds NaN or infinity")
+    xp = backend.xp
+    if not bool(xp.all(xp.isfinite(matrix.data))):
+        undefined, entries = xp.astype(~xp.isfinite(matrix.data), xp.int64), matrix.tocoo()
+        count, k = int(xp.sum(undefined)), int(xp.argmax(undefined))
+        raise NonFiniteError(
+            f"{name} holds NaN or infinity in {count} of {matrix.nnz} entries, the first of them "
+            f"entry ({int(entries.row[k])}, {int(entries.col[k])})"
+        )
     return matrix
 
 

@@ -11,13 +11,14 @@ from ...arrays.backend import is_dense
 from ...errors import ArgumentError
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor
+from ..factor import Factor, singular_error
 from ..operands import matrix_of, operator_of
 from ..protocols import Solver
 from .dense_blocks import DenseBlocks
 from .factors import BlockInverseFactor, DenseFactor, SparseFactor
 from .package import UnsuitableMatrixError, unsuitable
 from .registry import PACKAGES, default_packages
+from .singular import is_singular
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Direct(Solver):
         Raises
         ------
         SingularStateError
-            If a pivot is exactly zero.
+            If a pivot is exactly zero, or `package` fails because A is singular.
         ArgumentError
             If only products with A are available, or `package` cannot factorize A.
         """
@@ -139,4 +140,9 @@ class Direct(Solver):
             raise unsuitable(package, obstacle)
         if is_dense(array):
             return DenseFactor(A, array, self.rtol, counts)
-        return SparseFactor(A, package, self.rtol, counts)
+        try:
+            return SparseFactor(A, package, self.rtol, counts)
+        except UnsuitableMatrixError as error:
+            if not package.pivots and is_singular(A):
+                raise singular_error(0.0, f"({error.reason})") from error
+            raise
