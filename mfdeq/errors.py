@@ -55,6 +55,11 @@ class ModelError(MfdeqError, ValueError):
 
     The message names the user's function, what was expected of it and what it returned.
 
+    Attributes
+    ----------
+    non_finite : bool
+        Whether it is NaN or infinity, which at a trial point means that the function has no value.
+
     Examples
     --------
     >>> import numpy as np
@@ -67,9 +72,9 @@ class ModelError(MfdeqError, ValueError):
     mfdeq.from_function(<lambda>).residual: expected an array of shape (2,), got shape (1,)
     """
 
-
-class NonFiniteError(ModelError):
-    """A `ModelError` for NaN or infinity, which at a trial point means that there is no value."""
+    def __init__(self, message: str, *, non_finite: bool = False) -> None:
+        super().__init__(message)
+        self.non_finite = non_finite
 
 
 class DomainError(MfdeqError, ValueError):
@@ -326,9 +331,9 @@ def is_evaluation_failure(error: BaseException) -> bool:
         `SyntaxError`, `NotImplementedError`, `MemoryError`, the `ModelError` of a wrong shape or
         dtype, and the errors of wrong arguments and derivatives.
     """
-    if isinstance(error, NonFiniteError):
-        return True
-    mistakes = (*MISTAKES, ModelError, ArgumentError, DerivativeError)
+    if isinstance(error, ModelError):
+        return error.non_finite
+    mistakes = (*MISTAKES, ArgumentError, DerivativeError)
     return isinstance(error, Exception) and not isinstance(error, mistakes)
 
 

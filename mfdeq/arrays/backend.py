@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from ..errors import ArgumentError, MfdeqError, ModelError, NonFiniteError, note_origin
+from ..errors import ArgumentError, MfdeqError, ModelError, note_origin
 from .library import (
     HOST,
     Array,
@@ -337,8 +337,8 @@ class Backend:
             elif given.ndim == 2:
                 row = int(xp.argmax(xp.max(undefined, axis=1)))
                 first = f", the first of them entry ({row}, {int(xp.argmax(undefined[row, :]))})"
-            kind = NonFiniteError if error is ModelError else error
-            raise kind(f"{name} holds NaN or infinity in {count} of {total} entries{first}")
+            message = f"{name} holds NaN or infinity in {count} of {total} entries{first}"
+            raise ModelError(message, non_finite=True) if error is ModelError else error(message)
         return given
 
     def check_dtype(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend, is_sparse
-from ..errors import ModelError, NonFiniteError
+from ..errors import ModelError
 from ..operators.compiled_solves import CompiledSolve, compiled_krylov
 from ..operators.operator import MAX_DENSE_ENTRIES, Matrix, Operator, SelfAdjoint
 from .source import DerivativeSource, Function, JacobianProducts
@@ -41,11 +41,12 @@ class Entries:
         of = f"derivatives of {_listed(rows, self.row)}"
         if len(columns):
             of += f" with respect to {_listed(columns, self.column)}"
-        return NonFiniteError(
+        return ModelError(
             f"{self.name} holds NaN or infinity: {of}. The function has a value there but no "
             "derivative, as abs(q)**0.8 has none at q = 0: start from another state (h0), or write "
             "the function so that all its derivatives are finite (also those of the branch that "
-            "`where` does not select)"
+            "`where` does not select)",
+            non_finite=True,
         )
 
 

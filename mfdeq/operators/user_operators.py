@@ -7,7 +7,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..arrays.library import library_of
 from ..arrays.sparse import to_canonical_format
-from ..errors import MfdeqError, ModelError, NonFiniteError, note_origin
+from ..errors import MfdeqError, ModelError, note_origin
 from .dot_tests import check_adjoint, check_columns
 from .operator import Matrix, Operator, SelfAdjoint, columnwise
 
@@ -90,9 +90,10 @@ def _checked_matrix(
     if not bool(xp.all(xp.isfinite(matrix.data))):
         undefined, entries = xp.astype(~xp.isfinite(matrix.data), xp.int64), matrix.tocoo()
         count, k = int(xp.sum(undefined)), int(xp.argmax(undefined))
-        raise NonFiniteError(
+        raise ModelError(
             f"{name} holds NaN or infinity in {count} of {matrix.nnz} entries, the first of them "
-            f"entry ({int(entries.row[k])}, {int(entries.col[k])})"
+            f"entry ({int(entries.row[k])}, {int(entries.col[k])})",
+            non_finite=True,
         )
     return matrix
 

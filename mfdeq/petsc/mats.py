@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..errors import ArgumentError, ModelError, NonFiniteError
+from ..errors import ArgumentError, ModelError
 from ..operators.dot_tests import check_adjoint
 from ..operators.operator import IdentityMinus, Operator, Zero, columnwise
 from .arrays import DistributedArray, is_petsc
@@ -159,7 +159,7 @@ def operator_of_mat(backend: Backend, mat: Any, name: str) -> Operator:
     if not operator.assembled:
         _check_adjoint(operator, name)
     elif not _is_finite(mat):
-        raise NonFiniteError(f"{name} holds NaN or infinity")
+        raise ModelError(f"{name} holds NaN or infinity", non_finite=True)
     return operator
 
 
