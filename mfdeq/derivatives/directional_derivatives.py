@@ -7,8 +7,8 @@ The first derivative along a direction a is
   truncation and rounding [2]_ and leaves a relative error of eps^(2/3).
 
 The second derivative along a and b is a central difference along b of the complex step along a,
-with a relative error of eps^(2/3), or a difference of four values with steps t ~ eps^(1/4) and a
-relative error of eps^(1/2).
+with a relative error of eps^(2/3), or of the central difference along a with steps t ~ eps^(1/4)
+and a relative error of eps^(1/2). If f has no value on one side, the difference is one-sided.
 
 References
 ----------
@@ -21,51 +21,33 @@ References
 
 from __future__ import annotations
 
-import warnings
+import copy
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend, as_array
-from ..errors import ArgumentError, ModelError, note_origin
+from ..errors import ModelError, is_evaluation_failure, note_origin
 from ..operators.operator import Operator, columnwise
+from .adapted_sizes import adapt_sizes
+from .complex_step_check import ComplexStepVerdict, judge_complex_step
 from .nearby_points import nearby_point, typical_sizes
+from .steps import StepRule, measure_noise, variable_sizes
 
 SECOND_STEP_FACTOR = 4.0  # second derivatives from values use this times step^(3/4) ~ eps^(1/4)
 ERROR_FACTOR = 4.0  # safety factor of errors estimated for derivatives of order one
+SHORTER_STEP = 1 / 16  # factor of a step at whose ends f has no value
+MAX_SHORTER_STEPS = 6
+MAGNITUDE_RATIO = 1e-3  # parts of a direction that differ by more are differenced separately
+MAX_MAGNITUDES = 3
 Direction = tuple[Array, Array]  # (dtheta, dh)
-
-
-@dataclass(frozen=True)
-class StepRule:
-    """The step sizes of finite differences.
-
-    Parameters
-    ----------
-    relative_step : float, optional
-        The step relative to the typical sizes. By default it is optimal for a smooth function.
-    scale : pair of floats or arrays, optional
-        Typical sizes of the state and of the parameters, by default those of the point.
-    """
-
-    relative_step: float | None = None
-    scale: tuple[Any, Any] | None = None
-
-    def __post_init__(self) -> None:
-        step, scale = self.relative_step, self.scale
-        if step is not None and not (isinstance(step, float) and 0.0 < step < 1.0):
-            raise ArgumentError(f"step: expected a float between 0 and 1, or None, got {step!r}")
-        if scale is not None and not (isinstance(scale, (tuple, list)) and len(scale) == 2):
-            raise ArgumentError(
-                f"scale: expected a pair (state scale, parameter scale), got {type(scale).__name__}"
-            )
 
 
 class DirectionalDerivatives:
     """First and second directional derivatives of f at one point.
 
-    Directions are scaled by typical sizes: entry i of a direction is in units of the typical size
-    of variable i.
+    Directions are scaled by the sizes of the variables: entry i of a direction is in units of the
+    size of variable i.
 
     Parameters
     ----------
@@ -78,15 +60,23 @@ class DirectionalDerivatives:
     rule : StepRule
     step_factor : float, optional
         A factor of all steps. Different factors give derivatives with independent errors.
+    state_scale : (N,) array, optional
+        The sizes of unknowns that are zero.
+    refusal : str, optional
+        Why the complex step is not valid for f, if that is known.
 
     Attributes
     ----------
     sizes : pair of (P,) and (N,) arrays
-        The typical sizes of theta and h.
-    method : str
-        A description of how first derivatives are computed.
-    accuracy : tuple of two floats
-        Relative accuracy of first and of second derivatives.
+        The sizes of theta and h.
+    known : pair of (P,) and (N,) arrays of bool
+        Whether each size is known; False for variables that are zero.
+    complex_step : bool
+        Whether first derivatives are complex steps.
+    verdict : ComplexStepVerdict
+        Why they are not.
+    shorten_steps : bool
+        Whether steps at whose ends f has no value are shortened; otherwise the result is NaN.
     """
 
     def __init__(
@@ -97,107 +87,115 @@ class DirectionalDerivatives:
         theta: Array,
         rule: StepRule,
         step_factor: float = 1.0,
+        *,
+        state_scale: Array | None = None,
+        refusal: str = "",
     ) -> None:
         self.f, self.name, self.x = f, name, (theta, h)
-        self.rule, self.step_factor = rule, step_factor
+        self.rule, self.step_factor, self.state_scale = rule, step_factor, state_scale
         self.backend = backend = Backend.of(h, theta)
         scale = (None, None) if rule.scale is None else rule.scale
-        self.sizes = (
-            _sizes(backend, theta, scale[1], "scale of the parameters"),
-            _sizes(backend, h, scale[0], "scale of the state"),
-        )
-        eps = backend.eps
-        self.step = step_factor * (rule.relative_step or eps ** (1 / 3))
+        params = variable_sizes(backend, theta, scale[1], None, "scale of the parameters")
+        state = variable_sizes(backend, h, scale[0], state_scale, "scale of the state")
+        self.sizes, self.known = (params[0], state[0]), (params[1], state[1])
+        self.step = step_factor * (rule.relative_step or backend.eps ** (1 / 3))
         self.second_step = SECOND_STEP_FACTOR * self.step**0.75
-        self.complex_step, why_not = (False, "") if rule.relative_step else self._try_complex_step()
-        if self.complex_step:
-            self.method = "the complex step"
-            self.accuracy = ERROR_FACTOR * eps, ERROR_FACTOR * eps ** (2 / 3)
-        else:
-            self.method = f"central differences{why_not}"
-            self.accuracy = (
-                ERROR_FACTOR * max(eps / self.step, self.step**2),
-                ERROR_FACTOR * max(eps / self.second_step**2, self.second_step**2),
-            )
+        self.shorten_steps = True
+        self.failure: Exception | None = None
+        self.complex_step = False
+        if rule.relative_step:
+            refusal = "a step was passed"
+        self.verdict = ComplexStepVerdict(False, refusal) if refusal else judge_complex_step(self)
+        self.complex_step = self.verdict.valid
+        if not self.complex_step and rule.scale is None:
+            self.sizes = adapt_sizes(self, self.trial)
 
     @property
     def size(self) -> int:
         """The number N of entries of f."""
         return self.x[1].shape[0]
 
+    @functools.cached_property
+    def value(self) -> Array:
+        """The (N,) value of f at the point."""
+        return self._value(None)
+
+    @functools.cached_property
+    def noise(self) -> Array:
+        """The (N,) noise of f at the point (see `measure_noise`)."""
+        backend, spacing = self.backend, self.backend.eps ** (2 / 3)
+        # Variables of unknown size may be much smaller than these sizes.
+        direction = tuple(
+            (0.5 + abs(backend.random(x.shape[0], seed=19))) * known
+            for x, known in zip(self.x, self.known, strict=True)
+        )
+
+        def evaluate(k: int) -> Array | None:
+            return self.trial(_shift(None, direction, k * spacing))
+
+        noise = measure_noise(backend, evaluate)
+        return 0.5 * backend.eps * abs(self.value) if noise is None else noise
+
+    def with_sizes(self, sizes: Direction, step: float | None = None) -> DirectionalDerivatives:
+        """Return the same derivatives in other units of the directions, and with another step."""
+        other = copy.copy(self)
+        other.sizes, other.step = sizes, step or self.step
+        return other
+
     def first(self, a: Direction, at: Direction | None = None) -> Array:
         """Return f'[a] at the point, or at the point shifted by the direction `at`."""
-        longest = self._longest(a)
-        if longest == 0.0:
+        if self._longest(a) == 0.0:
             return self.backend.zeros(self.size)
         if self.complex_step:
-            return self._by_complex_step(a, longest, at)
-        t = self.step / longest
-        return (self._value(_shift(at, a, t)) - self._value(_shift(at, a, -t))) / (2.0 * t)
+            return self.by_complex_step(a, at)
+        return self._difference(self.trial, a, at)
 
     def second(self, a: Direction, b: Direction) -> Array:
         """Return f''[a, b], with entries below the rounding error of the difference set to zero."""
-        if 0.0 in (longest := (self._longest(a), self._longest(b))):
-            return self.backend.zeros(self.size)
+        total = self.backend.zeros(self.size)
         if self.complex_step:
-            t = self.step / longest[1]
-            plus, minus = (self.first(a, _shift(None, b, sign * t)) for sign in (1.0, -1.0))
-            return self._difference([plus], [minus]) / (2.0 * t)
-        s, t = self.second_step / longest[0], self.second_step / longest[1]
-        same, opposite = (
-            [self._value(_shift(_shift(None, a, p * s), b, p * q * t)) for p in (1.0, -1.0)]
-            for q in (1.0, -1.0)
-        )
-        return self._difference(same, opposite) / (4.0 * s * t)
+            for part in self._magnitudes(b):
+                total = total + self._difference(functools.partial(self._trial_first, a), part)
+            return total
+        steps = self.with_sizes(self.sizes, self.second_step)
+        for of_a in self._magnitudes(a):
+            for of_b in self._magnitudes(b):
+                inner = functools.partial(steps._trial_first, of_a)
+                total = total + steps._difference(inner, of_b, rounding_of=of_a)
+        return total
 
     def jacobians(self) -> list[Operator]:
         """Return df/dh and df/dtheta as operators on scaled directions."""
-        return [_Jacobian(self, 1), _Jacobian(self, 0)]
+        return [Jacobian(self, 1), Jacobian(self, 0)]
 
-    def unscale(self, jacobian: Operator, part: int) -> Any:
+    def unscale(self, matrix: Any, part: int) -> Any:
         """Return the matrix of df/dtheta (part 0) or df/dh (part 1) in unscaled variables."""
-        backend, columns = self.backend, jacobian.shape[1]
-        array: Any = jacobian.array
-        if array is None:
-            array = jacobian._apply(backend.eye(columns, columns))
-        if isinstance(array, backend.xp.ndarray):
-            return array / self.sizes[part]
-        return array @ backend.sparse.diags(1.0 / self.sizes[part])
+        if isinstance(matrix, self.backend.xp.ndarray):
+            return matrix / self.sizes[part]
+        return matrix @ self.backend.sparse.diags(1.0 / self.sizes[part])
 
     def nearby(self, i: int) -> DirectionalDerivatives:
         """Return the derivatives at a nearby point, different for each i."""
         theta, h = self.x
-        h, theta = nearby_point(self._evaluate, h, theta, self.sizes[::-1], i)
-        return DirectionalDerivatives(self.f, self.name, h, theta, self.rule, self.step_factor)
+        # Some functions have a value only at points whose entries keep their sizes and signs.
+        sizes = self.sizes if i % 2 else (typical_sizes(theta), typical_sizes(h))
+        h, theta = nearby_point(self._evaluate, h, theta, sizes[::-1], i)
+        refusal = "" if self.complex_step else self.verdict.reason
+        return DirectionalDerivatives(
+            self.f,
+            self.name,
+            h,
+            theta,
+            self.rule,
+            self.step_factor,
+            state_scale=self.state_scale,
+            refusal=refusal,
+        )
 
-    def _longest(self, a: Direction) -> float:
-        xp = self.backend.xp
-        return max(float(xp.max(xp.abs(part))) for part in a)
-
-    def _point(self, at: Direction | None) -> tuple[Array, Array]:
-        if at is None:
-            return self.x
-        return tuple(x + s * a for x, s, a in zip(self.x, self.sizes, at, strict=True))
-
-    def _value(self, at: Direction | None) -> Array:
-        theta, h = self._point(at)
-        return self._evaluate(h, theta)
-
-    def _evaluate(self, h: Array, theta: Array) -> Array:
-        copy = self.backend.xp.asarray
-        with note_origin(f"{self.name}, of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
-            out = self.f(copy(h, copy=True), copy(theta, copy=True))
-        return self.backend.check_array(out, tuple(h.shape), self.name, finite=False)
-
-    def _difference(self, plus: list[Array], minus: list[Array]) -> Array:
-        xp = self.backend.xp
-        difference = sum(plus) - sum(minus)
-        rounding = 4.0 * self.backend.eps * sum(xp.abs(x) for x in [*plus, *minus])
-        return xp.where(xp.abs(difference) > rounding, difference, xp.zeros_like(difference))
-
-    def _by_complex_step(self, a: Direction, longest: float, at: Direction | None) -> Array:
+    def by_complex_step(self, a: Direction, at: Direction | None = None) -> Array:
+        """Return the complex step along a."""
         xp, point = self.backend.xp, self._point(at)
-        tiny = float(xp.finfo(self.backend.dtype).tiny) ** 0.5 / longest
+        tiny = self.backend.eps**2 / self._longest(a)
         theta, h = (
             x + 1j * (tiny * size * part)
             for x, size, part in zip(point, self.sizes, a, strict=True)
@@ -215,27 +213,137 @@ class DirectionalDerivatives:
         derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny, xp.nan)
         return xp.asarray(derivative, dtype=self.backend.dtype)
 
-    def _try_complex_step(self) -> tuple[bool, str]:
-        """Return whether the complex step is valid along a random direction, and why not."""
-        backend = self.backend
-        a: Any = tuple(backend.random(x.shape[0], seed=17) for x in self.x)
-        try:
-            with warnings.catch_warnings(), backend.ignore_overflow():
-                warnings.simplefilter("ignore")  # numpy warns if an imaginary part is discarded
-                derivative = self._by_complex_step(a, self._longest(a), None)
-        except Exception as error:
-            reason = f"{error}" or type(error).__name__
-            return False, f" (f does not accept complex arrays: {reason})"
-        self.complex_step = False  # so that `first` computes a difference
-        with backend.ignore_overflow():
-            difference = self.first(a)
-            error_norm, size = backend.norm(derivative - difference), backend.norm(difference)
-        if error_norm <= 10.0 * backend.eps ** (1 / 3) * size or not size < float("inf"):
-            return True, ""
-        return False, " (f is not analytic: the complex step is not its derivative)"
+    def by_difference(self, a: Direction, step: float) -> Array | None:
+        """Return the difference along a with a relative step, or None if f has no value there."""
+        return self._one_difference(self.trial, a, None, step / self._longest(a))
+
+    def _longest(self, a: Direction) -> float:
+        xp = self.backend.xp
+        return max(float(xp.max(xp.abs(part))) for part in a)
+
+    def _magnitudes(self, a: Direction) -> list[Direction]:
+        """Split a into parts whose entries are of similar sizes, so that each has its own step."""
+        parts: list[Direction] = []
+        rest = a
+        for _ in range(MAX_MAGNITUDES - 1):
+            if (longest := self._longest(rest)) == 0.0:
+                return parts
+            large = [abs(part) >= MAGNITUDE_RATIO * longest for part in rest]
+            parts.append(tuple(part * keep for part, keep in zip(rest, large, strict=True)))
+            rest = tuple(part * ~keep for part, keep in zip(rest, large, strict=True))
+        return parts if self._longest(rest) == 0.0 else [*parts, rest]
+
+    def _point(self, at: Direction | None) -> tuple[Array, Array]:
+        if at is None:
+            return self.x
+        return tuple(x + s * a for x, s, a in zip(self.x, self.sizes, at, strict=True))
+
+    def _value(self, at: Direction | None) -> Array:
+        theta, h = self._point(at)
+        return self._evaluate(h, theta)
+
+    def _evaluate(self, h: Array, theta: Array) -> Array:
+        duplicate = self.backend.xp.asarray
+        with note_origin(f"{self.name}, of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
+            out = self.f(duplicate(h, copy=True), duplicate(theta, copy=True))
+        return self.backend.check_array(out, tuple(h.shape), self.name, finite=False)
+
+    def trial(self, at: Direction | None) -> Array | None:
+        """Return the value at a shifted point, or None if f raises or is not finite there."""
+        return self._finite(self._value, at)
+
+    def _trial_first(self, a: Direction, at: Direction | None) -> Array | None:
+        """Return the first derivative at a shifted point, or None."""
+        return self._finite(functools.partial(self.first, a), at)
+
+    def _finite(self, function: Callable[..., Array], at: Direction | None) -> Array | None:
+        with self.backend.ignore_overflow():
+            try:
+                value = function(at)
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                self.failure = error
+                return None
+            if bool(self.backend.xp.all(self.backend.xp.isfinite(value))):
+                return value
+            self.failure = None
+            return None
+
+    def _difference(
+        self,
+        g: Callable[[Direction | None], Array | None],
+        a: Direction,
+        at: Direction | None = None,
+        rounding_of: Direction | None = None,
+    ) -> Array:
+        """Return the derivative of g along a by a difference on the points where g has a value.
+
+        If there is none, the entries of a are differenced in two parts, since g may have values on
+        different sides, and finally with shorter steps.
+        """
+        t = self.step / self._longest(a)
+        if (found := self._one_difference(g, a, at, t, rounding_of)) is not None:
+            return found
+        if not self.shorten_steps:
+            return self.backend.zeros(self.size) + self.backend.xp.nan
+        if g(at) is None:  # there is no derivative where there is no value
+            if self.failure is not None:
+                raise self.failure
+            return self.backend.zeros(self.size) + self.backend.xp.nan
+        if (halves := self._halves(a)) is not None:
+            return sum(self._difference(g, half, at, rounding_of) for half in halves)
+        for _ in range(MAX_SHORTER_STEPS):
+            t = t * SHORTER_STEP
+            if (found := self._one_difference(g, a, at, t, rounding_of)) is not None:
+                return found
+        if self.failure is not None:
+            raise self.failure
+        return self.backend.zeros(self.size) + self.backend.xp.nan
+
+    def _one_difference(
+        self,
+        g: Callable[[Direction | None], Array | None],
+        a: Direction,
+        at: Direction | None,
+        t: float,
+        rounding_of: Direction | None = None,
+    ) -> Array | None:
+        plus, minus = g(_shift(at, a, t)), g(_shift(at, a, -t))
+        if plus is not None and minus is not None:
+            return self._above_rounding(plus - minus, (plus, minus), rounding_of) / (2.0 * t)
+        side, near = (t, plus) if plus is not None else (-t, minus)
+        if near is None or (far := g(_shift(at, a, 2.0 * side))) is None or (here := g(at)) is None:
+            return None
+        difference = 4.0 * (near - here) - (far - here)
+        return self._above_rounding(difference, (near, here, far), rounding_of) / (2.0 * side)
+
+    def _above_rounding(
+        self, difference: Array, values: tuple[Array, ...], rounding_of: Direction | None
+    ) -> Array:
+        """Return differences of derivatives, with those below their rounding error set to zero."""
+        xp, backend = self.backend.xp, self.backend
+        rounding: Any = 0.0
+        if rounding_of is not None:  # of derivatives that are differences themselves
+            rounding = 4.0 * self.noise * self._longest(rounding_of) / self.step
+        elif self.complex_step:
+            rounding = 4.0 * backend.eps * sum(xp.abs(value) for value in values)
+        return xp.where(xp.abs(difference) > rounding, difference, xp.zeros_like(difference))
+
+    def _halves(self, a: Direction) -> list[Direction] | None:
+        """Split a direction into two with half of its nonzero entries each, or return None."""
+        xp = self.backend.xp
+        stacked, P = xp.concat(list(a)), a[0].shape[0]
+        nonzero = xp.nonzero(stacked)[0]
+        if (count := nonzero.shape[0]) < 2:
+            return None
+        halves = [xp.asarray(stacked, copy=True) for _ in range(2)]
+        middle = int(nonzero[count // 2])
+        halves[0][middle:], halves[1][:middle] = 0.0, 0.0
+        return [(half[:P], half[P:]) for half in halves]
 
 
-class _Jacobian(Operator):
+class Jacobian(Operator):
     """The derivative df/dtheta (part 0) or df/dh (part 1), given by products with directions."""
 
     def __init__(self, derivatives: DirectionalDerivatives, part: int) -> None:
@@ -273,19 +381,3 @@ def _shift(at: Direction | None, a: Direction, t: float) -> Direction:
     if at is None:
         return t * a[0], t * a[1]
     return at[0] + t * a[0], at[1] + t * a[1]
-
-
-def _sizes(backend: Backend, x: Array, scale: Any, name: str) -> Array:
-    """Return the typical sizes of the entries of x, or `scale` if the user passed it."""
-    xp = backend.xp
-    if scale is None:
-        return typical_sizes(x)
-    sizes = backend.check_array(scale, None, name, ArgumentError)
-    if sizes.shape not in ((), x.shape):
-        raise ArgumentError(
-            f"{name}: expected a number or an array of shape {tuple(x.shape)}, got shape "
-            f"{tuple(sizes.shape)}"
-        )
-    if not bool(xp.all(sizes > 0)):
-        raise ArgumentError(f"{name}: expected positive numbers, got {float(xp.min(sizes))}")
-    return sizes + 0.0 * x

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arguments import count, one_of
-from ..arrays.backend import Array
-from ..errors import ArgumentError
+from ..arrays.backend import Array, Backend
+from ..errors import AccuracyWarning, ArgumentError, warn
 from ..models.model import (
     KINDS,
     ComputedLinearization,
@@ -18,12 +18,15 @@ from ..models.model import (
     ResidualModel,
 )
 from .configured_model import ConfiguredModel, ModelFields
-from .directional_derivatives import DirectionalDerivatives, StepRule
+from .directional_derivatives import DirectionalDerivatives
+from .numerical_jacobians import NumericalJacobians
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
+from .steps import StepRule
 
 MAX_COLUMNS = 5_000  # columns without a pattern, each of which takes an evaluation of f
 COMPARISON_STEP_FACTOR = 2.0  # factor of the steps of `linearize_for_comparison`
+LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 
 
 def from_function(
@@ -35,6 +38,7 @@ def from_function(
     sparsity: Any = None,
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
+    order: int = 2,
     initial_state: Any = None,
     residual_scale: Any = None,
     state_scale: Any = None,
@@ -61,11 +65,14 @@ def from_function(
         detected by products near the first point. The default, None, detects them if
         N + P <= 5,000, and raises an error otherwise.
     step : float, optional
-        The relative step s of central differences, by default eps^(1/3). Second derivatives
-        computed from values use 4 s^(3/4). If a step is passed, the complex step is not tried.
+        The relative step s of central differences. By default it follows from the noise of f,
+        eps^(1/3) for a function that is accurate to rounding. Second derivatives computed from
+        values use 4 s^(3/4). If a step is passed, the complex step is not tried.
     scale : pair of floats or arrays, optional
-        Typical sizes of the entries of h and of theta, to which steps are relative. By default
-        these are the magnitudes of the entries, or the root mean square of all if that is larger.
+        Sizes of the entries of h and of theta, to which steps are relative. By default each
+        variable has its own: its magnitude, or a longer one over which f is found to be smooth.
+    order : {1, 2}, optional
+        With 1 the model has first derivatives alone: equilibria, gradients and sensitivities.
     initial_state : number, (N,) array or callable, optional
         The start of solvers, by default zeros, or a function of the parameters that returns it.
     residual_scale, state_scale : number, (N,) array or callable, optional
@@ -97,15 +104,24 @@ def from_function(
     -----
     First derivatives are Im f(x + i e a) / e with a tiny e (the complex step [1]_), or central
     differences with relative errors of about eps^(2/3). Second derivatives are differences of
-    first ones, with relative errors of about eps^(2/3) or eps^(1/2), respectively. If the patterns
+    first ones, with relative errors of about eps^(2/3) or eps^(1/2), respectively; they are
+    evaluated only when a Hessian or another second-order result asks for them. If the patterns
     have few colours, all second derivatives at an equilibrium are computed once, and the curvature
     is a sparse matrix; otherwise each product takes two evaluations of f' for each column of f'.
-    Checks and error estimates take these errors into account.
+    Checks and error estimates take these errors into account, and ``report.derivatives`` states
+    the digits.
+
+    The noise of f is measured [2]_, and every variable has steps that follow from its own size and
+    from its effect on f relative to that noise, so that the units of the variables do not
+    matter. If f raises an exception or is not finite at a point of a difference, the difference
+    takes the other side, or a shorter step.
 
     References
     ----------
     .. [1] W. Squire and G. Trapp, "Using complex variables to estimate derivatives of real
        functions", SIAM Review 40 (1998), 110-112.
+    .. [2] J. J. Moré and S. M. Wild, "Estimating computational noise", SIAM Journal on Scientific
+       Computing 33 (2011), 1292-1314.
 
     Examples
     --------
@@ -125,7 +141,9 @@ def from_function(
         )
     cls = FunctionMap if kind == "map" else FunctionResidual
     sizes = (count(state_size, "state_size"), count(param_size, "param_size"))
-    model = cls(f, sizes, sparsity, StepRule(step, scale))
+    if order not in (1, 2) or isinstance(order, bool):
+        raise ArgumentError(f"order of mfdeq.from_function: expected 1 or 2, got {order!r}")
+    model = cls(f, sizes, sparsity, StepRule(step, scale), order)
     model.configure(
         ModelFields(
             "mfdeq.from_function",
@@ -149,10 +167,13 @@ class FunctionModel(ConfiguredModel):
         sizes: tuple[int, int],
         sparsity: Any,
         step_rule: StepRule,
+        order: int = 2,
     ) -> None:
         self.f = f
         self.state_size, self.param_size = sizes
-        self.step_rule = step_rule
+        self.step_rule, self.order = step_rule, order
+        self._refusal = ""  # why the complex step is not valid for f, once that is known
+        self._warned = False
         self._sparsity = Sparsity(sparsity, *sizes)
         patterns = self._sparsity.patterns
         columns = sum(n for n, pattern in zip(sizes, patterns, strict=True) if pattern is None)
@@ -180,31 +201,51 @@ class FunctionModel(ConfiguredModel):
         return self._linearize(h, theta, COMPARISON_STEP_FACTOR)
 
     def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
-        name = f"{self.function_name} of mfdeq.from_function"
-        derivatives = DirectionalDerivatives(self.f, name, h, theta, self.step_rule, step_factor)
-        rtol = max(derivatives.backend.eps**0.5, 1e4 * derivatives.accuracy[0])
-        d_state, d_params = self._sparsity.assemble(
-            derivatives.jacobians(), lambda i: derivatives.nearby(i).jacobians(), rtol
+        derivatives = DirectionalDerivatives(
+            self.f,
+            f"{self.function_name} of mfdeq.from_function",
+            h,
+            theta,
+            self.step_rule,
+            step_factor,
+            state_scale=self._state_scale(h, theta),
+            refusal=self._refusal,
         )
+        if derivatives.verdict.lasting:
+            self._refusal = derivatives.verdict.reason
+        jacobians = NumericalJacobians(derivatives, self._sparsity)
+        if (
+            jacobians.accuracy[0] > max(LOST_ACCURACY, 100 * derivatives.backend.eps ** (2 / 3))
+            and not self._warned
+        ):
+            self._warned = True
+            warn(f"{self.display_name}: {jacobians.describe_lost_digits()}", AccuracyWarning)
 
         @functools.cache
         def second_derivatives() -> SecondDerivatives:
-            return SecondDerivatives(derivatives, self._sparsity.joint_pattern())
+            return SecondDerivatives(
+                jacobians.for_second_derivatives(), self._sparsity.joint_pattern()
+            )
 
-        method = derivatives.method
+        first, second = jacobians.methods
+        sources = {"d_state": first, "d_params": first}
+        d_state, d_params = jacobians.matrices
+        if self.order == 1:
+            return ComputedLinearization(
+                d_state, d_params, accuracy=jacobians.accuracy, sources=sources
+            )
         return ComputedLinearization(
-            derivatives.unscale(d_state, 1),
-            derivatives.unscale(d_params, 0),
+            d_state,
+            d_params,
             curvature=lambda lam: second_derivatives().curvature(lam),
             second=lambda a, b: second_derivatives().along(a, b),
-            accuracy=derivatives.accuracy,
-            sources={
-                "d_state": method,
-                "d_params": method,
-                "curvature": f"differences of {method}",
-                "second": f"differences of {method}",
-            },
+            accuracy=jacobians.accuracy,
+            sources={**sources, "curvature": second, "second": second},
         )
+
+    def _state_scale(self, h: Array, theta: Array) -> Array | None:
+        scale = self.state_scale(theta)
+        return None if scale is None else abs(Backend.of(h).asarray(scale)) + 0.0 * h
 
 
 class FunctionMap(FunctionModel, FixedPointModel):

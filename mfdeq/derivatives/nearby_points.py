@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..arrays.backend import Array, Backend
+from ..errors import is_evaluation_failure
 
 NEARBY_DISTANCES = (1e-2, 1e-4, 1e-6)  # relative to typical sizes, tried in this order
 
@@ -19,7 +20,7 @@ def typical_sizes(x: Array) -> Array:
 def nearby_point(
     f: Callable[[Array, Array], Array], h: Array, theta: Array, sizes: tuple[Array, Array], i: int
 ) -> tuple[Array, Array]:
-    """Return a point near (h, theta) at which f is finite, different for each i.
+    """Return a point near (h, theta) at which f has a finite value, different for each i.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def nearby_point(
     Returns
     -------
     h, theta : arrays
-        The nearby point, or the given one if f is not finite at any of the points tried.
+        The nearby point, or the given one if f raises or is not finite at all of the points tried.
     """
     backend = Backend.of(h, theta)
     for distance in NEARBY_DISTANCES:
@@ -42,6 +43,12 @@ def nearby_point(
             for x, size in zip((h, theta), sizes, strict=True)
         )
         with backend.ignore_overflow():
-            if bool(backend.xp.all(backend.xp.isfinite(f(near_h, near_theta)))):
+            try:
+                value = f(near_h, near_theta)
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                continue
+            if bool(backend.xp.all(backend.xp.isfinite(value))):
                 return near_h, near_theta
     return h, theta

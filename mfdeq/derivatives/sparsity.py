@@ -71,6 +71,7 @@ class Sparsity:
         jacobians: list[Operator],
         nearby: Callable[[int], list[Operator]],
         rtol: float,
+        noise: Array | None = None,
     ) -> list[Operator]:
         """Return the two Jacobians, as matrices if their patterns are known or detected.
 
@@ -82,13 +83,15 @@ class Sparsity:
             ``nearby(i)`` returns the two operators at a nearby point, different for each i.
         rtol : float
             Relative tolerance for the comparison of products with the matrix and the operator.
+        noise : (N,) array, optional
+            The absolute noise of products.
 
         Raises
         ------
         DerivativeError
             If a pattern passed by the user lacks entries.
         """
-        return [self._assemble(which, jacobians[which], nearby, rtol) for which in range(2)]
+        return [self._assemble(which, jacobians[which], nearby, rtol, noise) for which in range(2)]
 
     def joint_pattern(self) -> ColouredPattern | None:
         """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
@@ -98,14 +101,19 @@ class Sparsity:
         return ColouredPattern(sparse.hstack([params.pattern, state.pattern]))
 
     def _assemble(
-        self, which: int, jacobian: Operator, nearby: Callable[[int], list[Operator]], rtol: float
+        self,
+        which: int,
+        jacobian: Operator,
+        nearby: Callable[[int], list[Operator]],
+        rtol: float,
+        noise: Array | None,
     ) -> Operator:
         if self.patterns[which] is None or self._dense[which]:
             return jacobian
         coloured = self.coloured[which]
         if coloured is not None:
             matrix = Matrix(jacobian.backend, coloured.matrix_of(jacobian))
-            row = _row_that_differs(matrix, jacobian, rtol)
+            row = _row_that_differs(matrix, jacobian, rtol, noise)
             if row is None:
                 return matrix
             if is_sparse(self.patterns[which]):
@@ -137,14 +145,22 @@ class Sparsity:
         self.coloured[which], self._dense[which] = None, True
 
 
-def _row_that_differs(matrix: Operator, jacobian: Operator, rtol: float) -> int | None:
-    """Return the row in which products with a random vector differ most, or None if they agree."""
+def _row_that_differs(
+    matrix: Operator, jacobian: Operator, rtol: float, noise: Array | None
+) -> int | None:
+    """Return the row in which products with a random vector differ most, or None if they agree.
+
+    Every row is compared on its own, since rows may have different units.
+    """
     backend: Backend = jacobian.backend
+    xp = backend.xp
     v: Array = backend.random(jacobian.shape[1], seed=13)
-    difference = backend.xp.abs(matrix._apply(v) - jacobian._apply(v))
-    worst = int(backend.xp.argmax(difference))
-    allowed = rtol * backend.norm(matrix.abs_apply(v)) + backend.xp.finfo(backend.dtype).tiny
-    return worst if float(difference[worst]) > allowed else None
+    difference = xp.abs(matrix._apply(v) - jacobian._apply(v))
+    size = matrix.abs_apply(v)
+    allowed = rtol * size + backend.eps * backend.norm(size) + xp.finfo(backend.dtype).tiny
+    excess = difference / (allowed if noise is None else allowed + noise)
+    worst = int(xp.argmax(excess))
+    return worst if float(excess[worst]) > 1.0 else None
 
 
 def _pattern_error(got: str, shapes: Any) -> ArgumentError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays.backend import array_on_host, host
+from ..arrays.backend import Backend, array_on_host, host
 from ..arrays.seeding import seed_numpy
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError
@@ -60,24 +60,31 @@ class ColouredPattern:
             self.colour = pyamg.graph.vertex_coloring(conflicts, method="LDF")
         self.count = int(self.colour.max()) + 1
 
-    def products(self, A: Operator) -> Iterator[tuple[int, Any]]:
-        """Iterate over blocks of column sums, one for each colour, and their first colours."""
-        return _products(A, self.colour, host.ones(self.shape[1]), self.count)
+    def entries_of(self, A: Operator, selected: Any = None) -> Any:
+        """Return the entries of A on the host, in the order of `rows` and `columns`.
 
-    def entries_of(self, A: Operator) -> Any:
-        """Return the entries of A on the host, in the order of `rows` and `columns`."""
-        colour = self.colour[self.columns]
-        values = host.empty(self.rows.shape[0])
-        for first, block in self.products(A):
+        If `selected`, a mask of columns, is given, the entries of other columns are NaN, and
+        colours of which no column is selected take no product.
+        """
+        colour_of_column, count, weights = self.colour, self.count, host.ones(self.shape[1])
+        if selected is not None:
+            used, colour_of_selected = host.unique(self.colour[selected], return_inverse=True)
+            colour_of_column = host.full(self.shape[1], -1)
+            colour_of_column[selected], count = colour_of_selected, used.shape[0]
+        colour = colour_of_column[self.columns]
+        values = host.full(self.rows.shape[0], host.nan)
+        for first, block in _products(A, colour_of_column, weights, count):
             here = (colour >= first) & (colour < first + block.shape[1])
             values[here] = block[self.rows[here], colour[here] - first]
         return values
 
     def matrix_of(self, A: Operator) -> Any:
         """Return A as a sparse matrix of its array library."""
-        backend = A.backend
-        entries = (self.entries_of(A), (self.rows, self.columns))
-        found = sparse.coo_matrix(entries, shape=self.shape).tocsr()
+        return self.matrix_with(self.entries_of(A), A.backend)
+
+    def matrix_with(self, entries: Any, backend: Backend) -> Any:
+        """Return a sparse matrix of an array library, with entries in the order of `rows`."""
+        found = sparse.coo_matrix((entries, (self.rows, self.columns)), shape=self.shape).tocsr()
         return backend.sparse.csr_matrix(found.astype(backend.dtype))
 
 

@@ -1,0 +1,327 @@
+"""Jacobians by differences, with a step for each column that follows from its effect on f.
+
+The first step of a column is relative to the size of its variable. The noise of an entry, relative
+to it, is noise_i / |J_ij| t. Where that is large, the column is differenced again with a longer
+step: for the noise of the entry, and for the length over which f may bend if the variable is near
+zero by accident. An entry takes the longer step only if both values agree within their noise, as in
+Lepski's method [1]_; the truncation error of the longer step is then no larger than the noise of
+the shorter. Variables of unknown size (those that are zero) are rescaled until a step changes the
+equations by a small part of their own terms.
+
+References
+----------
+.. [1] O. V. Lepskii, "On a problem of adaptive estimation in Gaussian white noise", Theory of
+   Probability and its Applications 35 (1991), 454-466.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.sparse import sparse_on_host
+from ..operators.operator import Operator
+from ..operators.probing import ColouredPattern
+from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives, Jacobian
+
+NOISY = 1e3  # relative noise of an entry in rounding units, above which a longer step is tried
+MEDIUM_NOISE = 0.57  # power of the rounding unit that separates the two longer steps for noise
+MAX_NOISE = 1e-3  # relative noise above which an entry is negligible beside its equation
+MAX_STEP = 0.03  # relative to the size of the variable
+MAX_LENGTH_FACTOR = 1e12
+RESCALING_RATIO = 30.0  # of a wrong size of a variable that is zero
+MAX_RESCALINGS = 8
+LARGE_CHANGE = 0.1  # change of an equation by a step, relative to its terms
+NONLINEAR_FACTOR = 1e-4  # of a size for which a step changes an equation by more
+AGREEMENT_FACTOR = 3.0  # in units of the noise of both values
+NOISE_STEP_FACTOR = 2.0  # steps of second derivatives, in fourth roots of the noise
+MIN_SECOND_NOISE = 1e-8  # noise of entries for which steps of second derivatives are chosen
+MIN_LENGTH_FACTOR = 10.0  # by which a length is longer than a size for a test to be worth it
+MIN_EXACT_LENGTH_FACTOR = 1e3  # the same for the complex step, whose differences have less noise
+MAX_SHORTER_LENGTHS = 6
+SHORTER_LENGTH = 1e-2
+TEST_STEP_POWER = 0.2  # of the rounding unit: the step that measures whether f bends
+MAX_BENDING = 0.1  # relative truncation error up to which the length follows from it
+CAUTION = 0.1  # f'' may bend over a shorter length than f'
+MIN_SHARE = 1e-3  # of the terms of an equation, below which a variable does not matter in it
+
+
+@dataclass
+class Columns:
+    """The entries of df/dtheta (part 0) or df/dh (part 1) in scaled variables, on the host.
+
+    Attributes
+    ----------
+    rows, columns, values : (entries,) arrays
+    coloured : ColouredPattern or None
+        None if the matrix is dense.
+    part : int
+    shape : pair of ints
+    errors : (entries,) array
+        The estimated errors of the values; zero until `refine`.
+    lengths : (n,) array
+        The length over which f bends along each variable, relative to its size.
+    """
+
+    rows: Any
+    columns: Any
+    values: Any
+    coloured: ColouredPattern | None
+    part: int
+    shape: tuple[int, int]
+    errors: Any
+    lengths: Any
+
+    @classmethod
+    def of(cls, operator: Operator, coloured: ColouredPattern | None, part: int) -> Columns:
+        """Return the entries of an operator, which is a `Matrix` if its pattern is known."""
+        m, n = operator.shape
+        array: Any = operator.array
+        if array is None:
+            array = operator._apply(operator.backend.eye(n, n))
+        if isinstance(array, operator.backend.xp.ndarray):
+            values = array_on_host(array).ravel()
+            rows, columns, coloured = host.repeat(host.arange(m), n), host.tile(range(n), m), None
+        else:
+            assert coloured is not None  # the operator is a matrix since its pattern is known
+            rows, columns = coloured.rows, coloured.columns
+            values = host.asarray(sparse_on_host(array).tocsr()[rows, columns]).ravel()
+        values = values.astype(float)
+        zeros = 0.0 * host.nan_to_num(values)
+        return cls(rows, columns, values, coloured, part, (m, n), zeros, host.ones(n))
+
+    def least(self, values: Any) -> Any:
+        """Return the least of the given values in each column, infinity if there is none."""
+        least = host.full(self.shape[1], host.inf)
+        host.minimum.at(least, self.columns, values)
+        return least
+
+    def row_sums(self, values: Any) -> Any:
+        """Return the sums of values over each row."""
+        return host.bincount(self.rows, weights=values, minlength=self.shape[0])
+
+    def computed(self, derivatives: DirectionalDerivatives, factors: Any, selected: Any) -> Any:
+        """Return the entries of some columns with other sizes, in the units of the old ones.
+
+        Parameters
+        ----------
+        derivatives : DirectionalDerivatives
+        factors : (n,) array
+            The new sizes relative to those of `derivatives`.
+        selected : (n,) array of bool
+            The columns to be computed; the entries of the others are NaN.
+        """
+        backend = derivatives.backend
+        sizes = list(derivatives.sizes)
+        sizes[self.part] = sizes[self.part] * backend.from_host(factors)
+        trial = derivatives.with_sizes(tuple(sizes))
+        trial.shorten_steps = False  # an entry without a value is not used
+        jacobian = Jacobian(trial, self.part)
+        if self.coloured is None:
+            n = self.shape[1]
+            block = array_on_host(jacobian._apply(backend.from_host(host.eye(n)[:, selected])))
+            dense = host.full(self.shape, host.nan)
+            dense[:, selected] = block
+            values = dense.ravel()
+        else:
+            values = self.coloured.entries_of(jacobian, selected)
+        return values / factors[self.columns]
+
+    def matrix(self, backend: Backend) -> Any:
+        """Return the matrix of the backend."""
+        if self.coloured is None:
+            return backend.from_host(self.values.reshape(self.shape))
+        return self.coloured.matrix_with(self.values, backend)
+
+
+def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) -> None:
+    """Improve the entries of columns by other steps, and estimate their errors.
+
+    Parameters
+    ----------
+    derivatives : DirectionalDerivatives
+        Real differences; the sizes of variables that are zero are changed.
+    columns : Columns
+    noise : (N,) array on the host
+        The noise of f.
+    """
+    eps = derivatives.backend.eps
+    _rescale_unknown_sizes(derivatives, columns, noise)
+    step, noise = derivatives.step, noise[columns.rows]
+    columns.errors = noise / step
+    if derivatives.rule.relative_step is not None:
+        columns.errors = columns.errors + step**2 * abs(columns.values)
+        return
+    relative = _relative_noise(columns, noise)
+    least = columns.least(relative)
+    medium = eps**MEDIUM_NOISE
+    rungs = []
+    for low, high in ((NOISY * eps, medium), (medium, MAX_NOISE)):
+        chosen = (relative > low) & (relative <= high)
+        largest = -columns.least(host.where(chosen, -relative, host.inf))
+        factors = (host.clip(largest, eps, MAX_STEP**3) / eps) ** (1 / 3)
+        rungs.append((largest > 0, factors, True))
+    if derivatives.rule.scale is None:
+        accidental = host.isfinite(least) & (least > NOISY * eps)
+        factors = host.clip(least / eps, 1.0, MAX_LENGTH_FACTOR)
+        rungs.append((accidental, host.where(accidental, factors, 1.0), False))
+    bends = step**2 * abs(columns.values)
+    for selected, factors, relative_to_size in rungs:
+        if not selected.any():
+            continue
+        values = columns.computed(derivatives, factors, selected)
+        factor = factors[columns.columns]
+        errors = noise / (step * factor)
+        distance = abs(values - columns.values)
+        with host.errstate(invalid="ignore"):
+            better = (errors < columns.errors) & (
+                distance <= AGREEMENT_FACTOR * (errors + columns.errors)
+            )
+        if relative_to_size:
+            new_bends = host.minimum(columns.errors, (step * factor) ** 2 * abs(values))
+        else:
+            new_bends = step**2 * abs(values)
+        columns.values = host.where(better, values, columns.values)
+        columns.errors = host.where(better, errors, columns.errors)
+        bends = host.where(better, new_bends, bends)
+    columns.errors = columns.errors + bends
+
+
+def measure_lengths(derivatives: DirectionalDerivatives, columns: list[Columns]) -> None:
+    """Set the lengths over which f bends along each variable.
+
+    A variable that is much smaller than what would change its equations by the size of their own
+    terms may be small by accident, or a small quantity on which f depends over its own size. A
+    difference with a longer step, compared with the column, tells which.
+    """
+    length_step = derivatives.backend.eps**TEST_STEP_POWER
+    known = [array_on_host(part) for part in derivatives.known]
+    terms = sum(c.row_sums(abs(c.values) * known[c.part][c.columns]) for c in columns)
+    least = MIN_EXACT_LENGTH_FACTOR if derivatives.complex_step else MIN_LENGTH_FACTOR
+    if any(_natural_lengths(c, terms, known[c.part], least)[1].any() for c in columns):
+        # Terms that do not depend on the variables show in the noise only.
+        noise = array_on_host(derivatives.noise).astype(float)
+        terms = host.maximum(terms, noise / derivatives.backend.eps)
+    for c in columns:
+        size, of_known = terms[c.rows], known[c.part]
+        natural, left = _natural_lengths(c, terms, of_known, least)
+        factors = host.where(left, natural, 1.0)
+        for _ in range(MAX_SHORTER_LENGTHS):
+            if not left.any():
+                break
+            test = derivatives.with_sizes(derivatives.sizes, length_step)
+            test.complex_step = False
+            found = c.computed(test, factors, left)
+            matters = abs(c.values) * natural[c.columns] > MIN_SHARE * size
+            with host.errstate(invalid="ignore", divide="ignore"):
+                excess = abs(found - c.values) - AGREEMENT_FACTOR * c.errors
+                bending = host.where(matters, excess / abs(c.values), 0.0)
+            bending = -c.least(-host.where(host.isnan(bending), host.inf, bending))
+            bends = left & (bending > length_step**2)
+            measured = bends & (bending < MAX_BENDING)
+            with host.errstate(invalid="ignore", divide="ignore"):
+                factors = host.where(measured, factors * length_step / bending**0.5, factors)
+            left = bends & ~measured
+            factors = host.where(left, SHORTER_LENGTH * factors, factors)
+            left = left & ~(of_known & (factors < 1.0))
+        factors = CAUTION * factors
+        factors = host.where(of_known, host.maximum(factors, 1.0), factors)
+        c.lengths = factors
+
+
+def _natural_lengths(columns: Columns, terms: Any, known: Any, least: float) -> tuple[Any, Any]:
+    """Return lengths that change an equation by its terms, and whether they are to be tested."""
+    size = terms[columns.rows]
+    usable = (columns.values != 0.0) & (size > 0.0)
+    ratio = host.where(usable, size / host.where(usable, abs(columns.values), 1.0), host.inf)
+    lengths = columns.least(ratio)
+    lengths = host.where(host.isfinite(lengths), host.minimum(lengths, MAX_LENGTH_FACTOR), 1.0)
+    return lengths, host.where(known, lengths > least, lengths != 1.0)
+
+
+def second_derivative_sizes(
+    derivatives: DirectionalDerivatives, columns: list[Columns], noise: Any
+) -> DirectionalDerivatives:
+    """Return derivatives whose sizes are those that second derivatives take.
+
+    By differences of the complex step these are the lengths over which f bends. By four values they
+    follow from the noise as well.
+
+    Parameters
+    ----------
+    derivatives : DirectionalDerivatives
+    columns : list of two Columns
+    noise : (N,) array on the host
+        The noise of f; not used with the complex step.
+    """
+    eps, sizes = derivatives.backend.eps, list(derivatives.sizes)
+    if derivatives.rule.scale is None:
+        measure_lengths(derivatives, columns)
+    if derivatives.complex_step or derivatives.rule.relative_step is not None:
+        for c in columns:
+            sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths)
+        return derivatives.with_sizes(tuple(sizes))
+    usual = SECOND_STEP_FACTOR * eps**0.25  # the relative step of `derivatives`, up to its factor
+    for c in columns:
+        relative = _relative_noise(c, noise[c.rows]) / c.lengths[c.columns]
+        # Between the best step for the least and for the most noisy entry that is not negligible.
+        least = host.clip(c.least(relative), eps, 1.0)
+        small = relative <= MIN_SECOND_NOISE
+        largest = host.maximum(-c.least(host.where(small, -relative, host.inf)), least)
+        steps = host.minimum(NOISE_STEP_FACTOR * (least * largest) ** 0.125, MAX_STEP)
+        sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths * steps / usual)
+    return derivatives.with_sizes(tuple(sizes))
+
+
+def row_accuracy(columns: list[Columns], noise: Any = None) -> float:
+    """Return the largest error of a row, relative to the sum of its entries in scaled variables.
+
+    If an (N,) noise of the rows is given, it is used in place of the errors of the entries.
+    """
+    errors = sum(c.row_sums(c.errors) for c in columns) if noise is None else noise
+    sums = sum(c.row_sums(abs(c.values)) for c in columns)
+    with host.errstate(invalid="ignore", divide="ignore"):
+        relative = errors / sums
+    relative = relative[host.isfinite(relative)]
+    return float(relative.max()) if relative.size else 0.0
+
+
+def _relative_noise(columns: Columns, noise: Any) -> Any:
+    size = abs(columns.values)
+    usable = (size > 0.0) & (noise > 0.0) & host.isfinite(size)
+    return host.where(usable, noise / host.where(usable, size, 1.0), host.inf)
+
+
+def _rescale_unknown_sizes(
+    derivatives: DirectionalDerivatives, columns: Columns, noise: Any
+) -> None:
+    backend = derivatives.backend
+    unknown = ~array_on_host(derivatives.known[columns.part])
+    for _ in range(MAX_RESCALINGS if unknown.any() else 0):
+        least = columns.least(_relative_noise(columns, noise[columns.rows]))
+        lost = host.zeros(columns.shape[1], dtype=bool)
+        host.logical_or.at(lost, columns.columns, ~host.isfinite(columns.values))
+        too_large = least < backend.eps / RESCALING_RATIO
+        selected = unknown & (lost | too_large)
+        if not selected.any():
+            return
+        # Where f changes by as much as its own terms, the entry says nothing about a better size.
+        nonlinear = lost | (least * LARGE_CHANGE < derivatives.step * backend.eps)
+        factors = host.where(nonlinear, NONLINEAR_FACTOR, least / backend.eps)
+        factors = host.where(selected, factors, 1.0)
+        values = columns.computed(derivatives, factors, selected) * factors[columns.columns]
+        columns.values = host.where(selected[columns.columns], values, columns.values)
+        sizes: list[Array] = list(derivatives.sizes)
+        sizes[columns.part] = sizes[columns.part] * backend.from_host(factors)
+        derivatives.sizes = tuple(sizes)
+
+
+def noise_of_terms(derivatives: DirectionalDerivatives, columns: list[Columns]) -> Any:
+    """Return the noise of f, at least a part of the rounding of its terms in known variables."""
+    noise = array_on_host(derivatives.noise).astype(float)
+    known = [array_on_host(part) for part in derivatives.known]
+    terms = sum(
+        c.row_sums(host.nan_to_num(abs(c.values)) * known[c.part][c.columns]) for c in columns
+    )
+    return host.maximum(noise, 0.25 * derivatives.backend.eps * terms)

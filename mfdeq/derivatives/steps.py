@@ -1,0 +1,135 @@
+"""Sizes of variables and the noise of a function, from which steps of differences follow.
+
+A difference along variable j with the step t has an error of about noise/t + t²|f'''|/6. Both
+parts are known only relative to the length over which f bends. By default this is the variable's
+own size |x_j|, whatever its units. The noise of every entry of f is measured by the difference
+table of a few values on a line [1]_, so that functions with tolerances inside or with cancelling
+terms get longer steps [2]_.
+
+References
+----------
+.. [1] J. J. Moré and S. M. Wild, "Estimating computational noise", SIAM Journal on Scientific
+   Computing 33 (2011), 1292-1314.
+.. [2] P. E. Gill, W. Murray, M. A. Saunders and M. H. Wright, "Computing forward-difference
+   intervals for numerical optimization", SIAM Journal on Scientific and Statistical Computing 4
+   (1983), 310-321.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays.backend import Array, Backend
+from ..errors import ArgumentError
+
+NOISE_POINTS = 7  # values on a line from which the noise is estimated
+NOISE_ORDERS = (3, 4, 5)  # orders of the differences that are used
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """The step sizes of finite differences.
+
+    Parameters
+    ----------
+    relative_step : float, optional
+        The step relative to the sizes of the variables. By default it follows from the noise.
+    scale : pair of floats or arrays, optional
+        Sizes of the state and of the parameters, by default those of the point.
+    """
+
+    relative_step: float | None = None
+    scale: tuple[Any, Any] | None = None
+
+    def __post_init__(self) -> None:
+        step, scale = self.relative_step, self.scale
+        if step is not None and not (isinstance(step, float) and 0.0 < step < 1.0):
+            raise ArgumentError(f"step: expected a float between 0 and 1, or None, got {step!r}")
+        if scale is not None and not (isinstance(scale, (tuple, list)) and len(scale) == 2):
+            raise ArgumentError(
+                f"scale: expected a pair (state scale, parameter scale), got {type(scale).__name__}"
+            )
+
+
+def variable_sizes(
+    backend: Backend, x: Array, scale: Any, default: Array | None, name: str
+) -> tuple[Array, Array]:
+    """Return the sizes of the entries of x, and whether each is known.
+
+    Parameters
+    ----------
+    backend : Backend
+    x : (n,) array
+    scale : float or array or None
+        The sizes that the user passed.
+    default : (n,) array or None
+        The sizes of entries that are zero, where they are known.
+    name : str
+        The name of `scale` in error messages.
+
+    Returns
+    -------
+    sizes : (n,) array
+        The scale, or the magnitudes of the entries. Entries that are zero have the root mean square
+        of the others, or 1.
+    known : (n,) array of bool
+        False for zero entries without a scale.
+    """
+    xp = backend.xp
+    if scale is not None:
+        sizes = backend.check_array(scale, None, name, ArgumentError)
+        if sizes.shape not in ((), x.shape):
+            raise ArgumentError(
+                f"{name}: expected a number or an array of shape {tuple(x.shape)}, got shape "
+                f"{tuple(sizes.shape)}"
+            )
+        if not bool(xp.all(sizes > 0)):
+            raise ArgumentError(f"{name}: expected positive numbers, got {float(xp.min(sizes))}")
+        sizes = sizes + 0.0 * x
+        return sizes, sizes > 0
+    sizes = xp.abs(x)
+    if default is not None:
+        sizes = xp.where(sizes > 0, sizes, default)
+    known = sizes > 0
+    others = math.sqrt(max(int(xp.sum(xp.astype(known, xp.int64))), 1))
+    fallback = (backend.norm(sizes) / others) or 1.0
+    return xp.where(known, sizes, xp.asarray(fallback, dtype=x.dtype, device=backend.device)), known
+
+
+def measure_noise(
+    backend: Backend, evaluate: Callable[[int], Array | None], points: int = NOISE_POINTS
+) -> Array | None:
+    """Estimate the noise of each entry of a function from its values on a line.
+
+    Parameters
+    ----------
+    backend : Backend
+    evaluate : callable
+        ``evaluate(k)`` returns the values at the k-th of equidistant points that are so close that
+        a smooth function is a polynomial of degree two there; None where it has no value.
+    points : int, optional
+
+    Returns
+    -------
+    (N,) array or None
+        The standard deviation of the noise, at least half a rounding unit of the values. None if
+        the function has no value at one of the points.
+    """
+    xp, values = backend.xp, []
+    for k in range(points):
+        value = evaluate(k - points // 2)
+        if value is None:
+            return None
+        values.append(value)
+    table = xp.stack(values)
+    floor = 0.5 * backend.eps * xp.max(xp.abs(table), axis=0)
+    variance, order = 0.0 * floor, 0
+    for order in range(1, max(NOISE_ORDERS) + 1):
+        table = table[1:, ...] - table[:-1, ...]
+        if order in NOISE_ORDERS:
+            factor = math.factorial(order) ** 2 / math.factorial(2 * order)
+            variance = variance + factor * xp.mean(table * table, axis=0) / len(NOISE_ORDERS)
+    return xp.maximum(xp.sqrt(variance), floor)
