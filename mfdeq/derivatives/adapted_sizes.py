@@ -59,25 +59,41 @@ def adapt_sizes(d: Derivatives, trial: Callable[[Direction], Array | None]) -> D
     pair of (P,) and (N,) arrays
         The sizes.
     """
+    terms = _size_of_terms(d)
     for part, known in enumerate(d.known):
         if not bool(d.backend.xp.all(known)):
-            _shorten_unknown_sizes(d, part, trial)
+            _shorten_unknown_sizes(d, part, trial, terms)
     theta, h = d.known
     for group in ((theta, h), (~theta, h & ~h), (theta & ~theta, ~h)):
         if any(bool(d.backend.xp.any(part)) for part in group):
-            _shorten_where_f_bends(d, group)
+            _shorten_where_f_bends(d, group, terms)
     return d.sizes
 
 
+def _size_of_terms(d: Derivatives) -> Array:
+    """Return the (N,) sizes of the terms of the equations.
+
+    The noise shows them, but may be small by chance, as may be the change along one direction.
+    """
+    backend, xp = d.backend, d.backend.xp
+    terms = xp.maximum(d.noise / backend.eps, abs(d.value))
+    for seed in (31, 33):
+        direction = [backend.random(x.shape[0], seed=seed + i) for i, x in enumerate(d.x)]
+        known = (direction[0] * d.known[0], direction[1] * d.known[1])
+        if any(bool(xp.any(part != 0)) for part in known):
+            change = d.by_difference(known, d.step)
+            terms = terms if change is None else xp.maximum(terms, abs(change))
+    return terms
+
+
 def _shorten_unknown_sizes(
-    d: Derivatives, part: int, trial: Callable[[Direction], Array | None]
+    d: Derivatives, part: int, trial: Callable[[Direction], Array | None], terms: Array
 ) -> None:
     """Shorten the sizes of variables that are zero until a step changes f by little."""
     backend, xp, known = d.backend, d.backend.xp, d.known[part]
     direction: list[Array] = [0.0 * x for x in d.x]
     random = 0.5 + abs(backend.random(known.shape[0], seed=23))
     direction[part] = UNKNOWN_SIZE_STEP * random * ~known
-    terms = xp.maximum(d.noise / backend.eps, abs(d.value))
     comparable = terms > 0
     if not bool(xp.any(comparable)):
         return
@@ -93,7 +109,7 @@ def _shorten_unknown_sizes(
         _scale(d, part, ~known, factor)
 
 
-def _shorten_where_f_bends(d: Derivatives, group: Direction) -> None:
+def _shorten_where_f_bends(d: Derivatives, group: Direction, terms: Array) -> None:
     """Shorten the sizes of a group of variables until truncation errors are about the noise.
 
     Differences with one and with two steps show the truncation error of each entry.
@@ -106,8 +122,7 @@ def _shorten_where_f_bends(d: Derivatives, group: Direction) -> None:
         if short is None or long is None:
             return
         truncation = abs(long - short) / 3.0
-        # The measured noise may be too small by chance, but not below that of rounding the terms.
-        noise = xp.maximum(d.noise, 0.5 * backend.eps * abs(short)) / d.step
+        noise = xp.maximum(d.noise, 0.5 * backend.eps * xp.maximum(terms, abs(short))) / d.step
         excessive = truncation > TRUNCATION_FACTOR * noise
         if not bool(xp.any(excessive)):
             return

@@ -118,7 +118,8 @@ class DirectionalDerivatives:
     @functools.cached_property
     def value(self) -> Array:
         """The (N,) value of f at the point."""
-        return self._value(None)
+        with self.backend.ignore_overflow():
+            return self._value(None)
 
     @functools.cached_property
     def noise(self) -> Array:

@@ -214,10 +214,8 @@ class FunctionModel(ConfiguredModel):
         if derivatives.verdict.lasting:
             self._refusal = derivatives.verdict.reason
         jacobians = NumericalJacobians(derivatives, self._sparsity)
-        if (
-            jacobians.accuracy[0] > max(LOST_ACCURACY, 100 * derivatives.backend.eps ** (2 / 3))
-            and not self._warned
-        ):
+        allowed = max(LOST_ACCURACY, 100 * derivatives.backend.eps ** (2 / 3))
+        if jacobians.accuracy[0] > allowed and not self._warned:
             self._warned = True
             warn(f"{self.display_name}: {jacobians.describe_lost_digits()}", AccuracyWarning)
 
