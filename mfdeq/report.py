@@ -108,7 +108,10 @@ class SolveReport:
         Whether the equilibrium is isolated, as far as its A tells: "judged", "not judged: " with
         the reason, or "no: " with what is singular. The first derivative always judges it.
     gradient_error : float
-        Estimated relative error of the last gradient for which an estimate was requested, or NaN.
+        Estimated relative error of the first gradient, or of the last one for which an estimate
+        was requested; NaN without an estimate.
+    product_error : float
+        The same of products with a Hessian.
     derivatives : dict of str to str
         The source of each field of the linearization, if the model names it.
     evaluations : int
@@ -142,6 +145,7 @@ class SolveReport:
     smallest_singular: float = math.nan
     uniqueness: str = ""
     gradient_error: float = math.nan
+    product_error: float = math.nan
     derivatives: dict[str, str] = field(default_factory=dict)
     evaluations: int = 0
     forward: LinearCounts = field(default_factory=LinearCounts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any
 
@@ -32,6 +31,8 @@ class Equilibrium(LinearizedEquilibrium):
         The solver that sets up the factor of A.
     report : SolveReport
         The report of the solve for h*.
+    error_estimates : bool, optional
+        Whether the error of the first gradient and of the first product is estimated.
 
     Attributes
     ----------
@@ -240,7 +241,10 @@ class Equilibrium(LinearizedEquilibrium):
         w = self._weights(w)
         mu = self.inverse._apply_adjoint(w)
         K = self.linearized.curvature(mu)
-        corrected_K = functools.partial(self.corrected_curvature, mu, w)
+
+        def corrected_K() -> CurvatureOperator:
+            return self.corrections.curvature(K, mu, w)
+
         return ReducedCurvature(self, K, corrected_K, lambda other: other.component_hessian(w))
 
     def _weights(self, w: Any) -> Array:

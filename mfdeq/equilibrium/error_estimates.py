@@ -1,10 +1,13 @@
 """Error estimates of derivatives, and the choice of inner tolerances.
 
 The state, the adjoint and the inner solves are inexact, as are derivatives by finite differences.
-To estimate their effect, a result is computed a second time with each of them corrected once: the
-model is linearized again at h* - M R(h*), and every solution there is refined once, where one
-application M of the factor replaces A^-1. The estimate is twice the difference. Norm bounds are not
-used, since they overestimate the error by orders of magnitude.
+To estimate their effect, a result is computed a second time with each of them corrected once (see
+`corrections`): the model is linearized again at h* - M R(h*), unless that would change nothing, and
+every solution is refined once, where one application M of the factor replaces A^-1. The estimate is
+twice the difference. Norm bounds are not used, since they overestimate the error by orders of
+magnitude.
+
+The first gradient and the first product of a Hessian at an equilibrium are estimated by default.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..arrays.backend import Array, Backend
-from ..errors import ConvergenceError
+from ..errors import AccuracyWarning, ConvergenceError, warn
 from ..report import SolveReport
+from .corrections import Corrections
 
 # In an experiment the difference alone was 0.93 of the true error. This is the only safety factor:
 # error bounds of eigenvalues and error bars add no other.
@@ -23,6 +27,7 @@ MAX_INNER_RTOL = 0.01  # largest relative residual of an inner solve
 LOOSENING_SHARE = 0.03  # share of the allowed error below which later inner solves are looser
 MIN_ESTIMATE_ROUNDINGS = 30.0  # smallest relative error that is reported, in rounding units
 MIN_INNER_RTOL_ROUNDINGS = 100.0  # smallest tolerance of an inner solve, in rounding units
+WARNING_ERROR = 1e-3  # estimated relative error above which a result comes with a warning
 
 Point = TypeVar("Point")
 
@@ -39,6 +44,54 @@ def relative_error(backend: Backend, error: Array, value: Array) -> float:
     safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     relative = xp.where(errors > 0, errors / safe, xp.zeros_like(errors))
     return max(float(xp.max(relative)), MIN_ESTIMATE_ROUNDINGS * backend.eps) if error.size else 0.0
+
+
+def warn_of_error(name: str, relative: float, order: int, corrections: Corrections) -> None:
+    """Warn of a result with few correct digits, and say what to do about it.
+
+    Parameters
+    ----------
+    name : str
+        The name of the result.
+    relative : float
+        Its estimated relative error; at most `WARNING_ERROR` gives no warning.
+    order : int
+        The order of the derivatives that it is computed from, 1 or 2.
+    corrections : Corrections
+        Those that it was compared with.
+
+    Warns
+    -----
+    AccuracyWarning
+    """
+    if not relative > WARNING_ERROR:
+        return
+    causes, factor = [], corrections.factor
+    linearization = corrections.linearized.linearization
+    if not corrections.derivatives_are_exact(order):
+        source = linearization.sources.get("curvature" if order == 2 else "d_params", "")
+        computed = f" (computed by {source})" if source else ""
+        causes.append(
+            f"the derivatives of the model are inexact{computed}: give exact ones, or state the "
+            "sizes of the unknowns and parameters to which steps of differences are relative"
+        )
+    if not corrections.state_is_exact:
+        causes.append(
+            f"the state has a relative error of about {corrections.state_change:.0e}: pass a "
+            "smaller rtol to mfdeq.solve"
+        )
+    if factor.iterative:
+        causes.append("linear solves are iterative: pass a solver with a smaller rtol")
+    if not causes:
+        causes.append(
+            "A is so ill-conditioned that rounding errors are this large: rescale the unknowns and "
+            "equations, or move the parameters away from where A is singular"
+        )
+    warn(
+        f"{name} has an estimated relative error of {relative:.1e}, since "
+        f"{'; or '.join(causes)}. error_estimates=False of mfdeq.solve turns this estimate off",
+        AccuracyWarning,
+    )
 
 
 class InnerTolerance:

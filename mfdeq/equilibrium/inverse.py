@@ -57,6 +57,13 @@ class RecordingInverse(Inverse):
         self.adjoint_solution = super()._apply_adjoint(y)
         return self.adjoint_solution
 
+    def combine(self, weights: Array) -> RecordingInverse:
+        """Return the same inverse with a weighted sum of the columns of its last solutions."""
+        combined = RecordingInverse(self.factor, self.rtol)
+        combined.solution = self.solution @ weights
+        combined.adjoint_solution = self.adjoint_solution @ weights
+        return combined
+
 
 class RefinedInverse(Operator):
     """The operator A^-1, for right-hand sides whose solutions are nearly known.

@@ -16,15 +16,21 @@ from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
-from ..models.curvature import CurvatureOperator
 from ..models.linearization import CheckedLinearization, Problem
 from ..models.losses import LossBase, check_loss
 from ..models.model import Linearization
 from ..operators.operator import Operator, Stacked
 from ..report import SolveReport
 from .conditioning import SmallestSingular, smallest_singular
-from .error_estimates import InnerTolerance, estimate_error, relative_error
-from .inverse import Inverse, RefinedInverse
+from .corrections import Corrections
+from .error_estimates import (
+    WARNING_ERROR,
+    InnerTolerance,
+    estimate_error,
+    relative_error,
+    warn_of_error,
+)
+from .inverse import Inverse
 from .uniqueness import Examined, examine
 
 MAX_POLISHING_STEPS = 5
@@ -55,6 +61,8 @@ class LinearizedEquilibrium:
         The solver that sets up the factor of A, at its first use.
     report : SolveReport
         The report of the solve for h*.
+    error_estimates : bool, optional
+        Whether the error of the first gradient and of the first product is estimated.
     """
 
     def __init__(
@@ -64,6 +72,8 @@ class LinearizedEquilibrium:
         linearized: CheckedLinearization,
         solver: Reused,
         report: SolveReport,
+        *,
+        error_estimates: bool = True,
     ) -> None:
         self.problem = problem
         self.model = problem.model
@@ -72,6 +82,8 @@ class LinearizedEquilibrium:
         self.linearized = linearized
         self.solver = solver
         self.report = report
+        self.error_estimates = error_estimates
+        self._to_estimate = {"gradient", "product"} if error_estimates else set()
         self._adjoints: dict[LossBase, Array] = {}
         self._polished_equilibrium: Self | None = None
 
@@ -254,14 +266,19 @@ class LinearizedEquilibrium:
         loss : Loss
         rtol : float, optional
             The allowed relative error of the gradient, as estimated. The tolerance of the adjoint
-            solve follows from it, and the state is polished if its error is too large. The
-            estimate is ``report.gradient_error``. By default the adjoint is solved to the solver's
-            tolerance.
+            solve follows from it, and the state is polished if its error is too large. By default
+            the adjoint is solved to the solver's tolerance.
 
         Returns
         -------
         (P,) array
-            g = dL/dtheta + B' lam.
+            g = dL/dtheta + B' lam. The estimated relative error is ``report.gradient_error``: that
+            of the first gradient at the equilibrium, or of the last one with `rtol`.
+
+        Warns
+        -----
+        AccuracyWarning
+            If the estimated relative error of the first gradient is above 1e-3.
 
         Raises
         ------
@@ -280,6 +297,8 @@ class LinearizedEquilibrium:
         [0.25  0.154]
         """
         if rtol is None:
+            if self.is_first("gradient"):
+                return self._first_gradient(loss)
             d_params, _ = self.loss_gradients(loss)
             return reduced_gradient(d_params, self.param_operator, self.adjoint(loss))
 
@@ -330,33 +349,45 @@ class LinearizedEquilibrium:
             self.adjoint(loss) if rtol is None else self.factor.solve_adjoint(d_state, rtol=rtol)
         )
         gradient = reduced_gradient(d_params, self.param_operator, adjoint)
-        d_params, d_state = loss.gradients(self.corrected_state, self.params)
-        adjoint = self._correct_adjoint(adjoint, d_state)
-        corrected = reduced_gradient(d_params, self.corrected_linearization.B, adjoint)
+        corrected = self._corrected_gradient(loss, adjoint)
         error = estimate_error(gradient, corrected)
         self.report.gradient_error = relative_error(self.backend, error, gradient)
         return gradient, error
 
+    def _corrected_gradient(self, loss: LossBase, adjoint: Array) -> Array:
+        """Return the gradient with the state, the adjoint and the derivatives corrected once."""
+        corrections = self.corrections
+        d_params, d_state = loss.gradients(corrections.state, self.params)
+        adjoint = corrections.adjoint(adjoint, d_state)
+        return reduced_gradient(d_params, corrections.linearization(1).B, adjoint)
+
+    def is_first(self, result: str) -> bool:
+        """Return whether the error of a result, "gradient" or "product", is due to be estimated.
+
+        That of the first one is, unless `error_estimates` is False.
+        """
+        due = result in self._to_estimate
+        self._to_estimate.discard(result)
+        return due
+
+    def _first_gradient(self, loss: LossBase) -> Array:
+        """Compute a gradient, and warn if its estimated error is large."""
+        gradient, error = self.gradient_with_error(loss)
+        norm = self.backend.norm
+        if self.report.gradient_error > WARNING_ERROR:
+            # At a minimum the two terms cancel; neither is inaccurate.
+            d_params, _ = self.loss_gradients(loss)
+            size = norm(d_params) + norm(gradient - d_params)
+            relative = norm(error) / size if size > 0 else 0.0
+            warn_of_error("the gradient", relative, 1, self.corrections)
+        return gradient
+
     # More accurate states, for error estimates.
 
     @functools.cached_property
-    def corrected_state(self) -> Array:
-        """The more accurate state h* - M R(h*), (N,), by one application M of the factor."""
-        return self.state - self.factor.approximate(self.problem.residual(self.state))
-
-    @functools.cached_property
-    def corrected_linearization(self) -> CheckedLinearization:
-        """The linearization at the corrected state, for error estimates."""
-        return self.problem.linearize_for_comparison(self.corrected_state)
-
-    def corrected_curvature(self, weights: Array, rhs: Array) -> CurvatureOperator:
-        """Return ∇²(w'f) at the corrected state, with the corrected solution w of A' w = rhs."""
-        return self.corrected_linearization.curvature(self._correct_adjoint(weights, rhs))
-
-    def _correct_adjoint(self, adjoint: Array, rhs: Array) -> Array:
-        """Refine a solution of A' w = rhs once, with A at the corrected state."""
-        A = self.corrected_linearization.A
-        return RefinedInverse(A, self.factor, adjoint_solution=adjoint)._apply_adjoint(rhs)
+    def corrections(self) -> Corrections:
+        """The state, adjoints and derivatives, each corrected once, for error estimates."""
+        return Corrections(self.problem, self.state, self.linearized, self.factor)
 
     def polish(self) -> Self:
         """Improve the state by up to five chord steps, down to the rounding floor of the residual.
@@ -387,14 +418,15 @@ class LinearizedEquilibrium:
         if not accepted:
             return self
         linearized = self.problem.linearize(end.h)
-        polished = type(self)(self.problem, end.h, linearized, self.solver, self.report)
+        polished = type(self)(
+            self.problem, end.h, linearized, self.solver, self.report, error_estimates=False
+        )
         polished._polished_equilibrium = polished
         return polished
 
     def forget(self) -> None:
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
-        for name in ("corrected_state", "corrected_linearization"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("corrections", None)
         self._polished_equilibrium = None
         if "examined" in self.__dict__ and self.examined.factor is not None:
             self.examined.factor.forget()

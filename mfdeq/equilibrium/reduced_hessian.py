@@ -16,7 +16,13 @@ from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..models.curvature import CurvatureOperator, add_curvatures
 from ..models.losses import LossBase
 from ..operators.operator import Operator, SelfAdjoint, columnwise
-from .error_estimates import InnerTolerance, estimate_error
+from .error_estimates import (
+    WARNING_ERROR,
+    InnerTolerance,
+    estimate_error,
+    relative_error,
+    warn_of_error,
+)
 from .inverse import Inverse, RecordingInverse, RefinedInverse
 from .linearized_equilibrium import LinearizedEquilibrium, tangent
 
@@ -73,14 +79,46 @@ class ReducedCurvature(SelfAdjoint):
         self._product = reduce(K, eq.tangent)
 
     def _apply(self, x: Array) -> Array:
-        if x.ndim == 1:
-            return self._product._apply(x)
-        columns = x.shape[1]
         room = columns_that_fit(self.backend, ARRAYS_PER_COLUMN * self.K.shape[0])
-        if columns <= room:
-            return self._product._apply(x)
-        parts = [self._product._apply(x[:, j : j + room]) for j in range(0, columns, room)]
+        if x.ndim == 1 or x.shape[1] <= room:
+            return (
+                self._first_product(x) if self.eq.is_first("product") else self._product._apply(x)
+            )
+        parts = [self._apply(x[:, j : j + room]) for j in range(0, x.shape[1], room)]
         return self.backend.xp.concat(parts, axis=1)
+
+    def _first_product(self, x: Array) -> Array:
+        """Compute a product, and warn if its estimated error is large.
+
+        Of a block, the error is that of the sum of the columns with random signs.
+        """
+        eq, backend = self.eq, self.backend
+        inverse = RecordingInverse(eq.factor)
+        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(x)
+        column = product
+        if x.ndim == 2:
+            if x.shape[1] == 0:
+                return product
+            signs = backend.xp.sign(backend.random(x.shape[1], seed=29))
+            x, column = x @ signs, product @ signs
+            inverse = inverse.combine(signs)
+        error = estimate_error(column, self._corrected_product(x, inverse))
+        relative = eq.report.product_error = relative_error(backend, error, column)
+        if relative > WARNING_ERROR:
+            # In a direction that the loss does not depend on, the terms cancel.
+            through_state = backend.norm(eq.param_operator._apply_adjoint(inverse.adjoint_solution))
+            size = through_state + backend.norm(column)
+            relative = backend.norm(error) / size if size > 0 else 0.0
+            warn_of_error("the product with a Hessian", relative, 2, eq.corrections)
+        return product
+
+    def _corrected_product(self, v: Array, inverse: RecordingInverse) -> Array:
+        """Return the product with v with everything that is inexact corrected once."""
+        corrections = self.eq.corrections
+        there = corrections.linearization(1)
+        solutions = inverse.solution, inverse.adjoint_solution
+        refined = RefinedInverse(there.A, self.eq.factor, *solutions)
+        return reduce(self._corrected_K(), tangent(refined, there.B))._apply(v)
 
     def forget(self) -> None:
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
@@ -139,11 +177,12 @@ class ReducedCurvature(SelfAdjoint):
 
         Notes
         -----
-        The state, the adjoint and the two inner solves are inexact. The product is computed a
-        second time with each of them corrected once: the model is linearized again at
-        h* - M R(h*), and every solution there is refined once, where one application M of the
-        factor replaces A^-1. The estimate is twice the difference. The factor of two is a safety
-        factor; no other is needed.
+        The state, the adjoint and the two inner solves are inexact, as are derivatives by
+        differences. The product is computed a second time with each of them corrected once: the
+        model is linearized again at h* - M R(h*), and every solution is refined once, where one
+        application M of the factor replaces A^-1. The model is not linearized again where its
+        derivatives are exact and the state is accurate to rounding. The estimate is twice the
+        difference. The factor of two is a safety factor; no other is needed.
 
         Examples
         --------
@@ -155,14 +194,13 @@ class ReducedCurvature(SelfAdjoint):
         >>> bool(np.linalg.norm(error) < 1e-6 * np.linalg.norm(product))
         True
         """
-        eq, factor = self.eq, self.eq.factor
+        eq = self.eq
         v = check_block(v, self.backend, self.shape[1], "the operand")
-        inverse = RecordingInverse(factor, rtol)
+        inverse = RecordingInverse(eq.factor, rtol)
         product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(v)
-        there = eq.corrected_linearization
-        refined = RefinedInverse(there.A, factor, inverse.solution, inverse.adjoint_solution)
-        corrected = reduce(self._corrected_K(), tangent(refined, there.B))._apply(v)
-        return product, estimate_error(product, corrected)
+        error = estimate_error(product, self._corrected_product(v, inverse))
+        eq.report.product_error = relative_error(self.backend, error, product)
+        return product, error
 
     def apply_inexact(self, v: Array, rtol: float) -> Array:
         """Compute the product with v by inner solves to another tolerance.
@@ -273,9 +311,7 @@ class ReducedHessian(ReducedCurvature):
         super().__init__(
             eq,
             add_curvatures(self._loss_curvature, self._dynamics_curvature),
-            lambda: add_curvatures(
-                self._correct_loss_curvature(), self._correct_dynamics_curvature()
-            ),
+            self._correct_curvature,
             lambda other: other.hessian(loss),
         )
 
@@ -284,12 +320,22 @@ class ReducedHessian(ReducedCurvature):
         """The Hessian K over (theta, h) of the Lagrangian, (P+N, P+N)."""
         return self.K
 
+    def _correct_curvature(self) -> CurvatureOperator:
+        of_loss, dynamics = self._correct_loss_curvature(), self._correct_dynamics_curvature()
+        if of_loss is self._loss_curvature and dynamics is self._dynamics_curvature:
+            return self.K
+        return add_curvatures(of_loss, dynamics)
+
     def _correct_loss_curvature(self) -> CurvatureOperator:
-        return self.loss.curvature_operator(self.eq.corrected_state, self.eq.params)
+        corrections = self.eq.corrections
+        if corrections.state_is_exact:
+            return self._loss_curvature
+        return self.loss.curvature_operator(corrections.state, self.eq.params)
 
     def _correct_dynamics_curvature(self) -> CurvatureOperator:
-        _, d_state = self.loss.gradients(self.eq.corrected_state, self.eq.params)
-        return self.eq.corrected_curvature(self.adjoint_state, d_state)
+        corrections = self.eq.corrections
+        _, d_state = self.loss.gradients(corrections.state, self.eq.params)
+        return corrections.curvature(self._dynamics_curvature, self.adjoint_state, d_state)
 
     @functools.cached_property
     def gauss_newton(self) -> ReducedCurvature:

@@ -193,8 +193,8 @@ class EquilibriumChecker(DerivativeChecker):
         norm, (first_error, second_error) = self.backend.norm, eq.linearization.accuracy
         errors = dict.fromkeys(TAYLOR_CHECKS, 0.0)
         if first_error > EXACT_FACTOR * self.backend.eps:
-            A, B = eq.corrected_linearization.A, eq.corrected_linearization.B
-            residual = B._apply(self.v) - A._apply(terms["state"])
+            there = eq.corrections.linearization(1)
+            residual = there.B._apply(self.v) - there.A._apply(terms["state"])
             errors["state"] = 2 * norm(eq.factor.approximate(residual))
             errors["value"] = norm(eq.gradient_with_error(self.loss)[1]) * norm(self.v)
         if second_error:

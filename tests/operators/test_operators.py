@@ -208,7 +208,14 @@ def test_the_estimated_error_of_a_product_is_its_error(case):
     exact = equilibrium(case)
     state = exact.state + off * np.linalg.norm(exact.state) * weights(case)
     problem, linear = exact.problem, exact.solver
-    moved = mfdeq.Equilibrium(problem, state, problem.linearize(state), linear, mfdeq.SolveReport())
+    moved = mfdeq.Equilibrium(
+        problem,
+        state,
+        problem.linearize(state),
+        linear,
+        mfdeq.SolveReport(),
+        error_estimates=False,
+    )
     H = moved.hessian(case.loss)
     v = direction(case)
     product, estimate = H.with_error(v)
