@@ -83,7 +83,7 @@ class LinearizedEquilibrium:
         self.solver = solver
         self.report = report
         self.error_estimates = error_estimates
-        self._to_estimate = {"gradient", "product"} if error_estimates else set()
+        self._estimated: set[str] = set()
         self._adjoints: dict[LossBase, Array] = {}
         self._polished_equilibrium: Self | None = None
 
@@ -366,8 +366,8 @@ class LinearizedEquilibrium:
 
         That of the first one is, unless `error_estimates` is False.
         """
-        due = result in self._to_estimate
-        self._to_estimate.discard(result)
+        due = self.error_estimates and result not in self._estimated
+        self._estimated.add(result)
         return due
 
     def _first_gradient(self, loss: LossBase) -> Array:

@@ -29,6 +29,7 @@ def solve(
     rtol: float | None = None,
     max_iterations: int | None = None,
     progress: bool = False,
+    error_estimates: bool = True,
 ) -> Equilibrium:
     """Solve h = f(h, theta) or R(h, theta) = 0 for the equilibrium h*.
 
@@ -55,6 +56,10 @@ def solve(
         Anderson acceleration and 5000 for Picard iteration.
     progress : bool, optional
         Show a progress bar in a terminal or a notebook.
+    error_estimates : bool, optional
+        Estimate the error of the first gradient and of the first product with a Hessian at the
+        equilibrium, ``report.gradient_error`` and ``report.product_error``, and warn if it is
+        above 1e-3.
 
     Returns
     -------
@@ -147,6 +152,7 @@ def solve(
             monitor.close()
         eq = _equilibrium(problem, h, linear, report, monitor)
         judge_uniqueness(eq)
+        eq.error_estimates = error_estimates
         return eq
     assert first_error is not None
     raise first_error

@@ -24,7 +24,8 @@ from ..operators.operator import Operator
 from ..report import LinearCounts, SolveReport
 
 ON_FAILURE_VALUES = ("raise", "inf")
-SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress")  # of `mfdeq.solve`
+# Options of `mfdeq.solve`.
+SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress", "error_estimates")
 # Attributes that are computed again when needed: they are not pickled, and dropped by `forget`.
 CACHED_ATTRIBUTES = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while
@@ -55,7 +56,7 @@ class ReducedFunctional:
         The allowed relative error of gradients and products with the Hessian, as estimated, from
         which the tolerances of solves follow. By default the solver's own tolerance is used.
     **solve_options
-        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, progress.
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, progress, error_estimates.
 
     Attributes
     ----------

@@ -1,10 +1,14 @@
-"""The methods of the checks: Taylor remainders, in norm and by row, and dot tests."""
+"""The methods of the checks: Taylor remainders, in norm and by row, and dot tests.
+
+Remainders are judged on both sides of the point. Where the function has a kink, its derivatives to
+the two sides differ, which is told from a wrong derivative.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..arrays.backend import Array, Backend
 from ..errors import DerivativeError
@@ -15,19 +19,25 @@ from ..operators.dot_tests import (
     check_columns,
 )
 from ..operators.operator import Operator
+from .noise import Noise
 from .taylor_remainders import (
     FAIL,
     INCONCLUSIVE,
     PASS,
+    constant_rates,
     find_wrong_row,
     finer_steps,
     judge_remainders,
+    least_error,
     required_agreement,
     step_ladder,
 )
 
 SOLVE_ERROR_FACTOR = 100.0  # mismatches below this many residuals of solves are inconclusive
 TERM_ERROR_FACTOR = 10.0  # mismatches below this many errors of finite differences pass
+KINK_MARGIN = 1.1  # a derivative this far from the middle, in half gaps, is between both sides
+RANKS = (PASS, INCONCLUSIVE, FAIL)
+NOT_SMOOTH = "not smooth at this point"  # in the detail of checks at a kink
 
 Function = Callable[[Array, Array], "Array | None"]
 
@@ -72,25 +82,41 @@ class Term:
         The name of the check.
     derivative : (n,) array
         The derivative under test, along the direction.
-    size : (n,) array
-        The size that the rounding error of each entry is relative to.
-    noise : float
-        The rounding error in units of `size`.
+    unit : (n,) array
+        The sizes of the entries, in which all of them are compared.
+    noise : (n,) array
+        The noise of each entry of the function.
     scale : float
-        The size of the whole quantity; a derivative lost in the noise is compared with it.
-    error : float
+        The size of the whole quantity, in units of `unit`; a derivative lost in the noise is
+        compared with it.
+    error : (n,) array
         The error that the derivative itself may have, as a finite difference.
-    entries : slice or None
-        The entries of the function's value; None for all.
+    entries : slice
+        The entries of the function's value.
     """
 
     name: str
     derivative: Array
-    size: Array
-    noise: float
+    unit: Array
+    noise: Array
     scale: float
-    error: float = 0.0
-    entries: slice | None = None
+    error: Array
+    entries: slice = field(default_factory=lambda: slice(None))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The changes of a function at the points x + sign step d where it has a value."""
+
+    sign: float
+    steps: list[float]
+    changes: list[Array]
+
+    def of(self, term: Term) -> tuple[list[Array], list[Array]]:
+        """Return the changes and the remainders of the entries of a term."""
+        own = [change[term.entries] for change in self.changes]
+        slope = self.sign * term.derivative
+        return own, [c - t * slope for c, t in zip(own, self.steps, strict=True)]
 
 
 class Checker:
@@ -115,6 +141,7 @@ class Checker:
         self.worst_residual = 0.0
         self.steps = step_ladder(backend.eps)
         self.agreement_needed = required_agreement(backend.eps)
+        self.negligible = least_error(backend.eps)
 
     def _add(self, name: str, verdict: str, figure: float, threshold: float, detail: str) -> None:
         self.checks.append(Check(name, verdict, figure, threshold, detail))
@@ -124,73 +151,170 @@ class Checker:
 
     def _add_worst(self, checks: list[Check]) -> None:
         """Add the first of the worst checks along several directions."""
-        ranks = [PASS, INCONCLUSIVE, FAIL]
-        self.checks.append(max(checks, key=lambda check: ranks.index(check.verdict)))
+        self.checks.append(_worst(checks))
 
     def _check_taylor(
         self, function: Function, dtheta: Array, dh: Array, terms: list[Term]
     ) -> list[Check]:
-        """Compare the change of a function along (dtheta, dh) with each term.
+        """Compare the change of a function along ±(dtheta, dh) with each term.
 
-        A term that does not pass is checked again with smaller steps. If the function curves on a
-        smaller scale than the direction, a correct derivative looks wrong until then.
+        A term that does not pass is checked again with the noise measured along the direction and
+        with smaller steps. If the function curves on a smaller scale than the direction, a correct
+        derivative looks wrong until then.
         """
-        base = function(0.0 * dtheta, 0.0 * dh)
-        steps, changes = self._changes(function, base, dtheta, dh, self.steps)
-        checks = [self._judge(term, steps, changes)[0] for term in terms]
-        if any(check.verdict != PASS for check in checks):
-            fine, fine_changes = self._changes(function, base, dtheta, dh, finer_steps(self.steps))
-            for k, term in enumerate(terms):
-                if checks[k].verdict != PASS:
-                    again, is_row = self._judge(term, steps + fine, changes + fine_changes)
-                    # At small steps a slope may be due to noise. A wrong row is not: its error
-                    # per step is the same at four steps.
-                    if again.verdict == PASS or is_row:
-                        checks[k] = again
+
+        def along(t: float) -> Array | None:
+            return function(t * dtheta, t * dh)
+
+        base = along(0.0)
+        if base is None:
+            detail = "the function has no value at the point itself"
+            return [Check(term.name, INCONCLUSIVE, math.nan, math.nan, detail) for term in terms]
+        sides = [self._side(along, base, sign, self.steps) for sign in (1.0, -1.0)]
+        checks = [self._judge(term, sides)[0] for term in terms]
+        if all(check.verdict == PASS for check in checks):
+            return checks
+        fine = finer_steps(self.steps)
+        sides = [_extend(side, self._side(along, base, side.sign, fine)) for side in sides]
+        noise = Noise(self.backend, 0.0 * base)
+        noise.measure(lambda t: None if (value := along(t)) is None else value - base)
+        noise.add_values([noise.base, *sides[0].changes, *sides[1].changes])
+        for k, term in enumerate(terms):
+            if checks[k].verdict != PASS:
+                checks[k] = self._judge_again(term, sides, noise, checks[k])
         return checks
 
-    def _changes(
-        self,
-        function: Function,
-        base: Array | None,
-        dtheta: Array,
-        dh: Array,
-        ladder: list[float],
-    ) -> tuple[list[float], list[Array]]:
-        """Return the steps at which the function is defined, and its changes there."""
+    def _judge_again(self, term: Term, sides: list[_Side], noise: Noise, before: Check) -> Check:
+        """Judge a term that did not pass with smaller steps and with measured noise.
+
+        Noise that is larger on a larger scale may be that of an inner iteration, or may come from a
+        function that curves on this scale. A check that either of the two explains does not fail.
+        """
+        near = self._judge_finely(self._with_noise(term, noise.size[term.entries]), sides, before)
+        if near.verdict == PASS:
+            return near
+        far = self._judge_finely(self._with_noise(term, noise.largest[term.entries]), sides, before)
+        if far.verdict == PASS:
+            return far
+        return min(near, far, key=lambda check: RANKS.index(check.verdict))
+
+    def _judge_finely(self, term: Term, sides: list[_Side], before: Check) -> Check:
+        again, is_row = self._judge(term, sides)
+        # At small steps a slope may be due to noise. A wrong row is not: its error per step is the
+        # same at four steps.
+        check = again if again.verdict == PASS or is_row else before
+        return check if check.verdict == PASS else self._judge_kink(term, sides) or check
+
+    def _with_noise(self, term: Term, noise: Array) -> Term:
+        """Return a term with at least a measured noise, and no unit hidden by it."""
+        xp = self.backend.xp
+        size = xp.maximum(term.noise, noise)
+        return replace(term, noise=size, unit=xp.maximum(term.unit, size / self.backend.eps**0.5))
+
+    def _side(
+        self, along: Callable[[float], Array | None], base: Array, sign: float, ladder: list[float]
+    ) -> _Side:
+        """Evaluate the changes of a function on one side of the point."""
         steps, changes = [], []
         for step in ladder:
-            value = function(step * dtheta, step * dh)
-            if value is not None and base is not None:
+            value = along(sign * step)
+            if value is not None:
                 steps.append(step)
                 changes.append(value - base)
-        return steps, changes
+        return _Side(sign, steps, changes)
 
-    def _judge(self, term: Term, steps: list[float], changes: list[Array]) -> tuple[Check, bool]:
+    def _judge(self, term: Term, sides: list[_Side]) -> tuple[Check, bool]:
         """Judge the norm of the remainder over all entries, then every entry by itself.
 
-        Return the check, and whether it fails because of a single row.
+        Return the worst check of the sides on which the function has a value, and whether it fails
+        because of a single row.
         """
-        norm, derivative = self.backend.norm, term.derivative
-        own = [change[term.entries or slice(None)] for change in changes]
-        remainders = [c - t * derivative for c, t in zip(own, steps, strict=True)]
-        noise = term.noise * norm(term.size)
-        judgement = judge_remainders(
-            2,
-            steps,
-            [norm(r) for r in remainders],
-            [t * norm(derivative) for t in steps],
-            [noise + t * term.error for t in steps],
-            term.scale,
-            self.agreement_needed,
-        )
-        row = None
-        if judgement[0] != FAIL:
-            with self.backend.ignore_overflow():
+        judged = [self._judge_side(term, side) for side in sides if side.steps]
+        if not judged:
+            detail = "no step gave a finite value"
+            return Check(term.name, INCONCLUSIVE, math.nan, self.agreement_needed, detail), False
+        return max(judged, key=lambda pair: RANKS.index(pair[0].verdict))
+
+    def _judge_side(self, term: Term, side: _Side) -> tuple[Check, bool]:
+        def norm(x: Array) -> float:
+            return self.backend.norm(x / term.unit)
+
+        own, remainders = side.of(term)
+        with self.backend.ignore_overflow():
+            judgement = judge_remainders(
+                2,
+                side.steps,
+                [norm(r) for r in remainders],
+                [t * norm(term.derivative) for t in side.steps],
+                [norm(term.noise) + t * norm(term.error) for t in side.steps],
+                term.scale,
+                self.agreement_needed,
+                self.negligible,
+            )
+            row = None
+            if judgement[0] != FAIL and term.unit.shape[0] > 0:
                 row = find_wrong_row(
-                    self.backend, steps, remainders, own, term.noise * term.size, term.error
+                    self.backend,
+                    side.steps,
+                    remainders,
+                    own,
+                    term.noise,
+                    term.error,
+                    self.negligible,
                 )
         return Check(term.name, *(row or judgement)), row is not None
+
+    def _judge_kink(self, term: Term, sides: list[_Side]) -> Check | None:
+        """Return the check of a term whose function has a kink here; None if it has none.
+
+        At a kink the changes to both sides do not cancel, per step, however small the step. The
+        derivative is not wrong there if it is between those to the two sides. It fails if it is
+        wrong in other rows.
+        """
+        xp, (right, left) = self.backend.xp, sides
+        common = [t for t in right.steps if t in left.steps]
+        ahead, behind = (
+            [side.of(term)[0][side.steps.index(t)] for t in common] for side in (right, left)
+        )
+        if not common:
+            return None
+        with self.backend.ignore_overflow():
+            gap = [(a + b) / 2 for a, b in zip(ahead, behind, strict=True)]
+            gaps = constant_rates(self.backend, common, gap, term.noise, 0.0 * term.error)
+            middle = [(a - b) / 2 for a, b in zip(ahead, behind, strict=True)]
+            off = xp.min(
+                xp.stack(
+                    [
+                        xp.abs(m / t - term.derivative) + 2 * term.noise / t
+                        for m, t in zip(middle, common, strict=True)
+                    ]
+                ),
+                axis=0,
+            )
+            size = xp.abs(term.derivative) + gaps
+            kinks = gaps > self.negligible * size
+            between = kinks & (off <= KINK_MARGIN * gaps + term.error)
+        if not bool(xp.any(between)):
+            return None
+        smooth = xp.where(between, xp.zeros_like(gaps), xp.ones_like(gaps))
+        rest, _ = self._judge(
+            replace(term, derivative=smooth * term.derivative),
+            [_Side(s.sign, s.steps, [_masked(c, smooth, term) for c in s.changes]) for s in sides],
+        )
+        if rest.verdict == FAIL:
+            return rest
+        relative = xp.where(between, gaps / size, xp.zeros_like(gaps))
+        row = int(xp.argmax(relative))
+        gap_of_row, noise = float(gaps[row]), float(term.noise[row])
+        # The smallest step at which noise does not hide the digits that are shown.
+        k = max(k for k, t in enumerate(common) if k == 0 or 1e3 * noise <= gap_of_row * t)
+        slope, gap_of_row = float(middle[k][row]) / common[k], float(gap[k][row]) / common[k]
+        detail = (
+            f"{NOT_SMOOTH}: a kink in row {row}, with the derivatives "
+            f"{slope - gap_of_row:.3g} and {slope + gap_of_row:.3g} to the two sides, where "
+            f"{float(term.derivative[row]):.3g} is given"
+        )
+        return Check(term.name, INCONCLUSIVE, float(relative[row]), self.negligible, detail)
 
     def _check_blocks_of_columns(self, name: str, op: Operator) -> None:
         """Add a failure if the product with a block differs from those with its columns."""
@@ -223,6 +347,22 @@ class Checker:
             self._add(name, INCONCLUSIVE, relative, threshold, detail)
         else:
             self._add(name, FAIL, relative, threshold, "relative mismatch")
+
+
+def _worst(checks: list[Check]) -> Check:
+    """Return the first of the worst checks."""
+    return max(checks, key=lambda check: RANKS.index(check.verdict))
+
+
+def _extend(side: _Side, finer: _Side) -> _Side:
+    return _Side(side.sign, side.steps + finer.steps, side.changes + finer.changes)
+
+
+def _masked(change: Array, mask: Array, term: Term) -> Array:
+    """Return a change whose entries of a term are multiplied by a mask."""
+    changed = 1.0 * change
+    changed[term.entries] = mask * change[term.entries]
+    return changed
 
 
 def _relative(mismatch: float, scale: float) -> float:

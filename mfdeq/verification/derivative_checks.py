@@ -7,22 +7,38 @@ against products, along random and structured directions. Their number does not 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from ..arrays.backend import Array
+from ..errors import DerivativeError, is_evaluation_failure
 from ..models.curvature import CurvatureOperator
 from ..models.linearization import CheckedLinearization, Problem
 from ..models.losses import LossBase
 from ..operators.operator import Operator
 from .checks import TERM_ERROR_FACTOR, Checker, Term
+from .noise import Noise
 
 ROUNDING_FACTOR = 10.0  # rounding errors of values and derivatives, in units of eps
+MAX_SIZE_RATIO = 1e4  # largest change of an entry, relative to the entry
+
+T = TypeVar("T")
 
 
 class DerivativeChecker(Checker):
     """The checks of the derivatives that a model and a loss return.
 
     Some directions are proportional to the entries of (h, theta), which may have very different
-    sizes. Others have the same size in all entries, which shows errors where an entry is small.
+    sizes. Others change the residual by a similar amount in every entry, which shows errors where
+    an entry is small. None depends on the units of equations, unknowns or parameters.
+
+    Attributes
+    ----------
+    rows : (N,) array
+        The unit of each equation: the sum of the sizes of its terms.
+    size_theta, size_h : (P,) and (N,) arrays
+        The change of each parameter and unknown that changes an equation by its unit.
+    noise : (N,) array
+        The noise of the residual.
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
@@ -31,19 +47,20 @@ class DerivativeChecker(Checker):
         self.missing: list[str] = []
 
     def set_directions(self, h: Array, lin: CheckedLinearization) -> None:
-        """Set the directions for (h, theta), and their sizes."""
-        norm, xp, random = self.backend.norm, self.backend.xp, self.backend.random
-        N, P = h.shape[0], self.theta.shape[0]
-        # The sum of the sizes of the terms of each row of R: the row's own unit.
-        self.rows = lin.A.abs_apply(xp.abs(h)) + lin.B.abs_apply(xp.abs(self.theta))
-        sizes = [
-            self._direction_size(x, norm(self.rows), norm(op._apply(e)))
-            for x, op, e in (
-                (self.theta, lin.B, _unit(random(P, seed=self.seed + 99), norm)),
-                (h, lin.A, _unit(random(N, seed=self.seed + 98), norm)),
-            )
-        ]
-        self.size_theta, self.size_h = sizes
+        """Set the directions for (h, theta), and the sizes of equations and unknowns."""
+        xp, root = self.backend.xp, self.backend.eps**0.5
+        terms = lin.A.abs_apply(xp.abs(h)) + lin.B.abs_apply(xp.abs(self.theta))
+        self.rows, self.noise = terms, 0.0 * terms
+        for _ in range(2):
+            self._set_sizes(h, lin)
+            noise = self._residual_noise(h)
+            self.noise = xp.maximum(self.noise, noise.size)
+            # The terms of an equation may cancel in its derivative, so that their rounding hides
+            # its changes. Its size is then that of changes above the noise.
+            self.noise = xp.where(noise.seen, self.noise, xp.maximum(self.noise, terms))
+            self.rows = xp.maximum(terms, self.noise / root)
+        self.rows = xp.where(self.rows > 0, self.rows, xp.ones_like(self.rows))
+        self._set_sizes(h, lin)
         self.u, self.v = (
             self._proportional(self.theta, self.size_theta, self.seed + k) for k in (101, 102)
         )
@@ -51,33 +68,75 @@ class DerivativeChecker(Checker):
             self._proportional(h, self.size_h, self.seed + k) for k in (100, 104)
         )
 
-    def _direction_size(self, x: Array, scale: float, image: float) -> float:
-        """Return ‖x‖, or, if that is small, the size that changes R by its own size; at most 1."""
-        own = self.backend.norm(x)
-        natural = scale / image if scale > 0 and image > 0 else 1.0
-        return own if own >= 1.0 else min(max(own, natural), 1.0)
+    def _set_sizes(self, h: Array, lin: CheckedLinearization) -> None:
+        self.size_theta = self._sizes(self.theta, lin.B)
+        self.size_h = self._sizes(h, lin.A)
 
-    def _proportional(self, x: Array, size: float, seed: int) -> Array:
-        """Return a random vector proportional to the entries of x; zeros count as average."""
-        xp, n = self.backend.xp, x.shape[0]
-        entries = xp.abs(x)
-        average = self.backend.norm(x) / n**0.5
-        entries = xp.where(entries > 0, entries, xp.full_like(entries, average or 1.0))
-        y = entries * self.backend.random(n, seed=seed)
-        return size * _unit(y, self.backend.norm)
+    def _sizes(self, x: Array, op: Operator) -> Array:
+        """Return the change of each entry of x that changes the equations by their units.
 
-    def _directions(self, x: Array, along: Array, size: float) -> dict[str, Array]:
+        It is at most a large multiple of the entry, which may enter by a function that is steep
+        further away, unless that is hidden by noise.
+        """
+        xp, eps = self.backend.xp, self.backend.eps
+        one, own = xp.ones_like(x), xp.abs(x)
+        effect = self._effect(op, self.rows)
+        natural = xp.where(effect > 0, 1.0 / xp.where(effect > 0, effect, one), 0.0 * one)
+        natural = xp.where(natural > 0, natural, xp.where(own > 0, own, one))
+        effect = self._effect(op, xp.maximum(self.noise, eps * self.rows) / eps**0.5)
+        seen = xp.where(effect > 0, 1.0 / xp.where(effect > 0, effect, one), 0.0 * one)
+        limit = xp.maximum(MAX_SIZE_RATIO * own, seen)
+        return xp.where(own > 0, xp.minimum(natural, limit), natural)
+
+    def _effect(self, op: Operator, rows: Array) -> Array:
+        """Return how much each column of an operator changes the equations, in their units."""
+        xp = self.backend.xp
+        weights = xp.where(rows > 0, 1.0 / xp.where(rows > 0, rows, xp.ones_like(rows)), 0.0 * rows)
+        adjoint = op._adjoint()
+        effect = xp.abs(adjoint.abs_apply(weights))
+        if not op.has_entries:
+            # Products with one vector of random signs may cancel.
+            for seed in (95, 96):
+                signs = xp.sign(self.backend.random(rows.shape[0], seed=self.seed + seed))
+                effect = xp.maximum(effect, xp.abs(adjoint._apply(signs * weights)))
+        return effect
+
+    def _proportional(self, x: Array, size: Array, seed: int) -> Array:
+        """Return a random vector proportional to the entries of x, or to `size` where x is zero."""
+        xp = self.backend.xp
+        own = xp.abs(x)
+        return xp.where(own > 0, own, size) * self.backend.random(x.shape[0], seed=seed)
+
+    def _directions(self, x: Array, along: Array, size: Array) -> dict[str, Array]:
         """Return `along` and directions that do not depend on x, keyed by their names."""
         xp, n = self.backend.xp, x.shape[0]
         directions = {
-            ", of one size": self.backend.random(n, seed=self.seed + 97),
-            ", all entries equal": xp.ones_like(x),
+            "": along,
+            ", of one size": size * self.backend.random(n, seed=self.seed + 97),
+            ", all entries equal": size,
         }
         if n > 1:
             odd = xp.astype(xp.arange(n, device=self.backend.device) % 2, x.dtype)
-            directions[", alternating signs"] = 1.0 - 2.0 * odd
-        norm = self.backend.norm
-        return {"": along, **{words: size * _unit(y, norm) for words, y in directions.items()}}
+            directions[", alternating signs"] = size * (1.0 - 2.0 * odd)
+        return directions
+
+    def _residual(self, h: Array) -> Callable[[Array, Array], Array | None]:
+        """Return the residual as a function of changes of (theta, h)."""
+
+        def residual(dtheta: Array, dh: Array) -> Array | None:
+            return Problem(self.problem.model, self.theta + dtheta, h).trial_residual(h + dh)[0]
+
+        return residual
+
+    def _residual_noise(self, h: Array) -> Noise:
+        xp, random, residual = self.backend.xp, self.backend.random, self._residual(h)
+        dtheta = self.size_theta * xp.sign(random(self.theta.shape[0], seed=self.seed + 99))
+        dh = self.size_h * xp.sign(random(h.shape[0], seed=self.seed + 98))
+        base = residual(0.0 * dtheta, 0.0 * dh)
+        noise = Noise(self.backend, 0.0 * dh if base is None else base)
+        if base is not None:
+            noise.measure(lambda t: residual(t * dtheta, t * dh))
+        return noise
 
     # Of the model
 
@@ -97,32 +156,29 @@ class DerivativeChecker(Checker):
     def _check_first_derivatives(self, lin: CheckedLinearization, h: Array) -> None:
         """Check d_state and d_params against the residual."""
         norm, xp = self.backend.norm, self.backend.xp
-
-        def residual(dtheta: Array, dh: Array) -> Array | None:
-            return Problem(self.problem.model, self.theta + dtheta, h).trial_residual(h + dh)[0]
-
+        residual = self._residual(h)
+        zero_theta, zero_h = 0.0 * self.theta, 0.0 * h
         for name, op, sign, x, along, size in (
             ("d_state", lin.A, 1.0, h, self.dh, self.size_h),
             ("d_params", lin.B, -1.0, self.theta, self.v, self.size_theta),
         ):
             checks = []
             for words, direction in self._directions(x, along, size).items():
-                zero_theta, zero_h = 0.0 * self.v, 0.0 * h
                 both = (zero_theta, direction) if op is lin.A else (direction, zero_h)
                 # Estimate the rounding of R from the derivative and, since that may be wrong,
                 # also from the value of R at the largest step.
-                rounding = self.rows + op.abs_apply(xp.abs(x) + self.steps[0] * xp.abs(direction))
-                rounding = rounding + (xp.abs(h) if self.problem.is_map else 0.0)
+                terms = op.abs_apply(xp.abs(x) + self.steps[0] * xp.abs(direction))
+                rounding = self.rows + terms + (xp.abs(h) if self.problem.is_map else 0.0)
                 farthest = residual(*(self.steps[0] * part for part in both))
                 if farthest is not None:
                     rounding = rounding + xp.abs(farthest)
                 term = Term(
                     name + words,
                     derivative=sign * op._apply(direction),
-                    size=rounding,
-                    noise=ROUNDING_FACTOR * self.backend.eps,
-                    scale=norm(rounding),
-                    error=lin.linearization.accuracy[0] * norm(op.abs_apply(direction)),
+                    unit=self.rows,
+                    noise=xp.maximum(ROUNDING_FACTOR * self.backend.eps * rounding, self.noise),
+                    scale=norm(rounding / self.rows),
+                    error=lin.linearization.accuracy[0] * op.abs_apply(direction),
                 )
                 checks += self._check_taylor(residual, *both, [term])
             self._add_worst(checks)
@@ -133,11 +189,7 @@ class DerivativeChecker(Checker):
         P, N = self.theta.shape[0], h.shape[0]
         first_error, second_error = given.accuracy
         # Weight every row of f in its own unit, so that no large row hides a small one.
-        average = norm(self.rows) / N**0.5 or 1.0
-        unit = self.rows / average
-        w = self.backend.random(N, seed=self.seed + 103) / xp.where(
-            unit > 0, unit, xp.ones_like(unit)
-        )
+        w = self.backend.random(N, seed=self.seed + 103) / self.rows
         K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
         if K is not None:
@@ -148,7 +200,9 @@ class DerivativeChecker(Checker):
             problem = Problem(self.problem.model, self.theta + dtheta, h)
             if problem.trial_residual(h + dh)[0] is None:
                 return None
-            at = problem.linearize(h + dh)
+            at = problem.linearize_trial(h + dh)
+            if at is None:
+                return None
             # The gradient of w'f over (theta, h), and the derivative of f along a. For a map
             # f' = J = I - A: leave out the I, which is constant and would only add rounding.
             by_w = at.B._apply_adjoint(w), -at.A._apply_adjoint(w)
@@ -161,6 +215,8 @@ class DerivativeChecker(Checker):
         sizes = lin.B._adjoint().abs_apply(w), by_state
         size = identity * xp.abs(a[P:]) + lin.B.abs_apply(a[:P]) + lin.A.abs_apply(a[P:])
         noise = ROUNDING_FACTOR * self.backend.eps + 2 * first_error
+        # The change of w'f when an entry changes by its size is about the same for all entries.
+        units = 1.0 / self.size_theta, 1.0 / self.size_h
         for dtheta, dh, blocks, where in (
             (0.0 * self.v, self.dh, ("state_params, transposed", "state_state"), "state"),
             (self.v, 0.0 * h, ("params_params", "state_params"), "parameters"),
@@ -168,16 +224,16 @@ class DerivativeChecker(Checker):
             along, terms = self._stack(dtheta, dh), []
             if K is not None:
                 names = [f"curvature.{block}" for block in blocks]
-                terms += self._curvature_terms(names, K, along, sizes, noise, second_error)
+                terms += self._curvature_terms(names, K, along, sizes, units, noise, second_error)
             if given.second is not None:
                 derivative = lin.second(a, along)
                 term = Term(
                     f"second, along the {where}",
                     derivative,
-                    size,
-                    noise,
-                    scale=norm(size),
-                    error=second_error * norm(derivative),
+                    unit=self.rows,
+                    noise=noise * size,
+                    scale=norm(size / self.rows),
+                    error=second_error * self._spread(derivative, self.rows),
                     entries=slice(P + N, None),
                 )
                 terms.append(term)
@@ -191,18 +247,31 @@ class DerivativeChecker(Checker):
         K: CurvatureOperator,
         along: Array,
         sizes: tuple[Array, ...],
+        units: tuple[Array, ...],
         noise: float,
         second_error: float,
     ) -> list[Term]:
         """Return the terms for the parameter part and the state part of K · along."""
         norm, P = self.backend.norm, sizes[0].shape[0]
         product, end = K._apply(along), along.shape[0]
-        error = second_error * norm(K.abs_apply(along)) if second_error else 0.0
-        parts = zip((slice(0, P), slice(P, end)), sizes, strict=True)
+        error = second_error * K.abs_apply(along) if second_error else 0.0 * along
+        parts = zip((slice(0, P), slice(P, end)), sizes, units, strict=True)
         return [
-            Term(name, product[part], size, noise, norm(size), error, part)
-            for name, (part, size) in zip(names, parts, strict=True)
+            Term(
+                name,
+                product[part],
+                unit,
+                noise * size,
+                norm(size / unit),
+                self._spread(error[part], unit),
+                part,
+            )
+            for name, (part, size, unit) in zip(names, parts, strict=True)
         ]
+
+    def _spread(self, x: Array, unit: Array) -> Array:
+        """Return a vector of the same length as x in these units, with equal entries."""
+        return self.backend.norm(x / unit) / x.shape[0] ** 0.5 * unit
 
     def _check_block_symmetry(self, name: str, K: CurvatureOperator, error: float = 0.0) -> None:
         """Check the symmetry of the diagonal blocks, and the adjoint of the mixed one."""
@@ -237,12 +306,14 @@ class DerivativeChecker(Checker):
         d_theta, d_h = loss.gradients(h, self.theta)
         zero_theta, zero_h = 0.0 * self.v, 0.0 * h
 
-        def value(dtheta: Array, dh: Array) -> Array:
-            return xp.asarray([loss.value(h + dh, self.theta + dtheta)], dtype=self.backend.dtype)
+        def value(dtheta: Array, dh: Array) -> Array | None:
+            value = self._at_trial(lambda: loss.value(h + dh, self.theta + dtheta))
+            return None if value is None else xp.asarray([value], dtype=self.backend.dtype)
 
         noise = ROUNDING_FACTOR * self.backend.eps
-        size = abs(loss.value(h, self.theta)) + norm(d_h) * norm(h)
-        scale = size + norm(d_theta) * norm(self.theta)
+        ones = xp.ones_like(d_h[:1])
+        size = abs(loss.value(h, self.theta)) + float(xp.sum(xp.abs(d_h * h)))
+        scale = size + float(xp.sum(xp.abs(d_theta * self.theta)))
         for name, slope, x, along, length in (
             ("d_state", d_h, h, self.dh, self.size_h),
             ("d_params", d_theta, self.theta, self.v, self.size_theta),
@@ -251,31 +322,45 @@ class DerivativeChecker(Checker):
             for words, direction in self._directions(x, along, length).items():
                 both = (zero_theta, direction) if name == "d_state" else (direction, zero_h)
                 derivative = xp.reshape(xp.vecdot(slope, direction), (1,))
-                sizes = xp.full_like(derivative, size)
-                term = Term(f"{name} of the loss{words}", derivative, sizes, noise, scale)
+                term = Term(
+                    f"{name} of the loss{words}",
+                    derivative,
+                    unit=ones,
+                    noise=noise * size * ones,
+                    scale=scale,
+                    error=0.0 * ones,
+                )
                 checks += self._check_taylor(value, *both, [term])
             self._add_worst(checks)
         K = loss.curvature_operator(h, self.theta)
         self._check_block_symmetry("loss curvature", K)
 
-        def gradient(dtheta: Array, dh: Array) -> Array:
-            return self._stack(*loss.gradients(h + dh, self.theta + dtheta))
+        def gradient(dtheta: Array, dh: Array) -> Array | None:
+            at = self._at_trial(lambda: loss.gradients(h + dh, self.theta + dtheta))
+            return None if at is None else self._stack(*at)
 
-        size = norm(gradient(zero_theta, zero_h)) + norm(K._apply(self._stack(self.theta, h)))
-        by_part = tuple(xp.full_like(x, size / x.shape[0] ** 0.5) for x in (self.theta, h))
+        units = 1.0 / self.size_theta, 1.0 / self.size_h
+        gradients = self._stack(d_theta, d_h), K._apply(self._stack(self.theta, h))
+        size = sum(norm(x / self._stack(*units)) for x in gradients)
+        by_part = tuple(size / unit.shape[0] ** 0.5 * unit for unit in units)
         for dtheta, dh, blocks in (
             (zero_theta, self.dh, ("state_params, transposed", "state_state")),
             (self.v, zero_h, ("params_params", "state_params")),
         ):
             names = [f"loss curvature.{block}" for block in blocks]
             along = self._stack(dtheta, dh)
-            terms = self._curvature_terms(names, K, along, by_part, noise, 0.0)
+            terms = self._curvature_terms(names, K, along, by_part, units, noise, 0.0)
             self.checks += self._check_taylor(gradient, dtheta, dh, terms)
+
+    def _at_trial(self, evaluate: Callable[[], T]) -> T | None:
+        """Evaluate a user's function, or return None where it has no value."""
+        with self.backend.ignore_overflow():
+            try:
+                return evaluate()
+            except Exception as error:
+                if isinstance(error, DerivativeError) or not is_evaluation_failure(error):
+                    raise
+                return None
 
     def _stack(self, dtheta: Array, dh: Array) -> Array:
         return self.backend.xp.concat([dtheta, dh], axis=0)
-
-
-def _unit(x: Array, norm: Callable[[Array], float]) -> Array:
-    """Return x scaled to norm 1; zero if x is zero."""
-    return x / (norm(x) or 1.0)

@@ -20,11 +20,21 @@ SLOPE_MARGIN = 0.35  # by which the slope may fall short
 REQUIRED_AGREEMENT = 1e-3  # relative, of remainders that are all within their noise, in float64
 WINDOW_STEPS = 4  # neighbouring steps at which the error of a wrong row, per step, must be the same
 WINDOW_SPREAD = 0.25  # relative difference within which these errors count as the same
+LEAST_ERROR_POWER = 0.45  # relative errors below eps to this power may be noise of any kind
 
 
 def required_agreement(eps: float) -> float:
     """Return the relative agreement that passes without a slope: 1e-3, or 2e-2 in float32."""
     return max(REQUIRED_AGREEMENT, eps**0.25)
+
+
+def least_error(eps: float) -> float:
+    """Return the relative error below which a derivative passes: 1e-7, or 8e-4 in float32.
+
+    Errors of this size are also those of a model that solves inner problems by iterations, which
+    are smooth and so cannot be told from an error of the derivative.
+    """
+    return eps**LEAST_ERROR_POWER
 
 
 def step_ladder(eps: float) -> list[float]:
@@ -45,6 +55,7 @@ def judge_remainders(
     noises: Sequence[float],
     scale: float,
     agreement_needed: float,
+    negligible: float = 0.0,
 ) -> tuple[str, float, float, str]:
     """Judge remainders that should fall as steps**order.
 
@@ -63,6 +74,8 @@ def judge_remainders(
         with it.
     agreement_needed : float
         The relative agreement that passes if all remainders are within their noise.
+    negligible : float, optional
+        The relative error that passes at whatever slope.
 
     Returns
     -------
@@ -81,6 +94,10 @@ def judge_remainders(
         if k + 1 in visible
     ]
     least = order - SLOPE_MARGIN
+    agreements = [(remainders[k] + noises[k]) / terms[k] for k in finite if terms[k] > 0]
+    if agreements and min(agreements) <= negligible and slopes and slopes[-1] < least:
+        detail = f"agrees to {min(agreements):.0e}"
+        return PASS, min(agreements), negligible, detail
     if slopes and min(slopes[-2:]) < -SLOPE_MARGIN:
         detail = (
             "the remainder grows as the step shrinks: the function is not smooth, or not the same "
@@ -115,30 +132,74 @@ def judge_remainders(
     return INCONCLUSIVE, agreement, agreement_needed, detail
 
 
-def find_wrong_row(
+def constant_rates(
     backend: Backend,
     steps: Sequence[float],
     remainders: Sequence[Array],
-    changes: Sequence[Array],
     noise: Array,
-    term_error: float,
-) -> tuple[str, float, float, str] | None:
-    """Return the judgement of the row with the largest relative error; None if no row is wrong.
+    error: Array,
+) -> Array:
+    """Return the rows whose remainder, per step, is the same at all small steps.
 
-    The error of a wrong row, per step, is the same at all small steps. That of a correct row falls
-    with the step until the noise makes it rise.
+    It is the error of a wrong derivative. That of a correct one falls with the step until the noise
+    makes it rise.
 
     Parameters
     ----------
     backend : Backend
     steps : sequence of float
         The steps, descending.
-    remainders, changes : sequences of (n,) arrays
-        The remainder and the change of the function at every step.
+    remainders : sequence of (n,) arrays
+        The remainder at every step.
     noise : (n,) array
         The noise of each row.
-    term_error : float
+    error : (n,) array
         The error per step that the derivative itself may have.
+
+    Returns
+    -------
+    (n,) array
+        The remainder per step; zero for rows where it is not constant or not visible.
+    """
+    xp = backend.xp
+    constant_rate = xp.zeros_like(noise)
+    if len(steps) < WINDOW_STEPS:
+        return constant_rate
+    rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
+    for k in range(len(steps) - WINDOW_STEPS + 1):
+        window = rates[:, k : k + WINDOW_STEPS]
+        highest, lowest = xp.max(window, axis=1), xp.min(window, axis=1)
+        size = xp.maximum(xp.abs(highest), xp.abs(lowest))
+        # Noise that is constant over four steps is, per step, 64 times as large at the last one.
+        threshold = noise / steps[k + WINDOW_STEPS - 1] + NOISE_FACTOR * error
+        visible = xp.min(xp.abs(window), axis=1) > threshold
+        constant = highest - lowest <= WINDOW_SPREAD * size
+        # Smaller steps overrule larger ones, except by noise, which looks larger there.
+        falls = visible & ~constant & (size < constant_rate / 2)
+        constant_rate = xp.where(falls, xp.zeros_like(constant_rate), constant_rate)
+        constant_rate = xp.where(visible & constant, size, constant_rate)
+    return constant_rate
+
+
+def find_wrong_row(
+    backend: Backend,
+    steps: Sequence[float],
+    remainders: Sequence[Array],
+    changes: Sequence[Array],
+    noise: Array,
+    error: Array,
+    negligible: float,
+) -> tuple[str, float, float, str] | None:
+    """Return the judgement of the row with the largest relative error; None if no row is wrong.
+
+    Parameters
+    ----------
+    backend, steps, remainders, noise, error
+        As in `constant_rates`.
+    changes : sequence of (n,) arrays
+        The change of the function at every step.
+    negligible : float
+        The relative error that passes.
 
     Returns
     -------
@@ -146,28 +207,16 @@ def find_wrong_row(
         As returned by `judge_remainders`.
     """
     xp = backend.xp
-    if len(steps) < WINDOW_STEPS or remainders[0].shape[0] == 0:
+    wrong = constant_rates(backend, steps, remainders, noise, error)
+    if not bool(xp.any(wrong > 0)):
         return None
-    rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
-    wrong = xp.zeros_like(noise)  # how far each row is off per step; 0 if it is right
-    for k in range(len(steps) - WINDOW_STEPS + 1):
-        window = rates[:, k : k + WINDOW_STEPS]
-        highest, lowest = xp.max(window, axis=1), xp.min(window, axis=1)
-        size = xp.maximum(xp.abs(highest), xp.abs(lowest))
-        # Noise that is constant over four steps is, per step, 64 times as large at the last one.
-        threshold = noise / steps[k + WINDOW_STEPS - 1] + NOISE_FACTOR * term_error
-        visible = xp.min(xp.abs(window), axis=1) > threshold
-        constant = highest - lowest <= WINDOW_SPREAD * size
-        # Smaller steps overrule larger ones, except by noise, which looks larger there.
-        wrong = xp.where(visible & ~constant & (size < wrong / 2), xp.zeros_like(wrong), wrong)
-        wrong = xp.where(visible & constant, size, wrong)
     own = xp.abs(changes[-1] / steps[-1]) + xp.abs(changes[-1] - remainders[-1]) / steps[-1]
     relative = xp.where(wrong > 0, wrong / xp.where(own > 0, own, xp.ones_like(own)), wrong)
     row = int(xp.argmax(relative))
-    if not float(relative[row]) > 0:
+    if not float(relative[row]) > negligible:
         return None
     figure = float(relative[row])
-    least_visible = float(noise[row]) / steps[0] + NOISE_FACTOR * term_error
+    least_visible = float(noise[row]) / steps[0] + NOISE_FACTOR * float(error[row])
     threshold_figure = least_visible * figure / float(wrong[row])
     detail = f"row {row} has a relative error of {figure:.0e}: not the derivative"
     return FAIL, figure, threshold_figure, detail
