@@ -69,6 +69,18 @@ class Corrections:
         relative = xp.where(sizes > 0, xp.abs(change) / xp.where(sizes > 0, sizes, one), 0.0 * one)
         return self.backend.norm(relative) / relative.shape[0] ** 0.5
 
+    @functools.cached_property
+    def state_error(self) -> float:
+        """The root mean square of the corrections of the unknowns relative to their values.
+
+        Unknowns of value zero are left out.
+        """
+        xp, (change, _) = self.backend.xp, self._changes
+        size = xp.abs(self.original)
+        one = xp.ones_like(size)
+        relative = xp.where(size > 0, xp.abs(change) / xp.where(size > 0, size, one), 0.0 * one)
+        return self.backend.norm(relative) / relative.shape[0] ** 0.5
+
     @property
     def state_is_exact(self) -> bool:
         """Whether the correction of the state is no larger than rounding."""
