@@ -37,9 +37,9 @@ from ..arrays.library import ArrayLibrary
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear.direct.package import trial_residual
-from ..linear.direct.scaling import Scaling
 from ..linear.factor import Factor
 from ..linear.multifrontal.multifrontal import Multifrontal
+from ..linear.scaling import Scaling
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import backend_of

@@ -16,6 +16,7 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
+from .scaling import ResidualMeasure, Scaling, components_of, weigh
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
@@ -86,7 +87,8 @@ class Factor:
         ----------
         b : (N,) or (N, k) array
         rtol : float, optional
-            Relative true residual ||b - A x|| / ||b|| of every column; by default the factor's.
+            Relative true residual ||R (b - A x)|| / ||R b|| of every column; by default the
+            factor's. R is diagonal and makes equations in unlike units comparable: see Notes.
 
         Returns
         -------
@@ -99,6 +101,13 @@ class Factor:
             c eps || |A||x| ||. Carries the best x.
         SingularStateError
             If rounding hides the solution, since A is singular to working precision.
+
+        Notes
+        -----
+        The verdict does not depend on the units of equations and unknowns if the entries of A are
+        known, or A has scales. R then equilibrates A (`mfdeq.linear.scaling`), unless its rows and
+        columns are alike already, and the part of b in each connected component of A counts as one.
+        If only products with A are known, R is the identity.
         """
         return self._solve_checked(self._checked(b), rtol)
 
@@ -206,6 +215,29 @@ class Factor:
     def _adjoint_operator(self) -> Operator:
         return self.A.H  # type: ignore[attr-defined]
 
+    @functools.cached_property
+    def scaling(self) -> Scaling:
+        """The diagonals R and C such that the rows and columns of R A C are alike."""
+        return scaling_of(self.A)
+
+    @functools.cached_property
+    def _measures(self) -> tuple[ResidualMeasure, ResidualMeasure]:
+        """The measures of residuals of solves with A and with its adjoint."""
+        array, scaling = self.A.array, self.scaling
+        parts = None if array is None else components_of(array)
+        return (
+            ResidualMeasure(scaling.judged_rows, parts and parts.rows),
+            ResidualMeasure(scaling.adjoint.judged_rows, parts and parts.columns),
+        )
+
+    def _weights(self, b: Array, adjoint: bool) -> Array | None:
+        """Return the weights of residuals for a right-hand side; None for ones."""
+        return self._measures[adjoint].weights(b)
+
+    def _weights_at(self, x: Array, b: Array) -> Array | None:
+        """Return weights by the sizes of a solution; None, the default, if those of b will do."""
+        return None
+
     def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
         """Solve for a right-hand side that has been validated, and check the residual.
 
@@ -222,17 +254,21 @@ class Factor:
         start = time.perf_counter()
         try:
             A = self._adjoint_operator if adjoint else self.A
-            b_norm = array_on_host(backend.column_norms(b)).astype("float64")
+            b_norm = self._norms(None, b)
             if not host.isfinite(b_norm).all():
                 raise self._not_finite(b)
+            if (weights := self._weights(b, adjoint)) is not None:
+                b_norm = self._norms(weights, b)
             self.stopped, counts.history = "", []
             x = self._attempt(b, rtol, adjoint)
+            if (by_entry := self._weights_at(x, b)) is not None:
+                weights, b_norm = by_entry, self._norms(by_entry, abs(x) + abs(b))
             product = self._product(A, x)
-            history = [array_on_host(backend.difference_norms(b, product)).astype("float64")]
+            history = [self._residual_norms(weights, b, product)]
             while not (history[-1] <= rtol * b_norm).all():
                 if not host.isfinite(history[-1]).all():
                     raise self._failure(x, history, b_norm, rtol, adjoint)
-                floor = self._rounding_floor(A, x)
+                floor = self._rounding_floor(A, x, weights)
                 if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
                     self._accept_at_floor(A, x, b, history[-1], floor, b_norm, rtol, adjoint)
                     break
@@ -242,8 +278,7 @@ class Factor:
                 counts.refinements += 1
                 x = x + self._attempt(b - product, max(rtol, 0.01 * self.rtol), adjoint)
                 product = self._product(A, x)
-                residual = backend.difference_norms(b, product)
-                history.append(array_on_host(residual).astype("float64"))
+                history.append(self._residual_norms(weights, b, product))
         finally:
             counts.seconds += time.perf_counter() - start
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
@@ -260,10 +295,19 @@ class Factor:
         # Do not pass NaN from a breakdown to a user's product, which would be blamed for it.
         return x
 
-    def _rounding_floor(self, A: Operator, x: Array) -> Any:
+    def _norms(self, weights: Array | None, x: Array) -> Any:
+        """Return the norms of the columns, on the host."""
+        with self.backend.ignore_overflow():
+            return array_on_host(self.backend.column_norms(weigh(weights, x))).astype("float64")
+
+    def _residual_norms(self, weights: Array | None, b: Array, product: Array) -> Any:
+        if weights is not None:
+            return self._norms(weights, b - product)
+        return array_on_host(self.backend.difference_norms(b, product)).astype("float64")
+
+    def _rounding_floor(self, A: Operator, x: Array, weights: Array | None = None) -> Any:
         """Compute c eps || |A||x| || of each column, below which a residual is rounding error."""
-        size = array_on_host(self.backend.column_norms(A.abs_apply(x))).astype("float64")
-        return ROUNDING_FACTOR * self.backend.eps * size
+        return ROUNDING_FACTOR * self.backend.eps * self._norms(weights, A.abs_apply(x))
 
     def _accept_at_floor(
         self,
@@ -283,6 +327,9 @@ class Factor:
         relative = rounding / host.where(b_norm > 0, b_norm, 1.0)
         if not relative.max() > SUSPICIOUS_RESIDUAL:
             return
+        if not relative.max() < 10.0**-MIN_DIGITS:  # a residual as large as b is no solution
+            digits = max(0.0, -math.log10(float(relative.max())))
+            raise singular_error(digits, "to working precision")
         if x.ndim == 2:
             worst = int(relative.argmax())
             x, b = x[:, worst], b[:, worst]
@@ -327,6 +374,11 @@ class Factor:
             best=x,
             report=self.counts,
         )
+
+
+def scaling_of(A: Operator) -> Scaling:
+    """Return the scaling by which residuals of solves with A are judged."""
+    return Scaling.from_scales(A) if A.array is None else Scaling.of(A.array)
 
 
 class DelegatingFactor(Factor):

@@ -197,13 +197,16 @@ class Preconditioner(ABC):
         Number of columns of a block that "gmres" and "cg" solve in one search space, by default 16.
         Use 1 for a preconditioner so good that a shared space costs more than the iterations it
         saves.
+    equilibrates : bool
+        Whether the preconditioner does not depend on the units of equations and unknowns. Krylov
+        methods then use units in which neither do they. By default False.
     never_symmetric : bool
         Whether the operator is not symmetric even if A is. Methods for symmetric matrices then
         refuse the preconditioner. By default False.
 
     Notes
     -----
-    A dataclass overrides these two without an annotation (``never_symmetric = True``). With one,
+    A dataclass overrides these without an annotation (``never_symmetric = True``). With one,
     they would become parameters of its constructor.
 
     Examples
@@ -230,6 +233,7 @@ class Preconditioner(ABC):
     """
 
     columns_per_space: ClassVar[int] = COLUMNS_PER_SPACE
+    equilibrates: ClassVar[bool] = False
 
     @abstractmethod
     def setup(self, A: Operator) -> PreconditionerOperator:

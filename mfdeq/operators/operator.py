@@ -47,12 +47,16 @@ class Operator:
     ----------
     array : array or sparse matrix or None
         The entries; None if only products are known.
+    scales : tuple of two or None
+        The sizes of the equations, (m,), and of the unknowns, (n,), that count as one, each of
+        which may be None. Iterative solvers whose mathematics has units use them.
     """
 
     backend: Backend
     shape: tuple[int, int]
     dtype: Any
     array: Any = None
+    scales: tuple[Any, Any] | None = None
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None
     __array_priority__ = 1000.0
@@ -245,6 +249,9 @@ class Adjoint(Operator):
     def __init__(self, of: Operator) -> None:
         super().__init__(of, (of.shape[1], of.shape[0]))
         self.of = of
+        if of.scales is not None:
+            equations, unknowns = ((None if x is None else 1.0 / x) for x in of.scales)
+            self.scales = unknowns, equations
 
     def _apply(self, x: Array) -> Array:
         return self.of._apply_adjoint(x)

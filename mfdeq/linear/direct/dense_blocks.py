@@ -11,6 +11,7 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, host
 from ...arrays.sparse import sparse_on_host, to_canonical_format
+from ..scaling import Scaling
 
 # Rows of a block for which one batched dense product is faster than a sparse one.
 MIN_BLOCK_SIZE, MAX_BLOCK_SIZE = 4, 512
@@ -47,6 +48,16 @@ class DenseBlocks:
         if not bool((matrix.indices.reshape(n, size) == first[:, None] + host.arange(size)).all()):
             return None
         return cls(backend, backend.from_host(matrix.data.reshape(-1, size, size)))
+
+    def scaled(self, scaling: Scaling) -> DenseBlocks:
+        """Return the blocks of R A C."""
+        if scaling.rows is None or scaling.columns is None:
+            return self
+        xp, (count, size, _) = self.backend.xp, self.values.shape
+        rows = xp.reshape(scaling.rows, (count, size, 1))
+        return DenseBlocks(
+            self.backend, rows * self.values * xp.reshape(scaling.columns, (count, 1, size))
+        )
 
     def inverse(self) -> DenseBlocks:
         """Return the inverse.

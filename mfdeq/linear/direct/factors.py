@@ -13,9 +13,9 @@ from ...report import LinearCounts
 from ..factor import Factor, singular_error
 from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication
+from ..scaling import Scaling
 from .dense_blocks import DenseBlocks
 from .package import DirectPackage, Factorization, passes_trial_solve
-from .scaling import Scaling
 
 
 class DirectFactor(Factor):
@@ -29,7 +29,8 @@ class DirectFactor(Factor):
     ) -> Factor:
         """Return a factor for a nearby matrix, by GMRES preconditioned by this factorization."""
         counts.setups -= 1  # nothing is set up
-        return Krylov("gmres", FactorApplication(self), self.rtol, max_iterations).setup(A, counts)
+        solver = Krylov("gmres", FactorApplication(self), self.rtol, max_iterations)
+        return solver.setup(A, counts, scaling=self.scaling)
 
 
 class SparseFactor(DirectFactor):
@@ -111,8 +112,10 @@ class BlockInverseFactor(DirectFactor):
     def __init__(
         self, A: Operator, blocks: DenseBlocks, rtol: float | None, counts: LinearCounts
     ) -> None:
-        self.blocks, self.inverse = blocks, blocks.inverse()
-        if not passes_trial_solve(A.backend, blocks.apply, self.inverse.apply, A.shape[0]):
+        self.scaling = Scaling.of(A.array)
+        self.blocks, scaled = blocks, blocks.scaled(self.scaling)
+        self.inverse = scaled.inverse()
+        if not passes_trial_solve(A.backend, scaled.apply, self.inverse.apply, A.shape[0]):
             raise ArithmeticError("a block is badly conditioned")
         super().__init__(A, rtol, counts)
         self.counts.bytes = self.nbytes
@@ -123,7 +126,7 @@ class BlockInverseFactor(DirectFactor):
         return stored_bytes(self.blocks.values) + stored_bytes(self.inverse.values)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        return self.inverse.apply(b, adjoint)
+        return self.scaling.solve(self.inverse.apply, b, adjoint)
 
     def _product(self, A: Operator, x: Array) -> Array:
         return self.blocks.apply(x, adjoint=A is not self.A)
@@ -136,6 +139,8 @@ class DenseFactor(DirectFactor):
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
         super().__init__(A, rtol, counts)
+        self.scaling = Scaling.of(array)
+        array = self.scaling.apply(array)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an exact zero pivot becomes an error below
             self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array, check_finite=False)
@@ -152,6 +157,9 @@ class DenseFactor(DirectFactor):
         return stored_bytes(self.lu)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self.scaling.solve(self._solve_scaled, b, adjoint)
+
+    def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         solve = self.backend.dense_linalg.lu_solve
         # Both arrays are known to be finite; a check would wait for the device.
         return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0, check_finite=False)

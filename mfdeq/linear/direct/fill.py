@@ -25,8 +25,8 @@ from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 
 from ...arrays.sparse import sparse_on_host
+from ..scaling import Scaling
 from .costs import UNKNOWN_FILL, Fill
-from .scaling import Scaling
 from .superlu import superlu_options
 
 SAMPLE_SIZES = (2_000, 8_000)  # unknowns of the two parts

@@ -14,10 +14,11 @@ from ...operators.compiled_solves import compiled_krylov
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor
+from ..factor import Factor, scaling_of
 from ..operands import operator_of
 from ..preconditioners.wrappers import as_preconditioner
-from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator, Solver
+from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator, Solver
+from ..scaling import Scaling, weigh
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres
@@ -139,8 +140,17 @@ class Krylov(Solver):
             if self.method != "gmres":
                 raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
 
-    def setup(self, A: Operator, counts: LinearCounts | None = None) -> Factor:
+    def setup(
+        self, A: Operator, counts: LinearCounts | None = None, *, scaling: Scaling | None = None
+    ) -> Factor:
         """Set up the preconditioner for A.
+
+        Parameters
+        ----------
+        A : Operator, sparse matrix or array, (N, N)
+        counts : LinearCounts, optional
+        scaling : Scaling, optional
+            The scaling of a nearby matrix, for which none is computed then.
 
         Raises
         ------
@@ -151,23 +161,48 @@ class Krylov(Solver):
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         with counts.add_time():
-            if self.method in SYMMETRIC_METHODS and not is_symmetric(A):
+            described = as_preconditioner(self.preconditioner)
+            if scaling is None:
+                scaling = self._scaling(A, described)
+            if self.method in SYMMETRIC_METHODS and not _is_symmetric(A, scaling):
                 raise ArgumentError(
                     f"{self.method!r} needs a symmetric A, but A is not symmetric: use 'gmres'"
                 )
             kind = _BlockFactor if self.method in BLOCK_METHODS else _ColumnFactor
-            described = as_preconditioner(self.preconditioner)
-            return kind(A, self, described.setup(A) if described else None, counts)
+            return kind(A, self, described.setup(A) if described else None, counts, scaling)
+
+    def _scaling(self, A: Operator, described: Preconditioner | None) -> Scaling:
+        """Return the scaling of A with which the method runs."""
+        symmetric = self.method in SYMMETRIC_METHODS
+        if A.array is not None and not symmetric and (described is None or described.equilibrates):
+            return Scaling.exact(A)
+        if A.scales is not None:
+            return Scaling.from_scales(A)
+        scaling = scaling_of(A)
+        # Without a symmetric scaling, A is not symmetric, or only rounding makes it so.
+        return Scaling() if symmetric and scaling.rows is not scaling.columns else scaling
+
+
+def _is_symmetric(A: Operator, scaling: Scaling) -> bool:
+    """Test the symmetry of R A C, of which no entry hides the others."""
+    return is_symmetric(scaling.operator(A))
 
 
 class _KrylovFactor(Factor):
     """Base class of the factors of both kinds of methods: it applies and reuses M."""
 
     def __init__(
-        self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
+        self,
+        A: Operator,
+        solver: Krylov,
+        M: PreconditionerOperator | None,
+        counts: LinearCounts,
+        scaling: Scaling,
     ) -> None:
         super().__init__(A, solver.rtol, counts)
-        self.solver, self.M = solver, M
+        self.solver, self.M, self.scaling = solver, M, scaling
+        # The method solves (R A C) y = R b, preconditioned by C^-1 M R^-1, and x is C y.
+        self._sides = scaling, scaling.adjoint
         self.flexible = M is None or M.flexible  # without M, `approximate` is a loose solve
         described = as_preconditioner(solver.preconditioner)
         kind = described.description if described else "no preconditioner"
@@ -181,11 +216,11 @@ class _KrylovFactor(Factor):
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
     ) -> Factor | None:
-        if self.solver.method in SYMMETRIC_METHODS and not is_symmetric(A):
+        if self.solver.method in SYMMETRIC_METHODS and not _is_symmetric(A, self.scaling):
             return None
         solver = replace(self.solver, max_iterations=max_iterations)
         counts.setups -= 1  # Nothing is set up.
-        return type(self)(A, solver, self.M, counts)
+        return type(self)(A, solver, self.M, counts, self.scaling)
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         return self.preconditioned_factor(A, counts, self.solver.max_iterations)
@@ -197,7 +232,8 @@ class _KrylovFactor(Factor):
         self.M.refreshes += 1
         counts.setups -= 1  # It is counted as a refresh instead.
         counts.refreshes += 1
-        return type(self)(A, self.solver, self.M, counts)
+        scaling = self.scaling if A.scales is None else Scaling.from_scales(A)
+        return type(self)(A, self.solver, self.M, counts, scaling)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """Apply the preconditioner twice; once may leave half of r, which would hide errors."""
@@ -213,6 +249,34 @@ class _KrylovFactor(Factor):
         r = r / sizes  # Columns of unit length, so that levels in float32 do not overflow.
         return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        measure, unknowns = self._measures[adjoint], self._measures[not adjoint].groups
+        scaling = self._sides[adjoint]
+        rtol = scaling.tightened(b, rtol)
+        if unknowns is None:
+            y = self._solve_scaled(weigh(scaling.rows, b), rtol, adjoint)
+            return weigh(scaling.columns, y)
+        # The parts of b in independent systems may be of very different size.
+        lengths = measure.lengths(b)
+        b = weigh(scaling.rows, weigh(measure.groups.spread(1.0 / lengths), b))  # type: ignore[union-attr]
+        y = self._solve_scaled(b, rtol, adjoint)
+        return weigh(scaling.columns, weigh(unknowns.spread(lengths), y))
+
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        """Solve with R A C, or with its adjoint."""
+        raise NotImplementedError
+
+    def _system(self, adjoint: bool) -> Operator:
+        """Return R A C, or what the method solves with for the adjoint."""
+        return self._sides[adjoint].operator(self._adjoint_operator if adjoint else self.A)
+
+    def _preconditioner(self, adjoint: bool) -> Operator | None:
+        """Return the preconditioner of `_system`."""
+        if self.M is None:
+            return None
+        M = self.M.H if adjoint else self.M  # type: ignore[attr-defined]
+        return self._sides[adjoint].inverse_operator(M)
+
     def _record(self, residual: float) -> None:
         self.counts.iterations += 1
         self.counts.history.append(residual)
@@ -222,9 +286,14 @@ class _BlockFactor(_KrylovFactor):
     """A factor that solves by this library's GMRES or CG, some columns at a time."""
 
     def __init__(
-        self, A: Operator, solver: Krylov, M: PreconditionerOperator | None, counts: LinearCounts
+        self,
+        A: Operator,
+        solver: Krylov,
+        M: PreconditionerOperator | None,
+        counts: LinearCounts,
+        scaling: Scaling,
     ) -> None:
-        super().__init__(A, solver, M, counts)
+        super().__init__(A, solver, M, counts, scaling)
         described = as_preconditioner(solver.preconditioner)
         usual = described.columns_per_space if described else COLUMNS_PER_SPACE
         # A recycled space is shared by all columns.
@@ -235,6 +304,7 @@ class _BlockFactor(_KrylovFactor):
                 f"{M.linear_alternative}"
             )
         plain = M is None and not solver.recycle and solver.block in (None, 1)
+        plain = plain and scaling.rows is None
         self.compiled = compiled_krylov(A, solver.method) if plain else None
         self.forget()
 
@@ -246,7 +316,7 @@ class _BlockFactor(_KrylovFactor):
             side: Recycled(self.backend, recycle) if recycle else None for side in (False, True)
         }
 
-    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
         backend, xp = self.backend, self.backend.xp
         B = b[:, None] if b.ndim == 1 else b
         sizes = backend.column_norms(B)
@@ -296,9 +366,9 @@ class _BlockFactor(_KrylovFactor):
         return X
 
     def _block(self, B: Array, rtol: float, adjoint: bool) -> Array:
-        A = self._adjoint_operator if adjoint else self.A
-        M = _identity if self.M is None else self.M._apply_adjoint if adjoint else self.M._apply
-        problem = (self.backend, A._apply, M, B, rtol, self.solver.max_iterations, self._record)
+        inner = self._preconditioner(adjoint)
+        product, M = self._system(adjoint)._apply, _identity if inner is None else inner._apply
+        problem = (self.backend, product, M, B, rtol, self.solver.max_iterations, self._record)
         with self.backend.ignore_overflow():  # The true residual shows a breakdown.
             if self.solver.method == "cg":
                 solved = (cg if self.columns_per_space == 1 else block_cg)(*problem)
@@ -325,7 +395,7 @@ def _identity(r: Array) -> Array:
 class _ColumnFactor(_KrylovFactor):
     """A factor that solves by a method of the array library, column by column."""
 
-    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if b.ndim == 1:
             return self._column(b, rtol, adjoint)
         x = self.backend.zeros(*b.shape)
@@ -334,8 +404,8 @@ class _ColumnFactor(_KrylovFactor):
         return x
 
     def _column(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        A: Any = self._adjoint_operator if adjoint else self.A
-        M: Any = self.M.H if adjoint and self.M is not None else self.M  # type: ignore[attr-defined]
+        A: Any = self._system(adjoint)
+        M: Any = self._preconditioner(adjoint)
         size = self.backend.norm(b)
         if size == 0.0:
             return self.backend.zeros(*b.shape)

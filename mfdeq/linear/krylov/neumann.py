@@ -12,6 +12,7 @@ from ...report import LinearCounts
 from ..factor import Factor
 from ..operands import operator_of
 from ..protocols import Solver
+from ..scaling import weigh
 
 STALL_ITERATIONS = 500  # iterations in which the residual must fall below STALL_RATIO times itself
 STALL_RATIO = 0.999
@@ -40,6 +41,10 @@ class Neumann(Solver):
     Notes
     -----
     The iterates are the partial sums of the Neumann series, x = b + J b + J^2 b + ...
+
+    The iteration does not depend on the units of the unknowns. Neither does its end: residuals are
+    scaled like the rows of A if its entries are known, by the model's `state_scale` if there is
+    one, and otherwise each residual is compared with its own unknown.
 
     References
     ----------
@@ -95,6 +100,8 @@ class _NeumannFactor(Factor):
     def __init__(self, A: Operator, solver: Neumann, counts: LinearCounts) -> None:
         super().__init__(A, solver.rtol, counts)
         self.solver, self.max_iterations = solver, solver.max_iterations
+        # Without entries or scales nothing else says which unknowns have the same unit.
+        self._judges_entries = A.array is None and A.scales is None
 
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
@@ -103,12 +110,19 @@ class _NeumannFactor(Factor):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         A = self._adjoint_operator if adjoint else self.A
-        norm, xp = self.backend.column_norms, self.backend.xp
-        limit = rtol * norm(b)
+        xp = self.backend.xp
+        weights = self._weights(b, adjoint)
+
+        def norm(r: Array, x: Array) -> Array:
+            if (by_entry := self._weights_at(x, b)) is not None:
+                return xp.max(xp.abs(by_entry * r), axis=0)
+            return self.backend.column_norms(weigh(weights, r))
+
         x, r = self.backend.zeros(*b.shape), b
-        earlier = norm(r)
+        limit = rtol if self._judges_entries else rtol * norm(b, x)
+        earlier = norm(r, x)
         for k in range(1, self.max_iterations + 1):
-            r_norm = norm(r)
+            r_norm = norm(r, x)
             if bool(xp.all(r_norm <= limit)) or not bool(xp.all(xp.isfinite(r_norm))):
                 break
             if k % STALL_ITERATIONS == 0:
@@ -119,6 +133,13 @@ class _NeumannFactor(Factor):
             r = r - A._apply(r)
             self.counts.iterations += 1
         return x
+
+    def _weights_at(self, x: Array, b: Array) -> Array | None:
+        if not self._judges_entries:
+            return None
+        xp = self.backend.xp
+        sizes = xp.abs(x) + xp.abs(b)
+        return xp.where(sizes > 0, 1.0 / xp.where(sizes > 0, sizes, xp.ones_like(sizes)), 0.0 * x)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, APPROXIMATION_RTOL, adjoint)

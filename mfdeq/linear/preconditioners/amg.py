@@ -8,14 +8,16 @@ from typing import Any
 
 from ...arguments import count, one_of
 from ...arrays.backend import Array, Backend, array_on_host, check_block, is_dense, is_sparse
+from ...arrays.kernels import scale_rows
 from ...arrays.memory import reserve
 from ...arrays.seeding import seed_numpy
 from ...arrays.sparse import sparse_on_host, stored_bytes
 from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Operator
+from ...operators.operator import Matrix, Operator
 from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
+from ..scaling import Scaling
 from .cycle import (
     Collapsed,
     Smoothed,
@@ -68,6 +70,9 @@ class AMG(Preconditioner):
 
     Notes
     -----
+    Multigrid assumes that unknowns are in the same unit. Where they are not, let the model define
+    `state_scale` and `residual_scale`: the hierarchy is then that of the matrix in these units.
+
     Levels in float32 are those of A divided by its largest diagonal entry, to avoid overflow.
 
     References
@@ -158,7 +163,56 @@ class AMG(Preconditioner):
             check_block(B, Backend.of(B), A.shape[0], "near_nullspace of mfdeq.AMG")
             if not bool(Backend.of(B).xp.all(Backend.of(B).column_norms(B) > 0)):
                 raise ArgumentError("near_nullspace of mfdeq.AMG has a column of zeros")
-        return _Cycle(A, array, self)
+        scaling = Scaling.from_scales(A)
+        if scaling.rows is None:
+            return _Cycle(A, array, self)
+        # In units in which the sizes of the model are one, errors that relaxation leaves are smooth.
+        scaled = Matrix(A.backend, scaling.apply(array))
+        options = self if B is None else replace(self, near_nullspace=_in_units(scaling, B))
+        return _RescaledCycle(A, _Cycle(scaled, scaled.array, options), scaling)
+
+
+def _in_units(scaling: Scaling, B: Array) -> Array:
+    """Return vectors of unknowns in the units of R A C."""
+    assert scaling.columns is not None
+    return scale_rows(Backend.of(B).xp.asarray(1.0 / scaling.columns, dtype=B.dtype), B)
+
+
+class _RescaledCycle(PreconditionerOperator):
+    """A V-cycle for R A C in place of the inverse of A."""
+
+    def __init__(self, A: Operator, cycle: _Cycle, scaling: Scaling) -> None:
+        super().__init__(A, A.shape)
+        self.cycle, self.scaling = cycle, scaling
+        self.description, self.flexible = cycle.description, cycle.flexible
+        self.linear_alternative = cycle.linear_alternative
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the levels."""
+        return self.cycle.nbytes
+
+    def application_cost(self, product_entry: float, triangular_entry: float) -> float:
+        """Estimate the cost of a cycle."""
+        return self.cycle.application_cost(product_entry, triangular_entry)
+
+    def refresh(self, A: Operator) -> bool:
+        """Become the cycle of another matrix in its own scales, with the same transfers."""
+        scaling = Scaling.from_scales(A)
+        matrix = scaling.apply(matrix_of(A, "mfdeq.AMG()"))
+        if not self.cycle.refresh(Matrix(A.backend, matrix)):
+            return False
+        self.scaling = scaling
+        return True
+
+    def _apply(self, x: Array) -> Array:
+        return self.scaling.solve(self._cycle, x, False)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.scaling.solve(self._cycle, y, True)
+
+    def _cycle(self, x: Array, adjoint: bool) -> Array:
+        return self.cycle._apply_adjoint(x) if adjoint else self.cycle._apply(x)
 
 
 class _Cycle(PreconditionerOperator):

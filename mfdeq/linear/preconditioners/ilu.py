@@ -13,11 +13,15 @@ from ..costs import BYTES_PER_ENTRY
 from ..factor import singular_error
 from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
+from ..scaling import Scaling
 
 
 @dataclass(frozen=True)
 class ILU(Preconditioner):
     """Incomplete LU with threshold dropping, by SuperLU.
+
+    Rows and columns of A are scaled to similar size first, so that neither the entries dropped nor
+    the iterations depend on the units of equations and unknowns.
 
     Parameters
     ----------
@@ -48,6 +52,8 @@ class ILU(Preconditioner):
     drop_tol: float = 1e-4
     fill_factor: float = 10.0
 
+    equilibrates = True
+
     def __post_init__(self) -> None:
         at_least(0.0, self.drop_tol, "drop_tol of mfdeq.ILU")
         at_least(1.0, self.fill_factor, "fill_factor of mfdeq.ILU")
@@ -66,21 +72,22 @@ class ILU(Preconditioner):
         array = matrix_of(A, "mfdeq.ILU()")
         if not is_sparse(array):
             raise ArgumentError("mfdeq.ILU() needs a sparse A; for a dense one use mfdeq.Direct()")
+        scaling = Scaling.exact(A)
         try:
             ilu = A.backend.sparse_linalg.spilu(
-                array.tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
+                scaling.apply(array).tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
             )
         except RuntimeError as error:
             raise singular_error(0.0, f"({error})") from error
-        return _IncompleteLU(A, ilu, self.description)
+        return _IncompleteLU(A, ilu, scaling, self.description)
 
 
 class _IncompleteLU(PreconditionerOperator):
-    """Solves with incomplete factors of A."""
+    """Solves with incomplete factors of R A C."""
 
-    def __init__(self, A: Operator, ilu: Any, description: str) -> None:
+    def __init__(self, A: Operator, ilu: Any, scaling: Scaling, description: str) -> None:
         super().__init__(A, A.shape)
-        self.ilu, self.description = ilu, description
+        self.ilu, self.scaling, self.description = ilu, scaling, description
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +99,10 @@ class _IncompleteLU(PreconditionerOperator):
         return triangular_entry * self.nbytes / BYTES_PER_ENTRY
 
     def _apply(self, x: Array) -> Array:
-        return self.ilu.solve(x, "N")
+        return self.scaling.solve(self._solve, x, False)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self.ilu.solve(y, "T")
+        return self.scaling.solve(self._solve, y, True)
+
+    def _solve(self, b: Array, adjoint: bool) -> Array:
+        return self.ilu.solve(b, "T" if adjoint else "N")

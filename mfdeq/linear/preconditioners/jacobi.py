@@ -33,6 +33,8 @@ class Jacobi(Preconditioner):
     True
     """
 
+    equilibrates = True
+
     def setup(self, A: Operator) -> PreconditionerOperator:
         """Invert the diagonal.
 

@@ -79,7 +79,8 @@ def test_krylov_solves_with_every_preconditioner(name, method, preconditioner, x
         pytest.skip(f"the array library has no {method}")
     M = M(matrix, xp) if preconditioner == "user" else M
     factor = mfdeq.Krylov(method, preconditioner=M).setup(A)
-    check_solves(factor, matrix.toarray())
+    # Rows in unlike units are judged in like ones, in which the residuals are a little different.
+    check_solves(factor, matrix.toarray(), rtol=5e-9 if name == "own" else None)
     assert factor.counts.iterations > 0
 
 

@@ -1,0 +1,455 @@
+"""Scaling of rows and columns to similar size, which makes solves independent of units.
+
+If equations are multiplied by numbers and unknowns are measured in other units, A becomes D A E
+with diagonal D and E. The scaling R A C found here is that of D A E as well: first R and C with the
+least sum of (log |R_i A_ij C_j|)^2 [1]_, by conjugate gradients, then a few sweeps that divide rows
+and columns by the square roots of their sums [2]_ [3]_, in which large entries count most.
+
+Numbers for the rows and columns of one connected component of A are determined up to a factor, so
+components have no common unit. Their right-hand sides are scaled to the same length before they are
+judged together.
+
+References
+----------
+.. [1] A. R. Curtis and J. K. Reid, "On the automatic scaling of matrices for Gaussian elimination",
+       IMA Journal of Applied Mathematics 10(1), 118-124, 1972.
+.. [2] D. Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in matrices",
+       Rutherford Appleton Laboratory, RAL-TR-2001-034, 2001.
+.. [3] P. A. Knight, D. Ruiz and B. Uçar, "A symmetry preserving algorithm for matrix scaling",
+       SIAM Journal on Matrix Analysis and Applications 35(3), 931-955, 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
+from ..arrays.kernels import scale_rows
+from ..arrays.sparse import sparse_on_host
+from ..operators.dot_tests import is_symmetric
+from ..operators.operator import Operator
+
+MAX_UNIFORM_RATIO = 4.0  # of the entries of R and of C, up to which iterations go without
+LEAST_TIGHTENING = 0.1  # factor of tolerances
+MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
+LOG_RTOL = 1e-8  # accuracy of the logarithms of the scaling, at which its iteration stops
+MAX_SMALL_SIZE = 2_000  # unknowns up to which the iteration may take as many steps as needed
+MAX_STEPS = 60  # of the iteration for a larger matrix
+SWEEPS = 10
+SYMMETRY_RTOL = 1e-3  # difference of R and C up to which they are made equal
+SIGN_VECTORS = 4  # products from which the sizes of rows are estimated
+MAX_LOG = 300.0  # of a scale, so that products of two do not overflow
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """R A C in place of A, with diagonal R and C.
+
+    Attributes
+    ----------
+    rows, columns : (N,) array or None
+        The diagonals of R and C; None is the identity.
+    alike : bool
+        Whether the rows and columns of A are alike as they are. Residuals are then judged without
+        R, so that tolerances have their usual meaning.
+    """
+
+    rows: Array | None = None
+    columns: Array | None = None
+    alike: bool = False
+
+    @classmethod
+    def of(cls, A: Any) -> Scaling:
+        """Find a scaling by powers of two of an (N, N) matrix; none if its rows are alike.
+
+        Scaling by powers of two does not round the entries. R = C if A is symmetric.
+        """
+        if is_balanced(A):
+            return cls()
+        return cls(*(_round_to_power_of_two(x) for x in equilibrate(A)))
+
+    @classmethod
+    def exact(cls, A: Operator) -> Scaling:
+        """Find the scaling of an operator whose entries are known, unless it is nearly uniform.
+
+        Iterations with R A C then depend on units by rounding only.
+        """
+        found = vars(A).get("_exact_scaling")
+        if found is None:
+            found = cls() if _has_empty_line(A.array) else cls(*equilibrate(A.array))
+            if found.rows is not None:
+                uniform = max(_ratio(found.rows), _ratio(found.columns)) <= MAX_UNIFORM_RATIO
+                found = cls() if uniform else replace(found, alike=is_balanced(A.array))
+            vars(A)["_exact_scaling"] = found  # preconditioners need it, too
+        return found
+
+    @classmethod
+    def from_scales(cls, A: Operator) -> Scaling:
+        """Return the scaling by ``A.scales``, the sizes of equations and unknowns.
+
+        If one of the two is not known, a symmetric A has a symmetric scaling, and otherwise the
+        sizes of equations are |A| times those of the unknowns, or conversely.
+        """
+        equations, unknowns = A.scales if A.scales is not None else (None, None)
+        if equations is None and unknowns is None:
+            return cls()
+        rows = None if equations is None else 1.0 / equations
+        if rows is not None and unknowns is not None:
+            return cls(rows, unknowns)
+        known = unknowns if rows is None else rows
+        symmetric = cls(known, known)
+        if is_symmetric(symmetric.operator(A)):
+            return symmetric
+        if rows is None:
+            return cls(1.0 / row_sizes(A, known), known)
+        return cls(known, 1.0 / row_sizes(A.H, known))  # type: ignore[attr-defined]
+
+    @property
+    def adjoint(self) -> Scaling:
+        """The scaling of A'."""
+        return Scaling(self.columns, self.rows, self.alike)
+
+    @property
+    def judged_rows(self) -> Array | None:
+        """The diagonal by which residuals are multiplied before they are judged."""
+        return None if self.alike else self.rows
+
+    def tightened(self, b: Array, rtol: float) -> float:
+        """Return the tolerance of R b - R A x that implies `rtol` of the residual as judged."""
+        if not self.alike or self.rows is None:
+            return rtol
+        backend = Backend.of(b)
+        norms = [array_on_host(backend.column_norms(x)) for x in (b, scale_rows(self.rows, b))]
+        least = float(backend.xp.min(self.rows)) * norms[0]
+        ratio = (least / host.where(norms[1] > 0, norms[1], 1.0))[norms[1] > 0].min(initial=1.0)
+        return rtol * max(float(ratio), LEAST_TIGHTENING)
+
+    def operator(self, A: Operator) -> Operator:
+        """Return R A C as an operator, which is A if there is no scaling."""
+        no_scaling = self.rows is None and self.columns is None
+        return A if no_scaling else ScaledOperator(A, self.rows, self.columns)
+
+    def inverse_operator(self, M: Operator) -> Operator:
+        """Return C^-1 M R^-1 for an operator M in place of the inverse of A."""
+        rows, columns = (None if x is None else 1.0 / x for x in (self.columns, self.rows))
+        return Scaling(rows, columns).operator(M)
+
+    def apply(self, A: Any) -> Any:
+        """Return R A C, with the pattern of A: stored zeros stay stored."""
+        if self.rows is None or self.columns is None:
+            return A
+        if is_dense(A):
+            return self.rows[:, None] * A * self.columns[None, :]
+        entries, backend = A.tocoo(), Backend.of(A.data)
+        i, j = entries.row, entries.col
+        data = backend.xp.asarray(self.rows[i] * entries.data * self.columns[j], dtype=A.dtype)
+        return backend.sparse.coo_matrix((data, (i, j)), shape=A.shape).tocsr()
+
+    def solve(self, scaled_solve: Callable[[Array, bool], Array], b: Array, adjoint: bool) -> Array:
+        """Solve with A, or with A' if `adjoint`, given solves (b, adjoint) with R A C."""
+        if self.rows is None or self.columns is None:
+            return scaled_solve(b, adjoint)
+        before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
+        with Backend.ignore_overflow():  # the true residual shows it
+            return scale_rows(after, scaled_solve(scale_rows(before, b), adjoint))
+
+
+class ScaledOperator(Operator):
+    """R A C for an operator A.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    rows, columns : (N,) array or None
+        The diagonals of R and C; None is the identity.
+    """
+
+    def __init__(self, A: Operator, rows: Array | None, columns: Array | None) -> None:
+        super().__init__(A, A.shape)
+        self.of, self.rows, self.columns = A, rows, columns
+
+    def _apply(self, x: Array) -> Array:
+        return _scaled(self.rows, self.of._apply(_scaled(self.columns, x)))
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return _scaled(self.columns, self.of._apply_adjoint(_scaled(self.rows, y)))
+
+
+def row_sizes(A: Operator, sizes: Array) -> Array:
+    """Return |A| times the sizes of unknowns, or an estimate from products with random signs."""
+    xp = A.backend.xp
+    if A.array is not None:
+        found = A.abs_apply(sizes)
+    else:
+        signs = xp.sign(A.backend.random(A.shape[1], SIGN_VECTORS, seed=1))
+        products = A._apply(scale_rows(sizes, signs))
+        found = xp.sqrt(xp.mean(products * products, axis=1))
+    return xp.where(found > 0, found, xp.ones_like(found))
+
+
+def _scaled(diagonal: Array | None, x: Array) -> Array:
+    return x if diagonal is None else scale_rows(diagonal, x)
+
+
+def is_balanced(A: Any) -> bool:
+    """Return whether the sums of |A| along rows and columns are alike, or one of them is zero.
+
+    No scaling helps a matrix with an empty row or column: its factorization reports it.
+    """
+    magnitude = abs(A)
+    backend = Backend.of(A if is_dense(A) else A.data)
+    ones = backend.xp.ones(A.shape[0], dtype=magnitude.dtype, device=backend.device)
+    sums = magnitude @ ones, magnitude.T @ ones
+    least = min(float(backend.xp.min(x)) for x in sums)
+    return max(float(backend.xp.max(x)) for x in sums) <= MAX_UNSCALED_RATIO * least or least == 0.0
+
+
+def _ratio(x: Array) -> float:
+    """Return the greatest entry over the least."""
+    xp = Backend.of(x).xp
+    return float(xp.max(x)) / float(xp.min(x))
+
+
+def _has_empty_line(A: Any) -> bool:
+    present = _present(A)
+    ones = _ones(A)
+    return not all(bool((present @ ones > 0).all()) for present in (present, present.T))
+
+
+def equilibrate(A: Any) -> tuple[Array, Array]:
+    """Return R and C, which do not depend on the units of the rows and columns of A.
+
+    Parameters
+    ----------
+    A : (N, N) sparse matrix or array
+        Without empty rows or columns.
+
+    Returns
+    -------
+    rows, columns : (N,) arrays
+        The diagonals of R and C, which are equal if A is symmetric.
+    """
+    backend = Backend.of(A if is_dense(A) else A.data)
+    xp = backend.xp
+    rho, gamma = _curtis_reid(xp, *_logarithms(A))
+    rho, gamma = _centred(backend, components_of(A), rho, gamma)
+    rows, columns = (xp.exp(xp.clip(x, -MAX_LOG, MAX_LOG)) for x in (rho, gamma))
+    magnitude = _in_float64(abs(A))
+    for _ in range(SWEEPS):
+        sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
+        rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
+    if bool(xp.all(xp.abs(rows - columns) <= SYMMETRY_RTOL * rows)):
+        rows = columns = xp.sqrt(rows * columns)
+    return backend.asarray(rows), backend.asarray(columns)
+
+
+def _curtis_reid(xp: Any, present: Any, logarithm: Any) -> tuple[Array, Array]:
+    """Return rho and gamma with the least sum of (rho_i + gamma_j + log |A_ij|)^2.
+
+    With gamma eliminated the system is (M - E N^-1 E') rho = ..., where E is the pattern and M and
+    N have the numbers of entries in rows and columns. The conjugate gradients start from zero and
+    are preconditioned by M.
+    """
+    ones = _ones(present)
+    E, Et = present, present.T
+    M, N = E @ ones, Et @ ones
+    along_columns = logarithm.T @ ones
+    rho = 0.0 * M
+    r = E @ (along_columns / N) - logarithm @ ones
+    z = r / M
+    p, rz = z, float(xp.vecdot(r, z))
+    steps = M.shape[0] if M.shape[0] <= MAX_SMALL_SIZE else MAX_STEPS
+    for _ in range(steps):
+        if float(xp.max(xp.abs(z))) <= LOG_RTOL:
+            break
+        q = M * p - E @ ((Et @ p) / N)
+        curvature = float(xp.vecdot(p, q))
+        if not curvature > 0.0:
+            break
+        step = rz / curvature
+        rho, r = rho + step * p, r - step * q
+        z = r / M
+        before, rz = rz, float(xp.vecdot(r, z))
+        p = z + (rz / before) * p
+    return rho, -(along_columns + Et @ rho) / N
+
+
+def _centred(
+    backend: Backend, components: Components | None, rho: Array, gamma: Array
+) -> tuple[Array, Array]:
+    """Shift rho and gamma of each component, so that both have the same mean."""
+    xp = backend.xp
+    if components is None:
+        shift = 0.5 * (xp.mean(rho) - xp.mean(gamma))
+        return rho - shift, gamma + shift
+    shifts = 0.5 * (components.rows.means(rho) - components.columns.means(gamma))
+    return rho - components.rows.spread(shifts), gamma + components.columns.spread(shifts)
+
+
+def _in_float64(A: Any) -> Any:
+    if is_dense(A):
+        xp = Backend.of(A).xp
+        return xp.astype(A, xp.float64, copy=False)
+    return A.astype("float64")
+
+
+def _present(A: Any) -> Any:
+    """Return a matrix of ones where A is not zero."""
+    if is_dense(A):
+        xp = Backend.of(A).xp
+        return xp.astype(A != 0, xp.float64)
+    found = _in_float64(A).copy()
+    if not bool((found.data != 0).all()):
+        found.eliminate_zeros()
+    found.data[:] = 1.0
+    return found
+
+
+def _logarithms(A: Any) -> tuple[Any, Any]:
+    """Return a matrix of ones where A is not zero, and one of log |A| there."""
+    present = _present(A)
+    if is_dense(A):
+        xp = Backend.of(A).xp
+        size = xp.where(A == 0, xp.ones_like(A), xp.abs(A))
+        return present, xp.astype(xp.log(size), xp.float64)
+    logarithm = _in_float64(abs(A)).copy()
+    logarithm.eliminate_zeros()
+    xp = Backend.of(logarithm.data).xp
+    logarithm.data = xp.log(logarithm.data)
+    return present, logarithm
+
+
+def _ones(A: Any) -> Array:
+    backend = Backend.of(A if is_dense(A) else A.data)
+    return backend.xp.ones(A.shape[0], dtype=backend.xp.float64, device=backend.device)
+
+
+def _round_to_power_of_two(x: Array) -> Array:
+    """Return the nearest powers of two, because scaling by them does not round."""
+    xp = Backend.of(x).xp
+    return 2.0 ** xp.round(xp.log2(x))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A partition of N indices into m groups.
+
+    Attributes
+    ----------
+    members : (m, N) sparse matrix
+        Ones where an index is in a group.
+    """
+
+    members: Any
+
+    @classmethod
+    def of(cls, backend: Backend, labels: Any, count: int) -> Groups:
+        """Make the groups from the number of the group of each index, on the host."""
+        n = labels.shape[0]
+        points, entries = host.arange(n + 1), host.ones(n)
+        by_index = backend.sparse.csr_matrix(
+            tuple(backend.xp.asarray(x) for x in (entries, labels, points)), shape=(n, count)
+        )
+        return cls(by_index.astype(backend.dtype).T.tocsr())
+
+    def lengths(self, x: Array) -> Array:
+        """Return the norms of the parts of the columns of an (N,) or (N, k) array."""
+        return Backend.of(x).xp.sqrt(self.members @ (x * x))
+
+    def means(self, x: Array) -> Array:
+        """Return the mean of each group of an (N,) array."""
+        return (self.members @ x) / (self.members @ Backend.of(x).xp.ones_like(x))
+
+    def spread(self, values: Array) -> Array:
+        """Return the array with the value of its group for each index."""
+        return self.members.T @ values
+
+
+@dataclass(frozen=True)
+class Components:
+    """The connected components of a matrix, which are independent systems of equations.
+
+    Attributes
+    ----------
+    rows, columns : Groups
+        The equations and the unknowns of each component.
+    """
+
+    rows: Groups
+    columns: Groups
+
+    @property
+    def adjoint(self) -> Components:
+        """The components of A'."""
+        return Components(self.columns, self.rows)
+
+
+def components_of(A: Any) -> Components | None:
+    """Return the connected components of a square matrix; None if there is only one.
+
+    Parameters
+    ----------
+    A : (N, N) sparse matrix or array
+    """
+    backend = Backend.of(A if is_dense(A) else A.data)
+    if is_dense(A) and not bool(backend.xp.any(A == 0)):
+        return None
+    n = A.shape[0]
+    graph = sparse_on_host(A)
+    if not (graph.data != 0).all():
+        graph = graph.copy()
+        graph.eliminate_zeros()
+    if (graph.diagonal() != 0).all():
+        count, labels = csgraph.connected_components(graph, directed=False)
+        if count == 1:
+            return None
+        groups = Groups.of(backend, labels, count)
+        return Components(groups, groups)
+    # Equation i and unknown i may belong to different components.
+    both = sparse.bmat([[None, graph], [graph.T, None]], format="csr")
+    count, labels = csgraph.connected_components(both, directed=False)
+    if count == 1:
+        return None
+    return Components(Groups.of(backend, labels[:n], count), Groups.of(backend, labels[n:], count))
+
+
+@dataclass(frozen=True)
+class ResidualMeasure:
+    """Lengths of residuals and right-hand sides of A x = b in no units.
+
+    Attributes
+    ----------
+    rows : (N,) array or None
+        The sizes by which equations are multiplied; None is one.
+    groups : Groups or None
+        The equations of each connected component of A, whose right-hand sides are scaled to the
+        same length; None if there is one component.
+    """
+
+    rows: Array | None = None
+    groups: Groups | None = None
+
+    def weights(self, b: Array) -> Array | None:
+        """Return the weights of residuals for a right-hand side, (N,) or (N, k); None for ones."""
+        if self.groups is None:
+            return self.rows
+        return _scaled(self.rows, self.groups.spread(1.0 / self.lengths(b)))
+
+    def lengths(self, b: Array) -> Array:
+        """Return the length of each component of b, with ones in place of zeros."""
+        assert self.groups is not None
+        xp = Backend.of(b).xp
+        lengths = self.groups.lengths(_scaled(self.rows, b))
+        return xp.where(lengths > 0, lengths, xp.ones_like(lengths))
+
+
+def weigh(weights: Array | None, x: Array) -> Array:
+    """Multiply the entries of an (N,) or (N, k) array by weights of shape (N,) or (N, k)."""
+    if weights is None:
+        return x
+    return weights * x if weights.ndim == x.ndim else scale_rows(weights, x)
