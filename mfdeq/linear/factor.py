@@ -11,18 +11,19 @@ import math
 import time
 from typing import Any
 
-from ..arrays.backend import Array, array_on_host, check_block, host
+from ..arrays.backend import Array, check_block, host
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from .scaling import ResidualMeasure, Scaling, components_of, weigh
+from .scaling import Components, ResidualMeasure, Scaling, components_of, stacked, weigh
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
 SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
 MIN_DIGITS = 1.0  # a solution with fewer correct decimal digits is an error
 MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
+REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that is missing
 LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
 
 
@@ -70,6 +71,8 @@ class Factor:
     flexible = False
     iterative = True
     advice = "another preconditioner, mfdeq.Direct() or more iterations"  # after a failed solve
+    _rtol_factor_in_units = 1.0  # of `rtol`, for residuals as they are beside those in no units
+    _least_rtol_in_no_units = 0.0  # tolerance in no units; `rtol` itself if it is smaller
 
     def __init__(self, A: Operator, rtol: float | None, counts: LinearCounts | None) -> None:
         self.A = A
@@ -87,8 +90,8 @@ class Factor:
         ----------
         b : (N,) or (N, k) array
         rtol : float, optional
-            Relative true residual ||R (b - A x)|| / ||R b|| of every column; by default the
-            factor's. R is diagonal and makes equations in unlike units comparable: see Notes.
+            Relative true residual ||b - A x|| / ||b|| of every column; by default the factor's.
+            It must be reached in no units as well: see Notes.
 
         Returns
         -------
@@ -104,10 +107,10 @@ class Factor:
 
         Notes
         -----
-        The verdict does not depend on the units of equations and unknowns if the entries of A are
-        known, or A has scales. R then equilibrates A (`mfdeq.linear.scaling`), unless its rows and
-        columns are alike already, and the part of b in each connected component of A counts as one.
-        If only products with A are known, R is the identity.
+        If the entries of A are known, or it has scales, ||R (b - A x)|| / ||R b|| must reach the
+        tolerance as well. R is the diagonal that equilibrates A (`mfdeq.linear.scaling`), such that
+        equations in small units count like others. Systems that are independent of each other in A
+        are compared with their own part of b.
         """
         return self._solve_checked(self._checked(b), rtol)
 
@@ -221,22 +224,28 @@ class Factor:
         return scaling_of(self.A)
 
     @functools.cached_property
-    def _measures(self) -> tuple[ResidualMeasure, ResidualMeasure]:
-        """The measures of residuals of solves with A and with its adjoint."""
-        array, scaling = self.A.array, self.scaling
-        parts = None if array is None else components_of(array)
-        return (
-            ResidualMeasure(scaling.judged_rows, parts and parts.rows),
-            ResidualMeasure(scaling.adjoint.judged_rows, parts and parts.columns),
-        )
+    def _components(self) -> Components | None:
+        return None if self.A.array is None else components_of(self.A.array)
 
     def _weights(self, b: Array, adjoint: bool) -> Array | None:
-        """Return the weights of residuals for a right-hand side; None for ones."""
-        return self._measures[adjoint].weights(b)
+        """Return weights in which the residuals for b have no units, (N,) or (N, k); None: ones."""
+        parts = self._components
+        rows = self.scaling.columns if adjoint else self.scaling.rows
+        rows = None if self.scaling.alike else rows
+        if parts is None:
+            return rows
+        groups = parts.columns if adjoint else parts.rows
+        return weigh(rows, groups.spread(1.0 / groups.lengths_or_ones(weigh(rows, b))))
 
-    def _weights_at(self, x: Array, b: Array) -> Array | None:
-        """Return weights by the sizes of a solution; None, the default, if those of b will do."""
-        return None
+    def _measures(self, b: Array, adjoint: bool) -> list[ResidualMeasure]:
+        """Return the measures of a residual, all of which must reach their tolerances."""
+        weights = self._weights(b, adjoint)
+        if weights is None:
+            return [ResidualMeasure(self.backend, None, b)]
+        return [
+            ResidualMeasure(self.backend, None, b, rtol_factor=self._rtol_factor_in_units),
+            ResidualMeasure(self.backend, weights, b, least_rtol=self._least_rtol_in_no_units),
+        ]
 
     def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
         """Solve for a right-hand side that has been validated, and check the residual.
@@ -254,35 +263,36 @@ class Factor:
         start = time.perf_counter()
         try:
             A = self._adjoint_operator if adjoint else self.A
-            b_norm = self._norms(None, b)
-            if not host.isfinite(b_norm).all():
+            measures = self._measures(b, adjoint)
+            b_norm = stacked(measure.size for measure in measures)
+            if not host.isfinite(b_norm[0]).all():
                 raise self._not_finite(b)
-            if (weights := self._weights(b, adjoint)) is not None:
-                b_norm = self._norms(weights, b)
             self.stopped, counts.history = "", []
             x = self._attempt(b, rtol, adjoint)
-            if (by_entry := self._weights_at(x, b)) is not None:
-                weights, b_norm = by_entry, self._norms(by_entry, abs(x) + abs(b))
             product = self._product(A, x)
-            history = [self._residual_norms(weights, b, product)]
-            while not (history[-1] <= rtol * b_norm).all():
+            target = stacked(measure.target(rtol) for measure in measures)
+            history = [stacked(m.residual(b, product, x) for m in measures)]
+            while not (history[-1] <= target).all():
                 if not host.isfinite(history[-1]).all():
                     raise self._failure(x, history, b_norm, rtol, adjoint)
-                floor = self._rounding_floor(A, x, weights)
-                if (history[-1] <= host.maximum(floor, rtol * b_norm)).all():
-                    self._accept_at_floor(A, x, b, history[-1], floor, b_norm, rtol, adjoint)
+                sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
+                floor = unit * stacked(m.norms(sizes, x) for m in measures)
+                if (history[-1] <= host.maximum(floor, target)).all():
+                    self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint)
                     break
                 stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
                 if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
                     raise self._failure(x, history, b_norm, rtol, adjoint)
                 counts.refinements += 1
-                x = x + self._attempt(b - product, max(rtol, 0.01 * self.rtol), adjoint)
+                missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
+                needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
+                x = x + self._attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
                 product = self._product(A, x)
-                history.append(self._residual_norms(weights, b, product))
+                history.append(stacked(m.residual(b, product, x) for m in measures))
         finally:
             counts.seconds += time.perf_counter() - start
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
-            worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0)).max())
+            worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0))[0].max())
             counts.full_solves += 1
             counts.worst_residual = max(counts.worst_residual, worst)
         counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
@@ -295,20 +305,6 @@ class Factor:
         # Do not pass NaN from a breakdown to a user's product, which would be blamed for it.
         return x
 
-    def _norms(self, weights: Array | None, x: Array) -> Any:
-        """Return the norms of the columns, on the host."""
-        with self.backend.ignore_overflow():
-            return array_on_host(self.backend.column_norms(weigh(weights, x))).astype("float64")
-
-    def _residual_norms(self, weights: Array | None, b: Array, product: Array) -> Any:
-        if weights is not None:
-            return self._norms(weights, b - product)
-        return array_on_host(self.backend.difference_norms(b, product)).astype("float64")
-
-    def _rounding_floor(self, A: Operator, x: Array, weights: Array | None = None) -> Any:
-        """Compute c eps || |A||x| || of each column, below which a residual is rounding error."""
-        return ROUNDING_FACTOR * self.backend.eps * self._norms(weights, A.abs_apply(x))
-
     def _accept_at_floor(
         self,
         A: Operator,
@@ -317,19 +313,16 @@ class Factor:
         residual: Any,
         floor: Any,
         b_norm: Any,
-        rtol: float,
+        target: Any,
         adjoint: bool,
     ) -> None:
         """Accept columns above their tolerance, unless A is singular to working precision."""
-        above = residual > rtol * b_norm
-        self.counts.at_floor += int(above.sum())
+        above = residual > target
+        self.counts.at_floor += int(above.any(axis=0).sum())
         rounding = host.where(above, host.maximum(residual, floor / ROUNDING_FACTOR), 0.0)
-        relative = rounding / host.where(b_norm > 0, b_norm, 1.0)
+        relative = (rounding / host.where(b_norm > 0, b_norm, 1.0)).max(axis=0)
         if not relative.max() > SUSPICIOUS_RESIDUAL:
             return
-        if not relative.max() < 10.0**-MIN_DIGITS:  # a residual as large as b is no solution
-            digits = max(0.0, -math.log10(float(relative.max())))
-            raise singular_error(digits, "to working precision")
         if x.ndim == 2:
             worst = int(relative.argmax())
             x, b = x[:, worst], b[:, worst]

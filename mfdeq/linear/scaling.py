@@ -21,7 +21,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,28 +96,24 @@ class Scaling:
         sizes of equations are |A| times those of the unknowns, or conversely.
         """
         equations, unknowns = A.scales if A.scales is not None else (None, None)
-        if equations is None and unknowns is None:
+        known = [x for x in (equations, unknowns) if x is not None]
+        if not known or (A.has_entries and A.array is None) or all(_ratio(x) == 1 for x in known):
             return cls()
         rows = None if equations is None else 1.0 / equations
         if rows is not None and unknowns is not None:
             return cls(rows, unknowns)
-        known = unknowns if rows is None else rows
-        symmetric = cls(known, known)
+        one_side = unknowns if rows is None else rows
+        symmetric = cls(one_side, one_side)
         if is_symmetric(symmetric.operator(A)):
             return symmetric
         if rows is None:
-            return cls(1.0 / row_sizes(A, known), known)
-        return cls(known, 1.0 / row_sizes(A.H, known))  # type: ignore[attr-defined]
+            return cls(1.0 / row_sizes(A, one_side), one_side)
+        return cls(one_side, 1.0 / row_sizes(A.H, one_side))  # type: ignore[attr-defined]
 
     @property
     def adjoint(self) -> Scaling:
         """The scaling of A'."""
         return Scaling(self.columns, self.rows, self.alike)
-
-    @property
-    def judged_rows(self) -> Array | None:
-        """The diagonal by which residuals are multiplied before they are judged."""
-        return None if self.alike else self.rows
 
     def tightened(self, b: Array, rtol: float) -> float:
         """Return the tolerance of R b - R A x that implies `rtol` of the residual as judged."""
@@ -357,9 +353,12 @@ class Groups:
         )
         return cls(by_index.astype(backend.dtype).T.tocsr())
 
-    def lengths(self, x: Array) -> Array:
-        """Return the norms of the parts of the columns of an (N,) or (N, k) array."""
-        return Backend.of(x).xp.sqrt(self.members @ (x * x))
+    def lengths_or_ones(self, x: Array) -> Array:
+        """Return the norms of the parts of an (N,) or (N, k) array, with ones in place of zeros."""
+        xp = Backend.of(x).xp
+        with Backend.ignore_overflow():
+            lengths = xp.sqrt(self.members @ (x * x))
+        return xp.where(lengths > 0, lengths, xp.ones_like(lengths))
 
     def means(self, x: Array) -> Array:
         """Return the mean of each group of an (N,) array."""
@@ -418,38 +417,64 @@ def components_of(A: Any) -> Components | None:
     return Components(Groups.of(backend, labels[:n], count), Groups.of(backend, labels[n:], count))
 
 
-@dataclass(frozen=True)
-class ResidualMeasure:
-    """Lengths of residuals and right-hand sides of A x = b in no units.
-
-    Attributes
-    ----------
-    rows : (N,) array or None
-        The sizes by which equations are multiplied; None is one.
-    groups : Groups or None
-        The equations of each connected component of A, whose right-hand sides are scaled to the
-        same length; None if there is one component.
-    """
-
-    rows: Array | None = None
-    groups: Groups | None = None
-
-    def weights(self, b: Array) -> Array | None:
-        """Return the weights of residuals for a right-hand side, (N,) or (N, k); None for ones."""
-        if self.groups is None:
-            return self.rows
-        return _scaled(self.rows, self.groups.spread(1.0 / self.lengths(b)))
-
-    def lengths(self, b: Array) -> Array:
-        """Return the length of each component of b, with ones in place of zeros."""
-        assert self.groups is not None
-        xp = Backend.of(b).xp
-        lengths = self.groups.lengths(_scaled(self.rows, b))
-        return xp.where(lengths > 0, lengths, xp.ones_like(lengths))
-
-
 def weigh(weights: Array | None, x: Array) -> Array:
     """Multiply the entries of an (N,) or (N, k) array by weights of shape (N,) or (N, k)."""
     if weights is None:
         return x
     return weights * x if weights.ndim == x.ndim else scale_rows(weights, x)
+
+
+class ResidualMeasure:
+    """Norms of residuals and of a right-hand side, in some weights.
+
+    Parameters
+    ----------
+    backend : Backend
+    weights : (N,) or (N, k) array or None
+        None for ones.
+    b : (N,) or (N, k) array
+    rtol_factor, least_rtol : float, optional
+        The factor of tolerances in this measure, and the smallest tolerance.
+
+    Attributes
+    ----------
+    size : (k,) array on the host
+        The norm of each column of b.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        weights: Array | None,
+        b: Array,
+        rtol_factor: float = 1.0,
+        least_rtol: float = 0.0,
+    ) -> None:
+        self.backend, self.weights = backend, weights
+        self.rtol_factor, self.least_rtol = rtol_factor, least_rtol
+        self.size = self.norms(b, b)
+
+    def target(self, rtol: float) -> Any:
+        """Return the residual of each column that a tolerance allows, on the host."""
+        return max(self.rtol_factor * rtol, self.least_rtol) * self.size
+
+    def residual(self, b: Array, product: Array, x: Array) -> Any:
+        """Return the norm of each column of b - product, on the host."""
+        if self.weights is None:
+            return on_host(self.backend.difference_norms(b, product))
+        return self.norms(b - product, x)
+
+    def norms(self, r: Array, x: Array) -> Any:
+        """Return the norm of each column of r for the solution x, on the host."""
+        with self.backend.ignore_overflow():
+            return on_host(self.backend.column_norms(weigh(self.weights, r)))
+
+
+def on_host(norms: Array) -> Any:
+    """Return norms of columns as a (k,) array in float64 on the host."""
+    return host.atleast_1d(array_on_host(norms)).astype("float64")
+
+
+def stacked(norms: Iterable[Any]) -> Any:
+    """Return norms of columns in several measures as one array, (measures, k)."""
+    return host.stack(list(norms))

@@ -221,7 +221,19 @@ class Problem:
     ) -> CheckedLinearization:
         with self.backend.user_call(f"{self.name}.linearize(h, theta)"):
             linearization = linearize(*map(self.backend.to_user, (h, self.theta)))
-        return CheckedLinearization(self, linearization)
+        checked = CheckedLinearization(self, linearization)
+        checked.A.scales = self._scales(h)
+        return checked
+
+    def _scales(self, h: Array) -> tuple[Array | None, Array | None] | None:
+        """Return the sizes of equations and unknowns for linear solvers, which take no zeros."""
+        xp = self.backend.xp
+        sizes = self.residual_scale(h), self.state_scale()
+        equations, unknowns = (None if x is None or bool(xp.any(x == 0)) else x for x in sizes)
+        if self.is_map:  # h - f(h) has the units of h
+            known = equations if unknowns is None else unknowns
+            equations = unknowns = known
+        return None if equations is None and unknowns is None else (equations, unknowns)
 
 
 class CheckedLinearization:

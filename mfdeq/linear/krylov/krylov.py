@@ -14,7 +14,7 @@ from ...operators.compiled_solves import compiled_krylov
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor, scaling_of
+from ..factor import Factor
 from ..operands import operator_of
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator, Solver
@@ -29,6 +29,8 @@ COLUMN_METHODS = ("minres", "lgmres", "bicgstab")  # of scipy
 METHODS = (*BLOCK_METHODS, *COLUMN_METHODS)
 SYMMETRIC_METHODS = ("cg", "minres")
 CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts cycles
+MAX_UNSCALED_RESIDUAL = 0.5  # in no units, of methods whose mathematics has units
+SLACK_IN_UNITS = 10.0  # of tolerances with the units that A has, where it is scaled
 VECTORS_OF_CG = 8  # that CG stores for a column
 
 
@@ -176,11 +178,7 @@ class Krylov(Solver):
         symmetric = self.method in SYMMETRIC_METHODS
         if A.array is not None and not symmetric and (described is None or described.equilibrates):
             return Scaling.exact(A)
-        if A.scales is not None:
-            return Scaling.from_scales(A)
-        scaling = scaling_of(A)
-        # Without a symmetric scaling, A is not symmetric, or only rounding makes it so.
-        return Scaling() if symmetric and scaling.rows is not scaling.columns else scaling
+        return Scaling.from_scales(A)
 
 
 def _is_symmetric(A: Operator, scaling: Scaling) -> bool:
@@ -200,9 +198,16 @@ class _KrylovFactor(Factor):
         scaling: Scaling,
     ) -> None:
         super().__init__(A, solver.rtol, counts)
-        self.solver, self.M, self.scaling = solver, M, scaling
+        self.solver, self.M, self.run_scaling = solver, M, scaling
         # The method solves (R A C) y = R b, preconditioned by C^-1 M R^-1, and x is C y.
         self._sides = scaling, scaling.adjoint
+        if scaling.rows is not None or A.array is None:
+            self.scaling = scaling
+            if not scaling.alike:
+                self._rtol_factor_in_units = SLACK_IN_UNITS
+        else:
+            # The norm that the method minimizes has units: in no units only gross errors count.
+            self._least_rtol_in_no_units = MAX_UNSCALED_RESIDUAL
         self.flexible = M is None or M.flexible  # without M, `approximate` is a loose solve
         described = as_preconditioner(solver.preconditioner)
         kind = described.description if described else "no preconditioner"
@@ -216,11 +221,11 @@ class _KrylovFactor(Factor):
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
     ) -> Factor | None:
-        if self.solver.method in SYMMETRIC_METHODS and not _is_symmetric(A, self.scaling):
+        if self.solver.method in SYMMETRIC_METHODS and not _is_symmetric(A, self.run_scaling):
             return None
         solver = replace(self.solver, max_iterations=max_iterations)
         counts.setups -= 1  # Nothing is set up.
-        return type(self)(A, solver, self.M, counts, self.scaling)
+        return type(self)(A, solver, self.M, counts, self.run_scaling)
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         return self.preconditioned_factor(A, counts, self.solver.max_iterations)
@@ -232,7 +237,7 @@ class _KrylovFactor(Factor):
         self.M.refreshes += 1
         counts.setups -= 1  # It is counted as a refresh instead.
         counts.refreshes += 1
-        scaling = self.scaling if A.scales is None else Scaling.from_scales(A)
+        scaling = self.run_scaling if A.scales is None else Scaling.from_scales(A)
         return type(self)(A, self.solver, self.M, counts, scaling)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
@@ -250,16 +255,17 @@ class _KrylovFactor(Factor):
         return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        measure, unknowns = self._measures[adjoint], self._measures[not adjoint].groups
-        scaling = self._sides[adjoint]
+        scaling, parts = self._sides[adjoint], self._components
         rtol = scaling.tightened(b, rtol)
-        if unknowns is None:
-            y = self._solve_scaled(weigh(scaling.rows, b), rtol, adjoint)
-            return weigh(scaling.columns, y)
+        b = weigh(scaling.rows, b)
+        if parts is None:
+            return weigh(scaling.columns, self._solve_scaled(b, rtol, adjoint))
         # The parts of b in independent systems may be of very different size.
-        lengths = measure.lengths(b)
-        b = weigh(scaling.rows, weigh(measure.groups.spread(1.0 / lengths), b))  # type: ignore[union-attr]
-        y = self._solve_scaled(b, rtol, adjoint)
+        equations, unknowns = (
+            (parts.columns, parts.rows) if adjoint else (parts.rows, parts.columns)
+        )
+        lengths = equations.lengths_or_ones(b)
+        y = self._solve_scaled(weigh(equations.spread(1.0 / lengths), b), rtol, adjoint)
         return weigh(scaling.columns, weigh(unknowns.spread(lengths), y))
 
     def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...arguments import count, fraction
-from ...arrays.backend import Array
+from ...arrays.backend import Array, Backend, host
 from ...errors import ConvergenceError
 from ...operators.operator import Operator
 from ...report import LinearCounts
 from ..factor import Factor
 from ..operands import operator_of
 from ..protocols import Solver
-from ..scaling import weigh
+from ..scaling import ResidualMeasure, on_host, stacked
 
 STALL_ITERATIONS = 500  # iterations in which the residual must fall below STALL_RATIO times itself
 STALL_RATIO = 0.999
@@ -42,9 +43,9 @@ class Neumann(Solver):
     -----
     The iterates are the partial sums of the Neumann series, x = b + J b + J^2 b + ...
 
-    The iteration does not depend on the units of the unknowns. Neither does its end: residuals are
-    scaled like the rows of A if its entries are known, by the model's `state_scale` if there is
-    one, and otherwise each residual is compared with its own unknown.
+    The iteration does not depend on the units of the unknowns. So that its end does not either,
+    residuals are also judged after scaling, like the rows of A if its entries are known, or by the
+    model's `state_scale`; otherwise each residual is compared with its own unknown.
 
     References
     ----------
@@ -100,8 +101,6 @@ class _NeumannFactor(Factor):
     def __init__(self, A: Operator, solver: Neumann, counts: LinearCounts) -> None:
         super().__init__(A, solver.rtol, counts)
         self.solver, self.max_iterations = solver, solver.max_iterations
-        # Without entries or scales nothing else says which unknowns have the same unit.
-        self._judges_entries = A.array is None and A.scales is None
 
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
@@ -110,23 +109,16 @@ class _NeumannFactor(Factor):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         A = self._adjoint_operator if adjoint else self.A
-        xp = self.backend.xp
-        weights = self._weights(b, adjoint)
-
-        def norm(r: Array, x: Array) -> Array:
-            if (by_entry := self._weights_at(x, b)) is not None:
-                return xp.max(xp.abs(by_entry * r), axis=0)
-            return self.backend.column_norms(weigh(weights, r))
-
         x, r = self.backend.zeros(*b.shape), b
-        limit = rtol if self._judges_entries else rtol * norm(b, x)
-        earlier = norm(r, x)
+        measures = self._measures(b, adjoint)
+        limit = stacked(measure.target(rtol) for measure in measures)
+        earlier = stacked(m.norms(r, x) for m in measures)
         for k in range(1, self.max_iterations + 1):
-            r_norm = norm(r, x)
-            if bool(xp.all(r_norm <= limit)) or not bool(xp.all(xp.isfinite(r_norm))):
+            r_norm = stacked(m.norms(r, x) for m in measures)
+            if (r_norm <= limit).all() or not host.isfinite(r_norm).all():
                 break
             if k % STALL_ITERATIONS == 0:
-                if bool(xp.any((r_norm > limit) & (r_norm > STALL_RATIO * earlier))):
+                if ((r_norm > limit) & (r_norm > STALL_RATIO * earlier)).any():
                     break
                 earlier = r_norm
             x = x + r
@@ -134,15 +126,35 @@ class _NeumannFactor(Factor):
             self.counts.iterations += 1
         return x
 
-    def _weights_at(self, x: Array, b: Array) -> Array | None:
-        if not self._judges_entries:
-            return None
-        xp = self.backend.xp
-        sizes = xp.abs(x) + xp.abs(b)
-        return xp.where(sizes > 0, 1.0 / xp.where(sizes > 0, sizes, xp.ones_like(sizes)), 0.0 * x)
+    def _measures(self, b: Array, adjoint: bool) -> list[ResidualMeasure]:
+        measures = super()._measures(b, adjoint)
+        if self.A.array is None and self.A.scales is None:
+            # Nothing else says which unknowns have the same unit.
+            measures.append(_ByEntry(self.backend, None, b))
+        return measures
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, APPROXIMATION_RTOL, adjoint)
+
+
+class _ByEntry(ResidualMeasure):
+    """The largest entry of a residual relative to its own unknown, which has the same unit."""
+
+    def __init__(self, backend: Backend, weights: Array | None, b: Array) -> None:
+        self.b = b
+        super().__init__(backend, weights, b)
+        self.size = 1.0 + 0.0 * self.size
+
+    def residual(self, b: Array, product: Array, x: Array) -> Any:
+        """Return the largest relative entry of each column of b - product."""
+        return self.norms(b - product, x)
+
+    def norms(self, r: Array, x: Array) -> Any:
+        """Return the largest |r_i| / (|x_i| + |b_i|) of each column."""
+        xp = self.backend.xp
+        sizes = xp.abs(x) + xp.abs(self.b)
+        relative = xp.abs(r) / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        return on_host(xp.max(relative, axis=0))
 
 
 def spectral_radius(A: Operator) -> float:

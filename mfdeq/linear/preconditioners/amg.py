@@ -166,7 +166,7 @@ class AMG(Preconditioner):
         scaling = Scaling.from_scales(A)
         if scaling.rows is None:
             return _Cycle(A, array, self)
-        # In units in which the sizes of the model are one, errors that relaxation leaves are smooth.
+        # In the model's own units, the errors that relaxation leaves are smooth.
         scaled = Matrix(A.backend, scaling.apply(array))
         options = self if B is None else replace(self, near_nullspace=_in_units(scaling, B))
         return _RescaledCycle(A, _Cycle(scaled, scaled.array, options), scaling)
