@@ -76,6 +76,15 @@ def test_error_of_one_rank_is_raised_on_all(ranks):
         assert f"failed on rank {ranks - 1} of {ranks}: ValueError: no water left" in words
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_fault_of_one_rank_is_one_error_on_all_and_the_program_goes_on(ranks):
+    done = run_on_ranks(ranks, str(HERE / "support" / "fault_on_one_rank.py"))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-5000:]
+    assert "all cases ran" in said
+    assert not [line for line in said.splitlines() if line.startswith("WRONG")]
+
+
 @pytest.mark.parametrize(
     ("mode", "words"),
     [

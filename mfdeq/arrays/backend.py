@@ -243,8 +243,8 @@ class Backend:
         """Return a copy of an array to pass to a user function, which may change it."""
         return self.library.to_user(self.xp.asarray(x, copy=True))
 
-    def from_user(self, x: Any, size: int) -> Any:
-        """Check a vector that a user function returned, consistently on all processes."""
+    def from_user(self, x: Any, size: int | None = None) -> Any:
+        """Check what a user function returned (a vector of `size`), alike on all processes."""
         return self.library.from_user(x, size, self.device)
 
     @contextlib.contextmanager
@@ -404,14 +404,16 @@ def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
     fits = type(x) is host.ndarray and x.ndim in (1, 2) and x.shape[0] == rows
     if fits and backend.is_numpy and x.dtype == backend.dtype:
         return x
-    x = as_array(backend, x, name, ArgumentError, "a dense (n,) or (n, k) array")
-    if x.ndim not in (1, 2) or x.shape[0] != rows:
-        raise ArgumentError(
-            f"{name}: expected shape ({rows},) or ({rows}, k), got {tuple(x.shape)}"
-        )
-    if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, REAL_KINDS):
-        raise ArgumentError(
-            f"{name}: expected a real array, got dtype {x.dtype}. Pass the real and imaginary "
-            "parts of a complex array separately"
-        )
+    with backend.library.user_call(backend.device, name):
+        x = as_array(backend, x, name, ArgumentError, "a dense (n,) or (n, k) array")
+        if x.ndim not in (1, 2) or x.shape[0] != rows:
+            raise ArgumentError(
+                f"{name}: expected shape ({rows},) or ({rows}, k), got {tuple(x.shape)}"
+            )
+        if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, REAL_KINDS):
+            raise ArgumentError(
+                f"{name}: expected a real array, got dtype {x.dtype}. Pass the real and imaginary "
+                "parts of a complex array separately"
+            )
+        x = backend.library.from_user(x, None, backend.device)
     return backend.asarray(x)

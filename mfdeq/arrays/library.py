@@ -56,12 +56,15 @@ class ArrayLibrary:
         Whether arrays are in host memory and not distributed over processes.
     accepts_replicated : bool
         Whether numpy arrays are accepted as arrays replicated on every process.
+    distributed : bool
+        Whether arrays may be distributed over several processes.
     """
 
     name = ""
     packages: tuple[str, ...] = ("numpy", "scipy")
     on_host = True
     accepts_replicated = False
+    distributed = False
     sparse: Any = scipy.sparse
     sparse_linalg: Any = scipy.sparse.linalg
     dense_linalg: Any = scipy.linalg
@@ -130,13 +133,26 @@ class ArrayLibrary:
         """Convert an array to the type that user functions accept."""
         return x
 
-    def from_user(self, x: Any, size: int, device: Any) -> Any:
-        """Check a vector that a user function returned, consistently on all processes."""
+    def from_user(self, x: Any, size: int | None, device: Any) -> Any:
+        """Check what a user function returned, consistently on all processes.
+
+        `size` is the number of entries of a vector, and None for anything else.
+        """
         return x
 
     def user_call(self, device: Any, name: str) -> AbstractContextManager[Any]:
         """Return the context in which a user function is called."""
         return contextlib.nullcontext()
+
+    def public_call(
+        self, name: str, signature: Any, args: Any, kwargs: Any
+    ) -> AbstractContextManager[Any] | None:
+        """Return the context of a public function's call, None if no argument is distributed."""
+        return None
+
+    def several_processes(self) -> bool:
+        """Return whether this program runs in several processes."""
+        return False
 
     def on_first_rank(self, function: Callable[[], Any], device: Any) -> Any:
         """Call a function on the first process, and return or raise its outcome on all."""
@@ -187,6 +203,11 @@ def unregister(library: ArrayLibrary) -> None:
     """Remove a library that was added by `register`."""
     _registered.remove(library)
     _library_of_class.clear()
+
+
+def distributed_libraries() -> list[ArrayLibrary]:
+    """Return the registered libraries whose arrays may be distributed over processes."""
+    return [library for library in _registered if library.distributed]
 
 
 def find_library(cls: type) -> ArrayLibrary | None:

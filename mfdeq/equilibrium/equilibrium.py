@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from ..arrays.backend import Array, native
+from ..arrays.collective import collective
 from ..errors import ArgumentError, short_repr
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
@@ -73,6 +74,7 @@ class Equilibrium(LinearizedEquilibrium):
     [-0.031 -0.005]
     """
 
+    @collective
     def hessian(self, loss: LossBase) -> ReducedHessian:
         """Return the exact Hessian of a loss along the equilibrium, as an operator.
 
@@ -108,6 +110,7 @@ class Equilibrium(LinearizedEquilibrium):
         check_loss(loss, self.problem.model)
         return ReducedHessian(self, loss)
 
+    @collective
     def curvature(self, w: Array) -> CurvatureOperator:
         """Return the curvature of w'f over (theta, h), with w fixed.
 
@@ -131,6 +134,7 @@ class Equilibrium(LinearizedEquilibrium):
         """
         return self.linearized.curvature(self._state_vector(w, "w"))
 
+    @collective
     def total_curvature(self, u: Array, v: Array) -> Array:
         """Evaluate the curvature of f along the equilibrium manifold.
 
@@ -161,6 +165,7 @@ class Equilibrium(LinearizedEquilibrium):
         u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
         return self.linearized.second(T._apply(u), T._apply(v))
 
+    @collective
     def second_order(self, u: Array, v: Array) -> Array:
         """Compute the second derivative of h* along two parameter directions.
 
@@ -189,6 +194,7 @@ class Equilibrium(LinearizedEquilibrium):
         """
         return self.inverse._apply(self.total_curvature(u, v))
 
+    @collective
     def second_order_slice(self, v: Array) -> SecondOrderSlice:
         """Return the operator u -> h''[u, v] for a fixed v.
 
@@ -212,6 +218,7 @@ class Equilibrium(LinearizedEquilibrium):
         """
         return SecondOrderSlice(self, self._param_vector(v, "v"))
 
+    @collective
     def component_hessian(self, w: Any) -> ReducedCurvature:
         """Return the Hessian of a weighted sum of the state's components, or of one component.
 

@@ -13,6 +13,7 @@ from typing import Self
 
 from ..arguments import fraction
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
@@ -222,6 +223,7 @@ class LinearizedEquilibrium:
         check_loss(loss, self.problem.model)
         return loss.gradients(self.state, self.params)
 
+    @collective
     def adjoint(self, loss: LossBase) -> Array:
         """Solve A' lam = dL/dh for the adjoint of a loss.
 
@@ -258,6 +260,7 @@ class LinearizedEquilibrium:
             self._adjoints[loss] = self.factor.solve_adjoint(d_state)
         return self.backend.xp.asarray(self._adjoints[loss], copy=True)
 
+    @collective
     @translate_memory_errors
     def gradient(self, loss: LossBase, *, rtol: float | None = None) -> Array:
         """Compute the gradient of a loss along the equilibrium, by one adjoint solve.
@@ -312,6 +315,7 @@ class LinearizedEquilibrium:
         )
         return value
 
+    @collective
     def gradient_with_error(
         self, loss: LossBase, *, rtol: float | None = None
     ) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..arguments import one_of
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
@@ -18,6 +19,7 @@ from .equilibrium import Equilibrium
 from .uniqueness import explain_failure, judge_uniqueness
 
 
+@collective
 @translate_memory_errors
 def solve(
     model: Model,
@@ -158,6 +160,7 @@ def solve(
     raise first_error
 
 
+@collective
 @translate_memory_errors
 def equilibrium_at(
     model: Model, theta: Array, state: Array, *, solver: Any = "auto"

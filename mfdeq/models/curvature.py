@@ -167,9 +167,8 @@ class ProductCurvature(CurvatureOperator):
                     f"{self.name}: expected it to return a pair (a_theta, a_h), got "
                     f"{type(result).__name__}"
                 )
-            if x.ndim == 1:
-                sizes = self.param_size, self.state_size
-                result = tuple(map(self.backend.from_user, result, sizes))
+            sizes = (self.param_size, self.state_size) if x.ndim == 1 else (None, None)
+            result = tuple(map(self.backend.from_user, result, sizes))
         a_u = check_array(result[0], shapes[0], f"a_theta of {self.name}")
         return xp.concat([a_u, check_array(result[1], shapes[1], f"a_h of {self.name}")], axis=0)
 

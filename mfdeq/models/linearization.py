@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, native
 from ..errors import ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
@@ -105,6 +105,7 @@ class Problem:
         name = f"{self.name}.residual_scale"
         with self.backend.user_call(f"{name}(h, theta)"):
             value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
+            value = self.backend.from_user(value, self.state_size)
         return self._sizes(value, name)
 
     def state_scale(self) -> Array | None:
@@ -112,14 +113,14 @@ class Problem:
         name = f"{self.name}.state_scale"
         with self.backend.user_call(f"{name}(theta)"):
             value = self.model.state_scale(self.backend.to_user(self.theta))
+            value = self.backend.from_user(value, self.state_size)
         return self._sizes(value, name)
 
     def _sizes(self, value: Any, name: str) -> Array | None:
         if value is None:
             return None
         xp, N = self.backend.xp, self.state_size
-        value = self.backend.from_user(value, N)
-        if getattr(value, "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
+        if getattr(native(value), "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
             number = float(self.backend.check_array(value, (), name, convert=True))
             value = number + self.backend.zeros(N)
         sizes = self.backend.vector(value, N, name, convert=True)
@@ -221,6 +222,7 @@ class Problem:
     ) -> CheckedLinearization:
         with self.backend.user_call(f"{self.name}.linearize(h, theta)"):
             linearization = linearize(*map(self.backend.to_user, (h, self.theta)))
+            linearization = self.backend.from_user(linearization)
         checked = CheckedLinearization(self, linearization)
         checked.A.scales = self._scales(h)
         return checked
@@ -285,6 +287,7 @@ class CheckedLinearization:
         name = f"curvature of {self.name}"
         with self.backend.user_call(f"{name}, of lam of shape {w.shape}"):
             curvature = self.linearization.curvature(self.backend.to_user(self._sign * w))
+            curvature = self.backend.from_user(curvature)
         return as_curvature(
             self.backend,
             curvature,

@@ -8,7 +8,8 @@ from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, is_dense, native
-from ..errors import ArgumentError, DerivativeError, ModelError
+from ..arrays.collective import collective
+from ..errors import ArgumentError, DerivativeError, MfdeqError, ModelError
 from .curvature import (
     BlockCurvature,
     CurvatureOperator,
@@ -25,7 +26,15 @@ def check_loss(loss: Any, model: Any) -> None:
             "the loss: expected an mfdeq.Loss, mfdeq.LeastSquares, mfdeq.QuadraticPrior or a "
             f"linear combination of these, got {type(loss).__name__}"
         )
+    if (error := construction_error(loss)) is not None:
+        raise error
     model.check_loss(loss)
+
+
+def construction_error(loss: LossBase) -> Exception | None:
+    """Return the error that a constructor in the loss has kept for its first use, if any."""
+    kept = (term.construction_error for term in loss.terms)
+    return next((error for error in kept if error is not None), None)
 
 
 class LossBase:
@@ -35,8 +44,17 @@ class LossBase:
     `curvature_operator`. They are called with checked arrays h and theta of one array library.
 
     Losses can be added, subtracted, and multiplied and divided by real numbers.
+
+    Attributes
+    ----------
+    construction_error : MfdeqError or None
+        What was wrong with the arguments, where the constructor could not raise it on all of
+        several processes (see `mfdeq.arrays.collective.defer_error`).
     """
 
+    construction_error: MfdeqError | None = None
+
+    @collective
     def value(self, h: Array, theta: Array) -> float:
         """Return L(h, theta).
 
@@ -49,6 +67,8 @@ class LossBase:
         -------
         float
         """
+        if (error := construction_error(self)) is not None:
+            raise error
         return self._evaluate(native(h), native(theta))
 
     def _evaluate(self, h: Array, theta: Array) -> float:
@@ -226,8 +246,7 @@ class Loss(LossBase):
         with backend.user_call(
             f"{field} of the loss, of (h, theta) of shapes {h.shape}, {theta.shape}"
         ):
-            out = function(*map(backend.to_user, (h, theta)))
-            return out if size is None else backend.from_user(out, size)
+            return backend.from_user(function(*map(backend.to_user, (h, theta))), size)
 
     def _gradient(
         self, backend: Backend, field: str, function: Any, h: Array, theta: Array, size: int

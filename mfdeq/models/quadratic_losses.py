@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, as_array, host, is_dense, is_sparse
+from ..arrays.collective import defer_error
 from ..arrays.library import library_of
 from ..errors import ModelError
 from ..operators.dot_tests import check_symmetric
@@ -83,12 +84,13 @@ class LeastSquares(QuadraticLoss):
     """
 
     def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
-        self.data = _copy_of_numbers(data, "data of LeastSquares")
-        shape = tuple(getattr(self.data, "shape", ()))
-        if len(shape) != 1:
-            raise ModelError(f"data of LeastSquares: expected shape (m,), got shape {shape}")
-        self.observe = _copy_of_matrix(observe)
-        self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
+        with defer_error(self):
+            self.data = _copy_of_numbers(data, "data of LeastSquares")
+            shape = tuple(getattr(self.data, "shape", ()))
+            if len(shape) != 1:
+                raise ModelError(f"data of LeastSquares: expected shape (m,), got shape {shape}")
+            self.observe = _copy_of_matrix(observe)
+            self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
 
     def _make_operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
@@ -179,8 +181,9 @@ class QuadraticPrior(QuadraticLoss):
     """
 
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
-        self.precision = _copy_of_matrix(precision)
-        self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
+        with defer_error(self):
+            self.precision = _copy_of_matrix(precision)
+            self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
 
     def _make_operator(self, backend: Backend, param_size: int) -> Operator:
         precision = self.precision

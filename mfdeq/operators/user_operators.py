@@ -7,7 +7,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..arrays.library import library_of
 from ..arrays.sparse import to_canonical_format
-from ..errors import MfdeqError, ModelError, note_origin
+from ..errors import MfdeqError, ModelError
 from .dot_tests import check_adjoint, check_columns
 from .operator import Matrix, Operator, SelfAdjoint, columnwise
 
@@ -146,8 +146,9 @@ class FromUser(Operator):
         xp = self.backend.xp
         finite = bool(xp.all(xp.isfinite(x)))  # a solver that breaks down passes NaN
         try:
-            with note_origin(f"{name}, of an array of shape {tuple(x.shape)}"):
+            with self.backend.user_call(f"{name}, of an array of shape {tuple(x.shape)}"):
                 out = function(xp.asarray(x, copy=True))  # the function may change its argument
+                out = self.backend.from_user(out)
         except ValueError as error:  # raised by scipy for a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
         return self.backend.check_array(out, (rows, *x.shape[1:]), name, finite=finite)

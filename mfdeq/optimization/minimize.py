@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arguments import at_least, count, fraction, one_of
 from ..arrays.backend import Array, Backend
+from ..arrays.collective import collective
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import solver_for
 from ..errors import (
@@ -35,6 +36,7 @@ from .reduced_functional import ReducedFunctional
 MAX_PRODUCTS_PER_STEP = 200
 
 
+@collective
 def minimize(
     functional: ReducedFunctional,
     theta0: Array,

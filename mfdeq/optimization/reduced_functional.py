@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arguments import fraction, one_of
 from ..arrays.backend import Array, Backend
+from ..arrays.collective import collective
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
 from ..equilibrium.solve import reused_solver, solve
@@ -111,6 +112,7 @@ class ReducedFunctional:
     True
     """
 
+    @collective
     def __init__(
         self,
         model: Model,
@@ -165,6 +167,7 @@ class ReducedFunctional:
         self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES), _start=start)
         self.solve_options["solver"].forget()
 
+    @collective
     def equilibrium(self, theta: Array) -> Equilibrium:
         """Solve for the equilibrium at theta, unless it is that of the last call.
 
@@ -269,6 +272,7 @@ class ReducedFunctional:
         self.solves += equilibria
         self._earlier_linear_solves += linear_solves
 
+    @collective
     def value(self, theta: Array) -> float:
         """Evaluate the loss L(h*(theta), theta).
 
@@ -311,6 +315,7 @@ class ReducedFunctional:
         eq = self.equilibrium(theta)
         return self.loss.value(eq.state, eq.params)
 
+    @collective
     def gradient(self, theta: Array) -> Array:
         """Compute the gradient of the loss over theta, by one adjoint solve.
 
@@ -351,6 +356,7 @@ class ReducedFunctional:
         """
         return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
 
+    @collective
     def hessian(self, theta: Array) -> ReducedHessian:
         """Return the exact Hessian at theta, (P, P), as an operator.
 
@@ -373,6 +379,7 @@ class ReducedFunctional:
             self._hessian = eq.hessian(self.loss)
         return self._hessian
 
+    @collective
     def hessp(self, theta: Array, v: Array) -> Array:
         """Compute the product of the Hessian at theta with a vector.
 
@@ -387,6 +394,7 @@ class ReducedFunctional:
         """
         return self.products(theta) @ v
 
+    @collective
     def products(self, theta: Array) -> Operator:
         """Return the Hessian at theta, (P, P), with products to a relative error of `accuracy`.
 

@@ -95,13 +95,13 @@ class DistributedArray:
         numbers = host.asarray(self.local, dtype=host.float64)
         columns = math.prod(numbers.shape[1:])  # reshape(-1) fails on a rank without rows
         bits = host.ascontiguousarray(numbers).reshape(-1, columns).view(host.uint64)
-        positions = self._row_numbers()[:, None] * bits.shape[1] + host.arange(bits.shape[1])
+        positions = self.row_numbers()[:, None] * bits.shape[1] + host.arange(bits.shape[1])
         weights = (_fingerprint_weights(positions, seed) for seed in (1, 2))
         sums = [(bits * weight).sum(dtype=host.uint64) for weight in weights]
         return self.device.sum(host.array(sums)).tobytes()
 
-    def _row_numbers(self) -> Any:
-        """Return the number in the whole of each row of this rank."""
+    def row_numbers(self) -> Any:
+        """Return the number in the whole of each row of this rank, (rows of this rank,)."""
         before, numbers = 0, []
         for part in self.rows.parts or (self.rows,):
             here = part.slice_of(self.device.rank)

@@ -7,28 +7,31 @@ are therefore raised on all ranks, and an error that nothing catches aborts all 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pickle
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from ..arrays.backend import host
-from ..errors import ArgumentError, ModelError
+from ..errors import MISTAKES, ArgumentError, DomainError, ModelError, is_evaluation_failure
 from .ranks import Ranks
 
 ABORT_TIMEOUT_SECONDS = 30.0  # how long a failed rank waits for the others before it aborts them
+AGREED = "_mfdeq_raised_on_all_ranks"  # attribute of an error that all ranks raise together
 
 
 @contextlib.contextmanager
-def raise_on_all_ranks(ranks: Ranks, name: str) -> Iterator[None]:
+def raise_on_all_ranks(ranks: Ranks, name: str) -> Iterator[list[str]]:
     """Context in which an exception raised on one rank is raised on all, as the same class.
 
-    A rank that has failed waits `ABORT_TIMEOUT_SECONDS` for the others to return from the function.
-    If one of them does not, because it waits there for a message that will never be sent, all ranks
-    are aborted.
+    A rank that has failed waits `ABORT_TIMEOUT_SECONDS` for the others to leave the context. If one
+    of them does not, because it waits there for a message that will never be sent, all ranks are
+    aborted.
 
     Parameters
     ----------
@@ -36,39 +39,108 @@ def raise_on_all_ranks(ranks: Ranks, name: str) -> Iterator[None]:
     name : str
         What messages call the user's function.
 
+    Yields
+    ------
+    list of str
+        What is appended to it has to be the same on all ranks: the kinds of a function's results.
+
     Raises
     ------
     Exception
-        That of the first rank that failed; on the other ranks its message names that rank. It is a
-        `ModelError` on all ranks if an exception of its class cannot be made from a message alone.
+        That of the first rank that failed (mistakes first); on the other ranks its message names
+        that rank. If an exception of its class cannot be made from a message alone, it is a
+        `DomainError` on all ranks, and a `ModelError` for a mistake.
+    ModelError
+        If the kinds of results differ.
     """
-    failure: Exception | None = None
-    try:
-        yield
-    except Exception as error:
-        if ranks.size == 1:
-            raise
-        failure = error
-    except BaseException as leaving:  # SystemExit and KeyboardInterrupt must not be delayed
-        if ranks.size > 1:
-            abort(leaving, f"it left {name}, where the other ranks wait for it")
-        raise
-    if ranks.size == 1 or not _any_rank_failed(ranks, failure):
+    kinds: list[str] = []
+    if ranks.size == 1:
+        yield kinds
         ranks.count_user_call()
         return
+    failure: Exception | None = None
+    outer, ranks.results = ranks.results, kinds
+    try:
+        yield kinds
+    except Exception as error:
+        if getattr(error, AGREED, False):
+            raise  # on all ranks already
+        failure = error
+    except BaseException as leaving:  # SystemExit and KeyboardInterrupt must not be delayed
+        abort(leaving, f"it left {name}, where the other ranks wait for it")
+    finally:
+        ranks.results = outer
+    found = agree(ranks, failure, repr(kinds).encode())
+    if found.failed:
+        _raise_first(ranks, name, failure)
+    if not found.alike:
+        raise _agreed(_different_results(name, ranks.errors.allgather(kinds)))
+    ranks.count_user_call()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a rank has failed, and whether all ranks hold the same."""
+
+    failed: bool
+    alike: bool
+
+
+def agree(ranks: Ranks, failure: Exception | None, held: bytes = b"") -> Agreement:
+    """Tell all ranks whether one has failed, and whether they hold the same bytes.
+
+    A rank that has failed waits `ABORT_TIMEOUT_SECONDS` for the others, and then aborts all.
+    """
+    from mpi4py import MPI
+
+    digest = int.from_bytes(hashlib.blake2b(held, digest_size=7).digest())
+    mine = host.array([failure is not None, digest, -digest], dtype="i8")
+    largest = host.zeros(3, dtype="i8")
+    request = ranks.errors.Iallreduce(mine, largest, op=MPI.MAX)
+    if failure is None:
+        request.Wait()
+    else:
+        deadline = time.monotonic() + ABORT_TIMEOUT_SECONDS
+        while not request.Test():
+            if time.monotonic() > deadline:
+                abort(failure, f"the other ranks have not returned in {ABORT_TIMEOUT_SECONDS:g} s")
+            time.sleep(1e-3)
+    return Agreement(bool(largest[0]), bool(largest[1] == -largest[2]))
+
+
+def _raise_first(ranks: Ranks, name: str, failure: Exception | None) -> None:
+    """Raise the error of the first rank that failed, on all of them."""
     mine = None
     if failure is not None:
-        mine = _class_for_all_ranks(type(failure)), f"{type(failure).__name__}: {failure}"
-    rank, (kind, message) = next(
-        (r, report) for r, report in enumerate(ranks.errors.allgather(mine)) if report is not None
-    )
+        mistake = not is_evaluation_failure(failure)
+        words = f"{type(failure).__name__}: {failure}"
+        mine = mistake, _class_for_all_ranks(type(failure)), words
+    reports = list(enumerate(ranks.errors.allgather(mine)))
+    failed = [(rank, report) for rank, report in reports if report is not None]
+    rank, (_, kind, message) = min(failed, key=lambda entry: (not entry[1][0], entry[0]))
     if failure is not None and type(failure) is kind:
-        raise failure
-    raise kind(f"{name} failed on rank {rank} of {ranks.size}: {message}") from failure
+        raise _agreed(failure)
+    raise _agreed(kind(f"{name} failed on rank {rank} of {ranks.size}: {message}")) from failure
+
+
+def _agreed(error: Exception) -> Exception:
+    """Mark an error that all ranks raise together, so that they need not agree on it again."""
+    with contextlib.suppress(AttributeError):
+        setattr(error, AGREED, True)
+    return error
+
+
+def _different_results(name: str, kinds: list[list[str]]) -> ModelError:
+    described = [" and ".join(kind) or "nothing" for kind in kinds]
+    rank = next(r for r, words in enumerate(described) if words != described[0])
+    return ModelError(
+        f"{name}: expected the same kind of result on every rank, got {described[0]} on rank 0 and "
+        f"{described[rank]} on rank {rank}"
+    )
 
 
 def _class_for_all_ranks(kind: type[Exception]) -> type[Exception]:
-    """Return the class of an exception if every rank can raise it, else `ModelError`.
+    """Return the class of an exception if every rank can raise it, else one of mfdeq's.
 
     An except clause that catches it on one rank has to catch it on all.
     """
@@ -76,28 +148,11 @@ def _class_for_all_ranks(kind: type[Exception]) -> type[Exception]:
         pickle.dumps(kind)
         kind("")
     except Exception:
-        return ModelError
+        return ModelError if issubclass(kind, (*MISTAKES, ModelError)) else DomainError
     return kind
 
 
-def _any_rank_failed(ranks: Ranks, failure: Exception | None) -> bool:
-    """Tell whether some rank has failed; abort all if a failed rank waits too long for the rest."""
-    from mpi4py import MPI
-
-    mine, result = host.array([failure is not None], dtype="i4"), host.zeros(1, dtype="i4")
-    request = ranks.errors.Iallreduce(mine, result, op=MPI.MAX)
-    if failure is None:
-        request.Wait()
-        return bool(result[0])
-    deadline = time.monotonic() + ABORT_TIMEOUT_SECONDS
-    while not request.Test():
-        if time.monotonic() > deadline:
-            abort(failure, f"the other ranks have not returned in {ABORT_TIMEOUT_SECONDS:g} s")
-        time.sleep(1e-3)
-    return True
-
-
-def abort(failure: BaseException, reason: str = "") -> None:
+def abort(failure: BaseException, reason: str = "") -> NoReturn:
     """Print an exception of this rank with its traceback, and abort all ranks."""
     from mpi4py import MPI
 
@@ -107,6 +162,7 @@ def abort(failure: BaseException, reason: str = "") -> None:
     print(f"{trace}mfdeq: rank {rank} aborts all ranks{because}", file=sys.stderr)
     sys.stderr.flush()
     MPI.COMM_WORLD.Abort(1)
+    raise failure  # Abort does not return
 
 
 def abort_on_uncaught_errors() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointError
 from ..files.atomic import TEMPORARY_SUFFIX
+from .agreement import on_all_ranks
 from .arrays import DistributedArray, is_petsc
 from .errors import last_line
 from .ranks import Ranks
@@ -17,6 +18,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
+@on_all_ranks
 def save(path: Any, **vecs: Any) -> None:
     """Save Vecs under their names in one file.
 
@@ -65,6 +67,7 @@ def save(path: Any, **vecs: Any) -> None:
             vec.destroy()
 
 
+@on_all_ranks
 def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any]:
     """Load Vecs from a file that `save` has written, on any number of ranks.
 

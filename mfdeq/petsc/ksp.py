@@ -15,7 +15,7 @@ from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
 from .cleanup import drop_python_context, register_for_cleanup
 from .errors import last_line, reason_name, translate_petsc_errors
-from .mats import as_mat, call_on_vecs, create_dense_mat
+from .mats import GuardedContext, as_mat, call_on_vecs, create_dense_mat, shell_mat
 from .options import check_options, set_from_options, temporary_options
 from .ranks import Ranks
 
@@ -143,6 +143,7 @@ class KSPFactor(Factor):
             )
         self.solver = solver
         self._wrapped_pc: Any = None  # applies the preconditioner of `base`
+        self._base = base
         with counts.add_time(), temporary_options(solver.prefix, solver.options) as database:
             # Frees the factors and matrices of earlier iterates before this one is made.
             PETSc.garbage_cleanup(A.backend.device.comm)
@@ -152,7 +153,10 @@ class KSPFactor(Factor):
             if not database.hasName("ksp_type"):
                 self._use_right_gmres()
             self.mat = as_mat(A)  # cleanup finds only Mats that Python still refers to
-            ksp.setOperators(self.mat)
+            # PETSc calls the products of A by a Mat of ours, through which no exception passes.
+            self._products = None if A.has_entries else GuardedContext(A)
+            self._guarded = self.mat if self._products is None else shell_mat(self._products)
+            ksp.setOperators(self._guarded, self.mat)
             set_from_options(ksp, solver.prefix)
             ksp.setErrorIfNotConverged(False)
             kind = ksp.getPC().getType()
@@ -160,7 +164,7 @@ class KSPFactor(Factor):
                 self._wrapped_pc = _wrap_pc(base.ksp.getPC())
                 register_for_cleanup(self._wrapped_pc, A.backend.device)
                 ksp.setPC(self._wrapped_pc)
-                ksp.setOperators(self.mat)
+                ksp.setOperators(self._guarded, self.mat)
                 ksp.setTolerances(max_it=max_iterations)
                 if ksp.getType() == "preonly":
                     self._use_right_gmres()
@@ -176,6 +180,8 @@ class KSPFactor(Factor):
 
     def __del__(self, drop: Any = drop_python_context) -> None:
         drop(getattr(self, "_wrapped_pc", None))
+        if getattr(self, "_products", None) is not None:
+            drop(self._guarded)
 
     def _use_right_gmres(self) -> None:
         """Use GMRES preconditioned from the right, which monitors the true residual."""
@@ -209,6 +215,8 @@ class KSPFactor(Factor):
         x = b.like(host.zeros_like(b.local))
         with _translate_unsupported(self.name, self.solver.prefix):
             call_on_vecs(ksp.solveTranspose if adjoint else ksp.solve, b, x)
+        if self._products is not None:
+            self._products.raise_failure()
         self._record()
         return x
 

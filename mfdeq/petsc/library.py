@@ -11,6 +11,13 @@ from ..arrays.backend import Array, Backend, host
 from ..arrays.library import ArrayLibrary, register
 from ..errors import ModelError
 from . import kernels, sparse
+from .agreement import (
+    bound_arguments,
+    describe_result,
+    find_ranks,
+    public_call,
+    size_of_program,
+)
 from .arrays import DistributedArray, TransposedArray, is_petsc
 from .checkpoints import GatheredNpzStore, Hdf5Store
 from .errors import raise_on_all_ranks
@@ -31,6 +38,7 @@ class PetscLibrary(ArrayLibrary):
     packages = ("petsc4py",)
     on_host = False
     accepts_replicated = True
+    distributed = True
     sparse = sparse
     sparse_linalg = sparse  # its LinearOperator
     kernels = kernels
@@ -110,9 +118,15 @@ class PetscLibrary(ArrayLibrary):
         x.device.count_bytes(x.nbytes)
         return x.vec()
 
-    def from_user(self, x: Any, size: int, device: Ranks) -> Any:
-        """Check that a Vec that a function returned is distributed as the problem's vectors are."""
-        rows = device.rows(size)
+    def from_user(self, x: Any, size: int | None, device: Ranks) -> Any:
+        """Check that what a function returned is distributed as the problem's vectors are.
+
+        The kind of the result is noted, and compared with that of the other ranks at the end of the
+        function's `user_call`.
+        """
+        if device.results is not None:
+            device.results.append(describe_result(x))
+        rows = None if size is None else device.rows(size)
         if is_petsc(x, "Vec", "Mat") and rows is not None:
             own, ranks = x.getLocalSize() if is_petsc(x, "Vec") else None, x.getComm().getSize()
             if (own, ranks) != (rows.count(device.rank), device.size):
@@ -121,6 +135,19 @@ class PetscLibrary(ArrayLibrary):
                     f"on this one, got a {type(x).__name__} on {ranks} ranks with {own} entries"
                 )
         return x
+
+    def public_call(
+        self, name: str, signature: Any, args: Any, kwargs: Any
+    ) -> AbstractContextManager[Any] | None:
+        """Return a context that compares arguments and raises errors on all ranks."""
+        ranks = find_ranks((*args, *kwargs.values()))
+        if ranks is None or ranks.size == 1 or ranks.public_calls:
+            return None
+        return public_call(ranks, name, bound_arguments(signature, args, kwargs))
+
+    def several_processes(self) -> bool:
+        """Whether this program runs on several ranks."""
+        return size_of_program() > 1
 
     def user_call(self, device: Ranks, name: str) -> AbstractContextManager[Any]:
         """Return a context in which an error on one rank is an error on all."""

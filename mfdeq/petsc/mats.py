@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +11,18 @@ from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
 from ..operators.dot_tests import check_adjoint
 from ..operators.operator import IdentityMinus, Operator, Zero, columnwise
+from .agreement import bound_arguments, find_ranks, public_call
 from .arrays import DistributedArray, is_petsc
 from .cleanup import drop_python_context, register_for_cleanup
-from .errors import last_line
+from .errors import last_line, raise_on_all_ranks
 from .ranks import Ranks, Rows
 
 ASSEMBLED_TYPES = ("aij", "baij", "sbaij", "dense")  # endings of Mat types that store entries
+# How an array becomes an operand of the kind that an error asks for.
+ARRAY_ADVICE = {
+    "Vec": "; an array becomes one by PETSc.Vec().createWithArray(local, comm=comm)",
+    "Mat": "; an array becomes one by PETSc.Mat().createDense(sizes, array=local)",
+}
 
 
 class MatOperator(Operator):
@@ -68,7 +75,11 @@ class MatOperator(Operator):
     def _vector(self, product: Callable, x: Array, rows: Rows) -> Array:
         ranks = self.backend.device
         out = DistributedArray(host.empty(rows.count(ranks.rank), x.dtype), ranks, rows)
-        call_on_vecs(product, x, out)
+        if self.assembled:
+            call_on_vecs(product, x, out)
+        else:  # the user's function may raise on one rank
+            with raise_on_all_ranks(ranks, f"a product with a {self.mat.getType()} Mat"):
+                call_on_vecs(product, x, out)
         return out
 
     def _block(self, product: Callable, x: Array, rows: Rows) -> Array:
@@ -282,6 +293,40 @@ class OperatorContext:
         return self.operator._apply_adjoint(X) if adjoint else self.operator._apply(X)
 
 
+class GuardedContext(OperatorContext):
+    """The context of a shell Mat for a PETSc solver, which no exception may pass through.
+
+    After an exception, which all ranks raise together, products are NaN: iterations end at once,
+    and `raise_failure` raises the exception after the solver has returned.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(operator)
+        self.failure: Exception | None = None
+
+    def mult(self, mat: Any, x: Any, y: Any) -> None:
+        """Compute y = A x."""
+        self._guard(super().mult, mat, x, y)
+
+    def multTranspose(self, mat: Any, x: Any, y: Any) -> None:
+        """Compute y = A' x."""
+        self._guard(super().multTranspose, mat, x, y)
+
+    def _guard(self, product: Callable, mat: Any, x: Any, y: Any) -> None:
+        if self.failure is None:
+            try:
+                return product(mat, x, y)
+            except Exception as error:
+                self.failure = error
+        y.set(float("nan"))
+
+    def raise_failure(self) -> None:
+        """Raise the exception of a product since the last call, if there was one."""
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+
 def to_petsc(x: Any) -> Any:
     """Convert arrays to Vecs (blocks to dense Mats), operators to Mats, and nothing else."""
     if isinstance(x, DistributedArray):
@@ -303,7 +348,12 @@ def attribute_to_petsc(owner: Any, name: str) -> Any:
 
     @functools.wraps(value)
     def method(*args: Any, **kwargs: Any) -> Any:
-        return to_petsc(value(*args, **kwargs))
+        ranks = find_ranks((owner,))
+        if ranks is None:
+            return to_petsc(value(*args, **kwargs))
+        arguments = bound_arguments(inspect.signature(value), args, kwargs)
+        with public_call(ranks, f"{type(owner).__name__}.{name}", arguments):
+            return to_petsc(value(*args, **kwargs))
 
     return method
 
@@ -363,18 +413,40 @@ def _mat_class() -> type:
     class OperatorMat(PETSc.Mat):
         """A shell Mat that has the attributes of its operator."""
 
+        def mult(self, x: Any, y: Any) -> None:
+            """Compute y = A x."""
+            self._check("mult", x, y)
+            super().mult(x, y)
+
+        def multTranspose(self, x: Any, y: Any) -> None:
+            """Compute y = A' x."""
+            self._check("multTranspose", x, y)
+            super().multTranspose(x, y)
+
+        def _check(self, name: str, *operands: Any, kind: str = "Vec") -> None:
+            """Refuse operands of another class on all ranks, also where only one passes them."""
+            with raise_on_all_ranks(self.getPythonContext().operator.backend.device, name):
+                for x in operands:
+                    if not is_petsc(x, kind):
+                        raise ArgumentError(
+                            f"{name}: expected a PETSc {kind}, got a {type(x).__name__}"
+                            + ARRAY_ADVICE[kind]
+                        )
+
         # Products with dense Mats bypass PETSc's: its result keeps a reference to its factors, and
         # would drop them only after Python has ended.
 
         def matMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
             """Return A B, for a dense B by the operator's block product."""
-            if args or kwargs or not _is_dense(mat):
+            self._check("matMult", mat, kind="Mat")
+            if args or kwargs or not mat.getType().endswith("dense"):
                 return super().matMult(mat, *args, **kwargs)
             return self._product(mat)
 
         def transposeMatMult(self, mat: Any, *args: Any, **kwargs: Any) -> Any:
             """Return A' B, for a dense B by the operator's block product."""
-            if args or kwargs or not _is_dense(mat):
+            self._check("transposeMatMult", mat, kind="Mat")
+            if args or kwargs or not mat.getType().endswith("dense"):
                 return super().transposeMatMult(mat, *args, **kwargs)
             return self._product(mat, adjoint=True)
 
@@ -394,12 +466,3 @@ def _mat_class() -> type:
             return attribute_to_petsc(self.getPythonContext().operator, name)
 
     return OperatorMat
-
-
-def _is_dense(mat: Any) -> bool:
-    if not is_petsc(mat, "Mat"):
-        raise ArgumentError(
-            f"expected a PETSc Mat, got a {type(mat).__name__}: an array becomes one by "
-            "PETSc.Mat().createDense(sizes, array=...)"
-        )
-    return mat.getType().endswith("dense")

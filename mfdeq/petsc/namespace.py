@@ -42,8 +42,11 @@ def _local(options: dict[str, Any]) -> dict[str, Any]:
 
 abs, sign, sqrt, exp, round = map(_entrywise, ("abs", "sign", "sqrt", "exp", "round"))
 log, log1p, log2 = map(_entrywise, ("log", "log1p", "log2"))
-isfinite, isnan, where = map(_entrywise, ("isfinite", "isnan", "where"))
-maximum, minimum = map(_entrywise, ("maximum", "minimum"))
+isfinite, isinf, isnan, where = map(_entrywise, ("isfinite", "isinf", "isnan", "where"))
+maximum, minimum, clip = map(_entrywise, ("maximum", "minimum", "clip"))
+log10, square, floor, ceil = map(_entrywise, ("log10", "square", "floor", "ceil"))
+logical_and, logical_or = map(_entrywise, ("logical_and", "logical_or"))
+logical_not = _entrywise("logical_not")
 zeros_like, ones_like = map(_entrywise, ("zeros_like", "ones_like"))
 
 
@@ -214,11 +217,29 @@ def argsort(x: Any) -> Any:
     return host.argsort(replicate(x), kind="stable")
 
 
-def argmax(x: Any) -> Any:
-    """Return the first index of the largest entry of an (n,) array."""
-    if not isinstance(x, DistributedArray):
-        return host.argmax(x)
-    return int(host.argmax(x.gathered()))
+def _position_of_extreme(name: str) -> Callable:
+    position, extreme = getattr(host, name), getattr(host, name.removeprefix("arg"))
+
+    def applied(x: Any) -> Any:
+        if not isinstance(x, DistributedArray):
+            return position(x)
+        if x.ndim != 1:
+            raise ArgumentError(f"{name}: expected a distributed array of shape (n,), got {x!r}")
+        mine = None
+        if x.local.shape[0]:
+            local = int(position(x.local))
+            mine = x.local[local], int(x.row_numbers()[local])
+        found = [entry for entry in x.device.allgather(mine) if entry is not None]
+        values = host.asarray([value for value, _ in found])
+        # As numpy has it, NaN is more extreme than any number.
+        best = values == extreme(values) if not host.isnan(extreme(values)) else host.isnan(values)
+        return builtins.min(row for (_, row), wanted in zip(found, best, strict=True) if wanted)
+
+    return applied
+
+
+# The first index of the largest or smallest entry of an (n,) array.
+argmax, argmin = map(_position_of_extreme, ("argmax", "argmin"))
 
 
 def vecdot(x: Any, y: Any, axis: int = -1) -> Any:

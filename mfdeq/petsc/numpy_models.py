@@ -7,21 +7,24 @@ matrices, their factors, and everything computed with them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from ..arrays.backend import Array, Backend, host, is_sparse
+from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
 from ..models.losses import LossBase
 from ..models.model import FixedPointModel, Linearization, Model, ResidualModel
 from ..models.quadratic_losses import LeastSquares, QuadraticPrior
 from ..operators.operator import Operator
-from ..operators.user_operators import as_operator
+from .agreement import describe_result, on_all_ranks
+from .errors import raise_on_all_ranks
 from .layouts import Layout
-from .mats import MatOperator, create_aij
+from .numpy_matrices import check_entries, distribute_block, distribute_matrix, numpy_backend
 from .ranks import Ranks
 
 
+@on_all_ranks
 def distributed(
     model: Model, comm: Any = None, state: Any = None, params: Any = None
 ) -> DistributedModel:
@@ -108,27 +111,52 @@ class DistributedModel(Model):
         """What messages call the model: the name of the class that was written."""
         return self.of.display_name
 
+    @on_all_ranks
     def state(self, array: Array) -> Any:
         """Distribute an (N,) array that every rank has as a Vec, an (N, k) one as a dense Mat."""
         return self._state.vec(array)
 
+    @on_all_ranks
     def params(self, array: Array) -> Any:
         """Distribute a (P,) array that every rank has as a Vec, a (P, k) one as a dense Mat."""
         return self._params.vec(array)
 
+    @on_all_ranks
     def gathered_state(self, x: Any) -> Array:
         """Return a Vec or dense Mat of N rows as a numpy array, whole on every rank."""
         return self._state.gather(x)
 
+    @on_all_ranks
     def gathered_params(self, x: Any) -> Array:
         """Return a Vec or dense Mat of P rows as a numpy array, whole on every rank."""
         return self._params.gather(x)
 
+    @on_all_ranks
     def loss(self, loss: LossBase) -> LossBase:
         """Distribute a loss written for numpy, for equilibria of this model."""
         if not isinstance(loss, LossBase):
             raise ArgumentError(f"expected a loss of mfdeq, got a {type(loss).__name__}")
         return DistributedLoss(loss, self)
+
+    @property
+    def time_sign(self) -> int | None:  # type: ignore[override]
+        """The sign of dh/dt = ±R, as the model states it."""
+        return self.of.time_sign
+
+    @property
+    def state_names(self) -> Any:  # type: ignore[override]
+        """The names of the unknowns, in PETSc's numbering."""
+        return self._reorder(self.of.state_names)
+
+    @property
+    def equation_names(self) -> Any:  # type: ignore[override]
+        """The names of the equations, in PETSc's numbering."""
+        return self._reorder(self.of.equation_names)
+
+    def _reorder(self, names: Any) -> Any:
+        if names is None or len(names) != self._state.total:
+            return names  # refused, with its name, by the caller
+        return [names[i] for i in self._state.order]
 
     def check_loss(self, loss: LossBase) -> None:
         """Refuse a loss whose indices and arrays are in the numbering of the numpy model."""
@@ -141,82 +169,129 @@ class DistributedModel(Model):
 
     def initial_state(self, theta: Any) -> Any:
         """Return the model's default start, distributed."""
-        start = self.of.initial_state(self._params.gather(theta))
-        return None if start is None else self._to_vec(start, f"{self.display_name}.initial_state")
+        return self._state_vec("initial_state", self.of.initial_state, self._params.gather(theta))
 
     def residual_scale(self, h: Any, theta: Any) -> Any:
-        """Return the model's sizes of equations, distributed if they are an array."""
-        sizes = self.of.residual_scale(*self._gather(h, theta))
-        return self._sizes(sizes, f"{self.display_name}.residual_scale")
+        """Return the model's sizes of equations, a number or distributed."""
+        return self._state_vec("residual_scale", self.of.residual_scale, *self._gather(h, theta))
 
     def state_scale(self, theta: Any) -> Any:
-        """Return the model's sizes of unknowns, distributed if they are an array."""
-        sizes = self.of.state_scale(self._params.gather(theta))
-        return self._sizes(sizes, f"{self.display_name}.state_scale")
-
-    def _sizes(self, sizes: Any, name: str) -> Any:
-        return self._to_vec(sizes, name) if getattr(sizes, "ndim", 0) else sizes
+        """Return the model's sizes of unknowns, a number or distributed."""
+        return self._state_vec("state_scale", self.of.state_scale, self._params.gather(theta))
 
     def linearize(self, h: Any, theta: Any) -> Linearization:
         """Return the model's linearization, its matrices distributed."""
-        return self._linearization(self.of.linearize(*self._gather(h, theta)))
+        return self._linearization(self.of.linearize, *self._gather(h, theta))
 
     def linearize_for_comparison(self, h: Any, theta: Any) -> Linearization:
         """Return a linearization of the same accuracy with other errors, for error estimates."""
-        return self._linearization(self.of.linearize_for_comparison(*self._gather(h, theta)))
+        return self._linearization(self.of.linearize_for_comparison, *self._gather(h, theta))
 
     def _gather(self, h: Any, theta: Any) -> tuple[Array, Array]:
         return self._state.gather(h), self._params.gather(theta)
 
-    def _to_vec(self, out: Any, name: str) -> Any:
-        """Check what the model returned for a state, and distribute it."""
-        checked = _backend().check_array(out, (self._state.total,), name, finite=False)
-        return self._state.vec(checked)
+    def _on_each_rank(
+        self, name: str, function: Callable[..., Any], *arrays: Any, check: Any = None
+    ) -> Any:
+        """Call a function on gathered arrays, and raise its errors on all ranks.
+
+        `check` receives what it returns, and may raise as well. Nothing in between communicates.
+        """
+        with raise_on_all_ranks(self._state.ranks, name) as kinds:
+            given = function(*arrays)
+            kinds.append(describe_result(given))
+            return given if check is None else check(given)
+
+    def _state_vec(self, field: str, function: Callable[..., Any], *arrays: Any) -> Any:
+        """Call a function that returns a state, a number or None; distribute a state."""
+        name = f"{self.display_name}.{field}"
+
+        def check(out: Any) -> Any:
+            if out is None or host.ndim(out) == 0:
+                return out
+            return numpy_backend().check_array(out, (self._state.total,), name, finite=False)
+
+        out = self._on_each_rank(name, function, *arrays, check=check)
+        return self._state.vec(out) if isinstance(out, host.ndarray) else out
 
     def _written(self, h: Any, theta: Any) -> Any:
         name = f"{self.display_name}.{self.of.function_name}"
-        return self._to_vec(self.of.map_or_residual(*self._gather(h, theta)), name)
+        size = (self._state.total,)
+        out = self._on_each_rank(
+            name,
+            self.of.map_or_residual,
+            *self._gather(h, theta),
+            check=lambda out: numpy_backend().check_array(out, size, name, finite=False),
+        )
+        return self._state.vec(out)
 
-    def _linearization(self, given: Any) -> Any:
-        if not isinstance(given, Linearization):
-            return given  # refused, with its name, by the caller
+    def _linearization(self, linearize: Callable[..., Any], h: Array, theta: Array) -> Any:
         name, N, P = f"{self.display_name}.linearize", self._state, self._params
 
+        def check(given: Any) -> Any:
+            if not isinstance(given, Linearization):
+                return given, None, None  # refused, with its name, by the caller
+            d_state = check_entries(given.d_state, N, N, f"d_state of {name}")
+            return given, d_state, check_entries(given.d_params, N, P, f"d_params of {name}")
+
+        given, d_state, d_params = self._on_each_rank(name, linearize, h, theta, check=check)
+        if not isinstance(given, Linearization):
+            return given
+
         def curvature(lam: Any) -> Any:
-            return self._curvature(given.curvature(N.gather(lam)), f"curvature of {name}")  # type: ignore[misc]
+            return self._curvature(given.curvature, N.gather(lam), f"curvature of {name}")
 
         def second(a: Any, b: Any) -> Any:
             along = ((P.gather(x), N.gather(y)) for x, y in (a, b))
-            return self._to_vec(given.second(*along), f"second of {name}")  # type: ignore[misc]
+            return self._state_vec("second", given.second, *along)  # type: ignore[arg-type]
 
         return dataclasses.replace(
             given,
-            d_state=mat_with_entries(given.d_state, N, N, f"d_state of {name}"),
-            d_params=mat_with_entries(given.d_params, N, P, f"d_params of {name}"),
+            d_state=distribute_matrix(d_state, N, N),
+            d_params=distribute_matrix(d_params, N, P),
             curvature=given.curvature and curvature,
             second=given.second and second,
         )
 
-    def _curvature(self, given: Any, name: str) -> Any:
+    def _curvature(self, function: Any, lam: Array, name: str) -> Any:
         N, P = self._state, self._params
+        layouts = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
+        blocks: dict[str, Any] = {}
+
+        def check(given: Any) -> Any:
+            if isinstance(given, Curvature) and given.apply is None:
+                for field, pair in layouts.items():
+                    if (block := getattr(given, field)) is not None:
+                        blocks[field] = check_entries(block, *pair, f"{field} of {name}")
+            return given
+
+        given = self._on_each_rank(name, function, lam, check=check)
         product = given.apply if isinstance(given, Curvature) else given
         if callable(product):
-
-            def apply(dtheta: Any, dh: Any) -> Any:
-                a_theta, a_h = product(P.gather(dtheta), N.gather(dh))
-                return P.vec(a_theta), N.vec(a_h)
-
-            return Curvature(apply=apply)
+            return Curvature(apply=lambda u, z: self._apply_curvature(product, u, z, name))
         if not isinstance(given, Curvature):
             return given
-        blocks = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
         return Curvature(
-            **{
-                field: mat_with_entries(block, *layouts, f"{field} of {name}")
-                for field, layouts in blocks.items()
-                if (block := getattr(given, field)) is not None
-            }
+            **{field: distribute_matrix(block, *layouts[field]) for field, block in blocks.items()}
         )
+
+    def _apply_curvature(self, product: Any, dtheta: Any, dh: Any, name: str) -> Any:
+        """Apply a product of numpy arrays to Vecs."""
+        N, P = self._state, self._params
+
+        def check(given: Any) -> Any:
+            if not isinstance(given, tuple | list) or len(given) != 2:
+                return given  # refused, with its name, by the caller
+            named = zip(given, (P, N), ("a_theta", "a_h"), strict=True)
+            return [
+                numpy_backend().check_array(x, (layout.total,), f"{field} of {name}", finite=False)
+                for x, layout, field in named
+            ]
+
+        given = self._on_each_rank(name, product, P.gather(dtheta), N.gather(dh), check=check)
+        if not isinstance(given, list):
+            return given
+        return P.vec(given[0]), N.vec(given[1])
 
 
 class DistributedMap(DistributedModel, FixedPointModel):
@@ -250,93 +325,34 @@ class DistributedLoss(LossBase):
         self.of, self.model = of, model
 
     def _evaluate(self, h: Array, theta: Array) -> float:
-        value = self.of.value(*self.model._gather(h, theta))
+        value = self._on_each_rank(self.of.value, h, theta)
         return Backend.of(h).same_on_all_ranks(value, "value of the loss")
+
+    def _on_each_rank(self, function: Callable[..., Any], h: Array, theta: Array) -> Any:
+        arrays = self.model._gather(h, theta)
+        return self.model._on_each_rank(f"{function.__name__} of the loss", function, *arrays)
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """Return (dL/dtheta, dL/dh)."""
-        d_params, d_state = self.of.gradients(*self.model._gather(h, theta))
+        d_params, d_state = self._on_each_rank(self.of.gradients, h, theta)
         return self.model._params.distribute(d_params), self.model._state.distribute(d_state)
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """Return ∇²_(θ,h) L, by its blocks if the loss has them."""
         N, P, backend = self.model._state, self.model._params, Backend.of(h)
         sizes = theta.shape[0], h.shape[0]
-        whole = self.of.curvature_operator(*self.model._gather(h, theta))
+        whole = self._on_each_rank(self.of.curvature_operator, h, theta)
+        name = "curvature of the loss"
         if not isinstance(whole, BlockCurvature):
 
-            def apply(dtheta: Any, dh: Any) -> Any:
-                x = host.concatenate([P.gather(dtheta), N.gather(dh)])
-                a_theta, a_h = whole.split(whole._apply(x))
-                return P.vec(a_theta), N.vec(a_h)
+            def apply(u: Array, z: Array) -> tuple[Array, Array]:
+                return whole.split(whole._apply(host.concatenate([u, z])))
 
-            curvature = Curvature(apply=apply)
-            return ProductCurvature(backend, *sizes, curvature, "curvature of the loss")
+            curvature = Curvature(apply=lambda u, z: self.model._apply_curvature(apply, u, z, name))
+            return ProductCurvature(backend, *sizes, curvature, name)
         layouts = ((P, P), (N, P), (N, N))
         blocks: list[Operator | None] = [
-            block and _distribute_block(backend, block, *pair)
+            block and distribute_block(backend, block, *pair)
             for block, pair in zip(whole.blocks, layouts, strict=True)
         ]
         return BlockCurvature(backend, *sizes, blocks)
-
-
-class GatheredOperator(Operator):
-    """A numpy operator known by its products: applied whole on every rank, to gathered vectors."""
-
-    def __init__(self, backend: Backend, of: Operator, rows: Layout, columns: Layout) -> None:
-        super().__init__(backend, (rows.rows.total, columns.rows.total))
-        self.of, self.rows, self.columns = of, rows, columns
-
-    def _apply(self, x: Array) -> Array:
-        return self.rows.distribute(self.of._apply(self.columns.gather(x)))
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        return self.columns.distribute(self.of._apply_adjoint(self.rows.gather(y)))
-
-
-def mat_with_entries(given: Any, rows: Layout, columns: Layout, name: str) -> Any:
-    """Check a matrix as on one machine, and distribute it as a Mat."""
-    operator = as_operator(_backend(), given, (rows.total, columns.total), name)
-    if (array := operator.array) is None:
-        raise ModelError(
-            f"{name}: expected a sparse matrix or an array, got a {type(given).__name__} with "
-            "products but no entries, which cannot be distributed: give its entries, or write the "
-            "model for PETSc with a shell Mat"
-        )
-    return distribute_matrix(array, rows, columns)
-
-
-def distribute_matrix(array: Any, rows: Layout, columns: Layout) -> Any:
-    """Distribute a sparse matrix or an array that every rank has as an AIJ or dense Mat."""
-    if not is_sparse(array):
-        from petsc4py import PETSc
-
-        local = host.asfortranarray(array[rows.own_unknowns][:, columns.order])
-        size = (rows.size, columns.size)
-        mat = PETSc.Mat().createDense(size, array=local, comm=rows.ranks.comm)
-        mat.assemble()
-        return mat
-    mine = array.tocsr()[rows.own_unknowns].tocoo()
-    i, j, values = mine.row, columns.inverse[mine.col], mine.data
-    if rows is columns:  # PETSc's factorizations and shifts need every diagonal entry stored
-        here = host.arange(rows.size[0])
-        start = rows.rows.starts[rows.ranks.rank]
-        i, j = host.concatenate([i, here]), host.concatenate([j, here + start])
-        values = host.concatenate([values, host.zeros(here.size)])
-    local = _backend().sparse.csr_matrix((values, (i, j)), shape=(rows.size[0], columns.total))
-    local.sort_indices()
-    return create_aij(
-        rows.ranks, rows.rows, columns.rows, (local.indptr, local.indices, local.data)
-    )
-
-
-def _distribute_block(backend: Backend, block: Operator, rows: Layout, columns: Layout) -> Operator:
-    array = block.array
-    if array is None:
-        return GatheredOperator(backend, block, rows, columns)
-    return MatOperator(backend, distribute_matrix(array, rows, columns))
-
-
-def _backend() -> Backend:
-    """Return the backend of the arrays that numpy models take."""
-    return Backend.of(host.zeros(0))

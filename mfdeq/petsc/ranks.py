@@ -95,6 +95,10 @@ class Ranks:
         A duplicate on which nothing but failures is communicated.
     memory : int
         Available bytes on all machines together, each counted as the smallest.
+    public_calls : int
+        The depth of public functions that are running on these ranks.
+    results : list of str or None
+        The kinds of what the user's function that is running has returned, to be compared.
     """
 
     _known: ClassVar[dict[int, Ranks]] = {}
@@ -109,29 +113,54 @@ class Ranks:
         self._rows = {0: Rows((0,) * (self.size + 1))}
         self._owner: Any = None  # an object that keeps PETSc's inner communicator alive
         self._calls = self._objects = self._bytes = 0
+        self.public_calls = 0
+        self.results: list[str] | None = None
 
     @classmethod
     def of(cls, comm: Any) -> Ranks:
         """Return the one `Ranks` of a communicator, found by PETSc's duplicate of it."""
-        from petsc4py import PETSc
-
         if (known := cls._known.get(comm.tompi4py().py2f())) is not None:
             return known
-        vec = PETSc.Vec().create(comm=comm)
-        handle = vec.getComm().tompi4py().py2f()
+        vec, handle = cls._duplicate(comm)
         if handle in cls._known:
             vec.destroy()
         else:
             cls._known[handle] = cls(vec.getComm())
             cls._known[handle]._owner = vec
+            cls._find_world()
         return cls._known[handle]
+
+    @staticmethod
+    def _duplicate(comm: Any) -> tuple[Any, int]:
+        """Return a Vec on PETSc's duplicate of a communicator, and the duplicate's handle."""
+        from petsc4py import PETSc
+
+        vec = PETSc.Vec().create(comm=comm)
+        return vec, vec.getComm().tompi4py().py2f()
+
+    @classmethod
+    def _find_world(cls) -> None:
+        """Note which duplicate is that of COMM_WORLD, if a Vec on that has been seen.
+
+        A rank that has nothing but COMM_WORLD then finds its ranks without a collective call.
+        """
+        from petsc4py import PETSc
+
+        world = PETSc.COMM_WORLD.tompi4py().py2f()
+        latest = next(reversed(cls._known.values()))
+        if world not in cls._known and latest.size == PETSc.COMM_WORLD.getSize():
+            vec, handle = cls._duplicate(PETSc.COMM_WORLD)
+            vec.destroy()
+            if handle in cls._known:
+                cls._known[world] = cls._known[handle]
 
     def _key(self) -> tuple[tuple[int, ...], int]:
         from mpi4py import MPI
 
         group, world = self.mpi.Get_group(), MPI.COMM_WORLD.Get_group()
         members = tuple(MPI.Group.Translate_ranks(group, range(self.size), world))
-        return members, sum(members == other.key[0] for other in self._known.values())
+        others = {id(other): other for other in self._known.values()}  # one may have two handles
+        return members, sum(members == other.key[0] for other in others.values())
 
     def next_object_number(self) -> int:
         """Count an object that is made on these ranks; the count is the same on each."""
@@ -223,6 +252,10 @@ class Ranks:
         result = host.empty_like(host.asarray(x))
         self.mpi.Allreduce(host.ascontiguousarray(x), result, getattr(MPI, how))
         return result[()]
+
+    def allgather(self, x: Any) -> list[Any]:
+        """Return the objects of all ranks, on every rank."""
+        return [x] if self.size == 1 else self.mpi.allgather(x)
 
     def on_first_rank(self, function: Callable[[], Any]) -> Any:
         """Call a function on the first rank; return its value, or raise its error, on all."""

@@ -22,6 +22,7 @@ from ..spectrum.eigenpairs import (
     residual_tolerance,
 )
 from ..spectrum.shift_invert import INVERSE_RTOL, apply_inverse, count_missed
+from .agreement import on_all_ranks
 from .arrays import DistributedArray
 from .errors import reason_name
 from .lagrangian import ShiftedInverse, assemble_blocks
@@ -35,6 +36,7 @@ WHICH_OF_SLEPC = {"LM": "LARGEST_MAGNITUDE", "LA": "LARGEST_REAL", "SA": "SMALLE
 RESIDUAL_FRACTION = 0.5
 
 
+@on_all_ranks
 @translate_memory_errors
 def eigsh(
     H: Any,

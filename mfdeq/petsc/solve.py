@@ -9,6 +9,7 @@ from ..equilibrium import solve as solving
 from ..errors import ArgumentError
 from ..forward import METHODS
 from ..models.linearization import Problem
+from .agreement import on_all_ranks
 from .arrays import check_vec
 from .ksp import KSP
 from .mats import attribute_to_petsc
@@ -69,6 +70,7 @@ class Equilibrium:
         return attribute_to_petsc(self.of, name)
 
 
+@on_all_ranks
 def solve(
     model: Any,
     theta: Any,
@@ -175,6 +177,7 @@ def solve(
     return Equilibrium(eq)
 
 
+@on_all_ranks
 def equilibrium_at(model: Any, theta: Any, state: Any, *, solver: Any = "auto") -> Equilibrium:
     """Return the equilibrium at a state that was solved for elsewhere, and check its residual.
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..arrays.backend import Backend
 from ..operators.operator import Zero
 from ..optimization.reduced_functional import ReducedFunctional
+from .agreement import on_all_ranks
 from .arrays import check_vec
 from .cleanup import register_for_cleanup
 from .mats import OperatorContext, as_mat
@@ -15,6 +16,7 @@ from .options import set_from_options, temporary_options
 NEWTON_TYPES = ("nls", "ntr", "ntl")  # their default preconditioner needs entries of the Hessian
 
 
+@on_all_ranks
 def tao(
     functional: ReducedFunctional,
     theta: Any,

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from ..arrays.backend import Array, Backend, check_block, is_dense, is_sparse, native, shape_of
+from ..arrays.collective import collective
 from ..errors import ArgumentError
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Operator, SelfAdjoint
@@ -87,10 +88,12 @@ class Precision(SelfAdjoint, Metric):
     4.9698
     """
 
+    @collective
     def __new__(cls, R: Any, *, solve: Any = None, root: Any = None) -> Any:
         """Create an instance that is also a LinearOperator of the array library of R."""
         return super().__new__(cls, backend_of(native(R)))
 
+    @collective
     def __init__(self, R: Any, *, solve: Any = None, root: Any = None) -> None:
         R = native(R)
         SelfAdjoint.__init__(self, self, _square_shape(R))
@@ -154,6 +157,7 @@ class Precision(SelfAdjoint, Metric):
         """
         return self.R._apply(x)
 
+    @collective
     def solve(self, b: Array) -> Array:
         """Return R⁻¹ b.
 
@@ -218,6 +222,7 @@ class Precision(SelfAdjoint, Metric):
         """R⁻¹ as a LinearOperator, (P, P)."""
         return _CovarianceOperator(self)
 
+    @collective
     def samples(self, n: int | None = None, seed: int = 0) -> Array:
         """Draw samples of N(0, R⁻¹).
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..arguments import count, fraction
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import solver_for
 from ..equilibrium.reduced_hessian import ReducedCurvature
@@ -33,6 +34,7 @@ METHODS: tuple[EigenMethod, ...] = (SHIFT_INVERT, DENSE, DAVIDSON, LANCZOS)
 MIN_BASIS_SIZE = 40  # of the default basis, which has three vectors per pair
 
 
+@collective
 @translate_memory_errors
 def eigsh(
     H: Any,

@@ -13,6 +13,7 @@ import functools
 from typing import Any
 
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..arrays.kernels import scale_rows
 from ..errors import AccuracyWarning, ArgumentError, warn
 from ..operators.operator import Operator, SelfAdjoint
@@ -83,6 +84,7 @@ class LowRank(SelfAdjoint):
     [0.01, 1.0, 1.0]
     """
 
+    @collective
     def __new__(cls, pairs: Any) -> Any:
         """Create an instance that is also a LinearOperator of the array library of the pairs."""
         if not isinstance(pairs, Eigenpairs) or pairs.precision is None:
@@ -92,6 +94,7 @@ class LowRank(SelfAdjoint):
             )
         return super().__new__(cls, pairs.precision)
 
+    @collective
     def __init__(self, pairs: Eigenpairs) -> None:
         prior: Any = pairs.precision
         super().__init__(prior, prior.shape)
@@ -125,6 +128,7 @@ class LowRank(SelfAdjoint):
         """The posterior precision H + R = R + R V diag(mu) V' R, (P, P)."""
         return _PosteriorPrecision(self)
 
+    @collective
     def samples(self, n: int | None = None, seed: int = 0, mean: Array | None = None) -> Array:
         """Draw samples of N(mean, (H + R)^-1).
 
@@ -168,6 +172,7 @@ class LowRank(SelfAdjoint):
         mean = self.backend.check_array(mean, self.shape[:1], "mean", ArgumentError)
         return x + (mean if n is None else mean[:, None])
 
+    @collective
     def variances(self, prior: Array | None = None) -> Array:
         """Return the variances of the parameters, the diagonal of the covariance.
 
@@ -227,6 +232,7 @@ class LowRank(SelfAdjoint):
         """
         return 0.5 * self.log_determinant_ratio()
 
+    @collective
     def information_gain(self, shift: Array) -> float:
         """Return the Kullback-Leibler divergence of the posterior from the prior, in nats.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..arguments import at_least, count
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
@@ -82,10 +83,12 @@ class Nystrom(SelfAdjoint):
     0
     """
 
+    @collective
     def __new__(cls, H: Any, *args: Any, **kwargs: Any) -> Any:
         """Create an instance that is also a LinearOperator of the array library of H."""
         return super().__new__(cls, backend_of(H))
 
+    @collective
     @translate_memory_errors
     def __init__(self, H: Any, rank: int, shift: float = 0.0, seed: int = 0) -> None:
         P, backend = check_operator(H, 1), self.backend

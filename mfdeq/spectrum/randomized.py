@@ -12,6 +12,7 @@ from typing import Any
 
 from ..arguments import count, fraction
 from ..arrays.backend import Array, array_on_host
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError
 from ..operators.user_operators import as_symmetric, backend_of
@@ -28,6 +29,7 @@ from .eigenpairs import (
 from .lanczos import select_wanted
 
 
+@collective
 @translate_memory_errors
 def randomized_eigsh(
     H: Any,

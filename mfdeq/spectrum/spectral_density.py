@@ -25,6 +25,7 @@ from typing import Any
 
 from ..arguments import at_least, count
 from ..arrays.backend import Array, array_on_host, host
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
@@ -162,6 +163,7 @@ class SpectralDensity:
         return (bumps @ weights / (width * math.sqrt(2 * math.pi))).reshape(x.shape)
 
 
+@collective
 @translate_memory_errors
 def spectral_density(
     H: Any,
@@ -249,6 +251,7 @@ def spectral_density(
     return SpectralDensity(P, *_nodes_and_weights(*T, m), exact, products.count, quadratures)
 
 
+@collective
 def log_determinant(H: Any, **options: Any) -> Estimate:
     """Estimate log det H of a positive definite H.
 
@@ -298,6 +301,7 @@ def log_determinant(H: Any, **options: Any) -> Estimate:
     return density.sum(host.log)
 
 
+@collective
 def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimate:
     """Estimate the number of eigenvalues larger than rtol times the largest, in magnitude.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..arguments import count
 from ..arrays.backend import Array, array_on_host
+from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
@@ -33,6 +34,7 @@ from .eigsh import eigsh
 from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
 
+@collective
 @translate_memory_errors
 def trace(
     H: Any, *, M: Any = None, products: int = 90, seed: int = 0, progress: bool = False
@@ -83,6 +85,7 @@ def trace(
     return _deflated_trace(H, M, products, seed, progress, squared=False)
 
 
+@collective
 def frobenius_norm(
     H: Any, *, M: Any = None, products: int = 90, seed: int = 0, progress: bool = False
 ) -> Estimate:
@@ -126,6 +129,7 @@ def frobenius_norm(
     return Estimate(value, error, square.products)
 
 
+@collective
 def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
     """Compute the condition number, the ratio of the largest to the smallest |eigenvalue|.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..errors import DerivativeError
 from ..models.linearization import Problem
 from ..models.losses import LossBase, check_loss
@@ -94,6 +95,7 @@ class Verification:
             raise DerivativeError("verification failed: " + "; ".join(failed))
 
 
+@collective
 def verify(
     model: Model,
     theta: Array,
