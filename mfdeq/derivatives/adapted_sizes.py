@@ -126,7 +126,9 @@ def _shorten_where_f_bends(d: Derivatives, group: Direction, terms: Array) -> No
         excessive = truncation > TRUNCATION_FACTOR * noise
         if not bool(xp.any(excessive)):
             return
-        least = float(xp.min(xp.where(excessive, noise / (truncation + noise), 1.0 + 0.0 * noise)))
+        # Where there is neither, there is no excess.
+        both = xp.where(excessive, truncation + noise, 1.0 + 0.0 * noise)
+        least = float(xp.min(xp.where(excessive, noise / both, 1.0 + 0.0 * noise)))
         factor = max(least ** (1 / 3), MIN_FACTOR)
         if factor > MIN_SHORTENING:
             return

@@ -25,13 +25,15 @@ from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
 from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives, Jacobian
 
-NOISY = 1e3  # relative noise of an entry in rounding units, above which a longer step is tried
+NOISY = 100.0  # relative noise of an entry in rounding units, above which a longer step is tried
 MEDIUM_NOISE = 0.57  # power of the rounding unit that separates the two longer steps for noise
 MAX_NOISE = 1e-3  # relative noise above which an entry is negligible beside its equation
 MAX_STEP = 0.03  # relative to the size of the variable
 MAX_LENGTH_FACTOR = 1e12
 RESCALING_RATIO = 30.0  # of a wrong size of a variable that is zero
 MAX_RESCALINGS = 8
+LONGER_SIZE = 1e6  # factor of a size by which no entry of f is changed
+MAX_LONGER_SIZES = 3
 LARGE_CHANGE = 0.1  # change of an equation by a step, relative to its terms
 NONLINEAR_FACTOR = 1e-4  # of a size for which a step changes an equation by more
 AGREEMENT_FACTOR = 3.0  # in units of the noise of both values
@@ -147,7 +149,8 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         The noise of f.
     """
     eps = derivatives.backend.eps
-    _rescale_unknown_sizes(derivatives, columns, noise)
+    _lengthen_invisible_steps(derivatives, columns)
+    _rescale_unknown_sizes(derivatives, columns, array_on_host(derivatives.noise).astype(float))
     step, noise = derivatives.step, noise[columns.rows]
     columns.errors = noise / step
     if derivatives.rule.relative_step is not None:
@@ -166,7 +169,7 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         accidental = host.isfinite(least) & (least > NOISY * eps)
         factors = host.clip(least / eps, 1.0, MAX_LENGTH_FACTOR)
         rungs.append((accidental, host.where(accidental, factors, 1.0), False))
-    bends = step**2 * abs(columns.values)
+    bends = step**2 / 6.0 * abs(columns.values)
     for selected, factors, relative_to_size in rungs:
         if not selected.any():
             continue
@@ -174,14 +177,12 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         factor = factors[columns.columns]
         errors = noise / (step * factor)
         distance = abs(values - columns.values)
+        relative_step = step * factor if relative_to_size else step
+        new_bends = relative_step**2 / 6.0 * abs(values)
         with host.errstate(invalid="ignore"):
-            better = (errors < columns.errors) & (
+            better = (errors + new_bends < columns.errors + bends) & (
                 distance <= AGREEMENT_FACTOR * (errors + columns.errors)
             )
-        if relative_to_size:
-            new_bends = host.minimum(columns.errors, (step * factor) ** 2 * abs(values))
-        else:
-            new_bends = step**2 * abs(values)
         columns.values = host.where(better, values, columns.values)
         columns.errors = host.where(better, errors, columns.errors)
         bends = host.where(better, new_bends, bends)
@@ -293,6 +294,27 @@ def _relative_noise(columns: Columns, noise: Any) -> Any:
     return host.where(usable, noise / host.where(usable, size, 1.0), host.inf)
 
 
+def _lengthen_invisible_steps(derivatives: DirectionalDerivatives, columns: Columns) -> None:
+    """Increase the sizes of variables whose steps are lost in the rounding of f."""
+    with_entries = host.bincount(columns.columns, minlength=columns.shape[1]) > 0
+    for _ in range(MAX_LONGER_SIZES):
+        visible = host.bincount(columns.columns, abs(columns.values) != 0.0, columns.shape[1]) > 0
+        if not (selected := with_entries & ~visible).any():
+            return
+        _change_sizes(derivatives, columns, host.where(selected, LONGER_SIZE, 1.0), selected)
+
+
+def _change_sizes(
+    derivatives: DirectionalDerivatives, columns: Columns, factors: Any, selected: Any
+) -> None:
+    """Multiply the sizes of the selected columns, and compute these columns again."""
+    values = columns.computed(derivatives, factors, selected) * factors[columns.columns]
+    columns.values = host.where(selected[columns.columns], values, columns.values)
+    sizes: list[Array] = list(derivatives.sizes)
+    sizes[columns.part] = sizes[columns.part] * derivatives.backend.from_host(factors)
+    derivatives.sizes = (sizes[0], sizes[1])
+
+
 def _rescale_unknown_sizes(
     derivatives: DirectionalDerivatives, columns: Columns, noise: Any
 ) -> None:
@@ -309,19 +331,16 @@ def _rescale_unknown_sizes(
         # Where f changes by as much as its own terms, the entry says nothing about a better size.
         nonlinear = lost | (least * LARGE_CHANGE < derivatives.step * backend.eps)
         factors = host.where(nonlinear, NONLINEAR_FACTOR, least / backend.eps)
-        factors = host.where(selected, factors, 1.0)
-        values = columns.computed(derivatives, factors, selected) * factors[columns.columns]
-        columns.values = host.where(selected[columns.columns], values, columns.values)
-        sizes: list[Array] = list(derivatives.sizes)
-        sizes[columns.part] = sizes[columns.part] * backend.from_host(factors)
-        derivatives.sizes = tuple(sizes)
+        _change_sizes(derivatives, columns, host.where(selected, factors, 1.0), selected)
 
 
-def noise_of_terms(derivatives: DirectionalDerivatives, columns: list[Columns]) -> Any:
-    """Return the noise of f, at least a part of the rounding of its terms in known variables."""
-    noise = array_on_host(derivatives.noise).astype(float)
-    known = [array_on_host(part) for part in derivatives.known]
-    terms = sum(
-        c.row_sums(host.nan_to_num(abs(c.values)) * known[c.part][c.columns]) for c in columns
-    )
-    return host.maximum(noise, 0.25 * derivatives.backend.eps * terms)
+def noise_of_terms(derivatives: DirectionalDerivatives, columns: Columns) -> Any:
+    """Return the noise of f if the variables of these columns change.
+
+    It is at least a part of the rounding of the terms of the known variables.
+    """
+    part, eps = columns.part, derivatives.backend.eps
+    known = array_on_host(derivatives.known[part])
+    noise = derivatives.noises[part] if known.any() else derivatives.noise
+    terms = columns.row_sums(host.nan_to_num(abs(columns.values)) * known[columns.columns])
+    return host.maximum(array_on_host(noise).astype(float), 0.25 * eps * terms)

@@ -121,21 +121,28 @@ class DirectionalDerivatives:
         with self.backend.ignore_overflow():
             return self._value(None)
 
-    @functools.cached_property
+    @property
     def noise(self) -> Array:
         """The (N,) noise of f at the point (see `measure_noise`)."""
-        backend, spacing = self.backend, self.backend.eps ** (2 / 3)
-        # Variables of unknown size may be much smaller than these sizes.
-        direction = tuple(
-            (0.5 + abs(backend.random(x.shape[0], seed=19))) * known
-            for x, known in zip(self.x, self.known, strict=True)
-        )
+        return self.backend.xp.maximum(*self.noises)
 
-        def evaluate(k: int) -> Array | None:
-            return self.trial(_shift(None, direction, k * spacing))
+    @functools.cached_property
+    def noises(self) -> tuple[Array, Array]:
+        """The noise of f if theta changes, and if h changes, which may be much larger or smaller.
 
-        noise = measure_noise(backend, evaluate)
-        return 0.5 * backend.eps * abs(self.value) if noise is None else noise
+        Variables of unknown size stay as they are, since they may be much smaller than that. If
+        there are no others, the noise is half a rounding unit of the values.
+        """
+        backend, spacing, found = self.backend, self.backend.eps ** (2 / 3), []
+        for part, known in enumerate(self.known):
+            direction: list[Array] = [0.0 * x for x in self.x]
+            direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * known
+            noise = None
+            if bool(backend.xp.any(known)):
+                shift = functools.partial(_shift, None, (direction[0], direction[1]))
+                noise = measure_noise(backend, lambda k, at=shift: self.trial(at(k * spacing)))
+            found.append(0.5 * backend.eps * abs(self.value) if noise is None else noise)
+        return found[0], found[1]
 
     def with_sizes(self, sizes: Direction, step: float | None = None) -> DirectionalDerivatives:
         """Return the same derivatives in other units of the directions, and with another step."""

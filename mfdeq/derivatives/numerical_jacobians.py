@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arrays.backend import host
 from ..operators.operator import Operator
 from .column_steps import (
     NOISE_STEP_FACTOR,
@@ -77,9 +78,10 @@ class NumericalJacobians:
 
     def _refine(self) -> None:
         derivatives, eps = self.derivatives, self.backend.eps
-        self.noise = noise_of_terms(derivatives, self.columns)
-        for columns in self.columns:
-            refine(derivatives, columns, self.noise)
+        noises = [noise_of_terms(derivatives, columns) for columns in self.columns]
+        for columns, noise in zip(self.columns, noises, strict=True):
+            refine(derivatives, columns, noise)
+        self.noise = host.maximum(*noises)
         self.row_noise = max(eps, row_accuracy(self.columns, self.noise))
         second_step = derivatives.second_step
         if derivatives.rule.relative_step is None:

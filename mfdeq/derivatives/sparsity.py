@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays.backend import Array, Backend, is_sparse
+from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
 from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
 from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
@@ -28,6 +28,9 @@ DETECT = "detect"
 FIELDS = ("d_state", "d_params")
 DETECTION_POINTS = 2  # nearby points that are used in detection besides the first point
 MAX_SPARSE_DENSITY = 0.25  # share of entries up to which a detected pattern is used
+MAX_DENSE_COLUMNS = 5_000  # columns up to which a few are tried before a pattern is detected
+MAX_SHARED_ROW_COLUMNS = 512  # columns up to which a matrix with a full row is dense
+FULL_ROW_DENSITY = 0.75  # share of entries of a row that is called full
 MIN_SPARSE_SIZE = 16  # rows or columns below which a detected pattern is always used
 
 
@@ -121,12 +124,33 @@ class Sparsity:
                     f"the pattern of {FIELDS[which]} lacks entries of row {row}: pass a pattern "
                     "with all entries that can be nonzero, or use sparsity='detect'"
                 )
+        if coloured is None and (dense := self._dense_matrix(which, jacobian)) is not None:
+            return dense
         # If a detected pattern lacks entries, detect the pattern here and add it to the old one.
         self._detect(which, jacobian, [nearby(i)[which] for i in range(DETECTION_POINTS)])
         coloured = self.coloured[which]
         if coloured is None:
             return jacobian
         return Matrix(jacobian.backend, coloured.matrix_of(jacobian))
+
+    def _dense_matrix(self, which: int, jacobian: Operator) -> Operator | None:
+        """Return the matrix if a few of its columns and all together are dense, or None."""
+        backend, (m, n) = jacobian.backend, jacobian.shape
+        if n > MAX_DENSE_COLUMNS or min(m, n) < MIN_SPARSE_SIZE:
+            return None
+        sample = host.linspace(0, n - 1, MIN_SPARSE_SIZE).astype(int)
+        columns = array_on_host(jacobian._apply(backend.from_host(host.eye(n)[:, sample]))) != 0
+        # Columns that share a row take a product each, whatever the pattern.
+        one_colour_each = n <= MAX_SHARED_ROW_COLUMNS and _has_full_row(columns)
+        if columns.mean() <= MAX_SPARSE_DENSITY and not one_colour_each:
+            return None
+        array = jacobian._apply(backend.eye(n, n))
+        entries = array_on_host(array) != 0
+        one_colour_each = one_colour_each and _has_full_row(entries)
+        if entries.mean() <= MAX_SPARSE_DENSITY and not one_colour_each:
+            return None
+        self._dense[which] = True
+        return Matrix(backend, array)
 
     def _detect(self, which: int, jacobian: Operator, others: list[Operator]) -> None:
         before = self.coloured[which]
@@ -143,6 +167,10 @@ class Sparsity:
                 self.coloured[which] = ColouredPattern(pattern)
                 return
         self.coloured[which], self._dense[which] = None, True
+
+
+def _has_full_row(entries: Any) -> bool:
+    return bool(entries.mean(axis=1).max() >= FULL_ROW_DENSITY)
 
 
 def _row_that_differs(
