@@ -19,7 +19,8 @@ from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
 from ..operators.operator import Matrix, Operator
 
-MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed
+MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
+MAX_DECOMPOSED_SIZE = 1_000  # the same where a failure is likely to come from a singular A
 MAX_FACTORIZED_SIZE = 20_000  # unknowns up to which A is factorized for its null vectors
 MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
 SWEEPS = 20
@@ -28,7 +29,8 @@ INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
 MAX_BORDERED_ERROR = 1e-6  # of a solve with A bordered by its null vectors
 GAP = 10.0  # ratio to the least singular value up to which others are zero as well
-MAX_SEARCH_STEPS = 60  # steps of the residual method, where A is not factorized
+# Steps of the residual method, where A is not factorized. Each keeps two vectors.
+MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def cancellation(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False)
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
     product = norm(scaled(operator._apply(x)))
     terms = norm(scaled(operator.abs_apply(x)))
-    return product / terms if terms > 0.0 else 0.0
+    if terms == 0.0:
+        return 0.0
+    return product / terms if math.isfinite(product) else math.inf
 
 
 def find_null_vectors(
@@ -155,22 +159,24 @@ def find_null_vectors(
     Notes
     -----
     A small A is decomposed by singular values. The matrix of a larger one, with a diagonal of the
-    size of rounding added so that no pivot is zero, is factorized for inverse iteration. If A is
-    known by its products only, minimal residual steps for a random right-hand side leave the part
-    of it that lies along u; the same with the adjoint leaves v.
+    size of rounding added so that no pivot is zero, is factorized for inverse iteration. Without a
+    matrix the factor takes its place. If that is none of A, minimal residual steps for a random
+    right-hand side leave the part of it that lies along u; the same with the adjoint leaves v.
     """
     scaling, n = Scaling.of(A), A.shape[0]
     limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     direct = factor is not None and not factor.iterative
     found: NullVectors | None = None
     try:
-        if n <= MAX_DENSE_SIZE:
+        if n <= MAX_DECOMPOSED_SIZE:
             found = _by_singular_values(A, scaling, limit)
         elif A.array is not None and (direct or n <= MAX_FACTORIZED_SIZE):
             found = _by_inverse_iteration(A, scaling)
         elif factor is not None:
-            limit = max(limit, A.backend.eps**0.4)
-            found = _by_residuals(A, scaling, factor)
+            found = _by_inverse_iteration(A, scaling, factor)
+            if not (direct or found.cancellation <= limit):
+                limit = max(limit, A.backend.eps**0.4)
+                found = _by_residuals(A, scaling, factor)
     except (
         ConvergenceError,
         SingularStateError,
@@ -197,18 +203,19 @@ def _by_singular_values(A: Operator, scaling: Scaling, limit: float) -> NullVect
     return NullVectors(A, scaling, combined(right), combined(left.T))
 
 
-def _by_inverse_iteration(A: Operator, scaling: Scaling) -> NullVectors:
-    backend = A.backend
-    n, norm = A.shape[0], backend.norm
-    matrix = Matrix(backend, _perturbed(A, scaling))
-    factor = Direct().setup(matrix)
-    u = backend.random(n, seed=13)
+def _by_inverse_iteration(
+    A: Operator, scaling: Scaling, factor: Factor | None = None
+) -> NullVectors:
+    """Iterate with a factorization of the perturbed scaled A, or with a given factor of A."""
+    if factor is None:
+        factor = Direct().setup(Matrix(A.backend, _perturbed(A, scaling)))
+    norm, apply = A.backend.norm, _application(factor)
+    u = A.backend.random(A.shape[0], seed=13)
     for _ in range(INVERSE_ITERATIONS):
-        v = factor._attempt(u, 0.1, False)
+        v = apply(u, False)
         v = v / norm(v)
-        u = factor._attempt(v, 0.1, True)
+        u = apply(v, True)
         u = u / norm(u)
-    # The matrix is scaled already.
     return NullVectors(A, scaling, v, u)
 
 
@@ -271,8 +278,9 @@ def _scaled_on_host(A: Operator, scaling: Scaling) -> Any:
 
 
 def _by_residuals(A: Operator, scaling: Scaling, factor: Factor) -> NullVectors | None:
-    left = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS).residual
-    right = minimal_residual(A, scaling, factor, steps=MAX_SEARCH_STEPS, adjoint=True).residual
+    steps = max(MIN_SEARCH_STEPS, min(MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES // A.shape[0]))
+    left = minimal_residual(A, scaling, factor, steps).residual
+    right = minimal_residual(A, scaling, factor, steps, adjoint=True).residual
     return NullVectors(A, scaling, right, left)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Auto, Direct, Factor, Reused
-from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
+from ..linear.factor import LOOSE_RTOL
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -34,6 +34,9 @@ from .singularity import Singularity, describe, digits_of
 
 MAX_APPLICATIONS = 5  # of the preconditioner, in the judgement at the end of a solve
 MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without preconditioner are worth it
+# Of the usual component 1/sqrt(N) of a random vector along a null vector: what residuals must
+# resolve. One vector in a hundred has less than this.
+RESOLVED_SHARE = 1e-2
 FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
@@ -169,7 +172,7 @@ def judge_uniqueness(eq: _Examinable) -> None:
         report.uniqueness = "not judged: A is solved with by products alone"
         return
     scaling = Scaling.of_factor(held)
-    resolution = MAX_ROUNDING_SHARE / math.sqrt(size)
+    resolution = RESOLVED_SHARE / math.sqrt(size)
     trial = minimal_residual(A, scaling, held, steps, resolution)
     settled = trial.size <= resolution
     if settled and not _near_fold(A, scaling, trial, report):
@@ -270,5 +273,5 @@ def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
         return False
     if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
         return A.array is None or size > MAX_FACTORIZED_SIZE
-    trial = minimal_residual(A, Scaling.of_factor(held), held, steps)
-    return trial.size <= MAX_ROUNDING_SHARE / math.sqrt(size)
+    resolution = RESOLVED_SHARE / math.sqrt(size)
+    return minimal_residual(A, Scaling.of_factor(held), held, steps, resolution).size <= resolution
