@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arrays.backend import Array, array_on_host, host
-from ..errors import NearSingularWarning, warn
+from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Factor
 from ..linear.factor import (
     LOOSE_RTOL,
@@ -30,9 +30,11 @@ from .null_vectors import Scaling
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
 MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
+EXACT_RTOL = 1e-3  # of the solves for them
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
 SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
+MAGNIFICATION = 16.0  # of rounding errors of the state, in the estimate of what they change
 WARNING_DIGITS_SHARE = 1 / 3  # share of the dtype's digits below which there is a warning
 
 
@@ -87,8 +89,8 @@ def smallest_singular(
     """
     backend, n = factor.backend, factor.A.shape[0]
     scaling = Scaling() if scaling is None else scaling
-    if n <= MAX_EXACT_SIZE and not factor.iterative:
-        return _exact(factor, scaling)
+    if n <= MAX_EXACT_SIZE and not factor.iterative and (exact := _exact(factor, scaling)):
+        return exact
     # The component of a random vector along one direction is about 1/sqrt(N) of its length. The
     # solve must resolve it to find a near null vector.
     rtol = max(factor.rtol, min(1e-3, MAX_ROUNDING_SHARE / math.sqrt(n)))
@@ -133,19 +135,24 @@ def _solve(
     return _direction(scaled, norm)
 
 
-def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular:
-    """Compute the smallest singular value from the scaled inverse, by one block of solves."""
+def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular | None:
+    """Compute the smallest singular value from the scaled inverse, by one block of solves.
+
+    None if the inverse is not accurate enough.
+    """
     backend, n = factor.backend, factor.A.shape[0]
     norm = backend.norm
     eye = backend.eye(n, n)
-    rtol = max(factor.rtol, 1e-3)
     rows = eye if scaling.rows is None else eye / scaling.rows[:, None]
-    X = factor.solve(rows, rtol=rtol)
+    try:
+        X = factor.solve(rows, rtol=max(factor.rtol, EXACT_RTOL))
+    except (ConvergenceError, SingularStateError):
+        return None
     left = factor.A._apply(X)
     if scaling.rows is not None and scaling.columns is not None:
         X, left = X / scaling.columns[:, None], left * scaling.rows[:, None]
-    if not norm(eye - left) <= MAX_ROUNDING_SHARE:
-        raise singular_error(0.0, "to working precision")
+    if not norm(eye - left) <= MAX_ROUNDING_SHARE:  # True for NaN
+        return None
     right, inverse, left = host.linalg.svd(array_on_host(X))
     u, v = (backend.from_host(x.copy(), n) for x in (left[0], right[:, 0]))
     return _unscaled(factor, scaling, 1.0 / float(inverse[0]), u, v)
@@ -284,9 +291,11 @@ def state_changes(
             change, along = length / size, moved
         return change
 
-    # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign.
+    # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign. The
+    # one by rounding is magnified, since that of a state by its last bit may be none at all.
     sign = 1.0 if float(xp.vecdot(w, R)) >= 0.0 else -1.0
-    change = change_at(h - of_residual - sign * of_rounding)
+    rounded = h - sign * MAGNIFICATION * of_rounding
+    change = change_at(rounded - of_residual)
     if math.isnan(change):
         noise = 10 * backend.norm(rounding)
         after, size = problem.trial_residual(h - of_residual)
@@ -295,5 +304,8 @@ def state_changes(
     if change < SMALL_CHANGE_ROUNDINGS * backend.eps:
         return change, change, along
     largest = along
-    least = change_at(h - sign * of_rounding)
-    return change, change if math.isnan(least) else min(least, change), largest
+    least = change_at(rounded)
+    if math.isnan(least):
+        return change, change, largest
+    least = min(least, change)
+    return change - least + least / MAGNIFICATION, least / MAGNIFICATION, largest

@@ -17,13 +17,12 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
+from ..linear import scaling as linear_scaling
 from ..operators.operator import Matrix, Operator
 
 MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
 MAX_DECOMPOSED_SIZE = 1_000  # the same where a failure is likely to come from a singular A
 MAX_FACTORIZED_SIZE = 20_000  # unknowns up to which A is factorized for its null vectors
-MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
-SWEEPS = 20
 PERTURBATION_ROUNDINGS = 8.0  # of the diagonal that makes a pivot other than zero
 INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
@@ -48,32 +47,20 @@ class Scaling:
 
     @classmethod
     def of(cls, A: Operator) -> Scaling:
-        """Scale rows and columns of |A| to sums of one, as far as its zeros allow; zero ones stay.
-
-        Without entries there is no scaling.
-        """
+        """Scale the rows and columns of A to similar size; empty ones stay."""
         if A.array is None:
+            found = linear_scaling.Scaling.from_scales(A)
+            return cls(found.rows, found.columns)
+        array = _without_empty_lines(A)
+        if linear_scaling.is_balanced(array):
             return cls()
-        magnitude = abs(A.array)
-        xp = A.backend.xp
-        rows = columns = xp.ones(A.shape[0], dtype=A.backend.dtype, device=A.backend.device)
-        for sweep in range(SWEEPS):
-            sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
-            sums = tuple(xp.where(x > 0, x, xp.ones_like(x)) for x in sums)
-            if sweep == 0 and _ratio(xp, *sums) <= MAX_UNSCALED_RATIO:
-                return cls()
-            rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
-        return cls(rows, columns)
+        return cls(*linear_scaling.equilibrate(array))
 
     @classmethod
     def of_factor(cls, factor: Factor) -> Scaling:
-        """Return the scaling that a factor computed at its set-up, or compute one."""
-        factor = _current(factor)
-        known = getattr(factor, "scaling", None)
-        if getattr(known, "rows", None) is not None:
-            return cls(known.rows, known.columns)  # type: ignore[union-attr]
-        # A factor that needed no scaling has tested that.
-        return cls() if known is not None else cls.of(factor.A)
+        """Return the scaling by which a factor judges its residuals."""
+        known = _current(factor).scaling
+        return cls(known.rows, known.columns)
 
     def row_sizes(self, x: Array) -> Array:
         """Return diag(rows) x."""
@@ -92,8 +79,17 @@ class Scaling:
         return x if self.columns is None else x / self.columns
 
 
-def _ratio(xp: Any, *sums: Array) -> float:
-    return max(float(xp.max(x)) for x in sums) / min(float(xp.min(x)) for x in sums)
+def _without_empty_lines(A: Operator) -> Any:
+    """Return the matrix with a one on the diagonal of every row and column that is empty."""
+    xp, magnitude = A.backend.xp, abs(A.array)
+    ones = xp.ones(A.shape[0], dtype=A.backend.dtype, device=A.backend.device)
+    empty = ((magnitude @ ones) == 0) | ((magnitude.T @ ones) == 0)
+    if not bool(xp.any(empty)):
+        return A.array
+    diagonal = xp.where(empty, ones, xp.zeros_like(ones))
+    if is_dense(A.array):
+        return A.array + xp.diag(diagonal)
+    return (A.array + A.backend.sparse.diags(diagonal, format="csr")).tocsr()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Auto, Direct, Factor, Reused
-from ..linear.factor import LOOSE_RTOL
+from ..linear.factor import LOOSE_RTOL, MIN_DIGITS, rounding_digits
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -247,7 +247,7 @@ def explain_failure(
         if (linearized := problem.linearize_trial(h)) is None:
             return None
         null = find_null_vectors(linearized.A, held, linearized.linearization.accuracy[0])
-        if null is None:
+        if null is None or _is_regular(linearized.A):
             continue
         digits = digits_of(null)
         found: Any = describe(
@@ -261,6 +261,18 @@ def explain_failure(
             error.unknowns, error.equations = found.unknowns, found.equations
             error.right, error.left = found.right, found.left
     return None
+
+
+def _is_regular(A: Operator) -> bool:
+    """Return whether a factorization of the matrix of A solves with it, in whatever scaling."""
+    if A.array is None:
+        return False
+    try:
+        factor = Direct().setup(A)
+        found = smallest_singular(factor, None, Scaling.of_factor(factor))
+    except (ConvergenceError, SingularStateError):
+        return False
+    return rounding_digits(A, found.right, found.left / found.value) >= MIN_DIGITS
 
 
 def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
