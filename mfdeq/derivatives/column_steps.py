@@ -296,19 +296,27 @@ def _relative_noise(columns: Columns, noise: Any) -> Any:
 
 def _lengthen_invisible_steps(derivatives: DirectionalDerivatives, columns: Columns) -> None:
     """Increase the sizes of variables whose steps are lost in the rounding of f."""
-    with_entries = host.bincount(columns.columns, minlength=columns.shape[1]) > 0
+    n = columns.shape[1]
+    changed = host.bincount(columns.columns, columns.values != 0.0, n) > 0  # true for NaN
+    selected = (host.bincount(columns.columns, minlength=n) > 0) & ~changed
+    factor = 1.0
     for _ in range(MAX_LONGER_SIZES):
-        visible = host.bincount(columns.columns, abs(columns.values) != 0.0, columns.shape[1]) > 0
-        if not (selected := with_entries & ~visible).any():
+        if not selected.any():
             return
-        _change_sizes(derivatives, columns, host.where(selected, LONGER_SIZE, 1.0), selected)
+        factor *= LONGER_SIZE
+        factors = host.where(selected, factor, 1.0)
+        values = columns.computed(derivatives, factors, selected)
+        lost = host.bincount(columns.columns, ~host.isfinite(values), n) > 0
+        found = selected & ~lost & (host.bincount(columns.columns, values != 0.0, n) > 0)
+        _change_sizes(derivatives, columns, host.where(found, factor, 1.0), found, values)
+        selected = selected & ~lost & ~found
 
 
 def _change_sizes(
-    derivatives: DirectionalDerivatives, columns: Columns, factors: Any, selected: Any
+    derivatives: DirectionalDerivatives, columns: Columns, factors: Any, selected: Any, values: Any
 ) -> None:
-    """Multiply the sizes of the selected columns, and compute these columns again."""
-    values = columns.computed(derivatives, factors, selected) * factors[columns.columns]
+    """Multiply the sizes of the selected columns, given these columns in the old units."""
+    values = host.where(selected[columns.columns], values * factors[columns.columns], 0.0)
     columns.values = host.where(selected[columns.columns], values, columns.values)
     sizes: list[Array] = list(derivatives.sizes)
     sizes[columns.part] = sizes[columns.part] * derivatives.backend.from_host(factors)
@@ -331,7 +339,9 @@ def _rescale_unknown_sizes(
         # Where f changes by as much as its own terms, the entry says nothing about a better size.
         nonlinear = lost | (least * LARGE_CHANGE < derivatives.step * backend.eps)
         factors = host.where(nonlinear, NONLINEAR_FACTOR, least / backend.eps)
-        _change_sizes(derivatives, columns, host.where(selected, factors, 1.0), selected)
+        factors = host.where(selected, factors, 1.0)
+        values = columns.computed(derivatives, factors, selected)
+        _change_sizes(derivatives, columns, factors, selected, values)
 
 
 def noise_of_terms(derivatives: DirectionalDerivatives, columns: Columns) -> Any:

@@ -139,8 +139,8 @@ class DirectionalDerivatives:
             direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * known
             noise = None
             if bool(backend.xp.any(known)):
-                shift = functools.partial(_shift, None, (direction[0], direction[1]))
-                noise = measure_noise(backend, lambda k, at=shift: self.trial(at(k * spacing)))
+                step = (spacing * direction[0], spacing * direction[1])
+                noise = measure_noise(backend, functools.partial(self._trial_along, step))
             found.append(0.5 * backend.eps * abs(self.value) if noise is None else noise)
         return found[0], found[1]
 
@@ -259,6 +259,9 @@ class DirectionalDerivatives:
     def trial(self, at: Direction | None) -> Array | None:
         """Return the value at a shifted point, or None if f raises or is not finite there."""
         return self._finite(self._value, at)
+
+    def _trial_along(self, a: Direction, t: float) -> Array | None:
+        return self.trial(_shift(None, a, t))
 
     def _trial_first(self, a: Direction, at: Direction | None) -> Array | None:
         """Return the first derivative at a shifted point, or None."""
