@@ -24,6 +24,8 @@ from .source import (
     Function,
     JacobianProducts,
     TreeLayout,
+    check_linear,
+    check_reverse_products,
     first_line,
     missing_mode_error,
 )
@@ -245,6 +247,11 @@ class JaxSource(DerivativeSource):
         """Return a function (h, theta) -> dL/dh."""
         return self.jax.grad(scalar)
 
+    def _random(self, *like: Any) -> list[Any]:
+        """Return vectors of random numbers like others."""
+        numbers = host.random.default_rng(0).standard_normal
+        return [self.jax.numpy.asarray(numbers(x.shape), dtype=x.dtype) for x in like]
+
     def jacobians(self, function: Function) -> Function:
         """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
 
@@ -279,9 +286,19 @@ class JaxSource(DerivativeSource):
             return jax.tree_util.Partial(_adjoint, twice)
 
         def use_products(maps: Any, h: Any, theta: Any) -> None:
-            for (linear, _), x in zip(maps, (h, theta), strict=True):
-                if linear is not None:
-                    self._apply(linear, jax.numpy.zeros_like(x))
+            for (linear, transposed), x in zip(maps, (h, theta), strict=True):
+                v, u = self._random(x, h)
+                if linear is None:
+                    check_linear(functools.partial(self._adjoint, transposed), u)
+                    continue
+                self._apply(linear, v)
+                if getattr(linear, "func", None) is _adjoint:  # derived from reverse mode
+                    check_reverse_products(
+                        functools.partial(self._apply, linear),
+                        functools.partial(self._adjoint, transposed),
+                        v,
+                        u,
+                    )
 
         find_maps = Alternatives(
             [

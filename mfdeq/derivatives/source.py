@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, Backend, host
@@ -11,6 +11,10 @@ from ..errors import ArgumentError, MfdeqError, ModelError
 
 Function = Callable[..., Any]
 
+ADJOINT_RTOL = 1e-3  # of a dot test of products in reverse mode
+DIFFERENCE_STEP = 1e-3  # relative, of the difference that a Hessian product is compared with
+DIFFERENCE_RTOL = 0.05  # of that comparison
+DIFFERENCE_NOISE = 1e-5  # of the gradient, in float32
 MAX_REASON_LENGTH = 200  # characters of another library's message in ours
 
 
@@ -238,6 +242,50 @@ class Alternatives:
                 return result
         self.value(*x)
         raise self.error(errors) from errors[0]
+
+
+def check_reverse_products(product: Function, adjoint: Function, v: Any, u: Any) -> None:
+    """Raise `ArithmeticError` unless <u, J v> = <J'u, v>.
+
+    A product that is derived from the adjoint product in reverse mode is wrong where the latter is
+    not a differentiable function of u, or not linear in it.
+    """
+    left, right = u * product(v), v * adjoint(u)
+    scale = float(abs(left).sum()) + float(abs(right).sum())
+    if abs(float(left.sum()) - float(right.sum())) > ADJOINT_RTOL * scale:
+        raise ArithmeticError("its derivative in reverse mode cannot be differentiated")
+
+
+def check_linear(adjoint: Function, u: Any) -> None:
+    """Raise `ArithmeticError` unless an adjoint product is linear along one vector."""
+    once, twice = adjoint(u), adjoint(2.0 * u)
+    if float(abs(twice - 2.0 * once).sum()) > ADJOINT_RTOL * float(abs(twice).sum()):
+        raise ArithmeticError("its derivative in reverse mode is not linear")
+
+
+def check_hessian_product(
+    gradient: Function, product: Function, x: Sequence[Any], v: Sequence[Any]
+) -> None:
+    """Raise `ArithmeticError` unless the product with a Hessian agrees with a difference.
+
+    Reverse mode over reverse mode omits, without an error, what a custom gradient computes outside
+    of the library. The comparison is rough.
+
+    Parameters
+    ----------
+    gradient, product : callable
+        Functions of several vectors, which return as many.
+    x, v : sequences of vectors
+        The point, and a direction with entries of about one.
+    """
+    steps = [DIFFERENCE_STEP * (1.0 + abs(part)) * d for part, d in zip(x, v, strict=True)]
+    ahead = gradient(*(part + step for part, step in zip(x, steps, strict=True)))
+    behind = gradient(*(part - step for part, step in zip(x, steps, strict=True)))
+    for exact, a, b in zip(product(*steps), ahead, behind, strict=True):
+        scale = float(abs(a).sum()) + float(abs(b).sum())
+        error, size = float(abs(2.0 * exact - (a - b)).sum()), float(abs(a - b).sum())
+        if error > DIFFERENCE_RTOL * size + DIFFERENCE_NOISE * scale:
+            raise ArithmeticError("its gradient cannot be differentiated")
 
 
 def missing_mode_error(caller: str, what: str, advice: str, errors: list[Exception]) -> ModelError:

@@ -21,6 +21,9 @@ from .source import (
     Function,
     JacobianProducts,
     TreeLayout,
+    check_hessian_product,
+    check_linear,
+    check_reverse_products,
     first_line,
     missing_mode_error,
 )
@@ -233,7 +236,7 @@ class TorchSource(DerivativeSource):
 
     def watch(self, function: Function, *x: Any) -> Function:
         """Return a function that raises `ModelError` if tensors that `function` uses change."""
-        return watch_tensors(function, *x)
+        return watch_tensors(functools.partial(self._evaluate, function), *x)
 
     def gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""
@@ -248,6 +251,11 @@ class TorchSource(DerivativeSource):
     def state_gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> dL/dh."""
         return self.func.grad(scalar)
+
+    def _random(self, *like: Any) -> list[Any]:
+        """Return vectors of random numbers like others."""
+        numbers = host.random.default_rng(0).standard_normal
+        return [self.torch.as_tensor(numbers(tuple(x.shape))).to(x) for x in like]
 
     def _missing(self, what: str) -> Function:
         return functools.partial(missing_mode_error, self.caller, what, ADVICE)
@@ -268,9 +276,11 @@ class TorchSource(DerivativeSource):
 
         def use_products(jacobians: Any, h: Any, theta: Any) -> None:
             for products, x in zip(jacobians, (h, theta), strict=True):
-                if products.product is not None:
-                    products.product(0.0 * x)
-                products.adjoint_product(0.0 * h)
+                v, u = self._random(x, h)
+                if products.product is None:
+                    check_linear(products.adjoint_product, u)
+                else:
+                    check_reverse_products(products.product, products.adjoint_product, v, u)
 
         with_math = _with_math_attention(self.torch, function)
         return Alternatives(
@@ -345,10 +355,27 @@ class TorchSource(DerivativeSource):
 
             return curvature
 
+        def gradient_at(scalar: Function, lam: Any) -> Function:
+            return lambda theta, h: GraphGradient(
+                self.torch, lambda theta, h: scalar(h, theta, lam), theta, h
+            )
+
         def reverse(scalar: Function) -> Function:
+            checked: list[bool] = []  # whether the products were compared with differences
+
             def curvature(h: Any, theta: Any, lam: Any) -> Any:
-                by = GraphGradient(self.torch, lambda theta, h: scalar(h, theta, lam), theta, h)
-                return self._for_blocks(by.hessian_product)
+                if not checked:
+                    (weights,) = self._random(lam)
+                    at = gradient_at(scalar, weights)
+                    product = at(theta, h).hessian_product
+                    check_hessian_product(
+                        lambda *x: at(*x).gradient(),
+                        product,
+                        (theta, h),
+                        self._random(theta, h),
+                    )
+                    checked.append(True)
+                return self._for_blocks(gradient_at(scalar, lam)(theta, h).hessian_product)
 
             return curvature
 

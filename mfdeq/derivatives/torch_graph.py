@@ -13,6 +13,8 @@ from typing import Any
 
 from .source import Function
 
+ERROR_NODE = "torch::autograd::Error"  # through which PyTorch cannot differentiate
+
 
 class GraphProducts:
     """The products with dy/dx of a function y(x), from one recorded evaluation.
@@ -40,6 +42,7 @@ class GraphProducts:
         with self.torch.enable_grad():
             self._u = self.torch.zeros_like(self.y).requires_grad_()
             (self._g,) = _gradients(self.torch, [self.y], [self.x], [self._u], create_graph=True)
+        _check_differentiable(self._g)
 
     def product(self, v: Any) -> Any:
         """Return dy/dx v, after `differentiate_adjoint`."""
@@ -61,6 +64,7 @@ class GraphGradient:
         with torch.enable_grad():
             self.x = [_leaf(part) for part in x]
             value = scalar(*self.x)
+            self._checked = False
             self._gradient = _gradients(torch, [value], self.x, [None], create_graph=True)
 
     def gradient(self) -> tuple[Any, ...]:
@@ -69,6 +73,10 @@ class GraphGradient:
 
     def hessian_product(self, *v: Any) -> tuple[Any, ...]:
         """Return the product of the Hessian with vectors."""
+        if not self._checked:
+            for part in self._gradient:
+                _check_differentiable(part)
+            self._checked = True
         return tuple(_gradients(self.torch, self._gradient, self.x, v))
 
 
@@ -84,6 +92,19 @@ def second_by_graph(
         along_a = _gradients(torch, gradient, x, (a[1], a[0]), create_graph=True)
         entry = along_a[0] @ b[1] + along_a[1] @ b[0]
     return _gradients(torch, [entry], [u], [None])[0]
+
+
+def _check_differentiable(x: Any) -> None:
+    """Raise `ArithmeticError` if x comes from a gradient marked with ``once_differentiable``."""
+    nodes, seen = [x.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == ERROR_NODE:
+            raise ArithmeticError("a gradient in it is marked with once_differentiable")
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
 
 
 def _leaf(x: Any) -> Any:

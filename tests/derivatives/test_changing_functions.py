@@ -1,0 +1,224 @@
+"""Functions that change between calls, change what they use, or have no derivative at a point."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+from support.cases import close
+
+import mfdeq
+
+N = 24
+THETA = np.linspace(-1.0, 1.0, N)
+LOSS = mfdeq.LeastSquares(np.arange(N), np.zeros(N))
+
+
+@pytest.fixture(scope="module")
+def torch():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    torch.manual_seed(0)
+    return torch
+
+
+def from_torch(f, kind="map"):
+    return mfdeq.from_torch(f, np.zeros(N), np.zeros(N), kind)
+
+
+@pytest.mark.parametrize("method", ["auto", "picard", "newton"])
+@pytest.mark.parametrize("start", [None, np.full(N, 0.7)])
+def test_dropout_in_training_is_refused(torch, start, method):
+    drop = torch.nn.Dropout(0.5)
+    model = from_torch(lambda h, t: torch.tanh(drop(0.5 * h) + t))
+    with pytest.raises(mfdeq.ModelError, match=r"module.eval\(\)"):
+        mfdeq.solve(model, 0.0 * THETA, start, method=method)
+    drop.eval()
+    model = from_torch(lambda h, t: torch.tanh(drop(0.5 * h) + t))
+    close(
+        mfdeq.solve(model, THETA).state,
+        np.tanh(0.5 * mfdeq.solve(model, THETA).state + THETA),
+        1e-9,
+    )
+
+
+def test_a_change_to_training_mode_is_noticed(torch):
+    drop = torch.nn.Dropout(0.5).eval()
+    model = from_torch(lambda h, t: torch.tanh(drop(0.5 * h) + t))
+    mfdeq.solve(model, THETA)
+    drop.train()
+    with pytest.raises(mfdeq.ModelError, match="random numbers"):
+        mfdeq.solve(model, THETA, method="newton")
+
+
+def test_random_numbers_of_a_fixed_seed_are_accepted(torch):
+    def f(h, theta):
+        generator = torch.Generator().manual_seed(3)
+        return torch.tanh(0.5 * h + theta + torch.randn(N, generator=generator, dtype=h.dtype))
+
+    assert mfdeq.solve(from_torch(f), THETA).report.converged
+
+
+def test_a_function_of_numpy_random_numbers_is_refused(torch):
+    noise = np.random.default_rng(0)
+    model = from_torch(lambda h, t: torch.tanh(0.5 * h + t) + 1e-6 * noise.standard_normal())
+    with pytest.raises(mfdeq.ModelError, match="same value at the same point"):
+        mfdeq.solve(model, THETA)
+
+
+def test_random_callbacks_of_jax_are_refused():
+    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+    jax.config.update("jax_enable_x64", True)
+    noise = np.random.default_rng(0)
+
+    def f(h, theta):
+        shape = jax.ShapeDtypeStruct(h.shape, h.dtype)
+        return (
+            0.5 * h
+            + theta
+            + jax.pure_callback(lambda h: noise.standard_normal(N), shape, jax.lax.stop_gradient(h))
+        )
+
+    model = mfdeq.from_jax(f, np.zeros(N), np.zeros(N), "map")
+    with pytest.raises(mfdeq.ModelError, match="same value at the same point"):
+        mfdeq.solve(model, THETA)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "spectral_norm"])
+def test_modules_that_change_their_buffers_are_refused(torch, name):
+    if name == "BatchNorm":
+        layer = torch.nn.BatchNorm1d(4).double()
+    else:
+        layer = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4)).double()
+
+    def f(h, theta):
+        return torch.tanh(0.3 * layer(h.reshape(6, 4)).reshape(-1) + theta)
+
+    with pytest.raises(mfdeq.ModelError, match=r"same value|changes tensors.*module.eval\(\)"):
+        mfdeq.solve(from_torch(f), THETA).gradient(LOSS)
+    layer.eval()
+    assert mfdeq.verify(from_torch(f), THETA, LOSS)
+
+
+USES = {
+    "gradient": lambda eq, loss, H: eq.gradient(loss),
+    "sensitivity": lambda eq, loss, H: eq.sensitivity @ np.ones(N),
+    "hessian": lambda eq, loss, H: H @ np.ones(N),
+    "second_order": lambda eq, loss, H: eq.second_order(np.ones(N), np.ones(N)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("change", ["in place", "data"])
+def test_tensors_changed_after_a_linearization_are_noticed(torch, change, use):
+    W = (0.1 * torch.randn(N, N, dtype=torch.float64)).requires_grad_()
+    model = from_torch(lambda h, t: torch.tanh(W @ h + t))
+    eq = mfdeq.solve(model, THETA)
+    H = eq.hessian(LOSS)
+    with torch.no_grad():
+        if change == "in place":
+            W.mul_(0.5)
+        else:
+            W.data = 0.5 * W.detach()
+    with pytest.raises(mfdeq.ModelError, match=r"shape \(24, 24\)\) were changed in place"):
+        USES[use](eq, LOSS, H)
+    again = mfdeq.solve(model, THETA)  # a new linearization is of the new tensor
+    A = np.eye(N) - (1 - again.state**2)[:, None] * W.detach().numpy()
+    expected = (1 - again.state**2) * np.linalg.solve(A.T, again.state)
+    close(again.gradient(LOSS), expected, 1e-8)
+
+
+def test_tensors_of_a_loss_changed_after_its_curvature_are_noticed(torch):
+    W = torch.ones(N, dtype=torch.float64)
+    loss = mfdeq.loss_from_torch(lambda h, t: (W * h**4).sum(), np.zeros(N), np.zeros(N))
+    model = from_torch(lambda h, t: torch.tanh(0.5 * h + t))
+    H = mfdeq.solve(model, THETA).hessian(loss)
+    H @ np.ones(N)
+    W.mul_(2.0)
+    with pytest.raises(mfdeq.ModelError, match="changed in place"):
+        H @ np.ones(N)
+
+
+# Derivatives that do not exist.
+
+
+def friction(source):
+    if source == "from_jax":
+        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+        jax.config.update("jax_enable_x64", True)
+        xp = importlib.import_module("jax.numpy")
+    else:
+        xp = pytest.importorskip("torch", reason="the torch extra is not installed")
+    return lambda q, t: q * xp.abs(q) ** 0.852 + 0.1 * q - t
+
+
+SOLVERS = {
+    "default": "auto",
+    "gmres": mfdeq.Krylov("gmres"),
+    "cg": mfdeq.Krylov("cg"),
+    "direct": mfdeq.Direct(),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("sparsity", [None, "detect"])
+@pytest.mark.parametrize("source", ["from_jax", "from_torch"])
+def test_a_nan_in_a_derivative_is_named(source, sparsity, solver):
+    if sparsity is None and solver == "direct":
+        pytest.skip("a factorization needs entries")
+    names = [f"flow {i}" for i in range(6)]
+    model = getattr(mfdeq, source)(
+        friction(source), np.zeros(6), np.ones(6), "residual", sparsity=sparsity, state_names=names
+    )
+    start = np.ones(6)
+    start[2] = 0.0
+    with pytest.raises(mfdeq.ModelError, match=r"d_state of .*NaN.*flow 2"):
+        mfdeq.solve(model, np.ones(6), start, method="newton", solver=SOLVERS[solver])
+
+
+@pytest.mark.parametrize("source", ["from_jax", "from_torch"])
+def test_a_nan_in_a_derivative_by_a_parameter_is_named(source):
+    f = friction(source)
+    model = getattr(mfdeq, source)(lambda h, q: h - f(q, 0.0), np.zeros(3), np.ones(3), "residual")
+    eq = mfdeq.solve(model, np.array([1.0, 0.0, 2.0]))
+    loss = mfdeq.LeastSquares(np.arange(3), np.ones(3))
+    with pytest.raises(mfdeq.ModelError, match=r"d_params of .*NaN.*parameter 1"):
+        eq.gradient(loss)
+
+
+@pytest.mark.parametrize("source", ["from_jax", "from_torch"])
+def test_a_nan_in_a_second_derivative_is_a_model_error(source):
+    """|q|^1.5 has a first derivative at zero, and no second one."""
+    xp = importlib.import_module("jax.numpy" if source == "from_jax" else "torch")
+    model = getattr(mfdeq, source)(
+        lambda q, t: q + xp.abs(q) ** 1.5 - t, np.zeros(2), np.zeros(2), "residual"
+    )
+    eq = mfdeq.equilibrium_at(model, np.array([0.0, 2.0]), np.array([0.0, 1.0]))
+    loss = mfdeq.LeastSquares(np.arange(2), np.ones(2))
+    with pytest.raises(mfdeq.ModelError, match="NaN or infinity"):
+        eq.hessian(loss) @ np.ones(2)
+
+
+@pytest.mark.parametrize("source", ["from_jax", "from_torch"])
+def test_errors_of_the_domain_go_through(source):
+    pytest.importorskip(source.removeprefix("from_"), reason="the extra is not installed")
+    undefined = []
+
+    def f(h, theta):
+        if undefined:
+            raise mfdeq.DomainError("outside of the table")
+        return h - theta
+
+    if source == "from_jax":
+        undefined.append(True)
+        with pytest.raises(mfdeq.DomainError, match="outside of the table"):
+            mfdeq.from_jax(f, np.zeros(1), np.zeros(1), "residual")
+        return
+    model = mfdeq.from_torch(f, np.zeros(1), np.zeros(1), "residual")
+    eq = mfdeq.solve(model, np.ones(1))
+    undefined.append(True)
+    for use in (model.residual, model.linearize):
+        with pytest.raises(mfdeq.DomainError, match="outside of the table"):
+            use(np.ones(1), np.ones(1))
+    with pytest.raises(mfdeq.DomainError, match="outside of the table"):
+        eq.hessian(mfdeq.LeastSquares(np.array([0]), np.zeros(1))) @ np.ones(1)
