@@ -72,6 +72,7 @@ class Jacobian(Operator):
     ) -> None:
         super().__init__(backend, shape)
         self.source, self.products, self.entries = source, products, entries
+        self.advice_for_entries = f"pass sparsity='detect', or a pattern, to {source.caller}"
         self._checked: set[str] = set()  # products that have been checked
 
     def _apply(self, x: Array) -> Array:

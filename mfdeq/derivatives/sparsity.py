@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
+from ..arrays.backend import Array, Backend, array_on_host, host, is_dense, is_sparse
 from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
 from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
@@ -41,7 +41,7 @@ class Sparsity:
     ----------
     patterns : None, "detect" or pair
         None for no patterns, "detect" for patterns detected by products, or a pair of an (N, N) and
-        an (N, P) sparse matrix, each of which may also be None or "detect".
+        an (N, P) sparse matrix or array, each of which may also be None or "detect".
     state_size, param_size : int
         The number of unknowns N and of parameters P.
 
@@ -58,6 +58,10 @@ class Sparsity:
         pair = (patterns, patterns) if patterns is None or isinstance(patterns, str) else patterns
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise _pattern_error(type(patterns).__name__, shapes)
+        pair = [
+            sparse.csr_matrix(array_on_host(p) != 0) if is_dense(p) and p.ndim == 2 else p
+            for p in pair
+        ]
         for pattern, shape in zip(pair, shapes, strict=True):
             if is_sparse(pattern):
                 if tuple(pattern.shape) != shape:
@@ -193,6 +197,6 @@ def _row_that_differs(
 
 def _pattern_error(got: str, shapes: Any) -> ArgumentError:
     return ArgumentError(
-        f"sparsity: expected 'detect', None, or a pair of sparse matrices of shapes {shapes[0]} "
-        f"and {shapes[1]}, each of which may be 'detect' or None, got {got}"
+        f"sparsity: expected 'detect', None, or a pair of sparse matrices or arrays of shapes "
+        f"{shapes[0]} and {shapes[1]}, each of which may be 'detect' or None, got {got}"
     )

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from .costs import CORE, DEVICE, SOLVES_PER_SETUP, Machine
+from .costs import CORE, DEVICE, SOLVES_PER_SETUP, Machine, assembly_cost
 from .direct.costs import Fill
 from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
@@ -27,7 +27,7 @@ from .direct.registry import rank_packages
 from .factor import DelegatingFactor, Factor
 from .krylov.krylov import Krylov
 from .krylov.neumann import Neumann
-from .operands import operator_of
+from .operands import MAX_ASSEMBLED_SIZE, operator_of
 from .preconditioners.amg import AMG
 from .preconditioners.ilu import ILU
 from .protocols import Solver
@@ -36,7 +36,10 @@ MAX_LU_SIZE = 5_000  # unknowns up to which an LU is chosen without an estimate
 TRIAL_RTOL = 1e-8
 TRIAL_ITERATIONS = 120
 GOOD_TRIAL_ITERATIONS = 25  # after a trial with fewer, no other preconditioner is tried
+MIN_TRIAL_ITERATIONS = 5  # iterations that no trial solve undercuts
 NEUMANN_RATIO = 1.25  # iterations of Neumann per iteration of GMRES up to which it is cheaper
+CG_RATIO = 1.1  # iterations of Neumann per iteration of CG
+_UNKNOWN_COST = 1e300
 
 
 class Auto(Solver):
@@ -45,10 +48,12 @@ class Auto(Solver):
     Notes
     -----
     A dense A, or one of dense blocks on its diagonal, is factorized. If only products with A are
-    available, the choice is GMRES with recycling, or the Neumann iteration if that takes at most a
-    quarter more iterations. A sparse A is factorized up to 5,000 unknowns. Above, the choice is the
-    cheapest for 50 Hessian products among LU (by its estimated fill, if it fits in memory), CG and
-    GMRES with AMG, for a nonsymmetric A also with AMG("air"), and GMRES with ILU and recycling.
+    available, Neumann, CG (for a symmetric A) and GMRES with recycling are tried on one right-hand
+    side. Up to 2,000 unknowns, A is assembled by products and factorized if that is cheaper for ten
+    solves than the best of them, or if none converges. A sparse A is factorized up to 5,000
+    unknowns. Above, the choice is the cheapest for 50 Hessian products among LU (by its estimated
+    fill, if it fits in memory), CG and GMRES with AMG, for a nonsymmetric A also with AMG("air"),
+    and GMRES with ILU and recycling.
     Iterative methods are tried on one right-hand side unless LU is clearly cheaper. A choice is
     kept for later matrices of the same kind and size; if it fails, the next best replaces it.
 
@@ -180,20 +185,53 @@ def _factorizations(A: Operator, fill: Fill) -> list[_Trial]:
 
 
 def _trials_by_products(A: Operator) -> list[_Trial]:
-    """Compare GMRES with the Neumann iteration, whose steps are cheaper, on one trial solve."""
-    gmres, why = Krylov("gmres", recycle=20), "A is known by its products only"
-    b, iterations = A.backend.random(A.shape[0], seed=3), []
-    trials: tuple[Solver, ...] = (Neumann(max_iterations=TRIAL_ITERATIONS), Krylov("gmres"))
+    """Compare iterative methods on a trial solve with each other, and with assembling A.
+
+    The costs are in products with A. CG is tried first if A is symmetric; whether A is definite
+    shows in its trial.
+    """
+    n, why = A.shape[0], "A is known by its products only"
+    dense = _Trial(math.inf, why, Direct())
+    if n <= MAX_ASSEMBLED_SIZE:
+        dense = replace(dense, cost=assembly_cost(n))
+    if dense.cost <= MIN_TRIAL_ITERATIONS:
+        return [replace(dense, summary=f"{why}, and N = {n} is small enough to assemble it")]
+    symmetric = is_symmetric(A)
+    tried = [
+        ("Neumann", 1.0, Neumann(max_iterations=TRIAL_ITERATIONS), Neumann()),
+        ("CG", CG_RATIO, Krylov("cg", max_iterations=TRIAL_ITERATIONS), Krylov("cg")),
+        ("GMRES", NEUMANN_RATIO, Krylov("gmres"), Krylov("gmres", recycle=20)),
+    ]
+    trials, notes = [], []
+    for name, ratio, trial, solver in tried:
+        if name == "CG" and not symmetric:
+            continue
+        if name == "GMRES" and notes and "CG" in notes[-1]:
+            continue  # GMRES takes as many iterations for a definite matrix
+        iterations = _trial_iterations(A, trial)
+        if iterations is None:
+            continue
+        notes.append(f"{iterations} iterations by {name}")
+        trials.append(_Trial(ratio * iterations, why, solver))
+    if not trials:
+        last = _Trial(_UNKNOWN_COST, why, Krylov("gmres", recycle=20))
+        return [dense, last] if dense.cost < math.inf else [last]
+    summary = f"{why}; on a trial {', '.join(notes)}"
+    if dense.cost < math.inf:
+        summary += f"; assembled by products it costs as much as {dense.cost:.0f} per solve"
+        trials.append(dense)
+    return [replace(trial, summary=summary) for trial in trials]
+
+
+def _trial_iterations(A: Operator, solver: Solver) -> int | None:
+    """Return the number of iterations of a trial solve; None if it does not converge."""
+    b = A.backend.random(A.shape[0], seed=3)
     try:
-        for solver in trials:
-            factor = solver.setup(A)
-            factor.solve(b, rtol=max(TRIAL_RTOL, factor.rtol))
-            iterations.append(factor.counts.iterations)
-    except ConvergenceError:
-        return [_Trial(0.0, why, gmres)]
-    by_neumann, by_gmres = iterations
-    why = f"{why}; on a trial {by_neumann} iterations by Neumann, {by_gmres} by GMRES"
-    return [_Trial(by_neumann, why, Neumann()), _Trial(NEUMANN_RATIO * by_gmres, why, gmres)]
+        factor = solver.setup(A)
+        factor.solve(b, rtol=max(TRIAL_RTOL, factor.rtol))
+    except (ConvergenceError, SingularStateError):
+        return None
+    return factor.counts.iterations
 
 
 def _iterative_trials(A: Operator, cost_of_lu: float) -> list[_Trial]:

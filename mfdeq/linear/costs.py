@@ -11,7 +11,15 @@ from dataclasses import dataclass
 SOLVES_PER_SETUP = 100  # solves for which a solver is chosen: 50 Hessian products
 MIN_PRODUCTS_WITH_AMG = 80  # work of the fastest solve with AMG, in products with A
 MIN_ITERATIONS_WITH_AMG = 8  # iterations of the fastest solve with AMG
+# Columns of an assembled matrix per product with one vector, in time: for a block it is less.
+ASSEMBLED_COLUMNS_PER_PRODUCT = 4
+SOLVES_PER_ASSEMBLY = 10  # solves for which a matrix is assembled by products
 BYTES_PER_ENTRY = 10  # of a sparse matrix, with its index: between float32 and float64
+
+
+def assembly_cost(n: int) -> float:
+    """Estimate the cost of one solve with a matrix assembled by products, in products."""
+    return 1.0 + n / (ASSEMBLED_COLUMNS_PER_PRODUCT * SOLVES_PER_ASSEMBLY)
 
 
 @dataclass(frozen=True)

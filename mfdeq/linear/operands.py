@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import is_sparse
+from ..arrays.memory import reserve
 from ..arrays.sparse import to_canonical_format
 from ..errors import ArgumentError
-from ..operators.operator import Operator
+from ..operators.operator import Matrix, Operator
 from ..operators.user_operators import as_operator, backend_of
+
+MAX_ASSEMBLED_SIZE = 2_000  # unknowns up to which entries are computed from products
+ASSEMBLY_COLUMNS = 128  # of the identity, multiplied at once
+MAX_SPARSE_DENSITY = 0.25  # share of entries up to which an assembled matrix is stored as sparse
+MIN_SPARSE_SIZE = 50
 
 
 def operator_of(A: Any) -> Operator:
@@ -50,7 +56,9 @@ def operator_of(A: Any) -> Operator:
 
 
 def matrix_of(A: Operator, needed_by: str) -> Any:
-    """Return the sparse matrix or array of an operator whose entries are known.
+    """Return the sparse matrix or array of an operator.
+
+    Up to 2,000 unknowns the entries are computed from products if they are not known.
 
     Parameters
     ----------
@@ -65,7 +73,7 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
     Raises
     ------
     ArgumentError
-        If only products with A are available, or PETSc has the entries.
+        If only products with a larger A are available, or PETSc has the entries.
 
     Examples
     --------
@@ -81,11 +89,58 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
             f"{needed_by} takes matrices of numpy, scipy and cupy; use "
             "mfdeq.petsc.KSP(options={...}) for those of PETSc"
         )
+    if array is None and A.shape[0] <= MAX_ASSEMBLED_SIZE:
+        array = assembled(A).array
     if array is None:
         raise ArgumentError(
-            f"{needed_by} needs the entries of A, but only products with A are available; pass a "
-            "sparse or dense matrix (in a model: as d_state), or use "
-            "mfdeq.Krylov(preconditioner=M), where M is None, a LinearOperator of your own or "
-            "mfdeq.Approximate(...)"
+            f"{needed_by} needs the entries of A, but only products with A are available. They are "
+            f"assembled up to {MAX_ASSEMBLED_SIZE:,} unknowns, and N = {A.shape[0]:,}: "
+            f"{A.advice_for_entries}, or use mfdeq.Krylov(preconditioner=M), where M is None, a "
+            "LinearOperator of your own or mfdeq.Approximate(...)"
         )
     return array
+
+
+def assembled(A: Operator) -> Operator:
+    """Return A with its entries, which are computed by products with the identity if need be.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+
+    Returns
+    -------
+    Operator
+        A itself if its entries are known; otherwise a dense matrix, or a sparse one if at most a
+        quarter of the entries are not zero. It is computed once.
+    """
+    if A.has_entries:
+        return A
+    found = vars(A).get("_assembled")
+    if found is None:
+        found = vars(A)["_assembled"] = Matrix(A.backend, _entries(A))
+        found.scales = A.scales
+    return found
+
+
+def _entries(A: Operator) -> Any:
+    backend, n = A.backend, A.shape[0]
+    xp = backend.xp
+    reserve(
+        backend,
+        2.0 * n * n,
+        f"the matrix of A, assembled by products for {n:,} unknowns",
+        "use mfdeq.Krylov(...), which only multiplies by A",
+    )
+    dense, width = backend.zeros(n, n), min(n, ASSEMBLY_COLUMNS)
+    for first in range(0, n, width):
+        # All blocks have the same width, since some operators compile a product for each.
+        columns = xp.arange(first, first + width, device=backend.device)
+        block = xp.astype(
+            xp.arange(n, device=backend.device)[:, None] == columns[None, :], backend.dtype
+        )
+        dense[:, first : first + width] = A._apply(block)[:, : n - first]
+    present = int(xp.sum(xp.astype(dense != 0, xp.int64)))
+    if n >= MIN_SPARSE_SIZE and present <= MAX_SPARSE_DENSITY * n * n:
+        return backend.sparse.csr_matrix(dense)
+    return dense

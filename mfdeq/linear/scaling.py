@@ -83,7 +83,7 @@ class Scaling:
         if found is None:
             found = cls() if _has_empty_line(A.array) else cls(*equilibrate(A.array))
             if found.rows is not None:
-                uniform = max(_ratio(found.rows), _ratio(found.columns)) <= MAX_UNIFORM_RATIO
+                uniform = max(ratio(found.rows), ratio(found.columns)) <= MAX_UNIFORM_RATIO
                 found = cls() if uniform else replace(found, alike=is_balanced(A.array))
             vars(A)["_exact_scaling"] = found  # preconditioners need it, too
         return found
@@ -97,7 +97,7 @@ class Scaling:
         """
         equations, unknowns = A.scales if A.scales is not None else (None, None)
         known = [x for x in (equations, unknowns) if x is not None]
-        if not known or (A.has_entries and A.array is None) or all(_ratio(x) == 1 for x in known):
+        if not known or (A.has_entries and A.array is None) or all(ratio(x) == 1 for x in known):
             return cls()
         rows = None if equations is None else 1.0 / equations
         if rows is not None and unknowns is not None:
@@ -182,9 +182,10 @@ def row_sizes(A: Operator, sizes: Array) -> Array:
     if A.array is not None:
         found = A.abs_apply(sizes)
     else:
-        signs = xp.sign(A.backend.random(A.shape[1], SIGN_VECTORS, seed=1))
-        products = A._apply(scale_rows(sizes, signs))
-        found = xp.sqrt(xp.mean(products * products, axis=1))
+        # One vector at a time, since some operators compile a product for each width.
+        signs = (xp.sign(A.backend.random(A.shape[1], seed=s)) for s in range(SIGN_VECTORS))
+        products = xp.stack([A._apply(sizes * sign) for sign in signs])
+        found = xp.sqrt(xp.mean(products * products, axis=0))
     return xp.where(found > 0, found, xp.ones_like(found))
 
 
@@ -205,7 +206,7 @@ def is_balanced(A: Any) -> bool:
     return max(float(backend.xp.max(x)) for x in sums) <= MAX_UNSCALED_RATIO * least or least == 0.0
 
 
-def _ratio(x: Array) -> float:
+def ratio(x: Array) -> float:
     """Return the greatest entry over the least."""
     xp = Backend.of(x).xp
     return float(xp.max(x)) / float(xp.min(x))

@@ -50,6 +50,8 @@ class Operator:
     scales : tuple of two or None
         The sizes of the equations, (m,), and of the unknowns, (n,), that count as one, each of
         which may be None. Iterative solvers whose mathematics has units use them.
+    advice_for_entries : str
+        How a user can make the entries known, for errors.
     """
 
     backend: Backend
@@ -57,6 +59,7 @@ class Operator:
     dtype: Any
     array: Any = None
     scales: tuple[Any, Any] | None = None
+    advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None
     __array_priority__ = 1000.0
@@ -324,7 +327,7 @@ class IdentityMinus(Operator):
 
     def __init__(self, of: Operator) -> None:
         super().__init__(of, of.shape)
-        self.of = of
+        self.of, self.advice_for_entries = of, of.advice_for_entries
 
     def _apply(self, x: Array) -> Array:
         return x - self.of._apply(x)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...arguments import fraction
-from ...arrays.backend import is_dense
+from ...arrays.backend import is_dense, is_sparse
 from ...errors import ArgumentError
-from ...operators.operator import Operator
+from ...operators.operator import Matrix, Operator
 from ...report import LinearCounts
 from ..factor import Factor, singular_error
-from ..operands import matrix_of, operator_of
+from ..operands import MAX_SPARSE_DENSITY, assembled, matrix_of, operator_of
 from ..protocols import Solver
-from .dense_blocks import DenseBlocks
+from .dense_blocks import MAX_BLOCK_SIZE, DenseBlocks
 from .factors import BlockInverseFactor, DenseFactor, SparseFactor
 from .package import UnsuitableMatrixError, unsuitable
 from .registry import PACKAGES, default_packages
@@ -101,7 +101,8 @@ class Direct(Solver):
 
         Parameters
         ----------
-        A : (N, N) sparse matrix, array or LinearOperator that has its entries
+        A : (N, N) sparse matrix, array or LinearOperator
+            If only products with A are available, the matrix is assembled by N products.
         counts : LinearCounts, optional
             Counts to which the work is added; by default new ones.
 
@@ -115,11 +116,17 @@ class Direct(Solver):
         SingularStateError
             If a pivot is exactly zero, or `package` fails because A is singular.
         ArgumentError
-            If only products with A are available, or `package` cannot factorize A.
+            If `package` cannot factorize A.
+        OutOfMemoryError
+            If only products with A are available, and its matrix would not fit in memory.
         """
         counts = LinearCounts() if counts is None else counts
-        A = operator_of(A)
+        A = assembled(operator_of(A))
         array = matrix_of(A, "mfdeq.Direct()")
+        nearly_full = is_sparse(array) and array.nnz > MAX_SPARSE_DENSITY * A.shape[0] ** 2
+        if nearly_full and A.shape[0] > MAX_BLOCK_SIZE and self.package is None:
+            dense = Matrix(A.backend, array.toarray())
+            A, array, dense.scales = dense, dense.array, A.scales
         with counts.add_time():
             if self.package is not None:
                 return self._setup_named(A, array, counts)

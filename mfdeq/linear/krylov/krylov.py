@@ -15,10 +15,10 @@ from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
 from ..factor import Factor
-from ..operands import operator_of
+from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator, Solver
-from ..scaling import Scaling, weigh
+from ..scaling import Scaling, ratio, row_sizes, weigh
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres
@@ -31,6 +31,7 @@ SYMMETRIC_METHODS = ("cg", "minres")
 CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts cycles
 MAX_UNSCALED_RESIDUAL = 0.5  # in no units, of methods whose mathematics has units
 SLACK_IN_UNITS = 10.0  # of tolerances with the units that A has, where it is scaled
+MAX_PRODUCTS_RATIO = 1e4  # of estimated row or column sizes, up to which nothing is scaled
 VECTORS_OF_CG = 8  # that CG stores for a column
 
 
@@ -165,6 +166,7 @@ class Krylov(Solver):
         with counts.add_time():
             described = as_preconditioner(self.preconditioner)
             if scaling is None:
+                A = self._with_entries(A, described)
                 scaling = self._scaling(A, described)
             if self.method in SYMMETRIC_METHODS and not _is_symmetric(A, scaling):
                 raise ArgumentError(
@@ -173,12 +175,28 @@ class Krylov(Solver):
             kind = _BlockFactor if self.method in BLOCK_METHODS else _ColumnFactor
             return kind(A, self, described.setup(A) if described else None, counts, scaling)
 
+    def _with_entries(self, A: Operator, described: Preconditioner | None) -> Operator:
+        """Assemble a small A that is known by products if its units have to be removed."""
+        known = A.has_entries or A.scales is not None
+        free_of_units = described is None or described.equilibrates
+        small = A.shape[0] <= MAX_ASSEMBLED_SIZE
+        if known or not (free_of_units and small) or self.method in SYMMETRIC_METHODS:
+            return A
+        return assembled(A) if described is not None or _has_unlike_sizes(A) else A
+
     def _scaling(self, A: Operator, described: Preconditioner | None) -> Scaling:
         """Return the scaling of A with which the method runs."""
         symmetric = self.method in SYMMETRIC_METHODS
         if A.array is not None and not symmetric and (described is None or described.equilibrates):
             return Scaling.exact(A)
         return Scaling.from_scales(A)
+
+
+def _has_unlike_sizes(A: Operator) -> bool:
+    """Estimate whether rows or columns of A, known by products, are of very different size."""
+    ones = A.backend.zeros(A.shape[0]) + 1.0
+    sizes = row_sizes(A, ones), row_sizes(A.H, ones)  # type: ignore[attr-defined]
+    return max(ratio(x) for x in sizes) > MAX_PRODUCTS_RATIO
 
 
 def _is_symmetric(A: Operator, scaling: Scaling) -> bool:
