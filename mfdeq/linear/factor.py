@@ -353,7 +353,9 @@ class Factor:
 
     def _failure(
         self, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
-    ) -> ConvergenceError:
+    ) -> ConvergenceError | SingularStateError:
+        if not self.iterative and not host.isfinite(history[-1]).all():
+            return singular_error(0.0, "(a pivot is zero, so that a solution is not finite)")
         size = host.where(b_norm > 0, b_norm, 1.0)
         path = [float((residual / size).max()) for residual in history]
         why = f"{self.stopped}; " if self.stopped else ""

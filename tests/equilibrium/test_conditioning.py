@@ -176,3 +176,23 @@ def test_a_gradient_evaluates_no_second_derivatives():
     loss = mfdeq.LeastSquares(np.array([1]), np.zeros(1))
     np.testing.assert_array_equal(eq.gradient(loss), truth.gradient(loss))
     assert eq.report.digits_left == truth.report.digits_left > 10
+
+
+@pytest.mark.parametrize("n", [2, 5, 12, 40])
+def test_the_least_singular_value_of_a_small_matrix_is_right_although_others_are_near(n):
+    rng = np.random.default_rng(n)
+    for _ in range(10):
+        left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+        A = left @ np.diag(rng.uniform(1.0, 1.6, n)) @ right.T
+        found = mfdeq.solve(Linear(A), np.ones(n), solver=mfdeq.Direct()).smallest_singular
+        assert found.value == pytest.approx(np.linalg.svd(A)[1][-1])
+
+
+def test_the_least_singular_value_is_that_of_the_matrix_in_its_own_units():
+    units = np.diag([1.0, 1e6, 1e-5])
+    A = units @ np.array([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]])
+    eq = mfdeq.solve(Linear(A), np.diag(units))
+    _, sigma, right = np.linalg.svd(A)
+    assert eq.smallest_singular.value == pytest.approx(sigma[-1])
+    assert abs(eq.smallest_singular.right @ right[-1]) == pytest.approx(1.0)
+    assert eq.report.smallest_singular == eq.smallest_singular.value
