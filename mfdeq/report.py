@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,18 +86,27 @@ class SolveReport:
     choices : list of str
         The choices that "auto" made, with reasons, and the attempts that it abandoned.
     residuals : list of float
-        The true ||R|| at the start and after every iteration.
+        The worst residual at the start and after every iteration: the largest |R_i| relative to the
+        size of its equation, which is that of its own terms or the model's `residual_scale`.
+    residual : float
+        The worst residual of the final state.
+    correction : float
+        The largest Newton correction of an unknown at the final state, relative to the size of the
+        unknown, which is its value or the model's `state_scale`. The last chord step makes the
+        state more accurate than this.
+    worst_equation, worst_unknown : str
+        The names of the equation and of the unknown with these values.
+    zero_unknowns : int
+        The number of unknowns that have converged to zero, whose relative accuracy does not count.
     polished : bool
-        Whether a final chord step with the last factor was taken, which brings the error of the
-        state well below its tolerance and does not count as an iteration.
-    target : float
-        The target for ||R||, max(rtol scale, floor).
-    scale : float
-        The norm of R to which `rtol` is relative.
-    floor : float
-        The rounding error of evaluating R, c eps || |A||h| ||.
+        Whether chord steps with the last factor were taken at the end. They do not count as
+        iterations.
     limited_by : str
-        Whether "rtol" or "floor" determined the target.
+        Whether "rtol" or "rounding" limited the accuracy.
+    failures : int
+        The number of trial states at which the model had no value.
+    last_failure : str
+        The message of the last of these failures.
     digits_left : float
         Decimal digits to which A x = b can be solved: the smaller of -log10(eps cond(A)) and the
         digits allowed by the error of the state. NaN until the first derivative sets up the
@@ -136,11 +146,15 @@ class SolveReport:
     solver: str = ""
     choices: list[str] = field(default_factory=list)
     residuals: list[float] = field(default_factory=list)
+    residual: float = math.nan
+    correction: float = math.nan
+    worst_equation: str = ""
+    worst_unknown: str = ""
+    zero_unknowns: int = 0
     polished: bool = False
-    target: float = math.nan
-    scale: float = math.nan
-    floor: float = math.nan
     limited_by: str = ""
+    failures: int = 0
+    last_failure: str = ""
     digits_left: float = math.nan
     smallest_singular: float = math.nan
     uniqueness: str = ""
@@ -154,19 +168,16 @@ class SolveReport:
     @property
     def iterations(self) -> int:
         """The number of iterations of the forward method."""
-        return max(len(self.residuals) - 1 - self.polished, 0)
-
-    @property
-    def residual(self) -> float:
-        """The final norm ||R||."""
-        return self.residuals[-1] if self.residuals else math.nan
+        return max(len(self.residuals) - 1, 0)
 
     @property
     def digits(self) -> float:
-        """The decimal digits of the residual, -log10(||R|| / scale)."""
-        if self.residual == 0.0:
-            return math.inf
-        return -math.log10(self.residual / self.scale) if self.scale > 0 else math.nan
+        """The decimal digits of the state, -log10 of the worst residual or correction.
+
+        At most those of float64; 0.0 if the solve did not converge.
+        """
+        worst = max(self.residual, self.correction, sys.float_info.epsilon)
+        return max(-math.log10(worst), 0.0) if self.converged else 0.0
 
     def __str__(self) -> str:
         digits = (
@@ -184,10 +195,11 @@ class SolveReport:
             ("converged", f"{self.converged}: {self.reason}"),
             ("method", f"{self.method}, {self.solver}"),
             (
-                "residual",
-                f"{self.residual:.3e} after {_plural(self.iterations, 'iteration')} (scale "
-                f"{self.scale:.3e}, {self.digits:.1f} digits; floor {self.floor:.1e})",
+                "state",
+                f"{self.digits:.1f} digits after {_plural(self.iterations, 'iteration')}, limited "
+                f"by {self.limited_by or 'nothing yet'}",
             ),
+            ("worst", f"{self.worst_equation}, {self.worst_unknown}"),
             ("digits left", digits),
             ("forward solves", _format_counts(self.forward)),
             ("derivative solves", _format_counts(self.linear)),
@@ -195,6 +207,11 @@ class SolveReport:
         ]
         if self.uniqueness != "judged":
             rows.append(("unique", self.uniqueness or "not judged"))
+        if self.zero_unknowns:
+            rows.append(("zeros", f"{_plural(self.zero_unknowns, 'unknown')} converged to zero"))
+        if self.failures:
+            times = _plural(self.failures, "trial state")
+            rows.append(("failures", f"no value at {times}: {self.last_failure}"))
         rows += [("derivatives", text) for text in _format_sources(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
         width = max(len(name) for name, _ in rows)

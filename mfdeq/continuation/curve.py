@@ -40,7 +40,8 @@ from .stability import computes_all, leading_eigenvalues
 
 MAX_CORRECTOR_STEPS = 10
 MAX_CORRECTION = 0.5  # distance from the predicted to the corrected point, relative to the step
-MAX_RESUMED_RESIDUAL = 1e3  # relative to the target; above it a saved point is of another model
+MAX_LAST_CORRECTION = 1e-6  # relative to (h, t); what it leaves is quadratically smaller
+MAX_RESUMED_RESIDUAL = 1e-6  # the worst residual above which a saved point is of another model
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class _Trial(Iterate):
 
     t: float
     problem: Problem
+    moved: float = math.inf  # the length of the step to here
 
 
 class Curve:
@@ -82,13 +84,15 @@ class Curve:
     def resume(self, weight: float, point: Point) -> None:
         """Continue from a saved point, which must be an equilibrium of this model."""
         self.weight = weight
-        problem, report = self.problem(point.t), SolveReport()
-        _, norm = problem.trial_residual(point.state)
-        monitor = ConvergenceMonitor(problem, None, MAX_CORRECTOR_STEPS, report)
-        monitor.set_scale(point.state)
-        monitor.set_floor(self.linearized(point).A, point.state)
-        if not norm <= MAX_RESUMED_RESIDUAL * report.target:
-            raise ConvergenceError(f"||R|| at the last point is {norm:.2e}")
+        problem = self.problem(point.t)
+        residual, _ = problem.trial_residual(point.state)
+        if residual is None:
+            raise ConvergenceError("the model has no value at the last point")
+        worst = self._monitor(problem).worst_residual(
+            point.state, residual, self.linearized(point).A
+        )
+        if not worst <= MAX_RESUMED_RESIDUAL:
+            raise ConvergenceError(f"the worst residual at the last point is {worst:.2e}")
         self.forget()
 
     def forget(self) -> None:
@@ -204,13 +208,18 @@ class Curve:
         curve, or on another curve.
         """
         start = self._trial(h, t)
-        report = SolveReport(method="newton")
-        monitor = ConvergenceMonitor(start.problem, None, MAX_CORRECTOR_STEPS, report)
-        monitor.set_scale(h)
+        monitor = self._monitor(start.problem)
 
         def stop(trial: _Trial, steps: int) -> bool:
-            monitor.set_floor(trial.problem.linearize(trial.h).A, trial.h)
-            return steps > 0 and monitor.reached(trial.h, trial.norm)
+            linearized = trial.problem.linearize(trial.h)
+            # theta0 + t d is rounded.
+            terms = linearized.B.abs_apply(abs(self.theta) + abs(trial.t * self.d))
+            monitor.parameter_terms = terms
+            size = max(math.sqrt(self.dot(trial.h, trial.t, trial.h, trial.t)), reach)
+            settled = trial.moved <= MAX_LAST_CORRECTION * size
+            return settled and monitor.equations_are_satisfied(
+                trial.h, trial.residual, linearized.A
+            )
 
         def solve(trial: _Trial) -> tuple[Array, Array, float]:
             linearized = trial.problem.linearize(trial.h)
@@ -225,7 +234,8 @@ class Curve:
             away = h - start.h, t - start.t
             if not self.dot(*away, *away) <= reach**2:
                 raise ConvergenceError("a corrector moved too far from the predicted point")
-            return self._trial(h, t)
+            step = u + dt * a
+            return replace(self._trial(h, t), moved=math.sqrt(self.dot(step, dt, step, dt)))
 
         end, iterations = newton_loop(start, solve, advance, stop, MAX_CORRECTOR_STEPS)
         if iterations == MAX_CORRECTOR_STEPS:
@@ -235,12 +245,16 @@ class Curve:
         tangent, slope = self._tangent(linearized, like)
         return Point(end.t, end.h, tangent, slope), iterations
 
+    def _monitor(self, problem: Problem) -> ConvergenceMonitor:
+        report = SolveReport(method="newton")
+        return ConvergenceMonitor(problem, self.solver, None, MAX_CORRECTOR_STEPS, report)
+
     def _trial(self, h: Array, t: float) -> _Trial:
         problem = self.problem(t)
-        residual, norm = problem.trial_residual(h)
+        residual, _ = problem.trial_residual(h)
         if residual is None:
             raise ConvergenceError("a corrector reached a state where the model is not defined")
-        return _Trial(h, residual, norm, t, problem)
+        return _Trial(h, residual, t, problem)
 
     def point_at(self, here: Point, there: Point, t: float) -> Point:
         """Compute the point at a given t between two points."""

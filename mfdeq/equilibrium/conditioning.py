@@ -27,6 +27,8 @@ from ..linear.factor import (
 from ..models.linearization import CheckedLinearization, Problem
 from .null_vectors import Scaling
 
+CONTRACTION_STEP = 1e-5  # relative to the state, at which R shows its curvature
+NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
 MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
@@ -241,6 +243,25 @@ def digits_left(
     return min(rounding, state)
 
 
+def _contraction(factor: Factor, h: Array, problem: Problem, R: Array, e: Array) -> float:
+    """Return the contraction of a Newton step of the length of e: A^-1 R''[e, e] relative to e.
+
+    R is evaluated at a larger distance t e, where rounding does not hide its curvature.
+    """
+    xp = factor.backend.xp
+    size = xp.abs(h)
+    size = xp.where(size > 0.0, size, xp.full_like(size, math.inf))
+    relative = float(xp.max(xp.abs(e) / size))
+    if not 0.0 < relative < CONTRACTION_STEP:
+        return 0.0 if relative == 0.0 else math.inf
+    t = CONTRACTION_STEP / relative
+    after, _ = problem.trial_residual(h - t * e)
+    if after is None:
+        return math.inf
+    step = factor.solve(after - R + t * factor.A._apply(e), rtol=STATE_ERROR_RTOL)
+    return 2.0 * float(xp.max(xp.abs(step) / size)) / (CONTRACTION_STEP * t)
+
+
 def state_changes(
     factor: Factor,
     linearized: CheckedLinearization,
@@ -253,11 +274,12 @@ def state_changes(
     """Estimate the change of A along its singular vectors due to the error of the state.
 
     The change is |w' (A(h - e) - A(h)) x|, where e = A^-1 (R + rounding of R) is the error of the
-    state. A scaling may have hidden that an equation loses all its terms at a fold: then the change
-    of A^-1 along e, |A^-1 (A(h - e) - A(h)) e| / |e|, counts as well. The estimate takes one more
-    linearization, and a second one if the change is not small; no second derivatives are evaluated.
-    If the model has no value at h - e, the contraction of a Newton step, ||R(h - e)|| / ||R||, is
-    used in its place; it is a quarter at a double root.
+    state. Where Newton's method contracts fast, its contraction is returned instead. Otherwise the
+    estimate takes one more linearization, and a second one if the change is not small; no second
+    derivatives are evaluated. A scaling may have hidden that an equation loses all its terms at a
+    fold: then the change of A^-1 along e, |A^-1 (A(h - e) - A(h)) e| / |e|, counts as well. If the
+    model has no value at h - e, the contraction of a Newton step, ||R(h - e)|| / ||R||, is used in
+    its place; it is a quarter at a double root.
 
     Returns
     -------
@@ -273,6 +295,9 @@ def state_changes(
     R, rounding = problem.residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
     e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
     of_residual, of_rounding = e[:, 0], e[:, 1]
+    change = _contraction(factor, h, problem, R, of_residual + of_rounding)
+    if change < NEGLIGIBLE_CHANGE:
+        return change, change, x
     before, along = linearized.A._apply_adjoint(w), x
 
     def change_at(state: Array) -> float:

@@ -402,12 +402,12 @@ class LinearizedEquilibrium:
         return Corrections(self.problem, self.state, self.linearized, self.factor)
 
     def polish(self) -> Self:
-        """Improve the state by up to five chord steps, down to the rounding floor of the residual.
+        """Improve the state by up to five chord steps, down to rounding.
 
         Returns
         -------
         Equilibrium
-            The more accurate equilibrium, with the same report; `self` if no step halves ||R||.
+            The more accurate equilibrium, with the same report; `self` if no step halves R.
 
         Examples
         --------
@@ -423,7 +423,7 @@ class LinearizedEquilibrium:
 
     def _polish(self) -> Self:
         residual = self.problem.residual(self.state)
-        start = Iterate(self.state, residual, self.backend.norm(residual))
+        start = Iterate(self.state, residual)
         end, accepted = chord_steps(
             self.problem, start, self.factor, max_steps=MAX_POLISHING_STEPS, max_contraction=0.5
         )

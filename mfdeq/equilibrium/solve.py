@@ -30,6 +30,8 @@ def solve(
     solver: Any = "auto",
     rtol: float | None = None,
     max_iterations: int | None = None,
+    lower: Any = None,
+    upper: Any = None,
     progress: bool = False,
     error_estimates: bool = True,
 ) -> Equilibrium:
@@ -115,7 +117,7 @@ def solve(
     >>> eq.report.converged, eq.report.method
     (True, 'newton')
     """
-    problem = Problem(model, theta, h0)
+    problem = Problem(model, theta, h0, lower=lower, upper=upper)
     one_of(method, ("auto", *METHODS), "method")
     linear = reused_solver(solver)
     start = problem.initial_state(h0)
@@ -133,10 +135,10 @@ def solve(
             report.choices.append(f"method: {name}, because {why}")
         forward = METHODS[name]
         limit = forward.max_iterations if max_iterations is None else max_iterations
-        monitor = ConvergenceMonitor(problem, rtol, limit, report, progress)
+        monitor = ConvergenceMonitor(problem, linear, rtol, limit, report, progress)
         try:
-            monitor.set_scale(start)
-            h = forward.iterate(problem, start, linear, monitor)
+            forward.iterate(problem, start, linear, monitor)
+            monitor.check_rtol()
         except (ConvergenceError, SingularStateError) as error:
             if (singular := explain_failure(problem, error, linear, report, start)) is not None:
                 raise singular from error
@@ -152,7 +154,7 @@ def solve(
             raise
         finally:
             monitor.close()
-        eq = _equilibrium(problem, h, linear, report, monitor)
+        eq = _equilibrium(problem, monitor.state, linear, report)
         judge_uniqueness(eq)
         eq.error_estimates = error_estimates
         return eq
@@ -224,31 +226,19 @@ def equilibrium_of_state(
     """
     linear = reused_solver(solver)
     report = SolveReport(method=method, solver=linear.description)
-    monitor = ConvergenceMonitor(problem, None, 1, report)
-    monitor.set_scale(h)
-    monitor.record(h, problem.backend.norm(problem.residual(h)))
-    if not monitor.done:
+    monitor = ConvergenceMonitor(problem, linear, None, 1, report)
+    if not monitor.accepts(h, problem.residual(h)):
         raise monitor.failure(failure, advice)
-    return _equilibrium(problem, h, linear, report, monitor)
+    return _equilibrium(problem, h, linear, report)
 
 
-def _equilibrium(
-    problem: Problem, h: Array, linear: Reused, report: SolveReport, monitor: ConvergenceMonitor
-) -> Equilibrium:
+def _equilibrium(problem: Problem, h: Array, linear: Reused, report: SolveReport) -> Equilibrium:
     """Return the equilibrium at a converged state, and complete the report."""
     linearized = problem.linearize(h)
-    monitor.set_floor(linearized.A, h)
-    monitor.check_rtol()
     report.converged = True
     report.evaluations = problem.evaluations
     report.derivatives = dict(linearized.linearization.sources)
-    report.reason = (
-        f"||R|| {report.residual:.2e} <= {report.target:.2e}, "
-        + ("the rounding floor" if report.limited_by == "floor" else "rtol times the scale")
-        + f" ({report.digits:.1f} digits)"
-    )
-    eq = Equilibrium(problem, h, linearized, linear, report)
-    return eq
+    return Equilibrium(problem, h, linearized, linear, report)
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:

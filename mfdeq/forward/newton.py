@@ -1,133 +1,216 @@
-"""Newton's method with inexact solves, a line search and a final chord step."""
+"""Newton's method with inexact solves, and a line search in no units."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from ..arrays.backend import Array
-from ..errors import ConvergenceError, SingularStateError
+from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..linear import Factor, Solver
 from ..models.linearization import Problem
 from ..operators.operator import Operator
 from .convergence import ConvergenceMonitor
-from .newton_loop import Iterate, chord_steps, newton_loop
+from .newton_loop import Iterate, newton_loop
 from .protocol import ForwardMethod
 
 MAX_FORCING = 0.1  # largest relative residual of a linear solve; that of the first step
 FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
-SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on ||R||
+SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
+MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
+NOISE_HALVINGS = 3  # after which noise is measured where the step is small
+SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
+SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 
 
 class Newton(ForwardMethod):
-    """Newton's method for R(h) = 0, globalized by a line search on ||R||.
+    """Newton's method for R(h) = 0, globalized by a line search.
 
     Notes
     -----
-    A step solves A s = R to a relative residual of 0.9 (||R_k|| / ||R_{k-1}||)² (Eisenstat and
-    Walker, choice 2), but at most 0.1, and no smaller than a last step to the target requires. The
-    step is halved until ||R|| satisfies the Armijo condition. A final chord step with the last
-    factor reduces the error of the state well below its tolerance. These factors are used for the
-    iteration only; derivatives set up their own.
+    A step d solves A d = R to a relative residual of 0.9 (l_k / l_{k-1})² (Eisenstat and Walker,
+    choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms
+    |A| max(|h|, |d|) of each equation, without what is rounding. A step is halved until the level
+    has decreased (the Armijo condition), or until the next correction M R(h - t d), with M the
+    factor of this step, is smaller than M R(h) in the sizes of the unknowns, max(|h|, |d|) (the
+    restricted monotonicity test [2]_). Neither depends on the units of equations and unknowns.
 
     References
     ----------
-    S. C. Eisenstat and H. F. Walker, Choosing the forcing terms in an inexact Newton method, SIAM
-    J. Sci. Comput. 17 (1996).
+    .. [1] S. C. Eisenstat and H. F. Walker, Choosing the forcing terms in an inexact Newton method,
+       SIAM J. Sci. Comput. 17 (1996).
 
-    P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+    .. [2] P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
     """
 
     max_iterations = 100
 
     def iterate(
         self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
-    ) -> Array:
+    ) -> None:
         """Solve R(h) = 0 from h; see `ForwardMethod`."""
         residual = problem.residual(h)
-        start = Iterate(h, residual, problem.backend.norm(residual))
-        monitor.record(start.h, start.norm)
-        steps = _InexactSteps(problem, solver, monitor, start.norm)
-        end, _ = newton_loop(
-            start,
+        monitor.record(h, residual)
+        steps = _InexactSteps(problem, solver, monitor)
+        newton_loop(
+            _Iterate(h, residual),
             steps.solve,
             steps.advance,
             lambda iterate, taken: monitor.done,
             monitor.max_iterations,
         )
-        if steps.factor is None:
-            return end.h
-        polished, accepted = chord_steps(
-            problem,
-            end,
-            steps.factor,
-            max_steps=1,
-            accept=lambda trial: monitor.reached(trial.h, trial.norm),
-        )
-        if accepted:
-            monitor.record(polished.h, polished.norm)
-            monitor.report.polished = True
-        return polished.h
+
+
+@dataclass(frozen=True)
+class _Iterate(Iterate):
+    """An iterate, with the step that led to it."""
+
+    origin: _Step | None = None
+
+
+@dataclass
+class _Step:
+    """A Newton step from h, and the units in which it is judged.
+
+    Attributes
+    ----------
+    h, residual, correction : (N,) arrays
+    factor : Factor
+    sizes : (N,) array
+        The sizes of the unknowns, max(|h|, |d|).
+    level : callable
+        The norm of a residual in units of the terms of each equation.
+    length : float
+        The fraction of the correction that was taken.
+    decrease : float
+        The level after the step, relative to the level before it.
+    """
+
+    h: Array
+    residual: Array
+    correction: Array
+    factor: Factor
+    sizes: Array
+    level: Callable[[Array], float]
+    length: float = 1.0
+    decrease: float = 1.0
+
+    def next_correction(self, residual: Array) -> float:
+        """Return the norm of M R in units of the unknowns, with the factor M of this step."""
+        return self.factor.backend.norm(self.factor.approximate(residual) / self.sizes)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the correction changes no unknown by more than a tenth of its size."""
+        xp = self.factor.backend.xp
+        change, size = xp.abs(self.correction), xp.abs(self.h)
+        return bool(xp.all((change <= SMALL_STEP * size) | (change == 0.0)))
 
 
 class _InexactSteps:
     """Inexact Newton steps with a line search."""
 
-    def __init__(
-        self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor, norm: float
-    ) -> None:
+    def __init__(self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor) -> None:
         self.problem, self.solver, self.monitor = problem, solver, monitor
-        self.A: Operator | None = None
-        self.factor: Factor | None = None
-        self.forcing, self.previous_norm = MAX_FORCING, norm
+        self.forcing = MAX_FORCING
 
-    def solve(self, iterate: Iterate) -> Array:
-        """Solve A s = R inexactly for the step, with A at the iterate."""
-        problem, monitor = self.problem, self.monitor
-        self.A = problem.linearize(iterate.h).A
-        monitor.set_floor(self.A, iterate.h)
+    def solve(self, iterate: _Iterate) -> _Step | None:
+        """Solve A d = R inexactly, with A at the iterate.
+
+        Returns None where A is singular and R is rounding error.
+        """
+        monitor = self.monitor
+        A, iterate = self._linearize(iterate)
+        h, residual = iterate.h, iterate.residual
+        if iterate.origin is not None:
+            self.forcing = _forcing(self.forcing, iterate.origin.decrease, monitor)
+        monitor.A = A
+        if not self.problem.backend.norm(residual) < math.inf:
+            raise monitor.failure("diverged: the norm of the residual overflows")
         try:
-            self.factor = self.solver.setup(self.A, monitor.report.forward)
-            self.forcing = _forcing(
-                self.forcing, iterate.norm, self.previous_norm, monitor.report.target
-            )
-            return self.factor.solve(iterate.residual, rtol=self.forcing)
+            factor = self.solver.setup(A, monitor.report.forward)
+            correction = factor.solve(residual, rtol=self.forcing)
         except (ConvergenceError, SingularStateError) as error:
+            if isinstance(error, SingularStateError) and monitor.stalled_by_noise(h, residual):
+                return None
             error.best, error.report = monitor.best, monitor.report
             monitor.report.reason = f"a Newton step could not be computed: {error}"
             raise
+        sizes = monitor.step_sizes(h, correction)
+        return _Step(h, residual, correction, factor, sizes, monitor.level(h, residual, correction))
 
-    def advance(self, iterate: Iterate, step: Array) -> Iterate:
-        """Search along the step for a decrease of ||R||, and record the new iterate."""
-        self.previous_norm = iterate.norm
-        following = self._line_search(iterate, step)
-        # Update the floor to the new state: far from the solution it can be much larger.
-        assert self.A is not None
-        self.monitor.set_floor(self.A, following.h)
-        self.monitor.record(following.h, following.norm)
+    def _linearize(self, iterate: _Iterate) -> tuple[Operator, _Iterate]:
+        """Linearize at the iterate, or nearer to the last where the model has no derivatives."""
+        while True:
+            try:
+                return self.problem.linearize(iterate.h).A, iterate
+            except Exception as error:
+                if iterate.origin is None or not is_evaluation_failure(error):
+                    raise
+                self.problem.record_failure(f"{type(error).__name__}: {error}")
+                iterate = self._search(iterate.origin, 0.5 * iterate.origin.length)
+
+    def advance(self, iterate: _Iterate, step: _Step | None) -> _Iterate | None:
+        """Take the step, and record the new iterate; None where R is rounding error."""
+        monitor = self.monitor
+        if step is None:
+            return None
+        following = self._search(step)
+        if monitor.done:
+            return None
+        monitor.record(following.h, following.residual, monitor.A, step.factor)
+        slow = step.decrease > SLOW_DECREASE and step.length == 1.0 and step.is_small
+        if slow and not monitor.done:
+            monitor.stalled_by_noise(following.h, following.residual, step.correction)
         return following
 
-    def _line_search(self, iterate: Iterate, step: Array) -> Iterate:
-        length, undefined = 1.0, 0
-        for _ in range(MAX_HALVINGS):
-            h = iterate.h - length * step
-            residual, norm = self.problem.trial_residual(h)
-            if residual is not None and norm <= (1.0 - SUFFICIENT_DECREASE * length) * iterate.norm:
-                return Iterate(h, residual, norm)
-            undefined += residual is None
+    def _search(self, step: _Step, length: float = 1.0) -> _Iterate:
+        """Search along a step for an acceptable state.
+
+        At the noise of R, the monitor is done instead.
+        """
+        problem, before = self.problem, step.level(step.residual)
+        before_correction: float | None = None
+        undefined = 0
+        for halvings in range(MAX_HALVINGS):
+            h = problem.limited(step.h, step.h - length * step.correction)
+            residual, _ = problem.trial_residual(h)
+            if residual is None:
+                undefined += 1
+            else:
+                after = step.level(residual)
+                accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
+                if not accepted and after < math.inf:
+                    if before_correction is None:
+                        before_correction = step.next_correction(step.residual)
+                    largest = (1.0 - MIN_CONTRACTION * length) * before_correction
+                    accepted = step.next_correction(residual) <= largest
+                if accepted:
+                    step.length, step.decrease = length, after / before if before else 0.0
+                    return _Iterate(h, residual, step)
+            may_be_noise = halvings == NOISE_HALVINGS and step.is_small and not undefined
+            if may_be_noise and self.monitor.stalled_by_noise(
+                step.h, step.residual, step.correction
+            ):
+                return _Iterate(step.h, step.residual, step)
             length *= 0.5
-        where = f"{self.problem.name}.{self.problem.model.function_name}"
-        counted = f"{undefined} of {MAX_HALVINGS} trial steps gave NaN in {where}; "
+        where = f"{problem.name}.{problem.model.function_name}"
+        counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "
         raise self.monitor.failure(
-            "stalled: no decrease of ||R|| along the Newton step ("
+            "stalled: no decrease of the residual along the Newton step ("
             + (counted if undefined else "")
             + "a fold, no solution for these parameters, or a wrong d_state)"
         )
 
 
-def _forcing(last: float, norm: float, previous_norm: float, target: float) -> float:
+def _forcing(last: float, decrease: float, monitor: ConvergenceMonitor) -> float:
     """Choose the relative residual of the next linear solve (Eisenstat and Walker, choice 2)."""
-    falling = norm < previous_norm
-    forcing = FORCING_FACTOR * (norm / previous_norm) ** 2 if falling else MAX_FORCING
+    forcing = FORCING_FACTOR * decrease**2 if decrease < 1.0 else MAX_FORCING
     if FORCING_FACTOR * last**2 > 0.1:  # the safeguard against a sudden drop
         forcing = max(forcing, FORCING_FACTOR * last**2)
     # The last step need not be more accurate than the target requires.
-    return min(MAX_FORCING, max(forcing, 0.1 * target / norm))
+    worst = monitor.report.residuals[-1]
+    least = 0.1 * monitor.step_rtol / worst if worst > 0.0 else MAX_FORCING
+    return min(MAX_FORCING, max(forcing, least))

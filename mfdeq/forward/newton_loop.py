@@ -1,8 +1,7 @@
 """The common loop of Newton's and the chord method, x <- x - A^-1 R(x).
 
-Newton's method for an equilibrium, its final chord step, the polishing of a state and the
-correctors of a continuation all use this loop. They differ in the linearization, in the step length
-and in the stopping criterion.
+Newton's method for an equilibrium, the polishing of a state and the correctors of a continuation
+all use this loop. They differ in the linearization, the step length and the stopping criterion.
 """
 
 from __future__ import annotations
@@ -28,13 +27,10 @@ class Iterate:
     h : (N,) array
     residual : (N,) array
         R(h).
-    norm : float
-        ||R(h)||.
     """
 
     h: Array
     residual: Array
-    norm: float
 
 
 I = TypeVar("I", bound=Iterate)  # noqa: E741
@@ -95,7 +91,6 @@ def chord_steps(
     *,
     max_steps: int,
     max_contraction: float = 1.0,
-    accept: Callable[[Iterate], bool] = lambda iterate: True,
 ) -> tuple[Iterate, int]:
     """Improve a state by chord steps, with a factor of A at a nearby state.
 
@@ -106,9 +101,8 @@ def chord_steps(
     factor : Factor
     max_steps : int
     max_contraction : float, optional
-        A step is accepted if it reduces ||R|| to less than this multiple.
-    accept : callable, optional
-        ``accept(iterate)`` is a further condition on an iterate.
+        A step is accepted if it reduces R to less than this multiple, relative to the terms of each
+        equation.
 
     Returns
     -------
@@ -117,6 +111,10 @@ def chord_steps(
     steps : int
         The number of accepted steps.
     """
+    backend = problem.backend
+    xp = backend.xp
+    terms = xp.maximum(factor.A.abs_apply(start.h), xp.abs(start.residual))
+    terms = xp.where(terms > 0.0, terms, xp.ones_like(terms))
 
     def solve(iterate: Iterate) -> Array | None:
         try:
@@ -127,11 +125,11 @@ def chord_steps(
     def advance(iterate: Iterate, correction: Array | None) -> Iterate | None:
         if correction is None:
             return None
-        h = iterate.h - correction
-        residual, norm = problem.trial_residual(h)
-        if residual is None or not norm < max_contraction * iterate.norm:
+        h = problem.limited(iterate.h, iterate.h - correction)
+        residual, _ = problem.trial_residual(h)
+        largest = max_contraction * backend.norm(iterate.residual / terms)
+        if residual is None or not backend.norm(residual / terms) < largest:
             return None
-        trial = Iterate(h, residual, norm)
-        return trial if accept(trial) else None
+        return Iterate(h, residual)
 
     return newton_loop(start, solve, advance, lambda iterate, steps: False, max_steps)

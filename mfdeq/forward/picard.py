@@ -11,20 +11,27 @@ from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod
 
 MIN_DAMPING = 1e-3  # smallest damping factor d
-MIN_DECREASE = 1e-6  # relative decrease of ||R|| for which a step is accepted
+MIN_DECREASE = 1e-6  # relative decrease of the next step for which a step is accepted
+RECENT_STEPS = 4  # below the largest of which the next step must be
 
 
 class Picard(ForwardMethod):
-    """Fixed-point iteration h <- h - d M R(h) with damping d, halved whenever ||R|| grows.
+    """Fixed-point iteration h <- h - d M R(h) with a damping factor d.
 
     Notes
     -----
+    d is halved whenever the next step M R is larger than the last four, in units of the largest
+    values of the unknowns so far.
+
     For a map, M is the identity and an undamped step is h <- f(h), which converges if f is a
     contraction. For a residual, M is one application of a factor of A at the start, without which
     the iteration would diverge for a discretized PDE.
 
     References
     ----------
+    L. Grippo, F. Lampariello and S. Lucidi, A nonmonotone line search technique for Newton's
+    method, SIAM J. Numer. Anal. 23 (1986).
+
     J. M. Ortega and W. C. Rheinboldt, Iterative Solution of Nonlinear Equations in Several
     Variables, Academic Press (1970), chapter 12.
     """
@@ -33,27 +40,38 @@ class Picard(ForwardMethod):
 
     def iterate(
         self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
-    ) -> Array:
+    ) -> None:
         """Solve R(h) = 0 from h; see `ForwardMethod`."""
         M = residual_preconditioner(problem, h, solver, monitor)
+        xp, norm = problem.backend.xp, problem.backend.norm
         damping = 1.0
         R = problem.residual(h)
-        norm = problem.backend.norm(R)
-        monitor.record(h, norm)
+        monitor.record(h, R)
+        step = -M(R)
+        sizes, recent = monitor.step_sizes(h, step), [(R, step)]
         while not monitor.done:
-            trial = h - damping * M(R)
-            trial_R, trial_norm = problem.trial_residual(trial)
-            if trial_R is None or trial_norm > (1.0 - MIN_DECREASE) * norm:
+            trial = problem.limited(h, h + damping * step)
+            trial_R, _ = problem.trial_residual(trial)
+            trial_step = step if trial_R is None else -M(trial_R)
+            reached = xp.maximum(sizes, monitor.step_sizes(trial, trial_step))
+            grows = trial_R is not None and all(
+                measure(trial_x) > (1.0 - MIN_DECREASE) * max(map(measure, earlier))
+                for measure, trial_x, earlier in (
+                    (lambda x, u=reached: norm(x / u), trial_step, [x for _, x in recent]),
+                    (monitor.level(h, R, step), trial_R, [x for x, _ in recent]),
+                )
+            )
+            if trial_R is None or grows:
                 damping *= 0.5
-                if damping < MIN_DAMPING:
+                if damping < MIN_DAMPING and not monitor.stalled_by_noise(h, R):
                     raise monitor.failure(
-                        "diverged: ||R|| grows under every damping down to "
+                        "diverged: the residual grows under every damping down to "
                         f"{MIN_DAMPING}: the map is no contraction here"
                     )
                 continue
-            h, R, norm = trial, trial_R, trial_norm
-            monitor.record(h, norm)
-        return h
+            h, R, step, sizes = trial, trial_R, trial_step, reached
+            recent = [*recent[1 - RECENT_STEPS :], (R, step)]
+            monitor.record(h, R)
 
 
 def residual_preconditioner(
@@ -63,5 +81,4 @@ def residual_preconditioner(
     if problem.is_map:
         return lambda R: R
     A = problem.linearize(h).A
-    monitor.set_floor(A, h)
     return solver.setup(A, monitor.report.forward).approximate

@@ -33,7 +33,7 @@ class ForwardMethod(ABC):
     @abstractmethod
     def iterate(
         self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
-    ) -> Array:
+    ) -> None:
         """Iterate from a start until the monitor is done.
 
         Parameters
@@ -41,20 +41,17 @@ class ForwardMethod(ABC):
         problem : Problem
             The model with its parameters: ``problem.residual(h)`` is R(h) and raises `ModelError`
             if that is not finite; ``problem.trial_residual(h)`` is (R, ||R||), or (None, inf)
-            where the model is not defined; ``problem.linearize(h)`` has the operators A and B;
+            where the model has no value; ``problem.limited(h, trial)`` keeps a trial state within
+            the bounds of `mfdeq.solve`; ``problem.linearize(h)`` has the operators A and B;
             ``problem.backend`` has the norm and the array namespace.
         h : (N,) array
             The start, which must not be modified.
         solver : Solver
             ``solver.setup(A, monitor.report.forward)`` makes a factor of A.
         monitor : ConvergenceMonitor
-            Call ``monitor.record(h, norm)`` with the start and with every accepted iterate, and
-            the norm of its true residual. It sets ``monitor.done``, and raises `ConvergenceError`
-            on divergence, on stagnation and at the limit on iterations.
-            ``monitor.failure(reason)`` makes the error for any other failure.
-
-        Returns
-        -------
-        (N,) array
-            h*, the last recorded iterate.
+            Call ``monitor.record(h, R)`` with the start and with every accepted iterate, and its
+            residual, until ``monitor.done``. The converged state is then ``monitor.state``. It
+            raises `ConvergenceError` on stagnation and at the limit on iterations.
+            ``monitor.level(h, R)`` is a norm for residuals near h that does not depend on the units
+            of the equations. ``monitor.failure(reason)`` makes the error for any other failure.
         """

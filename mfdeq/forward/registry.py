@@ -39,12 +39,11 @@ def register(name: str, method: ForwardMethod) -> None:
     ...
     ...     def iterate(self, problem, h, solver, monitor):
     ...         R = problem.residual(h)
-    ...         monitor.record(h, problem.backend.norm(R))
+    ...         monitor.record(h, R)
     ...         while not monitor.done:
     ...             h = h - 0.1 * R
     ...             R = problem.residual(h)
-    ...             monitor.record(h, problem.backend.norm(R))
-    ...         return h
+    ...             monitor.record(h, R)
     >>> register("richardson", Richardson())
     >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
     >>> eq = mfdeq.solve(model, np.array([2.0, 2.0]), method="richardson")

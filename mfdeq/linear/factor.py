@@ -6,6 +6,7 @@ misses its tolerance is not returned.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -181,6 +182,13 @@ class Factor:
             None, the default, if a set-up is needed. This factor is then unchanged.
         """
         return None
+
+    def counted_in(self, counts: LinearCounts) -> Factor:
+        """Return this factor with other counts, in which its later solves are counted."""
+        other = copy.copy(self)
+        other.counts = counts
+        counts.bytes = max(counts.bytes, self.nbytes)
+        return other
 
     def forget(self) -> None:
         """Discard what later solves would reuse from earlier ones, such as a recycled space.

@@ -129,6 +129,8 @@ class Reused(Solver):
         """
         if self.held is None or self._aged(A):
             return self.renew(A, counts)
+        if self.held.A is A:
+            return self.held.counted_in(counts)
         worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
         if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
             return factor

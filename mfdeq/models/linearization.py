@@ -13,12 +13,14 @@ from numbers import Number
 from typing import Any
 
 from ..arrays.backend import Array, Backend, native
-from ..errors import ModelError, is_evaluation_failure
+from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .curvature import CurvatureOperator, as_curvature
 from .model import FixedPointModel, Linearization, Model, ResidualModel
 from .vectors import flatten_params, flatten_state
+
+MAX_BOUND_APPROACH = 0.9  # the share of the distance to a bound that one step may take
 
 
 class Problem:
@@ -33,6 +35,8 @@ class Problem:
         A state, which must be of the same array library.
     state_name : str, optional
         The name of `h0` in error messages.
+    lower, upper : float or (N,) array, optional
+        Bounds of the unknowns, which no step may cross.
 
     Attributes
     ----------
@@ -45,7 +49,13 @@ class Problem:
     """
 
     def __init__(
-        self, model: Model, theta: Array, h0: Array | None = None, state_name: str = "h0"
+        self,
+        model: Model,
+        theta: Array,
+        h0: Array | None = None,
+        state_name: str = "h0",
+        lower: Any = None,
+        upper: Any = None,
     ) -> None:
         if not isinstance(model, (FixedPointModel, ResidualModel)):
             raise ModelError(
@@ -63,6 +73,8 @@ class Problem:
         self.evaluations = 0
         self.failures = 0
         self.last_failure = ""
+        self.lower = self._bound(lower, "lower")
+        self.upper = self._bound(upper, "upper")
         self._latest: tuple[Array, CheckedLinearization] | None = None
 
     def _size(self, name: str) -> int:
@@ -80,8 +92,55 @@ class Problem:
             )
         return size if isinstance(size, int) else operator.index(size)
 
+    def _bound(self, value: Any, name: str) -> Array | None:
+        if value is None:
+            return None
+        backend, N = self.backend, self.state_size
+        if isinstance(value, (int, float)):
+            value = float(value) + backend.zeros(N)
+        bound = backend.check_array(value, (N,), name, ArgumentError, finite=False)
+        if bool(backend.xp.any(backend.xp.isnan(bound))):
+            raise ArgumentError(f"{name}: expected numbers, got NaN")
+        return bound
+
+    def _inside(self, h: Array) -> Array:
+        """Return where a state is within the bounds, (N,)."""
+        inside = h == h
+        if self.lower is not None:
+            inside = inside & (h >= self.lower)
+        if self.upper is not None:
+            inside = inside & (h <= self.upper)
+        return inside
+
+    def limited(self, h: Array, trial: Array) -> Array:
+        """Return a trial state, stopped short of the bounds in the unknowns that would cross them.
+
+        Parameters
+        ----------
+        h : (N,) array
+            The state that the step begins at.
+        trial : (N,) array
+        """
+        xp = self.backend.xp
+        if self.lower is not None:
+            trial = xp.maximum(trial, h + MAX_BOUND_APPROACH * (self.lower - h))
+        if self.upper is not None:
+            trial = xp.minimum(trial, h + MAX_BOUND_APPROACH * (self.upper - h))
+        return trial
+
     def initial_state(self, h0: Array | None = None) -> Array:
         """Return `h0` after checking it, or the model's default initial state if it is None."""
+        start = self._initial_state(h0)
+        inside = self._inside(start)
+        if not bool(self.backend.xp.all(inside)):
+            i = int(self.backend.xp.argmin(self.backend.xp.astype(inside, self.backend.xp.int64)))
+            raise ArgumentError(
+                f"the start: expected a state within lower and upper, got {self.unknown_name(i)} "
+                f"= {float(start[i]):.6g}; pass another h0"
+            )
+        return start
+
+    def _initial_state(self, h0: Array | None) -> Array:
         if h0 is not None:
             return self.checked_state(h0, "h0")
         name = f"{self.name}.initial_state"
@@ -157,21 +216,27 @@ class Problem:
         """
         xp = self.backend.xp
         with self.backend.ignore_overflow():
+            if (self.lower is not None or self.upper is not None) and not bool(
+                xp.all(self._inside(h))
+            ):
+                self.record_failure("a bound was crossed")
+                return None, float("inf")
             try:
                 residual = self._residual(h, finite=False)
             except Exception as error:
                 if not is_evaluation_failure(error):
                     raise
-                self._record_failure(f"{type(error).__name__}: {error}")
+                self.record_failure(f"{type(error).__name__}: {error}")
                 return None, float("inf")
             finite = xp.isfinite(residual)
             if not bool(xp.all(finite)):
                 i = int(xp.argmin(xp.astype(finite, xp.int64)))
-                self._record_failure(f"NaN or infinity in {self.equation_name(i)}")
+                self.record_failure(f"NaN or infinity in {self.equation_name(i)}")
                 return None, float("inf")
             return residual, self.backend.norm(residual)
 
-    def _record_failure(self, message: str) -> None:
+    def record_failure(self, message: str) -> None:
+        """Record that the model had no value at a trial state."""
         self.failures += 1
         self.last_failure = message
 

@@ -98,11 +98,16 @@ class Start(HandWrittenChain):
     def residual_scale(self, h, theta):
         return 123.0
 
+    def state_scale(self, theta):
+        return np.arange(1.0, N + 1)
+
 
 def test_start_and_scale_are_those_of_the_first_model():
     model = mfdeq.mixed(Start(), FUNCTION)
     assert np.array_equal(model.initial_state(THETA), np.full(N, 0.25))
-    assert mfdeq.solve(model, THETA).report.scale == 123.0
+    assert model.residual_scale(np.zeros(N), THETA) == 123.0
+    assert np.array_equal(model.state_scale(THETA), np.arange(1.0, N + 1))
+    assert mfdeq.solve(model, THETA).report.converged
 
 
 def test_verification_finds_a_source_of_another_map():

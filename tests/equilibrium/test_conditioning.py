@@ -85,7 +85,7 @@ def test_the_singular_value_takes_few_solves_and_fewer_along_a_path():
     eq = mfdeq.solve(Linear(A), np.ones(60))
     _ = eq.factor
     counts = eq.report.linear
-    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MAX_SOLVE_PAIRS + 1
+    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MAX_SOLVE_PAIRS + 2
     F = mfdeq.ReducedFunctional(Linear(A), loss)
     taken = []
     for size in (1.0, 1.1):
@@ -100,14 +100,14 @@ def test_a_nearby_fold_warns_and_a_fold_raises():
     model, loss = Fold(), mfdeq.LeastSquares(np.array([1]), np.zeros(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        eq = mfdeq.solve(model, np.array([1e-4]), rtol=2e-14)
+        eq = mfdeq.solve(model, np.array([1e-4]))
         eq.gradient(loss)
     assert eq.report.digits_left > 10
     with pytest.warns(mfdeq.NearSingularWarning, match=r"leaves 3\.\d of 15\.7 digits") as said:
-        mfdeq.solve(model, np.array([1e-12]), rtol=2e-14).gradient(loss)
+        mfdeq.solve(model, np.array([1e-12])).gradient(loss)
     assert said[0].filename == __file__
     with pytest.warns(mfdeq.NearSingularWarning, match="fold") as said:
-        eq = mfdeq.solve(model, np.array([1e-17]), rtol=2e-14)
+        eq = mfdeq.solve(model, np.array([1e-17]))
     assert said[0].filename == __file__
     with pytest.raises(mfdeq.SingularStateError, match="fold"):
         eq.gradient(loss)

@@ -9,8 +9,11 @@ from mfdeq.forward.newton_loop import Iterate, chord_steps, newton_loop
 
 def square_root(h):
     """Return the iterate of h² = 2 at h."""
-    residual = h**2 - 2.0
-    return Iterate(h, residual, float(np.linalg.norm(residual)))
+    return Iterate(h, h**2 - 2.0)
+
+
+def size(iterate):
+    return float(np.linalg.norm(iterate.residual))
 
 
 def newton_step(iterate):
@@ -25,8 +28,8 @@ def test_newton_steps_converge_quadratically():
     norms = []
 
     def stop(iterate, steps):
-        norms.append(iterate.norm)
-        return iterate.norm < 1e-14
+        norms.append(size(iterate))
+        return norms[-1] < 1e-14
 
     end, steps = newton_loop(square_root(np.array([2.0])), newton_step, full_step, stop, 20)
     assert end.h[0] == pytest.approx(2.0**0.5, rel=1e-15)
@@ -52,25 +55,17 @@ def take_chord_steps(case, off, **options):
     eq = case.solve()
     h = case.truth.state + off
     R = eq.problem.residual(h)
-    start = Iterate(h, R, float(np.linalg.norm(R)))
+    start = Iterate(h, R)
     return start, *chord_steps(eq.problem, start, eq.factor, **options)
 
 
 def test_chord_steps_reduce_the_residual_linearly():
     start, end, steps = take_chord_steps(build("smooth"), 1e-3, max_steps=3)
     assert steps == 3
-    assert end.norm < 1e-6 * start.norm
+    assert size(end) < 1e-6 * size(start)
 
 
 def test_a_chord_step_that_contracts_too_little_is_not_taken():
     start, end, steps = take_chord_steps(build("smooth"), 1e-3, max_steps=3, max_contraction=1e-12)
-    assert end is start
-    assert steps == 0
-
-
-def test_a_chord_step_that_is_not_accepted_is_not_taken():
-    start, end, steps = take_chord_steps(
-        build("smooth"), 1e-3, max_steps=3, accept=lambda trial: False
-    )
     assert end is start
     assert steps == 0

@@ -104,8 +104,11 @@ class _NeumannFactor(Factor):
 
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
-    ) -> Factor:
-        return self.solver.setup(A, counts)
+    ) -> Factor | None:
+        try:
+            return self.solver.setup(A, counts)
+        except ConvergenceError:
+            return None
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         A = self._adjoint_operator if adjoint else self.A
