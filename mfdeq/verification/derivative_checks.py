@@ -51,15 +51,15 @@ class DerivativeChecker(Checker):
         xp, root = self.backend.xp, self.backend.eps**0.5
         terms = lin.A.abs_apply(xp.abs(h)) + lin.B.abs_apply(xp.abs(self.theta))
         self.rows, self.noise = terms, 0.0 * terms
-        for _ in range(2):
+        for seed in (98, 106):
             self._set_sizes(h, lin)
-            noise = self._residual_noise(h)
-            self.noise = xp.maximum(self.noise, noise.size)
+            noise = self._residual_noise(h, self.seed + seed)
             # The terms of an equation may cancel in its derivative, so that their rounding hides
             # its changes. Its size is then that of changes above the noise.
-            self.noise = xp.where(noise.seen, self.noise, xp.maximum(self.noise, terms))
-            self.rows = xp.maximum(terms, self.noise / root)
-        self.rows = xp.where(self.rows > 0, self.rows, xp.ones_like(self.rows))
+            size = xp.where(noise.seen, noise.size, terms)
+            self.noise = xp.maximum(self.noise, size)
+            sizes = xp.maximum(terms, self.noise / root)
+            self.rows = xp.where(terms > 0, sizes, xp.ones_like(terms))
         self._set_sizes(h, lin)
         self.u, self.v = (
             self._proportional(self.theta, self.size_theta, self.seed + k) for k in (101, 102)
@@ -128,10 +128,10 @@ class DerivativeChecker(Checker):
 
         return residual
 
-    def _residual_noise(self, h: Array) -> Noise:
-        xp, random, residual = self.backend.xp, self.backend.random, self._residual(h)
-        dtheta = self.size_theta * xp.sign(random(self.theta.shape[0], seed=self.seed + 99))
-        dh = self.size_h * xp.sign(random(h.shape[0], seed=self.seed + 98))
+    def _residual_noise(self, h: Array, seed: int) -> Noise:
+        random, residual = self.backend.random, self._residual(h)
+        dtheta = self.size_theta * random(self.theta.shape[0], seed=seed + 1)
+        dh = self.size_h * random(h.shape[0], seed=seed)
         base = residual(0.0 * dtheta, 0.0 * dh)
         noise = Noise(self.backend, 0.0 * dh if base is None else base)
         if base is not None:

@@ -66,8 +66,10 @@ class Noise:
             self.add_values(values)
             if len(values) == POINTS:
                 deviation = NOISE_SAFETY_FACTOR * _deviation(self.backend, values)
-                if step == STEP_ROUNDINGS * eps:
-                    self.size = xp.maximum(self.size, deviation)
+                smallest = step == STEP_ROUNDINGS * eps
+                near = xp.maximum(self.size, deviation)
+                # Rounding may be the same at all of the nearest points.
+                self.size = xp.where((self.size > 0) & (not smallest), self.size, near)
                 self.largest = xp.maximum(self.largest, deviation)
 
     def add_values(self, values: Sequence[Array]) -> None:

@@ -118,7 +118,7 @@ def verify(
     seed : int, default: 0
         The seed of the random directions.
     **solve_options
-        Options of `mfdeq.solve`: ``method``, ``solver``, ``rtol`` and ``max_iterations``.
+        Options of `mfdeq.solve`, such as ``method``, ``solver``, ``rtol`` and ``max_iterations``.
 
     Returns
     -------
@@ -142,15 +142,21 @@ def verify(
 
         r(t) = ‖F(x + t d) − F(x) − t F'(x) d‖
 
-    along random and structured directions d. The remainder must fall as t² until it reaches the
-    noise of F; for the user's own derivatives every row must. A remainder that noise hides
-    completely is INCONCLUSIVE, not PASS. The number of evaluations does not depend on N and P.
+    along random and structured directions d and −d. The remainder must fall as t² until it reaches
+    the noise of F, which is measured; for the user's own derivatives every row must. A remainder
+    that noise hides completely is INCONCLUSIVE, not PASS. A kink in the function, where the
+    derivatives to the two sides differ, is INCONCLUSIVE ("not smooth at this point") if the
+    derivative is between these. Steps at which the model has no value are left out. The verdict
+    depends on no units, and the number of evaluations not on N and P.
 
     If no equilibrium is found, only the model's derivatives are checked, and the verdict is at
     best INCONCLUSIVE.
 
     References
     ----------
+    J. J. Moré and S. M. Wild, "Estimating computational noise", SIAM Journal on Scientific
+    Computing 33, 2011.
+
     P. E. Farrell, D. A. Ham, S. W. Funke and M. E. Rognes, "Automated derivation of the adjoint
     of high-level transient finite element programs", SIAM Journal on Scientific Computing 35,
     2013: the Taylor remainder test.
