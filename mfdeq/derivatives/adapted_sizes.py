@@ -40,6 +40,10 @@ class Derivatives(Protocol):
     def noise(self) -> Array:
         """The noise of f."""
 
+    @property
+    def terms(self) -> Array:
+        """The sizes of the terms of the equations."""
+
     def by_difference(self, a: Direction, step: float) -> Array | None:
         """Return a difference along a."""
 
@@ -59,7 +63,7 @@ def adapt_sizes(d: Derivatives, trial: Callable[[Direction], Array | None]) -> D
     pair of (P,) and (N,) arrays
         The sizes.
     """
-    terms = _size_of_terms(d)
+    terms = d.backend.xp.maximum(d.noise / d.backend.eps, d.terms)
     for part, known in enumerate(d.known):
         if not bool(d.backend.xp.all(known)):
             _shorten_unknown_sizes(d, part, trial, terms)
@@ -68,22 +72,6 @@ def adapt_sizes(d: Derivatives, trial: Callable[[Direction], Array | None]) -> D
         if any(bool(d.backend.xp.any(part)) for part in group):
             _shorten_where_f_bends(d, group, terms)
     return d.sizes
-
-
-def _size_of_terms(d: Derivatives) -> Array:
-    """Return the (N,) sizes of the terms of the equations.
-
-    The noise shows them, but may be small by chance, as may be the change along one direction.
-    """
-    backend, xp = d.backend, d.backend.xp
-    terms = xp.maximum(d.noise / backend.eps, abs(d.value))
-    for seed in (31, 33):
-        direction = [backend.random(x.shape[0], seed=seed + i) for i, x in enumerate(d.x)]
-        known = (direction[0] * d.known[0], direction[1] * d.known[1])
-        if any(bool(xp.any(part != 0)) for part in known):
-            change = d.by_difference(known, d.step)
-            terms = terms if change is None else xp.maximum(terms, abs(change))
-    return terms
 
 
 def _shorten_unknown_sizes(

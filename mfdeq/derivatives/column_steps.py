@@ -26,17 +26,18 @@ from ..operators.probing import ColouredPattern
 from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives, Jacobian
 
 NOISY = 100.0  # relative noise of an entry in rounding units, above which a longer step is tried
+SMALL_BY_ACCIDENT = 10.0  # the same for the entry in which a variable is best visible
 MEDIUM_NOISE = 0.57  # power of the rounding unit that separates the two longer steps for noise
 MAX_NOISE = 1e-3  # relative noise above which an entry is negligible beside its equation
 MAX_STEP = 0.03  # relative to the size of the variable
-MAX_LENGTH_FACTOR = 1e12
+MAX_LENGTH_FACTOR = 1e20
 RESCALING_RATIO = 30.0  # of a wrong size of a variable that is zero
 MAX_RESCALINGS = 8
 LONGER_SIZE = 1e6  # factor of a size by which no entry of f is changed
 MAX_LONGER_SIZES = 3
 LARGE_CHANGE = 0.1  # change of an equation by a step, relative to its terms
 NONLINEAR_FACTOR = 1e-4  # of a size for which a step changes an equation by more
-AGREEMENT_FACTOR = 3.0  # in units of the noise of both values
+AGREEMENT_FACTOR = 10.0  # in units of the noise of both values
 NOISE_STEP_FACTOR = 2.0  # steps of second derivatives, in fourth roots of the noise
 MIN_SECOND_NOISE = 1e-8  # noise of entries for which steps of second derivatives are chosen
 MIN_LENGTH_FACTOR = 10.0  # by which a length is longer than a size for a test to be worth it
@@ -88,7 +89,8 @@ class Columns:
         else:
             assert coloured is not None  # the operator is a matrix since its pattern is known
             rows, columns = coloured.rows, coloured.columns
-            values = host.asarray(sparse_on_host(array).tocsr()[rows, columns]).ravel()
+            matrix = sparse_on_host(array).tocsr()
+            values = host.asarray(matrix[rows, columns]).ravel() if rows.size else host.zeros(0)
         values = values.astype(float)
         zeros = 0.0 * host.nan_to_num(values)
         return cls(rows, columns, values, coloured, part, (m, n), zeros, host.ones(n))
@@ -166,7 +168,7 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         factors = (host.clip(largest, eps, MAX_STEP**3) / eps) ** (1 / 3)
         rungs.append((largest > 0, factors, True))
     if derivatives.rule.scale is None:
-        accidental = host.isfinite(least) & (least > NOISY * eps)
+        accidental = host.isfinite(least) & (least > SMALL_BY_ACCIDENT * eps)
         factors = host.clip(least / eps, 1.0, MAX_LENGTH_FACTOR)
         rungs.append((accidental, host.where(accidental, factors, 1.0), False))
     bends = step**2 / 6.0 * abs(columns.values)
@@ -275,17 +277,28 @@ def second_derivative_sizes(
     return derivatives.with_sizes(tuple(sizes))
 
 
-def row_accuracy(columns: list[Columns], noise: Any = None) -> float:
-    """Return the largest error of a row, relative to the sum of its entries in scaled variables.
-
-    If an (N,) noise of the rows is given, it is used in place of the errors of the entries.
-    """
-    errors = sum(c.row_sums(c.errors) for c in columns) if noise is None else noise
+def relative_noise_of_rows(columns: list[Columns], noise: Any) -> float:
+    """Return the largest noise of a row relative to the sum of its entries in scaled variables."""
     sums = sum(c.row_sums(abs(c.values)) for c in columns)
-    with host.errstate(invalid="ignore", divide="ignore"):
-        relative = errors / sums
-    relative = relative[host.isfinite(relative)]
-    return float(relative.max()) if relative.size else 0.0
+    usable = host.isfinite(sums) & (sums > 0.0)
+    return float((noise[usable] / sums[usable]).max(initial=0.0))
+
+
+def accuracy(columns: list[Columns]) -> float:
+    """Return the relative error of the worse of two Jacobians, in norms without units.
+
+    Columns are in units of the variables, and rows in units of their sums.
+    """
+    sums = sum(c.row_sums(abs(c.values)) for c in columns)
+    usable = host.isfinite(sums) & (sums > 0.0)
+    worst = 0.0
+    for c in columns:
+        error, size = (
+            host.linalg.norm(c.row_sums(values)[usable] / sums[usable])
+            for values in (c.errors, abs(c.values))
+        )
+        worst = max(worst, float(error / size) if size > 0.0 else 0.0)
+    return worst
 
 
 def _relative_noise(columns: Columns, noise: Any) -> Any:

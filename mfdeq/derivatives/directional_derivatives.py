@@ -32,10 +32,12 @@ from ..operators.operator import Operator, columnwise
 from .adapted_sizes import adapt_sizes
 from .complex_step_check import ComplexStepVerdict, judge_complex_step
 from .nearby_points import nearby_point, typical_sizes
-from .steps import StepRule, measure_noise, variable_sizes
+from .steps import StepRule, measure_noise, typical_noise, variable_sizes
 
 SECOND_STEP_FACTOR = 4.0  # second derivatives from values use this times step^(3/4) ~ eps^(1/4)
 ERROR_FACTOR = 4.0  # safety factor of errors estimated for derivatives of order one
+NOISE_SPACING = 1 / 8  # of points on a line, relative to the step
+ROUNDING_SHARE = 0.25  # least noise of an entry, in rounding units of its terms
 SHORTER_STEP = 1 / 16  # factor of a step at whose ends f has no value
 MAX_SHORTER_STEPS = 6
 MAGNITUDE_RATIO = 1e-3  # parts of a direction that differ by more are differenced separately
@@ -121,6 +123,22 @@ class DirectionalDerivatives:
         with self.backend.ignore_overflow():
             return self._value(None)
 
+    @functools.cached_property
+    def terms(self) -> Array:
+        """The (N,) sizes of the terms of the equations, from changes along two directions.
+
+        Along one direction the change of an entry may be small by chance.
+        """
+        backend, xp = self.backend, self.backend.xp
+        terms = abs(self.value)
+        for seed in (31, 33):
+            random = [backend.random(x.shape[0], seed=seed + i) for i, x in enumerate(self.x)]
+            direction = (random[0] * self.known[0], random[1] * self.known[1])
+            if any(bool(xp.any(part != 0)) for part in direction):
+                change = self.by_difference(direction, self.step)
+                terms = terms if change is None else xp.maximum(terms, abs(change))
+        return terms
+
     @property
     def noise(self) -> Array:
         """The (N,) noise of f at the point (see `measure_noise`)."""
@@ -130,19 +148,27 @@ class DirectionalDerivatives:
     def noises(self) -> tuple[Array, Array]:
         """The noise of f if theta changes, and if h changes, which may be much larger or smaller.
 
-        Variables of unknown size stay as they are, since they may be much smaller than that. If
-        there are no others, the noise is half a rounding unit of the values.
+        Variables of unknown size stay as they are, since they may be much smaller than that.
         """
-        backend, spacing, found = self.backend, self.backend.eps ** (2 / 3), []
+        backend, xp = self.backend, self.backend.xp
+        rounding = 0.5 * backend.eps * abs(self.value)
+        found = []
         for part, known in enumerate(self.known):
             direction: list[Array] = [0.0 * x for x in self.x]
             direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * known
-            noise = None
-            if bool(backend.xp.any(known)):
+            measured = None
+            if bool(xp.any(known)):
+                spacing = NOISE_SPACING * self.step
                 step = (spacing * direction[0], spacing * direction[1])
-                noise = measure_noise(backend, functools.partial(self._trial_along, step))
-            found.append(0.5 * backend.eps * abs(self.value) if noise is None else noise)
-        return found[0], found[1]
+                measured = measure_noise(backend, functools.partial(self._trial_along, step))
+            found.append(measured or (rounding, rounding < 0.0))
+        largest = xp.maximum(found[0][0], found[1][0])
+        largest = xp.maximum(largest, ROUNDING_SHARE * backend.eps * self.terms)
+        theta, h = (
+            xp.where(visible, typical_noise(backend, noise, largest), largest)
+            for noise, visible in found
+        )
+        return theta, h
 
     def with_sizes(self, sizes: Direction, step: float | None = None) -> DirectionalDerivatives:
         """Return the same derivatives in other units of the directions, and with another step."""

@@ -10,9 +10,10 @@ from ..operators.operator import Operator
 from .column_steps import (
     NOISE_STEP_FACTOR,
     Columns,
+    accuracy,
     noise_of_terms,
     refine,
-    row_accuracy,
+    relative_noise_of_rows,
     second_derivative_sizes,
 )
 from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives
@@ -82,12 +83,12 @@ class NumericalJacobians:
         for columns, noise in zip(self.columns, noises, strict=True):
             refine(derivatives, columns, noise)
         self.noise = host.maximum(*noises)
-        self.row_noise = max(eps, row_accuracy(self.columns, self.noise))
+        self.row_noise = max(eps, relative_noise_of_rows(self.columns, self.noise))
         second_step = derivatives.second_step
         if derivatives.rule.relative_step is None:
             second_step = NOISE_STEP_FACTOR * self.row_noise**0.25
         self.accuracy = (
-            ERROR_FACTOR * row_accuracy(self.columns),
+            ERROR_FACTOR * accuracy(self.columns),
             ERROR_FACTOR * max(self.row_noise / second_step**2, second_step**2),
         )
 

@@ -26,6 +26,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError
 
 NOISE_POINTS = 7  # values on a line from which the noise is estimated
+MIN_CHANGE = 1e3  # change along the line, in units of the noise, that makes the noise visible
 NOISE_ORDERS = (3, 4, 5)  # orders of the differences that are used
 
 
@@ -101,7 +102,7 @@ def variable_sizes(
 
 def measure_noise(
     backend: Backend, evaluate: Callable[[int], Array | None], points: int = NOISE_POINTS
-) -> Array | None:
+) -> tuple[Array, Array] | None:
     """Estimate the noise of each entry of a function from its values on a line.
 
     Parameters
@@ -109,14 +110,19 @@ def measure_noise(
     backend : Backend
     evaluate : callable
         ``evaluate(k)`` returns the values at the k-th of equidistant points that are so close that
-        a smooth function is a polynomial of degree two there; None where it has no value.
+        a smooth function is a polynomial of degree two there, up to rounding; None where it has no
+        value.
     points : int, optional
 
     Returns
     -------
-    (N,) array or None
-        The standard deviation of the noise, at least half a rounding unit of the values. None if
-        the function has no value at one of the points.
+    noise : (N,) array
+        The standard deviation of the noise, at least half a rounding unit of the values.
+    visible : (N,) array of bool
+        Whether the function changes along the line by much more than that. Otherwise its noise may
+        be larger at a distance.
+
+    None is returned in their place if the function has no value at one of the points.
     """
     xp, values = backend.xp, []
     for k in range(points):
@@ -126,10 +132,27 @@ def measure_noise(
         values.append(value)
     table = xp.stack(values)
     floor = 0.5 * backend.eps * xp.max(xp.abs(table), axis=0)
+    change = xp.abs(table[-1, ...] - table[0, ...])
     variance, order = 0.0 * floor, 0
     for order in range(1, max(NOISE_ORDERS) + 1):
         table = table[1:, ...] - table[:-1, ...]
         if order in NOISE_ORDERS:
             factor = math.factorial(order) ** 2 / math.factorial(2 * order)
             variance = variance + factor * xp.mean(table * table, axis=0) / len(NOISE_ORDERS)
-    return xp.maximum(xp.sqrt(variance), floor)
+    noise = xp.maximum(xp.sqrt(variance), floor)
+    return noise, change > MIN_CHANGE * noise
+
+
+def typical_noise(backend: Backend, noise: Array, largest: Array) -> Array:
+    """Return the noise of entries, at least a part of what is typical of all of them.
+
+    The noise of one entry, from a few values, may be small by chance. Entries may have different
+    units, so that each is compared with `largest`, the larger of two noises of it.
+    """
+    xp = backend.xp
+    positive = largest > 0
+    if not bool(xp.any(positive)):
+        return noise
+    ratio = xp.sort(noise[positive] / largest[positive])
+    median = float(ratio[ratio.shape[0] // 2])
+    return xp.maximum(noise, median * largest)
