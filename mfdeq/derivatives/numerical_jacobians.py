@@ -88,7 +88,7 @@ class NumericalJacobians:
         if derivatives.rule.relative_step is None:
             second_step = NOISE_STEP_FACTOR * self.row_noise**0.25
         self.accuracy = (
-            ERROR_FACTOR * accuracy(self.columns),
+            accuracy(self.columns),  # measured, so that it takes no safety factor
             ERROR_FACTOR * max(self.row_noise / second_step**2, second_step**2),
         )
 
