@@ -333,7 +333,11 @@ class ConvergenceMonitor:
             self.best, self.best_ratio = h, worst
             self._best_level = self.level(h, residual)
             self._best_size = self._best_level(residual)
-        elif not self._best_level(residual) <= DIVERGENCE_RATIO * self._best_size:
+        elif factor is None and not (
+            # A Newton step has been judged by the next correction; the terms of a state far from
+            # the best one may be much larger, as are the rates of a reactor off equilibrium.
+            self._best_level(residual) <= DIVERGENCE_RATIO * self._best_size
+        ):
             raise self.failure("diverged: the residual has grown too far above its best")
         if worst == 0.0:
             self._finish_at_zero(h)
