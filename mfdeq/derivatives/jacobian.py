@@ -111,6 +111,8 @@ class Jacobian(Operator):
 class SymmetricJacobian(SelfAdjoint, Jacobian):
     """The Jacobian of a gradient, which is symmetric."""
 
+    known_symmetric = True
+
 
 def undefined(backend: Backend, x: Array) -> Array:
     """Return the indices of the entries of a vector that are NaN or infinite."""

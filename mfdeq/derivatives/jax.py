@@ -226,6 +226,12 @@ class JaxSource(DerivativeSource):
     def _shapes(self, f: Function, state: Any, params: Any) -> Any:
         try:
             return self.jax.eval_shape(f, state, params)
+        except self.jax.errors.JAXTypeError as error:
+            error.add_note(
+                "mfdeq: f must be a function that JAX can trace. A function that needs the values "
+                "of its arguments, or numpy arrays, is one for mfdeq.from_function"
+            )
+            raise
         except TypeError as error:
             if "dtype" not in str(error):
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arrays.backend import host
 from ..arrays.optional_packages import import_optional
-from ..errors import ModelError, is_evaluation_failure
+from ..errors import MfdeqError, ModelError, is_evaluation_failure
 from .source import Function, TreeLayout
 from .trees import check_dtypes, ordered_leaves
 
@@ -141,8 +141,14 @@ def watch_tensors(function: Function, *x: Any) -> Callable[[], None]:
     """
     torch = import_optional("torch", "torch")
     random_state = torch.random.get_rng_state()
-    with _recorder_class()(*x) as recorder:
+    try:
+        with _recorder_class()(*x) as recorder:
+            function(*x)
+    except MfdeqError:
+        raise
+    except Exception:  # a compiled function may not run in a mode of PyTorch
         function(*x)
+        return _nothing
     used = list(recorder.used.values())
     changed = _changed(used)
     if changed:
@@ -162,6 +168,10 @@ def watch_tensors(function: Function, *x: Any) -> Callable[[], None]:
             )
 
     return check
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _check_repeatable(function: Function, x: Any) -> None:

@@ -47,6 +47,8 @@ class Operator:
     ----------
     array : array or sparse matrix or None
         The entries; None if only products are known.
+    known_symmetric : bool
+        Whether the operator is symmetric by its construction.
     scales : tuple of two or None
         The sizes of the equations, (m,), and of the unknowns, (n,), that count as one, each of
         which may be None. Iterative solvers whose mathematics has units use them.
@@ -58,6 +60,7 @@ class Operator:
     shape: tuple[int, int]
     dtype: Any
     array: Any = None
+    known_symmetric = False
     scales: tuple[Any, Any] | None = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.

@@ -68,7 +68,22 @@ def test_models_of_minimizers_pass_verification(source):
 
 @pytest.mark.parametrize("source", ["from_jax", "from_torch"])
 def test_the_derivative_is_known_to_be_symmetric(source):
-    assert isinstance(create(source).linearize(np.ones(N), THETA).d_state, SelfAdjoint)
+    d_state = create(source).linearize(np.ones(N), THETA).d_state
+    assert isinstance(d_state, SelfAdjoint)
+    assert d_state.known_symmetric
+
+
+def test_conjugate_gradients_are_chosen_by_default():
+    xp, _ = library("from_jax")
+    n = 3000  # too many to assemble the matrix by products
+
+    def f(h, theta):
+        return (h**2).sum() + (xp.diff(h) ** 2).sum() / 2 + (h**4).sum() / 4 - h @ theta
+
+    model = mfdeq.from_jax(f, np.zeros(n), np.zeros(n), "argmin")
+    eq = mfdeq.solve(model, np.linspace(-1, 1, n))
+    eq.gradient(mfdeq.LeastSquares(np.arange(n), np.zeros(n)))
+    assert any("CG" in line or "cg" in line for line in map(str, eq.report.choices))
 
 
 def test_a_pattern_gives_a_matrix():

@@ -198,3 +198,10 @@ def test_a_loss_that_is_not_scalar_is_refused(source):
     create_loss = getattr(mfdeq, f"loss_{source}")
     with pytest.raises(mfdeq.ModelError, match="expected it to return a real number"):
         create_loss(lambda h, t: h, np.zeros(3), np.zeros(2))
+
+
+def test_functions_that_jax_cannot_trace_are_pointed_to_another_source():
+    library("from_jax")
+    with pytest.raises(TypeError) as caught:
+        mfdeq.from_jax(lambda h, t: h * float(t[0]), np.zeros(2), np.zeros(1), "map")
+    assert "mfdeq.from_function" in "".join(caught.value.__notes__)
