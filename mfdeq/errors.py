@@ -87,9 +87,19 @@ class DomainError(MfdeqError, ValueError):
 
     Examples
     --------
+    A model with a logarithm of the state. The first Newton step from h = 3 leads to a negative
+    number and is shortened:
+
+    >>> import numpy as np
     >>> import mfdeq
-    >>> issubclass(mfdeq.DomainError, mfdeq.MfdeqError)
-    True
+    >>> def residual(h, theta):
+    ...     if np.real(h[0]) <= 0.0:
+    ...         raise mfdeq.DomainError(f"h is {h[0]}, expected a positive number")
+    ...     return np.log(h) - theta
+    >>> model = mfdeq.from_function(residual, 1, 1, "residual")
+    >>> eq = mfdeq.solve(model, np.array([0.0]), np.array([3.0]))
+    >>> print(eq.state.round(4))
+    [1.]
     """
 
 

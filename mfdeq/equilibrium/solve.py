@@ -44,20 +44,24 @@ def solve(
         The parameters. All results have their array library and dtype (float32 or float64).
     h0 : (N,) array, optional
         The start; by default the model's ``initial_state(theta)``.
-    method : {"auto", "newton", "anderson", "picard"} or str, optional
+    method : {"auto", "newton", "anderson", "picard", "transient"} or str, optional
         The forward method, or the name of one added with `mfdeq.forward.register`. "auto" tries
         Newton's method and then Anderson acceleration, in the reverse order for a map whose
-        Jacobian is known only by its products.
+        Jacobian is known only by its products, and at last pseudo-transient continuation for a map
+        or a residual with a `time_sign`.
     solver : "auto" or description, optional
         The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)`, `mfdeq.Neumann()` or an
         `mfdeq.linear.Solver` of your own. Pass one `mfdeq.linear.Reused` to several calls with
         nearby parameters if they are to share a factor (`mfdeq.ReducedFunctional` does).
     rtol : float, optional
-        The iteration has converged if ||R|| <= max(rtol s, floor); see Notes. By default 1e-10 in
-        float64; in float32 the floor is the target.
+        The relative accuracy of every equation and of every unknown; see Notes. By default 1e-10 in
+        float64; in float32 rounding is the target.
     max_iterations : int, optional
         Limit on the iterations of the forward method; by default 100 for Newton's method, 500 for
-        Anderson acceleration and 5000 for Picard iteration.
+        Anderson acceleration and pseudo-transient continuation, and 5000 for Picard iteration.
+    lower, upper : float or (N,) array, optional
+        Bounds that no iterate crosses, as for a concentration, a temperature or a voltage. A step
+        goes at most nine tenths of the way to a bound.
     progress : bool, optional
         Show a progress bar in a terminal or a notebook.
     error_estimates : bool, optional
@@ -74,9 +78,14 @@ def solve(
     ConvergenceError
         If no method converges, with the best state as `best` and the history in `report`.
     SingularStateError
-        If A is singular at an iterate.
+        If A is singular at an iterate, or by its structure at the equilibrium.
     ModelError
-        If a function of the model returns a wrong shape or dtype, or NaN.
+        If a function of the model returns a wrong shape or dtype, or NaN at the start.
+
+    Warns
+    -----
+    NearSingularWarning
+        If the equilibrium is at a fold, where derivatives do not exist.
 
     See Also
     --------
@@ -84,9 +93,18 @@ def solve(
 
     Notes
     -----
-    The scale s is the model's `residual_scale`, by default ||R|| at the model's default start.
-    The floor 10 eps || |A||h| || is an estimate of the rounding error in R. An explicit rtol below
-    the floor is an error.
+    An iteration has converged if, with Newton's correction d = A^-1 R,
+
+        |R_i| <= rtol (|A||h|)_i  for every equation,  |d_j| <= rtol |h_j|  for every unknown,
+
+    each or down to rounding, which is measured where the state stalls above 10 eps (|A||h|)_i. The
+    model may give other sizes: `residual_scale` for (|A||h|)_i, `state_scale` for |h_j|. Neither
+    depends on the units of equations and unknowns, nor on the start. If rounding leaves fewer
+    digits than an explicit rtol asks for, that is an error.
+
+    A model may raise an exception or return NaN at a trial state, to say that it has no value there
+    (see `DomainError`): the step is shortened, and the report counts the failures. At the start the
+    exception propagates, as do mistakes such as a `NameError` anywhere.
 
     References
     ----------
@@ -97,6 +115,9 @@ def solve(
     49 (2011).
 
     P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+
+    C. T. Kelley and D. E. Keyes, Convergence analysis of pseudo-transient continuation, SIAM J.
+    Numer. Anal. 35 (1998).
 
     Examples
     --------
@@ -246,14 +267,18 @@ def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, 
     if method != "auto":
         return [(method, "it was requested")]
     if problem.is_map and not problem.linearize(start).A.has_entries:
-        return [
+        candidates = [
             ("anderson", "the model is a map whose Jacobian is known by its products only"),
             ("newton", "Anderson acceleration did not converge"),
         ]
-    return [
-        ("newton", "the model is a residual, or a map with the matrix of its Jacobian"),
-        ("anderson", "Newton did not converge"),
-    ]
+    else:
+        candidates = [
+            ("newton", "the model is a residual, or a map with the matrix of its Jacobian"),
+            ("anderson", "Newton did not converge"),
+        ]
+    if problem.is_map or problem.model.time_sign is not None:
+        candidates.append(("transient", "neither Newton nor Anderson acceleration converged"))
+    return candidates
 
 
 def reused_solver(solver: Any) -> Reused:

@@ -11,6 +11,7 @@ from .newton import Newton
 from .picard import Picard
 from .protocol import ForwardMethod
 from .registry import METHODS, register
+from .transient import Transient
 
 __all__ = [
     "METHODS",
@@ -19,5 +20,6 @@ __all__ = [
     "ForwardMethod",
     "Newton",
     "Picard",
+    "Transient",
     "register",
 ]

@@ -82,6 +82,8 @@ class ConvergenceMonitor:
         The converged state, more accurate than the last recorded one by chord steps.
     best : (N,) array or None
         The iterate with the smallest worst residual so far.
+    stall_iterations : int
+        Iterations without progress after which the iteration has failed.
     A : Operator or None
         The latest linearization, which determines the terms of the equations.
     parameter_terms : (N,) array or None
@@ -112,6 +114,7 @@ class ConvergenceMonitor:
         self.best: Array | None = None
         self.best_ratio = math.inf
         self.done = False
+        self.stall_iterations = STALL_ITERATIONS
         self.parameter_terms: Array | None = None
         self.factor: Factor | None = None  # for Newton's correction
         self.A: Operator | None = None  # the latest linearization, that of terms
@@ -358,8 +361,8 @@ class ConvergenceMonitor:
         idle = report.iterations - self._last_progress
         if idle and idle % NOISE_ITERATIONS == 0 and self.stalled_by_noise(h, residual):
             return
-        if idle >= STALL_ITERATIONS:
-            raise self.failure(f"stalled: no progress in {STALL_ITERATIONS} iterations")
+        if idle >= self.stall_iterations:
+            raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
         if report.iterations >= self.max_iterations:
             raise self.failure(
                 f"did not converge in {self.max_iterations} iterations (see max_iterations)"

@@ -7,11 +7,13 @@ from .anderson import Anderson
 from .newton import Newton
 from .picard import Picard
 from .protocol import ForwardMethod
+from .transient import Transient
 
 METHODS: dict[str, ForwardMethod] = {
     "newton": Newton(),
     "anderson": Anderson(),
     "picard": Picard(),
+    "transient": Transient(),
 }
 RESERVED_NAMES = ("auto", "snes")  # mfdeq.solve and mfdeq.petsc.solve use these
 

@@ -8,11 +8,10 @@ from support.cases import build, close
 from support.small_maps import Line
 
 import mfdeq
-from mfdeq.forward import METHODS
 from mfdeq.forward.noise import measure_noise
 from mfdeq.models.linearization import Problem
 
-EPS = float(np.finfo(float).eps)
+METHODS = ("newton", "anderson", "picard")
 
 
 def plain(function, size, kind="residual"):

@@ -13,10 +13,9 @@ from support.small_maps import Line, Tanh
 from support.terminal import Terminal
 
 import mfdeq
-from mfdeq import forward
 from mfdeq.linear import reuse
 
-METHODS = ("auto", *forward.METHODS)
+METHODS = ("auto", "newton", "anderson", "picard")
 EPS = float(np.finfo(float).eps)
 SOLVERS = (mfdeq.Direct(), mfdeq.Krylov(), "auto")
 
