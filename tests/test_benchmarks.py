@@ -131,3 +131,9 @@ def test_bytes_read_by_a_product_are_those_counted_by_hand():
     products = iterations + 1  # and that of the true residual
     assert iterations > 5
     assert traffic.bytes == products * of_A + 13 * iterations * b.nbytes
+
+
+def test_the_cost_of_error_estimates_is_tabulated():
+    table = benchmark("--rows", "24", "--repeats", "1", program="estimates")
+    assert re.search(r"^first +[\d.]+ +[\d.]+ +-?[\d.]+%$", table, re.MULTILINE)
+    assert "errors: gradient" in table

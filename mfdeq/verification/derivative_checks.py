@@ -20,6 +20,8 @@ from .noise import Noise
 
 ROUNDING_FACTOR = 10.0  # rounding errors of values and derivatives, in units of eps
 MAX_SIZE_RATIO = 1e4  # largest change of an entry, relative to the entry
+# The change of the state relative to that of the parameters, with which they do not cancel.
+STATE_SHARE = 0.618
 
 T = TypeVar("T")
 
@@ -105,14 +107,19 @@ class DerivativeChecker(Checker):
         """Return a random vector proportional to the entries of x, or to `size` where x is zero."""
         xp = self.backend.xp
         own = xp.abs(x)
-        return xp.where(own > 0, own, size) * self.backend.random(x.shape[0], seed=seed)
+        return xp.where(own > 0, own, size) * self._random(x.shape[0], seed)
+
+    def _random(self, n: int, seed: int) -> Array:
+        """Return random numbers whose root mean square is one."""
+        y = self.backend.random(n, seed=seed)
+        return y * (n**0.5 / (self.backend.norm(y) or 1.0))
 
     def _directions(self, x: Array, along: Array, size: Array) -> dict[str, Array]:
         """Return `along` and directions that do not depend on x, keyed by their names."""
         xp, n = self.backend.xp, x.shape[0]
         directions = {
             "": along,
-            ", of one size": size * self.backend.random(n, seed=self.seed + 97),
+            ", of one size": size * self._random(n, self.seed + 97),
             ", all entries equal": size,
         }
         if n > 1:
@@ -129,9 +136,9 @@ class DerivativeChecker(Checker):
         return residual
 
     def _residual_noise(self, h: Array, seed: int) -> Noise:
-        random, residual = self.backend.random, self._residual(h)
-        dtheta = self.size_theta * random(self.theta.shape[0], seed=seed + 1)
-        dh = self.size_h * random(h.shape[0], seed=seed)
+        residual = self._residual(h)
+        dtheta = self.size_theta * self._random(self.theta.shape[0], seed + 1)
+        dh = STATE_SHARE * self.size_h * self._random(h.shape[0], seed)
         base = residual(0.0 * dtheta, 0.0 * dh)
         noise = Noise(self.backend, 0.0 * dh if base is None else base)
         if base is not None:
@@ -189,7 +196,7 @@ class DerivativeChecker(Checker):
         P, N = self.theta.shape[0], h.shape[0]
         first_error, second_error = given.accuracy
         # Weight every row of f in its own unit, so that no large row hides a small one.
-        w = self.backend.random(N, seed=self.seed + 103) / self.rows
+        w = self._random(N, self.seed + 103) / self.rows
         K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
         if K is not None:

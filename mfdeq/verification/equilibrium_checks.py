@@ -84,7 +84,7 @@ class EquilibriumChecker(DerivativeChecker):
         if not hasattr(self, "rows"):
             return  # the linearization could not be used
         # A random linear function of the state, in which all unknowns have the same weight.
-        self.w = self.backend.random(problem.state_size, seed=self.seed + 100) / self.size_h
+        self.w = self._random(problem.state_size, self.seed + 100) / self.size_h
         self.loss = self.given_loss or _linear_loss(self.w)
         self._run("loss", lambda: self.check_loss(eq.state, self.loss))
         self._run("equilibrium", lambda: self.check_equilibrium(eq))
