@@ -30,6 +30,11 @@ class Branch:
         The reason why the branch ends.
     counts : LinearCounts
         The counts of its linear solves.
+    failures : int
+        The number of trial points that could not be computed: correctors that did not converge, or
+        a function of the model that raised an exception or returned NaN. Shorter steps followed.
+    last_failure : str
+        The message of the last of them.
 
     Examples
     --------
@@ -52,6 +57,8 @@ class Branch:
     direction: Array = field(repr=False)
     reason: str = ""
     counts: LinearCounts = field(default_factory=LinearCounts)
+    failures: int = 0
+    last_failure: str = ""
 
     def save(self, path: Any) -> None:
         """Write the branch to an npz file without pickles, replacing an existing file.

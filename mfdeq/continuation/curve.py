@@ -4,10 +4,11 @@ With theta = theta0 + t d, an equilibrium is a zero of R(h, t), and a branch of 
 curve x(s) = (h, t). Pseudo-arclength continuation (Keller 1977) steps along the tangent and
 corrects in the plane orthogonal to it, where folds are regular points:
 
-    [   A    -B d ] [dh]     [ R ]
-    [ w th'   tt  ] [dt] = - [ 0 ],      <x, y> = w h'k + t u,   tangent (th, tt) ~ (A^-1 B d, 1).
+    [    A      -B d ] [dh]     [ R ]
+    [ (w th)'    tt  ] [dt] = - [ 0 ],      tangent (th, tt) ~ (A^-1 B d, 1),
 
-A solve with this bordered matrix M takes one block solve with the factor of A, for R and B d.
+with the weights w of `inner_product`, in which neither unknowns nor equations have units. A solve
+with this bordered matrix M takes one block solve with the factor of A, for R and B d.
 
 References
 ----------
@@ -22,12 +23,13 @@ W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..arrays.backend import Array, Backend
 from ..equilibrium.solve import solve
-from ..errors import ArgumentError, ConvergenceError
+from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
@@ -35,6 +37,7 @@ from ..models.linearization import CheckedLinearization, Problem
 from ..models.model import Model
 from ..models.vectors import flatten_params
 from ..report import LinearCounts, SolveReport
+from .inner_product import InnerProduct
 from .point import Point
 from .stability import computes_all, leading_eigenvalues
 
@@ -42,6 +45,9 @@ MAX_CORRECTOR_STEPS = 10
 MAX_CORRECTION = 0.5  # distance from the predicted to the corrected point, relative to the step
 MAX_LAST_CORRECTION = 1e-6  # relative to (h, t); what it leaves is quadratically smaller
 MAX_RESUMED_RESIDUAL = 1e-6  # the worst residual above which a saved point is of another model
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,25 @@ class Curve:
     solver : Reused
     eigenvalues : int
         The number of eigenvalues to compute at each point.
+    unit : float
+        The change of t that counts as one.
+
+    Attributes
+    ----------
+    failures : int
+        The number of trials at which there was no equilibrium, or a function of the model failed.
+    last_failure : str
+        The message of the last of them.
     """
 
     def __init__(
-        self, model: Model, theta0: Array, direction: Any, solver: Reused, eigenvalues: int
+        self,
+        model: Model,
+        theta0: Array,
+        direction: Any,
+        solver: Reused,
+        eigenvalues: int,
+        unit: float,
     ) -> None:
         self.model, self.solver, self.eigenvalues = model, solver, eigenvalues
         problem = Problem(model, theta0)
@@ -77,17 +98,18 @@ class Curve:
         direction = flatten_params(model, direction, "direction")
         self.d = _direction(self.backend, direction, problem.param_size)
         self.counts = LinearCounts()
-        self.weight = 1.0
+        self.inner = InnerProduct(self.backend, problem.state_size, unit)
+        self.dot, self.length = self.inner.dot, self.inner.length
+        self.failures, self.last_failure = 0, ""
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self.size = problem.state_size
 
-    def resume(self, weight: float, point: Point) -> None:
+    def resume(self, point: Point) -> None:
         """Continue from a saved point, which must be an equilibrium of this model."""
-        self.weight = weight
         problem = self.problem(point.t)
         residual, _ = problem.trial_residual(point.state)
         if residual is None:
-            raise ConvergenceError("the model has no value at the last point")
+            raise ConvergenceError(f"no value at the last point: {problem.last_failure}")
         worst = self._monitor(problem).worst_residual(
             point.state, residual, self.linearized(point).A
         )
@@ -100,11 +122,22 @@ class Curve:
         self.solver.forget()
         self._recent = []
 
-    # The inner product, linearizations and linear systems.
+    def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
+        """Call a function at a trial, or return None and count the failure."""
+        try:
+            return function(*args)
+        except Exception as error:
+            if not is_evaluation_failure(error):
+                raise
+            self.count_failure(error)
+            return None
 
-    def dot(self, h: Array, t: float, k: Array, u: float) -> float:
-        """Compute the inner product w h'k + t u of (h, t) and (k, u)."""
-        return self.weight * float(self.backend.xp.vecdot(h, k)) + t * u
+    def count_failure(self, error: Exception) -> None:
+        """Count a failure, and keep its message."""
+        self.failures += 1
+        self.last_failure = f"{type(error).__name__}: {error}"
+
+    # Tangents, linearizations and linear systems.
 
     def cosine(self, x: Point, y: Point) -> float:
         """Compute the cosine of the angle between the tangents at two points."""
@@ -129,7 +162,10 @@ class Curve:
     def solve_linear(self, linearized: CheckedLinearization, *sides: Array) -> list[Array]:
         """Solve with A for several right-hand sides, as one block."""
         factor = self.solver.setup(linearized.A, self.counts)
-        X = factor.solve(self.backend.xp.stack(sides, axis=1))
+        try:
+            X = factor.solve(self.backend.xp.stack(sides, axis=1))
+        except ArgumentError as error:  # a right-hand side that overflows
+            raise ConvergenceError(f"a linear system was not solved: {error}") from error
         return [X[:, j] for j in range(len(sides))]
 
     def _tangent(self, linearized: CheckedLinearization, like: Point) -> tuple[Array, float]:
@@ -141,7 +177,7 @@ class Curve:
         self, h: Array, t: float, like: Point | None, sign: float = 1.0
     ) -> tuple[Array, float]:
         """Scale (h, t) to unit length, oriented like another point's tangent, or by a sign."""
-        length = math.sqrt(self.dot(h, t, h, t))
+        length = self.length(h, t)
         if like is not None:
             sign = math.copysign(1.0, self.dot(h, t, like.tangent, like.slope))
         return sign / length * h, sign / length * t
@@ -152,7 +188,8 @@ class Curve:
         """Solve for the first point, at t = 0."""
         eq = solve(self.model, self.theta, start, solver=self.solver)
         (a,) = self.solve_linear(eq.linearized, eq.param_operator._apply(self.d))
-        self.set_weight(a, eq.state)
+        self.inner.set_units(eq.problem, eq.linearized)
+        self.inner.set_amplitude(a, eq.state)
         self._recent = [(eq.state, eq.linearized)]
         tangent, slope = self.orient(a, 1.0, None, sign)
         return self.add_eigenvalues(Point(0.0, eq.state, tangent, slope))
@@ -162,11 +199,6 @@ class Curve:
         if start is None:
             return None
         return self.backend.asarray(start.state if isinstance(start, Point) else start)
-
-    def set_weight(self, a: Array, h: Array) -> None:
-        """Set the weight w of the inner product, so that h and a = dh/dt are of order one."""
-        size = self.backend.norm(a) ** 2 + self.backend.norm(h) ** 2
-        self.weight = 1.0 / size if size > 0.0 else 1.0
 
     def correct(
         self, here: Point, ds: float, natural: bool = False, step: float | None = None
@@ -215,7 +247,7 @@ class Curve:
             # theta0 + t d is rounded.
             terms = linearized.B.abs_apply(abs(self.theta) + abs(trial.t * self.d))
             monitor.parameter_terms = terms
-            size = max(math.sqrt(self.dot(trial.h, trial.t, trial.h, trial.t)), reach)
+            size = max(self.length(trial.h, trial.t), reach)
             settled = trial.moved <= MAX_LAST_CORRECTION * size
             return settled and monitor.equations_are_satisfied(
                 trial.h, trial.residual, linearized.A
@@ -231,11 +263,9 @@ class Curve:
         def advance(trial: _Trial, step: tuple[Array, Array, float]) -> _Trial:
             u, a, dt = step
             h, t = trial.h + u + dt * a, trial.t + dt
-            away = h - start.h, t - start.t
-            if not self.dot(*away, *away) <= reach**2:
+            if not self.length(h - start.h, t - start.t) <= reach:
                 raise ConvergenceError("a corrector moved too far from the predicted point")
-            step = u + dt * a
-            return replace(self._trial(h, t), moved=math.sqrt(self.dot(step, dt, step, dt)))
+            return replace(self._trial(h, t), moved=self.length(u + dt * a, dt))
 
         end, iterations = newton_loop(start, solve, advance, stop, MAX_CORRECTOR_STEPS)
         if iterations == MAX_CORRECTOR_STEPS:
@@ -253,7 +283,9 @@ class Curve:
         problem = self.problem(t)
         residual, _ = problem.trial_residual(h)
         if residual is None:
-            raise ConvergenceError("a corrector reached a state where the model is not defined")
+            raise ConvergenceError(
+                f"a corrector reached a state where the model has no value: {problem.last_failure}"
+            )
         return _Trial(h, residual, t, problem)
 
     def point_at(self, here: Point, there: Point, t: float) -> Point:
@@ -261,7 +293,7 @@ class Curve:
         share = (t - here.t) / (there.t - here.t)
         guess = here.state + share * (there.state - here.state)
         chord = there.state - here.state, there.t - here.t
-        reach = MAX_CORRECTION * math.sqrt(self.dot(*chord, *chord))
+        reach = MAX_CORRECTION * self.length(*chord)
         point, _ = self._correct_across(guess, t, (0.0 * here.tangent, 1.0), there, reach)
         return self.add_eigenvalues(point)
 
@@ -285,7 +317,16 @@ class Curve:
             self.is_map,
         )
         unstable = abs(values) > 1.0 if self.is_map else values.real < 0.0
-        return replace(point, eigenvalues=values[: self.eigenvalues], unstable=int(unstable.sum()))
+        negative = None
+        if computes_all(self.size, self.eigenvalues):
+            of_A = 1.0 - values if self.is_map else values
+            negative = int(((of_A.real < 0.0) & (of_A.imag == 0.0)).sum())
+        return replace(
+            point,
+            eigenvalues=values[: self.eigenvalues],
+            unstable=int(unstable.sum()),
+            negative=negative,
+        )
 
 
 def _direction(backend: Backend, given: Any, size: int) -> Array:

@@ -8,9 +8,14 @@ from typing import Any
 
 from ..arguments import at_least, count, one_of, real
 from ..arrays.backend import Array
-from ..arrays.collective import collective
 from ..equilibrium.solve import reused_solver
-from ..errors import ArgumentError, ConvergenceError, MfdeqError
+from ..errors import (
+    AccuracyWarning,
+    ArgumentError,
+    ConvergenceError,
+    is_evaluation_failure,
+    warn,
+)
 from ..files.checkpoints import Checkpoint, digest, open_checkpoint, other_run_error
 from ..models.model import Model
 from .branch import CHECKPOINT_KIND, Branch, from_tree, to_tree
@@ -22,12 +27,13 @@ from .stability import withhold_uncertain_counts
 TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
 MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
 MIN_STEP_RATIO = 1e-8  # relative to the first step
+MIN_SEARCH_RATIO = 1e-2  # shorter steps are not halved because no fold or crossing is found
 MIN_TURNING_STEP_RATIO = 64 * MIN_STEP_RATIO  # shorter steps are not halved because tangents turn
+UNIT_SHARE = 1.0  # of the span, the change of t that counts as one
 MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
 METHODS = ("arclength", "natural")
 
 
-@collective
 def follow(
     model: Model,
     theta0: Array,
@@ -94,6 +100,8 @@ def follow(
     -----
     CheckpointWarning
         If a checkpoint could not be written; the run continues.
+    AccuracyWarning
+        If real eigenvalues change their signs where no fold or crossing was found.
 
     Notes
     -----
@@ -101,7 +109,13 @@ def follow(
     the plane orthogonal to it. The step length is adapted to the number of corrector iterations,
     and at most doubled from one step to the next. At a fold dt/ds changes its sign, and at a
     crossing (a simple bifurcation) a bordered matrix is singular; both are located to 1e-9 of a
-    step.
+    step. If all eigenvalues are computed, a step is shortened until each change of the sign of a
+    real eigenvalue is explained by one of them. Lengths and angles do not depend on the units of
+    equations, unknowns and t.
+
+    A step is also shortened if a function of the model raises an exception or returns NaN at its
+    end; ``branch.failures`` counts the steps that failed. An exception at the start, or one that is
+    a mistake (see `mfdeq.DomainError`), is raised.
 
     An interrupted run that is started again with the same file resumes from its last checkpoint
     and, on a CPU with the same number of threads, gives identical results; a run that had ended
@@ -147,7 +161,8 @@ def follow(
     longest_step = max(
         first_step, width / 10 if longest is None else at_least(0.0, longest, "longest")
     )
-    curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues)
+    unit = UNIT_SHARE * width
+    curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues, unit)
     sign = math.copysign(1.0, real(towards, "towards"))
     file = open_checkpoint(
         checkpoint,
@@ -201,13 +216,15 @@ class _Walk:
         curve = self.curve
         self.branch = from_tree(saved["branch"], curve.backend.from_host)
         self.ds, curve.counts = saved["ds"], self.branch.counts
+        curve.failures, curve.last_failure = self.branch.failures, self.branch.last_failure
         if not saved["ended"]:
             self.branch.reason = ""
         assert self.file is not None
         self.file.continue_from(len(self.branch.points))
         try:
             self.special_points.resume(saved["curve"])
-            curve.resume(saved["curve"]["weight"], self.branch.points[-1])
+            curve.inner.resume(saved["curve"])
+            curve.resume(self.branch.points[-1])
         except ConvergenceError as error:
             raise other_run_error(path, f"the model differs: {error}") from error
         return saved["ended"]
@@ -218,7 +235,7 @@ class _Walk:
         if self.file is not None and (ended or self.file.due(done, ended is not None)):
             state = {
                 "branch": to_tree(self.branch),
-                "curve": {"weight": self.curve.weight, **self.special_points.memory},
+                "curve": {**self.curve.inner.memory, **self.special_points.memory},
                 "ds": self.ds,
                 "ended": bool(ended),
             }
@@ -237,9 +254,10 @@ def _advance(
     """Step until the branch ends or has `max_points` points, and return whether it has ended."""
     curve, branch = walk.curve, walk.branch
     natural = method == "natural"
-    failure: MfdeqError | None = None
+    failure: Exception | None = None
     while True:
         here = branch.points[-1]
+        branch.failures, branch.last_failure = curve.failures, curve.last_failure
         if len(branch.points) >= max_points:
             branch.reason = f"{max_points} points"
             return False
@@ -251,7 +269,8 @@ def _advance(
             raise ConvergenceError(
                 f"the branch could not be followed beyond t = {here.t:.8g}: the corrector failed "
                 f"for every step length (the last time with: {failure}). The branch may end there, "
-                "or another branch may be too close; the branch so far is in `best`",
+                "or another branch may be too close, or the model has no value beyond; the branch "
+                "so far is in `best`",
                 best=branch,
             ) from failure
         try:
@@ -264,10 +283,9 @@ def _advance(
             if natural and (turned_back or abs(there.slope) < MIN_SLOPE):
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
                 return True
-            found = [
-                *walk.special_points.locate(here, there, walk.ds),
-                curve.add_eigenvalues(there),
-            ]
+            located = walk.special_points.locate(here, there, walk.ds)
+            there = curve.add_eigenvalues(there)
+            found = [*located, there]
             outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)
             if outside is not None:
                 found = found[: found.index(outside)]
@@ -276,10 +294,25 @@ def _advance(
                 branch.reason = f"t = {end:g} is the end of the span"
             if not curve.counts_are_certain:
                 found = withhold_uncertain_counts(branch.points, found)
-        except MfdeqError as error:
+        except Exception as error:
+            if not is_evaluation_failure(error):
+                error.add_note(f"mfdeq: in mfdeq.follow, after t = {here.t:.8g}")
+                raise
             failure = error
+            curve.count_failure(error)
             walk.ds *= 0.5
             continue
+        if (change := _unexplained(here, there, located)) is not None:
+            if walk.ds > MIN_SEARCH_RATIO * first_step:
+                branch.reason = ""
+                walk.ds *= 0.5
+                continue
+            warn(
+                f"follow: expected a fold or crossing for each change of a real eigenvalue's sign, "
+                f"got {len(located)} for {change} between t = {here.t:.8g} and {there.t:.8g}. "
+                "Eigenvalues may cross zero together, as they do by symmetry",
+                AccuracyWarning,
+            )
         branch.points += found
         if branch.reason:
             return True
@@ -287,3 +320,18 @@ def _advance(
         growth = 2.0 ** ((TARGET_ITERATIONS - iterations) / 2)
         longest_ds = longest_step / max(abs(here.slope), 0.1)
         walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), longest_ds)
+
+
+def _unexplained(here: Point, there: Point, located: list[Point]) -> int | None:
+    """Return by how many the negative eigenvalues change, if not by the points that were located.
+
+    A real eigenvalue changes its sign at each of these points only, and a complex pair becomes two
+    real eigenvalues anywhere.
+    """
+    if here.negative is None or there.negative is None:
+        return None
+    assert here.unstable is not None
+    assert there.unstable is not None
+    change = there.negative - here.negative
+    crossed = change == there.unstable - here.unstable and abs(change) > len(located)
+    return change if crossed or (change - len(located)) % 2 else None

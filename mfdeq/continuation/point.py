@@ -32,6 +32,9 @@ class Point:
         real part, or those of J with a magnitude above one. All N are computed if N is at most 200.
         None if no computed eigenvalue is unstable but an unstable one may have moved too far from
         zero to be among them.
+    negative : int or None
+        The number of negative real eigenvalues of A, which changes by one at a simple fold or
+        crossing; None unless all N eigenvalues were computed.
     """
 
     t: float
@@ -41,3 +44,4 @@ class Point:
     kind: str = ""
     eigenvalues: Any = None
     unstable: int | None = None
+    negative: int | None = None

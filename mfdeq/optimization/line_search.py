@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 from ..arrays.backend import Array
 from .directions import Direction
-from .method import Iterate, Method, Setting
+from .method import LOSS_ROUNDING_FACTOR, Iterate, Method, Setting
 from .minimize_report import Step
 from .truncated_cg import forcing_term
 
 # Constants of the Wolfe conditions, for the decrease of the loss and for the slope.
 ARMIJO_CONSTANT, WOLFE_CONSTANT = 1e-4, 0.9
-LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 MAX_HALVINGS = 40
 MAX_TRIALS = 30  # of a search by the Wolfe conditions
 TRIALS_BEFORE_ROUNDING = 4  # rejected steps, after which the error of the gradient is measured
@@ -56,10 +55,6 @@ class LineSearch(Method):
         step = trial.theta - at.theta
         direction.update(step, trial.gradient - at.gradient)
         norm, length = self.setting.norm(trial.gradient), self.setting.norm.length(step)
-        noise = LOSS_ROUNDING_FACTOR * self.setting.backend.eps * abs(at.value)
-        stagnates = abs(trial.value - at.value) <= noise and norm >= at.gradient_norm
-        if stagnates and self.setting.at_rounding(at):
-            return None
         new = Iterate(trial.theta, trial.value, trial.gradient, norm, at.gradient_norm, forcing)
         return new, Step(trial.value, norm, length, inner, how)
 

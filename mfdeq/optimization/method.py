@@ -12,6 +12,8 @@ from .metrics import GradientNorm
 from .minimize_report import Step
 from .objective import Objective
 
+LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
+
 
 @dataclass
 class Iterate:

@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..files.checkpoints import Checkpoint, other_run_error
 from .bounds import Bounds
-from .method import Iterate, Method
+from .method import LOSS_ROUNDING_FACTOR, Iterate, Method
 from .metrics import GradientNorm
 from .minimize_report import MinimizeReport, Step
 from .objective import Objective
@@ -32,6 +32,7 @@ UNBOUNDED_FACTOR = 1e15
 # the parameters differ by this many roundings.
 MAX_ROUNDING_RATIO = 10.0
 NEIGHBOUR_ROUNDINGS = 4.0
+STAGNANT_STEPS = 3  # with a change of the loss by rounding, after which the error is measured
 SAME_LOSS_RTOL = 1e-6  # allowed difference from the loss in a checkpoint, relative to the start
 
 
@@ -85,6 +86,7 @@ class Minimization:
         self._method_state: Any = None
         self.gradient_error = math.inf  # as measured last
         self._judged: tuple[Array, bool] | None = None  # the last point, and whether it is rounding
+        self._stagnant = 0  # steps in a row that changed the loss by rounding only
 
     @property
     def report(self) -> MinimizeReport:
@@ -120,6 +122,7 @@ class Minimization:
         self.objective.continue_from(MinimizeReport(**{**report, "steps": steps}))
         self.checkpoint.continue_from(len(steps))
         self._method_state, self.scale = saved["method"], saved["scale"]
+        self._stagnant = saved["stagnant"]
         path = self.checkpoint.path
         try:
             self._solve_again(to_device(saved["state"]))
@@ -183,8 +186,10 @@ class Minimization:
 
     def _advance(self) -> Stop | None:
         """Take one iteration."""
+        stagnates = self._stagnant >= STAGNANT_STEPS and self.at_rounding(self.at)
+        before = self.at.value
         try:
-            result = self.method.advance(self.at)
+            result = None if stagnates else self.method.advance(self.at)
         except Exception as error:
             if isinstance(error, MfdeqError) or not is_evaluation_failure(error):
                 raise
@@ -198,6 +203,8 @@ class Minimization:
         if result is None:
             return Stop("no step decreases the loss: rounding, or wrong derivatives")
         self.at, step = result
+        noise = LOSS_ROUNDING_FACTOR * self.bounds.backend.eps * abs(before)
+        self._stagnant = self._stagnant + 1 if abs(self.at.value - before) <= noise else 0
         self._append(step)
         if step.length:
             self.eq = self.functional.equilibrium(self.at.theta)  # cached
@@ -246,6 +253,7 @@ class Minimization:
             "state": self.eq.state,
             "method": self.method.checkpoint_state,
             "scale": self.scale,
+            "stagnant": self._stagnant,
             "report": asdict(self.report),
         }
         checkpoint.write(len(self.report.steps), state)

@@ -26,7 +26,16 @@ from ..report import LinearCounts, SolveReport
 
 ON_FAILURE_VALUES = ("raise", "inf")
 # Options of `mfdeq.solve`.
-SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "progress", "error_estimates")
+SOLVE_OPTIONS = (
+    "method",
+    "solver",
+    "rtol",
+    "max_iterations",
+    "lower",
+    "upper",
+    "progress",
+    "error_estimates",
+)
 # Attributes that are computed again when needed: they are not pickled, and dropped by `forget`.
 CACHED_ATTRIBUTES = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while

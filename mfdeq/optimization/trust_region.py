@@ -28,7 +28,7 @@ from typing import Any
 from ..arrays.backend import Array
 from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
 from .bounds import ActiveSet
-from .method import Iterate, Method, Setting
+from .method import LOSS_ROUNDING_FACTOR, Iterate, Method, Setting
 from .minimize_report import Step
 from .truncated_cg import CGStep, forcing_term, steihaug
 
@@ -41,8 +41,6 @@ BOUNDARY_SHARE = 0.8  # the region grows only after a step of this length, relat
 # other one is smaller by the second factor.
 MAX_PREDICTION_ERROR, SWITCHING_ERROR_RATIO = 0.25, 0.02
 MIN_RADIUS = 1e-14  # relative to the largest radius so far
-REJECTIONS_BEFORE_ROUNDING = 3  # in a row, after which the error of the gradient is measured
-LOSS_ROUNDING_FACTOR = 100.0  # smaller changes of the loss, in units of its eps, are rounding
 
 
 class TrustRegion(Method):
@@ -59,32 +57,26 @@ class TrustRegion(Method):
         self.setting, self.gauss_newton = setting, gauss_newton
         self.H: ReducedHessian | None = None  # at the last point
         self.largest_radius = 0.0
-        self.rejections = 0  # in a row
 
     @property
     def checkpoint_state(self) -> Any:
-        """The largest radius so far, and the number of rejections in a row."""
-        return [self.largest_radius, self.rejections]
+        """The largest radius so far."""
+        return self.largest_radius
 
     def restore(self, state: Any) -> None:
         """Restore the state from a checkpoint."""
-        self.largest_radius, self.rejections = state
+        self.largest_radius = state
 
     def forget(self) -> None:
         """Drop the Hessian at the last point."""
         self.H = None
 
     def advance(self, at: Iterate) -> tuple[Iterate, Step] | None:
-        """Take or reject one step.
-
-        Return None if the radius has become too small, or the gradient is no larger than its error.
-        """
+        """Take or reject one step; return None if the radius has become too small."""
         setting, objective, bounds = self.setting, self.setting.objective, self.setting.bounds
         backend, theta, value, g = bounds.backend, at.theta, at.value, at.gradient
         xp = backend.xp
         if at.radius is not None and at.radius <= MIN_RADIUS * self.largest_radius:
-            return None
-        if self.rejections == REJECTIONS_BEFORE_ROUNDING and setting.at_rounding(at):
             return None
         H = objective.functional.hessian(theta) if self.H is None else self.H
         progress = at.gradient_norm / setting.scale if setting.scale > 0.0 else 1.0
@@ -148,7 +140,6 @@ class TrustRegion(Method):
                 self.H, failure = objective.hessian(trial), objective.failure
                 if self.H is not None:
                     radius = self._next_radius(ratio, path)
-                    self.rejections = 0
                     size = setting.gradient_norm(trial, trial_g)
                     length = setting.norm.length(trial - theta)
                     taken = Iterate(
@@ -157,7 +148,6 @@ class TrustRegion(Method):
                     return taken, Step(new, size, length, path.products, how)
             ratio = -math.inf
         objective.report.rejected += 1
-        self.rejections += 1
         self.H = H
         radius = self._next_radius(ratio, path)
         same = replace(at, forcing=forcing, radius=radius, gauss_newton=gauss_newton)
