@@ -24,6 +24,7 @@ from ..arrays.sparse import sparse_on_host
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
 from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives, Jacobian
+from .nearby_points import typical_sizes
 
 NOISY = 100.0  # relative noise of an entry in rounding units, above which a longer step is tried
 SMALL_BY_ACCIDENT = 10.0  # the same for the entry in which a variable is best visible
@@ -202,7 +203,11 @@ def measure_lengths(derivatives: DirectionalDerivatives, columns: list[Columns])
     known = [array_on_host(part) for part in derivatives.known]
     terms = sum(c.row_sums(abs(c.values) * known[c.part][c.columns]) for c in columns)
     least = MIN_EXACT_LENGTH_FACTOR if derivatives.complex_step else MIN_LENGTH_FACTOR
-    if any(_natural_lengths(c, terms, known[c.part], least)[1].any() for c in columns):
+    suspicious = any(_natural_lengths(c, terms, known[c.part], least)[1].any() for c in columns)
+    for x in derivatives.x:
+        typical = typical_sizes(x)
+        suspicious |= bool((array_on_host(abs(x)) < array_on_host(typical) / least).any())
+    if suspicious or not derivatives.complex_step:
         # Terms that do not depend on the variables show in the noise only.
         noise = array_on_host(derivatives.noise).astype(float)
         terms = host.maximum(terms, noise / derivatives.backend.eps)

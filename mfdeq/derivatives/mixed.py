@@ -25,6 +25,7 @@ from .nearby_points import typical_sizes
 
 FIRST_DERIVATIVES = ("d_state", "d_params")
 SECOND_DERIVATIVES = ("curvature", "second")
+SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
 
 
 def mixed(*models: Model) -> Model:
@@ -261,7 +262,11 @@ class _SecondDifferences:
     ) -> tuple[Array, ...]:
         """Return the directional derivatives of a function of J = df/dh and B = df/dtheta."""
         point, xp = self.point, self.point.backend.xp
-        sizes = typical_sizes(point.theta), typical_sizes(point.h)
+        # Between the sizes of single entries, which may be small by accident, and of all, which may
+        # have other units.
+        sizes = [
+            xp.maximum(xp.abs(x), SMALL_ENTRY * typical_sizes(x)) for x in (point.theta, point.h)
+        ]
         longest = max(
             float(xp.max(xp.abs(d) / size)) for d, size in zip(direction, sizes, strict=True)
         )

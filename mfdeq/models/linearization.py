@@ -272,7 +272,7 @@ class Problem:
             except Exception as error:
                 if not is_evaluation_failure(error):
                     raise
-                self._record_failure(f"{type(error).__name__}: {error}")
+                self.record_failure(f"{type(error).__name__}: {error}")
                 return None
 
     def linearize_for_comparison(self, h: Array) -> CheckedLinearization:
@@ -341,11 +341,16 @@ class CheckedLinearization:
     def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:
         return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")
 
+    def _order_hint(self) -> str:
+        computed = self.linearization.sources.get("d_state")
+        return "create the model with order=2 (the default), or " if computed else ""
+
     def curvature(self, w: Array, check_symmetry: bool = True) -> CurvatureOperator:
         """Return the (P+N, P+N) Hessian ∇²_(θ,h) (wᵀf)."""
         if self.linearization.curvature is None:
             raise ModelError(
-                f"{self.name} returned no curvature, which second derivatives require: pass "
+                f"{self.name} returned no curvature, which second derivatives require: "
+                f"{self._order_hint()}pass "
                 "Linearization(curvature=lambda lam: mfdeq.Curvature(...)). For a model that is "
                 "linear in (h, theta), return mfdeq.Curvature(), whose blocks are all zero"
             )
@@ -368,9 +373,9 @@ class CheckedLinearization:
         if self.linearization.second is None:
             raise ModelError(
                 f"{self.name} returned no second, which second-order sensitivities of the state "
-                "require: pass Linearization(second=lambda a, b: ...), which returns the (N,) "
-                "second derivative along a = (dtheta, dh) and b. Component Hessians and the "
-                "adjoint of a slice require only curvature"
+                f"require: {self._order_hint()}pass Linearization(second=lambda a, b: ...), which "
+                "returns the (N,) second derivative along a = (dtheta, dh) and b. Component "
+                "Hessians and the adjoint of a slice require only curvature"
             )
         P, to_user = self.param_size, self.backend.to_user
         a, b = ((to_user(x[:P, ...]), to_user(x[P:, ...])) for x in (a, b))
