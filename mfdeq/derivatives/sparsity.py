@@ -22,10 +22,13 @@ from scipy import sparse
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense, is_sparse
 from ..errors import ArgumentError, DerivativeError
 from ..operators.operator import Matrix, Operator
+from ..operators.pattern_decoding import decode_pattern
 from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
 
 DETECT = "detect"
 FIELDS = ("d_state", "d_params")
+MIN_DECODED_COLUMNS = 64  # columns from which a pattern is decoded rather than halved
+DECODING_SHARE = 1e-4  # accuracy of products in decoding, over the tolerance of their comparison
 DETECTION_POINTS = 2  # nearby points that are used in detection besides the first point
 MAX_SPARSE_DENSITY = 0.25  # share of entries up to which a detected pattern is used
 MAX_DENSE_COLUMNS = 5_000  # columns up to which a few are tried before a pattern is detected
@@ -130,12 +133,44 @@ class Sparsity:
                 )
         if coloured is None and (dense := self._dense_matrix(which, jacobian)) is not None:
             return dense
+        if (decoded := self._decoded_matrix(which, jacobian, nearby, rtol, noise)) is not None:
+            return decoded
         # If a detected pattern lacks entries, detect the pattern here and add it to the old one.
         self._detect(which, jacobian, [nearby(i)[which] for i in range(DETECTION_POINTS)])
         coloured = self.coloured[which]
         if coloured is None:
             return jacobian
         return Matrix(jacobian.backend, coloured.matrix_of(jacobian))
+
+    def _decoded_matrix(
+        self,
+        which: int,
+        jacobian: Operator,
+        nearby: Callable[[int], list[Operator]],
+        rtol: float,
+        noise: Array | None,
+    ) -> Operator | None:
+        """Return the matrix if its pattern can be decoded from few products, or None."""
+        if jacobian.shape[1] < MIN_DECODED_COLUMNS:
+            return None
+        before = self.coloured[which]
+        # Entries may be zero by accident at the point itself.
+        pattern = decode_pattern(
+            nearby(0)[which] if before is None else jacobian, DECODING_SHARE * rtol
+        )
+        if pattern is None:
+            return None
+        if before is not None:
+            pattern = host_pattern(pattern + before.pattern)
+        rows, columns = pattern.shape
+        if pattern.nnz > MAX_SPARSE_DENSITY * rows * columns:
+            return None
+        coloured = ColouredPattern(pattern)
+        matrix = Matrix(jacobian.backend, coloured.matrix_of(jacobian))
+        if _row_that_differs(matrix, jacobian, rtol, noise) is not None:
+            return None
+        self.coloured[which] = coloured
+        return matrix
 
     def _dense_matrix(self, which: int, jacobian: Operator) -> Operator | None:
         """Return the matrix if a few of its columns and all together are dense, or None."""

@@ -227,3 +227,25 @@ def test_wrong_scales_raise(scale):
     model = mfdeq.from_function(chain, N, P, "residual", scale=scale)
     with pytest.raises(mfdeq.ArgumentError, match="scale of the"):
         model.linearize(np.ones(N), THETA)
+
+
+@pytest.mark.parametrize("real_only", [False, True])
+def test_detection_takes_at_most_ten_times_the_evaluations_of_a_derivative(real_only):
+    n = 20_000
+    evaluations = []
+
+    def f(h, theta):
+        evaluations.append(1)
+        if real_only and np.iscomplexobj(h):
+            raise TypeError("real arrays only")
+        left, right = np.roll(h, 1), np.roll(h, -1)
+        return 2.5 * h - left - right + 0.1 * h * right - theta
+
+    model = mfdeq.from_function(f, n, n, "residual", sparsity="detect")
+    h, theta = np.linspace(0.5, 1.5, n), np.ones(n)
+    counts = []
+    for _ in range(3):
+        del evaluations[:]
+        model.linearize(h, theta)
+        counts.append(len(evaluations))
+    assert counts[0] - counts[1] <= 10 * counts[1]
