@@ -28,7 +28,8 @@ from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
 DETECT = "detect"
 FIELDS = ("d_state", "d_params")
 MIN_DECODED_COLUMNS = 64  # columns from which a pattern is decoded rather than halved
-DECODING_SHARE = 1e-4  # accuracy of products in decoding, over the tolerance of their comparison
+# Accuracy of products from which patterns are decoded; differences with long steps have few digits.
+EXACT_RTOL, DIFFERENCES_RTOL = 1e-12, 1e-6
 DETECTION_POINTS = 2  # nearby points that are used in detection besides the first point
 MAX_SPARSE_DENSITY = 0.25  # share of entries up to which a detected pattern is used
 MAX_DENSE_COLUMNS = 5_000  # columns up to which a few are tried before a pattern is detected
@@ -155,9 +156,9 @@ class Sparsity:
             return None
         before = self.coloured[which]
         # Entries may be zero by accident at the point itself.
-        pattern = decode_pattern(
-            nearby(0)[which] if before is None else jacobian, DECODING_SHARE * rtol
-        )
+        operator = nearby(0)[which] if before is None else jacobian
+        exact = rtol <= 2 * host.finfo("float64").eps ** 0.5
+        pattern = decode_pattern(operator, EXACT_RTOL if exact else DIFFERENCES_RTOL)
         if pattern is None:
             return None
         if before is not None:

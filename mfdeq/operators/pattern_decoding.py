@@ -2,10 +2,10 @@
 
 The columns are dealt into p buckets by their number modulo p, for several p without a common
 factor. Each bucket takes two products, with weights w_j and w_j u_j for its columns j. If a row has
-one entry in a bucket, the ratio of its two products is u_j, which names the column. The entry is
-then subtracted from the products of the other p, where it may leave single entries, and so on, as
-in an invertible Bloom lookup table [1]_. Rows with d entries are decoded from about two d buckets,
-however many columns there are.
+one entry in a bucket, the ratio of its two products is u_j, which names the column. For inexact
+products there are two ratios, for two digits of j. The entry is then subtracted from the products
+of the other p, where it may leave single entries, and so on, as in an invertible Bloom lookup table
+[1]_. Rows with d entries are decoded from about two d buckets, however many columns there are.
 
 References
 ----------
@@ -15,6 +15,7 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from scipy import sparse
@@ -27,7 +28,8 @@ MAX_TABLE_ENTRIES = 100_000_000  # numbers in the products of all buckets
 CHECK_RTOL = 1e-6  # of products with the decoded matrix, row by row
 MAX_PASSES = 30  # of decoding and subtracting
 CANCELLED_RTOL = 1e-9  # of a bucket, below which nothing is left in it
-MAX_POSITION_ERROR = 0.01  # of a decoded column
+MAX_POSITION_ERROR = 0.05  # of a decoded digit
+MAX_ONE_DIGIT_RTOL = 1e-11  # accuracy of products from which one ratio names a column
 
 
 def decode_pattern(A: Operator, rtol: float = 1e-12) -> Any:
@@ -65,36 +67,42 @@ class _Table:
     def __init__(self, A: Operator, rtol: float) -> None:
         self.A = A
         self.cancelled_rtol = max(CANCELLED_RTOL, 100 * rtol)
+        self.check_rtol = max(CHECK_RTOL, 100 * rtol)
+        n = A.shape[1]
+        self.base = n if rtol <= MAX_ONE_DIGIT_RTOL else math.isqrt(n - 1) + 1
+        digits = [host.arange(n)] if self.base == n else divmod(host.arange(n), self.base)
+        self.ratios = [1.0 + digit / self.base for digit in digits]
         # False singles are rare with a small tolerance, and leave single entries in other buckets.
-        self.tolerance = min(MAX_POSITION_ERROR, 10 * rtol * A.shape[1])
-        self.n = n = A.shape[1]
+        self.tolerance = min(MAX_POSITION_ERROR, 10 * rtol * self.base)
+        self.n = n
         rng = host.random.default_rng(7)
         self.weights = 0.5 + 0.5 * rng.random(n)
-        self.ratios = 1.0 + host.arange(n) / n
         self.moduli: list[int] = []
         self.first: list[Any] = []  # products with the weights, (m, modulus)
-        self.second: list[Any] = []  # products with the weights times the ratios
+        self.others: list[list[Any]] = []  # products with the weights times the ratios
         self.sizes: list[Any] = []  # of the largest contents of each bucket
         nothing = host.zeros(0, dtype=host.int64)
         self.rows, self.columns, self.values = nothing, nothing, host.zeros(0)
 
     def width(self, modulus: int) -> int:
         """Return the numbers in a row of the table with one more modulus."""
-        return 3 * (sum(self.moduli) + modulus)
+        return (2 + len(self.ratios)) * (sum(self.moduli) + modulus)
 
     def add(self, modulus: int) -> bool:
         """Multiply by the weights of each bucket; return False if a product is not finite."""
         bucket = host.arange(self.n) % modulus
-        seeds = host.zeros((self.n, 2 * modulus))
-        seeds[host.arange(self.n), bucket] = self.weights
-        seeds[host.arange(self.n), modulus + bucket] = self.weights * self.ratios
+        seeds = host.zeros((self.n, (1 + len(self.ratios)) * modulus))
+        for i, ratio in enumerate([1.0, *self.ratios]):
+            seeds[host.arange(self.n), i * modulus + bucket] = self.weights * ratio
         block = array_on_host(self.A._apply(self.A.backend.from_host(seeds))).astype("float64")
         if not host.isfinite(block).all():
             return False
-        first, second = block[:, :modulus].copy(), block[:, modulus:].copy()
+        first, *others = (
+            block[:, i * modulus : (i + 1) * modulus].copy() for i in range(1 + len(self.ratios))
+        )
         self.moduli.append(modulus)
         self.first.append(first)
-        self.second.append(second)
+        self.others.append(others)
         self.sizes.append(abs(first))
         self._subtract(len(self.moduli) - 1, self.rows, self.columns, self.values)
         return True
@@ -102,16 +110,15 @@ class _Table:
     def _subtract(self, which: int, rows: Any, columns: Any, values: Any) -> None:
         modulus = self.moduli[which]
         at = rows * modulus + columns % modulus
-        first, second, sizes = (
-            part[which].reshape(-1) for part in (self.first, self.second, self.sizes)
-        )
-        size = values * self.weights[columns]
-        host.subtract.at(first, at, size)
-        host.subtract.at(second, at, size * self.ratios[columns])
+        tables = [table.reshape(-1) for table in (self.first[which], *self.others[which])]
+        sizes, size = self.sizes[which].reshape(-1), values * self.weights[columns]
+        for table, ratio in zip(tables, [None, *self.ratios], strict=True):
+            host.subtract.at(table, at, size if ratio is None else size * ratio[columns])
         host.maximum.at(sizes, at, abs(size))
-        least = self.cancelled_rtol * sizes[at]
-        gone = at[(abs(first[at]) <= least) & (abs(second[at]) <= 2 * least)]
-        first[gone] = second[gone] = 0.0
+        least = 2 * self.cancelled_rtol * sizes[at]
+        gone = at[host.all([abs(table[at]) <= least for table in tables], axis=0)]
+        for table in tables:
+            table[gone] = 0.0
 
     def decode(self) -> None:
         """Decode single entries and subtract them, until no more are found."""
@@ -133,28 +140,33 @@ class _Table:
         first, modulus = self.first[which], self.moduli[which]
         at = host.nonzero(first.reshape(-1))[0]
         size = first.reshape(-1)[at]
-        position = (self.second[which].reshape(-1)[at] / size - 1.0) * self.n
-        columns = host.clip(host.rint(position), 0, self.n - 1).astype("int64")
-        single = abs(position - columns) <= self.tolerance
+        columns, single = 0 * at, at == at
+        for table in self.others[which]:
+            position = (table.reshape(-1)[at] / size - 1.0) * self.base
+            digit = host.clip(host.rint(position), 0, self.base - 1).astype("int64")
+            single &= abs(position - digit) <= self.tolerance
+            columns = columns * self.base + digit
+        single &= columns < self.n
         single &= columns % modulus == at % modulus
         rows, columns, size = at[single] // modulus, columns[single], size[single]
-        # An entry is in a bucket of every modulus, and one decoded by mistake in all but one; a sum
-        # of several entries only looks like one.
+        # An entry is in a bucket of every modulus; a sum of several entries only looks like one.
         missing = host.zeros(rows.shape[0], dtype=host.int64)
         for other, of_other in zip(self.first, self.moduli, strict=True):
             missing += other[rows, columns % of_other] == 0.0
-        rows, columns, size = rows[missing <= 1], columns[missing <= 1], size[missing <= 1]
+        likely = missing <= 1
+        # What was decoded by mistake is taken back.
+        known = self.rows * self.n + self.columns
+        likely[~likely] = host.isin((rows * self.n + columns)[~likely], known)
+        rows, columns, size = rows[likely], columns[likely], size[likely]
         return rows, columns, size / self.weights[columns]
 
     def is_empty(self) -> bool:
         """Return whether all products are explained by the decoded entries."""
-        return all(not first.any() and not second.any() for first, second in self._products())
-
-    def _products(self) -> Any:
-        return zip(self.first, self.second, strict=True)
+        tables = [table for others in self.others for table in others]
+        return not any(table.any() for table in [*self.first, *tables])
 
     def matrix(self) -> Any:
-        """Return the decoded matrix, without entries that were decoded by mistake and taken back."""
+        """Return the decoded matrix, without entries that were a mistake and taken back."""
         entries = (self.values, (self.rows, self.columns))
         found = sparse.coo_matrix(entries, shape=self.A.shape).tocsr()
         sizes = sparse.coo_matrix((abs(self.values), entries[1]), shape=self.A.shape).tocsr()
@@ -167,4 +179,4 @@ class _Table:
         x = 0.5 + host.random.default_rng(8).random(self.n)
         product = array_on_host(self.A._apply(self.A.backend.from_host(x))).astype("float64")
         size = abs(matrix) @ x
-        return bool((abs(matrix @ x - product) <= CHECK_RTOL * size).all())
+        return bool((abs(matrix @ x - product) <= self.check_rtol * size).all())
