@@ -167,7 +167,7 @@ class _FrontalFactor(Factor):
 
     def __init__(self, A: Matrix) -> None:
         super().__init__(A, None, None)
-        self.scaling = Scaling.of(A.array)
+        self.scaling = Scaling.by_sums(A.array)
         scaled = self.scaling.apply(A.array)
         self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
         self.unrefined_residual = trial_residual(

@@ -41,6 +41,7 @@ LOG_RTOL = 1e-8  # accuracy of the logarithms of the scaling, at which its itera
 MAX_SMALL_SIZE = 2_000  # unknowns up to which the iteration may take as many steps as needed
 MAX_STEPS = 60  # of the iteration for a larger matrix
 SWEEPS = 10
+MAX_SWEEPS = 20  # where the scaling starts from the identity
 SYMMETRY_RTOL = 1e-3  # difference of R and C up to which they are made equal
 SIGN_VECTORS = 4  # products from which the sizes of rows are estimated
 MAX_LOG = 300.0  # of a scale, so that products of two do not overflow
@@ -72,6 +73,20 @@ class Scaling:
         if is_balanced(A):
             return cls()
         return cls(*(_round_to_power_of_two(x) for x in equilibrate(A)))
+
+    @classmethod
+    def by_sums(cls, A: Any) -> Scaling:
+        """Find a scaling like `of` by sweeps alone, from the identity.
+
+        A factorization without pivoting between blocks, as that of a Lagrangian system, requires
+        that large entries stay large: the logarithms of small entries must not count as much.
+        """
+        if is_balanced(A):
+            return cls()
+        backend = Backend.of(A if is_dense(A) else A.data)
+        ones = backend.zeros(A.shape[0]) + 1.0
+        rows, columns = _balance(_in_float64(abs(A)), ones, ones, MAX_SWEEPS)
+        return cls(*(_round_to_power_of_two(backend.asarray(x)) for x in (rows, columns)))
 
     @classmethod
     def exact(cls, A: Operator) -> Scaling:
@@ -236,13 +251,19 @@ def equilibrate(A: Any) -> tuple[Array, Array]:
     rho, gamma = _curtis_reid(xp, *_logarithms(A))
     rho, gamma = _centred(backend, components_of(A), rho, gamma)
     rows, columns = (xp.exp(xp.clip(x, -MAX_LOG, MAX_LOG)) for x in (rho, gamma))
-    magnitude = _in_float64(abs(A))
-    for _ in range(SWEEPS):
-        sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
-        rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
+    rows, columns = _balance(_in_float64(abs(A)), rows, columns, SWEEPS)
     if bool(xp.all(xp.abs(rows - columns) <= SYMMETRY_RTOL * rows)):
         rows = columns = xp.sqrt(rows * columns)
     return backend.asarray(rows), backend.asarray(columns)
+
+
+def _balance(magnitude: Any, rows: Array, columns: Array, sweeps: int) -> tuple[Array, Array]:
+    """Divide the rows and columns of |A| by the square roots of their sums in turn."""
+    xp = Backend.of(rows).xp
+    for _ in range(sweeps):
+        sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
+        rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
+    return rows, columns
 
 
 def _curtis_reid(xp: Any, present: Any, logarithm: Any) -> tuple[Array, Array]:
