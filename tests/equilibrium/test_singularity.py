@@ -405,7 +405,7 @@ def test_the_judgement_takes_at_most_five_applications_of_the_preconditioner():
 
 
 def test_where_nothing_was_factorized_the_report_says_that_uniqueness_was_not_judged():
-    J = rng(4).standard_normal((400, 400)) / 100
+    J = rng(4).standard_normal((400, 400)) / 21
 
     class Contraction(mfdeq.FixedPointModel):
         state_size = param_size = 400

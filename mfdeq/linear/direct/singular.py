@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ...errors import SingularStateError
 from ...report import LinearCounts
-from ..factor import MAX_ROUNDING_SHARE
+from ..factor import LOOSE_RTOL, MIN_DIGITS, rounding_digits
 from .factors import SparseFactor
-from .package import trial_residual
 from .registry import PACKAGES
 
 MAX_REFACTORIZED_SIZE = 20_000  # unknowns up to which a failure is worth a second factorization
@@ -18,8 +16,8 @@ MAX_REFACTORIZED_SIZE = 20_000  # unknowns up to which a failure is worth a seco
 def is_singular(A: Any) -> bool:
     """Return whether a sparse A is singular to rounding, by a factorization with pivoting.
 
-    A solve for a random right-hand side leaves what lies along the null vector of the adjoint. An A
-    that is too large to be factorized again is taken for regular.
+    A solve for a random right-hand side leaves an equation unsatisfied, or has no correct digit. An
+    A that is too large to be factorized again is taken for regular.
     """
     n = A.shape[0]
     if n > MAX_REFACTORIZED_SIZE:
@@ -28,6 +26,9 @@ def is_singular(A: Any) -> bool:
         factor = SparseFactor(A, PACKAGES["superlu"], None, LinearCounts())
     except SingularStateError:
         return True
-    product, solve = factor.matrix.__matmul__, factor.factorization.solve
-    residual = trial_residual(A.backend, product, solve, n)
-    return not residual <= MAX_ROUNDING_SHARE / math.sqrt(n)  # True for NaN
+    b = A.backend.random(n, seed=5)
+    x = factor._attempt(b, LOOSE_RTOL, False)
+    if factor.leaves_equation(A, x, b, adjoint=False):
+        return True
+    x = x / A.backend.norm(x)
+    return not rounding_digits(A, x, factor._attempt(x, LOOSE_RTOL, True)) >= MIN_DIGITS
