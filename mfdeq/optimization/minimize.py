@@ -213,7 +213,10 @@ def minimize(
         backend,
     )
     norm = GradientNorm(in_metric)
-    run = Minimization(functional, Objective(functional, method), limits, norm, file)
+    accuracy = None
+    if backend.library.distributed:  # the same steps on any number of processes
+        accuracy = gtol if functional.accuracy is None else functional.accuracy
+    run = Minimization(functional, Objective(functional, method, accuracy), limits, norm, file)
     if file is not None and file.saved is not None:
         run.restore(backend, file.saved)
     else:

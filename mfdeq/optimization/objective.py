@@ -27,6 +27,9 @@ class Objective:
     ----------
     functional : ReducedFunctional
     method : str
+    accuracy : float, optional
+        A relative accuracy that products have in any case. On several processes preconditioners
+        depend on their number: where products are rough, so do the steps.
 
     Attributes
     ----------
@@ -36,8 +39,10 @@ class Objective:
         The message of the failure in the last call of `attempt`, or an empty string.
     """
 
-    def __init__(self, functional: ReducedFunctional, method: str) -> None:
-        self.functional = functional
+    def __init__(
+        self, functional: ReducedFunctional, method: str, accuracy: float | None = None
+    ) -> None:
+        self.functional, self.accuracy = functional, accuracy
         self.report = MinimizeReport(method)
         self.failure = ""
         self._counts_before = functional.solves, functional.linear_solves
@@ -87,6 +92,8 @@ class Objective:
     def product(self, H: ReducedCurvature, v: Array, accuracy: float) -> Array:
         """Return H v to a relative accuracy, with the inner tolerance chosen accordingly."""
         self.report.products += 1
+        if self.accuracy is not None:
+            accuracy = min(accuracy, self.accuracy)
         rtol = max(MIN_INNER_RTOL, INNER_RTOL_PER_FORCING * accuracy)
         return H.apply_inexact(v, min(MAX_INNER_RTOL, rtol))
 

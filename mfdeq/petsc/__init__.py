@@ -15,6 +15,7 @@ from .files import load, save
 from .ksp import KSP
 from .mats import as_mat
 from .numpy_models import distributed
+from .options import OptionsWarning
 from .slepc import eigsh
 from .solve import Equilibrium, equilibrium_at, solve
 from .tao import tao
@@ -25,6 +26,7 @@ clean_up_at_exit()
 __all__ = [
     "KSP",
     "Equilibrium",
+    "OptionsWarning",
     "as_mat",
     "distributed",
     "eigsh",

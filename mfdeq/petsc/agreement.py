@@ -171,8 +171,8 @@ def _feed(digest: Any, x: Any) -> None:
         _feed(digest, getattr(x, "of", None))  # a distributed loss
     elif isinstance(x, Solver):
         digest.update(type(x).__name__.encode())
-        if dataclasses.is_dataclass(x):
-            _feed(digest, {entry.name: getattr(x, entry.name) for entry in dataclasses.fields(x)})
+        names = [entry.name for entry in getattr(x, "__dataclass_fields__", {}).values()]
+        _feed(digest, {name: getattr(x, name) for name in names})
     else:
         digest.update(describe(x).encode())
 

@@ -49,7 +49,8 @@ def raise_on_all_ranks(ranks: Ranks, name: str) -> Iterator[list[str]]:
     Exception
         That of the first rank that failed (mistakes first); on the other ranks its message names
         that rank. If an exception of its class cannot be made from a message alone, it is a
-        `DomainError` on all ranks, and a `ModelError` for a mistake.
+        `DomainError` on all ranks, and a `ModelError` for a mistake. Where all ranks have raised
+        the same class, each raises its own exception.
     ModelError
         If the kinds of results differ.
     """
@@ -114,11 +115,13 @@ def _raise_first(ranks: Ranks, name: str, failure: Exception | None) -> None:
     if failure is not None:
         mistake = not is_evaluation_failure(failure)
         words = f"{type(failure).__name__}: {failure}"
-        mine = mistake, _class_for_all_ranks(type(failure)), words
+        own = f"{type(failure).__module__}.{type(failure).__qualname__}"
+        mine = mistake, _class_for_all_ranks(type(failure)), words, own
     reports = list(enumerate(ranks.errors.allgather(mine)))
     failed = [(rank, report) for rank, report in reports if report is not None]
-    rank, (_, kind, message) = min(failed, key=lambda entry: (not entry[1][0], entry[0]))
-    if failure is not None and type(failure) is kind:
+    rank, (_, kind, message, _) = min(failed, key=lambda entry: (not entry[1][0], entry[0]))
+    same = len(failed) == ranks.size and len({own for _, (*_, own) in failed}) == 1
+    if failure is not None and (same or type(failure) is kind):
         raise _agreed(failure)
     raise _agreed(kind(f"{name} failed on rank {rank} of {ranks.size}: {message}")) from failure
 

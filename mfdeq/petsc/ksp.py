@@ -16,7 +16,12 @@ from ..report import LinearCounts
 from .cleanup import drop_python_context, register_for_cleanup
 from .errors import last_line, reason_name, translate_petsc_errors
 from .mats import GuardedContext, as_mat, call_on_vecs, create_dense_mat, shell_mat
-from .options import check_options, set_from_options, temporary_options
+from .options import (
+    check_options,
+    set_from_options,
+    temporary_options,
+    warn_of_unused_options,
+)
 from .ranks import Ranks
 
 PETSC_ERR_SUP = 56  # PETSc's code for "not supported"
@@ -171,6 +176,8 @@ class KSPFactor(Factor):
             with translate_petsc_errors(f"the options of -{solver.prefix} cannot set up a KSP"):
                 ksp.setUp()
                 ksp.setUpOnBlocks()
+            if base is None:
+                warn_of_unused_options(A.backend.device, solver.prefix, solver.options)
         self.advice = (
             f"other options (-{solver.prefix}pc_type, -{solver.prefix}ksp_max_it, or "
             'ksp_type "preonly" with pc_type "lu")'

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
@@ -79,7 +80,7 @@ class MatOperator(Operator):
             call_on_vecs(product, x, out)
         else:  # the user's function may raise on one rank
             with raise_on_all_ranks(ranks, f"a product with a {self.mat.getType()} Mat"):
-                call_on_vecs(product, x, out)
+                call_on_new_vecs(product, x, out)
         return out
 
     def _block(self, product: Callable, x: Array, rows: Rows) -> Array:
@@ -215,9 +216,29 @@ def create_aij(ranks: Ranks, rows: Rows, columns: Rows, csr: tuple[Any, Any, Any
 def call_on_vecs(product: Callable, x: Array, out: Array) -> None:
     """Call a function of two Vecs, such as ``mat.mult``, with those of two arrays.
 
-    The Vecs are destroyed at once: those that Python merely drops stay in PETSc until the next
-    collective cleanup.
+    The Vecs are those of the ranks' pool, so that none is created, which is a collective call. The
+    function must not keep them.
     """
+    with borrowed_vec(x) as source, borrowed_vec(out) as target:
+        product(source, target)
+
+
+@contextlib.contextmanager
+def borrowed_vec(x: Array) -> Iterator[Any]:
+    """Context with a Vec of the ranks' pool that has the memory of an (n,) array."""
+    ranks = x.device
+    vec = ranks.borrow_vec(x.rows)
+    # PETSc does not respect numpy's write protection: it gets a copy of a protected array.
+    vec.placeArray(host.require(x.local, dtype="f8", requirements=("C", "W")))
+    try:
+        yield vec
+    finally:
+        vec.resetArray()
+        ranks.return_vec(x.rows, vec)
+
+
+def call_on_new_vecs(product: Callable, x: Array, out: Array) -> None:
+    """Call a function of two Vecs, which may keep them, with those of two arrays."""
     source, target = x.vec(), out.vec()
     try:
         product(source, target)

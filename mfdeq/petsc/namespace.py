@@ -217,6 +217,18 @@ def argsort(x: Any) -> Any:
     return host.argsort(replicate(x), kind="stable")
 
 
+def sort(x: Any, axis: int = -1, descending: builtins.bool = False) -> Any:
+    """Return an (n, k) array with sorted rows, or the sorted entries of an (n,) array, whole."""
+    step = -1 if descending else 1
+    if not isinstance(x, DistributedArray):
+        return host.flip(host.sort(x, axis), axis) if descending else host.sort(x, axis)
+    if x.ndim == 1:
+        return host.sort(replicate(x))[::step]
+    if axis not in (1, -1):
+        raise ArgumentError(f"sort: expected axis=1 for a distributed (n, k) array, got {axis}")
+    return x.like(host.sort(x.local, axis=1)[:, ::step])
+
+
 def _position_of_extreme(name: str) -> Callable:
     position, extreme = getattr(host, name), getattr(host, name.removeprefix("arg"))
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ..arrays.backend import host
 from ..arrays.kernels import available_bytes
 from ..errors import ArgumentError
+from .threads import limit_threads
 
 # PETSc collects the Vecs that user functions have dropped after so many calls of them, or after so
 # many bytes on each rank were passed to them, whichever comes first.
@@ -95,6 +96,8 @@ class Ranks:
         A duplicate on which nothing but failures is communicated.
     memory : int
         Available bytes on all machines together, each counted as the smallest.
+    threads : int or None
+        To how many threads the BLAS of this rank was limited, if it was.
     public_calls : int
         The depth of public functions that are running on these ranks.
     results : list of str or None
@@ -109,8 +112,10 @@ class Ranks:
         self.errors = self.mpi.Dup() if self.size > 1 else self.mpi
         self.key = self._key()
         self.memory = self._available_bytes()
+        self.threads = limit_threads(self.mpi) if self.size > 1 else None
         self.grids: dict[int, Any] = {}
         self._rows = {0: Rows((0,) * (self.size + 1))}
+        self._vecs: dict[tuple[int, ...], list[Any]] = {}  # Vecs to lend, by the rows of each rank
         self._owner: Any = None  # an object that keeps PETSc's inner communicator alive
         self._calls = self._objects = self._bytes = 0
         self.public_calls = 0
@@ -238,6 +243,19 @@ class Ranks:
                 "sizes as (on this rank, on all ranks)"
             )
         return self.register_rows(Rows((0, *(int(start) for start in host.cumsum(counts)))))
+
+    def borrow_vec(self, rows: Rows) -> Any:
+        """Return a Vec without an array of its own in use, to be given back by `return_vec`."""
+        from petsc4py import PETSc
+
+        if pool := self._vecs.setdefault(rows.starts, []):
+            return pool.pop()
+        size = rows.count(self.rank), rows.starts[-1]
+        return PETSc.Vec().createMPI(size, comm=self.comm)
+
+    def return_vec(self, rows: Rows, vec: Any) -> None:
+        """Give back a borrowed Vec."""
+        self._vecs[rows.starts].append(vec)
 
     def sum(self, x: Any) -> Any:
         """Sum a number, or a host array of one shape, over all ranks."""

@@ -27,7 +27,7 @@ from .arrays import DistributedArray
 from .errors import reason_name
 from .lagrangian import ShiftedInverse, assemble_blocks
 from .mats import as_mat
-from .options import set_from_options, temporary_options
+from .options import set_from_options, temporary_options, warn_of_unused_options
 from .ranks import Ranks
 
 # What SLEPc calls the ends of the spectrum.
@@ -257,6 +257,7 @@ class EPSSearch:
             eps.setMonitor(self._monitor)
             eps.setStoppingTest(lambda *state: _stopping_test(products, *state))
             eps.solve()
+            warn_of_unused_options(H.backend.device, prefix, options, ("eps_", "st_"))
         self.name = f"SLEPc's {eps.getType()}"
         self.reason = reason_name(SLEPc.EPS, eps.getConvergedReason())
         self.vectors = self._eigenvectors(eps, start)

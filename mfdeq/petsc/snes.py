@@ -1,24 +1,55 @@
-"""PETSc's SNES as a forward method: the model's residual and its linearization as Jacobian."""
+"""PETSc's SNES as a forward method: the model's residual and its linearization as Jacobian.
+
+No exception passes through SNES. Where the model has no value at a trial state, or the state is
+outside the bounds, SNES is shown a residual that is far too large, and shortens its step. A mistake
+in the model ends the iteration, and is raised afterwards.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array
-from ..errors import ConvergenceError
 from ..models.linearization import Problem
 from ..operators.operator import Operator
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import reason_name
 from .mats import MatOperator, OperatorContext, shell_mat
-from .options import set_from_options, temporary_options
+from .options import set_from_options, temporary_options, warn_of_unused_options
+
+REJECTED_RATIO = 1e8  # of the residual shown where there is no value, to the largest one so far
+
+
+@dataclass(frozen=True)
+class SNESResult:
+    """How a SNES ended.
+
+    Attributes
+    ----------
+    state : (N,) array
+        Its last iterate.
+    history : list of float
+        The worst residual of each iterate before.
+    diverged : str
+        Why it says that it has not converged; empty if it says that it has.
+    """
+
+    state: Array
+    history: list[float]
+    diverged: str
 
 
 def solve_by_snes(
-    problem: Problem, start: Array, prefix: str, options: dict[str, Any]
-) -> tuple[Array, list[float]]:
-    """Return the state at which SNES ends, and ||R|| at each iteration.
+    problem: Problem,
+    start: Array,
+    prefix: str,
+    options: dict[str, Any],
+    worst_residual: Callable[[Array, Array, Operator], float],
+) -> SNESResult:
+    """Iterate by a SNES until it stops, whether it has converged or not.
 
     Parameters
     ----------
@@ -28,49 +59,85 @@ def solve_by_snes(
         Prefix of its options in PETSc's database: ``-mfdeq_snes_type``, ``-mfdeq_ksp_type``.
     options : dict
         Options without the prefix. Those on the command line take precedence.
+    worst_residual : callable
+        Of (h, R, A): what is recorded of each iterate.
 
     Raises
     ------
-    ConvergenceError
-        If SNES diverged: with the last state as `best`, and PETSc's reason.
+    Exception
+        What the model raises at the start, or what is a mistake.
     """
     from petsc4py import PETSc
 
     ranks = problem.backend.device
-    A = problem.linearize(start).A
-    jacobian = _Jacobian(A)
-
-    def residual(_: Any, x: Any, into: Any) -> None:
-        R, _ = problem.trial_residual(DistributedArray.from_petsc(x))
-        if R is None:
-            into.set(float("inf"))
-        else:
-            into.setArray(R.local)
-
-    def linearize(_: Any, x: Any, J: Any, P: Any) -> None:
-        jacobian.update(problem.linearize(DistributedArray.from_petsc(x)).A)
-
+    functions = _Functions(problem, start, worst_residual)
     solver = PETSc.SNES().create(comm=ranks.comm)
     register_for_cleanup(solver, ranks)
     solver.setOptionsPrefix(prefix)
     x = start.like(start.local.copy()).vec()
-    solver.setFunction(residual, x.duplicate())
-    solver.setJacobian(linearize, jacobian.mat, jacobian.mat)
-    norms: list[float] = []
-    solver.setMonitor(lambda _, step, norm: norms.append(norm))
+    solver.setFunction(functions.residual, x.duplicate())
+    solver.setJacobian(functions.linearize, functions.jacobian.mat, functions.jacobian.mat)
     with temporary_options(prefix, options):
         set_from_options(solver, prefix)
         solver.solve(None, x)
-    state, reason = DistributedArray.from_petsc(x), solver.getConvergedReason()
-    if reason <= 0:
-        raise ConvergenceError(
-            f"{problem.name}: SNES {solver.getType()} stopped after "
-            f"{solver.getIterationNumber()} iterations at ||R|| = {solver.getFunctionNorm():.2e}: "
-            f"{reason_name(PETSc.SNES, reason)}. Start closer to the equilibrium (h0), set options "
-            f"of -{prefix}snes_, or leave out method='snes' to use mfdeq's own methods",
-            best=state,
-        )
-    return state, norms
+        warn_of_unused_options(ranks, prefix, options, ("snes_",))
+    if functions.failure is not None:
+        raise functions.failure
+    reason = solver.getConvergedReason()
+    stopped = f"stopped after {solver.getIterationNumber()} iterations"
+    kind = f"{solver.getType()} says {reason_name(PETSc.SNES, reason)}"
+    diverged = "" if reason > 0 else f"{stopped}: {kind}"
+    return SNESResult(DistributedArray.from_petsc(x), functions.history, diverged)
+
+
+class _Functions:
+    """The functions that SNES calls.
+
+    Attributes
+    ----------
+    jacobian : _Jacobian
+    history : list of float
+    failure : Exception or None
+        What a function has raised on all ranks, if it is a mistake. Nothing is evaluated after it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        start: Array,
+        worst_residual: Callable[[Array, Array, Operator], float],
+    ) -> None:
+        self.problem, self.worst_residual = problem, worst_residual
+        self.failure: Exception | None = None
+        self.history: list[float] = []
+        self.largest = problem.backend.norm(problem.residual(start))  # raises what the model raises
+        self.jacobian = _Jacobian(problem.linearize(start).A)
+
+    def residual(self, snes: Any, x: Any, into: Any) -> None:
+        """Compute R, or show a residual that is far too large."""
+        h, R = DistributedArray.from_petsc(x), None
+        if self.failure is None:
+            try:
+                R, norm = self.problem.trial_residual(h)
+            except Exception as error:
+                self.failure = error
+        if R is None:
+            into.set(REJECTED_RATIO * (self.largest or 1.0))
+        else:
+            self.largest = max(self.largest, norm)
+            into.setArray(R.local)
+
+    def linearize(self, snes: Any, x: Any, J: Any, P: Any) -> None:
+        """Update the Jacobian; leave it as it is after a failure, which is raised later."""
+        if self.failure is not None:
+            return
+        try:
+            h, R = map(DistributedArray.from_petsc, (x, snes.getFunction()[0]))
+            A = self.problem.linearize(h).A
+            self.history.append(self.worst_residual(h, R, A))
+            self.jacobian.update(A)
+        except Exception as error:
+            self.failure = error
 
 
 class _Jacobian:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import one_of
+from ..arrays.backend import Array
 from ..equilibrium import solve as solving
-from ..errors import ArgumentError
-from ..forward import METHODS
+from ..equilibrium.uniqueness import explain_failure, judge_uniqueness
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..forward import METHODS, ConvergenceMonitor
 from ..models.linearization import Problem
+from ..report import SolveReport
 from .agreement import on_all_ranks
 from .arrays import check_vec
 from .ksp import KSP
 from .mats import attribute_to_petsc
 from .snes import solve_by_snes
 
-# Relative to the residual at the start. The state is tested by mfdeq's own criterion afterwards.
+# Relative to the residual at the start. The state is tested by mfdeq's own criteria afterwards.
 SNES_DEFAULTS = {"snes_rtol": 1e-12}
 
 
@@ -80,7 +83,10 @@ def solve(
     solver: Any = "auto",
     rtol: float | None = None,
     max_iterations: int | None = None,
+    lower: Any = None,
+    upper: Any = None,
     progress: bool = False,
+    error_estimates: bool = True,
 ) -> Equilibrium:
     """Solve h = f(h, theta), or R(h, theta) = 0, for the equilibrium h*, on all ranks.
 
@@ -101,6 +107,10 @@ def solve(
     rtol, max_iterations, progress : optional
         As in `mfdeq.solve`. They are refused with method="snes": SNES has its own options,
         ``-mfdeq_snes_rtol`` and so on.
+    lower, upper : float or Vec, (N,), optional
+        Bounds of the unknowns, which no iterate crosses.
+    error_estimates : bool, optional
+        As in `mfdeq.solve`.
 
     Returns
     -------
@@ -110,7 +120,8 @@ def solve(
     ------
     MfdeqError
         As `mfdeq.solve`, on all ranks. A state at which SNES stops and that does not meet mfdeq's
-        own criterion is a `ConvergenceError`.
+        own criteria is a `ConvergenceError`. One that meets them is an equilibrium, even if SNES
+        says that it could not improve it further.
 
     Notes
     -----
@@ -155,7 +166,10 @@ def solve(
             solver=solver,
             rtol=rtol,
             max_iterations=max_iterations,
+            lower=lower,
+            upper=upper,
             progress=progress,
+            error_estimates=error_estimates,
         )
         return Equilibrium(eq)
     solver = KSP() if solver == "auto" else solver
@@ -168,13 +182,36 @@ def solve(
         raise ArgumentError(
             f"method='snes' takes no {', '.join(refused)}: set options of -{solver.prefix}snes_"
         )
-    problem = Problem(model, theta, h0)
-    settings = {**SNES_DEFAULTS, **solver.options}
-    state, norms = solve_by_snes(problem, problem.initial_state(h0), solver.prefix, settings)
-    advice = f"Set -{solver.prefix}snes_rtol or -{solver.prefix}snes_atol lower"
-    eq = solving.equilibrium_of_state(problem, state, solver, "SNES", "ended too early", advice)
-    eq.report.residuals[:0] = norms[:-1]
+    problem = Problem(model, theta, h0, lower=lower, upper=upper)
+    eq = _solve_by_snes(problem, problem.initial_state(h0), solver)
+    eq.error_estimates = error_estimates
     return Equilibrium(eq)
+
+
+def _solve_by_snes(problem: Problem, start: Array, solver: KSP) -> Any:
+    """Return the equilibrium at which SNES ends, judged as those of mfdeq's own methods."""
+    settings = {**SNES_DEFAULTS, **solver.options}
+    linear = solving.reused_solver(solver)
+    monitor = ConvergenceMonitor(problem, linear, None, 1, SolveReport(method="SNES"))
+    found = solve_by_snes(problem, start, solver.prefix, settings, monitor.worst_residual)
+    failure = found.diverged or "ended too early"
+    if found.diverged:
+        advice = (
+            f"Start closer to the equilibrium (h0), set options of -{solver.prefix}snes_, or leave "
+            "out method='snes' to use mfdeq's own methods"
+        )
+    else:
+        advice = f"Set -{solver.prefix}snes_rtol or -{solver.prefix}snes_atol lower"
+    try:
+        eq = solving.equilibrium_of_state(problem, found.state, linear, "SNES", failure, advice)
+    except (ConvergenceError, SingularStateError) as error:
+        singular = explain_failure(problem, error, linear, SolveReport(method="SNES"), start)
+        if singular is not None:
+            raise singular from error
+        raise
+    judge_uniqueness(eq)
+    eq.report.residuals[:0] = found.history
+    return eq
 
 
 @on_all_ranks

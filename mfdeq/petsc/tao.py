@@ -11,7 +11,7 @@ from .agreement import on_all_ranks
 from .arrays import check_vec
 from .cleanup import register_for_cleanup
 from .mats import OperatorContext, as_mat
-from .options import set_from_options, temporary_options
+from .options import set_from_options, temporary_options, warn_of_unused_options
 
 NEWTON_TYPES = ("nls", "ntr", "ntl")  # their default preconditioner needs entries of the Hessian
 
@@ -103,5 +103,6 @@ def tao(
         kind = solver.getType()
         if kind in NEWTON_TYPES and not database.hasName(f"tao_{kind}_pc_type"):
             solver.getKSP().getPC().setType("lmvm")
+        warn_of_unused_options(backend.device, prefix, options, ("tao_",))
     register_for_cleanup(solver, backend.device)
     return solver

@@ -6,6 +6,7 @@ the two sides differ, which is told from a wrong derivative.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -282,14 +283,12 @@ class Checker:
             gap = [(a + b) / 2 for a, b in zip(ahead, behind, strict=True)]
             gaps = constant_rates(self.backend, common, gap, term.noise, 0.0 * term.error)
             middle = [(a - b) / 2 for a, b in zip(ahead, behind, strict=True)]
-            off = xp.min(
-                xp.stack(
-                    [
-                        xp.abs(m / t - term.derivative) + 2 * term.noise / t
-                        for m, t in zip(middle, common, strict=True)
-                    ]
-                ),
-                axis=0,
+            off = functools.reduce(
+                xp.minimum,
+                [
+                    xp.abs(m / t - term.derivative) + 2 * term.noise / t
+                    for m, t in zip(middle, common, strict=True)
+                ],
             )
             size = xp.abs(term.derivative) + gaps
             kinks = gaps > self.negligible * size

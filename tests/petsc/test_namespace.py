@@ -48,3 +48,13 @@ def test_entries_are_chosen_by_conditions_of_two_arrays():
     x = on_ranks(X)
     found = xp.where(xp.logical_and(x > 0.0, xp.isfinite(x)), xp.abs(x), 0.0 * x)
     np.testing.assert_array_equal(found.gathered(), np.where(X > 0.0, X, 0.0))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_sorting_is_that_of_numpy(descending):
+    step = -1 if descending else 1
+    np.testing.assert_array_equal(xp.sort(on_ranks(X), descending=descending), np.sort(X)[::step])
+    block = np.stack([X, -X, X**2], axis=1)
+    columns = [on_ranks(block[:, j].copy()) for j in range(3)]
+    found = xp.sort(xp.stack(columns, axis=1), axis=1, descending=descending)
+    np.testing.assert_array_equal(found.gathered(), np.sort(block, axis=1)[:, ::step])
