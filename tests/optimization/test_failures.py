@@ -42,9 +42,6 @@ class Growth(mfdeq.ResidualModel):
     def residual(self, h, theta):
         return self.check("residual", theta, h - np.exp(theta))
 
-    def residual_scale(self, h, theta):
-        return 1.0
-
     def linearize(self, h, theta):
         grown = self.check("linearize", theta, np.exp(theta))
 
