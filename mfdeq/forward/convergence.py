@@ -332,7 +332,7 @@ class ConvergenceMonitor:
         self._bar.advance(text=f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
         if worst < STALL_DECREASE * self.best_ratio:
             self._last_progress = report.iterations
-        if worst < self.best_ratio:
+        if worst < self.best_ratio or self.best is None:
             self.best, self.best_ratio = h, worst
             self._best_level = self.level(h, residual)
             self._best_size = self._best_level(residual)

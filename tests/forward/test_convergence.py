@@ -197,3 +197,23 @@ def test_measured_noise_is_that_of_the_function(size):
     mean = np.sqrt((measured**2).mean(axis=0))
     np.testing.assert_allclose(mean[:2], noisy[:2], rtol=0.5)
     assert mean[2] < 1e-14  # the curvature of exp is no noise
+
+
+def test_a_scale_of_zero_asks_for_rounding_from_a_start_of_zeros():
+    """No residual is small beside the terms of a state of zeros, and none is better."""
+
+    class Exponential(mfdeq.ResidualModel):
+        state_size = param_size = 1
+
+        def residual(self, h, theta):
+            return h - 0.1 * np.exp(h) - theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization((1 - 0.1 * np.exp(h))[:, None], -np.eye(1))
+
+        def residual_scale(self, h, theta):
+            return 0.0
+
+    eq = mfdeq.solve(Exponential(), np.ones(1))
+    assert abs(eq.state - 0.1 * np.exp(eq.state) - 1.0) < 1e-15
+    assert eq.report.limited_by == "rounding"

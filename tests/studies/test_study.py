@@ -99,6 +99,20 @@ def test_failed_cases_are_recorded_and_the_others_run(study):
     assert len(assert_complete(study)) == 4
 
 
+@pytest.mark.parametrize("options", EXECUTORS)
+def test_a_case_outside_of_the_domain_of_its_model_is_recorded_by_every_executor(study, options):
+    records = study.map(functions.root_of, grid(x=[4.0, -4.0, 9.0]), **options())
+    assert [record.status for record in records] == ["done", "failed", "done"]
+    assert [records[i].outputs["root"] for i in (0, 2)] == pytest.approx([2.0, 3.0])
+    assert "DomainError: no root of a negative number" in records[1].error
+    before = records[1].started
+    again = study.map(functions.root_of, grid(x=[4.0, -4.0, 9.0]), workers=0)
+    assert again[1].started == before
+    again = study.map(functions.root_of, grid(x=[4.0, -4.0, 9.0]), workers=0, retry=True)
+    assert again[1].started > before
+    assert again[0].started == records[0].started
+
+
 @pytest.mark.parametrize("in_processes", [False, True])
 def test_an_output_that_cannot_be_stored_fails_only_its_case(study, processes, in_processes):
     options = {"executor": processes} if in_processes else {"workers": 0}

@@ -35,6 +35,18 @@ def fail_for_one_and_two(i):
     return {"twice": 2 * i}
 
 
+def root_of(x):
+    """Solve h² = x, where the model itself says that there is no root of a negative number."""
+
+    def residual(h, theta):
+        if np.real(theta[0]) < 0:
+            raise mfdeq.DomainError("no root of a negative number")
+        return h**2 - theta
+
+    model = mfdeq.from_function(residual, 1, 1, "residual")
+    return {"root": float(mfdeq.solve(model, np.array([x]), np.ones(1)).state[0])}
+
+
 def kill_worker_for_three(i):
     if i == 3:
         os.kill(os.getpid(), signal.SIGKILL)
