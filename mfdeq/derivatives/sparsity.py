@@ -62,10 +62,7 @@ class Sparsity:
         pair = (patterns, patterns) if patterns is None or isinstance(patterns, str) else patterns
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise _pattern_error(type(patterns).__name__, shapes)
-        pair = [
-            sparse.csr_matrix(array_on_host(p) != 0) if is_dense(p) and p.ndim == 2 else p
-            for p in pair
-        ]
+        pair = [_as_pattern(pattern) for pattern in pair]
         for pattern, shape in zip(pair, shapes, strict=True):
             if is_sparse(pattern):
                 if tuple(pattern.shape) != shape:
@@ -211,6 +208,13 @@ class Sparsity:
 
 def _has_full_row(entries: Any) -> bool:
     return bool(entries.mean(axis=1).max() >= FULL_ROW_DENSITY)
+
+
+def _as_pattern(pattern: Any) -> Any:
+    """Return a dense pattern as a sparse matrix, and anything else as it is."""
+    if not is_dense(pattern) or pattern.ndim != 2:
+        return pattern
+    return sparse.csr_matrix(array_on_host(pattern) != 0)
 
 
 def _row_that_differs(

@@ -202,7 +202,8 @@ def _trials_by_products(A: Operator) -> list[_Trial]:
         ("CG", CG_RATIO, Krylov("cg", max_iterations=TRIAL_ITERATIONS), Krylov("cg")),
         ("GMRES", NEUMANN_RATIO, Krylov("gmres"), Krylov("gmres", recycle=20)),
     ]
-    trials, notes = [], []
+    trials: list[_Trial] = []
+    notes: list[str] = []
     for name, ratio, trial, solver in tried:
         if name == "CG" and not symmetric:
             continue

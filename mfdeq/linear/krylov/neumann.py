@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..scaling import ResidualMeasure, on_host, stacked
 STALL_ITERATIONS = 500  # iterations in which the residual must fall below STALL_RATIO times itself
 STALL_RATIO = 0.999
 APPROXIMATION_RTOL = 0.01  # of the loose solve that serves as the approximate inverse
+NORM_SHARE = 0.3  # of the tolerance, for norms in the units of a solution
+_NO_CRITERION = 1e100
 POWER_STEPS = 20  # of the power iteration, before the growth is measured and again while it is
 
 
@@ -130,34 +133,47 @@ class _NeumannFactor(Factor):
         return x
 
     def _measures(self, b: Array, adjoint: bool) -> list[ResidualMeasure]:
-        measures = super()._measures(b, adjoint)
-        if self.A.array is None and self.A.scales is None:
-            # Nothing else says which unknowns have the same unit.
-            measures.append(_ByEntry(self.backend, None, b))
-        return measures
+        if self.A.array is not None or self.A.scales is not None:
+            return super()._measures(b, adjoint)
+        # Nothing says which unknowns have the same unit, except a solution. The norm in the units
+        # of A is reported, but not a criterion.
+        in_units = ResidualMeasure(self.backend, None, b, rtol_factor=_NO_CRITERION)
+        return [in_units, _ByEntry(self.backend, b, max), _ByEntry(self.backend, b, sum)]
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, APPROXIMATION_RTOL, adjoint)
 
 
 class _ByEntry(ResidualMeasure):
-    """The largest entry of a residual relative to its own unknown, which has the same unit."""
+    """A residual relative to the unknowns of its entries, which have the same units.
 
-    def __init__(self, backend: Backend, weights: Array | None, b: Array) -> None:
-        self.b = b
-        super().__init__(backend, weights, b)
+    Parameters
+    ----------
+    backend : Backend
+    b : (N,) or (N, k) array
+    kind : max or sum
+        The largest entry, or the norm relative to that of b.
+    """
+
+    def __init__(self, backend: Backend, b: Array, kind: Callable[..., Any]) -> None:
+        self.b, self.kind = b, kind
+        super().__init__(backend, None, b, 1.0 if kind is max else NORM_SHARE)
         self.size = 1.0 + 0.0 * self.size
 
     def residual(self, b: Array, product: Array, x: Array) -> Any:
-        """Return the largest relative entry of each column of b - product."""
+        """Return the measure of each column of b - product."""
         return self.norms(b - product, x)
 
     def norms(self, r: Array, x: Array) -> Any:
-        """Return the largest |r_i| / (|x_i| + |b_i|) of each column."""
+        """Return the measure of each column of r, with entries divided by |x| + |b|."""
         xp = self.backend.xp
         sizes = xp.abs(x) + xp.abs(self.b)
-        relative = xp.abs(r) / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-        return on_host(xp.max(relative, axis=0))
+        sizes = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        if self.kind is max:
+            return on_host(xp.max(xp.abs(r) / sizes, axis=0))
+        norms = on_host(self.backend.column_norms(r / sizes))
+        given = on_host(self.backend.column_norms(self.b / sizes))
+        return norms / host.where(given > 0, given, 1.0)
 
 
 def spectral_radius(A: Operator) -> float:
