@@ -216,4 +216,4 @@ def test_a_scale_of_zero_asks_for_rounding_from_a_start_of_zeros():
 
     eq = mfdeq.solve(Exponential(), np.ones(1))
     assert abs(eq.state - 0.1 * np.exp(eq.state) - 1.0) < 1e-15
-    assert eq.report.limited_by == "rounding"
+    assert eq.report.converged
