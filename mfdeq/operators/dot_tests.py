@@ -66,7 +66,8 @@ def check_columns(
         raise DerivativeError(
             f"{name} with a block differs from the products with its columns (by {mismatch:.3g} on "
             f"a scale of {scale:.3g} for a combination of two columns): check the code for (n, k) "
-            "arrays, or support only (n,) arrays (without matmat or blocks=True)"
+            "arrays, or support only (n,) arrays (without matmat or blocks=True)",
+            field=_field(name.partition(" of ")[2]),
         )
 
 

@@ -179,7 +179,7 @@ class Checker:
         sides = [_extend(side, self._side(along, base, side.sign, fine)) for side in sides]
         noise = Noise(self.backend, 0.0 * base)
         noise.measure(lambda t: None if (value := along(t)) is None else value - base)
-        noise.add_values([noise.base, *sides[0].changes, *sides[1].changes])
+        noise.add_values([*sides[0].changes, noise.base, *reversed(sides[1].changes)])
         for k, term in enumerate(terms):
             if checks[k].verdict != PASS:
                 checks[k] = self._judge_again(term, sides, noise, checks[k])

@@ -73,22 +73,22 @@ class Noise:
                 self.largest = xp.maximum(self.largest, deviation)
 
     def add_values(self, values: Sequence[Array]) -> None:
-        """Use values at any points.
+        """Use values at any points, in their order on a line.
 
-        If an entry has exactly the same value at several points, its values are multiples of the
-        rounding error of its largest term, which are no closer to each other than that.
+        If an entry has exactly the same value at neighbouring points, its values are multiples of
+        the rounding error of its largest term, which are no closer to each other than that.
         """
         xp = self.backend.xp
-        if len(values) < 2:
-            return
-        ordered = xp.sort(xp.stack(list(values), axis=1), axis=1)
-        gaps = ordered[:, 1:] - ordered[:, :-1]
-        same, largest = xp.min(gaps, axis=1) == 0, xp.max(gaps, axis=1)
-        positive = xp.where(gaps > 0, gaps, largest[:, None] + 0.0 * gaps)
-        resolution = xp.where(same, 2.0 * xp.min(positive, axis=1), 0.0 * largest)
+        same, resolution = self.size < 0, xp.zeros_like(self.size)
+        for left, right in itertools.pairwise(values):
+            gap = xp.abs(right - left)
+            same = same | (gap == 0)
+            smaller = (gap > 0) & ((resolution == 0) | (gap < resolution))
+            resolution = xp.where(smaller, gap, resolution)
+        self.seen = self.seen | (resolution > 0)
+        resolution = xp.where(same, 2.0 * resolution, xp.zeros_like(resolution))
         self.size = xp.maximum(self.size, resolution)
         self.largest = xp.maximum(self.largest, resolution)
-        self.seen = self.seen | (largest > 0)
 
 
 def _deviation(backend: Backend, values: list[Array]) -> Array:
