@@ -113,7 +113,8 @@ class SolveReport:
         factor.
     smallest_singular : float
         An upper bound on the smallest singular value of A, in the units of A. NaN until the first
-        derivative.
+        derivative and, if rows or columns of A are of very different size, until the first use of
+        ``eq.smallest_singular``.
     uniqueness : str
         Whether the equilibrium is isolated, as far as its A tells: "judged", "not judged: " with
         the reason, or "no: " with what is singular. The first derivative always judges it.

@@ -35,8 +35,8 @@ from .singularity import Singularity, describe, digits_of
 MAX_APPLICATIONS = 5  # of the preconditioner, in the judgement at the end of a solve
 MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without preconditioner are worth it
 # Of the usual component 1/sqrt(N) of a random vector along a null vector: what residuals must
-# resolve. One vector in a hundred has less than this.
-RESOLVED_SHARE = 1e-2
+# resolve with a factorization and with a preconditioner. One vector in 100 (in 40) has less.
+RESOLVED_SHARE, RESOLVED_SHARE_OF_ITERATIONS = 0.01, 0.03
 FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
@@ -172,7 +172,7 @@ def judge_uniqueness(eq: _Examinable) -> None:
         report.uniqueness = "not judged: A is solved with by products alone"
         return
     scaling = Scaling.of_factor(held)
-    resolution = RESOLVED_SHARE / math.sqrt(size)
+    resolution = _resolution(held, size)
     trial = minimal_residual(A, scaling, held, steps, resolution)
     settled = trial.size <= resolution
     if settled and not _near_fold(A, scaling, trial, report):
@@ -189,6 +189,12 @@ def judge_uniqueness(eq: _Examinable) -> None:
 def _steps(held: Factor, size: int) -> int:
     """Return the number of applications of the preconditioner, 0 if they could not tell."""
     return MAX_APPLICATIONS if has_preconditioner(held) or size <= MAX_PLAIN_SIZE else 0
+
+
+def _resolution(held: Factor, size: int) -> float:
+    """Return the residual of a random vector of unit length that excludes a null vector."""
+    share = RESOLVED_SHARE_OF_ITERATIONS if held.iterative else RESOLVED_SHARE
+    return share / math.sqrt(size)
 
 
 def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: SolveReport) -> bool:
@@ -285,5 +291,5 @@ def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
         return False
     if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
         return A.array is None or size > MAX_FACTORIZED_SIZE
-    resolution = RESOLVED_SHARE / math.sqrt(size)
+    resolution = _resolution(held, size)
     return minimal_residual(A, Scaling.of_factor(held), held, steps, resolution).size <= resolution
