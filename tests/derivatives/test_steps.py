@@ -221,3 +221,33 @@ def test_detection_of_a_dense_jacobian_takes_few_more_evaluations_than_the_matri
 
     mfdeq.from_function(f, n, n, "residual").linearize(np.ones(n), np.ones(n))
     assert calls[0] <= n + 16 + 100  # and the diagonal of d_params
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_evaluations_are_those_of_the_table_in_the_documentation(real):
+    n, calls = 200, [0]
+
+    def f(h, theta):
+        calls[0] += 1
+        if real:
+            h, theta = np.real(h), np.real(theta)
+        padded = np.pad(h, 1)
+        return 2 * h - padded[:-2] - padded[2:] + np.exp(theta) * h**3 - 1.0
+
+    def count(function):
+        calls[0] = 0
+        return function(), calls[0]
+
+    tridiagonal = sp.diags([np.ones(n - 1), np.ones(n), np.ones(n - 1)], [-1, 0, 1])
+    model = mfdeq.from_function(f, n, n, "residual", sparsity=(tridiagonal, sp.identity(n)))
+    theta, colours = np.full(n, 0.1), 3 + 1
+    linearization = count(lambda: model.linearize(np.full(n, 0.5), theta))[1]
+    assert linearization <= (2 * colours + 40 if real else colours + 2 + 5)
+    loss = mfdeq.LeastSquares(np.arange(n), np.zeros(n))
+    eq, of_state = count(lambda: mfdeq.solve(model, theta, error_estimates=False))
+    assert of_state <= (eq.report.iterations + 2) * (linearization + 25 * real + 2) + 5
+    assert count(lambda: eq.gradient(loss))[1] <= 1
+    H = eq.hessian(loss)
+    products = [count(lambda: H @ theta)[1] for _ in range(2)]
+    assert products[0] <= (4 if real else 2) * (colours + 1) ** 2 + 40 * real
+    assert products[1] == 0
