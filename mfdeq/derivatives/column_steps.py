@@ -166,11 +166,12 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
     for low, high in ((NOISY * eps, medium), (medium, MAX_NOISE)):
         chosen = (relative > low) & (relative <= high)
         largest = -columns.least(host.where(chosen, -relative, host.inf))
-        factors = (host.clip(largest, eps, MAX_STEP**3) / eps) ** (1 / 3)
+        factors = host.clip(largest, eps, MAX_STEP**3) ** (1 / 3) / step
+        factors = host.maximum(factors, 1.0)
         rungs.append((largest > 0, factors, True))
     if derivatives.rule.scale is None:
-        accidental = host.isfinite(least) & (least > SMALL_BY_ACCIDENT * eps)
-        factors = host.clip(least / eps, 1.0, MAX_LENGTH_FACTOR)
+        accidental = host.isfinite(least) & (least > SMALL_BY_ACCIDENT * derivatives.relative_noise)
+        factors = host.clip(least / derivatives.relative_noise, 1.0, MAX_LENGTH_FACTOR)
         rungs.append((accidental, host.where(accidental, factors, 1.0), False))
     bends = step**2 / 6.0 * abs(columns.values)
     for selected, factors, relative_to_size in rungs:
@@ -298,9 +299,10 @@ def accuracy(columns: list[Columns]) -> float:
     usable = host.isfinite(sums) & (sums > 0.0)
     worst = 0.0
     for c in columns:
+        # Errors of the entries of a row are independent; those of the terms of a sum may not be.
         error, size = (
-            host.linalg.norm(c.row_sums(values)[usable] / sums[usable])
-            for values in (c.errors, abs(c.values))
+            host.linalg.norm(values[usable] / sums[usable])
+            for values in (c.row_sums(c.errors**2) ** 0.5, c.row_sums(abs(c.values)))
         )
         worst = max(worst, float(error / size) if size > 0.0 else 0.0)
     return worst

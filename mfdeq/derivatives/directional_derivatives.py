@@ -36,8 +36,11 @@ from .steps import StepRule, measure_noise, typical_noise, variable_sizes
 
 SECOND_STEP_FACTOR = 4.0  # second derivatives from values use this times step^(3/4) ~ eps^(1/4)
 ERROR_FACTOR = 4.0  # safety factor of errors estimated for derivatives of order one
-NOISE_SPACING = 1 / 8  # of points on a line, relative to the step
+# Spacings of points on a line, relative to the usual step; the next is tried if values are equal.
+NOISE_SPACINGS = (1 / 8, 8.0, 512.0)
+MAX_STEP = 0.05  # relative to the sizes of variables, of a function with much noise
 ROUNDING_SHARE = 0.25  # least noise of an entry, in rounding units of its terms
+NOISY = 1e4  # noise of a function in rounding units, above which all steps are longer
 SHORTER_STEP = 1 / 16  # factor of a step at whose ends f has no value
 MAX_SHORTER_STEPS = 6
 MAGNITUDE_RATIO = 1e-3  # parts of a direction that differ by more are differenced separately
@@ -73,6 +76,8 @@ class DirectionalDerivatives:
         The sizes of theta and h.
     known : pair of (P,) and (N,) arrays of bool
         Whether each size is known; False for variables that are zero.
+    relative_noise : float
+        The noise of f relative to its terms.
     complex_step : bool
         Whether first derivatives are complex steps.
     verdict : ComplexStepVerdict
@@ -102,6 +107,7 @@ class DirectionalDerivatives:
         self.sizes, self.known = (params[0], state[0]), (params[1], state[1])
         self.step = step_factor * (rule.relative_step or backend.eps ** (1 / 3))
         self.second_step = SECOND_STEP_FACTOR * self.step**0.75
+        self.relative_noise = backend.eps
         self.shorten_steps = True
         self.failure: Exception | None = None
         self.complex_step = False
@@ -110,6 +116,8 @@ class DirectionalDerivatives:
         self.verdict = ComplexStepVerdict(False, refusal) if refusal else judge_complex_step(self)
         self.complex_step = self.verdict.valid
         if not self.complex_step and rule.scale is None:
+            if rule.relative_step is None:
+                self._follow_noise()
             self.sizes = adapt_sizes(self, self.trial)
 
     @property
@@ -136,6 +144,9 @@ class DirectionalDerivatives:
             direction = (random[0] * self.known[0], random[1] * self.known[1])
             if any(bool(xp.any(part != 0)) for part in direction):
                 change = self.by_difference(direction, self.step)
+                if change is None:  # at an edge of the domain
+                    inward = (abs(direction[0]), abs(direction[1]))
+                    change = self.by_difference(inward, self.step)
                 terms = terms if change is None else xp.maximum(terms, abs(change))
         return terms
 
@@ -156,12 +167,17 @@ class DirectionalDerivatives:
         for part, known in enumerate(self.known):
             direction: list[Array] = [0.0 * x for x in self.x]
             direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * known
-            measured = None
-            if bool(xp.any(known)):
-                spacing = NOISE_SPACING * self.step
+            noise, visible = rounding, rounding < 0.0
+            for spacing in NOISE_SPACINGS if bool(xp.any(known)) else ():
+                spacing *= backend.eps ** (1 / 3)
                 step = (spacing * direction[0], spacing * direction[1])
                 measured = measure_noise(backend, functools.partial(self._trial_along, step))
-            found.append(measured or (rounding, rounding < 0.0))
+                if measured is None:
+                    break
+                noise, visible, resolved = measured
+                if resolved:
+                    break
+            found.append((noise, visible))
         largest = xp.maximum(found[0][0], found[1][0])
         largest = xp.maximum(largest, ROUNDING_SHARE * backend.eps * self.terms)
         theta, h = (
@@ -250,6 +266,16 @@ class DirectionalDerivatives:
     def by_difference(self, a: Direction, step: float) -> Array | None:
         """Return the difference along a with a relative step, or None if f has no value there."""
         return self._one_difference(self.trial, a, None, step / self._longest(a))
+
+    def _follow_noise(self) -> None:
+        """Choose the step for the noise that is typical of the entries."""
+        xp, eps = self.backend.xp, self.backend.eps
+        usable = self.terms > 0
+        ratio = xp.sort(self.noise[usable] / self.terms[usable])
+        if ratio.shape[0] and (typical := float(ratio[ratio.shape[0] // 2])) > NOISY * eps:
+            self.relative_noise = typical
+            self.step = self.step_factor * min(typical ** (1 / 3), MAX_STEP)
+            self.__dict__.pop("terms")  # which are those of longer steps now
 
     def _longest(self, a: Direction) -> float:
         xp = self.backend.xp

@@ -26,6 +26,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError
 
 NOISE_POINTS = 7  # values on a line from which the noise is estimated
+MIN_MOVES = 0.5  # share of neighbouring points at which an entry that changes is different
 MIN_CHANGE = 1e3  # change along the line, in units of the noise, that makes the noise visible
 NOISE_ORDERS = (3, 4, 5)  # orders of the differences that are used
 
@@ -102,7 +103,7 @@ def variable_sizes(
 
 def measure_noise(
     backend: Backend, evaluate: Callable[[int], Array | None], points: int = NOISE_POINTS
-) -> tuple[Array, Array] | None:
+) -> tuple[Array, Array, bool] | None:
     """Estimate the noise of each entry of a function from its values on a line.
 
     Parameters
@@ -122,6 +123,9 @@ def measure_noise(
         Whether the function changes along the line by much more than that. Otherwise its noise may
         be larger at a distance.
 
+    resolved : bool
+        Whether the values change from point to point. Otherwise the points are too close.
+
     None is returned in their place if the function has no value at one of the points.
     """
     xp, values = backend.xp, []
@@ -133,6 +137,9 @@ def measure_noise(
     table = xp.stack(values)
     floor = 0.5 * backend.eps * xp.max(xp.abs(table), axis=0)
     change = xp.abs(table[-1, ...] - table[0, ...])
+    moves = xp.astype(table[1:, ...] != table[:-1, ...], backend.dtype)
+    changing = xp.max(moves, axis=0)
+    resolved = float(xp.sum(moves)) >= MIN_MOVES * (points - 1) * float(xp.sum(changing)) > 0.0
     variance, order = 0.0 * floor, 0
     for order in range(1, max(NOISE_ORDERS) + 1):
         table = table[1:, ...] - table[:-1, ...]
@@ -140,7 +147,7 @@ def measure_noise(
             factor = math.factorial(order) ** 2 / math.factorial(2 * order)
             variance = variance + factor * xp.mean(table * table, axis=0) / len(NOISE_ORDERS)
     noise = xp.maximum(xp.sqrt(variance), floor)
-    return noise, change > MIN_CHANGE * noise
+    return noise, change > MIN_CHANGE * noise, resolved
 
 
 def typical_noise(backend: Backend, noise: Array, largest: Array) -> Array:
