@@ -83,6 +83,16 @@ def test_correct_derivatives_do_not_fail(name, seed):
     assert found.verdict != "FAIL", str(found)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_correct_derivatives_pass_in_random_units(seed):
+    of, rng = build("smooth").written[0], np.random.default_rng(seed)
+    N, P = of.state_size, of.param_size
+    rows, state, params = (10.0 ** rng.uniform(-8, 8, n) for n in (N, N, P))
+    model = Scaled(rows, state, params)
+    found = verify(model, build("smooth").params * params, seed=seed)
+    assert found.verdict == "PASS", str(found)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -201,6 +201,19 @@ def test_points_outside_the_domain_are_left_out(error):
     assert mfdeq.verify(model, theta).verdict == "FAIL"
 
 
+def test_a_model_singular_at_its_default_start_is_verified_from_a_start():
+    class Root(mfdeq.ResidualModel):
+        state_size = param_size = 1
+
+        def residual(self, h, theta):
+            return np.log(h) - np.sqrt(theta)
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(np.diag(1 / h), -np.diag(0.5 / np.sqrt(theta)))
+
+    assert mfdeq.verify(Root(), np.array([2.0]), h0=np.ones(1)).verdict == "PASS"
+
+
 def test_a_loss_with_a_kink_is_named():
     model = mfdeq.from_function(lambda h, theta: h - theta, 2, 2, "residual")
     loss = mfdeq.Loss(
