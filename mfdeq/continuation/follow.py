@@ -8,6 +8,7 @@ from typing import Any
 
 from ..arguments import at_least, count, one_of, real
 from ..arrays.backend import Array
+from ..arrays.collective import collective
 from ..equilibrium.solve import reused_solver
 from ..errors import (
     AccuracyWarning,
@@ -34,6 +35,7 @@ MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
 METHODS = ("arclength", "natural")
 
 
+@collective
 def follow(
     model: Model,
     theta0: Array,
