@@ -6,7 +6,6 @@ Jacobians are computed by `jax.linearize` and `jax.vjp`, and applied to blocks b
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
+from .jax_arrays import array_layout, describe, to_jax_array
 from .jax_krylov import compile_solve
 from .source import (
     Alternatives,
@@ -29,7 +29,6 @@ from .source import (
     first_line,
     missing_mode_error,
 )
-from .trees import check_dtypes, ordered_leaves
 
 ADVICE = (
     "Define custom derivatives by jax.custom_jvp, which serves both modes, or give this derivative "
@@ -199,15 +198,15 @@ class JaxSource(DerivativeSource):
 
     def layout(self, tree: Any, name: str) -> TreeLayout:
         """Return the layout of an example: `name` is "state" or "params"."""
-        return _JaxLayout(self.jax, tree, name)
+        return array_layout(self.jax, tree, name)
 
     def describe_output(self, f: Function, state: Any, params: Any) -> Any:
         """Describe the output of f by an abstract evaluation."""
-        return _describe(self.jax, self._shapes(f, state, params))
+        return describe(self.jax, self._shapes(f, state, params))
 
     def to_library(self, *arrays: Array) -> list[Any]:
         """Convert arrays to JAX arrays, without a copy if possible."""
-        return [_jax_array(self.jax, x) for x in arrays]
+        return [to_jax_array(self.jax, x) for x in arrays]
 
     def from_library(self, backend: Backend, x: Any) -> Array:
         """Convert a JAX array to a new array of the backend."""
@@ -220,7 +219,7 @@ class JaxSource(DerivativeSource):
         if len(leaves) != 1 or leaves[0].size != 1 or leaves[0].dtype.kind != "f":
             raise ModelError(
                 f"function of {self.caller}: expected it to return a real number, got "
-                f"{_describe(self.jax, output)}"
+                f"{describe(self.jax, output)}"
             )
 
     def _shapes(self, f: Function, state: Any, params: Any) -> Any:
@@ -237,7 +236,7 @@ class JaxSource(DerivativeSource):
                 raise
             raise ModelError(
                 f"f of {self.caller} mixes dtypes, where its arguments are in "
-                f"{_describe(self.jax, state)} and {_describe(self.jax, params)} "
+                f"{describe(self.jax, state)} and {describe(self.jax, params)} "
                 f"({first_line(error)}). Convert the arrays that it uses to one dtype"
             ) from error
 
@@ -427,83 +426,6 @@ def _identity_minus(linear: Any, x: Any) -> Any:
 
 def _identity_minus_adjoint(transposed: Any, y: Any) -> Any:
     return y - transposed(y)[0]
-
-
-class _JaxLayout(TreeLayout):
-    """The layout of a pytree of real arrays, whose entries are concatenated in a vector."""
-
-    def __init__(self, jax: ModuleType, tree: Any, name: str) -> None:
-        self._jax, self._name = jax, name
-        leaves = self._leaves(tree)
-        dtypes = {path: str(leaf.dtype) for path, leaf in leaves.items()}
-        check_dtypes(dtypes, f"{name} of mfdeq.from_jax", type(tree).__name__)
-        if "float64" in dtypes.values() and not jax.config.jax_enable_x64:
-            raise ModelError(
-                f"{name} of mfdeq.from_jax is in float64, but JAX computes in float32: call\n"
-                '    jax.config.update("jax_enable_x64", True)\n'
-                "before the first use of jax, or pass float32 arrays"
-            )
-        dtype = host.result_type(*leaves.values())
-        dtype = dtype if dtype.kind == "f" else host.dtype(jax.numpy.zeros(0).dtype)
-        self.example = jax.tree_util.tree_map(
-            lambda leaf: jax.numpy.asarray(leaf, dtype=dtype), tree
-        )
-        self._structure = jax.tree_util.tree_structure(tree)
-        self._shapes = {path: leaf.shape for path, leaf in leaves.items()}
-        sizes = [leaf.size for leaf in leaves.values()]
-        self.size = sum(sizes)
-        self._ends = list(itertools.accumulate(sizes))
-
-    def _leaves(self, tree: Any) -> dict[str, Any]:
-        """Return the leaves as arrays on the host, by their paths."""
-        leaves, _ = self._jax.tree_util.tree_flatten_with_path(tree)
-        return {
-            self._jax.tree_util.keystr(path): host.asarray(self._on_host(leaf))
-            for path, leaf in leaves
-        }
-
-    @staticmethod
-    def _on_host(leaf: Any) -> Any:
-        return leaf.detach() if hasattr(leaf, "detach") else leaf  # a tensor of PyTorch
-
-    def to_tree(self, vector: Any) -> Any:
-        parts = [vector] if len(self._ends) == 1 else self._jax.numpy.split(vector, self._ends[:-1])
-        shaped = [part.reshape(s) for part, s in zip(parts, self._shapes.values(), strict=True)]
-        return self._jax.tree_util.tree_unflatten(self._structure, shaped)
-
-    def to_vector(self, tree: Any) -> Any:
-        jnp = self._jax.numpy
-        leaves = [jnp.ravel(leaf) for leaf in self._jax.tree_util.tree_leaves(tree)]
-        return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
-
-    def to_vector_like(self, tree: Any, vector: Any) -> Any:
-        return self.to_vector(tree).astype(vector.dtype)
-
-    def flatten(self, tree: Any) -> Any:
-        found = {path: (leaf, leaf.shape) for path, leaf in self._leaves(tree).items()}
-        leaves = ordered_leaves(found, self._shapes, f"{self._name} of mfdeq.from_jax")
-        return host.concatenate([leaf.reshape(-1) for leaf in leaves])
-
-    def describe(self, tree: Any) -> Any:
-        return _describe(self._jax, tree)
-
-
-def _describe(jax: ModuleType, tree: Any) -> Any:
-    return jax.tree_util.tree_map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
-
-
-def _jax_array(jax: ModuleType, x: Array) -> Any:
-    if isinstance(x, host.ndarray):
-        y = jax.numpy.asarray(x)
-    else:
-        y = jax.dlpack.from_dlpack(Backend.of(x).row_major(x))
-    if y.dtype != x.dtype:
-        raise ModelError(
-            f"an array is in {x.dtype}, but JAX computes in {y.dtype}: call\n"
-            '    jax.config.update("jax_enable_x64", True)\n'
-            "before the first use of jax, or pass float32 arrays"
-        )
-    return y
 
 
 def _import_jax() -> ModuleType:
