@@ -92,7 +92,7 @@ class _Table:
         """Multiply by the weights of each bucket; return False if a product is not finite."""
         bucket = host.arange(self.n) % modulus
         seeds = host.zeros((self.n, (1 + len(self.ratios)) * modulus))
-        for i, ratio in enumerate([1.0, *self.ratios]):
+        for i, ratio in enumerate([host.ones(self.n), *self.ratios]):
             seeds[host.arange(self.n), i * modulus + bucket] = self.weights * ratio
         block = array_on_host(self.A._apply(self.A.backend.from_host(seeds))).astype("float64")
         if not host.isfinite(block).all():
