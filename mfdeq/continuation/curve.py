@@ -182,6 +182,20 @@ class Curve:
             sign = math.copysign(1.0, self.dot(h, t, like.tangent, like.slope))
         return sign / length * h, sign / length * t
 
+    def with_amplitude(self, here: Point, there: Point) -> Point:
+        """Set the amplitude at a point after one whose state was zero, and scale the tangent.
+
+        A state that differs from its prediction by more than half of it may be rounding.
+        """
+        predicted = here.state + (there.t - here.t) / here.slope * here.tangent
+        norm, units = self.backend.norm, self.inner.columns
+        size = norm(there.state / units)
+        if not norm((there.state - predicted) / units) < MAX_CORRECTION * size:
+            return there
+        self.inner.set_amplitude(there.tangent / there.slope, there.state)
+        tangent, slope = self.orient(there.tangent, there.slope, None)
+        return replace(there, tangent=tangent, slope=slope)
+
     # Points.
 
     def first_point(self, start: Array | None, sign: float) -> Point:

@@ -315,6 +315,10 @@ def _advance(
                 "Eigenvalues may cross zero together, as they do by symmetry",
                 AccuracyWarning,
             )
+        if not (curve.inner.has_amplitude or found[-1].kind or branch.reason):
+            last = curve.with_amplitude(here, found[-1])
+            walk.ds *= abs(found[-1].slope / last.slope)
+            found[-1] = last
         branch.points += found
         if branch.reason:
             return True

@@ -18,7 +18,6 @@ from ..linear.scaling import Components, components_of, equilibrate, row_sizes
 from ..models.linearization import CheckedLinearization, Problem
 
 MAX_DENSE_SIZE = 200  # unknowns up to which A is assembled by products to find their units
-MAX_PREDICTION_ERROR = 0.5  # of a state, relative to it; above it a state may be rounding
 
 
 class InnerProduct:
@@ -66,6 +65,11 @@ class InnerProduct:
         """Compute the length of (h, t)."""
         return math.sqrt(self.dot(h, t, h, t))
 
+    @property
+    def has_amplitude(self) -> bool:
+        """Whether any unknown has a weight."""
+        return bool(self.backend.xp.any(self.weights > 0.0))
+
     def set_units(self, problem: Problem, linearized: CheckedLinearization) -> None:
         """Set the units of unknowns and equations from the model, or from A."""
         xp, A = self.backend.xp, linearized.A
@@ -90,7 +94,9 @@ class InnerProduct:
         else:
             of = self._components.columns
             totals = of.members @ squares
-            count = int(self.backend.xp.sum(self.backend.xp.astype(totals > 0.0, "int64")))
+            count = int(
+                self.backend.xp.sum(self.backend.xp.astype(totals > 0.0, self.backend.xp.int64))
+            )
             self._set_weights(max(count, 1) * of.spread(totals))
 
     def set_uniform_amplitude(self, amplitude: float) -> None:

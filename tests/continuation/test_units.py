@@ -180,3 +180,24 @@ def test_eigenvalues_that_cross_together_are_named_in_a_warning():
         branch = mfdeq.follow(Symmetric(), np.array([-1.0]), span=(0.0, 2.0), eigenvalues=2)
     assert branch.points[-1].unstable == 2
     assert branch.points[-1].t == 2.0
+
+
+class FromZero(mfdeq.ResidualModel):
+    """x = t² and z³ - 3 z + x = 0: neither has a size at t = 0, and z has a fold at t² = 2."""
+
+    state_size, param_size = 2, 1
+
+    def residual(self, h, theta):
+        return np.array([h[0] - theta[0] ** 2, h[1] ** 3 - 3 * h[1] + h[0]])
+
+    def linearize(self, h, theta):
+        A = np.array([[1.0, 0.0], [1.0, 3 * h[1] ** 2 - 3]])
+        return mfdeq.Linearization(A, np.array([[-2 * theta[0]], [0.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_a_fold_is_passed_after_a_start_without_a_size(scale):
+    model = InUnits(FromZero(), 1.0, [scale, 1.0 / scale])
+    branch = mfdeq.follow(model, np.zeros(1), span=(0.0, 2.0))
+    assert branch.folds[0].t == pytest.approx(np.sqrt(2.0), rel=1e-8)
+    assert len(branch.points) < 100
