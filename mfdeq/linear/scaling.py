@@ -420,6 +420,8 @@ def components_of(A: Any) -> Components | None:
     backend = Backend.of(A if is_dense(A) else A.data)
     if is_dense(A) and not bool(backend.xp.any(A == 0)):
         return None
+    if backend.library.on_host and not backend.is_numpy:
+        return None  # no sparse matrix multiplies arrays of this library
     n = A.shape[0]
     graph = sparse_on_host(A)
     if not (graph.data != 0).all():
