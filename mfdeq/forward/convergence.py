@@ -45,7 +45,8 @@ FLOOR_RATIO = 1e3  # of |R_i| to a first estimate of its rounding error, below w
 MIN_DIGITS = 1.0  # an unknown to which rounding leaves fewer digits is zero to rounding
 DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the best residual
 STALL_ITERATIONS = 100  # the iteration has stalled after this many without progress
-NOISE_ITERATIONS = 5  # without progress, after which the noise is measured
+NOISE_ITERATIONS = 5  # without progress, after which the noise is measured ...
+MAX_NOISE_RATIO = 1e-3  # ... where the worst residual is below this
 STALL_DECREASE = 0.99  # progress is a decrease of the worst residual to less than this multiple
 MAX_CHORD_STEPS = 4  # at the end of an iteration
 MAX_CHORD_CONTRACTION = 0.3  # a chord step that reduces the residual less is the last
@@ -359,7 +360,8 @@ class ConvergenceMonitor:
     def _check_progress(self, h: Array, residual: Array) -> None:
         report = self.report
         idle = report.iterations - self._last_progress
-        if idle and idle % NOISE_ITERATIONS == 0 and self.stalled_by_noise(h, residual):
+        may_be_noise = idle and idle % NOISE_ITERATIONS == 0 and self.best_ratio <= MAX_NOISE_RATIO
+        if may_be_noise and self.stalled_by_noise(h, residual):
             return
         if idle >= self.stall_iterations:
             raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")

@@ -20,8 +20,9 @@ FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
 MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
-NOISE_HALVINGS = 3  # after which noise is measured where the step is small
+NOISE_HALVINGS = 8  # after which noise is measured where the step is small
 SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
+TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 
 
@@ -101,12 +102,11 @@ class _Step:
         """Return the norm of M R in units of the unknowns, with the factor M of this step."""
         return self.factor.backend.norm(self.factor.approximate(residual) / self.sizes)
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the correction changes no unknown by more than a tenth of its size."""
+    def is_within(self, share: float) -> bool:
+        """Return whether the correction changes no unknown by more than a share of its size."""
         xp = self.factor.backend.xp
         change, size = xp.abs(self.correction), xp.abs(self.h)
-        return bool(xp.all((change <= SMALL_STEP * size) | (change == 0.0)))
+        return bool(xp.all((change <= share * size) | (change == 0.0)))
 
 
 class _InexactSteps:
@@ -161,7 +161,7 @@ class _InexactSteps:
         if monitor.done:
             return None
         monitor.record(following.h, following.residual, monitor.A, step.factor)
-        slow = step.decrease > SLOW_DECREASE and step.length == 1.0 and step.is_small
+        slow = step.decrease > SLOW_DECREASE and step.length == 1.0 and step.is_within(TINY_STEP)
         if slow and not monitor.done:
             monitor.stalled_by_noise(following.h, following.residual, step.correction)
         return following
@@ -190,9 +190,11 @@ class _InexactSteps:
                 if accepted:
                     step.length, step.decrease = length, after / before if before else 0.0
                     return _Iterate(h, residual, step)
-            may_be_noise = halvings == NOISE_HALVINGS and step.is_small and not undefined
-            if may_be_noise and self.monitor.stalled_by_noise(
-                step.h, step.residual, step.correction
+            may_be_noise = halvings == NOISE_HALVINGS and not undefined
+            if (
+                may_be_noise
+                and step.is_within(SMALL_STEP)
+                and self.monitor.stalled_by_noise(step.h, step.residual, step.correction)
             ):
                 return _Iterate(step.h, step.residual, step)
             length *= 0.5
