@@ -15,8 +15,11 @@ from .convergence import ConvergenceMonitor
 from .newton_loop import Iterate, newton_loop
 from .protocol import ForwardMethod
 
+MIN_FORCING = 1e-3  # least relative residual of a further solve for the same step
 MAX_FORCING = 0.1  # largest relative residual of a linear solve; that of the first step
 FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
+MAX_RESOLVES = 3  # of one linear system, each for what the last one has left
+RESOLVE_FACTOR = 3.0  # of the forcing term, the linear residual in the units of the level
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
 MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
@@ -131,7 +134,7 @@ class _InexactSteps:
             raise monitor.failure("diverged: the norm of the residual overflows")
         try:
             factor = self.solver.setup(A, monitor.report.forward)
-            correction = factor.solve(residual, rtol=self.forcing)
+            correction, level = self._correction(A, factor, h, residual)
         except (ConvergenceError, SingularStateError) as error:
             if isinstance(error, SingularStateError) and monitor.stalled_by_noise(h, residual):
                 return None
@@ -139,7 +142,26 @@ class _InexactSteps:
             monitor.report.reason = f"a Newton step could not be computed: {error}"
             raise
         sizes = monitor.step_sizes(h, correction)
-        return _Step(h, residual, correction, factor, sizes, monitor.level(h, residual, correction))
+        return _Step(h, residual, correction, factor, sizes, level)
+
+    def _correction(
+        self, A: Operator, factor: Factor, h: Array, residual: Array
+    ) -> tuple[Array, Callable[[Array], float]]:
+        """Solve A d = R until the linear residual is small in the units of the level, too.
+
+        Otherwise d need not be a direction of descent.
+        """
+        correction = factor.solve(residual, rtol=self.forcing)
+        allowed = max(RESOLVE_FACTOR * self.forcing, MAX_FORCING)
+        for _ in range(MAX_RESOLVES):
+            level = self.monitor.level(h, residual, correction)
+            left = residual - A._apply(correction)
+            size, remaining = level(residual), level(left)
+            if remaining <= allowed * size:
+                break
+            rtol = max(allowed * size / remaining, MIN_FORCING)
+            correction = correction + factor.solve(left, rtol=min(rtol, MAX_FORCING))
+        return correction, level
 
     def _linearize(self, iterate: _Iterate) -> tuple[Operator, _Iterate]:
         """Linearize at the iterate, or nearer to the last where the model has no derivatives."""

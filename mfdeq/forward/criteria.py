@@ -1,0 +1,299 @@
+"""The two criteria of convergence, in no units, and the sizes that they compare with.
+
+A state h has converged if every equation is satisfied to rtol of the size of its own terms, and if
+Newton's correction d = A^-1 R changes no unknown by more than rtol of its own size,
+
+    |R_i| <= rtol (|A||h|)_i   and   |d_j| <= rtol |h_j|,
+
+each or down to rounding. Neither changes if an equation is multiplied by a number, or if an unknown
+is measured in other units. Rounding is 10 eps (|A||h|)_i in R_i, or what differences of R between
+neighbouring states show, and what this changes in h_j.
+
+References
+----------
+P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..arguments import fraction
+from ..arrays.backend import Array
+from ..errors import ConvergenceError
+from ..linear import Factor
+from ..models.linearization import Problem
+from ..operators.operator import Operator
+from ..report import SolveReport
+from .newton_loop import CHORD_RTOL
+from .noise import measure_noise
+
+DEFAULT_RTOL_FLOAT64 = 1e-10
+FLOOR_ROUNDINGS = 10.0  # the rounding error of R_i that is allowed, in units of eps (|A||h|)_i
+STEP_ROUNDINGS = 4.0  # the change of an unknown that is rounding, in units of eps |h_j|
+NOISE_FACTOR = 5.0  # the error of R, in standard deviations of measured noise
+# The same for a single entry of R, whose standard deviation was estimated from few samples.
+MAX_NOISE_FACTOR = 20.0
+NOISE_STEP_ROUNDINGS = 8.0  # the least step of a noise measurement, in units of eps |h_j|
+NOISE_STEP_FACTORS = (1 / 16, 1.0, 16.0)  # multiples of the step that are tried in turn
+MAX_NOISE_STEP = 1e-4  # relative to the unknowns
+MAX_NOISE_GROWTH = 4.0  # of noise from one of these steps to the next
+FLOOR_RATIO = 1e3  # of |R_i| to a first estimate of its rounding error, below which it is refined
+MIN_DIGITS = 1.0  # an unknown to which rounding leaves fewer digits is zero to rounding
+EFFECT_SAMPLES = 2  # random vectors of rounding errors in R, to find their effect on h
+
+
+class Criteria:
+    """The criteria of convergence for the iterates of one solve.
+
+    Parameters
+    ----------
+    problem : Problem
+    rtol : float or None
+        By default 1e-10 in float64; in float32 rounding is the target.
+    report : SolveReport
+        Where the names of the worst equation and unknown are recorded.
+
+    Attributes
+    ----------
+    A : Operator or None
+        The latest linearization, which determines the terms of the equations.
+    factor : Factor or None
+        A factor of it, for Newton's correction.
+    parameter_terms : (N,) array or None
+        |B||theta|, whose rounding counts too if the parameters themselves are rounded.
+    """
+
+    def __init__(self, problem: Problem, rtol: float | None, report: SolveReport) -> None:
+        self.problem, self.report = problem, report
+        self.backend = backend = problem.backend
+        self.xp = backend.xp
+        default = DEFAULT_RTOL_FLOAT64 if backend.dtype == backend.xp.float64 else 0.0
+        self.rtol = default if rtol is None else fraction(rtol, "rtol")
+        # Unknowns are compared in steps of their own rounding at best.
+        self.step_rtol = max(self.rtol, STEP_ROUNDINGS * backend.eps)
+        self.A: Operator | None = None
+        self.factor: Factor | None = None
+        self.parameter_terms: Array | None = None
+        self._state_scale = problem.state_scale()
+        self._largest: Array | None = None  # |h_j| over the iterates after the first step
+        self._noise: Array | None = None  # measured error of each entry of R
+        self._effect: Array | None = None  # of rounding in R on each unknown
+
+    # Sizes of unknowns and equations.
+
+    def unknown_sizes(self, h: Array) -> Array:
+        """Return the size of each unknown that counts as one, (N,).
+
+        It is the model's `state_scale`, by default |h_j|. An unknown that has fallen below rtol
+        times its largest value has that value as its size: it has converged to zero.
+        """
+        if self._state_scale is not None:
+            return self._state_scale
+        size = self.xp.abs(h)
+        if self._largest is None:
+            return size
+        return self.xp.where(self._vanished(size), self._largest, size)
+
+    def _vanished(self, size: Array) -> Array:
+        if self._largest is None:
+            return size < 0.0
+        return size < self.step_rtol * self._largest
+
+    def terms(self, h: Array, residual: Array, step: Array | None = None) -> Array:
+        """Return the size of the terms of each equation, (|A||h|)_i, (N,).
+
+        Without a linearization it is |h_i| + |f_i| for a map.
+
+        Parameters
+        ----------
+        h, residual : (N,) arrays
+        step : (N,) array, optional
+            A step whose unknowns count if they are larger than those of h, which may be zero.
+        """
+        xp = self.xp
+        size = self.unknown_sizes(h)
+        if self._state_scale is not None:
+            size = xp.maximum(size, xp.abs(h))
+        if step is not None:
+            size = xp.maximum(size, xp.abs(step))
+        if self.A is None:
+            assert self.problem.is_map
+            return size + xp.abs(h - residual)
+        return self.A.abs_apply(size)
+
+    def equation_sizes(self, h: Array, terms: Array) -> Array:
+        """Return the size of each equation that counts as one: `residual_scale`, or its terms."""
+        given = self.problem.residual_scale(h)
+        return terms if given is None else given
+
+    def floor(self, terms: Array) -> Array:
+        """Return the rounding error that is allowed in each entry of R, (N,)."""
+        return self._errors(terms, MAX_NOISE_FACTOR)
+
+    def _errors(self, terms: Array, noise_factor: float) -> Array:
+        if self.parameter_terms is not None:
+            terms = terms + self.parameter_terms
+        floor = FLOOR_ROUNDINGS * self.backend.eps * terms
+        return floor if self._noise is None else floor + noise_factor * self._noise
+
+    def step_sizes(self, h: Array, step: Array) -> Array:
+        """Return positive sizes of the unknowns for the comparison of steps, max(|h|, |step|)."""
+        size = self.xp.maximum(self.unknown_sizes(h), self.xp.abs(step))
+        return self.xp.where(size > 0.0, size, self.xp.ones_like(size))
+
+    def level(
+        self, h: Array, residual: Array, step: Array | None = None
+    ) -> Callable[[Array], float]:
+        """Return the norm of residuals in units of the terms of each equation near h.
+
+        What is rounding does not count. It is used to compare residuals at trial states with that
+        at h, and has no part in the criteria.
+
+        Parameters
+        ----------
+        h, residual : (N,) arrays
+        step : (N,) array, optional
+            As in `terms`.
+        """
+        xp, backend = self.xp, self.backend
+        terms = xp.maximum(self.terms(h, residual, step), xp.abs(residual))
+        floor = self.floor(terms)
+        safe = xp.where(terms > 0.0, terms, xp.ones_like(terms))
+
+        def norm(residual: Array) -> float:
+            above = xp.maximum(xp.abs(residual) - floor, xp.zeros_like(floor))
+            return backend.norm(above / safe)
+
+        return norm
+
+    # The two criteria.
+
+    def _equations(self, h: Array, residual: Array) -> tuple[float, bool, bool]:
+        """Return the worst |R_i| / size, and whether all equations are satisfied.
+
+        Returns
+        -------
+        worst : float
+            At most one where the sizes are those of the terms.
+        satisfied : bool
+            To rtol or to rounding.
+        rounding : bool
+            Whether all entries of R are rounding.
+        """
+        xp = self.xp
+        size = xp.abs(residual)
+        terms = self.terms(h, residual)
+        sizes, floor = self.equation_sizes(h, terms), self.floor(terms)
+        # A model may ask for rounding alone by a scale of zero; the history is then of the terms.
+        counted = xp.where(sizes > 0.0, sizes, terms)
+        ratio = _ratio(xp, size, xp.maximum(counted, size) if sizes is terms else counted)
+        i = int(xp.argmax(ratio))
+        self.report.worst_equation = self.problem.equation_name(i)
+        at_floor = bool(xp.all(size <= floor))
+        satisfied = bool(xp.all((size <= self.rtol * sizes) | (size <= floor)))
+        return float(ratio[i]), satisfied, at_floor
+
+    def _unknowns(
+        self, h: Array, residual: Array, step: Array, at_floor: bool
+    ) -> tuple[float, bool, bool]:
+        """Return the worst |d_j| / size, whether all unknowns are settled, and if by rounding.
+
+        Unknowns that are zero to rounding do not count.
+        """
+        xp, report = self.xp, self.report
+        size = self.unknown_sizes(h)
+        change = xp.abs(step)
+        settled = change <= self.step_rtol * size
+        zero = self._vanished(xp.abs(h)) if self._state_scale is None else size <= 0.0
+        by_rounding = False
+        if at_floor and not bool(xp.all(settled)):
+            effect = self._rounding_effect(self._errors(self.terms(h, residual), NOISE_FACTOR))
+            by_rounding = True
+            settled = settled | (change <= effect)
+            if self._state_scale is None:
+                zero = zero | (0.1**MIN_DIGITS * size <= effect)
+            change = xp.maximum(change, effect)
+        report.zero_unknowns = int(xp.sum(xp.astype(zero, xp.int64)))
+        ratio = xp.where(zero, xp.zeros_like(size), _ratio(xp, change, size))
+        j = int(xp.argmax(ratio))
+        report.worst_unknown = self.problem.unknown_name(j)
+        worst = float(ratio[j])
+        if by_rounding and bool(xp.all(zero)):
+            worst = 1.0  # no unknown has a correct digit
+        return worst, bool(xp.all(settled)), by_rounding
+
+    def _rounding_effect(self, floor: Array) -> Array:
+        """Return what rounding errors of the size `floor` in R change in each unknown, (N,)."""
+        xp, n = self.xp, floor.shape[0]
+        assert self.factor is not None
+        seed = 29 + len(self.report.residuals)
+        signs = self.backend.random(n, EFFECT_SAMPLES, seed=seed)
+        sides = xp.stack([floor, *(signs[:, j] * floor for j in range(EFFECT_SAMPLES))], axis=1)
+        effects = xp.abs(self._correction(sides))
+        effect = effects[:, 0] if self._effect is None else self._effect
+        for j in range(EFFECT_SAMPLES + 1):
+            effect = xp.maximum(effect, effects[:, j])
+        self._effect = effect
+        return effect
+
+    def _correction(self, sides: Array) -> Array:
+        """Solve A d = R with the factor, to a few digits."""
+        assert self.factor is not None
+        try:
+            return self.factor.solve(sides, rtol=CHORD_RTOL)
+        except ConvergenceError:
+            return self.factor.approximate(sides)
+
+    def _near_floor(self, h: Array, residual: Array) -> bool:
+        """Return whether R may be rounding, which only a linearization shows."""
+        floor = self.floor(self.terms(h, residual))
+        return bool(self.xp.all(self.xp.abs(residual) <= FLOOR_RATIO * floor))
+
+    def _is_noise(self, h: Array, residual: Array, step: Array | None = None) -> bool:
+        """Measure the rounding error of R, and return whether R is nothing else."""
+        xp = self.xp
+        sizes = self.unknown_sizes(h)
+        least, most = NOISE_STEP_ROUNDINGS * self.backend.eps * sizes, MAX_NOISE_STEP * sizes
+        middle = least if step is None else xp.maximum(least, xp.minimum(xp.abs(step), most))
+        smaller: Array | None = None
+        for factor in NOISE_STEP_FACTORS:
+            size = xp.minimum(factor * middle, most)
+            noise = measure_noise(self.problem, h, residual, size)
+            if noise is None:
+                return False
+            if smaller is not None:
+                # What grows with the step is no noise.
+                common = xp.minimum(noise, MAX_NOISE_GROWTH * smaller)
+                self._noise = common if self._noise is None else xp.maximum(common, self._noise)
+                if self._equations(h, residual)[1]:
+                    return True
+            smaller = noise
+            if bool(xp.all(size >= most)):
+                break
+        return False
+
+    def _within_rtol(self, h: Array, residual: Array) -> bool:
+        sizes = self.equation_sizes(h, self.terms(h, residual))
+        return bool(self.xp.all(self.xp.abs(residual) <= self.rtol * sizes))
+
+    # States that another iteration found.
+
+    def equations_are_satisfied(self, h: Array, residual: Array, A: Operator) -> bool:
+        """Return whether every equation is satisfied, to rtol or to rounding, with A at h."""
+        self.A = A
+        return self._equations(h, residual)[1]
+
+    def worst_residual(self, h: Array, residual: Array, A: Operator) -> float:
+        """Return the largest |R_i| relative to the size of its equation, with A at h."""
+        self.A = A
+        return self._equations(h, residual)[0]
+
+
+def _ratio(xp: Any, x: Array, size: Array) -> Array:
+    """Return x / size entry by entry, where 0 / 0 is 0."""
+    safe = xp.where(size > 0.0, size, xp.ones_like(size))
+    infinite = xp.where(x > 0.0, xp.full_like(x, math.inf), xp.zeros_like(x))
+    return xp.where(size > 0.0, x / safe, infinite)
