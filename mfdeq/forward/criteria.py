@@ -145,7 +145,11 @@ class Criteria:
         return self.xp.where(size > 0.0, size, self.xp.ones_like(size))
 
     def level(
-        self, h: Array, residual: Array, step: Array | None = None
+        self,
+        h: Array,
+        residual: Array,
+        step: Array | None = None,
+        trial: Array | None = None,
     ) -> Callable[[Array], float]:
         """Return the norm of residuals in units of the terms of each equation near h.
 
@@ -157,10 +161,15 @@ class Criteria:
         h, residual : (N,) arrays
         step : (N,) array, optional
             As in `terms`.
+        trial : (N,) array, optional
+            The residual after the step: an equation whose terms are zero at h may have large ones
+            there.
         """
         xp, backend = self.xp, self.backend
         terms = xp.maximum(self.terms(h, residual, step), xp.abs(residual))
         floor = self.floor(terms)
+        if trial is not None:
+            terms = xp.maximum(terms, xp.abs(trial))
         safe = xp.where(terms > 0.0, terms, xp.ones_like(terms))
 
         def norm(residual: Array) -> float:
@@ -261,7 +270,7 @@ class Criteria:
         smaller: Array | None = None
         for factor in NOISE_STEP_FACTORS:
             size = xp.minimum(factor * middle, most)
-            noise = measure_noise(self.problem, h, residual, size)
+            noise = measure_noise(self.problem, h, residual, size, self.A)
             if noise is None:
                 return False
             if smaller is not None:

@@ -195,13 +195,16 @@ class _InexactSteps:
         """
         problem, before = self.problem, step.level(step.residual)
         before_correction: float | None = None
-        undefined = 0
+        undefined, first = 0, True
         for halvings in range(MAX_HALVINGS):
             h = problem.limited(step.h, step.h - length * step.correction)
             residual, _ = problem.trial_residual(h)
             if residual is None:
                 undefined += 1
             else:
+                if first:
+                    level = self.monitor.level(step.h, step.residual, step.correction, residual)
+                    step.level, before, first = level, level(step.residual), False
                 after = step.level(residual)
                 accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
                 if not accepted and after < math.inf:
@@ -220,6 +223,10 @@ class _InexactSteps:
             ):
                 return _Iterate(step.h, step.residual, step)
             length *= 0.5
+        if not undefined and self.monitor.stalled_by_noise(
+            step.h, step.residual, step.correction
+        ):
+            return _Iterate(step.h, step.residual, step)
         where = f"{problem.name}.{problem.model.function_name}"
         counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "
         raise self.monitor.failure(

@@ -12,13 +12,16 @@ import math
 
 from ..arrays.backend import Array
 from ..models.linearization import Problem
+from ..operators.operator import Operator
 
 POINTS = 7  # on the line, including the state itself
 LEAST_ORDER, GREATEST_ORDER = 4, 6  # of the differences, which have no smooth part
 SEED = 23
 
 
-def measure_noise(problem: Problem, h: Array, residual: Array, size: Array) -> Array | None:
+def measure_noise(
+    problem: Problem, h: Array, residual: Array, size: Array, A: Operator | None = None
+) -> Array | None:
     """Measure the rounding error in each entry of R at h.
 
     Parameters
@@ -28,6 +31,9 @@ def measure_noise(problem: Problem, h: Array, residual: Array, size: Array) -> A
         A state and R there.
     size : (N,) array
         The step in each unknown, larger than what rounding hides and small enough that R is smooth.
+    A : Operator, optional
+        The derivative of R at h. An entry of R that stays the same where A says that it changes
+        has no finer resolution than this change.
 
     Returns
     -------
@@ -52,6 +58,9 @@ def measure_noise(problem: Problem, h: Array, residual: Array, size: Array) -> A
         if value is None:
             return None
         values.append(value)
+    constant = values[1] == residual
+    for value in values[2:]:
+        constant = constant & (value == residual)
     variances = []
     for order in range(1, GREATEST_ORDER + 1):
         values = [right - left for left, right in itertools.pairwise(values)]
@@ -61,4 +70,8 @@ def measure_noise(problem: Problem, h: Array, residual: Array, size: Array) -> A
     total = variances[0]
     for variance in variances[1:]:
         total = total + variance
-    return xp.sqrt(total / len(variances))
+    noise = xp.sqrt(total / len(variances))
+    if A is None:
+        return noise
+    hidden = (POINTS - 1) * A.abs_apply(size)
+    return xp.where(constant, hidden, noise)
