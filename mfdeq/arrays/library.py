@@ -21,6 +21,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from . import kernels
+from .optional_packages import import_optional
 
 Array = Any
 host = numpy  # for arrays on the host, whatever the library of the user's arrays
@@ -245,6 +246,11 @@ def is_sparse(x: Any) -> bool:
 def is_dense(x: Any) -> bool:
     """Test whether `x` is an array of any library."""
     return compat.is_array_api_obj(x)
+
+
+def array_on_device(x: Any) -> Any:
+    """Share an array on a CUDA device, of any library with DLPack, as a cupy array."""
+    return import_optional("cupy", "gpu").from_dlpack(x)
 
 
 def array_on_host(x: Array) -> Any:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import host
+from ..arrays.library import array_on_device
 from ..arrays.optional_packages import import_optional
 from ..errors import MfdeqError, ModelError, is_evaluation_failure
 from .source import Function, TreeLayout
@@ -71,7 +72,7 @@ class _TorchLayout(TreeLayout):
         vector = self.to_vector(ordered_leaves(found, self._shapes, self._name))
         if vector.device.type == "cpu":
             return host.asarray(vector)
-        return import_optional("cupy", "gpu").from_dlpack(vector)
+        return array_on_device(vector)
 
     def describe(self, tree: Any) -> Any:
         return describe(tree)

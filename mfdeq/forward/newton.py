@@ -198,7 +198,7 @@ class _InexactSteps:
         undefined, first = 0, True
         for halvings in range(MAX_HALVINGS):
             h = problem.limited(step.h, step.h - length * step.correction)
-            residual, _ = problem.trial_residual(h)
+            residual, norm = problem.trial_residual(h)
             if residual is None:
                 undefined += 1
             else:
@@ -207,7 +207,7 @@ class _InexactSteps:
                     step.level, before, first = level, level(step.residual), False
                 after = step.level(residual)
                 accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
-                if not accepted and after < math.inf:
+                if not accepted and norm < math.inf:
                     if before_correction is None:
                         before_correction = step.next_correction(step.residual)
                     largest = (1.0 - MIN_CONTRACTION * length) * before_correction
@@ -223,9 +223,7 @@ class _InexactSteps:
             ):
                 return _Iterate(step.h, step.residual, step)
             length *= 0.5
-        if not undefined and self.monitor.stalled_by_noise(
-            step.h, step.residual, step.correction
-        ):
+        if not undefined and self.monitor.stalled_by_noise(step.h, step.residual, step.correction):
             return _Iterate(step.h, step.residual, step)
         where = f"{problem.name}.{problem.model.function_name}"
         counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "

@@ -282,7 +282,7 @@ class Factor:
             history = [stacked(m.residual(b, product, x) for m in measures)]
             while not (history[-1] <= target).all():
                 if not host.isfinite(history[-1]).all():
-                    raise self._failure(x, history, b_norm, rtol, adjoint)
+                    raise self._failure(b, x, history, b_norm, rtol, adjoint)
                 sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
                 floor = unit * stacked(m.norms(sizes, x) for m in measures)
                 if (history[-1] <= host.maximum(floor, target)).all():
@@ -290,7 +290,7 @@ class Factor:
                     break
                 stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
                 if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
-                    raise self._failure(x, history, b_norm, rtol, adjoint)
+                    raise self._failure(b, x, history, b_norm, rtol, adjoint)
                 counts.refinements += 1
                 missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
                 needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
@@ -353,6 +353,12 @@ class Factor:
         residual, terms = xp.abs(b - A._apply(x)), A.abs_apply(x) + xp.abs(b)
         return not bool(xp.all(residual <= MAX_ROUNDING_SHARE * terms))  # True for NaN
 
+    def _overflows(self, b: Array, adjoint: bool) -> bool:
+        """Return whether the solution for a tiny multiple of b is finite."""
+        xp = self.backend.xp
+        tiny = math.sqrt(float(xp.finfo(self.backend.dtype).tiny))
+        return bool(xp.all(xp.isfinite(self._attempt(tiny * b, LOOSE_RTOL, adjoint))))
+
     def _not_finite(self, b: Array) -> ArgumentError:
         xp = self.backend.xp
         finite = bool(xp.all(xp.isfinite(b)))
@@ -360,9 +366,10 @@ class Factor:
         return ArgumentError(f"the right-hand side {why}")
 
     def _failure(
-        self, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
+        self, b: Array, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
     ) -> ConvergenceError | SingularStateError:
-        if not self.iterative and not host.isfinite(history[-1]).all():
+        finite = self.iterative or host.isfinite(history[-1]).all()
+        if not finite and not self._overflows(b, adjoint):
             return singular_error(0.0, "(a pivot is zero, so that a solution is not finite)")
         size = host.where(b_norm > 0, b_norm, 1.0)
         path = [float((residual / size).max()) for residual in history]
@@ -396,6 +403,13 @@ class DelegatingFactor(Factor):
         self.current = factor
         self.name, self.rtol = factor.name, factor.rtol
         self.flexible, self.iterative = factor.flexible, factor.iterative
+
+    def counted_in(self, counts: LinearCounts) -> Factor:
+        """Return this factor with other counts, and a current factor that shares them."""
+        other = super().counted_in(counts)
+        assert isinstance(other, DelegatingFactor)
+        other.adopt(self.current.counted_in(counts))
+        return other
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """Apply the approximate inverse of the current factor."""
