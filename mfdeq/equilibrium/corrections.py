@@ -19,7 +19,7 @@ from .inverse import RefinedInverse
 
 EXACT_ROUNDINGS = 100.0  # derivatives with smaller relative errors, in eps, are exact to rounding
 STATE_ROUNDINGS = 64.0  # a state with a smaller relative correction, in eps, is exact to rounding
-ADJOINT_ROUNDINGS = 100.0  # relative changes of the adjoint, in eps, that do not change the curvature
+ADJOINT_ROUNDINGS = 100.0  # relative changes of the adjoint, in eps, that leave the curvature
 
 
 class Corrections:
