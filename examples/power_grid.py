@@ -229,7 +229,7 @@ def towards_collapse(flow: PowerFlow, h: np.ndarray) -> list[Step]:
     load, n = 1.0, len(flow.grid.angles)
     direction = np.where(np.arange(flow.param_size) < flow.state_size, flow.params(), 0.0)
     while True:
-        eq = mfdeq.solve(flow.model, flow.params(load), h, rtol=1e-12)
+        eq = mfdeq.solve(flow.model, flow.params(load), h)
         first, second = eq.sensitivity @ direction, eq.second_order(direction, direction)
         fastest = n + np.argmin(first[n:])
         left = first[fastest] / (2.0 * second[fastest])

@@ -23,6 +23,7 @@ RESOLVE_FACTOR = 3.0  # of the forcing term, the linear residual in the units of
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
 MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
+MIN_LENGTH = 1e-6  # of a step that leads to a state where the model has no derivatives
 NOISE_HALVINGS = 8  # after which noise is measured where the step is small
 SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
 TINY_STEP = 1e-3  # the same where a whole step has been accepted
@@ -169,10 +170,14 @@ class _InexactSteps:
             try:
                 return self.problem.linearize(iterate.h).A, iterate
             except Exception as error:
-                if iterate.origin is None or not is_evaluation_failure(error):
+                origin = iterate.origin
+                if origin is None or not is_evaluation_failure(error):
                     raise
-                self.problem.record_failure(f"{type(error).__name__}: {error}")
-                iterate = self._search(iterate.origin, 0.5 * iterate.origin.length)
+                if origin.length < MIN_LENGTH:
+                    raise  # no state near the last one has derivatives
+                where = f"{self.problem.name}.linearize"
+                self.problem.record_failure(f"{type(error).__name__} in {where}: {error}")
+                iterate = self._search(origin, 0.5 * origin.length)
 
     def advance(self, iterate: _Iterate, step: _Step | None) -> _Iterate | None:
         """Take the step, and record the new iterate; None where R is rounding error."""

@@ -111,6 +111,7 @@ def survivors(name, mutations):
             yield f"{mutation}: {failed[:1] or found.verdict}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step"),
     [
