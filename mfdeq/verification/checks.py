@@ -1,7 +1,7 @@
 """The methods of the checks: Taylor remainders, in norm and by row, and dot tests.
 
 Remainders are judged on both sides of the point. Where the function has a kink, its derivatives to
-the two sides differ, which is told from a wrong derivative.
+the two sides differ from each other, and the verdict is not that of a wrong derivative.
 """
 
 from __future__ import annotations
