@@ -42,7 +42,7 @@ def create(source, **fields):
 @pytest.mark.parametrize("start", [-1.0, [-1.0, -2.0, -1.0], lambda theta: -theta[0] + 0 * U[:, 0]])
 def test_initial_state_is_a_keyword(source, start):
     if callable(start) and source == "from_torch":
-        torch = importlib.import_module("torch")
+        torch = pytest.importorskip("torch", reason="the torch extra is not installed")
         start = lambda theta: -theta[0] + torch.zeros(N, dtype=theta.dtype)  # noqa: E731
     eq = mfdeq.solve(create(source, initial_state=start), THETA)
     close(eq.state, -abs(U @ THETA), 1e-9)
