@@ -134,6 +134,7 @@ def test_bytes_read_by_a_product_are_those_counted_by_hand():
 
 
 def test_the_cost_of_error_estimates_is_tabulated():
+    pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
     table = benchmark("--rows", "24", "--repeats", "1", program="estimates")
     assert re.search(r"^first +[\d.]+ +[\d.]+ +-?[\d.]+%$", table, re.MULTILINE)
     assert "errors: gradient" in table
