@@ -197,10 +197,11 @@ def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve |
         return None
 
     def solve_arrays(
-        B: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
+        B: Array, weights: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
     ) -> Any:
         J.entries.unchanged()
-        results = solve(J.source.to_library(B)[0], rtol, max_iterations, restart, adjoint)
+        sides = J.source.to_library(B, weights)
+        results = solve(*sides, rtol, max_iterations, restart, adjoint)
         x, residuals, *rest = (J.backend.copy_from(result) for result in results)
         if not bool(J.backend.xp.all(J.backend.xp.isfinite(residuals))):
             J.check_entries()

@@ -396,8 +396,8 @@ class JaxSource(DerivativeSource):
         if method == "cg":
             sides[1] = sides[0]  # A is symmetric, and its product is cheaper than its adjoint's
         solve = self._krylov(method)
-        return lambda B, rtol, max_iterations, restart, adjoint: solve(
-            sides[adjoint], B, rtol, max_iterations, restart
+        return lambda B, weights, rtol, max_iterations, restart, adjoint: solve(
+            sides[adjoint], B, weights, rtol, max_iterations, restart
         )
 
 

@@ -33,22 +33,28 @@ def compile_solve(jax: ModuleType, method: str) -> Callable[..., Any]:
     Returns
     -------
     solve : callable
-        ``solve(product, B, rtol, max_iterations, restart)`` returns (X, residuals, iterations,
-        definite) as `operators.compiled_solves.CompiledSolve` does. `product` is a callable pytree
-        (`jax.tree_util.Partial`), so that one compilation serves all matrices of a shape.
+        ``solve(product, B, weights, rtol, max_iterations, restart)`` returns (X, residuals,
+        iterations, definite) as `operators.compiled_solves.CompiledSolve` does. `product` is a
+        callable pytree (`jax.tree_util.Partial`), so that one compilation serves all matrices of a
+        shape.
     """
     solve = {"cg": _cg, "gmres": _gmres}[method](jax)
 
-    def columns(product: Any, B: Any, rtol: float, max_iterations: int, restart: int) -> Any:
+    def columns(
+        product: Any, B: Any, weights: Any, rtol: float, max_iterations: int, restart: int
+    ) -> Any:
+        def weighted(x: Any) -> Any:
+            return weights * product(x)
+
         def one(b: Any) -> Any:
-            return solve(product, b, rtol, max_iterations, restart)
+            return solve(weighted, b, rtol, max_iterations, restart)
 
         if B.shape[1] == 1:  # A batch would add masks.
             x, *rest = one(B[:, 0])
             return x[:, None], *rest
         return jax.vmap(one, in_axes=1, out_axes=(1, 0, 0, 0))(B)
 
-    return jax.jit(columns, static_argnums=4)
+    return jax.jit(columns, static_argnums=5)
 
 
 def _cg(jax: ModuleType) -> Callable[..., Any]:

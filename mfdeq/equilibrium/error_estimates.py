@@ -25,7 +25,7 @@ from .corrections import Corrections
 ESTIMATE_SAFETY_FACTOR = 2.0
 MAX_INNER_RTOL = 0.01  # largest relative residual of an inner solve
 LOOSENING_SHARE = 0.03  # share of the allowed error below which later inner solves are looser
-MIN_ESTIMATE_ROUNDINGS = 30.0  # smallest relative error that is reported, in rounding units
+MIN_ESTIMATE_ROUNDINGS = 100.0  # smallest relative error that is reported, in rounding units
 MIN_INNER_RTOL_ROUNDINGS = 100.0  # smallest tolerance of an inner solve, in rounding units
 WARNING_ERROR = 1e-3  # estimated relative error above which a result comes with a warning
 

@@ -17,13 +17,14 @@ P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays.backend import Array
+from ..arrays.backend import Array, Backend
 from ..errors import ConvergenceError
 from ..linear import Factor
+from ..linear.scaling import Scaling
 from ..models.linearization import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -41,8 +42,34 @@ NOISE_STEP_FACTORS = (1 / 16, 1.0, 16.0)  # multiples of the step that are tried
 MAX_NOISE_STEP = 1e-4  # relative to the unknowns
 MAX_NOISE_GROWTH = 4.0  # of noise from one of these steps to the next
 FLOOR_RATIO = 1e3  # of |R_i| to a first estimate of its rounding error, below which it is refined
+# Power of eps: terms of an equation relative to the largest, in units in which the rows of A are
+# alike, below which iterative solves leave terms where there should be none.
+LEAST_TERMS = 2 / 3
 MIN_DIGITS = 1.0  # an unknown to which rounding leaves fewer digits is zero to rounding
 EFFECT_SAMPLES = 2  # random vectors of rounding errors in R, to find their effect on h
+
+
+@dataclass(frozen=True)
+class Level:
+    """A norm of residuals in units of the terms of each equation, ||W max(|R| - floor, 0)||.
+
+    Attributes
+    ----------
+    weights : (N,) array
+        W, the inverse of the size of the terms.
+    floor : (N,) array
+        The rounding error of each entry of R.
+    """
+
+    backend: Backend
+    weights: Array
+    floor: Array
+
+    def __call__(self, residual: Array) -> float:
+        """Return the norm of a residual."""
+        xp = self.backend.xp
+        above = xp.maximum(xp.abs(residual) - self.floor, xp.zeros_like(self.floor))
+        return self.backend.norm(above * self.weights)
 
 
 class Criteria:
@@ -79,6 +106,8 @@ class Criteria:
         self.parameter_terms: Array | None = None
         self._state_scale = problem.state_scale()
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
+        self._largest_terms: Array | None = None  # of the equations, over the iterates
+        self._scaled: tuple[Operator, Array] | None = None  # the latest A, and its row scales
         self._noise: Array | None = None  # measured error of each entry of R
         self._effect: Array | None = None  # of rounding in R on each unknown
 
@@ -149,34 +178,41 @@ class Criteria:
         h: Array,
         residual: Array,
         step: Array | None = None,
-        trial: Array | None = None,
-    ) -> Callable[[Array], float]:
-        """Return the norm of residuals in units of the terms of each equation near h.
+    ) -> Level:
+        """Return the norm of residuals in units of the terms of each equation.
 
-        What is rounding does not count. It is used to compare residuals at trial states with that
-        at h, and has no part in the criteria.
+        They are the largest terms at any iterate so far, or near h, so that an equation whose terms
+        vanish for a while does not outweigh the others. What is rounding does not count. The level
+        compares residuals at trial states with that at h, and has no part in the criteria.
 
         Parameters
         ----------
         h, residual : (N,) arrays
         step : (N,) array, optional
             As in `terms`.
-        trial : (N,) array, optional
-            The residual after the step: an equation whose terms are zero at h may have large ones
-            there.
         """
-        xp, backend = self.xp, self.backend
-        terms = xp.maximum(self.terms(h, residual, step), xp.abs(residual))
+        xp = self.xp
+        size = xp.abs(residual)
+        here = xp.maximum(self.terms(h, residual), size)
+        largest = self._largest_terms
+        self._largest_terms = here if largest is None else xp.maximum(here, largest)
+        terms = here if step is None else xp.maximum(self.terms(h, residual, step), size)
         floor = self.floor(terms)
-        if trial is not None:
-            terms = xp.maximum(terms, xp.abs(trial))
+        terms = xp.maximum(terms, self._largest_terms)
+        if self.factor is not None and self.factor.iterative:
+            rows = self._row_scales(self.factor.working.A)
+            least = self.backend.eps**LEAST_TERMS * xp.max(rows * terms)
+            terms = xp.maximum(terms, least / rows)
         safe = xp.where(terms > 0.0, terms, xp.ones_like(terms))
+        return Level(self.backend, 1.0 / safe, floor)
 
-        def norm(residual: Array) -> float:
-            above = xp.maximum(xp.abs(residual) - floor, xp.zeros_like(floor))
-            return backend.norm(above / safe)
-
-        return norm
+    def _row_scales(self, A: Operator) -> Array:
+        """Return the inverse sizes of the rows of A, in units in which its columns are alike."""
+        if self._scaled is None or self._scaled[0] is not A:
+            known = Scaling.from_scales(A) if A.array is None else Scaling.by_sums(A.array)
+            rows = known.rows
+            self._scaled = A, self.backend.zeros(A.shape[0]) + 1.0 if rows is None else rows
+        return self._scaled[1]
 
     # The two criteria.
 

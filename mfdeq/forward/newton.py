@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arrays.backend import Array
@@ -12,14 +12,14 @@ from ..linear import Factor, Solver
 from ..models.linearization import Problem
 from ..operators.operator import Operator
 from .convergence import ConvergenceMonitor
+from .criteria import Level
 from .newton_loop import Iterate, newton_loop
 from .protocol import ForwardMethod
 
-MIN_FORCING = 1e-3  # least relative residual of a further solve for the same step
+MIN_FORCING = 1e-3  # least relative residual of one linear solve
 MAX_FORCING = 0.1  # largest relative residual of a linear solve; that of the first step
 FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
-MAX_RESOLVES = 3  # of one linear system, each for what the last one has left
-RESOLVE_FACTOR = 3.0  # of the forcing term, the linear residual in the units of the level
+MAX_SOLVES = 3  # of one linear system, each for what the last one has left
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
 MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
@@ -38,9 +38,9 @@ class Newton(ForwardMethod):
     A step d solves A d = R to a relative residual of 0.9 (l_k / l_{k-1})² (Eisenstat and Walker,
     choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms
     |A| max(|h|, |d|) of each equation, without what is rounding. A step is halved until the level
-    has decreased (the Armijo condition), or until the next correction M R(h - t d), with M the
-    factor of this step, is smaller than M R(h) in the sizes of the unknowns, max(|h|, |d|) (the
-    restricted monotonicity test [2]_). Neither depends on the units of equations and unknowns.
+    has decreased (the Armijo condition), or until the next correction A^-1 R(h - t d), with the A
+    of this step, is smaller than d in the sizes of the unknowns, max(|h|, |d|) (the restricted
+    monotonicity test [2]_). Neither depends on the units of equations and unknowns.
 
     References
     ----------
@@ -85,7 +85,7 @@ class _Step:
     factor : Factor
     sizes : (N,) array
         The sizes of the unknowns, max(|h|, |d|).
-    level : callable
+    level : Level
         The norm of a residual in units of the terms of each equation.
     length : float
         The fraction of the correction that was taken.
@@ -98,13 +98,29 @@ class _Step:
     correction: Array
     factor: Factor
     sizes: Array
-    level: Callable[[Array], float]
+    level: Level
     length: float = 1.0
     decrease: float = 1.0
 
-    def next_correction(self, residual: Array) -> float:
-        """Return the norm of M R in units of the unknowns, with the factor M of this step."""
-        return self.factor.backend.norm(self.factor.approximate(residual) / self.sizes)
+    def contracts(self, residual: Array, largest: float) -> bool:
+        """Return whether ||A^-1 R|| <= largest ||d|| in units of the unknowns, for a trial R."""
+
+        def small(correction: Array) -> bool:
+            return self.factor.backend.norm(correction / self.sizes) <= largest * self.size
+
+        if not small(self.factor._approximate(residual, False)):
+            return False  # a cheap test, which fails for most of the steps that are too long
+        if not self.factor.iterative:
+            return True
+        try:
+            return small(self.factor.solve(residual, rtol=MAX_FORCING, weights=self.level.weights))
+        except (ConvergenceError, SingularStateError):
+            return False
+
+    @functools.cached_property
+    def size(self) -> float:
+        """The norm of the correction in units of the unknowns."""
+        return self.factor.backend.norm(self.correction / self.sizes)
 
     def is_within(self, share: float) -> bool:
         """Return whether the correction changes no unknown by more than a share of its size."""
@@ -134,7 +150,7 @@ class _InexactSteps:
         if not self.problem.backend.norm(residual) < math.inf:
             raise monitor.failure("diverged: the norm of the residual overflows")
         try:
-            factor = self.solver.setup(A, monitor.report.forward)
+            monitor.factor = factor = self.solver.setup(A, monitor.report.forward)
             correction, level = self._correction(A, factor, h, residual)
         except (ConvergenceError, SingularStateError) as error:
             if isinstance(error, SingularStateError) and monitor.stalled_by_noise(h, residual):
@@ -147,22 +163,36 @@ class _InexactSteps:
 
     def _correction(
         self, A: Operator, factor: Factor, h: Array, residual: Array
-    ) -> tuple[Array, Callable[[Array], float]]:
-        """Solve A d = R until the linear residual is small in the units of the level, too.
+    ) -> tuple[Array, Level]:
+        """Solve A d = R until the linear residual is small in the units of the level.
 
-        Otherwise d need not be a direction of descent.
+        Otherwise d need not be a direction of descent. The units depend on the size of d.
         """
-        correction = factor.solve(residual, rtol=self.forcing)
-        allowed = max(RESOLVE_FACTOR * self.forcing, MAX_FORCING)
-        for _ in range(MAX_RESOLVES):
-            level = self.monitor.level(h, residual, correction)
+        monitor = self.monitor
+        with self.problem.backend.ignore_overflow():
+            correction = factor._approximate(residual, False)
+        for solves in range(MAX_SOLVES + 1):
+            level = monitor.level(h, residual, correction)
             left = residual - A._apply(correction)
             size, remaining = level(residual), level(left)
-            if remaining <= allowed * size:
+            if solves == 0 and not remaining <= size:  # the factor of a matrix that was different
+                level, correction, left = monitor.level(h, residual), 0.0 * h, residual
+                remaining = size = level(residual)
+            if remaining <= self.forcing * size or solves == MAX_SOLVES:
                 break
-            rtol = max(allowed * size / remaining, MIN_FORCING)
-            correction = correction + factor.solve(left, rtol=min(rtol, MAX_FORCING))
+            rtol = min(max(self.forcing * size / remaining, MIN_FORCING), MAX_FORCING)
+            correction = correction + self._solve(factor, left, rtol, level)
         return correction, level
+
+    def _solve(self, factor: Factor, b: Array, rtol: float, level: Level) -> Array:
+        """Solve A x = b in the units of the level, or in those of A where that fails.
+
+        An equation whose terms are rounding has no units.
+        """
+        try:
+            return factor.solve(b, rtol=rtol, weights=level.weights)
+        except (ConvergenceError, SingularStateError):
+            return factor.solve(b, rtol=rtol)
 
     def _linearize(self, iterate: _Iterate) -> tuple[Operator, _Iterate]:
         """Linearize at the iterate, or nearer to the last where the model has no derivatives."""
@@ -198,25 +228,19 @@ class _InexactSteps:
 
         At the noise of R, the monitor is done instead.
         """
-        problem, before = self.problem, step.level(step.residual)
-        before_correction: float | None = None
-        undefined, first = 0, True
+        problem = self.problem
+        undefined = 0
         for halvings in range(MAX_HALVINGS):
             h = problem.limited(step.h, step.h - length * step.correction)
             residual, norm = problem.trial_residual(h)
             if residual is None:
                 undefined += 1
             else:
-                if first:
-                    level = self.monitor.level(step.h, step.residual, step.correction, residual)
-                    step.level, before, first = level, level(step.residual), False
-                after = step.level(residual)
+                level = self.monitor.level(step.h, step.residual, length * step.correction)
+                before, after = level(step.residual), level(residual)
                 accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
                 if not accepted and norm < math.inf:
-                    if before_correction is None:
-                        before_correction = step.next_correction(step.residual)
-                    largest = (1.0 - MIN_CONTRACTION * length) * before_correction
-                    accepted = step.next_correction(residual) <= largest
+                    accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)
                 if accepted:
                     step.length, step.decrease = length, after / before if before else 0.0
                     return _Iterate(h, residual, step)

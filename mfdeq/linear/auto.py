@@ -331,12 +331,12 @@ class _AutoFactor(DelegatingFactor):
     # `_solve_with_next` is for the rare failure.
 
     @translate_memory_errors
-    def solve(self, b: Array, *, rtol: float | None = None) -> Array:
+    def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
         b = self._checked(b)
         try:
-            return self.current._solve_checked(b, rtol)
+            return self.current._solve_checked(b, rtol, weights=weights)
         except ConvergenceError as error:
-            return self._solve_with_next(b, rtol, False, error)
+            return self._solve_with_next(b, rtol, False, error, weights)
 
     @translate_memory_errors
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
@@ -346,15 +346,26 @@ class _AutoFactor(DelegatingFactor):
         except ConvergenceError as error:
             return self._solve_with_next(b, rtol, True, error)
 
-    def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
+    def _solve_checked(
+        self,
+        b: Array,
+        rtol: float | None = None,
+        adjoint: bool = False,
+        weights: Array | None = None,
+    ) -> Array:
         try:
-            return self.current._solve_checked(b, rtol, adjoint)
+            return self.current._solve_checked(b, rtol, adjoint, weights)
         except ConvergenceError as error:
-            return self._solve_with_next(b, rtol, adjoint, error)
+            return self._solve_with_next(b, rtol, adjoint, error, weights)
 
     def _solve_with_next(
-        self, b: Array, rtol: float | None, adjoint: bool, error: ConvergenceError
+        self,
+        b: Array,
+        rtol: float | None,
+        adjoint: bool,
+        error: ConvergenceError,
+        weights: Array | None = None,
     ) -> Array:
         """Solve with the next candidates in turn, after the current one has failed."""
         self._replace(self.current.name, error)
-        return self._solve_checked(b, rtol, adjoint)
+        return self._solve_checked(b, rtol, adjoint, weights)

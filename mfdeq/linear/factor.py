@@ -84,7 +84,7 @@ class Factor:
         self.stopped = ""  # why the last attempt gave up, if it did
 
     @translate_memory_errors
-    def solve(self, b: Array, *, rtol: float | None = None) -> Array:
+    def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
         """Solve A x = b.
 
         Parameters
@@ -93,6 +93,9 @@ class Factor:
         rtol : float, optional
             Relative true residual ||b - A x|| / ||b|| of every column; by default the factor's.
             It must be reached in no units as well: see Notes.
+        weights : (N,) array, optional
+            Positive weights W, if the equations have other units than those found in A: the
+            tolerance is then of ||W (b - A x)|| / ||W b|| alone, which GMRES minimizes.
 
         Returns
         -------
@@ -113,7 +116,7 @@ class Factor:
         equations in small units count like others. Systems that are independent of each other in A
         are compared with their own part of b.
         """
-        return self._solve_checked(self._checked(b), rtol)
+        return self._solve_checked(self._checked(b), rtol, weights=weights)
 
     @translate_memory_errors
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
@@ -198,6 +201,11 @@ class Factor:
         """
 
     @property
+    def working(self) -> Factor:
+        """The factor that solves: this one, or the current one of a factor that delegates."""
+        return self
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the factorization or hierarchy, in addition to A; by default 0."""
         return 0
@@ -214,6 +222,12 @@ class Factor:
         adjoint : bool
         """
         raise NotImplementedError
+
+    def _attempt_weighted(
+        self, b: Array, rtol: float, adjoint: bool, weights: Array | None
+    ) -> Array:
+        """Do the same where residuals have weights, if the method can take them into account."""
+        return self._attempt(b, rtol, adjoint)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         """Apply the preconditioner; by default solve to `LOOSE_RTOL`."""
@@ -245,8 +259,12 @@ class Factor:
         groups = parts.columns if adjoint else parts.rows
         return weigh(rows, groups.spread(1.0 / groups.lengths_or_ones(weigh(rows, b))))
 
-    def _measures(self, b: Array, adjoint: bool) -> list[ResidualMeasure]:
+    def _measures(
+        self, b: Array, adjoint: bool, weights: Array | None = None
+    ) -> list[ResidualMeasure]:
         """Return the measures of a residual, all of which must reach their tolerances."""
+        if weights is not None:
+            return [ResidualMeasure(self.backend, weights, b)]
         weights = self._weights(b, adjoint)
         if weights is None:
             return [ResidualMeasure(self.backend, None, b)]
@@ -255,7 +273,13 @@ class Factor:
             ResidualMeasure(self.backend, weights, b, least_rtol=self._least_rtol_in_no_units),
         ]
 
-    def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
+    def _solve_checked(
+        self,
+        b: Array,
+        rtol: float | None = None,
+        adjoint: bool = False,
+        weights: Array | None = None,
+    ) -> Array:
         """Solve for a right-hand side that has been validated, and check the residual.
 
         `solve` and `solve_adjoint` call it, and so do operators of this package, whose b is known
@@ -271,12 +295,15 @@ class Factor:
         start = time.perf_counter()
         try:
             A = self._adjoint_operator if adjoint else self.A
-            measures = self._measures(b, adjoint)
+            measures = self._measures(b, adjoint, weights)
             b_norm = stacked(measure.size for measure in measures)
             if not host.isfinite(b_norm[0]).all():
                 raise self._not_finite(b)
             self.stopped, counts.history = "", []
-            x = self._attempt(b, rtol, adjoint)
+            attempt = self._attempt
+            if weights is not None:
+                attempt = functools.partial(self._attempt_weighted, weights=weights)
+            x = attempt(b, rtol, adjoint)
             product = self._product(A, x)
             target = stacked(measure.target(rtol) for measure in measures)
             history = [stacked(m.residual(b, product, x) for m in measures)]
@@ -294,7 +321,7 @@ class Factor:
                 counts.refinements += 1
                 missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
                 needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
-                x = x + self._attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
+                x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
                 product = self._product(A, x)
                 history.append(stacked(m.residual(b, product, x) for m in measures))
         finally:
@@ -398,6 +425,11 @@ class DelegatingFactor(Factor):
         super().__init__(A, None, counts)
         self.counts.setups -= 1  # The current factor counts its own set-up.
 
+    @property
+    def working(self) -> Factor:
+        """The current factor, or the one to which that delegates."""
+        return self.current.working
+
     def adopt(self, factor: Factor) -> None:
         """Make `factor` the current one."""
         self.current = factor
@@ -440,6 +472,11 @@ class DelegatingFactor(Factor):
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         return self.current._attempt(b, rtol, adjoint)
+
+    def _attempt_weighted(
+        self, b: Array, rtol: float, adjoint: bool, weights: Array | None
+    ) -> Array:
+        return self.current._attempt_weighted(b, rtol, adjoint, weights)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self.current._approximate(r, adjoint)

@@ -179,15 +179,23 @@ class _AgedFactor(DelegatingFactor):
         self.reused = reused
         self.adopt(current)
 
-    def _solve_checked(self, b: Array, rtol: float | None = None, adjoint: bool = False) -> Array:
+    def _solve_checked(
+        self,
+        b: Array,
+        rtol: float | None = None,
+        adjoint: bool = False,
+        weights: Array | None = None,
+    ) -> Array:
+        if self.reused.excess > SETUP_ITERATIONS:  # since earlier solves with this matrix
+            self.adopt(self.reused.renew(self.A, self.counts))
         before = self.counts.iterations
         try:
-            x = self.current._solve_checked(b, rtol, adjoint)
+            x = self.current._solve_checked(b, rtol, adjoint, weights)
         except ConvergenceError:
             if self.current is self.reused.held and not self.reused.refreshed:
                 raise
             self.reused.worn = self.reused.refreshed
             self.adopt(self.reused.renew(self.A, self.counts))
-            return self._solve_checked(b, rtol, adjoint)
+            return self._solve_checked(b, rtol, adjoint, weights)
         self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
         return x

@@ -22,14 +22,22 @@ class CompiledSolve(Protocol):
     """A Krylov solve with one operator or its adjoint, without a preconditioner."""
 
     def __call__(
-        self, B: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
+        self,
+        B: Array,
+        weights: Array,
+        rtol: float,
+        max_iterations: int,
+        restart: int,
+        adjoint: bool,
     ) -> tuple[Array, Array, Array, Array]:
-        """Solve for each column of B independently.
+        """Solve W A X = B for each column of B independently.
 
         Parameters
         ----------
         B : (N, k) array
             Right-hand sides.
+        weights : (N,) array
+            The diagonal of W.
         rtol : float
             Tolerance of the residual of each column, relative to the norm of the column.
         max_iterations : int

@@ -153,12 +153,14 @@ class Operator:
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|, the scale of rounding errors in A x.
 
-        If the entries are not known, return the estimate |A (s∘|x|)| with random signs s, a
-        root sum of squares along each row instead of the sum.
+        If the entries are not known, return the estimate |A (s∘|x|)| with random s, a root sum of
+        squares along each row instead of the sum. The s are of different size, so that terms that
+        cancel in A x do not cancel in the estimate.
         """
         xp = self.backend.xp
-        signs = xp.sign(self.backend.random(*x.shape, seed=1))
-        return xp.abs(self._apply(signs * xp.abs(x)))
+        s = self.backend.random(*x.shape, seed=1)
+        s = 0.5 * xp.sign(s) + s / (1.0 + xp.abs(s))
+        return xp.abs(self._apply(s * xp.abs(x)))
 
     def with_error(self, x: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
         """Return A x and an estimate of its error of the same shape, by default zero."""

@@ -27,7 +27,7 @@ ACCURACY = {
     "from_function": (1e-12, 1e-8),
     "mixed": (1e-12, 1e-8),
     "differences": (1e-7, 1e-5),
-    "added source": (1e-12, 1e-10),
+    "added source": (1e-12, 1e-9),
 }
 
 

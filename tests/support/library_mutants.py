@@ -69,18 +69,18 @@ solve = Factor._solve_checked  # called by `solve`, `solve_adjoint` and the oper
 
 
 @mutant(Factor, "_solve_checked", "smooth", "stiff", "square", "bratu_spectral")
-def adjoint_solve_with_A(self, b, rtol=None, adjoint=False):
-    return solve(self, b, rtol, adjoint=False)
+def adjoint_solve_with_A(self, b, rtol=None, adjoint=False, weights=None):
+    return solve(self, b, rtol, False, weights)
 
 
 @mutant(Factor, "_solve_checked", "smooth", "stiff", "square", "bratu_spectral")
-def solve_with_the_adjoint_of_A(self, b, rtol=None, adjoint=False):
-    return solve(self, b, rtol, adjoint=True)
+def solve_with_the_adjoint_of_A(self, b, rtol=None, adjoint=False, weights=None):
+    return solve(self, b, rtol, True, weights)
 
 
 @mutant(Factor, "_solve_checked", "smooth")
-def adjoint_solve_fails_and_returns_zeros(self, b, rtol=None, adjoint=False):
-    return 0 * b if adjoint else solve(self, b, rtol)
+def adjoint_solve_fails_and_returns_zeros(self, b, rtol=None, adjoint=False, weights=None):
+    return 0 * b if adjoint else solve(self, b, rtol, False, weights)
 
 
 # Signs of a residual

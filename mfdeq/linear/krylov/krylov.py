@@ -14,7 +14,7 @@ from ...operators.compiled_solves import compiled_krylov
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor
+from ..factor import LOOSE_RTOL, Factor
 from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator, Solver
@@ -32,6 +32,7 @@ CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts
 MAX_UNSCALED_RESIDUAL = 0.5  # in no units, of methods whose mathematics has units
 SLACK_IN_UNITS = 10.0  # of tolerances with the units that A has, where it is scaled
 MAX_PRODUCTS_RATIO = 1e4  # of estimated row or column sizes, up to which nothing is scaled
+MAX_LEFT = 0.5  # of a residual by one application of the preconditioner
 VECTORS_OF_CG = 8  # that CG stores for a column
 
 
@@ -259,10 +260,19 @@ class _KrylovFactor(Factor):
         return type(self)(A, self.solver, self.M, counts, scaling)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Apply the preconditioner twice; once may leave half of r, which would hide errors."""
-        A = self._adjoint_operator if adjoint else self.A
-        x = self._approximate(r, adjoint)
-        return x if self.M is None else x + self._approximate(r - A._apply(x), adjoint)
+        """Apply the preconditioner twice; once may leave half of r, which would hide errors.
+
+        One that leaves more, as that of a matrix which was nearly singular, is iterated with.
+        """
+        if self.M is None:
+            return self._approximate(r, adjoint)
+        A, norms = self._adjoint_operator if adjoint else self.A, self.backend.column_norms
+        with self.backend.ignore_overflow():
+            x = self._approximate(r, adjoint)
+            left = r - A._apply(x)
+            if bool(self.backend.xp.all(norms(left) <= MAX_LEFT * norms(r))):
+                return x + self._approximate(left, adjoint)
+        return self._attempt(r, LOOSE_RTOL, adjoint)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         if self.M is None:
@@ -273,33 +283,41 @@ class _KrylovFactor(Factor):
         return (self.M._apply_adjoint(r) if adjoint else self.M._apply(r)) * sizes
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self._attempt_weighted(b, rtol, adjoint, None)
+
+    def _attempt_weighted(
+        self, b: Array, rtol: float, adjoint: bool, weights: Array | None
+    ) -> Array:
         scaling, parts = self._sides[adjoint], self._components
+        if weights is not None and self.solver.method not in SYMMETRIC_METHODS:
+            scaling = replace(scaling, rows=weights, alike=False)
         rtol = scaling.tightened(b, rtol)
         b = weigh(scaling.rows, b)
         if parts is None:
-            return weigh(scaling.columns, self._solve_scaled(b, rtol, adjoint))
+            return weigh(scaling.columns, self._solve_scaled(b, rtol, adjoint, scaling))
         # The parts of b in independent systems may be of very different size.
         equations, unknowns = (
             (parts.columns, parts.rows) if adjoint else (parts.rows, parts.columns)
         )
         lengths = equations.lengths_or_ones(b)
-        y = self._solve_scaled(weigh(equations.spread(1.0 / lengths), b), rtol, adjoint)
+        side = weigh(equations.spread(1.0 / lengths), b)
+        y = self._solve_scaled(side, rtol, adjoint, scaling)
         return weigh(scaling.columns, weigh(unknowns.spread(lengths), y))
 
-    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        """Solve with R A C, or with its adjoint."""
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool, scaling: Scaling) -> Array:
+        """Solve with R A C, or with R A* C if `adjoint`."""
         raise NotImplementedError
 
-    def _system(self, adjoint: bool) -> Operator:
-        """Return R A C, or what the method solves with for the adjoint."""
-        return self._sides[adjoint].operator(self._adjoint_operator if adjoint else self.A)
+    def _system(self, adjoint: bool, scaling: Scaling) -> Operator:
+        """Return R A C, or R A* C if `adjoint`."""
+        return scaling.operator(self._adjoint_operator if adjoint else self.A)
 
-    def _preconditioner(self, adjoint: bool) -> Operator | None:
+    def _preconditioner(self, adjoint: bool, scaling: Scaling) -> Operator | None:
         """Return the preconditioner of `_system`."""
         if self.M is None:
             return None
         M = self.M.H if adjoint else self.M  # type: ignore[attr-defined]
-        return self._sides[adjoint].inverse_operator(M)
+        return scaling.inverse_operator(M)
 
     def _record(self, residual: float) -> None:
         self.counts.iterations += 1
@@ -340,7 +358,7 @@ class _BlockFactor(_KrylovFactor):
             side: Recycled(self.backend, recycle) if recycle else None for side in (False, True)
         }
 
-    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool, scaling: Scaling) -> Array:
         backend, xp = self.backend, self.backend.xp
         B = b[:, None] if b.ndim == 1 else b
         sizes = backend.column_norms(B)
@@ -348,12 +366,12 @@ class _BlockFactor(_KrylovFactor):
         # float32 neither over- nor underflow.
         B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
         if self.compiled is not None:
-            X = self._solve_compiled(B, rtol, adjoint) * sizes
+            X = self._solve_compiled(B, rtol, adjoint, scaling.rows) * sizes
             return X[:, 0] if b.ndim == 1 else X
         apart = self.columns_per_space == 1 and not self.solver.recycle
         width = self._width(b.shape[0]) if apart else self.columns_per_space
         found = [
-            self._block(B[:, j : j + width], rtol, adjoint)
+            self._block(B[:, j : j + width], rtol, adjoint, scaling)
             for j in range(0, max(B.shape[1], 1), width)
         ]
         X = (found[0] if len(found) == 1 else xp.concat(found, axis=1)) * sizes
@@ -373,12 +391,14 @@ class _BlockFactor(_KrylovFactor):
             ),
         )
 
-    def _solve_compiled(self, B: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_compiled(self, B: Array, rtol: float, adjoint: bool, weights: Array | None) -> Array:
         if B.shape[1] == 0:
             return B
+        if weights is None:
+            weights = self.backend.zeros(B.shape[0]) + 1.0
         xp, max_iterations = self.backend.xp, self.solver.max_iterations
         X, residuals, iterations, definite = self.compiled(  # type: ignore[misc]
-            B, rtol, max_iterations, self.solver.restart, adjoint
+            B, weights, rtol, max_iterations, self.solver.restart, adjoint
         )
         used = int(xp.max(iterations))
         self.counts.iterations += used
@@ -389,9 +409,12 @@ class _BlockFactor(_KrylovFactor):
             self.stopped = OUT_OF_ITERATIONS
         return X
 
-    def _block(self, B: Array, rtol: float, adjoint: bool) -> Array:
-        inner = self._preconditioner(adjoint)
-        product, M = self._system(adjoint)._apply, _identity if inner is None else inner._apply
+    def _block(self, B: Array, rtol: float, adjoint: bool, scaling: Scaling) -> Array:
+        inner = self._preconditioner(adjoint, scaling)
+        product, M = (
+            self._system(adjoint, scaling)._apply,
+            _identity if inner is None else inner._apply,
+        )
         problem = (self.backend, product, M, B, rtol, self.solver.max_iterations, self._record)
         with self.backend.ignore_overflow():  # The true residual shows a breakdown.
             if self.solver.method == "cg":
@@ -403,7 +426,9 @@ class _BlockFactor(_KrylovFactor):
                 else:
                     if self.M is not None and self.M.refreshes != self._refreshes:
                         self.forget()  # The recycled spaces are those of the old preconditioner.
-                    recycled = self.recycled[adjoint]
+                    # They are orthogonal in the weights of the usual rows alone.
+                    usual = scaling is self._sides[adjoint]
+                    recycled = self.recycled[adjoint] if usual else None
                     solved = block_gmres(
                         *problem, length=length, flexible=flexible, recycled=recycled
                     )
@@ -419,17 +444,17 @@ def _identity(r: Array) -> Array:
 class _ColumnFactor(_KrylovFactor):
     """A factor that solves by a method of the array library, column by column."""
 
-    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool) -> Array:
+    def _solve_scaled(self, b: Array, rtol: float, adjoint: bool, scaling: Scaling) -> Array:
         if b.ndim == 1:
-            return self._column(b, rtol, adjoint)
+            return self._column(b, rtol, adjoint, scaling)
         x = self.backend.zeros(*b.shape)
         for j in range(b.shape[1]):
-            x[:, j] = self._column(b[:, j], rtol, adjoint)
+            x[:, j] = self._column(b[:, j], rtol, adjoint, scaling)
         return x
 
-    def _column(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        A: Any = self._system(adjoint)
-        M: Any = self._preconditioner(adjoint)
+    def _column(self, b: Array, rtol: float, adjoint: bool, scaling: Scaling) -> Array:
+        A: Any = self._system(adjoint, scaling)
+        M: Any = self._preconditioner(adjoint, scaling)
         size = self.backend.norm(b)
         if size == 0.0:
             return self.backend.zeros(*b.shape)

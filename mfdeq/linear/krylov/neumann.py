@@ -114,9 +114,14 @@ class _NeumannFactor(Factor):
             return None
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self._attempt_weighted(b, rtol, adjoint, None)
+
+    def _attempt_weighted(
+        self, b: Array, rtol: float, adjoint: bool, weights: Array | None
+    ) -> Array:
         A = self._adjoint_operator if adjoint else self.A
         x, r = self.backend.zeros(*b.shape), b
-        measures = self._measures(b, adjoint)
+        measures = self._measures(b, adjoint, weights)
         limit = stacked(measure.target(rtol) for measure in measures)
         earlier = stacked(m.norms(r, x) for m in measures)
         for k in range(1, self.max_iterations + 1):
@@ -132,9 +137,12 @@ class _NeumannFactor(Factor):
             self.counts.iterations += 1
         return x
 
-    def _measures(self, b: Array, adjoint: bool) -> list[ResidualMeasure]:
-        if self.A.array is not None or self.A.scales is not None:
-            return super()._measures(b, adjoint)
+    def _measures(
+        self, b: Array, adjoint: bool, weights: Array | None = None
+    ) -> list[ResidualMeasure]:
+        known = self.A.array is not None or self.A.scales is not None
+        if known or weights is not None:
+            return super()._measures(b, adjoint, weights)
         # Nothing says which unknowns have the same unit, except a solution. The norm in the units
         # of A is reported, but not a criterion.
         in_units = ResidualMeasure(self.backend, None, b, rtol_factor=_NO_CRITERION)
