@@ -178,6 +178,7 @@ class Criteria:
         h: Array,
         residual: Array,
         step: Array | None = None,
+        trial: Array | None = None,
     ) -> Level:
         """Return the norm of residuals in units of the terms of each equation.
 
@@ -190,6 +191,9 @@ class Criteria:
         h, residual : (N,) arrays
         step : (N,) array, optional
             As in `terms`.
+        trial : (N,) array, optional
+            The residual after a first step: an equation whose terms vanish at the start, such as
+            that of a reaction at rest, may have large ones there.
         """
         xp = self.xp
         size = xp.abs(residual)
@@ -199,6 +203,8 @@ class Criteria:
         terms = here if step is None else xp.maximum(self.terms(h, residual, step), size)
         floor = self.floor(terms)
         terms = xp.maximum(terms, self._largest_terms)
+        if trial is not None:
+            terms = xp.maximum(terms, xp.abs(trial))
         if self.factor is not None and self.factor.iterative:
             rows = self._row_scales(self.factor.working.A)
             least = self.backend.eps**LEAST_TERMS * xp.max(rows * terms)

@@ -87,6 +87,8 @@ class _Step:
         The sizes of the unknowns, max(|h|, |d|).
     level : Level
         The norm of a residual in units of the terms of each equation.
+    is_first : bool
+        Whether h is the start, so that terms are known at one state only.
     length : float
         The fraction of the correction that was taken.
     decrease : float
@@ -99,8 +101,18 @@ class _Step:
     factor: Factor
     sizes: Array
     level: Level
+    is_first: bool
     length: float = 1.0
     decrease: float = 1.0
+    _first_level: Level | None = None
+
+    def level_after(self, monitor: ConvergenceMonitor, length: float, residual: Array) -> Level:
+        """Return the level for a comparison with the residual after a fraction of the step."""
+        if not self.is_first:
+            return monitor.level(self.h, self.residual, length * self.correction)
+        if self._first_level is None:  # with the terms after the longest step that has any
+            self._first_level = monitor.level(self.h, self.residual, self.correction, residual)
+        return self._first_level
 
     def contracts(self, residual: Array, largest: float) -> bool:
         """Return whether ||A^-1 R|| <= largest ||d|| in units of the unknowns, for a trial R."""
@@ -159,7 +171,7 @@ class _InexactSteps:
             monitor.report.reason = f"a Newton step could not be computed: {error}"
             raise
         sizes = monitor.step_sizes(h, correction)
-        return _Step(h, residual, correction, factor, sizes, level)
+        return _Step(h, residual, correction, factor, sizes, level, iterate.origin is None)
 
     def _correction(
         self, A: Operator, factor: Factor, h: Array, residual: Array
@@ -236,7 +248,7 @@ class _InexactSteps:
             if residual is None:
                 undefined += 1
             else:
-                level = self.monitor.level(step.h, step.residual, length * step.correction)
+                level = step.level_after(self.monitor, length, residual)
                 before, after = level(step.residual), level(residual)
                 accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
                 if not accepted and norm < math.inf:
