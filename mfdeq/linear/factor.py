@@ -17,7 +17,8 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from .scaling import Components, ResidualMeasure, Scaling, components_of, stacked, weigh
+from .residuals import JointMeasure, ResidualMeasure
+from .scaling import Components, Scaling, components_of, weigh
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
@@ -259,19 +260,19 @@ class Factor:
         groups = parts.columns if adjoint else parts.rows
         return weigh(rows, groups.spread(1.0 / groups.lengths_or_ones(weigh(rows, b))))
 
-    def _measures(
-        self, b: Array, adjoint: bool, weights: Array | None = None
-    ) -> list[ResidualMeasure]:
-        """Return the measures of a residual, all of which must reach their tolerances."""
+    def _measure(self, b: Array, adjoint: bool, weights: Array | None = None) -> ResidualMeasure:
+        """Return the measure of residuals, in which a solve must reach its tolerance."""
         if weights is not None:
-            return [ResidualMeasure(self.backend, weights, b)]
+            return ResidualMeasure(self.backend, weights, b)
         weights = self._weights(b, adjoint)
         if weights is None:
-            return [ResidualMeasure(self.backend, None, b)]
-        return [
-            ResidualMeasure(self.backend, None, b, rtol_factor=self._rtol_factor_in_units),
-            ResidualMeasure(self.backend, weights, b, least_rtol=self._least_rtol_in_no_units),
-        ]
+            return ResidualMeasure(self.backend, None, b)
+        return JointMeasure(
+            [
+                ResidualMeasure(self.backend, None, b, rtol_factor=self._rtol_factor_in_units),
+                ResidualMeasure(self.backend, weights, b, least_rtol=self._least_rtol_in_no_units),
+            ]
+        )
 
     def _solve_checked(
         self,
@@ -295,8 +296,8 @@ class Factor:
         start = time.perf_counter()
         try:
             A = self._adjoint_operator if adjoint else self.A
-            measures = self._measures(b, adjoint, weights)
-            b_norm = stacked(measure.size for measure in measures)
+            measure = self._measure(b, adjoint, weights)
+            b_norm = measure.size
             if not host.isfinite(b_norm[0]).all():
                 raise self._not_finite(b)
             self.stopped, counts.history = "", []
@@ -305,13 +306,12 @@ class Factor:
                 attempt = functools.partial(self._attempt_weighted, weights=weights)
             x = attempt(b, rtol, adjoint)
             product = self._product(A, x)
-            target = stacked(measure.target(rtol) for measure in measures)
-            history = [stacked(m.residual(b, product, x) for m in measures)]
+            target, history = measure.target(rtol), [measure.residual(b, product, x)]
             while not (history[-1] <= target).all():
                 if not host.isfinite(history[-1]).all():
                     raise self._failure(b, x, history, b_norm, rtol, adjoint)
                 sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
-                floor = unit * stacked(m.norms(sizes, x) for m in measures)
+                floor = unit * measure.norms(sizes, x)
                 if (history[-1] <= host.maximum(floor, target)).all():
                     self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint)
                     break
@@ -323,7 +323,7 @@ class Factor:
                 needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
                 x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
                 product = self._product(A, x)
-                history.append(stacked(m.residual(b, product, x) for m in measures))
+                history.append(measure.residual(b, product, x))
         finally:
             counts.seconds += time.perf_counter() - start
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.

@@ -21,7 +21,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -446,59 +446,3 @@ def weigh(weights: Array | None, x: Array) -> Array:
     if weights is None:
         return x
     return weights * x if weights.ndim == x.ndim else scale_rows(weights, x)
-
-
-class ResidualMeasure:
-    """Norms of residuals and of a right-hand side, in some weights.
-
-    Parameters
-    ----------
-    backend : Backend
-    weights : (N,) or (N, k) array or None
-        None for ones.
-    b : (N,) or (N, k) array
-    rtol_factor, least_rtol : float, optional
-        The factor of tolerances in this measure, and the smallest tolerance.
-
-    Attributes
-    ----------
-    size : (k,) array on the host
-        The norm of each column of b.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        weights: Array | None,
-        b: Array,
-        rtol_factor: float = 1.0,
-        least_rtol: float = 0.0,
-    ) -> None:
-        self.backend, self.weights = backend, weights
-        self.rtol_factor, self.least_rtol = rtol_factor, least_rtol
-        self.size = self.norms(b, b)
-
-    def target(self, rtol: float) -> Any:
-        """Return the residual of each column that a tolerance allows, on the host."""
-        return max(self.rtol_factor * rtol, self.least_rtol) * self.size
-
-    def residual(self, b: Array, product: Array, x: Array) -> Any:
-        """Return the norm of each column of b - product, on the host."""
-        if self.weights is None:
-            return on_host(self.backend.difference_norms(b, product))
-        return self.norms(b - product, x)
-
-    def norms(self, r: Array, x: Array) -> Any:
-        """Return the norm of each column of r for the solution x, on the host."""
-        with self.backend.ignore_overflow():
-            return on_host(self.backend.column_norms(weigh(self.weights, r)))
-
-
-def on_host(norms: Array) -> Any:
-    """Return norms of columns as a (k,) array in float64 on the host."""
-    return host.atleast_1d(array_on_host(norms)).astype("float64")
-
-
-def stacked(norms: Iterable[Any]) -> Any:
-    """Return norms of columns in several measures as one array, (measures, k)."""
-    return host.stack(list(norms))

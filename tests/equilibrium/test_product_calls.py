@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import mfdeq
 
 PACKAGE = str(Path(mfdeq.__file__).parent)
-MAX_CALLS = 110
+MAX_CALLS = 80
 MAX_FRAMES_TO_THE_PACKAGE = 3
 N, P = 40, 37
 

@@ -122,3 +122,41 @@ def test_norms_of_a_difference_match_numpy(shape):
     x, y = rng.standard_normal((2, *shape))
     found = Backend.of(x).difference_norms(x, y)
     np.testing.assert_allclose(found, np.linalg.norm(x - y, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        mfdeq.Krylov(preconditioner=mfdeq.Jacobi()),
+        mfdeq.Krylov(),
+        mfdeq.Krylov("cg", preconditioner=mfdeq.Jacobi()),
+        mfdeq.linear.Neumann(),
+    ],
+    ids=str,
+)
+def test_a_solve_reaches_its_tolerance_in_given_weights(solver):
+    """A loose solve leaves a small equation as it is, unless that has a large weight."""
+    n = 225
+    matrix = (sp.identity(n) + 0.05 * diffusion(15)).tocsr()
+    factor = solver.setup(operator(matrix))
+    b = np.where(np.arange(n) == 7, 1e-6, 1.0) * np.random.default_rng(1).standard_normal(n)
+    weights = np.where(np.arange(n) == 7, 1e8, 1.0)
+    x = factor.solve(b, rtol=1e-2, weights=weights)
+    left = b - matrix @ x
+    assert np.linalg.norm(weights * left) <= 1e-2 * np.linalg.norm(weights * b)
+    plain = b - matrix @ factor.solve(b, rtol=1e-2)
+    assert np.linalg.norm(weights * plain) > 1e-2 * np.linalg.norm(weights * b)
+
+
+def test_an_approximate_inverse_reduces_residuals_with_an_aged_preconditioner():
+    """One application of the inverse of a nearly singular matrix would enlarge them."""
+    new = diffusion(20)
+    lowest = np.linalg.eigvalsh(new.toarray())[0]
+    aged = (new - 0.9999 * lowest * sp.identity(400)).tocsr()
+    counts = mfdeq.report.LinearCounts()
+    for solver in (mfdeq.Krylov("cg", preconditioner=mfdeq.AMG()), mfdeq.Direct()):
+        factor = solver.setup(operator(aged)).preconditioned_factor(operator(new), counts, 100)
+        r = np.ones(400)
+        for adjoint in (False, True):
+            left = r - new @ factor.approximate(r, adjoint=adjoint)
+            assert np.linalg.norm(left) < 0.5 * np.linalg.norm(r)

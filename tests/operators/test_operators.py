@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from support.case_models import linear_operator_of
 from support.cases import EVERY, close, error, to_numpy
 
@@ -276,3 +276,14 @@ def test_underflow_is_not_mistaken_for_asymmetry():
     wrong = sp.csr_matrix(([1e-200], ([0], [1])), shape=(7, 7))
     with pytest.raises(mfdeq.DerivativeError):
         check_symmetric(as_operator(Backend.of(np.zeros(1)), wrong, (7, 7), "it"), "it", "it")
+
+
+def test_sizes_of_terms_do_not_cancel_where_entries_are_unknown():
+    """With random signs alone the estimate would be zero for half of these rows."""
+    n = 100
+    differences = sp.diags([1.0, -1.0], [0, 1], shape=(n, n)).tocsr()
+    known = as_operator(Backend.of(np.ones(1)), differences, (n, n), "A")
+    unknown = as_operator(Backend.of(np.ones(1)), aslinearoperator(differences), (n, n), "A")
+    sizes = known.abs_apply(np.ones(n))
+    assert np.median(unknown.abs_apply(np.ones(n)) / sizes) > 0.2
+    assert np.mean(unknown.abs_apply(np.ones(n)) < 0.01 * sizes) < 0.1

@@ -14,7 +14,7 @@ from ...report import LinearCounts
 from ..factor import Factor
 from ..operands import operator_of
 from ..protocols import Solver
-from ..scaling import ResidualMeasure, on_host, stacked
+from ..residuals import JointMeasure, ResidualMeasure, on_host
 
 STALL_ITERATIONS = 500  # iterations in which the residual must fall below STALL_RATIO times itself
 STALL_RATIO = 0.999
@@ -121,11 +121,10 @@ class _NeumannFactor(Factor):
     ) -> Array:
         A = self._adjoint_operator if adjoint else self.A
         x, r = self.backend.zeros(*b.shape), b
-        measures = self._measures(b, adjoint, weights)
-        limit = stacked(measure.target(rtol) for measure in measures)
-        earlier = stacked(m.norms(r, x) for m in measures)
+        measure = self._measure(b, adjoint, weights)
+        limit, earlier = measure.target(rtol), measure.norms(r, x)
         for k in range(1, self.max_iterations + 1):
-            r_norm = stacked(m.norms(r, x) for m in measures)
+            r_norm = measure.norms(r, x)
             if (r_norm <= limit).all() or not host.isfinite(r_norm).all():
                 break
             if k % STALL_ITERATIONS == 0:
@@ -137,16 +136,15 @@ class _NeumannFactor(Factor):
             self.counts.iterations += 1
         return x
 
-    def _measures(
-        self, b: Array, adjoint: bool, weights: Array | None = None
-    ) -> list[ResidualMeasure]:
+    def _measure(self, b: Array, adjoint: bool, weights: Array | None = None) -> ResidualMeasure:
         known = self.A.array is not None or self.A.scales is not None
         if known or weights is not None:
-            return super()._measures(b, adjoint, weights)
+            return super()._measure(b, adjoint, weights)
         # Nothing says which unknowns have the same unit, except a solution. The norm in the units
         # of A is reported, but not a criterion.
         in_units = ResidualMeasure(self.backend, None, b, rtol_factor=_NO_CRITERION)
-        return [in_units, _ByEntry(self.backend, b, max), _ByEntry(self.backend, b, sum)]
+        by_entry = [_ByEntry(self.backend, b, kind) for kind in (max, sum)]
+        return JointMeasure([in_units, *by_entry])
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._attempt(r, APPROXIMATION_RTOL, adjoint)
