@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from ..arguments import one_of
 from ..arrays.backend import Array, Backend
@@ -36,7 +36,7 @@ def model_from(
     params: Any,
     kind: str,
     sparsity: Any = None,
-    **fields: Any,
+    **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params).
 
@@ -46,13 +46,13 @@ def model_from(
     f, state, params, kind, sparsity
         As in `mfdeq.from_jax`.
     **fields
-        The optional fields of a model: see `ModelFields`.
+        The keywords of `ModelFields`.
     """
     one_of(kind, tuple(CLASSES), f"kind of {source.caller}")
     if not callable(f):
         raise ArgumentError(f"f of {source.caller}: expected a function, got {type(f).__name__}")
     model = CLASSES[kind](source, f, state, params, sparsity)
-    model.configure(ModelFields(source.caller, **fields))
+    model.configure(source.caller, **fields)
     return model
 
 

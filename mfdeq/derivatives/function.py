@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 from ..arguments import count, one_of
 from ..arrays.backend import Array, Backend
@@ -17,7 +17,7 @@ from ..models.model import (
     Model,
     ResidualModel,
 )
-from .configured_model import ConfiguredModel, ModelFields
+from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians
 from .second_derivatives import SecondDerivatives
@@ -29,6 +29,7 @@ COMPARISON_STEP_FACTOR = 2.0  # factor of the steps of `linearize_for_comparison
 LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 
 
+@takes_model_fields("(N,) array", "h", "theta")
 def from_function(
     f: Callable[[Array, Array], Array],
     state_size: int,
@@ -39,12 +40,7 @@ def from_function(
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
     order: int = 2,
-    initial_state: Any = None,
-    residual_scale: Any = None,
-    state_scale: Any = None,
-    state_names: Sequence[str] | None = None,
-    equation_names: Sequence[str] | None = None,
-    time_sign: int | None = None,
+    **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params) by numerical differentiation.
 
@@ -73,17 +69,8 @@ def from_function(
         variable has its own: its magnitude, or a longer one over which f is found to be smooth.
     order : {1, 2}, optional
         With 1 the model has first derivatives alone: equilibria, gradients and sensitivities.
-    initial_state : number, (N,) array or callable, optional
-        The start of solvers, by default zeros, or a function of the parameters that returns it.
-    residual_scale, state_scale : number, (N,) array or callable, optional
-        The sizes of the equations and of the unknowns that count as one, or functions of
-        (h, theta) and of (theta) that return them. By default each size is measured; see
-        `mfdeq.solve`.
-    state_names, equation_names : sequence of N strings, optional
-        Names of the unknowns and of the equations, for error messages.
-    time_sign : {+1, -1}, optional
-        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
-        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
+    **fields
+        The keywords of `ModelFields`.
 
     Returns
     -------
@@ -144,17 +131,7 @@ def from_function(
     if order not in (1, 2) or isinstance(order, bool):
         raise ArgumentError(f"order of mfdeq.from_function: expected 1 or 2, got {order!r}")
     model = cls(f, sizes, sparsity, StepRule(step, scale), order)
-    model.configure(
-        ModelFields(
-            "mfdeq.from_function",
-            initial_state,
-            residual_scale,
-            state_scale,
-            state_names,
-            equation_names,
-            time_sign,
-        )
-    )
+    model.configure("mfdeq.from_function", **fields)
     return model
 
 

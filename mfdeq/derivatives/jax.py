@@ -6,9 +6,9 @@ Jacobians are computed by `jax.linearize` and `jax.vjp`, and applied to blocks b
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
@@ -16,6 +16,7 @@ from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
+from .configured_model import ModelFields, takes_model_fields
 from .jax_arrays import array_layout, describe, to_jax_array
 from .jax_krylov import compile_solve
 from .source import (
@@ -36,6 +37,7 @@ ADVICE = (
 )
 
 
+@takes_model_fields("array, pytree", "state", "params")
 def from_jax(
     f: Callable[[Any, Any], Any],
     state: Any,
@@ -43,12 +45,7 @@ def from_jax(
     kind: str,
     *,
     sparsity: Any = None,
-    initial_state: Any = None,
-    residual_scale: Any = None,
-    state_scale: Any = None,
-    state_names: Sequence[str] | None = None,
-    equation_names: Sequence[str] | None = None,
-    time_sign: int | None = None,
+    **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a JAX function of (state, params).
 
@@ -70,17 +67,8 @@ def from_jax(
         (N, P). Each may also be "detect", to detect it by products near the first point, or None,
         the default, for a derivative that is not assembled. A derivative with a pattern becomes a
         sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` require.
-    initial_state : number, array, pytree or callable, optional
-        The start of solvers, by default zeros, or a function of params that returns it.
-    residual_scale, state_scale : number, array, pytree or callable, optional
-        The sizes of the equations and of the unknowns that count as one, or functions of
-        (state, params) and of (params) that return them. By default each size is measured; see
-        `mfdeq.solve`.
-    state_names, equation_names : sequence of N strings, optional
-        Names of the unknowns and of the equations, for error messages.
-    time_sign : {+1, -1}, optional
-        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
-        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
+    **fields
+        The keywords of `ModelFields`.
 
     Returns
     -------
@@ -139,12 +127,7 @@ def from_jax(
         params,
         kind,
         sparsity,
-        initial_state=initial_state,
-        residual_scale=residual_scale,
-        state_scale=state_scale,
-        state_names=state_names,
-        equation_names=equation_names,
-        time_sign=time_sign,
+        **fields,
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ..models.losses import Loss
 from ..models.model import Model
 from .automatic import loss_from, model_from
+from .configured_model import ModelFields, takes_model_fields
 from .source import (
     Alternatives,
     DerivativeSource,
@@ -37,6 +38,7 @@ ADVICE = (
 DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
 
 
+@takes_model_fields("tensor, pytree", "state", "params")
 def from_torch(
     f: Callable[[Any, Any], Any],
     state: Any,
@@ -44,12 +46,7 @@ def from_torch(
     kind: str,
     *,
     sparsity: Any = None,
-    initial_state: Any = None,
-    residual_scale: Any = None,
-    state_scale: Any = None,
-    state_names: Sequence[str] | None = None,
-    equation_names: Sequence[str] | None = None,
-    time_sign: int | None = None,
+    **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a PyTorch function of (state, params).
 
@@ -68,17 +65,8 @@ def from_torch(
         point of the scalar f with respect to the state, as for `from_jax`.
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives, as for `from_jax`.
-    initial_state : number, tensor, pytree or callable, optional
-        The start of solvers, by default zeros, or a function of params that returns it.
-    residual_scale, state_scale : number, tensor, pytree or callable, optional
-        The sizes of the equations and of the unknowns that count as one, or functions of
-        (state, params) and of (params) that return them. By default each size is measured; see
-        `mfdeq.solve`.
-    state_names, equation_names : sequence of N strings, optional
-        Names of the unknowns and of the equations, for error messages.
-    time_sign : {+1, -1}, optional
-        The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time, for
-        pseudo-transient continuation. For a map the time derivative is f(h, theta) - h.
+    **fields
+        The keywords of `ModelFields`.
 
     Returns
     -------
@@ -133,12 +121,7 @@ def from_torch(
         params,
         kind,
         sparsity,
-        initial_state=initial_state,
-        residual_scale=residual_scale,
-        state_scale=state_scale,
-        state_names=state_names,
-        equation_names=equation_names,
-        time_sign=time_sign,
+        **fields,
     )
 
 

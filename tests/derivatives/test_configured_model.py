@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +17,14 @@ U = np.array([[1.0, 2.0], [0.5, -1.0], [2.0, 0.3]])
 THETA = np.array([2.0, 0.7])
 NAMES = ["pressure", "flow", "temperature"]
 SOURCES = ("from_function", "from_jax", "from_torch")
+KEYWORDS = (
+    "initial_state",
+    "residual_scale",
+    "state_scale",
+    "state_names",
+    "equation_names",
+    "time_sign",
+)
 
 
 def create(source, **fields):
@@ -65,6 +75,24 @@ def test_sizes_and_names_are_keywords(source):
     assert list(model.state_names) == NAMES == list(model.equation_names)
     assert model.time_sign == -1
     close(mfdeq.solve(model, THETA).state, abs(U @ THETA), 1e-9)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_lists_and_documents_the_keywords(source):
+    function = getattr(mfdeq, source)
+    signature = inspect.signature(function).parameters
+    keywords = [p for p in signature.values() if p.kind is p.KEYWORD_ONLY]
+    assert [p.name for p in keywords][-len(KEYWORDS) :] == list(KEYWORDS)
+    assert all(p.default is None for p in keywords[-len(KEYWORDS) :])
+    section = inspect.getdoc(function).partition("Parameters\n-")[2].partition("\nReturns\n")[0]
+    headers = re.findall(r"^(\w[\w, ]*) : ", section, flags=re.MULTILINE)
+    assert [name for header in headers for name in header.split(", ")] == list(signature)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_unknown_keyword_raises(source):
+    with pytest.raises(TypeError, match=f"{source}.* got an unexpected keyword argument 'start'"):
+        create(source, start=1.0)
 
 
 @pytest.mark.parametrize("source", SOURCES)
