@@ -160,3 +160,16 @@ def test_an_approximate_inverse_reduces_residuals_with_an_aged_preconditioner():
         for adjoint in (False, True):
             left = r - new @ factor.approximate(r, adjoint=adjoint)
             assert np.linalg.norm(left) < 0.5 * np.linalg.norm(r)
+
+
+@pytest.mark.parametrize("name", ["amg", "no preconditioner"])
+def test_cg_that_fails_in_mixed_units_names_the_scale_that_helps(name):
+    preconditioner = mfdeq.AMG() if name == "amg" else None
+    units = 10.0 ** np.random.default_rng(0).uniform(-6, 6, 400)
+    matrix = sp.diags(units) @ diffusion(20) @ sp.diags(units)
+    factor = mfdeq.Krylov("cg", preconditioner, max_iterations=100).setup(operator(matrix.tocsr()))
+    with pytest.raises(mfdeq.ConvergenceError, match="state_scale of the model"):
+        factor.solve(np.ones(400))
+    alike = mfdeq.Krylov("cg", max_iterations=3).setup(operator(diffusion(20)))
+    with pytest.raises(mfdeq.ConvergenceError, match="Try another preconditioner"):
+        alike.solve(np.ones(400))

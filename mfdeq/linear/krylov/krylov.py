@@ -18,7 +18,7 @@ from ..factor import LOOSE_RTOL, Factor
 from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator, Solver
-from ..scaling import Scaling, ratio, row_sizes, weigh
+from ..scaling import Scaling, is_balanced, ratio, row_sizes, weigh
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres
@@ -232,6 +232,13 @@ class _KrylovFactor(Factor):
         kind = described.description if described else "no preconditioner"
         self.name = f"Krylov {solver.method} with {kind}"
         self.counts.bytes = self.nbytes
+
+    @property
+    def advice(self) -> str:  # type: ignore[override]
+        """What the error after a failed solve says to try."""
+        if self._least_rtol_in_no_units and not is_balanced(self.A.array):
+            return f"state_scale of the model, whose unknowns differ in size, {Factor.advice}"
+        return Factor.advice
 
     @property
     def nbytes(self) -> int:
