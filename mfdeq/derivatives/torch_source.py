@@ -1,0 +1,302 @@
+"""Derivatives by PyTorch: `torch.func`, and the graph of autograd where that fails."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from types import ModuleType
+from typing import Any
+
+from ..arrays.backend import Array, Backend, host
+from ..arrays.optional_packages import import_optional
+from ..errors import ModelError
+from .source import (
+    Alternatives,
+    DerivativeSource,
+    Function,
+    JacobianProducts,
+    TreeLayout,
+    check_hessian_product,
+    check_linear,
+    check_reverse_products,
+    first_line,
+    missing_mode_error,
+)
+from .torch_graph import GraphGradient, GraphProducts, second_by_graph
+from .torch_tensors import CALLER, describe, pytree, tensor_layout, watch_tensors
+
+ADVICE = (
+    "Write it with operations that have a derivative in forward mode, or that can be "
+    "differentiated twice in reverse mode, or give this derivative by hand with mfdeq.mixed"
+)
+DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
+
+
+class TorchSource(DerivativeSource):
+    """A source of derivatives by PyTorch, without compilation."""
+
+    name, caller = "PyTorch", CALLER
+
+    def __init__(self) -> None:
+        self.torch = _import_torch()
+        self.func: Any = self.torch.func
+
+    def layout(self, tree: Any, name: str) -> TreeLayout:
+        """Return the layout of an example: `name` is "state" or "params"."""
+        return tensor_layout(self.torch, tree, name)
+
+    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
+        """Describe the output of f by evaluating it for the examples."""
+        return describe(self._evaluate(f, state, params))
+
+    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+        """Raise `ModelError` unless f returns one real number for the examples."""
+        output = self._evaluate(f, state, params)
+        is_tensor = self.torch.is_tensor(output)
+        if not is_tensor or output.numel() != 1 or not output.is_floating_point():
+            raise ModelError(
+                f"function of {self.caller}: expected it to return a real number, got "
+                f"{describe(output) if is_tensor else type(output).__name__}"
+            )
+
+    def _evaluate(self, function: Function, *x: Any) -> Any:
+        """Evaluate without recording a graph, and explain errors about dtypes."""
+        try:
+            with self.torch.no_grad():
+                return function(*x)
+        except RuntimeError as error:
+            if not DTYPE_ERROR.search(str(error)):
+                raise
+            raise ModelError(
+                f"f of {self.caller} mixes dtypes, where its arguments are in "
+                f"{' and '.join(_dtypes(x))} ({first_line(error)}). Convert the tensors that it "
+                "uses (module.double(), tensor.to(dtype)), or pass the examples and params in "
+                "their dtype"
+            ) from error
+
+    def to_library(self, *arrays: Array) -> list[Any]:
+        """Convert numpy arrays to copies, and cupy arrays to tensors that share their memory."""
+        return [
+            self.torch.tensor(x) if isinstance(x, host.ndarray) else self.torch.from_dlpack(x)
+            for x in arrays
+        ]
+
+    def from_library(self, backend: Backend, x: Any) -> Array:
+        """Convert a tensor to a new array of the backend."""
+        return backend.copy_from(x.detach())
+
+    def value(self, function: Function) -> Function:
+        """Return a function (h, theta) -> f(h, theta) that records no graph."""
+        return functools.partial(self._evaluate, function)
+
+    def watch(self, function: Function, *x: Any) -> Function:
+        """Return a function that raises `ModelError` if tensors that `function` uses change."""
+        return watch_tensors(functools.partial(self._evaluate, function), *x)
+
+    def gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""
+
+        def reverse(h: Any, theta: Any) -> Any:
+            return GraphGradient(self.torch, scalar, h, theta).gradient()
+
+        return Alternatives(
+            [self.func.grad(scalar, argnums=(0, 1)), reverse], scalar, self._missing("the gradient")
+        )
+
+    def state_gradient(self, scalar: Function) -> Function:
+        """Return a function (h, theta) -> dL/dh."""
+        return self.func.grad(scalar)
+
+    def _random(self, *like: Any) -> list[Any]:
+        """Return vectors of random numbers like others."""
+        numbers = host.random.default_rng(0).standard_normal
+        return [self.torch.as_tensor(numbers(tuple(x.shape))).to(x) for x in like]
+
+    def _missing(self, what: str) -> Function:
+        return functools.partial(missing_mode_error, self.caller, what, ADVICE)
+
+    def jacobians(self, function: Function) -> Function:
+        """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
+
+        A function without forward mode is differentiated twice in reverse mode, by the graph of
+        autograd, which also supports functions that `torch.func` does not.
+        """
+
+        def products(make: Function, function: Function) -> Function:
+            def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
+                by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
+                return [make(part, x) for part, x in ((by_state, h), (by_params, theta))]
+
+            return jacobians
+
+        def use_products(jacobians: Any, h: Any, theta: Any) -> None:
+            for products, x in zip(jacobians, (h, theta), strict=True):
+                v, u = self._random(x, h)
+                if products.product is None:
+                    check_linear(products.adjoint_product, u)
+                else:
+                    check_reverse_products(products.product, products.adjoint_product, v, u)
+
+        with_math = _with_math_attention(self.torch, function)
+        return Alternatives(
+            [
+                products(self._forward_products, function),
+                products(self._forward_products, with_math),
+                products(self._reverse_products, function),
+                products(self._reverse_products, with_math),
+                products(self._adjoint_products, function),
+            ],
+            function,
+            self._missing("the derivative"),
+            probe=use_products,
+        )
+
+    def _forward_products(self, function: Function, x: Any) -> JacobianProducts:
+        with self.torch.no_grad():  # no graph of the parameters of modules
+            pullback = self.func.vjp(function, x)[1]
+        return JacobianProducts(
+            self._for_blocks(self._forward_derivative(function, x)),
+            self._for_blocks(lambda y: pullback(y)[0]),
+        )
+
+    def _reverse_products(self, function: Function, x: Any) -> JacobianProducts:
+        graph = GraphProducts(self.torch, function, x)
+        graph.differentiate_adjoint()
+        return JacobianProducts(
+            self._for_blocks(graph.product), self._for_blocks(graph.adjoint_product)
+        )
+
+    def _adjoint_products(self, function: Function, x: Any) -> JacobianProducts:
+        graph = GraphProducts(self.torch, function, x)
+        return JacobianProducts(None, self._for_blocks(graph.adjoint_product))
+
+    def second_derivative(self, function: Function) -> Function:
+        """Return a function (h, theta, a, b) -> f''[a, b].
+
+        It uses forward over forward mode, or reverse mode three times.
+        """
+        jvp = self.func.jvp
+
+        def forward(function: Function) -> Function:
+            def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
+                def along_a(h: Any, theta: Any) -> Any:
+                    return jvp(function, (h, theta), (a[1], a[0]))[1]
+
+                with self.torch.no_grad():
+                    return jvp(along_a, (h, theta), (b[1], b[0]))[1]
+
+            return second_derivative
+
+        def reverse(function: Function) -> Function:
+            return lambda h, theta, a, b: second_by_graph(self.torch, function, h, theta, a, b)
+
+        with_math = _with_math_attention(self.torch, function)
+        return Alternatives(
+            [forward(function), forward(with_math), reverse(function), reverse(with_math)],
+            lambda h, theta, a, b: function(h, theta),
+            self._missing("the second derivative"),
+        )
+
+    def curvature(self, scalar: Function) -> Function:
+        """Return a function (h, theta, lam) -> product with the Hessian.
+
+        It uses forward over reverse mode, or reverse over reverse mode.
+        """
+
+        def forward(scalar: Function) -> Function:
+            def curvature(h: Any, theta: Any, lam: Any) -> Any:
+                gradient = self.func.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+                return self._for_blocks(self._forward_derivative(gradient, theta, h))
+
+            return curvature
+
+        def gradient_at(scalar: Function, lam: Any) -> Function:
+            return lambda theta, h: GraphGradient(
+                self.torch, lambda theta, h: scalar(h, theta, lam), theta, h
+            )
+
+        def reverse(scalar: Function) -> Function:
+            checked: list[bool] = []  # whether the products were compared with differences
+
+            def curvature(h: Any, theta: Any, lam: Any) -> Any:
+                if not checked:
+                    (weights,) = self._random(lam)
+                    at = gradient_at(scalar, weights)
+                    product = at(theta, h).hessian_product
+                    check_hessian_product(
+                        lambda *x: at(*x).gradient(),
+                        product,
+                        (theta, h),
+                        self._random(theta, h),
+                    )
+                    checked.append(True)
+                return self._for_blocks(gradient_at(scalar, lam)(theta, h).hessian_product)
+
+            return curvature
+
+        with_math = _with_math_attention(self.torch, scalar)
+        return Alternatives(
+            [forward(scalar), forward(with_math), reverse(scalar), reverse(with_math)],
+            scalar,
+            self._missing("the second derivative"),
+            probe=lambda product, h, theta, _: product(0.0 * theta, 0.0 * h),
+        )
+
+    def _forward_derivative(self, function: Function, *x: Any) -> Function:
+        # torch.func.linearize traces f, and so does not support branches that depend on values.
+        def product(*v: Any) -> Any:
+            with self.torch.no_grad():
+                return self.func.jvp(function, x, v)[1]
+
+        return product
+
+    def _for_blocks(self, product: Function) -> Function:
+        """Extend a product with vectors to blocks, by vmap or else column by column."""
+        # Outputs are stacked as rows and transposed: only with out_dims=0 does vmap support
+        # outputs that do not depend on the input.
+        stack = self.torch.stack
+
+        def columns(*x: Any) -> Any:
+            results = [product(*column) for column in zip(*(v.unbind(1) for v in x), strict=True)]
+            if isinstance(results[0], tuple):
+                return tuple(stack(parts) for parts in zip(*results, strict=True))
+            return stack(results)
+
+        rows = Alternatives(
+            [self.func.vmap(product, in_dims=1), columns],
+            lambda *x: product(*(v[:, 0] for v in x)),
+            self._missing("the product with a block"),
+        )
+
+        def block(*x: Any) -> Any:
+            result = rows(*x)
+            return tuple(y.mT for y in result) if isinstance(result, tuple) else result.mT
+
+        return lambda *x: (product if x[0].ndim == 1 else block)(*x)
+
+
+def _with_math_attention(torch: ModuleType, function: Function) -> Function:
+    """Return a function whose attention is computed by operations that all modes support."""
+    attention = import_optional("torch.nn.attention", "torch")
+
+    def with_math_attention(*x: Any) -> Any:
+        with attention.sdpa_kernel(attention.SDPBackend.MATH):
+            return function(*x)
+
+    return with_math_attention
+
+
+def _dtypes(x: Any) -> list[str]:
+    leaves = pytree().tree_leaves(x)
+    return sorted({str(leaf.dtype).removeprefix("torch.") for leaf in leaves})
+
+
+def _import_torch() -> Any:
+    torch = import_optional("torch", "torch")
+    import_optional("torch.func", "torch")  # `import torch` may not load this submodule
+    with warnings.catch_warnings():
+        # Modules that forward mode imports on first use issue warnings.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
+    return torch
