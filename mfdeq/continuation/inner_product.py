@@ -14,7 +14,8 @@ import math
 from typing import Any
 
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
-from ..linear.scaling import Components, components_of, equilibrate, row_sizes
+from ..linear.components import Components, components_of
+from ..linear.scaling import equilibrate, row_sizes
 from ..models.linearization import CheckedLinearization, Problem
 
 MAX_DENSE_SIZE = 200  # unknowns up to which A is assembled by products to find their units

@@ -17,13 +17,8 @@ from dataclasses import dataclass
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Factor
-from ..linear.factor import (
-    LOOSE_RTOL,
-    MAX_ROUNDING_SHARE,
-    MIN_DIGITS,
-    rounding_digits,
-    singular_error,
-)
+from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
+from ..linear.rounding import MIN_DIGITS, rounding_digits, singular_error
 from ..models.linearization import CheckedLinearization, Problem
 from .null_vectors import Scaling
 

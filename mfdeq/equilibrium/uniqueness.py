@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Auto, Direct, Factor, Reused
-from ..linear.factor import LOOSE_RTOL, MIN_DIGITS, rounding_digits
+from ..linear.factor import LOOSE_RTOL
+from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport

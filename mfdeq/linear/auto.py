@@ -19,12 +19,13 @@ from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .costs import CORE, DEVICE, SOLVES_PER_SETUP, Machine, assembly_cost
+from .delegating_factor import DelegatingFactor
 from .direct.costs import Fill
 from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
 from .direct.fill import estimate_fill
 from .direct.registry import rank_packages
-from .factor import DelegatingFactor, Factor
+from .factor import Factor
 from .krylov.krylov import Krylov
 from .krylov.neumann import Neumann
 from .operands import MAX_ASSEMBLED_SIZE, operator_of

@@ -17,13 +17,14 @@ from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
+from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure
-from .scaling import Components, Scaling, components_of, weigh
+from .rounding import MIN_DIGITS, rounding_digits, singular_error
+from .scaling import Scaling, weigh
 
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
 SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
-MIN_DIGITS = 1.0  # a solution with fewer correct decimal digits is an error
 MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
 REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that is missing
 LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
@@ -414,105 +415,3 @@ class Factor:
 def scaling_of(A: Operator) -> Scaling:
     """Return the scaling by which residuals of solves with A are judged."""
     return Scaling.from_scales(A) if A.array is None else Scaling.of(A.array)
-
-
-class DelegatingFactor(Factor):
-    """A factor that delegates to another one, the current factor, which can be replaced."""
-
-    current: Factor
-
-    def __init__(self, A: Operator, counts: LinearCounts) -> None:
-        super().__init__(A, None, counts)
-        self.counts.setups -= 1  # The current factor counts its own set-up.
-
-    @property
-    def working(self) -> Factor:
-        """The current factor, or the one to which that delegates."""
-        return self.current.working
-
-    def adopt(self, factor: Factor) -> None:
-        """Make `factor` the current one."""
-        self.current = factor
-        self.name, self.rtol = factor.name, factor.rtol
-        self.flexible, self.iterative = factor.flexible, factor.iterative
-
-    def counted_in(self, counts: LinearCounts) -> Factor:
-        """Return this factor with other counts, and a current factor that shares them."""
-        other = super().counted_in(counts)
-        assert isinstance(other, DelegatingFactor)
-        other.adopt(self.current.counted_in(counts))
-        return other
-
-    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
-        """Apply the approximate inverse of the current factor."""
-        return self.current.approximate(r, adjoint=adjoint)
-
-    def preconditioned_factor(
-        self, A: Operator, counts: LinearCounts, max_iterations: int
-    ) -> Factor | None:
-        """Return the current factor's result."""
-        return self.current.preconditioned_factor(A, counts, max_iterations)
-
-    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Return the current factor's result."""
-        return self.current.factor_for_equilibrium(A, counts)
-
-    def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
-        """Return the current factor's result."""
-        return self.current.refactorize(A, counts)
-
-    def forget(self) -> None:
-        """Discard what the current factor would reuse from earlier solves."""
-        self.current.forget()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the current factor."""
-        return self.current.nbytes
-
-    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        return self.current._attempt(b, rtol, adjoint)
-
-    def _attempt_weighted(
-        self, b: Array, rtol: float, adjoint: bool, weights: Array | None
-    ) -> Array:
-        return self.current._attempt_weighted(b, rtol, adjoint, weights)
-
-    def _approximate(self, r: Array, adjoint: bool) -> Array:
-        return self.current._approximate(r, adjoint)
-
-
-def rounding_digits(A: Operator, x: Array, w: Array) -> float:
-    """Estimate the correct digits of A^-1 b along x, -log10(eps |w|' |A| |x|).
-
-    Parameters
-    ----------
-    A : Operator, (N, N)
-    x : (N,) array
-        A vector of unit length.
-    w : (N,) array
-        A^-T x.
-
-    Notes
-    -----
-    |w|' |A| |x| is Skeel's condition number along x, which does not change when rows of A are
-    rescaled.
-
-    References
-    ----------
-    R. D. Skeel, Scaling for numerical stability in Gaussian elimination, J. ACM 26 (1979).
-    """
-    backend = A.backend
-    condition = float(backend.xp.vecdot(backend.xp.abs(w), A.abs_apply(x)))
-    return -math.log10(backend.eps * max(condition, 1.0))
-
-
-def singular_error(digits: float, how: str) -> SingularStateError:
-    """Return the error for a state operator that leaves fewer than `MIN_DIGITS` digits."""
-    return SingularStateError(
-        f"the state operator A is singular {how} ({digits:.1f} digits left): the state is at a "
-        "fold, or the model leaves a component of it undetermined (no boundary condition, no "
-        "drain). Move the parameters away from the fold, start where the state is determined, or "
-        "pin the free component",
-        digits=digits,
-    )

@@ -23,7 +23,8 @@ from ..arrays.backend import Array
 from ..errors import ConvergenceError
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from .factor import DelegatingFactor, Factor
+from .delegating_factor import DelegatingFactor
+from .factor import Factor
 from .operands import operator_of
 from .protocols import Solver
 

@@ -12,7 +12,8 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.equilibrium import conditioning
+from mfdeq.equilibrium.conditioning import smallest_singular
+from mfdeq.linear import rounding
 
 
 @pytest.mark.parametrize(**LIBRARIES)
@@ -79,8 +80,8 @@ def test_solves_do_not_depend_on_units(name, solver, scale):
 
 
 def rounding_digits(factor):
-    found = conditioning.smallest_singular(factor)
-    return conditioning.rounding_digits(factor.A, found.right, found.left / found.value)
+    found = smallest_singular(factor)
+    return rounding.rounding_digits(factor.A, found.right, found.left / found.value)
 
 
 @pytest.mark.parametrize(**LIBRARIES)

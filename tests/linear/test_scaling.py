@@ -10,7 +10,7 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.linear import operator_of
-from mfdeq.linear.scaling import components_of, equilibrate
+from mfdeq.linear.scaling import equilibrate
 
 RNG = np.random.default_rng(0)
 N = 144
@@ -101,26 +101,6 @@ def test_a_symmetric_matrix_has_a_symmetric_scaling():
     for A in (in_units(SYMMETRIC, sizes, sizes), saddle):
         rows, columns = equilibrate(A)
         assert np.array_equal(rows, columns)
-
-
-def test_components_are_independent_systems():
-    assert components_of(WINDY) is None
-    found = components_of(BLOCKS)
-    assert found.rows.members.shape == (24, N)
-    shift = sp.csr_matrix(np.roll(np.eye(6), 1, axis=0))  # equation i has only unknown i - 1
-    x = np.arange(6.0)
-    found = components_of(shift)
-    np.testing.assert_allclose(
-        found.rows.lengths_or_ones(shift @ x), found.columns.lengths_or_ones(x)
-    )
-
-
-@pytest.mark.parametrize("preconditioner", [None, mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.AMG()])
-def test_a_large_system_does_not_spoil_an_independent_small_one(preconditioner):
-    A = sp.block_diag([WINDY, WINDY], format="csr")
-    b = RNG.standard_normal(N)
-    x = mfdeq.Krylov(preconditioner=preconditioner).setup(A).solve(np.concatenate([1e12 * b, b]))
-    np.testing.assert_allclose(x[N:], 1e-12 * x[:N], rtol=1e-5)
 
 
 class InexactSolver(mfdeq.linear.Solver):

@@ -11,9 +11,10 @@ from ...arrays.backend import is_dense, is_sparse
 from ...errors import ArgumentError
 from ...operators.operator import Matrix, Operator
 from ...report import LinearCounts
-from ..factor import Factor, singular_error
+from ..factor import Factor
 from ..operands import MAX_SPARSE_DENSITY, assembled, matrix_of, operator_of
 from ..protocols import Solver
+from ..rounding import singular_error
 from .dense_blocks import MAX_BLOCK_SIZE, DenseBlocks
 from .factors import BlockInverseFactor, DenseFactor, SparseFactor
 from .package import UnsuitableMatrixError, unsuitable

@@ -10,9 +10,10 @@ from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import Factor, singular_error
+from ..factor import Factor
 from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication
+from ..rounding import singular_error
 from ..scaling import Scaling
 from .dense_blocks import DenseBlocks
 from .package import DirectPackage, Factorization, passes_trial_solve

@@ -6,7 +6,8 @@ from typing import Any
 
 from ...errors import SingularStateError
 from ...report import LinearCounts
-from ..factor import LOOSE_RTOL, MIN_DIGITS, rounding_digits
+from ..factor import LOOSE_RTOL
+from ..rounding import MIN_DIGITS, rounding_digits
 from .factors import SparseFactor
 from .registry import PACKAGES
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend
 from ...operators.operator import Operator
-from ..factor import singular_error
+from ..rounding import singular_error
 from .costs import PackageCost
 from .package import DirectPackage, Factorization
 

@@ -10,9 +10,9 @@ from ...arrays.backend import Array, is_sparse
 from ...errors import ArgumentError
 from ...operators.operator import Operator
 from ..costs import BYTES_PER_ENTRY
-from ..factor import singular_error
 from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
+from ..rounding import singular_error
 from ..scaling import Scaling
 
 

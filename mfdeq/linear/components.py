@@ -1,0 +1,100 @@
+"""The connected components of a matrix, which are independent systems of equations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from ..arrays.backend import Array, Backend, host, is_dense
+from ..arrays.sparse import sparse_on_host
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A partition of N indices into m groups.
+
+    Attributes
+    ----------
+    members : (m, N) sparse matrix
+        Ones where an index is in a group.
+    """
+
+    members: Any
+
+    @classmethod
+    def of(cls, backend: Backend, labels: Any, count: int) -> Groups:
+        """Make the groups from the number of the group of each index, on the host."""
+        n = labels.shape[0]
+        points, entries = host.arange(n + 1), host.ones(n)
+        by_index = backend.sparse.csr_matrix(
+            tuple(backend.xp.asarray(x) for x in (entries, labels, points)), shape=(n, count)
+        )
+        return cls(by_index.astype(backend.dtype).T.tocsr())
+
+    def lengths_or_ones(self, x: Array) -> Array:
+        """Return the norms of the parts of an (N,) or (N, k) array, with ones in place of zeros."""
+        xp = Backend.of(x).xp
+        with Backend.ignore_overflow():
+            lengths = xp.sqrt(self.members @ (x * x))
+        return xp.where(lengths > 0, lengths, xp.ones_like(lengths))
+
+    def means(self, x: Array) -> Array:
+        """Return the mean of each group of an (N,) array."""
+        return (self.members @ x) / (self.members @ Backend.of(x).xp.ones_like(x))
+
+    def spread(self, values: Array) -> Array:
+        """Return the array with the value of its group for each index."""
+        return self.members.T @ values
+
+
+@dataclass(frozen=True)
+class Components:
+    """The connected components of a matrix, which are independent systems of equations.
+
+    Attributes
+    ----------
+    rows, columns : Groups
+        The equations and the unknowns of each component.
+    """
+
+    rows: Groups
+    columns: Groups
+
+    @property
+    def adjoint(self) -> Components:
+        """The components of A'."""
+        return Components(self.columns, self.rows)
+
+
+def components_of(A: Any) -> Components | None:
+    """Return the connected components of a square matrix; None if there is only one.
+
+    Parameters
+    ----------
+    A : (N, N) sparse matrix or array
+    """
+    backend = Backend.of(A if is_dense(A) else A.data)
+    if is_dense(A) and not bool(backend.xp.any(A == 0)):
+        return None
+    if backend.library.on_host and not backend.is_numpy:
+        return None  # no sparse matrix multiplies arrays of this library
+    n = A.shape[0]
+    graph = sparse_on_host(A)
+    if not (graph.data != 0).all():
+        graph = graph.copy()
+        graph.eliminate_zeros()
+    if (graph.diagonal() != 0).all():
+        count, labels = csgraph.connected_components(graph, directed=False)
+        if count == 1:
+            return None
+        groups = Groups.of(backend, labels, count)
+        return Components(groups, groups)
+    # Equation i and unknown i may belong to different components.
+    both = sparse.bmat([[None, graph], [graph.T, None]], format="csr")
+    count, labels = csgraph.connected_components(both, directed=False)
+    if count == 1:
+        return None
+    return Components(Groups.of(backend, labels[:n], count), Groups.of(backend, labels[n:], count))
