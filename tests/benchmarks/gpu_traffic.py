@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from mfdeq.arrays.sparse import stored_bytes
+from mfdeq.linear.krylov.factors import KrylovFactor
 from mfdeq.linear.krylov.gmres import _SeparateSpaces
-from mfdeq.linear.krylov.krylov import _KrylovFactor
 from mfdeq.linear.preconditioners.amg import _Cycle
 from mfdeq.operators.operator import Matrix
 
@@ -73,7 +73,7 @@ COUNTED = (
     (Matrix, "_apply_adjoint", _product),
     (_Cycle, "_apply", _cycle),
     (_Cycle, "_apply_adjoint", _cycle),
-    (_KrylovFactor, "_record", _cg),
+    (KrylovFactor, "_record", _cg),
     (_SeparateSpaces, "_extend", _gmres),
     (_SeparateSpaces, "correction", _combined),
 )

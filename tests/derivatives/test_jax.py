@@ -263,7 +263,7 @@ def test_compiled_solves_reach_their_tolerance(name, kind, dtype, monkeypatch):
         linear_model(A, kind, dtype), np.zeros(N, dtype), np.zeros(N, dtype), solver=solver
     )
     factor = solver.setup(eq.state_operator)
-    monkeypatch.setattr(mfdeq.linear.krylov.krylov._BlockFactor, "_block", None)  # not called
+    monkeypatch.setattr(mfdeq.linear.krylov.factors.BlockFactor, "_block", None)  # not called
     B = RNG.standard_normal((N, 5)).astype(dtype)
     B[:, 1], B[:, 3], B[:, 4] = 0.0, 1e-8 * B[:, 2], A[:, 0]
     for solve, side in ((factor.solve, A), (factor.solve_adjoint, A.T)):
