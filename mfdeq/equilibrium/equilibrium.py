@@ -11,7 +11,8 @@ from ..errors import ArgumentError, short_repr
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
 from .linearized_equilibrium import LinearizedEquilibrium
-from .reduced_hessian import ReducedCurvature, ReducedHessian, SecondOrderSlice
+from .reduced_curvature import ReducedCurvature
+from .reduced_hessian import ReducedHessian, SecondOrderSlice
 
 
 class Equilibrium(LinearizedEquilibrium):

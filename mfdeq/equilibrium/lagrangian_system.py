@@ -43,7 +43,7 @@ from ..linear.scaling import Scaling
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import backend_of
-from .reduced_hessian import ReducedCurvature
+from .reduced_curvature import ReducedCurvature
 
 # Limits on the relative residual of a solve without refinement, for a random b. There is no
 # pivoting between fronts, so the factors are those of a perturbed matrix, and the residual is about

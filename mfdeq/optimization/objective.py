@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
+from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from .minimize_report import MinimizeReport
 from .reduced_functional import ReducedFunctional

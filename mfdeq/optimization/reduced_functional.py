@@ -9,7 +9,8 @@ from ..arguments import fraction, one_of
 from ..arrays.backend import Array, Backend
 from ..arrays.collective import collective
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.reduced_hessian import InexactReducedCurvature, ReducedHessian
+from ..equilibrium.reduced_curvature import InexactReducedCurvature
+from ..equilibrium.reduced_hessian import ReducedHessian
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import (
     ArgumentError,

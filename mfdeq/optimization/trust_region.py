@@ -26,7 +26,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian
+from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_hessian import ReducedHessian
 from .bounds import ActiveSet
 from .method import LOSS_ROUNDING_FACTOR, Iterate, Method, Setting
 from .minimize_report import Step

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..arrays.backend import shape_of
 from ..equilibrium import lagrangian_system as lagrangian
-from ..equilibrium.reduced_hessian import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError
 from ..linear.direct.package import trial_residual
 from ..models.curvature import BlockCurvature

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arguments import one_of
 from ..arrays.backend import Array, Backend, shape_of
-from ..equilibrium.reduced_hessian import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError, short_repr
 from ..operators.operator import Operator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_hessian import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..operators.operator import Operator
 from ..priors.metric import Metric
 from ..progress import ProgressBar

@@ -9,7 +9,7 @@ from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import solver_for
-from ..equilibrium.reduced_hessian import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError
 from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of

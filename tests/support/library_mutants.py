@@ -8,7 +8,8 @@ import numpy as np
 from mfdeq.equilibrium import reduced_hessian as hessian
 from mfdeq.equilibrium.equilibrium import Equilibrium
 from mfdeq.equilibrium.linearized_equilibrium import LinearizedEquilibrium
-from mfdeq.equilibrium.reduced_hessian import ReducedCurvature, ReducedHessian, SecondOrderSlice
+from mfdeq.equilibrium.reduced_curvature import ReducedCurvature
+from mfdeq.equilibrium.reduced_hessian import ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
 from mfdeq.models.curvature import BlockCurvature, ProductCurvature, add_curvatures, scale_curvature
 from mfdeq.models.linearization import CheckedLinearization

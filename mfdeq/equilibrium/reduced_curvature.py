@@ -1,0 +1,254 @@
+"""Curvatures over (theta, h), reduced to the parameters: T' K T with T = [I; Z].
+
+Here are the formula, which all Hessians share, the products to a given accuracy, and the estimates
+of their errors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ..arguments import fraction
+from ..arrays.backend import Array, check_block
+from ..arrays.memory import columns_that_fit, translate_memory_errors
+from ..models.curvature import CurvatureOperator
+from ..operators.operator import Operator, SelfAdjoint
+from .error_estimates import (
+    WARNING_ERROR,
+    InnerTolerance,
+    estimate_error,
+    relative_error,
+    warn_of_error,
+)
+from .inverse import Inverse, RecordingInverse, RefinedInverse
+from .linearized_equilibrium import LinearizedEquilibrium, tangent
+
+# Arrays of size P + N in memory during a product with one column: (v, z), K (v, z), w, and those of
+# a solve.
+ARRAYS_PER_COLUMN = 6
+
+
+def reduce(K: Operator, T: Operator) -> Operator:
+    """Return T' K T, the curvature K over (theta, h) reduced to the parameters.
+
+    All Hessians are computed by this formula. With T = [I; A^-1 B], a product with v is
+
+        z = A^-1 (B v),   (a_theta, a_h) = K (v, z),   w = A^-T a_h,   H v = a_theta + B' w.
+
+    Inexact products and error estimates use it with other inverses and curvatures.
+    """
+    # H is a property of the array library's LinearOperator, which calls `Operator._adjoint`.
+    return T.H @ K @ T  # type: ignore[attr-defined]
+
+
+class ReducedCurvature(SelfAdjoint):
+    """The operator T' K T, (P, P): a curvature K over (theta, h), reduced to the parameters.
+
+    A product with a vector or a block takes one state solve and one adjoint solve.
+
+    Parameters
+    ----------
+    eq : LinearizedEquilibrium
+        The equilibrium, with A, B and the factor.
+    K : CurvatureOperator, (P+N, P+N)
+    corrected_K : callable
+        ``corrected_K()`` returns K at the corrected state, with corrected weights.
+    remake_at : callable
+        ``remake_at(other)`` returns the same operator at another equilibrium.
+
+    Notes
+    -----
+    The two functions are called once, and only if an error is estimated or the state is polished:
+    most Hessians never need them.
+    """
+
+    def __init__(
+        self,
+        eq: LinearizedEquilibrium,
+        K: CurvatureOperator,
+        corrected_K: Callable[[], CurvatureOperator],
+        remake_at: Callable[[Any], ReducedCurvature],
+    ) -> None:
+        super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
+        self.eq, self.K = eq, K
+        self._corrected_K = functools.cache(corrected_K)
+        self._remake_at = functools.cache(remake_at)
+        self._product = reduce(K, eq.tangent)
+
+    def _apply(self, x: Array) -> Array:
+        room = columns_that_fit(self.backend, ARRAYS_PER_COLUMN * self.K.shape[0])
+        if x.ndim == 1 or x.shape[1] <= room:
+            return (
+                self._first_product(x) if self.eq.is_first("product") else self._product._apply(x)
+            )
+        parts = [self._apply(x[:, j : j + room]) for j in range(0, x.shape[1], room)]
+        return self.backend.xp.concat(parts, axis=1)
+
+    def _first_product(self, x: Array) -> Array:
+        """Compute a product, and warn if its estimated error is large.
+
+        Of a block, the error is that of the sum of the columns with random signs.
+        """
+        eq, backend = self.eq, self.backend
+        inverse = RecordingInverse(eq.factor)
+        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(x)
+        column = product
+        if x.ndim == 2:
+            if x.shape[1] == 0:
+                return product
+            signs = backend.xp.sign(backend.random(x.shape[1], seed=29))
+            x, column = x @ signs, product @ signs
+            inverse = inverse.combine(signs)
+        error = estimate_error(column, self._corrected_product(x, inverse))
+        relative = eq.report.product_error = relative_error(backend, error, column)
+        if relative > WARNING_ERROR:
+            # In a direction that the loss does not depend on, the terms cancel.
+            through_state = backend.norm(eq.param_operator._apply_adjoint(inverse.adjoint_solution))
+            size = through_state + backend.norm(column)
+            relative = backend.norm(error) / size if size > 0 else 0.0
+            warn_of_error("the product with a Hessian", relative, 2, eq.corrections)
+        return product
+
+    def _corrected_product(self, v: Array, inverse: RecordingInverse) -> Array:
+        """Return the product with v with everything that is inexact corrected once."""
+        corrections = self.eq.corrections
+        there = corrections.linearization(1)
+        solutions = inverse.solution, inverse.adjoint_solution
+        refined = RefinedInverse(there.A, self.eq.factor, *solutions)
+        return reduce(self._corrected_K(), tangent(refined, there.B))._apply(v)
+
+    def forget(self) -> None:
+        """Drop what the factor has stored in earlier solves, and all corrected quantities."""
+        self.eq.forget()
+        self._corrected_K.cache_clear()
+        self._remake_at.cache_clear()
+
+    def polish(self) -> ReducedCurvature:
+        """Return the same operator at the polished equilibrium, or `self` if that is unchanged."""
+        polished = self.eq.polish()
+        return self if polished is self.eq else self._remake_at(polished)
+
+    def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
+        """Return the same operator with products of a given accuracy.
+
+        Parameters
+        ----------
+        rtol : float
+            The allowed relative error of each column of a product, as estimated. The tolerance of
+            the inner solves is as loose as this allows.
+
+        Returns
+        -------
+        InexactReducedCurvature, (P, P)
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> v = np.ones(2)
+        >>> bool(np.linalg.norm(H.to_accuracy(1e-3) @ v - H @ v) <= 1e-3 * np.linalg.norm(H @ v))
+        True
+        """
+        return InexactReducedCurvature(self, rtol)
+
+    @translate_memory_errors
+    def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
+        """Compute the product with v and estimate its error.
+
+        Parameters
+        ----------
+        v : (P,) or (P, k) array
+        rtol : float, optional
+            Relative true residual of the two inner solves; by default the tolerance of the factor.
+
+        Returns
+        -------
+        product, error : arrays of the shape of v
+
+        Raises
+        ------
+        ConvergenceError
+            If an inner solve does not reach its tolerance.
+
+        Notes
+        -----
+        The state, the adjoint and the two inner solves are inexact, as are derivatives by
+        differences. The product is computed a second time with each of them corrected once: the
+        model is linearized again at h* - M R(h*), and every solution is refined once, where one
+        application M of the factor replaces A^-1. The model is not linearized again where its
+        derivatives are exact and the state is accurate to rounding. The estimate is twice the
+        difference. The factor of two is a safety factor; no other is needed.
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> product, error = H.with_error(np.ones(2))
+        >>> bool(np.linalg.norm(error) < 1e-6 * np.linalg.norm(product))
+        True
+        """
+        eq = self.eq
+        v = check_block(v, self.backend, self.shape[1], "the operand")
+        inverse = RecordingInverse(eq.factor, rtol)
+        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(v)
+        error = estimate_error(product, self._corrected_product(v, inverse))
+        eq.report.product_error = relative_error(self.backend, error, product)
+        return product, error
+
+    def apply_inexact(self, v: Array, rtol: float) -> Array:
+        """Compute the product with v by inner solves to another tolerance.
+
+        The error is not estimated.
+
+        Parameters
+        ----------
+        v : (P,) or (P, k) array
+        rtol : float
+            Relative true residual of the two inner solves.
+
+        Returns
+        -------
+        array of the shape of v
+        """
+        v = check_block(v, self.backend, self.shape[1], "the operand")
+        T = tangent(Inverse(self.eq.factor, rtol), self.eq.param_operator)
+        return reduce(self.K, T)._apply(v)
+
+
+class InexactReducedCurvature(SelfAdjoint):
+    """The operator T' K T with products of a given relative accuracy.
+
+    The error of every product is estimated by `ReducedCurvature.with_error`, and the tolerance of
+    the inner solves is adapted to it. The operator is symmetric only to that accuracy.
+
+    Parameters
+    ----------
+    exact : ReducedCurvature
+    rtol : float
+        The allowed relative error of each column of a product, as estimated.
+    """
+
+    def __init__(self, exact: ReducedCurvature, rtol: float) -> None:
+        super().__init__(exact, exact.shape)
+        self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
+        self.tolerance = InnerTolerance(self.rtol, exact.backend)
+
+    def forget(self) -> None:
+        """Drop all that depends on earlier products, including the inner tolerance."""
+        self.exact.forget()
+        self.tolerance = InnerTolerance(self.rtol, self.backend)
+
+    def _apply(self, x: Array) -> Array:
+        def product(operator: ReducedCurvature, inner: float) -> tuple[Array, Array]:
+            return operator.with_error(x, rtol=inner)
+
+        report = self.exact.eq.report
+        return self.tolerance.compute(
+            product, self.exact, ReducedCurvature.polish, "a product", report
+        )[0]
