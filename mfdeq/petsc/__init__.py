@@ -13,9 +13,9 @@ from .cleanup import clean_up_at_exit
 from .errors import abort_on_uncaught_errors
 from .files import load, save
 from .ksp import KSP
-from .mats import as_mat
 from .numpy_models import distributed
 from .options import OptionsWarning
+from .shell_mats import as_mat
 from .slepc import eigsh
 from .solve import Equilibrium, equilibrium_at, solve
 from .tao import tao

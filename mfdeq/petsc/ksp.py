@@ -15,7 +15,7 @@ from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
 from .cleanup import drop_python_context, register_for_cleanup
 from .errors import last_line, reason_name, translate_petsc_errors
-from .mats import GuardedContext, as_mat, call_on_vecs, create_dense_mat, shell_mat
+from .mats import call_on_vecs, create_dense_mat
 from .options import (
     check_options,
     set_from_options,
@@ -23,6 +23,7 @@ from .options import (
     warn_of_unused_options,
 )
 from .ranks import Ranks
+from .shell_mats import GuardedContext, as_mat, shell_mat
 
 PETSC_ERR_SUP = 56  # PETSc's code for "not supported"
 

@@ -8,8 +8,8 @@ from typing import Any
 from ..arrays.backend import host
 from ..errors import ArgumentError
 from .arrays import DistributedArray, is_petsc
-from .mats import to_petsc
 from .ranks import Ranks
+from .shell_mats import to_petsc
 
 
 class Layout:

@@ -24,8 +24,8 @@ from .errors import raise_on_all_ranks
 from .files import is_hdf5
 from .ksp import KSP
 from .ldl import PositiveDefiniteDirect
-from .mats import operator_of_mat
 from .ranks import Ranks
+from .shell_mats import operator_of_mat
 
 SAME_NUMBER_RTOL = 1e-6  # difference of numbers that all ranks have computed from the same data
 SEEDED_ROWS = 2**16  # rows of random numbers that one seed makes

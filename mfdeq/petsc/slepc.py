@@ -26,9 +26,9 @@ from .agreement import on_all_ranks
 from .arrays import DistributedArray
 from .errors import reason_name
 from .lagrangian import ShiftedInverse, assemble_blocks
-from .mats import as_mat
 from .options import set_from_options, temporary_options, warn_of_unused_options
 from .ranks import Ranks
+from .shell_mats import as_mat
 
 # What SLEPc calls the ends of the spectrum.
 WHICH_OF_SLEPC = {"LM": "LARGEST_MAGNITUDE", "LA": "LARGEST_REAL", "SA": "SMALLEST_REAL"}

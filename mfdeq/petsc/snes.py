@@ -17,8 +17,9 @@ from ..operators.operator import Operator
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import reason_name
-from .mats import MatOperator, OperatorContext, shell_mat
+from .mats import MatOperator
 from .options import set_from_options, temporary_options, warn_of_unused_options
+from .shell_mats import OperatorContext, shell_mat
 
 REJECTED_RATIO = 1e8  # of the residual shown where there is no value, to the largest one so far
 

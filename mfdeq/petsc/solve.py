@@ -15,7 +15,7 @@ from ..report import SolveReport
 from .agreement import on_all_ranks
 from .arrays import check_vec
 from .ksp import KSP
-from .mats import attribute_to_petsc
+from .shell_mats import attribute_to_petsc
 from .snes import solve_by_snes
 
 # Relative to the residual at the start. The state is tested by mfdeq's own criteria afterwards.

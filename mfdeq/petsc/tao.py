@@ -10,8 +10,8 @@ from ..optimization.reduced_functional import ReducedFunctional
 from .agreement import on_all_ranks
 from .arrays import check_vec
 from .cleanup import register_for_cleanup
-from .mats import OperatorContext, as_mat
 from .options import set_from_options, temporary_options, warn_of_unused_options
+from .shell_mats import OperatorContext, as_mat
 
 NEWTON_TYPES = ("nls", "ntr", "ntl")  # their default preconditioner needs entries of the Hessian
 
