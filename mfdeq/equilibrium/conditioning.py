@@ -19,8 +19,8 @@ from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, 
 from ..linear import Factor
 from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
 from ..linear.rounding import MIN_DIGITS, rounding_digits, singular_error
+from ..linear.scaling import Scaling
 from ..models.linearization import CheckedLinearization, Problem
-from .null_vectors import Scaling
 
 CONTRACTION_STEP = 1e-5  # relative to the state, at which R shows its curvature
 NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative
@@ -94,7 +94,7 @@ def smallest_singular(
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
     if start is not None:
-        start = scaling.without_rows(start)
+        start = scaling.divide_rows(start)
         # Add a random part: the start may be orthogonal to the singular vector.
         u = start / backend.norm(start) + RANDOM_SHARE * u
         u = u / backend.norm(u)
@@ -116,15 +116,15 @@ def _solve(
     """Return x / |x| and 1 / |x|, where x solves the scaled system for b of unit length."""
     norm, A = factor.backend.norm, factor.A
     if adjoint:
-        b = scaling.without_columns(b)
+        b = scaling.divide_columns(b)
         x = factor.solve_adjoint(b, rtol=rtol)
-        left = scaling.column_sizes(b - A._apply_adjoint(x))
-        scaled = scaling.without_rows(x)
+        left = scaling.multiply_columns(b - A._apply_adjoint(x))
+        scaled = scaling.divide_rows(x)
     else:
-        b = scaling.without_rows(b)
+        b = scaling.divide_rows(b)
         x = factor.solve(b, rtol=rtol)
-        left = scaling.row_sizes(b - A._apply(x))
-        scaled = scaling.without_columns(x)
+        left = scaling.multiply_rows(b - A._apply(x))
+        scaled = scaling.divide_columns(x)
     if not norm(left) <= MAX_ROUNDING_SHARE:  # True for NaN
         operator = A.H if adjoint else A  # type: ignore[attr-defined]
         if factor.leaves_equation(operator, x, b, adjoint):
@@ -140,14 +140,11 @@ def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular | None:
     backend, n = factor.backend, factor.A.shape[0]
     norm = backend.norm
     eye = backend.eye(n, n)
-    rows = eye if scaling.rows is None else eye / scaling.rows[:, None]
     try:
-        X = factor.solve(rows, rtol=max(factor.rtol, EXACT_RTOL))
+        X = factor.solve(scaling.divide_rows(eye), rtol=max(factor.rtol, EXACT_RTOL))
     except (ConvergenceError, SingularStateError):
         return None
-    left = factor.A._apply(X)
-    if scaling.rows is not None and scaling.columns is not None:
-        X, left = X / scaling.columns[:, None], left * scaling.rows[:, None]
+    X, left = scaling.divide_columns(X), scaling.multiply_rows(factor.A._apply(X))
     if not norm(eye - left) <= MAX_ROUNDING_SHARE:  # True for NaN
         return None
     right, inverse, left = host.linalg.svd(array_on_host(X))
@@ -159,7 +156,7 @@ def _unscaled(
     factor: Factor, scaling: Scaling, sigma: float, u: Array, v: Array
 ) -> SmallestSingular:
     norm = factor.backend.norm
-    u, v = scaling.row_sizes(u), scaling.column_sizes(v)
+    u, v = scaling.multiply_rows(u), scaling.multiply_columns(v)
     lengths = norm(u), norm(v)
     return SmallestSingular(sigma / (lengths[0] * lengths[1]), u / lengths[0], v / lengths[1])
 
@@ -304,9 +301,9 @@ def state_changes(
         if scaling.rows is None:
             return change
         step = h - state
-        size = backend.norm(scaling.without_columns(step))
+        size = backend.norm(scaling.divide_columns(step))
         moved = factor.solve(after.A._apply(step) - linearized.A._apply(step), rtol=LOOSE_RTOL)
-        length = backend.norm(scaling.without_columns(moved))
+        length = backend.norm(scaling.divide_columns(moved))
         if size > 0.0 and length > change * size:
             change, along = length / size, moved
         return change

@@ -17,7 +17,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
-from ..linear import scaling as linear_scaling
+from ..linear.scaling import Scaling, equilibrate, is_balanced
 from ..operators.operator import Matrix, Operator
 
 MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
@@ -32,51 +32,12 @@ GAP = 10.0  # ratio to the least singular value up to which others are zero as w
 MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Sizes of rows and columns: diag(rows) A diag(columns) has rows and columns of similar size.
-
-    Attributes
-    ----------
-    rows, columns : (N,) array or None
-        None where A needs no scaling.
-    """
-
-    rows: Array | None = None
-    columns: Array | None = None
-
-    @classmethod
-    def of(cls, A: Operator) -> Scaling:
-        """Scale the rows and columns of A to similar size; empty ones stay."""
-        if A.array is None:
-            found = linear_scaling.Scaling.from_scales(A)
-            return cls(found.rows, found.columns)
-        array = _without_empty_lines(A)
-        if linear_scaling.is_balanced(array):
-            return cls()
-        return cls(*linear_scaling.equilibrate(array))
-
-    @classmethod
-    def of_factor(cls, factor: Factor) -> Scaling:
-        """Return the scaling by which a factor judges its residuals."""
-        known = _current(factor).scaling
-        return cls(known.rows, known.columns)
-
-    def row_sizes(self, x: Array) -> Array:
-        """Return diag(rows) x."""
-        return x if self.rows is None else self.rows * x
-
-    def column_sizes(self, x: Array) -> Array:
-        """Return diag(columns) x."""
-        return x if self.columns is None else self.columns * x
-
-    def without_rows(self, x: Array) -> Array:
-        """Return x divided by `rows`."""
-        return x if self.rows is None else x / self.rows
-
-    def without_columns(self, x: Array) -> Array:
-        """Return x divided by `columns`."""
-        return x if self.columns is None else x / self.columns
+def scaling_of(A: Operator) -> Scaling:
+    """Return the scaling that makes rows and columns of A alike; empty ones stay."""
+    if A.array is None:
+        return Scaling.from_scales(A)
+    array = _without_empty_lines(A)
+    return Scaling() if is_balanced(array) else Scaling(*equilibrate(array))
 
 
 def _without_empty_lines(A: Operator) -> Any:
@@ -86,10 +47,13 @@ def _without_empty_lines(A: Operator) -> Any:
     empty = ((magnitude @ ones) == 0) | ((magnitude.T @ ones) == 0)
     if not bool(xp.any(empty)):
         return A.array
-    diagonal = xp.where(empty, ones, xp.zeros_like(ones))
-    if is_dense(A.array):
-        return A.array + xp.diag(diagonal)
-    return (A.array + A.backend.sparse.diags(diagonal, format="csr")).tocsr()
+    return _add_diagonal(A.backend, A.array, xp.where(empty, ones, xp.zeros_like(ones)))
+
+
+def _add_diagonal(backend: Backend, array: Any, diagonal: Array) -> Any:
+    if is_dense(array):
+        return array + backend.xp.diag(diagonal)
+    return (array + backend.sparse.diags(diagonal, format="csr")).tocsr()
 
 
 @dataclass(frozen=True)
@@ -114,8 +78,8 @@ class NullVectors:
     def unscaled(self) -> tuple[Array, Array]:
         """The null vectors of A and of its adjoint, of unit length."""
         norm = self.A.backend.norm
-        right = self.scaling.column_sizes(self.right)
-        left = self.scaling.row_sizes(self.left)
+        right = self.scaling.multiply_columns(self.right)
+        left = self.scaling.multiply_rows(self.left)
         return right / norm(right), left / norm(left)
 
     @functools.cached_property
@@ -130,7 +94,7 @@ class NullVectors:
 def cancellation(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
     """Return |A x| beside |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
     norm = A.backend.norm
-    scaled = scaling.column_sizes if adjoint else scaling.row_sizes
+    scaled = scaling.multiply_columns if adjoint else scaling.multiply_rows
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
     product = norm(scaled(operator._apply(x)))
     terms = norm(scaled(operator.abs_apply(x)))
@@ -159,7 +123,7 @@ def find_null_vectors(
     matrix the factor takes its place. If that is none of A, minimal residual steps for a random
     right-hand side leave the part of it that lies along u; the same with the adjoint leaves v.
     """
-    scaling, n = Scaling.of(A), A.shape[0]
+    scaling, n = scaling_of(A), A.shape[0]
     limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     direct = factor is not None and not factor.iterative
     found: NullVectors | None = None
@@ -217,24 +181,11 @@ def _by_inverse_iteration(
 
 def _perturbed(A: Operator, scaling: Scaling) -> Any:
     """Return the scaled matrix with a random diagonal of the size of rounding added."""
-    backend, n = A.backend, A.shape[0]
-    xp = backend.xp
+    backend, scaled = A.backend, scaling.apply(A.array)
     size = PERTURBATION_ROUNDINGS * backend.eps
-    diagonal = size * (1.0 + xp.abs(backend.random(n, seed=17)))
-    ones = xp.ones_like(diagonal)
-    rows = ones if scaling.rows is None else scaling.rows
-    columns = ones if scaling.columns is None else scaling.columns
-    largest = float(xp.max(rows * (abs(A.array) @ columns)))
-    diagonal = diagonal * (largest if largest > 0.0 else 1.0)
-    if is_dense(A.array):
-        return rows[:, None] * A.array * columns + xp.diag(diagonal)
-    entries = A.array.tocoo()
-    i, j = entries.row, entries.col
-    index = xp.arange(n, dtype=i.dtype)
-    data = xp.concat([rows[i] * entries.data * columns[j], diagonal])
-    where = xp.concat([i, index]), xp.concat([j, index])
-    matrix = backend.sparse.coo_matrix((xp.asarray(data, dtype=A.array.dtype), where), A.shape)
-    return matrix.tocsr()
+    diagonal = size * (1.0 + backend.xp.abs(backend.random(A.shape[0], seed=17)))
+    largest = float(backend.xp.max(abs(scaled) @ backend.xp.ones_like(diagonal)))
+    return _add_diagonal(backend, scaled, diagonal * (largest if largest > 0.0 else 1.0))
 
 
 def bordered_solve(A: Operator, null: NullVectors) -> Callable[[Array], Array] | None:
@@ -322,9 +273,9 @@ def minimal_residual(
     """
     backend: Backend = A.backend
     norm, vecdot = backend.norm, backend.xp.vecdot
-    sides = (scaling.without_rows, scaling.without_columns, scaling.row_sizes)
+    sides = (scaling.divide_rows, scaling.divide_columns, scaling.multiply_rows)
     if adjoint:
-        sides = (scaling.without_columns, scaling.without_rows, scaling.column_sizes)
+        sides = (scaling.divide_columns, scaling.divide_rows, scaling.multiply_columns)
     to_equations, to_unknowns, from_equations = sides
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
     apply = _application(factor)
@@ -360,7 +311,7 @@ def minimal_residual(
 
 def has_preconditioner(factor: Factor) -> bool:
     """Return whether one application of a factor is less than a solve to some accuracy."""
-    factor = _current(factor)
+    factor = factor.working
     if not factor.iterative:
         return True
     own = type(factor)._approximate is not Factor._approximate
@@ -370,12 +321,5 @@ def has_preconditioner(factor: Factor) -> bool:
 def _application(factor: Factor) -> Callable[[Array, bool], Array]:
     """Return one application of the preconditioner; the identity where there is none."""
     if has_preconditioner(factor):
-        return _current(factor)._approximate
+        return factor.working._approximate
     return lambda r, adjoint: r
-
-
-def _current(factor: Any) -> Any:
-    """Return the factor to which others delegate."""
-    while hasattr(factor, "current"):
-        factor = factor.current
-    return factor

@@ -14,10 +14,11 @@ from typing import Any
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import SingularStateError
 from ..linear import Factor
+from ..linear.scaling import Scaling
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
-from .null_vectors import NullVectors, Scaling, bordered_solve, cancellation, find_null_vectors
+from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
 STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
@@ -185,13 +186,13 @@ def lies_on_curve(
         residual, _ = problem.trial_residual(state)
         if residual is None:
             return False
-        state = state - scaling.column_sizes(solve(scaling.row_sizes(residual)))
+        state = state - scaling.multiply_columns(solve(scaling.multiply_rows(residual)))
     residual, _ = problem.trial_residual(state)
     if residual is None:
         return False
-    terms = backend.norm(scaling.row_sizes(linearized.A.abs_apply(state)))
+    terms = backend.norm(scaling.multiply_rows(linearized.A.abs_apply(state)))
     limit = max(CURVE_RTOL, CURVE_ROUNDINGS * backend.eps)
-    return backend.norm(scaling.row_sizes(residual)) <= limit * terms
+    return backend.norm(scaling.multiply_rows(residual)) <= limit * terms
 
 
 def _sizes(problem: Problem, h: Array, scaling: Scaling) -> Array:
@@ -199,9 +200,9 @@ def _sizes(problem: Problem, h: Array, scaling: Scaling) -> Array:
     xp = problem.backend.xp
     sizes = problem.state_scale()
     if sizes is None:
-        own = xp.abs(scaling.without_columns(h))
+        own = xp.abs(scaling.divide_columns(h))
         typical = float(xp.sum(own)) / h.shape[0]
-        sizes = scaling.column_sizes(xp.ones_like(h) * (typical if typical > 0.0 else 1.0))
+        sizes = scaling.multiply_columns(xp.ones_like(h) * (typical if typical > 0.0 else 1.0))
     return xp.maximum(xp.abs(h), sizes)
 
 

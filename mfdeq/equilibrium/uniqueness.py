@@ -17,6 +17,7 @@ from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, 
 from ..linear import Auto, Direct, Factor, Reused
 from ..linear.factor import LOOSE_RTOL
 from ..linear.rounding import MIN_DIGITS, rounding_digits
+from ..linear.scaling import Scaling
 from ..models.linearization import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -26,7 +27,6 @@ from .null_vectors import (
     MAX_FACTORIZED_SIZE,
     MinimalResidual,
     NullVectors,
-    Scaling,
     find_null_vectors,
     has_preconditioner,
     minimal_residual,
@@ -91,7 +91,7 @@ def examine(
         factor = solver.setup_for_equilibrium(A, report.linear)
         report.solver = factor.name
         report.choices += [c for c in solver.choices if c not in report.choices]
-        scaling = Scaling.of_factor(factor)
+        scaling = factor.working.scaling
         smallest = smallest_singular(factor, solver.weakest, scaling)
         solver.weakest = smallest.left
         if scaling.rows is None:
@@ -119,15 +119,15 @@ def examine(
 
 def _scaled(factor: Any, smallest: SmallestSingular, along: Array | None) -> NullVectors:
     """Return the singular vectors, or those along a direction in which A changes most."""
-    A, scaling = factor.A, Scaling.of_factor(factor)
+    A, scaling = factor.A, factor.working.scaling
     norm = A.backend.norm
     right, left = smallest.right, smallest.left
     if along is not None and along is not right:
         right = along / norm(along)
         left = factor.solve_adjoint(
-            scaling.without_columns(scaling.without_columns(right)), rtol=LOOSE_RTOL
+            scaling.divide_columns(scaling.divide_columns(right)), rtol=LOOSE_RTOL
         )
-    right, left = scaling.without_columns(right), scaling.without_rows(left)
+    right, left = scaling.divide_columns(right), scaling.divide_rows(left)
     return NullVectors(A, scaling, right / norm(right), left / norm(left))
 
 
@@ -172,7 +172,7 @@ def judge_uniqueness(eq: _Examinable) -> None:
     if steps == 0:
         report.uniqueness = "not judged: A is solved with by products alone"
         return
-    scaling = Scaling.of_factor(held)
+    scaling = held.working.scaling
     resolution = _resolution(held, size)
     trial = minimal_residual(A, scaling, held, steps, resolution)
     settled = trial.size <= resolution
@@ -202,7 +202,9 @@ def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: So
     """Return whether a solution grows so much, or Newton's method is so slow, as at a fold."""
     backend = A.backend
     x = backend.random(A.shape[0], seed=31)
-    size = backend.norm(scaling.row_sizes(A._apply(scaling.column_sizes(x)))) / backend.norm(x)
+    size = backend.norm(
+        scaling.multiply_rows(A._apply(scaling.multiply_columns(x)))
+    ) / backend.norm(x)
     growth, rounding = trial.growth * size, 1.0 / backend.eps
     if not growth < rounding**FOLD_GROWTH_POWER:
         return True
@@ -276,7 +278,7 @@ def _is_regular(A: Operator) -> bool:
         return False
     try:
         factor = Direct().setup(A)
-        found = smallest_singular(factor, None, Scaling.of_factor(factor))
+        found = smallest_singular(factor, None, factor.working.scaling)
     except (ConvergenceError, SingularStateError):
         return False
     return rounding_digits(A, found.right, found.left / found.value) >= MIN_DIGITS
@@ -293,4 +295,4 @@ def _seems_regular(problem: Problem, h: Array, held: Factor | None) -> bool:
     if held is None or held.A.shape != A.shape or not (steps := _steps(held, size)):
         return A.array is None or size > MAX_FACTORIZED_SIZE
     resolution = _resolution(held, size)
-    return minimal_residual(A, Scaling.of_factor(held), held, steps, resolution).size <= resolution
+    return minimal_residual(A, held.working.scaling, held, steps, resolution).size <= resolution

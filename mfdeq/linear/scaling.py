@@ -137,6 +137,22 @@ class Scaling:
         ratio = (least / host.where(norms[1] > 0, norms[1], 1.0))[norms[1] > 0].min(initial=1.0)
         return rtol * max(float(ratio), LEAST_TIGHTENING)
 
+    def multiply_rows(self, x: Array) -> Array:
+        """Return R x."""
+        return weigh(self.rows, x)
+
+    def multiply_columns(self, x: Array) -> Array:
+        """Return C x."""
+        return weigh(self.columns, x)
+
+    def divide_rows(self, x: Array) -> Array:
+        """Return R^-1 x."""
+        return _divide(x, self.rows)
+
+    def divide_columns(self, x: Array) -> Array:
+        """Return C^-1 x."""
+        return _divide(x, self.columns)
+
     def operator(self, A: Operator) -> Operator:
         """Return R A C as an operator, which is A if there is no scaling."""
         no_scaling = self.rows is None and self.columns is None
@@ -193,6 +209,13 @@ def weigh(weights: Array | None, x: Array) -> Array:
     if weights is None:
         return x
     return weights * x if weights.ndim == x.ndim else scale_rows(weights, x)
+
+
+def _divide(x: Array, weights: Array | None) -> Array:
+    """Divide the entries of an (N,) or (N, k) array by weights of shape (N,)."""
+    if weights is None:
+        return x
+    return x / weights if x.ndim == 1 else x / weights[:, None]
 
 
 def row_sizes(A: Operator, sizes: Array) -> Array:
