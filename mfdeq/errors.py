@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 MAX_REPR_LENGTH = 60
@@ -347,14 +346,18 @@ def is_evaluation_failure(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, mistakes)
 
 
-@contextlib.contextmanager
-def note_origin(name: str) -> Iterator[None]:
+class note_origin:
     """Add a note that names a user's function to any exception it raises."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"mfdeq: raised in {name}")
-        raise
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            error.add_note(f"mfdeq: raised in {self.name}")
 
 
 def short_repr(x: Any) -> str:
