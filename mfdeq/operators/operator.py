@@ -19,6 +19,7 @@ from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..errors import ArgumentError, short_repr
 
+MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
 MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
 
 
@@ -371,7 +372,13 @@ class Matrix(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
-        return abs(self.array) @ self.backend.xp.abs(x)
+        small = getattr(self.array, "nnz", MAX_KEPT_SIZES) < MAX_KEPT_SIZES
+        sizes = self._sizes if small else abs(self.array)
+        return sizes @ self.backend.xp.abs(x)
+
+    @functools.cached_property
+    def _sizes(self) -> Any:
+        return abs(self.array)
 
     def _adjoint(self) -> Operator:
         return _Transposed(self)
