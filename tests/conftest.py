@@ -8,6 +8,13 @@ from pathlib import Path
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# The tests compile the same small functions again and again, in every worker. In the ignored folder
+# of pytest's cache, so that the next run finds them as well.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 # Before anything imports array_api_compat, and through it cupy.
 SIMULATED = os.environ.get("MFDEQ_CUPY") == "simulated"
 if SIMULATED:
