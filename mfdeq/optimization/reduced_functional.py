@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..arguments import fraction, one_of
@@ -11,19 +12,12 @@ from ..arrays.collective import collective
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.reduced_curvature import InexactReducedCurvature
 from ..equilibrium.reduced_hessian import ReducedHessian
-from ..equilibrium.solve import reused_solver, solve
-from ..errors import (
-    ArgumentError,
-    ConvergenceError,
-    SingularStateError,
-    is_evaluation_failure,
-)
-from ..models.linearization import Problem
+from ..errors import ArgumentError, is_evaluation_failure
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.vectors import flatten_params, flatten_state
 from ..operators.operator import Operator
-from ..report import LinearCounts, SolveReport
+from .equilibria import Equilibria
 
 ON_FAILURE_VALUES = ("raise", "inf")
 # Options of `mfdeq.solve`.
@@ -38,10 +32,7 @@ SOLVE_OPTIONS = (
     "error_estimates",
 )
 # Attributes that are computed again when needed: they are not pickled, and dropped by `forget`.
-CACHED_ATTRIBUTES = ("_equilibrium", "_hessian", "_inexact_hessian", "_failure")
-# Number of stored reports, whose counts may still increase: products with a Hessian continue while
-# steps from its point are tried.
-MAX_REPORTS = 100
+CACHED_ATTRIBUTES = ("_hessian", "_inexact_hessian")
 
 
 class ReducedFunctional:
@@ -149,20 +140,13 @@ class ReducedFunctional:
         self.model, self.loss = model, loss
         self.on_failure = on_failure
         self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
-        # Use one solver for all points: the factor at one theta preconditions the next.
-        linear = reused_solver(solve_options.get("solver", "auto"))
-        self.solve_options = {**solve_options, "solver": linear}
-        self.solves = 0
-        self._h0 = self._start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
-        self._reports: list[Any] = []  # of the last forward solves, including failed ones
-        self._earlier_linear_solves = 0  # of forward solves whose reports have been dropped
-        self._equilibrium: Equilibrium | None = None
+        start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
+        self._equilibria = Equilibria(model, start, solve_options)
         self._hessian: ReducedHessian | None = None
         self._inexact_hessian: InexactReducedCurvature | None = None
-        self._failure: tuple[Array, Exception] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out equilibria and Hessians, whose factors cannot be pickled."""
+        """Leave out Hessians, whose factors cannot be pickled."""
         return {**self.__dict__, **dict.fromkeys(CACHED_ATTRIBUTES)}
 
     def forget(self, start: Array) -> None:
@@ -174,8 +158,18 @@ class ReducedFunctional:
         ----------
         start : (N,) array
         """
-        self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES), _start=start)
-        self.solve_options["solver"].forget()
+        self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))
+        self._equilibria.forget(start)
+
+    @property
+    def solves(self) -> int:
+        """The number of forward solves so far, including failed ones."""
+        return self._equilibria.solves
+
+    @property
+    def solve_options(self) -> dict[str, Any]:
+        """The options of `mfdeq.solve`, with the solver that all solves share."""
+        return self._equilibria.solve_options
 
     @collective
     def equilibrium(self, theta: Array) -> Equilibrium:
@@ -196,54 +190,9 @@ class ReducedFunctional:
         Exception
             Any exception of the model's functions, also if `on_failure` is "inf".
         """
-        theta = _copy(flatten_params(self.model, theta))
-        if self._equilibrium is not None and _equal(theta, self._equilibrium.params):
-            return self._equilibrium
-        if self._failure is not None and _equal(theta, self._failure[0]):
-            raise self._failure[1]
-        try:
-            eq = self._solve(theta)
-        except Exception as error:
-            if is_evaluation_failure(error):
-                self._failure = (theta, error)
-            raise
-        self._equilibrium, self._hessian = eq, None
-        self._start = eq.state
-        return eq
-
-    def _solve(self, theta: Array) -> Equilibrium:
-        """Solve from the last state; where that fails, from `h0` and from the model's start."""
-        self.solves += 1
-        at_first = self._start is self._h0
-        starts = [self._start] if at_first else [self._start, self._h0]
-        if starts[-1] is not None:
-            starts.append(None)
-        first_error: Exception | None = None
-        for start in starts:
-            try:
-                return self._solve_from(theta, start)
-            except Exception as error:
-                iteration_failed = isinstance(error, (ConvergenceError, SingularStateError))
-                # An exception of the user's function at the very first start is not a trial's.
-                if not is_evaluation_failure(error) or (at_first and not iteration_failed):
-                    raise
-                if first_error is None:
-                    first_error = error
-                else:
-                    name = "the model's start" if start is None else "h0"
-                    first_error.add_note(f"Then {name} was tried: {error}")
-        assert first_error is not None
-        raise first_error
-
-    def _solve_from(self, theta: Array, start: Array | None) -> Equilibrium:
-        try:
-            eq = solve(self.model, theta, start, **self.solve_options)
-        except (ConvergenceError, SingularStateError) as error:
-            self._reports.append(error.report)
-            raise
-        self._reports.append(eq.report)
-        if len(self._reports) > MAX_REPORTS:
-            self._earlier_linear_solves += _right_hand_sides(self._reports.pop(0))
+        eq = self._equilibria.at(_copy(flatten_params(self.model, theta)))
+        if self._hessian is not None and self._hessian.eq is not eq:
+            self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))  # which hold the last factor
         return eq
 
     def gradient_at(self, theta: Array, state: Array) -> Array:
@@ -258,11 +207,7 @@ class ReducedFunctional:
         -------
         (P,) array
         """
-        problem = Problem(self.model, theta, state)
-        linearized, solver = problem.linearize(state), self.solve_options["solver"]
-        eq = Equilibrium(problem, state, linearized, solver, SolveReport())
-        self._reports.append(eq.report)
-        return eq.gradient(self.loss)
+        return self._equilibria.with_state(theta, state).gradient(self.loss)
 
     def state_rtol(self, backend: Backend) -> float:
         """Return the relative tolerance of the states."""
@@ -275,12 +220,11 @@ class ReducedFunctional:
 
         Each right-hand side counts as one. Failed forward solves are included.
         """
-        return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
+        return self._equilibria.linear_solves
 
     def add_counts(self, equilibria: int, linear_solves: int) -> None:
         """Add the counts of an earlier process when its run is resumed."""
-        self.solves += equilibria
-        self._earlier_linear_solves += linear_solves
+        self._equilibria.add_counts(equilibria, linear_solves)
 
     @collective
     def value(self, theta: Array) -> float:
@@ -302,13 +246,7 @@ class ReducedFunctional:
         Exception
             Any exception of the user's functions that is not a failure; see Notes of the class.
         """
-        theta = _copy(flatten_params(self.model, theta))
-        try:
-            value = self.evaluate(theta)
-        except Exception as error:
-            if self.on_failure == "raise" or not is_evaluation_failure(error):
-                raise
-            value = math.inf
+        value = self._unless_failed(self.evaluate, theta, lambda theta: math.inf)
         return math.inf if self.on_failure == "inf" and math.isnan(value) else value
 
     def evaluate(self, theta: Array) -> float:
@@ -345,13 +283,21 @@ class ReducedFunctional:
         Exception
             Any exception of the user's functions that is not a failure; see Notes of the class.
         """
+        return self._unless_failed(
+            self.evaluate_gradient, theta, lambda theta: float("nan") * theta
+        )
+
+    def _unless_failed(
+        self, evaluate: Callable[[Array], Any], theta: Array, substitute: Callable[[Array], Any]
+    ) -> Any:
+        """Evaluate at theta, or return the substitute after a failure if `on_failure` is "inf"."""
         theta = _copy(flatten_params(self.model, theta))
         try:
-            return self.evaluate_gradient(theta)
+            return evaluate(theta)
         except Exception as error:
             if self.on_failure == "raise" or not is_evaluation_failure(error):
                 raise
-            return float("nan") * theta
+            return substitute(theta)
 
     def evaluate_gradient(self, theta: Array) -> Array:
         """Compute the gradient like `gradient`, but raise every error, whatever `on_failure` is.
@@ -426,18 +372,6 @@ class ReducedFunctional:
 
 def _describe(model: Any) -> str:
     return f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-
-
-def _right_hand_sides(report: Any) -> int:
-    """Count the right-hand sides in the report of a forward solve."""
-    if isinstance(report, SolveReport):
-        return report.forward.columns + report.linear.columns
-    return report.columns if isinstance(report, LinearCounts) else 0
-
-
-def _equal(theta: Array, other: Array) -> bool:
-    xp = Backend.of(other).xp
-    return theta.shape == other.shape and bool(xp.all(theta == other))
 
 
 def _copy(x: Array, name: str = "params") -> Array:
