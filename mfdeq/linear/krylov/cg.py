@@ -58,8 +58,7 @@ def cg(
     xp, dtype, dots = backend.xp, backend.dtype, backend.column_dots
     kernels = backend.kernels
     columns = Columns(backend, B)
-    R = xp.asarray(B, copy=True)
-    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    R = columns.residual(B, rtol)
     if R.shape[1] == 0:  # Some versions of cuSPARSE refuse blocks without columns.
         return columns.finish()
     P = xp.asarray(M(R), copy=True)
@@ -108,8 +107,7 @@ def block_cg(
     """
     solve = backend.xp.linalg.solve
     columns = Columns(backend, B)
-    R = backend.xp.asarray(B, copy=True)
-    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    R = columns.residual(B, rtol)
     if R.shape[1] == 0:
         return columns.finish()
     Q, S = directions(backend, R)

@@ -37,6 +37,11 @@ class Columns:
         self.active = list(range(B.shape[1]))
         self.left: dict[int, Array] = {}
 
+    def residual(self, B: Array, rtol: float) -> Array:
+        """Return the residual of X = 0, a copy of B, without the columns that have converged."""
+        R = self.backend.xp.asarray(B, copy=True)
+        return self.leave(array_on_host(self.backend.column_norms(R)) > rtol, R)[0]
+
     def leave(self, unconverged: Any, *blocks: Array) -> Sequence[Array]:
         """Remove converged columns from X and from `blocks`.
 

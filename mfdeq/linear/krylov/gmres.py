@@ -137,8 +137,7 @@ def _restarted(
 ) -> tuple[Solved, int]:
     """Run cycles, each from the residual of the last; return X and the number of iterations."""
     columns = Columns(backend, B)
-    R = backend.xp.asarray(B, copy=True)
-    (R,) = columns.leave(array_on_host(backend.column_norms(R)) > rtol, R)
+    R = columns.residual(B, rtol)
     used, before, stopped = 0, float("inf"), ""
     while R.shape[1]:
         if used >= max_iterations:
