@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,9 +15,10 @@ from .cases import Case, identify_cases
 from .executors import WorkerPool, pickle_function
 from .html_report import html_report
 from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
+from .queries import read_outputs, read_records, read_sessions, read_status
 from .records import Record, Session, Status, Values
 from .scheduling import Scheduler
-from .store import COLUMNS, FinishedCase, Store, Writer
+from .store import FinishedCase, Store, Writer
 from .tables import to_pandas, to_xarray
 from .worker import RNG_PARAMETER, takes_rng
 
@@ -277,30 +277,7 @@ class Study:
         >>> [dict(record.params) for record in study.records()]
         [{'x': 3.0}]
         """
-        sessions = {
-            number: json.loads(text)
-            for number, text in self.store.select("select id, provenance from sessions")
-        }
-        columns = COLUMNS.split(", ")
-        rows = self.store.select(f"select {COLUMNS} from records order by rowid")
-        return [self._from_row(dict(zip(columns, row, strict=True)), sessions) for row in rows]
-
-    def _from_row(self, row: dict[str, Any], sessions: dict[int, Any]) -> Record:
-        folder = self.store.folder(row["key"], row["attempt"])
-        return Record(
-            key=row["key"],
-            params=Values(json.loads(row["params"]), folder, "param"),
-            status=row["status"],
-            error=row["error"],
-            traceback=row["traceback"],
-            seed=json.loads(row["seed"]),
-            warm=row["warm"],
-            started=row["started"],
-            seconds=row["seconds"],
-            worker=json.loads(row["worker"]),
-            provenance=sessions[row["session"]],
-            _outputs=Values(json.loads(row["outputs"]), folder, "output"),
-        )
+        return read_records(self.store)
 
     def _records_of(self, cases: list[Case]) -> list[Record]:
         records = {record.key: record for record in self.records()}
@@ -333,11 +310,7 @@ class Study:
         >>> study.outputs(record.key)["square"]
         9.0
         """
-        rows = self.store.select("select attempt, outputs from records where key = ?", [key])
-        if not rows:
-            raise ArgumentError(f"key: expected the key of a record, got {key!r}")
-        attempt, text = rows[0]
-        return Values(json.loads(text), self.store.folder(key, attempt), "output")
+        return read_outputs(self.store, key)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records())
@@ -367,23 +340,11 @@ class Study:
         >>> status.done, status.failed, status.left
         (1, 0, 0)
         """
-        rows = self.store.select(
-            "select status, count(*), sum(seconds) from records group by status"
-        )
-        counts = {status: n for status, n, _ in rows}
-        planned = self.store.select("select planned from sessions order by id desc limit 1")
-        return Status(
-            done=counts.get("done", 0),
-            failed=counts.get("failed", 0),
-            planned=planned[0][0] if planned else 0,
-            running=self.store.is_being_written(),
-            seconds=sum(seconds for _, _, seconds in rows),
-        )
+        return read_status(self.store)
 
     def sessions(self) -> list[Session]:
         """Return one `Session` for each call of `map`, in their order."""
-        rows = self.store.select("select started, provenance from sessions order by id")
-        return [Session(started, json.loads(text)) for started, text in rows]
+        return read_sessions(self.store)
 
     def to_pandas(self) -> Any:
         """Return a table with a row for each record.
