@@ -48,7 +48,7 @@ def unrolled(f, kind):
                 return f(h, theta), None
             return h - jnp.linalg.solve(jax.jacobian(f)(h, theta), f(h, theta)), None
 
-        return jax.lax.scan(step, jnp.zeros(N), length=60 if kind == "map" else 8)[0]
+        return jax.lax.scan(step, jnp.zeros(N), length=40 if kind == "map" else 6)[0]
 
     return state
 

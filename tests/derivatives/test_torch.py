@@ -37,7 +37,7 @@ def misfit(h, theta):
 def unrolled(f, kind):
     def state(theta):
         h = torch.zeros(N, dtype=torch.float64)
-        for _ in range(60 if kind == "map" else 8):
+        for _ in range(40 if kind == "map" else 6):
             if kind == "map":
                 h = f(h, theta)
             else:

@@ -269,7 +269,7 @@ def on_device(treat, products):
     return loss.value(eq.state, theta), eq.gradient(loss)
 
 
-@cases(40)
+@cases(25)
 @given(any_of(ON_DEVICE), any_of(MOVED), WHEN, st.booleans())
 def test_arrays_of_another_device_give_the_correct_result_or_a_named_error(
     path, name, when, products

@@ -42,7 +42,7 @@ def is_right(found, setup, quantity):
     return error(found, compute(setup.truth)) <= max(loose, TOLERANCE[setup.dtype])
 
 
-@cases(200)
+@cases(120)
 @given(SETUPS, st.lists(any_of(HARMLESS_AT), max_size=8), any_of(QUANTITIES))
 @example(Setup(solver="direct"), [("linearize().d_state", "duplicates")], "H")
 @example(Setup(method="newton", solver="direct"), [("linearize().d_state", "unsorted")], "Z'")
@@ -52,7 +52,7 @@ def test_harmless_callbacks_give_the_correct_result(setup, drawn, quantity):
     assert is_right(QUANTITIES[quantity][0](setup), setup, quantity)
 
 
-@cases(250)
+@cases(150)
 @given(SETUPS, any_of(HARMFUL_AT), WHEN, any_of(QUANTITIES))
 def test_harmful_callbacks_give_the_correct_result_or_a_named_error(setup, place, when, quantity):
     path, name = place
@@ -127,7 +127,7 @@ OF_F = [(True, name) for name in HARMFUL]
 OF_F += [(False, name) for name in HARMLESS["vector"] if name not in ("long", "double")]
 
 
-@cases(60)
+@cases(50)
 @given(
     st.builds(FromFunction, kind=any_of([Toy, ToyResidual]), method=any_of(["auto", "anderson"])),
     any_of(OF_F),
@@ -174,7 +174,7 @@ WRONG = [
 ]
 
 
-@cases(30)
+@cases(24)
 @given(
     st.builds(Setup, kind=any_of([Toy, ToyResidual]), dtype=any_of(TOLERANCE)),
     any_of(WRONG),
