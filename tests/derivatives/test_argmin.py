@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
+from support.autodiff import library
 from support.cases import close
 
 import mfdeq
@@ -31,16 +30,6 @@ def energy(xp, array):
 
 def gradient(h, theta):
     return A @ h + (1 + theta[0] ** 2) * h**3 - np.sin(U @ theta)
-
-
-def library(source):
-    if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
-        xp = importlib.import_module("jax.numpy")
-        return xp, xp.asarray
-    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    return torch, torch.as_tensor
 
 
 def create(source, f=None, **options):

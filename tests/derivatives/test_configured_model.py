@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 
 import numpy as np
 import pytest
+from support.autodiff import library
 from support.cases import close
 
 import mfdeq
@@ -29,15 +29,7 @@ KEYWORDS = (
 
 def create(source, **fields):
     """h² = (U theta)², whose start decides the signs of h."""
-    xp, array = np, np.asarray
-    if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
-        xp = importlib.import_module("jax.numpy")
-        array = xp.asarray
-    if source == "from_torch":
-        xp = pytest.importorskip("torch", reason="the torch extra is not installed")
-        array = xp.as_tensor
+    _, array = (np, np.asarray) if source == "from_function" else library(source)
     matrix = array(U)
 
     def f(h, theta):

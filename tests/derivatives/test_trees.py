@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from support.autodiff import library
 from support.cases import close
 
 import mfdeq
@@ -16,16 +17,6 @@ THETA = {"W": 0.1 * RNG.standard_normal((4, 4)), "b": RNG.standard_normal(4)}
 X = RNG.standard_normal((3, 4))
 LOSS = mfdeq.LeastSquares(np.arange(12), np.zeros(12))
 SOURCES = ("from_jax", "from_torch")
-
-
-def library(source):
-    if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
-        xp = importlib.import_module("jax.numpy")
-        return xp, xp.asarray
-    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    return torch, torch.as_tensor
 
 
 def create(source, **fields):
