@@ -11,7 +11,7 @@ from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..models.curvature import Curvature
 from ..models.losses import Loss
 from ..models.model import (
-    ComputedLinearization,
+    DeferredLinearization,
     FixedPointModel,
     Linearization,
     Model,
@@ -201,15 +201,19 @@ class AutomaticModel(ConfiguredModel):
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
+        h, theta = (backend.xp.asarray(x, copy=True) for x in (h, theta))
         unchanged = source.watch(self._flat, *source.to_library(h, theta))
-        operators = self._operators(h, theta, unchanged)
-        d_state, d_params = self._sparsity.assemble(
-            operators,
-            lambda i: self._operators(*self._nearby_point(h, theta, i), unchanged),
-            backend.eps**0.5,
-        )
-        for op, field in ((d_state, "d_state"), (d_params, "d_params")):
-            check_matrix(op, self._entries(field, unchanged))
+
+        def first_derivative(which: int) -> Operator:
+            unchanged()
+            derivative = self._sparsity.assemble(
+                which,
+                self._operator(which, h, theta, unchanged),
+                lambda i: self._operator(which, *self._nearby_point(h, theta, i), unchanged),
+                backend.eps**0.5,
+            )
+            check_matrix(derivative, self._entries(FIELDS[which], unchanged))
+            return derivative
 
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
             unchanged()
@@ -217,35 +221,24 @@ class AutomaticModel(ConfiguredModel):
             value = self._second(*point, source.to_library(*a), source.to_library(*b))
             return source.from_library(backend, value)
 
-        return ComputedLinearization(
-            d_state,
-            d_params,
+        return DeferredLinearization(
+            first_derivative(0),
+            lambda: first_derivative(1),
             curvature=lambda lam: _curvature_at(source, self._curvature, h, theta, lam, unchanged),
             second=second,
-            sources=dict.fromkeys(FIELDS, source.name),
+            sources=lambda: dict.fromkeys(FIELDS, source.name),
         )
 
-    def _operators(self, h: Array, theta: Array, unchanged: Function) -> list[Operator]:
-        """Return df/dh and df/dtheta as operators."""
-        backend, N = Backend.of(h, theta), self.state_size
-        by_state, by_params = self._jacobians(*self.source.to_library(h, theta))
-        return [
-            jacobian_operator(
-                backend,
-                self.source,
-                by_state,
-                (N, N),
-                self._entries("d_state", unchanged),
-                self.symmetric,
-            ),
-            jacobian_operator(
-                backend,
-                self.source,
-                by_params,
-                (N, self.param_size),
-                self._entries("d_params", unchanged),
-            ),
-        ]
+    def _operator(self, which: int, h: Array, theta: Array, unchanged: Function) -> Operator:
+        """Return df/dh (0) or df/dtheta (1) as an operator."""
+        return jacobian_operator(
+            Backend.of(h, theta),
+            self.source,
+            self._jacobians[which](*self.source.to_library(h, theta)),
+            (self.state_size, (self.state_size, self.param_size)[which]),
+            self._entries(FIELDS[which], unchanged),
+            self.symmetric and which == 0,
+        )
 
     def _entries(self, field: str, unchanged: Function) -> Entries:
         """Return the names of a Jacobian, of its rows and of its columns."""

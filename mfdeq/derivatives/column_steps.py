@@ -283,19 +283,23 @@ def second_derivative_sizes(
     return derivatives.with_sizes(tuple(sizes))
 
 
-def relative_noise_of_rows(columns: list[Columns], noise: Any) -> float:
-    """Return the largest noise of a row relative to the sum of its entries in scaled variables."""
-    sums = sum(c.row_sums(abs(c.values)) for c in columns)
+def relative_noise_of_rows(columns: list[Columns], noise: Any, terms: Any = 0.0) -> float:
+    """Return the largest noise of a row relative to the sum of its entries in scaled variables.
+
+    The sum is at least `terms`, which stands for the entries of columns that are not computed.
+    """
+    sums = host.fmax(sum(c.row_sums(abs(c.values)) for c in columns), terms)
     usable = host.isfinite(sums) & (sums > 0.0)
     return float((noise[usable] / sums[usable]).max(initial=0.0))
 
 
-def accuracy(columns: list[Columns]) -> float:
-    """Return the relative error of the worse of two Jacobians, in norms without units.
+def accuracy(columns: list[Columns], terms: Any = 0.0) -> float:
+    """Return the relative error of the worst of the given Jacobians, in norms without units.
 
-    Columns are in units of the variables, and rows in units of their sums.
+    Columns are in units of the variables, and rows in units of their sums or, if larger, of
+    `terms`, which stand for the entries of a Jacobian that is not computed.
     """
-    sums = sum(c.row_sums(abs(c.values)) for c in columns)
+    sums = host.fmax(sum(c.row_sums(abs(c.values)) for c in columns), terms)
     usable = host.isfinite(sums) & (sums > 0.0)
     worst = 0.0
     for c in columns:

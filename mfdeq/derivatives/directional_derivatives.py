@@ -110,6 +110,7 @@ class DirectionalDerivatives:
         self.relative_noise = backend.eps
         self.shorten_steps = True
         self.failure: Exception | None = None
+        self._real_part: Any = None  # of the latest complex step at the point
         self.complex_step = False
         if rule.relative_step:
             refusal = "a step was passed"
@@ -128,6 +129,17 @@ class DirectionalDerivatives:
     @functools.cached_property
     def value(self) -> Array:
         """The (N,) value of f at the point."""
+        with self.backend.ignore_overflow():
+            return self._value(None)
+
+    def latest_value(self) -> Array:
+        """Return the value of f at the point in the latest evaluation, for comparison.
+
+        The real part of a complex step is the value, since squares of the step are lost in
+        rounding. Differences do not evaluate f at the point, so that it is evaluated here.
+        """
+        if self.complex_step:
+            return self._real_part
         with self.backend.ignore_overflow():
             return self._value(None)
 
@@ -214,10 +226,6 @@ class DirectionalDerivatives:
                 total = total + steps._difference(inner, of_b, rounding_of=of_a)
         return total
 
-    def jacobians(self) -> list[Operator]:
-        """Return df/dh and df/dtheta as operators on scaled directions."""
-        return [Jacobian(self, 1), Jacobian(self, 0)]
-
     def unscale(self, matrix: Any, part: int) -> Any:
         """Return the matrix of df/dtheta (part 0) or df/dh (part 1) in unscaled variables."""
         if isinstance(matrix, self.backend.xp.ndarray):
@@ -259,6 +267,8 @@ class DirectionalDerivatives:
                 f"{name}: expected a complex array of shape {shape}, got dtype {out.dtype} and "
                 f"shape {tuple(out.shape)}"
             )
+        if at is None:
+            self._real_part = xp.real(out)
         # A NaN may have an imaginary part of zero.
         derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny, xp.nan)
         return xp.asarray(derivative, dtype=self.backend.dtype)

@@ -11,7 +11,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, warn
 from ..models.model import (
     KINDS,
-    ComputedLinearization,
+    DeferredLinearization,
     FixedPointModel,
     Linearization,
     Model,
@@ -26,7 +26,6 @@ from .steps import StepRule
 
 MAX_COLUMNS = 5_000  # columns without a pattern, each of which takes an evaluation of f
 COMPARISON_STEP_FACTOR = 2.0  # factor of the steps of `linearize_for_comparison`
-LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 
 
 @takes_model_fields("(N,) array", "h", "theta")
@@ -178,11 +177,12 @@ class FunctionModel(ConfiguredModel):
         return self._linearize(h, theta, COMPARISON_STEP_FACTOR)
 
     def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
+        duplicate = Backend.of(h, theta).xp.asarray
         derivatives = DirectionalDerivatives(
             self.f,
             f"{self.function_name} of mfdeq.from_function",
-            h,
-            theta,
+            duplicate(h, copy=True),
+            duplicate(theta, copy=True),
             self.step_rule,
             step_factor,
             state_scale=self._state_scale(h, theta),
@@ -191,10 +191,13 @@ class FunctionModel(ConfiguredModel):
         if derivatives.verdict.lasting:
             self._refusal = derivatives.verdict.reason
         jacobians = NumericalJacobians(derivatives, self._sparsity)
-        allowed = max(LOST_ACCURACY, 100 * derivatives.backend.eps ** (2 / 3))
-        if jacobians.accuracy[0] > allowed and not self._warned:
-            self._warned = True
-            warn(f"{self.display_name}: {jacobians.describe_lost_digits()}", AccuracyWarning)
+
+        def first_derivative(which: int) -> Any:
+            matrix = jacobians.matrix(which)
+            if not self._warned and (message := jacobians.describe_lost_digits()):
+                self._warned = True
+                warn(f"{self.display_name}: {message}", AccuracyWarning)
+            return matrix
 
         @functools.cache
         def second_derivatives() -> SecondDerivatives:
@@ -202,20 +205,18 @@ class FunctionModel(ConfiguredModel):
                 jacobians.for_second_derivatives(), self._sparsity.joint_pattern()
             )
 
-        first, second = jacobians.methods
-        sources = {"d_state": first, "d_params": first}
-        d_state, d_params = jacobians.matrices
-        if self.order == 1:
-            return ComputedLinearization(
-                d_state, d_params, accuracy=jacobians.accuracy, sources=sources
-            )
-        return ComputedLinearization(
-            d_state,
-            d_params,
-            curvature=lambda lam: second_derivatives().curvature(lam),
-            second=lambda a, b: second_derivatives().along(a, b),
-            accuracy=jacobians.accuracy,
-            sources={**sources, "curvature": second, "second": second},
+        second_order: dict[str, Any] = {
+            "curvature": lambda lam: second_derivatives().curvature(lam),
+            "second": lambda a, b: second_derivatives().along(a, b),
+        }
+
+        return DeferredLinearization(
+            first_derivative(0),
+            lambda: first_derivative(1),
+            **(second_order if self.order == 2 else {}),
+            sources=lambda: jacobians.sources(self.order),
+            accuracy=lambda: jacobians.accuracy,
+            state_accuracy=jacobians.state_accuracy,
         )
 
     def _state_scale(self, h: Array, theta: Array) -> Array | None:

@@ -24,6 +24,7 @@ from .source import (
     check_reverse_products,
     first_line,
     missing_mode_error,
+    partial_function,
 )
 
 ADVICE = (
@@ -105,22 +106,24 @@ class JaxSource(DerivativeSource):
         numbers = host.random.default_rng(0).standard_normal
         return [self.jax.numpy.asarray(numbers(x.shape), dtype=x.dtype) for x in like]
 
-    def jacobians(self, function: Function) -> Function:
-        """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
+    def jacobians(self, function: Function) -> list[Function]:
+        """Return functions (h, theta) -> the products with df/dh and with df/dtheta.
 
         A function without forward mode (`jax.custom_vjp`) is differentiated twice in reverse mode,
         and one without reverse mode (`jax.lax.while_loop`) has no adjoint products.
         """
+        # Traced once for both derivatives, so that they see the same constants.
+        function = self.jax.jit(function, inline=True)
+        return [self._jacobian(function, which) for which in range(2)]
+
+    def _jacobian(self, function: Function, which: int) -> Function:
         jax = self.jax
 
         def linear_maps(product: Function | None, adjoint: Function | None) -> Function:
             @jax.jit
-            def maps(h: Any, theta: Any) -> Any:
-                by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
-                return [
-                    (product and product(part, x), adjoint and adjoint(part, x))
-                    for part, x in ((by_state, h), (by_params, theta))
-                ]
+            def maps(*x: Any) -> Any:
+                part = partial_function(function, x, which)
+                return product and product(part, x[which]), adjoint and adjoint(part, x[which])
 
             return maps
 
@@ -138,20 +141,20 @@ class JaxSource(DerivativeSource):
             twice = jax.vjp(lambda y: transposed(y)[0], zero)[1]
             return jax.tree_util.Partial(_adjoint, twice)
 
-        def use_products(maps: Any, h: Any, theta: Any) -> None:
-            for (linear, transposed), x in zip(maps, (h, theta), strict=True):
-                v, u = self._random(x, h)
-                if linear is None:
-                    check_linear(functools.partial(self._adjoint, transposed), u)
-                    continue
-                self._apply(linear, v)
-                if getattr(linear, "func", None) is _adjoint:  # derived from reverse mode
-                    check_reverse_products(
-                        functools.partial(self._apply, linear),
-                        functools.partial(self._adjoint, transposed),
-                        v,
-                        u,
-                    )
+        def use_products(maps: Any, *x: Any) -> None:
+            linear, transposed = maps
+            v, u = self._random(x[which], x[0])
+            if linear is None:
+                check_linear(functools.partial(self._adjoint, transposed), u)
+                return
+            self._apply(linear, v)
+            if getattr(linear, "func", None) is _adjoint:  # derived from reverse mode
+                check_reverse_products(
+                    functools.partial(self._apply, linear),
+                    functools.partial(self._adjoint, transposed),
+                    v,
+                    u,
+                )
 
         find_maps = Alternatives(
             [
@@ -165,17 +168,15 @@ class JaxSource(DerivativeSource):
             probe=use_products,
         )
 
-        def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
-            return [
-                JacobianProducts(
-                    linear and functools.partial(self._apply, linear),
-                    transposed and functools.partial(self._adjoint, transposed),
-                    (linear, transposed) if linear and transposed else None,
-                )
-                for linear, transposed in find_maps(h, theta)
-            ]
+        def jacobian(h: Any, theta: Any) -> JacobianProducts:
+            linear, transposed = find_maps(h, theta)
+            return JacobianProducts(
+                linear and functools.partial(self._apply, linear),
+                transposed and functools.partial(self._adjoint, transposed),
+                (linear, transposed) if linear and transposed else None,
+            )
 
-        return jacobians
+        return jacobian
 
     def second_derivative(self, function: Function) -> Function:
         """Return a compiled function (h, theta, a, b) -> f''[a, b].

@@ -11,7 +11,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import Curvature
 from ..models.model import (
-    ComputedLinearization,
+    DeferredLinearization,
     FixedPointModel,
     Linearization,
     Model,
@@ -25,6 +25,7 @@ from .nearby_points import typical_sizes
 
 FIRST_DERIVATIVES = ("d_state", "d_params")
 SECOND_DERIVATIVES = ("curvature", "second")
+FIELDS = FIRST_DERIVATIVES + SECOND_DERIVATIVES
 SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
 
 
@@ -143,19 +144,20 @@ class MixedModel(Model):
         return self._linearize(h, theta, comparison=True)
 
     def _linearize(self, h: Array, theta: Array, comparison: bool) -> Linearization:
-        point = _Point(self, h, theta, comparison)
-        first = {name: point.field(name) or point.numerical(name) for name in FIRST_DERIVATIVES}
-        first_accuracy = max(field.accuracy for field in first.values())
-        differences = _SecondDifferences(point, COMPARISON_STEP_FACTOR if comparison else 1.0)
-        second = {
-            name: point.field(name) or differences.field(name, first_accuracy)
-            for name in SECOND_DERIVATIVES
-        }
-        fields = first | second
-        return ComputedLinearization(
-            **{name: field.value for name, field in fields.items()},
-            accuracy=(first_accuracy, max(field.accuracy for field in second.values())),
-            sources={name: field.source for name, field in fields.items()},
+        copy = Backend.of(h, theta).xp.asarray
+        point = _Point(self, copy(h, copy=True), copy(theta, copy=True), comparison)
+        d_state = point.field("d_state")
+        return DeferredLinearization(
+            d_state.value,
+            lambda: point.field("d_params").value,
+            curvature=lambda lam: point.field("curvature").value(lam),
+            second=lambda a, b: point.field("second").value(a, b),
+            sources=lambda: {name: point.field(name).source for name in FIELDS},
+            accuracy=lambda: (
+                point.accuracy(FIRST_DERIVATIVES),
+                point.accuracy(SECOND_DERIVATIVES),
+            ),
+            state_accuracy=d_state.accuracy,
         )
 
 
@@ -179,9 +181,23 @@ class MixedResidual(MixedModel, ResidualModel):
 class _Field:
     """A field of a linearization with its source and relative accuracy."""
 
-    value: Any
-    source: str
-    accuracy: float
+    linearization: Linearization
+    name: str
+    default_source: str = ""
+
+    @property
+    def value(self) -> Any:
+        return getattr(self.linearization, self.name)
+
+    @property
+    def source(self) -> str:
+        return self.linearization.sources.get(self.name, self.default_source)
+
+    @property
+    def accuracy(self) -> float:
+        if self.name == "d_state":
+            return self.linearization.state_accuracy
+        return self.linearization.accuracy[self.name in SECOND_DERIVATIVES]
 
 
 class _Point:
@@ -196,24 +212,24 @@ class _Point:
         """Return the point (h + dh, theta + dtheta)."""
         return _Point(self.mixture, self.h + dh, self.theta + dtheta, self.comparison)
 
-    def field(self, name: str) -> _Field | None:
-        """Return a field from the first model that provides it, or None."""
+    def field(self, name: str) -> _Field:
+        """Return a field from the first model that provides it, or by differences."""
         for i, model in enumerate(self.mixture.models):
             linearization = self._linearization(i, model)
-            if (value := getattr(linearization, name)) is not None:
-                source = linearization.sources.get(name, f"{model.display_name}.linearize")
-                return _Field(value, source, linearization.accuracy[name in SECOND_DERIVATIVES])
-        return None
+            deferred = name == "d_params" and isinstance(linearization, DeferredLinearization)
+            if deferred or getattr(linearization, name) is not None:
+                return _Field(linearization, name, f"{model.display_name}.linearize")
+        if name in FIRST_DERIVATIVES:
+            return _Field(self._linearization(-1, self.mixture.numerical_model), name)
+        return _Field(_SecondDifferences(self).linearization, name)
 
-    def numerical(self, name: str) -> _Field:
-        """Return a first derivative by numerical differentiation."""
-        linearization = self._linearization(-1, self.mixture.numerical_model)
-        value = getattr(linearization, name)
-        return _Field(value, linearization.sources[name], linearization.accuracy[0])
+    def accuracy(self, names: tuple[str, ...]) -> float:
+        """Return the relative accuracy of the worst of several fields."""
+        return max(self.field(name).accuracy for name in names)
 
     def operator(self, name: str, columns: int) -> Operator:
         """Return a first derivative as an operator."""
-        derivative = (self.field(name) or self.numerical(name)).value
+        derivative = self.field(name).value
         return as_operator(self.backend, derivative, (self.h.shape[0], columns), name)
 
     def _linearization(self, i: int, model: Model) -> Linearization:
@@ -235,15 +251,26 @@ class _Point:
 class _SecondDifferences:
     """Second derivatives at a point by central differences of first derivatives."""
 
-    def __init__(self, point: _Point, step_factor: float) -> None:
+    def __init__(self, point: _Point) -> None:
         self.point = point
-        self.step = step_factor * point.backend.eps ** (1 / 3)
+        factor = COMPARISON_STEP_FACTOR if point.comparison else 1.0
+        self.step = factor * point.backend.eps ** (1 / 3)
 
-    def field(self, name: str, first_accuracy: float) -> _Field:
-        """Return a second derivative, given the accuracy of the first derivatives."""
-        accuracy = ERROR_FACTOR * max(first_accuracy / self.step, self.step**2)
-        value = {"curvature": self._curvature, "second": self._second}[name]
-        return _Field(value, "differences of first derivatives", accuracy)
+    @property
+    def linearization(self) -> Linearization:
+        """The second derivatives as those of a linearization without first derivatives."""
+        return DeferredLinearization(
+            None,
+            lambda: None,
+            curvature=self._curvature,
+            second=self._second,
+            sources=lambda: dict.fromkeys(SECOND_DERIVATIVES, "differences of first derivatives"),
+            accuracy=lambda: (0.0, self._accuracy()),
+        )
+
+    def _accuracy(self) -> float:
+        first = self.point.accuracy(FIRST_DERIVATIVES)
+        return ERROR_FACTOR * max(first / self.step, self.step**2)
 
     def _curvature(self, lam: Array) -> Curvature:
         """Return the Hessian of lamᵀf: the derivatives of (Bᵀ lam, Jᵀ lam)."""

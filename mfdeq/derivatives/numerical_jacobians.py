@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
-from ..arrays.backend import host
+from ..arrays.backend import array_on_host, host
+from ..errors import ModelError
 from ..operators.operator import Operator
 from .column_steps import (
     NOISE_STEP_FACTOR,
@@ -16,100 +18,176 @@ from .column_steps import (
     relative_noise_of_rows,
     second_derivative_sizes,
 )
-from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives
-from .sparsity import Sparsity
+from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives, Jacobian
+from .sparsity import FIELDS, Sparsity
 
 PATTERN_RTOL_FACTOR = 1e4  # tolerance of the test of patterns, in errors of the derivatives
 DETECTION_STEP = 1e-3  # relative to the sizes of variables
 PATTERN_NOISE_FACTOR = 100.0  # the same for the noise of f
+CHANGED_VALUE_ROUNDINGS = 1e4  # by which two values of the same function may differ
+LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
+SECOND_DERIVATIVES = ("curvature", "second")
 
 
 class NumericalJacobians:
-    """The derivatives df/dh and df/dtheta at one point.
+    """The derivatives df/dh and df/dtheta at one point, each computed when it is first used.
 
     Parameters
     ----------
     derivatives : DirectionalDerivatives
     sparsity : Sparsity
-
-    Attributes
-    ----------
-    matrices : pair of matrices
-        df/dh and df/dtheta, sparse if their patterns are known.
-    accuracy : pair of floats
-        Relative accuracy of first and of second derivatives.
     """
 
     def __init__(self, derivatives: DirectionalDerivatives, sparsity: Sparsity) -> None:
-        self.derivatives = derivatives
-        self.backend = backend = derivatives.backend
-        eps, step = backend.eps, derivatives.step
-        self.noise: Any = None
-        self.row_noise = eps  # the noise of f relative to the terms of its equations
-        usual = eps if derivatives.complex_step else max(eps / step, step**2)
-        noise = None
-        if not derivatives.complex_step:
-            noise = PATTERN_NOISE_FACTOR / step * derivatives.noise
-        operators = sparsity.assemble(
-            derivatives.jacobians(),
-            self._nearby_jacobians,
-            max(eps**0.5, PATTERN_RTOL_FACTOR * ERROR_FACTOR * usual),
-            noise,
-        )
-        self.columns = [
-            Columns.of(operator, coloured, part)
-            for operator, coloured, part in zip(operators, sparsity.coloured, (1, 0), strict=True)
-        ]
-        if derivatives.complex_step:
-            self.accuracy = ERROR_FACTOR * eps, ERROR_FACTOR * eps ** (2 / 3)
-        else:
-            self._refine()
-        self.matrices: list[Any] = [
-            derivatives.unscale(columns.matrix(backend), columns.part) for columns in self.columns
-        ]
+        self.derivatives, self.sparsity = derivatives, sparsity
+        self.backend = derivatives.backend
+        complex_step = derivatives.complex_step
+        self._value = derivatives.latest_value() if complex_step else derivatives.value
+        self._columns: dict[int, Columns] = {}  # by the index in FIELDS
+        self._noise: dict[int, Any] = {}  # of f, for differences
 
-    def _nearby_jacobians(self, i: int) -> list[Operator]:
-        """Return operators at a nearby point, from whose products patterns are detected.
+    def matrix(self, which: int) -> Any:
+        """Return df/dh (0) or df/dtheta (1), sparse if its pattern is known."""
+        columns = self._computed(which)
+        return self.derivatives.unscale(columns.matrix(self.backend), columns.part)
+
+    def _computed(self, which: int) -> Columns:
+        if which not in self._columns:
+            derivatives, part = self.derivatives, 1 - which
+            eps, step = self.backend.eps, derivatives.step
+            usual = eps if derivatives.complex_step else max(eps / step, step**2)
+            noise = None
+            if not derivatives.complex_step:
+                noise = PATTERN_NOISE_FACTOR / step * derivatives.noise
+            operator = self.sparsity.assemble(
+                which,
+                Jacobian(derivatives, part),
+                lambda i: self._nearby_jacobian(i, part),
+                max(eps**0.5, PATTERN_RTOL_FACTOR * ERROR_FACTOR * usual),
+                noise,
+            )
+            columns = Columns.of(operator, self.sparsity.coloured[which], part)
+            if not derivatives.complex_step:
+                self._noise[which] = noise_of_terms(derivatives, columns)
+                refine(derivatives, columns, self._noise[which])
+            if which == 1:
+                self._check_unchanged()
+            self._columns[which] = columns
+        return self._columns[which]
+
+    def _check_unchanged(self) -> None:
+        """Raise `ModelError` if f has another value at the point than when df/dh was computed."""
+        derivatives, columns = self.derivatives, self._computed(0)
+        before, now = map(array_on_host, (self._value, derivatives.latest_value()))
+        difference = abs(now - before)
+        size = abs(before) + columns.row_sums(abs(columns.values))
+        allowed = CHANGED_VALUE_ROUNDINGS * self.backend.eps * size
+        if (difference > allowed).any():
+            allowed = allowed + PATTERN_NOISE_FACTOR * array_on_host(derivatives.noise)
+        if (difference > allowed).any():
+            raise ModelError(
+                f"{derivatives.name}: expected the value of the linearization at the same point, "
+                f"got one that differs by {difference.max():.2g}. Something that the function uses "
+                "was changed before its derivative with respect to the parameters was computed: "
+                "solve again, use eq.param_operator before the change, or let the function use "
+                "copies"
+            )
+
+    def _nearby_jacobian(self, i: int, part: int) -> Operator:
+        """Return an operator at a nearby point, from whose products a pattern is detected.
 
         Steps are longer than those for derivatives, so that the effect of a variable that is small
         by accident is not lost in rounding.
         """
         nearby = self.derivatives.nearby(i)
-        return nearby.with_sizes(nearby.sizes, max(nearby.step, DETECTION_STEP)).jacobians()
+        return Jacobian(nearby.with_sizes(nearby.sizes, max(nearby.step, DETECTION_STEP)), part)
 
-    def _refine(self) -> None:
+    @property
+    def _both(self) -> list[Columns]:
+        return [self._computed(which) for which in range(2)]
+
+    @functools.cached_property
+    def row_noise(self) -> float:
+        """The noise of f relative to the terms of its equations."""
+        if self.derivatives.complex_step:
+            return self.backend.eps
+        return self._relative_noise(self._both)
+
+    @functools.cached_property
+    def state_accuracy(self) -> float:
+        """Relative accuracy of df/dh."""
+        if self.derivatives.complex_step:
+            return ERROR_FACTOR * self.backend.eps
+        # Measured, so that it takes no safety factor.
+        return accuracy([self._computed(0)], self._terms)
+
+    @property
+    def _terms(self) -> Any:
+        """The sizes of rows if the entries of one part are not known."""
+        return array_on_host(self.derivatives.terms).astype(float)
+
+    @functools.cached_property
+    def accuracy(self) -> tuple[float, float]:
+        """Relative accuracy of both first derivatives, and of second derivatives."""
         derivatives, eps = self.derivatives, self.backend.eps
-        noises = [noise_of_terms(derivatives, columns) for columns in self.columns]
-        for columns, noise in zip(self.columns, noises, strict=True):
-            refine(derivatives, columns, noise)
-        self.noise = host.maximum(*noises)
-        self.row_noise = max(eps, relative_noise_of_rows(self.columns, self.noise))
+        if derivatives.complex_step:
+            return ERROR_FACTOR * eps, ERROR_FACTOR * eps ** (2 / 3)
         second_step = derivatives.second_step
         if derivatives.rule.relative_step is None:
             second_step = NOISE_STEP_FACTOR * self.row_noise**0.25
-        self.accuracy = (
-            accuracy(self.columns),  # measured, so that it takes no safety factor
-            ERROR_FACTOR * max(self.row_noise / second_step**2, second_step**2),
-        )
+        second = ERROR_FACTOR * max(self.row_noise / second_step**2, second_step**2)
+        return accuracy(self._both), second
 
     def for_second_derivatives(self) -> DirectionalDerivatives:
         """Return derivatives with the sizes that second derivatives take."""
-        return second_derivative_sizes(self.derivatives, self.columns, self.noise)
+        columns = self._both
+        noise = host.maximum(*self._noise.values()) if self._noise else None
+        return second_derivative_sizes(self.derivatives, columns, noise)
 
-    @property
-    def methods(self) -> tuple[str, str]:
-        """How first and second derivatives are computed, with their digits."""
+    def sources(self, order: int) -> dict[str, str]:
+        """Return how each derivative is computed, with the digits of those that are known yet."""
+        second_fields = SECOND_DERIVATIVES if order == 2 else ()
         if self.derivatives.complex_step:
-            return "the complex step", "differences of the complex step"
-        first, second = (max(-math.log10(max(x, 1e-300)), 0.0) for x in self.accuracy)
-        name = f"central differences ({self.derivatives.verdict.reason}; {first:.0f} digits)"
-        return name, f"differences of central differences ({second:.0f} digits)"
+            return {
+                **dict.fromkeys(FIELDS, "the complex step"),
+                **dict.fromkeys(second_fields, "differences of the complex step"),
+            }
+        state = params = second = ""
+        if len(self._columns) == 2:
+            state, second = map(_digits, self.accuracy)
+            params = state
+        elif 0 in self._columns:
+            state = _digits(self.state_accuracy)
+        first = f"central differences ({self.derivatives.verdict.reason}"
+        of_second = "differences of central differences" + (f" ({second})" if second else "")
+        return {
+            **{
+                field: first + (f"; {digits})" if digits else ")")
+                for field, digits in zip(FIELDS, (state, params), strict=True)
+            },
+            **dict.fromkeys(second_fields, of_second),
+        }
 
     def describe_lost_digits(self) -> str:
-        """Return a message for derivatives with few digits."""
+        """Return a message if the derivatives that were computed have few digits, or ""."""
+        if self.derivatives.complex_step:
+            return ""
+        both = len(self._columns) == 2
+        error = self.accuracy[0] if both else self.state_accuracy
+        if error <= max(LOST_ACCURACY, 100 * self.backend.eps ** (2 / 3)):
+            return ""
+        noise = self.row_noise if both else self._relative_noise([self._computed(0)], self._terms)
         return (
-            f"its first derivatives, by differences, have a relative error of about "
-            f"{self.accuracy[0]:.0e}, since f has noise of {self.row_noise:.0e} of its terms. "
-            "Look for single precision, tables or loose tolerances inside f, write f so that it "
-            "accepts complex arrays, or use mfdeq.from_jax"
+            f"its first derivatives, by differences, have a relative error of about {error:.0e}, "
+            f"since f has noise of {noise:.0e} of its terms. Look for single precision, tables or "
+            "loose tolerances inside f, write f so that it accepts complex arrays, or use "
+            "mfdeq.from_jax"
         )
+
+    def _relative_noise(self, columns: list[Columns], terms: Any = 0.0) -> float:
+        noise = host.maximum.reduce(list(self._noise.values()))
+        return max(self.backend.eps, relative_noise_of_rows(columns, noise, terms))
+
+
+def _digits(error: float) -> str:
+    return f"{max(-math.log10(max(error, 1e-300)), 0.0):.0f} digits"

@@ -100,9 +100,10 @@ class DerivativeSource(ABC):
 
     Notes
     -----
-    In the `ComputedLinearization` of a model, ``d_state`` and ``d_params`` are operators that use
-    `jacobians`, ``curvature`` uses `curvature`, ``second`` uses `second_derivative`, ``accuracy``
-    is (0, 0), and ``sources`` contains the name of the source for each field.
+    In the `DeferredLinearization` of a model, ``d_state`` and ``d_params`` are operators that use
+    `jacobians`, the latter once it is needed, ``curvature`` uses `curvature`, ``second`` uses
+    `second_derivative`, ``accuracy`` is (0, 0), and ``sources`` contains the name of the source for
+    each field.
     """
 
     name: str
@@ -133,8 +134,8 @@ class DerivativeSource(ABC):
         """Return a function (h, theta) -> (dL/dh, dL/dtheta) for a scalar function L."""
 
     @abstractmethod
-    def jacobians(self, function: Function) -> Function:
-        """Return a function (h, theta) -> the `JacobianProducts` of df/dh and of df/dtheta."""
+    def jacobians(self, function: Function) -> Sequence[Function]:
+        """Return two functions (h, theta) -> the `JacobianProducts` of df/dh and of df/dtheta."""
 
     @abstractmethod
     def second_derivative(self, function: Function) -> Function:
@@ -242,6 +243,12 @@ class Alternatives:
                 return result
         self.value(*x)
         raise self.error(errors) from errors[0]
+
+
+def partial_function(function: Function, x: Sequence[Any], which: int) -> Function:
+    """Return f(h, theta) as a function of h (0) or of theta (1) alone."""
+    h, theta = x
+    return (lambda h: function(h, theta)) if which == 0 else (lambda theta: function(h, theta))
 
 
 def check_reverse_products(product: Function, adjoint: Function, v: Any, u: Any) -> None:

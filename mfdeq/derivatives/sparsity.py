@@ -76,19 +76,21 @@ class Sparsity:
 
     def assemble(
         self,
-        jacobians: list[Operator],
-        nearby: Callable[[int], list[Operator]],
+        which: int,
+        jacobian: Operator,
+        nearby: Callable[[int], Operator],
         rtol: float,
         noise: Array | None = None,
-    ) -> list[Operator]:
-        """Return the two Jacobians, as matrices if their patterns are known or detected.
+    ) -> Operator:
+        """Return a Jacobian, as a matrix if its pattern is known or detected.
 
         Parameters
         ----------
-        jacobians : list of two Operators
-            The operators df/dh and df/dtheta.
+        which : {0, 1}
+            0 for df/dh, 1 for df/dtheta.
+        jacobian : Operator
         nearby : callable
-            ``nearby(i)`` returns the two operators at a nearby point, different for each i.
+            ``nearby(i)`` returns the operator at a nearby point, different for each i.
         rtol : float
             Relative tolerance for the comparison of products with the matrix and the operator.
         noise : (N,) array, optional
@@ -99,23 +101,6 @@ class Sparsity:
         DerivativeError
             If a pattern passed by the user lacks entries.
         """
-        return [self._assemble(which, jacobians[which], nearby, rtol, noise) for which in range(2)]
-
-    def joint_pattern(self) -> ColouredPattern | None:
-        """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
-        state, params = self.coloured
-        if state is None or params is None:
-            return None
-        return ColouredPattern(sparse.hstack([params.pattern, state.pattern]))
-
-    def _assemble(
-        self,
-        which: int,
-        jacobian: Operator,
-        nearby: Callable[[int], list[Operator]],
-        rtol: float,
-        noise: Array | None,
-    ) -> Operator:
         if self.patterns[which] is None or self._dense[which]:
             return jacobian
         coloured = self.coloured[which]
@@ -134,17 +119,24 @@ class Sparsity:
         if (decoded := self._decoded_matrix(which, jacobian, nearby, rtol, noise)) is not None:
             return decoded
         # If a detected pattern lacks entries, detect the pattern here and add it to the old one.
-        self._detect(which, jacobian, [nearby(i)[which] for i in range(DETECTION_POINTS)])
+        self._detect(which, jacobian, [nearby(i) for i in range(DETECTION_POINTS)])
         coloured = self.coloured[which]
         if coloured is None:
             return jacobian
         return Matrix(jacobian.backend, coloured.matrix_of(jacobian))
 
+    def joint_pattern(self) -> ColouredPattern | None:
+        """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
+        state, params = self.coloured
+        if state is None or params is None:
+            return None
+        return ColouredPattern(sparse.hstack([params.pattern, state.pattern]))
+
     def _decoded_matrix(
         self,
         which: int,
         jacobian: Operator,
-        nearby: Callable[[int], list[Operator]],
+        nearby: Callable[[int], Operator],
         rtol: float,
         noise: Array | None,
     ) -> Operator | None:
@@ -153,7 +145,7 @@ class Sparsity:
             return None
         before = self.coloured[which]
         # Entries may be zero by accident at the point itself.
-        operator = nearby(0)[which] if before is None else jacobian
+        operator = nearby(0) if before is None else jacobian
         exact = rtol <= 2 * host.finfo("float64").eps ** 0.5
         pattern = decode_pattern(operator, EXACT_RTOL if exact else DIFFERENCES_RTOL)
         if pattern is None:

@@ -22,6 +22,7 @@ from .source import (
     check_reverse_products,
     first_line,
     missing_mode_error,
+    partial_function,
 )
 from .torch_graph import GraphGradient, GraphProducts, second_by_graph
 from .torch_tensors import CALLER, describe, pytree, tensor_layout, watch_tensors
@@ -116,27 +117,26 @@ class TorchSource(DerivativeSource):
     def _missing(self, what: str) -> Function:
         return functools.partial(missing_mode_error, self.caller, what, ADVICE)
 
-    def jacobians(self, function: Function) -> Function:
-        """Return a function (h, theta) -> the products with df/dh and with df/dtheta.
+    def jacobians(self, function: Function) -> list[Function]:
+        """Return functions (h, theta) -> the products with df/dh and with df/dtheta.
 
         A function without forward mode is differentiated twice in reverse mode, by the graph of
         autograd, which also supports functions that `torch.func` does not.
         """
+        return [self._jacobian(function, which) for which in range(2)]
 
+    def _jacobian(self, function: Function, which: int) -> Function:
         def products(make: Function, function: Function) -> Function:
-            def jacobians(h: Any, theta: Any) -> list[JacobianProducts]:
-                by_state, by_params = (lambda h: function(h, theta)), (lambda t: function(h, t))
-                return [make(part, x) for part, x in ((by_state, h), (by_params, theta))]
+            return lambda *x: make(partial_function(function, x, which), x[which])
 
-            return jacobians
-
-        def use_products(jacobians: Any, h: Any, theta: Any) -> None:
-            for products, x in zip(jacobians, (h, theta), strict=True):
-                v, u = self._random(x, h)
-                if products.product is None:
-                    check_linear(products.adjoint_product, u)
-                else:
-                    check_reverse_products(products.product, products.adjoint_product, v, u)
+        def use_products(products: JacobianProducts, *x: Any) -> None:
+            v, u = self._random(x[which], x[0])
+            product, adjoint = products.product, products.adjoint_product
+            assert adjoint is not None
+            if product is None:
+                check_linear(adjoint, u)
+            else:
+                check_reverse_products(product, adjoint, v, u)
 
         with_math = _with_math_attention(self.torch, function)
         return Alternatives(

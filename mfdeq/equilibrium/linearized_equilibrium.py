@@ -165,10 +165,13 @@ class LinearizedEquilibrium:
         """A = I - J = dR/dh, (N, N)."""
         return self.linearized.A
 
-    @property
+    @functools.cached_property
     def param_operator(self) -> Operator:
         """B = df/dtheta = -dR/dtheta, (N, P)."""
-        return self.linearized.B
+        B = self.linearized.B
+        # The digits of numerical derivatives are known once all of them are computed.
+        self.report.derivatives = dict(self.linearization.sources)
+        return B
 
     @functools.cached_property
     def inverse(self) -> Operator:

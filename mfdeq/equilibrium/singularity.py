@@ -159,7 +159,7 @@ def is_singular_at(
     nearby = problem.linearize_trial(state)
     if nearby is None:
         return None
-    A, accuracy = nearby.A, nearby.linearization.accuracy[0]
+    A, accuracy = nearby.A, nearby.linearization.state_accuracy
     limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
     right, left = null.unscaled
     same = cancellation(A, right, null.scaling), cancellation(A, left, null.scaling, True)

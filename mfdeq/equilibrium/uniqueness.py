@@ -100,7 +100,7 @@ def examine(
         report.uniqueness = "judged"
         return Examined(factor, smallest, scaling.rows is not None, None)
     except (ConvergenceError, SingularStateError) as error:
-        null = find_null_vectors(A, factor or solver.held, linearized.linearization.accuracy[0])
+        null = find_null_vectors(A, factor or solver.held, linearized.linearization.state_accuracy)
         digits = 0.0 if null is None else digits_of(null)
         if null is None and smallest is not None and isinstance(error, SingularStateError):
             null, digits = _scaled(factor, smallest, error.right), error.digits
@@ -255,7 +255,7 @@ def explain_failure(
     for h, other in ((start, best), (best, start)):
         if (linearized := problem.linearize_trial(h)) is None:
             return None
-        null = find_null_vectors(linearized.A, held, linearized.linearization.accuracy[0])
+        null = find_null_vectors(linearized.A, held, linearized.linearization.state_accuracy)
         if null is None or _is_regular(linearized.A):
             continue
         digits = digits_of(null)

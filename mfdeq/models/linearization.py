@@ -7,6 +7,7 @@ and f''[a, b]. Everything that a user's model returns is checked here.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from numbers import Number
@@ -17,7 +18,7 @@ from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .curvature import CurvatureOperator, as_curvature
-from .model import FixedPointModel, Linearization, Model, ResidualModel
+from .model import DeferredLinearization, FixedPointModel, Linearization, Model, ResidualModel
 from .vectors import flatten_params, flatten_state
 
 MAX_BOUND_APPROACH = 0.9  # the share of the distance to a bound that one step may take
@@ -317,8 +318,11 @@ class CheckedLinearization:
     ----------
     A : Operator, (N, N)
         The state operator I − ∂f/∂h = ∂R/∂h.
-    B : Operator, (N, P)
-        The parameter operator ∂f/∂θ = −∂R/∂θ.
+
+    Notes
+    -----
+    All derivatives are checked at once, but for `B` of a `DeferredLinearization`, which is computed
+    and checked when it is first used.
     """
 
     def __init__(self, problem: Problem, linearization: Any) -> None:
@@ -330,13 +334,25 @@ class CheckedLinearization:
             )
         self.linearization = linearization
         self.backend = problem.backend
-        self.state_size, self.param_size = N, P = problem.state_size, problem.param_size
+        self.state_size, self.param_size = N, _ = problem.state_size, problem.param_size
+        self._is_map = problem.is_map
         # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
         d_state = self._operator(linearization.d_state, (N, N), "d_state")
-        d_params = self._operator(linearization.d_params, (N, P), "d_params")
         self.A = d_state.identity_minus() if problem.is_map else d_state
-        self.B = d_params if problem.is_map else -d_params
+        if not isinstance(linearization, DeferredLinearization):
+            self.B = self._param_operator(linearization.d_params)
+
+    @functools.cached_property
+    def B(self) -> Operator:
+        """The parameter operator ∂f/∂θ = −∂R/∂θ, (N, P)."""
+        with self.backend.user_call(f"d_params of {self.name}(h, theta)"):
+            d_params = self.backend.from_user(self.linearization.d_params)
+        return self._param_operator(d_params)
+
+    def _param_operator(self, d_params: Any) -> Operator:
+        operator = self._operator(d_params, (self.state_size, self.param_size), "d_params")
+        return operator if self._is_map else -operator
 
     def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:
         return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")

@@ -6,6 +6,7 @@ Derivatives are those of the user's function; the sign conventions are applied l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -88,6 +89,11 @@ class Linearization:
                     f"{type(function).__name__}; write {name}=lambda {arguments}: ..."
                 )
 
+    @property
+    def state_accuracy(self) -> float:
+        """Relative accuracy of ``d_state`` alone, by default that of both first derivatives."""
+        return self.accuracy[0]
+
 
 @dataclass(frozen=True)
 class ComputedLinearization(Linearization):
@@ -106,6 +112,72 @@ class ComputedLinearization(Linearization):
 
     accuracy: tuple[float, float] = (0.0, 0.0)  # type: ignore[misc]
     sources: Mapping[str, str] = field(default_factory=dict)  # type: ignore[misc]
+
+
+class DeferredLinearization(Linearization):
+    """A linearization computed by a source, whose ``d_params`` is computed when it is first used.
+
+    A solve uses only ``d_state``, and may linearize many times before anything uses ``d_params``.
+
+    Parameters
+    ----------
+    d_state, curvature, second
+        As in `Linearization`.
+    d_params : callable
+        ``d_params()`` returns the derivative with respect to the parameters, at the (h, theta) of
+        this linearization. It is called once, or again if it raised an exception.
+    sources : callable
+        ``sources()`` returns the source of each field, as a string for reports. It must not
+        compute ``d_params``.
+    accuracy : callable, optional
+        ``accuracy()`` returns the relative accuracy of the first and of the second derivatives, and
+        may compute ``d_params``. By default they are exact to rounding.
+    state_accuracy : float, optional
+        Relative accuracy of ``d_state`` alone.
+    """
+
+    def __init__(
+        self,
+        d_state: Any,
+        d_params: Callable[[], Any],
+        curvature: Callable[[Array], Any] | None = None,
+        second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None,
+        *,
+        sources: Callable[[], Mapping[str, str]],
+        accuracy: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+        state_accuracy: float = 0.0,
+    ) -> None:
+        # The attributes of a frozen dataclass cannot be assigned.
+        vars(self).update(
+            d_state=d_state,
+            curvature=curvature,
+            second=second,
+            _d_params=d_params,
+            _sources=sources,
+            _accuracy=accuracy,
+            _state_accuracy=state_accuracy,
+        )
+        self.__post_init__()
+
+    @functools.cached_property
+    def d_params(self) -> Any:
+        """The derivative with respect to the parameters."""
+        return vars(self)["_d_params"]()
+
+    @property
+    def accuracy(self) -> tuple[float, float]:  # type: ignore[override]
+        """Relative accuracy of the first and of the second derivatives."""
+        return vars(self)["_accuracy"]()
+
+    @property
+    def state_accuracy(self) -> float:
+        """Relative accuracy of ``d_state`` alone."""
+        return vars(self)["_state_accuracy"]
+
+    @property
+    def sources(self) -> Mapping[str, str]:  # type: ignore[override]
+        """The source of each field."""
+        return vars(self)["_sources"]()
 
 
 class Model:

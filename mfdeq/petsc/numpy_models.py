@@ -14,7 +14,13 @@ from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
 from ..models.losses import LossBase
-from ..models.model import FixedPointModel, Linearization, Model, ResidualModel
+from ..models.model import (
+    DeferredLinearization,
+    FixedPointModel,
+    Linearization,
+    Model,
+    ResidualModel,
+)
 from ..models.quadratic_losses import LeastSquares, QuadraticPrior
 from ..operators.operator import Operator
 from .agreement import describe_result, on_all_ranks
@@ -228,11 +234,16 @@ class DistributedModel(Model):
     def _linearization(self, linearize: Callable[..., Any], h: Array, theta: Array) -> Any:
         name, N, P = f"{self.display_name}.linearize", self._state, self._params
 
+        def check_params(d_params: Any) -> Any:
+            return check_entries(d_params, N, P, f"d_params of {name}")
+
         def check(given: Any) -> Any:
             if not isinstance(given, Linearization):
                 return given, None, None  # refused, with its name, by the caller
             d_state = check_entries(given.d_state, N, N, f"d_state of {name}")
-            return given, d_state, check_entries(given.d_params, N, P, f"d_params of {name}")
+            if isinstance(given, DeferredLinearization):
+                return given, d_state, None
+            return given, d_state, check_params(given.d_params)
 
         given, d_state, d_params = self._on_each_rank(name, linearize, h, theta, check=check)
         if not isinstance(given, Linearization):
@@ -245,12 +256,24 @@ class DistributedModel(Model):
             along = ((P.gather(x), N.gather(y)) for x, y in (a, b))
             return self._state_vec("second", given.second, *along)  # type: ignore[arg-type]
 
-        return dataclasses.replace(
-            given,
-            d_state=distribute_matrix(d_state, N, N),
-            d_params=distribute_matrix(d_params, N, P),
-            curvature=given.curvature and curvature,
-            second=given.second and second,
+        fields: dict[str, Any] = {
+            "d_state": distribute_matrix(d_state, N, N),
+            "curvature": given.curvature and curvature,
+            "second": given.second and second,
+        }
+        if not isinstance(given, DeferredLinearization):
+            return dataclasses.replace(given, d_params=distribute_matrix(d_params, N, P), **fields)
+
+        def deferred() -> Any:
+            computed = self._on_each_rank(name, lambda: given.d_params, check=check_params)
+            return distribute_matrix(computed, N, P)
+
+        return DeferredLinearization(
+            d_params=deferred,
+            **fields,
+            sources=lambda: given.sources,
+            accuracy=lambda: self._on_each_rank(name, lambda: given.accuracy),
+            state_accuracy=given.state_accuracy,
         )
 
     def _curvature(self, function: Any, lam: Array, name: str) -> Any:

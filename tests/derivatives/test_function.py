@@ -129,7 +129,9 @@ def test_linearization_takes_one_evaluation_for_each_colour():
     model = mfdeq.from_function(f, n, n, "residual", sparsity=(tridiagonal, sp.identity(n)))
     h = np.full(n, 0.5)
     at = model.linearize(h, h)
-    assert len(calls) <= 3 + 1 + 2 + 2 + 3  # colours, a check of each, and of the complex step
+    assert len(calls) <= 3 + 1 + 5  # colours, a check of them, and of the complex step
+    assert at.d_params.nnz == n
+    assert len(calls) <= 3 + 1 + 2 + 2 + 3  # the same for d_params
     K = at.curvature(h)
     taken = len(calls)
     for lam in (h, 2 * h):
@@ -178,7 +180,7 @@ def test_given_pattern_that_misses_an_entry_raises(which):
     model = mfdeq.from_function(chain, N, P, "residual", sparsity=patterns)
     field = ("d_state", "d_params")[which]
     with pytest.raises(mfdeq.DerivativeError, match=f"pattern of {field} lacks entries of row 3"):
-        model.linearize(np.linspace(1, 2, N), THETA)
+        getattr(model.linearize(np.linspace(1, 2, N), THETA), field)
 
 
 def test_float32_function_gives_float32_derivatives():

@@ -82,12 +82,13 @@ class ComplexStepSource(DerivativeSource):
         return gradient
 
     def jacobians(self, function):
-        def jacobians(h, theta):
-            J = jacobian(lambda h: function(h, theta), h)
-            B = jacobian(lambda theta: function(h, theta), theta)
-            return [JacobianProducts(lambda x, A=A: A @ x, lambda y, A=A: A.T @ y) for A in (J, B)]
+        def products(J):
+            return JacobianProducts(lambda x: J @ x, lambda y: J.T @ y)
 
-        return jacobians
+        return (
+            lambda h, theta: products(jacobian(lambda h: function(h, theta), h)),
+            lambda h, theta: products(jacobian(lambda theta: function(h, theta), theta)),
+        )
 
     def second_derivative(self, function):
         def second(h, theta, a, b):
