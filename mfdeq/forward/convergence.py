@@ -210,6 +210,8 @@ class ConvergenceMonitor(Criteria):
                 worst, satisfied, at_floor = self._equations(h, residual)
             for steps in range(max_steps + 1):
                 step = self._correction(residual)
+                self._watch_zeros(h, step)
+                _, satisfied, at_floor = self._equations(h, residual, final=True)
                 correction, settled, by_rounding = self._unknowns(h, residual, step, at_floor)
                 if satisfied and settled:
                     limited = by_rounding or correction > self.rtol

@@ -45,6 +45,8 @@ FLOOR_RATIO = 1e3  # of |R_i| to a first estimate of its rounding error, below w
 # Power of eps: terms of an equation relative to the largest, in units in which the rows of A are
 # alike, below which iterative solves leave terms where there should be none.
 LEAST_TERMS = 2 / 3
+FALL_RATIO = 0.1  # of an unknown after a correction to its value before, which may show a zero
+MIN_FALLS = 2  # consecutive corrections that show it
 MIN_DIGITS = 1.0  # an unknown to which rounding leaves fewer digits is zero to rounding
 EFFECT_SAMPLES = 2  # random vectors of rounding errors in R, to find their effect on h
 
@@ -108,30 +110,56 @@ class Criteria:
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
         self._largest_terms: Array | None = None  # of the equations, over the iterates
         self._scaled: tuple[Operator, Array] | None = None  # the latest A, and its row scales
+        self._falls: Array | None = None  # consecutive corrections of an unknown to zero
         self._noise: Array | None = None  # measured error of each entry of R
         self._effect: Array | None = None  # of rounding in R on each unknown
 
     # Sizes of unknowns and equations.
 
-    def unknown_sizes(self, h: Array) -> Array:
+    def unknown_sizes(self, h: Array, final: bool = False) -> Array:
         """Return the size of each unknown that counts as one, (N,).
 
         It is the model's `state_scale`, by default |h_j|. An unknown that has fallen below rtol
-        times its largest value has that value as its size: it has converged to zero.
+        times its largest value may be converging to zero, and has that value as its size. In the
+        `final` judgement this holds only for those that Newton's corrections show to be zero.
         """
         if self._state_scale is not None:
             return self._state_scale
         size = self.xp.abs(h)
         if self._largest is None:
             return size
-        return self.xp.where(self._vanished(size), self._largest, size)
+        small = self._vanished(size)
+        if final:
+            small = small & self._zero(size)
+        return self.xp.where(small, self._largest, size)
+
+    def _zero(self, size: Array) -> Array:
+        """Return which unknowns are zero, to judge by consecutive corrections."""
+        if self._falls is None:
+            return size == 0.0
+        return (size == 0.0) | (self._falls >= MIN_FALLS)
+
+    def _watch_zeros(self, h: Array, step: Array) -> None:
+        """Count the consecutive corrections that leave nothing of each unknown.
+
+        They take it nearly to zero, or are larger than what is left of it, which is rounding.
+        """
+        xp = self.xp
+        size, change = xp.abs(h), xp.abs(step)
+        falls = xp.abs(h - step) <= FALL_RATIO * size
+        if self._largest is not None:
+            falls = falls | ((size <= self.backend.eps * self._largest) & (change >= size))
+        one = xp.astype(falls, self.backend.dtype)
+        self._falls = one if self._falls is None else one * (self._falls + 1.0)
 
     def _vanished(self, size: Array) -> Array:
         if self._largest is None:
             return size < 0.0
         return size < self.step_rtol * self._largest
 
-    def terms(self, h: Array, residual: Array, step: Array | None = None) -> Array:
+    def terms(
+        self, h: Array, residual: Array, step: Array | None = None, final: bool = False
+    ) -> Array:
         """Return the size of the terms of each equation, (|A||h|)_i, (N,).
 
         Without a linearization it is |h_i| + |f_i| for a map.
@@ -141,9 +169,11 @@ class Criteria:
         h, residual : (N,) arrays
         step : (N,) array, optional
             A step whose unknowns count if they are larger than those of h, which may be zero.
+        final : bool, optional
+            As in `unknown_sizes`.
         """
         xp = self.xp
-        size = self.unknown_sizes(h)
+        size = self.unknown_sizes(h, final)
         if self._state_scale is not None:
             size = xp.maximum(size, xp.abs(h))
         if step is not None:
@@ -197,10 +227,12 @@ class Criteria:
         """
         xp = self.xp
         size = xp.abs(residual)
-        here = xp.maximum(self.terms(h, residual), size)
+        here = xp.maximum(self.terms(h, residual, final=True), size)
         largest = self._largest_terms
         self._largest_terms = here if largest is None else xp.maximum(here, largest)
-        terms = here if step is None else xp.maximum(self.terms(h, residual, step), size)
+        terms = here
+        if step is not None:
+            terms = xp.maximum(self.terms(h, residual, step, final=True), size)
         floor = self.floor(terms)
         terms = xp.maximum(terms, self._largest_terms)
         if trial is not None:
@@ -222,7 +254,9 @@ class Criteria:
 
     # The two criteria.
 
-    def _equations(self, h: Array, residual: Array) -> tuple[float, bool, bool]:
+    def _equations(
+        self, h: Array, residual: Array, final: bool = False
+    ) -> tuple[float, bool, bool]:
         """Return the worst |R_i| / size, and whether all equations are satisfied.
 
         Returns
@@ -236,7 +270,7 @@ class Criteria:
         """
         xp = self.xp
         size = xp.abs(residual)
-        terms = self.terms(h, residual)
+        terms = self.terms(h, residual, final=final)
         sizes, floor = self.equation_sizes(h, terms), self.floor(terms)
         # A model may ask for rounding alone by a scale of zero; the history is then of the terms.
         counted = xp.where(sizes > 0.0, sizes, terms)
@@ -255,13 +289,17 @@ class Criteria:
         Unknowns that are zero to rounding do not count.
         """
         xp, report = self.xp, self.report
-        size = self.unknown_sizes(h)
+        size = self.unknown_sizes(h, final=True)
         change = xp.abs(step)
         settled = change <= self.step_rtol * size
-        zero = self._vanished(xp.abs(h)) if self._state_scale is None else size <= 0.0
+        zero = size <= 0.0
+        if self._state_scale is None:
+            zero = zero | (self._vanished(xp.abs(h)) & self._zero(xp.abs(h)))
         by_rounding = False
         if at_floor and not bool(xp.all(settled)):
-            effect = self._rounding_effect(self._errors(self.terms(h, residual), NOISE_FACTOR))
+            effect = self._rounding_effect(
+                self._errors(self.terms(h, residual, final=True), NOISE_FACTOR)
+            )
             by_rounding = True
             settled = settled | (change <= effect)
             if self._state_scale is None:

@@ -91,6 +91,24 @@ def test_unknowns_that_converge_to_zero_are_counted(method):
     assert np.isfinite(eq.report.digits)
 
 
+@pytest.mark.parametrize("start", [1e-9, 1.0, 3.0, 1e3])
+@pytest.mark.parametrize(("k", "trace"), [(1e10, 1e-14), (1e12, 1e-16), (1e6, 1e-12)])
+def test_a_trace_far_below_its_start_is_not_taken_for_zero(k, trace, start):
+    def mass_and_trace(h, t):
+        return np.array([h[0] - t[0], k * h[1] ** 2 + h[1] - t[1] * h[0]])
+
+    truth = 2.0 * trace / (1.0 + np.sqrt(1.0 + 4.0 * k * trace))
+    eq = mfdeq.solve(plain(mass_and_trace, 2), np.array([1.0, trace]), np.array([1.0, start]))
+    assert eq.state[1] == pytest.approx(truth, rel=1e-9)
+    assert eq.report.zero_unknowns == 0
+
+
+def test_a_state_that_is_small_beside_its_start_is_no_fold():
+    model = plain(lambda h, t: np.array([h[0] - t[0], h[1] ** 2 - 1e-24 * t[1] * h[0]]), 2)
+    eq = mfdeq.solve(model, np.ones(2), np.ones(2))
+    np.testing.assert_allclose(eq.state, [1.0, 1e-12], rtol=1e-9)
+
+
 def test_a_component_that_vanishes_to_rounding_is_accepted():
     """The middle of an antisymmetric solution is rounding only."""
     n = 41
