@@ -200,7 +200,7 @@ class SolveReport:
                 f"{self.digits:.1f} digits after {_plural(self.iterations, 'iteration')}, limited "
                 f"by {self.limited_by or 'nothing yet'}",
             ),
-            ("worst", f"{self.worst_equation}, {self.worst_unknown}"),
+            ("worst", ", ".join(filter(None, (self.worst_equation, self.worst_unknown)))),
             ("digits left", digits),
             ("forward solves", _format_counts(self.forward)),
             ("derivative solves", _format_counts(self.linear)),
@@ -227,17 +227,19 @@ def _format_sources(derivatives: dict[str, str]) -> list[str]:
 
 
 def _format_counts(counts: LinearCounts) -> str:
-    no_residual = "n/a (no solve at full tolerance)"
-    worst = f"{counts.worst_residual:.1e}" if counts.full_solves else no_residual
     parts = [_plural(counts.setups, "set-up")]
     if counts.refreshes:
         parts.append(_plural(counts.refreshes, "refresh", "refreshes"))
     parts += [_plural(counts.solves, "solve"), _plural(counts.adjoint_solves, "adjoint solve")]
-    return (
-        f"{', '.join(parts)} ({_plural(counts.columns, 'column')}, "
-        f"{_plural(counts.iterations, 'iteration')}, {counts.seconds:.2f} s, "
-        f"factor of {counts.bytes / 2**20:.1f} MiB), worst relative residual: {worst}"
-    )
+    details = [_plural(counts.columns, "right-hand side")]
+    if counts.iterations:
+        details.append(_plural(counts.iterations, "iteration") + " of the linear solver")
+    details += [f"{counts.seconds:.2f} s", f"factor of {counts.bytes / 2**20:.1f} MiB"]
+    text = f"{', '.join(parts)} ({', '.join(details)})"
+    if counts.full_solves:
+        return f"{text}, largest relative residual {counts.worst_residual:.1e}"
+    inexact = counts.solves + counts.adjoint_solves > 0
+    return f"{text}, none of them to the full tolerance" if inexact else text
 
 
 def _plural(n: int, singular: str, plural: str = "") -> str:
