@@ -39,9 +39,13 @@ def one_of(x: Any, known: tuple[str | None, ...], name: str) -> str:
 
 def count(n: Any, name: str) -> int:
     """Return `n` as a positive int, or raise `ArgumentError`."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
+    try:
+        number = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:  # arrays have __index__, but only those of one integer have a value
+        number = 0
+    if number < 1:
         raise _unexpected(name, "a positive integer", n)
-    return operator.index(n)
+    return number
 
 
 def _unexpected(name: str, expected: str, got: Any) -> ArgumentError:

@@ -38,7 +38,9 @@ class Entries:
 
     def error(self, rows: Any, columns: Any) -> ModelError:
         """Return the error for entries that are NaN or infinite, in some rows and columns."""
-        of = f"derivatives of {_listed(rows, self.row)}"
+        of = "derivatives"
+        if len(rows):
+            of += f" of {_listed(rows, self.row)}"
         if len(columns):
             of += f" with respect to {_listed(columns, self.column)}"
         return ModelError(

@@ -31,6 +31,7 @@ ADVICE = (
     "Write it with operations that have a derivative in forward mode, or that can be "
     "differentiated twice in reverse mode, or give this derivative by hand with mfdeq.mixed"
 )
+TRAINING_ERROR = re.compile("when training")  # of BatchNorm and InstanceNorm
 DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
 
 
@@ -66,6 +67,13 @@ class TorchSource(DerivativeSource):
         try:
             with self.torch.no_grad():
                 return function(*x)
+        except ValueError as error:
+            if not TRAINING_ERROR.search(str(error)):
+                raise
+            raise ModelError(
+                f"f of {self.caller}: expected modules in evaluation mode, got a normalization in "
+                f"training mode ({first_line(error)}): call module.eval() first"
+            ) from error
         except RuntimeError as error:
             if not DTYPE_ERROR.search(str(error)):
                 raise

@@ -100,6 +100,14 @@ def test_modules_that_change_their_buffers_are_refused(torch, name):
     assert mfdeq.verify(from_torch(f), THETA, LOSS)
 
 
+def test_a_normalization_of_one_sample_in_training_is_refused_in_words(torch):
+    layer = torch.nn.BatchNorm1d(N).double()
+    with pytest.raises(mfdeq.ModelError, match=r"training mode .*module.eval\(\)"):
+        from_torch(lambda h, theta: layer(h[None])[0] + theta)
+    layer.eval()
+    from_torch(lambda h, theta: layer(h[None])[0] + theta)
+
+
 USES = {
     "gradient": lambda eq, loss, H: eq.gradient(loss),
     "sensitivity": lambda eq, loss, H: eq.sensitivity @ np.ones(N),
@@ -198,6 +206,22 @@ def test_a_nan_in_a_second_derivative_is_a_model_error(source):
     loss = mfdeq.LeastSquares(np.arange(2), np.ones(2))
     with pytest.raises(mfdeq.ModelError, match="NaN or infinity"):
         eq.hessian(loss) @ np.ones(2)
+
+
+def test_a_derivative_that_is_nan_in_reverse_mode_only_names_unknowns_only(torch):
+    """`where` multiplies the infinite slope of the branch that it does not select by zero."""
+
+    def f(h, theta):
+        return h + torch.where(h > 50.0, torch.sqrt(h - 50.0), 0.0) - theta
+
+    model = mfdeq.from_torch(f, np.zeros(2), np.zeros(2), "residual")
+    at_kink = np.array([50.0, 1.0])
+    with pytest.raises(mfdeq.ModelError, match="NaN or infinity") as caught:
+        mfdeq.equilibrium_at(model, at_kink, at_kink).gradient(
+            mfdeq.LeastSquares(np.arange(2), np.ones(2))
+        )
+    assert "unknown 0" in str(caught.value)
+    assert "of  with" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["from_jax", "from_torch"])
