@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..arrays.backend import Array, Backend
 from ..linear import Solver
 from ..models.linearization import Problem
+from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .picard import MIN_DAMPING, residual_preconditioner
 from .protocol import ForwardMethod
@@ -57,6 +58,11 @@ class Anderson(ForwardMethod):
                 if not dh:
                     damping *= 0.5
                     if damping < MIN_DAMPING and not monitor.stalled_by_noise(h, R):
+                        if trial_R is None:
+                            raise monitor.failure(
+                                "stalled: the model has no value under any damping of the step",
+                                advise_where_undefined(problem),
+                            )
                         raise monitor.failure("diverged: the residual grows under every damping")
                 dh, dG = [], []
                 continue

@@ -16,6 +16,7 @@ from ..models.linearization import Problem
 from ..operators.operator import Operator
 from ..progress import ProgressBar
 from ..report import SolveReport
+from .advice import DEFAULT_ADVICE, describe_bounds_in_the_way
 from .criteria import MIN_DIGITS, Criteria
 
 DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the best residual
@@ -28,9 +29,6 @@ MAX_CHORD_CONTRACTION = 0.3  # a chord step that reduces the residual less is th
 CHORD_START = 1e3  # chord steps begin when the worst residual is below this multiple of rtol ...
 MAX_CHORD_START = 1e-6  # ... but not above this
 RETRY_DECREASE = 0.1  # of the worst residual, after which unsuccessful chord steps are tried again
-DEFAULT_ADVICE = (
-    "Use a better start h0, try another method, or check the derivatives with mfdeq.verify"
-)
 
 
 class ConvergenceMonitor(Criteria):
@@ -81,6 +79,7 @@ class ConvergenceMonitor(Criteria):
         self.best_ratio = math.inf
         self.done = False
         self.stall_iterations = STALL_ITERATIONS
+        self._latest: Array | None = None  # the latest iterate
         self._last_progress = 0  # the iteration that last reduced the worst residual
         self._failed_ratio = math.inf  # the worst residual at the last unsuccessful chord steps
         self._bar = ProgressBar(report.method, "iterations", progress)
@@ -123,6 +122,7 @@ class ConvergenceMonitor(Criteria):
             self.A = self.problem.linearize(h).A
             worst, satisfied, at_floor = self._equations(h, residual)
         report.residuals.append(worst)
+        self._latest = h
         self._bar.advance(text=f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
         if worst < STALL_DECREASE * self.best_ratio:
             self._last_progress = report.iterations
@@ -282,7 +282,7 @@ class ConvergenceMonitor(Criteria):
         if self.explicit and reached > self.rtol:
             raise self.failure(
                 f"cannot reach rtol = {self.rtol:.1e}: the rounding error of evaluating R leaves "
-                f"{-math.log10(reached):.1f} digits of {report.worst_unknown}",
+                f"{-math.log10(reached):.1f} digits of {report.worst_unknown or 'every unknown'}",
                 "Use a larger rtol, or rtol=None for the digits that there are",
             )
 
@@ -313,13 +313,29 @@ class ConvergenceMonitor(Criteria):
             if problem.failures
             else ""
         )
+        stopped = "" if self.done or self._latest is None else self._stopped_by_bounds(self._latest)
         return ConvergenceError(
             f"{problem.name}: {report.method} {reason}; the worst residual is "
             f"{self.best_ratio:.1e} of the terms of {report.worst_equation}, rtol {self.rtol:.1e} "
-            f"(history {history}).{failed} {advice}",
+            f"(history {history}).{failed}{stopped} {advice}",
             best=self.state if self.done else self.best,
             report=report,
         )
+
+    def _stopped_by_bounds(self, h: Array) -> str:
+        """Say which unknowns lie at a bound that a full step from h would cross, if any do."""
+        problem = self.problem
+        if problem.lower is None and problem.upper is None:
+            return ""
+        residual, _ = problem.trial_residual(h)
+        if residual is None:
+            return ""
+        try:
+            step = residual if self.factor is None else self._correction(residual)
+        except SingularStateError:
+            return ""
+        sentences = describe_bounds_in_the_way(problem, h, step)
+        return f" {sentences}" if sentences else ""
 
     def close(self) -> None:
         """End the progress bar."""

@@ -11,6 +11,7 @@ from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..linear import Factor, Solver
 from ..models.linearization import Problem
 from ..operators.operator import Operator
+from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .criteria import Level
 from .newton_loop import Iterate, newton_loop
@@ -267,6 +268,12 @@ class _InexactSteps:
         if not undefined and self.monitor.stalled_by_noise(step.h, step.residual, step.correction):
             return _Iterate(step.h, step.residual, step)
         where = f"{problem.name}.{problem.model.function_name}"
+        if undefined == MAX_HALVINGS:
+            raise self.monitor.failure(
+                f"stalled along the Newton step: all {undefined} trial steps gave no value in "
+                f"{where}",
+                advise_where_undefined(problem),
+            )
         counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "
         raise self.monitor.failure(
             "stalled: no decrease of the residual along the Newton step ("

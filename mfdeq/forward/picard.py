@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..arrays.backend import Array
 from ..linear import Solver
 from ..models.linearization import Problem
+from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod
 
@@ -64,6 +65,11 @@ class Picard(ForwardMethod):
             if trial_R is None or grows:
                 damping *= 0.5
                 if damping < MIN_DAMPING and not monitor.stalled_by_noise(h, R):
+                    if trial_R is None:
+                        raise monitor.failure(
+                            "stalled: the model has no value under any damping of the step",
+                            advise_where_undefined(problem),
+                        )
                     raise monitor.failure(
                         "diverged: the residual grows under every damping down to "
                         f"{MIN_DAMPING}: the map is no contraction here"

@@ -8,15 +8,16 @@ and f''[a, b]. Everything that a user's model returns is checked here.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any
 
+from ..arguments import count
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
+from .bounds import check_bound_order, checked_bound
 from .curvature import CurvatureOperator, as_curvature
 from .model import DeferredLinearization, FixedPointModel, Linearization, Model, ResidualModel
 from .vectors import flatten_params, flatten_state
@@ -74,8 +75,10 @@ class Problem:
         self.evaluations = 0
         self.failures = 0
         self.last_failure = ""
-        self.lower = self._bound(lower, "lower")
-        self.upper = self._bound(upper, "upper")
+        size = self.state_size
+        self.lower = checked_bound(self.backend, lower, size, "lower")
+        self.upper = checked_bound(self.backend, upper, size, "upper")
+        check_bound_order(self.backend, self.lower, self.upper, self.unknown_name)
         self._latest: tuple[Array, CheckedLinearization] | None = None
 
     def _size(self, name: str) -> int:
@@ -86,23 +89,10 @@ class Problem:
                 f"{self.name}.{name} is {size}, a pair of local and global sizes, which only "
                 "models for PETSc have: pass theta as a Vec"
             )
-        if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
-            raise ModelError(
-                f"{self.name}.{name}: expected a positive integer, got {size!r}; set it on the "
-                "class or in __init__"
-            )
-        return size if isinstance(size, int) else operator.index(size)
-
-    def _bound(self, value: Any, name: str) -> Array | None:
-        if value is None:
-            return None
-        backend, N = self.backend, self.state_size
-        if isinstance(value, (int, float)):
-            value = float(value) + backend.zeros(N)
-        bound = backend.check_array(value, (N,), name, ArgumentError, finite=False)
-        if bool(backend.xp.any(backend.xp.isnan(bound))):
-            raise ArgumentError(f"{name}: expected numbers, got NaN")
-        return bound
+        try:
+            return count(size, f"{self.name}.{name}")
+        except ArgumentError as error:
+            raise ModelError(f"{error}; set it on the class or in __init__") from None
 
     def _inside(self, h: Array) -> Array:
         """Return where a state is within the bounds, (N,)."""
@@ -249,7 +239,8 @@ class Problem:
     def _residual(self, h: Array, finite: bool = True) -> Array:
         self.evaluations += 1
         name = f"{self.name}.{self.model.function_name}"
-        with self.backend.user_call(f"{name}(h, theta), of shapes {h.shape}, {self.theta.shape}"):
+        shapes = f"of shapes {h.shape}, {self.theta.shape} by its state_size and param_size"
+        with self.backend.user_call(f"{name}(h, theta), {shapes}"):
             value = self.model.map_or_residual(*map(self.backend.to_user, (h, self.theta)))
             value = self.backend.from_user(value, self.state_size)
         value = self.backend.check_array(value, (self.state_size,), name, finite=finite)
@@ -261,6 +252,11 @@ class Problem:
             state = self.backend.xp.asarray(h, copy=True)
             self._latest = (state, self._linearize_with(self.model.linearize, h))
         return self._latest[1]
+
+    @property
+    def linearized_state(self) -> Array | None:
+        """The state of the latest linearization of `linearize`, if there is one."""
+        return None if self._latest is None else self._latest[0]
 
     def linearize_trial(self, h: Array) -> CheckedLinearization | None:
         """Linearize at a nearby state, or return None if the model has no value there.

@@ -211,6 +211,7 @@ def test_functions_may_write_into_their_arguments():
         ({"kind": "fixed"}, "'map', 'residual'"),
         ({"f": 3}, "expected a function, got int"),
         ({"state_size": 0}, "state_size: expected a positive integer, got 0"),
+        ({"state_size": np.zeros(3)}, r"state_size: expected .* a ndarray of shape \(3,\)"),
         ({"param_size": 2.0}, "param_size: expected .* got 2.0"),
         ({"step": 2.0}, "step: expected .* got 2.0"),
         ({"scale": 3.0}, "scale: expected a pair"),
@@ -251,3 +252,14 @@ def test_detection_takes_at_most_ten_times_the_evaluations_of_a_derivative(real_
         model.linearize(h, theta)
         counts.append(len(evaluations))
     assert counts[0] - counts[1] <= 10 * counts[1]
+
+
+def test_an_error_for_sizes_in_the_wrong_order_notes_which_shapes_they_gave():
+
+    def two(h, theta):
+        return np.array([h[0] - theta[1], h[1] - theta[2]])
+
+    model = mfdeq.from_function(two, 3, 2, "residual")
+    with pytest.raises(IndexError) as caught:
+        mfdeq.solve(model, np.ones(2))
+    assert "of shapes (3,), (2,) by its state_size and param_size" in str(caught.value.__notes__)

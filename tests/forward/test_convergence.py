@@ -235,3 +235,9 @@ def test_a_scale_of_zero_asks_for_rounding_from_a_start_of_zeros():
     eq = mfdeq.solve(Exponential(), np.ones(1))
     assert abs(eq.state - 0.1 * np.exp(eq.state) - 1.0) < 1e-15
     assert eq.report.converged
+
+
+def test_an_rtol_below_rounding_says_how_many_digits_of_what():
+    model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
+    with pytest.raises(mfdeq.ConvergenceError, match=r"leaves 15.7 digits of every unknown;"):
+        mfdeq.solve(model, np.ones(1), rtol=1e-30)

@@ -112,8 +112,16 @@ def test_an_error_says_how_often_the_model_had_no_value():
         def linearize(self, h, theta):
             return mfdeq.Linearization(np.eye(1), np.eye(1))
 
-    with refused(mfdeq.ConvergenceError, "no value at", "defined at one only"):
-        mfdeq.solve(Hopeless(), np.ones(1), np.ones(1), method="newton")
+    said = "no value at", "defined at one only"
+    helpful = "lower= and upper= to mfdeq.solve", "state_scale", "time_sign .*transient"
+    for method in ("newton", "picard", "anderson"):
+        with refused(mfdeq.ConvergenceError, *said, *helpful):
+            mfdeq.solve(Hopeless(), np.ones(1), np.ones(1), method=method)
+    Hopeless.time_sign = -1
+    with refused(mfdeq.ConvergenceError, *said, "state_scale", "transient") as caught:
+        mfdeq.solve(Hopeless(), np.ones(1), np.ones(1), method="newton", lower=0.0)
+    assert "lower=" not in str(caught.value)
+    assert "time_sign" not in str(caught.value)
 
 
 # Bounds.
@@ -154,8 +162,42 @@ def test_bad_bounds_are_refused():
         mfdeq.solve(model, np.ones(1), np.full(1, 4.0), upper=3.0)
     with refused(mfdeq.ArgumentError, "lower", r"expected an array of shape \(1,\)"):
         mfdeq.solve(model, np.ones(1), np.ones(1), lower=np.zeros(2))
+    with refused(mfdeq.ArgumentError, "lower = 3 and upper = 2 for unknown 0"):
+        mfdeq.solve(model, np.ones(1), np.ones(1), lower=3.0, upper=2.0)
     with refused(mfdeq.ArgumentError, "upper: expected numbers, got NaN"):
         mfdeq.solve(model, np.ones(1), np.ones(1), upper=np.nan)
+
+
+class Shifted(mfdeq.ResidualModel):
+    """h + theta = 0 in each unknown."""
+
+    state_size = param_size = 2
+    state_names = ("pressure", "flow")
+
+    def residual(self, h, theta):
+        return h + theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(np.eye(2), np.eye(2))
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("method", ["newton", "picard", "anderson"])
+def test_an_unknown_that_its_bound_stops_is_named(method, start):
+    theta, h0 = np.array([-1.0, 1.0]), np.array([1.0, start])
+    words = "flow lies at its lower bound 0", "loosen lower"
+    with refused(mfdeq.ConvergenceError, *words) as caught:
+        mfdeq.solve(Shifted(), theta, h0, method=method, lower=0.0)
+    assert "pressure lies" not in str(caught.value)
+    with refused(mfdeq.ConvergenceError, "flow lies at its upper bound 0", "loosen upper"):
+        mfdeq.solve(Shifted(), -theta, -h0, method=method, upper=0.0)
+
+
+def test_a_bound_that_is_not_in_the_way_is_not_named():
+    model = mfdeq.from_function(lambda h, theta: h**2 + theta, 1, 1, "residual")
+    with refused(mfdeq.ConvergenceError) as caught:
+        mfdeq.solve(model, np.ones(1), np.full(1, 0.9), method="newton", lower=-1e6, upper=1e6)
+    assert "bound" not in str(caught.value)
 
 
 # Pseudo-transient continuation.
