@@ -282,7 +282,8 @@ def _message(
         )
     return (
         f"at this iterate, though not at others, {unknowns} {is_or_are} undetermined "
-        f"({dependent}). Use a better start h0: start where the equations determine the state"
+        f"({dependent}). Use a better start h0: start where the equations determine the state. "
+        "There may also be no solution for these parameters"
     )
 
 

@@ -252,7 +252,10 @@ def explain_failure(
     best = start if best is None else best
     if isinstance(error, ConvergenceError) and _seems_regular(problem, best, held):
         return None
-    for h, other in ((start, best), (best, start)):
+    states = [(start, best), (best, start)]
+    if isinstance(error, SingularStateError) and (last := problem.linearized_state) is not None:
+        states.append((last, start))  # A is singular there, which need not be the best state
+    for h, other in states:
         if (linearized := problem.linearize_trial(h)) is None:
             return None
         null = find_null_vectors(linearized.A, held, linearized.linearization.state_accuracy)
@@ -265,7 +268,7 @@ def explain_failure(
         if found.structural:
             report.uniqueness = f"no: {found.kind}"
             return found.error(best, report)
-        if h is best and isinstance(error, SingularStateError):
+        if h is not start and isinstance(error, SingularStateError):
             error.args = (found.message,)
             error.unknowns, error.equations = found.unknowns, found.equations
             error.right, error.left = found.right, found.left

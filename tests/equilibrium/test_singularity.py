@@ -381,6 +381,26 @@ def test_a_singular_start_is_not_blamed_on_the_model():
     assert "start where" in str(caught.value)
 
 
+@pytest.mark.parametrize("method", ["auto", "newton"])
+def test_a_singular_iterate_on_the_way_is_named_and_no_fold(method):
+    """Newton's method for h² = -1 leads from h = 1 to h = 0, where the slope is zero."""
+    model = mfdeq.from_function(
+        lambda h, theta: h**2 + theta,
+        1,
+        1,
+        "residual",
+        state_names=["pressure"],
+        equation_names=["balance"],
+    )
+    with pytest.raises(mfdeq.SingularStateError, match="at this iterate") as caught:
+        mfdeq.solve(model, np.ones(1), np.ones(1), method=method)
+    message = str(caught.value)
+    assert "pressure is undetermined (balance contains no unknown)" in message
+    assert "no solution for these parameters" in message
+    assert "fold" not in message
+    assert caught.value.unknowns == [0]
+
+
 def test_the_judgement_takes_at_most_five_applications_of_the_preconditioner():
     n = 40
     grid = differences(n + 1)
