@@ -67,7 +67,10 @@ def _given_metric(metric: Any, backend: Backend, size: int) -> Metric:
     precision = metric if isinstance(metric, Precision) else Precision(metric)
     check_home(backend, precision, "metric", ArgumentError)
     if precision.shape[0] != size:
-        raise ArgumentError(f"metric: expected the shape ({size}, {size}), got {precision.shape}")
+        shape = getattr(metric, "shape", precision.shape)
+        raise ArgumentError(
+            f"metric: expected the shape ({size},) or ({size}, {size}), got {tuple(shape)}"
+        )
     return precision
 
 

@@ -58,7 +58,8 @@ class ReducedFunctional:
         The allowed relative error of gradients and products with the Hessian, as estimated, from
         which the tolerances of solves follow. By default the solver's own tolerance is used.
     **solve_options
-        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, progress, error_estimates.
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper, progress,
+        error_estimates.
 
     Attributes
     ----------

@@ -211,7 +211,8 @@ def test_the_metric_may_be_given_in_every_form():
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        (np.eye(3), "metric: expected the shape"),
+        (np.eye(3), r"metric: expected the shape \(4,\) or \(4, 4\), got \(3, 3\)"),
+        (np.ones(3), r"metric: expected the shape \(4,\) or \(4, 4\), got \(3,\)"),
         (-1.0, "metric: expected a positive number"),
         (mfdeq.LeastSquares(np.arange(2), np.zeros(2)), "metric: expected an mfdeq.Precision"),
         (-np.eye(P), "not positive definite"),
