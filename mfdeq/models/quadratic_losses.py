@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, as_array, host, is_dense, is_sparse
@@ -42,19 +42,19 @@ class LeastSquares(QuadraticLoss):
     Parameters
     ----------
     observe : (m, N) array, sparse matrix or LinearOperator, or (m,) array of int, or (N,) of bool
-        The linear map from the state to the observations. An array of indices or a mask selects
-        entries of the state.
+        The linear map from the state to the observations. An array or a list of indices, or a
+        mask, selects entries of the state.
     data : (m,) array
         The measured values.
     weights : float or (m,) array, optional
-        The weights w, by default 1.0. For independent errors of standard deviations σ, use 1/σ²,
-        which makes the loss dimensionless.
+        The weights w, by default 1.0; zero leaves a datum out. For independent errors of standard
+        deviations σ, use 1/σ², which makes the loss dimensionless.
 
     Raises
     ------
     ModelError
-        If an array has a wrong shape or dtype or non-finite entries, or if an index is outside
-        0 … N − 1.
+        If an array has a wrong shape or dtype or non-finite entries, if a weight is negative, or
+        if an index is outside 0 … N − 1.
 
     See Also
     --------
@@ -91,10 +91,11 @@ class LeastSquares(QuadraticLoss):
                 raise ModelError(f"data of LeastSquares: expected shape (m,), got shape {shape}")
             self.observe = _copy_of_matrix(observe)
             self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
+            _check_not_negative(self.weights, "weights of LeastSquares")
 
     def _make_operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
-        if is_dense(observe) and observe.ndim == 1:
+        if _is_list_of_integers(observe) or (is_dense(observe) and observe.ndim == 1):
             observe = _selection(backend, observe, state_size)
         shape = (self.data.shape[0], state_size)
         name = f"observe of LeastSquares ({shape[0]} data)"
@@ -142,16 +143,17 @@ class QuadraticPrior(QuadraticLoss):
     ----------
     precision : float or (P, P) array, sparse matrix or LinearOperator
         The symmetric precision matrix R, the inverse of the covariance. A number denotes that
-        multiple of the identity.
+        multiple of the identity; zero, no prior.
     mean : float or (P,) array, optional
         The mean of the prior, by default 0.0.
 
     Raises
     ------
     ModelError
-        If an array has a wrong shape or dtype or non-finite entries.
+        If an array has a wrong shape or dtype or non-finite entries, or if the precision is a
+        negative number or, when it is first used, has a negative number on its diagonal.
     DerivativeError
-        If the precision is not symmetric.
+        If the precision is not symmetric; this is raised when it is first used.
 
     See Also
     --------
@@ -183,6 +185,8 @@ class QuadraticPrior(QuadraticLoss):
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
         with defer_error(self):
             self.precision = _copy_of_matrix(precision)
+            if isinstance(precision, Real):
+                _check_not_negative(precision, "precision of QuadraticPrior")
             self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
 
     def _make_operator(self, backend: Backend, param_size: int) -> Operator:
@@ -197,6 +201,10 @@ class QuadraticPrior(QuadraticLoss):
         name = "precision of QuadraticPrior"
         block = as_operator(backend, precision, (param_size, param_size), name, convert=True)
         check_symmetric(block, name, "it")
+        if block.array is not None:
+            array = block.array
+            diagonal = array.diagonal() if is_sparse(array) else backend.xp.linalg.diagonal(array)
+            _check_not_negative(backend.asarray(diagonal), f"diagonal of the {name}")
         return block
 
     def _deviation(self, theta: Array) -> tuple[Operator, Array]:
@@ -247,6 +255,21 @@ def _selection(backend: Backend, index: Array, state_size: int) -> Any:
     ones = xp.ones(m, dtype=backend.dtype, device=backend.device)
     rows = xp.arange(m, device=backend.device)
     return backend.sparse.csr_matrix((ones, (rows, index)), shape=(m, state_size))
+
+
+def _is_list_of_integers(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, Integral) for i in x)
+
+
+def _check_not_negative(x: Any, name: str) -> None:
+    """Raise `ModelError` if a number or an entry of an array is negative."""
+    if isinstance(x, Real):
+        least = float(x)
+    else:
+        xp = Backend.of(x).xp
+        least = float(xp.min(x)) if bool(xp.any(x < 0.0)) else 0.0
+    if least < 0.0:
+        raise ModelError(f"{name}: expected numbers that are not negative, got {least:.6g}")
 
 
 def _copy_of_numbers(x: Any, name: str) -> Any:

@@ -442,12 +442,38 @@ def test_a_missing_nonzero_loss_derivative_raises(part):
             "a mask of 3 entries, .* got a mask of 4",
         ),
         ("another number", np.array([0, 1, 2]), r"expected shape \(2, 3\), got \(3, 3\)"),
-        ("list", [0, 1], "got a list"),
+        ("list of floats", [0.0, 1.0], "got a list"),
+        ("list beyond", [0, N], "between 0 and 2, got 0 … 3"),
     ),
 )
 def test_wrong_indices_of_least_squares_raise(observe, words):
     with refused(ModelError, "observe", words):
         EQ.gradient(mfdeq.LeastSquares(observe, np.ones(2)))
+
+
+@pytest.mark.parametrize("observe", [[0, 2], (0, 2), [True, False, True]])
+def test_indices_of_least_squares_may_be_a_list(observe):
+    data = np.array([1.0, 2.0])
+    expected = EQ.gradient(mfdeq.LeastSquares(np.array([0, 2]), data))
+    np.testing.assert_array_equal(EQ.gradient(mfdeq.LeastSquares(observe, data)), expected)
+
+
+@pytest.mark.parametrize("weights", [-1.0, np.array([1.0, -2.0])])
+def test_negative_weights_are_refused_and_zero_is_not(weights):
+    with refused(ModelError, "weights of LeastSquares", "not negative, got -"):
+        mfdeq.LeastSquares([0, 1], np.ones(2), weights)
+    zero = mfdeq.LeastSquares([0, 1], np.ones(2), np.array([0.0, 1.0]))
+    np.testing.assert_array_equal(
+        EQ.gradient(zero), EQ.gradient(mfdeq.LeastSquares([1], np.ones(1)))
+    )
+
+
+@pytest.mark.parametrize("negative", [np.diag([1.0, -4.0]), csr_array(np.diag([1.0, -4.0]))])
+def test_negative_precisions_are_refused(negative):
+    with refused(ModelError, "precision of QuadraticPrior", "not negative, got -2"):
+        mfdeq.QuadraticPrior(-2.0)
+    with refused(ModelError, "diagonal of the precision of QuadraticPrior", "not negative, got -4"):
+        mfdeq.QuadraticPrior(negative).gradients(np.ones(1), np.ones(2))
 
 
 @pytest.mark.parametrize("factor", [np.nan, np.inf])
