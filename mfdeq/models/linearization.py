@@ -90,9 +90,10 @@ class Problem:
                 "models for PETSc have: pass theta as a Vec"
             )
         try:
-            return count(size, f"{self.name}.{name}")
+            number = count(size, f"{self.name}.{name}")
         except ArgumentError as error:
             raise ModelError(f"{error}; set it on the class or in __init__") from None
+        return size if isinstance(size, int) else number  # an int of PETSc holds its layout
 
     def _inside(self, h: Array) -> Array:
         """Return where a state is within the bounds, (N,)."""
