@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from ..arguments import one_of
 from ..arrays.backend import Array, Backend
-from ..errors import ArgumentError, ModelError, is_evaluation_failure
+from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
 from ..models.curvature import Curvature
 from ..models.losses import Loss
 from ..models.model import (
@@ -20,10 +20,12 @@ from ..models.model import (
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields
+from .difference_check import find_wrong_rows
 from .jacobian import Entries, check_matrix, jacobian_operator
 from .nearby_points import nearby_point, typical_sizes
 from .source import DerivativeSource, Function
 from .sparsity import Sparsity
+from .steps import variable_sizes
 
 FIELDS = ("d_state", "d_params", "curvature", "second")
 REPEATED_VALUE_RTOL = 1e3  # times the machine epsilon: the rounding of sums in another order
@@ -113,6 +115,7 @@ class AutomaticModel(ConfiguredModel):
         self._second = source.second_derivative(flat)
         self._curvature = source.curvature(lambda h, theta, lam: lam @ flat(h, theta))
         self._repeatable = False  # whether two values at one point were compared
+        self._unchecked = {0, 1}  # derivatives that were not compared with differences
 
     def _check_output(self) -> None:
         """Raise `ModelError` unless f returns the structure of the state for the examples."""
@@ -215,18 +218,57 @@ class AutomaticModel(ConfiguredModel):
             check_matrix(derivative, self._entries(FIELDS[which], unchanged))
             return derivative
 
+        def first_derivative_by_params() -> Operator:
+            derivative = first_derivative(1)
+            for which, jacobian in ((0, d_state), (1, derivative)):
+                self._compare_with_differences(which, jacobian, h, theta, unchanged)
+            return derivative
+
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
             unchanged()
             point = source.to_library(h, theta)
             value = self._second(*point, source.to_library(*a), source.to_library(*b))
             return source.from_library(backend, value)
 
+        d_state = first_derivative(0)
+        if bool(backend.xp.all(h != 0.0)):  # derivatives may be zero at a start of zeros
+            self._compare_with_differences(0, d_state, h, theta, unchanged)
         return DeferredLinearization(
-            first_derivative(0),
-            lambda: first_derivative(1),
+            d_state,
+            first_derivative_by_params,
             curvature=lambda lam: _curvature_at(source, self._curvature, h, theta, lam, unchanged),
             second=second,
             sources=lambda: dict.fromkeys(FIELDS, source.name),
+        )
+
+    def _compare_with_differences(
+        self, which: int, jacobian: Operator, h: Array, theta: Array, unchanged: Function
+    ) -> None:
+        """Warn if a first derivative is not that of f; once for each model and derivative."""
+        if which not in self._unchecked:
+            return
+        self._unchecked.remove(which)
+        backend = Backend.of(h, theta)
+        h_size, theta_size = (variable_sizes(backend, x, None, None, "")[0] for x in (h, theta))
+        errors = find_wrong_rows(
+            self._evaluate,
+            jacobian,
+            lambda h, theta: self._operator(which, h, theta, unchanged),
+            which,
+            (h, theta),
+            (h_size, theta_size),
+        )
+        if errors is None:
+            return
+        xp, worst = backend.xp, int(backend.xp.argmax(errors))
+        names = self._entries(FIELDS[which], unchanged)
+        warn(
+            f"{names.name}: the derivative with respect to the {('state', 'parameters')[which]} is "
+            "not that of f. Along a random direction it differs from differences of f by "
+            f"{float(errors[worst]):.2g} of its size in {names.row(worst)}, and in "
+            f"{int(xp.sum(xp.astype(errors > 0, xp.int64)))} of {self.state_size} equations. Look "
+            f"for what cuts derivatives in f: {self.source.cuts}. mfdeq.verify shows more",
+            AccuracyWarning,
         )
 
     def _operator(self, which: int, h: Array, theta: Array, unchanged: Function) -> Operator:

@@ -37,6 +37,7 @@ class JaxSource(DerivativeSource):
     """A source of derivatives by JAX, which compiles each function once for each model."""
 
     name, caller = "JAX", "mfdeq.from_jax"
+    cuts = "jax.lax.stop_gradient, numpy in a callback, or a custom derivative that is wrong"
 
     def __init__(self) -> None:
         self.jax = jax = _import_jax()

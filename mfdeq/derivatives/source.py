@@ -97,6 +97,8 @@ class DerivativeSource(ABC):
         The name of the source in reports, such as "JAX".
     caller : str
         The public function that is named in error messages, such as "mfdeq.from_jax".
+    cuts : str
+        What cuts derivatives of the library, for the warning about wrong ones.
 
     Notes
     -----
@@ -108,6 +110,7 @@ class DerivativeSource(ABC):
 
     name: str
     caller: str
+    cuts = "values that are computed outside of the library"
 
     @abstractmethod
     def layout(self, tree: Any, name: str) -> TreeLayout:

@@ -39,6 +39,7 @@ class TorchSource(DerivativeSource):
     """A source of derivatives by PyTorch, without compilation."""
 
     name, caller = "PyTorch", CALLER
+    cuts = "detach(), item(), numpy(), torch.no_grad(), or a custom backward that is wrong"
 
     def __init__(self) -> None:
         self.torch = _import_torch()
