@@ -300,6 +300,8 @@ def test_compiled_solves_that_fail_say_why():
     with pytest.raises(mfdeq.ConvergenceError, match="ran out of iterations") as caught:
         setup(np.eye(N) + SKEW, stopped).solve(b)
     assert caught.value.report.iterations == 3
+    assert "pass sparsity='detect', or a pattern, to mfdeq.from_jax" in str(caught.value)
+    assert "mfdeq.Direct()" not in str(caught.value)  # it needs the entries
     shift = np.roll(np.eye(N), 1, axis=0)
     with pytest.raises(mfdeq.ConvergenceError, match=r"residuals 1.0e\+00"):
         setup(shift, mfdeq.Krylov("gmres", restart=4)).solve(np.eye(N)[0])

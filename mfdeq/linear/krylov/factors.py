@@ -75,6 +75,11 @@ class KrylovFactor(Factor):
         """What the error after a failed solve says to try."""
         if self._least_rtol_in_no_units and not is_balanced(self.A.array):
             return f"state_scale of the model, whose unknowns differ in size, {Factor.advice}"
+        if not self.A.has_entries:
+            return (
+                f"another preconditioner or more iterations, or {self.A.advice_for_entries}, for "
+                "a factorization, which needs the entries of A and shows whether it is singular"
+            )
         return Factor.advice
 
     @property
