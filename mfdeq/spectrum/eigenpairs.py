@@ -39,6 +39,13 @@ class EigenReport:
     missed : int or None
         The number of eigenvalues between the smallest and the largest value found (or sigma) that
         were not found, by inertia counts. None if they were not counted or a count is unreliable.
+    miss_chance : float or None
+        The bound on the chance that a wanted eigenvalue is missing which is separated from the last
+        wanted value by ``miss_gap * norm`` or more; None if it was not looked for.
+    miss_gap : float or None
+        The gap, relative to `norm`.
+    extra_products : int
+        The products of the search for missing eigenvalues, which `products` includes.
     norm : float
         The largest magnitude of all approximate eigenvalues, wanted or not.
     residuals : (k,) array
@@ -65,6 +72,9 @@ class EigenReport:
     residuals: Any = field(repr=False)
     product_errors: Any = field(repr=False)
     missed: int | None = None
+    miss_chance: float | None = None
+    miss_gap: float | None = None
+    extra_products: int = 0
 
 
 @dataclass

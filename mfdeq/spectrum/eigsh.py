@@ -25,7 +25,7 @@ from .eigenpairs import (
     largest_residual,
     residual_tolerance,
 )
-from .lanczos_search import LANCZOS
+from .extreme import LANCZOS
 from .problem import EigenMethod, EigenProblem
 from .shift_invert import SHIFT_INVERT, count_missed, shifted_inverse
 
@@ -51,6 +51,7 @@ def eigsh(
     basis: int | None = None,
     resume: Eigenpairs | None = None,
     relaxed: bool = True,
+    complete: bool = True,
     max_products: int | None = None,
     progress: bool = False,
     checkpoint: Any = None,
@@ -108,6 +109,10 @@ def eigsh(
         Whether products with an `mfdeq.ReducedHessian` are only as accurate as needed. As the
         residuals decrease they may be less accurate, and iterative solvers take fewer iterations.
         The last products, for the bounds, are always computed to the solver's tolerance.
+    complete : bool, optional
+        Whether to search the complement of the pairs found for wanted eigenvalues that are missing,
+        such as further copies of repeated ones, until the chance of a miss is below 1e-6; see
+        Notes.
     max_products : int, optional
         The limit on the number of products; by default 10 P, at least 1000.
     progress : bool, optional
@@ -142,6 +147,14 @@ def eigsh(
     -----
     For symmetric H and ||x|| = 1, an eigenvalue lies within ||H x - mu x|| + delta of mu, where
     delta bounds the error of the product H x. Only `certify` proves that no eigenvalue was missed.
+
+    One vector lies in a space that contains one copy of a repeated eigenvalue at most. The
+    complement of the pairs found is therefore searched from random vectors. After m steps with Ritz
+    values θ_j and residual lengths β_j, a wanted eigenvalue λ has been missed with a chance of at
+    most sqrt(2 P / π) Π β_j / |λ - θ_j| (see `mfdeq.spectrum.completeness`). The search ends when
+    this is below 1e-6 for all λ beyond the last wanted value by more than its tolerance, or after
+    some products, with the smallest gap for which it is: ``report.miss_chance``, ``.miss_gap`` and
+    ``.extra_products``.
 
     The allowed error of a relaxed product at a residual r is tol ||H|| / r. The tolerance of the
     inner solves follows from the estimated error of the first product.
@@ -231,6 +244,7 @@ def eigsh(
             "basis": max_size,
             "resume": None if resume is None else digest(resume.values),
             "relaxed": bool(relaxed),
+            "complete": bool(complete),
         },
         backend,
     )
@@ -252,6 +266,7 @@ def eigsh(
             max_products=limit,
             resume=resume,
             relaxed=relaxed,
+            complete=complete,
             progress=progress,
             checkpoint=saved,
         )

@@ -101,6 +101,46 @@ class Lanczos:
         self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
         self._set_next_block(start, metric.apply(start))
 
+    @classmethod
+    def in_complement(
+        cls,
+        backend: Backend,
+        product: Callable[[Array], Array],
+        vectors: Array,
+        values: Any,
+        start: Array,
+        max_size: int,
+        metric: Metric,
+    ) -> Lanczos:
+        """Begin a process in the orthogonal complement of eigenvectors, which are locked.
+
+        Parameters
+        ----------
+        backend, product, start, max_size, metric
+            As for the class; the basis includes the eigenvectors.
+        vectors : (n, k) array
+            Orthonormal eigenvectors.
+        values : (k,) host array
+            Their eigenvalues.
+        """
+        self = cls.__new__(cls)
+        self.backend, self.product, self.metric = backend, product, metric
+        (n, k), width = vectors.shape, start.shape[1]
+        self.max_size = min(max_size, n)
+        self._allocate(min(self.max_size + width, n), n)
+        self.basis[:k, :] = vectors.T
+        if not metric.is_identity:
+            self.dual_basis[:k, :] = metric.apply(vectors).T
+        self.T = host.zeros(2 * self.basis.shape[:1])
+        self.T[:k, :k] = host.diag(values)
+        self.size = self.locked = k
+        self.random_blocks, self.asymmetry, self.invariant = 0, 0.0, False
+        X, W = self._project_out(*self._project_out(start, metric.apply(start)))
+        width = min(width, n - k)
+        Q, dual = self._orthonormalize(X[:, :width], W[:, :width])
+        self._store_next_block(Q, dual, host.zeros((Q.shape[1], 0)))
+        return self
+
     def _allocate(self, rows: int, n: int) -> None:
         reserve(
             self.backend,
@@ -166,6 +206,16 @@ class Lanczos:
         both[self.locked :, self.locked :] = Y
         residuals = host.concatenate([host.zeros(self.locked), residuals])
         return values[order], both[:, order], residuals[order]
+
+    @property
+    def unlocked_values(self) -> Any:
+        """The Ritz values of the complement of the locked vectors, ascending."""
+        return self._unlocked_ritz()[0]
+
+    def unlocked_vectors(self, which: Any) -> Array:
+        """Return those Ritz vectors of the complement that a mask of its Ritz values selects."""
+        Y = self._unlocked_ritz()[1][:, which]
+        return self.basis[self.locked : self.size, :].T @ self.backend.coefficients(Y)
 
     def no_copies_left(self, k: int, which: str, tol: float) -> bool:
         """Return whether the complement of the locked vectors has no further wanted eigenvalue.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ArgumentError, ConvergenceError
+from ..errors import ConvergenceError
 from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .eigenpairs import (
@@ -18,8 +17,8 @@ from .eigenpairs import (
     residual_tolerance,
 )
 from .lanczos import Lanczos, select_wanted
-from .problem import EigenMethod, EigenProblem
 
+METHOD_NAME = "Lanczos"
 # Tolerance of residuals by the recurrence, as a share of the tolerance of true residuals.
 RECURRENCE_SHARE = 0.5
 # For more pairs and exact products, true products are computed with random combinations only.
@@ -99,7 +98,7 @@ class LanczosSearch:
     def run(self) -> Eigenpairs:
         """Iterate until the residuals by the recurrence reach the tolerance."""
         lanczos, H, k, which = self.lanczos, self.H, self.k, self.which
-        if not lanczos.size:
+        if lanczos.size == lanczos.locked:
             lanczos.expand()
         while True:
             values, Y, residuals = lanczos.ritz()
@@ -148,9 +147,9 @@ class LanczosSearch:
         vectors, pairs = lanczos.vectors(Y), None
         if converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
             images = lanczos.images(Y)
-            pairs = pairs_with_sampled_bounds(H, vectors, *images, self.norm, LANCZOS.name)
+            pairs = pairs_with_sampled_bounds(H, vectors, *images, self.norm, METHOD_NAME)
         if pairs is None or largest_residual(pairs) > residual_tolerance(pairs, self.rtol):
-            pairs = pairs_from_vectors(H, vectors, self.norm, LANCZOS.name)
+            pairs = pairs_from_vectors(H, vectors, self.norm, METHOD_NAME)
         pairs.krylov, pairs.report.converged = lanczos, converged
         return pairs
 
@@ -164,51 +163,3 @@ class LanczosSearch:
             best=best,
             report=best.report,
         )
-
-
-def _solve(problem: EigenProblem) -> Eigenpairs:
-    """Compute the pairs by one search, or by two if the first was too rough."""
-    H, k, resume = problem.H, problem.k, problem.resume
-    shared = H, k, problem.which, problem.rtol, problem.max_products, problem.checkpoint
-    if resume is None:
-        begin = functools.partial(Lanczos, H.backend, H, problem.start, problem.max_size, H.metric)
-    else:
-        begin = functools.partial(_resume_lanczos, resume, H, problem.max_size)
-    H.relaxed = problem.relaxed and H.relaxable
-    search = LanczosSearch(begin, *shared)
-    pairs = search.run()
-    rough = H.relaxed or resume is not None or search.lanczos.locked > 0
-    off = largest_residual(pairs) > residual_tolerance(pairs, problem.rtol)
-    if rough and off and not search.final:
-        # The errors of the products have accumulated: search again with exact products.
-        H.relaxed = False
-        max_size = max(problem.max_size, 4 * k)
-        again = functools.partial(Lanczos, H.backend, H, pairs.vectors, max_size, H.metric)
-        pairs = LanczosSearch(again, *shared, final=True).run()
-    return pairs
-
-
-def _resume_lanczos(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
-    """Return the Lanczos process of an earlier result, with room for `max_size` vectors."""
-    if not isinstance(resume, Eigenpairs):
-        raise ArgumentError(
-            "resume: expected the Eigenpairs that mfdeq.eigsh returned for the same H, got a "
-            f"{type(resume).__name__}"
-        )
-    lanczos, size = resume.krylov, H.H.shape[1]
-    if lanczos is None:
-        raise ArgumentError(
-            "resume: expected pairs computed by the Lanczos method of mfdeq.eigsh, got pairs by "
-            f"the method {resume.report.method!r}"
-        )
-    if lanczos.basis.shape[1] != size:
-        raise ArgumentError(
-            f"resume: expected pairs of the same H, of size {size}, got pairs of size "
-            f"{lanczos.basis.shape[1]}"
-        )
-    if not lanczos.has_metric(H.metric):
-        raise ArgumentError("resume: expected pairs of the same M, got pairs of another M")
-    return lanczos.copy_with(H, max_size)
-
-
-LANCZOS = EigenMethod("Lanczos", lambda problem: True, _solve)

@@ -21,7 +21,7 @@ class EigenProblem:
     Attributes
     ----------
     H : CountedOperator, (P, P)
-    k, which, rtol, preconditioner, max_products, resume, relaxed, progress
+    k, which, rtol, preconditioner, max_products, resume, relaxed, complete, progress
         As in `mfdeq.eigsh`.
     inverse : Operator, (P, P), or None
         (H - sigma M)^-1, if the pairs nearest to sigma are wanted.
@@ -43,6 +43,7 @@ class EigenProblem:
     max_products: int
     resume: Eigenpairs | None
     relaxed: bool
+    complete: bool
     progress: bool
     checkpoint: EigenCheckpoint
 
