@@ -28,7 +28,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from .counted_operator import CountedOperator
-from .eigenpairs import Eigenpairs, residual_tolerance
+from .eigenpairs import ROUNDING_FACTOR, Eigenpairs
 from .lanczos import Lanczos
 from .problem import EigenProblem
 
@@ -170,6 +170,7 @@ def complete(
     H: CountedOperator,
     which: str,
     search: Callable[[Callable[[], Lanczos]], Eigenpairs],
+    relative_to_each: bool = False,
 ) -> Eigenpairs:
     """Return the wanted pairs after a search for others in their complement.
 
@@ -184,6 +185,8 @@ def complete(
         The wanted eigenvalues of `H`.
     search : callable
         ``search(begin)`` returns the wanted pairs, from a Lanczos process that ``begin()`` returns.
+    relative_to_each : bool, optional
+        Whether the tolerance is relative to the smallest of the wanted values.
 
     Returns
     -------
@@ -194,7 +197,8 @@ def complete(
     for attempt in itertools.count():
         values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
         norm = pairs.report.norm
-        tolerance = residual_tolerance(pairs, problem.rtol)
+        size = float(abs(values).min() if relative_to_each else abs(values).max())
+        tolerance = max(problem.rtol * size, ROUNDING_FACTOR * H.backend.eps * norm)
         sides = wanted_sides(values, bounds, which)
         probe = Probe(sides, tolerance, dimension, H.backend.eps * norm)
         H.set_accuracy(tolerance, norm, norm, values.shape[0])

@@ -43,9 +43,10 @@ class EigenReport:
         The bound on the chance that a wanted eigenvalue is missing which is separated from the last
         wanted value by ``miss_gap * norm`` or more; None if it was not looked for.
     miss_gap : float or None
-        The gap, relative to `norm`.
+        The gap, relative to `norm`; with a shift sigma, a gap of (H - sigma M)^-1 relative to the
+        norm of that.
     extra_products : int
-        The products of the search for missing eigenvalues, which `products` includes.
+        The products of the search for missing eigenvalues; with a shift, those of the inverse.
     norm : float
         The largest magnitude of all approximate eigenvalues, wanted or not.
     residuals : (k,) array

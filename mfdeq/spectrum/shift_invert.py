@@ -12,6 +12,7 @@ By inertia counts, H has below(b) - below(a) eigenvalues in (a, b).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from ..arguments import real
@@ -23,6 +24,7 @@ from ..operators.operator import Operator, Product, SelfAdjoint
 from ..priors.metric import Metric
 from ..priors.precision import Precision
 from .arguments import require_hessian
+from .completeness import complete
 from .counted_operator import CountedOperator
 from .dense import dense_eigenvectors
 from .eigenpairs import Eigenpairs, pairs_from_vectors
@@ -150,6 +152,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         )
     else:
         solves = CountedOperator(inverse, problem.progress, metric)
+    found: Eigenpairs | None = None
     try:
         if problem.dense:
             vectors, _ = dense_eigenvectors(solves, k, "LM")
@@ -158,23 +161,34 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
             begin = functools.partial(
                 Lanczos, inverse.backend, solves, problem.start, problem.max_size, metric
             )
-            search = LanczosSearch(
-                begin,
-                solves,
-                k,
-                "LM",
-                INVERSE_RTOL,
-                problem.max_products,
-                problem.checkpoint,
-                relative_to_each=True,
-            )
-            vectors = search.run().vectors
+
+            def search(begin: Callable[[], Lanczos]) -> Eigenpairs:
+                return LanczosSearch(
+                    begin,
+                    solves,
+                    k,
+                    "LM",
+                    INVERSE_RTOL,
+                    problem.max_products,
+                    problem.checkpoint,
+                    relative_to_each=True,
+                ).run()
+
+            found = search(begin)
+            if problem.complete:
+                found = complete(found, problem, solves, "LM", search, relative_to_each=True)
+            vectors = found.vectors
     finally:
         solves.close()
     vectors = apply_inverse(inverse, vectors, metric)
     solver = "the Lagrangian system" if problem.preconditioner is None else "iterated solves"
     norm = H.estimate_norm(problem.start[:, :1])
-    return pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")
+    pairs = pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")
+    if found is not None:
+        report = found.report
+        pairs.report.miss_chance, pairs.report.miss_gap = report.miss_chance, report.miss_gap
+        pairs.report.extra_products = report.extra_products
+    return pairs
 
 
 SHIFT_INVERT = EigenMethod("shift-invert", lambda problem: problem.inverse is not None, _solve)
