@@ -27,15 +27,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
+from ..errors import ArgumentError
+from ..priors.metric import Metric
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs
-from .lanczos import Lanczos
+from .lanczos import Lanczos, select_wanted
 from .problem import EigenProblem
 
 MISS_CHANCE = 1e-6  # allowed chance that a wanted eigenvalue is missing
-LEAST_PROBE = 40  # vectors beyond the pairs found, in the basis of a search in the complement
 NEARLY_CONVERGED = 1e-3  # residual of an unwanted pair, relative to its distance from the wanted
-MAX_PROBE = 100  # products of a search in the complement, if its basis is small
+MAX_PROBE = 100  # least limit on the products of a search in the complement
 FIRST_SEED, SEEDS_PER_PROBE = 50, 1000
 BISECTIONS = 20  # of the gap for which the chance holds
 
@@ -110,7 +111,9 @@ class Probe:
 
     Parameters
     ----------
+    which : {"LM", "LA", "SA", "BE"}
     sides : list of Side
+        The ends of the spectrum at which eigenvalues are wanted.
     tolerance : float
         The distance beyond the last wanted values from which eigenvalues are looked for.
     n : int
@@ -119,8 +122,11 @@ class Probe:
         The smallest residual length that is not rounding.
     """
 
-    def __init__(self, sides: list[Side], tolerance: float, n: int, rounding: float) -> None:
-        self.sides, self.tolerance, self.n, self.rounding = sides, tolerance, n, rounding
+    def __init__(
+        self, which: str, sides: list[Side], tolerance: float, n: int, rounding: float
+    ) -> None:
+        self.which, self.sides, self.tolerance = which, sides, tolerance
+        self.n, self.rounding = n, rounding
         self.runs: list[Run] = []
 
     def begin_run(self) -> None:
@@ -152,6 +158,8 @@ class Probe:
 
     def gap(self, norm: float) -> float:
         """Return the least gap, relative to the norm, beyond which the chance is small."""
+        if norm == 0.0:
+            return 0.0
         low, high = 0.0, self.tolerance
         while self.chance(high) > MISS_CHANCE and high <= 4.0 * norm:
             low, high = high, 2.0 * high
@@ -161,7 +169,7 @@ class Probe:
                 high = middle
             else:
                 low = middle
-        return high / norm if norm > 0.0 else 0.0
+        return high / norm
 
 
 def complete(
@@ -200,7 +208,7 @@ def complete(
         size = float(abs(values).min() if relative_to_each else abs(values).max())
         tolerance = max(problem.rtol * size, ROUNDING_FACTOR * H.backend.eps * norm)
         sides = wanted_sides(values, bounds, which)
-        probe = Probe(sides, tolerance, dimension, H.backend.eps * norm)
+        probe = Probe(which, sides, tolerance, dimension, H.backend.eps * norm)
         H.set_accuracy(tolerance, norm, norm, values.shape[0])
         lanczos = _probe(probe, pairs, H, problem, FIRST_SEED + attempt)
         if not probe.found:
@@ -214,7 +222,22 @@ def complete(
     return pairs
 
 
-def _with_unwanted(pairs: Eigenpairs, sides: list[Side], room: int) -> tuple[Array, Any]:
+def _random_vector(metric: Metric, n: int, seed: int) -> Array:
+    """Return a random vector, (n, 1), that is as likely in all directions if R has a root.
+
+    Otherwise it is the sum of one that favours large R and one that favours small R.
+    """
+    try:
+        return metric.gaussian(n, 1, seed=seed)
+    except ArgumentError:
+        z = metric.backend.random(n, 2, seed=seed)
+        x, y = z[:, :1], metric.solve(z[:, 1:])
+        return x / metric.norms(x, metric.apply(x)) + y / metric.norms(y, z[:, 1:])
+
+
+def _with_unwanted(
+    pairs: Eigenpairs, which: str, sides: list[Side], room: int
+) -> tuple[Array, Any]:
     """Return the vectors of the pairs and of others that have nearly converged, and their values.
 
     Without these, the Ritz values of the complement come less close to the last wanted one. A pair
@@ -225,6 +248,7 @@ def _with_unwanted(pairs: Eigenpairs, sides: list[Side], room: int) -> tuple[Arr
         return vectors, values
     ritz, Y, residuals = pairs.krylov.ritz()
     distances = host.minimum.reduce([side.last - side.sign * ritz for side in sides])
+    distances[select_wanted(ritz, values.shape[0], which)] = -1.0
     near = host.nonzero(residuals < NEARLY_CONVERGED * distances)[0]
     near = near[host.argsort(distances[near], kind="stable")[:room]]
     if near.shape[0]:
@@ -238,9 +262,8 @@ def _begin_at_found(
 ) -> Lanczos:
     """Begin a search in the complement of the pairs from what the probe has found."""
     start = lanczos.unlocked_vectors(probe.beyond(lanczos.unlocked_values))
-    size = max(problem.max_size, pairs.vectors.shape[1] + LEAST_PROBE)
     known = pairs.vectors, array_on_host(pairs.values)
-    return Lanczos.in_complement(H.backend, H, *known, start, size, H.metric)
+    return Lanczos.in_complement(H.backend, H, *known, start, problem.max_size, H.metric)
 
 
 def _probe(
@@ -248,11 +271,11 @@ def _probe(
 ) -> Lanczos:
     """Search the complement until the probe has decided, or enough products are used."""
     n, k = pairs.vectors.shape
-    size = max(problem.max_size, k + LEAST_PROBE)
-    vectors, values = _with_unwanted(pairs, probe.sides, size - k - LEAST_PROBE // 2)
+    size = problem.max_size
+    vectors, values = _with_unwanted(pairs, probe.which, probe.sides, (size - k) // 2)
     end = min(H.count + max(MAX_PROBE, 2 * size), problem.max_products)
     for run in itertools.count():
-        start = H.metric.gaussian(n, 1, seed=SEEDS_PER_PROBE * seed + run)
+        start = _random_vector(H.metric, n, SEEDS_PER_PROBE * seed + run)
         lanczos = Lanczos.in_complement(H.backend, H, vectors, values, start, size, H.metric)
         probe.begin_run()
         while not (lanczos.full or lanczos.spans_all):

@@ -112,7 +112,7 @@ def eigsh(
     complete : bool, optional
         Whether to search the complement of the pairs found for wanted eigenvalues that are missing,
         such as further copies of repeated ones, until the chance of a miss is below 1e-6; see
-        Notes.
+        Notes. With `preconditioner` and which="SA" there is no such search.
     max_products : int, optional
         The limit on the number of products; by default 10 P, at least 1000.
     progress : bool, optional
