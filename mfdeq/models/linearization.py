@@ -71,6 +71,12 @@ class Problem:
         self.backend = Backend.of(*arrays.values(), name=" and ".join(arrays), dtype_of=1)
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
+        if getattr(theta, "shape", None) == (self.state_size,) != (self.param_size,):
+            raise ModelError(
+                f"params: expected an array of shape ({self.param_size},), got shape "
+                f"({self.state_size},), that of a state: are state_size and param_size of "
+                f"{self.name} in the wrong order?"
+            )
         self.theta = self.backend.vector(theta, self.param_size, "params")
         self.evaluations = 0
         self.failures = 0

@@ -263,3 +263,6 @@ def test_an_error_for_sizes_in_the_wrong_order_notes_which_shapes_they_gave():
     with pytest.raises(IndexError) as caught:
         mfdeq.solve(model, np.ones(2))
     assert "of shapes (3,), (2,) by its state_size and param_size" in str(caught.value.__notes__)
+    model = mfdeq.from_function(two, 3, 2, "residual")
+    with pytest.raises(mfdeq.ModelError, match=r"params: .* got shape \(3,\), .*wrong order"):
+        mfdeq.solve(model, np.ones(3))
