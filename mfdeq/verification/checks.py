@@ -38,7 +38,9 @@ SOLVE_ERROR_FACTOR = 100.0  # mismatches below this many residuals of solves are
 TERM_ERROR_FACTOR = 10.0  # mismatches below this many errors of finite differences pass
 KINK_MARGIN = 1.1  # a derivative this far from the middle, in half gaps, is between both sides
 RANKS = (PASS, INCONCLUSIVE, FAIL)
+EQUAL_SIDES = 1e-3  # derivatives to two sides that differ by less, in gaps of a kink, are equal
 NOT_SMOOTH = "not smooth at this point"  # in the detail of checks at a kink
+NOT_SMOOTH_NEARBY = "smooth only close to this point: a kink is nearby"
 
 Function = Callable[[Array, Array], "Array | None"]
 
@@ -118,6 +120,11 @@ class _Side:
         own = [change[term.entries] for change in self.changes]
         slope = self.sign * term.derivative
         return own, [c - t * slope for c, t in zip(own, self.steps, strict=True)]
+
+    def up_to(self, longest: float) -> _Side:
+        """Return the points whose step is not longer."""
+        kept = [(t, c) for t, c in zip(self.steps, self.changes, strict=True) if t <= longest]
+        return _Side(self.sign, [t for t, _ in kept], [c for _, c in kept])
 
 
 class Checker:
@@ -269,8 +276,9 @@ class Checker:
         """Return the check of a term whose function has a kink here; None if it has none.
 
         At a kink the changes to both sides do not cancel, per step, however small the step. The
-        derivative is not wrong there if it is between those to the two sides. It fails if it is
-        wrong in other rows.
+        derivative is not wrong there if it is between those to the two sides. If they do from some
+        step on, the kink is nearby, and the derivative is judged by smaller steps. It fails if it
+        is wrong in other rows.
         """
         xp, (right, left) = self.backend.xp, sides
         common = [t for t in right.steps if t in left.steps]
@@ -295,14 +303,18 @@ class Checker:
             between = kinks & (off <= KINK_MARGIN * gaps + term.error)
         if not bool(xp.any(between)):
             return None
-        smooth = xp.where(between, xp.zeros_like(gaps), xp.ones_like(gaps))
-        rest, _ = self._judge(
-            replace(term, derivative=smooth * term.derivative),
-            [_Side(s.sign, s.steps, [_masked(c, smooth, term) for c in s.changes]) for s in sides],
-        )
-        if rest.verdict == FAIL:
+        smooth_steps = self._smooth_steps(common, gap, gaps, term.noise)
+        nearby = between & (smooth_steps > 0)
+        between = between & ~nearby
+        rest = self._judge_rows(term, sides, ~(between | nearby))
+        if bool(xp.any(nearby)):
+            longest = float(xp.min(smooth_steps[nearby]))
+            short = self._judge_rows(term, [side.up_to(longest) for side in sides], nearby)
+            short = replace(short, detail=f"{short.detail} ({NOT_SMOOTH_NEARBY})")
+            rest = _worst([short, rest])
+        if rest.verdict == FAIL or not bool(xp.any(between)):
             return rest
-        relative = xp.where(between, gaps / size, xp.zeros_like(gaps))
+        relative = between * gaps / xp.where(between, size, xp.ones_like(size))
         row = int(xp.argmax(relative))
         gap_of_row, noise = float(gaps[row]), float(term.noise[row])
         # The smallest step at which noise does not hide the digits that are shown.
@@ -314,6 +326,28 @@ class Checker:
             f"{float(term.derivative[row]):.3g} is given"
         )
         return Check(term.name, INCONCLUSIVE, float(relative[row]), self.negligible, detail)
+
+    def _smooth_steps(
+        self, steps: list[float], gap: list[Array], gaps: Array, noise: Array
+    ) -> Array:
+        """Return the longest step of each row below which its two sides are equal, or zero.
+
+        The kink of such a row is at a distance from the point, and not at the point itself.
+        """
+        xp = self.backend.xp
+        longest, smooth = xp.zeros_like(gaps), gaps > 0
+        for t, g in sorted(zip(steps, gap, strict=True), key=lambda pair: pair[0]):
+            hidden = noise / t > EQUAL_SIDES * gaps
+            smooth = smooth & (hidden | (xp.abs(g) / t <= EQUAL_SIDES * gaps))
+            longest = xp.where(smooth & ~hidden, t, longest)
+        return longest
+
+    def _judge_rows(self, term: Term, sides: list[_Side], rows: Array) -> Check:
+        """Judge some rows of a term, without the others."""
+        mask = self.backend.xp.astype(rows, term.unit.dtype)
+        sides = [_Side(s.sign, s.steps, [_masked(c, mask, term) for c in s.changes]) for s in sides]
+        masked = replace(term, derivative=mask * term.derivative, noise=mask * term.noise)
+        return self._judge(masked, sides)[0]
 
     def _check_blocks_of_columns(self, name: str, op: Operator) -> None:
         """Add a failure if the product with a block differs from those with its columns."""

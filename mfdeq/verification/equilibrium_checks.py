@@ -18,7 +18,7 @@ from ..errors import ConvergenceError, DerivativeError, SingularStateError
 from ..models.linearization import Problem
 from ..models.losses import Loss, LossBase
 from ..report import SolveReport
-from .checks import NOT_SMOOTH, SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
+from .checks import NOT_SMOOTH, NOT_SMOOTH_NEARBY, SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
 from .taylor_remainders import FAIL, INCONCLUSIVE, finer_steps, judge_remainders
 
@@ -92,13 +92,18 @@ class EquilibriumChecker(DerivativeChecker):
 
     def _excuse_failures_at_kinks(self) -> None:
         """Replace failures that a kink in the function itself may have caused."""
-        kinks = [check.name for check in self.checks if NOT_SMOOTH in check.detail]
+        kinks = [
+            f"{words} (see {check.name})"
+            for words in (NOT_SMOOTH, NOT_SMOOTH_NEARBY)
+            for check in self.checks
+            if words in check.detail
+        ]
         if not kinks:
             return
         for k, check in enumerate(self.checks):
             depends = check.name.startswith(("curvature.", "second, ", "loss curvature."))
             if check.verdict == FAIL and (depends or check.name in TAYLOR_CHECKS.values()):
-                detail = f"{NOT_SMOOTH} (see {kinks[0]}): {check.detail}"
+                detail = f"{kinks[0]}: {check.detail}"
                 self.checks[k] = replace(check, verdict=INCONCLUSIVE, detail=detail)
 
     def notes(self) -> list[str]:
@@ -116,6 +121,11 @@ class EquilibriumChecker(DerivativeChecker):
             notes.append(
                 f"the function is {NOT_SMOOTH}, so that it has no derivative here: verify at other "
                 "parameters, or smooth the kink"
+            )
+        elif any(NOT_SMOOTH_NEARBY in check.detail for check in self.checks):
+            notes.append(
+                f"the function is {NOT_SMOOTH_NEARBY}, which hides other derivatives: verify at "
+                "other parameters, or smooth the kink"
             )
         elif self.worst_residual > LOOSE_RTOL:
             notes.append(

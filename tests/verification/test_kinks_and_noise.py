@@ -111,6 +111,37 @@ def test_away_from_its_kink_a_model_passes(theta):
     assert "smooth" not in str(found)
 
 
+class NearContact(mfdeq.ResidualModel):
+    """|h0 - 1| has its kink at about 0.37 theta1 from the equilibrium."""
+
+    state_size = param_size = 2
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def residual(self, h, theta):
+        contact = np.abs(h[0] - 1)
+        return np.array([h[0] - max(h[1], 0.0) * theta[0] - 1, h[1] + contact - theta[1]])
+
+    def linearize(self, h, theta):
+        A = np.array([[1.0, -theta[0]], [self.factor * np.sign(h[0] - 1), 1.0]])
+        return mfdeq.Linearization(A, np.diag([-h[1], -1.0]))
+
+
+@pytest.mark.parametrize("distance", [1e-9, 1e-7, 1e-5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_derivative_near_a_kink_is_judged_by_smaller_steps(distance, seed):
+    theta = np.array([0.37, distance])
+    found = mfdeq.verify(NearContact(1.0), theta, h0=np.array([1.1, 0.1]), seed=seed)
+    (check,) = (check for check in found if check.name == "d_state")
+    assert check.verdict == "PASS", str(found)
+    assert found.verdict != "FAIL", str(found)
+    for factor in (2.0, 0.5, 0.0, 1.01):
+        found = mfdeq.verify(NearContact(factor), theta, h0=np.array([1.1, 0.1]), seed=seed)
+        assert found.verdict == "FAIL", str(found)
+        assert any(c.name.startswith("d_state") and c.verdict == "FAIL" for c in found)
+
+
 def test_a_kink_of_the_first_derivative_is_not_passed_over():
     class Squared(mfdeq.ResidualModel):
         """h + h max(h, 0) = theta, whose second derivative jumps from 0 to 2 at 0."""
