@@ -24,6 +24,7 @@ from .sparsity import FIELDS, Sparsity
 PATTERN_RTOL_FACTOR = 1e4  # tolerance of the test of patterns, in errors of the derivatives
 DETECTION_STEP = 1e-3  # relative to the sizes of variables
 PATTERN_NOISE_FACTOR = 100.0  # the same for the noise of f
+SQUARED_COMPLEX_STEP = 1e-40  # and what it may be multiplied by
 CHANGED_VALUE_ROUNDINGS = 1e4  # by which two values of the same function may differ
 LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 SECOND_DERIVATIVES = ("curvature", "second")
@@ -81,7 +82,9 @@ class NumericalJacobians:
         before, now = map(array_on_host, (self._value, derivatives.latest_value()))
         difference = abs(now - before)
         size = abs(before) + columns.row_sums(abs(columns.values))
-        allowed = CHANGED_VALUE_ROUNDINGS * self.backend.eps * size
+        # The square of a complex step remains where value and derivative are zero.
+        least = max(self.backend.eps**2 * size.max(initial=0.0), SQUARED_COMPLEX_STEP)
+        allowed = host.maximum(CHANGED_VALUE_ROUNDINGS * self.backend.eps * size, least)
         if (difference > allowed).any():
             allowed = allowed + PATTERN_NOISE_FACTOR * array_on_host(derivatives.noise)
         if (difference > allowed).any():
