@@ -37,10 +37,11 @@ class Newton(ForwardMethod):
     Notes
     -----
     A step d solves A d = R to a relative residual of 0.9 (l_k / l_{k-1})² (Eisenstat and Walker,
-    choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms
-    |A| max(|h|, |d|) of each equation, without what is rounding. A step is halved until the level
-    has decreased (the Armijo condition), or until the next correction A^-1 R(h - t d), with the A
-    of this step, is smaller than d in the sizes of the unknowns, max(|h|, |d|) (the restricted
+    choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms of each
+    equation, |A| max(|h|, |t d|) or the largest |A||h| so far, without what is rounding; the
+    residual of the linear solve is measured in the same units. A step is halved until the level has
+    decreased (the Armijo condition), or until the next correction A^-1 R(h - t d), with the A of
+    this step, is smaller than d in the sizes of the unknowns, max(|h|, |d|) (the restricted
     monotonicity test [2]_). Neither depends on the units of equations and unknowns.
 
     References

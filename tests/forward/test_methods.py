@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +234,16 @@ def test_a_start_where_A_is_singular_gives_the_solution_or_a_typed_error(solver)
         assert np.all(np.isfinite(error.best))  # noqa: PT017
     else:
         close(eq.state, wet.state, 1e-6)
+
+
+@pytest.mark.parametrize("conductivity", [1e-4, 1e-5, 1e-6])
+def test_newton_descends_through_nearly_singular_states(conductivity, monkeypatch):
+    """In water tables that are dry in places, equations lose their terms and A nearly its rank."""
+    pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    groundwater = importlib.import_module("groundwater")
+    model = groundwater.Groundwater(groundwater.load_terrain(60))
+    theta = np.full(model.param_size, np.log(conductivity))
+    report = mfdeq.solve(model, theta, method="newton").report
+    assert report.iterations <= 25
+    assert report.forward.setups <= 10
