@@ -242,7 +242,7 @@ def test_newton_descends_through_nearly_singular_states(conductivity, monkeypatc
     pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     groundwater = importlib.import_module("groundwater")
-    model = groundwater.Groundwater(groundwater.load_terrain(60))
+    model = groundwater.Groundwater(groundwater.load_terrain(50))
     theta = np.full(model.param_size, np.log(conductivity))
     report = mfdeq.solve(model, theta, method="newton").report
     assert report.iterations <= 25
