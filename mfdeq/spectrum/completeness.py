@@ -30,7 +30,7 @@ from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import ArgumentError
 from ..priors.metric import Metric
 from .counted_operator import CountedOperator
-from .eigenpairs import ROUNDING_FACTOR, Eigenpairs
+from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, largest_residual, residual_tolerance
 from .lanczos import Lanczos, select_wanted
 from .problem import EigenProblem
 
@@ -201,6 +201,8 @@ def complete(
     Eigenpairs
         With the chance of a miss, its gap and the additional products in the report.
     """
+    if largest_residual(pairs) > residual_tolerance(pairs, problem.rtol):
+        return pairs  # the products are inaccurate, of which the caller complains
     begin, dimension = H.count, pairs.vectors.shape[0] - pairs.vectors.shape[1]
     for attempt in itertools.count():
         values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
