@@ -51,9 +51,10 @@ class Anderson(ForwardMethod):
             step = anderson_step(backend, G, dh, dG, damping, sizes)
             trial = problem.limited(h, h + step)
             trial_R, _ = problem.trial_residual(trial)
-            trial_G = G if trial_R is None else -M(trial_R)
-            reached = xp.maximum(sizes, monitor.step_sizes(trial, trial_G))
-            grows = norm(trial_G / reached) > MAX_GROWTH * norm(G / reached)
+            with backend.ignore_overflow():
+                trial_G = G if trial_R is None else -M(trial_R)
+                reached = xp.maximum(sizes, monitor.step_sizes(trial, trial_G))
+                grows = not norm(trial_G / reached) <= MAX_GROWTH * norm(G / reached)
             if trial_R is None or grows:
                 if not dh:
                     damping *= 0.5

@@ -185,10 +185,13 @@ class _InexactSteps:
         monitor = self.monitor
         with self.problem.backend.ignore_overflow():
             correction = factor._approximate(residual, False)
+            if not self.problem.backend.norm(correction) < math.inf:
+                correction = 0.0 * residual  # a user's product is not given infinities
         for solves in range(MAX_SOLVES + 1):
-            level = monitor.level(h, residual, correction)
-            left = residual - A._apply(correction)
-            size, remaining = level(residual), level(left)
+            with self.problem.backend.ignore_overflow():  # of the approximation
+                level = monitor.level(h, residual, correction)
+                left = residual - A._apply(correction)
+                size, remaining = level(residual), level(left)
             if solves == 0 and not remaining <= size:  # the factor of a matrix that was different
                 level, correction, left = monitor.level(h, residual), 0.0 * h, residual
                 remaining = size = level(residual)
