@@ -99,5 +99,6 @@ def anderson_step(
     weights = xp.ones_like(G) if sizes is None else 1.0 / sizes
     # The pseudoinverse ignores differences that have become linearly dependent.
     inverse = xp.linalg.pinv(weights[:, None] * differences, rtol=RANK_ROUNDINGS * backend.eps)
-    gamma = inverse @ (weights * G)
-    return damping * (G - differences @ gamma) - xp.stack(dh, axis=1) @ gamma
+    with backend.ignore_overflow():  # the residual of the trial state shows it
+        gamma = inverse @ (weights * G)
+        return damping * (G - differences @ gamma) - xp.stack(dh, axis=1) @ gamma
