@@ -37,6 +37,7 @@ from .problem import EigenProblem
 MISS_CHANCE = 1e-6  # allowed chance that a wanted eigenvalue is missing
 NEARLY_CONVERGED = 1e-3  # residual of an unwanted pair, relative to its distance from the wanted
 MAX_PROBE = 100  # least limit on the products of a search in the complement
+MAX_ATTEMPTS_PER_PAIR = 2  # each of which should find a better pair
 FIRST_SEED, SEEDS_PER_PROBE = 50, 1000
 BISECTIONS = 20  # of the gap for which the chance holds
 
@@ -213,14 +214,14 @@ def complete(
         probe = Probe(which, sides, tolerance, dimension, H.backend.eps * norm)
         H.set_accuracy(tolerance, norm, norm, values.shape[0])
         lanczos = _probe(probe, pairs, H, problem, FIRST_SEED + attempt)
-        if not probe.found:
+        if not probe.found or attempt > MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
             break
         pairs = search(functools.partial(_begin_at_found, lanczos, probe, pairs, H, problem))
         pairs.report.norm = max(pairs.report.norm, norm)
     report = pairs.report
     report.extra_products, report.products = H.count - begin, H.count
-    report.miss_chance = probe.chance() if probe.chance() <= MISS_CHANCE else MISS_CHANCE
     report.miss_gap = probe.gap(norm)
+    report.miss_chance = 1.0 if probe.found else min(probe.chance(), MISS_CHANCE)
     return pairs
 
 
