@@ -126,9 +126,10 @@ class DeferredLinearization(Linearization):
     d_params : callable
         ``d_params()`` returns the derivative with respect to the parameters, at the (h, theta) of
         this linearization. It is called once, or again if it raised an exception.
-    sources : callable
+    sources : callable, optional
         ``sources()`` returns the source of each field, as a string for reports. It must not
-        compute ``d_params``.
+        compute ``d_params``. Without it `d_params` is the derivative itself, as in
+        `dataclasses.replace`.
     accuracy : callable, optional
         ``accuracy()`` returns the relative accuracy of the first and of the second derivatives, and
         may compute ``d_params``. By default they are exact to rounding.
@@ -143,7 +144,7 @@ class DeferredLinearization(Linearization):
         curvature: Callable[[Array], Any] | None = None,
         second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None,
         *,
-        sources: Callable[[], Mapping[str, str]],
+        sources: Callable[[], Mapping[str, str]] | None = None,
         accuracy: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
         state_accuracy: float = 0.0,
     ) -> None:
@@ -153,10 +154,12 @@ class DeferredLinearization(Linearization):
             curvature=curvature,
             second=second,
             _d_params=d_params,
-            _sources=sources,
+            _sources=dict if sources is None else sources,
             _accuracy=accuracy,
             _state_accuracy=state_accuracy,
         )
+        if sources is None:
+            vars(self)["d_params"] = d_params
         self.__post_init__()
 
     @functools.cached_property

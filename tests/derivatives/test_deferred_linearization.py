@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support.cases import close
@@ -204,3 +206,16 @@ def test_the_report_has_the_digits_of_both_derivatives_once_they_are_computed():
         assert "digits" not in derivatives[field]
     eq.gradient(LOSS)
     assert all("digits" in source for source in eq.report.derivatives.values())
+
+
+def test_a_field_of_a_deferred_linearization_can_be_replaced():
+    model = mfdeq.from_function(lambda h, theta: h - theta**2, 2, 2, "residual")
+    given = model.linearize(np.ones(2), np.ones(2))
+    changed = dataclasses.replace(given, d_state=np.eye(2))
+    np.testing.assert_allclose(mfdeq_matrix(changed.d_params), [[-2.0, 0.0], [0.0, -2.0]])
+    np.testing.assert_array_equal(changed.d_state, np.eye(2))
+    assert changed.curvature is given.curvature
+
+
+def mfdeq_matrix(x):
+    return np.asarray(x @ np.eye(2))
