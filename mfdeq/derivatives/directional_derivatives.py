@@ -280,7 +280,7 @@ class DirectionalDerivatives:
     def _follow_noise(self) -> None:
         """Choose the step for the noise that is typical of the entries."""
         xp, eps = self.backend.xp, self.backend.eps
-        usable = self.terms > 0
+        usable = (self.terms > 0) & xp.isfinite(self.terms) & xp.isfinite(self.noise)
         ratio = xp.sort(self.noise[usable] / self.terms[usable])
         if ratio.shape[0] and (typical := float(ratio[ratio.shape[0] // 2])) > NOISY * eps:
             self.relative_noise = typical

@@ -157,7 +157,7 @@ def typical_noise(backend: Backend, noise: Array, largest: Array) -> Array:
     units, so that each is compared with `largest`, the larger of two noises of it.
     """
     xp = backend.xp
-    positive = largest > 0
+    positive = (largest > 0) & xp.isfinite(largest)
     if not bool(xp.any(positive)):
         return noise
     ratio = xp.sort(noise[positive] / largest[positive])
