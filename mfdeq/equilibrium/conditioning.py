@@ -250,7 +250,7 @@ def _contraction(factor: Factor, h: Array, problem: Problem, R: Array, e: Array)
     after, _ = problem.trial_residual(h - t * e)
     if after is None:
         return math.inf
-    step = factor.solve(after - R + t * factor.A._apply(e), rtol=STATE_ERROR_RTOL)
+    step = _solve_roughly(factor, after - R + t * factor.A._apply(e))
     return 2.0 * float(xp.max(xp.abs(step) / size)) / (CONTRACTION_STEP * t)
 
 
@@ -285,7 +285,7 @@ def state_changes(
     backend = factor.backend
     xp = backend.xp
     R, rounding = problem.residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
-    e = factor.solve(xp.stack([R, rounding], axis=1), rtol=STATE_ERROR_RTOL)
+    e = _solve_roughly(factor, xp.stack([R, rounding], axis=1))
     of_residual, of_rounding = e[:, 0], e[:, 1]
     change = _contraction(factor, h, problem, R, of_residual + of_rounding)
     if change < NEGLIGIBLE_CHANGE:
@@ -326,3 +326,11 @@ def state_changes(
         return change, change, largest
     least = min(least, change)
     return change - least + least / MAGNIFICATION, least / MAGNIFICATION, largest
+
+
+def _solve_roughly(factor: Factor, b: Array) -> Array:
+    """Solve A x = b to a few digits, for a size; near a fold an iteration may not reach them."""
+    try:
+        return factor.solve(b, rtol=STATE_ERROR_RTOL)
+    except ConvergenceError as error:
+        return factor.approximate(b) if error.best is None else error.best

@@ -87,7 +87,7 @@ def test_unknowns_that_converge_to_zero_are_counted(method):
     eq = mfdeq.solve(model, np.ones(2), np.full(2, 0.5), method=method)
     assert abs(eq.state).max() < 1e-9
     assert eq.report.iterations < 80
-    assert eq.report.zero_unknowns == 2 or np.all(eq.state == 0.0)
+    assert eq.report.zero_unknowns == 2 or abs(eq.state).max() < 1e-100
     assert np.isfinite(eq.report.digits)
 
 
