@@ -71,9 +71,9 @@ def test_inexact_newton_saves_inner_iterations():
     theta = np.full(16, 6.0)
     eq = mfdeq.solve(model, theta, method="newton", solver=mfdeq.Krylov())
     loose = eq.report.forward.iterations / eq.report.forward.solves
-    eq.inverse @ np.random.default_rng(0).standard_normal(16)
-    tight = eq.report.linear.iterations / eq.report.linear.solves
-    assert loose < tight
+    factor = mfdeq.Krylov().setup(eq.state_operator)
+    factor.solve(np.random.default_rng(0).standard_normal(16))
+    assert loose < factor.counts.iterations
 
 
 @pytest.mark.parametrize("method", METHODS)
