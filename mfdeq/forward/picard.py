@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ..arrays.backend import Array
@@ -13,6 +14,8 @@ from .protocol import ForwardMethod
 
 MIN_DAMPING = 1e-3  # smallest damping factor d
 MIN_DECREASE = 1e-6  # relative decrease of the next step for which a step is accepted
+MAX_OSCILLATION = 0.02  # of a step and the next, relative to the step, whose sum nearly vanishes
+SMALL_STEP = 1e-2  # relative to the unknowns, of which this is looked for
 RECENT_STEPS = 4  # below the largest of which the next step must be
 
 
@@ -62,7 +65,11 @@ class Picard(ForwardMethod):
                     (monitor.level(h, R, step), trial_R, [x for x, _ in recent]),
                 )
             )
-            if trial_R is None or grows:
+            # A step that is taken back forever: with half the damping it is not.
+            left = norm((trial_step + step) / reached) if trial_R is not None else math.inf
+            size = norm(step / reached)
+            oscillates = size <= SMALL_STEP and left < MAX_OSCILLATION * size
+            if trial_R is None or grows or oscillates:
                 damping *= 0.5
                 if damping < MIN_DAMPING and not monitor.stalled_by_noise(h, R):
                     if trial_R is None:
