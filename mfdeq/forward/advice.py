@@ -22,10 +22,8 @@ def advise_where_undefined(problem: Problem) -> str:
         advice.append("give the model a state_scale, the size of each unknown")
     sign = "" if problem.is_map or problem.model.time_sign else "give the model its time_sign and "
     advice.append(f'{sign}follow the dynamics with method="transient"')
-    return (
-        f"Use another start h0; {', '.join(advice[:-1])}{', or ' if advice[:-1] else 'or '}"
-        + (advice[-1])
-    )
+    *others, last = advice
+    return f"Use another start h0; {''.join(f'{other}, ' for other in others)}or {last}"
 
 
 def describe_bounds_in_the_way(problem: Problem, h: Array, step: Array) -> str:

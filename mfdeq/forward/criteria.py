@@ -109,6 +109,7 @@ class Criteria:
         self._state_scale = problem.state_scale()
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
         self._largest_terms: Array | None = None  # of the equations, over the iterates
+        self._here: tuple[Operator | None, Array, Array] | None = None  # A, h and the terms there
         self._scaled: tuple[Operator, Array] | None = None  # the latest A, and its row scales
         self._falls: Array | None = None  # consecutive corrections of an unknown to zero
         self._noise: Array | None = None  # measured error of each entry of R
@@ -214,7 +215,8 @@ class Criteria:
 
         They are the largest terms at any iterate so far, or near h, so that an equation whose terms
         vanish for a while does not outweigh the others. What is rounding does not count. The level
-        compares residuals at trial states with that at h, and has no part in the criteria.
+        compares residuals at trial states with that at h, and has no part in the criteria. The
+        terms at h, an iterate, are remembered for later levels.
 
         Parameters
         ----------
@@ -227,10 +229,7 @@ class Criteria:
         """
         xp = self.xp
         size = xp.abs(residual)
-        here = xp.maximum(self.terms(h, residual, final=True), size)
-        largest = self._largest_terms
-        self._largest_terms = here if largest is None else xp.maximum(here, largest)
-        terms = here
+        terms = self._terms_here(h, residual)
         if step is not None:
             terms = xp.maximum(self.terms(h, residual, step, final=True), size)
         floor = self.floor(terms)
@@ -243,6 +242,16 @@ class Criteria:
             terms = xp.maximum(terms, least / rows)
         safe = xp.where(terms > 0.0, terms, xp.ones_like(terms))
         return Level(self.backend, 1.0 / safe, floor)
+
+    def _terms_here(self, h: Array, residual: Array) -> Array:
+        """Return the terms at an iterate, once for all levels of a line search."""
+        if self._here is None or self._here[0] is not self.A or self._here[1] is not h:
+            terms = self.terms(h, residual, final=True)
+            here = self.xp.maximum(terms, self.xp.abs(residual))
+            largest = self._largest_terms
+            self._largest_terms = here if largest is None else self.xp.maximum(here, largest)
+            self._here = self.A, h, here
+        return self._here[2]
 
     def _row_scales(self, A: Operator) -> Array:
         """Return the inverse sizes of the rows of A, in units in which its columns are alike."""

@@ -228,7 +228,7 @@ class Factor:
     def _attempt_weighted(
         self, b: Array, rtol: float, adjoint: bool, weights: Array | None
     ) -> Array:
-        """Do the same where residuals have weights, if the method can take them into account."""
+        """Solve as `_attempt` does, with residuals weighted if the method can minimize them so."""
         return self._attempt(b, rtol, adjoint)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, largest_residual, residual_tolerance
@@ -92,14 +92,14 @@ def wanted_sides(values: Any, margins: Any, which: str) -> list[Side]:
         The wanted values, ascending, and their error bounds.
     which : {"LM", "LA", "SA", "BE"}
     """
-    k, largest = values.shape[0], int(abs(values).argmin())
+    k, least = values.shape[0], int(abs(values).argmin())
     if which == "LA":
         return [Side(1, float(values[0]), float(margins[0]))]
     if which == "SA":
         return [Side(-1, -float(values[-1]), float(margins[-1]))]
     if which == "LM":
-        least, margin = float(abs(values[largest])), float(margins[largest])
-        return [Side(1, least, margin), Side(-1, least, margin)]
+        last, margin = float(abs(values[least])), float(margins[least])
+        return [Side(1, last, margin), Side(-1, last, margin)]
     below = k // 2
     sides = [Side(1, float(values[below]), float(margins[below]))]
     if below:
@@ -151,18 +151,20 @@ class Probe:
             [side.sign * values > side.last + side.margin for side in self.sides]
         )
 
-    def chance(self, gap: float | None = None) -> float:
-        """Return the chance of a miss beyond the last wanted values by a gap."""
-        gap = self.tolerance if gap is None else gap
+    def chance(self, gap: float) -> float:
+        """Return the bound on the chance of a miss beyond the last wanted values by a gap."""
         logs = (side.log_chance(self.runs, max(side.margin, gap), self.n) for side in self.sides)
         return min(1.0, sum(math.exp(log) for log in logs))
 
+    @property
+    def excludes_a_miss(self) -> bool:
+        """Whether the chance is small beyond the tolerance."""
+        return self.chance(self.tolerance) <= MISS_CHANCE
+
     def gap(self, norm: float) -> float:
-        """Return the least gap, relative to the norm, beyond which the chance is small."""
-        if norm == 0.0:
-            return 0.0
+        """Return the least gap beyond which the chance is small, or one beyond all eigenvalues."""
         low, high = 0.0, self.tolerance
-        while self.chance(high) > MISS_CHANCE and high <= 4.0 * norm:
+        while self.chance(high) > MISS_CHANCE and high < 2.0 * norm:
             low, high = high, 2.0 * high
         for _ in range(BISECTIONS if low > 0.0 else 0):
             middle = 0.5 * (low + high)
@@ -170,7 +172,7 @@ class Probe:
                 high = middle
             else:
                 low = middle
-        return high / norm
+        return high
 
 
 def complete(
@@ -201,6 +203,11 @@ def complete(
     -------
     Eigenpairs
         With the chance of a miss, its gap and the additional products in the report.
+
+    Raises
+    ------
+    ConvergenceError
+        If a wanted eigenvalue is missing, but searches do not find its pair.
     """
     if largest_residual(pairs) > residual_tolerance(pairs, problem.rtol):
         return pairs  # the products are inaccurate, of which the caller complains
@@ -214,14 +221,23 @@ def complete(
         probe = Probe(which, sides, tolerance, dimension, H.backend.eps * norm)
         H.set_accuracy(tolerance, norm, norm, values.shape[0])
         lanczos = _probe(probe, pairs, H, problem, FIRST_SEED + attempt)
-        if not probe.found or attempt > MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
+        if not probe.found:
             break
+        if attempt == MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
+            pairs.report.converged = False
+            raise ConvergenceError(
+                f"eigsh: an eigenvalue beyond the {values.shape[0]} found is missing, and "
+                f"{attempt} searches in their complement have not found its pair. Products with H "
+                "may be inaccurate: tighten the tolerance of the solver",
+                best=pairs,
+                report=pairs.report,
+            )
         pairs = search(functools.partial(_begin_at_found, lanczos, probe, pairs, H, problem))
         pairs.report.norm = max(pairs.report.norm, norm)
     report = pairs.report
     report.extra_products, report.products = H.count - begin, H.count
-    report.miss_gap = probe.gap(norm)
-    report.miss_chance = 1.0 if probe.found else min(probe.chance(), MISS_CHANCE)
+    gap = probe.gap(norm)
+    report.miss_chance, report.miss_gap = probe.chance(gap), gap / norm if norm > 0.0 else 0.0
     return pairs
 
 
@@ -285,7 +301,7 @@ def _probe(
             lanczos.expand()
             exhausted = lanczos.invariant or lanczos.spans_all
             probe.record(lanczos.unlocked_values, lanczos.residual_bound, exhausted)
-            decided = probe.found or exhausted or probe.chance() <= MISS_CHANCE
+            decided = probe.found or exhausted or probe.excludes_a_miss
             if decided or H.count >= end:
                 return lanczos
         if lanczos.spans_all:

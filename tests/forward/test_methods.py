@@ -247,3 +247,12 @@ def test_newton_descends_through_nearly_singular_states(conductivity, monkeypatc
     report = mfdeq.solve(model, theta, method="newton").report
     assert report.iterations <= 25
     assert report.forward.setups <= 10
+
+
+def test_picard_steps_that_are_taken_back_are_shortened():
+    """A map of slope -0.9995 contracts, but would take 50,000 steps undamped."""
+    model = mfdeq.from_function(lambda h, t: 1.0 + t - 0.9995 * (h - 1.0), 2, 2, "map")
+    theta = np.full(2, 1e-3)
+    eq = mfdeq.solve(model, theta, np.full(2, 0.999), method="picard")
+    np.testing.assert_allclose(eq.state, 1.0 + theta / 1.9995, rtol=1e-9)
+    assert eq.report.iterations < 100

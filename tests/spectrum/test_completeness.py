@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import mfdeq
+from mfdeq.spectrum import extreme
 from mfdeq.spectrum.completeness import Run
 from mfdeq.spectrum.lanczos import select_wanted
 
@@ -78,6 +79,26 @@ def test_without_the_search_a_copy_is_missed_and_the_report_says_nothing_of_chan
     assert found.values[0] < 1.5
     assert (found.report.miss_chance, found.report.miss_gap) == (None, None)
     assert found.report.extra_products == 0
+
+
+def test_a_missing_eigenvalue_whose_pair_is_not_found_is_an_error(monkeypatch):
+    search, first = extreme._search, []
+
+    def stubborn(problem, begin):
+        first[:] = first or [search(problem, begin)]
+        return first[0]
+
+    monkeypatch.setattr(extreme, "_search", stubborn)
+    with pytest.raises(mfdeq.ConvergenceError, match="beyond the 3 found is missing") as caught:
+        mfdeq.eigsh(rotated(SPECTRA["five copies"]), k=3, which="LA")
+    assert caught.value.best is first[0]
+    assert not caught.value.report.converged
+
+
+def test_among_dense_eigenvalues_the_chance_is_that_of_a_gap():
+    report = mfdeq.eigsh(sp.diags_array(np.linspace(0.0, 1.0, 2000)).tocsr(), k=6).report
+    assert 1e-5 < report.miss_gap < 0.1
+    assert 0.0 < report.miss_chance <= 1e-6
 
 
 def test_further_pairs_are_found_from_the_basis_of_a_complete_result():
