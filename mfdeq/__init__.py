@@ -15,7 +15,7 @@ __version__ = "0.1.0.dev0"
 _MODULES = {
     "FixedPointModel": "models.model",
     "ResidualModel": "models.model",
-    "Linearization": "models.model",
+    "Linearization": "models.linearization",
     "Curvature": "models.curvature",
     "Loss": "models.losses",
     "LeastSquares": "models.quadratic_losses",

@@ -33,8 +33,8 @@ from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
-from ..models.linearization import CheckedLinearization, Problem
 from ..models.model import Model
+from ..models.problem import CheckedLinearization, Problem
 from ..models.vectors import flatten_params
 from ..report import LinearCounts, SolveReport
 from .inner_product import InnerProduct

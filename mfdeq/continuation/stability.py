@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays.backend import array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
 from ..linear.factor import Factor
-from ..models.linearization import CheckedLinearization
+from ..models.problem import CheckedLinearization
 from .point import Point
 
 MAX_DENSE_SIZE = 200  # unknowns up to which all eigenvalues are computed

@@ -9,14 +9,9 @@ from ..arguments import one_of
 from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
 from ..models.curvature import Curvature
+from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import Loss
-from ..models.model import (
-    DeferredLinearization,
-    FixedPointModel,
-    Linearization,
-    Model,
-    ResidualModel,
-)
+from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields

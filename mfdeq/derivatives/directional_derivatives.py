@@ -431,24 +431,6 @@ class Jacobian(Operator):
         return self.derivatives.first((x, rest) if self.part == 0 else (rest, x))
 
 
-class SecondDerivativeAlong(Operator):
-    """The linear map a -> f''[a, b] of stacked (P+N,) directions for fixed b, (N, P+N)."""
-
-    def __init__(self, derivatives: DirectionalDerivatives, b: Array) -> None:
-        self.derivatives, self.P = derivatives, derivatives.x[0].shape[0]
-        super().__init__(derivatives, (derivatives.size, self.P + derivatives.size))
-        self.b = self._split(b)
-
-    def _split(self, x: Array) -> Direction:
-        return x[: self.P], x[self.P :]
-
-    def _apply(self, x: Array) -> Array:
-        return columnwise(self._along, x, self.backend, self.shape[0])
-
-    def _along(self, a: Array) -> Array:
-        return self.derivatives.second(self._split(a), self.b)
-
-
 def _shift(at: Direction | None, a: Direction, t: float) -> Direction:
     """Return at + t a, where None denotes zero."""
     if at is None:

@@ -10,13 +10,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import Curvature
-from ..models.model import (
-    DeferredLinearization,
-    FixedPointModel,
-    Linearization,
-    Model,
-    ResidualModel,
-)
+from ..models.linearization import DeferredLinearization, Linearization
+from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .directional_derivatives import ERROR_FACTOR

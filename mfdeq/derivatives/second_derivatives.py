@@ -17,8 +17,9 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..models.curvature import Curvature
+from ..operators.operator import Operator, columnwise
 from ..operators.probing import ColouredPattern
-from .directional_derivatives import DirectionalDerivatives, SecondDerivativeAlong
+from .directional_derivatives import Direction, DirectionalDerivatives
 
 MAX_TABULATED_COLOURS = 64  # a table takes one evaluation of f'' for each pair of colours
 MAX_TABULATED_ENTRIES = 2**26  # entries of the table, including zeros
@@ -112,3 +113,21 @@ class SecondDerivatives:
             matrix = along._apply(backend.eye(n, n))
         product = (matrix.T @ lam) / self.sizes
         return product[: self.P], product[self.P :]
+
+
+class SecondDerivativeAlong(Operator):
+    """The linear map a -> f''[a, b] of stacked (P+N,) directions for fixed b, (N, P+N)."""
+
+    def __init__(self, derivatives: DirectionalDerivatives, b: Array) -> None:
+        self.derivatives, self.P = derivatives, derivatives.x[0].shape[0]
+        super().__init__(derivatives, (derivatives.size, self.P + derivatives.size))
+        self.b = self._split(b)
+
+    def _split(self, x: Array) -> Direction:
+        return x[: self.P], x[self.P :]
+
+    def _apply(self, x: Array) -> Array:
+        return columnwise(self._along, x, self.backend, self.shape[0])
+
+    def _along(self, a: Array) -> Array:
+        return self.derivatives.second(self._split(a), self.b)

@@ -20,7 +20,7 @@ from ..linear import Factor
 from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
 from ..linear.rounding import MIN_DIGITS, rounding_digits, singular_error
 from ..linear.scaling import Scaling
-from ..models.linearization import CheckedLinearization, Problem
+from ..models.problem import CheckedLinearization, Problem
 
 CONTRACTION_STEP = 1e-5  # relative to the state, at which R shows its curvature
 NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative

@@ -12,8 +12,8 @@ import functools
 from ..arrays.backend import Array
 from ..linear import Factor
 from ..models.curvature import CurvatureOperator
-from ..models.linearization import CheckedLinearization, Problem
 from ..models.model import Model
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from .inverse import RefinedInverse
 

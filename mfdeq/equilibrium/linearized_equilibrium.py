@@ -17,9 +17,9 @@ from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
-from ..models.linearization import CheckedLinearization, Problem
+from ..models.linearization import Linearization
 from ..models.losses import LossBase, check_loss
-from ..models.model import Linearization
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator, Stacked
 from ..report import SolveReport
 from .conditioning import SmallestSingular, smallest_singular

@@ -15,7 +15,7 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import SingularStateError
 from ..linear import Factor
 from ..linear.scaling import Scaling
-from ..models.linearization import CheckedLinearization, Problem
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors

@@ -12,8 +12,8 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
 from ..linear import Auto, Reused
 from ..linear.protocols import check_solver
-from ..models.linearization import Problem
 from ..models.model import Model
+from ..models.problem import Problem
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 from .uniqueness import explain_failure, judge_uniqueness

@@ -18,7 +18,7 @@ from ..linear import Auto, Direct, Factor, Reused
 from ..linear.factor import LOOSE_RTOL
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
-from ..models.linearization import CheckedLinearization, Problem
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .conditioning import SmallestSingular, digits_left, smallest_singular

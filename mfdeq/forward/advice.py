@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..arrays.backend import Array
-from ..models.linearization import Problem
+from ..models.problem import Problem
 
 MAX_FREE_SHARE = 0.1  # of a step, up to a bound; an unknown with less lies at the bound
 DEFAULT_ADVICE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..arrays.backend import Array, Backend
 from ..linear import Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .picard import MIN_DAMPING, residual_preconditioner

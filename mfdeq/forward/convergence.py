@@ -12,7 +12,7 @@ from ..arguments import count
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Factor, Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..progress import ProgressBar
 from ..report import SolveReport

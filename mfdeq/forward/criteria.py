@@ -25,7 +25,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import ConvergenceError
 from ..linear import Factor
 from ..linear.scaling import Scaling
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .newton_loop import CHORD_RTOL

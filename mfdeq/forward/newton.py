@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..linear import Factor, Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor

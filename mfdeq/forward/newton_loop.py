@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..arrays.backend import Array
 from ..errors import ConvergenceError
 from ..linear import Factor
-from ..models.linearization import Problem
+from ..models.problem import Problem
 
 CHORD_RTOL = 1e-3  # relative residual of the linear solve of a chord step
 

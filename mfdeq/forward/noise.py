@@ -11,7 +11,7 @@ import itertools
 import math
 
 from ..arrays.backend import Array
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 
 POINTS = 7  # on the line, including the state itself

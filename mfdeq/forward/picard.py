@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..arrays.backend import Array
 from ..linear import Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod

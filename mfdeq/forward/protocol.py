@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from ..arrays.backend import Array
 from ..linear import Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from .convergence import ConvergenceMonitor
 
 

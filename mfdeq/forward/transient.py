@@ -8,7 +8,7 @@ from ..arrays.backend import Array
 from ..arrays.library import is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Solver
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Diagonal, Matrix, Operator
 from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod

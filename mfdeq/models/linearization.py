@@ -1,412 +1,183 @@
-"""Sign conventions and validation of models.
+"""What a model's ``linearize`` returns: the derivatives of its function at one (h, theta).
 
-Whether the user wrote a map or a residual, and whatever the source of its derivatives, the rest of
-the library sees only R = h − f, its derivatives A = I − ∂f/∂h and B = ∂f/∂θ, the curvature of wᵀf
-and f''[a, b]. Everything that a user's model returns is checked here.
+They are those of the user's function. The sign conventions are applied later, in
+`mfdeq.models.problem`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from numbers import Number
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ..arguments import count
-from ..arrays.backend import Array, Backend, native
-from ..errors import ArgumentError, ModelError, is_evaluation_failure
-from ..operators.operator import Operator
-from ..operators.user_operators import as_operator
-from .bounds import check_bound_order, checked_bound
-from .curvature import CurvatureOperator, as_curvature
-from .model import DeferredLinearization, FixedPointModel, Linearization, Model, ResidualModel
-from .vectors import flatten_params, flatten_state
-
-MAX_BOUND_APPROACH = 0.9  # the share of the distance to a bound that one step may take
+from ..arrays.backend import Array
+from ..errors import ModelError
 
 
-class Problem:
-    """A model at fixed parameters, with its checked residual R = h − f and linearizations.
+@dataclass(frozen=True)
+class Linearization:
+    """First and second derivatives of a model's ``map`` or ``residual`` at one (h, theta).
+
+    Here f denotes the model's function, ``map`` or ``residual``, of the state h of size N and the
+    parameters theta of size P.
 
     Parameters
     ----------
-    model : FixedPointModel or ResidualModel
-    theta : (P,) array
-        The parameters, which are copied. They determine the array library and the dtype.
-    h0 : (N,) array, optional
-        A state, which must be of the same array library.
-    state_name : str, optional
-        The name of `h0` in error messages.
-    lower, upper : float or (N,) array, optional
-        Bounds of the unknowns, which no step may cross.
+    d_state : (N, N) array, sparse matrix or LinearOperator
+        The derivative of f with respect to the state. A LinearOperator must have an adjoint.
+    d_params : (N, P) array, sparse matrix or LinearOperator
+        The derivative of f with respect to the parameters.
+    curvature : callable, optional
+        ``curvature(lam)`` returns the Hessian of the scalar lamᵀf with respect to (theta, h) for
+        an (N,) array lam, as a `Curvature` or a callable ``(dtheta, dh) -> (a_theta, a_h)``. It is
+        required for second-order derivatives.
+    second : callable, optional
+        ``second(a, b)`` returns the (N,) second derivative f''[a, b] along a = (dtheta, dh) and
+        b. It is required only for second-order sensitivities of the state.
 
     Attributes
     ----------
-    evaluations : int
-        The number of evaluations of the model's map or residual.
-    failures : int
-        The number of trial states at which the model had no value.
-    last_failure : str
-        The message of the last of them.
+    accuracy : tuple of two floats
+        Relative accuracy of the first and of the second derivatives, by default 0.0: exact to
+        rounding.
+    sources : mapping of str to str
+        The sources of computed fields, as strings for reports.
+
+    Raises
+    ------
+    ModelError
+        If ``curvature`` or ``second`` is not callable.
+
+    Notes
+    -----
+    From these derivatives mfdeq forms the operators A = I − ∂f/∂h and B = ∂f/∂θ for a map f, or
+    A = ∂R/∂h and B = −∂R/∂θ for a residual R.
+
+    Examples
+    --------
+    The derivatives of f(h, theta) = cos(h) + theta, with N = P = 1:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> h = np.array([0.5])
+    >>> linearization = mfdeq.Linearization(
+    ...     d_state=-np.diag(np.sin(h)),
+    ...     d_params=np.eye(1),
+    ...     curvature=lambda lam: mfdeq.Curvature(state_state=np.diag(-lam * np.cos(h))),
+    ...     second=lambda a, b: -np.cos(h) * a[1] * b[1],
+    ... )
+    >>> print(linearization.d_state.round(4))
+    [[-0.4794]]
+    >>> linearization.accuracy
+    (0.0, 0.0)
+    """
+
+    d_state: Any
+    d_params: Any
+    curvature: Callable[[Array], Any] | None = None
+    second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None
+    accuracy: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    sources: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for name, arguments in (("curvature", "lam"), ("second", "a, b")):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise ModelError(
+                    f"{name} of the Linearization: expected a function, got "
+                    f"{type(function).__name__}; write {name}=lambda {arguments}: ..."
+                )
+
+    @property
+    def state_accuracy(self) -> float:
+        """Relative accuracy of ``d_state`` alone, by default that of both first derivatives."""
+        return self.accuracy[0]
+
+
+@dataclass(frozen=True)
+class ComputedLinearization(Linearization):
+    """A linearization computed by a source of derivatives.
+
+    Parameters
+    ----------
+    d_state, d_params, curvature, second
+        As in `Linearization`.
+    accuracy : tuple of two floats, optional
+        Relative accuracy of the first and of the second derivatives, which checks and error
+        estimates take into account.
+    sources : mapping of str to str, optional
+        The source of each field, as a string for reports.
+    """
+
+    accuracy: tuple[float, float] = (0.0, 0.0)  # type: ignore[misc]
+    sources: Mapping[str, str] = field(default_factory=dict)  # type: ignore[misc]
+
+
+class DeferredLinearization(Linearization):
+    """A linearization computed by a source, whose ``d_params`` is computed when it is first used.
+
+    A solve uses only ``d_state``, and may linearize many times before anything uses ``d_params``.
+
+    Parameters
+    ----------
+    d_state, curvature, second
+        As in `Linearization`.
+    d_params : callable
+        ``d_params()`` returns the derivative with respect to the parameters, at the (h, theta) of
+        this linearization. It is called once, or again if it raised an exception.
+    sources : callable, optional
+        ``sources()`` returns the source of each field, as a string for reports. It must not
+        compute ``d_params``. Without it `d_params` is the derivative itself, as in
+        `dataclasses.replace`.
+    accuracy : callable, optional
+        ``accuracy()`` returns the relative accuracy of the first and of the second derivatives, and
+        may compute ``d_params``. By default they are exact to rounding.
+    state_accuracy : float, optional
+        Relative accuracy of ``d_state`` alone.
     """
 
     def __init__(
         self,
-        model: Model,
-        theta: Array,
-        h0: Array | None = None,
-        state_name: str = "h0",
-        lower: Any = None,
-        upper: Any = None,
+        d_state: Any,
+        d_params: Callable[[], Any],
+        curvature: Callable[[Array], Any] | None = None,
+        second: Callable[[tuple[Array, Array], tuple[Array, Array]], Array] | None = None,
+        *,
+        sources: Callable[[], Mapping[str, str]] | None = None,
+        accuracy: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+        state_accuracy: float = 0.0,
     ) -> None:
-        if not isinstance(model, (FixedPointModel, ResidualModel)):
-            raise ModelError(
-                "the model: expected an mfdeq.FixedPointModel or an mfdeq.ResidualModel, got "
-                f"{_kind_of(model)}"
-            )
-        self.model = model
-        self.name = model.display_name
-        theta, h0 = flatten_params(model, theta), flatten_state(model, h0, state_name)
-        arrays = {"params": theta} if h0 is None else {"params": theta, state_name: h0}
-        self.backend = Backend.of(*arrays.values(), name=" and ".join(arrays), dtype_of=1)
-        self.state_size = self._size("state_size")
-        self.param_size = self._size("param_size")
-        if getattr(theta, "shape", None) == (self.state_size,) != (self.param_size,):
-            raise ModelError(
-                f"params: expected an array of shape ({self.param_size},), got shape "
-                f"({self.state_size},), that of a state: are state_size and param_size of "
-                f"{self.name} in the wrong order?"
-            )
-        self.theta = self.backend.vector(theta, self.param_size, "params")
-        self.evaluations = 0
-        self.failures = 0
-        self.last_failure = ""
-        size = self.state_size
-        self.lower = checked_bound(self.backend, lower, size, "lower")
-        self.upper = checked_bound(self.backend, upper, size, "upper")
-        check_bound_order(self.backend, self.lower, self.upper, self.unknown_name)
-        self._latest: tuple[Array, CheckedLinearization] | None = None
-
-    def _size(self, name: str) -> int:
-        # The user may have forgotten to set the attribute.
-        size: Any = self.backend.global_size(getattr(self.model, name, None))
-        if isinstance(size, tuple):
-            raise ModelError(
-                f"{self.name}.{name} is {size}, a pair of local and global sizes, which only "
-                "models for PETSc have: pass theta as a Vec"
-            )
-        try:
-            number = count(size, f"{self.name}.{name}")
-        except ArgumentError as error:
-            raise ModelError(f"{error}; set it on the class or in __init__") from None
-        return size if isinstance(size, int) else number  # an int of PETSc holds its layout
-
-    def _inside(self, h: Array) -> Array:
-        """Return where a state is within the bounds, (N,)."""
-        inside = h == h
-        if self.lower is not None:
-            inside = inside & (h >= self.lower)
-        if self.upper is not None:
-            inside = inside & (h <= self.upper)
-        return inside
-
-    def limited(self, h: Array, trial: Array) -> Array:
-        """Return a trial state, stopped short of the bounds in the unknowns that would cross them.
-
-        Parameters
-        ----------
-        h : (N,) array
-            The state that the step begins at.
-        trial : (N,) array
-        """
-        xp = self.backend.xp
-        if self.lower is not None:
-            trial = xp.maximum(trial, h + MAX_BOUND_APPROACH * (self.lower - h))
-        if self.upper is not None:
-            trial = xp.minimum(trial, h + MAX_BOUND_APPROACH * (self.upper - h))
-        return trial
-
-    def initial_state(self, h0: Array | None = None) -> Array:
-        """Return `h0` after checking it, or the model's default initial state if it is None."""
-        start = self._initial_state(h0)
-        inside = self._inside(start)
-        if not bool(self.backend.xp.all(inside)):
-            i = int(self.backend.xp.argmin(self.backend.xp.astype(inside, self.backend.xp.int64)))
-            raise ArgumentError(
-                f"the start: expected a state within lower and upper, got {self.unknown_name(i)} "
-                f"= {float(start[i]):.6g}; pass another h0"
-            )
-        return start
-
-    def _initial_state(self, h0: Array | None) -> Array:
-        if h0 is not None:
-            return self.checked_state(h0, "h0")
-        name = f"{self.name}.initial_state"
-        with self.backend.user_call(f"{name}(theta)"):
-            default = self.model.initial_state(self.backend.to_user(self.theta))
-            default = self.backend.from_user(default, self.state_size)
-        if default is None:
-            return self.backend.zeros(self.state_size)
-        if isinstance(default, Number) or getattr(default, "ndim", 1) == 0:  # for all unknowns
-            number = self.backend.check_array(default, (), name, convert=True)
-            default = float(number) + self.backend.zeros(self.state_size)
-        return self.backend.vector(default, self.state_size, name, convert=True)
-
-    def checked_state(self, h: Any, name: str) -> Array:
-        """Return a state of the user's, in any form and precision, as an (N,) array."""
-        h = flatten_state(self.model, h, name)
-        return self.backend.vector(h, self.state_size, name, convert=True)
-
-    def residual_scale(self, h: Array) -> Array | None:
-        """Return the model's sizes of equations as an (N,) array, after checking them, or None."""
-        name = f"{self.name}.residual_scale"
-        with self.backend.user_call(f"{name}(h, theta)"):
-            value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
-            value = self.backend.from_user(value, self.state_size)
-        return self._sizes(value, name)
-
-    def state_scale(self) -> Array | None:
-        """Return the model's sizes of unknowns as an (N,) array, after checking them, or None."""
-        name = f"{self.name}.state_scale"
-        with self.backend.user_call(f"{name}(theta)"):
-            value = self.model.state_scale(self.backend.to_user(self.theta))
-            value = self.backend.from_user(value, self.state_size)
-        return self._sizes(value, name)
-
-    def _sizes(self, value: Any, name: str) -> Array | None:
-        if value is None:
-            return None
-        xp, N = self.backend.xp, self.state_size
-        if getattr(native(value), "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
-            number = float(self.backend.check_array(value, (), name, convert=True))
-            value = number + self.backend.zeros(N)
-        sizes = self.backend.vector(value, N, name, convert=True)
-        if not bool(xp.all(sizes >= 0)):
-            raise ModelError(f"{name}: expected a number >= 0, got {float(xp.min(sizes))}")
-        return sizes
-
-    def unknown_name(self, i: int) -> str:
-        """Return the user's name of an unknown, or "unknown i"."""
-        return self._entry_name(self.model.state_names, i, "unknown", "state_names")
-
-    def equation_name(self, i: int) -> str:
-        """Return the user's name of an equation, or "equation i"."""
-        return self._entry_name(self.model.equation_names, i, "equation", "equation_names")
-
-    def _entry_name(self, names: Sequence[str] | None, i: int, default: str, field: str) -> str:
-        if names is None:
-            return f"{default} {i}"
-        if len(names) != self.state_size:
-            raise ModelError(
-                f"{self.name}.{field}: expected {self.state_size} names, got {len(names)}"
-            )
-        return str(names[i])
-
-    def residual(self, h: Array) -> Array:
-        """Return R = h − f(h, theta); raise `ModelError` if an entry is NaN or infinite."""
-        return self._residual(h)
-
-    def trial_residual(self, h: Array) -> tuple[Array | None, float]:
-        """Return R and its norm at a trial state, or (None, inf) where the model has no value.
-
-        The model has no value where its function raises an exception (other than one that is a
-        mistake) or returns NaN or infinity. The messages are counted and the last one is kept.
-        """
-        xp = self.backend.xp
-        with self.backend.ignore_overflow():
-            if (self.lower is not None or self.upper is not None) and not bool(
-                xp.all(self._inside(h))
-            ):
-                self.record_failure("a bound was crossed")
-                return None, float("inf")
-            try:
-                residual = self._residual(h, finite=False)
-            except Exception as error:
-                if not is_evaluation_failure(error):
-                    raise
-                self.record_failure(f"{type(error).__name__}: {error}")
-                return None, float("inf")
-            finite = xp.isfinite(residual)
-            if not bool(xp.all(finite)):
-                i = int(xp.argmin(xp.astype(finite, xp.int64)))
-                self.record_failure(f"NaN or infinity in {self.equation_name(i)}")
-                return None, float("inf")
-            return residual, self.backend.norm(residual)
-
-    def record_failure(self, message: str) -> None:
-        """Record that the model had no value at a trial state."""
-        self.failures += 1
-        self.last_failure = message
-
-    @property
-    def is_map(self) -> bool:
-        """Whether the model is a `FixedPointModel`."""
-        return isinstance(self.model, FixedPointModel)
-
-    def _residual(self, h: Array, finite: bool = True) -> Array:
-        self.evaluations += 1
-        name = f"{self.name}.{self.model.function_name}"
-        shapes = f"of shapes {h.shape}, {self.theta.shape} by its state_size and param_size"
-        with self.backend.user_call(f"{name}(h, theta), {shapes}"):
-            value = self.model.map_or_residual(*map(self.backend.to_user, (h, self.theta)))
-            value = self.backend.from_user(value, self.state_size)
-        value = self.backend.check_array(value, (self.state_size,), name, finite=finite)
-        return h - value if self.is_map else value
-
-    def linearize(self, h: Array) -> CheckedLinearization:
-        """Linearize at h, or return the latest linearization if it is at the same h."""
-        if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
-            state = self.backend.xp.asarray(h, copy=True)
-            self._latest = (state, self._linearize_with(self.model.linearize, h))
-        return self._latest[1]
-
-    @property
-    def linearized_state(self) -> Array | None:
-        """The state of the latest linearization of `linearize`, if there is one."""
-        return None if self._latest is None else self._latest[0]
-
-    def linearize_trial(self, h: Array) -> CheckedLinearization | None:
-        """Linearize at a nearby state, or return None if the model has no value there.
-
-        The latest linearization of `linearize` is kept.
-        """
-        with self.backend.ignore_overflow():
-            try:
-                return self._linearize_with(self.model.linearize, h)
-            except Exception as error:
-                if not is_evaluation_failure(error):
-                    raise
-                self.record_failure(f"{type(error).__name__}: {error}")
-                return None
-
-    def linearize_for_comparison(self, h: Array) -> CheckedLinearization:
-        """Linearize with independent truncation errors, to estimate the accuracy of derivatives.
-
-        Derivatives that are exact to rounding are the same as those of `linearize`.
-        """
-        return self._linearize_with(self.model.linearize_for_comparison, h)
-
-    def _linearize_with(
-        self, linearize: Callable[[Array, Array], Linearization], h: Array
-    ) -> CheckedLinearization:
-        with self.backend.user_call(f"{self.name}.linearize(h, theta)"):
-            linearization = linearize(*map(self.backend.to_user, (h, self.theta)))
-            linearization = self.backend.from_user(linearization)
-        checked = CheckedLinearization(self, linearization)
-        checked.A.scales = self._scales(h)
-        return checked
-
-    def _scales(self, h: Array) -> tuple[Array | None, Array | None] | None:
-        """Return the sizes of equations and unknowns for linear solvers, which take no zeros."""
-        xp = self.backend.xp
-        sizes = self.residual_scale(h), self.state_scale()
-        equations, unknowns = (None if x is None or bool(xp.any(x == 0)) else x for x in sizes)
-        if self.is_map:  # h - f(h) has the units of h
-            known = equations if unknowns is None else unknowns
-            equations = unknowns = known
-        return None if equations is None and unknowns is None else (equations, unknowns)
-
-
-class CheckedLinearization:
-    """The checked derivatives of a model at one (h, theta), as derivatives of the map f.
-
-    Parameters
-    ----------
-    problem : Problem
-        The model at theta.
-    linearization : Linearization
-        The result of the model's ``linearize``.
-
-    Attributes
-    ----------
-    A : Operator, (N, N)
-        The state operator I − ∂f/∂h = ∂R/∂h.
-
-    Notes
-    -----
-    All derivatives are checked at once, but for `B` of a `DeferredLinearization`, which is computed
-    and checked when it is first used.
-    """
-
-    def __init__(self, problem: Problem, linearization: Any) -> None:
-        self.name = f"{problem.name}.linearize"
-        if not isinstance(linearization, Linearization):
-            raise ModelError(
-                f"{self.name}: expected it to return an mfdeq.Linearization, got "
-                f"{type(linearization).__name__}"
-            )
-        self.linearization = linearization
-        self.backend = problem.backend
-        self.state_size, self.param_size = N, _ = problem.state_size, problem.param_size
-        self._is_map = problem.is_map
-        # Second derivatives are those of f = h - R, so those of R change sign.
-        self._sign = 1.0 if problem.is_map else -1.0
-        d_state = self._operator(linearization.d_state, (N, N), "d_state")
-        self.A = d_state.identity_minus() if problem.is_map else d_state
-        if not isinstance(linearization, DeferredLinearization):
-            self.B = self._param_operator(linearization.d_params)
+        # The attributes of a frozen dataclass cannot be assigned.
+        vars(self).update(
+            d_state=d_state,
+            curvature=curvature,
+            second=second,
+            _d_params=d_params,
+            _sources=dict if sources is None else sources,
+            _accuracy=accuracy,
+            _state_accuracy=state_accuracy,
+        )
+        if sources is None:
+            vars(self)["d_params"] = d_params
+        self.__post_init__()
 
     @functools.cached_property
-    def B(self) -> Operator:
-        """The parameter operator ∂f/∂θ = −∂R/∂θ, (N, P)."""
-        with self.backend.user_call(f"d_params of {self.name}(h, theta)"):
-            d_params = self.backend.from_user(self.linearization.d_params)
-        return self._param_operator(d_params)
+    def d_params(self) -> Any:
+        """The derivative with respect to the parameters."""
+        return vars(self)["_d_params"]()
 
-    def _param_operator(self, d_params: Any) -> Operator:
-        operator = self._operator(d_params, (self.state_size, self.param_size), "d_params")
-        return operator if self._is_map else -operator
+    @property
+    def accuracy(self) -> tuple[float, float]:  # type: ignore[override]
+        """Relative accuracy of the first and of the second derivatives."""
+        return vars(self)["_accuracy"]()
 
-    def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:
-        return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")
+    @property
+    def state_accuracy(self) -> float:
+        """Relative accuracy of ``d_state`` alone."""
+        return vars(self)["_state_accuracy"]
 
-    def _order_hint(self) -> str:
-        computed = self.linearization.sources.get("d_state")
-        return "create the model with order=2 (the default), or " if computed else ""
-
-    def curvature(self, w: Array, check_symmetry: bool = True) -> CurvatureOperator:
-        """Return the (P+N, P+N) Hessian ∇²_(θ,h) (wᵀf)."""
-        if self.linearization.curvature is None:
-            raise ModelError(
-                f"{self.name} returned no curvature, which second derivatives require: "
-                f"{self._order_hint()}pass "
-                "Linearization(curvature=lambda lam: mfdeq.Curvature(...)). For a model that is "
-                "linear in (h, theta), return mfdeq.Curvature(), whose blocks are all zero"
-            )
-        name = f"curvature of {self.name}"
-        with self.backend.user_call(f"{name}, of lam of shape {w.shape}"):
-            curvature = self.linearization.curvature(self.backend.to_user(self._sign * w))
-            curvature = self.backend.from_user(curvature)
-        return as_curvature(
-            self.backend,
-            curvature,
-            self.param_size,
-            self.state_size,
-            name,
-            accuracy=self.linearization.accuracy[1],
-            check_symmetry=check_symmetry,
-        )
-
-    def second(self, a: Array, b: Array) -> Array:
-        """Return the (N,) second derivative f''[a, b] along stacked (P+N,) directions a and b."""
-        if self.linearization.second is None:
-            raise ModelError(
-                f"{self.name} returned no second, which second-order sensitivities of the state "
-                f"require: {self._order_hint()}pass Linearization(second=lambda a, b: ...), which "
-                "returns the (N,) second derivative along a = (dtheta, dh) and b. Component "
-                "Hessians and the adjoint of a slice require only curvature"
-            )
-        P, to_user = self.param_size, self.backend.to_user
-        a, b = ((to_user(x[:P, ...]), to_user(x[P:, ...])) for x in (a, b))
-        name = f"second of {self.name}"
-        with self.backend.user_call(
-            f"{name}, of a = (dtheta, dh) and b of sizes ({P}, {self.state_size})"
-        ):
-            value = self.backend.from_user(self.linearization.second(a, b), self.state_size)
-        return self._sign * self.backend.vector(value, self.state_size, name)
-
-
-def _kind_of(model: Any) -> str:
-    if isinstance(model, type) and issubclass(model, Model):
-        return f"the class {model.__name__} itself: pass an instance, {model.__name__}(...)"
-    return type(model).__name__
+    @property
+    def sources(self) -> Mapping[str, str]:  # type: ignore[override]
+        """The source of each field."""
+        return vars(self)["_sources"]()

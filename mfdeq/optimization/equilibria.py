@@ -8,8 +8,8 @@ from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
-from ..models.linearization import Problem
 from ..models.model import Model
+from ..models.problem import Problem
 from ..report import LinearCounts, SolveReport
 
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while

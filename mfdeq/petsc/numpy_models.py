@@ -13,14 +13,9 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
+from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import LossBase
-from ..models.model import (
-    DeferredLinearization,
-    FixedPointModel,
-    Linearization,
-    Model,
-    ResidualModel,
-)
+from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.quadratic_losses import LeastSquares, QuadraticPrior
 from ..operators.operator import Operator
 from .agreement import describe_result, on_all_ranks

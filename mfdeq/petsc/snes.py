@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup

@@ -10,7 +10,7 @@ from ..equilibrium import solve as solving
 from ..equilibrium.uniqueness import explain_failure, judge_uniqueness
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
-from ..models.linearization import Problem
+from ..models.problem import Problem
 from ..report import SolveReport
 from .agreement import on_all_ranks
 from .arrays import check_vec

@@ -12,8 +12,8 @@ from typing import TypeVar
 from ..arrays.backend import Array
 from ..errors import DerivativeError, is_evaluation_failure
 from ..models.curvature import CurvatureOperator
-from ..models.linearization import CheckedLinearization, Problem
 from ..models.losses import LossBase
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from .checks import TERM_ERROR_FACTOR, Checker, Term
 from .noise import Noise

@@ -15,8 +15,8 @@ from ..arrays.backend import Array, Backend, native
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import solve
 from ..errors import ConvergenceError, DerivativeError, SingularStateError
-from ..models.linearization import Problem
 from ..models.losses import Loss, LossBase
+from ..models.problem import Problem
 from ..report import SolveReport
 from .checks import NOT_SMOOTH, NOT_SMOOTH_NEARBY, SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker

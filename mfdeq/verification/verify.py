@@ -9,9 +9,9 @@ from typing import Any
 from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..errors import DerivativeError
-from ..models.linearization import Problem
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
+from ..models.problem import Problem
 from .checks import Check
 from .equilibrium_checks import EquilibriumChecker
 from .taylor_remainders import FAIL, INCONCLUSIVE, PASS

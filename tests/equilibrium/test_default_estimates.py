@@ -11,7 +11,7 @@ from benchmarks.problems import Diffusion
 from support.cases import build
 
 import mfdeq
-from mfdeq.models.model import ComputedLinearization
+from mfdeq.models.linearization import ComputedLinearization
 
 EXACT = 1e-11
 

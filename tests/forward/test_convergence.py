@@ -9,7 +9,7 @@ from support.small_maps import Line
 
 import mfdeq
 from mfdeq.forward.noise import measure_noise
-from mfdeq.models.linearization import Problem
+from mfdeq.models.problem import Problem
 
 METHODS = ("newton", "anderson", "picard")
 

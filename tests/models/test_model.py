@@ -8,7 +8,7 @@ from support.case_toy import THETA, N, P, Toy, ToyResidual, toy_loss
 from support.cases import close
 
 import mfdeq
-from mfdeq.models.model import ComputedLinearization
+from mfdeq.models.linearization import ComputedLinearization
 
 
 class Inexact(Toy):

@@ -12,8 +12,8 @@ from mfdeq.equilibrium.reduced_curvature import ReducedCurvature
 from mfdeq.equilibrium.reduced_hessian import ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
 from mfdeq.models.curvature import BlockCurvature, ProductCurvature, add_curvatures, scale_curvature
-from mfdeq.models.linearization import CheckedLinearization
 from mfdeq.models.losses import Loss
+from mfdeq.models.problem import CheckedLinearization
 from mfdeq.models.quadratic_losses import LeastSquares, QuadraticPrior
 from mfdeq.operators.operator import Adjoint, IdentityMinus, Matrix, Stacked
 
