@@ -20,6 +20,7 @@ from ..scaling import Scaling, is_balanced, weigh
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres
+from .minres import minres
 from .recycling import Recycled
 
 SYMMETRIC_METHODS = ("cg", "minres")
@@ -27,7 +28,8 @@ CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts
 MAX_UNSCALED_RESIDUAL = 0.5  # in no units, of methods whose mathematics has units
 SLACK_IN_UNITS = 10.0  # of tolerances with the units that A has, where it is scaled
 MAX_LEFT = 0.5  # of a residual by one application of the preconditioner
-VECTORS_OF_CG = 8  # that CG stores for a column
+VECTORS = {"cg": 8, "minres": 12}  # that a method stores for a column
+COMPILED_METHODS = ("gmres", "cg")
 
 
 class KrylovFactor(Factor):
@@ -179,7 +181,7 @@ class KrylovFactor(Factor):
 
 
 class BlockFactor(KrylovFactor):
-    """A factor that solves by this library's GMRES or CG, some columns at a time."""
+    """A factor that solves by this library's GMRES, CG or MINRES, some columns at a time."""
 
     def __init__(
         self,
@@ -194,13 +196,15 @@ class BlockFactor(KrylovFactor):
         usual = described.columns_per_space if described else COLUMNS_PER_SPACE
         # A recycled space is shared by all columns.
         self.columns_per_space = solver.block or (COLUMNS_PER_SPACE if solver.recycle else usual)
+        if solver.method == "minres":
+            self.columns_per_space = 1
         if self.flexible and M is not None and solver.recycle:
             raise ArgumentError(
                 "recycle needs a preconditioner that is linear to rounding: use "
                 f"{M.linear_alternative}"
             )
         plain = M is None and not solver.recycle and solver.block in (None, 1)
-        plain = plain and scaling.rows is None
+        plain = plain and scaling.rows is None and solver.method in COMPILED_METHODS
         self.compiled = compiled_krylov(A, solver.method) if plain else None
         self.forget()
 
@@ -234,8 +238,7 @@ class BlockFactor(KrylovFactor):
     def _width(self, n: int) -> int:
         """Return the number of columns to solve for at once, whose vectors fit in memory."""
         kernels = self.backend.kernels
-        vectors_of_gmres = self.solver.restart + VECTORS_OF_CG
-        held = VECTORS_OF_CG if self.solver.method == "cg" else vectors_of_gmres
+        held = VECTORS.get(self.solver.method, self.solver.restart + VECTORS["cg"])
         return max(
             1,
             min(
@@ -273,6 +276,8 @@ class BlockFactor(KrylovFactor):
         with self.backend.ignore_overflow():  # The true residual shows a breakdown.
             if self.solver.method == "cg":
                 solved = (cg if self.columns_per_space == 1 else block_cg)(*problem)
+            elif self.solver.method == "minres":
+                solved = minres(*problem)
             else:
                 length, flexible = self.solver.restart, self.flexible and self.M is not None
                 if self.columns_per_space == 1 and not self.solver.recycle:
@@ -319,15 +324,13 @@ class ColumnFactor(KrylovFactor):
             raise ArgumentError(f"{package} has no {solver.method!r}: use 'gmres'")
         known = inspect.signature(method).parameters
         options: dict[str, Any] = {
-            # minres has no atol, and older versions have tol in place of rtol.
+            # Older versions have tol in place of rtol.
             "rtol" if "rtol" in known else "tol": rtol,
             "maxiter": solver.max_iterations,
             "callback": self._count,
         }
         if M is not None:
             options["M"] = M
-        if "atol" in known:
-            options["atol"] = 0.0
         if solver.method in CYCLE_OPTIONS:
             length = min(solver.restart, solver.max_iterations, b.shape[0])
             options[CYCLE_OPTIONS[solver.method]] = length

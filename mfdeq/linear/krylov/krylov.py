@@ -18,8 +18,8 @@ from ..scaling import Scaling, ratio, row_sizes
 from .factors import SYMMETRIC_METHODS, BlockFactor, ColumnFactor
 from .recycling import MIN_CYCLE_RATIO
 
-BLOCK_METHODS = ("gmres", "cg")  # of this library
-COLUMN_METHODS = ("minres", "lgmres", "bicgstab")  # of scipy
+BLOCK_METHODS = ("gmres", "cg", "minres")  # of this library
+COLUMN_METHODS = ("lgmres", "bicgstab")  # of scipy
 METHODS = (*BLOCK_METHODS, *COLUMN_METHODS)
 MAX_PRODUCTS_RATIO = 1e4  # of estimated row or column sizes, up to which nothing is scaled
 
@@ -31,9 +31,10 @@ class Krylov(Solver):
     Parameters
     ----------
     method : {"gmres", "cg", "minres", "lgmres", "bicgstab"}, optional
-        "gmres", for any A, and "cg", for a symmetric positive definite A and preconditioner, are
-        this library's own and solve for blocks of right-hand sides. The others are the array
-        library's, if it has them, and go column by column; "minres" is for symmetric A.
+        "gmres", for any A, "cg", for a symmetric positive definite A and preconditioner, and
+        "minres", for a symmetric A and a positive definite preconditioner, are this library's own
+        and solve for blocks of right-hand sides. The others are the array library's, if it has
+        them, and go column by column.
     preconditioner : Preconditioner, LinearOperator or None, optional
         `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, `mfdeq.Approximate(...)`, an
         `mfdeq.linear.Preconditioner` of your own, or a LinearOperator, (N, N), that approximates
@@ -50,7 +51,8 @@ class Krylov(Solver):
     block : int, optional
         Number of columns that "gmres" and "cg" solve for in one search space; wider blocks are
         split. With 1, each column has a space of its own, and the columns share only the products.
-        None is the preconditioner's `columns_per_space`: 1 for `mfdeq.AMG`, by default 16.
+        None is the preconditioner's `columns_per_space`: 1 for `mfdeq.AMG`, by default 16. With
+        "minres", each column has a space of its own.
 
     Raises
     ------
@@ -63,8 +65,9 @@ class Krylov(Solver):
 
     Notes
     -----
-    Preconditioning is from the right, so that the method minimizes the true residual;
-    `mfdeq.linear.Factor.solve` recomputes it at the end.
+    Solves are stopped by the true residual, which `mfdeq.linear.Factor.solve` recomputes at the
+    end. "gmres" is preconditioned from the right, so that it minimizes that residual; "minres"
+    minimizes it in the norm of the preconditioner.
 
     References
     ----------

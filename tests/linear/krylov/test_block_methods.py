@@ -17,6 +17,7 @@ from mfdeq.arrays.backend import Backend
 from mfdeq.linear import PreconditionerOperator
 from mfdeq.linear.krylov.cg import INDEFINITE, block_cg, cg
 from mfdeq.linear.krylov.gmres import block_gmres, gmres
+from mfdeq.linear.krylov.minres import minres
 
 BACKEND = Backend.of(BASIS)
 
@@ -62,17 +63,20 @@ def preconditioner(name, A):
 SOLVERS = {
     "cg": partial(mfdeq.Krylov, "cg", block=1),
     "block cg": partial(mfdeq.Krylov, "cg", block=32),
+    "minres": partial(mfdeq.Krylov, "minres"),
     "gmres": partial(mfdeq.Krylov, restart=50, block=1),
     "gmres, restarted": partial(mfdeq.Krylov, restart=8, block=1),
     "block gmres": partial(mfdeq.Krylov, restart=50, block=32),
     "restarted": partial(mfdeq.Krylov, restart=8),
     "recycled": partial(mfdeq.Krylov, restart=8, recycle=4, block=7),
 }
+FOR_SYMMETRIC = ("cg", "block cg", "minres")
+OTHERS = [solver for solver in SOLVERS if solver not in FOR_SYMMETRIC]
 LINEAR = ("none", "jacobi", "approximate")
 TABLE = [
     *[("symmetric", solver, M) for solver in SOLVERS for M in LINEAR],
-    *[("nonsymmetric", solver, M) for solver in list(SOLVERS)[2:] for M in LINEAR],
-    *[(matrix, solver, "changing") for matrix in MATRICES for solver in list(SOLVERS)[2:6]],
+    *[("nonsymmetric", solver, M) for solver in OTHERS for M in LINEAR],
+    *[(matrix, solver, "changing") for matrix in MATRICES for solver in OTHERS[:4]],
 ]
 
 
@@ -104,6 +108,7 @@ def test_every_column_reaches_its_tolerance(matrix, solver, M, k, dtype):
 KERNELS = {
     "cg": cg,
     "block cg": block_cg,
+    "minres": minres,
     "gmres": partial(gmres, length=100),
     "gmres, restarted": partial(gmres, length=16),
     "gmres, flexible": partial(gmres, length=200, flexible=True),
@@ -113,7 +118,8 @@ KERNELS = {
     "flexible": partial(block_gmres, length=200, flexible=True),
     "flexible, restarted": partial(block_gmres, length=24, flexible=True),
 }
-APART = ("cg", "gmres", "gmres, restarted", "gmres, flexible", "gmres, flexible, restarted")
+SHORT = ("cg", "minres")  # recurrences, in which a column leaves the block at any time
+APART = (*SHORT, "gmres", "gmres, restarted", "gmres, flexible", "gmres, flexible, restarted")
 
 
 class Run:
@@ -153,7 +159,7 @@ def test_an_easy_column_leaves_the_block(kernel):
         assert run.widths[: until + 11] == until * [4] + 11 * [3]
 
 
-@pytest.mark.parametrize("kernel", ["cg", "block cg", "gmres, restarted", "restarted"])
+@pytest.mark.parametrize("kernel", ["cg", "block cg", "minres", "gmres, restarted", "restarted"])
 def test_a_column_that_converges_earlier_leaves_then(kernel):
     """Eight eigenvectors beside all of them; GMRES lets it go between its cycles of 16."""
     B = unit(N, 2)
@@ -166,7 +172,7 @@ def test_a_column_that_converges_earlier_leaves_then(kernel):
 
 @pytest.mark.parametrize("kernel", APART)
 def test_each_column_is_taken_as_if_it_were_alone(kernel):
-    A = SPD if kernel == "cg" else SPD + 0.9 * LEFT
+    A = SPD if kernel in SHORT else SPD + 0.9 * LEFT
     B = unit(N, 4)
     B[:, 1], B[:, 3] = BASIS[:, 5], BASIS[:, :80:10] @ unit(8)
     M = np.diag(1 / np.diag(A))
@@ -174,8 +180,8 @@ def test_each_column_is_taken_as_if_it_were_alone(kernel):
     for j in range(4):
         alone.append(Run(kernel, A, B[:, j : j + 1], M.__matmul__))
         # GMRES goes on with all until a cycle ends.
-        close(together.X[:, j], alone[-1].X[:, 0], 1e-14 if kernel == "cg" else 1e-8)
-    if kernel == "cg":
+        close(together.X[:, j], alone[-1].X[:, 0], 1e-14 if kernel in SHORT else 1e-8)
+    if kernel in SHORT:
         assert sum(together.widths) == sum(run.iterations for run in alone)
     assert together.iterations == max(run.iterations for run in alone)
     worst = [max(h) for h in zip_longest(*(run.history for run in alone), fillvalue=0.0)]
@@ -220,7 +226,7 @@ DEPENDENT = {
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("columns", DEPENDENT)
 def test_dependent_columns_are_solved(columns, solver, side):
-    A = MATRICES["symmetric" if "cg" in solver else "nonsymmetric"]
+    A = MATRICES["symmetric" if solver in FOR_SYMMETRIC else "nonsymmetric"]
     B = np.stack(DEPENDENT[columns](*unit(N, 3).T), axis=1)
     factor = SOLVERS[solver]().setup(A)
     X = (factor.solve if side == "A" else factor.solve_adjoint)(B)
@@ -331,6 +337,45 @@ def test_a_block_is_solved_some_columns_at_a_time(method, block):
     for j in range(0, 5, block):
         close(factor.solve(B[:, j : j + block]), X[:, j : j + block], 1e-12)
     assert factor.counts.iterations == 2 * together
+
+
+# MINRES, for indefinite matrices.
+
+SADDLE = symmetric(np.concatenate([-np.linspace(0.5, 4, N // 4), np.linspace(1, 20, 3 * N // 4)]))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_minres_stops_by_the_true_residual(dtype, scale):
+    """The norm of the preconditioner, which it minimizes, is of another size in some directions."""
+    rtol = 1e-10 if dtype == "float64" else 1e-5
+    M = scale * symmetric(np.logspace(-6, 0, N)) + scale * np.linalg.inv(
+        symmetric(np.linspace(1, 30, N))
+    )
+    A, B = SADDLE.astype(dtype), unit(N, 3).astype(dtype)
+    factor = mfdeq.Krylov("minres", preconditioner=M.astype(dtype)).setup(A)
+    X = factor.solve(B)
+    assert X.dtype == dtype
+    assert residuals(A, X, B).max() <= 1.2 * rtol
+    assert factor.counts.refinements == 0
+    assert len(factor.counts.history) == factor.counts.iterations <= 2 * N
+    assert factor.counts.history[-1] == pytest.approx(residuals(A, X, B).max(), rel=0.2)
+
+
+def test_minres_minimizes_the_residual_as_gmres_does():
+    B = unit(N, 2)
+    short, long = Run("minres", SADDLE, B), Run("gmres", SADDLE, B)
+    close(short.X, long.X, 1e-9)
+    np.testing.assert_allclose(short.history[:40], long.history[:40], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("M", [-np.eye(N), SADDLE], ids=["negative", "indefinite"])
+def test_minres_says_that_a_preconditioner_is_indefinite(M, k):
+    factor = mfdeq.Krylov("minres", preconditioner=M).setup(SADDLE)
+    with pytest.raises(mfdeq.ConvergenceError, match="is not positive definite: use gmres"):
+        factor.solve(unit(N, k))
+    assert factor.counts.refinements == 0
 
 
 # What cannot be solved.
