@@ -29,6 +29,9 @@ NOISE_HALVINGS = 8  # after which noise is measured where the step is small
 SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
 TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
+SHORT_LENGTH = 1 / 16  # of a step that reduces the level to no less than ...
+SHORT_DECREASE = 0.9  # ... this multiple: a step without progress
+MAX_SHORT_STEPS = 10  # consecutive ones, after which the iteration has stalled
 
 
 class Newton(ForwardMethod):
@@ -95,6 +98,8 @@ class _Step:
         The fraction of the correction that was taken.
     decrease : float
         The level after the step, relative to the level before it.
+    undefined : int
+        The number of longer steps to states where the model has no value.
     """
 
     h: Array
@@ -106,6 +111,7 @@ class _Step:
     is_first: bool
     length: float = 1.0
     decrease: float = 1.0
+    undefined: int = 0
     _first_level: Level | None = None
 
     def level_after(self, monitor: ConvergenceMonitor, length: float, residual: Array) -> Level:
@@ -149,6 +155,7 @@ class _InexactSteps:
     def __init__(self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor) -> None:
         self.problem, self.solver, self.monitor = problem, solver, monitor
         self.forcing = MAX_FORCING
+        self.short_steps = 0  # consecutive ones without progress
 
     def solve(self, iterate: _Iterate) -> _Step | None:
         """Solve A d = R inexactly, with A at the iterate.
@@ -238,7 +245,19 @@ class _InexactSteps:
         slow = step.decrease > SLOW_DECREASE and step.length == 1.0 and step.is_within(TINY_STEP)
         if slow and not monitor.done:
             monitor.stalled_by_noise(following.h, following.residual, step.correction)
+        self._watch_lengths(step)
         return following
+
+    def _watch_lengths(self, step: _Step) -> None:
+        """Raise a `ConvergenceError` if steps have become too short to lead anywhere.
+
+        Beyond a fold A tends to a singular matrix, and steps that are accepted to nothing.
+        """
+        short = step.length <= SHORT_LENGTH and step.decrease > SHORT_DECREASE
+        short = short and not step.undefined  # or the edge of the domain shortened it
+        self.short_steps = self.short_steps + 1 if short else 0
+        if self.short_steps >= MAX_SHORT_STEPS and not self.monitor.done:
+            raise self._stalled(f"{MAX_SHORT_STEPS} consecutive steps were shortened to nothing; ")
 
     def _search(self, step: _Step, length: float = 1.0) -> _Iterate:
         """Search along a step for an acceptable state.
@@ -260,6 +279,7 @@ class _InexactSteps:
                     accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)
                 if accepted:
                     step.length, step.decrease = length, after / before if before else 0.0
+                    step.undefined = undefined
                     return _Iterate(h, residual, step)
             may_be_noise = halvings == NOISE_HALVINGS and not undefined
             if (
@@ -279,10 +299,12 @@ class _InexactSteps:
                 advise_where_undefined(problem),
             )
         counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "
-        raise self.monitor.failure(
-            "stalled: no decrease of the residual along the Newton step ("
-            + (counted if undefined else "")
-            + "a fold, no solution for these parameters, or a wrong d_state)"
+        raise self._stalled(counted if undefined else "")
+
+    def _stalled(self, observed: str) -> ConvergenceError:
+        return self.monitor.failure(
+            f"stalled: no decrease of the residual along the Newton step ({observed}a fold, no "
+            "solution for these parameters, or a wrong d_state)"
         )
 
 
