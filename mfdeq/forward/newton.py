@@ -31,7 +31,8 @@ TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 SHORT_LENGTH = 1 / 16  # of a step that reduces the level to no less than ...
 SHORT_DECREASE = 0.9  # ... this multiple: a step without progress
-MAX_SHORT_STEPS = 10  # consecutive ones, after which the iteration has stalled
+RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too
+MAX_SHORT_STEPS = 15  # consecutive ones, after which the iteration has stalled
 
 
 class Newton(ForwardMethod):
@@ -42,10 +43,11 @@ class Newton(ForwardMethod):
     A step d solves A d = R to a relative residual of 0.9 (l_k / l_{k-1})² (Eisenstat and Walker,
     choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms of each
     equation, |A| max(|h|, |t d|) or the largest |A||h| so far, without what is rounding; the
-    residual of the linear solve is measured in the same units. A step is halved until the level has
-    decreased (the Armijo condition), or until the next correction A^-1 R(h - t d), with the A of
-    this step, is smaller than d in the sizes of the unknowns, max(|h|, |d|) (the restricted
-    monotonicity test [2]_). Neither depends on the units of equations and unknowns.
+    residual of the linear solve is measured in the same units. A step is halved until the level is
+    less than the largest of the last three (the nonmonotone Armijo condition [3]_), or until the
+    next correction A^-1 R(h - t d), with the A of this step, is smaller than d in the sizes of the
+    unknowns, max(|h|, |d|) (the restricted monotonicity test [2]_). Neither depends on the units of
+    equations and unknowns.
 
     References
     ----------
@@ -53,6 +55,9 @@ class Newton(ForwardMethod):
        SIAM J. Sci. Comput. 17 (1996).
 
     .. [2] P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+
+    .. [3] L. Grippo, F. Lampariello and S. Lucidi, A nonmonotone line search technique for Newton's
+       method, SIAM J. Numer. Anal. 23 (1986).
     """
 
     max_iterations = 100
@@ -155,6 +160,7 @@ class _InexactSteps:
     def __init__(self, problem: Problem, solver: Solver, monitor: ConvergenceMonitor) -> None:
         self.problem, self.solver, self.monitor = problem, solver, monitor
         self.forcing = MAX_FORCING
+        self.recent_residuals: list[Array] = []
         self.short_steps = 0  # consecutive ones without progress
 
     def solve(self, iterate: _Iterate) -> _Step | None:
@@ -241,6 +247,7 @@ class _InexactSteps:
         following = self._search(step)
         if monitor.done:
             return None
+        self.recent_residuals = [*self.recent_residuals, step.residual][-RECENT_RESIDUALS:]
         monitor.record(following.h, following.residual, monitor.A, step.factor)
         slow = step.decrease > SLOW_DECREASE and step.length == 1.0 and step.is_within(TINY_STEP)
         if slow and not monitor.done:
@@ -274,7 +281,8 @@ class _InexactSteps:
             else:
                 level = step.level_after(self.monitor, length, residual)
                 before, after = level(step.residual), level(residual)
-                accepted = after <= (1.0 - SUFFICIENT_DECREASE * length) * before
+                reference = max([before, *(level(r) for r in self.recent_residuals)])
+                accepted = after <= reference - SUFFICIENT_DECREASE * length * before
                 if not accepted and norm < math.inf:
                     accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)
                 if accepted:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy.special import expit
+from support.branch_models import square
 from support.cases import CASES, CUPY_CASES, CUPY_SINGLE, SINGLE, build, close, to_numpy
 from support.small_maps import Line, Tanh
 from support.terminal import Terminal
@@ -236,17 +237,30 @@ def test_a_start_where_A_is_singular_gives_the_solution_or_a_typed_error(solver)
         close(eq.state, wet.state, 1e-6)
 
 
-@pytest.mark.parametrize("conductivity", [1e-4, 1e-5, 1e-6])
-def test_newton_descends_through_nearly_singular_states(conductivity, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "conductivity"), [(50, 1e-4), (50, 1e-5), (50, 1e-6), (60, 1e-4)]
+)
+def test_newton_descends_through_nearly_singular_states(rows, conductivity, monkeypatch):
     """In water tables that are dry in places, equations lose their terms and A nearly its rank."""
     pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     groundwater = importlib.import_module("groundwater")
-    model = groundwater.Groundwater(groundwater.load_terrain(50))
+    model = groundwater.Groundwater(groundwater.load_terrain(rows))
     theta = np.full(model.param_size, np.log(conductivity))
     report = mfdeq.solve(model, theta, method="newton").report
     assert report.iterations <= 25
     assert report.forward.setups <= 10
+
+
+@pytest.mark.parametrize("beyond", [1e-3, 0.02, 1.0])
+def test_newton_gives_up_soon_beyond_a_fold(beyond):
+    """Steps that are accepted there become ever shorter, and reduce nothing."""
+    model, start = square(30), None
+    for t in (5.0, 6.5, 6.8):
+        start = mfdeq.solve(model, np.array([t]), start).state
+    with pytest.raises(mfdeq.ConvergenceError, match="stalled: no decrease") as caught:
+        mfdeq.solve(model, np.array([6.807 + beyond]), start, method="newton")
+    assert caught.value.report.iterations <= 40
 
 
 def test_picard_steps_that_are_taken_back_are_shortened():
