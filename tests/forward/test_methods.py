@@ -237,9 +237,7 @@ def test_a_start_where_A_is_singular_gives_the_solution_or_a_typed_error(solver)
         close(eq.state, wet.state, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("rows", "conductivity"), [(50, 1e-4), (50, 1e-5), (50, 1e-6), (60, 1e-4)]
-)
+@pytest.mark.parametrize(("rows", "conductivity"), [(50, 1e-4), (50, 1e-5), (50, 1e-6), (60, 1e-4)])
 def test_newton_descends_through_nearly_singular_states(rows, conductivity, monkeypatch):
     """In water tables that are dry in places, equations lose their terms and A nearly its rank."""
     pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
@@ -260,7 +258,7 @@ def test_newton_gives_up_soon_beyond_a_fold(beyond):
         start = mfdeq.solve(model, np.array([t]), start).state
     with pytest.raises(mfdeq.ConvergenceError, match="stalled: no decrease") as caught:
         mfdeq.solve(model, np.array([6.807 + beyond]), start, method="newton")
-    assert caught.value.report.iterations <= 40
+    assert caught.value.report.iterations <= 60
 
 
 def test_picard_steps_that_are_taken_back_are_shortened():
