@@ -2,9 +2,9 @@
 
 A difference along variable j with the step t has an error of about noise/t + t²|f'''|/6. Both
 parts are known only relative to the length over which f bends. By default this is the variable's
-own size |x_j|, whatever its units. The noise of every entry of f is measured by the difference
-table of a few values on a line [1]_, so that functions with tolerances inside or with cancelling
-terms get longer steps [2]_.
+own size |x_j|, whatever its units. The noise of every entry of f is measured by a few values on a
+line, from which a smooth part is removed [1]_, so that functions with tolerances inside or with
+cancelling terms get longer steps [2]_.
 
 References
 ----------
@@ -22,13 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError
 
-NOISE_POINTS = 7  # values on a line from which the noise is estimated
+# Points on a line, at irregular distances, from whose values the noise is estimated.
+NOISE_POINTS = (-3.0, -2.236, -0.927, 0.0, 1.382, 2.058, 3.0)
+NOISE_DEGREE = 2  # of the smooth part of the values
 MIN_MOVES = 0.5  # share of neighbouring points at which an entry that changes is different
 MIN_CHANGE = 1e3  # change along the line, in units of the noise, that makes the noise visible
-NOISE_ORDERS = (3, 4, 5)  # orders of the differences that are used
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def variable_sizes(
 
 
 def measure_noise(
-    backend: Backend, evaluate: Callable[[int], Array | None], points: int = NOISE_POINTS
+    backend: Backend, evaluate: Callable[[float], Array | None]
 ) -> tuple[Array, Array, bool] | None:
     """Estimate the noise of each entry of a function from its values on a line.
 
@@ -110,10 +111,8 @@ def measure_noise(
     ----------
     backend : Backend
     evaluate : callable
-        ``evaluate(k)`` returns the values at the k-th of equidistant points that are so close that
-        a smooth function is a polynomial of degree two there, up to rounding; None where it has no
-        value.
-    points : int, optional
+        ``evaluate(t)`` returns the values at a point of the line; None where there are none. For
+        |t| <= 3 a smooth function is a polynomial of degree two, up to rounding.
 
     Returns
     -------
@@ -122,15 +121,20 @@ def measure_noise(
     visible : (N,) array of bool
         Whether the function changes along the line by much more than that. Otherwise its noise may
         be larger at a distance.
-
     resolved : bool
         Whether the values change from point to point. Otherwise the points are too close.
 
     None is returned in their place if the function has no value at one of the points.
+
+    Notes
+    -----
+    The noise is what the best parabola leaves, by its seven values less three degrees of freedom.
+    The points are irregular, since values that are rounded to multiples of a number may change by
+    the same multiple between equidistant points, as if they were exact.
     """
     xp, values = backend.xp, []
-    for k in range(points):
-        value = evaluate(k - points // 2)
+    for t in NOISE_POINTS:
+        value = evaluate(t)
         if value is None:
             return None
         values.append(value)
@@ -139,14 +143,14 @@ def measure_noise(
     change = xp.abs(table[-1, ...] - table[0, ...])
     moves = xp.astype(table[1:, ...] != table[:-1, ...], backend.dtype)
     changing = xp.max(moves, axis=0)
+    points = len(NOISE_POINTS)
     resolved = float(xp.sum(moves)) >= MIN_MOVES * (points - 1) * float(xp.sum(changing)) > 0.0
-    variance, order = 0.0 * floor, 0
-    for order in range(1, max(NOISE_ORDERS) + 1):
-        table = table[1:, ...] - table[:-1, ...]
-        if order in NOISE_ORDERS:
-            factor = math.factorial(order) ** 2 / math.factorial(2 * order)
-            variance = variance + factor * xp.mean(table * table, axis=0) / len(NOISE_ORDERS)
-    noise = xp.maximum(xp.sqrt(variance), floor)
+    powers = host.vander(host.asarray(NOISE_POINTS), NOISE_DEGREE + 1)
+    basis = backend.from_host(host.linalg.qr(powers)[0].astype(backend.dtype))
+    table = table - table[points // 2, ...]
+    left = table - basis @ (basis.T @ table)
+    degrees = points - 1 - NOISE_DEGREE
+    noise = xp.maximum(xp.sqrt(xp.sum(left * left, axis=0) / degrees), floor)
     return noise, change > MIN_CHANGE * noise, resolved
 
 

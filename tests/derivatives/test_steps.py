@@ -252,3 +252,29 @@ def test_evaluations_are_those_of_the_table_in_the_documentation(real):
     products = [count(lambda: H @ theta)[1] for _ in range(2)]
     assert products[0] <= (4 if real else 2) * (colours + 1) ** 2 + 40 * real
     assert products[1] == 0
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7, 1e-9, 1e-11])
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_bisection_inside_a_function_is_measured_as_noise(n, tolerance):
+    """Values are rounded to a multiple of the last interval, and points may agree by chance."""
+
+    def bisected(h, theta):
+        low, high = np.full(n, -10.0), np.full(n, 10.0)
+        while (high - low).max() > tolerance:
+            middle = 0.5 * (low + high)
+            above = middle**3 + middle > theta + 0.3 * h
+            high, low = np.where(above, middle, high), np.where(above, low, middle)
+        return 0.5 * (low + high)
+
+    model = mfdeq.from_function(bisected, n, n, "map", order=1)
+    theta = np.linspace(1.0, 2.0, n)
+    for h in np.linspace(0.5, 1.5, 10)[:, None] * np.ones(n):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", mfdeq.AccuracyWarning)  # on noise
+            linearization = model.linearize(h, theta)
+        root = bisected(h, theta)
+        exact = 0.3 / (3.0 * root**2 + 1.0)
+        error = np.abs(np.asarray(linearization.d_state.diagonal()) / exact - 1.0).max()
+        assert error <= 5.0 * linearization.accuracy[0]
+        assert error <= 10.0 * tolerance ** (2 / 3)
