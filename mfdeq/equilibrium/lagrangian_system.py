@@ -1,7 +1,7 @@
-"""Solves with H - sigma I by the sparse KKT system.
+"""Solves with H - sigma I, for a Hessian by the sparse KKT system.
 
-With C = [-B, A], for which C T = 0, and E the identity (or the M of a generalized problem) on the
-parameter block,
+A symmetric matrix H is factorized as it is. For the Hessian of an equilibrium, let C = [-B, A], for
+which C T = 0, and E the identity (or the M of a generalized problem) on the parameter block:
 
     (H - sigma E) x = b   <=>   [[K - sigma E, C'], [C, 0]] (x, y; nu) = (b, 0; 0),   y = Z x.
 
@@ -11,8 +11,9 @@ pivots, minus N, is the number of eigenvalues of H below sigma.
 
 The cost and the counts depend on the ordering. The unknowns theta_i, h_i and nu_i of a node stay
 together, and the nodes are ordered by nested dissection of their graph. No separator then comes
-between a constraint and its unknowns, and the interior of a front is itself a Lagrangian system,
-regular if the blocks of A are.
+between a constraint and its unknowns, and the interior of a front is itself a Lagrangian system. It
+is regular if the blocks of A are and the data in it determine its parameters; otherwise pivots have
+to be exchanged between fronts (`mfdeq.linear.direct.symmetric`).
 
 References
 ----------
@@ -32,50 +33,60 @@ from typing import Any
 import scipy.sparse as sparse
 
 from ..arguments import real
-from ..arrays.backend import Array, Backend, host, is_sparse
-from ..arrays.library import ArrayLibrary
+from ..arrays.backend import Array, Backend, array_on_host, host, is_dense, is_sparse
+from ..arrays.library import ArrayLibrary, native, shape_of
 from ..arrays.sparse import sparse_on_host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..linear.direct.package import trial_residual
-from ..linear.factor import Factor
-from ..linear.multifrontal.multifrontal import Multifrontal
-from ..linear.scaling import Scaling
+from ..linear.direct.symmetric import (
+    MAX_COUNTING_RESIDUAL,
+    SymmetricFactor,
+    balancing,
+    largest_entry,
+    power_of_two,
+    symmetric_scaling,
+)
+from ..linear.scaling import Scaling, weigh
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
-from ..operators.user_operators import backend_of
+from ..operators.user_operators import as_symmetric, backend_of
 from .reduced_curvature import ReducedCurvature
 
-# Limits on the relative residual of a solve without refinement, for a random b. There is no
-# pivoting between fronts, so the factors are those of a perturbed matrix, and the residual is about
-# the size of the perturbation relative to the distance to a singular matrix. Below the first limit
-# iterative refinement converges; below the second the signs of the pivots are correct.
+# Limit on the relative residual of a solve without refinement, for a random b. It is about the
+# perturbation of the system relative to the distance to a singular one. Below the limit iterative
+# refinement converges.
 MAX_REFINABLE_RESIDUAL = 1e-2
-MAX_COUNTING_RESIDUAL = 1e-3
+MAX_DENSE_SIZE = 2_000  # rows or columns of a dense matrix that is factorized as a sparse one
+MAX_DENSE_PARAMS = 300  # parameters up to which a dense H takes the place of a failed system
 
 
 class ShiftedInverse(SelfAdjoint):
-    """The operator (H - sigma I)^-1, (P, P), by one factorization of the Lagrangian system.
+    """The operator (H - sigma I)^-1, (P, P), by one factorization.
+
+    For a Hessian, the Lagrangian system is factorized, and H is never formed. If that system is
+    singular to rounding, H is, for up to 300 parameters.
 
     Parameters
     ----------
-    H : ReducedHessian or ReducedCurvature
-        A Hessian for which A, B and the blocks of K are sparse matrices.
+    H : ReducedHessian, ReducedCurvature or (P, P) matrix
+        A Hessian for which A, B and the blocks of K are matrices, or a symmetric matrix, sparse (in
+        any format) or dense.
     sigma : float, optional
         The shift.
-    M : sparse matrix, (P, P), optional
-        A matrix in place of the identity, for (H - sigma M)^-1.
+    M : (P, P) matrix, Precision or (P,) array, optional
+        A symmetric matrix in place of the identity, for (H - sigma M)^-1; an array is its diagonal.
 
     Attributes
     ----------
     below : int or None
-        The number of eigenvalues of H below sigma.
+        The number of eigenvalues of H below sigma; with M, of H x = mu M x for a positive definite
+        M.
 
     Raises
     ------
     ArgumentError
-        If A, B or a block of K is not a sparse matrix, or the graph has no small separators.
+        If A, B or a block of K is known by its products only, or a matrix is not symmetric.
     SingularStateError
-        If the system is singular, because sigma is an eigenvalue.
+        If H - sigma M is singular, because sigma is an eigenvalue.
 
     Examples
     --------
@@ -103,79 +114,129 @@ class ShiftedInverse(SelfAdjoint):
     0
     >>> bool(np.allclose(H @ (inverse @ g), g))
     True
+
+    The number of eigenvalues of a matrix below 1.5:
+
+    >>> ShiftedInverse(sp.diags(np.arange(5.0)), 1.5).below
+    2
     """
 
-    def __init__(self, H: ReducedCurvature, sigma: float = 0.0, M: Any = None) -> None:
-        backend = backend_of(H)
+    def __new__(cls, H: Any, *args: Any, **kwargs: Any) -> Any:
+        """Create an instance that is also a LinearOperator of the array library of H."""
+        return super().__new__(cls, backend_of(native(H)))
+
+    def __init__(self, H: Any, sigma: float = 0.0, M: Any = None) -> None:
+        backend, shape = self.backend, shape_of(H)
         if not isinstance(self, (expected := solver_for(backend).shifted_inverse)):
             raise ArgumentError(
                 f"H uses arrays of {backend.library_name}: use {expected.__module__}."
                 f"{expected.__name__} for them"
             )
-        super().__init__(H, H.shape)
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ArgumentError(f"H: expected a square matrix or Hessian, got shape {shape}")
+        super().__init__(H, shape)
         self.sigma = real(sigma, "sigma")
+        # The columns and rows of the system are scaled, so that those of H are in these units.
+        self.scale: Array | None = None
+        H = require_entries(as_symmetric(backend, native(H), shape, "H"))
+        failure = self._attempt(self._factorize, H, M)
+        few = self.shape[0] <= MAX_DENSE_PARAMS and not backend.library.distributed
+        if failure and few and isinstance(H, ReducedCurvature):
+            failure = self._attempt(self._factorize_dense, H, M)
+        if failure:
+            raise self._singular_error(failure)
+
+    def _attempt(self, factorize: Callable[..., Any], H: Operator, M: Any) -> str:
+        """Set the factor, and return why it cannot be used, if so."""
         try:
-            self.factor: Any = self._factorize(H, M)
-        except ZeroDivisionError as error:
-            raise self._singular_error("a pivot is zero") from error
+            self.factor: Any = factorize(H, M)
+        except ZeroDivisionError:
+            return "a pivot is zero"
         except ArithmeticError as error:
             raise factorization_error(str(error)) from error
-        if not self.factor.unrefined_residual <= MAX_REFINABLE_RESIDUAL:
-            raise self._singular_error(
-                f"a solve leaves a relative residual of {self.factor.unrefined_residual:.0e}"
-            )
+        residual = self.factor.unrefined_residual
+        if residual <= MAX_REFINABLE_RESIDUAL:
+            return ""
+        return f"a solve leaves a relative residual of {residual:.0e}"
 
-    def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
-        """Return a `Factor` of the system, with the attribute `unrefined_residual`."""
-        return _FrontalFactor(Matrix(H.backend, _system(H, self.sigma, M)))
+    def _factorize(self, H: Any, M: Any) -> Any:
+        """Return a `Factor` of the system, with `unrefined_residual` and `negative_pivots()`."""
+        if isinstance(H, ReducedCurvature):
+            return self._scaled_factor(*_system(H, self.sigma, self._metric(M)))
+        matrix = assemble(H, "H")
+        if abs(matrix - matrix.T).max() > self.backend.eps**0.5 * abs(matrix).max():
+            raise ArgumentError("H: expected a symmetric matrix, got one that is not symmetric")
+        shifted = sparse.csr_matrix(matrix - self.sigma * self._metric(M))
+        return self._scaled_factor(shifted, symmetric_scaling(shifted))
+
+    def _factorize_dense(self, H: Any, M: Any) -> Any:
+        """Return a factor of the dense H - sigma M, if that is regular beside its own error."""
+        eye = self.backend.eye(*self.shape)
+        dense, error = (array_on_host(x).astype("float64") for x in H.with_error(eye))
+        dense = 0.5 * (dense + dense.T) - self.sigma * self._metric(M)
+        values = abs(host.linalg.eigvalsh(dense))
+        rounding = self.backend.eps * self.shape[0] * values.max()
+        if not values.min() > host.linalg.norm(error) + rounding:
+            raise ZeroDivisionError("an eigenvalue is smaller than the error of H")
+        shifted = sparse.csr_matrix(dense)
+        return self._scaled_factor(shifted, symmetric_scaling(shifted))
+
+    def _scaled_factor(self, system: Any, D: Any) -> SymmetricFactor:
+        """Factorize D S D for the system S."""
+        backend = self.backend
+        self.scale = backend.from_host(D[: self.shape[0]])
+        scaled = Scaling(D, D).apply(system).astype(backend.dtype)
+        return SymmetricFactor(Matrix(backend, backend.sparse.csr_matrix(scaled)))
+
+    def _metric(self, M: Any) -> Any:
+        """Return the entries of M on the host, or the identity."""
+        P = self.shape[0]
+        if M is None:
+            return sparse.identity(P, format="csr")
+        if is_dense(M) and M.ndim == 1:
+            return sparse.diags(array_on_host(self.backend.vector(M, P, "M"))).tocsr()
+        if sparse.issparse(M) and M.shape == (P, P):  # on the host, whatever the library of H
+            return sparse.csr_matrix(M)
+        return assemble(as_symmetric(self.backend, M, (P, P), "M"), "M")
 
     @functools.cached_property
     def below(self) -> int | None:
         """The number of eigenvalues of H below sigma; None if the signs of pivots may be wrong."""
         if not self.factor.unrefined_residual <= MAX_COUNTING_RESIDUAL:
             return None
-        negative, states = self.factor.fronts.negative_pivots(), self.factor.A.shape[0]
-        return None if negative is None else negative - (states - self.shape[0]) // 2
+        negative, size = self.factor.negative_pivots(), self.factor.A.shape[0]
+        return None if negative is None else negative - (size - self.shape[0]) // 2
 
     def _apply(self, x: Array) -> Array:
         backend, P = self.backend, self.shape[0]
-        zero = backend.zeros((self.factor.A.shape[0] - P) // 2, *x.shape[1:])
+        rhs, states = weigh(self.scale, x), (self.factor.A.shape[0] - P) // 2
+        if states:
+            zero = backend.zeros(states, *x.shape[1:])
+            rhs = backend.xp.concat([rhs, zero, zero], axis=0)
         try:
-            return self.factor.solve(backend.xp.concat([x, zero, zero], axis=0))[:P, ...]
+            solution = self.factor.solve(rhs)
         except (ConvergenceError, SingularStateError) as error:
             raise self._singular_error(f"{error}") from error
+        return weigh(self.scale, solution[:P, ...] if states else solution)
 
     def _singular_error(self, how: str) -> SingularStateError:
         return SingularStateError(
-            f"H - {self.sigma:g} I is singular to working precision (in the Lagrangian system, "
-            f"{how}): sigma is an eigenvalue of H or of a part of it. Zero is an eigenvalue if the "
-            "data do not determine all parameters. Move sigma slightly to one side",
+            f"H - {self.sigma:g} I is singular to working precision ({how}): sigma is an "
+            "eigenvalue of H. Zero is an eigenvalue of a Hessian if the data do not determine all "
+            "parameters. Move sigma slightly to one side",
             digits=0.0,
         )
 
 
-class _FrontalFactor(Factor):
-    """A multifrontal factorization of the system, with iterative refinement of solutions.
-
-    Attributes
-    ----------
-    unrefined_residual : float
-        The relative residual of a solve without refinement.
-    """
-
-    name = "the Lagrangian system"
-
-    def __init__(self, A: Matrix) -> None:
-        super().__init__(A, None, None)
-        self.scaling = Scaling.by_sums(A.array)
-        scaled = self.scaling.apply(A.array)
-        self.fronts = Multifrontal(scaled, A.backend, symmetric=True)
-        self.unrefined_residual = trial_residual(
-            A.backend, lambda x: scaled @ x, self.fronts.solve, A.shape[0]
-        )
-
-    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        return self.scaling.solve(self.fronts.solve, b, adjoint)
+def require_entries(H: Operator) -> Any:
+    """Return H if it is a Hessian or has entries, or raise an `ArgumentError`."""
+    if isinstance(H, ReducedCurvature) or H.has_entries:
+        return H
+    raise ArgumentError(
+        "H: expected an mfdeq Hessian or a matrix, for sigma or certify, got a "
+        f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, pass "
+        "preconditioner= to mfdeq.eigsh, or (H - sigma I)^-1 in place of H"
+    )
 
 
 def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
@@ -191,12 +252,12 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     return A, B, *_curvature_blocks(H, (P, P), (N, P), (N, N))
 
 
-def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
-    """Assemble the system, with the sparsity pattern of the graph of nodes."""
+def _system(H: ReducedCurvature, sigma: float, E: Any) -> tuple[Any, Any]:
+    """Assemble the system, with the sparsity pattern of the graph of nodes, and its scaling D."""
     A, B, pp, sp, ss = assemble_blocks(H)
     N, P = B.shape
-    shifted = pp - sigma * (sparse.identity(P, format="csr") if E is None else sparse.csr_matrix(E))
-    M = sparse.bmat([[shifted, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
+    pp = sparse.csr_matrix(pp - sigma * E)
+    M = sparse.bmat([[pp, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
     node = host.concatenate([_nodes(B, sp), host.arange(N), host.arange(N)])
     members = sparse.csr_matrix((host.ones(P + 2 * N), (host.arange(P + 2 * N), node)))
     marks = sparse.csr_matrix((host.ones(M.nnz), (M.row, M.col)), shape=M.shape)
@@ -205,7 +266,27 @@ def _system(H: ReducedCurvature, sigma: float, E: Any) -> Any:
     both = (host.concatenate([getattr(M, i), getattr(pattern, i)]) for i in ("row", "col"))
     values = host.concatenate([M.data, 0.0 * pattern.data])
     system = sparse.coo_matrix((values, tuple(both)), shape=M.shape).tocsr()
-    return H.backend.sparse.csr_matrix(system.astype(H.backend.dtype))
+    return system, _system_scaling(A, B, pp, sp, ss)
+
+
+def _system_scaling(A: Any, B: Any, pp: Any, sp: Any, ss: Any) -> Any:
+    """Return the scaling D of the system, in the order theta, h, nu.
+
+    The units of h and nu are those in which the rows and columns of A have largest entries of one.
+    So have the columns of B, unless a parameter then has a larger curvature than the state.
+    The size of K is independent of that of A and B: K is divided by it, and nu with it.
+    """
+    rows, columns = balancing(A)
+    influence = abs(sparse.diags(rows) @ B).max(axis=0).toarray()[0]
+    own = abs(pp.diagonal())
+    params = 1.0 / host.where(influence > 0.0, influence, 1.0)
+    size = largest_entry(ss, columns, columns) or float((own * params**2).max(initial=0.0))
+    size = size or largest_entry(sp, columns, params) or 1.0
+    from_own = (size / host.where(own > 0.0, own, size)) ** 0.5
+    small = (own > 0.0) & ((influence == 0.0) | (own * params**2 > size))
+    params = host.where(small, from_own, params)
+    D = host.concatenate([params * size**-0.5, columns * size**-0.5, rows * size**0.5])
+    return power_of_two(D)
 
 
 def _nodes(B: Any, sp: Any) -> Any:
@@ -228,18 +309,23 @@ def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any
 
 
 def assemble(op: Operator, name: str) -> Any:
-    """Return the sparse matrix of an operator on the host, or raise an `ArgumentError`."""
+    """Return the matrix of an operator as a sparse one on the host, or raise an `ArgumentError`."""
     array = op.array
-    if not is_sparse(array):
+    if not (is_sparse(array) or is_dense(array)):
         raise factorization_error(f"{name} is not a sparse matrix")
+    if is_dense(array) and max(array.shape) > MAX_DENSE_SIZE:
+        raise factorization_error(
+            f"{name} is not a sparse matrix, and too large for a dense one ({array.shape[0]} x "
+            f"{array.shape[1]})"
+        )
     return sparse_on_host(array)
 
 
 def factorization_error(why: str) -> ArgumentError:
     """Make the error for a system that cannot be factorized."""
     return ArgumentError(
-        f"the Lagrangian system cannot be factorized: {why}. For extreme eigenvalues without it, "
-        "leave sigma out of mfdeq.eigsh"
+        f"H - sigma M, or the Lagrangian system of a Hessian, cannot be factorized: {why}. For "
+        "extreme eigenvalues without it, leave sigma and certify out of mfdeq.eigsh"
     )
 
 

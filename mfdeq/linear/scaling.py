@@ -75,8 +75,7 @@ class Scaling:
     def by_sums(cls, A: Any) -> Scaling:
         """Find a scaling like `of` by sweeps alone, from the identity.
 
-        A factorization without pivoting between blocks, as that of a Lagrangian system, requires
-        that large entries stay large: the logarithms of small entries must not count as much.
+        Large entries stay large, since the logarithms of small entries do not count as much.
         """
         if is_balanced(A):
             return cls()

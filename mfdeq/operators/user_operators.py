@@ -11,13 +11,18 @@ from ..errors import MfdeqError, ModelError
 from .dot_tests import check_adjoint, check_columns
 from .operator import Matrix, Operator, SelfAdjoint, columnwise
 
+# Formats whose entries are one array; those of the others (dok, lil) are Python objects.
+ARRAY_FORMATS = ("csr", "csc", "coo", "bsr", "dia")
+
 
 def backend_of(x: Any) -> Backend:
     """Return the backend of a matrix or an operator of any library."""
     if isinstance(x, Operator):
         return x.backend
-    if is_sparse(x) or is_dense(x):
-        return Backend.of(x.data if is_sparse(x) else x)
+    if is_sparse(x):
+        return Backend.of(x.data if x.format in ARRAY_FORMATS else x.tocoo().data)
+    if is_dense(x):
+        return Backend.of(x)
     return Backend.of(library_of(x).zeros_of(x))
 
 

@@ -5,18 +5,14 @@ The method is that of `mfdeq.equilibrium.lagrangian_system`, with MUMPS as the f
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-from ..arrays.backend import shape_of
 from ..equilibrium import lagrangian_system as lagrangian
 from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError
 from ..linear.direct.package import trial_residual
 from ..models.curvature import BlockCurvature
 from ..operators.operator import Operator
-from ..operators.user_operators import as_operator, backend_of
-from ..spectrum.arguments import require_hessian
 from .assembly import assemble_mat, diagonal_mat
 from .ldl import SymmetricDirect, inertia
 from .library import PETSC
@@ -29,8 +25,8 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
     Parameters
     ----------
     H : Mat or ReducedCurvature
-        The Hessian of a loss at an equilibrium, or one of its parts. A, B and the blocks of K have
-        to be assembled Mats, or sums and products of such.
+        A symmetric Mat, or the Hessian of a loss at an equilibrium or one of its parts. A, B and
+        the blocks of K have to be assembled Mats, or sums and products of such.
     sigma : float, optional
     M : Mat, (P, P), optional
         Takes the place of the identity: (H - sigma M)^-1.
@@ -81,15 +77,18 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         options: dict[str, Any] | None = None,
     ) -> None:
         self.solver = SymmetricDirect(prefix, options or {})
-        if not isinstance(H, ReducedCurvature):
-            P = shape_of(H)[0]
-            H = require_hessian(as_operator(backend_of(H), H, (P, P), "H"))
         super().__init__(H, sigma, M)
 
-    def _factorize(self, H: ReducedCurvature, M: Any) -> Any:
-        states, params = H.eq.param_operator.shape
-        rows = H.backend.device.rows(params + states + states)
-        system = MatOperator(H.backend, _system(H, self.sigma, M), rows)
+    def _factorize(self, H: Any, M: Any) -> Any:
+        rows = self.shape[0]
+        if isinstance(H, ReducedCurvature):
+            matrix, states = _system(H, self.sigma, M), H.eq.param_operator.shape[0]
+            rows = rows + states + states
+        else:
+            matrix = assemble(H, "H")
+            matrix.axpy(-self.sigma, _identity(H) if M is None else M)
+            matrix.setOption(_symmetric(), True)
+        system = MatOperator(H.backend, matrix, H.backend.device.rows(rows))
         try:
             factor: Any = self.solver.setup(system)
         except ArgumentError as error:
@@ -100,16 +99,14 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
             lambda b: factor._attempt(b, factor.rtol, False),
             system.shape[0],
         )
+        factor.negative_pivots = lambda: _negative_pivots(factor)
         return factor
 
-    @functools.cached_property
-    def below(self) -> int | None:
-        """The number of eigenvalues of H below sigma; None if the signs of pivots may be wrong."""
-        if not self.factor.unrefined_residual <= lagrangian.MAX_COUNTING_RESIDUAL:
-            return None
-        negative, zero = inertia(self.factor) or (0, 1)
-        states = (self.factor.A.shape[0] - self.shape[0]) // 2
-        return None if zero else negative - states
+
+def _negative_pivots(factor: Any) -> int | None:
+    """Return the number of negative pivots; None if some are zero or they are unknown."""
+    negative, zero = inertia(factor) or (0, 1)
+    return None if zero else negative
 
 
 def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
@@ -138,8 +135,7 @@ def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
 
     A, B, pp, sp, ss = assemble_blocks(H)
     ranks = H.backend.device
-    if M is None:
-        M = diagonal_mat(H, H.backend.xp.ones(H.shape[0], device=ranks).local)
+    M = _identity(H) if M is None else M
     infinity = PETSc.NormType.NORM_INFINITY
     c = (ss.norm(infinity) or pp.norm(infinity) or 1.0) / (A.norm(infinity) or 1.0)
     pp.axpy(-sigma, M)
@@ -153,8 +149,19 @@ def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
         [vp, _transpose(uv), vv],
     ]
     system = PETSc.Mat().createNest(blocks, comm=ranks.comm).convert("aij", PETSc.Mat())
-    system.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+    system.setOption(_symmetric(), True)
     return system
+
+
+def _identity(H: Operator) -> Any:
+    ones = H.backend.xp.ones(H.shape[0], device=H.backend.device)
+    return diagonal_mat(H, ones.local)
+
+
+def _symmetric() -> Any:
+    from petsc4py import PETSc
+
+    return PETSc.Mat.Option.SYMMETRIC
 
 
 def _add(left: Any, factor: float, right: Any) -> Any:

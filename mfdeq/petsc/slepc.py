@@ -7,11 +7,13 @@ from typing import Any
 from ..arguments import fraction
 from ..arrays.backend import Array, host
 from ..arrays.memory import translate_memory_errors
+from ..equilibrium.lagrangian_system import require_entries
+from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError, ConvergenceError
 from ..operators.operator import SelfAdjoint
 from ..operators.user_operators import as_operator, backend_of
 from ..priors.metric import Euclidean
-from ..spectrum.arguments import check_operator, check_which, require_hessian, start_block
+from ..spectrum.arguments import check_operator, check_which, start_block
 from ..spectrum.counted_operator import CountedOperator
 from ..spectrum.eigenpairs import (
     ROUNDING_FACTOR,
@@ -21,7 +23,8 @@ from ..spectrum.eigenpairs import (
     pairs_from_vectors,
     residual_tolerance,
 )
-from ..spectrum.shift_invert import INVERSE_RTOL, apply_inverse, count_missed
+from ..spectrum.inertia_counts import check_none_missed, count_missed
+from ..spectrum.shift_invert import INVERSE_RTOL, apply_inverse
 from .agreement import on_all_ranks
 from .arrays import DistributedArray
 from .errors import reason_name
@@ -65,12 +68,13 @@ def eigsh(
     rtol : float, optional
         Residuals ||H x - mu x|| reach rtol times the largest magnitude of the values.
     sigma : float, optional
-        Find the k eigenvalues nearest to sigma, in place of `which`, by a search with
-        (H - sigma I)^-1: one factorization of the Lagrangian system. H must be the Hessian of an
-        equilibrium whose A, B and curvature are assembled Mats, or sums and products of such.
+        Find eigenvalues near sigma by a search with (H - sigma I)^-1, where `which` refers to
+        1 / (mu - sigma): the nearest ones by default. This takes one factorization, of H - sigma I
+        for an assembled Mat, or of the Lagrangian system for the Hessian of an equilibrium whose A,
+        B and curvature are assembled Mats, or sums and products of such.
     certify : bool, optional
-        Count the eigenvalues between those found, by one or two further factorizations, as
-        `mfdeq.eigsh` does. By default False.
+        Count the wanted eigenvalues by one or two further factorizations, as `mfdeq.eigsh` does.
+        By default False.
     v0 : Vec or (P,) array, optional
         The start vector. By default random, the same at every call and on any number of ranks.
     prefix : str, optional
@@ -91,7 +95,8 @@ def eigsh(
     Raises
     ------
     ConvergenceError
-        If fewer than k pairs converged: with those as `best`, and SLEPc's reason.
+        If fewer than k pairs converged: with those as `best`, and SLEPc's reason. If `certify`
+        shows that some are missing.
     ArgumentError
         If k is outside 1 ... P, `which` is unknown, the matrix is not square, or with sigma or
         certify a part of the Lagrangian system is known by its products only.
@@ -137,8 +142,8 @@ def eigsh(
         raise ArgumentError(
             f"v0: expected one vector, from which SLEPc starts, got {start.shape[1]} columns"
         )
-    if certify:
-        assemble_blocks(require_hessian(hessian))  # refuses what has no entries before the search
+    if certify and isinstance(with_entries := require_entries(hessian), ReducedCurvature):
+        assemble_blocks(with_entries)  # refuses what has no entries before the search
     ends = [(which, k)] if which != "BE" else [("SA", k // 2), ("LA", k - k // 2)]
     products = CountedOperator(hessian, progress, Euclidean(backend))
     inverse = None
@@ -148,17 +153,20 @@ def eigsh(
                 EPSSearch(products, n, end, rtol, start, prefix, options) for end, n in ends if n
             ]
         else:
-            inverse = S = ShiftedInverse(
-                require_hessian(hessian), sigma, prefix=f"{prefix}lagrangian_"
-            )
+            inverse = S = ShiftedInverse(hessian, sigma, prefix=f"{prefix}lagrangian_")
             solves = CountedOperator(S, False, products.metric)
-            searches = [EPSSearch(solves, k, "LM", INVERSE_RTOL, start, prefix, options, each=True)]
+            searches = [
+                EPSSearch(solves, n, end, INVERSE_RTOL, start, prefix, options, each=True)
+                for end, n in ends
+                if n
+            ]
         vectors = backend.xp.concat([search.vectors for search in searches], axis=1)
         norm, method = max(search.norm for search in searches), searches[0].name
         if sigma is not None:
             vectors = apply_inverse(S, vectors, products.metric)
             norm = products.estimate_norm(start)
-            method += " with the Lagrangian system"
+            of_hessian = isinstance(hessian, ReducedCurvature)
+            method += f" with {'the Lagrangian system' if of_hessian else 'a factorization'}"
         pairs = pairs_from_vectors(products, vectors, norm, method)
     finally:
         products.close()
@@ -167,7 +175,8 @@ def eigsh(
     if not largest_residual(pairs) <= residual_tolerance(pairs, rtol):
         raise inaccurate_products_error(largest_residual(pairs), rtol, pairs)
     if certify:
-        pairs.report.missed = count_missed(require_hessian(hessian), pairs, inverse)
+        pairs.report.missed = count_missed(hessian, pairs, which, sigma, inverse)
+        check_none_missed(pairs)
     return pairs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..arguments import count as positive
 from ..arrays.backend import Array, array_on_host, host, is_dense
 from ..errors import ArgumentError
-from ..spectrum.eigenpairs import Eigenpairs
+from ..spectrum.eigenpairs import Eigenpairs, vectors_of
 from .axes import get_axes, pyplot
 from .spectra import leading_pairs
 
@@ -132,7 +132,7 @@ def vectors(
     ['6 ±', '5 ±']
     """
     values, bounds, leading = leading_pairs(pairs, positive(count, "count"))
-    V = array_on_host(pairs.vectors)[:, leading]
+    V = array_on_host(vectors_of(pairs))[:, leading]
     peaks = host.argmax(abs(V), axis=0)
     V = V * host.sign(V[peaks, range(leading.size)])
     columns = min(3, leading.size)

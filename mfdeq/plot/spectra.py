@@ -11,7 +11,7 @@ from ..arrays.backend import array_on_host, host
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError
 from ..priors.metric import Euclidean
-from ..spectrum.eigenpairs import Eigenpairs
+from ..spectrum.eigenpairs import Eigenpairs, vectors_of
 from ..spectrum.eigsh import eigsh
 from ..spectrum.spectral_density import SpectralDensity
 from .axes import get_axes, named_results
@@ -185,8 +185,8 @@ def gauss_newton_against_full(
         pairs = eigsh(H.gauss_newton, positive(pairs, "pairs"), "LA")
     values, bounds, leading = leading_pairs(pairs)
     metric = pairs.precision or Euclidean(H.backend)
-    product, error = H.with_error(pairs.vectors)
-    full = array_on_host(H.backend.column_dots(pairs.vectors, product))[leading]
+    product, error = H.with_error(vectors_of(pairs))
+    full = array_on_host(H.backend.column_dots(vectors_of(pairs), product))[leading]
     errors = array_on_host(metric.dual_norms(error))[leading]
 
     ax = get_axes(ax)

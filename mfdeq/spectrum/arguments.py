@@ -7,9 +7,7 @@ from typing import Any
 
 from ..arguments import one_of
 from ..arrays.backend import Array, Backend, shape_of
-from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError, short_repr
-from ..operators.operator import Operator
 
 WHICH = ("LM", "LA", "SA", "BE")
 
@@ -44,14 +42,3 @@ def start_block(backend: Backend, v0: Array | None, P: int, block: int) -> Array
     if backend.norm(start) == 0.0:
         raise ArgumentError("v0: expected a nonzero start, got zeros. Use None for a random start")
     return start if start.ndim == 2 else start[:, None]
-
-
-def require_hessian(H: Operator) -> ReducedCurvature:
-    """Return H if it is a Hessian of an equilibrium or a part of one, or raise an error."""
-    if not isinstance(H, ReducedCurvature):
-        raise ArgumentError(
-            "H: expected an mfdeq Hessian, for sigma or certify, got a "
-            f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, pass "
-            "preconditioner= to mfdeq.eigsh, or (H - sigma I)^-1 in place of H"
-        )
-    return H

@@ -8,11 +8,11 @@ theorem 15.9.1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host
-from ..errors import ConvergenceError
+from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
 from ..priors.precision import Precision
 from .counted_operator import CountedOperator
@@ -37,8 +37,9 @@ class EigenReport:
     products : int
         The number of products with H; a block of b columns counts as b.
     missed : int or None
-        The number of eigenvalues between the smallest and the largest value found (or sigma) that
-        were not found, by inertia counts. None if they were not counted or a count is unreliable.
+        The number of wanted eigenvalues that were not found, by inertia counts. Those that are
+        within the error bound of the last wanted value count as copies of it, of which none is
+        missing. None if they were not counted or a count is unreliable.
     miss_chance : float or None
         The bound on the chance that a wanted eigenvalue is missing which is separated from the last
         wanted value by ``miss_gap * norm`` or more; None if it was not looked for.
@@ -89,7 +90,8 @@ class Eigenpairs:
     values : (k,) array
         The eigenvalues, in the dtype of H.
     vectors : (P, k) array
-        The eigenvectors as columns, orthonormal in the inner product of M if there is one.
+        The eigenvectors as columns, orthonormal in the inner product of M if there is one; None
+        after ``eigsh(..., return_eigenvectors=False)``.
     error_bounds : (k,) array
         Each interval value ± bound contains an eigenvalue of H.
     report : EigenReport
@@ -125,6 +127,21 @@ class Eigenpairs:
     report: EigenReport
     precision: Precision | None = field(default=None, repr=False)
     krylov: Lanczos | None = field(default=None, repr=False)
+
+
+def without_vectors(pairs: Eigenpairs) -> Eigenpairs:
+    """Return pairs that do not hold their vectors in memory."""
+    return replace(pairs, vectors=None, krylov=None)
+
+
+def vectors_of(pairs: Eigenpairs) -> Array:
+    """Return the vectors of pairs, or raise an `ArgumentError` if they have none."""
+    if pairs.vectors is None:
+        raise ArgumentError(
+            "pairs: expected eigenpairs with their vectors, got values only: leave "
+            "return_eigenvectors=False out of mfdeq.eigsh"
+        )
+    return pairs.vectors
 
 
 def pairs_from_vectors(H: CountedOperator, vectors: Array, norm: float, method: str) -> Eigenpairs:

@@ -8,13 +8,13 @@ from ..arguments import count, fraction
 from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
-from ..equilibrium.lagrangian_system import solver_for
+from ..equilibrium.lagrangian_system import require_entries, solver_for
 from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ArgumentError
 from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
-from .arguments import check_operator, check_which, require_hessian, start_block
+from .arguments import check_operator, check_which, start_block
 from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .davidson import DAVIDSON
@@ -24,10 +24,12 @@ from .eigenpairs import (
     inaccurate_products_error,
     largest_residual,
     residual_tolerance,
+    without_vectors,
 )
 from .extreme import LANCZOS
+from .inertia_counts import check_none_missed, count_missed
 from .problem import EigenMethod, EigenProblem
-from .shift_invert import SHIFT_INVERT, count_missed, shifted_inverse
+from .shift_invert import SHIFT_INVERT, shifted_inverse
 
 # The first method that applies is used.
 METHODS: tuple[EigenMethod, ...] = (SHIFT_INVERT, DENSE, DAVIDSON, LANCZOS)
@@ -52,6 +54,7 @@ def eigsh(
     resume: Eigenpairs | None = None,
     relaxed: bool = True,
     complete: bool = True,
+    return_eigenvectors: bool = True,
     max_products: int | None = None,
     progress: bool = False,
     checkpoint: Any = None,
@@ -65,13 +68,17 @@ def eigsh(
 
     Parameters
     ----------
-    H : LinearOperator, (P, P)
-        A symmetric operator. For an `mfdeq.ReducedHessian` or its parts the error of the products
-        is estimated and included in the bounds; for others the bounds include rounding only.
+    H : LinearOperator, sparse matrix or array, (P, P)
+        A symmetric operator; a sparse matrix may have any format. For an `mfdeq.ReducedHessian` or
+        its parts the error of the products is estimated and included in the bounds; for others the
+        bounds include rounding only.
     k : int, optional
         The number of pairs, 1 <= k <= P; 6 by default.
     which : {"LM", "LA", "SA", "BE"}, optional
-        Largest in magnitude (the default), largest, smallest, or k / 2 at both ends.
+        Largest in magnitude (the default), largest, smallest, or k / 2 at both ends. With sigma
+        these are the values 1 / (mu - sigma), as in `scipy.sparse.linalg.eigsh`: "LM" are the
+        nearest to sigma, "LA" the nearest above it, "SA" the nearest below it, and "BE" k / 2 on
+        either side. Where there are too few on one side, values far on the other follow.
     rtol : float, optional
         The tolerance of the residuals ||H x - mu x||, relative to the largest magnitude of the k
         values.
@@ -80,12 +87,13 @@ def eigsh(
         precision of a prior. Vectors are orthonormal in x' M y; residuals and bounds are in the
         norm of M^-1. If M is known by its products only, pass ``mfdeq.Precision(M, solve=)``.
     sigma : float, optional
-        Compute the k eigenvalues nearest to sigma (`which` is ignored) by Lanczos with
-        (H - sigma M)^-1, for which the Lagrangian system is factorized once. H must be an mfdeq
-        Hessian whose A, B and curvature are sparse matrices; any other H needs `preconditioner`.
+        Compute eigenvalues near sigma by Lanczos with (H - sigma M)^-1, by one factorization: of
+        H - sigma M for a matrix H, of the Lagrangian system for an mfdeq Hessian whose A, B and
+        curvature are matrices (see `mfdeq.ShiftedInverse`). Any other H needs `preconditioner`.
     certify : bool, optional
-        Whether to count the eigenvalues between those found, by one or two further factorizations.
-        ``report.missed`` is 0 if this proves that none was missed.
+        Whether to count the wanted eigenvalues, by one or two further factorizations for an H as
+        for sigma. ``report.missed`` is 0 if this proves that none was missed that is beyond the
+        last of the values found by more than its error bound.
     preconditioner : LinearOperator, (P, P), optional
         An approximate H^-1, symmetric and positive definite, if there are no sparse matrices. With
         which="SA", the smallest pairs are computed by generalized Davidson. With sigma, the nearest
@@ -113,6 +121,9 @@ def eigsh(
         Whether to search the complement of the pairs found for wanted eigenvalues that are missing,
         such as further copies of repeated ones, until the chance of a miss is below 1e-6; see
         Notes. With `preconditioner` and which="SA" there is no such search.
+    return_eigenvectors : bool, optional
+        Whether to return the vectors. Without them ``vectors`` is None, and the result takes little
+        memory.
     max_products : int, optional
         The limit on the number of products; by default 10 P, at least 1000.
     progress : bool, optional
@@ -130,9 +141,11 @@ def eigsh(
     Raises
     ------
     ConvergenceError
-        If fewer than k pairs converge; `best` has the converged ones.
+        If fewer than k pairs converge; `best` has the converged ones. If `certify` shows that
+        some are missing; `best` has those found.
     ArgumentError
-        If k is not in 1 ... P, `which` is unknown, or H is not square.
+        If k is not in 1 ... P, `which` is unknown, or H is not square; with sigma or certify, if H
+        has no entries or is not symmetric.
     SingularStateError
         If sigma is an eigenvalue.
     CheckpointError
@@ -200,6 +213,13 @@ def eigsh(
     >>> smallest = mfdeq.eigsh(H, k=2, which="SA", preconditioner=near)
     >>> smallest.values.round(6).tolist()
     [1.0, 2.0]
+
+    The eigenvalues of a sparse matrix nearest to a shift:
+
+    >>> import scipy.sparse as sp
+    >>> nearest = mfdeq.eigsh(sp.diags(np.arange(1.0, 101.0)), k=2, sigma=50.3, certify=True)
+    >>> nearest.values.round(6).tolist(), nearest.report.missed
+    ([50.0, 51.0], 0)
     """
     P = check_operator(H, k)
     check_which(which)
@@ -214,8 +234,8 @@ def eigsh(
         )
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
-    if certify:
-        solver_for(backend).assemble_blocks(require_hessian(hessian))  # raise errors early
+    if certify and isinstance(with_entries := require_entries(hessian), ReducedCurvature):
+        solver_for(backend).assemble_blocks(with_entries)  # raise errors early
     if sigma is not None and resume is not None:
         raise ArgumentError("resume: expected None with sigma, got pairs of H itself")
     if preconditioner is not None:
@@ -252,7 +272,7 @@ def eigsh(
     saved = EigenCheckpoint(file, products)
     try:
         if (pairs := saved.load_result()) is not None:
-            return pairs
+            return pairs if return_eigenvectors else without_vectors(pairs)
         inverse = None if sigma is None else shifted_inverse(products, sigma, preconditioner)
         problem = EigenProblem(
             H=products,
@@ -277,6 +297,7 @@ def eigsh(
         raise inaccurate_products_error(largest_residual(pairs), rtol, pairs)
     if certify:
         counting = inverse if preconditioner is None else None
-        pairs.report.missed = count_missed(require_hessian(hessian), pairs, counting)
+        pairs.report.missed = count_missed(hessian, pairs, which, sigma, counting)
+        check_none_missed(pairs)
     saved.save_result(pairs)
-    return pairs
+    return pairs if return_eigenvectors else without_vectors(pairs)

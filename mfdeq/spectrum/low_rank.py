@@ -18,7 +18,7 @@ from ..arrays.kernels import scale_rows
 from ..errors import AccuracyWarning, ArgumentError, warn
 from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
-from .eigenpairs import Eigenpairs
+from .eigenpairs import Eigenpairs, vectors_of
 
 MAX_ERROR = 0.1  # of the covariance, relative to the prior's; there is a warning above it
 
@@ -99,7 +99,7 @@ class LowRank(SelfAdjoint):
         prior: Any = pairs.precision
         super().__init__(prior, prior.shape)
         self.prior: Precision = prior
-        self.values, self.vectors = pairs.values, pairs.vectors
+        self.values, self.vectors = pairs.values, vectors_of(pairs)
         if not (least := float(self.backend.xp.min(self.values))) > -1.0:
             raise ArgumentError(
                 f"H + R is not positive definite: an eigenvalue of R^-1 H is {least:.3g}. The "

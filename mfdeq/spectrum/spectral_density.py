@@ -32,7 +32,7 @@ from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
 from .arguments import check_operator
 from .counted_operator import CountedOperator
-from .eigenpairs import Eigenpairs
+from .eigenpairs import Eigenpairs, vectors_of
 from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
 # A recurrence ends with an off-diagonal below these multiples of the largest eigenvalue so far, and
@@ -240,7 +240,7 @@ def spectral_density(
         raise ArgumentError(f"pairs: expected fewer than P = {P} pairs, got {exact.size}")
     products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
     try:
-        basis = None if pairs is None else pairs.vectors
+        basis = None if pairs is None else vectors_of(pairs)
         start = random_unit_vectors(metric, P, probes, seed, basis)
         m = min(count(steps, "steps"), P - exact.size)
         T = _tridiagonals(products, start, m, basis, float(abs(exact).max(initial=0.0)))

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import aslinearoperator
 import mfdeq
 from mfdeq.equilibrium import lagrangian_system
 from mfdeq.equilibrium.lagrangian_system import ShiftedInverse
-from mfdeq.spectrum.shift_invert import count_missed
+from mfdeq.spectrum.inertia_counts import count_missed
 
 
 class Coarse(mfdeq.ResidualModel):
@@ -175,8 +175,8 @@ def test_a_missed_eigenvalue_is_counted():
     fewer = mfdeq.Eigenpairs(
         pairs.values[kept], pairs.vectors[:, kept], pairs.error_bounds[kept], pairs.report
     )
-    assert count_missed(H, fewer, None) == 1
-    assert count_missed(H, pairs, ShiftedInverse(H, 0.0)) == 0
+    assert count_missed(H, fewer, "LM", 0.0, None) == 1
+    assert count_missed(H, pairs, "LM", 0.0, ShiftedInverse(H, 0.0)) == 0
 
 
 def test_a_newton_step_solves_with_the_hessian():
@@ -263,8 +263,8 @@ def test_operators_without_entries_are_refused():
     for sigma in (np.nan, "zero", True):
         with pytest.raises(mfdeq.ArgumentError, match="sigma: expected"):
             mfdeq.eigsh(H, k=2, sigma=sigma)
-    with pytest.raises(mfdeq.ArgumentError, match=r"H: expected an mfdeq Hessian.* got a Matrix"):
-        mfdeq.eigsh(sp.identity(50, format="csr"), k=2, sigma=0.0)
+    with pytest.raises(mfdeq.ArgumentError, match=r"H: expected an mfdeq Hessian or a matrix"):
+        mfdeq.eigsh(aslinearoperator(sp.identity(50, format="csr")), k=2, sigma=0.0)
     function = mfdeq.Loss(
         lambda h, t: (h**2).sum(),
         lambda h, t: 2 * h,
@@ -283,3 +283,55 @@ def test_operators_without_entries_are_refused():
 
     with pytest.raises(mfdeq.ArgumentError, match="A is not a sparse matrix"):
         mfdeq.eigsh(mfdeq.solve(Products(), theta).hessian(loss), k=2, sigma=0.0)
+
+
+class TwoControls(mfdeq.ResidualModel):
+    """Four states and two controls a step, whose influences on the states are nearly parallel."""
+
+    def __init__(self, steps):
+        C = np.array([[2.0, 3], [3, 4], [4, 5], [5, 6]]) / 8
+        self.state_size, self.param_size = 4 * steps, 2 * steps
+        before = sp.kron(np.eye(steps, k=-1), 0.9 * np.eye(4))
+        self.A = (sp.identity(4 * steps) - before).tocsr()
+        self.B = -sp.kron(np.eye(steps), C).tocsr()
+
+    def residual(self, h, t):
+        return self.A @ h + self.B @ t - 1
+
+    def linearize(self, h, t):
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("steps", [3, 10, 100])
+def test_a_definite_hessian_whose_fronts_are_singular_alone_has_an_inverse(steps, scale):
+    model = TwoControls(steps)
+    loss = mfdeq.LeastSquares(np.arange(4 * steps), np.zeros(4 * steps), 2.0 * scale)
+    H = mfdeq.solve(model, np.zeros(2 * steps)).hessian(loss)
+    S = ShiftedInverse(H)
+    v = np.arange(1.0, 2 * steps + 1)
+    np.testing.assert_allclose(H @ (S @ v), v, rtol=1e-6)
+    assert S.below == 0
+    values = np.linalg.eigvalsh(H.toarray())
+    assert ShiftedInverse(H, 1.01 * values[3]).below == (values < 1.01 * values[3]).sum()
+
+
+def test_a_hessian_of_few_parameters_takes_the_place_of_a_system_that_fails(monkeypatch):
+    H, values, dense = problem("coarse")
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ShiftedInverse, "_factorize", fail)
+    S = ShiftedInverse(H, 0.1)
+    assert S.below == (values < 0.1).sum()
+    b = np.ones(25)
+    np.testing.assert_allclose(S @ b, np.linalg.solve(dense - 0.1 * np.eye(25), b), rtol=1e-7)
+    with pytest.raises(mfdeq.SingularStateError, match="eigenvalue"):
+        ShiftedInverse(H, values[3])
+
+
+def test_dense_matrices_that_are_too_large_are_refused(monkeypatch):
+    monkeypatch.setattr(lagrangian_system, "MAX_DENSE_SIZE", 50)
+    with pytest.raises(mfdeq.ArgumentError, match="too large for a dense one"):
+        ShiftedInverse(np.diag(np.arange(60.0)), 0.5)

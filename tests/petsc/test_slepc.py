@@ -150,8 +150,18 @@ def test_sigma_needs_blocks_and_a_hessian():
     H = on_ranks().hessian(curved)
     with pytest.raises(ArgumentError, match="pass its blocks"):
         mfdeq.petsc.eigsh(H, 3, sigma=0.0)
-    with pytest.raises(ArgumentError, match="H: expected an mfdeq Hessian"):
-        mfdeq.petsc.eigsh(mat_of(np.eye(P)), 3, sigma=0.5)
+    with pytest.raises(ArgumentError, match="H: expected an mfdeq Hessian or a matrix"):
+        mfdeq.petsc.eigsh(Failing(H, (P, P)), 3, sigma=0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1.0, 1e16])
+@pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
+def test_mats_have_a_shift_and_a_count(which, scale):
+    matrix = scale * sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(60, 60)).tocsr()
+    found = mfdeq.petsc.eigsh(mat_of(matrix), 4, which, sigma=scale, certify=True)
+    expected = mfdeq.eigsh(matrix, 4, which, sigma=scale)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-9)
+    assert found.report.missed == 0
 
 
 class Failing(SelfAdjoint):

@@ -61,8 +61,11 @@ def test_shift_and_counts_of_a_hessian_match_dense_truth():
     assert_residuals_within_bounds(dense, dense_M, pairs)
     S = mfdeq.ShiftedInverse(H, sigma, M.array)
     assert S.below == (truth < sigma).sum()
-    with pytest.raises(mfdeq.ArgumentError, match="sparse matrix"):
-        mfdeq.eigsh(H, 4, sigma=sigma, M=R.toarray())
+    of_dense = mfdeq.eigsh(H, 4, sigma=sigma, M=1e-3 * R.toarray(), certify=True)
+    np.testing.assert_allclose(of_dense.values, near, atol=1e-8 * abs(truth).max())
+    products = mfdeq.Precision(aslinearoperator(R), solve=np.linalg.inv(R.toarray()).dot)
+    with pytest.raises(mfdeq.ArgumentError, match="M is not a sparse matrix"):
+        mfdeq.eigsh(H, 4, sigma=sigma, M=products)
 
 
 def test_resume_finds_more_pairs_to_a_smaller_rtol():

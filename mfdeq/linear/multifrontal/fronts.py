@@ -13,6 +13,7 @@ References
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import math
@@ -34,6 +35,84 @@ MAX_BATCH_ENTRIES = 4_000_000
 # MAX_FRONT_RATIO N^(2/3). The largest separator of a mesh in three dimensions has about N^(2/3).
 SMALL_FRONT_SIZE = 1_000
 MAX_FRONT_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The fronts of a dissection, with the unknowns of their ancestors that they update.
+
+    Attributes
+    ----------
+    front : (N,) array of int
+        The front of each unknown.
+    parent : (fronts,) array of int
+        The front above each of them; -1 for roots. Parents come before their children.
+    height : (fronts,) array of int
+        The steps to the farthest leaf below.
+    updating, row : arrays of int
+        The pairs of a front and an unknown that it updates.
+    """
+
+    front: Any
+    parent: Any
+    height: Any
+    updating: Any
+    row: Any
+
+    @functools.cached_property
+    def sizes(self) -> Any:
+        """The number of own unknowns of each front."""
+        return host.bincount(self.front, minlength=self.height.shape[0])
+
+    @functools.cached_property
+    def updated_sizes(self) -> Any:
+        """The number of unknowns that each front updates."""
+        return host.bincount(self.updating, minlength=self.height.shape[0])
+
+    @functools.cached_property
+    def own(self) -> list[Any]:
+        """The own unknowns of each front."""
+        order = host.argsort(self.front, kind="stable")
+        return host.split(order, host.cumsum(self.sizes)[:-1])
+
+    @functools.cached_property
+    def updated(self) -> list[Any]:
+        """The unknowns that each front updates."""
+        order = host.argsort(self.updating, kind="stable")
+        return host.split(self.row[order], host.cumsum(self.updated_sizes)[:-1])
+
+    @functools.cached_property
+    def operations(self) -> float:
+        """The multiplications and additions of the factorization."""
+        return _operations(self.sizes, self.updated_sizes)
+
+
+def cut_into_fronts(
+    matrix: Any, max_leaf_size: int, max_front_size: float, max_operations: float = math.inf
+) -> Cut:
+    """Dissect the graph of a CSR matrix.
+
+    Raises
+    ------
+    ArithmeticError
+        If no dissection has small fronts and takes at most `max_operations`.
+    """
+    for use_metis in (False, True) if has_metis() else (False,):
+        cut = dissect(matrix, max_leaf_size, use_metis)
+        height = _heights(cut.parent)
+        updates = _ancestor_updates(matrix, cut.front, cut.parent, height)
+        found = Cut(cut.front, cut.parent, height, *updates)
+        largest = int((found.sizes + found.updated_sizes).max())
+        small = largest <= max_front_size
+        if small and found.operations <= max_operations:
+            return found
+    raise ArithmeticError(
+        "the graph of A has no small separators (the largest front has "
+        f"{largest} of {matrix.shape[0]} unknowns)"
+        if not small
+        else f"its fronts take {found.operations:.2g} operations, more than the limit of "
+        f"{max_operations:.2g}"
+    )
 
 
 @dataclass(frozen=True)
@@ -99,24 +178,10 @@ class Fronts:
             If no dissection has small fronts and takes at most `max_operations`.
         """
         n = matrix.shape[0]
-        for use_metis in (False, True) if has_metis() else (False,):
-            cut = dissect(matrix, MAX_LEAF_SIZE, use_metis)
-            height = _heights(cut.parent)
-            updating, row = _ancestor_updates(matrix, cut.front, cut.parent, height)
-            sizes = host.bincount(cut.front, minlength=height.shape[0])
-            updated = host.bincount(updating, minlength=height.shape[0])
-            largest, operations = (sizes + updated).max(), _operations(sizes, updated)
-            small = largest <= max(SMALL_FRONT_SIZE, MAX_FRONT_RATIO * n ** (2 / 3))
-            if small and operations <= max_operations:
-                break
-        else:
-            raise ArithmeticError(
-                "the graph of A has no small separators (the largest front has "
-                f"{largest} of {n} unknowns)"
-                if not small
-                else f"its fronts take {operations:.2g} operations, more than the limit of "
-                f"{max_operations:.2g}"
-            )
+        max_front_size = max(SMALL_FRONT_SIZE, MAX_FRONT_RATIO * n ** (2 / 3))
+        cut = cut_into_fronts(matrix, MAX_LEAF_SIZE, max_front_size, max_operations)
+        height, sizes, updated = cut.height, cut.sizes, cut.updated_sizes
+        updating, row = cut.updating, cut.row
 
         # Sort the fronts of each height by size, so that those of similar size are consecutive.
         order = host.lexsort((updated, sizes, height))
@@ -174,7 +239,7 @@ class Fronts:
             list(zip(host.split(by_batch, ends), host.split(flat[by_batch], ends), strict=True)),
             _levels(height[first], fronts * k, fronts * m, above, sent, position[row]),
             updates,
-            operations,
+            cut.operations,
         )
 
     def padding(self, b: int) -> tuple[Any, Any]:
