@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..arrays.backend import Array, array_on_host
+from ..arrays.backend import Array, array_on_host, host
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.lagrangian_system import solver_for
-from ..errors import MfdeqError
-from ..spectrum.dense import DENSE
+from ..equilibrium.lagrangian_system import MAX_DENSE_PARAMS, solver_for
+from ..equilibrium.reduced_hessian import ReducedHessian
+from ..errors import ConvergenceError
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.eigsh import eigsh
 from .minimize_report import MinimizeReport
@@ -70,9 +70,25 @@ class Minimum:
     def smallest(self) -> Eigenpairs:
         """The smallest eigenvalue of the Hessian at `params`, with its vector and error bound.
 
-        `mfdeq.eigsh` computes it at the first access.
+        `mfdeq.eigsh` computes it at the first access. If it does not converge, all eigenvalues of
+        up to 300 parameters are computed from a dense matrix.
         """
-        return eigsh(self.equilibrium.hessian(self.functional.loss), 1, "SA")
+        H = self._hessian
+        if (P := H.shape[0]) > MAX_DENSE_PARAMS:
+            return eigsh(H, 1, "SA")
+        try:
+            return eigsh(H, 1, "SA", max_products=P)  # the dense matrix takes as many
+        except ConvergenceError:
+            pairs = self._all_pairs
+        first = slice(0, 1)
+        report = replace(
+            pairs.report,
+            residuals=pairs.report.residuals[first],
+            product_errors=pairs.report.product_errors[first],
+        )
+        return Eigenpairs(
+            pairs.values[first], pairs.vectors[:, first], pairs.error_bounds[first], report
+        )
 
     @functools.cached_property
     def definite(self) -> bool | None:
@@ -80,18 +96,48 @@ class Minimum:
 
         It is False if an eigenvalue is negative beyond its error bound, and True only if an inertia
         count of the Lagrangian system shows that no eigenvalue is negative, or if all eigenvalues
-        have been computed because P is small.
+        have been computed, of up to 300 parameters. It is None, too, if the Hessian cannot be
+        computed: there is no error.
         """
-        H = self.equilibrium.hessian(self.functional.loss)
-        try:
-            below = solver_for(H.backend).shifted_inverse(H).below
-        except MfdeqError:
-            below = None
-        if below is not None:
-            return below == 0
-        value = float(array_on_host(self.smallest.values)[0])
-        bound = float(array_on_host(self.smallest.error_bounds)[0])
-        if value + bound < 0.0:
+        for answer in (self._definite_by_inertia, self._definite_by_values):
+            try:
+                found = answer()
+            except Exception:  # of the library or of the user's functions: nothing is shown
+                found = None
+            if found is not None:
+                return found
+        return None
+
+    @property
+    def _hessian(self) -> ReducedHessian:
+        return self.equilibrium.hessian(self.functional.loss)
+
+    @functools.cached_property
+    def _all_pairs(self) -> Eigenpairs:
+        H = self._hessian
+        return eigsh(H, H.shape[0])
+
+    def _definite_by_inertia(self) -> bool | None:
+        H = self._hessian
+        below = solver_for(H.backend).shifted_inverse(H).below
+        return None if below is None else below == 0
+
+    def _definite_by_values(self) -> bool | None:
+        few = self._hessian.shape[0] <= MAX_DENSE_PARAMS
+        pairs = self._all_pairs if few else self._first_pairs()
+        values = array_on_host(pairs.values)
+        # A Rayleigh quotient is not less than the smallest eigenvalue.
+        if bool((values + array_on_host(pairs.report.product_errors) < 0.0).any()):
             return False
-        all_computed = self.smallest.report.method == DENSE.name
-        return True if all_computed and value - bound > 0.0 else None
+        # The residuals of all eigenvectors together bound the errors of the values (Weyl).
+        error = float(host.linalg.norm(array_on_host(pairs.error_bounds)))
+        return True if few and float(values.min()) > error else None
+
+    def _first_pairs(self) -> Eigenpairs:
+        """Return the smallest pair, or what a search that failed has found."""
+        try:
+            return self.smallest
+        except ConvergenceError as error:
+            if error.best is None:
+                raise
+            return error.best
