@@ -62,7 +62,7 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
 
     Parameters
     ----------
-    A : Operator
+    A : Operator, sparse matrix or array, (N, N)
     needed_by : str
         Name of what needs the entries, for the error.
 
@@ -83,6 +83,7 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
     >>> print(matrix_of(A, "a preconditioner").diagonal())
     [2. 4.]
     """
+    A = operator_of(A)
     array = A.array
     if array is None and A.has_entries:
         raise ArgumentError(
@@ -99,6 +100,14 @@ def matrix_of(A: Operator, needed_by: str) -> Any:
             "LinearOperator of your own or mfdeq.Approximate(...)"
         )
     return array
+
+
+def matrix_or_products(A: Operator) -> Any:
+    """Return the sparse matrix or array of an operator, or the operator if only products are known.
+
+    Functions of users that build a preconditioner get it.
+    """
+    return A if A.array is None else A.array
 
 
 def assembled(A: Operator) -> Operator:

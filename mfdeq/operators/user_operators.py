@@ -123,7 +123,8 @@ class FromUser(Operator):
         except (NotImplementedError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"{self.name} is an operator without an adjoint ({error or type(error).__name__}): "
-                "pass rmatvec=, or an array or sparse matrix instead"
+                "pass rmatvec= (that of a symmetric operator is its matvec), or an array or sparse "
+                "matrix instead"
             ) from error
 
     def _apply(self, x: Array) -> Array:

@@ -1,7 +1,8 @@
-"""Preconditioners made of a factor, or of a user's LinearOperator."""
+"""Preconditioners made of a factor, a user's LinearOperator, or a function that builds one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ...arrays.backend import Array
@@ -9,7 +10,8 @@ from ...errors import ArgumentError, short_repr
 from ...operators.operator import Operator
 from ...operators.user_operators import as_operator
 from ..factor import Factor
-from ..protocols import Preconditioner, PreconditionerOperator
+from ..operands import matrix_or_products, operator_of
+from ..protocols import Preconditioner, PreconditionerOperator, Solver
 
 
 class FactorApplication(PreconditionerOperator):
@@ -84,19 +86,70 @@ class OperatorPreconditioner(Preconditioner):
         return found if isinstance(found, PreconditionerOperator) else OperatorApplication(found)
 
 
+class BuiltPreconditioner(Preconditioner):
+    """The description of a preconditioner that a function of a user's builds for each A.
+
+    Parameters
+    ----------
+    build : callable
+        A -> M.
+    name : str
+        The name of the function in reports and errors.
+    """
+
+    def __init__(self, build: Callable[[Any], Any], name: str) -> None:
+        self.build, self.name = build, name
+
+    @property
+    def description(self) -> str:
+        """The name of the function."""
+        return self.name
+
+    def setup(self, A: Operator) -> PreconditionerOperator:
+        """Call the function with the matrix of A, or with A if only products are known."""
+        A = operator_of(A)
+        with A.backend.user_call(self.name):
+            given = self.build(matrix_or_products(A))
+        if isinstance(given, Factor):
+            return FactorApplication(given)
+        try:
+            described = as_preconditioner(given)
+        except ArgumentError:
+            described = None
+        if described is None or isinstance(described, BuiltPreconditioner):
+            raise ArgumentError(
+                f"{self.name}, which builds a preconditioner: expected a LinearOperator or matrix "
+                f"of shape {A.shape}, or a preconditioner or factor of mfdeq, got "
+                f"{short_repr(given)}"
+            )
+        return described.setup(A)
+
+
 def as_preconditioner(given: Any) -> Preconditioner | None:
     """Return the description of what a caller passes as ``preconditioner=``; None for None."""
     if given is None or isinstance(given, Preconditioner):
         return given
     if isinstance(given, (str, type)):
         raise _unexpected(given)
+    # scipy's LinearOperators are callable, and solvers have a set-up, which returns a factor.
+    if not hasattr(given, "shape") and not isinstance(given, Solver):
+        if callable(setup := getattr(given, "setup", None)):
+            return BuiltPreconditioner(setup, f"{type(given).__name__}.setup")
+        if callable(given):
+            name = getattr(given, "__name__", type(given).__name__)
+            return BuiltPreconditioner(given, "a function" if name == "<lambda>" else name)
     return OperatorPreconditioner(given)
 
 
 def _unexpected(given: Any, of_shape: str = "") -> ArgumentError:
-    instance = f"; pass an instance, {given.__name__}(...)" if isinstance(given, type) else ""
+    if isinstance(given, type):
+        advice = f"; pass an instance, {given.__name__}(...)"
+    elif isinstance(given, Solver):
+        advice = "; pass a solver as solver=, or a function A -> M that sets one up"
+    else:
+        advice = ""
     return ArgumentError(
-        "preconditioner: expected mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), "
+        "preconditioner: expected mfdeq.AMG(), mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.FieldSplit(...), "
         "mfdeq.Approximate(...), an mfdeq.linear.Preconditioner of your own, a LinearOperator"
-        f"{of_shape} or None, got {short_repr(given)}{instance}"
+        f"{of_shape}, a function A -> M or None, got {short_repr(given)}{advice}"
     )
