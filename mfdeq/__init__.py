@@ -31,6 +31,7 @@ _MODULES = {
     "ILU": "linear",
     "Jacobi": "linear",
     "Approximate": "linear",
+    "FieldSplit": "linear",
     "eigsh": "spectrum.eigsh",
     "Eigenpairs": "spectrum.eigenpairs",
     "randomized_eigsh": "spectrum.randomized",

@@ -30,13 +30,13 @@ import mfdeq
 PUBLIC = """
     AccuracyWarning AMG Approximate ArgumentError Branch CheckpointError CheckpointWarning
     condition_number ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh
-    Equilibrium equilibrium_at Estimate FixedPointModel follow frobenius_norm from_function
-    from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant Loss
-    loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed
+    Equilibrium equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm
+    from_function from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant
+    Loss loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed
     ModelError NearSingularWarning Neumann numerical_rank Nystrom OutOfMemoryError Precision
-    QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel
-    ShiftedInverse SingularStateError SmallestSingular solve SolveReport spectral_density
-    SpectralDensity Study StudyError StudyWarning trace Verification verify
+    QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel ShiftedInverse
+    SingularStateError SmallestSingular solve SolveReport spectral_density SpectralDensity Study
+    StudyError StudyWarning trace Verification verify
 """.split()  # noqa: SIM905
 
 FOREIGN = ["pyamg", "matplotlib", "jax", "torch", "cupy", "cupyx", "tqdm.auto"]

@@ -282,7 +282,7 @@ def _iteration_cost(A: Any, factor: Any, iterations: int) -> float:
     preconditioner = factor.M.application_cost(entry, machine.triangular_entry)
     per_unknown = machine.cg_entry
     if factor.solver.method == "gmres":
-        per_unknown = machine.gmres_entry * min(iterations, factor.solver.restart)
+        per_unknown = machine.gmres_entry * min(iterations, factor.solver.cycle_length)
     return machine.iteration + entry * A.array.nnz + preconditioner + per_unknown * n
 
 

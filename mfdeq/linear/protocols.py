@@ -18,6 +18,7 @@ from .costs import BYTES_PER_ENTRY
 from .factor import Factor
 
 COLUMNS_PER_SPACE = 16  # columns that block methods solve in one search space, by default
+VECTORS_PER_CYCLE = 30  # that GMRES stores for each column, by default
 
 
 class Solver(ABC):
@@ -197,6 +198,9 @@ class Preconditioner(ABC):
         Number of columns of a block that "gmres" and "cg" solve in one search space, by default 16.
         Use 1 for a preconditioner so good that a shared space costs more than the iterations it
         saves.
+    vectors_per_cycle : int
+        Number of vectors per column that a cycle of "gmres" stores if the user does not say, by
+        default 30. Use more for a preconditioner with which restarts cost many iterations.
     equilibrates : bool
         Whether the preconditioner does not depend on the units of equations and unknowns. Krylov
         methods then use units in which neither do they. By default False.
@@ -233,6 +237,7 @@ class Preconditioner(ABC):
     """
 
     columns_per_space: ClassVar[int] = COLUMNS_PER_SPACE
+    vectors_per_cycle: ClassVar[int] = VECTORS_PER_CYCLE
     equilibrates: ClassVar[bool] = False
 
     @abstractmethod
@@ -263,6 +268,13 @@ class Preconditioner(ABC):
     def never_symmetric(self) -> bool:
         """Whether the operator is not symmetric even if A is; by default False."""
         return False
+
+    def linear(self) -> Preconditioner:
+        """Return a description of an operator that is linear to rounding; by default this one.
+
+        `mfdeq.FieldSplit` uses it, since with a `flexible` operator GMRES stores twice the vectors.
+        """
+        return self
 
     @property
     def description(self) -> str:

@@ -238,7 +238,7 @@ class BlockFactor(KrylovFactor):
     def _width(self, n: int) -> int:
         """Return the number of columns to solve for at once, whose vectors fit in memory."""
         kernels = self.backend.kernels
-        held = VECTORS.get(self.solver.method, self.solver.restart + VECTORS["cg"])
+        held = VECTORS.get(self.solver.method, self.solver.cycle_length + VECTORS["cg"])
         return max(
             1,
             min(
@@ -255,7 +255,7 @@ class BlockFactor(KrylovFactor):
             weights = self.backend.zeros(B.shape[0]) + 1.0
         xp, max_iterations = self.backend.xp, self.solver.max_iterations
         X, residuals, iterations, definite = self.compiled(  # type: ignore[misc]
-            B, weights, rtol, max_iterations, self.solver.restart, adjoint
+            B, weights, rtol, max_iterations, self.solver.cycle_length, adjoint
         )
         used = int(xp.max(iterations))
         self.counts.iterations += used
@@ -279,7 +279,7 @@ class BlockFactor(KrylovFactor):
             elif self.solver.method == "minres":
                 solved = minres(*problem)
             else:
-                length, flexible = self.solver.restart, self.flexible and self.M is not None
+                length, flexible = self.solver.cycle_length, self.flexible and self.M is not None
                 if self.columns_per_space == 1 and not self.solver.recycle:
                     solved = gmres(*problem, length=length, flexible=flexible)
                 else:
@@ -332,7 +332,7 @@ class ColumnFactor(KrylovFactor):
         if M is not None:
             options["M"] = M
         if solver.method in CYCLE_OPTIONS:
-            length = min(solver.restart, solver.max_iterations, b.shape[0])
+            length = min(solver.cycle_length, solver.max_iterations, b.shape[0])
             options[CYCLE_OPTIONS[solver.method]] = length
             options["maxiter"] = -(-solver.max_iterations // length)
         with self.backend.ignore_overflow():  # The true residual shows a breakdown.

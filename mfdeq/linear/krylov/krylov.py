@@ -13,7 +13,7 @@ from ...report import LinearCounts
 from ..factor import Factor
 from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
-from ..protocols import Preconditioner, Solver
+from ..protocols import VECTORS_PER_CYCLE, Preconditioner, Solver
 from ..scaling import Scaling, ratio, row_sizes
 from .factors import SYMMETRIC_METHODS, BlockFactor, ColumnFactor
 from .recycling import MIN_CYCLE_RATIO
@@ -35,16 +35,20 @@ class Krylov(Solver):
         "minres", for a symmetric A and a positive definite preconditioner, are this library's own
         and solve for blocks of right-hand sides. The others are the array library's, if it has
         them, and go column by column.
-    preconditioner : Preconditioner, LinearOperator or None, optional
-        `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`, `mfdeq.Approximate(...)`, an
-        `mfdeq.linear.Preconditioner` of your own, or a LinearOperator, (N, N), that approximates
-        A^-1 and has its adjoint.
+    preconditioner : Preconditioner, LinearOperator, callable or None, optional
+        What approximates A^-1: `mfdeq.AMG()`, `mfdeq.ILU()`, `mfdeq.Jacobi()`,
+        `mfdeq.FieldSplit(...)`, `mfdeq.Approximate(...)`, an `mfdeq.linear.Preconditioner` of your
+        own, or a LinearOperator, (N, N), that has its adjoint. A function A -> M, or an object with
+        a method ``setup(A)``, builds one for each matrix. It is passed the sparse matrix or array
+        of A, or a LinearOperator if only products are known, and returns any of the above or what
+        `setup` of a solver does.
     rtol : float, optional
         Relative true residual of every solve; None is 1e-10 (1e-5 in float32).
     max_iterations : int, optional
         Limit on the iterations of one solve for a column or a block.
     restart : int, optional
-        Number of vectors per column that a cycle of "gmres" or "lgmres" stores.
+        Number of vectors per column that a cycle of "gmres" or "lgmres" stores. None is the
+        preconditioner's `vectors_per_cycle`: 100 for `mfdeq.FieldSplit`, by default 30.
     recycle : int, optional
         Number of vectors that "gmres" keeps from one solve to the next with the same matrix,
         separately for A and its adjoint. They save iterations if a solve takes many.
@@ -101,13 +105,23 @@ class Krylov(Solver):
     True
     >>> bool(np.linalg.norm(A.T @ factor.solve_adjoint(B) - B) < 1e-9)
     True
+
+    A function that builds the preconditioner of each matrix:
+
+    >>> from scipy.sparse.linalg import LinearOperator, spilu
+    >>> def incomplete(A):
+    ...     ilu = spilu(A.tocsc(), drop_tol=0.01)
+    ...     return LinearOperator(A.shape, ilu.solve, rmatvec=lambda y: ilu.solve(y, "T"))
+    >>> factor = mfdeq.Krylov(preconditioner=incomplete).setup(A)
+    >>> bool(np.linalg.norm(A.T @ factor.solve_adjoint(B) - B) < 1e-9)
+    True
     """
 
     method: str = "gmres"
     preconditioner: Any = None
     rtol: float | None = None
     max_iterations: int = 1000
-    restart: int = 30
+    restart: int | None = None
     recycle: int = 0
     block: int | None = None
 
@@ -122,18 +136,27 @@ class Krylov(Solver):
         if self.rtol is not None:
             fraction(self.rtol, "rtol of mfdeq.Krylov")
         count(self.max_iterations, "max_iterations of mfdeq.Krylov")
-        count(self.restart, "restart of mfdeq.Krylov")
+        if self.restart is not None:
+            count(self.restart, "restart of mfdeq.Krylov")
         if self.block is not None:
             count(self.block, "block of mfdeq.Krylov")
         if self.recycle != 0:
             count(self.recycle, "recycle of mfdeq.Krylov")
-            if MIN_CYCLE_RATIO * self.recycle > self.restart:
+            if MIN_CYCLE_RATIO * self.recycle > self.cycle_length:
                 raise ArgumentError(
                     f"recycle of mfdeq.Krylov: expected restart >= {MIN_CYCLE_RATIO} recycle, "
-                    f"got restart={self.restart} and recycle={self.recycle}"
+                    f"got restart={self.cycle_length} and recycle={self.recycle}"
                 )
             if self.method != "gmres":
                 raise ArgumentError(f"recycle is for 'gmres', not {self.method!r}")
+
+    @property
+    def cycle_length(self) -> int:
+        """Number of vectors per column that a cycle stores: `restart` or the default."""
+        if self.restart is not None:
+            return self.restart
+        described = as_preconditioner(self.preconditioner)
+        return described.vectors_per_cycle if described else VECTORS_PER_CYCLE
 
     def setup(
         self, A: Operator, counts: LinearCounts | None = None, *, scaling: Scaling | None = None

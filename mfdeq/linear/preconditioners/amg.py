@@ -61,7 +61,7 @@ class AMG(Preconditioner):
         Precision of the cycle. float32 halves the memory that it reads, and is enough inside a
         float64 Krylov method that recomputes its residual. The cycle is then linear only to the
         rounding of float32, so that GMRES stores twice as many vectors. None is float32 for a
-        symmetric A and float64 otherwise.
+        symmetric A, and float64 otherwise or in an `mfdeq.FieldSplit`.
 
     Raises
     ------
@@ -133,6 +133,10 @@ class AMG(Preconditioner):
     def never_symmetric(self) -> bool:
         """Whether the cycle is not symmetric even if A is: True for "air"."""
         return self.method == "air"
+
+    def linear(self) -> AMG:
+        """Return this description, with levels in float64 unless it says otherwise."""
+        return self if self.levels else replace(self, levels="float64")
 
     def method_for(self, symmetric: bool) -> str:
         """Return the method, by default one that suits the symmetry of A."""

@@ -54,7 +54,9 @@ class _InverseDiagonal(Diagonal, PreconditionerOperator):
     description = "Jacobi"
 
 
-def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
+def inverse_diagonal(
+    backend: Backend, array: Any, needed_by: str, advice: str = "use mfdeq.ILU()"
+) -> Array:
     """Return the entrywise inverse of the diagonal of a matrix.
 
     Parameters
@@ -63,6 +65,8 @@ def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
     array : sparse matrix or array, (N, N)
     needed_by : str
         Name of what needs it, for the error.
+    advice : str, optional
+        What the error says to do.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def inverse_diagonal(backend: Backend, array: Any, needed_by: str) -> Array:
     """
     diagonal = array.diagonal() if is_sparse(array) else backend.xp.linalg.diagonal(array)
     if bool(backend.xp.any(diagonal == 0)):
-        raise ArgumentError(f"{needed_by}: the diagonal of A has zeros; use mfdeq.ILU()")
+        raise ArgumentError(f"{needed_by}: the diagonal of A has zeros; {advice}")
     return 1.0 / diagonal
 
 

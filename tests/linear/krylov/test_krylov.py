@@ -41,6 +41,7 @@ PRECONDITIONERS = {
     "amg float32": mfdeq.AMG(levels="float32"),
     "amg float64": mfdeq.AMG(levels="float64"),
     "air": mfdeq.AMG("air"),
+    "field split": (mfdeq.FieldSplit((200, 284), kind="lower"), MATRICES["windy"]),
 }
 MULTIGRID = ("amg", "ruge_stuben", "amg degree", "amg blocks", "amg float32", "amg float64", "air")
 

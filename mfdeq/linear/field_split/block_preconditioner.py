@@ -1,0 +1,228 @@
+"""Block preconditioners, composed of those of the fields of a system."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...arrays.backend import Array
+from ...arrays.sparse import stored_bytes
+from ...errors import ArgumentError
+from ...operators.operator import Matrix, Operator, Zero
+from ..costs import BYTES_PER_ENTRY
+from ..factor import Factor
+from ..operands import matrix_of
+from ..preconditioners.wrappers import OperatorPreconditioner
+from ..protocols import Preconditioner, PreconditionerOperator, Solver
+from .fields import Blocks, Fields
+from .schur import schur_complement
+
+
+class BlockPreconditioner(PreconditionerOperator):
+    """The block preconditioner of one matrix.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    fields : Fields
+    described : sequence of Preconditioner or Solver
+        What is set up for the fields.
+    kind, schur
+        As in `mfdeq.FieldSplit`.
+    """
+
+    def __init__(
+        self,
+        A: Operator,
+        fields: Fields,
+        described: Sequence[Preconditioner | Solver],
+        kind: str,
+        schur: Any,
+    ) -> None:
+        super().__init__(A, A.shape)
+        self.fields, self.described, self.kind, self.schur = fields, described, kind, schur
+        blocks = self._blocks(A)
+        targets = self._targets(A, blocks)
+        self._adopt(blocks, [self._set_up(i, target) for i, target in enumerate(targets)])
+
+    def _blocks(self, A: Operator) -> Blocks:
+        """Return the blocks of A, from its entries if they are known or needed."""
+        by_diagonal = isinstance(self.schur, str)
+        if A.array is None and (by_diagonal or A.has_entries):
+            entries = matrix_of(A, "mfdeq.FieldSplit" + by_diagonal * " with schur='selfp'")
+            scales, A = A.scales, Matrix(A.backend, entries)
+            A.scales = scales
+        return self.fields.blocks(A)
+
+    def _targets(self, A: Operator, blocks: Blocks) -> list[Operator]:
+        """Return the matrices that the preconditioners of the fields are set up for."""
+        fields, targets = self.fields, []
+        for i, described in enumerate(self.described):
+            target = blocks[i][i]
+            if self.schur is not None and i == len(blocks) - 1:
+                target = schur_complement(A, blocks, fields, self.schur)
+            if target is None and isinstance(described, OperatorPreconditioner):
+                size = fields.bounds[i + 1] - fields.bounds[i]
+                target = Zero(A, (size, size))  # An operator that is passed does not depend on it.
+            if target is None:
+                raise ArgumentError(
+                    f"{fields.names[i]} of mfdeq.FieldSplit: the diagonal block of A is zero. Make "
+                    "it the last field, and pass schur='selfp' or a matrix that approximates the "
+                    "Schur complement, such as the mass matrix of the pressure for Stokes"
+                )
+            targets.append(target)
+        return targets
+
+    def _set_up(self, i: int, target: Operator) -> PreconditionerOperator:
+        described = self.described[i]
+        try:
+            if isinstance(described, Solver):
+                return FactorSolves(described.setup(target))
+            return described.setup(target)
+        except ArgumentError as error:
+            raise ArgumentError(f"{self.fields.names[i]} of mfdeq.FieldSplit: {error}") from error
+
+    def _adopt(self, blocks: Blocks, parts: list[PreconditionerOperator]) -> None:
+        below, above = (self.kind in (kind, "full") for kind in ("lower", "upper"))
+        self.coupling = {
+            (i, j): block
+            for i, row in enumerate(blocks)
+            for j, block in enumerate(row)
+            if block is not None and ((below and i > j) or (above and i < j))
+        }
+        self.parts = parts
+        uneven = [part for part in parts if part.flexible]
+        self.flexible = bool(uneven)
+        if uneven:
+            self.linear_alternative = uneven[0].linear_alternative
+        self._sign = 1.0 if self.schur is None else self._sign_of_schur(blocks)
+
+    def _sign_of_schur(self, blocks: Blocks) -> float:
+        """Return the sign with which the preconditioner of the last field is applied."""
+        backend, (first, *_, last) = self.backend, self.parts
+        y = backend.random(last.shape[0], seed=4)
+        if self.kind == "diagonal":
+            x = backend.random(first.shape[0], seed=5)
+            pairs = (x, first._apply(x)), (y, last._apply(y))
+            return math.prod(_sign(float(backend.xp.vecdot(*pair))) for pair in pairs)
+        # The product with the Schur complement, with the preconditioners of the other fields.
+        D = blocks[-1][-1]
+        product = 0.0 * y if D is None else D._apply(y)
+        for part, row, C in zip(self.parts[:-1], blocks, blocks[-1], strict=False):
+            if row[-1] is not None and C is not None:
+                product = product - C._apply(part._apply(row[-1]._apply(y)))
+        return _sign(float(backend.xp.vecdot(y, last._apply(product))))
+
+    def refresh(self, A: Operator) -> bool:
+        """Become the preconditioner of another matrix, if that of a field can be refreshed.
+
+        Those of the other fields are set up again.
+        """
+        blocks = self._blocks(A)
+        targets = self._targets(A, blocks)
+        # If one of them raises, those before it are of the new matrix. Each still approximates the
+        # inverse of its block, and so does the whole.
+        refreshed = [part.refresh(target) for part, target in zip(self.parts, targets, strict=True)]
+        if not any(refreshed):
+            return False
+        self._adopt(
+            blocks,
+            [
+                self.parts[i] if refreshed[i] else self._set_up(i, target)
+                for i, target in enumerate(targets)
+            ],
+        )
+        return True
+
+    def forget(self) -> None:
+        """Discard what the solvers of fields would reuse from earlier solves."""
+        for part in self.parts:
+            part.forget()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the preconditioners of the fields, and of the blocks that couple them."""
+        blocks = (stored_bytes(block.array) for block in self.coupling.values())
+        return sum(part.nbytes for part in self.parts) + sum(blocks)
+
+    def application_cost(self, product_entry: float, triangular_entry: float) -> float:
+        """Estimate the cost of the preconditioners of the fields, and of the products between."""
+        costs = [part.application_cost(product_entry, triangular_entry) for part in self.parts]
+        twice = sum(costs[:-1]) if self.kind == "full" else 0.0
+        blocks = sum(stored_bytes(block.array) for block in self.coupling.values())
+        return sum(costs) + twice + product_entry * blocks / BYTES_PER_ENTRY
+
+    def _apply(self, x: Array) -> Array:
+        return self._solve(x, False)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self._solve(y, True)
+
+    def _solve(self, x: Array, adjoint: bool) -> Array:
+        parts, kind = self.fields.split(x), self.kind
+        count, found = len(parts), list(parts)
+        if kind == "full":
+            for i in range(count):
+                found[i] = self._part(
+                    i, self._without(parts[i], i, range(i), found, adjoint), adjoint
+                )
+            for i in range(count - 2, -1, -1):
+                r = self._without(0.0 * parts[i], i, range(i + 1, count), found, adjoint)
+                found[i] = found[i] + self._part(i, r, adjoint)
+        else:  # "diagonal" couples no fields.
+            upwards = (kind == "upper") != adjoint
+            for i in range(count - 1, -1, -1) if upwards else range(count):
+                known = range(i + 1, count) if upwards else range(i)
+                r = self._without(parts[i], i, known, found, adjoint)
+                found[i] = self._part(i, r, adjoint)
+        return self.fields.join(found)
+
+    def _part(self, i: int, r: Array, adjoint: bool) -> Array:
+        """Apply the preconditioner of field i."""
+        part = self.parts[i]
+        x = part._apply_adjoint(r) if adjoint else part._apply(r)
+        return -x if i == len(self.parts) - 1 and self._sign < 0 else x
+
+    def _without(self, r: Array, i: int, others: range, found: list[Array], adjoint: bool) -> Array:
+        """Subtract the products of row i with the solutions that were found for other fields."""
+        for j in others:
+            block = self.coupling.get((j, i) if adjoint else (i, j))
+            if block is not None:
+                product = block._apply_adjoint(found[j]) if adjoint else block._apply(found[j])
+                r = r - product
+        return r
+
+
+class FactorSolves(PreconditionerOperator):
+    """Solves with a factor, to its tolerance and without a check of their residuals.
+
+    Parameters
+    ----------
+    factor : Factor
+    """
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__(factor, factor.A.shape)
+        self.factor = factor
+        self.flexible = factor.flexible or factor.iterative
+        self.description = factor.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factor."""
+        return self.factor.nbytes
+
+    def _apply(self, x: Array) -> Array:
+        return self.factor._attempt(x, self.factor.rtol, False)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        return self.factor._attempt(y, self.factor.rtol, True)
+
+    def forget(self) -> None:
+        """Discard what the factor would reuse from earlier solves."""
+        self.factor.forget()
+
+
+def _sign(x: float) -> float:
+    return -1.0 if x < 0 else 1.0
