@@ -28,7 +28,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.memory import reserve
-from ..linear.krylov.columns import gram_basis, read_together, times
+from ..linear.krylov.columns import gram_basis, read_together, reorthonormalize_in, times
 from ..priors.metric import Metric
 
 BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
@@ -400,14 +400,12 @@ class Lanczos:
     ) -> tuple[Array, Array]:
         """Return an orthonormal basis of the columns of X, and its dual."""
         backend = self.backend
-        for _ in range(1 if X.shape[1] == 1 else 2):
-            small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
-            gram, *known = read_together(backend, *small)
-            C, _ = gram_basis(backend.eps, gram, known[0][0, :] if known else None)
-            X = times(backend, X, C)
-            W = None if self.metric.is_identity else times(backend, W, C)
-            W, sizes = X if W is None else W, None
-        return X, W
+        small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
+        gram, *known = read_together(backend, *small)
+        C, _ = gram_basis(backend.eps, gram, known[0][0, :] if known else None)
+        columns, X = X.shape[1], times(backend, X, C)
+        W = X if self.metric.is_identity else times(backend, W, C)
+        return (X, W) if columns == 1 else reorthonormalize_in(backend, X, W)[:2]
 
 
 def select_wanted(values: Any, k: int, which: str) -> Any:

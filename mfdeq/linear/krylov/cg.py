@@ -18,6 +18,7 @@ from .columns import (
     all_directions,
     directions,
     read_together,
+    reorthonormalize,
     times,
 )
 
@@ -113,6 +114,7 @@ def block_cg(
     Q, S = directions(backend, R)
     if 0 < (rank := Q.shape[1]) < R.shape[1]:
         # Solve for a basis: rounding would separate dependent columns, which would cost iterations.
+        Q, S = reorthonormalize(backend, Q, S)
         solved = block_cg(backend, A, M, Q, rtol / rank**0.5, max_iterations, record)
         columns.X = solved.X @ backend.coefficients(S)
         return columns.finish(solved.stopped)

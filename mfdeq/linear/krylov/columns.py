@@ -9,7 +9,10 @@ from typing import Any
 from ...arrays.backend import Array, Backend, array_on_host, host
 
 OUT_OF_ITERATIONS = "it ran out of iterations"
-LOST_RTOL = 1e-14  # relative length below which a vector is rounding after orthogonalization
+LOST_FACTOR = 45.0  # in units of eps: relative length that orthogonalization leaves of rounding
+# Eigenvalues of the Gram matrix of vectors that should be orthonormal: up to the first, a direction
+# is rounding; from the second on, one pass makes the vectors orthonormal to rounding.
+MIN_SHARE, GOOD_SHARE = 0.01, 0.5
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
 
     W C has as many columns as the rank of W. C and S come from the eigenvectors of the Gram matrix
     W'W, in any inner product. Directions shorter than sqrt(eps) times their columns are dropped,
-    and so are columns that are rounding relative to their `sizes` before an orthogonalization.
+    and so are those that are rounding relative to the `sizes` of columns before an
+    orthogonalization, which has rounded them by eps times as much.
 
     References
     ----------
@@ -91,7 +95,8 @@ def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
     requirements, SIAM J. Sci. Comput. 23 (2002).
     """
     lengths = host.sqrt(host.diagonal(gram))
-    lost = lengths <= (0.0 if sizes is None else LOST_RTOL * sizes)
+    rounding = 0.0 * lengths if sizes is None else LOST_FACTOR * eps * sizes
+    lost = lengths <= rounding
     if gram.shape[1] == 1:
         rank = 0 if lost[0] else 1
         return host.ones((1, rank)) / lengths[:rank], gram[:rank, :] / lengths
@@ -99,13 +104,16 @@ def gram_basis(eps: float, gram: Any, sizes: Any = None) -> tuple[Any, Any]:
     values, U = host.linalg.eigh(gram * weights * weights[:, None])
     retained = values > eps * gram.shape[1]
     roots, U = host.sqrt(values[retained]), U[:, retained]
-    return U * weights[:, None] / roots, roots[:, None] * U.T * lengths
+    C, S = U * weights[:, None] / roots, roots[:, None] * U.T * lengths
+    clear = host.linalg.norm(C * rounding[:, None], axis=0) < 1.0
+    return C[:, clear], S[clear, :]
 
 
 def directions(backend: Backend, W: Array, sizes: Array | None = None) -> tuple[Array, Any]:
     """Return Q, roughly orthonormal and of the rank of W, and S (on the host) with W = Q S.
 
-    This takes two block products and one read from the device; `orthonormal` takes it twice.
+    This takes two block products and one read from the device; `orthonormal` takes it twice or
+    three times.
     """
     small = [W.T @ W] if sizes is None else [W.T @ W, sizes[None, :]]
     gram, *known = read_together(backend, *small)
@@ -118,15 +126,33 @@ def all_directions(backend: Backend, W: Array) -> Array:
     Q, S = directions(backend, W)
     if W.shape[1] == 1 or (Q.shape[1] == W.shape[1] and _well_conditioned(backend, S)):
         return Q
-    Q, _ = directions(backend, Q)  # Otherwise its lack of orthogonality would appear in the rest.
+    # Otherwise its lack of orthogonality would appear in the rest.
+    Q, _ = reorthonormalize(backend, Q, S)
     if Q.shape[1] == W.shape[1]:
         return Q
+    return backend.xp.concat([Q, remaining(backend, W, Q, backend.column_norms(W))], axis=1)
+
+
+def remaining(backend: Backend, W: Array, Q: Array, sizes: Array) -> Array:
+    """Return an orthonormal basis of what W has besides Q.
+
+    Parameters
+    ----------
+    backend : Backend
+    W : (n, k) array
+    Q : (n, rank) array
+        Orthonormal directions of W, without those that are hidden by the rounding of W'W.
+    sizes : (k,) array
+        Lengths relative to which directions are rounding and left out.
+    """
     rest = W
     for _ in range(2):
         rest = rest - Q @ (Q.T @ rest)
-    more, _ = directions(backend, rest, backend.column_norms(W))
+    more, _ = orthonormal(backend, rest, sizes)
+    # Scaling small directions of the rest to length one has amplified their parts along Q.
+    more, _ = orthonormal(backend, more - Q @ (Q.T @ more))
     missing = W.shape[1] - Q.shape[1]
-    return backend.xp.concat([Q, more[:, max(0, more.shape[1] - missing) :]], axis=1)
+    return more[:, max(0, more.shape[1] - missing) :]
 
 
 def _well_conditioned(backend: Backend, S: Any) -> bool:
@@ -148,8 +174,41 @@ def reorthonormalize(backend: Backend, Q: Array, S: Any) -> tuple[Array, Any]:
     """Return the product Q S with Q, which is roughly orthonormal, made so to rounding."""
     if S.shape[1] == 1:
         return Q, S
-    Q, again = directions(backend, Q)
+    Q, _, again = reorthonormalize_in(backend, Q, Q)
     return Q, again @ S
+
+
+def reorthonormalize_in(backend: Backend, X: Array, dual: Array) -> tuple[Array, Array, Any]:
+    """Return X made orthonormal to rounding in an inner product, its dual, and S with X = Q S.
+
+    Parameters
+    ----------
+    backend : Backend
+    X : (n, k) array
+        Roughly orthonormal columns, as from one pass by `gram_basis`.
+    dual : (n, k) array
+        The product of X with the matrix of the inner product; X itself for the Euclidean one.
+
+    Notes
+    -----
+    The first pass may have kept directions that are little longer than the rounding of the Gram
+    matrix, so that neither their length nor their angles with the others are right. The Gram matrix
+    of this pass tells: what is short in it was rounding, and is dropped; if the rest is not near
+    orthonormal, another pass makes it so, since the error of one is at most eps / `MIN_SHARE`.
+    """
+    total = host.eye(X.shape[1])
+    for _ in range(2):
+        (gram,) = read_together(backend, X.T @ dual)
+        shares, U = host.linalg.eigh(gram)
+        roots, U = host.sqrt(shares[shares > MIN_SHARE]), U[:, shares > MIN_SHARE]
+        C, S = U / roots, roots[:, None] * U.T
+        euclidean = dual is X
+        X = times(backend, X, C)
+        dual = X if euclidean else times(backend, dual, C)
+        total = S @ total
+        if roots.min(initial=1.0) >= GOOD_SHARE**0.5:
+            break
+    return X, dual, total
 
 
 def times(backend: Backend, P: Array, S: Any) -> Array:

@@ -28,6 +28,7 @@ CYCLE_OPTIONS = {"lgmres": "inner_m"}  # length of a cycle, where maxiter counts
 MAX_UNSCALED_RESIDUAL = 0.5  # in no units, of methods whose mathematics has units
 SLACK_IN_UNITS = 10.0  # of tolerances with the units that A has, where it is scaled
 MAX_LEFT = 0.5  # of a residual by one application of the preconditioner
+RESIDUAL_ROUNDING = 2.0  # in units of eps ||b||
 VECTORS = {"cg": 8, "minres": 12}  # that a method stores for a column
 COMPILED_METHODS = ("gmres", "cg")
 
@@ -148,6 +149,8 @@ class KrylovFactor(Factor):
         if weights is not None and self.solver.method not in SYMMETRIC_METHODS:
             scaling = replace(scaling, rows=weights, alike=False)
         rtol = scaling.tightened(b, rtol)
+        # Rounding of the true residual must not take a second solve.
+        rtol = max(rtol - RESIDUAL_ROUNDING * self.backend.eps, 0.5 * rtol)
         b = weigh(scaling.rows, b)
         if parts is None:
             return weigh(scaling.columns, self._solve_scaled(b, rtol, adjoint, scaling))

@@ -13,14 +13,16 @@ from typing import Any, Protocol
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
 from .columns import (
-    LOST_RTOL,
+    LOST_FACTOR,
     OUT_OF_ITERATIONS,
     Columns,
     Solved,
     gram_basis,
     orthonormal,
     read_together,
+    remaining,
     reorthonormalize,
+    reorthonormalize_in,
     times,
 )
 from .recycling import Recycled
@@ -236,7 +238,7 @@ class _SeparateSpaces:
             before = xp.linalg.vector_norm(w)
             w = w - h[c, :] @ V
             below = xp.linalg.vector_norm(w)
-            left = below > LOST_RTOL * before
+            left = below > LOST_FACTOR * self.backend.eps * before
             zero, one = xp.zeros_like(below), xp.ones_like(below)
             self.basis[c, m, :] = w * xp.where(left, one, zero) / xp.where(left, below, one)
             left_over.append(xp.where(left, below, zero))
@@ -286,6 +288,7 @@ class _SharedSpace:
         self.triangle: list[list[Any]] = []  # columns, in blocks of rows
         self.raw: list[list[Any]] = []  # columns of H, before the rotations
         self.coupling: list[Any] = []
+        self.lost = backend.eps  # bound on the inner products of vectors of different blocks
         self.residual = float("inf") if V.shape[1] else 0.0  # 0: all of R is in the recycled space
 
     @property
@@ -307,22 +310,51 @@ class _SharedSpace:
             self.preconditioned.append(Z)
         W = self.A(Z)
         size = backend.column_norms(W)
-        found = [] if self.recycled is None else self.recycled.orthogonalize(W)
-        from_c = len(found)
-        for V in self.basis:
-            h = V.T @ W
-            W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
-            found.append(h)
+        found = self._project_out(W)
         *column, gram, sizes = read_together(backend, *found, W.T @ W, size[None, :])
-        self.coupling += column[:from_c]
         C, S = gram_basis(backend.eps, gram, sizes[0, :])
         V, below = reorthonormalize(backend, times(backend, W, C), S)
+        if V.shape[1] < W.shape[1]:
+            # Without the directions that W'W hides, A M V would not be what H says.
+            V = backend.xp.concat([V, remaining(backend, W, V, size)], axis=1)
+            (below,) = read_together(backend, V.T @ W)
+        lost = self._lost(V, below, sizes[0, :], 1.0)
+        while lost > backend.eps**0.5:
+            again = [h @ below for h in read_together(backend, *self._project_out(V))]
+            column = [h + more for h, more in zip(column, again, strict=True)]
+            V, _, S = reorthonormalize_in(backend, V, V)  # Drops what was rounding.
+            below = S @ below
+            lost = self._lost(V, S, host.ones(S.shape[1]), min(lost, 1.0))
+        self.lost = max(self.lost, lost)
+        from_c = len(column) - len(self.basis)
+        self.coupling += column[:from_c]
         self.basis.append(V)
         column = [*column[from_c:], below]
         self.raw.append(list(column))
         for i, Q in enumerate(self.rotations):
             column[i : i + 2] = _rotate(Q, column[i : i + 2])
         self._rotate_away(column)
+
+    def _project_out(self, W: Array) -> list[Array]:
+        """Remove the parts of W in C and in V, in place; return their coefficients."""
+        found = [] if self.recycled is None else self.recycled.orthogonalize(W)
+        for V in self.basis:
+            h = V.T @ W
+            W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
+            found.append(h)
+        return found
+
+    def _lost(self, V: Array, below: Any, sizes: Any, along: float) -> float:
+        """Bound the inner products of V with the basis, after an orthogonalization.
+
+        Columns of the lengths `sizes`, whose inner products with the basis were at most `along`
+        times as large, have become V `below`. What that has left of them is rounding and what the
+        basis lacks of orthogonality, and grows as V is scaled to length one.
+        """
+        if V.shape[1] == 0:
+            return 0.0
+        growth = float(host.linalg.norm(sizes[:, None] * host.linalg.pinv(below), 2))
+        return growth * (self.backend.eps + self.lost * along)
 
     def _rotate_away(self, column: list[Any]) -> None:
         Q, R = host.linalg.qr(host.concatenate(column[-2:], axis=0), mode="complete")

@@ -115,7 +115,8 @@ class Recycled:
         # Coordinates in which the norm is ||y||; directions common to Y and V count once.
         lengths = host.sqrt(host.diagonal(inner))
         values, U = linalg.eigh(inner / lengths / lengths[:, None])
-        independent = values > DEPENDENT_RTOL * values[-1]
+        rounding = inner.shape[0] * backend.eps
+        independent = values > max(DEPENDENT_RTOL, rounding) * values[-1]
         unit = U[:, independent] / lengths[:, None] / host.sqrt(values[independent])
         _, sizes, rows = linalg.svd(G @ unit, full_matrices=False)
         last = int((sizes > SINGULAR_RTOL * sizes[0]).sum())  # They are sorted.

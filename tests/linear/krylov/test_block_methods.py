@@ -159,6 +159,16 @@ def test_an_easy_column_leaves_the_block(kernel):
         assert run.widths[: until + 11] == until * [4] + 11 * [3]
 
 
+@pytest.mark.parametrize("k", [3, 7, 20])
+def test_a_shared_space_has_no_more_directions_than_unknowns(k):
+    """A preconditioner that changes amplifies what the basis lacks of orthogonality."""
+    A = MATRICES["symmetric"]
+    M = preconditioner("changing", A)
+    run = Run("flexible", A, unit(N, k), M._apply)
+    assert run.residuals.max() <= 1e-10
+    assert sum(run.widths) <= N
+
+
 @pytest.mark.parametrize("kernel", ["cg", "block cg", "minres", "gmres, restarted", "restarted"])
 def test_a_column_that_converges_earlier_leaves_then(kernel):
     """Eight eigenvectors beside all of them; GMRES lets it go between its cycles of 16."""
