@@ -16,6 +16,7 @@ from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields
 from .difference_check import find_wrong_rows
+from .hessians import Hessians
 from .jacobian import Entries, check_matrix, jacobian_operator
 from .nearby_points import nearby_point, typical_sizes
 from .source import DerivativeSource, Function
@@ -62,21 +63,39 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
 
     source.check_scalar(L, states.example, parameters.example)
     value, gradient = source.value(flat), source.gradient(flat)
-    curvature = source.curvature(lambda h, theta, _: flat(h, theta))
+    # A loss has no weights lam, so an empty array is passed.
+    hessians = Hessians(source, lambda h, theta, _: flat(h, theta), states.size, parameters.size)
 
     def gradient_part(which: int) -> Callable[[Array, Array], Array]:
         return lambda h, theta: source.from_library(
             Backend.of(h), gradient(*source.to_library(h, theta))[which]
         )
 
+    def evaluate(h: Array, theta: Array) -> float:
+        return float(value(*source.to_library(h, theta)))
+
+    def curvature(h: Array, theta: Array) -> Curvature:
+        unchanged = source.watch(flat, *source.to_library(h, theta))
+        backend = Backend.of(h)
+        return hessians.at(
+            h,
+            theta,
+            h[:0],
+            unchanged,
+            lambda i: nearby_point(
+                lambda h, theta: backend.asarray(evaluate(h, theta)),
+                h,
+                theta,
+                (typical_sizes(h), typical_sizes(theta)),
+                i,
+            ),
+        )
+
     return Loss(
-        lambda h, theta: float(value(*source.to_library(h, theta))),
+        evaluate,
         d_state=gradient_part(0),
         d_params=gradient_part(1),
-        # A loss has no weights lam, so pass an empty array.
-        curvature=lambda h, theta: _curvature_at(
-            source, curvature, h, theta, h[:0], source.watch(flat, *source.to_library(h, theta))
-        ),
+        curvature=curvature,
     )
 
 
@@ -108,7 +127,13 @@ class AutomaticModel(ConfiguredModel):
         flat = self._flat = self._flat_function()
         self._value, self._jacobians = source.value(flat), source.jacobians(flat)
         self._second = source.second_derivative(flat)
-        self._curvature = source.curvature(lambda h, theta, lam: lam @ flat(h, theta))
+        self._hessians = Hessians(
+            source,
+            lambda h, theta, lam: lam @ flat(h, theta),
+            self.state_size,
+            self.param_size,
+            assemble=any(pattern is not None for pattern in self._sparsity.patterns),
+        )
         self._repeatable = False  # whether two values at one point were compared
         self._unchecked = {0, 1}  # derivatives that were not compared with differences
 
@@ -231,7 +256,9 @@ class AutomaticModel(ConfiguredModel):
         return DeferredLinearization(
             d_state,
             first_derivative_by_params,
-            curvature=lambda lam: _curvature_at(source, self._curvature, h, theta, lam, unchanged),
+            curvature=lambda lam: self._hessians.at(
+                h, theta, lam, unchanged, lambda i: self._nearby_point(h, theta, i)
+            ),
             second=second,
             sources=lambda: dict.fromkeys(FIELDS, source.name),
         )
@@ -333,34 +360,3 @@ CLASSES: dict[str, type[AutomaticModel]] = {
     "residual": AutomaticResidual,
     "argmin": AutomaticArgmin,
 }
-
-
-def _curvature_at(
-    source: DerivativeSource,
-    curvature: Function,
-    h: Array,
-    theta: Array,
-    lam: Array,
-    unchanged: Function,
-) -> Curvature:
-    backend, product = Backend.of(h), curvature(*source.to_library(h, theta, lam))
-
-    def apply(u: Array, z: Array) -> tuple[Array, ...]:
-        if u.ndim == 2 and u.shape[1] == 0:
-            return u, z
-        unchanged()
-        return tuple(
-            source.from_library(backend, part) for part in product(*source.to_library(u, z))
-        )
-
-    return _AutomaticCurvature(apply=apply, blocks=True)
-
-
-class _AutomaticCurvature(Curvature):
-    """A curvature whose products with blocks are not tested.
-
-    They are correct by construction, since sources map the product over the columns, and a test
-    would compile the product for another shape.
-    """
-
-    check_blocks = False

@@ -41,7 +41,10 @@ def from_jax(
         The patterns of the derivatives with respect to the state, (N, N), and to the parameters,
         (N, P). Each may also be "detect", to detect it by products near the first point, or None,
         the default, for a derivative that is not assembled. A derivative with a pattern becomes a
-        sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` require.
+        sparse matrix, which `mfdeq.Direct`, `mfdeq.ILU` and `mfdeq.AMG` require. So does the
+        curvature, where a factorization of the Lagrangian system asks for it
+        (`mfdeq.ShiftedInverse`, ``method="newton"`` of `mfdeq.minimize`), with a pattern that is
+        detected.
     **fields
         The keywords of `ModelFields`.
 
@@ -126,6 +129,11 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
         If JAX is not installed.
     ModelError
         If JAX computes in lower precision than that of the examples.
+
+    Notes
+    -----
+    The Hessian is known by its products. Where a factorization asks for its entries, they are
+    computed by a product for each colour of its columns, with a pattern that is detected.
 
     Examples
     --------

@@ -38,7 +38,8 @@ def from_torch(
         Whether an equilibrium is state = f(state, params), f(state, params) = 0, or a stationary
         point of the scalar f with respect to the state, as for `from_jax`.
     sparsity : pair of sparse matrices or "detect", optional
-        The patterns of the derivatives, as for `from_jax`.
+        The patterns of the derivatives, as for `from_jax`. With one, the curvature is assembled
+        where a factorization asks for it.
     **fields
         The keywords of `ModelFields`.
 
@@ -118,6 +119,11 @@ def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Lo
     ------
     ArgumentError
         If PyTorch is not installed.
+
+    Notes
+    -----
+    The Hessian is known by its products, and assembled where a factorization asks for its entries,
+    as that of `loss_from_jax`.
 
     Examples
     --------

@@ -46,7 +46,6 @@ from ..linear.direct.symmetric import (
     symmetric_scaling,
 )
 from ..linear.scaling import Scaling, weigh
-from ..models.curvature import BlockCurvature
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
 from .reduced_curvature import ReducedCurvature
@@ -300,11 +299,12 @@ def _nodes(B: Any, sp: Any) -> Any:
 
 
 def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
-    if not isinstance(H.K, BlockCurvature):
+    K = H.K.assembled()
+    if K is None:
         raise factorization_error("the curvature is known by its products only: pass its blocks")
     return [
         sparse.csr_matrix(shape) if block is None else assemble(block, "a block of the curvature")
-        for block, shape in zip(H.K.blocks, shapes, strict=True)
+        for block, shape in zip(K.blocks, shapes, strict=True)
     ]
 
 

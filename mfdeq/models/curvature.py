@@ -7,14 +7,15 @@ Vectors are stacked as (dtheta, dh), parameters first, so that
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, is_dense
 from ..errors import ModelError
 from ..operators.dot_tests import check_columns, check_symmetric
-from ..operators.operator import Operator, SelfAdjoint, Zero, columnwise
+from ..operators.operator import Matrix, Operator, SelfAdjoint, Zero, columnwise
 from ..operators.user_operators import as_operator
 
 
@@ -75,6 +76,13 @@ class Curvature:
                 f"apply of the Curvature: expected a function, got {type(self.apply).__name__}"
             )
 
+    def _entries(self, K: Operator) -> Any:
+        """Return the entries of K, whose products are `apply`, or None if they are not known.
+
+        A factorization needs them. The result is a sparse matrix or array of shape (P+N, P+N).
+        """
+        return None
+
 
 class CurvatureOperator(SelfAdjoint):
     """The Hessian ∇²_(θ,h) of a scalar function as an operator of shape (P+N, P+N).
@@ -97,6 +105,10 @@ class CurvatureOperator(SelfAdjoint):
     def split(self, x: Array) -> tuple[Array, Array]:
         """Split a stacked (P+N,) vector or (P+N, k) block into dtheta and dh."""
         return x[: self.param_size, ...], x[self.param_size :, ...]
+
+    def assembled(self) -> BlockCurvature | None:
+        """Return the same curvature with known blocks, or None if only products are known."""
+        return None
 
 
 class BlockCurvature(CurvatureOperator):
@@ -122,6 +134,10 @@ class BlockCurvature(CurvatureOperator):
             for block, shape in zip(blocks, [(P, P), (N, P), (N, N)], strict=True)
         )
 
+    def assembled(self) -> BlockCurvature:
+        """Return this curvature."""
+        return self
+
     def _apply(self, x: Array) -> Array:
         u, z = self.split(x)
         pp, sp, ss = self.blocks
@@ -145,6 +161,25 @@ class ProductCurvature(CurvatureOperator):
         self.params_params = _BlockOfProduct(self, 0, 0)
         self.state_params = _BlockOfProduct(self, 1, 0)
         self.state_state = _BlockOfProduct(self, 1, 1)
+
+    def assembled(self) -> BlockCurvature | None:
+        """Return the curvature with the blocks of its entries, if these can be computed."""
+        return self._assembled
+
+    @functools.cached_property
+    def _assembled(self) -> BlockCurvature | None:
+        entries = self.curvature._entries(self)
+        if entries is None:
+            return None
+        if is_dense(entries):  # blocks are added to those of other curvatures, which are sparse
+            entries = self.backend.sparse.csr_matrix(entries)
+        P, N = self.param_size, self.state_size
+        entries = (0.5 * (entries + entries.T)).tocsr()  # products are symmetric up to rounding
+        parts = [entries[:P, :P], entries[P:, :P], entries[P:, P:]]
+        blocks: list[Operator | None] = [
+            Matrix(self.backend, part) if part.nnz else None for part in parts
+        ]
+        return BlockCurvature(self.backend, P, N, blocks)
 
     def _apply(self, x: Array) -> Array:
         if x.ndim == 2 and not self.curvature.blocks:
@@ -182,6 +217,13 @@ class SumCurvature(CurvatureOperator):
         self.params_params = left.params_params + right.params_params
         self.state_params = left.state_params + right.state_params
         self.state_state = left.state_state + right.state_state
+
+    def assembled(self) -> BlockCurvature | None:
+        """Return the sum of the two with known blocks."""
+        left, right = self.left.assembled(), self.right.assembled()
+        if left is None or right is None:
+            return None
+        return _add_block_curvatures(left, right)
 
     def _apply(self, x: Array) -> Array:
         return self.left._apply(x) + self.right._apply(x)
@@ -274,19 +316,27 @@ def as_curvature(
 def add_curvatures(left: CurvatureOperator, right: CurvatureOperator) -> CurvatureOperator:
     """Add two curvatures, block by block if both have known blocks."""
     if isinstance(left, BlockCurvature) and isinstance(right, BlockCurvature):
-        merged = [_add_blocks(a, b) for a, b in zip(left.blocks, right.blocks, strict=True)]
-        return BlockCurvature(left.backend, left.param_size, left.state_size, merged)
+        return _add_block_curvatures(left, right)
     return SumCurvature(left, right)
+
+
+def _add_block_curvatures(left: BlockCurvature, right: BlockCurvature) -> BlockCurvature:
+    merged = [_add_blocks(a, b) for a, b in zip(left.blocks, right.blocks, strict=True)]
+    return BlockCurvature(left.backend, left.param_size, left.state_size, merged)
 
 
 def scale_curvature(of: CurvatureOperator, factor: float) -> CurvatureOperator:
     """Multiply a curvature by a real number."""
     if isinstance(of, BlockCurvature):
-        blocks: list[Operator | None] = [
-            None if block is None else block.times(factor) for block in of.blocks
-        ]
-        return BlockCurvature(of.backend, of.param_size, of.state_size, blocks)
+        return _scale_block_curvature(of, factor)
     return ScaledCurvature(of, factor)
+
+
+def _scale_block_curvature(of: BlockCurvature, factor: float) -> BlockCurvature:
+    blocks: list[Operator | None] = [
+        None if block is None else block.times(factor) for block in of.blocks
+    ]
+    return BlockCurvature(of.backend, of.param_size, of.state_size, blocks)
 
 
 class ScaledCurvature(CurvatureOperator):
@@ -298,6 +348,11 @@ class ScaledCurvature(CurvatureOperator):
         self.params_params = factor * of.params_params
         self.state_params = factor * of.state_params
         self.state_state = factor * of.state_state
+
+    def assembled(self) -> BlockCurvature | None:
+        """Return the multiple with known blocks."""
+        of = self.of.assembled()
+        return None if of is None else _scale_block_curvature(of, self.factor)
 
     def _apply(self, x: Array) -> Array:
         return self.factor * self.of._apply(x)
