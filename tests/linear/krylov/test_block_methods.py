@@ -369,7 +369,7 @@ def test_minres_stops_by_the_true_residual(dtype, scale):
     assert residuals(A, X, B).max() <= 1.2 * rtol
     assert factor.counts.refinements == 0
     assert len(factor.counts.history) == factor.counts.iterations <= 2 * N
-    rounding = 16 * np.finfo(dtype).eps
+    rounding = 16 * float(np.finfo(dtype).eps)
     assert factor.counts.history[-1] == pytest.approx(
         residuals(A, X, B).max(), rel=0.2, abs=rounding
     )
