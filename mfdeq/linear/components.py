@@ -20,9 +20,12 @@ class Groups:
     ----------
     members : (m, N) sparse matrix
         Ones where an index is in a group.
+    labels : (N,) array of int
+        The group of each index.
     """
 
     members: Any
+    labels: Any
 
     @classmethod
     def of(cls, backend: Backend, labels: Any, count: int) -> Groups:
@@ -32,7 +35,7 @@ class Groups:
         by_index = backend.sparse.csr_matrix(
             tuple(backend.xp.asarray(x) for x in (entries, labels, points)), shape=(n, count)
         )
-        return cls(by_index.astype(backend.dtype).T.tocsr())
+        return cls(by_index.astype(backend.dtype).T.tocsr(), backend.xp.asarray(labels))
 
     def lengths_or_ones(self, x: Array) -> Array:
         """Return the norms of the parts of an (N,) or (N, k) array, with ones in place of zeros."""
@@ -47,7 +50,7 @@ class Groups:
 
     def spread(self, values: Array) -> Array:
         """Return the array with the value of its group for each index."""
-        return self.members.T @ values
+        return values[self.labels, ...]
 
 
 @dataclass(frozen=True)
