@@ -50,6 +50,12 @@ def test_linear_solves_are_tabulated():
         assert target.endswith("met)")
 
 
+def test_block_preconditioners_of_saddle_points_are_tabulated():
+    table = benchmark("--small", "--saddle-points", program="linear")
+    assert table.count("    auto  ") == 4
+    assert len(re.findall(r"iterations \d.* \(target <= 60: met\)", table)) == 4
+
+
 @pytest.mark.slow
 def test_eigenvalues_are_tabulated_and_none_is_missed():
     table = benchmark("--small", "--rounds", "1", program="spectrum")

@@ -1,7 +1,8 @@
 """Compare linear solvers with their peers on one core, in the way that Hessian products use them.
 
     python -m tests.benchmarks.linear [--problems NAME ...] [--only FAMILY ...] [--small]
-                                      [--blocks K ...] [--seconds S] [--limit S] [--growth]
+                                      [--blocks K ...] [--seconds S] [--limit S]
+                                      [--growth | --saddle-points]
 
 A product is a solve with A and one with A', each to a true relative residual of 1e-8. The
 tolerance of a peer that misses this residual is tightened, that of a peer far below it is
@@ -25,6 +26,8 @@ TARGETS = {
     "block": 0.45,  # an iterative solver's column in a block of 32 over its single product
     "memory": 40.0,
     "growth": 1.1,
+    "iterations": 60,  # of GMRES and a block preconditioner, at 10^5 unknowns
+    "iterations grow": 1.3,  # from 10^4 to 10^5 unknowns
 }
 
 
@@ -173,6 +176,44 @@ def growth(options) -> None:
             print(verdict(f"{name}: as N to the power", exponent, TARGETS["growth"]))
 
 
+def saddle_points(options) -> None:
+    """Iterations and times of block preconditioners for saddle points, and those of "auto"."""
+    import time
+
+    import numpy as np
+
+    from .peers import RTOL
+    from .saddle_points import CASES, solvers
+
+    for name, (make, sides) in CASES.items():
+        taken: dict[str, list[int]] = {}
+        for side in (4, 8) if options.small else sides:
+            system = make(side)
+            b = np.random.default_rng(0).standard_normal(system.A.shape[0])
+            print(f"\n{system.title}; N = {b.size:,}: s of set-up and solves, and iterations")
+            for label, solver in solvers(system).items():
+                start = time.process_time()
+                factor = solver.setup(system.A)
+                ready = time.process_time()
+                x, y = factor.solve(b, rtol=RTOL), factor.solve_adjoint(b, rtol=RTOL)
+                end = time.process_time()
+                off = max(np.linalg.norm(system.A @ z - b) for z in (x, y)) / np.linalg.norm(b)
+                assert off <= 10 * RTOL, (label, off)
+                iterations = factor.counts.iterations
+                print(
+                    f"    {label:<44} {ready - start:7.2f} {end - ready:7.2f} {iterations / 2:7g}"
+                )
+                if label == "auto":
+                    print(f"        {factor.name}")
+                else:
+                    taken.setdefault(label, []).append(iterations / 2)
+        for label, (fewer, more) in taken.items():
+            if label.startswith("GMRES"):
+                print(verdict(f"{name}, {label}: iterations", more, TARGETS["iterations"]))
+            growth = f"{name}, {label}: growth of iterations with N"
+            print(verdict(growth, more / fewer, TARGETS["iterations grow"]))
+
+
 def main(arguments: list[str] | None = None) -> None:
     from .systems import SYSTEMS
 
@@ -184,6 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="of rounds per problem (20; small: 0.1)")
     parser.add_argument("--limit", type=float, help="seconds of a peer's step (120; small: 5)")
     parser.add_argument("--growth", action="store_true", help="the growth with N alone")
+    parser.add_argument("--saddle-points", action="store_true", help="saddle points alone")
     options = parser.parse_args(arguments)
     if options.seconds is None:
         options.seconds = 0.1 if options.small else 20.0
@@ -192,8 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.blocks is None:
         options.blocks = [4] if options.small else [8, 32]
     print(__doc__.split("\n\n")[2])
-    if options.growth:
-        growth(options)
+    if options.growth or options.saddle_points:
+        growth(options) if options.growth else saddle_points(options)
         return
     for name in options.problems:
         problem(name, options)

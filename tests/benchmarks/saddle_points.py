@@ -141,6 +141,33 @@ def darcy(n: int, contrast: float = 1e3, seed: int = 0) -> SaddlePoint:
     return SaddlePoint(title, A, (len(free), cells), mass)
 
 
+# What makes them, and the squares along a side that lead to 10^4 and 10^5 unknowns.
+CASES = {"Stokes": (lambda n: TaylorHood(n).stokes(), (33, 105)), "Darcy": (darcy, (45, 141))}
+
+
+def solvers(system: SaddlePoint) -> dict:
+    """The solvers that the benchmark compares."""
+    import mfdeq
+    from mfdeq.linear import Auto
+
+    stokes = system.title.startswith("Stokes")
+    lu, jacobi = mfdeq.Direct(), mfdeq.Jacobi()
+    method = "smoothed_aggregation" if stokes else "ruge_stuben"
+    inner = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG(method), rtol=0.01)
+    schur = system.mass if stokes else "selfp"
+    parts = {"LU; LU": [lu, lu], "CG + AMG to 0.01; LU": [inner, lu]}
+    if not stokes:
+        parts = {"Jacobi; LU": [jacobi, lu], "Jacobi; CG + AMG to 0.01": [jacobi, inner]}
+    found: dict = {"auto": Auto()}
+    for name, both in parts.items():
+        M = mfdeq.FieldSplit(system.sizes, both, "upper", schur)
+        found[f"GMRES, upper: {name}"] = mfdeq.Krylov(preconditioner=M)
+        if inner not in both:
+            M = mfdeq.FieldSplit(system.sizes, both, "diagonal", schur)
+            found[f"MINRES, diagonal: {name}"] = mfdeq.Krylov("minres", preconditioner=M)
+    return found
+
+
 def _assembled(elements, rows, columns, shape) -> sp.csr_array:
     i = np.broadcast_to(rows[:, :, None], elements.shape).ravel()
     j = np.broadcast_to(columns[:, None, :], elements.shape).ravel()

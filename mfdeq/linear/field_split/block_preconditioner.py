@@ -200,6 +200,11 @@ class FactorSolves(PreconditionerOperator):
     Parameters
     ----------
     factor : Factor
+
+    Raises
+    ------
+    ArgumentError
+        If an iterative method returns zero for a random vector.
     """
 
     def __init__(self, factor: Factor) -> None:
@@ -207,6 +212,13 @@ class FactorSolves(PreconditionerOperator):
         self.factor = factor
         self.flexible = factor.flexible or factor.iterative
         self.description = factor.name
+        if factor.iterative and not bool(
+            self.backend.xp.any(self @ self.backend.random(self.shape[0]))
+        ):
+            raise ArgumentError(
+                f"{factor.name} gives up at once: the method may not suit the block ('cg' needs a "
+                "positive definite one)"
+            )
 
     @property
     def nbytes(self) -> int:

@@ -31,7 +31,9 @@ def check_schur(schur: Any) -> None:
 
 
 def schur_complement(A: Operator, blocks: Blocks, fields: Fields, schur: Any) -> Operator:
-    """Return what approximates the Schur complement of the last field, up to its sign.
+    """Return what approximates the Schur complement of the last field, or its negative.
+
+    It is the one of the two that is positive, for solvers that need a definite matrix.
 
     Parameters
     ----------
@@ -60,8 +62,11 @@ def schur_complement(A: Operator, blocks: Blocks, fields: Fields, schur: Any) ->
             with A.backend.user_call(name):
                 given = schur(matrix_or_products(A))
         found = as_operator(A.backend, given, (size, size), name, convert=True)
-    if found.scales is None:
-        found.scales = fields.scales(A, last, last)
+    scales = found.scales or fields.scales(A, last, last)
+    y = A.backend.random(size, seed=4)
+    if float(A.backend.xp.vecdot(y, found._apply(y))) < 0:
+        found = -found
+    found.scales = scales
     return found
 
 

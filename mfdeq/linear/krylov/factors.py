@@ -327,8 +327,8 @@ class ColumnFactor(KrylovFactor):
             raise ArgumentError(f"{package} has no {solver.method!r}: use 'gmres'")
         known = inspect.signature(method).parameters
         options: dict[str, Any] = {
-            # Older versions have tol in place of rtol.
-            "rtol" if "rtol" in known else "tol": rtol,
+            "rtol" if "rtol" in known else "tol": rtol,  # tol in older versions
+            "atol": 0.0,
             "maxiter": solver.max_iterations,
             "callback": self._count,
         }

@@ -223,6 +223,15 @@ def test_a_solve_in_the_middle_of_a_system_that_is_not_symmetric():
         check_solves(factor, A.toarray())
 
 
+def test_a_negative_schur_complement_is_solved_by_cg():
+    """As that of a system with a positive first block is, which CG would refuse."""
+    problem = darcy(6)
+    parts = [mfdeq.Jacobi(), mfdeq.Krylov("cg", preconditioner=mfdeq.AMG(), rtol=1e-3)]
+    for kind in KINDS:
+        M = FieldSplit(problem.sizes, parts, kind, "selfp")
+        check_solves(mfdeq.Krylov(preconditioner=M).setup(problem.A), problem.A.toarray())
+
+
 CASES = {
     "stokes": (lambda n: TaylorHood(n).stokes(), (8, 24), None, "mass"),
     "darcy": (darcy, (12, 36), [mfdeq.Jacobi(), None], "selfp"),
@@ -394,6 +403,10 @@ WRONG = {
     "the part does not suit": (
         lambda: FieldSplit((7, 5), [mfdeq.AMG(), None]).setup(BLOCKY.toarray()),
         r"field 0 of mfdeq.FieldSplit: mfdeq.AMG\(\) needs a sparse A",
+    ),
+    "an inner method": (
+        lambda: FieldSplit(STOKES.sizes, [mfdeq.Krylov("cg"), None]).setup(-COMPRESSIBLE),
+        "field 0 of mfdeq.FieldSplit: Krylov cg with no preconditioner gives up at once",
     ),
     "minres": (
         lambda: mfdeq.Krylov("minres", FieldSplit((7, 5), kind="upper")), "needs a symmetric precon"
