@@ -20,6 +20,8 @@ from .package import DirectPackage, Factorization
 
 MAX_COLUMNS = 8  # of one call, since SuperLU is slower on wider blocks
 
+MAX_ZERO_SHARE = 0.1  # of the diagonal, above which its symmetric ordering is not followed
+
 # Minimum degree on A + A' in symmetric mode halves fill and solve time compared with an ordering of
 # columns. Diagonal pivots are kept unless a column has an entry 100 times larger, which preserves
 # the fill of the symmetric ordering and still pivots zeros off the diagonal.
@@ -85,8 +87,14 @@ class SuperLUFactorization:
 
 
 def superlu_options(matrix: Any) -> dict[str, Any]:
-    """Return the options of `splu` for a CSC matrix with sorted indices."""
-    return SYMMETRIC_OPTIONS if has_symmetric_pattern(matrix) else {}
+    """Return the options of `splu` for a CSC matrix with sorted indices.
+
+    Where the diagonal has many zeros, as that of a saddle point, pivots are taken elsewhere and a
+    symmetric ordering fills up: an ordering of the columns allows for any pivots.
+    """
+    zeros = int((matrix.diagonal() == 0).sum())
+    followed = zeros <= MAX_ZERO_SHARE * matrix.shape[0] and has_symmetric_pattern(matrix)
+    return SYMMETRIC_OPTIONS if followed else {}
 
 
 def has_symmetric_pattern(matrix: Any) -> bool:
