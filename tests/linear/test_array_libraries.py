@@ -14,6 +14,7 @@ from mfdeq.arrays.backend import Backend
 from mfdeq.linear.krylov.cg import block_cg, cg
 from mfdeq.linear.krylov.columns import all_directions, directions, orthonormal
 from mfdeq.linear.krylov.gmres import block_gmres, gmres
+from mfdeq.linear.krylov.minres import minres
 from mfdeq.linear.krylov.neumann import spectral_radius
 from mfdeq.linear.krylov.recycling import Recycled
 from mfdeq.linear.preconditioners.cycle import (
@@ -159,6 +160,7 @@ CYCLE = {"length": lambda backend: 15}
 KRYLOV = {
     "cg": (cg, DEFINITE, {}),
     "block cg": (block_cg, DEFINITE, {}),
+    "minres": (minres, DEFINITE - 0.5 * np.eye(40), {}),
     "gmres": (gmres, LARGE, CYCLE),
     "gmres, flexible": (gmres, LARGE, {**CYCLE, "flexible": lambda backend: True}),
     "block gmres": (block_gmres, LARGE, CYCLE),

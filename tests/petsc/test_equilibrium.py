@@ -160,6 +160,19 @@ def test_one_ksp_serves_both_sides():
     assert eq.report.linear.setups == 0
 
 
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_the_library_s_methods_by_short_recurrences_run_on_ranks(method):
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Krylov(method))
+    close(gathered(eq.gradient(LOSS)), on_one_machine().gradient(LOSS))
+    assert eq.report.solver == f"Krylov {method} with no preconditioner"
+
+
+def test_block_preconditioners_are_those_of_petsc():
+    solver = mfdeq.Krylov(preconditioner=mfdeq.FieldSplit((N // 2, N - N // 2)))
+    with pytest.raises(mfdeq.ArgumentError, match=r"KSP\(options={'pc_type': 'fieldsplit'"):
+        mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=solver)
+
+
 def test_options_on_the_command_line_take_precedence():
     PETSc.Options()["first_ksp_type"] = "bcgs"
     solver = mfdeq.petsc.KSP(prefix="first_", options={"ksp_type": "cg"})

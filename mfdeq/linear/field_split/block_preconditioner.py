@@ -48,9 +48,8 @@ class BlockPreconditioner(PreconditionerOperator):
 
     def _blocks(self, A: Operator) -> Blocks:
         """Return the blocks of A, from its entries if they are known or needed."""
-        by_diagonal = isinstance(self.schur, str)
-        if A.array is None and (by_diagonal or A.has_entries):
-            entries = matrix_of(A, "mfdeq.FieldSplit" + by_diagonal * " with schur='selfp'")
+        if A.array is None and isinstance(self.schur, str):
+            entries = matrix_of(A, "schur='selfp' of mfdeq.FieldSplit")
             scales, A = A.scales, Matrix(A.backend, entries)
             A.scales = scales
         return self.fields.blocks(A)

@@ -189,6 +189,11 @@ class FieldSplit(Preconditioner):
             not suit it, or if the diagonal block of a field is zero and there is no `schur` for it.
         """
         A = operator_of(A)
+        if A.backend.library.distributed:
+            raise ArgumentError(
+                "mfdeq.FieldSplit takes matrices and operators of numpy, scipy and cupy; use "
+                "mfdeq.petsc.KSP(options={'pc_type': 'fieldsplit', ...}) for those of PETSc"
+            )
         fields = Fields.of(A.backend, self.fields, A.shape[0])
         M = BlockPreconditioner(A, fields, self.described(), self.kind, self.schur)
         M.description = self.description

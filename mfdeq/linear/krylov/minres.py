@@ -71,7 +71,7 @@ def minres(
         inverse = _inverse(xp, gamma)
         V_before, V, Z_before, Z = V, V_next * inverse, Z, Z_next * inverse
         rotated = c * delta - c_before * s * beta
-        size = xp.hypot(rotated, gamma)
+        size = xp.sqrt(rotated * rotated + gamma * gamma)
         above, further = s * delta + c_before * c * beta, s_before * beta
         c_before, s_before = c, s
         c, s = rotated * _inverse(xp, size), gamma * _inverse(xp, size)
