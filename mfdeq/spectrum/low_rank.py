@@ -20,7 +20,7 @@ from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
 from .eigenpairs import Eigenpairs, vectors_of
 
-MAX_ERROR = 0.1  # of the covariance, relative to the prior's; there is a warning above it
+MAX_ERROR = 0.1  # of the covariance, relative to itself; there is a warning above it
 
 
 class LowRank(SelfAdjoint):
@@ -44,14 +44,15 @@ class LowRank(SelfAdjoint):
     vectors : (P, k) array
         The eigenvectors V.
     error : float
-        A first-order bound of the error of the covariance relative to the prior's, from the error
-        bounds of the pairs: the square root of the sum of (bound / (1 + mu))^2.
+        A first-order bound of the relative error of the covariance: of any variance x' C x, relative
+        to this variance of the posterior.
 
     Warns
     -----
     AccuracyWarning
-        If `error` is more than 0.1. The tolerance of the pairs is relative to the largest mu, but
-        the bounds must be small relative to 1 + mu.
+        If `error` is more than 0.1, because the eigenvalues that were left out are not small
+        compared with one, or the pairs are not accurate enough. The covariance is then still a
+        preconditioner. `samples`, `variances` and information gains warn again.
 
     Raises
     ------
@@ -61,9 +62,11 @@ class LowRank(SelfAdjoint):
 
     Notes
     -----
-    (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'. `error` does not include the truncation. If the
-    magnitude of all other eigenvalues is at most m < 1, the truncation error is at most
-    m / (1 - m) relative to the prior's covariance, in the inner product of R.
+    (H + R)^-1 = R^-1 - V diag(mu / (1 + mu)) V'. `error` is the sum of two parts. An eigenvalue mu
+    that was left out changes the precision along its vector from 1 + mu to 1; all of them together
+    are counted as the least |mu| of the pairs, or zero if there are P pairs. Residuals of the pairs
+    with the bounds b change the covariance by at most the square root of the sum of
+    b^2 / (1 + mu). Rounding, which is not counted, is about eps mu relative to the variance.
 
     References
     ----------
@@ -73,15 +76,18 @@ class LowRank(SelfAdjoint):
 
     Examples
     --------
-    A misfit that depends on the first parameter only, with 99 times the precision of the prior:
+    A misfit that depends on the first parameter only, with 99 times the precision of the prior. The
+    second pair shows that there are no further eigenvalues:
 
     >>> import numpy as np
     >>> import mfdeq
     >>> H = np.zeros((50, 50))
     >>> H[0, 0] = 99.0
-    >>> posterior = mfdeq.LowRank(mfdeq.eigsh(H, k=1, M=np.ones(50)))
+    >>> posterior = mfdeq.LowRank(mfdeq.eigsh(H, k=2, M=np.ones(50)))
     >>> (posterior @ np.ones(50))[:3].round(6).tolist()
     [0.01, 1.0, 1.0]
+    >>> posterior.error < 1e-3
+    True
     """
 
     @collective
@@ -106,15 +112,35 @@ class LowRank(SelfAdjoint):
                 "parameters are not at a minimum of the loss with its prior: minimize it first, or "
                 "use H.gauss_newton, which has no negative eigenvalues"
             )
-        self.error = self.backend.norm(pairs.error_bounds / (1.0 + self.values))
+        xp, (P, k) = self.backend.xp, self.vectors.shape
+        # In the units of the posterior, a residual b couples 1 + mu with the others, at least one.
+        inaccuracy = self.backend.norm(pairs.error_bounds / xp.sqrt(1.0 + self.values))
+        left_out = float(xp.min(xp.abs(self.values))) if k < P else 0.0
+        self.error = inaccuracy + left_out
+        self._warning = ""
         if self.error > MAX_ERROR:
-            largest = float(self.backend.xp.max(self.backend.xp.abs(self.values)))
-            warn(
-                "the eigenpairs are not accurate enough for a posterior: its covariance may be off "
-                f"by {self.error:.1e} of the prior's. Their tolerance is relative to the largest, "
-                f"{largest:.1e}: use mfdeq.eigsh with rtol={0.01 / (1.0 + largest):.0e}",
-                AccuracyWarning,
+            advice = (
+                f"eigenvalues of up to {left_out:.2g} may have been left out, which are not small "
+                f"compared with one: compute more than {k} pairs, until the smallest magnitude is "
+                f"below {MAX_ERROR:g}"
             )
+            if inaccuracy >= left_out:
+                largest = float(xp.max(xp.abs(self.values)))
+                rtol = 0.1 * MAX_ERROR / ((1.0 + largest) * k**0.5)
+                advice = (
+                    f"the tolerance of the pairs is relative to the largest, {largest:.1e}: use "
+                    f"mfdeq.eigsh with rtol={rtol:.0e}"
+                )
+            self._warning = (
+                f"the covariance of a LowRank posterior may be off by {self.error:.1e} of itself: "
+                + advice
+            )
+        self._warn()
+
+    def _warn(self) -> None:
+        """Warn if the covariance is inaccurate."""
+        if self._warning:
+            warn(self._warning, AccuracyWarning)
 
     def _apply(self, x: Array) -> Array:
         return self.prior.solve(x) - self._scaled_projection(x, self.values / (1.0 + self.values))
@@ -158,12 +184,14 @@ class LowRank(SelfAdjoint):
         --------
         >>> import numpy as np
         >>> import mfdeq
-        >>> pairs = mfdeq.eigsh(np.diag(np.r_[1e12, np.zeros(49)]), k=1, M=np.ones(50))
+        >>> H = np.diag(np.r_[1e12, np.zeros(49)])
+        >>> pairs = mfdeq.eigsh(H, k=2, M=np.ones(50), rtol=1e-12)
         >>> posterior = mfdeq.LowRank(pairs)
         >>> x, before = posterior.samples(seed=3), posterior.prior.samples(seed=3)
         >>> bool(abs(x[0]) < 1e-4), bool(np.allclose(x[1:], before[1:]))
         (True, True)
         """
+        self._warn()
         x = self.prior.samples(n, seed)
         shrink = 1.0 - 1.0 / self.backend.xp.sqrt(1.0 + self.values)
         x = x - self._scaled_projection(self.prior.apply(x), shrink)
@@ -189,10 +217,11 @@ class LowRank(SelfAdjoint):
         --------
         >>> import numpy as np
         >>> import mfdeq
-        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=1, M=np.ones(50))
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=2, M=np.ones(50))
         >>> mfdeq.LowRank(pairs).variances()[:2].round(6).tolist()
         [0.25, 1.0]
         """
+        self._warn()
         before = self.prior.variances() if prior is None else prior
         return before - self.variance_reduction()
 
@@ -230,6 +259,7 @@ class LowRank(SelfAdjoint):
         A. Alexanderian, P. J. Gloor and O. Ghattas, "On Bayesian A- and D-optimal experimental
         designs in infinite dimensions", 2016.
         """
+        self._warn()
         return 0.5 * self.log_determinant_ratio()
 
     @collective
@@ -246,6 +276,7 @@ class LowRank(SelfAdjoint):
         float
             (sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift) / 2.
         """
+        self._warn()
         xp = self.backend.xp
         shift = self.backend.check_array(shift, self.shape[:1], "shift", ArgumentError)
         reduction = float(xp.sum(self.values / (1.0 + self.values)))

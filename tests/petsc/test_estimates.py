@@ -63,6 +63,7 @@ def test_estimates_agree(name):
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:the covariance of a LowRank:mfdeq.AccuracyWarning")  # six pairs
 @pytest.mark.parametrize("name", INVERSES)
 def test_approximate_inverses_agree(name):
     found, expected = (INVERSES[name](*given) for given in pair_of("gauss_newton"))
@@ -70,6 +71,7 @@ def test_approximate_inverses_agree(name):
     np.testing.assert_allclose((found @ vec_of(x)).gathered(), expected @ x, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:the covariance of a LowRank:mfdeq.AccuracyWarning")  # six pairs
 def test_posterior_figures_agree():
     found, expected = (
         mfdeq.LowRank(mfdeq.eigsh(H, 6, M=mfdeq.Precision(R), rtol=1e-10))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -58,32 +60,80 @@ def test_samples_have_the_posterior_covariance(posterior):
     )
 
 
-def test_the_truncation_error_follows_the_largest_omitted_eigenvalue():
-    """For a full-rank H the covariance is off by at most m / (1 + m) of the prior's."""
+@pytest.mark.parametrize("k", [4, 10, 20])
+def test_what_was_left_out_is_warned_of_and_bounded(k):
+    """Of the variances, the error is at most the least magnitude of the pairs."""
     H = 0.3 * R.toarray() @ R.toarray() + HESSIANS["low rank"]
     values = scipy.linalg.eigh(H, R.toarray(), eigvals_only=True)
-    posterior = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R))
-    off = posterior @ np.eye(P) - np.linalg.inv(H + R.toarray())
-    worst = abs(scipy.linalg.eigh(off, np.linalg.inv(R.toarray()), eigvals_only=True)).max()
-    m = values[-21]
-    assert 0.9 * m / (1 + m) <= worst <= 1.01 * m / (1 + m)
+    with pytest.warns(mfdeq.AccuracyWarning, match=f"compute more than {k} pairs"):
+        posterior = mfdeq.LowRank(mfdeq.eigsh(H, k, M=R))
+    exact = np.linalg.inv(H + R.toarray())
+    worst = abs(scipy.linalg.eigh(posterior @ np.eye(P) - exact, exact, eigvals_only=True)).max()
+    assert worst == pytest.approx(values[-k - 1], rel=0.01)
+    assert worst <= posterior.error <= 1.1 * values[-k]
+    for use in (
+        posterior.samples,
+        posterior.variances,
+        posterior.expected_information_gain,
+        lambda: posterior.information_gain(np.ones(P)),
+    ):
+        with pytest.warns(mfdeq.AccuracyWarning, match="may have been left out"):
+            use()
+
+
+def test_all_pairs_leave_nothing_out():
+    H = 0.3 * R.toarray() @ R.toarray() + HESSIANS["low rank"]
+    posterior = mfdeq.LowRank(mfdeq.eigsh(H, P, M=R))
+    assert posterior.error < 1e-6
+    exact = np.diag(np.linalg.inv(H + R.toarray()))
+    np.testing.assert_allclose(posterior.variances(), exact, rtol=1e-6)
+
+
+def test_pairs_that_leave_small_values_out_do_not_warn():
+    """Warnings are errors in these tests."""
+    H = HESSIANS["low rank"] + 0.05 * R.toarray()
+    posterior = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=1e-8))
+    variances = posterior.variances()
+    exact = np.diag(np.linalg.inv(H + R.toarray()))
+    assert 0.01 < (abs(variances - exact) / exact).max() <= posterior.error < 0.1
 
 
 def test_pairs_too_rough_for_a_posterior_warn_with_a_tolerance():
     """The error is a bound, and a warning names a sufficient tolerance."""
     rng = np.random.default_rng(4)
     S = rng.standard_normal((P, 20)) * np.geomspace(1e3, 1, 20)
-    H, covariance = S @ S.T, np.linalg.inv(R.toarray())
+    H = S @ S.T
     exact = np.linalg.inv(H + R.toarray())
     with pytest.warns(mfdeq.AccuracyWarning, match="use mfdeq.eigsh with rtol=") as caught:
-        rough = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=1e-4))
+        rough = mfdeq.LowRank(mfdeq.eigsh(H, 21, M=R, rtol=1e-4))
     rtol = float(str(caught[0].message).rpartition("rtol=")[2])
-    fine = mfdeq.LowRank(mfdeq.eigsh(H, 20, M=R, rtol=rtol))
-    for posterior in (rough, fine):
-        off = posterior @ np.eye(P) - exact
-        worst = abs(scipy.linalg.eigh(off, covariance, eigvals_only=True)).max()
-        assert worst <= posterior.error + 1e-8
+    fine = mfdeq.LowRank(mfdeq.eigsh(H, 21, M=R, rtol=rtol))
+    off = fine @ np.eye(P) - exact
+    worst = abs(scipy.linalg.eigh(off, exact, eigvals_only=True)).max()
+    assert worst <= fine.error + 1e-2  # of rounding: the largest value is 4e7
     assert fine.error < 0.1 < rough.error
+
+
+@pytest.mark.filterwarnings("ignore::mfdeq.AccuracyWarning")
+def test_the_error_bounds_what_inaccurate_pairs_do():
+    """Vectors that are turned by a little have residuals, and their values are no longer exact."""
+    H, exact = HESSIANS["low rank"], np.linalg.inv(POSTERIOR)
+    pairs = mfdeq.eigsh(H, 16, M=R, rtol=1e-10)
+    noise = np.random.default_rng(0).standard_normal(pairs.vectors.shape)
+    for turn in (1e-6, 1e-5, 1e-4, 1e-3):
+        X = pairs.vectors + turn * noise
+        L = np.linalg.cholesky(X.T @ (R @ X))
+        X = scipy.linalg.solve_triangular(L, X.T, lower=True).T
+        values, Y = np.linalg.eigh(X.T @ H @ X)
+        X = X @ Y
+        residuals = H @ X - (R @ X) * values
+        bounds = np.sqrt(np.sum(residuals * scipy.linalg.solve(R.toarray(), residuals), axis=0))
+        rough = dataclasses.replace(pairs, values=values, vectors=X, error_bounds=bounds)
+        posterior = mfdeq.LowRank(rough)
+        off = posterior @ np.eye(P) - exact
+        worst = abs(scipy.linalg.eigh(off, exact, eigvals_only=True)).max()
+        if posterior.error < 0.3:
+            assert 1e-3 * posterior.error <= worst <= 1.2 * posterior.error
 
 
 def test_pairs_without_a_posterior_are_refused(posterior):
