@@ -119,6 +119,7 @@ def test_the_low_rank_posterior_is_the_dense_one(fitted, hessian):
 
     with pytest.warns(mfdeq.AccuracyWarning, match="compute more than 3 pairs"):
         few = mfdeq.LowRank(mfdeq.eigsh(operator, 3, M=R))
+    with pytest.warns(mfdeq.AccuracyWarning, match="compute more than 3 pairs"):
         few_variances = few.variances()
     posterior = eq.hessian(problem.loss)
     rest = example.remainder(posterior if hessian == "exact" else posterior.gauss_newton, few)

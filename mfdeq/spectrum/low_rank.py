@@ -44,8 +44,8 @@ class LowRank(SelfAdjoint):
     vectors : (P, k) array
         The eigenvectors V.
     error : float
-        A first-order bound of the relative error of the covariance: of any variance x' C x, relative
-        to this variance of the posterior.
+        A first-order bound of the relative error of the covariance: of any variance x' C x of the
+        posterior, relative to this variance.
 
     Warns
     -----

@@ -95,6 +95,7 @@ def test_float32_stays_float32():
     np.testing.assert_allclose(pairs.values, wanted, rtol=1e-3)
     with pytest.warns(mfdeq.AccuracyWarning, match="may be off"):
         low = mfdeq.LowRank(pairs)
+    with pytest.warns(mfdeq.AccuracyWarning, match="may be off"):
         assert low.samples(2).dtype == low.variances().dtype == np.float32
 
 
