@@ -40,14 +40,12 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear.direct.symmetric import (
     MAX_COUNTING_RESIDUAL,
     SymmetricFactor,
-    balancing,
-    largest_entry,
-    power_of_two,
     symmetric_scaling,
 )
 from ..linear.scaling import Scaling, weigh
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
+from .lagrangian_scaling import system_scaling
 from .reduced_curvature import ReducedCurvature
 
 # Limit on the relative residual of a solve without refinement, for a random b. It is about the
@@ -265,27 +263,7 @@ def _system(H: ReducedCurvature, sigma: float, E: Any) -> tuple[Any, Any]:
     both = (host.concatenate([getattr(M, i), getattr(pattern, i)]) for i in ("row", "col"))
     values = host.concatenate([M.data, 0.0 * pattern.data])
     system = sparse.coo_matrix((values, tuple(both)), shape=M.shape).tocsr()
-    return system, _system_scaling(A, B, pp, sp, ss)
-
-
-def _system_scaling(A: Any, B: Any, pp: Any, sp: Any, ss: Any) -> Any:
-    """Return the scaling D of the system, in the order theta, h, nu.
-
-    The units of h and nu are those in which the rows and columns of A have largest entries of one.
-    So have the columns of B, unless a parameter then has a larger curvature than the state.
-    The size of K is independent of that of A and B: K is divided by it, and nu with it.
-    """
-    rows, columns = balancing(A)
-    influence = abs(sparse.diags(rows) @ B).max(axis=0).toarray()[0]
-    own = abs(pp.diagonal())
-    params = 1.0 / host.where(influence > 0.0, influence, 1.0)
-    size = largest_entry(ss, columns, columns) or float((own * params**2).max(initial=0.0))
-    size = size or largest_entry(sp, columns, params) or 1.0
-    from_own = (size / host.where(own > 0.0, own, size)) ** 0.5
-    small = (own > 0.0) & ((influence == 0.0) | (own * params**2 > size))
-    params = host.where(small, from_own, params)
-    D = host.concatenate([params * size**-0.5, columns * size**-0.5, rows * size**0.5])
-    return power_of_two(D)
+    return system, system_scaling(A, B, pp, sp, ss)
 
 
 def _nodes(B: Any, sp: Any) -> Any:

@@ -316,6 +316,56 @@ def test_a_definite_hessian_whose_fronts_are_singular_alone_has_an_inverse(steps
     assert ShiftedInverse(H, 1.01 * values[3]).below == (values < 1.01 * values[3]).sum()
 
 
+class RandomControl(mfdeq.ResidualModel):
+    """A chain of random steps with several states and controls, in random units."""
+
+    def __init__(self, seed):
+        r = np.random.default_rng(seed)
+        ny, nu, steps = (int(n) for n in (r.integers(1, 6), r.integers(1, 5), r.integers(2, 40)))
+        N, P = self.state_size, self.param_size = ny * steps, nu * steps
+        coupling = 0.5 * r.standard_normal((ny, ny)) / ny**0.5
+        A = sp.identity(N) - sp.kron(np.eye(steps, k=-1), coupling)
+        B = -sp.kron(np.eye(steps), r.standard_normal((ny, nu)))
+        Q = sp.diags((r.random(N) < 0.7) * r.random(N))
+        R = sp.diags(10.0 ** r.uniform(-8 if seed % 2 else -3, 0, P))
+        spread = (0, 3, 6)[seed % 3]
+        e, x, u = (sp.diags(10.0 ** r.uniform(-spread, spread, n)) for n in (N, N, P))
+        self.A, self.B = (e @ A @ x).tocsr(), (e @ B @ u).tocsr()
+        size = 10.0 ** r.uniform(-12, 12)
+        self.Q, self.R = ((size * K).tocsr() for K in (x @ Q @ x, u @ R @ u))
+
+    def residual(self, h, t):
+        return self.A @ h + self.B @ t
+
+    def linearize(self, h, t):
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
+
+    def loss(self):
+        return mfdeq.Loss(
+            lambda h, t: 0.5 * float(h @ (self.Q @ h) + t @ (self.R @ t)),
+            lambda h, t: self.Q @ h,
+            lambda h, t: self.R @ t,
+            lambda h, t: mfdeq.Curvature(self.R, state_state=self.Q),
+        )
+
+
+@pytest.mark.parametrize("seed", range(18))
+def test_definite_hessians_in_any_units_have_an_inverse(seed):
+    """Solve in the units in which the diagonal of H is one, where its condition is moderate."""
+    model = RandomControl(seed)
+    N, P = model.state_size, model.param_size
+    H = mfdeq.equilibrium_at(model, np.zeros(P), np.zeros(N)).hessian(model.loss())
+    Z = np.linalg.solve(model.A.toarray(), model.B.toarray())
+    dense = model.R.toarray() + Z.T @ model.Q.toarray() @ Z
+    d = np.diag(dense) ** -0.5
+    v = np.random.default_rng(1).standard_normal(P)
+    S = ShiftedInverse(H)
+    solution = (S @ (v / d)) / d
+    scaled = d[:, None] * dense * d
+    assert np.linalg.norm(scaled @ solution - v) <= 1e-6 * np.linalg.norm(v)
+    assert S.below == 0
+
+
 def test_a_hessian_of_few_parameters_takes_the_place_of_a_system_that_fails(monkeypatch):
     H, values, dense = problem("coarse")
 
