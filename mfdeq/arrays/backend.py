@@ -130,6 +130,11 @@ class Backend:
         return float(self.xp.finfo(self.dtype).eps)
 
     @functools.cached_property
+    def smallest_normal(self) -> float:
+        """The smallest positive number of the dtype with full precision."""
+        return float(self.xp.finfo(self.dtype).smallest_normal)
+
+    @functools.cached_property
     def itemsize(self) -> int:
         """The size of one number in bytes."""
         return 8 if self.dtype == self.xp.float64 else 4

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-import time
 from typing import Any
 
 from ..arrays.backend import Array, check_block, host
@@ -18,6 +16,7 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .components import Components, components_of
+from .powers_of_two import exponents_of, in_range, times_power
 from .residuals import JointMeasure, ResidualMeasure
 from .rounding import MIN_DIGITS, rounding_digits, singular_error
 from .scaling import Scaling, weigh
@@ -294,44 +293,74 @@ class Factor:
         counts.columns += 1 if b.ndim == 1 else b.shape[1]
         if 0 in b.shape:
             return backend.zeros(*b.shape)
-        start = time.perf_counter()
+        with counts.add_time():
+            x = self._solve_in_range(b, rtol, adjoint, weights)
+        counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
+        return x
+
+    def _solve_in_range(self, b: Array, rtol: float, adjoint: bool, weights: Array | None) -> Array:
+        """Solve, with columns of b whose squares are out of range scaled by powers of two."""
+        backend = self.backend
+        measure = self._measure(b, adjoint, weights)
+        exponents = None
+        if not in_range(backend, measure.size):
+            exponents = exponents_of(backend, b)
+            if exponents.any():
+                b = times_power(backend, b, exponents)
+                measure = self._measure(b, adjoint, weights)
+            if not host.isfinite(measure.size[0]).all():
+                raise ArgumentError("the right-hand side holds NaN or infinity")
         try:
-            A = self._adjoint_operator if adjoint else self.A
-            measure = self._measure(b, adjoint, weights)
-            b_norm = measure.size
-            if not host.isfinite(b_norm[0]).all():
-                raise self._not_finite(b)
-            self.stopped, counts.history = "", []
-            attempt = self._attempt
-            if weights is not None:
-                attempt = functools.partial(self._attempt_weighted, weights=weights)
-            x = attempt(b, rtol, adjoint)
+            x = self._solve_measured(b, rtol, adjoint, weights, measure)
+        except ConvergenceError as error:
+            if exponents is not None and error.best is not None:
+                error.best = times_power(backend, error.best, -exponents)
+            raise
+        if exponents is None:
+            return x
+        x = times_power(backend, x, -exponents)
+        if not bool(backend.xp.all(backend.xp.isfinite(x))):
+            raise ArgumentError(
+                f"the solution is too large for {backend.dtype}: divide the right-hand side by a "
+                "number and multiply the solution by it in higher precision"
+            )
+        return x
+
+    def _solve_measured(
+        self, b: Array, rtol: float, adjoint: bool, weights: Array | None, measure: ResidualMeasure
+    ) -> Array:
+        """Solve, and refine until the residual is small in `measure`."""
+        backend, counts = self.backend, self.counts
+        A = self._adjoint_operator if adjoint else self.A
+        b_norm = measure.size
+        self.stopped, counts.history = "", []
+        attempt = self._attempt
+        if weights is not None:
+            attempt = functools.partial(self._attempt_weighted, weights=weights)
+        x = attempt(b, rtol, adjoint)
+        product = self._product(A, x)
+        target, history = measure.target(rtol), [measure.residual(b, product, x)]
+        while not (history[-1] <= target).all():
+            if not host.isfinite(history[-1]).all():
+                raise self._failure(b, x, history, b_norm, rtol, adjoint)
+            sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
+            floor = unit * measure.norms(sizes, x)
+            if (history[-1] <= host.maximum(floor, target)).all():
+                self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint)
+                break
+            stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
+            if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
+                raise self._failure(b, x, history, b_norm, rtol, adjoint)
+            counts.refinements += 1
+            missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
+            needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
+            x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
             product = self._product(A, x)
-            target, history = measure.target(rtol), [measure.residual(b, product, x)]
-            while not (history[-1] <= target).all():
-                if not host.isfinite(history[-1]).all():
-                    raise self._failure(b, x, history, b_norm, rtol, adjoint)
-                sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
-                floor = unit * measure.norms(sizes, x)
-                if (history[-1] <= host.maximum(floor, target)).all():
-                    self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint)
-                    break
-                stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
-                if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
-                    raise self._failure(b, x, history, b_norm, rtol, adjoint)
-                counts.refinements += 1
-                missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
-                needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
-                x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
-                product = self._product(A, x)
-                history.append(measure.residual(b, product, x))
-        finally:
-            counts.seconds += time.perf_counter() - start
+            history.append(measure.residual(b, product, x))
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
             worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0))[0].max())
             counts.full_solves += 1
             counts.worst_residual = max(counts.worst_residual, worst)
-        counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
         return x
 
     def _product(self, A: Operator, x: Array) -> Array:
@@ -384,14 +413,8 @@ class Factor:
     def _overflows(self, b: Array, adjoint: bool) -> bool:
         """Return whether the solution for a tiny multiple of b is finite."""
         xp = self.backend.xp
-        tiny = math.sqrt(float(xp.finfo(self.backend.dtype).tiny))
+        tiny = self.backend.smallest_normal**0.5
         return bool(xp.all(xp.isfinite(self._attempt(tiny * b, LOOSE_RTOL, adjoint))))
-
-    def _not_finite(self, b: Array) -> ArgumentError:
-        xp = self.backend.xp
-        finite = bool(xp.all(xp.isfinite(b)))
-        why = "is too large: its norm overflows" if finite else "holds NaN or infinity"
-        return ArgumentError(f"the right-hand side {why}")
 
     def _failure(
         self, b: Array, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool

@@ -1,0 +1,52 @@
+"""Scaling by powers of two, which is exact, so that squares neither overflow nor underflow.
+
+Inner products of vectors below 1e-23 in float32, or beyond 1e±154 in float64, are zero or infinite.
+Solves multiply columns by powers of two first, and their solutions by the inverse powers, so that
+everything in between computes with numbers near one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.backend import Array, Backend, array_on_host, host
+
+
+def in_range(backend: Backend, sizes: Any) -> bool:
+    """Return whether squares of numbers of these sizes, on the host, are far from the limits."""
+    least = backend.smallest_normal**0.25
+    return bool(((sizes >= least) & (sizes <= 1.0 / least)).all())
+
+
+def exponents_of(backend: Backend, x: Array) -> Any:
+    """Return e such that the largest entry of each column of 2^e x is near one.
+
+    Parameters
+    ----------
+    backend : Backend
+    x : (n,) or (n, k) array
+
+    Returns
+    -------
+    () or (k,) array of int on the host
+        Zero for columns that are in range already, zero, or not finite.
+    """
+    xp = backend.xp
+    least = backend.smallest_normal**0.25
+    largest = array_on_host(xp.max(xp.abs(x), axis=0)).astype("float64")
+    leave = (largest == 0) | ((largest >= least) & (largest <= 1.0 / least))
+    leave = leave | ~host.isfinite(largest)
+    return host.where(leave, 0, -host.frexp(host.where(leave, 1.0, largest))[1])
+
+
+def times_power(backend: Backend, x: Array, exponents: Any) -> Array:
+    """Return 2^e x, for one e or one for each column.
+
+    Results that the dtype cannot hold are infinite, or rounded to its subnormal numbers.
+    """
+    with backend.ignore_overflow():
+        # In two steps, since 2^e itself may be out of range.
+        for part in (exponents // 2, exponents - exponents // 2):
+            power = host.ldexp(1.0, part)
+            x = x * (float(power) if host.ndim(power) == 0 else backend.coefficients(power))
+    return x
