@@ -12,11 +12,11 @@ from typing import Any
 
 from ..arrays.backend import Array, check_block, host
 from ..arrays.memory import translate_memory_errors
+from ..arrays.powers_of_two import exponents_of, in_range, times_power
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .components import Components, components_of
-from .powers_of_two import exponents_of, in_range, times_power
 from .residuals import JointMeasure, ResidualMeasure
 from .rounding import MIN_DIGITS, rounding_digits, singular_error
 from .scaling import Scaling, weigh

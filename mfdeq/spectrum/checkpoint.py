@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.backend import array_on_host
+from ..arrays.backend import array_on_host, host
+from ..arrays.powers_of_two import scaled_by, times_power
 from ..files.checkpoints import Checkpoint, other_run_error
 from ..priors.precision import Precision
 from .counted_operator import CountedOperator
@@ -94,11 +95,13 @@ class EigenCheckpoint:
             fields["krylov"] = Lanczos.from_checkpoint(H.backend, H, H.metric, fields["krylov"])
         pairs = Eigenpairs(**fields, report=EigenReport(**report))
         x, dual = pairs.vectors[:, -1:], H.metric.apply(pairs.vectors[:, -1:])
-        off = H.metric.dual_norms(H.H._apply(x) - dual * pairs.values[-1:])
+        product = H.product(x)
+        value = times_power(H.backend, pairs.values[-1:], host.asarray(H.exponent))
+        off = H.metric.dual_norms(product - dual * value)
         self._operator_states = [H.checkpoint_state]
         bound = float(array_on_host(pairs.error_bounds)[-1])
         rounding = H.backend.eps * pairs.report.norm
-        tol = BOUND_FACTOR * (bound + rounding)
+        tol = scaled_by(BOUND_FACTOR * (bound + rounding), H.exponent or 0)
         self.restore_operators(H, float(array_on_host(off)[0]), tol)
         return pairs
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from ..arrays.backend import Array
+from ..arrays.backend import Array, array_on_host, host
+from ..arrays.powers_of_two import exponents_of, times_power
 from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..errors import ArgumentError
 from ..operators.operator import Operator
 from ..priors.metric import Metric
 from ..progress import ProgressBar
@@ -36,10 +40,19 @@ class CountedOperator:
         The number of products so far, one for each column.
     relaxed : bool
         Whether products use inner solves as loose as `set_accuracy` allows.
+    exponent : int or None
+        e of the 2^e by which products are multiplied, so that squares of them do not under- or
+        overflow; None before the first product, which decides it.
+
+    Parameters
+    ----------
+    scaled : bool, optional
+        Whether to multiply products by a power of two. It is 1 unless they are very small or large.
     """
 
-    def __init__(self, H: Operator, progress: bool, metric: Metric) -> None:
+    def __init__(self, H: Operator, progress: bool, metric: Metric, scaled: bool = False) -> None:
         self.H, self.backend, self.metric = H, H.backend, metric
+        self.exponent: int | None = None if scaled else 0
         self.count, self.relaxed = 0, False
         self._inner_rtol = FIRST_INNER_RTOL  # for the next product
         self._error_per_rtol = 0.0  # largest error of a product so far, relative to its inner rtol
@@ -55,13 +68,13 @@ class CountedOperator:
         """Compute the product with a (P, b) block."""
         self._add(x)
         if not self.relaxed:
-            return self.H._apply(x)
+            return self.product(x)
         H: Any = self.H
         estimate = self._relaxed_products % PRODUCTS_PER_ESTIMATE == 0
         self._relaxed_products += 1
         if not estimate:
-            return H.apply_inexact(x, self._inner_rtol)
-        product, error = H.with_error(x, rtol=self._inner_rtol)
+            return self._times_power(x, H.apply_inexact(x, self._inner_rtol))[0]
+        product, error = self._times_power(x, *H.with_error(x, rtol=self._inner_rtol))
         size = float(self.backend.xp.max(self.metric.dual_norms(error)))
         self._error_per_rtol = max(self._error_per_rtol, size / self._inner_rtol)
         return product
@@ -97,7 +110,41 @@ class CountedOperator:
     def with_error(self, x: Array) -> tuple[Array, Array]:
         """Return the product, as accurate as possible, and its estimated error."""
         self._add(x)
-        return self.H.with_error(x)
+        product, error = self._times_power(x, *self.H.with_error(x))
+        return product, error
+
+    def product(self, x: Array) -> Array:
+        """Compute the product with a (P, b) block without counting it."""
+        if self.exponent is not None:
+            return self._times_power(x, self.H._apply(x))[0]
+        with self.backend.ignore_overflow():  # which is an error
+            return self._times_power(x, self.H._apply(x))[0]
+
+    def _times_power(self, x: Array, *products: Array) -> Sequence[Array]:
+        """Multiply products with x, the first of which may decide it, by the power of two."""
+        if self.exponent is None:
+            self.exponent = self._exponent_for(x, products[0])
+        if self.exponent == 0:
+            return products
+        return [times_power(self.backend, p, host.asarray(self.exponent)) for p in products]
+
+    def _exponent_for(self, x: Array, product: Array) -> int:
+        """Return e such that the Rayleigh quotients of x with 2^e H are in range."""
+        xp, limit = self.backend.xp, -math.log2(self.backend.smallest_normal) / 4
+        shifts = exponents_of(self.backend, product)
+        scaled = times_power(self.backend, product, shifts)
+        sizes = array_on_host(xp.sum(xp.abs(x * scaled), axis=0)).astype("float64")
+        if not host.isfinite(sizes).all():
+            raise ArgumentError(
+                f"H: a product with a vector of length one overflows {self.backend.dtype}: divide "
+                "H by a number"
+            )
+        if not sizes.any():  # as for unit vectors, if the diagonal of H is zero
+            sizes = array_on_host(xp.max(xp.abs(scaled), axis=0)).astype("float64")
+        if not sizes.any():
+            return 0
+        largest = int((host.frexp(sizes)[1] - shifts)[sizes > 0].max())
+        return 0 if abs(largest) <= limit else -largest
 
     def estimate_norm(self, x: Array) -> float:
         """Estimate ||H|| from below, by two power iterations from a (P, 1) block."""
@@ -119,12 +166,13 @@ class CountedOperator:
             self._inner_rtol,
             self._error_per_rtol,
             self._relaxed_products,
+            self.exponent,
         ]
 
     def restore(self, state: list[Any]) -> None:
         """Restore the counts and tolerances from a checkpoint."""
         self.count, self.relaxed, self._inner_rtol = state[:3]
-        self._error_per_rtol, self._relaxed_products = state[3:]
+        self._error_per_rtol, self._relaxed_products, self.exponent = state[3:]
 
     def _add(self, x: Array) -> None:
         self.count += x.shape[1]

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
+from ..arrays.powers_of_two import exponents_of, times_power
 from ..errors import ConvergenceError
 from ..linear.krylov.columns import orthonormal
 from ..operators.operator import Operator
@@ -85,6 +86,7 @@ class Davidson:
             "dual": dual,
             "previous": self.previous,
             "norm": self.norm,
+            "exponent": self.H.exponent,
         }
 
     @classmethod
@@ -95,12 +97,12 @@ class Davidson:
         self, to_device, state = cls.__new__(cls), H.backend.from_host, checkpoint.search
         assert state is not None
         self.H, self.M, self.k, self.max_size = H, M, k, max_size
-        self.previous, self.norm = state["previous"], state["norm"]
+        self.previous, self.norm, H.exponent = state["previous"], state["norm"], state["exponent"]
         self.V, self.HV = to_device(state["V"]), to_device(state["HV"])
         self.dual = self.V if state["dual"] is None else to_device(state["dual"])
         self._compute_ritz_pairs()
         first = self.V[:, :1]
-        off = H.metric.dual_norms(H.H._apply(first) - self.HV[:, :1])
+        off = H.metric.dual_norms(H.product(first) - self.HV[:, :1])
         off = off + self.norm * H.metric.dual_norms(H.metric.apply(first) - self.dual[:, :1])
         tol = SAME_PRODUCT_RTOL * self.norm
         checkpoint.restore_operators(H, float(array_on_host(off)[0]), tol)
@@ -122,6 +124,7 @@ class Davidson:
         if self.V.shape[1] + unconverged.shape[0] > self.max_size:
             self.restart()
         t = self.M._apply(backend.xp.take(self.residual_vectors, which, axis=1))
+        t = times_power(backend, t, exponents_of(backend, t))
         t = t / backend.column_norms(t)
         for _ in range(2):
             t = t - self.V @ (self.dual.T @ t)
@@ -163,7 +166,9 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         start = backend.xp.concat([start, more], axis=1)
     max_size = max(problem.max_size, 3 * k + 2 * width)
     if problem.checkpoint.search is None:
-        search = Davidson(H, M, M._apply(start), k, max_size)
+        start = M._apply(start)
+        start = times_power(backend, start, exponents_of(backend, start))
+        search = Davidson(H, M, start, k, max_size)
     else:
         search = Davidson.from_checkpoint(H, M, k, max_size, problem.checkpoint)
     while True:

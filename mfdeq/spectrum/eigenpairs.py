@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.powers_of_two import scaled_by, times_power
 from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
 from ..priors.precision import Precision
@@ -221,6 +222,22 @@ def orthonormalize(metric: Metric, X: Array) -> tuple[Array, Array]:
         L = xp.linalg.cholesky(X.T @ metric.apply(X))
         X = xp.matrix_transpose(xp.linalg.solve(L, X.T))
     return X, metric.apply(X)
+
+
+def restore_scale(pairs: Eigenpairs, exponent: int | None) -> None:
+    """Divide values, bounds and residuals by 2^e, in place, of pairs of 2^e H.
+
+    A bound includes what the division rounds below the smallest normal number.
+    """
+    if not exponent:
+        return
+    backend, report = Backend.of(pairs.values), pairs.report
+    power, least = host.asarray(-exponent), backend.smallest_normal * backend.eps
+    pairs.values = times_power(backend, pairs.values, power)
+    report.residuals = times_power(backend, report.residuals, power)
+    report.product_errors = times_power(backend, report.product_errors, power) + least
+    pairs.error_bounds = times_power(backend, pairs.error_bounds, power) + 3.0 * least
+    report.norm = scaled_by(report.norm, -exponent)
 
 
 def largest_residual(pairs: Eigenpairs) -> float:

@@ -10,7 +10,7 @@ from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import require_entries, solver_for
 from ..equilibrium.reduced_curvature import ReducedCurvature
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConvergenceError
 from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
@@ -24,6 +24,7 @@ from .eigenpairs import (
     inaccurate_products_error,
     largest_residual,
     residual_tolerance,
+    restore_scale,
     without_vectors,
 )
 from .extreme import LANCZOS
@@ -268,7 +269,7 @@ def eigsh(
         },
         backend,
     )
-    products = CountedOperator(hessian, progress, metric)
+    products = CountedOperator(hessian, progress, metric, scaled=True)
     saved = EigenCheckpoint(file, products)
     try:
         if (pairs := saved.load_result()) is not None:
@@ -291,8 +292,13 @@ def eigsh(
             checkpoint=saved,
         )
         pairs = next(method for method in METHODS if method.applies(problem)).solve(problem)
+    except ConvergenceError as error:
+        if sigma is None and isinstance(error.best, Eigenpairs):
+            restore_scale(error.best, products.exponent)
+        raise
     finally:
         products.close()
+    restore_scale(pairs, products.exponent)
     if not largest_residual(pairs) <= residual_tolerance(pairs, rtol):
         raise inaccurate_products_error(largest_residual(pairs), rtol, pairs)
     if certify:

@@ -65,6 +65,7 @@ def _resume_lanczos(resume: Any, H: CountedOperator, max_size: int) -> Lanczos:
         )
     if not lanczos.has_metric(H.metric):
         raise ArgumentError("resume: expected pairs of the same M, got pairs of another M")
+    H.exponent = lanczos.exponent
     return lanczos.copy_with(H, max_size)
 
 

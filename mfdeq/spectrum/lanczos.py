@@ -48,6 +48,7 @@ CHECKPOINT_FIELDS = (
     "random_blocks",
     "asymmetry",
     "invariant",
+    "exponent",
 )
 
 
@@ -82,7 +83,12 @@ class Lanczos:
         The largest norm so far of differences between entries of V'HV that should be equal.
     random_blocks : int
         The number of random blocks drawn so far; each has its own seed.
+    exponent : int or None
+        e if H is 2^e times the operator of the user (see `CountedOperator`), at the end of a
+        search.
     """
+
+    exponent: int | None = None
 
     def __init__(
         self,

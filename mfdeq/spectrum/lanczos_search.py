@@ -92,7 +92,8 @@ class LanczosSearch:
         relaxed = H.relaxed and not self.final
         rtol = SAME_RELAXED_PRODUCT_RTOL if relaxed else SAME_PRODUCT_RTOL
         tol = rtol * self.norm + 10 * self.lanczos.asymmetry
-        checkpoint.restore_operators(H, self.lanczos.product_mismatch(H.H._apply), tol)
+        H.exponent = self.lanczos.exponent
+        checkpoint.restore_operators(H, self.lanczos.product_mismatch(H.product), tol)
         checkpoint.search = None
 
     def run(self) -> Eigenpairs:
@@ -124,6 +125,7 @@ class LanczosSearch:
             elif lanczos.full:
                 lanczos.restart(k, which)
             lanczos.expand()
+            lanczos.exponent = H.exponent
             self.checkpoint.save_search(H.count, lambda: self.checkpoint_state)
 
     def _tolerance(self, sizes: Any) -> float:
@@ -144,6 +146,7 @@ class LanczosSearch:
     def _pairs(self, Y: Any, converged: bool) -> Eigenpairs:
         """Return the pairs with vectors V Y: all k, or the converged ones if the search failed."""
         lanczos, H = self.lanczos, self.H
+        lanczos.exponent = H.exponent
         vectors, pairs = lanczos.vectors(Y), None
         if converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
             images = lanczos.images(Y)

@@ -25,6 +25,7 @@ from .eigenpairs import (
     orthonormalize,
     pairs_with_bounds,
     residual_tolerance,
+    restore_scale,
 )
 from .lanczos import select_wanted
 
@@ -104,15 +105,17 @@ def randomized_eigsh(
     metric = metric_of(M, backend, P)
     fraction(rtol, "rtol")
     width = min(P, k + count(oversampling, "oversampling"))
-    products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
+    products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric, scaled=True)
     try:
         image = products(backend.random(P, width, seed=seed))
         for _ in range(max(2, count(max_passes, "max_passes")) - 1):
             pairs, image = _project(products, metric.solve(image), k)
             if largest_residual(pairs) <= residual_tolerance(pairs, rtol):
+                restore_scale(pairs, products.exponent)
                 return pairs
     finally:
         products.close()
+    restore_scale(pairs, products.exponent)
     pairs.report.converged = False
     raise ConvergenceError(
         f"randomized_eigsh: the largest residual is {largest_residual(pairs):.1e} after "

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ..arguments import real
 from ..arrays.backend import Array
+from ..arrays.powers_of_two import scaled_by
 from ..equilibrium.lagrangian_system import solver_for
 from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..errors import ConvergenceError, SingularStateError
@@ -78,7 +79,9 @@ class _Shifted(SelfAdjoint):
 
     def _apply(self, x: Array) -> Array:
         X = x if x.ndim == 2 else x[:, None]
-        shifted = self.product(X) - self.sigma * self.product.metric.apply(X)
+        product = self.product(X)
+        sigma = scaled_by(self.sigma, self.product.exponent or 0)
+        shifted = product - sigma * self.product.metric.apply(X)
         return shifted if x.ndim == 2 else shifted[:, 0]
 
 
@@ -101,10 +104,10 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     assert inverse is not None
     if isinstance(metric, Precision):  # M (H - sigma M)^-1 M is symmetric
         solves = CountedOperator(
-            Product(metric, Product(inverse, metric)), problem.progress, metric
+            Product(metric, Product(inverse, metric)), problem.progress, metric, scaled=True
         )
     else:
-        solves = CountedOperator(inverse, problem.progress, metric)
+        solves = CountedOperator(inverse, problem.progress, metric, scaled=True)
     found: Eigenpairs | None = None
     try:
         if problem.dense:

@@ -1,21 +1,28 @@
 """Scaling by powers of two, which is exact, so that squares neither overflow nor underflow.
 
 Inner products of vectors below 1e-23 in float32, or beyond 1e±154 in float64, are zero or infinite.
-Solves multiply columns by powers of two first, and their solutions by the inverse powers, so that
-everything in between computes with numbers near one.
+Linear solves multiply their right-hand sides by powers of two first, and the solutions by the
+inverse powers; eigensolvers do so with products and eigenvalues. Everything in between then
+computes with numbers near one.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import Array, Backend, array_on_host, host
+from .backend import Array, Backend, array_on_host, host
 
 
 def in_range(backend: Backend, sizes: Any) -> bool:
     """Return whether squares of numbers of these sizes, on the host, are far from the limits."""
     least = backend.smallest_normal**0.25
     return bool(((sizes >= least) & (sizes <= 1.0 / least)).all())
+
+
+def scaled_by(value: float, exponent: int) -> float:
+    """Return 2^e times a number on the host; infinite if it overflows."""
+    with Backend.ignore_overflow():
+        return float(host.ldexp(value, exponent))
 
 
 def exponents_of(backend: Backend, x: Array) -> Any:
