@@ -54,8 +54,8 @@ class EigenReport:
     residuals : (k,) array
         ||H x - mu x|| of each pair, or ||H x - mu R x|| in the norm of R^-1.
     product_errors : (k,) array
-        The error of H x for each pair, estimated by `with_error`, plus rounding. The error bounds
-        include it.
+        The error of H x for each pair, estimated by `with_error`, plus rounding, also that of
+        products and solves with M. The error bounds include it.
 
     Examples
     --------
@@ -195,6 +195,8 @@ def pairs_with_bounds(
     # they were up to 0.92 of this.
     rounding = backend.eps * (30.0 * metric.dual_norms(product) + 4.0 * norm)
     errors = metric.dual_norms(error) + rounding
+    if not metric.is_identity:
+        errors = errors + _solve_rounding(metric, vectors, dual) * (xp.abs(values) + residuals)
     order = xp.argsort(values)
 
     def ascending(x: Array) -> Array:
@@ -207,6 +209,17 @@ def pairs_with_bounds(
         EigenReport(True, method, H.count, norm, ascending(residuals), ascending(errors)),
         metric if isinstance(metric, Precision) else None,
     )
+
+
+def _solve_rounding(metric: Metric, x: Array, dual: Array) -> Array:
+    """Measure the rounding of R x and of solves with R, by the lengths of R^-1 (R x) - x.
+
+    It grows with the condition number of R. Of unit vectors x, it is the relative error of R x and
+    of lengths in the norm of R^-1.
+    """
+    lost = metric.solve(dual) - x
+    squares = metric.backend.xp.vecdot(lost, metric.apply(lost), axis=-2)
+    return metric.backend.xp.sqrt(metric.backend.xp.abs(squares))
 
 
 def orthonormalize(metric: Metric, X: Array) -> tuple[Array, Array]:

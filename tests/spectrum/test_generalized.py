@@ -112,3 +112,27 @@ def test_scipy_operators_are_accepted():
 def test_an_m_of_another_size_or_sign_is_refused(M, message):
     with pytest.raises(mfdeq.ArgumentError, match=message):
         mfdeq.eigsh(HESSIANS["low rank"], 3, M=M)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e5])
+@pytest.mark.parametrize("which", ["LM", "SA"])
+def test_bounds_include_the_rounding_of_solves(condition, seed, which):
+    """In float32, beside the residuals and eigenvalues of the same matrices in float64."""
+    rng, n = np.random.default_rng(seed), 20
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    M = ((Q * np.geomspace(1 / condition, 1, n)) @ Q.T).astype("float32")
+    G = rng.standard_normal((n, n))
+    H = (G @ G.T if seed % 2 else G + G.T).astype("float32")
+    M, H = 0.5 * (M + M.T), 0.5 * (H + H.T)
+    try:
+        pairs = mfdeq.eigsh(H, k=3, M=M, which=which, rtol=1e-3)
+    except mfdeq.ConvergenceError as error:
+        pairs = error.best  # the bounds say that rtol was not reached
+    H, M, V = (x.astype(float) for x in (H, M, pairs.vectors))
+    off = H @ V - M @ V * pairs.values
+    lengths = np.sqrt(np.sum(V * (M @ V), axis=0))
+    residuals = np.sqrt(np.sum(off * np.linalg.solve(M, off), axis=0)) / lengths
+    assert np.all(residuals <= pairs.error_bounds)
+    true = scipy.linalg.eigh(H, M, eigvals_only=True)
+    assert np.all(abs(true[:, None] - pairs.values).min(axis=0) <= pairs.error_bounds)
