@@ -373,7 +373,7 @@ class Backend:
         except (TypeError, ValueError):
             real = False
         if not real:
-            raise error(f"{name}: expected a real array, got dtype {dtype}")
+            raise error(f"{name}: expected a real array, got dtype {dtype}{_advice_for(xp, dtype)}")
         if convert or not xp.isdtype(dtype, "real floating"):
             return
         if xp.finfo(dtype).eps > self.eps * 1.01:
@@ -433,6 +433,20 @@ def as_array(
         raise error(f"{name}: expected {expected}, got {type(x).__name__} ({cause})") from cause
 
 
+def _advice_for(xp: Any, dtype: Any) -> str:
+    """Return what to do about an array of another kind than numbers that are real."""
+    try:
+        is_complex = bool(xp.isdtype(dtype, "complex floating"))
+    except TypeError:  # of a dtype that is not in the standard, such as object
+        is_complex = False
+    if not is_complex:
+        return ""
+    return (
+        ". Pass real and imaginary parts as real unknowns: (A + iB)(x + iy) is the product of "
+        "[[A, -B], [B, A]] and [x, y]"
+    )
+
+
 def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
     """Return `x` as a (rows,) or (rows, k) array of the backend, or raise an `ArgumentError`."""
     fits = type(x) is host.ndarray and x.ndim in (1, 2) and x.shape[0] == rows
@@ -446,8 +460,8 @@ def check_block(x: Array, backend: Backend, rows: int, name: str) -> Array:
             )
         if x.dtype != backend.dtype and not backend.xp.isdtype(x.dtype, REAL_KINDS):
             raise ArgumentError(
-                f"{name}: expected a real array, got dtype {x.dtype}. Pass the real and imaginary "
-                "parts of a complex array separately"
+                f"{name}: expected a real array, got dtype {x.dtype}"
+                + _advice_for(backend.xp, x.dtype)
             )
         x = backend.library.from_user(x, None, backend.device)
     return backend.asarray(x)

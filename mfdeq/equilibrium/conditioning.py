@@ -18,7 +18,7 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Factor
 from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
-from ..linear.rounding import MIN_DIGITS, rounding_digits, singular_error
+from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
 from ..models.problem import CheckedLinearization, Problem
 
@@ -128,7 +128,7 @@ def _solve(
     if not norm(left) <= MAX_ROUNDING_SHARE:  # True for NaN
         operator = A.H if adjoint else A  # type: ignore[attr-defined]
         if factor.leaves_equation(operator, x, b, adjoint):
-            raise singular_error(0.0, "to working precision")
+            raise singular_state_error(0.0, "to working precision")
     return _direction(scaled, norm)
 
 
@@ -210,11 +210,11 @@ def digits_left(
     x, w = smallest.right, smallest.left / smallest.value
     rounding = rounding_digits(factor.A, x, w)
     if rounding < MIN_DIGITS:
-        raise singular_error(rounding, "to working precision")
+        raise singular_state_error(rounding, "to working precision")
     change, least, along = state_changes(factor, linearized, h, problem, x, w, scaling)
     state = -math.log10(max(change, factor.backend.eps))
     if state < MIN_DIGITS:
-        error = singular_error(
+        error = singular_state_error(
             state,
             "to the accuracy of the state, whose error changes A^-1 by a relative "
             f"{change:.1g} (a smaller rtol in mfdeq.solve may help)",
@@ -334,3 +334,14 @@ def _solve_roughly(factor: Factor, b: Array) -> Array:
         return factor.solve(b, rtol=STATE_ERROR_RTOL)
     except ConvergenceError as error:
         return factor.approximate(b) if error.best is None else error.best
+
+
+def singular_state_error(digits: float, how: str) -> SingularStateError:
+    """Return the error for a state operator that leaves fewer than `MIN_DIGITS` digits."""
+    return SingularStateError(
+        f"the state operator A is singular {how} ({digits:.1f} digits left): the state is at a "
+        "fold, or the model leaves a component of it undetermined (no boundary condition, no "
+        "drain). Move the parameters away from the fold, start where the state is determined, or "
+        "pin the free component",
+        digits=digits,
+    )

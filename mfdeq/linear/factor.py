@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays.backend import Array, check_block, host
 from ..arrays.memory import translate_memory_errors
 from ..arrays.powers_of_two import exponents_of, in_range, times_power
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import AccuracyWarning, ArgumentError, ConvergenceError, SingularStateError, warn
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .components import Components, components_of
@@ -24,6 +24,7 @@ from .scaling import Scaling, weigh
 ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
 MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
 SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
+FEW_DIGITS = 3.0  # of a solution; with fewer it is returned with a warning
 MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
 REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that is missing
 LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
@@ -346,7 +347,8 @@ class Factor:
             sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
             floor = unit * measure.norms(sizes, x)
             if (history[-1] <= host.maximum(floor, target)).all():
-                self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint)
+                full = rtol <= self.rtol
+                self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint, full)
                 break
             stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
             if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
@@ -380,6 +382,7 @@ class Factor:
         b_norm: Any,
         target: Any,
         adjoint: bool,
+        full: bool,
     ) -> None:
         """Accept columns above their tolerance, unless A is singular to working precision."""
         above = residual > target
@@ -397,6 +400,14 @@ class Factor:
         digits = rounding_digits(A, x, self._attempt(x, LOOSE_RTOL, not adjoint))
         if not digits >= MIN_DIGITS:
             raise singular_error(digits, "to working precision")
+        if full and digits < FEW_DIGITS:
+            warn(
+                f"{self.name}: a solve ended at the rounding error of its residual, "
+                f"{float(relative.max()):.1e} of the right-hand side, with about {digits:.0f} "
+                "correct digits, since the terms of A x are much larger than their sum. Use "
+                "float64, or other unknowns and equations, in which they do not cancel",
+                AccuracyWarning,
+            )
 
     def leaves_equation(self, A: Operator, x: Array, b: Array, adjoint: bool) -> bool:
         """Return whether an equation of A x = b has a residual as large as its largest terms.

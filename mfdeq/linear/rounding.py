@@ -37,11 +37,18 @@ def rounding_digits(A: Operator, x: Array, w: Array) -> float:
 
 
 def singular_error(digits: float, how: str) -> SingularStateError:
-    """Return the error for a state operator that leaves fewer than `MIN_DIGITS` digits."""
+    """Return the error for a matrix that leaves fewer than `MIN_DIGITS` digits.
+
+    Parameters
+    ----------
+    digits : float
+        Digits left in a solution.
+    how : str
+        How it was found to be singular: "to working precision", "(a pivot is exactly zero)".
+    """
     return SingularStateError(
-        f"the state operator A is singular {how} ({digits:.1f} digits left): the state is at a "
-        "fold, or the model leaves a component of it undetermined (no boundary condition, no "
-        "drain). Move the parameters away from the fold, start where the state is determined, or "
-        "pin the free component",
+        f"the matrix is singular {how}, {digits:.1f} digits are left in a solution: some of its "
+        "equations depend on each other, or an unknown occurs in none of them. Remove such "
+        "equations, and fix the unknowns that the others leave free",
         digits=digits,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.linalg import hilbert
 from support.cases import close
 from support.linear_checks import MATRICES, check_solves
 from support.matrices import diffusion, operator
@@ -174,3 +175,31 @@ def test_cg_that_fails_in_mixed_units_names_the_scale_that_helps(name):
     alike = mfdeq.Krylov("cg", max_iterations=3).setup(operator(diffusion(20)))
     with pytest.raises(mfdeq.ConvergenceError, match="Try another preconditioner"):
         alike.solve(np.ones(400))
+
+
+@pytest.mark.parametrize(("dtype", "n"), [(np.float32, 5), (np.float64, 11)])
+def test_a_solution_with_few_digits_is_warned_of(dtype, n):
+    """Of a Hilbert matrix that is nearly, but not quite, singular to rounding."""
+    factor = mfdeq.Direct().setup(hilbert(n).astype(dtype))
+    b = np.random.default_rng(0).standard_normal(n).astype(dtype)
+    with pytest.warns(mfdeq.AccuracyWarning, match=r"with about [12] correct digits"):
+        factor.solve(b)
+    factor.solve(b, rtol=0.5)  # a loose solve needs no digits
+
+
+@pytest.mark.parametrize(
+    ("solver", "sparse"),
+    [
+        (mfdeq.Direct(), True),
+        (mfdeq.Direct(), False),
+        (mfdeq.Krylov(), True),
+        (mfdeq.Krylov(preconditioner=mfdeq.ILU()), True),
+    ],
+    ids=str,
+)
+def test_errors_of_a_factor_speak_of_a_matrix(solver, sparse):
+    A = np.diag(np.r_[np.ones(9), 0.0])
+    with pytest.raises((mfdeq.SingularStateError, mfdeq.ConvergenceError)) as caught:
+        solver.setup(sp.csr_array(A) if sparse else A).solve(np.ones(10))
+    for word in ("fold", "drain", "state", "parameters"):
+        assert word not in str(caught.value)

@@ -9,6 +9,9 @@ References
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import importlib
 import importlib.util
 import math
@@ -19,6 +22,9 @@ from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from .costs import Fill, PackageCost
 from .package import DirectPackage, Factorization, unsuitable
+
+CONFIGURED_FUNCTIONS = 7  # pointers to functions in SuiteSparse_config: four for memory, then ...
+PRINT_FUNCTION = 4  # ... the one that prints, and two of arithmetic
 
 
 class CholespyPackage(DirectPackage):
@@ -67,7 +73,7 @@ class CholeskyFactorization:
 
     def __init__(self, backend: Backend, matrix: Any) -> None:
         self.xp = backend.xp
-        cholespy = importlib.import_module("cholespy")
+        cholespy = silent_cholespy()
         matrix = matrix.tocsc()
         matrix.sort_indices()
         solver = cholespy.CholeskySolverD if backend.itemsize == 8 else cholespy.CholeskySolverF
@@ -86,6 +92,23 @@ class CholeskyFactorization:
         if b.size:
             self.cholesky.solve(b, x)
         return x
+
+
+@functools.cache
+def silent_cholespy() -> Any:
+    """Import cholespy, and keep CHOLMOD from printing warnings of matrices that are indefinite.
+
+    CHOLMOD prints by a function of SuiteSparse's configuration, a record of seven pointers to
+    functions that the extension module of cholespy exports. A null pointer there prints nothing.
+    The error for such a matrix is raised as before.
+    """
+    cholespy = importlib.import_module("cholespy")
+    core = importlib.import_module("cholespy._cholespy_core")
+    with contextlib.suppress(ValueError, OSError):  # of a build that does not export the record
+        functions = ctypes.c_void_p * CONFIGURED_FUNCTIONS
+        record = functions.in_dll(ctypes.CDLL(core.__file__), "SuiteSparse_config")
+        record[PRINT_FUNCTION] = None
+    return cholespy
 
 
 def has_cholespy() -> bool:

@@ -207,3 +207,13 @@ def test_cholmod_solves_with_definite_matrices_and_refuses_others():
     ):
         with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
             mfdeq.Direct(package="cholespy").setup(operator(refused))
+
+
+def test_nothing_is_printed_of_a_matrix_that_is_indefinite(capfd):
+    """CHOLMOD prints a warning by itself."""
+    pytest.importorskip("cholespy")
+    A = sp.csr_array(np.diag([1.0, 2.0, 1.0, 3.0]) + 1.5 * np.eye(4)[::-1])
+    for _ in range(2):
+        with pytest.raises(mfdeq.ArgumentError, match="not positive definite"):
+            mfdeq.Direct(package="cholespy").setup(A)
+    assert capfd.readouterr() == ("", "")
