@@ -9,10 +9,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from .threads import Lock
+
+_counting = Lock()  # of all counts, since it is never held for long
+
 
 @dataclass
 class LinearCounts:
     """The cost of the solves with A and its adjoint so far.
+
+    Threads that share a factor add to the same counts, by `add` and `raise_to`.
 
     Attributes
     ----------
@@ -68,7 +74,27 @@ class LinearCounts:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - start
+            self.add(seconds=time.perf_counter() - start)
+
+    def add(self, **amounts: float) -> None:
+        """Add amounts to the counts with these names, as one step for other threads.
+
+        Examples
+        --------
+        >>> counts = LinearCounts()
+        >>> counts.add(solves=1, columns=3)
+        >>> counts.solves, counts.columns
+        (1, 3)
+        """
+        with _counting:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def raise_to(self, **values: float) -> None:
+        """Replace the counts with these names by values that are larger."""
+        with _counting:
+            for name, value in values.items():
+                setattr(self, name, max(getattr(self, name), value))
 
 
 @dataclass

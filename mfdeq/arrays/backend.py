@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from typing import Any
 import array_api_compat as compat
 
 from ..errors import ArgumentError, MfdeqError, ModelError, note_origin
+from ..threads import cached_property
 from .library import (
     HOST,
     Array,
@@ -114,27 +116,38 @@ class Backend:
             )
         return cls(xp, example.dtype, device, library_of(found[0]))
 
-    @functools.cached_property
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A module cannot be pickled. Arrays on a device are unpickled on the current device.
+        device = self.device if self.library.on_host else None
+        return _unpickled, (self.xp.__name__, self.dtype, device)
+
+    def __copy__(self) -> Backend:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
+    @cached_property
     def is_numpy(self) -> bool:
         """Whether the array library is numpy."""
         return compat.is_numpy_namespace(self.xp)
 
-    @functools.cached_property
+    @cached_property
     def library_name(self) -> str:
         """The name of the library in messages."""
         return self.library.name or self.xp.__name__.rpartition(".")[2]
 
-    @functools.cached_property
+    @cached_property
     def eps(self) -> float:
         """The machine epsilon of the dtype."""
         return float(self.xp.finfo(self.dtype).eps)
 
-    @functools.cached_property
+    @cached_property
     def smallest_normal(self) -> float:
         """The smallest positive number of the dtype with full precision."""
         return float(self.xp.finfo(self.dtype).smallest_normal)
 
-    @functools.cached_property
+    @cached_property
     def itemsize(self) -> int:
         """The size of one number in bytes."""
         return 8 if self.dtype == self.xp.float64 else 4
@@ -144,22 +157,22 @@ class Backend:
         """The default relative residual of a linear solve: 1e-10, or 1e-5 in float32."""
         return 1e-10 if self.dtype == self.xp.float64 else 1e-5
 
-    @functools.cached_property
+    @cached_property
     def sparse(self) -> Any:
         """`scipy.sparse`, or the library's equivalent."""
         return self.library.sparse
 
-    @functools.cached_property
+    @cached_property
     def sparse_linalg(self) -> Any:
         """`scipy.sparse.linalg`, or the library's equivalent."""
         return self.library.sparse_linalg
 
-    @functools.cached_property
+    @cached_property
     def dense_linalg(self) -> Any:
         """`scipy.linalg`, or the library's equivalent."""
         return self.library.dense_linalg
 
-    @functools.cached_property
+    @cached_property
     def kernels(self) -> Any:
         """The inner loops: `mfdeq.arrays.kernels`, or the library's equivalent."""
         return self.library.kernels
@@ -381,6 +394,11 @@ class Backend:
                 f"{name} has dtype {dtype}, less precise than {self.dtype} of the problem: "
                 f"compute it in {self.dtype}, or pass params in {dtype}"
             )
+
+
+def _unpickled(namespace: str, dtype: Any, device: Any) -> Backend:
+    xp = importlib.import_module(namespace)
+    return Backend.of(xp.zeros(0, dtype=dtype, device=device))
 
 
 @functools.cache

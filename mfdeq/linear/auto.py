@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array, is_sparse
-from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from ..report import LinearCounts
+from ..threads import lock_of
 from .costs import CORE, DEVICE, SOLVES_PER_SETUP, Machine, assembly_cost
 from .delegating_factor import DelegatingFactor
 from .direct.costs import Fill
@@ -99,12 +99,16 @@ class Auto(Solver):
         if (library_solver := A.backend.library.default_solver()) is not None:
             return library_solver.setup(A, counts)
         factors: dict[int, Factor] = {}
-        if (kind := _kind(A)) != self._kind:
-            with counts.add_time():
-                candidates = self.candidates(A)
-            self._kind, self.remaining = kind, [(solver, why) for solver, why, _ in candidates]
-            factors = {id(solver): factor for solver, _, factor in candidates if factor is not None}
-        return _AutoFactor(A, self, factors, counts)
+        with lock_of(self):
+            if (kind := _kind(A)) != self._kind:
+                with counts.add_time():
+                    candidates = self.candidates(A)
+                self._kind, self.remaining = kind, [(solver, why) for solver, why, _ in candidates]
+                factors = {
+                    id(solver): factor for solver, _, factor in candidates if factor is not None
+                }
+            remaining = self.remaining
+        return _AutoFactor(A, self, remaining, factors, counts)
 
     def candidates(self, A: Operator) -> list[tuple[Solver, str, Factor | None]]:
         """Return the solvers to try in turn, with the reason and any factor from a trial."""
@@ -138,8 +142,9 @@ class Auto(Solver):
 
     def record(self, text: str) -> None:
         """Add a choice to `choices` unless it is there already."""
-        if text not in self._choices:
-            self._choices.append(text)
+        with lock_of(self):
+            if text not in self._choices:
+                self._choices.append(text)
 
 
 def _kind(A: Operator) -> tuple[Any, ...]:
@@ -290,62 +295,52 @@ class _AutoFactor(DelegatingFactor):
     """The factor of the first remaining candidate, which is replaced for good if it fails."""
 
     def __init__(
-        self, A: Operator, auto: Auto, factors: dict[int, Factor], counts: LinearCounts
+        self,
+        A: Operator,
+        auto: Auto,
+        remaining: list[tuple[Solver, str]],
+        factors: dict[int, Factor],
+        counts: LinearCounts,
     ) -> None:
         super().__init__(A, counts)
-        self.auto, self.factors = auto, factors
-        self.candidates = list(auto.remaining)
+        self.auto, self.remaining, self.factors = auto, remaining, factors
+        self.candidates = list(remaining)
         self._adopt_first()
 
     def forget(self) -> None:
-        if len(self.auto.remaining) < len(self.candidates):  # Some have failed since.
-            self.auto.remaining[:] = self.candidates
-            self.factors = {}
-            self._adopt_first()
+        with lock_of(self.auto):
+            if len(self.remaining) < len(self.candidates):  # Some have failed since.
+                self.remaining[:] = self.candidates
+                self.factors = {}
+                self._adopt_first()
         self.current.forget()
 
     def _adopt_first(self) -> None:
-        solver, why = self.auto.remaining[0]
+        solver, why = self.remaining[0]
         try:
             self.adopt(self._factor(solver))
         except (ConvergenceError, SingularStateError, ValueError, MemoryError) as error:
-            self._replace(solver, error)
+            self._replace(solver, solver, error)
             return
+        self.solver = solver
         self.auto.record(f"solver: {self.name}, because {why}")
 
     def _factor(self, solver: Solver) -> Factor:
         factor = self.factors.get(id(solver))
         if factor is None:
             return solver.setup(self.A, self.counts)
-        self.counts.setups += 1
+        self.counts.add(setups=1)
         factor.counts = self.counts
         return factor
 
-    def _replace(self, failed: Any, error: Exception) -> None:
-        if len(self.auto.remaining) == 1:
-            raise error
-        self.auto.remaining.pop(0)
-        self.auto.record(f"solver: {failed} failed: {error}")
+    def _replace(self, solver: Solver, name: Any, error: Exception) -> None:
+        """Set up the next candidate in place of a solver that has failed."""
+        if self.remaining[0][0] is solver:  # Otherwise it has failed for another factor, too.
+            if len(self.remaining) == 1:
+                raise error
+            self.remaining.pop(0)
+            self.auto.record(f"solver: {name} failed: {error}")
         self._adopt_first()
-
-    # Every Hessian product takes two solves, so these calls go straight to the current candidate;
-    # `_solve_with_next` is for the rare failure.
-
-    @translate_memory_errors
-    def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
-        b = self._checked(b)
-        try:
-            return self.current._solve_checked(b, rtol, weights=weights)
-        except ConvergenceError as error:
-            return self._solve_with_next(b, rtol, False, error, weights)
-
-    @translate_memory_errors
-    def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
-        b = self._checked(b)
-        try:
-            return self.current._solve_checked(b, rtol, adjoint=True)
-        except ConvergenceError as error:
-            return self._solve_with_next(b, rtol, True, error)
 
     def _solve_checked(
         self,
@@ -354,19 +349,15 @@ class _AutoFactor(DelegatingFactor):
         adjoint: bool = False,
         weights: Array | None = None,
     ) -> Array:
+        current = self.current
         try:
-            return self.current._solve_checked(b, rtol, adjoint, weights)
+            return current._solve_checked(b, rtol, adjoint, weights)
         except ConvergenceError as error:
-            return self._solve_with_next(b, rtol, adjoint, error, weights)
-
-    def _solve_with_next(
-        self,
-        b: Array,
-        rtol: float | None,
-        adjoint: bool,
-        error: ConvergenceError,
-        weights: Array | None = None,
-    ) -> Array:
-        """Solve with the next candidates in turn, after the current one has failed."""
-        self._replace(self.current.name, error)
+            self._replace_failed(current, error)
         return self._solve_checked(b, rtol, adjoint, weights)
+
+    def _replace_failed(self, failed: Factor, error: ConvergenceError) -> None:
+        """Adopt the next candidate, unless another thread has already replaced this one."""
+        with lock_of(self.auto):
+            if self.current is failed:
+                self._replace(self.solver, failed.name, error)

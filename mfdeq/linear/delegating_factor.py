@@ -15,12 +15,17 @@ class DelegatingFactor(Factor):
 
     def __init__(self, A: Operator, counts: LinearCounts) -> None:
         super().__init__(A, None, counts)
-        self.counts.setups -= 1  # The current factor counts its own set-up.
+        self.counts.add(setups=-1)  # The current factor counts its own set-up.
 
     @property
     def working(self) -> Factor:
         """The current factor, or the one to which that delegates."""
         return self.current.working
+
+    @property
+    def iterations_of_last_solve(self) -> int:
+        """The iterations of the last solve of this thread with the current factor."""
+        return self.current.iterations_of_last_solve
 
     def adopt(self, factor: Factor) -> None:
         """Make `factor` the current one."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
+import threading
+from typing import Any, Self
 
 from ..arrays.backend import Array, check_block, host
 from ..arrays.memory import translate_memory_errors
@@ -16,6 +17,7 @@ from ..arrays.powers_of_two import exponents_of, in_range, times_power
 from ..errors import AccuracyWarning, ArgumentError, ConvergenceError, SingularStateError, warn
 from ..operators.operator import Operator
 from ..report import LinearCounts
+from ..threads import cached_property
 from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure
 from .rounding import MIN_DIGITS, rounding_digits, singular_error
@@ -30,6 +32,29 @@ REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that i
 LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
 
 
+class _Progress(threading.local):
+    """How the last solve of each thread has gone.
+
+    Attributes
+    ----------
+    stopped : str
+        Why its last attempt gave up.
+    iterations : int
+    history : list of float
+        The residuals of its iterations.
+    """
+
+    stopped = ""
+
+    def __init__(self) -> None:  # called again in every thread
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a new solve."""
+        self.iterations = 0
+        self.history: list[float] = []
+
+
 class Factor:
     """Base class of factors, which solve with A and its adjoint and check every solve.
 
@@ -38,6 +63,9 @@ class Factor:
     `factor_for_equilibrium` and `refactorize` reuse a factor for another matrix. `Reused` calls
     them along a path of matrices: the steps of Newton's method, of a continuation or of an
     optimizer. By default they return None, and a new factor is set up for every matrix.
+
+    Several threads may solve with a factor at the same time, so `_attempt` must not store anything
+    in `self` except as `stopped`, of which each thread has its own, or under a lock.
 
     Parameters
     ----------
@@ -82,8 +110,8 @@ class Factor:
         self.backend = A.backend
         self.rtol = A.backend.default_rtol if rtol is None else float(rtol)
         self.counts = LinearCounts() if counts is None else counts
-        self.counts.setups += 1
-        self.stopped = ""  # why the last attempt gave up, if it did
+        self.counts.add(setups=1)
+        self._progress = _Progress()
 
     @translate_memory_errors
     def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
@@ -191,9 +219,20 @@ class Factor:
     def counted_in(self, counts: LinearCounts) -> Factor:
         """Return this factor with other counts, in which its later solves are counted."""
         other = copy.copy(self)
-        other.counts = counts
-        counts.bytes = max(counts.bytes, self.nbytes)
+        other.counts, other._progress = counts, _Progress()
+        counts.raise_to(bytes=self.nbytes)
         return other
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"cannot pickle or deep-copy a factor ({self.name}): set it up again from the matrix, "
+            "or pickle the equilibrium, which travels without its factor"
+        )
 
     def forget(self) -> None:
         """Discard what later solves would reuse from earlier ones, such as a recycled space.
@@ -201,6 +240,31 @@ class Factor:
         A computation that is repeated after this gives the same bits. By default there is nothing
         to discard.
         """
+
+    @property
+    def stopped(self) -> str:
+        """Why the last attempt of this thread gave up, or "" if it did not."""
+        return self._progress.stopped
+
+    @stopped.setter
+    def stopped(self, why: str) -> None:
+        self._progress.stopped = why
+
+    @property
+    def iterations_of_last_solve(self) -> int:
+        """The iterations of the last solve of this thread."""
+        return self._progress.iterations
+
+    def count_iterations(self, iterations: int, residual: float | None = None) -> None:
+        """Count iterations of a solve, and record the relative residual that they have reached.
+
+        `_attempt` calls it, so that iterations are also counted for the solve of this thread.
+        """
+        progress = self._progress
+        progress.iterations += iterations
+        if residual is not None:
+            progress.history.append(residual)
+        self.counts.add(iterations=iterations)
 
     @property
     def working(self) -> Factor:
@@ -238,16 +302,16 @@ class Factor:
     def _checked(self, b: Array) -> Array:
         return check_block(b, self.backend, self.A.shape[0], "the right-hand side")
 
-    @functools.cached_property
+    @cached_property
     def _adjoint_operator(self) -> Operator:
         return self.A.H  # type: ignore[attr-defined]
 
-    @functools.cached_property
+    @cached_property
     def scaling(self) -> Scaling:
         """The diagonals R and C such that the rows and columns of R A C are alike."""
         return scaling_of(self.A)
 
-    @functools.cached_property
+    @cached_property
     def _components(self) -> Components | None:
         return None if self.A.array is None else components_of(self.A.array)
 
@@ -289,14 +353,14 @@ class Factor:
         """
         backend, counts = self.backend, self.counts
         rtol = self.rtol if rtol is None else rtol
-        counts.solves += not adjoint
-        counts.adjoint_solves += adjoint
-        counts.columns += 1 if b.ndim == 1 else b.shape[1]
+        columns = 1 if b.ndim == 1 else b.shape[1]
+        counts.add(solves=not adjoint, adjoint_solves=adjoint, columns=columns)
         if 0 in b.shape:
             return backend.zeros(*b.shape)
+        self._progress.begin()
         with counts.add_time():
             x = self._solve_in_range(b, rtol, adjoint, weights)
-        counts.peak_bytes = max(counts.peak_bytes, backend.kernels.peak_bytes())
+        counts.raise_to(peak_bytes=backend.kernels.peak_bytes())
         return x
 
     def _solve_in_range(self, b: Array, rtol: float, adjoint: bool, weights: Array | None) -> Array:
@@ -334,7 +398,8 @@ class Factor:
         backend, counts = self.backend, self.counts
         A = self._adjoint_operator if adjoint else self.A
         b_norm = measure.size
-        self.stopped, counts.history = "", []
+        self.stopped = ""
+        counts.history = self._progress.history
         attempt = self._attempt
         if weights is not None:
             attempt = functools.partial(self._attempt_weighted, weights=weights)
@@ -353,7 +418,7 @@ class Factor:
             stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
             if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
                 raise self._failure(b, x, history, b_norm, rtol, adjoint)
-            counts.refinements += 1
+            counts.add(refinements=1)
             missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
             needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
             x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
@@ -361,8 +426,8 @@ class Factor:
             history.append(measure.residual(b, product, x))
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
             worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0))[0].max())
-            counts.full_solves += 1
-            counts.worst_residual = max(counts.worst_residual, worst)
+            counts.add(full_solves=1)
+            counts.raise_to(worst_residual=worst)
         return x
 
     def _product(self, A: Operator, x: Array) -> Array:
@@ -386,7 +451,7 @@ class Factor:
     ) -> None:
         """Accept columns above their tolerance, unless A is singular to working precision."""
         above = residual > target
-        self.counts.at_floor += int(above.any(axis=0).sum())
+        self.counts.add(at_floor=int(above.any(axis=0).sum()))
         rounding = host.where(above, host.maximum(residual, floor / ROUNDING_FACTOR), 0.0)
         relative = (rounding / host.where(b_norm > 0, b_norm, 1.0)).max(axis=0)
         if not relative.max() > SUSPICIOUS_RESIDUAL:

@@ -120,15 +120,11 @@ class PreconditionerOperator(Operator):
         the name of the class. `Preconditioner.setup` may set it to the description's.
     linear_alternative : str
         What the error about recycling with a flexible preconditioner says to use.
-    refreshes : int
-        How often `Reused` has refreshed the operator. Vectors that were recycled before a refresh
-        are dropped.
     """
 
     flexible: bool = False
     description: str = ""
     linear_alternative: str = "another preconditioner, or recycle=0"
-    refreshes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -136,14 +132,14 @@ class PreconditionerOperator(Operator):
         return 0
 
     def refresh(self, A: Operator) -> bool:
-        """Become the preconditioner of another matrix, in place.
+        """Become the preconditioner of another matrix.
 
-        `Reused` calls this instead of `Preconditioner.setup`, because it may cost less: when a
-        solve with the preconditioner of an earlier matrix has failed; when its solves have taken
-        40 iterations more, in total, than solves with a new one would; and before the many solves
-        at an equilibrium, when they have taken 5 more. If the first solve after a refresh takes
-        more than 1.5 times as many iterations as with a new preconditioner, plus 5, the next call
-        is to `Preconditioner.setup` again.
+        `Reused` calls this on a shallow copy of the operator, in place of `Preconditioner.setup`,
+        because it may cost less: when a solve with the preconditioner of an earlier matrix has
+        failed; when its solves have taken 40 iterations more, in total, than solves with a new one
+        would; and before the many solves at an equilibrium, when they have taken 5 more. If the
+        first solve after a refresh takes more than 1.5 times as many iterations as with a new
+        preconditioner, plus 5, the next call is to `Preconditioner.setup` again.
 
         Parameters
         ----------
@@ -168,8 +164,9 @@ class PreconditionerOperator(Operator):
 
         Notes
         -----
-        Unless it returns True, it must leave the operator as it was: compute everything first, and
-        assign the attributes last.
+        Other threads may be using the operator that this is a copy of. Assign new attributes, and
+        do not write into arrays or operators that the attributes refer to: refresh copies of them,
+        by `copy.copy`. Unless it returns True, it must leave the attributes as they were.
         """
         return False
 

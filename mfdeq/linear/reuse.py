@@ -23,6 +23,7 @@ from ..arrays.backend import Array
 from ..errors import ConvergenceError
 from ..operators.operator import Operator
 from ..report import LinearCounts
+from ..threads import lock_of
 from .delegating_factor import DelegatingFactor
 from .factor import Factor
 from .operands import operator_of
@@ -119,23 +120,25 @@ class Reused(Solver):
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
         factor = None
-        if self.held is not None and not self._aged(A):
-            factor = self.held.preconditioned_factor(A, counts, MAX_AGED_ITERATIONS)
-        return _AgedFactor(A, self, factor or self.renew(A, counts), counts)
+        with lock_of(self):
+            if self.held is not None and not self._aged(A):
+                factor = self.held.preconditioned_factor(A, counts, MAX_AGED_ITERATIONS)
+            return _AgedFactor(A, self, factor or self.renew(A, counts), counts)
 
     def setup_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor:
         """Return a factor for many solves with one matrix, that of an equilibrium.
 
         An aged preconditioner is reused, or refreshed; an aged LU is replaced by one of A.
         """
-        if self.held is None or self._aged(A):
-            return self.renew(A, counts)
-        if self.held.A is A:
-            return self.held.counted_in(counts)
-        worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
-        if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
-            return factor
-        return self.held.factor_for_equilibrium(A, counts) or self.renew(A, counts)
+        with lock_of(self):
+            if self.held is None or self._aged(A):
+                return self.renew(A, counts)
+            if self.held.A is A:
+                return self.held.counted_in(counts)
+            worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
+            if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
+                return factor
+            return self.held.factor_for_equilibrium(A, counts) or self.renew(A, counts)
 
     def _aged(self, A: Operator) -> bool:
         too_old = self.excess > SETUP_ITERATIONS
@@ -143,15 +146,29 @@ class Reused(Solver):
 
     def renew(self, A: Operator, counts: LinearCounts) -> Factor:
         """Refresh the stored factor for A, or build a new one."""
-        held, self.held = self.held, None  # so that two factors are never in memory together
-        if held is not None and held.A.shape == A.shape:
-            if (factor := self._refactorized(held, A, counts)) is not None:
-                return factor
-            held = None
-        self.excess, self._iterations_per_digit = 0.0, None
-        self.refreshed = self.worn = False
-        self.held = self.solver.setup(A, counts)
-        return self.held
+        with lock_of(self):
+            held, self.held = self.held, None  # so that two factors are never in memory together
+            if held is not None and held.A.shape == A.shape:
+                if (factor := self._refactorized(held, A, counts)) is not None:
+                    return factor
+                held = None
+            self.excess, self._iterations_per_digit = 0.0, None
+            self.refreshed = self.worn = False
+            self.held = self.solver.setup(A, counts)
+            return self.held
+
+    def replacement(self, aged: _AgedFactor, failed: Factor, error: ConvergenceError) -> Factor:
+        """Return a factor in place of the current one of `aged`, with which a solve has failed.
+
+        The error is raised if that factor is as good as a new one.
+        """
+        with lock_of(self):
+            if aged.current is not failed:  # Another thread has replaced it.
+                return aged.current
+            if failed is self.held and not self.refreshed:
+                raise error
+            self.worn = self.refreshed
+            return self.renew(aged.A, aged.counts)
 
     def _refactorized(self, held: Factor, A: Operator, counts: LinearCounts) -> Factor | None:
         factor = None
@@ -164,12 +181,13 @@ class Reused(Solver):
     def charge(self, iterations: int, rtol: float) -> None:
         """Add the additional iterations of a solve to `excess`."""
         digits = max(math.log10(1.0 / rtol), 0.1)
-        if self._iterations_per_digit is None:
-            self._iterations_per_digit = iterations / digits
-        expected = self._iterations_per_digit * digits
-        if self.refreshed and self.excess == 0.0:
-            self.worn = iterations > WORN_RATIO * expected + NEGLIGIBLE_ITERATIONS
-        self.excess += max(iterations - expected, 0.0)
+        with lock_of(self):
+            if self._iterations_per_digit is None:
+                self._iterations_per_digit = iterations / digits
+            expected = self._iterations_per_digit * digits
+            if self.refreshed and self.excess == 0.0:
+                self.worn = iterations > WORN_RATIO * expected + NEGLIGIBLE_ITERATIONS
+            self.excess += max(iterations - expected, 0.0)
 
 
 class _AgedFactor(DelegatingFactor):
@@ -187,16 +205,14 @@ class _AgedFactor(DelegatingFactor):
         adjoint: bool = False,
         weights: Array | None = None,
     ) -> Array:
-        if self.reused.excess > SETUP_ITERATIONS:  # since earlier solves with this matrix
-            self.adopt(self.reused.renew(self.A, self.counts))
-        before = self.counts.iterations
+        reused = self.reused
+        if reused.excess > SETUP_ITERATIONS:  # since earlier solves with this matrix
+            self.adopt(reused.renew(self.A, self.counts))
+        current = self.current
         try:
-            x = self.current._solve_checked(b, rtol, adjoint, weights)
-        except ConvergenceError:
-            if self.current is self.reused.held and not self.reused.refreshed:
-                raise
-            self.reused.worn = self.reused.refreshed
-            self.adopt(self.reused.renew(self.A, self.counts))
+            x = current._solve_checked(b, rtol, adjoint, weights)
+        except ConvergenceError as error:
+            self.adopt(reused.replacement(self, current, error))
             return self._solve_checked(b, rtol, adjoint, weights)
-        self.reused.charge(self.counts.iterations - before, self.rtol if rtol is None else rtol)
+        reused.charge(current.iterations_of_last_solve, self.rtol if rtol is None else rtol)
         return x

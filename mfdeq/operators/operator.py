@@ -18,6 +18,7 @@ from ..arrays.backend import Array, Backend, check_block, is_dense
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..errors import ArgumentError, short_repr
+from ..threads import cached_property, state_to_pickle
 
 MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
 MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
@@ -26,7 +27,15 @@ MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in fl
 @functools.cache
 def _joined(cls: type, base: type) -> type:
     """Return a class derived from both an operator class and a library's LinearOperator."""
-    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    attributes = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_unjoined": cls}
+    return type(cls.__name__, (cls, base), attributes)
+
+
+def _new(cls: type, backend: Backend) -> Any:
+    """Return an operator of a class, joined to the LinearOperator of the library, without state."""
+    self = object.__new__(_joined(cls, backend.sparse_linalg.LinearOperator))
+    self.backend = backend
+    return self
 
 
 class Operator:
@@ -61,6 +70,7 @@ class Operator:
     shape: tuple[int, int]
     dtype: Any
     array: Any = None
+    _unjoined: type  # the class that was joined to a LinearOperator
     known_symmetric = False
     scales: tuple[Any, Any] | None = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
@@ -83,10 +93,14 @@ class Operator:
                 f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
                 f"determines the array library, got {short_repr(source)}; pass A or A.backend first"
             )
-        joined: Any = _joined(cls, backend.sparse_linalg.LinearOperator)  # type: ignore[arg-type]
-        self = object.__new__(joined)
-        self.backend = backend
-        return self
+        return _new(cls, backend)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the class before it was joined, which can be imported."""
+        return _new, (self._unjoined, self.backend), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_to_pickle(self)
 
     def __init__(self, source: Any, shape: tuple[int, int]) -> None:
         base = self.backend.sparse_linalg.LinearOperator
@@ -358,9 +372,12 @@ class Matrix(Operator):
     def __init__(self, backend: Backend, array: Any) -> None:
         super().__init__(backend, tuple(array.shape))
         self.array = array
-        self._products = backend.kernels.products(array)
 
-    @functools.cached_property
+    @cached_property
+    def _products(self) -> Any:
+        return self.backend.kernels.products(self.array)
+
+    @cached_property
     def _transposed(self) -> Any:
         return self._products.T
 
@@ -376,7 +393,7 @@ class Matrix(Operator):
         sizes = self._sizes if small else abs(self.array)
         return sizes @ self.backend.xp.abs(x)
 
-    @functools.cached_property
+    @cached_property
     def _sizes(self) -> Any:
         return abs(self.array)
 

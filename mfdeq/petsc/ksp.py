@@ -202,7 +202,7 @@ class KSPFactor(Factor):
         self, A: Operator, counts: LinearCounts, max_iterations: int
     ) -> Factor:
         """Return a factor for a nearby matrix, preconditioned by the PC of this one."""
-        counts.setups -= 1  # no preconditioner is set up
+        counts.add(setups=-1)  # no preconditioner is set up
         return KSPFactor(A, self.solver, counts, self, max_iterations)
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
@@ -240,7 +240,7 @@ class KSPFactor(Factor):
     def _block(self, solve: Any, b: Array) -> Array:
         rhs, solution = create_dense_mat(b), create_dense_mat(b.like(host.zeros_like(b.local)))
         solve(rhs, solution)
-        self.counts.iterations += 1
+        self.count_iterations(1)
         x = b.like(host.array(solution.getDenseArray(), order="C"))
         rhs.destroy()
         solution.destroy()
@@ -251,8 +251,7 @@ class KSPFactor(Factor):
         from petsc4py import PETSc
 
         reason = self.ksp.getConvergedReason()
-        self.counts.iterations += self.ksp.getIterationNumber()
-        self.counts.history.append(self.ksp.getResidualNorm())
+        self.count_iterations(self.ksp.getIterationNumber(), self.ksp.getResidualNorm())
         if reason < 0:
             self.stopped = f"PETSc says {reason_name(PETSc.KSP, reason)}"
 

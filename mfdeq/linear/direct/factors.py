@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
 from ...operators.operator import Operator
 from ...report import LinearCounts
+from ...threads import cached_property, ignore_warnings
 from ..factor import Factor
 from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication
@@ -29,7 +29,7 @@ class DirectFactor(Factor):
         self, A: Operator, counts: LinearCounts, max_iterations: int
     ) -> Factor:
         """Return a factor for a nearby matrix, by GMRES preconditioned by this factorization."""
-        counts.setups -= 1  # nothing is set up
+        counts.add(setups=-1)  # nothing is set up
         solver = Krylov("gmres", FactorApplication(self), self.rtol, max_iterations)
         return solver.setup(A, counts, scaling=self.scaling)
 
@@ -74,15 +74,14 @@ class SparseFactor(DirectFactor):
         self.scaling = Scaling.of(A.array) if package.equilibrates else Scaling()
         self.matrix = self.scaling.apply(A.array)
         self.factorization = package.factorize(A, self.matrix, max_operations)
-        self.transposed: Factorization | None = None  # only where a package needs it
         super().__init__(A, rtol, counts)
         self.counts.bytes = self.nbytes
 
     @property
     def nbytes(self) -> int:
         """Bytes of the factors, including those of A' once they are needed."""
-        transposed = 0 if self.transposed is None else self.transposed.nbytes
-        return self.factorization.nbytes + transposed
+        transposed = self.__dict__.get("_transposed")
+        return self.factorization.nbytes + (0 if transposed is None else transposed.nbytes)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if self.scaling.rows is None and (self.factorization.solves_adjoint or not adjoint):
@@ -92,11 +91,15 @@ class SparseFactor(DirectFactor):
     def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         if not adjoint or self.factorization.solves_adjoint:
             return self.factorization.solve(b, adjoint)
-        if self.transposed is None:
-            self.transposed = self.package.factorize(self.A.H, self.matrix.T)  # type: ignore[attr-defined]
-            self.counts.setups += 1
-            self.counts.bytes = self.nbytes
-        return self.transposed.solve(b)
+        return self._transposed.solve(b)
+
+    @cached_property
+    def _transposed(self) -> Factorization:
+        """The factors of (R A C)', only where a package needs them."""
+        found = self.package.factorize(self.A.H, self.matrix.T)  # type: ignore[attr-defined]
+        self.counts.add(setups=1)
+        self.counts.bytes = self.factorization.nbytes + found.nbytes
+        return found
 
 
 class BlockInverseFactor(DirectFactor):
@@ -142,8 +145,7 @@ class DenseFactor(DirectFactor):
         super().__init__(A, rtol, counts)
         self.scaling = Scaling.of(array)
         array = self.scaling.apply(array)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an exact zero pivot becomes an error below
+        with ignore_warnings():  # an exact zero pivot becomes an error below
             self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array, check_finite=False)
         xp = self.backend.xp
         pivots = xp.linalg.diagonal(self.lu)

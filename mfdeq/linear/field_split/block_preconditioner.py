@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -120,15 +121,14 @@ class BlockPreconditioner(PreconditionerOperator):
         """
         blocks = self._blocks(A)
         targets = self._targets(A, blocks)
-        # If one of them raises, those before it are of the new matrix. Each still approximates the
-        # inverse of its block, and so does the whole.
-        refreshed = [part.refresh(target) for part, target in zip(self.parts, targets, strict=True)]
+        parts = [copy.copy(part) for part in self.parts]
+        refreshed = [part.refresh(target) for part, target in zip(parts, targets, strict=True)]
         if not any(refreshed):
             return False
         self._adopt(
             blocks,
             [
-                self.parts[i] if refreshed[i] else self._set_up(i, target)
+                parts[i] if refreshed[i] else self._set_up(i, target)
                 for i, target in enumerate(targets)
             ],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -98,7 +99,7 @@ class KrylovFactor(Factor):
         if symmetric and not is_symmetric(self.run_scaling.operator(A)):
             return None
         solver = replace(self.solver, max_iterations=max_iterations)
-        counts.setups -= 1  # Nothing is set up.
+        counts.add(setups=-1)  # Nothing is set up.
         return type(self)(A, solver, self.M, counts, self.run_scaling)
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
@@ -107,14 +108,13 @@ class KrylovFactor(Factor):
 
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor of A after the preconditioner has been refreshed, if it can be."""
+        M = copy.copy(self.M)  # Other threads may be solving with this factor.
         with counts.add_time():
-            if self.M is None or not self.M.refresh(A):
+            if M is None or not M.refresh(A):
                 return None
-        self.M.refreshes += 1
-        counts.setups -= 1  # It is counted as a refresh instead.
-        counts.refreshes += 1
+        counts.add(setups=-1, refreshes=1)  # It is not counted as a set-up.
         scaling = self.run_scaling if A.scales is None else Scaling.from_scales(A)
-        return type(self)(A, self.solver, self.M, counts, scaling)
+        return type(self)(A, self.solver, M, counts, scaling)
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """Apply the preconditioner twice; once may leave half of r, which would hide errors.
@@ -179,8 +179,7 @@ class KrylovFactor(Factor):
         return scaling.inverse_operator(M)
 
     def _record(self, residual: float) -> None:
-        self.counts.iterations += 1
-        self.counts.history.append(residual)
+        self.count_iterations(1, residual)
 
 
 class BlockFactor(KrylovFactor):
@@ -213,7 +212,6 @@ class BlockFactor(KrylovFactor):
 
     def forget(self) -> None:
         """Discard the recycled spaces."""
-        self._refreshes = self.M.refreshes if self.M is not None else 0
         recycle = self.solver.recycle
         self.recycled = {
             side: Recycled(self.backend, recycle) if recycle else None for side in (False, True)
@@ -261,8 +259,7 @@ class BlockFactor(KrylovFactor):
             B, weights, rtol, max_iterations, self.solver.cycle_length, adjoint
         )
         used = int(xp.max(iterations))
-        self.counts.iterations += used
-        self.counts.history.append(float(xp.max(residuals)))
+        self.count_iterations(used, float(xp.max(residuals)))
         if not bool(xp.all(definite)):
             self.stopped = INDEFINITE
         elif used >= max_iterations:
@@ -286,8 +283,6 @@ class BlockFactor(KrylovFactor):
                 if self.columns_per_space == 1 and not self.solver.recycle:
                     solved = gmres(*problem, length=length, flexible=flexible)
                 else:
-                    if self.M is not None and self.M.refreshes != self._refreshes:
-                        self.forget()  # The recycled spaces are those of the old preconditioner.
                     # They are orthogonal in the weights of the usual rows alone.
                     usual = scaling is self._sides[adjoint]
                     recycled = self.recycled[adjoint] if usual else None
@@ -346,4 +341,4 @@ class ColumnFactor(KrylovFactor):
         return size * x
 
     def _count(self, _: Any) -> None:
-        self.counts.iterations += 1
+        self.count_iterations(1)

@@ -7,6 +7,7 @@ cases.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -99,13 +100,17 @@ def block_gmres(
     Anamaya (2007).
     """
     length = max(length // 2, 1) if flexible else length
+    space = None if recycled is None else recycled.snapshot()
+    before = copy.copy(space)
 
     def cycle(R: Array, steps: int) -> _Cycle:
-        return _SharedSpace(backend, A, M, R, min(length, steps), flexible, recycled)
+        return _SharedSpace(backend, A, M, R, min(length, steps), flexible, space)
 
     solved, used = _restarted(cycle, backend, A, B, rtol, max_iterations, record)
-    if recycled is not None and B.shape[1] == 1:
-        recycled.judge(used, rtol)
+    if recycled is not None and space is not None and before is not None:
+        if B.shape[1] == 1:
+            space.judge(used, rtol)
+        recycled.adopt(space, before)
     return solved
 
 

@@ -133,7 +133,7 @@ class _NeumannFactor(Factor):
                 earlier = r_norm
             x = x + r
             r = r - A._apply(r)
-            self.counts.iterations += 1
+            self.count_iterations(1)
         return x
 
     def _measure(self, b: Array, adjoint: bool, weights: Array | None = None) -> ResidualMeasure:

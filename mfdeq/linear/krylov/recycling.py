@@ -13,10 +13,12 @@ sequences of linear systems, SIAM J. Sci. Comput. 28 (2006).
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 from ...arrays.backend import Array, Backend, host
+from ...threads import lock_of
 from .columns import read_together
 
 TRIAL_SOLVES = 4  # solves with a space after which it is dropped unless it saves iterations
@@ -29,6 +31,9 @@ DEPENDENT_RTOL = 1e-10  # relative eigenvalue of a Gram matrix below which vecto
 
 class Recycled:
     """The recycled space of one matrix and preconditioner.
+
+    A solve uses and updates a copy of its own, from `snapshot`, which `adopt` makes the space of
+    later solves. Solves of several threads thus never see a space that changes.
 
     Parameters
     ----------
@@ -51,11 +56,32 @@ class Recycled:
         self.shrinkage = float("inf")
         self._rates: list[float] = []
 
+    def snapshot(self) -> Recycled:
+        """Return a copy for one solve."""
+        with lock_of(self):
+            return copy.copy(self)
+
+    def adopt(self, used: Recycled, before: Recycled) -> None:
+        """Replace this space by that of a solve.
+
+        Parameters
+        ----------
+        used, before : Recycled
+            The space of the solve at its end and at its start. If other solves have ended in
+            between, the space that A M shrinks more is kept, and the solve is not judged.
+        """
+        with lock_of(self):
+            if self.Y is before.Y and self.size == before.size:
+                self._rates = used._rates
+            elif self.size == 0 or not used.shrinkage < self.shrinkage:
+                return
+            self.Y, self.C, self.shrinkage, self.size = used.Y, used.C, used.shrinkage, used.size
+
     def judge(self, iterations: int, rtol: float) -> None:
         """Record a solve of one column; drop the space for good if it saves too few iterations."""
         if iterations <= self.size:
             return  # The right-hand side is too easy to tell.
-        self._rates.append(iterations / math.log(1.0 / rtol))
+        self._rates = [*self._rates, iterations / math.log(1.0 / rtol)]
         if (
             len(self._rates) == 1 + TRIAL_SOLVES
             and min(self._rates[1:]) > MAX_ITERATIONS_RATIO * self._rates[0]

@@ -256,7 +256,10 @@ class Multifrontal:
         places = self.order.shape[0]
         # The work array is reused, because allocating memory costs more than computing in it. It is
         # removed from the list meanwhile, so that another thread allocates its own.
-        work = self._work.pop() if self._work else self.backend.zeros(0)
+        try:
+            work = self._work.pop()
+        except IndexError:
+            work = self.backend.zeros(0)
         if work.shape[0] < (needed := (n + places + self.updates) * c):
             work = self.backend.zeros(needed)
         rhs = xp.reshape(work[: n * c], (n, c))

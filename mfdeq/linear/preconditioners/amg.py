@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,9 +205,10 @@ class _RescaledCycle(PreconditionerOperator):
         """Become the cycle of another matrix in its own scales, with the same transfers."""
         scaling = Scaling.from_scales(A)
         matrix = scaling.apply(matrix_of(A, "mfdeq.AMG()"))
-        if not self.cycle.refresh(Matrix(A.backend, matrix)):
+        cycle = copy.copy(self.cycle)
+        if not cycle.refresh(Matrix(A.backend, matrix)):
             return False
-        self.scaling = scaling
+        self.cycle, self.scaling = cycle, scaling
         return True
 
     def _apply(self, x: Array) -> Array:
