@@ -41,6 +41,7 @@ SWEEPS = 10
 MAX_SWEEPS = 20  # where the scaling starts from the identity
 SYMMETRY_RTOL = 1e-3  # difference of R and C up to which they are made equal
 SIGN_VECTORS = 4  # products from which the sizes of rows are estimated
+ROUNDING = 100.0  # in units of eps, of sums that would be equal
 MAX_LOG = 300.0  # of a scale, so that products of two do not overflow
 
 
@@ -273,10 +274,20 @@ def equilibrate(A: Any) -> tuple[Array, Array]:
     rho, gamma = _curtis_reid(xp, *_logarithms(A))
     rho, gamma = _centred(backend, components_of(A), rho, gamma)
     rows, columns = (xp.exp(xp.clip(x, -MAX_LOG, MAX_LOG)) for x in (rho, gamma))
-    rows, columns = _balance(_in_float64(abs(A)), rows, columns, SWEEPS)
+    magnitude = _in_float64(abs(A))
+    if _is_symmetric(backend, magnitude):  # The iteration may have stopped before R = C.
+        rows = columns = xp.sqrt(rows * columns)
+    rows, columns = _balance(magnitude, rows, columns, SWEEPS)
     if bool(xp.all(xp.abs(rows - columns) <= SYMMETRY_RTOL * rows)):
         rows = columns = xp.sqrt(rows * columns)
     return backend.asarray(rows), backend.asarray(columns)
+
+
+def _is_symmetric(backend: Backend, magnitude: Any) -> bool:
+    """Return whether |A| = |A'|, by the products with one positive vector."""
+    x = backend.xp.astype(abs(backend.random(magnitude.shape[0], seed=4)), backend.xp.float64)
+    rows, columns = magnitude @ x, magnitude.T @ x
+    return bool(backend.xp.all(abs(rows - columns) <= ROUNDING * backend.eps * (rows + columns)))
 
 
 def _balance(magnitude: Any, rows: Array, columns: Array, sweeps: int) -> tuple[Array, Array]:

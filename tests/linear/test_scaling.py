@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from benchmarks.systems import diffusion as lognormal_diffusion
 from support.matrices import diffusion, operator
 from support.places import LIBRARIES
 
@@ -118,6 +119,13 @@ class _InexactFactor(mfdeq.linear.Factor):
         x = np.linalg.solve(dense, b)
         x[-1] *= 2.0
         return x
+
+
+def test_a_symmetric_matrix_has_a_symmetric_scaling_where_its_iteration_stops_early():
+    A = lognormal_diffusion(110, 2).A
+    rows, columns = equilibrate(A)
+    np.testing.assert_array_equal(rows, columns)
+    assert mfdeq.Direct().setup(A).name == "Direct (multifrontal)"
 
 
 def test_a_small_equation_that_is_not_solved_is_an_error():
