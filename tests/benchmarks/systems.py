@@ -235,6 +235,19 @@ def network(side: int, seed: int = 0) -> System:
     return System(f"power-network-like Laplacian, {edge.size:,} edges", sp.csr_matrix(A), True, 0)
 
 
+def random_graph(n: int, degree: float = 3.0, seed: int = 0) -> System:
+    """The shifted Laplacian of n nodes that edges join at random, so many at each on average."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(0, n, (2, round(n * degree / 2)))
+    edges = sp.coo_matrix((np.ones(pairs.shape[1]), pairs), shape=(n, n)).tocsr()
+    weights = edges + edges.T
+    weights.setdiag(0.0)
+    A = sp.diags(np.asarray(weights.sum(axis=1)).ravel() + 1.0) - weights
+    A = sp.csr_matrix(A)
+    A.eliminate_zeros()
+    return System(f"random graph, {degree:g} edges at a node", A, True, 0)
+
+
 def elasticity(nodes: int) -> System:
     """Q1 plane strain on nodes x nodes, clamped on one side, with its rigid motions."""
     from pyamg.gallery.elasticity import q12d

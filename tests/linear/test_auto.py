@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from benchmarks.systems import convection, diffusion, elasticity, layer, network
+from benchmarks.systems import convection, diffusion, elasticity, layer, network, random_graph
 from scipy.sparse.linalg import aslinearoperator
 from support.cases import close
 
@@ -28,6 +28,8 @@ def true_fill(matrix):
         (diffusion(24, 3), 2.0),
         (elasticity(90), 2.0),
         (network(120), 2.5),
+        (random_graph(6000, 3), 1.2),
+        (random_graph(5000, 6), 1.2),
     ],
     ids=lambda value: getattr(value, "title", ""),
 )

@@ -33,7 +33,7 @@ class CholespyPackage(DirectPackage):
     name = "cholespy"
     title = "CHOLMOD"
     equilibrates = False
-    cost_on_host = PackageCost(unknown=5_000.0, operation=0.3, entry=1.5)
+    cost_on_host = PackageCost(unknown=5_000.0, operation=0.5, entry=1.5)
 
     def obstacle(self, A: Operator) -> str:
         """Return why CHOLMOD cannot factorize A here, or "" if it can."""

@@ -4,9 +4,9 @@ For meshes of surfaces and volumes, two compact parts of A are factorized. The e
 and the operations grow like powers of the number of unknowns, about 1.2 and 1.5 for a surface, 1.4
 and 2 for a volume [1]_. The two parts reveal these powers; the kind of mesh need not be known.
 
-Graphs with long edges have no compact parts: the share of edges that leave the larger part is not
-smaller. Their vertices of low degree are eliminated, as by a minimum degree ordering [2]_, until
-the remaining graph fills up.
+Random graphs and others with long edges have no compact parts: the share of edges that leave the
+larger part is not smaller. Their vertices of low degree are eliminated, as by a minimum degree
+ordering [2]_, until the remaining graph fills up.
 
 References
 ----------
@@ -24,15 +24,19 @@ from typing import Any
 from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 
+from ...arrays.backend import host
 from ...arrays.sparse import sparse_on_host
 from ..scaling import Scaling
 from .costs import UNKNOWN_FILL, Fill
 from .superlu import superlu_options
 
-SAMPLE_SIZES = (2_000, 8_000)  # unknowns of the two parts
+SAMPLE_SIZES = (1_000, 4_000)  # unknowns of the two parts
 # Share of edges that leave the larger part, over that of the smaller part, up to which both are
 # compact. The ratio is 4^(-1/2) = 0.5 on a surface and 4^(-1/3) = 0.63 in a volume.
 MAX_BOUNDARY_RATIO = 0.8
+# Unknowns over those of the larger part whose boundary counts. Of half of a random graph only half
+# of the edges can leave.
+BOUNDARY_SHARE = 8
 MAX_ELIMINATED_DEGREE = 24  # of vertices that are eliminated one by one
 DENSE_CORE_RATIO = 0.83  # unknowns of the final dense block per vertex that is not eliminated
 MAX_LONG_EDGE_SIZE = 300_000  # unknowns; larger graphs with long edges are not estimated
@@ -46,20 +50,17 @@ def estimate_fill(A: Any) -> Fill:
     Fill
         `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A is too large to estimate.
     """
-    matrix = sparse_on_host(A).astype("float64")
+    matrix = sparse_on_host(A).astype("float64").tocsr()
     matrix = Scaling.of(matrix).apply(matrix)
     n = matrix.shape[0]
     order = _by_distance_from_center(matrix)
-    fills, boundaries = [], []
+    if n > SAMPLE_SIZES[1] and _has_long_edges(matrix, order):
+        return _fill_with_long_edges(matrix) if n <= MAX_LONG_EDGE_SIZE else UNKNOWN_FILL
+    fills = []
     for size in SAMPLE_SIZES:
-        rows = matrix[order[:size]]
-        part = rows[:, order[:size]].tocsc()
-        fills.append(exact_fill(part))
+        fills.append(exact_fill(_part(matrix, order, size).tocsc()))
         if n <= size or fills[-1] is UNKNOWN_FILL:
             return fills[-1]
-        boundaries.append(1.0 - part.nnz / rows.nnz)
-    if boundaries[1] > MAX_BOUNDARY_RATIO * boundaries[0]:
-        return _fill_with_long_edges(matrix) if n <= MAX_LONG_EDGE_SIZE else UNKNOWN_FILL
     small, large = fills
     return Fill(
         _extrapolate(small.entries, large.entries, n),
@@ -72,8 +73,23 @@ def _by_distance_from_center(A: Any) -> Any:
     order = csgraph.reverse_cuthill_mckee(A, symmetric_mode=False)
     center = order[order.shape[0] // 2]
     ball = csgraph.breadth_first_order(A, center, directed=False, return_predecessors=False)
-    reached = set(ball.tolist())
-    return [*ball.tolist(), *(i for i in order.tolist() if i not in reached)]
+    outside = host.ones(A.shape[0], dtype=bool)
+    outside[ball] = False
+    return host.concatenate([ball, order[outside[order]]])
+
+
+def _part(A: Any, order: Any, size: int) -> Any:
+    return A[order[:size]][:, order[:size]]
+
+
+def _has_long_edges(A: Any, order: Any) -> bool:
+    """Return whether the share of edges that leave a part does not fall with its size."""
+    larger = min(SAMPLE_SIZES[1], A.shape[0] // BOUNDARY_SHARE)
+    shares = []
+    for size in (larger // 4, larger):
+        entries = int((A.indptr[order[:size] + 1] - A.indptr[order[:size]]).sum())
+        shares.append((entries - _part(A, order, size).nnz) / max(entries, 1))
+    return bool(shares[1] > MAX_BOUNDARY_RATIO * shares[0])
 
 
 def exact_fill(matrix: Any) -> Fill:
