@@ -21,9 +21,9 @@ class Branch:
     Attributes
     ----------
     points : list of Point
-        The points in the order of the branch, including folds and crossings. Each has ``t``,
-        ``state``, ``tangent`` (dh/ds), ``slope`` (dt/ds), ``kind``, ``eigenvalues`` and
-        ``unstable``.
+        The points in the order of the branch, including the special ones in `folds`, `crossings`,
+        `hopfs` and `flips`. Each has ``t``, ``state``, ``tangent`` (dh/ds), ``slope`` (dt/ds),
+        ``kind``, ``eigenvalues`` and ``unstable``.
     params, direction : (P,) arrays
         theta0 and d.
     reason : str
@@ -113,13 +113,32 @@ class Branch:
 
     @property
     def folds(self) -> list[Point]:
-        """The points where t turns back."""
+        """The points where t turns back; see `Point.derivative` for how they move."""
         return [point for point in self.points if point.kind == "fold"]
 
     @property
     def crossings(self) -> list[Point]:
-        """The points where another branch crosses; pass one as `start` to follow that branch."""
+        """The points where another branch crosses; pass one as `start` to follow that branch.
+
+        Where several cross at one point, its ``dimension`` is above 1.
+        """
         return [point for point in self.points if point.kind == "crossing"]
+
+    @property
+    def hopfs(self) -> list[Point]:
+        """The points where a complex pair of eigenvalues becomes stable or unstable.
+
+        They are found if eigenvalues are computed. Each has a ``frequency``.
+        """
+        return [point for point in self.points if point.kind == "hopf"]
+
+    @property
+    def flips(self) -> list[Point]:
+        """The points where an eigenvalue of the J of a map is -1, as where its period doubles.
+
+        They are found if eigenvalues are computed.
+        """
+        return [point for point in self.points if point.kind == "flip"]
 
     def measured(self, measure: Callable[[Array], float]) -> Any:
         """Evaluate a function of the state at every point, as for a bifurcation diagram.
@@ -156,9 +175,9 @@ def to_tree(branch: Branch) -> dict[str, Any]:
 
 def from_tree(tree: dict[str, Any], put: Callable[[Any], Array]) -> Branch:
     """Return the branch of a tree from `to_tree`; `put` converts arrays of the host."""
-    states = ("state", "tangent")
+    arrays = ("state", "tangent", "gradient")
     points = [
-        Point(**{**point, **{name: put(point[name]) for name in states}})
+        Point(**{**point, **{x: None if point[x] is None else put(point[x]) for x in arrays}})
         for point in tree["points"]
     ]
     counts = LinearCounts(**tree["counts"])

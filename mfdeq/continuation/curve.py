@@ -39,7 +39,7 @@ from ..models.vectors import flatten_params
 from ..report import LinearCounts, SolveReport
 from .inner_product import InnerProduct
 from .point import Point
-from .stability import computes_all, leading_eigenvalues
+from .stability import Spectrum, Stability
 
 MAX_CORRECTOR_STEPS = 10
 MAX_CORRECTION = 0.5  # distance from the predicted to the corrected point, relative to the step
@@ -91,7 +91,7 @@ class Curve:
         eigenvalues: int,
         unit: float,
     ) -> None:
-        self.model, self.solver, self.eigenvalues = model, solver, eigenvalues
+        self.model, self.solver = model, solver
         problem = Problem(model, theta0)
         self.backend: Backend = problem.backend
         self.theta, self.is_map = problem.theta, problem.is_map
@@ -101,7 +101,10 @@ class Curve:
         self.inner = InnerProduct(self.backend, problem.state_size, unit)
         self.dot, self.length = self.inner.dot, self.inner.length
         self.failures, self.last_failure = 0, ""
+        sign = 1 if self.is_map or model.time_sign is None else -model.time_sign
+        self.stability = Stability(solver, eigenvalues, self.is_map, sign)
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
+        self._spectra: list[tuple[Array, Spectrum]] = []
         self.size = problem.state_size
 
     def resume(self, point: Point) -> None:
@@ -120,7 +123,7 @@ class Curve:
     def forget(self) -> None:
         """Drop the factor and all linearizations."""
         self.solver.forget()
-        self._recent = []
+        self._recent, self._spectra = [], []
 
     def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
         """Call a function at a trial, or return None and count the failure."""
@@ -159,11 +162,19 @@ class Curve:
     def _remember(self, state: Array, linearized: CheckedLinearization) -> None:
         self._recent = [(state, linearized), *self._recent[:1]]
 
-    def solve_linear(self, linearized: CheckedLinearization, *sides: Array) -> list[Array]:
-        """Solve with A for several right-hand sides, as one block."""
+    def solve_linear(
+        self,
+        linearized: CheckedLinearization,
+        *sides: Array,
+        adjoint: bool = False,
+        rtol: float | None = None,
+    ) -> list[Array]:
+        """Solve with A, or with A' if `adjoint`, for several right-hand sides, as one block."""
         factor = self.solver.setup(linearized.A, self.counts)
         try:
-            X = factor.solve(self.backend.xp.stack(sides, axis=1))
+            block = self.backend.xp.stack(sides, axis=1)
+            solve = factor.solve_adjoint if adjoint else factor.solve
+            X = solve(block, rtol=rtol)
         except ArgumentError as error:  # a right-hand side that overflows
             raise ConvergenceError(f"a linear system was not solved: {error}") from error
         return [X[:, j] for j in range(len(sides))]
@@ -313,34 +324,21 @@ class Curve:
 
     # Stability.
 
-    @property
-    def counts_are_certain(self) -> bool:
-        """Whether the computed eigenvalues include all unstable ones."""
-        n, k = self.size, self.eigenvalues
-        return not k or self.is_map or computes_all(n, k)
+    def spectrum(self, point: Point) -> Spectrum:
+        """Compute the eigenvalues at a point. Those at the last two points are cached."""
+        for state, spectrum in self._spectra:
+            if state is point.state:
+                return spectrum
+        spectrum = self.stability.spectrum(self.linearized(point), self.counts)
+        self._spectra = [(point.state, spectrum), *self._spectra[:1]]
+        return spectrum
 
     def add_eigenvalues(self, point: Point) -> Point:
         """Return the point with its eigenvalues, if `eigenvalues` is not zero."""
-        if not self.eigenvalues:
+        if not self.stability.k:
             return point
-        linearized = self.linearized(point)
-        values = leading_eigenvalues(
-            linearized,
-            lambda: self.solver.setup_for_equilibrium(linearized.A, self.counts),
-            self.eigenvalues,
-            self.is_map,
-        )
-        unstable = abs(values) > 1.0 if self.is_map else values.real < 0.0
-        negative = None
-        if computes_all(self.size, self.eigenvalues):
-            of_A = 1.0 - values if self.is_map else values
-            negative = int(((of_A.real < 0.0) & (of_A.imag == 0.0)).sum())
-        return replace(
-            point,
-            eigenvalues=values[: self.eigenvalues],
-            unstable=int(unstable.sum()),
-            negative=negative,
-        )
+        found = self.spectrum(point)
+        return replace(point, eigenvalues=found.values[: self.stability.k], unstable=found.unstable)
 
 
 def _direction(backend: Backend, given: Any, size: int) -> Array:

@@ -23,12 +23,10 @@ from .branch import CHECKPOINT_KIND, Branch, from_tree, to_tree
 from .curve import Curve
 from .point import Point
 from .special_points import SpecialPoints
-from .stability import withhold_uncertain_counts
 
 TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
 MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
 MIN_STEP_RATIO = 1e-8  # relative to the first step
-MIN_SEARCH_RATIO = 1e-2  # shorter steps are not halved because no fold or crossing is found
 MIN_TURNING_STEP_RATIO = 64 * MIN_STEP_RATIO  # shorter steps are not halved because tangents turn
 UNIT_SHARE = 1.0  # of the span, the change of t that counts as one
 MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
@@ -55,7 +53,8 @@ def follow(
 ) -> Branch:
     """Follow the branch of equilibria at theta0 + t d, from t = 0.
 
-    The branch continues around folds. Folds and crossings with other branches are located.
+    The branch continues around folds. Folds, crossings with other branches and, if eigenvalues are
+    computed, Hopf points are located.
 
     Parameters
     ----------
@@ -80,7 +79,8 @@ def follow(
     solver : "auto" or description, optional
         The linear solver, as in `mfdeq.solve`; the factor of one point preconditions the next.
     eigenvalues : int, optional
-        The number of eigenvalues to compute at each point; on the host only.
+        The number of eigenvalues to compute at each point. With any, the number of all unstable
+        ones is counted. For more than 200 unknowns on the host only.
     checkpoint : str or PathLike, optional
         A file to resume from, if it exists, and to write checkpoints to; see Notes. `Branch.load`
         reads it as well.
@@ -103,17 +103,27 @@ def follow(
     CheckpointWarning
         If a checkpoint could not be written; the run continues.
     AccuracyWarning
-        If real eigenvalues change their signs where no fold or crossing was found.
+        If the number of unstable eigenvalues changes where no special point was found. The warning
+        names the interval.
 
     Notes
     -----
     A step is taken along the tangent of the curve (h(s), t(s)) and corrected by Newton's method in
     the plane orthogonal to it. The step length is adapted to the number of corrector iterations,
-    and at most doubled from one step to the next. At a fold dt/ds changes its sign, and at a
-    crossing (a simple bifurcation) a bordered matrix is singular; both are located to 1e-9 of a
-    step. If all eigenvalues are computed, a step is shortened until each change of the sign of a
-    real eigenvalue is explained by one of them. Lengths and angles do not depend on the units of
+    and at most doubled from one step to the next. Lengths and angles do not depend on the units of
     equations, unknowns and t.
+
+    At a fold dt/ds changes its sign, and at a crossing a bordered matrix M is singular; both are
+    located to 1e-9 of a step. The smallest singular values of M within a step are followed
+    together, so that several crossings, and one of several dimensions, are seen. With
+    `eigenvalues`, the number of unstable ones must change by what folds and crossings explain;
+    where it does not, the real part (for a map, the magnitude) of the eigenvalue that changes is
+    followed to its zero: at a Hopf point, at a flip, or at a fold or crossing that was missed.
+
+    The number of unstable eigenvalues of more than 200 unknowns is the inertia, if a diagonal D > 0
+    makes D A symmetric; otherwise bounds or Arnoldi's method decide. Where they do not,
+    ``point.unstable`` is None, and changes there are not searched. Stability is that of
+    dh/dt = -R, or of dh/dt = R for a model with ``time_sign = 1``.
 
     A step is also shortened if a function of the model raises an exception or returns NaN at its
     end; ``branch.failures`` counts the steps that failed. An exception at the start, or one that is
@@ -134,6 +144,8 @@ def follow(
     E. L. Allgower and K. Georg, Numerical Continuation Methods, Springer (1990).
 
     W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley (1986).
+
+    Y. A. Kuznetsov, Elements of Applied Bifurcation Theory, Springer (2004).
 
     Examples
     --------
@@ -224,7 +236,7 @@ class _Walk:
         assert self.file is not None
         self.file.continue_from(len(self.branch.points))
         try:
-            self.special_points.resume(saved["curve"])
+            self.special_points.borders.resume(saved["curve"])
             curve.inner.resume(saved["curve"])
             curve.resume(self.branch.points[-1])
         except ConvergenceError as error:
@@ -237,7 +249,7 @@ class _Walk:
         if self.file is not None and (ended or self.file.due(done, ended is not None)):
             state = {
                 "branch": to_tree(self.branch),
-                "curve": {**self.curve.inner.memory, **self.special_points.memory},
+                "curve": {**self.curve.inner.memory, **self.special_points.borders.memory},
                 "ds": self.ds,
                 "ended": bool(ended),
             }
@@ -285,7 +297,7 @@ def _advance(
             if natural and (turned_back or abs(there.slope) < MIN_SLOPE):
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
                 return True
-            located = walk.special_points.locate(here, there, walk.ds)
+            located, unexplained = walk.special_points.locate(here, there, walk.ds)
             there = curve.add_eigenvalues(there)
             found = [*located, there]
             outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)
@@ -294,8 +306,6 @@ def _advance(
                 end = span[0] if outside.t < span[0] else span[1]
                 found.append(curve.point_at(found[-1] if found else here, outside, end))
                 branch.reason = f"t = {end:g} is the end of the span"
-            if not curve.counts_are_certain:
-                found = withhold_uncertain_counts(branch.points, found)
         except Exception as error:
             if not is_evaluation_failure(error):
                 error.add_note(f"mfdeq: in mfdeq.follow, after t = {here.t:.8g}")
@@ -304,17 +314,14 @@ def _advance(
             curve.count_failure(error)
             walk.ds *= 0.5
             continue
-        if (change := _unexplained(here, there, located)) is not None:
-            if walk.ds > MIN_SEARCH_RATIO * first_step:
-                branch.reason = ""
-                walk.ds *= 0.5
-                continue
-            warn(
-                f"follow: expected a fold or crossing for each change of a real eigenvalue's sign, "
-                f"got {len(located)} for {change} between t = {here.t:.8g} and {there.t:.8g}. "
-                "Eigenvalues may cross zero together, as they do by symmetry",
-                AccuracyWarning,
-            )
+        for interval in unexplained:
+            if any(span[0] <= t <= span[1] for t in interval):
+                warn(
+                    "follow: expected a special point for each change of the number of unstable "
+                    f"eigenvalues, found none for one between t = {interval[0]:.8g} and "
+                    f"{interval[1]:.8g}. Use shorter steps there, or request more eigenvalues",
+                    AccuracyWarning,
+                )
         if not (curve.inner.has_amplitude or found[-1].kind or branch.reason):
             last = curve.with_amplitude(here, found[-1])
             walk.ds *= abs(found[-1].slope / last.slope)
@@ -326,18 +333,3 @@ def _advance(
         growth = 2.0 ** ((TARGET_ITERATIONS - iterations) / 2)
         longest_ds = longest_step / max(abs(here.slope), 0.1)
         walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), longest_ds)
-
-
-def _unexplained(here: Point, there: Point, located: list[Point]) -> int | None:
-    """Return by how many the negative eigenvalues change, if not by the points that were located.
-
-    A real eigenvalue changes its sign at each of these points only, and a complex pair becomes two
-    real eigenvalues anywhere.
-    """
-    if here.negative is None or there.negative is None:
-        return None
-    assert here.unstable is not None
-    assert there.unstable is not None
-    change = there.negative - here.negative
-    crossed = change == there.unstable - here.unstable and abs(change) > len(located)
-    return change if crossed or (change - len(located)) % 2 else None

@@ -1,39 +1,64 @@
-"""Folds and crossings of a curve of equilibria, and the other branch through a crossing.
+"""The special points within a step of a curve, and the other branch through a crossing.
 
-At a fold dt/ds changes its sign. At a crossing (a simple bifurcation) the bordered matrix M of
-`curve` is singular, and 1 / (c' M^-1 b) changes its sign, where b and c are near the null vectors
-of M' and M. All of these are in the units of `inner_product`.
+At a fold dt/ds changes its sign; at a crossing the bordered matrix M is singular (see `bordered`).
+If eigenvalues are computed, the number of unstable ones must change by what these explain. Where it
+does not, the margin of the eigenvalue that changes is followed to its zero: a crossing or fold that
+was not found, a Hopf point, or a flip.
 
 References
 ----------
 W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley (1986).
+
+Y. A. Kuznetsov, Elements of Applied Bifurcation Theory, Springer (2004).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays.backend import Array
-from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
+from ..arrays.backend import Array, host
+from ..equilibrium.null_vectors import find_null_vectors
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from .bordered import Borders, predicted_roots
 from .curve import Curve
 from .point import Point
+from .roots import Step
 
 MAX_SWITCHING_CORRECTION = 8.0  # relative to the step; the direction is known only roughly
 MAX_SWITCHING_HALVINGS = 8
 TRIVIAL_AMPLITUDES = -12, 13  # of a branch from the zero state, as powers of 1/10 of the units
-MAX_ROOT_STEPS = 60  # of the secant method that locates folds and crossings
-ROOT_RTOL = 1e-9  # accuracy of a fold or crossing, relative to the step
-ROOT_RATIO = 1e-3  # a test function that stays above this share of its end values has a pole
-# Distances from a point where A is singular, relative to the step.
-SINGULAR_OFFSETS = 0.0, 1e-10, -1e-10, 1e-7, -1e-7
+MAX_CROSSING_STEPS = 20  # of the matrix secant method
+MAX_HALVINGS = 8  # of a step with several crossings
+SAME_PREDICTION = 1e-3  # distance of predicted crossings that may be one, relative to the interval
+SPLIT_OFFSETS = 0.0, 0.03, -0.04  # of a place where an interval is divided
+# Distances from a crossing, relative to the step, at which A is regular. Within the last of them
+# the curve is straight to rounding.
+FIRST_OFFSET, LAST_OFFSET = 1e-4, 1e-6
+SAME_RTOL = 1e-5  # distance of special points that are one, relative to the step
+MAX_IMAGINARY = 0.25  # of a predicted root: two real ones that nearly coincide may seem complex
+ZERO_SHARE = 1e-5  # of an eigenvalue, relative to its change within the step, that is zero
+CHANGES = {"fold": 1, "hopf": 2, "flip": 1}  # of the number of unstable eigenvalues
+
+
+@dataclass(frozen=True)
+class Located:
+    """A point at a distance s within a step."""
+
+    s: float
+    point: Point
+
+    @property
+    def change(self) -> int:
+        """By how many the unstable eigenvalues may change."""
+        return CHANGES.get(self.point.kind, self.point.dimension)
 
 
 class SpecialPoints:
-    """Test functions for the folds and crossings of a curve.
+    """Finds the special points of a curve.
 
     Parameters
     ----------
@@ -42,35 +67,248 @@ class SpecialPoints:
 
     def __init__(self, curve: Curve) -> None:
         self.curve, self.backend, self.inner = curve, curve.backend, curve.inner
-        self.b, self.c, self._random = (
-            self._normalize(self.backend.random(curve.size, seed=seed), 1.0)
-            for seed in (11, 12, 13)
-        )
+        self.borders = Borders(curve)
 
-    @property
-    def memory(self) -> dict[str, Any]:
-        """The vectors b and c in units of equations and unknowns, for a checkpoint."""
-        return {"b": self.b, "c": self.c}
+    def locate(
+        self, here: Point, there: Point, ds: float
+    ) -> tuple[list[Point], list[tuple[float, float]]]:
+        """Locate the special points between two points, in order.
 
-    def resume(self, memory: dict[str, Any]) -> None:
-        """Restore b and c from a checkpoint."""
-        put, size = self.backend.from_host, self.curve.size
-        self.b, self.c = ((put(h, size), t) for h, t in (memory["b"], memory["c"]))
+        Return also the intervals of t in which the number of unstable eigenvalues changes for a
+        reason that was not found.
+        """
+        step = Step(self.curve, here, ds)
+        ends = Located(0.0, here), Located(ds, there)
+        found = self._crossings(step, *ends, MAX_HALVINGS)
+        slopes = here.slope, there.slope
+        if slopes[0] * slopes[1] < 0.0:
+            root = step.root((0.0, ds), slopes, lambda point: point.slope)
+            if root is not None:
+                found.append(Located(root[0], replace(root[1], kind="fold", dimension=1)))
+        unexplained: list[tuple[float, float]] = []
+        if self.curve.stability.k:
+            found, unexplained = self._explain_counts(step, *ends, found)
+        self.borders.trim()
+        found.sort(key=lambda one: one.s)
+        return [self._complete(one.point) for one in found], unexplained
 
-    def locate(self, here: Point, there: Point, ds: float) -> list[Point]:
-        """Locate the folds and crossings between two points, in order."""
-        located: list[tuple[float, Point]] = []
-        self._update_borders(there)
-        tests: dict[str, Callable[[Point], float]] = {
-            "fold": lambda point: point.slope,
-            "crossing": self._crossing_test,
-        }
-        for kind, test in tests.items():
-            ends = test(here), test(there)
-            if ends[0] * ends[1] < 0.0 and (root := self._root(here, ds, ends, test)) is not None:
-                point = self.curve.add_eigenvalues(replace(root[1], kind=kind))
-                located.append((root[0], point))
-        return [point for _, point in sorted(located, key=lambda pair: pair[0])]
+    def _complete(self, point: Point) -> Point:
+        """Add the derivative of t at a fold, -B'w / (w'B d) with the left null vector w of A."""
+        if point.kind != "fold" or (w := self._left_null_vector(point)) is None:
+            return point
+        along = self.curve.linearized(point).B._apply_adjoint(w)
+        return replace(point, gradient=-along / float(self.backend.xp.vecdot(along, self.curve.d)))
+
+    def _left_null_vector(self, fold: Point) -> Array | None:
+        """Compute the left null vector of A by inverse iteration, or as one of a singular matrix.
+
+        The smallest singular value is that of A in the units of equations and unknowns.
+        """
+        curve, inner = self.curve, self.inner
+        linearized = curve.linearized(fold)
+        try:
+            side = self.backend.random(curve.size, seed=14) / inner.rows
+            (v,) = curve.solve_linear(linearized, side)
+            v = v / self.backend.norm(v / inner.columns)
+            (w,) = curve.solve_linear(linearized, v / inner.columns**2, adjoint=True)
+        except (ConvergenceError, SingularStateError):
+            factor, accuracy = curve.solver.held, linearized.linearization.state_accuracy
+            null = find_null_vectors(linearized.A, factor, accuracy)
+            if null is None:
+                return None
+            w = null.unscaled[1]
+        return w / self.backend.norm(w / inner.rows)
+
+    # Crossings.
+
+    def _crossings(self, step: Step, a: Located, b: Located, halvings: int) -> list[Located]:
+        """Locate the crossings between two points of a step.
+
+        The interval is divided until each part has at most one crossing by prediction and by the
+        sign of det M, which changes once for each null vector.
+        """
+        G0, G1 = self.borders.between(a.point, b.point, step.here)
+        length = b.s - a.s
+        odd = host.linalg.slogdet(G0)[0] * host.linalg.slogdet(G1)[0] < 0.0
+        roots = predicted_roots(G0, G1)
+        near = (abs(roots.imag) <= MAX_IMAGINARY) & (roots.real >= 0.0) & (roots.real <= 1.0)
+        places = host.sort(roots[near].real)
+        if not (odd or places.size):
+            return []
+        if places.size and places[-1] - places[0] <= SAME_PREDICTION:
+            one = self._crossing_within(step, (a.s, G0), (b.s, G1), float(places.mean()))
+            if one is not None and one.point.dimension % 2 == odd:
+                return [one]
+        if not halvings or length <= SAME_RTOL * step.ds:
+            return []
+        widest = int(host.argmax(host.diff(places))) if places.size > 1 else 0
+        x = 0.5 if places.size < 2 else float(places[widest : widest + 2].mean())
+        half = self._regular_point(step, a, b, min(max(x, 0.1), 0.9), G1 - G0)
+        if half is None:
+            return []
+        return [
+            *self._crossings(step, a, half, halvings - 1),
+            *self._crossings(step, half, b, halvings - 1),
+        ]
+
+    def _regular_point(
+        self, step: Step, a: Located, b: Located, x: float, change: Any
+    ) -> Located | None:
+        """Compute a point at a share x of an interval, or close to it if a crossing is there."""
+        limit = FIRST_OFFSET * float(host.linalg.norm(change, 2))
+        for offset in SPLIT_OFFSETS:
+            middle = step.evaluate(a.s + (x + offset) * (b.s - a.s), self.borders.matrix)
+            if middle is not None and host.linalg.svd(middle[2], compute_uv=False)[-1] > limit:
+                return Located(*middle[:2])
+        return None
+
+    def _crossing_within(
+        self, step: Step, low: tuple[float, Any], high: tuple[float, Any], x: float
+    ) -> Located | None:
+        """Locate a crossing between two places by a secant method for G; None if there is none.
+
+        G is evaluated beside the crossing, where A is singular.
+        """
+        root, before = low[0] + x * (high[0] - low[0]), (low if x < 0.5 else high)
+        last = LAST_OFFSET * step.ds
+        first = beside = max(FIRST_OFFSET * (high[0] - low[0]), last)
+        for _ in range(MAX_CROSSING_STEPS):
+            evaluated = step.evaluate(root + beside, self.borders.matrix)
+            if evaluated is None:
+                return None
+            at, point, G = evaluated
+            roots = at + predicted_roots(G, before[1]) * (before[0] - at)
+            if not roots.size:
+                return None
+            root = float(roots[host.argmin(abs(roots - at))].real)
+            if abs(before[0] - root) <= 10.0 * first and abs(root - at) <= 2.0 * last:
+                far = low if at - low[0] > high[0] - at else high
+                distances = at + predicted_roots(G, far[1]) * (far[0] - at) - root
+                dimension = int((abs(distances) <= SAME_RTOL * step.ds).sum())
+                return Located(root, _moved(step, point, root - at, dimension))
+            if not low[0] <= root <= high[0]:
+                return None
+            before, beside = (at, G), math.copysign(last, -beside)
+        return None
+
+    # Numbers of unstable eigenvalues.
+
+    def _explain_counts(
+        self, step: Step, a: Located, b: Located, found: list[Located]
+    ) -> tuple[list[Located], list[tuple[float, float]]]:
+        """Find what changes the number of unstable eigenvalues, beside what has been found.
+
+        The number is compared at both ends and, if there are several special points or the change
+        is by an odd number too few or too many, between them.
+        """
+        counts = {a.s: self._count(a.point), b.s: self._count(b.point)}
+        points = {a.s: a.point, b.s: b.point}
+        expected = sum(one.change for one in found)
+        first, last = counts[a.s], counts[b.s]
+        odd = first is not None and last is not None and (last - first - expected) % 2
+        if found and (len(found) > 1 or odd):
+            places = [a.s, *sorted(one.s for one in found), b.s]
+            for low, high in itertools.pairwise(places):
+                if high - low > SAME_RTOL * step.ds:
+                    sample = step.evaluate(0.5 * (low + high), self._count)
+                    if sample is not None:
+                        s, points[s], counts[s] = sample
+        unexplained = []
+        for low, high in itertools.pairwise(sorted(counts)):
+            u, v = counts[low], counts[high]
+            if u is None or v is None:
+                continue
+            within = [one for one in found if low < one.s < high]
+            if abs(v - u) > sum(one.change for one in within):
+                gap = Located(low, points[low]), Located(high, points[high])
+                others = self._changes(step, *gap, within)
+                found = [one for one in found if one not in within] + others
+                if abs(v - u) > sum(one.change for one in others):
+                    unexplained.append((points[low].t, points[high].t))
+        return self._with_counts(step, found, counts), unexplained
+
+    def _count(self, point: Point) -> int | None:
+        return self.curve.spectrum(point).unstable
+
+    def _changes(self, step: Step, a: Located, b: Located, known: list[Located]) -> list[Located]:
+        """Locate the zeros of the margins that change their signs between two points."""
+        spectra = self.curve.spectrum(a.point), self.curve.spectrum(b.point)
+        counts = sorted(spectrum.unstable or 0 for spectrum in spectra)
+        roots: list[tuple[Located, complex, float, int]] = []
+        for j in range(*counts):
+            values = spectra[0].level(j), spectra[1].level(j)
+
+            def level(point: Point, j: int = j) -> float:
+                spectrum = self.curve.spectrum(point)
+                if spectrum.unstable is None:
+                    raise ConvergenceError("the number of unstable eigenvalues is not certain")
+                return spectrum.level(j)
+
+            root = step.root((a.s, b.s), values, level)
+            if root is None:
+                continue
+            shift = self.curve.spectrum(root[1]).shift_at(j)
+            for i, (one, first_shift, scale, count) in enumerate(roots):
+                if abs(one.s - root[0]) <= SAME_RTOL * step.ds:
+                    roots[i] = one, first_shift, scale, count + 1
+                    break
+            else:
+                roots.append((Located(*root), shift, max(map(abs, values)), 1))
+        located = list(known)
+        for one, shift, scale, count in roots:
+            same = [other for other in located if abs(other.s - one.s) <= SAME_RTOL * step.ds]
+            if not same:
+                located.append(self._classify(step, one, shift, scale, count))
+            elif same[0].point.kind == "crossing" and count > sum(x.change for x in same):
+                other = same[0]
+                located.remove(other)
+                located.append(replace(other, point=replace(other.point, dimension=count)))
+        return located
+
+    def _classify(
+        self, step: Step, one: Located, shift: complex, scale: float, count: int
+    ) -> Located:
+        """Name the point where eigenvalues change, of which one is `shift` as one of A."""
+        point = one.point
+        if abs(shift) <= ZERO_SHARE * scale:
+            sides = [
+                step.evaluate(one.s + side * LAST_OFFSET * step.ds, lambda point: point.slope)
+                for side in (-1.0, 1.0)
+            ]
+            slopes = [side[2] for side in sides if side is not None]
+            if len(slopes) == 2 and slopes[0] * slopes[1] < 0.0:
+                return Located(one.s, replace(point, kind="fold", dimension=1))
+            beside = sides[-1]
+            if beside is None:
+                return Located(one.s, replace(point, kind="crossing", dimension=count))
+            return Located(one.s, _moved(step, beside[1], one.s - beside[0], count))
+        if self.curve.is_map and abs(shift.imag) <= ZERO_SHARE * scale:
+            return Located(one.s, replace(point, kind="flip"))
+        of_map = abs(float(host.angle(1.0 - shift)))
+        frequency = of_map if self.curve.is_map else abs(shift.imag)
+        return Located(one.s, replace(point, kind="hopf", frequency=frequency))
+
+    def _with_counts(
+        self, step: Step, found: list[Located], counts: dict[float, int | None]
+    ) -> list[Located]:
+        """Add eigenvalues to special points, and the number that are unstable on both sides."""
+        complete = []
+        for one in found:
+            # A may be exactly singular at a crossing.
+            beside = step.evaluate(one.s + LAST_OFFSET * step.ds, self.curve.add_eigenvalues)
+            eigenvalues = None if beside is None else beside[2].eigenvalues
+            sides = (
+                [counts[s] for s in sorted(counts) if s < one.s][-1:],
+                [counts[s] for s in sorted(counts) if s > one.s][:1],
+            )
+            both = [count for side in sides for count in side]
+            known = [count for count in both if count is not None]
+            unstable = min(known) if len(known) == len(both) == 2 else None
+            point = replace(one.point, eigenvalues=eigenvalues, unstable=unstable)
+            complete.append(Located(one.s, point))
+        return complete
+
+    # Other branches.
 
     def switch_branch(self, crossing: Point, sign: float, first_step: float) -> Point:
         """Compute a point of the other branch, along the null vector of M at a crossing."""
@@ -86,8 +324,14 @@ class SpecialPoints:
         self.inner.set_units(problem, aside or curve.linearized(crossing))
         self.inner.set_amplitude(crossing.tangent, crossing.state)
         trivial = not bool(self.backend.xp.any(self.inner.weights > 0.0))
-        y, u = self._bordered_solve(crossing)
-        y, u = self._from_units(*self._normalize(*self._in_units(y, u)))
+        # At the crossing itself A is singular.
+        distance = LAST_OFFSET * first_step
+        beside = replace(
+            crossing,
+            state=crossing.state + distance * crossing.tangent,
+            t=crossing.t + distance * crossing.slope,
+        )
+        y, u = self.borders.null_vector(beside)
         # Of a state that is zero, the amplitude of the other branch is not known: look for it.
         amplitudes = [10.0**-k for k in range(*TRIVIAL_AMPLITUDES)] if trivial else [None]
         for amplitude in amplitudes:
@@ -103,94 +347,14 @@ class SpecialPoints:
                     return curve.add_eigenvalues(found[0])
         raise ConvergenceError("no point of the other branch was found near the crossing")
 
-    def _root(
-        self, here: Point, ds: float, ends: tuple[float, float], test: Callable[[Point], float]
-    ) -> tuple[float, Point] | None:
-        """Locate a zero of a test function by bracketed secants (the Illinois method).
 
-        Return its distance from `here` and the point, or None if the change of sign is a pole.
-        """
-        (low, high), (at_low, at_high) = (0.0, ds), ends
-        best: tuple[float, float, Point] | None = None
-        for _ in range(MAX_ROOT_STEPS):
-            secant = (low * at_high - high * at_low) / (at_high - at_low)
-            evaluated = self._evaluate_near(here, secant, ds, test)
-            if evaluated is None:
-                break
-            s, point, value = evaluated
-            if best is None or abs(value) < best[0]:
-                best = abs(value), s, point
-            if value * at_high < 0.0:
-                low, at_low = high, at_high
-            else:
-                at_low *= 0.5
-            high, at_high = s, value
-            if abs(high - low) <= ROOT_RTOL * ds or value == 0.0:
-                break
-            if s != secant and abs(s - secant) <= ROOT_RTOL * ds:
-                break  # A is singular at the root itself
-        if best is None or not best[0] <= ROOT_RATIO * max(map(abs, ends)):
-            return None
-        return best[1], best[2]
-
-    def _evaluate_near(
-        self, here: Point, s: float, ds: float, test: Callable[[Point], float]
-    ) -> tuple[float, Point, float] | None:
-        """Evaluate a test function at a distance s, or close to it if A is singular there."""
-        for offset in SINGULAR_OFFSETS:
-            try:
-                point = self.curve.correct(here, s + offset * ds, step=ds)[0]
-                return s + offset * ds, point, test(point)
-            except Exception as error:
-                if not is_evaluation_failure(error):
-                    raise
-        return None
-
-    def _crossing_test(self, point: Point) -> float:
-        """Evaluate 1 / (c' M^-1 b), which is zero where the bordered matrix M is singular."""
-        y, u = self._in_units(*self._bordered_solve(point))
-        h, t = self.c
-        return 1.0 / float(self.backend.xp.vecdot(h, y) + t * u)
-
-    def _update_borders(self, point: Point) -> None:
-        """Move b and c towards the null vectors of M' and M, by a step of inverse iteration.
-
-        With other vectors the test function would have poles near its roots. A random part is added
-        first: what is left of other null vectors after many steps may be too little.
-        """
-        curve, xp = self.curve, self.backend.xp
-        h, t = self._random
-        self.b = self._normalize(self.b[0] + h, self.b[1] + t)
-        self.c = self._normalize(*self._in_units(*self._bordered_solve(point)))
-        linearized = curve.linearized(point)
-        k, tau = self.inner.weights * point.tangent, point.slope
-        factor = curve.solver.setup(linearized.A, curve.counts)
-        P = factor.solve_adjoint(xp.stack([self.c[0] / self.inner.columns, k], axis=1))
-        Bd = linearized.B._apply(curve.d)
-        p, q = (float(xp.vecdot(Bd, P[:, j])) for j in range(2))
-        zeta = (self.c[1] / self.inner.unit + p) / (tau + q)
-        left = (P[:, 0] - zeta * P[:, 1]) / self.inner.rows
-        self.b = self._normalize(left, zeta * self.inner.unit)
-
-    def _bordered_solve(self, point: Point) -> tuple[Array, float]:
-        """Compute M^-1 b with the bordered matrix M at a point."""
-        curve = self.curve
-        linearized = curve.linearized(point)
-        h, t = self.b[0] / self.inner.rows, self.b[1] * self.inner.unit
-        u, a = curve.solve_linear(linearized, h, linearized.B._apply(curve.d))
-        k, tau = point.tangent, point.slope
-        dt = (t - curve.dot(k, tau, u, 0.0)) / curve.dot(k, tau, a, 1.0)
-        return u + dt * a, dt
-
-    def _in_units(self, h: Array, t: float) -> tuple[Array, float]:
-        """Return (h, t) in the units of unknowns and of t."""
-        return h / self.inner.columns, t / self.inner.unit
-
-    def _from_units(self, h: Array, t: float) -> tuple[Array, float]:
-        """Return (h, t) from numbers in the units of unknowns and of t."""
-        return h * self.inner.columns, t * self.inner.unit
-
-    def _normalize(self, h: Array, t: float) -> tuple[Array, float]:
-        """Scale (h, t) to Euclidean length one."""
-        length = math.hypot(self.backend.norm(h), t)
-        return h / length, t / length
+def _moved(step: Step, point: Point, distance: float, dimension: int) -> Point:
+    """Return the crossing at a small distance from a point, along its tangent."""
+    along = distance / step.curve.cosine(step.here, point)
+    return replace(
+        point,
+        t=point.t + along * point.slope,
+        state=point.state + along * point.tangent,
+        kind="crossing",
+        dimension=dimension,
+    )

@@ -15,7 +15,7 @@ from .axes import get_axes, named_results
 # Line styles by stability; None if it is not known.
 LINE_STYLES: dict[bool | None, Any] = {True: "-", False: (0, (4, 2)), None: "-"}
 STABILITY_LABELS = {True: "stable", False: "unstable"}
-MARKERS = {"fold": "o", "crossing": "D"}
+MARKERS = {"fold": "o", "crossing": "D", "hopf": "s", "flip": "^"}
 
 
 def branch(
@@ -25,7 +25,7 @@ def branch(
     *,
     parameter: int | None = None,
 ) -> Any:
-    """Plot a bifurcation diagram: a measure of the state over t, with folds and crossings.
+    """Plot a bifurcation diagram: a measure of the state over t, with its special points.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def branch(
     Notes
     -----
     Where the points of a branch have counts of unstable eigenvalues, stable parts are solid and
-    unstable ones dashed. A branch changes its style at the fold or crossing where the stability
-    changes; if there is none, as at a Hopf bifurcation, halfway between the two points.
+    unstable ones dashed. A branch changes its style at the special point where the stability
+    changes; if there is none, halfway between the two points.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def _horizontal(branch: Branch, parameter: int | None) -> Array:
 
 def _parts(points: list[Point], x: Array, y: Array) -> Iterator[tuple[bool | None, Array, Array]]:
     """Yield the stability, x and y of the parts of a branch; None if the stability is unknown."""
-    # Skip folds and crossings: rounding decides the sign of their zero eigenvalue.
+    # Skip special points, which belong to both sides.
     known = [i for i, p in enumerate(points) if p.unstable is not None and not p.kind]
     stable = points[known[0]].unstable == 0 if known else None
     xy = host.stack([x, y], axis=1)

@@ -6,29 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from support.branch_models import PITCHFORK, TRANSCRITICAL, bratu, square
+from support.other_units import InUnits
 
 import mfdeq
-
-
-class InUnits(mfdeq.ResidualModel):
-    """Another model with rows multiplied, and unknowns and parameters in other units."""
-
-    def __init__(self, of, rows=1.0, state=1.0, params=1.0, form=lambda A: A):
-        self.of, self.form = of, form
-        self.state_size, self.param_size = of.state_size, of.param_size
-        self.rows, self.state = (x * np.ones(of.state_size) for x in (rows, state))
-        self.params = params * np.ones(of.param_size)
-
-    def residual(self, h, theta):
-        return self.rows * self.of.residual(h / self.state, theta / self.params)
-
-    def linearize(self, h, theta):
-        lin = self.of.linearize(h / self.state, theta / self.params)
-        A, B = (
-            sp.diags(self.rows) @ sp.csr_matrix(x) @ sp.diags(1 / units)
-            for x, units in ((lin.d_state, self.state), (lin.d_params, self.params))
-        )
-        return mfdeq.Linearization(self.form(A.tocsr()), B.tocsr())
 
 
 class Chafee(mfdeq.ResidualModel):
@@ -175,9 +155,11 @@ class Symmetric(mfdeq.ResidualModel):
         return mfdeq.Linearization(np.diag(3 * h**2 - theta), -h[:, None])
 
 
-def test_eigenvalues_that_cross_together_are_named_in_a_warning():
-    with pytest.warns(mfdeq.AccuracyWarning, match="for 2 between t = 0.99"):
-        branch = mfdeq.follow(Symmetric(), np.array([-1.0]), span=(0.0, 2.0), eigenvalues=2)
+def test_eigenvalues_that_cross_together_are_one_crossing_of_two_dimensions():
+    branch = mfdeq.follow(Symmetric(), np.array([-1.0]), span=(0.0, 2.0), eigenvalues=2)
+    (crossing,) = branch.crossings
+    assert crossing.t == pytest.approx(1.0, rel=1e-8)
+    assert crossing.dimension == 2
     assert branch.points[-1].unstable == 2
     assert branch.points[-1].t == 2.0
 
