@@ -47,7 +47,7 @@ def exponents_of(backend: Backend, x: Array) -> Any:
 
 
 def times_power(backend: Backend, x: Array, exponents: Any) -> Array:
-    """Return 2^e x, for one e or one for each column.
+    """Return 2^e x, for one int e or one for each column.
 
     Results that the dtype cannot hold are infinite, or rounded to its subnormal numbers.
     """

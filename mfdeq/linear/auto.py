@@ -25,6 +25,7 @@ from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
 from .direct.fill import estimate_fill
 from .direct.registry import rank_packages
+from .extreme_entries import ExtremeFactor, extreme_exponent
 from .factor import Factor
 from .krylov.krylov import Krylov
 from .krylov.neumann import Neumann
@@ -98,6 +99,8 @@ class Auto(Solver):
         A = operator_of(A)
         if (library_solver := A.backend.library.default_solver()) is not None:
             return library_solver.setup(A, counts)
+        if exponent := extreme_exponent(A):
+            return ExtremeFactor.set_up(self.setup, A, exponent, counts)
         factors: dict[int, Factor] = {}
         with lock_of(self):
             if (kind := _kind(A)) != self._kind:

@@ -11,7 +11,7 @@ import functools
 import threading
 from typing import Any, Self
 
-from ..arrays.backend import Array, check_block, host
+from ..arrays.backend import Array, Backend, check_block, host
 from ..arrays.memory import translate_memory_errors
 from ..arrays.powers_of_two import exponents_of, in_range, times_power
 from ..errors import AccuracyWarning, ArgumentError, ConvergenceError, SingularStateError, warn
@@ -383,13 +383,7 @@ class Factor:
             raise
         if exponents is None:
             return x
-        x = times_power(backend, x, -exponents)
-        if not bool(backend.xp.all(backend.xp.isfinite(x))):
-            raise ArgumentError(
-                f"the solution is too large for {backend.dtype}: divide the right-hand side by a "
-                "number and multiply the solution by it in higher precision"
-            )
-        return x
+        return check_finite(backend, times_power(backend, x, -exponents))
 
     def _solve_measured(
         self, b: Array, rtol: float, adjoint: bool, weights: Array | None, measure: ResidualMeasure
@@ -509,6 +503,16 @@ class Factor:
             best=x,
             report=self.counts,
         )
+
+
+def check_finite(backend: Backend, x: Array) -> Array:
+    """Return a solution after its scaling has been undone, or raise an error if it overflows."""
+    if not bool(backend.xp.all(backend.xp.isfinite(x))):
+        raise ArgumentError(
+            f"the solution is too large for {backend.dtype}: divide the right-hand side by a "
+            "number and multiply the solution by it in higher precision"
+        )
+    return x
 
 
 def scaling_of(A: Operator) -> Scaling:

@@ -201,6 +201,10 @@ class Preconditioner(ABC):
     equilibrates : bool
         Whether the preconditioner does not depend on the units of equations and unknowns. Krylov
         methods then use units in which neither do they. By default False.
+    follows_scale : bool
+        Whether the operator that is set up for c A is that of A divided by c, up to rounding, for
+        any number c. Krylov methods then solve with a multiple of A whose entries are near one if
+        those of A are extreme, beyond 1e±15 in float32 and 1e±120 in float64. By default False.
     never_symmetric : bool
         Whether the operator is not symmetric even if A is. Methods for symmetric matrices then
         refuse the preconditioner. By default False.
@@ -260,6 +264,11 @@ class Preconditioner(ABC):
         SingularStateError
             If the set-up shows that A is singular.
         """
+
+    @property
+    def follows_scale(self) -> bool:
+        """Whether the operator of c A is that of A divided by c; by default False."""
+        return False
 
     @property
     def never_symmetric(self) -> bool:

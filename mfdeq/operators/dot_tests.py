@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..arrays.backend import Array, Backend
+from ..arrays.powers_of_two import exponents_of, scaled_by, times_power
 from ..errors import DerivativeError
 from .operator import Operator, SelfAdjoint
 
@@ -110,10 +111,15 @@ def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     x = backend.random(op.shape[1], seed=seed)
     y = backend.random(op.shape[0], seed=seed + 1)
     ax, ay = op._apply(x), op._apply_adjoint(y)
+    op.product_size = float(backend.xp.max(backend.xp.abs(ax)))
+    # The same power of two for both, if squares of the larger one are out of range.
+    exponent = min(int(exponents_of(backend, product)) for product in (ax, ay))
+    if exponent:
+        ax, ay = (times_power(backend, product, exponent) for product in (ax, ay))
     mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
     norm = backend.norm
     # Subnormal numbers have fewer digits, whose loss must not fail the test.
-    least = float(backend.xp.finfo(backend.dtype).smallest_normal) / backend.eps
+    least = scaled_by(backend.smallest_normal / backend.eps, exponent)
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x) + least
 
 

@@ -62,6 +62,8 @@ class Operator:
     scales : tuple of two or None
         The sizes of the equations, (m,), and of the unknowns, (n,), that count as one, each of
         which may be None. Iterative solvers whose mathematics has units use them.
+    product_size : float or None
+        The largest entry of a product with a random vector, once a dot test has computed one.
     advice_for_entries : str
         How a user can make the entries known, for errors.
     """
@@ -73,6 +75,7 @@ class Operator:
     _unjoined: type  # the class that was joined to a LinearOperator
     known_symmetric = False
     scales: tuple[Any, Any] | None = None
+    product_size: float | None = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None

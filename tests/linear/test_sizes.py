@@ -170,6 +170,11 @@ def test_right_hand_sides_of_any_size(name):
     check_cases(name, any_matrix=False)
 
 
+@pytest.mark.parametrize("name", [x for x in solver_names() if x != "neumann"])
+def test_matrices_of_any_size(name):
+    check_cases(name, any_matrix=True)
+
+
 def check_cases(name, any_matrix):
     solver, seed = SOLVERS[name], 0
     for storage in STORAGE:
@@ -205,3 +210,45 @@ def test_a_solution_that_overflows_is_an_error():
     factor = mfdeq.Direct().setup(MATRIX / 1024)
     with pytest.raises(mfdeq.ArgumentError, match="too large for float64"):
         factor.solve(np.full(N, 1e307))
+
+
+EXTREME = pytest.mark.parametrize("power", [-800, 800])
+
+
+@EXTREME
+@pytest.mark.parametrize("name", ["direct", "gmres, ilu", "gmres, amg"])
+def test_a_factor_of_an_extreme_matrix_serves_nearby_ones(name, power):
+    A = 2.0**power * MATRIX
+    near = operator_of(1.01 * A)
+    factor, b = SOLVERS[name].setup(A), np.ones(N)
+    x = np.linalg.solve(near.array.toarray() * 2.0**-power, b) * 2.0**-power
+    for other in (
+        factor.preconditioned_factor(near, factor.counts, 100),
+        factor.factor_for_equilibrium(near, factor.counts),
+    ):
+        if other is not None:
+            np.testing.assert_allclose(other.solve(b), x, rtol=1e-8)
+            np.testing.assert_allclose(other.solve_adjoint(b), x, rtol=1e-8)
+    np.testing.assert_allclose(factor.approximate(b), x, rtol=0.2)
+    assert factor.counts.setups == 1
+
+
+@EXTREME
+def test_a_failed_solve_with_an_extreme_matrix_has_its_best_solution(power):
+    laplacian = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(N, N), format="csr")
+    errors = []
+    for p in (0, power):
+        factor = mfdeq.Krylov(max_iterations=3).setup(2.0**p * laplacian)
+        with pytest.raises(mfdeq.ConvergenceError) as caught:
+            factor.solve(np.arange(1.0, N + 1))
+        errors.append(caught.value)
+    np.testing.assert_array_equal(errors[1].best, 2.0**-power * errors[0].best)
+    assert str(errors[1]) == str(errors[0])
+
+
+@EXTREME
+def test_a_wrong_adjoint_is_found_at_any_size(power):
+    A = np.triu(np.ones((N, N))) * 2.0**power
+    wrong = sla.LinearOperator((N, N), matvec=A.__matmul__, rmatvec=A.__matmul__, dtype=float)
+    with pytest.raises(mfdeq.DerivativeError, match="is not the adjoint"):
+        operator_of(wrong)

@@ -11,6 +11,7 @@ from ...arrays.backend import is_dense, is_sparse
 from ...errors import ArgumentError
 from ...operators.operator import Matrix, Operator
 from ...report import LinearCounts
+from ..extreme_entries import ExtremeFactor, extreme_exponent
 from ..factor import Factor
 from ..operands import MAX_SPARSE_DENSITY, assembled, matrix_of, operator_of
 from ..protocols import Solver
@@ -122,7 +123,10 @@ class Direct(Solver):
             If only products with A are available, and its matrix would not fit in memory.
         """
         counts = LinearCounts() if counts is None else counts
-        A = assembled(operator_of(A))
+        A = operator_of(A)
+        if exponent := extreme_exponent(A):
+            return ExtremeFactor.set_up(self.setup, A, exponent, counts)
+        A = assembled(A)
         array = matrix_of(A, "mfdeq.Direct()")
         nearly_full = is_sparse(array) and array.nnz > MAX_SPARSE_DENSITY * A.shape[0] ** 2
         if nearly_full and A.shape[0] > MAX_BLOCK_SIZE and self.package is None:

@@ -10,6 +10,7 @@ from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
+from ..extreme_entries import ExtremeFactor, extreme_exponent
 from ..factor import Factor
 from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
@@ -178,8 +179,11 @@ class Krylov(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
+        described = as_preconditioner(self.preconditioner)
+        follows_scale = scaling is None and (described is None or described.follows_scale)
+        if follows_scale and (exponent := extreme_exponent(A)):
+            return ExtremeFactor.set_up(self.setup, A, exponent, counts)
         with counts.add_time():
-            described = as_preconditioner(self.preconditioner)
             if scaling is None:
                 A = self._with_entries(A, described)
                 scaling = self._scaling(A, described)

@@ -109,6 +109,7 @@ class AMG(Preconditioner):
     block_size: int = 1
     levels: str | None = None
 
+    follows_scale = True
     # With so few iterations, a search space shared by columns costs more than it saves.
     columns_per_space = 1
 

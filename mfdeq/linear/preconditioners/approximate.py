@@ -82,6 +82,12 @@ class Approximate(Preconditioner):
         return f"Approximate ({kind})"
 
     @property
+    def follows_scale(self) -> bool:
+        """Whether the preconditioner does, since it is built from entries of A."""
+        by = self.by
+        return self.matrix is None and (isinstance(by, Solver) or by.follows_scale)
+
+    @property
     def never_symmetric(self) -> bool:
         """Whether the preconditioner `by` is never symmetric."""
         return isinstance(self.by, Preconditioner) and self.by.never_symmetric

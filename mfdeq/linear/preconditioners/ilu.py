@@ -53,6 +53,7 @@ class ILU(Preconditioner):
     fill_factor: float = 10.0
 
     equilibrates = True
+    follows_scale = True
 
     def __post_init__(self) -> None:
         at_least(0.0, self.drop_tol, "drop_tol of mfdeq.ILU")

@@ -34,6 +34,7 @@ class Jacobi(Preconditioner):
     """
 
     equilibrates = True
+    follows_scale = True
 
     def setup(self, A: Operator) -> PreconditionerOperator:
         """Invert the diagonal.
