@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import is_sparse
+from ..arrays.backend import Backend, is_dense, is_sparse
 from ..arrays.memory import reserve
 from ..arrays.sparse import to_canonical_format
 from ..errors import ArgumentError
@@ -15,6 +15,7 @@ MAX_ASSEMBLED_SIZE = 2_000  # unknowns up to which entries are computed from pro
 ASSEMBLY_COLUMNS = 128  # of the identity, multiplied at once
 MAX_SPARSE_DENSITY = 0.25  # share of entries up to which an assembled matrix is stored as sparse
 MIN_SPARSE_SIZE = 50
+COMPARED_FIRST = 64  # entries by which two matrices are compared before the others
 
 
 def operator_of(A: Any) -> Operator:
@@ -108,6 +109,37 @@ def matrix_or_products(A: Operator) -> Any:
     Functions of users that build a preconditioner get it.
     """
     return A if A.array is None else A.array
+
+
+def have_equal_entries(A: Operator, B: Operator) -> bool:
+    """Return whether two operators are known to be the same matrix, with the same scales.
+
+    Some entries are compared first, which tell most pairs apart.
+    """
+    if A is B:
+        return True
+    a, b = A.array, B.array
+    if a is None or b is None or type(a) is not type(b) or a.shape != b.shape:
+        return False
+    for x, y in zip(A.scales or (None, None), B.scales or (None, None), strict=True):
+        if (x is None) != (y is None) or (x is not None and not _equal(A.backend, x, y)):
+            return False
+    if is_dense(a):
+        parts = [(a, b)]
+    elif a.format != b.format or a.nnz != b.nnz:
+        return False
+    else:
+        parts = [(a.data, b.data), (a.indptr, b.indptr), (a.indices, b.indices)]
+    xp, (first, second) = A.backend.xp, parts[0]
+    step = max(1, first.size // COMPARED_FIRST)
+    first, second = (xp.reshape(x, (-1,))[::step] for x in (first, second))
+    return _equal(A.backend, first, second) and all(
+        x is y or _equal(A.backend, x, y) for x, y in parts
+    )
+
+
+def _equal(backend: Backend, x: Any, y: Any) -> bool:
+    return x.shape == y.shape and bool(backend.xp.all(x == y))
 
 
 def assembled(A: Operator) -> Operator:

@@ -2,9 +2,9 @@
 
 A factor that was set up for one A preconditions solves with the next. It is replaced when the
 additional iterations have cost as much as a set-up, so that a path never costs much more than twice
-the least possible (the ski-rental argument [1]_). A multigrid hierarchy is refreshed with the
-entries of the new matrix, for a third to a half of the cost of a set-up, as long as it remains as
-good as a new one.
+the least possible (the ski-rental argument [1]_). If the next matrix has equal entries, as one of a
+linear model has, the factor is kept. A multigrid hierarchy is refreshed with the entries of the new
+matrix, for a third to a half of the cost of a set-up, as long as it remains as good as a new one.
 
 References
 ----------
@@ -26,7 +26,7 @@ from ..report import LinearCounts
 from ..threads import lock_of
 from .delegating_factor import DelegatingFactor
 from .factor import Factor
-from .operands import operator_of
+from .operands import have_equal_entries, operator_of
 from .protocols import Solver
 
 # Iterations that cost as much as a set-up. An LU on a surface costs 12 to 60, AMG 60 to 120.
@@ -119,9 +119,9 @@ class Reused(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
-        factor = None
         with lock_of(self):
-            if self.held is not None and not self._aged(A):
+            factor = self._held_for_equal(A, counts)
+            if factor is None and self.held is not None and not self._aged(A):
                 factor = self.held.preconditioned_factor(A, counts, MAX_AGED_ITERATIONS)
             return _AgedFactor(A, self, factor or self.renew(A, counts), counts)
 
@@ -131,14 +131,20 @@ class Reused(Solver):
         An aged preconditioner is reused, or refreshed; an aged LU is replaced by one of A.
         """
         with lock_of(self):
+            if (factor := self._held_for_equal(A, counts)) is not None:
+                return factor
             if self.held is None or self._aged(A):
                 return self.renew(A, counts)
-            if self.held.A is A:
-                return self.held.counted_in(counts)
             worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
             if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
                 return factor
             return self.held.factor_for_equilibrium(A, counts) or self.renew(A, counts)
+
+    def _held_for_equal(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return the held factor if it is that of A, as it always is for a linear model."""
+        if self.held is None or not have_equal_entries(self.held.A, A):
+            return None
+        return self.held.counted_in(counts)
 
     def _aged(self, A: Operator) -> bool:
         too_old = self.excess > SETUP_ITERATIONS

@@ -10,7 +10,7 @@ from support.cases import CASES, build
 
 import mfdeq
 from mfdeq.linear import Reused, reuse
-from mfdeq.linear.operands import operator_of
+from mfdeq.linear.operands import have_equal_entries, operator_of
 from mfdeq.report import LinearCounts
 
 WINDY = convection(30, peclet=0.2).A
@@ -132,3 +132,57 @@ def test_cg_is_not_reused_for_a_matrix_that_is_not_symmetric():
     for setup in (solver.setup, solver.setup_for_equilibrium):
         with pytest.raises(mfdeq.ArgumentError, match="symmetric"):
             setup(operator_of(WINDY), LinearCounts())
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_a_matrix_of_equal_entries_keeps_its_factor(form):
+    """A single entry that differs makes another matrix."""
+    counts, reused = LinearCounts(), Reused(mfdeq.Direct())
+    A = diffusion(20, 2).A
+    for _ in range(3):
+        given = A.toarray() if form == "dense" else A.copy()
+        for setup in (reused.setup, reused.setup_for_equilibrium):
+            factor = setup(operator_of(given), counts)
+            np.testing.assert_allclose(A @ factor.solve(np.ones(400)), 1.0)
+    assert (counts.setups, counts.iterations) == (1, 0)
+    other = A.copy()
+    other.data[-1] *= 2.0
+    other = other.toarray() if form == "dense" else other
+    factor = reused.setup_for_equilibrium(operator_of(other), counts)
+    np.testing.assert_allclose(other @ factor.solve(np.ones(400)), 1.0)
+    assert counts.setups == 2
+
+
+def test_the_same_entries_with_other_scales_are_another_matrix():
+    A = diffusion(5, 2).A
+    one, two = operator_of(A), operator_of(A)
+    assert have_equal_entries(one, two)
+    two.scales = (np.full(25, 3.0), None)
+    assert not have_equal_entries(one, two)
+    one.scales = (np.full(25, 3.0), None)
+    assert have_equal_entries(one, two)
+    assert not have_equal_entries(operator_of(sp.csr_array(np.eye(3))), operator_of(np.eye(3)))
+
+
+def test_a_linear_model_is_factorized_once_at_all_parameters():
+    A = diffusion(20, 2).A
+
+    class Linear(mfdeq.ResidualModel):
+        state_size = param_size = 400
+
+        def residual(self, h, t):
+            return A @ h - t
+
+        def linearize(self, h, t):
+            return mfdeq.Linearization(A, -sp.eye_array(400, format="csr"))
+
+    loss = mfdeq.LeastSquares(np.arange(3), np.zeros(3))
+    for solver in (mfdeq.Direct(), AMG, "auto"):
+        F = mfdeq.ReducedFunctional(Linear(), loss, solver=solver)
+        setups = 0
+        for size in (1.0, -2.0, 30.0):
+            F.gradient(np.full(400, size))
+            report = F.equilibrium(np.full(400, size)).report
+            setups += report.forward.setups + report.linear.setups
+            assert report.forward.refreshes + report.linear.refreshes == 0
+        assert setups == 1
