@@ -160,9 +160,11 @@ def test_one_ksp_serves_both_sides():
     assert eq.report.linear.setups == 0
 
 
-@pytest.mark.parametrize("method", ["cg", "minres"])
-def test_the_library_s_methods_by_short_recurrences_run_on_ranks(method):
-    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Krylov(method))
+@pytest.mark.parametrize(
+    ("method", "options"), [("cg", {}), ("minres", {}), ("gmres", {}), ("gmres", {"recycle": 5})]
+)
+def test_the_library_s_methods_run_on_ranks(method, options):
+    eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Krylov(method, **options))
     close(gathered(eq.gradient(LOSS)), on_one_machine().gradient(LOSS))
     assert eq.report.solver == f"Krylov {method} with no preconditioner"
 

@@ -315,7 +315,7 @@ class _SharedSpace:
             self.preconditioned.append(Z)
         W = self.A(Z)
         size = backend.column_norms(W)
-        found = self._project_out(W)
+        W, found = self._project_out(W)
         *column, gram, sizes = read_together(backend, *found, W.T @ W, size[None, :])
         C, S = gram_basis(backend.eps, gram, sizes[0, :])
         V, below = reorthonormalize(backend, times(backend, W, C), S)
@@ -325,7 +325,8 @@ class _SharedSpace:
             (below,) = read_together(backend, V.T @ W)
         lost = self._lost(V, below, sizes[0, :], 1.0)
         while lost > backend.eps**0.5:
-            again = [h @ below for h in read_together(backend, *self._project_out(V))]
+            V, found = self._project_out(V)
+            again = [h @ below for h in read_together(backend, *found)]
             column = [h + more for h, more in zip(column, again, strict=True)]
             V, _, S = reorthonormalize_in(backend, V, V)  # Drops what was rounding.
             below = S @ below
@@ -340,14 +341,14 @@ class _SharedSpace:
             column[i : i + 2] = _rotate(Q, column[i : i + 2])
         self._rotate_away(column)
 
-    def _project_out(self, W: Array) -> list[Array]:
-        """Remove the parts of W in C and in V, in place; return their coefficients."""
-        found = [] if self.recycled is None else self.recycled.orthogonalize(W)
+    def _project_out(self, W: Array) -> tuple[Array, list[Array]]:
+        """Return W without its parts in C and in V, and their coefficients."""
+        W, found = (W, []) if self.recycled is None else self.recycled.orthogonalize(W)
         for V in self.basis:
             h = V.T @ W
-            W -= V * h[0, 0] if h.shape == (1, 1) else V @ h
+            W = W - (V * h[0, 0] if h.shape == (1, 1) else V @ h)
             found.append(h)
-        return found
+        return W, found
 
     def _lost(self, V: Array, below: Any, sizes: Any, along: float) -> float:
         """Bound the inner products of V with the basis, after an orthogonalization.

@@ -96,13 +96,12 @@ class Recycled:
         a = self.C.T @ R
         return R - self.C @ a, read_together(self.backend, a)[0]
 
-    def orthogonalize(self, W: Array) -> list[Array]:
-        """Remove the part of W in C, in place; return its coefficients, or [] without a C."""
+    def orthogonalize(self, W: Array) -> tuple[Array, list[Array]]:
+        """Return W without its part in C, and the coefficients of this, [] without a C."""
         if self.C is None:
-            return []
+            return W, []
         c = self.C.T @ W
-        W -= self.C @ c
-        return [c]
+        return W - self.C @ c, [c]
 
     def correction(self, start: Any, coupling: list[Any], y: list[Any]) -> Array | float:
         """Return the part of the solution in Y: the start, less the part of A M V y in C."""

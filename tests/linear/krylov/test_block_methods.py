@@ -463,6 +463,7 @@ def test_a_system_that_is_singular_to_working_precision_is_an_error(solver, k):
         SOLVERS[solver]().setup(nearly_singular(1e-15)).solve(unit(N, k))
 
 
+@pytest.mark.filterwarnings("ignore:.*ended at the rounding error:mfdeq.AccuracyWarning")
 @pytest.mark.parametrize("k", [1, 4])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_nearly_singular_system_has_no_solution_above_the_rounding_floor(solver, k):
