@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .threads import Lock
-
-_counting = Lock()  # of all counts, since it is never held for long
+_counting = threading.Lock()  # of all counts, since it is never held for long
 
 
 @dataclass
 class LinearCounts:
     """The cost of the solves with A and its adjoint so far.
 
-    Threads that share a factor add to the same counts, by `add` and `raise_to`.
+    Threads that share a factor add to the same counts, by `add` and `raise_to`, each of which is
+    one step for other threads.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class LinearCounts:
             self.add(seconds=time.perf_counter() - start)
 
     def add(self, **amounts: float) -> None:
-        """Add amounts to the counts with these names, as one step for other threads.
+        """Add amounts to the counts with these names.
 
         Examples
         --------
@@ -95,6 +95,25 @@ class LinearCounts:
         with _counting:
             for name, value in values.items():
                 setattr(self, name, max(getattr(self, name), value))
+
+    def add_solve(
+        self,
+        adjoint: bool,
+        columns: int,
+        seconds: float,
+        full: bool,
+        worst_residual: float,
+        peak_bytes: int,
+    ) -> None:
+        """Add a solve, whose worst relative residual counts if it was to the full tolerance."""
+        with _counting:
+            self.solves += not adjoint
+            self.adjoint_solves += adjoint
+            self.columns += columns
+            self.seconds += seconds
+            self.full_solves += full
+            self.worst_residual = max(self.worst_residual, worst_residual)
+            self.peak_bytes = max(self.peak_bytes, peak_bytes)
 
 
 @dataclass

@@ -13,12 +13,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 T = TypeVar("T")
 
 
-class Lock:
+class Lock(type(threading.RLock())):  # type: ignore[misc]
     """A reentrant lock for a ``with`` statement. A copy or a pickle of it is a new lock.
 
     Examples
@@ -30,16 +30,6 @@ class Lock:
     >>> again is lock
     False
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Lock, ()
@@ -56,7 +46,7 @@ def lock_of(x: Any) -> Lock:
     return attributes.setdefault("_lock", Lock()) if lock is None else lock
 
 
-class cached_property(functools.cached_property, Generic[T]):
+class cached_property(functools.cached_property[T]):
     """A cached property that is computed once, while other threads wait.
 
     Each object has its own lock. That of `functools.cached_property` is shared by all objects in
@@ -78,11 +68,13 @@ class cached_property(functools.cached_property, Generic[T]):
     (12.0, 12.0)
     """
 
-    func: Callable[[Any], T]
     attrname: str
 
-    def __init__(self, func: Callable[[Any], T]) -> None:
-        super().__init__(func)
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: Any = None) -> T: ...
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
@@ -103,37 +95,37 @@ def state_to_pickle(x: Any) -> dict[str, Any]:
     }
 
 
-class Once(Generic[T]):
-    """A function without arguments that is called once, while other threads wait.
+class PerThread(threading.local):
+    """A value of each thread, None until the thread sets it."""
 
-    Parameters
-    ----------
-    function : callable
-        If it raises an exception, the next call calls it again.
+    value: Any = None
+
+
+class Once(Generic[T]):
+    """A value that is computed once, while other threads wait.
 
     Examples
     --------
-    >>> value = Once(lambda: print("computed"))
-    >>> value(), value()
+    >>> value = Once()
+    >>> for _ in range(2):
+    ...     value(lambda: print("computed"))
     computed
-    (None, None)
     """
 
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
+    def __init__(self) -> None:
+        self._computed: list[T] = []
 
-    @cached_property
-    def _value(self) -> T:
-        return self._function()
-
-    def __call__(self) -> T:
-        """Return the value."""
-        return self._value
+    def __call__(self, compute: Callable[[], T]) -> T:
+        """Return the value, or ``compute()`` if there is none, unless that raises an exception."""
+        with lock_of(self):
+            if not self._computed:
+                self._computed = [compute()]
+            return self._computed[0]
 
     def forget(self) -> None:
         """Discard the value, so that the next call computes it again."""
         with lock_of(self):
-            self.__dict__.pop("_value", None)
+            self._computed = []
 
 
 class _WarningFilters:

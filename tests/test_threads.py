@@ -1,16 +1,19 @@
 """Factors, equilibria, Hessians and functionals that threads share give what one thread gets."""
 
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from support import travelling
+from support.travelling import THETA, Cubic, N, P, cubic
 
 import mfdeq
 from mfdeq.linear import Auto, Factor, Reused, Solver, operator_of
 from mfdeq.report import LinearCounts
-from mfdeq.threads import Lock, cached_property, ignore_warnings
+from mfdeq.threads import Lock, Once, cached_property, ignore_warnings
 
 THREADS = 4
 RNG = np.random.default_rng(0)
@@ -176,8 +179,9 @@ def test_values_are_computed_once():
 
 
 def test_a_lock_is_reentrant():
-    with Lock() as lock, lock:
-        pass
+    lock = Lock()
+    with lock, lock:
+        assert pickle.loads(pickle.dumps(lock)) is not lock
 
 
 def test_filters_of_warnings_are_restored_after_threads():
@@ -201,3 +205,160 @@ def test_many_singular_matrices_leave_no_filters():
 
     in_threads(job, 40)
     assert warnings.filters == before
+
+
+# Equilibria, Hessians, functionals and spectra.
+
+
+def models():
+    yield "sparse", Cubic(), {}
+    yield "dense", Cubic(dense=True), {}
+    yield "recycled", Cubic(), {"solver": mfdeq.Krylov(preconditioner=ILU, recycle=4)}
+    yield "neumann", mfdeq.from_function(contraction, N, P, "map"), {"solver": mfdeq.Neumann()}
+    yield "from_function", mfdeq.from_function(cubic, N, P, "residual", sparsity="detect"), {}
+    yield "differences", mfdeq.from_function(cubic, N, P, "residual", step=1e-4), {}
+    yield "mixed", mfdeq.mixed(mfdeq.from_function(cubic, N, P, "residual"), Cubic()), {}
+
+
+def contraction(h, theta):
+    return 0.3 * np.tanh(h) + 0.1 * np.roll(h, 1) + theta[0] + theta[1] * np.linspace(0, 1, N)
+
+
+LOSS = mfdeq.LeastSquares(np.arange(N), np.zeros(N)) + 0.1 * mfdeq.QuadraticPrior(1.0)
+OTHER_LOSS = mfdeq.LeastSquares(np.arange(3), np.ones(3))
+
+
+def quantities(eq, H):
+    """Functions of j, each a result of an equilibrium or a Hessian."""
+    V = np.random.default_rng(5).standard_normal((P, 6))
+    return [
+        lambda j: eq.gradient(LOSS),
+        lambda j: eq.gradient(OTHER_LOSS),
+        lambda j: eq.gradient(LOSS, rtol=1e-4),
+        lambda j: H @ V[:, j % 6],
+        lambda j: H @ V,
+        lambda j: H.to_accuracy(1e-4) @ V[:, j % 6],
+        lambda j: eq.hessian(OTHER_LOSS) @ V[:, j % 6],
+        lambda j: H.gauss_newton @ V[:, j % 6] + H.dynamics @ V[:, j % 6],
+        lambda j: sum(term @ V[:, j % 6] for term in H.terms.values()),
+        lambda j: eq.sensitivity @ V,
+        lambda j: eq.sensitivity.H @ eq.state,
+        lambda j: eq.component_hessian(1) @ V[:, j % 6],
+        lambda j: np.array([eq.smallest_singular.value]),
+        lambda j: eq.polish().state,
+    ]
+
+
+def check_shared_equilibrium(model, options, rounds):
+    alone = mfdeq.solve(model, THETA, **options)
+    shared = mfdeq.solve(model, THETA, **options)
+    H = Once()
+    serial = quantities(alone, alone.hessian(LOSS))
+    expected = [[quantity(j) for j in range(6)] for quantity in serial]
+
+    def job(i):
+        """All threads begin at once, so that what is cached is computed by one of them."""
+        parts = quantities(shared, H(lambda: shared.hessian(LOSS)))
+        which = i % len(parts)
+        return which, i % 6, parts[which](i % 6)
+
+    for which, j, found in in_threads(job, len(serial) * rounds):
+        size = np.linalg.norm(expected[which][j])
+        assert np.linalg.norm(found - expected[which][j]) <= 1e-5 * size + 1e-8, which
+    counts, linear = shared.report.linear, shared.report.linear
+    assert counts.setups <= 1  # one factor, whoever asks first
+    assert linear.full_solves <= linear.solves + linear.adjoint_solves
+
+
+@pytest.mark.parametrize(("name", "model", "options"), list(models()), ids=lambda x: str(x)[:14])
+def test_threads_share_an_equilibrium(name, model, options):
+    check_shared_equilibrium(model, options, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model", "options"), list(models()), ids=lambda x: str(x)[:14])
+def test_threads_share_an_equilibrium_for_long(name, model, options):
+    check_shared_equilibrium(model, options, 100)
+
+
+def test_work_that_threads_share_is_done_once():
+    """The factor, the adjoint of each loss and the error estimates, as in one thread."""
+    counts = []
+    for threads in (1, THREADS):
+        eq = mfdeq.solve(Cubic(), THETA)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda _, eq=eq: eq.gradient(LOSS), range(40)))
+            list(pool.map(lambda _, eq=eq: eq.gradient(OTHER_LOSS), range(40)))
+        linear = eq.report.linear
+        counts.append((linear.setups, linear.solves, linear.adjoint_solves, linear.columns))
+    assert counts[0] == counts[1]
+
+
+def test_counts_of_products_add_up():
+    eq = mfdeq.solve(Cubic(), THETA, error_estimates=False)
+    H = eq.hessian(LOSS)
+    linear = eq.report.linear
+    before = linear.solves, linear.adjoint_solves, linear.columns
+    V = np.ones((P, 4))
+    in_threads(lambda j: H @ (V if j % 2 else V[:, 0]), 100)
+    after = linear.solves, linear.adjoint_solves, linear.columns
+    assert np.subtract(after, before).tolist() == [100, 100, 2 * (50 + 50 * 4)]
+
+
+def test_threads_share_a_functional_at_several_parameters():
+    F = mfdeq.ReducedFunctional(Cubic(), LOSS)
+    thetas = [THETA + 0.05 * j for j in range(4)]
+    v = np.ones(P)
+    alone = [mfdeq.ReducedFunctional(Cubic(), LOSS) for _ in thetas]
+    expected = [
+        np.array([f.value(t), *f.gradient(t), *f.hessp(t, v), *(f.hessian(t) @ v)])
+        for f, t in zip(alone, thetas, strict=True)
+    ]
+
+    def job(j):
+        t = thetas[j % 4]
+        return [F.value(t), *F.gradient(t), *F.hessp(t, v), *(F.hessian(t) @ v)]
+
+    for j, found in enumerate(in_threads(job, 40)):
+        np.testing.assert_allclose(found, expected[j % 4], rtol=1e-7)
+    assert F.solves <= 160
+
+
+@pytest.mark.parametrize("source", ["from_function", "from_jax", "from_torch"])
+def test_threads_share_a_model(source):
+    """Each solves at its own parameters; what is detected once belongs to all."""
+    if source != "from_function":
+        pytest.importorskip(source[5:])
+    if source == "from_jax" and not pytest.importorskip("jax").config.jax_enable_x64:
+        pytest.skip("needs jax_enable_x64")
+    model, reference = travelling._model(source), Cubic()
+
+    def job(j):
+        eq = mfdeq.solve(model, THETA + 0.02 * j)
+        return eq.gradient(LOSS), eq.hessian(LOSS) @ np.ones(P)
+
+    for j, (gradient, product) in enumerate(in_threads(job, 8)):
+        eq = mfdeq.solve(reference, THETA + 0.02 * j)
+        np.testing.assert_allclose(gradient, eq.gradient(LOSS), rtol=1e-6)
+        np.testing.assert_allclose(product, eq.hessian(LOSS) @ np.ones(P), rtol=1e-4)
+
+
+def test_threads_share_what_is_made_of_a_spectrum():
+    A = laplacian(10)
+    pairs = mfdeq.eigsh(A, k=4)
+    J = RNG.standard_normal((4, 100))
+    posterior = mfdeq.LowRank(mfdeq.eigsh(20.0 * J.T @ J, k=6, M=A))
+    samples, variances = posterior.samples(seed=1), posterior.variances()
+    inverse = mfdeq.ShiftedInverse(A, 0.05)
+    b = np.ones(100)
+    x = inverse @ b
+
+    def job(j):
+        again = mfdeq.eigsh(A, k=6, resume=pairs) if j % 4 == 0 else mfdeq.eigsh(A, k=4)
+        np.testing.assert_allclose(again.values[-4:], pairs.values, rtol=1e-6)
+        np.testing.assert_allclose(posterior.samples(seed=1), samples)
+        np.testing.assert_allclose(posterior.variances(), variances)
+        np.testing.assert_allclose(inverse @ b, x, rtol=1e-8)
+        return inverse.below
+
+    assert len(set(in_threads(job, 16))) == 1

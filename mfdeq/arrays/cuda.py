@@ -15,6 +15,7 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
+from ..threads import lock_of
 from .backend import Array, Backend, is_sparse
 
 MAX_BLOCK_COLUMNS = 32  # columns in one block product
@@ -221,6 +222,7 @@ class CapturedLaunches:
 
     def __init__(self, function: Callable[[Array], Array]) -> None:
         self.function = function
+        self.stream: int | None = None  # of the last replay
         self.calls: dict[tuple[int, ...], int] = {}
         self.graphs: OrderedDict[tuple[int, ...], tuple[Any, Array, Array, Any]] = OrderedDict()
 
@@ -228,16 +230,26 @@ class CapturedLaunches:
         """Evaluate the function, and return the result as a new array."""
         if b.size > MAX_REPLAYED_SIZE:
             return self.function(b)
-        if b.shape in self.graphs:
-            self.graphs.move_to_end(b.shape)
-            graph, given, found, _ = self.graphs[b.shape]
-            given[...] = b
-            graph.launch()
-            return found.copy()
-        self.calls[b.shape] = self.calls.get(b.shape, 0) + 1
-        if self.calls[b.shape] == CALLS_BEFORE_CAPTURE:
-            self._capture(b)
+        with lock_of(self):  # A graph has one array for its argument and one for its result.
+            if b.shape in self.graphs:
+                return self._replay(b)
+            self.calls[b.shape] = self.calls.get(b.shape, 0) + 1
+            if self.calls[b.shape] == CALLS_BEFORE_CAPTURE:
+                self._capture(b)
         return self.function(b)
+
+    def _replay(self, b: Array) -> Array:
+        stream = stream_pointer()
+        if self.stream not in (None, stream):  # that of another thread, which may not have finished
+            import cupy
+
+            cupy.cuda.Device().synchronize()
+        self.stream = stream
+        self.graphs.move_to_end(b.shape)
+        graph, given, found, _ = self.graphs[b.shape]
+        given[...] = b
+        graph.launch()
+        return found.copy()
 
     def _capture(self, b: Array) -> None:
         import cupy

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
+from ..threads import cached_property
 from . import cuda
 from .library import Array, ArrayLibrary, register
 
@@ -18,21 +18,21 @@ class CupyLibrary(ArrayLibrary):
 
     # Imported on demand, since cupyx.scipy.sparse.linalg requires a CUDA driver.
 
-    @functools.cached_property
+    @cached_property
     def sparse(self) -> Any:
         """`cupyx.scipy.sparse`."""
         import cupyx.scipy.sparse
 
         return cupyx.scipy.sparse
 
-    @functools.cached_property
+    @cached_property
     def sparse_linalg(self) -> Any:
         """`cupyx.scipy.sparse.linalg`."""
         import cupyx.scipy.sparse.linalg
 
         return cupyx.scipy.sparse.linalg
 
-    @functools.cached_property
+    @cached_property
     def dense_linalg(self) -> Any:
         """`cupyx.scipy.linalg`."""
         import cupyx.scipy.linalg

@@ -71,6 +71,12 @@ class ArrayLibrary:
     dense_linalg: Any = scipy.linalg
     kernels: Any = kernels
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _registered_library, (type(self),)
+
+    def __deepcopy__(self, memo: Any) -> ArrayLibrary:
+        return self
+
     def owns(self, cls: type) -> bool:
         """Return whether objects of a class (array, matrix, operator) belong to this library."""
         roots = {base.__module__.partition(".")[0] for base in cls.__mro__}
@@ -194,10 +200,17 @@ _library_of_class: weakref.WeakKeyDictionary[type, ArrayLibrary | None] = (
 )
 
 
+NOT_KNOWN: Any = object()
+
+
 def register(library: ArrayLibrary) -> None:
     """Register a library, to be used for all objects whose class it `owns`."""
     _registered.insert(0, library)
     _library_of_class.clear()
+
+
+def _registered_library(cls: type) -> ArrayLibrary:
+    return next(library for library in _registered if type(library) is cls)
 
 
 def unregister(library: ArrayLibrary) -> None:
@@ -213,14 +226,15 @@ def distributed_libraries() -> list[ArrayLibrary]:
 
 def find_library(cls: type) -> ArrayLibrary | None:
     """Return the library that a class belongs to, or None if no library owns it."""
-    if cls not in _library_of_class:
+    found = _library_of_class.get(cls, NOT_KNOWN)
+    if found is NOT_KNOWN:
         for base in cls.__mro__:
             module = LIBRARY_MODULES.get(base.__module__.partition(".")[0])
             if module is not None:
                 importlib.import_module(module)  # registers the library
         owners = (library for library in _registered if library.owns(cls))
-        _library_of_class[cls] = next(owners, None)
-    return _library_of_class[cls]
+        found = _library_of_class[cls] = next(owners, None)
+    return found
 
 
 def library_of(x: Any) -> ArrayLibrary:

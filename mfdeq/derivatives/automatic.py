@@ -14,6 +14,7 @@ from ..models.losses import Loss
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
+from ..threads import lock_of, state_to_pickle
 from .configured_model import ConfiguredModel, ModelFields
 from .difference_check import find_wrong_rows
 from .hessians import Hessians
@@ -91,12 +92,29 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
             ),
         )
 
-    return Loss(
+    loss = _AutomaticLoss(
         evaluate,
         d_state=gradient_part(0),
         d_params=gradient_part(1),
         curvature=curvature,
     )
+    loss.made_from = source, L, states.example, parameters.example
+    return loss
+
+
+class _AutomaticLoss(Loss):
+    """A loss by a source, which is made again from its function where it is unpickled.
+
+    Attributes
+    ----------
+    made_from : tuple
+        The arguments of `loss_from`.
+    """
+
+    made_from: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return loss_from, self.made_from
 
 
 class AutomaticModel(ConfiguredModel):
@@ -134,8 +152,18 @@ class AutomaticModel(ConfiguredModel):
             self.param_size,
             assemble=any(pattern is not None for pattern in self._sparsity.patterns),
         )
+        self._arguments_of_init = f, states.example, parameters.example, sparsity
         self._repeatable = False  # whether two values at one point were compared
         self._unchecked = {0, 1}  # derivatives that were not compared with differences
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the functions that the source makes, which `__setstate__` makes again."""
+        made = ("_value", "_jacobians", "_second", "_hessians", "_flat", "_states", "_parameters")
+        return {name: x for name, x in state_to_pickle(self).items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        AutomaticModel.__init__(self, state["source"], *state["_arguments_of_init"])
+        self.__dict__.update(state)
 
     def _check_output(self) -> None:
         """Raise `ModelError` unless f returns the structure of the state for the examples."""
@@ -267,9 +295,10 @@ class AutomaticModel(ConfiguredModel):
         self, which: int, jacobian: Operator, h: Array, theta: Array, unchanged: Function
     ) -> None:
         """Warn if a first derivative is not that of f; once for each model and derivative."""
-        if which not in self._unchecked:
-            return
-        self._unchecked.remove(which)
+        with lock_of(self):
+            if which not in self._unchecked:
+                return
+            self._unchecked.remove(which)
         backend = Backend.of(h, theta)
         h_size, theta_size = (variable_sizes(backend, x, None, None, "")[0] for x in (h, theta))
         errors = find_wrong_rows(

@@ -7,12 +7,12 @@ noise and the truncation error of that difference.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend
 from ..errors import ModelError
+from ..threads import ignore_warnings
 
 RTOL_ROUNDINGS = 10.0  # relative tolerance of most entries, in square roots of the rounding unit
 FEW_ENTRIES = 0.01  # share of entries that may differ more, if by less than the next constant
@@ -75,8 +75,8 @@ def judge_complex_step(d: Derivatives) -> ComplexStepVerdict:
     The sizes of variables that are zero are changed to what their effect on f suggests.
     """
     try:
-        with warnings.catch_warnings(), d.backend.ignore_overflow():
-            warnings.simplefilter("ignore")  # numpy warns if an imaginary part is discarded
+        # numpy warns if an imaginary part is discarded.
+        with ignore_warnings(), d.backend.ignore_overflow():
             direction, derivative = _along_random_direction(d)
     except Exception as error:
         why = "it returns no complex array" if isinstance(error, ModelError) else f"{error}"

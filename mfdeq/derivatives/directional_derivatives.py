@@ -29,6 +29,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, as_array
 from ..errors import ModelError, is_evaluation_failure, note_origin
 from ..operators.operator import Operator, columnwise
+from ..threads import PerThread, cached_property
 from .adapted_sizes import adapt_sizes
 from .complex_step_check import ComplexStepVerdict, judge_complex_step
 from .nearby_points import nearby_point, typical_sizes
@@ -109,7 +110,7 @@ class DirectionalDerivatives:
         self.second_step = SECOND_STEP_FACTOR * self.step**0.75
         self.relative_noise = backend.eps
         self.shorten_steps = True
-        self.failure: Exception | None = None
+        self._failure = PerThread()  # the last exception of f, None if it returned NaN instead
         self._real_part: Any = None  # of the latest complex step at the point
         self.complex_step = False
         if rule.relative_step:
@@ -126,7 +127,7 @@ class DirectionalDerivatives:
         """The number N of entries of f."""
         return self.x[1].shape[0]
 
-    @functools.cached_property
+    @cached_property
     def value(self) -> Array:
         """The (N,) value of f at the point."""
         with self.backend.ignore_overflow():
@@ -143,7 +144,7 @@ class DirectionalDerivatives:
         with self.backend.ignore_overflow():
             return self._value(None)
 
-    @functools.cached_property
+    @cached_property
     def terms(self) -> Array:
         """The (N,) sizes of the terms of the equations, from changes along two directions.
 
@@ -167,7 +168,7 @@ class DirectionalDerivatives:
         """The (N,) noise of f at the point (see `measure_noise`)."""
         return self.backend.xp.maximum(*self.noises)
 
-    @functools.cached_property
+    @cached_property
     def noises(self) -> tuple[Array, Array]:
         """The noise of f if theta changes, and if h changes, which may be much larger or smaller.
 
@@ -336,11 +337,11 @@ class DirectionalDerivatives:
             except Exception as error:
                 if not is_evaluation_failure(error):
                     raise
-                self.failure = error
+                self._failure.value = error
                 return None
             if bool(self.backend.xp.all(self.backend.xp.isfinite(value))):
                 return value
-            self.failure = None
+            self._failure.value = None
             return None
 
     def _difference(
@@ -361,8 +362,8 @@ class DirectionalDerivatives:
         if not self.shorten_steps:
             return self.backend.zeros(self.size) + self.backend.xp.nan
         if g(at) is None:  # there is no derivative where there is no value
-            if self.failure is not None:
-                raise self.failure
+            if self._failure.value is not None:
+                raise self._failure.value
             return self.backend.zeros(self.size) + self.backend.xp.nan
         if (halves := self._halves(a)) is not None:
             return sum(self._difference(g, half, at, rounding_of) for half in halves)
@@ -370,8 +371,8 @@ class DirectionalDerivatives:
             t = t * SHORTER_STEP
             if (found := self._one_difference(g, a, at, t, rounding_of)) is not None:
                 return found
-        if self.failure is not None:
-            raise self.failure
+        if self._failure.value is not None:
+            raise self._failure.value
         return self.backend.zeros(self.size) + self.backend.xp.nan
 
     def _one_difference(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -11,6 +10,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, warn
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import KINDS, FixedPointModel, Model, ResidualModel
+from ..threads import Once
 from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians
@@ -193,10 +193,13 @@ class FunctionModel(ConfiguredModel):
                 warn(f"{self.display_name}: {message}", AccuracyWarning)
             return matrix
 
-        @functools.cache
+        once = Once[SecondDerivatives]()
+
         def second_derivatives() -> SecondDerivatives:
-            return SecondDerivatives(
-                jacobians.for_second_derivatives(), self._sparsity.joint_pattern()
+            return once(
+                lambda: SecondDerivatives(
+                    jacobians.for_second_derivatives(), self._sparsity.joint_pattern()
+                )
             )
 
         second_order: dict[str, Any] = {

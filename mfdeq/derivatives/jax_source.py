@@ -46,6 +46,9 @@ class JaxSource(DerivativeSource):
         self._along = _for_blocks(jax, lambda linear, u, z: linear(u, z), (None, 1, 1))
         self._krylov = functools.cache(functools.partial(compile_solve, jax))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JaxSource, ()
+
     def layout(self, tree: Any, name: str) -> TreeLayout:
         """Return the layout of an example: `name` is "state" or "params"."""
         return array_layout(self.jax, tree, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
+from ..threads import Once, cached_property
 from .directional_derivatives import ERROR_FACTOR
 from .function import COMPARISON_STEP_FACTOR, from_function
 from .nearby_points import typical_sizes
@@ -125,7 +125,7 @@ class MixedModel(Model):
         """Return the map or residual of the first model."""
         return self.models[0].map_or_residual(h, theta)
 
-    @functools.cached_property
+    @cached_property
     def numerical_model(self) -> Model:
         """The model that provides missing first derivatives by numerical differentiation."""
         return from_function(self.evaluate, self.state_size, self.param_size, self.function_name)
@@ -201,7 +201,7 @@ class _Point:
     def __init__(self, mixture: MixedModel, h: Array, theta: Array, comparison: bool) -> None:
         self.mixture, self.h, self.theta, self.comparison = mixture, h, theta, comparison
         self.backend = Backend.of(h, theta)
-        self._linearizations: dict[int, Linearization] = {}
+        self._linearizations: dict[int, Once[Linearization]] = {}  # of the models used so far
 
     def shift(self, dtheta: Array, dh: Array) -> _Point:
         """Return the point (h + dh, theta + dtheta)."""
@@ -228,19 +228,21 @@ class _Point:
         return as_operator(self.backend, derivative, (self.h.shape[0], columns), name)
 
     def _linearization(self, i: int, model: Model) -> Linearization:
-        if i not in self._linearizations:
-            method = "linearize_for_comparison" if self.comparison else "linearize"
-            linearize = model.linearize_for_comparison if self.comparison else model.linearize
-            # Each model gets copies, since it may change its arguments.
-            copy = self.backend.xp.asarray
-            linearization = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
-            if not isinstance(linearization, Linearization):
-                raise ModelError(
-                    f"{model.display_name}.{method}: expected it to return an "
-                    f"mfdeq.Linearization, got {type(linearization).__name__}"
-                )
-            self._linearizations[i] = linearization
-        return self._linearizations[i]
+        linearization = self._linearizations.setdefault(i, Once())
+        return linearization(lambda: self._linearize(model))
+
+    def _linearize(self, model: Model) -> Linearization:
+        method = "linearize_for_comparison" if self.comparison else "linearize"
+        linearize = model.linearize_for_comparison if self.comparison else model.linearize
+        # Each model gets copies, since it may change its arguments.
+        copy = self.backend.xp.asarray
+        linearization = linearize(copy(self.h, copy=True), copy(self.theta, copy=True))
+        if not isinstance(linearization, Linearization):
+            raise ModelError(
+                f"{model.display_name}.{method}: expected it to return an "
+                f"mfdeq.Linearization, got {type(linearization).__name__}"
+            )
+        return linearization
 
 
 class _SecondDifferences:

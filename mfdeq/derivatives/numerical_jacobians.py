@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 from ..arrays.backend import array_on_host, host
 from ..errors import ModelError
 from ..operators.operator import Operator
+from ..threads import cached_property, lock_of
 from .column_steps import (
     NOISE_STEP_FACTOR,
     Columns,
@@ -53,28 +53,32 @@ class NumericalJacobians:
         return self.derivatives.unscale(columns.matrix(self.backend), columns.part)
 
     def _computed(self, which: int) -> Columns:
-        if which not in self._columns:
-            derivatives, part = self.derivatives, 1 - which
-            eps, step = self.backend.eps, derivatives.step
-            usual = eps if derivatives.complex_step else max(eps / step, step**2)
-            noise = None
-            if not derivatives.complex_step:
-                noise = PATTERN_NOISE_FACTOR / step * derivatives.noise
-            operator = self.sparsity.assemble(
-                which,
-                Jacobian(derivatives, part),
-                lambda i: self._nearby_jacobian(i, part),
-                max(eps**0.5, PATTERN_RTOL_FACTOR * ERROR_FACTOR * usual),
-                noise,
-            )
-            columns = Columns.of(operator, self.sparsity.coloured[which], part)
-            if not derivatives.complex_step:
-                self._noise[which] = noise_of_terms(derivatives, columns)
-                refine(derivatives, columns, self._noise[which])
-            if which == 1:
-                self._check_unchanged()
-            self._columns[which] = columns
-        return self._columns[which]
+        with lock_of(self):
+            if which not in self._columns:
+                self._columns[which] = self._compute(which)
+            return self._columns[which]
+
+    def _compute(self, which: int) -> Columns:
+        derivatives, part = self.derivatives, 1 - which
+        eps, step = self.backend.eps, derivatives.step
+        usual = eps if derivatives.complex_step else max(eps / step, step**2)
+        noise = None
+        if not derivatives.complex_step:
+            noise = PATTERN_NOISE_FACTOR / step * derivatives.noise
+        operator, pattern = self.sparsity.assemble_with_pattern(
+            which,
+            Jacobian(derivatives, part),
+            lambda i: self._nearby_jacobian(i, part),
+            max(eps**0.5, PATTERN_RTOL_FACTOR * ERROR_FACTOR * usual),
+            noise,
+        )
+        columns = Columns.of(operator, pattern, part)
+        if not derivatives.complex_step:
+            self._noise[which] = noise_of_terms(derivatives, columns)
+            refine(derivatives, columns, self._noise[which])
+        if which == 1:
+            self._check_unchanged()
+        return columns
 
     def _check_unchanged(self) -> None:
         """Raise `ModelError` if f has another value at the point than when df/dh was computed."""
@@ -109,14 +113,14 @@ class NumericalJacobians:
     def _both(self) -> list[Columns]:
         return [self._computed(which) for which in range(2)]
 
-    @functools.cached_property
+    @cached_property
     def row_noise(self) -> float:
         """The noise of f relative to the terms of its equations."""
         if self.derivatives.complex_step:
             return self.backend.eps
         return self._relative_noise(self._both)
 
-    @functools.cached_property
+    @cached_property
     def state_accuracy(self) -> float:
         """Relative accuracy of df/dh."""
         if self.derivatives.complex_step:
@@ -129,7 +133,7 @@ class NumericalJacobians:
         """The sizes of rows if the entries of one part are not known."""
         return array_on_host(self.derivatives.terms).astype(float)
 
-    @functools.cached_property
+    @cached_property
     def accuracy(self) -> tuple[float, float]:
         """Relative accuracy of both first derivatives, and of second derivatives."""
         derivatives, eps = self.derivatives, self.backend.eps

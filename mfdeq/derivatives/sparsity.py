@@ -86,6 +86,30 @@ class Sparsity:
 
         Parameters
         ----------
+        which, jacobian, nearby, rtol, noise
+            As in `assemble_with_pattern`.
+
+        Raises
+        ------
+        DerivativeError
+            If a pattern passed by the user lacks entries.
+        """
+        return self.assemble_with_pattern(which, jacobian, nearby, rtol, noise)[0]
+
+    def assemble_with_pattern(
+        self,
+        which: int,
+        jacobian: Operator,
+        nearby: Callable[[int], Operator],
+        rtol: float,
+        noise: Array | None = None,
+    ) -> tuple[Operator, ColouredPattern | None]:
+        """Return a Jacobian, as a matrix if its pattern is known or detected, and the pattern.
+
+        Another thread may replace a detected pattern at any time, so this one is returned, too.
+
+        Parameters
+        ----------
         which : {0, 1}
             0 for df/dh, 1 for df/dtheta.
         jacobian : Operator
@@ -102,28 +126,28 @@ class Sparsity:
             If a pattern passed by the user lacks entries.
         """
         if self.patterns[which] is None or self._dense[which]:
-            return jacobian
+            return jacobian, None
         coloured = self.coloured[which]
         if coloured is not None:
             matrix = Matrix(jacobian.backend, coloured.matrix_of(jacobian))
             row = _row_that_differs(matrix, jacobian, rtol, noise)
             if row is None:
-                return matrix
+                return matrix, coloured
             if is_sparse(self.patterns[which]):
                 raise DerivativeError(
                     f"the pattern of {FIELDS[which]} lacks entries of row {row}: pass a pattern "
                     "with all entries that can be nonzero, or use sparsity='detect'"
                 )
         if coloured is None and (dense := self._dense_matrix(which, jacobian)) is not None:
-            return dense
-        if (decoded := self._decoded_matrix(which, jacobian, nearby, rtol, noise)) is not None:
+            return dense, None
+        decoded = self._decoded_matrix(which, jacobian, nearby, rtol, noise)
+        if decoded is not None:
             return decoded
         # If a detected pattern lacks entries, detect the pattern here and add it to the old one.
-        self._detect(which, jacobian, [nearby(i) for i in range(DETECTION_POINTS)])
-        coloured = self.coloured[which]
+        coloured = self._detect(which, jacobian, [nearby(i) for i in range(DETECTION_POINTS)])
         if coloured is None:
-            return jacobian
-        return Matrix(jacobian.backend, coloured.matrix_of(jacobian))
+            return jacobian, None
+        return Matrix(jacobian.backend, coloured.matrix_of(jacobian)), coloured
 
     def joint_pattern(self) -> ColouredPattern | None:
         """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
@@ -139,8 +163,8 @@ class Sparsity:
         nearby: Callable[[int], Operator],
         rtol: float,
         noise: Array | None,
-    ) -> Operator | None:
-        """Return the matrix if its pattern can be decoded from few products, or None."""
+    ) -> tuple[Operator, ColouredPattern] | None:
+        """Return the matrix and its pattern if few products show the pattern, or None."""
         if jacobian.shape[1] < MIN_DECODED_COLUMNS:
             return None
         before = self.coloured[which]
@@ -160,7 +184,7 @@ class Sparsity:
         if _row_that_differs(matrix, jacobian, rtol, noise) is not None:
             return None
         self.coloured[which] = coloured
-        return matrix
+        return matrix, coloured
 
     def _dense_matrix(self, which: int, jacobian: Operator) -> Operator | None:
         """Return the matrix if a few of its columns and all together are dense, or None."""
@@ -181,7 +205,9 @@ class Sparsity:
         self._dense[which] = True
         return Matrix(backend, array)
 
-    def _detect(self, which: int, jacobian: Operator, others: list[Operator]) -> None:
+    def _detect(
+        self, which: int, jacobian: Operator, others: list[Operator]
+    ) -> ColouredPattern | None:
         before = self.coloured[which]
         # `detect_pattern` raises ArgumentError if the pattern is not sparse.
         with contextlib.suppress(ArgumentError):
@@ -193,9 +219,10 @@ class Sparsity:
                 pattern.nnz <= MAX_SPARSE_DENSITY * rows * columns
                 or min(rows, columns) < MIN_SPARSE_SIZE
             ):
-                self.coloured[which] = ColouredPattern(pattern)
-                return
+                coloured = self.coloured[which] = ColouredPattern(pattern)
+                return coloured
         self.coloured[which], self._dense[which] = None, True
+        return None
 
 
 def _has_full_row(entries: Any) -> bool:

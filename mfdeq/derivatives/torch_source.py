@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-import warnings
 from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
+from ..threads import Lock, ignore_warnings
 from .source import (
     Alternatives,
     DerivativeSource,
@@ -32,6 +32,8 @@ ADVICE = (
     "differentiated twice in reverse mode, or give this derivative by hand with mfdeq.mixed"
 )
 TRAINING_ERROR = re.compile("when training")  # of BatchNorm and InstanceNorm
+# One thread at a time: PyTorch has one level of forward mode for the whole process.
+_forward_mode = Lock()
 DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
 
 
@@ -44,6 +46,9 @@ class TorchSource(DerivativeSource):
     def __init__(self) -> None:
         self.torch = _import_torch()
         self.func: Any = self.torch.func
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TorchSource, ()
 
     def layout(self, tree: Any, name: str) -> TreeLayout:
         """Return the layout of an example: `name` is "state" or "params"."""
@@ -192,7 +197,7 @@ class TorchSource(DerivativeSource):
                 def along_a(h: Any, theta: Any) -> Any:
                     return jvp(function, (h, theta), (a[1], a[0]))[1]
 
-                with self.torch.no_grad():
+                with _forward_mode, self.torch.no_grad():
                     return jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
             return second_derivative
@@ -255,7 +260,7 @@ class TorchSource(DerivativeSource):
     def _forward_derivative(self, function: Function, *x: Any) -> Function:
         # torch.func.linearize traces f, and so does not support branches that depend on values.
         def product(*v: Any) -> Any:
-            with self.torch.no_grad():
+            with _forward_mode, self.torch.no_grad():
                 return self.func.jvp(function, x, v)[1]
 
         return product
@@ -304,8 +309,9 @@ def _dtypes(x: Any) -> list[str]:
 def _import_torch() -> Any:
     torch = import_optional("torch", "torch")
     import_optional("torch.func", "torch")  # `import torch` may not load this submodule
-    with warnings.catch_warnings():
-        # Modules that forward mode imports on first use issue warnings.
-        warnings.simplefilter("ignore", FutureWarning)
+    with (
+        _forward_mode,
+        ignore_warnings(),
+    ):  # modules that forward mode imports on first use issue warnings
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
     return torch

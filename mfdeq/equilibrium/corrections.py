@@ -7,14 +7,13 @@ made.
 
 from __future__ import annotations
 
-import functools
-
 from ..arrays.backend import Array
 from ..linear import Factor
 from ..models.curvature import CurvatureOperator
 from ..models.model import Model
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
+from ..threads import cached_property
 from .inverse import RefinedInverse
 
 EXACT_ROUNDINGS = 100.0  # derivatives with smaller relative errors, in eps, are exact to rounding
@@ -42,7 +41,7 @@ class Corrections:
         self.problem, self.linearized, self.factor = problem, linearized, factor
         self.original, self.backend = state, problem.backend
 
-    @functools.cached_property
+    @cached_property
     def _changes(self) -> tuple[Array, Array]:
         """Return M R(h*) and M applied to rounding errors of R with random signs."""
         backend, h = self.backend, self.original
@@ -52,12 +51,12 @@ class Corrections:
         changes = self.factor.approximate(both)
         return changes[:, 0], changes[:, 1]
 
-    @functools.cached_property
+    @cached_property
     def state(self) -> Array:
         """The more accurate state h* - M R(h*), (N,)."""
         return self.original - self._changes[0]
 
-    @functools.cached_property
+    @cached_property
     def state_change(self) -> float:
         """The root mean square of the relative corrections of the unknowns, in any units.
 
@@ -69,7 +68,7 @@ class Corrections:
         relative = xp.where(sizes > 0, xp.abs(change) / xp.where(sizes > 0, sizes, one), 0.0 * one)
         return self.backend.norm(relative) / relative.shape[0] ** 0.5
 
-    @functools.cached_property
+    @cached_property
     def state_error(self) -> float:
         """The root mean square of the corrections of the unknowns relative to their values.
 
@@ -93,7 +92,7 @@ class Corrections:
             return _has_no_comparison(self.problem.model)
         return accuracy <= EXACT_ROUNDINGS * self.backend.eps
 
-    @functools.cached_property
+    @cached_property
     def _comparison(self) -> CheckedLinearization:
         return self.problem.linearize_for_comparison(self.state)
 

@@ -148,27 +148,29 @@ class InnerTolerance:
             If this accuracy cannot be reached, with the value as `best`.
         """
         point, before = start, float("inf")
+        inner = self.inner  # which other threads may change
         while True:
-            value, error = function(point, self.inner)
+            value, error = function(point, inner)
             worst = relative_error(self.backend, error, value)
             if worst <= self.rtol:
-                if worst < LOOSENING_SHARE * self.rtol:
-                    self.inner = min(10.0 * self.inner, MAX_INNER_RTOL)
+                loosen = worst < LOOSENING_SHARE * self.rtol
+                self.inner = min(10.0 * inner, MAX_INNER_RTOL) if loosen else inner
                 return value, worst
-            tightest = self.inner <= self.tightest
+            tightest = inner <= self.tightest
             if tightest or worst > 0.5 * before:
                 better = improve(point)
                 if better is not point:
                     point, before = better, float("inf")
                     continue
             if tightest:
+                self.inner = inner
                 raise ConvergenceError(
                     f"{name} has an estimated relative error of {worst:.1e}, above "
-                    f"rtol = {self.rtol:.1e}, with inner solves to {self.inner:.1e}. It is limited "
+                    f"rtol = {self.rtol:.1e}, with inner solves to {inner:.1e}. It is limited "
                     "by the accuracy of the state or of the derivatives, or by rounding: use a "
                     "larger rtol, or exact derivatives",
                     best=value,
                     report=report,
                 )
             before = worst
-            self.inner = max(self.tightest, self.inner * min(0.3 * self.rtol / worst, 0.1))
+            inner = max(self.tightest, inner * min(0.3 * self.rtol / worst, 0.1))

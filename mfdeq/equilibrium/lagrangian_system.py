@@ -25,7 +25,6 @@ A. George, Nested dissection of a regular finite element mesh, SIAM J. Numer. An
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +44,7 @@ from ..linear.direct.symmetric import (
 from ..linear.scaling import Scaling, weigh
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
+from ..threads import cached_property
 from .lagrangian_scaling import system_scaling
 from .reduced_curvature import ReducedCurvature
 
@@ -196,7 +196,7 @@ class ShiftedInverse(SelfAdjoint):
             return sparse.csr_matrix(M)
         return assemble(as_symmetric(self.backend, M, (P, P), "M"), "M")
 
-    @functools.cached_property
+    @cached_property
     def below(self) -> int | None:
         """The number of eigenvalues of H below sigma; None if the signs of pivots may be wrong."""
         if not self.factor.unrefined_residual <= MAX_COUNTING_RESIDUAL:

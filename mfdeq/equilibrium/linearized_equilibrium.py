@@ -8,8 +8,7 @@ here, other than for error estimates of second-order quantities; `reduced_hessia
 
 from __future__ import annotations
 
-import functools
-from typing import Self
+from typing import Any, Self
 
 from ..arguments import fraction
 from ..arrays.backend import Array
@@ -22,6 +21,7 @@ from ..models.losses import LossBase, check_loss
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator, Stacked
 from ..report import SolveReport
+from ..threads import Once, cached_property, lock_of, state_to_pickle
 from .conditioning import SmallestSingular, smallest_singular
 from .corrections import Corrections
 from .error_estimates import (
@@ -81,13 +81,26 @@ class LinearizedEquilibrium:
         self.model = problem.model
         self.backend = backend = problem.backend
         self.state, self.params = backend.read_only(state), backend.read_only(problem.theta)
-        self.linearized = linearized
+        self.__dict__["linearized"] = linearized
         self.solver = solver
         self.report = report
         self.error_estimates = error_estimates
         self._estimated: set[str] = set()
-        self._adjoints: dict[LossBase, Array] = {}
-        self._polished_equilibrium: Self | None = None
+        self._adjoints: dict[LossBase, Once[Array]] = {}
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the linearization, the factor and all that depends on them."""
+        return {**state_to_pickle(self), "_adjoints": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        read_only = self.backend.read_only
+        self.state, self.params = read_only(self.state), read_only(self.params)
 
     def __repr__(self) -> str:
         report = self.report
@@ -96,12 +109,17 @@ class LinearizedEquilibrium:
             f"P = {self.problem.param_size}, {report.method}, {report.reason}>"
         )
 
+    @cached_property
+    def linearized(self) -> CheckedLinearization:
+        """The checked linearization, which an equilibrium that was unpickled computes again."""
+        return self.problem.linearize(self.state)
+
     @property
     def linearization(self) -> Linearization:
         """The result of the model's ``linearize`` at the equilibrium."""
         return self.linearized.linearization
 
-    @functools.cached_property
+    @cached_property
     @translate_memory_errors
     def examined(self) -> Examined:
         """The factor of A with what is known about the singularity of A."""
@@ -132,7 +150,7 @@ class LinearizedEquilibrium:
         assert examined.factor is not None
         return examined.factor
 
-    @functools.cached_property
+    @cached_property
     def smallest_singular(self) -> SmallestSingular:
         """The smallest singular value of A and its vectors.
 
@@ -165,7 +183,7 @@ class LinearizedEquilibrium:
         """A = I - J = dR/dh, (N, N)."""
         return self.linearized.A
 
-    @functools.cached_property
+    @cached_property
     def param_operator(self) -> Operator:
         """B = df/dtheta = -dR/dtheta, (N, P)."""
         B = self.linearized.B
@@ -173,12 +191,12 @@ class LinearizedEquilibrium:
         self.report.derivatives = dict(self.linearization.sources)
         return B
 
-    @functools.cached_property
+    @cached_property
     def inverse(self) -> Operator:
         """A^-1, (N, N), by solves with the factor."""
         return Inverse(self.factor)
 
-    @functools.cached_property
+    @cached_property
     def sensitivity(self) -> Operator:
         """The sensitivity Z = dh*/dtheta = A^-1 B, (N, P). Each product takes one solve.
 
@@ -192,7 +210,7 @@ class LinearizedEquilibrium:
         """
         return self.inverse @ self.param_operator
 
-    @functools.cached_property
+    @cached_property
     def tangent(self) -> Operator:
         """The tangent T = [I; Z], (P+N, P), which maps dtheta to (dtheta, dh)."""
         return tangent(self.inverse, self.param_operator)
@@ -258,10 +276,11 @@ class LinearizedEquilibrium:
         [0.25  0.154]
         """
         check_loss(loss, self.problem.model)
-        if loss not in self._adjoints:
-            _, d_state = self.loss_gradients(loss)
-            self._adjoints[loss] = self.factor.solve_adjoint(d_state)
-        return self.backend.xp.asarray(self._adjoints[loss], copy=True)
+        adjoint = self._adjoints.setdefault(loss, Once())
+        return self.backend.xp.asarray(adjoint(lambda: self._adjoint(loss)), copy=True)
+
+    def _adjoint(self, loss: LossBase) -> Array:
+        return self.factor.solve_adjoint(self.loss_gradients(loss)[1])
 
     @collective
     @translate_memory_errors
@@ -377,15 +396,18 @@ class LinearizedEquilibrium:
 
         That of the first one is, unless `error_estimates` is False.
         """
-        due = self.error_estimates and result not in self._estimated
-        self._estimated.add(result)
+        if result in self._estimated:
+            return False
+        with lock_of(self):
+            due = self.error_estimates and result not in self._estimated
+            self._estimated.add(result)
         return due
 
     def _first_gradient(self, loss: LossBase) -> Array:
         """Compute a gradient, and warn if its estimated error is large."""
         gradient, error = self.gradient_with_error(loss)
         norm = self.backend.norm
-        if self.report.gradient_error > WARNING_ERROR:
+        if relative_error(self.backend, error, gradient) > WARNING_ERROR:
             if self.corrections.state_error < ACCURATE_STATE_ERROR:
                 # Where data are fitted to rounding, the derivative of the loss is nothing else.
                 corrected = self._corrected_gradient(loss, self.adjoint(loss), self.state)
@@ -399,7 +421,7 @@ class LinearizedEquilibrium:
 
     # More accurate states, for error estimates.
 
-    @functools.cached_property
+    @cached_property
     def corrections(self) -> Corrections:
         """The state, adjoints and derivatives, each corrected once, for error estimates."""
         return Corrections(self.problem, self.state, self.linearized, self.factor)
@@ -420,11 +442,10 @@ class LinearizedEquilibrium:
         >>> bool(np.max(abs(eq.polish().state - [1.0, 2.0])) < 1e-12)
         True
         """
-        if self._polished_equilibrium is None:
-            self._polished_equilibrium = self._polish()
-        return self._polished_equilibrium
+        return self._polished
 
-    def _polish(self) -> Self:
+    @cached_property
+    def _polished(self) -> Self:
         residual = self.problem.residual(self.state)
         start = Iterate(self.state, residual)
         end, accepted = chord_steps(
@@ -436,12 +457,13 @@ class LinearizedEquilibrium:
         polished = type(self)(
             self.problem, end.h, linearized, self.solver, self.report, error_estimates=False
         )
-        polished._polished_equilibrium = polished
+        polished.__dict__["_polished"] = polished
         return polished
 
     def forget(self) -> None:
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
-        self.__dict__.pop("corrections", None)
-        self._polished_equilibrium = None
+        with lock_of(self):
+            for name in ("corrections", "_polished"):
+                self.__dict__.pop(name, None)
         if "examined" in self.__dict__ and self.examined.factor is not None:
             self.examined.factor.forget()

@@ -8,7 +8,6 @@ the residual of a null vector that decides here, |A v| beside |A| |v|, after sca
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
 from ..linear.scaling import Scaling, equilibrate, is_balanced
 from ..operators.operator import Matrix, Operator
+from ..threads import cached_property
 
 MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
 MAX_DECOMPOSED_SIZE = 1_000  # the same where a failure is likely to come from a singular A
@@ -74,7 +74,7 @@ class NullVectors:
     right: Array
     left: Array
 
-    @functools.cached_property
+    @cached_property
     def unscaled(self) -> tuple[Array, Array]:
         """The null vectors of A and of its adjoint, of unit length."""
         norm = self.A.backend.norm
@@ -82,7 +82,7 @@ class NullVectors:
         left = self.scaling.multiply_rows(self.left)
         return right / norm(right), left / norm(left)
 
-    @functools.cached_property
+    @cached_property
     def cancellation(self) -> float:
         """The larger of |A v| / |A| |v| and |A' u| / |A|' |u|; zero in zero columns and rows."""
         v, u = self.unscaled

@@ -15,6 +15,7 @@ from ..arrays.backend import Array, check_block
 from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..models.curvature import CurvatureOperator
 from ..operators.operator import Operator, SelfAdjoint
+from ..threads import Once
 from .error_estimates import (
     WARNING_ERROR,
     InnerTolerance,
@@ -73,12 +74,23 @@ class ReducedCurvature(SelfAdjoint):
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq, self.K = eq, K
-        self._corrected_K = functools.cache(corrected_K)
+        self._corrected_K, self._correct_K = Once[CurvatureOperator](), corrected_K
         self._remake_at = functools.cache(remake_at)
         self._product = reduce(K, eq.tangent)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"cannot pickle or deep-copy a {self._unjoined.__name__}: pickle the equilibrium, and "
+            "take the operator from it"
+        )
+
+    def __copy__(self) -> ReducedCurvature:
+        return self
+
     def _apply(self, x: Array) -> Array:
-        room = columns_that_fit(self.backend, ARRAYS_PER_COLUMN * self.K.shape[0])
+        room = 1
+        if x.ndim == 2:
+            room = columns_that_fit(self.backend, ARRAYS_PER_COLUMN * self.K.shape[0])
         if x.ndim == 1 or x.shape[1] <= room:
             return (
                 self._first_product(x) if self.eq.is_first("product") else self._product._apply(x)
@@ -117,12 +129,12 @@ class ReducedCurvature(SelfAdjoint):
         there = corrections.linearization(1)
         solutions = inverse.solution, inverse.adjoint_solution
         refined = RefinedInverse(there.A, self.eq.factor, *solutions)
-        return reduce(self._corrected_K(), tangent(refined, there.B))._apply(v)
+        return reduce(self._corrected_K(self._correct_K), tangent(refined, there.B))._apply(v)
 
     def forget(self) -> None:
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
         self.eq.forget()
-        self._corrected_K.cache_clear()
+        self._corrected_K.forget()
         self._remake_at.cache_clear()
 
     def polish(self) -> ReducedCurvature:

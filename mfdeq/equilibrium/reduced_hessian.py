@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ..arrays.backend import Array
 from ..models.curvature import CurvatureOperator, add_curvatures
 from ..models.losses import LossBase
 from ..operators.operator import Operator, columnwise
+from ..threads import cached_property
 from .linearized_equilibrium import LinearizedEquilibrium
 from .reduced_curvature import ReducedCurvature
 
@@ -77,6 +79,9 @@ class ReducedHessian(ReducedCurvature):
             lambda other: other.hessian(loss),
         )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _hessian_of, (self.eq, self.loss)
+
     @property
     def lagrangian(self) -> CurvatureOperator:
         """The Hessian K over (theta, h) of the Lagrangian, (P+N, P+N)."""
@@ -99,7 +104,7 @@ class ReducedHessian(ReducedCurvature):
         _, d_state = self.loss.gradients(corrections.state, self.eq.params)
         return corrections.curvature(self._dynamics_curvature, self.adjoint_state, d_state)
 
-    @functools.cached_property
+    @cached_property
     def gauss_newton(self) -> ReducedCurvature:
         """The Gauss-Newton part T' ∇²L T, (P, P)."""
         return ReducedCurvature(
@@ -109,7 +114,7 @@ class ReducedHessian(ReducedCurvature):
             lambda other: other.hessian(self.loss).gauss_newton,
         )
 
-    @functools.cached_property
+    @cached_property
     def dynamics(self) -> ReducedCurvature:
         """The part T' ∇²(lam'f) T, (P, P), from the curvature of the equilibrium condition."""
         return ReducedCurvature(
@@ -119,7 +124,7 @@ class ReducedHessian(ReducedCurvature):
             lambda other: other.hessian(self.loss).dynamics,
         )
 
-    @functools.cached_property
+    @cached_property
     def terms(self) -> Mapping[str, Operator]:
         """The eight terms of H by name, (P, P) each. Their sum is H.
 
@@ -150,6 +155,10 @@ class ReducedHessian(ReducedCurvature):
         return MappingProxyType(terms)
 
 
+def _hessian_of(eq: Any, loss: LossBase) -> ReducedHessian:
+    return eq.hessian(loss)
+
+
 class SecondOrderSlice(Operator):
     """The operator u -> h''[u, v] for a fixed v, (N, P).
 
@@ -166,7 +175,7 @@ class SecondOrderSlice(Operator):
         super().__init__(eq, (eq.problem.state_size, eq.problem.param_size))
         self.eq, self.v = eq, v
 
-    @functools.cached_property
+    @cached_property
     def _tangent_of_v(self) -> Array:
         return self.eq.tangent._apply(self.v)
 

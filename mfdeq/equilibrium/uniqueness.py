@@ -134,9 +134,11 @@ def _scaled(factor: Any, smallest: SmallestSingular, along: Array | None) -> Nul
 class _Examinable(Protocol):
     problem: Problem
     state: Array
-    linearized: CheckedLinearization
     solver: Reused
     report: SolveReport
+
+    @property
+    def linearized(self) -> CheckedLinearization: ...
 
     @property
     def examined(self) -> Examined: ...

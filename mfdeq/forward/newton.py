@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..linear import Factor, Solver
 from ..models.problem import Problem
 from ..operators.operator import Operator
+from ..threads import cached_property
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .criteria import Level
@@ -142,7 +142,7 @@ class _Step:
         except (ConvergenceError, SingularStateError):
             return False
 
-    @functools.cached_property
+    @cached_property
     def size(self) -> float:
         """The norm of the correction in units of the unknowns."""
         return self.factor.backend.norm(self.correction / self.sizes)

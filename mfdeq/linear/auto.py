@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array, is_sparse
+from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
@@ -344,6 +345,26 @@ class _AutoFactor(DelegatingFactor):
             self.remaining.pop(0)
             self.auto.record(f"solver: {name} failed: {error}")
         self._adopt_first()
+
+    # Every Hessian product takes two solves, so these calls go straight to the current candidate.
+
+    @translate_memory_errors
+    def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
+        b, current = self._checked(b), self.current
+        try:
+            return current._solve_checked(b, rtol, weights=weights)
+        except ConvergenceError as error:
+            self._replace_failed(current, error)
+        return self._solve_checked(b, rtol, weights=weights)
+
+    @translate_memory_errors
+    def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
+        b, current = self._checked(b), self.current
+        try:
+            return current._solve_checked(b, rtol, adjoint=True)
+        except ConvergenceError as error:
+            self._replace_failed(current, error)
+        return self._solve_checked(b, rtol, adjoint=True)
 
     def _solve_checked(
         self,

@@ -7,8 +7,8 @@ misses its tolerance is not returned.
 from __future__ import annotations
 
 import copy
-import functools
 import threading
+import time
 from typing import Any, Self
 
 from ..arrays.backend import Array, Backend, check_block, host
@@ -42,17 +42,16 @@ class _Progress(threading.local):
     iterations : int
     history : list of float
         The residuals of its iterations.
+    full : bool
+        Whether it reached the full tolerance, and was asked to.
+    worst_residual : float
+        The largest relative true residual, 0.0 unless `full`.
     """
 
-    stopped = ""
-
     def __init__(self) -> None:  # called again in every thread
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a new solve."""
-        self.iterations = 0
+        self.stopped, self.iterations = "", 0
         self.history: list[float] = []
+        self.full, self.worst_residual = False, 0.0
 
 
 class Factor:
@@ -354,50 +353,66 @@ class Factor:
         backend, counts = self.backend, self.counts
         rtol = self.rtol if rtol is None else rtol
         columns = 1 if b.ndim == 1 else b.shape[1]
-        counts.add(solves=not adjoint, adjoint_solves=adjoint, columns=columns)
-        if 0 in b.shape:
-            return backend.zeros(*b.shape)
-        self._progress.begin()
-        with counts.add_time():
-            x = self._solve_in_range(b, rtol, adjoint, weights)
-        counts.raise_to(peak_bytes=backend.kernels.peak_bytes())
-        return x
-
-    def _solve_in_range(self, b: Array, rtol: float, adjoint: bool, weights: Array | None) -> Array:
-        """Solve, with columns of b whose squares are out of range scaled by powers of two."""
-        backend = self.backend
-        measure = self._measure(b, adjoint, weights)
-        exponents = None
-        if not in_range(backend, measure.size):
-            exponents = exponents_of(backend, b)
-            if exponents.any():
-                b = times_power(backend, b, exponents)
-                measure = self._measure(b, adjoint, weights)
-            if not host.isfinite(measure.size[0]).all():
-                raise ArgumentError("the right-hand side holds NaN or infinity")
+        progress, start = self._progress, time.perf_counter()
+        progress.stopped, progress.iterations, progress.history = "", 0, []
+        progress.full, progress.worst_residual = False, 0.0
         try:
-            x = self._solve_measured(b, rtol, adjoint, weights, measure)
-        except ConvergenceError as error:
-            if exponents is not None and error.best is not None:
-                error.best = times_power(backend, error.best, -exponents)
-            raise
-        if exponents is None:
-            return x
-        return check_finite(backend, times_power(backend, x, -exponents))
+            if 0 in b.shape:
+                return backend.zeros(*b.shape)
+            measure = self._measure(b, adjoint, weights)
+            counts.history = progress.history
+            if not in_range(backend, measure.size):
+                return self._solve_out_of_range(b, rtol, adjoint, weights, measure)
+            # In this frame, so that few calls lie between a solve and the package.
+            x = (
+                self._attempt(b, rtol, adjoint)
+                if weights is None
+                else self._attempt_weighted(b, rtol, adjoint, weights)
+            )
+            return self._refined(x, b, rtol, adjoint, weights, measure)
+        finally:
+            counts.add_solve(
+                adjoint,
+                columns,
+                time.perf_counter() - start,
+                progress.full,
+                progress.worst_residual,
+                backend.kernels.peak_bytes(),
+            )
 
-    def _solve_measured(
+    def _solve_out_of_range(
         self, b: Array, rtol: float, adjoint: bool, weights: Array | None, measure: ResidualMeasure
     ) -> Array:
-        """Solve, and refine until the residual is small in `measure`."""
+        """Solve, with columns of b whose squares are out of range scaled by powers of two."""
+        backend = self.backend
+        exponents = exponents_of(backend, b)
+        if exponents.any():
+            b = times_power(backend, b, exponents)
+            measure = self._measure(b, adjoint, weights)
+        if not host.isfinite(measure.size[0]).all():
+            raise ArgumentError("the right-hand side holds NaN or infinity")
+        x = self._attempt_weighted(b, rtol, adjoint, weights)
+        try:
+            x = self._refined(x, b, rtol, adjoint, weights, measure)
+        except ConvergenceError as error:
+            if error.best is not None:
+                error.best = times_power(backend, error.best, -exponents)
+            raise
+        return check_finite(backend, times_power(backend, x, -exponents))
+
+    def _refined(
+        self,
+        x: Array,
+        b: Array,
+        rtol: float,
+        adjoint: bool,
+        weights: Array | None,
+        measure: ResidualMeasure,
+    ) -> Array:
+        """Refine a solution until its residual is small in `measure`."""
         backend, counts = self.backend, self.counts
         A = self._adjoint_operator if adjoint else self.A
         b_norm = measure.size
-        self.stopped = ""
-        counts.history = self._progress.history
-        attempt = self._attempt
-        if weights is not None:
-            attempt = functools.partial(self._attempt_weighted, weights=weights)
-        x = attempt(b, rtol, adjoint)
         product = self._product(A, x)
         target, history = measure.target(rtol), [measure.residual(b, product, x)]
         while not (history[-1] <= target).all():
@@ -415,13 +430,13 @@ class Factor:
             counts.add(refinements=1)
             missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
             needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
-            x = x + attempt(b - product, min(needed, LOOSE_RTOL), adjoint)
+            needed = min(needed, LOOSE_RTOL)
+            x = x + self._attempt_weighted(b - product, needed, adjoint, weights)
             product = self._product(A, x)
             history.append(measure.residual(b, product, x))
         if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
             worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0))[0].max())
-            counts.add(full_solves=1)
-            counts.raise_to(worst_residual=worst)
+            self._progress.full, self._progress.worst_residual = True, worst
         return x
 
     def _product(self, A: Operator, x: Array) -> Array:

@@ -88,4 +88,6 @@ class JointMeasure(ResidualMeasure):
 
 def on_host(norms: Array) -> Any:
     """Return norms of columns as a (1, k) array in float64 on the host."""
-    return host.atleast_2d(array_on_host(norms)).astype("float64")
+    if not isinstance(norms, host.ndarray | host.generic):
+        norms = array_on_host(norms)
+    return host.atleast_2d(norms).astype("float64")

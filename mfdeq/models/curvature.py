@@ -7,7 +7,6 @@ Vectors are stacked as (dtheta, dh), parameters first, so that
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from ..errors import ModelError
 from ..operators.dot_tests import check_columns, check_symmetric
 from ..operators.operator import Matrix, Operator, SelfAdjoint, Zero, columnwise
 from ..operators.user_operators import as_operator
+from ..threads import cached_property
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class ProductCurvature(CurvatureOperator):
         """Return the curvature with the blocks of its entries, if these can be computed."""
         return self._assembled
 
-    @functools.cached_property
+    @cached_property
     def _assembled(self) -> BlockCurvature | None:
         entries = self.curvature._entries(self)
         if entries is None:
@@ -365,5 +365,8 @@ def _add_blocks(a: Operator | None, b: Operator | None) -> Operator | None:
 
 
 def _add_terms(terms: list[Array | None]) -> Array | None:
-    present = [term for term in terms if term is not None]
-    return sum(present[1:], start=present[0]) if present else None
+    total: Array | None = None
+    for term in terms:
+        if term is not None:
+            total = term if total is None else total + term
+    return total

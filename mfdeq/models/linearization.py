@@ -6,13 +6,13 @@ They are those of the user's function. The sign conventions are applied later, i
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..arrays.backend import Array
 from ..errors import ModelError
+from ..threads import cached_property
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class DeferredLinearization(Linearization):
             vars(self)["d_params"] = d_params
         self.__post_init__()
 
-    @functools.cached_property
+    @cached_property
     def d_params(self) -> Any:
         """The derivative with respect to the parameters."""
         return vars(self)["_d_params"]()

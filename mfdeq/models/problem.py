@@ -7,7 +7,6 @@ and f''[a, b]. Everything that a user's model returns is checked here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any
@@ -17,6 +16,7 @@ from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
+from ..threads import cached_property, lock_of, state_to_pickle
 from .bounds import check_bound_order, checked_bound
 from .curvature import CurvatureOperator, as_curvature
 from .linearization import DeferredLinearization, Linearization
@@ -87,6 +87,10 @@ class Problem:
         self.upper = checked_bound(self.backend, upper, size, "upper")
         check_bound_order(self.backend, self.lower, self.upper, self.unknown_name)
         self._latest: tuple[Array, CheckedLinearization] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the linearization, which may consist of functions."""
+        return {**state_to_pickle(self), "_latest": None}
 
     def _size(self, name: str) -> int:
         # The user may have forgotten to set the attribute.
@@ -236,8 +240,9 @@ class Problem:
 
     def record_failure(self, message: str) -> None:
         """Record that the model had no value at a trial state."""
-        self.failures += 1
-        self.last_failure = message
+        with lock_of(self):
+            self.failures += 1
+            self.last_failure = message
 
     @property
     def is_map(self) -> bool:
@@ -245,7 +250,8 @@ class Problem:
         return isinstance(self.model, FixedPointModel)
 
     def _residual(self, h: Array, finite: bool = True) -> Array:
-        self.evaluations += 1
+        with lock_of(self):
+            self.evaluations += 1
         name = f"{self.name}.{self.model.function_name}"
         shapes = f"of shapes {h.shape}, {self.theta.shape} by its state_size and param_size"
         with self.backend.user_call(f"{name}(h, theta), {shapes}"):
@@ -256,15 +262,17 @@ class Problem:
 
     def linearize(self, h: Array) -> CheckedLinearization:
         """Linearize at h, or return the latest linearization if it is at the same h."""
-        if self._latest is None or not bool(self.backend.xp.all(self._latest[0] == h)):
+        latest = self._latest  # which another thread may replace
+        if latest is None or not bool(self.backend.xp.all(latest[0] == h)):
             state = self.backend.xp.asarray(h, copy=True)
-            self._latest = (state, self._linearize_with(self.model.linearize, h))
-        return self._latest[1]
+            latest = self._latest = (state, self._linearize_with(self.model.linearize, h))
+        return latest[1]
 
     @property
     def linearized_state(self) -> Array | None:
         """The state of the latest linearization of `linearize`, if there is one."""
-        return None if self._latest is None else self._latest[0]
+        latest = self._latest
+        return None if latest is None else latest[0]
 
     def linearize_trial(self, h: Array) -> CheckedLinearization | None:
         """Linearize at a nearby state, or return None if the model has no value there.
@@ -347,7 +355,7 @@ class CheckedLinearization:
         if not isinstance(linearization, DeferredLinearization):
             self.B = self._param_operator(linearization.d_params)
 
-    @functools.cached_property
+    @cached_property
     def B(self) -> Operator:
         """The parameter operator ∂f/∂θ = −∂R/∂θ, (N, P)."""
         with self.backend.user_call(f"d_params of {self.name}(h, theta)"):

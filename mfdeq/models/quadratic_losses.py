@@ -24,9 +24,10 @@ class QuadraticLoss(LossBase):
 
     def operator(self, backend: Backend, size: int) -> Operator:
         """Return the matrix as an operator with `size` columns."""
-        if self._cache is None or self._cache[:2] != (backend, size):
-            self._cache = (backend, size, self._make_operator(backend, size))
-        return self._cache[2]
+        latest = self._cache  # which another thread may replace
+        if latest is None or latest[:2] != (backend, size):
+            latest = self._cache = (backend, size, self._make_operator(backend, size))
+        return latest[2]
 
     def _make_operator(self, backend: Backend, size: int) -> Operator:
         raise NotImplementedError

@@ -33,7 +33,7 @@ def _joined(cls: type, base: type) -> type:
 
 def _new(cls: type, backend: Backend) -> Any:
     """Return an operator of a class, joined to the LinearOperator of the library, without state."""
-    self = object.__new__(_joined(cls, backend.sparse_linalg.LinearOperator))
+    self: Any = object.__new__(_joined(cls, backend.sparse_linalg.LinearOperator))
     self.backend = backend
     return self
 

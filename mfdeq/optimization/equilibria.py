@@ -11,6 +11,7 @@ from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..models.model import Model
 from ..models.problem import Problem
 from ..report import LinearCounts, SolveReport
+from ..threads import lock_of, state_to_pickle
 
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while
 # steps from its point are tried.
@@ -48,30 +49,32 @@ class Equilibria:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the equilibrium, whose factor cannot be pickled, and the failure."""
-        return {**self.__dict__, "_last": None, "_failure": None}
+        return {**state_to_pickle(self), "_last": None, "_failure": None}
 
     def forget(self, start: Array) -> None:
         """Drop everything but a start for the next solve."""
-        self._last, self._failure, self._start = None, None, start
-        self.solver.forget()
+        with lock_of(self):
+            self._last, self._failure, self._start = None, None, start
+            self.solver.forget()
 
     def at(self, theta: Array) -> Equilibrium:
         """Solve for the equilibrium at theta, unless it is that of the last call.
 
         A failure of the last call is raised again, too.
         """
-        if self._last is not None and _equal(theta, self._last.params):
-            return self._last
-        if self._failure is not None and _equal(theta, self._failure[0]):
-            raise self._failure[1]
-        try:
-            eq = self._solve(theta)
-        except Exception as error:
-            if is_evaluation_failure(error):
-                self._failure = (theta, error)
-            raise
-        self._last, self._start = eq, eq.state
-        return eq
+        with lock_of(self):
+            if self._last is not None and _equal(theta, self._last.params):
+                return self._last
+            if self._failure is not None and _equal(theta, self._failure[0]):
+                raise self._failure[1]
+            try:
+                eq = self._solve(theta)
+            except Exception as error:
+                if is_evaluation_failure(error):
+                    self._failure = (theta, error)
+                raise
+            self._last, self._start = eq, eq.state
+            return eq
 
     def _solve(self, theta: Array) -> Equilibrium:
         """Solve from the last state; where that fails, from `h0` and from the model's start."""
@@ -112,13 +115,15 @@ class Equilibria:
         """Return an equilibrium at theta whose state is given, leaving all others as they are."""
         problem = Problem(self.model, theta, state)
         eq = Equilibrium(problem, state, problem.linearize(state), self.solver, SolveReport())
-        self._reports.append(eq.report)
+        with lock_of(self):
+            self._reports.append(eq.report)
         return eq
 
     @property
     def linear_solves(self) -> int:
         """The number of right-hand sides of linear solves so far."""
-        return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
+        with lock_of(self):
+            return self._earlier_linear_solves + sum(map(_right_hand_sides, self._reports))
 
     def add_counts(self, solves: int, linear_solves: int) -> None:
         """Add the counts of an earlier process."""

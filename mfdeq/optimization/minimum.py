@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 from ..arrays.backend import Array, array_on_host, host
@@ -12,6 +11,7 @@ from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ConvergenceError
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.eigsh import eigsh
+from ..threads import cached_property
 from .minimize_report import MinimizeReport
 from .reduced_functional import ReducedFunctional
 
@@ -66,7 +66,7 @@ class Minimum:
     def __repr__(self) -> str:
         return f"<Minimum {self.value:.8g}: {self.reason}>"
 
-    @functools.cached_property
+    @cached_property
     def smallest(self) -> Eigenpairs:
         """The smallest eigenvalue of the Hessian at `params`, with its vector and error bound.
 
@@ -90,7 +90,7 @@ class Minimum:
             pairs.values[first], pairs.vectors[:, first], pairs.error_bounds[first], report
         )
 
-    @functools.cached_property
+    @cached_property
     def definite(self) -> bool | None:
         """Whether the Hessian at `params` is positive definite; None if that is unknown.
 
@@ -112,7 +112,7 @@ class Minimum:
     def _hessian(self) -> ReducedHessian:
         return self.equilibrium.hessian(self.functional.loss)
 
-    @functools.cached_property
+    @cached_property
     def _all_pairs(self) -> Eigenpairs:
         H = self._hessian
         return eigsh(H, H.shape[0])

@@ -17,6 +17,7 @@ from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.vectors import flatten_params, flatten_state
 from ..operators.operator import Operator
+from ..threads import lock_of, state_to_pickle
 from .equilibria import Equilibria
 
 ON_FAILURE_VALUES = ("raise", "inf")
@@ -41,6 +42,9 @@ class ReducedFunctional:
     All calls with an equal theta share one equilibrium and one factorization. The next solve starts
     from the last state. `value`, `gradient` and `hessp` can be passed to `scipy.optimize.minimize`
     as ``fun``, ``jac`` and ``hessp``.
+
+    Several threads may use one functional, but take turns to solve. Give each a copy of its own
+    (`copy.deepcopy`) to solve at several theta at once.
 
     Parameters
     ----------
@@ -148,7 +152,7 @@ class ReducedFunctional:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out Hessians, whose factors cannot be pickled."""
-        return {**self.__dict__, **dict.fromkeys(CACHED_ATTRIBUTES)}
+        return {**state_to_pickle(self), **dict.fromkeys(CACHED_ATTRIBUTES)}
 
     def forget(self, start: Array) -> None:
         """Drop everything but a start for the next solve.
@@ -159,8 +163,9 @@ class ReducedFunctional:
         ----------
         start : (N,) array
         """
-        self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))
-        self._equilibria.forget(start)
+        with lock_of(self):
+            self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))
+            self._equilibria.forget(start)
 
     @property
     def solves(self) -> int:
@@ -191,10 +196,11 @@ class ReducedFunctional:
         Exception
             Any exception of the model's functions, also if `on_failure` is "inf".
         """
-        eq = self._equilibria.at(_copy(flatten_params(self.model, theta)))
-        if self._hessian is not None and self._hessian.eq is not eq:
-            self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))  # which hold the last factor
-        return eq
+        with lock_of(self):
+            eq = self._equilibria.at(_copy(flatten_params(self.model, theta)))
+            if self._hessian is not None and self._hessian.eq is not eq:
+                self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))  # which hold the last factor
+            return eq
 
     def gradient_at(self, theta: Array, state: Array) -> Array:
         """Compute the gradient with a state in place of the equilibrium, leaving all else as it is.
@@ -331,10 +337,11 @@ class ReducedFunctional:
         ConvergenceError, SingularStateError
             If there is no equilibrium, also if `on_failure` is "inf".
         """
-        eq = self.equilibrium(theta)
-        if self._hessian is None:
-            self._hessian = eq.hessian(self.loss)
-        return self._hessian
+        with lock_of(self):
+            eq = self.equilibrium(theta)
+            if self._hessian is None:
+                self._hessian = eq.hessian(self.loss)
+            return self._hessian
 
     @collective
     def hessp(self, theta: Array, v: Array) -> Array:
@@ -363,12 +370,13 @@ class ReducedFunctional:
         -------
         Operator
         """
-        H = self.hessian(theta)
-        if self.accuracy is None:
-            return H
-        if self._inexact_hessian is None or self._inexact_hessian.exact is not H:
-            self._inexact_hessian = H.to_accuracy(self.accuracy)
-        return self._inexact_hessian
+        with lock_of(self):
+            H = self.hessian(theta)
+            if self.accuracy is None:
+                return H
+            if self._inexact_hessian is None or self._inexact_hessian.exact is not H:
+                self._inexact_hessian = H.to_accuracy(self.accuracy)
+            return self._inexact_hessian
 
 
 def _describe(model: Any) -> str:

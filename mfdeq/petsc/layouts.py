@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from ..arrays.backend import host
 from ..errors import ArgumentError
+from ..threads import cached_property
 from .arrays import DistributedArray, is_petsc
 from .ranks import Ranks
 from .shell_mats import to_petsc
@@ -83,7 +83,7 @@ class Layout:
             )
         return owner
 
-    @functools.cached_property
+    @cached_property
     def inverse(self) -> Any:
         """PETSc's number of each of the user's unknowns."""
         inverse = host.empty_like(self.order)

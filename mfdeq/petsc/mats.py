@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..arrays.backend import Array, Backend, host
 from ..errors import ModelError
 from ..operators.dot_tests import check_adjoint
 from ..operators.operator import Operator, columnwise
+from ..threads import cached_property
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import last_line, raise_on_all_ranks
@@ -87,7 +87,7 @@ class MatOperator(Operator):
     def _with_mat(self, mat: Any) -> MatOperator:
         return MatOperator(self.backend, mat, self.stacked)
 
-    @functools.cached_property
+    @cached_property
     def _absolute(self) -> MatOperator:
         """The operator |A|, entry by entry."""
         mat = self.mat.copy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from ..arrays.backend import Array, Backend, check_block, is_dense, is_sparse, native, shape_of
@@ -11,6 +10,7 @@ from ..errors import ArgumentError
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of, check_home
+from ..threads import cached_property
 from .covariances import (
     Covariance,
     DenseCovariance,
@@ -103,7 +103,9 @@ class Precision(SelfAdjoint, Metric):
                 f"them for a {type(R).__name__}: omit them"
             )
         self.R = self._operator_of(R)
-        self._covariance = self._covariance_of(R, solve, root)
+        self._is_matrix = is_sparse(R) or is_dense(R)
+        self._solve, self._root = solve, root
+        self._covariance  # noqa: B018, raises an error unless R is positive definite
 
     def _operator_of(self, R: Any) -> Operator:
         """Return R as an operator, checked to be symmetric."""
@@ -114,20 +116,19 @@ class Precision(SelfAdjoint, Metric):
         check_symmetric(op, "R of Precision", "it")
         return op
 
-    def _covariance_of(self, R: Any, solve: Any, root: Any) -> Covariance:
-        """Return the covariance for this kind of R."""
+    @cached_property
+    def _covariance(self) -> Covariance:
+        """The covariance for this kind of R. A copy or a pickle of the precision makes it again."""
         if isinstance(self.R, Diagonal):
             return DiagonalCovariance(self.R)
-        if is_sparse(R):
-            return SparseCovariance(self.R)
-        if is_dense(R):
-            return DenseCovariance(self.R)
+        if self._is_matrix:
+            return (SparseCovariance if is_sparse(self.R.array) else DenseCovariance)(self.R)
         solver = self.backend.library.definite_solver() if self.R.has_entries else None
-        if solve is None and solver is not None:
+        if self._solve is None and solver is not None:
             return FactorCovariance(solver.setup(self.R))
-        return UserCovariance(self.R, solve, root)
+        return UserCovariance(self.R, self._solve, self._root)
 
-    @functools.cached_property
+    @cached_property
     def array(self) -> Any:
         """The matrix or array of R; None if R is known by its products only."""
         if isinstance(self.R, Diagonal):
@@ -217,7 +218,7 @@ class Precision(SelfAdjoint, Metric):
             raise indefinite(f"x' R x is {float(backend.xp.min(squares)):.3g} for some x")
         return backend.xp.sqrt(backend.xp.maximum(squares, 0.0 * squares))
 
-    @functools.cached_property
+    @cached_property
     def covariance(self) -> Operator:
         """R⁻¹ as a LinearOperator, (P, P)."""
         return _CovarianceOperator(self)

@@ -107,6 +107,10 @@ class Lanczos:
         self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
         self._set_next_block(start, metric.apply(start))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the product; `copy_with` continues with another one."""
+        return {**vars(self), "product": None}
+
     @classmethod
     def in_complement(
         cls,

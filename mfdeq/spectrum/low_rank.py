@@ -9,7 +9,6 @@ by the Woodbury identity. All other quantities follow from mu and V.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from ..arrays.backend import Array
@@ -18,6 +17,7 @@ from ..arrays.kernels import scale_rows
 from ..errors import AccuracyWarning, ArgumentError, warn
 from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
+from ..threads import cached_property
 from .eigenpairs import Eigenpairs, vectors_of
 
 MAX_ERROR = 0.1  # of the covariance, relative to itself; there is a warning above it
@@ -149,7 +149,7 @@ class LowRank(SelfAdjoint):
         """Return V diag(weights) V' x."""
         return self.vectors @ scale_rows(weights, self.vectors.T @ x)
 
-    @functools.cached_property
+    @cached_property
     def precision(self) -> Operator:
         """The posterior precision H + R = R + R V diag(mu) V' R, (P, P)."""
         return _PosteriorPrecision(self)

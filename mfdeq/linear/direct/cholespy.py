@@ -20,6 +20,7 @@ from typing import Any
 from ...arrays.backend import Array, Backend, is_sparse
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
+from ...threads import lock_of
 from .costs import Fill, PackageCost
 from .package import DirectPackage, Factorization, unsuitable
 
@@ -90,7 +91,8 @@ class CholeskyFactorization:
         b = self.xp.asarray(b, copy=True, order="C")
         x = self.xp.empty_like(b)
         if b.size:
-            self.cholesky.solve(b, x)
+            with lock_of(self):  # CHOLMOD has one workspace.
+                self.cholesky.solve(b, x)
         return x
 
 

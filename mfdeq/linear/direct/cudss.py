@@ -18,6 +18,7 @@ from ...arrays.cuda import pointer, stream_pointer
 from ...errors import ArgumentError, OutOfMemoryError
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
+from ...threads import lock_of
 from .costs import PackageCost
 from .package import DirectPackage, passes_trial_solve, unsuitable
 
@@ -122,7 +123,8 @@ class CuDSSFactorization:
             return xp.zeros_like(b)
         by_columns = xp.asfortranarray(b.astype(self._arrays[-1].dtype, copy=False))
         x = xp.empty_like(by_columns)
-        self._execute(self.library.Phase.SOLVE, x, by_columns)
+        with lock_of(self):  # The handle has one workspace and one stream.
+            self._execute(self.library.Phase.SOLVE, x, by_columns)
         return xp.ascontiguousarray(x)
 
     def _execute(self, phase: Any, x: Array, b: Array) -> None:

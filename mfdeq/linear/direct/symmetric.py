@@ -11,6 +11,7 @@ from scipy import sparse
 from ...arrays.backend import Array, Backend, host
 from ...errors import SingularStateError
 from ...operators.operator import Matrix
+from ...threads import lock_of
 from ..factor import Factor
 from ..multifrontal.multifrontal import Multifrontal
 from ..multifrontal.pivoting import PivotedFronts
@@ -103,14 +104,15 @@ class SymmetricFactor(Factor):
 
     def negative_pivots(self) -> int | None:
         """Count the negative eigenvalues of A; None if the signs of pivots may be wrong."""
-        count = self._count()
-        if count is None and self._remaining:
-            try:
-                self._factorize_otherwise()
-            except ArithmeticError:
-                return None
+        with lock_of(self):
             count = self._count()
-        return count
+            if count is None and self._remaining:
+                try:
+                    self._factorize_otherwise()
+                except ArithmeticError:
+                    return None
+                count = self._count()
+            return count
 
     def _count(self) -> int | None:
         accurate = self.unrefined_residual <= MAX_COUNTING_RESIDUAL

@@ -13,7 +13,6 @@ References
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import math
@@ -23,6 +22,7 @@ from typing import Any
 from scipy.sparse import csr_matrix
 
 from ...arrays.backend import host
+from ...threads import cached_property
 from .dissection import dissect
 
 MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further
@@ -59,29 +59,29 @@ class Cut:
     updating: Any
     row: Any
 
-    @functools.cached_property
+    @cached_property
     def sizes(self) -> Any:
         """The number of own unknowns of each front."""
         return host.bincount(self.front, minlength=self.height.shape[0])
 
-    @functools.cached_property
+    @cached_property
     def updated_sizes(self) -> Any:
         """The number of unknowns that each front updates."""
         return host.bincount(self.updating, minlength=self.height.shape[0])
 
-    @functools.cached_property
+    @cached_property
     def own(self) -> list[Any]:
         """The own unknowns of each front."""
         order = host.argsort(self.front, kind="stable")
         return host.split(order, host.cumsum(self.sizes)[:-1])
 
-    @functools.cached_property
+    @cached_property
     def updated(self) -> list[Any]:
         """The unknowns that each front updates."""
         order = host.argsort(self.updating, kind="stable")
         return host.split(self.row[order], host.cumsum(self.updated_sizes)[:-1])
 
-    @functools.cached_property
+    @cached_property
     def operations(self) -> float:
         """The multiplications and additions of the factorization."""
         return _operations(self.sizes, self.updated_sizes)

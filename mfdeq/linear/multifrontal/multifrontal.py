@@ -21,7 +21,6 @@ References
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from typing import Any
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
 from ...arrays.sparse import sparse_on_host, to_canonical_format
+from ...threads import cached_property
 from .fronts import Fronts, cached_fronts
 
 MAX_COLUMNS = 32  # right-hand sides that are solved for at once
@@ -191,7 +191,7 @@ class Multifrontal:
                 start, end = here.stop, end + f * m
         return xp.reshape(xp.take(x, self.position, axis=0), white.shape)
 
-    @functools.cached_property
+    @cached_property
     def _inverse_roots(self) -> list[list[Array]]:
         """The Cholesky factors of all F11⁻¹, by level and batch."""
         cholesky = self.backend.xp.linalg.cholesky

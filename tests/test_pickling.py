@@ -1,0 +1,133 @@
+"""Results pickle, are copied, and cross to other processes; they can be used after that."""
+
+import concurrent.futures
+import copy
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from support import travelling
+from support.travelling import BY_HAND, LEAST_SQUARES, RESULTS, THETA, Cubic, N, P, used
+
+import mfdeq
+
+PACKAGES = {"from_jax": "jax", "from_torch": "torch"}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        yield executor
+
+
+def make(name):
+    package = PACKAGES.get(name.rpartition(" ")[2])
+    if package:
+        pytest.importorskip(package)
+    if package == "jax":
+        import jax
+
+        if not jax.config.jax_enable_x64:
+            pytest.skip("needs jax_enable_x64")
+    return RESULTS[name][0]()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_travel(name, pool):
+    result = make(name)
+    trips = {
+        "pickle": lambda: pickle.loads(pickle.dumps(result)),
+        "deepcopy": lambda: copy.deepcopy(result),
+        "copy": lambda: copy.copy(result),
+        "pickle of a copy": lambda: pickle.loads(pickle.dumps(copy.deepcopy(result))),
+    }
+    found = {trip: used(name, travel()) for trip, travel in trips.items()}
+    there, back = pool.submit(travelling.used_and_returned, name, result).result()
+    found |= {"another process": there, "there and back": used(name, back)}
+    expected = used(name, result)
+    for trip, values in found.items():
+        np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-9, err_msg=trip)
+
+
+def test_an_equilibrium_travels_without_its_factor_and_sets_it_up_again():
+    eq = mfdeq.solve(Cubic(), THETA, solver=mfdeq.Krylov(preconditioner=mfdeq.ILU()))
+    eq.gradient(LEAST_SQUARES)
+    again = pickle.loads(pickle.dumps(eq))
+    setups, solves = again.report.linear.setups, again.report.linear.adjoint_solves
+    assert (setups, solves) == (eq.report.linear.setups, eq.report.linear.adjoint_solves)
+    again.gradient(LEAST_SQUARES)
+    assert again.report.linear.setups == setups + 1
+    assert again.report.linear.adjoint_solves > solves == eq.report.linear.adjoint_solves
+    assert again.factor.name == eq.factor.name
+    for x in (again.state, again.params):
+        assert not x.flags.writeable
+
+
+def test_a_shallow_copy_of_an_equilibrium_shares_its_factor():
+    eq = mfdeq.solve(Cubic(), THETA)
+    factor = eq.factor
+    assert copy.copy(eq).factor is factor
+
+
+def test_a_branch_and_a_minimum_have_equal_arrays_after_travel():
+    branch = RESULTS["branch"][0]()
+    again = pickle.loads(pickle.dumps(branch))
+    for point, other in zip(branch.points, again.points, strict=True):
+        np.testing.assert_array_equal(point.state, other.state)
+    assert again.counts == branch.counts
+    assert again.reason == branch.reason
+
+
+def test_functions_that_cannot_be_pickled_are_named():
+    def local(h, theta):
+        return h - theta
+
+    for f, name in ((local, "local"), (lambda h, theta: h - theta, "lambda")):
+        eq = mfdeq.solve(mfdeq.from_function(f, 2, 2, "residual"), np.ones(2))
+        with pytest.raises((pickle.PicklingError, AttributeError), match=name):
+            pickle.dumps(eq)
+        np.testing.assert_allclose(copy.deepcopy(eq).sensitivity @ np.ones(2), 1.0)
+
+
+@pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy])
+def test_factors_and_operators_that_hold_them_say_what_to_pickle(travel):
+    eq = mfdeq.solve(Cubic(), THETA)
+    H = eq.hessian(LEAST_SQUARES)
+    for x in (eq.factor, eq.inverse, eq.sensitivity, H.gauss_newton, eq.component_hessian(0)):
+        with pytest.raises(TypeError, match="pickle the equilibrium"):
+            travel(x)
+
+
+def test_errors_cross_processes_with_their_best_results(pool):
+    with pytest.raises(mfdeq.ConvergenceError) as got:
+        pool.submit(travelling.fail, THETA).result()
+    assert got.value.best.shape == (N,)
+    assert not got.value.report.converged
+    with pytest.raises(mfdeq.SingularStateError) as got:
+        pool.submit(travelling.fail_singular, THETA).result()
+    assert got.value.digits == 0.0
+
+
+def test_a_copy_has_its_own_report_and_locks():
+    eq = mfdeq.solve(Cubic(), THETA)
+    again = copy.deepcopy(eq)
+    again.gradient(BY_HAND)
+    assert eq.report.linear.adjoint_solves == 0 < again.report.linear.adjoint_solves
+    assert pickle.loads(pickle.dumps(again)).report.linear == again.report.linear
+
+
+def test_a_resumed_search_continues_after_travel():
+    few = mfdeq.eigsh(travelling._tridiagonal(), k=3)
+    again = pickle.loads(pickle.dumps(few))
+    more = mfdeq.eigsh(travelling._tridiagonal(), k=6, resume=again)
+    fresh = mfdeq.eigsh(travelling._tridiagonal(), k=6)
+    np.testing.assert_allclose(more.values, fresh.values, rtol=1e-6)
+    assert more.report.products < again.report.products + fresh.report.products
+
+
+def test_hessians_are_equal_in_another_process(pool):
+    H = mfdeq.solve(Cubic(), THETA).hessian(LEAST_SQUARES)
+    V = np.eye(P)
+    np.testing.assert_allclose(pool.submit(H.dot, V).result(), H @ V, rtol=1e-10)
