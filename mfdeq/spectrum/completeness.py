@@ -1,30 +1,18 @@
 """Whether wanted eigenvalues are missing, by searches in the complement of the pairs found.
 
 Lanczos from one vector finds one copy of a repeated eigenvalue, and none of an eigenvector that is
-orthogonal to the vector. A second search starts from a random vector r in the complement of what
-was found. After m steps with the Ritz values θ_j and the residual lengths β_j,
-
-    χ(H) r = (Π β_j) q,   χ(λ) = Π (λ - θ_j),   ||q|| = ||r|| = 1,
-
-so that an eigenvector v of an eigenvalue λ beyond all θ_j has |v'r| <= Π β_j / |λ - θ_j|. Since the
-direction of r is uniform in n dimensions, this has the chance sqrt(2 n / π) Π β_j / |λ - θ_j| at
-most. The search ends when that is small for every λ beyond the last wanted value, or when a Ritz
-value is beyond it: then a wanted eigenvalue is missing there, and it is computed.
-
-References
-----------
-J. Kuczyński and H. Woźniakowski, "Estimating the largest eigenvalue by the power and Lanczos
-algorithms with a random start", 1992. B. N. Parlett, "The Symmetric Eigenvalue Problem", 1998.
+orthogonal to the vector. A second search starts from a random vector in the complement of what was
+found. It ends when the chance that it hides an eigenvalue beyond the last wanted value is small
+(`mfdeq.spectrum.miss_chance`), or when a Ritz value is beyond it: then a wanted eigenvalue is
+missing there, and it is computed.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import ArgumentError, ConvergenceError
@@ -32,147 +20,17 @@ from ..priors.metric import Metric
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, largest_residual, residual_tolerance
 from .lanczos import Lanczos, select_wanted
+from .miss_chance import Probe
 from .problem import EigenProblem
+from .schur_complement import Complement, UnwantedPairs
+from .sides import Side, wanted_sides
 
-MISS_CHANCE = 1e-6  # allowed chance that a wanted eigenvalue is missing
-NEARLY_CONVERGED = 1e-3  # residual of an unwanted pair, relative to its distance from the wanted
 MAX_PROBE = 100  # least limit on the products of a search in the complement
+MAX_PROBE_SHARE = 0.25  # limit on these products, relative to those that found the pairs
+RELAXED_ERROR_SHARE = 0.1  # error of relaxed products, relative to the distance of unwanted values
+MIN_BLOCKS = 4  # in a basis, if a search begins with several vectors
 MAX_ATTEMPTS_PER_PAIR = 2  # each of which should find a better pair
-FIRST_SEED, SEEDS_PER_PROBE = 50, 1000
-BISECTIONS = 20  # of the gap for which the chance holds
-
-
-@dataclass
-class Side:
-    """One end of the spectrum at which eigenvalues are wanted.
-
-    Attributes
-    ----------
-    sign : {1, -1}
-        1 at the upper end, -1 at the lower.
-    last : float
-        sign times the wanted value farthest from the end.
-    margin : float
-        The error bound of that value.
-    """
-
-    sign: int
-    last: float
-    margin: float
-
-    def log_chance(self, runs: list[Run], gap: float, n: int) -> float:
-        """Return the logarithm of the chance of a miss beyond ``last + gap``."""
-        return sum(run.log_chance(self.sign, self.last + gap, n) for run in runs)
-
-
-@dataclass
-class Run:
-    """The Ritz values and residual lengths of one search in the complement."""
-
-    values: Any = field(default_factory=lambda: host.zeros(0))
-    lengths: list[float] = field(default_factory=list)
-
-    def log_chance(self, sign: int, end: float, n: int) -> float:
-        """Return the logarithm of the chance of a miss beyond an eigenvalue, at most zero."""
-        distances = end - sign * self.values
-        if not distances.shape[0] or distances.min() <= 0.0:
-            return 0.0
-        if min(self.lengths) == 0.0:
-            return -math.inf
-        logs = host.log(host.asarray(self.lengths)).sum() - host.log(distances).sum()
-        return min(0.0, float(logs) + 0.5 * math.log(2.0 * n / math.pi))
-
-
-def wanted_sides(values: Any, margins: Any, which: str) -> list[Side]:
-    """Return the ends of the spectrum at which eigenvalues are wanted.
-
-    Parameters
-    ----------
-    values, margins : (k,) host arrays
-        The wanted values, ascending, and their error bounds.
-    which : {"LM", "LA", "SA", "BE"}
-    """
-    k, least = values.shape[0], int(abs(values).argmin())
-    if which == "LA":
-        return [Side(1, float(values[0]), float(margins[0]))]
-    if which == "SA":
-        return [Side(-1, -float(values[-1]), float(margins[-1]))]
-    if which == "LM":
-        last, margin = float(abs(values[least])), float(margins[least])
-        return [Side(1, last, margin), Side(-1, last, margin)]
-    below = k // 2
-    sides = [Side(1, float(values[below]), float(margins[below]))]
-    if below:
-        sides.append(Side(-1, -float(values[below - 1]), float(margins[below - 1])))
-    return sides
-
-
-class Probe:
-    """The decision of searches in the complement: something is missing, or nothing, or unknown.
-
-    Parameters
-    ----------
-    which : {"LM", "LA", "SA", "BE"}
-    sides : list of Side
-        The ends of the spectrum at which eigenvalues are wanted.
-    tolerance : float
-        The distance beyond the last wanted values from which eigenvalues are looked for.
-    n : int
-        The dimension of the complement.
-    rounding : float
-        The smallest residual length that is not rounding.
-    """
-
-    def __init__(
-        self, which: str, sides: list[Side], tolerance: float, n: int, rounding: float
-    ) -> None:
-        self.which, self.sides, self.tolerance = which, sides, tolerance
-        self.n, self.rounding = n, rounding
-        self.runs: list[Run] = []
-
-    def begin_run(self) -> None:
-        """Begin a search from another random vector, which is independent of the earlier ones."""
-        self.runs.append(Run())
-
-    def record(self, values: Any, length: float, invariant: bool) -> None:
-        """Record the Ritz values and the residual length after one step of the latest search."""
-        run = self.runs[-1]
-        run.values = values
-        run.lengths.append(0.0 if invariant else max(length, self.rounding))
-
-    @property
-    def found(self) -> bool:
-        """Whether a Ritz value shows that a wanted eigenvalue is missing."""
-        return bool(self.beyond(self.runs[-1].values).any())
-
-    def beyond(self, values: Any) -> Any:
-        """Return which values are beyond the last wanted ones by more than their bounds."""
-        return host.logical_or.reduce(
-            [side.sign * values > side.last + side.margin for side in self.sides]
-        )
-
-    def chance(self, gap: float) -> float:
-        """Return the bound on the chance of a miss beyond the last wanted values by a gap."""
-        logs = (side.log_chance(self.runs, max(side.margin, gap), self.n) for side in self.sides)
-        return min(1.0, sum(math.exp(log) for log in logs))
-
-    @property
-    def excludes_a_miss(self) -> bool:
-        """Whether the chance is small beyond the tolerance."""
-        return self.chance(self.tolerance) <= MISS_CHANCE
-
-    def gap(self, norm: float) -> float:
-        """Return the least gap beyond which the chance is small, or one beyond all eigenvalues."""
-        low, high = 0.0, self.tolerance
-        while self.chance(high) > MISS_CHANCE and high < 2.0 * norm:
-            low, high = high, 2.0 * high
-        for _ in range(BISECTIONS if low > 0.0 else 0):
-            middle = 0.5 * (low + high)
-            if self.chance(middle) <= MISS_CHANCE:
-                high = middle
-            else:
-                low = middle
-        return high
+FIRST_SEED, BLOCK_SEED = 50_000, 40_000
 
 
 def complete(
@@ -211,16 +69,15 @@ def complete(
     """
     if largest_residual(pairs) > residual_tolerance(pairs, problem.rtol):
         return pairs  # the products are inaccurate, of which the caller complains
-    begin, dimension = H.count, pairs.vectors.shape[0] - pairs.vectors.shape[1]
+    begin = H.count
     for attempt in itertools.count():
         values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
         norm = pairs.report.norm
         size = float(abs(values).min() if relative_to_each else abs(values).max())
         tolerance = max(problem.rtol * size, ROUNDING_FACTOR * H.backend.eps * norm)
         sides = wanted_sides(values, bounds, which)
-        probe = Probe(which, sides, tolerance, dimension, H.backend.eps * norm)
-        H.set_accuracy(tolerance, norm, norm, values.shape[0])
-        lanczos = _probe(probe, pairs, H, problem, FIRST_SEED + attempt)
+        probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
+        lanczos = _search_complement(probe, pairs, H, problem, FIRST_SEED + attempt)
         if not probe.found:
             break
         if attempt == MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
@@ -232,7 +89,10 @@ def complete(
                 best=pairs,
                 report=pairs.report,
             )
-        pairs = search(functools.partial(_begin_at_found, lanczos, probe, pairs, H, problem))
+        begin_at_found = functools.partial(
+            _begin_at_found, lanczos, probe, pairs, H, problem.max_size, attempt
+        )
+        pairs = search(begin_at_found)
         pairs.report.norm = max(pairs.report.norm, norm)
     report = pairs.report
     report.extra_products, report.products = H.count - begin, H.count
@@ -254,56 +114,97 @@ def _random_vector(metric: Metric, n: int, seed: int) -> Array:
         return x / metric.norms(x, metric.apply(x)) + y / metric.norms(y, z[:, 1:])
 
 
-def _with_unwanted(
-    pairs: Eigenpairs, which: str, sides: list[Side], room: int
-) -> tuple[Array, Any]:
-    """Return the vectors of the pairs and of others that have nearly converged, and their values.
-
-    Without these, the Ritz values of the complement come less close to the last wanted one. A pair
-    of residual ρ and value θ holds at most ρ / |λ - θ| of an eigenvector of another value λ.
-    """
-    vectors, values = pairs.vectors, array_on_host(pairs.values)
-    if pairs.krylov is None:
-        return vectors, values
-    ritz, Y, residuals = pairs.krylov.ritz()
-    distances = host.minimum.reduce([side.last - side.sign * ritz for side in sides])
-    distances[select_wanted(ritz, values.shape[0], which)] = -1.0
-    near = host.nonzero(residuals < NEARLY_CONVERGED * distances)[0]
-    near = near[host.argsort(distances[near], kind="stable")[:room]]
-    if near.shape[0]:
-        vectors = Backend.of(vectors).xp.concat([vectors, pairs.krylov.vectors(Y[:, near])], axis=1)
-        values = host.concatenate([values, ritz[near]])
-    return vectors, values
+def _begin_probe(
+    pairs: Eigenpairs,
+    H: CountedOperator,
+    which: str,
+    sides: list[Side],
+    tolerance: float,
+    max_size: int,
+) -> Probe:
+    """Return the probe of the complement of the pairs and of other Ritz vectors."""
+    k, krylov = pairs.vectors.shape[1], pairs.krylov
+    values, residuals = (array_on_host(x) for x in (pairs.values, pairs.report.residuals))
+    ends = [side.end(tolerance) for side in sides]
+    complement, error = Complement(pairs.vectors, values, residuals, host.zeros((0, 0))), 0.0
+    if krylov is not None:
+        ritz, Y, _ = krylov.ritz()
+        unwanted = host.ones(ritz.shape[0], dtype=bool)
+        unwanted[select_wanted(ritz, k, which)] = False
+        unwanted &= (host.outer([s.sign for s in sides], ritz) < host.array(ends)[:, None]).all(0)
+        couplings = krylov.couplings(Y[:, unwanted])
+        # The residuals of locked vectors are not in the couplings.
+        off = krylov.asymmetry + (tolerance if krylov.locked else 0.0)
+        others = UnwantedPairs(sides, ends, ritz[unwanted], couplings, off)
+        chosen, clearance = others.choose((max_size - k) // 2)
+        more = krylov.vectors(Y[:, unwanted][:, chosen])
+        vectors = Backend.of(pairs.vectors).xp.concat([pairs.vectors, more], axis=1)
+        complement = others.complement(chosen, vectors, values, residuals)
+        if H.relaxed:
+            error = RELAXED_ERROR_SHARE * max(clearance, tolerance)
+            H.set_accuracy(error, pairs.report.norm, pairs.report.norm, 1)
+    return Probe(which, sides, tolerance, complement, error)
 
 
 def _begin_at_found(
-    lanczos: Lanczos, probe: Probe, pairs: Eigenpairs, H: CountedOperator, problem: EigenProblem
+    lanczos: Lanczos,
+    probe: Probe,
+    pairs: Eigenpairs,
+    H: CountedOperator,
+    max_size: int,
+    attempt: int,
 ) -> Lanczos:
-    """Begin a search in the complement of the pairs from what the probe has found."""
+    """Begin a search in the complement of the pairs from what the probe has found.
+
+    Further attempts mean that there are many copies: random vectors find more of them at once.
+    """
     start = lanczos.unlocked_vectors(probe.beyond(lanczos.unlocked_values))
-    known = pairs.vectors, array_on_host(pairs.values)
-    return Lanczos.in_complement(H.backend, H, *known, start, problem.max_size, H.metric)
+    n, k = pairs.vectors.shape
+    random_columns = min(2**attempt, (max_size - k) // MIN_BLOCKS) - start.shape[1]
+    if random_columns > 0:
+        more = H.backend.random(n, random_columns, seed=BLOCK_SEED + attempt)
+        start = H.backend.xp.concat([start, more], axis=1)
+    values = array_on_host(pairs.values)
+    return Lanczos.in_complement(H.backend, H, pairs.vectors, values, start, max_size, H.metric)
 
 
-def _probe(
+def _search_complement(
     probe: Probe, pairs: Eigenpairs, H: CountedOperator, problem: EigenProblem, seed: int
 ) -> Lanczos:
     """Search the complement until the probe has decided, or enough products are used."""
-    n, k = pairs.vectors.shape
-    size = problem.max_size
-    vectors, values = _with_unwanted(pairs, probe.which, probe.sides, (size - k) // 2)
-    end = min(H.count + max(MAX_PROBE, 2 * size), problem.max_products)
-    for run in itertools.count():
-        start = _random_vector(H.metric, n, SEEDS_PER_PROBE * seed + run)
-        lanczos = Lanczos.in_complement(H.backend, H, vectors, values, start, size, H.metric)
-        probe.begin_run()
-        while not (lanczos.full or lanczos.spans_all):
+    complement, size = probe.complement, problem.max_size
+    rounding = H.backend.eps * pairs.report.norm
+    limit = max(MAX_PROBE, 2 * size, int(MAX_PROBE_SHARE * H.count))
+    end = min(H.count + limit, problem.max_products)
+    start = _random_vector(H.metric, pairs.vectors.shape[0], seed)
+    product: Callable[[Array], Array] = H
+    if pairs.krylov is not None:
+        weights = H.backend.coefficients(complement.weights)
+        product = _WithCouplings(H, pairs.krylov.next_duals, weights)
+    lanczos = Lanczos.in_complement(
+        H.backend, product, complement.vectors, complement.values, start, size, H.metric
+    )
+    while True:
+        if lanczos.full and not lanczos.spans_all:
+            before = lanczos.unlocked_values
+            lanczos.restart(1, probe.which)
+            probe.run.record_restart(before, lanczos.unlocked_values)
+        if not lanczos.spans_all:
             lanczos.expand()
-            exhausted = lanczos.invariant or lanczos.spans_all
-            probe.record(lanczos.unlocked_values, lanczos.residual_bound, exhausted)
-            decided = probe.found or exhausted or probe.excludes_a_miss
-            if decided or H.count >= end:
-                return lanczos
-        if lanczos.spans_all:
-            break
-    return lanczos
+        exhausted = lanczos.invariant or lanczos.spans_all
+        length = 0.0 if exhausted else max(lanczos.residual_bound, rounding)
+        probe.run.record(lanczos.unlocked_values, lanczos.unlocked_residuals, length)
+        if probe.found or exhausted or probe.excludes_a_miss or H.count >= end:
+            return lanczos
+
+
+@dataclass
+class _WithCouplings:
+    """The product with G, from that with H: the search projects it on the complement."""
+
+    H: CountedOperator
+    duals: Array
+    weights: Array
+
+    def __call__(self, x: Array) -> Array:
+        return self.H(x) + self.duals @ (self.weights @ (self.duals.T @ x))

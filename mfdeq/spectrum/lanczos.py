@@ -222,6 +222,11 @@ class Lanczos:
         """The Ritz values of the complement of the locked vectors, ascending."""
         return self._unlocked_ritz()[0]
 
+    @property
+    def unlocked_residuals(self) -> Any:
+        """The residuals of these Ritz values."""
+        return self._unlocked_ritz()[2]
+
     def unlocked_vectors(self, which: Any) -> Array:
         """Return those Ritz vectors of the complement that a mask of its Ritz values selects."""
         Y = self._unlocked_ritz()[1][:, which]
@@ -253,6 +258,15 @@ class Lanczos:
     def vectors(self, Y: Any) -> Array:
         """Return V Y."""
         return self.basis[: self.size, :].T @ self.backend.coefficients(Y)
+
+    def couplings(self, Y: Any) -> Any:
+        """Return Q'HV Y, the residuals of V Y along Q if T Y = Y diag(values)."""
+        return self.S @ self._last_rows(Y)
+
+    @property
+    def next_duals(self) -> Array:
+        """Return R Q, (n, b)."""
+        return self.dual_basis[self.size : self.size + self.width, :].T
 
     def images(self, Y: Any) -> tuple[Array, Array]:
         """Return R V Y and, by the recurrence, H V Y."""
