@@ -25,13 +25,19 @@ from ..priors.precision import Precision
 from .completeness import complete
 from .counted_operator import CountedOperator
 from .dense import dense_eigenvectors
-from .eigenpairs import Eigenpairs, pairs_from_vectors
+from .eigenpairs import (
+    Eigenpairs,
+    largest_residual,
+    pairs_from_vectors,
+    residual_tolerance,
+)
 from .inertia_counts import precision_entries
 from .lanczos import Lanczos
 from .lanczos_search import LanczosSearch
 from .problem import EigenMethod, EigenProblem
 
 INVERSE_RTOL = 1e-8  # tolerance of the eigenpairs of an inverse
+SMALLEST_INVERSE_RTOL = 1e-13  # if that was not enough for those of H
 GMRES_RESTART = 60  # basis vectors of a cycle, for each column
 
 
@@ -108,47 +114,50 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         )
     else:
         solves = CountedOperator(inverse, problem.progress, metric, scaled=True)
-    found: Eigenpairs | None = None
     try:
         if problem.dense:
-            vectors, _ = dense_eigenvectors(solves, k, which)
-        else:
-            problem.checkpoint.operators = [H, solves]
-            begin = functools.partial(
-                Lanczos, inverse.backend, solves, problem.start, problem.max_size, metric
-            )
+            pairs = _pairs(problem, dense_eigenvectors(solves, k, which)[0])
+            pairs.report.miss_chance = pairs.report.miss_gap = 0.0
+            return pairs
+        problem.checkpoint.operators = [H, solves]
+        new = functools.partial(Lanczos, inverse.backend, solves)
 
-            def search(begin: Callable[[], Lanczos]) -> Eigenpairs:
-                return LanczosSearch(
-                    begin,
-                    solves,
-                    k,
-                    which,
-                    INVERSE_RTOL,
-                    problem.max_products,
-                    problem.checkpoint,
-                    relative_to_each=True,
-                ).run()
+        def search(begin: Callable[[], Lanczos], rtol: float = INVERSE_RTOL) -> Eigenpairs:
+            limit, checkpoint = problem.max_products, problem.checkpoint
+            return LanczosSearch(
+                begin, solves, k, which, rtol, limit, checkpoint, relative_to_each=True
+            ).run()
 
-            found = search(begin)
-            if problem.complete:
-                found = complete(found, problem, solves, which, search, relative_to_each=True)
-            vectors = found.vectors
+        found = search(lambda: new(problem.start, problem.max_size, metric))
+        if problem.complete:
+            found = complete(found, problem, solves, which, search, relative_to_each=True)
+        pairs, krylov = _pairs(problem, found.vectors), found.krylov
+        if largest_residual(pairs) > residual_tolerance(pairs, problem.rtol):
+            # Some value is much closer to zero than to the shift: its tolerance is tighter.
+            if krylov is None or krylov.locked:
+                krylov = new(found.vectors, max(problem.max_size, 4 * k), metric)
+            continued = krylov
+            pairs = _pairs(problem, search(lambda: continued, SMALLEST_INVERSE_RTOL).vectors)
     finally:
         solves.close()
-    vectors = apply_inverse(inverse, vectors, metric)
+    report = found.report
+    pairs.report.miss_chance, pairs.report.miss_gap = report.miss_chance, report.miss_gap
+    pairs.report.extra_products = report.extra_products
+    return pairs
+
+
+def _pairs(problem: EigenProblem, vectors: Array) -> Eigenpairs:
+    """Return the pairs of H from vectors of the inverse."""
+    H, inverse = problem.H, problem.inverse
+    assert inverse is not None
+    vectors = apply_inverse(inverse, vectors, H.metric)
     if problem.preconditioner is not None:
         solver = "iterated solves"
     else:
         of_hessian = isinstance(H.H, ReducedCurvature)
         solver = "the Lagrangian system" if of_hessian else "a factorization"
     norm = H.estimate_norm(problem.start[:, :1])
-    pairs = pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")
-    if found is not None:
-        report = found.report
-        pairs.report.miss_chance, pairs.report.miss_gap = report.miss_chance, report.miss_gap
-        pairs.report.extra_products = report.extra_products
-    return pairs
+    return pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")
 
 
 SHIFT_INVERT = EigenMethod("shift-invert", lambda problem: problem.inverse is not None, _solve)
