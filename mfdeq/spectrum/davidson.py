@@ -178,7 +178,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         converged = search.residuals <= tol
         if converged.all():
             return pairs_from_vectors(H, search.vectors, search.norm, DAVIDSON.name)
-        if H.count >= problem.max_products or not search.extend(tol, width):
+        if H.count >= problem.search_products or not search.extend(tol, width):
             raise _not_converged(problem, search, int(converged.sum()))
         problem.checkpoint.save_search(H.count, lambda: search.checkpoint_state)
 

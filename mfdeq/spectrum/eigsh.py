@@ -65,7 +65,8 @@ def eigsh(
 
     The method is thick-restart block Lanczos with products of H by default, Lanczos with a shifted
     inverse for ``sigma``, and generalized Davidson for ``preconditioner`` with ``which="SA"``.
-    Dense linear algebra is used if P is at most 40 or k at least P - 1.
+    Dense linear algebra is used if P is at most 40 or k at least P - 1, and for P up to 4096 where
+    3 P products were not enough, unless `max_products` forbids it.
 
     Parameters
     ----------
@@ -163,12 +164,13 @@ def eigsh(
     delta bounds the error of the product H x. Only `certify` proves that no eigenvalue was missed.
 
     One vector lies in a space that contains one copy of a repeated eigenvalue at most. The
-    complement of the pairs found is therefore searched from random vectors. After m steps with Ritz
-    values θ_j and residual lengths β_j, a wanted eigenvalue λ has been missed with a chance of at
-    most sqrt(2 P / π) Π β_j / |λ - θ_j| (see `mfdeq.spectrum.completeness`). The search ends when
+    complement of the pairs found, and of unwanted Ritz vectors of the same space, is therefore
+    searched from a random vector. After m steps with Ritz values θ_j and residual lengths β_j, a
+    wanted eigenvalue λ has been missed with a chance of at most sqrt(2 P / π) Π β_j / |λ - θ_j|
+    (see `mfdeq.spectrum.miss_chance` and `mfdeq.spectrum.schur_complement`). The search ends when
     this is below 1e-6 for all λ beyond the last wanted value by more than its tolerance, or after
     some products, with the smallest gap for which it is: ``report.miss_chance``, ``.miss_gap`` and
-    ``.extra_products``.
+    ``.extra_products``. If a Ritz value is beyond the last wanted value, its pair is computed, too.
 
     The allowed error of a relaxed product at a residual r is tol ||H|| / r. The tolerance of the
     inner solves follows from the estimated error of the first product.
@@ -291,7 +293,7 @@ def eigsh(
             progress=progress,
             checkpoint=saved,
         )
-        pairs = next(method for method in METHODS if method.applies(problem)).solve(problem)
+        pairs = _solve(problem)
     except ConvergenceError as error:
         if sigma is None and isinstance(error.best, Eigenpairs):
             restore_scale(error.best, products.exponent)
@@ -307,3 +309,14 @@ def eigsh(
         check_none_missed(pairs)
     saved.save_result(pairs)
     return pairs if return_eigenvectors else without_vectors(pairs)
+
+
+def _solve(problem: EigenProblem) -> Eigenpairs:
+    """Solve a problem by the first method that applies, or at last by the dense method."""
+    try:
+        return next(method for method in METHODS if method.applies(problem)).solve(problem)
+    except ConvergenceError:
+        if not problem.dense_at_last or problem.H.count < problem.search_products:
+            raise
+    problem.H.relaxed = False
+    return DENSE.solve(problem)

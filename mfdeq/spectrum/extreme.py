@@ -31,7 +31,7 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
 def _search(problem: EigenProblem, begin: Callable[[], Lanczos]) -> Eigenpairs:
     """Compute the pairs by one search, or by two if the first was too rough."""
     H, k = problem.H, problem.k
-    shared = H, k, problem.which, problem.rtol, problem.max_products, problem.checkpoint
+    shared = H, k, problem.which, problem.rtol, problem.search_products, problem.checkpoint
     search = LanczosSearch(begin, *shared)
     pairs = search.run()
     rough = H.relaxed or problem.resume is not None or search.lanczos.locked > 0

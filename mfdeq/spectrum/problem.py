@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arrays.backend import Array
-from ..operators.operator import Operator
+from ..operators.operator import MAX_DENSE_ENTRIES, Operator
 from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs
 
 MAX_DENSE_SIZE = 40  # largest P for which the dense method is always used
+SEARCH_PRODUCTS = 3  # P times this many products without success, and H is formed, if it may be
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class EigenProblem:
         """Whether the dense method is used, since H is small or k is nearly P."""
         P = self.H.H.shape[0]
         return P <= MAX_DENSE_SIZE or self.k >= P - 1
+
+    @property
+    def dense_at_last(self) -> bool:
+        """Whether the dense method is used if a search fails: P products form H."""
+        P = self.H.H.shape[0]
+        affordable = self.max_products >= (SEARCH_PRODUCTS + 1) * P
+        return self.inverse is None and P * P <= MAX_DENSE_ENTRIES and affordable
+
+    @property
+    def search_products(self) -> int:
+        """The limit on the products of a search."""
+        return SEARCH_PRODUCTS * self.H.H.shape[0] if self.dense_at_last else self.max_products
 
 
 @dataclass(frozen=True)
