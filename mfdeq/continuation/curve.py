@@ -102,7 +102,7 @@ class Curve:
         self.dot, self.length = self.inner.dot, self.inner.length
         self.failures, self.last_failure = 0, ""
         sign = 1 if self.is_map or model.time_sign is None else -model.time_sign
-        self.stability = Stability(solver, eigenvalues, self.is_map, sign)
+        self.stability = Stability(solver, eigenvalues, self.is_map, sign, self.inner)
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self._spectra: list[tuple[Array, Spectrum]] = []
         self.size = problem.state_size
@@ -189,6 +189,8 @@ class Curve:
     ) -> tuple[Array, float]:
         """Scale (h, t) to unit length, oriented like another point's tangent, or by a sign."""
         length = self.length(h, t)
+        if not 0.0 < length < math.inf:
+            raise ConvergenceError("the length of a tangent overflows: dh/dt is too large")
         if like is not None:
             sign = math.copysign(1.0, self.dot(h, t, like.tangent, like.slope))
         return sign / length * h, sign / length * t

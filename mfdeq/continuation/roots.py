@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import is_evaluation_failure
+from ..threads import ignore_warnings
 from .curve import Curve
 from .point import Point
 
@@ -45,8 +46,9 @@ class Step:
         for offset in SINGULAR_OFFSETS:
             try:
                 at = s + offset * self.ds
-                point = self.curve.correct(self.here, at, step=self.ds)[0]
-                return at, point, function(point)
+                with ignore_warnings():  # of digits that are lost, as A is nearly singular here
+                    point = self.curve.correct(self.here, at, step=self.ds)[0]
+                    return at, point, function(point)
             except Exception as error:
                 if not is_evaluation_failure(error):
                     raise

@@ -23,6 +23,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..equilibrium.null_vectors import find_null_vectors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..threads import ignore_warnings
 from .bordered import Borders, predicted_roots
 from .curve import Curve
 from .point import Point
@@ -100,23 +101,24 @@ class SpecialPoints:
         return replace(point, gradient=-along / float(self.backend.xp.vecdot(along, self.curve.d)))
 
     def _left_null_vector(self, fold: Point) -> Array | None:
-        """Compute the left null vector of A by inverse iteration, or as one of a singular matrix.
+        """Compute the left null vector of A; by inverse iteration if A is not singular to rounding.
 
-        The smallest singular value is that of A in the units of equations and unknowns.
+        The singular values are those of A in the units of equations and unknowns.
         """
         curve, inner = self.curve, self.inner
         linearized = curve.linearized(fold)
+        accuracy = linearized.linearization.state_accuracy
+        null = find_null_vectors(linearized.A, curve.solver.held, accuracy)
+        if null is not None:
+            return null.unscaled[1]
         try:
-            side = self.backend.random(curve.size, seed=14) / inner.rows
-            (v,) = curve.solve_linear(linearized, side)
-            v = v / self.backend.norm(v / inner.columns)
-            (w,) = curve.solve_linear(linearized, v / inner.columns**2, adjoint=True)
+            with ignore_warnings():  # what is lost is along the null vector
+                side = self.backend.random(curve.size, seed=14) / inner.rows
+                (v,) = curve.solve_linear(linearized, side)
+                v = v / self.backend.norm(v / inner.columns)
+                (w,) = curve.solve_linear(linearized, v / inner.columns**2, adjoint=True)
         except (ConvergenceError, SingularStateError):
-            factor, accuracy = curve.solver.held, linearized.linearization.state_accuracy
-            null = find_null_vectors(linearized.A, factor, accuracy)
-            if null is None:
-                return None
-            w = null.unscaled[1]
+            return None
         return w / self.backend.norm(w / inner.rows)
 
     # Crossings.
@@ -343,7 +345,10 @@ class SpecialPoints:
                 ds = first_step * 0.5**halvings
                 reach = MAX_SWITCHING_CORRECTION * ds
                 found = curve.attempt(functools.partial(curve.correct, step=reach), direction, ds)
-                if found is not None:
+                if found is None:
+                    continue
+                # With a wrong amplitude a point of another branch may be found, farther away.
+                if not trivial or abs(found[0].t - crossing.t) <= ds:
                     return curve.add_eigenvalues(found[0])
         raise ConvergenceError("no point of the other branch was found near the crossing")
 

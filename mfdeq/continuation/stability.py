@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from scipy import sparse
 from scipy.linalg import matrix_balance
 
 from ..arrays.backend import Array, array_on_host, host, is_dense, is_sparse
@@ -35,6 +36,7 @@ from ..linear.factor import Factor
 from ..models.problem import CheckedLinearization
 from ..operators.operator import Matrix, Operator
 from ..report import LinearCounts
+from .inner_product import InnerProduct
 from .symmetrized import Symmetrized, symmetrize
 
 MAX_DENSE_SIZE = 200  # unknowns up to which all eigenvalues are computed
@@ -107,12 +109,23 @@ class Stability:
     is_map : bool
     sign : {1, -1}
         -1 if a residual is stable where its eigenvalues have negative real parts.
+    inner : InnerProduct
+        Has the units of equations and unknowns.
     """
 
     solver: Reused
     k: int
     is_map: bool
     sign: int
+    inner: InnerProduct
+
+    @property
+    def _balance(self) -> Any:
+        """Diagonal E with which E^-1 A E is balanced: with R A C, E^2 = C R^-1.
+
+        Eigenvalues in these units do not depend on those of the unknowns.
+        """
+        return (array_on_host(self.inner.columns) / array_on_host(self.inner.rows)) ** 0.5
 
     def spectrum(self, linearized: CheckedLinearization, counts: LinearCounts) -> Spectrum:
         """Compute the spectrum at a point, given its linearization."""
@@ -167,7 +180,7 @@ class Stability:
     def _of_large_map(self, A: Operator) -> Spectrum:
         n, k = A.shape[0], self.k
         while True:
-            values = _arpack(A, lambda x: x - A._apply(x), k)
+            values = _arpack(A, lambda x: x - A._apply(x), k, self._balance)
             unstable = int((abs(values) > 1.0).sum())
             if unstable < len(values):
                 return self._make(values, unstable)
@@ -178,15 +191,14 @@ class Stability:
     def _of_symmetric(
         self, A: Operator, factor: Factor, symmetric: Symmetrized, negative: int
     ) -> Spectrum:
-        roots = symmetric.roots
-        values = _arpack(A, lambda x: roots * factor.solve(x / roots), self.k, symmetric=True)
+        values = _arpack(A, factor.solve, self.k, 1.0 / symmetric.roots, symmetric=True)
         unstable = negative if self.sign > 0 else A.shape[0] - negative
         return self._make((1.0 / values).astype(complex), unstable)
 
     def _of_large(self, A: Operator, factor: Factor, counts: LinearCounts) -> Spectrum:
         reach, count = self._reach(A), max(self.k, MIN_NEAREST)
         while True:
-            nearest = 1.0 / _arpack(A, factor.solve, count)
+            nearest = 1.0 / _arpack(A, factor.solve, count, self._balance)
             radius = float(abs(nearest).max())
             if radius > reach or 2 * count > min(MAX_NEAREST, A.shape[0] // 3):
                 break
@@ -207,7 +219,8 @@ class Stability:
         """
         if not (is_sparse(A.array) or is_dense(A.array)):
             return math.inf
-        matrix, ones = sparse_on_host(A.array), host.ones(A.shape[0])
+        E, ones = sparse.diags(self._balance), host.ones(A.shape[0])
+        matrix = sparse.diags(1.0 / self._balance) @ sparse_on_host(A.array) @ E
         symmetric, skew = 0.5 * self.sign * (matrix + matrix.T), 0.5 * (matrix - matrix.T)
         diagonal = symmetric.diagonal()
         lowest = float((diagonal - (abs(symmetric) @ ones - abs(diagonal))).min())
@@ -225,7 +238,7 @@ class Stability:
         shifted = Matrix(A.backend, A.array + A.backend.asarray(host.asarray(a)) * identity)
         try:
             factor = self.solver.solver.setup(shifted, counts)
-            arnoldi = _Arnoldi(lambda x: array_on_host(factor.solve(A.backend.asarray(x))), n)
+            arnoldi = _Arnoldi(_balanced(factor.solve, self._balance, A), n)
             for steps in range(ARNOLDI_CHECKS, MAX_ARNOLDI_STEPS + 1, ARNOLDI_CHECKS):
                 theta, residuals = arnoldi.ritz(min(steps, n))
                 outside = abs(1.0 - 2.0 * a * theta) - 1.0
@@ -275,11 +288,18 @@ class _Arnoldi:
         return theta, last * abs(Y[-1])
 
 
-def _arpack(A: Operator, apply: Callable[[Array], Array], k: int, symmetric: bool = False) -> Any:
-    """Compute the k eigenvalues of largest magnitude of an operator of the size of A."""
+def _balanced(apply: Callable[[Array], Array], E: Any, A: Operator) -> Callable[[Any], Any]:
+    """Return the product with E^-1 F E on the host, for an operator F of the size of A."""
+    return lambda x: array_on_host(apply(A.backend.asarray(E * x.ravel()))) / E
+
+
+def _arpack(
+    A: Operator, apply: Callable[[Array], Array], k: int, E: Any, symmetric: bool = False
+) -> Any:
+    """Compute the k eigenvalues of largest magnitude of E^-1 F E, for an F of the size of A."""
     n, linalg = A.shape[0], A.backend.sparse_linalg
     start = host.random.default_rng(0).standard_normal(n)
-    operator = linalg.LinearOperator((n, n), matvec=lambda x: apply(x.ravel()), dtype=A.dtype)
+    operator = linalg.LinearOperator((n, n), matvec=_balanced(apply, E, A), dtype="float64")
     method = linalg.eigsh if symmetric else linalg.eigs
     try:
         return method(operator, k, which="LM", v0=start, return_eigenvectors=False)

@@ -68,6 +68,19 @@ def test_the_number_of_unstable_eigenvalues_is_that_below_the_crossing():
     assert [p.unstable for p in branch.crossings] == [0, 1, 3, 5]
 
 
+@pytest.mark.parametrize("name", ["Chafee-Infante", "Chafee-Infante on a square", "buckled rod"])
+def test_the_other_branch_through_each_crossing_is_followed(name):
+    """It is as unstable as the zero state below a crossing: all are supercritical."""
+    case = CROSSED[name]
+    for crossing in follow(case, eigenvalues=4).crossings[:3]:
+        branch = mfdeq.follow(
+            case.model, np.array([case.t0]), span=(0.0, case.width), start=crossing, eigenvalues=4
+        )
+        assert branch.points[-1].t == pytest.approx(case.width)
+        assert abs(branch.points[-1].state).max() > 0.3
+        assert branch.points[0].unstable <= crossing.unstable + crossing.dimension - 1
+
+
 class TwoWithin(Loaded):
     """A crossing at t = 1 whose null vector another symmetry hides from that at t = 1.001."""
 
