@@ -3,11 +3,14 @@
 import concurrent.futures
 import copy
 import multiprocessing
+import os
 import pickle
 
 import numpy as np
 import pytest
 from support import travelling
+from support.cases import close
+from support.cupy_problems import bratu, bratu_equilibrium, cupy, needs_cupy
 from support.travelling import BY_HAND, LEAST_SQUARES, RESULTS, THETA, Cubic, N, P, used
 
 import mfdeq
@@ -17,6 +20,7 @@ PACKAGES = {"from_jax": "jax", "from_torch": "torch"}
 
 @pytest.fixture(scope="module")
 def pool():
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # of the other process
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
         yield executor
@@ -29,8 +33,7 @@ def make(name):
     if package == "jax":
         import jax
 
-        if not jax.config.jax_enable_x64:
-            pytest.skip("needs jax_enable_x64")
+        jax.config.update("jax_enable_x64", True)
     return RESULTS[name][0]()
 
 
@@ -131,3 +134,50 @@ def test_hessians_are_equal_in_another_process(pool):
     H = mfdeq.solve(Cubic(), THETA).hessian(LEAST_SQUARES)
     V = np.eye(P)
     np.testing.assert_allclose(pool.submit(H.dot, V).result(), H @ V, rtol=1e-10)
+
+
+def test_plots_take_results_after_travel():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    import mfdeq.plot
+
+    draw = {
+        "pairs": mfdeq.plot.spectrum,
+        "density": mfdeq.plot.density,
+        "minimum": mfdeq.plot.convergence,
+        "branch": lambda branch, ax: mfdeq.plot.branch(branch, np.max, ax),
+    }
+    for name, plot in draw.items():
+        result, drawn = RESULTS[name][0](), []
+        for x in (result, pickle.loads(pickle.dumps(result))):
+            ax = pyplot.figure().subplots()
+            plot(x, ax=ax)
+            drawn.append([line.get_xydata() for line in ax.get_lines()])
+        pyplot.close("all")
+        for before, after in zip(*drawn, strict=True):
+            np.testing.assert_array_equal(before, after, err_msg=name)
+
+
+@needs_cupy
+def test_results_travel_in_arrays_of_cupy():
+    eq, loss = bratu_equilibrium(cupy), bratu(cupy).loss
+    H = eq.hessian(loss)
+    pairs = mfdeq.eigsh(H, k=3)
+    for travel in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        other = travel(pairs)
+        for array in (other.values, other.vectors, other.error_bounds):
+            assert type(array) is cupy.ndarray
+        close(other.values, pairs.values.get(), 0.0)
+        close(mfdeq.eigsh(H, k=4, resume=other).values[-3:], pairs.values.get(), 1e-6)
+        backend = travel(eq.backend)
+        assert backend == eq.backend
+        small = mfdeq.from_function(travelling.shifted, 3, 3, "residual")
+        solved = mfdeq.solve(small, cupy.asarray([2.0, 10.0, 30.0]))
+        misfit = mfdeq.LeastSquares(cupy.arange(3), cupy.zeros(3))
+        again, same_misfit = travel((solved, misfit))
+        assert type(again.state) is cupy.ndarray
+        close(again.gradient(same_misfit), solved.gradient(misfit).get(), 1e-9)
+    matrix = pickle.loads(pickle.dumps(eq.state_operator))
+    close(matrix @ eq.state, (eq.state_operator @ eq.state).get(), 0.0)

@@ -5,6 +5,9 @@ KSP a factor, and SNES, TAO and SLEPc's EPS solve what mfdeq's own methods solve
 formula of equilibria or their derivatives belongs here: they are those of the other packages, which
 compute on these arrays as on any other. PETSc and SLEPc are imported when they are first needed, so
 that a program may call ``petsc4py.init(sys.argv)`` before or after it imports this package.
+
+Threads cannot share these objects, and they cannot be pickled: all ranks call their functions in
+the same order.
 """
 
 # Registered when they are imported: PETSc as an array library, and the functions of its arrays.

@@ -50,6 +50,8 @@ class KSP(Solver):
 
     Notes
     -----
+    Threads cannot share its factors: all ranks call them, in one order.
+
     Without options the solver is GMRES, preconditioned from the right so that it monitors the true
     residual, with PETSc's default preconditioner for the matrix (ILU, on several ranks block
     Jacobi with ILU on each). The option ``ksp_rtol`` is not read: every solve has its own
@@ -118,7 +120,7 @@ class _PCContext:
 
 
 class KSPFactor(Factor):
-    """Solves with A and its adjoint by one KSP.
+    """Solves with A and its adjoint by one KSP, which threads cannot share.
 
     Parameters
     ----------

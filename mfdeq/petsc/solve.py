@@ -27,7 +27,7 @@ class Equilibrium:
 
     It has the attributes and methods of `mfdeq.Equilibrium`. Their vectors are Vecs, of length N or
     P, and their operators are Mats. Every access makes a new Vec, so that writing into one changes
-    nothing here.
+    nothing here. It cannot be pickled, and all ranks call it in one thread.
 
     Parameters
     ----------

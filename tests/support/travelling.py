@@ -21,6 +21,11 @@ def cubic(h, theta):
     return out
 
 
+def shifted(h, theta):
+    """A residual for arrays of any library."""
+    return h + h**3 - theta
+
+
 class Cubic(mfdeq.ResidualModel):
     """The same with derivatives by hand, dense or sparse, and a closure for the curvature."""
 
