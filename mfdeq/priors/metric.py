@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from ..arrays.backend import Array, Backend
+from ..errors import ArgumentError
 
 
 class Metric(ABC):
@@ -38,6 +39,21 @@ class Metric(ABC):
     @abstractmethod
     def gaussian(self, size: int, n: int, seed: int) -> Array:
         """Draw n samples of N(0, R⁻¹), the columns of a (size, n) array."""
+
+    def random_pair(self, size: int, n: int, seed: int) -> tuple[Array, Array]:
+        """Draw n random vectors, (size, n), and return them and their duals.
+
+        They are as likely in all directions if R has a root. Otherwise each is the sum of one that
+        favours large R and one that favours small R.
+        """
+        try:
+            x = self.gaussian(size, n, seed)
+            return x, self.apply(x)
+        except ArgumentError:
+            x, dual = (self.backend.random(size, n, seed=seed + i) for i in (0, 1))
+            y, Rx = self.solve(dual), self.apply(x)
+            a, b = self.norms(x, Rx), self.norms(y, dual)
+            return x / a + y / b, Rx / a + dual / b
 
     def dual_norms(self, dual: Array) -> Array:
         """Return the lengths of R⁻¹ b for the columns b of `dual`."""

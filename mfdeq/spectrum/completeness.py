@@ -15,14 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arrays.backend import Array, Backend, array_on_host, host
-from ..errors import ArgumentError, ConvergenceError
-from ..priors.metric import Metric
+from ..errors import ConvergenceError
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, largest_residual, residual_tolerance
 from .lanczos import Lanczos, select_wanted
-from .miss_chance import Probe
+from .miss_chance import Probe, smallest_gap
 from .problem import EigenProblem
-from .schur_complement import Complement, UnwantedPairs
+from .schur_complement import Complement, UnwantedPairs, smallest_distance
 from .sides import Side, wanted_sides
 
 MAX_PROBE = 100  # least limit on the products of a search in the complement
@@ -76,42 +75,49 @@ def complete(
         size = float(abs(values).min() if relative_to_each else abs(values).max())
         tolerance = max(problem.rtol * size, ROUNDING_FACTOR * H.backend.eps * norm)
         sides = wanted_sides(values, bounds, which)
+        residuals = array_on_host(pairs.report.residuals)
+        tolerance = smallest_distance(sides, values, residuals, tolerance)
         probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
         lanczos = _search_complement(probe, pairs, H, problem, FIRST_SEED + attempt)
         if not probe.found:
             break
         if attempt == MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
-            pairs.report.converged = False
-            raise ConvergenceError(
-                f"eigsh: an eigenvalue beyond the {values.shape[0]} found is missing, and "
-                f"{attempt} searches in their complement have not found its pair. Products with H "
-                "may be inaccurate: tighten the tolerance of the solver",
-                best=pairs,
-                report=pairs.report,
-            )
+            raise not_found_error(pairs, attempt)
         begin_at_found = functools.partial(
             _begin_at_found, lanczos, probe, pairs, H, problem.max_size, attempt
         )
         pairs = search(begin_at_found)
         pairs.report.norm = max(pairs.report.norm, norm)
-    report = pairs.report
-    report.extra_products, report.products = H.count - begin, H.count
-    gap = probe.gap(norm)
-    report.miss_chance, report.miss_gap = probe.chance(gap), gap / norm if norm > 0.0 else 0.0
+    record_search(pairs, probe.chance, tolerance, H.count - begin)
+    pairs.report.products = H.count
     return pairs
 
 
-def _random_vector(metric: Metric, n: int, seed: int) -> Array:
-    """Return a random vector, (n, 1), that is as likely in all directions if R has a root.
+def probe_limit(problem: EigenProblem) -> int:
+    """Return the largest number of products of a search in the complement."""
+    return max(MAX_PROBE, 2 * problem.max_size, int(MAX_PROBE_SHARE * problem.H.count))
 
-    Otherwise it is the sum of one that favours large R and one that favours small R.
-    """
-    try:
-        return metric.gaussian(n, 1, seed=seed)
-    except ArgumentError:
-        z = metric.backend.random(n, 2, seed=seed)
-        x, y = z[:, :1], metric.solve(z[:, 1:])
-        return x / metric.norms(x, metric.apply(x)) + y / metric.norms(y, z[:, 1:])
+
+def record_search(
+    pairs: Eigenpairs, chance: Callable[[float], float], tolerance: float, products: int
+) -> None:
+    """Record in the report what a search for missing eigenvalues has shown and cost."""
+    report, norm = pairs.report, pairs.report.norm
+    gap = smallest_gap(chance, tolerance, norm)
+    report.miss_chance, report.miss_gap = chance(gap), gap / norm if norm > 0.0 else 0.0
+    report.extra_products = products
+
+
+def not_found_error(pairs: Eigenpairs, attempts: int) -> ConvergenceError:
+    """Return the error for an eigenvalue that is missing, but whose pair is not found."""
+    pairs.report.converged = False
+    return ConvergenceError(
+        f"eigsh: an eigenvalue beyond the {pairs.vectors.shape[1]} found is missing, and "
+        f"{attempts} searches in their complement have not found its pair. Products with H may be "
+        "inaccurate: tighten the tolerance of the solver",
+        best=pairs,
+        report=pairs.report,
+    )
 
 
 def _begin_probe(
@@ -174,9 +180,8 @@ def _search_complement(
     """Search the complement until the probe has decided, or enough products are used."""
     complement, size = probe.complement, problem.max_size
     rounding = H.backend.eps * pairs.report.norm
-    limit = max(MAX_PROBE, 2 * size, int(MAX_PROBE_SHARE * H.count))
-    end = min(H.count + limit, problem.max_products)
-    start = _random_vector(H.metric, pairs.vectors.shape[0], seed)
+    end = min(H.count + probe_limit(problem), problem.max_products)
+    start, _ = H.metric.random_pair(pairs.vectors.shape[0], 1, seed)
     product: Callable[[Array], Array] = H
     if pairs.krylov is not None:
         weights = H.backend.coefficients(complement.weights)

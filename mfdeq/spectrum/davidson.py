@@ -24,13 +24,22 @@ from ..errors import ConvergenceError
 from ..linear.krylov.columns import orthonormal
 from ..operators.operator import Operator
 from .checkpoint import EigenCheckpoint
+from .completeness import (
+    FIRST_SEED,
+    probe_limit,
+    record_search,
+)
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, orthonormalize, pairs_from_vectors
 from .lanczos import select_wanted
 from .lanczos_search import RECURRENCE_SHARE, SAME_PRODUCT_RTOL
+from .pencil_probe import PencilProbe
 from .problem import EigenMethod, EigenProblem
+from .schur_complement import Complement, UnwantedPairs, smallest_distance
+from .sides import Side, wanted_sides
 
 EXTRA_RITZ_VECTORS = 4  # kept at a restart in addition to the wanted ones
+RANDOM_SEED = 40_000
 NEW_DIRECTION_RTOL = 1e-8  # vectors with a smaller independent part, relatively, are dropped
 
 
@@ -68,6 +77,7 @@ class Davidson:
     def _compute_ritz_pairs(self) -> None:
         small = array_on_host(self.V.T @ self.HV)
         values, self.Y = host.linalg.eigh(0.5 * (small + small.T))
+        self.ritz_values = values
         self.norm = max(self.norm, float(abs(values).max()))
         wanted = select_wanted(values, min(self.k, values.shape[0]), "SA")
         self.values, self.wanted = values[wanted], self.Y[:, wanted]
@@ -118,7 +128,7 @@ class Davidson:
 
         Return whether V has been extended; it is not if they are in V already.
         """
-        backend, metric = self.H.backend, self.H.metric
+        backend = self.H.backend
         unconverged = host.nonzero(self.residuals > tol)[0][:width]
         which = backend.xp.asarray(unconverged, dtype=backend.xp.int64, device=backend.device)
         if self.V.shape[1] + unconverged.shape[0] > self.max_size:
@@ -126,6 +136,11 @@ class Davidson:
         t = self.M._apply(backend.xp.take(self.residual_vectors, which, axis=1))
         t = times_power(backend, t, exponents_of(backend, t))
         t = t / backend.column_norms(t)
+        return self.append(t)
+
+    def append(self, t: Array) -> bool:
+        """Append vectors to V, which has room, and return whether they are not in V already."""
+        backend, metric = self.H.backend, self.H.metric
         for _ in range(2):
             t = t - self.V @ (self.dual.T @ t)
         t, _ = orthonormal(backend, t)
@@ -141,6 +156,37 @@ class Davidson:
         self.HV = concat([self.HV, product], axis=1)
         self._compute_ritz_pairs()
         return True
+
+    def include(self, vectors: Array, attempt: int) -> None:
+        """Append vectors near missing eigenvectors; at later attempts with random ones.
+
+        Further attempts mean that there are many copies.
+        """
+        backend, room = self.H.backend, max(1, self.max_size // 4)
+        vectors = vectors[:, :room]
+        if (columns := min(2**attempt, room) - vectors.shape[1]) > 0:
+            random = backend.random(vectors.shape[0], columns, seed=RANDOM_SEED + attempt)
+            random = self.M._apply(random)
+            random = times_power(backend, random, exponents_of(backend, random))
+            vectors = backend.xp.concat([vectors, random], axis=1)
+        if self.V.shape[1] + vectors.shape[1] > self.max_size:
+            self.restart()
+        self.append(vectors / backend.column_norms(vectors))
+
+    def complement(self, pairs: Eigenpairs, side: Side, tolerance: float, room: int) -> Complement:
+        """Return the complement of the pairs and of at most `room` unwanted Ritz vectors."""
+        k, backend, end = self.wanted.shape[1], self.H.backend, side.end(tolerance)
+        unwanted = host.nonzero(self.ritz_values > -end)[0]
+        unwanted = unwanted[unwanted >= k]
+        values, Y = self.ritz_values[unwanted], backend.coefficients(self.Y[:, unwanted])
+        off = self.HV @ Y - (self.dual @ Y) * backend.coefficients(values)
+        lengths = array_on_host(self.H.metric.dual_norms(off))
+        none = host.zeros((0, unwanted.shape[0]))
+        others = UnwantedPairs([side], [end], values, none, lengths)
+        chosen, _ = others.choose(room)
+        more = self.V @ backend.coefficients(self.Y[:, unwanted[chosen]])
+        known = (array_on_host(x) for x in (pairs.values, pairs.report.residuals))
+        return others.complement(chosen, backend.xp.concat([pairs.vectors, more], axis=1), *known)
 
     def restart(self) -> None:
         """Shrink V to the best Ritz vectors and the previous wanted ones."""
@@ -166,13 +212,22 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         start = backend.xp.concat([start, more], axis=1)
     max_size = max(problem.max_size, 3 * k + 2 * width)
     if problem.checkpoint.search is None:
+        norm = H.estimate_norm(start[:, :1])  # those of the search may all be in a null space
         start = M._apply(start)
         start = times_power(backend, start, exponents_of(backend, start))
         search = Davidson(H, M, start, k, max_size)
+        search.norm = max(search.norm, norm)
     else:
         search = Davidson.from_checkpoint(H, M, k, max_size, problem.checkpoint)
+    pairs = _converge(problem, search, width)
+    return _complete(problem, search, width, pairs) if problem.complete else pairs
+
+
+def _converge(problem: EigenProblem, search: Davidson, width: int) -> Eigenpairs:
+    """Extend the space until the wanted pairs have converged."""
+    H = problem.H
     while True:
-        floor = ROUNDING_FACTOR * backend.eps * search.norm
+        floor = ROUNDING_FACTOR * H.backend.eps * search.norm
         scale = float(abs(search.values).max())
         tol = RECURRENCE_SHARE * max(problem.rtol * scale, floor)
         converged = search.residuals <= tol
@@ -181,6 +236,36 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
         if H.count >= problem.search_products or not search.extend(tol, width):
             raise _not_converged(problem, search, int(converged.sum()))
         problem.checkpoint.save_search(H.count, lambda: search.checkpoint_state)
+
+
+def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenpairs) -> Eigenpairs:
+    """Return the wanted pairs after searches for others in their complement."""
+    H, M = problem.H, problem.preconditioner
+    assert M is not None
+    begin, attempt, strict = H.count, 0, False
+    while True:
+        values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
+        floor = ROUNDING_FACTOR * H.backend.eps * search.norm
+        tolerance = max(problem.rtol * float(abs(values).max()), floor)
+        side = wanted_sides(values, bounds, "SA")[0]
+        residuals = array_on_host(pairs.report.residuals)
+        tolerance = smallest_distance([side], values, residuals, tolerance)
+        room = 0 if strict else (search.max_size - values.shape[0]) // 2
+        complement = search.complement(pairs, side, tolerance, room)
+        seed = FIRST_SEED + attempt
+        probe = PencilProbe(H, M, complement, side, tolerance, seed, problem.max_size)
+        near = probe.search(min(H.count + probe_limit(problem), problem.max_products))
+        if near is not None:
+            search.include(near, attempt)
+            pairs, attempt = _converge(problem, search, width), attempt + 1
+            if float(search.values[-1]) < -side.end(tolerance):
+                continue  # an eigenvalue was missing
+            if not strict:  # perhaps it is a copy of the last wanted one
+                strict = True
+                continue
+        record_search(pairs, probe.chance, tolerance, H.count - begin)
+        pairs.report.products = H.count
+        return pairs
 
 
 def _not_converged(problem: EigenProblem, search: Davidson, converged: int) -> ConvergenceError:

@@ -122,7 +122,7 @@ def eigsh(
     complete : bool, optional
         Whether to search the complement of the pairs found for wanted eigenvalues that are missing,
         such as further copies of repeated ones, until the chance of a miss is below 1e-6; see
-        Notes. With `preconditioner` and which="SA" there is no such search.
+        Notes.
     return_eigenvectors : bool, optional
         Whether to return the vectors. Without them ``vectors`` is None, and the result takes little
         memory.
@@ -171,6 +171,11 @@ def eigsh(
     this is below 1e-6 for all λ beyond the last wanted value by more than its tolerance, or after
     some products, with the smallest gap for which it is: ``report.miss_chance``, ``.miss_gap`` and
     ``.extra_products``. If a Ritz value is beyond the last wanted value, its pair is computed, too.
+
+    With `preconditioner` and which="SA", the search is for negative eigenvalues of the pencil
+    (H - λ M, K^-1) with the preconditioner K and the last wanted value λ, which takes few steps if
+    K is good (see `mfdeq.spectrum.pencil_probe`). The chance assumes that K is no worse for the
+    missing eigenvectors than for the vectors of the search.
 
     The allowed error of a relaxed product at a residual r is tol ||H|| / r. The tolerance of the
     inner solves follows from the estimated error of the first product.

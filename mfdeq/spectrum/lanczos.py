@@ -66,6 +66,8 @@ class Lanczos:
         The largest number of vectors in V. If V is full, call `restart` before `expand`.
     metric : Metric
         The inner product.
+    dual : (n, b) array, optional
+        R times the start, computed by default.
 
     Attributes
     ----------
@@ -97,6 +99,7 @@ class Lanczos:
         start: Array,
         max_size: int,
         metric: Metric,
+        dual: Array | None = None,
     ) -> None:
         self.backend, self.product, self.metric = backend, product, metric
         n, width = start.shape
@@ -105,7 +108,7 @@ class Lanczos:
         self.T = host.zeros(2 * self.basis.shape[:1])  # includes Q'HV
         self.S: Any = host.zeros((0, 0))
         self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
-        self._set_next_block(start, metric.apply(start))
+        self._set_next_block(start, metric.apply(start) if dual is None else dual)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the product; `copy_with` continues with another one."""
@@ -406,10 +409,11 @@ class Lanczos:
         """Return orthonormal random columns that are orthogonal to V, and their duals."""
         n = self.basis.shape[1]
         self.random_blocks += 1
-        X = self.backend.random(n, width, seed=100 + self.random_blocks)
         if not width:
-            return X, X
-        X, W = self._project_out(*self._project_out(X, self.metric.apply(X)))
+            empty = self.backend.random(n, width)
+            return empty, empty
+        pair = self.metric.random_pair(n, width, 100 + self.random_blocks)
+        X, W = self._project_out(*self._project_out(*pair))
         return self._orthonormalize(X, W)
 
     def _project_out(self, X: Array, W: Array) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ algorithms with a random start", 1992. B. N. Parlett, "The Symmetric Eigenvalue 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,7 @@ class Run:
         """Record the Ritz values before and after a restart."""
         self.restarts.append((before, after))
 
-    def log_chance(self, sign: int, end: float, n: int) -> float:
+    def log_chance(self, sign: int, end: float, n: float) -> float:
         """Return the logarithm of the chance of a miss beyond an eigenvalue, at most zero."""
 
         def log_distances(values: Any) -> float:
@@ -136,15 +137,26 @@ class Probe:
         """Whether the chance is small beyond the tolerance."""
         return self.chance(self.tolerance) <= MISS_CHANCE
 
-    def gap(self, norm: float) -> float:
-        """Return the least gap beyond which the chance is small, or one beyond all eigenvalues."""
-        low, high = 0.0, self.tolerance
-        while self.chance(high) > MISS_CHANCE and high < 2.0 * norm:
-            low, high = high, 2.0 * high
-        for _ in range(BISECTIONS if low > 0.0 else 0):
-            middle = 0.5 * (low + high)
-            if self.chance(middle) <= MISS_CHANCE:
-                high = middle
-            else:
-                low = middle
-        return high
+
+def smallest_gap(chance: Callable[[float], float], tolerance: float, norm: float) -> float:
+    """Return the least gap beyond which the chance is small, or one beyond all eigenvalues.
+
+    Parameters
+    ----------
+    chance : callable
+        The chance of a miss beyond the last wanted values by a gap.
+    tolerance : float
+        The smallest gap.
+    norm : float
+        The norm of H.
+    """
+    low, high = 0.0, tolerance
+    while chance(high) > MISS_CHANCE and high < 2.0 * norm:
+        low, high = high, 2.0 * high
+    for _ in range(BISECTIONS if low > 0.0 else 0):
+        middle = 0.5 * (low + high)
+        if chance(middle) <= MISS_CHANCE:
+            high = middle
+        else:
+            low = middle
+    return high

@@ -73,6 +73,20 @@ def coupling_bound(values: Any, residuals: Any, end: float) -> float:
     return float((residuals[inside] ** 2 / distances[inside]).sum())
 
 
+def smallest_distance(sides: list[Side], values: Any, residuals: Any, tolerance: float) -> float:
+    """Return the tolerance, or a multiple of it beyond which the wanted pairs couple little.
+
+    There γ is at most half of the distance from the last wanted values. Several wanted values may
+    be close to the last.
+    """
+    while any(
+        coupling_bound(side.sign * values, residuals, side.end(tolerance)) > 0.5 * tolerance
+        for side in sides
+    ):
+        tolerance = 2.0 * tolerance
+    return tolerance
+
+
 class UnwantedPairs:
     """The unwanted Ritz pairs of a Krylov space, from which those of a complement are chosen.
 
@@ -85,12 +99,12 @@ class UnwantedPairs:
         The Ritz values, none of them beyond an end.
     couplings : (b, m) host array
         S.
-    error : float
-        The error of the residuals Q S.
+    error : float or (m,) host array
+        The error of the residuals Q S, by length.
     """
 
     def __init__(
-        self, sides: list[Side], ends: list[float], values: Any, couplings: Any, error: float
+        self, sides: list[Side], ends: list[float], values: Any, couplings: Any, error: Any
     ) -> None:
         self.values, self.couplings, self.error = values, couplings, error
         self.residuals = host.linalg.norm(couplings, axis=0)
@@ -149,7 +163,8 @@ class UnwantedPairs:
 
         It is that of the next Ritz value, or of the first in Y that is not near an eigenvalue.
         """
-        ordered, rough = distances[order], self.residuals[order] > MAX_ROUGHNESS * distances[order]
+        ordered = distances[order]
+        rough = (self.residuals + self.error)[order] > MAX_ROUGHNESS * ordered
         following = host.minimum.accumulate(ordered[::-1])[::-1]
         following = host.concatenate([following, ordered.max(keepdims=True)])
         rough_ones = host.minimum.accumulate(host.where(rough, ordered, host.inf))
