@@ -24,6 +24,7 @@ _MODULES = {
     "equilibrium_at": "equilibrium.solve",
     "Equilibrium": "equilibrium.equilibrium",
     "ReducedHessian": "equilibrium.reduced_hessian",
+    "Auto": "linear",
     "Direct": "linear",
     "Krylov": "linear",
     "Neumann": "linear",

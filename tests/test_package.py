@@ -28,7 +28,7 @@ from support.case_toy import THETA, Diagonal, N, Toy, V, solve_toy, toy_loss
 import mfdeq
 
 PUBLIC = """
-    AccuracyWarning AMG Approximate ArgumentError Branch CheckpointError CheckpointWarning
+    AccuracyWarning AMG Approximate ArgumentError Auto Branch CheckpointError CheckpointWarning
     condition_number ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh
     Equilibrium equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm
     from_function from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant

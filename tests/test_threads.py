@@ -16,6 +16,8 @@ from support.travelling import THETA, Cubic, N, P, cubic
 
 import mfdeq
 from mfdeq.linear import Auto, Factor, Reused, Solver, operator_of
+from mfdeq.linear.candidates import Candidate
+from mfdeq.linear.choice import Choice
 from mfdeq.report import LinearCounts
 from mfdeq.threads import Lock, Once, cached_property, ignore_warnings
 
@@ -114,16 +116,16 @@ def test_a_solver_that_fails_is_replaced_once():
     """All threads fail with the first candidate, and only that one is dropped."""
     auto = Auto()
     A = operator_of(advection(8))
-    auto._kind = None
-    first = mfdeq.Krylov(max_iterations=2)
-    auto.candidates = lambda A: [(first, "", None), (mfdeq.Direct(), "", None)] * 2
+    solvers = [mfdeq.Krylov(max_iterations=2), mfdeq.Direct()] * 2
+    choice = Choice([Candidate(solver, 0.0, 0.0) for solver in solvers], None, "they were passed")
+    auto._choice_for = lambda A: choice
     counts = LinearCounts()
     factor = auto.setup(A, counts)
     b = np.ones(64)
     found = in_threads(lambda j: factor.solve(b), 24)
     np.testing.assert_allclose(found, [np.linalg.solve(A.array.toarray(), b)] * 24, rtol=1e-8)
     assert counts.setups == 2
-    assert [solver for solver, _ in auto.remaining] == [mfdeq.Direct(), first, mfdeq.Direct()]
+    assert [candidate.solver for candidate in choice.candidates] == solvers[1:]
 
 
 def test_paths_of_matrices_share_a_solver():

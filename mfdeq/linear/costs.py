@@ -8,18 +8,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SOLVES_PER_SETUP = 100  # solves for which a solver is chosen: 50 Hessian products
 MIN_PRODUCTS_WITH_AMG = 80  # work of the fastest solve with AMG, in products with A
 MIN_ITERATIONS_WITH_AMG = 8  # iterations of the fastest solve with AMG
+# Set-up of a hierarchy, on the host whatever the array library, and its growth where no compact
+# parts can be aggregated.
+AMG_SETUP, AMG_SETUP_ENTRY = 1e7, 600.0
+LONG_EDGE_RATIO = 5.0
+# AIR inverts a small dense block for each row of each level. Levels shrink by a factor, while their
+# rows grow by more than those of classical multigrid do.
+AIR_OPERATION = 3.0
+AIR_COARSENING = 0.6
+AIR_ROW_GROWTH = 1.1
+MIN_AIR_SIZE = 400  # unknowns of a level that is not coarsened further
+# Estimating the fill of an LU.
+ESTIMATE_SETUP, ESTIMATE_UNKNOWN = 3e7, 2_000.0
 # Columns of an assembled matrix per product with one vector, in time: for a block it is less.
 ASSEMBLED_COLUMNS_PER_PRODUCT = 4
-SOLVES_PER_ASSEMBLY = 10  # solves for which a matrix is assembled by products
 BYTES_PER_ENTRY = 10  # of a sparse matrix, with its index: between float32 and float64
 
 
-def assembly_cost(n: int) -> float:
-    """Estimate the cost of one solve with a matrix assembled by products, in products."""
-    return 1.0 + n / (ASSEMBLED_COLUMNS_PER_PRODUCT * SOLVES_PER_ASSEMBLY)
+def estimate_cost(n: int) -> float:
+    """Estimate the nanoseconds of an estimate of the fill of an LU of n unknowns."""
+    return ESTIMATE_SETUP + ESTIMATE_UNKNOWN * n
+
+
+def amg_setup_cost(nnz: int, compact: bool) -> float:
+    """Return a lower bound on the nanoseconds of the set-up of AMG."""
+    return (AMG_SETUP + AMG_SETUP_ENTRY * nnz) * (1.0 if compact else LONG_EDGE_RATIO)
+
+
+def air_setup_cost(n: int, nnz: int, row_growth: float) -> float:
+    """Estimate the nanoseconds of the set-up of AMG("air").
+
+    Parameters
+    ----------
+    n, nnz : int
+        Unknowns and entries of A.
+    row_growth : float
+        Entries per row of the first coarse level of classical multigrid, over those of A.
+    """
+    size, row, operations = float(n), nnz / n, 0.0
+    while size > MIN_AIR_SIZE:
+        operations += size * min(row, size) ** 2
+        size *= AIR_COARSENING
+        row *= AIR_ROW_GROWTH * max(row_growth, 1.0)
+    return AMG_SETUP + AIR_OPERATION * operations
 
 
 @dataclass(frozen=True)
@@ -46,14 +79,16 @@ class Machine:
     iteration: float
     triangular_entry: float
 
-    def least_with_amg(self, nnz: int) -> float:
-        """Return a lower bound on the cost of `SOLVES_PER_SETUP` solves with AMG."""
+    def least_with_amg(self, nnz: int, compact: bool = True) -> float:
+        """Return a lower bound on the cost of a solve with AMG."""
         work = MIN_PRODUCTS_WITH_AMG * self.product_entry * nnz
-        return SOLVES_PER_SETUP * (work + MIN_ITERATIONS_WITH_AMG * self.iteration)
+        return (work if compact else LONG_EDGE_RATIO * work) + (
+            MIN_ITERATIONS_WITH_AMG * self.iteration
+        )
 
 
 CORE = Machine(  # one core in 2026
-    product_entry=1.1, cg_entry=8.0, gmres_entry=1.5, iteration=0.0, triangular_entry=2.8
+    product_entry=1.1, cg_entry=8.0, gmres_entry=1.5, iteration=50_000.0, triangular_entry=2.8
 )
 # A device with 3 TB/s and 5 microseconds per kernel launch. These are estimates from the bytes read
 # and the kernels launched, not measurements.

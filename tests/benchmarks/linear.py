@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.linear [--problems NAME ...] [--only FAMILY ...] [--small]
                                       [--blocks K ...] [--seconds S] [--limit S]
-                                      [--growth | --saddle-points]
+                                      [--growth | --saddle-points | --choices]
 
 A product is a solve with A and one with A', each to a true relative residual of 1e-8. The
 tolerance of a peer that misses this residual is tightened, that of a peer far below it is
@@ -215,6 +215,7 @@ def saddle_points(options) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from . import choices
     from .systems import SYSTEMS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -226,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, help="seconds of a peer's step (120; small: 5)")
     parser.add_argument("--growth", action="store_true", help="the growth with N alone")
     parser.add_argument("--saddle-points", action="store_true", help="saddle points alone")
+    parser.add_argument("--choices", action="store_true", help='"auto" for 1 and 100 solves alone')
     options = parser.parse_args(arguments)
     if options.seconds is None:
         options.seconds = 0.1 if options.small else 20.0
@@ -237,8 +239,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.growth or options.saddle_points:
         growth(options) if options.growth else saddle_points(options)
         return
-    for name in options.problems:
-        problem(name, options)
+    if not options.choices:
+        for name in options.problems:
+            problem(name, options)
+    if options.choices or options.problems == list(SYSTEMS):
+        for name in choices.CASES:
+            print("\n".join(choices.rows(name, options.small)), flush=True)
 
 
 if __name__ == "__main__":

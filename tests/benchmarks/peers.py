@@ -121,7 +121,7 @@ def mfdeq_peers(system: System) -> list[Peer]:
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
     from mfdeq.linear.direct.cholespy import has_cholespy
 
-    solvers = {"auto": Auto}
+    solvers = {"auto": lambda: Auto(solves=100)}
     packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
     if system.symmetric and has_cholespy():
         packages["CHOLMOD"] = "cholespy"

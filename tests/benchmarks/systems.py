@@ -169,6 +169,22 @@ def convection(n: int, peclet: float = 10.0) -> System:
     return System(f"convection-diffusion {n}², cell Péclet {peclet:g}", sp.csr_matrix(A), False, 2)
 
 
+def convection_in_volume(n: int, peclet: float = 10.0) -> System:
+    """Upwind convection-diffusion on n x n x n cells in a wind that turns along one axis."""
+    centre = (2.0 * np.arange(n) + 1.0) / n - 1.0
+    _, y, x = (part.ravel() for part in np.meshgrid(centre, centre, centre, indexing="ij"))
+    winds = [0.5 * (1 - x**2) * (1 - y**2), -2 * x * (1 - y**2), 2 * y * (1 - x**2)]
+    difference, _ = faces(n)
+    fastest = max(np.abs(speed).max() for speed in winds)
+    A = stiffness(np.zeros((n, n, n)))
+    for axis, speed in enumerate(winds):
+        rate = peclet / fastest * speed
+        A = A + sp.diags(np.maximum(rate, 0.0)) @ along(axis, difference[:-1], n, 3)
+        A = A + sp.diags(np.minimum(rate, 0.0)) @ along(axis, difference[1:], n, 3)
+    title = f"convection-diffusion {n}³, cell Péclet {peclet:g}"
+    return System(title, sp.csr_matrix(A), False, 3)
+
+
 def bratu(n: int, share: float = 0.99) -> System:
     """The Jacobian of -lap h = lambda exp(h) at a share of the lambda of the fold."""
     laplacian = stiffness(np.zeros((n, n))) * (n + 1) ** 2

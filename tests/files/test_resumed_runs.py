@@ -27,6 +27,8 @@ from support.interruptions import (
 import mfdeq
 from mfdeq.continuation.curve import Curve
 from mfdeq.linear import Auto
+from mfdeq.linear.candidates import Candidate
+from mfdeq.linear.choice import Choice
 from mfdeq.linear.operands import operator_of
 
 
@@ -146,8 +148,9 @@ def test_forget_discards_the_state_of_earlier_solves():
 def test_forget_tries_a_replaced_solver_again(monkeypatch):
     A = sp.random(60, 60, 0.1, random_state=0).tocsr() + 4 * sp.identity(60)
     auto, b = Auto(), np.ones(60)
-    first = (mfdeq.Krylov("gmres", max_iterations=2), "it was first")
-    monkeypatch.setattr(auto, "candidates", lambda A: [(*first, None), (mfdeq.Direct(), "", None)])
+    solvers = mfdeq.Krylov("gmres", max_iterations=2), mfdeq.Direct()
+    both = [Candidate(solver, 0.0, 0.0) for solver in solvers]
+    monkeypatch.setattr(auto, "_choice_for", lambda A: Choice(both, None, "they were passed"))
     factor = auto.setup(operator_of(A))
     factor.solve(b)
     assert "Direct" in factor.current.name

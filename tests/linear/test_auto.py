@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from benchmarks.systems import convection, diffusion, elasticity, layer, network, random_graph
+from benchmarks.systems import (
+    convection,
+    convection_in_volume,
+    diffusion,
+    elasticity,
+    layer,
+    network,
+    random_graph,
+)
 from scipy.sparse.linalg import aslinearoperator
 from support.cases import close
 
 import mfdeq
 from mfdeq.arrays import kernels
-from mfdeq.linear import Auto, auto
-from mfdeq.linear.direct import cholespy, fill, multifrontal
+from mfdeq.linear import Auto, Reused, auto, candidates
+from mfdeq.linear.direct import cholespy, fill, multifrontal, registry
 from mfdeq.linear.operands import operator_of
+from mfdeq.report import LinearCounts
 
 
 def true_fill(matrix):
@@ -103,7 +114,7 @@ LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
     ],
 )
 def test_auto_chooses_and_records_why(matrix, picked):
-    chosen = Auto()
+    chosen = Auto(solves=100 if sp.issparse(matrix) else None)
     factor = chosen.setup(operator_of(matrix))
     assert any(name in chosen.choices[0] for name in picked)
     b = np.random.default_rng(1).standard_normal(matrix.shape[0])
@@ -148,14 +159,14 @@ def test_the_advice_for_a_large_function_names_its_sparsity():
 
 def test_the_same_matrix_gives_the_same_choice():
     A = operator_of(diffusion(40, 3).A)
-    assert len({tuple(Auto().setup(A).auto.choices) for _ in range(2)}) == 1
+    assert len({tuple(Auto(solves).setup(A).auto.choices) for solves in (100, 100)}) == 1
 
 
 def test_a_choice_holds_for_later_matrices_of_the_same_kind(monkeypatch):
     chosen = Auto()
     matrix = diffusion(100, 2).A
     chosen.setup(operator_of(matrix))
-    monkeypatch.setattr(auto, "estimate_fill", None)  # would fail if it were asked again
+    monkeypatch.setattr(candidates, "estimate_fill", None)  # would fail if it were asked again
     chosen.setup(operator_of(2.0 * matrix))
     assert len(chosen.choices) == 1
 
@@ -169,10 +180,10 @@ def iterative_only(monkeypatch):
 
 def test_trials_go_on_until_one_converges(iterative_only):
     """Strong advection: the first hierarchy does not converge, AIR does."""
-    chosen = Auto()
+    chosen = Auto(solves=100)
     factor = chosen.setup(operator_of(convection(80).A))
     assert factor.current.solver.preconditioner.method == "air"
-    assert "gmres with AMG: not converged" in chosen.choices[0]
+    assert "gmres with AMG (about " in chosen.choices[0]  # iterations: it did not converge
 
 
 def test_lu_is_the_last_resort_where_no_iteration_converges(iterative_only):
@@ -188,7 +199,7 @@ def test_lu_is_the_last_resort_where_no_iteration_converges(iterative_only):
 
 def test_a_failing_choice_is_replaced_for_good(iterative_only):
     A = operator_of(diffusion(60, 2).A)
-    chosen = Auto()
+    chosen = Auto(solves=100)
     factor = chosen.setup(A)
     assert "cg with AMG" in factor.name
     factor.current.M = None
@@ -196,7 +207,7 @@ def test_a_failing_choice_is_replaced_for_good(iterative_only):
     b = np.ones(A.shape[0])
     close(A @ factor.solve(b), b, 1e-9)
     assert any("failed" in choice for choice in chosen.choices)
-    assert "Direct" in chosen.setup(A).name
+    assert "cg with AMG" not in chosen.setup(A).name
 
 
 @pytest.mark.parametrize("metis", [False, True])
@@ -204,6 +215,136 @@ def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch
     monkeypatch.setattr(multifrontal, "has_metis", lambda: metis)
     monkeypatch.setattr(cholespy, "has_cholespy", lambda: True)
     long_edges = fill.Fill(1e7, 1e10, compact=False)
-    trials = auto._factorizations(operator_of(network(40).A), long_edges)
-    packages = {trial.solver.package for trial in trials}
+    packages = set(registry.package_costs(operator_of(network(40).A), long_edges))
     assert packages == ({"multifrontal", "superlu"} if metis else {"superlu"})
+
+
+def seen_setups(monkeypatch):
+    """Record the names of preconditioners that are set up, with the unknowns."""
+    names = []
+    for kind in (mfdeq.AMG, mfdeq.ILU, mfdeq.Jacobi):
+
+        def setup(self, A, original=kind.setup):
+            names.append(self.description)
+            return original(self, A)
+
+        monkeypatch.setattr(kind, "setup", setup)
+    return names
+
+
+WINDY_VOLUME = convection_in_volume(20).A
+
+
+def test_a_trial_whose_set_up_cannot_pay_is_not_begun(monkeypatch):
+    """AIR takes minutes where its rows fill up, and AMG more than a small LU."""
+    names = seen_setups(monkeypatch)
+    assert "Direct" in Auto(solves=100).setup(operator_of(WINDY_VOLUME)).name
+    assert "AMG (air)" not in names
+    assert "ILU" not in names
+    names.clear()
+    assert "Direct" in Auto(solves=1).setup(operator_of(diffusion(100, 2).A)).name
+    assert names == ["Jacobi"]
+
+
+def test_a_trial_takes_no_more_iterations_than_the_best_alternative_is_worth():
+    A = operator_of(WINDY_VOLUME)
+    trial = candidates.sparse_candidates(A)[0]
+    for budget, most in ((math.inf, candidates.TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI), (1e7, 9)):
+        counted = LinearCounts()
+        monitored = trial.solver.setup(A, counted)
+        candidates._iterations(A, monitored, 10, budget)
+        assert counted.iterations <= most
+
+
+def test_a_random_graph_is_iterated_on_before_anything_is_set_up(monkeypatch):
+    """Even for a hundred solves: its LU fills up, and so would the levels of AMG."""
+    names = seen_setups(monkeypatch)
+    matrix = random_graph(10_000, 4).A
+    for solves in (None, 1, 100):
+        assert "cg with Jacobi" in Auto(solves).setup(operator_of(matrix)).name
+    assert set(names) == {"Jacobi"}
+
+
+def test_the_number_of_solves_decides():
+    A = operator_of(WINDY_VOLUME)
+    few, many = Auto(solves=1).setup(A), Auto(solves=1000).setup(A)
+    assert "Krylov" in few.name
+    assert "Direct" in many.name
+    assert "for 1000 solves" in many.auto.choices[0]
+    assert Auto().setup(A).name == few.name
+
+
+@pytest.mark.parametrize("solves", [0, -1, 2.5, True, "many"])
+def test_a_number_of_solves_that_is_not_positive_is_refused(solves):
+    with pytest.raises(mfdeq.ArgumentError, match=r"solves of mfdeq\.Auto: expected a positive"):
+        mfdeq.Auto(solves=solves)
+
+
+def sides(n, count):
+    return np.random.default_rng(2).standard_normal((count, n))
+
+
+def test_a_factorization_takes_over_when_the_solves_have_cost_as_much():
+    chosen, counts = Auto(), LinearCounts()
+    A = operator_of(WINDY_VOLUME)
+    factor = chosen.setup(A, counts)
+    names = [factor.name]
+    for b in sides(8000, 25):
+        close(WINDY_VOLUME @ factor.solve(b), b, 1e-8)
+        names.append(factor.name)
+    assert "Krylov" in names[0]
+    assert "Direct" in names[-1]
+    switch = names.index(names[-1])
+    assert 1 < switch < 25
+    assert set(names[switch:]) == {names[-1]}  # for good
+    assert counts.setups == 1 + len(set(names[1:]) - {names[0]})
+    # A second run takes the same course, since nothing is timed.
+    again = Auto().setup(A)
+    course = [again.name]
+    for b in sides(8000, 25):
+        again.solve(b)
+        course.append(again.name)
+    assert course == names
+    # It is set up at once for the next matrix of the same kind.
+    assert "Direct" in chosen.setup(operator_of((2.0 * WINDY_VOLUME).tocsr())).name
+
+
+def test_the_columns_of_a_block_count_as_solves():
+    factor = Auto().setup(operator_of(WINDY_VOLUME))
+    B = sides(8000, 200).T
+    close(WINDY_VOLUME @ factor.solve(B), B, 1e-8)
+    assert "Direct" in factor.name
+
+
+def test_forgetting_returns_to_the_first_solver():
+    factor = Auto().setup(operator_of(WINDY_VOLUME))
+    first, (b, *others) = factor.name, sides(8000, 25)
+    x = factor.solve(b)
+    for other in others:
+        factor.solve(other)
+    assert factor.name != first
+    factor.forget()
+    assert factor.name == first
+    np.testing.assert_array_equal(factor.solve(b), x)
+
+
+def test_copies_of_a_factor_share_what_has_been_set_up():
+    """As equilibria of a linear model do, whose matrices are equal."""
+    reused, counts = Reused(Auto()), LinearCounts()
+    for b in sides(8000, 25):
+        factor = reused.setup(operator_of(WINDY_VOLUME.copy()), counts)
+        close(WINDY_VOLUME @ factor.solve(b), b, 1e-8)
+    assert "Direct" in factor.working.name
+    assert counts.setups == 2
+
+
+def test_solves_along_a_path_lead_to_a_factorization():
+    """Solves with aged preconditioners count, too."""
+    chosen = Auto()
+    reused, counts = Reused(chosen), LinearCounts()
+    for k, b in enumerate(sides(8000, 30)):
+        matrix = (WINDY_VOLUME + 1e-4 * k * sp.identity(8000)).tocsr()
+        factor = reused.setup(operator_of(matrix), counts)
+        close(matrix @ factor.solve(b), b, 1e-8)
+    assert "Direct" in chosen.choices[-1]
+    assert counts.setups <= 4

@@ -37,11 +37,11 @@ def test_auto_solves_many_unknowns_as_with_numpy():
 def test_auto_factorizes_small_grids_and_iterates_on_large_ones(monkeypatch):
     pytest.importorskip("nvmath", reason="nvmath-python is not installed")
     small, large = (operator(diffusion(n), xp=cupy) for n in (75, 200))
-    assert mfdeq.linear.Auto().setup(small).name == "Direct (cuDSS)"
-    assert "AMG" in mfdeq.linear.Auto().setup(large).name
+    assert mfdeq.Auto(solves=100).setup(small).name == "Direct (cuDSS)"
+    assert "AMG" in mfdeq.Auto(solves=100).setup(large).name
     # Without cuDSS, the next package factorizes.
     monkeypatch.setattr("mfdeq.linear.direct.cudss.has_cudss", lambda: False)
-    assert mfdeq.linear.Auto().setup(small).name == "Direct (multifrontal)"
+    assert mfdeq.Auto(solves=100).setup(small).name == "Direct (multifrontal)"
     assert mfdeq.Direct().setup(small).name == "Direct (multifrontal)"
     with pytest.raises(mfdeq.ArgumentError, match="needs nvmath-python"):
         mfdeq.Direct(package="cudss").setup(small)

@@ -44,8 +44,6 @@ class PackageCost(NamedTuple):
         Time of a solve per unknown.
     solve : float
         Time of a solve regardless of its size.
-    dense_operation : float or None
-        `operation` for a graph that is not compact, with most work in one large dense block.
     factor_entry : float
         Set-up time per entry of L and U.
     """
@@ -55,20 +53,13 @@ class PackageCost(NamedTuple):
     entry: float
     solved_unknown: float = 0.0
     solve: float = 0.0
-    dense_operation: float | None = None
     factor_entry: float = 0.0
 
     def setup(self, n: int, fill: Fill) -> float:
         """Return the nanoseconds of a factorization of n unknowns."""
-        operation = self.operation
-        if not fill.compact and self.dense_operation is not None:
-            operation = self.dense_operation
-        return self.unknown * n + self.factor_entry * fill.entries + operation * fill.operations
+        of_entries = self.factor_entry * fill.entries + self.operation * fill.operations
+        return self.unknown * n + of_entries
 
     def one_solve(self, n: int, fill: Fill) -> float:
         """Return the nanoseconds of a solve with the factors."""
         return self.entry * fill.entries + self.solved_unknown * n + self.solve
-
-    def total(self, n: int, fill: Fill, solves: float) -> float:
-        """Return the nanoseconds of a factorization and of `solves` solves."""
-        return self.setup(n, fill) + solves * self.one_solve(n, fill)

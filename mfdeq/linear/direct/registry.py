@@ -46,26 +46,21 @@ def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
                 yield package, max_operations
 
 
-def rank_packages(A: Operator, fill: Fill, solves: int) -> list[tuple[str, float]]:
-    """Rank the packages for a sparse A by the estimated time of a set-up and `solves` solves.
+def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float]]:
+    """Estimate the time of a set-up and of a solve for the packages that suit a sparse A.
 
     Returns
     -------
-    list of (name, nanoseconds)
-        The packages, the cheapest first, up to the first that pivots, since it takes any A. If the
-        factors are not expected to fit in memory, only those that pivot, at infinite cost.
+    dict of (nanoseconds, nanoseconds)
+        By the name of the package. If the factors are not expected to fit in memory, only the
+        packages that pivot, which take any A, at infinite cost.
     """
-    on_host = A.backend.library.on_host
-    times = {}
+    on_host, n = A.backend.library.on_host, A.shape[0]
+    costs = {}
     for package in PACKAGES.values():
         cost = package.cost_on_host if on_host else package.cost_on_device
         if cost is not None and package.is_candidate(A, fill):
-            times[package.name] = cost.total(A.shape[0], fill, solves)
+            costs[package.name] = cost.setup(n, fill), cost.one_solve(n, fill)
     if BYTES_PER_FACTOR_ENTRY * fill.entries > MAX_MEMORY_SHARE * A.backend.available_bytes():
-        times = {name: math.inf for name in times if PACKAGES[name].pivots}
-    ranked = []
-    for name in sorted(times, key=lambda name: times[name]):
-        ranked.append((name, times[name]))
-        if PACKAGES[name].pivots:
-            break
-    return ranked
+        return {name: (math.inf, math.inf) for name in costs if PACKAGES[name].pivots}
+    return costs

@@ -198,6 +198,11 @@ class _RescaledCycle(PreconditionerOperator):
         """Bytes of the levels."""
         return self.cycle.nbytes
 
+    @property
+    def row_growth(self) -> float:
+        """Entries per row of the first coarse level, over those of A."""
+        return self.cycle.row_growth
+
     def application_cost(self, product_entry: float, triangular_entry: float) -> float:
         """Estimate the cost of a cycle."""
         return self.cycle.application_cost(product_entry, triangular_entry)
@@ -296,6 +301,16 @@ class _Cycle(PreconditionerOperator):
         self._scale, self.levels = scale, levels
         self._finish(sparse_on_host(matrix))
         return True
+
+    @property
+    def row_growth(self) -> float:
+        """Entries per row of the first coarse level, over those of A."""
+        rows = [
+            level.G.nnz / level.G.shape[0]
+            for level in self.levels[:2]
+            if isinstance(level, Collapsed)
+        ]
+        return rows[1] / rows[0] if len(rows) == 2 else 1.0
 
     @property
     def nbytes(self) -> int:

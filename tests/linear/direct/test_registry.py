@@ -85,17 +85,16 @@ def test_a_package_with_too_many_operations_is_followed_by_the_next(package):
     assert mfdeq.Direct().setup(diffusion(12)).name == "Direct (SuperLU)"
 
 
-def test_auto_ranks_packages_by_cost_and_ends_with_one_that_pivots(package):
-    names = [name for name, _ in registry.rank_packages(operator(diffusion(12)), FILL, 100)]
-    assert names[0] == "inverse"
-    assert names[-1] == "superlu"
-    names = [name for name, _ in registry.rank_packages(operator(diffusion(40)), FILL, 100)]
-    assert "inverse" not in names
+def test_auto_knows_the_costs_of_packages_without_an_obstacle(package):
+    costs = registry.package_costs(operator(diffusion(12)), FILL)
+    assert min(costs, key=lambda name: sum(costs[name])) == "inverse"
+    assert "superlu" in costs
+    assert "inverse" not in registry.package_costs(operator(diffusion(40)), FILL)
 
 
 def test_factors_beyond_memory_are_left_to_a_package_that_pivots():
-    ranked = registry.rank_packages(operator(diffusion(12)), UNKNOWN_FILL, 100)
-    assert ranked == [("superlu", math.inf)]
+    costs = registry.package_costs(operator(diffusion(12)), UNKNOWN_FILL)
+    assert costs == {"superlu": (math.inf, math.inf)}
 
 
 def test_an_unknown_package_is_an_error_that_lists_the_registered_ones(package):

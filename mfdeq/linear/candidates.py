@@ -1,0 +1,257 @@
+"""The solvers that "auto" considers, with what is known of their costs.
+
+The cost of a candidate that has not been examined is a lower bound. Examining it costs something as
+well, so it is done only if the bound is below the cost of all others (`choice`). The fill of an LU
+is estimated (`direct.fill`). A preconditioner is set up and tried on one right-hand side, for a few
+iterations to a loose tolerance, from which the iterations of a full solve follow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..operators.dot_tests import is_symmetric
+from ..operators.operator import Operator
+from .costs import CORE, DEVICE, Machine, air_setup_cost, amg_setup_cost, estimate_cost
+from .direct.direct import Direct
+from .direct.fill import estimate_fill
+from .direct.registry import PACKAGES, package_costs
+from .factor import Factor
+from .krylov.krylov import Krylov
+from .preconditioners.amg import AMG
+from .preconditioners.ilu import ILU
+from .preconditioners.jacobi import Jacobi
+from .protocols import Solver
+from .scaling import Scaling
+
+TRIAL_ITERATIONS = 40
+TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI = 20
+SLOWDOWN = 1.5  # of later iterations, over those of a trial with Jacobi or without convergence
+# Of the digits of a full solve, those to which a trial converges. One with Jacobi must not cost
+# much beside a single solve.
+TRIAL_DIGITS_SHARE, TRIAL_DIGITS_SHARE_WITH_JACOBI = 0.25, 0.15
+UNTRIED_SHARE = 0.5  # of the cost of the best alternative, at which an untried solver gives up
+MAX_ITERATIONS = 1_000  # of a solve, above which a candidate is not expected to converge
+ITERATIONS_MARGIN = 4  # limit on the iterations of a solve with Jacobi, over those expected
+GOOD_ITERATIONS = 25  # after a trial with fewer, no other preconditioner is tried
+LAST_RESORT_COST = 1e290  # of what is tried only if nothing else is possible
+TRIAL_SEED = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A solver whose costs are known, as far as they can be without using it.
+
+    Attributes
+    ----------
+    solver : Solver or None
+        None if nothing can be set up before the candidate has been examined.
+    setup, solve : float
+        Nanoseconds of a set-up and of one solve to the full tolerance, or infinity.
+    summary : str
+        The costs in words, for the report.
+    """
+
+    solver: Solver | None
+    setup: float
+    solve: float
+    summary: str = ""
+    known = True  # whether the costs are estimates, not lower bounds
+
+    def total(self, solves: float, is_set_up: bool = False) -> float:
+        """Return the cost of some solves, with the set-up unless it has been done."""
+        return (0.0 if is_set_up else self.setup) + solves * self.solve
+
+    def examine(self, A: Operator, solves: float, budget: float) -> Examined:
+        """Find out the costs.
+
+        Parameters
+        ----------
+        A : Operator, (N, N)
+        solves : float
+            The number of solves that are expected.
+        budget : float
+            The cost of the best alternative known for as many solves.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an examination has found.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        The candidates in place of the one that was examined, among them others to be examined.
+    factor : Factor or None
+        The factor of the first of them, if one was set up.
+    notes : list of str
+        The outcome in words.
+    """
+
+    candidates: list[Candidate]
+    factor: Factor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def sparse_candidates(A: Operator) -> list[Candidate]:
+    """Return the candidates for a sparse A that is not small."""
+    method = "cg" if is_symmetric(A) else "gmres"
+    return [_Trial(Krylov(method, preconditioner=Jacobi()), 0.0, 0.0), _Estimate.of(A)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate(Candidate):
+    """The factorizations, before their fill is estimated, and preconditioners that need a set-up.
+
+    Whether the graph of A is compact, on which the costs of multigrid depend, shows with the fill.
+    """
+
+    known = False
+
+    @classmethod
+    def of(cls, A: Operator) -> _Estimate:
+        return cls(None, estimate_cost(A.shape[0]), 0.0)
+
+    def examine(self, A: Operator, solves: float, budget: float) -> Examined:
+        fill = estimate_fill(A.array)
+        costs = package_costs(A, fill)
+        direct: list[Candidate] = [
+            Candidate(
+                Direct(package=name), setup, solve, _summary(PACKAGES[name].title, setup, solve)
+            )
+            for name, (setup, solve) in costs.items()
+        ]
+        nnz = A.array.nnz
+        least = _machine(A).least_with_amg(nnz, fill.compact)
+        method = "cg" if is_symmetric(A) else "gmres"
+        fits = any(candidate.setup < math.inf for candidate in direct)
+        solver = Krylov(method, preconditioner=AMG())
+        amg = _Trial(solver, amg_setup_cost(nnz, fill.compact), least, has_alternative=fits)
+        notes = [candidate.summary for candidate in direct if candidate.solve < math.inf]
+        return Examined(
+            [*direct, amg], None, notes or ["the factors of an LU do not fit in memory"]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial(Candidate):
+    """A preconditioner that has not been tried.
+
+    Attributes
+    ----------
+    has_alternative : bool
+        Whether an LU is there if this fails, so that the first solve may be the trial.
+    """
+
+    known = False
+    has_alternative: bool = False
+
+    def examine(self, A: Operator, solves: float, budget: float) -> Examined:
+        solver = self.solver
+        assert isinstance(solver, Krylov)
+        name = f"{solver.method} with {solver.preconditioner.description}"
+        factor: Any = None
+        try:
+            # The scaling of GMRES costs more than a trial with Jacobi, which hardly depends on it.
+            short = _is_short(solver)
+            factor = solver.setup(A, scaling=Scaling.of(A.array) if short else None)
+            if solves == 1 and self.has_alternative:
+                return self._untried(A, name, factor, budget)
+            iterations = _iterations(A, factor, solves, budget)
+        except (ArgumentError, SingularStateError, ValueError, MemoryError):
+            return Examined(self._others(A, None, math.inf), None, [f"{name}: not possible"])
+        if iterations > MAX_ITERATIONS:
+            note = f"{name}: not converged on a trial"
+            return Examined(self._others(A, factor, iterations), None, [note])
+        solve = iterations * iteration_cost(A, factor, int(iterations))
+        if isinstance(solver.preconditioner, Jacobi):
+            limit = int(ITERATIONS_MARGIN * iterations) + TRIAL_ITERATIONS
+            factor.solver = replace(solver, max_iterations=min(MAX_ITERATIONS, limit))
+        note = _summary(f"{name} (about {iterations:.0f} iterations)", self.setup, solve)
+        candidate = Candidate(factor.solver, self.setup, solve, note)
+        others = self._others(A, factor, iterations)
+        return Examined([candidate, *others], None if short else factor, [note])
+
+    def _untried(self, A: Operator, name: str, factor: Any, budget: float) -> Examined:
+        """Return a candidate for a single solve, which is as expensive as a trial.
+
+        It gives up at a share of the cost of the best alternative.
+        """
+        one = iteration_cost(A, factor, TRIAL_ITERATIONS // 2)
+        limit = min(MAX_ITERATIONS, TRIAL_ITERATIONS + int(UNTRIED_SHARE * budget / one))
+        factor.solver = replace(factor.solver, max_iterations=limit)
+        note = _summary(f"{name} (not tried)", self.setup, self.solve)
+        return Examined([Candidate(factor.solver, self.setup, self.solve, note)], factor, [note])
+
+    def _others(self, A: Operator, factor: Any, iterations: float) -> list[Candidate]:
+        """Return what to try in addition if this preconditioner is not good."""
+        solver = self.solver
+        assert isinstance(solver, Krylov)
+        if solver.preconditioner != AMG() or iterations <= GOOD_ITERATIONS:
+            return []
+        if solver.method == "cg":
+            if iterations <= MAX_ITERATIONS:
+                return []
+            return [replace(self, solver=Krylov("gmres", preconditioner=AMG()))]
+        ilu = Krylov("gmres", preconditioner=ILU(), recycle=20)
+        others: list[Candidate] = [_Trial(ilu, LAST_RESORT_COST, 0.0)]
+        if factor is not None and not is_symmetric(A):
+            setup = air_setup_cost(A.shape[0], A.array.nnz, factor.M.row_growth)
+            others.append(_Trial(Krylov("gmres", preconditioner=AMG("air")), setup, self.solve))
+        return others
+
+
+def _is_short(solver: Krylov) -> bool:
+    """Return whether a trial is kept short, since nothing is set up that could pay."""
+    return isinstance(solver.preconditioner, Jacobi) and solver.method == "gmres"
+
+
+def _iterations(A: Operator, factor: Any, solves: float, budget: float) -> float:
+    """Estimate the iterations of a full solve by a trial.
+
+    The trial takes no more iterations than would cost, in every solve, as much as the best
+    alternative.
+    """
+    solver, digits = factor.solver, -math.log10(factor.rtol)
+    limit = TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI if _is_short(solver) else TRIAL_ITERATIONS
+    if budget < math.inf:
+        limit = int(min(limit, 2 + budget / (solves * iteration_cost(A, factor, limit // 2))))
+    jacobi = isinstance(solver.preconditioner, Jacobi)
+    share = TRIAL_DIGITS_SHARE_WITH_JACOBI if jacobi else TRIAL_DIGITS_SHARE
+    factor.solver = replace(solver, max_iterations=limit)
+    try:
+        factor.solve(A.backend.random(A.shape[0], seed=TRIAL_SEED), rtol=10.0 ** (-share * digits))
+        converged = True
+    except ConvergenceError:
+        converged = False
+    factor.solver = solver
+    iterations, history = factor.iterations_of_last_solve, factor.counts.history
+    gained = -math.log10(max(min(history, default=1.0), 1e-300))
+    if gained <= 0.0:
+        return math.inf
+    expected = max(iterations, 1) * max(digits / gained, 1.0)
+    return SLOWDOWN * expected if jacobi or not converged else expected
+
+
+def iteration_cost(A: Any, factor: Any, iterations: int) -> float:
+    """Estimate the nanoseconds of one iteration of a solve that takes `iterations`."""
+    n, machine = A.shape[0], _machine(A)
+    entry = machine.product_entry
+    preconditioner = factor.M.application_cost(entry, machine.triangular_entry)
+    per_unknown = machine.cg_entry
+    if factor.solver.method == "gmres":
+        per_unknown = machine.gmres_entry * min(iterations, factor.solver.cycle_length)
+    return machine.iteration + entry * A.array.nnz + preconditioner + per_unknown * n
+
+
+def _machine(A: Operator) -> Machine:
+    return CORE if A.backend.library.on_host else DEVICE
+
+
+def _summary(name: str, setup: float, solve: float) -> str:
+    return f"{name} at {1e-9 * setup:.2g} s and {1e-9 * solve:.2g} s per solve"
