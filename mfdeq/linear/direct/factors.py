@@ -164,5 +164,7 @@ class DenseFactor(DirectFactor):
 
     def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         solve = self.backend.dense_linalg.lu_solve
+        # SciPy changes the pivots while it solves, and changes them back: threads need their own.
+        pivots = self.backend.xp.asarray(self.pivots, copy=True)
         # Both arrays are known to be finite; a check would wait for the device.
-        return solve((self.lu, self.pivots), b, trans=1 if adjoint else 0, check_finite=False)
+        return solve((self.lu, pivots), b, trans=1 if adjoint else 0, check_finite=False)
