@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 _counting = threading.Lock()  # of all counts, since it is never held for long
@@ -210,6 +210,11 @@ class SolveReport:
     evaluations: int = 0
     forward: LinearCounts = field(default_factory=LinearCounts)
     linear: LinearCounts = field(default_factory=LinearCounts)
+
+    def record_solver(self, name: str, choices: Sequence[str]) -> None:
+        """Record the solver in use, and those of its choices that are new."""
+        self.solver = name
+        self.choices += [choice for choice in choices if choice not in self.choices]
 
     @property
     def iterations(self) -> int:

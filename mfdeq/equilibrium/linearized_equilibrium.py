@@ -83,7 +83,7 @@ class LinearizedEquilibrium:
         self.state, self.params = backend.read_only(state), backend.read_only(problem.theta)
         self.__dict__["linearized"] = linearized
         self.solver = solver
-        self.report = report
+        self._report = report
         self.error_estimates = error_estimates
         self._estimated: set[str] = set()
         self._adjoints: dict[LossBase, Once[Array]] = {}
@@ -101,6 +101,14 @@ class LinearizedEquilibrium:
         self.__dict__.update(state)
         read_only = self.backend.read_only
         self.state, self.params = read_only(self.state), read_only(self.params)
+
+    @property
+    def report(self) -> SolveReport:
+        """The report of the solve, with the solver that "auto" uses by now and its choices."""
+        examined = self.__dict__.get("examined")
+        if examined is not None and examined.factor is not None:
+            self._report.record_solver(examined.factor.name, self.solver.choices)
+        return self._report
 
     def __repr__(self) -> str:
         report = self.report

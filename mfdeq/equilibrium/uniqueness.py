@@ -89,8 +89,7 @@ def examine(
     factor = smallest = None
     try:
         factor = solver.setup_for_equilibrium(A, report.linear)
-        report.solver = factor.name
-        report.choices += [c for c in solver.choices if c not in report.choices]
+        report.record_solver(factor.name, solver.choices)
         scaling = factor.working.scaling
         smallest = smallest_singular(factor, solver.weakest, scaling)
         solver.weakest = smallest.left
@@ -135,10 +134,12 @@ class _Examinable(Protocol):
     problem: Problem
     state: Array
     solver: Reused
-    report: SolveReport
 
     @property
     def linearized(self) -> CheckedLinearization: ...
+
+    @property
+    def report(self) -> SolveReport: ...
 
     @property
     def examined(self) -> Examined: ...

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from benchmarks.systems import convection_in_volume
 from scipy.sparse.linalg import LinearOperator
 from support.cases import build, close
 from support.small_maps import Products, Tanh
@@ -121,3 +123,29 @@ def test_an_exception_in_a_user_function_has_a_note_with_its_name():
     with pytest.raises(ValueError, match="matmul") as caught:
         mfdeq.solve(Broken(), np.ones(2))
     assert "Broken.map" in caught.value.__notes__[0]
+
+
+class WindyVolume(mfdeq.ResidualModel):
+    """Linear, and large enough for "auto" to begin with an iteration."""
+
+    A = convection_in_volume(20).A
+    state_size = param_size = 8000
+
+    def residual(self, h, theta):
+        return self.A @ h - theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(
+            self.A, -sp.eye_array(8000, format="csr"), lambda adjoint: mfdeq.Curvature()
+        )
+
+
+def test_the_report_names_the_solver_that_auto_has_changed_to():
+    eq = mfdeq.solve(WindyVolume(), np.ones(8000))
+    eq.gradient(mfdeq.LeastSquares(np.arange(9), np.zeros(9)))
+    assert "Krylov" in eq.report.solver
+    Z = eq.sensitivity @ np.random.default_rng(0).standard_normal((8000, 200))
+    assert np.all(np.isfinite(Z))
+    assert "Direct" in eq.report.solver
+    assert any("Direct" in choice for choice in eq.report.choices)
+    assert eq.report.linear.setups + eq.report.forward.setups == 2
