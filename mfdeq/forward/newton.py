@@ -29,10 +29,10 @@ NOISE_HALVINGS = 8  # after which noise is measured where the step is small
 SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
 TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
-SHORT_LENGTH = 1 / 16  # of a step that reduces the level to no less than ...
-SHORT_DECREASE = 0.9  # ... this multiple: a step without progress
+SHORT_LENGTH = 1 / 16  # of a step; the iteration has stalled if ...
+MAX_SHORT_STEPS = 15  # ... so many short steps in a row ...
+SHORT_DECREASE = 0.9  # ... have reduced the level together to no less than this multiple
 RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too
-MAX_SHORT_STEPS = 15  # consecutive ones, after which the iteration has stalled
 
 
 class Newton(ForwardMethod):
@@ -161,7 +161,7 @@ class _InexactSteps:
         self.problem, self.solver, self.monitor = problem, solver, monitor
         self.forcing = MAX_FORCING
         self.recent_residuals: list[Array] = []
-        self.short_steps = 0  # consecutive ones without progress
+        self.short_steps: list[float] = []  # the decreases by the latest steps, if all were short
 
     def solve(self, iterate: _Iterate) -> _Step | None:
         """Solve A d = R inexactly, with A at the iterate.
@@ -260,10 +260,11 @@ class _InexactSteps:
 
         Beyond a fold A tends to a singular matrix, and steps that are accepted to nothing.
         """
-        short = step.length <= SHORT_LENGTH and step.decrease > SHORT_DECREASE
-        short = short and not step.undefined  # or the edge of the domain shortened it
-        self.short_steps = self.short_steps + 1 if short else 0
-        if self.short_steps >= MAX_SHORT_STEPS and not self.monitor.done:
+        # Not those that the edge of the domain has shortened.
+        short = step.length <= SHORT_LENGTH and not step.undefined
+        self.short_steps = [*self.short_steps, step.decrease][-MAX_SHORT_STEPS:] if short else []
+        idle = len(self.short_steps) == MAX_SHORT_STEPS
+        if idle and math.prod(self.short_steps) > SHORT_DECREASE and not self.monitor.done:
             raise self._stalled(f"{MAX_SHORT_STEPS} consecutive steps were shortened to nothing; ")
 
     def _search(self, step: _Step, length: float = 1.0) -> _Iterate:
