@@ -37,7 +37,13 @@ def make(name):
     return RESULTS[name][0]()
 
 
-@pytest.mark.parametrize("name", RESULTS)
+def speed(name):
+    """Results of JAX and PyTorch take seconds each; their models travel with all of them."""
+    slow = name.rpartition(" ")[2] in PACKAGES and not name.startswith("model")
+    return [pytest.mark.slow] if slow else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=speed(name)) for name in RESULTS])
 def test_results_travel(name, pool):
     result = make(name)
     trips = {

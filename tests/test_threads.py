@@ -339,7 +339,13 @@ def test_threads_share_a_functional_at_several_parameters():
     assert F.solves <= 160
 
 
-@pytest.mark.parametrize("source", ["from_function", "from_jax", "from_torch"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from_function",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("from_jax", "from_torch")),
+    ],
+)
 def test_threads_share_a_model(source):
     """Each solves at its own parameters; what is detected once belongs to all."""
     if source != "from_function":

@@ -31,7 +31,9 @@ def check(branch, case, counted=True):
         assert branch.points[-1].unstable == dimensions.sum()
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    "steps", [pytest.param(s, marks=[] if s == "default" else pytest.mark.slow) for s in STEPS]
+)
 @pytest.mark.parametrize("name", CROSSED)
 def test_every_crossing_is_one_event_with_its_dimension(name, steps):
     case = CROSSED[name]
@@ -68,7 +70,14 @@ def test_the_number_of_unstable_eigenvalues_is_that_below_the_crossing():
     assert [p.unstable for p in branch.crossings] == [0, 1, 3, 5]
 
 
-@pytest.mark.parametrize("name", ["Chafee-Infante", "Chafee-Infante on a square", "buckled rod"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Chafee-Infante",
+        pytest.param("Chafee-Infante on a square", marks=pytest.mark.slow),
+        pytest.param("buckled rod", marks=pytest.mark.slow),
+    ],
+)
 def test_the_other_branch_through_each_crossing_is_followed(name):
     """It is as unstable as the zero state below a crossing: all are supercritical."""
     case = CROSSED[name]
@@ -114,7 +123,7 @@ def test_hopf_points_of_the_brusselator_have_their_place_and_frequency(given):
     assert [p.unstable for p in branch.hopfs] == (2 * np.arange(len(exact))).tolist()
 
 
-@pytest.mark.parametrize("longest", [None, 0.2])
+@pytest.mark.parametrize("longest", [None, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_turing_and_hopf_points_of_the_brusselator_are_told_apart(longest):
     model = Brusselator(20, 2.0, 0.0016, 0.008)
     branch = mfdeq.follow(

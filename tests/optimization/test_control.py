@@ -17,7 +17,7 @@ OPTIMA = {
     "DTOC6, N = 1001": (lambda: Dtoc6(1001), 17176.451441087),
 }
 METHODS = [
-    (name, method)
+    pytest.param(name, method, marks=[pytest.mark.slow] if "000" in name else [])
     for name in OPTIMA
     for method in ("newton", "newton-cg")
     if method == "newton-cg" or not name.startswith("HAGER4")  # its controls have a bound
