@@ -56,6 +56,15 @@ def test_block_preconditioners_of_saddle_points_are_tabulated():
     assert len(re.findall(r"iterations \d.* \(target <= 60: met\)", table)) == 4
 
 
+def test_costs_of_auto_are_tabulated_for_one_solve_and_for_a_hundred():
+    table = benchmark("--small", "--choices", program="linear")
+    for solves in (1, 100):
+        for hint in ("", f"solves={solves}"):
+            assert (
+                table.count(f"    Auto({hint}), {solves} solves (Direct (SuperLU)) / best (") == 2
+            )
+
+
 @pytest.mark.slow
 def test_eigenvalues_are_tabulated_and_none_is_missed():
     table = benchmark("--small", "--rounds", "1", program="spectrum")

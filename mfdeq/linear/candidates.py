@@ -29,10 +29,13 @@ from .scaling import Scaling
 
 TRIAL_ITERATIONS = 40
 TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI = 20
-SLOWDOWN = 1.5  # of later iterations, over those of a trial with Jacobi or without convergence
+SLOWDOWN = 1.8  # of later iterations, over those of a trial with Jacobi or without convergence
+RESTART_SLOWDOWN = 3.0  # of GMRES with Jacobi, where a solve takes more than one cycle
 # Of the digits of a full solve, those to which a trial converges. One with Jacobi must not cost
 # much beside a single solve.
 TRIAL_DIGITS_SHARE, TRIAL_DIGITS_SHARE_WITH_JACOBI = 0.25, 0.15
+# A solver that is not tried before its only solve is expected to cost so much more than at least.
+UNTRIED_RATIO = {"cg": 4.0, "gmres": 8.0}
 UNTRIED_SHARE = 0.5  # of the cost of the best alternative, at which an untried solver gives up
 MAX_ITERATIONS = 1_000  # of a solve, above which a candidate is not expected to converge
 ITERATIONS_MARGIN = 4  # limit on the iterations of a solve with Jacobi, over those expected
@@ -151,6 +154,14 @@ class _Trial(Candidate):
     known = False
     has_alternative: bool = False
 
+    def total(self, solves: float, is_set_up: bool = False) -> float:
+        """Return a lower bound on the cost; for a single solve, an estimate."""
+        ratio = 1.0
+        if solves == 1 and self.has_alternative:
+            assert isinstance(self.solver, Krylov)
+            ratio = UNTRIED_RATIO[self.solver.method]
+        return super().total(solves * ratio, is_set_up)
+
     def examine(self, A: Operator, solves: float, budget: float) -> Examined:
         solver = self.solver
         assert isinstance(solver, Krylov)
@@ -235,6 +246,8 @@ def _iterations(A: Operator, factor: Any, solves: float, budget: float) -> float
     if gained <= 0.0:
         return math.inf
     expected = max(iterations, 1) * max(digits / gained, 1.0)
+    if _is_short(solver) and expected > solver.cycle_length:
+        expected *= RESTART_SLOWDOWN
     return SLOWDOWN * expected if jacobi or not converged else expected
 
 

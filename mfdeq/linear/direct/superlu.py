@@ -38,10 +38,10 @@ class SuperLUPackage(DirectPackage):
     name = "superlu"
     title = "SuperLU"
     pivots = True
-    cost_on_host = PackageCost(unknown=0.0, operation=0.35, entry=2.8, factor_entry=60.0)
+    cost_on_host = PackageCost(unknown=0.0, operation=0.35, entry=2.8, factor_entry=80.0)
     # The factorization runs on the host; the device solves the triangles row after row.
     cost_on_device = PackageCost(
-        unknown=0.0, operation=0.35, entry=0.05, solve=20e6, factor_entry=60.0
+        unknown=0.0, operation=0.35, entry=0.05, solve=20e6, factor_entry=80.0
     )
 
     def obstacle(self, A: Operator) -> str:
