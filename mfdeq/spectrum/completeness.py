@@ -24,8 +24,9 @@ from .problem import EigenProblem
 from .schur_complement import Complement, UnwantedPairs, smallest_distance
 from .sides import Side, wanted_sides
 
-MAX_PROBE = 100  # least limit on the products of a search in the complement
-MAX_PROBE_SHARE = 0.25  # limit on these products, relative to those that found the pairs
+# Least limit on the products of a search in the complement. It may take as many as the pairs took:
+# of a copy, as of the first, a Ritz value is visible only after that many.
+MAX_PROBE = 100
 RELAXED_ERROR_SHARE = 0.1  # error of relaxed products, relative to the distance of unwanted values
 MIN_BLOCKS = 4  # in a basis, if a search begins with several vectors
 MAX_ATTEMPTS_PER_PAIR = 2  # each of which should find a better pair
@@ -78,7 +79,8 @@ def complete(
         residuals = array_on_host(pairs.report.residuals)
         tolerance = smallest_distance(sides, values, residuals, tolerance)
         probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
-        lanczos = _search_complement(probe, pairs, H, problem, FIRST_SEED + attempt)
+        limit, seed = probe_limit(problem, begin), FIRST_SEED + attempt
+        lanczos = _search_complement(probe, pairs, H, problem, limit, seed)
         if not probe.found:
             break
         if attempt == MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
@@ -93,9 +95,16 @@ def complete(
     return pairs
 
 
-def probe_limit(problem: EigenProblem) -> int:
-    """Return the largest number of products of a search in the complement."""
-    return max(MAX_PROBE, 2 * problem.max_size, int(MAX_PROBE_SHARE * problem.H.count))
+def probe_limit(problem: EigenProblem, first: int) -> int:
+    """Return the limit on the products of a search in the complement.
+
+    Parameters
+    ----------
+    problem : EigenProblem
+    first : int
+        The number of products of the first search.
+    """
+    return max(MAX_PROBE, 2 * problem.max_size, first)
 
 
 def record_search(
@@ -175,12 +184,17 @@ def _begin_at_found(
 
 
 def _search_complement(
-    probe: Probe, pairs: Eigenpairs, H: CountedOperator, problem: EigenProblem, seed: int
+    probe: Probe,
+    pairs: Eigenpairs,
+    H: CountedOperator,
+    problem: EigenProblem,
+    limit: int,
+    seed: int,
 ) -> Lanczos:
-    """Search the complement until the probe has decided, or enough products are used."""
+    """Search the complement until the probe has decided, or `limit` products are used."""
     complement, size = probe.complement, problem.max_size
     rounding = H.backend.eps * pairs.report.norm
-    end = min(H.count + probe_limit(problem), problem.max_products)
+    end = min(H.count + limit, problem.max_products)
     start, _ = H.metric.random_pair(pairs.vectors.shape[0], 1, seed)
     product: Callable[[Array], Array] = H
     if pairs.krylov is not None:

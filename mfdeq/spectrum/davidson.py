@@ -254,7 +254,7 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
         complement = search.complement(pairs, side, tolerance, room)
         seed = FIRST_SEED + attempt
         probe = PencilProbe(H, M, complement, side, tolerance, seed, problem.max_size)
-        near = probe.search(min(H.count + probe_limit(problem), problem.max_products))
+        near = probe.search(min(H.count + probe_limit(problem, begin), problem.max_products))
         if near is not None:
             search.include(near, attempt)
             pairs, attempt = _converge(problem, search, width), attempt + 1

@@ -169,8 +169,9 @@ def eigsh(
     wanted eigenvalue λ has been missed with a chance of at most sqrt(2 P / π) Π β_j / |λ - θ_j|
     (see `mfdeq.spectrum.miss_chance` and `mfdeq.spectrum.schur_complement`). The search ends when
     this is below 1e-6 for all λ beyond the last wanted value by more than its tolerance, or after
-    some products, with the smallest gap for which it is: ``report.miss_chance``, ``.miss_gap`` and
-    ``.extra_products``. If a Ritz value is beyond the last wanted value, its pair is computed, too.
+    as many products as the pairs took, with the smallest gap for which it is:
+    ``report.miss_chance``, ``.miss_gap`` and ``.extra_products``. If a Ritz value is beyond the
+    last wanted value, its pair is computed, too.
 
     With `preconditioner` and which="SA", the search is for negative eigenvalues of the pencil
     (H - λ M, K^-1) with the preconditioner K and the last wanted value λ, which takes few steps if

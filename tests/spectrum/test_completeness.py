@@ -98,9 +98,24 @@ def test_a_missing_eigenvalue_whose_pair_is_not_found_is_an_error(monkeypatch):
 
 
 def test_among_dense_eigenvalues_the_chance_is_that_of_a_gap():
-    report = mfdeq.eigsh(sp.diags_array(np.linspace(0.0, 1.0, 2000)).tocsr(), k=6).report
+    values = np.cos(np.linspace(0.0, np.pi, 1500))  # less than 1e-5 apart at the ends
+    H = sp.diags_array(values).tocsr()
+    found = mfdeq.eigsh(H, k=2, which="LA", complete=False).report.products
+    report = mfdeq.eigsh(H, k=2, which="LA", max_products=found + 60).report
     assert 1e-5 < report.miss_gap < 0.1
     assert 0.0 < report.miss_chance <= 1e-6
+    assert report.extra_products == 60
+    uniform = mfdeq.eigsh(sp.diags_array(np.linspace(0.0, 1.0, 2000)).tocsr(), k=6).report
+    assert uniform.miss_gap <= 2e-6
+    assert 0.0 < uniform.miss_chance <= 1e-6
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_a_copy_that_takes_hundreds_of_products_is_found(k):
+    found = mfdeq.eigsh(sp.csr_array(cycle(800)), k=k, which="SA")
+    angles = 2.0 * np.pi * np.arange(800) / 800
+    np.testing.assert_allclose(found.values, np.sort(2.0 - 2.0 * np.cos(angles))[:k], atol=1e-9)
+    assert found.report.miss_chance <= 1e-6
 
 
 def test_further_pairs_are_found_from_the_basis_of_a_complete_result():
