@@ -255,13 +255,11 @@ def random_graph(n: int, degree: float = 3.0, seed: int = 0) -> System:
     """The shifted Laplacian of n nodes that edges join at random, so many at each on average."""
     rng = np.random.default_rng(seed)
     pairs = rng.integers(0, n, (2, round(n * degree / 2)))
+    pairs = pairs[:, pairs[0] != pairs[1]]
     edges = sp.coo_matrix((np.ones(pairs.shape[1]), pairs), shape=(n, n)).tocsr()
     weights = edges + edges.T
-    weights.setdiag(0.0)
     A = sp.diags(np.asarray(weights.sum(axis=1)).ravel() + 1.0) - weights
-    A = sp.csr_matrix(A)
-    A.eliminate_zeros()
-    return System(f"random graph, {degree:g} edges at a node", A, True, 0)
+    return System(f"random graph, {degree:g} edges at a node", sp.csr_matrix(A), True, 0)
 
 
 def elasticity(nodes: int) -> System:
