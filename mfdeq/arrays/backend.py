@@ -460,8 +460,8 @@ def _advice_for(xp: Any, dtype: Any) -> str:
     if not is_complex:
         return ""
     return (
-        ". Pass real and imaginary parts as real unknowns: (A + iB)(x + iy) is the product of "
-        "[[A, -B], [B, A]] and [x, y]"
+        ". Pass the real and imaginary parts as real unknowns: (A + iB)(x + iy) is the product "
+        "of [[A, -B], [B, A]] and [x, y]"
     )
 
 

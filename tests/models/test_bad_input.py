@@ -221,7 +221,7 @@ BAD_MATRICES = {
     "nan": (put(np.nan), "NaN or infinity"),
     "infinity": (put(np.inf), "NaN or infinity"),
     "sparse nan": (lambda A: csr_array(put(np.nan)(A)), "NaN or infinity"),
-    "complex": (lambda A: A + 0j, "expected a real array, got dtype complex128. Pass real and im"),
+    "complex": (lambda A: A + 0j, "expected a real array, got dtype complex128. Pass the"),
     "complex operator": (lambda A: aslinearoperator(A + 0j), "dtype complex128"),
     "single": (lambda A: A.astype(np.float32), "float32, less precise"),
     "masked": (lambda A: np.ma.masked_array(A, mask=A.flat[0] == A), "masked"),
