@@ -109,7 +109,7 @@ def test_threads_share_a_factor(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_threads_share_a_factor_for_long(name):
-    check_shared_factor(name, 100)
+    check_shared_factor(name, 40)
 
 
 def test_a_solver_that_fails_is_replaced_once():
@@ -293,7 +293,7 @@ def test_threads_share_an_equilibrium(name, model, options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "model", "options"), list(models()), ids=lambda x: str(x)[:14])
 def test_threads_share_an_equilibrium_for_long(name, model, options):
-    check_shared_equilibrium(model, options, 20)
+    check_shared_equilibrium(model, options, 10)
 
 
 def test_work_that_threads_share_is_done_once():
