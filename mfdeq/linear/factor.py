@@ -391,8 +391,8 @@ class Factor:
             measure = self._measure(b, adjoint, weights)
         if not host.isfinite(measure.size[0]).all():
             raise ArgumentError("the right-hand side holds NaN or infinity")
-        x = self._attempt_weighted(b, rtol, adjoint, weights)
         try:
+            x = self._attempt_weighted(b, rtol, adjoint, weights)
             x = self._refined(x, b, rtol, adjoint, weights, measure)
         except ConvergenceError as error:
             if error.best is not None:
