@@ -31,7 +31,7 @@ TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 SHORT_LENGTH = 1 / 16  # of a step; the iteration has stalled if ...
 MAX_SHORT_STEPS = 15  # ... so many short steps in a row ...
-SHORT_DECREASE = 0.9  # ... have reduced the level together to no less than this multiple
+SHORT_DECREASE = 0.99  # ... have reduced the level together to no less than this multiple
 RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too
 
 
