@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.gpu_cases import CASES
+from benchmarks import gpu
 from benchmarks.gpu_traffic import counted
 from benchmarks.problems import Convection, Diffusion
 
@@ -86,35 +86,56 @@ def test_a_million_unknowns_fit_in_6_gb():
     assert float(peak[1]) * 2**30 < 6e9
 
 
+def figures_of(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(line["stage"], line["figure"]): line["value"] for line in lines if "figure" in line}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", CASES)
-def test_the_program_for_devices_runs_on_the_host(problem, tmp_path):
-    pytest.importorskip("matplotlib", reason="the terrain needs the extra plot")
-    options = ["--device", "cpu", "--sizes", "small", "--output", str(tmp_path)]
-    table = benchmark(*options, "--problems", problem, program="gpu")
-    record = json.loads(next(tmp_path.glob("*.jsonl")).read_text())
+def test_the_stages_for_devices_run_on_the_host(tmp_path):
+    path = tmp_path / "figures.jsonl"
+    options = ["--device", "cpu", "--sizes", "small", "--output", str(path)]
+    benchmark(*options, program="gpu")
+    found = figures_of(path)
     jax = importlib.util.find_spec("jax") is not None
-    for role in ("device", "cpu", "jax")[: 3 if jax else 2]:
-        assert record[role]["product"] > 0
-    assert record["device"]["failed"] == record["cpu"]["failed"] == {}
-    assert 0.0 < record["device"]["fine"] < 5.0 * record["device"]["copy"]
-    assert f"{problem}: device from host 0e+00 (<= 1e-09: met)" in table
-    assert not jax or record["jax"]["off"] < 1e-6
-    again = benchmark(*options, "--problems", problem, program="gpu")
-    assert f"{problem}: is there already" in again
+    failed = {stage for stage, figure in found if figure in ("failed", "left out")}
+    assert failed == (set() if jax else {"JAX 32²", "JAX 8³"})
+    for n in (32, 64, 96):
+        assert found[f"Poisson {n}²", "true residual of 1e-10"] <= 1e-10
+        assert found[f"Poisson {n}²", "iterations to 1e-06"] < 20
+    assert found["Hessian 8³", "column in a block of 8"] > 0
+    assert "   * - Poisson 64²\n     - set-up\n" in benchmark("--page", str(path), program="gpu")
 
 
-def test_a_table_names_what_was_not_measured(tmp_path):
-    failed = {"failed": {"process": "ended with -9: "}}
-    machine = dict.fromkeys(("name", "driver", "cuda", "versions", "host", "cores", "threads"), "x")
-    record = {"problem": "4096²", "sizes": "full", "date": "d", "commit": "c", "machine": machine}
-    path = tmp_path / "x.jsonl"
-    path.write_text(json.dumps(record | {"device": {"N": 5, "failed": {}}, "cpu": failed}))
-    benchmark("--render", str(path), program="gpu")
-    table = path.with_suffix(".rst").read_text()
-    assert "4096², cpu, process: ended with -9" in table
-    assert "times faster than the host (target >= 40: not measured)" in table
-    assert "device from host not compared" in table
+def test_stages_that_take_longer_than_the_time_left_are_left_out(tmp_path):
+    path = tmp_path / "figures.jsonl"
+    options = ["--device", "cpu", "--sizes", "small", "--seconds", "20", "--output", str(path)]
+    benchmark(*options, program="gpu")
+    found = figures_of(path)
+    assert "it takes about 30 s" in found["check", "left out"]
+    assert found["copy", "bandwidth of a copy"] > 0
+    assert "it takes about 80 s" in found["Hessian 32²", "left out"]
+
+
+def test_a_stage_that_ends_its_process_is_followed_by_the_next_one(tmp_path, monkeypatch):
+    path = tmp_path / "figures.jsonl"
+    options = gpu.parse(["--device", "cpu", "--sizes", "small", "--output", str(path)])
+    started = []
+
+    def run(command, **settings):
+        begun = ["check", "copy"][len(started)] if len(started) < 2 else None
+        started.append(command)
+        if begun is None:
+            return subprocess.CompletedProcess(command, 0)
+        gpu.write(path, {"begun": begun})
+        return subprocess.CompletedProcess(command, -9)
+
+    monkeypatch.setattr(gpu, "machine", lambda options: {"device": "none"})
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    gpu.supervise(options, 1e12)
+    assert len(started) == 3
+    found = figures_of(path)
+    assert found["copy", "failed"] == "the process ended with -9"
 
 
 @pytest.mark.parametrize("make", [lambda: Diffusion(4, 3), lambda: Convection(6)])

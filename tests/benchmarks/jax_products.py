@@ -18,19 +18,13 @@ RTOL = 1e-8
 TARGET = 1.1
 
 
-def by_hand(f, h, theta, loss, solve=None):
-    """v -> H v, compiled; without a `solve(A, b)` A is symmetric, and its solves are CG's."""
+def by_hand(f, h, theta, loss):
+    """v -> H v, compiled, of a symmetric A."""
     import jax
     from jax.scipy.sparse.linalg import cg
 
-    symmetric = solve is None
-    solve = solve or (lambda A, b: cg(A, b, tol=RTOL)[0])
-
-    def solve_adjoint(A, b):
-        if symmetric:
-            return solve(A, b)
-        transposed = jax.linear_transpose(A, b)
-        return solve(lambda y: transposed(y)[0], b)
+    def solve(A, b):
+        return cg(A, b, tol=RTOL)[0]
 
     A = jax.jit(lambda h, theta: jax.linearize(lambda h: f(h, theta), h)[1])(h, theta)
     B, Bt = jax.jit(
@@ -40,7 +34,7 @@ def by_hand(f, h, theta, loss, solve=None):
         )
     )(h, theta)
     d_h = jax.grad(loss, argnums=0)(h, theta)
-    lam = jax.jit(solve_adjoint)(A, d_h)
+    lam = jax.jit(solve)(A, d_h)
 
     def lagrangian(theta, h):
         return loss(h, theta) - lam @ f(h, theta)
@@ -53,7 +47,7 @@ def by_hand(f, h, theta, loss, solve=None):
     def product(A, B, Bt, K, v):
         z = solve(A, -B(v))
         a_theta, a_h = K(v, z)
-        return a_theta - Bt(solve_adjoint(A, a_h))[0]
+        return a_theta - Bt(solve(A, a_h))[0]
 
     return lambda v: product(A, B, Bt, K, v).block_until_ready()
 
