@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Factor
-from ..linear.factor import LOOSE_RTOL, MAX_ROUNDING_SHARE
+from ..linear.checked_solve import LOOSE_RTOL, MAX_ROUNDING_SHARE, leaves_equation
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
 from ..models.problem import CheckedLinearization, Problem
@@ -127,7 +127,7 @@ def _solve(
         scaled = scaling.divide_columns(x)
     if not norm(left) <= MAX_ROUNDING_SHARE:  # True for NaN
         operator = A.H if adjoint else A  # type: ignore[attr-defined]
-        if factor.leaves_equation(operator, x, b, adjoint):
+        if leaves_equation(factor, operator, x, b, adjoint):
             raise singular_state_error(0.0, "to working precision")
     return _direction(scaled, norm)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, NearSingularWarning, SingularStateError, warn
 from ..linear import Auto, Direct, Factor, Reused
-from ..linear.factor import LOOSE_RTOL
+from ..linear.checked_solve import LOOSE_RTOL
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
 from ..models.problem import CheckedLinearization, Problem

@@ -14,8 +14,9 @@ from ..arrays.powers_of_two import times_power
 from ..errors import ConvergenceError
 from ..operators.operator import Matrix, Operator
 from ..report import LinearCounts
+from .checked_solve import check_finite
 from .delegating_factor import DelegatingFactor
-from .factor import Factor, check_finite
+from .factor import Factor
 from .scaling import ScaledOperator
 
 RANGE_SHARE = 0.4  # of the range of exponents, in which entries are left as they are

@@ -11,25 +11,15 @@ import threading
 import time
 from typing import Any, Self
 
-from ..arrays.backend import Array, Backend, check_block, host
+from ..arrays.backend import Array, check_block
 from ..arrays.memory import translate_memory_errors
-from ..arrays.powers_of_two import exponents_of, in_range, times_power
-from ..errors import AccuracyWarning, ArgumentError, ConvergenceError, SingularStateError, warn
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from ..threads import cached_property
+from .checked_solve import LOOSE_RTOL, CheckedSolve
 from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure
-from .rounding import MIN_DIGITS, rounding_digits, singular_error
 from .scaling import Scaling, weigh
-
-ROUNDING_FACTOR = 16.0  # c of the rounding floor c eps || |A||x| || of a residual
-MAX_ROUNDING_SHARE = 0.1  # of an equation's terms, up to which its residual may be rounding
-SUSPICIOUS_RESIDUAL = 1e-3  # relative; rounding as large as this may come from a singular A
-FEW_DIGITS = 3.0  # of a solution; with fewer it is returned with a warning
-MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
-REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that is missing
-LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
 
 
 class _Progress(threading.local):
@@ -42,16 +32,11 @@ class _Progress(threading.local):
     iterations : int
     history : list of float
         The residuals of its iterations.
-    full : bool
-        Whether it reached the full tolerance, and was asked to.
-    worst_residual : float
-        The largest relative true residual, 0.0 unless `full`.
     """
 
     def __init__(self) -> None:  # called again in every thread
         self.stopped, self.iterations = "", 0
         self.history: list[float] = []
-        self.full, self.worst_residual = False, 0.0
 
 
 class Factor:
@@ -350,184 +335,27 @@ class Factor:
         `solve` and `solve_adjoint` call it, and so do operators of this package, whose b is known
         to have the right shape, dtype and device.
         """
-        backend, counts = self.backend, self.counts
+        counts, progress, start = self.counts, self._progress, time.perf_counter()
         rtol = self.rtol if rtol is None else rtol
-        columns = 1 if b.ndim == 1 else b.shape[1]
-        progress, start = self._progress, time.perf_counter()
         progress.stopped, progress.iterations, progress.history = "", 0, []
-        progress.full, progress.worst_residual = False, 0.0
+        solve: CheckedSolve | None = None
         try:
             if 0 in b.shape:
-                return backend.zeros(*b.shape)
-            measure = self._measure(b, adjoint, weights)
+                return self.backend.zeros(*b.shape)
+            solve = CheckedSolve(self, b, rtol, adjoint, weights)
             counts.history = progress.history
-            if not in_range(backend, measure.size):
-                return self._solve_out_of_range(b, rtol, adjoint, weights, measure)
-            # In this frame, so that few calls lie between a solve and the package.
-            x = (
-                self._attempt(b, rtol, adjoint)
-                if weights is None
-                else self._attempt_weighted(b, rtol, adjoint, weights)
-            )
-            return self._refined(x, b, rtol, adjoint, weights, measure)
+            return solve.solution()
         finally:
+            # Looser solves (Newton steps, estimates) do not count as the worst.
+            worst = solve.worst_residual if solve is not None and rtol <= self.rtol else None
             counts.add_solve(
                 adjoint,
-                columns,
+                1 if b.ndim == 1 else b.shape[1],
                 time.perf_counter() - start,
-                progress.full,
-                progress.worst_residual,
-                backend.kernels.peak_bytes(),
+                worst is not None,
+                0.0 if worst is None else worst,
+                self.backend.kernels.peak_bytes(),
             )
-
-    def _solve_out_of_range(
-        self, b: Array, rtol: float, adjoint: bool, weights: Array | None, measure: ResidualMeasure
-    ) -> Array:
-        """Solve, with columns of b whose squares are out of range scaled by powers of two."""
-        backend = self.backend
-        exponents = exponents_of(backend, b)
-        if exponents.any():
-            b = times_power(backend, b, exponents)
-            measure = self._measure(b, adjoint, weights)
-        if not host.isfinite(measure.size[0]).all():
-            raise ArgumentError("the right-hand side holds NaN or infinity")
-        try:
-            x = self._attempt_weighted(b, rtol, adjoint, weights)
-            x = self._refined(x, b, rtol, adjoint, weights, measure)
-        except ConvergenceError as error:
-            if error.best is not None:
-                error.best = times_power(backend, error.best, -exponents)
-            raise
-        return check_finite(backend, times_power(backend, x, -exponents))
-
-    def _refined(
-        self,
-        x: Array,
-        b: Array,
-        rtol: float,
-        adjoint: bool,
-        weights: Array | None,
-        measure: ResidualMeasure,
-    ) -> Array:
-        """Refine a solution until its residual is small in `measure`."""
-        backend, counts = self.backend, self.counts
-        A = self._adjoint_operator if adjoint else self.A
-        b_norm = measure.size
-        product = self._product(A, x)
-        target, history = measure.target(rtol), [measure.residual(b, product, x)]
-        while not (history[-1] <= target).all():
-            if not host.isfinite(history[-1]).all():
-                raise self._failure(b, x, history, b_norm, rtol, adjoint)
-            sizes, unit = A.abs_apply(x), ROUNDING_FACTOR * backend.eps
-            floor = unit * measure.norms(sizes, x)
-            if (history[-1] <= host.maximum(floor, target)).all():
-                full = rtol <= self.rtol
-                self._accept_at_floor(A, x, b, history[-1], floor, b_norm, target, adjoint, full)
-                break
-            stalled = len(history) > 1 and (history[-1] > 0.5 * history[-2] + floor).any()
-            if stalled or self.stopped or len(history) > MAX_CORRECTIONS:
-                raise self._failure(b, x, history, b_norm, rtol, adjoint)
-            counts.add(refinements=1)
-            missing = float((target / host.where(history[-1] > target, history[-1], 1.0)).min())
-            needed = max(rtol, 0.01 * self.rtol, REFINEMENT_MARGIN * missing)
-            needed = min(needed, LOOSE_RTOL)
-            x = x + self._attempt_weighted(b - product, needed, adjoint, weights)
-            product = self._product(A, x)
-            history.append(measure.residual(b, product, x))
-        if rtol <= self.rtol:  # Looser solves (Newton steps, estimates) are not recorded.
-            worst = float((history[-1] / host.where(b_norm > 0, b_norm, 1.0))[0].max())
-            self._progress.full, self._progress.worst_residual = True, worst
-        return x
-
-    def _product(self, A: Operator, x: Array) -> Array:
-        """Compute A x for the residual."""
-        if A.array is not None or bool(self.backend.xp.all(self.backend.xp.isfinite(x))):
-            return A._apply(x)
-        # Do not pass NaN from a breakdown to a user's product, which would be blamed for it.
-        return x
-
-    def _accept_at_floor(
-        self,
-        A: Operator,
-        x: Array,
-        b: Array,
-        residual: Any,
-        floor: Any,
-        b_norm: Any,
-        target: Any,
-        adjoint: bool,
-        full: bool,
-    ) -> None:
-        """Accept columns above their tolerance, unless A is singular to working precision."""
-        above = residual > target
-        self.counts.add(at_floor=int(above.any(axis=0).sum()))
-        rounding = host.where(above, host.maximum(residual, floor / ROUNDING_FACTOR), 0.0)
-        relative = (rounding / host.where(b_norm > 0, b_norm, 1.0)).max(axis=0)
-        if not relative.max() > SUSPICIOUS_RESIDUAL:
-            return
-        if x.ndim == 2:
-            worst = int(relative.argmax())
-            x, b = x[:, worst], b[:, worst]
-        if float(relative.max()) > MAX_ROUNDING_SHARE and self.leaves_equation(A, x, b, adjoint):
-            raise singular_error(0.0, "to working precision")
-        x = x / self.backend.norm(x)
-        digits = rounding_digits(A, x, self._attempt(x, LOOSE_RTOL, not adjoint))
-        if not digits >= MIN_DIGITS:
-            raise singular_error(digits, "to working precision")
-        if full and digits < FEW_DIGITS:
-            warn(
-                f"{self.name}: a solve ended at the rounding error of its residual, "
-                f"{float(relative.max()):.1e} of the right-hand side, with about {digits:.0f} "
-                "correct digits, since the terms of A x are much larger than their sum. Use "
-                "float64, or other unknowns and equations, in which they do not cancel",
-                AccuracyWarning,
-            )
-
-    def leaves_equation(self, A: Operator, x: Array, b: Array, adjoint: bool) -> bool:
-        """Return whether an equation of A x = b has a residual as large as its largest terms.
-
-        That is not rounding, whatever the units. It occurs if A is singular and x is large along a
-        null vector, where other equations round. Rows that a pivot of another one has spoiled are
-        refined first.
-        """
-        xp = self.backend.xp
-        x = x + self._attempt(b - A._apply(x), LOOSE_RTOL, adjoint)
-        residual, terms = xp.abs(b - A._apply(x)), A.abs_apply(x) + xp.abs(b)
-        return not bool(xp.all(residual <= MAX_ROUNDING_SHARE * terms))  # True for NaN
-
-    def _overflows(self, b: Array, adjoint: bool) -> bool:
-        """Return whether the solution for a tiny multiple of b is finite."""
-        xp = self.backend.xp
-        tiny = self.backend.smallest_normal**0.5
-        return bool(xp.all(xp.isfinite(self._attempt(tiny * b, LOOSE_RTOL, adjoint))))
-
-    def _failure(
-        self, b: Array, x: Array, history: list[Any], b_norm: Any, rtol: float, adjoint: bool
-    ) -> ConvergenceError | SingularStateError:
-        finite = self.iterative or host.isfinite(history[-1]).all()
-        if not finite and not self._overflows(b, adjoint):
-            return singular_error(0.0, "(a pivot is zero, so that a solution is not finite)")
-        size = host.where(b_norm > 0, b_norm, 1.0)
-        path = [float((residual / size).max()) for residual in history]
-        why = f"{self.stopped}; " if self.stopped else ""
-        return ConvergenceError(
-            f"{self.name}: the {'adjoint ' if adjoint else ''}solve stopped at a relative true "
-            f"residual of {path[-1]:.2e}, above its tolerance {rtol:.1e} "
-            f"({why}residuals {' -> '.join(f'{residual:.1e}' for residual in path)}). "
-            f"Try {self.advice}; A may also be nearly singular",
-            best=x,
-            report=self.counts,
-        )
-
-
-def check_finite(backend: Backend, x: Array) -> Array:
-    """Return a solution after its scaling has been undone, or raise an error if it overflows."""
-    if not bool(backend.xp.all(backend.xp.isfinite(x))):
-        raise ArgumentError(
-            f"the solution is too large for {backend.dtype}: divide the right-hand side by a "
-            "number and multiply the solution by it in higher precision"
-        )
-    return x
 
 
 def scaling_of(A: Operator) -> Scaling:

@@ -14,7 +14,8 @@ from ...operators.compiled_solves import compiled_krylov
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ..factor import LOOSE_RTOL, Factor
+from ..checked_solve import LOOSE_RTOL
+from ..factor import Factor
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator
 from ..scaling import Scaling, is_balanced, weigh
