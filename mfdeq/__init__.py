@@ -62,6 +62,7 @@ _MODULES = {
     "mixed": "derivatives.mixed",
     "verify": "verification.verify",
     "Verification": "verification.verify",
+    "threads": "parallel",
     "SolveReport": "report",
     "MfdeqError": "errors",
     "ArgumentError": "errors",

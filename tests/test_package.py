@@ -36,10 +36,20 @@ PUBLIC = """
     ModelError NearSingularWarning Neumann numerical_rank Nystrom OutOfMemoryError Precision
     QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel ShiftedInverse
     SingularStateError SmallestSingular solve SolveReport spectral_density SpectralDensity Study
-    StudyError StudyWarning trace Verification verify
+    StudyError StudyWarning threads trace Verification verify
 """.split()  # noqa: SIM905
 
-FOREIGN = ["pyamg", "matplotlib", "jax", "torch", "cupy", "cupyx", "tqdm.auto"]
+FOREIGN = [
+    "pyamg",
+    "matplotlib",
+    "jax",
+    "torch",
+    "cupy",
+    "cupyx",
+    "tqdm.auto",
+    "numba",
+    "threadpoolctl",
+]
 
 
 def modules_after(*statements):

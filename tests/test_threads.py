@@ -18,8 +18,8 @@ import mfdeq
 from mfdeq.linear import Auto, Factor, Reused, Solver, operator_of
 from mfdeq.linear.candidates import Candidate
 from mfdeq.linear.choice import Choice
+from mfdeq.locks import Lock, Once, cached_property, ignore_warnings
 from mfdeq.report import LinearCounts
-from mfdeq.threads import Lock, Once, cached_property, ignore_warnings
 
 THREADS = 4
 RNG = np.random.default_rng(0)

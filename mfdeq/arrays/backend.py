@@ -19,7 +19,7 @@ from typing import Any
 import array_api_compat as compat
 
 from ..errors import ArgumentError, MfdeqError, ModelError, note_origin
-from ..threads import cached_property
+from ..locks import cached_property
 from .library import (
     HOST,
     Array,

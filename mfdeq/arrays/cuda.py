@@ -15,7 +15,7 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from ..threads import lock_of
+from ..locks import lock_of
 from .backend import Array, Backend, is_sparse
 
 MAX_BLOCK_COLUMNS = 32  # columns in one block product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..threads import cached_property
+from ..locks import cached_property
 from . import cuda
 from .library import Array, ArrayLibrary, register
 

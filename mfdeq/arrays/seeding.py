@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ..threads import Lock
+from ..locks import Lock
 from .library import host
 
 _seeding = Lock()  # One thread at a time: the generator belongs to the whole process.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import is_evaluation_failure
-from ..threads import ignore_warnings
+from ..locks import ignore_warnings
 from .curve import Curve
 from .point import Point
 

@@ -23,7 +23,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..equilibrium.null_vectors import find_null_vectors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..threads import ignore_warnings
+from ..locks import ignore_warnings
 from .bordered import Borders, predicted_roots
 from .curve import Curve
 from .point import Point

@@ -8,13 +8,13 @@ from typing import Any, Unpack
 from ..arguments import one_of
 from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
+from ..locks import lock_of, state_to_pickle
 from ..models.curvature import Curvature
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import Loss
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
-from ..threads import lock_of, state_to_pickle
 from .configured_model import ConfiguredModel, ModelFields
 from .difference_check import find_wrong_rows
 from .hessians import Hessians

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend
 from ..errors import ModelError
-from ..threads import ignore_warnings
+from ..locks import ignore_warnings
 
 RTOL_ROUNDINGS = 10.0  # relative tolerance of most entries, in square roots of the rounding unit
 FEW_ENTRIES = 0.01  # share of entries that may differ more, if by less than the next constant

@@ -28,8 +28,8 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, as_array
 from ..errors import ModelError, is_evaluation_failure, note_origin
+from ..locks import PerThread, cached_property
 from ..operators.operator import Operator, columnwise
-from ..threads import PerThread, cached_property
 from .adapted_sizes import adapt_sizes
 from .complex_step_check import ComplexStepVerdict, judge_complex_step
 from .nearby_points import nearby_point, typical_sizes

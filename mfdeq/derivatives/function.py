@@ -8,9 +8,9 @@ from typing import Any, Unpack
 from ..arguments import count, one_of
 from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, warn
+from ..locks import Once
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import KINDS, FixedPointModel, Model, ResidualModel
-from ..threads import Once
 from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians

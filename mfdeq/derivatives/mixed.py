@@ -8,12 +8,12 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..errors import ArgumentError, ModelError
+from ..locks import Once, cached_property
 from ..models.curvature import Curvature
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from ..threads import Once, cached_property
 from .directional_derivatives import ERROR_FACTOR
 from .function import COMPARISON_STEP_FACTOR, from_function
 from .nearby_points import typical_sizes

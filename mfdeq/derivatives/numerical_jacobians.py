@@ -7,8 +7,8 @@ from typing import Any
 
 from ..arrays.backend import array_on_host, host
 from ..errors import ModelError
+from ..locks import cached_property, lock_of
 from ..operators.operator import Operator
-from ..threads import cached_property, lock_of
 from .column_steps import (
     NOISE_STEP_FACTOR,
     Columns,

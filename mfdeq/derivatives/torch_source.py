@@ -10,7 +10,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
-from ..threads import Lock, ignore_warnings
+from ..locks import Lock, ignore_warnings
 from .source import (
     Alternatives,
     DerivativeSource,

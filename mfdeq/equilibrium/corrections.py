@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from ..arrays.backend import Array
 from ..linear import Factor
+from ..locks import cached_property
 from ..models.curvature import CurvatureOperator
 from ..models.model import Model
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
-from ..threads import cached_property
 from .inverse import RefinedInverse
 
 EXACT_ROUNDINGS = 100.0  # derivatives with smaller relative errors, in eps, are exact to rounding

@@ -42,9 +42,9 @@ from ..linear.direct.symmetric import (
     symmetric_scaling,
 )
 from ..linear.scaling import Scaling, weigh
+from ..locks import cached_property
 from ..operators.operator import Matrix, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
-from ..threads import cached_property
 from .lagrangian_scaling import system_scaling
 from .reduced_curvature import ReducedCurvature
 

@@ -16,12 +16,12 @@ from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
+from ..locks import Once, cached_property, lock_of, state_to_pickle
 from ..models.linearization import Linearization
 from ..models.losses import LossBase, check_loss
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator, Stacked
 from ..report import SolveReport
-from ..threads import Once, cached_property, lock_of, state_to_pickle
 from .conditioning import SmallestSingular, smallest_singular
 from .corrections import Corrections
 from .error_estimates import (

@@ -17,8 +17,8 @@ from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
 from ..linear.scaling import Scaling, equilibrate, is_balanced
+from ..locks import cached_property
 from ..operators.operator import Matrix, Operator
-from ..threads import cached_property
 
 MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
 MAX_DECOMPOSED_SIZE = 1_000  # the same where a failure is likely to come from a singular A

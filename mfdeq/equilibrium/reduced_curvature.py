@@ -13,9 +13,9 @@ from typing import Any
 from ..arguments import fraction
 from ..arrays.backend import Array, check_block
 from ..arrays.memory import columns_that_fit, translate_memory_errors
+from ..locks import Once
 from ..models.curvature import CurvatureOperator
 from ..operators.operator import Operator, SelfAdjoint
-from ..threads import Once
 from .error_estimates import (
     WARNING_ERROR,
     InnerTolerance,

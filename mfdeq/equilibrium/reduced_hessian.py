@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from ..arrays.backend import Array
+from ..locks import cached_property
 from ..models.curvature import CurvatureOperator, add_curvatures
 from ..models.losses import LossBase
 from ..operators.operator import Operator, columnwise
-from ..threads import cached_property
 from .linearized_equilibrium import LinearizedEquilibrium
 from .reduced_curvature import ReducedCurvature
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ..arrays.backend import Array
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..linear import Factor, Solver
+from ..locks import cached_property
 from ..models.problem import Problem
 from ..operators.operator import Operator
-from ..threads import cached_property
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
 from .criteria import Level

@@ -13,9 +13,9 @@ from ..arguments import count
 from ..arrays.backend import Array, is_sparse
 from ..arrays.memory import translate_memory_errors
 from ..errors import ConvergenceError, SingularStateError
+from ..locks import lock_of
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from ..threads import lock_of
 from .candidates import Candidate, iteration_cost, sparse_candidates
 from .choice import Choice
 from .delegating_factor import DelegatingFactor

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from ..arrays.backend import Array, check_block
 from ..arrays.memory import translate_memory_errors
+from ..locks import cached_property
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from ..threads import cached_property
 from .checked_solve import LOOSE_RTOL, CheckedSolve
 from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure

@@ -21,9 +21,9 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..errors import ConvergenceError
+from ..locks import lock_of
 from ..operators.operator import Operator
 from ..report import LinearCounts
-from ..threads import lock_of
 from .delegating_factor import DelegatingFactor
 from .factor import Factor
 from .operands import have_equal_entries, operator_of

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from ..arrays.backend import Array, Backend, is_dense
 from ..errors import ModelError
+from ..locks import cached_property
 from ..operators.dot_tests import check_columns, check_symmetric
 from ..operators.operator import Matrix, Operator, SelfAdjoint, Zero, columnwise
 from ..operators.user_operators import as_operator
-from ..threads import cached_property
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ..arrays.backend import Array
 from ..errors import ModelError
-from ..threads import cached_property
+from ..locks import cached_property
 
 
 @dataclass(frozen=True)

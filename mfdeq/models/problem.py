@@ -14,9 +14,9 @@ from typing import Any
 from ..arguments import count
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError, ModelError, is_evaluation_failure
+from ..locks import cached_property, lock_of, state_to_pickle
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from ..threads import cached_property, lock_of, state_to_pickle
 from .bounds import check_bound_order, checked_bound
 from .curvature import CurvatureOperator, as_curvature
 from .linearization import DeferredLinearization, Linearization

@@ -18,7 +18,7 @@ from ..arrays.backend import Array, Backend, check_block, is_dense
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..errors import ArgumentError, short_repr
-from ..threads import cached_property, state_to_pickle
+from ..locks import cached_property, state_to_pickle
 
 MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
 MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64

@@ -8,10 +8,10 @@ from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
+from ..locks import lock_of, state_to_pickle
 from ..models.model import Model
 from ..models.problem import Problem
 from ..report import LinearCounts, SolveReport
-from ..threads import lock_of, state_to_pickle
 
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while
 # steps from its point are tried.

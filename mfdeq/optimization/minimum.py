@@ -9,9 +9,9 @@ from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import MAX_DENSE_PARAMS, solver_for
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ConvergenceError
+from ..locks import cached_property
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.eigsh import eigsh
-from ..threads import cached_property
 from .minimize_report import MinimizeReport
 from .reduced_functional import ReducedFunctional
 

@@ -13,11 +13,11 @@ from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.reduced_curvature import InexactReducedCurvature
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..errors import ArgumentError, is_evaluation_failure
+from ..locks import lock_of, state_to_pickle
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.vectors import flatten_params, flatten_state
 from ..operators.operator import Operator
-from ..threads import lock_of, state_to_pickle
 from .equilibria import Equilibria
 
 ON_FAILURE_VALUES = ("raise", "inf")

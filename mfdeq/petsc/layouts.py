@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.backend import host
 from ..errors import ArgumentError
-from ..threads import cached_property
+from ..locks import cached_property
 from .arrays import DistributedArray, is_petsc
 from .ranks import Ranks
 from .shell_mats import to_petsc

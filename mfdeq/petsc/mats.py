@@ -8,9 +8,9 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..errors import ModelError
+from ..locks import cached_property
 from ..operators.dot_tests import check_adjoint
 from ..operators.operator import Operator, columnwise
-from ..threads import cached_property
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import last_line, raise_on_all_ranks

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..parallel import available_cores
+
 # If the user has set any of these, threads are left as they are.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -59,13 +61,6 @@ def limit_threads(mpi: Any) -> int | None:
     share = max(1, len(set().union(*cores)) // len(cores))
     set_thread_limit(share)
     return share
-
-
-def available_cores() -> set[int]:
-    """Return the numbers of the cores on which this process may run."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
 
 
 def set_thread_limit(limit: int) -> None:

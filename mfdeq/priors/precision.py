@@ -7,10 +7,10 @@ from typing import Any
 from ..arrays.backend import Array, Backend, check_block, is_dense, is_sparse, native, shape_of
 from ..arrays.collective import collective
 from ..errors import ArgumentError
+from ..locks import cached_property
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of, check_home
-from ..threads import cached_property
 from .covariances import (
     Covariance,
     DenseCovariance,

@@ -15,9 +15,9 @@ from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.kernels import scale_rows
 from ..errors import AccuracyWarning, ArgumentError, warn
+from ..locks import cached_property
 from ..operators.operator import Operator, SelfAdjoint
 from ..priors.precision import Precision
-from ..threads import cached_property
 from .eigenpairs import Eigenpairs, vectors_of
 
 MAX_ERROR = 0.1  # of the covariance, relative to itself; there is a warning above it

@@ -18,9 +18,9 @@ import math
 from typing import Any
 
 from ...arrays.backend import Array, Backend, is_sparse
+from ...locks import lock_of
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
-from ...threads import lock_of
 from .costs import Fill, PackageCost
 from .package import DirectPackage, Factorization, unsuitable
 

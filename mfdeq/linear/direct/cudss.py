@@ -16,9 +16,9 @@ from typing import Any
 from ...arrays.backend import Array, Backend, is_sparse
 from ...arrays.cuda import pointer, stream_pointer
 from ...errors import ArgumentError, OutOfMemoryError
+from ...locks import lock_of
 from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
-from ...threads import lock_of
 from .costs import PackageCost
 from .package import DirectPackage, passes_trial_solve, unsuitable
 

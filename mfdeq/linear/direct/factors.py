@@ -7,9 +7,9 @@ from typing import Any
 
 from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
+from ...locks import cached_property, ignore_warnings
 from ...operators.operator import Operator
 from ...report import LinearCounts
-from ...threads import cached_property, ignore_warnings
 from ..factor import Factor
 from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication

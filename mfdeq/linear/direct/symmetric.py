@@ -10,8 +10,8 @@ from scipy import sparse
 
 from ...arrays.backend import Array, Backend, host
 from ...errors import SingularStateError
+from ...locks import lock_of
 from ...operators.operator import Matrix
-from ...threads import lock_of
 from ..factor import Factor
 from ..multifrontal.multifrontal import Multifrontal
 from ..multifrontal.pivoting import PivotedFronts

@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 from ...arrays.backend import Array, Backend, host
-from ...threads import lock_of
+from ...locks import lock_of
 from .columns import read_together
 
 TRIAL_SOLVES = 4  # solves with a space after which it is dropped unless it saves iterations

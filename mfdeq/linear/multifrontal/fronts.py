@@ -22,7 +22,7 @@ from typing import Any
 from scipy.sparse import csr_matrix
 
 from ...arrays.backend import host
-from ...threads import cached_property
+from ...locks import cached_property
 from .dissection import dissect
 
 MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further

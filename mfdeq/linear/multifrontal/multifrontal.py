@@ -29,7 +29,7 @@ from typing import Any
 from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
 from ...arrays.sparse import sparse_on_host, to_canonical_format
-from ...threads import cached_property
+from ...locks import cached_property
 from .fronts import Fronts, cached_fronts
 
 MAX_COLUMNS = 32  # right-hand sides that are solved for at once
