@@ -32,7 +32,8 @@ from typing import Any
 from scipy.sparse import csgraph, csr_matrix
 
 from ...arrays.backend import host
-from ...arrays.sparse import sparse_on_host
+from ...arrays.sparse import sparse_on_host, to_canonical_format
+from .graphs import loops
 
 LANDMARKS = 14  # vertices from which distances are measured
 DIMENSIONS = 4  # principal components of the distances that serve as coordinates
@@ -44,6 +45,47 @@ MAX_CUT_OFFSET = 0.1  # distance of a cut from the middle, as a share of the par
 # A bisection maps (vertices of all parts, part after part; sizes of the parts; the two ends of each
 # edge inside a part) to a boolean array over all vertices, True for those in the second half.
 Bisection = Callable[[Any, Any, Any, Any], Any]
+
+
+class Graph:
+    """A graph without loops.
+
+    Attributes
+    ----------
+    starts, neighbors : arrays of int
+        The rows of the adjacency matrix in CSR format, with sorted indices.
+    size : int
+        The number of vertices.
+    loops : module
+        `graphs` or its compiled version.
+    """
+
+    def __init__(self, starts: Any, neighbors: Any) -> None:
+        self.starts, self.neighbors = starts, neighbors
+        self.size = starts.shape[0] - 1
+        self.loops = loops(neighbors.shape[0])
+
+    @classmethod
+    def of(cls, A: Any) -> Graph:
+        """Return the pattern of A + A' without its diagonal, for a sparse matrix."""
+        matrix = to_canonical_format(sparse_on_host(A))
+        loop = loops(matrix.nnz)
+        return cls(*loop.adjacency(matrix.indptr, matrix.indices))
+
+    @property
+    def matrix(self) -> Any:
+        """The adjacency matrix."""
+        data = host.ones(self.neighbors.shape[0])
+        return csr_matrix((data, self.neighbors, self.starts), shape=(self.size, self.size))
+
+    def part(self, vertices: Any) -> Graph:
+        """Return the graph of some vertices, an array of their numbers or of booleans."""
+        return Graph._of_matrix(self.matrix[vertices][:, vertices])
+
+    @classmethod
+    def _of_matrix(cls, matrix: Any) -> Graph:
+        matrix.sort_indices()
+        return cls(matrix.indptr, matrix.indices)
 
 
 @dataclass(frozen=True)
@@ -64,31 +106,39 @@ class Dissection:
 
 def dissect(A: Any, max_part_size: int, use_metis: bool = False) -> Dissection:
     """Cut the graph of a sparse (N, N) matrix into parts of at most `max_part_size` unknowns."""
-    graph, group, weight = _merge_twins(_adjacency(A))
-    degree = host.diff(graph.indptr)
-    hub = degree > HUB_DEGREE_RATIO * math.sqrt(graph.shape[0])
+    return dissect_graph(Graph.of(A), max_part_size, use_metis)
+
+
+def dissect_graph(graph: Graph, max_part_size: int, use_metis: bool = False) -> Dissection:
+    """Cut a graph into parts of at most `max_part_size` vertices."""
+    graph, group, weight = _merge_twins(graph)
+    degree = host.diff(graph.starts)
+    hub = degree > HUB_DEGREE_RATIO * math.sqrt(graph.size)
     if not 0.0 < weight[hub].sum() <= MAX_HUB_UNKNOWNS:
-        front, parent = _dissect_graph(graph, weight, max_part_size, use_metis)
+        front, parent = _dissect(graph, weight, max_part_size, use_metis)
     else:  # Front 0 has the hubs and is the parent of the former roots.
         rest = ~hub
-        front = host.zeros(graph.shape[0], dtype=host.int64)
-        inner, parent = _dissect_graph(graph[rest][:, rest], weight[rest], max_part_size, use_metis)
+        front = host.zeros(graph.size, dtype=host.int64)
+        inner, parent = _dissect(graph.part(rest), weight[rest], max_part_size, use_metis)
         front[rest] = inner + 1
         parent = host.concatenate([[-1], host.where(parent < 0, 0, parent + 1)])
     return Dissection(*_remove_empty_fronts(front[group], parent))
 
 
-def _dissect_graph(graph: Any, weight: Any, max_part_size: int, use_metis: bool) -> tuple[Any, Any]:
+def _dissect(graph: Graph, weight: Any, max_part_size: int, use_metis: bool) -> tuple[Any, Any]:
     """Return the front of each vertex and the parent of each front, empty fronts included."""
-    bisection = (_metis_bisection if use_metis else _coordinate_bisection)(
-        graph, weight, max_part_size
-    )
-    n = graph.shape[0]
-    parts, part = csgraph.connected_components(graph, directed=False)
+    loop, n = graph.loops, graph.size
+    parts, part = csgraph.connected_components(graph.matrix, directed=False)
     part = part.astype(host.int64)
-    edges = graph.tocoo()
-    upper = edges.row < edges.col
-    i, j = edges.row[upper], edges.col[upper]
+    bisection = (
+        _metis_bisection(graph, weight, max_part_size)
+        if use_metis
+        else _coordinate_bisection(graph, weight, max_part_size, part)
+    )
+    i, j = host.repeat(host.arange(n, dtype="int32"), host.diff(graph.starts)), graph.neighbors
+    upper = i < j
+    i, j = i[upper], j[upper]
+    right = host.zeros(n, dtype=bool)
     front = host.full(n, -1)
     parent, node, fronts = [host.full(parts, -1)], host.arange(parts), parts
     inside = host.argsort(part, kind="stable")  # vertices that have no front yet, part after part
@@ -101,18 +151,13 @@ def _dissect_graph(graph: Any, weight: Any, max_part_size: int, use_metis: bool)
         inside, node, sizes = inside[~finished], node[~small], sizes[~small]
         if not inside.shape[0]:
             break
-        uncut = (front[i] < 0) & (front[j] < 0)
-        i, j = i[uncut], j[uncut]
+        i, j = loop.remaining_edges(i, j, front, right)
         right = bisection(inside, sizes, i, j)
-        crosses = right[i] != right[j]
-        separator = _minimum_vertex_cover(i[crosses], j[crosses], right)
-        i, j = i[~crosses], j[~crosses]
         number = host.empty(n, dtype=host.int64)
-        number[inside] = host.repeat(host.arange(sizes.shape[0]), sizes)
-        front[separator] = node[number[separator]]
-        inside = inside[front[inside] < 0]
-        inside = inside[host.lexsort((right[inside], number[inside]))]
-        sizes = host.bincount(2 * number[inside] + right[inside], minlength=2 * sizes.shape[0])
+        number[inside] = host.repeat(node, sizes)
+        separator = _minimum_vertex_cover(loop, i, j, right)
+        front[separator] = number[separator]
+        inside, sizes = loop.halves(inside, sizes, front, right)
         parent.append(host.repeat(node, 2))
         node = fronts + host.arange(2 * node.shape[0])
         fronts += node.shape[0]
@@ -120,69 +165,56 @@ def _dissect_graph(graph: Any, weight: Any, max_part_size: int, use_metis: bool)
     return front, host.concatenate(parent)
 
 
-def _adjacency(A: Any) -> Any:
-    """Return the pattern of A + A' without its diagonal, in CSR with sorted indices."""
-    pattern = sparse_on_host(A).astype("float64")  # a copy
-    pattern.data[:] = 1.0  # stored zeros are entries too
-    return _remove_diagonal(pattern + pattern.T)
-
-
-def _remove_diagonal(matrix: Any) -> Any:
-    """Return a matrix without its diagonal, in CSR with sorted indices."""
-    entries = matrix.tocoo()
-    off_diagonal = entries.row != entries.col
-    i, j = entries.row[off_diagonal], entries.col[off_diagonal]
-    result = csr_matrix((entries.data[off_diagonal], (i, j)), shape=matrix.shape)
-    result.sort_indices()
-    return result
-
-
-def _merge_twins(graph: Any) -> tuple[Any, Any, Any]:
+def _merge_twins(graph: Graph) -> tuple[Graph, Any, Any]:
     """Merge vertices that have the same closed neighborhood.
 
     Returns the graph of the groups, the group of each vertex, and the sizes of the groups.
     """
-    n = graph.shape[0]
-    pattern = graph.astype("uint64")
-    pattern.data[:] = 1
+    n = graph.size
     # Closed neighborhoods are compared by a hash: the sum of random numbers, modulo 2^64.
     mark = host.random.default_rng(0).integers(2**64, size=n, dtype=host.uint64)
-    sums = pattern @ mark + mark
-    order = host.argsort(sums, kind="stable")
+    ones = host.ones(graph.neighbors.shape[0], dtype=host.uint64)
+    sums = csr_matrix((ones, graph.neighbors, graph.starts), shape=(n, n)) @ mark + mark
+    order = host.argsort(sums)
     new = host.ones(n, dtype=bool)
     new[1:] = sums[order][1:] != sums[order][:-1]
-    group = host.empty(n, dtype=host.int64)
-    group[order] = host.cumsum(new) - 1
     if bool(new.all()):
         return graph, host.arange(n), host.ones(n)
+    group = host.empty(n, dtype=host.int64)
+    group[order] = host.cumsum(new) - 1
     groups = int(group.max()) + 1
     first = order[new]
     members = csr_matrix((host.ones(n), (host.arange(n), group)), shape=(n, groups))
-    return _remove_diagonal(graph[first] @ members), group, host.bincount(group).astype("float64")
+    merged = (graph.matrix[first] @ members).tocsr()
+    return Graph.of(merged), group, host.bincount(group).astype("float64")
 
 
-def _coordinate_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisection:
+def _coordinate_bisection(
+    graph: Graph, weight: Any, max_part_size: int, component: Any
+) -> Bisection:
     """Cut each part across the longest axis of its coordinates."""
-    coordinates = host.zeros((DIMENSIONS, graph.shape[0]))
-    components, component = csgraph.connected_components(graph, directed=False)
-    sizes = host.bincount(component, weight, components)
+    coordinates = host.zeros((graph.size, DIMENSIONS))
+    sizes = host.bincount(component, weight)
     for c in host.flatnonzero(sizes > max_part_size):
-        members = host.flatnonzero(component == c)
-        coordinates[:, members] = _coordinates(graph[members][:, members])
+        if sizes.shape[0] == 1:
+            coordinates = _coordinates(graph)
+        else:
+            members = host.flatnonzero(component == c)
+            coordinates[members] = _coordinates(graph.part(members))
 
     def bisection(inside: Any, sizes: Any, i: Any, j: Any) -> Any:
-        inside = inside[_order_along_axes(coordinates[:, inside], sizes)]
-        return _cheapest_cuts(inside, sizes, weight, i, j)
+        inside = graph.loops.order_along_axes(coordinates, inside, sizes)
+        return graph.loops.cheapest_cuts(inside, sizes, weight, i, j, MAX_CUT_OFFSET)
 
     return bisection
 
 
-def _metis_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisection:
+def _metis_bisection(graph: Graph, weight: Any, max_part_size: int) -> Bisection:
     """Cut as METIS's recursive bisection does, by the bits of its part numbers."""
     pymetis = importlib.import_module("pymetis")
-    n = graph.shape[0]
+    n = graph.size
     depth = max(1, math.ceil(math.log2(weight.sum() / max_part_size)))
-    adjacency = pymetis.CSRAdjacency(adj_starts=graph.indptr, adjacent=graph.indices)
+    adjacency = pymetis.CSRAdjacency(adj_starts=graph.starts, adjacent=graph.neighbors)
     weights = weight.astype(int).tolist()
     _, numbers = pymetis.part_graph(2**depth, adjacency, vweights=weights, recursive=True)
     part = host.asarray(numbers)
@@ -202,114 +234,36 @@ def _metis_bisection(graph: Any, weight: Any, max_part_size: int) -> Bisection:
     return bisection
 
 
-def _coordinates(graph: Any) -> Any:
-    """Embed a connected graph in `DIMENSIONS` dimensions; a row for each coordinate."""
-    distance = _distances(graph, int(host.argmax(_distances(graph, 0))))
-    distances, nearest = [distance], distance
-    while len(distances) < LANDMARKS:
-        distances.append(_distances(graph, int(host.argmax(nearest))))
-        nearest = host.minimum(nearest, distances[-1])
-    centered = host.stack([distance - distance.mean() for distance in distances])
-    axes = host.linalg.eigh(centered @ centered.T)[1]
-    return axes[:, -DIMENSIONS:].T @ centered
+def _coordinates(graph: Graph) -> Any:
+    """Embed a connected graph in `DIMENSIONS` dimensions; a row for each vertex."""
+
+    def distances(source: int) -> Any:
+        return graph.loops.distances(graph.starts, graph.neighbors, source)
+
+    found = host.empty((LANDMARKS, graph.size))
+    found[0] = nearest = distances(int(host.argmax(distances(0))))
+    for row in found[1:]:
+        row[:] = distances(int(host.argmax(nearest)))
+        nearest = host.minimum(nearest, row)
+    found -= found.mean(axis=1, keepdims=True)
+    axes = host.linalg.eigh(found @ found.T)[1]
+    return found.T @ axes[:, -DIMENSIONS:]
 
 
-def _distances(graph: Any, source: int) -> Any:
-    """Count the edges from each vertex of a connected graph to the source."""
-    order, predecessor = csgraph.breadth_first_order(graph, source, directed=True)
-    n = graph.shape[0]
-    place = host.empty(n, dtype=host.int64)
-    place[order] = host.arange(n)
-    # Places of the predecessors ascend, because each level is reached from the one before. A level
-    # ends where the predecessors of the next one begin.
-    predecessors = place[predecessor[order[1:]]]
-    ends = [1]
-    while ends[-1] < n:
-        ends.append(1 + int(host.searchsorted(predecessors, ends[-1])))
-    distance = host.empty(n)
-    distance[order] = host.repeat(host.arange(len(ends)), host.diff([0, *ends]))
-    return distance
-
-
-def _neighbors(graph: Any, vertices: Any) -> Any:
-    """Return the neighbors of all these vertices, one vertex after the other."""
-    start = graph.indptr[vertices]
-    count = graph.indptr[vertices + 1] - start
-    end = host.cumsum(count)
-    total = int(end[-1]) if end.shape[0] else 0
-    return graph.indices[host.arange(total) + host.repeat(start - end + count, count)]
-
-
-def _order_along_axes(coordinates: Any, sizes: Any) -> Any:
-    """Sort the vertices of each part along the direction of their greatest variance."""
-    start = host.cumsum(sizes) - sizes
-    means = host.add.reduceat(coordinates, start, axis=1) / sizes
-    centered = coordinates - host.repeat(means, sizes, axis=1)
-    covariance = host.empty((sizes.shape[0], DIMENSIONS, DIMENSIONS))
-    for a in range(DIMENSIONS):
-        for b in range(a + 1):
-            products = host.add.reduceat(centered[a] * centered[b], start)
-            covariance[:, a, b] = covariance[:, b, a] = products
-    axis = host.linalg.eigh(covariance)[1][:, :, -1].T
-    along = host.einsum("dv,dv->v", centered, host.repeat(axis, sizes, axis=1))
-    reach = host.maximum(host.maximum.reduceat(abs(along), start), 1.0)
-    # One sort for all parts: the number of the part, plus less than a half along its axis.
-    number = host.arange(sizes.shape[0])
-    return host.argsort(host.repeat(number, sizes) + 0.49 * along / host.repeat(reach, sizes))
-
-
-def _cheapest_cuts(inside: Any, sizes: Any, weight: Any, i: Any, j: Any) -> Any:
-    """Cut each part, in the order of its vertices, near the middle where the fewest edges cross.
-
-    Returns whether each vertex is behind the cut of its part.
-    """
-    total = inside.shape[0]
-    place = host.empty(weight.shape[0], dtype=host.int64)
-    place[inside] = host.arange(total)
-    one, other = place[i], place[j]
-    opened = host.bincount(host.minimum(one, other), minlength=total)
-    crossing = host.cumsum(opened - host.bincount(host.maximum(one, other), minlength=total))
-    end = host.cumsum(sizes)
-    cumulated = host.cumsum(weight[inside])
-    before = host.concatenate([host.zeros(1), cumulated])[end - sizes]
-    part_weight = cumulated[end - 1] - before
-    share = (cumulated - host.repeat(before, sizes)) / host.repeat(part_weight, sizes)
-    offset = abs(share - 0.5)
-    near_middle = offset <= MAX_CUT_OFFSET
-    cost = host.where(near_middle, crossing + 1e-3 * offset, (crossing.max() + 1) * (1 + offset))
-    least = host.minimum.reduceat(cost, end - sizes)
-    cheapest = host.flatnonzero(cost == host.repeat(least, sizes))
-    cut = host.empty(sizes.shape[0], dtype=host.int64)
-    cut[host.repeat(host.arange(sizes.shape[0]), sizes)[cheapest]] = cheapest
-    right = host.zeros(weight.shape[0], dtype=bool)
-    right[inside] = host.arange(total) > host.repeat(cut, sizes)
-    return right
-
-
-def _minimum_vertex_cover(i: Any, j: Any, right: Any) -> Any:
-    """Return the fewest vertices that touch all these edges between the two halves.
+def _minimum_vertex_cover(loop: Any, i: Any, j: Any, right: Any) -> Any:
+    """Return the fewest vertices that touch all edges between the two halves.
 
     By Kőnig's theorem, they are the left vertices that alternating paths of a maximum matching from
     the unmatched left vertices do not reach, and the right vertices that these paths reach.
     """
-    if not i.shape[0]:
-        return i
-    left, a = host.unique(host.where(right[i], j, i), return_inverse=True)
-    right, b = host.unique(host.where(right[i], i, j), return_inverse=True)
-    crossing = csr_matrix((host.ones(a.shape[0]), (a, b)), shape=(left.shape[0], right.shape[0]))
+    left, rights, starts, others = loop.crossing_graph(i, j, right)
+    if not left.shape[0]:
+        return left
+    data = host.ones(others.shape[0])
+    crossing = csr_matrix((data, others, starts), shape=(left.shape[0], rights.shape[0]))
     matched = csgraph.maximum_bipartite_matching(crossing, perm_type="column")
-    partner = host.full(right.shape[0], -1)
-    partner[matched[matched >= 0]] = host.flatnonzero(matched >= 0)
-    reached_left, reached_right = matched < 0, host.zeros(right.shape[0], dtype=bool)
-    ends = host.flatnonzero(reached_left)
-    while ends.shape[0]:
-        adjacent = _neighbors(crossing, ends)
-        adjacent = host.unique(adjacent[~reached_right[adjacent]])
-        reached_right[adjacent] = True
-        ends = partner[adjacent]
-        ends = ends[~reached_left[ends]]
-        reached_left[ends] = True
-    return host.concatenate([left[~reached_left], right[reached_right]])
+    reached_left, reached_right = loop.reach(starts, others, matched, rights.shape[0])
+    return host.concatenate([left[~reached_left], rights[reached_right]])
 
 
 def _remove_empty_fronts(front: Any, parent: Any) -> tuple[Any, Any]:

@@ -23,7 +23,8 @@ from scipy.sparse import csr_matrix
 
 from ...arrays.backend import host
 from ...locks import cached_property
-from .dissection import dissect
+from .dissection import Graph, dissect_graph
+from .graphs import loops
 
 MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further
 # A front joins a batch if the padding stays below a constant, the cost of another batch, plus a
@@ -97,10 +98,11 @@ def cut_into_fronts(
     ArithmeticError
         If no dissection has small fronts and takes at most `max_operations`.
     """
+    graph = Graph.of(matrix)
     for use_metis in (False, True) if has_metis() else (False,):
-        cut = dissect(matrix, max_leaf_size, use_metis)
-        height = _heights(cut.parent)
-        updates = _ancestor_updates(matrix, cut.front, cut.parent, height)
+        cut = dissect_graph(graph, max_leaf_size, use_metis)
+        height = host.asarray(graph.loops.heights(graph.loops.as_arguments(cut.parent)))
+        updates = graph.loops.ancestor_updates(graph.starts, graph.neighbors, cut.front, cut.parent)
         found = Cut(cut.front, cut.parent, height, *updates)
         largest = int((found.sizes + found.updated_sizes).max())
         small = largest <= max_front_size
@@ -141,12 +143,13 @@ class Fronts:
         Number of own unknowns of each front.
     parent, batch, number : lists of int, one for each front
         Its parent (-1 for roots), its batch, and its number in the batch.
-    in_parent : list of arrays of int, one for each front
-        Rows of the parent's front that belong to the unknowns that the front updates.
+    own : (N,) array of int
+        The own unknowns, front after front.
+    updated, update_starts : arrays of int
+        The unknowns that each front updates, front after front, in the order in which they are
+        eliminated; those of front f are ``updated[update_starts[f] : update_starts[f + 1]]``.
     shapes : list of (first front, number of fronts, k, m), one for each batch
         k and m are the padded numbers of own unknowns and of updated ones.
-    entries : list of two arrays of int, one for each batch
-        The entries of A (in COO order) that are in the batch, and their places in its fronts.
     levels : list of LevelPattern
         From the leaves to the roots.
     updates : int
@@ -161,9 +164,10 @@ class Fronts:
     parent: list[int]
     batch: list[int]
     number: list[int]
-    in_parent: list[Any]
+    own: Any
+    updated: Any
+    update_starts: Any
     shapes: list[tuple[int, int, int, int]]
-    entries: list[tuple[Any, Any]]
     levels: list[LevelPattern]
     updates: int
     operations: float
@@ -189,7 +193,13 @@ class Fronts:
         front, updating = renumbered[cut.front], renumbered[updating]
         parent = host.where(cut.parent < 0, -1, renumbered[cut.parent])[order]
         height, sizes, updated = height[order], sizes[order], updated[order]
-        shapes = _batch_shapes(height, sizes, updated)
+        loop = loops(matrix.nnz)
+        shapes = loop.batch_shapes(
+            *(loop.as_arguments(x) for x in (height, sizes, updated)),
+            BATCH_COST,
+            MAX_PADDING_SHARE,
+            MAX_BATCH_ENTRIES,
+        )
         first, fronts, k, m = (host.asarray(column) for column in zip(*shapes, strict=True))
         batch = host.repeat(host.arange(len(shapes)), fronts)
         number = host.arange(batch.shape[0]) - first[batch]
@@ -204,23 +214,7 @@ class Fronts:
         unknown[position] = host.arange(n)
 
         # Updated unknowns of each front, in the order in which the ancestors are eliminated.
-        row = row[host.lexsort((position[row], updating))]
-        updating = host.sort(updating)
-        keys = updating * places + position[row]
-
-        def row_in_front(f: Any, unknown: Any) -> Any:
-            rank = host.searchsorted(keys, f * places + position[unknown]) - _starts(updated)[f]
-            return host.where(front[unknown] == f, local[unknown], k[batch[f]] + rank)
-
-        in_parent = row_in_front(parent[updating], row)
-        entries = matrix.tocoo()
-        at = host.minimum(front[entries.row], front[entries.col])
-        side = (k + m)[batch[at]]
-        i, j = row_in_front(at, entries.row), row_in_front(at, entries.col)
-        flat = (number[at] * side + i) * side + j
-        by_batch = host.argsort(batch[at], kind="stable")
-        ends = host.cumsum(host.bincount(batch[at], minlength=len(shapes)))[:-1]
-
+        updating, row = loop.sort_pairs(updating, row, position, batch.shape[0], places)
         # Each front sends its updates, batch after batch, to places of its ancestors.
         sent = _starts(fronts * m)[batch][updating] + number[updating] * m[batch][updating]
         sent += _count_within(updated)
@@ -234,13 +228,57 @@ class Fronts:
             parent.tolist(),
             batch.tolist(),
             number.tolist(),
-            host.split(in_parent, host.cumsum(updated)[:-1]),
+            host.argsort(position),
+            row,
+            host.concatenate([[0], host.cumsum(updated)]),
             shapes,
-            list(zip(host.split(by_batch, ends), host.split(flat[by_batch], ends), strict=True)),
             _levels(height[first], fronts * k, fronts * m, above, sent, position[row]),
             updates,
             cut.operations,
         )
+
+    @cached_property
+    def in_parent(self) -> list[Any]:
+        """The rows of the parent's front that belong to the unknowns that each front updates."""
+        counts = host.diff(self.update_starts)
+        parents = host.repeat(host.asarray(self.parent), counts)
+        return host.split(self.rows_in_fronts(parents, self.updated), self.update_starts[1:-1])
+
+    def entries(self, matrix: Any) -> list[tuple[Any, Any]]:
+        """Return the entries of a matrix in each batch, and their places in its fronts.
+
+        Entries are numbered in the order of the matrix in COO format.
+        """
+        batch, number = host.asarray(self.batch), host.asarray(self.number)
+        _, _, k, m = (host.asarray(column) for column in zip(*self.shapes, strict=True))
+        front = self._front
+        entries = matrix.tocoo()
+        at = host.minimum(front[entries.row], front[entries.col])
+        side = (k + m)[batch[at]]
+        i, j = self.rows_in_fronts(at, entries.row), self.rows_in_fronts(at, entries.col)
+        flat = (number[at] * side + i) * side + j
+        by_batch = host.argsort(batch[at], kind="stable")
+        ends = host.cumsum(host.bincount(batch[at], minlength=len(self.shapes)))[:-1]
+        return list(zip(host.split(by_batch, ends), host.split(flat[by_batch], ends), strict=True))
+
+    def rows_in_fronts(self, f: Any, unknown: Any) -> Any:
+        """Return the rows of own or updated unknowns in the fronts f, two arrays of one length."""
+        places, updated = self.order.shape[0], host.diff(self.update_starts)
+        updating = host.repeat(host.arange(updated.shape[0]), updated)
+        keys = updating * places + self.position[self.updated]
+        rank = host.searchsorted(keys, f * places + self.position[unknown]) - self.update_starts[f]
+        k = host.asarray(self.shapes)[:, 2]
+        batch = host.asarray(self.batch)
+        local = host.empty(self.position.shape[0], dtype=host.int64)
+        local[self.own] = _count_within(self.sizes)
+        return host.where(self._front[unknown] == f, local[unknown], k[batch[f]] + rank)
+
+    @cached_property
+    def _front(self) -> Any:
+        """The front of each unknown."""
+        front = host.empty(self.position.shape[0], dtype=host.int64)
+        front[self.own] = host.repeat(host.arange(self.sizes.shape[0]), self.sizes)
+        return front
 
     def padding(self, b: int) -> tuple[Any, Any]:
         """Return the own rows of batch b that are padding, as arrays (front, row)."""
@@ -314,62 +352,3 @@ def _operations(sizes: Any, updated: Any) -> float:
     """Count the multiplications and additions of the factorization."""
     k, m = sizes.astype("float64"), updated
     return float((2 * k * (k + m) ** 2).sum())
-
-
-def _heights(parent: Any) -> Any:
-    """Return the steps from each front to the farthest leaf below it."""
-    height = [0] * parent.shape[0]
-    parents = parent.tolist()
-    for f in range(len(parents) - 1, -1, -1):  # parents come before their children
-        if (p := parents[f]) >= 0:
-            height[p] = max(height[p], height[f] + 1)
-    return host.asarray(height)
-
-
-def _ancestor_updates(matrix: Any, front: Any, parent: Any, height: Any) -> tuple[Any, Any]:
-    """Return all pairs of a front and an unknown of an ancestor that it updates.
-
-    From the leaves up, a front passes to its parent the unknowns that it updates beyond the parent.
-    """
-    n = matrix.shape[0]
-    entries = matrix.tocoo()
-    i = host.concatenate([entries.row, entries.col])
-    j = host.concatenate([entries.col, entries.row])
-    up = height[front[i]] < height[front[j]]
-    keys = front[i[up]].astype(host.int64) * n + j[up]
-    level = height[front[i[up]]]
-    pairs_by_height, waiting = [], [(level, keys)]
-    for h in range(int(height.max())):
-        level, keys = (host.concatenate(parts) for parts in zip(*waiting, strict=True))
-        here = host.unique(keys[level == h])
-        pairs_by_height.append(here)
-        child, row = here // n, here % n
-        beyond = front[row] != parent[child]
-        parents = parent[child][beyond]
-        passed_on = (height[parents], parents * n + row[beyond])
-        waiting = [(level[level != h], keys[level != h]), passed_on]
-    pairs = host.concatenate([host.zeros(0, dtype=host.int64), *pairs_by_height])
-    return pairs // n, pairs % n
-
-
-def _batch_shapes(height: Any, sizes: Any, updated: Any) -> list[tuple[int, int, int, int]]:
-    """Group consecutive fronts into batches: (first front, number of fronts, k, m)."""
-    shapes: list[tuple[int, int, int, int]] = []
-    unpadded = 0  # entries of the factors of the current batch without padding
-    for i, (h, k, m) in enumerate(
-        zip(height.tolist(), sizes.tolist(), updated.tolist(), strict=True)
-    ):
-        entries = k * (k + 2 * m)
-        if shapes and h == height[i - 1]:
-            first, f, batch_k, batch_m = shapes[-1]
-            max_k, max_m = max(k, batch_k), max(m, batch_m)
-            padded = (f + 1) * max_k * (max_k + 2 * max_m)
-            fits = (f + 1) * (max_k + max_m) ** 2 <= MAX_BATCH_ENTRIES
-            padding = padded - unpadded - entries
-            if fits and padding <= BATCH_COST + MAX_PADDING_SHARE * padded:
-                shapes[-1] = (first, f + 1, max_k, max_m)
-                unpadded += entries
-                continue
-        shapes.append((i, 1, k, m))
-        unpadded = entries
-    return shapes

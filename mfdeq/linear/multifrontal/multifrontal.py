@@ -21,6 +21,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,12 +31,12 @@ from ...arrays.backend import Array, Backend, array_on_host, host
 from ...arrays.memory import reserve
 from ...arrays.sparse import sparse_on_host, to_canonical_format
 from ...locks import cached_property
+from .elimination import eliminate
 from .fronts import Fronts, cached_fronts
 
 MAX_COLUMNS = 32  # right-hand sides that are solved for at once
 # Relative size of an eigenvalue of a front, in units of eps, below which its sign is unknown.
 SIGN_ROUNDING_FACTOR = 100.0
-UPDATE_ROWS = 256  # rows of an update that are added at once
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Multifrontal:
         self.order = _indices(backend, fronts.order)
         self.position = _indices(backend, fronts.position)
         self.updates = fronts.updates
-        self._fronts = replace(fronts, entries=[])  # without the entries, the largest part
+        self._fronts = fronts
         self._work: list[Array] = []  # the work array of the last solve, for the next one
         try:
             self.levels = list(_factorize(matrix, fronts, backend, symmetric))
@@ -308,69 +309,19 @@ class Multifrontal:
 
 def _factorize(matrix: Any, fronts: Fronts, backend: Backend, symmetric: bool) -> Iterator[Level]:
     """Yield the factors level by level, from the leaves to the roots."""
-    assembly = _Assembly(fronts, matrix)
-    transposed = backend.xp.matrix_transpose
+    flip = backend.xp.matrix_transpose
+    eliminated = eliminate(matrix, fronts, symmetric)
     for level in fronts.levels:
         batches = []
-        for b in level.batches:
-            _, _, k, m = fronts.shapes[b]
-            F = assembly.pop(b)
-            inverse = host.linalg.inv(F[:, :k, :k])
-            front, row = fronts.padding(b)
-            inverse[front, row, row] = 0.0
-            upper = inverse @ F[:, :k, k:]
-            if m:
-                assembly.send(b, F[:, k:, k:] - F[:, k:, :k] @ upper)
-            lower = None if symmetric else backend.from_host(F[:, k:, :k] @ inverse)
-            upper = backend.from_host(upper)
-            lower = transposed(upper) if symmetric else lower
-            batches.append(Batch(backend.from_host(inverse), lower, upper))
+        for inverse, lower, upper in itertools.islice(eliminated, len(level.batches)):
+            inverse, upper = backend.from_host(inverse), backend.from_host(upper)
+            lower = flip(upper) if symmetric else backend.from_host(lower)
+            batches.append(Batch(inverse, lower, upper))
         incoming = level.incoming
         if incoming is not None:
             on_device = backend.sparse.csr_matrix(incoming.astype(matrix.dtype))
             incoming = backend.kernels.products(on_device)
         yield Level(level.own, incoming, _indices(backend, level.above), batches)
-
-
-class _Assembly:
-    """Sums of the entries of A and of the updates from descendants, front by front.
-
-    The memory of a batch is allocated at its first update and released when it is popped.
-    """
-
-    def __init__(self, fronts: Fronts, matrix: Any) -> None:
-        self.fronts, self.data = fronts, matrix.data
-        self.batches: dict[int, Any] = {}
-
-    def pop(self, b: int) -> Any:
-        """Return the assembled fronts of batch b, with 1 on the diagonal of padding."""
-        F = self._batch(b)
-        del self.batches[b]
-        entries, places = self.fronts.entries[b]
-        F.reshape(-1)[places] += self.data[entries]
-        front, row = self.fronts.padding(b)
-        F[front, row, row] = 1.0
-        return F
-
-    def send(self, b: int, updates: Any) -> None:
-        """Add the updates of batch b to the fronts of the parents."""
-        fronts = self.fronts
-        for child, update in enumerate(updates, fronts.shapes[b][0]):
-            parent, at = fronts.parent[child], fronts.in_parent[child]
-            if parent < 0:
-                continue
-            F = self._batch(fronts.batch[parent])[fronts.number[parent]]
-            side, m = F.shape[0], at.shape[0]
-            for i in range(0, m, UPDATE_ROWS):  # indices of all rows would be as large as F
-                stop = min(i + UPDATE_ROWS, m)
-                places = at[i:stop, None] * side + at
-                host.add.at(F.reshape(-1), places.reshape(-1), update[i:stop, :m].reshape(-1))
-
-    def _batch(self, b: int) -> Any:
-        if b not in self.batches:
-            _, f, k, m = self.fronts.shapes[b]
-            self.batches[b] = host.zeros((f, k + m, k + m), dtype=self.data.dtype)
-        return self.batches[b]
 
 
 def _with_padding_one(inverse: Any) -> Any:

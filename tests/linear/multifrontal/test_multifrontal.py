@@ -15,7 +15,7 @@ from support.sparse_graphs import SPARSE_MATRICES
 
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear.multifrontal import fronts
-from mfdeq.linear.multifrontal.dissection import dissect
+from mfdeq.linear.multifrontal.dissection import dissect_graph
 from mfdeq.linear.multifrontal.multifrontal import Batch, Level, Multifrontal
 
 RNG = np.random.default_rng(0)
@@ -59,7 +59,9 @@ def test_infinite_columns_leave_the_other_columns_alone():
 
 def test_matrices_of_one_pattern_are_dissected_once(monkeypatch):
     count = []
-    monkeypatch.setattr(fronts, "dissect", lambda *args: count.append(1) or dissect(*args))
+    monkeypatch.setattr(
+        fronts, "dissect_graph", lambda *args: count.append(1) or dissect_graph(*args)
+    )
     factorize(diffusion(23))
     other = factorize(diffusion(23) + 0.5 * sp.identity(23**2))
     assert len(count) == 1

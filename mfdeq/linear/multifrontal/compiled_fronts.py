@@ -1,0 +1,264 @@
+"""Elimination of fronts, compiled by numba. The arithmetic is that of BLAS and LAPACK.
+
+Matrices are in column-major order here: a matrix of the batches, which is in row-major order, is
+the transpose of what this module calls by the same name. With G for the transpose of a front F,
+
+    lower = G21 G11^-1,   upper = G11^-1 G12,   G22 - lower G12 is added to the parent's front,
+
+so that `lower` is what the batches store as E = F11^-1 F12. Of symmetric matrices, only the lower
+triangles of G11 and G22 are computed, and G12 = G21'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...arrays.compiled_lapack import GEMM, GETRF, GETRI, POTRF, POTRI, call
+from ...arrays.jit import njit
+
+DIVIDED_ROWS = 512  # of `lower` that are computed by one product
+MIN_BLOCK, MAX_BLOCK = 48, 256  # columns of an update that are computed by one product
+BLOCKS = 8  # of an update, if they are not too small or too large
+
+
+@njit
+def eliminate(
+    first: Any,
+    last: Any,
+    graph: Any,
+    matrix: Any,
+    transposed: Any,
+    tree: Any,
+    layout: Any,
+    factors: Any,
+    pool: Any,
+    scratch: Any,
+) -> Any:
+    """Assemble and eliminate the fronts from `first` to before `last`.
+
+    Returns
+    -------
+    int
+        The number of a singular front; -1 if there is none.
+    """
+    sizes, starts = graph[0], graph[1]
+    for f in range(first, last):
+        if not begin(f, graph, matrix, transposed, tree, layout, factors, pool, scratch):
+            return f
+        m = starts[f + 1] - starts[f]
+        for row in range(0, m, DIVIDED_ROWS):
+            divide(f, row, sizes[f], m, layout, factors, scratch)
+        block = update_columns(m)
+        for column in range(0, m, block):
+            update(f, column, sizes[f], m, layout, factors, pool, scratch)
+    return -1
+
+
+@njit
+def begin(
+    f: Any,
+    graph: Any,
+    matrix: Any,
+    transposed: Any,
+    tree: Any,
+    layout: Any,
+    factors: Any,
+    pool: Any,
+    scratch: Any,
+) -> Any:
+    """Assemble front f and invert G11; return whether it is regular."""
+    assemble(f, graph, matrix, transposed, tree, layout, pool, scratch)
+    return invert(f, graph[0][f], graph[1][f + 1] - graph[1][f], layout, factors, scratch)
+
+
+@njit
+def assemble(
+    f: Any,
+    graph: Any,
+    matrix: Any,
+    transposed: Any,
+    tree: Any,
+    layout: Any,
+    pool: Any,
+    scratch: Any,
+) -> None:
+    """Add the entries of A and the updates of the children to the columns of front f."""
+    sizes, starts, updated, own_starts, own, position = graph
+    panel, wide, local, rows = scratch[0], scratch[1], scratch[2], scratch[3]
+    symmetric = transposed[0].shape[0] == 0
+    k, m = sizes[f], starts[f + 1] - starts[f]
+    side, at = k + m, layout[3][f]
+    panel[: side * k] = 0.0
+    pool[at : at + m * m] = 0.0
+    if not symmetric:
+        wide[: k * m] = 0.0
+    o = own_starts[f]
+    for i in range(k):
+        local[own[o + i]] = i
+    for i in range(m):
+        local[updated[starts[f] + i]] = k + i
+    begin = position[own[o]]
+    indptr, indices, data = matrix
+    for i in range(k):
+        u, column = own[o + i], i * side
+        for p in range(indptr[u], indptr[u + 1]):
+            v = indices[p]
+            if position[v] >= begin:
+                j = local[v]
+                if not symmetric or j >= i:
+                    panel[column + j] += data[p]
+    if not symmetric:
+        indptr, indices, data = transposed
+        for i in range(k):
+            u = own[o + i]
+            for p in range(indptr[u], indptr[u + 1]):
+                v = indices[p]
+                if position[v] >= begin and local[v] >= k:
+                    wide[(local[v] - k) * k + i] += data[p]
+    child_starts, children = tree
+    for c in range(child_starts[f], child_starts[f + 1]):
+        child = children[c]
+        begin, count = starts[child], starts[child + 1] - starts[child]
+        split = 0
+        for i in range(count):
+            j = local[updated[begin + i]]
+            rows[i] = j
+            if j < k:
+                split = i + 1
+        source = layout[3][child]
+        for j in range(split):
+            column = rows[j] * side
+            for i in range(j if symmetric else 0, count):
+                panel[column + rows[i]] += pool[source + j * count + i]
+        for j in range(split, count):
+            column = (rows[j] - k) * k
+            if not symmetric:
+                for i in range(split):
+                    wide[column + rows[i]] += pool[source + j * count + i]
+            column = at + (rows[j] - k) * m - k
+            for i in range(j if symmetric else split, count):
+                pool[column + rows[i]] += pool[source + j * count + i]
+
+
+@njit
+def invert(f: Any, k: Any, m: Any, layout: Any, factors: Any, scratch: Any) -> Any:
+    """Invert G11 of front f; return whether it is regular."""
+    panel, sizes, characters, routines = scratch[0], scratch[5], scratch[7], scratch[8]
+    symmetric = scratch[1].shape[0] == 0
+    at, ld, side = layout[0][f], layout[4][f], k + m
+    itemsize = factors.itemsize
+    integers, letters = sizes.ctypes.data, characters.ctypes.data
+    matrix = factors.ctypes.data + at * itemsize
+    sizes[0], sizes[1], sizes[2] = k, ld, 0
+    definite = symmetric
+    for i in range(k):
+        definite = definite and panel[i * side + i] > 0.0
+    if definite:
+        for j in range(k):
+            for i in range(j, k):
+                factors[at + j * ld + i] = panel[j * side + i]
+        order, lda, info = integers, integers + 4, integers + 8
+        call(routines[POTRF], (letters + 2, order, matrix, lda, info))
+        if sizes[2] == 0:
+            call(routines[POTRI], (letters + 2, order, matrix, lda, info))
+            for j in range(k):
+                for i in range(j):
+                    factors[at + j * ld + i] = factors[at + i * ld + j]
+            return sizes[2] == 0
+    for j in range(k):
+        for i in range(k):
+            lower = j if symmetric and i < j else i
+            other = i if symmetric and i < j else j
+            factors[at + j * ld + i] = panel[other * side + lower]
+    pivots, work = scratch[4], scratch[6]
+    sizes[0], sizes[1], sizes[2], sizes[3] = k, ld, 0, work.shape[0]
+    order, lda, info, length = integers, integers + 4, integers + 8, integers + 12
+    p, w = pivots.ctypes.data, work.ctypes.data
+    call(routines[GETRF], (order, order, matrix, lda, p, info))
+    if sizes[2] == 0:
+        call(routines[GETRI], (order, matrix, lda, p, w, length, info))
+    return sizes[2] == 0
+
+
+@njit
+def multiply(
+    transposed: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    alpha: Any,
+    a: Any,
+    lda: Any,
+    b: Any,
+    ldb: Any,
+    beta: Any,
+    c: Any,
+    ldc: Any,
+    scratch: Any,
+) -> None:
+    """Compute C = alpha A B + beta C, or alpha A B' + beta C, given the addresses of the three."""
+    sizes, work, characters, routines = scratch[5], scratch[9], scratch[7], scratch[8]
+    sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] = m, n, k, lda, ldb, ldc
+    work[0], work[1] = alpha, beta
+    s, letters, w = sizes.ctypes.data, characters.ctypes.data, work.ctypes.data
+    other = letters + 1 if transposed else letters
+    call(
+        routines[GEMM],
+        (
+            letters,
+            other,
+            s,
+            s + 4,
+            s + 8,
+            w,
+            a,
+            s + 12,
+            b,
+            s + 16,
+            w + work.itemsize,
+            c,
+            s + 20,
+        ),
+    )
+
+
+@njit
+def update_columns(m: Any) -> Any:
+    """Return the columns of an update that are computed by one product."""
+    return min(max(m // BLOCKS, MIN_BLOCK), MAX_BLOCK)
+
+
+@njit
+def divide(f: Any, row: Any, k: Any, m: Any, layout: Any, factors: Any, scratch: Any) -> None:
+    """Compute `DIVIDED_ROWS` of `lower` from a row on, and the same columns of `upper`."""
+    panel, wide = scratch[0], scratch[1]
+    size, side, rows = factors.itemsize, k + m, min(DIVIDED_ROWS, m - row)
+    kpad, mpad = layout[4][f], layout[5][f]
+    base = factors.ctypes.data
+    inverse = base + layout[0][f] * size
+    lower = base + (layout[1][f] + row) * size
+    below = panel.ctypes.data + (k + row) * size
+    multiply(False, rows, k, k, 1.0, below, side, inverse, kpad, 0.0, lower, mpad, scratch)
+    if wide.shape[0]:
+        upper = base + (layout[2][f] + row * kpad) * size
+        right = wide.ctypes.data + row * k * size
+        multiply(False, k, rows, k, 1.0, inverse, kpad, right, k, 0.0, upper, kpad, scratch)
+
+
+@njit
+def update(
+    f: Any, column: Any, k: Any, m: Any, layout: Any, factors: Any, pool: Any, scratch: Any
+) -> None:
+    """Subtract lower G12 from the update in `update_columns` from a column on."""
+    panel, wide = scratch[0], scratch[1]
+    symmetric = wide.shape[0] == 0
+    size, side, mpad = factors.itemsize, k + m, layout[5][f]
+    columns, top = min(update_columns(m), m - column), column if symmetric else 0
+    a = factors.ctypes.data + (layout[1][f] + top) * size
+    c = pool.ctypes.data + (layout[3][f] + column * m + top) * size
+    if symmetric:
+        b = panel.ctypes.data + (k + column) * size
+        multiply(True, m - top, columns, k, -1.0, a, mpad, b, side, 1.0, c, m, scratch)
+    else:
+        b = wide.ctypes.data + column * k * size
+        multiply(False, m, columns, k, -1.0, a, mpad, b, k, 1.0, c, m, scratch)
