@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays.backend import Array
+from ..arrays.backend import Array, host
+from ..arrays.powers_of_two import scaled_by
 from ..priors.metric import Metric
 
 MIN_SAMPLES = 4  # smallest number of random vectors for an error estimate
@@ -54,7 +55,9 @@ def standard_error(samples: Any) -> float:
     """
     n = samples.shape[0]
     widening = 1.0 + 1.25 / (n - 1) + 1.53 / (n - 1) ** 2
-    return widening * float(samples.std(ddof=1)) / math.sqrt(n)
+    exponent = int(host.frexp(abs(samples).max())[1])  # so that squares are in range
+    scaled = widening * float(host.ldexp(samples, -exponent).std(ddof=1)) / math.sqrt(n)
+    return scaled_by(scaled, exponent)
 
 
 def random_unit_vectors(

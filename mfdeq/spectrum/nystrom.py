@@ -14,10 +14,11 @@ import math
 from typing import Any
 
 from ..arguments import at_least, count
-from ..arrays.backend import Array
+from ..arrays.backend import Array, host
 from ..arrays.collective import collective
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import translate_memory_errors
+from ..arrays.powers_of_two import scaled_by, times_power
 from ..errors import ArgumentError
 from ..operators.operator import SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of
@@ -95,18 +96,22 @@ class Nystrom(SelfAdjoint):
         super().__init__(self, (P, P))
         xp = backend.xp
         self.shift = at_least(0.0, shift, "shift")
-        product = CountedOperator(as_symmetric(backend, H, (P, P), "H"), False, Euclidean(backend))
+        operator = as_symmetric(backend, H, (P, P), "H")
+        product = CountedOperator(operator, False, Euclidean(backend), scaled=True)
         W, _ = xp.linalg.qr(backend.random(P, min(count(rank, "rank"), P), seed=seed))
-        Y = product(W)
+        Y = product(W)  # of 2^e H, as are the values below
+        exponent = product.exponent or 0
+        shift_by = scaled_by(self.shift, exponent)
         # Shift W' H W up, so that rounding does not make it indefinite, and the values down again.
         up = math.sqrt(P) * backend.eps * backend.norm(Y)
         small = W.T @ Y
         values, U = xp.linalg.eigh(0.5 * (small + small.T))
         if float(values[0]) < -NEGATIVE_FACTOR * up:
+            least = scaled_by(float(values[0]), -exponent)
             raise ArgumentError(
                 "H: expected a positive semidefinite operator, got one whose quadratic form is "
-                f"{float(values[0]):.3g} for some unit vector. Use H.gauss_newton, or add a "
-                "multiple of the identity to H"
+                f"{least:.3g} for some unit vector. Use H.gauss_newton, or add a multiple of the "
+                "identity to H"
             )
         first = int(xp.sum(xp.astype(values <= up, xp.int64)))
         if first == values.shape[0] and self.shift == 0.0:
@@ -116,11 +121,12 @@ class Nystrom(SelfAdjoint):
         B = ((Y + up * W) @ U[:, first:]) / xp.sqrt(values[first:] + up)
         U, sizes, _ = xp.linalg.svd(B, full_matrices=False)
         rank_found = int(xp.sum(xp.astype(sizes**2 > 2.0 * up, xp.int64)))
-        self.vectors, self.values = U[:, :rank_found], sizes[:rank_found] ** 2 - up
+        self.vectors, values = U[:, :rank_found], sizes[:rank_found] ** 2 - up
         # If the rank is smaller than requested, H is zero beyond it and only the shift remains.
         exhausted = rank_found < W.shape[1] and self.shift > 0.0
-        smallest = self.shift + (0.0 if exhausted else float(self.values[-1]))
-        self._weights = smallest / (self.values + self.shift) - 1.0
+        smallest = 0.0 if exhausted else float(values[-1])
+        self._weights = (smallest - values) / (values + shift_by)
+        self.values = times_power(backend, values, host.asarray(-exponent))
 
     def _apply(self, x: Array) -> Array:
         return x + self.vectors @ scale_rows(self._weights, self.vectors.T @ x)

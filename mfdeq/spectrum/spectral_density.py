@@ -27,6 +27,7 @@ from ..arguments import at_least, count
 from ..arrays.backend import Array, array_on_host, host
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
+from ..arrays.powers_of_two import scaled_by
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
@@ -238,7 +239,8 @@ def spectral_density(
     exact = host.zeros(0) if pairs is None else array_on_host(pairs.values).astype("float64")
     if exact.size >= P:
         raise ArgumentError(f"pairs: expected fewer than P = {P} pairs, got {exact.size}")
-    products = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
+    operator = as_symmetric(backend, H, (P, P), "H")
+    products = CountedOperator(operator, progress, metric, scaled=True)
     try:
         basis = None if pairs is None else vectors_of(pairs)
         start = random_unit_vectors(metric, P, probes, seed, basis)
@@ -247,8 +249,10 @@ def spectral_density(
     finally:
         products.close()
     shorter = sorted({max(1, m - 1), max(1, m - 2), max(1, (2 * m) // 3)})
-    quadratures = [_nodes_and_weights(*T, length) for length in shorter]
-    return SpectralDensity(P, *_nodes_and_weights(*T, m), exact, products.count, quadratures)
+    exponent = products.exponent or 0
+    quadratures = [_nodes_and_weights(*T, length, exponent) for length in shorter]
+    whole = _nodes_and_weights(*T, m, exponent)
+    return SpectralDensity(P, *whole, exact, products.count, quadratures)
 
 
 @collective
@@ -341,14 +345,19 @@ def numerical_rank(H: Any, rtol: float | None = None, **options: Any) -> Estimat
 def _tridiagonals(
     H: CountedOperator, start: Array, steps: int, basis: Array | None, norm: float
 ) -> tuple[Any, Any]:
-    """Compute the diagonals and off-diagonals of each probe's T, (probes, steps), zero-padded."""
+    """Compute the diagonals and off-diagonals of each probe's T, (probes, steps), zero-padded.
+
+    They are those of 2^e H, with the exponent e of the products; `norm` is a bound for H itself.
+    """
     backend, metric = H.backend, H.metric
     rtol = max(BREAKDOWN_RTOL, BREAKDOWN_ROUNDINGS * backend.eps)
     x, before, b = start, 0.0, 0.0
     dual = metric.apply(x)
     diagonal, off_diagonal = [], []
-    for _ in range(steps):
+    for step in range(steps):
         w = H(x) - b * before
+        if step == 0:
+            norm = scaled_by(norm, H.exponent or 0)
         a = backend.column_dots(x, w)
         w = w - a * dual
         if basis is not None:  # rounding reintroduces its directions
@@ -365,8 +374,10 @@ def _tridiagonals(
     return host.stack(diagonal, axis=1), host.stack(off_diagonal, axis=1)
 
 
-def _nodes_and_weights(diagonal: Any, off_diagonal: Any, steps: int) -> tuple[Any, Any]:
-    """Compute the nodes and weights of each probe's quadrature after `steps` steps."""
+def _nodes_and_weights(
+    diagonal: Any, off_diagonal: Any, steps: int, exponent: int
+) -> tuple[Any, Any]:
+    """Compute the nodes and weights of each probe's quadrature after `steps` steps, from 2^e T."""
     nodes, weights = [], []
     for a, b in zip(diagonal.astype("float64"), off_diagonal.astype("float64"), strict=True):
         ended = host.nonzero(b[: steps - 1] == 0.0)[0]
@@ -375,7 +386,7 @@ def _nodes_and_weights(diagonal: Any, off_diagonal: Any, steps: int) -> tuple[An
         values, S = host.linalg.eigh(T)
         nodes.append(host.concatenate([values, host.full(steps - m, values[0])]))
         weights.append(host.concatenate([S[0] ** 2, host.zeros(steps - m)]))
-    return host.stack(nodes), host.stack(weights)
+    return host.ldexp(host.stack(nodes), -exponent), host.stack(weights)
 
 
 def _quadrature(f: Callable[[Any], Any], nodes: Any, weights: Any) -> Any:

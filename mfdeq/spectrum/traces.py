@@ -24,6 +24,7 @@ from ..arguments import count
 from ..arrays.backend import Array, array_on_host
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
+from ..arrays.powers_of_two import scaled_by
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
@@ -82,7 +83,7 @@ def trace(
     >>> abs(estimate.value - 10.0) < 0.5
     True
     """
-    return _deflated_trace(H, M, products, seed, progress, squared=False)
+    return _scaled(*_deflated_trace(H, M, products, seed, progress, squared=False))
 
 
 @collective
@@ -123,10 +124,10 @@ def frobenius_norm(
     >>> bool(abs(estimate.value - np.linalg.norm(H)) < 0.1)
     True
     """
-    square = _deflated_trace(H, M, products, seed, progress, squared=True)
+    square, exponent = _deflated_trace(H, M, products, seed, progress, squared=True)
     value = math.sqrt(max(square.value, 0.0))
     error = 0.5 * square.standard_error / value if value else math.sqrt(square.standard_error)
-    return Estimate(value, error, square.products)
+    return _scaled(Estimate(value, error, square.products), exponent)
 
 
 @collective
@@ -187,8 +188,11 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
 
 def _deflated_trace(
     H: Any, M: Any, products: int, seed: int, progress: bool, squared: bool
-) -> Estimate:
-    """Estimate the trace of R^-1 H or of its square, exact on a subspace and sampled outside."""
+) -> tuple[Estimate, int]:
+    """Estimate the trace of R^-1 H or of its square, exact on a subspace and sampled outside.
+
+    Return the estimate for 2^e H, and e, since squares of H itself may under- or overflow.
+    """
     P = check_operator(H, 1)
     backend = backend_of(H)
     metric = metric_of(M, backend, P)
@@ -197,7 +201,8 @@ def _deflated_trace(
         raise ArgumentError(
             f"products: expected at least {3 * MIN_SAMPLES}, for an error estimate, got {products}"
         )
-    counted = CountedOperator(as_symmetric(backend, H, (P, P), "H"), progress, metric)
+    operator = as_symmetric(backend, H, (P, P), "H")
+    counted = CountedOperator(operator, progress, metric, scaled=True)
 
     def quadratic_forms(X: Array) -> Any:
         """Return x' H x, or the squared length of H x, for each column x."""
@@ -211,9 +216,16 @@ def _deflated_trace(
         Q, _ = orthonormalize(metric, Q)
         exact = float(quadratic_forms(Q).sum())
         if share == P:  # Q spans the whole space
-            return Estimate(exact, 0.0, counted.count)
+            return Estimate(exact, 0.0, counted.count), counted.exponent or 0
         y = random_unit_vectors(metric, P, share, seed + 1, Q)
         samples = (P - share) * quadratic_forms(y)
     finally:
         counted.close()
-    return Estimate(exact + float(samples.mean()), standard_error(samples), counted.count)
+    value = exact + float(samples.mean())
+    return Estimate(value, standard_error(samples), counted.count), counted.exponent or 0
+
+
+def _scaled(estimate: Estimate, exponent: int) -> Estimate:
+    """Return the estimate for H from that for 2^e H."""
+    value, error = (scaled_by(x, -exponent) for x in (estimate.value, estimate.standard_error))
+    return Estimate(value, error, estimate.products)

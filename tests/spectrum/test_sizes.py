@@ -105,6 +105,81 @@ def test_values_that_underflow_have_bounds_that_say_so():
     assert np.all(off <= found.error_bounds.astype(float))
 
 
+ESTIMATES = {
+    "trace": (LOW_RANK, lambda H, p: mfdeq.trace(H, products=36)),
+    "trace, M": (DEFINITE, lambda H, p: mfdeq.trace(H, M=R.astype(H.dtype), products=36)),
+    "exact trace": (DEFINITE, lambda H, p: mfdeq.trace(H, products=3 * P)),
+    "Frobenius norm": (INDEFINITE, lambda H, p: mfdeq.frobenius_norm(H, products=36)),
+    "sum": (INDEFINITE, lambda H, p: mfdeq.spectral_density(H, steps=12).sum(abs)),
+    "sum, M": (
+        DEFINITE,
+        lambda H, p: mfdeq.spectral_density(H, M=R.astype(H.dtype), steps=12).sum(abs),
+    ),
+    "sum, with pairs": (
+        DEFINITE,
+        lambda H, p: mfdeq.spectral_density(H, pairs=eigsh(H), steps=12).sum(abs),
+    ),
+}
+RATIOS = {
+    "rank": (LOW_RANK, lambda H, p: mfdeq.numerical_rank(H, 1e-2, steps=20)),
+    "count": (
+        INDEFINITE,
+        lambda H, p: mfdeq.spectral_density(H, steps=12).cumulative(np.ldexp(0.5, p)),
+    ),
+    "determinant": (
+        DEFINITE,
+        lambda H, p: mfdeq.log_determinant(H, steps=12).value - P * p * np.log(2.0),
+    ),
+    "condition number": (
+        DEFINITE,
+        lambda H, p: mfdeq.condition_number(
+            H, preconditioner=np.asarray(NEAR, H.dtype) * np.asarray(2.0, H.dtype) ** -p, rtol=1e-3
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", POWERS)
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimates_scale_with_the_operator(name, dtype):
+    H, estimate = ESTIMATES[name]
+    unit = estimate(scaled(H, dtype, 0), 0)
+    for power in POWERS[dtype]:
+        found = estimate(scaled(H, dtype, power), power)
+        assert found.products == unit.products
+        np.testing.assert_allclose(np.ldexp(found.value, -power), unit.value, rtol=1e-12)
+        error = np.ldexp(found.standard_error, -power)
+        np.testing.assert_allclose(error, unit.standard_error, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", POWERS)
+@pytest.mark.parametrize("name", RATIOS)
+def test_ratios_and_counts_do_not_depend_on_the_size(name, dtype):
+    H, ratio = RATIOS[name]
+    unit = float(ratio(scaled(H, dtype, 0), 0))
+    for power in POWERS[dtype]:
+        np.testing.assert_allclose(float(ratio(scaled(H, dtype, power), power)), unit, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", POWERS)
+@pytest.mark.parametrize(("H", "shift"), [(DEFINITE, 0.0), (LOW_RANK, 0.25), (INDEFINITE, 0.5)])
+def test_a_nystrom_preconditioner_scales_with_the_operator(H, shift, dtype):
+    b = np.asarray(RNG.standard_normal(P), dtype)
+    H = H @ H
+    unit = mfdeq.Nystrom(scaled(H, dtype, 0), 12, shift)
+    for power in POWERS[dtype]:
+        found = mfdeq.Nystrom(scaled(H, dtype, power), 12, np.ldexp(shift, power))
+        # LAPACK's norms round differently at each size.
+        off = 100.0 * float(np.finfo(dtype).eps) * float(unit.values.max())
+        np.testing.assert_allclose(np.ldexp(found.values, -power), unit.values, atol=off)
+        np.testing.assert_allclose(found @ b, unit @ b, rtol=1e-2 if dtype == "float32" else 1e-9)
+
+
+def test_a_nystrom_preconditioner_of_a_tiny_operator_and_a_large_shift_is_the_identity():
+    found = mfdeq.Nystrom(scaled(DEFINITE, "float64", -900), 12, 1e200)
+    np.testing.assert_array_equal(found @ np.ones(P), np.ones(P))
+
+
 def test_products_that_overflow_are_an_error():
     H = np.full((60, 60), 1e308)
     with pytest.raises(mfdeq.ArgumentError, match="overflows float64: divide H"):
