@@ -43,7 +43,7 @@ from ..linear.direct.symmetric import (
 )
 from ..linear.scaling import Scaling, weigh
 from ..locks import cached_property
-from ..operators.operator import Matrix, Operator, SelfAdjoint
+from ..operators.operator import Matrix, Operator, Scaled, SelfAdjoint, Sum
 from ..operators.user_operators import as_symmetric, backend_of
 from .lagrangian_scaling import system_scaling
 from .reduced_curvature import ReducedCurvature
@@ -229,6 +229,14 @@ def require_entries(H: Operator) -> Any:
     """Return H if it is a Hessian or has entries, or raise an `ArgumentError`."""
     if isinstance(H, ReducedCurvature) or H.has_entries:
         return H
+    if isinstance(H, Sum | Scaled):
+        raise ArgumentError(
+            "H: expected an mfdeq Hessian or a matrix, for sigma or certify, got a sum or a "
+            "multiple of operators. Of matrices, pass their sum as a matrix. For the precision R "
+            "of a prior, add mfdeq.QuadraticPrior(R) to the loss of the Hessian instead, as in "
+            "eq.hessian(loss + mfdeq.QuadraticPrior(R)); its .gauss_newton includes R. "
+            "Otherwise pass preconditioner= to mfdeq.eigsh"
+        )
     raise ArgumentError(
         "H: expected an mfdeq Hessian or a matrix, for sigma or certify, got a "
         f"{type(H).__name__}. For the eigenvalues of another operator nearest to sigma, pass "

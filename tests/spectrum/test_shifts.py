@@ -135,6 +135,23 @@ def test_matrices_that_are_not_symmetric_are_refused(A, message):
         mfdeq.ShiftedInverse(A[:5], 0.5)
 
 
+def test_a_sum_with_a_precision_is_refused_with_what_to_do():
+    n = 30
+    model = Identity(n, np.ones(n), np.ones(n), np.ones(n))
+    loss, R = mfdeq.LeastSquares(np.arange(12), np.zeros(12)), mfdeq.Precision(SECOND[:n, :n])
+    eq = mfdeq.solve(model, np.linspace(0.1, 1.0, n))
+    G = eq.hessian(loss).gauss_newton
+    whole = eq.hessian(loss + mfdeq.QuadraticPrior(R)).gauss_newton
+    for H in (G + R, R + G, 2.0 * G, G + eq.hessian(loss).dynamics):
+        for options in ({"sigma": 0.0}, {"certify": True}):
+            with pytest.raises(mfdeq.ArgumentError, match=r"eq.hessian\(loss \+ mfdeq.Quadratic"):
+                mfdeq.eigsh(H, k=2, **options)
+        with pytest.raises(mfdeq.ArgumentError, match="QuadraticPrior"):
+            mfdeq.ShiftedInverse(H)
+    found = mfdeq.eigsh(whole, k=2, sigma=0.0, certify=True)
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh((G + R).toarray())[:2], rtol=1e-8)
+
+
 def test_a_shift_on_an_eigenvalue_of_a_matrix_is_an_error():
     with pytest.raises(mfdeq.SingularStateError, match="eigenvalue"):
         mfdeq.eigsh(sp.diags(np.arange(100.0)).tocsr(), k=2, sigma=3.0)
