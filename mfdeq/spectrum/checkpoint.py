@@ -30,12 +30,15 @@ class EigenCheckpoint:
         The operators whose counts and tolerances are saved: H, and the inverse if there is one.
     search : dict or None
         The state of an unfinished search in the file.
+    completion : dict
+        What a search for missing pairs needs besides; empty before it.
     """
 
     def __init__(self, file: Checkpoint | None, H: CountedOperator) -> None:
         self.file, self.H, self.operators = file, H, [H]
         saved: dict[str, Any] = {} if file is None or file.saved is None else file.saved
         self.search: dict[str, Any] | None = saved.get("search")
+        self.completion: dict[str, Any] = saved.get("completion", {})
         self._pairs: dict[str, Any] | None = saved.get("pairs")
         self._operator_states: list[Any] = saved.get("products", [])
 
@@ -68,7 +71,8 @@ class EigenCheckpoint:
         """Save the state of the search after `done` products, if a checkpoint is due."""
         if self.file is not None and self.file.due(done):
             operators = [operator.checkpoint_state for operator in self.operators]
-            self.file.write(done, {"search": state(), "products": operators})
+            saved = {"search": state(), "products": operators, "completion": self.completion}
+            self.file.write(done, saved)
             self._forget()
 
     def save_result(self, pairs: Eigenpairs) -> None:

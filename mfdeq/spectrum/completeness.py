@@ -30,6 +30,7 @@ MAX_PROBE = 100
 RELAXED_ERROR_SHARE = 0.1  # error of relaxed products, relative to the distance of unwanted values
 MIN_BLOCKS = 4  # in a basis, if a search begins with several vectors
 MAX_ATTEMPTS_PER_PAIR = 2  # each of which should find a better pair
+# Seeds, of which those of further random blocks differ by two: one block may take two.
 FIRST_SEED, BLOCK_SEED = 50_000, 40_000
 
 
@@ -69,8 +70,10 @@ def complete(
     """
     if largest_residual(pairs) > residual_tolerance(pairs, problem.rtol):
         return pairs  # the products are inaccurate, of which the caller complains
-    begin = H.count
-    for attempt in itertools.count():
+    saved = problem.checkpoint.completion
+    begin, known_norm = saved.get("begin", H.count), saved.get("norm", 0.0)
+    pairs.report.norm = max(pairs.report.norm, known_norm)
+    for attempt in itertools.count(saved.get("attempt", 0)):
         values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
         norm = pairs.report.norm
         size = float(abs(values).min() if relative_to_each else abs(values).max())
@@ -79,15 +82,17 @@ def complete(
         residuals = array_on_host(pairs.report.residuals)
         tolerance = smallest_distance(sides, values, residuals, tolerance)
         probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
-        limit, seed = probe_limit(problem, begin), FIRST_SEED + attempt
+        draws = _count_draw(pairs)
+        limit, seed = probe_limit(problem, begin), FIRST_SEED + 2 * draws
         lanczos = _search_complement(probe, pairs, H, problem, limit, seed)
         if not probe.found:
             break
         if attempt == MAX_ATTEMPTS_PER_PAIR * values.shape[0]:
             raise not_found_error(pairs, attempt)
         begin_at_found = functools.partial(
-            _begin_at_found, lanczos, probe, pairs, H, problem.max_size, attempt
+            _begin_at_found, lanczos, probe, pairs, H, problem.max_size, attempt, draws
         )
+        problem.checkpoint.completion = {"begin": begin, "attempt": attempt + 1, "norm": norm}
         pairs = search(begin_at_found)
         pairs.report.norm = max(pairs.report.norm, norm)
     record_search(pairs, probe.chance, tolerance, H.count - begin)
@@ -168,6 +173,7 @@ def _begin_at_found(
     H: CountedOperator,
     max_size: int,
     attempt: int,
+    draws: int,
 ) -> Lanczos:
     """Begin a search in the complement of the pairs from what the probe has found.
 
@@ -177,10 +183,24 @@ def _begin_at_found(
     n, k = pairs.vectors.shape
     random_columns = min(2**attempt, (max_size - k) // MIN_BLOCKS) - start.shape[1]
     if random_columns > 0:
-        more = H.backend.random(n, random_columns, seed=BLOCK_SEED + attempt)
+        more = H.backend.random(n, random_columns, seed=BLOCK_SEED + draws)
         start = H.backend.xp.concat([start, more], axis=1)
     values = array_on_host(pairs.values)
-    return Lanczos.in_complement(H.backend, H, pairs.vectors, values, start, max_size, H.metric)
+    return Lanczos.in_complement(
+        H.backend, H, pairs.vectors, values, start, max_size, H.metric, draws
+    )
+
+
+def _count_draw(pairs: Eigenpairs) -> int:
+    """Count one more random block in the search for these pairs, and return how many there were.
+
+    A block that is drawn twice shows nothing of what it has already missed, so that each has its
+    own seed, also after a search is resumed.
+    """
+    if pairs.krylov is None:
+        return 0
+    pairs.krylov.random_blocks += 1
+    return pairs.krylov.random_blocks
 
 
 def _search_complement(

@@ -242,8 +242,12 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
     """Return the wanted pairs after searches for others in their complement."""
     H, M = problem.H, problem.preconditioner
     assert M is not None
-    begin, attempt, strict = H.count, 0, False
+    begin, attempt, strict, last = H.count, 0, False, None
+    if problem.checkpoint.completion:
+        begin, attempt, strict, last = problem.checkpoint.completion["davidson"]
     while True:
+        if last is not None and not float(search.values[-1]) < last:
+            strict = True  # what was found was perhaps a copy of the last wanted eigenvalue
         values, bounds = (array_on_host(x) for x in (pairs.values, pairs.error_bounds))
         floor = ROUNDING_FACTOR * H.backend.eps * search.norm
         tolerance = max(problem.rtol * float(abs(values).max()), floor)
@@ -252,16 +256,15 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
         tolerance = smallest_distance([side], values, residuals, tolerance)
         room = 0 if strict else (search.max_size - values.shape[0]) // 2
         complement = search.complement(pairs, side, tolerance, room)
-        seed = FIRST_SEED + attempt
+        seed = FIRST_SEED + 2 * attempt
         probe = PencilProbe(H, M, complement, side, tolerance, seed, problem.max_size)
         near = probe.search(min(H.count + probe_limit(problem, begin), problem.max_products))
         if near is not None:
             search.include(near, attempt)
-            pairs, attempt = _converge(problem, search, width), attempt + 1
-            if float(search.values[-1]) < -side.end(tolerance):
-                continue  # an eigenvalue was missing
-            if not strict:  # perhaps it is a copy of the last wanted one
-                strict = True
+            attempt, last = attempt + 1, -side.end(tolerance)
+            problem.checkpoint.completion = {"davidson": [begin, attempt, strict, last]}
+            pairs = _converge(problem, search, width)
+            if not strict or float(search.values[-1]) < last:
                 continue
         record_search(pairs, probe.chance, tolerance, H.count - begin)
         pairs.report.products = H.count

@@ -40,7 +40,10 @@ def _search(problem: EigenProblem, begin: Callable[[], Lanczos]) -> Eigenpairs:
         # The errors of the products have accumulated: search again with exact products.
         H.relaxed = False
         max_size = max(problem.max_size, 4 * k)
-        again = functools.partial(Lanczos, H.backend, H, pairs.vectors, max_size, H.metric)
+        draws = 0 if pairs.krylov is None else pairs.krylov.random_blocks
+        again = functools.partial(
+            Lanczos, H.backend, H, pairs.vectors, max_size, H.metric, random_blocks=draws
+        )
         pairs = LanczosSearch(again, *shared, final=True).run()
     return pairs
 

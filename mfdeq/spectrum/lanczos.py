@@ -68,6 +68,8 @@ class Lanczos:
         The inner product.
     dual : (n, b) array, optional
         R times the start, computed by default.
+    random_blocks : int, optional
+        The number of random blocks that earlier searches for the same pairs have drawn.
 
     Attributes
     ----------
@@ -84,7 +86,8 @@ class Lanczos:
     asymmetry : float
         The largest norm so far of differences between entries of V'HV that should be equal.
     random_blocks : int
-        The number of random blocks drawn so far; each has its own seed.
+        The number of random blocks drawn so far, those of earlier searches for the same pairs
+        included; each has its own seed.
     exponent : int or None
         e if H is 2^e times the operator of the user (see `CountedOperator`), at the end of a
         search.
@@ -100,6 +103,7 @@ class Lanczos:
         max_size: int,
         metric: Metric,
         dual: Array | None = None,
+        random_blocks: int = 0,
     ) -> None:
         self.backend, self.product, self.metric = backend, product, metric
         n, width = start.shape
@@ -107,7 +111,7 @@ class Lanczos:
         self._allocate(min(self.max_size + width, n), n)
         self.T = host.zeros(2 * self.basis.shape[:1])  # includes Q'HV
         self.S: Any = host.zeros((0, 0))
-        self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, 0, 0.0
+        self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, random_blocks, 0.0
         self._set_next_block(start, metric.apply(start) if dual is None else dual)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,12 +128,13 @@ class Lanczos:
         start: Array,
         max_size: int,
         metric: Metric,
+        random_blocks: int = 0,
     ) -> Lanczos:
         """Begin a process in the orthogonal complement of eigenvectors, which are locked.
 
         Parameters
         ----------
-        backend, product, start, max_size, metric
+        backend, product, start, max_size, metric, random_blocks
             As for the class; the basis includes the eigenvectors.
         vectors : (n, k) array
             Orthonormal eigenvectors.
@@ -147,7 +152,7 @@ class Lanczos:
         self.T = host.zeros(2 * self.basis.shape[:1])
         self.T[:k, :k] = host.diag(values)
         self.size = self.locked = k
-        self.random_blocks, self.asymmetry, self.invariant = 0, 0.0, False
+        self.random_blocks, self.asymmetry, self.invariant = random_blocks, 0.0, False
         X, W = self._project_out(*self._project_out(start, metric.apply(start)))
         width = min(width, n - k)
         Q, dual = self._orthonormalize(X[:, :width], W[:, :width])
@@ -412,7 +417,8 @@ class Lanczos:
         if not width:
             empty = self.backend.random(n, width)
             return empty, empty
-        pair = self.metric.random_pair(n, width, 100 + self.random_blocks)
+        # A block without samples of the metric takes two seeds.
+        pair = self.metric.random_pair(n, width, 100 + 2 * self.random_blocks)
         X, W = self._project_out(*self._project_out(*pair))
         return self._orthonormalize(X, W)
 

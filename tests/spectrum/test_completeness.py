@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import mfdeq
+from mfdeq.arrays.backend import Backend
 from mfdeq.spectrum import extreme
 from mfdeq.spectrum.lanczos import select_wanted
 from mfdeq.spectrum.miss_chance import Run
@@ -123,6 +124,31 @@ def test_further_pairs_are_found_from_the_basis_of_a_complete_result():
     first = mfdeq.eigsh(rotated(values), k=3, which="LA")
     more = mfdeq.eigsh(rotated(values), k=7, which="LA", resume=first)
     np.testing.assert_allclose(more.values, values[-7:], atol=1e-6)
+
+
+@pytest.mark.parametrize("M", [None, sp.diags_array(np.linspace(1.0, 2.0, 90)).tocsr()])
+def test_no_random_block_is_drawn_twice_also_after_a_search_is_resumed(M, monkeypatch):
+    drawn, random = [], Backend.random
+
+    def recorded(self, *shape, seed):
+        drawn.append(seed)
+        return random(self, *shape, seed=seed)
+
+    H = rotated(SPECTRA["five copies"])
+    options = {"which": "LA", "M": M}
+    monkeypatch.setattr(Backend, "random", recorded)
+    first = mfdeq.eigsh(H, k=3, **options)
+    mfdeq.eigsh(H, k=6, resume=first, **options)
+    in_complements = [seed for seed in drawn if seed >= 40_000]
+    assert len(set(in_complements)) == len(in_complements) >= 2
+
+
+def test_copies_beyond_those_of_a_resumed_search_are_found(tmp_path):
+    values = np.r_[np.full(12, 2.0), RANDOM.uniform(-1, 1, 78)]
+    found = None
+    for k in (2, 4, 7, 11, 13):
+        found = mfdeq.eigsh(rotated(values), k=k, which="LA", resume=found)
+        np.testing.assert_allclose(found.values, np.sort(values)[-k:], atol=1e-6)
 
 
 SIMPLE = {

@@ -157,6 +157,7 @@ def decaying_spectrum(**options):
     }
 
 
+COPIES = np.r_[np.full(5, 1.0), np.geomspace(2.0, 100.0, 115)]
 EIGENPAIRS = {
     **{
         which: lambda which=which: decaying_spectrum(which=which)
@@ -176,6 +177,14 @@ EIGENPAIRS = {
     "low rank": lambda: (
         awkward_operator("low rank"),
         {"k": 5, "checkpoint_every": 2},
+    ),
+    "copies": lambda: (
+        symmetric_operator(np.r_[np.full(5, 2.0), np.linspace(-1.0, 1.0, 115)]),
+        {"k": 6, "which": "LA"},
+    ),
+    "Davidson, copies": lambda: (
+        np.diag(COPIES),
+        {"k": 6, "which": "SA", "preconditioner": np.diag(1.0 / (COPIES + 0.01))},
     ),
     "many, sampled": lambda: decaying_spectrum(k=20, basis=60),
     "resume": lambda: resumed(),
