@@ -2,6 +2,6 @@
 
 The rest of the package uses a `Backend`, which is chosen once from the user's arrays;
 `ArrayLibrary` is the interface that a library implements, and `register` adds one. The inner loops
-(`kernels`, or `cuda` for cupy), sparse matrices, memory, seeding and optional packages are here
-too. This package does not depend on operators, models or solvers.
+(`kernels`, `compiled` for large arrays of numpy, `cuda` for cupy), sparse matrices, memory, seeding
+and optional packages are here too. This package does not depend on operators, models or solvers.
 """

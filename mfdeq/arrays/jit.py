@@ -17,7 +17,7 @@ VARIABLE = "MFDEQ_COMPILED"
 # Fewer entries than this do not pay for the import of numba and the hand-over to other threads.
 MIN_ENTRIES = 200_000
 # Sums may be reordered, which vectorizes them, and a b + c be rounded once. NaN and infinity stay.
-FAST_SUMS = frozenset({"reassoc", "contract"})
+FAST_SUMS = {"reassoc", "contract"}
 
 
 @functools.cache

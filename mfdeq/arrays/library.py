@@ -20,7 +20,7 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from . import kernels
+from . import compiled, jit, kernels
 from .optional_packages import import_optional
 
 Array = Any
@@ -52,7 +52,8 @@ class ArrayLibrary:
         Modules with the functions of `scipy.sparse`, `scipy.sparse.linalg` (in particular
         `LinearOperator`) and `scipy.linalg` for arrays of the library.
     kernels : module
-        The inner loops, with the functions of `mfdeq.arrays.kernels`.
+        The inner loops, with the functions of `mfdeq.arrays.kernels`; by default those of
+        `mfdeq.arrays.compiled`, if numba is installed.
     on_host : bool
         Whether arrays are in host memory and not distributed over processes.
     accepts_replicated : bool
@@ -69,7 +70,7 @@ class ArrayLibrary:
     sparse: Any = scipy.sparse
     sparse_linalg: Any = scipy.sparse.linalg
     dense_linalg: Any = scipy.linalg
-    kernels: Any = kernels
+    kernels: Any = compiled if jit.is_available() else kernels
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _registered_library, (type(self),)

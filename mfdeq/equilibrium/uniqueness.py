@@ -27,6 +27,7 @@ from .null_vectors import (
     MAX_FACTORIZED_SIZE,
     MinimalResidual,
     NullVectors,
+    cancellation,
     find_null_vectors,
     has_preconditioner,
     minimal_residual,
@@ -39,6 +40,8 @@ MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without precondit
 # resolve with a factorization and with a preconditioner. One vector in 100 (in 40) has less.
 RESOLVED_SHARE, RESOLVED_SHARE_OF_ITERATIONS = 0.01, 0.03
 FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
+# Of a state that has grown along a null vector: |A h| beside its residual, and beside |A| |h|.
+GROWN_RESIDUALS, MAX_GROWN_SHARE = 100.0, 1e-8
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
 
@@ -161,6 +164,14 @@ def judge_uniqueness(eq: _Examinable) -> None:
     SingularStateError
         If A is singular by its structure.
     """
+    _judge(eq)
+    if eq.report.uniqueness.startswith("not judged") and _has_grown(eq):
+        _examine(eq)
+        if eq.report.uniqueness.startswith("not judged"):
+            raise _grown(eq)
+
+
+def _judge(eq: _Examinable) -> None:
     A, report, held = eq.linearized.A, eq.report, eq.solver.held
     size = A.shape[0]
     if held is None or held.A.shape != A.shape:
@@ -188,6 +199,35 @@ def judge_uniqueness(eq: _Examinable) -> None:
             f"not judged: after {steps} applications of the preconditioner a null vector of A "
             "cannot be excluded"
         )
+
+
+def _has_grown(eq: _Examinable) -> bool:
+    """Return whether the state is so close to a null vector of A that its residual means nothing.
+
+    The terms |A| |h| of a residual grow with the state. Where A is singular, any residual is small
+    beside those of a large multiple of the null vector, and A h is no larger than the residual.
+    """
+    A, worst = eq.linearized.A, eq.report.residuals[-1]
+    share = cancellation(A, eq.state, Scaling.from_scales(A))
+    return 0.0 < share <= min(GROWN_RESIDUALS * worst, MAX_GROWN_SHARE)
+
+
+def _grown(eq: _Examinable) -> SingularStateError:
+    A, report = eq.linearized.A, eq.report
+    share = cancellation(A, eq.state, Scaling.from_scales(A))
+    report.converged, report.uniqueness = False, "no: the state is a null vector"
+    report.reason = (
+        f"the state has grown until A h is {share:.0e} of its terms |A| |h|, no more than the "
+        "residual: A is singular, or nearly so, and for these parameters there may be no "
+        "equilibrium. Replace an equation that depends on others by a condition that fixes the "
+        "state, or pass a sparse or dense matrix as d_state, whose factorization shows what is "
+        "singular"
+    )
+    right = eq.state / A.backend.norm(eq.state)
+    digits = math.log10(share / A.backend.eps)
+    return SingularStateError(
+        report.reason, digits=digits, right=right, best=eq.state, report=report
+    )
 
 
 def _steps(held: Factor, size: int) -> int:

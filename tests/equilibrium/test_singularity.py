@@ -253,6 +253,23 @@ def test_a_state_of_a_closed_network_does_not_drift_by_another_method():
         np.testing.assert_allclose(ratio, [1.0, 2.0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_state_that_grows_along_a_null_vector_is_no_equilibrium(named, monkeypatch):
+    """An insulated plate with a source: beside |A| |h| the residual of a large h is small."""
+    n = 12
+    side = differences(n).T @ differences(n)
+    A = (sp.kron(side, np.eye(n)) + sp.kron(np.eye(n), side)).tocsr()
+    if not named:
+        monkeypatch.setattr(mfdeq.equilibrium.uniqueness, "find_null_vectors", lambda *args: None)
+    model = Linear(FORMS["products"](A), rng(0).standard_normal(n * n))
+    h0 = np.full(n * n, 1e13)
+    with pytest.raises(mfdeq.SingularStateError) as caught:
+        mfdeq.solve(model, np.ones(1), h0, solver=mfdeq.Krylov(), method="anderson")
+    assert abs(caught.value.right).min() > 0.9 / n
+    assert not caught.value.report.converged
+    assert (caught.value.kind == "free constant") == named
+
+
 def test_prices_without_a_numeraire_are_undetermined():
     """Walras' law: the values of the excess demands of an exchange economy sum to zero."""
     endowments = np.array([[1.0, 2.0, 0.5], [0.3, 1.0, 2.0]])
