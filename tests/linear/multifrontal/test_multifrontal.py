@@ -100,7 +100,9 @@ def factors_on(factors, place):
     moved.levels = [
         Level(
             level.own,
-            None if level.incoming is None else place(level.incoming.toarray()),
+            None
+            if level.incoming is None
+            else place(level.incoming @ np.eye(level.incoming.shape[1])),
             place(level.above),
             [Batch(*(place(part) for part in vars(batch).values())) for batch in level.batches],
         )
