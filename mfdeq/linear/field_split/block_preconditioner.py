@@ -19,6 +19,11 @@ from ..protocols import Preconditioner, PreconditionerOperator, Solver
 from .fields import Blocks, Fields
 from .schur import schur_complement
 
+# Of the constants, the Rayleigh quotient of the Schur complement in its approximation, over that of
+# a random vector, below which they are corrected.
+MAX_WEAK_RATIO = 0.05
+SINGULAR_FACTOR = 100.0  # the same in units of eps, up to which S is singular on the constants
+
 
 class BlockPreconditioner(PreconditionerOperator):
     """The block preconditioner of one matrix.
@@ -45,7 +50,8 @@ class BlockPreconditioner(PreconditionerOperator):
         self.fields, self.described, self.kind, self.schur = fields, described, kind, schur
         blocks = self._blocks(A)
         targets = self._targets(A, blocks)
-        self._adopt(blocks, [self._set_up(i, target) for i, target in enumerate(targets)])
+        parts = [self._set_up(i, target) for i, target in enumerate(targets)]
+        self._adopt(blocks, parts, targets[-1])
 
     def _blocks(self, A: Operator) -> Blocks:
         """Return the blocks of A, from its entries if they are known or needed."""
@@ -83,7 +89,7 @@ class BlockPreconditioner(PreconditionerOperator):
         except ArgumentError as error:
             raise ArgumentError(f"{self.fields.names[i]} of mfdeq.FieldSplit: {error}") from error
 
-    def _adopt(self, blocks: Blocks, parts: list[PreconditionerOperator]) -> None:
+    def _adopt(self, blocks: Blocks, parts: list[PreconditionerOperator], target: Operator) -> None:
         below, above = (self.kind in (kind, "full") for kind in ("lower", "upper"))
         self.coupling = {
             (i, j): block
@@ -96,23 +102,62 @@ class BlockPreconditioner(PreconditionerOperator):
         self.flexible = bool(uneven)
         if uneven:
             self.linear_alternative = uneven[0].linear_alternative
-        self._sign = 1.0 if self.schur is None else self._sign_of_schur(blocks)
+        self._sign, self._weak = 1.0, None
+        if self.schur is not None:
+            y = self.backend.random(target.shape[0], seed=4)
+            product = self._schur_product(blocks, y)
+            self._sign = self._sign_of_schur(y, product)
+            self._weak = self._weak_constant(blocks, target, _quotient(y, product, target))
 
-    def _sign_of_schur(self, blocks: Blocks) -> float:
-        """Return the sign with which the preconditioner of the last field is applied."""
+    def _sign_of_schur(self, y: Array, product: Array) -> float:
+        """Return the sign with which the preconditioner of the last field is applied.
+
+        Parameters
+        ----------
+        y, product : (m,) arrays
+            A random vector, and the Schur complement times it.
+        """
         backend, (first, *_, last) = self.backend, self.parts
-        y = backend.random(last.shape[0], seed=4)
         if self.kind == "diagonal":
             x = backend.random(first.shape[0], seed=5)
             pairs = (x, first._apply(x)), (y, last._apply(y))
             return math.prod(_sign(float(backend.xp.vecdot(*pair))) for pair in pairs)
-        # The product with the Schur complement, with the preconditioners of the other fields.
+        return _sign(float(backend.xp.vecdot(y, last._apply(product))))
+
+    def _schur_product(self, blocks: Blocks, y: Array) -> Array:
+        """Multiply by the Schur complement, with the preconditioners of the other fields."""
         D = blocks[-1][-1]
         product = 0.0 * y if D is None else D._apply(y)
         for part, row, C in zip(self.parts[:-1], blocks, blocks[-1], strict=False):
             if row[-1] is not None and C is not None:
                 product = product - C._apply(part._apply(row[-1]._apply(y)))
-        return _sign(float(backend.xp.vecdot(y, last._apply(product))))
+        return product
+
+    def _weak_constant(
+        self, blocks: Blocks, target: Operator, usual: float
+    ) -> tuple[Array, float] | None:
+        """Return z and c, for c z z' to be added to the inverse of the approximation of S.
+
+        A pressure that is only fixed at a point is nearly free by a constant z: z'S z is small
+        beside z'Ŝ z for a mass matrix Ŝ, and less so the finer the mesh. c makes up for it, such
+        that Ŝ^-1 S is on z what it is on other vectors.
+
+        Parameters
+        ----------
+        blocks : Blocks
+        target : Operator
+            Ŝ.
+        usual : float
+            y'S y over y'Ŝ y for a random y.
+        """
+        z = self.backend.zeros(target.shape[0]) + 1.0
+        if target.scales is not None and target.scales[1] is not None:
+            z = z * target.scales[1]
+        product = self._schur_product(blocks, z)
+        ratio = _quotient(z, product, target) / usual if usual else 1.0
+        if not SINGULAR_FACTOR * self.backend.eps < ratio < MAX_WEAK_RATIO:
+            return None
+        return z, abs(usual / float(self.backend.xp.vecdot(z, product)))
 
     def refresh(self, A: Operator) -> bool:
         """Become the preconditioner of another matrix, if that of a field can be refreshed.
@@ -131,6 +176,7 @@ class BlockPreconditioner(PreconditionerOperator):
                 parts[i] if refreshed[i] else self._set_up(i, target)
                 for i, target in enumerate(targets)
             ],
+            targets[-1],
         )
         return True
 
@@ -181,7 +227,12 @@ class BlockPreconditioner(PreconditionerOperator):
         """Apply the preconditioner of field i."""
         part = self.parts[i]
         x = part._apply_adjoint(r) if adjoint else part._apply(r)
-        return -x if i == len(self.parts) - 1 and self._sign < 0 else x
+        if i < len(self.parts) - 1:
+            return x
+        if self._weak is not None:
+            z, c = self._weak
+            x = x + (z * (c * (z @ r)) if r.ndim == 1 else z[:, None] * (c * (z @ r)))
+        return -x if self._sign < 0 else x
 
     def _without(self, r: Array, i: int, others: range, found: list[Array], adjoint: bool) -> Array:
         """Subtract the products of row i with the solutions that were found for other fields."""
@@ -233,6 +284,13 @@ class FactorSolves(PreconditionerOperator):
     def forget(self) -> None:
         """Discard what the factor would reuse from earlier solves."""
         self.factor.forget()
+
+
+def _quotient(x: Array, product: Array, target: Operator) -> float:
+    """Return x'S x over x'Ŝ x for the product S x; infinity if Ŝ is zero on x."""
+    vecdot = target.backend.xp.vecdot
+    size = float(vecdot(x, target._apply(x)))
+    return float(vecdot(x, product)) / size if size else math.inf
 
 
 def _sign(x: float) -> float:

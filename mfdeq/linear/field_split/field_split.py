@@ -73,6 +73,10 @@ class FieldSplit(Preconditioner):
     The sign of `schur` does not matter. The set-up finds it by a random vector: it is that of the
     Schur complement or, with "diagonal", the one for which the preconditioner is definite.
 
+    If S is much smaller than `schur` on the constants of the last field, as it is for a pressure
+    that is fixed at one point only, they are corrected: c z z' for the constant z is added to the
+    inverse of S.
+
     A LinearOperator as the preconditioner of the last field approximates the inverse of S. Other
     approximations of it, such as those by commutators (LSC, PCD), are written so, in a function
     A -> M that builds the whole preconditioner.
