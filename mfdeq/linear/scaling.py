@@ -33,6 +33,10 @@ from .components import Components, components_of
 
 MAX_UNIFORM_RATIO = 4.0  # of the entries of R and of C, up to which iterations go without
 LEAST_TIGHTENING = 0.1  # factor of tolerances
+# The same where rows are alike without a scaling, from which on iterations go without. Norms in
+# which some rows do not count hardly measure what is asked for, as of upwind differences, whose
+# scaling grows exponentially along the flow.
+MAX_ALIKE_RATIO = 1e3
 MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
 LOG_RTOL = 1e-8  # accuracy of the logarithms of the scaling, at which its iteration stops
 MAX_SMALL_SIZE = 2_000  # unknowns up to which the iteration may take as many steps as needed
@@ -95,8 +99,10 @@ class Scaling:
         if found is None:
             found = cls() if _has_empty_line(A.array) else cls(*equilibrate(A.array))
             if found.rows is not None:
-                uniform = max(ratio(found.rows), ratio(found.columns)) <= MAX_UNIFORM_RATIO
-                found = cls() if uniform else replace(found, alike=is_balanced(A.array))
+                spread = max(ratio(found.rows), ratio(found.columns))
+                found = replace(found, alike=is_balanced(A.array))
+                if spread <= MAX_UNIFORM_RATIO or (found.alike and spread > MAX_ALIKE_RATIO):
+                    found = cls()
             vars(A)["_exact_scaling"] = found  # preconditioners need it, too
         return found
 

@@ -11,7 +11,7 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.linear import operator_of
-from mfdeq.linear.scaling import equilibrate
+from mfdeq.linear.scaling import Scaling, equilibrate
 
 RNG = np.random.default_rng(0)
 N = 144
@@ -204,3 +204,16 @@ def test_neumann_does_not_depend_on_the_units_of_unknowns(known):
         assert relative(y, np.linalg.solve(A.toarray().T, b)) < 1e-6
         iterations.append(factor.counts.iterations)
     assert abs(iterations[0] - iterations[1]) <= 4
+
+
+@pytest.mark.parametrize("recycle", [0, 20])
+def test_upwind_differences_are_solved_in_the_norm_that_is_asked_for(recycle):
+    """The scaling of rows that are alike grows like sqrt(3)^i in each direction, to 1e28."""
+    T = sp.diags_array([-1.5, 2.0, -0.5], offsets=[-1, 0, 1], shape=(60, 60))
+    A = sp.csr_array(sp.kronsum(T, T))
+    assert Scaling.exact(operator_of(A)).rows is None
+    factor = mfdeq.Krylov(recycle=recycle).setup(A)
+    b = np.random.default_rng(0).standard_normal(3600)
+    for _ in range(2):
+        assert np.linalg.norm(A @ factor.solve(b, rtol=1e-8) - b) <= 1e-8 * np.linalg.norm(b)
+    assert factor.counts.refinements == 0

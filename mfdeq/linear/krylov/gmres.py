@@ -293,7 +293,10 @@ class _SharedSpace:
         self.triangle: list[list[Any]] = []  # columns, in blocks of rows
         self.raw: list[list[Any]] = []  # columns of H, before the rotations
         self.coupling: list[Any] = []
-        self.lost = backend.eps  # bound on the inner products of vectors of different blocks
+        # Bounds on the inner products of blocks of C and V, each a row, with those before.
+        blocks = 1 if recycled is None or recycled.C is None else 2
+        self.lost = host.zeros((blocks, blocks))
+        self.lost[-1, :-1] = backend.eps
         self.residual = float("inf") if V.shape[1] else 0.0  # 0: all of R is in the recycled space
 
     @property
@@ -323,15 +326,16 @@ class _SharedSpace:
             # Without the directions that W'W hides, A M V would not be what H says.
             V = backend.xp.concat([V, remaining(backend, W, V, size)], axis=1)
             (below,) = read_together(backend, V.T @ W)
-        lost = self._lost(V, below, sizes[0, :], 1.0)
-        while lost > backend.eps**0.5:
+        lost = self._lost(below, sizes[0, :], column)
+        while lost.max() > backend.eps**0.5:
             V, found = self._project_out(V)
-            again = [h @ below for h in read_together(backend, *found)]
-            column = [h + more for h, more in zip(column, again, strict=True)]
+            again = read_together(backend, *found)
+            column = [h + more @ below for h, more in zip(column, again, strict=True)]
             V, _, S = reorthonormalize_in(backend, V, V)  # Drops what was rounding.
             below = S @ below
-            lost = self._lost(V, S, host.ones(S.shape[1]), min(lost, 1.0))
-        self.lost = max(self.lost, lost)
+            lost = self._lost(S, host.ones(S.shape[1]), again)
+        self.lost = host.pad(self.lost, (0, 1))
+        self.lost[-1, :-1] = lost
         from_c = len(column) - len(self.basis)
         self.coupling += column[:from_c]
         self.basis.append(V)
@@ -350,17 +354,28 @@ class _SharedSpace:
             found.append(h)
         return W, found
 
-    def _lost(self, V: Array, below: Any, sizes: Any, along: float) -> float:
-        """Bound the inner products of V with the basis, after an orthogonalization.
+    def _lost(self, below: Any, sizes: Any, column: list[Any]) -> Any:
+        """Bound the inner products of new vectors with C and V, after an orthogonalization.
 
-        Columns of the lengths `sizes`, whose inner products with the basis were at most `along`
-        times as large, have become V `below`. What that has left of them is rounding and what the
-        basis lacks of orthogonality, and grows as V is scaled to length one.
+        Columns of the lengths `sizes` had the coefficients `column` in C and V, and what was left
+        of them was V+ `below`. Inner products are the rounding of that, and those of a block with
+        the later ones that were subtracted. They grow as V+ is scaled to length one. Those of
+        single vectors need no bound: modified Gram-Schmidt loses them no faster than the residual
+        of GMRES falls [1]_.
+
+        References
+        ----------
+        .. [1] C. C. Paige, M. Rozložník and Z. Strakoš, Modified Gram-Schmidt (MGS), least squares,
+           and backward stability of MGS-GMRES, SIAM J. Matrix Anal. Appl. 28 (2006).
         """
-        if V.shape[1] == 0:
-            return 0.0
-        growth = float(host.linalg.norm(sizes[:, None] * host.linalg.pinv(below), 2))
-        return growth * (self.backend.eps + self.lost * along)
+        if self.basis[0].shape[1] == 1 or below.shape[0] == 0:
+            return host.zeros(len(column))
+        inverse = host.linalg.pinv(below)
+        growth = host.linalg.norm(sizes[:, None] * inverse)
+        first = host.cumsum([0, *(h.shape[0] for h in column[:-1])])
+        squares = ((host.concatenate(column, axis=0) @ inverse) ** 2).sum(axis=1)
+        shares = host.sqrt(host.add.reduceat(squares, first))
+        return self.backend.eps * growth + self.lost.T @ shares
 
     def _rotate_away(self, column: list[Any]) -> None:
         Q, R = host.linalg.qr(host.concatenate(column[-2:], axis=0), mode="complete")
