@@ -21,10 +21,14 @@ References
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy.sparse import csr_array, csr_matrix
+
+from ..arrays import jit
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.kernels import scale_rows
 from ..operators.dot_tests import is_symmetric
@@ -39,6 +43,7 @@ LEAST_TIGHTENING = 0.1  # factor of tolerances
 MAX_ALIKE_RATIO = 1e3
 MAX_UNSCALED_RATIO = 100.0  # largest row or column sum, over the least, that needs no scaling
 LOG_RTOL = 1e-8  # accuracy of the logarithms of the scaling, at which its iteration stops
+ROUNDED_LOG_RTOL = 1e-2  # the same for scalings of large matrices that are rounded afterwards
 MAX_SMALL_SIZE = 2_000  # unknowns up to which the iteration may take as many steps as needed
 MAX_STEPS = 60  # of the iteration for a larger matrix
 SWEEPS = 10
@@ -74,7 +79,8 @@ class Scaling:
         """
         if is_balanced(A):
             return cls()
-        return cls(*(_round_to_power_of_two(x) for x in equilibrate(A)))
+        rtol = LOG_RTOL if A.shape[0] <= MAX_SMALL_SIZE else ROUNDED_LOG_RTOL
+        return cls(*(_round_to_power_of_two(x) for x in equilibrate(A, rtol)))
 
     @classmethod
     def by_sums(cls, A: Any) -> Scaling:
@@ -262,13 +268,15 @@ def _has_empty_line(A: Any) -> bool:
     return not all(bool((present @ ones > 0).all()) for present in (present, present.T))
 
 
-def equilibrate(A: Any) -> tuple[Array, Array]:
+def equilibrate(A: Any, log_rtol: float = LOG_RTOL) -> tuple[Array, Array]:
     """Return R and C, which do not depend on the units of the rows and columns of A.
 
     Parameters
     ----------
     A : (N, N) sparse matrix or array
         Without empty rows or columns.
+    log_rtol : float
+        The accuracy of the logarithms at which the first iteration stops.
 
     Returns
     -------
@@ -277,7 +285,7 @@ def equilibrate(A: Any) -> tuple[Array, Array]:
     """
     backend = Backend.of(A if is_dense(A) else A.data)
     xp = backend.xp
-    rho, gamma = _curtis_reid(xp, *_logarithms(A))
+    rho, gamma = _curtis_reid(xp, *_logarithms(A), log_rtol)
     rho, gamma = _centred(backend, components_of(A), rho, gamma)
     rows, columns = (xp.exp(xp.clip(x, -MAX_LOG, MAX_LOG)) for x in (rho, gamma))
     magnitude = _in_float64(abs(A))
@@ -287,6 +295,14 @@ def equilibrate(A: Any) -> tuple[Array, Array]:
     if bool(xp.all(xp.abs(rows - columns) <= SYMMETRY_RTOL * rows)):
         rows = columns = xp.sqrt(rows * columns)
     return backend.asarray(rows), backend.asarray(columns)
+
+
+def _compiled(matrix: Any) -> Any:
+    """Return the module of compiled iterations if they suit a matrix, or None."""
+    csr = isinstance(matrix, (csr_matrix, csr_array))
+    if csr and jit.is_available() and matrix.nnz >= jit.min_entries():
+        return importlib.import_module("mfdeq.linear.compiled_scaling")
+    return None
 
 
 def _is_symmetric(backend: Backend, magnitude: Any) -> bool:
@@ -299,19 +315,26 @@ def _is_symmetric(backend: Backend, magnitude: Any) -> bool:
 def _balance(magnitude: Any, rows: Array, columns: Array, sweeps: int) -> tuple[Array, Array]:
     """Divide the rows and columns of |A| by the square roots of their sums in turn."""
     xp = Backend.of(rows).xp
+    if loops := _compiled(magnitude):
+        parts = magnitude.indptr, magnitude.indices, magnitude.data
+        return loops.balance(*parts, rows, columns, sweeps)  # type: ignore[no-any-return]
     for _ in range(sweeps):
         sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
         rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
     return rows, columns
 
 
-def _curtis_reid(xp: Any, present: Any, logarithm: Any) -> tuple[Array, Array]:
+def _curtis_reid(xp: Any, present: Any, logarithm: Any, log_rtol: float) -> tuple[Array, Array]:
     """Return rho and gamma with the least sum of (rho_i + gamma_j + log |A_ij|)^2.
 
     With gamma eliminated the system is (M - E N^-1 E') rho = ..., where E is the pattern and M and
     N have the numbers of entries in rows and columns. The conjugate gradients start from zero and
     are preconditioned by M.
     """
+    steps = present.shape[0] if present.shape[0] <= MAX_SMALL_SIZE else MAX_STEPS
+    if loops := _compiled(logarithm):
+        parts = logarithm.indptr, logarithm.indices, logarithm.data
+        return loops.curtis_reid(*parts, steps, log_rtol)  # type: ignore[no-any-return]
     ones = _ones(present)
     E, Et = present, present.T
     M, N = E @ ones, Et @ ones
@@ -320,9 +343,8 @@ def _curtis_reid(xp: Any, present: Any, logarithm: Any) -> tuple[Array, Array]:
     r = E @ (along_columns / N) - logarithm @ ones
     z = r / M
     p, rz = z, float(xp.vecdot(r, z))
-    steps = M.shape[0] if M.shape[0] <= MAX_SMALL_SIZE else MAX_STEPS
     for _ in range(steps):
-        if float(xp.max(xp.abs(z))) <= LOG_RTOL:
+        if float(xp.max(xp.abs(z))) <= log_rtol:
             break
         q = M * p - E @ ((Et @ p) / N)
         curvature = float(xp.vecdot(p, q))
