@@ -7,8 +7,9 @@ has the last columns of the identity. For an eigenpair T y = mu y, the residual 
 in the norm of R^-1.
 
 Each block is orthogonalized against all of V, so that T = V'HV for any V, and a restart only
-replaces V by fewer columns. In a breakdown V is invariant (H V lies in the span of R V). Then Q is
-random and S zero, the eigenvectors in V are locked, and the search for other copies of their
+replaces V by fewer columns; between restarts, single vectors are where a bound asks for it
+(`mfdeq.spectrum.orthogonality`). In a breakdown V is invariant (H V lies in the span of R V). Then
+Q is random and S zero, the eigenvectors in V are locked, and the search for other copies of their
 eigenvalues continues in the orthogonal complement. T is stored on the host. The duals R V are
 stored as well, so that a step takes one product with H and one solve with R.
 
@@ -30,6 +31,7 @@ from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.memory import reserve
 from ..linear.krylov.columns import gram_basis, read_together, reorthonormalize_in, times
 from ..priors.metric import Metric
+from .orthogonality import OrthogonalityBound, orthogonalize_pair
 
 BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
 MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
@@ -49,6 +51,7 @@ CHECKPOINT_FIELDS = (
     "asymmetry",
     "invariant",
     "exponent",
+    "extent",
 )
 
 
@@ -88,6 +91,10 @@ class Lanczos:
     random_blocks : int
         The number of random blocks drawn so far, those of earlier searches for the same pairs
         included; each has its own seed.
+    orthogonality : OrthogonalityBound
+        When the next vectors need a pass of Gram-Schmidt.
+    extent : (2,) host array
+        The smallest and the largest Ritz value of the last call of `ritz`.
     exponent : int or None
         e if H is 2^e times the operator of the user (see `CountedOperator`), at the end of a
         search.
@@ -110,6 +117,7 @@ class Lanczos:
         self.max_size = min(max_size, n)
         self._allocate(min(self.max_size + width, n), n)
         self.T = host.zeros(2 * self.basis.shape[:1])  # includes Q'HV
+        self._forget_orthogonality()
         self.S: Any = host.zeros((0, 0))
         self.size, self.locked, self.random_blocks, self.asymmetry = 0, 0, random_blocks, 0.0
         self._set_next_block(start, metric.apply(start) if dual is None else dual)
@@ -150,6 +158,7 @@ class Lanczos:
         if not metric.is_identity:
             self.dual_basis[:k, :] = metric.apply(vectors).T
         self.T = host.zeros(2 * self.basis.shape[:1])
+        self._forget_orthogonality()
         self.T[:k, :k] = host.diag(values)
         self.size = self.locked = k
         self.random_blocks, self.asymmetry, self.invariant = random_blocks, 0.0, False
@@ -170,6 +179,10 @@ class Lanczos:
         self.dual_basis = self.basis
         if not self.metric.is_identity:
             self.dual_basis = self.backend.row_vectors(rows, n)
+
+    def _forget_orthogonality(self) -> None:
+        self.orthogonality = OrthogonalityBound(self.backend.eps)
+        self.extent = host.full(2, host.nan)
 
     @property
     def full(self) -> bool:
@@ -196,16 +209,9 @@ class Lanczos:
         W = W - dual[before:j, :].T @ self.backend.coefficients(self.T[before:j, j:end])
         diagonal = V[j:, :] @ W
         W = W - dual[j:, :].T @ diagonal
-        off: Any = 0.0
-        for _ in range(MAX_ORTHOGONALIZATIONS):
-            lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
-            h = V @ W
-            W = W - dual.T @ h
-            off = off + h
-            if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
-                break
-        coefficients = array_on_host(off)
-        block = coefficients[j:, :] + array_on_host(diagonal)
+        on_host = array_on_host(diagonal)
+        W, coefficients = self._orthogonalize(W, on_host, j - before)
+        block = coefficients[j:, :] + on_host
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (block + block.T)
         # Above the block, keep the T of earlier products, which may have been more accurate.
@@ -214,6 +220,39 @@ class Lanczos:
         removed = host.linalg.norm(self.T[:end, j:end], axis=0)
         self.size = end
         self._set_next_block(self.metric.solve(W), W, self.backend.coefficients(removed))
+
+    def _orthogonalize(self, W: Array, diagonal: Any, couplings: int) -> tuple[Array, Any]:
+        """Make W, after the recurrence, orthogonal to V and the last block, if a bound asks for it.
+
+        Return it with the coefficients of what was removed, on the host.
+        """
+        j, end, known = self.size, self.size + self.width, self.orthogonality
+        V, dual = self.basis[:end, :], self.dual_basis[:end, :]
+        # The bound is that of single vectors with exact products, coupled to one vector of V.
+        bounded = self.width == couplings == 1 and self.metric.is_identity and not self.locked
+        both = bounded and j + 1 < self.basis.shape[0]
+        if not bounded:
+            known.forget()
+        else:
+            known.predict(float(abs(self.extent - diagonal[0, 0]).max()), abs(self.T[j - 1, j]))
+            length = float(self.backend.column_norms(W)[0])
+            if known.allows_skipping(length, float(abs(self.extent).max())):
+                return W, host.zeros((end, 1))
+        off: Any = 0.0
+        for step in range(MAX_ORTHOGONALIZATIONS):
+            lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
+            if both and step == 0:
+                W, h = orthogonalize_pair(self.backend, self.basis, j, W)
+            else:
+                h = V @ W
+                W = W - dual.T @ h
+            off = off + h
+            if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
+                break
+        coefficients = array_on_host(off)
+        if bounded:
+            known.record_pass(float(host.linalg.norm(coefficients)), both)
+        return W, coefficients
 
     def ritz(self) -> tuple[Any, Any, Any]:
         """Return the eigenvalues of T, ascending, its eigenvectors y, and the residuals of V y."""
@@ -257,6 +296,7 @@ class Lanczos:
 
     def _unlocked_ritz(self) -> tuple[Any, Any, Any]:
         values, Y = host.linalg.eigh(self.T[self.locked : self.size, self.locked : self.size])
+        self.extent = values[[0, -1]] if values.shape[0] else host.full(2, host.nan)
         return values, Y, host.linalg.norm(self.S @ self._last_rows(Y), axis=0)
 
     def _last_rows(self, Y: Any) -> Any:
@@ -303,6 +343,7 @@ class Lanczos:
 
     def _replace(self, first: int, values: Any, Y: Any) -> None:
         """Replace the vectors of V from `first` on by V Y, where T Y = Y diag(values)."""
+        self.orthogonality.forget()
         old, end = self.size, first + values.shape[0]
         for rows in (self.basis,) if self.metric.is_identity else (self.basis, self.dual_basis):
             rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
@@ -316,6 +357,7 @@ class Lanczos:
         other = copy.copy(self)
         n, used = self.basis.shape[1], self.size + self.width
         other.product, other.max_size = product, min(max(max_size, self.max_size), n)
+        other._forget_orthogonality()
         other._allocate(min(other.max_size + self.width, n), n)
         other.basis[:used, :] = self.basis[:used, :]
         other.dual_basis[:used, :] = self.dual_basis[:used, :]
@@ -330,6 +372,7 @@ class Lanczos:
         return {
             "vectors": self.basis[:used, :].T,
             "duals": None if self.metric.is_identity else self.dual_basis[:used, :].T,
+            "orthogonality": vars(self.orthogonality),
             **{name: getattr(self, name) for name in CHECKPOINT_FIELDS},
         }
 
@@ -346,6 +389,7 @@ class Lanczos:
         self.backend, self.product, self.metric = backend, product, metric
         for name in CHECKPOINT_FIELDS:
             setattr(self, name, state[name])
+        self.orthogonality = OrthogonalityBound(**state["orthogonality"])
         n, used = state["vectors"].shape
         self._allocate(self.T.shape[0], n)
         self.basis[:used, :] = backend.from_host(state["vectors"], n).T
@@ -394,6 +438,7 @@ class Lanczos:
     def continue_at_random(self, width: int) -> None:
         """Treat V as invariant, and continue with a random Q of at most `width` columns."""
         self.invariant = True
+        self.orthogonality.forget()
         Q, dual = self._random_block(min(width, self.basis.shape[1] - self.size))
         self._store_next_block(Q, dual, host.zeros((Q.shape[1], width)))
 
@@ -401,7 +446,8 @@ class Lanczos:
         self.width, self.S = Q.shape[1], S
         if self.width:
             self.basis[self.size : self.size + self.width, :] = Q.T
-            self.dual_basis[self.size : self.size + self.width, :] = dual.T
+            if not self.metric.is_identity:
+                self.dual_basis[self.size : self.size + self.width, :] = dual.T
         if self.size:
             self._couple()
 

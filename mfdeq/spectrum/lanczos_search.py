@@ -120,6 +120,7 @@ class LanczosSearch:
                 raise self._not_converged(Y[:, wanted[converged]])
             worst = float(residuals[wanted].max()) if enough else self.norm
             H.set_accuracy(tol, worst, self.norm, k)
+            lanczos.orthogonality.set_tolerance(tol, self.norm)
             if lanczos.invariant:
                 lanczos.lock(k, which)
             elif lanczos.full:

@@ -60,7 +60,9 @@ def test_no_wanted_eigenvalue_is_missed(name, which, rtol):
         nearest = abs(found.values[:, None] - values).min(axis=1)
         assert np.all(nearest <= found.error_bounds)
         assert 0.0 <= found.report.miss_chance <= 1e-6
-        assert 0 < found.report.extra_products < found.report.products
+        # Of many copies, the dense method takes over after three times as many products as rows.
+        dense = found.report.method == "dense"
+        assert dense or 0 < found.report.extra_products < found.report.products
 
 
 def test_copies_are_found_in_the_inner_product_of_a_precision():

@@ -1,0 +1,97 @@
+"""Lanczos vectors are orthogonal by a bound, with few passes over the basis."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from support.spectra import symmetric_matrix
+
+import mfdeq
+from mfdeq.arrays.backend import Backend
+from mfdeq.spectrum.orthogonality import MAX_LOSS, OrthogonalityBound, orthogonalize_pair
+
+EPS = float(np.finfo(float).eps)
+SPECTRA = {
+    "dense": np.linspace(-1.0, 1.0, 900),
+    "decay": 1.0 / np.arange(1.0, 901.0),
+    "fast decay": np.exp(-0.5 * np.arange(900.0)),
+    "outliers": np.r_[1e3, -1e2, 10.0, np.linspace(-1.0, 1.0, 897)],
+    "low rank": np.r_[np.linspace(1.0, 2.0, 30), np.zeros(870)],
+}
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Record at each bounded step whether there was a pass, and the length of V'w before one."""
+    steps, allows, record = [], OrthogonalityBound.allows_skipping, OrthogonalityBound.record_pass
+
+    def allows_skipping(self, length, norm):
+        skipped = allows(self, length, norm)
+        if skipped:
+            steps.append(None)
+        return skipped
+
+    def record_pass(self, measured, both):
+        steps.append(measured)
+        record(self, measured, both)
+
+    monkeypatch.setattr(OrthogonalityBound, "allows_skipping", allows_skipping)
+    monkeypatch.setattr(OrthogonalityBound, "record_pass", record_pass)
+    return steps
+
+
+@pytest.mark.parametrize("k", [4, 20])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_vectors_are_orthogonal_within_the_limit(name, k, passes):
+    H = sp.diags_array(SPECTRA[name]).tocsr()
+    found = mfdeq.eigsh(H, k=k, complete=False)
+    V = found.krylov.basis[: found.krylov.size]
+    assert abs(V @ V.T - np.eye(len(V))).max() <= MAX_LOSS * EPS
+    assert abs(found.vectors.T @ found.vectors - np.eye(k)).max() <= MAX_LOSS * EPS
+    wanted = np.sort(SPECTRA[name][np.argsort(-abs(SPECTRA[name]), kind="stable")[:k]])
+    np.testing.assert_allclose(found.values, wanted, atol=1e-9 * abs(wanted).max())
+    if name in ("dense", "decay"):  # where they decay, the vectors before normalization are short
+        assert passes.count(None) > (0.5 * len(passes) if name == "dense" else 0)
+
+
+def test_products_that_are_not_exact_take_a_pass_at_every_step(passes):
+    A, rng = symmetric_matrix(SPECTRA["decay"][:200], seed=1), np.random.default_rng(0)
+
+    def product(X):
+        return A @ X + 1e-11 * rng.standard_normal(X.shape)
+
+    H = sp.linalg.LinearOperator(A.shape, matvec=product, matmat=product, dtype=float)
+    found = mfdeq.eigsh(H, k=5, complete=False)
+    V = found.krylov.basis[: found.krylov.size]
+    assert passes.count(None) <= 3
+    assert abs(V @ V.T - np.eye(len(V))).max() <= MAX_LOSS * EPS
+
+
+def test_a_tight_tolerance_takes_a_pass_at_every_step(passes):
+    mfdeq.eigsh(sp.diags_array(SPECTRA["decay"]).tocsr(), k=4, rtol=1e-14, complete=False)
+    assert None not in passes
+
+
+def test_results_are_those_of_a_pass_at_every_step(monkeypatch):
+    H = sp.diags_array(SPECTRA["decay"]).tocsr()
+    few = mfdeq.eigsh(H, k=8)
+    monkeypatch.setattr(OrthogonalityBound, "allows_skipping", lambda *_: False)
+    every = mfdeq.eigsh(H, k=8)
+    np.testing.assert_allclose(few.values, every.values, rtol=1e-13)
+    assert abs(few.report.products - every.report.products) <= 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_pair_of_vectors_is_made_orthogonal_to_all_before_it(dtype):
+    rng, n, j = np.random.default_rng(1), 5000, 12
+    basis = np.zeros((j + 3, n), dtype)
+    basis[: j + 1] = np.linalg.qr(rng.standard_normal((n, j + 1)))[0].T
+    loss = 1e-3 * basis[3]
+    basis[j] += loss
+    backend = Backend.of(basis)
+    w = np.asarray(rng.standard_normal((n, 1)), dtype)
+    before = basis[: j + 1].astype(float) @ w.astype(float)
+    W, removed = orthogonalize_pair(backend, basis, j, w)
+    eps = float(np.finfo(dtype).eps)
+    assert abs(basis[:j] @ basis[j]).max() <= 20 * eps
+    assert abs(basis[: j + 1] @ W).max() <= 20 * eps * np.linalg.norm(w)
+    np.testing.assert_allclose(removed[:j], before[:j], atol=100 * eps)
