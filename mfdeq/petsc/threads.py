@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..parallel import available_cores
+from ..parallel import available_cores, threads
 
 # If the user has set any of these, threads are left as they are.
 THREAD_VARIABLES = (
@@ -64,10 +64,12 @@ def limit_threads(mpi: Any) -> int | None:
 
 
 def set_thread_limit(limit: int) -> None:
-    """Reduce the threads of the loaded BLAS and OpenMP libraries to a limit.
+    """Reduce the threads of mfdeq and of the loaded BLAS and OpenMP libraries to a limit.
 
-    It is done by threadpoolctl where that is installed.
+    That of the libraries is done by threadpoolctl where it is installed.
     """
+    if threads() > limit:
+        threads(limit)
     try:
         import threadpoolctl
     except ImportError:

@@ -8,6 +8,7 @@ pytest.importorskip("petsc4py")
 
 from support.petsc_problems import COMM
 
+import mfdeq
 from mfdeq.petsc import threads
 
 MPI = COMM.tompi4py()
@@ -22,6 +23,7 @@ def test_threads_of_all_ranks_are_at_most_the_cores(monkeypatch):
         return
     cores = len(set().union(*MPI.allgather(os.sched_getaffinity(0))))
     assert limit == max(1, cores // MPI.size)
+    assert mfdeq.threads() <= limit
     assert all(get_threads() <= limit for _, get_threads in threads.thread_functions())
 
 
@@ -38,7 +40,9 @@ def test_limit_reduces_the_threads_of_the_loaded_libraries():
     before = [get_threads() for _, get_threads in functions]
     for set_threads, _ in functions:
         set_threads(2)
-    threads.set_thread_limit(1)
+    with mfdeq.threads(2):
+        threads.set_thread_limit(1)
+        assert mfdeq.threads() == 1
     found = [get_threads() for _, get_threads in functions]
     for (set_threads, _), count in zip(functions, before, strict=True):
         set_threads(count)
