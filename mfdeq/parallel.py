@@ -7,6 +7,7 @@ and threads of the pool help it if they wake up in time. They sleep while there 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import threading
@@ -17,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, overload
 
 from .arguments import count
-from .locks import Lock, Once
+from .locks import Lock
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of the control group of this process
 
@@ -80,13 +81,10 @@ def threads(number: int | None = None) -> int | ThreadSetting:
     2
     """
     if number is None:
-        return _pool.number or _default(usable_threads)
+        return _pool.number or _default()
     number, before = count(number, "number of mfdeq.threads"), _pool.number
     _pool.number = number
     return ThreadSetting(number, before)
-
-
-_default: Once[int] = Once()
 
 
 def usable_threads() -> int:
@@ -95,6 +93,11 @@ def usable_threads() -> int:
     if outermost.isdigit() and int(outermost) > 0:
         return int(outermost)
     return max(1, min(len(available_cores()), quota()))
+
+
+@functools.cache
+def _default() -> int:
+    return usable_threads()
 
 
 def available_cores() -> set[int]:
@@ -223,10 +226,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.reset)
 
 
-_blas: Once[Any] = Once()
-
-
-def _find_blas() -> Any:
+@functools.cache
+def _blas() -> Any:
     try:
         import threadpoolctl
     except ImportError:
@@ -240,7 +241,7 @@ def single_threaded_blas() -> AbstractContextManager[Any]:
     Its threads would otherwise compete for the processors with those of `share`: they stay busy for
     a while after each call. The context takes some microseconds: enter it once for many products.
     """
-    controller = _blas(_find_blas)
+    controller = _blas()
     if controller is None or all(blas.num_threads == 1 for blas in controller.lib_controllers):
         return contextlib.nullcontext()
     return controller.limit(limits=1)

@@ -43,6 +43,17 @@ def test_reused_factors_save_setups_and_refreshed_hierarchies_iterations():
 
 
 @pytest.mark.slow
+def test_threads_are_compared_with_one():
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    table = benchmark("--small", program="threads")
+    rows = re.findall(
+        r"^  (\S.*?) +([\d.]+) +([\d.]+) \(1.7: (?:met|missed)\)$", table, re.MULTILINE
+    )
+    assert len(rows) == 12
+    assert {"A x, float32", "A' x, float64, 8 columns", "CG + AMG"} <= {name for name, *_ in rows}
+
+
+@pytest.mark.slow
 def test_linear_solves_are_tabulated():
     table = benchmark("--small", "--only", "mfdeq", program="linear")
     assert table.count("\nmfdeq auto ") >= 10

@@ -1,14 +1,16 @@
 """The functions of `kernels` for numpy arrays, by compiled loops in several threads.
 
 Small arrays, arrays of other libraries and matrices that are not stored by rows or by columns are
-passed to `kernels`. Products round as those of scipy do. No result depends on the number of
-threads, since sums are those of pieces of a fixed length.
+passed to `kernels`. No result depends on the number of threads, since sums are those of pieces of
+a fixed length.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -36,17 +38,21 @@ UNSIGNED = {4: "uint32", 8: "uint64"}  # dtypes of indices, by their size
 MAX_PARTS = 4  # parts of a loop for each thread: whoever is faster takes more
 PART_ENTRIES = 50_000  # entries of a part, below which handing it over takes too long
 PIECE_ENTRIES = 8192  # entries whose sum is one of those that are added up
+MAX_COLUMNS = 4  # columns of products with the rows of a basis
+PIECE_COLUMNS = 2048  # columns of such rows that stay in a cache
 # The products of a matrix stored by columns cannot be shared by rows. It is stored by rows, too,
 # once that is cheap compared with the products so far.
 COLUMNS_BEFORE_CONVERSION = 8
 
 
 def _suit(*arrays: Array) -> bool:
-    """Return whether loops are compiled for these arrays, and pay."""
+    """Return whether loops are compiled for these arrays, and pay for the rows of the first."""
     first = arrays[0]
     return (
         type(first) is numpy.ndarray
-        and first.size >= max(1, jit.min_entries() // 2)
+        and first.ndim > 0
+        and first.shape[0] >= jit.min_rows()
+        and first.size > 0
         and first.dtype in DTYPES
         and all(type(x) is numpy.ndarray and x.dtype == first.dtype for x in arrays)
         and jit.is_available()
@@ -82,14 +88,25 @@ def _sums(loop: Callable[..., None], *arguments: Any) -> Array:
     return sums.sum(axis=0)
 
 
-def _columns(*arrays: Array) -> list[Array]:
-    """Return arrays in C order, vectors as blocks of one column."""
-    return [numpy.ascontiguousarray(x).reshape(x.shape[0], -1) for x in arrays]
+def _flat(*arrays: Array) -> list[Array]:
+    """Return arrays in C order, blocks of one column as vectors.
+
+    Arrays in C order are not copied. Loops over vectors are separate, since they are vectorized.
+    """
+    contiguous = [numpy.ascontiguousarray(x) for x in arrays]
+    return [x.reshape(-1) if x.size == x.shape[0] else x for x in contiguous]
 
 
 def _in_place(*arrays: Array) -> bool:
     """Return whether arrays that a loop changes are stored by rows."""
     return all(x.flags.c_contiguous for x in arrays)
+
+
+def inner_loops(rows: int) -> AbstractContextManager[Any]:
+    """Return a context for many calls of these functions, which holds BLAS at one thread."""
+    if rows < jit.min_rows() or parallel.threads() == 1:
+        return contextlib.nullcontext()
+    return parallel.single_threaded_blas()
 
 
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
@@ -98,9 +115,8 @@ def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
         return kernels.column_dots(xp, x, y)
     from . import loops
 
-    vector = x.size == x.shape[0]
-    blocks = [block[:, 0] if vector else block for block in _columns(x, y)]
-    sums = _sums(loops.dots if vector else loops.block_dots, *blocks)
+    a, b = _flat(x, y)
+    sums = _sums(loops.dots if a.ndim == 1 else loops.block_dots, a, b)
     return sums if x.ndim == 2 else sums[0]
 
 
@@ -110,7 +126,8 @@ def difference_squares(xp: ModuleType, x: Array, y: Array) -> Array:
         return kernels.difference_squares(xp, x, y)
     from . import loops
 
-    sums = _sums(loops.difference_dots, *_columns(x, y))
+    a, b = _flat(x, y)
+    sums = _sums(loops.difference_dots if a.ndim == 1 else loops.block_difference_dots, a, b)
     return sums if x.ndim == 2 else sums[0]
 
 
@@ -120,7 +137,8 @@ def advance(xp: ModuleType, X: Array, R: Array, P: Array, Q: Array, step: Array)
         return kernels.advance(xp, X, R, P, Q, step)
     from . import loops
 
-    return _sums(loops.advance, X, R, *_columns(P, Q), numpy.ascontiguousarray(step))
+    blocks, step = _flat(X, R, P, Q), numpy.ascontiguousarray(step)
+    return _sums(loops.advance if blocks[0].ndim == 1 else loops.block_advance, *blocks, step)
 
 
 def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
@@ -129,7 +147,41 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
         return kernels.redirect(xp, P, Z, ratio)
     from . import loops
 
-    return _run_rows(loops.redirect, P, *_columns(Z), numpy.ascontiguousarray(ratio))
+    P, Z = _flat(P, Z)
+    loop = loops.redirect if P.ndim == 1 else loops.block_redirect
+    return _run_rows(loop, P, Z, numpy.ascontiguousarray(ratio))
+
+
+def _few_rows(V: Array, *blocks: Array) -> bool:
+    """Return whether a loop multiplies a basis by few columns; by many, BLAS is faster."""
+    return blocks[0].ndim == 2 and 0 < blocks[0].shape[1] <= MAX_COLUMNS and _in_place(V)
+
+
+def inner_products(V: Array, W: Array) -> Array:
+    """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns."""
+    if not (_suit(W, V) and _few_rows(V, W)):
+        return kernels.inner_products(V, W)
+    from . import loops
+
+    (m, n), k = V.shape, W.shape[1]
+    pieces = -(-n // PIECE_COLUMNS)
+    sums = numpy.empty((pieces, m, k), dtype=V.dtype)
+    arguments = V, numpy.ascontiguousarray(W.T), sums, PIECE_COLUMNS
+    _run(loops.inner_products, arguments, _parts(pieces, V.size), pieces)
+    return sums.sum(axis=0)
+
+
+def subtract_combination(W: Array, V: Array, h: Array) -> Array:
+    """Return W - V' h for an (n, k) block of few columns, (m, n) rows and (m, k) coefficients."""
+    if not (_suit(V, W, h) and _few_rows(V, W, h)):
+        return kernels.subtract_combination(W, V, h)
+    from . import loops
+
+    target = numpy.empty(W.T.shape, dtype=W.dtype)
+    pieces = -(-W.shape[0] // PIECE_COLUMNS)
+    arguments = target, numpy.ascontiguousarray(W.T), V, h, PIECE_COLUMNS
+    _run(loops.subtract_combination, arguments, _parts(pieces, V.size), pieces)
+    return target.T
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
@@ -141,7 +193,20 @@ def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
     if D.ndim == 2:
         r, D = D @ r, numpy.ones(d.shape[0], dtype=d.dtype)
     a, c = d.dtype.type(a), d.dtype.type(c)
-    return _run_rows(loops.chebyshev, *_columns(d, x, r), D, a, c)
+    blocks = _flat(d, x, r)
+    loop = loops.chebyshev if blocks[0].ndim == 1 else loops.block_chebyshev
+    return _run_rows(loop, *blocks, D, a, c)
+
+
+def converted(xp: ModuleType, x: Array, dtype: Any, divisor: float = 1.0) -> Array:
+    """Return x / divisor in another dtype; x may be changed."""
+    if x.dtype == dtype or not (_suit(x) and _in_place(x) and dtype in DTYPES):
+        return kernels.converted(xp, x, dtype, divisor)
+    from . import loops
+
+    target = numpy.empty(x.shape, dtype=dtype)
+    _run_rows(loops.convert, target.reshape(-1), x.reshape(-1), target.dtype.type(divisor))
+    return target
 
 
 class Rows:
@@ -159,6 +224,7 @@ class Rows:
         self.matrix = matrix
         self.shape, self.dtype, self.nnz = matrix.shape, matrix.dtype, matrix.nnz
         self.columns = 0  # of the products so far, if it is stored by columns
+        self._partitions: dict[int, list[int]] = {}  # bounds of parts of the rows, by their number
         self._stored: Any = None  # starts, indices and entries of the rows
 
     @property
@@ -210,20 +276,22 @@ class Rows:
         from . import loops
 
         k = x.size // x.shape[0]
-        rows, (x,) = self._rows, _columns(x)
+        rows, (x,) = self._rows, _flat(x)
         loop, target = loops.multiply_block, y
         if k == 1:
-            loop, x, target = loops.multiply, x[:, 0], y.reshape(-1)
+            loop, target = loops.multiply, y.reshape(-1)
         bounds = self._bounds(len(_parts(self.shape[0], self.nnz * k)) - 1)
         _run(loop, (*rows, x, target, sign), bounds, self.shape[0])
         return y
 
-    def _bounds(self, parts: int) -> Any:
+    def _bounds(self, parts: int) -> list[int]:
         """Return bounds of parts of the rows with about equal numbers of entries."""
-        starts = self._rows[0]
-        shares = numpy.linspace(0, self.nnz, parts + 1)[1:-1]
-        inner = numpy.searchsorted(starts, shares.astype(starts.dtype)).tolist()
-        return [0, *inner, self.shape[0]]
+        if parts not in self._partitions:
+            starts = self._rows[0]
+            shares = numpy.linspace(0, self.nnz, parts + 1)[1:-1]
+            inner = numpy.searchsorted(starts, shares.astype(starts.dtype)).tolist()
+            self._partitions[parts] = [0, *inner, self.shape[0]]
+        return self._partitions[parts]
 
 
 def products(matrix: Any) -> Any:

@@ -17,6 +17,12 @@ from typing import Any
 
 from ..locks import lock_of
 from .backend import Array, Backend, is_sparse
+from .kernels import (  # noqa: F401
+    converted,
+    inner_loops,
+    inner_products,
+    subtract_combination,
+)
 
 MAX_BLOCK_COLUMNS = 32  # columns in one block product
 MAX_BLOCK_ENTRIES = 2**31  # entries in one block product

@@ -14,8 +14,9 @@ from typing import Any
 
 # "0" computes without compiled loops; "always" uses them for arrays of any size, as the tests do.
 VARIABLE = "MFDEQ_COMPILED"
-# Fewer entries than this do not pay for the import of numba and the hand-over to other threads.
-MIN_ENTRIES = 200_000
+# Sparse matrices with fewer entries, and vectors with fewer, do not pay for the import of numba and
+# for handing parts over to other threads.
+MIN_ENTRIES, MIN_ROWS = 200_000, 50_000
 # Sums may be reordered, which vectorizes them, and a b + c be rounded once. NaN and infinity stay.
 FAST_SUMS = {"reassoc", "contract"}
 
@@ -28,8 +29,14 @@ def is_available() -> bool:
 
 @functools.cache
 def min_entries() -> int:
-    """Return the number of entries of arrays from which on compiled loops pay."""
+    """Return the number of entries of a sparse matrix from which on compiled loops pay."""
     return 0 if os.environ.get(VARIABLE) == "always" else MIN_ENTRIES
+
+
+@functools.cache
+def min_rows() -> int:
+    """Return the number of rows of a vector or block from which on compiled loops pay."""
+    return 0 if os.environ.get(VARIABLE) == "always" else MIN_ROWS
 
 
 def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:

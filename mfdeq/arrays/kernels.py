@@ -7,10 +7,12 @@ the same functions for cupy arrays.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,11 @@ Array = Any
 MAX_BLOCK_COLUMNS = 16  # columns in one block product
 MAX_BLOCK_ENTRIES = 16_000_000  # entries in one block product
 CACHE_ENTRIES = 32_768  # entries of each of several arrays that fit in a cache together
+
+
+def inner_loops(rows: int) -> AbstractContextManager[Any]:
+    """Return a context for many calls of these functions; here one that does nothing."""
+    return contextlib.nullcontext()
 
 
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
@@ -67,6 +74,14 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
     P += Z
 
 
+def converted(xp: ModuleType, x: Array, dtype: Any, divisor: float = 1.0) -> Array:
+    """Return x / divisor in another dtype; x may be changed."""
+    x = xp.astype(x, dtype, copy=False)
+    if divisor != 1.0:
+        x /= divisor
+    return x
+
+
 def products(matrix: Any) -> Any:
     """Return an object that multiplies by a matrix; here the matrix itself."""
     return matrix
@@ -91,6 +106,16 @@ def add_product(x: Array, A: Any, y: Array, sign: int = 1) -> Array:
     else:
         x -= A @ y
     return x
+
+
+def inner_products(V: Array, W: Array) -> Array:
+    """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns."""
+    return V @ W
+
+
+def subtract_combination(W: Array, V: Array, h: Array) -> Array:
+    """Return W - V' h for an (n, k) block of few columns, (m, n) rows and (m, k) coefficients."""
+    return W - V.T @ h
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:

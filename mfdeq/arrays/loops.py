@@ -14,19 +14,29 @@ import numpy as np
 from .jit import FAST_SUMS, njit
 
 Array = Any
-ONE, FOUR, EIGHT = np.uint64(1), np.uint64(4), np.uint64(8)
+ONE, TWO, FOUR, EIGHT = (np.uint64(number) for number in (1, 2, 4, 8))
 
 
 @njit
 def multiply(
     starts: Array, indices: Array, data: Array, x: Array, y: Array, sign: int, start: int, stop: int
 ) -> None:
-    """Compute y = A x or, with a sign, y += sign A x, for rows of a CSR matrix and vectors."""
-    zero = data.dtype.type(0)
+    """Compute y = A x or, with a sign, y += sign A x, for rows of a CSR matrix and vectors.
+
+    The even and the odd entries of a row have sums of their own, which do not wait for each other.
+    """
+    zero, e = data.dtype.type(0), np.uint64(starts[start])
     for i in range(np.uint64(start), np.uint64(stop)):
-        total = zero
-        for e in range(starts[i], starts[i + ONE]):
-            total += data[e] * x[indices[e]]
+        even = odd = zero
+        last = np.uint64(starts[i + ONE])
+        while e + ONE < last:
+            even += data[e] * x[indices[e]]
+            odd += data[e + ONE] * x[indices[e + ONE]]
+            e += TWO
+        if e < last:
+            even += data[e] * x[indices[e]]
+            e += ONE
+        total = even + odd
         if sign == 0:
             y[i] = total
         elif sign > 0:
@@ -45,7 +55,7 @@ def multiply_block(
         first, last = np.uint64(starts[i]), np.uint64(starts[i + ONE])
         c = np.uint64(0)
         while c < k:
-            c1, c2, c3 = c + ONE, c + np.uint64(2), c + np.uint64(3)
+            c1, c2, c3 = c + ONE, c + TWO, c + TWO + ONE
             s0 = s1 = s2 = s3 = zero
             if c + EIGHT <= k:
                 c4, c5, c6, c7 = c + FOUR, c1 + FOUR, c2 + FOUR, c3 + FOUR
@@ -105,39 +115,57 @@ def multiply_block(
 
 
 @njit(fastmath=FAST_SUMS)
+def dot(x: Array, y: Array) -> Any:
+    """Return the inner product of two short vectors."""
+    total = x.dtype.type(0)
+    for i in range(x.shape[0]):
+        total += x[i] * y[i]
+    return total
+
+
+@njit
 def dots(x: Array, y: Array, sums: Array, length: int, start: int, stop: int) -> None:
     """Store the inner products of the pieces of two vectors."""
     for piece in range(start, stop):
-        total = x.dtype.type(0)
-        for i in range(piece * length, min((piece + 1) * length, x.shape[0])):
-            total += x[i] * y[i]
-        sums[piece, 0] = total
+        here = slice(piece * length, (piece + 1) * length)
+        sums[piece, 0] = dot(x[here], y[here])
 
 
 @njit(fastmath=FAST_SUMS)
 def block_dots(x: Array, y: Array, sums: Array, length: int, start: int, stop: int) -> None:
     """Store the inner products of the columns of pieces of two (n, k) blocks."""
     for piece in range(start, stop):
-        for i in range(piece * length, min((piece + 1) * length, x.shape[0])):
-            for c in range(x.shape[1]):
-                sums[piece, c] += x[i, c] * y[i, c]
+        here = slice(piece * length, (piece + 1) * length)
+        a, b, total = x[here], y[here], sums[piece]
+        for i in range(a.shape[0]):
+            for c in range(a.shape[1]):
+                total[c] += a[i, c] * b[i, c]
 
 
 @njit(fastmath=FAST_SUMS)
 def difference_dots(x: Array, y: Array, sums: Array, length: int, start: int, stop: int) -> None:
+    """Store the squared norms of the pieces of x - y, for vectors."""
+    for piece in range(start, stop):
+        here = slice(piece * length, (piece + 1) * length)
+        a, b, total = x[here], y[here], x.dtype.type(0)
+        for i in range(a.shape[0]):
+            difference = a[i] - b[i]
+            total += difference * difference
+        sums[piece, 0] = total
+
+
+@njit(fastmath=FAST_SUMS)
+def block_difference_dots(
+    x: Array, y: Array, sums: Array, length: int, start: int, stop: int
+) -> None:
     """Store the squared norms of the columns of pieces of x - y, for (n, k) blocks."""
     for piece in range(start, stop):
-        if x.shape[1] == 1:
-            total = x.dtype.type(0)
-            for i in range(piece * length, min((piece + 1) * length, x.shape[0])):
-                difference = x[i, 0] - y[i, 0]
-                total += difference * difference
-            sums[piece, 0] = total
-            continue
-        for i in range(piece * length, min((piece + 1) * length, x.shape[0])):
-            for c in range(x.shape[1]):
-                difference = x[i, c] - y[i, c]
-                sums[piece, c] += difference * difference
+        here = slice(piece * length, (piece + 1) * length)
+        a, b, total = x[here], y[here], sums[piece]
+        for i in range(a.shape[0]):
+            for c in range(a.shape[1]):
+                difference = a[i, c] - b[i, c]
+                total[c] += difference * difference
 
 
 @njit(fastmath=FAST_SUMS)
@@ -153,39 +181,122 @@ def advance(
     stop: int,
 ) -> None:
     """Compute X += P step and R -= Q step, and store the squared norms of pieces of R."""
+    a = step[0]
     for piece in range(start, stop):
-        if X.shape[1] == 1:
-            total = X.dtype.type(0)
-            for i in range(piece * length, min((piece + 1) * length, X.shape[0])):
-                X[i, 0] += P[i, 0] * step[0]
-                left = R[i, 0] - Q[i, 0] * step[0]
-                R[i, 0] = left
-                total += left * left
-            sums[piece, 0] = total
-            continue
-        for i in range(piece * length, min((piece + 1) * length, X.shape[0])):
-            for c in range(X.shape[1]):
-                X[i, c] += P[i, c] * step[c]
-                left = R[i, c] - Q[i, c] * step[c]
-                R[i, c] = left
-                sums[piece, c] += left * left
+        here = slice(piece * length, (piece + 1) * length)
+        x, r, p, q = X[here], R[here], P[here], Q[here]
+        total = X.dtype.type(0)
+        for i in range(x.shape[0]):
+            x[i] += p[i] * a
+            left = r[i] - q[i] * a
+            r[i] = left
+            total += left * left
+        sums[piece, 0] = total
 
 
 @njit(fastmath=FAST_SUMS)
+def block_advance(
+    X: Array,
+    R: Array,
+    P: Array,
+    Q: Array,
+    step: Array,
+    sums: Array,
+    length: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Compute the same for the columns of (n, k) blocks."""
+    for piece in range(start, stop):
+        here = slice(piece * length, (piece + 1) * length)
+        x, r, p, q, total = X[here], R[here], P[here], Q[here], sums[piece]
+        for i in range(x.shape[0]):
+            for c in range(x.shape[1]):
+                x[i, c] += p[i, c] * step[c]
+                left = r[i, c] - q[i, c] * step[c]
+                r[i, c] = left
+                total[c] += left * left
+
+
+@njit
+def inner_products(V: Array, W: Array, sums: Array, length: int, start: int, stop: int) -> None:
+    """Store the inner products of pieces of the rows of V and W."""
+    for piece in range(start, stop):
+        here = slice(piece * length, (piece + 1) * length)
+        for r in range(V.shape[0]):
+            for q in range(W.shape[0]):
+                sums[piece, r, q] = dot(V[r, here], W[q, here])
+
+
+@njit(fastmath={"contract"})
+def subtract_combination(
+    target: Array, W: Array, V: Array, h: Array, length: int, start: int, stop: int
+) -> None:
+    """Store pieces of the rows of W - h' V, four rows of V at a time."""
+    m = V.shape[0]
+    for piece in range(start, stop):
+        here = slice(piece * length, (piece + 1) * length)
+        for q in range(W.shape[0]):
+            w = target[q, here]
+            w[:] = W[q, here]
+            for r in range(0, m - m % 4, 4):
+                a, b, c, d = h[r, q], h[r + 1, q], h[r + 2, q], h[r + 3, q]
+                v0, v1, v2, v3 = V[r, here], V[r + 1, here], V[r + 2, here], V[r + 3, here]
+                for i in range(w.shape[0]):
+                    w[i] -= (a * v0[i] + b * v1[i]) + (c * v2[i] + d * v3[i])
+            for r in range(m - m % 4, m):
+                a, v0 = h[r, q], V[r, here]
+                for i in range(w.shape[0]):
+                    w[i] -= a * v0[i]
+
+
+@njit(fastmath={"contract"})
 def redirect(P: Array, Z: Array, ratio: Array, start: int, stop: int) -> None:
-    """Compute P = Z + P ratio for rows of (n, k) blocks."""
-    for i in range(start, stop):
-        for c in range(P.shape[1]):
-            P[i, c] = Z[i, c] + P[i, c] * ratio[c]
+    """Compute P = Z + P ratio for parts of vectors."""
+    p, z, a = P[start:stop], Z[start:stop], ratio[0]
+    for i in range(p.shape[0]):
+        p[i] = z[i] + p[i] * a
 
 
-@njit(fastmath=FAST_SUMS)
+@njit(fastmath={"contract"})
+def block_redirect(P: Array, Z: Array, ratio: Array, start: int, stop: int) -> None:
+    """Compute the same for rows of (n, k) blocks."""
+    p, z = P[start:stop], Z[start:stop]
+    for i in range(p.shape[0]):
+        for c in range(p.shape[1]):
+            p[i, c] = z[i, c] + p[i, c] * ratio[c]
+
+
+@njit(fastmath={"contract"})
 def chebyshev(
     d: Array, x: Array, r: Array, D: Array, a: float, c: float, start: int, stop: int
 ) -> None:
-    """Compute d = a d + c D r and x += d for rows of (n, k) blocks and a diagonal D."""
-    for i in range(start, stop):
-        weight = c * D[i]
+    """Compute d = a d + c D r and x += d for parts of vectors and a diagonal D."""
+    d, x, r, D = d[start:stop], x[start:stop], r[start:stop], D[start:stop]
+    for i in range(d.shape[0]):
+        d[i] = a * d[i] + c * D[i] * r[i]
+        x[i] += d[i]
+
+
+@njit(fastmath={"contract"})
+def block_chebyshev(
+    d: Array, x: Array, r: Array, D: Array, a: float, c: float, start: int, stop: int
+) -> None:
+    """Compute the same for rows of (n, k) blocks."""
+    d, x, r, D = d[start:stop], x[start:stop], r[start:stop], D[start:stop]
+    for i in range(d.shape[0]):
         for j in range(d.shape[1]):
-            d[i, j] = a * d[i, j] + weight * r[i, j]
+            d[i, j] = a * d[i, j] + c * D[i] * r[i, j]
             x[i, j] += d[i, j]
+
+
+@njit
+def convert(target: Array, x: Array, divisor: float, start: int, stop: int) -> None:
+    """Assign x / divisor to parts of a vector of another dtype."""
+    target, x = target[start:stop], x[start:stop]
+    if divisor == 1.0:
+        for i in range(target.shape[0]):
+            target[i] = x[i]
+    else:
+        for i in range(target.shape[0]):
+            target[i] = target.dtype.type(x[i]) / divisor

@@ -10,9 +10,13 @@ from ..arrays.kernels import (  # noqa: F401
     MAX_BLOCK_ENTRIES,
     capturable_matrix,
     capture_launches,
+    converted,
+    inner_loops,
+    inner_products,
     peak_bytes,
     products,
     scale_rows,
+    subtract_combination,
 )
 from .ranks import Ranks
 

@@ -239,13 +239,14 @@ class Lanczos:
             if known.allows_skipping(length, float(abs(self.extent).max())):
                 return W, host.zeros((end, 1))
         off: Any = 0.0
+        kernels = self.backend.kernels
         for step in range(MAX_ORTHOGONALIZATIONS):
             lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
             if both and step == 0:
                 W, h = orthogonalize_pair(self.backend, self.basis, j, W)
             else:
-                h = V @ W
-                W = W - dual.T @ h
+                h = kernels.inner_products(V, W)
+                W = kernels.subtract_combination(W, dual, h)
             off = off + h
             if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
                 break

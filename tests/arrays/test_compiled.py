@@ -14,6 +14,8 @@ from mfdeq.arrays import compiled, jit, kernels
 from mfdeq.arrays.backend import Backend
 
 pytest.importorskip("numba", reason="the fast extra is not installed")
+if os.environ.get(jit.VARIABLE) == "0":
+    pytest.skip("compiled loops are switched off", allow_module_level=True)
 
 DTYPES = ["float32", "float64"]
 COLUMNS = [None, 1, 2, 5, 8, 13]
@@ -23,6 +25,7 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-13}
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch):
     monkeypatch.setattr(jit, "min_entries", lambda: 0)
+    monkeypatch.setattr(jit, "min_rows", lambda: 0)
     monkeypatch.setattr(jit, "is_available", lambda: True)
     # So that small arrays have several parts and pieces.
     monkeypatch.setattr(compiled, "PART_ENTRIES", 50)
@@ -176,6 +179,32 @@ def test_steps_of_a_chebyshev_smoother(dtype, k):
         np.testing.assert_allclose(found, expected, atol=10 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+@pytest.mark.parametrize("m", [1, 4, 7])
+def test_gram_schmidt_against_the_rows_of_a_basis(dtype, k, m, monkeypatch):
+    monkeypatch.setattr(compiled, "PIECE_COLUMNS", 100)
+    V, W = block(m, 777, dtype), block(777, k, dtype, 1)
+    for order in ("C", "F"):
+        W = np.asarray(W, order=order)
+        h = compiled.inner_products(V, W)
+        np.testing.assert_allclose(h, V @ W, atol=1000 * TOLERANCE[dtype])
+        found = compiled.subtract_combination(W, V, h)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, W - V.T @ h, atol=1000 * TOLERANCE[dtype])
+    np.testing.assert_allclose(compiled.inner_products(V[:, ::2], W[::2]), V[:, ::2] @ W[::2])
+
+
+@pytest.mark.parametrize("shape", [(500,), (500, 3)])
+def test_conversions_of_precision(shape):
+    x = np.random.default_rng(0).standard_normal(shape)
+    for given, dtype in ((x, "float32"), (x.astype("float32"), "float64"), (x, "float64")):
+        for divisor in (1.0, 3.0):
+            found = compiled.converted(np, given.copy(), np.dtype(dtype), divisor)
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, given.astype(dtype) / np.asarray(divisor, dtype))
+
+
 def everything(threads):
     """The bits of one call of each loop."""
     X, R, P, Q = (block(3000, 3, "float64", seed) for seed in range(4))
@@ -185,6 +214,9 @@ def everything(threads):
         found = [A @ X, A.T @ X, A @ X[:, 0], compiled.advance(np, X, R, P, Q, step)]
         compiled.redirect(np, P, Q, step)
         compiled.chebyshev(X, Q, R, np.ones(3000), 0.5, 0.2)
+        h = compiled.inner_products(X.T.copy(), P)
+        found += [h, compiled.subtract_combination(P, X.T.copy(), h)]
+        found += [compiled.converted(np, X, np.dtype("float32"), 3.0)]
         found += [compiled.column_dots(np, X, R), compiled.column_dots(np, X[:, 0], R[:, 1])]
         return [*found, compiled.difference_squares(np, X, R), X, P, Q, R]
 
@@ -215,6 +247,24 @@ def test_a_matrix_stored_by_columns_is_converted_after_some_products():
         for found in pool.map(lambda _: rows @ np.ones(200), range(8)):
             np.testing.assert_allclose(found, A @ np.ones(200))
     assert rows.nbytes > 1.9 * before
+
+
+def test_blas_has_one_thread_in_the_loops_of_krylov_methods(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="the fast extra is not installed")
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    numbers = []
+
+    def product(x):
+        numbers.extend(library.num_threads for library in blas.lib_controllers)
+        return 2.0 * x
+
+    A = sp.linalg.LinearOperator((40, 40), matvec=product, rmatvec=product, dtype=float)
+    factor = mfdeq.Krylov().setup(A)
+    for threads, expected in ((1, {2}), (2, {1, 2})):  # the residual is checked outside
+        numbers.clear()
+        with blas.limit(limits=2), mfdeq.threads(threads):
+            factor.solve(np.arange(40.0))
+        assert set(numbers) == expected
 
 
 def test_small_problems_do_not_import_numba():

@@ -274,7 +274,8 @@ class BlockFactor(KrylovFactor):
             _identity if inner is None else inner._apply,
         )
         problem = (self.backend, product, M, B, rtol, self.solver.max_iterations, self._record)
-        with self.backend.ignore_overflow():  # The true residual shows a breakdown.
+        # The true residual shows a breakdown.
+        with self.backend.ignore_overflow(), self.backend.kernels.inner_loops(B.shape[0]):
             if self.solver.method == "cg":
                 solved = (cg if self.columns_per_space == 1 else block_cg)(*problem)
             elif self.solver.method == "minres":

@@ -230,18 +230,21 @@ class _SeparateSpaces:
         Gram-Schmidt and generalized minimal residual algorithms, Numer. Linear Algebra Appl. 28
         (2021).
         """
-        xp, m = self.backend.xp, j + 1
+        xp, kernels, m = self.backend.xp, self.backend.kernels, j + 1
         spaces = [self.basis[c, :m, :] for c in range(self.size.shape[0])]
-        known, row = self.triangle[:, :j, :j], xp.stack([V[:j, :] @ V[j, :] for V in spaces])
+        # The inner products of the last vector and of the new one with the basis, in one pass.
+        products = xp.stack(
+            [kernels.inner_products(V, self.basis[c, j : m + 1, :].T) for c, V in enumerate(spaces)]
+        )
+        row, known = products[:, :j, 0], self.triangle[:, :j, :j]
         self.triangle[:, j, :j] = -(row[:, None, :] @ known)[:, 0, :]
         self.triangle[:, j, j] = 1.0
-        onto = xp.stack([V @ self.basis[c, m, :] for c, V in enumerate(spaces)])
-        h = (self.triangle[:, :m, :m] @ onto[:, :, None])[:, :, 0]
+        h = (self.triangle[:, :m, :m] @ products[:, :, 1:])[:, :, 0]
         left_over = []
         for c, V in enumerate(spaces):
             w = self.basis[c, m, :]
             before = xp.linalg.vector_norm(w)
-            w = w - h[c, :] @ V
+            w = kernels.subtract_combination(w[:, None], V, h[c, :, None])[:, 0]
             below = xp.linalg.vector_norm(w)
             left = below > LOST_FACTOR * self.backend.eps * before
             zero, one = xp.zeros_like(below), xp.ones_like(below)

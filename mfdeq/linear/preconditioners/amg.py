@@ -326,11 +326,9 @@ class _Cycle(PreconditionerOperator):
         return self._cycle(self._cycles[1], y)
 
     def _cycle(self, cycle: Callable[[Array], Array], b: Array) -> Array:
-        xp = self.backend.xp
-        x = cycle(xp.astype(b, self._inner.dtype, copy=False))
-        x = xp.astype(x, self.dtype, copy=False)
-        x /= self._scale
-        return x
+        xp, converted = self.backend.xp, self.backend.kernels.converted
+        x = cycle(converted(xp, b, self._inner.dtype))
+        return converted(xp, x, self.dtype, self._scale)
 
 
 def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Array], Array]:
