@@ -263,7 +263,7 @@ def _system(H: ReducedCurvature, sigma: float, E: Any) -> tuple[Any, Any]:
     N, P = B.shape
     pp = sparse.csr_matrix(pp - sigma * E)
     M = sparse.bmat([[pp, sp.T, -B.T], [sp, ss, A.T], [-B, A, None]], format="coo")
-    node = host.concatenate([_nodes(B, sp), host.arange(N), host.arange(N)])
+    node = host.concatenate([_nodes(A, B, sp), host.arange(N), host.arange(N)])
     members = sparse.csr_matrix((host.ones(P + 2 * N), (host.arange(P + 2 * N), node)))
     marks = sparse.csr_matrix((host.ones(M.nnz), (M.row, M.col)), shape=M.shape)
     # Store zeros, too, so that all unknowns of a node have the same neighbours.
@@ -274,14 +274,30 @@ def _system(H: ReducedCurvature, sigma: float, E: Any) -> tuple[Any, Any]:
     return system, system_scaling(A, B, pp, sp, ss)
 
 
-def _nodes(B: Any, sp: Any) -> Any:
-    """Assign each parameter to a node: that of its largest entry in B, or else in K_(h,theta)."""
+def _nodes(A: Any, B: Any, sp: Any) -> Any:
+    """Assign each parameter to a node, in the middle of those that it is coupled with.
+
+    These are its equations in B, or else its states in K_(h,theta). The chosen one is adjacent to
+    most of the others in A. This leaves the graph of nodes as sparse as it can be. Of several, the
+    one with the largest entry is taken.
+    """
     N, P = B.shape
     nodes = N + host.arange(P)  # a parameter without entries in either is a node of its own
-    for coupling in (sp.tocoo(), B.tocoo()):
-        order = host.lexsort((abs(coupling.data), coupling.col))
-        nodes[coupling.col[order]] = coupling.row[order]  # the largest entry is written last
+    graph = _pattern(A) + sparse.identity(N)
+    for block in (sp, B):
+        coupling = sparse.csr_matrix(block)
+        pattern = _pattern(coupling)
+        adjacent = (graph @ pattern).multiply(pattern).tocsr()  # with the pattern of the coupling
+        size = abs(coupling).tocoo()
+        count = adjacent[size.row, size.col].A1 if size.nnz else size.data
+        order = host.lexsort((size.data, count, size.col))
+        nodes[size.col[order]] = size.row[order]  # the last one is kept
     return nodes
+
+
+def _pattern(A: Any) -> Any:
+    """Return the number 1 for each stored entry."""
+    return sparse.csr_matrix((host.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
 
 
 def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any]:
