@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 _counting = threading.Lock()  # of all counts, since it is never held for long
@@ -67,14 +67,9 @@ class LinearCounts:
     peak_bytes: int = 0
     history: list[float] = field(default_factory=list)
 
-    @contextlib.contextmanager
-    def add_time(self) -> Iterator[None]:
-        """Add the wall time of the ``with`` block to `seconds`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(seconds=time.perf_counter() - start)
+    def add_time(self) -> AbstractContextManager[None]:
+        """Return a context that adds the wall time of its block to `seconds`."""
+        return _Timer(self)
 
     def add(self, **amounts: float) -> None:
         """Add amounts to the counts with these names.
@@ -114,6 +109,19 @@ class LinearCounts:
             self.full_solves += full
             self.worst_residual = max(self.worst_residual, worst_residual)
             self.peak_bytes = max(self.peak_bytes, peak_bytes)
+
+
+class _Timer(AbstractContextManager[None]):
+    """A context that adds its wall time to counts."""
+
+    def __init__(self, counts: LinearCounts) -> None:
+        self.counts = counts
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.counts.add(seconds=time.perf_counter() - self.start)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat as compat
+from scipy.linalg.blas import ddot, sdot
 
 from ..errors import ArgumentError, MfdeqError, ModelError, note_origin
 from ..locks import cached_property
@@ -33,6 +34,7 @@ from .library import (
     native,
     shape_of,
 )
+from .sparse import copied
 
 __all__ = [
     "Array",
@@ -50,6 +52,7 @@ __all__ = [
 REAL_KINDS = ("bool", "integral", "real floating")
 FLOAT64_EXAMPLE = host.zeros(0)
 FLOAT64 = FLOAT64_EXAMPLE.dtype
+MAX_SHORT_SIZE = 2**12  # of a vector whose norm BLAS computes in one call, and on one thread
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ class Backend:
 
     def zeros(self, *shape: int) -> Array:
         """Return an array of zeros of this dtype on this device."""
+        if self.is_numpy:
+            return host.zeros(shape, self.dtype)
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
     def row_vectors(self, count: int, size: int) -> Array:
@@ -220,7 +225,7 @@ class Backend:
         with self.ignore_overflow():  # the result is checked for infinity
             if is_sparse(x):
                 self.check_home(x, "a sparse matrix")
-                return x.astype(self.dtype)
+                return copied(x, self.dtype)
             x = as_array(self, x, "an operand", ModelError)
             return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
@@ -264,17 +269,20 @@ class Backend:
 
     def to_user(self, x: Array) -> Any:
         """Return a copy of an array to pass to a user function, which may change it."""
-        return self.library.to_user(self._copy(x))
+        copy = host.array(x) if self.is_numpy else self._copy(x)
+        return copy if self.library is HOST else self.library.to_user(copy)
 
     def _copy(self, x: Array) -> Array:
         return host.array(x) if self.is_numpy else self.xp.asarray(x, copy=True)
 
     def from_user(self, x: Any, size: int | None = None) -> Any:
         """Check what a user function returned (a vector of `size`), alike on all processes."""
-        return self.library.from_user(x, size, self.device)
+        return x if self.library is HOST else self.library.from_user(x, size, self.device)
 
     def user_call(self, name: str) -> AbstractContextManager[Any]:
         """Return a context for calling a user function, which names it in errors."""
+        if self.library is HOST:
+            return note_origin(name)
         outer, origin = self.library.user_call(self.device, name), note_origin(name)
         return origin if isinstance(outer, contextlib.nullcontext) else _nested(outer, origin)
 
@@ -287,12 +295,22 @@ class Backend:
 
     def norm(self, x: Array) -> float:
         """Return the Euclidean norm of all entries, or infinity if it overflows."""
+        own = self.is_numpy and type(x) is host.ndarray and x.dtype == self.dtype
+        if own and x.size <= MAX_SHORT_SIZE:
+            entries, dot = x.ravel(), ddot if self.itemsize == 8 else sdot
+            return math.sqrt(dot(entries, entries))  # which, unlike numpy, warns of nothing
         with self.ignore_overflow():
-            if type(x) is host.ndarray and x.dtype == self.dtype and self.is_numpy:
+            if own:
                 # As in vector_norm of numpy, which takes several times as long for a short vector.
                 entries = x.ravel()
                 return float(host.sqrt(host.add.reduce(entries * entries)))
             return float(self.xp.linalg.vector_norm(x))
+
+    def all(self, condition: Array) -> bool:
+        """Return whether a condition holds for all entries."""
+        if self.is_numpy and type(condition) is host.ndarray:
+            return bool(condition.all())  # in fewer calls
+        return bool(self.xp.all(condition))
 
     def column_norms(self, x: Array) -> Array:
         """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""
@@ -349,6 +367,10 @@ class Backend:
         `convert`: starts and data have the precision that they have.
         """
         xp = self.xp
+        if self.is_numpy and type(x) is host.ndarray and x.shape == shape and x.dtype == self.dtype:
+            copy = host.array(x)
+            if not finite or host.isfinite(copy).all():
+                return copy  # the usual case
         expected = "a number" if shape == () else f"an array of shape {shape or '(m,)'}"
         given = as_array(self, x, name, error, expected)
         if given.ndim == 0 and shape is not None and math.prod(shape) == 1:

@@ -8,7 +8,9 @@ it in `LIBRARY_MODULES`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,6 +27,8 @@ from .optional_packages import import_optional
 
 Array = Any
 host = numpy  # for arrays on the host, whatever the library of the user's arrays
+
+MAX_KEPT_NUMBERS = 2**12  # random numbers of one seed that are kept: a generator costs more to make
 
 # The modules that register a library, by the packages whose objects belong to it. A module is
 # imported when the first such object is met, so that no package is imported before it is needed.
@@ -125,7 +129,8 @@ class ArrayLibrary:
 
     def random(self, backend: Any, shape: tuple[int, ...], seed: int) -> Array:
         """Return standard normal numbers that depend only on the seed."""
-        return backend.from_host(host.random.default_rng(seed).standard_normal(shape))
+        few = math.prod(shape) <= MAX_KEPT_NUMBERS
+        return backend.from_host(_kept_numbers(shape, seed) if few else _numbers(shape, seed))
 
     def row_vectors(self, backend: Any, count: int, size: int) -> Array:
         """Return a (count, size) array of zeros whose rows are contiguous in memory."""
@@ -193,6 +198,17 @@ class ArrayLibrary:
         return None
 
 
+def _numbers(shape: tuple[int, ...], seed: int) -> Any:
+    return host.random.default_rng(seed).standard_normal(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_numbers(shape: tuple[int, ...], seed: int) -> Any:
+    numbers = _numbers(shape, seed)
+    numbers.setflags(write=False)
+    return numbers
+
+
 HOST = ArrayLibrary()
 _registered: list[ArrayLibrary] = [HOST]
 # The cache of `find_library`, with weak keys since user-defined classes may be deleted.
@@ -255,12 +271,12 @@ def shape_of(x: Any) -> tuple[int, ...]:
 
 def is_sparse(x: Any) -> bool:
     """Test whether `x` is a sparse matrix or array of scipy or cupyx."""
-    return library_of(x).is_sparse(x)
+    return type(x) is not host.ndarray and library_of(x).is_sparse(x)
 
 
 def is_dense(x: Any) -> bool:
     """Test whether `x` is an array of any library."""
-    return compat.is_array_api_obj(x)
+    return type(x) is host.ndarray or compat.is_array_api_obj(x)
 
 
 def array_on_device(x: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import scipy.sparse
 
-from .library import array_on_host, is_dense, is_sparse
+from .library import array_on_host, host, is_dense, is_sparse
 
 
 def stored_bytes(x: Any) -> int:
@@ -24,6 +25,57 @@ def sparse_on_host(x: Any) -> Any:
     if is_dense(x):
         return scipy.sparse.csr_matrix(array_on_host(x))
     return scipy.sparse.csr_matrix(x if scipy.sparse.issparse(x) else x.get())
+
+
+def with_data(x: Any, data: Any) -> Any:
+    """Return a sparse matrix of scipy with the pattern of another, and other entries.
+
+    The pattern is shared. Constructors of scipy check it, which takes longer than a small product.
+    """
+    other = copy.copy(x)
+    other.data = data
+    return other
+
+
+def magnitude(x: Any) -> Any:
+    """Return |A| of an array or of a sparse matrix."""
+    return with_data(x, abs(x.data)) if _is_canonical(x) else abs(x)
+
+
+def negative(x: Any) -> Any:
+    """Return −A of an array or of a sparse matrix."""
+    return with_data(x, -x.data) if _is_canonical(x) else -x
+
+
+def copied(x: Any, dtype: Any) -> Any:
+    """Return a copy of a sparse matrix in another dtype, or the same."""
+    if not _is_canonical(x) or x.dtype != dtype:
+        return x.astype(dtype)
+    other = with_data(x, x.data.copy())
+    other.indices, other.indptr = x.indices.copy(), x.indptr.copy()
+    return other
+
+
+def identity_minus(x: Any) -> Any:
+    """Return I − A for a CSR or CSC matrix of scipy whose diagonal is stored, otherwise None."""
+    if not _is_canonical(x):
+        return None
+    on_diagonal = x.indices == lines_of(x)
+    if int(on_diagonal.sum()) != x.shape[0]:
+        return None
+    data = -x.data
+    data[on_diagonal] += 1.0
+    return with_data(x, data)
+
+
+def _is_canonical(x: Any) -> bool:
+    """Return whether `x` is a CSR or CSC matrix of scipy without duplicates, in order."""
+    return scipy.sparse.issparse(x) and x.format in ("csr", "csc") and x.has_canonical_format
+
+
+def lines_of(x: Any) -> Any:
+    """Return the row of each entry of a CSR matrix, or the column of each of a CSC matrix."""
+    return host.repeat(host.arange(x.indptr.shape[0] - 1), x.indptr[1:] - x.indptr[:-1])
 
 
 def to_canonical_format(x: Any) -> Any:

@@ -66,6 +66,8 @@ class Curvature:
     blocks: bool = False
     # Whether to compare the first product with a block with the products of its columns.
     check_blocks: ClassVar[bool] = True
+    # Whether it is symmetric by the way in which it is computed.
+    known_symmetric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         parts = (self.params_params, self.state_params, self.state_state)
@@ -295,6 +297,7 @@ def as_curvature(
             f"{name}: expected an mfdeq.Curvature or a callable "
             f"(dtheta, dh) -> (a_theta, a_h), got {type(curvature).__name__}"
         )
+    check_symmetry = check_symmetry and not curvature.known_symmetric
     if curvature.apply is not None:
         K: CurvatureOperator = ProductCurvature(backend, P, N, curvature, name)
         if check_symmetry:

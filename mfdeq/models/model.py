@@ -71,6 +71,10 @@ class Model:
         """
         return self.linearize(h, theta)
 
+    def _defines(self, method: str) -> bool:
+        """Return whether an optional method is more than the default, and has to be called."""
+        return getattr(getattr(self, method), "__func__", None) is not getattr(Model, method)
+
     def check_loss(self, loss: Any) -> None:
         """Raise `ArgumentError` if the loss cannot be used with equilibria of this model."""
 

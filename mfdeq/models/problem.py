@@ -23,6 +23,7 @@ from .linearization import DeferredLinearization, Linearization
 from .model import FixedPointModel, Model, ResidualModel
 from .vectors import flatten_params, flatten_state
 
+KEPT_EVALUATIONS = 2  # the state of the equilibrium, and one near it
 MAX_BOUND_APPROACH = 0.9  # the share of the distance to a bound that one step may take
 
 
@@ -87,10 +88,12 @@ class Problem:
         self.upper = checked_bound(self.backend, upper, size, "upper")
         check_bound_order(self.backend, self.lower, self.upper, self.unknown_name)
         self._latest: tuple[Array, CheckedLinearization] | None = None
+        # The latest evaluations: h, a copy of it, and R(h).
+        self._evaluated: tuple[tuple[Array, Array, Array], ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the linearization, which may consist of functions."""
-        return {**state_to_pickle(self), "_latest": None}
+        return {**state_to_pickle(self), "_latest": None, "_evaluated": ()}
 
     def _size(self, name: str) -> int:
         # The user may have forgotten to set the attribute.
@@ -164,6 +167,8 @@ class Problem:
 
     def residual_scale(self, h: Array) -> Array | None:
         """Return the model's sizes of equations as an (N,) array, after checking them, or None."""
+        if not self.model._defines("residual_scale"):
+            return None
         name = f"{self.name}.residual_scale"
         with self.backend.user_call(f"{name}(h, theta)"):
             value = self.model.residual_scale(*map(self.backend.to_user, (h, self.theta)))
@@ -172,6 +177,8 @@ class Problem:
 
     def state_scale(self) -> Array | None:
         """Return the model's sizes of unknowns as an (N,) array, after checking them, or None."""
+        if not self.model._defines("state_scale"):
+            return None
         name = f"{self.name}.state_scale"
         with self.backend.user_call(f"{name}(theta)"):
             value = self.model.state_scale(self.backend.to_user(self.theta))
@@ -209,7 +216,20 @@ class Problem:
 
     def residual(self, h: Array) -> Array:
         """Return R = h − f(h, theta); raise `ModelError` if an entry is NaN or infinite."""
-        return self._residual(h)
+        known = self._known_residual(h)
+        return self._keep_residual(h, self._residual(h)) if known is None else known
+
+    def _known_residual(self, h: Array) -> Array | None:
+        """Return R at the state of one of the last evaluations, if h is that."""
+        for state, copy, residual in self._evaluated:  # which another thread may replace
+            if state is h and self.backend.all(copy == h):
+                return residual
+        return None
+
+    def _keep_residual(self, h: Array, residual: Array) -> Array:
+        copy = self.backend.xp.asarray(h, copy=True)
+        self._evaluated = ((h, copy, residual), *self._evaluated)[:KEPT_EVALUATIONS]
+        return residual
 
     def trial_residual(self, h: Array) -> tuple[Array | None, float]:
         """Return R and its norm at a trial state, or (None, inf) where the model has no value.
@@ -217,7 +237,9 @@ class Problem:
         The model has no value where its function raises an exception (other than one that is a
         mistake) or returns NaN or infinity. The messages are counted and the last one is kept.
         """
-        xp = self.backend.xp
+        xp, norm = self.backend.xp, self.backend.norm
+        if (known := self._known_residual(h)) is not None:
+            return known, norm(known)
         with self.backend.ignore_overflow():
             if (self.lower is not None or self.upper is not None) and not bool(
                 xp.all(self._inside(h))
@@ -232,11 +254,11 @@ class Problem:
                 self.record_failure(f"{type(error).__name__}: {error}")
                 return None, float("inf")
             finite = xp.isfinite(residual)
-            if not bool(xp.all(finite)):
+            if not self.backend.all(finite):
                 i = int(xp.argmin(xp.astype(finite, xp.int64)))
                 self.record_failure(f"NaN or infinity in {self.equation_name(i)}")
                 return None, float("inf")
-            return residual, self.backend.norm(residual)
+            return self._keep_residual(h, residual), norm(residual)
 
     def record_failure(self, message: str) -> None:
         """Record that the model had no value at a trial state."""
@@ -263,7 +285,7 @@ class Problem:
     def linearize(self, h: Array) -> CheckedLinearization:
         """Linearize at h, or return the latest linearization if it is at the same h."""
         latest = self._latest  # which another thread may replace
-        if latest is None or not bool(self.backend.xp.all(latest[0] == h)):
+        if latest is None or not self.backend.all(latest[0] == h):
             state = self.backend.xp.asarray(h, copy=True)
             latest = self._latest = (state, self._linearize_with(self.model.linearize, h))
         return latest[1]
@@ -309,6 +331,8 @@ class Problem:
         """Return the sizes of equations and unknowns for linear solvers, which take no zeros."""
         xp = self.backend.xp
         sizes = self.residual_scale(h), self.state_scale()
+        if sizes[0] is None and sizes[1] is None:
+            return None
         equations, unknowns = (None if x is None or bool(xp.any(x == 0)) else x for x in sizes)
         if self.is_map:  # h - f(h) has the units of h
             known = equations if unknowns is None else unknowns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..arrays.backend import Array, Backend, as_array, host, is_dense, is_sparse
 from ..arrays.collective import defer_error
 from ..arrays.library import library_of
 from ..errors import ModelError
+from ..locks import cached_property
 from ..operators.dot_tests import check_symmetric
 from ..operators.operator import Diagonal, Matrix, Operator, Product
 from ..operators.user_operators import as_operator
@@ -18,18 +20,18 @@ from .vectors import is_foreign, tensor_on_host
 
 
 class QuadraticLoss(LossBase):
-    """A loss with one matrix, whose operator is cached for the latest array library and size."""
+    """A loss with one matrix, which is converted once for the latest array library and size."""
 
-    _cache: tuple[Backend, int, Operator] | None = None
+    _cache: tuple[Backend, int, Any] | None = None
 
-    def operator(self, backend: Backend, size: int) -> Operator:
-        """Return the matrix as an operator with `size` columns."""
+    def converted(self, backend: Backend, size: int) -> Any:
+        """Return the loss's arrays for vectors of `size`, as `_convert` makes them."""
         latest = self._cache  # which another thread may replace
         if latest is None or latest[:2] != (backend, size):
-            latest = self._cache = (backend, size, self._make_operator(backend, size))
+            latest = self._cache = (backend, size, self._convert(backend, size))
         return latest[2]
 
-    def _make_operator(self, backend: Backend, size: int) -> Operator:
+    def _convert(self, backend: Backend, size: int) -> Any:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +96,12 @@ class LeastSquares(QuadraticLoss):
             self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
             _check_not_negative(self.weights, "weights of LeastSquares")
 
-    def _make_operator(self, backend: Backend, state_size: int) -> Operator:
+    def _convert(self, backend: Backend, state_size: int) -> _Observations:
+        m = self.data.shape[0]
+        data = backend.vector(self.data, m, "data of LeastSquares", convert=True)
+        return _Observations(self._operator(backend, state_size), data, self._weights(backend))
+
+    def _operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
         if _is_list_of_integers(observe) or (is_dense(observe) and observe.ndim == 1):
             observe = _selection(backend, observe, state_size)
@@ -108,33 +115,46 @@ class LeastSquares(QuadraticLoss):
             return self.weights * backend.xp.ones(m, dtype=backend.dtype, device=backend.device)
         return backend.vector(self.weights, m, "weights of LeastSquares", convert=True)
 
-    def _misfit(self, h: Array) -> tuple[Operator, Array, Array]:
-        """Return O, w and O h − d."""
-        backend = Backend.of(h)
-        observe = self.operator(backend, h.shape[0])
-        data = backend.vector(self.data, self.data.shape[0], "data of LeastSquares", convert=True)
-        return observe, self._weights(backend), observe._apply(h) - data
-
     def _evaluate(self, h: Array, theta: Array) -> float:
-        _, weights, misfit = self._misfit(h)
-        return 0.5 * float(Backend.of(h).xp.vecdot(weights * misfit, misfit))
+        backend = Backend.of(h)
+        observations = self.converted(backend, h.shape[0])
+        misfit = observations.misfit(h)
+        return 0.5 * float(backend.xp.vecdot(observations.weights * misfit, misfit))
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """Return (0, Oᵀ W (O h − d))."""
-        observe, weights, misfit = self._misfit(h)
-        return Backend.of(h).zeros(theta.shape[0]), observe._apply_adjoint(weights * misfit)
+        backend = Backend.of(h)
+        observations = self.converted(backend, h.shape[0])
+        weighted = observations.weights * observations.misfit(h)
+        return backend.zeros(theta.shape[0]), observations.operator._apply_adjoint(weighted)
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """Return ∇²L, whose only nonzero block is the state block Oᵀ W O."""
-        observe, weights, _ = self._misfit(h)
-        backend = Backend.of(h)
-        block: Operator
+        backend, n = Backend.of(h), h.shape[0]
+        block = self.converted(backend, n).curvature
+        return BlockCurvature(backend, theta.shape[0], n, [None, None, block])
+
+
+@dataclass
+class _Observations:
+    """The operator O, the data d and the weights w of least squares, for states of one kind."""
+
+    operator: Operator
+    data: Array
+    weights: Array
+
+    def misfit(self, h: Array) -> Array:
+        """Return O h − d."""
+        return self.operator._apply(h) - self.data
+
+    @cached_property
+    def curvature(self) -> Operator:
+        """Oᵀ W O, as a matrix if O is a sparse one."""
+        observe, backend = self.operator, self.operator.backend
         if isinstance(observe, Matrix) and is_sparse(observe.array):
-            W = backend.sparse.diags(weights)
-            block = Matrix(backend, (observe.array.T @ W @ observe.array).tocsr())
-        else:
-            block = Product(observe.H, Product(Diagonal(backend, weights), observe))  # type: ignore[attr-defined]
-        return BlockCurvature(backend, theta.shape[0], h.shape[0], [None, None, block])
+            W = backend.sparse.diags(self.weights)
+            return Matrix(backend, (observe.array.T @ W @ observe.array).tocsr())
+        return Product(observe.H, Product(Diagonal(backend, self.weights), observe))  # type: ignore[attr-defined]
 
 
 class QuadraticPrior(QuadraticLoss):
@@ -190,7 +210,14 @@ class QuadraticPrior(QuadraticLoss):
                 _check_not_negative(precision, "precision of QuadraticPrior")
             self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
 
-    def _make_operator(self, backend: Backend, param_size: int) -> Operator:
+    def _convert(self, backend: Backend, param_size: int) -> tuple[Operator, Any]:
+        """Return R and μ."""
+        mean = self.mean
+        if not isinstance(mean, float):
+            mean = backend.vector(mean, param_size, "mean of QuadraticPrior", convert=True)
+        return self._operator(backend, param_size), mean
+
+    def _operator(self, backend: Backend, param_size: int) -> Operator:
         precision = self.precision
         if isinstance(precision, Real):
             precision = precision * backend.sparse.identity(
@@ -208,13 +235,14 @@ class QuadraticPrior(QuadraticLoss):
             _check_not_negative(backend.asarray(diagonal), f"diagonal of the {name}")
         return block
 
+    def operator(self, backend: Backend, param_size: int) -> Operator:
+        """Return R as an operator."""
+        return self.converted(backend, param_size)[0]
+
     def _deviation(self, theta: Array) -> tuple[Operator, Array]:
         """Return R and θ − μ."""
-        backend = Backend.of(theta)
-        mean = self.mean
-        if not isinstance(mean, float):
-            mean = backend.vector(mean, theta.shape[0], "mean of QuadraticPrior", convert=True)
-        return self.operator(backend, theta.shape[0]), theta - mean
+        precision, mean = self.converted(Backend.of(theta), theta.shape[0])
+        return precision, theta - mean
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         precision, deviation = self._deviation(theta)

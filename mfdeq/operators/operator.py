@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from numbers import Complex, Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, check_block, is_dense
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
+from ..arrays.sparse import identity_minus, magnitude, negative
 from ..errors import ArgumentError, short_repr
 from ..locks import cached_property, state_to_pickle
 
-MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
+MAX_KEPT_SIZES = 2**16  # entries of a matrix whose sizes are kept: to form them costs more
+# Entries, zeros included, of a sparse matrix up to which its products are those of a dense one: a
+# product with a sparse matrix takes dozens of calls.
+MAX_SMALL_ENTRIES = 2**12
 MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
 
 
@@ -29,6 +34,14 @@ def _joined(cls: type, base: type) -> type:
     """Return a class derived from both an operator class and a library's LinearOperator."""
     attributes = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_unjoined": cls}
     return type(cls.__name__, (cls, base), attributes)
+
+
+@functools.cache
+def _attributes(base: type, dtype: Any) -> dict[str, Any]:
+    """Return what the constructor of a LinearOperator sets besides the shape, whose checks cost."""
+    example: Any = object.__new__(base)
+    base.__init__(example, dtype=dtype, shape=(1, 1))  # type: ignore[misc]
+    return {name: value for name, value in vars(example).items() if name != "shape"}
 
 
 def _new(cls: type, backend: Backend) -> Any:
@@ -106,8 +119,9 @@ class Operator:
         return state_to_pickle(self)
 
     def __init__(self, source: Any, shape: tuple[int, int]) -> None:
-        base = self.backend.sparse_linalg.LinearOperator
-        base.__init__(self, dtype=self.backend.dtype, shape=shape)
+        backend = self.backend
+        vars(self).update(_attributes(backend.sparse_linalg.LinearOperator, backend.dtype))
+        self.shape = shape
 
     def _apply(self, x: Array) -> Array:
         raise NotImplementedError
@@ -378,7 +392,10 @@ class Matrix(Operator):
 
     @cached_property
     def _products(self) -> Any:
-        return self.backend.kernels.products(self.array)
+        array, backend = self.array, self.backend
+        if backend.is_numpy and not is_dense(array) and math.prod(self.shape) <= MAX_SMALL_ENTRIES:
+            return array.toarray()
+        return backend.kernels.products(array)
 
     @cached_property
     def _transposed(self) -> Any:
@@ -392,28 +409,34 @@ class Matrix(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
-        small = getattr(self.array, "nnz", MAX_KEPT_SIZES) < MAX_KEPT_SIZES
-        sizes = self._sizes if small else abs(self.array)
-        return sizes @ self.backend.xp.abs(x)
+        array = self.array
+        entries = array.shape[0] * array.shape[1] if is_dense(array) else array.nnz
+        sizes = self._sizes if entries < MAX_KEPT_SIZES else Matrix(self.backend, abs(array))
+        return sizes._apply(self.backend.xp.abs(x))
 
     @cached_property
-    def _sizes(self) -> Any:
-        return abs(self.array)
+    def _sizes(self) -> Matrix:
+        return Matrix(self.backend, magnitude(self.array))
 
     def _adjoint(self) -> Operator:
         return _Transposed(self)
 
     def __neg__(self) -> Operator:
-        return Matrix(self.backend, -self.array)
+        return Matrix(self.backend, negative(self.array))
 
     def identity_minus(self) -> Operator:
         """Return I - J in the format of J."""
         backend, n = self.backend, self.shape[0]
         if is_dense(self.array):
-            eye = backend.eye(n, n)
-        else:
+            if not backend.is_numpy:
+                return Matrix(backend, backend.eye(n, n) - self.array)
+            difference = -self.array  # a contiguous array, whose diagonal is a slice of its entries
+            difference.ravel("K")[:: n + 1] += 1.0
+            return Matrix(backend, difference)
+        if (difference := identity_minus(self.array)) is None:
             eye = backend.sparse.identity(n, dtype=backend.dtype, format=self.array.format)
-        return Matrix(backend, eye - self.array)
+            difference = eye - self.array
+        return Matrix(backend, difference)
 
     def plus(self, other: Operator) -> Operator:
         """Return the sum of two sparse, or of two dense matrices."""
@@ -434,7 +457,11 @@ class _Transposed(Adjoint):
         return self.of.array.T
 
     def abs_apply(self, x: Array) -> Array:
-        return abs(self.array) @ self.backend.xp.abs(x)
+        return self._sizes._apply(self.backend.xp.abs(x))
+
+    @cached_property
+    def _sizes(self) -> Matrix:
+        return Matrix(self.backend, magnitude(self.array))
 
 
 class Diagonal(SelfAdjoint):
