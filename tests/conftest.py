@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # The models are tiny: threads of the BLAS would only wait for each other.
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -23,3 +25,13 @@ if SIMULATED:
 
 def pytest_report_header():
     return "cupy: a simulation on the host (MFDEQ_CUPY), no GPU" if SIMULATED else None
+
+
+@pytest.fixture
+def reuse_of_small_factors(monkeypatch):
+    """Let factors of small matrices precondition the next ones, as those of large ones do."""
+    from mfdeq.linear.direct.dense import DenseFactor
+    from mfdeq.linear.direct.factors import DirectFactor
+
+    for factor in (DenseFactor, DirectFactor):
+        monkeypatch.setattr(factor, "max_renewed_bytes", 0)

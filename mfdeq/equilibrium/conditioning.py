@@ -27,7 +27,7 @@ NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative
 STATE_ERROR_RTOL = 1e-3  # relative residual of the solve for the error of the state
 MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in turn
 MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
-EXACT_RTOL = 1e-3  # of the solves for them
+EXACT_RTOL = 1e-3  # of the inverse from which they are computed
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
 SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
@@ -133,20 +133,18 @@ def _solve(
 
 
 def _exact(factor: Factor, scaling: Scaling) -> SmallestSingular | None:
-    """Compute the smallest singular value from the scaled inverse, by one block of solves.
+    """Compute the smallest singular value from the scaled inverse, by one block.
 
     None if the inverse is not accurate enough.
     """
     backend, n = factor.backend, factor.A.shape[0]
     norm = backend.norm
     eye = backend.eye(n, n)
-    try:
-        X = factor.solve(scaling.divide_rows(eye), rtol=max(factor.rtol, EXACT_RTOL))
-    except (ConvergenceError, SingularStateError):
-        return None
-    X, left = scaling.divide_columns(X), scaling.multiply_rows(factor.A._apply(X))
-    if not norm(eye - left) <= MAX_ROUNDING_SHARE:  # True for NaN
-        return None
+    with backend.ignore_overflow():
+        X = factor.approximate(scaling.divide_rows(eye))
+        X, left = scaling.divide_columns(X), scaling.multiply_rows(factor.A._apply(X))
+        if not norm(eye - left) <= EXACT_RTOL:  # True for NaN
+            return None
     right, inverse, left = host.linalg.svd(array_on_host(X))
     u, v = (backend.from_host(x.copy(), n) for x in (left[0], right[:, 0]))
     return _unscaled(factor, scaling, 1.0 / float(inverse[0]), u, v)

@@ -39,11 +39,15 @@ def estimate_error(value: Array, corrected: Array) -> Array:
 
 def relative_error(backend: Backend, error: Array, value: Array) -> float:
     """Return the largest relative error of a column, at least that of rounding."""
+    least = MIN_ESTIMATE_ROUNDINGS * backend.eps
+    if error.ndim == 1 and error.shape[0]:
+        size, of_error = backend.norm(value), backend.norm(error)
+        return max(of_error / (size if size > 0 else 1.0), least) if of_error > 0 else least
     xp, norms = backend.xp, backend.column_norms
     sizes, errors = norms(value), norms(error)
     safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     relative = xp.where(errors > 0, errors / safe, xp.zeros_like(errors))
-    return max(float(xp.max(relative)), MIN_ESTIMATE_ROUNDINGS * backend.eps) if error.size else 0.0
+    return max(float(xp.max(relative)), least) if error.size else 0.0
 
 
 def warn_of_error(name: str, relative: float, order: int, corrections: Corrections) -> None:

@@ -82,6 +82,7 @@ class ConvergenceMonitor(Criteria):
         self._latest: Array | None = None  # the latest iterate
         self._last_progress = 0  # the iteration that last reduced the worst residual
         self._failed_ratio = math.inf  # the worst residual at the last unsuccessful chord steps
+        self.progress = progress
         self._bar = ProgressBar(report.method, "iterations", progress)
 
     # Records of iterates.
@@ -123,13 +124,15 @@ class ConvergenceMonitor(Criteria):
             worst, satisfied, at_floor = self._equations(h, residual)
         report.residuals.append(worst)
         self._latest = h
-        self._bar.advance(text=f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
+        if self.progress:
+            self._bar.advance(text=f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
         if worst < STALL_DECREASE * self.best_ratio:
             self._last_progress = report.iterations
         if worst < self.best_ratio or self.best is None:
             self.best, self.best_ratio = h, worst
-            self._best_level = self.level(h, residual)
-            self._best_size = self._best_level(residual)
+            if factor is None:
+                self._best_level = self.level(h, residual)
+                self._best_size = self._best_level(residual)
         elif factor is None and not (
             # A Newton step has been judged by the next correction; the terms of a state far from
             # the best one may be much larger, as are the rates of a reactor off equilibrium.
@@ -253,7 +256,7 @@ class ConvergenceMonitor(Criteria):
     ) -> tuple[Array, float]:
         """Return the state after a last chord step and its worst residual, if that is less."""
         xp = self.xp
-        if bool(xp.all(xp.abs(step) <= self.backend.eps * xp.abs(h))):
+        if self.backend.all(xp.abs(step) <= self.backend.eps * xp.abs(h)):
             return h, worst
         following = self._chord_step(h, step, worst)
         if following is None or not following[3] or following[2] >= worst:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from ..arguments import fraction
@@ -51,7 +52,7 @@ MIN_DIGITS = 1.0  # an unknown to which rounding leaves fewer digits is zero to 
 EFFECT_SAMPLES = 2  # random vectors of rounding errors in R, to find their effect on h
 
 
-@dataclass(frozen=True)
+@dataclass
 class Level:
     """A norm of residuals in units of the terms of each equation, ||W max(|R| - floor, 0)||.
 
@@ -61,16 +62,18 @@ class Level:
         W, the inverse of the size of the terms.
     floor : (N,) array
         The rounding error of each entry of R.
+    zeros : (N,) array
     """
 
     backend: Backend
     weights: Array
     floor: Array
+    zeros: Array
 
     def __call__(self, residual: Array) -> float:
         """Return the norm of a residual."""
         xp = self.backend.xp
-        above = xp.maximum(xp.abs(residual) - self.floor, xp.zeros_like(self.floor))
+        above = xp.maximum(xp.abs(residual) - self.floor, self.zeros)
         return self.backend.norm(above * self.weights)
 
 
@@ -106,11 +109,14 @@ class Criteria:
         self.A: Operator | None = None
         self.factor: Factor | None = None
         self.parameter_terms: Array | None = None
+        self._zeros = backend.zeros(problem.state_size)
+        self._ones = self._zeros + 1.0
         self._state_scale = problem.state_scale()
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
         self._largest_terms: Array | None = None  # of the equations, over the iterates
         self._here: tuple[Operator | None, Array, Array] | None = None  # A, h and the terms there
         self._scaled: tuple[Operator, Array] | None = None  # the latest A, and its row scales
+        self._judged: tuple[Any, ...] | None = None  # what the latest judgement depends on, and it
         self._falls: Array | None = None  # consecutive corrections of an unknown to zero
         self._noise: Array | None = None  # measured error of each entry of R
         self._effect: Array | None = None  # of rounding in R on each unknown
@@ -202,7 +208,7 @@ class Criteria:
     def step_sizes(self, h: Array, step: Array) -> Array:
         """Return positive sizes of the unknowns for the comparison of steps, max(|h|, |step|)."""
         size = self.xp.maximum(self.unknown_sizes(h), self.xp.abs(step))
-        return self.xp.where(size > 0.0, size, self.xp.ones_like(size))
+        return self.xp.where(size > 0.0, size, self._ones)
 
     def level(
         self,
@@ -240,8 +246,8 @@ class Criteria:
             rows = self._row_scales(self.factor.working.A)
             least = self.backend.eps**LEAST_TERMS * xp.max(rows * terms)
             terms = xp.maximum(terms, least / rows)
-        safe = xp.where(terms > 0.0, terms, xp.ones_like(terms))
-        return Level(self.backend, 1.0 / safe, floor)
+        safe = xp.where(terms > 0.0, terms, self._ones)
+        return Level(self.backend, 1.0 / safe, floor, self._zeros)
 
     def _terms_here(self, h: Array, residual: Array) -> Array:
         """Return the terms at an iterate, once for all levels of a line search."""
@@ -277,18 +283,25 @@ class Criteria:
         rounding : bool
             Whether all entries of R are rounding.
         """
-        xp = self.xp
+        depends_on = h, residual, final, self.A, self._noise, self._falls, self._largest
+        if self._judged is not None and all(map(is_, depends_on, self._judged)):
+            return self._judged[-1]
+        xp, holds = self.xp, self.backend.all
         size = xp.abs(residual)
         terms = self.terms(h, residual, final=final)
         sizes, floor = self.equation_sizes(h, terms), self.floor(terms)
-        # A model may ask for rounding alone by a scale of zero; the history is then of the terms.
-        counted = xp.where(sizes > 0.0, sizes, terms)
-        ratio = _ratio(xp, size, xp.maximum(counted, size) if sizes is terms else counted)
+        if sizes is terms:
+            counted = xp.maximum(terms, size)
+            ratio = size / xp.where(counted > 0.0, counted, self._ones)
+        else:  # a scale of zero asks for rounding alone; the history is then of the terms
+            ratio = _ratio(xp, size, xp.where(sizes > 0.0, sizes, terms))
         i = int(xp.argmax(ratio))
         self.report.worst_equation = self.problem.equation_name(i)
-        at_floor = bool(xp.all(size <= floor))
-        satisfied = bool(xp.all((size <= self.rtol * sizes) | (size <= floor)))
-        return float(ratio[i]), satisfied, at_floor
+        at_floor = holds(size <= floor)
+        satisfied = at_floor or holds((size <= self.rtol * sizes) | (size <= floor))
+        judgement = float(ratio[i]), satisfied, at_floor
+        self._judged = *depends_on, judgement
+        return judgement
 
     def _unknowns(
         self, h: Array, residual: Array, step: Array, at_floor: bool
@@ -305,7 +318,7 @@ class Criteria:
         if self._state_scale is None:
             zero = zero | (self._vanished(xp.abs(h)) & self._zero(xp.abs(h)))
         by_rounding = False
-        if at_floor and not bool(xp.all(settled)):
+        if at_floor and not self.backend.all(settled):
             effect = self._rounding_effect(
                 self._errors(self.terms(h, residual, final=True), NOISE_FACTOR)
             )
@@ -315,13 +328,13 @@ class Criteria:
                 zero = zero | (0.1**MIN_DIGITS * size <= effect)
             change = xp.maximum(change, effect)
         report.zero_unknowns = int(xp.sum(xp.astype(zero, xp.int64)))
-        ratio = xp.where(zero, xp.zeros_like(size), _ratio(xp, change, size))
+        ratio = xp.where(zero, self._zeros, _ratio(xp, change, size))
         j = int(xp.argmax(ratio))
         report.worst_unknown = self.problem.unknown_name(j)
         worst = float(ratio[j])
         if by_rounding and bool(xp.all(zero)):
             worst = 1.0  # no unknown has a correct digit
-        return worst, bool(xp.all(settled)), by_rounding
+        return worst, self.backend.all(settled), by_rounding
 
     def _rounding_effect(self, floor: Array) -> Array:
         """Return what rounding errors of the size `floor` in R change in each unknown, (N,)."""
@@ -375,7 +388,7 @@ class Criteria:
 
     def _within_rtol(self, h: Array, residual: Array) -> bool:
         sizes = self.equation_sizes(h, self.terms(h, residual))
-        return bool(self.xp.all(self.xp.abs(residual) <= self.rtol * sizes))
+        return self.backend.all(self.xp.abs(residual) <= self.rtol * sizes)
 
     # States that another iteration found.
 

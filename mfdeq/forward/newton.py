@@ -93,10 +93,11 @@ class _Step:
     ----------
     h, residual, correction : (N,) arrays
     factor : Factor
-    sizes : (N,) array
-        The sizes of the unknowns, max(|h|, |d|).
+    monitor : ConvergenceMonitor
     level : Level
         The norm of a residual in units of the terms of each equation.
+    before : float
+        The norm of `residual`.
     is_first : bool
         Whether h is the start, so that terms are known at one state only.
     length : float
@@ -111,20 +112,23 @@ class _Step:
     residual: Array
     correction: Array
     factor: Factor
-    sizes: Array
+    monitor: ConvergenceMonitor
     level: Level
+    before: float
     is_first: bool
     length: float = 1.0
     decrease: float = 1.0
     undefined: int = 0
     _first_level: Level | None = None
 
-    def level_after(self, monitor: ConvergenceMonitor, length: float, residual: Array) -> Level:
+    def level_after(self, length: float, residual: Array) -> Level:
         """Return the level for a comparison with the residual after a fraction of the step."""
+        level = self.monitor.level
         if not self.is_first:
-            return monitor.level(self.h, self.residual, length * self.correction)
+            whole = length == 1.0
+            return self.level if whole else level(self.h, self.residual, length * self.correction)
         if self._first_level is None:  # with the terms after the longest step that has any
-            self._first_level = monitor.level(self.h, self.residual, self.correction, residual)
+            self._first_level = level(self.h, self.residual, self.correction, residual)
         return self._first_level
 
     def contracts(self, residual: Array, largest: float) -> bool:
@@ -141,6 +145,11 @@ class _Step:
             return small(self.factor.solve(residual, rtol=MAX_FORCING, weights=self.level.weights))
         except (ConvergenceError, SingularStateError):
             return False
+
+    @cached_property
+    def sizes(self) -> Array:
+        """The sizes of the unknowns, max(|h|, |d|), (N,)."""
+        return self.monitor.step_sizes(self.h, self.correction)
 
     @cached_property
     def size(self) -> float:
@@ -178,22 +187,23 @@ class _InexactSteps:
             raise monitor.failure("diverged: the norm of the residual overflows")
         try:
             monitor.factor = factor = self.solver.setup(A, monitor.report.forward)
-            correction, level = self._correction(A, factor, h, residual)
+            correction, level, before = self._correction(A, factor, h, residual)
         except (ConvergenceError, SingularStateError) as error:
             if isinstance(error, SingularStateError) and monitor.stalled_by_noise(h, residual):
                 return None
             error.best, error.report = monitor.best, monitor.report
             monitor.report.reason = f"a Newton step could not be computed: {error}"
             raise
-        sizes = monitor.step_sizes(h, correction)
-        return _Step(h, residual, correction, factor, sizes, level, iterate.origin is None)
+        first = iterate.origin is None
+        return _Step(h, residual, correction, factor, monitor, level, before, first)
 
     def _correction(
         self, A: Operator, factor: Factor, h: Array, residual: Array
-    ) -> tuple[Array, Level]:
+    ) -> tuple[Array, Level, float]:
         """Solve A d = R until the linear residual is small in the units of the level.
 
-        Otherwise d need not be a direction of descent. The units depend on the size of d.
+        Otherwise d need not be a direction of descent. The units depend on the size of d. The level
+        of R is returned, too.
         """
         monitor = self.monitor
         with self.problem.backend.ignore_overflow():
@@ -212,7 +222,7 @@ class _InexactSteps:
                 break
             rtol = min(max(self.forcing * size / remaining, MIN_FORCING), MAX_FORCING)
             correction = correction + self._solve(factor, left, rtol, level)
-        return correction, level
+        return correction, level, size
 
     def _solve(self, factor: Factor, b: Array, rtol: float, level: Level) -> Array:
         """Solve A x = b in the units of the level, or in those of A where that fails.
@@ -280,10 +290,12 @@ class _InexactSteps:
             if residual is None:
                 undefined += 1
             else:
-                level = step.level_after(self.monitor, length, residual)
-                before, after = level(step.residual), level(residual)
-                reference = max([before, *(level(r) for r in self.recent_residuals)])
-                accepted = after <= reference - SUFFICIENT_DECREASE * length * before
+                level = step.level_after(length, residual)
+                before = step.before if level is step.level else level(step.residual)
+                after, decrease = level(residual), SUFFICIENT_DECREASE * length * before
+                accepted = after <= before - decrease or any(
+                    after <= level(r) - decrease for r in self.recent_residuals
+                )
                 if not accepted and norm < math.inf:
                     accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)
                 if accepted:

@@ -125,6 +125,11 @@ class Auto(Solver):
                     factor = self._choice.decide(A, in_use=False)
                 self._kind = _kind(A)
             choice = self._choice
+        if choice.final and A.array is not None:
+            assert choice.current.solver is not None
+            only = choice.current.solver.setup(A, counts)
+            self.record(f"solver: {only.name}, because {choice.reason}")
+            return only
         return _AutoFactor(A, self, choice, counts).starting_with(factor)
 
     def _choice_for(self, A: Operator) -> Choice:

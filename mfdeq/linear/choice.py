@@ -59,6 +59,11 @@ class Choice:
         """Whether the current candidate is kept unless it fails."""
         return bool(self.why) or isinstance(self.current.solver, Direct)
 
+    @property
+    def final(self) -> bool:
+        """Whether there is but one candidate, with nothing to revise or to fall back on."""
+        return bool(self.why) and len(self.candidates) == 1
+
     def expected(self, columns: int = 1) -> int:
         """Return the number of solves to come, at least those of the next right-hand sides."""
         planned = 0 if self.solves is None else self.solves - self.done

@@ -11,6 +11,8 @@ from scipy.sparse import csgraph
 from ..arrays.backend import Array, Backend, host, is_dense
 from ..arrays.sparse import sparse_on_host
 
+QUICK_STEPS = 3  # in which most dense matrices with zeros are seen to be connected
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -72,6 +74,23 @@ class Components:
         return Components(self.columns, self.rows)
 
 
+def _is_quickly_connected(A: Any) -> bool:
+    """Return whether a dense matrix is seen to be connected in a few steps, from one unknown.
+
+    Sparse matrices and their graphs cost more than the factorization of a small matrix.
+    """
+    present = A != 0
+    if not present.diagonal().all():
+        return False
+    present = present | present.T
+    reached = present[0]
+    for _ in range(QUICK_STEPS):
+        if reached.all():
+            return True
+        reached = present[reached].any(axis=0)
+    return bool(reached.all())
+
+
 def components_of(A: Any) -> Components | None:
     """Return the connected components of a square matrix; None if there is only one.
 
@@ -84,6 +103,8 @@ def components_of(A: Any) -> Components | None:
         return None
     if backend.library.on_host and not backend.is_numpy:
         return None  # no sparse matrix multiplies arrays of this library
+    if is_dense(A) and backend.is_numpy and _is_quickly_connected(A):
+        return None
     n = A.shape[0]
     graph = sparse_on_host(A)
     if not (graph.data != 0).all():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from ..arrays.backend import Array, is_dense
 from ..arrays.powers_of_two import times_power
@@ -27,7 +26,7 @@ def extreme_exponent(A: Operator) -> int:
 
     Of an operator without entries, the size of a product is taken in place of the largest entry.
     """
-    size = A.product_size if A.array is None else _largest(A.array)
+    size = A.product_size if A.array is None else _largest(A)
     if not (size and math.isfinite(size)):
         return 0
     exponent = math.frexp(size)[1]
@@ -35,11 +34,13 @@ def extreme_exponent(A: Operator) -> int:
     return 0 if abs(exponent) <= limit else -exponent
 
 
-def _largest(array: Any) -> float:
-    values = array if is_dense(array) else array.data
-    if 0 in values.shape:
-        return 0.0
-    return max(float(values.max()), -float(values.min()))
+def _largest(A: Operator) -> float:
+    found = vars(A).get("_largest_entry")
+    if found is None:
+        values = A.array if is_dense(A.array) else A.array.data
+        found = 0.0 if 0 in values.shape else max(float(values.max()), -float(values.min()))
+        vars(A)["_largest_entry"] = found  # one solver may set up another
+    return found
 
 
 def times_power_of(A: Operator, exponent: int) -> Operator:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.kernels import CACHE_ENTRIES
 from .scaling import weigh
 
 
@@ -49,16 +50,21 @@ class ResidualMeasure:
 
     def residual(self, b: Array, product: Array, x: Array) -> Any:
         """Return the norm of each column of b - product, (1, k) on the host."""
-        if self.weights is None:
+        if self.weights is None and not (b.ndim == 1 and b.shape[0] <= CACHE_ENTRIES):
             return on_host(self.backend.difference_norms(b, product))
         return self.norms(b - product, x)
 
     def norms(self, r: Array, x: Array) -> Any:
         """Return the norm of each column of r for the solution x, (1, k) on the host."""
         if self.weights is None:
-            return on_host(self.backend.column_norms(r))
+            return self._norms(r)
         with self.backend.ignore_overflow():
-            return on_host(self.backend.column_norms(weigh(self.weights, r)))
+            return self._norms(weigh(self.weights, r))
+
+    def _norms(self, r: Array) -> Any:
+        if r.ndim == 1:
+            return host.array([[self.backend.norm(r)]])
+        return on_host(self.backend.column_norms(r))
 
 
 class JointMeasure(ResidualMeasure):

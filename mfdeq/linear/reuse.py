@@ -1,6 +1,7 @@
 """Reuse one factor along a path of matrices: of Newton's method, a continuation or an optimizer.
 
-A factor that was set up for one A preconditions solves with the next. It is replaced when the
+A factor that was set up for one A preconditions solves with the next, unless it is so small that
+another one costs less than an iteration. It is replaced when the
 additional iterations have cost as much as a set-up, so that a path never costs much more than twice
 the least possible (the ski-rental argument [1]_). If the next matrix has equal entries, as one of a
 linear model has, the factor is kept. A multigrid hierarchy is refreshed with the entries of the new
@@ -65,15 +66,15 @@ class Reused(Solver):
     >>> from mfdeq.report import LinearCounts
     >>> solver, counts = Reused(mfdeq.Direct()), LinearCounts()
     >>> for shift in (0.0, 1e-3, 2e-3):
-    ...     A = np.diag([1.0, 2.0, 4.0]) + shift
-    ...     x = solver.setup(A, counts).solve(np.ones(3))
+    ...     A = np.diag(np.linspace(1.0, 2.0, 300)) + shift
+    ...     x = solver.setup(A, counts).solve(np.ones(300))
     >>> counts.setups
     1
 
     Two equilibria that share the factor:
 
     >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
-    >>> solver = Reused(mfdeq.Direct())
+    >>> solver = Reused(mfdeq.Krylov(preconditioner=mfdeq.ILU()))
     >>> first = mfdeq.solve(model, np.array([2.0, 10.0]), solver=solver)
     >>> second = mfdeq.solve(model, np.array([2.0, 10.01]), first.state, solver=solver)
     >>> second.report.forward.setups
@@ -123,7 +124,11 @@ class Reused(Solver):
             factor = self._held_for_equal(A, counts)
             if factor is None and self.held is not None and not self._aged(A):
                 factor = self.held.preconditioned_factor(A, counts, MAX_AGED_ITERATIONS)
-            return _AgedFactor(A, self, factor or self.renew(A, counts), counts)
+            if factor is None:
+                factor = self.renew(A, counts)
+                if not factor.iterative:  # it does not age as long as it solves with this matrix
+                    return factor
+            return _AgedFactor(A, self, factor, counts)
 
     def setup_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor:
         """Return a factor for many solves with one matrix, that of an equilibrium.
@@ -161,6 +166,8 @@ class Reused(Solver):
             self.excess, self._iterations_per_digit = 0.0, None
             self.refreshed = self.worn = False
             self.held = self.solver.setup(A, counts)
+            if not self.held.iterative:
+                self._iterations_per_digit = 0.0
             return self.held
 
     def replacement(self, aged: _AgedFactor, failed: Factor, error: ConvergenceError) -> Factor:

@@ -31,6 +31,7 @@ from scipy.sparse import csr_array, csr_matrix
 from ..arrays import jit
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.kernels import scale_rows
+from ..arrays.sparse import lines_of, magnitude
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from .components import Components, components_of
@@ -248,12 +249,17 @@ def is_balanced(A: Any) -> bool:
 
     No scaling helps a matrix with an empty row or column: its factorization reports it.
     """
-    magnitude = abs(A)
+    sizes = magnitude(A)
     backend = Backend.of(A if is_dense(A) else A.data)
-    ones = backend.xp.ones(A.shape[0], dtype=magnitude.dtype, device=backend.device)
-    sums = magnitude @ ones, magnitude.T @ ones
-    least = min(float(backend.xp.min(x)) for x in sums)
-    return max(float(backend.xp.max(x)) for x in sums) <= MAX_UNSCALED_RATIO * least or least == 0.0
+    xp = backend.xp
+    ones = backend.zeros(A.shape[0]) + 1.0
+    if backend.is_numpy and not is_dense(A) and A.format in ("csr", "csc"):
+        along = host.bincount(A.indices, sizes.data, A.shape[0])
+        sums = host.concatenate([host.bincount(lines_of(A), sizes.data, A.shape[0]), along])
+    else:
+        sums = xp.concat([sizes @ ones, sizes.T @ ones])
+    least = float(xp.min(sums))
+    return float(xp.max(sums)) <= MAX_UNSCALED_RATIO * least or least == 0.0
 
 
 def ratio(x: Array) -> float:

@@ -54,6 +54,7 @@ def test_newton_converges_quadratically(case, monkeypatch):
         assert np.log(last[-1]) / np.log(last[-2]) > 1.5
 
 
+@pytest.mark.usefixtures("reuse_of_small_factors")
 @pytest.mark.parametrize("solver", [mfdeq.Krylov(rtol=1e-12), mfdeq.Direct()], ids=str)
 def test_a_loose_newton_step_does_not_leak_into_an_adjoint(solver):
     case = build("bratu_field")

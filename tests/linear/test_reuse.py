@@ -74,12 +74,21 @@ def test_a_matrix_of_another_size_is_set_up_anew():
         assert np.linalg.norm(matrix @ x - b) <= 1e-10 * np.linalg.norm(b)
 
 
+@pytest.mark.usefixtures("reuse_of_small_factors")
 @pytest.mark.parametrize("case", CASES[:8], ids=str)
 def test_newton_reuses_its_first_factor(case):
     eq = case.solve(method="newton", solver=mfdeq.Direct())
     assert eq.report.forward.setups <= max(1, eq.report.iterations - 1)
 
 
+@pytest.mark.parametrize("case", CASES[:8], ids=str)
+def test_newton_factorizes_a_small_matrix_at_every_step(case):
+    forward = case.solve(method="newton", solver=mfdeq.Direct()).report.forward
+    assert forward.setups >= 1
+    assert forward.iterations == 0
+
+
+@pytest.mark.usefixtures("reuse_of_small_factors")
 def test_an_optimizer_s_next_solve_starts_from_the_last_factor():
     case = build("bratu_field")
     F = mfdeq.ReducedFunctional(case.model, case.loss, solver=mfdeq.Direct())

@@ -16,8 +16,9 @@ from ..factor import Factor
 from ..operands import MAX_SPARSE_DENSITY, assembled, matrix_of, operator_of
 from ..protocols import Solver
 from ..rounding import singular_error
+from .dense import DenseFactor
 from .dense_blocks import MAX_BLOCK_SIZE, DenseBlocks
-from .factors import BlockInverseFactor, DenseFactor, SparseFactor
+from .factors import BlockInverseFactor, SparseFactor
 from .package import UnsuitableMatrixError, unsuitable
 from .registry import PACKAGES, default_packages
 from .singular import is_singular

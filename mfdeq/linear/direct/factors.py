@@ -1,4 +1,7 @@
-"""What `Direct.setup` returns: factors of sparse, dense and block-diagonal matrices."""
+"""What `Direct.setup` returns: factors of sparse and block-diagonal matrices.
+
+`dense` has that of a dense matrix.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,37 @@ from typing import Any
 
 from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
-from ...locks import cached_property, ignore_warnings
+from ...locks import cached_property
 from ...operators.operator import Operator
 from ...report import LinearCounts
 from ..factor import Factor
 from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication
-from ..rounding import singular_error
 from ..scaling import Scaling
 from .dense_blocks import DenseBlocks
 from .package import DirectPackage, Factorization, passes_trial_solve
+
+# Size of a factor of a sparse matrix up to which another one costs less than iterations of GMRES
+# preconditioned by it, each of which takes hundreds of calls.
+MAX_RENEWED_BYTES = 2**16
 
 
 class DirectFactor(Factor):
     """Base class of the factors that are exact up to rounding."""
 
     iterative = False
+    max_renewed_bytes: float = MAX_RENEWED_BYTES
     advice = "a larger rtol, or other units of the equations and unknowns"
 
     def preconditioned_factor(
         self, A: Operator, counts: LinearCounts, max_iterations: int
-    ) -> Factor:
-        """Return a factor for a nearby matrix, by GMRES preconditioned by this factorization."""
+    ) -> Factor | None:
+        """Return a factor for a nearby matrix, by GMRES preconditioned by this factorization.
+
+        None if a factorization of that matrix is cheaper.
+        """
+        if self.nbytes <= self.max_renewed_bytes:
+            return None
         counts.add(setups=-1)  # nothing is set up
         solver = Krylov("gmres", FactorApplication(self), self.rtol, max_iterations)
         return solver.setup(A, counts, scaling=self.scaling)
@@ -134,37 +146,3 @@ class BlockInverseFactor(DirectFactor):
 
     def _product(self, A: Operator, x: Array) -> Array:
         return self.blocks.apply(x, adjoint=A is not self.A)
-
-
-class DenseFactor(DirectFactor):
-    """The LU of a dense matrix, by LAPACK or its equivalent on a device."""
-
-    name = "Direct (dense LU)"
-
-    def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
-        super().__init__(A, rtol, counts)
-        self.scaling = Scaling.of(array)
-        array = self.scaling.apply(array)
-        with ignore_warnings():  # an exact zero pivot becomes an error below
-            self.lu, self.pivots = self.backend.dense_linalg.lu_factor(array, check_finite=False)
-        xp = self.backend.xp
-        pivots = xp.linalg.diagonal(self.lu)
-        # scipy leaves a zero pivot as it is; cupy makes it NaN.
-        if bool(xp.any((pivots == 0) | ~xp.isfinite(pivots))):
-            raise singular_error(0.0, "(a pivot is exactly zero)")
-        self.counts.bytes = self.nbytes
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of L and U."""
-        return stored_bytes(self.lu)
-
-    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        return self.scaling.solve(self._solve_scaled, b, adjoint)
-
-    def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
-        solve = self.backend.dense_linalg.lu_solve
-        # SciPy changes the pivots while it solves, and changes them back: threads need their own.
-        pivots = self.backend.xp.asarray(self.pivots, copy=True)
-        # Both arrays are known to be finite; a check would wait for the device.
-        return solve((self.lu, pivots), b, trans=1 if adjoint else 0, check_finite=False)

@@ -40,10 +40,9 @@ register(CuDSSPackage())
 def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
     """Yield the packages that ``mfdeq.Direct()`` tries for A, and their limits of operations."""
     for package in reversed(PACKAGES.values()):
-        if not package.obstacle(A):
-            max_operations = package.default_max_operations(A)
-            if max_operations is not None:
-                yield package, max_operations
+        max_operations = package.default_max_operations(A)
+        if max_operations is not None and not package.obstacle(A):
+            yield package, max_operations
 
 
 def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float]]:
