@@ -69,14 +69,14 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
 
     def gradient_part(which: int) -> Callable[[Array, Array], Array]:
         return lambda h, theta: source.from_library(
-            Backend.of(h), gradient(*source.to_library(h, theta))[which]
+            Backend.of(h), gradient(*source.operands(h, theta))[which]
         )
 
     def evaluate(h: Array, theta: Array) -> float:
-        return float(value(*source.to_library(h, theta)))
+        return float(value(*source.operands(h, theta)))
 
     def curvature(h: Array, theta: Array) -> Curvature:
-        unchanged = source.watch(flat, *source.to_library(h, theta))
+        unchanged = source.watch(flat, *source.operands(h, theta))
         backend = Backend.of(h)
         return hessians.at(
             h,
@@ -221,7 +221,7 @@ class AutomaticModel(ConfiguredModel):
         return value
 
     def _evaluate(self, h: Array, theta: Array) -> Array:
-        value = self._value(*self.source.to_library(h, theta))
+        value = self._value(*self.source.operands(h, theta))
         return self.source.from_library(Backend.of(h, theta), value)
 
     def _check_repeatable(self, h: Array, theta: Array, value: Array) -> None:
@@ -253,7 +253,7 @@ class AutomaticModel(ConfiguredModel):
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
         h, theta = (backend.xp.asarray(x, copy=True) for x in (h, theta))
-        unchanged = source.watch(self._flat, *source.to_library(h, theta))
+        unchanged = source.watch(self._flat, *source.operands(h, theta))
 
         def first_derivative(which: int) -> Operator:
             unchanged()
@@ -274,8 +274,8 @@ class AutomaticModel(ConfiguredModel):
 
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
             unchanged()
-            point = source.to_library(h, theta)
-            value = self._second(*point, source.to_library(*a), source.to_library(*b))
+            point = source.operands(h, theta)
+            value = self._second(*point, source.operands(*a), source.operands(*b))
             return source.from_library(backend, value)
 
         d_state = first_derivative(0)
@@ -327,7 +327,7 @@ class AutomaticModel(ConfiguredModel):
         return jacobian_operator(
             Backend.of(h, theta),
             self.source,
-            self._jacobians[which](*self.source.to_library(h, theta)),
+            self._jacobians[which](*self.source.operands(h, theta)),
             (self.state_size, (self.state_size, self.param_size)[which]),
             self._entries(FIELDS[which], unchanged),
             self.symmetric and which == 0,

@@ -109,6 +109,10 @@ class ConfiguredModel(Model):
                 f"time_sign of {caller}: expected 1, -1 or None, got {short_repr(self.time_sign)}"
             )
 
+    def _defines(self, method: str) -> bool:
+        own = getattr(getattr(self, method), "__func__", None) is getattr(ConfiguredModel, method)
+        return not own or self._fields.get(method) is not None
+
     def initial_state(self, theta: Array) -> Array | None:
         """Return the initial state that was passed, or that of the function that was."""
         return self._field_value(self._fields.get("initial_state"), theta)

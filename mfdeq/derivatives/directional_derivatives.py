@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..arrays.backend import Array, Backend, as_array
+from ..arrays.backend import Array, Backend, array_on_host, as_array, host
 from ..errors import ModelError, is_evaluation_failure, note_origin
 from ..locks import PerThread, cached_property
-from ..operators.operator import Operator, columnwise
+from ..operators.operator import Operator
 from .adapted_sizes import adapt_sizes
 from .complex_step_check import ComplexStepVerdict, judge_complex_step
 from .nearby_points import nearby_point, typical_sizes
@@ -213,6 +213,28 @@ class DirectionalDerivatives:
             return self.by_complex_step(a, at)
         return self._difference(self.trial, a, at)
 
+    def firsts(self, a: Direction, at: Direction | None = None) -> Array:
+        """Return f'[a] for the columns a of two blocks, (P, k) and (N, k), as an (N, k) block."""
+        if self.complex_step:
+            return self._by_complex_steps(a, at)
+        of_columns = [self.first(column, at) for column in _columns(a)]
+        return self.backend.xp.stack(of_columns, axis=1)
+
+    def seconds(self, a: Direction, b: Direction) -> Array:
+        """Return f''[a, b] for one b and the columns a of two blocks, as an (N, k) block."""
+        if self.complex_step:
+            total: Any = self.backend.zeros(self.size, a[0].shape[1])
+            for part in self._magnitudes(b):
+                t = self.step / self._longest(part)
+                there = functools.partial(self._finite, functools.partial(self.firsts, a))
+                plus, minus = there(_shift(None, part, t)), there(_shift(None, part, -t))
+                if plus is None or minus is None:
+                    break
+                total = total + self._above_rounding(plus - minus, (plus, minus), None) / (2.0 * t)
+            else:
+                return total
+        return self.backend.xp.stack([self.second(column, b) for column in _columns(a)], axis=1)
+
     def second(self, a: Direction, b: Direction) -> Array:
         """Return f''[a, b], with entries below the rounding error of the difference set to zero."""
         total = self.backend.zeros(self.size)
@@ -253,26 +275,43 @@ class DirectionalDerivatives:
 
     def by_complex_step(self, a: Direction, at: Direction | None = None) -> Array:
         """Return the complex step along a."""
-        xp, point = self.backend.xp, self._point(at)
-        tiny = self.backend.eps**2 / self._longest(a)
+        column = a[0][:, None], a[1][:, None]
+        return self._by_complex_steps(column, at)[:, 0]
+
+    def _by_complex_steps(self, a: Direction, at: Direction | None) -> Array:
+        """Return the complex steps along the columns of two blocks, as an (N, k) block."""
+        xp, backend = self.backend.xp, self.backend
+        longest = xp.max(xp.concat([xp.abs(part) for part in a]), axis=0)
+        tiny = backend.eps**2 / xp.where(longest > 0.0, longest, xp.ones_like(longest))
+        # A contiguous vector for each column.
         theta, h = (
-            x + 1j * (tiny * size * part)
-            for x, size, part in zip(point, self.sizes, a, strict=True)
+            x + 1j * (tiny[:, None] * size * part.T)
+            for x, size, part in zip(self._point(at), self.sizes, a, strict=True)
         )
-        name, shape = f"{self.name}, of complex arrays,", (self.size,)
-        with note_origin(f"{name} of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
+        steps, out = array_on_host(longest), 0.0 * h
+        for j in range(steps.shape[0]):
+            if steps[j] != 0.0:
+                out[j, :] = self._complex_value(h[j, :], theta[j, :])
+        if at is None and steps.shape[0] and steps[-1] != 0.0:
+            self._real_part = xp.real(out[-1, :])
+        # A NaN may have an imaginary part of zero.
+        derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny[:, None], xp.nan)
+        return xp.asarray(derivative, dtype=backend.dtype).T
+
+    def _complex_value(self, h: Array, theta: Array) -> Array:
+        name, shape = f"{self.name}, of complex arrays,", h.shape
+        with note_origin(f"{name} of shapes {h.shape}, {theta.shape}"):
             out = self.f(h, theta)
+        if type(out) is host.ndarray and out.shape == shape and out.dtype.kind == "c":
+            return out
         out = as_array(self.backend, out, f"{name} (an array of shape {shape})", ModelError)
-        if tuple(out.shape) != shape or not xp.isdtype(out.dtype, "complex floating"):
+        complex_numbers = self.backend.xp.isdtype(out.dtype, "complex floating")
+        if tuple(out.shape) != tuple(shape) or not complex_numbers:
             raise ModelError(
                 f"{name}: expected a complex array of shape {shape}, got dtype {out.dtype} and "
                 f"shape {tuple(out.shape)}"
             )
-        if at is None:
-            self._real_part = xp.real(out)
-        # A NaN may have an imaginary part of zero.
-        derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny, xp.nan)
-        return xp.asarray(derivative, dtype=self.backend.dtype)
+        return out
 
     def by_difference(self, a: Direction, step: float) -> Array | None:
         """Return the difference along a with a relative step, or None if f has no value there."""
@@ -339,7 +378,7 @@ class DirectionalDerivatives:
                     raise
                 self._failure.value = error
                 return None
-            if bool(self.backend.xp.all(self.backend.xp.isfinite(value))):
+            if self.backend.all(self.backend.xp.isfinite(value)):
                 return value
             self._failure.value = None
             return None
@@ -425,11 +464,14 @@ class Jacobian(Operator):
         self.derivatives, self.part = derivatives, part
 
     def _apply(self, x: Array) -> Array:
-        return columnwise(self._along, x, self.backend, self.shape[0])
+        rest = self.backend.zeros(self.derivatives.x[1 - self.part].shape[0], *x.shape[1:])
+        direction = (x, rest) if self.part == 0 else (rest, x)
+        return (self.derivatives.first if x.ndim == 1 else self.derivatives.firsts)(direction)
 
-    def _along(self, x: Array) -> Array:
-        rest = 0.0 * self.derivatives.x[1 - self.part]
-        return self.derivatives.first((x, rest) if self.part == 0 else (rest, x))
+
+def _columns(a: Direction) -> Iterator[Direction]:
+    """Iterate over the columns of two blocks as directions."""
+    return ((a[0][:, j], a[1][:, j]) for j in range(a[0].shape[1]))
 
 
 def _shift(at: Direction | None, a: Direction, t: float) -> Direction:

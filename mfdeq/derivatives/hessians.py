@@ -67,14 +67,14 @@ class Hessians:
             ``nearby(i)`` returns a point (h, theta) close to this one, different for each i.
         """
         source, backend = self.source, Backend.of(h)
-        product = self.product(*source.to_library(h, theta, lam))
+        product = self.product(*source.operands(h, theta, lam))
 
         def apply(u: Array, z: Array) -> tuple[Array, ...]:
             if u.ndim == 2 and u.shape[1] == 0:
                 return u, z
             unchanged()
             return tuple(
-                source.from_library(backend, part) for part in product(*source.to_library(u, z))
+                source.from_library(backend, part) for part in product(*source.operands(u, z))
             )
 
         def operator_near(i: int) -> Operator:

@@ -98,7 +98,7 @@ class Jacobian(Operator):
         if x.ndim == 2 and x.shape[1] == 0:
             return self.backend.zeros(self.shape[which == "adjoint_product"], 0)
         product: Any = getattr(self.products, which)
-        return self.source.from_library(self.backend, product(*self.source.to_library(x)))
+        return self.source.from_library(self.backend, product(*self.source.operands(x)))
 
     def check_entries(self) -> None:
         """Raise `ModelError` if products with random vectors are not finite."""
@@ -165,7 +165,7 @@ def _assemble(
     multiply: Any = product or adjoint
     eye = backend.eye(size, size)
     blocks = [
-        source.from_library(backend, multiply(*source.to_library(eye[:, i : i + BLOCK_COLUMNS])))
+        source.from_library(backend, multiply(*source.operands(eye[:, i : i + BLOCK_COLUMNS])))
         for i in range(0, size, BLOCK_COLUMNS)
     ]
     columns = backend.xp.concat(blocks, axis=1)
@@ -202,7 +202,7 @@ def _(J: Jacobian, method: str, identity_minus: bool = False) -> CompiledSolve |
         B: Array, weights: Array, rtol: float, max_iterations: int, restart: int, adjoint: bool
     ) -> Any:
         J.entries.unchanged()
-        sides = J.source.to_library(B, weights)
+        sides = J.source.operands(B, weights)
         results = solve(*sides, rtol, max_iterations, restart, adjoint)
         x, residuals, *rest = (J.backend.copy_from(result) for result in results)
         if not bool(J.backend.xp.all(J.backend.xp.isfinite(residuals))):

@@ -61,6 +61,13 @@ class JaxSource(DerivativeSource):
         """Convert arrays to JAX arrays, without a copy if possible."""
         return [to_jax_array(self.jax, x) for x in arrays]
 
+    def operands(self, *arrays: Array) -> list[Any]:
+        """Return arrays of numpy as they are, since compiled functions convert them faster."""
+        dtypes = (host.float32, host.float64)[: 1 + self.jax.config.jax_enable_x64]
+        if all(type(x) is host.ndarray and x.dtype in dtypes for x in arrays):
+            return list(arrays)
+        return self.to_library(*arrays)
+
     def from_library(self, backend: Backend, x: Any) -> Array:
         """Convert a JAX array to a new array of the backend."""
         return backend.copy_from(x)

@@ -113,6 +113,9 @@ class MixedModel(Model):
         """Return the initial state of the first model."""
         return self.models[0].initial_state(theta)
 
+    def _defines(self, method: str) -> bool:
+        return self.models[0]._defines(method)
+
     def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
         """Return the residual scale of the first model."""
         return self.models[0].residual_scale(h, theta)

@@ -13,29 +13,36 @@ References
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from ..arrays.backend import Array, array_on_host, host
+from ..locks import lock_of
 from ..models.curvature import Curvature
-from ..operators.operator import Operator, columnwise
+from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
 from .directional_derivatives import Direction, DirectionalDerivatives
 
 MAX_TABULATED_COLOURS = 64  # a table takes one evaluation of f'' for each pair of colours
+MAX_COLOURS_AT_ONCE = 8  # of a table that is made before the first product
 MAX_TABULATED_ENTRIES = 2**26  # entries of the table, including zeros
 
 
 class SecondDerivatives:
-    """The second derivatives of f at one point, as a table or by products.
+    """The second derivatives of f at one point, by products or from a table.
 
-    They are tabulated if the pattern of f' has few colours. Otherwise each product evaluates f''
-    along one direction.
+    A product with a Hessian evaluates f'' along one direction and each colour of the columns. Up to
+    64 colours of the pattern of f', all second derivatives are tabulated when the products so far
+    have cost as much as that. They are tabulated at once if there are few colours, or if f' is a
+    difference: the steps are then those of each variable.
 
     Parameters
     ----------
     derivatives : DirectionalDerivatives
     coloured : ColouredPattern or None
-        The coloured pattern of f' with respect to (theta, h), or None if f' is dense.
+        The coloured pattern of f' with respect to (theta, h), or None if f' is large and dense.
     """
 
     def __init__(
@@ -45,30 +52,49 @@ class SecondDerivatives:
         self.backend = derivatives.backend
         self.N, self.P = derivatives.size, derivatives.x[0].shape[0]
         self.sizes = self.backend.xp.concat(list(derivatives.sizes))
-        self.tabulated = (
+        self.can_tabulate = (
             coloured is not None
             and coloured.count <= MAX_TABULATED_COLOURS
             and coloured.rows.shape[0] * coloured.count <= MAX_TABULATED_ENTRIES
         )
-        if coloured is not None and self.tabulated:
-            self._tabulate(coloured)
+        self.tabulated = False
+        self._spent = 0.0  # evaluations of f'' for products
+        few = coloured is not None and coloured.count <= MAX_COLOURS_AT_ONCE
+        if few or not derivatives.complex_step:
+            self.has_table(math.inf)
+
+    def has_table(self, evaluations: float) -> bool:
+        """Return whether there is a table, for a result that takes evaluations of f'' without it.
+
+        It is made if those so far have cost as much.
+        """
+        if self.coloured is None or not self.can_tabulate:
+            return False
+        with lock_of(self):
+            if not self.tabulated:
+                self._spent += evaluations
+                if self._spent > self.coloured.count**2:
+                    self._tabulate(self.coloured)
+                    self.tabulated = True
+            return self.tabulated
 
     def curvature(self, lam: Array) -> Curvature:
         """Return the Hessian of lamᵀf with respect to (theta, h)."""
-        if not self.tabulated:
-            return Curvature(apply=lambda dtheta, dh: self._product(lam, dtheta, dh))
-        backend, P = self.backend, self.P
-        i, j = self.columns
-        values = 0.5 * self.values * backend.xp.take(lam, self.rows)
-        n = self.P + self.N
-        half = backend.sparse.coo_matrix((values, (i, j)), shape=(n, n)).tocsr()
-        K = (half + half.T).tocsr()
-        return Curvature(K[:P, :P], K[P:, :P], K[P:, P:])
+        if self.tabulated:
+            P, K = self.P, self._matrix(lam)
+            return _NumericalCurvature(K[:P, :P], K[P:, :P], K[P:, P:])
+
+        def entries(K: Operator) -> Any:
+            return self._matrix(lam) if self.has_table(math.inf) else None
+
+        return _NumericalCurvature(
+            apply=lambda dtheta, dh: self._product(lam, dtheta, dh), compute_entries=entries
+        )
 
     def along(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
         """Return f''[a, b] along a = (dtheta, dh) and b."""
         backend, xp = self.backend, self.backend.xp
-        if not self.tabulated:
+        if not self.has_table(1):
             a, b = (
                 tuple(part / size for part, size in zip(each, self.derivatives.sizes, strict=True))
                 for each in (a, b)
@@ -80,6 +106,14 @@ class SecondDerivatives:
         where = (self.rows, xp.arange(terms.shape[0], device=backend.device))
         shape = (self.N, terms.shape[0])
         return backend.sparse.csr_matrix((xp.ones_like(terms), where), shape=shape) @ terms
+
+    def _matrix(self, lam: Array) -> Any:
+        """Return the Hessian of lamᵀf from the table, a sparse matrix."""
+        backend, n = self.backend, self.P + self.N
+        i, j = self.columns
+        values = 0.5 * self.values * backend.xp.take(lam, self.rows)
+        half = backend.sparse.coo_matrix((values, (i, j)), shape=(n, n)).tocsr()
+        return (half + half.T).tocsr()
 
     def _tabulate(self, coloured: ColouredPattern) -> None:
         """Store the value, the row and the two columns of every nonzero second derivative."""
@@ -105,14 +139,29 @@ class SecondDerivatives:
     def _product(self, lam: Array, dtheta: Array, dh: Array) -> tuple[Array, Array]:
         """Return f''[·, b]ᵀ lam for b = (dtheta, dh)."""
         backend, n = self.backend, self.P + self.N
-        b = backend.xp.concat([dtheta, dh]) / self.sizes
-        along = SecondDerivativeAlong(self.derivatives, b)
-        if self.coloured is not None:
-            matrix = self.coloured.matrix_of(along)
+        b = backend.xp.concat([dtheta, dh])
+        if self.has_table(0 if self.coloured is None else self.coloured.count):
+            product = self._matrix(lam) @ b
+            return product[: self.P], product[self.P :]
+        along = SecondDerivativeAlong(self.derivatives, b / self.sizes)
+        if self.coloured is None:
+            product = along._apply(backend.eye(n, n)).T @ lam
         else:
-            matrix = along._apply(backend.eye(n, n))
-        product = (matrix.T @ lam) / self.sizes
+            terms = self.coloured.entries_of(along) * array_on_host(lam)[self.coloured.rows]
+            product = backend.from_host(host.bincount(self.coloured.columns, terms, n))
+        product = product / self.sizes
         return product[: self.P], product[self.P :]
+
+
+@dataclass(frozen=True)
+class _NumericalCurvature(Curvature):
+    """A curvature by differences, which is symmetric whatever the function."""
+
+    known_symmetric: ClassVar[bool] = True
+    compute_entries: Callable[[Operator], Any] = lambda K: None
+
+    def _entries(self, K: Operator) -> Any:
+        return self.compute_entries(K)
 
 
 class SecondDerivativeAlong(Operator):
@@ -124,10 +173,8 @@ class SecondDerivativeAlong(Operator):
         self.b = self._split(b)
 
     def _split(self, x: Array) -> Direction:
-        return x[: self.P], x[self.P :]
+        return x[: self.P, ...], x[self.P :, ...]
 
     def _apply(self, x: Array) -> Array:
-        return columnwise(self._along, x, self.backend, self.shape[0])
-
-    def _along(self, a: Array) -> Array:
-        return self.derivatives.second(self._split(a), self.b)
+        second = self.derivatives.second if x.ndim == 1 else self.derivatives.seconds
+        return second(self._split(x), self.b)

@@ -124,6 +124,10 @@ class DerivativeSource(ABC):
     def to_library(self, *arrays: Array) -> list[Any]:
         """Convert arrays of a model to arrays of the library, without a copy where possible."""
 
+    def operands(self, *arrays: Array) -> list[Any]:
+        """Convert arrays to what the functions of this source take; by default as `to_library`."""
+        return self.to_library(*arrays)
+
     @abstractmethod
     def from_library(self, backend: Backend, x: Any) -> Array:
         """Convert an array of the library to a new array of the backend."""

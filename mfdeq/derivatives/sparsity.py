@@ -35,7 +35,9 @@ MAX_SPARSE_DENSITY = 0.25  # share of entries up to which a detected pattern is 
 MAX_DENSE_COLUMNS = 5_000  # columns up to which a few are tried before a pattern is detected
 MAX_SHARED_ROW_COLUMNS = 512  # columns up to which a matrix with a full row is dense
 FULL_ROW_DENSITY = 0.75  # share of entries of a row that is called full
-MIN_SPARSE_SIZE = 16  # rows or columns below which a detected pattern is always used
+MIN_SPARSE_SIZE = 16  # rows or columns below which colours alone decide whether it is used
+MAX_COLOUR_SHARE = 0.5  # of the number of columns, up to which a pattern saves products
+MAX_FULL_COLUMNS = 64  # of a dense matrix up to which it has a pattern, where one is asked for
 
 
 class Sparsity:
@@ -72,7 +74,10 @@ class Sparsity:
                 raise _pattern_error(kind, shapes)
         self.patterns = tuple(pair)
         self.coloured = [ColouredPattern(p) if is_sparse(p) else None for p in pair]
+        self.shapes = shapes
         self._dense = [False, False]  # whether detection found the Jacobian to be dense
+        self._full: list[Any] = [None, None]  # the patterns of those that are
+        self._joint: tuple[list[Any], ColouredPattern] | None = None  # with what it was made of
 
     def assemble(
         self,
@@ -151,10 +156,25 @@ class Sparsity:
 
     def joint_pattern(self) -> ColouredPattern | None:
         """Return the coloured pattern with respect to (theta, h), or None if one is dense."""
-        state, params = self.coloured
-        if state is None or params is None:
+        parts = [
+            self._pattern(which) if found is None else found.pattern
+            for which, found in enumerate(self.coloured)
+        ]
+        if parts[0] is None or parts[1] is None:
             return None
-        return ColouredPattern(sparse.hstack([params.pattern, state.pattern]))
+        before = self._joint  # which another thread may replace
+        if before is None or any(x is not y for x, y in zip(before[0], parts, strict=True)):
+            before = self._joint = parts, ColouredPattern(sparse.hstack(parts[::-1]))
+        return before[1]
+
+    def _pattern(self, which: int) -> Any:
+        """Return the full pattern of a small dense Jacobian, or None."""
+        shape = self.shapes[which]
+        if not self._dense[which] or shape[1] > MAX_FULL_COLUMNS:
+            return None
+        if self._full[which] is None:
+            self._full[which] = sparse.csr_matrix(host.ones(shape))
+        return self._full[which]
 
     def _decoded_matrix(
         self,
@@ -215,11 +235,11 @@ class Sparsity:
             if before is not None:
                 pattern = host_pattern(pattern + before.pattern)
             rows, columns = pattern.shape
-            if (
-                pattern.nnz <= MAX_SPARSE_DENSITY * rows * columns
-                or min(rows, columns) < MIN_SPARSE_SIZE
-            ):
-                coloured = self.coloured[which] = ColouredPattern(pattern)
+            coloured = ColouredPattern(pattern)
+            sparse_enough = pattern.nnz <= MAX_SPARSE_DENSITY * rows * columns
+            small = min(rows, columns) < MIN_SPARSE_SIZE
+            if sparse_enough or (small and coloured.count <= MAX_COLOUR_SHARE * columns):
+                self.coloured[which] = coloured
                 return coloured
         self.coloured[which], self._dense[which] = None, True
         return None

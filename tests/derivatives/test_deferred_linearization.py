@@ -137,7 +137,7 @@ def test_the_parameter_derivative_is_that_at_the_point_of_the_linearization():
     h, theta = np.ones(N), THETA.copy()
     at = model.linearize(h, theta)
     h[:], theta[:] = 7.0, 9.0
-    close(at.d_params.toarray(), -2 * MIX * THETA, 1e-12)
+    close(at.d_params, -2 * MIX * THETA, 1e-12)
 
 
 @pytest.mark.parametrize("real", [True, False])
