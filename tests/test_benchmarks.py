@@ -32,8 +32,8 @@ def test_hessian_products_are_tabulated():
 
 
 def test_reused_factors_save_setups_and_refreshed_hierarchies_iterations():
-    table = benchmark("--sizes", "16", "--repeats", "1", program="newton")
-    rows = re.findall(r"^ +16 (Direct|CG \+ AMG) +(-?\d+) +(\d+) +(\d+) +\d+", table, re.MULTILINE)
+    table = benchmark("--sizes", "20", "--repeats", "1", program="newton")
+    rows = re.findall(r"^ +20 (Direct|CG \+ AMG) +(-?\d+) +(\d+) +(\d+) +\d+", table, re.MULTILINE)
     setups = {(name, int(limit)): int(count) for name, limit, _, count in rows}
     assert len(setups) == 12
     assert setups["Direct", -1] > 2 * setups["Direct", 40]
