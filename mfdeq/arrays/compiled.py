@@ -23,6 +23,7 @@ from . import jit, kernels
 from .kernels import (  # noqa: F401
     MAX_BLOCK_COLUMNS,
     MAX_BLOCK_ENTRIES,
+    PIECE_COLUMNS,
     add_product,
     available_bytes,
     capturable_matrix,
@@ -39,7 +40,6 @@ MAX_PARTS = 4  # parts of a loop for each thread: whoever is faster takes more
 PART_ENTRIES = 50_000  # entries of a part, below which handing it over takes too long
 PIECE_ENTRIES = 8192  # entries whose sum is one of those that are added up
 MAX_COLUMNS = 4  # columns of products with the rows of a basis
-PIECE_COLUMNS = 2048  # columns of such rows that stay in a cache
 # The products of a matrix stored by columns cannot be shared by rows. It is stored by rows, too,
 # once that is cheap compared with the products so far.
 COLUMNS_BEFORE_CONVERSION = 8
@@ -152,36 +152,40 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
     return _run_rows(loop, P, Z, numpy.ascontiguousarray(ratio))
 
 
-def _few_rows(V: Array, *blocks: Array) -> bool:
+def _few_columns(V: Array, W: Array) -> bool:
     """Return whether a loop multiplies a basis by few columns; by many, BLAS is faster."""
-    return blocks[0].ndim == 2 and 0 < blocks[0].shape[1] <= MAX_COLUMNS and _in_place(V)
+    if not (W.ndim == 2 and W.shape[1] <= MAX_COLUMNS and _suit(W, V) and _in_place(V)):
+        return False
+    return W.T.flags.c_contiguous
 
 
 def inner_products(V: Array, W: Array) -> Array:
     """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns."""
-    if not (_suit(W, V) and _few_rows(V, W)):
+    if not _few_columns(V, W):
         return kernels.inner_products(V, W)
     from . import loops
 
     (m, n), k = V.shape, W.shape[1]
     pieces = -(-n // PIECE_COLUMNS)
     sums = numpy.empty((pieces, m, k), dtype=V.dtype)
-    arguments = V, numpy.ascontiguousarray(W.T), sums, PIECE_COLUMNS
+    arguments = V, W.T, sums, PIECE_COLUMNS
     _run(loops.inner_products, arguments, _parts(pieces, V.size), pieces)
     return sums.sum(axis=0)
 
 
 def subtract_combination(W: Array, V: Array, h: Array) -> Array:
-    """Return W - V' h for an (n, k) block of few columns, (m, n) rows and (m, k) coefficients."""
-    if not (_suit(V, W, h) and _few_rows(V, W, h)):
+    """Subtract V' h from an (n, k) block of few columns in place and return it.
+
+    V has (m, n) rows, and h (m, k) coefficients.
+    """
+    if not _few_columns(V, W) or h.dtype != V.dtype:
         return kernels.subtract_combination(W, V, h)
     from . import loops
 
-    target = numpy.empty(W.T.shape, dtype=W.dtype)
     pieces = -(-W.shape[0] // PIECE_COLUMNS)
-    arguments = target, numpy.ascontiguousarray(W.T), V, h, PIECE_COLUMNS
-    _run(loops.subtract_combination, arguments, _parts(pieces, V.size), pieces)
-    return target.T
+    h = numpy.ascontiguousarray(h)
+    _run(loops.subtract_combination, (W.T, V, h, PIECE_COLUMNS), _parts(pieces, V.size), pieces)
+    return W
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:

@@ -17,12 +17,7 @@ from typing import Any
 
 from ..locks import lock_of
 from .backend import Array, Backend, is_sparse
-from .kernels import (  # noqa: F401
-    converted,
-    inner_loops,
-    inner_products,
-    subtract_combination,
-)
+from .kernels import converted, inner_loops  # noqa: F401
 
 MAX_BLOCK_COLUMNS = 32  # columns in one block product
 MAX_BLOCK_ENTRIES = 2**31  # entries in one block product
@@ -120,6 +115,17 @@ def redirect(xp: ModuleType, P: Array, Z: Array, ratio: Array) -> None:
     grid, block = _threads(P.size, k, MAX_BLOCKS)
     given = P, xp.ascontiguousarray(Z), xp.ascontiguousarray(ratio), xp.int64(P.size), xp.int32(k)
     _kernel("redirect", _real(P.dtype))(grid, block, given)
+
+
+def inner_products(V: Array, W: Array) -> Array:
+    """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns."""
+    return V @ W
+
+
+def subtract_combination(W: Array, V: Array, h: Array) -> Array:
+    """Subtract V' h from an (n, k) block of few columns in place and return it."""
+    W -= V.T @ h
+    return W
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 Array = Any
 MAX_BLOCK_COLUMNS = 16  # columns in one block product
 MAX_BLOCK_ENTRIES = 16_000_000  # entries in one block product
+PIECE_COLUMNS = 2048  # columns of the rows of a basis in one product
 CACHE_ENTRIES = 32_768  # entries of each of several arrays that fit in a cache together
 
 
@@ -109,13 +110,29 @@ def add_product(x: Array, A: Any, y: Array, sign: int = 1) -> Array:
 
 
 def inner_products(V: Array, W: Array) -> Array:
-    """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns."""
-    return V @ W
+    """Return V W for the (m, n) rows of a basis and an (n, k) block of few columns.
+
+    In pieces that stay in a cache, a product with two columns takes the time of one.
+    """
+    if W.shape[1] == 1 or W.shape[0] <= PIECE_COLUMNS:
+        return V @ W
+    total = V[:, :PIECE_COLUMNS] @ W[:PIECE_COLUMNS, :]
+    for i in range(PIECE_COLUMNS, W.shape[0], PIECE_COLUMNS):
+        here = slice(i, i + PIECE_COLUMNS)
+        total += V[:, here] @ W[here, :]
+    return total
 
 
 def subtract_combination(W: Array, V: Array, h: Array) -> Array:
-    """Return W - V' h for an (n, k) block of few columns, (m, n) rows and (m, k) coefficients."""
-    return W - V.T @ h
+    """Subtract V' h from an (n, k) block of few columns in place and return it.
+
+    V has (m, n) rows, and h (m, k) coefficients.
+    """
+    step = PIECE_COLUMNS if W.shape[1] > 1 else max(1, W.shape[0])
+    for i in range(0, W.shape[0], step):
+        here = slice(i, i + step)
+        W[here, :] -= V[:, here].T @ h
+    return W
 
 
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:

@@ -229,16 +229,13 @@ def inner_products(V: Array, W: Array, sums: Array, length: int, start: int, sto
 
 
 @njit(fastmath={"contract"})
-def subtract_combination(
-    target: Array, W: Array, V: Array, h: Array, length: int, start: int, stop: int
-) -> None:
-    """Store pieces of the rows of W - h' V, four rows of V at a time."""
+def subtract_combination(W: Array, V: Array, h: Array, length: int, start: int, stop: int) -> None:
+    """Subtract h' V from pieces of the rows of W, four rows of V at a time."""
     m = V.shape[0]
     for piece in range(start, stop):
         here = slice(piece * length, (piece + 1) * length)
         for q in range(W.shape[0]):
-            w = target[q, here]
-            w[:] = W[q, here]
+            w = W[q, here]
             for r in range(0, m - m % 4, 4):
                 a, b, c, d = h[r, q], h[r + 1, q], h[r + 2, q], h[r + 3, q]
                 v0, v1, v2, v3 = V[r, here], V[r + 1, here], V[r + 2, here], V[r + 3, here]

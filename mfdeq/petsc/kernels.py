@@ -12,11 +12,9 @@ from ..arrays.kernels import (  # noqa: F401
     capture_launches,
     converted,
     inner_loops,
-    inner_products,
     peak_bytes,
     products,
     scale_rows,
-    subtract_combination,
 )
 from .ranks import Ranks
 
@@ -32,6 +30,16 @@ def difference_squares(xp: Any, x: Array, y: Array) -> Array:
     """Return the squared norms of the columns of x - y."""
     difference = x - y
     return column_dots(xp, difference, difference)
+
+
+def inner_products(V: Array, W: Array) -> Array:
+    """Return V W for the rows of a basis and an (n, k) block of few columns."""
+    return V @ W
+
+
+def subtract_combination(W: Array, V: Array, h: Array) -> Array:
+    """Return W - V' h for an (n, k) block of few columns."""
+    return W - V.T @ h
 
 
 def available_bytes(device: Ranks) -> int:

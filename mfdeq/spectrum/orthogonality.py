@@ -22,11 +22,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..arrays.backend import Array, Backend, host
+from ..arrays.backend import Array, Backend
 
 # Largest loss of a vector without a pass, in units of eps, and as a share of the tolerance.
 MAX_LOSS, TOLERANCE_SHARE = 100.0, 0.01
-PIECE_COLUMNS = 2048  # of the rows of a basis, in one product
 
 
 @dataclass
@@ -114,13 +113,8 @@ def _remove(backend: Backend, basis: Array, j: int, W: Array) -> tuple[Array, Ar
         both = both - V.T @ removed
         basis[j : j + 1, :] = both[:, :1].T
         return both[:, 1:], removed[:, 1:]
-    # In pieces that stay in the cache, the product with two columns takes the time of one.
     basis[j + 1, :] = W[:, 0]
-    both = basis[j : j + 2, :]
-    removed = host.zeros((j, 2), dtype=V.dtype)
-    pieces = [slice(i, i + PIECE_COLUMNS) for i in range(0, V.shape[1], PIECE_COLUMNS)]
-    for piece in pieces:
-        removed += V[:, piece] @ both[:, piece].T
-    for piece in reversed(pieces):  # the last one is in the cache
-        both[:, piece] -= removed.T @ V[:, piece]
-    return both[1:, :].T, removed[:, 1:]
+    both = basis[j : j + 2, :].T
+    removed = backend.kernels.inner_products(V, both)
+    both = backend.kernels.subtract_combination(both, V, removed)
+    return both[:, 1:], removed[:, 1:]

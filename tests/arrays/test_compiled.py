@@ -184,15 +184,19 @@ def test_steps_of_a_chebyshev_smoother(dtype, k):
 @pytest.mark.parametrize("m", [1, 4, 7])
 def test_gram_schmidt_against_the_rows_of_a_basis(dtype, k, m, monkeypatch):
     monkeypatch.setattr(compiled, "PIECE_COLUMNS", 100)
+    monkeypatch.setattr(kernels, "PIECE_COLUMNS", 90)
     V, W = block(m, 777, dtype), block(777, k, dtype, 1)
-    for order in ("C", "F"):
-        W = np.asarray(W, order=order)
-        h = compiled.inner_products(V, W)
-        np.testing.assert_allclose(h, V @ W, atol=1000 * TOLERANCE[dtype])
-        found = compiled.subtract_combination(W, V, h)
-        assert found.dtype == dtype
-        np.testing.assert_allclose(found, W - V.T @ h, atol=1000 * TOLERANCE[dtype])
-    np.testing.assert_allclose(compiled.inner_products(V[:, ::2], W[::2]), V[:, ::2] @ W[::2])
+    products = V @ W
+    expected = W - V.T @ products
+    for loops in (compiled, kernels):
+        for order in ("C", "F"):
+            given = np.array(W, order=order)
+            h = loops.inner_products(V, given)
+            np.testing.assert_allclose(h, products, atol=1000 * TOLERANCE[dtype])
+            assert loops.subtract_combination(given, V, h) is given
+            np.testing.assert_allclose(given, expected, atol=1000 * TOLERANCE[dtype])
+    found = compiled.inner_products(V[:, ::2], W[::2])
+    np.testing.assert_allclose(found, V[:, ::2] @ W[::2], atol=1000 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("shape", [(500,), (500, 3)])
@@ -214,8 +218,8 @@ def everything(threads):
         found = [A @ X, A.T @ X, A @ X[:, 0], compiled.advance(np, X, R, P, Q, step)]
         compiled.redirect(np, P, Q, step)
         compiled.chebyshev(X, Q, R, np.ones(3000), 0.5, 0.2)
-        h = compiled.inner_products(X.T.copy(), P)
-        found += [h, compiled.subtract_combination(P, X.T.copy(), h)]
+        h = compiled.inner_products(X.T.copy(), P.copy("F"))
+        found += [h, compiled.subtract_combination(P.copy("F"), X.T.copy(), h)]
         found += [compiled.converted(np, X, np.dtype("float32"), 3.0)]
         found += [compiled.column_dots(np, X, R), compiled.column_dots(np, X[:, 0], R[:, 1])]
         return [*found, compiled.difference_squares(np, X, R), X, P, Q, R]
