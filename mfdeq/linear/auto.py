@@ -17,7 +17,7 @@ from ..locks import lock_of
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .candidates import Candidate, iteration_cost, sparse_candidates
-from .choice import Choice
+from .choice import WIDE_BLOCK, Choice
 from .delegating_factor import DelegatingFactor
 from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
@@ -38,8 +38,10 @@ class Auto(Solver):
     ----------
     solves : int, optional
         The number of solves with one matrix for which the solver is chosen: a gradient takes one, a
-        Hessian product two, and a block of right-hand sides one for each column. By default, as
-        many solves are expected as there have been, and at least one.
+        Hessian product two. By default, as many are expected as there have been, and at least one.
+    columns : int, optional
+        The number of right-hand sides in each of them, which decides between solvers of which some
+        gain more from blocks than others. Wide blocks that are solved for count without it, too.
 
     Notes
     -----
@@ -69,7 +71,7 @@ class Auto(Solver):
     Raises
     ------
     ArgumentError
-        If `solves` is not a positive integer.
+        If `solves` or `columns` is not a positive integer.
 
     Examples
     --------
@@ -93,8 +95,9 @@ class Auto(Solver):
     'Direct (multifrontal)'
     """
 
-    def __init__(self, solves: int | None = None) -> None:
+    def __init__(self, solves: int | None = None, columns: int = 1) -> None:
         self.solves = None if solves is None else count(solves, "solves of mfdeq.Auto")
+        self.columns = count(columns, "columns of mfdeq.Auto")
         self._choices: list[str] = []
         self._kind: tuple[Any, ...] | None = None
         self._choice: Choice | None = None
@@ -136,8 +139,9 @@ class Auto(Solver):
         """Return the candidates for A, and the reason if there is but one."""
         array, n = A.array, A.shape[0]
         if array is None:
-            candidates, why = product_candidates(A, self.solves)
-            return Choice(candidates, self.solves, why)
+            solves = None if self.solves is None else self.solves * self.columns
+            candidates, why = product_candidates(A, solves)
+            return Choice(candidates, self.solves, self.columns, why)
         if not is_sparse(array):
             why = "A is dense"
         elif n <= MAX_LU_SIZE:
@@ -145,8 +149,8 @@ class Auto(Solver):
         elif DenseBlocks.of(array, A.backend) is not None:
             why = "A is dense blocks on its diagonal"
         else:
-            return Choice(sparse_candidates(A), self.solves)
-        return Choice([Candidate(Direct(), 0.0, 0.0)], self.solves, why)
+            return Choice(sparse_candidates(A), self.solves, self.columns)
+        return Choice([Candidate(Direct(), 0.0, 0.0)], self.solves, self.columns, why)
 
     def forget(self) -> None:
         """Discard the choice, so that the next A gets a new one."""
@@ -158,6 +162,10 @@ class Auto(Solver):
         with lock_of(self):
             if text not in self._choices:
                 self._choices.append(text)
+
+
+def _columns(b: Array) -> int:
+    return 1 if b.ndim == 1 else b.shape[1]
 
 
 def _kind(A: Operator) -> tuple[Any, ...]:
@@ -224,7 +232,7 @@ class _AutoFactor(DelegatingFactor):
         """Adopt another candidate if that is cheaper for the solves to come."""
         with lock_of(self.choice):
             tried = None
-            if not self.choice.settled:
+            if not self.choice.keeps(self.choice.current.solver, columns):
                 with self.counts.add_time():
                     tried = self.choice.decide(self.A, columns)
             if self.choice.current.solver is not self.solver:
@@ -235,7 +243,7 @@ class _AutoFactor(DelegatingFactor):
     @translate_memory_errors
     def solve(self, b: Array, *, rtol: float | None = None, weights: Array | None = None) -> Array:
         b, current = self._checked(b), self.current
-        if not self._is_settled():
+        if not self.choice.keeps(self.solver, _columns(b)):
             return self._solve_checked(b, rtol, weights=weights)
         try:
             return current._solve_checked(b, rtol, weights=weights)
@@ -246,7 +254,7 @@ class _AutoFactor(DelegatingFactor):
     @translate_memory_errors
     def solve_adjoint(self, b: Array, *, rtol: float | None = None) -> Array:
         b, current = self._checked(b), self.current
-        if not self._is_settled():
+        if not self.choice.keeps(self.solver, _columns(b)):
             return self._solve_checked(b, rtol, adjoint=True)
         try:
             return current._solve_checked(b, rtol, adjoint=True)
@@ -261,8 +269,8 @@ class _AutoFactor(DelegatingFactor):
         adjoint: bool = False,
         weights: Array | None = None,
     ) -> Array:
-        settled = self._is_settled()
-        columns = 1 if b.ndim == 1 else b.shape[1]
+        columns = _columns(b)
+        settled = self.choice.keeps(self.solver, columns)
         if not settled:
             self._revise(columns)
         current = self.current
@@ -275,10 +283,6 @@ class _AutoFactor(DelegatingFactor):
             self._charge(columns)
         return x
 
-    def _is_settled(self) -> bool:
-        """Return whether the current factor is kept unless it fails."""
-        return isinstance(self.solver, Direct) or bool(self.choice.why)
-
     def _replace_failed(self, failed: Factor, error: ConvergenceError) -> None:
         """Adopt another candidate, unless another thread has already replaced this one."""
         with lock_of(self.choice):
@@ -288,13 +292,15 @@ class _AutoFactor(DelegatingFactor):
 
     def _charge(self, columns: int) -> None:
         current: Any = self.current
-        if not current.iterative or columns == 0:
+        if columns == 0:
             return
-        iterations = current.iterations_of_last_solve
-        cost = iterations * iteration_cost(self.A, current, iterations)
+        cost = None
+        if current.iterative:
+            iterations = current.iterations_of_last_solve
+            cost = columns * iterations * iteration_cost(self.A, current, iterations)
         with lock_of(self.choice):
             if self.choice.current.solver is self.solver:
-                self.choice.charge(columns * cost, columns)
+                self.choice.charge(cost, columns)
 
     def forget(self) -> None:
         """Return to the choice that this factor began with."""
@@ -314,7 +320,7 @@ class _AutoFactor(DelegatingFactor):
 
     def _for_other(self, A: Operator, factor: Factor | None, counts: LinearCounts) -> Factor | None:
         """Return a factor that revises the choice, with a factor for another matrix at first."""
-        if factor is None or self._is_settled():
+        if factor is None or self.choice.keeps(self.solver, WIDE_BLOCK):
             return factor
         other = _AutoFactor(A, self.auto, self.choice, counts)
         other.solver = self.solver

@@ -21,7 +21,7 @@ from .direct.fill import estimate_fill
 from .direct.registry import PACKAGES, package_costs
 from .factor import Factor
 from .krylov.krylov import Krylov
-from .preconditioners.amg import AMG
+from .preconditioners.amg import AMG, air_complexity
 from .preconditioners.ilu import ILU
 from .preconditioners.jacobi import Jacobi
 from .protocols import Solver
@@ -37,9 +37,11 @@ TRIAL_DIGITS_SHARE, TRIAL_DIGITS_SHARE_WITH_JACOBI = 0.25, 0.15
 # A solver that is not tried before its only solve is expected to cost so much more than at least.
 UNTRIED_RATIO = {"cg": 4.0, "gmres": 8.0}
 UNTRIED_SHARE = 0.5  # of the cost of the best alternative, at which an untried solver gives up
+KRYLOV_BLOCK_SHARE = 0.5  # cost of a column in a wide block, over that of a single solve
 MAX_ITERATIONS = 1_000  # of a solve, above which a candidate is not expected to converge
 ITERATIONS_MARGIN = 4  # limit on the iterations of a solve with Jacobi, over those expected
 GOOD_ITERATIONS = 25  # after a trial with fewer, no other preconditioner is tried
+MAX_AIR_COMPLEXITY = 12.0  # entries of the levels of AMG("air") over those of A; more is not tried
 LAST_RESORT_COST = 1e290  # of what is tried only if nothing else is possible
 TRIAL_SEED = 3
 
@@ -56,17 +58,24 @@ class Candidate:
         Nanoseconds of a set-up and of one solve to the full tolerance, or infinity.
     summary : str
         The costs in words, for the report.
+    block_share : float
+        The cost of a column in a wide block of right-hand sides, over that of a single one.
     """
 
     solver: Solver | None
     setup: float
     solve: float
     summary: str = ""
+    block_share: float = KRYLOV_BLOCK_SHARE
     known = True  # whether the costs are estimates, not lower bounds
 
-    def total(self, solves: float, is_set_up: bool = False) -> float:
+    def total(self, solves: float, is_set_up: bool = False, in_blocks: bool = False) -> float:
         """Return the cost of some solves, with the set-up unless it has been done."""
-        return (0.0 if is_set_up else self.setup) + solves * self.solve
+        return (0.0 if is_set_up else self.setup) + solves * self.one(in_blocks)
+
+    def one(self, in_blocks: bool) -> float:
+        """Return the cost of a solve, or of a column if solves come in wide blocks."""
+        return self.block_share * self.solve if in_blocks else self.solve
 
     def examine(self, A: Operator, solves: float, budget: float) -> Examined:
         """Find out the costs.
@@ -103,8 +112,10 @@ class Examined:
 
 def sparse_candidates(A: Operator) -> list[Candidate]:
     """Return the candidates for a sparse A that is not small."""
-    method = "cg" if is_symmetric(A) else "gmres"
-    return [_Trial(Krylov(method, preconditioner=Jacobi()), 0.0, 0.0), _Estimate.of(A)]
+    symmetric = is_symmetric(A)
+    setup = 0.0 if symmetric else _machine(A).scaling(A.array.nnz)
+    jacobi = Krylov("cg" if symmetric else "gmres", preconditioner=Jacobi())
+    return [_Trial(jacobi, setup, 0.0), _Estimate.of(A)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +136,13 @@ class _Estimate(Candidate):
         costs = package_costs(A, fill)
         direct: list[Candidate] = [
             Candidate(
-                Direct(package=name), setup, solve, _summary(PACKAGES[name].title, setup, solve)
+                Direct(package=name),
+                setup,
+                solve,
+                _summary(PACKAGES[name].title, setup, solve),
+                column / solve if 0.0 < solve < math.inf else 1.0,
             )
-            for name, (setup, solve) in costs.items()
+            for name, (setup, solve, column) in costs.items()
         ]
         nnz = A.array.nnz
         least = _machine(A).least_with_amg(nnz, fill.compact)
@@ -154,13 +169,13 @@ class _Trial(Candidate):
     known = False
     has_alternative: bool = False
 
-    def total(self, solves: float, is_set_up: bool = False) -> float:
+    def total(self, solves: float, is_set_up: bool = False, in_blocks: bool = False) -> float:
         """Return a lower bound on the cost; for a single solve, an estimate."""
         ratio = 1.0
         if solves == 1 and self.has_alternative:
             assert isinstance(self.solver, Krylov)
             ratio = UNTRIED_RATIO[self.solver.method]
-        return super().total(solves * ratio, is_set_up)
+        return super().total(solves * ratio, is_set_up, in_blocks)
 
     def examine(self, A: Operator, solves: float, budget: float) -> Examined:
         solver = self.solver
@@ -168,6 +183,11 @@ class _Trial(Candidate):
         name = f"{solver.method} with {solver.preconditioner.description}"
         factor: Any = None
         try:
+            if solver.preconditioner == AMG("air"):
+                complexity = air_complexity(A)
+                if complexity > MAX_AIR_COMPLEXITY:
+                    note = f"{name}: its levels would have {complexity:.0f} times the entries of A"
+                    return Examined([], None, [note])
             # The scaling of GMRES costs more than a trial with Jacobi, which hardly depends on it.
             short = _is_short(solver)
             factor = solver.setup(A, scaling=Scaling.of(A.array) if short else None)
@@ -256,10 +276,11 @@ def iteration_cost(A: Any, factor: Any, iterations: int) -> float:
     n, machine = A.shape[0], _machine(A)
     entry = machine.product_entry
     preconditioner = factor.M.application_cost(entry, machine.triangular_entry)
-    per_unknown = machine.cg_entry
+    overhead, per_unknown = machine.iteration, machine.cg_entry
     if factor.solver.method == "gmres":
+        overhead = machine.gmres_iteration
         per_unknown = machine.gmres_entry * min(iterations, factor.solver.cycle_length)
-    return machine.iteration + entry * A.array.nnz + preconditioner + per_unknown * n
+    return overhead + entry * A.array.nnz + preconditioner + per_unknown * n
 
 
 def _machine(A: Operator) -> Machine:

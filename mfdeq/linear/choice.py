@@ -21,9 +21,11 @@ from .candidates import Candidate
 from .direct.direct import Direct
 from .direct.registry import PACKAGES
 from .factor import Factor
+from .protocols import Solver
 
 # Iterations estimated by a trial, over those measured, up to which the solver in use is kept.
 ESTIMATE_MARGIN = 2.0
+WIDE_BLOCK = 8  # right-hand sides from which the costs of a column are those in a block
 
 
 class Choice:
@@ -34,6 +36,8 @@ class Choice:
     candidates : list of Candidate
     solves : int or None
         The number of solves that the user expects.
+    columns : int
+        The number of right-hand sides in each of them.
     why : str
         The reason of a choice that is not revised, or "".
 
@@ -45,19 +49,29 @@ class Choice:
         Why it was chosen.
     """
 
-    def __init__(self, candidates: list[Candidate], solves: int | None, why: str = "") -> None:
+    def __init__(
+        self, candidates: list[Candidate], solves: int | None, columns: int, why: str = ""
+    ) -> None:
         self.candidates = list(candidates)
-        self.solves, self.why = solves, why
+        self.solves, self.columns, self.why = solves, columns, why
         self.current: Candidate = self.candidates[0]
         self.reason = why
         self.notes: list[str] = []
         self.done = 0  # solves so far
         self.spent, self.counted = 0.0, 0  # cost and number of those with the current candidate
 
-    @property
-    def settled(self) -> bool:
-        """Whether the current candidate is kept unless it fails."""
-        return bool(self.why) or isinstance(self.current.solver, Direct)
+    def keeps(self, solver: Solver | None, columns: int) -> bool:
+        """Return whether a solver in use is kept for so many right-hand sides unless it fails.
+
+        A factorization is, unless another one may be cheaper for wide blocks.
+        """
+        if self.why or not isinstance(solver, Direct):
+            return bool(self.why)
+        current = self.current
+        return columns < WIDE_BLOCK or not any(
+            candidate.known and candidate.one(in_blocks=True) < current.one(in_blocks=True)
+            for candidate in self.candidates
+        )
 
     @property
     def final(self) -> bool:
@@ -66,7 +80,7 @@ class Choice:
 
     def expected(self, columns: int = 1) -> int:
         """Return the number of solves to come, at least those of the next right-hand sides."""
-        planned = 0 if self.solves is None else self.solves - self.done
+        planned = 0 if self.solves is None else self.solves * self.columns - self.done
         return max(planned, self.done, columns)
 
     def decide(self, A: Operator, columns: int = 1, *, in_use: bool = True) -> Factor | None:
@@ -89,12 +103,13 @@ class Choice:
         if self.why:  # The order of the candidates is that of their costs.
             self._use(self.candidates[0], self.why)
             return None
-        solves = self.expected(columns)
+        solves, in_blocks = self.expected(columns), max(self.columns, columns) >= WIDE_BLOCK
         factors: dict[int, Factor] = {}
 
         def cost(candidate: Candidate) -> tuple[float, bool]:
             current = in_use and candidate is self.current
-            total = candidate.total(solves, current or id(candidate) in factors)
+            set_up = current or id(candidate) in factors
+            total = candidate.total(solves, set_up, in_blocks)
             direct = isinstance(candidate.solver, Direct)
             if self.counted and not current and not direct:
                 total *= ESTIMATE_MARGIN
@@ -109,7 +124,7 @@ class Choice:
             if examined.factor is not None:
                 factors[id(examined.candidates[0])] = examined.factor
         if best is not self.current or not in_use:
-            count = f"{solves} solve{'s' if solves > 1 else ''}"
+            count = f"{solves} solve{'s' if solves > 1 else ''}{' in blocks' if in_blocks else ''}"
             self._use(best, f"it is the cheapest for {count}: {'; '.join(self.notes)}")
         return factors.get(id(best))
 
@@ -117,9 +132,14 @@ class Choice:
         self.current, self.spent, self.counted = candidate, 0.0, 0
         self.reason = reason
 
-    def charge(self, cost: float, columns: int) -> None:
-        """Count solves with the current candidate, whose cost per solve is then their mean."""
+    def charge(self, cost: float | None, columns: int) -> None:
+        """Count solves with the current candidate, whose cost per solve is then their mean.
+
+        The cost of a factorization, None, remains the estimate.
+        """
         self.done += columns
+        if cost is None:
+            return
         self.spent += cost
         self.counted += columns
         measured = replace(self.current, solve=self.spent / self.counted)

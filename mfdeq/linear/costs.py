@@ -20,6 +20,8 @@ AIR_OPERATION = 3.0
 AIR_COARSENING = 0.6
 AIR_ROW_GROWTH = 1.1
 MIN_AIR_SIZE = 400  # unknowns of a level that is not coarsened further
+# The scaling of a nonsymmetric A for GMRES: its iterations, and the work in products with A.
+SCALING_ITERATIONS, SCALING_PRODUCTS = 60, 250
 # Estimating the fill of an LU.
 ESTIMATE_SETUP, ESTIMATE_UNKNOWN = 3e7, 2_000.0
 # Columns of an assembled matrix per product with one vector, in time: for a block it is less.
@@ -67,8 +69,8 @@ class Machine:
         Cost per unknown of the updates and inner products of an iteration of CG.
     gmres_entry : float
         Cost of an iteration of GMRES per unknown and stored vector.
-    iteration : float
-        Cost of an iteration regardless of the size.
+    iteration, gmres_iteration : float
+        Cost of an iteration of CG and of GMRES regardless of the size.
     triangular_entry : float
         Cost of a triangular solve per entry, as with an incomplete LU.
     """
@@ -77,6 +79,7 @@ class Machine:
     cg_entry: float
     gmres_entry: float
     iteration: float
+    gmres_iteration: float
     triangular_entry: float
 
     def least_with_amg(self, nnz: int, compact: bool = True) -> float:
@@ -86,9 +89,18 @@ class Machine:
             MIN_ITERATIONS_WITH_AMG * self.iteration
         )
 
+    def scaling(self, nnz: int) -> float:
+        """Estimate the cost of the scaling with which GMRES runs."""
+        return SCALING_ITERATIONS * self.iteration + SCALING_PRODUCTS * self.product_entry * nnz
+
 
 CORE = Machine(  # one core in 2026
-    product_entry=1.1, cg_entry=8.0, gmres_entry=1.5, iteration=50_000.0, triangular_entry=2.8
+    product_entry=1.1,
+    cg_entry=8.0,
+    gmres_entry=1.5,
+    iteration=50_000.0,
+    gmres_iteration=120_000.0,
+    triangular_entry=2.8,
 )
 # A device with 3 TB/s and 5 microseconds per kernel launch. These are estimates from the bytes read
 # and the kernels launched, not measurements.
@@ -97,5 +109,6 @@ DEVICE = Machine(
     cg_entry=0.035,
     gmres_entry=0.008,
     iteration=250_000.0,
+    gmres_iteration=250_000.0,
     triangular_entry=0.05,
 )

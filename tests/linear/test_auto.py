@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyamg
 import pytest
 import scipy.sparse as sp
 from benchmarks.systems import (
@@ -20,10 +21,13 @@ from scipy.sparse.linalg import aslinearoperator
 from support.cases import close
 
 import mfdeq
-from mfdeq.arrays import kernels
+from mfdeq.arrays.backend import Backend
 from mfdeq.linear import Auto, Reused, auto, candidates
+from mfdeq.linear.candidates import Candidate
+from mfdeq.linear.choice import Choice
 from mfdeq.linear.direct import cholespy, fill, multifrontal, registry
 from mfdeq.linear.operands import operator_of
+from mfdeq.linear.preconditioners import amg
 from mfdeq.report import LinearCounts
 
 
@@ -174,7 +178,7 @@ def test_a_choice_holds_for_later_matrices_of_the_same_kind(monkeypatch):
 @pytest.fixture
 def iterative_only(monkeypatch):
     """As if any LU were beyond the machine's memory."""
-    monkeypatch.setattr(kernels, "available_bytes", lambda device: 0.0)
+    monkeypatch.setattr(Backend, "available_bytes", lambda self: 0.0)
     monkeypatch.setattr(auto, "MAX_LU_SIZE", 10)
 
 
@@ -278,6 +282,8 @@ def test_the_number_of_solves_decides():
 def test_a_number_of_solves_that_is_not_positive_is_refused(solves):
     with pytest.raises(mfdeq.ArgumentError, match=r"solves of mfdeq\.Auto: expected a positive"):
         mfdeq.Auto(solves=solves)
+    with pytest.raises(mfdeq.ArgumentError, match=r"columns of mfdeq\.Auto: expected a positive"):
+        mfdeq.Auto(columns=solves)
 
 
 def sides(n, count):
@@ -314,6 +320,76 @@ def test_the_columns_of_a_block_count_as_solves():
     B = sides(8000, 200).T
     close(WINDY_VOLUME @ factor.solve(B), B, 1e-8)
     assert "Direct" in factor.name
+
+
+def of_two_packages(solves=None, columns=1):
+    """One is cheaper for single solves, the other in blocks, after a set-up worth 64 solves."""
+    return Choice(
+        [
+            Candidate(mfdeq.Direct(package="superlu"), 0.0, 1.0, block_share=1.0),
+            Candidate(mfdeq.Direct(package="multifrontal"), 64.0, 1.2, block_share=0.25),
+        ],
+        solves,
+        columns,
+    )
+
+
+def test_wide_blocks_lead_to_a_package_that_gains_by_them():
+    A, choice = operator_of(WINDY_VOLUME), of_two_packages()
+    choice.decide(A, in_use=False)
+    superlu, used = choice.current.solver, []
+    assert choice.keeps(superlu, 1)
+    assert choice.keeps(superlu, 7)
+    for _ in range(5):
+        if not choice.keeps(choice.current.solver, 32):
+            choice.decide(A, 32)
+        choice.charge(None, 32)
+        used.append(choice.current.solver.package)
+    # When the set-up of the other would have paid for the columns so far.
+    assert used == ["superlu", "superlu", "superlu", "multifrontal", "multifrontal"]
+    assert choice.keeps(choice.current.solver, 32)
+
+
+@pytest.mark.parametrize(
+    ("solves", "columns", "package"),
+    [(1, 32, "superlu"), (4, 32, "multifrontal"), (128, 1, "superlu"), (400, 1, "superlu")],
+)
+def test_the_width_of_blocks_is_known_from_a_hint(solves, columns, package):
+    choice = of_two_packages(solves, columns)
+    choice.decide(operator_of(WINDY_VOLUME), in_use=False)
+    assert choice.current.solver.package == package
+
+
+def test_a_block_is_solved_by_another_package_once_that_is_cheaper(monkeypatch):
+    factor = Auto().setup(operator_of(WINDY_VOLUME))
+    monkeypatch.setattr(factor.choice, "candidates", (of_two_packages()).candidates)
+    factor.choice._use(factor.choice.candidates[0], "a test")
+    B = sides(8000, 32).T
+    names = []
+    for _ in range(5):
+        close(WINDY_VOLUME @ factor.solve(B), B, 1e-8)
+        names.append(factor.name)
+    assert names == 3 * ["Direct (SuperLU)"] + 2 * ["Direct (multifrontal)"]
+    assert "in blocks" in factor.auto.choices[-1]
+
+
+def test_levels_that_would_fill_up_are_not_made(monkeypatch):
+    """One coarse level of AMG("air") shows that the others would have many more entries than A."""
+    system = convection_in_volume(24)
+    made = []
+    monkeypatch.setattr(amg, "_hierarchy", lambda *_: made.append(1))
+    trial = candidates._Trial(mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG("air")), 0.0, 0.0)
+    monkeypatch.setattr(candidates, "MAX_AIR_COMPLEXITY", 8.0)
+    found = trial.examine(operator_of(system.A), 10, math.inf)
+    assert "times the entries of A" in found.notes[0]
+    assert (found.candidates, found.factor, made) == ([], None, [])
+
+
+def test_the_complexity_of_levels_is_predicted_from_the_first():
+    A = convection(64).A
+    levels = pyamg.air_solver(sp.csr_matrix(A), max_coarse=amg.MAX_COARSE).levels
+    actual = sum(level.A.nnz for level in levels) / A.nnz
+    assert actual / 2 < amg.air_complexity(operator_of(A)) < 2 * actual
 
 
 def test_forgetting_returns_to_the_first_solver():

@@ -46,6 +46,8 @@ class PackageCost(NamedTuple):
         Time of a solve regardless of its size.
     factor_entry : float
         Set-up time per entry of L and U.
+    block_share : float
+        Time of a column in a wide block of right-hand sides, over that of a single one.
     """
 
     unknown: float
@@ -54,6 +56,7 @@ class PackageCost(NamedTuple):
     solved_unknown: float = 0.0
     solve: float = 0.0
     factor_entry: float = 0.0
+    block_share: float = 0.65
 
     def setup(self, n: int, fill: Fill) -> float:
         """Return the nanoseconds of a factorization of n unknowns."""

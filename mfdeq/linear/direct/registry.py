@@ -45,21 +45,23 @@ def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
             yield package, max_operations
 
 
-def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float]]:
-    """Estimate the time of a set-up and of a solve for the packages that suit a sparse A.
+def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float, float]]:
+    """Estimate the times of the packages that suit a sparse A.
 
     Returns
     -------
-    dict of (nanoseconds, nanoseconds)
-        By the name of the package. If the factors are not expected to fit in memory, only the
-        packages that pivot, which take any A, at infinite cost.
+    dict of tuples of nanoseconds
+        By the name of the package: of a set-up, of a solve, and of a column in a wide block. If
+        the factors are not expected to fit in memory, only the packages that pivot, which take any
+        A, at infinite cost.
     """
     on_host, n = A.backend.library.on_host, A.shape[0]
     costs = {}
     for package in PACKAGES.values():
         cost = package.cost_on_host if on_host else package.cost_on_device
         if cost is not None and package.is_candidate(A, fill):
-            costs[package.name] = cost.setup(n, fill), cost.one_solve(n, fill)
+            solve = cost.one_solve(n, fill)
+            costs[package.name] = cost.setup(n, fill), solve, cost.block_share * solve
     if BYTES_PER_FACTOR_ENTRY * fill.entries > MAX_MEMORY_SHARE * A.backend.available_bytes():
-        return {name: (math.inf, math.inf) for name in costs if PACKAGES[name].pivots}
+        return {name: (math.inf, math.inf, math.inf) for name in costs if PACKAGES[name].pivots}
     return costs

@@ -228,7 +228,7 @@ class BlockFactor(KrylovFactor):
         if self.compiled is not None:
             X = self._solve_compiled(B, rtol, adjoint, scaling.rows) * sizes
             return X[:, 0] if b.ndim == 1 else X
-        apart = self.columns_per_space == 1 and not self.solver.recycle
+        apart = self._separate_spaces(self.columns_per_space)
         width = self._width(b.shape[0]) if apart else self.columns_per_space
         found = [
             self._block(B[:, j : j + width], rtol, adjoint, scaling)
@@ -236,6 +236,16 @@ class BlockFactor(KrylovFactor):
         ]
         X = (found[0] if len(found) == 1 else xp.concat(found, axis=1)) * sizes
         return X[:, 0] if b.ndim == 1 else X
+
+    def _separate_spaces(self, columns: int) -> bool:
+        """Return whether as many columns of one space are solved for by the method for vectors.
+
+        It is the faster one. That of GMRES stores arrays that are not distributed, and no space
+        for later solves.
+        """
+        gmres = self.solver.method == "gmres"
+        shares = bool(self.solver.recycle) or (gmres and self.backend.library.distributed)
+        return columns == 1 and not shares
 
     def _width(self, n: int) -> int:
         """Return the number of columns to solve for at once, whose vectors fit in memory."""
@@ -274,15 +284,16 @@ class BlockFactor(KrylovFactor):
             _identity if inner is None else inner._apply,
         )
         problem = (self.backend, product, M, B, rtol, self.solver.max_iterations, self._record)
+        apart = self._separate_spaces(min(self.columns_per_space, B.shape[1]))
         # The true residual shows a breakdown.
         with self.backend.ignore_overflow(), self.backend.kernels.inner_loops(B.shape[0]):
             if self.solver.method == "cg":
-                solved = (cg if self.columns_per_space == 1 else block_cg)(*problem)
+                solved = (cg if apart else block_cg)(*problem)
             elif self.solver.method == "minres":
                 solved = minres(*problem)
             else:
                 length, flexible = self.solver.cycle_length, self.flexible and self.M is not None
-                if self.columns_per_space == 1 and not self.solver.recycle:
+                if apart:
                     solved = gmres(*problem, length=length, flexible=flexible)
                 else:
                     # They are orthogonal in the weights of the usual rows alone.

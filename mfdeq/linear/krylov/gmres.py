@@ -29,6 +29,7 @@ from .columns import (
 from .recycling import Recycled
 
 STAGNATION_RATIO = 0.999  # reduction of the residual by a cycle above which it has stagnated
+EMPTY_RTOL = 1e-24  # relative singular value of an empty column of H, unlike one that is rounding
 Product = Callable[[Array], Array]
 
 
@@ -256,8 +257,10 @@ class _SeparateSpaces:
         j, backend = self.steps, self.backend
         H = self.projected[:, : j + 1, :j]
         finite = bool(host.isfinite(H).all())
-        # The pseudoinverse ignores columns of H that are zero after a breakdown.
-        y = self.size[:, None] * (host.linalg.pinv(H)[:, :, 0] if finite else H[:, 0, :])
+        # Columns of H that are zero after a breakdown are ignored, but not those of a singular A.
+        y = self.size[:, None] * (
+            host.linalg.pinv(H, EMPTY_RTOL)[:, :, 0] if finite else H[:, 0, :]
+        )
         weights = backend.coefficients(y)
         space = self.basis if self.preconditioned is None else self.preconditioned
         D = backend.zeros(space.shape[-1], y.shape[0])

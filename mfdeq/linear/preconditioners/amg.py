@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -357,6 +358,29 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
         improve_candidates=None,
         max_coarse=MAX_COARSE,
     )
+
+
+def air_complexity(A: Operator) -> float:
+    """Predict the entries of the levels of AMG("air") for A, over those of A.
+
+    The first coarse level is made. Those below are expected to have as many fewer unknowns, and
+    rows that grow as much, up to dense ones.
+    """
+    import pyamg
+
+    matrix = sparse_on_host(matrix_of(A, "mfdeq.AMG()")).astype("float64")
+    with seed_numpy():
+        built = pyamg.air_solver(matrix, max_coarse=MAX_COARSE, max_levels=2).levels
+    sizes = [level.A.shape[0] for level in built]
+    rows = [level.A.nnz / size for level, size in zip(built, sizes, strict=True)]
+    if len(built) < 2:
+        return 1.0
+    share, growth = sizes[1] / sizes[0], rows[1] / rows[0]
+    entries, size, row = 0.0, float(sizes[0]), rows[0]
+    while size > MAX_COARSE and share < 1.0:
+        entries += size * min(row, size)
+        size, row = share * size, growth * row
+    return entries / built[0].A.nnz if share < 1.0 else math.inf
 
 
 def _parts(level: Any) -> tuple[Any, ...]:
