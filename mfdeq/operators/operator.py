@@ -22,7 +22,8 @@ from ..arrays.sparse import identity_minus, magnitude, negative
 from ..errors import ArgumentError, short_repr
 from ..locks import cached_property, state_to_pickle
 
-MAX_KEPT_SIZES = 2**16  # entries of a matrix whose sizes are kept: to form them costs more
+MAX_KEPT_DENSE_SIZES = 2**21  # entries of an array whose magnitudes are kept, 16 MiB
+MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
 # Entries, zeros included, of a sparse matrix up to which its products are those of a dense one: a
 # product with a sparse matrix takes dozens of calls.
 MAX_SMALL_ENTRIES = 2**12
@@ -189,6 +190,9 @@ class Operator:
         squares along each row instead of the sum. The s are of different size, so that terms that
         cancel in A x do not cancel in the estimate.
         """
+        assembled: Operator | None = vars(self).get("_assembled")  # by a factor
+        if assembled is not None:
+            return assembled.abs_apply(x)
         xp = self.backend.xp
         s = self.backend.random(*x.shape, seed=1)
         s = 0.5 * xp.sign(s) + s / (1.0 + xp.abs(s))
@@ -374,6 +378,8 @@ class IdentityMinus(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |x| + |J| |x|, since x - J x may cancel."""
+        if "_assembled" in vars(self):
+            return super().abs_apply(x)
         return self.backend.xp.abs(x) + self.of.abs_apply(x)
 
 
@@ -410,8 +416,10 @@ class Matrix(Operator):
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
         array = self.array
-        entries = array.shape[0] * array.shape[1] if is_dense(array) else array.nnz
-        sizes = self._sizes if entries < MAX_KEPT_SIZES else Matrix(self.backend, abs(array))
+        small = math.prod(array.shape) <= MAX_KEPT_DENSE_SIZES
+        if not is_dense(array):
+            small = array.nnz < MAX_KEPT_SIZES
+        sizes = self._sizes if small else Matrix(self.backend, abs(array))
         return sizes._apply(self.backend.xp.abs(x))
 
     @cached_property
