@@ -161,7 +161,15 @@ def test_one_ksp_serves_both_sides():
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("cg", {}), ("minres", {}), ("gmres", {}), ("gmres", {"recycle": 5})]
+    ("method", "options"),
+    [
+        ("cg", {}),
+        ("cg", {"block": 1}),
+        ("minres", {}),
+        ("gmres", {}),
+        ("gmres", {"block": 1}),
+        ("gmres", {"recycle": 5}),
+    ],
 )
 def test_the_library_s_methods_run_on_ranks(method, options):
     eq = mfdeq.petsc.solve(Cubic(), vec_of(THETA), solver=mfdeq.Krylov(method, **options))

@@ -240,12 +240,11 @@ class BlockFactor(KrylovFactor):
     def _separate_spaces(self, columns: int) -> bool:
         """Return whether as many columns of one space are solved for by the method for vectors.
 
-        It is the faster one. That of GMRES stores arrays that are not distributed, and no space
-        for later solves.
+        It is the faster one, but stores no space for later solves, and its fused updates take no
+        arrays that are distributed.
         """
-        gmres = self.solver.method == "gmres"
-        shares = bool(self.solver.recycle) or (gmres and self.backend.library.distributed)
-        return columns == 1 and not shares
+        shared = bool(self.solver.recycle) or self.backend.library.distributed
+        return columns == 1 and not shared
 
     def _width(self, n: int) -> int:
         """Return the number of columns to solve for at once, whose vectors fit in memory."""
