@@ -323,7 +323,7 @@ def _balance(magnitude: Any, rows: Array, columns: Array, sweeps: int) -> tuple[
     xp = Backend.of(rows).xp
     if loops := _compiled(magnitude):
         parts = magnitude.indptr, magnitude.indices, magnitude.data
-        return loops.balance(*parts, rows, columns, sweeps)  # type: ignore[no-any-return]
+        return loops.balance(*parts, rows, columns, sweeps)
     for _ in range(sweeps):
         sums = rows * (magnitude @ columns), columns * (magnitude.T @ rows)
         rows, columns = rows / xp.sqrt(sums[0]), columns / xp.sqrt(sums[1])
@@ -340,7 +340,7 @@ def _curtis_reid(xp: Any, present: Any, logarithm: Any, log_rtol: float) -> tupl
     steps = present.shape[0] if present.shape[0] <= MAX_SMALL_SIZE else MAX_STEPS
     if loops := _compiled(logarithm):
         parts = logarithm.indptr, logarithm.indices, logarithm.data
-        return loops.curtis_reid(*parts, steps, log_rtol)  # type: ignore[no-any-return]
+        return loops.curtis_reid(*parts, steps, log_rtol)
     ones = _ones(present)
     E, Et = present, present.T
     M, N = E @ ones, Et @ ones

@@ -119,12 +119,15 @@ def columnwise(function: Callable, b: np.ndarray) -> np.ndarray:
 def mfdeq_peers(system: System) -> list[Peer]:
     import mfdeq
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
-    from mfdeq.linear.direct.cholespy import has_cholespy
+    from mfdeq.linear.direct.cholmod import has_kvxopt
+    from mfdeq.linear.direct.pardiso import has_pardiso
 
     solvers = {"auto": lambda: Auto(solves=100)}
     packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
-    if system.symmetric and has_cholespy():
-        packages["CHOLMOD"] = "cholespy"
+    if system.symmetric and has_kvxopt():
+        packages["CHOLMOD"] = "cholmod"
+    if has_pardiso():
+        packages["PARDISO"] = "pardiso"
     for name, package in packages.items():
         solvers[name] = functools.partial(Direct, package=package)
     if system.layer is not None:

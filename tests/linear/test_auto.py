@@ -21,11 +21,12 @@ from scipy.sparse.linalg import aslinearoperator
 from support.cases import close
 
 import mfdeq
+from mfdeq.arrays import jit
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear import Auto, Reused, auto, candidates
 from mfdeq.linear.candidates import Candidate
 from mfdeq.linear.choice import Choice
-from mfdeq.linear.direct import cholespy, fill, multifrontal, registry
+from mfdeq.linear.direct import cholmod, fill, multifrontal, pardiso, registry
 from mfdeq.linear.operands import operator_of
 from mfdeq.linear.preconditioners import amg
 from mfdeq.report import LinearCounts
@@ -83,7 +84,14 @@ def hard(n):
     return (Q * np.logspace(0, 6, n)) @ R
 
 
-LU = ("SuperLU", "CHOLMOD")  # the latter where cholespy is installed
+LU = ("SuperLU", "CHOLMOD")  # the latter where kvxopt is installed
+
+
+@pytest.fixture(autouse=True)
+def without_extras(monkeypatch):
+    """The choices of these tests are those without PARDISO and compiled loops."""
+    monkeypatch.setattr(pardiso, "has_pardiso", lambda: False)
+    monkeypatch.setattr(jit, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +225,8 @@ def test_a_failing_choice_is_replaced_for_good(iterative_only):
 @pytest.mark.parametrize("metis", [False, True])
 def test_graphs_with_long_edges_are_left_to_orderings_that_know_them(monkeypatch, metis):
     monkeypatch.setattr(multifrontal, "has_metis", lambda: metis)
-    monkeypatch.setattr(cholespy, "has_cholespy", lambda: True)
+    monkeypatch.setattr(cholmod, "has_kvxopt", lambda: True)
+    monkeypatch.setattr(pardiso, "has_pardiso", lambda: True)
     long_edges = fill.Fill(1e7, 1e10, compact=False)
     packages = set(registry.package_costs(operator_of(network(40).A), long_edges))
     assert packages == ({"multifrontal", "superlu"} if metis else {"superlu"})
@@ -424,3 +433,24 @@ def test_solves_along_a_path_lead_to_a_factorization():
         close(matrix @ factor.solve(b), b, 1e-8)
     assert "Direct" in chosen.choices[-1]
     assert counts.setups <= 4
+
+
+@pytest.mark.parametrize("matrix", [diffusion(100, 2).A, convection(100).A, WINDY_VOLUME])
+def test_pardiso_is_chosen_where_it_is_installed(matrix, monkeypatch):
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    monkeypatch.undo()
+    monkeypatch.setattr(cholmod, "has_kvxopt", lambda: False)  # about as good in the plane
+    factor = Auto(solves=2).setup(operator_of(matrix))
+    assert factor.name == "Direct (PARDISO)"
+    b = np.ones(matrix.shape[0])
+    close(matrix @ factor.solve(b), b, 1e-9)
+
+
+def test_compiled_loops_make_the_multifrontal_factorization_cheaper(monkeypatch):
+    A = operator_of(diffusion(240, 2).A)
+    compact = fill.Fill(1e6, 1e8)
+    before = registry.package_costs(A, compact)["multifrontal"]
+    monkeypatch.setattr(jit, "is_available", lambda: True)
+    after = registry.package_costs(A, compact)["multifrontal"]
+    assert after[0] < 0.5 * before[0]
+    assert after[1] == before[1]

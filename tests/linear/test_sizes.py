@@ -85,7 +85,8 @@ SOLVERS = {
     "direct": mfdeq.Direct(),
     "direct, superlu": mfdeq.Direct(package="superlu"),
     "direct, multifrontal": mfdeq.Direct(package="multifrontal"),
-    "direct, cholespy": mfdeq.Direct(package="cholespy"),
+    "direct, cholmod": mfdeq.Direct(package="cholmod"),
+    "direct, pardiso": mfdeq.Direct(package="pardiso"),
     "gmres": mfdeq.Krylov(),
     "gmres, apart": mfdeq.Krylov(block=1),
     "gmres, jacobi": mfdeq.Krylov(preconditioner=mfdeq.Jacobi()),
@@ -104,7 +105,7 @@ SOLVERS = {
     "neumann": mfdeq.Neumann(),
 }
 SPARSE_ONLY = [
-    *("direct, multifrontal", "direct, cholespy"),
+    *("direct, multifrontal", "direct, cholmod", "direct, pardiso"),
     *(name for name in SOLVERS if "ilu" in name or "amg" in name),
 ]
 SIZES = {
@@ -160,8 +161,15 @@ def case(seed, storage, dtype, integers, any_matrix):
 
 
 def solver_names():
-    missing = pytest.mark.skipif(find_spec("cholespy") is None, reason="needs cholespy")
-    return [pytest.param(x, marks=missing) if "cholespy" in x else x for x in SOLVERS]
+    modules = {"direct, cholmod": "kvxopt", "direct, pardiso": "pypardiso"}
+    return [
+        pytest.param(
+            x, marks=pytest.mark.skipif(find_spec(modules[x]) is None, reason=f"needs {modules[x]}")
+        )
+        if x in modules
+        else x
+        for x in SOLVERS
+    ]
 
 
 @pytest.mark.parametrize("name", solver_names())

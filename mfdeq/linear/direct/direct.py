@@ -37,7 +37,7 @@ class Direct(Solver):
     rtol : float, optional
         Relative true residual that every solve must reach, by iterative refinement if needed. By
         default 1e-10 (1e-5 in float32) or the rounding floor of the solve.
-    package : {"multifrontal", "superlu", "cholespy", "cudss"}, optional
+    package : {"multifrontal", "superlu", "cholmod", "pardiso", "cudss"}, optional
         The package that factorizes a sparse A. By default the first of these that suits A: "cudss"
         on a device, if it is installed; "multifrontal" above 10,000 unknowns, if the graph of A has
         small separators and the fronts are well conditioned; otherwise "superlu".
@@ -48,8 +48,11 @@ class Direct(Solver):
         ``"superlu"``
             SuperLU, as wrapped by SciPy. It pivots wherever it must, and its set-up is faster for
             two-dimensional meshes.
-        ``"cholespy"``
-            CHOLMOD's Cholesky factorization (the extra ``mfdeq[cholespy]``), for a symmetric
+        ``"pardiso"``
+            PARDISO of Intel's MKL (the extra ``mfdeq[pardiso]``), for any A on the host that its
+            scaling and matching make regular enough. Its set-up is the fastest.
+        ``"cholmod"``
+            CHOLMOD's Cholesky factorization (the extra ``mfdeq[suitesparse]``), for a symmetric
             positive definite A on the host.
         ``"cudss"``
             NVIDIA's cuDSS (through nvmath-python), for an A on a device. A nonsymmetric A is
@@ -59,7 +62,8 @@ class Direct(Solver):
     -----
     With P and Q permutations that keep L and U sparse, the factorization is P A Q = L U; then
     A⁻¹ b = Q U⁻¹ L⁻¹ P b, and A⁻ᵀ b needs no factorization of its own. Rows and columns of very
-    different size are scaled by powers of two first, except for CHOLMOD.
+    different size are scaled by powers of two first, except for CHOLMOD and
+    PARDISO.
 
     References
     ----------

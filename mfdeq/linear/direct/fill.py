@@ -51,14 +51,15 @@ def estimate_fill(A: Any) -> Fill:
         `UNKNOWN_FILL`, which is infinite, if a part of A is singular or A is too large to estimate.
     """
     matrix = sparse_on_host(A).astype("float64").tocsr()
-    matrix = Scaling.of(matrix).apply(matrix)
     n = matrix.shape[0]
     order = _by_distance_from_center(matrix)
     if n > SAMPLE_SIZES[1] and _has_long_edges(matrix, order):
         return _fill_with_long_edges(matrix) if n <= MAX_LONG_EDGE_SIZE else UNKNOWN_FILL
+    part = _part(matrix, order, SAMPLE_SIZES[1])
+    part = Scaling.of(part).apply(part)
     fills = []
     for size in SAMPLE_SIZES:
-        fills.append(exact_fill(_part(matrix, order, size).tocsc()))
+        fills.append(exact_fill(part[:size, :size].tocsc()))
         if n <= size or fills[-1] is UNKNOWN_FILL:
             return fills[-1]
     small, large = fills

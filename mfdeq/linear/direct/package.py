@@ -123,6 +123,10 @@ class DirectPackage(ABC):
         """Return whether "auto" considers this package for A, whose estimated fill is `fill`."""
         return not self.obstacle(A)
 
+    def cost(self, A: Operator) -> PackageCost | None:
+        """Return the time model for A; None if "auto" must not choose this package."""
+        return self.cost_on_host if A.backend.library.on_host else self.cost_on_device
+
     def default_max_operations(self, A: Operator) -> float | None:
         """Return the number of operations up to which ``mfdeq.Direct()`` uses this package for A.
 

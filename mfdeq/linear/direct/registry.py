@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 
 from ...operators.operator import Operator
-from .cholespy import CholespyPackage
+from .cholmod import CholmodPackage
 from .costs import Fill
 from .cudss import CuDSSPackage
 from .multifrontal import MultifrontalPackage
 from .package import DirectPackage
+from .pardiso import PardisoPackage
 from .superlu import SuperLUPackage
 
 MAX_MEMORY_SHARE = 0.4  # expected size of the factors, over the free memory, up to which they fit
@@ -33,7 +34,8 @@ def register(package: DirectPackage) -> None:
 
 register(SuperLUPackage())
 register(MultifrontalPackage())
-register(CholespyPackage())
+register(CholmodPackage())
+register(PardisoPackage())
 register(CuDSSPackage())
 
 
@@ -55,10 +57,10 @@ def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float, floa
         the factors are not expected to fit in memory, only the packages that pivot, which take any
         A, at infinite cost.
     """
-    on_host, n = A.backend.library.on_host, A.shape[0]
+    n = A.shape[0]
     costs = {}
     for package in PACKAGES.values():
-        cost = package.cost_on_host if on_host else package.cost_on_device
+        cost = package.cost(A)
         if cost is not None and package.is_candidate(A, fill):
             solve = cost.one_solve(n, fill)
             costs[package.name] = cost.setup(n, fill), solve, cost.block_share * solve

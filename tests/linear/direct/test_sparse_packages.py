@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from benchmarks import systems
 from benchmarks.saddle_points import darcy
 from benchmarks.systems import network
 from support.linear_checks import MATRICES, check_solves
@@ -16,6 +17,7 @@ from support.sparse_graphs import zero_diagonal
 
 import mfdeq
 from mfdeq.linear.direct import multifrontal as multifrontal_package
+from mfdeq.linear.direct import pardiso
 from mfdeq.linear.multifrontal import fronts
 from mfdeq.operators.dot_tests import is_symmetric
 
@@ -133,7 +135,7 @@ def test_matrices_without_rows_or_entries_are_errors():
     with pytest.raises(mfdeq.SingularStateError):
         mfdeq.Direct().setup(sp.csr_array((7, 7)))
     with pytest.raises(mfdeq.ArgumentError, match="diagonal that is not positive"):
-        mfdeq.Direct(package="cholespy").setup(sp.csr_array((7, 7)))
+        mfdeq.Direct(package="cholmod").setup(sp.csr_array((7, 7)))
 
 
 def test_a_right_hand_side_whose_norm_overflows_is_solved():
@@ -190,9 +192,9 @@ def test_superlu_orders_columns_where_the_diagonal_has_many_zeros():
 
 
 def test_cholmod_solves_with_definite_matrices_and_refuses_others():
-    pytest.importorskip("cholespy", reason="the cholespy extra is not installed")
+    pytest.importorskip("kvxopt", reason="the suitesparse extra is not installed")
     matrix = diffusion(20)
-    factor = mfdeq.Direct(package="cholespy").setup(operator(matrix))
+    factor = mfdeq.Direct(package="cholmod").setup(operator(matrix))
     B = np.random.default_rng(0).standard_normal((400, 9))
     for b in (B, np.asfortranarray(B), B[:, 0], B[:, ::2], B[:, :0]):
         before = b.copy()
@@ -205,15 +207,61 @@ def test_cholmod_solves_with_definite_matrices_and_refuses_others():
         (matrix - 100 * sp.identity(400) * matrix.max()).tocsr(),
         np.eye(3),
     ):
-        with pytest.raises(mfdeq.ArgumentError, match="cholespy"):
-            mfdeq.Direct(package="cholespy").setup(operator(refused))
+        with pytest.raises(mfdeq.ArgumentError, match="cholmod"):
+            mfdeq.Direct(package="cholmod").setup(operator(refused))
 
 
 def test_nothing_is_printed_of_a_matrix_that_is_indefinite(capfd):
-    """CHOLMOD prints a warning by itself."""
-    pytest.importorskip("cholespy")
+    pytest.importorskip("kvxopt", reason="the suitesparse extra is not installed")
     A = sp.csr_array(np.diag([1.0, 2.0, 1.0, 3.0]) + 1.5 * np.eye(4)[::-1])
     for _ in range(2):
         with pytest.raises(mfdeq.ArgumentError, match="not positive definite"):
-            mfdeq.Direct(package="cholespy").setup(A)
+            mfdeq.Direct(package="cholmod").setup(A)
     assert capfd.readouterr() == ("", "")
+
+
+PARDISO_MATRICES = {
+    **MATRICES,
+    "saddle": saddle(30),
+    "indefinite": (diffusion(30) - 0.7 * sp.identity(900)).tocsr(),
+    "no diagonal": sp.diags_array([1.0, 1.0], offsets=[-1, 1], shape=(60, 60)).tocsr(),
+    "volume": systems.diffusion(9, 3).A,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", PARDISO_MATRICES)
+def test_pardiso_solves_with_a_matrix_and_its_adjoint(name, dtype):
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    matrix = PARDISO_MATRICES[name]
+    factor = mfdeq.Direct(package="pardiso").setup(operator(matrix.tocsr(), dtype))
+    check_solves(factor, matrix.toarray().astype(dtype), dtype)
+    assert factor.nbytes > 0
+    assert factor.counts.setups == 1
+
+
+@pytest.mark.parametrize("order", [pardiso.MINIMUM_DEGREE, pardiso.NESTED_DISSECTION])
+def test_pardiso_orders_by_what_takes_fewer_operations(order, monkeypatch):
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    limit = 0.0 if order == pardiso.NESTED_DISSECTION else np.inf
+    monkeypatch.setattr(pardiso, "MAX_MINIMUM_DEGREE_OPERATIONS", limit)
+    matrix = systems.diffusion(14, 3).A
+    factor = mfdeq.Direct(package="pardiso").setup(operator(matrix))
+    assert factor.factorization.options[1] == order
+    check_solves(factor, matrix.toarray())
+
+
+def test_pardiso_counts_negative_pivots():
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    matrix = PARDISO_MATRICES["indefinite"]
+    factor = mfdeq.Direct(package="pardiso").setup(operator(matrix))
+    expected = int((np.linalg.eigvalsh(matrix.toarray()) < 0.0).sum())
+    assert factor.factorization.negative_pivots() == expected > 0
+    definite = mfdeq.Direct(package="pardiso").setup(operator(diffusion(8)))
+    assert definite.factorization.negative_pivots() == 0
+
+
+def test_pardiso_refuses_what_is_not_sparse():
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    with pytest.raises(mfdeq.ArgumentError, match="dense"):
+        mfdeq.Direct(package="pardiso").setup(operator(np.eye(3)))
