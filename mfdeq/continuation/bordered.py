@@ -105,13 +105,16 @@ class Borders:
         """Compute G at a point, on the host."""
         return _inverse(self._products(self.right, self._solve(point, self.left)))
 
-    def null_vector(self, point: Point) -> Vector:
-        """Compute a right null vector of M at a crossing."""
+    def null_vectors(self, point: Point, count: int) -> tuple[list[Vector], list[Array]]:
+        """Compute right null vectors of M beside a crossing, and left ones of [A, -B d]."""
         self._across = self.inner.weights * point.tangent, point.slope
+        missing = count + SPARE_VECTORS - len(self.left)
+        self.left += self._random(max(0, missing), 51)
         for _ in range(FIRST_ITERATIONS):
             self._update(point)
-        h, t = self.right[0]
-        return h * self.inner.columns, t * self.inner.unit
+        inner = self.inner
+        right = [(h * inner.columns, t * inner.unit) for h, t in self.right[:count]]
+        return right, [h / inner.rows for h, _ in self.left[:count]]
 
     def _update(self, point: Point) -> tuple[Any, Any]:
         """Take a step of block inverse iteration; return the singular values, ascending, and G.

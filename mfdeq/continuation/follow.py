@@ -23,6 +23,7 @@ from .branch import CHECKPOINT_KIND, Branch, from_tree, to_tree
 from .curve import Curve
 from .point import Point
 from .special_points import SpecialPoints
+from .switching import first_point_of_other_branch
 
 TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
 MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
@@ -42,6 +43,7 @@ def follow(
     span: tuple[float, float],
     start: Array | Point | None = None,
     towards: float = 1.0,
+    other: int = 0,
     method: str = "arclength",
     step: float | None = None,
     longest: float | None = None,
@@ -70,6 +72,8 @@ def follow(
         follow the other branch through it.
     towards : float, optional
         The sign of dt/ds at the start; at a crossing, which side of the other branch to follow.
+    other : int, optional
+        Which of the other branches to follow, if the crossing has several dimensions.
     method : {"arclength", "natural"}, optional
         "arclength" follows the branch around folds. "natural" steps in t and ends at a fold.
     step, longest : float, optional
@@ -164,6 +168,7 @@ def follow(
     one_of(method, METHODS, "method")
     count(max_points, "max_points")
     at_least(0, eigenvalues, "eigenvalues")
+    at_least(0, other, "other")
     try:
         low, high = (real(side, "span") for side in span)
     except (TypeError, ValueError):
@@ -190,6 +195,7 @@ def follow(
             "span": [low, high],
             "start": digest(curve.start_state(start)),
             "towards": sign,
+            "other": int(other),
             "method": method,
             "step and longest": [first_step, longest_step],
             "eigenvalues": int(eigenvalues),
@@ -201,7 +207,7 @@ def follow(
         if walk.resume(file.path, file.saved):
             return walk.branch
     else:
-        walk.begin(start, sign, first_step)
+        walk.begin(start, sign, first_step, other)
     ended = _advance(walk, method, first_step, longest_step, (low, high), max_points)
     walk.write_checkpoint(ended)
     return walk.branch
@@ -215,10 +221,13 @@ class _Walk:
         self.file, self.ds = file, 0.0
         self.branch = Branch([], curve.theta, curve.d, counts=curve.counts)
 
-    def begin(self, start: Array | Point | None, sign: float, first_step: float) -> None:
-        """Compute the first point, at t = 0 or on the other branch through a crossing."""
+    def begin(
+        self, start: Array | Point | None, sign: float, first_step: float, other: int
+    ) -> None:
+        """Compute the first point, at t = 0 or on another branch through a crossing."""
         if isinstance(start, Point):
-            here = self.special_points.switch_branch(start, sign, first_step)
+            borders = self.special_points.borders
+            here = first_point_of_other_branch(borders, start, sign, first_step, other)
         else:
             here = self.curve.first_point(start, sign)
         self.branch.points.append(here)

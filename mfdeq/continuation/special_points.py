@@ -1,4 +1,4 @@
-"""The special points within a step of a curve, and the other branch through a crossing.
+"""The special points within a step of a curve.
 
 At a fold dt/ds changes its sign; at a crossing the bordered matrix M is singular (see `bordered`).
 If eigenvalues are computed, the number of unstable ones must change by what these explain. Where it
@@ -14,7 +14,6 @@ Y. A. Kuznetsov, Elements of Applied Bifurcation Theory, Springer (2004).
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -22,16 +21,13 @@ from typing import Any
 
 from ..arrays.backend import Array, host
 from ..equilibrium.null_vectors import find_null_vectors
-from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..errors import ConvergenceError, SingularStateError
 from ..locks import ignore_warnings
 from .bordered import Borders, predicted_roots
 from .curve import Curve
 from .point import Point
 from .roots import Step
 
-MAX_SWITCHING_CORRECTION = 8.0  # relative to the step; the direction is known only roughly
-MAX_SWITCHING_HALVINGS = 8
-TRIVIAL_AMPLITUDES = -12, 13  # of a branch from the zero state, as powers of 1/10 of the units
 MAX_CROSSING_STEPS = 20  # of the matrix secant method
 MAX_HALVINGS = 8  # of a step with several crossings
 SAME_PREDICTION = 1e-3  # distance of predicted crossings that may be one, relative to the interval
@@ -309,48 +305,6 @@ class SpecialPoints:
             point = replace(one.point, eigenvalues=eigenvalues, unstable=unstable)
             complete.append(Located(one.s, point))
         return complete
-
-    # Other branches.
-
-    def switch_branch(self, crossing: Point, sign: float, first_step: float) -> Point:
-        """Compute a point of the other branch, along the null vector of M at a crossing."""
-        curve = self.curve
-        if crossing.kind != "crossing":
-            raise ArgumentError(
-                "start: expected a state or a crossing, got a point that is no crossing: pass its "
-                "state"
-            )
-        # The entries of A that vanish at the crossing have no size there, but on the first branch.
-        problem = curve.problem(crossing.t + first_step * crossing.slope)
-        aside = curve.attempt(problem.linearize, crossing.state + first_step * crossing.tangent)
-        self.inner.set_units(problem, aside or curve.linearized(crossing))
-        self.inner.set_amplitude(crossing.tangent, crossing.state)
-        trivial = not bool(self.backend.xp.any(self.inner.weights > 0.0))
-        # At the crossing itself A is singular.
-        distance = LAST_OFFSET * first_step
-        beside = replace(
-            crossing,
-            state=crossing.state + distance * crossing.tangent,
-            t=crossing.t + distance * crossing.slope,
-        )
-        y, u = self.borders.null_vector(beside)
-        # Of a state that is zero, the amplitude of the other branch is not known: look for it.
-        amplitudes = [10.0**-k for k in range(*TRIVIAL_AMPLITUDES)] if trivial else [None]
-        for amplitude in amplitudes:
-            if amplitude is not None:
-                self.inner.set_uniform_amplitude(amplitude)
-            tangent, slope = curve.orient(y, u, None, sign)
-            direction = Point(crossing.t, crossing.state, tangent, slope)
-            for halvings in range(1 if trivial else MAX_SWITCHING_HALVINGS):
-                ds = first_step * 0.5**halvings
-                reach = MAX_SWITCHING_CORRECTION * ds
-                found = curve.attempt(functools.partial(curve.correct, step=reach), direction, ds)
-                if found is None:
-                    continue
-                # With a wrong amplitude a point of another branch may be found, farther away.
-                if not trivial or abs(found[0].t - crossing.t) <= ds:
-                    return curve.add_eigenvalues(found[0])
-        raise ConvergenceError("no point of the other branch was found near the crossing")
 
 
 def _moved(step: Step, point: Point, distance: float, dimension: int) -> Point:
