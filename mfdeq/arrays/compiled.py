@@ -37,7 +37,9 @@ Array = Any
 DTYPES = (numpy.dtype("float32"), numpy.dtype("float64"))
 UNSIGNED = {4: "uint32", 8: "uint64"}  # dtypes of indices, by their size
 MAX_PARTS = 4  # parts of a loop for each thread: whoever is faster takes more
-PART_ENTRIES = 50_000  # entries of a part, below which handing it over takes too long
+# Entries of a part. Handing parts over to another thread takes 30 to 60 microseconds, as long as a
+# product with this many entries of a matrix, or an update of twice as many of a vector.
+PART_ENTRIES = 100_000
 PIECE_ENTRIES = 8192  # entries whose sum is one of those that are added up
 MAX_COLUMNS = 4  # columns of products with the rows of a basis
 # The products of a matrix stored by columns cannot be shared by rows. It is stored by rows, too,
@@ -62,8 +64,8 @@ def _suit(*arrays: Array) -> bool:
 def _parts(count: int, entries: int) -> range:
     """Return the starts of parts of a loop over `count` rows or pieces, and its end."""
     threads = parallel.threads()
-    each = max(1, min(MAX_PARTS, entries // (PART_ENTRIES * threads)))
-    step = max(1, -(-count // (threads * each if threads > 1 else 1)))
+    each = min(MAX_PARTS, entries // (PART_ENTRIES * threads))
+    step = max(1, -(-count // (threads * each if threads > 1 and each > 0 else 1)))
     return range(0, count + step, step)
 
 
@@ -75,7 +77,7 @@ def _run(loop: Callable[..., None], arguments: tuple[Any, ...], bounds: Any, cou
 def _run_rows(loop: Callable[..., None], *arguments: Any) -> None:
     """Call a loop for all rows of its arguments."""
     rows, entries = arguments[0].shape[0], arguments[0].size
-    _run(loop, arguments, _parts(rows, entries), rows)
+    _run(loop, arguments, _parts(rows, entries // 2), rows)
 
 
 def _sums(loop: Callable[..., None], *arguments: Any) -> Array:
@@ -83,9 +85,9 @@ def _sums(loop: Callable[..., None], *arguments: Any) -> Array:
     n, k = arguments[0].shape[0], arguments[0].size // arguments[0].shape[0]
     length = max(1, PIECE_ENTRIES // k)
     pieces = -(-n // length)
-    sums = numpy.zeros((pieces, k), dtype=arguments[0].dtype)
-    _run(loop, (*arguments, sums, length), _parts(pieces, n * k), pieces)
-    return sums.sum(axis=0)
+    sums = numpy.zeros((pieces, k))
+    _run(loop, (*arguments, sums, length), _parts(pieces, n * k // 2), pieces)
+    return sums.sum(axis=0).astype(arguments[0].dtype)
 
 
 def _flat(*arrays: Array) -> list[Array]:
@@ -167,10 +169,10 @@ def inner_products(V: Array, W: Array) -> Array:
 
     (m, n), k = V.shape, W.shape[1]
     pieces = -(-n // PIECE_COLUMNS)
-    sums = numpy.empty((pieces, m, k), dtype=V.dtype)
+    sums = numpy.empty((pieces, m, k))
     arguments = V, W.T, sums, PIECE_COLUMNS
     _run(loops.inner_products, arguments, _parts(pieces, V.size), pieces)
-    return sums.sum(axis=0)
+    return sums.sum(axis=0).astype(V.dtype)
 
 
 def subtract_combination(W: Array, V: Array, h: Array) -> Array:

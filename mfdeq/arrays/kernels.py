@@ -118,7 +118,7 @@ def inner_products(V: Array, W: Array) -> Array:
         return V @ W
     total = V[:, :PIECE_COLUMNS] @ W[:PIECE_COLUMNS, :]
     for i in range(PIECE_COLUMNS, W.shape[0], PIECE_COLUMNS):
-        here = slice(i, i + PIECE_COLUMNS)
+        here = slice(i, min(i + PIECE_COLUMNS, W.shape[0]))
         total += V[:, here] @ W[here, :]
     return total
 
@@ -130,7 +130,7 @@ def subtract_combination(W: Array, V: Array, h: Array) -> Array:
     """
     step = PIECE_COLUMNS if W.shape[1] > 1 else max(1, W.shape[0])
     for i in range(0, W.shape[0], step):
-        here = slice(i, i + step)
+        here = slice(i, min(i + step, W.shape[0]))
         W[here, :] -= V[:, here].T @ h
     return W
 

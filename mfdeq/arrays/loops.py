@@ -2,7 +2,8 @@
 
 Each function works on a part of its arrays, from `start` to `stop`, so that several threads can
 share them. Sums over all rows are those of pieces of a fixed length, whatever the number of
-threads. Indices must be unsigned, since negative ones count from the end, which takes time.
+threads, in float64. Indices must be unsigned, since negative ones count from the end, which takes
+time.
 """
 
 from __future__ import annotations
@@ -117,9 +118,9 @@ def multiply_block(
 @njit(fastmath=FAST_SUMS)
 def dot(x: Array, y: Array) -> Any:
     """Return the inner product of two short vectors."""
-    total = x.dtype.type(0)
+    total = 0.0
     for i in range(x.shape[0]):
-        total += x[i] * y[i]
+        total += np.float64(x[i]) * np.float64(y[i])
     return total
 
 
@@ -139,7 +140,7 @@ def block_dots(x: Array, y: Array, sums: Array, length: int, start: int, stop: i
         a, b, total = x[here], y[here], sums[piece]
         for i in range(a.shape[0]):
             for c in range(a.shape[1]):
-                total[c] += a[i, c] * b[i, c]
+                total[c] += np.float64(a[i, c]) * np.float64(b[i, c])
 
 
 @njit(fastmath=FAST_SUMS)
@@ -147,9 +148,9 @@ def difference_dots(x: Array, y: Array, sums: Array, length: int, start: int, st
     """Store the squared norms of the pieces of x - y, for vectors."""
     for piece in range(start, stop):
         here = slice(piece * length, (piece + 1) * length)
-        a, b, total = x[here], y[here], x.dtype.type(0)
+        a, b, total = x[here], y[here], 0.0
         for i in range(a.shape[0]):
-            difference = a[i] - b[i]
+            difference = np.float64(a[i] - b[i])
             total += difference * difference
         sums[piece, 0] = total
 
@@ -164,7 +165,7 @@ def block_difference_dots(
         a, b, total = x[here], y[here], sums[piece]
         for i in range(a.shape[0]):
             for c in range(a.shape[1]):
-                difference = a[i, c] - b[i, c]
+                difference = np.float64(a[i, c] - b[i, c])
                 total[c] += difference * difference
 
 
@@ -185,12 +186,12 @@ def advance(
     for piece in range(start, stop):
         here = slice(piece * length, (piece + 1) * length)
         x, r, p, q = X[here], R[here], P[here], Q[here]
-        total = X.dtype.type(0)
+        total = 0.0
         for i in range(x.shape[0]):
             x[i] += p[i] * a
             left = r[i] - q[i] * a
             r[i] = left
-            total += left * left
+            total += np.float64(left) * np.float64(left)
         sums[piece, 0] = total
 
 
@@ -215,7 +216,7 @@ def block_advance(
                 x[i, c] += p[i, c] * step[c]
                 left = r[i, c] - q[i, c] * step[c]
                 r[i, c] = left
-                total[c] += left * left
+                total[c] += np.float64(left) * np.float64(left)
 
 
 @njit

@@ -300,8 +300,16 @@ def test_the_environment_chooses_the_loops(value, expected):
     assert out.stdout.split() == [f"mfdeq.arrays.{expected}"]
 
 
-def test_arrays_of_other_libraries_are_left_to_their_namespace():
+def test_arrays_of_other_libraries_are_left_to_their_namespace(monkeypatch):
     strict = pytest.importorskip("array_api_strict")
     x = strict.asarray(np.ones((50, 2)))
     assert type(compiled.column_dots(strict, x, x)) is type(x)
+    W, V = np.ones((250, 2)), np.ones((3, 250))
+    given = strict.asarray(W.copy()), strict.asarray(V)
+    for pieces in (100, 1000):
+        monkeypatch.setattr(kernels, "PIECE_COLUMNS", pieces)
+        h = compiled.inner_products(given[1], given[0])
+        np.testing.assert_allclose(np.asarray(h), V @ W)
+        found = compiled.subtract_combination(strict.asarray(W.copy()), given[1], h)
+        np.testing.assert_allclose(np.asarray(found), W - V.T @ (V @ W))
     assert Backend.of(x).kernels is compiled or not jit.is_available()
