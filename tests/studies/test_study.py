@@ -17,6 +17,7 @@ from support.study_checks import assert_complete
 
 import mfdeq
 from mfdeq.studies import Status, grid
+from mfdeq.studies.provenance import THREAD_VARIABLES
 
 EXECUTORS = table(
     ("in process", lambda: {"workers": 0}),
@@ -243,6 +244,14 @@ def test_functions_that_cannot_be_pickled_need_workers_0(study):
     with refused(mfdeq.ArgumentError, "executor: expected a concurrent.*Executor, got int"):
         study.map(functions.random_numbers, grid(i=[1]), executor=3)
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
+
+
+def test_workers_share_the_threads_of_the_machine(study, monkeypatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    records = study.map(functions.threads_of_the_worker, grid(i=[1, 2, 3]), workers=2)
+    assert {record.outputs["threads"] for record in records} == {3}
 
 
 def test_threads_accept_functions_that_cannot_be_pickled(study):

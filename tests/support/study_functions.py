@@ -23,6 +23,10 @@ def complex_outputs(i):
     return {"python": 1 + 2j * i, "single": np.complex64(3j), "array": np.array([1j, 2.0])}
 
 
+def threads_of_the_worker(i):
+    return {"threads": mfdeq.threads()}
+
+
 def random_numbers(i, rng):
     return {"numbers": rng.standard_normal(4)}
 
