@@ -15,7 +15,15 @@ from typing import Any
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
-from .costs import CORE, DEVICE, Machine, air_setup_cost, amg_setup_cost, estimate_cost
+from .costs import (
+    CORE,
+    DEVICE,
+    Machine,
+    air_setup_cost,
+    amg_setup_cost,
+    compiled_threads,
+    estimate_cost,
+)
 from .direct.direct import Direct
 from .direct.fill import estimate_fill
 from .direct.registry import PACKAGES, package_costs
@@ -190,7 +198,7 @@ class _Trial(Candidate):
                     return Examined([], None, [note])
             # The scaling of GMRES costs more than a trial with Jacobi, which hardly depends on it.
             short = _is_short(solver)
-            factor = solver.setup(A, scaling=Scaling.of(A.array) if short else None)
+            factor = solver.setup(A, scaling=Scaling.of_operator(A) if short else None)
             if solves == 1 and self.has_alternative:
                 return self._untried(A, name, factor, budget)
             iterations = _iterations(A, factor, solves, budget)
@@ -284,7 +292,9 @@ def iteration_cost(A: Any, factor: Any, iterations: int) -> float:
 
 
 def _machine(A: Operator) -> Machine:
-    return CORE if A.backend.library.on_host else DEVICE
+    if not A.backend.library.on_host:
+        return DEVICE
+    return CORE.on_threads(compiled_threads())
 
 
 def _summary(name: str, setup: float, solve: float) -> str:

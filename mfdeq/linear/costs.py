@@ -6,7 +6,10 @@ The unit is the nanosecond, but only the ratios of costs matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .. import parallel
+from ..arrays import jit
 
 MIN_PRODUCTS_WITH_AMG = 80  # work of the fastest solve with AMG, in products with A
 MIN_ITERATIONS_WITH_AMG = 8  # iterations of the fastest solve with AMG
@@ -24,9 +27,21 @@ MIN_AIR_SIZE = 400  # unknowns of a level that is not coarsened further
 SCALING_ITERATIONS, SCALING_PRODUCTS = 60, 250
 # Estimating the fill of an LU.
 ESTIMATE_SETUP, ESTIMATE_UNKNOWN = 3e7, 2_000.0
+# Share of products and updates that threads divide, and their number from which on memory limits.
+THREADED_SHARE, MAX_THREADS = 0.85, 4
 # Columns of an assembled matrix per product with one vector, in time: for a block it is less.
 ASSEMBLED_COLUMNS_PER_PRODUCT = 4
 BYTES_PER_ENTRY = 10  # of a sparse matrix, with its index: between float32 and float64
+
+
+def compiled_threads() -> int:
+    """Return the number of threads of compiled loops; 1 if none are compiled."""
+    return parallel.threads() if jit.is_available() else 1
+
+
+def threaded(share: float, threads: int) -> float:
+    """Return the time on several threads over that on one, if they divide a share of the work."""
+    return 1.0 - share + share / threads
 
 
 def estimate_cost(n: int) -> float:
@@ -87,6 +102,19 @@ class Machine:
         work = MIN_PRODUCTS_WITH_AMG * self.product_entry * nnz
         return (work if compact else LONG_EDGE_RATIO * work) + (
             MIN_ITERATIONS_WITH_AMG * self.iteration
+        )
+
+    def on_threads(self, threads: int) -> Machine:
+        """Return the costs where threads share the work on long vectors and sparse products.
+
+        They share the memory, too, so that more than a few do not help.
+        """
+        factor = threaded(THREADED_SHARE, min(threads, MAX_THREADS))
+        return replace(
+            self,
+            product_entry=factor * self.product_entry,
+            cg_entry=factor * self.cg_entry,
+            gmres_entry=factor * self.gmres_entry,
         )
 
     def scaling(self, nnz: int) -> float:

@@ -360,4 +360,4 @@ class Factor:
 
 def scaling_of(A: Operator) -> Scaling:
     """Return the scaling by which residuals of solves with A are judged."""
-    return Scaling.from_scales(A) if A.array is None else Scaling.of(A.array)
+    return Scaling.from_scales(A) if A.array is None else Scaling.of_operator(A)

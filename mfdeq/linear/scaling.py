@@ -84,6 +84,14 @@ class Scaling:
         return cls(*(_round_to_power_of_two(x) for x in equilibrate(A, rtol)))
 
     @classmethod
+    def of_operator(cls, A: Operator) -> Scaling:
+        """Return `of` the matrix of A, which is found once."""
+        found = vars(A).get("_rounded_scaling")
+        if found is None:
+            found = vars(A)["_rounded_scaling"] = cls.of(A.array)  # estimates and factors need it
+        return found
+
+    @classmethod
     def by_sums(cls, A: Any) -> Scaling:
         """Find a scaling like `of` by sweeps alone, from the identity.
 

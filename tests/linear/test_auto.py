@@ -382,6 +382,28 @@ def test_a_block_is_solved_by_another_package_once_that_is_cheaper(monkeypatch):
     assert "in blocks" in factor.auto.choices[-1]
 
 
+def test_the_costs_know_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(jit, "is_available", lambda: True)
+    A, fill = operator_of(WINDY_VOLUME), registry.Fill(1e7, 1e10)
+    found = {}
+    for number in (1, 2):
+        with mfdeq.threads(number):
+            packages = registry.package_costs(A, fill)
+            found[number] = candidates._machine(A).product_entry, packages
+    (one, alone), (two, shared) = found.values()
+    assert 0.5 * one < two < 0.6 * one
+    assert shared["superlu"] == alone["superlu"]
+    assert shared["multifrontal"][0] < 0.8 * alone["multifrontal"][0]
+
+
+def test_a_cheap_factorization_is_estimated_by_a_small_part():
+    """By the growth in a volume, which is the most that a mesh has."""
+    matrix = convection(100).A
+    found, true = fill.estimate_fill(matrix), true_fill(matrix)
+    assert true.operations < found.operations < 10 * true.operations
+    assert true.entries < found.entries < 3 * true.entries
+
+
 def test_levels_that_would_fill_up_are_not_made(monkeypatch):
     """One coarse level of AMG("air") shows that the others would have many more entries than A."""
     system = convection_in_volume(24)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..costs import threaded
+
 
 @dataclass(frozen=True)
 class Fill:
@@ -46,6 +48,8 @@ class PackageCost(NamedTuple):
         Time of a solve regardless of its size.
     factor_entry : float
         Set-up time per entry of L and U.
+    threaded : float
+        Share of the set-up that threads divide among them.
     block_share : float
         Time of a column in a wide block of right-hand sides, over that of a single one.
     """
@@ -56,12 +60,13 @@ class PackageCost(NamedTuple):
     solved_unknown: float = 0.0
     solve: float = 0.0
     factor_entry: float = 0.0
+    threaded: float = 0.0
     block_share: float = 0.65
 
-    def setup(self, n: int, fill: Fill) -> float:
+    def setup(self, n: int, fill: Fill, threads: int = 1) -> float:
         """Return the nanoseconds of a factorization of n unknowns."""
         of_entries = self.factor_entry * fill.entries + self.operation * fill.operations
-        return self.unknown * n + of_entries
+        return threaded(self.threaded, threads) * (self.unknown * n + of_entries)
 
     def one_solve(self, n: int, fill: Fill) -> float:
         """Return the nanoseconds of a solve with the factors."""

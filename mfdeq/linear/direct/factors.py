@@ -83,7 +83,7 @@ class SparseFactor(DirectFactor):
     ) -> None:
         self.package = package
         self.name = f"Direct ({package.title})"
-        self.scaling = Scaling.of(A.array) if package.equilibrates else Scaling()
+        self.scaling = Scaling.of_operator(A) if package.equilibrates else Scaling()
         self.matrix = self.scaling.apply(A.array)
         self.factorization = package.factorize(A, self.matrix, max_operations)
         super().__init__(A, rtol, counts)
@@ -128,7 +128,7 @@ class BlockInverseFactor(DirectFactor):
     def __init__(
         self, A: Operator, blocks: DenseBlocks, rtol: float | None, counts: LinearCounts
     ) -> None:
-        self.scaling = Scaling.of(A.array)
+        self.scaling = Scaling.of_operator(A)
         self.blocks, scaled = blocks, blocks.scaled(self.scaling)
         self.inverse = scaled.inverse()
         if not passes_trial_solve(A.backend, scaled.apply, self.inverse.apply, A.shape[0]):

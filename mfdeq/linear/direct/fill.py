@@ -37,6 +37,8 @@ MAX_BOUNDARY_RATIO = 0.8
 # Unknowns over those of the larger part whose boundary counts. Of half of a random graph only half
 # of the edges can leave.
 BOUNDARY_SHARE = 8
+# Operations of a whole LU, if the mesh is one of a volume, up to which the smaller part suffices.
+MAX_UNESTIMATED_OPERATIONS = 5e7
 MAX_ELIMINATED_DEGREE = 24  # of vertices that are eliminated one by one
 DENSE_CORE_RATIO = 0.83  # unknowns of the final dense block per vertex that is not eliminated
 MAX_LONG_EDGE_SIZE = 300_000  # unknowns; larger graphs with long edges are not estimated
@@ -62,6 +64,10 @@ def estimate_fill(A: Any) -> Fill:
         fills.append(exact_fill(part[:size, :size].tocsc()))
         if n <= size or fills[-1] is UNKNOWN_FILL:
             return fills[-1]
+        small = fills[0]
+        most = small.operations * (n / SAMPLE_SIZES[0]) ** 2
+        if most <= MAX_UNESTIMATED_OPERATIONS:  # It costs no more than the larger part would.
+            return Fill(small.entries * (n / SAMPLE_SIZES[0]) ** (4 / 3), most)
     small, large = fills
     return Fill(
         _extrapolate(small.entries, large.entries, n),

@@ -30,7 +30,12 @@ class MultifrontalPackage(DirectPackage):
     title = "multifrontal"
     # Dissections of volumes take fewer operations than SuperLU's orderings, which are counted.
     cost_on_host = PackageCost(
-        unknown=13_000.0, operation=0.1, entry=1.2, solved_unknown=100.0, block_share=0.25
+        unknown=13_000.0,
+        operation=0.1,
+        entry=1.2,
+        solved_unknown=100.0,
+        threaded=0.5,
+        block_share=0.25,
     )
     # The set-up runs on the host.
     cost_on_device = PackageCost(unknown=13_000.0, operation=0.1, entry=0.005, solve=1e6)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ...operators.operator import Operator
+from ..costs import compiled_threads
 from .cholmod import CholmodPackage
 from .costs import Fill
 from .cudss import CuDSSPackage
@@ -57,13 +58,13 @@ def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float, floa
         the factors are not expected to fit in memory, only the packages that pivot, which take any
         A, at infinite cost.
     """
-    n = A.shape[0]
+    n, threads = A.shape[0], compiled_threads()
     costs = {}
     for package in PACKAGES.values():
         cost = package.cost(A)
         if cost is not None and package.is_candidate(A, fill):
             solve = cost.one_solve(n, fill)
-            costs[package.name] = cost.setup(n, fill), solve, cost.block_share * solve
+            costs[package.name] = cost.setup(n, fill, threads), solve, cost.block_share * solve
     if BYTES_PER_FACTOR_ENTRY * fill.entries > MAX_MEMORY_SHARE * A.backend.available_bytes():
         return {name: (math.inf, math.inf, math.inf) for name in costs if PACKAGES[name].pivots}
     return costs
