@@ -93,14 +93,16 @@ class CheckedSolve:
         self.measure = factor._measure(b, adjoint, weights)
         self.worst_residual: float | None = None
 
-    def solution(self) -> Array:
-        """Return x, or raise the error that `Factor.solve` describes."""
-        if in_range(self.backend, self.measure.size):
-            return self._refined()
-        return self._refined_in_range()
+    @property
+    def in_range(self) -> bool:
+        """Whether squares of all columns of b can be computed."""
+        return in_range(self.backend, self.measure.size)
 
-    def _refined_in_range(self) -> Array:
-        """Solve with columns of b whose squares are out of range scaled by powers of two."""
+    def solution_in_range(self) -> Array:
+        """Solve with columns of b whose squares are out of range scaled by powers of two.
+
+        It raises the errors that `Factor.solve` describes.
+        """
         backend, exponents = self.backend, exponents_of(self.backend, self.b)
         if exponents.any():
             self.b = times_power(backend, self.b, exponents)
@@ -108,17 +110,19 @@ class CheckedSolve:
         if not host.isfinite(self.measure.size[0]).all():
             raise ArgumentError("the right-hand side holds NaN or infinity")
         try:
-            x = self._refined()
+            x = self.refined(self._attempt(self.b, self.rtol))
         except ConvergenceError as error:
             if error.best is not None:
                 error.best = times_power(backend, error.best, -exponents)
             raise
         return check_finite(backend, times_power(backend, x, -exponents))
 
-    def _refined(self) -> Array:
-        """Solve, and refine the solution until its residual is small in the measure."""
+    def refined(self, x: Array) -> Array:
+        """Refine an attempt until its residual is small in the measure.
+
+        It raises the errors that `Factor.solve` describes.
+        """
         A, b, measure, b_norm = self.A, self.b, self.measure, self.measure.size
-        x = self._attempt(b, self.rtol)
         product = self._product(x)
         target, history = measure.target(self.rtol), [measure.residual(b, product, x)]
         while not (history[-1] <= target).all():

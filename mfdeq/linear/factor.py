@@ -344,7 +344,15 @@ class Factor:
                 return self.backend.zeros(*b.shape)
             solve = CheckedSolve(self, b, rtol, adjoint, weights)
             counts.history = progress.history
-            return solve.solution()
+            if not solve.in_range:
+                return solve.solution_in_range()
+            # In this frame, so that few calls lie between a solve and the package.
+            x = (
+                self._attempt(b, rtol, adjoint)
+                if weights is None
+                else self._attempt_weighted(b, rtol, adjoint, weights)
+            )
+            return solve.refined(x)
         finally:
             # Looser solves (Newton steps, estimates) do not count as the worst.
             worst = solve.worst_residual if solve is not None and rtol <= self.rtol else None

@@ -66,10 +66,11 @@ class SuperLUFactorization:
 
     def __init__(self, backend: Backend, matrix: Any) -> None:
         self.backend = backend
-        matrix = matrix.tocsc()
-        matrix.sort_indices()
+        columns = matrix.tocsc()
+        columns.sort_indices()
+        options = superlu_options(columns, matrix if matrix.format == "csr" else None)
         try:
-            self.lu = backend.sparse_linalg.splu(matrix, **superlu_options(matrix))
+            self.lu = backend.sparse_linalg.splu(columns, **options)
         except RuntimeError as error:
             raise singular_error(0.0, f"({error})") from error
 
@@ -88,21 +89,23 @@ class SuperLUFactorization:
         return self.backend.xp.concat(blocks, axis=1)
 
 
-def superlu_options(matrix: Any) -> dict[str, Any]:
-    """Return the options of `splu` for a CSC matrix with sorted indices.
+def superlu_options(matrix: Any, rows: Any = None) -> dict[str, Any]:
+    """Return the options of `splu` for a CSC matrix with sorted indices, and the same as CSR.
 
     Where the diagonal has many zeros, as that of a saddle point, pivots are taken elsewhere and a
     symmetric ordering fills up: an ordering of the columns allows for any pivots.
     """
     zeros = int((matrix.diagonal() == 0).sum())
-    followed = zeros <= MAX_ZERO_SHARE * matrix.shape[0] and has_symmetric_pattern(matrix)
+    followed = zeros <= MAX_ZERO_SHARE * matrix.shape[0] and has_symmetric_pattern(matrix, rows)
     return SYMMETRIC_OPTIONS if followed else {}
 
 
-def has_symmetric_pattern(matrix: Any) -> bool:
-    """Return whether a CSC matrix with sorted indices has an entry (j, i) for each (i, j)."""
-    transposed = matrix.T.tocsc()
-    transposed.sort_indices()
-    return bool(
-        (matrix.indptr == transposed.indptr).all() and (matrix.indices == transposed.indices).all()
-    )
+def has_symmetric_pattern(matrix: Any, rows: Any = None) -> bool:
+    """Return whether a CSC matrix with sorted indices has an entry (j, i) for each (i, j).
+
+    Its rows have then the indices of its columns. They are those of `rows`, if it is passed.
+    """
+    if rows is None or not rows.has_sorted_indices:
+        rows = matrix.tocsr()
+        rows.sort_indices()
+    return bool((matrix.indptr == rows.indptr).all() and (matrix.indices == rows.indices).all())
