@@ -117,7 +117,7 @@ def test_a_solver_that_fails_is_replaced_once():
     auto = Auto()
     A = operator_of(advection(8))
     solvers = [mfdeq.Krylov(max_iterations=2), mfdeq.Direct()] * 2
-    choice = Choice([Candidate(solver, 0.0, 0.0) for solver in solvers], None, "they were passed")
+    choice = Choice([Candidate(solver, 0.0, 0.0) for solver in solvers], None, 1, "passed")
     auto._choice_for = lambda A: choice
     counts = LinearCounts()
     factor = auto.setup(A, counts)

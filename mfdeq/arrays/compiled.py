@@ -53,11 +53,11 @@ def _suit(*arrays: Array) -> bool:
     return (
         type(first) is numpy.ndarray
         and first.ndim > 0
-        and first.shape[0] >= jit.min_rows()
+        and first.shape[0] >= jit.min_rows()  # first, since most arrays are small
         and first.size > 0
         and first.dtype in DTYPES
         and all(type(x) is numpy.ndarray and x.dtype == first.dtype for x in arrays)
-        and jit.is_available()
+        and jit.pays_for_rows(first.shape[0])
     )
 
 
@@ -106,7 +106,7 @@ def _in_place(*arrays: Array) -> bool:
 
 def inner_loops(rows: int) -> AbstractContextManager[Any]:
     """Return a context for many calls of these functions, which holds BLAS at one thread."""
-    if rows < jit.min_rows() or parallel.threads() == 1:
+    if parallel.threads() == 1 or not jit.pays_for_rows(rows):
         return contextlib.nullcontext()
     return parallel.single_threaded_blas()
 
@@ -304,10 +304,10 @@ def products(matrix: Any) -> Any:
     """Return an object that multiplies by a matrix; `Rows` if it is large and sparse."""
     if (
         scipy.sparse.issparse(matrix)
-        and matrix.nnz >= max(1, jit.min_entries())
+        and matrix.nnz > 0
         and matrix.format in ("csr", "csc")
         and matrix.dtype in DTYPES
-        and jit.is_available()
+        and jit.pays(matrix.nnz)
     ):
         return Rows(matrix)
     return matrix

@@ -314,7 +314,7 @@ def equilibrate(A: Any, log_rtol: float = LOG_RTOL) -> tuple[Array, Array]:
 def _compiled(matrix: Any) -> Any:
     """Return the module of compiled iterations if they suit a matrix, or None."""
     csr = isinstance(matrix, (csr_matrix, csr_array))
-    if csr and jit.is_available() and matrix.nnz >= jit.min_entries():
+    if csr and jit.pays(matrix.nnz):
         return importlib.import_module("mfdeq.linear.compiled_scaling")
     return None
 

@@ -271,6 +271,32 @@ def test_blas_has_one_thread_in_the_loops_of_krylov_methods(monkeypatch):
         assert set(numbers) == expected
 
 
+def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch):
+    A = matrix("float64", sp.csr_array)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    jit._is_usable.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="without compiled loops"):
+            assert compiled.products(A) is A
+        assert compiled.column_dots(np, np.ones(60), np.ones(60)) == 60.0
+    finally:
+        jit._is_usable.cache_clear()
+
+
+def test_loops_are_compiled_where_no_folder_for_them_can_be_written(monkeypatch):
+    numba = pytest.importorskip("numba")
+    compiler = numba.njit
+
+    def without_cache(**options):
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compiler(**options)
+
+    monkeypatch.setattr(numba, "njit", without_cache)
+    assert jit.njit(lambda x: x + 1)(2) == 3
+    assert jit.njit(fastmath=True)(lambda x: x + 1)(2) == 3
+
+
 def test_small_problems_do_not_import_numba():
     script = """if True:
         import sys, numpy as np, scipy.sparse as sp, mfdeq

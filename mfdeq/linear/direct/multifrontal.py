@@ -44,7 +44,7 @@ class MultifrontalPackage(DirectPackage):
         """Return the time model, by which compiled loops take a fraction of the set-up."""
         found = super().cost(A)
         assert found is not None
-        compiled = jit.is_available() and A.array.nnz >= jit.min_entries()
+        compiled = jit.pays(A.array.nnz)
         return found._replace(unknown=3_500.0, operation=0.02) if compiled else found
 
     def obstacle(self, A: Operator) -> str:

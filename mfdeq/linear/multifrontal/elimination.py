@@ -33,7 +33,7 @@ def eliminate(matrix: Any, fronts: Fronts, symmetric: bool) -> Iterator[HostBatc
     LinAlgError
         If a front is singular.
     """
-    if jit.is_available() and matrix.nnz >= jit.min_entries():
+    if jit.pays(matrix.nnz):
         return iter(_Compiled(matrix, fronts, symmetric).batches)
     return _eliminate_batches(matrix, fronts, symmetric)
 

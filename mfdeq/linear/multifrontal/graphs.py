@@ -18,7 +18,7 @@ from ...arrays.backend import host
 
 def loops(entries: int) -> Any:
     """Return the module with the loops for a graph with so many entries."""
-    compiled = jit.is_available() and entries >= jit.min_entries()
+    compiled = jit.pays(entries)
     name = "compiled_graphs" if compiled else "graphs"
     return importlib.import_module(f"mfdeq.linear.multifrontal.{name}")
 
