@@ -14,12 +14,14 @@ from benchmarks.problems import Diffusion
 from benchmarks.systems import diffusion
 
 import mfdeq
-from mfdeq.arrays import kernels, memory
+from mfdeq.arrays import memory
+from mfdeq.arrays.backend import Backend
 from mfdeq.linear.operands import operator_of
 from mfdeq.linear.preconditioners import amg
 from mfdeq.report import LinearCounts
 
 AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
+KERNELS = Backend.of(np.zeros(1)).kernels
 MODEL = Diffusion(20)  # 400 unknowns
 
 
@@ -34,7 +36,7 @@ def limit_memory(monkeypatch):
 
     def limit(size):
         monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
-        monkeypatch.setattr(kernels, "available_bytes", lambda device: size)
+        monkeypatch.setattr(KERNELS, "available_bytes", lambda device: size)
 
     return limit
 
@@ -149,7 +151,7 @@ def test_blocks_are_as_wide_as_memory_allows_and_the_solution_is_the_same(monkey
             return v_cycle(levels, coarse, b)
 
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "available_bytes", lambda device, size=available: size)
+            patch.setattr(KERNELS, "available_bytes", lambda device, size=available: size)
             patch.setattr(amg, "v_cycle", noted)
             found.append(mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix).solve(B))
         widths.append(max(seen))
