@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 reads = 0  # values read by the host, each of which waits for the device
 limit = 0  # bytes of one allocation, 0 for any
 largest = 0  # bytes of the largest allocation, which stands for what a pool holds
-captured = None  # of a capturing stream: what its graph will do again
+
+
+class Capture(threading.local):
+    """What the graph of a capturing stream will do again.
+
+    Other threads may read meanwhile: cupy captures in relaxed mode.
+    """
+
+    work = None
+
+
+capture = Capture()
 
 
 class CUDARuntimeError(RuntimeError):
@@ -17,13 +30,13 @@ class CUDARuntimeError(RuntimeError):
 
 def done(again):
     """Take note of work that has been done, for a graph."""
-    if captured is not None:
-        captured.append(again)
+    if capture.work is not None:
+        capture.work.append(again)
 
 
 def outside_a_capture(what):
     """Refuse what a graph cannot hold."""
-    if captured is not None:
+    if capture.work is not None:
         raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
 
 

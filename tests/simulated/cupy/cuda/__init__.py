@@ -47,10 +47,10 @@ class Stream:
     def begin_capture(self, mode=None):
         if self._null:
             raise runtime.CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
-        _simulated.captured = []
+        _simulated.capture.work = []
 
     def end_capture(self):
-        work, _simulated.captured = _simulated.captured, None
+        work, _simulated.capture.work = _simulated.capture.work, None
         return Graph(work)
 
 
