@@ -31,6 +31,15 @@ def test_hessian_products_are_tabulated():
     assert re.search(r"^CG \+ AMG +[\d.]+ +[\d.]+ +[\d.]+ +1.15 +\d+$", table, re.MULTILINE)
 
 
+def test_small_problems_are_tabulated_beside_scipy():
+    table = benchmark("--sizes", "2", "--large", "40", "--repeats", "1", program="small")
+    rows = re.findall(r"^(N = P = 2|tridiagonal 40|dense 40) +(\w+) +[\d.]+ +(\d+)", table, re.M)
+    calls = {(title, name): int(count) for title, name, count in rows}
+    for title in ("N = P = 2", "tridiagonal 40", "dense 40"):
+        assert calls[title, "scipy"] < calls[title, "hand"]
+    assert re.search(r"^dense 40, over \d+ factorizations of scipy: ", table, re.MULTILINE)
+
+
 def test_reused_factors_save_setups_and_refreshed_hierarchies_iterations():
     table = benchmark("--sizes", "20", "--repeats", "1", program="newton")
     rows = re.findall(r"^ +20 (Direct|CG \+ AMG) +(-?\d+) +(\d+) +(\d+) +\d+", table, re.MULTILINE)
