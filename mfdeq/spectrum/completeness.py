@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import ConvergenceError
+from ..linear.krylov.columns import times
 from .counted_operator import CountedOperator
 from .eigenpairs import ROUNDING_FACTOR, Eigenpairs, largest_residual, residual_tolerance
 from .lanczos import Lanczos, select_wanted
@@ -246,4 +247,5 @@ class _WithCouplings:
     weights: Array
 
     def __call__(self, x: Array) -> Array:
-        return self.H(x) + self.duals @ (self.weights @ (self.duals.T @ x))
+        along = array_on_host(self.weights @ (self.duals.T @ x))
+        return self.H(x) + times(self.H.backend, self.duals, along)

@@ -29,7 +29,13 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.memory import reserve
-from ..linear.krylov.columns import gram_basis, read_together, reorthonormalize_in, times
+from ..linear.krylov.columns import (
+    LOST_FACTOR,
+    gram_basis,
+    read_together,
+    reorthonormalize_in,
+    times,
+)
 from ..priors.metric import Metric
 from .orthogonality import OrthogonalityBound, orthogonalize_pair
 
@@ -206,12 +212,12 @@ class Lanczos:
         V, dual = self.basis[:end, :], self.dual_basis[:end, :]
         W = self.product(V[j:, :].T)
         # Apply the recurrence first: one pass over all of V then makes W orthogonal to rounding.
-        W = W - dual[before:j, :].T @ self.backend.coefficients(self.T[before:j, j:end])
-        diagonal = V[j:, :] @ W
-        W = W - dual[j:, :].T @ diagonal
-        on_host = array_on_host(diagonal)
-        W, coefficients = self._orthogonalize(W, on_host, j - before)
-        block = coefficients[j:, :] + on_host
+        if before < j:
+            W = W - times(self.backend, dual[before:j, :].T, self.T[before:j, j:end])
+        diagonal = array_on_host(V[j:, :] @ W)
+        W = W - times(self.backend, dual[j:, :].T, diagonal)
+        W, coefficients = self._orthogonalize(W, diagonal, j - before)
+        block = coefficients[j:, :] + diagonal
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (block + block.T)
         # Above the block, keep the T of earlier products, which may have been more accurate.
@@ -219,7 +225,7 @@ class Lanczos:
         self.asymmetry = max(self.asymmetry, float(host.linalg.norm(different)))
         removed = host.linalg.norm(self.T[:end, j:end], axis=0)
         self.size = end
-        self._set_next_block(self.metric.solve(W), W, self.backend.coefficients(removed))
+        self._set_next_block(self.metric.solve(W), W, removed)
 
     def _orthogonalize(self, W: Array, diagonal: Any, couplings: int) -> tuple[Array, Any]:
         """Make W, after the recurrence, orthogonal to V and the last block, if a bound asks for it.
@@ -412,10 +418,11 @@ class Lanczos:
         known = array_on_host(self.basis[: self.size, :] @ product(first))[:, 0]
         return float(host.linalg.norm(known - self.T[: self.size, 0]))
 
-    def _set_next_block(self, X: Array, W: Array, removed: Array | float = 0.0) -> None:
+    def _set_next_block(self, X: Array, W: Array, removed: Any = 0.0) -> None:
         """Factorize X = Q S, where X is R^-1 H times the last block without its part in V.
 
-        W is R X. `removed` has the lengths of the parts in V. Q is random in a breakdown.
+        W is R X. `removed` has the lengths of the parts in V, on the host. Q is random in a
+        breakdown.
         """
         backend, xp = self.backend, self.backend.xp
         # What is small compared with H is rounding, even if it is large compared with its column.
@@ -423,14 +430,24 @@ class Lanczos:
         lengths = self.metric.norms(X, W)
         left = float(xp.max(lengths))
         room = self.basis.shape[1] - self.size
-        sizes = xp.sqrt(lengths**2 + removed**2)
+        breakdown = not left > BREAKDOWN_FACTOR * backend.eps * norm
+        if W.shape[1] == 1:
+            size = host.hypot(left, float(host.max(removed)))
+            self.invariant = breakdown or not room or left <= LOST_FACTOR * backend.eps * size
+            if self.invariant:
+                self.continue_at_random(1)
+                return
+            Q = X / left
+            dual = Q if self.metric.is_identity else W / left
+            self._store_next_block(Q, dual, host.full((1, 1), left))
+            return
+        sizes = xp.sqrt(lengths**2 + backend.coefficients(removed) ** 2)
         Q, dual = self._orthonormalize(X, W, xp.maximum(sizes, norm * xp.ones_like(sizes)))
-        if W.shape[1] > 1:
-            # Scaling small directions of W to length one has amplified their parts along V and
-            # the difference between R X and W.
-            Q, dual = self._orthonormalize(*self._project_out(Q, self.metric.apply(Q)))
+        # Scaling small directions of W to length one has amplified their parts along V and the
+        # difference between R X and W.
+        Q, dual = self._orthonormalize(*self._project_out(Q, self.metric.apply(Q)))
         rank = Q.shape[1]
-        self.invariant = not 0 < rank <= room or left <= BREAKDOWN_FACTOR * backend.eps * norm
+        self.invariant = breakdown or not 0 < rank <= room
         if self.invariant:
             self.continue_at_random(W.shape[1])
         else:

@@ -22,7 +22,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, array_on_host
+from ..linear.krylov.columns import times
 
 # Largest loss of a vector without a pass, in units of eps, and as a share of the tolerance.
 MAX_LOSS, TOLERANCE_SHARE = 100.0, 0.01
@@ -102,7 +103,8 @@ def orthogonalize_pair(backend: Backend, basis: Array, j: int, W: Array) -> tupl
     """
     W, removed = _remove(backend, basis, j, W)
     h = basis[j : j + 1, :] @ W
-    return W - basis[j : j + 1, :].T @ h, backend.xp.concat([removed, h], axis=0)
+    W = W - times(backend, basis[j : j + 1, :].T, array_on_host(h))
+    return W, backend.xp.concat([removed, h], axis=0)
 
 
 def _remove(backend: Backend, basis: Array, j: int, W: Array) -> tuple[Array, Array]:
