@@ -78,7 +78,8 @@ def products(A, dtype, columns):
 
 def updates(n):
     X, R, P, Q = np.random.default_rng(0).standard_normal((4, n, 1))
-    V, step = np.random.default_rng(1).standard_normal((20, n)), np.array([1e-9])
+    V = np.random.default_rng(1).standard_normal((20, n)) / n**0.5  # nearly orthonormal
+    step = np.array([1e-9])
 
     def conjugate_gradients(loops):
         loops.column_dots(np, P, Q)
