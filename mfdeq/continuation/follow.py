@@ -29,6 +29,7 @@ TARGET_ITERATIONS = 4  # of a corrector: with fewer, the next step is longer
 MIN_COSINE = 0.85  # between the tangents at both ends of a step; below it the step is halved
 MIN_STEP_RATIO = 1e-8  # relative to the first step
 MIN_TURNING_STEP_RATIO = 64 * MIN_STEP_RATIO  # shorter steps are not halved because tangents turn
+MIN_RESOLVING_STEP_RATIO = 1e-3  # above which a step is halved where it may leave the branch
 UNIT_SHARE = 1.0  # of the span, the change of t that counts as one
 MIN_SLOPE = 1e-6  # |dt/ds| below which natural continuation has reached a fold
 METHODS = ("arclength", "natural")
@@ -107,8 +108,8 @@ def follow(
     CheckpointWarning
         If a checkpoint could not be written; the run continues.
     AccuracyWarning
-        If the number of unstable eigenvalues changes where no special point was found. The warning
-        names the interval.
+        If t turns back or the number of unstable eigenvalues changes where no special point was
+        found. The warning names the interval.
 
     Notes
     -----
@@ -122,7 +123,9 @@ def follow(
     together, so that several crossings, and one of several dimensions, are seen. With
     `eigenvalues`, the number of unstable ones must change by what folds and crossings explain;
     where it does not, the real part (for a map, the magnitude) of the eigenvalue that changes is
-    followed to its zero: at a Hopf point, at a flip, or at a fold or crossing that was missed.
+    followed to its zero: at a Hopf point, at a flip, or at a fold or crossing that was missed. Two
+    of them that cancel within a step are looked for where the values at the last three points, or
+    the slopes at both ends, make them possible; a shorter `longest` step misses fewer.
 
     The number of unstable eigenvalues of more than 200 unknowns is the inertia, if a diagonal D > 0
     makes D A symmetric; otherwise bounds or Arnoldi's method decide. Where they do not,
@@ -245,7 +248,7 @@ class _Walk:
         assert self.file is not None
         self.file.continue_from(len(self.branch.points))
         try:
-            self.special_points.borders.resume(saved["curve"])
+            self.special_points.resume(saved["curve"])
             curve.inner.resume(saved["curve"])
             curve.resume(self.branch.points[-1])
         except ConvergenceError as error:
@@ -258,7 +261,7 @@ class _Walk:
         if self.file is not None and (ended or self.file.due(done, ended is not None)):
             state = {
                 "branch": to_tree(self.branch),
-                "curve": {**self.curve.inner.memory, **self.special_points.borders.memory},
+                "curve": {**self.curve.inner.memory, **self.special_points.memory},
                 "ds": self.ds,
                 "ended": bool(ended),
             }
@@ -306,7 +309,8 @@ def _advance(
             if natural and (turned_back or abs(there.slope) < MIN_SLOPE):
                 branch.reason = f"a fold after t = {here.t:.8g}: follow it by arclength"
                 return True
-            located, unexplained = walk.special_points.locate(here, there, walk.ds)
+            may_shorten = walk.ds > MIN_RESOLVING_STEP_RATIO * first_step
+            located, unexplained = walk.special_points.locate(here, there, walk.ds, may_shorten)
             there = curve.add_eigenvalues(there)
             found = [*located, there]
             outside = next((point for point in found if not span[0] <= point.t <= span[1]), None)
@@ -326,8 +330,8 @@ def _advance(
         for interval in unexplained:
             if any(span[0] <= t <= span[1] for t in interval):
                 warn(
-                    "follow: expected a special point for each change of the number of unstable "
-                    f"eigenvalues, found none for one between t = {interval[0]:.8g} and "
+                    "follow: expected a special point wherever t turns back or the number of "
+                    f"unstable eigenvalues changes, found none between t = {interval[0]:.8g} and "
                     f"{interval[1]:.8g}. Use shorter steps there, or request more eigenvalues",
                     AccuracyWarning,
                 )

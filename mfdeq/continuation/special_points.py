@@ -25,6 +25,7 @@ from ..errors import ConvergenceError, SingularStateError
 from ..locks import ignore_warnings
 from .bordered import Borders, predicted_roots
 from .curve import Curve
+from .dips import Before, dip_of_parabola, dip_of_slope
 from .point import Point
 from .roots import Step
 
@@ -37,6 +38,8 @@ SPLIT_OFFSETS = 0.0, 0.03, -0.04  # of a place where an interval is divided
 FIRST_OFFSET, LAST_OFFSET = 1e-4, 1e-6
 SAME_RTOL = 1e-5  # distance of special points that are one, relative to the step
 MAX_IMAGINARY = 0.25  # of a predicted root: two real ones that nearly coincide may seem complex
+MAX_STRAIGHT = 0.999  # cosine of the turn of a step that cannot have left the branch
+NO_SLOPE = 1e-6  # |dt/ds| that may be rounding
 ZERO_SHARE = 1e-5  # of an eigenvalue, relative to its change within the step, that is zero
 CHANGES = {"fold": 1, "hopf": 2, "flip": 1}  # of the number of unstable eigenvalues
 
@@ -65,26 +68,50 @@ class SpecialPoints:
     def __init__(self, curve: Curve) -> None:
         self.curve, self.backend, self.inner = curve, curve.backend, curve.inner
         self.borders = Borders(curve)
+        self.before: Before | None = None
+        self._smallest = math.inf
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What later steps depend on, for a checkpoint."""
+        return {**self.borders.memory, "before": self.before and vars(self.before)}
+
+    def resume(self, memory: dict[str, Any]) -> None:
+        """Restore what later steps depend on from a checkpoint."""
+        self.borders.resume(memory)
+        self.before = memory["before"] and Before(**memory["before"])
 
     def locate(
-        self, here: Point, there: Point, ds: float
+        self, here: Point, there: Point, ds: float, may_shorten: bool = False
     ) -> tuple[list[Point], list[tuple[float, float]]]:
         """Locate the special points between two points, in order.
 
-        Return also the intervals of t in which the number of unstable eigenvalues changes for a
-        reason that was not found.
+        Return also the intervals of t in which t turns back, or the number of unstable eigenvalues
+        changes, for a reason that was not found. If t turns back where there is no fold, the points
+        may be on two branches that nearly meet: with `may_shorten` that is a ConvergenceError.
         """
         step = Step(self.curve, here, ds)
         ends = Located(0.0, here), Located(ds, there)
-        found = self._crossings(step, *ends, MAX_HALVINGS)
+        before = self.before if self.before is not None and self.before.t == here.t else None
+        self._smallest = math.inf
+        found = [*self._crossings(step, *ends, MAX_HALVINGS, before), *self._folds(step, *ends)]
+        turns = [one for one in found if one.point.kind == "fold"]
         slopes = here.slope, there.slope
-        if slopes[0] * slopes[1] < 0.0:
-            root = step.root((0.0, ds), slopes, lambda point: point.slope)
-            if root is not None:
-                found.append(Located(root[0], replace(root[1], kind="fold", dimension=1)))
+        jumped = slopes[0] * slopes[1] < -(NO_SLOPE**2) and not turns
+        if jumped and may_shorten:
+            raise ConvergenceError("t turns back without a fold: two branches may nearly meet")
         unexplained: list[tuple[float, float]] = []
+        unstable: int | None = None
+        levels: list[float] = []
         if self.curve.stability.k:
-            found, unexplained = self._explain_counts(step, *ends, found)
+            found, unexplained = self._explain_counts(step, *ends, found, before)
+            if unexplained and may_shorten and self.curve.cosine(here, there) < MAX_STRAIGHT:
+                raise ConvergenceError("stability changes as it does on two branches that meet")
+            turns = [one for one in found if one.point.kind == "fold"]
+            unstable, levels = self._levels(here, self._count(here))
+        if jumped and not (turns or unexplained):
+            unexplained = [(here.t, there.t)]
+        self.before = Before(there.t, ds, self._smallest, unstable, levels)
         self.borders.trim()
         found.sort(key=lambda one: one.s)
         return [self._complete(one.point) for one in found], unexplained
@@ -117,13 +144,34 @@ class SpecialPoints:
             return None
         return w / self.backend.norm(w / inner.rows)
 
+    def _folds(self, step: Step, a: Located, b: Located) -> list[Located]:
+        """Locate the folds of a step: one, or two if t may turn back and forth within it."""
+        places = [(a.s, a.point.slope), (b.s, b.point.slope)]
+        cosine = self.curve.cosine(a.point, b.point)
+        chord = (b.point.t - a.point.t) / step.ds
+        dip = dip_of_slope((a.point.slope, b.point.slope / cosine), chord)
+        if dip is not None:
+            middle = step.evaluate(dip * step.ds, lambda point: point.slope)
+            if middle is not None:
+                places.insert(1, (middle[0], middle[2]))
+        found = []
+        for (low, first), (high, last) in itertools.pairwise(places):
+            if first * last < 0.0:
+                root = step.root((low, high), (first, last), lambda point: point.slope)
+                if root is not None:
+                    found.append(Located(root[0], replace(root[1], kind="fold", dimension=1)))
+        return found
+
     # Crossings.
 
-    def _crossings(self, step: Step, a: Located, b: Located, halvings: int) -> list[Located]:
+    def _crossings(
+        self, step: Step, a: Located, b: Located, halvings: int, before: Before | None = None
+    ) -> list[Located]:
         """Locate the crossings between two points of a step.
 
         The interval is divided until each part has at most one crossing by prediction and by the
-        sign of det M, which changes once for each null vector.
+        sign of det M, which changes once for each null vector. It is divided as well if the values
+        at the point before the step let two crossings seem possible.
         """
         G0, G1 = self.borders.between(a.point, b.point, step.here)
         length = b.s - a.s
@@ -131,8 +179,22 @@ class SpecialPoints:
         roots = predicted_roots(G0, G1)
         near = (abs(roots.imag) <= MAX_IMAGINARY) & (roots.real >= 0.0) & (roots.real <= 1.0)
         places = host.sort(roots[near].real)
+        if halvings == MAX_HALVINGS:
+            smallest = [float(host.linalg.svd(G, compute_uv=False)[-1]) for G in (G0, G1)]
+            self._smallest = smallest[0]
         if not (odd or places.size):
-            return []
+            if before is None:
+                return []
+            ends = smallest[0], smallest[1]
+            dip = dip_of_parabola(before.smallest, before.distance, ends, length)
+            if dip is None or (half := self._regular_point(step, a, b, dip, G1 - G0)) is None:
+                return []
+            if not _may_have_roots(G0, self.borders.matrix(half.point)):
+                return []
+            return [
+                *self._crossings(step, a, half, halvings - 1),
+                *self._crossings(step, half, b, halvings - 1),
+            ]
         if places.size and places[-1] - places[0] <= SAME_PREDICTION:
             one = self._crossing_within(step, (a.s, G0), (b.s, G1), float(places.mean()))
             if one is not None and one.point.dimension % 2 == odd:
@@ -192,12 +254,13 @@ class SpecialPoints:
     # Numbers of unstable eigenvalues.
 
     def _explain_counts(
-        self, step: Step, a: Located, b: Located, found: list[Located]
+        self, step: Step, a: Located, b: Located, found: list[Located], before: Before | None
     ) -> tuple[list[Located], list[tuple[float, float]]]:
         """Find what changes the number of unstable eigenvalues, beside what has been found.
 
         The number is compared at both ends and, if there are several special points or the change
-        is by an odd number too few or too many, between them.
+        is by an odd number too few or too many, between them; and where an eigenvalue may change
+        twice, by the values at the point before the step.
         """
         counts = {a.s: self._count(a.point), b.s: self._count(b.point)}
         points = {a.s: a.point, b.s: b.point}
@@ -211,12 +274,19 @@ class SpecialPoints:
                     sample = step.evaluate(0.5 * (low + high), self._count)
                     if sample is not None:
                         s, points[s], counts[s] = sample
+        if before is not None and not found and first == last == before.unstable:
+            for dip in self._dips(step, a.point, b.point, before):
+                sample = step.evaluate(dip * step.ds, self._count)
+                if sample is not None:
+                    s, points[s], counts[s] = sample
         unexplained = []
         for low, high in itertools.pairwise(sorted(counts)):
             u, v = counts[low], counts[high]
             if u is None or v is None:
                 continue
             within = [one for one in found if low < one.s < high]
+            if u == v and [one.point.kind for one in within] == ["fold"]:
+                unexplained.append((points[low].t, points[high].t))  # it is one of another branch
             if abs(v - u) > sum(one.change for one in within):
                 gap = Located(low, points[low]), Located(high, points[high])
                 others = self._changes(step, *gap, within)
@@ -227,6 +297,22 @@ class SpecialPoints:
 
     def _count(self, point: Point) -> int | None:
         return self.curve.spectrum(point).unstable
+
+    def _levels(self, point: Point, unstable: int | None) -> tuple[int | None, list[float]]:
+        """Return the levels of the last unstable eigenvalue and of the first stable one."""
+        spectrum = self.curve.spectrum(point)
+        if unstable is None or spectrum.unstable != unstable:
+            return unstable, []
+        return unstable, [spectrum.level(j) for j in (unstable - 1, unstable)]
+
+    def _dips(self, step: Step, here: Point, there: Point, before: Before) -> list[float]:
+        """Return the shares of a step where one of these levels may be of the other sign."""
+        ends = [self._levels(point, before.unstable)[1] for point in (here, there)]
+        dips = [
+            dip_of_parabola(level, before.distance, (first, last), step.ds)
+            for level, first, last in zip(before.levels, *ends, strict=False)
+        ]
+        return sorted({dip for dip in dips if dip is not None})
 
     def _changes(self, step: Step, a: Located, b: Located, known: list[Located]) -> list[Located]:
         """Locate the zeros of the margins that change their signs between two points."""
@@ -305,6 +391,13 @@ class SpecialPoints:
             point = replace(one.point, eigenvalues=eigenvalues, unstable=unstable)
             complete.append(Located(one.s, point))
         return complete
+
+
+def _may_have_roots(G0: Any, G1: Any) -> bool:
+    """Return whether det G has a zero between two places, by its signs or by prediction."""
+    roots = predicted_roots(G0, G1)
+    near = (abs(roots.imag) <= MAX_IMAGINARY) & (roots.real >= 0.0) & (roots.real <= 1.0)
+    return bool(near.any() or host.linalg.slogdet(G0)[0] * host.linalg.slogdet(G1)[0] < 0.0)
 
 
 def _moved(step: Step, point: Point, distance: float, dimension: int) -> Point:

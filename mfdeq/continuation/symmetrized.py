@@ -99,6 +99,8 @@ def _log_weights(A: Any) -> Any:
     for start in starts:
         order, before = csgraph.breadth_first_order(A, start, directed=False)
         order = order[1:]
+        if not order.size:
+            continue
         steps = host.asarray(ratios[before[order], order]).ravel()
         for node, step in zip(order.tolist(), steps.tolist(), strict=True):
             logarithms[node] = logarithms[before[node]] + step
