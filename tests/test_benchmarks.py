@@ -76,6 +76,12 @@ def test_block_preconditioners_of_saddle_points_are_tabulated():
     assert len(re.findall(r"iterations \d.* \(target <= 60: met\)", table)) == 6
 
 
+def test_set_ups_of_direct_solvers_are_tabulated():
+    table = benchmark("--small", "--rounds", "1", program="setup")
+    assert len(re.findall(r"^    multifrontal +\d+\.\d{3} ", table, re.MULTILINE)) == 4
+    assert re.search(r"^    symmetric fronts .* Multifrontal, 144 negative", table, re.MULTILINE)
+
+
 def test_costs_of_auto_are_tabulated_for_one_solve_and_for_a_hundred():
     table = benchmark("--small", "--choices", program="linear")
     for solves in (1, 100):

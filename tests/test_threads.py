@@ -4,6 +4,7 @@ import pickle
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -75,6 +76,10 @@ SOLVERS = {
         advection(),
     ),
 }
+if find_spec("pypardiso"):  # the extra pardiso
+    SOLVERS["pardiso"] = (mfdeq.Direct(package="pardiso"), advection())
+if find_spec("kvxopt"):  # the extra suitesparse
+    SOLVERS["cholmod"] = (mfdeq.Direct(package="cholmod"), laplacian(8))
 
 
 def check_shared_factor(name, rounds):

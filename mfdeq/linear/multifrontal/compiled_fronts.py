@@ -89,8 +89,11 @@ def assemble(
     k, m = sizes[f], starts[f + 1] - starts[f]
     side, at = k + m, layout[3][f]
     panel[: side * k] = 0.0
-    pool[at : at + m * m] = 0.0
-    if not symmetric:
+    if symmetric:
+        for j in range(m):
+            pool[at + j * m + j : at + j * m + m] = 0.0
+    else:
+        pool[at : at + m * m] = 0.0
         wide[: k * m] = 0.0
     o = own_starts[f]
     for i in range(k):

@@ -53,6 +53,28 @@ def adjacency(starts: Any, columns: Any) -> Any:
 
 
 @njit
+def merge(starts: Any, neighbors: Any, first: Any, group: Any) -> Any:
+    """Return the graph of groups of vertices with the same neighbors, of which `first` are some."""
+    groups = first.shape[0]
+    mark = host.full(groups, -1, dtype=host.int32)
+    found = host.zeros(groups + 1, dtype=host.int32)
+    others = host.empty(neighbors.shape[0], dtype=host.int32)
+    count = 0
+    for g in range(groups):
+        mark[g] = g
+        v = first[g]
+        for p in range(starts[v], starts[v + 1]):
+            other = group[neighbors[p]]
+            if mark[other] != g:
+                mark[other] = g
+                others[count] = other
+                count += 1
+        others[found[g] : count] = host.sort(others[found[g] : count])
+        found[g + 1] = count
+    return found, others[:count].copy()
+
+
+@njit
 def distances(starts: Any, neighbors: Any, source: Any) -> Any:
     """Count the edges from each vertex of a connected graph to the source."""
     n = starts.shape[0] - 1

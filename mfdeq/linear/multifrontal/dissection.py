@@ -184,9 +184,8 @@ def _merge_twins(graph: Graph) -> tuple[Graph, Any, Any]:
     group[order] = host.cumsum(new) - 1
     groups = int(group.max()) + 1
     first = order[new]
-    members = csr_matrix((host.ones(n), (host.arange(n), group)), shape=(n, groups))
-    merged = (graph.matrix[first] @ members).tocsr()
-    return Graph.of(merged), group, host.bincount(group).astype("float64")
+    merged = graph.loops.merge(graph.starts, graph.neighbors, first, group)
+    return Graph(*merged), group, host.bincount(group, minlength=groups).astype("float64")
 
 
 def _coordinate_bisection(

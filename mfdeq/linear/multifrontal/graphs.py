@@ -35,6 +35,16 @@ def adjacency(starts: Any, columns: Any) -> tuple[Any, Any]:
     return result.indptr, result.indices
 
 
+def merge(starts: Any, neighbors: Any, first: Any, group: Any) -> tuple[Any, Any]:
+    """Return the graph of groups of vertices with the same neighbors, of which `first` are some."""
+    n, groups = group.shape[0], first.shape[0]
+    graph = csr_matrix((host.ones(neighbors.shape[0]), neighbors, starts), shape=(n, n))
+    members = csr_matrix((host.ones(n), (host.arange(n), group)), shape=(n, groups))
+    merged = (graph[first] @ members).tocsr()
+    merged.sort_indices()
+    return adjacency(merged.indptr, merged.indices)
+
+
 def distances(starts: Any, neighbors: Any, source: int) -> Any:
     """Count the edges from each vertex of a connected graph to the source."""
     n = starts.shape[0] - 1
