@@ -330,9 +330,10 @@ def _advance(
         for interval in unexplained:
             if any(span[0] <= t <= span[1] for t in interval):
                 warn(
-                    "follow: expected a special point wherever t turns back or the number of "
-                    f"unstable eigenvalues changes, found none between t = {interval[0]:.8g} and "
-                    f"{interval[1]:.8g}. Use shorter steps there, or request more eigenvalues",
+                    "follow: expected a special point wherever t turns back, another branch seems "
+                    "to cross, or the number of unstable eigenvalues changes, found none between "
+                    f"t = {interval[0]:.8g} and {interval[1]:.8g}. Use shorter steps there, a "
+                    "direct solver, or more eigenvalues",
                     AccuracyWarning,
                 )
         if not (curve.inner.has_amplitude or found[-1].kind or branch.reason):

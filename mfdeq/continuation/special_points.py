@@ -69,7 +69,7 @@ class SpecialPoints:
         self.curve, self.backend, self.inner = curve, curve.backend, curve.inner
         self.borders = Borders(curve)
         self.before: Before | None = None
-        self._smallest = math.inf
+        self._smallest, self._odd = math.inf, False
 
     @property
     def memory(self) -> dict[str, Any]:
@@ -103,6 +103,8 @@ class SpecialPoints:
         unexplained: list[tuple[float, float]] = []
         unstable: int | None = None
         levels: list[float] = []
+        if self._odd and sum(one.point.dimension for one in found if one not in turns) % 2 == 0:
+            unexplained = [(here.t, there.t)]
         if self.curve.stability.k:
             found, unexplained = self._explain_counts(step, *ends, found, before)
             if unexplained and may_shorten and self.curve.cosine(here, there) < MAX_STRAIGHT:
@@ -182,6 +184,7 @@ class SpecialPoints:
         if halvings == MAX_HALVINGS:
             smallest = [float(host.linalg.svd(G, compute_uv=False)[-1]) for G in (G0, G1)]
             self._smallest = smallest[0]
+            self._odd = bool(odd)
         if not (odd or places.size):
             if before is None:
                 return []
@@ -233,15 +236,19 @@ class SpecialPoints:
         last = LAST_OFFSET * step.ds
         first = beside = max(FIRST_OFFSET * (high[0] - low[0]), last)
         for _ in range(MAX_CROSSING_STEPS):
-            evaluated = step.evaluate(root + beside, self.borders.matrix)
-            if evaluated is None:
+            # An iterative solver may not converge so close to the crossing.
+            for farther in (1.0, 10.0, 100.0):
+                evaluated = step.evaluate(root + farther * beside, self.borders.matrix)
+                if evaluated is not None:
+                    break
+            else:
                 return None
             at, point, G = evaluated
             roots = at + predicted_roots(G, before[1]) * (before[0] - at)
             if not roots.size:
                 return None
             root = float(roots[host.argmin(abs(roots - at))].real)
-            if abs(before[0] - root) <= 10.0 * first and abs(root - at) <= 2.0 * last:
+            if abs(before[0] - root) <= 10.0 * first and abs(root - at) <= 2.0 * farther * last:
                 far = low if at - low[0] > high[0] - at else high
                 distances = at + predicted_roots(G, far[1]) * (far[0] - at) - root
                 dimension = int((abs(distances) <= SAME_RTOL * step.ds).sum())

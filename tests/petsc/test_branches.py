@@ -68,16 +68,22 @@ def test_the_other_branch_is_followed():
     assert abs(model.residual(state, np.array([20.0]))).max() < 1e-7
 
 
+RING = Loaded(ring_laplacian(5), lambda u: u - u**2 - u**3, lambda u: 1 - 2 * u - 3 * u**2)
+
+
 @pytest.mark.parametrize("eigenvalues", [0, 3])
-def test_a_double_point_is_found_and_its_branches_are_followed(eigenvalues):
-    model = Loaded(ring_laplacian(5), lambda u: u - u**2 - u**3, lambda u: 1 - 2 * u - 3 * u**2)
-    options = {"span": (0.0, 3.0), "eigenvalues": eigenvalues}
-    branches = both(model, -0.5, np.zeros(5), **options)
+def test_a_double_point_is_found(eigenvalues):
+    branches = both(RING, -0.5, np.zeros(5), span=(0.0, 3.0), eigenvalues=eigenvalues)
     check_same(*branches)
-    crossing = branches[0].crossings[1]
-    assert crossing.dimension == 2
-    start = vec_of(np.array([-0.5]))
-    branch = mfdeq.follow(OnRanks(model), start, **{**options, "start": crossing, "other": 2})
+    assert branches[0].crossings[1].dimension == 2
+
+
+@pytest.mark.slow
+def test_a_branch_through_a_double_point_is_followed():
+    theta0, span = vec_of(np.array([-0.5])), (0.0, 3.0)
+    model = OnRanks(RING)
+    trivial = mfdeq.follow(model, theta0, span=span, start=vec_of(np.zeros(5)))
+    branch = mfdeq.follow(model, theta0, span=span, start=trivial.crossings[1], other=2)
     assert branch.t[-1] == pytest.approx(3.0)
 
 
