@@ -166,6 +166,9 @@ class CheckedSolve:
         relative = (rounding / host.where(b_norm > 0, b_norm, 1.0)).max(axis=0)
         if not relative.max() > SUSPICIOUS_RESIDUAL:
             return
+        if ((residual >= b_norm) & (b_norm > 0)).all(axis=0).any():
+            # The null vector in x is so large that zero would be a better solution.
+            raise singular_error(0.0, "to working precision")
         if x.ndim == 2:
             worst = int(relative.argmax())
             x, b = x[:, worst], b[:, worst]

@@ -150,7 +150,7 @@ def test_forget_tries_a_replaced_solver_again(monkeypatch):
     auto, b = Auto(), np.ones(60)
     solvers = mfdeq.Krylov("gmres", max_iterations=2), mfdeq.Direct()
     both = [Candidate(solver, 0.0, 0.0) for solver in solvers]
-    monkeypatch.setattr(auto, "_choice_for", lambda A: Choice(both, None, "they were passed"))
+    monkeypatch.setattr(auto, "_choice_for", lambda A: Choice(both, None, 1, "they were passed"))
     factor = auto.setup(operator_of(A))
     factor.solve(b)
     assert "Direct" in factor.current.name
