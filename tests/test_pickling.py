@@ -74,6 +74,26 @@ def test_an_equilibrium_travels_without_its_factor_and_sets_it_up_again():
         assert not x.flags.writeable
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_models_of_functions_with_many_unknowns_travel(protocol):
+    """Large arrays that protocol 4 has unpickled cannot index a sparse matrix of scipy."""
+    model = mfdeq.from_function(_chain, 300, 300, "residual", sparsity="detect")
+    eq = mfdeq.solve(model, np.ones(300))
+    loss = mfdeq.LeastSquares(np.arange(5), np.zeros(5))
+    product = eq.hessian(loss) @ np.ones(300)
+    for travelled in (eq, mfdeq.solve(pickle.loads(pickle.dumps(model, protocol)), np.ones(300))):
+        again = pickle.loads(pickle.dumps(travelled, protocol))
+        np.testing.assert_allclose(again.gradient(loss), eq.gradient(loss), rtol=1e-10)
+        np.testing.assert_allclose(again.hessian(loss) @ np.ones(300), product, rtol=1e-8)
+
+
+def _chain(h, theta):
+    r = 2.1 * h + 0.1 * h**3 - theta
+    r[1:] -= h[:-1]
+    r[:-1] -= h[1:]
+    return r
+
+
 def test_a_shallow_copy_of_an_equilibrium_shares_its_factor():
     eq = mfdeq.solve(Cubic(), THETA)
     factor = eq.factor

@@ -91,7 +91,9 @@ class Columns:
             assert coloured is not None  # the operator is a matrix since its pattern is known
             rows, columns = coloured.rows, coloured.columns
             matrix = sparse_on_host(array).tocsr()
-            values = host.asarray(matrix[rows, columns]).ravel() if rows.size else host.zeros(0)
+            # Copies, since scipy cannot index by large arrays that have been unpickled.
+            at = rows.copy(), columns.copy()
+            values = host.asarray(matrix[at]).ravel() if rows.size else host.zeros(0)
         values = values.astype(float)
         zeros = 0.0 * host.nan_to_num(values)
         return cls(rows, columns, values, coloured, part, (m, n), zeros, host.ones(n))
