@@ -29,6 +29,7 @@ MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in tu
 MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
 EXACT_RTOL = 1e-3  # of the inverse from which they are computed
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
+RESOLVED_COMPONENT = 0.003  # of the usual component of a random vector along a null vector
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
 SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
 MAGNIFICATION = 16.0  # of rounding errors of the state, in the estimate of what they change
@@ -88,9 +89,11 @@ def smallest_singular(
     scaling = Scaling() if scaling is None else scaling
     if n <= MAX_EXACT_SIZE and not factor.iterative and (exact := _exact(factor, scaling)):
         return exact
-    # The component of a random vector along one direction is about 1/sqrt(N) of its length. The
-    # solve must resolve it to find a near null vector.
+    # The component of a random vector along one direction is about 1/sqrt(N) of its length, and one
+    # vector in 400 has less than 0.003 of that. The first solve must resolve it to find a near null
+    # vector; the others start with what that has found.
     rtol = max(factor.rtol, min(1e-3, MAX_ROUNDING_SHARE / math.sqrt(n)))
+    first_rtol = max(factor.rtol, min(1e-3, RESOLVED_COMPONENT / math.sqrt(n)))
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
     if start is not None:
@@ -100,7 +103,7 @@ def smallest_singular(
         u = u / backend.norm(u)
     sigma = math.inf
     for pair in range(MAX_SOLVE_PAIRS):
-        v, along = _solve(factor, scaling, u, rtol, adjoint=False)
+        v, along = _solve(factor, scaling, u, rtol if pair else first_rtol, adjoint=False)
         u, back = _solve(factor, scaling, v, rtol, adjoint=True)
         converged = back > (1.0 - SIGMA_RTOL) * min(sigma, along)
         sigma = back

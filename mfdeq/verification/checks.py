@@ -349,11 +349,12 @@ class Checker:
         masked = replace(term, derivative=mask * term.derivative, noise=mask * term.noise)
         return self._judge(masked, sides)[0]
 
-    def _check_blocks_of_columns(self, name: str, op: Operator) -> None:
+    def _check_blocks_of_columns(self, name: str, op: Operator, error: float = 0.0) -> None:
         """Add a failure if the product with a block differs from those with its columns."""
+        rtol = max(self.backend.eps**0.5, TERM_ERROR_FACTOR * error)
         for product, size in ((op._apply, op.shape[1]), (op._apply_adjoint, op.shape[0])):
             try:
-                check_columns(self.backend, product, size, f"a product of {name}")
+                check_columns(self.backend, product, size, f"a product of {name}", rtol)
             except DerivativeError as error:
                 self._add_error(f"{name}: of blocks", FAIL, error)
                 return

@@ -200,7 +200,7 @@ class DerivativeChecker(Checker):
         K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
         if K is not None:
-            self._check_blocks_of_columns("curvature", K)
+            self._check_blocks_of_columns("curvature", K, second_error)
             self._check_block_symmetry("curvature", K, second_error)
 
         def gradient(dtheta: Array, dh: Array) -> Array | None:

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import mfdeq
+from mfdeq.arrays.backend import Backend
 from mfdeq.equilibrium import conditioning
 
 LAPLACIAN = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(40, 40), format="csr")
@@ -202,3 +203,17 @@ def test_the_least_singular_value_is_that_of_the_matrix_in_its_own_units():
     assert eq.smallest_singular.value == pytest.approx(sigma[-1])
     assert abs(eq.smallest_singular.right @ right[-1]) == pytest.approx(1.0)
     assert eq.report.smallest_singular == eq.smallest_singular.value
+
+
+def test_a_null_vector_is_found_by_a_random_vector_that_is_nearly_orthogonal_to_it():
+    """With a component of 7e-4, solves to 1e-3 succeed although A is singular."""
+    n = 400
+    x = Backend.of(np.zeros(n)).random(n, seed=11)
+    x = x / np.linalg.norm(x)
+    null = np.random.default_rng(0).standard_normal(n)
+    null -= (null @ x) * x
+    null = null / np.linalg.norm(null) + 7e-4 * x
+    A = np.eye(n) - np.outer(null, null) / (null @ null)
+    factor = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi()).setup(A)
+    with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
+        conditioning.smallest_singular(factor)
