@@ -217,10 +217,12 @@ class ShiftedInverse(SelfAdjoint):
         return weigh(self.scale, solution[:P, ...] if states else solution)
 
     def _singular_error(self, how: str) -> SingularStateError:
+        hint = ""
+        if self.sigma == 0.0:
+            hint = " Zero is one of a Hessian if the data do not determine all parameters."
         return SingularStateError(
             f"H - {self.sigma:g} I is singular to working precision ({how}): sigma is an "
-            "eigenvalue of H. Zero is an eigenvalue of a Hessian if the data do not determine all "
-            "parameters. Move sigma slightly to one side",
+            f"eigenvalue of H.{hint} Move sigma slightly to one side",
             digits=0.0,
         )
 

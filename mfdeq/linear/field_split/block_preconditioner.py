@@ -9,7 +9,7 @@ from typing import Any
 
 from ...arrays.backend import Array
 from ...arrays.sparse import stored_bytes
-from ...errors import ArgumentError
+from ...errors import ArgumentError, SingularStateError
 from ...operators.operator import Matrix, Operator, Zero
 from ..costs import BYTES_PER_ENTRY
 from ..factor import Factor
@@ -88,6 +88,15 @@ class BlockPreconditioner(PreconditionerOperator):
             return described.setup(target)
         except ArgumentError as error:
             raise ArgumentError(f"{self.fields.names[i]} of mfdeq.FieldSplit: {error}") from error
+        except SingularStateError as error:
+            last = i == len(self.described) - 1
+            block, advice = "the diagonal block of A", "pass schur='selfp' if it is the last field"
+            if last and self.schur is not None:
+                block, advice = "the approximate Schur complement", "pass another schur"
+            raise ArgumentError(
+                f"{self.fields.names[i]} of mfdeq.FieldSplit: {block} is singular, which A itself "
+                f"need not be: {advice}, or another preconditioner for this field"
+            ) from error
 
     def _adopt(self, blocks: Blocks, parts: list[PreconditionerOperator], target: Operator) -> None:
         below, above = (self.kind in (kind, "full") for kind in ("lower", "upper"))

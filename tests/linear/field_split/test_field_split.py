@@ -425,6 +425,10 @@ WRONG = {
         lambda: FieldSplit({"u": STOKES.sizes[0], "p": STOKES.sizes[1]}).setup(STOKES.A),
         "p of mfdeq.FieldSplit: the diagonal block of A is zero.* pass schur='selfp' or a matrix",
     ),
+    "singular block": (
+        lambda: FieldSplit({"u": 2, "p": 2}).setup(np.eye(4)[[0, 1, 3, 2]] + np.diag([0, 0, 1, 1])),
+        "p of mfdeq.FieldSplit: the diagonal block of A is singular.*schur='selfp'",
+    ),
     "zero diagonal": (
         lambda: FieldSplit(
             PRESSURE_FIRST, [np.eye(STOKES.sizes[1]), None], schur="selfp"
