@@ -78,7 +78,8 @@ class DerivativeChecker(Checker):
         """Return the change of each entry of x that changes the equations by their units.
 
         It is at most a large multiple of the entry, which may enter by a function that is steep
-        further away, unless that is hidden by noise.
+        further away, unless that is hidden by noise. An entry of zero has no size: it gets one
+        between this change and the least that is seen to half of the digits.
         """
         xp, eps = self.backend.xp, self.backend.eps
         one, own = xp.ones_like(x), xp.abs(x)
@@ -87,8 +88,9 @@ class DerivativeChecker(Checker):
         natural = xp.where(natural > 0, natural, xp.where(own > 0, own, one))
         effect = self._effect(op, xp.maximum(self.noise, eps * self.rows) / eps**0.5)
         seen = xp.where(effect > 0, 1.0 / xp.where(effect > 0, effect, one), 0.0 * one)
-        limit = xp.maximum(MAX_SIZE_RATIO * own, seen)
-        return xp.where(own > 0, xp.minimum(natural, limit), natural)
+        middle = xp.where(seen > 0, (natural * seen) ** 0.5, natural)
+        limit = xp.where(own > 0, xp.maximum(MAX_SIZE_RATIO * own, seen), middle)
+        return xp.minimum(natural, limit)
 
     def _effect(self, op: Operator, rows: Array) -> Array:
         """Return how much each column of an operator changes the equations, in their units."""

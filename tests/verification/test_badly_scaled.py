@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from support.case_models import Smooth
 from support.cases import build
 from support.model_mutants import MUTATIONS, mutant
@@ -109,3 +110,28 @@ def test_wrong_derivatives_are_found_and_named(name):
             failed = [check.name for check in found if check.verdict == "FAIL"]
             assert failed, f"{mutation}\n{found}"
             assert failed[0].startswith(mutation.field), f"{mutation}\n{found}"
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.3])
+def test_parameters_of_zero_in_a_steep_function_are_given_small_steps(theta):
+    """-h'' = exp(theta + h): terms of h of 1e5 would be reached by theta = 1e5 only."""
+    n = 600
+    D = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n), format="csr") * (n + 1) ** 2
+
+    class Heated(mfdeq.ResidualModel):
+        state_size = param_size = n
+
+        def residual(self, h, theta):
+            return D @ h - np.exp(theta + h)
+
+        def linearize(self, h, theta):
+            heat = sp.diags(np.exp(theta + h), format="csr")
+
+            def curvature(lam):
+                block = -sp.diags(np.exp(theta + h) * lam, format="csr")
+                return mfdeq.Curvature(block, block, block)
+
+            return mfdeq.Linearization((D - heat).tocsr(), -heat, curvature)
+
+    loss = mfdeq.LeastSquares(np.arange(5), np.zeros(5))
+    assert mfdeq.verify(Heated(), np.full(n, theta), loss).verdict == "PASS"
