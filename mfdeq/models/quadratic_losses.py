@@ -97,9 +97,11 @@ class LeastSquares(QuadraticLoss):
             _check_not_negative(self.weights, "weights of LeastSquares")
 
     def _convert(self, backend: Backend, state_size: int) -> _Observations:
+        # First, since on ranks it decides where the observations are.
+        operator = self._operator(backend, state_size)
         m = self.data.shape[0]
         data = backend.vector(self.data, m, "data of LeastSquares", convert=True)
-        return _Observations(self._operator(backend, state_size), data, self._weights(backend))
+        return _Observations(operator, data, self._weights(backend))
 
     def _operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
@@ -212,10 +214,10 @@ class QuadraticPrior(QuadraticLoss):
 
     def _convert(self, backend: Backend, param_size: int) -> tuple[Operator, Any]:
         """Return R and μ."""
-        mean = self.mean
+        operator, mean = self._operator(backend, param_size), self.mean
         if not isinstance(mean, float):
             mean = backend.vector(mean, param_size, "mean of QuadraticPrior", convert=True)
-        return self._operator(backend, param_size), mean
+        return operator, mean
 
     def _operator(self, backend: Backend, param_size: int) -> Operator:
         precision = self.precision

@@ -7,6 +7,10 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
+from mfdeq.linear.direct import pardiso
+
 os.environ.setdefault("MPLBACKEND", "Agg")  # plots without a screen
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +21,12 @@ NEEDED = {
     "mfdeq/plot": ["matplotlib"],
 }
 LEFT_OUT = {ROOT / path for path, packages in NEEDED.items() if not all(map(find_spec, packages))}
+
+
+@pytest.fixture(autouse=True)
+def without_pardiso(monkeypatch):
+    """What "auto" chooses in the examples is what it chooses without the extra pardiso."""
+    monkeypatch.setattr(pardiso, "has_pardiso", lambda: False)
 
 
 def pytest_ignore_collect(collection_path):
