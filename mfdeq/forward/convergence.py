@@ -149,9 +149,13 @@ class ConvergenceMonitor(Criteria):
         if not self.done:
             self._check_progress(h, residual)
 
+    @property
+    def idle(self) -> int:
+        """The number of iterations since the last one that reduced the worst residual."""
+        return self.report.iterations - self._last_progress
+
     def _check_progress(self, h: Array, residual: Array) -> None:
-        report = self.report
-        idle = report.iterations - self._last_progress
+        report, idle = self.report, self.idle
         may_be_noise = idle and idle % NOISE_ITERATIONS == 0 and self.best_ratio <= MAX_NOISE_RATIO
         if may_be_noise and self.stalled_by_noise(h, residual):
             return

@@ -32,7 +32,8 @@ SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 SHORT_LENGTH = 1 / 16  # of a step; the iteration has stalled if ...
 MAX_SHORT_STEPS = 15  # ... so many short steps in a row ...
 SHORT_DECREASE = 0.99  # ... have reduced the level together to no less than this multiple
-RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too
+RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too ...
+MAX_IDLE = 10  # ... unless so many iterations have made no progress, as in a cycle
 
 
 class Newton(ForwardMethod):
@@ -44,7 +45,8 @@ class Newton(ForwardMethod):
     choice 2), but at most 0.1. The level l of a residual is its norm in units of the terms of each
     equation, |A| max(|h|, |t d|) or the largest |A||h| so far, without what is rounding; the
     residual of the linear solve is measured in the same units. A step is halved until the level is
-    less than the largest of the last three (the nonmonotone Armijo condition [3]_), or until the
+    less than the largest of the last three (the nonmonotone Armijo condition [3]_; of the last one
+    alone, if the iteration may be in a cycle), or until the
     next correction A^-1 R(h - t d), with the A of this step, is smaller than d in the sizes of the
     unknowns, max(|h|, |d|) (the restricted monotonicity test [2]_). Neither depends on the units of
     equations and unknowns.
@@ -293,8 +295,9 @@ class _InexactSteps:
                 level = step.level_after(length, residual)
                 before = step.before if level is step.level else level(step.residual)
                 after, decrease = level(residual), SUFFICIENT_DECREASE * length * before
+                recent = self.recent_residuals if self.monitor.idle <= MAX_IDLE else []
                 accepted = after <= before - decrease or any(
-                    after <= level(r) - decrease for r in self.recent_residuals
+                    after <= level(r) - decrease for r in recent
                 )
                 if not accepted and norm < math.inf:
                     accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)
