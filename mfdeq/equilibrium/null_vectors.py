@@ -27,6 +27,7 @@ PERTURBATION_ROUNDINGS = 8.0  # of the diagonal that makes a pivot other than ze
 INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
 MAX_BORDERED_ERROR = 1e-6  # of a solve with A bordered by its null vectors
+MAX_LOST_ROUNDINGS = 100.0  # a product or a direction of this size, in rounding units, is rounding
 GAP = 10.0  # ratio to the least singular value up to which others are zero as well
 # Steps of the residual method, where A is not factorized. Each keeps two vectors.
 MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
@@ -284,18 +285,24 @@ def minimal_residual(
     x = 0.0 * r
     directions: list[tuple[Array, Array]] = []  # z and A z
     size, stagnated = 1.0, False
+    largest, rounding = 0.0, MAX_LOST_ROUNDINGS * backend.eps
     for _ in range(steps):
         z = apply(to_equations(r), adjoint)
         if not bool(backend.xp.all(backend.xp.isfinite(z))):
             stagnated = True
             break
         z, q = to_unknowns(z), from_equations(operator._apply(z))
+        whole, rate = norm(q), norm(q) / max(norm(z), backend.smallest_normal)
+        largest = max(largest, rate)
+        if not rate > rounding * largest:  # z is a null vector, and q is rounding
+            stagnated = True
+            break
         for _ in range(2):
             for other, image in directions:
                 along = float(vecdot(image, q))
                 z, q = z - along * other, q - along * image
         length = norm(q)
-        if not length > 0.0 or not math.isfinite(length):
+        if not length > rounding * whole or not math.isfinite(length):
             stagnated = True
             break
         z, q = z / length, q / length
