@@ -15,7 +15,8 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..linear.components import Components, components_of
-from ..linear.scaling import equilibrate, row_sizes
+from ..linear.equilibration import equilibrate
+from ..linear.scaling import row_sizes
 from ..models.problem import CheckedLinearization, Problem
 
 MAX_DENSE_SIZE = 200  # unknowns up to which A is assembled by products to find their units

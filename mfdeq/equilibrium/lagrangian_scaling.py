@@ -14,7 +14,7 @@ from scipy.sparse.linalg import lsqr
 
 from ..arrays.backend import host
 from ..linear.direct.symmetric import balancing, largest_entry, power_of_two
-from ..linear.scaling import is_balanced
+from ..linear.equilibration import is_balanced
 
 MAX_STEPS, LOG_RTOL = 300, 1e-6  # of the least-squares problem for the logarithms
 MAX_LOG = 300.0  # of a scale, so that products of two do not overflow

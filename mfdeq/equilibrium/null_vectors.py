@@ -16,7 +16,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct, Factor
-from ..linear.scaling import Scaling, equilibrate, is_balanced
+from ..linear.equilibration import equilibrate, is_balanced
+from ..linear.scaling import Scaling
 from ..locks import cached_property
 from ..operators.operator import Matrix, Operator
 

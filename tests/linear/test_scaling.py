@@ -11,7 +11,8 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.linear import operator_of
-from mfdeq.linear.scaling import Scaling, equilibrate
+from mfdeq.linear.equilibration import equilibrate
+from mfdeq.linear.scaling import Scaling
 
 RNG = np.random.default_rng(0)
 N = 144

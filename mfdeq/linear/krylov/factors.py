@@ -15,10 +15,11 @@ from ...operators.dot_tests import is_symmetric
 from ...operators.operator import Operator
 from ...report import LinearCounts
 from ..checked_solve import LOOSE_RTOL
+from ..equilibration import is_balanced
 from ..factor import Factor
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator
-from ..scaling import Scaling, is_balanced, weigh
+from ..scaling import Scaling, weigh
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
 from .gmres import block_gmres, gmres

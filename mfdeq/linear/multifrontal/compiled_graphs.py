@@ -9,6 +9,7 @@ from ...arrays.jit import njit
 from . import graphs
 
 JACOBI_SWEEPS = 12
+MAX_BUCKET = 64  # keys in one bucket that are sorted by insertions
 NEAR_ZERO = 1e-15  # of an entry off the diagonal, over the trace
 
 
@@ -142,12 +143,20 @@ def order_along_axes(coordinates: Any, inside: Any, sizes: Any) -> Any:
 def _sort(
     inside: Any, ordered: Any, sorted_keys: Any, start: Any, size: Any, keys: Any, buckets: Any
 ) -> None:
-    """Sort the vertices of one part by keys, stably: by buckets, then by insertions."""
+    """Sort the vertices of one part by keys, stably: by buckets, then by insertions.
+
+    If a bucket is large, as where a few keys are far from all others, the part is sorted by merges.
+    """
     low, high = keys[:size].min(), keys[:size].max()
     scale = (size - 1) / (high - low) if high > low else 0.0
     buckets[: size + 1] = 0
     for k in range(size):
         buckets[int(scale * (keys[k] - low)) + 1] += 1
+    if buckets[: size + 1].max() > MAX_BUCKET:
+        order = host.argsort(keys[:size], kind="mergesort")
+        for k in range(size):
+            ordered[start + k] = inside[start + order[k]]
+        return
     for b in range(size):
         buckets[b + 1] += buckets[b]
     for k in range(size):
@@ -374,7 +383,7 @@ def remaining_edges(i: Any, j: Any, front: Any, right: Any) -> Any:
 
 @njit
 def ancestor_updates(starts: Any, neighbors: Any, front: Any, parent: Any) -> Any:
-    """Return the unknowns of ancestors that each front updates: starts and unknowns, unsorted.
+    """Return all pairs of a front and an unknown of an ancestor that it updates, unsorted.
 
     Parents have smaller numbers than their children. An unknown is adjacent only to unknowns of the
     same front, of ancestors and of descendants.

@@ -31,9 +31,10 @@ from typing import Any
 
 from scipy.sparse import csgraph, csr_matrix
 
+from ...arrays import jit
 from ...arrays.backend import host
 from ...arrays.sparse import sparse_on_host, to_canonical_format
-from .graphs import loops
+from . import graphs
 
 LANDMARKS = 14  # vertices from which distances are measured
 DIMENSIONS = 4  # principal components of the distances that serve as coordinates
@@ -45,6 +46,15 @@ MAX_CUT_OFFSET = 0.1  # distance of a cut from the middle, as a share of the par
 # A bisection maps (vertices of all parts, part after part; sizes of the parts; the two ends of each
 # edge inside a part) to a boolean array over all vertices, True for those in the second half.
 Bisection = Callable[[Any, Any, Any, Any], Any]
+
+
+def loops(entries: int) -> Any:
+    """Return the module with the loops for a graph with so many entries: compiled, or `graphs`."""
+    if not jit.pays(entries):
+        return graphs
+    from . import compiled_graphs
+
+    return compiled_graphs
 
 
 class Graph:

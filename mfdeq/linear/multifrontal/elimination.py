@@ -6,7 +6,6 @@ few calls of BLAS and LAPACK. Otherwise numpy eliminates the fronts of a batch t
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -47,8 +46,10 @@ class _Compiled:
     """
 
     def __init__(self, matrix: Any, fronts: Fronts, symmetric: bool) -> None:
-        self.loops = importlib.import_module("mfdeq.linear.multifrontal.compiled_fronts")
-        self.routines = importlib.import_module("mfdeq.arrays.compiled_lapack").routines
+        from ...arrays.compiled_lapack import routines
+        from . import compiled_fronts
+
+        self.loops, self.routines = compiled_fronts, routines
         self.fronts, self.dtype = fronts, matrix.dtype
         self.symmetric = symmetric
         self.parent = host.asarray(fronts.parent)

@@ -23,8 +23,7 @@ from scipy.sparse import csr_matrix
 
 from ...arrays.backend import host
 from ...locks import cached_property
-from .dissection import Graph, dissect_graph
-from .graphs import loops
+from .dissection import Graph, dissect_graph, loops
 
 MAX_LEAF_SIZE = 24  # unknowns of a part that is not cut further
 # A front joins a batch if the padding stays below a constant, the cost of another batch, plus a

@@ -1,26 +1,17 @@
 """Loops over the vertices and edges of the graph of a matrix, by numpy.
 
 Dissections and the layout of fronts consist of them. `compiled_graphs` has the same functions,
-compiled by numba: `loops` returns one module or the other. In a graph, `starts` and `neighbors` are
-the rows of its adjacency matrix in CSR format; edges are arrays of both ends.
+compiled by numba; `dissection.loops` chooses. In a graph, `starts` and `neighbors` are the rows of
+its adjacency matrix in CSR format; edges are arrays of both ends.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from scipy.sparse import csgraph, csr_matrix
 
-from ...arrays import jit
 from ...arrays.backend import host
-
-
-def loops(entries: int) -> Any:
-    """Return the module with the loops for a graph with so many entries."""
-    compiled = jit.pays(entries)
-    name = "compiled_graphs" if compiled else "graphs"
-    return importlib.import_module(f"mfdeq.linear.multifrontal.{name}")
 
 
 def adjacency(starts: Any, columns: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from support.matrices import diffusion
 from support.sparse_graphs import SPARSE_MATRICES, seven_point
 
 from mfdeq.arrays.backend import Backend
+from mfdeq.linear.multifrontal import graphs
 from mfdeq.linear.multifrontal.dissection import dissect
 from mfdeq.linear.multifrontal.multifrontal import Multifrontal
 
@@ -72,3 +73,18 @@ def test_unknowns_coupled_to_all_others_become_the_root():
     factors = Multifrontal(A, Backend.of(A.data), symmetric=True)
     b = rng.standard_normal(n + 2)
     np.testing.assert_allclose(A @ factors.solve(b), b, atol=1e-10)
+
+
+def test_vertices_are_sorted_alike_if_most_of_them_are_close_together():
+    """Nearly all keys are then in one bucket of the compiled sort."""
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    from mfdeq.linear.multifrontal import compiled_graphs
+
+    rng = np.random.default_rng(0)
+    coordinates = rng.standard_normal((3000, 2))
+    coordinates[::500] *= 1e6
+    inside, sizes = rng.permutation(3000), np.array([1000, 1800, 200])
+    expected = graphs.order_along_axes(coordinates, inside, sizes)
+    np.testing.assert_array_equal(
+        compiled_graphs.order_along_axes(coordinates, inside, sizes), expected
+    )

@@ -1,4 +1,4 @@
-"""The iterations of `scaling` for sparse matrices on the host, compiled by numba."""
+"""The iterations of `equilibration` for sparse matrices on the host, compiled by numba."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..arrays.jit import njit
 def curtis_reid(starts: Any, columns: Any, logarithms: Any, steps: Any, rtol: Any) -> Any:
     """Return rho and gamma with the least sum of (rho_i + gamma_j + log |A_ij|)^2.
 
-    The matrix of the logarithms is in CSR format; the method is that of `scaling._curtis_reid`.
+    The matrix of the logarithms is in CSR format. The method is that of `equilibration`.
     """
     n = starts.shape[0] - 1
     M, N = host.empty(n), host.zeros(n)
