@@ -15,7 +15,7 @@ import numpy as np
 from .jit import FAST_SUMS, njit
 
 Array = Any
-ONE, TWO, FOUR, EIGHT = (np.uint64(number) for number in (1, 2, 4, 8))
+ONE, TWO, FOUR = (np.uint64(number) for number in (1, 2, 4))
 
 
 @njit
@@ -47,72 +47,45 @@ def multiply(
 
 
 @njit
+def store(y: Array, i: int, c: int, total: Any, sign: int) -> None:
+    """Assign a number to an entry or, with a sign, add it or subtract it."""
+    if sign == 0:
+        y[i, c] = total
+    elif sign > 0:
+        y[i, c] += total
+    else:
+        y[i, c] -= total
+
+
+@njit
 def multiply_block(
     starts: Array, indices: Array, data: Array, x: Array, y: Array, sign: int, start: int, stop: int
 ) -> None:
-    """Compute the same for (n, k) blocks, with eight, four or one sum in registers."""
+    """Compute the same for (n, k) blocks, with the sums of four columns in registers."""
     zero, k = data.dtype.type(0), np.uint64(x.shape[1])
     for i in range(np.uint64(start), np.uint64(stop)):
         first, last = np.uint64(starts[i]), np.uint64(starts[i + ONE])
         c = np.uint64(0)
-        while c < k:
+        while c + FOUR <= k:
             c1, c2, c3 = c + ONE, c + TWO, c + TWO + ONE
             s0 = s1 = s2 = s3 = zero
-            if c + EIGHT <= k:
-                c4, c5, c6, c7 = c + FOUR, c1 + FOUR, c2 + FOUR, c3 + FOUR
-                s4 = s5 = s6 = s7 = zero
-                for e in range(first, last):
-                    a, j = data[e], indices[e]
-                    s0 += a * x[j, c]
-                    s1 += a * x[j, c1]
-                    s2 += a * x[j, c2]
-                    s3 += a * x[j, c3]
-                    s4 += a * x[j, c4]
-                    s5 += a * x[j, c5]
-                    s6 += a * x[j, c6]
-                    s7 += a * x[j, c7]
-                if sign == 0:
-                    y[i, c], y[i, c1], y[i, c2], y[i, c3] = s0, s1, s2, s3
-                    y[i, c4], y[i, c5], y[i, c6], y[i, c7] = s4, s5, s6, s7
-                else:
-                    if sign < 0:
-                        s0, s1, s2, s3, s4, s5, s6, s7 = -s0, -s1, -s2, -s3, -s4, -s5, -s6, -s7
-                    y[i, c] += s0
-                    y[i, c1] += s1
-                    y[i, c2] += s2
-                    y[i, c3] += s3
-                    y[i, c4] += s4
-                    y[i, c5] += s5
-                    y[i, c6] += s6
-                    y[i, c7] += s7
-                c += EIGHT
-            elif c + FOUR <= k:
-                for e in range(first, last):
-                    a, j = data[e], indices[e]
-                    s0 += a * x[j, c]
-                    s1 += a * x[j, c1]
-                    s2 += a * x[j, c2]
-                    s3 += a * x[j, c3]
-                if sign == 0:
-                    y[i, c], y[i, c1], y[i, c2], y[i, c3] = s0, s1, s2, s3
-                else:
-                    if sign < 0:
-                        s0, s1, s2, s3 = -s0, -s1, -s2, -s3
-                    y[i, c] += s0
-                    y[i, c1] += s1
-                    y[i, c2] += s2
-                    y[i, c3] += s3
-                c += FOUR
-            else:
-                for e in range(first, last):
-                    s0 += data[e] * x[indices[e], c]
-                if sign == 0:
-                    y[i, c] = s0
-                elif sign > 0:
-                    y[i, c] += s0
-                else:
-                    y[i, c] -= s0
-                c += ONE
+            for e in range(first, last):
+                a, j = data[e], indices[e]
+                s0 += a * x[j, c]
+                s1 += a * x[j, c1]
+                s2 += a * x[j, c2]
+                s3 += a * x[j, c3]
+            store(y, i, c, s0, sign)
+            store(y, i, c1, s1, sign)
+            store(y, i, c2, s2, sign)
+            store(y, i, c3, s3, sign)
+            c += FOUR
+        while c < k:
+            s0 = zero
+            for e in range(first, last):
+                s0 += data[e] * x[indices[e], c]
+            store(y, i, c, s0, sign)
+            c += ONE
 
 
 @njit(fastmath=FAST_SUMS)

@@ -138,7 +138,10 @@ class ReducedEquation:
         the smallest one on which there are any.
         """
         best: tuple[float, Search] | None = None
-        blurred, failed = 0.0, math.inf  # the largest and the smallest radius that are such
+        blurred, failed = (
+            0.0,
+            math.inf,
+        )  # the largest radius with blurred zeros, the smallest that fails
         for _ in range(MAX_RADII):
             too_large = radius > MAX_RADIUS * self.curve.inner.unit
             found = Search(failed=1) if too_large else self.search(radius)

@@ -1,22 +1,19 @@
 """The special points within a step of a curve.
 
 At a fold dt/ds changes its sign; at a crossing the bordered matrix M is singular (see `bordered`).
-If eigenvalues are computed, the number of unstable ones must change by what these explain. Where it
-does not, the margin of the eigenvalue that changes is followed to its zero: a crossing or fold that
-was not found, a Hopf point, or a flip.
+If eigenvalues are computed, the number of unstable ones must change by what these explain;
+`stability_changes` finds what else changes it.
 
 References
 ----------
 W. C. Rheinboldt, Numerical Analysis of Parametrized Nonlinear Equations, Wiley (1986).
-
-Y. A. Kuznetsov, Elements of Applied Bifurcation Theory, Springer (2004).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..arrays.backend import Array, host
@@ -28,33 +25,16 @@ from .curve import Curve
 from .dips import Before, dip_of_parabola, dip_of_slope
 from .point import Point
 from .roots import Step
+from .stability_changes import LAST_OFFSET, SAME_RTOL, Located, StabilityChanges, moved
 
 MAX_CROSSING_STEPS = 20  # of the matrix secant method
 MAX_HALVINGS = 8  # of a step with several crossings
 SAME_PREDICTION = 1e-3  # distance of predicted crossings that may be one, relative to the interval
 SPLIT_OFFSETS = 0.0, 0.03, -0.04  # of a place where an interval is divided
-# Distances from a crossing, relative to the step, at which A is regular. Within the last of them
-# the curve is straight to rounding.
-FIRST_OFFSET, LAST_OFFSET = 1e-4, 1e-6
-SAME_RTOL = 1e-5  # distance of special points that are one, relative to the step
+FIRST_OFFSET = 1e-4  # distance from a crossing, relative to the step, at which A is regular
 MAX_IMAGINARY = 0.25  # of a predicted root: two real ones that nearly coincide may seem complex
 MAX_STRAIGHT = 0.999  # cosine of the turn of a step that cannot have left the branch
 NO_SLOPE = 1e-6  # |dt/ds| that may be rounding
-ZERO_SHARE = 1e-5  # of an eigenvalue, relative to its change within the step, that is zero
-CHANGES = {"fold": 1, "hopf": 2, "flip": 1}  # of the number of unstable eigenvalues
-
-
-@dataclass(frozen=True)
-class Located:
-    """A point at a distance s within a step."""
-
-    s: float
-    point: Point
-
-    @property
-    def change(self) -> int:
-        """By how many the unstable eigenvalues may change."""
-        return CHANGES.get(self.point.kind, self.point.dimension)
 
 
 class SpecialPoints:
@@ -67,7 +47,7 @@ class SpecialPoints:
 
     def __init__(self, curve: Curve) -> None:
         self.curve, self.backend, self.inner = curve, curve.backend, curve.inner
-        self.borders = Borders(curve)
+        self.borders, self.stability = Borders(curve), StabilityChanges(curve)
         self.before: Before | None = None
         self._smallest, self._odd = math.inf, False
 
@@ -106,11 +86,11 @@ class SpecialPoints:
         if self._odd and sum(one.point.dimension for one in found if one not in turns) % 2 == 0:
             unexplained = [(here.t, there.t)]
         if self.curve.stability.k:
-            found, unexplained = self._explain_counts(step, *ends, found, before)
+            found, unexplained = self.stability.explain(step, *ends, found, before)
             if unexplained and may_shorten and self.curve.cosine(here, there) < MAX_STRAIGHT:
                 raise ConvergenceError("stability changes as it does on two branches that meet")
             turns = [one for one in found if one.point.kind == "fold"]
-            unstable, levels = self._levels(here, self._count(here))
+            unstable, levels = self.stability.levels(here, self.stability.count(here))
         if jumped and not (turns or unexplained):
             unexplained = [(here.t, there.t)]
         self.before = Before(there.t, ds, self._smallest, unstable, levels)
@@ -177,14 +157,11 @@ class SpecialPoints:
         """
         G0, G1 = self.borders.between(a.point, b.point, step.here)
         length = b.s - a.s
-        odd = host.linalg.slogdet(G0)[0] * host.linalg.slogdet(G1)[0] < 0.0
-        roots = predicted_roots(G0, G1)
-        near = (abs(roots.imag) <= MAX_IMAGINARY) & (roots.real >= 0.0) & (roots.real <= 1.0)
-        places = host.sort(roots[near].real)
+        places, odd = _roots_within(G0, G1)
         if halvings == MAX_HALVINGS:
             smallest = [float(host.linalg.svd(G, compute_uv=False)[-1]) for G in (G0, G1)]
             self._smallest = smallest[0]
-            self._odd = bool(odd)
+            self._odd = odd
         if not (odd or places.size):
             if before is None:
                 return []
@@ -192,7 +169,8 @@ class SpecialPoints:
             dip = dip_of_parabola(before.smallest, before.distance, ends, length)
             if dip is None or (half := self._regular_point(step, a, b, dip, G1 - G0)) is None:
                 return []
-            if not _may_have_roots(G0, self.borders.matrix(half.point)):
+            places, odd = _roots_within(G0, self.borders.matrix(half.point))
+            if not (odd or places.size):
                 return []
             return [
                 *self._crossings(step, a, half, halvings - 1),
@@ -252,168 +230,16 @@ class SpecialPoints:
                 far = low if at - low[0] > high[0] - at else high
                 distances = at + predicted_roots(G, far[1]) * (far[0] - at) - root
                 dimension = int((abs(distances) <= SAME_RTOL * step.ds).sum())
-                return Located(root, _moved(step, point, root - at, dimension))
+                return Located(root, moved(step, point, root - at, dimension))
             if not low[0] <= root <= high[0]:
                 return None
             before, beside = (at, G), math.copysign(last, -beside)
         return None
 
-    # Numbers of unstable eigenvalues.
 
-    def _explain_counts(
-        self, step: Step, a: Located, b: Located, found: list[Located], before: Before | None
-    ) -> tuple[list[Located], list[tuple[float, float]]]:
-        """Find what changes the number of unstable eigenvalues, beside what has been found.
-
-        The number is compared at both ends and, if there are several special points or the change
-        is by an odd number too few or too many, between them; and where an eigenvalue may change
-        twice, by the values at the point before the step.
-        """
-        counts = {a.s: self._count(a.point), b.s: self._count(b.point)}
-        points = {a.s: a.point, b.s: b.point}
-        expected = sum(one.change for one in found)
-        first, last = counts[a.s], counts[b.s]
-        odd = first is not None and last is not None and (last - first - expected) % 2
-        if found and (len(found) > 1 or odd):
-            places = [a.s, *sorted(one.s for one in found), b.s]
-            for low, high in itertools.pairwise(places):
-                if high - low > SAME_RTOL * step.ds:
-                    sample = step.evaluate(0.5 * (low + high), self._count)
-                    if sample is not None:
-                        s, points[s], counts[s] = sample
-        if before is not None and not found and first == last == before.unstable:
-            for dip in self._dips(step, a.point, b.point, before):
-                sample = step.evaluate(dip * step.ds, self._count)
-                if sample is not None:
-                    s, points[s], counts[s] = sample
-        unexplained = []
-        for low, high in itertools.pairwise(sorted(counts)):
-            u, v = counts[low], counts[high]
-            if u is None or v is None:
-                continue
-            within = [one for one in found if low < one.s < high]
-            if u == v and [one.point.kind for one in within] == ["fold"]:
-                unexplained.append((points[low].t, points[high].t))  # it is one of another branch
-            if abs(v - u) > sum(one.change for one in within):
-                gap = Located(low, points[low]), Located(high, points[high])
-                others = self._changes(step, *gap, within)
-                found = [one for one in found if one not in within] + others
-                if abs(v - u) > sum(one.change for one in others):
-                    unexplained.append((points[low].t, points[high].t))
-        return self._with_counts(step, found, counts), unexplained
-
-    def _count(self, point: Point) -> int | None:
-        return self.curve.spectrum(point).unstable
-
-    def _levels(self, point: Point, unstable: int | None) -> tuple[int | None, list[float]]:
-        """Return the levels of the last unstable eigenvalue and of the first stable one."""
-        spectrum = self.curve.spectrum(point)
-        if unstable is None or spectrum.unstable != unstable:
-            return unstable, []
-        return unstable, [spectrum.level(j) for j in (unstable - 1, unstable)]
-
-    def _dips(self, step: Step, here: Point, there: Point, before: Before) -> list[float]:
-        """Return the shares of a step where one of these levels may be of the other sign."""
-        ends = [self._levels(point, before.unstable)[1] for point in (here, there)]
-        dips = [
-            dip_of_parabola(level, before.distance, (first, last), step.ds)
-            for level, first, last in zip(before.levels, *ends, strict=False)
-        ]
-        return sorted({dip for dip in dips if dip is not None})
-
-    def _changes(self, step: Step, a: Located, b: Located, known: list[Located]) -> list[Located]:
-        """Locate the zeros of the margins that change their signs between two points."""
-        spectra = self.curve.spectrum(a.point), self.curve.spectrum(b.point)
-        counts = sorted(spectrum.unstable or 0 for spectrum in spectra)
-        roots: list[tuple[Located, complex, float, int]] = []
-        for j in range(*counts):
-            values = spectra[0].level(j), spectra[1].level(j)
-
-            def level(point: Point, j: int = j) -> float:
-                spectrum = self.curve.spectrum(point)
-                if spectrum.unstable is None:
-                    raise ConvergenceError("the number of unstable eigenvalues is not certain")
-                return spectrum.level(j)
-
-            root = step.root((a.s, b.s), values, level)
-            if root is None:
-                continue
-            shift = self.curve.spectrum(root[1]).shift_at(j)
-            for i, (one, first_shift, scale, count) in enumerate(roots):
-                if abs(one.s - root[0]) <= SAME_RTOL * step.ds:
-                    roots[i] = one, first_shift, scale, count + 1
-                    break
-            else:
-                roots.append((Located(*root), shift, max(map(abs, values)), 1))
-        located = list(known)
-        for one, shift, scale, count in roots:
-            same = [other for other in located if abs(other.s - one.s) <= SAME_RTOL * step.ds]
-            if not same:
-                located.append(self._classify(step, one, shift, scale, count))
-            elif same[0].point.kind == "crossing" and count > sum(x.change for x in same):
-                other = same[0]
-                located.remove(other)
-                located.append(replace(other, point=replace(other.point, dimension=count)))
-        return located
-
-    def _classify(
-        self, step: Step, one: Located, shift: complex, scale: float, count: int
-    ) -> Located:
-        """Name the point where eigenvalues change, of which one is `shift` as one of A."""
-        point = one.point
-        if abs(shift) <= ZERO_SHARE * scale:
-            sides = [
-                step.evaluate(one.s + side * LAST_OFFSET * step.ds, lambda point: point.slope)
-                for side in (-1.0, 1.0)
-            ]
-            slopes = [side[2] for side in sides if side is not None]
-            if len(slopes) == 2 and slopes[0] * slopes[1] < 0.0:
-                return Located(one.s, replace(point, kind="fold", dimension=1))
-            beside = sides[-1]
-            if beside is None:
-                return Located(one.s, replace(point, kind="crossing", dimension=count))
-            return Located(one.s, _moved(step, beside[1], one.s - beside[0], count))
-        if self.curve.is_map and abs(shift.imag) <= ZERO_SHARE * scale:
-            return Located(one.s, replace(point, kind="flip"))
-        of_map = abs(float(host.angle(1.0 - shift)))
-        frequency = of_map if self.curve.is_map else abs(shift.imag)
-        return Located(one.s, replace(point, kind="hopf", frequency=frequency))
-
-    def _with_counts(
-        self, step: Step, found: list[Located], counts: dict[float, int | None]
-    ) -> list[Located]:
-        """Add eigenvalues to special points, and the number that are unstable on both sides."""
-        complete = []
-        for one in found:
-            # A may be exactly singular at a crossing.
-            beside = step.evaluate(one.s + LAST_OFFSET * step.ds, self.curve.add_eigenvalues)
-            eigenvalues = None if beside is None else beside[2].eigenvalues
-            sides = (
-                [counts[s] for s in sorted(counts) if s < one.s][-1:],
-                [counts[s] for s in sorted(counts) if s > one.s][:1],
-            )
-            both = [count for side in sides for count in side]
-            known = [count for count in both if count is not None]
-            unstable = min(known) if len(known) == len(both) == 2 else None
-            point = replace(one.point, eigenvalues=eigenvalues, unstable=unstable)
-            complete.append(Located(one.s, point))
-        return complete
-
-
-def _may_have_roots(G0: Any, G1: Any) -> bool:
-    """Return whether det G has a zero between two places, by its signs or by prediction."""
+def _roots_within(G0: Any, G1: Any) -> tuple[Any, bool]:
+    """Return the predicted zeros of det G between two places, and whether its sign changes."""
     roots = predicted_roots(G0, G1)
     near = (abs(roots.imag) <= MAX_IMAGINARY) & (roots.real >= 0.0) & (roots.real <= 1.0)
-    return bool(near.any() or host.linalg.slogdet(G0)[0] * host.linalg.slogdet(G1)[0] < 0.0)
-
-
-def _moved(step: Step, point: Point, distance: float, dimension: int) -> Point:
-    """Return the crossing at a small distance from a point, along its tangent."""
-    along = distance / step.curve.cosine(step.here, point)
-    return replace(
-        point,
-        t=point.t + along * point.slope,
-        state=point.state + along * point.tangent,
-        kind="crossing",
-        dimension=dimension,
-    )
+    odd = host.linalg.slogdet(G0)[0] * host.linalg.slogdet(G1)[0] < 0.0
+    return host.sort(roots[near].real), bool(odd)

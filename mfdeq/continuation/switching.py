@@ -119,7 +119,7 @@ def _by_reduced_equation(
     if not count and found.blurred:
         raise ConvergenceError(
             f"expected separate branches through {where}, found that they differ by no more than "
-            "rounding. So it is if the model does not change when its state is shifted or rotated: "
+            "rounding, as in a model that does not change when its state is shifted or rotated: "
             "fix the position by another equation, restrict the model to symmetric states, or "
             "start from a state on the branch"
         )

@@ -213,20 +213,20 @@ class DirectionalDerivatives:
             return self.by_complex_step(a, at)
         return self._difference(self.trial, a, at)
 
-    def firsts(self, a: Direction, at: Direction | None = None) -> Array:
+    def first_of_block(self, a: Direction, at: Direction | None = None) -> Array:
         """Return f'[a] for the columns a of two blocks, (P, k) and (N, k), as an (N, k) block."""
         if self.complex_step:
             return self._by_complex_steps(a, at)
         of_columns = [self.first(column, at) for column in _columns(a)]
         return self.backend.xp.stack(of_columns, axis=1)
 
-    def seconds(self, a: Direction, b: Direction) -> Array:
+    def second_of_block(self, a: Direction, b: Direction) -> Array:
         """Return f''[a, b] for one b and the columns a of two blocks, as an (N, k) block."""
         if self.complex_step:
             total: Any = self.backend.zeros(self.size, a[0].shape[1])
             for part in self._magnitudes(b):
                 t = self.step / self._longest(part)
-                there = functools.partial(self._finite, functools.partial(self.firsts, a))
+                there = functools.partial(self._finite, functools.partial(self.first_of_block, a))
                 plus, minus = there(_shift(None, part, t)), there(_shift(None, part, -t))
                 if plus is None or minus is None:
                     break
@@ -466,7 +466,9 @@ class Jacobian(Operator):
     def _apply(self, x: Array) -> Array:
         rest = self.backend.zeros(self.derivatives.x[1 - self.part].shape[0], *x.shape[1:])
         direction = (x, rest) if self.part == 0 else (rest, x)
-        return (self.derivatives.first if x.ndim == 1 else self.derivatives.firsts)(direction)
+        return (self.derivatives.first if x.ndim == 1 else self.derivatives.first_of_block)(
+            direction
+        )
 
 
 def _columns(a: Direction) -> Iterator[Direction]:

@@ -176,5 +176,5 @@ class SecondDerivativeAlong(Operator):
         return x[: self.P, ...], x[self.P :, ...]
 
     def _apply(self, x: Array) -> Array:
-        second = self.derivatives.second if x.ndim == 1 else self.derivatives.seconds
+        second = self.derivatives.second if x.ndim == 1 else self.derivatives.second_of_block
         return second(self._split(x), self.b)

@@ -63,6 +63,7 @@ class Level:
     floor : (N,) array
         The rounding error of each entry of R.
     zeros : (N,) array
+        Zeros, which every evaluation needs.
     """
 
     backend: Backend

@@ -79,9 +79,9 @@ class Candidate:
 
     def total(self, solves: float, is_set_up: bool = False, in_blocks: bool = False) -> float:
         """Return the cost of some solves, with the set-up unless it has been done."""
-        return (0.0 if is_set_up else self.setup) + solves * self.one(in_blocks)
+        return (0.0 if is_set_up else self.setup) + solves * self.solve_cost(in_blocks)
 
-    def one(self, in_blocks: bool) -> float:
+    def solve_cost(self, in_blocks: bool) -> float:
         """Return the cost of a solve, or of a column if solves come in wide blocks."""
         return self.block_share * self.solve if in_blocks else self.solve
 

@@ -69,7 +69,8 @@ class Choice:
             return bool(self.why)
         current = self.current
         return columns < WIDE_BLOCK or not any(
-            candidate.known and candidate.one(in_blocks=True) < current.one(in_blocks=True)
+            candidate.known
+            and candidate.solve_cost(in_blocks=True) < current.solve_cost(in_blocks=True)
             for candidate in self.candidates
         )
 

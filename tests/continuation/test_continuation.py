@@ -56,7 +56,7 @@ def test_folds_of_bratu_in_two_dimensions_extrapolate_to_the_exact_fold():
         )
         folds.append(6.0 + branch.folds[0].t)
         assert branch.crossings == []
-        if n > 15:  # smaller matrices are factorized anew
+        if n > 15:  # smaller matrices get a factorization at every step
             assert branch.counts.setups < branch.counts.solves / 3
     for order in (2, 4, 6):
         folds = [b + (b - a) / (2**order - 1) for a, b in itertools.pairwise(folds)]

@@ -11,9 +11,10 @@ from support.places import HOST, Place, assert_agrees_with_numpy
 
 from mfdeq.arrays import kernels
 from mfdeq.arrays.backend import Backend
+from mfdeq.linear.krylov.block_gmres import block_gmres
 from mfdeq.linear.krylov.cg import block_cg, cg
 from mfdeq.linear.krylov.columns import all_directions, directions, orthonormal
-from mfdeq.linear.krylov.gmres import block_gmres, gmres
+from mfdeq.linear.krylov.gmres import gmres
 from mfdeq.linear.krylov.minres import minres
 from mfdeq.linear.krylov.neumann import spectral_radius
 from mfdeq.linear.krylov.recycling import Recycled

@@ -79,7 +79,7 @@ def docstring():
 
 
 BY_HAND = (diffusion, bratu, groundwater, readme, docstring)
-BY_JAX = (power_grid, deq_digits)  # slow: every mutant is compiled anew
+BY_JAX = (power_grid, deq_digits)  # slow, since every mutant is compiled
 SHIPPED = {f.__name__: f for f in (*BY_HAND, *BY_JAX)}
 
 

@@ -62,8 +62,7 @@ class Direct(Solver):
     -----
     With P and Q permutations that keep L and U sparse, the factorization is P A Q = L U; then
     A⁻¹ b = Q U⁻¹ L⁻¹ P b, and A⁻ᵀ b needs no factorization of its own. Rows and columns of very
-    different size are scaled by powers of two first, except for CHOLMOD and
-    PARDISO.
+    different size are scaled by powers of two first, except for CHOLMOD and PARDISO.
 
     References
     ----------

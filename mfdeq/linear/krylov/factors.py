@@ -20,9 +20,10 @@ from ..factor import Factor
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator
 from ..scaling import Scaling, weigh
+from .block_gmres import block_gmres
 from .cg import INDEFINITE, block_cg, cg
 from .columns import OUT_OF_ITERATIONS
-from .gmres import block_gmres, gmres
+from .gmres import gmres
 from .minres import minres
 from .recycling import Recycled
 

@@ -15,8 +15,9 @@ from support.matrices import BASIS, LEFT, N, residuals, symmetric, unit
 import mfdeq
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear import PreconditionerOperator
+from mfdeq.linear.krylov.block_gmres import block_gmres
 from mfdeq.linear.krylov.cg import INDEFINITE, block_cg, cg
-from mfdeq.linear.krylov.gmres import block_gmres, gmres
+from mfdeq.linear.krylov.gmres import gmres
 from mfdeq.linear.krylov.minres import minres
 
 BACKEND = Backend.of(BASIS)
