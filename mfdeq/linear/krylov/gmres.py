@@ -202,7 +202,8 @@ class _SeparateSpaces:
         j, backend = self.steps, self.backend
         H = self.projected[:, : j + 1, :j]
         finite = bool(host.isfinite(H).all())
-        # Columns of H that are zero after a breakdown are ignored, but not those of a singular A.
+        # Columns of H that are zero after a breakdown are ignored. Those that are rounding are not:
+        # they make the solution large along a null vector, by which a singular A is recognized.
         y = self.size[:, None] * (
             host.linalg.pinv(H, EMPTY_RTOL)[:, :, 0] if finite else H[:, 0, :]
         )
