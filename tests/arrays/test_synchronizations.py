@@ -11,6 +11,7 @@ from mfdeq.arrays import kernels
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear.krylov import cg as by_cg
 from mfdeq.linear.krylov import columns, gmres
+from mfdeq.linear.krylov.block_gmres import block_gmres
 from mfdeq.linear.krylov.cg import block_cg, cg
 from mfdeq.linear.krylov.recycling import Recycled
 from mfdeq.linear.preconditioners.cycle import Smoothed, v_cycle
@@ -73,7 +74,7 @@ def test_gmres_in_one_space_also_reads_the_rank_of_a_block(reads, k, reads_an_it
     dense, steps = on_device(A), []
     B = on_device(unit(64, k))
     space = Recycled(Backend.of(B), 4) if recycling else None
-    solved = gmres.block_gmres(
+    solved = block_gmres(
         Backend.of(B),
         lambda X: dense @ X,
         lambda R: R / 4.0,
