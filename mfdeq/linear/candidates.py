@@ -33,10 +33,12 @@ from .preconditioners.amg import AMG, air_complexity
 from .preconditioners.ilu import ILU
 from .preconditioners.jacobi import Jacobi
 from .protocols import Solver
-from .scaling import Scaling
+from .scaling import MAX_ALIKE_RATIO, Scaling
 
 TRIAL_ITERATIONS = 40
 TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI = 20
+# The first trial costs at most this share of the estimate of an LU, but takes some iterations.
+FIRST_TRIAL_SHARE, MIN_FIRST_TRIAL_ITERATIONS = 0.15, 12
 SLOWDOWN = 1.8  # of later iterations, over those of a trial with Jacobi or without convergence
 RESTART_SLOWDOWN = 3.0  # of GMRES with Jacobi, where a solve takes more than one cycle
 # Of the digits of a full solve, those to which a trial converges. One with Jacobi must not cost
@@ -123,7 +125,9 @@ def sparse_candidates(A: Operator) -> list[Candidate]:
     symmetric = is_symmetric(A)
     setup = 0.0 if symmetric else _machine(A).scaling(A.array.nnz)
     jacobi = Krylov("cg" if symmetric else "gmres", preconditioner=Jacobi())
-    return [_Trial(jacobi, setup, 0.0), _Estimate.of(A)]
+    estimate = _Estimate.of(A)
+    trial_budget = FIRST_TRIAL_SHARE * estimate.setup
+    return [_Trial(jacobi, setup, 0.0, trial_budget=trial_budget), estimate]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +176,13 @@ class _Trial(Candidate):
     ----------
     has_alternative : bool
         Whether an LU is there if this fails, so that the first solve may be the trial.
+    trial_budget : float
+        The cost up to which a trial takes more than `MIN_FIRST_TRIAL_ITERATIONS`.
     """
 
     known = False
     has_alternative: bool = False
+    trial_budget: float = math.inf
 
     def total(self, solves: float, is_set_up: bool = False, in_blocks: bool = False) -> float:
         """Return a lower bound on the cost; for a single solve, an estimate."""
@@ -201,7 +208,7 @@ class _Trial(Candidate):
             factor = solver.setup(A, scaling=Scaling.of_operator(A) if short else None)
             if solves == 1 and self.has_alternative:
                 return self._untried(A, name, factor, budget)
-            iterations = _iterations(A, factor, solves, budget)
+            iterations = _iterations(A, factor, solves, budget, self.trial_budget)
         except (ArgumentError, SingularStateError, ValueError, MemoryError):
             return Examined(self._others(A, None, math.inf), None, [f"{name}: not possible"])
         if iterations > MAX_ITERATIONS:
@@ -250,25 +257,35 @@ def _is_short(solver: Krylov) -> bool:
     return isinstance(solver.preconditioner, Jacobi) and solver.method == "gmres"
 
 
-def _iterations(A: Operator, factor: Any, solves: float, budget: float) -> float:
+def _iterations(
+    A: Operator, factor: Any, solves: float, budget: float, trial_budget: float = math.inf
+) -> float:
     """Estimate the iterations of a full solve by a trial.
 
     The trial takes no more iterations than would cost, in every solve, as much as the best
-    alternative.
+    alternative, and about as many as `trial_budget` pays for.
     """
     solver, digits = factor.solver, -math.log10(factor.rtol)
     limit = TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI if _is_short(solver) else TRIAL_ITERATIONS
+    one = iteration_cost(A, factor, limit // 2)
+    if trial_budget < math.inf:
+        limit = min(limit, max(MIN_FIRST_TRIAL_ITERATIONS, int(trial_budget / one)))
     if budget < math.inf:
-        limit = int(min(limit, 2 + budget / (solves * iteration_cost(A, factor, limit // 2))))
+        limit = int(min(limit, 2 + budget / (solves * one)))
     jacobi = isinstance(solver.preconditioner, Jacobi)
     share = TRIAL_DIGITS_SHARE_WITH_JACOBI if jacobi else TRIAL_DIGITS_SHARE
     factor.solver = replace(solver, max_iterations=limit)
+    plainly = jacobi and "scaling" not in vars(factor) and _is_alike(A)
+    if plainly:  # A scaling costs as much as the trial, and a direct solver may not need it.
+        factor.scaling = Scaling()
     try:
         factor.solve(A.backend.random(A.shape[0], seed=TRIAL_SEED), rtol=10.0 ** (-share * digits))
         converged = True
     except ConvergenceError:
         converged = False
     factor.solver = solver
+    if plainly:
+        del factor.scaling
     iterations, history = factor.iterations_of_last_solve, factor.counts.history
     gained = -math.log10(max(min(history, default=1.0), 1e-300))
     if gained <= 0.0:
@@ -277,6 +294,13 @@ def _iterations(A: Operator, factor: Any, solves: float, budget: float) -> float
     if _is_short(solver) and expected > solver.cycle_length:
         expected *= RESTART_SLOWDOWN
     return SLOWDOWN * expected if jacobi or not converged else expected
+
+
+def _is_alike(A: Operator) -> bool:
+    """Return whether the entries on the diagonal of A are of similar size."""
+    diagonal = A.backend.xp.abs(A.array.diagonal())
+    least = float(A.backend.xp.min(diagonal))
+    return least > 0.0 and float(A.backend.xp.max(diagonal)) <= MAX_ALIKE_RATIO * least
 
 
 def iteration_cost(A: Any, factor: Any, iterations: int) -> float:

@@ -75,12 +75,17 @@ def check_columns(
 def is_symmetric(op: Operator) -> bool:
     """Test whether <y, K x> = <K y, x> for a random pair, to relative tolerance sqrt(eps).
 
-    The Jacobian of a gradient is known to be symmetric and is not tested.
+    The Jacobian of a gradient is known to be symmetric and is not tested. A matrix is tested once.
     """
     if op.known_symmetric:
         return True
-    mismatch, scale = symmetry_mismatch(op)
-    return mismatch <= op.backend.eps**0.5 * scale
+    found = vars(op).get("_symmetric")
+    if found is None:
+        mismatch, scale = symmetry_mismatch(op)
+        found = mismatch <= op.backend.eps**0.5 * scale
+        if op.array is not None:  # the choice of a solver and the solver itself need it
+            vars(op)["_symmetric"] = found
+    return found
 
 
 def symmetry_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:

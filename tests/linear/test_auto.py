@@ -23,7 +23,7 @@ from support.cases import close
 import mfdeq
 from mfdeq.arrays import jit
 from mfdeq.arrays.backend import Backend
-from mfdeq.linear import Auto, Reused, auto, candidates
+from mfdeq.linear import Auto, Reused, auto, candidates, costs
 from mfdeq.linear.candidates import Candidate
 from mfdeq.linear.choice import Choice
 from mfdeq.linear.direct import cholmod, fill, multifrontal, pardiso, registry
@@ -40,6 +40,8 @@ def true_fill(matrix):
     ("system", "within"),
     [
         (diffusion(160, 2), 1.3),
+        (diffusion(100, 2), 1.6),
+        (diffusion(20, 3), 2.0),
         (convection(160), 1.3),
         (diffusion(24, 3), 2.0),
         (elasticity(90), 2.0),
@@ -269,6 +271,24 @@ def test_a_trial_takes_no_more_iterations_than_the_best_alternative_is_worth():
         assert counted.iterations <= most
 
 
+def test_the_first_trial_costs_a_share_of_an_estimate_and_no_scaling():
+    """A direct solver that needs neither may be the choice."""
+    A = operator_of(diffusion(100, 2).A)
+    trial = candidates.sparse_candidates(A)[0]
+    estimate = costs.estimate_cost(A.shape[0])
+    assert 0.0 < trial.trial_budget <= 0.2 * estimate
+    for budget, expected in (
+        (0.0, candidates.MIN_FIRST_TRIAL_ITERATIONS),
+        (math.inf, candidates.TRIAL_ITERATIONS),
+    ):
+        counted = LinearCounts()
+        factor = trial.solver.setup(A, counted)
+        candidates._iterations(A, factor, 1, math.inf, budget)
+        assert counted.iterations == expected
+        assert "scaling" not in vars(factor)  # solves are judged by the scaling of A
+    assert "_rounded_scaling" not in vars(A)
+
+
 def test_a_random_graph_is_iterated_on_before_anything_is_set_up(monkeypatch):
     """Even for a hundred solves: its LU fills up, and so would the levels of AMG."""
     names = seen_setups(monkeypatch)
@@ -455,6 +475,18 @@ def test_solves_along_a_path_lead_to_a_factorization():
         close(matrix @ factor.solve(b), b, 1e-8)
     assert "Direct" in chosen.choices[-1]
     assert counts.setups <= 4
+
+
+def test_solves_of_saddle_points_by_pardiso_are_refined():
+    """Their zeros on the diagonal lead to perturbed pivots."""
+    fill_of, package = fill.Fill(1e6, 1e7), registry.PACKAGES["pardiso"]
+    definite = sp.csr_array(diffusion(40, 2).A)
+    saddle = sp.block_array([[definite, sp.eye_array(1600)], [sp.eye_array(1600), None]])
+    plain, refined = (
+        package.cost(operator_of(sp.csr_array(x))).one_solve(3200, fill_of)
+        for x in (sp.block_diag([definite, definite]), saddle)
+    )
+    assert refined > 1.3 * plain
 
 
 @pytest.mark.parametrize("matrix", [diffusion(100, 2).A, convection(100).A, WINDY_VOLUME])

@@ -13,7 +13,8 @@ from support.cases import EVERY, close, error, to_numpy
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.operators.dot_tests import check_symmetric
+from mfdeq.linear import operator_of
+from mfdeq.operators.dot_tests import check_symmetric, is_symmetric
 from mfdeq.operators.user_operators import as_operator
 
 
@@ -287,3 +288,17 @@ def test_sizes_of_terms_do_not_cancel_where_entries_are_unknown():
     sizes = known.abs_apply(np.ones(n))
     assert np.median(unknown.abs_apply(np.ones(n)) / sizes) > 0.2
     assert np.mean(unknown.abs_apply(np.ones(n)) < 0.01 * sizes) < 0.1
+
+
+def test_a_matrix_is_tested_for_symmetry_once(monkeypatch):
+    """Products may change between two calls; the entries of a matrix may not."""
+    counts = {}
+    for name, symmetric in (("matrix", True), ("other", False), ("products", True)):
+        array = sp.csr_array([[2.0, -1.0], [-1.0 if symmetric else 0.5, 2.0]])
+        op = operator_of(aslinearoperator(array) if name == "products" else array)
+        calls, apply = [], op._apply
+        monkeypatch.setattr(op, "_apply", lambda x, n=calls, f=apply: n.append(1) or f(x))
+        assert [bool(is_symmetric(op)) for _ in range(3)] == 3 * [symmetric]
+        counts[name] = len(calls)
+    assert counts["matrix"] == counts["other"]
+    assert counts["products"] == 3 * counts["matrix"]

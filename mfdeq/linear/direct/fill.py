@@ -31,6 +31,8 @@ from .costs import UNKNOWN_FILL, Fill
 from .superlu import superlu_options
 
 SAMPLE_SIZES = (1_000, 4_000)  # unknowns of the two parts
+# The same of a matrix with at most so many unknowns, whose own LU costs but a few times as much.
+SMALL_SAMPLE_SIZES, MAX_SMALL_SIZE = (500, 2_000), 20_000
 # Share of edges that leave the larger part, over that of the smaller part, up to which both are
 # compact. The ratio is 4^(-1/2) = 0.5 on a surface and 4^(-1/3) = 0.63 in a volume.
 MAX_BOUNDARY_RATIO = 0.8
@@ -38,7 +40,7 @@ MAX_BOUNDARY_RATIO = 0.8
 # of the edges can leave.
 BOUNDARY_SHARE = 8
 # Operations of a whole LU, if the mesh is one of a volume, up to which the smaller part suffices.
-MAX_UNESTIMATED_OPERATIONS = 5e7
+MAX_UNESTIMATED_OPERATIONS = 3e7
 MAX_ELIMINATED_DEGREE = 24  # of vertices that are eliminated one by one
 DENSE_CORE_RATIO = 0.83  # unknowns of the final dense block per vertex that is not eliminated
 MAX_LONG_EDGE_SIZE = 300_000  # unknowns; larger graphs with long edges are not estimated
@@ -57,21 +59,22 @@ def estimate_fill(A: Any) -> Fill:
     order = _by_distance_from_center(matrix)
     if n > SAMPLE_SIZES[1] and _has_long_edges(matrix, order):
         return _fill_with_long_edges(matrix) if n <= MAX_LONG_EDGE_SIZE else UNKNOWN_FILL
-    part = _part(matrix, order, SAMPLE_SIZES[1])
-    part = Scaling.of(part).apply(part)
+    sizes = SMALL_SAMPLE_SIZES if n <= MAX_SMALL_SIZE else SAMPLE_SIZES
+    part = _part(matrix, order, sizes[1])
+    part = Scaling.by_sums(part).apply(part)  # costs less than `Scaling.of`, and fills as much
     fills = []
-    for size in SAMPLE_SIZES:
+    for size in sizes:
         fills.append(exact_fill(part[:size, :size].tocsc()))
         if n <= size or fills[-1] is UNKNOWN_FILL:
             return fills[-1]
         small = fills[0]
-        most = small.operations * (n / SAMPLE_SIZES[0]) ** 2
+        most = small.operations * (n / sizes[0]) ** 2
         if most <= MAX_UNESTIMATED_OPERATIONS:  # It costs no more than the larger part would.
-            return Fill(small.entries * (n / SAMPLE_SIZES[0]) ** (4 / 3), most)
+            return Fill(small.entries * (n / sizes[0]) ** (4 / 3), most)
     small, large = fills
     return Fill(
-        _extrapolate(small.entries, large.entries, n),
-        _extrapolate(small.operations, large.operations, n),
+        _extrapolate(sizes, small.entries, large.entries, n),
+        _extrapolate(sizes, small.operations, large.operations, n),
     )
 
 
@@ -111,9 +114,9 @@ def exact_fill(matrix: Any) -> Fill:
     return Fill(float(lu.nnz), float(operations))
 
 
-def _extrapolate(small: float, large: float, n: int) -> float:
-    """Extrapolate by a power law from the two parts to n unknowns."""
-    first, second = SAMPLE_SIZES
+def _extrapolate(sizes: tuple[int, int], small: float, large: float, n: int) -> float:
+    """Extrapolate by a power law from two parts of these sizes to n unknowns."""
+    first, second = sizes
     power = math.log(large / small) / math.log(second / first)
     return large * (n / second) ** power
 
