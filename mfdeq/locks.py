@@ -79,11 +79,13 @@ class cached_property(functools.cached_property[T]):
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
-        attributes = instance.__dict__
-        with lock_of(instance):
-            if self.attrname not in attributes:
-                attributes[self.attrname] = self.func(instance)
-            return attributes[self.attrname]
+        attributes, name = instance.__dict__, self.attrname
+        if (lock := attributes.get("_lock")) is None:  # as `lock_of`, in one call less
+            lock = attributes.setdefault("_lock", Lock())
+        with lock:
+            if name not in attributes:
+                attributes[name] = self.func(instance)
+            return attributes[name]
 
 
 def state_to_pickle(x: Any) -> dict[str, Any]:

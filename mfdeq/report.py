@@ -81,9 +81,10 @@ class LinearCounts:
         >>> counts.solves, counts.columns
         (1, 3)
         """
+        counts = self.__dict__
         with _counting:
-            for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
+            for name in amounts:
+                counts[name] += amounts[name]
 
     def raise_to(self, **values: float) -> None:
         """Replace the counts with these names by values that are larger."""
@@ -107,21 +108,24 @@ class LinearCounts:
             self.columns += columns
             self.seconds += seconds
             self.full_solves += full
-            self.worst_residual = max(self.worst_residual, worst_residual)
-            self.peak_bytes = max(self.peak_bytes, peak_bytes)
+            if worst_residual > self.worst_residual:
+                self.worst_residual = worst_residual
+            if peak_bytes > self.peak_bytes:
+                self.peak_bytes = peak_bytes
 
 
 class _Timer(AbstractContextManager[None]):
     """A context that adds its wall time to counts."""
 
     def __init__(self, counts: LinearCounts) -> None:
-        self.counts = counts
+        self.counts, self.start = counts, time.perf_counter()
 
     def __enter__(self) -> None:
-        self.start = time.perf_counter()
+        return None
 
     def __exit__(self, *error: object) -> None:
-        self.counts.add(seconds=time.perf_counter() - self.start)
+        with _counting:
+            self.counts.seconds += time.perf_counter() - self.start
 
 
 @dataclass

@@ -31,6 +31,7 @@ from .library import (
     is_dense,
     is_sparse,
     library_of,
+    library_of_numpy,
     native,
     shape_of,
 )
@@ -83,8 +84,11 @@ class Backend:
         `name` is the name of the arrays in error messages. The first `dtype_of` arrays, by default
         all, determine the dtype, which is the widest of theirs.
         """
-        if all(type(a) is host.ndarray and a.dtype is FLOAT64 for a in arrays):
-            return _host_backend(library_of(FLOAT64_EXAMPLE))
+        for a in arrays:
+            if type(a) is not host.ndarray or a.dtype is not FLOAT64:
+                break
+        else:
+            return _host_backend(library_of_numpy())
         found = [a for a in map(native, arrays) if compat.is_array_api_obj(a)]
         if not found:
             found = [host.zeros(0)]
@@ -149,6 +153,11 @@ class Backend:
     def smallest_normal(self) -> float:
         """The smallest positive number of the dtype with full precision."""
         return float(self.xp.finfo(self.dtype).smallest_normal)
+
+    @cached_property
+    def smallest_square(self) -> float:
+        """The smallest number whose fourth power is far from underflow; so is its inverse's."""
+        return self.smallest_normal**0.25
 
     @cached_property
     def itemsize(self) -> int:
@@ -254,6 +263,12 @@ class Backend:
         shared = host.asarray(x) if self.is_numpy else self.xp.from_dlpack(x)
         return self.xp.asarray(shared, copy=True)
 
+    def columns(self, *vectors: Array) -> Array:
+        """Return an (n, k) array of k vectors."""
+        if self.is_numpy:
+            return host.array(vectors).T
+        return self.xp.stack(vectors, axis=1)
+
     def row_major(self, x: Array) -> Array:
         """Return `x` in C order."""
         return getattr(self.xp, "ascontiguousarray", self.xp.asarray)(x)
@@ -269,10 +284,11 @@ class Backend:
 
     def to_user(self, x: Array) -> Any:
         """Return a copy of an array to pass to a user function, which may change it."""
-        copy = host.array(x) if self.is_numpy else self._copy(x)
+        copy = host.array(x) if self.is_numpy else self.copied(x)
         return copy if self.library is HOST else self.library.to_user(copy)
 
-    def _copy(self, x: Array) -> Array:
+    def copied(self, x: Array) -> Array:
+        """Return a copy of an array."""
         return host.array(x) if self.is_numpy else self.xp.asarray(x, copy=True)
 
     def from_user(self, x: Any, size: int | None = None) -> Any:
@@ -295,9 +311,9 @@ class Backend:
 
     def norm(self, x: Array) -> float:
         """Return the Euclidean norm of all entries, or infinity if it overflows."""
-        own = self.is_numpy and type(x) is host.ndarray and x.dtype == self.dtype
+        own = type(x) is host.ndarray and self.is_numpy and x.dtype == self.dtype
         if own and x.size <= MAX_SHORT_SIZE:
-            entries, dot = x.ravel(), ddot if self.itemsize == 8 else sdot
+            entries, dot = x if x.ndim == 1 else x.ravel(), ddot if self.itemsize == 8 else sdot
             return math.sqrt(dot(entries, entries))  # which, unlike numpy, warns of nothing
         with self.ignore_overflow():
             if own:
@@ -308,9 +324,29 @@ class Backend:
 
     def all(self, condition: Array) -> bool:
         """Return whether a condition holds for all entries."""
-        if self.is_numpy and type(condition) is host.ndarray:
-            return bool(condition.all())  # in fewer calls
+        if type(condition) is host.ndarray:
+            return bool(host.logical_and.reduce(condition, axis=None))  # in fewer calls
         return bool(self.xp.all(condition))
+
+    def any(self, condition: Array) -> bool:
+        """Return whether a condition holds for some entry."""
+        if type(condition) is host.ndarray:
+            return bool(host.logical_or.reduce(condition, axis=None))
+        return bool(self.xp.any(condition))
+
+    def argmax(self, x: Array) -> int:
+        """Return the index of the largest entry of an (n,) vector."""
+        return int(x.argmax() if type(x) is host.ndarray else self.xp.argmax(x))
+
+    def count(self, condition: Array) -> int:
+        """Return the number of entries for which a condition holds."""
+        if type(condition) is host.ndarray:
+            return int(host.count_nonzero(condition))
+        return int(self.xp.sum(self.xp.astype(condition, self.xp.int64)))
+
+    def dot(self, x: Array, y: Array) -> float:
+        """Return the inner product of two (n,) vectors."""
+        return float(host.dot(x, y) if type(x) is host.ndarray else self.xp.vecdot(x, y))
 
     def column_norms(self, x: Array) -> Array:
         """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""
@@ -369,7 +405,7 @@ class Backend:
         xp = self.xp
         if self.is_numpy and type(x) is host.ndarray and x.shape == shape and x.dtype == self.dtype:
             copy = host.array(x)
-            if not finite or host.isfinite(copy).all():
+            if not finite or host.logical_and.reduce(host.isfinite(copy), axis=None):
                 return copy  # the usual case
         expected = "a number" if shape == () else f"an array of shape {shape or '(m,)'}"
         given = as_array(self, x, name, error, expected)
@@ -378,7 +414,7 @@ class Backend:
         if shape is not None and tuple(given.shape) != shape:
             raise error(f"{name}: expected {expected}, got shape {tuple(given.shape)}")
         self.check_dtype(given.dtype, name, error, convert)
-        given = self._copy(self.asarray(given))
+        given = self.copied(self.asarray(given))
         if finite and not bool(xp.all(xp.isfinite(given))):
             undefined = xp.astype(~xp.isfinite(given), xp.int64)
             count, total = int(xp.sum(undefined)), math.prod(given.shape)

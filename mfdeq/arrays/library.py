@@ -123,6 +123,8 @@ class ArrayLibrary:
 
     def from_host(self, backend: Any, x: Any, rows: int | None) -> Array:
         """Transfer a numpy array to the backend; `rows` determines its distribution."""
+        if backend.is_numpy:
+            return host.asarray(x, dtype=backend.dtype)
         return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device)
 
     # Creation of arrays.
@@ -224,6 +226,7 @@ def register(library: ArrayLibrary) -> None:
     """Register a library, to be used for all objects whose class it `owns`."""
     _registered.insert(0, library)
     _library_of_class.clear()
+    library_of_numpy.cache_clear()
 
 
 def _registered_library(cls: type) -> ArrayLibrary:
@@ -234,6 +237,7 @@ def unregister(library: ArrayLibrary) -> None:
     """Remove a library that was added by `register`."""
     _registered.remove(library)
     _library_of_class.clear()
+    library_of_numpy.cache_clear()
 
 
 def distributed_libraries() -> list[ArrayLibrary]:
@@ -257,6 +261,12 @@ def find_library(cls: type) -> ArrayLibrary | None:
 def library_of(x: Any) -> ArrayLibrary:
     """Return the library that an object belongs to, by default `HOST`."""
     return find_library(type(x)) or HOST
+
+
+@functools.cache
+def library_of_numpy() -> ArrayLibrary:
+    """Return the library that numpy arrays belong to, which is `HOST` by default."""
+    return find_library(host.ndarray) or HOST
 
 
 def native(x: Any) -> Any:

@@ -12,10 +12,12 @@ from typing import Any
 
 from .backend import Array, Backend, array_on_host, host
 
+NO_EXPONENT = host.zeros((), dtype=int)
+
 
 def in_range(backend: Backend, sizes: Any) -> bool:
     """Return whether squares of numbers of these sizes, on the host, are far from the limits."""
-    least = backend.smallest_normal**0.25
+    least = backend.smallest_square
     return bool(((sizes >= least) & (sizes <= 1.0 / least)).all())
 
 
@@ -39,7 +41,10 @@ def exponents_of(backend: Backend, x: Array) -> Any:
         Zero for columns that are in range already, zero, or not finite.
     """
     xp = backend.xp
-    least = backend.smallest_normal**0.25
+    least = backend.smallest_square
+    vector = type(x) is host.ndarray and x.ndim == 1 and x.shape[0] > 0
+    if vector and least <= host.maximum.reduce(abs(x)) <= 1.0 / least:
+        return NO_EXPONENT  # the usual case
     largest = array_on_host(xp.max(xp.abs(x), axis=0)).astype("float64")
     leave = (largest == 0) | ((largest >= least) & (largest <= 1.0 / least))
     leave = leave | ~host.isfinite(largest)

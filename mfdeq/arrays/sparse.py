@@ -39,11 +39,15 @@ def with_data(x: Any, data: Any) -> Any:
 
 def magnitude(x: Any) -> Any:
     """Return |A| of an array or of a sparse matrix."""
+    if type(x) is host.ndarray:
+        return abs(x)
     return with_data(x, abs(x.data)) if _is_canonical(x) else abs(x)
 
 
 def negative(x: Any) -> Any:
     """Return −A of an array or of a sparse matrix."""
+    if type(x) is host.ndarray:
+        return -x
     return with_data(x, -x.data) if _is_canonical(x) else -x
 
 

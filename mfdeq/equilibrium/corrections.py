@@ -47,7 +47,7 @@ class Corrections:
         backend, h = self.backend, self.original
         signs = backend.xp.sign(backend.random(h.shape[0], seed=23))
         rounding = backend.eps * signs * self.linearized.A.abs_apply(h)
-        both = backend.xp.stack([self.problem.residual(h), rounding], axis=1)
+        both = backend.columns(self.problem.residual(h), rounding)
         changes = self.factor.approximate(both)
         return changes[:, 0], changes[:, 1]
 

@@ -20,7 +20,7 @@ from ..locks import Once, cached_property, lock_of, state_to_pickle
 from ..models.linearization import Linearization
 from ..models.losses import LossBase, check_loss
 from ..models.problem import CheckedLinearization, Problem
-from ..operators.operator import Operator, Stacked
+from ..operators.operator import Operator, Product, Stacked
 from ..report import SolveReport
 from .conditioning import SmallestSingular, smallest_singular
 from .corrections import Corrections
@@ -40,7 +40,7 @@ ACCURATE_STATE_ERROR = 1e-8  # relative; an inaccurate gradient of the loss is t
 
 def tangent(inverse: Operator, B: Operator) -> Operator:
     """Return T = [I; A^-1 B], (P+N, P), which maps dtheta to (dtheta, dh)."""
-    return Stacked(inverse @ B)
+    return Stacked(Product(inverse, B))
 
 
 def reduced_gradient(d_params: Array, B: Operator, adjoint: Array) -> Array:
@@ -284,11 +284,16 @@ class LinearizedEquilibrium:
         [0.25  0.154]
         """
         check_loss(loss, self.problem.model)
-        adjoint = self._adjoints.setdefault(loss, Once())
-        return self.backend.xp.asarray(adjoint(lambda: self._adjoint(loss)), copy=True)
+        return self.backend.copied(self._adjoint(loss, None))
 
-    def _adjoint(self, loss: LossBase) -> Array:
-        return self.factor.solve_adjoint(self.loss_gradients(loss)[1])
+    def _adjoint(self, loss: LossBase, d_state: Array | None) -> Array:
+        """Return the adjoint of a loss, whose derivative dL/dh may be known."""
+
+        def solve() -> Array:
+            side = self.loss_gradients(loss)[1] if d_state is None else d_state
+            return self.factor.solve_adjoint(side)
+
+        return self._adjoints.setdefault(loss, Once())(solve)
 
     @collective
     @translate_memory_errors
@@ -380,9 +385,10 @@ class LinearizedEquilibrium:
         True
         """
         d_params, d_state = self.loss_gradients(loss)
-        adjoint = (
-            self.adjoint(loss) if rtol is None else self.factor.solve_adjoint(d_state, rtol=rtol)
-        )
+        if rtol is None:
+            adjoint = self._adjoint(loss, d_state)
+        else:
+            adjoint = self.factor.solve_adjoint(d_state, rtol=rtol)
         gradient = reduced_gradient(d_params, self.param_operator, adjoint)
         corrected = self._corrected_gradient(loss, adjoint, self.corrections.state)
         error = estimate_error(gradient, corrected)
@@ -415,7 +421,7 @@ class LinearizedEquilibrium:
         """Compute a gradient, and warn if its estimated error is large."""
         gradient, error = self.gradient_with_error(loss)
         norm = self.backend.norm
-        if relative_error(self.backend, error, gradient) > WARNING_ERROR:
+        if self.report.gradient_error > WARNING_ERROR:
             if self.corrections.state_error < ACCURATE_STATE_ERROR:
                 # Where data are fitted to rounding, the derivative of the loss is nothing else.
                 corrected = self._corrected_gradient(loss, self.adjoint(loss), self.state)

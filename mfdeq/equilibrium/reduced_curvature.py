@@ -6,16 +6,15 @@ of their errors.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from ..arguments import fraction
 from ..arrays.backend import Array, check_block
 from ..arrays.memory import columns_that_fit, translate_memory_errors
-from ..locks import Once
+from ..locks import Once, cached_property
 from ..models.curvature import CurvatureOperator
-from ..operators.operator import Operator, SelfAdjoint
+from ..operators.operator import Operator, Product, SelfAdjoint
 from .error_estimates import (
     WARNING_ERROR,
     InnerTolerance,
@@ -40,8 +39,7 @@ def reduce(K: Operator, T: Operator) -> Operator:
 
     Inexact products and error estimates use it with other inverses and curvatures.
     """
-    # H is a property of the array library's LinearOperator, which calls `Operator._adjoint`.
-    return T.H @ K @ T  # type: ignore[attr-defined]
+    return Product(Product(T._adjoint(), K), T)
 
 
 class ReducedCurvature(SelfAdjoint):
@@ -75,8 +73,11 @@ class ReducedCurvature(SelfAdjoint):
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq, self.K = eq, K
         self._corrected_K, self._correct_K = Once[CurvatureOperator](), corrected_K
-        self._remake_at = functools.cache(remake_at)
-        self._product = reduce(K, eq.tangent)
+        self._remake_at, self._polished = remake_at, Once[ReducedCurvature]()
+
+    @cached_property
+    def _product(self) -> Operator:
+        return reduce(self.K, self.eq.tangent)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -135,12 +136,14 @@ class ReducedCurvature(SelfAdjoint):
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
         self.eq.forget()
         self._corrected_K.forget()
-        self._remake_at.cache_clear()
+        self._polished.forget()
 
     def polish(self) -> ReducedCurvature:
         """Return the same operator at the polished equilibrium, or `self` if that is unchanged."""
         polished = self.eq.polish()
-        return self if polished is self.eq else self._remake_at(polished)
+        if polished is self.eq:
+            return self
+        return self._polished(lambda: self._remake_at(polished))
 
     def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
         """Return the same operator with products of a given accuracy.

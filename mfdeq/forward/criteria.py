@@ -114,6 +114,9 @@ class Criteria:
         self._ones = self._zeros + 1.0
         self._state_scale = problem.state_scale()
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
+        # The latest h, the largest sizes, and |h|, if no unknown of h may be converging to zero.
+        self._regular: tuple[Array, Array | None, Array] | None = None
+        self._latest_terms: tuple[Operator, Array, Array] | None = None  # A, sizes and |A| sizes
         self._largest_terms: Array | None = None  # of the equations, over the iterates
         self._here: tuple[Operator | None, Array, Array] | None = None  # A, h and the terms there
         self._scaled: tuple[Operator, Array] | None = None  # the latest A, and its row scales
@@ -133,13 +136,25 @@ class Criteria:
         """
         if self._state_scale is not None:
             return self._state_scale
+        if self._is_regular(h):
+            assert self._regular is not None
+            return self._regular[2]
         size = self.xp.abs(h)
-        if self._largest is None:
-            return size
         small = self._vanished(size)
         if final:
             small = small & self._zero(size)
         return self.xp.where(small, self._largest, size)
+
+    def _is_regular(self, h: Array) -> bool:
+        """Return whether no unknown has fallen far below its largest value, and keep |h|."""
+        latest = self._regular
+        if latest is not None and latest[0] is h and latest[1] is self._largest:
+            return True
+        size = self.xp.abs(h)
+        if self._largest is not None and self.backend.any(self._vanished(size)):
+            return False
+        self._regular = h, self._largest, size
+        return True
 
     def _zero(self, size: Array) -> Array:
         """Return which unknowns are zero, to judge by consecutive corrections."""
@@ -157,6 +172,9 @@ class Criteria:
         falls = xp.abs(h - step) <= FALL_RATIO * size
         if self._largest is not None:
             falls = falls | ((size <= self.backend.eps * self._largest) & (change >= size))
+        if not self.backend.any(falls):
+            self._falls = self._zeros
+            return
         one = xp.astype(falls, self.backend.dtype)
         self._falls = one if self._falls is None else one * (self._falls + 1.0)
 
@@ -189,7 +207,10 @@ class Criteria:
         if self.A is None:
             assert self.problem.is_map
             return size + xp.abs(h - residual)
-        return self.A.abs_apply(size)
+        latest = self._latest_terms
+        if latest is None or latest[0] is not self.A or latest[1] is not size:
+            latest = self._latest_terms = self.A, size, self.A.abs_apply(size)
+        return latest[2]
 
     def equation_sizes(self, h: Array, terms: Array) -> Array:
         """Return the size of each equation that counts as one: `residual_scale`, or its terms."""
@@ -295,8 +316,8 @@ class Criteria:
             counted = xp.maximum(terms, size)
             ratio = size / xp.where(counted > 0.0, counted, self._ones)
         else:  # a scale of zero asks for rounding alone; the history is then of the terms
-            ratio = _ratio(xp, size, xp.where(sizes > 0.0, sizes, terms))
-        i = int(xp.argmax(ratio))
+            ratio = self._ratio(size, xp.where(sizes > 0.0, sizes, terms))
+        i = self.backend.argmax(ratio)
         self.report.worst_equation = self.problem.equation_name(i)
         at_floor = holds(size <= floor)
         satisfied = at_floor or holds((size <= self.rtol * sizes) | (size <= floor))
@@ -316,7 +337,7 @@ class Criteria:
         change = xp.abs(step)
         settled = change <= self.step_rtol * size
         zero = size <= 0.0
-        if self._state_scale is None:
+        if self._state_scale is None and not self._is_regular(h):
             zero = zero | (self._vanished(xp.abs(h)) & self._zero(xp.abs(h)))
         by_rounding = False
         if at_floor and not self.backend.all(settled):
@@ -328,12 +349,14 @@ class Criteria:
             if self._state_scale is None:
                 zero = zero | (0.1**MIN_DIGITS * size <= effect)
             change = xp.maximum(change, effect)
-        report.zero_unknowns = int(xp.sum(xp.astype(zero, xp.int64)))
-        ratio = xp.where(zero, self._zeros, _ratio(xp, change, size))
-        j = int(xp.argmax(ratio))
+        report.zero_unknowns = self.backend.count(zero)
+        ratio = self._ratio(change, size)
+        if report.zero_unknowns:
+            ratio = xp.where(zero, self._zeros, ratio)
+        j = self.backend.argmax(ratio)
         report.worst_unknown = self.problem.unknown_name(j)
         worst = float(ratio[j])
-        if by_rounding and bool(xp.all(zero)):
+        if by_rounding and report.zero_unknowns == self.problem.state_size:
             worst = 1.0  # no unknown has a correct digit
         return worst, self.backend.all(settled), by_rounding
 
@@ -403,9 +426,10 @@ class Criteria:
         self.A = A
         return self._equations(h, residual)[0]
 
-
-def _ratio(xp: Any, x: Array, size: Array) -> Array:
-    """Return x / size entry by entry, where 0 / 0 is 0."""
-    safe = xp.where(size > 0.0, size, xp.ones_like(size))
-    infinite = xp.where(x > 0.0, xp.full_like(x, math.inf), xp.zeros_like(x))
-    return xp.where(size > 0.0, x / safe, infinite)
+    def _ratio(self, x: Array, size: Array) -> Array:
+        """Return x / size entry by entry, where 0 / 0 is 0."""
+        xp, positive = self.xp, size > 0.0
+        if self.backend.all(positive):
+            return x / size
+        infinite = xp.where(x > 0.0, xp.full_like(x, math.inf), self._zeros)
+        return xp.where(positive, x / xp.where(positive, size, self._ones), infinite)

@@ -207,16 +207,19 @@ class _InexactSteps:
         Otherwise d need not be a direction of descent. The units depend on the size of d. The level
         of R is returned, too.
         """
-        monitor = self.monitor
-        with self.problem.backend.ignore_overflow():
+        monitor, backend = self.monitor, self.problem.backend
+
+        def judge(correction: Array) -> tuple[Level, Array, float, float]:
+            level = monitor.level(h, residual, correction)
+            left = residual - A._apply(correction)
+            return level, left, level(residual), level(left)
+
+        with backend.ignore_overflow():  # of the approximation
             correction = factor._approximate(residual, False)
-            if not self.problem.backend.norm(correction) < math.inf:
+            if not backend.norm(correction) < math.inf:
                 correction = 0.0 * residual  # a user's product is not given infinities
+            level, left, size, remaining = judge(correction)
         for solves in range(MAX_SOLVES + 1):
-            with self.problem.backend.ignore_overflow():  # of the approximation
-                level = monitor.level(h, residual, correction)
-                left = residual - A._apply(correction)
-                size, remaining = level(residual), level(left)
             if solves == 0 and not remaining <= size:  # the factor of a matrix that was different
                 level, correction, left = monitor.level(h, residual), 0.0 * h, residual
                 remaining = size = level(residual)
@@ -224,6 +227,8 @@ class _InexactSteps:
                 break
             rtol = min(max(self.forcing * size / remaining, MIN_FORCING), MAX_FORCING)
             correction = correction + self._solve(factor, left, rtol, level)
+            with backend.ignore_overflow():
+                level, left, size, remaining = judge(correction)
         return correction, level, size
 
     def _solve(self, factor: Factor, b: Array, rtol: float, level: Level) -> Array:
@@ -295,9 +300,9 @@ class _InexactSteps:
                 level = step.level_after(length, residual)
                 before = step.before if level is step.level else level(step.residual)
                 after, decrease = level(residual), SUFFICIENT_DECREASE * length * before
-                recent = self.recent_residuals if self.monitor.idle <= MAX_IDLE else []
-                accepted = after <= before - decrease or any(
-                    after <= level(r) - decrease for r in recent
+                accepted = after <= before - decrease or (
+                    self.monitor.idle <= MAX_IDLE
+                    and any(after <= level(r) - decrease for r in self.recent_residuals)
                 )
                 if not accepted and norm < math.inf:
                     accepted = step.contracts(residual, 1.0 - MIN_CONTRACTION * length)

@@ -39,12 +39,23 @@ ROUNDING = 100.0  # in units of eps, of sums that would be equal
 MAX_LOG = 300.0  # of a scale, so that products of two do not overflow
 
 
-def is_balanced(A: Any) -> bool:
+def is_balanced(A: Any, sizes: Any = None) -> bool:
     """Return whether the sums of |A| along rows and columns are alike, or one of them is zero.
 
     No scaling helps a matrix with an empty row or column: its factorization reports it.
+
+    Parameters
+    ----------
+    A : (N, N) array or sparse matrix
+    sizes : array or sparse matrix, optional
+        |A|, if it is known.
     """
-    sizes = magnitude(A)
+    sizes = magnitude(A) if sizes is None else sizes
+    if type(sizes) is host.ndarray:
+        along_rows, along_columns = host.add.reduce(sizes, axis=1), host.add.reduce(sizes)
+        least = min(host.minimum.reduce(along_rows), host.minimum.reduce(along_columns))
+        most = max(host.maximum.reduce(along_rows), host.maximum.reduce(along_columns))
+        return bool(most <= MAX_UNSCALED_RATIO * least or least == 0.0)
     backend = Backend.of(A if is_dense(A) else A.data)
     xp = backend.xp
     ones = backend.zeros(A.shape[0]) + 1.0

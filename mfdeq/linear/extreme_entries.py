@@ -5,10 +5,11 @@ A power of two times such a matrix, with entries near one, is factorized in its 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
-from ..arrays.backend import Array, is_dense
+from ..arrays.backend import Array, host, is_dense
 from ..arrays.powers_of_two import times_power
 from ..errors import ConvergenceError
 from ..operators.operator import Matrix, Operator
@@ -30,15 +31,23 @@ def extreme_exponent(A: Operator) -> int:
     if not (size and math.isfinite(size)):
         return 0
     exponent = math.frexp(size)[1]
-    limit = -RANGE_SHARE * math.log2(A.backend.smallest_normal)
-    return 0 if abs(exponent) <= limit else -exponent
+    return 0 if abs(exponent) <= _largest_exponent(A.backend.smallest_normal) else -exponent
+
+
+@functools.cache
+def _largest_exponent(smallest_normal: float) -> float:
+    return -RANGE_SHARE * math.log2(smallest_normal)
 
 
 def _largest(A: Operator) -> float:
     found = vars(A).get("_largest_entry")
     if found is None:
-        values = A.array if is_dense(A.array) else A.array.data
-        found = 0.0 if 0 in values.shape else max(float(values.max()), -float(values.min()))
+        sizes = A.sizes if isinstance(A, Matrix) else None
+        if type(sizes) is host.ndarray and sizes.size:
+            found = float(host.maximum.reduce(sizes, axis=None))
+        else:
+            values = A.array if is_dense(A.array) else A.array.data
+            found = 0.0 if 0 in values.shape else max(float(values.max()), -float(values.min()))
         vars(A)["_largest_entry"] = found  # one solver may set up another
     return found
 

@@ -12,13 +12,14 @@ import time
 from typing import Any, Self
 
 from ..arrays.backend import Array, check_block
+from ..arrays.kernels import CACHE_ENTRIES
 from ..arrays.memory import translate_memory_errors
 from ..locks import cached_property
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .checked_solve import LOOSE_RTOL, CheckedSolve
 from .components import Components, components_of
-from .residuals import JointMeasure, ResidualMeasure
+from .residuals import JointMeasure, ResidualMeasure, VectorMeasure
 from .scaling import Scaling, weigh
 
 
@@ -314,6 +315,8 @@ class Factor:
         if weights is not None:
             return ResidualMeasure(self.backend, weights, b)
         weights = self._weights(b, adjoint)
+        if weights is None and b.ndim == 1 and b.shape[0] <= CACHE_ENTRIES:
+            return VectorMeasure(self.backend, b)
         if weights is None:
             return ResidualMeasure(self.backend, None, b)
         return JointMeasure(
@@ -344,7 +347,7 @@ class Factor:
                 return self.backend.zeros(*b.shape)
             solve = CheckedSolve(self, b, rtol, adjoint, weights)
             counts.history = progress.history
-            if not solve.in_range:
+            if not solve.measure.in_range:
                 return solve.solution_in_range()
             # In this frame, so that few calls lie between a solve and the package.
             x = (

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.kernels import CACHE_ENTRIES
+from ..arrays.powers_of_two import in_range
+from ..locks import cached_property
 from .scaling import weigh
 
 
@@ -44,6 +46,15 @@ class ResidualMeasure:
         self.rtol_factor, self.least_rtol = rtol_factor, least_rtol
         self.size = self.norms(b, b)
 
+    @property
+    def in_range(self) -> bool:
+        """Whether squares of all columns of b can be computed."""
+        return in_range(self.backend, self.size)
+
+    def accepted(self, b: Array, product: Array, rtol: float) -> float | None:
+        """Return the relative residual if it is at most rtol; None if that takes a closer look."""
+        return None
+
     def target(self, rtol: float) -> Any:
         """Return the residual of each column that a tolerance allows, (1, k) on the host."""
         return max(self.rtol_factor * rtol, self.least_rtol) * self.size
@@ -67,6 +78,38 @@ class ResidualMeasure:
         return on_host(self.backend.column_norms(r))
 
 
+class VectorMeasure(ResidualMeasure):
+    """The Euclidean norm of the residual for one vector b, in few calls.
+
+    Parameters
+    ----------
+    backend : Backend
+    b : (N,) array
+    """
+
+    weights = None
+    rtol_factor, least_rtol = 1.0, 0.0
+
+    def __init__(self, backend: Backend, b: Array) -> None:
+        self.backend, self.length = backend, backend.norm(b)
+
+    @cached_property
+    def size(self) -> Any:  # type: ignore[override]
+        """The norm of b, (1, 1) on the host."""
+        return host.array([[self.length]])
+
+    @property
+    def in_range(self) -> bool:
+        """Whether the square of the norm of b can be computed."""
+        least = self.backend.smallest_square
+        return least <= self.length <= 1.0 / least
+
+    def accepted(self, b: Array, product: Array, rtol: float) -> float | None:
+        """Return the relative residual if it is at most rtol; None if that takes a closer look."""
+        residual = self.backend.norm(b - product)
+        return residual / (self.length or 1.0) if residual <= rtol * self.length else None
+
+
 class JointMeasure(ResidualMeasure):
     """Several measures, with arrays of one row for each.
 
@@ -76,7 +119,7 @@ class JointMeasure(ResidualMeasure):
     """
 
     def __init__(self, parts: Sequence[ResidualMeasure]) -> None:
-        self.parts = parts
+        self.parts, self.backend = parts, parts[0].backend
         self.size = host.concatenate([part.size for part in parts])
 
     def target(self, rtol: float) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.kernels import scale_rows
 from ..operators.dot_tests import is_symmetric
-from ..operators.operator import Operator
+from ..operators.operator import Matrix, Operator
 from .equilibration import (
     LOG_RTOL,
     MAX_SMALL_SIZE,
@@ -54,13 +54,14 @@ class Scaling:
     alike: bool = False
 
     @classmethod
-    def of(cls, A: Any) -> Scaling:
+    def of(cls, A: Any, sizes: Any = None) -> Scaling:
         """Find a scaling by powers of two of an (N, N) matrix; none if its rows are alike.
 
-        Scaling by powers of two does not round the entries. R = C if A is symmetric.
+        Scaling by powers of two does not round the entries. R = C if A is symmetric. |A| may be
+        passed as `sizes`.
         """
-        if is_balanced(A):
-            return cls()
+        if is_balanced(A, sizes):
+            return NO_SCALING
         rtol = LOG_RTOL if A.shape[0] <= MAX_SMALL_SIZE else ROUNDED_LOG_RTOL
         return cls(*(_round_to_power_of_two(x) for x in equilibrate(A, rtol)))
 
@@ -69,7 +70,8 @@ class Scaling:
         """Find the scaling of the matrix of an operator, or return it if it is known."""
         found = vars(A).get("_rounded_scaling")
         if found is None:  # estimates of costs and several factors need it
-            found = vars(A)["_rounded_scaling"] = cls.of(A.array)
+            sizes = A.sizes if isinstance(A, Matrix) and is_dense(A.array) else None
+            found = vars(A)["_rounded_scaling"] = cls.of(A.array, sizes)
         return found
 
     @classmethod
@@ -183,6 +185,9 @@ class Scaling:
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
         with Backend.ignore_overflow():  # the true residual shows it
             return scale_rows(after, scaled_solve(scale_rows(before, b), adjoint))
+
+
+NO_SCALING = Scaling()
 
 
 class ScaledOperator(Operator):

@@ -95,14 +95,29 @@ class CurvatureOperator(SelfAdjoint):
         The blocks, of shapes (P, P), (N, P) and (N, N).
     """
 
-    params_params: Operator
-    state_params: Operator
-    state_state: Operator
-
     def __init__(self, source: Any, param_size: int, state_size: int) -> None:
         size = param_size + state_size
         super().__init__(source, (size, size))
         self.param_size, self.state_size = param_size, state_size
+
+    def _block(self, row: int, column: int) -> Operator:
+        """Return the block with the rows and columns of the parameters (0) or the state (1)."""
+        return _BlockOfProduct(self, row, column)
+
+    @cached_property
+    def params_params(self) -> Operator:
+        """The block of second derivatives in the parameters, (P, P)."""
+        return self._block(0, 0)
+
+    @cached_property
+    def state_params(self) -> Operator:
+        """The block of mixed second derivatives, (N, P)."""
+        return self._block(1, 0)
+
+    @cached_property
+    def state_state(self) -> Operator:
+        """The block of second derivatives in the state, (N, N)."""
+        return self._block(1, 1)
 
     def split(self, x: Array) -> tuple[Array, Array]:
         """Split a stacked (P+N,) vector or (P+N, k) block into dtheta and dh."""
@@ -130,11 +145,11 @@ class BlockCurvature(CurvatureOperator):
     ) -> None:
         super().__init__(backend, param_size, state_size)
         self.blocks = blocks
-        P, N = param_size, state_size
-        self.params_params, self.state_params, self.state_state = (
-            Zero(backend, shape) if block is None else block
-            for block, shape in zip(blocks, [(P, P), (N, P), (N, N)], strict=True)
-        )
+
+    def _block(self, row: int, column: int) -> Operator:
+        block = self.blocks[row + column]
+        sizes = self.param_size, self.state_size
+        return Zero(self.backend, (sizes[row], sizes[column])) if block is None else block
 
     def assembled(self) -> BlockCurvature:
         """Return this curvature."""
@@ -160,9 +175,6 @@ class ProductCurvature(CurvatureOperator):
         super().__init__(backend, param_size, state_size)
         self.curvature, self.name = curvature, name
         self._check_blocks = curvature.check_blocks
-        self.params_params = _BlockOfProduct(self, 0, 0)
-        self.state_params = _BlockOfProduct(self, 1, 0)
-        self.state_state = _BlockOfProduct(self, 1, 1)
 
     def assembled(self) -> BlockCurvature | None:
         """Return the curvature with the blocks of its entries, if these can be computed."""
@@ -192,13 +204,13 @@ class ProductCurvature(CurvatureOperator):
         return self._call(x)
 
     def _call(self, x: Array) -> Array:
-        xp, check_array = self.backend.xp, self.backend.check_array
+        xp, check_array, to_user = self.backend.xp, self.backend.check_array, self.backend.to_user
         parts = self.split(x)
-        shapes = tuple(parts[0].shape), tuple(parts[1].shape)
+        shapes = parts[0].shape, parts[1].shape
         with self.backend.user_call(
             f"{self.name}, of (dtheta, dh) of shapes {shapes[0]}, {shapes[1]}"
         ):
-            result = self.curvature.apply(*map(self.backend.to_user, parts))  # type: ignore[misc]
+            result = self.curvature.apply(to_user(parts[0]), to_user(parts[1]))  # type: ignore[misc]
             if not isinstance(result, (tuple, list)) or len(result) != 2:
                 raise ModelError(
                     f"{self.name}: expected it to return a pair (a_theta, a_h), got "
@@ -216,9 +228,9 @@ class SumCurvature(CurvatureOperator):
     def __init__(self, left: CurvatureOperator, right: CurvatureOperator) -> None:
         super().__init__(left, left.param_size, left.state_size)
         self.left, self.right = left, right
-        self.params_params = left.params_params + right.params_params
-        self.state_params = left.state_params + right.state_params
-        self.state_state = left.state_state + right.state_state
+
+    def _block(self, row: int, column: int) -> Operator:
+        return self.left._block(row, column) + self.right._block(row, column)
 
     def assembled(self) -> BlockCurvature | None:
         """Return the sum of the two with known blocks."""
@@ -348,9 +360,9 @@ class ScaledCurvature(CurvatureOperator):
     def __init__(self, of: CurvatureOperator, factor: float) -> None:
         super().__init__(of, of.param_size, of.state_size)
         self.of, self.factor = of, factor
-        self.params_params = factor * of.params_params
-        self.state_params = factor * of.state_params
-        self.state_state = factor * of.state_state
+
+    def _block(self, row: int, column: int) -> Operator:
+        return self.factor * self.of._block(row, column)
 
     def assembled(self) -> BlockCurvature | None:
         """Return the multiple with known blocks."""

@@ -33,8 +33,10 @@ def check_loss(loss: Any, model: Any) -> None:
 
 def construction_error(loss: LossBase) -> Exception | None:
     """Return the error that a constructor in the loss has kept for its first use, if any."""
-    kept = (term.construction_error for term in loss.terms)
-    return next((error for error in kept if error is not None), None)
+    for _, term in loss.weighted_terms:
+        if term.construction_error is not None:
+            return term.construction_error
+    return None
 
 
 class LossBase:

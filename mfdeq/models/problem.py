@@ -7,6 +7,7 @@ and f''[a, b]. Everything that a user's model returns is checked here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any
@@ -87,6 +88,13 @@ class Problem:
         self.lower = checked_bound(self.backend, lower, size, "lower")
         self.upper = checked_bound(self.backend, upper, size, "upper")
         check_bound_order(self.backend, self.lower, self.upper, self.unknown_name)
+        self.is_map = isinstance(model, FixedPointModel)  # or a `ResidualModel`
+        self._has_residual_scale = model._defines("residual_scale")
+        self._has_state_scale = model._defines("state_scale")
+        self._calling = (
+            f"{self.name}.{model.function_name}(h, theta), of shapes ({size},), "
+            f"({self.param_size},) by its state_size and param_size"
+        )
         self._latest: tuple[Array, CheckedLinearization] | None = None
         # The latest evaluations: h, a copy of it, and R(h).
         self._evaluated: tuple[tuple[Array, Array, Array], ...] = ()
@@ -167,7 +175,7 @@ class Problem:
 
     def residual_scale(self, h: Array) -> Array | None:
         """Return the model's sizes of equations as an (N,) array, after checking them, or None."""
-        if not self.model._defines("residual_scale"):
+        if not self._has_residual_scale:
             return None
         name = f"{self.name}.residual_scale"
         with self.backend.user_call(f"{name}(h, theta)"):
@@ -177,7 +185,7 @@ class Problem:
 
     def state_scale(self) -> Array | None:
         """Return the model's sizes of unknowns as an (N,) array, after checking them, or None."""
-        if not self.model._defines("state_scale"):
+        if not self._has_state_scale:
             return None
         name = f"{self.name}.state_scale"
         with self.backend.user_call(f"{name}(theta)"):
@@ -227,7 +235,7 @@ class Problem:
         return None
 
     def _keep_residual(self, h: Array, residual: Array) -> Array:
-        copy = self.backend.xp.asarray(h, copy=True)
+        copy = self.backend.copied(h)
         self._evaluated = ((h, copy, residual), *self._evaluated)[:KEPT_EVALUATIONS]
         return residual
 
@@ -253,12 +261,15 @@ class Problem:
                     raise
                 self.record_failure(f"{type(error).__name__}: {error}")
                 return None, float("inf")
+            size = norm(residual)
+            if size < math.inf:  # all entries are finite
+                return self._keep_residual(h, residual), size
             finite = xp.isfinite(residual)
             if not self.backend.all(finite):
                 i = int(xp.argmin(xp.astype(finite, xp.int64)))
                 self.record_failure(f"NaN or infinity in {self.equation_name(i)}")
                 return None, float("inf")
-            return self._keep_residual(h, residual), norm(residual)
+            return self._keep_residual(h, residual), size
 
     def record_failure(self, message: str) -> None:
         """Record that the model had no value at a trial state."""
@@ -266,27 +277,22 @@ class Problem:
             self.failures += 1
             self.last_failure = message
 
-    @property
-    def is_map(self) -> bool:
-        """Whether the model is a `FixedPointModel`."""
-        return isinstance(self.model, FixedPointModel)
-
     def _residual(self, h: Array, finite: bool = True) -> Array:
         with lock_of(self):
             self.evaluations += 1
+        backend, to_user = self.backend, self.backend.to_user
+        with backend.user_call(self._calling):
+            value = self.model.map_or_residual(to_user(h), to_user(self.theta))
+            value = backend.from_user(value, self.state_size)
         name = f"{self.name}.{self.model.function_name}"
-        shapes = f"of shapes {h.shape}, {self.theta.shape} by its state_size and param_size"
-        with self.backend.user_call(f"{name}(h, theta), {shapes}"):
-            value = self.model.map_or_residual(*map(self.backend.to_user, (h, self.theta)))
-            value = self.backend.from_user(value, self.state_size)
-        value = self.backend.check_array(value, (self.state_size,), name, finite=finite)
+        value = backend.check_array(value, (self.state_size,), name, finite=finite)
         return h - value if self.is_map else value
 
     def linearize(self, h: Array) -> CheckedLinearization:
         """Linearize at h, or return the latest linearization if it is at the same h."""
         latest = self._latest  # which another thread may replace
         if latest is None or not self.backend.all(latest[0] == h):
-            state = self.backend.xp.asarray(h, copy=True)
+            state = self.backend.copied(h)
             latest = self._latest = (state, self._linearize_with(self.model.linearize, h))
         return latest[1]
 
@@ -321,7 +327,8 @@ class Problem:
         self, linearize: Callable[[Array, Array], Linearization], h: Array
     ) -> CheckedLinearization:
         with self.backend.user_call(f"{self.name}.linearize(h, theta)"):
-            linearization = linearize(*map(self.backend.to_user, (h, self.theta)))
+            to_user = self.backend.to_user
+            linearization = linearize(to_user(h), to_user(self.theta))
             linearization = self.backend.from_user(linearization)
         checked = CheckedLinearization(self, linearization)
         checked.A.scales = self._scales(h)
@@ -329,6 +336,8 @@ class Problem:
 
     def _scales(self, h: Array) -> tuple[Array | None, Array | None] | None:
         """Return the sizes of equations and unknowns for linear solvers, which take no zeros."""
+        if not (self._has_residual_scale or self._has_state_scale):
+            return None
         xp = self.backend.xp
         sizes = self.residual_scale(h), self.state_scale()
         if sizes[0] is None and sizes[1] is None:

@@ -118,13 +118,15 @@ def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     ax, ay = op._apply(x), op._apply_adjoint(y)
     op.product_size = float(backend.xp.max(backend.xp.abs(ax)))
     # The same power of two for both, if squares of the larger one are out of range.
-    exponent = min(int(exponents_of(backend, product)) for product in (ax, ay))
+    exponent = min(int(exponents_of(backend, ax)), int(exponents_of(backend, ay)))
     if exponent:
         ax, ay = (times_power(backend, product, exponent) for product in (ax, ay))
-    mismatch = abs(float(backend.xp.vecdot(y, ax)) - float(backend.xp.vecdot(ay, x)))
+    mismatch = abs(backend.dot(y, ax) - backend.dot(ay, x))
     norm = backend.norm
     # Subnormal numbers have fewer digits, whose loss must not fail the test.
-    least = scaled_by(backend.smallest_normal / backend.eps, exponent)
+    least = backend.smallest_normal / backend.eps
+    if exponent:
+        least = scaled_by(least, exponent)
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x) + least
 
 

@@ -15,7 +15,7 @@ import math
 from numbers import Complex, Real
 from typing import Any
 
-from ..arrays.backend import Array, Backend, check_block, is_dense
+from ..arrays.backend import Array, Backend, check_block, host, is_dense
 from ..arrays.kernels import scale_rows
 from ..arrays.memory import reserve, translate_memory_errors
 from ..arrays.sparse import identity_minus, magnitude, negative
@@ -31,23 +31,23 @@ MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in fl
 
 
 @functools.cache
-def _joined(cls: type, base: type) -> type:
-    """Return a class derived from both an operator class and a library's LinearOperator."""
-    attributes = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_unjoined": cls}
-    return type(cls.__name__, (cls, base), attributes)
+def _joined(cls: type, base: type, dtype: Any) -> type:
+    """Return a class derived from both an operator class and a library's LinearOperator.
 
-
-@functools.cache
-def _attributes(base: type, dtype: Any) -> dict[str, Any]:
-    """Return what the constructor of a LinearOperator sets besides the shape, whose checks cost."""
+    What the constructor of a LinearOperator sets besides the shape is set here, once for all
+    operators of a dtype, since its checks take longer than a small product.
+    """
     example: Any = object.__new__(base)
     base.__init__(example, dtype=dtype, shape=(1, 1))  # type: ignore[misc]
-    return {name: value for name, value in vars(example).items() if name != "shape"}
+    attributes = {name: value for name, value in vars(example).items() if name != "shape"}
+    attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "_unjoined": cls}
+    return type(cls.__name__, (cls, base), attributes)
 
 
 def _new(cls: type, backend: Backend) -> Any:
     """Return an operator of a class, joined to the LinearOperator of the library, without state."""
-    self: Any = object.__new__(_joined(cls, backend.sparse_linalg.LinearOperator))
+    joined = _joined(cls, backend.sparse_linalg.LinearOperator, backend.dtype)
+    self: Any = object.__new__(joined)
     self.backend = backend
     return self
 
@@ -104,13 +104,16 @@ class Operator:
 
     def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Join the class to the LinearOperator of the source's array library."""
-        backend = source if isinstance(source, Backend) else getattr(source, "backend", None)
+        backend = source if type(source) is Backend else getattr(source, "backend", None)
         if backend is None:
             raise TypeError(
                 f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
                 f"determines the array library, got {short_repr(source)}; pass A or A.backend first"
             )
-        return _new(cls, backend)
+        joined = _joined(cls, backend.sparse_linalg.LinearOperator, backend.dtype)
+        self: Any = object.__new__(joined)  # as `_new`, in one call less
+        self.backend = backend
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the class before it was joined, which can be imported."""
@@ -120,8 +123,6 @@ class Operator:
         return state_to_pickle(self)
 
     def __init__(self, source: Any, shape: tuple[int, int]) -> None:
-        backend = self.backend
-        vars(self).update(_attributes(backend.sparse_linalg.LinearOperator, backend.dtype))
         self.shape = shape
 
     def _apply(self, x: Array) -> Array:
@@ -393,8 +394,9 @@ class Matrix(Operator):
     """
 
     def __init__(self, backend: Backend, array: Any) -> None:
-        super().__init__(backend, tuple(array.shape))
-        self.array = array
+        self.shape, self.array = tuple(array.shape), array
+        if type(array) is host.ndarray:
+            self._products, self._transposed = array, array.T
 
     @cached_property
     def _products(self) -> Any:
@@ -415,16 +417,19 @@ class Matrix(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
-        array = self.array
-        small = math.prod(array.shape) <= MAX_KEPT_DENSE_SIZES
-        if not is_dense(array):
-            small = array.nnz < MAX_KEPT_SIZES
-        sizes = self._sizes if small else Matrix(self.backend, abs(array))
-        return sizes._apply(self.backend.xp.abs(x))
+        sizes = self.sizes
+        if sizes is None:
+            sizes = Matrix(self.backend, abs(self.array))._products
+        return sizes @ self.backend.xp.abs(x)
 
     @cached_property
-    def _sizes(self) -> Matrix:
-        return Matrix(self.backend, magnitude(self.array))
+    def sizes(self) -> Any:
+        """|A| for products with it, if it is small enough to be kept; otherwise None."""
+        array, (rows, columns) = self.array, self.shape
+        if is_dense(array):
+            return abs(array) if rows * columns <= MAX_KEPT_DENSE_SIZES else None
+        small = array.nnz < MAX_KEPT_SIZES
+        return Matrix(self.backend, magnitude(array))._products if small else None
 
     def _adjoint(self) -> Operator:
         return _Transposed(self)

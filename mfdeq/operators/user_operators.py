@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import Array, Backend, is_dense, is_sparse
+from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
 from ..arrays.library import library_of
 from ..arrays.sparse import to_canonical_format
 from ..errors import MfdeqError, ModelError
@@ -49,6 +49,8 @@ def as_operator(
     DerivativeError
         If the adjoint of a LinearOperator fails the dot test.
     """
+    if type(given) is host.ndarray and backend.is_numpy:
+        return Matrix(backend, backend.check_array(given, shape, name, convert=convert))
     if isinstance(given, Operator):
         check_home(backend, given, name)
         backend.check_dtype(given.dtype, name)

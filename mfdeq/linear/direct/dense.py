@@ -7,7 +7,6 @@ from typing import Any
 import scipy.linalg.lapack
 
 from ...arrays.backend import Array, host
-from ...arrays.sparse import stored_bytes
 from ...locks import ignore_warnings
 from ...operators.operator import Operator
 from ...report import LinearCounts
@@ -39,13 +38,13 @@ class DenseFactor(DirectFactor):
 
     def __init__(self, A: Operator, array: Any, rtol: float | None, counts: LinearCounts) -> None:
         super().__init__(A, rtol, counts)
-        self.scaling = Scaling.of(array)
+        self.scaling = Scaling.of_operator(A)
         array = self.scaling.apply(array)
         functions = FUNCTIONS.get(array.dtype.char) if type(array) is host.ndarray else None
         self._getrs = functions and functions[1]
         if functions:
             self.lu, self.pivots, failed = functions[0](array)
-            singular = failed or not host.isfinite(self.lu.diagonal()).all()
+            singular = failed or not self.backend.all(host.isfinite(self.lu.diagonal()))
         else:
             with ignore_warnings():  # an exact zero pivot becomes an error below
                 self.lu, self.pivots = self.backend.dense_linalg.lu_factor(
@@ -62,16 +61,17 @@ class DenseFactor(DirectFactor):
     @property
     def nbytes(self) -> int:
         """Bytes of L and U."""
-        return stored_bytes(self.lu)
+        return int(self.lu.nbytes)
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        if self.scaling.rows is None:
-            return self._solve_scaled(b, adjoint)
+        if self.scaling.rows is None and self._getrs:
+            # SciPy changes the pivots while it solves, and changes them back: threads need their
+            # own.
+            return self._getrs(self.lu, self.pivots.copy(), b, 1 if adjoint else 0)[0]
         return self.scaling.solve(self._solve_scaled, b, adjoint)
 
     def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         trans = 1 if adjoint else 0
-        # SciPy changes the pivots while it solves, and changes them back: threads need their own.
         if self._getrs:
             return self._getrs(self.lu, self.pivots.copy(), b, trans)[0]
         pivots = self.backend.xp.asarray(self.pivots, copy=True)
