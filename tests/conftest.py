@@ -32,6 +32,8 @@ def reuse_of_small_factors(monkeypatch):
     """Let factors of small matrices precondition the next ones, as those of large ones do."""
     from mfdeq.linear.direct.dense import DenseFactor
     from mfdeq.linear.direct.factors import DirectFactor
+    from mfdeq.linear.direct.package import DirectPackage
+    from mfdeq.linear.direct.tridiagonal import TridiagonalPackage
 
-    for factor in (DenseFactor, DirectFactor):
-        monkeypatch.setattr(factor, "max_renewed_bytes", 0)
+    for cls in (DenseFactor, DirectFactor, DirectPackage, TridiagonalPackage):
+        monkeypatch.setattr(cls, "max_renewed_bytes", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import scipy.sparse
@@ -32,7 +31,8 @@ def with_data(x: Any, data: Any) -> Any:
 
     The pattern is shared. Constructors of scipy check it, which takes longer than a small product.
     """
-    other = copy.copy(x)
+    other = object.__new__(type(x))  # as `copy.copy`, in fewer calls
+    other.__dict__.update(x.__dict__)
     other.data = data
     return other
 

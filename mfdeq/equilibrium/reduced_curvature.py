@@ -14,7 +14,7 @@ from ..arrays.backend import Array, check_block
 from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..locks import Once, cached_property
 from ..models.curvature import CurvatureOperator
-from ..operators.operator import Operator, Product, SelfAdjoint
+from ..operators.operator import Congruence, Operator, SelfAdjoint
 from .error_estimates import (
     WARNING_ERROR,
     InnerTolerance,
@@ -39,7 +39,7 @@ def reduce(K: Operator, T: Operator) -> Operator:
 
     Inexact products and error estimates use it with other inverses and curvatures.
     """
-    return Product(Product(T._adjoint(), K), T)
+    return Congruence(K, T)
 
 
 class ReducedCurvature(SelfAdjoint):

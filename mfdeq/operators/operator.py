@@ -504,6 +504,17 @@ class Stacked(Operator):
         return y[:columns, ...] + self.lower._apply_adjoint(y[columns:, ...])
 
 
+class Congruence(SelfAdjoint):
+    """The operator T' K T for a self-adjoint K."""
+
+    def __init__(self, K: Operator, T: Operator) -> None:
+        self.shape = (T.shape[1], T.shape[1])
+        self.inner, self.outer = K, T
+
+    def _apply(self, x: Array) -> Array:
+        return self.outer._apply_adjoint(self.inner._apply(self.outer._apply(x)))
+
+
 def _is_number(x: Any) -> bool:
     """Test whether `x` is a 0-dimensional array, such as cupy's reductions return."""
     return getattr(x, "ndim", None) == 0 and is_dense(x) and not isinstance(x, Complex)

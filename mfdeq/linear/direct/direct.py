@@ -37,10 +37,11 @@ class Direct(Solver):
     rtol : float, optional
         Relative true residual that every solve must reach, by iterative refinement if needed. By
         default 1e-10 (1e-5 in float32) or the rounding floor of the solve.
-    package : {"multifrontal", "superlu", "cholmod", "pardiso", "cudss"}, optional
-        The package that factorizes a sparse A. By default the first of these that suits A: "cudss"
-        on a device, if it is installed; "multifrontal" above 10,000 unknowns, if the graph of A has
-        small separators and the fronts are well conditioned; otherwise "superlu".
+    package : {"tridiagonal", "multifrontal", "superlu", "cholmod", "pardiso", "cudss"}, optional
+        The package that factorizes a sparse A. By default the first of these that suits A:
+        "tridiagonal"; "cudss" on a device, if it is installed; "multifrontal" above 10,000
+        unknowns, if the graph of A has small separators and the fronts are well conditioned;
+        otherwise "superlu".
 
         ``"multifrontal"``
             This library's own. Its solves are dense products, which run on any device and are cheap
@@ -54,6 +55,8 @@ class Direct(Solver):
         ``"cholmod"``
             CHOLMOD's Cholesky factorization (the extra ``mfdeq[suitesparse]``), for a symmetric
             positive definite A on the host.
+        ``"tridiagonal"``
+            LAPACK's LU of a tridiagonal A on the host.
         ``"cudss"``
             NVIDIA's cuDSS (through nvmath-python), for an A on a device. A nonsymmetric A is
             factorized a second time when the first adjoint solve needs it.
@@ -80,7 +83,7 @@ class Direct(Solver):
     >>> A = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(5, 5)).tocsr()
     >>> factor = mfdeq.Direct().setup(A)
     >>> factor.name
-    'Direct (SuperLU)'
+    'Direct (tridiagonal LU)'
     >>> np.allclose(A @ factor.solve(np.ones(5)), 1.0)
     True
 

@@ -18,11 +18,7 @@ from ..krylov.krylov import Krylov
 from ..preconditioners.wrappers import FactorApplication
 from ..scaling import Scaling
 from .dense_blocks import DenseBlocks
-from .package import DirectPackage, Factorization, passes_trial_solve
-
-# Size of a factor of a sparse matrix up to which another one costs less than iterations of GMRES
-# preconditioned by it, each of which takes hundreds of calls.
-MAX_RENEWED_BYTES = 2**16
+from .package import MAX_RENEWED_BYTES, DirectPackage, Factorization, passes_trial_solve
 
 
 class DirectFactor(Factor):
@@ -81,7 +77,7 @@ class SparseFactor(DirectFactor):
         counts: LinearCounts,
         max_operations: float = math.inf,
     ) -> None:
-        self.package = package
+        self.package, self.max_renewed_bytes = package, package.max_renewed_bytes
         self.name = f"Direct ({package.title})"
         self.scaling = Scaling.of_operator(A) if package.equilibrates else Scaling()
         self.matrix = self.scaling.apply(A.array)

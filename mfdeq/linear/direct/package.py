@@ -19,6 +19,10 @@ from .costs import Fill, PackageCost
 # accepted: refinement reaches the tolerance from there.
 MAX_TRIAL_RESIDUAL = 1e-6
 
+# Size of a factor of a sparse matrix up to which another one costs less than iterations of GMRES
+# preconditioned by it, each of which takes hundreds of calls.
+MAX_RENEWED_BYTES = 2**16
+
 
 class Factorization(Protocol):
     """The factors of one matrix.
@@ -62,6 +66,9 @@ class DirectPackage(ABC):
     cost_on_host, cost_on_device : PackageCost or None
         The time model for an A in the memory of the host or of a device; None if "auto" must not
         choose the package there.
+    max_renewed_bytes : float
+        The size of a factor up to which another one costs less than iterations preconditioned by
+        it.
 
     Examples
     --------
@@ -109,6 +116,7 @@ class DirectPackage(ABC):
     pivots = False
     cost_on_host: PackageCost | None = None
     cost_on_device: PackageCost | None = None
+    max_renewed_bytes: float = MAX_RENEWED_BYTES
 
     @abstractmethod
     def obstacle(self, A: Operator) -> str:

@@ -14,6 +14,7 @@ from .multifrontal import MultifrontalPackage
 from .package import DirectPackage
 from .pardiso import PardisoPackage
 from .superlu import SuperLUPackage
+from .tridiagonal import TridiagonalPackage
 
 MAX_MEMORY_SHARE = 0.4  # expected size of the factors, over the free memory, up to which they fit
 BYTES_PER_FACTOR_ENTRY = 12
@@ -38,6 +39,7 @@ register(MultifrontalPackage())
 register(CholmodPackage())
 register(PardisoPackage())
 register(CuDSSPackage())
+register(TridiagonalPackage())
 
 
 def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
