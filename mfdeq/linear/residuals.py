@@ -94,7 +94,7 @@ class VectorMeasure(ResidualMeasure):
         self.backend, self.length = backend, backend.norm(b)
 
     @cached_property
-    def size(self) -> Any:  # type: ignore[override]
+    def size(self) -> Any:
         """The norm of b, (1, 1) on the host."""
         return host.array([[self.length]])
 

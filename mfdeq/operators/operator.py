@@ -110,10 +110,7 @@ class Operator:
                 f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
                 f"determines the array library, got {short_repr(source)}; pass A or A.backend first"
             )
-        joined = _joined(cls, backend.sparse_linalg.LinearOperator, backend.dtype)
-        self: Any = object.__new__(joined)  # as `_new`, in one call less
-        self.backend = backend
-        return self
+        return _new(cls, backend)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the class before it was joined, which can be imported."""
