@@ -25,7 +25,7 @@ def tridiagonal(n, seed=0, dtype="float64", middle=0.5):
 @pytest.mark.parametrize("to_format", ["tocsr", "tocsc"])
 def test_tridiagonal_matrices_are_solved_by_their_own_factorization(n, dtype, to_format):
     A = tridiagonal(n, dtype=dtype, middle=4.0)
-    factor = mfdeq.Direct().setup(operator(getattr(A, to_format)()))
+    factor = mfdeq.Direct().setup(operator(getattr(A, to_format)(), dtype=dtype))
     assert factor.name == "Direct (tridiagonal LU)"
     check_solves(factor, A.toarray(), dtype)
 
