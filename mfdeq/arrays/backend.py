@@ -260,8 +260,7 @@ class Backend:
 
     def copy_from(self, x: Any) -> Array:
         """Copy an array of another library, such as JAX, on the same device."""
-        shared = host.asarray(x) if self.is_numpy else self.xp.from_dlpack(x)
-        return self.xp.asarray(shared, copy=True)
+        return host.array(x) if self.is_numpy else self.copied(self.xp.from_dlpack(x))
 
     def columns(self, *vectors: Array) -> Array:
         """Return an (n, k) array of k vectors."""
@@ -347,6 +346,15 @@ class Backend:
     def dot(self, x: Array, y: Array) -> float:
         """Return the inner product of two (n,) vectors."""
         return float(host.dot(x, y) if type(x) is host.ndarray else self.xp.vecdot(x, y))
+
+    def pinv(self, X: Array, rtol: float) -> Array:
+        """Return the pseudoinverse, with singular values of at most rtol of the largest as zero."""
+        if not self.is_numpy:
+            return self.xp.linalg.pinv(X, rtol=rtol)
+        left, sizes, right = host.linalg.svd(X, full_matrices=False)
+        large = sizes > rtol * host.maximum.reduce(sizes, initial=0.0)
+        inverse = host.divide(1.0, sizes, where=large, out=host.zeros_like(sizes))
+        return (right.T * inverse) @ left.T
 
     def column_norms(self, x: Array) -> Array:
         """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""

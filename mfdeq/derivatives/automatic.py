@@ -252,7 +252,7 @@ class AutomaticModel(ConfiguredModel):
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
-        h, theta = (backend.xp.asarray(x, copy=True) for x in (h, theta))
+        h, theta = backend.copied(h), backend.copied(theta)
         unchanged = source.watch(self._flat, *source.operands(h, theta))
 
         def first_derivative(which: int) -> Operator:
@@ -279,7 +279,7 @@ class AutomaticModel(ConfiguredModel):
             return source.from_library(backend, value)
 
         d_state = first_derivative(0)
-        if bool(backend.xp.all(h != 0.0)):  # derivatives may be zero at a start of zeros
+        if backend.all(h != 0.0):  # derivatives may be zero at a start of zeros
             self._compare_with_differences(0, d_state, h, theta, unchanged)
         return DeferredLinearization(
             d_state,

@@ -94,11 +94,10 @@ def anderson_step(
     """
     if not dh:
         return damping * G
-    xp = backend.xp
-    differences = xp.stack(dG, axis=1)
-    weights = xp.ones_like(G) if sizes is None else 1.0 / sizes
+    differences = backend.columns(*dG)
+    weights = backend.xp.ones_like(G) if sizes is None else 1.0 / sizes
     # The pseudoinverse ignores differences that have become linearly dependent.
-    inverse = xp.linalg.pinv(weights[:, None] * differences, rtol=RANK_ROUNDINGS * backend.eps)
+    inverse = backend.pinv(weights[:, None] * differences, RANK_ROUNDINGS * backend.eps)
     with backend.ignore_overflow():  # the residual of the trial state shows it
         gamma = inverse @ (weights * G)
-        return damping * (G - differences @ gamma) - xp.stack(dh, axis=1) @ gamma
+        return damping * (G - differences @ gamma) - backend.columns(*dh) @ gamma
