@@ -28,6 +28,7 @@ from .kernels import (  # noqa: F401
     available_bytes,
     capturable_matrix,
     capture_launches,
+    combine_rows,
     peak_bytes,
     scale_rows,
     transpose_into,

@@ -128,6 +128,11 @@ def subtract_combination(W: Array, V: Array, h: Array) -> Array:
     return W
 
 
+def combine_rows(V: Array, first: int, C: Array) -> None:
+    """Replace the first k of m rows of V, which begin at `first`, by C' times these m, in place."""
+    V[first : first + C.shape[1], :] = C.T @ V[first : first + C.shape[0], :]
+
+
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
     """Compute d = a d + c D r and x += d in place; D is a matrix or a diagonal as a vector."""
     xp, rows, k = Backend.of(d).xp, d.shape[0], 1 if d.ndim == 1 else d.shape[1]

@@ -135,6 +135,18 @@ def subtract_combination(W: Array, V: Array, h: Array) -> Array:
     return W
 
 
+def combine_rows(V: Array, first: int, C: Array) -> None:
+    """Replace the first k of m rows of V, which begin at `first`, by C' times these m, in place.
+
+    C is (m, k), k <= m. The pieces that are read and written stay in a cache, without which the
+    product would be a new array as large as the rows.
+    """
+    (m, k), n = C.shape, V.shape[1]
+    for i in range(0, n, PIECE_COLUMNS):
+        here = slice(i, min(i + PIECE_COLUMNS, n))
+        V[first : first + k, here] = C.T @ V[first : first + m, here]
+
+
 def chebyshev(d: Array, x: Array, r: Array, D: Any, a: float, c: float) -> None:
     """Compute d = a d + c D r and x += d in place; D is a matrix or a diagonal as a vector."""
     d *= a

@@ -192,14 +192,38 @@ def block_advance(
                 total[c] += np.float64(left) * np.float64(left)
 
 
+@njit(fastmath=FAST_SUMS)
+def eight_dots(V: Array, r: int, x: Array, y: Array, total: Array) -> None:
+    """Store the inner products of four rows of V, from r on, with two short vectors."""
+    a, b, c, d = V[r], V[r + 1], V[r + 2], V[r + 3]
+    ax = ay = bx = by = cx = cy = dx = dy = 0.0
+    for i in range(x.shape[0]):
+        first, second = np.float64(x[i]), np.float64(y[i])
+        ax += np.float64(a[i]) * first
+        ay += np.float64(a[i]) * second
+        bx += np.float64(b[i]) * first
+        by += np.float64(b[i]) * second
+        cx += np.float64(c[i]) * first
+        cy += np.float64(c[i]) * second
+        dx += np.float64(d[i]) * first
+        dy += np.float64(d[i]) * second
+    total[r, 0], total[r, 1], total[r + 1, 0], total[r + 1, 1] = ax, ay, bx, by
+    total[r + 2, 0], total[r + 2, 1], total[r + 3, 0], total[r + 3, 1] = cx, cy, dx, dy
+
+
 @njit
 def inner_products(V: Array, W: Array, sums: Array, length: int, start: int, stop: int) -> None:
-    """Store the inner products of pieces of the rows of V and W."""
+    """Store the inner products of pieces of the rows of V and W, of eight pairs at a time."""
+    m, k = V.shape[0], W.shape[0]
     for piece in range(start, stop):
         here = slice(piece * length, (piece + 1) * length)
-        for r in range(V.shape[0]):
-            for q in range(W.shape[0]):
-                sums[piece, r, q] = dot(V[r, here], W[q, here])
+        v, w, total = V[:, here], W[:, here], sums[piece]
+        for q in range(0, k - k % 2, 2):
+            for r in range(0, m - m % 4, 4):
+                eight_dots(v, r, w[q], w[q + 1], total[:, q : q + 2])
+        for q in range(k):
+            for r in range(m - m % 4 if q < k - k % 2 else 0, m):
+                total[r, q] = dot(v[r], w[q])
 
 
 @njit(fastmath={"contract"})
@@ -208,15 +232,16 @@ def subtract_combination(W: Array, V: Array, h: Array, length: int, start: int, 
     m = V.shape[0]
     for piece in range(start, stop):
         here = slice(piece * length, (piece + 1) * length)
-        for q in range(W.shape[0]):
-            w = W[q, here]
-            for r in range(0, m - m % 4, 4):
-                a, b, c, d = h[r, q], h[r + 1, q], h[r + 2, q], h[r + 3, q]
-                v0, v1, v2, v3 = V[r, here], V[r + 1, here], V[r + 2, here], V[r + 3, here]
+        for r in range(0, m - m % 4, 4):
+            v0, v1, v2, v3 = V[r, here], V[r + 1, here], V[r + 2, here], V[r + 3, here]
+            for q in range(W.shape[0]):
+                w, a, b, c, d = W[q, here], h[r, q], h[r + 1, q], h[r + 2, q], h[r + 3, q]
                 for i in range(w.shape[0]):
                     w[i] -= (a * v0[i] + b * v1[i]) + (c * v2[i] + d * v3[i])
-            for r in range(m - m % 4, m):
-                a, v0 = h[r, q], V[r, here]
+        for r in range(m - m % 4, m):
+            v0 = V[r, here]
+            for q in range(W.shape[0]):
+                w, a = W[q, here], h[r, q]
                 for i in range(w.shape[0]):
                     w[i] -= a * v0[i]
 

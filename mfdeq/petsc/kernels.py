@@ -42,6 +42,11 @@ def subtract_combination(W: Array, V: Array, h: Array) -> Array:
     return W - V.T @ h
 
 
+def combine_rows(V: Array, first: int, C: Array) -> None:
+    """Replace the first k of m rows of V, which begin at `first`, by C' times these m, in place."""
+    V[first : first + C.shape[1], :] = C.T @ V[first : first + C.shape[0], :]
+
+
 def available_bytes(device: Ranks) -> int:
     """Return the memory on all machines of the ranks, the same number on every rank."""
     return device.memory

@@ -37,7 +37,7 @@ from ..linear.krylov.columns import (
     times,
 )
 from ..priors.metric import Metric
-from .orthogonality import OrthogonalityBound, orthogonalize_pair
+from .orthogonality import OrthogonalityEstimate, orthogonalize_pair
 
 BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
 MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
@@ -57,7 +57,6 @@ CHECKPOINT_FIELDS = (
     "asymmetry",
     "invariant",
     "exponent",
-    "extent",
 )
 
 
@@ -97,10 +96,8 @@ class Lanczos:
     random_blocks : int
         The number of random blocks drawn so far, those of earlier searches for the same pairs
         included; each has its own seed.
-    orthogonality : OrthogonalityBound
+    orthogonality : OrthogonalityEstimate
         When the next vectors need a pass of Gram-Schmidt.
-    extent : (2,) host array
-        The smallest and the largest Ritz value of the last call of `ritz`.
     exponent : int or None
         e if H is 2^e times the operator of the user (see `CountedOperator`), at the end of a
         search.
@@ -187,8 +184,7 @@ class Lanczos:
             self.dual_basis = self.backend.row_vectors(rows, n)
 
     def _forget_orthogonality(self) -> None:
-        self.orthogonality = OrthogonalityBound(self.backend.eps)
-        self.extent = host.full(2, host.nan)
+        self.orthogonality = OrthogonalityEstimate(self.backend.eps)
 
     @property
     def full(self) -> bool:
@@ -216,7 +212,7 @@ class Lanczos:
             W = W - times(self.backend, dual[before:j, :].T, self.T[before:j, j:end])
         diagonal = array_on_host(V[j:, :] @ W)
         W = W - times(self.backend, dual[j:, :].T, diagonal)
-        W, coefficients = self._orthogonalize(W, diagonal, j - before)
+        W, coefficients = self._orthogonalize(W, diagonal)
         block = coefficients[j:, :] + diagonal
         self.T[j:end, :j] = self.T[:j, j:end].T
         self.T[j:end, j:end] = 0.5 * (block + block.T)
@@ -227,38 +223,52 @@ class Lanczos:
         self.size = end
         self._set_next_block(self.metric.solve(W), W, removed)
 
-    def _orthogonalize(self, W: Array, diagonal: Any, couplings: int) -> tuple[Array, Any]:
-        """Make W, after the recurrence, orthogonal to V and the last block, if a bound asks for it.
+    def _orthogonalize(self, W: Array, diagonal: Any) -> tuple[Array, Any]:
+        """Make W, after the recurrence, orthogonal to V and the last block as far as is needed.
 
         Return it with the coefficients of what was removed, on the host.
         """
-        j, end, known = self.size, self.size + self.width, self.orthogonality
-        V, dual = self.basis[:end, :], self.dual_basis[:end, :]
-        # The bound is that of single vectors with exact products, coupled to one vector of V.
-        bounded = self.width == couplings == 1 and self.metric.is_identity and not self.locked
-        both = bounded and j + 1 < self.basis.shape[0]
-        if not bounded:
-            known.forget()
-        else:
-            known.predict(float(abs(self.extent - diagonal[0, 0]).max()), abs(self.T[j - 1, j]))
-            length = float(self.backend.column_norms(W)[0])
-            if known.allows_skipping(length, float(abs(self.extent).max())):
-                return W, host.zeros((end, 1))
+        end = self.size + self.width
+        # The estimate is that of single vectors.
+        if self.width == 1 and self.metric.is_identity and not self.locked:
+            return self._orthogonalize_vector(W, float(diagonal[0, 0]))
+        self.orthogonality.forget()
+        return self._pass_over(self.basis[:end, :], self.dual_basis[:end, :], W)
+
+    def _pass_over(self, V: Array, dual: Array, W: Array) -> tuple[Array, Any]:
+        """Make W orthogonal to V, and return it with the coefficients of what was removed."""
         off: Any = 0.0
         kernels = self.backend.kernels
-        for step in range(MAX_ORTHOGONALIZATIONS):
+        for _ in range(MAX_ORTHOGONALIZATIONS):
             lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
-            if both and step == 0:
-                W, h = orthogonalize_pair(self.backend, self.basis, j, W)
-            else:
-                h = kernels.inner_products(V, W)
-                W = kernels.subtract_combination(W, dual, h)
+            h = kernels.inner_products(V, W)
+            W = kernels.subtract_combination(W, dual, h)
             off = off + h
             if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
                 break
-        coefficients = array_on_host(off)
-        if bounded:
-            known.record_pass(float(host.linalg.norm(coefficients)), both)
+        return W, array_on_host(off)
+
+    def _orthogonalize_vector(self, W: Array, diagonal: float) -> tuple[Array, Any]:
+        j, known = self.size, self.orthogonality
+        V = self.basis[: j + 1, :]
+        known.predict(self.T[:j, :j], diagonal, abs(self.T[j - 1, j]) if j else 0.0)
+        length = float(self.backend.column_norms(W)[0])
+        coefficients = host.zeros((j + 1, 1))
+        if known.allows_skipping(length):
+            return W, coefficients
+        both = j + 1 < self.basis.shape[0]
+        rows = known.rows_of_pass(j, length) if both else j
+        if both:
+            W, removed = orthogonalize_pair(self.backend, self.basis, rows, j, W)
+            removed = array_on_host(removed)
+        else:
+            W, removed = self._pass_over(V, V, W)
+        coefficients[:rows], coefficients[j] = removed[:rows], removed[rows]
+        left = float(self.backend.column_norms(W)[0])
+        known.record_pass(removed[:, 0], left, both)
+        if not left > REORTHOGONALIZATION_RATIO * length:
+            W, removed = self._pass_over(V, V, W)
+            coefficients = coefficients + removed
         return W, coefficients
 
     def ritz(self) -> tuple[Any, Any, Any]:
@@ -303,7 +313,6 @@ class Lanczos:
 
     def _unlocked_ritz(self) -> tuple[Any, Any, Any]:
         values, Y = host.linalg.eigh(self.T[self.locked : self.size, self.locked : self.size])
-        self.extent = values[[0, -1]] if values.shape[0] else host.full(2, host.nan)
         return values, Y, host.linalg.norm(self.S @ self._last_rows(Y), axis=0)
 
     def _last_rows(self, Y: Any) -> Any:
@@ -323,19 +332,17 @@ class Lanczos:
         """Return R Q, (n, b)."""
         return self.dual_basis[self.size : self.size + self.width, :].T
 
-    def images(self, Y: Any) -> tuple[Array, Array]:
-        """Return R V Y and, by the recurrence, H V Y."""
-        rows, on_device = self.size + self.width, self.backend.coefficients
-        duals = self.dual_basis[:rows, :].T
-        TY, SY = self.T[: self.size, : self.size] @ Y, self.S @ self._last_rows(Y)
-        products = duals @ on_device(host.concatenate([TY, SY]))
-        return duals[:, : self.size] @ on_device(Y), products
+    def duals(self, Y: Any) -> Array:
+        """Return R V Y."""
+        return self.dual_basis[: self.size, :].T @ self.backend.coefficients(Y)
 
     def restart(self, k: int, which: str) -> None:
         """Shrink V to the locked vectors, the k wanted Ritz vectors, and the next ones."""
         room = self.max_size - self.locked - self.width
         values, Y, _ = self._unlocked_ritz()
         near = select_wanted(values, min(k + int(RESTART_SHARE * max(room - k, 0)), room), which)
+        # First those whose vectors lose orthogonality in the fewest steps.
+        near = near[host.argsort(-abs(values[near] - self.T[self.size - 1, self.size - 1]))]
         S = self.S @ self._last_rows(Y[:, near])
         self._replace(self.locked, values[near], Y[:, near])
         self.S = S
@@ -353,7 +360,7 @@ class Lanczos:
         self.orthogonality.forget()
         old, end = self.size, first + values.shape[0]
         for rows in (self.basis,) if self.metric.is_identity else (self.basis, self.dual_basis):
-            rows[first:end, :] = self.backend.coefficients(Y).T @ rows[first:old, :]
+            self.backend.kernels.combine_rows(rows, first, self.backend.coefficients(Y))
             rows[end : end + self.width, :] = rows[old : old + self.width, :]
         self.T[first:, :] = self.T[:, first:] = 0.0
         self.T[first:end, first:end] = host.diag(values)
@@ -396,7 +403,7 @@ class Lanczos:
         self.backend, self.product, self.metric = backend, product, metric
         for name in CHECKPOINT_FIELDS:
             setattr(self, name, state[name])
-        self.orthogonality = OrthogonalityBound(**state["orthogonality"])
+        self.orthogonality = OrthogonalityEstimate(**state["orthogonality"])
         n, used = state["vectors"].shape
         self._allocate(self.T.shape[0], n)
         self.basis[:used, :] = backend.from_host(state["vectors"], n).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from .eigenpairs import (
     ROUNDING_FACTOR,
     Eigenpairs,
     largest_residual,
+    nearest_orthonormal,
     pairs_from_vectors,
+    pairs_with_bounds,
     pairs_with_sampled_bounds,
     residual_tolerance,
 )
@@ -25,6 +28,12 @@ RECURRENCE_SHARE = 0.5
 MAX_PAIRS_WITH_TRUE_PRODUCTS = 8
 # Allowed difference of an exact or a relaxed product from that in a checkpoint, relative to ||H||.
 SAME_PRODUCT_RTOL, SAME_RELAXED_PRODUCT_RTOL = 1e-6, 0.1
+# The eigenvalues of T are computed again after as many steps as residuals that decrease at twice
+# the speed of the last ones, or by twice this factor in each step, take to the tolerance.
+MIN_DECREASE = math.log(2.0)
+MAX_WAIT_SHARE = 0.25  # of the size of the basis: the most steps without these eigenvalues
+# The attributes that a checkpoint stores.
+STATE_FIELDS = ("norm", "final", "tol", "wait", "since", "excess")
 
 
 class LanczosSearch:
@@ -68,7 +77,9 @@ class LanczosSearch:
         self.max_products, self.checkpoint = max_products, checkpoint
         self.relative_to_each, self.final = relative_to_each, final
         self.values_at_breakdown: Any = None  # the wanted values when V was last invariant
-        self.norm = 0.0
+        self.norm, self.tol = 0.0, 0.0
+        self.wait, self.since = 0, 0  # steps until the next eigenvalues of T, and since the last
+        self.excess = math.inf  # the logarithm of the worst residual relative to its tolerance
         if checkpoint.search is None:
             self.lanczos = begin()
         else:
@@ -80,15 +91,15 @@ class LanczosSearch:
         return {
             "lanczos": self.lanczos.checkpoint_state,
             "values_at_breakdown": self.values_at_breakdown,
-            "norm": self.norm,
-            "final": self.final,
+            **{name: getattr(self, name) for name in STATE_FIELDS},
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         H, checkpoint = self.H, self.checkpoint
         self.lanczos = Lanczos.from_checkpoint(H.backend, H, H.metric, state["lanczos"])
         self.values_at_breakdown = state["values_at_breakdown"]
-        self.norm, self.final = state["norm"], state["final"]
+        for name in STATE_FIELDS:
+            setattr(self, name, state[name])
         relaxed = H.relaxed and not self.final
         rtol = SAME_RELAXED_PRODUCT_RTOL if relaxed else SAME_PRODUCT_RTOL
         tol = rtol * self.norm + 10 * self.lanczos.asymmetry
@@ -102,32 +113,59 @@ class LanczosSearch:
         if lanczos.size == lanczos.locked:
             lanczos.expand()
         while True:
-            values, Y, residuals = lanczos.ritz()
-            wanted = select_wanted(values, min(k, values.shape[0]), which)
-            self.norm = max(self.norm, float(abs(values).max()))
-            tol = self._tolerance(abs(values[wanted]))
-            converged = residuals[wanted] <= tol
-            if lanczos.residual_bound <= tol and not (lanczos.invariant or lanczos.spans_all):
-                # This start is exhausted, but another may find copies of the eigenvalues.
-                lanczos.continue_at_random(lanczos.width)
+            if self._due:
                 values, Y, residuals = lanczos.ritz()
+                wanted = select_wanted(values, min(k, values.shape[0]), which)
+                self.norm = max(self.norm, float(abs(values).max()))
+                self.tol = tol = self._tolerance(abs(values[wanted]))
                 converged = residuals[wanted] <= tol
-            enough = len(wanted) == k
-            no_copies_left = enough and self._no_copies_left(values[wanted], tol)
-            if converged.all() and (no_copies_left or lanczos.spans_all):
-                return self._pairs(Y[:, wanted], True)
-            if H.count >= self.max_products:
-                raise self._not_converged(Y[:, wanted[converged]])
-            worst = float(residuals[wanted].max()) if enough else self.norm
-            H.set_accuracy(tol, worst, self.norm, k)
-            lanczos.orthogonality.set_tolerance(tol, self.norm)
-            if lanczos.invariant:
-                lanczos.lock(k, which)
-            elif lanczos.full:
-                lanczos.restart(k, which)
+                if lanczos.residual_bound <= tol and not (lanczos.invariant or lanczos.spans_all):
+                    # This start is exhausted, but another may find copies of the eigenvalues.
+                    lanczos.continue_at_random(lanczos.width)
+                    values, Y, residuals = lanczos.ritz()
+                    converged = residuals[wanted] <= tol
+                enough = len(wanted) == k
+                no_copies_left = enough and self._no_copies_left(values[wanted], tol)
+                if converged.all() and (no_copies_left or lanczos.spans_all):
+                    return self._pairs(values[wanted], Y[:, wanted], True)
+                if H.count >= self.max_products:
+                    raise self._not_converged(values[wanted[converged]], Y[:, wanted[converged]])
+                worst = float(residuals[wanted].max()) if enough else self.norm
+                H.set_accuracy(tol, worst, self.norm, k)
+                lanczos.orthogonality.set_tolerance(tol, self.norm)
+                self._set_wait(worst)
+                if lanczos.invariant:
+                    lanczos.lock(k, which)
+                elif lanczos.full:
+                    lanczos.restart(k, which)
             lanczos.expand()
             lanczos.exponent = H.exponent
+            self.wait, self.since = self.wait - 1, self.since + 1
             self.checkpoint.save_search(H.count, lambda: self.checkpoint_state)
+
+    @property
+    def _due(self) -> bool:
+        """Whether to compute the eigenvalues of T after this step."""
+        lanczos, H = self.lanczos, self.H
+        return (
+            self.wait <= 0
+            or lanczos.full
+            or lanczos.invariant
+            or lanczos.spans_all
+            or lanczos.residual_bound <= self.tol
+            or H.count >= self.max_products
+        )
+
+    def _set_wait(self, worst: float) -> None:
+        """Set the number of steps in which the worst residual may reach the tolerance."""
+        ratio = worst / self.tol if self.tol > 0.0 else math.inf
+        excess = math.log(ratio) if 0.0 < ratio < math.inf else 0.0
+        decrease = (self.excess - excess) / max(1, self.since)
+        fastest = 2.0 * (max(decrease, MIN_DECREASE) if decrease < math.inf else MIN_DECREASE)
+        self.excess, self.since = excess, 0
+        # Relaxed products follow the residuals, and locked vectors are exceptions.
+        each = self.H.relaxed or self.lanczos.locked or self.lanczos.invariant
+        self.wait = 0 if each else int(min(excess / fastest, MAX_WAIT_SHARE * self.lanczos.size))
 
     def _tolerance(self, sizes: Any) -> float:
         """Return the tolerance of residuals by the recurrence, at least rounding of H."""
@@ -144,21 +182,34 @@ class LanczosSearch:
         before, self.values_at_breakdown = self.values_at_breakdown, values
         return before is not None and abs(values - before).max() <= tol
 
-    def _pairs(self, Y: Any, converged: bool) -> Eigenpairs:
+    def _pairs(self, values: Any, Y: Any, converged: bool) -> Eigenpairs:
         """Return the pairs with vectors V Y: all k, or the converged ones if the search failed."""
         lanczos, H = self.lanczos, self.H
         lanczos.exponent = H.exponent
-        vectors, pairs = lanczos.vectors(Y), None
-        if converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
-            images = lanczos.images(Y)
-            pairs = pairs_with_sampled_bounds(H, vectors, *images, self.norm, METHOD_NAME)
-        if pairs is None or largest_residual(pairs) > residual_tolerance(pairs, self.rtol):
+        vectors = lanczos.vectors(Y)
+        orthonormal = nearest_orthonormal(H.metric, vectors)
+        if orthonormal is None:
+            pairs = pairs_from_vectors(H, vectors, self.norm, METHOD_NAME)
+        elif converged and not H.relaxed and Y.shape[1] > MAX_PAIRS_WITH_TRUE_PRODUCTS:
+            next_block = lanczos.next_duals, lanczos.couplings(Y)
+            dual = orthonormal if H.metric.is_identity else lanczos.duals(Y)
+            pairs = pairs_with_sampled_bounds(
+                H, orthonormal, dual, values, *next_block, self.norm, METHOD_NAME
+            )
+            if largest_residual(pairs) > residual_tolerance(pairs, self.rtol):
+                pairs = pairs_from_vectors(H, vectors, self.norm, METHOD_NAME)
+        elif H.metric.is_identity:
+            product, error = H.with_error(orthonormal)
+            pairs = pairs_with_bounds(
+                H, orthonormal, orthonormal, product, error, self.norm, METHOD_NAME
+            )
+        else:
             pairs = pairs_from_vectors(H, vectors, self.norm, METHOD_NAME)
         pairs.krylov, pairs.report.converged = lanczos, converged
         return pairs
 
-    def _not_converged(self, Y: Any) -> ConvergenceError:
-        best = self._pairs(Y, False)
+    def _not_converged(self, values: Any, Y: Any) -> ConvergenceError:
+        best = self._pairs(values, Y, False)
         return ConvergenceError(
             f"eigsh: {Y.shape[1]} of {self.k} eigenpairs converged to rtol = {self.rtol:.1e} in "
             f"{self.H.count} products. Raise max_products or rtol, or reduce k. To continue, pass "

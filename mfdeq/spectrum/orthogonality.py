@@ -1,15 +1,18 @@
-"""How far Lanczos vectors are from orthogonal, and when a pass of Gram-Schmidt is due.
+"""How far Lanczos vectors are from orthogonal, and which passes of Gram-Schmidt are due.
 
-A step without a pass over all of V computes w = H v_j - T_jj v_j - b v_(j-1), b = T_(j-1)j, for the
-next vector w / ||w||. With the losses of orthogonality l_j = ||V' v_j||, over the earlier vectors,
+A step without a pass over V computes w = H v_j - T_jj v_j - b v_(j-1), b = T_(j-1)j, for the next
+vector w / ||w||. With the losses of orthogonality l_j = V' v_j, over the earlier vectors,
 
-    ||V' w|| <= ||T - T_jj I|| l_j + b l_(j-1) + noise,
+    V' w = (T - T_jj I) l_j - b l_(j-1) + noise,
 
-where the noise is that of rounding and of products that are not exact. A pass is left out while
-this is a modest multiple of the rounding unit, and far below the tolerance. Otherwise one pass over
-V makes the last two vectors orthogonal to rounding, from which the recurrence starts again; V is
-read once for both. Every pass measures V'w, and what of it the bound does not explain is noise.
-Where products are inexact, or ||w|| is small, no pass is left out.
+where the noise is that of rounding and of products that are not exact. Its size is known, but not
+its direction. The recurrence therefore runs for a few random ones, and the root mean square of the
+losses is the estimate. Passes are left out while it is below the square root of the rounding unit,
+and far below the tolerance: T is then V'HV to rounding for orthonormal vectors of the same span.
+A pass makes the last two vectors orthogonal to rounding, from which the recurrence starts again. It
+reads V once for both, and only as many leading rows as have lost orthogonality: after a restart
+these are the Ritz vectors farthest from the values of the last vectors. Every pass measures V'w,
+and the noise is increased if the estimate has been too small.
 
 References
 ----------
@@ -19,96 +22,156 @@ H. D. Simon, "The Lanczos algorithm with partial reorthogonalization", 1984. K. 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
-from ..arrays.backend import Array, Backend, array_on_host
+from ..arrays.backend import Array, Backend, array_on_host, host
 from ..linear.krylov.columns import times
 
-# Largest loss of a vector without a pass, in units of eps, and as a share of the tolerance.
-MAX_LOSS, TOLERANCE_SHARE = 100.0, 0.01
+# Largest loss of a vector without a pass, in units of sqrt(eps), and as a share of the tolerance.
+MAX_LOSS, TOLERANCE_SHARE = 1.0, 0.01
+# A pass leaves out rows whose losses are smaller than the largest one allowed by this power of eps.
+NEGLIGIBLE_POWER = 0.25
+SAMPLES = 6  # random directions of the noise
+SAFETY_FACTOR = 2.0  # of an estimate by so many
+MIN_PASSES = 4  # which measure the noise, before one is left out
+WHOLE_SHARE = 0.8  # of the rows, from which on a pass takes all of them
 
 
 @dataclass
-class OrthogonalityBound:
+class OrthogonalityEstimate:
     """The losses of orthogonality of the last two vectors, and the noise of a step.
 
     Attributes
     ----------
     eps : float
-    last, before : float
-        Bounds on the losses of v_j and v_(j-1); infinite where unknown.
+    last, before : (j, samples) and (j - 1, samples) host arrays or None
+        Samples of the losses of v_j and v_(j-1); None where unknown.
+    following : (j + 1, samples) host array or None
+        Samples of V'w, v_j included, of the present step.
     noise : float
-        The largest part of V'w so far that the bound has not explained; infinite before the first
-        pass that measures it.
-    inherited : float
-        The bound on ||V'w|| of the present step without its noise.
+        The noise of an entry of V'w, in units of eps times the norm of H; at least 1.
+    norm : float
+        The norm of H.
+    passes : int
+        The number of passes that have measured the noise.
     limit : float
         The largest loss of a vector without a pass; 0 by default, for a pass at every step.
     """
 
     eps: float
-    last: float = math.inf
-    before: float = math.inf
-    noise: float = math.inf
-    inherited: float = math.inf
+    last: Any = None
+    before: Any = None
+    following: Any = None
+    noise: float = 1.0
+    norm: float = 0.0
+    passes: int = 0
     limit: float = 0.0
 
     def set_tolerance(self, tol: float, norm: float) -> None:
         """Set the limit from the tolerance of residuals and ||H||."""
+        self.norm = norm
         if norm > 0.0:
-            self.limit = min(MAX_LOSS * self.eps, TOLERANCE_SHARE * tol / norm)
+            self.limit = min(MAX_LOSS * self.eps**0.5, TOLERANCE_SHARE * tol / norm)
 
-    def predict(self, spread: float, coupling: float) -> None:
-        """Bound ||V'w|| without its noise, from ||T - T_jj I|| and b."""
-        self.inherited = spread * self.last + coupling * self.before
+    def predict(self, T: Any, diagonal: float, coupling: float) -> None:
+        """Estimate V'w from T, (j, j), T_jj and b."""
+        j = T.shape[0]
+        self.following = None
+        if self.last is None or self.before is None:
+            return
+        w = self._random(j + 1, self.noise * self.eps * self.norm)
+        w[:j] += T @ self.last - diagonal * self.last
+        w[: j - 1] -= coupling * self.before
+        self.following = w
 
-    def allows_skipping(self, length: float, norm: float) -> bool:
+    def _random(self, rows: int, size: float) -> Any:
+        return size * host.random.default_rng(rows).standard_normal((rows, SAMPLES))
+
+    def allows_skipping(self, length: float) -> bool:
         """Return whether w of this length needs no pass, and if so record its loss."""
-        loss = self.inherited + max(self.noise, self.eps * norm)
+        if self.following is None or self.passes < MIN_PASSES:
+            return False
+        loss = SAFETY_FACTOR * float(host.linalg.norm(self.following)) / SAMPLES**0.5
         if not loss <= self.limit * length:
             return False
-        self.before, self.last = self.last, loss / length
+        self.before, self.last = self.last, self.following / length
         return True
 
-    def record_pass(self, measured: float, both: bool) -> None:
-        """Record ||V'w|| before a pass over V, which included v_j if `both`."""
-        if math.isfinite(self.inherited):
-            known = self.noise if math.isfinite(self.noise) else 0.0
-            self.noise = max(known, measured - self.inherited)
-        self.before = self.eps if both else self.last
-        self.last = self.eps
+    def rows_of_pass(self, j: int, length: float) -> int:
+        """Return how many leading rows, of the j before v_j, a pass has to include."""
+        if self.following is None or self.passes < MIN_PASSES:
+            return j
+        losses = host.linalg.norm(self.following[:j], axis=1) / SAMPLES**0.5
+        limit = self.eps**NEGLIGIBLE_POWER * self.limit * length
+        large = host.nonzero(losses > limit)[0]
+        rows = int(large[-1]) + 1 if large.shape[0] else 0
+        return rows if rows < WHOLE_SHARE * j else j
+
+    def record_pass(self, measured: Any, length: float, both: bool) -> None:
+        """Record V'w as it was before a pass over leading rows, and over those of v_j if `both`.
+
+        Parameters
+        ----------
+        measured : (rows + 1,) host array
+            The last entry is that of v_j.
+        length : float
+            ||w|| after the pass.
+        both : bool
+        """
+        rows = measured.shape[0] - 1
+        if not length > 0.0:
+            return self.forget()
+        if self.following is None:
+            j = rows
+            self.following = host.zeros((j + 1, SAMPLES))
+            self.last = self._random(j, self.eps) if both else None
+        else:
+            self.passes += 1
+            part = host.concatenate([self.following[:rows], self.following[-1:]])
+            expected = float(host.linalg.norm(part)) / SAMPLES**0.5
+            ratio = float(host.linalg.norm(measured)) / expected if expected > 0.0 else 1.0
+            if ratio > 1.0:
+                self.noise, self.following = self.noise * ratio, self.following * ratio
+            if both:
+                self.last[:rows] = self._random(rows, self.eps)
+        new = self.following / length
+        new[:rows], new[-1:] = self._random(rows, self.eps), self._random(1, self.eps)
+        self.before, self.last = self.last, new
 
     def forget(self) -> None:
         """Take nothing as known of the last two vectors, as after a restart."""
-        self.last = self.before = self.inherited = math.inf
+        self.last = self.before = self.following = None
 
 
-def orthogonalize_pair(backend: Backend, basis: Array, j: int, W: Array) -> tuple[Array, Array]:
-    """Make row j of `basis` orthogonal to the rows before it, in place, and W to all of these.
+def orthogonalize_pair(
+    backend: Backend, basis: Array, rows: int, j: int, W: Array
+) -> tuple[Array, Array]:
+    """Make row j of `basis` orthogonal to leading rows, in place, and W to these and to row j.
 
     Parameters
     ----------
     backend : Backend
-    basis : (rows, n) array, with more than j + 1 rows
+    basis : (size, n) array, with more than j + 1 rows
         Row j + 1 is overwritten.
-    j : int
+    rows, j : int
+        The number of leading rows, at most j.
     W : (n, 1) array
 
     Returns
     -------
     W : (n, 1) array
-    removed : (j + 1, 1) array
+    removed : (rows + 1, 1) array
         The coefficients of what was removed from W.
     """
-    W, removed = _remove(backend, basis, j, W)
+    W, removed = _remove(backend, basis, rows, j, W)
     h = basis[j : j + 1, :] @ W
     W = W - times(backend, basis[j : j + 1, :].T, array_on_host(h))
     return W, backend.xp.concat([removed, h], axis=0)
 
 
-def _remove(backend: Backend, basis: Array, j: int, W: Array) -> tuple[Array, Array]:
-    V = basis[:j, :]
+def _remove(backend: Backend, basis: Array, rows: int, j: int, W: Array) -> tuple[Array, Array]:
+    V = basis[:rows, :]
     if not backend.is_numpy:
         both = backend.xp.concat([basis[j : j + 1, :].T, W], axis=1)
         removed = V @ both
