@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...arrays.backend import host
 from ...arrays.compiled_lapack import GEMM, GETRF, GETRI, POTRF, POTRI, call
 from ...arrays.jit import njit
 
@@ -22,7 +23,110 @@ BLOCKS = 8  # of an update, if they are not too small or too large
 
 
 @njit
+def schedule(parent: Any, tree: Any, operations: Any, squares: Any, tasks: Any) -> Any:
+    """Order the fronts such that the updates of children are used soon after they are computed.
+
+    Subtrees with at most a share of all operations come first, each in postorder. They are grouped
+    into independent tasks. The fronts above them follow.
+
+    The updates that wait in a task are on two stacks, one for fronts of even depth and one for
+    those of odd depth: that of a front takes its place before those of its children are released.
+
+    Parameters
+    ----------
+    parent, tree : arrays
+        The parent of each front, which has a larger number, and the starts of its children with
+        their numbers.
+    operations, squares : (fronts,) arrays
+        The operations of each front, and the entries of its update.
+    tasks : int
+        The number of tasks among which the operations are divided; 1 has no fronts above.
+
+    Returns
+    -------
+    order : (fronts,) array of int
+    bounds : (tasks + 1,) array of int
+        The first front of each task in this order, and then the first one above all tasks.
+    places : (fronts,) array of int
+        The start of the update of each front in the pool, for the fronts of tasks.
+    size : int
+        Entries of the pool for all tasks.
+    """
+    fronts = parent.shape[0]
+    starts, children = tree
+    work = operations.copy()
+    total = 0.0
+    for f in range(fronts):
+        total += operations[f]
+        if parent[f] >= 0:
+            work[parent[f]] += work[f]
+    limit = total / tasks if tasks > 1 else host.inf
+    odd = host.zeros(fronts, dtype=host.int64)
+    for f in range(fronts - 1, -1, -1):
+        if parent[f] >= 0:
+            odd[f] = 1 - odd[parent[f]]
+    order, places = host.empty(fronts, dtype=host.int64), host.zeros(fronts, dtype=host.int64)
+    bounds = host.zeros(fronts + 1, dtype=host.int64)
+    path, following = host.empty(fronts, dtype=host.int64), starts[:fronts].copy()
+    heights, peaks = host.zeros(2, dtype=host.int64), host.zeros(2, dtype=host.int64)
+    count = closed = size = 0
+    taken = 0.0
+    for root in range(fronts):
+        if work[root] > limit or (parent[root] >= 0 and work[parent[root]] <= limit):
+            continue
+        path[0], depth = root, 0
+        while depth >= 0:
+            f = path[depth]
+            if following[f] < starts[f + 1]:
+                depth += 1
+                path[depth] = children[following[f]]
+                following[f] += 1
+                continue
+            depth -= 1
+            order[count] = f
+            count += 1
+            places[f] = heights[odd[f]]
+            heights[odd[f]] += squares[f]
+            peaks[odd[f]] = max(peaks[odd[f]], heights[odd[f]])
+            for c in range(starts[f], starts[f + 1]):
+                heights[1 - odd[f]] -= squares[children[c]]
+        taken += work[root]
+        if taken >= limit:
+            closed, size = _close_task(order, bounds, closed, count, odd, peaks, places, size)
+            heights[:], taken = 0, 0.0
+    if count > bounds[closed]:
+        closed, size = _close_task(order, bounds, closed, count, odd, peaks, places, size)
+    for f in range(fronts):
+        if work[f] > limit:
+            order[count] = f
+            count += 1
+    return order, bounds[: closed + 1].copy(), places, size
+
+
+@njit
+def _close_task(
+    order: Any,
+    bounds: Any,
+    closed: Any,
+    count: Any,
+    odd: Any,
+    peaks: Any,
+    places: Any,
+    size: Any,
+) -> Any:
+    """Put the stacks of a task behind those of others; return the tasks and the entries so far."""
+    for i in range(bounds[closed], count):
+        f = order[i]
+        places[f] += size + odd[f] * peaks[0]
+    bounds[closed + 1] = count
+    size += peaks[0] + peaks[1]
+    peaks[:] = 0
+    return closed + 1, size
+
+
+@njit
 def eliminate(
+    order: Any,
     first: Any,
     last: Any,
     graph: Any,
@@ -34,7 +138,7 @@ def eliminate(
     pool: Any,
     scratch: Any,
 ) -> Any:
-    """Assemble and eliminate the fronts from `first` to before `last`.
+    """Assemble and eliminate the fronts of an order, from number `first` to before `last`.
 
     Returns
     -------
@@ -42,7 +146,8 @@ def eliminate(
         The number of a singular front; -1 if there is none.
     """
     sizes, starts = graph[0], graph[1]
-    for f in range(first, last):
+    for i in range(first, last):
+        f = order[i]
         if not begin(f, graph, matrix, transposed, tree, layout, factors, pool, scratch):
             return f
         m = starts[f + 1] - starts[f]
@@ -85,6 +190,7 @@ def assemble(
     """Add the entries of A and the updates of the children to the columns of front f."""
     sizes, starts, updated, own_starts, own, position = graph
     panel, wide, local, rows = scratch[0], scratch[1], scratch[2], scratch[3]
+    runs = scratch[10]
     symmetric = transposed[0].shape[0] == 0
     k, m = sizes[f], starts[f + 1] - starts[f]
     side, at = k + m, layout[3][f]
@@ -128,19 +234,38 @@ def assemble(
             rows[i] = j
             if j < k:
                 split = i + 1
+        end = count  # of the run of consecutive rows to which row i belongs
+        for i in range(count - 1, -1, -1):
+            if i + 1 < count and rows[i + 1] != rows[i] + 1:
+                end = i + 1
+            runs[i] = end
         source = layout[3][child]
         for j in range(split):
-            column = rows[j] * side
-            for i in range(j if symmetric else 0, count):
-                panel[column + rows[i]] += pool[source + j * count + i]
+            i = j if symmetric else 0
+            add_runs(panel, rows[j] * side, pool, source + j * count, rows, runs, i, count)
         for j in range(split, count):
-            column = (rows[j] - k) * k
             if not symmetric:
-                for i in range(split):
-                    wide[column + rows[i]] += pool[source + j * count + i]
-            column = at + (rows[j] - k) * m - k
-            for i in range(j if symmetric else split, count):
-                pool[column + rows[i]] += pool[source + j * count + i]
+                to = (rows[j] - k) * k
+                add_runs(wide, to, pool, source + j * count, rows, runs, 0, split)
+            to, i = at + (rows[j] - k) * m - k, j if symmetric else split
+            add_runs(pool, to, pool, source + j * count, rows, runs, i, count)
+
+
+@njit
+def add_runs(
+    target: Any, to: Any, source: Any, at: Any, rows: Any, runs: Any, first: Any, last: Any
+) -> None:
+    """Add ``source[at + i]`` to ``target[to + rows[i]]`` for i from `first` to before `last`.
+
+    Indices without a sign let the compiler add several entries of a run at once.
+    """
+    i = first
+    while i < last:
+        end = min(runs[i], last)
+        a, b = host.uint64(to + rows[i]), host.uint64(at + i)
+        for p in range(host.uint64(end - i)):
+            target[a + p] += source[b + p]
+        i = end
 
 
 @njit

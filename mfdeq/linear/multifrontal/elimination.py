@@ -40,9 +40,9 @@ def eliminate(matrix: Any, fronts: Fronts, symmetric: bool) -> Iterator[HostBatc
 class _Compiled:
     """Factors that compiled loops compute.
 
-    All matrices of the factors are in one array, those of batch b from `offsets` on. The updates of
-    the fronts of one level whose parents are in another one have a block of the `pool`, from the
-    elimination of the former to that of the latter.
+    All matrices of the factors are in one array. The updates that wait for their parents are in the
+    `pool`: those of independent subtrees, which are the tasks of the threads, on stacks of their
+    own, and those of the few fronts above, which the threads eliminate together, level by level.
     """
 
     def __init__(self, matrix: Any, fronts: Fronts, symmetric: bool) -> None:
@@ -81,13 +81,12 @@ class _Compiled:
                 for i in range(len(sides))
             ]
             self.batches.append((parts[0], None if self.symmetric else parts[2], parts[1]))
-        update_at, size = self._pool()
-        self.pool = host.empty(size, dtype=self.dtype)
-        self.layout = (at[0], at[1], lower_at, update_at, k[batch], m[batch])
         by_parent: Any = host.argsort(self.parent, kind="stable")
         roots = int((self.parent < 0).sum())
         children = host.bincount(self.parent[self.parent >= 0], minlength=self.parent.shape[0])
         self.tree = host.concatenate([[0], host.cumsum(children)]), by_parent[roots:]
+        update_at = self._schedule()
+        self.layout = (at[0], at[1], lower_at, update_at, k[batch], m[batch])
         own_starts = host.concatenate([[0], host.cumsum(fronts.sizes)])
         self.graph = (
             fronts.sizes,
@@ -98,37 +97,57 @@ class _Compiled:
             fronts.position,
         )
 
-    def _pool(self) -> tuple[Any, int]:
-        """Return where the update of each front starts in the pool, and the size of the pool."""
-        fronts = self.fronts
-        ends = [fronts.shapes[level.batches.stop - 1] for level in fronts.levels]
-        self.ends = [first + count for first, count, _, _ in ends]
-        level = host.searchsorted(host.asarray(self.ends), host.arange(len(fronts.parent)), "right")
-        above = host.where(self.parent < 0, len(self.ends), level[self.parent])
-        squares = self.counts**2
-        at = host.zeros(squares.shape[0], dtype=host.int64)
-        used: list[tuple[int, int, int]] = []  # (start, end, level up to which it is used)
-        size = 0
-        for h in range(len(self.ends)):
-            used = [block for block in used if block[2] >= h]
-            begin = self.ends[h - 1] if h else 0
-            here = host.arange(begin, self.ends[h])
-            for until in host.unique(above[here]).tolist():
-                group = here[above[here] == until]
-                needed = int(squares[group].sum())
-                start = 0
-                for a, b, _ in sorted(used):
-                    if a - start >= needed:
-                        break
-                    start = max(start, b)
-                used.append((start, start + needed, until))
-                at[group] = start + host.cumsum(squares[group]) - squares[group]
-                size = max(size, start + needed)
-        return at, size
+    def _schedule(self) -> Any:
+        """Divide the fronts among tasks; return where the update of each starts in the pool."""
+        fronts, number = self.fronts, threads()
+        k, squares = fronts.sizes.astype("float64"), self.counts**2
+        operations = k * (k + self.counts) ** 2
+        tasks = 1
+        if number > 1 and operations.sum() >= MIN_SHARED_OPERATIONS:
+            tasks = TASKS_PER_THREAD * number
+        self.order, bounds, at, size = self.loops.schedule(
+            self.parent, self.tree, operations, squares, tasks
+        )
+        self.tasks = list(itertools.pairwise(bounds.tolist()))
+        self.above = self._levels_above(self.order[bounds[-1] :])
+        size = self._place_above(at, squares, size)
+        self.pool = host.empty(size, dtype=self.dtype)
+        return at
 
-    def _scratch(self, fronts: slice) -> tuple[Any, ...]:
+    def _levels_above(self, above: Any) -> list[Any]:
+        """Group the fronts above all tasks by their level."""
+        last = [batches.batches.stop - 1 for batches in self.fronts.levels]
+        ends = host.asarray([sum(self.fronts.shapes[b][:2]) for b in last])
+        level = host.searchsorted(ends, above, "right")
+        return host.split(above, host.flatnonzero(host.diff(level)) + 1)
+
+    def _place_above(self, at: Any, squares: Any, size: int) -> int:
+        """Place the updates of the fronts above all tasks in the pool, and return its size.
+
+        The updates of one level have a block, as long as a parent of them has not been eliminated.
+        """
+        base = size
+        step = {f: i for i, group in enumerate(self.above) for f in group.tolist()}
+        used: list[tuple[int, int, int]] = []  # (start, end, step up to which it is used)
+        for i, group in enumerate(self.above):
+            used = [block for block in used if block[2] >= i]
+            if not group.shape[0]:
+                continue
+            needed, start = int(squares[group].sum()), base
+            for a, b, _ in sorted(used):
+                if a - start >= needed:
+                    break
+                start = max(start, b)
+            until = max(step.get(int(self.parent[f]), i) for f in group)
+            used.append((start, start + needed, until))
+            at[group] = start + host.cumsum(squares[group]) - squares[group]
+            size = max(size, start + needed)
+        return size
+
+    def _scratch(self, fronts: Any) -> tuple[Any, ...]:
         """Return memory in which these fronts can be eliminated, one after the other."""
         sizes, counts = self.fronts.sizes[fronts], self.counts[fronts]
+        longest = max(int(self.counts.max()), 1)
         k = int(sizes.max())
         wide = 0 if self.symmetric else max(int((sizes * counts).max()), 1)
         empty, dtype = host.empty, self.dtype
@@ -136,52 +155,37 @@ class _Compiled:
             empty(int((sizes * (sizes + counts)).max()), dtype=dtype),
             empty(wide, dtype=dtype),
             empty(self.fronts.position.shape[0], dtype=host.int64),
-            empty(max(int(self.counts.max()), 1), dtype=host.int64),
+            empty(longest, dtype=host.int64),
             empty(k, dtype=host.int32),
             empty(8, dtype=host.int32),
             empty(WORK_PER_UNKNOWN * k, dtype=dtype),
             host.frombuffer(b"NTL", dtype=host.uint8).copy(),
             self.routines(dtype.name),
             empty(2, dtype=dtype),
+            empty(longest, dtype=host.int64),
         )
 
     def _run(self) -> None:
-        """Eliminate the fronts level by level, those of one level by several threads."""
-        k, m = self.fronts.sizes.astype("float64"), self.counts
-        operations = k * (k + m) ** 2
+        """Eliminate the fronts, those of the tasks and then those above them."""
         with single_threaded_blas():
-            if threads() == 1:
-                self._eliminate(0, self.ends[-1])
-                return
-            start = 0
-            for end in self.ends:
-                work = operations[start:end]
-                if work.sum() < MIN_SHARED_OPERATIONS:
-                    self._eliminate(start, end)
-                elif end - start < TASKS_PER_THREAD * threads():
-                    self._eliminate_large(range(start, end))
-                else:
-                    parts = TASKS_PER_THREAD * threads()
-                    shares = host.cumsum(work) / work.sum() * parts
-                    cuts = host.searchsorted(shares, host.arange(1, parts)) + 1
-                    bounds = host.unique(host.concatenate([[0], cuts, [end - start]])) + start
-                    share(self._eliminate, list(itertools.pairwise(bounds.tolist())))
-                start = end
+            share(self._eliminate, self.tasks)
+            for group in self.above:
+                self._eliminate_large(group.tolist())
 
     def _arguments(self) -> tuple[Any, ...]:
         matrices = self.graph, self.matrix, self.transposed, self.tree
         return *matrices, self.layout, self.factors, self.pool
 
     def _eliminate(self, start: int, end: int) -> None:
-        """Eliminate the fronts of a range, one after the other."""
-        scratch = self._scratch(slice(start, end))
-        if self.loops.eliminate(start, end, *self._arguments(), scratch) >= 0:
+        """Eliminate the fronts of a task, one after the other."""
+        scratch = self._scratch(self.order[start:end])
+        if self.loops.eliminate(self.order, start, end, *self._arguments(), scratch) >= 0:
             raise host.linalg.LinAlgError("Singular matrix")
 
-    def _eliminate_large(self, fronts: range) -> None:
+    def _eliminate_large(self, fronts: list[int]) -> None:
         """Eliminate some independent fronts, several threads working on each."""
         loops, layout, factors, pool = self.loops, self.layout, self.factors, self.pool
-        scratch = {f: self._scratch(slice(f, f + 1)) for f in fronts}
+        scratch = {f: self._scratch([f]) for f in fronts}
 
         def begin(f: int) -> None:
             if not loops.begin(f, *self._arguments(), scratch[f]):

@@ -51,6 +51,49 @@ def test_factors_do_not_depend_on_the_number_of_threads(name, monkeypatch):
             assert (x is None and y is None) or np.array_equal(x, y)
 
 
+def forest(fronts, seed):
+    """A random forest whose parents have larger numbers, and the children of each front."""
+    rng = np.random.default_rng(seed)
+    parent = np.array([f + 1 + rng.geometric(0.2) for f in range(fronts)])
+    parent[parent >= fronts] = -1
+    children = np.argsort(parent, kind="stable")[(parent < 0).sum() :]
+    counts = np.bincount(parent[parent >= 0], minlength=fronts)
+    return parent, (np.concatenate([[0], np.cumsum(counts)]), children), rng
+
+
+@pytest.mark.parametrize("tasks", [1, 4, 40])
+@pytest.mark.parametrize("fronts", [1, 2, 300])
+def test_updates_that_wait_do_not_overlap(tasks, fronts):
+    """From the elimination of a front to that of its parent, also in tasks side by side."""
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    from mfdeq.linear.multifrontal import compiled_fronts
+
+    parent, tree, rng = forest(fronts, tasks)
+    squares = rng.integers(0, 9, fronts) ** 2
+    operations = rng.random(fronts)
+    order, bounds, places, size = compiled_fronts.schedule(parent, tree, operations, squares, tasks)
+    assert sorted(order) == list(range(fronts))
+    step = np.argsort(order)
+    assert (step < step[parent])[parent >= 0].all()
+    if tasks == 1:
+        assert list(bounds) == [0, fronts]
+        assert size < squares.sum() or fronts < 10
+    task = np.searchsorted(bounds, step, "right") - 1  # that of fronts above is the last
+    above = bounds.shape[0] - 1
+    inside = [f for f in range(fronts) if task[f] < above]
+    for f in inside:
+        descends = parent[f] >= 0 and task[parent[f]] < above
+        assert not descends or task[parent[f]] == task[f]
+    used = [[] for _ in range(size)]  # of each entry: the task, and the steps in which it waits
+    for f in inside:
+        end = step[parent[f]] if parent[f] >= 0 else step[f]
+        for at in range(places[f], places[f] + squares[f]):
+            for other, first, last in used[at]:
+                assert other == task[f]
+                assert last < step[f] or end < first
+            used[at].append((task[f], step[f], end))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_singular_front_is_an_error(count, monkeypatch):
     matrix = diffusion(20).tolil()
