@@ -169,6 +169,7 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         chosen = (relative > low) & (relative <= high)
         largest = -columns.least(host.where(chosen, -relative, host.inf))
         factors = host.clip(largest, eps, MAX_STEP**3) ** (1 / 3) / step
+        factors = derivatives.step_factor * factors  # else errors would not be independent
         factors = host.maximum(factors, 1.0)
         rungs.append((largest > 0, factors, True))
     if derivatives.rule.scale is None:
@@ -253,7 +254,7 @@ def _natural_lengths(columns: Columns, terms: Any, known: Any, least: float) -> 
 
 def second_derivative_sizes(
     derivatives: DirectionalDerivatives, columns: list[Columns], noise: Any
-) -> DirectionalDerivatives:
+) -> tuple[DirectionalDerivatives, Any]:
     """Return derivatives whose sizes are those that second derivatives take.
 
     By differences of the complex step these are the lengths over which f bends. By four values they
@@ -265,24 +266,34 @@ def second_derivative_sizes(
     columns : list of two Columns
     noise : (N,) array on the host
         The noise of f; not used with the complex step.
+
+    Returns
+    -------
+    derivatives : DirectionalDerivatives
+    steps : (P+N,) array on the host
+        The step of each variable relative to the length over which f bends.
     """
     eps, sizes = derivatives.backend.eps, list(derivatives.sizes)
     if derivatives.rule.scale is None:
         measure_lengths(derivatives, columns)
-    if derivatives.complex_step or derivatives.rule.relative_step is not None:
-        for c in columns:
-            sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths)
-        return derivatives.with_sizes(tuple(sizes))
+    by_part: list[Any] = [None, None]
+    fixed = derivatives.complex_step or derivatives.rule.relative_step is not None
+    step = derivatives.step if derivatives.complex_step else derivatives.second_step
     usual = SECOND_STEP_FACTOR * eps**0.25  # the relative step of `derivatives`, up to its factor
     for c in columns:
-        relative = _relative_noise(c, noise[c.rows]) / c.lengths[c.columns]
-        # Between the best step for the least and for the most noisy entry that is not negligible.
-        least = host.clip(c.least(relative), eps, 1.0)
-        small = relative <= MIN_SECOND_NOISE
-        largest = host.maximum(-c.least(host.where(small, -relative, host.inf)), least)
-        steps = host.minimum(NOISE_STEP_FACTOR * (least * largest) ** 0.125, MAX_STEP)
-        sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths * steps / usual)
-    return derivatives.with_sizes(tuple(sizes))
+        factors = host.ones(c.shape[1])
+        if not fixed:
+            relative = _relative_noise(c, noise[c.rows]) / c.lengths[c.columns]
+            # Between the best step for the least and for the most noisy entry that is not
+            # negligible.
+            least = host.clip(c.least(relative), eps, 1.0)
+            small = relative <= MIN_SECOND_NOISE
+            largest = host.maximum(-c.least(host.where(small, -relative, host.inf)), least)
+            steps = host.minimum(NOISE_STEP_FACTOR * (least * largest) ** 0.125, MAX_STEP)
+            factors = steps / usual
+        sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths * factors)
+        by_part[c.part] = step * factors
+    return derivatives.with_sizes((sizes[0], sizes[1])), host.concatenate(by_part)
 
 
 def relative_noise_of_rows(columns: list[Columns], noise: Any, terms: Any = 0.0) -> float:

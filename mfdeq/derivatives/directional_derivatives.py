@@ -205,6 +205,13 @@ class DirectionalDerivatives:
         other.sizes, other.step = sizes, step or self.step
         return other
 
+    def with_longer_steps(self, factor: float) -> DirectionalDerivatives:
+        """Return the same derivatives with longer steps, and NaN where f has no value there."""
+        other = copy.copy(self)
+        other.step, other.second_step = factor * self.step, factor * self.second_step
+        other.shorten_steps = False
+        return other
+
     def first(self, a: Direction, at: Direction | None = None) -> Array:
         """Return f'[a] at the point, or at the point shifted by the direction `at`."""
         if self._longest(a) == 0.0:

@@ -143,7 +143,7 @@ class FunctionModel(ConfiguredModel):
         self.state_size, self.param_size = sizes
         self.step_rule, self.order = step_rule, order
         self._refusal = ""  # why the complex step is not valid for f, once that is known
-        self._warned = False
+        self._warned = self._warned_of_second = False
         self._sparsity = Sparsity(sparsity, *sizes)
         patterns = self._sparsity.patterns
         columns = sum(n for n, pattern in zip(sizes, patterns, strict=True) if pattern is None)
@@ -197,9 +197,7 @@ class FunctionModel(ConfiguredModel):
 
         def second_derivatives() -> SecondDerivatives:
             return once(
-                lambda: SecondDerivatives(
-                    jacobians.for_second_derivatives(), self._sparsity.joint_pattern()
-                )
+                lambda: SecondDerivatives(jacobians.second_differences(self._warn_of_second))
             )
 
         second_order: dict[str, Any] = {
@@ -215,6 +213,11 @@ class FunctionModel(ConfiguredModel):
             accuracy=lambda: jacobians.accuracy,
             state_accuracy=jacobians.state_accuracy,
         )
+
+    def _warn_of_second(self, message: str) -> None:
+        if not self._warned_of_second:
+            self._warned_of_second = True
+            warn(f"{self.display_name}: {message}", AccuracyWarning)
 
     def _state_scale(self, h: Array, theta: Array) -> Array | None:
         scale = self.state_scale(theta)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..errors import ArgumentError, ModelError
+from ..errors import AccuracyWarning, ArgumentError, ModelError, warn
 from ..locks import Once, cached_property
-from ..models.curvature import Curvature
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from .directional_derivatives import ERROR_FACTOR
 from .function import COMPARISON_STEP_FACTOR, from_function
-from .nearby_points import typical_sizes
+from .jacobian_differences import JacobianDifferences
+from .numerical_jacobians import LOST_SECOND_ACCURACY
 
 FIRST_DERIVATIVES = ("d_state", "d_params")
 SECOND_DERIVATIVES = ("curvature", "second")
 FIELDS = FIRST_DERIVATIVES + SECOND_DERIVATIVES
-SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
 
 
 def mixed(*models: Model) -> Model:
@@ -103,6 +100,7 @@ class MixedModel(Model):
         self.state_size, self.param_size = first.state_size, first.param_size
         self.state_names, self.equation_names = first.state_names, first.equation_names
         self.time_sign = first.time_sign
+        self._warned = False
 
     @property
     def display_name(self) -> str:
@@ -132,6 +130,18 @@ class MixedModel(Model):
     def numerical_model(self) -> Model:
         """The model that provides missing first derivatives by numerical differentiation."""
         return from_function(self.evaluate, self.state_size, self.param_size, self.function_name)
+
+    def judge_second_derivatives(self, error: float) -> None:
+        """Warn once if second derivatives by differences have few digits."""
+        if error > LOST_SECOND_ACCURACY and not self._warned:
+            self._warned = True
+            warn(
+                f"{self.display_name}: its second derivatives, by differences of first "
+                f"derivatives, have a relative error of about {error:.0e}, since they are small "
+                "beside the first derivatives in the same rows, whose rounding hides them. Pass a "
+                "model with the curvature",
+                AccuracyWarning,
+            )
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Return the linearization with each field from the first model that provides it."""
@@ -219,14 +229,36 @@ class _Point:
                 return _Field(linearization, name, f"{model.display_name}.linearize")
         if name in FIRST_DERIVATIVES:
             return _Field(self._linearization(-1, self.mixture.numerical_model), name)
-        return _Field(_SecondDifferences(self).linearization, name)
+        return _Field(self._second_differences, name)
+
+    @cached_property
+    def _second_differences(self) -> Linearization:
+        """The second derivatives by differences, as a linearization without first derivatives."""
+        factor = COMPARISON_STEP_FACTOR if self.comparison else 1.0
+        differences = JacobianDifferences(self, factor, self.mixture.judge_second_derivatives)
+        return DeferredLinearization(
+            None,
+            lambda: None,
+            curvature=differences.curvature,
+            second=differences.second,
+            sources=lambda: dict.fromkeys(SECOND_DERIVATIVES, "differences of first derivatives"),
+            accuracy=lambda: (0.0, differences.accuracy()),
+        )
+
+    def first_derivatives(self) -> tuple[Operator, Operator]:
+        """Return df/dh and df/dtheta as operators."""
+        h, theta = self.h.shape[0], self.theta.shape[0]
+        return self._operator("d_state", h), self._operator("d_params", theta)
+
+    def first_accuracy(self) -> float:
+        """Return the relative accuracy of both."""
+        return self.accuracy(FIRST_DERIVATIVES)
 
     def accuracy(self, names: tuple[str, ...]) -> float:
         """Return the relative accuracy of the worst of several fields."""
         return max(self.field(name).accuracy for name in names)
 
-    def operator(self, name: str, columns: int) -> Operator:
-        """Return a first derivative as an operator."""
+    def _operator(self, name: str, columns: int) -> Operator:
         derivative = self.field(name).value
         return as_operator(self.backend, derivative, (self.h.shape[0], columns), name)
 
@@ -246,63 +278,3 @@ class _Point:
                 f"mfdeq.Linearization, got {type(linearization).__name__}"
             )
         return linearization
-
-
-class _SecondDifferences:
-    """Second derivatives at a point by central differences of first derivatives."""
-
-    def __init__(self, point: _Point) -> None:
-        self.point = point
-        factor = COMPARISON_STEP_FACTOR if point.comparison else 1.0
-        self.step = factor * point.backend.eps ** (1 / 3)
-
-    @property
-    def linearization(self) -> Linearization:
-        """The second derivatives as those of a linearization without first derivatives."""
-        return DeferredLinearization(
-            None,
-            lambda: None,
-            curvature=self._curvature,
-            second=self._second,
-            sources=lambda: dict.fromkeys(SECOND_DERIVATIVES, "differences of first derivatives"),
-            accuracy=lambda: (0.0, self._accuracy()),
-        )
-
-    def _accuracy(self) -> float:
-        first = self.point.accuracy(FIRST_DERIVATIVES)
-        return ERROR_FACTOR * max(first / self.step, self.step**2)
-
-    def _curvature(self, lam: Array) -> Curvature:
-        """Return the Hessian of lamᵀf: the derivatives of (Bᵀ lam, Jᵀ lam)."""
-        return Curvature(
-            apply=lambda dtheta, dh: self._difference(
-                (dtheta, dh), lambda J, B: (B._apply_adjoint(lam), J._apply_adjoint(lam))
-            )
-        )
-
-    def _second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-        """Return f''[a, b]: the derivative of f'[b] along a."""
-        return self._difference(a, lambda J, B: (B._apply(b[0]) + J._apply(b[1]),))[0]
-
-    def _difference(
-        self, direction: tuple[Array, Array], function: Callable[..., Any]
-    ) -> tuple[Array, ...]:
-        """Return the directional derivatives of a function of J = df/dh and B = df/dtheta."""
-        point, xp = self.point, self.point.backend.xp
-        # Between the sizes of single entries, which may be small by accident, and of all, which may
-        # have other units.
-        sizes = [
-            xp.maximum(xp.abs(x), SMALL_ENTRY * typical_sizes(x)) for x in (point.theta, point.h)
-        ]
-        longest = max(
-            float(xp.max(xp.abs(d) / size)) for d, size in zip(direction, sizes, strict=True)
-        )
-        t = self.step / longest if longest > 0.0 else 1.0
-        plus, minus = (
-            function(
-                shifted.operator("d_state", point.h.shape[0]),
-                shifted.operator("d_params", point.theta.shape[0]),
-            )
-            for shifted in (point.shift(s * direction[0], s * direction[1]) for s in (t, -t))
-        )
-        return tuple((p - m) / (2.0 * t) for p, m in zip(plus, minus, strict=True))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+from scipy import sparse
 
 from ..arrays.backend import array_on_host, host
 from ..errors import ModelError
@@ -19,6 +22,7 @@ from .column_steps import (
     second_derivative_sizes,
 )
 from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives, Jacobian
+from .second_differences import SecondDifferences
 from .sparsity import FIELDS, Sparsity
 
 PATTERN_RTOL_FACTOR = 1e4  # tolerance of the test of patterns, in errors of the derivatives
@@ -27,6 +31,7 @@ PATTERN_NOISE_FACTOR = 100.0  # the same for the noise of f
 SQUARED_COMPLEX_STEP = 1e-40  # and what it may be multiplied by
 CHANGED_VALUE_ROUNDINGS = 1e4  # by which two values of the same function may differ
 LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
+LOST_SECOND_ACCURACY = 1e-3  # the same for second derivatives
 SECOND_DERIVATIVES = ("curvature", "second")
 
 
@@ -46,6 +51,7 @@ class NumericalJacobians:
         self._value = derivatives.latest_value() if complex_step else derivatives.value
         self._columns: dict[int, Columns] = {}  # by the index in FIELDS
         self._noise: dict[int, Any] = {}  # of f, for differences
+        self._second: SecondDifferences | None = None
 
     def matrix(self, which: int) -> Any:
         """Return df/dh (0) or df/dtheta (1), sparse if its pattern is known."""
@@ -134,30 +140,90 @@ class NumericalJacobians:
         return array_on_host(self.derivatives.terms).astype(float)
 
     @cached_property
+    def _first_accuracy(self) -> float:
+        if self.derivatives.complex_step:
+            return ERROR_FACTOR * self.backend.eps
+        return accuracy(self._both)
+
+    @property
     def accuracy(self) -> tuple[float, float]:
-        """Relative accuracy of both first derivatives, and of second derivatives."""
+        """Relative accuracy of both first derivatives, and of second derivatives.
+
+        That of second derivatives is the usual one of such differences, or that of those which have
+        been computed if it is worse.
+        """
         derivatives, eps = self.derivatives, self.backend.eps
         if derivatives.complex_step:
-            return ERROR_FACTOR * eps, ERROR_FACTOR * eps ** (2 / 3)
-        second_step = derivatives.second_step
-        if derivatives.rule.relative_step is None:
-            second_step = NOISE_STEP_FACTOR * self.row_noise**0.25
-        second = ERROR_FACTOR * max(self.row_noise / second_step**2, second_step**2)
-        return accuracy(self._both), second
+            second = ERROR_FACTOR * eps ** (2 / 3)
+        else:
+            step = derivatives.second_step
+            if derivatives.rule.relative_step is None:
+                step = NOISE_STEP_FACTOR * self.row_noise**0.25
+            second = ERROR_FACTOR * max(self.row_noise / step**2, step**2)
+        measured = 0.0 if self._second is None else self._second.error
+        return self._first_accuracy, max(second, measured)
 
-    def for_second_derivatives(self) -> DirectionalDerivatives:
-        """Return derivatives with the sizes that second derivatives take."""
-        columns = self._both
+    def second_differences(self, warn: Callable[[str], None]) -> SecondDifferences:
+        """Return the second derivatives of f along directions.
+
+        Parameters
+        ----------
+        warn : callable
+            ``warn(message)`` is called if few digits are left.
+        """
+        columns, coloured = self._both, self.sparsity.joint_pattern()
         noise = host.maximum(*self._noise.values()) if self._noise else None
-        return second_derivative_sizes(self.derivatives, columns, noise)
+        of_first = [array_on_host(size) for size in self.derivatives.sizes]
+        derivatives, steps = second_derivative_sizes(self.derivatives, columns, noise)
+        parts: list[Any] = [None, None]
+        relative = [
+            array_on_host(size) / before
+            for size, before in zip(derivatives.sizes, of_first, strict=True)
+        ]
+        for c in columns:
+            factors = relative[c.part]
+            values = abs(host.nan_to_num(c.values)) * factors[c.columns]
+            if coloured is None and c.coloured is None:
+                parts[c.part] = values.reshape(c.shape)
+            else:
+                parts[c.part] = sparse.coo_matrix((values, (c.rows, c.columns)), shape=c.shape)
+        stack = host.hstack if all(type(x) is host.ndarray for x in parts) else _stacked
+
+        def judge(error: float) -> None:
+            if error > max(LOST_SECOND_ACCURACY, 100 * self.backend.eps**0.5):
+                warn(self._describe_lost_second_digits(error))
+
+        self._second = SecondDifferences(
+            derivatives,
+            stack(parts),
+            steps,
+            1.0 / host.concatenate(relative),
+            self.row_noise,
+            coloured,
+            judge,
+        )
+        return self._second
+
+    def _describe_lost_second_digits(self, error: float) -> str:
+        source = "the complex step" if self.derivatives.complex_step else "central differences"
+        return (
+            f"its second derivatives, by differences of {source}, have a relative error of about "
+            f"{error:.0e}, since they are small beside the first derivatives in the same rows, "
+            "whose rounding hides them. Leave out of f what is linear and large, pass a model with "
+            "the curvature to mfdeq.mixed, or use mfdeq.from_jax"
+        )
 
     def sources(self, order: int) -> dict[str, str]:
         """Return how each derivative is computed, with the digits of those that are known yet."""
         second_fields = SECOND_DERIVATIVES if order == 2 else ()
         if self.derivatives.complex_step:
+            # The usual digits are those of the documentation.
+            error = self.accuracy[1]
+            usual = error <= ERROR_FACTOR * self.backend.eps ** (2 / 3)
+            of_digits = "" if usual else f" ({_digits(error)})"
             return {
                 **dict.fromkeys(FIELDS, "the complex step"),
-                **dict.fromkeys(second_fields, "differences of the complex step"),
+                **dict.fromkeys(second_fields, "differences of the complex step" + of_digits),
             }
         state = params = second = ""
         if len(self._columns) == 2:
@@ -198,3 +264,7 @@ class NumericalJacobians:
 
 def _digits(error: float) -> str:
     return f"{max(-math.log10(max(error, 1e-300)), 0.0):.0f} digits"
+
+
+def _stacked(parts: list[Any]) -> Any:
+    return sparse.hstack(parts).tocsr()

@@ -23,7 +23,7 @@ from ..locks import lock_of
 from ..models.curvature import Curvature
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
-from .directional_derivatives import Direction, DirectionalDerivatives
+from .second_differences import SecondDifferences
 
 MAX_TABULATED_COLOURS = 64  # a table takes one evaluation of f'' for each pair of colours
 MAX_COLOURS_AT_ONCE = 8  # of a table that is made before the first product
@@ -40,15 +40,14 @@ class SecondDerivatives:
 
     Parameters
     ----------
-    derivatives : DirectionalDerivatives
-    coloured : ColouredPattern or None
-        The coloured pattern of f' with respect to (theta, h), or None if f' is large and dense.
+    differences : SecondDifferences
     """
 
-    def __init__(
-        self, derivatives: DirectionalDerivatives, coloured: ColouredPattern | None
-    ) -> None:
-        self.derivatives, self.coloured = derivatives, coloured
+    def __init__(self, differences: SecondDifferences) -> None:
+        self.differences = differences
+        # None if f' is large and dense.
+        self.coloured = coloured = differences.coloured
+        self.derivatives = derivatives = differences.derivatives
         self.backend = derivatives.backend
         self.N, self.P = derivatives.size, derivatives.x[0].shape[0]
         self.sizes = self.backend.xp.concat(list(derivatives.sizes))
@@ -95,11 +94,7 @@ class SecondDerivatives:
         """Return f''[a, b] along a = (dtheta, dh) and b."""
         backend, xp = self.backend, self.backend.xp
         if not self.has_table(1):
-            a, b = (
-                tuple(part / size for part, size in zip(each, self.derivatives.sizes, strict=True))
-                for each in (a, b)
-            )
-            return self.derivatives.second(a, b)
+            return self.differences.along(*(xp.concat(list(x)) / self.sizes for x in (a, b)))
         (i, j), a, b = self.columns, xp.concat(list(a)), xp.concat(list(b))
         take = xp.take
         terms = 0.5 * self.values * (take(a, i) * take(b, j) + take(a, j) * take(b, i))
@@ -121,14 +116,20 @@ class SecondDerivatives:
         # For each row and colour, the only column of that colour with an entry in the row.
         partner = host.full((self.N, coloured.count), -1)
         partner[coloured.rows, coloured.colour[coloured.columns]] = coloured.columns
-        parts: list[tuple[Any, ...]] = []
-        for c in range(coloured.count):
-            seed = backend.from_host((coloured.colour == c).astype(float))
-            values = coloured.entries_of(SecondDerivativeAlong(self.derivatives, seed))
-            other = partner[coloured.rows, c]
-            kept = host.nonzero((other >= 0) & (values != 0.0))[0]
-            parts.append((values[kept], coloured.rows[kept], coloured.columns[kept], other[kept]))
-        values, rows, i, j = (host.concatenate(part) for part in zip(*parts, strict=True))
+        seeds = [
+            backend.from_host((coloured.colour == c).astype(float)) for c in range(coloured.count)
+        ]
+        kept = [host.nonzero(partner[coloured.rows, c] >= 0)[0] for c in range(coloured.count)]
+        partners = [partner[coloured.rows[at], c] for c, at in enumerate(kept)]
+        of_b = [self.differences.sizes[j] for j in partners]
+        values = self.differences.entries_along(seeds, kept, of_b).values
+        rows, i = (
+            host.concatenate([index[at] for at in kept])
+            for index in (coloured.rows, coloured.columns)
+        )
+        j = host.concatenate(partners)
+        nonzero = host.nonzero(values != 0.0)[0]
+        values, rows, i, j = (part[nonzero] for part in (values, rows, i, j))
         sizes = array_on_host(self.sizes)
         self.values = backend.from_host(values / (sizes[i] * sizes[j]))
         self.rows, *columns = (
@@ -143,12 +144,10 @@ class SecondDerivatives:
         if self.has_table(0 if self.coloured is None else self.coloured.count):
             product = self._matrix(lam) @ b
             return product[: self.P], product[self.P :]
-        along = SecondDerivativeAlong(self.derivatives, b / self.sizes)
-        if self.coloured is None:
-            product = along._apply(backend.eye(n, n)).T @ lam
-        else:
-            terms = self.coloured.entries_of(along) * array_on_host(lam)[self.coloured.rows]
-            product = backend.from_host(host.bincount(self.coloured.columns, terms, n))
+        pattern = self.differences.pattern
+        values = self.differences.entries_along([b / self.sizes]).values
+        terms = values * array_on_host(lam)[pattern.rows]
+        product = backend.from_host(host.bincount(pattern.columns, terms, n))
         product = product / self.sizes
         return product[: self.P], product[self.P :]
 
@@ -162,19 +161,3 @@ class _NumericalCurvature(Curvature):
 
     def _entries(self, K: Operator) -> Any:
         return self.compute_entries(K)
-
-
-class SecondDerivativeAlong(Operator):
-    """The linear map a -> f''[a, b] of stacked (P+N,) directions for fixed b, (N, P+N)."""
-
-    def __init__(self, derivatives: DirectionalDerivatives, b: Array) -> None:
-        self.derivatives, self.P = derivatives, derivatives.x[0].shape[0]
-        super().__init__(derivatives, (derivatives.size, self.P + derivatives.size))
-        self.b = self._split(b)
-
-    def _split(self, x: Array) -> Direction:
-        return x[: self.P, ...], x[self.P :, ...]
-
-    def _apply(self, x: Array) -> Array:
-        second = self.derivatives.second if x.ndim == 1 else self.derivatives.second_of_block
-        return second(self._split(x), self.b)

@@ -275,7 +275,7 @@ def as_curvature(
     param_size: int,
     state_size: int,
     name: str,
-    accuracy: float = 0.0,
+    accuracy: Callable[[], float] = lambda: 0.0,
     check_symmetry: bool = True,
 ) -> CurvatureOperator:
     """Return the result of a user's ``curvature`` as an operator, after checking it.
@@ -287,8 +287,9 @@ def as_curvature(
     param_size, state_size : int
     name : str
         The name of the curvature in error messages.
-    accuracy : float, optional
-        The relative accuracy of the curvature, for the tolerance of the symmetry test.
+    accuracy : callable, optional
+        ``accuracy()`` returns the relative accuracy of the curvature, for the tolerance of the
+        symmetry test.
     check_symmetry : bool, optional
         Whether to test for symmetry. The default is True.
 

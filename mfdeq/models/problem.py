@@ -425,7 +425,7 @@ class CheckedLinearization:
             self.param_size,
             self.state_size,
             name,
-            accuracy=self.linearization.accuracy[1],
+            accuracy=lambda: self.linearization.accuracy[1],
             check_symmetry=check_symmetry,
         )
 

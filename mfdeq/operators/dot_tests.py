@@ -28,13 +28,16 @@ def check_adjoint(op: Operator, name: str, seed: int = 0) -> None:
         )
 
 
-def check_symmetric(op: Operator, name: str, field: str, accuracy: float = 0.0) -> None:
+def check_symmetric(
+    op: Operator, name: str, field: str, accuracy: Callable[[], float] = lambda: 0.0
+) -> None:
     """Raise `DerivativeError` unless <y, K x> = <K y, x> for a random pair.
 
-    The relative tolerance is the larger of sqrt(eps) and ten times the accuracy of K.
+    The relative tolerance is the larger of sqrt(eps) and ten times the accuracy of K, which is
+    asked for after the products: that of differences is known once they are computed.
     """
     mismatch, scale = symmetry_mismatch(op)
-    if mismatch > max(op.backend.eps**0.5, 10 * accuracy) * scale:
+    if mismatch > max(op.backend.eps**0.5, 10 * accuracy()) * scale:
         raise DerivativeError(
             f"{name}: {field} is not symmetric (<y, K x> and <K y, x> differ by {mismatch:.3g} on "
             f"a scale of {scale:.3g}); a Hessian must be symmetric; check for a transposed or "
@@ -60,9 +63,7 @@ def check_columns(
     One linear combination of two random columns is compared, with relative tolerance `rtol`, by
     default sqrt(eps).
     """
-    X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
-    block, column = product(X) @ c, product(X @ c)
-    mismatch, scale = backend.norm(block - column), backend.norm(block) + backend.norm(column)
+    mismatch, scale = columns_mismatch(backend, product, size)
     if mismatch > (rtol or backend.eps**0.5) * scale:
         raise DerivativeError(
             f"{name} with a block differs from the products with its columns (by {mismatch:.3g} on "
@@ -70,6 +71,18 @@ def check_columns(
             "arrays, or support only (n,) arrays (without matmat or blocks=True)",
             field=_field(name.partition(" of ")[2]),
         )
+
+
+def columns_mismatch(
+    backend: Backend, product: Callable[[Array], Array], size: int
+) -> tuple[float, float]:
+    """Return by how much a product with a block differs from those with its columns, and a scale.
+
+    One linear combination of two random columns is compared.
+    """
+    X, c = backend.random(size, 2, seed=2), backend.random(2, seed=3)
+    block, column = product(X) @ c, product(X @ c)
+    return backend.norm(block - column), backend.norm(block) + backend.norm(column)
 
 
 def is_symmetric(op: Operator) -> bool:

@@ -15,7 +15,7 @@ from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
-from .checks import TERM_ERROR_FACTOR, Checker, Term
+from .checks import TERM_ERROR_FACTOR, Checker, Error, Term, exact
 from .noise import Noise
 
 ROUNDING_FACTOR = 10.0  # rounding errors of values and derivatives, in units of eps
@@ -196,14 +196,14 @@ class DerivativeChecker(Checker):
         """Check curvature and second against first derivatives, and against each other."""
         norm, xp, given = self.backend.norm, self.backend.xp, lin.linearization
         P, N = self.theta.shape[0], h.shape[0]
-        first_error, second_error = given.accuracy
         # Weight every row of f in its own unit, so that no large row hides a small one.
         w = self._random(N, self.seed + 103) / self.rows
         K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
         if K is not None:
-            self._check_blocks_of_columns("curvature", K, second_error)
-            self._check_block_symmetry("curvature", K, second_error)
+            self._check_blocks_of_columns("curvature", K, lambda: given.accuracy[1])
+            self._check_block_symmetry("curvature", K, lambda: given.accuracy[1])
+        first_error, second_error = given.accuracy
 
         def gradient(dtheta: Array, dh: Array) -> Array | None:
             problem = Problem(self.problem.model, self.theta + dtheta, h)
@@ -282,7 +282,7 @@ class DerivativeChecker(Checker):
         """Return a vector of the same length as x in these units, with equal entries."""
         return self.backend.norm(x / unit) / x.shape[0] ** 0.5 * unit
 
-    def _check_block_symmetry(self, name: str, K: CurvatureOperator, error: float = 0.0) -> None:
+    def _check_block_symmetry(self, name: str, K: CurvatureOperator, error: Error = exact) -> None:
         """Check the symmetry of the diagonal blocks, and the adjoint of the mixed one."""
         for block, op in (("params_params", K.params_params), ("state_state", K.state_state)):
             self._check_symmetry(f"{name}.{block}: symmetry", op, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +65,8 @@ class Verification:
     def __str__(self) -> str:
         width = max((len(check.name) for check in self.checks), default=0)
         rows = [
-            f"{check.name:<{width}}  {check.verdict:<12}  {check.figure:>9.2e}  "
-            f"{check.threshold:>9.2e}  {check.detail}"
+            f"{check.name:<{width}}  {check.verdict:<12}  {_number(check.figure)}  "
+            f"{_number(check.threshold)}  {check.detail}"
             for check in self.checks
         ]
         head = f"{'check':<{width}}  {'verdict':<12}  {'figure':>9}  {'threshold':>9}"
@@ -93,6 +94,11 @@ class Verification:
         ]
         if failed:
             raise DerivativeError("verification failed: " + "; ".join(failed))
+
+
+def _number(x: float) -> str:
+    """Format a number of the table; errors and missing values have none."""
+    return f"{'-':>9}" if math.isnan(x) else f"{x:>9.2e}"
 
 
 @collective

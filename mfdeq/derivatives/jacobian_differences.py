@@ -1,0 +1,192 @@
+"""Second derivatives as differences of first derivatives, whose entries need not be known.
+
+Each product takes the first derivatives at two points. Its noise is the rounding of the rows of
+the first derivatives, or their error if they are differences themselves. Where that hides a
+product, as for the differences of a fine grid, steps are longer (`with_longer_steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..arrays.backend import Array, Backend, array_on_host, host
+from ..errors import is_evaluation_failure
+from ..models.curvature import Curvature
+from ..operators.operator import Operator
+from .directional_derivatives import ERROR_FACTOR
+from .longer_steps import with_longer_steps
+from .nearby_points import typical_sizes
+
+SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
+PROBES = 6  # random vectors that show the terms of products without entries
+SEED = 43
+ROUNDINGS = 2.0  # noise of a product with a first derivative, in roundings of its terms
+
+Jacobians = tuple[Operator, Operator]  # df/dh and df/dtheta
+Products = Callable[[Operator, Operator], Sequence[Array]]
+
+
+class Linearized(Protocol):
+    """First derivatives at (h, theta)."""
+
+    backend: Backend
+    h: Array
+    theta: Array
+
+    def shift(self, dtheta: Array, dh: Array) -> Linearized:
+        """Return those at (h + dh, theta + dtheta)."""
+
+    def first_derivatives(self) -> Jacobians:
+        """Return df/dh and df/dtheta."""
+
+    def first_accuracy(self) -> float:
+        """Return their relative accuracy, zero if they are exact to rounding."""
+
+
+class JacobianDifferences:
+    """Second derivatives at a point by central differences of first derivatives.
+
+    Parameters
+    ----------
+    point : Linearized
+    step_factor : float
+        A factor of all steps. Different factors give derivatives with independent errors.
+    judge : callable
+        ``judge(error)`` is called with the relative error of the products so far.
+    """
+
+    def __init__(
+        self, point: Linearized, step_factor: float, judge: Callable[[float], None]
+    ) -> None:
+        self.point, self.step_factor, self.judge = point, step_factor, judge
+        self.backend, self.error = point.backend, 0.0
+        xp = self.backend.xp
+        # Between the sizes of single entries, which may be small by accident, and of all, which may
+        # have other units.
+        self.sizes = [
+            xp.maximum(xp.abs(x), SMALL_ENTRY * typical_sizes(x)) for x in (point.theta, point.h)
+        ]
+        # Results are compared in units of the variables themselves, where they are not zero.
+        self.units = [
+            xp.where(x != 0, xp.abs(x), size)
+            for x, size in zip((point.theta, point.h), self.sizes, strict=True)
+        ]
+
+    @property
+    def step(self) -> float:
+        """The step relative to the sizes of the variables."""
+        return self.step_factor * self._rounding() ** (1 / 3)
+
+    def accuracy(self) -> float:
+        """Return the relative accuracy of products, the worst of those so far."""
+        usual = max(self._rounding() / self.step, self.step**2)
+        return max(ERROR_FACTOR * usual, self.error)
+
+    def curvature(self, lam: Array) -> Curvature:
+        """Return the Hessian of lamᵀf: the derivatives of (Bᵀ lam, Jᵀ lam)."""
+        units = [array_on_host(size) for size in self.units]
+
+        def apply(dtheta: Array, dh: Array) -> tuple[Array, ...]:
+            def products(J: Operator, B: Operator) -> list[Array]:
+                return [B._apply_adjoint(lam), J._apply_adjoint(lam)]
+
+            def terms(J: Operator, B: Operator) -> list[Array]:
+                return [self._terms(op._adjoint(), lam) for op in (B, J)]
+
+            return self._difference((dtheta, dh), products, terms, host.concatenate(units))
+
+        return Curvature(apply=apply)
+
+    def second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
+        """Return f''[a, b]: the derivative of f'[b] along a."""
+
+        def products(J: Operator, B: Operator) -> list[Array]:
+            return [B._apply(b[0]) + J._apply(b[1])]
+
+        def terms(J: Operator, B: Operator) -> list[Array]:
+            return [self._terms(B, b[0]) + self._terms(J, b[1])]
+
+        J, B = self.point.first_derivatives()
+        rows = array_on_host(self._terms(J, self.units[1]) + self._terms(B, self.units[0]))
+        units = host.divide(1.0, rows, out=host.zeros(rows.shape), where=rows > 0.0)
+        return self._difference(a, products, terms, units)[0]
+
+    def _terms(self, op: Operator, x: Array) -> Array:
+        """Return the sizes of the terms of a product, the root of their squares without entries.
+
+        With one random vector they may cancel.
+        """
+        if op.has_entries:
+            return op.abs_apply(x)
+        size = self.backend.xp.abs(x)
+        signs = self.backend.random(size.shape[0], PROBES, seed=SEED)
+        parts = [op._apply(signs[:, k] * size) ** 2 for k in range(PROBES)]
+        return (sum(parts[1:], parts[0]) / PROBES) ** 0.5
+
+    def _rounding(self) -> float:
+        return max(self.point.first_accuracy(), self.backend.eps)
+
+    def _difference(
+        self, direction: tuple[Array, Array], products: Products, terms: Products, units: Any
+    ) -> tuple[Array, ...]:
+        """Return the directional derivatives of products with the first derivatives.
+
+        Parameters
+        ----------
+        direction : pair of arrays
+        products : callable
+            ``products(J, B)`` returns arrays.
+        terms : callable
+            ``terms(J, B)`` returns the sums of the magnitudes of their terms.
+        units : array on the host
+            Factors of the entries of all these arrays, in which they are compared.
+        """
+        xp, step = self.backend.xp, self.step
+        longest = max(
+            float(xp.max(xp.abs(d) / size)) for d, size in zip(direction, self.sizes, strict=True)
+        )
+        t = step / longest if longest > 0.0 else 1.0
+        lengths: list[int] = []
+
+        def compute(factor: float) -> Any:
+            plus, minus = (
+                products(*self.point.shift(s * direction[0], s * direction[1]).first_derivatives())
+                for s in (factor * t, -factor * t)
+            )
+            lengths[:] = [part.shape[0] for part in plus]
+            parts = [array_on_host(p - m) for p, m in zip(plus, minus, strict=True)]
+            return host.concatenate(parts).astype(float) / (2.0 * factor * t)
+
+        def compute_longer(factor: float, selected: Any) -> Any:
+            try:
+                return compute(factor)
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                return host.full(selected.shape, host.nan)
+
+        size = [array_on_host(part) for part in terms(*self.point.first_derivatives())]
+        noise = ROUNDINGS * self._rounding() * host.concatenate(size).astype(float) / t
+        values = compute(1.0)
+        largest = (units * abs(values)).max(initial=0.0)
+        safe = host.where(units > 0.0, units, 1.0)
+        found = with_longer_steps(
+            values,
+            noise,
+            host.where(units > 0.0, largest / safe, host.inf),
+            step,
+            1,
+            compute_longer,
+            usual_error=self._rounding() ** (2 / 3),
+            stretch=self.step_factor,
+        )
+        # In units, and in those of the user, in which dot tests are.
+        for factors in (units, 1.0) if longest > 0.0 else ():
+            error, total = (
+                float(host.linalg.norm(factors * x)) for x in (found.errors, found.values)
+            )
+            self.error = max(self.error, error / total if total > 0.0 else 0.0)
+        self.judge(self.error)
+        ends = host.cumsum(lengths)[:-1]
+        return tuple(self.backend.from_host(part) for part in host.split(found.values, ends))
