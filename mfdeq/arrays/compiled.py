@@ -20,6 +20,7 @@ import scipy.sparse
 from .. import parallel
 from ..locks import cached_property
 from . import jit, kernels
+from .diagonals import Diagonals, diagonals_of
 from .kernels import (  # noqa: F401
     MAX_BLOCK_COLUMNS,
     MAX_BLOCK_ENTRIES,
@@ -216,8 +217,45 @@ def converted(xp: ModuleType, x: Array, dtype: Any, divisor: float = 1.0) -> Arr
     return target
 
 
+def combine(A: Diagonals, x: Array, b: float, c: float, z: Array = None, a: float = 0.0) -> Array:
+    """Return a z + b x + c A x for vectors or blocks."""
+    from .diagonal_loops import COMBINE
+
+    y = numpy.empty(x.shape, dtype=x.dtype)
+    _multiply_diagonals(A, x, y, COMBINE, c, x if z is None else z, a, b)
+    return y
+
+
+def _multiply_diagonals(
+    A: Diagonals,
+    x: Array,
+    y: Array,
+    mode: int,
+    c: float,
+    z: Array | None = None,
+    a: float = 0.0,
+    b: float = 0.0,
+) -> None:
+    from . import diagonal_loops
+
+    n, k, real = x.shape[0], x.size // x.shape[0], x.dtype.type
+    x, z = (numpy.ascontiguousarray(given).reshape(-1) for given in (x, x if z is None else z))
+    rows = max(1, diagonal_loops.BLOCK_ENTRIES // k)
+    blocks = -(-n // rows)
+    matrix = A.offsets, A.entries, A.forward, A.backward
+    arguments = *matrix, x, z, real(a), real(b), real(c), y.reshape(-1), mode, k, rows
+    _run(diagonal_loops.multiply, arguments, _parts(blocks, A.work * k), blocks)
+
+
+def by_diagonals(matrix: Any) -> Diagonals | None:
+    """Return a sparse matrix stored by diagonals for `combine`, or None if that does not pay."""
+    return diagonals_of(matrix) if isinstance(products(matrix), Rows) else None
+
+
 class Rows:
     """A sparse matrix for products in several threads, which share its rows.
+
+    Large matrices with few diagonals are stored by them as well.
 
     Parameters
     ----------
@@ -241,7 +279,8 @@ class Rows:
         stored = (matrix.indptr, matrix.indices, matrix.data)
         if matrix.format != "csr" and self._stored is not None:
             stored += self._stored
-        return int(sum(part.nbytes for part in stored))
+        diagonals = vars(self).get("_diagonals")
+        return int(sum(part.nbytes for part in stored)) + (diagonals.nbytes if diagonals else 0)
 
     @cached_property
     def T(self) -> Rows:
@@ -249,6 +288,13 @@ class Rows:
         transpose = Rows(self.matrix.T)
         transpose.__dict__["T"] = self
         return transpose
+
+    @cached_property
+    def _diagonals(self) -> Diagonals | None:
+        other = vars(self).get("T")
+        if other is not None and "_diagonals" in vars(other):
+            return other._diagonals.T if other._diagonals else None
+        return diagonals_of(self.matrix)
 
     @cached_property
     def _rows(self) -> tuple[Array, Array, Array]:
@@ -261,7 +307,7 @@ class Rows:
         """Return whether to multiply x by a compiled loop."""
         if type(x) is not numpy.ndarray or x.dtype != self.dtype or x.size == 0:
             return False
-        if self._stored is None and self.matrix.format != "csr":
+        if self._diagonals is None and self._stored is None and self.matrix.format != "csr":
             self.columns += x.size // x.shape[0]
             return self.columns > COLUMNS_BEFORE_CONVERSION
         return True
@@ -280,6 +326,11 @@ class Rows:
     def _into(self, y: Array, x: Array, sign: int) -> Array:
         if x.shape[0] != self.shape[1]:
             raise ValueError(f"cannot multiply shapes {self.shape} and {x.shape}")
+        if self._diagonals is not None:
+            from .diagonal_loops import ADD, ASSIGN
+
+            _multiply_diagonals(self._diagonals, x, y, ADD if sign else ASSIGN, sign or 1)
+            return y
         from . import loops
 
         k = x.size // x.shape[0]

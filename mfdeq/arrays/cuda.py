@@ -17,7 +17,7 @@ from typing import Any
 
 from ..locks import lock_of
 from .backend import Array, Backend, is_sparse
-from .kernels import converted, inner_loops  # noqa: F401
+from .kernels import by_diagonals, converted, inner_loops  # noqa: F401
 
 MAX_BLOCK_COLUMNS = 32  # columns in one block product
 MAX_BLOCK_ENTRIES = 2**31  # entries in one block product

@@ -30,8 +30,18 @@ from .cycle import (
     v_cycle,
 )
 from .jacobi import inverse_block_diagonal, inverse_diagonal
+from .unsmoothed import (
+    Smoothing,
+    eigenvalue_bound,
+    scaled_diagonals,
+    smoothing_of,
+    unsmoothed,
+)
 
 MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
+# Couplings of coarse levels below this part of the diagonal do not make aggregates. In three
+# dimensions all couplings together would: aggregates of forty points, too large to interpolate.
+COARSE_STRENGTH = 0.02
 MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level with a dense inverse; larger ones have an LU
 METHODS = (None, "smoothed_aggregation", "ruge_stuben", "air")
 LEVELS = (None, "float32", "float64")
@@ -254,20 +264,38 @@ class _Cycle(PreconditionerOperator):
             "a multigrid hierarchy",
             "use mfdeq.AMG(levels='float32'), or a smaller problem",
         )
-        self.levels = [_level(self._inner, options, *_parts(level)) for level in built[:-1]]
-        self.transfers = [self._transfers_of(level) for level in built[:-1]]
+        self.levels, self.transfers = [], []
+        for level in built[:-1]:
+            self._add_level(level)
+        rows = [level.A.nnz / level.A.shape[0] for level in built[:2]]
+        self.row_growth = rows[1] / rows[0] if len(built) > 2 else 1.0
         self._finish(built[-1].A)
 
-    def _transfers_of(self, level: Any) -> tuple[Any, Any]:
-        """Return P, and R unless it is P'."""
-        transposed = self.symmetric or not self.options.method_for(self.symmetric).startswith(
-            "smoothed"
-        )
-        P, R = (
-            self.backend.sparse.csr_matrix(part.tocsr().astype(self._inner.dtype))
-            for part in (level.P, level.R)
-        )
-        return P, None if transposed else R
+    def _add_level(self, level: Any) -> None:
+        """Add a level of PyAMG, and what another matrix needs of it: P, and R unless it is P'."""
+        A, P, R, size, splitting = _parts(level)
+        scaled = scaled_diagonals(self._inner, A) if self._smooths_constants else None
+        if scaled is not None:
+            bound = eigenvalue_bound(A)
+            smoothing = smoothing_of(A, level.T, P, bound)
+            if smoothing is not None:
+                found = unsmoothed(self._inner, A, scaled, smoothing, bound)
+                self.levels.append(_on_device(self._inner, found))
+                self.transfers.append(smoothing)
+                return
+        self.levels.append(_level(self._inner, self.options, A, P, R, size, splitting))
+        transposed = self.symmetric or not self._smooths
+        P, R = (self.backend.sparse.csr_matrix(part.astype(self._inner.dtype)) for part in (P, R))
+        self.transfers.append((P, None if transposed else R))
+
+    @property
+    def _smooths(self) -> bool:
+        return self.options.method_for(self.symmetric) == "smoothed_aggregation"
+
+    @property
+    def _smooths_constants(self) -> bool:
+        """Return whether levels may be `Unsmoothed`."""
+        return self.symmetric and self._smooths and self.options.degree == 1
 
     def _finish(self, coarsest: Any) -> None:
         self.coarse = _inverse(self._inner, coarsest)
@@ -294,9 +322,20 @@ class _Cycle(PreconditionerOperator):
         scale = float(backend.xp.max(backend.xp.abs(array.diagonal())))
         matrix, levels = array.tocsr() / scale, []
         for transfers in self.transfers:
-            P = transfers[0].astype(matrix.dtype)
-            R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
-            levels.append(_level(self._inner, options, matrix, P, R))
+            scaled = None
+            if isinstance(transfers, Smoothing):
+                bound = eigenvalue_bound(matrix)
+                P = transfers.prolongation(matrix, bound)
+                R = P.T.tocsr()
+                scaled = scaled_diagonals(self._inner, matrix)
+            else:
+                P = transfers[0].astype(matrix.dtype)
+                R = P.T.tocsr() if transfers[1] is None else transfers[1].astype(matrix.dtype)
+            if scaled is None:
+                levels.append(_level(self._inner, options, matrix, P, R))
+            else:
+                level = unsmoothed(self._inner, matrix, scaled, transfers, bound)
+                levels.append(_on_device(self._inner, level))
             matrix = R @ (matrix @ P)
         # Assigned last, so that the old cycle survives a failure (of memory, say).
         self._scale, self.levels = scale, levels
@@ -304,20 +343,11 @@ class _Cycle(PreconditionerOperator):
         return True
 
     @property
-    def row_growth(self) -> float:
-        """Entries per row of the first coarse level, over those of A."""
-        rows = [
-            level.G.nnz / level.G.shape[0]
-            for level in self.levels[:2]
-            if isinstance(level, Collapsed)
-        ]
-        return rows[1] / rows[0] if len(rows) == 2 else 1.0
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the levels and their transfers."""
         parts = [part for level in self.levels for part in vars(level).values()]
-        parts += [part for pair in self.transfers for part in pair if part is not None]
+        for transfers in self.transfers:
+            parts += [transfers.T] if isinstance(transfers, Smoothing) else list(transfers)
         return sum(stored_bytes(part) for part in [*parts, self.coarse])
 
     def _apply(self, x: Array) -> Array:
@@ -354,9 +384,10 @@ def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
         host.tobsr((size, size)) if size > 1 else host,
         B=array_on_host(B) if is_dense(B) else B,
         symmetry="hermitian" if symmetric else "nonsymmetric",
-        strength=("symmetric", {"theta": 0.0}),
+        strength=[("symmetric", {"theta": theta}) for theta in (0.0, COARSE_STRENGTH)],
         improve_candidates=None,
         max_coarse=MAX_COARSE,
+        keep=True,
     )
 
 

@@ -7,7 +7,8 @@ cycle that smooths before and after the coarse correction is
 
 If S is sparse, the smoothing is multiplied out once (`collapsed`), and a level is three sparse
 products, M = G + P M_c R. If S is a polynomial of higher degree, it is applied by its products
-(`Smoothed`). Either way, the transposed levels give the transposed cycle.
+(`Smoothed`). If A has few diagonals, products with it are so fast that nothing is multiplied out
+(`unsmoothed`). In any case, the transposed levels give the transposed cycle.
 
 References
 ----------

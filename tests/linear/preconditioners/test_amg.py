@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyamg
 import pytest
@@ -11,7 +13,9 @@ from support.matrices import diffusion, operator
 from support.places import LIBRARIES, to_numpy
 
 import mfdeq
+from mfdeq.arrays import jit
 from mfdeq.linear.preconditioners import amg as module
+from mfdeq.linear.preconditioners.unsmoothed import Unsmoothed
 
 BEND = np.stack([np.ones(2025), np.linspace(-1, 1, 2025)], axis=1)
 CYCLES = [
@@ -124,6 +128,46 @@ def test_iterations_do_not_grow_with_the_grid(wind, amg, most, growth):
     assert np.all(large <= growth * small)
     # The transpose is preconditioned as well as the matrix is.
     assert abs(large[0] - large[1]) <= 2
+
+
+def in_three_dimensions(n):
+    T = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n))
+    return sp.kronsum(sp.kronsum(T, T), T).tocsr()
+
+
+def test_iterations_hardly_grow_with_a_grid_in_three_dimensions():
+    small, large = (iterations(in_three_dimensions(n), mfdeq.AMG(), "cg") for n in (16, 48))
+    assert large.max() <= 15
+    assert np.all(large <= 1.3 * small)
+
+
+@pytest.mark.parametrize("levels", ["float64", "float32"])
+def test_levels_by_diagonals_are_those_by_rows(levels, monkeypatch):
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    if os.environ.get(jit.VARIABLE) == "0":
+        pytest.skip("compiled loops are switched off")
+    rounding = 1e-12 if levels == "float64" else 2e-6
+    x = np.random.default_rng(0).standard_normal((3375, 3))
+    for A, other in (
+        (in_three_dimensions(15), 3.0 * in_three_dimensions(15) + 0.1 * sp.identity(3375)),
+        (variable(45, 0), variable(45, 1)),
+    ):
+        A, x, found = operator(A), x[: A.shape[0]], []
+        for entries in (0, 2**62):
+            monkeypatch.setattr(jit, "min_entries", lambda entries=entries: entries)
+            M = mfdeq.AMG(levels=levels).setup(A)
+            found.append((M, M @ x, M.H @ x))
+            assert isinstance(M.levels[0], Unsmoothed) == (entries == 0)
+        for diagonals, rows in zip(found[0][1:], found[1][1:], strict=True):
+            close(diagonals, rows, rounding)
+        M = found[0][0]
+        assert M.nbytes < found[1][0].nbytes
+        assert M.refresh(operator(other))
+        e = x[:, 0].copy()
+        for _ in range(20):
+            e = e - M @ (other @ e)
+        assert np.linalg.norm(e) < 0.05 * np.linalg.norm(x[:, 0])
+        close(x.T @ (M @ x), (x.T @ (M @ x)).T, 10 * rounding)
 
 
 @pytest.mark.parametrize("wind", [10.0, 100.0])
