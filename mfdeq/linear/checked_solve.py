@@ -23,6 +23,7 @@ FEW_DIGITS = 3.0  # of a solution; with fewer it is returned with a warning
 MAX_CORRECTIONS = 10  # steps of iterative refinement after which a solve has failed
 REFINEMENT_MARGIN = 0.01  # tolerance of a refinement, over the reduction that is missing
 LOOSE_RTOL = 0.1  # of solves that only need a direction or an order of magnitude
+NULL_ROUNDINGS = 1e4  # rounding errors of the terms, up to which A x is zero for a null vector x
 
 
 class Attempts(Protocol):
@@ -189,6 +190,29 @@ class CheckedSolve:
                 AccuracyWarning,
             )
 
+    def _digits_along_null_vector(self, x: Array, residual: Any) -> float | None:
+        """Return the digits left by a singular A, or None if A is not seen to be singular.
+
+        A solution that leaves most of b and is so large that the terms of A x cancel is along a
+        null vector, and above the rounding floor by chance. A solve for that vector shows how close
+        A is to singular.
+        """
+        b_norm = host.where(self.measure.size > 0, self.measure.size, 1.0)
+        relative = (residual / b_norm).max(axis=0)
+        if not relative.max() > LOOSE_RTOL:
+            return None
+        if x.ndim == 2:
+            x = x[:, int(relative.argmax())]
+        adjoint_operator = self.factor.A if self.adjoint else self.factor._adjoint_operator
+        if not _cancels(self.A, x):
+            return None
+        x = x / self.backend.norm(x)
+        w = self.factor._attempt(x, LOOSE_RTOL, not self.adjoint)
+        if not _cancels(adjoint_operator, w):
+            return None
+        digits = rounding_digits(self.A, x, w)
+        return digits if digits < MIN_DIGITS else None
+
     def _overflows(self) -> bool:
         """Return whether the solution for a tiny multiple of b is finite."""
         xp = self.backend.xp
@@ -201,6 +225,8 @@ class CheckedSolve:
         finite = factor.iterative or host.isfinite(history[-1]).all()
         if not finite and not self._overflows():
             return singular_error(0.0, "(a pivot is zero, so that a solution is not finite)")
+        if finite and (digits := self._digits_along_null_vector(x, history[-1])) is not None:
+            return singular_error(digits, "to working precision")
         size = host.where(b_norm > 0, b_norm, 1.0)
         path = [float((residual / size).max()) for residual in history]
         why = f"{factor.stopped}; " if factor.stopped else ""
@@ -212,6 +238,13 @@ class CheckedSolve:
             best=x,
             report=factor.counts,
         )
+
+
+def _cancels(A: Operator, x: Array) -> bool:
+    """Return whether x is a null vector of A, up to rounding errors of the solve that gave x."""
+    backend = A.backend
+    product, terms = backend.norm(A._apply(x)), backend.norm(A.abs_apply(x))
+    return product < NULL_ROUNDINGS * backend.eps * terms  # False for x = 0
 
 
 def leaves_equation(factor: Attempts, A: Operator, x: Array, b: Array, adjoint: bool) -> bool:
