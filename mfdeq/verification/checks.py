@@ -24,14 +24,19 @@ from .noise import Noise
 from .taylor_remainders import (
     FAIL,
     INCONCLUSIVE,
+    KINK_MARGIN,
+    NOT_SMOOTH,
+    NOT_SMOOTH_NEARBY,
     PASS,
     constant_rates,
     find_wrong_row,
     finer_steps,
+    judge_one_sided,
     judge_remainders,
     least_error,
     required_agreement,
     step_ladder,
+    two_sided_errors,
 )
 
 SOLVE_ERROR_FACTOR = 100.0  # mismatches below this many residuals of solves are inconclusive
@@ -41,11 +46,8 @@ BLOCKS = (
     "the product with a block differs from those with its columns: check the code for (n, k) "
     "arrays, or support only (n,) arrays (without matmat or blocks=True)"
 )
-KINK_MARGIN = 1.1  # a derivative this far from the middle, in half gaps, is between both sides
 RANKS = (PASS, INCONCLUSIVE, FAIL)
 EQUAL_SIDES = 1e-3  # derivatives to two sides that differ by less, in gaps of a kink, are equal
-NOT_SMOOTH = "not smooth at this point"  # in the detail of checks at a kink
-NOT_SMOOTH_NEARBY = "smooth only close to this point: a kink is nearby"
 
 # The relative error that derivatives by differences may have, as far as it is known: that of second
 # derivatives is measured while they are computed.
@@ -197,24 +199,48 @@ class Checker:
             return checks
         fine = finer_steps(self.steps)
         sides = [_extend(side, self._side(along, base, side.sign, fine)) for side in sides]
-        noise = Noise(self.backend, 0.0 * base)
-        noise.measure(lambda t: None if (value := along(t)) is None else value - base)
-        noise.add_values([*sides[0].changes, noise.base, *reversed(sides[1].changes)])
+        noise = self._noise_of_both_sides(along, base, sides)
         for k, term in enumerate(terms):
             if checks[k].verdict != PASS:
                 checks[k] = self._judge_again(term, sides, noise, checks[k])
         return checks
 
-    def _judge_again(self, term: Term, sides: list[_Side], noise: Noise, before: Check) -> Check:
+    def _noise_of_both_sides(
+        self, along: Callable[[float], Array | None], base: Array, sides: list[_Side]
+    ) -> tuple[Array, Array]:
+        """Measure the noise along a direction, near the point and on any scale.
+
+        It is the smaller one of those on the two sides: that beyond a kink is no noise.
+        """
+
+        def change(t: float) -> Array | None:
+            value = along(t)
+            return None if value is None else value - base
+
+        measured = []
+        for side in sides:
+            noise = Noise(self.backend, 0.0 * base)
+            noise.measure(functools.partial(_times, change, side.sign))
+            noise.add_values([*side.changes, noise.base])
+            if side.steps:
+                measured.append((noise.size, noise.largest))
+        pairs = zip(*measured, strict=True) if measured else ((0.0 * base,), (0.0 * base,))
+        near, largest = (functools.reduce(self.backend.xp.minimum, pair) for pair in pairs)
+        return near, largest
+
+    def _judge_again(
+        self, term: Term, sides: list[_Side], noise: tuple[Array, Array], before: Check
+    ) -> Check:
         """Judge a term that did not pass with smaller steps and with measured noise.
 
         Noise that is larger on a larger scale may be that of an inner iteration, or may come from a
         function that curves on this scale. A check that either of the two explains does not fail.
         """
-        near = self._judge_finely(self._with_noise(term, noise.size[term.entries]), sides, before)
+        size, largest = (x[term.entries] for x in noise)
+        near = self._judge_finely(self._with_noise(term, size), sides, before)
         if near.verdict == PASS:
             return near
-        far = self._judge_finely(self._with_noise(term, noise.largest[term.entries]), sides, before)
+        far = self._judge_finely(self._with_noise(term, largest), sides, before)
         if far.verdict == PASS:
             return far
         return min(near, far, key=lambda check: RANKS.index(check.verdict))
@@ -222,8 +248,9 @@ class Checker:
     def _judge_finely(self, term: Term, sides: list[_Side], before: Check) -> Check:
         again, is_row = self._judge(term, sides)
         # At small steps a slope may be due to noise. A wrong row is not: its error per step is the
-        # same at four steps.
-        check = again if again.verdict == PASS or is_row else before
+        # same at four steps. A failure by larger steps does not count if smaller ones refute it.
+        refuted = before.verdict == FAIL and not self._two_sided_errors(term, sides)[0]
+        check = again if again.verdict == PASS or is_row or refuted else before
         return check if check.verdict == PASS else self._judge_kink(term, sides) or check
 
     def _with_noise(self, term: Term, noise: Array) -> Term:
@@ -250,28 +277,35 @@ class Checker:
         Return the worst check of the sides on which the function has a value, and whether it fails
         because of a single row.
         """
-        judged = [self._judge_side(term, side) for side in sides if side.steps]
+        errors = self._two_sided_errors(term, sides)
+        judged = [self._judge_side(term, side, *errors) for side in sides if side.steps]
         if not judged:
             detail = "no step gave a finite value"
             return Check(term.name, INCONCLUSIVE, math.nan, self.agreement_needed, detail), False
         return max(judged, key=lambda pair: RANKS.index(pair[0].verdict))
 
-    def _judge_side(self, term: Term, side: _Side) -> tuple[Check, bool]:
+    def _judge_side(
+        self, term: Term, side: _Side, is_wrong: bool, wrong_rows: Array
+    ) -> tuple[Check, bool]:
+        """Judge the remainders to one side, given the errors that both sides have in common."""
+
         def norm(x: Array) -> float:
             return self.backend.norm(x / term.unit)
 
         own, remainders = side.of(term)
         with self.backend.ignore_overflow():
-            judgement = judge_remainders(
-                2,
+            size, noise, error = norm(term.derivative), norm(term.noise), norm(term.error)
+            sizes = (
                 side.steps,
                 [norm(r) for r in remainders],
-                [t * norm(term.derivative) for t in side.steps],
-                [norm(term.noise) + t * norm(term.error) for t in side.steps],
+                [t * size for t in side.steps],
+                [noise + t * error for t in side.steps],
                 term.scale,
                 self.agreement_needed,
-                self.negligible,
             )
+            judgement = judge_remainders(2, *sizes, self.negligible)
+            if judgement[0] == FAIL and not is_wrong:
+                judgement = judge_one_sided(*sizes)
             row = None
             if judgement[0] != FAIL and term.unit.shape[0] > 0:
                 row = find_wrong_row(
@@ -282,8 +316,39 @@ class Checker:
                     term.noise,
                     term.error,
                     self.negligible,
+                    wrong_rows,
                 )
+        if row is not None and RANKS.index(row[0]) < RANKS.index(judgement[0]):
+            row = None
         return Check(term.name, *(row or judgement)), row is not None
+
+    def _two_sided_errors(self, term: Term, sides: list[_Side]) -> tuple[bool, Array]:
+        """Return whether both sides show the same error, in norm and in every row.
+
+        At steps where only one side has a value the other is not compared.
+        """
+        xp, asarray = self.backend.xp, self.backend.asarray
+        remainders = [
+            {t: side.sign * r for t, r in zip(side.steps, side.of(term)[1], strict=True)}
+            for side in sides
+        ]
+        steps: list[float] = sorted(set().union(*remainders), reverse=True)
+        if not steps:
+            return False, term.noise < 0
+        pairs = []
+        for t in steps:
+            ahead, behind = ([r[t] for r in remainders if t in r] * 2)[:2]
+            pairs.append(((ahead + behind) / 2, (ahead - behind) / 2))
+        with self.backend.ignore_overflow():
+            rows = two_sided_errors(
+                self.backend, steps, *zip(*pairs, strict=True), term.noise, term.error
+            )
+            norms = [
+                asarray([self.backend.norm(x / term.unit)])
+                for x in (term.noise, term.error, *(part for pair in pairs for part in pair))
+            ]
+            of_norm = two_sided_errors(self.backend, steps, norms[2::2], norms[3::2], *norms[:2])
+        return bool(xp.any(of_norm > 0)), rows > 0
 
     def _judge_kink(self, term: Term, sides: list[_Side]) -> Check | None:
         """Return the check of a term whose function has a kink here; None if it has none.
@@ -302,7 +367,9 @@ class Checker:
             return None
         with self.backend.ignore_overflow():
             gap = [(a + b) / 2 for a, b in zip(ahead, behind, strict=True)]
-            gaps = constant_rates(self.backend, common, gap, term.noise, 0.0 * term.error)
+            gaps = constant_rates(
+                self.backend, common, gap, term.noise, 0.0 * term.error, until_hidden=True
+            )
             middle = [(a - b) / 2 for a, b in zip(ahead, behind, strict=True)]
             off = functools.reduce(
                 xp.minimum,
@@ -418,6 +485,10 @@ class Checker:
             self._add(name, INCONCLUSIVE, relative, threshold, detail)
         else:
             self._add(name, FAIL, relative, threshold, detail)
+
+
+def _times(function: Callable[[float], Array | None], sign: float, t: float) -> Array | None:
+    return function(sign * t)
 
 
 def _worst(checks: list[Check]) -> Check:

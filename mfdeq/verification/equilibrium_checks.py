@@ -19,9 +19,18 @@ from ..models.losses import Loss, LossBase
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
-from .checks import NOT_SMOOTH, NOT_SMOOTH_NEARBY, SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
+from .checks import SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
-from .taylor_remainders import FAIL, INCONCLUSIVE, finer_steps, judge_remainders
+from .taylor_remainders import (
+    FAIL,
+    INCONCLUSIVE,
+    NOT_SMOOTH,
+    NOT_SMOOTH_NEARBY,
+    finer_steps,
+    judge_one_sided,
+    judge_remainders,
+    two_sided_errors,
+)
 
 LOOSE_RTOL = 1e-7  # relative error above which solves may hide wrong derivatives
 FEW_DIGITS_EPS = 1e-10  # unit roundoff above which verification in float64 is advised
@@ -193,49 +202,87 @@ class EquilibriumChecker(DerivativeChecker):
         for name, lower in (("gradient", "value"), ("sensitivity", "state")):
             noise[name] = noise.get(name, 0.0) + 2 * errors[lower]
         explained = noise["state"] / STATE_NOISE_FACTOR
-        steps: list[float] = []
-        factors: list[float] = []  # errors of the solves, relative to those that noise explains
-        remainders: dict[str, list[float]] = {name: [] for name in terms}
 
         def nearby(step: float) -> tuple[dict[str, Array], float]:
             at = self.solve(self.theta + step * self.v, eq.state).polish()
             return quantities(at), self._size("state", _chord_step(at))
 
-        def evaluate(ladder: list[float]) -> None:
-            for step in ladder:
-                found = self._at_trial(functools.partial(nearby, step))
-                if found is None:
-                    continue
-                values, left = found
-                steps.append(step)
-                factors.append(max(1.0, left / explained if explained else 1.0))
-                for name, term in terms.items():
-                    remainder = values[name] - base[name] - step * term
-                    remainders[name].append(self._size(name, remainder))
+        ahead = _Changes(base)
+        behind = _Changes(base)
 
-        def judge(name: str) -> tuple[str, float, float, str]:
-            return judge_remainders(
-                2,
+        def evaluate(side: _Changes, ladder: list[float]) -> None:
+            sign = 1.0 if side is ahead else -1.0
+            for step in ladder:
+                found = self._at_trial(functools.partial(nearby, sign * step))
+                if found is not None:
+                    values, left = found
+                    side.add(step, values, max(1.0, left / explained if explained else 1.0))
+
+        def sizes(name: str) -> tuple[Any, ...]:
+            term, steps = terms[name], ahead.steps
+            remainders = ahead.remainders(name, term)
+            return (
                 steps,
-                remainders[name],
-                [step * self._size(name, terms[name]) for step in steps],
+                [self._size(name, remainder) for remainder in remainders],
+                [step * self._size(name, term) for step in steps],
                 [
                     noise[name] * factor + step * errors[name]
-                    for step, factor in zip(steps, factors, strict=True)
+                    for step, factor in zip(steps, ahead.factors, strict=True)
                 ],
                 self._size(name, base[name]),
                 self.agreement_needed,
-                self.negligible,
             )
 
-        evaluate(self.steps)
+        def judge(name: str) -> tuple[str, float, float, str]:
+            return judge_remainders(2, *sizes(name), self.negligible)
+
+        def failed() -> list[str]:
+            return [name for name, judgement in judgements.items() if judgement[0] == FAIL]
+
+        evaluate(ahead, self.steps)
         judgements = {name: judge(name) for name in terms}
-        if any(judgement[0] == FAIL for judgement in judgements.values()):
+        if failed():
             # The equilibrium may curve on a smaller scale than the direction.
-            evaluate(finer_steps(self.steps))
-            judgements |= {name: judge(name) for name in terms if judgements[name][0] == FAIL}
+            evaluate(ahead, finer_steps(self.steps))
+            judgements |= {name: judge(name) for name in failed()}
+        if failed():
+            # It may have a kink, nearby or here.
+            evaluate(behind, ahead.steps)
+            for name in failed():
+                worst_noise = noise[name] * max(ahead.factors + behind.factors)
+                if not self._same_error(
+                    name, ahead, behind, terms[name], worst_noise, errors[name]
+                ):
+                    judgements[name] = judge_one_sided(*sizes(name))
         for name, judgement in judgements.items():
             self._add(TAYLOR_CHECKS[name], *judgement)
+
+    def _same_error(
+        self,
+        name: str,
+        ahead: _Changes,
+        behind: _Changes,
+        term: Array,
+        noise: float,
+        error: float,
+    ) -> bool:
+        """Return whether a term has the same error to both sides, in norm."""
+        right, left = (
+            dict(zip(side.steps, side.remainders(name, sign * term), strict=True))
+            for side, sign in ((ahead, 1.0), (behind, -1.0))
+        )
+        steps = [step for step in ahead.steps if step in left] or ahead.steps
+        pairs = [(right[t], -left.get(t, -right[t])) for t in steps]
+        asarray = self.backend.asarray
+        found = two_sided_errors(
+            self.backend,
+            steps,
+            [asarray([self._size(name, (a + b) / 2)]) for a, b in pairs],
+            [asarray([self._size(name, (a - b) / 2)]) for a, b in pairs],
+            asarray([noise]),
+            asarray([error]),
+        )
+        return bool(self.backend.xp.any(found > 0))
 
     def _solve_error(self, eq: Equilibrium) -> float:
         """Return the relative error of solves: their worst residual, or less in other units.
@@ -334,6 +381,37 @@ class EquilibriumChecker(DerivativeChecker):
             name: STATE_NOISE_FACTOR * change(name, value) + solve_error * self._size(name, value)
             for name, value in base.items()
         }
+
+
+class _Changes:
+    """The changes of quantities of an equilibrium at points to one side of theta.
+
+    Parameters
+    ----------
+    base : dict of arrays
+        The quantities at theta.
+
+    Attributes
+    ----------
+    factors : list of float
+        The errors of the solves, relative to those that noise explains.
+    """
+
+    def __init__(self, base: dict[str, Array]) -> None:
+        self.base, self.steps = base, list[float]()
+        self.factors: list[float] = []
+        self.values: list[dict[str, Array]] = []
+
+    def add(self, step: float, values: dict[str, Array], factor: float) -> None:
+        """Add a point."""
+        self.steps.append(step)
+        self.values.append(values)
+        self.factors.append(factor)
+
+    def remainders(self, name: str, term: Array) -> list[Array]:
+        """Return the remainders of a quantity with a derivative."""
+        pairs = zip(self.steps, self.values, strict=True)
+        return [values[name] - self.base[name] - step * term for step, values in pairs]
 
 
 def _chord_step(eq: Equilibrium) -> Array:

@@ -12,6 +12,9 @@ POINTS = 7  # on a line, at equal distances
 ORDERS = (3, 4, 5)  # of the differences, in which a smooth part is negligible
 STEP_ROUNDINGS = 2.0**10  # smallest distance of the points, in eps
 NOISE_SAFETY_FACTOR = 3.0  # noise at other points may be this much larger
+MULTIPLE_ROUNDINGS = 8.0  # of the values, by which differences of multiples may not be multiples
+MULTIPLE_RTOL = 1e-6  # of the quantum, by which they may not be
+MAX_MULTIPLE = 2.0**20  # multiples above this are not tested
 
 
 class Noise:
@@ -20,8 +23,8 @@ class Noise:
     Attributes
     ----------
     size : (n,) array
-        The noise of the nearest points: three times its standard deviation, or twice the resolution
-        of the values.
+        The noise of the nearest points: three times its standard deviation, or twice the quantum of
+        the values.
     largest : (n,) array
         The largest noise on any scale. It is larger than `size` where an inner iteration takes the
         same number of steps at all of the nearest points, and also where the function is not smooth
@@ -31,9 +34,32 @@ class Noise:
     """
 
     def __init__(self, backend: Backend, base: Array) -> None:
+        zero = backend.xp.zeros_like(base)
         self.backend, self.base = backend, base
-        self.size = self.largest = backend.xp.zeros_like(base)
-        self.seen = self.size > 0
+        self._deviation = self._largest_deviation = zero
+        self._gap = zero  # the least difference of neighbouring values that is not zero
+        self._constant = zero != 0  # whether neighbouring values have been the same
+        self._multiples = zero == 0  # whether all differences are multiples of the gap
+
+    @property
+    def size(self) -> Array:
+        """The noise of the nearest points."""
+        return self.backend.xp.maximum(self._deviation, self._quantum_noise)
+
+    @property
+    def largest(self) -> Array:
+        """The largest noise on any scale."""
+        return self.backend.xp.maximum(self._largest_deviation, self._quantum_noise)
+
+    @property
+    def seen(self) -> Array:
+        """Whether an entry has changed at all."""
+        return self._gap > 0
+
+    @property
+    def _quantum_noise(self) -> Array:
+        quantized = self._constant & self._multiples
+        return self.backend.xp.where(quantized, 2.0 * self._gap, 0.0 * self._gap)
 
     def measure(self, function: Callable[[float], Array | None]) -> None:
         """Measure the noise along a line.
@@ -48,7 +74,8 @@ class Noise:
         -----
         The standard deviation follows from differences of order k by σ² = (k!)² / (2k)! mean
         (Δᵏf)². The least estimate of the orders 3 to 5 is taken, which a smooth part affects least.
-        The distances of the points are 1e3 eps, eps^(1/2) and eps^(1/4).
+        The distances of the points are 1e3 eps, eps^(1/2), eps^(1/4) and eps^(1/8) / 4. The last
+        shows the rounding of terms that hardly change.
 
         References
         ----------
@@ -56,39 +83,44 @@ class Noise:
         Computing 33 (2011).
         """
         xp, eps = self.backend.xp, self.backend.eps
-        for step in (STEP_ROUNDINGS * eps, eps**0.5, eps**0.25):
+        for step in (STEP_ROUNDINGS * eps, eps**0.5, eps**0.25, eps**0.125 / 4):
             values = [self.base]
             for j in range(1, POINTS):
                 value = function(j * step)
                 if value is None:
                     break
                 values.append(value)
+            known = self.size > 0
             self.add_values(values)
             if len(values) == POINTS:
                 deviation = NOISE_SAFETY_FACTOR * _deviation(self.backend, values)
-                smallest = step == STEP_ROUNDINGS * eps
-                near = xp.maximum(self.size, deviation)
                 # Rounding may be the same at all of the nearest points.
-                self.size = xp.where((self.size > 0) & (not smallest), self.size, near)
-                self.largest = xp.maximum(self.largest, deviation)
+                self._deviation = xp.where(known, self._deviation, deviation)
+                self._largest_deviation = xp.maximum(self._largest_deviation, deviation)
 
     def add_values(self, values: Sequence[Array]) -> None:
         """Use values at any points, in their order on a line.
 
-        If an entry has exactly the same value at neighbouring points, its values are multiples of
-        the rounding error of its largest term, which are no closer to each other than that.
+        If neighbouring values of an entry are exactly the same, and all others differ by multiples
+        of one number, this is the rounding error of its largest term, and values are no closer to
+        each other than that. Beyond a kink a function may be constant as well, but the differences
+        of its other values are no multiples.
         """
-        xp = self.backend.xp
-        same, resolution = self.size < 0, xp.zeros_like(self.size)
-        for left, right in itertools.pairwise(values):
-            gap = xp.abs(right - left)
-            same = same | (gap == 0)
-            smaller = (gap > 0) & ((resolution == 0) | (gap < resolution))
-            resolution = xp.where(smaller, gap, resolution)
-        self.seen = self.seen | (resolution > 0)
-        resolution = xp.where(same, 2.0 * resolution, xp.zeros_like(resolution))
-        self.size = xp.maximum(self.size, resolution)
-        self.largest = xp.maximum(self.largest, resolution)
+        xp, zero = self.backend.xp, 0.0 * self._gap
+        gaps = [xp.abs(right - left) for left, right in itertools.pairwise(values)]
+        gap, size = self._gap, zero
+        for value in values:
+            size = xp.maximum(size, xp.abs(value))
+        for step in gaps:
+            self._constant = self._constant | (step == 0)
+            gap = xp.where((step > 0) & ((gap == 0) | (step < gap)), step, gap)
+        safe = xp.where(gap > 0, gap, zero + 1.0)
+        allowed = MULTIPLE_RTOL + MULTIPLE_ROUNDINGS * self.backend.eps * size / safe
+        for difference in (self._gap, *gaps):
+            ratio = difference / safe
+            is_multiple = xp.abs(ratio - xp.round(ratio)) <= allowed
+            self._multiples = self._multiples & (is_multiple | (ratio > MAX_MULTIPLE))
+        self._gap = gap
 
 
 def _deviation(backend: Backend, values: list[Array]) -> Array:

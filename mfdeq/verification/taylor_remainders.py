@@ -20,6 +20,9 @@ SLOPE_MARGIN = 0.35  # by which the slope may fall short
 REQUIRED_AGREEMENT = 1e-3  # relative, of remainders that are all within their noise, in float64
 WINDOW_STEPS = 4  # neighbouring steps at which the error of a wrong row, per step, must be the same
 WINDOW_SPREAD = 0.25  # relative difference within which these errors count as the same
+KINK_MARGIN = 1.1  # a derivative this far from the middle, in half gaps, is between both sides
+NOT_SMOOTH = "not smooth at this point"  # in the detail of checks at a kink
+NOT_SMOOTH_NEARBY = "smooth only close to this point: a kink is nearby"
 LEAST_ERROR_POWER = 0.45  # relative errors below eps to this power may be noise of any kind
 
 
@@ -132,12 +135,46 @@ def judge_remainders(
     return INCONCLUSIVE, agreement, agreement_needed, detail
 
 
+def judge_one_sided(
+    steps: Sequence[float],
+    remainders: Sequence[float],
+    terms: Sequence[float],
+    noises: Sequence[float],
+    scale: float,
+    agreement_needed: float,
+) -> tuple[str, float, float, str]:
+    """Judge remainders that a kink may explain by the smallest of them.
+
+    Parameters
+    ----------
+    steps, remainders, terms, noises, scale, agreement_needed
+        As in `judge_remainders`.
+
+    Returns
+    -------
+    tuple
+        As returned by `judge_remainders`.
+    """
+    rates, figures = [], []
+    for step, remainder, term, noise in zip(steps, remainders, terms, noises, strict=True):
+        if math.isfinite(remainder):
+            rates.append((remainder + noise) / step)
+            figures.append(rates[-1] / (term / step or scale or 1.0))
+    figure = min(figures)
+    if figure <= agreement_needed:
+        return PASS, figure, agreement_needed, f"agrees to {figure:.0e} ({NOT_SMOOTH_NEARBY})"
+    words = NOT_SMOOTH_NEARBY if min(rates) < max(rates) / 2 else NOT_SMOOTH
+    detail = f"{words}, which hides errors below {figure:.0e}"
+    return INCONCLUSIVE, figure, agreement_needed, detail
+
+
 def constant_rates(
     backend: Backend,
     steps: Sequence[float],
     remainders: Sequence[Array],
     noise: Array,
     error: Array,
+    until_hidden: bool = False,
 ) -> Array:
     """Return the rows whose remainder, per step, is the same at all small steps.
 
@@ -155,6 +192,9 @@ def constant_rates(
         The noise of each row.
     error : (n,) array
         The error per step that the derivative itself may have.
+    until_hidden : bool, optional
+        Whether it suffices that the remainder is the same down to steps at which the noise hides
+        it. The remainder of a kink nearby vanishes there.
 
     Returns
     -------
@@ -167,18 +207,59 @@ def constant_rates(
         return constant_rate
     rates = xp.stack([r / t for r, t in zip(remainders, steps, strict=True)], axis=1)
     for k in range(len(steps) - WINDOW_STEPS + 1):
-        window = rates[:, k : k + WINDOW_STEPS]
+        last = k + WINDOW_STEPS - 1
+        window = rates[:, k : last + 1]
         highest, lowest = xp.max(window, axis=1), xp.min(window, axis=1)
         size = xp.maximum(xp.abs(highest), xp.abs(lowest))
         # Noise that is constant over four steps is, per step, 64 times as large at the last one.
-        threshold = noise / steps[k + WINDOW_STEPS - 1] + NOISE_FACTOR * error
+        threshold = noise / steps[last] + NOISE_FACTOR * error
         visible = xp.min(xp.abs(window), axis=1) > threshold
         constant = highest - lowest <= WINDOW_SPREAD * size
         # Smaller steps overrule larger ones, except by noise, which looks larger there.
-        falls = visible & ~constant & (size < constant_rate / 2)
+        if until_hidden:
+            falls = visible & ~constant & (size < constant_rate / 2)
+        else:
+            falls = xp.abs(rates[:, last]) + threshold < constant_rate / 2
         constant_rate = xp.where(falls, xp.zeros_like(constant_rate), constant_rate)
         constant_rate = xp.where(visible & constant, size, constant_rate)
     return constant_rate
+
+
+def two_sided_errors(
+    backend: Backend,
+    steps: Sequence[float],
+    odd: Sequence[Array],
+    even: Sequence[Array],
+    noise: Array,
+    error: Array,
+) -> Array:
+    """Return the errors of a derivative that are the same to both sides, however small the step.
+
+    A wrong derivative has such an error, which is not between the derivatives to the two sides. The
+    remainder of a kink nearby vanishes at smaller steps, and that of a kink at the point, or close
+    to it on one side, differs between the sides.
+
+    Parameters
+    ----------
+    backend, steps, noise, error
+        As in `constant_rates`.
+    odd, even : sequences of (n,) arrays
+        The halves of the difference and of the sum of the remainders to the two sides, at every
+        step.
+
+    Returns
+    -------
+    (n,) array
+        The error per step; zero where smaller steps or the other side refute it.
+    """
+    xp = backend.xp
+    found = 0.0 * noise
+    for t, difference, both in zip(steps, odd, even, strict=True):
+        rate, hidden = xp.abs(difference) / t, noise / t + error
+        found = xp.where(rate + hidden < found / 2, 0.0 * found, found)
+        is_error = (rate > NOISE_FACTOR * hidden) & (KINK_MARGIN * xp.abs(both) <= rate * t)
+        found = xp.where(is_error, rate, found)
+    return found
 
 
 def find_wrong_row(
@@ -189,8 +270,11 @@ def find_wrong_row(
     noise: Array,
     error: Array,
     negligible: float,
+    two_sided: Array,
 ) -> tuple[str, float, float, str] | None:
     """Return the judgement of the row with the largest relative error; None if no row is wrong.
+
+    It fails if that error is the same to both sides.
 
     Parameters
     ----------
@@ -200,6 +284,8 @@ def find_wrong_row(
         The change of the function at every step.
     negligible : float
         The relative error that passes.
+    two_sided : (n,) bool array
+        The rows whose error is the same to both sides.
 
     Returns
     -------
@@ -212,11 +298,15 @@ def find_wrong_row(
         return None
     own = xp.abs(changes[-1] / steps[-1]) + xp.abs(changes[-1] - remainders[-1]) / steps[-1]
     relative = xp.where(wrong > 0, wrong / xp.where(own > 0, own, xp.ones_like(own)), wrong)
+    if bool(xp.any(two_sided & (relative > negligible))):
+        relative = xp.where(two_sided, relative, 0.0 * relative)
     row = int(xp.argmax(relative))
     if not float(relative[row]) > negligible:
         return None
     figure = float(relative[row])
     least_visible = float(noise[row]) / steps[0] + NOISE_FACTOR * float(error[row])
     threshold_figure = least_visible * figure / float(wrong[row])
-    detail = f"row {row} has a relative error of {figure:.0e}: not the derivative"
-    return FAIL, figure, threshold_figure, detail
+    detail = f"row {row} has a relative error of {figure:.0e}"
+    if not bool(two_sided[row]):
+        return INCONCLUSIVE, figure, threshold_figure, f"{detail} to one side: {NOT_SMOOTH}"
+    return FAIL, figure, threshold_figure, f"{detail}: not the derivative"

@@ -152,8 +152,10 @@ def verify(
     the noise of F, which is measured; for the user's own derivatives every row must. A remainder
     that noise hides completely is INCONCLUSIVE, not PASS. A kink in the function, where the
     derivatives to the two sides differ, is INCONCLUSIVE ("not smooth at this point") if the
-    derivative is between these. Steps at which the model has no value are left out. The verdict
-    depends on no units, and the number of evaluations not on N and P.
+    derivative is between these. A derivative fails only by an error that is the same to both sides
+    and at all smaller steps that noise does not hide: the remainder of a kink nearby is on one
+    side, and vanishes closer to the point. Steps at which the model has no value are left out. The
+    verdict depends on no units, and the number of evaluations not on N and P.
 
     If no equilibrium is found, only the model's derivatives are checked, and the verdict is at
     best INCONCLUSIVE.

@@ -1,0 +1,95 @@
+"""Close to kinks of any kind, a right derivative does not fail, and a wrong one does not pass."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from support.kinked_models import KINKS, Kinked
+
+import mfdeq
+from mfdeq.verification.noise import Noise
+
+
+def verified(model, seed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mfdeq.verify(model, model.theta, h0=model.h, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", KINKS)
+def test_a_right_derivative_does_not_fail(kind, seed):
+    model = Kinked(kind, seed)
+    found = verified(model, seed)
+    assert found.verdict != "FAIL", str(found)
+
+
+@pytest.mark.parametrize("which", ["d_state", "d_params"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", KINKS)
+def test_a_wrong_derivative_does_not_pass(kind, seed, which):
+    model = Kinked(kind, 100 + seed)
+    model.factors = (1.1, 1.0) if which == "d_state" else (1.0, 1.1)
+    slopes = model.kink(model.argument(model.h, model.theta), model.width)[1]
+    if not np.any(abs(slopes) > 1e-3):
+        model.factors, which = (1.0, 1.0), ""  # it is not wrong: there is no slope
+    found = verified(model, seed)
+    if not which:
+        assert found.verdict != "FAIL", str(found)
+        return
+    assert found.verdict != "PASS", str(found)
+    if found.verdict == "INCONCLUSIVE":
+        words = " ".join(check.detail for check in found if check.verdict != "PASS")
+        assert "kink" in words or "smooth" in words or "slope" in words, str(found)
+
+
+class Relu(mfdeq.ResidualModel):
+    """h + 0.1 sin h = max(W h + q, 0), whose only unknown of size `distance` is at its kink."""
+
+    state_size = param_size = 4
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.W, self.factor = 0.4 * rng.standard_normal((4, 4)), 1.0
+
+    def residual(self, h, q):
+        return h - np.maximum(self.W @ h + q, 0) + 0.1 * np.sin(h)
+
+    def linearize(self, h, q):
+        on = 1.0 * (self.W @ h + q > 0)
+        A = np.eye(4) - self.factor * on[:, None] * self.W + np.diag(0.1 * np.cos(h))
+        return mfdeq.Linearization(A, -np.diag(on))
+
+
+@pytest.mark.parametrize("distance", [1e-10, 9.4e-8, 2.1e-5, 1e-3])
+@pytest.mark.parametrize("seed", [3, 7, 45])
+def test_a_plateau_beyond_a_kink_is_not_the_quantum_of_the_values(seed, distance):
+    """Beyond the kink R does not change with q, and the only change is that up to the kink."""
+    model, h = Relu(seed), np.array([distance / 1.1, 0.0, 0.3, 0.0])
+    value = h + 0.1 * np.sin(h)
+    q = np.where(h > 0, value, -0.5) - model.W @ h
+    found = mfdeq.verify(model, q, h0=h, seed=seed)
+    assert found.verdict != "FAIL", str(found)
+    model.factor = 1.1
+    found = mfdeq.verify(model, q, h0=h, seed=seed)
+    assert found.verdict == "FAIL", str(found)
+    assert any(check.name.startswith("d_state") and check.verdict == "FAIL" for check in found)
+
+
+def test_the_noise_of_quantized_values_is_their_quantum():
+    """h is added to something large, and is too small to change it at some of the points."""
+    from mfdeq.arrays.backend import Backend
+
+    backend = Backend.of(np.zeros(2))
+
+    def function(t):
+        plateau = max(1e-5 - 3.7 * t, 0.0)
+        return np.array([(1e4 + 1e-6 * np.sin(t)) - 1e4, plateau])
+
+    noise = Noise(backend, function(0.0))
+    noise.measure(function)
+    quantum = np.spacing(1e4)
+    assert quantum <= noise.size[0] <= 10 * quantum
+    assert noise.size[1] < 1e-11
