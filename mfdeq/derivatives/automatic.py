@@ -63,9 +63,10 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
         return L(states.to_tree(h), parameters.to_tree(theta)).reshape(())
 
     source.check_scalar(L, states.example, parameters.example)
-    value, gradient = source.value(flat), source.gradient(flat)
+    once = source.trace_once(flat)
+    value, gradient = source.value(once), source.gradient(once)
     # A loss has no weights lam, so an empty array is passed.
-    hessians = Hessians(source, lambda h, theta, _: flat(h, theta), states.size, parameters.size)
+    hessians = Hessians(source, lambda h, theta, _: once(h, theta), states.size, parameters.size)
 
     def gradient_part(which: int) -> Callable[[Array, Array], Array]:
         return lambda h, theta: source.from_library(
@@ -76,7 +77,7 @@ def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) ->
         return float(value(*source.operands(h, theta)))
 
     def curvature(h: Array, theta: Array) -> Curvature:
-        unchanged = source.watch(flat, *source.operands(h, theta))
+        unchanged = source.watch(once, L, *source.operands(h, theta))
         backend = Backend.of(h)
         return hessians.at(
             h,
@@ -142,7 +143,7 @@ class AutomaticModel(ConfiguredModel):
         self.state_size, self.param_size = states.size, parameters.size
         self._sparsity = Sparsity(sparsity, self.state_size, self.param_size)
         self._check_output()
-        flat = self._flat = self._flat_function()
+        flat = self._flat = source.trace_once(self._flat_function())
         self._value, self._jacobians = source.value(flat), source.jacobians(flat)
         self._second = source.second_derivative(flat)
         self._hessians = Hessians(
@@ -253,7 +254,7 @@ class AutomaticModel(ConfiguredModel):
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
         h, theta = backend.copied(h), backend.copied(theta)
-        unchanged = source.watch(self._flat, *source.operands(h, theta))
+        unchanged = source.watch(self._flat, self.f, *source.operands(h, theta))
 
         def first_derivative(which: int) -> Operator:
             unchanged()
@@ -267,13 +268,14 @@ class AutomaticModel(ConfiguredModel):
             return derivative
 
         def first_derivative_by_params() -> Operator:
+            unchanged(compare=True)
             derivative = first_derivative(1)
             for which, jacobian in ((0, d_state), (1, derivative)):
                 self._compare_with_differences(which, jacobian, h, theta, unchanged)
             return derivative
 
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-            unchanged()
+            unchanged(compare=True)
             point = source.operands(h, theta)
             value = self._second(*point, source.operands(*a), source.operands(*b))
             return source.from_library(backend, value)
@@ -289,6 +291,7 @@ class AutomaticModel(ConfiguredModel):
             ),
             second=second,
             sources=lambda: dict.fromkeys(FIELDS, source.name),
+            unchanged=unchanged,
         )
 
     def _compare_with_differences(

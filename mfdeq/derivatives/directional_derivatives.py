@@ -130,6 +130,10 @@ class DirectionalDerivatives:
     @cached_property
     def value(self) -> Array:
         """The (N,) value of f at the point."""
+        return self.evaluate()
+
+    def evaluate(self) -> Array:
+        """Return the value of f at the point as it is now."""
         with self.backend.ignore_overflow():
             return self._value(None)
 
@@ -141,8 +145,7 @@ class DirectionalDerivatives:
         """
         if self.complex_step:
             return self._real_part
-        with self.backend.ignore_overflow():
-            return self._value(None)
+        return self.evaluate()
 
     @cached_property
     def terms(self) -> Array:

@@ -14,6 +14,7 @@ from ..models.model import KINDS, FixedPointModel, Model, ResidualModel
 from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians
+from .references import references
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 from .steps import StepRule
@@ -75,6 +76,9 @@ def from_function(
         If an argument has a wrong type, or N + P is too large for a model without patterns.
     DerivativeError
         At a linearization, if a pattern lacks entries of the derivative.
+    ModelError
+        At a derivative, if f has changed since the equilibrium was computed: its value, or what it
+        refers to and its value.
 
     See Also
     --------
@@ -193,11 +197,20 @@ class FunctionModel(ConfiguredModel):
                 warn(f"{self.display_name}: {message}", AccuracyWarning)
             return matrix
 
+        found = references(self.f)
+
+        def unchanged() -> None:
+            # An evaluation for a comparison is spent only where there is a reason.
+            if any(reference.is_replaced for reference in found):
+                jacobians.check_unchanged()
+
         once = Once[SecondDerivatives]()
 
         def second_derivatives() -> SecondDerivatives:
             return once(
-                lambda: SecondDerivatives(jacobians.second_differences(self._warn_of_second))
+                lambda: SecondDerivatives(
+                    jacobians.second_differences(self._warn_of_second), unchanged
+                )
             )
 
         second_order: dict[str, Any] = {
@@ -212,6 +225,7 @@ class FunctionModel(ConfiguredModel):
             sources=lambda: jacobians.sources(self.order),
             accuracy=lambda: jacobians.accuracy,
             state_accuracy=jacobians.state_accuracy,
+            unchanged=unchanged,
         )
 
     def _warn_of_second(self, message: str) -> None:

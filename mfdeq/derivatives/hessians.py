@@ -67,6 +67,7 @@ class Hessians:
             ``nearby(i)`` returns a point (h, theta) close to this one, different for each i.
         """
         source, backend = self.source, Backend.of(h)
+        unchanged(compare=True)
         product = self.product(*source.operands(h, theta, lam))
 
         def apply(u: Array, z: Array) -> tuple[Array, ...]:

@@ -100,6 +100,10 @@ class JaxSource(DerivativeSource):
                 f"({first_line(error)}). Convert the arrays that it uses to one dtype"
             ) from error
 
+    def trace_once(self, function: Function) -> Function:
+        """Return the function as JAX traces it at its first use."""
+        return self.jax.jit(function, inline=True)
+
     def value(self, function: Function) -> Function:
         """Return a compiled function (h, theta) -> f(h, theta)."""
         return self.jax.jit(function)
@@ -123,8 +127,6 @@ class JaxSource(DerivativeSource):
         A function without forward mode (`jax.custom_vjp`) is differentiated twice in reverse mode,
         and one without reverse mode (`jax.lax.while_loop`) has no adjoint products.
         """
-        # Traced once for both derivatives, so that they see the same constants.
-        function = self.jax.jit(function, inline=True)
         return [self._jacobian(function, which) for which in range(2)]
 
     def _jacobian(self, function: Function, which: int) -> Function:

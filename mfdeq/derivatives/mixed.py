@@ -166,6 +166,7 @@ class MixedModel(Model):
                 point.accuracy(SECOND_DERIVATIVES),
             ),
             state_accuracy=d_state.accuracy,
+            unchanged=point.check_unchanged,
         )
 
 
@@ -253,6 +254,11 @@ class _Point:
     def first_accuracy(self) -> float:
         """Return the relative accuracy of both."""
         return self.accuracy(FIRST_DERIVATIVES)
+
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` if a model that has been linearized here has changed since."""
+        for linearization in list(self._linearizations.values()):
+            linearization(lambda: Linearization(None, None)).check_unchanged()
 
     def accuracy(self, names: tuple[str, ...]) -> float:
         """Return the relative accuracy of the worst of several fields."""

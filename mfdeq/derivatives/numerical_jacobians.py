@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import sparse
 
-from ..arrays.backend import array_on_host, host
+from ..arrays.backend import Array, array_on_host, host
 from ..errors import ModelError
 from ..locks import cached_property, lock_of
 from ..operators.operator import Operator
@@ -83,13 +83,16 @@ class NumericalJacobians:
             self._noise[which] = noise_of_terms(derivatives, columns)
             refine(derivatives, columns, self._noise[which])
         if which == 1:
-            self._check_unchanged()
+            self._compare(derivatives.latest_value())
         return columns
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise `ModelError` if f has another value at the point than when df/dh was computed."""
+        self._compare(self.derivatives.evaluate())
+
+    def _compare(self, value: Array) -> None:
         derivatives, columns = self.derivatives, self._computed(0)
-        before, now = map(array_on_host, (self._value, derivatives.latest_value()))
+        before, now = map(array_on_host, (self._value, value))
         difference = abs(now - before)
         size = abs(before) + columns.row_sums(abs(columns.values))
         # The square of a complex step remains where value and derivative are zero.
@@ -101,9 +104,9 @@ class NumericalJacobians:
             raise ModelError(
                 f"{derivatives.name}: expected the value of the linearization at the same point, "
                 f"got one that differs by {difference.max():.2g}. Something that the function uses "
-                "was changed before its derivative with respect to the parameters was computed: "
-                "solve again, use eq.param_operator before the change, or let the function use "
-                "copies"
+                "was changed before all of its derivatives were computed: solve again, use those "
+                "that are needed (such as eq.param_operator) before the change, or let the "
+                "function use copies"
             )
 
     def _nearby_jacobian(self, i: int, part: int) -> Operator:

@@ -41,10 +41,12 @@ class SecondDerivatives:
     Parameters
     ----------
     differences : SecondDifferences
+    unchanged : callable
+        ``unchanged()`` raises an error if f has changed since f' was computed.
     """
 
-    def __init__(self, differences: SecondDifferences) -> None:
-        self.differences = differences
+    def __init__(self, differences: SecondDifferences, unchanged: Callable[[], None]) -> None:
+        self.differences, self.unchanged = differences, unchanged
         # None if f' is large and dense.
         self.coloured = coloured = differences.coloured
         self.derivatives = derivatives = differences.derivatives
@@ -94,6 +96,7 @@ class SecondDerivatives:
         """Return f''[a, b] along a = (dtheta, dh) and b."""
         backend, xp = self.backend, self.backend.xp
         if not self.has_table(1):
+            self.unchanged()
             return self.differences.along(*(xp.concat(list(x)) / self.sizes for x in (a, b)))
         (i, j), a, b = self.columns, xp.concat(list(a)), xp.concat(list(b))
         take = xp.take
@@ -112,6 +115,7 @@ class SecondDerivatives:
 
     def _tabulate(self, coloured: ColouredPattern) -> None:
         """Store the value, the row and the two columns of every nonzero second derivative."""
+        self.unchanged()
         backend = self.backend
         # For each row and colour, the only column of that colour with an entry in the row.
         partner = host.full((self.N, coloured.count), -1)
@@ -144,6 +148,7 @@ class SecondDerivatives:
         if self.has_table(0 if self.coloured is None else self.coloured.count):
             product = self._matrix(lam) @ b
             return product[: self.P], product[self.P :]
+        self.unchanged()
         pattern = self.differences.pattern
         values = self.differences.entries_along([b / self.sizes]).values
         terms = values * array_on_host(lam)[pattern.rows]

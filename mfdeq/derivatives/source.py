@@ -166,14 +166,29 @@ class DerivativeSource(ABC):
         """Raise `ModelError` unless f returns one real number; by default nothing is checked."""
         return None
 
-    def watch(self, function: Function, *x: Any) -> Function:
-        """Return a function that raises `ModelError` if what `function` uses has changed since.
+    def trace_once(self, function: Function) -> Function:
+        """Return a function whose derivatives are all those of one trace, if the source traces.
+
+        What it closes over is then constant. By default the function itself is returned.
+        """
+        return function
+
+    def watch(self, function: Function, f: Function, *x: Any) -> Function:
+        """Return a function that raises `ModelError` if what f uses has changed since.
 
         Parameters
         ----------
         function : callable
+            A function of x that calls f.
+        f : callable
+            The user's function.
         *x : arrays of the library
             The arguments, at which the function may be evaluated.
+
+        Returns
+        -------
+        callable
+            ``unchanged(compare=False)``; with ``compare=True`` the function may be evaluated.
 
         Raises
         ------
@@ -321,5 +336,5 @@ def _is_out_of_memory(error: Exception) -> bool:
     return "out of memory" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: Any, compare: bool = False) -> None:
     """Do nothing."""

@@ -58,7 +58,8 @@ def from_torch(
         If f does not return the structure of `state` or mixes dtypes, if an example has leaves
         that are not real floats, or if two values of f at one point differ. At a linearization, if
         a derivative is NaN or infinite or has no mode of differentiation, or if f changes tensors
-        that it uses; afterwards, if these have been changed in place.
+        that it uses; afterwards, if these have been changed in place, or anything that f refers to
+        has been replaced.
     DerivativeError
         At a linearization, if a pattern lacks entries of the derivative.
 

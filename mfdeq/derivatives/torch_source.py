@@ -105,9 +105,9 @@ class TorchSource(DerivativeSource):
         """Return a function (h, theta) -> f(h, theta) that records no graph."""
         return functools.partial(self._evaluate, function)
 
-    def watch(self, function: Function, *x: Any) -> Function:
-        """Return a function that raises `ModelError` if tensors that `function` uses change."""
-        return watch_tensors(functools.partial(self._evaluate, function), *x)
+    def watch(self, function: Function, f: Function, *x: Any) -> Function:
+        """Return a function that raises `ModelError` if what f uses has changed."""
+        return watch_tensors(functools.partial(self._evaluate, function), f, *x)
 
     def gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""

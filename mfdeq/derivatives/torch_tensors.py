@@ -11,12 +11,15 @@ from ..arrays.backend import host
 from ..arrays.library import array_on_device
 from ..arrays.optional_packages import import_optional
 from ..errors import MfdeqError, ModelError, is_evaluation_failure
+from .references import references
 from .source import Function, TreeLayout
 from .trees import check_dtypes, ordered_leaves
 
 CALLER = "mfdeq.from_torch"
 SHIFT = 0.01  # relative, of the point at which values are compared
 RANDOM_RTOL = 1e-6  # of two values, above which they differ
+REPEATED_VALUE_ROUNDINGS = 1e3  # the rounding of sums in another order
+ADVICE = "Solve again, or let the function use copies (tensor.clone())"
 
 
 def tensor_layout(torch: ModuleType, tree: Any, name: str) -> TreeLayout:
@@ -132,8 +135,23 @@ def _version(x: Any) -> tuple[int, int] | None:
         return None
 
 
-def watch_tensors(function: Function, *x: Any) -> Callable[[], None]:
+def watch_tensors(function: Function, f: Callable[..., Any], *x: Any) -> Callable[..., None]:
     """Return a test that the tensors that a function uses have not changed, after evaluating it.
+
+    Parameters
+    ----------
+    function : callable
+        A function of x that calls f.
+    f : callable
+        The user's function.
+    *x : tensors
+
+    Returns
+    -------
+    callable
+        ``check(compare=False)`` raises `ModelError` if tensors were changed in place or replaced,
+        or if anything else that f refers to was replaced and its value at x is another one. With
+        `compare` values are compared in any case.
 
     Raises
     ------
@@ -142,15 +160,16 @@ def watch_tensors(function: Function, *x: Any) -> Callable[[], None]:
     """
     torch = import_optional("torch", "torch")
     random_state = torch.random.get_rng_state()
+    used: list[tuple[Any, int, int]] = []
     try:
         with _recorder_class()(*x) as recorder:
-            function(*x)
+            value = function(*x)
     except MfdeqError:
         raise
     except Exception:  # a compiled function may not run in a mode of PyTorch
-        function(*x)
-        return _nothing
-    used = list(recorder.used.values())
+        value = function(*x)
+    else:
+        used = list(recorder.used.values())
     changed = _changed(used)
     if changed:
         raise ModelError(
@@ -159,20 +178,52 @@ def watch_tensors(function: Function, *x: Any) -> Callable[[], None]:
         )
     if not torch.equal(random_state, torch.random.get_rng_state()):
         _check_repeatable(function, x)
+    return _Unchanged(function, f, x, value, used)
 
-    def check() -> None:
-        if changed := _changed(used):
+
+class _Unchanged:
+    """A test that a function is that of an earlier evaluation."""
+
+    def __init__(
+        self,
+        function: Function,
+        f: Callable[..., Any],
+        x: tuple[Any, ...],
+        value: Any,
+        used: list[tuple[Any, int, int]],
+    ) -> None:
+        self.function, self.f, self.x, self.value, self.used = function, f, x, value, used
+        self.tensors = {id(tensor) for tensor, *_ in used}
+        self.references = references(f)
+
+    def __call__(self, compare: bool = False) -> None:
+        """Raise `ModelError` if the function has changed."""
+        if changed := _changed(self.used):
             raise ModelError(
                 f"f of {CALLER}: tensors that it uses ({_shapes(changed)}) were changed in place "
-                "after the linearization, as by an optimizer step. Solve again, or let the "
-                "function use copies (tensor.clone())"
+                f"after the linearization, as by an optimizer step. {ADVICE}"
             )
+        replaced = [reference for reference in self.references if reference.is_replaced]
+        if not replaced and not compare:
+            return
+        names = ", ".join(reference.name for reference in replaced[:3])
+        if any(id(reference.value) in self.tensors for reference in replaced) or not self._equal():
+            reason = f"{names} was replaced" if replaced else "something that it uses was changed"
+            raise ModelError(f"f of {CALLER}: {reason} after the linearization. {ADVICE}")
+        if replaced:
+            self.references = references(self.f)
 
-    return check
-
-
-def _nothing() -> None:
-    """Do nothing."""
+    def _equal(self) -> bool:
+        """Return whether the function has the same value as before."""
+        try:
+            now = self.function(*self.x)
+        except Exception as error:
+            if not is_evaluation_failure(error):
+                raise
+            return False
+        difference, size = (now - self.value).abs().max(), self.value.abs().max()
+        least = REPEATED_VALUE_ROUNDINGS * import_optional("torch", "torch").finfo(now.dtype).eps
+        return bool(difference <= least * size)
 
 
 def _check_repeatable(function: Function, x: Any) -> None:

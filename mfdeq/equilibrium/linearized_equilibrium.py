@@ -152,6 +152,8 @@ class LinearizedEquilibrium:
         SingularStateError
             If A is singular to working precision, at every use.
         """
+        if "examined" not in self.__dict__:
+            self.linearization.check_unchanged()
         examined = self.examined
         if examined.singularity is not None:
             raise examined.singularity.error(self.state, self.report)

@@ -94,6 +94,9 @@ class Linearization:
         """Relative accuracy of ``d_state`` alone, by default that of both first derivatives."""
         return self.accuracy[0]
 
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` if the function has changed since, as far as the source can tell."""
+
 
 @dataclass(frozen=True)
 class ComputedLinearization(Linearization):
@@ -135,6 +138,9 @@ class DeferredLinearization(Linearization):
         may compute ``d_params``. By default they are exact to rounding.
     state_accuracy : float, optional
         Relative accuracy of ``d_state`` alone.
+    unchanged : callable, optional
+        ``unchanged()`` raises an error if the function has changed since. The first derivative at
+        an equilibrium calls it.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class DeferredLinearization(Linearization):
         sources: Callable[[], Mapping[str, str]] | None = None,
         accuracy: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
         state_accuracy: float = 0.0,
+        unchanged: Callable[[], None] | None = None,
     ) -> None:
         # The attributes of a frozen dataclass cannot be assigned.
         vars(self).update(
@@ -157,6 +164,7 @@ class DeferredLinearization(Linearization):
             _sources=dict if sources is None else sources,
             _accuracy=accuracy,
             _state_accuracy=state_accuracy,
+            _unchanged=unchanged,
         )
         if sources is None:
             vars(self)["d_params"] = d_params
@@ -181,3 +189,8 @@ class DeferredLinearization(Linearization):
     def sources(self) -> Mapping[str, str]:  # type: ignore[override]
         """The source of each field."""
         return vars(self)["_sources"]()
+
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` if the function has changed since, as far as the source can tell."""
+        if unchanged := vars(self)["_unchanged"]:
+            unchanged()

@@ -147,6 +147,151 @@ def test_tensors_of_a_loss_changed_after_its_curvature_are_noticed(torch):
         H @ np.ones(N)
 
 
+def _closure(factor):
+    """A function and a way to assign another factor to the variable that it closes over."""
+
+    def f(h, theta, tanh):
+        return tanh(factor * h + theta)
+
+    def replace(change):
+        nonlocal factor
+        factor = change(factor)
+
+    return f, replace
+
+
+class _Owner:
+    """An object whose attribute a function uses, through another method and a list."""
+
+    def __init__(self, factor):
+        self.factors = [factor]
+        self.calls = 0
+
+    def __call__(self, h, theta, tanh):
+        self.calls += 1  # replaced at every call, and without effect
+        return tanh(self._scale() * h + theta)
+
+    def _scale(self):
+        return self.factors[0]
+
+
+def _attribute(factor):
+    owner = _Owner(factor)
+
+    def replace(change):
+        owner.factors = [change(owner.factors[0])]
+
+    return owner, replace
+
+
+_factor = None
+
+
+def _global(factor):
+    global _factor
+    _factor = factor
+
+    def replace(change):
+        global _factor
+        _factor = change(_factor)
+
+    return lambda h, theta, tanh: tanh(_factor * h + theta), replace
+
+
+def _model(source, f):
+    if source == "from_function":
+        return mfdeq.from_function(lambda h, t: f(h, t, np.tanh), N, N, "map")
+    xp = pytest.importorskip("jax.numpy" if source == "from_jax" else "torch")
+    if source == "from_jax":
+        pytest.importorskip("jax").config.update("jax_enable_x64", True)
+    return getattr(mfdeq, source)(lambda h, t: f(h, t, xp.tanh), np.zeros(N), np.zeros(N), "map")
+
+
+def _array(source, values):
+    if source == "from_function":
+        return values
+    if source == "from_torch":
+        return pytest.importorskip("torch").tensor(values)
+    return pytest.importorskip("jax.numpy").asarray(values)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("kind", ["array", "number"])
+@pytest.mark.parametrize("where", [_closure, _attribute, _global])
+@pytest.mark.parametrize("source", ["from_torch", "from_function", "from_jax"])
+def test_what_a_function_uses_cannot_be_replaced_between_solve_and_derivative(
+    source, where, kind, use
+):
+    """JAX compiles the function with the former value, so that derivatives are those of it."""
+    pytest.importorskip(source.removeprefix("from_")) if source != "from_function" else None
+    factor = 0.3 if kind == "number" else _array(source, np.linspace(0.1, 0.5, N))
+    f, replace = where(factor)
+    model = _model(source, f)
+    expected = mfdeq.solve(model, THETA)
+    expected = USES[use](expected, LOSS, expected.hessian(LOSS))
+    eq = mfdeq.solve(model, THETA)
+    replace(lambda factor: 0.5 * factor)
+    if source == "from_jax":
+        close(USES[use](eq, LOSS, eq.hessian(LOSS)), expected, 1e-12)
+        return
+    with pytest.raises(mfdeq.ModelError, match=r"replaced|same point|was changed"):
+        USES[use](eq, LOSS, eq.hessian(LOSS))
+    again = mfdeq.solve(model, THETA)
+    assert abs(USES[use](again, LOSS, again.hessian(LOSS)) - expected).max() > 1e-6
+
+
+@pytest.mark.parametrize("source", ["from_torch", "from_function", "from_jax"])
+def test_what_a_function_uses_cannot_be_replaced_between_two_products(source):
+    f, replace = _closure(_array(source, np.linspace(0.1, 0.5, N)))
+    eq = mfdeq.solve(_model(source, f), THETA)
+    H = eq.hessian(LOSS)
+    before = [eq.sensitivity @ np.ones(N), H @ np.ones(N), eq.second_order(*np.ones((2, N)))]
+    replace(lambda factor: 0.5 * factor)
+    for k, product in enumerate(
+        (
+            lambda: eq.sensitivity @ np.ones(N),
+            lambda: H @ np.ones(N),
+            lambda: eq.second_order(*np.ones((2, N))),
+        )
+    ):
+        try:
+            close(product(), before[k], 1e-10)  # of what was computed before
+        except mfdeq.ModelError:
+            assert source != "from_jax"
+
+
+@pytest.mark.parametrize("change", ["parameter", "layer", "mode"])
+def test_replaced_parts_of_modules_are_noticed(torch, change):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(N, N).double())
+
+        def forward(self, h):
+            return self.layers(h) if self.training else 0.1 * self.layers(h)
+
+    net = Net().eval()
+    eq = mfdeq.solve(from_torch(lambda h, t: torch.tanh(0.3 * net(h) + t)), THETA)
+    eq.gradient(LOSS)
+    if change == "parameter":
+        net.layers[0].weight = torch.nn.Parameter(0.5 * net.layers[0].weight.detach())
+    elif change == "layer":
+        net.layers[0] = torch.nn.Linear(N, N).double()
+    else:
+        net.train()
+    with pytest.raises(mfdeq.ModelError, match=r"layers|training"):
+        eq.sensitivity @ np.ones(N)
+
+
+def test_a_replaced_tensor_is_noticed_at_a_state_of_zeros(torch):
+    """There the value of f does not depend on it."""
+    W = 0.1 * torch.eye(N, dtype=torch.float64)
+    eq = mfdeq.solve(from_torch(lambda h, t: torch.tanh(W @ h + t)), 0.0 * THETA)
+    W = 0.5 * W
+    with pytest.raises(mfdeq.ModelError, match="W was replaced after the linearization"):
+        eq.gradient(LOSS)
+
+
 # Derivatives that do not exist.
 
 
