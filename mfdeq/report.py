@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+MAX_TABLE_ROWS = 20  # that a printed result shows
+
 _counting = threading.Lock()  # of all counts, since it is never held for long
 
 
@@ -279,6 +281,35 @@ class SolveReport:
         rows += [("choice", choice) for choice in self.choices]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def format_table(columns: dict[str, Sequence[str]], hidden: int = 0, what: str = "rows") -> str:
+    """Return a table of right-aligned columns, which says how many rows it does not show.
+
+    Parameters
+    ----------
+    columns : dict of sequences of str
+        The cells of each column, by its heading.
+    hidden : int, optional
+        The number of rows that are not shown.
+    what : str, optional
+        What the rows are, in the plural.
+
+    Examples
+    --------
+    >>> print(format_table({"value": ["1.5", "12"], "bound": ["1e-9", "2e-9"]}, 3, "pairs"))
+    value  bound
+      1.5   1e-9
+       12   2e-9
+    … 3 more pairs
+    """
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *([f"… {hidden} more {what}"] if hidden else [])])
 
 
 def _format_sources(derivatives: dict[str, str]) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..arrays.backend import Array, host
+from ..arrays.backend import Array, Backend, host
+from ..arrays.library import library_of
 from ..files.checkpoints import read_state, write_state
-from ..report import LinearCounts
+from ..report import MAX_TABLE_ROWS, LinearCounts, format_table
 from .point import Point
 
 BRANCH_KIND, CHECKPOINT_KIND = "a branch", "a branch that is followed"  # kinds of files
@@ -50,6 +51,12 @@ class Branch:
     >>> heights = branch.measured(lambda h: h[0])
     >>> print(f"{heights[0]:.3f} {heights[-1]:.3f}")  # -sqrt(1.5) at the end
     1.000 -1.225
+
+    Printing the branch shows a table of its points, with all special ones:
+
+    >>> print(branch)  # doctest: +ELLIPSIS
+    point        t  ...
+        0 ...
     """
 
     points: list[Point] = field(repr=False)
@@ -59,6 +66,32 @@ class Branch:
     counts: LinearCounts = field(default_factory=LinearCounts)
     failures: int = 0
     last_failure: str = ""
+
+    def __str__(self) -> str:
+        count = len(self.points)
+        special = [i for i, point in enumerate(self.points) if point.kind]
+        shown = {0, *special, count - 1}
+        for spread in range(2, count + 1):  # of as many points as fit
+            more = shown | {i * (count - 1) // (spread - 1) for i in range(spread)}
+            if len(more) > MAX_TABLE_ROWS:
+                break
+            shown = more
+        rows = sorted(i for i in shown if 0 <= i < count)[:MAX_TABLE_ROWS]
+        points = [self.points[i] for i in rows]
+        table = {
+            "point": [str(i) for i in rows],
+            "t": [f"{point.t:.6g}" for point in points],
+            "dt/ds": [f"{point.slope:.2g}" for point in points],
+        }
+        # On ranks a norm needs all of them, where only one may print.
+        if points and not library_of(points[0].state).distributed:
+            norm = Backend.of(points[0].state).norm
+            table["norm of the state"] = [f"{norm(point.state):.4g}" for point in points]
+        if any(point.unstable is not None for point in points):
+            table["unstable"] = ["" if p.unstable is None else str(p.unstable) for p in points]
+        table["kind"] = [point.kind for point in points]
+        ends = [f"ended: {self.reason}"] if self.reason else []
+        return "\n".join([format_table(table, count - len(rows), "points"), *ends])
 
     def save(self, path: Any) -> None:
         """Write the branch to an npz file without pickles, replacing an existing file.

@@ -16,6 +16,7 @@ from ..arrays.powers_of_two import scaled_by, times_power
 from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
 from ..priors.precision import Precision
+from ..report import MAX_TABLE_ROWS, format_table
 from .counted_operator import CountedOperator
 from .lanczos import Lanczos
 
@@ -79,6 +80,20 @@ class EigenReport:
     miss_gap: float | None = None
     extra_products: int = 0
 
+    def __str__(self) -> str:
+        products = self.products + self.extra_products
+        if self.missed == 0 or (self.missed is None and self.miss_chance == 0):
+            others = "no wanted eigenvalue missed"
+        elif self.missed is not None:
+            others = f"{self.missed} wanted eigenvalues missed"
+        elif self.miss_chance is None:
+            others = "not searched for missed eigenvalues"
+        else:
+            others = f"chance of a missed eigenvalue below {self.miss_chance:.0e}"
+            others += "" if self.miss_gap is None else f" at a gap of {self.miss_gap:.0e}"
+        how = "converged" if self.converged else "not converged"
+        return f"{how} by the method {self.method} after {products} products, {others}"
+
 
 @dataclass
 class Eigenpairs:
@@ -118,8 +133,16 @@ class Eigenpairs:
     [2.0, 5.0]
     >>> bool(np.all(pairs.error_bounds < 1e-12))
     True
-    >>> pairs.report.method
-    'dense'
+    >>> print(pairs.report.method)
+    dense
+
+    Printing them shows a table:
+
+    >>> print(pairs)  # doctest: +ELLIPSIS, +NORMALIZE_WHITESPACE
+    value  bound  residual
+        2  ...
+        5  ...
+    converged by the method dense after 5 products, no wanted eigenvalue missed
     """
 
     values: Array
@@ -128,6 +151,17 @@ class Eigenpairs:
     report: EigenReport
     precision: Precision | None = field(default=None, repr=False)
     krylov: Lanczos | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        columns = self.values, self.error_bounds, self.report.residuals
+        values, bounds, residuals = (array_on_host(x)[:MAX_TABLE_ROWS] for x in columns)
+        table = {
+            "value": [f"{x:.8g}" for x in values],
+            "bound": [f"{x:.1e}" for x in bounds],
+            "residual": [f"{x:.1e}" for x in residuals],
+        }
+        hidden = self.values.shape[0] - len(values)
+        return f"{format_table(table, hidden, 'pairs')}\n{self.report}"
 
 
 def without_vectors(pairs: Eigenpairs) -> Eigenpairs:

@@ -286,3 +286,22 @@ def test_an_unstable_eigenvalue_far_from_zero_is_counted():
     assert {point.unstable for point in branch.points[:at]} == {0}
     assert {point.unstable for point in branch.points[at + 1 :]} == {1}
     assert branch.points[-1].eigenvalues[0] > 0
+
+
+def test_a_printed_branch_is_a_table_with_its_special_points():
+    model = mfdeq.from_function(lambda h, theta: h**3 - h - theta, 1, 1, "residual")
+    branch = mfdeq.follow(model, np.zeros(1), span=(-1.0, 1.0), start=-np.ones(1), longest=0.05)
+    assert len(branch.points) > 20
+    lines = str(branch).splitlines()
+    assert lines[0].split()[:3] == ["point", "t", "dt/ds"]
+    rows = [line.split() for line in lines[1:21]]
+    assert rows[0][0] == "0"
+    assert rows[-1][0] == str(len(branch.points) - 1)
+    assert [float(row[1]) for row in rows if row[-1] == "fold"] == pytest.approx(
+        [fold.t for fold in branch.folds], abs=1e-5
+    )
+    assert lines[21] == f"… {len(branch.points) - 20} more points"
+    assert lines[22] == f"ended: {branch.reason}"
+    few = mfdeq.follow(model, np.zeros(1), span=(0.0, 0.01), start=np.ones(1))
+    assert "…" not in str(few)
+    assert "\n" not in repr(branch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from support.cases import CASES, SINGLE, build, close
 from support.spectra import symmetric_matrix, wanted_eigenvalues
@@ -123,3 +124,21 @@ def test_a_preconditioner_does_not_go_with_resume():
     pairs = mfdeq.eigsh(H, k=2)
     with pytest.raises(mfdeq.ArgumentError, match="and no resume"):
         mfdeq.eigsh(H, 2, "SA", preconditioner=np.eye(60), resume=pairs)
+
+
+def test_printed_pairs_are_a_table_of_at_most_twenty_rows():
+    pairs = mfdeq.eigsh(np.diag(np.arange(1.0, 61.0)), k=30)
+    lines = str(pairs).splitlines()
+    assert lines[0].split() == ["value", "bound", "residual"]
+    assert [float(line.split()[0]) for line in lines[1:21]] == pytest.approx(pairs.values[:20])
+    assert lines[21] == "… 10 more pairs"
+    assert str(pairs.report.products + pairs.report.extra_products) in lines[22]
+    assert len(str(mfdeq.eigsh(np.diag([1.0, 2.0]), k=1)).splitlines()) == 3
+    assert repr(pairs).startswith("Eigenpairs(values=")
+
+
+def test_resume_with_a_shift_is_refused_in_words():
+    H = scipy.sparse.diags_array(np.arange(1.0, 101.0)).tocsc()
+    pairs = mfdeq.eigsh(H, k=2)
+    with pytest.raises(mfdeq.ArgumentError, match=r"resume.*with sigma.*checkpoint="):
+        mfdeq.eigsh(H, k=2, sigma=0.5, resume=pairs)
