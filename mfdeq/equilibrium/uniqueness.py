@@ -42,6 +42,7 @@ RESOLVED_SHARE, RESOLVED_SHARE_OF_ITERATIONS = 0.01, 0.03
 FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
 # Of a state that has grown along a null vector: |A h| beside its residual, and beside |A| |h|.
 GROWN_RESIDUALS, MAX_GROWN_SHARE = 100.0, 1e-8
+ADVICE = "eq.smallest_singular judges it, or the first derivative"
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
 
@@ -180,11 +181,14 @@ def _judge(eq: _Examinable) -> None:
         if A.array is not None and described and cheap:
             _examine(eq)
         else:
-            report.uniqueness = "not judged: the state was found without a factor of A"
+            report.uniqueness = f"not judged: the state was found without a factor of A; {ADVICE}"
         return
     steps = _steps(held, size)
     if steps == 0:
-        report.uniqueness = "not judged: A is solved with by products alone"
+        report.uniqueness = (
+            f"not judged: A is solved with by products alone; {ADVICE}, and so does a solve with a "
+            "preconditioner, or with a sparse or dense d_state and mfdeq.Direct()"
+        )
         return
     scaling = held.working.scaling
     resolution = _resolution(held, size)
@@ -197,7 +201,7 @@ def _judge(eq: _Examinable) -> None:
     else:
         report.uniqueness = (
             f"not judged: after {steps} applications of the preconditioner a null vector of A "
-            "cannot be excluded"
+            f"cannot be excluded; {ADVICE}"
         )
 
 

@@ -114,7 +114,10 @@ def eigsh(
     resume : Eigenpairs, optional
         The result of an earlier call, or the `best` of its `ConvergenceError`. The computation
         continues from its basis, for more pairs, a smaller rtol or the other end of the spectrum,
-        without repeating its products. H must be the same.
+        without repeating its products. H must be the same. It raises an `ArgumentError` together
+        with `sigma`: the basis of an earlier call is one of products with H, and that of a shifted
+        call, of solves with H - sigma M, is not kept, since another shift cannot use it. A long
+        shifted computation continues after an interruption from a `checkpoint`.
     relaxed : bool, optional
         Whether products with an `mfdeq.ReducedHessian` are only as accurate as needed. As the
         residuals decrease they may be less accurate, and iterative solvers take fewer iterations.
@@ -246,7 +249,11 @@ def eigsh(
     if certify and isinstance(with_entries := require_entries(hessian), ReducedCurvature):
         solver_for(backend).assemble_blocks(with_entries)  # raise errors early
     if sigma is not None and resume is not None:
-        raise ArgumentError("resume: expected None with sigma, got pairs of H itself")
+        raise ArgumentError(
+            "resume: expected None with sigma, got pairs: their basis is of products with H, and "
+            "not of solves with H - sigma M. Leave out resume, or pass checkpoint= to continue a "
+            "computation with sigma after an interruption"
+        )
     if preconditioner is not None:
         if (which != "SA" and sigma is None) or resume is not None:
             raise ArgumentError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures as futures
 import contextlib
+import functools
 import os
 import pickle
+import types
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from typing import Any
@@ -130,7 +132,39 @@ def pickle_function(function: Callable) -> bytes:
     try:
         return pickle.dumps(function)
     except Exception as error:
+        part, value = _unpicklable_part(function, "function")
         raise ArgumentError(
-            f"function: {function!r} cannot be sent to other processes ({error}). Define it at the "
-            "top of a module or script, or pass workers=0 to run in this process"
+            f"function: {function!r} cannot be sent to other processes, since {part} is {value!r} "
+            f"({error}). Define functions, also those that a model holds, at the top of a module "
+            "or script instead of as a lambda or within another function; or pass workers=0 to run "
+            "in this process"
         ) from error
+
+
+def _unpicklable_part(value: Any, name: str) -> tuple[str, Any]:
+    """Return the name of the innermost part of an object that cannot be pickled, and this part."""
+    for part_name, part in _parts(value, name):
+        try:
+            pickle.dumps(part)
+        except Exception:
+            return _unpicklable_part(part, part_name)
+    return name, value
+
+
+def _parts(value: Any, name: str) -> list[tuple[str, Any]]:
+    """Return what is pickled with an object, by names."""
+    if isinstance(value, functools.partial):
+        arguments = {**dict(enumerate(value.args)), **value.keywords}
+        named = [(f"argument {key} of {name}", part) for key, part in arguments.items()]
+        return [("the function of a partial", value.func), *named]
+    if isinstance(value, types.MethodType):
+        return [(f"the object of {name}", value.__self__)]
+    if isinstance(value, dict):
+        return [(f"entry {key!r} of {name}", part) for key, part in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"entry {i} of {name}", part) for i, part in enumerate(value)]
+    state = None if isinstance(value, type | types.FunctionType) else value.__getstate__()
+    if not isinstance(state, dict):
+        return []
+    kind = type(value).__name__
+    return [(f"the attribute {key!r} of {kind}", part) for key, part in state.items()]

@@ -246,6 +246,14 @@ def test_functions_that_cannot_be_pickled_need_workers_0(study):
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
 
 
+def test_the_attribute_of_a_model_that_cannot_be_pickled_is_named(study):
+    model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
+    with refused(mfdeq.ArgumentError, "attribute 'f' of FunctionResidual is <function", "lambda"):
+        study.map(partial(functions.pair, i=model), grid(j=[1]), workers=1)
+    with refused(mfdeq.ArgumentError, "entry 'scale' of argument table of function is <function"):
+        study.map(partial(functions.pair, table={"scale": lambda t: t}), grid(j=[1]), workers=1)
+
+
 def test_workers_share_the_threads_of_the_machine(study, monkeypatch):
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
