@@ -19,6 +19,7 @@ from .longer_steps import with_longer_steps
 from .nearby_points import typical_sizes
 
 SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
+TOLERANCE = 4.0  # relative noise, in square roots of the rounding, above which steps are longer
 PROBES = 6  # random vectors that show the terms of products without entries
 SEED = 43
 ROUNDINGS = 2.0  # noise of a product with a first derivative, in roundings of its terms
@@ -178,7 +179,7 @@ class JacobianDifferences:
             step,
             1,
             compute_longer,
-            usual_error=self._rounding() ** (2 / 3),
+            tolerance=TOLERANCE * self._rounding() ** 0.5,
             stretch=self.step_factor,
         )
         # In units, and in those of the user, in which dot tests are.

@@ -26,7 +26,7 @@ MIN_RATIO = 8.0  # of the best step to that of an entry, for which other steps a
 MAX_STEP = 0.25  # relative to the length over which the function bends
 AGREEMENT_FACTOR = 10.0  # in units of the noise of both values
 SHORTEST_SHARE = 0.1  # of the entries want a step that is shorter than the next one
-LOST = 100.0  # relative noise in units of the usual error, above which longer steps are tried
+MOST = 0.9  # of the rows, whose errors relative to their own size are reported
 SHORTER = 0.6  # factor of the second of two steps; no ratio of the steps of comparisons
 
 
@@ -59,7 +59,7 @@ def with_longer_steps(
     order: int,
     compute: Callable[[float, Any], Any] | None,
     *,
-    usual_error: float,
+    tolerance: float,
     stretch: float = 1.0,
 ) -> Differences:
     """Improve differences by longer steps where their noise is large.
@@ -79,9 +79,8 @@ def with_longer_steps(
     compute : callable or None
         ``compute(factor, selected)`` returns the values for a step that is longer by a factor,
         where `selected` is true, and anything or NaN elsewhere. None keeps the steps.
-    usual_error : float
-        The relative error of these differences for a function whose terms are not much larger than
-        its change.
+    tolerance : float
+        The relative noise above which longer steps are worth the evaluations.
     stretch : float, optional
         A factor of all longer steps. Different factors give values with independent errors.
 
@@ -94,20 +93,21 @@ def with_longer_steps(
     With the noise q relative to a value, a factor k of the step t leaves the relative error
     q k^-p + (k t)²/6, which is least for k = (3 p q / t²)^(1/(p + 2)).
     """
-    factor = host.ones(values.shape)  # of the step of each entry
     found = Differences(values, noise, step**2 / 6.0 * abs(values))
+    if compute is None or not (noise > tolerance * host.maximum(sizes, abs(values))).any():
+        return found
+    factor = host.ones(values.shape)  # of the step of each entry
     settled = host.zeros(values.shape, dtype=bool)
-    for _ in range(0 if compute is None else MAX_RUNGS):
+    for _ in range(MAX_RUNGS):
         size = host.maximum(abs(found.values), found.noise)
         relative = host.divide(found.noise, size, out=host.zeros(size.shape), where=size > 0)
         best = (3.0 * order * relative / (factor * step) ** 2) ** (1.0 / (order + 2))
         best = host.minimum(factor * best, MAX_STEP / step) * stretch
-        lost = found.noise > LOST * usual_error * host.maximum(sizes, abs(found.values))
+        lost = found.noise > tolerance * host.maximum(sizes, abs(found.values))
         selected = lost & ~settled & (best >= MIN_RATIO * stretch * factor)
         if not selected.any():
             break
         longer = float(host.quantile(best[selected], SHORTEST_SHARE))
-        assert compute is not None
         value, shorter = (compute(share * longer, selected) for share in (1.0, SHORTER))
         with host.errstate(invalid="ignore"):
             truncation = abs(value - shorter) / (1.0 - SHORTER**2)
@@ -157,8 +157,8 @@ def relative_error(differences: Differences, rows: Any, weights: Any, terms: Any
     usable = host.isfinite(errors) & host.isfinite(sizes) & (terms > 0.0) & (sizes > 0.0)
     if not usable.any():
         return 0.0
-    of_all = host.linalg.norm(errors[usable] / terms[usable]) / host.linalg.norm(
-        sizes[usable] / terms[usable]
-    )
-    of_most = host.quantile(errors[usable] / sizes[usable], 0.9)
-    return float(max(of_all, of_most))
+    errors, sizes, terms = errors[usable], sizes[usable], terms[usable]
+    of_all = ((errors / terms) ** 2).sum() / ((sizes / terms) ** 2).sum()
+    of_rows = errors / sizes
+    of_rows.sort()
+    return float(max(of_all**0.5, of_rows[int(MOST * (of_rows.shape[0] - 1))]))

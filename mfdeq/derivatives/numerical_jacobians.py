@@ -32,6 +32,8 @@ SQUARED_COMPLEX_STEP = 1e-40  # and what it may be multiplied by
 CHANGED_VALUE_ROUNDINGS = 1e4  # by which two values of the same function may differ
 LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 LOST_SECOND_ACCURACY = 1e-3  # the same for second derivatives
+MAX_DENSE_ENTRIES = 2**20  # of a Jacobian, above which it is sparse if it has few entries
+MAX_FILL = 0.3
 SECOND_DERIVATIVES = ("curvature", "second")
 
 
@@ -178,19 +180,11 @@ class NumericalJacobians:
         noise = host.maximum(*self._noise.values()) if self._noise else None
         of_first = [array_on_host(size) for size in self.derivatives.sizes]
         derivatives, steps = second_derivative_sizes(self.derivatives, columns, noise)
-        parts: list[Any] = [None, None]
         relative = [
             array_on_host(size) / before
             for size, before in zip(derivatives.sizes, of_first, strict=True)
         ]
-        for c in columns:
-            factors = relative[c.part]
-            values = abs(host.nan_to_num(c.values)) * factors[c.columns]
-            if coloured is None and c.coloured is None:
-                parts[c.part] = values.reshape(c.shape)
-            else:
-                parts[c.part] = sparse.coo_matrix((values, (c.rows, c.columns)), shape=c.shape)
-        stack = host.hstack if all(type(x) is host.ndarray for x in parts) else _stacked
+        magnitudes = _magnitudes(columns, relative)
 
         def judge(error: float) -> None:
             if error > max(LOST_SECOND_ACCURACY, 100 * self.backend.eps**0.5):
@@ -198,7 +192,7 @@ class NumericalJacobians:
 
         self._second = SecondDifferences(
             derivatives,
-            stack(parts),
+            magnitudes,
             steps,
             1.0 / host.concatenate(relative),
             self.row_noise,
@@ -269,5 +263,28 @@ def _digits(error: float) -> str:
     return f"{max(-math.log10(max(error, 1e-300)), 0.0):.0f} digits"
 
 
-def _stacked(parts: list[Any]) -> Any:
-    return sparse.hstack(parts).tocsr()
+def _magnitudes(columns: list[Columns], factors: list[Any]) -> Any:
+    """Return the magnitudes of the entries of (df/dtheta, df/dh), in other units of the columns."""
+    N, P = columns[0].shape[0], factors[0].shape[0]
+    first = 0, P  # column of each part
+    values, rows, at = (
+        host.concatenate(part)
+        for part in zip(
+            *(
+                (
+                    abs(c.values) * factors[c.part][c.columns],
+                    c.rows,
+                    c.columns + first[c.part],
+                )
+                for c in columns
+            ),
+            strict=True,
+        )
+    )
+    values = host.nan_to_num(values, copy=False)
+    shape = N, P + factors[1].shape[0]
+    if N * shape[1] > MAX_DENSE_ENTRIES and values.shape[0] < MAX_FILL * N * shape[1]:
+        return sparse.csr_matrix((values, (rows, at)), shape=shape)
+    dense = host.zeros(shape)
+    dense[rows, at] = values
+    return dense

@@ -17,6 +17,9 @@ from .directional_derivatives import Direction, DirectionalDerivatives
 from .longer_steps import MAX_STEP, Differences, relative_error, with_longer_steps
 
 COMPLEX_STEP_ROUNDINGS = 2.0  # noise of a difference of complex steps, in roundings of the row
+# Relative noise above which longer steps are tried, in square roots of the noise of f: of
+# differences of the complex step and of values.
+TOLERANCES = {1: 4.0, 2: 100.0}
 VISIBLE = 4.0  # a change that is larger than this many times its noise is not rounding
 PROBE_SEED = 37
 
@@ -67,7 +70,7 @@ class SecondDifferences:
         self.terms = magnitudes @ sizes
         self.order = 1 if derivatives.complex_step else 2
         eps = self.backend.eps
-        self.usual_error = eps ** (2 / 3) if self.order == 1 else max(eps, noise) ** 0.5
+        self.tolerance = TOLERANCES[self.order] * max(eps, noise) ** 0.5
         # A step that was passed is kept.
         self.adaptive = derivatives.rule.relative_step is None and derivatives.rule.scale is None
 
@@ -160,7 +163,7 @@ class SecondDifferences:
             steps,
             self.order,
             compute if self.adaptive else None,
-            usual_error=self.usual_error,
+            tolerance=self.tolerance,
             stretch=self.derivatives.step_factor,
         )
 

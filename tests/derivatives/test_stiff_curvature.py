@@ -110,6 +110,20 @@ def test_errors_of_second_derivatives_are_within_their_estimates(source, stiffne
     assert error <= 100.0 * (EPS * max(stiffness, 1.0)) ** power
 
 
+@pytest.mark.parametrize("stiffness", [1.0, 1e4, 1e8])
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_errors_of_first_derivatives_are_within_their_estimates(stiffness, seed):
+    f = Stiff(stiffness, SECOND, seed)
+    at = f.model("differences").linearize(f.h, f.theta)
+    A, B = f.jacobians(f.h, f.theta)
+    for found, expected, of_x in ((at.d_state, A, f.of_h), (at.d_params, B, f.of_theta)):
+        found, expected = (
+            (x.toarray() if sp.issparse(x) else x) * of_x / f.of_f[:, None]
+            for x in (found, expected)
+        )
+        assert _relative(found, expected) <= 3.0 * at.accuracy[0]
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_lost_digits_are_warned_of(source):
     f = Stiff(1e12)
