@@ -23,6 +23,7 @@ from .lanczos import Lanczos
 # For four random combinations, ten times the root mean square of their residuals is less than the
 # estimated norm in only one of 5,000 cases.
 RANDOM_COMBINATIONS, NORM_SAFETY_FACTOR = 4, 10.0
+PIECE_ROWS = 2048  # rows of vectors that are changed together
 ROUNDING_FACTOR = 100.0  # smallest tolerance of a residual, in units of eps ||H||
 
 
@@ -305,6 +306,7 @@ def _solve_rounding(metric: Metric, x: Array, dual: Array) -> Array:
 def nearest_orthonormal(metric: Metric, X: Array) -> Array | None:
     """Return the orthonormal vectors nearest to nearly orthonormal ones; None of others.
 
+    X may be overwritten.
     Vectors in another inner product than the Euclidean one are returned as they are.
     """
     if not metric.is_identity:
@@ -317,7 +319,12 @@ def nearest_orthonormal(metric: Metric, X: Array) -> Array | None:
     if not distance <= eps ** (1.0 / 3.0):
         return None
     # The inverse square root of the Gram matrix, up to the cube of the distance.
-    return X - X @ metric.backend.coefficients(0.5 * off - 0.375 * off @ off)
+    change = metric.backend.coefficients(0.5 * off - 0.375 * off @ off)
+    if not metric.backend.is_numpy:
+        return X - X @ change
+    for i in range(0, X.shape[0], PIECE_ROWS):  # without large temporary arrays
+        X[i : i + PIECE_ROWS] -= X[i : i + PIECE_ROWS] @ change
+    return X
 
 
 def orthonormalize(metric: Metric, X: Array) -> tuple[Array, Array]:

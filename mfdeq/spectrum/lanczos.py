@@ -17,8 +17,7 @@ References
 ----------
 C. Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential
 and integral operators", 1950. K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric
-eigenvalue problems", 2000. J. W. Daniel, W. B. Gragg, L. Kaufman and G. W. Stewart,
-"Reorthogonalization and stable algorithms for updating the Gram-Schmidt QR factorization", 1976.
+eigenvalue problems", 2000.
 """
 
 from __future__ import annotations
@@ -28,22 +27,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
-from ..arrays.memory import reserve
-from ..linear.krylov.columns import (
-    LOST_FACTOR,
-    gram_basis,
-    read_together,
-    reorthonormalize_in,
-    times,
-)
+from ..linear.krylov.columns import LOST_FACTOR
 from ..priors.metric import Metric
-from .orthogonality import OrthogonalityEstimate, orthogonalize_pair
+from .lanczos_basis import LanczosBasis
+from .orthogonality import (
+    REORTHOGONALIZATION_RATIO,
+    OrthogonalityEstimate,
+    orthogonalize,
+    orthogonalize_pair,
+)
 
 BREAKDOWN_FACTOR = 100.0  # an orthogonalized product below this, in units of eps ||H||, is rounding
-MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
-# Orthogonalize again if less than this share of a column's length remains (Daniel et al. 1976).
-REORTHOGONALIZATION_RATIO = 0.5
-METRIC_RTOL = 1e-4  # relative difference up to which products with M are taken as of the same M
 RESTART_SHARE = 0.5  # of the basis beyond k vectors that is filled with unwanted ones at a restart
 # The attributes, other than the vectors, that a checkpoint stores.
 CHECKPOINT_FIELDS = (
@@ -60,7 +54,7 @@ CHECKPOINT_FIELDS = (
 )
 
 
-class Lanczos:
+class Lanczos(LanczosBasis):
     """The state of a block Lanczos process: the basis V, the next block Q, and T.
 
     Parameters
@@ -171,18 +165,6 @@ class Lanczos:
         self._store_next_block(Q, dual, host.zeros((Q.shape[1], 0)))
         return self
 
-    def _allocate(self, rows: int, n: int) -> None:
-        reserve(
-            self.backend,
-            rows * n * (1 if self.metric.is_identity else 2),
-            f"a basis of {rows} vectors",
-            "use a smaller basis= of mfdeq.eigsh, or fewer eigenpairs",
-        )
-        self.basis = self.backend.row_vectors(rows, n)
-        self.dual_basis = self.basis
-        if not self.metric.is_identity:
-            self.dual_basis = self.backend.row_vectors(rows, n)
-
     def _forget_orthogonality(self) -> None:
         self.orthogonality = OrthogonalityEstimate(self.backend.eps)
 
@@ -206,12 +188,13 @@ class Lanczos:
         j, end = self.size, self.size + self.width
         before = j - min(self.S.shape[1], j)
         V, dual = self.basis[:end, :], self.dual_basis[:end, :]
-        W = self.product(V[j:, :].T)
+        subtract, on_device = self.backend.kernels.subtract_combination, self.backend.coefficients
+        W = self.backend.xp.asarray(self.product(V[j:, :].T), copy=True)
         # Apply the recurrence first: one pass over all of V then makes W orthogonal to rounding.
         if before < j:
-            W = W - times(self.backend, dual[before:j, :].T, self.T[before:j, j:end])
+            W = subtract(W, dual[before:j, :], on_device(self.T[before:j, j:end]))
         diagonal = array_on_host(V[j:, :] @ W)
-        W = W - times(self.backend, dual[j:, :].T, diagonal)
+        W = subtract(W, dual[j:, :], on_device(diagonal))
         W, coefficients = self._orthogonalize(W, diagonal)
         block = coefficients[j:, :] + diagonal
         self.T[j:end, :j] = self.T[:j, j:end].T
@@ -233,20 +216,7 @@ class Lanczos:
         if self.width == 1 and self.metric.is_identity and not self.locked:
             return self._orthogonalize_vector(W, float(diagonal[0, 0]))
         self.orthogonality.forget()
-        return self._pass_over(self.basis[:end, :], self.dual_basis[:end, :], W)
-
-    def _pass_over(self, V: Array, dual: Array, W: Array) -> tuple[Array, Any]:
-        """Make W orthogonal to V, and return it with the coefficients of what was removed."""
-        off: Any = 0.0
-        kernels = self.backend.kernels
-        for _ in range(MAX_ORTHOGONALIZATIONS):
-            lengths = REORTHOGONALIZATION_RATIO * self.backend.column_norms(W)
-            h = kernels.inner_products(V, W)
-            W = kernels.subtract_combination(W, dual, h)
-            off = off + h
-            if bool(self.backend.xp.all(self.backend.column_norms(W) > lengths)):
-                break
-        return W, array_on_host(off)
+        return orthogonalize(self.backend, self.basis[:end, :], self.dual_basis[:end, :], W)
 
     def _orthogonalize_vector(self, W: Array, diagonal: float) -> tuple[Array, Any]:
         j, known = self.size, self.orthogonality
@@ -262,12 +232,12 @@ class Lanczos:
             W, removed = orthogonalize_pair(self.backend, self.basis, rows, j, W)
             removed = array_on_host(removed)
         else:
-            W, removed = self._pass_over(V, V, W)
+            W, removed = orthogonalize(self.backend, V, V, W)
         coefficients[:rows], coefficients[j] = removed[:rows], removed[rows]
         left = float(self.backend.column_norms(W)[0])
         known.record_pass(removed[:, 0], left, both)
         if not left > REORTHOGONALIZATION_RATIO * length:
-            W, removed = self._pass_over(V, V, W)
+            W, removed = orthogonalize(self.backend, V, V, W)
             coefficients = coefficients + removed
         return W, coefficients
 
@@ -319,22 +289,9 @@ class Lanczos:
         """Return E'Y."""
         return Y[Y.shape[0] - self.S.shape[1] :, :]
 
-    def vectors(self, Y: Any) -> Array:
-        """Return V Y."""
-        return self.basis[: self.size, :].T @ self.backend.coefficients(Y)
-
     def couplings(self, Y: Any) -> Any:
         """Return Q'HV Y, the residuals of V Y along Q if T Y = Y diag(values)."""
         return self.S @ self._last_rows(Y)
-
-    @property
-    def next_duals(self) -> Array:
-        """Return R Q, (n, b)."""
-        return self.dual_basis[self.size : self.size + self.width, :].T
-
-    def duals(self, Y: Any) -> Array:
-        """Return R V Y."""
-        return self.dual_basis[: self.size, :].T @ self.backend.coefficients(Y)
 
     def restart(self, k: int, which: str) -> None:
         """Shrink V to the locked vectors, the k wanted Ritz vectors, and the next ones."""
@@ -411,12 +368,6 @@ class Lanczos:
             self.dual_basis[:used, :] = backend.from_host(state["duals"], n).T
         return self
 
-    def has_metric(self, metric: Metric) -> bool:
-        """Return whether V belongs to the inner product of `metric`, by one product."""
-        first, dual = self.basis[0, :], self.dual_basis[0, :]
-        norm = self.backend.norm
-        return norm(metric.apply(first) - dual) <= METRIC_RTOL * norm(dual)
-
     def product_mismatch(self, product: Callable[[Array], Array]) -> float:
         """Return the difference of V'H v from T for one vector v; infinite for another metric."""
         if not self.has_metric(self.metric):
@@ -444,8 +395,8 @@ class Lanczos:
             if self.invariant:
                 self.continue_at_random(1)
                 return
-            Q = X / left
-            dual = Q if self.metric.is_identity else W / left
+            Q = X * (1.0 / left)
+            dual = Q if self.metric.is_identity else W * (1.0 / left)
             self._store_next_block(Q, dual, host.full((1, 1), left))
             return
         sizes = xp.sqrt(lengths**2 + backend.coefficients(removed) ** 2)
@@ -480,37 +431,6 @@ class Lanczos:
         """Store S in T, where it should agree with the product with the next block."""
         j, before = self.size, self.size - self.S.shape[1]
         self.T[before:j, j : j + self.width] = self.S.T
-
-    def _random_block(self, width: int) -> tuple[Array, Array]:
-        """Return orthonormal random columns that are orthogonal to V, and their duals."""
-        n = self.basis.shape[1]
-        self.random_blocks += 1
-        if not width:
-            empty = self.backend.random(n, width)
-            return empty, empty
-        # A block without samples of the metric takes two seeds.
-        pair = self.metric.random_pair(n, width, 100 + 2 * self.random_blocks)
-        X, W = self._project_out(*self._project_out(*pair))
-        return self._orthonormalize(X, W)
-
-    def _project_out(self, X: Array, W: Array) -> tuple[Array, Array]:
-        """Remove the part along V from X, and the corresponding part from its dual W."""
-        V, dual = self.basis[: self.size, :], self.dual_basis[: self.size, :]
-        h = V @ W
-        X, W = X - V.T @ h, None if self.metric.is_identity else W - dual.T @ h
-        return X, X if W is None else W
-
-    def _orthonormalize(
-        self, X: Array, W: Array, sizes: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Return an orthonormal basis of the columns of X, and its dual."""
-        backend = self.backend
-        small = [X.T @ W] if sizes is None else [X.T @ W, sizes[None, :]]
-        gram, *known = read_together(backend, *small)
-        C, _ = gram_basis(backend.eps, gram, known[0][0, :] if known else None)
-        columns, X = X.shape[1], times(backend, X, C)
-        W = X if self.metric.is_identity else times(backend, W, C)
-        return (X, W) if columns == 1 else reorthonormalize_in(backend, X, W)[:2]
 
 
 def select_wanted(values: Any, k: int, which: str) -> Any:

@@ -17,22 +17,30 @@ and the noise is increased if the estimate has been too small.
 References
 ----------
 H. D. Simon, "The Lanczos algorithm with partial reorthogonalization", 1984. K. Wu and H. Simon,
-"Thick-restart Lanczos method for large symmetric eigenvalue problems", 2000.
+"Thick-restart Lanczos method for large symmetric eigenvalue problems", 2000. J. W. Daniel, W. B.
+Gragg, L. Kaufman and G. W. Stewart, "Reorthogonalization and stable algorithms for updating the
+Gram-Schmidt QR factorization", 1976.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..linear.krylov.columns import times
 
+MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
+# Orthogonalize again if less than this share of a column's length remains (Daniel et al. 1976).
+REORTHOGONALIZATION_RATIO = 0.5
 # Largest loss of a vector without a pass, in units of sqrt(eps), and as a share of the tolerance.
 MAX_LOSS, TOLERANCE_SHARE = 1.0, 0.01
 # A pass leaves out rows whose losses are smaller than the largest one allowed by this power of eps.
 NEGLIGIBLE_POWER = 0.25
 SAMPLES = 6  # random directions of the noise
+# They begin at one of so many rows of a table, of which those of successive steps are far apart.
+OFFSETS, STRIDE = 1009, 389
 SAFETY_FACTOR = 2.0  # of an estimate by so many
 MIN_PASSES = 4  # which measure the noise, before one is left out
 WHOLE_SHARE = 0.8  # of the rows, from which on a pass takes all of them
@@ -80,13 +88,10 @@ class OrthogonalityEstimate:
         self.following = None
         if self.last is None or self.before is None:
             return
-        w = self._random(j + 1, self.noise * self.eps * self.norm)
+        w = _random(j + 1, self.noise * self.eps * self.norm)
         w[:j] += T @ self.last - diagonal * self.last
         w[: j - 1] -= coupling * self.before
         self.following = w
-
-    def _random(self, rows: int, size: float) -> Any:
-        return size * host.random.default_rng(rows).standard_normal((rows, SAMPLES))
 
     def allows_skipping(self, length: float) -> bool:
         """Return whether w of this length needs no pass, and if so record its loss."""
@@ -125,7 +130,7 @@ class OrthogonalityEstimate:
         if self.following is None:
             j = rows
             self.following = host.zeros((j + 1, SAMPLES))
-            self.last = self._random(j, self.eps) if both else None
+            self.last = _random(j, self.eps) if both else None
         else:
             self.passes += 1
             part = host.concatenate([self.following[:rows], self.following[-1:]])
@@ -134,14 +139,43 @@ class OrthogonalityEstimate:
             if ratio > 1.0:
                 self.noise, self.following = self.noise * ratio, self.following * ratio
             if both:
-                self.last[:rows] = self._random(rows, self.eps)
+                self.last[:rows] = _random(rows, self.eps)
         new = self.following / length
-        new[:rows], new[-1:] = self._random(rows, self.eps), self._random(1, self.eps)
+        new[:rows], new[-1:] = _random(rows, self.eps), _random(1, self.eps)
         self.before, self.last = self.last, new
 
     def forget(self) -> None:
         """Take nothing as known of the last two vectors, as after a restart."""
         self.last = self.before = self.following = None
+
+
+def _random(rows: int, size: float) -> Any:
+    """Return as many rows of random numbers of this size, which depend on their number only."""
+    first = STRIDE * rows % OFFSETS
+    return size * _normal_numbers(rows.bit_length())[first : first + rows]
+
+
+@functools.cache
+def _normal_numbers(bits: int) -> Any:
+    return host.random.default_rng(0).standard_normal((OFFSETS + 2**bits, SAMPLES))
+
+
+def orthogonalize(backend: Backend, V: Array, dual: Array, W: Array) -> tuple[Array, Any]:
+    """Make W orthogonal to all rows of V, and return it with what was removed, on the host.
+
+    `dual` has the products of these rows with the matrix of the inner product. W, (n, k), may be
+    overwritten.
+    """
+    off: Any = 0.0
+    kernels = backend.kernels
+    for _ in range(MAX_ORTHOGONALIZATIONS):
+        lengths = REORTHOGONALIZATION_RATIO * backend.column_norms(W)
+        h = kernels.inner_products(V, W)
+        W = kernels.subtract_combination(W, dual, h)
+        off = off + h
+        if bool(backend.xp.all(backend.column_norms(W) > lengths)):
+            break
+    return W, array_on_host(off)
 
 
 def orthogonalize_pair(
