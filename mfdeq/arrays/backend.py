@@ -260,7 +260,9 @@ class Backend:
 
     def copy_from(self, x: Any) -> Array:
         """Copy an array of another library, such as JAX, on the same device."""
-        return host.array(x) if self.is_numpy else self.copied(self.xp.from_dlpack(x))
+        if self.is_numpy:
+            return host.array(host.asarray(x))  # not all libraries know copy= of their conversion
+        return self.copied(self.xp.from_dlpack(x))
 
     def columns(self, *vectors: Array) -> Array:
         """Return an (n, k) array of k vectors."""

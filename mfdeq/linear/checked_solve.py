@@ -6,6 +6,7 @@ if A is not singular to working precision.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend, host
@@ -264,10 +265,17 @@ def leaves_equation(factor: Attempts, A: Operator, x: Array, b: Array, adjoint: 
     adjoint : bool
         Whether A is the adjoint of the matrix of `factor`.
     """
-    xp = A.backend.xp
-    x = x + factor._attempt(b - A._apply(x), LOOSE_RTOL, adjoint)
-    residual, terms = xp.abs(b - A._apply(x)), A.abs_apply(x) + xp.abs(b)
-    return not bool(xp.all(residual <= MAX_ROUNDING_SHARE * terms))  # True for NaN
+    xp, least = A.backend.xp, math.inf
+    for _ in range(MAX_CORRECTIONS):
+        x = x + factor._attempt(b - A._apply(x), LOOSE_RTOL, adjoint)
+        residual, terms = xp.abs(b - A._apply(x)), A.abs_apply(x) + xp.abs(b)
+        share = float(xp.max(residual / xp.where(terms > 0.0, terms, 1.0)))
+        if share <= MAX_ROUNDING_SHARE:
+            return False
+        if not share <= 0.5 * least:  # True for NaN
+            return True
+        least = share
+    return True
 
 
 def check_finite(backend: Backend, x: Array) -> Array:
