@@ -20,14 +20,15 @@ from ...arrays.jit import njit
 DIVIDED_ROWS = 512  # of `lower` that are computed by one product
 MIN_BLOCK, MAX_BLOCK = 48, 256  # columns of an update that are computed by one product
 BLOCKS = 8  # of an update, if they are not too small or too large
+MIN_TASK_SHARE = 0.25  # operations of small subtrees grouped as one task, over the most of a task
 
 
 @njit
 def schedule(parent: Any, tree: Any, operations: Any, squares: Any, tasks: Any) -> Any:
     """Order the fronts such that the updates of children are used soon after they are computed.
 
-    Subtrees with at most a share of all operations come first, each in postorder. They are grouped
-    into independent tasks. The fronts above them follow.
+    Subtrees with at most a share of all operations come first, each in postorder. They are
+    independent tasks, small ones in groups. The fronts above them follow.
 
     The updates that wait in a task are on two stacks, one for fronts of even depth and one for
     those of odd depth: that of a front takes its place before those of its children are released.
@@ -40,7 +41,7 @@ def schedule(parent: Any, tree: Any, operations: Any, squares: Any, tasks: Any) 
     operations, squares : (fronts,) arrays
         The operations of each front, and the entries of its update.
     tasks : int
-        The number of tasks among which the operations are divided; 1 has no fronts above.
+        The operations over the most in a task; 1 has no fronts above.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def schedule(parent: Any, tree: Any, operations: Any, squares: Any, tasks: Any) 
             for c in range(starts[f], starts[f + 1]):
                 heights[1 - odd[f]] -= squares[children[c]]
         taken += work[root]
-        if taken >= limit:
+        if taken >= MIN_TASK_SHARE * limit:
             closed, size = _close_task(order, bounds, closed, count, odd, peaks, places, size)
             heights[:], taken = 0, 0.0
     if count > bounds[closed]:

@@ -6,7 +6,6 @@ few calls of BLAS and LAPACK. Otherwise numpy eliminates the fronts of a batch t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,7 +107,9 @@ class _Compiled:
         self.order, bounds, at, size = self.loops.schedule(
             self.parent, self.tree, operations, squares, tasks
         )
-        self.tasks = list(itertools.pairwise(bounds.tolist()))
+        cumulated = host.concatenate([[0.0], host.cumsum(operations[self.order])])
+        by_size = host.argsort(-host.diff(cumulated[bounds]), kind="stable").tolist()
+        self.tasks = [(int(bounds[i]), int(bounds[i + 1])) for i in by_size]  # the largest first
         self.above = self._levels_above(self.order[bounds[-1] :])
         size = self._place_above(at, squares, size)
         self.pool = host.empty(size, dtype=self.dtype)
