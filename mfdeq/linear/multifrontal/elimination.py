@@ -159,12 +159,18 @@ class _Compiled:
             empty(longest, dtype=host.int64),
             empty(k, dtype=host.int32),
             empty(8, dtype=host.int32),
-            empty(WORK_PER_UNKNOWN * k, dtype=dtype),
+            empty(self._workspace(k) * k, dtype=dtype),
             host.frombuffer(b"NTL", dtype=host.uint8).copy(),
             self.routines(dtype.name),
             empty(2, dtype=dtype),
             empty(longest, dtype=host.int64),
         )
+
+    def _workspace(self, k: int) -> int:
+        """Return the entries of workspace per unknown, to invert blocks of k unknowns."""
+        if self.symmetric and k >= self.loops.MIN_SWEPT:
+            return max(WORK_PER_UNKNOWN, 2 * self.loops.SWEPT)
+        return WORK_PER_UNKNOWN
 
     def _run(self) -> None:
         """Eliminate the fronts, those of the tasks and then those above them."""
@@ -188,9 +194,9 @@ class _Compiled:
         loops, layout, factors, pool = self.loops, self.layout, self.factors, self.pool
         scratch = {f: self._scratch([f]) for f in fronts}
 
-        def begin(f: int) -> None:
-            if not loops.begin(f, *self._arguments(), scratch[f]):
-                raise host.linalg.LinAlgError("Singular matrix")
+        def assemble(f: int) -> None:
+            graph, matrix, transposed, tree, layout, _, pool = self._arguments()
+            loops.assemble(f, graph, matrix, transposed, tree, layout, pool, scratch[f])
 
         def of_task(f: int) -> tuple[Any, ...]:
             """Return the columns of a front, with memory for the arguments of one product."""
@@ -206,7 +212,30 @@ class _Compiled:
             k, m = int(self.fronts.sizes[f]), int(self.counts[f])
             loops.update(f, column, k, m, layout, factors, pool, of_task(f))
 
-        share(begin, [(f,) for f in fronts])
+        def sweep_columns(f: int, p: int, column: int) -> None:
+            k = int(self.fronts.sizes[f])
+            loops.sweep_columns(f, p, column, k, layout, factors, of_task(f))
+
+        def invert(f: int) -> None:
+            k, m = int(self.fronts.sizes[f]), int(self.counts[f])
+            if not loops.invert(f, k, m, layout, factors, scratch[f]):
+                raise host.linalg.LinAlgError("Singular matrix")
+
+        def invert_by_sweeps(f: int) -> None:
+            k, m = int(self.fronts.sizes[f]), int(self.counts[f])
+            definite = loops.copy_definite(f, k, m, layout, factors, scratch[f])
+            for p in range(0, k, loops.SWEPT):
+                definite = definite and loops.sweep(f, p, k, layout, factors, scratch[f])
+                if not definite:
+                    return invert(f)
+                share(sweep_columns, [(f, p, column) for column in range(0, k, loops.SWEPT)])
+            loops.end_sweeps(f, k, layout, factors)
+
+        share(assemble, [(f,) for f in fronts])
+        large = [f for f in fronts if self.symmetric and self.fronts.sizes[f] >= loops.MIN_SWEPT]
+        share(invert, [(f,) for f in fronts if f not in large])
+        for f in large:
+            invert_by_sweeps(f)
         counts = {f: int(self.counts[f]) for f in fronts}
         rows = [(f, row) for f in fronts for row in range(0, counts[f], loops.DIVIDED_ROWS)]
         share(divide, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.systems import diffusion as volume
 from support.matrices import diffusion
 from support.sparse_graphs import SPARSE_MATRICES
 
@@ -92,6 +93,49 @@ def test_updates_that_wait_do_not_overlap(tasks, fronts):
                 assert other == task[f]
                 assert last < step[f] or end < first
             used[at].append((task[f], step[f], end))
+
+
+def test_large_fronts_do_not_depend_on_the_number_of_threads(monkeypatch):
+    """Those that are inverted by sweeps, of which threads share the products."""
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    from mfdeq.linear.multifrontal import compiled_fronts
+
+    matrix = to_canonical_format(volume(30, 3).A)
+    monkeypatch.setattr(jit, "pays", lambda entries: True)
+    with mfdeq.threads(1):
+        expected = factors(matrix, True)
+    assert max(x.shape[-1] for x in expected[::3]) >= compiled_fronts.MIN_SWEPT
+    with mfdeq.threads(2):
+        for x, y in zip(expected, factors(matrix, True), strict=True):
+            assert (x is None and y is None) or np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 300])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sweeps_invert_a_definite_front_and_refuse_others(size, dtype):
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    from mfdeq.arrays.compiled_lapack import routines
+    from mfdeq.linear.multifrontal import compiled_fronts
+
+    root = np.random.default_rng(size).standard_normal((size, size))
+    for shift in (1.0, -0.5):
+        G = (root @ root.T / size + shift * np.eye(size)).astype(dtype)
+        panel, found = G.T.ravel().copy(), np.zeros((size, size), dtype)
+        work = np.empty(2 * size * compiled_fronts.SWEPT, dtype)
+        letters = np.frombuffer(b"NTL", dtype=np.uint8).copy()
+        integers, numbers = np.empty(8, np.int32), np.empty(2, dtype)
+        nothing = np.empty(0, dtype)
+        scratch = (panel, nothing, None, None, None, integers, work, letters, routines(dtype))
+        scratch = (*(np.empty(0, np.int64) if x is None else x for x in scratch), numbers)
+        layout = tuple(np.array([x]) for x in (0, 0, 0, 0, size, 0))
+        factors = found.reshape(-1)
+        definite = compiled_fronts.copy_definite(0, size, 0, layout, factors, scratch)
+        definite = definite and compiled_fronts.sweep_all(0, size, layout, factors, scratch)
+        assert bool(definite) == bool(np.linalg.eigvalsh(G).min() > 0.0)
+        if definite:
+            expected = np.linalg.inv(G.astype("float64"))
+            rtol = 1e-11 if dtype == "float64" else 1e-3
+            np.testing.assert_allclose(found, expected, rtol=0.0, atol=rtol * abs(expected).max())
 
 
 @pytest.mark.parametrize("count", [1, 3])
