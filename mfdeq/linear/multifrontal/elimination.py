@@ -46,9 +46,9 @@ class _Compiled:
 
     def __init__(self, matrix: Any, fronts: Fronts, symmetric: bool) -> None:
         from ...arrays.compiled_lapack import routines
-        from . import compiled_fronts
+        from . import compiled_fronts, compiled_inverses
 
-        self.loops, self.routines = compiled_fronts, routines
+        self.loops, self.inverses, self.routines = compiled_fronts, compiled_inverses, routines
         self.fronts, self.dtype = fronts, matrix.dtype
         self.symmetric = symmetric
         self.parent = host.asarray(fronts.parent)
@@ -168,8 +168,8 @@ class _Compiled:
 
     def _workspace(self, k: int) -> int:
         """Return the entries of workspace per unknown, to invert blocks of k unknowns."""
-        if self.symmetric and k >= self.loops.MIN_SWEPT:
-            return max(WORK_PER_UNKNOWN, 2 * self.loops.SWEPT)
+        if self.symmetric and k >= self.inverses.MIN_SWEPT:
+            return max(WORK_PER_UNKNOWN, 2 * self.inverses.SWEPT)
         return WORK_PER_UNKNOWN
 
     def _run(self) -> None:
@@ -192,6 +192,7 @@ class _Compiled:
     def _eliminate_large(self, fronts: list[int]) -> None:
         """Eliminate some independent fronts, several threads working on each."""
         loops, layout, factors, pool = self.loops, self.layout, self.factors, self.pool
+        inverses = self.inverses
         scratch = {f: self._scratch([f]) for f in fronts}
 
         def assemble(f: int) -> None:
@@ -214,25 +215,25 @@ class _Compiled:
 
         def sweep_columns(f: int, p: int, column: int) -> None:
             k = int(self.fronts.sizes[f])
-            loops.sweep_columns(f, p, column, k, layout, factors, of_task(f))
+            inverses.sweep_columns(f, p, column, k, layout, factors, of_task(f))
 
         def invert(f: int) -> None:
             k, m = int(self.fronts.sizes[f]), int(self.counts[f])
-            if not loops.invert(f, k, m, layout, factors, scratch[f]):
+            if not inverses.invert(f, k, m, layout, factors, scratch[f]):
                 raise host.linalg.LinAlgError("Singular matrix")
 
         def invert_by_sweeps(f: int) -> None:
             k, m = int(self.fronts.sizes[f]), int(self.counts[f])
-            definite = loops.copy_definite(f, k, m, layout, factors, scratch[f])
-            for p in range(0, k, loops.SWEPT):
-                definite = definite and loops.sweep(f, p, k, layout, factors, scratch[f])
+            definite = inverses.copy_definite(f, k, m, layout, factors, scratch[f])
+            for p in range(0, k, inverses.SWEPT):
+                definite = definite and inverses.sweep(f, p, k, layout, factors, scratch[f])
                 if not definite:
                     return invert(f)
-                share(sweep_columns, [(f, p, column) for column in range(0, k, loops.SWEPT)])
-            loops.end_sweeps(f, k, layout, factors)
+                share(sweep_columns, [(f, p, column) for column in range(0, k, inverses.SWEPT)])
+            inverses.end_sweeps(f, k, layout, factors)
 
         share(assemble, [(f,) for f in fronts])
-        large = [f for f in fronts if self.symmetric and self.fronts.sizes[f] >= loops.MIN_SWEPT]
+        large = [f for f in fronts if self.symmetric and self.fronts.sizes[f] >= inverses.MIN_SWEPT]
         share(invert, [(f,) for f in fronts if f not in large])
         for f in large:
             invert_by_sweeps(f)

@@ -98,13 +98,13 @@ def test_updates_that_wait_do_not_overlap(tasks, fronts):
 def test_large_fronts_do_not_depend_on_the_number_of_threads(monkeypatch):
     """Those that are inverted by sweeps, of which threads share the products."""
     pytest.importorskip("numba", reason="the fast extra is not installed")
-    from mfdeq.linear.multifrontal import compiled_fronts
+    from mfdeq.linear.multifrontal import compiled_inverses
 
     matrix = to_canonical_format(volume(30, 3).A)
     monkeypatch.setattr(jit, "pays", lambda entries: True)
     with mfdeq.threads(1):
         expected = factors(matrix, True)
-    assert max(x.shape[-1] for x in expected[::3]) >= compiled_fronts.MIN_SWEPT
+    assert max(x.shape[-1] for x in expected[::3]) >= compiled_inverses.MIN_SWEPT
     with mfdeq.threads(2):
         for x, y in zip(expected, factors(matrix, True), strict=True):
             assert (x is None and y is None) or np.array_equal(x, y)
@@ -115,13 +115,13 @@ def test_large_fronts_do_not_depend_on_the_number_of_threads(monkeypatch):
 def test_sweeps_invert_a_definite_front_and_refuse_others(size, dtype):
     pytest.importorskip("numba", reason="the fast extra is not installed")
     from mfdeq.arrays.compiled_lapack import routines
-    from mfdeq.linear.multifrontal import compiled_fronts
+    from mfdeq.linear.multifrontal import compiled_inverses
 
     root = np.random.default_rng(size).standard_normal((size, size))
     for shift in (1.0, -0.5):
         G = (root @ root.T / size + shift * np.eye(size)).astype(dtype)
         panel, found = G.T.ravel().copy(), np.zeros((size, size), dtype)
-        work = np.empty(2 * size * compiled_fronts.SWEPT, dtype)
+        work = np.empty(2 * size * compiled_inverses.SWEPT, dtype)
         letters = np.frombuffer(b"NTL", dtype=np.uint8).copy()
         integers, numbers = np.empty(8, np.int32), np.empty(2, dtype)
         nothing = np.empty(0, dtype)
@@ -129,8 +129,8 @@ def test_sweeps_invert_a_definite_front_and_refuse_others(size, dtype):
         scratch = (*(np.empty(0, np.int64) if x is None else x for x in scratch), numbers)
         layout = tuple(np.array([x]) for x in (0, 0, 0, 0, size, 0))
         factors = found.reshape(-1)
-        definite = compiled_fronts.copy_definite(0, size, 0, layout, factors, scratch)
-        definite = definite and compiled_fronts.sweep_all(0, size, layout, factors, scratch)
+        definite = compiled_inverses.copy_definite(0, size, 0, layout, factors, scratch)
+        definite = definite and compiled_inverses.sweep_all(0, size, layout, factors, scratch)
         assert bool(definite) == bool(np.linalg.eigvalsh(G).min() > 0.0)
         if definite:
             expected = np.linalg.inv(G.astype("float64"))
