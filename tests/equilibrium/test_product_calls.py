@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import mfdeq
 
 PACKAGE = str(Path(mfdeq.__file__).parent)
-MAX_CALLS = 80
+MAX_CALLS = 70
 MAX_FRAMES_TO_THE_PACKAGE = 3
 N, P = 40, 37
 
@@ -54,10 +54,11 @@ def stacks_of_calls(function):
 
 
 @pytest.mark.parametrize("solver", ["auto", mfdeq.Direct()], ids=["auto", "Direct"])
-def test_a_second_product_makes_few_python_calls(solver):
+def test_a_later_product_makes_few_python_calls(solver):
     eq = mfdeq.solve(Chain(), np.ones(P), solver=solver)
     H = eq.hessian(mfdeq.LeastSquares(np.arange(5), np.zeros(5)))
     v = np.ones(P)
+    H @ v  # its error is estimated
     expected = H @ v
     stacks = stacks_of_calls(lambda: np.testing.assert_array_equal(H @ v, expected))
     assert 0 < len(stacks) <= MAX_CALLS
