@@ -42,6 +42,7 @@ MAX_PARTS = 4  # parts of a loop for each thread: whoever is faster takes more
 # Entries of a part. Handing parts over to another thread takes 30 to 60 microseconds, as long as a
 # product with this many entries of a matrix, or an update of twice as many of a vector.
 PART_ENTRIES = 100_000
+LONG_ROW = 12  # entries of a row from which on its sum is vectorized
 PIECE_ENTRIES = 8192  # entries whose sum is one of those that are added up
 MAX_COLUMNS = 4  # columns of products with the rows of a basis
 # The products of a matrix stored by columns cannot be shared by rows. It is stored by rows, too,
@@ -337,7 +338,9 @@ class Rows:
         rows, (x,) = self._rows, _flat(x)
         loop, target = loops.multiply_block, y
         if k == 1:
-            loop, target = loops.multiply, y.reshape(-1)
+            long = self.nnz >= LONG_ROW * self.shape[0]
+            loop = loops.multiply_long_rows if long else loops.multiply
+            target = y.reshape(-1)
         bounds = self._bounds(len(_parts(self.shape[0], self.nnz * k)) - 1)
         _run(loop, (*rows, x, target, sign), bounds, self.shape[0])
         return y

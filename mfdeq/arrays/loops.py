@@ -46,6 +46,25 @@ def multiply(
             y[i] -= total
 
 
+@njit(fastmath=FAST_SUMS)
+def multiply_long_rows(
+    starts: Array, indices: Array, data: Array, x: Array, y: Array, sign: int, start: int, stop: int
+) -> None:
+    """Compute the same with sums that are vectorized, which pays for rows of a dozen entries."""
+    first = np.uint64(starts[start])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        total, last = data.dtype.type(0), np.uint64(starts[i + ONE])
+        for e in range(first, last):
+            total += data[e] * x[indices[e]]
+        first = last
+        if sign == 0:
+            y[i] = total
+        elif sign > 0:
+            y[i] += total
+        else:
+            y[i] -= total
+
+
 @njit
 def store(y: Array, i: int, c: int, total: Any, sign: int) -> None:
     """Assign a number to an entry or, with a sign, add it or subtract it."""

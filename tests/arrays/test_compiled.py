@@ -77,6 +77,21 @@ def test_products_are_those_of_scipy(dtype, k, form, threads):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", [0, 1, -1])
+def test_long_rows_are_multiplied_as_short_ones_are(dtype, sign, monkeypatch):
+    A, x, y = matrix(dtype, sp.csr_array), block(200, None, dtype), block(300, None, dtype, 1)
+    found = []
+    for entries in (0, A.shape[1]):
+        monkeypatch.setattr(compiled, "LONG_ROW", entries)
+        rows = compiled.products(A)
+        found.append(rows.add_to(y.copy(), x, sign) if sign else rows @ x)
+    np.testing.assert_allclose(*found, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        found[0], abs(sign) * y + (sign or 1) * (A @ x), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_transpose_is_the_exact_adjoint(dtype):
     rows = compiled.products(matrix(dtype, sp.csr_array))
     x, y = block(200, 40, dtype), block(300, 40, dtype, 1)

@@ -264,7 +264,8 @@ class _Cycle(PreconditionerOperator):
             "a multigrid hierarchy",
             "use mfdeq.AMG(levels='float32'), or a smaller problem",
         )
-        self.levels, self.transfers = [], []
+        self.levels: list[Any] = []
+        self.transfers: list[Any] = []
         for level in built[:-1]:
             self._add_level(level)
         rows = [level.A.nnz / level.A.shape[0] for level in built[:2]]
@@ -295,7 +296,8 @@ class _Cycle(PreconditionerOperator):
     @property
     def _smooths_constants(self) -> bool:
         """Return whether levels may be `Unsmoothed`."""
-        return self.symmetric and self._smooths and self.options.degree == 1
+        options = self.options
+        return self.symmetric and self._smooths and options.degree == 1 and options.block_size == 1
 
     def _finish(self, coarsest: Any) -> None:
         self.coarse = _inverse(self._inner, coarsest)
