@@ -284,7 +284,7 @@ class Criteria:
     def _row_scales(self, A: Operator) -> Array:
         """Return the inverse sizes of the rows of A, in units in which its columns are alike."""
         if self._scaled is None or self._scaled[0] is not A:
-            known = Scaling.from_scales(A) if A.array is None else Scaling.by_sums(A.array)
+            known = Scaling.from_scales(A) if A.array is None else Scaling.sums_of_operator(A)
             rows = known.rows
             self._scaled = A, self.backend.zeros(A.shape[0]) + 1.0 if rows is None else rows
         return self._scaled[1]

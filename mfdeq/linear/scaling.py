@@ -70,18 +70,23 @@ class Scaling:
         """Find the scaling of the matrix of an operator, or return it if it is known."""
         found = vars(A).get("_rounded_scaling")
         if found is None:  # estimates of costs and several factors need it
-            sizes = A.sizes if isinstance(A, Matrix) and is_dense(A.array) else None
-            found = vars(A)["_rounded_scaling"] = cls.of(A.array, sizes)
+            found = vars(A)["_rounded_scaling"] = cls.of(A.array, _dense_sizes(A))
         return found
 
     @classmethod
-    def by_sums(cls, A: Any) -> Scaling:
+    def sums_of_operator(cls, A: Operator) -> Scaling:
+        """Find the scaling of the matrix of an operator like `by_sums`."""
+        return cls.by_sums(A.array, _dense_sizes(A))
+
+    @classmethod
+    def by_sums(cls, A: Any, sizes: Any = None) -> Scaling:
         """Find a scaling like `of` by sweeps alone, from the identity.
 
-        Large entries stay large, since the logarithms of small entries do not count as much.
+        Large entries stay large, since the logarithms of small entries do not count as much. |A|
+        may be passed as `sizes`.
         """
-        if is_balanced(A):
-            return cls()
+        if is_balanced(A, sizes):
+            return NO_SCALING
         backend = Backend.of(A if is_dense(A) else A.data)
         ones = backend.zeros(A.shape[0]) + 1.0
         rows, columns = balance(in_float64(abs(A)), ones, ones, MAX_SWEEPS)
@@ -188,6 +193,11 @@ class Scaling:
 
 
 NO_SCALING = Scaling()
+
+
+def _dense_sizes(A: Operator) -> Any:
+    """Return |A| of a dense matrix, if it is kept."""
+    return A.sizes if isinstance(A, Matrix) and is_dense(A.array) else None
 
 
 class ScaledOperator(Operator):

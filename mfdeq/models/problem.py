@@ -384,7 +384,8 @@ class CheckedLinearization:
         # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
         d_state = self._operator(linearization.d_state, (N, N), "d_state")
-        self.A = d_state.identity_minus() if problem.is_map else d_state
+        own = d_state is not linearization.d_state  # a copy
+        self.A = d_state.identity_minus(own) if problem.is_map else d_state
         if not isinstance(linearization, DeferredLinearization):
             self.B = self._param_operator(linearization.d_params)
 

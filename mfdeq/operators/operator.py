@@ -200,8 +200,11 @@ class Operator:
         """Return A x and an estimate of its error of the same shape, by default zero."""
         return self._apply(x), self.backend.zeros(self.shape[0], *x.shape[1:])
 
-    def identity_minus(self) -> Operator:
-        """Return I - J for this operator J, as a matrix if the entries are known."""
+    def identity_minus(self, in_place: bool = False) -> Operator:
+        """Return I - J for this operator J, as a matrix if the entries are known.
+
+        With `in_place`, the entries of J may be overwritten.
+        """
         return IdentityMinus(self)
 
     def plus(self, other: Operator) -> Operator:
@@ -434,13 +437,15 @@ class Matrix(Operator):
     def __neg__(self) -> Operator:
         return Matrix(self.backend, negative(self.array))
 
-    def identity_minus(self) -> Operator:
-        """Return I - J in the format of J."""
+    def identity_minus(self, in_place: bool = False) -> Operator:
+        """Return I - J in the format of J, in place of a dense J if it is used no more."""
         backend, n = self.backend, self.shape[0]
         if is_dense(self.array):
             if not backend.is_numpy:
                 return Matrix(backend, backend.eye(n, n) - self.array)
-            difference = -self.array  # a contiguous array, whose diagonal is a slice of its entries
+            # A contiguous array, whose diagonal is a slice of its entries.
+            in_place = in_place and self.array.flags.forc
+            difference = host.negative(self.array, out=self.array if in_place else None)
             difference.ravel("K")[:: n + 1] += 1.0
             return Matrix(backend, difference)
         if (difference := identity_minus(self.array)) is None:

@@ -118,7 +118,7 @@ class MatOperator(Operator):
         mat.scale(factor)
         return self._with_mat(mat)
 
-    def identity_minus(self) -> Operator:
+    def identity_minus(self, in_place: bool = False) -> Operator:
         """Return I - J, by its entries if they are known."""
         if not self.assembled:
             return super().identity_minus()
