@@ -97,7 +97,9 @@ def variable_sizes(
     if default is not None:
         sizes = xp.where(sizes > 0, sizes, default)
     known = sizes > 0
-    others = math.sqrt(max(int(xp.sum(xp.astype(known, xp.int64))), 1))
+    if backend.all(known):
+        return sizes, known
+    others = math.sqrt(max(backend.count(known), 1))
     fallback = (backend.norm(sizes) / others) or 1.0
     return xp.where(known, sizes, xp.asarray(fallback, dtype=x.dtype, device=backend.device)), known
 
