@@ -385,7 +385,7 @@ class Criteria:
     def _near_floor(self, h: Array, residual: Array) -> bool:
         """Return whether R may be rounding, which only a linearization shows."""
         floor = self.floor(self.terms(h, residual))
-        return bool(self.xp.all(self.xp.abs(residual) <= FLOOR_RATIO * floor))
+        return self.backend.all(self.xp.abs(residual) <= FLOOR_RATIO * floor)
 
     def _is_noise(self, h: Array, residual: Array, step: Array | None = None) -> bool:
         """Measure the rounding error of R, and return whether R is nothing else."""
