@@ -22,7 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays.backend import Array, Backend, host
+from ..arrays.backend import Array, Backend
+from ..arrays.noise import noise_deviation, values_on_line
 from ..errors import ArgumentError
 
 # Points on a line, at irregular distances, from whose values the noise is estimated.
@@ -130,16 +131,14 @@ def measure_noise(
 
     Notes
     -----
-    The noise is what the best parabola leaves, by its seven values less three degrees of freedom.
-    The points are irregular, since values that are rounded to multiples of a number may change by
-    the same multiple between equidistant points, as if they were exact.
+    The noise is what the best parabola leaves (see `noise_deviation`). The points are irregular,
+    since values that are rounded to multiples of a number may change by the same multiple between
+    equidistant points, as if they were exact.
     """
-    xp, values = backend.xp, []
-    for t in NOISE_POINTS:
-        value = evaluate(t)
-        if value is None:
-            return None
-        values.append(value)
+    xp = backend.xp
+    values = values_on_line(evaluate, NOISE_POINTS)
+    if len(values) < len(NOISE_POINTS):
+        return None
     table = xp.stack(values)
     floor = 0.5 * backend.eps * xp.max(xp.abs(table), axis=0)
     change = xp.abs(table[-1, ...] - table[0, ...])
@@ -147,12 +146,7 @@ def measure_noise(
     changing = xp.max(moves, axis=0)
     points = len(NOISE_POINTS)
     resolved = float(xp.sum(moves)) >= MIN_MOVES * (points - 1) * float(xp.sum(changing)) > 0.0
-    powers = host.vander(host.asarray(NOISE_POINTS), NOISE_DEGREE + 1)
-    basis = backend.from_host(host.linalg.qr(powers)[0].astype(backend.dtype))
-    table = table - table[points // 2, ...]
-    left = table - basis @ (basis.T @ table)
-    degrees = points - 1 - NOISE_DEGREE
-    noise = xp.maximum(xp.sqrt(xp.sum(left * left, axis=0) / degrees), floor)
+    noise = xp.maximum(noise_deviation(backend, values, NOISE_POINTS, [NOISE_DEGREE]), floor)
     return noise, change > MIN_CHANGE * noise, resolved
 
 

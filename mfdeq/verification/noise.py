@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 from ..arrays.backend import Array, Backend
+from ..arrays.noise import noise_deviation, values_on_line
 
 POINTS = 7  # on a line, at equal distances
-ORDERS = (3, 4, 5)  # of the differences, in which a smooth part is negligible
+DEGREES = (2, 3, 4)  # of the smooth part of the values
 STEP_ROUNDINGS = 2.0**10  # smallest distance of the points, in eps
 NOISE_SAFETY_FACTOR = 3.0  # noise at other points may be this much larger
 MULTIPLE_ROUNDINGS = 8.0  # of the values, by which differences of multiples may not be multiples
@@ -72,28 +72,20 @@ class Noise:
 
         Notes
         -----
-        The standard deviation follows from differences of order k by σ² = (k!)² / (2k)! mean
-        (Δᵏf)². The least estimate of the orders 3 to 5 is taken, which a smooth part affects least.
+        The least estimate of `noise_deviation` with polynomials of the degrees 2 to 4 is taken,
+        which a smooth part affects least.
         The distances of the points are 1e3 eps, eps^(1/2), eps^(1/4) and eps^(1/8) / 4. The last
         shows the rounding of terms that hardly change.
-
-        References
-        ----------
-        J. J. Moré and S. M. Wild, "Estimating computational noise", SIAM Journal on Scientific
-        Computing 33 (2011).
         """
-        xp, eps = self.backend.xp, self.backend.eps
+        xp, eps, points = self.backend.xp, self.backend.eps, range(POINTS)
         for step in (STEP_ROUNDINGS * eps, eps**0.5, eps**0.25, eps**0.125 / 4):
-            values = [self.base]
-            for j in range(1, POINTS):
-                value = function(j * step)
-                if value is None:
-                    break
-                values.append(value)
+            at = [j * step for j in points[1:]]
+            values = [self.base, *values_on_line(function, at)]
             known = self.size > 0
             self.add_values(values)
             if len(values) == POINTS:
-                deviation = NOISE_SAFETY_FACTOR * _deviation(self.backend, values)
+                deviation = noise_deviation(self.backend, values, points, DEGREES)
+                deviation = NOISE_SAFETY_FACTOR * deviation
                 # Rounding may be the same at all of the nearest points.
                 self._deviation = xp.where(known, self._deviation, deviation)
                 self._largest_deviation = xp.maximum(self._largest_deviation, deviation)
@@ -121,19 +113,3 @@ class Noise:
             is_multiple = xp.abs(ratio - xp.round(ratio)) <= allowed
             self._multiples = self._multiples & (is_multiple | (ratio > MAX_MULTIPLE))
         self._gap = gap
-
-
-def _deviation(backend: Backend, values: list[Array]) -> Array:
-    """Return the least standard deviation of noise by differences of several orders."""
-    xp = backend.xp
-    least: Array | None = None
-    for order in range(1, max(ORDERS) + 1):
-        values = [right - left for left, right in itertools.pairwise(values)]
-        if order not in ORDERS:
-            continue
-        share = math.factorial(order) ** 2 / math.factorial(2 * order) / len(values)
-        squares = sum((value * value for value in values[1:]), values[0] * values[0])
-        deviation = xp.sqrt(share * squares)
-        least = deviation if least is None else xp.minimum(least, deviation)
-    assert least is not None
-    return least
