@@ -151,15 +151,20 @@ class FromUser(Operator):
         return product(x)
 
     def _checked(self, function: Any, x: Array, rows: int, name: str) -> Array:
-        xp = self.backend.xp
-        finite = bool(xp.all(xp.isfinite(x)))  # a solver that breaks down passes NaN
+        xp, shape = self.backend.xp, (rows, *x.shape[1:])
         try:
             with self.backend.user_call(f"{name}, of an array of shape {tuple(x.shape)}"):
                 out = function(xp.asarray(x, copy=True))  # the function may change its argument
                 out = self.backend.from_user(out)
         except ValueError as error:  # raised by scipy for a wrong shape
             raise ModelError(f"{name} with an array of shape {x.shape} failed: {error}") from error
-        return self.backend.check_array(out, (rows, *x.shape[1:]), name, finite=finite)
+        try:
+            return self.backend.check_array(out, shape, name)
+        except ModelError as error:
+            if not error.non_finite or bool(xp.all(xp.isfinite(x))):
+                raise
+        # A solver that breaks down passes NaN.
+        return self.backend.check_array(out, shape, name, finite=False)
 
 
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:

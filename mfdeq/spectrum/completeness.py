@@ -233,7 +233,7 @@ def _search_complement(
             lanczos.expand()
         exhausted = lanczos.invariant or lanczos.spans_all
         length = 0.0 if exhausted else max(lanczos.residual_bound, rounding)
-        probe.run.record(lanczos.unlocked_values, lanczos.unlocked_residuals, length)
+        probe.run.record(*lanczos.unlocked_pairs, length)
         if probe.found or exhausted or probe.excludes_a_miss or H.count >= end:
             return lanczos
 

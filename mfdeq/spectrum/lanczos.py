@@ -257,9 +257,10 @@ class Lanczos(LanczosBasis):
         return self._unlocked_ritz()[0]
 
     @property
-    def unlocked_residuals(self) -> Any:
-        """The residuals of these Ritz values."""
-        return self._unlocked_ritz()[2]
+    def unlocked_pairs(self) -> tuple[Any, Any]:
+        """These Ritz values and their residuals."""
+        values, _, residuals = self._unlocked_ritz()
+        return values, residuals
 
     def unlocked_vectors(self, which: Any) -> Array:
         """Return those Ritz vectors of the complement that a mask of its Ritz values selects."""

@@ -166,10 +166,10 @@ class PencilProbe:
             lanczos.restart(1, "SA")
             self.run.record_restart(before, lanczos.unlocked_values)
         lanczos.expand()
-        values = lanczos.unlocked_values
+        values, residuals = lanczos.unlocked_pairs
         rounding = self.H.backend.eps * float(abs(values).max())
         length = 0.0 if lanczos.invariant else max(lanczos.residual_bound, rounding)
-        self.run.record(values, lanczos.unlocked_residuals, length)
+        self.run.record(values, residuals, length)
 
     def chance(self, gap: float) -> float:
         """Return the bound on the chance of a miss below the last wanted value by a gap."""
