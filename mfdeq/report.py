@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -283,12 +283,12 @@ class SolveReport:
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
-def format_table(columns: dict[str, Sequence[str]], hidden: int = 0, what: str = "rows") -> str:
+def format_table(columns: Mapping[str, Sequence[str]], hidden: int = 0, what: str = "rows") -> str:
     """Return a table of right-aligned columns, which says how many rows it does not show.
 
     Parameters
     ----------
-    columns : dict of sequences of str
+    columns : mapping of str to sequences of str
         The cells of each column, by its heading.
     hidden : int, optional
         The number of rows that are not shown.

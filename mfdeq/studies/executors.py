@@ -154,7 +154,7 @@ def _unpicklable_part(value: Any, name: str) -> tuple[str, Any]:
 def _parts(value: Any, name: str) -> list[tuple[str, Any]]:
     """Return what is pickled with an object, by names."""
     if isinstance(value, functools.partial):
-        arguments = {**dict(enumerate(value.args)), **value.keywords}
+        arguments: dict[Any, Any] = {**dict(enumerate(value.args)), **value.keywords}
         named = [(f"argument {key} of {name}", part) for key, part in arguments.items()]
         return [("the function of a partial", value.func), *named]
     if isinstance(value, types.MethodType):

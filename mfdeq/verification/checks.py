@@ -335,19 +335,20 @@ class Checker:
         steps: list[float] = sorted(set().union(*remainders), reverse=True)
         if not steps:
             return False, term.noise < 0
-        pairs = []
+        odd, even = [], []
         for t in steps:
             ahead, behind = ([r[t] for r in remainders if t in r] * 2)[:2]
-            pairs.append(((ahead + behind) / 2, (ahead - behind) / 2))
+            odd.append((ahead + behind) / 2)
+            even.append((ahead - behind) / 2)
+
+        def norms(xs: list[Array]) -> list[Array]:
+            return [asarray([self.backend.norm(x / term.unit)]) for x in xs]
+
         with self.backend.ignore_overflow():
-            rows = two_sided_errors(
-                self.backend, steps, *zip(*pairs, strict=True), term.noise, term.error
+            rows = two_sided_errors(self.backend, steps, odd, even, term.noise, term.error)
+            of_norm = two_sided_errors(
+                self.backend, steps, norms(odd), norms(even), *norms([term.noise, term.error])
             )
-            norms = [
-                asarray([self.backend.norm(x / term.unit)])
-                for x in (term.noise, term.error, *(part for pair in pairs for part in pair))
-            ]
-            of_norm = two_sided_errors(self.backend, steps, norms[2::2], norms[3::2], *norms[:2])
         return bool(xp.any(of_norm > 0)), rows > 0
 
     def _judge_kink(self, term: Term, sides: list[_Side]) -> Check | None:

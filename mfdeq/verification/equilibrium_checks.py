@@ -37,6 +37,8 @@ FEW_DIGITS_EPS = 1e-10  # unit roundoff above which verification in float64 is a
 STATE_NOISE_FACTOR = 3.0  # noise of a quantity relative to the changes at two nearby states
 NOISE_RTOL = 1e-3  # of solves for estimates of noise
 EXACT_FACTOR = 100.0  # derivatives with smaller errors, in eps, are not finite differences
+# The steps, the sizes of remainders, terms and noise at each, the scale, and the agreement needed.
+Sizes = tuple[list[float], list[float], list[float], list[float], float, float]
 TAYLOR_CHECKS = {
     "state": "Z: Taylor remainder of h*",
     "value": "gradient: Taylor remainder of the loss",
@@ -218,7 +220,7 @@ class EquilibriumChecker(DerivativeChecker):
                     values, left = found
                     side.add(step, values, max(1.0, left / explained if explained else 1.0))
 
-        def sizes(name: str) -> tuple[Any, ...]:
+        def sizes(name: str) -> Sizes:
             term, steps = terms[name], ahead.steps
             remainders = ahead.remainders(name, term)
             return (

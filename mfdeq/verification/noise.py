@@ -81,12 +81,12 @@ class Noise:
         for step in (STEP_ROUNDINGS * eps, eps**0.5, eps**0.25, eps**0.125 / 4):
             at = [j * step for j in points[1:]]
             values = [self.base, *values_on_line(function, at)]
-            known = self.size > 0
             self.add_values(values)
             if len(values) == POINTS:
                 deviation = noise_deviation(self.backend, values, points, DEGREES)
                 deviation = NOISE_SAFETY_FACTOR * deviation
                 # Rounding may be the same at all of the nearest points.
+                known = self._deviation > 0
                 self._deviation = xp.where(known, self._deviation, deviation)
                 self._largest_deviation = xp.maximum(self._largest_deviation, deviation)
 

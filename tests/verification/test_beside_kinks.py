@@ -9,6 +9,7 @@ import pytest
 from support.kinked_models import KINKS, Kinked
 
 import mfdeq
+from mfdeq.arrays.backend import Backend
 from mfdeq.verification.noise import Noise
 
 
@@ -78,18 +79,16 @@ def test_a_plateau_beyond_a_kink_is_not_the_quantum_of_the_values(seed, distance
     assert any(check.name.startswith("d_state") and check.verdict == "FAIL" for check in found)
 
 
-def test_the_noise_of_quantized_values_is_their_quantum():
-    """h is added to something large, and is too small to change it at some of the points."""
-    from mfdeq.arrays.backend import Backend
-
-    backend = Backend.of(np.zeros(2))
+@pytest.mark.parametrize("slope", [1e-6, 3e-8, 1e-10])
+def test_the_noise_of_quantized_values_is_about_their_quantum(slope):
+    """What is added to something large is too small to change it at some of the points."""
 
     def function(t):
-        plateau = max(1e-5 - 3.7 * t, 0.0)
-        return np.array([(1e4 + 1e-6 * np.sin(t)) - 1e4, plateau])
+        return np.array([(1e4 + slope * np.sin(t)) - 1e4, max(1e-5 - 3.7 * t, 0.0)])
 
-    noise = Noise(backend, function(0.0))
+    base = function(0.0)
+    noise = Noise(Backend.of(base), base)
     noise.measure(function)
     quantum = np.spacing(1e4)
-    assert quantum <= noise.size[0] <= 10 * quantum
-    assert noise.size[1] < 1e-11
+    assert 0.2 * quantum <= noise.size[0] <= 10 * quantum
+    assert noise.size[1] < 1e-11  # a plateau beyond a kink at 3e-6 has none
