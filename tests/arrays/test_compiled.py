@@ -354,3 +354,12 @@ def test_arrays_of_other_libraries_are_left_to_their_namespace(monkeypatch):
         found = compiled.subtract_combination(strict.asarray(W.copy()), given[1], h)
         np.testing.assert_allclose(np.asarray(found), W - V.T @ (V @ W))
     assert Backend.of(x).kernels is compiled or not jit.is_available()
+
+
+def test_rows_of_a_basis_are_combined_in_place():
+    rng = np.random.default_rng(0)
+    V, C = rng.standard_normal((9, 5000)), rng.standard_normal((6, 4))
+    expected = V.copy()
+    expected[2:6] = C.T @ V[2:8]
+    kernels.combine_rows(V, 2, C)
+    np.testing.assert_allclose(V, expected, atol=1e-13)
