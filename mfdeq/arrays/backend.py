@@ -335,6 +335,12 @@ class Backend:
             return bool(host.logical_or.reduce(condition, axis=None))
         return bool(self.xp.any(condition))
 
+    def largest(self, x: Array) -> float:
+        """Return the largest magnitude of the entries of an array that is not empty."""
+        if type(x) is host.ndarray:
+            return float(host.maximum.reduce(abs(x), axis=None))
+        return float(self.xp.max(self.xp.abs(x)))
+
     def argmax(self, x: Array) -> int:
         """Return the index of the largest entry of an (n,) vector."""
         return int(x.argmax() if type(x) is host.ndarray else self.xp.argmax(x))

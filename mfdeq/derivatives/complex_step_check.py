@@ -100,7 +100,7 @@ def _along_random_direction(d: Derivatives) -> tuple[tuple[Array, Array], Array]
     random: Any = [backend.random(x.shape[0], seed=17) for x in d.x]
     direction = [r * known for r, known in zip(random, d.known, strict=True)]
     derivative = backend.zeros(d.x[1].shape[0])
-    if any(float(xp.max(xp.abs(part))) > 0.0 for part in direction):
+    if any(backend.largest(part) > 0.0 for part in direction):
         derivative = d.by_complex_step(tuple(direction))
     for i, known in enumerate(d.known):
         if backend.all(known):

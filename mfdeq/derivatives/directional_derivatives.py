@@ -338,8 +338,8 @@ class DirectionalDerivatives:
             self.__dict__.pop("terms")  # which are those of longer steps now
 
     def _longest(self, a: Direction) -> float:
-        xp = self.backend.xp
-        return max(float(xp.max(xp.abs(part))) for part in a)
+        largest = self.backend.largest
+        return max(largest(a[0]), largest(a[1]))
 
     def _magnitudes(self, a: Direction) -> list[Direction]:
         """Split a into parts whose entries are of similar sizes, so that each has its own step."""
@@ -363,9 +363,9 @@ class DirectionalDerivatives:
         return self._evaluate(h, theta)
 
     def _evaluate(self, h: Array, theta: Array) -> Array:
-        duplicate = self.backend.xp.asarray
+        copied = self.backend.copied
         with note_origin(f"{self.name}, of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
-            out = self.f(duplicate(h, copy=True), duplicate(theta, copy=True))
+            out = self.f(copied(h), copied(theta))
         return self.backend.check_array(out, tuple(h.shape), self.name, finite=False)
 
     def trial(self, at: Direction | None) -> Array | None:
