@@ -132,7 +132,8 @@ class LanczosSearch:
                     raise self._not_converged(values[wanted[converged]], Y[:, wanted[converged]])
                 worst = float(residuals[wanted].max()) if enough else self.norm
                 H.set_accuracy(tol, worst, self.norm, k)
-                lanczos.orthogonality.set_tolerance(tol, self.norm)
+                least = self._least_tolerance(values[wanted])
+                lanczos.orthogonality.set_tolerance(tol, least, self.norm)
                 self._set_wait(worst)
                 if lanczos.invariant:
                     lanczos.lock(k, which)
@@ -166,6 +167,20 @@ class LanczosSearch:
         # Relaxed products follow the residuals, and locked vectors are exceptions.
         each = self.H.relaxed or self.lanczos.locked or self.lanczos.invariant
         self.wait = 0 if each else int(min(excess / fastest, MAX_WAIT_SHARE * self.lanczos.size))
+
+    def _least_tolerance(self, values: Any) -> float:
+        """Return a bound on the tolerance in all later steps, of wanted Ritz values, ascending.
+
+        The outermost Ritz values, and the k-th largest in magnitude, only move outwards.
+        """
+        if self.relative_to_each:
+            enough = self.which == "LM" and len(values) == self.k
+            size = float(abs(values).min()) if enough else 0.0
+        else:
+            upper, lower = float(values[-1]), -float(values[0])
+            both = max(upper, lower)
+            size = {"LM": both, "BE": both, "LA": upper, "SA": lower}[self.which]
+        return RECURRENCE_SHARE * self.rtol * max(size, 0.0)
 
     def _tolerance(self, sizes: Any) -> float:
         """Return the tolerance of residuals by the recurrence, at least rounding of H."""

@@ -36,6 +36,7 @@ MAX_ORTHOGONALIZATIONS = 2  # passes over V for one product
 REORTHOGONALIZATION_RATIO = 0.5
 # Largest loss of a vector without a pass, in units of sqrt(eps), and as a share of the tolerance.
 MAX_LOSS, TOLERANCE_SHARE = 1.0, 0.01
+MAX_ROUNDING = 100.0  # the same in units of eps, while the tolerance may still decrease
 # A pass leaves out rows whose losses are smaller than the largest one allowed by this power of eps.
 NEGLIGIBLE_POWER = 0.25
 SAMPLES = 6  # random directions of the noise
@@ -76,11 +77,17 @@ class OrthogonalityEstimate:
     passes: int = 0
     limit: float = 0.0
 
-    def set_tolerance(self, tol: float, norm: float) -> None:
-        """Set the limit from the tolerance of residuals and ||H||."""
+    def set_tolerance(self, tol: float, least: float, norm: float) -> None:
+        """Set the limit from the tolerance of residuals, the least it can become, and ||H||.
+
+        Losses stay in the basis when the tolerance decreases. They may be larger than rounding only
+        if they are small compared with any later tolerance.
+        """
         self.norm = norm
         if norm > 0.0:
-            self.limit = min(MAX_LOSS * self.eps**0.5, TOLERANCE_SHARE * tol / norm)
+            large, small = MAX_LOSS * self.eps**0.5, MAX_ROUNDING * self.eps
+            at_all_times = min(large, TOLERANCE_SHARE * min(tol, least) / norm)
+            self.limit = max(at_all_times, min(small, TOLERANCE_SHARE * tol / norm))
 
     def predict(self, T: Any, diagonal: float, coupling: float) -> None:
         """Estimate V'w from T, (j, j), T_jj and b."""

@@ -105,3 +105,11 @@ def test_a_pair_of_vectors_is_made_orthogonal_to_the_rows_before_it(dtype, rows)
     assert abs(basis[orthogonal] @ W).max() <= 20 * eps * np.linalg.norm(w)
     np.testing.assert_allclose(removed[:rows], before[:rows], atol=100 * eps)
     np.testing.assert_allclose(basis[rows:j] @ W, before[rows:j], atol=100 * eps)
+
+
+def test_losses_are_small_beside_a_tolerance_that_decreases():
+    """The tolerance is relative to the wanted values, which decrease to a null space."""
+    values = np.r_[np.zeros(62), np.logspace(-4, 3, 58)]
+    found = mfdeq.eigsh(symmetric_matrix(values, seed=2), k=4, which="SA", complete=False)
+    assert abs(found.values).max() <= 1e-9
+    assert found.krylov is None or found.krylov.orthogonality.limit <= 100 * EPS
