@@ -147,9 +147,11 @@ def test_blas_has_one_thread_within_the_block():
             time.sleep(0.001 * (j % 3))
 
     with blas.limit(limits=2):
+        limited = numbers()
+        assert 2 in limited  # some packages bring one that has no threads
         with parallel.single_threaded_blas():
             assert numbers() == {1}
-        assert numbers() == {2}
+        assert numbers() == limited
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(job, range(40)))
-        assert numbers() == {2}
+        assert numbers() == limited

@@ -12,11 +12,14 @@ import types
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
+from ..arrays.library import LIBRARY_MODULES, host
+
 MAX_REFERENCES = 10_000  # of one function
 MAX_ELEMENTS = 100  # of a list or dictionary whose elements are searched
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))  # compared by their values
 # The functions of these packages are not searched.
-LIBRARIES = sys.stdlib_module_names | {"cupy", "jax", "jaxlib", "mfdeq", "numpy", "scipy", "torch"}
+LIBRARIES = sys.stdlib_module_names | set(LIBRARY_MODULES) | {host.__name__}
+LIBRARIES |= {"jax", "jaxlib", "mfdeq", "scipy", "torch"}
 MISSING = object()
 
 

@@ -21,7 +21,7 @@ from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, short_repr, warn
 from .atomic import check_writable, replace_atomically
 
-FORMAT_VERSION = 2  # of checkpoint files
+FORMAT_VERSION = 3  # of checkpoint files
 HEADER = "mfdeq"  # the member that describes the others, as JSON
 NUMERIC_KINDS = "biufc"  # of dtypes that npy files hold without pickling
 DIGEST_LENGTH = 16  # hexadecimal digits

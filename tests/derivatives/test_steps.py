@@ -241,7 +241,7 @@ def test_detection_of_a_dense_jacobian_takes_few_more_evaluations_than_the_matri
 
 @pytest.mark.parametrize("real", [False, True])
 def test_evaluations_are_those_of_the_table_in_the_documentation(real):
-    n, calls = 200, [0]
+    n, calls = 200, np.zeros(1, int)  # in an array: a closure whose variables change is compared
 
     def f(h, theta):
         calls[0] += 1

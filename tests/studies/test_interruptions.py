@@ -181,7 +181,8 @@ def test_a_full_disk_loses_no_result(study, full_disk, processes, in_processes):
         str(dict(item.case.params)): item.outcome.started for item in caught.value.unrecorded
     }
     assert unrecorded
-    assert 1 <= len(assert_complete(study)) <= 5
+    # The results of processes may all come at once, and are then all recorded later.
+    assert (not in_processes) <= len(assert_complete(study)) <= 5
     records = study.map(functions.pair, functions.PAIRS, **options)
     started = {str(dict(record.params)): record.started for record in records}
     assert {params: started[params] for params in unrecorded} == unrecorded  # not computed again
