@@ -136,6 +136,8 @@ class ConvergenceError(MfdeqError, RuntimeError):
         The best result computed; its residual is in the report.
     report : object or None
         The report on the solve, with its history of residuals.
+    imbalance : (m,) array or None
+        By how much redundant equations disagree (see `mfdeq.constrain`), if that is the reason.
 
     Examples
     --------
@@ -149,10 +151,13 @@ class ConvergenceError(MfdeqError, RuntimeError):
     False (1,)
     """
 
-    def __init__(self, message: str, *, best: Any = None, report: Any = None) -> None:
+    def __init__(
+        self, message: str, *, best: Any = None, report: Any = None, imbalance: Any = None
+    ) -> None:
         super().__init__(message)
         self.best = best
         self.report = report
+        self.imbalance = imbalance
 
 
 class SingularStateError(MfdeqError, ArithmeticError):

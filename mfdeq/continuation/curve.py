@@ -214,7 +214,7 @@ class Curve:
     def first_point(self, start: Array | None, sign: float) -> Point:
         """Solve for the first point, at t = 0."""
         eq = solve(self.model, self.theta, start, solver=self.solver)
-        (a,) = self.solve_linear(eq.linearized, eq.param_operator._apply(self.d))
+        (a,) = self.solve_linear(eq.linearized, eq.forcing._apply(self.d))
         self.inner.set_units(eq.problem, eq.linearized)
         self.inner.set_amplitude(a, eq.state)
         self._recent = [(eq.state, eq.linearized)]

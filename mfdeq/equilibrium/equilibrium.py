@@ -193,7 +193,10 @@ class Equilibrium(LinearizedEquilibrium):
         >>> print(eq.second_order(one, one).round(3))  # -6 h / (1 + 3 h²)³
         [-0.094 -0.005]
         """
-        return self.inverse._apply(self.total_curvature(u, v))
+        T = self.tangent
+        u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
+        second = self.linearized.second(T._apply(u), T._apply(v))
+        return self.solution_operator._apply(second)
 
     @collective
     def second_order_slice(self, v: Array) -> SecondOrderSlice:
@@ -247,7 +250,7 @@ class Equilibrium(LinearizedEquilibrium):
         [-0.094  0.   ]
         """
         w = self._weights(w)
-        mu = self.inverse._apply_adjoint(w)
+        mu = self.solution_operator._apply_adjoint(w)
         K = self.linearized.curvature(mu)
 
         def corrected_K() -> CurvatureOperator:

@@ -254,7 +254,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     ArgumentError
         If one of these is not a sparse matrix.
     """
-    A, B = assemble(H.eq.state_operator, "A"), assemble(H.eq.param_operator, "B")
+    A, B = assemble(H.eq.linearized.A, "A"), assemble(H.eq.forcing, "B")
     N, P = B.shape
     return A, B, *_curvature_blocks(H, (P, P), (N, P), (N, N))
 

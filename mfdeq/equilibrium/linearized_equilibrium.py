@@ -193,17 +193,30 @@ class LinearizedEquilibrium:
         """A = I - J = dR/dh, (N, N)."""
         return self.linearized.A
 
-    @cached_property
+    @property
     def param_operator(self) -> Operator:
         """B = df/dtheta = -dR/dtheta, (N, P)."""
+        return self.forcing
+
+    @property
+    def inverse(self) -> Operator:
+        """A^-1, (N, N), by solves with the factor."""
+        return self.solution_operator
+
+    # Those of the equations that are solved, which all other derivatives use. For a constrained
+    # model they are not those of the model.
+
+    @cached_property
+    def forcing(self) -> Operator:
+        """B of the equations that are solved, (N, P)."""
         B = self.linearized.B
         # The digits of numerical derivatives are known once all of them are computed.
         self.report.derivatives = dict(self.linearization.sources)
         return B
 
     @cached_property
-    def inverse(self) -> Operator:
-        """A^-1, (N, N), by solves with the factor."""
+    def solution_operator(self) -> Operator:
+        """A^-1 of the equations that are solved, (N, N)."""
         return Inverse(self.factor)
 
     @cached_property
@@ -218,12 +231,12 @@ class LinearizedEquilibrium:
         >>> print((eq.sensitivity @ np.ones(2)).round(3))  # 1 / (1 + 3 h²)
         [0.25  0.077]
         """
-        return self.inverse @ self.param_operator
+        return self.solution_operator @ self.forcing
 
     @cached_property
     def tangent(self) -> Operator:
         """The tangent T = [I; Z], (P+N, P), which maps dtheta to (dtheta, dh)."""
-        return tangent(self.inverse, self.param_operator)
+        return tangent(self.solution_operator, self.forcing)
 
     # Gradients.
 
@@ -341,7 +354,7 @@ class LinearizedEquilibrium:
             if self.is_first("gradient"):
                 return self._first_gradient(loss)
             d_params, _ = self.loss_gradients(loss)
-            return reduced_gradient(d_params, self.param_operator, self.adjoint(loss))
+            return reduced_gradient(d_params, self.forcing, self.adjoint(loss))
 
         def gradient(at: LinearizedEquilibrium, inner: float) -> tuple[Array, Array]:
             return at.gradient_with_error(loss, rtol=inner)
@@ -391,7 +404,7 @@ class LinearizedEquilibrium:
             adjoint = self._adjoint(loss, d_state)
         else:
             adjoint = self.factor.solve_adjoint(d_state, rtol=rtol)
-        gradient = reduced_gradient(d_params, self.param_operator, adjoint)
+        gradient = reduced_gradient(d_params, self.forcing, adjoint)
         corrected = self._corrected_gradient(loss, adjoint, self.corrections.state)
         error = estimate_error(gradient, corrected)
         self.report.gradient_error = relative_error(self.backend, error, gradient)

@@ -152,7 +152,7 @@ def find_null_vectors(
 
 def _by_singular_values(A: Operator, scaling: Scaling, limit: float) -> NullVectors:
     backend, n = A.backend, A.shape[0]
-    left, sigma, right = host.linalg.svd(_scaled_on_host(A, scaling))
+    left, sigma, right = host.linalg.svd(scaled_on_host(A, scaling))
     # Products with A round, so that several zero singular values differ.
     null = sigma <= max(GAP * sigma[-1], 0.1 * limit * sigma[0])
     dtype = array_on_host(backend.zeros(0)).dtype
@@ -170,7 +170,7 @@ def _by_inverse_iteration(
 ) -> NullVectors:
     """Iterate with a factorization of the perturbed scaled A, or with a given factor of A."""
     if factor is None:
-        factor = Direct().setup(Matrix(A.backend, _perturbed(A, scaling)))
+        factor = Direct().setup(Matrix(A.backend, perturbed(A, scaling)))
     norm, apply = A.backend.norm, _application(factor)
     u = A.backend.random(A.shape[0], seed=13)
     for _ in range(INVERSE_ITERATIONS):
@@ -181,7 +181,7 @@ def _by_inverse_iteration(
     return NullVectors(A, scaling, v, u)
 
 
-def _perturbed(A: Operator, scaling: Scaling) -> Any:
+def perturbed(A: Operator, scaling: Scaling) -> Any:
     """Return the scaled matrix with a random diagonal of the size of rounding added."""
     backend, scaled = A.backend, scaling.apply(A.array)
     size = PERTURBATION_ROUNDINGS * backend.eps
@@ -200,14 +200,14 @@ def bordered_solve(A: Operator, null: NullVectors) -> Callable[[Array], Array] |
     try:
         if n <= MAX_DENSE_SIZE:
             u, v = array_on_host(u), array_on_host(v)
-            matrix = host.block([[_scaled_on_host(A, scaling), u[:, None]], [v, 0.0]])
+            matrix = host.block([[scaled_on_host(A, scaling), u[:, None]], [v, 0.0]])
             if host.linalg.cond(matrix) * backend.eps > MAX_BORDERED_ERROR:
                 return None
             inverse = host.linalg.inv(matrix)[:n, :n]
             return lambda b: backend.from_host((inverse @ array_on_host(b)).astype(u.dtype), n)
         if A.array is None or is_dense(A.array):
             return None
-        matrix = backend.sparse.bmat([[_perturbed(A, scaling), u[:, None]], [v[None, :], None]])
+        matrix = backend.sparse.bmat([[perturbed(A, scaling), u[:, None]], [v[None, :], None]])
         factor = Direct().setup(Matrix(backend, matrix.tocsr()))
         zero = backend.zeros(1)
         return lambda b: factor._attempt(backend.xp.concat([b, zero]), 0.1, False)[:n]
@@ -215,7 +215,7 @@ def bordered_solve(A: Operator, null: NullVectors) -> Callable[[Array], Array] |
         return None
 
 
-def _scaled_on_host(A: Operator, scaling: Scaling) -> Any:
+def scaled_on_host(A: Operator, scaling: Scaling) -> Any:
     """Return the scaled matrix, dense, in float64 on the host."""
     n = A.shape[0]
     dense = array_on_host(A._apply(A.backend.eye(n, n))).astype("float64")

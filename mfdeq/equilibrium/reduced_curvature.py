@@ -106,7 +106,7 @@ class ReducedCurvature(SelfAdjoint):
         """
         eq, backend = self.eq, self.backend
         inverse = RecordingInverse(eq.factor)
-        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(x)
+        product = reduce(self.K, tangent(inverse, eq.forcing))._apply(x)
         column = product
         if x.ndim == 2:
             if x.shape[1] == 0:
@@ -118,7 +118,7 @@ class ReducedCurvature(SelfAdjoint):
         relative = eq.report.product_error = relative_error(backend, error, column)
         if relative > WARNING_ERROR:
             # In a direction that the loss does not depend on, the terms cancel.
-            through_state = backend.norm(eq.param_operator._apply_adjoint(inverse.adjoint_solution))
+            through_state = backend.norm(eq.forcing._apply_adjoint(inverse.adjoint_solution))
             size = through_state + backend.norm(column)
             relative = backend.norm(error) / size if size > 0 else 0.0
             warn_of_error("the product with a Hessian", relative, 2, eq.corrections)
@@ -211,7 +211,7 @@ class ReducedCurvature(SelfAdjoint):
         eq = self.eq
         v = check_block(v, self.backend, self.shape[1], "the operand")
         inverse = RecordingInverse(eq.factor, rtol)
-        product = reduce(self.K, tangent(inverse, eq.param_operator))._apply(v)
+        product = reduce(self.K, tangent(inverse, eq.forcing))._apply(v)
         error = estimate_error(product, self._corrected_product(v, inverse))
         eq.report.product_error = relative_error(self.backend, error, product)
         return product, error
@@ -232,7 +232,7 @@ class ReducedCurvature(SelfAdjoint):
         array of the shape of v
         """
         v = check_block(v, self.backend, self.shape[1], "the operand")
-        T = tangent(Inverse(self.eq.factor, rtol), self.eq.param_operator)
+        T = tangent(Inverse(self.eq.factor, rtol), self.eq.forcing)
         return reduce(self.K, T)._apply(v)
 
 

@@ -183,7 +183,7 @@ class SecondOrderSlice(Operator):
         eq = self.eq
         second = functools.partial(eq.linearized.second, self._tangent_of_v)
         curved = columnwise(second, eq.tangent._apply(x), self.backend, self.shape[0])
-        return eq.inverse._apply(curved)
+        return eq.solution_operator._apply(curved)
 
     def _apply_adjoint(self, y: Array) -> Array:
         eq = self.eq
@@ -193,5 +193,5 @@ class SecondOrderSlice(Operator):
             return eq.linearized.curvature(mu)._apply(Tv)
 
         rows = Tv.shape[0]
-        mu = eq.inverse._apply_adjoint(y)
+        mu = eq.solution_operator._apply_adjoint(y)
         return eq.tangent._apply_adjoint(columnwise(curved, mu, self.backend, rows))

@@ -126,7 +126,7 @@ def describe(
     else:
         kind = DEPENDENT
         equations = empty_rows or equations
-    names = _names(problem.unknown_name, unknowns), _names(problem.equation_name, equations)
+    names = names_of(problem.unknown_name, unknowns), names_of(problem.equation_name, equations)
     text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows))
     if kind == FOLD and _moves_with_no_parameter(linearized, left):
         text = text.replace("a fold,", "a bifurcation, or a fold that no parameter moves,")
@@ -236,7 +236,8 @@ def _moves_with_no_parameter(linearized: CheckedLinearization, left: Array) -> b
     return backend.norm(B._apply_adjoint(left)) <= backend.eps**0.5 * terms
 
 
-def _names(name: Any, indices: list[int]) -> str:
+def names_of(name: Any, indices: list[int]) -> str:
+    """Return the names of a few unknowns or equations, given a function that names one."""
     shown = [name(i) for i in indices[:MAX_NAMES]]
     if len(indices) > MAX_NAMES:
         return f"{', '.join(shown)} and {len(indices) - MAX_NAMES} more"

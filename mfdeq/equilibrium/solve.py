@@ -15,7 +15,9 @@ from ..linear.protocols import check_solver
 from ..models.model import Model
 from ..models.problem import Problem
 from ..report import SolveReport
+from .constrained_equilibrium import ConstrainedEquilibrium, equilibrium_of
 from .equilibrium import Equilibrium
+from .redundancy import bind
 from .uniqueness import explain_failure, judge_uniqueness
 
 
@@ -141,7 +143,7 @@ def solve(
     problem = Problem(model, theta, h0, lower=lower, upper=upper)
     one_of(method, ("auto", *METHODS), "method")
     linear = reused_solver(solver)
-    start = problem.initial_state(h0)
+    start = bind(problem, problem.initial_state(h0))
     report = SolveReport()
     first_error: ConvergenceError | SingularStateError | None = None
     for name, why in _candidates(problem, method, start):
@@ -219,7 +221,7 @@ def equilibrium_at(
     [0.25  0.077]
     """
     problem = Problem(model, theta, state, "state")
-    h = problem.checked_state(state, "state")
+    h = bind(problem, problem.checked_state(state, "state"), project=False)
     return equilibrium_of_state(
         problem,
         h,
@@ -259,7 +261,10 @@ def _equilibrium(problem: Problem, h: Array, linear: Reused, report: SolveReport
     report.converged = True
     report.evaluations = problem.evaluations
     report.derivatives = dict(linearized.linearization.sources)
-    return Equilibrium(problem, h, linearized, linear, report)
+    eq = equilibrium_of(problem, h, linearized, linear, report)
+    if isinstance(eq, ConstrainedEquilibrium):
+        eq.check_balance()
+    return eq
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:

@@ -283,7 +283,8 @@ def as_curvature(
     Parameters
     ----------
     backend : Backend
-    curvature : Curvature or callable
+    curvature : Curvature or callable, or CurvatureOperator
+        An operator has been checked.
     param_size, state_size : int
     name : str
         The name of the curvature in error messages.
@@ -300,6 +301,8 @@ def as_curvature(
     DerivativeError
         If the curvature is not symmetric.
     """
+    if isinstance(curvature, CurvatureOperator):
+        return curvature
     P, N = param_size, state_size
     # Arrays and LinearOperators may be callable too, but are not products of two arguments.
     is_product = callable(curvature) and not hasattr(curvature, "shape")

@@ -257,7 +257,7 @@ class Loss(LossBase):
             gradient = self._call(backend, field, function, h, theta, size)
             return backend.vector(gradient, size, f"{field} of the loss")
         if field not in self._known_zero:
-            other = (_perturb(h), theta) if field == "d_state" else (h, _perturb(theta))
+            other = (nearby_point(h), theta) if field == "d_state" else (h, nearby_point(theta))
             if self.value(h, theta) != self.value(*other):
                 raise DerivativeError(
                     f"{field} of the loss is missing, but the value depends on "
@@ -274,7 +274,7 @@ class Loss(LossBase):
             curvature = self._call(backend, "curvature", self._curvature, h, theta)
             return as_curvature(backend, curvature, P, N, "curvature of the loss")
         gradients = self.gradients(h, theta)
-        others = self.gradients(_perturb(h), _perturb(theta))
+        others = self.gradients(nearby_point(h), nearby_point(theta))
         for gradient, other in zip(gradients, others, strict=True):
             if backend.norm(gradient - other) > 100 * backend.eps * backend.norm(gradient):
                 raise DerivativeError(
@@ -335,7 +335,7 @@ class ScaledLoss(LossBase):
         return scale_curvature(self.of.curvature_operator(h, theta), self.factor)
 
 
-def _perturb(x: Array) -> Array:
+def nearby_point(x: Array) -> Array:
     """Return a point near x, but far enough away to reveal a dependence on x."""
     backend = Backend.of(x)
     return x + 0.01 * (1.0 + backend.xp.abs(x)) * backend.random(x.shape[0], seed=7)

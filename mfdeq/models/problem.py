@@ -117,7 +117,7 @@ class Problem:
             raise ModelError(f"{error}; set it on the class or in __init__") from None
         return size if isinstance(size, int) else number  # an int of PETSc holds its layout
 
-    def _inside(self, h: Array) -> Array:
+    def inside(self, h: Array) -> Array:
         """Return where a state is within the bounds, (N,)."""
         inside = h == h
         if self.lower is not None:
@@ -145,7 +145,7 @@ class Problem:
     def initial_state(self, h0: Array | None = None) -> Array:
         """Return `h0` after checking it, or the model's default initial state if it is None."""
         start = self._initial_state(h0)
-        inside = self._inside(start)
+        inside = self.inside(start)
         if not bool(self.backend.xp.all(inside)):
             i = int(self.backend.xp.argmin(self.backend.xp.astype(inside, self.backend.xp.int64)))
             raise ArgumentError(
@@ -250,7 +250,7 @@ class Problem:
             return known, norm(known)
         with self.backend.ignore_overflow():
             if (self.lower is not None or self.upper is not None) and not bool(
-                xp.all(self._inside(h))
+                xp.all(self.inside(h))
             ):
                 self.record_failure("a bound was crossed")
                 return None, float("inf")
@@ -363,6 +363,8 @@ class CheckedLinearization:
     ----------
     A : Operator, (N, N)
         The state operator I − ∂f/∂h = ∂R/∂h.
+    is_map : bool
+        Whether the model is a map.
 
     Notes
     -----
@@ -380,7 +382,7 @@ class CheckedLinearization:
         self.linearization = linearization
         self.backend = problem.backend
         self.state_size, self.param_size = N, _ = problem.state_size, problem.param_size
-        self._is_map = problem.is_map
+        self.is_map = problem.is_map
         # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
         d_state = self._operator(linearization.d_state, (N, N), "d_state")
@@ -398,7 +400,7 @@ class CheckedLinearization:
 
     def _param_operator(self, d_params: Any) -> Operator:
         operator = self._operator(d_params, (self.state_size, self.param_size), "d_params")
-        return operator if self._is_map else -operator
+        return operator if self.is_map else -operator
 
     def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:
         return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")

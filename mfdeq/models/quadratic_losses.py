@@ -88,12 +88,12 @@ class LeastSquares(QuadraticLoss):
 
     def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
         with defer_error(self):
-            self.data = _copy_of_numbers(data, "data of LeastSquares")
+            self.data = copy_of_numbers(data, "data of LeastSquares")
             shape = tuple(getattr(self.data, "shape", ()))
             if len(shape) != 1:
                 raise ModelError(f"data of LeastSquares: expected shape (m,), got shape {shape}")
-            self.observe = _copy_of_matrix(observe)
-            self.weights = _copy_of_numbers(weights, "weights of LeastSquares")
+            self.observe = copy_of_matrix(observe)
+            self.weights = copy_of_numbers(weights, "weights of LeastSquares")
             _check_not_negative(self.weights, "weights of LeastSquares")
 
     def _convert(self, backend: Backend, state_size: int) -> _Observations:
@@ -207,10 +207,10 @@ class QuadraticPrior(QuadraticLoss):
 
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
         with defer_error(self):
-            self.precision = _copy_of_matrix(precision)
+            self.precision = copy_of_matrix(precision)
             if isinstance(precision, Real):
                 _check_not_negative(precision, "precision of QuadraticPrior")
-            self.mean = _copy_of_numbers(mean, "mean of QuadraticPrior")
+            self.mean = copy_of_numbers(mean, "mean of QuadraticPrior")
 
     def _convert(self, backend: Backend, param_size: int) -> tuple[Operator, Any]:
         """Return R and μ."""
@@ -303,7 +303,7 @@ def _check_not_negative(x: Any, name: str) -> None:
         raise ModelError(f"{name}: expected numbers that are not negative, got {least:.6g}")
 
 
-def _copy_of_numbers(x: Any, name: str) -> Any:
+def copy_of_numbers(x: Any, name: str) -> Any:
     """Return a number as a float, or an array as a copy, after checking that it is finite.
 
     Arrays are converted to the dtype of the parameters when they are used.
@@ -315,7 +315,7 @@ def _copy_of_numbers(x: Any, name: str) -> Any:
     return copy if copy.ndim else float(copy)
 
 
-def _copy_of_matrix(matrix: Any) -> Any:
+def copy_of_matrix(matrix: Any) -> Any:
     """Return a copy of a matrix; operators are returned unchanged."""
     if library_of(matrix).is_product_only(matrix):
         return matrix

@@ -383,6 +383,10 @@ class IdentityMinus(Operator):
             return super().abs_apply(x)
         return self.backend.xp.abs(x) + self.of.abs_apply(x)
 
+    def identity_minus(self) -> Operator:
+        """Return J."""
+        return self.of
+
 
 class Matrix(Operator):
     """A dense or sparse matrix as an operator.

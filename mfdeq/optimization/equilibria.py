@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array, Backend
+from ..equilibrium.constrained_equilibrium import equilibrium_of
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
@@ -114,7 +115,8 @@ class Equilibria:
     def with_state(self, theta: Array, state: Array) -> Equilibrium:
         """Return an equilibrium at theta whose state is given, leaving all others as they are."""
         problem = Problem(self.model, theta, state)
-        eq = Equilibrium(problem, state, problem.linearize(state), self.solver, SolveReport())
+        linearized = problem.linearize(state)
+        eq = equilibrium_of(problem, state, linearized, self.solver, SolveReport())
         with lock_of(self):
             self._reports.append(eq.report)
         return eq

@@ -82,7 +82,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
     def _factorize(self, H: Any, M: Any) -> Any:
         rows = self.shape[0]
         if isinstance(H, ReducedCurvature):
-            matrix, states = _system(H, self.sigma, M), H.eq.param_operator.shape[0]
+            matrix, states = _system(H, self.sigma, M), H.eq.forcing.shape[0]
             rows = rows + states + states
         else:
             matrix = assemble(H, "H")
@@ -117,7 +117,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
         )
     names = ("params_params", "state_params", "state_state")
     blocks = (assemble(getattr(H.K, name), f"{name} of the curvature") for name in names)
-    return assemble(H.eq.state_operator, "A"), assemble(H.eq.param_operator, "B"), *blocks
+    return assemble(H.eq.linearized.A, "A"), assemble(H.eq.forcing, "B"), *blocks
 
 
 def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:

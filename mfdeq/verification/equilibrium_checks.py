@@ -172,7 +172,7 @@ class EquilibriumChecker(DerivativeChecker):
         _, d_h = eq.loss_gradients(self.loss)
         Zv = eq.sensitivity._apply(self.v)
         forward = float(xp.vecdot(d_h, Zv))
-        backward = float(xp.vecdot(eq.param_operator._apply_adjoint(eq.adjoint(self.loss)), self.v))
+        backward = float(xp.vecdot(eq.forcing._apply_adjoint(eq.adjoint(self.loss)), self.v))
         scale = norm(d_h * self.size_h) * norm(Zv / self.size_h)
         self._check_mismatch("forward-adjoint duality", abs(forward - backward), scale)
         has_curvature = eq.linearization.curvature is not None
@@ -293,11 +293,11 @@ class EquilibriumChecker(DerivativeChecker):
         Their own corrections show this.
         """
         norm, approximate = self.backend.norm, eq.factor.approximate
-        A, (_, d_h) = eq.state_operator, eq.loss_gradients(self.loss)
+        A, (_, d_h) = eq.linearized.A, eq.loss_gradients(self.loss)
         Zv, adjoint = eq.sensitivity._apply(self.v), eq.adjoint(self.loss)
         pairs = (
             (
-                approximate(eq.param_operator._apply(self.v) - A._apply(Zv)) / self.size_h,
+                approximate(eq.forcing._apply(self.v) - A._apply(Zv)) / self.size_h,
                 Zv / self.size_h,
             ),
             (
@@ -354,7 +354,7 @@ class EquilibriumChecker(DerivativeChecker):
         """
         xp = self.backend.xp
         signs = xp.sign(self.backend.random(eq.state.shape[0], seed=self.seed + 105))
-        terms = eq.state_operator.abs_apply(eq.state)
+        terms = eq.linearized.A.abs_apply(eq.state)
         rounding = signs * xp.maximum(2 * self.backend.eps * terms, self.noise)
         rounded = eq.state + eq.factor.solve(rounding, rtol=NOISE_RTOL)
         corrected = eq.polish().state - _chord_step(eq.polish())
@@ -362,7 +362,7 @@ class EquilibriumChecker(DerivativeChecker):
         self.state_error = self._size("state", corrected - eq.state) / (size or 1.0)
         nearby = [
             quantities(
-                Equilibrium(
+                type(eq)(
                     eq.problem,
                     h,
                     eq.problem.linearize(h),

@@ -1,0 +1,313 @@
+"""The equilibrium of a model with constraints, whose equations depend on each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.backend import Array, array_on_host, host
+from ..arrays.collective import collective
+from ..errors import ArgumentError, ConvergenceError
+from ..linear import Reused
+from ..linear.scaling import Scaling
+from ..locks import cached_property
+from ..models.constrained import ConstrainedModel
+from ..models.curvature import CurvatureOperator
+from ..models.elimination import Projection
+from ..models.problem import CheckedLinearization, Problem
+from ..operators.operator import Operator
+from ..report import SolveReport
+from .equilibrium import Equilibrium
+from .null_vectors import MAX_CANCELLATION_ROUNDINGS, cancellation, scaling_of
+from .redundancy import describe_redundant
+
+IMBALANCE_ROUNDINGS = 1e3  # by which redundant equations may disagree by default
+MAX_GIVEN_DEFECT = 1e-6  # |A'w| beside |A|'|w| of a combination of equations that a user passes
+
+
+class ConstrainedEquilibrium(Equilibrium):
+    """An equilibrium that constraints make unique, with its derivatives.
+
+    `mfdeq.solve` returns it for a model of `mfdeq.constrain`. It is used like any `Equilibrium`:
+    gradients, Hessians and sensitivities are those of the state that satisfies the constraints, to
+    second order. What differs is described here.
+
+    Parameters
+    ----------
+    problem : Problem
+        The constrained model and its parameters.
+    state : (N,) array
+        h*.
+    linearized : CheckedLinearization
+    solver : Reused
+    report : SolveReport
+        As in `Equilibrium`.
+    error_estimates : bool, optional
+        As in `Equilibrium`.
+
+    Attributes
+    ----------
+    state, params : (N,) and (P,) arrays
+        h* and theta; they are read-only.
+    model : ConstrainedModel
+    report : SolveReport
+        Its `choices` begin with the redundant equations, where they were detected.
+
+    Notes
+    -----
+    With A = dR/dh and B = -dR/dtheta of the model without constraints, C = dc/dh, the redundant
+    equations W, W'A = 0, and
+
+        A^ = [[A, W], [C, 0]],
+
+    `inverse` is the state block of the inverse of A^, so that A times it is not the identity, and
+    `sensitivity` has the state rows of the solution of A^ X = [B; -dc/dtheta].
+
+    Examples
+    --------
+    Two species that turn into each other, with a total that is the last parameter:
+
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.constrain(
+    ...     mfdeq.from_function(
+    ...         lambda h, p: (p[0] * h[0] - p[1] * h[1]) * np.array([1.0, -1.0]), 2, 3, "residual"
+    ...     ),
+    ...     mfdeq.LinearConstraint(np.ones(2), lambda p: p[2], lambda p: np.array([0.0, 0.0, 1.0])),
+    ... )
+    >>> eq = mfdeq.solve(model, np.array([1.0, 3.0, 8.0]))
+    >>> print(eq.sensitivity.toarray().round(3))
+    [[-1.5    0.5    0.75]
+     [ 1.5   -0.5    0.25]]
+    >>> print(eq.imbalance, eq.multipliers)
+    [0.] [0.]
+    """
+
+    model: ConstrainedModel
+
+    def __init__(
+        self,
+        problem: Problem,
+        state: Array,
+        linearized: CheckedLinearization,
+        solver: Reused,
+        report: SolveReport,
+        *,
+        error_estimates: bool = True,
+    ) -> None:
+        super().__init__(
+            problem, state, linearized, solver, report, error_estimates=error_estimates
+        )
+
+    @property
+    def base(self) -> CheckedLinearization:
+        """The derivatives of the model without constraints."""
+        return self.linearized.linearization.base  # type: ignore[attr-defined]
+
+    @property
+    def projection(self) -> Projection:
+        """The redundant equations and what takes their place."""
+        return self.model.projection(self.backend)
+
+    @property
+    def state_operator(self) -> Operator:
+        """A = I - J = dR/dh of the model without constraints, (N, N), which is singular."""
+        return self.base.A
+
+    @property
+    def param_operator(self) -> Operator:
+        """B = df/dtheta = -dR/dtheta of the model without constraints, (N, P)."""
+        return self.base.B
+
+    @cached_property
+    def redundant_equations(self) -> Array:
+        """The combinations of equations that vanish at the state, W with W'A = 0, (N, m).
+
+        They differ from those of the model where these depend on the state, as the prices of
+        Walras's law do.
+        """
+        W, A = self.projection.basis, self.base.A
+        allowed = max(
+            MAX_CANCELLATION_ROUNDINGS * self.backend.eps,
+            10.0 * self.linearization.state_accuracy,
+        )
+        if self._defect(W) <= allowed:
+            return W
+        # A'W = A^'z leaves A'(W - Pi'z) = C'S'U'z, which vanishes since A has null vectors.
+        z = self.factor.solve_adjoint(A._apply_adjoint(W))
+        corrected = W - self.projection.project_adjoint(z)
+        return corrected if self._defect(corrected) < self._defect(W) else W
+
+    def _defect(self, W: Array) -> float:
+        """Return the largest |A'w| / |A|'|w| of the columns of W."""
+        A = self.base.A
+        scaling: Scaling = scaling_of(A)
+        return max(cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1]))
+
+    @cached_property
+    def imbalance(self) -> Array:
+        """W'R at the state: by how much the redundant equations disagree, (m,).
+
+        The largest weight of an equation in a detected combination is one.
+        """
+        return self.redundant_equations.T @ self._base_residual
+
+    @property
+    def _base_residual(self) -> Array:
+        return self.model.base(self.problem.theta).residual(self.state)
+
+    @cached_property
+    def multipliers(self) -> Array:
+        """The multipliers mu of the redundant equations in R + W mu = 0, (m,).
+
+        They vanish where the equations are consistent.
+        """
+        inner = array_on_host(self.redundant_equations.T @ self.projection.basis)
+        return 0.0 - self._small_solve(inner, self.imbalance)
+
+    def _small_solve(self, matrix: Any, b: Array) -> Array:
+        """Solve a system of size m with an (m,) or (m, k) right-hand side."""
+        x = host.linalg.solve(matrix.astype("float64"), array_on_host(b).astype("float64"))
+        return self.backend.coefficients(x.astype(array_on_host(b).dtype))
+
+    @cached_property
+    def inverse(self) -> Operator:
+        """The state block of the inverse of [[A, W], [C, 0]], (N, N)."""
+        W, left = self.projection.basis, self.redundant_equations
+        inner = array_on_host(left.T @ W).astype("float64")
+        weights = self._small_solve(inner, left.T)  # (left'W)^-1 left'
+        return _StateBlock(self.solution_operator, self.projection, W, weights)
+
+    @collective
+    def curvature(self, w: Array) -> CurvatureOperator:
+        """Return the curvature of w'f over (theta, h), with w fixed, without the constraints.
+
+        Parameters
+        ----------
+        w : (N,) array
+
+        Returns
+        -------
+        CurvatureOperator, (P+N, P+N)
+        """
+        return self.base.curvature(self._state_vector(w, "w"))
+
+    @collective
+    def total_curvature(self, u: Array, v: Array) -> Array:
+        """Evaluate the curvature of f along the equilibrium manifold, without the constraints.
+
+        Parameters
+        ----------
+        u, v : (P,) arrays
+            Parameter directions.
+
+        Returns
+        -------
+        (N,) array
+            f''[(u, Zu), (v, Zv)].
+        """
+        T = self.tangent
+        u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
+        return self.base.second(T._apply(u), T._apply(v))
+
+    # Whether the equations are consistent.
+
+    def check_balance(self) -> None:
+        """Raise an error if the redundant equations disagree, or are not redundant.
+
+        Raises
+        ------
+        ArgumentError
+            If a basis was given that is none.
+        ConvergenceError
+            If the equations are not consistent, with the `imbalance`.
+        """
+        report, backend = self.report, self.backend
+        given = self.model.redundant is not None
+        if given and self._defect(self.projection.basis) > max(
+            MAX_GIVEN_DEFECT, 10.0 * self.linearization.state_accuracy, 100.0 * backend.eps
+        ):
+            raise ArgumentError(self._no_basis())
+        texts = describe_redundant(self.problem, array_on_host(self.projection.basis))
+        if not given:
+            report.choices.insert(0, f"redundant: {'; '.join(texts)}")
+        xp, W = backend.xp, self.redundant_equations
+        residual = self._base_residual
+        terms = xp.abs(W).T @ xp.maximum(self.base.A.abs_apply(self.state), xp.abs(residual))
+        rtol = self.model.imbalance_rtol
+        rtol = IMBALANCE_ROUNDINGS * backend.eps if rtol is None else rtol
+        sizes, terms = array_on_host(xp.abs(self.imbalance)), array_on_host(terms)
+        worst = int(host.argmax(sizes - rtol * terms))
+        if sizes[worst] <= rtol * terms[worst]:
+            return
+        report.converged = False
+        report.reason = "the equations are not consistent"
+        combination = texts[worst].removesuffix(" zero").removesuffix(" is").removesuffix(" sum to")
+        combination = (
+            combination if combination.startswith("a comb") else f"the sum of {combination}"
+        )
+        value, relative = float(self.imbalance[worst]), sizes[worst] / terms[worst]
+        raise ConvergenceError(
+            f"{self.problem.name}: the equations are not consistent: {combination} vanishes "
+            f"for every state, but is {value:.6g}, {relative:.1e} of its terms (allowed {rtol:.1e}). "
+            "Balance what does not depend on the state, such as loads and sources, or allow the "
+            "difference by imbalance_rtol= of mfdeq.constrain",
+            best=self.state,
+            report=report,
+            imbalance=self.imbalance,
+        )
+
+    def _no_basis(self) -> str:
+        W, A = self.projection.basis, self.base.A
+        scaling = scaling_of(A)
+        defects = [cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1])]
+        k = int(host.argmax(defects))
+        return (
+            f"redundant: expected combinations of equations that vanish, with W'A = 0, got a column "
+            f"{k} with W'A of {defects[k]:.1e} of its terms: pass the left null vectors of A, or "
+            'redundant="detect" to find them'
+        )
+
+
+class _StateBlock(Operator):
+    """The state block of the inverse of the bordered matrix.
+
+    A x + W mu = b and C x = 0 leave mu = (Y'W)^-1 Y'b with the left null vectors Y of A, and x is
+    the solution for b - W mu.
+
+    Parameters
+    ----------
+    solve : Operator, (N, N)
+        The inverse of Pi A + U S C.
+    projection : Projection
+    basis : (N, m) array
+        W.
+    weights : (m, N) array
+        (Y'W)^-1 Y'.
+    """
+
+    def __init__(
+        self, solve: Operator, projection: Projection, basis: Array, weights: Array
+    ) -> None:
+        super().__init__(solve, solve.shape)
+        self.solve, self.projection = solve, projection
+        self.basis, self.weights = basis, weights
+
+    def _apply(self, x: Array) -> Array:
+        x = x - self.basis @ (self.weights @ x)
+        return self.solve._apply(self.projection.project(x))
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        y = self.projection.project_adjoint(self.solve._apply_adjoint(y))
+        return y - self.weights.T @ (self.basis.T @ y)
+
+
+def equilibrium_of(
+    problem: Problem,
+    state: Array,
+    linearized: CheckedLinearization,
+    solver: Reused,
+    report: SolveReport,
+) -> Equilibrium:
+    """Return the equilibrium of a model at a state, of the class that belongs to the model."""
+    constrained = isinstance(problem.model, ConstrainedModel)
+    cls = ConstrainedEquilibrium if constrained else Equilibrium
+    return cls(problem, state, linearized, solver, report)

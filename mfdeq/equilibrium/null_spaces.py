@@ -1,0 +1,241 @@
+"""Null spaces of a singular A and of its adjoint, with bases that can be read.
+
+`null_vectors` finds one pair of null vectors. Here all of them are found, and combined such that
+each belongs to one connected component of A where possible, with few entries, which are small
+integers where they can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import scipy.linalg
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from ..arrays.backend import array_on_host, host
+from ..arrays.sparse import sparse_on_host
+from ..errors import ConvergenceError, SingularStateError
+from ..linear import Direct
+from ..linear.scaling import Scaling
+from ..operators.operator import Matrix, Operator
+from .null_vectors import (
+    INVERSE_ITERATIONS,
+    MAX_CANCELLATION_ROUNDINGS,
+    MAX_DECOMPOSED_SIZE,
+    MAX_FACTORIZED_SIZE,
+    cancellation,
+    perturbed,
+    scaled_on_host,
+    scaling_of,
+)
+
+MIN_GAP = 10.0  # ratio of singular values that separates the null space from the rest
+ZERO_SHARE = 0.1  # of the limit of cancellation, below which a singular value is zero
+EXTRA_COLUMNS = 3  # of the block beside those expected
+RANK_RTOL = 1e-6  # of singular values of parts of orthonormal vectors
+SMALL_ENTRY = 1e-8  # relative to the largest, below which an entry is rounding
+LARGEST_DENOMINATOR = 12  # of fractions that are taken for exact
+FRACTION_RTOL = 1e-7
+MAX_DEFECT_GROWTH = 4.0  # by taking entries for fractions
+
+
+@dataclass(frozen=True)
+class NullSpaces:
+    """Bases of the null spaces of A and of its adjoint.
+
+    Attributes
+    ----------
+    right, left : (N, k) arrays, on the host
+    rows, columns : (N,) arrays, on the host
+        The scaling in which rows and columns of A are alike.
+    row_labels, column_labels : (N,) arrays of int
+        The connected component of each equation and unknown.
+    """
+
+    right: Any
+    left: Any
+    rows: Any
+    columns: Any
+    row_labels: Any
+    column_labels: Any
+
+    @property
+    def dimension(self) -> int:
+        """The number of null vectors."""
+        return self.left.shape[1]
+
+
+def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullSpaces | None:
+    """Find the null spaces of A and of its adjoint; None if A is too large to be decomposed.
+
+    Parameters
+    ----------
+    A : Operator, (N, N)
+    expected : int
+        The dimension that is preferred where singular values leave a choice.
+    accuracy : float, optional
+        Relative accuracy of the entries of A, if it is worse than rounding.
+
+    Notes
+    -----
+    A small A is decomposed by singular values. A larger matrix is perturbed by rounding and
+    factorized for block inverse iteration.
+    """
+    n, scaling = A.shape[0], scaling_of(A)
+    zero = ZERO_SHARE * max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
+    try:
+        if n <= MAX_DECOMPOSED_SIZE:
+            dense = scaled_on_host(A, scaling)
+            left, sigma, right = host.linalg.svd(dense)
+            left, right, sigma = left[:, ::-1], right[::-1].T, sigma[::-1]
+            largest = float(sigma[-1])
+        elif A.array is not None and n <= MAX_FACTORIZED_SIZE:
+            left, right, sigma, largest = _by_block_iteration(A, scaling, expected + EXTRA_COLUMNS)
+        else:
+            return None
+    except (ConvergenceError, SingularStateError, ArithmeticError, host.linalg.LinAlgError):
+        return None
+    count = _dimension(sigma, largest, zero, expected)
+    pattern = abs(sparse_on_host(A.array if A.array is not None else scaled_on_host(A, scaling)))
+    if A.array is None and pattern.nnz:  # products round
+        pattern.data[pattern.data <= A.backend.eps * pattern.data.max()] = 0.0
+    pattern.eliminate_zeros()
+    row_labels, column_labels = _components(pattern)
+    rows, columns = (
+        host.ones(n) if x is None else array_on_host(x).astype("float64")
+        for x in (scaling.rows, scaling.columns)
+    )
+
+    def defect(adjoint: bool) -> Callable[[Any], float]:
+        dtype = array_on_host(A.backend.zeros(0)).dtype
+        return lambda x: cancellation(
+            A, A.backend.asarray(A.backend.from_host(x.astype(dtype), n)), scaling, adjoint
+        )
+
+    return NullSpaces(
+        readable_basis(right[:, :count], columns, column_labels, defect(False)),
+        readable_basis(left[:, :count], rows, row_labels, defect(True)),
+        *(rows, columns, row_labels, column_labels),
+    )
+
+
+def _dimension(sigma: Any, largest: float, zero: float, expected: int) -> int:
+    """Return how many of the ascending singular values are zero."""
+    clear = sigma <= zero * largest
+    if 0 < expected < sigma.size and clear[expected - 1]:
+        following = max(float(sigma[expected - 1]), 1e-2 * zero * largest)
+        if sigma[expected] > MIN_GAP * following:
+            return expected
+    return int(clear.sum())
+
+
+def _by_block_iteration(A: Operator, scaling: Scaling, k: int) -> tuple[Any, Any, Any, float]:
+    """Return approximate singular vectors and values, the least first, and the norm of A."""
+    backend, n = A.backend, A.shape[0]
+    k = min(k, n)
+    matrix = perturbed(A, scaling)
+    factor = Direct().setup(Matrix(backend, matrix))
+    scaled = sparse_on_host(scaling.apply(A.array)).astype("float64")
+
+    def solve(x: Any, adjoint: bool) -> Any:
+        y = array_on_host(factor._attempt(backend.asarray(backend.from_host(x)), 0.1, adjoint))
+        return host.linalg.qr(y.astype("float64"))[0].astype(x.dtype)
+
+    dtype = array_on_host(backend.zeros(0)).dtype
+    left = host.random.default_rng(13).standard_normal((n, k)).astype(dtype)
+    for _ in range(INVERSE_ITERATIONS + 1):
+        right = solve(left, False)
+        left = solve(right, True)
+    inner = left.T.astype("float64") @ (scaled @ right.astype("float64"))
+    u, sigma, v = host.linalg.svd(inner)
+    right, left = right @ v.T, left @ u
+    # What is left of A along each of them, which the small matrix does not show.
+    images = host.linalg.norm(scaled @ right, axis=0), host.linalg.norm(scaled.T @ left, axis=0)
+    sigma = host.maximum(sigma, host.maximum(*images))
+    order = host.argsort(sigma, kind="stable")
+    norm = float(host.sqrt(abs(scaled).sum(axis=0).max() * abs(scaled).sum(axis=1).max()))
+    return left[:, order], right[:, order], sigma[order], norm
+
+
+def _components(pattern: Any) -> tuple[Any, Any]:
+    """Return the number of the connected component of each row and of each column."""
+    n = pattern.shape[0]
+    graph = sparse.bmat([[None, pattern], [pattern.T, None]], format="csr")
+    _, labels = csgraph.connected_components(graph, directed=False)
+    return labels[:n], labels[n:]
+
+
+def readable_basis(vectors: Any, scale: Any, labels: Any, defect: Callable[[Any], float]) -> Any:
+    """Return a basis of the same space with few entries, each vector in one component.
+
+    Parameters
+    ----------
+    vectors : (N, k) array
+        Orthonormal.
+    scale : (N,) array
+        The basis is that of ``scale * vectors``.
+    labels : (N,) array of int
+        The component of each row.
+    defect : callable
+        ``defect(x)`` returns how far x is from a null vector, relative to its terms.
+
+    Returns
+    -------
+    (N, k) array
+        The largest entry of each column is 1, and entries are fractions where they are close to
+        those of small integers. The columns are ordered by their first entry.
+    """
+    k, found = vectors.shape[1], []
+    if k == 0:
+        return vectors
+    size = abs(vectors).max(axis=1)
+    for label in dict.fromkeys(labels[size > SMALL_ENTRY]):
+        inside = host.flatnonzero(labels == label)
+        part = vectors[inside]
+        u, sigma, _ = host.linalg.svd(part, full_matrices=False)
+        rank = int((sigma > RANK_RTOL).sum())
+        for column in _echelon(u[:, :rank]).T:
+            x = host.zeros(vectors.shape[0])
+            x[inside] = column
+            found.append(x)
+    if len(found) != k:  # not separated to rounding
+        found = list(_echelon(vectors).T)
+    basis = host.stack([_clean(x, scale, defect) for x in found], axis=1)
+    first = [int(host.flatnonzero(x)[0]) for x in basis.T]
+    return basis[:, host.argsort(first, kind="stable")]
+
+
+def _echelon(vectors: Any) -> Any:
+    """Return the combinations of vectors with the identity in the rows of pivots."""
+    _, _, pivots = scipy.linalg.qr(vectors.T, mode="economic", pivoting=True)
+    return host.linalg.solve(vectors[pivots[: vectors.shape[1]]].T, vectors.T).T
+
+
+def _clean(x: Any, scale: Any, defect: Callable[[Any], float]) -> Any:
+    """Return a vector in its own units, without rounding in small entries and in fractions."""
+    x = host.where(abs(x) > SMALL_ENTRY * abs(x).max(), x, 0.0) * scale
+    x = x / x[host.argmax(abs(x))]
+    for q in range(1, LARGEST_DENOMINATOR + 1):
+        integers = host.round(q * x)
+        if (abs(q * x - integers) <= FRACTION_RTOL * abs(q * x)).all():
+            exact = integers / q
+            return exact if defect(exact) <= MAX_DEFECT_GROWTH * defect(x) else x
+    return x
+
+
+def pivotal_rows(basis: Any, rows: Any) -> list[int]:
+    """Return one equation for each redundant combination, with a large part in it.
+
+    Parameters
+    ----------
+    basis : (N, m) array
+    rows : (N,) array
+        The scaling of the equations.
+    """
+    weighted = (basis / rows[:, None]).T
+    weighted = weighted / host.linalg.norm(weighted, axis=1)[:, None]
+    _, _, pivots = scipy.linalg.qr(weighted, mode="economic", pivoting=True)
+    return [int(i) for i in pivots[: basis.shape[1]]]

@@ -1,0 +1,313 @@
+"""Which equations of a constrained model are redundant, and whether its constraints fix the rest.
+
+`bind` is called at the start of a solve. The first one finds the redundant equations, checks the
+constraints against the null vectors of A, and decides what takes the place of the equations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
+from ..errors import ArgumentError, SingularStateError
+from ..locks import lock_of
+from ..models.constrained import ConstrainedModel
+from ..models.elimination import Elimination
+from ..models.problem import CheckedLinearization, Problem
+from .null_spaces import NullSpaces, find_null_spaces, pivotal_rows
+from .singularity import names_of
+
+PERTURBATION = 0.3  # of the start, relative to the size of each unknown
+RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
+MIN_FIXED = 1e-8  # of a null vector of unit length, in constraints of unit length
+PROJECTION_ROUNDINGS = 100.0  # of a constraint that the start satisfies
+MAX_PAIRED_CONDITION = 1e3  # of C U, for constraints that are conserved totals
+
+
+def bind(problem: Problem, start: Array, project: bool = True) -> Array:
+    """Prepare a constrained model for a solve, and return the start projected onto constraints.
+
+    Any other model is left alone.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : (N,) array
+    project : bool, optional
+        Whether to return a start that satisfies linear constraints.
+
+    Raises
+    ------
+    ArgumentError, SingularStateError
+        If the constraints do not fit the redundant equations.
+    """
+    model = problem.model
+    if not isinstance(model, ConstrainedModel):
+        return start
+    if problem.backend.library.default_solver() is not None:
+        raise ArgumentError(
+            "mfdeq.constrain: expected a model for arrays of numpy or cupy, got one for "
+            f"{problem.backend.library_name}, which has no constraints yet"
+        )
+    if project:
+        start = _projected(problem, model, start)
+    with lock_of(model):
+        if model.elimination is None:
+            model.elimination = _eliminate(problem, model, start)
+    return start
+
+
+def describe_redundant(problem: Problem, basis: Any) -> list[str]:
+    """Say of each redundant combination which equations it consists of."""
+    of = getattr(problem.model, "of", problem.model)
+    named = Problem(of, problem.theta)
+    texts = []
+    for column in basis.T:
+        members = [int(i) for i in host.flatnonzero(column)]
+        names = names_of(named.equation_name, members)
+        alone = len(members) == 1
+        if (column[members] == 1.0).all():
+            texts.append(f"{names} {'is' if alone else 'sum to'} zero")
+        else:
+            texts.append(f"a combination of {names} is zero")
+    return texts
+
+
+# The start.
+
+
+def _projected(problem: Problem, model: ConstrainedModel, h: Array) -> Array:
+    """Return the nearest state that satisfies the linear constraints, in the sizes of unknowns."""
+    backend, theta = problem.backend, problem.theta
+    linear = [part for part in model.constraints.parts if part.is_linear]
+    if not linear:
+        return h
+    rows, values = [], []
+    for part in linear:
+        C, c = part.d_state(backend, h, theta), part.value(backend, h, theta)
+        rows.append(_dense_on_host(C))
+        values.append(array_on_host(c).astype("float64"))
+    C, c = host.concatenate(rows), host.concatenate(values)
+    size = _sizes(problem, h)
+    terms = abs(C) @ abs(array_on_host(h)) + abs(c)
+    if (abs(c) <= PROJECTION_ROUNDINGS * backend.eps * terms).all():
+        return h
+    weighted = C * size
+    step = size * host.linalg.lstsq(weighted, c, rcond=None)[0]
+    projected = h - backend.asarray(backend.from_host(step.astype(_dtype(backend)), h.shape[0]))
+    return projected if backend.all(problem.inside(projected)) else h
+
+
+def _sizes(problem: Problem, h: Array) -> Any:
+    """Return the sizes of unknowns, (N,), on the host: their own, or else those of the others."""
+    scale = problem.state_scale()
+    size = abs(array_on_host(h if scale is None else scale)).astype("float64")
+    typical = float(size.mean())
+    return host.where(size > 0.0, size, typical if typical > 0.0 else 1.0)
+
+
+def _perturbed(problem: Problem, h: Array) -> Array:
+    """Return a state without the symmetries and zeros of the start."""
+    backend = problem.backend
+    step = PERTURBATION * abs(array_on_host(backend.random(h.shape[0], seed=37)))
+    step = (step * _sizes(problem, h)).astype(_dtype(backend))
+    return h + backend.asarray(backend.from_host(step, h.shape[0]))
+
+
+# Redundant equations.
+
+
+def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimination:
+    backend, theta = problem.backend, problem.theta
+    base = model.base(theta)
+    size = model.constraints.value(backend, start, theta).shape[0]
+    given = model.redundant
+    if given is not None and given.shape[1] != size:
+        raise ArgumentError(
+            f"redundant: expected a column for each of the {size} constraints, got "
+            f"{given.shape[1]}: as many combinations of equations must vanish as there are "
+            "constraints"
+        )
+    state, linearized, spaces = start, base.linearize(start), None
+    for trial in (start, _perturbed(problem, start)):
+        there = base.linearize_trial(trial)
+        if there is None:
+            continue
+        found = find_null_spaces(there.A, size, there.linearization.state_accuracy)
+        if found is not None and (spaces is None or found.dimension != spaces.dimension):
+            state, linearized, spaces = trial, there, found
+        if spaces is not None and spaces.dimension == size:
+            break
+    if given is None:
+        basis = _detected(problem, model, state, spaces, size)
+    else:
+        basis = given
+    check_constraints(problem, model, state, spaces)
+    C = _dense_on_host(model.constraints.d_state(backend, state, theta))
+    sign = 1 if base.is_map else -(model.time_sign or -1)
+    return _elimination(linearized, basis, C, spaces, sign)
+
+
+def _detected(
+    problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None, size: int
+) -> Any:
+    """Return the left null vectors, as many as there are constraints."""
+    if spaces is None:
+        raise ArgumentError(
+            f"redundant: which of the {problem.state_size} equations are redundant could not be "
+            "detected, since A is known by its products only or is too large: pass redundant=, an "
+            "(N, m) array with a column for each combination of equations that vanishes"
+        )
+    found = spaces.dimension
+    if found > size:
+        missing = _unfixed(problem, model, state, spaces)
+        redundant = "; ".join(describe_redundant(problem, spaces.left))
+        raise SingularStateError(
+            f"{found} combinations of equations vanish ({redundant}), but there "
+            f"{_are(size, 'constraint')}. Add one for each group of unknowns that is not fixed: "
+            f"{'; '.join(missing)}",
+            kind="dependent equations",
+            equations=[int(i) for i in host.flatnonzero(abs(spaces.left).max(axis=1))],
+            unknowns=[int(i) for i in host.flatnonzero(abs(spaces.right).max(axis=1))],
+            left=spaces.left,
+            right=spaces.right,
+        )
+    if found < size:
+        redundant = "; ".join(describe_redundant(problem, spaces.left)) or "A is regular"
+        raise ArgumentError(
+            f"constraints: expected as many as there are combinations of equations that vanish, "
+            f"{found} ({redundant}), got {size}: leave out the constraints that are not needed"
+        )
+    return spaces.left
+
+
+def _are(count: int, noun: str) -> str:
+    return f"is 1 {noun}" if count == 1 else f"are {count} {noun}s"
+
+
+# Constraints.
+
+
+def check_constraints(
+    problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None
+) -> None:
+    """Raise `ArgumentError` if constraints depend on each other or leave a null vector free.
+
+    Nonlinear ones may do so at the start alone, so they must at another state, too.
+    """
+    error = _constraint_error(problem, model, state, spaces)
+    if error is not None and not model.constraints.is_linear:
+        error = _constraint_error(problem, model, _perturbed(problem, state), spaces)
+    if error is not None:
+        raise error
+
+
+def _constraint_error(
+    problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None
+) -> ArgumentError | None:
+    backend, theta = problem.backend, problem.theta
+    C = _dense_on_host(model.constraints.d_state(backend, state, theta))
+    columns = host.ones(C.shape[1]) if spaces is None else spaces.columns
+    scaled = C * columns
+    lengths = host.linalg.norm(scaled, axis=1)
+    if (lengths == 0.0).any():
+        k = int(lengths.argmin())
+        return ArgumentError(
+            f"constraints: expected each to depend on the state, got constraint {k}, whose "
+            "derivative with respect to the state is zero"
+        )
+    scaled = scaled / lengths[:, None]
+    u, sigma, _ = host.linalg.svd(scaled, full_matrices=False)
+    if sigma[-1] <= RANK_RTOL:
+        weights = u[:, -1] / lengths
+        members = [int(k) for k in host.flatnonzero(abs(u[:, -1]) > 1e-6)]
+        c = array_on_host(model.constraints.value(backend, state, theta)).astype("float64")
+        names = " and ".join(f"constraint {k}" for k in members)
+        disagree = abs(weights @ c) > 1e-8 * (abs(weights) @ (abs(C) @ _sizes(problem, state)))
+        return ArgumentError(
+            f"constraints: {names} {'contradict' if disagree else 'repeat'} each other: their "
+            "derivatives with respect to the state depend on each other. Pass independent ones"
+        )
+    if spaces is None or spaces.dimension == 0:
+        return None
+    missing = _unfixed(problem, model, state, spaces)
+    if missing and spaces.dimension <= C.shape[0]:
+        return ArgumentError(
+            "constraints: expected constraints that fix what the equations leave open, got "
+            f"{_counted(C.shape[0])} that {'does' if C.shape[0] == 1 else 'do'} not fix "
+            f"{'; '.join(missing)}"
+        )
+    return None
+
+
+def _counted(count: int) -> str:
+    return "1 constraint" if count == 1 else f"{count} constraints"
+
+
+def _unfixed(
+    problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces
+) -> list[str]:
+    """Name the groups of unknowns that the equations and the constraints leave open."""
+    C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+    scaled = C * spaces.columns
+    lengths = host.linalg.norm(scaled, axis=1)
+    scaled = scaled / host.where(lengths > 0.0, lengths, 1.0)[:, None]
+    null = host.linalg.qr(spaces.right / spaces.columns[:, None])[0]
+    _, sigma, v = host.linalg.svd(scaled @ null, full_matrices=True)
+    rank = int((sigma > MIN_FIXED).sum())
+    free = null @ v[rank:].T  # combinations of null vectors that no constraint sees
+    texts, seen = [], abs(free).max(axis=1, initial=0.0)
+    for label in dict.fromkeys(spaces.column_labels[seen > MIN_FIXED]):
+        inside = [
+            int(j) for j in host.flatnonzero((spaces.column_labels == label) & (seen > MIN_FIXED))
+        ]
+        texts.append(names_of(problem.unknown_name, inside))
+    return texts
+
+
+# What takes the place of redundant equations.
+
+
+def _elimination(
+    linearized: CheckedLinearization, basis: Any, C: Any, spaces: NullSpaces | None, sign: int
+) -> Elimination:
+    A, (n, m) = linearized.A, basis.shape
+    sizes = host.ones(n) if spaces is None else 1.0 / spaces.rows  # of equations
+    units = host.ones(n) if spaces is None else spaces.columns  # of unknowns
+    lengths = host.linalg.norm(C * units, axis=1)
+    if is_sparse(A.array):
+        rows = pivotal_rows(basis, 1.0 / sizes)
+        columns = host.zeros((n, m))
+        columns[rows, host.arange(m)] = 1.0
+        row_sizes = array_on_host(
+            A.abs_apply(A.backend.asarray(A.backend.from_host(units.astype(_dtype(A.backend)), n)))
+        )[rows]
+        gains = host.where(row_sizes > 0.0, row_sizes, 1.0) / lengths
+        return Elimination(basis, columns, columns, host.diag(gains), rows)
+    q = host.linalg.qr(sizes[:, None] * basis)[0]
+    columns, dual = sizes[:, None] * q, q / sizes[:, None]
+    gains = host.diag(1.0 / lengths)
+    if (sizes == 1.0).all() and (units == 1.0).all():
+        # One unit for all: conserved totals then decay at the rate of the model, and a map keeps
+        # those of the start.
+        paired = C @ columns
+        if host.linalg.cond(paired) <= MAX_PAIRED_CONDITION:
+            rate = 1.0 if linearized.is_map else _rate(A)
+            gains = sign * rate * host.linalg.inv(paired)
+    return Elimination(basis, columns, dual, gains)
+
+
+def _rate(A: Any) -> float:
+    """Return the root mean square of the norms of the columns of A."""
+    x = A.backend.random(A.shape[1], seed=43)
+    size = A.backend.norm(A._apply(x)) / A.backend.norm(x)
+    return size if size > 0.0 else 1.0
+
+
+def _dense_on_host(matrix: Any) -> Any:
+    dense = matrix.toarray() if is_sparse(matrix) else matrix
+    return array_on_host(dense).astype("float64")
+
+
+def _dtype(backend: Backend) -> Any:
+    return array_on_host(backend.zeros(0)).dtype

@@ -1,0 +1,418 @@
+"""`mfdeq.constrain`: equilibria whose equations depend on each other, made unique by constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..arguments import fraction
+from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
+from ..errors import ArgumentError, ModelError
+from ..locks import state_to_pickle
+from .constraints import Constraints, magnitudes
+from .curvature import CurvatureOperator, add_curvatures, scale_curvature
+from .elimination import Elimination, Projection
+from .linearization import DeferredLinearization, Linearization
+from .model import FixedPointModel, Model, ResidualModel
+from .problem import CheckedLinearization, Problem
+from .quadratic_losses import copy_of_numbers
+
+MIN_INDEPENDENCE = 1e-10  # least singular value of a basis of unit columns
+
+
+def constrain(
+    model: Model,
+    constraints: Any,
+    redundant: Any = "detect",
+    *,
+    imbalance_rtol: float | None = None,
+) -> ConstrainedModel:
+    """Make an equilibrium unique whose equations depend on each other.
+
+    The equations of a closed reaction network, of a Markov chain, of an incompressible flow or of
+    an economy with Walras's law are not independent: m combinations of them vanish, whatever the
+    state. What fixes the state are m constraints c(h, theta) = 0: conserved totals, a
+    normalization, a gauge, a numéraire.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+        A model of N unknowns, from any source of derivatives.
+    constraints : Constraint or LinearConstraint, or a list of them
+        Together m equations.
+    redundant : "detect" or (N, m) array, optional
+        A basis of the combinations of equations that vanish, the left null vectors of A; an (N,)
+        array if m = 1. By default they are found at the start of the first solve, where A is
+        small enough to be decomposed or factorized, and kept for later ones.
+    imbalance_rtol : float, optional
+        By how much the redundant equations may disagree, relative to their terms: by default by
+        rounding. If more is allowed, the constraints are met all the same, and the state satisfies
+        the other equations.
+
+    Returns
+    -------
+    FixedPointModel or ResidualModel
+        A model of the same N unknowns, which `mfdeq.solve` and everything else accepts. `solve`
+        returns a `ConstrainedEquilibrium` for it.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is of a wrong type or shape, or the columns of `redundant` depend on each
+        other. When the model is solved: if the constraints depend on each other, or do not fix the
+        state, or `redundant` is no basis of combinations that vanish.
+    SingularStateError
+        When the model is solved: if more combinations of equations vanish than there are
+        constraints. The message names them.
+
+    See Also
+    --------
+    Constraint, LinearConstraint : The constraints.
+    ConstrainedEquilibrium : What `solve` returns.
+
+    Notes
+    -----
+    The system that is solved is
+
+        R(h, theta) + W mu = 0,    c(h, theta) = 0
+
+    for h and the multipliers mu of the redundant equations W, which vanish where the equations are
+    consistent. Its derivatives are exact to second order, those of c included. Where A is sparse,
+    each constraint replaces one equation, and A stays sparse. A start that violates linear
+    constraints is first projected onto them.
+
+    If the redundant equations disagree, as those of a Neumann problem whose loads do not balance,
+    there is no equilibrium: that is a `ConvergenceError`, which has the difference as `imbalance`.
+
+    References
+    ----------
+    H. B. Keller, The bordering algorithm and path following near singular points of higher nullity,
+    SIAM J. Sci. Stat. Comput. 4 (1983).
+
+    C. D. Meyer, The role of the group generalized inverse in the theory of finite Markov chains,
+    SIAM Review 17 (1975).
+
+    Examples
+    --------
+    The stationary distribution of a Markov chain, whose entries sum to one:
+
+    >>> import mfdeq, numpy as np
+    >>> def step(h, theta):
+    ...     stay, leave = 1.0 - theta, theta
+    ...     return stay * h + np.roll(leave * h, 1)
+    >>> chain = mfdeq.from_function(step, 3, 3, "map", initial_state=1.0)
+    >>> model = mfdeq.constrain(chain, mfdeq.LinearConstraint(np.ones(3), total=1.0))
+    >>> eq = mfdeq.solve(model, np.array([0.5, 0.25, 0.25]))
+    >>> print(eq.state.round(4))
+    [0.2 0.4 0.4]
+    >>> print(eq.report.choices[0])
+    redundant: equation 0, equation 1 and equation 2 sum to zero
+    """
+    for cls in (FixedPointModel, ResidualModel):
+        if isinstance(model, cls):
+            break
+    else:
+        raise ArgumentError(
+            "model of mfdeq.constrain: expected an mfdeq.FixedPointModel or an "
+            f"mfdeq.ResidualModel, got a {type(model).__name__}"
+        )
+    if isinstance(model, ConstrainedModel):
+        raise ArgumentError(
+            "model of mfdeq.constrain: expected a model without constraints, got one that has "
+            "them: pass all constraints together, as a list"
+        )
+    given = Constraints.of(constraints)
+    if isinstance(redundant, str):
+        if redundant != "detect":
+            raise ArgumentError(
+                f'redundant: expected "detect" or an (N, m) array, got {redundant!r}'
+            )
+        basis = None
+    else:
+        basis = _basis(redundant, model.state_size)
+    rtol = None if imbalance_rtol is None else fraction(imbalance_rtol, "imbalance_rtol")
+    kind = ConstrainedMap if cls is FixedPointModel else ConstrainedResidual
+    return kind(model, given, basis, rtol)
+
+
+def _basis(given: Any, size: Any) -> Any:
+    """Return a basis as an (N, m) array on the host, after checking it."""
+    name = "redundant"
+    given = given.toarray() if is_sparse(given) else given
+    try:
+        numbers = copy_of_numbers(host.asarray(given) if isinstance(given, list) else given, name)
+    except ModelError as error:
+        raise ArgumentError(str(error)) from None
+    shape = tuple(getattr(numbers, "shape", ()))
+    if len(shape) not in (1, 2) or shape[0] != size:
+        raise ArgumentError(
+            f"{name}: expected an array of shape ({size}, m), a column for each combination of the "
+            f"{size} equations that vanishes, got shape {shape}"
+        )
+    basis = array_on_host(numbers).astype("float64").reshape(size, -1)
+    lengths = host.linalg.norm(basis, axis=0)
+    if (lengths == 0.0).any():
+        raise ArgumentError(f"{name}: column {int(lengths.argmin())} is zero: leave it out")
+    if host.linalg.svd(basis / lengths, compute_uv=False)[-1] < MIN_INDEPENDENCE:
+        raise ArgumentError(
+            f"{name}: its {basis.shape[1]} columns depend on each other: pass a basis, each "
+            "combination of equations once"
+        )
+    return basis
+
+
+class ConstrainedModel(Model):
+    """A model with constraints in place of equations that depend on others.
+
+    `mfdeq.constrain` returns it. Its ``map`` or ``residual`` is that of the equations that are
+    solved, with the constraints.
+
+    Parameters
+    ----------
+    of : Model
+        The model without constraints.
+    constraints : Constraints
+    redundant : (N, m) array or None
+        None detects them.
+    imbalance_rtol : float or None
+
+    Attributes
+    ----------
+    elimination : Elimination or None
+        The redundant equations and what takes their place, once a solve has found them.
+    """
+
+    def __init__(
+        self, of: Model, constraints: Constraints, redundant: Any, imbalance_rtol: float | None
+    ) -> None:
+        self.of, self.constraints = of, constraints
+        self.redundant, self.imbalance_rtol = redundant, imbalance_rtol
+        self.models = (of,)
+        self.state_size, self.param_size = of.state_size, of.param_size
+        self.state_names, self.time_sign = of.state_names, of.time_sign
+        self.elimination: Elimination | None = None
+        self._base: Problem | None = None  # the model at the latest parameters
+        self._projection: Projection | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**state_to_pickle(self), "_base": None, "_projection": None}
+
+    def __getattr__(self, name: str) -> Any:
+        # What else the model has, such as `params_tree` of models from JAX.
+        if name.startswith("_") or "of" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.of, name)
+
+    @property
+    def display_name(self) -> str:
+        """The name of the model with its constraints."""
+        return f"mfdeq.constrain({self.of.display_name})"
+
+    @property
+    def equation_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        """The names of the equations, with the constraints that replace some of them."""
+        elimination, names = self.elimination, self.of.equation_names
+        if elimination is None or elimination.rows is None:
+            return names
+        return _EquationNames(names, elimination.rows, self.state_size)
+
+    def _defines(self, method: str) -> bool:
+        return self.of._defines(method)
+
+    def check_loss(self, loss: Any) -> None:
+        """Check a loss as the model without constraints does."""
+        self.of.check_loss(loss)
+
+    def initial_state(self, theta: Array) -> Array | None:
+        """Return the initial state of the model without constraints."""
+        return self.of.initial_state(theta)
+
+    def state_scale(self, theta: Array) -> float | Array | None:
+        """Return the state scale of the model without constraints."""
+        return self.of.state_scale(theta)
+
+    def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
+        """Return the residual scale of the model, and of a constraint the size of its terms."""
+        scale = self.base(theta).residual_scale(h)
+        projection = self.projection(Backend.of(h))
+        if scale is None or projection.rows is None:
+            return scale
+        backend = projection.backend
+        terms = magnitudes(backend, self.constraints.d_state(backend, h, theta), h)
+        terms = backend.xp.abs(projection.gains) @ terms
+        for k, i in enumerate(projection.rows):
+            scale[i] = terms[k]
+        return scale
+
+    def base(self, theta: Array) -> Problem:
+        """Return the problem without constraints at the parameters."""
+        base = self._base  # which another thread may replace
+        if base is None or type(base.theta) is not type(theta) or not _equal(base.theta, theta):
+            base = self._base = Problem(self.of, theta)
+        return base
+
+    def projection(self, backend: Backend) -> Projection:
+        """Return the operators that put the constraints in place of redundant equations."""
+        found = self._projection  # which another thread may replace
+        if found is not None and found.backend == backend:
+            return found
+        if self.elimination is None:
+            raise ModelError(
+                f"{self.display_name}: which equations are redundant is not known before the first "
+                "solve: call mfdeq.solve, or pass redundant= to mfdeq.constrain and solve"
+            )
+        found = self._projection = self.elimination.on(backend)
+        return found
+
+    def map_or_residual(self, h: Array, theta: Array) -> Array:
+        """Evaluate the map or residual of the equations with the constraints."""
+        base = self.base(theta)
+        projection = self.projection(base.backend)
+        c = self.constraints.value(base.backend, h, theta)
+        residual = projection.project(base.residual(h)) + projection.insert(c)
+        return h - residual if base.is_map else residual
+
+    def linearize(self, h: Array, theta: Array) -> Linearization:
+        """Return the derivatives of the map or residual, composed of those of its parts."""
+        base = self.base(theta)
+        return ConstrainedLinearization(self, h, theta, base.linearize(h), base.is_map)
+
+    def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
+        """Return the same from `linearize_for_comparison` of the model."""
+        base = self.base(theta)
+        found = base.linearize_for_comparison(h)
+        return ConstrainedLinearization(self, h, theta, found, base.is_map)
+
+
+class ConstrainedMap(ConstrainedModel, FixedPointModel):
+    """A map with constraints."""
+
+    def map(self, h: Array, theta: Array) -> Array:
+        """Return the map whose fixed point satisfies the constraints."""
+        return self.map_or_residual(h, theta)
+
+
+class ConstrainedResidual(ConstrainedModel, ResidualModel):
+    """A residual with constraints."""
+
+    def residual(self, h: Array, theta: Array) -> Array:
+        """Return the residual of the equations with the constraints."""
+        return self.map_or_residual(h, theta)
+
+
+class ConstrainedLinearization(DeferredLinearization):
+    """The derivatives of a model with its constraints.
+
+    Parameters
+    ----------
+    model : ConstrainedModel
+    h, theta : (N,) and (P,) arrays
+    base : CheckedLinearization
+        The derivatives of the model without constraints.
+    is_map : bool
+
+    Attributes
+    ----------
+    base : CheckedLinearization
+    """
+
+    base: CheckedLinearization
+
+    def __init__(
+        self,
+        model: ConstrainedModel,
+        h: Array,
+        theta: Array,
+        base: CheckedLinearization,
+        is_map: bool,
+    ) -> None:
+        backend = base.backend
+        copy = backend.xp.asarray
+        parts = _Parts(
+            model.projection(backend),
+            model.constraints,
+            base,
+            copy(h, copy=True),
+            copy(theta, copy=True),
+            1.0 if is_map else -1.0,
+        )
+        A = parts.state_operator()
+        given = base.linearization
+        super().__init__(
+            A.identity_minus() if is_map else A,
+            parts.d_params,
+            None if given.curvature is None else parts.curvature,
+            None if given.second is None else parts.second,
+            sources=lambda: given.sources,
+            accuracy=lambda: given.accuracy,
+            state_accuracy=given.state_accuracy,
+        )
+        vars(self)["base"] = base
+
+
+class _Parts:
+    """The derivatives of f - h = -(Pi R + U S c), from those of R and c.
+
+    Attributes
+    ----------
+    sign : {1.0, -1.0}
+        Of the derivatives that the user's function has, those of f or of R.
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        constraints: Constraints,
+        base: CheckedLinearization,
+        h: Array,
+        theta: Array,
+        sign: float,
+    ) -> None:
+        self.projection, self.constraints, self.base = projection, constraints, base
+        self.backend, self.h, self.theta, self.sign = base.backend, h, theta, sign
+
+    def state_operator(self) -> Any:
+        """Return A of the equations with the constraints."""
+        C = self.constraints.d_state(self.backend, self.h, self.theta)
+        return self.projection.combine(self.base.A, C)
+
+    def d_params(self) -> Any:
+        """Return the derivative with respect to the parameters."""
+        lower = self.constraints.d_params(self.backend, self.h, self.theta)
+        B = self.projection.combine(self.base.B, None if lower is None else -lower)
+        return B if self.sign > 0 else -B
+
+    def curvature(self, lam: Array) -> CurvatureOperator:
+        """Return the Hessian of the scalar product of lam with the function."""
+        K = self.base.curvature(self.projection.project_adjoint(lam))
+        nu = self.projection.insert_adjoint(lam)
+        own = self.constraints.curvature(self.backend, self.h, self.theta, nu)
+        if own is not None:
+            K = add_curvatures(K, scale_curvature(own, -1.0))
+        return K if self.sign > 0 else scale_curvature(K, -1.0)
+
+    def second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
+        """Return the second derivative of the function along a and b."""
+        x, y = (self.backend.xp.concat(direction) for direction in (a, b))
+        own = self.constraints.second(self.backend, self.h, self.theta, x, y)
+        value = self.projection.project(self.base.second(x, y)) - self.projection.insert(own)
+        return self.sign * value
+
+
+class _EquationNames(Sequence[str]):
+    """The names of N equations, some of which constraints have replaced."""
+
+    def __init__(self, names: Sequence[str] | None, rows: list[int], size: int) -> None:
+        self.names, self.rows, self.size = names, rows, size
+
+    def __len__(self) -> int:
+        return self.size if self.names is None else len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        if i in self.rows:
+            return f"constraint {self.rows.index(i)}"
+        return f"equation {i}" if self.names is None else self.names[i]
+
+
+def _equal(x: Array, y: Array) -> bool:
+    return x.dtype == y.dtype and x.shape == y.shape and Backend.of(x).all(x == y)

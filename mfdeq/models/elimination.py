@@ -1,0 +1,184 @@
+"""Constraints in place of equations that depend on each other, by operators of size N.
+
+With left null vectors W of A (redundant equations) and constraints c(h, theta) = 0, m of each, the
+system
+
+    R(h, theta) + U mu = 0,    c(h, theta) = 0
+
+of N + m unknowns (h, mu) is regular. The multipliers are eliminated exactly: with L in the span of
+W and L'U = I, mu = -L'R, which leaves N equations for h alone,
+
+    Pi R + U S c = 0,    Pi = I - U L',
+
+since L' takes their left-hand side to S c, and S is regular. Their derivatives are combinations of
+those of R and c in the same way: A becomes Pi A + U S C.
+
+The columns U are W in the units of the equations; then Pi is an orthogonal projection in these
+units. For a sparse A they are unit vectors of m pivotal equations, which c replaces, so that A
+stays sparse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
+from ..operators.operator import Matrix, Operator
+from .constraints import magnitudes
+
+MAX_ASSEMBLED_ENTRIES = 2**20  # of a matrix that is dense with the constraints, 8 MiB
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """What takes the place of redundant equations, on the host in float64.
+
+    Attributes
+    ----------
+    basis : (N, m) array
+        W, the redundant combinations of equations.
+    columns, dual : (N, m) arrays
+        U and L.
+    gains : (m, m) array
+        S.
+    rows : list of int or None
+        The equations that the constraints replace, if U consists of unit vectors.
+    """
+
+    basis: Any
+    columns: Any
+    dual: Any
+    gains: Any
+    rows: list[int] | None = None
+
+    def on(self, backend: Backend) -> Projection:
+        """Return the operators for arrays of a library and dtype."""
+        arrays = {
+            name: backend.asarray(backend.from_host(host.asarray(getattr(self, name))))
+            for name in ("basis", "columns", "dual", "gains")
+        }
+        return Projection(backend, **arrays, rows=self.rows)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The operators Pi and U S for arrays of one library and dtype.
+
+    Attributes
+    ----------
+    backend : Backend
+    basis, columns, dual, gains, rows
+        As in `Elimination`.
+    """
+
+    backend: Backend
+    basis: Array
+    columns: Array
+    dual: Array
+    gains: Array
+    rows: list[int] | None
+
+    def project(self, x: Array) -> Array:
+        """Return Pi x, for an (N,) or (N, k) array."""
+        if self.rows is None:
+            return x - self.columns @ (self.dual.T @ x)
+        x = self.backend.xp.asarray(x, copy=True)
+        for i in self.rows:
+            x[i, ...] = 0.0
+        return x
+
+    def project_adjoint(self, y: Array) -> Array:
+        """Return Pi' y."""
+        if self.rows is None:
+            return y - self.dual @ (self.columns.T @ y)
+        return self.project(y)
+
+    def insert(self, c: Array) -> Array:
+        """Return U S c, for an (m,) or (m, k) array."""
+        values = self.gains @ c
+        if self.rows is None:
+            return self.columns @ values
+        x = self.backend.zeros(self.columns.shape[0], *c.shape[1:])
+        for k, i in enumerate(self.rows):
+            x[i, ...] = values[k, ...]
+        return x
+
+    def insert_adjoint(self, y: Array) -> Array:
+        """Return S' U' y, (m,) or (m, k)."""
+        return self.gains.T @ (self.columns.T @ y)
+
+    def combine(self, upper: Operator, lower: Any) -> Operator:
+        """Return Pi X + U S Y for an operator X, (N, n), and Y, (m, n) or None for zero.
+
+        It is a matrix where both are known by their entries and the result is as sparse as X.
+        """
+        backend, array = self.backend, upper.array
+        if array is None:
+            return Combined(self, upper, lower)
+        if is_dense(array):
+            dense = lower.toarray() if is_sparse(lower) else lower
+            combined = self.project(array)
+            return Matrix(backend, combined if dense is None else combined + self.insert(dense))
+        if self.rows is None:
+            if upper.shape[0] * upper.shape[1] > MAX_ASSEMBLED_ENTRIES:
+                return Combined(self, upper, lower)
+            return self.combine(Matrix(backend, array.toarray()), lower)
+        kept = backend.zeros(upper.shape[0]) + 1.0
+        for i in self.rows:
+            kept[i] = 0.0
+        combined = backend.sparse.diags(kept, format="csr") @ array
+        if lower is not None:
+            csr = backend.sparse.csr_matrix
+            scaled = csr(self.columns) @ csr(self.gains) @ csr(lower)
+            combined = combined + scaled
+        combined.eliminate_zeros()
+        return Matrix(backend, combined.tocsr())
+
+
+class Combined(Operator):
+    """The operator Pi X + U S Y by products.
+
+    Parameters
+    ----------
+    projection : Projection
+    upper : Operator, (N, n)
+        X.
+    lower : (m, n) array or sparse matrix, or None
+        Y.
+    """
+
+    def __new__(cls, projection: Projection, upper: Operator, lower: Any) -> Any:
+        """Join the class to the LinearOperator of the array library of X."""
+        return super().__new__(cls, upper)
+
+    def __init__(self, projection: Projection, upper: Operator, lower: Any) -> None:
+        super().__init__(upper, upper.shape)
+        self.projection, self.upper, self.lower = projection, upper, lower
+        self.advice_for_entries = upper.advice_for_entries
+
+    def _apply(self, x: Array) -> Array:
+        product = self.projection.project(self.upper._apply(x))
+        if self.lower is None:
+            return product
+        return product + self.projection.insert(self.lower @ x)
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        product = self.upper._apply_adjoint(self.projection.project_adjoint(y))
+        if self.lower is None:
+            return product
+        return product + self.lower.T @ self.projection.insert_adjoint(y)
+
+    def abs_apply(self, x: Array) -> Array:
+        """Return |A| |x| of the combination, if X knows it."""
+        if "_assembled" in vars(self):
+            return super().abs_apply(x)
+        projection = self.projection
+        terms = self.upper.abs_apply(x)
+        if projection.rows is not None:
+            terms = projection.project(terms)
+        if self.lower is None:
+            return terms
+        xp = self.backend.xp
+        values = xp.abs(projection.gains) @ magnitudes(self.backend, self.lower, x)
+        return terms + xp.abs(projection.columns) @ values
