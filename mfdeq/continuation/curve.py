@@ -28,11 +28,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..arrays.backend import Array, Backend
+from ..equilibrium.redundancy import bind
 from ..equilibrium.solve import solve
 from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
+from ..models.constrained import ConstrainedModel
 from ..models.model import Model
 from ..models.problem import CheckedLinearization, Problem
 from ..models.vectors import flatten_params
@@ -106,6 +108,15 @@ class Curve:
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self._spectra: list[tuple[Array, Spectrum]] = []
         self.size = problem.state_size
+
+    def bind(self, start: Any) -> None:
+        """Prepare a constrained model at the start, from which a run that is resumed began, too."""
+        if not isinstance(self.model, ConstrainedModel):
+            return
+        h0 = self.start_state(start)
+        t = start.t if isinstance(start, Point) else 0.0
+        problem = self.problem(t)
+        bind(problem, problem.initial_state(h0))
 
     def resume(self, point: Point) -> None:
         """Continue from a saved point, which must be an equilibrium of this model."""

@@ -186,6 +186,7 @@ def follow(
     unit = UNIT_SHARE * width
     curve = Curve(model, theta0, direction, reused_solver(solver), eigenvalues, unit)
     sign = math.copysign(1.0, real(towards, "towards"))
+    curve.bind(start)
     file = open_checkpoint(
         checkpoint,
         checkpoint_every,

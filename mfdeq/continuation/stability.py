@@ -30,6 +30,7 @@ from scipy.linalg import matrix_balance
 
 from ..arrays.backend import Array, array_on_host, host, is_dense, is_sparse
 from ..arrays.sparse import sparse_on_host
+from ..equilibrium.redundancy import dynamics_of
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Reused
 from ..linear.factor import Factor
@@ -129,7 +130,7 @@ class Stability:
 
     def spectrum(self, linearized: CheckedLinearization, counts: LinearCounts) -> Spectrum:
         """Compute the spectrum at a point, given its linearization."""
-        A = linearized.A
+        A = dynamics_of(linearized)
         if computes_all(A.shape[0], self.k):
             return self._of_small(A)
         if not A.backend.library.on_host:

@@ -8,7 +8,6 @@ from ..arrays.backend import Array, array_on_host, host
 from ..arrays.collective import collective
 from ..errors import ArgumentError, ConvergenceError
 from ..linear import Reused
-from ..linear.scaling import Scaling
 from ..locks import cached_property
 from ..models.constrained import ConstrainedModel
 from ..models.curvature import CurvatureOperator
@@ -17,8 +16,8 @@ from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .equilibrium import Equilibrium
-from .null_vectors import MAX_CANCELLATION_ROUNDINGS, cancellation, scaling_of
-from .redundancy import describe_redundant
+from .null_vectors import MAX_CANCELLATION_ROUNDINGS
+from .redundancy import describe_redundant, null_defects
 
 IMBALANCE_ROUNDINGS = 1e3  # by which redundant equations may disagree by default
 MAX_GIVEN_DEFECT = 1e-6  # |A'w| beside |A|'|w| of a combination of equations that a user passes
@@ -81,8 +80,6 @@ class ConstrainedEquilibrium(Equilibrium):
     [0.] [0.]
     """
 
-    model: ConstrainedModel
-
     def __init__(
         self,
         problem: Problem,
@@ -105,7 +102,13 @@ class ConstrainedEquilibrium(Equilibrium):
     @property
     def projection(self) -> Projection:
         """The redundant equations and what takes their place."""
-        return self.model.projection(self.backend)
+        return self.constrained.projection(self.backend)
+
+    @property
+    def constrained(self) -> ConstrainedModel:
+        """The model with its constraints, which is also `model`."""
+        assert isinstance(self.model, ConstrainedModel)
+        return self.model
 
     @property
     def state_operator(self) -> Operator:
@@ -129,18 +132,13 @@ class ConstrainedEquilibrium(Equilibrium):
             MAX_CANCELLATION_ROUNDINGS * self.backend.eps,
             10.0 * self.linearization.state_accuracy,
         )
-        if self._defect(W) <= allowed:
+        if max(null_defects(A, W)) <= allowed:
             return W
         # A'W = A^'z leaves A'(W - Pi'z) = C'S'U'z, which vanishes since A has null vectors.
         z = self.factor.solve_adjoint(A._apply_adjoint(W))
         corrected = W - self.projection.project_adjoint(z)
-        return corrected if self._defect(corrected) < self._defect(W) else W
-
-    def _defect(self, W: Array) -> float:
-        """Return the largest |A'w| / |A|'|w| of the columns of W."""
-        A = self.base.A
-        scaling: Scaling = scaling_of(A)
-        return max(cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1]))
+        better = max(null_defects(A, corrected)) < max(null_defects(A, W))
+        return corrected if better else W
 
     @cached_property
     def imbalance(self) -> Array:
@@ -152,7 +150,7 @@ class ConstrainedEquilibrium(Equilibrium):
 
     @property
     def _base_residual(self) -> Array:
-        return self.model.base(self.problem.theta).residual(self.state)
+        return self.constrained.base(self.problem.theta).residual(self.state)
 
     @cached_property
     def multipliers(self) -> Array:
@@ -221,18 +219,16 @@ class ConstrainedEquilibrium(Equilibrium):
             If the equations are not consistent, with the `imbalance`.
         """
         report, backend = self.report, self.backend
-        given = self.model.redundant is not None
-        if given and self._defect(self.projection.basis) > max(
-            MAX_GIVEN_DEFECT, 10.0 * self.linearization.state_accuracy, 100.0 * backend.eps
-        ):
-            raise ArgumentError(self._no_basis())
+        given = self.constrained.redundant is not None
+        if given:
+            self._check_basis()
         texts = describe_redundant(self.problem, array_on_host(self.projection.basis))
         if not given:
             report.choices.insert(0, f"redundant: {'; '.join(texts)}")
         xp, W = backend.xp, self.redundant_equations
         residual = self._base_residual
         terms = xp.abs(W).T @ xp.maximum(self.base.A.abs_apply(self.state), xp.abs(residual))
-        rtol = self.model.imbalance_rtol
+        rtol = self.constrained.imbalance_rtol
         rtol = IMBALANCE_ROUNDINGS * backend.eps if rtol is None else rtol
         sizes, terms = array_on_host(xp.abs(self.imbalance)), array_on_host(terms)
         worst = int(host.argmax(sizes - rtol * terms))
@@ -240,14 +236,13 @@ class ConstrainedEquilibrium(Equilibrium):
             return
         report.converged = False
         report.reason = "the equations are not consistent"
-        combination = texts[worst].removesuffix(" zero").removesuffix(" is").removesuffix(" sum to")
-        combination = (
-            combination if combination.startswith("a comb") else f"the sum of {combination}"
-        )
+        text = texts[worst].removesuffix(" zero").removesuffix(" is")
+        members = text.removesuffix(" sum to")
+        combination = text if members == text else f"the sum of {members}"
         value, relative = float(self.imbalance[worst]), sizes[worst] / terms[worst]
         raise ConvergenceError(
-            f"{self.problem.name}: the equations are not consistent: {combination} vanishes "
-            f"for every state, but is {value:.6g}, {relative:.1e} of its terms (allowed {rtol:.1e}). "
+            f"{self.problem.name}: the equations are not consistent: expected {combination} to "
+            f"vanish, got {value:.6g}, {relative:.1e} of its terms (allowed {rtol:.1e}). "
             "Balance what does not depend on the state, such as loads and sources, or allow the "
             "difference by imbalance_rtol= of mfdeq.constrain",
             best=self.state,
@@ -255,14 +250,17 @@ class ConstrainedEquilibrium(Equilibrium):
             imbalance=self.imbalance,
         )
 
-    def _no_basis(self) -> str:
-        W, A = self.projection.basis, self.base.A
-        scaling = scaling_of(A)
-        defects = [cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1])]
+    def _check_basis(self) -> None:
+        """Raise an error if a basis was given that is none."""
+        defects = null_defects(self.base.A, self.projection.basis)
+        accuracy = max(10.0 * self.linearization.state_accuracy, 100.0 * self.backend.eps)
         k = int(host.argmax(defects))
-        return (
-            f"redundant: expected combinations of equations that vanish, with W'A = 0, got a column "
-            f"{k} with W'A of {defects[k]:.1e} of its terms: pass the left null vectors of A, or "
+        if defects[k] <= max(MAX_GIVEN_DEFECT, accuracy):
+            return
+        raise ArgumentError(
+            "redundant: expected combinations of equations that vanish, with W'A = 0, got a "
+            f"column {k} with W'A of {defects[k]:.1e} of its terms: pass the left null vectors of "
+            "A, or "
             'redundant="detect" to find them'
         )
 

@@ -6,21 +6,30 @@ constraints against the null vectors of A, and decides what takes the place of t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
 from ..errors import ArgumentError, SingularStateError
 from ..locks import lock_of
-from ..models.constrained import ConstrainedModel
+from ..models.constrained import ConstrainedLinearization, ConstrainedModel
 from ..models.elimination import Elimination
 from ..models.problem import CheckedLinearization, Problem
+from ..operators.operator import Matrix, Operator, Product
 from .null_spaces import NullSpaces, find_null_spaces, pivotal_rows
-from .singularity import names_of
+from .null_vectors import (
+    MAX_CANCELLATION_ROUNDINGS,
+    MAX_DECOMPOSED_SIZE,
+    cancellation,
+    scaling_of,
+)
+from .singularity import MAX_NAMES, names_of
 
 PERTURBATION = 0.3  # of the start, relative to the size of each unknown
 RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
 MIN_FIXED = 1e-8  # of a null vector of unit length, in constraints of unit length
 PROJECTION_ROUNDINGS = 100.0  # of a constraint that the start satisfies
+STABLE_RATE = 4.0  # relative to A, of the eigenvalues that take the place of zeros
 MAX_PAIRED_CONDITION = 1e3  # of C U, for constraints that are conserved totals
 
 
@@ -57,6 +66,55 @@ def bind(problem: Problem, start: Array, project: bool = True) -> Array:
     return start
 
 
+def dynamics_of(linearized: CheckedLinearization) -> Operator:
+    """Return an operator with the eigenvalues of A that say whether an equilibrium is stable.
+
+    It is A but for a constrained model, whose A has a zero eigenvalue for each quantity that dh/dt
+    conserves. With the left null vectors W and W'U = I, those of A + rate U W' are the others, and
+    the rate, which counts as stable, in place of each zero.
+
+    Raises
+    ------
+    ArgumentError
+        If the conserved quantities depend on the state, and A is too large to be decomposed.
+    """
+    linearization = linearized.linearization
+    if not isinstance(linearization, ConstrainedLinearization):
+        return linearized.A
+    base, projection = linearization.base, linearization.projection
+    A, W = base.A, array_on_host(projection.basis).astype("float64")
+    limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * linearization.state_accuracy)
+    if max(null_defects(A, projection.basis)) > limit:
+        found = find_null_spaces(A, W.shape[1], linearization.state_accuracy)
+        if found is None or found.dimension != W.shape[1]:
+            raise ArgumentError(
+                "eigenvalues: expected conserved quantities that do not depend on the state, or at "
+                f"most {MAX_DECOMPOSED_SIZE} unknowns, got {A.shape[0]}: pass eigenvalues=0"
+            )
+        W = found.left
+    columns = array_on_host(projection.columns).astype("float64")
+    dual = W @ host.linalg.inv(columns.T @ W)
+    rate = linearization.stable_sign * STABLE_RATE * _rate(A)
+    backend, dtype = A.backend, _dtype(A.backend)
+    if is_sparse(A.array):
+        update = backend.sparse.csr_matrix(
+            backend.sparse.csr_matrix(backend.asarray(columns.astype(dtype)))
+            @ backend.sparse.csr_matrix(backend.asarray((rate * dual.T).astype(dtype)))
+        )
+        return Matrix(backend, (A.array + update).tocsr())
+    U, L = (backend.from_host(x.astype(dtype), A.shape[0]) for x in (columns, rate * dual))
+    U, L = backend.asarray(U), backend.asarray(L)
+    if A.array is not None:
+        return Matrix(backend, A.array + U @ L.T)
+    return A + Product(Matrix(backend, U), Matrix(backend, L).H)  # type: ignore[attr-defined]
+
+
+def null_defects(A: Operator, W: Array) -> list[float]:
+    """Return |A'w| / |A|'|w| of each column w."""
+    scaling = scaling_of(A)
+    return [cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1])]
+
+
 def describe_redundant(problem: Problem, basis: Any) -> list[str]:
     """Say of each redundant combination which equations it consists of."""
     of = getattr(problem.model, "of", problem.model)
@@ -65,12 +123,19 @@ def describe_redundant(problem: Problem, basis: Any) -> list[str]:
     for column in basis.T:
         members = [int(i) for i in host.flatnonzero(column)]
         names = names_of(named.equation_name, members)
-        alone = len(members) == 1
         if (column[members] == 1.0).all():
-            texts.append(f"{names} {'is' if alone else 'sum to'} zero")
+            texts.append(f"{names} {'is' if len(members) == 1 else 'sum to'} zero")
+        elif len(members) <= MAX_NAMES:
+            terms = [_term(column[i], named.equation_name(i)) for i in members]
+            texts.append(f"{' '.join(terms).removeprefix('+ ')} is zero")
         else:
             texts.append(f"a combination of {names} is zero")
     return texts
+
+
+def _term(weight: float, name: str) -> str:
+    sign, size = "-" if weight < 0.0 else "+", abs(weight)
+    return f"{sign} {name}" if size == 1.0 else f"{sign} {size:.4g} {name}"
 
 
 # The start.
@@ -134,18 +199,20 @@ def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimi
         if there is None:
             continue
         found = find_null_spaces(there.A, size, there.linearization.state_accuracy)
-        if found is not None and (spaces is None or found.dimension != spaces.dimension):
-            state, linearized, spaces = trial, there, found
-        if spaces is not None and spaces.dimension == size:
+        if found is None:
+            break
+        state, linearized, spaces = trial, there, found
+        if spaces.dimension == size:
             break
     if given is None:
         basis = _detected(problem, model, state, spaces, size)
     else:
         basis = given
-    check_constraints(problem, model, state, spaces)
+        if spaces is not None and spaces.dimension == size:
+            _check_overlap(basis, spaces)
+    _check_constraints(problem, model, state, spaces)
     C = _dense_on_host(model.constraints.d_state(backend, state, theta))
-    sign = 1 if base.is_map else -(model.time_sign or -1)
-    return _elimination(linearized, basis, C, spaces, sign)
+    return _elimination(linearized, basis, C, spaces, model.stable_sign)
 
 
 def _detected(
@@ -181,6 +248,17 @@ def _detected(
     return spaces.left
 
 
+def _check_overlap(basis: Any, spaces: NullSpaces) -> None:
+    """Raise `ArgumentError` unless a given basis can take the place of the left null vectors."""
+    orthonormal = (host.linalg.qr(x / spaces.rows[:, None])[0] for x in (basis, spaces.left))
+    q, left = orthonormal
+    if host.linalg.svd(left.T @ q, compute_uv=False)[-1] < MIN_FIXED:
+        raise ArgumentError(
+            "redundant: expected combinations of equations that vanish, with W'A = 0, got others: "
+            'pass the left null vectors of A, or redundant="detect" to find them'
+        )
+
+
 def _are(count: int, noun: str) -> str:
     return f"is 1 {noun}" if count == 1 else f"are {count} {noun}s"
 
@@ -188,7 +266,7 @@ def _are(count: int, noun: str) -> str:
 # Constraints.
 
 
-def check_constraints(
+def _check_constraints(
     problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None
 ) -> None:
     """Raise `ArgumentError` if constraints depend on each other or leave a null vector free.
@@ -258,10 +336,10 @@ def _unfixed(
     free = null @ v[rank:].T  # combinations of null vectors that no constraint sees
     texts, seen = [], abs(free).max(axis=1, initial=0.0)
     for label in dict.fromkeys(spaces.column_labels[seen > MIN_FIXED]):
-        inside = [
-            int(j) for j in host.flatnonzero((spaces.column_labels == label) & (seen > MIN_FIXED))
-        ]
-        texts.append(names_of(problem.unknown_name, inside))
+        inside = host.flatnonzero((spaces.column_labels == label) & (seen > MIN_FIXED))
+        names = names_of(problem.unknown_name, [int(j) for j in inside])
+        missing = int((host.linalg.svd(free[inside], compute_uv=False) > MIN_FIXED).sum())
+        texts.append(names if missing == 1 else f"{names} ({missing} constraints)")
     return texts
 
 
@@ -298,10 +376,10 @@ def _elimination(
 
 
 def _rate(A: Any) -> float:
-    """Return the root mean square of the norms of the columns of A."""
+    """Return the root mean square of the norms of the columns of A, to a power of two."""
     x = A.backend.random(A.shape[1], seed=43)
     size = A.backend.norm(A._apply(x)) / A.backend.norm(x)
-    return size if size > 0.0 else 1.0
+    return 2.0 ** round(math.log2(size)) if size > 0.0 else 1.0
 
 
 def _dense_on_host(matrix: Any) -> Any:

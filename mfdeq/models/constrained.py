@@ -1,4 +1,4 @@
-"""`mfdeq.constrain`: equilibria whose equations depend on each other, made unique by constraints."""
+"""`mfdeq.constrain`: models whose equations depend on each other, with constraints."""
 
 from __future__ import annotations
 
@@ -204,6 +204,11 @@ class ConstrainedModel(Model):
         return getattr(self.of, name)
 
     @property
+    def stable_sign(self) -> int:
+        """The sign of the real part of an eigenvalue of A that is stable."""
+        return 1 if self.time_sign is None or isinstance(self, FixedPointModel) else -self.time_sign
+
+    @property
     def display_name(self) -> str:
         """The name of the model with its constraints."""
         return f"mfdeq.constrain({self.of.display_name})"
@@ -314,9 +319,14 @@ class ConstrainedLinearization(DeferredLinearization):
     Attributes
     ----------
     base : CheckedLinearization
+    projection : Projection
+    stable_sign : int
+        As in `ConstrainedModel`.
     """
 
     base: CheckedLinearization
+    projection: Projection
+    stable_sign: int
 
     def __init__(
         self,
@@ -347,7 +357,7 @@ class ConstrainedLinearization(DeferredLinearization):
             accuracy=lambda: given.accuracy,
             state_accuracy=given.state_accuracy,
         )
-        vars(self)["base"] = base
+        vars(self).update(base=base, projection=parts.projection, stable_sign=model.stable_sign)
 
 
 class _Parts:

@@ -151,7 +151,7 @@ class Constraint(ConstraintBase):
         self._curvature, self._second = curvature, second
         self._known_zero: set[str] = set()  # omitted derivatives that have passed the test for zero
 
-    def _call(self, backend: Backend, field: str, function: Any, *arguments: Any) -> Any:
+    def _call(self, backend: Backend, field: str, function: Any, *arguments: Array) -> Any:
         with backend.user_call(f"{field} of the Constraint"):
             return backend.from_user(function(*map(backend.to_user, arguments)))
 
@@ -222,8 +222,8 @@ class Constraint(ConstraintBase):
         P = theta.shape[0]
         a, b = ((backend.to_user(x[:P]), backend.to_user(x[P:])) for x in (a, b))
         with backend.user_call("second of the Constraint"):
-            points = map(backend.to_user, (h, theta))
-            value = backend.from_user(self._second(*points, a, b))
+            h, theta = backend.to_user(h), backend.to_user(theta)
+            value = backend.from_user(self._second(h, theta, a, b))
         return self._sized(backend, value, "second of the Constraint")
 
 
@@ -262,7 +262,7 @@ class LinearConstraint(ConstraintBase):
     ...     return rate * np.array([1.0, -1.0])
     >>> model = mfdeq.from_function(residual, 2, 3, "residual")
     >>> total = mfdeq.LinearConstraint(
-    ...     np.ones(2), total=lambda theta: theta[2], d_total=lambda theta: np.array([0.0, 0.0, 1.0])
+    ...     np.ones(2), lambda theta: theta[2], d_total=lambda theta: np.array([0.0, 0.0, 1.0])
     ... )
     >>> eq = mfdeq.solve(mfdeq.constrain(model, total), np.array([1.0, 3.0, 8.0]))
     >>> print(eq.state.round(4))

@@ -76,6 +76,21 @@ class DependentEquations:
         g, c = (Polynomial.random(rng, k, z) for k in (N - m, m))
         return cls(is_map, M, W, g, c, z[:P], z[P:], form)
 
+    def in_units(self, rows: Any, columns: Any) -> DependentEquations:
+        """Return the same equations multiplied by numbers, for h / columns."""
+        P = self.theta.size
+        units = np.r_[np.ones(P), columns]
+        g, c = (
+            Polynomial(
+                *(f.linear * units, f.quadratic * units[:, None] * units),
+                *(f.cubic * units**3, f.offset),
+            )
+            for f in (self.g, self.c)
+        )
+        M, W = rows[:, None] * self.M, self.W / rows[:, None]
+        state = self.state / columns
+        return DependentEquations(self.is_map, M, W, g, c, self.theta, state, self.form)
+
     @property
     def sizes(self):
         return self.state.size, self.theta.size, self.W.shape[1]
@@ -135,7 +150,7 @@ class DependentEquations:
         return mfdeq.constrain(self.model(), self.constraint(**changes), redundant)
 
     def solve(self, redundant="detect", **options):
-        start = self.state + 0.01
+        start = 1.01 * self.state
         return mfdeq.solve(self.constrained(redundant), self.theta, start, **options)
 
     # The dense truth, of R = h - f for a map.
