@@ -29,9 +29,11 @@ import mfdeq
 
 PUBLIC = """
     AccuracyWarning AMG Approximate ArgumentError Auto Branch CheckpointError CheckpointWarning
-    condition_number ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh
+    condition_number constrain ConstrainedEquilibrium Constraint ConvergenceError Curvature
+    DerivativeError Direct DomainError Eigenpairs eigsh
     Equilibrium equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm
-    from_function from_jax from_torch ILU Jacobi Krylov LeastSquares Linearization log_determinant
+    from_function from_jax from_torch ILU Jacobi Krylov LeastSquares LinearConstraint
+    Linearization log_determinant
     Loss loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed
     ModelError NearSingularWarning Neumann numerical_rank Nystrom OutOfMemoryError Precision
     QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel ShiftedInverse

@@ -210,8 +210,7 @@ def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimi
         basis = given
         if spaces is not None and spaces.dimension == size:
             _check_overlap(basis, spaces)
-    _check_constraints(problem, model, state, spaces)
-    C = _dense_on_host(model.constraints.d_state(backend, state, theta))
+    C = _checked_constraints(problem, model, state, spaces)
     return _elimination(linearized, basis, C, spaces, model.stable_sign)
 
 
@@ -266,25 +265,28 @@ def _are(count: int, noun: str) -> str:
 # Constraints.
 
 
-def _check_constraints(
+def _checked_constraints(
     problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None
-) -> None:
-    """Raise `ArgumentError` if constraints depend on each other or leave a null vector free.
+) -> Any:
+    """Return C, or raise `ArgumentError` if its rows depend on each other or leave a vector free.
 
-    Nonlinear ones may do so at the start alone, so they must at another state, too.
+    Those of nonlinear constraints may do so at the start alone, so they must at another state, too.
     """
-    error = _constraint_error(problem, model, state, spaces)
+    C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+    error = _constraint_error(problem, model, state, C, spaces)
     if error is not None and not model.constraints.is_linear:
-        error = _constraint_error(problem, model, _perturbed(problem, state), spaces)
+        state = _perturbed(problem, state)
+        C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+        error = _constraint_error(problem, model, state, C, spaces)
     if error is not None:
         raise error
+    return C
 
 
 def _constraint_error(
-    problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces | None
+    problem: Problem, model: ConstrainedModel, state: Array, C: Any, spaces: NullSpaces | None
 ) -> ArgumentError | None:
     backend, theta = problem.backend, problem.theta
-    C = _dense_on_host(model.constraints.d_state(backend, state, theta))
     columns = host.ones(C.shape[1]) if spaces is None else spaces.columns
     scaled = C * columns
     lengths = host.linalg.norm(scaled, axis=1)

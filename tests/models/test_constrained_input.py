@@ -1,0 +1,297 @@
+"""Constraints and redundant equations that do not fit: typed errors that say what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.refusing import refused, table
+
+import mfdeq
+from mfdeq import ArgumentError, DerivativeError, ModelError, SingularStateError
+
+# A <-> B and C + D <-> E: the parameters are four rates and the totals of AB, CE and DE.
+TOTALS = np.array([[1.0, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 1]])
+THETA = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 1.5])
+
+
+def rates(h, p):
+    first, second = p[0] * h[0] - p[1] * h[1], p[2] * h[2] * h[3] - p[3] * h[4]
+    return np.array([first, -first, second, second, -second])
+
+
+NETWORK = mfdeq.from_function(
+    rates, 5, 7, "residual", state_names=list("ABCDE"), equation_names=[f"d{x}" for x in "ABCDE"]
+)
+
+
+def solve(constraints, *arguments, model=NETWORK, theta=THETA, **options):
+    return mfdeq.solve(mfdeq.constrain(model, constraints, *arguments), theta, **options)
+
+
+def linear(matrix=TOTALS, *arguments):
+    return mfdeq.LinearConstraint(matrix, *(arguments or (1.0,)))
+
+
+def nonlinear(**changes):
+    given = {"value": lambda h, p: TOTALS @ h - p[4:], "d_state": lambda h, p: TOTALS}
+    d_params = {"d_params": lambda h, p: -np.eye(7)[4:]}
+    return mfdeq.Constraint(**{**given, **d_params, **changes})
+
+
+def gradient(constraints):
+    return solve(constraints).gradient(mfdeq.LeastSquares([0], np.zeros(1)))
+
+
+def hessian(constraints):
+    eq = solve(constraints, h0=np.ones(5))
+    return eq.hessian(mfdeq.LeastSquares([0], np.zeros(1))) @ THETA
+
+
+CALLS = table(
+    ("no model", lambda: mfdeq.constrain(rates, linear()), ArgumentError, ["got a function"]),
+    ("no constraint", lambda: solve(None), ArgumentError, ["mfdeq.Constraint", "NoneType"]),
+    ("empty list", lambda: solve([]), ArgumentError, ["at least one"]),
+    (
+        "twice",
+        lambda: mfdeq.constrain(mfdeq.constrain(NETWORK, linear()), linear()),
+        ArgumentError,
+        ["all constraints together"],
+    ),
+    ("a word", lambda: solve(linear(), "find"), ArgumentError, ["detect", "find"]),
+    ("basis of a wrong size", lambda: solve(linear(), np.ones((4, 3))), ArgumentError, ["(5, m)"]),
+    ("too few columns", lambda: solve(linear(), np.ones(5)), ArgumentError, ["each of the 3"]),
+    ("NaN in the basis", lambda: solve(linear(), np.full(5, np.nan)), ArgumentError, ["NaN"]),
+    ("zero column", lambda: solve(linear(), np.zeros(5)), ArgumentError, ["column 0 is zero"]),
+    (
+        "dependent columns",
+        lambda: solve(linear(), np.ones((5, 3))),
+        ArgumentError,
+        ["3 columns depend on each other"],
+    ),
+    ("no basis", lambda: solve(linear(), np.eye(5)[:, :3]), ArgumentError, ["W'A = 0", "detect"]),
+    (
+        "not quite a basis",
+        lambda: solve(linear(), TOTALS.T + 0.1 * np.eye(5, 3)),
+        ArgumentError,
+        ["column 0 with W'A of", "detect"],
+    ),
+    ("rtol", lambda: mfdeq.constrain(NETWORK, linear(), imbalance_rtol=2.0), ArgumentError, ["2"]),
+    ("matrix of a wrong size", lambda: solve(linear(np.ones((3, 4)))), ModelError, ["(3, 5)"]),
+    ("no matrix", lambda: linear(1.0), ModelError, ["matrix of the LinearConstraint", "float"]),
+    ("totals of a wrong size", lambda: linear(TOTALS, np.ones(2)), ModelError, ["(3,)", "(2,)"]),
+    (
+        "total of a wrong size",
+        lambda: solve(linear(TOTALS, lambda p: p[:2], lambda p: np.eye(7)[:2])),
+        ModelError,
+        ["total of the LinearConstraint", "(3,)"],
+    ),
+    ("no function", lambda: linear(TOTALS, 1.0, 2.0), ModelError, ["d_total", "float"]),
+    (
+        "no derivative of the total",
+        lambda: gradient(linear(TOTALS, lambda p: p[4:])),
+        DerivativeError,
+        ["pass d_total="],
+    ),
+    (
+        "no curvature of the total",
+        lambda: hessian(linear(TOTALS, lambda p: p[4:] ** 2, lambda p: np.diag(2.0 * p)[4:])),
+        DerivativeError,
+        ["curvature=lambda theta, nu"],
+    ),
+    ("no functions", lambda: mfdeq.Constraint(None, None), ModelError, ["value of the Constraint"]),
+    ("no value", lambda: solve(nonlinear(value=lambda h, p: None)), ModelError, ["value"]),
+    (
+        "NaN",
+        lambda: solve(nonlinear(value=lambda h, p: np.full(3, np.nan))),
+        ModelError,
+        ["value of the Constraint", "NaN"],
+    ),
+    (
+        "d_state of a wrong shape",
+        lambda: solve(nonlinear(d_state=lambda h, p: TOTALS.T)),
+        ModelError,
+        ["d_state of the Constraint", "(3, 5)", "(5, 3)"],
+    ),
+    (
+        "d_params of a wrong shape",
+        lambda: gradient(nonlinear(d_params=lambda h, p: np.eye(3))),
+        ModelError,
+        ["d_params of the Constraint", "(3, 7)"],
+    ),
+    (
+        "no d_params",
+        lambda: gradient(nonlinear(d_params=None)),
+        DerivativeError,
+        ["pass d_params="],
+    ),
+    (
+        "no curvature",
+        lambda: hessian(
+            nonlinear(
+                value=lambda h, p: (TOTALS @ h) ** 2 - p[4:] ** 2,
+                d_state=lambda h, p: 2.0 * (TOTALS @ h)[:, None] * TOTALS,
+                d_params=lambda h, p: np.diag(-2.0 * p)[4:],
+            )
+        ),
+        DerivativeError,
+        ["curvature of the Constraint is missing"],
+    ),
+    (
+        "asymmetric curvature",
+        lambda: hessian(
+            nonlinear(curvature=lambda h, p, nu: mfdeq.Curvature(state_state=np.tri(5)))
+        ),
+        DerivativeError,
+        ["curvature of the Constraint"],
+    ),
+    (
+        "a constraint too many",
+        lambda: solve(linear(np.vstack([TOTALS, np.eye(5)[:1]]))),
+        ArgumentError,
+        ["expected as many", "3 ", "got 4"],
+    ),
+    (
+        "equations that are independent",
+        lambda: mfdeq.solve(
+            mfdeq.constrain(
+                mfdeq.from_function(lambda h, p: h - p, 2, 2, "residual"), linear(np.ones(2))
+            ),
+            np.ones(2),
+        ),
+        ArgumentError,
+        ["A is regular"],
+    ),
+    (
+        "constraints that contradict each other",
+        lambda: solve(linear(TOTALS[[0, 1, 1]] * [[1.0], [1.0], [2.0]], np.array([1.0, 1.0, 5.0]))),
+        ArgumentError,
+        ["constraint 1 and constraint 2 contradict"],
+    ),
+    (
+        "a constraint twice",
+        lambda: solve(linear(TOTALS[[0, 1, 1]], 1.0)),
+        ArgumentError,
+        ["constraint 1 and constraint 2 repeat"],
+    ),
+    (
+        "a constraint without unknowns",
+        lambda: solve(linear(TOTALS * [[1.0], [0.0], [1.0]])),
+        ArgumentError,
+        ["constraint 1, whose derivative"],
+    ),
+    (
+        "constraints that fix too little",
+        lambda: solve(linear(np.vstack([TOTALS[:2], np.eye(5)[:1]])), h0=np.ones(5)),
+        ArgumentError,
+        ["do not fix C, D and E"],
+    ),
+    (
+        "constraints on the wrong component",
+        lambda: solve(linear(TOTALS[:1]), h0=np.ones(5)),
+        SingularStateError,
+        [
+            "3 combinations of equations vanish",
+            r"dA and dB sum to zero",
+            "there is 1 constraint",
+            r"C, D and E \(2 constraints\)",
+        ],
+    ),
+)
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), CALLS)
+def test_what_does_not_fit_is_refused(call, kind, words):
+    words = [word.replace("(5, m)", r"\(5, m\)") for word in words]
+    with refused(kind, *words):
+        call()
+
+
+def test_a_missing_total_is_named_by_its_component():
+    with refused(SingularStateError, "is not fixed: A and B$") as caught:
+        solve(linear(TOTALS[1:]), h0=np.ones(5))
+    assert caught.value.unknowns == [0, 1, 2, 3, 4]
+    assert caught.value.left.shape == (5, 3)
+
+
+def test_redundant_equations_are_named():
+    eq = solve(linear(TOTALS))
+    assert eq.report.choices[0] == (
+        "redundant: dA and dB sum to zero; dC and dE sum to zero; dD and dE sum to zero"
+    )
+    np.testing.assert_array_equal(eq.redundant_equations.T, TOTALS)
+
+
+def test_weights_other_than_one_are_named():
+    # Two molecules of A make one of B.
+    def residual(h, p):
+        rate = p[0] * h[0] ** 2 - p[1] * h[1]
+        return np.array([2.0 * rate, -rate])
+
+    model = mfdeq.constrain(
+        mfdeq.from_function(residual, 2, 2, "residual", initial_state=1.0),
+        mfdeq.LinearConstraint(np.array([1.0, 2.0]), 3.0),
+    )
+    eq = mfdeq.solve(model, np.ones(2))
+    np.testing.assert_allclose(eq.state, 1.0)
+    assert eq.report.choices[0] == "redundant: 0.5 equation 0 + equation 1 is zero"
+
+
+def test_a_start_is_projected_onto_linear_constraints():
+    starts = []
+
+    def residual(h, p):
+        starts.append(np.real(h))
+        return rates(h, p)
+
+    model = mfdeq.from_function(residual, 5, 7, "residual", initial_state=1.0)
+    totals = linear(TOTALS, lambda p: p[4:], lambda p: np.eye(7)[4:])
+    eq = mfdeq.solve(mfdeq.constrain(model, totals), THETA)
+    np.testing.assert_allclose(TOTALS @ starts[0], THETA[4:], rtol=1e-12)
+    np.testing.assert_allclose(TOTALS @ eq.state, THETA[4:], rtol=1e-12)
+    starts.clear()
+    # Small unknowns change by no more than their own size.
+    h0 = np.array([1e6, 1e-6, 1.0, 1.0, 1.0])
+    mfdeq.solve(mfdeq.constrain(model, totals), THETA, h0)
+    assert abs(starts[0][1]) < 2e-6
+
+
+def test_an_equilibrium_at_a_known_state_must_satisfy_the_constraints():
+    totals = linear(TOTALS, lambda p: p[4:], lambda p: np.eye(7)[4:])
+    model = mfdeq.constrain(NETWORK, totals)
+    eq = mfdeq.solve(model, THETA)
+    again = mfdeq.equilibrium_at(model, THETA, eq.state)
+    np.testing.assert_array_equal(again.state, eq.state)
+    assert isinstance(again, mfdeq.ConstrainedEquilibrium)
+    with refused(mfdeq.ConvergenceError, "not an equilibrium"):
+        mfdeq.equilibrium_at(model, THETA, 2.0 * eq.state)
+
+
+def test_several_constraints_of_both_kinds_are_stacked():
+    first = mfdeq.LinearConstraint(TOTALS[:2], lambda p: p[4:6], lambda p: np.eye(7)[4:6])
+    last = mfdeq.Constraint(
+        lambda h, p: (h[3] + h[4]) ** 2 - p[6] ** 2,
+        lambda h, p: 2.0 * (h[3] + h[4]) * TOTALS[2],
+        lambda h, p: -2.0 * p[6] * np.eye(7)[6],
+        lambda h, p, nu: mfdeq.Curvature(
+            params_params=-2.0 * nu[0] * np.diag(np.eye(7)[6]),
+            state_state=2.0 * nu[0] * np.outer(TOTALS[2], TOTALS[2]),
+        ),
+    )
+    model = mfdeq.constrain(NETWORK, [first, last])
+    eq = mfdeq.solve(model, THETA, np.ones(5))
+    totals = linear(TOTALS, lambda p: p[4:], lambda p: np.eye(7)[4:])
+    other = mfdeq.solve(mfdeq.constrain(NETWORK, totals), THETA)
+    np.testing.assert_allclose(eq.state, other.state, rtol=1e-12)
+    u, v = np.random.default_rng(0).standard_normal((2, 7))
+    np.testing.assert_allclose(eq.second_order(u, v), other.second_order(u, v), rtol=1e-6)
+    assert mfdeq.verify(model, THETA, h0=np.ones(5)).verdict == "PASS"
+
+
+def test_a_matrix_may_be_sparse_or_an_operator():
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.linalg import aslinearoperator
+
+    expected = solve(linear(TOTALS, THETA[4:])).state
+    for form in (csr_matrix, aslinearoperator, list):
+        found = solve(linear(form(TOTALS), THETA[4:])).state
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
