@@ -19,7 +19,7 @@ _MODULES = {
     "Curvature": "models.curvature",
     "constrain": "models.constrained",
     "Constraint": "models.constraints",
-    "LinearConstraint": "models.constraints",
+    "LinearConstraint": "models.linear_constraints",
     "Loss": "models.losses",
     "LeastSquares": "models.quadratic_losses",
     "QuadraticPrior": "models.quadratic_losses",

@@ -186,7 +186,8 @@ def readable_basis(vectors: Any, scale: Any, labels: Any, defect: Callable[[Any]
     -------
     (N, k) array
         The largest entry of each column is 1, and entries are fractions where they are close to
-        those of small integers. The columns are ordered by their first entry.
+        those of small integers. No entry is negative where another column helps. The columns are
+        ordered by their first entry.
     """
     k, found = vectors.shape[1], []
     if k == 0:
@@ -203,9 +204,24 @@ def readable_basis(vectors: Any, scale: Any, labels: Any, defect: Callable[[Any]
             found.append(x)
     if len(found) != k:  # not separated to rounding
         found = list(_echelon(vectors).T)
-    basis = host.stack([_clean(x, scale, defect) for x in found], axis=1)
+    basis = host.stack(_nonnegative([_clean(x, scale, defect) for x in found]), axis=1)
     first = [int(host.flatnonzero(x)[0]) for x in basis.T]
     return basis[:, host.argsort(first, kind="stable")]
+
+
+def _nonnegative(columns: list[Any]) -> list[Any]:
+    """Add other columns to those with negative entries, where none is left in the sum."""
+    found = list(columns)
+    for k, x in enumerate(columns):
+        negative = x < 0.0
+        if not negative.any():
+            continue
+        for y in (y for j, y in enumerate(found) if j != k):
+            if (y >= 0.0).all() and (y[negative] > 0.0).all():
+                total = x + (-x[negative] / y[negative]).max() * y
+                found[k] = total / total.max()
+                break
+    return found
 
 
 def _echelon(vectors: Any) -> Any:

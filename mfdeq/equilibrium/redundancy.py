@@ -12,7 +12,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
 from ..errors import ArgumentError, SingularStateError
 from ..locks import lock_of
-from ..models.constrained import ConstrainedLinearization, ConstrainedModel
+from ..models.constrained import ConstrainedModel
+from ..models.constrained_linearization import ConstrainedLinearization
 from ..models.elimination import Elimination
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Matrix, Operator, Product
@@ -149,7 +150,7 @@ def _projected(problem: Problem, model: ConstrainedModel, h: Array) -> Array:
         return h
     rows, values = [], []
     for part in linear:
-        C, c = part.d_state(backend, h, theta), part.value(backend, h, theta)
+        C, c = part.d_state(h, theta), part.value(h, theta)
         rows.append(_dense_on_host(C))
         values.append(array_on_host(c).astype("float64"))
     C, c = host.concatenate(rows), host.concatenate(values)
@@ -183,9 +184,9 @@ def _perturbed(problem: Problem, h: Array) -> Array:
 
 
 def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimination:
-    backend, theta = problem.backend, problem.theta
+    theta = problem.theta
     base = model.base(theta)
-    size = model.constraints.value(backend, start, theta).shape[0]
+    size = model.constraints.value(start, theta).shape[0]
     given = model.redundant
     if given is not None and given.shape[1] != size:
         raise ArgumentError(
@@ -272,11 +273,11 @@ def _checked_constraints(
 
     Those of nonlinear constraints may do so at the start alone, so they must at another state, too.
     """
-    C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+    C = _dense_on_host(model.constraints.d_state(state, problem.theta))
     error = _constraint_error(problem, model, state, C, spaces)
     if error is not None and not model.constraints.is_linear:
         state = _perturbed(problem, state)
-        C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+        C = _dense_on_host(model.constraints.d_state(state, problem.theta))
         error = _constraint_error(problem, model, state, C, spaces)
     if error is not None:
         raise error
@@ -286,7 +287,6 @@ def _checked_constraints(
 def _constraint_error(
     problem: Problem, model: ConstrainedModel, state: Array, C: Any, spaces: NullSpaces | None
 ) -> ArgumentError | None:
-    backend, theta = problem.backend, problem.theta
     columns = host.ones(C.shape[1]) if spaces is None else spaces.columns
     scaled = C * columns
     lengths = host.linalg.norm(scaled, axis=1)
@@ -301,7 +301,7 @@ def _constraint_error(
     if sigma[-1] <= RANK_RTOL:
         weights = u[:, -1] / lengths
         members = [int(k) for k in host.flatnonzero(abs(u[:, -1]) > 1e-6)]
-        c = array_on_host(model.constraints.value(backend, state, theta)).astype("float64")
+        c = array_on_host(model.constraints.value(state, problem.theta)).astype("float64")
         names = " and ".join(f"constraint {k}" for k in members)
         disagree = abs(weights @ c) > 1e-8 * (abs(weights) @ (abs(C) @ _sizes(problem, state)))
         return ArgumentError(
@@ -328,7 +328,7 @@ def _unfixed(
     problem: Problem, model: ConstrainedModel, state: Array, spaces: NullSpaces
 ) -> list[str]:
     """Name the groups of unknowns that the equations and the constraints leave open."""
-    C = _dense_on_host(model.constraints.d_state(problem.backend, state, problem.theta))
+    C = _dense_on_host(model.constraints.d_state(state, problem.theta))
     scaled = C * spaces.columns
     lengths = host.linalg.norm(scaled, axis=1)
     scaled = scaled / host.where(lengths > 0.0, lengths, 1.0)[:, None]

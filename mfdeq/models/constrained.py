@@ -9,10 +9,11 @@ from ..arguments import fraction
 from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
 from ..errors import ArgumentError, ModelError
 from ..locks import state_to_pickle
-from .constraints import Constraints, magnitudes
-from .curvature import CurvatureOperator, add_curvatures, scale_curvature
+from .constrained_linearization import ConstrainedLinearization
+from .constraints import magnitudes
 from .elimination import Elimination, Projection
-from .linearization import DeferredLinearization, Linearization
+from .linear_constraints import Constraints
+from .linearization import Linearization
 from .model import FixedPointModel, Model, ResidualModel
 from .problem import CheckedLinearization, Problem
 from .quadratic_losses import copy_of_numbers
@@ -243,7 +244,7 @@ class ConstrainedModel(Model):
         if scale is None or projection.rows is None:
             return scale
         backend = projection.backend
-        terms = magnitudes(backend, self.constraints.d_state(backend, h, theta), h)
+        terms = magnitudes(backend, self.constraints.d_state(h, theta), h)
         terms = backend.xp.abs(projection.gains) @ terms
         for k, i in enumerate(projection.rows):
             scale[i] = terms[k]
@@ -273,20 +274,27 @@ class ConstrainedModel(Model):
         """Evaluate the map or residual of the equations with the constraints."""
         base = self.base(theta)
         projection = self.projection(base.backend)
-        c = self.constraints.value(base.backend, h, theta)
+        c = self.constraints.value(h, theta)
         residual = projection.project(base.residual(h)) + projection.insert(c)
         return h - residual if base.is_map else residual
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Return the derivatives of the map or residual, composed of those of its parts."""
         base = self.base(theta)
-        return ConstrainedLinearization(self, h, theta, base.linearize(h), base.is_map)
+        return self._linearization(h, theta, base.linearize(h))
 
     def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
         """Return the same from `linearize_for_comparison` of the model."""
         base = self.base(theta)
-        found = base.linearize_for_comparison(h)
-        return ConstrainedLinearization(self, h, theta, found, base.is_map)
+        return self._linearization(h, theta, base.linearize_for_comparison(h))
+
+    def _linearization(
+        self, h: Array, theta: Array, base: CheckedLinearization
+    ) -> ConstrainedLinearization:
+        projection = self.projection(base.backend)
+        return ConstrainedLinearization(
+            base, projection, self.constraints, h, theta, self.stable_sign
+        )
 
 
 class ConstrainedMap(ConstrainedModel, FixedPointModel):
@@ -303,110 +311,6 @@ class ConstrainedResidual(ConstrainedModel, ResidualModel):
     def residual(self, h: Array, theta: Array) -> Array:
         """Return the residual of the equations with the constraints."""
         return self.map_or_residual(h, theta)
-
-
-class ConstrainedLinearization(DeferredLinearization):
-    """The derivatives of a model with its constraints.
-
-    Parameters
-    ----------
-    model : ConstrainedModel
-    h, theta : (N,) and (P,) arrays
-    base : CheckedLinearization
-        The derivatives of the model without constraints.
-    is_map : bool
-
-    Attributes
-    ----------
-    base : CheckedLinearization
-    projection : Projection
-    stable_sign : int
-        As in `ConstrainedModel`.
-    """
-
-    base: CheckedLinearization
-    projection: Projection
-    stable_sign: int
-
-    def __init__(
-        self,
-        model: ConstrainedModel,
-        h: Array,
-        theta: Array,
-        base: CheckedLinearization,
-        is_map: bool,
-    ) -> None:
-        backend = base.backend
-        copy = backend.xp.asarray
-        parts = _Parts(
-            model.projection(backend),
-            model.constraints,
-            base,
-            copy(h, copy=True),
-            copy(theta, copy=True),
-            1.0 if is_map else -1.0,
-        )
-        A = parts.state_operator()
-        given = base.linearization
-        super().__init__(
-            A.identity_minus() if is_map else A,
-            parts.d_params,
-            None if given.curvature is None else parts.curvature,
-            None if given.second is None else parts.second,
-            sources=lambda: given.sources,
-            accuracy=lambda: given.accuracy,
-            state_accuracy=given.state_accuracy,
-        )
-        vars(self).update(base=base, projection=parts.projection, stable_sign=model.stable_sign)
-
-
-class _Parts:
-    """The derivatives of f - h = -(Pi R + U S c), from those of R and c.
-
-    Attributes
-    ----------
-    sign : {1.0, -1.0}
-        Of the derivatives that the user's function has, those of f or of R.
-    """
-
-    def __init__(
-        self,
-        projection: Projection,
-        constraints: Constraints,
-        base: CheckedLinearization,
-        h: Array,
-        theta: Array,
-        sign: float,
-    ) -> None:
-        self.projection, self.constraints, self.base = projection, constraints, base
-        self.backend, self.h, self.theta, self.sign = base.backend, h, theta, sign
-
-    def state_operator(self) -> Any:
-        """Return A of the equations with the constraints."""
-        C = self.constraints.d_state(self.backend, self.h, self.theta)
-        return self.projection.combine(self.base.A, C)
-
-    def d_params(self) -> Any:
-        """Return the derivative with respect to the parameters."""
-        lower = self.constraints.d_params(self.backend, self.h, self.theta)
-        B = self.projection.combine(self.base.B, None if lower is None else -lower)
-        return B if self.sign > 0 else -B
-
-    def curvature(self, lam: Array) -> CurvatureOperator:
-        """Return the Hessian of the scalar product of lam with the function."""
-        K = self.base.curvature(self.projection.project_adjoint(lam))
-        nu = self.projection.insert_adjoint(lam)
-        own = self.constraints.curvature(self.backend, self.h, self.theta, nu)
-        if own is not None:
-            K = add_curvatures(K, scale_curvature(own, -1.0))
-        return K if self.sign > 0 else scale_curvature(K, -1.0)
-
-    def second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-        """Return the second derivative of the function along a and b."""
-        x, y = (self.backend.xp.concat(direction) for direction in (a, b))
-        own = self.constraints.second(self.backend, self.h, self.theta, x, y)
-        value = self.projection.project(self.base.second(x, y)) - self.projection.insert(own)
-        return self.sign * value
 
 
 class _EquationNames(Sequence[str]):

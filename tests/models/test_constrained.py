@@ -7,8 +7,8 @@ import pytest
 from support.dependent_equations import DependentEquations, random_loss
 
 import mfdeq
-from mfdeq.models.constraints import Constraints
 from mfdeq.models.elimination import Projection
+from mfdeq.models.linear_constraints import Constraints
 
 CASES = [
     pytest.param(is_map, m, form, id=f"{'map' if is_map else 'residual'}-{m}-{form}")
