@@ -17,6 +17,7 @@ from ..models.constrained_linearization import ConstrainedLinearization
 from ..models.elimination import Elimination
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Matrix, Operator, Product
+from .naming import describe_combinations, names_of
 from .null_spaces import NullSpaces, find_null_spaces, pivotal_rows
 from .null_vectors import (
     MAX_CANCELLATION_ROUNDINGS,
@@ -24,7 +25,6 @@ from .null_vectors import (
     cancellation,
     scaling_of,
 )
-from .singularity import MAX_NAMES, names_of
 
 PERTURBATION = 0.3  # of the start, relative to the size of each unknown
 RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
@@ -117,26 +117,9 @@ def null_defects(A: Operator, W: Array) -> list[float]:
 
 
 def describe_redundant(problem: Problem, basis: Any) -> list[str]:
-    """Say of each redundant combination which equations it consists of."""
+    """Say of each redundant combination which equations of the user's model it consists of."""
     of = getattr(problem.model, "of", problem.model)
-    named = Problem(of, problem.theta)
-    texts = []
-    for column in basis.T:
-        members = [int(i) for i in host.flatnonzero(column)]
-        names = names_of(named.equation_name, members)
-        if (column[members] == 1.0).all():
-            texts.append(f"{names} {'is' if len(members) == 1 else 'sum to'} zero")
-        elif len(members) <= MAX_NAMES:
-            terms = [_term(column[i], named.equation_name(i)) for i in members]
-            texts.append(f"{' '.join(terms).removeprefix('+ ')} is zero")
-        else:
-            texts.append(f"a combination of {names} is zero")
-    return texts
-
-
-def _term(weight: float, name: str) -> str:
-    sign, size = "-" if weight < 0.0 else "+", abs(weight)
-    return f"{sign} {name}" if size == 1.0 else f"{sign} {size:.4g} {name}"
+    return describe_combinations(Problem(of, problem.theta).equation_name, basis)
 
 
 # The start.

@@ -15,19 +15,23 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import SingularStateError
 from ..linear import Factor
 from ..linear.scaling import Scaling
+from ..models.constrained import ConstrainedModel
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
+from .naming import describe_combinations, names_of
+from .null_spaces import find_null_spaces
 from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
 STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
 FOLD_SHARE = 0.1  # the same at a fold, whose null vectors are smooth
+CONSERVED_SHARE = 1e-3  # cosine of the null vectors, above which the left one is a constraint
+MAX_SHOWN = 10  # indices in a line of code
 CONSTANT_RTOL = 1e-6  # by which the entries of a constant null vector differ
 CURVE_STEPS = 6  # chord steps, each of which leaves a hundredth of the residual
 CURVE_RTOL = 1e-11  # residual, relative to its terms, of another equilibrium
 CURVE_ROUNDINGS = 30.0  # the same in rounding units, which is more in float32
-MAX_NAMES = 4  # in a message
 FOLD, UNUSED, DEPENDENT, FREE = "fold", "unused unknown", "dependent equations", "free constant"
 
 
@@ -128,6 +132,8 @@ def describe(
         equations = empty_rows or equations
     names = names_of(problem.unknown_name, unknowns), names_of(problem.equation_name, equations)
     text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows))
+    if kind in (FREE, DEPENDENT):
+        text += _constraint_advice(problem, linearized, unknowns, (right, left))
     if kind == FOLD and _moves_with_no_parameter(linearized, left):
         text = text.replace("a fold,", "a bifurcation, or a fold that no parameter moves,")
     message = f"the state operator A is singular ({digits:.1f} digits left): {text}"
@@ -236,12 +242,40 @@ def _moves_with_no_parameter(linearized: CheckedLinearization, left: Array) -> b
     return backend.norm(B._apply_adjoint(left)) <= backend.eps**0.5 * terms
 
 
-def names_of(name: Any, indices: list[int]) -> str:
-    """Return the names of a few unknowns or equations, given a function that names one."""
-    shown = [name(i) for i in indices[:MAX_NAMES]]
-    if len(indices) > MAX_NAMES:
-        return f"{', '.join(shown)} and {len(indices) - MAX_NAMES} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+def _constraint_advice(
+    problem: Problem,
+    linearized: CheckedLinearization,
+    unknowns: list[int],
+    null: tuple[Array, Array],
+) -> str:
+    """Return the line that adds what is missing to the model."""
+    if isinstance(problem.model, ConstrainedModel):
+        return ". The constraints of the model do not fix them"
+    A, accuracy = linearized.A, linearized.linearization.state_accuracy
+    spaces = find_null_spaces(A, 1, accuracy)
+    if spaces is not None and spaces.dimension > 1:
+        combinations = describe_combinations(problem.equation_name, spaces.left)
+        return (
+            ". mfdeq.constrain(model, mfdeq.LinearConstraint(C, totals)) does that with a row of C "
+            f"for each combination of equations that vanishes: {'; '.join(combinations)}"
+        )
+    n = A.shape[0]
+    right, left = (array_on_host(x) for x in null)
+    if _constant(right[unknowns]):
+        ones = f"np.ones({n})" if len(unknowns) == n else f"np.isin(np.arange({n}), {unknowns})"
+        ones = ones if len(unknowns) in (n, *range(MAX_SHOWN)) else "error.right"
+        return f": mfdeq.constrain(model, mfdeq.LinearConstraint({ones}, total))"
+    conserved = abs(left @ right) > CONSERVED_SHARE * host.linalg.norm(left) * host.linalg.norm(
+        right
+    )
+    weights = "error.left" if conserved else "error.right"
+    if conserved and _constant(left[_dominating(left, STRUCTURAL_SHARE)]):
+        members = _dominating(left, STRUCTURAL_SHARE)
+        if len(members) == n:
+            weights = f"np.ones({n})"
+        elif len(members) < MAX_SHOWN:
+            weights = f"np.isin(np.arange({n}), {members})"
+    return f": mfdeq.constrain(model, mfdeq.LinearConstraint({weights}, total))"
 
 
 def _message(

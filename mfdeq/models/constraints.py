@@ -248,5 +248,6 @@ def magnitudes(backend: Backend, matrix: Any, x: Array) -> Array:
 
 
 def described(x: Any) -> str:
+    """Describe a wrong argument in an error message."""
     shape = getattr(x, "shape", None)
     return f"a {type(x).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")

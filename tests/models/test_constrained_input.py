@@ -221,6 +221,49 @@ def test_redundant_equations_are_named():
     np.testing.assert_array_equal(eq.redundant_equations.T, TOTALS)
 
 
+DIFFERENCES = np.array([[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
+
+
+def beam(h, load):
+    return DIFFERENCES @ h - load
+
+
+def one_reaction(h, p):
+    rate = p[0] * h[0] - p[1] * h[1]
+    return np.array([rate, -rate, h[2] - p[2]])
+
+
+def dimer(h, p):
+    rate = p[0] * h[0] ** 2 - p[1] * h[1]
+    return np.array([2.0 * rate, -rate, h[2] - p[2]])
+
+
+@pytest.mark.parametrize(
+    ("equations", "params"),
+    [
+        (beam, np.array([1.0, 0.0, -1.0])),
+        (one_reaction, np.array([1.0, 2.0, 3.0])),
+        (dimer, np.array([1.0, 2.0, 3.0])),
+    ],
+)
+def test_the_error_of_a_singular_model_has_the_line_that_makes_it_regular(equations, params):
+    model = mfdeq.from_function(equations, 3, 3, "residual", initial_state=1.0)
+    with pytest.raises(SingularStateError) as caught:
+        mfdeq.solve(model, params)
+    line = str(caught.value).rpartition(": ")[2]
+    assert line.startswith("mfdeq.constrain(model, mfdeq.LinearConstraint(")
+    names = {"mfdeq": mfdeq, "np": np, "model": model, "error": caught.value, "total": 2.0}
+    eq = mfdeq.solve(eval(line, names), params)
+    assert abs(equations(eq.state, params)).max() < 1e-9
+
+
+def test_the_error_of_a_singular_model_names_every_combination():
+    with pytest.raises(SingularStateError) as caught:
+        mfdeq.solve(NETWORK, THETA, np.ones(5))
+    words = "dA and dB sum to zero; dC and dE sum to zero; dD and dE sum to zero"
+    assert str(caught.value).endswith(f"combination of equations that vanishes: {words}")
+
+
 def test_weights_other_than_one_are_named():
     # Two molecules of A make one of B.
     def residual(h, p):
