@@ -52,13 +52,15 @@ def bind(problem: Problem, start: Array, project: bool = True) -> Array:
         If the constraints do not fit the redundant equations.
     """
     model = problem.model
-    if not isinstance(model, ConstrainedModel):
+    distributed = isinstance(getattr(model, "of", None), ConstrainedModel)
+    if not isinstance(model, ConstrainedModel) and not distributed:
         return start
-    if problem.backend.library.default_solver() is not None:
+    if distributed or problem.backend.library.default_solver() is not None:
         raise ArgumentError(
             "mfdeq.constrain: expected a model for arrays of numpy or cupy, got one for "
-            f"{problem.backend.library_name}, which has no constraints yet"
+            f"{problem.backend.library_name}: write the constraint in place of one of the equations"
         )
+    assert isinstance(model, ConstrainedModel)
     if project:
         start = _projected(problem, model, start)
     with lock_of(model):

@@ -265,9 +265,7 @@ def _constraint_advice(
         ones = f"np.ones({n})" if len(unknowns) == n else f"np.isin(np.arange({n}), {unknowns})"
         ones = ones if len(unknowns) in (n, *range(MAX_SHOWN)) else "error.right"
         return f": mfdeq.constrain(model, mfdeq.LinearConstraint({ones}, total))"
-    conserved = abs(left @ right) > CONSERVED_SHARE * host.linalg.norm(left) * host.linalg.norm(
-        right
-    )
+    conserved = abs(left @ right) > CONSERVED_SHARE  # both are of unit length
     weights = "error.left" if conserved else "error.right"
     if conserved and _constant(left[_dominating(left, STRUCTURAL_SHARE)]):
         members = _dominating(left, STRUCTURAL_SHARE)
