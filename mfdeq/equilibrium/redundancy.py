@@ -31,6 +31,7 @@ RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
 MIN_FIXED = 1e-8  # of a null vector of unit length, in constraints of unit length
 PROJECTION_ROUNDINGS = 100.0  # of a constraint that the start satisfies
 STABLE_RATE = 4.0  # relative to A, of the eigenvalues that take the place of zeros
+MIN_PINNED = 0.1  # singular value of typical entries of null vectors, which a symmetric A keeps
 MAX_PAIRED_CONDITION = 1e3  # of C U, for constraints that are conserved totals
 
 
@@ -348,7 +349,8 @@ def _elimination(
             A.abs_apply(A.backend.asarray(A.backend.from_host(units.astype(_dtype(A.backend)), n)))
         )[rows]
         gains = host.where(row_sizes > 0.0, row_sizes, 1.0) / lengths
-        return Elimination(basis, columns, columns, host.diag(gains), rows)
+        pins = _pins(rows, spaces)
+        return Elimination(basis, columns, columns, host.diag(gains), rows, pins)
     q = host.linalg.qr(sizes[:, None] * basis)[0]
     columns, dual = sizes[:, None] * q, q / sizes[:, None]
     gains = host.diag(1.0 / lengths)
@@ -360,6 +362,16 @@ def _elimination(
             rate = 1.0 if linearized.is_map else _rate(A)
             gains = sign * rate * host.linalg.inv(paired)
     return Elimination(basis, columns, dual, gains)
+
+
+def _pins(rows: list[int], spaces: NullSpaces | None) -> list[int]:
+    """Return unknowns in which the null vectors of A are independent: those of the rows if so."""
+    if spaces is None or spaces.dimension != len(rows):
+        return rows
+    scaled = spaces.right / spaces.columns[:, None]
+    scaled = scaled / host.linalg.norm(scaled, axis=0) * math.sqrt(scaled.shape[0])
+    independent = host.linalg.svd(scaled[rows], compute_uv=False)[-1] > MIN_PINNED
+    return rows if independent else pivotal_rows(scaled, host.ones(scaled.shape[0]))
 
 
 def _rate(A: Any) -> float:

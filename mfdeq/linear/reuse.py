@@ -28,6 +28,7 @@ from ..report import LinearCounts
 from .delegating_factor import DelegatingFactor
 from .factor import Factor
 from .operands import have_equal_entries, operator_of
+from .pinned import set_up
 from .protocols import Solver
 
 # Iterations that cost as much as a set-up. An LU on a surface costs 12 to 60, AMG 60 to 120.
@@ -165,7 +166,7 @@ class Reused(Solver):
                 held = None
             self.excess, self._iterations_per_digit = 0.0, None
             self.refreshed = self.worn = False
-            self.held = self.solver.setup(A, counts)
+            self.held = set_up(self.solver, A, counts)
             if not self.held.iterative:
                 self._iterations_per_digit = 0.0
             return self.held

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
+from ..locks import cached_property
 from ..operators.operator import Matrix, Operator
 from .constraints import magnitudes
 
@@ -44,6 +45,8 @@ class Elimination:
         S.
     rows : list of int or None
         The equations that the constraints replace, if U consists of unit vectors.
+    pins : list of int or None
+        As many unknowns, in which the null vectors of A are independent.
     """
 
     basis: Any
@@ -51,6 +54,7 @@ class Elimination:
     dual: Any
     gains: Any
     rows: list[int] | None = None
+    pins: list[int] | None = None
 
     def on(self, backend: Backend) -> Projection:
         """Return the operators for arrays of a library and dtype."""
@@ -58,7 +62,7 @@ class Elimination:
             name: backend.asarray(backend.from_host(host.asarray(getattr(self, name))))
             for name in ("basis", "columns", "dual", "gains")
         }
-        return Projection(backend, **arrays, rows=self.rows)
+        return Projection(backend, **arrays, rows=self.rows, pins=self.pins)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Projection:
     Attributes
     ----------
     backend : Backend
-    basis, columns, dual, gains, rows
+    basis, columns, dual, gains, rows, pins
         As in `Elimination`.
     """
 
@@ -78,6 +82,7 @@ class Projection:
     dual: Array
     gains: Array
     rows: list[int] | None
+    pins: list[int] | None = None
 
     def project(self, x: Array) -> Array:
         """Return Pi x, for an (N,) or (N, k) array."""
@@ -133,7 +138,75 @@ class Projection:
             scaled = csr(self.columns) @ csr(self.gains) @ csr(lower)
             combined = combined + scaled
         combined.eliminate_zeros()
+        if self.pins is not None and upper.shape[0] == upper.shape[1]:
+            return ReplacedRows(backend, combined.tocsr(), upper, self, lower)
         return Matrix(backend, combined.tocsr())
+
+
+class ReplacedRows(Matrix):
+    """A square sparse matrix in which constraints have replaced rows, with its parts.
+
+    Parameters
+    ----------
+    backend : Backend
+    array : sparse matrix, (N, N)
+        The matrix.
+    base : Matrix, (N, N)
+        A, in which rows depend on each other.
+    projection : Projection
+    lower : (m, N) array or sparse matrix
+        C.
+    """
+
+    def __init__(
+        self, backend: Backend, array: Any, base: Operator, projection: Projection, lower: Any
+    ) -> None:
+        super().__init__(backend, array)
+        self.base, self.projection, self.lower = base, projection, lower
+
+    def constraints(self, x: Array) -> Array:
+        """Return S C x."""
+        return self.projection.gains @ (self.lower @ x)
+
+    def constraints_adjoint(self, c: Array) -> Array:
+        """Return C' S' c."""
+        return self.lower.T @ (self.projection.gains.T @ c)
+
+    @cached_property
+    def pin_sizes(self) -> list[float]:
+        """The sizes of the replaced rows of A, by which entries of `pinned` grow."""
+        magnitude = abs(self.base.array)
+        ones = self.backend.zeros(self.shape[1]) + 1.0
+        sums = magnitude @ ones
+        assert self.projection.rows is not None
+        sizes = [float(sums[i]) for i in self.projection.rows]
+        return [size if size > 0.0 else 1.0 for size in sizes]
+
+    @cached_property
+    def pinned(self) -> Any:
+        """A regular matrix with the pattern of A, which differs from it in m entries."""
+        backend, rows, pins = self.backend, self.projection.rows, self.projection.pins
+        xp, n = backend.xp, self.shape[0]
+        sizes = xp.asarray(self.pin_sizes, dtype=backend.dtype, device=backend.device)
+        indices = tuple(xp.asarray(x, device=backend.device) for x in (rows, pins))
+        update = backend.sparse.csr_matrix((sizes, indices), shape=(n, n))
+        return (self.base.array + update).tocsr()
+
+    def identity_minus(self) -> Operator:
+        """Return I - A, which keeps this matrix for the way back."""
+        return _IdentityMinusReplaced(self.backend, super().identity_minus().array, self)
+
+
+class _IdentityMinusReplaced(Matrix):
+    """I - A for a matrix with replaced rows."""
+
+    def __init__(self, backend: Backend, array: Any, of: ReplacedRows) -> None:
+        super().__init__(backend, array)
+        self.of = of
+
+    def identity_minus(self) -> Operator:
+        """Return A."""
+        return self.of
 
 
 class Combined(Operator):

@@ -1,0 +1,240 @@
+"""Solves with a large sparse matrix in which constraints replace equations that depend on others.
+
+A row C of the constraint may be dense, and the matrix with it is not symmetric where A is: both
+ruin its factorization and its multigrid. With A singular, W'A = 0, this factor solves with
+
+    A_p = A + E D F',
+
+instead, in which m entries of A have grown: E and F are the unit vectors of the equations that are
+replaced and of as many unknowns. It has the pattern of A, and is symmetric and definite where A is.
+If W'b = 0, the solution of A_p x = b has F'x = 0, and so A x = b. Right-hand sides are made so by
+changing b in the replaced equations; what the constraints ask for is then added along the null
+vectors of A, which are the solution N of A_p N = E D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays.backend import Array, array_on_host, host
+from ..errors import ArgumentError, ConvergenceError, SingularStateError
+from ..models.elimination import ReplacedRows
+from ..operators.operator import Matrix, Operator
+from ..report import LinearCounts
+from .factor import Factor
+from .protocols import Solver
+
+MIN_SIZE = 5_000  # unknowns from which the replaced rows are kept out of the matrix
+SHARED_COUNTS = ("setups", "refreshes", "iterations", "refinements")
+MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
+MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W is a null space
+
+
+def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
+    """Set up a factor of A by a solver, of its parts if it is composed of some."""
+    if isinstance(A, ReplacedRows) and A.shape[0] > MIN_SIZE and _has_null_space(A):
+        try:
+            return PinnedFactor.set_up(solver, A, counts)
+        except (ArgumentError, ConvergenceError, SingularStateError):
+            pass  # the matrix with its replaced rows shows what is wrong
+    return solver.setup(A, counts)
+
+
+def _has_null_space(A: ReplacedRows) -> bool:
+    """Return whether the redundant equations are left null vectors of the matrix."""
+    base, W = A.base, A.projection.basis
+    xp, eps = A.backend.xp, A.backend.eps
+    for k in range(W.shape[1]):
+        w = W[:, k]
+        terms = base.H.abs_apply(w)  # type: ignore[attr-defined]
+        if not bool(xp.all(xp.abs(base._apply_adjoint(w)) <= MAX_DEFECT_ROUNDINGS * eps * terms)):
+            return False
+    return True
+
+
+class _InnerCounts(LinearCounts):
+    """Counts of the solves with A_p, whose set-ups and iterations belong to the solves with A."""
+
+    def __init__(self, outer: LinearCounts) -> None:
+        super().__init__()
+        self.outer = outer
+
+    def add(self, **amounts: float) -> None:
+        """Add amounts to these counts, and the shared ones to those of the solves with A."""
+        super().add(**amounts)
+        self.outer.add(**{name: amounts[name] for name in SHARED_COUNTS if name in amounts})
+
+
+class PinnedFactor(Factor):
+    """A factor of A with constraints in place of equations, by solves with A_p.
+
+    Parameters
+    ----------
+    A : ReplacedRows, (N, N)
+    inner : Factor
+        A factor of A_p, with `_InnerCounts` of `counts`.
+    counts : LinearCounts
+    """
+
+    def __init__(self, A: ReplacedRows, inner: Factor, counts: LinearCounts) -> None:
+        self.inner = inner
+        super().__init__(A, inner.rtol, counts)
+        self.counts.add(setups=-1)  # The inner factor counts its own set-up.
+        self.counts.raise_to(bytes=inner.nbytes)
+        self.matrix: ReplacedRows = A
+        rows, n, backend = A.projection.rows, A.shape[0], A.backend
+        assert rows is not None
+        self.rows = rows
+        W = array_on_host(A.projection.basis)
+        inverse = host.linalg.inv(W[rows].astype("float64"))
+        self.weights = backend.coefficients(inverse.astype(W.dtype))
+        # N, and (S C N)^-1.
+        sides = backend.zeros(n, len(rows))
+        for k, (i, size) in enumerate(zip(rows, A.pin_sizes, strict=True)):
+            sides[i, k] = size
+        self.null = inner.solve(sides)
+        product = array_on_host(A.constraints(self.null)).astype("float64")
+        self.small = backend.coefficients(host.linalg.inv(product).astype(W.dtype))
+
+    @classmethod
+    def set_up(cls, solver: Solver, A: ReplacedRows, counts: LinearCounts) -> PinnedFactor:
+        """Set up a factor of A_p by a solver."""
+        with counts.add_time():
+            inner = solver.setup(Matrix(A.backend, A.pinned), _InnerCounts(counts))
+            return cls(A, inner, counts)
+
+    # What "auto" may change with its factor.
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The name of the inner factor."""
+        return self.inner.name
+
+    @property
+    def flexible(self) -> bool:  # type: ignore[override]
+        """Whether the inner factor is not linear to rounding."""
+        return self.inner.flexible
+
+    @property
+    def iterative(self) -> bool:  # type: ignore[override]
+        """Whether the inner factor iterates."""
+        return self.inner.iterative
+
+    @property
+    def advice(self) -> str:  # type: ignore[override]
+        """The advice of the inner factor."""
+        return self.inner.advice
+
+    @property
+    def M(self) -> Any:
+        """The preconditioner of the inner factor; None if it has none."""
+        return getattr(self.inner.working, "M", self)
+
+    def counted_in(self, counts: LinearCounts) -> Factor:
+        """Return this factor with other counts, and an inner one that shares them."""
+        other = super().counted_in(counts)
+        assert isinstance(other, PinnedFactor)
+        other.inner = self.inner.counted_in(_InnerCounts(counts))
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inner factor."""
+        return self.inner.nbytes
+
+    def forget(self) -> None:
+        """Discard what the inner factor would reuse from earlier solves."""
+        self.inner.forget()
+
+    def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        size = self.backend.column_norms(b)
+
+        def solve(inner: Array) -> Array:
+            # What is added to b must not hide the rest of it.
+            share = array_on_host(size / self.backend.column_norms(inner))
+            least = float(host.min(share[host.isfinite(share) & (share > 0.0)], initial=1.0))
+            return self._inner(
+                inner, max(least * rtol, MIN_RTOL_ROUNDINGS * self.backend.eps), adjoint
+            )
+
+        with self.backend.ignore_overflow():
+            return self._composed(b, adjoint, solve)
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        return self._composed(r, adjoint, lambda b: self.inner.approximate(b, adjoint=adjoint))
+
+    def _inner(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        try:
+            return self.inner._solve_checked(b, rtol, adjoint)
+        except ConvergenceError as error:
+            if error.best is None:
+                raise
+            self.stopped = self.inner.stopped or "the inner solve stopped"
+            return error.best
+        finally:
+            self._progress.iterations += self.inner.iterations_of_last_solve
+
+    def _composed(self, b: Array, adjoint: bool, solve: Any) -> Array:
+        """Solve with A, or with A', given solves with A_p, or with A_p'."""
+        A, xp = self.matrix, self.backend.xp
+        if not adjoint:
+            totals = xp.stack([b[i, ...] for i in self.rows])
+            x = solve(self._balanced(b))
+            return x + self.null @ (self.small @ (totals - A.constraints(x)))
+        totals = self.small.T @ (self.null.T @ b)
+        y = self._balanced_adjoint(solve(b - A.constraints_adjoint(totals)))
+        for k, i in enumerate(self.rows):
+            y[i, ...] = totals[k, ...]
+        return y
+
+    def _balanced(self, b: Array) -> Array:
+        """Return b with other entries in the replaced equations, so that W'b = 0."""
+        b = self.matrix.projection.project(b)  # zero there
+        values = self.weights.T @ (self.matrix.projection.basis.T @ b)
+        for k, i in enumerate(self.rows):
+            b[i, ...] = -values[k, ...]
+        return b
+
+    def _balanced_adjoint(self, y: Array) -> Array:
+        """Apply the adjoint of `_balanced`, without the entries of the replaced equations."""
+        at_rows = self.backend.xp.stack([y[i, ...] for i in self.rows])
+        return y - self.matrix.projection.basis @ (self.weights @ at_rows)
+
+    # Factors for other matrices.
+
+    def preconditioned_factor(
+        self, A: Operator, counts: LinearCounts, max_iterations: int
+    ) -> Factor | None:
+        """Return a factor whose inner one is preconditioned by that of this factor."""
+
+        def reuse(pinned: Operator, counts: LinearCounts) -> Factor | None:
+            return self.inner.preconditioned_factor(pinned, counts, max_iterations)
+
+        return self._for_other(A, counts, reuse)
+
+    def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor whose inner one is preconditioned by that of this factor."""
+        return self._for_other(A, counts, self.inner.factor_for_equilibrium)
+
+    def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
+        """Return a factor whose inner one is a refreshed one of this factor."""
+        return self._for_other(A, counts, self.inner.refactorize)
+
+    def _for_other(
+        self,
+        A: Operator,
+        counts: LinearCounts,
+        reuse: Callable[[Operator, LinearCounts], Factor | None],
+    ) -> Factor | None:
+        """Return a factor of another matrix, with an inner one that reuses this factor's."""
+        if not (isinstance(A, ReplacedRows) and _is_like(A, self.matrix)):
+            return None
+        inner = reuse(Matrix(A.backend, A.pinned), _InnerCounts(counts))
+        return None if inner is None else PinnedFactor(A, inner, counts)
+
+
+def _is_like(A: ReplacedRows, other: ReplacedRows) -> bool:
+    """Return whether a matrix has the same replaced equations, and null vectors."""
+    same = A.shape == other.shape and A.projection.rows == other.projection.rows
+    return same and _has_null_space(A)

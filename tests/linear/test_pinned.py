@@ -1,0 +1,171 @@
+"""Solves with constraints in place of equations, by a matrix with the pattern of A."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from support.dependent_equations import DependentEquations, check_every_operator
+
+import mfdeq
+from mfdeq.linear import pinned
+
+
+@pytest.fixture
+def factors(monkeypatch):
+    """Use `PinnedFactor` for matrices of any size, and list those that are made."""
+    made = []
+    original = pinned.PinnedFactor.__init__
+
+    def record(self, *arguments):
+        made.append(self)
+        original(self, *arguments)
+
+    monkeypatch.setattr(pinned, "MIN_SIZE", 0)
+    monkeypatch.setattr(pinned.PinnedFactor, "__init__", record)
+    return made
+
+
+@pytest.mark.parametrize("is_map", [False, True])
+@pytest.mark.parametrize("m", [1, 2, 5])
+@pytest.mark.parametrize("redundant", ["detected", "given"])
+def test_every_operator_is_that_of_the_dense_bordered_system(is_map, m, redundant, factors):
+    equations = DependentEquations.random(is_map, m, form="sparse")
+    check_every_operator(equations, "detect" if redundant == "detected" else equations.W)
+    assert factors
+
+
+def grid(n, neumann):
+    ends = np.r_[1.0, np.full(n - 2, 2.0), 1.0] if neumann else np.full(n, 2.0)
+    L = sp.diags([-np.ones(n - 1), ends, -np.ones(n - 1)], [-1, 0, 1])
+    return sp.csr_matrix(sp.kronsum(L, L))
+
+
+class Diffusion(mfdeq.ResidualModel):
+    """A h + drift h² = load, less its mean for a Neumann problem."""
+
+    def __init__(self, A, balance, nonlinear=False):
+        self.A, self.balance, self.nonlinear = A, balance, nonlinear
+        self.state_size = self.param_size = A.shape[0]
+
+    def _balanced(self, x):
+        return x - x.mean(axis=0) if self.balance else x
+
+    def residual(self, h, theta):
+        flux = self.A @ (h + 0.1 * h**3) if self.nonlinear else self.A @ h
+        return flux - self._balanced(theta)
+
+    def linearize(self, h, theta):
+        n = self.state_size
+        A = self.A @ sp.diags(1.0 + 0.3 * h**2) if self.nonlinear else self.A
+
+        def minus_balanced(x):
+            return -self._balanced(x)
+
+        B = sp.linalg.LinearOperator(
+            (n, n), matvec=minus_balanced, rmatvec=minus_balanced, dtype=float
+        )
+        return mfdeq.Linearization(
+            A,
+            B,
+            lambda lam: mfdeq.Curvature(
+                state_state=sp.diags(0.6 * h * (self.A.T @ lam)) if self.nonlinear else None
+            ),
+        )
+
+
+def neumann(n, **options):
+    N = n * n
+    mean = mfdeq.LinearConstraint(np.full(N, 1.0 / N))
+    return mfdeq.constrain(Diffusion(grid(n, True), True, **options), mean, np.ones(N))
+
+
+SOLVERS = {
+    "auto": "auto",
+    "CG with AMG": mfdeq.Krylov("cg", preconditioner=mfdeq.AMG()),
+    "LU": mfdeq.Direct(),
+    "GMRES with ILU": mfdeq.Krylov("gmres", preconditioner=mfdeq.ILU()),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_neumann_problems_keep_their_solver(solver, factors):
+    n = 72  # more unknowns than are factorized in any case
+    load = np.random.default_rng(0).standard_normal(n * n)
+    eq = mfdeq.solve(neumann(n), load, solver=SOLVERS[solver])
+    assert isinstance(factors[0].matrix.pinned, sp.csr_matrix)
+    assert factors[0].matrix.pinned.nnz == grid(n, True).nnz
+    np.testing.assert_allclose(grid(n, True) @ eq.state, load - load.mean(), atol=1e-8)
+    assert abs(eq.state.mean()) < 1e-12
+    x, y = np.random.default_rng(1).standard_normal((2, n * n))
+    inverse = eq.inverse
+    np.testing.assert_allclose(y @ (inverse @ x), x @ (inverse.H @ y), rtol=1e-7)
+    np.testing.assert_allclose(grid(n, True) @ (inverse @ x), x - x.mean(), atol=1e-7)
+
+
+def test_multigrid_takes_as_many_iterations_as_with_boundary_values(factors):
+    n, solver = 72, SOLVERS["CG with AMG"]
+    load = np.random.default_rng(0).standard_normal(n * n)
+    loss = mfdeq.LeastSquares(np.arange(0, n * n, 7), np.zeros(len(range(0, n * n, 7))))
+    iterations = []
+    for model in (Diffusion(grid(n, False), False), neumann(n)):
+        eq = mfdeq.solve(model, load, solver=solver, error_estimates=False)
+        eq.gradient(loss)
+        before = eq.report.linear.iterations
+        H = eq.hessian(loss)
+        H @ load
+        iterations.append(eq.report.linear.iterations - before)
+    assert iterations[1] <= iterations[0] + 4  # of two solves
+
+
+def test_a_nonlinear_problem_reuses_its_factors(factors, monkeypatch):
+    n = 24
+    load = np.random.default_rng(0).standard_normal(n * n)
+    model = neumann(n, nonlinear=True)
+    loss = mfdeq.LeastSquares(np.arange(n), np.ones(n))
+    results = []
+    multigrid = mfdeq.Krylov(preconditioner=mfdeq.AMG())  # for an A that is not symmetric
+    for solver in (multigrid, SOLVERS["GMRES with ILU"], "auto"):
+        F = mfdeq.ReducedFunctional(model, loss, solver=solver)
+        results.append((F.gradient(load), F.hessian(load) @ load, F.gradient(1.01 * load)))
+    for found in results[:-1]:
+        for one, other in zip(found, results[-1], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6 * abs(other).max())
+    monkeypatch.setattr(pinned, "MIN_SIZE", 10**9)
+    F = mfdeq.ReducedFunctional(model, loss)
+    made = len(factors)
+    for one, other in zip(results[-1], (F.gradient(load), F.hessian(load) @ load), strict=False):
+        np.testing.assert_allclose(one, other, atol=1e-7 * abs(other).max())
+    assert len(factors) == made
+
+
+def test_combinations_that_depend_on_the_state_use_the_replaced_rows(factors):
+    shares = np.random.default_rng(0).random((5, 4))
+    shares /= shares.sum(axis=1, keepdims=True)
+    endowments = np.random.default_rng(1).random((5, 4))
+
+    def excess_demand(p, theta):
+        income = endowments @ p
+        return (shares * income[:, None] / p).sum(axis=0) - theta * endowments.sum(axis=0)
+
+    def jacobian(p, theta):
+        income = endowments @ p
+        own = -(shares * income[:, None]).sum(axis=0) / p**2
+        return sp.csr_matrix(np.diag(own) + (shares / p).T @ endowments)
+
+    class Market(mfdeq.ResidualModel):
+        state_size, param_size = 4, 1
+
+        def residual(self, p, theta):
+            return excess_demand(p, theta)
+
+        def linearize(self, p, theta):
+            return mfdeq.Linearization(jacobian(p, theta), -endowments.sum(axis=0)[:, None])
+
+        def initial_state(self, theta):
+            return np.arange(1.0, 5.0)
+
+    simplex = mfdeq.LinearConstraint(np.ones(4), 1.0)
+    eq = mfdeq.solve(mfdeq.constrain(Market(), simplex), np.ones(1))
+    np.testing.assert_allclose(excess_demand(eq.state, 1.0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(eq.state.sum(), 1.0)
