@@ -35,6 +35,7 @@ from .null_vectors import (
 MIN_GAP = 10.0  # ratio of singular values that separates the null space from the rest
 ZERO_SHARE = 0.1  # of the limit of cancellation, below which a singular value is zero
 EXTRA_COLUMNS = 3  # of the block beside those expected
+MAX_COMPONENTS = 20  # on each of which a constant is tried
 RANK_RTOL = 1e-6  # of singular values of parts of orthonormal vectors
 SMALL_ENTRY = 1e-8  # relative to the largest, below which an entry is rounding
 LARGEST_DENOMINATOR = 12  # of fractions that are taken for exact
@@ -81,10 +82,13 @@ def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullS
 
     Notes
     -----
-    A small A is decomposed by singular values. A larger matrix is perturbed by rounding and
-    factorized for block inverse iteration.
+    A small A is decomposed by singular values. Of a larger one, constants on connected components
+    are tried; otherwise the matrix is perturbed by rounding and factorized for block inverse
+    iteration.
     """
     n, scaling = A.shape[0], scaling_of(A)
+    if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, scaling, expected)) is not None:
+        return constant
     zero = ZERO_SHARE * max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     try:
         if n <= MAX_DECOMPOSED_SIZE:
@@ -120,6 +124,36 @@ def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullS
         readable_basis(left[:, :count], rows, row_labels, defect(True)),
         *(rows, columns, row_labels, column_labels),
     )
+
+
+def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | None:
+    """Return constants on the components, if as many of them as expected are null vectors of both.
+
+    They are those of networks in which what leaves one node enters another.
+    """
+    if A.array is None:
+        return None
+    backend, n = A.backend, A.shape[0]
+    row_labels, column_labels = _components(abs(sparse_on_host(A.array)))
+    labels = host.unique(row_labels)
+    if labels.size > MAX_COMPONENTS:
+        return None
+    limit, found = MAX_CANCELLATION_ROUNDINGS * backend.eps, []
+    dtype = array_on_host(backend.zeros(0)).dtype
+    for label in labels:
+        sides = [(x == label).astype(dtype) for x in (column_labels, row_labels)]
+        right, left = (backend.asarray(backend.from_host(x, n)) for x in sides)
+        defects = cancellation(A, right, scaling), cancellation(A, left, scaling, True)
+        if max(defects) <= limit and all(x.any() for x in sides):
+            found.append([x.astype("float64") for x in sides])
+    if len(found) != expected:
+        return None
+    rows, columns = (
+        host.ones(n) if x is None else array_on_host(x).astype("float64")
+        for x in (scaling.rows, scaling.columns)
+    )
+    right, left = (host.stack([pair[k] for pair in found], axis=1) for k in (0, 1))
+    return NullSpaces(right, left, rows, columns, row_labels, column_labels)
 
 
 def _dimension(sigma: Any, largest: float, zero: float, expected: int) -> int:

@@ -277,6 +277,29 @@ def test_a_large_sparse_matrix_is_decomposed_by_iterations():
         mfdeq.solve(mfdeq.constrain(Graph(), mfdeq.LinearConstraint(C[0], 1.0)), np.ones(2))
 
 
+def test_constants_of_a_large_network_are_found_without_a_factorization():
+    n = 30_000
+    A = sp.diags(
+        [-np.ones(n - 1), np.r_[1.0, np.full(n - 2, 2.0), 1.0], -np.ones(n - 1)], [-1, 0, 1]
+    )
+    A = sp.csr_matrix(sp.block_diag([A, A]))
+
+    class Wires(mfdeq.ResidualModel):
+        state_size, param_size = 2 * n, 2
+
+        def residual(self, h, theta):
+            return A @ h
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(A, np.zeros((2 * n, 2)), lambda lam: mfdeq.Curvature())
+
+    C = np.kron(np.eye(2), np.ones(n) / n)
+    means = mfdeq.LinearConstraint(C, lambda t: t, lambda t: np.eye(2))
+    eq = mfdeq.solve(mfdeq.constrain(Wires(), means), np.array([1.0, 3.0]))
+    np.testing.assert_allclose(eq.state, np.repeat([1.0, 3.0], n), rtol=1e-9)
+    np.testing.assert_allclose(eq.sensitivity @ np.ones(2), 1.0, rtol=1e-9)
+
+
 def test_no_basis_is_detected_in_a_large_matrix_known_by_products():
     n = 2_000
 

@@ -288,3 +288,17 @@ def test_arguments_of_wrong_kinds_are_refused():
         wrapped.gathered_state(wrapped.params(THETA))
     with pytest.raises(mfdeq.ArgumentError, match=rf"\({N},\)"):
         wrapped.state(THETA)
+
+
+def test_constraints_are_refused():
+    model = mfdeq.constrain(
+        mfdeq.from_function(
+            lambda h, p: (p[0] * h[0] - p[1] * h[1]) * np.array([1.0, -1.0]),
+            *(2, 2, "residual"),
+            sparsity=(np.ones((2, 2)), np.ones((2, 2))),
+        ),
+        mfdeq.LinearConstraint(np.ones(2), 1.0),
+    )
+    distributed = petsc.distributed(model)
+    with pytest.raises(mfdeq.ArgumentError, match="mfdeq.constrain: expected a model for arrays"):
+        petsc.solve(distributed, distributed.params(np.array([1.0, 2.0])))
