@@ -27,6 +27,7 @@ from .protocols import Solver
 
 MIN_SIZE = 5_000  # unknowns from which the replaced rows are kept out of the matrix
 SHARED_COUNTS = ("setups", "refreshes", "iterations", "refinements")
+RTOL_SHARE = 0.7  # of a tolerance, which leaves the rest to the null vectors
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
 MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W is a null space
 
@@ -93,7 +94,9 @@ class PinnedFactor(Factor):
         sides = backend.zeros(n, len(rows))
         for k, (i, size) in enumerate(zip(rows, A.pin_sizes, strict=True)):
             sides[i, k] = size
-        self.null = inner.solve(sides)
+        # It is multiplied by what the constraints lack, which may be large: solve to rounding.
+        self._least_rtol = MIN_RTOL_ROUNDINGS * backend.eps
+        self.null = inner.solve(sides, rtol=self._least_rtol)
         product = array_on_host(A.constraints(self.null)).astype("float64")
         self.small = backend.coefficients(host.linalg.inv(product).astype(W.dtype))
 
@@ -154,9 +157,7 @@ class PinnedFactor(Factor):
             # What is added to b must not hide the rest of it.
             share = array_on_host(size / self.backend.column_norms(inner))
             least = float(host.min(share[host.isfinite(share) & (share > 0.0)], initial=1.0))
-            return self._inner(
-                inner, max(least * rtol, MIN_RTOL_ROUNDINGS * self.backend.eps), adjoint
-            )
+            return self._inner(inner, max(RTOL_SHARE * least * rtol, self._least_rtol), adjoint)
 
         with self.backend.ignore_overflow():
             return self._composed(b, adjoint, solve)

@@ -279,10 +279,9 @@ def test_a_large_sparse_matrix_is_decomposed_by_iterations():
 
 def test_constants_of_a_large_network_are_found_without_a_factorization():
     n = 30_000
-    A = sp.diags(
-        [-np.ones(n - 1), np.r_[1.0, np.full(n - 2, 2.0), 1.0], -np.ones(n - 1)], [-1, 0, 1]
-    )
-    A = sp.csr_matrix(sp.block_diag([A, A]))
+    ends = np.r_[1.0, np.full(n - 2, 2.0), 1.0]
+    wire = sp.diags([-np.ones(n - 1), ends, -np.ones(n - 1)], [-1, 0, 1])
+    A = sp.csr_matrix(sp.block_diag([wire, wire]))
 
     class Wires(mfdeq.ResidualModel):
         state_size, param_size = 2 * n, 2
