@@ -141,7 +141,7 @@ def _projected(problem: Problem, model: ConstrainedModel, h: Array) -> Array:
         values.append(array_on_host(c).astype("float64"))
     C, c = host.concatenate(rows), host.concatenate(values)
     size = _sizes(problem, h)
-    terms = abs(C) @ abs(array_on_host(h)) + abs(c)
+    terms = abs(C) @ array_on_host(backend.xp.abs(h)) + abs(c)
     if (abs(c) <= PROJECTION_ROUNDINGS * backend.eps * terms).all():
         return h
     weighted = C * size
@@ -153,7 +153,7 @@ def _projected(problem: Problem, model: ConstrainedModel, h: Array) -> Array:
 def _sizes(problem: Problem, h: Array) -> Any:
     """Return the sizes of unknowns, (N,), on the host: their own, or else those of the others."""
     scale = problem.state_scale()
-    size = abs(array_on_host(h if scale is None else scale)).astype("float64")
+    size = array_on_host(problem.backend.xp.abs(h if scale is None else scale)).astype("float64")
     typical = float(size.mean())
     return host.where(size > 0.0, size, typical if typical > 0.0 else 1.0)
 
@@ -161,7 +161,7 @@ def _sizes(problem: Problem, h: Array) -> Any:
 def _perturbed(problem: Problem, h: Array) -> Array:
     """Return a state without the symmetries and zeros of the start."""
     backend = problem.backend
-    step = PERTURBATION * abs(array_on_host(backend.random(h.shape[0], seed=37)))
+    step = PERTURBATION * array_on_host(backend.xp.abs(backend.random(h.shape[0], seed=37)))
     step = (step * _sizes(problem, h)).astype(_dtype(backend))
     return h + backend.asarray(backend.from_host(step, h.shape[0]))
 
