@@ -7,6 +7,7 @@ constraints against the null vectors of A, and decides what takes the place of t
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
@@ -198,7 +199,8 @@ def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimi
         if spaces is not None and spaces.dimension == size:
             _check_overlap(basis, spaces)
     C = _checked_constraints(problem, model, state, spaces)
-    return _elimination(linearized, basis, C, spaces, model.stable_sign)
+    elimination = _elimination(linearized, basis, C, spaces, model.stable_sign)
+    return replace(elimination, spread=model.imbalance_rtol is not None)
 
 
 def _detected(

@@ -191,7 +191,7 @@ class PinnedFactor(Factor):
 
     def _balanced(self, b: Array) -> Array:
         """Return b with other entries in the replaced equations, so that W'b = 0."""
-        b = self.matrix.projection.project(b)  # zero there
+        b = self.matrix.projection.clear(b)
         values = self.weights.T @ (self.matrix.projection.basis.T @ b)
         for k, i in enumerate(self.rows):
             b[i, ...] = -values[k, ...]

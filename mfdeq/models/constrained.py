@@ -47,8 +47,8 @@ def constrain(
         small enough to be decomposed or factorized, and kept for later ones.
     imbalance_rtol : float, optional
         By how much the redundant equations may disagree, relative to their terms: by default by
-        rounding. If more is allowed, the constraints are met all the same, and the state satisfies
-        the other equations.
+        rounding. If more is allowed, the constraints are met all the same, and the difference is
+        spread over the equations, as W mu.
 
     Returns
     -------

@@ -28,6 +28,7 @@ from ..locks import cached_property
 from ..operators.operator import Matrix, Operator
 from .constraints import magnitudes
 
+MAX_SPREAD_ROUNDINGS = 1e4  # W'X beside |W|'|X|, in rounding units, that counts as zero
 MAX_ASSEMBLED_ENTRIES = 2**20  # of a matrix that is dense with the constraints, 8 MiB
 
 
@@ -47,6 +48,9 @@ class Elimination:
         The equations that the constraints replace, if U consists of unit vectors.
     pins : list of int or None
         As many unknowns, in which the null vectors of A are independent.
+    spread : bool
+        Whether an imbalance that is allowed is spread along W before equations are replaced. The
+        other columns do so by themselves.
     """
 
     basis: Any
@@ -55,14 +59,20 @@ class Elimination:
     gains: Any
     rows: list[int] | None = None
     pins: list[int] | None = None
+    spread: bool = False
 
     def on(self, backend: Backend) -> Projection:
         """Return the operators for arrays of a library and dtype."""
+        W = self.basis
         arrays = {
-            name: backend.asarray(backend.from_host(host.asarray(getattr(self, name))))
-            for name in ("basis", "columns", "dual", "gains")
+            **{name: getattr(self, name) for name in ("basis", "columns", "dual", "gains")},
+            "spread": W @ host.linalg.inv(W.T @ W) if self.spread else None,
         }
-        return Projection(backend, **arrays, rows=self.rows, pins=self.pins)
+        converted = {
+            name: None if x is None else backend.asarray(backend.from_host(host.asarray(x)))
+            for name, x in arrays.items()
+        }
+        return Projection(backend, **converted, rows=self.rows, pins=self.pins)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class Projection:
     backend : Backend
     basis, columns, dual, gains, rows, pins
         As in `Elimination`.
+    spread : (N, m) array or None
+        W (W'W)^-1, if an imbalance is spread along W.
     """
 
     backend: Backend
@@ -83,21 +95,38 @@ class Projection:
     gains: Array
     rows: list[int] | None
     pins: list[int] | None = None
+    spread: Array | None = None
 
     def project(self, x: Array) -> Array:
         """Return Pi x, for an (N,) or (N, k) array."""
         if self.rows is None:
             return x - self.columns @ (self.dual.T @ x)
-        x = self.backend.xp.asarray(x, copy=True)
-        for i in self.rows:
-            x[i, ...] = 0.0
-        return x
+        if self.spread is not None:
+            x = x - self.spread @ (self.basis.T @ x)
+        return self.clear(x)
 
     def project_adjoint(self, y: Array) -> Array:
         """Return Pi' y."""
         if self.rows is None:
             return y - self.dual @ (self.columns.T @ y)
-        return self.project(y)
+        y = self.clear(y)
+        return y if self.spread is None else y - self.basis @ (self.spread.T @ y)
+
+    def clear(self, x: Array) -> Array:
+        """Return x with zeros in the equations that constraints replace."""
+        x = self.backend.xp.asarray(x, copy=True)
+        for i in self.rows or ():
+            x[i, ...] = 0.0
+        return x
+
+    def _keeps(self, array: Any) -> bool:
+        """Return whether W'X is zero to rounding for a sparse X, so that nothing is spread."""
+        if self.spread is None:
+            return True
+        xp, x = self.backend.xp, self.backend.random(array.shape[1], seed=47)
+        terms = abs(self.basis).T @ (abs(array) @ abs(x))
+        limit = MAX_SPREAD_ROUNDINGS * self.backend.eps
+        return bool(xp.all(xp.abs(self.basis.T @ (array @ x)) <= limit * terms))
 
     def insert(self, c: Array) -> Array:
         """Return U S c, for an (m,) or (m, k) array."""
@@ -125,7 +154,7 @@ class Projection:
             dense = lower.toarray() if is_sparse(lower) else lower
             combined = self.project(array)
             return Matrix(backend, combined if dense is None else combined + self.insert(dense))
-        if self.rows is None:
+        if self.rows is None or not self._keeps(array):
             if upper.shape[0] * upper.shape[1] > MAX_ASSEMBLED_ENTRIES:
                 return Combined(self, upper, lower)
             return self.combine(Matrix(backend, array.toarray()), lower)
@@ -249,7 +278,7 @@ class Combined(Operator):
         projection = self.projection
         terms = self.upper.abs_apply(x)
         if projection.rows is not None:
-            terms = projection.project(terms)
+            terms = projection.clear(terms)
         if self.lower is None:
             return terms
         xp = self.backend.xp

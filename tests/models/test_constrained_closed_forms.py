@@ -186,6 +186,38 @@ def test_loads_that_do_not_balance_are_named_with_their_difference():
     assert_close(eq.multipliers, load.mean(keepdims=True), 1e-10)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_an_allowed_imbalance_is_spread_over_the_equations(form):
+    D = np.array([[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
+
+    class Beam(mfdeq.ResidualModel):
+        state_size = param_size = 3
+
+        def residual(self, h, theta):
+            return D @ h - theta**3
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(
+                form(D),
+                form(np.diag(-3.0 * theta**2)),
+                lambda lam: mfdeq.Curvature(params_params=np.diag(-6.0 * theta * lam)),
+                lambda a, b: -6.0 * theta * a[0] * b[0],
+            )
+
+    mean = mfdeq.LinearConstraint(np.full(3, 1.0 / 3.0), 5.0)
+    model = mfdeq.constrain(Beam(), mean, imbalance_rtol=0.9)
+    theta = np.array([1.0, 0.1, -0.9])
+    eq = mfdeq.solve(model, theta)
+    pseudo = np.linalg.pinv(D)
+    assert_close(eq.state, 5.0 + pseudo @ theta**3, 1e-13)
+    assert_close(eq.multipliers, np.mean(theta**3, keepdims=True), 1e-12)
+    assert_close(eq.sensitivity.toarray(), pseudo @ np.diag(3.0 * theta**2), 1e-12)
+    assert_close(second_derivatives(eq)[0, 0], pseudo[:, 0] * 6.0 * theta[0], 1e-12)
+    assert_close(eq.inverse.toarray(), pseudo, 1e-12)
+    loss = mfdeq.LeastSquares(np.arange(3), np.zeros(3))
+    assert mfdeq.verify(model, theta, loss).verdict == "PASS"
+
+
 def test_voltages_of_a_resistor_network_are_known_up_to_a_constant():
     # A ring of four nodes with a diagonal: theta has the five conductances.
     ends = [(0, 1), (1, 2), (2, 3), (3, 0), (0, 2)]
