@@ -316,3 +316,16 @@ def test_newton_and_adam_train_the_layer(deq_digits):
         theta, log = train(layer, start, size)
         assert log.rows[-1].loss < 0.9 * log.rows[0].loss
         assert layer.share_right(theta) > layer.share_right(start)
+
+
+def test_reactions_agree_with_closed_forms(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import reactions
+
+    monkeypatch.chdir(tmp_path)
+    reactions.main(["--size", "small"])
+    lines = capsys.readouterr().out.splitlines()
+    errors = [float(line.split()[-1]) for line in lines if line.startswith(("error", "rates"))]
+    assert len(errors) == 6
+    assert max(errors) < 1e-10
+    assert (tmp_path / "reactions.png").exists()

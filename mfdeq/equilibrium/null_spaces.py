@@ -50,6 +50,7 @@ class NullSpaces:
     Attributes
     ----------
     right, left : (N, k) arrays, on the host
+        `right` has no columns where it is not known.
     rows, columns : (N,) arrays, on the host
         The scaling in which rows and columns of A are alike.
     row_labels, column_labels : (N,) arrays of int
@@ -69,7 +70,9 @@ class NullSpaces:
         return self.left.shape[1]
 
 
-def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullSpaces | None:
+def find_null_spaces(
+    A: Operator, expected: int, accuracy: float = 0.0, factorize: bool = True
+) -> NullSpaces | None:
     """Find the null spaces of A and of its adjoint; None if A is too large to be decomposed.
 
     Parameters
@@ -79,6 +82,8 @@ def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullS
         The dimension that is preferred where singular values leave a choice.
     accuracy : float, optional
         Relative accuracy of the entries of A, if it is worse than rounding.
+    factorize : bool, optional
+        Whether a matrix that is too large for singular values may be factorized.
 
     Notes
     -----
@@ -96,7 +101,7 @@ def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullS
             left, sigma, right = host.linalg.svd(dense)
             left, right, sigma = left[:, ::-1], right[::-1].T, sigma[::-1]
             largest = float(sigma[-1])
-        elif A.array is not None and n <= MAX_FACTORIZED_SIZE:
+        elif A.array is not None and n <= MAX_FACTORIZED_SIZE and factorize:
             left, right, sigma, largest = _by_block_iteration(A, scaling, expected + EXTRA_COLUMNS)
         else:
             return None
@@ -127,9 +132,10 @@ def find_null_spaces(A: Operator, expected: int, accuracy: float = 0.0) -> NullS
 
 
 def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | None:
-    """Return constants on the components, if as many of them as expected are null vectors of both.
+    """Return constants on the components, if as many of them as expected are left null vectors.
 
-    They are those of networks in which what leaves one node enters another.
+    They are those of networks in which what leaves one node enters another. If constants are no
+    right null vectors, these remain unknown.
     """
     if A.array is None:
         return None
@@ -138,21 +144,23 @@ def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | Non
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
         return None
-    limit, found = MAX_CANCELLATION_ROUNDINGS * backend.eps, []
-    dtype = array_on_host(backend.zeros(0)).dtype
-    for label in labels:
-        sides = [(x == label).astype(dtype) for x in (column_labels, row_labels)]
-        right, left = (backend.asarray(backend.from_host(x, n)) for x in sides)
-        defects = cancellation(A, right, scaling), cancellation(A, left, scaling, True)
-        if max(defects) <= limit and all(x.any() for x in sides):
-            found.append([x.astype("float64") for x in sides])
+    limit, dtype = MAX_CANCELLATION_ROUNDINGS * backend.eps, array_on_host(backend.zeros(0)).dtype
+
+    def null(members: Any, adjoint: bool) -> bool:
+        x = backend.asarray(backend.from_host(members.astype(dtype), n))
+        return bool(members.any()) and cancellation(A, x, scaling, adjoint) <= limit
+
+    found = [label for label in labels if null(row_labels == label, True)]
     if len(found) != expected:
         return None
+    rights = [column_labels == label for label in found]
+    rights = rights if all(null(members, False) for members in rights) else []
     rows, columns = (
         host.ones(n) if x is None else array_on_host(x).astype("float64")
         for x in (scaling.rows, scaling.columns)
     )
-    right, left = (host.stack([pair[k] for pair in found], axis=1) for k in (0, 1))
+    left = host.stack([row_labels == label for label in found], axis=1).astype("float64")
+    right = host.stack(rights, axis=1).astype("float64") if rights else host.zeros((n, 0))
     return NullSpaces(right, left, rows, columns, row_labels, column_labels)
 
 

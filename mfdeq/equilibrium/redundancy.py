@@ -27,9 +27,10 @@ from .null_vectors import (
     scaling_of,
 )
 
-PERTURBATION = 0.3  # of the start, relative to the size of each unknown
+PERTURBATION = 0.1  # of the start, relative to the size of each unknown
 RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
 MIN_FIXED = 1e-8  # of a null vector of unit length, in constraints of unit length
+ZERO_ROUNDINGS = 100.0  # of an unknown beside others, which is zero
 PROJECTION_ROUNDINGS = 100.0  # of a constraint that the start satisfies
 STABLE_RATE = 4.0  # relative to A, of the eigenvalues that take the place of zeros
 MIN_PINNED = 0.1  # singular value of typical entries of null vectors, which a symmetric A keeps
@@ -156,7 +157,8 @@ def _sizes(problem: Problem, h: Array) -> Any:
     scale = problem.state_scale()
     size = array_on_host(problem.backend.xp.abs(h if scale is None else scale)).astype("float64")
     typical = float(size.mean())
-    return host.where(size > 0.0, size, typical if typical > 0.0 else 1.0)
+    rounding = ZERO_ROUNDINGS * problem.backend.eps * typical
+    return host.where(size > rounding, size, typical if typical > 0.0 else 1.0)
 
 
 def _perturbed(problem: Problem, h: Array) -> Array:
@@ -182,14 +184,19 @@ def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimi
             "constraints"
         )
     state, linearized, spaces = start, base.linearize(start), None
-    for trial in (start, _perturbed(problem, start)):
+    # At the start, which may be zero, A may have other zeros and null vectors as well.
+    for trial in (_perturbed(problem, start), start):
         there = base.linearize_trial(trial)
         if there is None:
             continue
-        found = find_null_spaces(there.A, size, there.linearization.state_accuracy)
+        if spaces is None:
+            state, linearized = trial, there
+        accuracy = there.linearization.state_accuracy
+        found = find_null_spaces(there.A, size, accuracy, factorize=given is None)
         if found is None:
             break
-        state, linearized, spaces = trial, there, found
+        if spaces is None or found.dimension == size:
+            state, linearized, spaces = trial, there, found
         if spaces.dimension == size:
             break
     if given is None:
@@ -296,7 +303,7 @@ def _constraint_error(
             f"constraints: {names} {'contradict' if disagree else 'repeat'} each other: their "
             "derivatives with respect to the state depend on each other. Pass independent ones"
         )
-    if spaces is None or spaces.dimension == 0:
+    if spaces is None or spaces.right.shape[1] == 0:
         return None
     missing = _unfixed(problem, model, state, spaces)
     if missing and spaces.dimension <= C.shape[0]:
@@ -340,8 +347,13 @@ def _elimination(
     linearized: CheckedLinearization, basis: Any, C: Any, spaces: NullSpaces | None, sign: int
 ) -> Elimination:
     A, (n, m) = linearized.A, basis.shape
-    sizes = host.ones(n) if spaces is None else 1.0 / spaces.rows  # of equations
-    units = host.ones(n) if spaces is None else spaces.columns  # of unknowns
+    scaling = scaling_of(A)
+    sizes = host.ones(n)  # of equations
+    if scaling.rows is not None:
+        sizes = 1.0 / array_on_host(scaling.rows).astype("float64")
+    units = host.ones(n)  # of unknowns
+    if scaling.columns is not None:
+        units = array_on_host(scaling.columns).astype("float64")
     lengths = host.linalg.norm(C * units, axis=1)
     if is_sparse(A.array):
         rows = pivotal_rows(basis, 1.0 / sizes)
@@ -368,7 +380,7 @@ def _elimination(
 
 def _pins(rows: list[int], spaces: NullSpaces | None) -> list[int]:
     """Return unknowns in which the null vectors of A are independent: those of the rows if so."""
-    if spaces is None or spaces.dimension != len(rows):
+    if spaces is None or spaces.right.shape[1] != len(rows):
         return rows
     scaled = spaces.right / spaces.columns[:, None]
     scaled = scaled / host.linalg.norm(scaled, axis=0) * math.sqrt(scaled.shape[0])

@@ -320,6 +320,25 @@ def test_a_closed_network_depends_on_its_total():
     assert_close(eq.component_hessian(2).toarray(), np.array(H), 1e-8)
 
 
+@pytest.mark.parametrize("second", [0.5, 1.0, 2.0])
+def test_a_start_at_zero_determines_no_scaling(second):
+    # There, a column of A is zero, or rounding after the projection onto the totals.
+    def residual(h, p):
+        rate = 4.0 * h[0] * h[1] - h[2]
+        return np.array([rate, rate, -rate])
+
+    network = mfdeq.from_function(residual, 3, 1, "residual")
+    totals = mfdeq.LinearConstraint(
+        np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), np.array([1.0, second])
+    )
+    model = mfdeq.constrain(network, totals)
+    eq = mfdeq.solve(model, np.ones(1))
+    b = 1.0 + second + 0.25
+    assert_close(eq.state[2:], np.array([0.5 * (b - np.sqrt(b * b - 4.0 * second))]), 1e-13)
+    eq.gradient(mfdeq.LeastSquares([0], np.zeros(1)))
+    assert eq.report.digits_left > 14.0
+
+
 def test_a_total_that_is_not_linear_in_the_parameters_has_its_curvature():
     def residual(h, p):
         rate = h[0] - 2.0 * h[1]
