@@ -221,7 +221,7 @@ class ReplacedRows(Matrix):
         update = backend.sparse.csr_matrix((sizes, indices), shape=(n, n))
         return (self.base.array + update).tocsr()
 
-    def identity_minus(self) -> Operator:
+    def identity_minus(self, in_place: bool = False) -> Operator:
         """Return I - A, which keeps this matrix for the way back."""
         return _IdentityMinusReplaced(self.backend, super().identity_minus().array, self)
 
@@ -233,7 +233,7 @@ class _IdentityMinusReplaced(Matrix):
         super().__init__(backend, array)
         self.of = of
 
-    def identity_minus(self) -> Operator:
+    def identity_minus(self, in_place: bool = False) -> Operator:
         """Return A."""
         return self.of
 

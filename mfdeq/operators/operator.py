@@ -383,7 +383,7 @@ class IdentityMinus(Operator):
             return super().abs_apply(x)
         return self.backend.xp.abs(x) + self.of.abs_apply(x)
 
-    def identity_minus(self) -> Operator:
+    def identity_minus(self, in_place: bool = False) -> Operator:
         """Return J."""
         return self.of
 
