@@ -162,6 +162,10 @@ class Equilibrium(LinearizedEquilibrium):
         >>> print(eq.total_curvature(np.ones(2), np.ones(2)).round(3))  # -6 h / (1 + 3 h²)²
         [-0.375 -0.071]
         """
+        return self._second_forcing(u, v)
+
+    def _second_forcing(self, u: Array, v: Array) -> Array:
+        """Evaluate f''[(u, Zu), (v, Zv)] of the equations that are solved, (N,)."""
         T = self.tangent
         u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
         return self.linearized.second(T._apply(u), T._apply(v))
@@ -193,10 +197,7 @@ class Equilibrium(LinearizedEquilibrium):
         >>> print(eq.second_order(one, one).round(3))  # -6 h / (1 + 3 h²)³
         [-0.094 -0.005]
         """
-        T = self.tangent
-        u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
-        second = self.linearized.second(T._apply(u), T._apply(v))
-        return self.solution_operator._apply(second)
+        return self.solution_operator._apply(self._second_forcing(u, v))
 
     @collective
     def second_order_slice(self, v: Array) -> SecondOrderSlice:

@@ -259,13 +259,13 @@ def gradient_without_adjoint(self, loss):
     return self.loss_gradients(loss)[0]
 
 
-@mutant(Equilibrium, "total_curvature", "smooth", "stiff")
+@mutant(Equilibrium, "_second_forcing", "smooth", "stiff")
 def total_curvature_without_Z(self, u, v):
     zero = self.backend.zeros(self.problem.state_size)
     return self.linearized.second(stacked(u, zero), stacked(v, zero))
 
 
-@mutant(Equilibrium, "total_curvature", "smooth", "stiff")
+@mutant(Equilibrium, "_second_forcing", "smooth", "stiff")
 def total_curvature_one_direction(self, u, v):
     T = self.tangent
     return self.linearized.second(T @ u, T @ u)
