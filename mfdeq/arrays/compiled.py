@@ -239,6 +239,8 @@ def _multiply_diagonals(
 ) -> None:
     from . import diagonal_loops
 
+    if x.size == 0:  # a block of no columns
+        return
     n, k, real = x.shape[0], x.size // x.shape[0], x.dtype.type
     x, z = (numpy.ascontiguousarray(given).reshape(-1) for given in (x, x if z is None else z))
     rows = max(1, diagonal_loops.BLOCK_ENTRIES // k)

@@ -96,7 +96,7 @@ def test_combinations_of_vectors_and_a_product():
     A = diffusion(40)
     for dtype in TOLERANCE:
         stored = compiled.by_diagonals(A.astype(dtype))
-        for k in (None, 4):
+        for k in (None, 4, 0):
             x, z = columns(1600, k, dtype), columns(1600, k, dtype, 1)
             found = compiled.combine(stored, x, 0.5, -0.3, z, 2.0)
             tolerance = TOLERANCE[dtype]
