@@ -100,24 +100,24 @@ class CurvatureOperator(SelfAdjoint):
         super().__init__(source, (size, size))
         self.param_size, self.state_size = param_size, state_size
 
-    def _block(self, row: int, column: int) -> Operator:
+    def _submatrix(self, row: int, column: int) -> Operator:
         """Return the block with the rows and columns of the parameters (0) or the state (1)."""
         return _BlockOfProduct(self, row, column)
 
     @cached_property
     def params_params(self) -> Operator:
         """The block of second derivatives in the parameters, (P, P)."""
-        return self._block(0, 0)
+        return self._submatrix(0, 0)
 
     @cached_property
     def state_params(self) -> Operator:
         """The block of mixed second derivatives, (N, P)."""
-        return self._block(1, 0)
+        return self._submatrix(1, 0)
 
     @cached_property
     def state_state(self) -> Operator:
         """The block of second derivatives in the state, (N, N)."""
-        return self._block(1, 1)
+        return self._submatrix(1, 1)
 
     def split(self, x: Array) -> tuple[Array, Array]:
         """Split a stacked (P+N,) vector or (P+N, k) block into dtheta and dh."""
@@ -146,7 +146,7 @@ class BlockCurvature(CurvatureOperator):
         super().__init__(backend, param_size, state_size)
         self.blocks = blocks
 
-    def _block(self, row: int, column: int) -> Operator:
+    def _submatrix(self, row: int, column: int) -> Operator:
         block = self.blocks[row + column]
         sizes = self.param_size, self.state_size
         return Zero(self.backend, (sizes[row], sizes[column])) if block is None else block
@@ -229,8 +229,8 @@ class SumCurvature(CurvatureOperator):
         super().__init__(left, left.param_size, left.state_size)
         self.left, self.right = left, right
 
-    def _block(self, row: int, column: int) -> Operator:
-        return self.left._block(row, column) + self.right._block(row, column)
+    def _submatrix(self, row: int, column: int) -> Operator:
+        return self.left._submatrix(row, column) + self.right._submatrix(row, column)
 
     def assembled(self) -> BlockCurvature | None:
         """Return the sum of the two with known blocks."""
@@ -365,8 +365,8 @@ class ScaledCurvature(CurvatureOperator):
         super().__init__(of, of.param_size, of.state_size)
         self.of, self.factor = of, factor
 
-    def _block(self, row: int, column: int) -> Operator:
-        return self.factor * self.of._block(row, column)
+    def _submatrix(self, row: int, column: int) -> Operator:
+        return self.factor * self.of._submatrix(row, column)
 
     def assembled(self) -> BlockCurvature | None:
         """Return the multiple with known blocks."""
