@@ -107,9 +107,10 @@ class Noise:
             self._constant = self._constant | (step == 0)
             gap = xp.where((step > 0) & ((gap == 0) | (step < gap)), step, gap)
         safe = xp.where(gap > 0, gap, zero + 1.0)
-        allowed = MULTIPLE_RTOL + MULTIPLE_ROUNDINGS * self.backend.eps * size / safe
-        for difference in (self._gap, *gaps):
-            ratio = difference / safe
-            is_multiple = xp.abs(ratio - xp.round(ratio)) <= allowed
-            self._multiples = self._multiples & (is_multiple | (ratio > MAX_MULTIPLE))
+        with self.backend.ignore_overflow():  # by a gap of a subnormal number
+            allowed = MULTIPLE_RTOL + MULTIPLE_ROUNDINGS * self.backend.eps * size / safe
+            for difference in (self._gap, *gaps):
+                ratio = difference / safe
+                is_multiple = xp.abs(ratio - xp.round(ratio)) <= allowed
+                self._multiples = self._multiples & (is_multiple | (ratio > MAX_MULTIPLE))
         self._gap = gap

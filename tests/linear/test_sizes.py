@@ -1,7 +1,6 @@
 """Right-hand sides and matrices of any size that the dtype holds: right, or an error of a type."""
 
 import itertools
-import os
 from importlib.util import find_spec
 from operator import methodcaller
 
@@ -9,12 +8,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
+from support.fuzzing import CASE_FACTOR
 
 import mfdeq
 from mfdeq.linear import operator_of
 
 N = 30
-MORE_CASES = int(os.environ.get("MFDEQ_MORE_CASES", "1"))
 # A contraction of the identity, so that the Neumann iteration converges as well.
 MATRIX = sp.diags_array([-0.25, 1.0, -0.25], offsets=[-1, 0, 1], shape=(N, N), format="csr")
 
@@ -189,7 +188,7 @@ def check_cases(name, any_matrix):
         for dtype, integers in (("float64", False), ("float32", False), ("float64", True)):
             if name == "neumann" and integers:
                 continue  # not a contraction
-            for _ in range(MORE_CASES):
+            for _ in range(CASE_FACTOR):
                 seed += 1
                 A, B, X = case(seed, storage, dtype, integers, any_matrix)
                 if name in SPARSE_ONLY and not sp.issparse(getattr(A, "array", A)):

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from support.fuzzing import CASE_FACTOR
 from support.kinked_models import KINKS, Kinked
 
 import mfdeq
@@ -19,7 +20,7 @@ def verified(model, seed):
         return mfdeq.verify(model, model.theta, h0=model.h, seed=seed)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3 * CASE_FACTOR))
 @pytest.mark.parametrize("kind", KINKS)
 def test_a_right_derivative_does_not_fail(kind, seed):
     model = Kinked(kind, seed)
@@ -28,7 +29,7 @@ def test_a_right_derivative_does_not_fail(kind, seed):
 
 
 @pytest.mark.parametrize("which", ["d_state", "d_params"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(CASE_FACTOR))
 @pytest.mark.parametrize("kind", KINKS)
 def test_a_wrong_derivative_does_not_pass(kind, seed, which):
     model = Kinked(kind, 100 + seed)
