@@ -84,7 +84,8 @@ def noise_deviation(
         for weight, change in zip(column[1:], changes[1:], strict=True):
             left = left + float(weight) * change
         exact = xp.abs(left) <= LINE_ROUNDINGS * backend.eps * largest
-        squares.append(xp.where(exact, 0.0 * left, left) ** 2)
+        with backend.ignore_overflow():
+            squares.append(xp.where(exact, 0.0 * left, left) ** 2)
     least: Array | None = None
     for degree in degrees:
         rest = squares[degree - min(degrees) :]

@@ -85,6 +85,8 @@ class Noise:
             if len(values) == POINTS:
                 deviation = noise_deviation(self.backend, values, points, DEGREES)
                 deviation = NOISE_SAFETY_FACTOR * deviation
+                # Far away a function may grow beyond all bounds.
+                deviation = xp.where(xp.isfinite(deviation), deviation, 0.0 * self._deviation)
                 # Rounding may be the same at all of the nearest points.
                 known = self._deviation > 0
                 self._deviation = xp.where(known, self._deviation, deviation)
