@@ -212,9 +212,10 @@ def block_advance(
 
 
 @njit(fastmath=FAST_SUMS)
-def eight_dots(V: Array, r: int, x: Array, y: Array, total: Array) -> None:
-    """Store the inner products of four rows of V, from r on, with two short vectors."""
-    a, b, c, d = V[r], V[r + 1], V[r + 2], V[r + 3]
+def eight_dots(
+    a: Array, b: Array, c: Array, d: Array, x: Array, y: Array, total: Array, r: int, q: int
+) -> None:
+    """Store the inner products of four pieces of rows, from r on, with two pieces, from q on."""
     ax = ay = bx = by = cx = cy = dx = dy = 0.0
     for i in range(x.shape[0]):
         first, second = np.float64(x[i]), np.float64(y[i])
@@ -226,23 +227,28 @@ def eight_dots(V: Array, r: int, x: Array, y: Array, total: Array) -> None:
         cy += np.float64(c[i]) * second
         dx += np.float64(d[i]) * first
         dy += np.float64(d[i]) * second
-    total[r, 0], total[r, 1], total[r + 1, 0], total[r + 1, 1] = ax, ay, bx, by
-    total[r + 2, 0], total[r + 2, 1], total[r + 3, 0], total[r + 3, 1] = cx, cy, dx, dy
+    total[r, q], total[r, q + 1], total[r + 1, q], total[r + 1, q + 1] = ax, ay, bx, by
+    total[r + 2, q], total[r + 2, q + 1], total[r + 3, q], total[r + 3, q + 1] = cx, cy, dx, dy
 
 
 @njit
 def inner_products(V: Array, W: Array, sums: Array, length: int, start: int, stop: int) -> None:
-    """Store the inner products of pieces of the rows of V and W, of eight pairs at a time."""
+    """Store the inner products of pieces of the rows of V and W, of eight pairs at a time.
+
+    V[r, here] is contiguous also for the compiler, which vectorizes no sum over V[:, here][r].
+    """
     m, k = V.shape[0], W.shape[0]
+    fours, twos = m - m % 4, k - k % 2
     for piece in range(start, stop):
-        here = slice(piece * length, (piece + 1) * length)
-        v, w, total = V[:, here], W[:, here], sums[piece]
-        for q in range(0, k - k % 2, 2):
-            for r in range(0, m - m % 4, 4):
-                eight_dots(v, r, w[q], w[q + 1], total[:, q : q + 2])
+        here, total = slice(piece * length, (piece + 1) * length), sums[piece]
+        for q in range(0, twos, 2):
+            x, y = W[q, here], W[q + 1, here]
+            for r in range(0, fours, 4):
+                a, b, c, d = V[r, here], V[r + 1, here], V[r + 2, here], V[r + 3, here]
+                eight_dots(a, b, c, d, x, y, total, r, q)
         for q in range(k):
-            for r in range(m - m % 4 if q < k - k % 2 else 0, m):
-                total[r, q] = dot(v[r], w[q])
+            for r in range(fours if q < twos else 0, m):
+                total[r, q] = dot(V[r, here], W[q, here])
 
 
 @njit(fastmath={"contract"})
