@@ -1,7 +1,7 @@
 """The objects that a function refers to besides its arguments, and whether they were replaced.
 
-A function of Python looks up the variables that it closes over, globals and attributes whenever it
-is called. Where one of these is assigned anew, it becomes another function.
+A Python function looks up closure variables, globals and attributes each time it is called.
+Assigning to one of these between two calls changes the function.
 """
 
 from __future__ import annotations

@@ -8,28 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from support.compiled_loops import any_size  # noqa: F401
 
 import mfdeq
 from mfdeq.arrays import compiled, jit, kernels
 from mfdeq.arrays.backend import Backend
 
-pytest.importorskip("numba", reason="the fast extra is not installed")
-if os.environ.get(jit.VARIABLE) == "0":
-    pytest.skip("compiled loops are switched off", allow_module_level=True)
-
 DTYPES = ["float32", "float64"]
 COLUMNS = [None, 1, 2, 5, 8, 13]
 TOLERANCE = {"float32": 2e-5, "float64": 1e-13}
-
-
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch):
-    monkeypatch.setattr(jit, "min_entries", lambda: 0)
-    monkeypatch.setattr(jit, "min_rows", lambda: 0)
-    monkeypatch.setattr(jit, "is_available", lambda: True)
-    # So that small arrays have several parts and pieces.
-    monkeypatch.setattr(compiled, "PART_ENTRIES", 50)
-    monkeypatch.setattr(compiled, "PIECE_ENTRIES", 64)
 
 
 def matrix(dtype, form, rows=300, columns=200, density=0.05):

@@ -1,30 +1,15 @@
 """Products with matrices stored by diagonals, by compiled loops."""
 
-import os
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from support.compiled_loops import any_size  # noqa: F401
 from support.matrices import diffusion
 
 import mfdeq
-from mfdeq.arrays import compiled, diagonals, jit
-
-pytest.importorskip("numba", reason="the fast extra is not installed")
-if os.environ.get(jit.VARIABLE) == "0":
-    pytest.skip("compiled loops are switched off", allow_module_level=True)
+from mfdeq.arrays import compiled, diagonals
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
-
-
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch):
-    monkeypatch.setattr(jit, "min_entries", lambda: 0)
-    monkeypatch.setattr(jit, "min_rows", lambda: 0)
-    monkeypatch.setattr(jit, "is_available", lambda: True)
-    monkeypatch.setattr(compiled, "PART_ENTRIES", 50)
-
-
 MATRICES = {
     "symmetric": diffusion(50),
     "not symmetric": diffusion(50, 1.5, 0.3),
