@@ -124,6 +124,12 @@ class Once(Generic[T]):
                 self._computed = [compute()]
             return self._computed[0]
 
+    @property
+    def value(self) -> T | None:
+        """The value, or None before it is computed."""
+        computed = self._computed  # which another thread may replace
+        return computed[0] if computed else None
+
     def forget(self) -> None:
         """Discard the value, so that the next call computes it again."""
         with lock_of(self):

@@ -200,9 +200,11 @@ class FunctionModel(ConfiguredModel):
         found = references(self.f)
 
         def unchanged() -> None:
+            nonlocal found
             # An evaluation for a comparison is spent only where there is a reason.
             if any(reference.is_replaced for reference in found):
                 jacobians.check_unchanged()
+                found = references(self.f)
 
         once = Once[SecondDerivatives]()
 

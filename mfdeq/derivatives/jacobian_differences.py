@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import is_evaluation_failure
+from ..locks import Once, cached_property
 from ..models.curvature import Curvature
 from ..operators.operator import Operator
 from .directional_derivatives import ERROR_FACTOR
@@ -86,16 +87,18 @@ class JacobianDifferences:
 
     def curvature(self, lam: Array) -> Curvature:
         """Return the Hessian of lamᵀf: the derivatives of (Bᵀ lam, Jᵀ lam)."""
-        units = [array_on_host(size) for size in self.units]
+        units = host.concatenate([array_on_host(size) for size in self.units])
+        terms = Once[list[Array]]()
+
+        def products(J: Operator, B: Operator) -> list[Array]:
+            return [B._apply_adjoint(lam), J._apply_adjoint(lam)]
+
+        def terms_of_products() -> list[Array]:
+            J, B = self.point.first_derivatives()
+            return [self._terms(op._adjoint(), lam) for op in (B, J)]
 
         def apply(dtheta: Array, dh: Array) -> tuple[Array, ...]:
-            def products(J: Operator, B: Operator) -> list[Array]:
-                return [B._apply_adjoint(lam), J._apply_adjoint(lam)]
-
-            def terms(J: Operator, B: Operator) -> list[Array]:
-                return [self._terms(op._adjoint(), lam) for op in (B, J)]
-
-            return self._difference((dtheta, dh), products, terms, host.concatenate(units))
+            return self._difference((dtheta, dh), products, terms(terms_of_products), units)
 
         return Curvature(apply=apply)
 
@@ -105,13 +108,16 @@ class JacobianDifferences:
         def products(J: Operator, B: Operator) -> list[Array]:
             return [B._apply(b[0]) + J._apply(b[1])]
 
-        def terms(J: Operator, B: Operator) -> list[Array]:
-            return [self._terms(B, b[0]) + self._terms(J, b[1])]
+        J, B = self.point.first_derivatives()
+        terms = [self._terms(B, b[0]) + self._terms(J, b[1])]
+        return self._difference(a, products, terms, self._units_of_rows)[0]
 
+    @cached_property
+    def _units_of_rows(self) -> Any:
+        """The factors by which rows of f become relative to their terms, on the host."""
         J, B = self.point.first_derivatives()
         rows = array_on_host(self._terms(J, self.units[1]) + self._terms(B, self.units[0]))
-        units = host.divide(1.0, rows, out=host.zeros(rows.shape), where=rows > 0.0)
-        return self._difference(a, products, terms, units)[0]
+        return host.divide(1.0, rows, out=host.zeros(rows.shape), where=rows > 0.0)
 
     def _terms(self, op: Operator, x: Array) -> Array:
         """Return the sizes of the terms of a product, the root of their squares without entries.
@@ -129,7 +135,11 @@ class JacobianDifferences:
         return max(self.point.first_accuracy(), self.backend.eps)
 
     def _difference(
-        self, direction: tuple[Array, Array], products: Products, terms: Products, units: Any
+        self,
+        direction: tuple[Array, Array],
+        products: Products,
+        terms: Sequence[Array],
+        units: Any,
     ) -> tuple[Array, ...]:
         """Return the directional derivatives of products with the first derivatives.
 
@@ -138,8 +148,8 @@ class JacobianDifferences:
         direction : pair of arrays
         products : callable
             ``products(J, B)`` returns arrays.
-        terms : callable
-            ``terms(J, B)`` returns the sums of the magnitudes of their terms.
+        terms : sequence of arrays
+            The sums of the magnitudes of the terms of these products.
         units : array on the host
             Factors of the entries of all these arrays, in which they are compared.
         """
@@ -147,7 +157,9 @@ class JacobianDifferences:
         longest = max(
             float(xp.max(xp.abs(d) / size)) for d, size in zip(direction, self.sizes, strict=True)
         )
-        t = step / longest if longest > 0.0 else 1.0
+        if longest == 0.0:
+            return tuple(0.0 * part for part in products(*self.point.first_derivatives()))
+        t = step / longest
         lengths: list[int] = []
 
         def compute(factor: float) -> Any:
@@ -167,7 +179,7 @@ class JacobianDifferences:
                     raise
                 return host.full(selected.shape, host.nan)
 
-        size = [array_on_host(part) for part in terms(*self.point.first_derivatives())]
+        size = [array_on_host(part) for part in terms]
         noise = ROUNDINGS * self._rounding() * host.concatenate(size).astype(float) / t
         values = compute(1.0)
         largest = (units * abs(values)).max(initial=0.0)
@@ -183,7 +195,7 @@ class JacobianDifferences:
             stretch=self.step_factor,
         )
         # In units, and in those of the user, in which dot tests are.
-        for factors in (units, 1.0) if longest > 0.0 else ():
+        for factors in (units, 1.0):
             error, total = (
                 float(host.linalg.norm(factors * x)) for x in (found.errors, found.values)
             )

@@ -257,8 +257,9 @@ class _Point:
 
     def check_unchanged(self) -> None:
         """Raise `ModelError` if a model that has been linearized here has changed since."""
-        for linearization in list(self._linearizations.values()):
-            linearization(lambda: Linearization(None, None)).check_unchanged()
+        for once in list(self._linearizations.values()):
+            if (linearization := once.value) is not None:
+                linearization.check_unchanged()
 
     def accuracy(self, names: tuple[str, ...]) -> float:
         """Return the relative accuracy of the worst of several fields."""

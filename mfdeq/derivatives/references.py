@@ -1,11 +1,12 @@
 """The objects that a function refers to besides its arguments, and whether they were replaced.
 
-A Python function looks up closure variables, globals and attributes each time it is called.
-Assigning to one of these between two calls changes the function.
+A Python function looks up closure variables, globals and attributes each time it is called, so that
+assigning a new value to one of them changes the function.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import sys
 import types
@@ -42,7 +43,7 @@ class Reference(NamedTuple):
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another object has the name now, and not one of the same value."""
+        """Whether the name now refers to an object with another value."""
         now = self.find()
         if now is self.value:
             return False
@@ -57,26 +58,35 @@ def references(function: Callable[..., Any]) -> list[Reference]:
     are listed whose names occur in the code, and all parameters of modules of PyTorch.
     """
     search = _Search()
-    search.visit(function, "")
+    search.add(function, "")
+    search.run()
     return search.found
 
 
 class _Search:
-    """A search for references, which visits every object once."""
+    """A search for references, breadth first, which visits every object once."""
 
     def __init__(self) -> None:
         self.found: list[Reference] = []
-        self.visited: dict[tuple[int, ...], Any] = {}  # kept alive, so that identities are unique
+        self.added: dict[tuple[int, ...], Any] = {}  # kept alive, so that identities are unique
+        self.waiting: collections.deque[tuple[Any, str, frozenset[str]]] = collections.deque()
 
-    def visit(self, value: Any, name: str, names: frozenset[str] = frozenset()) -> None:
-        """Search an object, of which code mentions attributes with some names."""
+    def add(self, value: Any, name: str, names: frozenset[str] = frozenset()) -> None:
+        """Add an object to be searched, of which code mentions attributes with some names."""
         key = (id(value), hash(names))
-        if key in self.visited or len(self.found) > MAX_REFERENCES:
-            return
-        self.visited[key] = value
+        if key not in self.added:
+            self.added[key] = value
+            self.waiting.append((value, name, names))
+
+    def run(self) -> None:
+        """Search the objects that have been added, and those that they refer to."""
+        while self.waiting and len(self.found) <= MAX_REFERENCES:
+            self._visit(*self.waiting.popleft())
+
+    def _visit(self, value: Any, name: str, names: frozenset[str]) -> None:
         if isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
-                self.visit(part, name, names)
+                self.add(part, name, names)
         elif isinstance(value, types.MethodType):
             self._visit_function(value.__func__, value.__self__)
         elif isinstance(value, types.FunctionType):
@@ -85,10 +95,10 @@ class _Search:
             return
         elif isinstance(value, list | tuple):
             for i, part in enumerate(value):
-                self._add(f"{name}[{i}]", functools.partial(_item, value, i), part, names)
+                self._refer(f"{name}[{i}]", functools.partial(_item, value, i), part, names)
         elif isinstance(value, dict):
             for k, part in list(value.items()):
-                self._add(f"{name}[{k!r}]", functools.partial(value.get, k, MISSING), part, names)
+                self._refer(f"{name}[{k!r}]", functools.partial(value.get, k, MISSING), part, names)
         elif isinstance(value, types.ModuleType):
             self._visit_attributes(value, vars(value), name, names)
         elif hasattr(type(value), "named_parameters"):
@@ -96,13 +106,13 @@ class _Search:
         elif _root(type(value).__module__) not in LIBRARIES and hasattr(value, "__dict__"):
             self._visit_object(value, name, names)
 
-    def _add(self, name: str, find: Callable[[], Any], value: Any, names: frozenset[str]) -> None:
+    def _refer(self, name: str, find: Callable[[], Any], value: Any, names: frozenset[str]) -> None:
         if isinstance(value, types.ModuleType | type | types.BuiltinFunctionType):
             if isinstance(value, types.ModuleType) and _root(value.__name__) not in LIBRARIES:
-                self.visit(value, name, names)
+                self.add(value, name, names)
             return
         self.found.append(Reference(name, find, value))
-        self.visit(value, name, names)
+        self.add(value, name, names)
 
     def _visit_function(self, function: Any, owner: Any) -> None:
         if _root(function.__module__) in LIBRARIES:
@@ -112,20 +122,22 @@ class _Search:
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
             value = _content(cell)
-            self._add(name, functools.partial(_content, cell), value, names)
+            self._refer(name, functools.partial(_content, cell), value, names)
         variables = function.__globals__
         for name in names & variables.keys():
             find = functools.partial(variables.get, name, MISSING)
-            self._add(name, find, variables[name], names)
+            self._refer(name, find, variables[name], names)
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self.add(default, "", names)
         if owner is not MISSING:
-            self.visit(owner, "self", names)
+            self.add(owner, "self", names)
 
     def _visit_module(self, module: Any, name: str, names: frozenset[str]) -> None:
         """Search a module of PyTorch, with all of its parts."""
         for table in (module._parameters, module._buffers, module._modules):
             for key, value in table.items():
-                find = functools.partial(table.get, key, MISSING)
-                self._add(f"{name}.{key}" if name else key, find, value, names)
+                find = functools.partial(_entry, table, key)
+                self._refer(f"{name}.{key}" if name else key, find, value, names)
         if _root(type(module).__module__) not in LIBRARIES:
             self._visit_object(module, name, names, "forward")
 
@@ -135,7 +147,7 @@ class _Search:
         for method in names | {call}:
             function = getattr(type(value), method, None)
             if isinstance(function, types.FunctionType):
-                self.visit(types.MethodType(function, value), name)
+                self.add(types.MethodType(function, value), name)
         self._visit_attributes(value, vars(value), name, names)
 
     def _visit_attributes(
@@ -143,7 +155,7 @@ class _Search:
     ) -> None:
         for key in names & table.keys():
             find = functools.partial(getattr, owner, key, MISSING)
-            self._add(f"{name}.{key}" if name else key, find, table[key], names)
+            self._refer(f"{name}.{key}" if name else key, find, table[key], names)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -159,6 +171,11 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # the variable has no value yet, or no longer
         return MISSING
+
+
+def _entry(table: Any, key: str) -> Any:
+    # Tables of TorchScript have no `get`.
+    return table[key] if key in table else MISSING  # noqa: SIM401
 
 
 def _item(sequence: Any, i: int) -> Any:

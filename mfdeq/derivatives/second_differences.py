@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
+from ..locks import cached_property
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
 from .directional_derivatives import Direction, DirectionalDerivatives
@@ -128,7 +129,7 @@ class SecondDifferences:
         sizes = host.bincount(of_rows, weights=weights * abs(values), minlength=self.N)
         hidden = (sizes == 0.0) & (host.bincount(of_rows, weights=noise, minlength=self.N) > 0.0)
         if self.adaptive and hidden.any():
-            sizes = host.where(hidden & self._linear_rows(), host.inf, sizes)
+            sizes = host.where(hidden & self._linear_rows, host.inf, sizes)
         found = self._improved(values, noise, steps, sizes[of_rows] / weights, compute)
         self._remember_error(found, of_rows, weights)
         return found
@@ -171,6 +172,7 @@ class SecondDifferences:
         self.error = max(self.error, relative_error(found, rows, weights, self.terms))
         self.judge(self.error)
 
+    @cached_property
     def _linear_rows(self) -> Any:
         """Return the rows in which f does not bend along a line, by the longest steps."""
         n = self.P + self.N

@@ -274,8 +274,8 @@ class Checker:
     def _judge(self, term: Term, sides: list[_Side]) -> tuple[Check, bool]:
         """Judge the norm of the remainder over all entries, then every entry by itself.
 
-        Return the worst check of the sides on which the function has a value, and whether it fails
-        because of a single row.
+        Return the worst check of the sides on which the function has a value, and whether a single
+        row decides it.
         """
         errors = self._two_sided_errors(term, sides)
         judged = [self._judge_side(term, side, *errors) for side in sides if side.steps]

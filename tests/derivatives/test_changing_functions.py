@@ -292,6 +292,66 @@ def test_a_replaced_tensor_is_noticed_at_a_state_of_zeros(torch):
         eq.gradient(LOSS)
 
 
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_modules_of_torchscript_are_searched(torch, how):
+    net = torch.nn.Linear(N, N).double()
+    example = torch.ones(N, dtype=torch.float64)
+    compiled = torch.jit.script(net) if how == "script" else torch.jit.trace(net, example)
+    model = from_torch(lambda h, t: torch.tanh(0.1 * compiled(h) + t))
+    plain = from_torch(lambda h, t: torch.tanh(0.1 * net(h) + t))
+    gradients = [mfdeq.solve(of, THETA).gradient(LOSS) for of in (model, plain)]
+    close(gradients[0], gradients[1], 1e-12)
+
+
+class Link:
+    def __init__(self, following):
+        self.following = following
+
+    def factor(self):
+        return 0.3 if self.following is None else self.following.factor()
+
+
+def test_long_chains_of_objects_are_searched():
+    chain = None
+    for _ in range(400):
+        chain = Link(chain)
+
+    def f(h, t):
+        return np.tanh(chain.factor() * h + t)
+
+    model = mfdeq.from_function(f, N, N, "map")
+    assert mfdeq.solve(model, THETA).gradient(LOSS).shape == THETA.shape
+
+
+def test_default_arguments_are_searched():
+    class Settings:
+        factor = 0.3
+
+    settings = Settings()
+    settings.factor = 0.3
+
+    def f(h, t, settings=settings):
+        return np.tanh(settings.factor * h + t)
+
+    eq = mfdeq.solve(mfdeq.from_function(f, N, N, "map"), THETA)
+    eq.gradient(LOSS)
+    settings.factor = 0.2
+    with pytest.raises(mfdeq.ModelError, match="same point"):
+        eq.hessian(LOSS) @ np.ones(N)
+
+
+def test_residuals_that_round_differently_at_each_call_are_not_changed(torch):
+    W = torch.as_tensor(0.2 * np.random.default_rng(0).standard_normal((N, N)))
+    orders = torch.Generator().manual_seed(0)
+
+    def f(h, t):
+        order = torch.randperm(N, generator=orders)
+        return h - torch.tanh((W[:, order] * h[order]).sum(axis=1) + t)
+
+    eq = mfdeq.solve(from_torch(f, kind="residual"), THETA)
+    assert eq.gradient(LOSS).shape == THETA.shape
+
+
 # Derivatives that do not exist.
 
 
