@@ -53,6 +53,7 @@ __all__ = [
 REAL_KINDS = ("bool", "integral", "real floating")
 FLOAT64_EXAMPLE = host.zeros(0)
 FLOAT64 = FLOAT64_EXAMPLE.dtype
+MAX_BLAS_SIZE = 2**31  # of a vector, whose entries BLAS counts in 32 bits
 MAX_SHORT_SIZE = 2**12  # of a vector whose norm BLAS computes in one call, and on one thread
 
 
@@ -156,7 +157,7 @@ class Backend:
 
     @cached_property
     def smallest_square(self) -> float:
-        """The smallest number whose fourth power is far from underflow; so is its inverse's."""
+        """The least number whose square, and that of its inverse, is far from the limits."""
         return self.smallest_normal**0.25
 
     @cached_property
@@ -382,7 +383,7 @@ class Backend:
 
     def _is_finite(self, x: Any) -> bool:
         """Return whether all entries of a numpy array of this dtype are finite."""
-        if x.flags.forc:
+        if x.flags.forc and x.size < MAX_BLAS_SIZE:
             entries, dot = x.ravel("K"), ddot if self.itemsize == 8 else sdot
             if not entries.shape[0] or math.isfinite(dot(entries, entries)):
                 return True  # which takes less than half the time; squares may overflow

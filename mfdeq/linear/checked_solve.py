@@ -222,6 +222,7 @@ class CheckedSolve:
 
     def _failure(self, x: Array, history: list[Any]) -> ConvergenceError | SingularStateError:
         factor, b_norm = self.factor, self.measure.size
+        why = f"{factor.stopped}; " if factor.stopped else ""  # before other solves
         finite = factor.iterative or host.isfinite(history[-1]).all()
         if not finite and not self._overflows():
             return singular_error(0.0, "(a pivot is zero, so that a solution is not finite)")
@@ -229,7 +230,6 @@ class CheckedSolve:
             return singular_error(digits, "to working precision")
         size = host.where(b_norm > 0, b_norm, 1.0)
         path = [float((residual / size).max()) for residual in history]
-        why = f"{factor.stopped}; " if factor.stopped else ""
         return ConvergenceError(
             f"{factor.name}: the {'adjoint ' if self.adjoint else ''}solve stopped at a relative "
             f"true residual of {path[-1]:.2e}, above its tolerance {self.rtol:.1e} "

@@ -2,10 +2,10 @@
 
 A factor that was set up for one A preconditions solves with the next, unless it is so small that
 another one costs less than an iteration. It is replaced when the additional iterations have cost as
-much as a set-up, so that a path never costs much more than twice
-the least possible (the ski-rental argument [1]_). If the next matrix has equal entries, as one of a
-linear model has, the factor is kept. A multigrid hierarchy is refreshed with the entries of the new
-matrix, for a third to a half of the cost of a set-up, as long as it remains as good as a new one.
+much as a set-up, so that a path never costs much more than twice the least possible (the ski-rental
+argument [1]_). If the next matrix has equal entries, as one of a linear model has, the factor is
+kept. A multigrid hierarchy is refreshed with the entries of the new matrix, for a third to a half
+of the cost of a set-up, as long as it remains as good as a new one.
 
 References
 ----------

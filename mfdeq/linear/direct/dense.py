@@ -14,7 +14,7 @@ from ..rounding import singular_error
 from ..scaling import Scaling
 from .factors import DirectFactor
 
-MAX_RENEWED_BYTES = 2**19  # as in `factors`: 256 unknowns in float64
+MAX_RENEWED_BYTES = 2**19  # as in `package`, for a dense matrix: 256 unknowns in float64
 
 # LAPACK's functions for arrays of numpy. Those of scipy.linalg look them up and check their
 # arguments, which takes several times as long as a small system.

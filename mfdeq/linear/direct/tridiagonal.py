@@ -42,7 +42,7 @@ class TridiagonalPackage(DirectPackage):
         if n < MIN_SIZE:
             return f"it has fewer than {MIN_SIZE} unknowns"
         if array.nnz > 3 * n or not _is_tridiagonal(array):
-            return "it has entries beside its three middle diagonals"
+            return "it has entries outside its three middle diagonals"
         return ""
 
     def default_max_operations(self, A: Operator) -> float:

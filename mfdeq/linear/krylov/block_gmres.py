@@ -12,6 +12,7 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, host
 from .columns import (
+    Product,
     Solved,
     gram_basis,
     orthonormal,
@@ -21,7 +22,7 @@ from .columns import (
     reorthonormalize_in,
     times,
 )
-from .gmres import Cycle, Product, restarted
+from .gmres import Cycle, restarted
 from .recycling import Recycled
 
 

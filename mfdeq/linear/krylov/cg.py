@@ -14,6 +14,7 @@ from ...arrays.backend import Array, Backend, array_on_host, host
 from .columns import (
     OUT_OF_ITERATIONS,
     Columns,
+    Product,
     Solved,
     all_directions,
     directions,
@@ -23,7 +24,6 @@ from .columns import (
 )
 
 INDEFINITE = "A or the preconditioner is not positive definite: use minres or gmres"
-Product = Callable[[Array], Array]
 
 
 def cg(

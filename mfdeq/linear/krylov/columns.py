@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...arrays.backend import Array, Backend, array_on_host, host
 
+Product = Callable[[Array], Array]  # of an (n, k) block
 OUT_OF_ITERATIONS = "it ran out of iterations"
 LOST_FACTOR = 45.0  # in units of eps: relative length that orthogonalization leaves of rounding
 # Eigenvalues of the Gram matrix of vectors that should be orthonormal: up to the first, a direction

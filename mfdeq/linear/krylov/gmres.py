@@ -14,12 +14,12 @@ from .columns import (
     LOST_FACTOR,
     OUT_OF_ITERATIONS,
     Columns,
+    Product,
     Solved,
 )
 
 STAGNATION_RATIO = 0.999  # reduction of the residual by a cycle above which it has stagnated
 EMPTY_RTOL = 1e-24  # relative singular value of an empty column of H, unlike one that is rounding
-Product = Callable[[Array], Array]
 
 
 def gmres(

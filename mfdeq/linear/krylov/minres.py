@@ -11,10 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from ...arrays.backend import Array, Backend, array_on_host
-from .columns import OUT_OF_ITERATIONS, Columns, Solved
+from .columns import OUT_OF_ITERATIONS, Columns, Product, Solved
 
 INDEFINITE = "the preconditioner is not positive definite: use gmres"
-Product = Callable[[Array], Array]
 
 
 def minres(

@@ -222,13 +222,18 @@ class _Compiled:
             if not inverses.invert(f, k, m, layout, factors, scratch[f]):
                 raise host.linalg.LinAlgError("Singular matrix")
 
+        def invert_general(f: int) -> None:
+            k, m = int(self.fronts.sizes[f]), int(self.counts[f])
+            if not inverses.invert_general(f, k, m, layout, factors, scratch[f]):
+                raise host.linalg.LinAlgError("Singular matrix")
+
         def invert_by_sweeps(f: int) -> None:
             k, m = int(self.fronts.sizes[f]), int(self.counts[f])
             definite = inverses.copy_definite(f, k, m, layout, factors, scratch[f])
             for p in range(0, k, inverses.SWEPT):
                 definite = definite and inverses.sweep(f, p, k, layout, factors, scratch[f])
                 if not definite:
-                    return invert(f)
+                    return invert_general(f)
                 share(sweep_columns, [(f, p, column) for column in range(0, k, inverses.SWEPT)])
             inverses.end_sweeps(f, k, layout, factors)
 

@@ -79,11 +79,6 @@ class Smoothing:
     T: Any
     factor: float
 
-    @property
-    def nbytes(self) -> int:
-        """The size of T in bytes."""
-        return int(self.T.data.nbytes + self.T.indices.nbytes + self.T.indptr.nbytes)
-
     def prolongation(self, A: Any, bound: float) -> Any:
         """Return P for an A with this bound on the eigenvalues of D^-1 A."""
         T = self.T.astype(A.dtype)
