@@ -138,10 +138,8 @@ class ReducedEquation:
         the smallest one on which there are any.
         """
         best: tuple[float, Search] | None = None
-        blurred, failed = (
-            0.0,
-            math.inf,
-        )  # the largest radius with blurred zeros, the smallest that fails
+        # The largest radius with blurred zeros, and the smallest that fails.
+        blurred, failed = 0.0, math.inf
         for _ in range(MAX_RADII):
             too_large = radius > MAX_RADIUS * self.curve.inner.unit
             found = Search(failed=1) if too_large else self.search(radius)

@@ -80,20 +80,6 @@ class ConstrainedEquilibrium(Equilibrium):
     [0.] [0.]
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        state: Array,
-        linearized: CheckedLinearization,
-        solver: Reused,
-        report: SolveReport,
-        *,
-        error_estimates: bool = True,
-    ) -> None:
-        super().__init__(
-            problem, state, linearized, solver, report, error_estimates=error_estimates
-        )
-
     @property
     def base(self) -> CheckedLinearization:
         """The derivatives of the model without constraints."""
@@ -132,13 +118,18 @@ class ConstrainedEquilibrium(Equilibrium):
             MAX_CANCELLATION_ROUNDINGS * self.backend.eps,
             10.0 * self.linearization.state_accuracy,
         )
-        if max(null_defects(A, W)) <= allowed:
+        if max(self._defects) <= allowed:
             return W
         # A'W = A^'z leaves A'(W - Pi'z) = C'S'U'z, which vanishes since A has null vectors.
         z = self.factor.solve_adjoint(A._apply_adjoint(W))
         corrected = W - self.projection.project_adjoint(z)
-        better = max(null_defects(A, corrected)) < max(null_defects(A, W))
+        better = max(null_defects(A, corrected)) < max(self._defects)
         return corrected if better else W
+
+    @cached_property
+    def _defects(self) -> list[float]:
+        """|A'w| / |A|'|w| of each column w of the model's basis."""
+        return null_defects(self.base.A, self.projection.basis)
 
     @cached_property
     def imbalance(self) -> Array:
@@ -202,9 +193,7 @@ class ConstrainedEquilibrium(Equilibrium):
         (N,) array
             f''[(u, Zu), (v, Zv)].
         """
-        T = self.tangent
-        u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
-        return self.base.second(T._apply(u), T._apply(v))
+        return self._second_along(self.base, u, v)
 
     # Whether the equations are consistent.
 
@@ -252,7 +241,7 @@ class ConstrainedEquilibrium(Equilibrium):
 
     def _check_basis(self) -> None:
         """Raise an error if a basis was given that is none."""
-        defects = null_defects(self.base.A, self.projection.basis)
+        defects = self._defects
         accuracy = max(10.0 * self.linearization.state_accuracy, 100.0 * self.backend.eps)
         k = int(host.argmax(defects))
         if defects[k] <= max(MAX_GIVEN_DEFECT, accuracy):

@@ -10,6 +10,7 @@ from ..arrays.collective import collective
 from ..errors import ArgumentError, short_repr
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
+from ..models.problem import CheckedLinearization
 from .linearized_equilibrium import LinearizedEquilibrium
 from .reduced_curvature import ReducedCurvature
 from .reduced_hessian import ReducedHessian, SecondOrderSlice
@@ -162,13 +163,13 @@ class Equilibrium(LinearizedEquilibrium):
         >>> print(eq.total_curvature(np.ones(2), np.ones(2)).round(3))  # -6 h / (1 + 3 h²)²
         [-0.375 -0.071]
         """
-        return self._second_forcing(u, v)
+        return self._second_along(self.linearized, u, v)
 
-    def _second_forcing(self, u: Array, v: Array) -> Array:
-        """Evaluate f''[(u, Zu), (v, Zv)] of the equations that are solved, (N,)."""
+    def _second_along(self, linearized: CheckedLinearization, u: Array, v: Array) -> Array:
+        """Evaluate f''[(u, Zu), (v, Zv)] of some equations along the equilibria, (N,)."""
         T = self.tangent
         u, v = self._param_vector(u, "u"), self._param_vector(v, "v")
-        return self.linearized.second(T._apply(u), T._apply(v))
+        return linearized.second(T._apply(u), T._apply(v))
 
     @collective
     def second_order(self, u: Array, v: Array) -> Array:
@@ -197,7 +198,7 @@ class Equilibrium(LinearizedEquilibrium):
         >>> print(eq.second_order(one, one).round(3))  # -6 h / (1 + 3 h²)³
         [-0.094 -0.005]
         """
-        return self.solution_operator._apply(self._second_forcing(u, v))
+        return self.solution_operator._apply(self._second_along(self.linearized, u, v))
 
     @collective
     def second_order_slice(self, v: Array) -> SecondOrderSlice:

@@ -119,10 +119,7 @@ def find_null_spaces(
     )
 
     def defect(adjoint: bool) -> Callable[[Any], float]:
-        dtype = array_on_host(A.backend.zeros(0)).dtype
-        return lambda x: cancellation(
-            A, A.backend.asarray(A.backend.from_host(x.astype(dtype), n)), scaling, adjoint
-        )
+        return lambda x: cancellation(A, A.backend.from_host(x, n), scaling, adjoint)
 
     return NullSpaces(
         readable_basis(right[:, :count], columns, column_labels, defect(False)),
@@ -144,10 +141,10 @@ def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | Non
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
         return None
-    limit, dtype = MAX_CANCELLATION_ROUNDINGS * backend.eps, array_on_host(backend.zeros(0)).dtype
+    limit = MAX_CANCELLATION_ROUNDINGS * backend.eps
 
     def null(members: Any, adjoint: bool) -> bool:
-        x = backend.asarray(backend.from_host(members.astype(dtype), n))
+        x = backend.from_host(members, n)
         return bool(members.any()) and cancellation(A, x, scaling, adjoint) <= limit
 
     found = [label for label in labels if null(row_labels == label, True)]

@@ -293,7 +293,8 @@ def minimal_residual(
             stagnated = True
             break
         z, q = to_unknowns(z), from_equations(operator._apply(z))
-        whole, rate = norm(q), norm(q) / max(norm(z), backend.smallest_normal)
+        whole = norm(q)
+        rate = whole / max(norm(z), backend.smallest_normal)
         largest = max(largest, rate)
         if not rate > rounding * largest:  # z is a null vector, and q is rounding
             stagnated = True

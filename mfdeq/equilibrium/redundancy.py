@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
+from ..arrays.backend import Array, array_on_host, host, is_sparse
 from ..errors import ArgumentError, SingularStateError
 from ..locks import lock_of
 from ..models.constrained import ConstrainedModel
@@ -64,6 +64,7 @@ def bind(problem: Problem, start: Array, project: bool = True) -> Array:
             f"{problem.backend.library_name}: write the constraint in place of one of the equations"
         )
     assert isinstance(model, ConstrainedModel)
+    model.forget()
     if project:
         start = _projected(problem, model, start)
     with lock_of(model):
@@ -101,15 +102,14 @@ def dynamics_of(linearized: CheckedLinearization) -> Operator:
     columns = array_on_host(projection.columns).astype("float64")
     dual = W @ host.linalg.inv(columns.T @ W)
     rate = linearization.stable_sign * STABLE_RATE * _rate(A)
-    backend, dtype = A.backend, _dtype(A.backend)
+    backend = A.backend
     if is_sparse(A.array):
         update = backend.sparse.csr_matrix(
-            backend.sparse.csr_matrix(backend.asarray(columns.astype(dtype)))
-            @ backend.sparse.csr_matrix(backend.asarray((rate * dual.T).astype(dtype)))
+            backend.sparse.csr_matrix(backend.from_host(columns))
+            @ backend.sparse.csr_matrix(backend.from_host(rate * dual.T))
         )
         return Matrix(backend, (A.array + update).tocsr())
-    U, L = (backend.from_host(x.astype(dtype), A.shape[0]) for x in (columns, rate * dual))
-    U, L = backend.asarray(U), backend.asarray(L)
+    U, L = (backend.from_host(x, A.shape[0]) for x in (columns, rate * dual))
     if A.array is not None:
         return Matrix(backend, A.array + U @ L.T)
     return A + Product(Matrix(backend, U), Matrix(backend, L).H)  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def _projected(problem: Problem, model: ConstrainedModel, h: Array) -> Array:
         return h
     weighted = C * size
     step = size * host.linalg.lstsq(weighted, c, rcond=None)[0]
-    projected = h - backend.asarray(backend.from_host(step.astype(_dtype(backend)), h.shape[0]))
+    projected = h - backend.from_host(step, h.shape[0])
     return projected if backend.all(problem.inside(projected)) else h
 
 
@@ -165,8 +165,7 @@ def _perturbed(problem: Problem, h: Array) -> Array:
     """Return a state without the symmetries and zeros of the start."""
     backend = problem.backend
     step = PERTURBATION * array_on_host(backend.xp.abs(backend.random(h.shape[0], seed=37)))
-    step = (step * _sizes(problem, h)).astype(_dtype(backend))
-    return h + backend.asarray(backend.from_host(step, h.shape[0]))
+    return h + backend.from_host(step * _sizes(problem, h), h.shape[0])
 
 
 # Redundant equations.
@@ -359,9 +358,7 @@ def _elimination(
         rows = pivotal_rows(basis, 1.0 / sizes)
         columns = host.zeros((n, m))
         columns[rows, host.arange(m)] = 1.0
-        row_sizes = array_on_host(
-            A.abs_apply(A.backend.asarray(A.backend.from_host(units.astype(_dtype(A.backend)), n)))
-        )[rows]
+        row_sizes = array_on_host(A.abs_apply(A.backend.from_host(units, n)))[rows]
         gains = host.where(row_sizes > 0.0, row_sizes, 1.0) / lengths
         pins = _pins(rows, spaces)
         return Elimination(basis, columns, columns, host.diag(gains), rows, pins)
@@ -398,7 +395,3 @@ def _rate(A: Any) -> float:
 def _dense_on_host(matrix: Any) -> Any:
     dense = matrix.toarray() if is_sparse(matrix) else matrix
     return array_on_host(dense).astype("float64")
-
-
-def _dtype(backend: Backend) -> Any:
-    return array_on_host(backend.zeros(0)).dtype

@@ -42,7 +42,7 @@ RESOLVED_SHARE, RESOLVED_SHARE_OF_ITERATIONS = 0.01, 0.03
 FOLD_GROWTH_POWER = 1 / 2  # of 1 / eps: the growth of a solution above which a fold is likely
 # Of a state that has grown along a null vector: |A h| beside its residual, and beside |A| |h|.
 GROWN_RESIDUALS, MAX_GROWN_SHARE = 100.0, 1e-8
-ADVICE = "eq.smallest_singular judges it, or the first derivative"
+ADVICE = "eq.smallest_singular or the first derivative will judge it"
 SLOW_CONTRACTION = 0.04  # of two Newton iterations: they contract by 1/4 each at a fold
 
 
@@ -186,7 +186,7 @@ def _judge(eq: _Examinable) -> None:
     steps = _steps(held, size)
     if steps == 0:
         report.uniqueness = (
-            f"not judged: A is solved with by products alone; {ADVICE}, and so does a solve with a "
+            f"not judged: A is solved with by products alone; {ADVICE}; so will a solve with a "
             "preconditioner, or with a sparse or dense d_state and mfdeq.Direct()"
         )
         return

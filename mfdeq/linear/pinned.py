@@ -231,8 +231,11 @@ class PinnedFactor(Factor):
         """Return a factor of another matrix, with an inner one that reuses this factor's."""
         if not (isinstance(A, ReplacedRows) and _is_like(A, self.matrix)):
             return None
-        inner = reuse(Matrix(A.backend, A.pinned), _InnerCounts(counts))
-        return None if inner is None else PinnedFactor(A, inner, counts)
+        try:
+            inner = reuse(Matrix(A.backend, A.pinned), _InnerCounts(counts))
+            return None if inner is None else PinnedFactor(A, inner, counts)
+        except (ConvergenceError, SingularStateError):
+            return None  # too old to solve for the null vectors: a new one is set up
 
 
 def _is_like(A: ReplacedRows, other: ReplacedRows) -> bool:

@@ -250,6 +250,10 @@ class ConstrainedModel(Model):
             scale[i] = terms[k]
         return scale
 
+    def forget(self) -> None:
+        """Discard the latest evaluations of the model, which the user may have changed."""
+        self._base = None
+
     def base(self, theta: Array) -> Problem:
         """Return the problem without constraints at the parameters."""
         base = self._base  # which another thread may replace

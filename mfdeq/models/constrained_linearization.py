@@ -57,6 +57,7 @@ class ConstrainedLinearization(DeferredLinearization):
             sources=lambda: given.sources,
             accuracy=lambda: given.accuracy,
             state_accuracy=given.state_accuracy,
+            unchanged=given.check_unchanged,
         )
         vars(self).update(base=base, projection=projection, stable_sign=stable_sign)
 

@@ -26,6 +26,7 @@ class ConstraintBase:
 
     is_linear = False
     size: int | None = None  # m, once it is known
+    _known_zero: set[str]  # omitted derivatives that have passed the test for zero
 
     def value(self, h: Array, theta: Array) -> Array:
         """Return c(h, theta), (m,)."""
@@ -69,6 +70,21 @@ class ConstraintBase:
 
     def _name(self, field: str) -> str:
         return f"{field} of the {type(self).__name__}"
+
+    def _check_no_params(
+        self, field: str, what: str, function: Callable[[Array], Array], theta: Array
+    ) -> None:
+        """Raise `DerivativeError` if a value depends on the parameters, without a derivative."""
+        if field in self._known_zero:
+            return
+        here, there = (function(x) for x in (theta, nearby_point(theta)))
+        if not Backend.of(theta).all(here == there):
+            raise DerivativeError(
+                f"{self._name(field)} is missing, but the {what} depends on the parameters: pass "
+                f"{field}=",
+                field=field,
+            )
+        self._known_zero.add(field)
 
     def _sized(self, backend: Backend, value: Any, field: str) -> Array:
         """Return a value of c as an (m,) array, with the m of the first evaluation."""
@@ -157,7 +173,7 @@ class Constraint(ConstraintBase):
                 )
         self._value, self._d_state, self._d_params = value, d_state, d_params
         self._curvature, self._second = curvature, second
-        self._known_zero: set[str] = set()  # omitted derivatives that have passed the test for zero
+        self._known_zero = set()
 
     def value(self, h: Array, theta: Array) -> Array:
         """Return c(h, theta), (m,), after checking it."""
@@ -179,15 +195,7 @@ class Constraint(ConstraintBase):
         """Return ∂c/∂θ, (m, P), after checking it, or None."""
         if self._d_params is not None:
             return self._matrix("d_params", self._d_params, h, theta)
-        if "d_params" not in self._known_zero:
-            here, there = (self.value(h, x) for x in (theta, nearby_point(theta)))
-            if not Backend.of(h).all(here == there):
-                raise DerivativeError(
-                    "d_params of the Constraint is missing, but the value depends on the "
-                    "parameters: pass d_params=",
-                    field="d_params",
-                )
-            self._known_zero.add("d_params")
+        self._check_no_params("d_params", "value", lambda x: self.value(h, x), theta)
         return None
 
     def curvature(self, h: Array, theta: Array, nu: Array) -> CurvatureOperator | None:

@@ -69,8 +69,7 @@ class Elimination:
             "spread": W @ host.linalg.inv(W.T @ W) if self.spread else None,
         }
         converted = {
-            name: None if x is None else backend.asarray(backend.from_host(host.asarray(x)))
-            for name, x in arrays.items()
+            name: None if x is None else backend.from_host(x) for name, x in arrays.items()
         }
         return Projection(backend, **converted, rows=self.rows, pins=self.pins)
 

@@ -90,7 +90,7 @@ class LinearConstraint(ConstraintBase):
                     f"({self.size},), got shape {shape}"
                 )
         self.total = total
-        self._known_zero: set[str] = set()
+        self._known_zero = set()
         self._cache: tuple[Backend, int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,15 +126,7 @@ class LinearConstraint(ConstraintBase):
             given = self._call("d_total", self._d_total, theta)
             shape = self.known_size, theta.shape[0]
             return -matrix_of(Backend.of(theta), given, shape, self._name("d_total"))
-        if "d_total" not in self._known_zero:
-            here, there = (self._total(x) for x in (theta, nearby_point(theta)))
-            if not Backend.of(theta).all(here == there):
-                raise DerivativeError(
-                    "d_total of the LinearConstraint is missing, but the total depends on the "
-                    "parameters: pass d_total=",
-                    field="d_total",
-                )
-            self._known_zero.add("d_total")
+        self._check_no_params("d_total", "total", self._total, theta)
         return None
 
     def curvature(self, h: Array, theta: Array, nu: Array) -> CurvatureOperator | None:
@@ -192,11 +184,6 @@ class Constraints:
     def is_linear(self) -> bool:
         """Whether all of them are linear in the state."""
         return all(part.is_linear for part in self.parts)
-
-    @property
-    def size(self) -> int:
-        """The number m of all equations, after the first evaluation."""
-        return sum(part.known_size for part in self.parts)
 
     def value(self, h: Array, theta: Array) -> Array:
         """Return c(h, theta), (m,)."""

@@ -7,6 +7,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..equilibrium.constrained_equilibrium import equilibrium_of
 from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.redundancy import bind
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..locks import lock_of, state_to_pickle
@@ -115,6 +116,7 @@ class Equilibria:
     def with_state(self, theta: Array, state: Array) -> Equilibrium:
         """Return an equilibrium at theta whose state is given, leaving all others as they are."""
         problem = Problem(self.model, theta, state)
+        state = bind(problem, state, project=False)
         linearized = problem.linearize(state)
         eq = equilibrium_of(problem, state, linearized, self.solver, SolveReport())
         with lock_of(self):

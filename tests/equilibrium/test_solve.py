@@ -143,9 +143,8 @@ class WindyVolume(mfdeq.ResidualModel):
 
 
 def test_the_report_names_the_solver_that_auto_has_changed_to(monkeypatch):
-    monkeypatch.setattr(
-        pardiso, "has_pardiso", lambda: False
-    )  # it would not begin with an iteration
+    # It would not begin with an iteration.
+    monkeypatch.setattr(pardiso, "has_pardiso", lambda: False)
     monkeypatch.setattr(jit, "is_available", lambda: False)
     eq = mfdeq.solve(WindyVolume(), np.ones(8000))
     eq.gradient(mfdeq.LeastSquares(np.arange(9), np.zeros(9)))

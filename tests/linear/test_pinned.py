@@ -139,6 +139,14 @@ def test_a_nonlinear_problem_reuses_its_factors(factors, monkeypatch):
     assert len(factors) == made
 
 
+@pytest.mark.parametrize("preconditioner", [mfdeq.AMG(), mfdeq.ILU()], ids=["AMG", "ILU"])
+def test_a_factor_too_old_for_the_null_vectors_is_replaced(preconditioner):
+    n = 75
+    load = np.random.default_rng(0).standard_normal(n * n)
+    solver = mfdeq.Krylov("gmres", preconditioner=preconditioner)
+    assert mfdeq.solve(neumann(n, nonlinear=True), load, solver=solver).report.converged
+
+
 def test_combinations_that_depend_on_the_state_use_the_replaced_rows(factors):
     shares = np.random.default_rng(0).random((5, 4))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -168,4 +176,5 @@ def test_combinations_that_depend_on_the_state_use_the_replaced_rows(factors):
     simplex = mfdeq.LinearConstraint(np.ones(4), 1.0)
     eq = mfdeq.solve(mfdeq.constrain(Market(), simplex), np.ones(1))
     np.testing.assert_allclose(excess_demand(eq.state, 1.0), 0.0, atol=1e-12)
+    assert not factors
     np.testing.assert_allclose(eq.state.sum(), 1.0)

@@ -326,19 +326,17 @@ def test_no_basis_is_detected_in_a_large_matrix_known_by_products():
 class InLibrary(mfdeq.ResidualModel):
     """The equations of `DependentEquations` in the arrays of a library, linear ones."""
 
-    def __init__(self, equations, convert, sparse=False):
+    def __init__(self, equations, convert):
         self.state_size, self.param_size, _ = equations.sizes
         P, first = self.param_size, equations.M @ equations.g.linear
         self.A, self.B = convert(first[:, P:]), convert(first[:, :P])
         self.b = convert(equations.M @ equations.g.offset)
-        self.sparse = sparse
 
     def residual(self, h, theta):
         return self.A @ h + self.B @ theta + self.b
 
     def linearize(self, h, theta):
-        A = to_library(sp.csr_matrix(self.A.get()), type(self).xp) if self.sparse else self.A
-        return mfdeq.Linearization(A, self.B, lambda lam: mfdeq.Curvature())
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
 
 
 def linear_equations(m=2):
@@ -426,3 +424,53 @@ def test_cupy_agrees_with_numpy():
         return results
 
     assert_cupy_agrees_with_numpy(compute)
+
+
+def totals_of_exchange():
+    """Two species that turn into each other, with a wrong rate that can be mended."""
+
+    class Exchange(mfdeq.ResidualModel):
+        state_size, param_size, rate = 2, 2, 2.0
+
+        def residual(self, h, p):
+            return (p[0] * h[0] - p[1] * h[1]) * np.array([1.0, -1.0])
+
+        def linearize(self, h, p):
+            both = np.array([1.0, -1.0])
+            rates = self.rate * np.array([h[0], -h[1]])
+            return mfdeq.Linearization(np.outer(both, [p[0], -p[1]]), np.outer(both, rates))
+
+    model = Exchange()
+    return model, mfdeq.constrain(model, mfdeq.LinearConstraint(np.ones(2), 8.0))
+
+
+def test_a_solve_evaluates_a_changed_model_anew():
+    model, constrained = totals_of_exchange()
+    theta = np.array([1.0, 3.0])
+    eq = mfdeq.solve(constrained, theta)
+    wrong = eq.sensitivity.toarray()
+    model.rate = 1.0
+    again = mfdeq.solve(constrained, theta, eq.state)
+    np.testing.assert_allclose(again.sensitivity.toarray(), wrong / 2.0)
+
+
+def test_a_gradient_at_a_given_state_needs_no_solve():
+    _, constrained = totals_of_exchange()
+    loss, theta = mfdeq.LeastSquares([0], np.zeros(1)), np.array([1.0, 3.0])
+    eq = mfdeq.solve(constrained, theta)
+    F = mfdeq.ReducedFunctional(totals_of_exchange()[1], loss)
+    np.testing.assert_allclose(F.gradient_at(theta, eq.state), eq.gradient(loss))
+
+
+def test_a_changed_function_is_noticed():
+    factor = 1.0
+
+    def residual(h, p):
+        return factor * (p[0] * h[0] - p[1] * h[1] ** 2) * np.array([1.0, -1.0])
+
+    model = mfdeq.from_function(residual, 2, 2, "residual")
+    constrained = mfdeq.constrain(model, mfdeq.LinearConstraint(np.ones(2), 8.0))
+    eq = mfdeq.solve(constrained, np.array([1.0, 3.0]), np.array([4.0, 4.0]), rtol=1e-4)
+    factor = 2.0
+    with pytest.raises(mfdeq.ModelError, match="same point"):
+        eq.gradient(mfdeq.LeastSquares([0], np.zeros(1)))

@@ -259,16 +259,16 @@ def gradient_without_adjoint(self, loss):
     return self.loss_gradients(loss)[0]
 
 
-@mutant(Equilibrium, "_second_forcing", "smooth", "stiff")
-def total_curvature_without_Z(self, u, v):
+@mutant(Equilibrium, "_second_along", "smooth", "stiff")
+def total_curvature_without_Z(self, linearized, u, v):
     zero = self.backend.zeros(self.problem.state_size)
-    return self.linearized.second(stacked(u, zero), stacked(v, zero))
+    return linearized.second(stacked(u, zero), stacked(v, zero))
 
 
-@mutant(Equilibrium, "_second_forcing", "smooth", "stiff")
-def total_curvature_one_direction(self, u, v):
+@mutant(Equilibrium, "_second_along", "smooth", "stiff")
+def total_curvature_one_direction(self, linearized, u, v):
     T = self.tangent
-    return self.linearized.second(T @ u, T @ u)
+    return linearized.second(T @ u, T @ u)
 
 
 @mutant(Equilibrium, "second_order", "smooth", "stiff")
