@@ -306,8 +306,7 @@ def _solve_rounding(metric: Metric, x: Array, dual: Array) -> Array:
 def nearest_orthonormal(metric: Metric, X: Array) -> Array | None:
     """Return the orthonormal vectors nearest to nearly orthonormal ones; None of others.
 
-    X may be overwritten.
-    Vectors in another inner product than the Euclidean one are returned as they are.
+    X may be overwritten. In an inner product other than the Euclidean one, X is returned as it is.
     """
     if not metric.is_identity:
         return X

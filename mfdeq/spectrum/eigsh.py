@@ -114,10 +114,10 @@ def eigsh(
     resume : Eigenpairs, optional
         The result of an earlier call, or the `best` of its `ConvergenceError`. The computation
         continues from its basis, for more pairs, a smaller rtol or the other end of the spectrum,
-        without repeating its products. H must be the same. It raises an `ArgumentError` together
-        with `sigma`: the basis of an earlier call is one of products with H, and that of a shifted
-        call, of solves with H - sigma M, is not kept, since another shift cannot use it. A long
-        shifted computation continues after an interruption from a `checkpoint`.
+        without repeating its products. H must be the same. It cannot be combined with `sigma`,
+        which raises an `ArgumentError`: the stored basis belongs to products with H, and the basis
+        of a shifted call is not kept, since another shift could not use it. To continue a long
+        shifted computation after an interruption, pass `checkpoint`.
     relaxed : bool, optional
         Whether products with an `mfdeq.ReducedHessian` are only as accurate as needed. As the
         residuals decrease they may be less accurate, and iterative solvers take fewer iterations.

@@ -7,11 +7,12 @@ has the last columns of the identity. For an eigenpair T y = mu y, the residual 
 in the norm of R^-1.
 
 Each block is orthogonalized against all of V, so that T = V'HV for any V, and a restart only
-replaces V by fewer columns; between restarts, single vectors are where a bound asks for it
-(`mfdeq.spectrum.orthogonality`). In a breakdown V is invariant (H V lies in the span of R V). Then
-Q is random and S zero, the eigenvectors in V are locked, and the search for other copies of their
-eigenvalues continues in the orthogonal complement. T is stored on the host. The duals R V are
-stored as well, so that a step takes one product with H and one solve with R.
+replaces V by fewer columns. Single vectors are orthogonalized only where an estimate of their loss
+of orthogonality asks for it (`mfdeq.spectrum.orthogonality`). In a breakdown V is invariant (H V
+lies in the span of R V). Then Q is random and S zero, the eigenvectors in V are locked, and the
+search for other copies of their eigenvalues continues in the orthogonal complement. T is stored on
+the host. The duals R V are stored as well, so that a step takes one product with H and one solve
+with R.
 
 References
 ----------
@@ -236,7 +237,7 @@ class Lanczos(LanczosBasis):
         coefficients[:rows], coefficients[j] = removed[:rows], removed[rows]
         left = float(self.backend.column_norms(W)[0])
         known.record_pass(removed[:, 0], left, both)
-        if not left > REORTHOGONALIZATION_RATIO * length:
+        if both and not left > REORTHOGONALIZATION_RATIO * length:
             W, removed = orthogonalize(self.backend, V, V, W)
             coefficients = coefficients + removed
         return W, coefficients

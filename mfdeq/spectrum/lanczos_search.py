@@ -28,8 +28,9 @@ RECURRENCE_SHARE = 0.5
 MAX_PAIRS_WITH_TRUE_PRODUCTS = 8
 # Allowed difference of an exact or a relaxed product from that in a checkpoint, relative to ||H||.
 SAME_PRODUCT_RTOL, SAME_RELAXED_PRODUCT_RTOL = 1e-6, 0.1
-# The eigenvalues of T are computed again after as many steps as residuals that decrease at twice
-# the speed of the last ones, or by twice this factor in each step, take to the tolerance.
+# The eigenvalues of T are computed again after as many steps as the residuals take to reach the
+# tolerance if their logarithms decrease twice as fast as in the last steps, or by twice this in
+# each step.
 MIN_DECREASE = math.log(2.0)
 MAX_WAIT_SHARE = 0.25  # of the size of the basis: the most steps without these eigenvalues
 # The attributes that a checkpoint stores.

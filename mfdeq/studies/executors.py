@@ -141,13 +141,21 @@ def pickle_function(function: Callable) -> bytes:
         ) from error
 
 
-def _unpicklable_part(value: Any, name: str) -> tuple[str, Any]:
-    """Return the name of the innermost part of an object that cannot be pickled, and this part."""
+def _unpicklable_part(
+    value: Any, name: str, around: frozenset[int] = frozenset()
+) -> tuple[str, Any]:
+    """Return the name of the innermost part of an object that cannot be pickled, and this part.
+
+    `around` are the identities of the objects that contain it, to which parts may refer back.
+    """
+    around = around | {id(value)}
     for part_name, part in _parts(value, name):
+        if id(part) in around or id(getattr(part, "__self__", None)) in around:
+            continue
         try:
             pickle.dumps(part)
         except Exception:
-            return _unpicklable_part(part, part_name)
+            return _unpicklable_part(part, part_name, around)
     return name, value
 
 
@@ -163,7 +171,12 @@ def _parts(value: Any, name: str) -> list[tuple[str, Any]]:
         return [(f"entry {key!r} of {name}", part) for key, part in value.items()]
     if isinstance(value, list | tuple):
         return [(f"entry {i} of {name}", part) for i, part in enumerate(value)]
-    state = None if isinstance(value, type | types.FunctionType) else value.__getstate__()
+    if isinstance(value, type | types.FunctionType):
+        return []
+    try:
+        state = value.__getstate__()
+    except Exception:  # which is why it cannot be pickled
+        return []
     if not isinstance(state, dict):
         return []
     kind = type(value).__name__

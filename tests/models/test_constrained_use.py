@@ -406,7 +406,7 @@ def test_cupy_agrees_with_numpy():
         )
         results = []
         for sparse in (False, True):
-            model = InLibrary(equations, xp.asarray, sparse)
+            model = InLibrary(equations, xp.asarray)
             if sparse:
                 A = to_library(sp.csr_matrix((equations.M @ equations.g.linear)[:, P:]), xp)
                 model.linearize = lambda h, theta, A=A, model=model: mfdeq.Linearization(

@@ -137,7 +137,7 @@ def test_printed_pairs_are_a_table_of_at_most_twenty_rows():
     assert repr(pairs).startswith("Eigenpairs(values=")
 
 
-def test_resume_with_a_shift_is_refused_in_words():
+def test_resume_with_a_shift_is_refused_with_advice():
     H = scipy.sparse.diags_array(np.arange(1.0, 101.0)).tocsc()
     pairs = mfdeq.eigsh(H, k=2)
     with pytest.raises(mfdeq.ArgumentError, match=r"resume.*with sigma.*checkpoint="):

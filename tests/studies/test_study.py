@@ -246,12 +246,26 @@ def test_functions_that_cannot_be_pickled_need_workers_0(study):
     assert study.map(lambda i: i, grid(i=[1]), workers=0)[0].outputs["value"] == 1
 
 
+class Knot:
+    """An object that refers to itself, with an attribute that cannot be pickled."""
+
+    def __init__(self):
+        self.again, self.method = self, self.run
+        self.scale = lambda t: t
+
+    def run(self, j):
+        return self.scale(j)
+
+
 def test_the_attribute_of_a_model_that_cannot_be_pickled_is_named(study):
     model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
     with refused(mfdeq.ArgumentError, "attribute 'f' of FunctionResidual is <function", "lambda"):
         study.map(partial(functions.pair, i=model), grid(j=[1]), workers=1)
     with refused(mfdeq.ArgumentError, "entry 'scale' of argument table of function is <function"):
         study.map(partial(functions.pair, table={"scale": lambda t: t}), grid(j=[1]), workers=1)
+    knot = Knot()
+    with refused(mfdeq.ArgumentError, "attribute 'scale' of Knot is <function"):
+        study.map(knot.run, grid(j=[1]), workers=1)
 
 
 def test_workers_share_the_threads_of_the_machine(study, monkeypatch):
