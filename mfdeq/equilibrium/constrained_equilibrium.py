@@ -197,7 +197,7 @@ class ConstrainedEquilibrium(Equilibrium):
 
     # Whether the equations are consistent.
 
-    def check_balance(self) -> None:
+    def check_state(self) -> None:
         """Raise an error if the redundant equations disagree, or are not redundant.
 
         Raises
@@ -287,6 +287,9 @@ class _StateBlock(Operator):
         return y - self.weights.T @ (self.basis.T @ y)
 
 
+ConstrainedModel.equilibrium_class = ConstrainedEquilibrium  # models lie below this room
+
+
 def equilibrium_of(
     problem: Problem,
     state: Array,
@@ -295,6 +298,5 @@ def equilibrium_of(
     report: SolveReport,
 ) -> Equilibrium:
     """Return the equilibrium of a model at a state, of the class that belongs to the model."""
-    constrained = isinstance(problem.model, ConstrainedModel)
-    cls = ConstrainedEquilibrium if constrained else Equilibrium
+    cls = problem.model.equilibrium_class or Equilibrium
     return cls(problem, state, linearized, solver, report)

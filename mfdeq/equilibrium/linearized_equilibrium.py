@@ -32,7 +32,7 @@ from .error_estimates import (
     warn_of_error,
 )
 from .inverse import Inverse
-from .uniqueness import Examined, examine
+from .uniqueness import Examined, examine, judge_uniqueness
 
 MAX_POLISHING_STEPS = 5
 ACCURATE_STATE_ERROR = 1e-8  # relative; an inaccurate gradient of the loss is then due to the loss
@@ -132,6 +132,24 @@ class LinearizedEquilibrium:
     def examined(self) -> Examined:
         """The factor of A with what is known about the singularity of A."""
         return examine(self.problem, self.state, self.linearized, self.solver, self.report)
+
+    def check_state(self) -> None:
+        """Raise an error if the state is no equilibrium for a reason that R does not show."""
+
+    def judge_uniqueness(self) -> None:
+        """Judge at the end of a solve whether the equilibrium is unique, for the report.
+
+        Warns
+        -----
+        NearSingularWarning
+            At a fold, or close to one.
+
+        Raises
+        ------
+        SingularStateError
+            If A is singular by its structure.
+        """
+        judge_uniqueness(self)
 
     @property
     def factor(self) -> Factor:

@@ -9,16 +9,16 @@ from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..forward import METHODS, ConvergenceMonitor
+from ..forward import METHODS, ConvergenceMonitor, ForwardMethod
 from ..linear import Auto, Reused
 from ..linear.protocols import check_solver
 from ..models.model import Model
 from ..models.problem import Problem
 from ..report import SolveReport
-from .constrained_equilibrium import ConstrainedEquilibrium, equilibrium_of
+from .constrained_equilibrium import equilibrium_of
 from .equilibrium import Equilibrium
 from .redundancy import bind
-from .uniqueness import explain_failure, judge_uniqueness
+from .uniqueness import explain_failure
 
 
 @collective
@@ -141,7 +141,8 @@ def solve(
     (True, 'newton')
     """
     problem = Problem(model, theta, h0, lower=lower, upper=upper)
-    one_of(method, ("auto", *METHODS), "method")
+    methods = _methods_of(problem)
+    one_of(method, ("auto", *methods), "method")
     linear = reused_solver(solver)
     start = bind(problem, problem.initial_state(h0))
     report = SolveReport()
@@ -156,7 +157,7 @@ def solve(
         )
         if method == "auto":
             report.choices.append(f"method: {name}, because {why}")
-        forward = METHODS[name]
+        forward = methods[name]
         limit = forward.max_iterations if max_iterations is None else max_iterations
         monitor = ConvergenceMonitor(problem, linear, rtol, limit, report, progress)
         try:
@@ -178,7 +179,7 @@ def solve(
         finally:
             monitor.close()
         eq = _equilibrium(problem, monitor.state, linear, report)
-        judge_uniqueness(eq)
+        eq.judge_uniqueness()
         eq.error_estimates = error_estimates
         return eq
     assert first_error is not None
@@ -262,15 +263,22 @@ def _equilibrium(problem: Problem, h: Array, linear: Reused, report: SolveReport
     report.evaluations = problem.evaluations
     report.derivatives = dict(linearized.linearization.sources)
     eq = equilibrium_of(problem, h, linearized, linear, report)
-    if isinstance(eq, ConstrainedEquilibrium):
-        eq.check_balance()
+    eq.check_state()
     return eq
+
+
+def _methods_of(problem: Problem) -> dict[str, ForwardMethod]:
+    """Return the forward methods by name, with the model's own."""
+    own = problem.model.forward_method
+    return METHODS if own is None else {own.name: own, **METHODS}
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:
     """List the forward methods to try in turn, with the reason for each."""
     if method != "auto":
         return [(method, "it was requested")]
+    if (own := problem.model.forward_method) is not None:
+        return [(own.name, own.reason)]
     if problem.is_map and not problem.linearize(start).A.has_entries:
         candidates = [
             ("anderson", "the model is a map whose Jacobian is known by its products only"),

@@ -9,7 +9,7 @@ from .anderson import Anderson
 from .convergence import ConvergenceMonitor
 from .newton import Newton
 from .picard import Picard
-from .protocol import ForwardMethod
+from .protocol import ForwardMethod, ModelMethod
 from .registry import METHODS, register
 from .transient import Transient
 
@@ -18,6 +18,7 @@ __all__ = [
     "Anderson",
     "ConvergenceMonitor",
     "ForwardMethod",
+    "ModelMethod",
     "Newton",
     "Picard",
     "Transient",

@@ -237,7 +237,7 @@ class ConvergenceMonitor(Criteria):
                         break  # rounding leaves no digit of any unknown
                     if max_steps:
                         h, worst = self._polished(h, residual, step, worst)
-                    self._finish(h, worst, correction, "rounding" if limited else "rtol")
+                    self.finish(h, worst, correction, "rounding" if limited else "rtol")
                     return
                 following = self._chord_step(h, step, worst) if steps < max_steps else None
                 if following is None:
@@ -246,7 +246,7 @@ class ConvergenceMonitor(Criteria):
         except SingularStateError:
             # The equations are satisfied: uniqueness is judged at the converged state.
             if satisfied:
-                self._finish(h, worst, self.backend.eps, "rounding")
+                self.finish(h, worst, self.backend.eps, "rounding")
                 return
             raise
         self._failed_ratio = begin
@@ -279,9 +279,22 @@ class ConvergenceMonitor(Criteria):
 
     def _finish_at_zero(self, h: Array) -> None:
         eps = self.backend.eps
-        self._finish(h, 0.0, eps, "rounding" if self.rtol < eps else "rtol")
+        self.finish(h, 0.0, eps, "rounding" if self.rtol < eps else "rtol")
 
-    def _finish(self, h: Array, worst: float, correction: float, limited_by: str) -> None:
+    def finish(self, h: Array, worst: float, correction: float, limited_by: str) -> None:
+        """End the iteration at a state that meets both criteria, and complete the report.
+
+        Methods call it that judge the criteria themselves, for each part of a state.
+
+        Parameters
+        ----------
+        h : (N,) array
+        worst : float
+            The largest |R_i| relative to the size of its equation.
+        correction : float
+            The largest Newton correction of an unknown relative to its size.
+        limited_by : {"rtol", "rounding"}
+        """
         self.state, self.done = h, True
         report, problem = self.report, self.problem
         report.limited_by, report.residual, report.correction = limited_by, worst, correction

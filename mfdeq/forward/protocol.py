@@ -55,3 +55,22 @@ class ForwardMethod(ABC):
             ``monitor.level(h, R)`` is a norm for residuals near h that does not depend on the units
             of the equations. ``monitor.failure(reason)`` makes the error for any other failure.
         """
+
+
+class ModelMethod(ForwardMethod):
+    """Base class of forward methods that belong to a model, as its `forward_method`.
+
+    ``method="auto"`` uses the method for that model alone, and ``method=`` its name. A method that
+    judges convergence itself, part by part, ends with ``monitor.finish(...)``; one that does not
+    calls ``monitor.accepts(h, R)`` with the state that it found, or records its iterates.
+
+    Attributes
+    ----------
+    name : str
+        The name in reports, and for ``method=``.
+    reason : str
+        Why it is the method of choice, as a clause for reports.
+    """
+
+    name: str
+    reason: str

@@ -10,12 +10,15 @@ file; import the class below and add it to ``__all__``.
 """
 
 from .auto import Auto
+from .composed_factor import ComposedFactor
 from .direct.direct import Direct
 from .factor import Factor
 from .field_split.field_split import FieldSplit
 from .krylov.krylov import Krylov
 from .krylov.neumann import Neumann
 from .operands import matrix_of, operator_of
+from .part_counts import PartCounts
+from .pinned import set_up
 from .preconditioners.amg import AMG
 from .preconditioners.approximate import Approximate
 from .preconditioners.ilu import ILU
@@ -28,16 +31,19 @@ __all__ = [
     "ILU",
     "Approximate",
     "Auto",
+    "ComposedFactor",
     "Direct",
     "Factor",
     "FieldSplit",
     "Jacobi",
     "Krylov",
     "Neumann",
+    "PartCounts",
     "Preconditioner",
     "PreconditionerOperator",
     "Reused",
     "Solver",
     "matrix_of",
     "operator_of",
+    "set_up",
 ]

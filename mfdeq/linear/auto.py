@@ -116,6 +116,8 @@ class Auto(Solver):
         """Return the factor of the candidate that is the cheapest for the solves expected."""
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
+        if (composed := A.factor_of_parts(self, counts)) is not None:
+            return composed
         if (library_solver := A.backend.library.default_solver()) is not None:
             return library_solver.setup(A, counts)
         if exponent := extreme_exponent(A):

@@ -23,10 +23,10 @@ from ..models.elimination import ReplacedRows
 from ..operators.operator import Matrix, Operator
 from ..report import LinearCounts
 from .factor import Factor
+from .part_counts import PartCounts
 from .protocols import Solver
 
 MIN_SIZE = 5_000  # unknowns from which the replaced rows are kept out of the matrix
-SHARED_COUNTS = ("setups", "refreshes", "iterations", "refinements")
 RTOL_SHARE = 0.7  # of a tolerance, which leaves the rest to the null vectors
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
 MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W is a null space
@@ -34,6 +34,8 @@ MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W i
 
 def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     """Set up a factor of A by a solver, of its parts if it is composed of some."""
+    if (composed := A.factor_of_parts(solver, counts)) is not None:
+        return composed
     if isinstance(A, ReplacedRows) and A.shape[0] > MIN_SIZE and _has_null_space(A):
         try:
             return PinnedFactor.set_up(solver, A, counts)
@@ -54,19 +56,6 @@ def _has_null_space(A: ReplacedRows) -> bool:
     return True
 
 
-class _InnerCounts(LinearCounts):
-    """Counts of the solves with A_p, whose set-ups and iterations belong to the solves with A."""
-
-    def __init__(self, outer: LinearCounts) -> None:
-        super().__init__()
-        self.outer = outer
-
-    def add(self, **amounts: float) -> None:
-        """Add amounts to these counts, and the shared ones to those of the solves with A."""
-        super().add(**amounts)
-        self.outer.add(**{name: amounts[name] for name in SHARED_COUNTS if name in amounts})
-
-
 class PinnedFactor(Factor):
     """A factor of A with constraints in place of equations, by solves with A_p.
 
@@ -74,7 +63,7 @@ class PinnedFactor(Factor):
     ----------
     A : ReplacedRows, (N, N)
     inner : Factor
-        A factor of A_p, with `_InnerCounts` of `counts`.
+        A factor of A_p, with `PartCounts` of `counts`.
     counts : LinearCounts
     """
 
@@ -104,7 +93,7 @@ class PinnedFactor(Factor):
     def set_up(cls, solver: Solver, A: ReplacedRows, counts: LinearCounts) -> PinnedFactor:
         """Set up a factor of A_p by a solver."""
         with counts.add_time():
-            inner = solver.setup(Matrix(A.backend, A.pinned), _InnerCounts(counts))
+            inner = solver.setup(Matrix(A.backend, A.pinned), PartCounts(counts))
             return cls(A, inner, counts)
 
     # What "auto" may change with its factor.
@@ -138,7 +127,7 @@ class PinnedFactor(Factor):
         """Return this factor with other counts, and an inner one that shares them."""
         other = super().counted_in(counts)
         assert isinstance(other, PinnedFactor)
-        other.inner = self.inner.counted_in(_InnerCounts(counts))
+        other.inner = self.inner.counted_in(PartCounts(counts))
         return other
 
     @property
@@ -232,7 +221,7 @@ class PinnedFactor(Factor):
         if not (isinstance(A, ReplacedRows) and _is_like(A, self.matrix)):
             return None
         try:
-            inner = reuse(Matrix(A.backend, A.pinned), _InnerCounts(counts))
+            inner = reuse(Matrix(A.backend, A.pinned), PartCounts(counts))
             return None if inner is None else PinnedFactor(A, inner, counts)
         except (ConvergenceError, SingularStateError):
             return None  # too old to solve for the null vectors: a new one is set up

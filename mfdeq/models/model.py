@@ -24,6 +24,10 @@ class Model:
     time_sign : {+1, -1}, optional
         The sign of dh/dt = ±R(h, theta) by which the equilibrium is reached in time; for a map the
         time derivative is f(h, theta) - h. Pseudo-transient continuation follows it.
+    forward_method : mfdeq.forward.ModelMethod, optional
+        A method of the model's own, which ``method="auto"`` uses for it alone.
+    equilibrium_class : type, optional
+        The class, derived from `mfdeq.Equilibrium`, of which solvers return an instance.
     """
 
     state_size: int
@@ -32,6 +36,8 @@ class Model:
     state_names: Sequence[str] | None = None
     equation_names: Sequence[str] | None = None
     time_sign: int | None = None
+    forward_method: Any = None
+    equilibrium_class: Any = None
 
     @property
     def display_name(self) -> str:

@@ -175,6 +175,25 @@ class Operator:
         """Whether the entries are known, and not only products."""
         return self.array is not None
 
+    def factor_of_parts(self, solver: Any, counts: Any) -> Any:
+        """Return a factor composed of those of the parts; None, the default, if there are no parts.
+
+        A structured square operator, such as a block triangular one, defines it. Whichever solver
+        is asked for a factor of the operator sets up those of the parts instead.
+
+        Parameters
+        ----------
+        solver : mfdeq.linear.Solver
+            The solver of each part, as ``mfdeq.linear.set_up(solver, part, counts)``.
+        counts : LinearCounts
+            The counts of the composed factor.
+
+        Returns
+        -------
+        mfdeq.linear.Factor or None
+        """
+        return None
+
     def forget(self) -> None:
         """Discard cached state, recursively in the component operators."""
         for part in vars(self).values():

@@ -7,7 +7,7 @@ from typing import Any
 from ..arguments import one_of
 from ..arrays.backend import Array
 from ..equilibrium import solve as solving
-from ..equilibrium.uniqueness import explain_failure, judge_uniqueness
+from ..equilibrium.uniqueness import explain_failure
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
 from ..models.problem import Problem
@@ -209,7 +209,7 @@ def _solve_by_snes(problem: Problem, start: Array, solver: KSP) -> Any:
         if singular is not None:
             raise singular from error
         raise
-    judge_uniqueness(eq)
+    eq.judge_uniqueness()
     eq.report.residuals[:0] = found.history
     return eq
 

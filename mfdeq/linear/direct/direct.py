@@ -131,6 +131,8 @@ class Direct(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
+        if (composed := A.factor_of_parts(self, counts)) is not None:
+            return composed
         if exponent := extreme_exponent(A):
             return ExtremeFactor.set_up(self.setup, A, exponent, counts)
         A = assembled(A)

@@ -179,6 +179,8 @@ class Krylov(Solver):
         """
         counts = LinearCounts() if counts is None else counts
         A = operator_of(A)
+        if scaling is None and (composed := A.factor_of_parts(self, counts)) is not None:
+            return composed
         described = as_preconditioner(self.preconditioner)
         follows_scale = scaling is None and (described is None or described.follows_scale)
         if follows_scale and (exponent := extreme_exponent(A)):
