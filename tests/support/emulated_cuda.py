@@ -79,4 +79,5 @@ def _compile(code):
     (folder / "kernels.c").write_text(whole)
     command = ["gcc", "-std=c11", "-O1", "-shared", "-fPIC", "-o", "kernels.so", "kernels.c"]
     subprocess.run(command, cwd=folder, check=True)
-    return ctypes.CDLL(str(folder / "kernels.so")), names
+    # PyDLL keeps the interpreter's lock: the variables of SHIM are those of one launch at a time.
+    return ctypes.PyDLL(str(folder / "kernels.so")), names
