@@ -25,6 +25,7 @@ A. George, Nested dissection of a regular finite element mesh, SIAM J. Numer. An
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ from ..locks import cached_property
 from ..operators.operator import Matrix, Operator, Scaled, SelfAdjoint, Sum
 from ..operators.user_operators import as_symmetric, backend_of
 from .lagrangian_scaling import system_scaling
-from .reduced_curvature import ReducedCurvature
+from .reduced_curvature import ReducedCurvature, ReducedOperator
 
 # Limit on the relative residual of a solve without refinement, for a random b. It is about the
 # perturbation of the system relative to the distance to a singular one. Below the limit iterative
@@ -64,7 +65,7 @@ class ShiftedInverse(SelfAdjoint):
 
     Parameters
     ----------
-    H : ReducedHessian, ReducedCurvature or (P, P) matrix
+    H : ReducedHessian, ReducedCurvature, SumHessian or (P, P) matrix
         A Hessian for which A, B and the blocks of K are matrices, or a symmetric matrix, sparse (in
         any format) or dense.
     sigma : float, optional
@@ -138,7 +139,7 @@ class ShiftedInverse(SelfAdjoint):
         H = require_entries(as_symmetric(backend, native(H), shape, "H"))
         failure = self._attempt(self._factorize, H, M)
         few = self.shape[0] <= MAX_DENSE_PARAMS and not backend.library.distributed
-        if failure and few and isinstance(H, ReducedCurvature):
+        if failure and few and isinstance(H, ReducedOperator):
             failure = self._attempt(self._factorize_dense, H, M)
         if failure:
             raise self._singular_error(failure)
@@ -158,7 +159,7 @@ class ShiftedInverse(SelfAdjoint):
 
     def _factorize(self, H: Any, M: Any) -> Any:
         """Return a `Factor` of the system, with `unrefined_residual` and `negative_pivots()`."""
-        if isinstance(H, ReducedCurvature):
+        if isinstance(H, ReducedOperator):
             return self._scaled_factor(*_system(H, self.sigma, self._metric(M)))
         matrix = assemble(H, "H")
         if abs(matrix - matrix.T).max() > self.backend.eps**0.5 * abs(matrix).max():
@@ -229,7 +230,7 @@ class ShiftedInverse(SelfAdjoint):
 
 def require_entries(H: Operator) -> Any:
     """Return H if it is a Hessian or has entries, or raise an `ArgumentError`."""
-    if isinstance(H, ReducedCurvature) or H.has_entries:
+    if isinstance(H, ReducedOperator) or H.has_entries:
         return H
     if isinstance(H, Sum | Scaled):
         raise ArgumentError(
@@ -246,20 +247,39 @@ def require_entries(H: Operator) -> Any:
     )
 
 
-def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
+def assemble_blocks(H: ReducedOperator) -> tuple[Any, ...]:
     """Return A, B and the blocks of K as sparse matrices on the host.
+
+    Of a sum, A is block diagonal and B is stacked.
 
     Raises
     ------
     ArgumentError
         If one of these is not a sparse matrix.
     """
+    parts = [(weight, _blocks_of_one(part)) for weight, part in H.parts]
+    if len(parts) == 1 and parts[0][0] == 1.0 and H.params_term is None:
+        return parts[0][1]
+    As, Bs, pps, sps, sss = zip(*(blocks for _, blocks in parts), strict=True)
+    weights = [weight for weight, _ in parts]
+    pp, sp, ss = (
+        [weight * block for weight, block in zip(weights, blocks, strict=True)]
+        for blocks in (pps, sps, sss)
+    )
+    if H.params_term is not None:
+        pp.append(assemble(H.params_term, "the precision of the prior"))
+    diagonal = functools.partial(sparse.block_diag, format="csr")
+    stacked = functools.partial(sparse.vstack, format="csr")
+    return diagonal(As), stacked(Bs), sum(pp[1:], pp[0]), stacked(sp), diagonal(ss)
+
+
+def _blocks_of_one(H: ReducedCurvature) -> tuple[Any, ...]:
     A, B = assemble(H.eq.linearized.A, "A"), assemble(H.eq.forcing, "B")
     N, P = B.shape
     return A, B, *_curvature_blocks(H, (P, P), (N, P), (N, N))
 
 
-def _system(H: ReducedCurvature, sigma: float, E: Any) -> tuple[Any, Any]:
+def _system(H: ReducedOperator, sigma: float, E: Any) -> tuple[Any, Any]:
     """Assemble the system, with the sparsity pattern of the graph of nodes, and its scaling D."""
     A, B, pp, sp, ss = assemble_blocks(H)
     N, P = B.shape
@@ -349,7 +369,7 @@ class LagrangianSolver:
     """
 
     shifted_inverse: type[ShiftedInverse]
-    assemble_blocks: Callable[[ReducedCurvature], tuple[Any, ...]]
+    assemble_blocks: Callable[[ReducedOperator], tuple[Any, ...]]
     assemble: Callable[[Any, str], Any]
 
 

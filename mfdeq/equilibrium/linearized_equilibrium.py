@@ -438,6 +438,19 @@ class LinearizedEquilibrium:
         adjoint = corrections.adjoint(adjoint, d_state)
         return reduced_gradient(d_params, corrections.linearization(1).B, adjoint)
 
+    def knows_adjoint(self, loss: LossBase) -> bool:
+        """Return whether the adjoint of a loss has been computed."""
+        known = self._adjoints.get(loss)
+        return known is not None and known.value is not None
+
+    def keep_adjoint(self, loss: LossBase, adjoint: Array) -> None:
+        """Keep the adjoint of a loss, which was solved for together with others."""
+        self._adjoints.setdefault(loss, Once())(lambda: adjoint)
+
+    def is_due(self, result: str) -> bool:
+        """Return whether `is_first` would return True."""
+        return self.error_estimates and result not in self._estimated
+
     def is_first(self, result: str) -> bool:
         """Return whether the error of a result, "gradient" or "product", is due to be estimated.
 

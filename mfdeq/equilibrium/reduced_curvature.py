@@ -6,15 +6,18 @@ of their errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from ..arguments import fraction
-from ..arrays.backend import Array, check_block
+from ..arrays.backend import Array, Backend, check_block
 from ..arrays.memory import columns_that_fit, translate_memory_errors
+from ..linear import Factor
 from ..locks import Once, cached_property
 from ..models.curvature import CurvatureOperator
+from ..models.problem import Problem
 from ..operators.operator import Congruence, Operator, SelfAdjoint
+from ..report import SolveReport
 from .error_estimates import (
     WARNING_ERROR,
     InnerTolerance,
@@ -23,11 +26,56 @@ from .error_estimates import (
     warn_of_error,
 )
 from .inverse import Inverse, RecordingInverse, RefinedInverse
-from .linearized_equilibrium import LinearizedEquilibrium, tangent
+from .linearized_equilibrium import tangent
 
 # Arrays of size P + N in memory during a product with one column: (v, z), K (v, z), w, and those of
 # a solve.
 ARRAYS_PER_COLUMN = 6
+
+
+class Differentiable(Protocol):
+    """What a `ReducedCurvature` needs of an equilibrium, or of several that share a factor."""
+
+    problem: Problem
+    backend: Backend
+    params: Array
+
+    @property
+    def report(self) -> SolveReport:
+        """The report of the solve."""
+        ...
+
+    @property
+    def forcing(self) -> Operator:
+        """B of the equations that are solved."""
+        ...
+
+    @property
+    def factor(self) -> Factor:
+        """The factor of A."""
+        ...
+
+    @property
+    def tangent(self) -> Operator:
+        """T = [I; A^-1 B]."""
+        ...
+
+    @property
+    def corrections(self) -> Any:
+        """The corrected derivatives, for error estimates."""
+        ...
+
+    def is_first(self, result: str) -> bool:
+        """Return whether the error of a result is due to be estimated."""
+        ...
+
+    def polish(self) -> Any:
+        """Return a more accurate equilibrium, or `self`."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what the factor has stored in earlier solves."""
+        ...
 
 
 def reduce(K: Operator, T: Operator) -> Operator:
@@ -42,14 +90,88 @@ def reduce(K: Operator, T: Operator) -> Operator:
     return Congruence(K, T)
 
 
-class ReducedCurvature(SelfAdjoint):
+class ReducedOperator(SelfAdjoint):
+    """Base class of Hessians over the parameters, (P, P), whose products contain solves with A.
+
+    Attributes
+    ----------
+    params_term : Operator or None, (P, P)
+        What is added to `parts`, such as the precision of a prior.
+    """
+
+    params_term: Operator | None = None
+
+    @property
+    def parts(self) -> Sequence[tuple[float, ReducedCurvature]]:
+        """The factors and operators, each of one equilibrium, of which it is the sum."""
+        raise NotImplementedError
+
+    @property
+    def params(self) -> Array:
+        """The parameters theta, (P,)."""
+        return self.parts[0][1].params
+
+    @property
+    def report(self) -> SolveReport:
+        """The report of the equilibrium, of the first one of a sum."""
+        return self.parts[0][1].report
+
+    @property
+    def iterative(self) -> bool:
+        """Whether a product with looser inner solves costs less."""
+        return any(part.iterative for _, part in self.parts)
+
+    @property
+    def solver_rtol(self) -> float:
+        """The tolerance of the inner solves of a product."""
+        return min(part.solver_rtol for _, part in self.parts)
+
+    def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
+        """Compute the product with v, with inner solves to `rtol`, and estimate its error."""
+        raise NotImplementedError
+
+    def apply_inexact(self, v: Array, rtol: float) -> Array:
+        """Compute the product with v by inner solves to another tolerance."""
+        raise NotImplementedError
+
+    def polish(self) -> ReducedOperator:
+        """Return the same operator at more accurate states, or `self` if there are none."""
+        raise NotImplementedError
+
+    def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
+        """Return the same operator with products of a given accuracy.
+
+        Parameters
+        ----------
+        rtol : float
+            The allowed relative error of each column of a product, as estimated. The tolerance of
+            the inner solves is as loose as this allows.
+
+        Returns
+        -------
+        InexactReducedCurvature, (P, P)
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
+        >>> v = np.ones(2)
+        >>> bool(np.linalg.norm(H.to_accuracy(1e-3) @ v - H @ v) <= 1e-3 * np.linalg.norm(H @ v))
+        True
+        """
+        return InexactReducedCurvature(self, rtol)
+
+
+class ReducedCurvature(ReducedOperator):
     """The operator T' K T, (P, P): a curvature K over (theta, h), reduced to the parameters.
 
     A product with a vector or a block takes one state solve and one adjoint solve.
 
     Parameters
     ----------
-    eq : LinearizedEquilibrium
+    eq : LinearizedEquilibrium or SharedEquilibria
         The equilibrium, with A, B and the factor.
     K : CurvatureOperator, (P+N, P+N)
     corrected_K : callable
@@ -65,15 +187,45 @@ class ReducedCurvature(SelfAdjoint):
 
     def __init__(
         self,
-        eq: LinearizedEquilibrium,
+        eq: Differentiable,
         K: CurvatureOperator,
         corrected_K: Callable[[], CurvatureOperator],
         remake_at: Callable[[Any], ReducedCurvature],
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
-        self.eq, self.K = eq, K
+        self.eq: Any = eq
+        self.K = K
         self._corrected_K, self._correct_K = Once[CurvatureOperator](), corrected_K
         self._remake_at, self._polished = remake_at, Once[ReducedCurvature]()
+
+    @property
+    def params(self) -> Array:
+        """The parameters theta, (P,)."""
+        return self.eq.params
+
+    @property
+    def report(self) -> SolveReport:
+        """The report of the equilibrium."""
+        return self.eq.report
+
+    @property
+    def iterative(self) -> bool:
+        """Whether the factor is iterative."""
+        return self.eq.factor.iterative
+
+    @property
+    def solver_rtol(self) -> float:
+        """The tolerance of the factor."""
+        return self.eq.factor.rtol
+
+    @property
+    def parts(self) -> Sequence[tuple[float, ReducedCurvature]]:
+        """The operator itself."""
+        return ((1.0, self),)
+
+    def corrected_curvature(self) -> CurvatureOperator:
+        """Return K at the corrected state, with corrected weights."""
+        return self._corrected_K(self._correct_K)
 
     @cached_property
     def _product(self) -> Operator:
@@ -130,7 +282,7 @@ class ReducedCurvature(SelfAdjoint):
         there = corrections.linearization(1)
         solutions = inverse.solution, inverse.adjoint_solution
         refined = RefinedInverse(there.A, self.eq.factor, *solutions)
-        return reduce(self._corrected_K(self._correct_K), tangent(refined, there.B))._apply(v)
+        return reduce(self.corrected_curvature(), tangent(refined, there.B))._apply(v)
 
     def forget(self) -> None:
         """Drop what the factor has stored in earlier solves, and all corrected quantities."""
@@ -144,31 +296,6 @@ class ReducedCurvature(SelfAdjoint):
         if polished is self.eq:
             return self
         return self._polished(lambda: self._remake_at(polished))
-
-    def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
-        """Return the same operator with products of a given accuracy.
-
-        Parameters
-        ----------
-        rtol : float
-            The allowed relative error of each column of a product, as estimated. The tolerance of
-            the inner solves is as loose as this allows.
-
-        Returns
-        -------
-        InexactReducedCurvature, (P, P)
-
-        Examples
-        --------
-        >>> import mfdeq, numpy as np
-        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
-        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
-        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
-        >>> v = np.ones(2)
-        >>> bool(np.linalg.norm(H.to_accuracy(1e-3) @ v - H @ v) <= 1e-3 * np.linalg.norm(H @ v))
-        True
-        """
-        return InexactReducedCurvature(self, rtol)
 
     @translate_memory_errors
     def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
@@ -239,17 +366,17 @@ class ReducedCurvature(SelfAdjoint):
 class InexactReducedCurvature(SelfAdjoint):
     """The operator T' K T with products of a given relative accuracy.
 
-    The error of every product is estimated by `ReducedCurvature.with_error`, and the tolerance of
-    the inner solves is adapted to it. The operator is symmetric only to that accuracy.
+    The error of every product is estimated by `with_error` of the exact operator, and the tolerance
+    of the inner solves is adapted to it. The operator is symmetric only to that accuracy.
 
     Parameters
     ----------
-    exact : ReducedCurvature
+    exact : ReducedOperator
     rtol : float
         The allowed relative error of each column of a product, as estimated.
     """
 
-    def __init__(self, exact: ReducedCurvature, rtol: float) -> None:
+    def __init__(self, exact: ReducedOperator, rtol: float) -> None:
         super().__init__(exact, exact.shape)
         self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
         self.tolerance = InnerTolerance(self.rtol, exact.backend)
@@ -260,10 +387,9 @@ class InexactReducedCurvature(SelfAdjoint):
         self.tolerance = InnerTolerance(self.rtol, self.backend)
 
     def _apply(self, x: Array) -> Array:
-        def product(operator: ReducedCurvature, inner: float) -> tuple[Array, Array]:
+        def product(operator: ReducedOperator, inner: float) -> tuple[Array, Array]:
             return operator.with_error(x, rtol=inner)
 
-        report = self.exact.eq.report
         return self.tolerance.compute(
-            product, self.exact, ReducedCurvature.polish, "a product", report
+            product, self.exact, lambda H: H.polish(), "a product", self.exact.report
         )[0]

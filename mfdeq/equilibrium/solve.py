@@ -178,7 +178,7 @@ def solve(
             raise
         finally:
             monitor.close()
-        eq = _equilibrium(problem, monitor.state, linear, report)
+        eq = converged_equilibrium(problem, monitor.state, linear, report)
         eq.judge_uniqueness()
         eq.error_estimates = error_estimates
         return eq
@@ -253,10 +253,12 @@ def equilibrium_of_state(
     monitor = ConvergenceMonitor(problem, linear, None, 1, report)
     if not monitor.accepts(h, problem.residual(h)):
         raise monitor.failure(failure, advice)
-    return _equilibrium(problem, h, linear, report)
+    return converged_equilibrium(problem, h, linear, report)
 
 
-def _equilibrium(problem: Problem, h: Array, linear: Reused, report: SolveReport) -> Equilibrium:
+def converged_equilibrium(
+    problem: Problem, h: Array, linear: Reused, report: SolveReport
+) -> Equilibrium:
     """Return the equilibrium at a converged state, and complete the report."""
     linearized = problem.linearize(h)
     report.converged = True

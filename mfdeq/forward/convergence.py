@@ -202,6 +202,34 @@ class ConvergenceMonitor(Criteria):
             self._chord_steps(h, residual, fresh=True, max_steps=0)
         return self.done
 
+    def accepts_after(
+        self, h: Array, residual: Array, step: Array, A: Operator, factor: Factor
+    ) -> bool:
+        """Return whether a state meets both criteria as it is, by a known correction.
+
+        Parameters
+        ----------
+        h, residual : (N,) arrays
+        step : (N,) array
+            Newton's correction at h, A^-1 R.
+        A : Operator
+            A at h.
+        factor : Factor
+            A factor of it.
+        """
+        self.A, self.factor = A, factor
+        worst, satisfied, at_floor = self._equations(h, residual, final=True)
+        self.report.residuals.append(worst)
+        self.best, self.best_ratio = h, worst
+        if worst == 0.0:
+            self._finish_at_zero(h)
+        elif satisfied:
+            correction, settled, by_rounding = self._unknowns(h, residual, step, at_floor)
+            limited = by_rounding or correction > self.rtol or not self._within_rtol(h, residual)
+            if settled and not (limited and correction > 0.1**MIN_DIGITS):
+                self.finish(h, worst, correction, "rounding" if limited else "rtol")
+        return self.done
+
     # Chord steps at the end.
 
     def _chord_steps(

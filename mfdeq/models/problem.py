@@ -296,6 +296,10 @@ class Problem:
             latest = self._latest = (state, self._linearize_with(self.model.linearize, h))
         return latest[1]
 
+    def keep_linearization(self, h: Array, linearized: CheckedLinearization) -> None:
+        """Keep a linearization at h as the latest one."""
+        self._latest = (self.backend.copied(h), linearized)
+
     @property
     def linearized_state(self) -> Array | None:
         """The state of the latest linearization of `linearize`, if there is one."""

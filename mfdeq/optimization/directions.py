@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, is_sparse
 from ..equilibrium.lagrangian_system import ShiftedInverse, solver_for
-from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import SingularStateError
 from .method import Setting
 from .truncated_cg import steihaug
@@ -142,7 +142,7 @@ class ShiftedNewton(Direction):
                 shift *= SHIFT_FACTOR
         return steepest, 0, "steepest descent: no shift made the Hessian definite"
 
-    def _definite_inverse(self, H: ReducedCurvature, shift: float) -> ShiftedInverse | None:
+    def _definite_inverse(self, H: ReducedOperator, shift: float) -> ShiftedInverse | None:
         """Return (H + shift M)^-1, or None if that is singular or indefinite."""
         self.objective.report.factorizations += 1
         try:

@@ -78,6 +78,24 @@ class Equilibria:
             self._last, self._start = eq, eq.state
             return eq
 
+    def knows(self, theta: Array) -> bool:
+        """Return whether the equilibrium at theta, or its failure, is that of the last call."""
+        with lock_of(self):
+            last = self._last is not None and _equal(theta, self._last.params)
+            return last or (self._failure is not None and _equal(theta, self._failure[0]))
+
+    def adopt(self, eq: Equilibrium) -> None:
+        """Take an equilibrium that was found together with others as that of the last call."""
+        with lock_of(self):
+            self.solves += 1
+            self._add_report(eq.report)
+            self._last, self._start = eq, eq.state
+
+    @property
+    def start(self) -> Array | None:
+        """The start of the next solve, None for that of the model."""
+        return self._start
+
     def _solve(self, theta: Array) -> Equilibrium:
         """Solve from the last state; where that fails, from `h0` and from the model's start."""
         self.solves += 1
@@ -108,10 +126,13 @@ class Equilibria:
         except (ConvergenceError, SingularStateError) as error:
             self._reports.append(error.report)
             raise
-        self._reports.append(eq.report)
+        self._add_report(eq.report)
+        return eq
+
+    def _add_report(self, report: SolveReport) -> None:
+        self._reports.append(report)
         if len(self._reports) > MAX_REPORTS:
             self._earlier_linear_solves += _right_hand_sides(self._reports.pop(0))
-        return eq
 
     def with_state(self, theta: Array, state: Array) -> Equilibrium:
         """Return an equilibrium at theta whose state is given, leaving all others as they are."""

@@ -8,6 +8,7 @@ the same units. The precision of a prior is such a metric.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from ..arrays.backend import Array, Backend
@@ -24,7 +25,7 @@ MAX_SOLVE_RESIDUAL = 1e-6
 
 
 def parameter_metric(
-    metric: Any, loss: LossBase, backend: Backend, size: int
+    metric: Any, terms: Sequence[tuple[float, LossBase]], backend: Backend, size: int
 ) -> tuple[Metric, str]:
     """Return the metric for a minimization, and a word on its origin.
 
@@ -33,7 +34,8 @@ def parameter_metric(
     metric : Precision, QuadraticPrior, matrix, operator, array or number, or None
         The user's metric; None selects the precision of the priors in the loss if that has an
         inverse, and otherwise the Euclidean metric.
-    loss : LossBase
+    terms : sequence of pairs of a float and a LossBase
+        The factors and terms of the loss, among them its priors.
     backend : Backend
     size : int
         P on this process.
@@ -46,7 +48,7 @@ def parameter_metric(
     if metric is not None:
         return _given_metric(metric, backend, size), "given"
     with contextlib.suppress(MfdeqError):
-        prior = _prior_metric(loss, backend, size)
+        prior = _prior_metric(terms, backend, size)
         if prior is not None:
             return prior, "the prior's precision"
     return Euclidean(backend), "Euclidean"
@@ -74,11 +76,13 @@ def _given_metric(metric: Any, backend: Backend, size: int) -> Metric:
     return precision
 
 
-def _prior_metric(loss: LossBase, backend: Backend, size: int) -> Metric | None:
+def _prior_metric(
+    terms: Sequence[tuple[float, LossBase]], backend: Backend, size: int
+) -> Metric | None:
     """Return the precision of the priors in a loss; None if there is none, or it has no inverse."""
     priors = [
         (factor, term)
-        for factor, term in loss.weighted_terms
+        for factor, term in terms
         if isinstance(term, QuadraticPrior) and factor > 0.0
     ]
     if not priors:

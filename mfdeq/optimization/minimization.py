@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..equilibrium.equilibrium import Equilibrium
 from ..errors import (
     ConvergenceError,
     MfdeqError,
@@ -18,11 +17,11 @@ from ..errors import (
 )
 from ..files.checkpoints import Checkpoint, other_run_error
 from .bounds import Bounds
+from .functional import Functional
 from .method import LOSS_ROUNDING_FACTOR, Iterate, Method
 from .metrics import GradientNorm
 from .minimize_report import MinimizeReport, Step
 from .objective import Objective
-from .reduced_functional import ReducedFunctional
 from .truncated_cg import MAX_FORCING_TERM
 
 # The loss is taken as unbounded below after a decrease by this multiple of its size at the start,
@@ -51,7 +50,7 @@ class Minimization:
 
     Parameters
     ----------
-    functional : ReducedFunctional
+    functional : Functional
     objective : Objective
     bounds : Bounds
     norm : GradientNorm
@@ -62,19 +61,19 @@ class Minimization:
     ----------
     at : Iterate
         The last point.
-    eq : Equilibrium
+    eq : Equilibrium or SumEquilibrium
         The equilibrium at the last point.
     method : Method
         The method, which is set after the start.
     """
 
     at: Iterate
-    eq: Equilibrium
+    eq: Any
     method: Method
 
     def __init__(
         self,
-        functional: ReducedFunctional,
+        functional: Functional,
         objective: Objective,
         bounds: Bounds,
         norm: GradientNorm,
@@ -106,7 +105,7 @@ class Minimization:
         # Near a minimum the gradient says nothing about the size of gradients. The two terms that
         # cancel there do: the one of theta itself, and the one by way of the state.
         free = self.bounds.active_set(theta, g).free
-        d_params, _ = self.eq.loss_gradients(functional.loss)
+        d_params = functional.partial_gradient(self.eq)
         terms = self.norm(free(d_params)), self.norm(free(g - d_params))
         self.scale = max(size, min(terms))
         self.at = Iterate(theta, value, g, size, size, MAX_FORCING_TERM, radius)
@@ -130,7 +129,7 @@ class Minimization:
             raise other_run_error(
                 path, f"there is no equilibrium at the saved point: {error}"
             ) from error
-        value = self.functional.loss.value(self.eq.state, self.eq.params)
+        value = self.functional.value_at(self.eq)
         tol = SAME_LOSS_RTOL * max(abs(self.at.value), abs(steps[0].value))
         if not abs(value - self.at.value) <= tol:
             raise other_run_error(

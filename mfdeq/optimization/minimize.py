@@ -8,7 +8,6 @@ from typing import Any
 from ..arguments import at_least, count, fraction, one_of
 from ..arrays.backend import Array, Backend
 from ..arrays.collective import collective
-from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import solver_for
 from ..errors import (
     AccuracyWarning,
@@ -24,6 +23,7 @@ from ..operators.user_operators import as_symmetric
 from ..priors.metric import Metric
 from ..priors.precision import Precision
 from .bounds import Bounds
+from .functional import Functional
 from .method import Setting
 from .methods import METHODS
 from .metrics import GradientNorm, parameter_metric
@@ -31,14 +31,13 @@ from .minimization import Minimization, Stop
 from .minimize_report import Step
 from .minimum import Minimum
 from .objective import Objective
-from .reduced_functional import ReducedFunctional
 
 MAX_PRODUCTS_PER_STEP = 200
 
 
 @collective
 def minimize(
-    functional: ReducedFunctional,
+    functional: Functional,
     theta0: Array,
     method: str = "newton-cg",
     *,
@@ -56,7 +55,7 @@ def minimize(
 
     Parameters
     ----------
-    functional : ReducedFunctional
+    functional : ReducedFunctional or SumFunctional
         The functional theta -> L(h*(theta), theta).
     theta0 : (P,) array
         The start, which must have an equilibrium.
@@ -173,7 +172,7 @@ def minimize(
     'start'
     """
     entry = METHODS[one_of(method, tuple(METHODS), "method")]
-    if not isinstance(functional, ReducedFunctional):
+    if not isinstance(functional, Functional):
         raise ArgumentError(
             "functional: expected an mfdeq.ReducedFunctional(model, loss), got a "
             f"{type(functional).__name__}"
@@ -184,7 +183,7 @@ def minimize(
         raise ArgumentError("radius: expected a positive number, got 0")
     theta0 = flatten_params(functional.model, theta0, "theta0")
     backend = Backend.of(theta0, name="theta0")
-    sizes = functional.model.state_size, functional.model.param_size
+    sizes = functional.sizes
     N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))
     theta = backend.vector(theta0, P, "theta0")
     limits = Bounds(backend, theta.shape[0], bounds)
@@ -194,14 +193,14 @@ def minimize(
             f"bounds: expected None or one of the methods {bounded}, got {method!r}"
         )
     theta = limits.project(theta)
-    in_metric, origin = parameter_metric(metric, functional.loss, backend, theta.shape[0])
+    in_metric, origin = parameter_metric(metric, functional.priors, backend, theta.shape[0])
     precondition = _preconditioning(backend, preconditioner, theta.shape[0], in_metric)
     file = open_checkpoint(
         checkpoint,
         checkpoint_every,
         "a minimization",
         lambda: {
-            "model": functional.model.display_name,
+            "model": functional.name,
             "N and P": [N, P],
             "theta0": digest(theta),
             "method": method,
@@ -223,7 +222,7 @@ def minimize(
         eq = _first_equilibrium(functional, theta)
         if entry.needs_matrices:
             # Raise an error early if the derivatives are not sparse matrices.
-            solver_for(eq.backend).assemble_blocks(eq.hessian(functional.loss))
+            solver_for(eq.backend).assemble_blocks(functional.hessian_at(eq))
         run.start(theta, radius)
         run.report.metric = origin
     target = gtol * run.scale
@@ -243,7 +242,7 @@ def minimize(
     return _minimum(run, run.run(target, max_iterations, callback), target)
 
 
-def _first_equilibrium(functional: ReducedFunctional, theta: Array) -> Equilibrium:
+def _first_equilibrium(functional: Functional, theta: Array) -> Any:
     try:
         return functional.equilibrium(theta)
     except (ConvergenceError, SingularStateError) as error:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
-from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.lagrangian_system import MAX_DENSE_PARAMS, solver_for
-from ..equilibrium.reduced_hessian import ReducedHessian
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import ConvergenceError
 from ..locks import cached_property
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.eigsh import eigsh
+from .functional import Functional
 from .minimize_report import MinimizeReport
-from .reduced_functional import ReducedFunctional
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Minimum:
         Whether the norm of the (projected) gradient has reached its target.
     reason : str
         The reason why the minimization stopped.
-    equilibrium : Equilibrium
-        The equilibrium at `params`.
+    equilibrium : Equilibrium or SumEquilibrium
+        The equilibrium at `params`; of a sum, those of all experiments.
     report : MinimizeReport
         The steps and the counts of solves.
-    functional : ReducedFunctional
+    functional : ReducedFunctional or SumFunctional
         The functional that was minimized.
 
     Examples
@@ -59,9 +59,9 @@ class Minimum:
     gradient: Array
     converged: bool
     reason: str
-    equilibrium: Equilibrium
+    equilibrium: Any
     report: MinimizeReport
-    functional: ReducedFunctional
+    functional: Functional
 
     def __repr__(self) -> str:
         return f"<Minimum {self.value:.8g}: {self.reason}>"
@@ -109,8 +109,8 @@ class Minimum:
         return None
 
     @property
-    def _hessian(self) -> ReducedHessian:
-        return self.equilibrium.hessian(self.functional.loss)
+    def _hessian(self) -> ReducedOperator:
+        return self.functional.hessian_at(self.equilibrium)
 
     @cached_property
     def _all_pairs(self) -> Eigenpairs:

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_curvature import ReducedCurvature
-from ..equilibrium.reduced_hessian import ReducedHessian
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
+from .functional import Functional
 from .minimize_report import MinimizeReport
-from .reduced_functional import ReducedFunctional
 
 # Relative residuals of the inner solves of a product: one tenth of the accuracy of the step.
 INNER_RTOL_PER_FORCING, MIN_INNER_RTOL, MAX_INNER_RTOL = 0.1, 1e-10, 1e-2
@@ -26,7 +25,7 @@ class Objective:
 
     Parameters
     ----------
-    functional : ReducedFunctional
+    functional : Functional
     method : str
     accuracy : float, optional
         A relative accuracy that products have in any case. On several processes preconditioners
@@ -40,9 +39,7 @@ class Objective:
         The message of the failure in the last call of `attempt`, or an empty string.
     """
 
-    def __init__(
-        self, functional: ReducedFunctional, method: str, accuracy: float | None = None
-    ) -> None:
+    def __init__(self, functional: Functional, method: str, accuracy: float | None = None) -> None:
         self.functional, self.accuracy = functional, accuracy
         self.report = MinimizeReport(method)
         self.failure = ""
@@ -86,11 +83,11 @@ class Objective:
         self.report.gradients += 1
         return self.attempt(self.functional.evaluate_gradient, theta)
 
-    def hessian(self, theta: Array) -> ReducedHessian | None:
+    def hessian(self, theta: Array) -> Any:
         """Return the Hessian at theta, which remains valid at later points; None where it fails."""
         return self.attempt(self.functional.hessian, theta)
 
-    def product(self, H: ReducedCurvature, v: Array, accuracy: float) -> Array:
+    def product(self, H: ReducedOperator, v: Array, accuracy: float) -> Array:
         """Return H v to a relative accuracy, with the inner tolerance chosen accordingly."""
         self.report.products += 1
         if self.accuracy is not None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import fraction, one_of
 from ..arrays.backend import Array, Backend
 from ..arrays.collective import collective
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.reduced_curvature import InexactReducedCurvature
 from ..equilibrium.reduced_hessian import ReducedHessian
-from ..errors import ArgumentError, is_evaluation_failure
+from ..errors import ArgumentError
 from ..locks import lock_of, state_to_pickle
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.vectors import flatten_params, flatten_state
-from ..operators.operator import Operator
 from .equilibria import Equilibria
+from .functional import ON_FAILURE_VALUES, copy_of
+from .sum_functional import Summable
 
-ON_FAILURE_VALUES = ("raise", "inf")
 # Options of `mfdeq.solve`.
 SOLVE_OPTIONS = (
     "method",
@@ -36,7 +34,7 @@ SOLVE_OPTIONS = (
 CACHED_ATTRIBUTES = ("_hessian", "_inexact_hessian")
 
 
-class ReducedFunctional:
+class ReducedFunctional(Summable):
     """The reduced functional theta -> L(h*(theta), theta), with its gradient and exact Hessian.
 
     All calls with an equal theta share one equilibrium and one factorization. The next solve starts
@@ -69,6 +67,8 @@ class ReducedFunctional:
     ----------
     solves : int
         The number of forward solves so far, including failed ones.
+    equilibria : Equilibria
+        The equilibria so far, and the solver that they share.
 
     Raises
     ------
@@ -145,10 +145,9 @@ class ReducedFunctional:
         self.model, self.loss = model, loss
         self.on_failure = on_failure
         self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
-        start = None if h0 is None else _copy(flatten_state(model, h0), "h0")
-        self._equilibria = Equilibria(model, start, solve_options)
+        start = None if h0 is None else copy_of(flatten_state(model, h0), "h0")
+        self.equilibria = Equilibria(model, start, solve_options)
         self._hessian: ReducedHessian | None = None
-        self._inexact_hessian: InexactReducedCurvature | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out Hessians, whose factors cannot be pickled."""
@@ -165,17 +164,17 @@ class ReducedFunctional:
         """
         with lock_of(self):
             self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))
-            self._equilibria.forget(start)
+            self.equilibria.forget(start)
 
     @property
     def solves(self) -> int:
         """The number of forward solves so far, including failed ones."""
-        return self._equilibria.solves
+        return self.equilibria.solves
 
     @property
     def solve_options(self) -> dict[str, Any]:
         """The options of `mfdeq.solve`, with the solver that all solves share."""
-        return self._equilibria.solve_options
+        return self.equilibria.solve_options
 
     @collective
     def equilibrium(self, theta: Array) -> Equilibrium:
@@ -197,7 +196,7 @@ class ReducedFunctional:
             Any exception of the model's functions, also if `on_failure` is "inf".
         """
         with lock_of(self):
-            eq = self._equilibria.at(_copy(flatten_params(self.model, theta)))
+            eq = self.equilibria.at(copy_of(flatten_params(self.model, theta)))
             if self._hessian is not None and self._hessian.eq is not eq:
                 self.__dict__.update(dict.fromkeys(CACHED_ATTRIBUTES))  # which hold the last factor
             return eq
@@ -214,7 +213,7 @@ class ReducedFunctional:
         -------
         (P,) array
         """
-        return self._equilibria.with_state(theta, state).gradient(self.loss)
+        return self.equilibria.with_state(theta, state).gradient(self.loss)
 
     def state_rtol(self, backend: Backend) -> float:
         """Return the relative tolerance of the states."""
@@ -227,34 +226,11 @@ class ReducedFunctional:
 
         Each right-hand side counts as one. Failed forward solves are included.
         """
-        return self._equilibria.linear_solves
+        return self.equilibria.linear_solves
 
     def add_counts(self, equilibria: int, linear_solves: int) -> None:
         """Add the counts of an earlier process when its run is resumed."""
-        self._equilibria.add_counts(equilibria, linear_solves)
-
-    @collective
-    def value(self, theta: Array) -> float:
-        """Evaluate the loss L(h*(theta), theta).
-
-        Parameters
-        ----------
-        theta : (P,) array
-
-        Returns
-        -------
-        float
-            The loss, or inf if it cannot be evaluated and `on_failure` is "inf".
-
-        Raises
-        ------
-        ConvergenceError, SingularStateError
-            If there is no equilibrium and `on_failure` is "raise".
-        Exception
-            Any exception of the user's functions that is not a failure; see Notes of the class.
-        """
-        value = self._unless_failed(self.evaluate, theta, lambda theta: math.inf)
-        return math.inf if self.on_failure == "inf" and math.isnan(value) else value
+        self.equilibria.add_counts(equilibria, linear_solves)
 
     def evaluate(self, theta: Array) -> float:
         """Evaluate the loss like `value`, but raise every error, whatever `on_failure` is.
@@ -267,44 +243,15 @@ class ReducedFunctional:
         -------
         float
         """
-        eq = self.equilibrium(theta)
+        return self.value_at(self.equilibrium(theta))
+
+    def value_at(self, eq: Equilibrium) -> float:
+        """Return the loss at an equilibrium."""
         return self.loss.value(eq.state, eq.params)
 
-    @collective
-    def gradient(self, theta: Array) -> Array:
-        """Compute the gradient of the loss over theta, by one adjoint solve.
-
-        Parameters
-        ----------
-        theta : (P,) array
-
-        Returns
-        -------
-        (P,) array
-            The gradient, or NaN if it cannot be computed and `on_failure` is "inf".
-
-        Raises
-        ------
-        ConvergenceError, SingularStateError
-            If there is no equilibrium and `on_failure` is "raise".
-        Exception
-            Any exception of the user's functions that is not a failure; see Notes of the class.
-        """
-        return self._unless_failed(
-            self.evaluate_gradient, theta, lambda theta: float("nan") * theta
-        )
-
-    def _unless_failed(
-        self, evaluate: Callable[[Array], Any], theta: Array, substitute: Callable[[Array], Any]
-    ) -> Any:
-        """Evaluate at theta, or return the substitute after a failure if `on_failure` is "inf"."""
-        theta = _copy(flatten_params(self.model, theta))
-        try:
-            return evaluate(theta)
-        except Exception as error:
-            if self.on_failure == "raise" or not is_evaluation_failure(error):
-                raise
-            return substitute(theta)
+    def partial_gradient(self, eq: Equilibrium) -> Array:
+        """Return the derivative of the loss in theta with h held fixed, (P,)."""
+        return eq.loss_gradients(self.loss)[0]
 
     def evaluate_gradient(self, theta: Array) -> Array:
         """Compute the gradient like `gradient`, but raise every error, whatever `on_failure` is.
@@ -317,7 +264,11 @@ class ReducedFunctional:
         -------
         (P,) array
         """
-        return self.equilibrium(theta).gradient(self.loss, rtol=self.accuracy)
+        return self.gradient_of(self.equilibrium(theta))
+
+    def gradient_of(self, eq: Equilibrium) -> Array:
+        """Return the gradient at an equilibrium."""
+        return eq.gradient(self.loss, rtol=self.accuracy)
 
     @collective
     def hessian(self, theta: Array) -> ReducedHessian:
@@ -340,48 +291,28 @@ class ReducedFunctional:
         with lock_of(self):
             eq = self.equilibrium(theta)
             if self._hessian is None:
-                self._hessian = eq.hessian(self.loss)
+                self._hessian = self.hessian_at(eq)
             return self._hessian
 
-    @collective
-    def hessp(self, theta: Array, v: Array) -> Array:
-        """Compute the product of the Hessian at theta with a vector.
+    def hessian_at(self, eq: Equilibrium) -> ReducedHessian:
+        """Return the Hessian of the loss at an equilibrium."""
+        return eq.hessian(self.loss)
 
-        Parameters
-        ----------
-        theta, v : (P,) arrays
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.model.display_name
 
-        Returns
-        -------
-        (P,) array
-            H v, with a relative error of at most `accuracy`.
-        """
-        return self.products(theta) @ v
+    @property
+    def sizes(self) -> tuple[Any, Any]:
+        """N and P."""
+        return self.model.state_size, self.model.param_size
 
-    @collective
-    def products(self, theta: Array) -> Operator:
-        """Return the Hessian at theta, (P, P), with products to a relative error of `accuracy`.
-
-        Parameters
-        ----------
-        theta : (P,) array
-
-        Returns
-        -------
-        Operator
-        """
-        with lock_of(self):
-            H = self.hessian(theta)
-            if self.accuracy is None:
-                return H
-            if self._inexact_hessian is None or self._inexact_hessian.exact is not H:
-                self._inexact_hessian = H.to_accuracy(self.accuracy)
-            return self._inexact_hessian
+    @property
+    def priors(self) -> Sequence[tuple[float, LossBase]]:
+        """The factors and terms of the loss."""
+        return self.loss.weighted_terms
 
 
 def _describe(model: Any) -> str:
     return f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-
-
-def _copy(x: Array, name: str = "params") -> Array:
-    return Backend.of(x, name=name).check_array(x, None, name)

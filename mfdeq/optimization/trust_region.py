@@ -26,8 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_curvature import ReducedCurvature
-from ..equilibrium.reduced_hessian import ReducedHessian
+from ..equilibrium.reduced_curvature import ReducedOperator
 from .bounds import ActiveSet
 from .method import LOSS_ROUNDING_FACTOR, Iterate, Method, Setting
 from .minimize_report import Step
@@ -56,7 +55,7 @@ class TrustRegion(Method):
 
     def __init__(self, setting: Setting, gauss_newton: bool) -> None:
         self.setting, self.gauss_newton = setting, gauss_newton
-        self.H: ReducedHessian | None = None  # at the last point
+        self.H: Any = None  # the Hessian at the last point
         self.largest_radius = 0.0
 
     @property
@@ -84,7 +83,7 @@ class TrustRegion(Method):
         active = bounds.active_set(theta, g, progress)
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, setting.target)
 
-        def model_step(model: ReducedCurvature) -> CGStep:
+        def model_step(model: ReducedOperator) -> CGStep:
             product = functools.partial(objective.product, model, accuracy=forcing)
             return steihaug(
                 backend,
@@ -96,7 +95,7 @@ class TrustRegion(Method):
                 setting.max_products,
             )
 
-        def predicted_decrease(by: ReducedCurvature, step: Array) -> float:
+        def predicted_decrease(by: ReducedOperator, step: Array) -> float:
             Hs = objective.product(by, step, forcing)
             return -float(xp.vecdot(g, step) + 0.5 * xp.vecdot(step, Hs))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..arrays.powers_of_two import exponents_of, times_power
-from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import ArgumentError
 from ..operators.operator import Operator
 from ..priors.metric import Metric
@@ -62,7 +62,7 @@ class CountedOperator:
     @property
     def relaxable(self) -> bool:
         """Whether products use iterative solves, whose tolerance can be chosen."""
-        return isinstance(self.H, ReducedCurvature) and self.H.eq.factor.iterative
+        return isinstance(self.H, ReducedOperator) and self.H.iterative
 
     def __call__(self, x: Array) -> Array:
         """Compute the product with a (P, b) block."""
@@ -105,7 +105,7 @@ class CountedOperator:
         # Compare before dividing by the error per rtol, which is zero for a zero Hessian.
         loosest = error >= MAX_INNER_RTOL * self._error_per_rtol * residual
         rtol = MAX_INNER_RTOL if loosest else error / (self._error_per_rtol * residual)
-        self._inner_rtol = max(H.eq.factor.rtol, rtol)
+        self._inner_rtol = max(H.solver_rtol, rtol)
 
     def with_error(self, x: Array) -> tuple[Array, Array]:
         """Return the product, as accurate as possible, and its estimated error."""

@@ -9,7 +9,7 @@ from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import require_entries, solver_for
-from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import ArgumentError, ConvergenceError
 from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of
@@ -246,7 +246,7 @@ def eigsh(
         )
     metric = metric_of(M, backend, P)
     hessian = as_symmetric(backend, H, (P, P), "H")
-    if certify and isinstance(with_entries := require_entries(hessian), ReducedCurvature):
+    if certify and isinstance(with_entries := require_entries(hessian), ReducedOperator):
         solver_for(backend).assemble_blocks(with_entries)  # raise errors early
     if sigma is not None and resume is not None:
         raise ArgumentError(
@@ -268,7 +268,7 @@ def eigsh(
         lambda: {
             "H": type(hessian).__name__,
             "P": P,
-            "params": digest(hessian.eq.params) if isinstance(hessian, ReducedCurvature) else None,
+            "params": digest(hessian.params) if isinstance(hessian, ReducedOperator) else None,
             "k": int(k),
             "which": which,
             "rtol": float(rtol),

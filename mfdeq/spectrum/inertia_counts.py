@@ -38,7 +38,7 @@ def count_missed(
 
     Parameters
     ----------
-    H : ReducedCurvature or operator with entries, (P, P)
+    H : ReducedOperator or operator with entries, (P, P)
     pairs : Eigenpairs
         The pairs found.
     which : {"LM", "LA", "SA", "BE"}

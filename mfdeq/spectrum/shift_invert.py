@@ -16,7 +16,7 @@ from ..arguments import real
 from ..arrays.backend import Array
 from ..arrays.powers_of_two import scaled_by
 from ..equilibrium.lagrangian_system import solver_for
-from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedOperator
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Krylov
 from ..operators.operator import Operator, Product, SelfAdjoint
@@ -154,7 +154,7 @@ def _pairs(problem: EigenProblem, vectors: Array) -> Eigenpairs:
     if problem.preconditioner is not None:
         solver = "iterated solves"
     else:
-        of_hessian = isinstance(H.H, ReducedCurvature)
+        of_hessian = isinstance(H.H, ReducedOperator)
         solver = "the Lagrangian system" if of_hessian else "a factorization"
     norm = H.estimate_norm(problem.start[:, :1])
     return pairs_from_vectors(H, vectors, norm, f"Lanczos with {solver}")

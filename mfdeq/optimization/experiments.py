@@ -1,0 +1,211 @@
+"""The experiments of a sum: their equilibria at one theta, and what is computed together."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..arrays.backend import Array, Backend
+from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.shared_factor import group_equal, share_factor, solve_adjoints
+from ..equilibrium.solve_together import Request, solve_together
+from ..errors import MfdeqError, is_evaluation_failure
+from ..locks import cached_property, state_to_pickle
+
+MAX_NAMED = 5  # failed experiments that an error names
+
+
+class SumEquilibrium:
+    """The equilibria of the experiments of a `SumFunctional` at one theta.
+
+    Attributes
+    ----------
+    parts : sequence of Equilibrium
+        The equilibrium of each experiment.
+    params : (P,) array
+        theta.
+    """
+
+    def __init__(self, parts: Sequence[Equilibrium]) -> None:
+        self.parts = parts
+        self.params, self.backend = parts[0].params, parts[0].backend
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_to_pickle(self)
+
+    def __repr__(self) -> str:
+        return f"<SumEquilibrium of {len(self.parts)} experiments>"
+
+    @cached_property
+    def state(self) -> Array:
+        """The states of the experiments one after another, (N_1 + ... + N_m,)."""
+        return self.backend.xp.concat([eq.state for eq in self.parts], axis=0)
+
+    @cached_property
+    def groups(self) -> Sequence[Sequence[int]]:
+        """The indices of the experiments that have the same A, for which one factor serves all."""
+        groups = group_equal(
+            [eq.linearized.A for eq in self.parts], [eq.solver.description for eq in self.parts]
+        )
+        for group in groups:
+            if len(group) > 1:
+                share_factor([self.parts[i] for i in group])
+        return groups
+
+
+class Experiments:
+    """The functionals of a sum, solved together where they can be.
+
+    Parameters
+    ----------
+    functionals : sequence of ReducedFunctional
+    names : sequence of str
+        Their names for errors, which may be empty.
+    map : callable
+        ``map(function, items)`` applies a function to independent items.
+    """
+
+    def __init__(
+        self,
+        functionals: Sequence[Any],
+        names: Sequence[str],
+        map: Callable[..., Iterable[Any]],
+    ) -> None:
+        self.functionals, self.names, self._map = functionals, names, map
+        # Functionals that were not solved together with others at the first theta, since their
+        # models are not linear or have another A: their starts are evaluated only once.
+        self._solved_alone: set[int] = set()
+        self._last: SumEquilibrium | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the equilibria."""
+        return {**state_to_pickle(self), "_last": None}
+
+    def forget(self) -> None:
+        """Drop the equilibria."""
+        self._last = None
+
+    def outcomes(self, theta: Array) -> list[Equilibrium | Exception]:
+        """Return the equilibrium of each experiment at theta, or the error in place of it."""
+        pending = [
+            i
+            for i, F in enumerate(self.functionals)
+            if i not in self._solved_alone and not F.equilibria.knows(theta)
+        ]
+        requests = [self._request(i, theta) for i in pending]
+        for i, eq in zip(pending, solve_together(requests), strict=True):
+            if eq is None:
+                self._solved_alone.add(i)
+            else:
+                self.functionals[i].equilibria.adopt(eq)
+
+        def solve(F: Any) -> Equilibrium | Exception:
+            try:
+                return F.equilibrium(theta)
+            except Exception as error:
+                return error
+
+        return list(self._map(solve, self.functionals))
+
+    def _request(self, i: int, theta: Array) -> Request:
+        F = self.functionals[i]
+        equilibria = F.equilibria
+        return Request(F.model, theta, equilibria.start, equilibria.solver, F.solve_options)
+
+    def at(self, theta: Array) -> SumEquilibrium:
+        """Return the equilibria at theta, or raise the error of those without one."""
+        if self._last is None or not _equal(theta, self._last.params):
+            outcomes = self.outcomes(theta)
+            self._check(outcomes)
+            self._last = SumEquilibrium(outcomes)  # type: ignore[arg-type]
+        return self._last
+
+    def _check(self, outcomes: Sequence[Any]) -> None:
+        """Raise the first error among some results, which names all that have failed."""
+        failed = [i for i, result in enumerate(outcomes) if isinstance(result, Exception)]
+        if failed:
+            raise self._named(outcomes[failed[0]], failed)
+
+    def _named(self, error: Exception, failed: Sequence[int]) -> Exception:
+        """Return an error that names the experiments that have failed."""
+        labels = [f"{i} ({self.names[i]})" if self.names[i] else f"{i}" for i in failed[:MAX_NAMED]]
+        more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+        also = f" (and {', '.join(labels[1:])}{more})" if labels[1:] else ""
+        where = f"experiment {labels[0]}{also}"
+        if not isinstance(error, MfdeqError):
+            error.add_note(f"mfdeq: in {where} of a SumFunctional")
+            return error
+        named = copy.copy(error)  # the functional keeps the original
+        named.args = (f"{where}: {error}", *error.args[1:])
+        named.__cause__ = error
+        return named
+
+    def values(self, theta: Array, failed_are_inf: bool) -> list[float]:
+        """Evaluate the losses of all experiments."""
+        if not failed_are_inf:
+            return self.values_at(self.at(theta))
+        results = self._evaluate_each(self.outcomes(theta))
+        for i, result in enumerate(results):
+            if isinstance(result, Exception) and not is_evaluation_failure(result):
+                raise self._named(result, [i])
+        return [math.inf if _failed(result) else result for result in results]
+
+    def values_at(self, eq: SumEquilibrium) -> list[float]:
+        """Evaluate the losses of all experiments at their equilibria."""
+        results = self._evaluate_each(eq.parts)
+        self._check(results)
+        return results
+
+    def _evaluate_each(self, outcomes: Sequence[Any]) -> list[Any]:
+        def evaluate(F: Any, outcome: Any) -> Any:
+            if isinstance(outcome, Exception):
+                return outcome
+            try:
+                return F.value_at(outcome)
+            except Exception as error:
+                return error
+
+        return [evaluate(F, out) for F, out in zip(self.functionals, outcomes, strict=True)]
+
+    def gradients(self, eq: SumEquilibrium) -> list[Array]:
+        """Compute the gradients of all experiments."""
+        self._solve_adjoints(eq)
+        return self._each(lambda i: self.functionals[i].gradient_of(eq.parts[i]))
+
+    def hessians(self, eq: SumEquilibrium) -> list[Any]:
+        """Return the Hessians of all experiments."""
+        self._solve_adjoints(eq)
+        return self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i]))
+
+    def _each(self, function: Callable[[int], Any]) -> list[Any]:
+        def guarded(i: int) -> Any:
+            try:
+                return function(i)
+            except Exception as error:
+                return error
+
+        results = list(self._map(guarded, range(len(self.functionals))))
+        self._check(results)
+        return results
+
+    def _solve_adjoints(self, eq: SumEquilibrium) -> None:
+        for group in eq.groups:
+            if len(group) == 1:
+                continue
+            try:
+                solve_adjoints(
+                    [eq.parts[i] for i in group], [self.functionals[i].loss for i in group]
+                )
+            except Exception as error:
+                raise self._named(error, group) from error
+
+
+def _failed(result: Any) -> bool:
+    return isinstance(result, Exception) or math.isnan(result)
+
+
+def _equal(theta: Array, other: Array) -> bool:
+    xp = Backend.of(other).xp
+    return theta.shape == other.shape and bool(xp.all(theta == other))

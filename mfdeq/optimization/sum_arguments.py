@@ -1,0 +1,77 @@
+"""Checks of the arguments of `mfdeq.SumFunctional`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent import futures
+from numbers import Real
+from typing import Any
+
+from ..errors import ArgumentError, short_repr
+from ..models.losses import LossBase
+from ..models.quadratic_losses import QuadraticPrior
+
+
+def checked_functionals(functionals: Any, kind: type) -> list[Any]:
+    """Return the functionals as a list, after checking their type."""
+    given = list(functionals) if isinstance(functionals, Iterable) else [functionals]
+    if not given:
+        raise ArgumentError("functionals: expected at least one mfdeq.ReducedFunctional, got none")
+    for i, F in enumerate(given):
+        if not isinstance(F, kind):
+            raise ArgumentError(
+                f"functionals: expected instances of mfdeq.ReducedFunctional, got {short_repr(F)} "
+                f"as number {i}; pass mfdeq.ReducedFunctional(model, loss)"
+            )
+    return given
+
+
+def checked_weights(weights: Any, size: int) -> list[float]:
+    """Return the weights as floats, by default ones."""
+    if weights is None:
+        return [1.0] * size
+    given = list(weights) if isinstance(weights, Iterable) else [weights]
+    if len(given) != size:
+        raise ArgumentError(
+            f"weights: expected {size} numbers, one for each functional, got {len(given)}"
+        )
+    for i, weight in enumerate(given):
+        number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            raise ArgumentError(
+                f"weights: expected finite numbers, got {short_repr(weight)} as number {i}"
+            )
+    return [float(weight) for weight in given]
+
+
+def check_param_sizes(functionals: Sequence[Any]) -> None:
+    """Raise an `ArgumentError` unless all models have the same number of parameters."""
+    first = functionals[0].model.param_size
+    for i, F in enumerate(functionals):
+        if F.model.param_size != first:
+            raise ArgumentError(
+                f"functionals: expected one number of parameters for all, got {first} of "
+                f"{functionals[0].name} and {F.model.param_size} of {F.name}, number {i}"
+            )
+
+
+def checked_prior(prior: Any) -> LossBase:
+    """Return a prior, after checking that it does not depend on the state."""
+    terms = prior.terms if isinstance(prior, LossBase) else [prior]
+    for term in terms:
+        if not isinstance(term, QuadraticPrior):
+            raise ArgumentError(
+                "prior: expected an mfdeq.QuadraticPrior or a linear combination of them, got a "
+                f"{type(term).__name__}. Add a loss of the state to that of an experiment"
+            )
+    return prior
+
+
+def checked_executor(executor: Any) -> futures.Executor | None:
+    """Return an executor, after checking that it has a method ``submit``."""
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ArgumentError(
+            f"executor: expected a concurrent.futures.Executor, got {short_repr(executor)}"
+        )
+    return executor
