@@ -39,6 +39,7 @@ PUBLIC = """
     QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel ShiftedInverse
     SingularStateError SmallestSingular solve SolveReport spectral_density SpectralDensity Study
     StudyError StudyWarning threads trace Verification verify
+    SumEquilibrium SumFunctional SumHessian
 """.split()  # noqa: SIM905
 
 FOREIGN = [

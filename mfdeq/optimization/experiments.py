@@ -26,6 +26,15 @@ class SumEquilibrium:
         The equilibrium of each experiment.
     params : (P,) array
         theta.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    >>> F = mfdeq.ReducedFunctional(model, mfdeq.LeastSquares([0, 1], np.zeros(2)))
+    >>> eq = (F + 0.5 * F).equilibrium(np.array([2.0, 10.0]))
+    >>> len(eq.parts), eq.state.round(3)
+    (2, array([1., 2., 1., 2.]))
     """
 
     def __init__(self, parts: Sequence[Equilibrium]) -> None:

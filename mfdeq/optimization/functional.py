@@ -103,7 +103,7 @@ class Functional:
 
     @property
     def sizes(self) -> tuple[Any, Any]:
-        """N and P."""
+        """The number of unknowns and of parameters."""
         raise NotImplementedError
 
     @property

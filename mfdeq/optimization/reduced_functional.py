@@ -305,7 +305,7 @@ class ReducedFunctional(Summable):
 
     @property
     def sizes(self) -> tuple[Any, Any]:
-        """N and P."""
+        """The number of unknowns and of parameters."""
         return self.model.state_size, self.model.param_size
 
     @property
