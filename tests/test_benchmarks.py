@@ -200,3 +200,9 @@ def test_the_cost_of_error_estimates_is_tabulated():
     table = benchmark("--rows", "24", "--repeats", "1", program="estimates")
     assert re.search(r"^first +[\d.]+ +[\d.]+ +-?[\d.]+%$", table, re.MULTILINE)
     assert "errors: gradient" in table
+
+
+def test_many_experiments_are_compared_with_blocks_by_hand():
+    table = benchmark("experiments", "--small", "--repeats", "1", program="many")
+    rows = re.findall(r"^  (\d+ sources, .*?) +([\d.]+) +([\d.]+) +[\d.]+ \(", table, re.MULTILINE)
+    assert len(rows) >= 2

@@ -142,7 +142,7 @@ class SumFunctional(Summable):
     ... )
     >>> theta = np.array([0.5])
     >>> F.values(theta).round(4), round(F.value(theta), 4)
-    (array([0.0004, 0.1661]), 0.0835)
+    (array([0.0002, 0.166 ]), 0.0832)
     >>> bool(np.allclose(F.hessp(theta, np.ones(1)), F.hessian(theta).toarray()[:, 0]))
     True
     >>> mfdeq.minimize(F, theta).converged
