@@ -360,8 +360,10 @@ def _elimination(
         columns[rows, host.arange(m)] = 1.0
         row_sizes = array_on_host(A.abs_apply(A.backend.from_host(units, n)))[rows]
         gains = host.where(row_sizes > 0.0, row_sizes, 1.0) / lengths
+        known = spaces is not None and spaces.right.shape[1] == m
+        right = spaces.right if spaces is not None and known else None
         pins = _pins(rows, spaces)
-        return Elimination(basis, columns, columns, host.diag(gains), rows, pins)
+        return Elimination(basis, columns, columns, host.diag(gains), rows, pins, right)
     q = host.linalg.qr(sizes[:, None] * basis)[0]
     columns, dual = sizes[:, None] * q, q / sizes[:, None]
     gains = host.diag(1.0 / lengths)

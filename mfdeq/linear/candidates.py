@@ -278,8 +278,11 @@ def _iterations(
     plainly = jacobi and "scaling" not in vars(factor) and _is_alike(A)
     if plainly:  # A scaling costs as much as the trial, and a direct solver may not need it.
         factor.scaling = Scaling()
+    b, null_space = A.backend.random(A.shape[0], seed=TRIAL_SEED), factor.A.null_space
     try:
-        factor.solve(A.backend.random(A.shape[0], seed=TRIAL_SEED), rtol=10.0 ** (-share * digits))
+        if null_space is not None:
+            b = null_space.balanced(b)
+        factor.solve(b, rtol=10.0 ** (-share * digits))
         converged = True
     except ConvergenceError:
         converged = False

@@ -7,9 +7,10 @@ ruin its factorization and its multigrid. With A singular, W'A = 0, this factor 
 
 instead, in which m entries of A have grown: E and F are the unit vectors of the equations that are
 replaced and of as many unknowns. It has the pattern of A, and is symmetric and definite where A is.
-If W'b = 0, the solution of A_p x = b has F'x = 0, and so A x = b. Right-hand sides are made so by
-changing b in the replaced equations; what the constraints ask for is then added along the null
-vectors of A, which are the solution N of A_p N = E D.
+If W'b = 0, the solution of A_p x = b has F'x = 0, and so A x = b. Krylov methods solve A x = b with
+A itself (`null_space`). Right-hand sides are made so by changing b in the replaced equations; what
+the constraints ask for is then added along the null vectors V of A. Unless these are known, they
+are V0 + X for any V0, with A X = -A V0.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Any
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..models.elimination import ReplacedRows
-from ..operators.operator import Matrix, Operator
+from ..operators.operator import Operator
 from ..report import LinearCounts
 from .factor import Factor
+from .null_space import NullSpace, PinnedMatrix
 from .part_counts import PartCounts
 from .protocols import Solver
 
-MIN_SIZE = 5_000  # unknowns from which the replaced rows are kept out of the matrix
 RTOL_SHARE = 0.7  # of a tolerance, which leaves the rest to the null vectors
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
 MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W is a null space
@@ -36,7 +37,7 @@ def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     """Set up a factor of A by a solver, of its parts if it is composed of some."""
     if (composed := A.factor_of_parts(solver, counts)) is not None:
         return composed
-    if isinstance(A, ReplacedRows) and A.shape[0] > MIN_SIZE and _has_null_space(A):
+    if isinstance(A, ReplacedRows) and _are_null(A.base.H, A.projection.basis):  # type: ignore[attr-defined]
         try:
             return PinnedFactor.set_up(solver, A, counts)
         except (ArgumentError, ConvergenceError, SingularStateError):
@@ -44,16 +45,27 @@ def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     return solver.setup(A, counts)
 
 
-def _has_null_space(A: ReplacedRows) -> bool:
-    """Return whether the redundant equations are left null vectors of the matrix."""
-    base, W = A.base, A.projection.basis
-    xp, eps = A.backend.xp, A.backend.eps
-    for k in range(W.shape[1]):
-        w = W[:, k]
-        terms = base.H.abs_apply(w)  # type: ignore[attr-defined]
-        if not bool(xp.all(xp.abs(base._apply_adjoint(w)) <= MAX_DEFECT_ROUNDINGS * eps * terms)):
-            return False
-    return True
+def _are_null(A: Operator, X: Array) -> bool:
+    """Return whether the columns of X are null vectors of A, up to rounding in each equation."""
+    xp, limit = A.backend.xp, MAX_DEFECT_ROUNDINGS * A.backend.eps
+    return all(
+        bool(xp.all(xp.abs(A._apply(x)) <= limit * A.abs_apply(x)))
+        for x in (X[:, k] for k in range(X.shape[1]))
+    )
+
+
+def _null_vectors(A: ReplacedRows) -> Array | None:
+    """Return the null vectors of A without constraints, if they are known or are those of A'."""
+    for V in (A.projection.right, A.projection.basis):
+        if V is not None and _are_null(A.base, V):
+            return V
+    return None
+
+
+def _pinned(A: ReplacedRows) -> PinnedMatrix:
+    """Return A_p, with the singular matrix and its null vectors."""
+    A.base.null_space = NullSpace(A.projection.basis, _null_vectors(A))
+    return PinnedMatrix(A.backend, A.pinned, A.base)
 
 
 class PinnedFactor(Factor):
@@ -73,19 +85,17 @@ class PinnedFactor(Factor):
         self.counts.add(setups=-1)  # The inner factor counts its own set-up.
         self.counts.raise_to(bytes=inner.nbytes)
         self.matrix: ReplacedRows = A
-        rows, n, backend = A.projection.rows, A.shape[0], A.backend
+        rows, backend = A.projection.rows, A.backend
         assert rows is not None
         self.rows = rows
         W = array_on_host(A.projection.basis)
         inverse = host.linalg.inv(W[rows].astype("float64"))
         self.weights = backend.coefficients(inverse.astype(W.dtype))
-        # N, and (S C N)^-1.
-        sides = backend.zeros(n, len(rows))
-        for k, (i, size) in enumerate(zip(rows, A.pin_sizes, strict=True)):
-            sides[i, k] = size
-        # It is multiplied by what the constraints lack, which may be large: solve to rounding.
+        # V is multiplied by what the constraints lack, which may be large: solve to rounding.
         self._least_rtol = MIN_RTOL_ROUNDINGS * backend.eps
-        self.null = inner.solve(sides, rtol=self._least_rtol)
+        right = A.base.null_space.right
+        self.null = self._solve_for_null_vectors() if right is None else right
+        # (S C V)^-1.
         product = array_on_host(A.constraints(self.null)).astype("float64")
         self.small = backend.coefficients(host.linalg.inv(product).astype(W.dtype))
 
@@ -93,7 +103,7 @@ class PinnedFactor(Factor):
     def set_up(cls, solver: Solver, A: ReplacedRows, counts: LinearCounts) -> PinnedFactor:
         """Set up a factor of A_p by a solver."""
         with counts.add_time():
-            inner = solver.setup(Matrix(A.backend, A.pinned), PartCounts(counts))
+            inner = solver.setup(_pinned(A), PartCounts(counts))
             return cls(A, inner, counts)
 
     # What "auto" may change with its factor.
@@ -154,7 +164,19 @@ class PinnedFactor(Factor):
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self._composed(r, adjoint, lambda b: self.inner.approximate(b, adjoint=adjoint))
 
+    def _solve_for_null_vectors(self) -> Array:
+        """Return V from V0, which is W except for the identity in the pinned unknowns."""
+        base, pins = self.matrix.base, self.matrix.projection.pins
+        start = self.backend.xp.asarray(self.matrix.projection.basis, copy=True)
+        for k, j in enumerate(pins or ()):
+            start[j, :] = 0.0
+            start[j, k] = 1.0
+        return start - self.inner.solve(base._apply(start), rtol=self._least_rtol)
+
     def _inner(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        if not self.inner.iterative and b.ndim == 1:
+            # The residual with A is checked, too, and "auto" has no other solver for one column.
+            return self.inner._attempt(b, rtol, adjoint)
         try:
             return self.inner._solve_checked(b, rtol, adjoint)
         except ConvergenceError as error:
@@ -221,7 +243,7 @@ class PinnedFactor(Factor):
         if not (isinstance(A, ReplacedRows) and _is_like(A, self.matrix)):
             return None
         try:
-            inner = reuse(Matrix(A.backend, A.pinned), PartCounts(counts))
+            inner = reuse(_pinned(A), PartCounts(counts))
             return None if inner is None else PinnedFactor(A, inner, counts)
         except (ConvergenceError, SingularStateError):
             return None  # too old to solve for the null vectors: a new one is set up
@@ -230,4 +252,4 @@ class PinnedFactor(Factor):
 def _is_like(A: ReplacedRows, other: ReplacedRows) -> bool:
     """Return whether a matrix has the same replaced equations, and null vectors."""
     same = A.shape == other.shape and A.projection.rows == other.projection.rows
-    return same and _has_null_space(A)
+    return same and _are_null(A.base.H, A.projection.basis)  # type: ignore[attr-defined]

@@ -205,6 +205,10 @@ class Preconditioner(ABC):
         Whether the operator that is set up for c A is that of A divided by c, up to rounding, for
         any number c. Krylov methods then solve with a multiple of A whose entries are near one if
         those of A are extreme, beyond 1e±15 in float32 and 1e±120 in float64. By default False.
+    suits_singular : bool
+        Whether the preconditioner of a singular A, whose null vectors are in ``A.null_space``, is
+        useful for systems that have a solution. Others are set up for a regular matrix that
+        differs from A in a few entries. By default False.
     never_symmetric : bool
         Whether the operator is not symmetric even if A is. Methods for symmetric matrices then
         refuse the preconditioner. By default False.
@@ -240,6 +244,7 @@ class Preconditioner(ABC):
     columns_per_space: ClassVar[int] = COLUMNS_PER_SPACE
     vectors_per_cycle: ClassVar[int] = VECTORS_PER_CYCLE
     equilibrates: ClassVar[bool] = False
+    suits_singular: ClassVar[bool] = False
 
     @abstractmethod
     def setup(self, A: Operator) -> PreconditionerOperator:

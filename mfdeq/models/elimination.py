@@ -48,6 +48,8 @@ class Elimination:
         The equations that the constraints replace, if U consists of unit vectors.
     pins : list of int or None
         As many unknowns, in which the null vectors of A are independent.
+    right : (N, m) array or None
+        The null vectors of A, if they are known.
     spread : bool
         Whether an imbalance that is allowed is spread along W before equations are replaced. The
         other columns do so by themselves.
@@ -59,13 +61,16 @@ class Elimination:
     gains: Any
     rows: list[int] | None = None
     pins: list[int] | None = None
+    right: Any = None
     spread: bool = False
 
     def on(self, backend: Backend) -> Projection:
         """Return the operators for arrays of a library and dtype."""
         W = self.basis
         arrays = {
-            **{name: getattr(self, name) for name in ("basis", "columns", "dual", "gains")},
+            **{
+                name: getattr(self, name) for name in ("basis", "columns", "dual", "gains", "right")
+            },
             "spread": W @ host.linalg.inv(W.T @ W) if self.spread else None,
         }
         converted = {
@@ -81,7 +86,7 @@ class Projection:
     Attributes
     ----------
     backend : Backend
-    basis, columns, dual, gains, rows, pins
+    basis, columns, dual, gains, rows, pins, right
         As in `Elimination`.
     spread : (N, m) array or None
         W (W'W)^-1, if an imbalance is spread along W.
@@ -94,6 +99,7 @@ class Projection:
     gains: Array
     rows: list[int] | None
     pins: list[int] | None = None
+    right: Array | None = None
     spread: Array | None = None
 
     def project(self, x: Array) -> Array:

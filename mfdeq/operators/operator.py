@@ -76,6 +76,10 @@ class Operator:
     scales : tuple of two or None
         The sizes of the equations, (m,), and of the unknowns, (n,), that count as one, each of
         which may be None. Iterative solvers whose mathematics has units use them.
+    null_space : NullSpace or None
+        The null vectors of a matrix that is known to be singular.
+    singular : Operator or None
+        The singular matrix from which this regular one differs in a few entries.
     product_size : float or None
         The largest entry of a product with a random vector, once a dot test has computed one.
     advice_for_entries : str
@@ -89,6 +93,8 @@ class Operator:
     _unjoined: type  # the class that was joined to a LinearOperator
     known_symmetric = False
     scales: tuple[Any, Any] | None = None
+    null_space: Any = None
+    singular: Operator | None = None
     product_size: float | None = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.

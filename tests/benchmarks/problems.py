@@ -20,17 +20,22 @@ class Diffusion(mfdeq.ResidualModel):
     """
 
     W = None  # what is added to A, whatever theta
+    source = 1.0  # q
 
     def __init__(self, n: int, dimension: int = 2, xp=np) -> None:
         self.n, self.dimension, self.xp = n, dimension, xp
         self.sparse = importlib.import_module("scipy.sparse" if xp is np else "cupyx.scipy.sparse")
         self.state_size = n**dimension
-        d, m = faces(n)
+        d, m = self.faces()
         axes = range(dimension)
         D = sp.vstack([along(axis, d, n, dimension) for axis in axes]).tocsr() * (n + 1)
         M = sp.vstack([along(axis, m, n, dimension) for axis in axes]).tocsr() @ self.cells()
         self.param_size = M.shape[1]
         self.D, self.M, self.Dt, self.Mt = map(self.moved, (D, M, D.T.tocsr(), M.T.tocsr()))
+
+    def faces(self):
+        """Differences and averages over the faces of the cells along one side."""
+        return faces(self.n)
 
     def moved(self, matrix):
         """A matrix of the host's where the arrays are."""
@@ -44,7 +49,7 @@ class Diffusion(mfdeq.ResidualModel):
         return self.sparse.diags(x, format="csr")
 
     def residual(self, h, theta):
-        r = self.Dt @ (self.xp.exp(self.M @ theta) * (self.D @ h)) - 1.0
+        r = self.Dt @ (self.xp.exp(self.M @ theta) * (self.D @ h)) - self.source
         return r if self.W is None else r + self.W @ h
 
     def linearize(self, h, theta):
@@ -80,6 +85,23 @@ class Diffusion(mfdeq.ResidualModel):
         index = np.random.default_rng(seed).choice(self.state_size, observations, replace=False)
         observed, data = self.xp.asarray(np.sort(index)), self.xp.zeros(observations)
         return mfdeq.LeastSquares(observed, data, 1e4)
+
+
+class Insulated(Diffusion):
+    """The same without flux through the rim: A is singular, and q has mean zero."""
+
+    def __init__(self, n: int, dimension: int = 2, xp=np) -> None:
+        super().__init__(n, dimension, xp)
+        q = np.random.default_rng(2).standard_normal(self.state_size)
+        self.source = xp.asarray(q - q.mean())
+
+    def faces(self):
+        return tuple(matrix[1:-1] for matrix in faces(self.n))
+
+    def constrained(self) -> mfdeq.ResidualModel:
+        """The model whose state has mean zero."""
+        mean = self.xp.zeros(self.state_size) + 1.0 / self.state_size
+        return mfdeq.constrain(self, mfdeq.LinearConstraint(mean))
 
 
 class Convection(Diffusion):

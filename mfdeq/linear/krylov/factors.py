@@ -18,7 +18,7 @@ from ..checked_solve import LOOSE_RTOL
 from ..equilibration import is_balanced
 from ..factor import Factor
 from ..preconditioners.wrappers import as_preconditioner
-from ..protocols import COLUMNS_PER_SPACE, PreconditionerOperator
+from ..protocols import COLUMNS_PER_SPACE, Preconditioner, PreconditionerOperator
 from ..scaling import Scaling, weigh
 from .block_gmres import block_gmres
 from .cg import INDEFINITE, block_cg, cg
@@ -35,6 +35,11 @@ MAX_LEFT = 0.5  # of a residual by one application of the preconditioner
 RESIDUAL_ROUNDING = 2.0  # in units of eps ||b||
 VECTORS = {"cg": 8, "minres": 12}  # that a method stores for a column
 COMPILED_METHODS = ("gmres", "cg")
+
+
+def matrix_for(described: Preconditioner, A: Operator) -> Operator:
+    """Return the matrix that a preconditioner is set up for: the singular one if it suits that."""
+    return A if A.singular is None or not described.suits_singular else A.singular
 
 
 class KrylovFactor(Factor):
@@ -60,7 +65,7 @@ class KrylovFactor(Factor):
         counts: LinearCounts,
         scaling: Scaling,
     ) -> None:
-        super().__init__(A, solver.rtol, counts)
+        super().__init__(A if A.singular is None else A.singular, solver.rtol, counts)
         self.solver, self.M, self.run_scaling = solver, M, scaling
         # The method solves (R A C) y = R b, preconditioned by C^-1 M R^-1, and x is C y.
         self._sides = scaling, scaling.adjoint
@@ -112,8 +117,9 @@ class KrylovFactor(Factor):
     def refactorize(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor of A after the preconditioner has been refreshed, if it can be."""
         M = copy.copy(self.M)  # Other threads may be solving with this factor.
+        described = as_preconditioner(self.solver.preconditioner)
         with counts.add_time():
-            if M is None or not M.refresh(A):
+            if M is None or described is None or not M.refresh(matrix_for(described, A)):
                 return None
         counts.add(setups=-1, refreshes=1)  # It is not counted as a set-up.
         scaling = self.run_scaling if A.scales is None else Scaling.from_scales(A)

@@ -16,7 +16,7 @@ from ..operands import MAX_ASSEMBLED_SIZE, assembled, operator_of
 from ..preconditioners.wrappers import as_preconditioner
 from ..protocols import VECTORS_PER_CYCLE, Preconditioner, Solver
 from ..scaling import Scaling, ratio, row_sizes
-from .factors import SYMMETRIC_METHODS, BlockFactor, ColumnFactor
+from .factors import SYMMETRIC_METHODS, BlockFactor, ColumnFactor, matrix_for
 from .recycling import MIN_CYCLE_RATIO
 
 BLOCK_METHODS = ("gmres", "cg", "minres")  # of this library
@@ -194,7 +194,8 @@ class Krylov(Solver):
                     f"{self.method!r} needs a symmetric A, but A is not symmetric: use 'gmres'"
                 )
             kind = BlockFactor if self.method in BLOCK_METHODS else ColumnFactor
-            return kind(A, self, described.setup(A) if described else None, counts, scaling)
+            M = described.setup(matrix_for(described, A)) if described else None
+            return kind(A, self, M, counts, scaling)
 
     def _with_entries(self, A: Operator, described: Preconditioner | None) -> Operator:
         """Assemble a small A that is known by products if its units have to be removed."""

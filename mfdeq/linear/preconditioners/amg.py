@@ -8,8 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy import sparse
+
 from ...arguments import count, one_of
-from ...arrays.backend import Array, Backend, array_on_host, check_block, is_dense, is_sparse
+from ...arrays.backend import (
+    Array,
+    Backend,
+    array_on_host,
+    check_block,
+    host,
+    is_dense,
+    is_sparse,
+)
 from ...arrays.kernels import scale_rows
 from ...arrays.memory import reserve
 from ...arrays.seeding import seed_numpy
@@ -43,7 +53,10 @@ MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
 # dimensions all couplings together would: aggregates of forty points, too large to interpolate.
 COARSE_STRENGTH = 0.02
 MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level with a dense inverse; larger ones have an LU
-METHODS = (None, "smoothed_aggregation", "ruge_stuben", "air")
+SMOOTHED = "smoothed_aggregation"
+ZERO_RTOL = 1e-9  # of the singular values of a coarsest matrix that is known to be singular
+SHIFT = 1e-6  # relative to the diagonal, of one that has an LU
+METHODS = (None, SMOOTHED, "ruge_stuben", "air")
 LEVELS = (None, "float32", "float64")
 
 
@@ -121,6 +134,7 @@ class AMG(Preconditioner):
     levels: str | None = None
 
     follows_scale = True
+    suits_singular = True
     # With so few iterations, a search space shared by columns costs more than it saves.
     columns_per_space = 1
 
@@ -154,7 +168,7 @@ class AMG(Preconditioner):
     def method_for(self, symmetric: bool) -> str:
         """Return the method, by default one that suits the symmetry of A."""
         systems = self.near_nullspace is not None or self.block_size > 1
-        chosen = "smoothed_aggregation" if symmetric or systems else "ruge_stuben"
+        chosen = SMOOTHED if symmetric or systems else "ruge_stuben"
         return self.method or chosen
 
     def setup(self, A: Operator) -> PreconditionerOperator:
@@ -181,11 +195,17 @@ class AMG(Preconditioner):
             if not bool(Backend.of(B).xp.all(Backend.of(B).column_norms(B) > 0)):
                 raise ArgumentError("near_nullspace of mfdeq.AMG has a column of zeros")
         scaling = Scaling.from_scales(A)
+        options = self
+        if B is None and A.null_space is not None and self.method_for(is_symmetric(A)) == SMOOTHED:
+            B = A.null_space.candidates()
+            options = replace(self, near_nullspace=B)
         if scaling.rows is None:
-            return _Cycle(A, array, self)
+            return _Cycle(A, array, options)
         # In the model's own units, the errors that relaxation leaves are smooth.
         scaled = Matrix(A.backend, scaling.apply(array))
-        options = self if B is None else replace(self, near_nullspace=_in_units(scaling, B))
+        scaled.null_space = A.null_space
+        if B is not None:
+            options = replace(options, near_nullspace=_in_units(scaling, B))
         return _RescaledCycle(A, _Cycle(scaled, scaled.array, options), scaling)
 
 
@@ -222,8 +242,9 @@ class _RescaledCycle(PreconditionerOperator):
         """Become the cycle of another matrix in its own scales, with the same transfers."""
         scaling = Scaling.from_scales(A)
         matrix = scaling.apply(matrix_of(A, "mfdeq.AMG()"))
-        cycle = copy.copy(self.cycle)
-        if not cycle.refresh(Matrix(A.backend, matrix)):
+        cycle, scaled = copy.copy(self.cycle), Matrix(A.backend, matrix)
+        scaled.null_space = A.null_space
+        if not cycle.refresh(scaled):
             return False
         self.cycle, self.scaling = cycle, scaling
         return True
@@ -254,10 +275,10 @@ class _Cycle(PreconditionerOperator):
         asked = options.levels or ("float32" if self.symmetric else "float64")
         self.flexible = asked == "float32" and self.dtype == xp.float64
         self._inner = replace(self.backend, dtype=xp.float32) if self.flexible else self.backend
-        host = sparse_on_host(matrix).astype("float64")
-        self._scale = float(abs(host.diagonal()).max())
+        fine = sparse_on_host(matrix).astype("float64")
+        self._scale = float(abs(fine.diagonal()).max())
         with seed_numpy():  # PyAMG draws from numpy's global random generator.
-            built = _hierarchy(host / self._scale, options, self.symmetric).levels
+            built = _hierarchy(fine / self._scale, options, self.symmetric).levels
         reserve(
             self.backend,
             sum(level.A.nnz for level in built) * self._inner.itemsize / self.backend.itemsize,
@@ -270,7 +291,7 @@ class _Cycle(PreconditionerOperator):
             self._add_level(level)
         rows = [level.A.nnz / level.A.shape[0] for level in built[:2]]
         self.row_growth = rows[1] / rows[0] if len(built) > 2 else 1.0
-        self._finish(built[-1].A)
+        self._finish(built[-1].A, A)
 
     def _add_level(self, level: Any) -> None:
         """Add a level of PyAMG, and what another matrix needs of it: P, and R unless it is P'."""
@@ -291,7 +312,7 @@ class _Cycle(PreconditionerOperator):
 
     @property
     def _smooths(self) -> bool:
-        return self.options.method_for(self.symmetric) == "smoothed_aggregation"
+        return self.options.method_for(self.symmetric) == SMOOTHED
 
     @property
     def _smooths_constants(self) -> bool:
@@ -299,8 +320,9 @@ class _Cycle(PreconditionerOperator):
         options = self.options
         return self.symmetric and self._smooths and options.degree == 1 and options.block_size == 1
 
-    def _finish(self, coarsest: Any) -> None:
-        self.coarse = _inverse(self._inner, coarsest)
+    def _finish(self, coarsest: Any, A: Operator) -> None:
+        nullity = 0 if A.null_space is None else A.null_space.left.shape[1]
+        self.coarse = _inverse(self._inner, coarsest, nullity)
         cycle = _replayed(self._inner, self.levels, self.coarse)
         # The cycle of a symmetric A is symmetric, unless the smoother visits points in one order.
         if self.symmetric and self.options.method != "air":
@@ -341,7 +363,7 @@ class _Cycle(PreconditionerOperator):
             matrix = R @ (matrix @ P)
         # Assigned last, so that the old cycle survives a failure (of memory, say).
         self._scale, self.levels = scale, levels
-        self._finish(sparse_on_host(matrix))
+        self._finish(sparse_on_host(matrix), A)
         return True
 
     @property
@@ -373,17 +395,17 @@ def _replayed(backend: Backend, levels: list[Any], coarse: Any) -> Callable[[Arr
     return backend.kernels.capture_launches(cycle) if launches_only else cycle
 
 
-def _hierarchy(host: Any, options: AMG, symmetric: bool) -> Any:
+def _hierarchy(matrix: Any, options: AMG, symmetric: bool) -> Any:
     import pyamg
 
     method = options.method_for(symmetric)
     if method == "ruge_stuben":
-        return pyamg.ruge_stuben_solver(host, max_coarse=MAX_COARSE)
+        return pyamg.ruge_stuben_solver(matrix, max_coarse=MAX_COARSE)
     if method == "air":
-        return pyamg.air_solver(host, max_coarse=MAX_COARSE)
+        return pyamg.air_solver(matrix, max_coarse=MAX_COARSE)
     size, B = options.block_size, options.near_nullspace
     return pyamg.smoothed_aggregation_solver(
-        host.tobsr((size, size)) if size > 1 else host,
+        matrix.tobsr((size, size)) if size > 1 else matrix,
         B=array_on_host(B) if is_dense(B) else B,
         symmetry="hermitian" if symmetric else "nonsymmetric",
         strength=[("symmetric", {"theta": theta}) for theta in (0.0, COARSE_STRENGTH)],
@@ -460,15 +482,31 @@ def _on_device(backend: Backend, level: Any) -> Any:
     return replace(level, **moved)
 
 
-def _inverse(backend: Backend, matrix: Any) -> Any:
-    """Return the (pseudo)inverse of the coarsest matrix, or an LU that replaces it if large."""
+def _inverse(backend: Backend, matrix: Any, nullity: int) -> Any:
+    """Return the (pseudo)inverse of the coarsest matrix, or an LU that replaces it if large.
+
+    Up to `nullity` singular values are taken for zero. The LU is that of a shifted matrix then.
+    """
     if matrix.shape[0] <= MAX_DENSE_COARSE:
-        dense = matrix.toarray()
-        inverse = Backend.of(dense).xp.linalg.pinv(dense)
+        inverse = _pseudo_inverse(matrix.toarray(), nullity)
         return backend.kernels.capturable_matrix(backend.from_host(inverse))
+    if nullity:
+        matrix = matrix + SHIFT * sparse.diags(abs(matrix.diagonal()))
     return _FactoredInverse(
         backend.sparse_linalg.splu(backend.sparse.csc_matrix(matrix.tocsc().astype(backend.dtype)))
     )
+
+
+def _pseudo_inverse(dense: Any, nullity: int) -> Any:
+    if nullity == 0:
+        return host.linalg.pinv(dense)
+    sizes = abs(dense.diagonal()) ** 0.5
+    sizes[sizes == 0.0] = 1.0
+    left, sigma, right = host.linalg.svd(dense / sizes[:, None] / sizes)
+    zero = sigma <= ZERO_RTOL * sigma[0]
+    zero[:-nullity] = False
+    inverse = host.where(zero, 0.0, 1.0 / host.where(zero, 1.0, sigma))
+    return (right.T * inverse) @ left.T / sizes[:, None] / sizes
 
 
 @dataclass(frozen=True)
