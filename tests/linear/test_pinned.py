@@ -13,7 +13,7 @@ from mfdeq.linear import pinned
 
 @pytest.fixture
 def factors(monkeypatch):
-    """Use `PinnedFactor` for matrices of any size, and list those that are made."""
+    """List the factors that are made."""
     made = []
     original = pinned.PinnedFactor.__init__
 
@@ -21,7 +21,6 @@ def factors(monkeypatch):
         made.append(self)
         original(self, *arguments)
 
-    monkeypatch.setattr(pinned, "MIN_SIZE", 0)
     monkeypatch.setattr(pinned.PinnedFactor, "__init__", record)
     return made
 
@@ -118,6 +117,79 @@ def test_multigrid_takes_as_many_iterations_as_with_boundary_values(factors):
     assert iterations[1] <= iterations[0] + 4  # of two solves
 
 
+def weights(n):
+    """Weights of the unknowns of an n x n grid that vary by a factor of 20."""
+    x = np.linspace(-1.5, 1.5, n)
+    return np.exp(np.add.outer(x, np.sin(2.0 * x))).ravel()
+
+
+class Linear(mfdeq.ResidualModel):
+    """A h = theta for a singular A, with the left null vectors W."""
+
+    def __init__(self, A, W):
+        self.A, self.state_size, self.param_size = A, A.shape[0], A.shape[0]
+        self.W, self.dual = W, np.linalg.solve(W.T @ W, W.T)
+
+    def balanced(self, x):
+        return x - self.W @ (self.dual @ x)
+
+    def residual(self, h, theta):
+        return self.A @ h - self.balanced(theta)
+
+    def linearize(self, h, theta):
+        n = self.state_size
+        B = sp.linalg.LinearOperator(
+            (n, n), lambda x: -self.balanced(x), lambda y: -self.balanced(y), dtype=float
+        )
+        return mfdeq.Linearization(self.A, B, lambda lam: mfdeq.Curvature())
+
+
+def two_scaled_grids(n):
+    """Return D L D of two grids with no flux between them, and its null vectors."""
+    d = weights(n)
+    part = sp.diags(d) @ grid(n, True) @ sp.diags(d)
+    return sp.block_diag([part, part], format="csr"), np.kron(np.eye(2), 1.0 / d[:, None])
+
+
+def with_drift(n):
+    """Return the diffusion and upwind drift on a grid, whose columns sum to zero."""
+    up = sp.diags([np.r_[np.ones(n - 1), 0.0], -np.ones(n - 1)], [0, -1])
+    eye = sp.identity(n)
+    A = grid(n, True) + 0.3 * sp.kron(up, eye) + 0.2 * sp.kron(eye, up)
+    return sp.csr_matrix(A), np.ones((n * n, 1))
+
+
+SINGULAR = {"two scaled grids": (two_scaled_grids, "cg"), "drift": (with_drift, "gmres")}
+
+
+@pytest.mark.parametrize("redundant", ["detected", "given"])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_null_vectors_are_projected_out_of_multigrid(name, redundant):
+    (make, method), n = SINGULAR[name], 20
+    A, W = make(n)
+    N, m = W.shape
+    C = np.random.default_rng(3).random((m, N)) * (W.T != 0.0)
+    model = mfdeq.constrain(
+        Linear(A, W), mfdeq.LinearConstraint(C), "detect" if redundant == "detected" else W
+    )
+    load = np.random.default_rng(0).standard_normal(N)
+    solver = mfdeq.Krylov(method, preconditioner=mfdeq.AMG())
+    eq = mfdeq.solve(model, load, solver=solver)
+    bordered = np.block([[A.toarray(), W], [C, np.zeros((m, m))]])
+    exact = np.linalg.inv(bordered)[:N, :N]
+    np.testing.assert_allclose(eq.state, exact @ load, atol=1e-7 * abs(exact @ load).max())
+    for X in (load, np.random.default_rng(1).standard_normal((N, 3))):
+        assert_near(eq.inverse @ X, exact @ X)
+        assert_near(eq.inverse.H @ X, exact.T @ X)
+    before = eq.report.linear.iterations
+    eq.inverse @ load
+    assert eq.report.linear.iterations - before <= 20
+
+
+def assert_near(found, exact):
+    np.testing.assert_allclose(found, exact, atol=1e-7 * abs(exact).max())
+
+
 def test_a_nonlinear_problem_reuses_its_factors(factors, monkeypatch):
     n = 24
     load = np.random.default_rng(0).standard_normal(n * n)
@@ -131,7 +203,7 @@ def test_a_nonlinear_problem_reuses_its_factors(factors, monkeypatch):
     for found in results[:-1]:
         for one, other in zip(found, results[-1], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6 * abs(other).max())
-    monkeypatch.setattr(pinned, "MIN_SIZE", 10**9)
+    monkeypatch.setattr(pinned, "MAX_DEFECT_ROUNDINGS", -1.0)  # so that none is made
     F = mfdeq.ReducedFunctional(model, loss)
     made = len(factors)
     for one, other in zip(results[-1], (F.gradient(load), F.hessian(load) @ load), strict=False):
