@@ -8,7 +8,7 @@ the criteria of `mfdeq.solve` is not returned: its model is not linear, and is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.backend import Array
@@ -19,8 +19,7 @@ from ..linear import Factor, Reused
 from ..linear.operands import have_equal_entries
 from ..models.constrained import ConstrainedModel
 from ..models.model import Model
-from ..models.problem import Problem
-from ..operators.operator import Operator
+from ..models.problem import CheckedLinearization, Problem
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 from .shared_factor import group_equal
@@ -53,21 +52,17 @@ class Request:
 
 @dataclass
 class _Trial:
-    """A model at its start, and after one Newton step."""
+    """A model at its start, or after one Newton step."""
 
+    index: int
     request: Request
     problem: Problem
     h: Array
     residual: Array
-    A: Operator
-    monitor: ConvergenceMonitor = field(init=False)
 
-    def __post_init__(self) -> None:
-        options, solver = self.request.options, self.request.solver
-        report = SolveReport(method="newton", solver=solver.description)
-        self.monitor = ConvergenceMonitor(self.problem, solver, options.get("rtol"), 1, report)
-        worst = self.monitor.worst_residual(self.h, self.residual, self.A)
-        report.residuals.append(worst)
+    def report(self) -> SolveReport:
+        """Return a new report."""
+        return SolveReport(method="newton", solver=self.request.solver.description)
 
 
 def solve_together(requests: Sequence[Request]) -> list[Equilibrium | None]:
@@ -81,22 +76,35 @@ def solve_together(requests: Sequence[Request]) -> list[Equilibrium | None]:
     -------
     list of Equilibrium or None
         None for a model that `mfdeq.solve` has to solve by itself, for whatever reason.
+
+    Notes
+    -----
+    A step is taken with the A of one model for all that may have the same, those of the same class
+    and size. Where the residual is not zero after it, A is another one or the model is not linear.
+    If that holds for all others, the matrices of the rest are compared at the starts.
     """
     found: list[Equilibrium | None] = [None] * len(requests)
-    trials = [(i, trial) for i, r in enumerate(requests) if (trial := _begin(r)) is not None]
-    groups = group_equal(
-        [trial.A for _, trial in trials], [trial.request.solver.description for _, trial in trials]
-    )
-    for group in groups:
-        if len(group) > 1:
-            members = [trials[j] for j in group]
-            solved = _solve_group([trial for _, trial in members])
-            for (i, _), eq in zip(members, solved, strict=True):
+    kinds: dict[Any, list[_Trial]] = {}
+    for i, request in enumerate(requests):
+        if (trial := _begin(i, request)) is not None:
+            backend, size = trial.problem.backend, trial.problem.state_size
+            kind = type(request.model), size, request.solver.description, backend.library_name
+            kinds.setdefault((*kind, str(backend.dtype)), []).append(trial)
+    for trials in kinds.values():
+        while len(trials) > 1:
+            solved = _solve_group(trials)
+            for i, eq in solved.items():
                 found[i] = eq
+            trials = [trial for trial in trials[1:] if trial.index not in solved]
+            if len(solved) <= 1 < len(trials):
+                for group in _groups(trials):
+                    for i, eq in _solve_group(group).items():
+                        found[i] = eq
+                break
     return found
 
 
-def _begin(request: Request) -> _Trial | None:
+def _begin(index: int, request: Request) -> _Trial | None:
     """Evaluate a model at its start; None if `mfdeq.solve` has to find out what is wrong."""
     model, options = request.model, request.options
     if options.get("method", "auto") not in METHODS or model.forward_method is not None:
@@ -107,74 +115,114 @@ def _begin(request: Request) -> _Trial | None:
     try:
         problem = Problem(model, request.theta, request.start, **bounds)
         h = problem.initial_state(request.start)
-        A = problem.linearize(h).A
-        if A.array is None:
-            return None
-        return _Trial(request, problem, h, problem.residual(h), A)
+        return _Trial(index, request, problem, h, problem.residual(h))
     except Exception:  # the solve by itself raises it again
         return None
 
 
-def _solve_group(trials: Sequence[_Trial]) -> list[Equilibrium | None]:
-    """Take one Newton step for all models, which have the same A."""
+def _groups(trials: Sequence[_Trial]) -> list[list[_Trial]]:
+    """Return the models that have the same A at their starts, in groups of at least two."""
+    known = []
+    for trial in trials:
+        linearized = trial.problem.linearize_trial(trial.h)
+        if linearized is not None and linearized.A.array is not None:
+            known.append((trial, linearized.A))
+    solvers = [trial.request.solver.description for trial, _ in known]
+    groups = group_equal([A for _, A in known], solvers)
+    return [[known[j][0] for j in group] for group in groups if len(group) > 1]
+
+
+def _solve_group(trials: Sequence[_Trial]) -> dict[int, Equilibrium]:
+    """Take one Newton step for all models, with the A of the first one.
+
+    Returns
+    -------
+    dict of int to Equilibrium
+        The equilibria of those that have this A and are linear, by their indices.
+    """
     first = trials[0]
-    A, backend, solver = first.A, first.problem.backend, first.request.solver
-    none: list[Equilibrium | None] = [None] * len(trials)
-    counts = first.monitor.report.forward
+    backend, solver = first.problem.backend, first.request.solver
+    if (linearized := first.problem.linearize_trial(first.h)) is None:
+        return {}
+    if linearized.A.array is None:
+        return {}
+    A, reports = linearized.A, [trial.report() for trial in trials]
     try:
-        factor = solver.setup_for_equilibrium(A, counts)
+        factor = solver.setup_for_equilibrium(A, reports[0].forward)
         steps = factor.solve(backend.columns(*(trial.residual for trial in trials)))
-        kept = [j for j, trial in enumerate(trials) if _step(trial, steps[:, j], A)]
-        if not kept:
-            return none
-        residuals = backend.columns(*(trials[j].residual for j in kept))
+        stepped = [
+            (after, report)
+            for j, (trial, report) in enumerate(zip(trials, reports, strict=True))
+            if (after := _step(trial, steps[:, j], linearized, report, j == 0)) is not None
+        ]
+        if len(stepped) < 2:
+            return {}
+        residuals = backend.columns(*(after.residual for after, _ in stepped))
         corrections = factor.solve(residuals, rtol=CHORD_RTOL)
     except (ConvergenceError, SingularStateError):
-        return none
+        return {}
+    found: dict[int, Equilibrium] = {}
     judged: Equilibrium | None = None
-
-    for k, j in enumerate(kept):
-        eq = _equilibrium(trials[j], corrections[:, k], A, factor, solver, len(kept))
+    for k, (after, report) in enumerate(stepped):
+        eq = _equilibrium(after, report, corrections[:, k], factor, solver, len(stepped))
         if eq is None:
             continue
         if judged is None:
             try:
                 eq.judge_uniqueness()
             except SingularStateError:  # which the solve of each explains
-                return none
+                return {}
             judged = eq
         eq.report.uniqueness = judged.report.uniqueness
-        none[j] = eq
-    return none
+        found[after.index] = eq
+    return found
 
 
-def _step(trial: _Trial, step: Array, A: Operator) -> bool:
-    """Take a Newton step, and return whether A is the same there."""
-    problem = trial.problem
+def _monitor(trial: _Trial, report: SolveReport) -> ConvergenceMonitor:
+    rtol = trial.request.options.get("rtol")
+    return ConvergenceMonitor(trial.problem, trial.request.solver, rtol, 1, report)
+
+
+def _step(
+    trial: _Trial, step: Array, like: CheckedLinearization, report: SolveReport, is_first: bool
+) -> _Trial | None:
+    """Take a Newton step; None where A is another one, or the model is not linear."""
+    problem, A = trial.problem, like.A
     h = problem.limited(trial.h, trial.h - step)
     residual, _ = problem.trial_residual(h)
-    if residual is None or (linearized := problem.linearize_trial(h)) is None:
-        return False
-    if not have_equal_entries(linearized.A, A):
-        return False
+    if residual is None:
+        return None
+    monitor = _monitor(trial, report)
+    report.residuals.append(monitor.worst_residual(trial.h, trial.residual, A))
+    if not monitor.equations_are_satisfied(h, residual, A):
+        return None
+    problem.like = None if is_first else like
+    linearized = problem.linearize_trial(h)
+    if linearized is None or not have_equal_entries(linearized.A, A):
+        problem.like = None
+        return None
     linearized.A = A  # so that its entries are in memory once
     problem.keep_linearization(h, linearized)
-    trial.h, trial.residual = h, residual
-    return True
+    return replace(trial, h=h, residual=residual)
 
 
 def _equilibrium(
-    trial: _Trial, correction: Array, A: Operator, factor: Factor, solver: Reused, together: int
+    trial: _Trial,
+    report: SolveReport,
+    correction: Array,
+    factor: Factor,
+    solver: Reused,
+    together: int,
 ) -> Equilibrium | None:
     """Return the equilibrium, if its state meets the criteria of `mfdeq.solve`."""
-    monitor = trial.monitor
+    monitor = _monitor(trial, report)
+    A = trial.problem.linearize(trial.h).A
     try:
         if not monitor.accepts_after(trial.h, trial.residual, correction, A, factor):
             return None
         monitor.check_rtol()
     except ConvergenceError:
         return None
-    report = monitor.report
     report.choices.append(
         "method: newton, because the model is linear in its state, for "
         f"{together} experiments with the same A at once"

@@ -13,7 +13,7 @@ from numbers import Number
 from typing import Any
 
 from ..arguments import count
-from ..arrays.backend import Array, Backend, native
+from ..arrays.backend import Array, Backend, is_sparse, native
 from ..errors import ArgumentError, ModelError, is_evaluation_failure
 from ..locks import cached_property, lock_of, state_to_pickle
 from ..operators.operator import Operator
@@ -51,6 +51,10 @@ class Problem:
         The number of trial states at which the model had no value.
     last_failure : str
         The message of the last of them.
+    like : CheckedLinearization or None
+        That of another model of the same class at the same parameters. If A has the same entries,
+        it is that operator, so that it is in memory once; operators and curvatures, which have
+        passed their tests there, are not tested again.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Problem:
                 f"{self.name} in the wrong order?"
             )
         self.theta = self.backend.vector(theta, self.param_size, "params")
+        self.like: CheckedLinearization | None = None
         self.evaluations = 0
         self.failures = 0
         self.last_failure = ""
@@ -101,7 +106,7 @@ class Problem:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the linearization, which may consist of functions."""
-        return {**state_to_pickle(self), "_latest": None, "_evaluated": ()}
+        return {**state_to_pickle(self), "_latest": None, "_evaluated": (), "like": None}
 
     def _size(self, name: str) -> int:
         # The user may have forgotten to set the attribute.
@@ -389,9 +394,13 @@ class CheckedLinearization:
         self.is_map = problem.is_map
         # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
-        d_state = self._operator(linearization.d_state, (N, N), "d_state")
-        own = d_state is not linearization.d_state  # a copy
-        self.A = d_state.identity_minus(own) if problem.is_map else d_state
+        self.like = like = problem.like
+        if like is not None and not self.is_map and holds_entries(like.A, linearization.d_state):
+            self.A = like.A
+        else:
+            d_state = self._operator(linearization.d_state, (N, N), "d_state")
+            own = d_state is not linearization.d_state  # a copy
+            self.A = d_state.identity_minus(own) if problem.is_map else d_state
         if not isinstance(linearization, DeferredLinearization):
             self.B = self._param_operator(linearization.d_params)
 
@@ -407,7 +416,8 @@ class CheckedLinearization:
         return operator if self.is_map else -operator
 
     def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:
-        return as_operator(self.backend, derivative, shape, f"{field} of {self.name}")
+        name, tested = f"{field} of {self.name}", self.like is not None
+        return as_operator(self.backend, derivative, shape, name, test_adjoint=not tested)
 
     def _order_hint(self) -> str:
         computed = self.linearization.sources.get("d_state")
@@ -433,7 +443,7 @@ class CheckedLinearization:
             self.state_size,
             name,
             accuracy=lambda: self.linearization.accuracy[1],
-            check_symmetry=check_symmetry,
+            check_symmetry=check_symmetry and self.like is None,
         )
 
     def second(self, a: Array, b: Array) -> Array:
@@ -453,6 +463,20 @@ class CheckedLinearization:
         ):
             value = self.backend.from_user(self.linearization.second(a, b), self.state_size)
         return self._sign * self.backend.vector(value, self.state_size, name)
+
+
+def holds_entries(A: Operator, given: Any) -> bool:
+    """Return whether a user's sparse matrix has the entries of A, in the same format."""
+    array = A.array
+    if type(given) is not type(array) or not is_sparse(given):
+        return False
+    same = given.format == array.format in ("csr", "csc") and given.shape == array.shape
+    if not same or given.dtype != array.dtype or given.nnz != array.nnz:
+        return False
+    return all(
+        A.backend.all(getattr(given, name) == getattr(array, name))
+        for name in ("data", "indptr", "indices")
+    )
 
 
 def _kind_of(model: Any) -> str:

@@ -35,11 +35,17 @@ def check_home(backend: Backend, x: Any, name: str, error: type[MfdeqError] = Mo
 
 
 def as_operator(
-    backend: Backend, given: Any, shape: tuple[int, int], name: str, convert: bool = False
+    backend: Backend,
+    given: Any,
+    shape: tuple[int, int],
+    name: str,
+    convert: bool = False,
+    test_adjoint: bool = True,
 ) -> Operator:
     """Return a user's array, sparse matrix or LinearOperator as an operator, after checking it.
 
-    With `convert`, a matrix of lower precision is accepted and converted, as data are.
+    With `convert`, a matrix of lower precision is accepted and converted, as data are. Without
+    `test_adjoint`, the dot test of a LinearOperator is left out.
 
     Raises
     ------
@@ -61,7 +67,8 @@ def as_operator(
         found = library_of(given).as_operator(backend, given, name)
     elif hasattr(given, "matvec") and hasattr(given, "shape"):
         found = FromUser(backend, _checked_products(backend, given, shape, name), name)
-        check_adjoint(found, name)
+        if test_adjoint:
+            check_adjoint(found, name)
     else:
         raise ModelError(
             f"{name}: expected an array, a sparse matrix or a LinearOperator of shape {shape}, "
