@@ -334,7 +334,7 @@ def _curvature_blocks(H: ReducedCurvature, *shapes: tuple[int, int]) -> list[Any
 
 def assemble(op: Operator, name: str) -> Any:
     """Return the matrix of an operator as a sparse one on the host, or raise an `ArgumentError`."""
-    array = op.array
+    array = op.assembled_entries()
     if not (is_sparse(array) or is_dense(array)):
         raise factorization_error(f"{name} is not a sparse matrix")
     if is_dense(array) and max(array.shape) > MAX_DENSE_SIZE:

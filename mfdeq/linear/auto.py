@@ -154,6 +154,14 @@ class Auto(Solver):
             return Choice(sparse_candidates(A), self.solves, self.columns)
         return Choice([Candidate(Direct(), 0.0, 0.0)], self.solves, self.columns, why)
 
+    def for_solves(self, solves: int) -> Auto:
+        """Return an "auto" that expects so many solves, unless the user has said how many."""
+        if self.solves is not None:
+            return self
+        other = Auto(solves, self.columns)
+        other._choices = self._choices
+        return other
+
     def forget(self) -> None:
         """Discard the choice, so that the next A gets a new one."""
         with lock_of(self):

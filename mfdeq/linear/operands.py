@@ -162,7 +162,9 @@ def assembled(A: Operator) -> Operator:
         return A
     found = vars(A).get("_assembled")
     if found is None:
-        found = vars(A)["_assembled"] = Matrix(A.backend, _entries(A))
+        entries = A.assembled_entries()
+        found = Matrix(A.backend, _entries(A) if entries is None else entries)
+        vars(A)["_assembled"] = found
         found.scales = A.scales
     return found
 

@@ -91,6 +91,10 @@ class Solver(ABC):
         """Discard what the solver has learned from earlier matrices; by default nothing."""
         return
 
+    def for_solves(self, solves: int) -> Solver:
+        """Return the solver for at least so many solves with each matrix; by default this one."""
+        return self
+
 
 class PreconditionerOperator(Operator):
     """Base class of the operators that are applied in place of A^-1.

@@ -181,6 +181,10 @@ class Operator:
         """Whether the entries are known, and not only products."""
         return self.array is not None
 
+    def assembled_entries(self) -> Any:
+        """Return the matrix, assembled from blocks if need be; None if only products are known."""
+        return self.array
+
     def factor_of_parts(self, solver: Any, counts: Any) -> Any:
         """Return a factor composed of those of the parts; None, the default, if there are no parts.
 
