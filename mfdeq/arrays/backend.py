@@ -265,6 +265,10 @@ class Backend:
             return host.array(host.asarray(x))  # not all libraries know copy= of their conversion
         return self.copied(self.xp.from_dlpack(x))
 
+    def replicated(self, x: Array) -> Array:
+        """Return a small array whole on every process."""
+        return self.library.replicated(x)
+
     def columns(self, *vectors: Array) -> Array:
         """Return an (n, k) array of k vectors."""
         if self.is_numpy:

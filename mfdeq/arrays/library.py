@@ -62,6 +62,8 @@ class ArrayLibrary:
         Whether arrays are in host memory and not distributed over processes.
     accepts_replicated : bool
         Whether numpy arrays are accepted as arrays replicated on every process.
+    declares_null_spaces : bool
+        Whether matrices may carry their null spaces.
     distributed : bool
         Whether arrays may be distributed over several processes.
     """
@@ -71,6 +73,7 @@ class ArrayLibrary:
     on_host = True
     accepts_replicated = False
     distributed = False
+    declares_null_spaces = False
     sparse: Any = scipy.sparse
     sparse_linalg: Any = scipy.sparse.linalg
     dense_linalg: Any = scipy.linalg
@@ -126,6 +129,14 @@ class ArrayLibrary:
         if backend.is_numpy:
             return host.asarray(x, dtype=backend.dtype)
         return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device)
+
+    def replicated(self, x: Array) -> Array:
+        """Return an array whole on every process."""
+        return x
+
+    def rows_of(self, backend: Any, given: Any, count: int, size: int) -> Array | None:
+        """Return a few rows that only this library knows, as a (count, size) array, or None."""
+        return None
 
     # Creation of arrays.
 

@@ -30,7 +30,7 @@ from scipy.linalg import matrix_balance
 
 from ..arrays.backend import Array, array_on_host, host, is_dense, is_sparse
 from ..arrays.sparse import sparse_on_host
-from ..equilibrium.redundancy import dynamics_of
+from ..equilibrium.dynamics import dynamics_of
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Reused
 from ..linear.factor import Factor

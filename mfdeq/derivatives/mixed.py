@@ -8,6 +8,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, ModelError, warn
 from ..locks import Once, cached_property
+from ..models.constrained import ConstrainedModel
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
@@ -40,7 +41,8 @@ def mixed(*models: Model) -> Model:
     Raises
     ------
     ArgumentError
-        If the models are not all maps or all residuals, or have different sizes.
+        If the models are not all maps or all residuals, have different sizes, or one of them has
+        constraints: constrain the mixed model instead.
 
     See Also
     --------
@@ -83,6 +85,13 @@ def mixed(*models: Model) -> Model:
         raise ArgumentError(
             f"mfdeq.mixed: expected only FixedPointModels or only ResidualModels, got {kinds}"
         )
+    for model in models:
+        if isinstance(model, ConstrainedModel):
+            raise ArgumentError(
+                "mfdeq.mixed: expected models without constraints, got "
+                f"{model.display_name}: mix the models first, and constrain the result, "
+                "mfdeq.constrain(mfdeq.mixed(...), constraints)"
+            )
     sizes = {(model.state_size, model.param_size) for model in models}
     if len(sizes) != 1:
         raise ArgumentError(

@@ -11,15 +11,16 @@ from ..linear import Reused
 from ..locks import cached_property
 from ..models.constrained import ConstrainedModel
 from ..models.curvature import CurvatureOperator
-from ..models.elimination import Projection
+from ..models.elimination import Projection, StateBlock
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .equilibrium import Equilibrium
+from .gauges import IMBALANCE_ROUNDINGS
+from .null_spaces import null_defects
 from .null_vectors import MAX_CANCELLATION_ROUNDINGS
-from .redundancy import describe_redundant, null_defects
+from .redundancy import describe_redundant
 
-IMBALANCE_ROUNDINGS = 1e3  # by which redundant equations may disagree by default
 MAX_GIVEN_DEFECT = 1e-6  # |A'w| beside |A|'|w| of a combination of equations that a user passes
 
 
@@ -161,9 +162,9 @@ class ConstrainedEquilibrium(Equilibrium):
     def inverse(self) -> Operator:
         """The state block of the inverse of [[A, W], [C, 0]], (N, N)."""
         W, left = self.projection.basis, self.redundant_equations
-        inner = array_on_host(left.T @ W).astype("float64")
-        weights = self._small_solve(inner, left.T)  # (left'W)^-1 left'
-        return _StateBlock(self.solution_operator, self.projection, W, weights)
+        inner = host.linalg.inv(array_on_host(left.T @ W).astype("float64"))
+        weights = left @ self.backend.coefficients(inner.T)  # left (left'W)^-T
+        return StateBlock(self.solution_operator, self.projection, W, weights)
 
     @collective
     def curvature(self, w: Array) -> CurvatureOperator:
@@ -252,39 +253,6 @@ class ConstrainedEquilibrium(Equilibrium):
             "A, or "
             'redundant="detect" to find them'
         )
-
-
-class _StateBlock(Operator):
-    """The state block of the inverse of the bordered matrix.
-
-    A x + W mu = b and C x = 0 leave mu = (Y'W)^-1 Y'b with the left null vectors Y of A, and x is
-    the solution for b - W mu.
-
-    Parameters
-    ----------
-    solve : Operator, (N, N)
-        The inverse of Pi A + U S C.
-    projection : Projection
-    basis : (N, m) array
-        W.
-    weights : (m, N) array
-        (Y'W)^-1 Y'.
-    """
-
-    def __init__(
-        self, solve: Operator, projection: Projection, basis: Array, weights: Array
-    ) -> None:
-        super().__init__(solve, solve.shape)
-        self.solve, self.projection = solve, projection
-        self.basis, self.weights = basis, weights
-
-    def _apply(self, x: Array) -> Array:
-        x = x - self.basis @ (self.weights @ x)
-        return self.solve._apply(self.projection.project(x))
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        y = self.projection.project_adjoint(self.solve._apply_adjoint(y))
-        return y - self.weights.T @ (self.basis.T @ y)
 
 
 ConstrainedModel.equilibrium_class = ConstrainedEquilibrium  # models lie below this room

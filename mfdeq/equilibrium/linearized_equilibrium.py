@@ -31,6 +31,7 @@ from .error_estimates import (
     relative_error,
     warn_of_error,
 )
+from .gauges import check_balance, check_null_space
 from .inverse import Inverse
 from .uniqueness import Examined, examine, judge_uniqueness
 
@@ -134,7 +135,15 @@ class LinearizedEquilibrium:
         return examine(self.problem, self.state, self.linearized, self.solver, self.report)
 
     def check_state(self) -> None:
-        """Raise an error if the state is no equilibrium for a reason that R does not show."""
+        """Raise an error if the state is no equilibrium for a reason that R does not show.
+
+        Raises
+        ------
+        ConvergenceError, ModelError
+            If equations are not consistent, or a null space is declared that is none.
+        """
+        check_null_space(self.linearized)
+        check_balance(self.problem, self.state, self.linearized)
 
     def judge_uniqueness(self) -> None:
         """Judge at the end of a solve whether the equilibrium is unique, for the report.
@@ -209,7 +218,8 @@ class LinearizedEquilibrium:
     @property
     def state_operator(self) -> Operator:
         """A = I - J = dR/dh, (N, N)."""
-        return self.linearized.A
+        gauge = self.linearized.gauge
+        return self.linearized.A if gauge is None else gauge.given
 
     @property
     def param_operator(self) -> Operator:
@@ -219,7 +229,9 @@ class LinearizedEquilibrium:
     @property
     def inverse(self) -> Operator:
         """A^-1, (N, N), by solves with the factor."""
-        return self.solution_operator
+        gauge = self.linearized.gauge
+        solve = self.solution_operator
+        return solve if gauge is None else gauge.state_block(solve)
 
     # Those of the equations that are solved, which all other derivatives use. For a constrained
     # model they are not those of the model.

@@ -15,7 +15,7 @@ import scipy.linalg
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from ..arrays.backend import array_on_host, host
+from ..arrays.backend import Array, array_on_host, host
 from ..arrays.sparse import sparse_on_host
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct
@@ -75,6 +75,8 @@ def find_null_spaces(
 ) -> NullSpaces | None:
     """Find the null spaces of A and of its adjoint; None if A is too large to be decomposed.
 
+    Those that the user has declared are taken as they are.
+
     Parameters
     ----------
     A : Operator, (N, N)
@@ -91,6 +93,8 @@ def find_null_spaces(
     are tried; otherwise the matrix is perturbed by rounding and factorized for block inverse
     iteration.
     """
+    if A.declared_null_spaces is not None:
+        return A.declared_null_spaces
     n, scaling = A.shape[0], scaling_of(A)
     if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, scaling, expected)) is not None:
         return constant
@@ -128,16 +132,25 @@ def find_null_spaces(
     )
 
 
+def null_defects(A: Operator, W: Array) -> list[float]:
+    """Return |A'w| / |A|'|w| of each column w."""
+    scaling = scaling_of(A)
+    return [cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1])]
+
+
 def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | None:
     """Return constants on the components, if as many of them as expected are left null vectors.
 
     They are those of networks in which what leaves one node enters another. If constants are no
     right null vectors, these remain unknown.
     """
-    if A.array is None:
+    if not A.has_entries:
         return None
     backend, n = A.backend, A.shape[0]
-    row_labels, column_labels = _components(abs(sparse_on_host(A.array)))
+    if A.array is None:  # the entries are those of another library
+        row_labels = column_labels = host.zeros(n, dtype=int)
+    else:
+        row_labels, column_labels = _components(abs(sparse_on_host(A.array)))
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
         return None

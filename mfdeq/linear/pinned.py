@@ -15,12 +15,13 @@ are V0 + X for any V0, with A X = -A V0.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..models.elimination import ReplacedRows
+from ..models.elimination import ReplacedEquations
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .factor import Factor
@@ -37,11 +38,13 @@ def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     """Set up a factor of A by a solver, of its parts if it is composed of some."""
     if (composed := A.factor_of_parts(solver, counts)) is not None:
         return composed
-    if isinstance(A, ReplacedRows) and _are_null(A.base.H, A.projection.basis):  # type: ignore[attr-defined]
+    if isinstance(A, ReplacedEquations) and _are_null(A.base.H, A.projection.basis):  # type: ignore[attr-defined]
         try:
             return PinnedFactor.set_up(solver, A, counts)
         except (ArgumentError, ConvergenceError, SingularStateError):
-            pass  # the matrix with its replaced rows shows what is wrong
+            if A.array is None:
+                raise
+            # The matrix with its replaced rows shows what is wrong.
     return solver.setup(A, counts)
 
 
@@ -54,7 +57,7 @@ def _are_null(A: Operator, X: Array) -> bool:
     )
 
 
-def _null_vectors(A: ReplacedRows) -> Array | None:
+def _null_vectors(A: ReplacedEquations) -> Array | None:
     """Return the null vectors of A without constraints, if they are known or are those of A'."""
     for V in (A.projection.right, A.projection.basis):
         if V is not None and _are_null(A.base, V):
@@ -62,10 +65,11 @@ def _null_vectors(A: ReplacedRows) -> Array | None:
     return None
 
 
-def _pinned(A: ReplacedRows) -> PinnedMatrix:
+def _pinned(A: ReplacedEquations) -> Operator:
     """Return A_p, with the singular matrix and its null vectors."""
     A.base.null_space = NullSpace(A.projection.basis, _null_vectors(A))
-    return PinnedMatrix(A.backend, A.pinned, A.base)
+    pinned = A.pinned
+    return pinned if pinned.array is None else PinnedMatrix(A.backend, pinned.array, A.base)
 
 
 class PinnedFactor(Factor):
@@ -73,18 +77,18 @@ class PinnedFactor(Factor):
 
     Parameters
     ----------
-    A : ReplacedRows, (N, N)
+    A : ReplacedEquations, (N, N)
     inner : Factor
         A factor of A_p, with `PartCounts` of `counts`.
     counts : LinearCounts
     """
 
-    def __init__(self, A: ReplacedRows, inner: Factor, counts: LinearCounts) -> None:
+    def __init__(self, A: ReplacedEquations, inner: Factor, counts: LinearCounts) -> None:
         self.inner = inner
         super().__init__(A, inner.rtol, counts)
         self.counts.add(setups=-1)  # The inner factor counts its own set-up.
         self.counts.raise_to(bytes=inner.nbytes)
-        self.matrix: ReplacedRows = A
+        self.matrix: ReplacedEquations = A
         rows, backend = A.projection.rows, A.backend
         assert rows is not None
         self.rows = rows
@@ -100,7 +104,7 @@ class PinnedFactor(Factor):
         self.small = backend.coefficients(host.linalg.inv(product).astype(W.dtype))
 
     @classmethod
-    def set_up(cls, solver: Solver, A: ReplacedRows, counts: LinearCounts) -> PinnedFactor:
+    def set_up(cls, solver: Solver, A: ReplacedEquations, counts: LinearCounts) -> PinnedFactor:
         """Set up a factor of A_p by a solver."""
         with counts.add_time():
             inner = solver.setup(_pinned(A), PartCounts(counts))
@@ -171,7 +175,14 @@ class PinnedFactor(Factor):
         for k, j in enumerate(pins or ()):
             start[j, :] = 0.0
             start[j, k] = 1.0
-        return start - self.inner.solve(base._apply(start), rtol=self._least_rtol)
+        side = base._apply(start)
+        with contextlib.suppress(ConvergenceError):
+            return start - self.inner.solve(side, rtol=self._least_rtol)
+        try:
+            return start - self.inner.solve(side)  # refinements correct what it lacks
+        except ConvergenceError as error:
+            error.best = None  # which is no state
+            raise
 
     def _inner(self, b: Array, rtol: float, adjoint: bool) -> Array:
         if not self.inner.iterative and b.ndim == 1:
@@ -189,16 +200,14 @@ class PinnedFactor(Factor):
 
     def _composed(self, b: Array, adjoint: bool, solve: Any) -> Array:
         """Solve with A, or with A', given solves with A_p, or with A_p'."""
-        A, xp = self.matrix, self.backend.xp
+        A = self.matrix
         if not adjoint:
-            totals = xp.stack([b[i, ...] for i in self.rows])
+            totals = A.projection.combined_values(b)
             x = solve(self._balanced(b))
             return x + self.null @ (self.small @ (totals - A.constraints(x)))
         totals = self.small.T @ (self.null.T @ b)
         y = self._balanced_adjoint(solve(b - A.constraints_adjoint(totals)))
-        for k, i in enumerate(self.rows):
-            y[i, ...] = totals[k, ...]
-        return y
+        return A.projection.add_combinations(y, totals)
 
     def _balanced(self, b: Array) -> Array:
         """Return b with other entries in the replaced equations, so that W'b = 0."""
@@ -240,7 +249,7 @@ class PinnedFactor(Factor):
         reuse: Callable[[Operator, LinearCounts], Factor | None],
     ) -> Factor | None:
         """Return a factor of another matrix, with an inner one that reuses this factor's."""
-        if not (isinstance(A, ReplacedRows) and _is_like(A, self.matrix)):
+        if not (isinstance(A, ReplacedEquations) and _is_like(A, self.matrix)):
             return None
         try:
             inner = reuse(_pinned(A), PartCounts(counts))
@@ -249,7 +258,7 @@ class PinnedFactor(Factor):
             return None  # too old to solve for the null vectors: a new one is set up
 
 
-def _is_like(A: ReplacedRows, other: ReplacedRows) -> bool:
+def _is_like(A: ReplacedEquations, other: ReplacedEquations) -> bool:
     """Return whether a matrix has the same replaced equations, and null vectors."""
     same = A.shape == other.shape and A.projection.rows == other.projection.rows
     return same and _are_null(A.base.H, A.projection.basis)  # type: ignore[attr-defined]

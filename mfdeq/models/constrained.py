@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import fraction
-from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse
+from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse, native
+from ..arrays.library import library_of
 from ..errors import ArgumentError, ModelError
 from ..locks import state_to_pickle
 from .constrained_linearization import ConstrainedLinearization
@@ -41,7 +42,7 @@ def constrain(
         A model of N unknowns, from any source of derivatives.
     constraints : Constraint or LinearConstraint, or a list of them
         Together m equations.
-    redundant : "detect" or (N, m) array, optional
+    redundant : "detect" or (N, m) array or sequence of m Vecs, optional
         A basis of the combinations of equations that vanish, the left null vectors of A; an (N,)
         array if m = 1. By default they are found at the start of the first solve, where A is
         small enough to be decomposed or factorized, and kept for later ones.
@@ -138,7 +139,10 @@ def constrain(
 
 def _basis(given: Any, size: Any) -> Any:
     """Return a basis as an (N, m) array on the host, after checking it."""
-    name = "redundant"
+    name, size = "redundant", size[1] if isinstance(size, tuple) else size
+    vectors = list(given) if isinstance(given, (list, tuple)) else [given]
+    if vectors and library_of(vectors[0]).distributed:
+        given = host.stack([array_on_host(native(x)) for x in vectors], axis=1)
     given = given.toarray() if is_sparse(given) else given
     try:
         numbers = copy_of_numbers(host.asarray(given) if isinstance(given, list) else given, name)
@@ -220,7 +224,7 @@ class ConstrainedModel(Model):
         elimination, names = self.elimination, self.of.equation_names
         if elimination is None or elimination.rows is None:
             return names
-        return _EquationNames(names, elimination.rows, self.state_size)
+        return _EquationNames(names, elimination.rows, elimination.basis.shape[0])
 
     def _defines(self, method: str) -> bool:
         return self.of._defines(method)
@@ -239,6 +243,7 @@ class ConstrainedModel(Model):
 
     def residual_scale(self, h: Array, theta: Array) -> float | Array | None:
         """Return the residual scale of the model, and of a constraint the size of its terms."""
+        h, theta = native(h), native(theta)
         scale = self.base(theta).residual_scale(h)
         projection = self.projection(Backend.of(h))
         if scale is None or projection.rows is None:
@@ -258,7 +263,7 @@ class ConstrainedModel(Model):
         """Return the problem without constraints at the parameters."""
         base = self._base  # which another thread may replace
         if base is None or type(base.theta) is not type(theta) or not _equal(base.theta, theta):
-            base = self._base = Problem(self.of, theta)
+            base = self._base = Problem(self.of, theta, fixes_gauges=False)
         return base
 
     def projection(self, backend: Backend) -> Projection:
@@ -276,6 +281,7 @@ class ConstrainedModel(Model):
 
     def map_or_residual(self, h: Array, theta: Array) -> Array:
         """Evaluate the map or residual of the equations with the constraints."""
+        h, theta = native(h), native(theta)
         base = self.base(theta)
         projection = self.projection(base.backend)
         c = self.constraints.value(h, theta)
@@ -284,11 +290,13 @@ class ConstrainedModel(Model):
 
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Return the derivatives of the map or residual, composed of those of its parts."""
+        h, theta = native(h), native(theta)
         base = self.base(theta)
         return self._linearization(h, theta, base.linearize(h))
 
     def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
         """Return the same from `linearize_for_comparison` of the model."""
+        h, theta = native(h), native(theta)
         base = self.base(theta)
         return self._linearization(h, theta, base.linearize_for_comparison(h))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import Array
+from ..arrays.backend import Array, native
 from .curvature import CurvatureOperator, add_curvatures, scale_curvature
 from .elimination import Projection
 from .linear_constraints import Constraints
@@ -96,6 +96,7 @@ class _Parts:
 
     def curvature(self, lam: Array) -> CurvatureOperator:
         """Return the Hessian of the scalar product of lam with the function."""
+        lam = native(lam)
         K = self.base.curvature(self.projection.project_adjoint(lam))
         nu = self.projection.insert_adjoint(lam)
         own = self.constraints.curvature(self.h, self.theta, nu)
@@ -105,7 +106,7 @@ class _Parts:
 
     def second(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
         """Return the second derivative of the function along a and b."""
-        x, y = (self.backend.xp.concat(direction) for direction in (a, b))
+        x, y = (self.backend.xp.concat([*map(native, direction)]) for direction in (a, b))
         own = self.constraints.second(self.h, self.theta, x, y)
         value = self.projection.project(self.base.second(x, y)) - self.projection.insert(own)
         return self.sign * value

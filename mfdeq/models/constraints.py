@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.backend import Array, Backend, is_dense
+from ..arrays.backend import Array, Backend, host, is_dense, shape_of
 from ..errors import DerivativeError, ModelError
-from ..operators.operator import Matrix
 from ..operators.user_operators import as_operator
 from .curvature import CurvatureOperator, as_curvature
 from .losses import nearby_point
@@ -47,10 +46,10 @@ class ConstraintBase:
     def second(self, h: Array, theta: Array, a: Array, b: Array) -> Array:
         """Return c''[a, b], (m,), along stacked (P+N,) directions, from the curvature."""
         backend = Backend.of(h)
-        value = backend.zeros(self.known_size)
+        unit = host.eye(self.known_size)
+        value = backend.coefficients(0.0 * unit[0])
         for k in range(self.known_size):
-            nu = backend.zeros(self.known_size)
-            nu[k] = 1.0
+            nu = backend.coefficients(unit[k])
             K = self.curvature(h, theta, nu)
             if K is not None:
                 value[k] = backend.xp.vecdot(a, K._apply(b))
@@ -89,7 +88,7 @@ class ConstraintBase:
     def _sized(self, backend: Backend, value: Any, field: str) -> Array:
         """Return a value of c as an (m,) array, with the m of the first evaluation."""
         name = self._name(field)
-        value = backend.check_array(value, None, name, convert=True)
+        value = backend.replicated(backend.check_array(value, None, name, convert=True))
         value = backend.xp.reshape(value, (1,)) if value.ndim == 0 else value
         if self.size is None and value.ndim == 1:
             self.size = value.shape[0]
@@ -242,6 +241,12 @@ def matrix_of(backend: Backend, given: Any, shape: tuple[int, int], name: str) -
 
     An operator is applied to unit vectors; a vector is accepted for one row.
     """
+    try:
+        own = backend.library.rows_of(backend, given, *shape)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}", non_finite=error.non_finite) from None
+    if own is not None:
+        return own
     if is_dense(given) and getattr(given, "ndim", 2) == 1 and shape[0] == 1:
         given = given[None, :]
     operator = as_operator(backend, given, shape, name, convert=True)
@@ -252,10 +257,10 @@ def matrix_of(backend: Backend, given: Any, shape: tuple[int, int], name: str) -
 
 def magnitudes(backend: Backend, matrix: Any, x: Array) -> Array:
     """Return |C| |x| for the few rows of a matrix."""
-    return Matrix(backend, matrix).abs_apply(x)
+    return abs(matrix) @ backend.xp.abs(x)
 
 
 def described(x: Any) -> str:
     """Describe a wrong argument in an error message."""
-    shape = getattr(x, "shape", None)
-    return f"a {type(x).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+    shape = shape_of(x)
+    return f"a {type(x).__name__}" + (f" of shape {tuple(shape)}" if shape else "")

@@ -53,6 +53,8 @@ class Elimination:
     spread : bool
         Whether an imbalance that is allowed is spread along W before equations are replaced. The
         other columns do so by themselves.
+    replaces : bool
+        Whether the equations of `rows` are dropped, so that L is U, too.
     """
 
     basis: Any
@@ -63,20 +65,27 @@ class Elimination:
     pins: list[int] | None = None
     right: Any = None
     spread: bool = False
+    replaces: bool = False
 
     def on(self, backend: Backend) -> Projection:
         """Return the operators for arrays of a library and dtype."""
-        W = self.basis
-        arrays = {
-            **{
-                name: getattr(self, name) for name in ("basis", "columns", "dual", "gains", "right")
-            },
+        W, size = self.basis, self.basis.shape[0]
+        columns = {
+            **{name: getattr(self, name) for name in ("basis", "columns", "dual", "right")},
             "spread": W @ host.linalg.inv(W.T @ W) if self.spread else None,
         }
         converted = {
-            name: None if x is None else backend.from_host(x) for name, x in arrays.items()
+            name: None if x is None else backend.from_host(x, size) for name, x in columns.items()
         }
-        return Projection(backend, **converted, rows=self.rows, pins=self.pins)
+        gains = backend.coefficients(self.gains)
+        return Projection(
+            backend,
+            **converted,
+            gains=gains,
+            rows=self.rows,
+            pins=self.pins,
+            replaces=self.replaces,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Projection:
     Attributes
     ----------
     backend : Backend
-    basis, columns, dual, gains, rows, pins, right
+    basis, columns, dual, gains, rows, pins, right, replaces
         As in `Elimination`.
     spread : (N, m) array or None
         W (W'W)^-1, if an imbalance is spread along W.
@@ -101,10 +110,11 @@ class Projection:
     pins: list[int] | None = None
     right: Array | None = None
     spread: Array | None = None
+    replaces: bool = False
 
     def project(self, x: Array) -> Array:
         """Return Pi x, for an (N,) or (N, k) array."""
-        if self.rows is None:
+        if not self.replaces:
             return x - self.columns @ (self.dual.T @ x)
         if self.spread is not None:
             x = x - self.spread @ (self.basis.T @ x)
@@ -112,10 +122,24 @@ class Projection:
 
     def project_adjoint(self, y: Array) -> Array:
         """Return Pi' y."""
-        if self.rows is None:
+        if not self.replaces:
             return y - self.dual @ (self.columns.T @ y)
         y = self.clear(y)
         return y if self.spread is None else y - self.basis @ (self.spread.T @ y)
+
+    def combined_values(self, x: Array) -> Array:
+        """Return L' x, (m,) or (m, k)."""
+        if self.replaces:
+            return self.backend.xp.stack([x[i, ...] for i in self.rows or ()])
+        return self.dual.T @ x
+
+    def add_combinations(self, y: Array, values: Array) -> Array:
+        """Return y + L values, in place if L consists of unit vectors, where y is zero."""
+        if not self.replaces:
+            return y + self.dual @ values
+        for k, i in enumerate(self.rows or ()):
+            y[i, ...] = values[k, ...]
+        return y
 
     def clear(self, x: Array) -> Array:
         """Return x with zeros in the equations that constraints replace."""
@@ -153,8 +177,11 @@ class Projection:
         It is a matrix where both are known by their entries and the result is as sparse as X.
         """
         backend, array = self.backend, upper.array
+        square = self.pins is not None and upper.shape[0] == upper.shape[1]
         if array is None:
-            return Combined(self, upper, lower)
+            known = upper.has_entries or upper.declared_null_spaces is not None
+            cls = ReplacedProducts if square and known else Combined
+            return cls(self, upper, lower)
         if is_dense(array):
             dense = lower.toarray() if is_sparse(lower) else lower
             combined = self.project(array)
@@ -172,31 +199,27 @@ class Projection:
             scaled = csr(self.columns) @ csr(self.gains) @ csr(lower)
             combined = combined + scaled
         combined.eliminate_zeros()
-        if self.pins is not None and upper.shape[0] == upper.shape[1]:
+        if square:
             return ReplacedRows(backend, combined.tocsr(), upper, self, lower)
         return Matrix(backend, combined.tocsr())
 
 
-class ReplacedRows(Matrix):
-    """A square sparse matrix in which constraints have replaced rows, with its parts.
+class ReplacedEquations(Operator):
+    """A in which constraints have replaced equations, with its parts.
 
-    Parameters
+    Attributes
     ----------
-    backend : Backend
-    array : sparse matrix, (N, N)
-        The matrix.
-    base : Matrix, (N, N)
-        A, in which rows depend on each other.
+    base : Operator, (N, N)
+        A, in which equations depend on each other. Its entries are known, or its null space is
+        declared.
     projection : Projection
     lower : (m, N) array or sparse matrix
         C.
     """
 
-    def __init__(
-        self, backend: Backend, array: Any, base: Operator, projection: Projection, lower: Any
-    ) -> None:
-        super().__init__(backend, array)
-        self.base, self.projection, self.lower = base, projection, lower
+    base: Operator
+    projection: Projection
+    lower: Any
 
     def constraints(self, x: Array) -> Array:
         """Return S C x."""
@@ -209,22 +232,47 @@ class ReplacedRows(Matrix):
     @cached_property
     def pin_sizes(self) -> list[float]:
         """The sizes of the replaced rows of A, by which entries of `pinned` grow."""
-        magnitude = abs(self.base.array)
-        ones = self.backend.zeros(self.shape[1]) + 1.0
-        sums = magnitude @ ones
+        sums = self.base.abs_apply(self.backend.zeros(self.shape[1]) + 1.0)
         assert self.projection.rows is not None
         sizes = [float(sums[i]) for i in self.projection.rows]
         return [size if size > 0.0 else 1.0 for size in sizes]
 
+    @property
+    def near(self) -> Operator:
+        """`pinned`, from which this matrix differs by a few ranks."""
+        return self.pinned
+
     @cached_property
-    def pinned(self) -> Any:
-        """A regular matrix with the pattern of A, which differs from it in m entries."""
-        backend, rows, pins = self.backend, self.projection.rows, self.projection.pins
-        xp, n = backend.xp, self.shape[0]
-        sizes = xp.asarray(self.pin_sizes, dtype=backend.dtype, device=backend.device)
-        indices = tuple(xp.asarray(x, device=backend.device) for x in (rows, pins))
-        update = backend.sparse.csr_matrix((sizes, indices), shape=(n, n))
-        return (self.base.array + update).tocsr()
+    def pinned(self) -> Operator:
+        """A regular matrix with the pattern of A, which differs from it in m entries.
+
+        It is A itself if the entries are not known. Its solver then knows the null space.
+        """
+        if not self.base.has_entries:
+            return self.base
+        rows, pins = self.projection.rows, self.projection.pins
+        assert rows is not None
+        assert pins is not None
+        return self.base.plus_entries(rows, pins, self.pin_sizes)
+
+
+class ReplacedRows(ReplacedEquations, Matrix):
+    """A sparse matrix in which constraints have replaced rows.
+
+    Parameters
+    ----------
+    backend : Backend
+    array : sparse matrix, (N, N)
+        The matrix.
+    base, projection, lower
+        As in `ReplacedEquations`.
+    """
+
+    def __init__(
+        self, backend: Backend, array: Any, base: Operator, projection: Projection, lower: Any
+    ) -> None:
+        super().__init__(backend, array)
+        self.base, self.projection, self.lower = base, projection, lower
 
     def identity_minus(self, in_place: bool = False) -> Operator:
         """Return I - A, which keeps this matrix for the way back."""
@@ -282,10 +330,51 @@ class Combined(Operator):
             return super().abs_apply(x)
         projection = self.projection
         terms = self.upper.abs_apply(x)
-        if projection.rows is not None:
+        if projection.replaces:
             terms = projection.clear(terms)
         if self.lower is None:
             return terms
         xp = self.backend.xp
         values = xp.abs(projection.gains) @ magnitudes(self.backend, self.lower, x)
         return terms + xp.abs(projection.columns) @ values
+
+
+class ReplacedProducts(ReplacedEquations, Combined):
+    """A matrix that is no array, such as one of PETSc's, in which constraints replace rows."""
+
+    def __init__(self, projection: Projection, upper: Operator, lower: Any) -> None:
+        super().__init__(projection, upper, lower)
+        self.base = upper
+
+
+class StateBlock(Operator):
+    """The state block of the inverse of the bordered matrix.
+
+    A x + W mu = b and C x = 0 leave mu = (Y'W)^-1 Y'b with the left null vectors Y of A, and x is
+    the solution for b - W mu.
+
+    Parameters
+    ----------
+    solve : Operator, (N, N)
+        The inverse of Pi A + U S C.
+    projection : Projection
+    basis : (N, m) array
+        W.
+    weights : (N, m) array
+        Y (Y'W)^-T.
+    """
+
+    def __init__(
+        self, solve: Operator, projection: Projection, basis: Array, weights: Array
+    ) -> None:
+        super().__init__(solve, solve.shape)
+        self.solve, self.projection = solve, projection
+        self.basis, self.weights = basis, weights
+
+    def _apply(self, x: Array) -> Array:
+        x = x - self.basis @ (self.weights.T @ x)
+        return self.solve._apply(self.projection.project(x))
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        y = self.projection.project_adjoint(self.solve._apply_adjoint(y))
+        return y - self.weights @ (self.basis.T @ y)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
+from ..arrays.backend import Array, Backend, host, is_sparse, shape_of
+from ..arrays.library import library_of
 from ..errors import ArgumentError, DerivativeError, ModelError
 from ..operators.dot_tests import check_symmetric
 from ..operators.user_operators import as_operator
@@ -72,14 +73,18 @@ class LinearConstraint(ConstraintBase):
                     f"{name} of the LinearConstraint: expected a function of theta, got "
                     f"{type(function).__name__}"
                 )
-        matrix = host.asarray(matrix) if isinstance(matrix, (list, tuple)) else matrix
-        if not hasattr(matrix, "shape") or len(matrix.shape) not in (1, 2):
+        rows = list(matrix) if isinstance(matrix, (list, tuple)) else None
+        if rows and library_of(rows[0]).distributed:
+            self.matrix, shape = [copy_of_matrix(row) for row in rows], (len(rows), -1)
+        else:
+            matrix = matrix if rows is None else host.asarray(rows)
+            self.matrix, shape = copy_of_matrix(matrix), shape_of(matrix)
+        if len(shape) not in (1, 2):
             raise ModelError(
                 "matrix of the LinearConstraint: expected an array, a sparse matrix or a "
                 f"LinearOperator of shape (m, N), got {described(matrix)}"
             )
-        self.matrix = copy_of_matrix(matrix)
-        self.size = 1 if len(matrix.shape) == 1 else int(matrix.shape[0])
+        self.size = 1 if len(shape) == 1 else int(shape[0])
         self._d_total, self._curvature = d_total, curvature
         if not callable(total):
             total = copy_of_numbers(total, "total of the LinearConstraint")
@@ -105,8 +110,9 @@ class LinearConstraint(ConstraintBase):
         if callable(self.total):
             return self._sized(backend, self._call("total", self.total, theta), "total")
         if isinstance(self.total, float):
-            return self.total + backend.zeros(self.known_size)
-        return backend.vector(self.total, self.known_size, self._name("total"), convert=True)
+            return backend.coefficients(host.full(self.known_size, self.total))
+        total = backend.vector(self.total, self.known_size, self._name("total"), convert=True)
+        return backend.replicated(total)
 
     def d_state(self, h: Array, theta: Array) -> Any:
         """Return C, (m, N)."""
@@ -200,12 +206,14 @@ class Constraints:
             return None
         sizes = [part.known_size for part in self.parts]
         backend, P = Backend.of(theta), theta.shape[0]
-        some_dense = any(block is not None and is_dense(block) for block in blocks)
+        some_dense = any(block is not None and not is_sparse(block) for block in blocks)
         for k, block in enumerate(blocks):
-            if block is None:
-                shape = sizes[k], P
-                zeros = backend.sparse.csr_matrix(shape, dtype=backend.dtype)
-                blocks[k] = backend.zeros(*shape) if some_dense else zeros
+            if block is not None:
+                continue
+            if some_dense:
+                blocks[k] = backend.row_vectors(sizes[k], P)
+            else:
+                blocks[k] = backend.sparse.csr_matrix((sizes[k], P), dtype=backend.dtype)
         return _stack(backend, blocks)
 
     def _split(self, x: Array) -> list[Array]:

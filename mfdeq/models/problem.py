@@ -42,6 +42,8 @@ class Problem:
         The name of `h0` in error messages.
     lower, upper : float or (N,) array, optional
         Bounds of the unknowns, which no step may cross.
+    fixes_gauges : bool, optional
+        Whether a regular operator takes the place of an A whose null space is declared.
 
     Attributes
     ----------
@@ -65,13 +67,14 @@ class Problem:
         state_name: str = "h0",
         lower: Any = None,
         upper: Any = None,
+        fixes_gauges: bool = True,
     ) -> None:
         if not isinstance(model, (FixedPointModel, ResidualModel)):
             raise ModelError(
                 "the model: expected an mfdeq.FixedPointModel or an mfdeq.ResidualModel, got "
                 f"{_kind_of(model)}"
             )
-        self.model = model
+        self.model, self.fixes_gauges = model, fixes_gauges
         self.name = model.display_name
         theta, h0 = flatten_params(model, theta), flatten_state(model, h0, state_name)
         arrays = {"params": theta} if h0 is None else {"params": theta, state_name: h0}
@@ -371,7 +374,9 @@ class CheckedLinearization:
     Attributes
     ----------
     A : Operator, (N, N)
-        The state operator I − ∂f/∂h = ∂R/∂h.
+        The state operator I − ∂f/∂h = ∂R/∂h; a regular one in its place if it has a `gauge`.
+    gauge : Gauge or None
+        What is known of the null space of A, if the user's matrix declares one.
     is_map : bool
         Whether the model is a map.
 
@@ -396,11 +401,14 @@ class CheckedLinearization:
         self._sign = 1.0 if problem.is_map else -1.0
         self.like = like = problem.like
         if like is not None and not self.is_map and holds_entries(like.A, linearization.d_state):
-            self.A = like.A
+            self.A, self.gauge = like.A, like.gauge
         else:
             d_state = self._operator(linearization.d_state, (N, N), "d_state")
             own = d_state is not linearization.d_state  # a copy
             self.A = d_state.identity_minus(own) if problem.is_map else d_state
+            self.gauge = self.A.gauge() if problem.fixes_gauges else None
+            if self.gauge is not None:
+                self.A = self.gauge.A
         if not isinstance(linearization, DeferredLinearization):
             self.B = self._param_operator(linearization.d_params)
 
@@ -413,6 +421,9 @@ class CheckedLinearization:
 
     def _param_operator(self, d_params: Any) -> Operator:
         operator = self._operator(d_params, (self.state_size, self.param_size), "d_params")
+        if self.gauge is not None:
+            accuracy = self.linearization.accuracy[0]
+            self.gauge.check_params(operator, self.name, accuracy)
         return operator if self.is_map else -operator
 
     def _operator(self, derivative: Any, shape: tuple[int, int], field: str) -> Operator:

@@ -82,6 +82,8 @@ class Operator:
         The singular matrix from which this regular one differs in a few entries.
     product_size : float or None
         The largest entry of a product with a random vector, once a dot test has computed one.
+    declared_null_spaces : NullSpaces or None
+        The null spaces of A and of its adjoint, if the user has declared them.
     advice_for_entries : str
         How a user can make the entries known, for errors.
     """
@@ -96,6 +98,7 @@ class Operator:
     null_space: Any = None
     singular: Operator | None = None
     product_size: float | None = None
+    declared_null_spaces: Any = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
     # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
     __array_ufunc__ = None
@@ -204,6 +207,11 @@ class Operator:
         """
         return None
 
+    @property
+    def near(self) -> Operator:
+        """An operator near this one, whose entries make preconditioners: itself by default."""
+        return self
+
     def forget(self) -> None:
         """Discard cached state, recursively in the component operators."""
         for part in vars(self).values():
@@ -236,6 +244,10 @@ class Operator:
         """
         return IdentityMinus(self)
 
+    def gauge(self) -> Any:
+        """Return the `Gauge` that makes this operator regular, if null spaces are declared."""
+        return None
+
     def plus(self, other: Operator) -> Operator:
         """Return the sum with another operator, as a matrix if both are of the same format."""
         return Sum(self, other)
@@ -243,6 +255,10 @@ class Operator:
     def times(self, factor: float) -> Operator:
         """Return a real multiple, as a matrix if the entries are known."""
         return Scaled(self, factor)
+
+    def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
+        """Return a matrix with numbers added to some entries, if the entries are known."""
+        raise NotImplementedError
 
     # Arithmetic between mfdeq operators is defined here, which preserves float32 and `toarray`.
     # Arithmetic with other objects is that of the LinearOperator base class.
@@ -495,6 +511,14 @@ class Matrix(Operator):
     def times(self, factor: float) -> Operator:
         """Return a multiple of the entries."""
         return Matrix(self.backend, factor * self.array)
+
+    def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
+        """Return a sparse matrix with numbers added to some entries."""
+        backend, xp = self.backend, self.backend.xp
+        numbers = xp.asarray(values, dtype=backend.dtype, device=backend.device)
+        indices = tuple(xp.asarray(x, device=backend.device) for x in (rows, columns))
+        update = backend.sparse.csr_matrix((numbers, indices), shape=self.shape)
+        return Matrix(backend, (self.array + update).tocsr())
 
 
 class _Transposed(Adjoint):

@@ -292,6 +292,21 @@ class TransposedArray:
         """Shape of the whole."""
         return self.T.shape[::-1]
 
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the entries."""
+        return self.T.dtype
+
+    def gathered(self) -> Any:
+        """Return the whole as a numpy array on every rank."""
+        return self.T.gathered().T
+
+    def __neg__(self) -> TransposedArray:
+        return (-self.T).T
+
+    def __abs__(self) -> TransposedArray:
+        return abs(self.T).T
+
     def __matmul__(self, other: DistributedArray) -> Any:
         return self.T.device.sum(self.T.local.T @ other.local)
 

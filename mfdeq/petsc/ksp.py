@@ -16,6 +16,7 @@ from ..report import LinearCounts
 from .cleanup import drop_python_context, register_for_cleanup
 from .errors import last_line, reason_name, translate_petsc_errors
 from .mats import call_on_vecs, create_dense_mat
+from .null_spaces import copy_null_spaces
 from .options import (
     check_options,
     set_from_options,
@@ -164,6 +165,8 @@ class KSPFactor(Factor):
             # PETSc calls the products of A by a Mat of ours, through which no exception passes.
             self._products = None if A.has_entries else GuardedContext(A)
             self._guarded = self.mat if self._products is None else shell_mat(self._products)
+            if self._guarded is not self.mat:
+                copy_null_spaces(self.mat, self._guarded)
             ksp.setOperators(self._guarded, self.mat)
             set_from_options(ksp, solver.prefix)
             ksp.setErrorIfNotConverged(False)

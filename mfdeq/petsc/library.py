@@ -18,13 +18,14 @@ from .agreement import (
     public_call,
     size_of_program,
 )
-from .arrays import DistributedArray, TransposedArray, is_petsc
+from .arrays import DistributedArray, TransposedArray, is_petsc, replicate
 from .checkpoints import GatheredNpzStore, Hdf5Store
 from .errors import raise_on_all_ranks
 from .files import is_hdf5
 from .ksp import KSP
 from .ldl import PositiveDefiniteDirect
 from .ranks import Ranks
+from .row_blocks import rows_of
 from .shell_mats import operator_of_mat
 
 SAME_NUMBER_RTOL = 1e-6  # difference of numbers that all ranks have computed from the same data
@@ -39,6 +40,7 @@ class PetscLibrary(ArrayLibrary):
     on_host = False
     accepts_replicated = True
     distributed = True
+    declares_null_spaces = True
     sparse = sparse
     sparse_linalg = sparse  # its LinearOperator
     kernels = kernels
@@ -53,8 +55,10 @@ class PetscLibrary(ArrayLibrary):
         return DistributedArray.from_petsc(x) if is_petsc(x, "Vec") else x
 
     def shape_of(self, x: Any) -> tuple[int, ...]:
-        """Return the shape of a Mat, array or operator."""
-        return tuple(x.getSize()) if is_petsc(x, "Mat") else super().shape_of(x)
+        """Return the shape of a Mat, Vec, array or operator."""
+        if is_petsc(x, "Mat"):
+            return tuple(x.getSize())
+        return (x.getSize(),) if is_petsc(x, "Vec") else super().shape_of(x)
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a sparse matrix of scipy's, which nothing distributed is."""
@@ -88,6 +92,14 @@ class PetscLibrary(ArrayLibrary):
         """Return this rank's rows of a numpy array; all of it where `rows` is 0."""
         return backend.xp.asarray(x, dtype=backend.dtype, device=backend.device, rows=rows)
 
+    def replicated(self, x: Array) -> Any:
+        """Return an array whole on every rank."""
+        return replicate(x)
+
+    def rows_of(self, backend: Backend, given: Any, count: int, size: int) -> Any:
+        """Return a Vec, a sequence of Vecs, a Mat or a numpy array as a few rows."""
+        return rows_of(backend.device, given, count, size)
+
     def random(self, backend: Backend, shape: tuple[int, ...], seed: int) -> Array:
         """Return standard normal numbers, the same on any number of ranks.
 
@@ -113,8 +125,10 @@ class PetscLibrary(ArrayLibrary):
         """Return bytes that differ where any bit differs, the same on any number of ranks."""
         return x.fingerprint() if isinstance(x, DistributedArray) else super().fingerprint(x)
 
-    def to_user(self, x: DistributedArray) -> Any:
-        """Return an array as a Vec."""
+    def to_user(self, x: Any) -> Any:
+        """Return an array as a Vec; one that every rank has whole as it is."""
+        if not isinstance(x, DistributedArray):
+            return x
         x.device.count_bytes(x.nbytes)
         return x.vec()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
+from ..equilibrium.gauges import Gauge
 from ..errors import ModelError
 from ..locks import cached_property
 from ..operators.dot_tests import check_adjoint
@@ -88,6 +89,17 @@ class MatOperator(Operator):
         return MatOperator(self.backend, mat, self.stacked)
 
     @cached_property
+    def declared_null_spaces(self) -> Any:
+        """The null spaces that the user has set: see `declared_null_spaces`."""
+        from .null_spaces import declared_null_spaces
+
+        return declared_null_spaces(self, self.mat)
+
+    def gauge(self) -> Any:
+        """Return the `Gauge` that makes the Mat regular, if it carries null spaces."""
+        return None if self.declared_null_spaces is None else Gauge.of(self, self.declared_null_spaces)
+
+    @cached_property
     def _absolute(self) -> MatOperator:
         """The operator |A|, entry by entry."""
         mat = self.mat.copy()
@@ -129,6 +141,22 @@ class MatOperator(Operator):
         mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
         mat.scale(-1.0)
         mat.shift(1.0)
+        return self._with_mat(mat)
+
+    def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
+        """Return a Mat with numbers added to some entries."""
+        from petsc4py import PETSc
+
+        symmetric = self.mat.getType().endswith("sbaij") and rows != columns
+        mat = self.mat.convert("aij", PETSc.Mat()) if symmetric else self.mat.copy()
+        mat.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
+        first, end = mat.getOwnershipRange()
+        for i, j, value in zip(rows, columns, values, strict=True):
+            if first <= i < end:
+                mat.setValue(i, j, value, PETSc.InsertMode.ADD_VALUES)
+        mat.assemble()
+        if near := self.mat.getNearNullSpace():  # a copy has none
+            mat.setNearNullSpace(near)
         return self._with_mat(mat)
 
     def plus(self, other: Operator) -> Operator:

@@ -138,6 +138,8 @@ def concat(arrays: Any, axis: int = 0) -> Any:
     """Join arrays one below the other (axis 0) or side by side (axis 1)."""
     arrays = list(arrays)
     first = arrays[0]
+    if isinstance(first, TransposedArray) and axis == 0:
+        return concat([x.T for x in arrays], axis=1).T
     if not isinstance(first, DistributedArray):
         return host.concatenate(arrays, axis=axis)
     if axis == 1:

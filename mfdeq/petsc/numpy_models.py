@@ -12,6 +12,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
+from ..models.constrained import ConstrainedModel, constrain
 from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import LossBase
@@ -21,6 +22,7 @@ from ..operators.operator import Operator
 from .agreement import describe_result, on_all_ranks
 from .errors import raise_on_all_ranks
 from .layouts import Layout
+from .numpy_constraints import DistributedConstraint
 from .numpy_matrices import check_entries, distribute_block, distribute_matrix, numpy_backend
 from .ranks import Ranks
 
@@ -86,8 +88,20 @@ def distributed(
         from petsc4py import PETSc
 
         comm = PETSc.COMM_WORLD
+    if isinstance(model, ConstrainedModel):
+        return _distributed_with_constraints(model, comm, state, params)
     kind = DistributedMap if isinstance(model, FixedPointModel) else DistributedResidual
     return kind(model, Ranks.of(comm), state, params)
+
+
+def _distributed_with_constraints(
+    model: ConstrainedModel, comm: Any, state: Any, params: Any
+) -> Any:
+    """Distribute the model without constraints, and add them to it again."""
+    inner = distributed(model.of, comm, state, params)
+    redundant = "detect" if model.redundant is None else model.redundant[inner.state_layout.order]
+    constraints = [DistributedConstraint(part, inner) for part in model.constraints.parts]
+    return constrain(inner, constraints, redundant, imbalance_rtol=model.imbalance_rtol)
 
 
 class DistributedModel(Model):
@@ -103,9 +117,9 @@ class DistributedModel(Model):
 
     def __init__(self, of: Model, ranks: Ranks, state: Any, params: Any) -> None:
         self.of = of
-        self._state = Layout(ranks, int(of.state_size), state, "state")
-        self._params = Layout(ranks, int(of.param_size), params, "params")
-        self.state_size, self.param_size = self._state.size, self._params.size  # type: ignore
+        self.state_layout = Layout(ranks, int(of.state_size), state, "state")
+        self.param_layout = Layout(ranks, int(of.param_size), params, "params")
+        self.state_size, self.param_size = self.state_layout.size, self.param_layout.size  # type: ignore
 
     @property
     def display_name(self) -> str:
@@ -115,22 +129,22 @@ class DistributedModel(Model):
     @on_all_ranks
     def state(self, array: Array) -> Any:
         """Distribute an (N,) array that every rank has as a Vec, an (N, k) one as a dense Mat."""
-        return self._state.vec(array)
+        return self.state_layout.vec(array)
 
     @on_all_ranks
     def params(self, array: Array) -> Any:
         """Distribute a (P,) array that every rank has as a Vec, a (P, k) one as a dense Mat."""
-        return self._params.vec(array)
+        return self.param_layout.vec(array)
 
     @on_all_ranks
     def gathered_state(self, x: Any) -> Array:
         """Return a Vec or dense Mat of N rows as a numpy array, whole on every rank."""
-        return self._state.gather(x)
+        return self.state_layout.gather(x)
 
     @on_all_ranks
     def gathered_params(self, x: Any) -> Array:
         """Return a Vec or dense Mat of P rows as a numpy array, whole on every rank."""
-        return self._params.gather(x)
+        return self.param_layout.gather(x)
 
     @on_all_ranks
     def loss(self, loss: LossBase) -> LossBase:
@@ -155,9 +169,9 @@ class DistributedModel(Model):
         return self._reorder(self.of.equation_names)
 
     def _reorder(self, names: Any) -> Any:
-        if names is None or len(names) != self._state.total:
+        if names is None or len(names) != self.state_layout.total:
             return names  # refused, with its name, by the caller
-        return [names[i] for i in self._state.order]
+        return [names[i] for i in self.state_layout.order]
 
     def check_loss(self, loss: LossBase) -> None:
         """Refuse a loss whose indices and arrays are in the numbering of the numpy model."""
@@ -170,35 +184,43 @@ class DistributedModel(Model):
 
     def initial_state(self, theta: Any) -> Any:
         """Return the model's default start, distributed."""
-        return self._state_vec("initial_state", self.of.initial_state, self._params.gather(theta))
+        return self._state_vec(
+            "initial_state", self.of.initial_state, self.param_layout.gather(theta)
+        )
 
     def residual_scale(self, h: Any, theta: Any) -> Any:
         """Return the model's sizes of equations, a number or distributed."""
-        return self._state_vec("residual_scale", self.of.residual_scale, *self._gather(h, theta))
+        return self._state_vec("residual_scale", self.of.residual_scale, *self.gather(h, theta))
 
     def state_scale(self, theta: Any) -> Any:
         """Return the model's sizes of unknowns, a number or distributed."""
-        return self._state_vec("state_scale", self.of.state_scale, self._params.gather(theta))
+        return self._state_vec("state_scale", self.of.state_scale, self.param_layout.gather(theta))
 
     def linearize(self, h: Any, theta: Any) -> Linearization:
         """Return the model's linearization, its matrices distributed."""
-        return self._linearization(self.of.linearize, *self._gather(h, theta))
+        return self._linearization(self.of.linearize, *self.gather(h, theta))
 
     def linearize_for_comparison(self, h: Any, theta: Any) -> Linearization:
         """Return a linearization of the same accuracy with other errors, for error estimates."""
-        return self._linearization(self.of.linearize_for_comparison, *self._gather(h, theta))
+        return self._linearization(self.of.linearize_for_comparison, *self.gather(h, theta))
 
-    def _gather(self, h: Any, theta: Any) -> tuple[Array, Array]:
-        return self._state.gather(h), self._params.gather(theta)
+    def gather(self, h: Any, theta: Any) -> tuple[Array, Array]:
+        """Return a state and parameters as numpy arrays, whole on every rank."""
+        return self.state_layout.gather(h), self.param_layout.gather(theta)
 
-    def _on_each_rank(
+    def gather_stacked(self, x: Array) -> Array:
+        """Return a stacked (P+N,) direction as a numpy array, whole on every rank."""
+        P = self.param_layout.rows.total
+        return host.concatenate(self.gather(x[P:], x[:P])[::-1])
+
+    def on_each_rank(
         self, name: str, function: Callable[..., Any], *arrays: Any, check: Any = None
     ) -> Any:
         """Call a function on gathered arrays, and raise its errors on all ranks.
 
         `check` receives what it returns, and may raise as well. Nothing in between communicates.
         """
-        with raise_on_all_ranks(self._state.ranks, name) as kinds:
+        with raise_on_all_ranks(self.state_layout.ranks, name) as kinds:
             given = function(*arrays)
             kinds.append(describe_result(given))
             return given if check is None else check(given)
@@ -210,24 +232,24 @@ class DistributedModel(Model):
         def check(out: Any) -> Any:
             if out is None or host.ndim(out) == 0:
                 return out
-            return numpy_backend().check_array(out, (self._state.total,), name, finite=False)
+            return numpy_backend().check_array(out, (self.state_layout.total,), name, finite=False)
 
-        out = self._on_each_rank(name, function, *arrays, check=check)
-        return self._state.vec(out) if isinstance(out, host.ndarray) else out
+        out = self.on_each_rank(name, function, *arrays, check=check)
+        return self.state_layout.vec(out) if isinstance(out, host.ndarray) else out
 
     def _written(self, h: Any, theta: Any) -> Any:
         name = f"{self.display_name}.{self.of.function_name}"
-        size = (self._state.total,)
-        out = self._on_each_rank(
+        size = (self.state_layout.total,)
+        out = self.on_each_rank(
             name,
             self.of.map_or_residual,
-            *self._gather(h, theta),
+            *self.gather(h, theta),
             check=lambda out: numpy_backend().check_array(out, size, name, finite=False),
         )
-        return self._state.vec(out)
+        return self.state_layout.vec(out)
 
     def _linearization(self, linearize: Callable[..., Any], h: Array, theta: Array) -> Any:
-        name, N, P = f"{self.display_name}.linearize", self._state, self._params
+        name, N, P = f"{self.display_name}.linearize", self.state_layout, self.param_layout
 
         def check_params(d_params: Any) -> Any:
             return check_entries(d_params, N, P, f"d_params of {name}")
@@ -240,7 +262,7 @@ class DistributedModel(Model):
                 return given, d_state, None
             return given, d_state, check_params(given.d_params)
 
-        given, d_state, d_params = self._on_each_rank(name, linearize, h, theta, check=check)
+        given, d_state, d_params = self.on_each_rank(name, linearize, h, theta, check=check)
         if not isinstance(given, Linearization):
             return given
 
@@ -260,19 +282,19 @@ class DistributedModel(Model):
             return dataclasses.replace(given, d_params=distribute_matrix(d_params, N, P), **fields)
 
         def deferred() -> Any:
-            computed = self._on_each_rank(name, lambda: given.d_params, check=check_params)
+            computed = self.on_each_rank(name, lambda: given.d_params, check=check_params)
             return distribute_matrix(computed, N, P)
 
         return DeferredLinearization(
             d_params=deferred,
             **fields,
             sources=lambda: given.sources,
-            accuracy=lambda: self._on_each_rank(name, lambda: given.accuracy),
+            accuracy=lambda: self.on_each_rank(name, lambda: given.accuracy),
             state_accuracy=given.state_accuracy,
         )
 
     def _curvature(self, function: Any, lam: Array, name: str) -> Any:
-        N, P = self._state, self._params
+        N, P = self.state_layout, self.param_layout
         layouts = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
         blocks: dict[str, Any] = {}
 
@@ -283,7 +305,7 @@ class DistributedModel(Model):
                         blocks[field] = check_entries(block, *pair, f"{field} of {name}")
             return given
 
-        given = self._on_each_rank(name, function, lam, check=check)
+        given = self.on_each_rank(name, function, lam, check=check)
         product = given.apply if isinstance(given, Curvature) else given
         if callable(product):
             return Curvature(apply=lambda u, z: self._apply_curvature(product, u, z, name))
@@ -293,9 +315,29 @@ class DistributedModel(Model):
             **{field: distribute_matrix(block, *layouts[field]) for field, block in blocks.items()}
         )
 
+    def curvature_operator(
+        self, backend: Backend, whole: CurvatureOperator, name: str
+    ) -> CurvatureOperator:
+        """Distribute a curvature that every rank has, by its blocks if it has them."""
+        N, P = self.state_layout, self.param_layout
+        sizes = P.rows.total, N.rows.total
+        if not isinstance(whole, BlockCurvature):
+
+            def apply(u: Array, z: Array) -> tuple[Array, Array]:
+                return whole.split(whole._apply(host.concatenate([u, z])))
+
+            curvature = Curvature(apply=lambda u, z: self._apply_curvature(apply, u, z, name))
+            return ProductCurvature(backend, *sizes, curvature, name)
+        layouts = ((P, P), (N, P), (N, N))
+        blocks: list[Operator | None] = [
+            block and distribute_block(backend, block, *pair)
+            for block, pair in zip(whole.blocks, layouts, strict=True)
+        ]
+        return BlockCurvature(backend, *sizes, blocks)
+
     def _apply_curvature(self, product: Any, dtheta: Any, dh: Any, name: str) -> Any:
         """Apply a product of numpy arrays to Vecs."""
-        N, P = self._state, self._params
+        N, P = self.state_layout, self.param_layout
 
         def check(given: Any) -> Any:
             if not isinstance(given, tuple | list) or len(given) != 2:
@@ -306,7 +348,7 @@ class DistributedModel(Model):
                 for x, layout, field in named
             ]
 
-        given = self._on_each_rank(name, product, P.gather(dtheta), N.gather(dh), check=check)
+        given = self.on_each_rank(name, product, P.gather(dtheta), N.gather(dh), check=check)
         if not isinstance(given, list):
             return given
         return P.vec(given[0]), N.vec(given[1])
@@ -347,30 +389,17 @@ class DistributedLoss(LossBase):
         return Backend.of(h).same_on_all_ranks(value, "value of the loss")
 
     def _on_each_rank(self, function: Callable[..., Any], h: Array, theta: Array) -> Any:
-        arrays = self.model._gather(h, theta)
-        return self.model._on_each_rank(f"{function.__name__} of the loss", function, *arrays)
+        arrays = self.model.gather(h, theta)
+        return self.model.on_each_rank(f"{function.__name__} of the loss", function, *arrays)
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """Return (dL/dtheta, dL/dh)."""
         d_params, d_state = self._on_each_rank(self.of.gradients, h, theta)
-        return self.model._params.distribute(d_params), self.model._state.distribute(d_state)
+        return self.model.param_layout.distribute(d_params), self.model.state_layout.distribute(
+            d_state
+        )
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """Return ∇²_(θ,h) L, by its blocks if the loss has them."""
-        N, P, backend = self.model._state, self.model._params, Backend.of(h)
-        sizes = theta.shape[0], h.shape[0]
         whole = self._on_each_rank(self.of.curvature_operator, h, theta)
-        name = "curvature of the loss"
-        if not isinstance(whole, BlockCurvature):
-
-            def apply(u: Array, z: Array) -> tuple[Array, Array]:
-                return whole.split(whole._apply(host.concatenate([u, z])))
-
-            curvature = Curvature(apply=lambda u, z: self.model._apply_curvature(apply, u, z, name))
-            return ProductCurvature(backend, *sizes, curvature, name)
-        layouts = ((P, P), (N, P), (N, N))
-        blocks: list[Operator | None] = [
-            block and distribute_block(backend, block, *pair)
-            for block, pair in zip(whole.blocks, layouts, strict=True)
-        ]
-        return BlockCurvature(backend, *sizes, blocks)
+        return self.model.curvature_operator(Backend.of(h), whole, "curvature of the loss")

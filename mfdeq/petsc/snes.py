@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array
-from ..models.problem import Problem
+from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import reason_name
 from .mats import MatOperator
+from .null_spaces import copy_null_spaces
 from .options import set_from_options, temporary_options, warn_of_unused_options
 from .shell_mats import OperatorContext, shell_mat
 
@@ -77,9 +78,13 @@ def solve_by_snes(
     solver.setOptionsPrefix(prefix)
     x = start.like(start.local.copy()).vec()
     solver.setFunction(functions.residual, x.duplicate())
-    solver.setJacobian(functions.linearize, functions.jacobian.mat, functions.jacobian.mat)
+    jacobian = functions.jacobian
+    solver.setJacobian(functions.linearize, jacobian.mat, jacobian.near)
     with temporary_options(prefix, options):
         set_from_options(solver, prefix)
+        near_only = jacobian.near is not jacobian.mat and jacobian.gauge is None
+        if near_only and solver.ksp.getType() == "preonly":
+            solver.ksp.setType("gmres")  # what is factorized is near the Jacobian only
         solver.solve(None, x)
         warn_of_unused_options(ranks, prefix, options, ("snes_",))
     if functions.failure is not None:
@@ -88,7 +93,10 @@ def solve_by_snes(
     stopped = f"stopped after {solver.getIterationNumber()} iterations"
     kind = f"{solver.getType()} says {reason_name(PETSc.SNES, reason)}"
     diverged = "" if reason > 0 else f"{stopped}: {kind}"
-    return SNESResult(DistributedArray.from_petsc(x), functions.history, diverged)
+    state = DistributedArray.from_petsc(x)
+    if jacobian.gauge is not None:
+        state = jacobian.gauge.with_constant_of(state, start)
+    return SNESResult(state, functions.history, diverged)
 
 
 class _Functions:
@@ -112,7 +120,7 @@ class _Functions:
         self.failure: Exception | None = None
         self.history: list[float] = []
         self.largest = problem.backend.norm(problem.residual(start))  # raises what the model raises
-        self.jacobian = _Jacobian(problem.linearize(start).A)
+        self.jacobian = _Jacobian(problem.linearize(start))
 
     def residual(self, snes: Any, x: Any, into: Any) -> None:
         """Compute R, or show a residual that is far too large."""
@@ -134,26 +142,58 @@ class _Functions:
             return
         try:
             h, R = map(DistributedArray.from_petsc, (x, snes.getFunction()[0]))
-            A = self.problem.linearize(h).A
-            self.history.append(self.worst_residual(h, R, A))
-            self.jacobian.update(A)
+            linearized = self.problem.linearize(h)
+            self.history.append(self.worst_residual(h, R, linearized.A))
+            self.jacobian.update(linearized)
         except Exception as error:
             self.failure = error
 
 
 class _Jacobian:
-    """The one Jacobian Mat of a SNES, updated to the state operator A of each iterate."""
+    """The one Jacobian Mat of a SNES, updated to the state operator A of each iterate.
 
-    def __init__(self, A: Operator) -> None:
-        self.assembled = isinstance(A, MatOperator) and A.assembled
-        self.mat = A.mat.copy() if self.assembled else shell_mat(OperatorContext(A))  # type: ignore[attr-defined]
+    A Mat that carries null spaces stays singular, with its null spaces.
 
-    def update(self, A: Operator) -> None:
+    Attributes
+    ----------
+    mat : Mat
+    near : Mat
+        What preconditioners are made of: `mat`, or a Mat near it whose entries are known.
+    gauge : Gauge or None
+        Of the first iterate.
+    """
+
+    def __init__(self, linearized: CheckedLinearization) -> None:
+        self.gauge = linearized.gauge
+        A, near = self._operator(linearized), linearized.A.near
+        self.mat = self._new(A)
+        self.near = self.mat if near is A else self._new(near)
+
+    def _operator(self, linearized: CheckedLinearization) -> Operator:
+        return linearized.A if linearized.gauge is None else linearized.gauge.given
+
+    def _new(self, A: Operator) -> Any:
+        mat = A.mat.copy() if _assembled(A) else shell_mat(OperatorContext(A))  # type: ignore[attr-defined]
+        if isinstance(A, MatOperator):
+            copy_null_spaces(A.mat, mat)
+        return mat
+
+    def update(self, linearized: CheckedLinearization) -> None:
         """Take over the entries of A, or its products if it has no entries."""
+        A = self._operator(linearized)
+        self._take(self.mat, A)
+        if self.near is not self.mat:
+            self._take(self.near, linearized.A.near)
+
+    def _take(self, mat: Any, A: Operator) -> None:
         from petsc4py import PETSc
 
-        if self.assembled:
-            A.mat.copy(self.mat, PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)  # type: ignore[attr-defined]
+        if _assembled(A):
+            A.mat.copy(mat, PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)  # type: ignore[attr-defined]
         else:
-            self.mat.getPythonContext().operator = A
-        self.mat.assemble()
+            mat.getPythonContext().operator = A
+        mat.assemble()
+
+
+def _assembled(A: Operator) -> bool:
+    return isinstance(A, MatOperator) and A.assembled

@@ -7,6 +7,7 @@ from typing import Any
 from ..arguments import one_of
 from ..arrays.backend import Array
 from ..equilibrium import solve as solving
+from ..equilibrium.redundancy import bind
 from ..equilibrium.uniqueness import explain_failure
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor
@@ -183,7 +184,7 @@ def solve(
             f"method='snes' takes no {', '.join(refused)}: set options of -{solver.prefix}snes_"
         )
     problem = Problem(model, theta, h0, lower=lower, upper=upper)
-    eq = _solve_by_snes(problem, problem.initial_state(h0), solver)
+    eq = _solve_by_snes(problem, bind(problem, problem.initial_state(h0)), solver)
     eq.error_estimates = error_estimates
     return Equilibrium(eq)
 

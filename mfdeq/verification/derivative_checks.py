@@ -206,7 +206,7 @@ class DerivativeChecker(Checker):
         first_error, second_error = given.accuracy
 
         def gradient(dtheta: Array, dh: Array) -> Array | None:
-            problem = Problem(self.problem.model, self.theta + dtheta, h)
+            problem = Problem(self.problem.model, self.theta + dtheta, h, fixes_gauges=False)
             if problem.trial_residual(h + dh)[0] is None:
                 return None
             at = problem.linearize_trial(h + dh)

@@ -195,7 +195,8 @@ def verify(
     >>> verification.notes[-1]
     'look first at: d_state (the checks after it build on it)'
     """
-    problem = Problem(model, theta, h0)
+    # Derivatives are compared with the residual, that of A with its null space.
+    problem = Problem(model, theta, h0, fixes_gauges=False)
     if loss is not None:
         check_loss(loss, model)
     checker = EquilibriumChecker(problem, loss, h0, seed, solve_options)

@@ -206,6 +206,11 @@ def test_what_does_not_fit_is_refused(call, kind, words):
         call()
 
 
+def test_constrained_models_are_not_mixed():
+    with pytest.raises(mfdeq.ArgumentError, match=r"mfdeq\.constrain\(mfdeq\.mixed\("):
+        mfdeq.mixed(mfdeq.constrain(NETWORK, linear()))
+
+
 def test_a_missing_total_is_named_by_its_component():
     with refused(SingularStateError, "is not fixed: A and B$") as caught:
         solve(linear(TOTALS[1:]), h0=np.ones(5))

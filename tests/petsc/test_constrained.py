@@ -1,0 +1,251 @@
+"""Models with constraints on any number of ranks, compared with the dense bordered system."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("petsc4py")
+
+import scipy.sparse as sp
+from petsc4py import PETSc
+from support.dependent_equations import DependentEquations, random_loss
+from support.petsc_problems import COMM, gathered, mat_of, vec_of
+
+import mfdeq
+import mfdeq.petsc
+from mfdeq.models.elimination import Projection
+from mfdeq.models.linear_constraints import Constraints
+
+
+def dense_mat(array):
+    mat = PETSc.Mat().createDense(array.shape, comm=COMM)
+    mat.setUp()
+    mat.getDenseArray()[...] = array[slice(*mat.getOwnershipRange())]
+    mat.assemble()
+    return mat
+
+
+def shell_mat(array):
+    """Return a Mat that is known by its products only."""
+
+    class Products:
+        def __init__(self):
+            self.of = mat_of(array)
+
+        def mult(self, mat, x, y):
+            self.of.mult(x, y)
+
+        def multTranspose(self, mat, x, y):
+            self.of.multTranspose(x, y)
+
+    mat = PETSc.Mat().createPython(mat_of(array).getSizes(), Products(), comm=COMM)
+    mat.setUp()
+    return mat
+
+
+FORMS = {"aij": mat_of, "dense": dense_mat, "shell": shell_mat}
+
+
+class OnVecs:
+    """The equations of `DependentEquations` on Vecs and Mats, and their constraint."""
+
+    def __init__(self, equations, form):
+        self.equations, self.form = equations, FORMS[form]
+
+    def model(self):
+        written, form = self.equations.model(), self.form
+
+        class Twin(type(written).__bases__[0]):
+            state_size, param_size = written.state_size, written.param_size
+
+            def evaluate(self, h, theta):
+                return vec_of(written.evaluate(gathered(h), gathered(theta)))
+
+            map = residual = evaluate
+
+            def linearize(self, h, theta):
+                whole = written.linearize(gathered(h), gathered(theta))
+
+                def curvature(lam):
+                    K = whole.curvature(gathered(lam))
+                    blocks = K.params_params, K.state_params, K.state_state
+                    return mfdeq.Curvature(*map(mat_of, blocks))
+
+                def second(a, b):
+                    return vec_of(whole.second(*(tuple(map(gathered, x)) for x in (a, b))))
+
+                return mfdeq.Linearization(
+                    form(whole.d_state), mat_of(whole.d_params), curvature, second
+                )
+
+        return Twin()
+
+    def constraint(self):
+        parts, P = self.equations.c, self.equations.theta.size
+
+        def at(h, theta):
+            return np.r_[gathered(theta), gathered(h)]
+
+        def curvature(h, theta, nu):
+            assert isinstance(nu, np.ndarray)
+            K = np.einsum("k,kab->ab", nu, parts.second(at(h, theta)))
+            return mfdeq.Curvature(*map(mat_of, (K[:P, :P], K[P:, :P], K[P:, P:])))
+
+        return mfdeq.Constraint(
+            lambda h, theta: parts(at(h, theta)),
+            lambda h, theta: mat_of(parts.first(at(h, theta))[:, P:]),
+            lambda h, theta: [vec_of(row) for row in parts.first(at(h, theta))[:, :P]],
+            curvature,
+        )
+
+
+def by_hand(equations, form, redundant="detect"):
+    given = OnVecs(equations, form)
+    return mfdeq.constrain(given.model(), given.constraint(), redundant)
+
+
+def distributed(equations, form, redundant="detect"):
+    equations.form = {"aij": "sparse", "dense": "dense"}[form]
+    return mfdeq.petsc.distributed(equations.constrained(redundant))
+
+
+def loss_on_vecs(sizes, at):
+    """Return the random loss on Vecs, with its gradient and Hessian at a point."""
+    N, P = sizes
+    loss, (gradient, K) = random_loss(N, P, at)
+
+    def whole(h, theta):
+        return gathered(h), gathered(theta)
+
+    def slopes(h, theta):
+        d_params, d_state = loss.gradients(*whole(h, theta))
+        return vec_of(d_params), vec_of(d_state)
+
+    made = mfdeq.Loss(
+        lambda h, theta: loss.value(*whole(h, theta)),
+        lambda h, theta: slopes(h, theta)[1],
+        lambda h, theta: slopes(h, theta)[0],
+        lambda h, theta: mfdeq.Curvature(*map(mat_of, (K[:P, :P], K[P:, :P], K[P:, P:]))),
+    )
+    return made, (gradient, K)
+
+
+def dense(operator):
+    return operator.toarray().gathered()
+
+
+def check_every_operator(equations, eq):
+    N, P, m = equations.sizes
+    loss, at_point = loss_on_vecs((N, P), np.r_[equations.theta, equations.state])
+    truth = equations.truth(at_point)
+
+    def agree(found, expected, rtol=1e-7):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * abs(expected).max())
+
+    of = eq.of
+    agree(gathered(eq.state), equations.state)
+    agree(dense(of.state_operator), truth.A)
+    agree(dense(of.param_operator), truth.B)
+    agree(dense(of.inverse), truth.inverse)
+    agree(dense(of.inverse.H), truth.inverse.T)
+    agree(dense(of.sensitivity), truth.Z)
+    agree(dense(of.sensitivity.H), truth.Z.T)
+    agree(gathered(eq.gradient(loss)), truth.gradient)
+    H = of.hessian(loss)
+    agree(dense(H), truth.hessian)
+    agree(dense(H.gauss_newton), truth.gauss_newton)
+    u, v = np.random.default_rng(1).standard_normal((2, P))
+    agree(gathered(eq.second_order(vec_of(u), vec_of(v))), truth.second @ v @ u)
+    agree(gathered(eq.total_curvature(vec_of(u), vec_of(v))), truth.f2 @ v @ u)
+    agree(dense(of.component_hessian(N - 1)), truth.second[N - 1])
+    assert isinstance(eq.imbalance, np.ndarray)
+    assert eq.imbalance.shape == eq.multipliers.shape == (m,)
+    assert max(abs(eq.imbalance).max(), abs(eq.multipliers).max()) < 1e-9
+
+
+# P = 1 and P = m are those of a total that is a parameter: replicated and distributed arrays have
+# the same number of rows.
+CASES = [
+    *((is_map, m, P, "aij") for is_map in (False, True) for m, P in ((1, 1), (2, 2), (5, 4))),
+    *((False, 2, 4, form) for form in ("dense", "shell")),
+]
+
+
+@pytest.mark.parametrize(("is_map", "m", "P", "form"), CASES)
+def test_every_operator_is_that_of_the_dense_bordered_system(is_map, m, P, form):
+    equations = DependentEquations.random(is_map, m, P=P)
+    start = vec_of(1.01 * equations.state)
+    eq = mfdeq.petsc.solve(by_hand(equations, form), vec_of(equations.theta), start)
+    check_every_operator(equations, eq)
+
+
+@pytest.mark.parametrize(("form", "redundant"), [("aij", "given"), ("dense", "detected")])
+def test_models_of_numpy_are_distributed_with_their_constraints(form, redundant):
+    equations = DependentEquations.random(False, 2)
+    basis = "detect" if redundant == "detected" else equations.W
+    model = distributed(equations, form, basis)
+    start = model.state(1.01 * equations.state)
+    eq = mfdeq.petsc.solve(model, model.params(equations.theta), start)
+    check_every_operator(equations, eq)
+
+
+def test_the_sum_of_the_equations_of_a_large_mat_is_tried():
+    n = 1_500
+    ends = np.r_[1.0, np.full(n - 2, 2.0), 1.0]
+    A = mat_of(sp.diags([-np.ones(n - 1), ends, -np.ones(n - 1)], [-1, 0, 1]))
+    B = mat_of(sp.csr_matrix(([-1.0, 1.0], ([0, n - 1], [0, 0])), (n, 1)))
+
+    class Wire(mfdeq.ResidualModel):
+        state_size, param_size = n, 1
+
+        def residual(self, h, theta):
+            r, forced = h.duplicate(), h.duplicate()
+            A.mult(h, r)
+            B.mult(theta, forced)
+            return r + forced
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(A, B, lambda lam: mfdeq.Curvature())
+
+    model = mfdeq.constrain(Wire(), mfdeq.LinearConstraint(vec_of(np.ones(n))))
+    solver = mfdeq.petsc.KSP(options={"ksp_type": "cg", "pc_type": "gamg"})
+    eq = mfdeq.petsc.solve(model, vec_of(np.ones(1)), solver=solver)
+    np.testing.assert_allclose(gathered(eq.state), (n - 1) / 2 - np.arange(n), atol=1e-6)
+
+
+def without_the_curvature_of_constraints(monkeypatch):
+    monkeypatch.setattr(Constraints, "curvature", lambda *arguments: None)
+
+
+def without_the_parameters_of_constraints(monkeypatch):
+    monkeypatch.setattr(Constraints, "d_params", lambda *arguments: None)
+
+
+def without_the_row_of_multipliers(monkeypatch):
+    original = Projection.insert_adjoint
+    monkeypatch.setattr(Projection, "insert_adjoint", lambda *arguments: 0.0 * original(*arguments))
+
+
+MUTATIONS = [
+    without_the_curvature_of_constraints,
+    without_the_parameters_of_constraints,
+    without_the_row_of_multipliers,
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.filterwarnings("ignore::mfdeq.AccuracyWarning")
+def test_mutations_fail_the_dense_truth_and_verify(mutation, monkeypatch):
+    equations = DependentEquations.random(False, 2)
+    model, theta = by_hand(equations, "aij"), vec_of(equations.theta)
+    loss, _ = loss_on_vecs(equations.sizes[:2], np.r_[equations.theta, equations.state])
+    start = vec_of(1.01 * equations.state)
+    mfdeq.petsc.solve(model, theta, start)
+    assert mfdeq.verify(model, theta, loss, start).verdict == "PASS"
+    mutation(monkeypatch)
+    with pytest.raises((AssertionError, mfdeq.MfdeqError)):
+        check_every_operator(equations, mfdeq.petsc.solve(model, theta, start))
+    try:
+        verdict = mfdeq.verify(model, theta, loss, start).verdict
+    except mfdeq.MfdeqError:
+        verdict = "FAIL"
+    assert verdict == "FAIL"
