@@ -60,7 +60,9 @@ def eliminate(
         right = spaces.right if spaces is not None and known else None
         pins = _pins(rows, spaces)
         dual = columns if replaces else basis @ host.linalg.inv(basis[rows])
-        return Elimination(basis, columns, dual, host.diag(gains), rows, pins, right, replaces=replaces)
+        return Elimination(
+            basis, columns, dual, host.diag(gains), rows, pins, right, replaces=replaces
+        )
     q = host.linalg.qr(sizes[:, None] * basis)[0]
     columns, dual = sizes[:, None] * q, q / sizes[:, None]
     gains = host.diag(1.0 / lengths)

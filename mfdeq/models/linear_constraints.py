@@ -73,6 +73,7 @@ class LinearConstraint(ConstraintBase):
                     f"{name} of the LinearConstraint: expected a function of theta, got "
                     f"{type(function).__name__}"
                 )
+        shape: tuple[int, ...]
         rows = list(matrix) if isinstance(matrix, (list, tuple)) else None
         if rows and library_of(rows[0]).distributed:
             self.matrix, shape = [copy_of_matrix(row) for row in rows], (len(rows), -1)

@@ -97,7 +97,9 @@ class MatOperator(Operator):
 
     def gauge(self) -> Any:
         """Return the `Gauge` that makes the Mat regular, if it carries null spaces."""
-        return None if self.declared_null_spaces is None else Gauge.of(self, self.declared_null_spaces)
+        return (
+            None if self.declared_null_spaces is None else Gauge.of(self, self.declared_null_spaces)
+        )
 
     @cached_property
     def _absolute(self) -> MatOperator:

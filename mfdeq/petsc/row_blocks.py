@@ -37,7 +37,7 @@ def rows_of(ranks: Ranks, given: Any, count: int, size: int) -> TransposedArray:
         array = _array(given, count)
         if array.shape != (count, size):
             raise ModelError(f"expected shape {(count, int(size))}, got {array.shape}")
-        block = DistributedArray.namespace.asarray(  # type: ignore[attr-defined]
+        block = DistributedArray.namespace.asarray(
             array.T.astype("float64"), device=ranks, rows=size
         )
     if not host.isfinite(block.local).all():
@@ -77,6 +77,4 @@ def _columns_of_mat(ranks: Ranks, mat: Any, count: int, size: int) -> Distribute
     for rows in ranks.allgather(own):
         for i, columns, values in rows:
             whole[columns, i] = values
-    return DistributedArray.namespace.asarray(  # type: ignore[attr-defined]
-        whole, device=ranks, rows=size
-    )
+    return DistributedArray.namespace.asarray(whole, device=ranks, rows=size)
