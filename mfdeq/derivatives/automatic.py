@@ -16,6 +16,7 @@ from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields
+from .data import DataConverter, convert_args, replaced_args
 from .difference_check import find_wrong_rows
 from .hessians import Hessians
 from .jacobian import Entries, check_matrix, jacobian_operator
@@ -35,6 +36,7 @@ def model_from(
     params: Any,
     kind: str,
     sparsity: Any = None,
+    args: Any = None,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params).
@@ -42,7 +44,7 @@ def model_from(
     Parameters
     ----------
     source : DerivativeSource
-    f, state, params, kind, sparsity
+    f, state, params, kind, sparsity, args
         As in `mfdeq.from_jax`.
     **fields
         The keywords of `ModelFields`.
@@ -50,72 +52,121 @@ def model_from(
     one_of(kind, tuple(CLASSES), f"kind of {source.caller}")
     if not callable(f):
         raise ArgumentError(f"f of {source.caller}: expected a function, got {type(f).__name__}")
-    model = CLASSES[kind](source, f, state, params, sparsity)
+    model = CLASSES[kind](source, f, state, params, sparsity, args)
     model.configure(source.caller, **fields)
     return model
 
 
-def loss_from(source: DerivativeSource, L: Function, state: Any, params: Any) -> Loss:
+def loss_from(
+    source: DerivativeSource, L: Function, state: Any, params: Any, args: Any = None
+) -> AutomaticLoss:
     """Create a loss from a scalar function of (state, params), given examples of both."""
-    states, parameters = source.layout(state, "state"), source.layout(params, "params")
+    data = convert_args(source, args)
+    return AutomaticLoss(_LossFunctions(source, L, state, params, data), data)
 
-    def flat(h: Any, theta: Any) -> Any:
-        return L(states.to_tree(h), parameters.to_tree(theta)).reshape(())
 
-    source.check_scalar(L, states.example, parameters.example)
-    once = source.trace_once(flat)
-    value, gradient = source.value(once), source.gradient(once)
-    # A loss has no weights lam, so an empty array is passed.
-    hessians = Hessians(source, lambda h, theta, _: once(h, theta), states.size, parameters.size)
+class _LossFunctions:
+    """The functions that a source makes of a scalar function, shared by losses with other data."""
 
-    def gradient_part(which: int) -> Callable[[Array, Array], Array]:
-        return lambda h, theta: source.from_library(
-            Backend.of(h), gradient(*source.operands(h, theta))[which]
+    def __init__(
+        self,
+        source: DerivativeSource,
+        L: Function,
+        state: Any,
+        params: Any,
+        data: tuple[Any, ...],
+    ) -> None:
+        self.source, self.L = source, L
+        states, parameters = source.layout(state, "state"), source.layout(params, "params")
+        self.examples = states.example, parameters.example
+
+        def flat(h: Any, theta: Any, *data: Any) -> Any:
+            return L(states.to_tree(h), parameters.to_tree(theta), *data).reshape(())
+
+        source.check_scalar(L, *self.examples, *data)
+        once = self.once = source.trace_once(flat)
+        self.value, self.gradient = source.value(once), source.gradient(once)
+        # A loss has no weights lam, so an empty array is passed.
+        self.hessians = Hessians(
+            source,
+            lambda h, theta, _, *data: once(h, theta, *data),
+            states.size,
+            parameters.size,
         )
 
-    def evaluate(h: Array, theta: Array) -> float:
-        return float(value(*source.operands(h, theta)))
 
-    def curvature(h: Array, theta: Array) -> Curvature:
-        unchanged = source.watch(once, L, *source.operands(h, theta))
-        backend = Backend.of(h)
-        return hessians.at(
+class AutomaticLoss(Loss):
+    """A loss by a source, which is made again from its function where it is unpickled.
+
+    Attributes
+    ----------
+    args : object
+        The data beside the parameters, as arrays of the source, or None.
+    """
+
+    def __init__(self, functions: _LossFunctions, data: tuple[Any, ...]) -> None:
+        self._functions, self._data = functions, data
+        self.args = data[0] if data else None
+        super().__init__(
+            self._value_at,
+            d_state=lambda h, theta: self._gradient_part(0, h, theta),
+            d_params=lambda h, theta: self._gradient_part(1, h, theta),
+            curvature=self._curvature_at,
+        )
+
+    def with_args(self, args: Any) -> AutomaticLoss:
+        """Return the same loss with other data, which shares everything that was compiled.
+
+        Parameters
+        ----------
+        args : object
+            Data with the structure, shapes and dtypes of the example.
+
+        Raises
+        ------
+        ArgumentError
+            If they have others, or the loss has no data.
+        """
+        data = replaced_args(self._functions.source, self.caller, args, self._data)
+        return AutomaticLoss(self._functions, data)
+
+    @property
+    def caller(self) -> str:
+        """The public function that made the loss."""
+        return self._functions.source.caller.replace("from_", "loss_from_")
+
+    def _value_at(self, h: Array, theta: Array) -> float:
+        functions = self._functions
+        return float(functions.value(*functions.source.operands(h, theta), *self._data))
+
+    def _gradient_part(self, which: int, h: Array, theta: Array) -> Array:
+        functions, source = self._functions, self._functions.source
+        gradient = functions.gradient(*source.operands(h, theta), *self._data)
+        return source.from_library(Backend.of(h), gradient[which])
+
+    def _curvature_at(self, h: Array, theta: Array) -> Curvature:
+        functions, source, backend = self._functions, self._functions.source, Backend.of(h)
+        unchanged = source.watch(
+            lambda *x: functions.once(*x, *self._data), functions.L, *source.operands(h, theta)
+        )
+        return functions.hessians.at(
             h,
             theta,
             h[:0],
             unchanged,
             lambda i: nearby_point(
-                lambda h, theta: backend.asarray(evaluate(h, theta)),
+                lambda h, theta: backend.asarray(self._value_at(h, theta)),
                 h,
                 theta,
                 (typical_sizes(h), typical_sizes(theta)),
                 i,
             ),
+            self._data,
         )
 
-    loss = _AutomaticLoss(
-        evaluate,
-        d_state=gradient_part(0),
-        d_params=gradient_part(1),
-        curvature=curvature,
-    )
-    loss.made_from = source, L, states.example, parameters.example
-    return loss
-
-
-class _AutomaticLoss(Loss):
-    """A loss by a source, which is made again from its function where it is unpickled.
-
-    Attributes
-    ----------
-    made_from : tuple
-        The arguments of `loss_from`.
-    """
-
-    made_from: tuple[Any, ...]
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return loss_from, self.made_from
+        functions = self._functions
+        return loss_from, (functions.source, functions.L, *functions.examples, self.args)
 
 
 class AutomaticModel(ConfiguredModel):
@@ -129,15 +180,23 @@ class AutomaticModel(ConfiguredModel):
     state, params : arrays or pytrees
         Examples of the state and of the parameters.
     sparsity : None, "detect" or pair
+    args : object
         As in `mfdeq.from_jax`.
     """
 
     symmetric = False  # whether df/dh is symmetric
 
     def __init__(
-        self, source: DerivativeSource, f: Function, state: Any, params: Any, sparsity: Any
+        self,
+        source: DerivativeSource,
+        f: Function,
+        state: Any,
+        params: Any,
+        sparsity: Any,
+        args: Any = None,
     ) -> None:
         self.source, self.f = source, f
+        self._set_data(convert_args(source, args))
         states, parameters = source.layout(state, "state"), source.layout(params, "params")
         self._states, self._parameters = states, parameters
         self.state_size, self.param_size = states.size, parameters.size
@@ -148,7 +207,7 @@ class AutomaticModel(ConfiguredModel):
         self._second = source.second_derivative(flat)
         self._hessians = Hessians(
             source,
-            lambda h, theta, lam: lam @ flat(h, theta),
+            lambda h, theta, lam, *data: lam @ flat(h, theta, *data),
             self.state_size,
             self.param_size,
             assemble=any(pattern is not None for pattern in self._sparsity.patterns),
@@ -163,13 +222,17 @@ class AutomaticModel(ConfiguredModel):
         return {name: x for name, x in state_to_pickle(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        AutomaticModel.__init__(self, state["source"], *state["_arguments_of_init"])
+        AutomaticModel.__init__(
+            self, state["source"], *state["_arguments_of_init"], args=state["args"]
+        )
         self.__dict__.update(state)
 
     def _check_output(self) -> None:
         """Raise `ModelError` unless f returns the structure of the state for the examples."""
         source, states = self.source, self._states
-        output = source.describe_output(self.f, states.example, self._parameters.example)
+        output = source.describe_output(
+            self.f, states.example, self._parameters.example, *self._data
+        )
         expected = states.describe(states.example)
         if output != expected:
             raise ModelError(
@@ -181,10 +244,21 @@ class AutomaticModel(ConfiguredModel):
         """Return f as a function of vectors of the library, whose result has the dtype of h."""
         f, states, parameters = self.f, self._states, self._parameters
 
-        def flat(h: Any, theta: Any) -> Any:
-            return states.to_vector_like(f(states.to_tree(h), parameters.to_tree(theta)), h)
+        def flat(h: Any, theta: Any, *data: Any) -> Any:
+            value = f(states.to_tree(h), parameters.to_tree(theta), *data)
+            return states.to_vector_like(value, h)
 
         return flat
+
+    @property
+    def converter(self) -> DataConverter:
+        """The source, which converts data beside the parameters."""
+        return self.source
+
+    @property
+    def caller(self) -> str:
+        """The public function that made the model."""
+        return self.source.caller
 
     @property
     def display_name(self) -> str:
@@ -208,7 +282,7 @@ class AutomaticModel(ConfiguredModel):
         return self._parameters.to_tree(*self.source.to_library(theta))
 
     def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:
-        return *map(self.state_tree, states), self.params_tree(theta)
+        return *map(self.state_tree, states), self.params_tree(theta), *self._data
 
     def _state_vector(self, value: Any, theta: Array) -> Any:
         return flatten_state(self, value, f"state of {self.source.caller}")
@@ -222,7 +296,7 @@ class AutomaticModel(ConfiguredModel):
         return value
 
     def _evaluate(self, h: Array, theta: Array) -> Array:
-        value = self._value(*self.source.operands(h, theta))
+        value = self._value(*self.source.operands(h, theta), *self._data)
         return self.source.from_library(Backend.of(h, theta), value)
 
     def _check_repeatable(self, h: Array, theta: Array, value: Array) -> None:
@@ -254,7 +328,9 @@ class AutomaticModel(ConfiguredModel):
         """Differentiate at (h, theta), and store intermediate values of f for later products."""
         source, backend = self.source, Backend.of(h, theta)
         h, theta = backend.copied(h), backend.copied(theta)
-        unchanged = source.watch(self._flat, self.f, *source.operands(h, theta))
+        unchanged = source.watch(
+            lambda *x: self._flat(*x, *self._data), self.f, *source.operands(h, theta)
+        )
 
         def first_derivative(which: int) -> Operator:
             unchanged()
@@ -277,7 +353,7 @@ class AutomaticModel(ConfiguredModel):
         def second(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
             unchanged(compare=True)
             point = source.operands(h, theta)
-            value = self._second(*point, source.operands(*a), source.operands(*b))
+            value = self._second(*point, source.operands(*a), source.operands(*b), *self._data)
             return source.from_library(backend, value)
 
         d_state = first_derivative(0)
@@ -287,7 +363,7 @@ class AutomaticModel(ConfiguredModel):
             d_state,
             first_derivative_by_params,
             curvature=lambda lam: self._hessians.at(
-                h, theta, lam, unchanged, lambda i: self._nearby_point(h, theta, i)
+                h, theta, lam, unchanged, lambda i: self._nearby_point(h, theta, i), self._data
             ),
             second=second,
             sources=lambda: dict.fromkeys(FIELDS, source.name),
@@ -330,7 +406,7 @@ class AutomaticModel(ConfiguredModel):
         return jacobian_operator(
             Backend.of(h, theta),
             self.source,
-            self._jacobians[which](*self.source.operands(h, theta)),
+            self._jacobians[which](*self.source.operands(h, theta), *self._data),
             (self.state_size, (self.state_size, self.param_size)[which]),
             self._entries(FIELDS[which], unchanged),
             self.symmetric and which == 0,
@@ -378,12 +454,16 @@ class AutomaticArgmin(AutomaticResidual):
     symmetric = True
 
     def _check_output(self) -> None:
-        self.source.check_scalar(self.f, self._states.example, self._parameters.example)
+        self.source.check_scalar(
+            self.f, self._states.example, self._parameters.example, *self._data
+        )
 
     def _flat_function(self) -> Function:
         f, states, parameters = self.f, self._states, self._parameters
         return self.source.state_gradient(
-            lambda h, theta: f(states.to_tree(h), parameters.to_tree(theta)).reshape(())
+            lambda h, theta, *data: f(states.to_tree(h), parameters.to_tree(theta), *data).reshape(
+                ()
+            )
         )
 
 

@@ -7,11 +7,12 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import Any, Self, TypedDict, TypeVar, Unpack, get_type_hints
 
 from ..arrays.backend import Array
 from ..errors import ArgumentError, short_repr
 from ..models.model import Model
+from .data import PLAIN, DataConverter, replaced_args
 
 Creator = TypeVar("Creator", bound=Callable)
 
@@ -21,7 +22,7 @@ initial_state : number, {values} or callable, optional
 residual_scale, state_scale : number, {values} or callable, optional
     The sizes of the equations and of the unknowns that count as one, or functions of
     ({state}, {params}) and of ({params}) that return them. By default each size is measured; see
-    `mfdeq.solve`.
+    `mfdeq.solve`. With `args`, callables take these as their last argument, too.
 state_names, equation_names : sequence of N strings, optional
     Names of the unknowns and of the equations, for error messages.
 time_sign : {{+1, -1}}, optional
@@ -85,6 +86,57 @@ class ConfiguredModel(Model):
     """Common base class of models from a function, whose optional fields are keywords."""
 
     _fields: ModelFields = {}  # noqa: RUF012, it is replaced, never changed
+    _data: tuple[Any, ...] = ()  # what f takes after (h, theta)
+    args: Any = None
+
+    @property
+    def caller(self) -> str:
+        """The public function that made the model."""
+        raise NotImplementedError
+
+    @property
+    def converter(self) -> DataConverter:
+        """What converts data beside the parameters."""
+        return PLAIN
+
+    def _set_data(self, data: tuple[Any, ...]) -> None:
+        self._data, self.args = data, data[0] if data else None
+
+    def with_args(self, args: Any) -> Self:
+        """Return the same model with other data, which shares everything that was compiled.
+
+        Parameters
+        ----------
+        args : object
+            Data with the structure, shapes and dtypes of the example.
+
+        Returns
+        -------
+        Model
+            A new model; this one is unchanged.
+
+        Raises
+        ------
+        ArgumentError
+            If the data have another structure, shape or dtype, or the model has none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> def residual(h, theta, load):
+        ...     return theta * h - load
+        >>> model = mfdeq.from_function(residual, 2, 1, "residual", args=np.ones(2))
+        >>> for load in (np.array([2.0, 4.0]), np.array([6.0, 8.0])):
+        ...     print(mfdeq.solve(model.with_args(load), np.array([2.0])).state)
+        [1. 2.]
+        [3. 4.]
+        """
+        data = replaced_args(self.converter, self.caller, args, self._data)
+        other = object.__new__(type(self))
+        other.__dict__.update({k: x for k, x in vars(self).items() if k != "_lock"})
+        other._set_data(data)
+        return other
 
     def configure(self, caller: str, **fields: Unpack[ModelFields]) -> None:
         """Set the optional fields, after checking them; `state_size` must be set already.
@@ -132,8 +184,8 @@ class ConfiguredModel(Model):
         return self._state_vector(value, theta)
 
     def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:
-        """Return the arguments (h, theta) or (theta,) in the form that the user's f takes."""
-        return (*states, theta)
+        """Return (h, theta) or (theta,), and the data, in the form that the user's f takes."""
+        return (*states, theta, *self._data)
 
     def _state_vector(self, value: Any, theta: Array) -> Any:
         """Convert a value with the structure of the state to an (N,) vector."""

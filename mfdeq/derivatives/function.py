@@ -12,6 +12,7 @@ from ..locks import Once
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import KINDS, FixedPointModel, Model, ResidualModel
 from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
+from .data import PLAIN, convert_args
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians
 from .references import references
@@ -34,6 +35,7 @@ def from_function(
     step: float | None = None,
     scale: tuple[Any, Any] | None = None,
     order: int = 2,
+    args: Any = None,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params) by numerical differentiation.
@@ -63,6 +65,9 @@ def from_function(
         variable has its own: its magnitude, or a longer one over which f is found to be smooth.
     order : {1, 2}, optional
         With 1 the model has first derivatives alone: equilibria, gradients and sensitivities.
+    args : object, optional
+        An example of data beside the parameters, which f takes as a third argument: f(h, theta,
+        args). ``model.with_args(other)`` returns the model with other data.
     **fields
         The keywords of `ModelFields`.
 
@@ -127,7 +132,7 @@ def from_function(
     sizes = (count(state_size, "state_size"), count(param_size, "param_size"))
     if order not in (1, 2) or isinstance(order, bool):
         raise ArgumentError(f"order of mfdeq.from_function: expected 1 or 2, got {order!r}")
-    model = cls(f, sizes, sparsity, StepRule(step, scale), order)
+    model = cls(f, sizes, sparsity, StepRule(step, scale), order, args)
     model.configure("mfdeq.from_function", **fields)
     return model
 
@@ -142,8 +147,10 @@ class FunctionModel(ConfiguredModel):
         sparsity: Any,
         step_rule: StepRule,
         order: int = 2,
+        args: Any = None,
     ) -> None:
         self.f = f
+        self._set_data(convert_args(PLAIN, args))
         self.state_size, self.param_size = sizes
         self.step_rule, self.order = step_rule, order
         self._refusal = ""  # why the complex step is not valid for f, once that is known
@@ -161,6 +168,12 @@ class FunctionModel(ConfiguredModel):
             )
         self._sparsity.patterns = tuple(DETECT if p is None else p for p in patterns)
 
+    caller = "mfdeq.from_function"
+
+    def evaluate(self, h: Array, theta: Array) -> Array:
+        """Return f(h, theta), with the data as a third argument if there are any."""
+        return self.f(h, theta, *self._data)
+
     @property
     def display_name(self) -> str:
         """The name of the public function that created the model, and that of f."""
@@ -177,7 +190,7 @@ class FunctionModel(ConfiguredModel):
     def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
         duplicate = Backend.of(h, theta).xp.asarray
         derivatives = DirectionalDerivatives(
-            self.f,
+            self.evaluate,
             f"{self.function_name} of mfdeq.from_function",
             duplicate(h, copy=True),
             duplicate(theta, copy=True),
@@ -245,7 +258,7 @@ class FunctionMap(FunctionModel, FixedPointModel):
 
     def map(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""
-        return self.f(h, theta)
+        return self.evaluate(h, theta)
 
 
 class FunctionResidual(FunctionModel, ResidualModel):
@@ -253,4 +266,4 @@ class FunctionResidual(FunctionModel, ResidualModel):
 
     def residual(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta)."""
-        return self.f(h, theta)
+        return self.evaluate(h, theta)

@@ -54,7 +54,13 @@ class Hessians:
         self.sparsity = Sparsity((DETECT, None), size, 0) if assemble else None
 
     def at(
-        self, h: Array, theta: Array, lam: Array, unchanged: Function, nearby: NearbyPoint
+        self,
+        h: Array,
+        theta: Array,
+        lam: Array,
+        unchanged: Function,
+        nearby: NearbyPoint,
+        data: tuple[Any, ...] = (),
     ) -> Curvature:
         """Return the Hessian at one point.
 
@@ -65,10 +71,12 @@ class Hessians:
             ``unchanged()`` raises an error if the function has changed since the linearization.
         nearby : callable
             ``nearby(i)`` returns a point (h, theta) close to this one, different for each i.
+        data : tuple, optional
+            Data beside the parameters, as one argument, or ().
         """
         source, backend = self.source, Backend.of(h)
         unchanged(compare=True)
-        product = self.product(*source.operands(h, theta, lam))
+        product = self.product(*source.operands(h, theta, lam), *data)
 
         def apply(u: Array, z: Array) -> tuple[Array, ...]:
             if u.ndim == 2 and u.shape[1] == 0:
@@ -80,7 +88,7 @@ class Hessians:
 
         def operator_near(i: int) -> Operator:
             weights = backend.random(lam.shape[0], seed=WEIGHTS_SEED + i)
-            near = self.at(*nearby(i), weights, unchanged, nearby)
+            near = self.at(*nearby(i), weights, unchanged, nearby, data)
             sizes = self.param_size, self.state_size
             return as_curvature(backend, near, *sizes, "curvature", check_symmetry=False)
 

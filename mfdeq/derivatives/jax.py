@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from ..models.losses import Loss
 from ..models.model import Model
-from .automatic import loss_from, model_from
+from .automatic import AutomaticLoss, loss_from, model_from
 from .configured_model import ModelFields, takes_model_fields
 from .jax_source import JaxSource
 
 
 @takes_model_fields("array, pytree", "state", "params")
 def from_jax(
-    f: Callable[[Any, Any], Any],
+    f: Callable[..., Any],
     state: Any,
     params: Any,
     kind: str,
     *,
     sparsity: Any = None,
+    args: Any = None,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a JAX function of (state, params).
@@ -45,6 +45,11 @@ def from_jax(
         curvature, where a factorization of the Lagrangian system asks for it
         (`mfdeq.ShiftedInverse`, ``method="newton"`` of `mfdeq.minimize`), with a pattern that is
         detected.
+    args : pytree of arrays, optional
+        An example of data beside the parameters, such as a minibatch, which f takes as a third
+        argument, f(state, params, args). They are not differentiated. ``model.with_args(other)``
+        returns the model with other data of the same structure, shapes and dtypes, without
+        compiling anything again.
     **fields
         The keywords of `ModelFields`.
 
@@ -105,11 +110,14 @@ def from_jax(
         params,
         kind,
         sparsity,
+        args,
         **fields,
     )
 
 
-def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
+def loss_from_jax(
+    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None
+) -> AutomaticLoss:
     """Create a loss from a JAX function of (state, params).
 
     Parameters
@@ -118,6 +126,9 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
         ``L(state, params)`` returns a scalar that `jax.grad` can differentiate twice.
     state, params : array or pytree of arrays
         Examples, as for `from_jax`.
+    args : pytree of arrays, optional
+        An example of data beside the parameters, which L takes as a third argument, L(state,
+        params, args). ``loss.with_args(other)`` returns the loss with other data.
 
     Returns
     -------
@@ -147,4 +158,4 @@ def loss_from_jax(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss
     >>> loss.gradients(np.array([3.0]), np.array([2.0]))
     (array([9.]), array([12.]))
     """
-    return loss_from(JaxSource(), L, state, params)
+    return loss_from(JaxSource(), L, state, params, args)

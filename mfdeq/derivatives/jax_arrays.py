@@ -81,6 +81,29 @@ def describe(jax: ModuleType, tree: Any) -> Any:
     return jax.tree_util.tree_map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
 
+def to_jax_data(jax: ModuleType, args: Any) -> Any:
+    """Convert data beside the parameters, a pytree of arrays, to arrays of JAX."""
+
+    def convert(path: Any, leaf: Any) -> Any:
+        name = f"args{jax.tree_util.keystr(path)} of mfdeq.from_jax"
+        try:
+            converted = jax.numpy.asarray(leaf)
+        except TypeError as error:
+            raise ModelError(
+                f"{name}: expected an array or a number, got {type(leaf).__name__}. Let the "
+                "function close over what is no array"
+            ) from error
+        if str(getattr(leaf, "dtype", "")) == "float64" and converted.dtype != "float64":
+            raise ModelError(
+                f"{name} is in float64, but JAX computes in float32: call\n"
+                '    jax.config.update("jax_enable_x64", True)\n'
+                "before the first use of jax, or pass float32 arrays"
+            )
+        return converted
+
+    return jax.tree_util.tree_map_with_path(convert, args)
+
+
 def to_jax_array(jax: ModuleType, x: Array) -> Any:
     """Convert an array to an array of JAX, without a copy if possible."""
     if isinstance(x, host.ndarray):

@@ -6,13 +6,14 @@ Jacobians are computed by `jax.linearize` and `jax.vjp`, and applied to blocks b
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
-from .jax_arrays import array_layout, describe, to_jax_array
+from .jax_arrays import array_layout, describe, to_jax_array, to_jax_data
 from .jax_krylov import compile_solve
 from .source import (
     Alternatives,
@@ -53,9 +54,18 @@ class JaxSource(DerivativeSource):
         """Return the layout of an example: `name` is "state" or "params"."""
         return array_layout(self.jax, tree, name)
 
-    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
+    def data(self, args: Any) -> Any:
+        """Convert a pytree to JAX arrays, which compiled functions take without a copy."""
+        return to_jax_data(self.jax, args)
+
+    def data_leaves(self, data: Any) -> Mapping[str, Any]:
+        """Return the leaves of a pytree by their paths."""
+        leaves, _ = self.jax.tree_util.tree_flatten_with_path(data)
+        return {self.jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+    def describe_output(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         """Describe the output of f by an abstract evaluation."""
-        return describe(self.jax, self._shapes(f, state, params))
+        return describe(self.jax, self._shapes(f, state, params, *data))
 
     def to_library(self, *arrays: Array) -> list[Any]:
         """Convert arrays to JAX arrays, without a copy if possible."""
@@ -72,9 +82,9 @@ class JaxSource(DerivativeSource):
         """Convert a JAX array to a new array of the backend."""
         return backend.copy_from(x)
 
-    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number for the examples."""
-        output = self._shapes(f, state, params)
+        output = self._shapes(f, state, params, *data)
         leaves = self.jax.tree_util.tree_leaves(output)
         if len(leaves) != 1 or leaves[0].size != 1 or leaves[0].dtype.kind != "f":
             raise ModelError(
@@ -82,9 +92,9 @@ class JaxSource(DerivativeSource):
                 f"{describe(self.jax, output)}"
             )
 
-    def _shapes(self, f: Function, state: Any, params: Any) -> Any:
+    def _shapes(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         try:
-            return self.jax.eval_shape(f, state, params)
+            return self.jax.eval_shape(f, state, params, *data)
         except self.jax.errors.JAXTypeError as error:
             error.add_note(
                 "mfdeq: f must be a function that JAX can trace. A function that needs the values "
@@ -181,8 +191,8 @@ class JaxSource(DerivativeSource):
             probe=use_products,
         )
 
-        def jacobian(h: Any, theta: Any) -> JacobianProducts:
-            linear, transposed = find_maps(h, theta)
+        def jacobian(*x: Any) -> JacobianProducts:
+            linear, transposed = find_maps(*x)
             return JacobianProducts(
                 linear and functools.partial(self._apply, linear),
                 transposed and functools.partial(self._adjoint, transposed),
@@ -199,16 +209,17 @@ class JaxSource(DerivativeSource):
         jax = self.jax
 
         @jax.jit
-        def forward(h: Any, theta: Any, a: Any, b: Any) -> Any:
+        def forward(h: Any, theta: Any, a: Any, b: Any, *data: Any) -> Any:
             def along_a(h: Any, theta: Any) -> Any:
-                return jax.jvp(function, (h, theta), (a[1], a[0]))[1]
+                f = functools.partial(_with_data, function, data)
+                return jax.jvp(f, (h, theta), (a[1], a[0]))[1]
 
             return jax.jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
         @jax.jit
-        def reverse(h: Any, theta: Any, a: Any, b: Any) -> Any:
+        def reverse(h: Any, theta: Any, a: Any, b: Any, *data: Any) -> Any:
             def hessian_entry(y: Any) -> Any:  # b'(Hessian of y'f) a, whose gradient is f''[a, b]
-                gradient = jax.grad(lambda h, theta: y @ function(h, theta), argnums=(0, 1))
+                gradient = jax.grad(lambda h, theta: y @ function(h, theta, *data), argnums=(0, 1))
                 along_a = jax.vjp(gradient, h, theta)[1]((a[1], a[0]))
                 return along_a[0] @ b[1] + along_a[1] @ b[0]
 
@@ -216,7 +227,7 @@ class JaxSource(DerivativeSource):
 
         return Alternatives(
             [forward, reverse],
-            lambda h, theta, a, b: function(h, theta),
+            lambda h, theta, a, b, *data: function(h, theta, *data),
             functools.partial(missing_mode_error, self.caller, "the second derivative", ADVICE),
         )
 
@@ -228,8 +239,8 @@ class JaxSource(DerivativeSource):
         jax = self.jax
 
         def linear_map(differentiate: Function) -> Function:
-            def at(h: Any, theta: Any, lam: Any) -> Any:
-                gradient = jax.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+            def at(h: Any, theta: Any, lam: Any, *data: Any) -> Any:
+                gradient = jax.grad(lambda theta, h: scalar(h, theta, lam, *data), argnums=(0, 1))
                 return differentiate(gradient, theta, h)
 
             return jax.jit(at)
@@ -244,9 +255,9 @@ class JaxSource(DerivativeSource):
             [linear_map(forward), linear_map(reverse)],
             scalar,
             functools.partial(missing_mode_error, self.caller, "the second derivative", ADVICE),
-            probe=lambda linear, h, theta, _: self._along(linear, 0.0 * theta, 0.0 * h),
+            probe=lambda linear, h, theta, *_: self._along(linear, 0.0 * theta, 0.0 * h),
         )
-        return lambda h, theta, lam: functools.partial(self._along, find_map(h, theta, lam))
+        return lambda *x: functools.partial(self._along, find_map(*x))
 
     def compiled_krylov(self, compiled: Any, method: str, identity_minus: bool) -> Any:
         """Return a compiled solve with the Jacobian J or with I − J."""
@@ -268,6 +279,10 @@ def _for_blocks(jax: ModuleType, product: Function, axes: tuple[Any, ...]) -> Fu
     vector = jax.jit(product)
     block = jax.jit(jax.vmap(product, in_axes=axes, out_axes=1))
     return lambda linear, *x: (vector if x[0].ndim == 1 else block)(linear, *x)
+
+
+def _with_data(function: Function, data: Any, h: Any, theta: Any) -> Any:
+    return function(h, theta, *data)
 
 
 def _plain(linear: Any, x: Any) -> Any:

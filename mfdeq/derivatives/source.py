@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, MfdeqError, ModelError
+from .data import leaves_by_path
 
 Function = Callable[..., Any]
 
@@ -85,7 +86,9 @@ class DerivativeSource(ABC):
     rest of the library uses only operators.
 
     Functions passed to the methods take vectors of the library, h of size N and theta of size P,
-    and return an (N,) vector f(h, theta) or a scalar. Methods that return functions are called once
+    and return an (N,) vector f(h, theta) or a scalar. If the model has data beside the parameters
+    (`data`), these are one more argument, the last one, of these functions and of those that the
+    methods return; they are not differentiated. Methods that return functions are called once
     for each model, so that functions are compiled only once; the functions are called at every
     equilibrium. Derivatives must be exact to rounding. A source with inexact derivatives should be
     a `Model` instead, whose `linearize` returns a `ComputedLinearization` with its accuracy, and
@@ -117,8 +120,16 @@ class DerivativeSource(ABC):
         """Return the layout of an example; `name` is "state" or "params"."""
 
     @abstractmethod
-    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
+    def describe_output(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         """Describe the output of f for the examples, in the form of `TreeLayout.describe`."""
+
+    def data(self, args: Any) -> Any:
+        """Convert data beside the parameters to what f takes; by default they are unchanged."""
+        return args
+
+    def data_leaves(self, data: Any) -> Mapping[str, Any]:
+        """Return the leaves of converted data by their paths; by default those of containers."""
+        return leaves_by_path(data)
 
     @abstractmethod
     def to_library(self, *arrays: Array) -> list[Any]:
@@ -162,7 +173,7 @@ class DerivativeSource(ABC):
         """
         raise ArgumentError(f"kind of {self.caller}: expected 'map' or 'residual', got 'argmin'")
 
-    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number; by default nothing is checked."""
         return None
 
@@ -269,8 +280,10 @@ class Alternatives:
 
 def partial_function(function: Function, x: Sequence[Any], which: int) -> Function:
     """Return f(h, theta) as a function of h (0) or of theta (1) alone."""
-    h, theta = x
-    return (lambda h: function(h, theta)) if which == 0 else (lambda theta: function(h, theta))
+    h, theta, *data = x
+    if which == 0:
+        return lambda h: function(h, theta, *data)
+    return lambda theta: function(h, theta, *data)
 
 
 def check_reverse_products(product: Function, adjoint: Function, v: Any, u: Any) -> None:

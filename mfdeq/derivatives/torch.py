@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from ..models.losses import Loss
 from ..models.model import Model
-from .automatic import loss_from, model_from
+from .automatic import AutomaticLoss, loss_from, model_from
 from .configured_model import ModelFields, takes_model_fields
 from .torch_source import TorchSource
 
 
 @takes_model_fields("tensor, pytree", "state", "params")
 def from_torch(
-    f: Callable[[Any, Any], Any],
+    f: Callable[..., Any],
     state: Any,
     params: Any,
     kind: str,
     *,
     sparsity: Any = None,
+    args: Any = None,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a PyTorch function of (state, params).
@@ -40,6 +40,10 @@ def from_torch(
     sparsity : pair of sparse matrices or "detect", optional
         The patterns of the derivatives, as for `from_jax`. With one, the curvature is assembled
         where a factorization asks for it.
+    args : pytree of tensors or arrays, optional
+        An example of data beside the parameters, such as a minibatch, which f takes as a third
+        argument, f(state, params, args). They are not differentiated. ``model.with_args(other)``
+        returns the model with other data of the same structure, shapes and dtypes.
     **fields
         The keywords of `ModelFields`.
 
@@ -97,11 +101,14 @@ def from_torch(
         params,
         kind,
         sparsity,
+        args,
         **fields,
     )
 
 
-def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Loss:
+def loss_from_torch(
+    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None
+) -> AutomaticLoss:
     """Create a loss from a PyTorch function of (state, params).
 
     Parameters
@@ -111,6 +118,9 @@ def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Lo
         twice.
     state, params : tensor, array or pytree of those
         Examples, as for `from_torch`.
+    args : pytree of tensors or arrays, optional
+        An example of data beside the parameters, which L takes as a third argument, L(state,
+        params, args). ``loss.with_args(other)`` returns the loss with other data.
 
     Returns
     -------
@@ -138,4 +148,4 @@ def loss_from_torch(L: Callable[[Any, Any], Any], state: Any, params: Any) -> Lo
     >>> loss.gradients(np.array([3.0]), np.array([2.0]))
     (array([9.]), array([12.]))
     """
-    return loss_from(TorchSource(), L, state, params)
+    return loss_from(TorchSource(), L, state, params, args)

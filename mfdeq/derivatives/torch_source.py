@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,14 @@ from .source import (
     partial_function,
 )
 from .torch_graph import GraphGradient, GraphProducts, second_by_graph
-from .torch_tensors import CALLER, describe, pytree, tensor_layout, watch_tensors
+from .torch_tensors import (
+    CALLER,
+    describe,
+    pytree,
+    tensor_layout,
+    to_torch_data,
+    watch_tensors,
+)
 
 ADVICE = (
     "Write it with operations that have a derivative in forward mode, or that can be "
@@ -54,13 +62,22 @@ class TorchSource(DerivativeSource):
         """Return the layout of an example: `name` is "state" or "params"."""
         return tensor_layout(self.torch, tree, name)
 
-    def describe_output(self, f: Function, state: Any, params: Any) -> Any:
-        """Describe the output of f by evaluating it for the examples."""
-        return describe(self._evaluate(f, state, params))
+    def data(self, args: Any) -> Any:
+        """Convert the arrays of a pytree to tensors without gradients; others are unchanged."""
+        return to_torch_data(self.torch, args)
 
-    def check_scalar(self, f: Function, state: Any, params: Any) -> None:
+    def data_leaves(self, data: Any) -> Mapping[str, Any]:
+        """Return the leaves of a pytree by their paths."""
+        leaves, _ = pytree().tree_flatten_with_path(data)
+        return {pytree().keystr(path): leaf for path, leaf in leaves}
+
+    def describe_output(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
+        """Describe the output of f by evaluating it for the examples."""
+        return describe(self._evaluate(f, state, params, *data))
+
+    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number for the examples."""
-        output = self._evaluate(f, state, params)
+        output = self._evaluate(f, state, params, *data)
         is_tensor = self.torch.is_tensor(output)
         if not is_tensor or output.numel() != 1 or not output.is_floating_point():
             raise ModelError(
@@ -112,8 +129,9 @@ class TorchSource(DerivativeSource):
     def gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""
 
-        def reverse(h: Any, theta: Any) -> Any:
-            return GraphGradient(self.torch, scalar, h, theta).gradient()
+        def reverse(h: Any, theta: Any, *data: Any) -> Any:
+            f = functools.partial(_with_data, scalar, data)
+            return GraphGradient(self.torch, f, h, theta).gradient()
 
         return Alternatives(
             [self.func.grad(scalar, argnums=(0, 1)), reverse], scalar, self._missing("the gradient")
@@ -193,9 +211,10 @@ class TorchSource(DerivativeSource):
         jvp = self.func.jvp
 
         def forward(function: Function) -> Function:
-            def second_derivative(h: Any, theta: Any, a: Any, b: Any) -> Any:
+            def second_derivative(h: Any, theta: Any, a: Any, b: Any, *data: Any) -> Any:
                 def along_a(h: Any, theta: Any) -> Any:
-                    return jvp(function, (h, theta), (a[1], a[0]))[1]
+                    f = functools.partial(_with_data, function, data)
+                    return jvp(f, (h, theta), (a[1], a[0]))[1]
 
                 with _forward_mode, self.torch.no_grad():
                     return jvp(along_a, (h, theta), (b[1], b[0]))[1]
@@ -203,12 +222,14 @@ class TorchSource(DerivativeSource):
             return second_derivative
 
         def reverse(function: Function) -> Function:
-            return lambda h, theta, a, b: second_by_graph(self.torch, function, h, theta, a, b)
+            return lambda h, theta, a, b, *data: second_by_graph(
+                self.torch, functools.partial(_with_data, function, data), h, theta, a, b
+            )
 
         with_math = _with_math_attention(self.torch, function)
         return Alternatives(
             [forward(function), forward(with_math), reverse(function), reverse(with_math)],
-            lambda h, theta, a, b: function(h, theta),
+            lambda h, theta, a, b, *data: function(h, theta, *data),
             self._missing("the second derivative"),
         )
 
@@ -219,24 +240,26 @@ class TorchSource(DerivativeSource):
         """
 
         def forward(scalar: Function) -> Function:
-            def curvature(h: Any, theta: Any, lam: Any) -> Any:
-                gradient = self.func.grad(lambda theta, h: scalar(h, theta, lam), argnums=(0, 1))
+            def curvature(h: Any, theta: Any, lam: Any, *data: Any) -> Any:
+                gradient = self.func.grad(
+                    lambda theta, h: scalar(h, theta, lam, *data), argnums=(0, 1)
+                )
                 return self._for_blocks(self._forward_derivative(gradient, theta, h))
 
             return curvature
 
-        def gradient_at(scalar: Function, lam: Any) -> Function:
+        def gradient_at(scalar: Function, lam: Any, data: Any) -> Function:
             return lambda theta, h: GraphGradient(
-                self.torch, lambda theta, h: scalar(h, theta, lam), theta, h
+                self.torch, lambda theta, h: scalar(h, theta, lam, *data), theta, h
             )
 
         def reverse(scalar: Function) -> Function:
             checked: list[bool] = []  # whether the products were compared with differences
 
-            def curvature(h: Any, theta: Any, lam: Any) -> Any:
+            def curvature(h: Any, theta: Any, lam: Any, *data: Any) -> Any:
                 if not checked:
                     (weights,) = self._random(lam)
-                    at = gradient_at(scalar, weights)
+                    at = gradient_at(scalar, weights, data)
                     product = at(theta, h).hessian_product
                     check_hessian_product(
                         lambda *x: at(*x).gradient(),
@@ -245,7 +268,7 @@ class TorchSource(DerivativeSource):
                         self._random(theta, h),
                     )
                     checked.append(True)
-                return self._for_blocks(gradient_at(scalar, lam)(theta, h).hessian_product)
+                return self._for_blocks(gradient_at(scalar, lam, data)(theta, h).hessian_product)
 
             return curvature
 
@@ -254,7 +277,7 @@ class TorchSource(DerivativeSource):
             [forward(scalar), forward(with_math), reverse(scalar), reverse(with_math)],
             scalar,
             self._missing("the second derivative"),
-            probe=lambda product, h, theta, _: product(0.0 * theta, 0.0 * h),
+            probe=lambda product, h, theta, *_: product(0.0 * theta, 0.0 * h),
         )
 
     def _forward_derivative(self, function: Function, *x: Any) -> Function:
@@ -301,9 +324,13 @@ def _with_math_attention(torch: ModuleType, function: Function) -> Function:
     return with_math_attention
 
 
+def _with_data(function: Function, data: Any, h: Any, theta: Any) -> Any:
+    return function(h, theta, *data)
+
+
 def _dtypes(x: Any) -> list[str]:
-    leaves = pytree().tree_leaves(x)
-    return sorted({str(leaf.dtype).removeprefix("torch.") for leaf in leaves})
+    dtypes = (getattr(leaf, "dtype", None) for leaf in pytree().tree_leaves(x))
+    return sorted({str(dtype).removeprefix("torch.") for dtype in dtypes if dtype is not None})
 
 
 def _import_torch() -> Any:

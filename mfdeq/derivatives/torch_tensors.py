@@ -89,6 +89,17 @@ def describe(tree: Any) -> Any:
     )
 
 
+def to_torch_data(torch: ModuleType, args: Any) -> Any:
+    """Convert the arrays among data beside the parameters to tensors without gradients."""
+
+    def convert(leaf: Any) -> Any:
+        if torch.is_tensor(leaf):
+            return leaf.detach()
+        return torch.as_tensor(leaf) if isinstance(leaf, host.ndarray) else leaf
+
+    return pytree().tree_map(convert, args)
+
+
 def pytree() -> Any:
     """Return the module of PyTorch for pytrees."""
     return import_optional("torch.utils._pytree", "torch")

@@ -1,0 +1,145 @@
+"""Data beside the parameters of a model, the ``args`` of f(h, theta, args).
+
+They are a tree of arrays, or any object for functions that nothing compiles. Data that replace
+others have the same structure, shapes and dtypes, so that what was compiled for one serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, Protocol
+
+from ..errors import ArgumentError
+
+MAX_LISTED = 3  # leaves that are named in a message
+
+
+class DataConverter(Protocol):
+    """What converts data beside the parameters: a source of derivatives, or `PLAIN`."""
+
+    def data(self, args: Any) -> Any:
+        """Convert data to what f takes."""
+
+    def data_leaves(self, data: Any) -> Mapping[str, Any]:
+        """Return the leaves of converted data by their paths."""
+
+
+class PlainData:
+    """The data of functions that nothing compiles, which are passed as they are."""
+
+    def data(self, args: Any) -> Any:
+        """Return the data."""
+        return args
+
+    def data_leaves(self, data: Any) -> Mapping[str, Any]:
+        """Return the leaves of containers."""
+        return leaves_by_path(data)
+
+
+PLAIN = PlainData()
+
+
+def convert_args(converter: DataConverter, args: Any) -> tuple[Any, ...]:
+    """Return the arguments of f after (h, theta): the converted data, or nothing for None."""
+    return () if args is None else (converter.data(args),)
+
+
+def replaced_args(
+    converter: DataConverter, caller: str, args: Any, data: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Convert data that replace others, after checking that they have the same structure.
+
+    Parameters
+    ----------
+    converter : DataConverter
+    caller : str
+        The public function that made the model or the loss.
+    args : object
+        The new data.
+    data : tuple
+        The old ones, from `convert_args`.
+
+    Raises
+    ------
+    ArgumentError
+        If the structure, a shape or a dtype differs, or there were no data.
+    """
+    if not data:
+        raise ArgumentError(
+            f"with_args: expected a function of {caller} with data, got one of (h, theta) alone: "
+            f"pass args=example to {caller}"
+        )
+    new = convert_args(converter, args)
+    if not new:
+        raise ArgumentError("with_args: expected data like those of the example, got None")
+    leaves = (converter.data_leaves(x) for x in (new[0], data[0]))
+    check_same_kind(*leaves, "with_args")
+    return new
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """Return the leaves of nested dicts, lists and tuples by their paths, such as "['x'][0]".
+
+    Examples
+    --------
+    >>> leaves_by_path({"x": [1, 2.5]})
+    {"['x'][0]": 1, "['x'][1]": 2.5}
+    """
+    found: dict[str, Any] = {}
+
+    def visit(part: Any, path: str) -> None:
+        if isinstance(part, Mapping):
+            for key in part:
+                visit(part[key], f"{path}[{key!r}]")
+        elif isinstance(part, (list, tuple)):
+            for i, entry in enumerate(part):
+                visit(entry, f"{path}[{i}]")
+        else:
+            found[path] = part
+
+    visit(tree, "")
+    return found
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a tree like nested dicts, lists and tuples, with a function of each leaf."""
+    if isinstance(tree, Mapping):
+        return {key: map_leaves(function, part) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        parts = [map_leaves(function, part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return function(tree)
+
+
+def check_same_kind(new: Mapping[str, Any], old: Mapping[str, Any], name: str) -> None:
+    """Raise `ArgumentError` unless leaves have the paths, shapes and dtypes of others.
+
+    Parameters
+    ----------
+    new, old : mapping
+        Leaves by their paths.
+    name : str
+        The name of the argument in the message.
+    """
+    wrong = [f"args{path} is missing" for path in old if path not in new]
+    wrong += [f"args{path} is not in the example" for path in new if path not in old]
+    wrong += [
+        f"args{path} is {_kind(new[path])}, not {_kind(old[path])}"
+        for path in old
+        if path in new and _kind(new[path]) != _kind(old[path])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+        raise ArgumentError(
+            f"{name}: expected the structure, shapes and dtypes of the args that the model was "
+            f"made with, but {', '.join(wrong[:MAX_LISTED])}{more}. Convert them, or make another "
+            "model"
+        )
+
+
+def _kind(leaf: Any) -> str:
+    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{str(dtype).removeprefix('torch.')} of shape {tuple(shape)}"
+    return "a number" if isinstance(leaf, Real) else f"a {type(leaf).__name__}"
