@@ -10,6 +10,7 @@ file; import the class below and add it to ``__all__``.
 """
 
 from .auto import Auto
+from .block_diagonal import BlockDiagonal
 from .composed_factor import ComposedFactor
 from .direct.direct import Direct
 from .factor import Factor
@@ -31,6 +32,7 @@ __all__ = [
     "ILU",
     "Approximate",
     "Auto",
+    "BlockDiagonal",
     "ComposedFactor",
     "Direct",
     "Factor",

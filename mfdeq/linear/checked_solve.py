@@ -153,7 +153,7 @@ class CheckedSolve:
 
     def _product(self, x: Array) -> Array:
         """Compute A x for the residual."""
-        if self.A.array is not None or bool(self.backend.xp.all(self.backend.xp.isfinite(x))):
+        if self.A.has_entries or bool(self.backend.xp.all(self.backend.xp.isfinite(x))):
             return self.A._apply(x)
         # Do not pass NaN from a breakdown to a user's product, which would be blamed for it.
         return x
