@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 MAX_TABLE_ROWS = 20  # that a printed result shows
 
@@ -130,6 +131,84 @@ class _Timer(AbstractContextManager[None]):
             self.counts.seconds += time.perf_counter() - self.start
 
 
+class SampleReport(NamedTuple):
+    """How the solve for one sample of a batch went.
+
+    Attributes
+    ----------
+    converged : bool
+    iterations : int
+        The number of its iterations.
+    residual : float
+        Its largest |R_i| relative to the size of the equation.
+    reason : str
+        Why it has no equilibrium, or "".
+    """
+
+    converged: bool
+    iterations: int
+    residual: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SampleReports(Sequence[SampleReport]):
+    """How the solves for the samples of a batch went, as arrays and as one report for each.
+
+    Attributes
+    ----------
+    converged : (samples,) array of bool
+    iterations : (samples,) array of int
+    residuals : (samples,) array
+        The largest |R_i| of each sample relative to the size of the equation.
+    reasons : dict of int to str
+        Why samples have no equilibrium.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> def f(h, theta, x):
+    ...     return theta[0] * np.sin(h) + x
+    >>> model = mfdeq.from_function(
+    ...     f, 2, 1, "map", args=np.array([[0.1, 0.2], [0.3, 0.4], [5.0, 6.0]]), batched=True
+    ... )
+    >>> reports = mfdeq.solve(model, np.array([0.5])).report.samples
+    >>> len(reports), reports.failed, reports[1].converged
+    (3, 0, True)
+    """
+
+    converged: Any
+    iterations: Any
+    residuals: Any
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """The number of samples without an equilibrium."""
+        return len(self.converged) - int(self.converged.sum())
+
+    def __len__(self) -> int:
+        return len(self.converged)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        return SampleReport(
+            bool(self.converged[i]),
+            int(self.iterations[i]),
+            float(self.residuals[i]),
+            self.reasons.get(i, ""),
+        )
+
+    def __str__(self) -> str:
+        few, many = int(self.iterations.min()), int(self.iterations.max())
+        count = f"{len(self) - self.failed} of {len(self)}"
+        text = f"{count} converged, after {few} to {many} iterations"
+        listed = [f"sample {i}: {why}" for i, why in list(self.reasons.items())[:MAX_TABLE_ROWS]]
+        return "; ".join([text, *listed])
+
+
 @dataclass
 class SolveReport:
     """The outcome of a forward solve, and the counts of linear solves up to now.
@@ -186,6 +265,8 @@ class SolveReport:
         The source of each field of the linearization, if the model names it.
     evaluations : int
         Number of evaluations of the map or residual.
+    samples : SampleReports or None
+        How the solve for each sample of a batch went.
     forward, linear : LinearCounts
         Counts of the linear solves in the forward iteration, and of those for derivatives with the
         factor at the equilibrium.
@@ -222,6 +303,7 @@ class SolveReport:
     product_error: float = math.nan
     derivatives: dict[str, str] = field(default_factory=dict)
     evaluations: int = 0
+    samples: SampleReports | None = None
     forward: LinearCounts = field(default_factory=LinearCounts)
     linear: LinearCounts = field(default_factory=LinearCounts)
 
@@ -270,6 +352,8 @@ class SolveReport:
             ("derivative solves", _format_counts(self.linear)),
             ("peak memory", f"{max(c.peak_bytes for c in counts) / 2**20:.0f} MiB"),
         ]
+        if self.samples is not None:
+            rows.append(("samples", str(self.samples)))
         if self.uniqueness != "judged":
             rows.append(("unique", self.uniqueness or "not judged"))
         if self.zero_unknowns:

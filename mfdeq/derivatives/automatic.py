@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from ..arguments import one_of
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, host
 from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
 from ..locks import lock_of, state_to_pickle
 from ..models.curvature import Curvature
@@ -16,7 +16,7 @@ from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields
-from .data import DataConverter, convert_args, replaced_args
+from .data import DataConverter, convert_args, count_samples, replaced_args
 from .difference_check import find_wrong_rows
 from .hessians import Hessians
 from .jacobian import Entries, check_matrix, jacobian_operator
@@ -37,6 +37,7 @@ def model_from(
     kind: str,
     sparsity: Any = None,
     args: Any = None,
+    classes: Mapping[str, type[AutomaticModel]] | None = None,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params).
@@ -46,23 +47,32 @@ def model_from(
     source : DerivativeSource
     f, state, params, kind, sparsity, args
         As in `mfdeq.from_jax`.
+    classes : mapping of str to type, optional
+        The class of models of each kind, by default `CLASSES`.
     **fields
         The keywords of `ModelFields`.
     """
-    one_of(kind, tuple(CLASSES), f"kind of {source.caller}")
+    classes = CLASSES if classes is None else classes
+    one_of(kind, tuple(classes), f"kind of {source.caller}")
     if not callable(f):
         raise ArgumentError(f"f of {source.caller}: expected a function, got {type(f).__name__}")
-    model = CLASSES[kind](source, f, state, params, sparsity, args)
+    model = classes[kind](source, f, state, params, sparsity, args)
     model.configure(source.caller, **fields)
     return model
 
 
 def loss_from(
-    source: DerivativeSource, L: Function, state: Any, params: Any, args: Any = None
+    source: DerivativeSource,
+    L: Function,
+    state: Any,
+    params: Any,
+    args: Any = None,
+    batched: bool = False,
 ) -> AutomaticLoss:
     """Create a loss from a scalar function of (state, params), given examples of both."""
+    functions = _BatchedLossFunctions if batched else _LossFunctions
     data = convert_args(source, args)
-    return AutomaticLoss(_LossFunctions(source, L, state, params, data), data)
+    return AutomaticLoss(functions(source, L, state, params, data), data)
 
 
 class _LossFunctions:
@@ -79,12 +89,13 @@ class _LossFunctions:
         self.source, self.L = source, L
         states, parameters = source.layout(state, "state"), source.layout(params, "params")
         self.examples = states.example, parameters.example
+        self.size = states.size
 
         def flat(h: Any, theta: Any, *data: Any) -> Any:
             return L(states.to_tree(h), parameters.to_tree(theta), *data).reshape(())
 
-        source.check_scalar(L, *self.examples, *data)
-        once = self.once = source.trace_once(flat)
+        source.check_scalar(L, *self.examples, *self.example_data(data))
+        once = self.once = source.trace_once(self.combined(flat))
         self.value, self.gradient = source.value(once), source.gradient(once)
         # A loss has no weights lam, so an empty array is passed.
         self.hessians = Hessians(
@@ -93,6 +104,61 @@ class _LossFunctions:
             states.size,
             parameters.size,
         )
+
+    batched = False
+
+    def example_data(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the data for the examples of the state and of the parameters."""
+        return data
+
+    def combined(self, flat: Function) -> Function:
+        """Return the function of all unknowns, given L as a function of vectors."""
+        return flat
+
+    def arguments(self, data: tuple[Any, ...], kept: Any) -> tuple[Any, ...]:
+        """Return what the function takes after (h, theta)."""
+        if kept is not None:
+            raise ArgumentError(
+                f"the loss of {loss_caller(self.source)}: expected one for each sample for "
+                "on_failure='mask', got one of all of them: pass batched=True, and a function of "
+                "one sample, whose values are added"
+            )
+        return data
+
+
+class _BatchedLossFunctions(_LossFunctions):
+    """The same of a function of one sample, whose values are added."""
+
+    batched = True
+
+    def example_data(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the data of the first sample."""
+        if data:
+            count_samples(self.source, data, loss_caller(self.source))
+        return tuple(self.source.map_data(lambda leaf: leaf[0], part) for part in data)
+
+    def combined(self, flat: Function) -> Function:
+        """Return the sum over samples, with weights if some of them do not count."""
+        source, size = self.source, self.size
+
+        def total(h: Any, theta: Any, batch: Any) -> Any:
+            data, weights, numbers = batch
+            H = h.reshape(-1, size)
+            H = H if numbers is None else H[numbers]
+            values = source.vectorized(flat, (0, None, *[0] * len(data)))(H, theta, *data)
+            return (values if weights is None else values * weights).sum()
+
+        return total
+
+    def arguments(self, data: tuple[Any, ...], kept: Any) -> tuple[Any, ...]:
+        """Return the data, and the weights of samples with where they are evaluated."""
+        if kept is None:
+            return ((data, None, None),)
+        kept = kept.reshape(-1, self.size).all(axis=1)
+        numbers = host.arange(kept.shape[0])
+        numbers = host.where(kept, numbers, numbers[kept][0])
+        chosen = (self.source.map_data(lambda leaf: leaf[numbers], part) for part in data)
+        return ((tuple(chosen), *self.source.to_library(kept, numbers)),)
 
 
 class AutomaticLoss(Loss):
@@ -104,8 +170,9 @@ class AutomaticLoss(Loss):
         The data beside the parameters, as arrays of the source, or None.
     """
 
-    def __init__(self, functions: _LossFunctions, data: tuple[Any, ...]) -> None:
-        self._functions, self._data = functions, data
+    def __init__(self, functions: _LossFunctions, data: tuple[Any, ...], kept: Any = None) -> None:
+        self._functions, self._args, self._kept = functions, data, kept
+        self._data = functions.arguments(data, kept)
         self.args = data[0] if data else None
         super().__init__(
             self._value_at,
@@ -127,13 +194,17 @@ class AutomaticLoss(Loss):
         ArgumentError
             If they have others, or the loss has no data.
         """
-        data = replaced_args(self._functions.source, self.caller, args, self._data)
+        data = replaced_args(self._functions.source, self.caller, args, self._args)
         return AutomaticLoss(self._functions, data)
+
+    def without_unknowns(self, kept: Any) -> AutomaticLoss:
+        """Return the loss without the samples of some unknowns."""
+        return AutomaticLoss(self._functions, self._args, kept)
 
     @property
     def caller(self) -> str:
         """The public function that made the loss."""
-        return self._functions.source.caller.replace("from_", "loss_from_")
+        return loss_caller(self._functions.source)
 
     def _value_at(self, h: Array, theta: Array) -> float:
         functions = self._functions
@@ -166,7 +237,19 @@ class AutomaticLoss(Loss):
 
     def __reduce__(self) -> tuple[Any, ...]:
         functions = self._functions
-        return loss_from, (functions.source, functions.L, *functions.examples, self.args)
+        example, batched = functions.examples, functions.batched
+        arguments = functions.source, functions.L, *example, self.args, batched
+        return _made_again, (arguments, self._kept)
+
+
+def _made_again(arguments: tuple[Any, ...], kept: Any) -> AutomaticLoss:
+    loss = loss_from(*arguments)
+    return loss if kept is None else loss.without_unknowns(kept)
+
+
+def loss_caller(source: DerivativeSource) -> str:
+    """Return the public function that makes losses by a source."""
+    return source.caller.replace("from_", "loss_from_")
 
 
 class AutomaticModel(ConfiguredModel):
@@ -199,10 +282,10 @@ class AutomaticModel(ConfiguredModel):
         self._set_data(convert_args(source, args))
         states, parameters = source.layout(state, "state"), source.layout(params, "params")
         self._states, self._parameters = states, parameters
-        self.state_size, self.param_size = states.size, parameters.size
+        self.state_size, self.param_size = self._total_size(states.size), parameters.size
         self._sparsity = Sparsity(sparsity, self.state_size, self.param_size)
         self._check_output()
-        flat = self._flat = source.trace_once(self._flat_function())
+        flat = self._flat = source.trace_once(self._combined(self._flat_function()))
         self._value, self._jacobians = source.value(flat), source.jacobians(flat)
         self._second = source.second_derivative(flat)
         self._hessians = Hessians(
@@ -227,11 +310,36 @@ class AutomaticModel(ConfiguredModel):
         )
         self.__dict__.update(state)
 
+    # What differs in a batch, where f is for one sample.
+
+    def _total_size(self, size: int) -> int:
+        """Return the number of unknowns, where the state of f has `size`."""
+        return size
+
+    def _combined(self, flat: Function) -> Function:
+        """Return the function of all unknowns, given f as a function of vectors."""
+        return flat
+
+    def _example_data(self) -> tuple[Any, ...]:
+        """Return the data for the examples of the state and of the parameters."""
+        return self._data
+
+    def _derivative(self, which: int, h: Array, theta: Array, unchanged: Function) -> Operator:
+        """Return df/dh (0) or df/dtheta (1), assembled if there is a pattern."""
+        derivative = self._sparsity.assemble(
+            which,
+            self._operator(which, h, theta, unchanged),
+            lambda i: self._operator(which, *self._nearby_point(h, theta, i), unchanged),
+            Backend.of(h).eps ** 0.5,
+        )
+        check_matrix(derivative, self._entries(FIELDS[which], unchanged))
+        return derivative
+
     def _check_output(self) -> None:
         """Raise `ModelError` unless f returns the structure of the state for the examples."""
         source, states = self.source, self._states
         output = source.describe_output(
-            self.f, states.example, self._parameters.example, *self._data
+            self.f, states.example, self._parameters.example, *self._example_data()
         )
         expected = states.describe(states.example)
         if output != expected:
@@ -334,14 +442,7 @@ class AutomaticModel(ConfiguredModel):
 
         def first_derivative(which: int) -> Operator:
             unchanged()
-            derivative = self._sparsity.assemble(
-                which,
-                self._operator(which, h, theta, unchanged),
-                lambda i: self._operator(which, *self._nearby_point(h, theta, i), unchanged),
-                backend.eps**0.5,
-            )
-            check_matrix(derivative, self._entries(FIELDS[which], unchanged))
-            return derivative
+            return self._derivative(which, h, theta, unchanged)
 
         def first_derivative_by_params() -> Operator:
             unchanged(compare=True)
@@ -455,7 +556,7 @@ class AutomaticArgmin(AutomaticResidual):
 
     def _check_output(self) -> None:
         self.source.check_scalar(
-            self.f, self._states.example, self._parameters.example, *self._data
+            self.f, self._states.example, self._parameters.example, *self._example_data()
         )
 
     def _flat_function(self) -> Function:

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, Self, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import Any, ClassVar, Self, TypedDict, TypeVar, Unpack, get_type_hints
 
 from ..arrays.backend import Array
 from ..errors import ArgumentError, short_repr
@@ -87,6 +87,7 @@ class ConfiguredModel(Model):
 
     _fields: ModelFields = {}  # noqa: RUF012, it is replaced, never changed
     _data: tuple[Any, ...] = ()  # what f takes after (h, theta)
+    _own: ClassVar[tuple[str, ...]] = ("_lock",)  # attributes that a copy does not share
     args: Any = None
 
     @property
@@ -133,9 +134,14 @@ class ConfiguredModel(Model):
         [3. 4.]
         """
         data = replaced_args(self.converter, self.caller, args, self._data)
-        other = object.__new__(type(self))
-        other.__dict__.update({k: x for k, x in vars(self).items() if k != "_lock"})
+        other = self._copy()
         other._set_data(data)
+        return other
+
+    def _copy(self) -> Self:
+        """Return a copy that shares everything that was compiled."""
+        other = object.__new__(type(self))
+        other.__dict__.update({k: x for k, x in vars(self).items() if k not in self._own})
         return other
 
     def configure(self, caller: str, **fields: Unpack[ModelFields]) -> None:
@@ -153,13 +159,22 @@ class ConfiguredModel(Model):
                 raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}")
         self._fields = fields
         for field in ("state_names", "equation_names"):
-            names = _checked_names(fields.get(field), f"{field} of {caller}", self.state_size)
-            setattr(self, field, names)
+            names = _checked_names(fields.get(field), f"{field} of {caller}", self._named_size)
+            setattr(self, field, self._all_names(names, field))
         self.time_sign = fields.get("time_sign")
         if self.time_sign not in (None, 1, -1) or isinstance(self.time_sign, bool):
             raise ArgumentError(
                 f"time_sign of {caller}: expected 1, -1 or None, got {short_repr(self.time_sign)}"
             )
+
+    @property
+    def _named_size(self) -> int:
+        """The number of unknowns that `state_names` name."""
+        return self.state_size
+
+    def _all_names(self, names: list[str] | None, field: str) -> Sequence[str] | None:
+        """Return the names of all unknowns or equations."""
+        return names
 
     def _defines(self, method: str) -> bool:
         own = getattr(getattr(self, method), "__func__", None) is getattr(ConfiguredModel, method)

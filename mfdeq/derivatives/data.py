@@ -24,6 +24,9 @@ class DataConverter(Protocol):
     def data_leaves(self, data: Any) -> Mapping[str, Any]:
         """Return the leaves of converted data by their paths."""
 
+    def map_data(self, function: Callable[[Any], Any], data: Any) -> Any:
+        """Return converted data with a function of each leaf."""
+
 
 class PlainData:
     """The data of functions that nothing compiles, which are passed as they are."""
@@ -35,6 +38,10 @@ class PlainData:
     def data_leaves(self, data: Any) -> Mapping[str, Any]:
         """Return the leaves of containers."""
         return leaves_by_path(data)
+
+    def map_data(self, function: Callable[[Any], Any], data: Any) -> Any:
+        """Return containers with a function of each leaf."""
+        return map_leaves(function, data)
 
 
 PLAIN = PlainData()
@@ -110,6 +117,35 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
         parts = [map_leaves(function, part) for part in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     return function(tree)
+
+
+def count_samples(converter: DataConverter, data: tuple[Any, ...], caller: str) -> int:
+    """Return the length of the first axis of all leaves of the data of a batch.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no data, or leaves without an axis or of different lengths.
+    """
+    leaves = converter.data_leaves(data[0]) if data else {}
+    if not leaves:
+        raise ArgumentError(
+            f"args of {caller}: expected data of each sample for batched=True, got "
+            f"{'none' if not data else 'no arrays'}: pass args= with arrays whose first axis is "
+            "that of the samples"
+        )
+    counts = {path: tuple(getattr(leaf, "shape", ()))[:1] for path, leaf in leaves.items()}
+    first = next(iter(counts.values()))
+    if () in counts.values() or len(set(counts.values())) > 1 or first == (0,):
+        listed = ", ".join(
+            f"args{path} has {count[0] if count else 'none'}"
+            for path, count in list(counts.items())[:MAX_LISTED]
+        )
+        raise ArgumentError(
+            f"args of {caller}: expected arrays whose first axis is that of the samples, with the "
+            f"same length of at least one, but {listed}"
+        )
+    return int(first[0])
 
 
 def check_same_kind(new: Mapping[str, Any], old: Mapping[str, Any], name: str) -> None:

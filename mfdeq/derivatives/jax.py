@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from ..models.model import Model
 from .automatic import AutomaticLoss, loss_from, model_from
+from .batched import classes_of
 from .configured_model import ModelFields, takes_model_fields
 from .jax_source import JaxSource
 
@@ -20,6 +21,7 @@ def from_jax(
     *,
     sparsity: Any = None,
     args: Any = None,
+    batched: bool = False,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a JAX function of (state, params).
@@ -50,6 +52,10 @@ def from_jax(
         argument, f(state, params, args). They are not differentiated. ``model.with_args(other)``
         returns the model with other data of the same structure, shapes and dtypes, without
         compiling anything again.
+    batched : bool, optional
+        Whether f is for one sample of many: `state` is the state of one, the arrays of `args` have
+        a first axis for the samples, and the state of the model has N = samples · n entries. The
+        samples share their parameters and nothing else. See `BatchedEquilibrium`.
     **fields
         The keywords of `ModelFields`.
 
@@ -111,12 +117,13 @@ def from_jax(
         kind,
         sparsity,
         args,
+        classes_of(batched, sparsity, "mfdeq.from_jax"),
         **fields,
     )
 
 
 def loss_from_jax(
-    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None
+    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None, batched: bool = False
 ) -> AutomaticLoss:
     """Create a loss from a JAX function of (state, params).
 
@@ -129,6 +136,9 @@ def loss_from_jax(
     args : pytree of arrays, optional
         An example of data beside the parameters, which L takes as a third argument, L(state,
         params, args). ``loss.with_args(other)`` returns the loss with other data.
+    batched : bool, optional
+        Whether L is for one sample of a batch, whose state and data are the examples. The loss is
+        the sum over the samples that have an equilibrium.
 
     Returns
     -------
@@ -158,4 +168,4 @@ def loss_from_jax(
     >>> loss.gradients(np.array([3.0]), np.array([2.0]))
     (array([9.]), array([12.]))
     """
-    return loss_from(JaxSource(), L, state, params, args)
+    return loss_from(JaxSource(), L, state, params, args, batched)

@@ -63,6 +63,35 @@ class JaxSource(DerivativeSource):
         leaves, _ = self.jax.tree_util.tree_flatten_with_path(data)
         return {self.jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
+    def map_data(self, function: Function, data: Any) -> Any:
+        """Return a pytree with a function of each leaf."""
+        return self.jax.tree_util.tree_map(function, data)
+
+    def vectorized(self, function: Function, axes: tuple[int | None, ...]) -> Function:
+        """Return a function that maps another over an axis of its arguments."""
+        return self.jax.vmap(function, in_axes=axes)
+
+    def sample_blocks(self, function: Function) -> Function:
+        """Return a compiled function (H, theta, data) -> (values, Jacobians) of samples."""
+        jax = self.jax
+
+        def blocks(differentiate: Function) -> Function:
+            def of_one(h: Any, theta: Any, data: Any) -> Any:
+                def twice(h: Any) -> Any:
+                    value = function(h, theta, data)
+                    return value, value
+
+                jacobian, value = differentiate(twice, has_aux=True)(h)
+                return value, jacobian
+
+            return jax.jit(jax.vmap(of_one, in_axes=(0, None, 0)))
+
+        return Alternatives(
+            [blocks(jax.jacfwd), blocks(jax.jacrev)],
+            jax.vmap(function, in_axes=(0, None, 0)),
+            functools.partial(missing_mode_error, self.caller, "the derivative", ADVICE),
+        )
+
     def describe_output(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         """Describe the output of f by an abstract evaluation."""
         return describe(self.jax, self._shapes(f, state, params, *data))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, MfdeqError, ModelError
-from .data import leaves_by_path
+from .data import leaves_by_path, map_leaves
 
 Function = Callable[..., Any]
 
@@ -130,6 +130,38 @@ class DerivativeSource(ABC):
     def data_leaves(self, data: Any) -> Mapping[str, Any]:
         """Return the leaves of converted data by their paths; by default those of containers."""
         return leaves_by_path(data)
+
+    def map_data(self, function: Callable[[Any], Any], data: Any) -> Any:
+        """Return converted data with a function of each leaf; by default those of containers."""
+        return map_leaves(function, data)
+
+    def vectorized(self, function: Function, axes: tuple[int | None, ...]) -> Function:
+        """Return a function that maps another over an axis of its arguments, for batches.
+
+        Parameters
+        ----------
+        function : callable
+        axes : tuple of int or None
+            The axis of each argument, None where it is the same for all. Results are stacked along
+            their first axis. By default batches are not supported.
+        """
+        raise ArgumentError(f"batched of {self.caller}: {self.name} does not map over samples")
+
+    def sample_blocks(self, function: Function) -> Function:
+        """Return a function (H, theta, data) -> (values, Jacobians) of the samples of a batch.
+
+        Parameters
+        ----------
+        function : callable
+            A function (h, theta, data) of one sample.
+
+        Returns
+        -------
+        callable
+            Its arguments are of shapes (samples, n) and (P,), and data with a leading axis; its
+            results of shapes (samples, n) and (samples, n, n).
+        """
+        raise ArgumentError(f"batched of {self.caller}: {self.name} does not map over samples")
 
     @abstractmethod
     def to_library(self, *arrays: Array) -> list[Any]:

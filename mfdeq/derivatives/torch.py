@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from ..models.model import Model
 from .automatic import AutomaticLoss, loss_from, model_from
+from .batched import classes_of
 from .configured_model import ModelFields, takes_model_fields
 from .torch_source import TorchSource
 
@@ -20,6 +21,7 @@ def from_torch(
     *,
     sparsity: Any = None,
     args: Any = None,
+    batched: bool = False,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a PyTorch function of (state, params).
@@ -44,6 +46,10 @@ def from_torch(
         An example of data beside the parameters, such as a minibatch, which f takes as a third
         argument, f(state, params, args). They are not differentiated. ``model.with_args(other)``
         returns the model with other data of the same structure, shapes and dtypes.
+    batched : bool, optional
+        Whether f is for one sample of many: `state` is the state of one, the arrays of `args` have
+        a first axis for the samples, and the state of the model has N = samples · n entries. The
+        samples share their parameters and nothing else. See `BatchedEquilibrium`.
     **fields
         The keywords of `ModelFields`.
 
@@ -102,12 +108,13 @@ def from_torch(
         kind,
         sparsity,
         args,
+        classes_of(batched, sparsity, "mfdeq.from_torch"),
         **fields,
     )
 
 
 def loss_from_torch(
-    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None
+    L: Callable[..., Any], state: Any, params: Any, *, args: Any = None, batched: bool = False
 ) -> AutomaticLoss:
     """Create a loss from a PyTorch function of (state, params).
 
@@ -121,6 +128,9 @@ def loss_from_torch(
     args : pytree of tensors or arrays, optional
         An example of data beside the parameters, which L takes as a third argument, L(state,
         params, args). ``loss.with_args(other)`` returns the loss with other data.
+    batched : bool, optional
+        Whether L is for one sample of a batch, whose state and data are the examples. The loss is
+        the sum over the samples that have an equilibrium.
 
     Returns
     -------
@@ -148,4 +158,4 @@ def loss_from_torch(
     >>> loss.gradients(np.array([3.0]), np.array([2.0]))
     (array([9.]), array([12.]))
     """
-    return loss_from(TorchSource(), L, state, params, args)
+    return loss_from(TorchSource(), L, state, params, args, batched)

@@ -270,6 +270,29 @@ class LinearizedEquilibrium:
 
     # Gradients.
 
+    def value(self, loss: LossBase) -> float:
+        """Evaluate a loss at the equilibrium.
+
+        Parameters
+        ----------
+        loss : Loss
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import mfdeq, numpy as np
+        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+        >>> eq = mfdeq.solve(model, np.array([2.0, 10.0]))  # h = (1, 2)
+        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
+        >>> print(round(eq.value(loss), 6))
+        2.5
+        """
+        check_loss(loss, self.problem.model)
+        return loss.value(self.state, self.params)
+
     def loss_gradients(self, loss: LossBase) -> tuple[Array, Array]:
         """Evaluate the partial derivatives of a loss at the equilibrium.
 

@@ -20,6 +20,8 @@ from .equilibrium import Equilibrium
 from .redundancy import bind
 from .uniqueness import explain_failure
 
+ON_FAILURE_VALUES = ("raise", "mask")
+
 
 @collective
 @translate_memory_errors
@@ -36,6 +38,7 @@ def solve(
     upper: Any = None,
     progress: bool = False,
     error_estimates: bool = True,
+    on_failure: str = "raise",
 ) -> Equilibrium:
     """Solve h = f(h, theta) or R(h, theta) = 0 for the equilibrium h*.
 
@@ -70,6 +73,11 @@ def solve(
         Estimate the error of the first gradient and of the first product with a Hessian at the
         equilibrium, ``report.gradient_error`` and ``report.product_error``, and warn if it is
         above 1e-3.
+    on_failure : {"raise", "mask"}, optional
+        For a batch: whether a sample without an equilibrium is an error, which names it (the
+        default), or is left out, with weight zero in losses and sensitivities.
+        ``report.samples`` says which, and counts them. If no sample has an equilibrium, that is an
+        error in any case.
 
     Returns
     -------
@@ -140,6 +148,9 @@ def solve(
     >>> eq.report.converged, eq.report.method
     (True, 'newton')
     """
+    one_of(on_failure, ON_FAILURE_VALUES, "on_failure")
+    if on_failure == "mask":
+        model = model.tolerating_failures()
     problem = Problem(model, theta, h0, lower=lower, upper=upper)
     methods = _methods_of(problem)
     one_of(method, ("auto", *methods), "method")
@@ -272,7 +283,7 @@ def converged_equilibrium(
 def _methods_of(problem: Problem) -> dict[str, ForwardMethod]:
     """Return the forward methods by name, with the model's own."""
     own = problem.model.forward_method
-    return METHODS if own is None else {own.name: own, **METHODS}
+    return METHODS if own is None else {**METHODS, own.name: own}
 
 
 def _candidates(problem: Problem, method: str, start: Array) -> list[tuple[str, str]]:

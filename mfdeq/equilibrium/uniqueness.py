@@ -167,7 +167,7 @@ def judge_uniqueness(eq: _Examinable) -> None:
     """
     _judge(eq)
     if eq.report.uniqueness.startswith("not judged") and _has_grown(eq):
-        _examine(eq)
+        examine_singularity(eq)
         if eq.report.uniqueness.startswith("not judged"):
             raise _grown(eq)
 
@@ -179,7 +179,7 @@ def _judge(eq: _Examinable) -> None:
         described = isinstance(eq.solver.solver, (Auto, Direct))
         cheap = size <= MAX_DENSE_SIZE or report.iterations == 0
         if A.array is not None and described and cheap:
-            _examine(eq)
+            examine_singularity(eq)
         else:
             report.uniqueness = f"not judged: the state was found without a factor of A; {ADVICE}"
         return
@@ -197,7 +197,7 @@ def _judge(eq: _Examinable) -> None:
     if settled and not _near_fold(A, scaling, trial, report):
         report.uniqueness = "judged"
     elif settled or trial.stagnated or not held.iterative:
-        _examine(eq)
+        examine_singularity(eq)
     else:
         report.uniqueness = (
             f"not judged: after {steps} applications of the preconditioner a null vector of A "
@@ -259,7 +259,8 @@ def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: So
     return len(last) == 3 and last[2] > SLOW_CONTRACTION * last[0]
 
 
-def _examine(eq: _Examinable) -> None:
+def examine_singularity(eq: _Examinable) -> None:
+    """Examine A, and warn or raise an error where it is singular; see `judge_uniqueness`."""
     try:
         found = eq.examined.singularity
     except ConvergenceError as error:

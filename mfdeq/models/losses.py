@@ -109,6 +109,28 @@ class LossBase:
         """
         raise NotImplementedError
 
+    def without_unknowns(self, kept: Any) -> LossBase:
+        """Return the loss without what it has of some unknowns, as those of failed samples.
+
+        A loss whose parts belong to unknowns defines it, and one that does not depend on the state
+        returns itself.
+
+        Parameters
+        ----------
+        kept : (N,) array of bool on the host
+            The unknowns that still count.
+
+        Raises
+        ------
+        ArgumentError
+            If the loss has no such parts, which is the default.
+        """
+        raise ArgumentError(
+            f"{type(self).__name__}: a loss in which failed samples have no weight is expected for "
+            "on_failure='mask': mfdeq.loss_from_jax(..., batched=True), mfdeq.LeastSquares or a "
+            "linear combination of these with a prior"
+        )
+
     @property
     def terms(self) -> tuple[LossBase, ...]:
         """The losses in this linear combination, without their factors."""
@@ -295,6 +317,10 @@ class SumLoss(LossBase):
         """The pairs of a factor and a loss in the sum."""
         return self.left.weighted_terms + self.right.weighted_terms
 
+    def without_unknowns(self, kept: Any) -> LossBase:
+        """Return the sum of both losses without some unknowns."""
+        return SumLoss(self.left.without_unknowns(kept), self.right.without_unknowns(kept))
+
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.left.value(h, theta) + self.right.value(h, theta)
 
@@ -321,6 +347,10 @@ class ScaledLoss(LossBase):
     def weighted_terms(self) -> tuple[tuple[float, LossBase], ...]:
         """The pairs of a factor and a loss in the multiple."""
         return tuple((self.factor * factor, term) for factor, term in self.of.weighted_terms)
+
+    def without_unknowns(self, kept: Any) -> LossBase:
+        """Return the multiple of the loss without some unknowns."""
+        return ScaledLoss(self.of.without_unknowns(kept), self.factor)
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.factor * self.of.value(h, theta)

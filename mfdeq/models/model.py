@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arrays.backend import Array
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from .linearization import Linearization
 
 
@@ -80,6 +80,19 @@ class Model:
     def _defines(self, method: str) -> bool:
         """Return whether an optional method is more than the default, and has to be called."""
         return getattr(getattr(self, method), "__func__", None) is not getattr(Model, method)
+
+    def tolerating_failures(self) -> Model:
+        """Return the model that leaves out parts without an equilibrium; batches define it.
+
+        Raises
+        ------
+        ArgumentError
+            If the model has no such parts, which is the default.
+        """
+        raise ArgumentError(
+            "on_failure: expected 'raise', since only a batch of samples can leave some out "
+            f"('mask'), and {self.display_name} is none"
+        )
 
     def check_loss(self, loss: Any) -> None:
         """Raise `ArgumentError` if the loss cannot be used with equilibria of this model."""

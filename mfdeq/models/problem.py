@@ -111,6 +111,10 @@ class Problem:
         """Leave out the linearization, which may consist of functions."""
         return {**state_to_pickle(self), "_latest": None, "_evaluated": (), "like": None}
 
+    def replace_model(self, model: Model) -> None:
+        """Continue with another model of the same sizes, such as a batch without some samples."""
+        self.model, self._latest, self._evaluated = model, None, ()
+
     def _size(self, name: str) -> int:
         # The user may have forgotten to set the attribute.
         size: Any = self.backend.global_size(getattr(self.model, name, None))

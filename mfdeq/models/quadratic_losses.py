@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -86,6 +87,8 @@ class LeastSquares(QuadraticLoss):
     array([ 2.,  0., -4.])
     """
 
+    _kept: Any = None  # the unknowns that count, where some do not
+
     def __init__(self, observe: Any, data: Array, weights: Any = 1.0) -> None:
         with defer_error(self):
             self.data = copy_of_numbers(data, "data of LeastSquares")
@@ -96,12 +99,22 @@ class LeastSquares(QuadraticLoss):
             self.weights = copy_of_numbers(weights, "weights of LeastSquares")
             _check_not_negative(self.weights, "weights of LeastSquares")
 
+    def without_unknowns(self, kept: Any) -> LeastSquares:
+        """Return the loss without the data that depend on some unknowns."""
+        other = copy.copy(self)
+        other._kept, other._cache = kept, None
+        return other
+
     def _convert(self, backend: Backend, state_size: int) -> _Observations:
         # First, since on ranks it decides where the observations are.
         operator = self._operator(backend, state_size)
         m = self.data.shape[0]
         data = backend.vector(self.data, m, "data of LeastSquares", convert=True)
-        return _Observations(operator, data, self._weights(backend))
+        weights = self._weights(backend)
+        if self._kept is not None:
+            left_out = backend.from_host((~self._kept).astype(str(backend.dtype)), state_size)
+            weights = backend.xp.where(operator.abs_apply(left_out) > 0.0, 0.0, weights)
+        return _Observations(operator, data, weights)
 
     def _operator(self, backend: Backend, state_size: int) -> Operator:
         observe = self.observe
@@ -204,6 +217,10 @@ class QuadraticPrior(QuadraticLoss):
     >>> prior.gradients(h, theta)[0]
     array([1., 4.])
     """
+
+    def without_unknowns(self, kept: Any) -> QuadraticPrior:
+        """Return the prior, which does not depend on the state."""
+        return self
 
     def __init__(self, precision: Any, mean: Any = 0.0) -> None:
         with defer_error(self):

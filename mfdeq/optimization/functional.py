@@ -30,7 +30,7 @@ class Functional:
     ----------
     model : Model
         The model, or the first of several, whose form the parameters have.
-    on_failure : {"raise", "inf"}
+    on_failure : {"raise", "inf", "mask"}
         Whether `value` and `gradient` raise the error if there is no equilibrium, or return inf and
         NaN.
     accuracy : float or None
@@ -168,7 +168,7 @@ class Functional:
         try:
             return evaluate(theta)
         except Exception as error:
-            if self.on_failure == "raise" or not is_evaluation_failure(error):
+            if self.on_failure != "inf" or not is_evaluation_failure(error):
                 raise
             return substitute(theta)
 

@@ -52,10 +52,11 @@ class ReducedFunctional(Summable):
         The loss L(h, theta).
     h0 : (N,) array, optional
         The start of the first solve; by default the model's own start.
-    on_failure : {"raise", "inf"}, optional
+    on_failure : {"raise", "inf", "mask"}, optional
         Whether to raise the error if there is no equilibrium or a function of the model or the loss
         fails (the default), or to return inf as the value and NaN as the gradient, from which line
-        searches step back; see Notes.
+        searches step back; see Notes. With "mask", samples of a batch without an equilibrium have
+        weight zero in the loss, as in `mfdeq.solve`.
     accuracy : float, optional
         The allowed relative error of gradients and products with the Hessian, as estimated, from
         which the tolerances of solves follow. By default the solver's own tolerance is used.
@@ -129,7 +130,7 @@ class ReducedFunctional(Summable):
         accuracy: float | None = None,
         **solve_options: Any,
     ) -> None:
-        one_of(on_failure, ON_FAILURE_VALUES, "on_failure")
+        one_of(on_failure, (*ON_FAILURE_VALUES, "mask"), "on_failure")
         if not isinstance(model, Model):
             raise ArgumentError(
                 "model: expected an instance of mfdeq.FixedPointModel or mfdeq.ResidualModel, got "
@@ -146,6 +147,9 @@ class ReducedFunctional(Summable):
         self.on_failure = on_failure
         self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
         start = None if h0 is None else copy_of(flatten_state(model, h0), "h0")
+        if on_failure == "mask":
+            model.tolerating_failures()  # or an error here rather than in the first solve
+            solve_options["on_failure"] = "mask"
         self.equilibria = Equilibria(model, start, solve_options)
         self._hessian: ReducedHessian | None = None
 
@@ -247,7 +251,7 @@ class ReducedFunctional(Summable):
 
     def value_at(self, eq: Equilibrium) -> float:
         """Return the loss at an equilibrium."""
-        return self.loss.value(eq.state, eq.params)
+        return eq.value(self.loss)
 
     def partial_gradient(self, eq: Equilibrium) -> Array:
         """Return the derivative of the loss in theta with h held fixed, (P,)."""

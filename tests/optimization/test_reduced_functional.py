@@ -171,5 +171,6 @@ def test_a_model_class_and_unknown_options_are_refused():
 
 
 def test_all_options_of_solve_are_accepted():
-    options = set(inspect.signature(mfdeq.solve).parameters) - {"model", "theta", "h0"}
+    own = {"model", "theta", "h0", "on_failure"}
+    options = set(inspect.signature(mfdeq.solve).parameters) - own
     assert options == set(SOLVE_OPTIONS)

@@ -1,0 +1,478 @@
+"""Newton's method for all samples of a batch at once, each by its own measure.
+
+The model is evaluated for all samples in one call, and their Jacobians are solved with as a stack
+of dense blocks. Everything else, the line search, the criteria and failures, is one sample's own:
+what happens in one does not change the iterates of another.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..arrays.backend import Array, array_on_host, host
+from ..arrays.noise import noise_deviation
+from ..forward import ConvergenceMonitor, ModelMethod
+from ..forward.criteria import FALL_RATIO, FLOOR_ROUNDINGS, MAX_NOISE_FACTOR, MIN_FALLS
+from ..linear import Solver
+from ..linear.block_diagonal import singular_blocks
+from ..models.model import Model
+from ..models.problem import Problem
+from ..report import SampleReports
+
+SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
+MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
+MAX_HALVINGS = 30  # of one step in the line search
+SHORT_LENGTH = 1 / 16  # of a step; a sample has stalled after ...
+MAX_SHORT_STEPS = 15  # ... so many short steps in a row
+MAX_NOISE_RATIO = 1e-3  # worst residual of a stalled sample, below which noise is measured
+NOISE_STEP, NOISE_POINTS, NOISE_DEGREE = 1e-7, 7, 3  # relative step, and the line, of a measurement
+FEW_DIGITS_SHARE = 0.55  # of the digits of the dtype, below which A may be singular
+MAX_LISTED = 3  # samples that are named in a message
+EFFECT_SEED = 29  # of the signs of rounding errors
+SLOW = 0.2  # contraction of an iteration: it is 1/2 at a fold
+
+
+class BatchModel(Protocol):
+    """What `SampleNewton` and `BatchedEquilibrium` need of a model of many samples.
+
+    Attributes
+    ----------
+    samples, sample_size : int
+        The number of samples, and of the unknowns of each.
+    tolerates_failures : bool
+        Whether samples without an equilibrium are left out.
+    """
+
+    samples: int
+    sample_size: int
+    tolerates_failures: bool
+
+    def sample_values(self, H: Array, theta: Array) -> Array:
+        """Return f of each row of H, (samples, n), with NaN where there is no value."""
+
+    def sample_blocks(self, H: Array, theta: Array) -> tuple[Array, Array]:
+        """Return the values and the Jacobians, (samples, n, n), with NaN where there are none."""
+
+    def without_samples(self, kept: Array, H: Array) -> Model:
+        """Return the model in which samples that are not kept stay at their rows of H."""
+
+
+class SampleNewton(ModelMethod):
+    """Newton's method for the samples of a batch, each with its own line search and criteria.
+
+    Notes
+    -----
+    A sample has converged where every equation holds to rtol of the size of its terms, (|A||h|)_i,
+    and Newton's correction changes every unknown by at most rtol of its size, each or down to
+    rounding, as in `mfdeq.solve`. A step is halved until the residual in units of the terms
+    decreases, or until the next correction is shorter (the restricted monotonicity test [1]_).
+
+    References
+    ----------
+    .. [1] P. Deuflhard, Newton Methods for Nonlinear Problems, Springer (2004).
+    """
+
+    name = "newton"
+    reason = "the samples of a batch are independent"
+    max_iterations = 100
+
+    def iterate(
+        self, problem: Problem, h: Array, solver: Solver, monitor: ConvergenceMonitor
+    ) -> None:
+        """Solve for all samples; see `ForwardMethod`."""
+        run = _Iteration(problem, h, monitor)
+        while run.judge():
+            run.step()
+        run.finish()
+
+
+class _Iteration:
+    """The iterates of all samples.
+
+    Attributes
+    ----------
+    H, R : (samples, n) arrays
+        The states, and the residuals there.
+    A : (samples, n, n) array
+    active : (samples,) array of bool
+        The samples that are neither converged nor failed.
+    """
+
+    def __init__(self, problem: Problem, h: Array, monitor: ConvergenceMonitor) -> None:
+        self.problem, self.monitor, self.backend = problem, monitor, problem.backend
+        self.xp, self.model = problem.backend.xp, problem.model
+        self.shape = (self.model.samples, self.model.sample_size)  # type: ignore[attr-defined]
+        self.eye = self.backend.eye(self.shape[1], self.shape[1])
+        self.given_sizes = self._given(problem.state_scale())
+        self.start = self.H = self._rows(self.backend.copied(h))
+        self.R, self.A, defined = self._linearized(self.H)
+        samples = self.shape[0]
+        self.active = defined
+        self.converged = defined & False
+        self.reasons: dict[int, str] = {}
+        self._fail(~defined, "the model has no value or derivative at the start")
+        self.iterations = host.zeros(samples, dtype=int)
+        self.short = host.zeros(samples, dtype=int)
+        self.ratios = self.xp.full_like(self.H[:, 0], float("inf"))
+        self.corrections = self.xp.zeros_like(self.ratios)
+        self.D = self.xp.zeros_like(self.H)
+        self.noise: Array | None = None
+        self.largest: Array | None = None  # |h_j| over the iterates after the first step
+        self.largest_terms = self.falls = self.xp.zeros_like(self.H)
+        self.recent: list[Array] = []
+        self.earlier_ratios: list[Array] = []  # of the two iterations before
+        self.by_rounding = self.doubtful = False
+
+    # The model.
+
+    def _rows(self, h: Array) -> Array:
+        return self.xp.reshape(h, self.shape)
+
+    def _flat(self, H: Array) -> Array:
+        return self.xp.reshape(H, (-1,))
+
+    def _given(self, sizes: Array | None) -> Array | None:
+        return None if sizes is None else self._rows(sizes)
+
+    def _residuals(self, H: Array) -> Array:
+        """Return R, with NaN in samples without a value."""
+        self.problem.evaluations += 1
+        with self.backend.ignore_overflow():
+            values = self.model.sample_values(H, self.problem.theta)  # type: ignore[attr-defined]
+            return H - values if self.problem.is_map else values
+
+    def _linearized(self, H: Array) -> tuple[Array, Array, Array]:
+        """Return R, A, and in which samples both are finite."""
+        self.problem.evaluations += 1
+        xp = self.xp
+        with self.backend.ignore_overflow():
+            values, blocks = self.model.sample_blocks(H, self.problem.theta)  # type: ignore[attr-defined]
+            R, A = (H - values, self.eye - blocks) if self.problem.is_map else (values, blocks)
+            finite = xp.isfinite(xp.sum(R, axis=1)) & xp.isfinite(xp.sum(A, axis=(1, 2)))
+        return R, A, finite
+
+    # Sizes, as in `forward.criteria`.
+
+    def _sizes(self, H: Array) -> Array:
+        """Return the sizes of the unknowns: one that has fallen to zero has its largest value."""
+        if self.given_sizes is not None:
+            return self.given_sizes
+        size = self.xp.abs(H)
+        return size if self.largest is None else self.xp.where(self._zero(H), self.largest, size)
+
+    def _zero(self, H: Array) -> Array:
+        """Return which unknowns have converged to zero, as consecutive corrections show."""
+        size = self.xp.abs(H)
+        if self.largest is None:
+            return size < 0.0
+        small = size < self.monitor.step_rtol * self.largest
+        return small & ((size == 0.0) | (self.falls >= MIN_FALLS))
+
+    def _watch_zeros(self) -> None:
+        xp, size = self.xp, self.xp.abs(self.H)
+        falls = xp.abs(self.H - self.D) <= FALL_RATIO * size
+        if self.largest is not None:
+            tiny = size <= self.backend.eps * self.largest
+            falls = falls | (tiny & (xp.abs(self.D) >= size))
+        self.falls = xp.where(falls, self.falls + 1.0, xp.zeros_like(size))
+
+    def _terms(self, size: Array) -> Array:
+        return self.xp.squeeze(self.xp.abs(self.A) @ size[:, :, None], axis=2)
+
+    def _floor(self, terms: Array) -> Array:
+        floor = FLOOR_ROUNDINGS * self.backend.eps * terms
+        return floor if self.noise is None else floor + MAX_NOISE_FACTOR * self.noise
+
+    # One iteration.
+
+    def judge(self) -> bool:
+        """Compute the corrections of the active samples, and return whether any is left active."""
+        xp, monitor = self.xp, self.monitor
+        sizes = self._sizes(self.H)
+        own = sizes if self.given_sizes is None else xp.maximum(sizes, xp.abs(self.H))
+        self.terms = terms = self._terms(own)
+        self.largest_terms = xp.maximum(self.largest_terms, xp.maximum(terms, xp.abs(self.R)))
+        floor = self._floor(terms)
+        effect = self._solve(floor)
+        self._watch_zeros()
+        sizes = self._sizes(self.H)
+        scale = self._given(self.problem.residual_scale(self._flat(self.H)))
+        scale = terms if scale is None else scale
+        size = xp.abs(self.R)
+        at_floor = xp.all(size <= floor, axis=1)
+        satisfied = at_floor | xp.all((size <= monitor.rtol * scale) | (size <= floor), axis=1)
+        change = xp.abs(self.D)
+        settled = change <= monitor.step_rtol * sizes
+        exact = xp.all(settled, axis=1)
+        rounded = at_floor & xp.all(settled | (change <= effect), axis=1)
+        ratios = _ratio(xp, size, xp.where(scale > 0.0, scale, xp.maximum(terms, size)))
+        self.earlier_ratios = [*self.earlier_ratios, self.ratios][-2:] if self.recent else []
+        self.ratios = xp.where(self.active, xp.max(ratios, axis=1), self.ratios)
+        converged = self.active & satisfied & (exact | rounded)
+        if self.backend.any(converged):
+            change = xp.where(rounded[:, None], xp.maximum(change, 0.0 * effect), change)
+            relative = xp.max(_ratio(xp, change, sizes), axis=1)
+            self.corrections = xp.where(converged, relative, self.corrections)
+            self.by_rounding |= self.backend.any(converged & (~exact | ~self._within(size, scale)))
+            self.doubtful |= self._may_be_singular(converged, effect, sizes)
+            self.converged = self.converged | converged
+            self.active = self.active & ~converged
+        monitor.report.residuals.append(float(xp.max(xp.where(self._tried, self.ratios, 0.0))))
+        if len(monitor.report.residuals) > monitor.max_iterations:
+            self._fail(
+                self.active,
+                f"it did not converge in {monitor.max_iterations} iterations (see max_iterations)",
+            )
+        return self.backend.any(self.active)
+
+    def _within(self, size: Array, scale: Array) -> Array:
+        return self.xp.all(size <= max(self.monitor.rtol, self.backend.eps) * scale, axis=1)
+
+    @property
+    def _tried(self) -> Array:
+        return self.xp.isfinite(self.ratios)
+
+    def _solve(self, floor: Array) -> Array:
+        """Solve for the corrections D, and return what rounding of R changes in each unknown."""
+        xp = self.xp
+        signs = xp.sign(
+            self._rows(self.backend.random(floor.shape[0] * floor.shape[1], seed=EFFECT_SEED))
+        )
+        sides = xp.stack([self.R, signs * floor, floor], axis=2)
+        X = self._solve_blocks(self.active, sides)
+        self.D = xp.where(self.active[:, None], X[:, :, 0], self.D)
+        return xp.max(xp.abs(X[:, :, 1:]), axis=2)
+
+    def _solve_blocks(self, chosen: Array, sides: Array) -> Array:
+        """Solve A x = b in the chosen samples; those with a singular block fail."""
+        xp = self.xp
+        X = 0.0 * sides
+        while self.backend.any(chosen):
+            every = bool(xp.all(chosen))
+            A, b = (self.A, sides) if every else (self.A[chosen], sides[chosen])
+            try:
+                with self.backend.ignore_overflow():
+                    found = xp.linalg.solve(A, b)
+            except host.linalg.LinAlgError:
+                singular = host.zeros(self.shape[0], dtype=bool)
+                indices = host.nonzero(array_on_host(chosen))[0]
+                singular[indices[singular_blocks(A)]] = True
+                self._fail(singular, "its derivative A is singular at an iterate")
+                chosen = chosen & self.active
+                continue
+            if every:
+                X = found
+            else:
+                X[chosen] = found
+            undefined = chosen & ~xp.isfinite(xp.sum(X, axis=(1, 2)))
+            if self.backend.any(undefined):
+                self._fail(undefined, "its derivative A is singular at an iterate")
+                X = xp.where(undefined[:, None, None], 0.0, X)
+            break
+        return X
+
+    def _fail(self, which: Any, reason: str) -> None:
+        which = array_on_host(which)
+        if which.any():
+            self.reasons |= dict.fromkeys(host.nonzero(which)[0].tolist(), reason)
+            self.active = self.active & ~self.backend.xp.asarray(which)
+
+    def step(self) -> None:
+        """Take a step in every active sample, shortened by its line search."""
+        xp, active = self.xp, self.active
+        whole = xp.maximum(self.terms, self._terms(xp.maximum(xp.abs(self.H), xp.abs(self.D))))
+        level = _Level(xp, xp.maximum(whole, self.largest_terms), self._floor(whole))
+        before = level(self.R)
+        reference = before
+        for residual in self.recent:
+            reference = xp.maximum(reference, level(residual))
+        sizes = xp.maximum(self._sizes(self.H), xp.abs(self.D))
+        lengths = 1.0 + 0.0 * before
+        pending, H = active, self.H
+        for halvings in range(MAX_HALVINGS):
+            trial = self.H - lengths[:, None] * self.D
+            trial = self._rows(self.problem.limited(self._flat(self.H), self._flat(trial)))
+            trial = xp.where(pending[:, None], trial, H)
+            if halvings == 0:
+                R, A, defined = self._linearized(trial)
+            else:
+                R = self._residuals(trial)
+                defined = xp.isfinite(xp.sum(R, axis=1))
+            H = xp.where((pending & defined)[:, None], trial, H)
+            after = level(xp.where(defined[:, None], R, 0.0 * self.R))
+            accepted = (
+                pending & defined & (after <= reference - SUFFICIENT_DECREASE * lengths * before)
+            )
+            doubtful = pending & defined & ~accepted
+            if self.backend.any(doubtful):
+                accepted = accepted | self._contracts(doubtful, R, lengths, sizes)
+            pending = pending & ~accepted & self.active
+            if not self.backend.any(pending):
+                break
+            lengths = xp.where(pending, 0.5 * lengths, lengths)
+        moved = active & ~pending & self.active
+        self._watch_lengths(moved, lengths)
+        self.H = xp.where(moved[:, None], H, self.H)
+        self.recent = [*self.recent, self.R][-2:]
+        if halvings:
+            R, A, defined = self._linearized(self.H)
+        self._settle_stalled(pending & self.active)
+        self._fail(moved & ~defined, "the model has no derivative at an iterate")
+        keep = (moved & defined)[:, None]
+        self.R = xp.where(keep, R, self.R)
+        self.A = A if bool(xp.all(keep)) else xp.where(keep[:, :, None], A, self.A)
+        size = xp.abs(self.H)
+        self.largest = size if self.largest is None else xp.maximum(self.largest, size)
+        self.iterations += array_on_host(moved)
+
+    def _contracts(self, which: Array, R: Array, lengths: Array, sizes: Array) -> Array:
+        """Return in which samples the next correction, with the A of this step, is shorter."""
+        xp = self.xp
+        following = self._solve_blocks(which & self.active, R[:, :, None])[:, :, 0]
+        sizes = xp.where(sizes > 0.0, sizes, xp.ones_like(sizes))
+        bound = (1.0 - MIN_CONTRACTION * lengths) * _norms(xp, self.D / sizes)
+        return which & (_norms(xp, following / sizes) <= bound)
+
+    def _watch_lengths(self, moved: Array, lengths: Array) -> None:
+        short = array_on_host(moved & (lengths <= SHORT_LENGTH))
+        self.short = host.where(short, self.short + 1, 0)
+        self._fail(
+            self.short >= MAX_SHORT_STEPS,
+            f"it stalled: {MAX_SHORT_STEPS} consecutive steps were shortened (a fold, or no "
+            "solution for these parameters)",
+        )
+
+    def _settle_stalled(self, stalled: Array) -> None:
+        """Measure the noise where no step reduces the residual: it may be nothing else."""
+        if not self.backend.any(stalled):
+            return
+        measured = stalled & (self.ratios <= MAX_NOISE_RATIO) & (self._noise_of(stalled) == 0.0)
+        if self.backend.any(measured):
+            noise = self._measured_noise()
+            before = 0.0 * noise if self.noise is None else self.noise
+            self.noise = self.xp.where(measured[:, None], noise, before)
+            stalled = stalled & ~measured
+        self._fail(
+            stalled,
+            "it stalled: no decrease of the residual along the Newton step (a fold, no solution "
+            "for these parameters, or a wrong derivative)",
+        )
+
+    def _noise_of(self, which: Array) -> Array:
+        return 0.0 * self.ratios if self.noise is None else self.xp.max(self.noise, axis=1)
+
+    def _measured_noise(self) -> Array:
+        signs = self.xp.sign(self._rows(self.backend.random(self.H.size, seed=23)))
+        step = NOISE_STEP * self._sizes(self.H) * signs
+        values = [self._flat(self._residuals(self.H + t * step)) for t in range(NOISE_POINTS)]
+        deviation = noise_deviation(self.backend, values, range(NOISE_POINTS), [NOISE_DEGREE])
+        least = self.xp.full_like(deviation, self.backend.smallest_normal)
+        return self._rows(self.xp.maximum(deviation, least))
+
+    # The end.
+
+    def _may_be_singular(self, converged: Array, effect: Array, sizes: Array) -> bool:
+        """Return whether rounding of R moves a sample far, or its convergence was slow at the end.
+
+        Newton's method contracts by one half at a fold.
+        """
+        xp, size = self.xp, _norms(self.xp, sizes)
+        change = _norms(xp, effect) / (FLOOR_ROUNDINGS * xp.where(size > 0.0, size, 1.0))
+        doubtful = change > self.backend.eps**FEW_DIGITS_SHARE
+        if len(self.earlier_ratios) == 2:
+            before, last = self.earlier_ratios
+            doubtful = doubtful | (xp.maximum(self.ratios, SLOW * last) > SLOW**2 * before)
+        return self.backend.any(converged & doubtful)
+
+    def finish(self) -> None:
+        """Take the last step of converged samples, and end or fail."""
+        problem, monitor, xp = self.problem, self.monitor, self.xp
+        self._polish()
+        converged = array_on_host(self.converged)
+        monitor.report.samples = SampleReports(
+            converged, self.iterations, array_on_host(self.ratios), self.reasons
+        )
+        h = self._flat(self.H)
+        if not converged.all():
+            if not converged.any() or not self.model.tolerates_failures:  # type: ignore[attr-defined]
+                raise self._failure(h)
+            kept = self.xp.asarray(self.converged)
+            self.H = xp.where(kept[:, None], self.H, self.start)
+            problem.replace_model(self.model.without_samples(kept, self.H))  # type: ignore[attr-defined]
+            h = self._flat(self.H)
+        if not self.doubtful:
+            monitor.report.uniqueness = "judged"
+        ratios = xp.where(self.converged, self.ratios, 0.0)
+        self._name_worst(ratios)
+        monitor.finish(
+            h,
+            float(xp.max(ratios)),
+            float(xp.max(self.corrections)),
+            "rounding" if self.by_rounding else "rtol",
+        )
+
+    def _polish(self) -> None:
+        xp = self.xp
+        if not self.backend.any(self.converged):
+            return
+        H = xp.where(self.converged[:, None], self.H - self.D, self.H)
+        H = self._rows(self.problem.limited(self._flat(self.H), self._flat(H)))
+        R, _, defined = self._linearized(H)
+        size = xp.abs(R)
+        allowed = xp.maximum(xp.abs(self.R), self._floor(self.terms))
+        better = self.converged & defined & xp.all(size <= allowed, axis=1)
+        self.H = xp.where(better[:, None], H, self.H)
+        self.R = xp.where(better[:, None], R, self.R)
+        terms = xp.maximum(self.terms, size)
+        after = xp.max(_ratio(xp, xp.abs(self.R), terms), axis=1)
+        self.ratios = xp.where(better, after, self.ratios)
+        self.monitor.report.polished = True
+
+    def _name_worst(self, ratios: Array) -> None:
+        i, n = int(self.xp.argmax(ratios)), self.shape[1]
+        j = int(self.xp.argmax(_ratio(self.xp, self.xp.abs(self.R[i, :]), self.terms[i, :])))
+        self.monitor.report.worst_equation = self.problem.equation_name(i * n + j)
+        i = int(self.xp.argmax(self.corrections))
+        change, size = self.xp.abs(self.D[i, :]), self._sizes(self.H)[i, :]
+        j = int(self.xp.argmax(_ratio(self.xp, change, size)))
+        self.monitor.report.worst_unknown = self.problem.unknown_name(i * n + j)
+        zero = self.converged[:, None] & self._zero(self.H)
+        self.monitor.report.zero_unknowns = self.backend.count(zero)
+
+    def _failure(self, h: Array) -> Exception:
+        monitor, failed = self.monitor, sorted(self.reasons)
+        listed = "; ".join(f"sample {i}: {self.reasons[i]}" for i in failed[:MAX_LISTED])
+        more = f"; and {len(failed) - MAX_LISTED} more" if len(failed) > MAX_LISTED else ""
+        worst = self.xp.asarray([i in self.reasons for i in range(self.shape[0])])
+        ratios = self.xp.where(worst & self._tried, self.ratios, 0.0)
+        self._name_worst(ratios)
+        monitor.best, monitor.best_ratio = h, float(self.xp.max(ratios))
+        return monitor.failure(
+            f"found no equilibrium of {len(failed)} of {self.shape[0]} samples ({listed}{more})",
+            "Start these samples elsewhere (h0, initial_state), or leave out those without an "
+            "equilibrium by on_failure='mask'",
+        )
+
+
+class _Level:
+    """The norms of the residuals of samples, in units of the terms of each equation."""
+
+    def __init__(self, xp: Any, terms: Array, floor: Array) -> None:
+        self.xp, self.floor = xp, floor
+        self.weights = 1.0 / xp.where(terms > 0.0, terms, xp.ones_like(terms))
+
+    def __call__(self, R: Array) -> Array:
+        xp = self.xp
+        above = xp.maximum(xp.abs(R) - self.floor, xp.zeros_like(R))
+        return _norms(xp, above * self.weights)
+
+
+def _norms(xp: Any, x: Array) -> Array:
+    return xp.sqrt(xp.sum(x * x, axis=1))
+
+
+def _ratio(xp: Any, x: Array, size: Array) -> Array:
+    """Return x / size entry by entry, where 0 / 0 is 0."""
+    safe = xp.where(size > 0.0, size, xp.ones_like(size))
+    infinite = xp.where(x > 0.0, xp.full_like(x, float("inf")), xp.zeros_like(x))
+    return xp.where(size > 0.0, x / safe, infinite)
