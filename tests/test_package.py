@@ -100,7 +100,8 @@ def test_public_names_are_complete_and_lazy():
 
 SIGNATURES = {
     "solve": "(model, theta, h0=None, *, method='auto', solver='auto', rtol=None, "
-    "max_iterations=None, lower=None, upper=None, progress=False, error_estimates=True)",
+    "max_iterations=None, lower=None, upper=None, progress=False, error_estimates=True, "
+    "on_failure='raise')",
     "equilibrium_at": "(model, theta, state, *, solver='auto')",
     "Linearization": "(d_state, d_params, curvature=None, second=None)",
     "Loss": "(value, d_state=None, d_params=None, curvature=None)",

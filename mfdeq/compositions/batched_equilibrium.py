@@ -138,6 +138,14 @@ class BatchedEquilibrium(Equilibrium):
         """Return the Hessian of a loss; see `Equilibrium.hessian`."""
         return super().hessian(self.restricted(loss))
 
+    def knows_adjoint(self, loss: LossBase) -> bool:
+        """Return whether the adjoint of a loss has been computed."""
+        return super().knows_adjoint(self.restricted(loss))
+
+    def keep_adjoint(self, loss: LossBase, adjoint: Array) -> None:
+        """Keep the adjoint of a loss, which was solved for together with others."""
+        super().keep_adjoint(self.restricted(loss), adjoint)
+
     # How the solve went, and how singular the blocks are.
 
     def check_state(self) -> None:
