@@ -26,7 +26,7 @@ _MODULES = {
     "StepCurvature": "compositions.step_model",
     "Start": "compositions.step_model",
     "TrajectoryEquilibrium": "compositions.trajectory_equilibrium",
-    "step_from_jax": "compositions.step_from_jax",
+    "step_from_jax": "derivatives.step_from_jax",
     "implicit_euler": "compositions.time_schemes",
     "trapezoidal": "compositions.time_schemes",
     "bdf2": "compositions.time_schemes",

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..derivatives.jax import from_jax
+from ..compositions.step_model import StepCurvature, StepLinearization, StepModel
 from ..models.curvature import as_curvature
 from ..models.linearization import Linearization
 from ..models.model import Model
 from ..operators.operator import Operator
-from .step_model import StepCurvature, StepLinearization, StepModel
+from .jax import from_jax
 
 
 def step_from_jax(
