@@ -10,6 +10,7 @@ from ..arrays.backend import Array, Backend, host
 from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
 from ..locks import lock_of, state_to_pickle
 from ..models.curvature import Curvature
+from ..models.library_function import LibraryFunction
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import Loss
 from ..models.model import FixedPointModel, Model, ResidualModel
@@ -388,6 +389,27 @@ class AutomaticModel(ConfiguredModel):
     def params_tree(self, theta: Array) -> Any:
         """Convert a (P,) vector to parameters with the structure of the example."""
         return self._parameters.to_tree(*self.source.to_library(theta))
+
+    def function_in(self, library: str) -> LibraryFunction | None:
+        """Return the function of flat vectors, if `library` is that of the source."""
+        if library != self.source.name:
+            return None
+        flat, states, parameters = self._flat, self._states, self._parameters
+        data, is_map = self._data, self.function_name == AutomaticMap.function_name
+
+        def residual(h: Any, theta: Any) -> Any:
+            value = flat(h, theta, *data)
+            return h - value if is_map else value
+
+        return LibraryFunction(
+            residual,
+            states.to_tree,
+            parameters.to_tree,
+            states.to_vector,
+            parameters.to_vector,
+            states.example,
+            parameters.example,
+        )
 
     def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:
         return *map(self.state_tree, states), self.params_tree(theta), *self._data

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..errors import ArgumentError, ModelError
+from .library_function import LibraryFunction
 from .linearization import Linearization
 
 
@@ -93,6 +94,21 @@ class Model:
             "on_failure: expected 'raise', since only a batch of samples can leave some out "
             f"('mask'), and {self.display_name} is none"
         )
+
+    def function_in(self, library: str) -> LibraryFunction | None:
+        """Return the function of the model in a library that can differentiate it.
+
+        Parameters
+        ----------
+        library : str
+            The name of a source of derivatives, such as "JAX".
+
+        Returns
+        -------
+        LibraryFunction or None
+            None, the default, means that the library cannot differentiate the model.
+        """
+        return None
 
     def check_loss(self, loss: Any) -> None:
         """Raise `ArgumentError` if the loss cannot be used with equilibria of this model."""

@@ -17,6 +17,20 @@ ROOT = Path(__file__).parents[2]
 NEEDED = {
     "mfdeq/derivatives/jax.py": ["jax"],
     "mfdeq/derivatives/torch.py": ["torch"],
+    "mfdeq/nodes/jax.py": ["jax"],
+    "mfdeq/nodes/last_error.py": ["jax"],
+    **{
+        f"mfdeq/nodes/{name}.py": ["torch"]
+        for name in (
+            "torch",
+            "torch_layer",
+            "torch_layer_module",
+            "torch_functions",
+            "torch_batch",
+            "torch_matrix_free",
+            "program_hessian",
+        )
+    },
     "mfdeq/petsc": ["petsc4py", "slepc4py", "mpi4py"],
     "mfdeq/plot": ["matplotlib"],
 }

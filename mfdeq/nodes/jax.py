@@ -1,0 +1,190 @@
+"""A model as a function of JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.backend import Array, host
+from ..arrays.optional_packages import import_optional
+from ..errors import ModelError
+from ..models.library_function import LibraryFunction
+from ..models.model import Model
+from ..report import SolveReport
+from .jax_primitives import primitives
+from .solved import HostNode
+
+
+def to_jax(model: Model, **solve_options: Any) -> JaxNode:
+    """Return the equilibrium of a model as a function of JAX.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+        Any model. The function of one from `from_jax` has derivatives of any order, that of others
+        first and second ones.
+    **solve_options
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper.
+
+    Returns
+    -------
+    JaxNode
+        A function ``h = g(theta, h0=None)`` under `jax.jit`, `grad`, `jvp`, `vjp`, `jacfwd`,
+        `jacrev`, `hessian`, `linearize`, `vmap` and `checkpoint`.
+
+    Raises
+    ------
+    ArgumentError
+        If JAX is not installed, the model is not one, or an option is unknown.
+
+    See Also
+    --------
+    from_jax : the opposite, a model from a function of JAX.
+    last_error : the error of a failure in a compiled program.
+
+    Notes
+    -----
+    The tangent of h* along u is the solution of A z = B u, and the adjoint of a cotangent y is
+    B' w with A' w = y. One forward solve and one factor of A serve all of these at the same theta.
+    For a model from `from_jax` the products with A and B, and with it all higher derivatives, are
+    those of JAX. For others mfdeq computes the second derivatives h''[u, v] and those of y'h*.
+
+    Derivatives with respect to the start `h0` are zero. Under `jax.vmap` the equilibria are solved
+    one after the other, and the right-hand sides at one theta as a block.
+
+    Under `jax.jit` arrays are passed to the host by a callback, and errors are JAX's, with the
+    message of ours. `last_error` returns the latter.
+
+    Examples
+    --------
+    The exact Hessian of a loss of the equilibrium h = cos(h) + theta, in a compiled program:
+
+    >>> import jax
+    >>> jax.config.update("jax_enable_x64", True)
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_jax(lambda h, theta: jnp.cos(h) + theta, np.zeros(2), np.zeros(2), "map")
+    >>> state = mfdeq.to_jax(model)
+    >>> loss = lambda theta: jnp.sum(state(jnp.tanh(theta)))
+    >>> print(jax.jit(jax.hessian(loss))(jnp.zeros(2)).round(4) + 0.0)
+    [[-0.1577  0.    ]
+     [ 0.     -0.1577]]
+    """
+    return JaxNode(model, solve_options)
+
+
+class JaxNode:
+    """The equilibrium of a model as a function of JAX; see `to_jax`.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    solve_options : dict
+        Options of `mfdeq.solve`.
+    """
+
+    def __init__(self, model: Model, solve_options: dict[str, Any]) -> None:
+        self._jax: Any = import_optional("jax", "jax")
+        self.host = HostNode(model, "mfdeq.to_jax", solve_options)
+        self.name = f"mfdeq.to_jax({model.display_name})"
+        self._function: LibraryFunction | None = model.function_in("JAX")
+        self.residual: Any = None  # unless JAX differentiates the model
+        if self._function is not None and self._has_forward_mode(self._function.residual):
+            self.residual = self._function.residual
+            self.host.use_quick_newton(self._dense_linearization())
+
+    @property
+    def solves(self) -> int:
+        """The number of forward solves so far."""
+        return self.host.solves
+
+    @property
+    def report(self) -> SolveReport | None:
+        """The report of the last forward solve, with its residuals; None before the first."""
+        return self.host.report
+
+    def __call__(self, theta: Any, *, h0: Any = None) -> Any:
+        """Return the equilibrium h*(theta).
+
+        Parameters
+        ----------
+        theta : (P,) array or pytree of arrays
+            The parameters, in the structure of the example of `from_jax` or as a vector.
+        h0 : array or pytree, optional
+            The start, by default that of the model. Derivatives with respect to it are zero.
+
+        Returns
+        -------
+        array or pytree
+            In the structure of the example of `from_jax`, otherwise an (N,) array.
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is no equilibrium; under `jax.jit` as the message of JAX's error.
+        """
+        jnp, function, model = self._jax.numpy, self._function, self.host.model
+        params = self._vector(theta, "params", model.param_size)
+        start = jnp.zeros(0, params.dtype)
+        if h0 is not None:
+            start = self._vector(h0, "h0", model.state_size).astype(params.dtype)
+        h = primitives().state.bind(params, start, node=self)
+        return h if function is None else function.state_to_tree(h)
+
+    def _vector(self, tree: Any, name: str, size: int) -> Any:
+        """Return a tree as a vector, after checking its structure."""
+        jax, function = self._jax, self._function
+        tree = jax.tree_util.tree_map(self._number, tree)
+        leaf = tree if hasattr(tree, "shape") else None
+        if leaf is not None and leaf.shape == (size,):
+            return leaf
+        expected = f"an array of shape ({size},)"
+        if function is not None:
+            is_params = name == "params"
+            example = function.params if is_params else function.state
+            shapes, expected_shapes = _shapes(jax, tree), _shapes(jax, example)
+            if shapes == expected_shapes:
+                return (function.params_to_vector if is_params else function.state_to_vector)(tree)
+            if expected_shapes != (size,):
+                expected += f" or the structure of the example, {expected_shapes}"
+        raise ModelError(f"{name} of {self.name}: expected {expected}, got {_shapes(jax, tree)}")
+
+    def _number(self, leaf: Any) -> Any:
+        x = self._jax.numpy.asarray(leaf)
+        return x if x.dtype.kind == "f" else x.astype(float)
+
+    def _has_forward_mode(self, residual: Any) -> bool:
+        """Return whether JAX can differentiate the residual in forward mode, twice."""
+        jax, model = self._jax, self.host.model
+        h, theta = (jax.numpy.zeros(n) for n in (model.state_size, model.param_size))
+
+        def product(h: Any, theta: Any) -> Any:
+            return jax.jvp(residual, (h, theta), (h, theta))[1]
+
+        try:
+            jax.eval_shape(product, h, theta)
+        except (TypeError, NotImplementedError, ValueError):
+            return False
+        return True
+
+    def _dense_linearization(self) -> Any:
+        """Return the compiled function (h, theta) -> (R, A), with arrays of numpy."""
+        jax, residual = self._jax, self.residual
+
+        @jax.jit
+        def linearize(h: Any, theta: Any) -> Any:
+            R, along = jax.linearize(lambda h: residual(h, theta), h)
+            return R, jax.vmap(along, out_axes=1)(jax.numpy.eye(h.shape[0], dtype=h.dtype))
+
+        def on_host(h: Array, theta: Array) -> tuple[Array, Array]:
+            R, A = linearize(h, theta)
+            return host.asarray(R), host.asarray(A)
+
+        return on_host
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def _shapes(jax: Any, tree: Any) -> Any:
+    return jax.tree_util.tree_map(lambda leaf: tuple(leaf.shape), tree)

@@ -1,0 +1,157 @@
+"""A model as a function of PyTorch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.optional_packages import import_optional
+from ..errors import ArgumentError, ModelError
+from ..models.library_function import LibraryFunction
+from ..models.model import Model
+from ..report import SolveReport
+from .solved import HostNode
+
+
+def to_torch(model: Model, **solve_options: Any) -> TorchNode:
+    """Return the equilibrium of a model as a function of PyTorch tensors.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+        Any model; it needs second derivatives only where they are asked for.
+    **solve_options
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper.
+
+    Returns
+    -------
+    TorchNode
+        A function ``h = g(theta, h0=None)`` with derivatives of first and second order, by
+        ``backward`` and double backward, and under `torch.func.grad`, `jvp`, `vmap` and `hessian`.
+
+    Raises
+    ------
+    ArgumentError
+        If PyTorch is not installed, the model is not one, or an option is unknown.
+
+    See Also
+    --------
+    torch_layer : the equilibrium of a module for each sample of a batch.
+    from_torch : the opposite, a model from a function of PyTorch.
+
+    Notes
+    -----
+    The gradient of y'h* is Z'y, and the product of its Hessian with v is that of the reduced
+    Hessian. One forward solve and one factor of A serve all of these at the same theta.
+    Derivatives with respect to the start `h0` are zero. Under `torch.vmap` the equilibria are
+    solved one after the other. A model from `from_torch` has no derivative along the dual tensors
+    of `torch.autograd.forward_ad`, since PyTorch does not nest these: use `torch.func.jvp`.
+
+    A failure raises the error of `mfdeq.solve`. Under `torch.compile` the call is a graph break.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
+    >>> state = mfdeq.to_torch(model)
+    >>> theta = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    >>> (slope,) = torch.autograd.grad(state(theta).sum(), theta, create_graph=True)
+    >>> (second,) = torch.autograd.grad(slope.sum(), theta)
+    >>> print(f"{slope.item():.4f} {second.item():.4f}")
+    0.5975 -0.1577
+    """
+    return TorchNode(model, solve_options)
+
+
+class TorchNode:
+    """The equilibrium of a model as a function of PyTorch tensors; see `to_torch`.
+
+    Parameters
+    ----------
+    model : FixedPointModel or ResidualModel
+    solve_options : dict
+        Options of `mfdeq.solve`.
+    """
+
+    def __init__(self, model: Model, solve_options: dict[str, Any]) -> None:
+        self._torch: Any = import_optional("torch", "torch")
+        self.host = HostNode(model, "mfdeq.to_torch", solve_options)
+        self.name = f"mfdeq.to_torch({model.display_name})"
+        self._function: LibraryFunction | None = model.function_in("PyTorch")
+
+    @property
+    def solves(self) -> int:
+        """The number of forward solves so far."""
+        return self.host.solves
+
+    @property
+    def report(self) -> SolveReport | None:
+        """The report of the last forward solve, with its residuals; None before the first."""
+        return self.host.report
+
+    def __call__(self, theta: Any, *, h0: Any = None) -> Any:
+        """Return the equilibrium h*(theta).
+
+        Parameters
+        ----------
+        theta : (P,) tensor or pytree of tensors
+            The parameters, in the structure of the example of `from_torch` or as a vector.
+        h0 : tensor or pytree, optional
+            The start, by default that of the model. Derivatives with respect to it are zero.
+
+        Returns
+        -------
+        tensor or pytree
+            In the structure of the example of `from_torch`, otherwise an (N,) tensor.
+
+        Raises
+        ------
+        ConvergenceError, SingularStateError
+            If there is no equilibrium.
+        """
+        return self._torch.compiler.disable(self._state)(theta, h0)
+
+    def _state(self, theta: Any, h0: Any) -> Any:
+        from .torch_functions import State  # it imports PyTorch
+
+        model, function = self.host.model, self._function
+        refuse_autocast(self._torch, self.name)
+        params = self._vector(theta, "params", model.param_size)
+        start = params.new_zeros(0)
+        if h0 is not None:
+            start = self._vector(h0, "h0", model.state_size).detach().to(params.dtype)
+        h = State.apply(self.host, params, start)
+        return h if function is None else function.state_to_tree(h)
+
+    def _vector(self, tree: Any, name: str, size: int) -> Any:
+        """Return a tree as a vector, after checking its structure."""
+        torch, function = self._torch, self._function
+        pytree = import_optional("torch.utils._pytree", "torch")
+        tree = pytree.tree_map(torch.as_tensor, tree)
+        if torch.is_tensor(tree) and tree.shape == (size,):
+            return tree
+        expected = f"a tensor of shape ({size},)"
+        shapes = pytree.tree_map(lambda leaf: tuple(leaf.shape), tree)
+        if function is not None:
+            is_params = name == "params"
+            example = function.params if is_params else function.state
+            wanted = pytree.tree_map(lambda leaf: tuple(leaf.shape), example)
+            if shapes == wanted:
+                return (function.params_to_vector if is_params else function.state_to_vector)(tree)
+            if wanted != (size,):
+                expected += f" or the structure of the example, {wanted}"
+        raise ModelError(f"{name} of {self.name}: expected {expected}, got {shapes}")
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def refuse_autocast(torch: Any, name: str) -> None:
+    """Raise `ArgumentError` under `torch.autocast`, whose half precision solves no equilibrium."""
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        raise ArgumentError(
+            f"{name}: expected full precision, got a call under torch.autocast, whose rounding "
+            "leaves an equilibrium two or three digits. Call it within "
+            "torch.autocast(device_type, enabled=False), with float32 or float64 tensors"
+        )

@@ -1,0 +1,290 @@
+"""Equilibria as functions of JAX, against derivatives of an unrolled iteration."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from support.cases import close
+
+import mfdeq
+
+jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+jax.config.update("jax_enable_x64", True)
+jnp = jax.numpy
+
+N, P = 7, 4
+RNG = np.random.default_rng(0)
+W = 0.3 * RNG.standard_normal((N, N)) / N**0.5
+U = RNG.standard_normal((N, P))
+THETA = RNG.standard_normal(P)
+OTHERS = RNG.standard_normal((3, P))
+WEIGHTS = np.arange(1.0, N + 1)
+
+
+def layer(h, theta):
+    return jnp.tanh(W @ h + U @ theta + 0.1 * (h * h).sum() * theta[0])
+
+
+def unrolled(theta):
+    step = lambda h, _: (layer(h, theta), None)  # noqa: E731
+    return jax.lax.scan(step, jnp.zeros(N, theta.dtype), None, length=45)[0]
+
+
+def loss_of(state):
+    return lambda theta: jnp.sum(jnp.sin(state(theta)) * WEIGHTS) * theta[1]
+
+
+@pytest.fixture(scope="module")
+def from_jax():
+    return mfdeq.from_jax(layer, np.zeros(N), np.zeros(P), "map")
+
+
+class ByHand(mfdeq.FixedPointModel):
+    """The layer with derivatives that JAX does not see, and a sparse d_state."""
+
+    state_size, param_size = N, P
+
+    def __init__(self):
+        self.source = mfdeq.from_jax(layer, np.zeros(N), np.zeros(P), "map")
+
+    def map(self, h, theta):
+        return self.source.map(h, theta)
+
+    def linearize(self, h, theta):
+        at = self.source.linearize(h, theta)
+        d_state = sp.csr_array(at.d_state @ np.eye(N))
+        return mfdeq.Linearization(d_state, at.d_params, at.curvature, at.second)
+
+
+MODELS = {
+    "from_jax": lambda: mfdeq.from_jax(layer, np.zeros(N), np.zeros(P), "map"),
+    "residual": lambda: mfdeq.from_jax(
+        lambda h, theta: 3.0 * (layer(h, theta) - h), np.zeros(N), np.zeros(P), "residual"
+    ),
+    "by hand": ByHand,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return MODELS[request.param]()
+
+
+TRANSFORMS = {
+    "hessian": jax.hessian,
+    "jacrev twice": lambda f: jax.jacrev(jax.jacrev(f)),
+    "jacfwd twice": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "jacrev of jacfwd": lambda f: jax.jacrev(jax.jacfwd(f)),
+    "hessian of a checkpoint": lambda f: jax.hessian(jax.checkpoint(f)),
+}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    loss = loss_of(unrolled)
+    both = jax.jit(lambda theta: (jax.value_and_grad(loss)(theta), jax.hessian(loss)(theta)))
+    (value, gradient), hessian = both(THETA)
+    jacobian = jax.jit(jax.jacfwd(unrolled))(THETA)
+    return {"value": value, "gradient": gradient, "hessian": hessian, "jacobian": jacobian}
+
+
+def test_first_derivatives_are_those_of_the_unrolled_iteration(model, reference):
+    state = mfdeq.to_jax(model)
+    value, gradient = jax.value_and_grad(loss_of(state))(THETA)
+    close(value, reference["value"], 1e-9)
+    close(gradient, reference["gradient"], 1e-9)
+    for jacobian in jax.jacfwd, jax.jacrev:
+        close(jacobian(state)(THETA), reference["jacobian"], 1e-9)
+    out, along = jax.linearize(state, THETA)
+    close(along(np.ones(P)), reference["jacobian"] @ np.ones(P), 1e-9)
+    close(jax.vjp(state, THETA)[1](out)[0], reference["jacobian"].T @ out, 1e-9)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_second_derivatives_are_those_of_the_unrolled_iteration(model, name, reference):
+    state = mfdeq.to_jax(model)
+    close(jax.jit(TRANSFORMS[name](loss_of(state)))(THETA), reference["hessian"], 1e-9)
+
+
+def test_hessian_outside_jit_is_that_of_the_unrolled_iteration(model, reference):
+    close(jax.hessian(loss_of(mfdeq.to_jax(model)))(THETA), reference["hessian"], 1e-9)
+
+
+def test_third_derivatives_are_those_of_the_unrolled_iteration(from_jax):
+    third = [
+        jax.jit(jax.jacfwd(jax.hessian(loss_of(state))))(THETA)
+        for state in (mfdeq.to_jax(from_jax), unrolled)
+    ]
+    close(*third, 1e-7)
+    again = jax.jit(jax.jacrev(jax.jacrev(jax.jacrev(loss_of(mfdeq.to_jax(from_jax))))))(THETA)
+    close(again, third[1], 1e-7)
+
+
+def test_third_derivatives_of_other_models_are_refused():
+    state = mfdeq.to_jax(ByHand())
+    with pytest.raises(mfdeq.ModelError, match="at most second derivatives"):
+        jax.jacfwd(jax.hessian(loss_of(state)))(THETA)
+
+
+def test_hessians_of_batches_are_those_of_the_unrolled_iteration(model):
+    def hessian(state):
+        loss = lambda thetas: jnp.sum(jax.vmap(loss_of(state))(thetas) ** 2)  # noqa: E731
+        return jax.jit(jax.hessian(loss))(OTHERS)
+
+    close(hessian(mfdeq.to_jax(model)), hessian(unrolled), 1e-9)
+    by_rows = jax.jit(jax.vmap(jax.hessian(loss_of(mfdeq.to_jax(model)))))(OTHERS)
+    close(by_rows[1], jax.jit(jax.hessian(loss_of(unrolled)))(OTHERS[1]), 1e-9)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("solver", ["auto", mfdeq.Direct()])
+def test_one_solve_and_one_factor_serve_all_products(from_jax, compiled, solver):
+    options = {} if solver == "auto" else {"solver": solver, "method": "newton"}
+    state = mfdeq.to_jax(from_jax, **options)
+
+    def products(theta):
+        loss = loss_of(state)
+        value, gradient = jax.value_and_grad(loss)(theta)
+        return value, gradient, jax.hessian(loss)(theta) @ gradient
+
+    (jax.jit(products) if compiled else products)(THETA)
+    assert state.solves == 1
+    assert state.report.converged
+    # Newton's method sets up factors, of which the derivatives use the last, or one more.
+    assert state.report.linear.setups <= (solver != "auto")
+    assert state.report.linear.columns >= P
+    state(2.0 * THETA)
+    assert state.solves == 2
+
+
+def test_the_columns_of_a_jacobian_are_one_block(from_jax):
+    state = mfdeq.to_jax(from_jax)
+    jax.jacfwd(state)(THETA)
+    assert (state.report.linear.solves, state.report.linear.columns) == (1, P)
+    jax.jacrev(state)(THETA)
+    assert (state.report.linear.adjoint_solves, state.report.linear.columns) == (1, P + N)
+
+
+def test_float32_is_kept(from_jax):
+    state = mfdeq.to_jax(from_jax)
+    theta = THETA.astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda theta: jnp.sum(state(theta) ** 2)))(theta)
+    assert state(theta).dtype == gradient.dtype == np.float32
+    exact = jax.jit(jax.grad(lambda theta: jnp.sum(unrolled(theta) ** 2)))(THETA)
+    close(gradient, exact, 1e-5)
+
+
+def test_pytrees_have_the_structure_of_the_examples():
+    example = {"b": np.zeros((2, 2)), "w": np.zeros((2, 3))}
+    model = mfdeq.from_jax(
+        lambda h, p: {"x": 0.2 * jnp.sin(h["x"]) @ p["b"] + p["w"].T},
+        {"x": np.zeros((3, 2))},
+        example,
+        "map",
+    )
+    state = mfdeq.to_jax(model)
+    params = jax.tree_util.tree_map(lambda x: jnp.ones(x.shape), example)
+    h = state(params, h0={"x": jnp.ones((3, 2))})
+    close(h["x"], 0.2 * jnp.sin(h["x"]) @ params["b"] + params["w"].T, 1e-12)
+    gradient = jax.grad(lambda p: jnp.sum(state(p)["x"]))(params)
+    assert {name: x.shape for name, x in gradient.items()} == {"b": (2, 2), "w": (2, 3)}
+    flat = model.flat_params(params)
+    assert state(flat)["x"].shape == (3, 2)
+    with pytest.raises(mfdeq.ModelError, match=r"params of .*: expected an array of shape"):
+        state({"b": jnp.ones((2, 2))})
+    with pytest.raises(mfdeq.ModelError, match="h0 of "):
+        state(params, h0=jnp.ones(5))
+
+
+def square_root():
+    return mfdeq.from_jax(
+        lambda h, theta: h**2 - theta, np.zeros(1), np.zeros(1), "residual", initial_state=0.7
+    )
+
+
+def test_a_start_selects_the_equilibrium():
+    state = mfdeq.to_jax(square_root())
+    theta = jnp.array([4.0])
+    close(state(theta), [2.0], 1e-12)
+    close(state(theta, h0=jnp.array([-1.0])), [-2.0], 1e-12)
+    slope = jax.grad(lambda theta, h0: state(theta, h0=h0)[0], argnums=(0, 1))
+    close(slope(theta, jnp.array([-1.0])), ([-0.25], [0.0]), 1e-12)
+
+
+def test_failures_are_typed_outside_jit_and_kept_under_jit():
+    state = mfdeq.to_jax(square_root(), method="newton")
+    with pytest.raises(mfdeq.ConvergenceError, match="the worst residual"):
+        state(jnp.array([-1.0]))
+    with pytest.raises(mfdeq.ConvergenceError):
+        jax.grad(lambda theta: state(theta)[0])(jnp.array([-1.5]))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the worst residual"):
+        jax.jit(state)(jnp.array([-2.0])).block_until_ready()
+    error = mfdeq.last_error()
+    assert isinstance(error, mfdeq.ConvergenceError)
+    assert not error.report.converged
+    close(jax.jit(state)(jnp.array([9.0])), [3.0], 1e-12)
+
+
+def test_derivatives_at_a_fold_are_refused():
+    state = mfdeq.to_jax(square_root())
+    with pytest.raises(mfdeq.SingularStateError):
+        jax.grad(lambda theta: state(theta, h0=jnp.zeros(1))[0])(jnp.array([0.0]))
+
+
+def test_a_constrained_model_is_differentiated_twice():
+    K = np.array([[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
+    base = mfdeq.from_jax(
+        lambda h, theta: K @ (h + 0.1 * theta[0] * h**3) - jnp.array([1.0, 0.0, -1.0]) * theta[1],
+        np.zeros(3),
+        np.zeros(2),
+        "residual",
+    )
+    model = mfdeq.constrain(base, mfdeq.LinearConstraint(np.ones((1, 3)), 1.0))
+    state = mfdeq.to_jax(model)
+    theta, v = np.array([0.5, 0.7]), np.array([1.0, -2.0])
+    f = lambda theta: jnp.sum(state(theta) ** 2)  # noqa: E731
+    product = jax.jit(lambda theta: jax.jvp(jax.grad(f), (theta,), (v,))[1])(theta)
+    step = 1e-5
+    gradients = [jax.grad(f)(theta + sign * step * v) for sign in (1.0, -1.0)]
+    close(product, (gradients[0] - gradients[1]) / (2 * step), 1e-6)
+
+
+def test_stored_equilibria_are_bounded(from_jax):
+    state = mfdeq.to_jax(from_jax)
+    state.host._known.capacity = 2
+    gradient = jax.jit(jax.vmap(jax.grad(loss_of(state))))
+    close(gradient(OTHERS), jax.jit(jax.vmap(jax.grad(loss_of(unrolled))))(OTHERS), 1e-9)
+    assert state.solves == len(OTHERS)
+    assert len(state.host._known) <= 4
+
+
+def test_threads_and_nodes_do_not_disturb_each_other(from_jax):
+    nodes = [mfdeq.to_jax(from_jax), mfdeq.to_jax(ByHand())]
+    compiled = [jax.jit(jax.grad(loss_of(node))) for node in nodes]
+    expected = jax.jit(jax.vmap(jax.grad(loss_of(unrolled))))(OTHERS)
+    found = {}
+
+    def run(which, i):
+        for _ in range(3):
+            found[which, i] = compiled[which](OTHERS[i])
+
+    threads = [threading.Thread(target=run, args=(k, i)) for k in range(2) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    for (_, i), gradient in found.items():
+        close(gradient, expected[i], 1e-9)
+    assert len(found) == 6
+
+
+def test_bad_models_and_options_are_refused():
+    with pytest.raises(
+        mfdeq.ArgumentError, match=r"model of mfdeq.to_jax: expected an mfdeq.Fixed"
+    ):
+        mfdeq.to_jax(lambda h: h)
+    with pytest.raises(mfdeq.ArgumentError, match=r"options of mfdeq.to_jax: expected one of"):
+        mfdeq.to_jax(ByHand(), tolerance=1e-3)

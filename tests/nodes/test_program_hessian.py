@@ -1,0 +1,129 @@
+"""Hessians of whole programs that contain equilibria, against those of unrolled iterations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.tensors import close
+
+import mfdeq
+
+N, X, SAMPLES = 4, 3, 7
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((SAMPLES, X))
+TARGETS = RNG.standard_normal((SAMPLES, 2))
+
+
+def torch_network():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+
+    class Cell(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.state, self.input = torch.nn.Linear(N, N), torch.nn.Linear(X, N)
+
+        def forward(self, h, x):
+            return torch.tanh(0.3 * self.state(h) + self.input(x))
+
+    class Unrolled(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            h = x.new_zeros(len(x), N)
+            for _ in range(60):
+                h = self.module(h, x)
+            return h
+
+    torch.manual_seed(0)
+    layer = mfdeq.torch_layer(Cell()).double()
+    decoder = torch.nn.Linear(N, 2).double()
+    network = torch.nn.Sequential(layer, decoder)
+    unrolled = torch.nn.Sequential(Unrolled(layer.module), decoder)
+    x, y = torch.tensor(INPUTS), torch.tensor(TARGETS)
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    mean = torch.nn.MSELoss()
+    losses = [lambda x, y, net=net: mean(net(x), y) for net in (network, unrolled)]
+    return list(network.parameters()), losses, batches, (x, y)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_products_of_a_torch_program_are_those_of_the_unrolled_iteration(reduction):
+    parameters, (loss, unrolled), batches, whole = torch_network()
+    H = mfdeq.hessian_of(loss, parameters, batches, reduction=reduction)
+    data = [whole] if reduction == "mean" else batches
+    expected = mfdeq.hessian_of(unrolled, parameters, data, reduction=reduction)
+    V = RNG.standard_normal((H.shape[0], 3))
+    close(H @ V, expected @ V, 1e-9)
+    close(H @ V[:, 0], (expected @ V)[:, 0], 1e-9)
+    close(H.gradient(), expected.gradient(), 1e-9)
+    close(H.value(), expected.value(), 1e-9)
+
+
+def test_spectra_of_a_torch_program():
+    parameters, (loss, unrolled), batches, whole = torch_network()
+    H = mfdeq.hessian_of(loss, parameters, batches)
+    matrix = mfdeq.hessian_of(unrolled, parameters, [whole]) @ np.eye(H.shape[0])
+    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    found = mfdeq.eigsh(H, k=3, which="LA")
+    close(np.sort(found.values), values[-3:], 1e-5)
+    trace = mfdeq.trace(H, products=3 * H.shape[0])
+    assert abs(trace.value - values.sum()) <= 5.0 * trace.standard_error + 1e-9
+    density = mfdeq.spectral_density(H, probes=8, steps=H.shape[0])
+    total = density.sum(lambda x: x)
+    assert abs(total.value - values.sum()) <= 5.0 * total.standard_error
+
+
+def test_an_optimizer_step_changes_the_operator():
+    parameters, (loss, _), batches, _ = torch_network()
+    H = mfdeq.hessian_of(loss, parameters, batches)
+    v = np.ones(H.shape[0])
+    before = H @ v
+    for p in parameters:
+        p.data.mul_(0.5)
+    assert np.linalg.norm(H @ v - before) > 1e-3 * np.linalg.norm(before)
+
+
+def test_products_of_a_jax_program_are_those_of_the_unrolled_iteration():
+    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+    jax.config.update("jax_enable_x64", True)
+    jnp = jax.numpy
+    W = 0.3 * RNG.standard_normal((N, N))
+
+    def cell(h, p):
+        return jnp.tanh(W @ h + p)
+
+    state = mfdeq.to_jax(mfdeq.from_jax(cell, np.zeros(N), np.zeros(N), "map"))
+
+    def unrolled(p):
+        return jax.lax.scan(lambda h, _: (cell(h, p), None), jnp.zeros(N), None, length=80)[0]
+
+    def loss_by(solve):
+        def loss(params, x, y):
+            h = jax.vmap(lambda x: solve(params["in"] @ x))(x)
+            return jnp.mean((h @ params["out"] - y) ** 2)
+
+        return loss
+
+    params = {"in": RNG.standard_normal((N, X)), "out": RNG.standard_normal((N, 2))}
+    batches = [(INPUTS[:4], TARGETS[:4]), (INPUTS[4:], TARGETS[4:])]
+    H = mfdeq.hessian_of(loss_by(state), params, batches)
+    expected = mfdeq.hessian_of(loss_by(unrolled), params, [(INPUTS, TARGETS)])
+    V = RNG.standard_normal((H.shape[0], 2))
+    close(H @ V, expected @ V, 1e-9)
+    close(H.gradient(), expected.gradient(), 1e-9)
+    close(H.value(), expected.value(), 1e-9)
+
+
+def test_bad_arguments_are_refused():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    weight = torch.ones(2, requires_grad=True)
+    with pytest.raises(mfdeq.ArgumentError, match="expected tensors that require gradients"):
+        mfdeq.hessian_of(lambda: weight.sum(), [weight.detach()])
+    with pytest.raises(mfdeq.ArgumentError, match="which can be iterated once"):
+        mfdeq.hessian_of(lambda x: weight.sum(), [weight], iter([weight]))
+    with pytest.raises(mfdeq.ArgumentError, match="expected at least one batch"):
+        mfdeq.hessian_of(lambda x: weight.sum(), [weight], []).value()
+    with pytest.raises(mfdeq.ModelError, match="expected a scalar"):
+        mfdeq.hessian_of(lambda: weight, [weight]).value()
