@@ -100,6 +100,7 @@ _MODULES = {
     "NearSingularWarning": "errors",
     "AccuracyWarning": "errors",
     "StudyWarning": "errors",
+    "WorkerWarning": "errors",
     "SmallestSingular": "equilibrium.conditioning",
     "ShiftedInverse": "equilibrium.lagrangian_system",
 }

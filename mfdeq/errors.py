@@ -321,6 +321,18 @@ class StudyWarning(UserWarning):
     """
 
 
+class WorkerWarning(UserWarning):
+    """Issued if a worker of an executor is lost; its experiments are solved by others.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import mfdeq
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", mfdeq.WorkerWarning)  # raise it instead
+    """
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Issue a warning that points to the calling line outside this package."""
     frame, level = sys._getframe(1), 1

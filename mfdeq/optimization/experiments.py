@@ -11,8 +11,10 @@ from ..arrays.backend import Array, Backend
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.shared_factor import group_equal, share_factor, solve_adjoints
 from ..equilibrium.solve_together import Request, solve_together
+from ..equilibrium.sum_hessian import SumHessian
 from ..errors import MfdeqError, is_evaluation_failure
 from ..locks import cached_property, state_to_pickle
+from ..operators.operator import Operator
 
 MAX_NAMED = 5  # failed experiments that an error names
 
@@ -74,27 +76,40 @@ class Experiments:
         Their names for errors, which may be empty.
     map : callable
         ``map(function, items)`` applies a function to independent items.
+    first : int, optional
+        The index of the first of them, for errors.
     """
 
     def __init__(
         self,
         functionals: Sequence[Any],
         names: Sequence[str],
-        map: Callable[..., Iterable[Any]],
+        map: Callable[..., Iterable[Any]] = map,
+        first: int = 0,
     ) -> None:
         self.functionals, self.names, self._map = functionals, names, map
+        self.first = first
         # Functionals that were not solved together with others at the first theta, since their
         # models are not linear or have another A: their starts are evaluated only once.
         self._solved_alone: set[int] = set()
         self._last: SumEquilibrium | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the equilibria."""
-        return {**state_to_pickle(self), "_last": None}
+        """Leave out the equilibria, and the executor of `map`."""
+        return {**state_to_pickle(self), "_last": None, "_map": map}
 
-    def forget(self) -> None:
-        """Drop the equilibria."""
+    def forget(self, start: Array) -> None:
+        """Drop everything but starts, one after another, for the next solves."""
         self._last = None
+        for F, part in zip(self.functionals, self._split(start), strict=True):
+            F.forget(part)
+
+    def _split(self, state: Array) -> list[Array]:
+        parts, first = [], 0
+        for F in self.functionals:
+            parts.append(state[first : first + F.model.state_size])
+            first += F.model.state_size
+        return parts
 
     def outcomes(self, theta: Array) -> list[Equilibrium | Exception]:
         """Return the equilibrium of each experiment at theta, or the error in place of it."""
@@ -127,11 +142,11 @@ class Experiments:
         """Return the equilibria at theta, or raise the error of those without one."""
         if self._last is None or not _equal(theta, self._last.params):
             outcomes = self.outcomes(theta)
-            self._check(outcomes)
+            self.check(outcomes)
             self._last = SumEquilibrium(outcomes)  # type: ignore[arg-type]
         return self._last
 
-    def _check(self, outcomes: Sequence[Any]) -> None:
+    def check(self, outcomes: Sequence[Any]) -> None:
         """Raise the first error among some results, which names all that have failed."""
         failed = [i for i, result in enumerate(outcomes) if isinstance(result, Exception)]
         if failed:
@@ -139,7 +154,10 @@ class Experiments:
 
     def _named(self, error: Exception, failed: Sequence[int]) -> Exception:
         """Return an error that names the experiments that have failed."""
-        labels = [f"{i} ({self.names[i]})" if self.names[i] else f"{i}" for i in failed[:MAX_NAMED]]
+        labels = [
+            f"{self.first + i} ({self.names[i]})" if self.names[i] else f"{self.first + i}"
+            for i in failed[:MAX_NAMED]
+        ]
         more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
         also = f" (and {', '.join(labels[1:])}{more})" if labels[1:] else ""
         where = f"experiment {labels[0]}{also}"
@@ -155,7 +173,14 @@ class Experiments:
         """Evaluate the losses of all experiments."""
         if not failed_are_inf:
             return self.values_at(self.at(theta))
-        results = self._evaluate_each(self.outcomes(theta))
+        return self.without_failures(self.evaluated(theta))
+
+    def evaluated(self, theta: Array) -> list[Any]:
+        """Return the loss of each experiment at theta, or the error in place of it."""
+        return self._evaluate_each(self.outcomes(theta))
+
+    def without_failures(self, results: Sequence[Any]) -> list[float]:
+        """Return losses with inf in place of failures; raise mistakes."""
         for i, result in enumerate(results):
             if isinstance(result, Exception) and not is_evaluation_failure(result):
                 raise self._named(result, [i])
@@ -164,7 +189,7 @@ class Experiments:
     def values_at(self, eq: SumEquilibrium) -> list[float]:
         """Evaluate the losses of all experiments at their equilibria."""
         results = self._evaluate_each(eq.parts)
-        self._check(results)
+        self.check(results)
         return results
 
     def _evaluate_each(self, outcomes: Sequence[Any]) -> list[Any]:
@@ -178,15 +203,53 @@ class Experiments:
 
         return [evaluate(F, out) for F, out in zip(self.functionals, outcomes, strict=True)]
 
-    def gradients(self, eq: SumEquilibrium) -> list[Array]:
-        """Compute the gradients of all experiments."""
+    def gradient(self, eq: SumEquilibrium, weights: Sequence[float]) -> Array:
+        """Compute the weighted sum of the gradients of all experiments."""
         self._solve_adjoints(eq)
-        return self._each(lambda i: self.functionals[i].gradient_of(eq.parts[i]))
+        return _weighted(
+            eq, weights, self._each(lambda i: self.functionals[i].gradient_of(eq.parts[i]))
+        )
 
-    def hessians(self, eq: SumEquilibrium) -> list[Any]:
-        """Return the Hessians of all experiments."""
+    def partial_gradient(self, eq: SumEquilibrium, weights: Sequence[float]) -> Array:
+        """Return the weighted sum of the derivatives in theta with all states held fixed."""
+        return _weighted(
+            eq, weights, self._each(lambda i: self.functionals[i].partial_gradient(eq.parts[i]))
+        )
+
+    def gradient_at(self, theta: Array, state: Array, weights: Sequence[float]) -> Array:
+        """Compute the gradient with states, one after another, in place of the equilibria."""
+        total = Backend.of(theta).zeros(theta.shape[0])
+        for F, part, weight in zip(self.functionals, self._split(state), weights, strict=True):
+            total += weight * F.gradient_at(theta, part)
+        return total
+
+    def hessian(
+        self, eq: SumEquilibrium, weights: Sequence[float], prior: Operator | None
+    ) -> SumHessian:
+        """Return the weighted sum of the Hessians of all experiments, and of a prior's."""
         self._solve_adjoints(eq)
-        return self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i]))
+        hessians = self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i]))
+        parts = list(zip(weights, hessians, strict=True))
+        return SumHessian(eq.backend, parts, prior, self._map)
+
+    @property
+    def _distinct(self) -> list[Any]:
+        """The functionals, each once."""
+        return list({id(F): F for F in self.functionals}.values())
+
+    @property
+    def solves(self) -> int:
+        """The number of forward solves of all experiments so far, including failed ones."""
+        return sum(F.solves for F in self._distinct)
+
+    @property
+    def linear_solves(self) -> int:
+        """The number of linear solves so far; each right-hand side counts as one."""
+        return sum(F.linear_solves for F in self._distinct)
+
+    def add_counts(self, equilibria: int, linear_solves: int) -> None:
+        """Add the counts of an earlier process."""
+        self.functionals[0].add_counts(equilibria, linear_solves)
 
     def _each(self, function: Callable[[int], Any]) -> list[Any]:
         def guarded(i: int) -> Any:
@@ -196,7 +259,7 @@ class Experiments:
                 return error
 
         results = list(self._map(guarded, range(len(self.functionals))))
-        self._check(results)
+        self.check(results)
         return results
 
     def _solve_adjoints(self, eq: SumEquilibrium) -> None:
@@ -209,6 +272,13 @@ class Experiments:
                 )
             except Exception as error:
                 raise self._named(error, group) from error
+
+
+def _weighted(eq: SumEquilibrium, weights: Sequence[float], vectors: Sequence[Array]) -> Array:
+    total = eq.backend.zeros(eq.params.shape[0])
+    for weight, vector in zip(weights, vectors, strict=True):
+        total += weight * vector
+    return total
 
 
 def _failed(result: Any) -> bool:

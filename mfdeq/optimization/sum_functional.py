@@ -18,6 +18,7 @@ from ..models.losses import LossBase
 from ..models.vectors import flatten_params
 from .experiments import Experiments, SumEquilibrium
 from .functional import ON_FAILURE_VALUES, Functional, copy_of
+from .remote_experiments import RemoteExperiments, crosses_processes
 from .sum_arguments import (
     check_param_sizes,
     checked_executor,
@@ -92,7 +93,9 @@ class SumFunctional(Summable):
     weights : sequence of float, optional
         The factors of the functionals; by default ones.
     executor : concurrent.futures.Executor, optional
-        Where the experiments are solved; by default in this thread, one after another.
+        Where the experiments are solved: threads, processes, dask's ``client.get_executor()`` or
+        those of `mpi4py.futures`; by default this thread. Each worker of an executor of processes
+        holds a share of the experiments, with their states and factors.
     prior : QuadraticPrior, optional
         A prior, or a linear combination of priors, which counts once. A prior in the loss of an
         experiment counts once for each experiment that has it.
@@ -186,13 +189,26 @@ class SumFunctional(Summable):
             executor = next((F.executor for F in given if F.executor is not None), None)
         self.executor = checked_executor(executor)
         self.model = self.functionals[0].model
-        self._experiments = Experiments(self.functionals, self.names, self._map)
-        self._hessian: tuple[Any, SumHessian] | None = None
+        self.experiments: Any = (
+            RemoteExperiments(self._share, len(parts), self.executor)
+            if crosses_processes(self.executor)
+            else Experiments(self.functionals, self.names, self._map)
+        )
+        self._hessian: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the executor, and Hessians, whose factors cannot be pickled."""
         dropped = ("executor", "_hessian", "_inexact_hessian")
-        return {**state_to_pickle(self), **dict.fromkeys(dropped)}
+        local = Experiments(self.functionals, self.names)
+        return {**state_to_pickle(self), **dict.fromkeys(dropped), "experiments": local}
+
+    def _share(self, first: int, last: int) -> SumFunctional:
+        """Return the sum of some of the experiments, for another process."""
+        share = SumFunctional(
+            self.functionals[first:last], self.weights[first:last], names=self.names[first:last]
+        )
+        share.experiments.first = first
+        return share
 
     def _map(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterable[Any]:
         return map(function, items) if self.executor is None else self.executor.map(function, items)
@@ -235,7 +251,7 @@ class SumFunctional(Summable):
             "inf".
         """
         with lock_of(self):
-            return self._experiments.at(copy_of(flatten_params(self.model, theta)))
+            return self.experiments.at(copy_of(flatten_params(self.model, theta)))
 
     def values(self, theta: Array) -> Array:
         """Evaluate the losses of all experiments, without weights and prior.
@@ -251,7 +267,7 @@ class SumFunctional(Summable):
         """
         theta = copy_of(flatten_params(self.model, theta))
         with lock_of(self):
-            values = self._experiments.values(theta, self.on_failure == "inf")
+            values = self.experiments.values(theta, self.on_failure == "inf")
         backend = Backend.of(theta)
         return backend.xp.asarray(values, dtype=backend.dtype, device=backend.device)
 
@@ -259,7 +275,7 @@ class SumFunctional(Summable):
         """Evaluate the sum like `value`, but raise every error, whatever `on_failure` is."""
         theta = copy_of(flatten_params(self.model, theta))
         with lock_of(self):
-            values = self._experiments.values(theta, False)
+            values = self.experiments.values(theta, False)
         total = math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
         return total + self._prior_value(theta)
 
@@ -267,11 +283,8 @@ class SumFunctional(Summable):
         """Compute the gradient like `gradient`, but raise every error."""
         with lock_of(self):
             eq = self.equilibrium(theta)
-            gradients = self._experiments.gradients(eq)
-        total = self._prior_gradient(eq.params)
-        for weight, gradient in zip(self.weights, gradients, strict=True):
-            total = total + weight * gradient
-        return total
+            gradient = self.experiments.gradient(eq, self.weights)
+        return gradient + self._prior_gradient(eq.params)
 
     def hessian(self, theta: Array) -> SumHessian:
         """Return the exact Hessian at theta, (P, P), as one operator.
@@ -298,35 +311,27 @@ class SumFunctional(Summable):
 
     def hessian_at(self, eq: SumEquilibrium) -> SumHessian:
         """Return the Hessian at an equilibrium of `equilibrium`."""
-        hessians = self._experiments.hessians(eq)
         prior = None
         if self._prior is not None:
             one = eq.backend.zeros(1)  # a state, on which the prior does not depend
             prior = self._prior.curvature_operator(one, eq.params).params_params
-        parts = list(zip(self.weights, hessians, strict=True))
-        return SumHessian(eq.backend, parts, prior, self._map)
+        return self.experiments.hessian(eq, self.weights, prior)
 
     def value_at(self, eq: SumEquilibrium) -> float:
         """Return the value at an equilibrium of `equilibrium`."""
-        values = self._experiments.values_at(eq)
+        values = self.experiments.values_at(eq)
         total = math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
         return total + self._prior_value(eq.params)
 
     def partial_gradient(self, eq: SumEquilibrium) -> Array:
         """Return the derivative in theta with all states held fixed, (P,)."""
-        total = self._prior_gradient(eq.params)
-        for weight, F, part in zip(self.weights, self.functionals, eq.parts, strict=True):
-            total = total + weight * F.partial_gradient(part)
-        return total
+        partial = self.experiments.partial_gradient(eq, self.weights)
+        return partial + self._prior_gradient(eq.params)
 
     def gradient_at(self, theta: Array, state: Array) -> Array:
         """Compute the gradient with states, one after another, in place of the equilibria."""
-        total, first = self._prior_gradient(theta), 0
-        for weight, F in zip(self.weights, self.functionals, strict=True):
-            last = first + F.model.state_size
-            total = total + weight * F.gradient_at(theta, state[first:last])
-            first = last
-        return total
+        gradient = self.experiments.gradient_at(theta, state, self.weights)
+        return gradient + self._prior_gradient(theta)
 
     def _prior_value(self, theta: Array) -> float:
         if self._prior is None:
@@ -392,31 +397,21 @@ class SumFunctional(Summable):
         """Drop everything but starts, one after another, for the next solves."""
         with lock_of(self):
             self._hessian = self._inexact_hessian = None
-            self._experiments.forget()
-            first = 0
-            for F in self.functionals:
-                last = first + F.model.state_size
-                F.forget(start[first:last])
-                first = last
+            self.experiments.forget(start)
 
     @property
     def solves(self) -> int:
         """The number of forward solves of all experiments so far, including failed ones."""
-        return sum(F.solves for F in self._distinct)
+        return self.experiments.solves
 
     @property
     def linear_solves(self) -> int:
         """The number of linear solves so far; each right-hand side counts as one."""
-        return sum(F.linear_solves for F in self._distinct)
+        return self.experiments.linear_solves
 
     def add_counts(self, equilibria: int, linear_solves: int) -> None:
         """Add the counts of an earlier process when its run is resumed."""
-        self.functionals[0].add_counts(equilibria, linear_solves)
-
-    @property
-    def _distinct(self) -> list[Any]:
-        """The experiments, each once."""
-        return list({id(F): F for F in self.functionals}.values())
+        self.experiments.add_counts(equilibria, linear_solves)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from support.cases import close
-from support.experiments import PRECISION, WEIGHTS, P, matrices, mixed, smooth, source
+from support.experiments import PRECISION, WEIGHTS, P, Rootless, matrices, mixed, smooth, source
 from support.places import available_cupy, to_numpy
 
 import mfdeq
@@ -369,23 +369,6 @@ def test_samples_are_unbiased_and_keep_the_prior():
 
 
 # Failures
-
-
-class Rootless(mfdeq.ResidualModel):
-    """h² + 1 - theta_0 = 0, without a root below 1."""
-
-    state_size, param_size = 1, P
-
-    def residual(self, h, theta):
-        return h**2 + 1.0 - theta[:1]
-
-    def linearize(self, h, theta):
-        return mfdeq.Linearization(
-            np.diag(2 * h), -np.eye(1, P), lambda lam: mfdeq.Curvature(state_state=np.diag(2 * lam))
-        )
-
-    def initial_state(self, theta):
-        return np.full(1, 0.7)
 
 
 def with_a_failure(**options):

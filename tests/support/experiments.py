@@ -49,6 +49,23 @@ class Source(mfdeq.ResidualModel):
         )
 
 
+class Rootless(mfdeq.ResidualModel):
+    """h² + 1 - theta_0 = 0, without a root below 1."""
+
+    state_size, param_size = 1, P
+
+    def residual(self, h, theta):
+        return h**2 + 1.0 - theta[:1]
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(
+            np.diag(2 * h), -np.eye(1, P), lambda lam: mfdeq.Curvature(state_state=np.diag(2 * lam))
+        )
+
+    def initial_state(self, theta):
+        return np.full(1, 0.7)
+
+
 def sparse(xp, A):
     if xp is np:
         return sp.csr_matrix(A)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from concurrent import futures
+from multiprocessing import get_context
+
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
@@ -174,3 +179,7 @@ def comparisons(small: bool):
     each = Setup(n, sources, sources)
     title = f"{sources} sources, N = {n * n:,}, different A"
     yield Comparison(title, each.ours, each.singles, 1.15, "one after another")
+    with futures.ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        both = functools.partial(each.ours, pool)
+        title += ", two processes"
+        yield Comparison(title, both, each.ours, 0.6, "in one", clock=time.perf_counter)
