@@ -395,9 +395,9 @@ class AutomaticModel(ConfiguredModel):
         if library != self.source.name:
             return None
         flat, states, parameters = self._flat, self._states, self._parameters
-        data, is_map = self._data, self.function_name == AutomaticMap.function_name
+        is_map = self.function_name == AutomaticMap.function_name
 
-        def residual(h: Any, theta: Any) -> Any:
+        def residual(h: Any, theta: Any, *data: Any) -> Any:
             value = flat(h, theta, *data)
             return h - value if is_map else value
 
@@ -409,6 +409,7 @@ class AutomaticModel(ConfiguredModel):
             parameters.to_vector,
             states.example,
             parameters.example,
+            self._data,
         )
 
     def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ derivative with respect to the state: dense blocks, which are computed together 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from ..compositions.batched_equilibrium import BatchedEquilibrium
 from ..compositions.sample_newton import SampleNewton
 from ..errors import ArgumentError, ModelError
 from ..linear.block_diagonal import BlockDiagonal
+from ..models.library_function import LibraryFunction
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import Model
 from ..operators.operator import Diagonal, Operator, Product
@@ -202,6 +204,24 @@ class AutomaticBatch(Batch, AutomaticModel):
             )
         leaves = [host.asarray(found[path]).reshape(self.samples, -1) for path in shapes]
         return host.concatenate(leaves, axis=1).reshape(-1)
+
+    def function_in(self, library: str) -> LibraryFunction | None:
+        """Return the function of all samples, whose states have a first axis for these."""
+        function = super().function_in(library)
+        if function is None:
+            return None
+        source, shape = self.source, (self.samples, self.sample_size)
+        to_tree, to_vector = (
+            source.vectorized(of_one, (0,))
+            for of_one in (self._states.to_tree, self._states.to_vector)
+        )
+        zeros = source.to_library(host.zeros(shape))[0]
+        return dataclasses.replace(
+            function,
+            state_to_tree=lambda h: to_tree(h.reshape(shape)),
+            state_to_vector=lambda tree: to_vector(tree).reshape(-1),
+            state=to_tree(zeros),
+        )
 
     def _state_vector(self, value: Any, theta: Array) -> Any:
         if getattr(value, "shape", None) == (self.sample_size,) != (self.state_size,):

@@ -14,19 +14,23 @@ class LibraryFunction:
     Attributes
     ----------
     residual : callable
-        ``residual(h, theta)`` is R = h - f(h, theta) of a map, or the residual itself, (N,).
+        ``residual(h, theta, *data)`` is R = h - f(h, theta, *data) of a map, or the residual
+        itself, (N,).
     state_to_tree, params_to_tree : callable
         Convert an (N,) or (P,) vector of the library to the structure of the user's example.
     state_to_vector, params_to_vector : callable
         The converse.
     state, params : object
         The user's examples, with arrays of the library as leaves.
+    data : tuple
+        What f takes after (h, theta): nothing, or the model's ``args``.
     """
 
-    residual: Callable[[Any, Any], Any]
+    residual: Callable[..., Any]
     state_to_tree: Callable[[Any], Any]
     params_to_tree: Callable[[Any], Any]
     state_to_vector: Callable[[Any], Any]
     params_to_vector: Callable[[Any], Any]
     state: Any
     params: Any
+    data: tuple[Any, ...] = ()

@@ -10,6 +10,7 @@ from ..errors import ModelError
 from ..models.library_function import LibraryFunction
 from ..models.model import Model
 from ..report import SolveReport
+from .jax_data import PackedData
 from .jax_primitives import primitives
 from .solved import HostNode
 
@@ -89,9 +90,11 @@ class JaxNode:
         self.name = f"mfdeq.to_jax({model.display_name})"
         self._function: LibraryFunction | None = model.function_in("JAX")
         self.residual: Any = None  # unless JAX differentiates the model
-        if self._function is not None and self._has_forward_mode(self._function.residual):
-            self.residual = self._function.residual
+        self._data = None if self._function is None else PackedData(self._jax, self._function.data)
+        if self._function is not None and self._has_forward_mode(self._residual):
+            self.residual = self._residual
             self.host.use_quick_newton(self._dense_linearization())
+            self.host.split = self._split
 
     @property
     def solves(self) -> int:
@@ -103,13 +106,16 @@ class JaxNode:
         """The report of the last forward solve, with its residuals; None before the first."""
         return self.host.report
 
-    def __call__(self, theta: Any, *, h0: Any = None) -> Any:
-        """Return the equilibrium h*(theta).
+    def __call__(self, theta: Any, *args: Any, h0: Any = None) -> Any:
+        """Return the equilibrium h*(theta), or that with other data beside the parameters.
 
         Parameters
         ----------
         theta : (P,) array or pytree of arrays
             The parameters, in the structure of the example of `from_jax` or as a vector.
+        *args : pytree of arrays, optional
+            Data like the ``args`` of `from_jax`, instead of those of the model, with derivatives
+            with respect to them. Several are one tuple.
         h0 : array or pytree, optional
             The start, by default that of the model. Derivatives with respect to it are zero.
 
@@ -125,11 +131,39 @@ class JaxNode:
         """
         jnp, function, model = self._jax.numpy, self._function, self.host.model
         params = self._vector(theta, "params", model.param_size)
+        if args:
+            params = self._with_data(params, args[0] if len(args) == 1 else args)
         start = jnp.zeros(0, params.dtype)
         if h0 is not None:
             start = self._vector(h0, "h0", model.state_size).astype(params.dtype)
         h = primitives().state.bind(params, start, node=self)
         return h if function is None else function.state_to_tree(h)
+
+    def _with_data(self, params: Any, args: Any) -> Any:
+        """Return the parameters and the data as one vector."""
+        if self.residual is None or self._data is None or not self._data.size:
+            raise ModelError(
+                f"args of {self.name}: expected none, got data for a model that has none or is not "
+                "a function of JAX: pass args=example to mfdeq.from_jax, or make a node of "
+                "model.with_args(...)"
+            )
+        return self._jax.numpy.concatenate([params, self._data.pack(args, params.dtype, self.name)])
+
+    def _residual(self, h: Any, theta: Any) -> Any:
+        """Return R, where data may follow the parameters."""
+        function, P = self._function, self.host.model.param_size
+        assert function is not None
+        assert self._data is not None
+        data = function.data if theta.shape[-1] == P else self._data.unpack(theta[P:])
+        return function.residual(h, theta[:P], *data)
+
+    def _split(self, theta: Array) -> tuple[Model, Array]:
+        """Return the model with the data behind the parameters, and the parameters."""
+        model, P = self.host.model, self.host.model.param_size
+        if theta.shape[0] == P:
+            return model, theta
+        assert self._data is not None
+        return self._data.model_with(model, theta[P:]), theta[:P]
 
     def _vector(self, tree: Any, name: str, size: int) -> Any:
         """Return a tree as a vector, after checking its structure."""

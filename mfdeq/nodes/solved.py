@@ -115,6 +115,9 @@ class HostNode:
 
     Attributes
     ----------
+    split : callable
+        Returns the model and theta that an operand theta stands for: it may hold the data beside
+        the parameters too, behind them.
     solves : int
         The number of forward solves so far.
     report : SolveReport or None
@@ -137,6 +140,7 @@ class HostNode:
         self.model, self.options = model, {**solve_options, "error_estimates": False}
         self._linearize: Linearize | None = None
         self._known: KnownEquilibria[Solved] = KnownEquilibria(model.state_size)
+        self.split: Callable[[Array], tuple[Model, Array]] = lambda theta: (model, theta)
         self.solves = 0
         self.report: SolveReport | None = None
 
@@ -162,8 +166,9 @@ class HostNode:
         try:
             solved = self._solve_quickly(theta, h0)
             if solved is None:
-                general = solve(self.model, theta, h0, **self.options)
-                solved = Solved(self.model, theta, self.options, general=general)
+                model, params = self.split(theta)
+                general = solve(model, params, h0, **self.options)
+                solved = Solved(model, params, self.options, general=general)
         except Exception as error:
             record_error(error)
             self.report = getattr(error, "report", None)
@@ -176,22 +181,24 @@ class HostNode:
         if self._linearize is None or type(theta) is not host.ndarray:
             return None
         linearize = self._linearize
-        start = Problem(self.model, theta, h0).initial_state(h0)
+        model, params = self.split(theta)
+        start = Problem(model, params, h0).initial_state(h0)
         quick = quick_newton(lambda h: linearize(h, theta), start, self.options.get("rtol"))
-        return None if quick is None else Solved(self.model, theta, self.options, quick)
+        return None if quick is None else Solved(model, params, self.options, quick)
 
     def at(self, theta: Array, state: Array) -> Solved:
         """Return the equilibrium at theta whose state is known, with its factor."""
 
         def make() -> Solved:
+            model, params = self.split(Backend.of(theta).copied(theta))
             eq = equilibrium_at(
-                self.model,
-                Backend.of(theta).copied(theta),
+                model,
+                params,
                 Backend.of(state).copied(state),
                 solver=self.options.get("solver", "auto"),
             )
             eq.error_estimates = False
-            return Solved(self.model, eq.params, self.options, general=eq)
+            return Solved(model, eq.params, self.options, general=eq)
 
         return self._known.get((theta, state), make)
 

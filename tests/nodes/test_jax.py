@@ -288,3 +288,64 @@ def test_bad_models_and_options_are_refused():
         mfdeq.to_jax(lambda h: h)
     with pytest.raises(mfdeq.ArgumentError, match=r"options of mfdeq.to_jax: expected one of"):
         mfdeq.to_jax(ByHand(), tolerance=1e-3)
+
+
+def with_data(h, theta, args):
+    x, (kind,) = args["x"], args["kind"]
+    return jnp.tanh(W @ h + U @ theta * x[0] + jnp.where(kind == 1, x[1:], 0.0))
+
+
+DATA = {"x": RNG.standard_normal(N + 1), "kind": (np.arange(N) % 2,)}
+
+
+def unrolled_with(theta, args):
+    step = lambda h, _: (with_data(h, theta, args), None)  # noqa: E731
+    return jax.lax.scan(step, jnp.zeros(N, theta.dtype), None, length=60)[0]
+
+
+def all_close(found, expected):
+    leaves = map(jax.tree_util.tree_leaves, (found, expected))
+    for ours, theirs in zip(*leaves, strict=True):
+        close(ours, theirs, 1e-9)
+
+
+def test_data_beside_the_parameters_have_derivatives():
+    example = jax.tree_util.tree_map(np.zeros_like, DATA)
+    model = mfdeq.from_jax(with_data, np.zeros(N), np.zeros(P), "map", args=example)
+    state = mfdeq.to_jax(model)
+    close(state(THETA), unrolled_with(jnp.asarray(THETA), example), 1e-9)
+
+    def derivatives(solve):
+        def loss(theta, x):
+            return jnp.sum(jnp.sin(solve(theta, {"x": x, "kind": DATA["kind"]})))
+
+        return jax.jit(jax.hessian(loss, argnums=(0, 1)))(THETA, DATA["x"])
+
+    all_close(derivatives(state), derivatives(unrolled_with))
+    assert state.solves == 2
+    with pytest.raises(mfdeq.ModelError, match="expected the structure of the args"):
+        state(THETA, DATA["x"])
+    with pytest.raises(mfdeq.ModelError, match="data for a model that has none"):
+        mfdeq.to_jax(square_root())(jnp.ones(1), 2.0)
+
+
+def test_a_batched_model_is_solved_as_a_batch():
+    xs = RNG.standard_normal((5, N))
+    f = lambda h, theta, x: jnp.tanh(W @ h + U @ theta + x)  # noqa: E731
+    model = mfdeq.from_jax(f, np.zeros(N), np.zeros(P), "map", args=np.zeros((5, N)), batched=True)
+    state = mfdeq.to_jax(model)
+
+    def by_samples(theta, xs):
+        step = lambda h, x: jax.lax.scan(  # noqa: E731
+            lambda h, _: (f(h, theta, x), None), h, None, length=60
+        )[0]
+        return jax.vmap(lambda x: step(jnp.zeros(N), x))(xs)
+
+    def hessian(solve):
+        loss = lambda theta, xs: jnp.sum(jnp.sin(solve(theta, xs)))  # noqa: E731
+        value_and_gradients = jax.value_and_grad(loss, argnums=(0, 1))
+        return jax.jit(lambda *x: (value_and_gradients(*x), jax.hessian(loss)(*x)))(THETA, xs)
+
+    all_close(hessian(state), hessian(by_samples))
+    assert state.solves == 1
+    assert state(THETA, xs).shape == (5, N)
