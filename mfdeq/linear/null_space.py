@@ -17,8 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays.backend import Array, Backend, array_on_host, host
+import scipy.linalg
+
+from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..operators.operator import Matrix, Operator
+
+MAX_DEFECT_ROUNDINGS = 1e4  # |A V| beside |A| |V|, in rounding units, where V is a null space
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,11 @@ class NullSpace:
     left: Array
     right: Array | None
 
-    def balanced(self, b: Array) -> Array:
-        """Return b without its part along W, so that A x = b has a solution."""
-        W = self.left
+    def balanced(self, b: Array, adjoint: bool = False) -> Array:
+        """Return b without its part along W, so that A x = b has a solution; or along V."""
+        W = self.right if adjoint else self.left
+        if W is None:
+            return b
         inner = array_on_host(W.T @ W).astype("float64")
         small = Backend.of(W).coefficients(host.linalg.inv(inner).astype(array_on_host(W).dtype))
         return b - W @ (small @ (W.T @ b))
@@ -64,6 +70,25 @@ class NullSpace:
         return None if bool(xp.all(vector == vector[0])) else vector
 
 
+def are_null(A: Operator, X: Array) -> bool:
+    """Return whether the columns of X are null vectors of A, up to rounding in each equation."""
+    xp, limit = A.backend.xp, MAX_DEFECT_ROUNDINGS * A.backend.eps
+    return all(
+        bool(xp.all(xp.abs(A._apply(x)) <= limit * A.abs_apply(x)))
+        for x in (X[:, k] for k in range(X.shape[1]))
+    )
+
+
+def pivots(basis: Any) -> list[int]:
+    """Return as many rows of an (N, m) array on the host as it has columns, which are independent.
+
+    They have large entries.
+    """
+    columns = basis / host.linalg.norm(basis, axis=0)
+    _, _, order = scipy.linalg.qr(columns.T, mode="economic", pivoting=True)
+    return [int(i) for i in order[: basis.shape[1]]]
+
+
 class PinnedMatrix(Matrix):
     """A regular matrix that differs from a singular one in a few entries.
 
@@ -79,3 +104,23 @@ class PinnedMatrix(Matrix):
     def __init__(self, backend: Backend, array: Any, singular: Operator) -> None:
         super().__init__(backend, array)
         self.singular, self.scales = singular, singular.scales
+
+    @classmethod
+    def of(cls, A: Operator, left: Array, right: Array) -> PinnedMatrix:
+        """Pin a sparse matrix, or a dense one, with these null vectors."""
+        backend, n = A.backend, A.shape[0]
+        A.null_space = NullSpace(left, right)
+        rows, columns = (pivots(array_on_host(x).astype("float64")) for x in (left, right))
+        sums = array_on_host(A.abs_apply(backend.zeros(n) + 1.0))
+        sizes = [float(sums[i]) or 1.0 for i in rows]
+        update = host.zeros((n, n)) if is_dense(A.array) else None
+        if update is not None:
+            update[rows, columns] = sizes
+            return cls(backend, A.array + backend.from_host(update), A)
+        sizes, rows, columns = (
+            backend.xp.asarray(x, device=backend.device) for x in (sizes, rows, columns)
+        )
+        pins = backend.sparse.csr_matrix(
+            (backend.xp.asarray(sizes, dtype=backend.dtype), (rows, columns)), shape=(n, n)
+        )
+        return cls(backend, (A.array + pins).tocsr(), A)

@@ -25,20 +25,19 @@ from ..models.elimination import ReplacedEquations
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .factor import Factor
-from .null_space import NullSpace, PinnedMatrix
+from .null_space import NullSpace, PinnedMatrix, are_null
 from .part_counts import PartCounts
 from .protocols import Solver
 
 RTOL_SHARE = 0.7  # of a tolerance, which leaves the rest to the null vectors
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
-MAX_DEFECT_ROUNDINGS = 1e4  # |W'A| beside |W|'|A|, in rounding units, where W is a null space
 
 
 def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     """Set up a factor of A by a solver, of its parts if it is composed of some."""
     if (composed := A.factor_of_parts(solver, counts)) is not None:
         return composed
-    if isinstance(A, ReplacedEquations) and _are_null(A.base.H, A.projection.basis):  # type: ignore[attr-defined]
+    if isinstance(A, ReplacedEquations) and are_null(A.base.H, A.projection.basis):  # type: ignore[attr-defined]
         try:
             return PinnedFactor.set_up(solver, A, counts)
         except (ArgumentError, ConvergenceError, SingularStateError):
@@ -48,19 +47,10 @@ def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
     return solver.setup(A, counts)
 
 
-def _are_null(A: Operator, X: Array) -> bool:
-    """Return whether the columns of X are null vectors of A, up to rounding in each equation."""
-    xp, limit = A.backend.xp, MAX_DEFECT_ROUNDINGS * A.backend.eps
-    return all(
-        bool(xp.all(xp.abs(A._apply(x)) <= limit * A.abs_apply(x)))
-        for x in (X[:, k] for k in range(X.shape[1]))
-    )
-
-
 def _null_vectors(A: ReplacedEquations) -> Array | None:
     """Return the null vectors of A without constraints, if they are known or are those of A'."""
     for V in (A.projection.right, A.projection.basis):
-        if V is not None and _are_null(A.base, V):
+        if V is not None and are_null(A.base, V):
             return V
     return None
 
@@ -261,4 +251,4 @@ class PinnedFactor(Factor):
 def _is_like(A: ReplacedEquations, other: ReplacedEquations) -> bool:
     """Return whether a matrix has the same replaced equations, and null vectors."""
     same = A.shape == other.shape and A.projection.rows == other.projection.rows
-    return same and _are_null(A.base.H, A.projection.basis)  # type: ignore[attr-defined]
+    return same and are_null(A.base.H, A.projection.basis)  # type: ignore[attr-defined]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from support.dependent_equations import DependentEquations, check_every_operator
+from support.singular_systems import Linear, grid
 
 import mfdeq
-from mfdeq.linear import pinned
+from mfdeq.linear import null_space, pinned
 
 
 @pytest.fixture
@@ -32,12 +33,6 @@ def test_every_operator_is_that_of_the_dense_bordered_system(is_map, m, redundan
     equations = DependentEquations.random(is_map, m, form="sparse")
     check_every_operator(equations, "detect" if redundant == "detected" else equations.W)
     assert factors
-
-
-def grid(n, neumann):
-    ends = np.r_[1.0, np.full(n - 2, 2.0), 1.0] if neumann else np.full(n, 2.0)
-    L = sp.diags([-np.ones(n - 1), ends, -np.ones(n - 1)], [-1, 0, 1])
-    return sp.csr_matrix(sp.kronsum(L, L))
 
 
 class Diffusion(mfdeq.ResidualModel):
@@ -123,27 +118,6 @@ def weights(n):
     return np.exp(np.add.outer(x, np.sin(2.0 * x))).ravel()
 
 
-class Linear(mfdeq.ResidualModel):
-    """A h = theta for a singular A, with the left null vectors W."""
-
-    def __init__(self, A, W):
-        self.A, self.state_size, self.param_size = A, A.shape[0], A.shape[0]
-        self.W, self.dual = W, np.linalg.solve(W.T @ W, W.T)
-
-    def balanced(self, x):
-        return x - self.W @ (self.dual @ x)
-
-    def residual(self, h, theta):
-        return self.A @ h - self.balanced(theta)
-
-    def linearize(self, h, theta):
-        n = self.state_size
-        B = sp.linalg.LinearOperator(
-            (n, n), lambda x: -self.balanced(x), lambda y: -self.balanced(y), dtype=float
-        )
-        return mfdeq.Linearization(self.A, B, lambda lam: mfdeq.Curvature())
-
-
 def two_scaled_grids(n):
     """Return D L D of two grids with no flux between them, and its null vectors."""
     d = weights(n)
@@ -203,7 +177,7 @@ def test_a_nonlinear_problem_reuses_its_factors(factors, monkeypatch):
     for found in results[:-1]:
         for one, other in zip(found, results[-1], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6 * abs(other).max())
-    monkeypatch.setattr(pinned, "MAX_DEFECT_ROUNDINGS", -1.0)  # so that none is made
+    monkeypatch.setattr(null_space, "MAX_DEFECT_ROUNDINGS", -1.0)  # so that none is made
     F = mfdeq.ReducedFunctional(model, loss)
     made = len(factors)
     for one, other in zip(results[-1], (F.gradient(load), F.hessian(load) @ load), strict=False):

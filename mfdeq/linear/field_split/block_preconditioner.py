@@ -7,12 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...arrays.backend import Array
+from ...arrays.backend import Array, Backend
 from ...arrays.sparse import stored_bytes
 from ...errors import ArgumentError, SingularStateError
 from ...operators.operator import Matrix, Operator, Zero
 from ..costs import BYTES_PER_ENTRY
 from ..factor import Factor
+from ..krylov.factors import matrix_for
+from ..null_space import PinnedMatrix, are_null
 from ..operands import matrix_of
 from ..preconditioners.wrappers import OperatorPreconditioner
 from ..protocols import Preconditioner, PreconditionerOperator, Solver
@@ -50,7 +52,7 @@ class BlockPreconditioner(PreconditionerOperator):
         self.fields, self.described, self.kind, self.schur = fields, described, kind, schur
         blocks = self._blocks(A)
         targets = self._targets(A, blocks)
-        parts = [self._set_up(i, target) for i, target in enumerate(targets)]
+        parts = [self._set_up(i, target, A) for i, target in enumerate(targets)]
         self._adopt(blocks, parts, targets[-1])
 
     def _blocks(self, A: Operator) -> Blocks:
@@ -80,12 +82,13 @@ class BlockPreconditioner(PreconditionerOperator):
             targets.append(target)
         return targets
 
-    def _set_up(self, i: int, target: Operator) -> PreconditionerOperator:
+    def _set_up(self, i: int, target: Operator, A: Operator) -> PreconditionerOperator:
         described = self.described[i]
         try:
+            matrix = self._matrix_for(i, target, A)
             if isinstance(described, Solver):
-                return FactorSolves(described.setup(target))
-            return described.setup(target)
+                return FactorSolves(described.setup(matrix))
+            return described.setup(matrix)
         except ArgumentError as error:
             raise ArgumentError(f"{self.fields.names[i]} of mfdeq.FieldSplit: {error}") from error
         except SingularStateError as error:
@@ -93,10 +96,31 @@ class BlockPreconditioner(PreconditionerOperator):
             block, advice = "the diagonal block of A", "pass schur='selfp' if it is the last field"
             if last and self.schur is not None:
                 block, advice = "the approximate Schur complement", "pass another schur"
-            raise ArgumentError(
+            raise SingularStateError(
                 f"{self.fields.names[i]} of mfdeq.FieldSplit: {block} is singular, which A itself "
-                f"need not be: {advice}, or another preconditioner for this field"
+                f"need not be: {advice}, or another preconditioner for this field",
+                digits=error.digits,
             ) from error
+
+    def _matrix_for(self, i: int, target: Operator, A: Operator) -> Operator:
+        """Return the matrix that is set up for a field whose matrix may be singular."""
+        pinned, described = self._pinned(i, target, A), self.described[i]
+        return pinned if isinstance(described, Solver) else matrix_for(described, pinned)
+
+    def _pinned(self, i: int, target: Operator, A: Operator) -> Operator:
+        """Return the matrix of a field with the null vectors of A, if they are its own as well.
+
+        The constant of a pressure is one of a Schur complement, but not of a mass matrix.
+        """
+        if A.null_space is None or A.null_space.right is None or target.array is None:
+            return target
+        both = (self.fields.split(x)[i] for x in (A.null_space.left, A.null_space.right))
+        left, right = (_nonzero_columns(x) for x in both)
+        if not 0 < left.shape[1] == right.shape[1]:
+            return target
+        if not (are_null(target, right) and are_null(target.H, left)):  # type: ignore[attr-defined]
+            return target
+        return PinnedMatrix.of(target, left, right)
 
     def _adopt(self, blocks: Blocks, parts: list[PreconditionerOperator], target: Operator) -> None:
         below, above = (self.kind in (kind, "full") for kind in ("lower", "upper"))
@@ -176,13 +200,16 @@ class BlockPreconditioner(PreconditionerOperator):
         blocks = self._blocks(A)
         targets = self._targets(A, blocks)
         parts = [copy.copy(part) for part in self.parts]
-        refreshed = [part.refresh(target) for part, target in zip(parts, targets, strict=True)]
+        refreshed = [
+            part.refresh(self._matrix_for(i, target, A))
+            for i, (part, target) in enumerate(zip(parts, targets, strict=True))
+        ]
         if not any(refreshed):
             return False
         self._adopt(
             blocks,
             [
-                parts[i] if refreshed[i] else self._set_up(i, target)
+                parts[i] if refreshed[i] else self._set_up(i, target, A)
                 for i, target in enumerate(targets)
             ],
             targets[-1],
@@ -285,10 +312,16 @@ class FactorSolves(PreconditionerOperator):
         return self.factor.nbytes
 
     def _apply(self, x: Array) -> Array:
-        return self.factor._attempt(x, self.factor.rtol, False)
+        return self._solve(x, False)
 
     def _apply_adjoint(self, y: Array) -> Array:
-        return self.factor._attempt(y, self.factor.rtol, True)
+        return self._solve(y, True)
+
+    def _solve(self, b: Array, adjoint: bool) -> Array:
+        null_space = self.factor.A.null_space
+        if null_space is not None:
+            b = null_space.balanced(b, adjoint)
+        return self.factor._attempt(b, self.factor.rtol, adjoint)
 
     def forget(self) -> None:
         """Discard what the factor would reuse from earlier solves."""
@@ -300,6 +333,12 @@ def _quotient(x: Array, product: Array, target: Operator) -> float:
     vecdot = target.backend.xp.vecdot
     size = float(vecdot(x, target._apply(x)))
     return float(vecdot(x, product)) / size if size else math.inf
+
+
+def _nonzero_columns(x: Array) -> Array:
+    xp = Backend.of(x).xp
+    kept = [k for k in range(x.shape[1]) if bool(xp.any(x[:, k] != 0.0))]
+    return xp.take(x, xp.asarray(kept, dtype=xp.int64, device=Backend.of(x).device), axis=1)
 
 
 def _sign(x: float) -> float:

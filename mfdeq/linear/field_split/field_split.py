@@ -77,6 +77,10 @@ class FieldSplit(Preconditioner):
     that is fixed at one point only, they are corrected: c z z' for the constant z is added to the
     inverse of S.
 
+    A pressure that is known up to a constant, in a model of `mfdeq.constrain`, needs nothing of
+    that. Where S has the constant as well, as with "selfp", its solver gets a matrix with a pinned
+    entry, and its multigrid projects the constant out.
+
     A LinearOperator as the preconditioner of the last field approximates the inverse of S. Other
     approximations of it, such as those by commutators (LSC, PCD), are written so, in a function
     A -> M that builds the whole preconditioner.
@@ -125,6 +129,7 @@ class FieldSplit(Preconditioner):
 
     # An indefinite system converges slowly at first, and not at all if GMRES is restarted then.
     vectors_per_cycle = 100
+    suits_singular = True
     columns_per_space = 1
 
     def __post_init__(self) -> None:
@@ -191,6 +196,8 @@ class FieldSplit(Preconditioner):
         ArgumentError
             If the fields are not a partition of the unknowns, if the preconditioner of a field does
             not suit it, or if the diagonal block of a field is zero and there is no `schur` for it.
+        SingularStateError
+            If the matrix of a field is singular.
         """
         A = operator_of(A)
         if A.backend.library.distributed:

@@ -462,7 +462,8 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_wrong_arguments_are_named(what):
     make, message = WRONG[what]
-    with pytest.raises((mfdeq.ArgumentError, mfdeq.ModelError), match=message):
+    errors = (mfdeq.ArgumentError, mfdeq.ModelError, mfdeq.SingularStateError)
+    with pytest.raises(errors, match=message):
         make()
 
 
