@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -329,3 +330,43 @@ def test_reactions_agree_with_closed_forms(capsys, monkeypatch, tmp_path):
     assert len(errors) == 6
     assert max(errors) < 1e-10
     assert (tmp_path / "reactions.png").exists()
+
+
+@pytest.fixture
+def cavity():
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import cavity
+
+    return cavity
+
+
+def test_cavity_derivatives_pass_verification(cavity):
+    flow = cavity.Cavity(8)
+    theta = cavity.parameters(8, 20.0) + 0.1 * np.random.default_rng(0).standard_normal(8)
+    found = mfdeq.verify(flow.constrained(), theta, flow.energy())
+    assert found.verdict == "PASS", str(found)
+
+
+def test_cavity_comes_close_to_the_published_velocities(cavity, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cavity.main(["--size", "small"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.findall(r"-?\d[\d.e-]*", line) for line in lines if line.startswith("  Re = ")]
+    numbers = np.array(rows, dtype=float)  # Re, u, v, mean pressure, imbalance
+    assert (numbers[:, 1:3] < np.array([[0.02], [0.02], [0.04]])).all()  # 32 x 32 cells
+    assert (abs(numbers[:, 3:]) < 1e-14).all()
+    (errors,) = (line for line in lines if line.startswith("errors beside differences"))
+    gradient, product = map(float, re.findall(r"\d[\d.e-]*", errors))
+    assert gradient < 1e-8
+    assert product < 1e-6
+    assert (tmp_path / "cavity.png").exists()
+
+
+def test_cavity_velocities_at_one_percent_of_the_lid(cavity):
+    """At Re = 400, where 64 x 64 cells are enough."""
+    flow = cavity.Cavity(64)
+    model, state = flow.constrained(), None
+    for reynolds in (100, 400):
+        theta = cavity.parameters(64, reynolds)
+        state = mfdeq.solve(model, theta, state).state
+    assert max(flow.differences(state, theta, 1)) < 0.01
