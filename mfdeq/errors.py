@@ -173,7 +173,7 @@ class SingularStateError(MfdeqError, ArithmeticError):
     unknowns, equations : list of int
         The unknowns and the equations that make up the null vectors of A and of its adjoint.
     right, left : (N,) array or None
-        The null vectors of A and of its adjoint.
+        The null vectors of A and of its adjoint; (N, k) arrays if a model has k of them.
         As in `ConvergenceError`.
 
     Examples

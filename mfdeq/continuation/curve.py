@@ -28,13 +28,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..arrays.backend import Array, Backend
-from ..equilibrium.redundancy import bind
+from ..equilibrium.constrained_equilibrium import bind
 from ..equilibrium.solve import solve
 from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
-from ..models.constrained import ConstrainedModel
 from ..models.model import Model
 from ..models.problem import CheckedLinearization, Problem
 from ..models.vectors import flatten_params
@@ -103,15 +102,14 @@ class Curve:
         self.inner = InnerProduct(self.backend, problem.state_size, unit)
         self.dot, self.length = self.inner.dot, self.inner.length
         self.failures, self.last_failure = 0, ""
-        sign = 1 if self.is_map or model.time_sign is None else -model.time_sign
-        self.stability = Stability(solver, eigenvalues, self.is_map, sign, self.inner)
+        self.stability = Stability(solver, eigenvalues, self.is_map, model.stable_sign, self.inner)
         self._recent: list[tuple[Array, CheckedLinearization]] = []  # of the last two states
         self._spectra: list[tuple[Array, Spectrum]] = []
         self.size = problem.state_size
 
     def bind(self, start: Any) -> None:
         """Prepare a constrained model at the start, from which a run that is resumed began, too."""
-        if not isinstance(self.model, ConstrainedModel):
+        if not self.model.has_constraints:
             return
         h0 = self.start_state(start)
         t = start.t if isinstance(start, Point) else 0.0

@@ -8,7 +8,6 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, ModelError, warn
 from ..locks import Once, cached_property
-from ..models.constrained import ConstrainedModel
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
@@ -86,7 +85,7 @@ def mixed(*models: Model) -> Model:
             f"mfdeq.mixed: expected only FixedPointModels or only ResidualModels, got {kinds}"
         )
     for model in models:
-        if isinstance(model, ConstrainedModel):
+        if model.has_constraints:
             raise ArgumentError(
                 "mfdeq.mixed: expected models without constraints, got "
                 f"{model.display_name}: mix the models first, and constrain the result, "

@@ -19,7 +19,7 @@ from .equilibrium import Equilibrium
 from .gauges import IMBALANCE_ROUNDINGS
 from .null_spaces import null_defects
 from .null_vectors import MAX_CANCELLATION_ROUNDINGS
-from .redundancy import describe_redundant
+from .redundancy import describe_redundant, prepare
 
 MAX_GIVEN_DEFECT = 1e-6  # |A'w| beside |A|'|w| of a combination of equations that a user passes
 
@@ -196,6 +196,13 @@ class ConstrainedEquilibrium(Equilibrium):
         """
         return self._second_along(self.base, u, v)
 
+    @classmethod
+    def prepare(cls, problem: Problem, start: Array, project: bool) -> Array:
+        """Find the redundant equations, and return the start projected onto linear constraints."""
+        model = problem.model
+        assert isinstance(model, ConstrainedModel)
+        return prepare(problem, model, start, project)
+
     # Whether the equations are consistent.
 
     def check_state(self) -> None:
@@ -266,5 +273,26 @@ def equilibrium_of(
     report: SolveReport,
 ) -> Equilibrium:
     """Return the equilibrium of a model at a state, of the class that belongs to the model."""
-    cls = problem.model.equilibrium_class or Equilibrium
-    return cls(problem, state, linearized, solver, report)
+    return _class_of(problem)(problem, state, linearized, solver, report)
+
+
+def bind(problem: Problem, start: Array, project: bool = True) -> Array:
+    """Prepare a model for a solve, and return the start, projected onto linear constraints.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : (N,) array
+    project : bool, optional
+        Whether to return a start that satisfies linear constraints.
+
+    Raises
+    ------
+    ArgumentError, ConvergenceError, SingularStateError
+        If the equations are not consistent, or constraints do not fit those that are redundant.
+    """
+    return _class_of(problem).prepare(problem, start, project)
+
+
+def _class_of(problem: Problem) -> type[Equilibrium]:
+    return problem.model.equilibrium_class or Equilibrium

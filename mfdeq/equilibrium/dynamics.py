@@ -17,20 +17,23 @@ STABLE_RATE = 4.0  # relative to A, of the eigenvalues that take the place of ze
 def dynamics_of(linearized: CheckedLinearization) -> Operator:
     """Return an operator with the eigenvalues of A that say whether an equilibrium is stable.
 
-    It is A but for a constrained model, whose A has a zero eigenvalue for each quantity that dh/dt
-    conserves. With the left null vectors W and W'U = I, those of A + rate U W' are the others, and
-    the rate, which counts as stable, in place of each zero.
+    It is A but for a constrained model and a declared null space, where A has a zero eigenvalue for
+    each quantity that dh/dt conserves. With the left null vectors W and W'U = I, those of
+    A + rate U W' are the others, and the rate, which counts as stable, in place of each zero.
 
     Raises
     ------
     ArgumentError
         If the conserved quantities depend on the state, and A is too large to be decomposed.
     """
-    linearization = linearized.linearization
-    if not isinstance(linearization, ConstrainedLinearization):
+    linearization, gauge = linearized.linearization, linearized.gauge
+    if isinstance(linearization, ConstrainedLinearization):
+        A, projection = linearization.base.A, linearization.projection
+    elif gauge is not None:
+        A, projection = gauge.given, gauge.projection
+    else:
         return linearized.A
-    base, projection = linearization.base, linearization.projection
-    A, W = base.A, array_on_host(projection.basis).astype("float64")
+    W = array_on_host(projection.basis).astype("float64")
     limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * linearization.state_accuracy)
     if max(null_defects(A, projection.basis)) > limit:
         found = find_null_spaces(A, W.shape[1], linearization.state_accuracy)
@@ -42,7 +45,7 @@ def dynamics_of(linearized: CheckedLinearization) -> Operator:
         W = found.left
     columns = array_on_host(projection.columns).astype("float64")
     dual = W @ host.linalg.inv(columns.T @ W)
-    rate = linearization.stable_sign * STABLE_RATE * rate_of(A)
+    rate = linearized.stable_sign * STABLE_RATE * rate_of(A)
     backend = A.backend
     if is_sparse(A.array):
         update = backend.sparse.csr_matrix(

@@ -134,6 +134,21 @@ class LinearizedEquilibrium:
         """The factor of A with what is known about the singularity of A."""
         return examine(self.problem, self.state, self.linearized, self.solver, self.report)
 
+    @classmethod
+    def prepare(cls, problem: Problem, start: Array, project: bool) -> Array:
+        """Prepare a model for a solve, and return its start.
+
+        Parameters
+        ----------
+        problem : Problem
+        start : (N,) array
+        project : bool
+            Whether the start may be changed.
+        """
+        if problem.backend.library.declares_null_spaces:
+            check_balance(problem, start, problem.linearize(start))
+        return start
+
     def check_state(self) -> None:
         """Raise an error if the state is no equilibrium for a reason that R does not show.
 

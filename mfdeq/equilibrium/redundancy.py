@@ -1,6 +1,6 @@
 """Which equations of a constrained model are redundant.
 
-`bind` is called at the start of a solve. The first one finds the redundant equations, checks the
+`prepare` is called at the start of a solve. The first one finds the redundant equations, checks the
 constraints against the null vectors of A, and decides what takes the place of the equations.
 """
 
@@ -18,21 +18,20 @@ from ..models.problem import Problem
 from .constrained_starts import perturbed, projected
 from .constraint_checks import MIN_FIXED, checked_constraints, unfixed
 from .eliminations import eliminate, rate_of
-from .gauges import check_balance
 from .naming import describe_combinations
 from .null_spaces import NullSpaces, find_null_spaces
 
 
-def bind(problem: Problem, start: Array, project: bool = True) -> Array:
+def prepare(problem: Problem, model: ConstrainedModel, start: Array, project: bool) -> Array:
     """Prepare a constrained model for a solve, and return the start projected onto constraints.
-
-    Any other model is left alone.
 
     Parameters
     ----------
     problem : Problem
+    model : ConstrainedModel
+        Its model.
     start : (N,) array
-    project : bool, optional
+    project : bool
         Whether to return a start that satisfies linear constraints.
 
     Raises
@@ -40,11 +39,6 @@ def bind(problem: Problem, start: Array, project: bool = True) -> Array:
     ArgumentError, SingularStateError
         If the constraints do not fit the redundant equations.
     """
-    model = problem.model
-    if not isinstance(model, ConstrainedModel):
-        if problem.backend.library.declares_null_spaces:
-            check_balance(problem, start, problem.linearize(start))
-        return start
     model.forget()
     if project:
         start = projected(problem, model, start)

@@ -15,12 +15,11 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import SingularStateError
 from ..linear import Factor
 from ..linear.scaling import Scaling
-from ..models.constrained import ConstrainedModel
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .naming import describe_combinations, names_of
-from .null_spaces import find_null_spaces
+from .null_spaces import NullSpaces, find_null_spaces
 from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
@@ -47,7 +46,7 @@ class Singularity:
     unknowns, equations : list of int
         The unknowns and the equations that make up the null vectors.
     right, left : (N,) array
-        The null vectors of A and of its adjoint.
+        The null vectors of A and of its adjoint; (N, k) arrays if there are several.
     digits : float
         Digits left in a solution of A x = b.
     message : str
@@ -133,7 +132,8 @@ def describe(
     names = names_of(problem.unknown_name, unknowns), names_of(problem.equation_name, equations)
     text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows))
     if kind in (FREE, DEPENDENT):
-        text += _constraint_advice(problem, linearized, unknowns, (right, left))
+        advice, right, left = _constraint_advice(problem, linearized, unknowns, (right, left))
+        text += advice
     if kind == FOLD and _moves_with_no_parameter(linearized, left):
         text = text.replace("a fold,", "a bifurcation, or a fold that no parameter moves,")
     message = f"the state operator A is singular ({digits:.1f} digits left): {text}"
@@ -247,24 +247,43 @@ def _constraint_advice(
     linearized: CheckedLinearization,
     unknowns: list[int],
     null: tuple[Array, Array],
-) -> str:
-    """Return the line that adds what is missing to the model."""
-    if isinstance(problem.model, ConstrainedModel):
-        return ". The constraints of the model do not fix them"
+) -> tuple[str, Array, Array]:
+    """Return the line that adds what is missing to the model, and the null vectors that it uses."""
+    if problem.model.has_constraints:
+        return ". The constraints of the model do not fix them", *null
     A, accuracy = linearized.A, linearized.linearization.state_accuracy
     spaces = find_null_spaces(A, 1, accuracy)
-    if spaces is not None and spaces.dimension > 1:
-        combinations = describe_combinations(problem.equation_name, spaces.left)
-        return (
-            ". mfdeq.constrain(model, mfdeq.LinearConstraint(C, totals)) does that with a row of C "
-            f"for each combination of equations that vanishes: {'; '.join(combinations)}"
-        )
+    if spaces is None or spaces.dimension == 1:
+        return f": mfdeq.constrain(model, {_single_constraint(unknowns, null)})", *null
+    combinations = describe_combinations(problem.equation_name, spaces.left)
+    text = (
+        f". mfdeq.constrain(model, {_several_constraints(spaces)}) does that with a row for each "
+        f"combination of equations that vanishes: {'; '.join(combinations)}"
+    )
     n = A.shape[0]
+    return text, *(A.backend.from_host(x, n) for x in (spaces.right, spaces.left))
+
+
+def _several_constraints(spaces: NullSpaces) -> str:
+    """Return the code of constraints that fix several null vectors, such as conserved totals."""
+    left, right = spaces.left, spaces.right
+    lengths = (host.linalg.norm(x, axis=0) for x in (left, right))
+    cosines = host.linalg.svd((left / next(lengths)).T @ (right / next(lengths)))[1]
+    # Conserved totals fix what the equations leave open, unless they are orthogonal to it.
+    name, rows = ("left", left.T) if cosines[-1] > CONSERVED_SHARE else ("right", right.T)
+    short = rows.shape[1] < MAX_SHOWN and bool((rows == host.round(rows)).all())
+    code = f"np.array({rows.astype(int).tolist()})" if short else f"error.{name}.T"
+    return f"mfdeq.LinearConstraint({code}, totals)"
+
+
+def _single_constraint(unknowns: list[int], null: tuple[Array, Array]) -> str:
+    """Return the code of the constraint that fixes one null vector."""
     right, left = (array_on_host(x) for x in null)
+    n = right.shape[0]
     if _constant(right[unknowns]):
         ones = f"np.ones({n})" if len(unknowns) == n else f"np.isin(np.arange({n}), {unknowns})"
         ones = ones if len(unknowns) in (n, *range(MAX_SHOWN)) else "error.right"
-        return f": mfdeq.constrain(model, mfdeq.LinearConstraint({ones}, total))"
+        return f"mfdeq.LinearConstraint({ones}, total)"
     conserved = abs(left @ right) > CONSERVED_SHARE  # both are of unit length
     weights = "error.left" if conserved else "error.right"
     if conserved and _constant(left[_dominating(left, STRUCTURAL_SHARE)]):
@@ -273,7 +292,7 @@ def _constraint_advice(
             weights = f"np.ones({n})"
         elif len(members) < MAX_SHOWN:
             weights = f"np.isin(np.arange({n}), {members})"
-    return f": mfdeq.constrain(model, mfdeq.LinearConstraint({weights}, total))"
+    return f"mfdeq.LinearConstraint({weights}, total)"
 
 
 def _message(

@@ -15,9 +15,8 @@ from ..linear.protocols import check_solver
 from ..models.model import Model
 from ..models.problem import Problem
 from ..report import SolveReport
-from .constrained_equilibrium import equilibrium_of
+from .constrained_equilibrium import bind, equilibrium_of
 from .equilibrium import Equilibrium
-from .redundancy import bind
 from .uniqueness import explain_failure
 
 ON_FAILURE_VALUES = ("raise", "mask")

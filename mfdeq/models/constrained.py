@@ -118,7 +118,7 @@ def constrain(
             "model of mfdeq.constrain: expected an mfdeq.FixedPointModel or an "
             f"mfdeq.ResidualModel, got a {type(model).__name__}"
         )
-    if isinstance(model, ConstrainedModel):
+    if model.has_constraints:
         raise ArgumentError(
             "model of mfdeq.constrain: expected a model without constraints, got one that has "
             "them: pass all constraints together, as a list"
@@ -187,6 +187,8 @@ class ConstrainedModel(Model):
         The redundant equations and what takes their place, once a solve has found them.
     """
 
+    has_constraints = True
+
     def __init__(
         self, of: Model, constraints: Constraints, redundant: Any, imbalance_rtol: float | None
     ) -> None:
@@ -207,11 +209,6 @@ class ConstrainedModel(Model):
         if name.startswith("_") or "of" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.of, name)
-
-    @property
-    def stable_sign(self) -> int:
-        """The sign of the real part of an eigenvalue of A that is stable."""
-        return 1 if self.time_sign is None or isinstance(self, FixedPointModel) else -self.time_sign
 
     @property
     def display_name(self) -> str:
@@ -304,9 +301,7 @@ class ConstrainedModel(Model):
         self, h: Array, theta: Array, base: CheckedLinearization
     ) -> ConstrainedLinearization:
         projection = self.projection(base.backend)
-        return ConstrainedLinearization(
-            base, projection, self.constraints, h, theta, self.stable_sign
-        )
+        return ConstrainedLinearization(base, projection, self.constraints, h, theta)
 
 
 class ConstrainedMap(ConstrainedModel, FixedPointModel):

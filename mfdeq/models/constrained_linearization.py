@@ -22,18 +22,15 @@ class ConstrainedLinearization(DeferredLinearization):
     projection : Projection
     constraints : Constraints
     h, theta : (N,) and (P,) arrays
-    stable_sign : int
-        The sign of the real part of an eigenvalue of A that is stable.
 
     Attributes
     ----------
-    base, projection, stable_sign
+    base, projection
         The arguments.
     """
 
     base: CheckedLinearization
     projection: Projection
-    stable_sign: int
 
     def __init__(
         self,
@@ -42,7 +39,6 @@ class ConstrainedLinearization(DeferredLinearization):
         constraints: Constraints,
         h: Array,
         theta: Array,
-        stable_sign: int,
     ) -> None:
         given, copy = base.linearization, base.backend.xp.asarray
         sign = 1.0 if base.is_map else -1.0
@@ -59,7 +55,7 @@ class ConstrainedLinearization(DeferredLinearization):
             state_accuracy=given.state_accuracy,
             unchanged=given.check_unchanged,
         )
-        vars(self).update(base=base, projection=projection, stable_sign=stable_sign)
+        vars(self).update(base=base, projection=projection)
 
 
 class _Parts:

@@ -27,6 +27,8 @@ class Model:
         time derivative is f(h, theta) - h. Pseudo-transient continuation follows it.
     forward_method : mfdeq.forward.ModelMethod, optional
         A method of the model's own, which ``method="auto"`` uses for it alone.
+    has_constraints : bool
+        Whether `mfdeq.constrain` has added constraints to the equations.
     equilibrium_class : type, optional
         The class, derived from `mfdeq.Equilibrium`, of which solvers return an instance.
     """
@@ -39,6 +41,12 @@ class Model:
     time_sign: int | None = None
     forward_method: Any = None
     equilibrium_class: Any = None
+    has_constraints = False
+
+    @property
+    def stable_sign(self) -> int:
+        """The sign of the real part of an eigenvalue of A that is stable: 1 for a map."""
+        return 1 if self.time_sign is None else -self.time_sign
 
     @property
     def display_name(self) -> str:
@@ -205,6 +213,7 @@ class FixedPointModel(Model):
     """
 
     function_name = "map"
+    stable_sign = 1  # of dh/dt = f - h
 
     def map(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta).

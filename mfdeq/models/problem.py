@@ -383,12 +383,17 @@ class CheckedLinearization:
         What is known of the null space of A, if the user's matrix declares one.
     is_map : bool
         Whether the model is a map.
+    stable_sign : int
+        The sign of the real part of an eigenvalue of A that is stable.
 
     Notes
     -----
     All derivatives are checked at once, but for `B` of a `DeferredLinearization`, which is computed
     and checked when it is first used.
     """
+
+    A: Operator
+    gauge: Any
 
     def __init__(self, problem: Problem, linearization: Any) -> None:
         self.name = f"{problem.name}.linearize"
@@ -400,7 +405,7 @@ class CheckedLinearization:
         self.linearization = linearization
         self.backend = problem.backend
         self.state_size, self.param_size = N, _ = problem.state_size, problem.param_size
-        self.is_map = problem.is_map
+        self.is_map, self.stable_sign = problem.is_map, problem.model.stable_sign
         # Second derivatives are those of f = h - R, so those of R change sign.
         self._sign = 1.0 if problem.is_map else -1.0
         self.like = like = problem.like

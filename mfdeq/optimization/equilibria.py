@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..equilibrium.constrained_equilibrium import equilibrium_of
+from ..equilibrium.constrained_equilibrium import bind, equilibrium_of
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.redundancy import bind
 from ..equilibrium.solve import reused_solver, solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..locks import lock_of, state_to_pickle

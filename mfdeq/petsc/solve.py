@@ -7,7 +7,7 @@ from typing import Any
 from ..arguments import one_of
 from ..arrays.backend import Array
 from ..equilibrium import solve as solving
-from ..equilibrium.redundancy import bind
+from ..equilibrium.constrained_equilibrium import bind
 from ..equilibrium.uniqueness import explain_failure
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..forward import METHODS, ConvergenceMonitor

@@ -269,6 +269,28 @@ def test_the_error_of_a_singular_model_names_every_combination():
     assert str(caught.value).endswith(f"combination of equations that vanishes: {words}")
 
 
+def dissociation(h, p):
+    rates = p[0] * h[0] - p[1] * h[1] * h[2], p[2] * h[3] - p[3] * h[4]
+    return np.array([-rates[0], rates[0], rates[0], -rates[1], rates[1]])
+
+
+@pytest.mark.parametrize("size", [5, 15])
+def test_the_error_of_several_totals_has_the_line_that_makes_the_model_regular(size):
+    def equations(h, p):
+        return np.concatenate([dissociation(h[k : k + 5], p) for k in range(0, size, 5)])
+
+    model = mfdeq.from_function(equations, size, 4, "residual", initial_state=1.0)
+    params = np.array([1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(SingularStateError) as caught:
+        mfdeq.solve(model, params)
+    words = str(caught.value).partition(" does that")[0]
+    line = words[words.index("mfdeq.constrain(") :]
+    given = {"mfdeq": mfdeq, "np": np, "model": model, "error": caught.value, "totals": 2.0}
+    eq = mfdeq.solve(eval(line, given), params)
+    assert abs(equations(eq.state, params)).max() < 1e-9
+    assert caught.value.left.shape == caught.value.right.shape == (size, 3 * size // 5)
+
+
 def test_weights_other_than_one_are_named():
     # Two molecules of A make one of B.
     def residual(h, p):

@@ -248,3 +248,19 @@ def test_functionals_and_verify_take_null_spaces():
     state = functional.equilibrium(found.params).state
     total = network.right.T @ (state.gathered() - START)
     assert abs(total).max() < 1e-8
+
+
+def test_stability_leaves_out_the_null_space():
+    network = Network(False)
+    branch = mfdeq.follow(
+        OnVecs(network, mat_of, network.right, network.left),
+        *(vec_of(THETA), vec_of(np.ones(P))),
+        start=vec_of(START),
+        span=(0.0, 0.1),
+        eigenvalues=N,
+    )
+    point = branch.points[-1]
+    A = network.linearize(point.state.gathered(), THETA + point.t).d_state
+    values = np.sort(np.linalg.eigvals(A).real)
+    found = np.sort(point.eigenvalues.real)
+    np.testing.assert_allclose(found[:-1], values[1:], atol=1e-8 * values[-1])
