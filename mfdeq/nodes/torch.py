@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.optional_packages import import_optional
+from ..derivatives.torch import from_torch
 from ..errors import ArgumentError, ModelError
 from ..models.library_function import LibraryFunction
-from ..models.model import Model
+from ..models.model import FixedPointModel, Model
 from ..report import SolveReport
 from .solved import HostNode
 
@@ -77,8 +78,10 @@ class TorchNode:
     def __init__(self, model: Model, solve_options: dict[str, Any]) -> None:
         self._torch: Any = import_optional("torch", "torch")
         self.host = HostNode(model, "mfdeq.to_torch", solve_options)
+        self._options = solve_options
         self.name = f"mfdeq.to_torch({model.display_name})"
         self._function: LibraryFunction | None = model.function_in("PyTorch")
+        self._with_data: HostNode | None = None  # whose parameters are followed by the data
 
     @property
     def solves(self) -> int:
@@ -90,13 +93,16 @@ class TorchNode:
         """The report of the last forward solve, with its residuals; None before the first."""
         return self.host.report
 
-    def __call__(self, theta: Any, *, h0: Any = None) -> Any:
-        """Return the equilibrium h*(theta).
+    def __call__(self, theta: Any, *args: Any, h0: Any = None) -> Any:
+        """Return the equilibrium h*(theta), or that with other data beside the parameters.
 
         Parameters
         ----------
         theta : (P,) tensor or pytree of tensors
             The parameters, in the structure of the example of `from_torch` or as a vector.
+        *args : pytree of tensors, optional
+            Data like the ``args`` of `from_torch`, instead of those of the model, with derivatives
+            with respect to them. Several are one tuple.
         h0 : tensor or pytree, optional
             The start, by default that of the model. Derivatives with respect to it are zero.
 
@@ -110,9 +116,9 @@ class TorchNode:
         ConvergenceError, SingularStateError
             If there is no equilibrium.
         """
-        return self._torch.compiler.disable(self._state)(theta, h0)
+        return self._torch.compiler.disable(self._state)(theta, args, h0)
 
-    def _state(self, theta: Any, h0: Any) -> Any:
+    def _state(self, theta: Any, args: tuple[Any, ...], h0: Any) -> Any:
         from .torch_functions import State  # it imports PyTorch
 
         model, function = self.host.model, self._function
@@ -121,8 +127,54 @@ class TorchNode:
         start = params.new_zeros(0)
         if h0 is not None:
             start = self._vector(h0, "h0", model.state_size).detach().to(params.dtype)
-        h = State.apply(self.host, params, start)
+        host = self.host
+        if args:
+            host, leaves = self._extended(args[0] if len(args) == 1 else args)
+            flat = [leaf.to(params.dtype).reshape(-1) for leaf in leaves]
+            params = self._torch.cat([params, *flat])
+        h = State.apply(host, params, start)
+        if host is not self.host:
+            self.host.solves += host.solves
+            host.solves, self.host.report = 0, host.report
         return h if function is None else function.state_to_tree(h)
+
+    def _extended(self, args: Any) -> tuple[HostNode, list[Any]]:
+        """Return the node whose parameters are followed by the data, and the leaves of these."""
+        torch, function, model = self._torch, self._function, self.host.model
+        pytree = import_optional("torch.utils._pytree", "torch")
+        if function is None or not function.data:
+            raise ModelError(
+                f"args of {self.name}: expected none, got data for a model that has none or is not "
+                "a function of PyTorch: pass args=example to mfdeq.from_torch, or make a node of "
+                "model.with_args(...)"
+            )
+        example, structure = pytree.tree_flatten(function.data)
+        leaves, given = pytree.tree_flatten((args,))
+        leaves = [torch.as_tensor(leaf) for leaf in leaves]
+        shapes, expected = ([tuple(x.shape) for x in xs] for xs in (leaves, example))
+        if given != structure or shapes != expected:
+            raise ModelError(
+                f"args of {self.name}: expected the structure of the args of mfdeq.from_torch, "
+                f"with shapes {expected}, got {shapes}"
+            )
+        if self._with_data is None:
+            P, residual = model.param_size, function.residual
+            is_map = model.function_name == FixedPointModel.function_name
+
+            def f(h: Any, t: Any) -> Any:
+                parts = t[P:].split([leaf.numel() for leaf in example])
+                data = [
+                    part.reshape(leaf.shape).to(leaf.dtype)
+                    for part, leaf in zip(parts, example, strict=True)
+                ]
+                R = residual(h, t[:P], *pytree.tree_unflatten(data, structure))
+                return h - R if is_map else R
+
+            size = P + sum(leaf.numel() for leaf in example)
+            h, t = (torch.zeros(n, dtype=torch.float64) for n in (model.state_size, size))
+            extended = from_torch(f, h, t, model.function_name)
+            self._with_data = HostNode(extended, "mfdeq.to_torch", self._options)
+        return self._with_data, leaves
 
     def _vector(self, tree: Any, name: str, size: int) -> Any:
         """Return a tree as a vector, after checking its structure."""

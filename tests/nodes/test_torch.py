@@ -177,3 +177,39 @@ def test_threads_and_nodes_do_not_disturb_each_other():
     for (_, i), gradient in found.items():
         close(gradient, torch.func.grad(loss_of(unrolled))((i + 1.0) * THETA), 1e-9)
     assert len(found) == 6
+
+
+def test_data_beside_the_parameters_have_derivatives():
+    def f(h, theta, args):
+        return torch.tanh(W @ h + U @ theta * args["scale"] + args["x"][args["order"]])
+
+    args = {
+        "scale": torch.tensor(0.8, dtype=torch.float64),
+        "x": torch.tensor(RNG.standard_normal(N)),
+        "order": torch.arange(N).flip(0),
+    }
+    example = {name: torch.zeros_like(x) for name, x in args.items()}
+    state = mfdeq.to_torch(mfdeq.from_torch(f, np.zeros(N), np.zeros(P), "map", args=example))
+
+    def iterated(theta, args):
+        h = torch.zeros(N, dtype=torch.float64)
+        for _ in range(80):
+            h = f(h, theta, args)
+        return h
+
+    def loss(solve):
+        return lambda theta, x: torch.sin(solve(theta, {**args, "x": x})).sum()
+
+    found, expected = (
+        torch.autograd.functional.hessian(loss(solve), (THETA, args["x"]))
+        for solve in (state, iterated)
+    )
+    for i in range(2):
+        for j in range(2):
+            close(found[i][j], expected[i][j], 1e-9)
+    assert state.solves == 1
+    assert state.report.converged
+    with pytest.raises(mfdeq.ModelError, match="expected the structure of the args"):
+        state(THETA, args["x"])
+    with pytest.raises(mfdeq.ModelError, match="data for a model that has none"):
+        mfdeq.to_torch(ByHand())(THETA, args["x"])
