@@ -333,8 +333,8 @@ CLASSES: dict[str, type[AutomaticModel]] = {
 }
 
 
-def classes_of(batched: bool, sparsity: Any, caller: str) -> dict[str, type[AutomaticModel]] | None:
-    """Return the classes of models of one function, or of a batch, by kind.
+def check_batched(batched: bool, sparsity: Any, caller: str) -> None:
+    """Check the arguments of a function that may create a batch.
 
     Raises
     ------
@@ -348,4 +348,9 @@ def classes_of(batched: bool, sparsity: Any, caller: str) -> dict[str, type[Auto
             f"sparsity of {caller}: expected none with batched=True, where the derivative is known "
             "to be one dense block for each sample"
         )
+
+
+def classes_of(batched: bool, sparsity: Any, caller: str) -> dict[str, type[AutomaticModel]] | None:
+    """Return the classes of models by kind, if those of a batch; see `check_batched`."""
+    check_batched(batched, sparsity, caller)
     return CLASSES if batched else None

@@ -6,27 +6,25 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from ..arguments import count, one_of
-from ..arrays.backend import Array, Backend
-from ..errors import AccuracyWarning, ArgumentError, warn
-from ..locks import Once
-from ..models.linearization import DeferredLinearization, Linearization
-from ..models.model import KINDS, FixedPointModel, Model, ResidualModel
-from .configured_model import ConfiguredModel, ModelFields, takes_model_fields
-from .data import PLAIN, convert_args
-from .directional_derivatives import DirectionalDerivatives
-from .numerical_jacobians import NumericalJacobians
-from .references import references
-from .second_derivatives import SecondDerivatives
-from .sparsity import DETECT, Sparsity
+from ..arrays.backend import Array
+from ..errors import ArgumentError
+from ..models.model import KINDS, Model
+from .batched import check_batched
+from .batched_function import FunctionBatchMap, FunctionBatchResidual
+from .configured_model import ModelFields, takes_model_fields
+from .function_model import FunctionMap, FunctionModel, FunctionResidual
 from .steps import StepRule
 
-MAX_COLUMNS = 5_000  # columns without a pattern, each of which takes an evaluation of f
-COMPARISON_STEP_FACTOR = 2.0  # factor of the steps of `linearize_for_comparison`
+# The classes of models by kind, of one function and of a batch.
+CLASSES: dict[bool, dict[str, type[FunctionModel]]] = {
+    False: {"map": FunctionMap, "residual": FunctionResidual},
+    True: {"map": FunctionBatchMap, "residual": FunctionBatchResidual},
+}
 
 
 @takes_model_fields("(N,) array", "h", "theta")
 def from_function(
-    f: Callable[[Array, Array], Array],
+    f: Callable[..., Array],
     state_size: int,
     param_size: int,
     kind: str,
@@ -36,6 +34,7 @@ def from_function(
     scale: tuple[Any, Any] | None = None,
     order: int = 2,
     args: Any = None,
+    batched: bool = False,
     **fields: Unpack[ModelFields],
 ) -> Model:
     """Create a model from a function of (state, params) by numerical differentiation.
@@ -68,6 +67,10 @@ def from_function(
     args : object, optional
         An example of data beside the parameters, which f takes as a third argument: f(h, theta,
         args). ``model.with_args(other)`` returns the model with other data.
+    batched : bool, optional
+        Whether f is for one sample of many: `state_size` is that of one, the arrays of `args` have
+        a first axis for the samples, and the state of the model has N = samples · n entries, as in
+        `from_jax`. f is called for each sample.
     **fields
         The keywords of `ModelFields`.
 
@@ -128,142 +131,11 @@ def from_function(
         raise ArgumentError(
             f"f of mfdeq.from_function: expected a function, got {type(f).__name__}"
         )
-    cls = FunctionMap if kind == "map" else FunctionResidual
+    check_batched(batched, sparsity, "mfdeq.from_function")
+    cls = CLASSES[batched][kind]
     sizes = (count(state_size, "state_size"), count(param_size, "param_size"))
     if order not in (1, 2) or isinstance(order, bool):
         raise ArgumentError(f"order of mfdeq.from_function: expected 1 or 2, got {order!r}")
     model = cls(f, sizes, sparsity, StepRule(step, scale), order, args)
     model.configure("mfdeq.from_function", **fields)
     return model
-
-
-class FunctionModel(ConfiguredModel):
-    """Common base class of maps and residuals that are differentiated numerically."""
-
-    def __init__(
-        self,
-        f: Callable[[Array, Array], Array],
-        sizes: tuple[int, int],
-        sparsity: Any,
-        step_rule: StepRule,
-        order: int = 2,
-        args: Any = None,
-    ) -> None:
-        self.f = f
-        self._set_data(convert_args(PLAIN, args))
-        self.state_size, self.param_size = sizes
-        self.step_rule, self.order = step_rule, order
-        self._refusal = ""  # why the complex step is not valid for f, once that is known
-        self._warned = self._warned_of_second = False
-        self._sparsity = Sparsity(sparsity, *sizes)
-        patterns = self._sparsity.patterns
-        columns = sum(n for n, pattern in zip(sizes, patterns, strict=True) if pattern is None)
-        if columns > MAX_COLUMNS:
-            raise ArgumentError(
-                f"mfdeq.from_function: expected at most {MAX_COLUMNS:,} columns without a sparsity "
-                f"pattern, got {columns:,}. Pass sparsity=(state pattern, parameter pattern), or "
-                'sparsity="detect" to detect them. For dense derivatives define '
-                "linearize(h, theta), or use mfdeq.from_jax, whose adjoint products cost a few "
-                "evaluations"
-            )
-        self._sparsity.patterns = tuple(DETECT if p is None else p for p in patterns)
-
-    caller = "mfdeq.from_function"
-
-    def evaluate(self, h: Array, theta: Array) -> Array:
-        """Return f(h, theta), with the data as a third argument if there are any."""
-        return self.f(h, theta, *self._data)
-
-    @property
-    def display_name(self) -> str:
-        """The name of the public function that created the model, and that of f."""
-        return f"mfdeq.from_function({getattr(self.f, '__name__', 'f')})"
-
-    def linearize(self, h: Array, theta: Array) -> Linearization:
-        """Differentiate at (h, theta) by the complex step or by differences."""
-        return self._linearize(h, theta, 1.0)
-
-    def linearize_for_comparison(self, h: Array, theta: Array) -> Linearization:
-        """Differentiate in the same way with larger steps."""
-        return self._linearize(h, theta, COMPARISON_STEP_FACTOR)
-
-    def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
-        duplicate = Backend.of(h, theta).xp.asarray
-        derivatives = DirectionalDerivatives(
-            self.evaluate,
-            f"{self.function_name} of mfdeq.from_function",
-            duplicate(h, copy=True),
-            duplicate(theta, copy=True),
-            self.step_rule,
-            step_factor,
-            state_scale=self._state_scale(h, theta),
-            refusal=self._refusal,
-        )
-        if derivatives.verdict.lasting:
-            self._refusal = derivatives.verdict.reason
-        jacobians = NumericalJacobians(derivatives, self._sparsity)
-
-        def first_derivative(which: int) -> Any:
-            matrix = jacobians.matrix(which)
-            if not self._warned and (message := jacobians.describe_lost_digits()):
-                self._warned = True
-                warn(f"{self.display_name}: {message}", AccuracyWarning)
-            return matrix
-
-        found = references(self.f)
-
-        def unchanged() -> None:
-            nonlocal found
-            # An evaluation for a comparison is spent only where there is a reason.
-            if any(reference.is_replaced for reference in found):
-                jacobians.check_unchanged()
-                found = references(self.f)
-
-        once = Once[SecondDerivatives]()
-
-        def second_derivatives() -> SecondDerivatives:
-            return once(
-                lambda: SecondDerivatives(
-                    jacobians.second_differences(self._warn_of_second), unchanged
-                )
-            )
-
-        second_order: dict[str, Any] = {
-            "curvature": lambda lam: second_derivatives().curvature(lam),
-            "second": lambda a, b: second_derivatives().along(a, b),
-        }
-
-        return DeferredLinearization(
-            first_derivative(0),
-            lambda: first_derivative(1),
-            **(second_order if self.order == 2 else {}),
-            sources=lambda: jacobians.sources(self.order),
-            accuracy=lambda: jacobians.accuracy,
-            state_accuracy=jacobians.state_accuracy,
-            unchanged=unchanged,
-        )
-
-    def _warn_of_second(self, message: str) -> None:
-        if not self._warned_of_second:
-            self._warned_of_second = True
-            warn(f"{self.display_name}: {message}", AccuracyWarning)
-
-    def _state_scale(self, h: Array, theta: Array) -> Array | None:
-        scale = self.state_scale(theta)
-        return None if scale is None else abs(Backend.of(h).asarray(scale)) + 0.0 * h
-
-
-class FunctionMap(FunctionModel, FixedPointModel):
-    """A fixed-point map with numerical derivatives."""
-
-    def map(self, h: Array, theta: Array) -> Array:
-        """Return f(h, theta)."""
-        return self.evaluate(h, theta)
-
-
-class FunctionResidual(FunctionModel, ResidualModel):
-    """A residual with numerical derivatives."""
-
-    def residual(self, h: Array, theta: Array) -> Array:
-        """Return f(h, theta)."""
-        return self.evaluate(h, theta)

@@ -12,7 +12,8 @@ from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from .function import COMPARISON_STEP_FACTOR, from_function
+from .function import from_function
+from .function_model import COMPARISON_STEP_FACTOR
 from .jacobian_differences import JacobianDifferences
 from .numerical_jacobians import LOST_SECOND_ACCURACY
 

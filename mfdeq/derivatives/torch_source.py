@@ -71,6 +71,64 @@ class TorchSource(DerivativeSource):
         leaves, _ = pytree().tree_flatten_with_path(data)
         return {pytree().keystr(path): leaf for path, leaf in leaves}
 
+    def map_data(self, function: Function, data: Any) -> Any:
+        """Return a pytree with a function of each leaf."""
+        return pytree().tree_map(function, data)
+
+    def vectorized(self, function: Function, axes: tuple[int | None, ...]) -> Function:
+        """Return a function that maps another over an axis of its arguments.
+
+        `torch.func.vmap` does it, or a loop for functions that vmap does not support.
+        """
+
+        def loop(*x: Any) -> Any:
+            count = next(
+                len(leaf)
+                for part, axis in zip(x, axes, strict=True)
+                if axis is not None
+                for leaf in pytree().tree_leaves(part)
+            )
+
+            def of_one(i: int) -> Any:
+                parts = zip(x, axes, strict=True)
+                return function(
+                    *(p if a is None else self.map_data(_entry(i), p) for p, a in parts)
+                )
+
+            return pytree().tree_map(lambda *y: self.torch.stack(y), *map(of_one, range(count)))
+
+        return Alternatives(
+            [self.func.vmap(function, in_dims=axes), loop],
+            loop,
+            self._missing("the map over samples"),
+        )
+
+    def sample_blocks(self, function: Function) -> Function:
+        """Return a function (H, theta, data) -> (values, Jacobians) of samples."""
+
+        def blocks(differentiate: Function) -> Function:
+            def of_one(h: Any, theta: Any, data: Any) -> Any:
+                def twice(h: Any) -> Any:
+                    value = function(h, theta, data)
+                    return value, value
+
+                jacobian, value = differentiate(twice, has_aux=True)(h)
+                return value, jacobian
+
+            mapped = self.vectorized(of_one, (0, None, 0))
+
+            def at(*x: Any) -> Any:
+                with _forward_mode, self.torch.no_grad():
+                    return mapped(*x)
+
+            return at
+
+        return Alternatives(
+            [blocks(self.func.jacrev), blocks(self.func.jacfwd)],
+            self.vectorized(function, (0, None, 0)),
+            self._missing("the derivative"),
+        )
+
     def describe_output(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         """Describe the output of f by evaluating it for the examples."""
         return describe(self._evaluate(f, state, params, *data))
@@ -322,6 +380,10 @@ def _with_math_attention(torch: ModuleType, function: Function) -> Function:
             return function(*x)
 
     return with_math_attention
+
+
+def _entry(i: int) -> Function:
+    return lambda leaf: leaf[i]
 
 
 def _with_data(function: Function, data: Any, h: Any, theta: Any) -> Any:
