@@ -25,6 +25,7 @@ _MODULES = {
     "StepLinearization": "compositions.step_model",
     "StepCurvature": "compositions.step_model",
     "Start": "compositions.step_model",
+    "BatchedEquilibrium": "compositions.batched_equilibrium",
     "TrajectoryEquilibrium": "compositions.trajectory_equilibrium",
     "step_from_jax": "derivatives.step_from_jax",
     "implicit_euler": "compositions.time_schemes",

@@ -55,9 +55,9 @@ class BatchedEquilibrium(Equilibrium):
     >>> model = mfdeq.from_function(f, 2, 1, "map", args=x, batched=True)
     >>> eq = mfdeq.solve(model, np.array([0.5]))
     >>> print(eq.samples.round(3))
-    [[0.199 0.392]
-     [0.576 0.745]
-     [0.901 1.047]]
+    [[0.197 0.382]
+     [0.55  0.703]
+     [0.844 0.976]]
     """
 
     @property
