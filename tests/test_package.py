@@ -28,8 +28,8 @@ from support.case_toy import THETA, Diagonal, N, Toy, V, solve_toy, toy_loss
 import mfdeq
 
 PUBLIC = """
-    AccuracyWarning AMG Approximate ArgumentError Auto BatchedEquilibrium bdf2 Branch CheckpointError
-    CheckpointWarning condition_number constrain ConstrainedEquilibrium Constraint
+    AccuracyWarning AMG Approximate ArgumentError Auto BatchedEquilibrium bdf2 Branch
+    CheckpointError CheckpointWarning condition_number constrain ConstrainedEquilibrium Constraint
     ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh Equilibrium
     equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm from_function
     from_jax from_torch hessian_of ILU implicit_euler Jacobi Krylov last_error LeastSquares

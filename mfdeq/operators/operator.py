@@ -384,6 +384,11 @@ class Sum(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         return self.left._apply_adjoint(y) + self.right._apply_adjoint(y)
 
+    def assembled_entries(self) -> Any:
+        """Return the sum of the two matrices; None if only products are known."""
+        left, right = self.left.assembled_entries(), self.right.assembled_entries()
+        return None if left is None or right is None else left + right
+
 
 class Scaled(Operator):
     """A real multiple of an operator, with the operator's dtype."""

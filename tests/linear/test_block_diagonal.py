@@ -84,10 +84,21 @@ def test_a_small_part_of_a_right_hand_side_is_solved_as_accurately():
     np.testing.assert_allclose(x, np.linalg.solve(DENSE, b), rtol=1e-12)
 
 
-@pytest.mark.parametrize("near", [0.0, 1e-18])
-def test_singular_blocks_are_named_with_their_null_vectors(near):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_singular_blocks_are_named(rounded):
     blocks = BLOCKS.copy()
-    blocks[2] = np.diag([1.0, near, 2.0])
+    blocks[2] = RNG.standard_normal((3, 2)) @ RNG.standard_normal((2, 3)) if rounded else 1.0
+    with pytest.raises(mfdeq.SingularStateError, match="block 2 of the state operator") as raised:
+        mfdeq.Direct().setup(BlockDiagonal(blocks))
+    null = raised.value.right, raised.value.left
+    A = scipy.linalg.block_diag(*blocks)
+    np.testing.assert_allclose(A @ null[0], 0.0, atol=1e-14)
+    np.testing.assert_allclose(A.T @ null[1], 0.0, atol=1e-14)
+
+
+def test_the_null_vectors_of_singular_blocks_name_their_unknowns():
+    blocks = BLOCKS.copy()
+    blocks[2] = np.diag([1.0, 0.0, 2.0])
     with pytest.raises(mfdeq.SingularStateError, match="block 2 of the state operator") as raised:
         mfdeq.Direct().setup(BlockDiagonal(blocks))
     error = raised.value
