@@ -178,7 +178,10 @@ class CheckedSteps:
             del self._kept[next(iter(self._kept))]
 
     def linearize(self, k: int, h: Array, previous: Array) -> CheckedStep:
-        """Return the checked derivatives of step k."""
+        """Return the checked derivatives of step k.
+
+        The adjoints of LinearOperators are tested in the first step and in the last one.
+        """
         kept, same = self._kept.pop(k, None), self.backend.all
         if kept is not None and same(kept[0] == h) and same(kept[1] == previous):
             return kept[2]
@@ -193,18 +196,22 @@ class CheckedSteps:
             )
         n, P = self.size, self.param_size
         D, L, B = (
-            self._operator(field, getattr(given, field), shape, name)
+            self._operator(field, getattr(given, field), shape, name, k in (0, self.count - 1))
             for field, shape in (("d_state", (n, n)), ("d_previous", (n, n)), ("d_params", (n, P)))
         )
         return CheckedStep(self.backend, D, L, B, given, name)
 
-    def _operator(self, field: str, given: Any, shape: tuple[int, int], name: str) -> Operator:
+    def _operator(
+        self, field: str, given: Any, shape: tuple[int, int], name: str, test_adjoint: bool
+    ) -> Operator:
         """Return a derivative as an operator, which is that of another step if it is equal."""
         shared = self._shared.setdefault(field, [])
         for known, operator in shared:
             if given is known and _unchanged(given, operator):
                 return operator
-        operator = as_operator(self.backend, given, shape, f"{field} of {name}")
+        operator = as_operator(
+            self.backend, given, shape, f"{field} of {name}", test_adjoint=test_adjoint
+        )
         for i, (_, other) in enumerate(shared):
             if have_equal_entries(operator, other):
                 shared[i] = given, other  # the next step may return the same object

@@ -7,6 +7,7 @@ do not converge are solved by `mfdeq.solve`, with its line search and its errors
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..arrays.backend import Array
@@ -18,6 +19,7 @@ from ..linear import Reused, Solver
 from ..models.linearization import Linearization
 from ..models.model import ResidualModel
 from ..models.problem import Problem
+from ..operators.operator import Operator
 from .checked_steps import CheckedStep, CheckedSteps
 from .linearized_steps import FactorsOfSteps
 from .substitution import SubstitutionFactor
@@ -66,10 +68,9 @@ class _March:
         self.steps: CheckedSteps = model.at(problem.theta)
         self.steps.evaluations = 0
         self.states = backend.zeros(self.steps.count, self.steps.size)
-        default = model.initial_state(problem.theta)
-        self.guesses: Array | None = None
-        if not backend.all(h == default):  # from an earlier solve
-            self.guesses = backend.xp.reshape(h, self.states.shape)
+        given = backend.xp.reshape(h, self.states.shape)
+        # A start that is not the default one is that of an earlier solve.
+        self.guesses = None if backend.all(given == self.steps.start) else given
         self.state_scale = model.step.state_scale(backend.to_user(problem.theta))
         self.residual_scale = model.step.residual_scale(backend.to_user(problem.theta))
         counts, held = monitor.report.forward, solver.held
@@ -80,6 +81,8 @@ class _March:
             self.factors = FactorsOfSteps(self._solver_of_steps(), counts, model.checkpoints)
         self.limit = model.checkpoints
         self.linearized: CheckedStep | None = None  # the latest
+        # |L||previous| of the latest L and previous.
+        self._before: tuple[Operator, Array, Array] | None = None
         self.passing: CheckedStep | None = None  # at an iterate that was no solution
         self.worst = self.correction = 0.0
         self.history: list[float] = []
@@ -97,26 +100,25 @@ class _March:
         self.current = k
         previous = self.states[k - 1, :] if k else self.steps.start
         guess = self.steps.guess(k, previous) if self.guesses is None else self.guesses[k, :]
+        residual = self.steps.residual(k, guess, previous) if k == 0 else None
         try:
-            h = self._newton(k, guess, previous)
+            h = self._newton(k, guess, previous, residual)
         except (ConvergenceError, SingularStateError):
             h = None
         except Exception as error:
-            if k == 0 or not is_evaluation_failure(error):
+            if not is_evaluation_failure(error):
                 raise
             h = None
         self.states[k, :] = self._solved_alone(k, guess, previous) if h is None else h
 
-    def _newton(self, k: int, h: Array, previous: Array) -> Array | None:
+    def _newton(self, k: int, h: Array, previous: Array, residual: Array | None) -> Array | None:
         """Solve step k by whole Newton steps; None where they do not converge."""
         steps, backend = self.steps, self.backend
         problem = self.problem
-        residual = steps.residual(k, h, previous)
+        residual = steps.residual(k, h, previous) if residual is None else residual
         fresh = self.linearized is None or not self.factors.holds(self.linearized.D)
         if fresh:
             self.linearized = steps.linearize(k, h, previous)
-        level = self._level(h, previous, residual)
-        self._record(0, level)
         for taken in range(1, MAX_STEPS + 1):
             assert self.linearized is not None
             first_use = k == 0 or not self.factors.holds(self.linearized.D)
@@ -132,7 +134,9 @@ class _March:
                 trial = self._limited(k, h, trial)
             with backend.ignore_overflow():
                 after = steps.residual(k, trial, previous, finite=False)
-                reached = self._level(trial, previous, after)
+                level, reached = self._levels(trial, previous, residual, after)
+            if taken == 1:
+                self._record(0, level)
             if reached <= 1.0 or (taken > 1 and self._settled(trial, correction, after, previous)):
                 self._record(taken, reached)
                 change = factor._attempt(after, factor.rtol, False) if first_use else None
@@ -144,8 +148,8 @@ class _March:
                 return trial
             limit = MAX_NEWTON_CONTRACTION if fresh else MAX_CHORD_CONTRACTION
             if reached <= limit * level:
-                h, residual, level = trial, after, reached
-                self._record(taken, level)
+                h, residual = trial, after
+                self._record(taken, reached)
                 if not fresh:
                     continue
             elif fresh:
@@ -154,7 +158,6 @@ class _March:
                 self._drop_passing()
                 self.passing = self.linearized
             self.linearized, fresh = steps.linearize(k, h, previous), True
-            level = self._level(h, previous, residual)
         return None
 
     def _drop_passing(self) -> None:
@@ -183,20 +186,20 @@ class _March:
 
     # The criteria.
 
-    def _terms(self, h: Array, previous: Array) -> Array:
-        """Return the size of the terms of each equation of a step, |D||h| + |L||previous|."""
-        assert self.linearized is not None
-        return self.linearized.D.abs_apply(h) + self.linearized.L.abs_apply(previous)
+    def _levels(self, h: Array, previous: Array, *residuals: Array) -> list[float]:
+        """Return the largest |R_i| of residuals near h in units of its rounding error.
 
-    def _level(self, h: Array, previous: Array, residual: Array) -> float:
-        """Return the largest |R_i| in units of its rounding error."""
-        xp, backend = self.backend.xp, self.backend
-        size, terms = xp.abs(residual), self._terms(h, previous)
-        floor = FLOOR_ROUNDINGS * backend.eps * terms
-        self._latest_terms = terms
-        ratio = size / xp.where(floor > 0.0, floor, backend.smallest_normal + 0.0 * floor)
-        level = float(xp.max(ratio))
-        return level if level == level else float("inf")
+        That is relative to the terms of each equation, |D||h| + |L||previous|.
+        """
+        xp, backend, step = self.backend.xp, self.backend, self.linearized
+        assert step is not None
+        if self._before is None or self._before[0] is not step.L or self._before[1] is not previous:
+            self._before = step.L, previous, step.L.abs_apply(previous)
+        self._latest_terms = step.D.abs_apply(h) + self._before[2]
+        floor = (FLOOR_ROUNDINGS * backend.eps) * self._latest_terms
+        floor = xp.maximum(floor, backend.smallest_normal + 0.0 * floor[:1])
+        levels = [float(xp.max(xp.abs(residual) / floor)) for residual in residuals]
+        return [math.inf if level != level else level for level in levels]
 
     def _settled(self, h: Array, correction: Array, residual: Array, previous: Array) -> bool:
         """Return whether the equations and the last correction are within rtol."""

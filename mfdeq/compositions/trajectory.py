@@ -180,8 +180,9 @@ class Trajectory(ResidualModel):
     def initial_state(self, theta: Array) -> Array:
         """Return the start for every step."""
         steps = self.at(theta)
-        xp = steps.backend.xp
-        return xp.reshape(xp.stack([steps.start] * self.count), (self.state_size,))
+        states = steps.backend.zeros(self.count, steps.size)
+        states[...] = steps.start
+        return steps.backend.xp.reshape(states, (self.state_size,))
 
     def state_scale(self, theta: Array) -> float | Array | None:
         """Return the scale of the unknowns of a step, for all steps."""
@@ -210,7 +211,7 @@ class Trajectory(ResidualModel):
     def linearize(self, h: Array, theta: Array) -> Linearization:
         """Return the derivatives, whose products go through the steps one by one."""
         steps = self.at(theta)
-        states = steps.backend.xp.reshape(steps.backend.copied(h), (self.count, steps.size))
+        states = steps.backend.xp.reshape(h, (self.count, steps.size))
         linearized = LinearizedSteps(steps, states, self.checkpoints)
         first = linearized.at(0).linearization
 

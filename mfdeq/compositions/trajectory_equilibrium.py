@@ -8,12 +8,15 @@ from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.conditioning import SmallestSingular, singular_state_error, smallest_singular
 from ..equilibrium.equilibrium import Equilibrium
+from ..equilibrium.linearized_equilibrium import reduced_gradient
 from ..equilibrium.uniqueness import Examined
 from ..errors import ConvergenceError, SingularStateError
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..locks import cached_property
+from ..models.losses import LossBase
 from .substitution import SubstitutionFactor
 
+MAX_ESTIMATED_ERROR = 1e-6  # relative, of a result whose error is not estimated by corrections
 EXAMINED_STEPS = 3  # whose smallest singular values are computed: first, last and between
 
 
@@ -53,12 +56,81 @@ class TrajectoryEquilibrium(Equilibrium):
     [0.909 0.826 0.751] [1.]
     """
 
+    _growth: float | None = None
+
     @property
     def steps(self) -> Array:
         """The states of the steps, (count, n)."""
         model: Any = self.model
         shape = model.count, model.step.state_size
         return self.backend.read_only(self.backend.xp.reshape(self.state, shape))
+
+    # The errors of the first gradient and of the first product.
+
+    def is_first(self, result: str) -> bool:
+        """Return whether the error of a result is due to be estimated by corrections.
+
+        That is more work than the result itself. It is not done where the steps are solved directly
+        and the adjoint shows that errors do not grow along the steps: the error is then that of a
+        step times this growth, once for each solve.
+        """
+        due = super().is_first(result)
+        if not due or result != "product" or self._growth is None or not self._is_direct:
+            return due
+        error = self._step_error * max(self._growth, 1.0) ** 2
+        if error <= MAX_ESTIMATED_ERROR:
+            self.report.product_error = error
+            return False
+        return True
+
+    def _first_gradient(self, loss: LossBase) -> Array:
+        """Compute a gradient, and warn if its estimated error is large; see `is_first`."""
+        if not self._is_direct:
+            return super()._first_gradient(loss)
+        adjoint = self.adjoint(loss)
+        assert self._growth is not None
+        error = self._step_error * max(self._growth, 1.0)
+        if not error <= MAX_ESTIMATED_ERROR:
+            return super()._first_gradient(loss)
+        self.report.gradient_error = error
+        return reduced_gradient(self.loss_gradients(loss)[0], self.forcing, adjoint)
+
+    def _adjoint(self, loss: LossBase, d_state: Array | None) -> Array:
+        adjoint = super()._adjoint(loss, d_state)
+        if self._growth is None:
+            side = self.loss_gradients(loss)[1] if d_state is None else d_state
+            self._growth = self._growth_of(adjoint, side)
+        return adjoint
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether derivatives are exact, and the steps are solved by factorizations."""
+        working = self.factor.working
+        direct = isinstance(working, SubstitutionFactor) and not working.iterative
+        return direct and self.linearization.accuracy == (0.0, 0.0)
+
+    def _growth_of(self, adjoint: Array, d_state: Array) -> float:
+        """Return by how much the adjoints of the steps are larger than what drives them.
+
+        It is at most one where no step enlarges a vector, |D_k^-1| |L_k| <= 1.
+        """
+        backend, count = self.backend, self.steps.shape[0]
+        shape = count, -1
+        sizes = [
+            [backend.norm(row) for row in backend.xp.reshape(x, shape)] for x in (adjoint, d_state)
+        ]
+        driven, largest = 0.0, 0.0
+        for response, side in zip(*(reversed(x) for x in sizes), strict=True):
+            driven += side
+            if driven > 0.0:
+                largest = max(largest, response / driven)
+        return largest * self.report.smallest_singular
+
+    @property
+    def _step_error(self) -> float:
+        """The relative error that all steps add to a result, if it does not grow."""
+        digits = 10.0**-self.report.digits_left
+        return self.steps.shape[0] * max(digits, self.report.correction)
 
     @property
     def start(self) -> Array:

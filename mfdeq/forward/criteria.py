@@ -26,6 +26,7 @@ from ..arrays.backend import Array, Backend
 from ..errors import ConvergenceError
 from ..linear import Factor
 from ..linear.scaling import Scaling
+from ..locks import cached_property
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
@@ -110,8 +111,6 @@ class Criteria:
         self.A: Operator | None = None
         self.factor: Factor | None = None
         self.parameter_terms: Array | None = None
-        self._zeros = backend.zeros(problem.state_size)
-        self._ones = self._zeros + 1.0
         self._state_scale = problem.state_scale()
         self._largest: Array | None = None  # |h_j| over the iterates after the first step
         # The latest h, the largest sizes, and |h|, if no unknown of h may be converging to zero.
@@ -124,6 +123,14 @@ class Criteria:
         self._falls: Array | None = None  # consecutive corrections of an unknown to zero
         self._noise: Array | None = None  # measured error of each entry of R
         self._effect: Array | None = None  # of rounding in R on each unknown
+
+    @cached_property
+    def _zeros(self) -> Array:
+        return self.backend.zeros(self.problem.state_size)
+
+    @cached_property
+    def _ones(self) -> Array:
+        return self._zeros + 1.0
 
     # Sizes of unknowns and equations.
 

@@ -13,7 +13,10 @@ import importlib
 
 import threadpoolctl
 
-TABLES = {"experiments": "experiments: many sources over one theta"}
+TABLES = {
+    "experiments": "experiments: many sources over one theta",
+    "trajectories": "trajectories: implicit steps of the heat equation",
+}
 
 
 def main() -> None:
