@@ -77,6 +77,7 @@ _MODULES = {
     "from_torch": "derivatives.torch",
     "loss_from_torch": "derivatives.torch",
     "from_function": "derivatives.function",
+    "loss_from_function": "derivatives.function_loss",
     "mixed": "derivatives.mixed",
     "to_jax": "nodes.jax",
     "to_torch": "nodes.torch",

@@ -48,6 +48,7 @@ SHORTER_LENGTH = 1e-2
 TEST_STEP_POWER = 0.2  # of the rounding unit: the step that measures whether f bends
 MAX_BENDING = 0.1  # relative truncation error up to which the length follows from it
 CAUTION = 0.1  # f'' may bend over a shorter length than f'
+COLUMNS_AT_ONCE = 256  # of a dense matrix, so that a block of unit vectors stays small
 MIN_SHARE = 1e-3  # of the terms of an equation, below which a variable does not matter in it
 
 
@@ -83,7 +84,7 @@ class Columns:
         m, n = operator.shape
         array: Any = operator.array
         if array is None:
-            array = operator._apply(operator.backend.eye(n, n))
+            array = operator.backend.from_host(dense_columns(operator, host.ones(n, dtype=bool)))
         if isinstance(array, operator.backend.xp.ndarray):
             values = array_on_host(array).ravel()
             rows, columns, coloured = host.repeat(host.arange(m), n), host.tile(range(n), m), None
@@ -126,10 +127,8 @@ class Columns:
         trial.shorten_steps = False  # an entry without a value is not used
         jacobian = Jacobian(trial, self.part)
         if self.coloured is None:
-            n = self.shape[1]
-            block = array_on_host(jacobian._apply(backend.from_host(host.eye(n)[:, selected])))
             dense = host.full(self.shape, host.nan)
-            dense[:, selected] = block
+            dense[:, selected] = dense_columns(jacobian, selected)
             values = dense.ravel()
         else:
             values = self.coloured.entries_of(jacobian, selected)
@@ -140,6 +139,26 @@ class Columns:
         if self.coloured is None:
             return backend.from_host(self.values.reshape(self.shape))
         return self.coloured.matrix_with(self.values, backend)
+
+
+def dense_columns(operator: Operator, selected: Any) -> Any:
+    """Return some columns of an operator on the host, computed a few at a time.
+
+    Parameters
+    ----------
+    operator : Operator, (m, n)
+    selected : (n,) array of bool on the host
+    """
+    backend, (m, n) = operator.backend, operator.shape
+    at = host.nonzero(selected)[0]
+    found = host.zeros((m, at.shape[0]))
+    for first in range(0, at.shape[0], COLUMNS_AT_ONCE):
+        chosen = at[first : first + COLUMNS_AT_ONCE]
+        units = host.zeros((n, chosen.shape[0]))
+        units[chosen, host.arange(chosen.shape[0])] = 1.0
+        product = operator._apply(backend.from_host(units))
+        found[:, first : first + COLUMNS_AT_ONCE] = array_on_host(product)
+    return found
 
 
 def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) -> None:

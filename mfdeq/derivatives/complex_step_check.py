@@ -30,6 +30,7 @@ class Derivatives(Protocol):
     sizes: tuple[Array, Array]
     known: tuple[Array, Array]
     step: float
+    size: int
 
     @property
     def value(self) -> Array:
@@ -99,7 +100,7 @@ def _along_random_direction(d: Derivatives) -> tuple[tuple[Array, Array], Array]
     backend, xp = d.backend, d.backend.xp
     random: Any = [backend.random(x.shape[0], seed=17) for x in d.x]
     direction = [r * known for r, known in zip(random, d.known, strict=True)]
-    derivative = backend.zeros(d.x[1].shape[0])
+    derivative = backend.zeros(d.size)
     if any(backend.largest(part) > 0.0 for part in direction):
         derivative = d.by_complex_step(tuple(direction))
     for i, known in enumerate(d.known):

@@ -70,6 +70,9 @@ class DirectionalDerivatives:
         The sizes of unknowns that are zero.
     refusal : str, optional
         Why the complex step is not valid for f, if that is known.
+    size : int, optional
+        The number m of entries of f, by default N. The shapes (N,) of what is computed from its
+        values below are (m,) then.
 
     Attributes
     ----------
@@ -98,8 +101,10 @@ class DirectionalDerivatives:
         *,
         state_scale: Array | None = None,
         refusal: str = "",
+        size: int | None = None,
     ) -> None:
         self.f, self.name, self.x = f, name, (theta, h)
+        self.size = h.shape[0] if size is None else size
         self.rule, self.step_factor, self.state_scale = rule, step_factor, state_scale
         self.backend = backend = Backend.of(h, theta)
         scale = (None, None) if rule.scale is None else rule.scale
@@ -121,11 +126,6 @@ class DirectionalDerivatives:
             if rule.relative_step is None:
                 self._follow_noise()
             self.sizes = adapt_sizes(self, self.trial)
-
-    @property
-    def size(self) -> int:
-        """The number N of entries of f."""
-        return self.x[1].shape[0]
 
     @cached_property
     def value(self) -> Array:
@@ -281,6 +281,7 @@ class DirectionalDerivatives:
             self.step_factor,
             state_scale=self.state_scale,
             refusal=refusal,
+            size=self.size,
         )
 
     def by_complex_step(self, a: Direction, at: Direction | None = None) -> Array:
@@ -298,7 +299,8 @@ class DirectionalDerivatives:
             x + 1j * (tiny[:, None] * size * part.T)
             for x, size, part in zip(self._point(at), self.sizes, a, strict=True)
         )
-        steps, out = array_on_host(longest), 0.0 * h
+        steps = array_on_host(longest)
+        out = xp.zeros((steps.shape[0], self.size), dtype=h.dtype, device=backend.device)
         for j in range(steps.shape[0]):
             if steps[j] != 0.0:
                 out[j, :] = self._complex_value(h[j, :], theta[j, :])
@@ -309,7 +311,7 @@ class DirectionalDerivatives:
         return xp.asarray(derivative, dtype=backend.dtype).T
 
     def _complex_value(self, h: Array, theta: Array) -> Array:
-        name, shape = f"{self.name}, of complex arrays,", h.shape
+        name, shape = f"{self.name}, of complex arrays,", (self.size,)
         with note_origin(f"{name} of shapes {h.shape}, {theta.shape}"):
             out = self.f(h, theta)
         if type(out) is host.ndarray and out.shape == shape and out.dtype.kind == "c":
@@ -366,7 +368,7 @@ class DirectionalDerivatives:
         copied = self.backend.copied
         with note_origin(f"{self.name}, of shapes {tuple(h.shape)}, {tuple(theta.shape)}"):
             out = self.f(copied(h), copied(theta))
-        return self.backend.check_array(out, tuple(h.shape), self.name, finite=False)
+        return self.backend.check_array(out, (self.size,), self.name, finite=False)
 
     def trial(self, at: Direction | None) -> Array | None:
         """Return the value at a shifted point, or None if f raises or is not finite there."""

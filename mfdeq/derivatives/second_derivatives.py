@@ -51,7 +51,8 @@ class SecondDerivatives:
         self.coloured = coloured = differences.coloured
         self.derivatives = derivatives = differences.derivatives
         self.backend = derivatives.backend
-        self.N, self.P = derivatives.size, derivatives.x[0].shape[0]
+        self.rows_of_f, self.P = derivatives.size, derivatives.x[0].shape[0]
+        self.variables = self.P + derivatives.x[1].shape[0]
         self.sizes = self.backend.xp.concat(list(derivatives.sizes))
         self.can_tabulate = (
             coloured is not None
@@ -102,12 +103,12 @@ class SecondDerivatives:
         take = xp.take
         terms = 0.5 * self.values * (take(a, i) * take(b, j) + take(a, j) * take(b, i))
         where = (self.rows, xp.arange(terms.shape[0], device=backend.device))
-        shape = (self.N, terms.shape[0])
+        shape = (self.rows_of_f, terms.shape[0])
         return backend.sparse.csr_matrix((xp.ones_like(terms), where), shape=shape) @ terms
 
     def _matrix(self, lam: Array) -> Any:
         """Return the Hessian of lamᵀf from the table, a sparse matrix."""
-        backend, n = self.backend, self.P + self.N
+        backend, n = self.backend, self.variables
         i, j = self.columns
         values = 0.5 * self.values * backend.xp.take(lam, self.rows)
         half = backend.sparse.coo_matrix((values, (i, j)), shape=(n, n)).tocsr()
@@ -118,7 +119,7 @@ class SecondDerivatives:
         self.unchanged()
         backend = self.backend
         # For each row and colour, the only column of that colour with an entry in the row.
-        partner = host.full((self.N, coloured.count), -1)
+        partner = host.full((self.rows_of_f, coloured.count), -1)
         partner[coloured.rows, coloured.colour[coloured.columns]] = coloured.columns
         seeds = [
             backend.from_host((coloured.colour == c).astype(float)) for c in range(coloured.count)
@@ -143,7 +144,7 @@ class SecondDerivatives:
 
     def _product(self, lam: Array, dtheta: Array, dh: Array) -> tuple[Array, Array]:
         """Return f''[·, b]ᵀ lam for b = (dtheta, dh)."""
-        backend, n = self.backend, self.P + self.N
+        backend, n = self.backend, self.variables
         b = backend.xp.concat([dtheta, dh])
         if self.has_table(0 if self.coloured is None else self.coloured.count):
             product = self._matrix(lam) @ b

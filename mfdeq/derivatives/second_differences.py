@@ -14,6 +14,7 @@ from ..arrays.backend import Array, array_on_host, host
 from ..locks import cached_property
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
+from .column_steps import dense_columns
 from .directional_derivatives import Direction, DirectionalDerivatives
 from .longer_steps import MAX_STEP, Differences, relative_error, with_longer_steps
 
@@ -175,7 +176,7 @@ class SecondDifferences:
     @cached_property
     def _linear_rows(self) -> Any:
         """Return the rows in which f does not bend along a line, by the longest steps."""
-        n = self.P + self.N
+        n = self.magnitudes.shape[1]
         b = self.backend.xp.sign(self.backend.random(n, seed=PROBE_SEED))
         factor = MAX_STEP / self.steps.max()
         value = array_on_host(self._at(factor).second(self._split(b), self._split(b)))
@@ -239,9 +240,9 @@ class Grid:
         """Return the entries of A on the host, row by row; NaN in columns not selected."""
         n = self.shape[1]
         if selected is None:
-            return array_on_host(A._apply(A.backend.eye(n, n))).ravel()
+            return dense_columns(A, host.ones(n, dtype=bool)).ravel()
         found = host.full(self.shape, host.nan)
-        found[:, selected] = array_on_host(A._apply(A.backend.from_host(host.eye(n)[:, selected])))
+        found[:, selected] = dense_columns(A, selected)
         return found.ravel()
 
 
@@ -250,7 +251,8 @@ class SecondDerivativeAlong(Operator):
 
     def __init__(self, derivatives: DirectionalDerivatives, b: Array) -> None:
         self.derivatives, self.P = derivatives, derivatives.x[0].shape[0]
-        super().__init__(derivatives, (derivatives.size, self.P + derivatives.size))
+        variables = self.P + derivatives.x[1].shape[0]
+        super().__init__(derivatives, (derivatives.size, variables))
         self.b = self._split(b)
 
     def _split(self, x: Array) -> Direction:

@@ -50,6 +50,8 @@ class Sparsity:
         an (N, P) sparse matrix or array, each of which may also be None or "detect".
     state_size, param_size : int
         The number of unknowns N and of parameters P.
+    rows : int, optional
+        The number of rows, by default N. One row is dense unless a pattern says otherwise.
 
     Attributes
     ----------
@@ -59,8 +61,11 @@ class Sparsity:
         The coloured patterns; None if a pattern is not known.
     """
 
-    def __init__(self, patterns: Any, state_size: int, param_size: int) -> None:
-        shapes = (state_size, state_size), (state_size, param_size)
+    def __init__(
+        self, patterns: Any, state_size: int, param_size: int, rows: int | None = None
+    ) -> None:
+        rows = state_size if rows is None else rows
+        shapes = (rows, state_size), (rows, param_size)
         pair = (patterns, patterns) if patterns is None or isinstance(patterns, str) else patterns
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise _pattern_error(type(patterns).__name__, shapes)
@@ -75,7 +80,8 @@ class Sparsity:
         self.patterns = tuple(pair)
         self.coloured = [ColouredPattern(p) if is_sparse(p) else None for p in pair]
         self.shapes = shapes
-        self._dense = [False, False]  # whether detection found the Jacobian to be dense
+        # Whether detection found the Jacobian to be dense, or there is nothing to detect.
+        self._dense = [rows == 1 and p is None for p in pair]
         self._full: list[Any] = [None, None]  # the patterns of those that are
         self._joint: tuple[list[Any], ColouredPattern] | None = None  # with what it was made of
 

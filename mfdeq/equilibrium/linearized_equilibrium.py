@@ -484,7 +484,7 @@ class LinearizedEquilibrium:
         The derivatives of the loss are those at `state`.
         """
         corrections = self.corrections
-        d_params, d_state = loss.gradients(state, self.params)
+        d_params, d_state = loss.for_comparison().gradients(state, self.params)
         adjoint = corrections.adjoint(adjoint, d_state)
         return reduced_gradient(d_params, corrections.linearization(1).B, adjoint)
 

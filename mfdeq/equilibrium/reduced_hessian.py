@@ -95,13 +95,14 @@ class ReducedHessian(ReducedCurvature):
 
     def _correct_loss_curvature(self) -> CurvatureOperator:
         corrections = self.eq.corrections
-        if corrections.state_is_exact:
+        exact = self.loss.accuracy(self.eq.state, self.eq.params)[1] == 0.0
+        if corrections.state_is_exact and exact:
             return self._loss_curvature
-        return self.loss.curvature_operator(corrections.state, self.eq.params)
+        return self.loss.for_comparison().curvature_operator(corrections.state, self.eq.params)
 
     def _correct_dynamics_curvature(self) -> CurvatureOperator:
         corrections = self.eq.corrections
-        _, d_state = self.loss.gradients(corrections.state, self.eq.params)
+        _, d_state = self.loss.for_comparison().gradients(corrections.state, self.eq.params)
         return corrections.curvature(self._dynamics_curvature, self.adjoint_state, d_state)
 
     @cached_property

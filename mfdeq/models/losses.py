@@ -131,6 +131,20 @@ class LossBase:
             "linear combination of these with a prior"
         )
 
+    def accuracy(self, h: Array, theta: Array) -> tuple[float, float]:
+        """Return the relative accuracy of the gradients and of the curvature at a point.
+
+        The default, zeros, means that they are exact to rounding.
+        """
+        return 0.0, 0.0
+
+    def for_comparison(self) -> LossBase:
+        """Return the same loss with derivatives whose errors are independent of these.
+
+        Error estimates compare the two. A loss with exact derivatives returns itself.
+        """
+        return self
+
     @property
     def terms(self) -> tuple[LossBase, ...]:
         """The losses in this linear combination, without their factors."""
@@ -194,7 +208,7 @@ class Loss(LossBase):
     See Also
     --------
     LeastSquares, QuadraticPrior : Losses with built-in derivatives.
-    loss_from_jax, loss_from_torch : Losses differentiated automatically.
+    loss_from_function, loss_from_jax, loss_from_torch : Losses from a function alone.
 
     Notes
     -----
@@ -321,6 +335,15 @@ class SumLoss(LossBase):
         """Return the sum of both losses without some unknowns."""
         return SumLoss(self.left.without_unknowns(kept), self.right.without_unknowns(kept))
 
+    def accuracy(self, h: Array, theta: Array) -> tuple[float, float]:
+        """Return the relative accuracy of the less accurate of the two."""
+        left, right = self.left.accuracy(h, theta), self.right.accuracy(h, theta)
+        return max(left[0], right[0]), max(left[1], right[1])
+
+    def for_comparison(self) -> LossBase:
+        """Return the sum of both losses with independent errors."""
+        return SumLoss(self.left.for_comparison(), self.right.for_comparison())
+
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.left.value(h, theta) + self.right.value(h, theta)
 
@@ -351,6 +374,14 @@ class ScaledLoss(LossBase):
     def without_unknowns(self, kept: Any) -> LossBase:
         """Return the multiple of the loss without some unknowns."""
         return ScaledLoss(self.of.without_unknowns(kept), self.factor)
+
+    def accuracy(self, h: Array, theta: Array) -> tuple[float, float]:
+        """Return the relative accuracy of the loss."""
+        return self.of.accuracy(h, theta)
+
+    def for_comparison(self) -> LossBase:
+        """Return the multiple of the loss with independent errors."""
+        return ScaledLoss(self.of.for_comparison(), self.factor)
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         return self.factor * self.of.value(h, theta)

@@ -319,7 +319,7 @@ class DerivativeChecker(Checker):
             value = self._at_trial(lambda: loss.value(h + dh, self.theta + dtheta))
             return None if value is None else xp.asarray([value], dtype=self.backend.dtype)
 
-        noise = ROUNDING_FACTOR * self.backend.eps
+        noise, accuracy = ROUNDING_FACTOR * self.backend.eps, loss.accuracy(h, self.theta)
         ones = xp.asarray([1.0], dtype=self.backend.dtype)
         size = abs(loss.value(h, self.theta)) + float(xp.sum(xp.abs(d_h * h)))
         scale = size + float(xp.sum(xp.abs(d_theta * self.theta)))
@@ -337,7 +337,7 @@ class DerivativeChecker(Checker):
                     unit=ones,
                     noise=noise * size * ones,
                     scale=scale,
-                    error=0.0 * ones,
+                    error=accuracy[0] * float(xp.vecdot(abs(slope), abs(direction))) * ones,
                 )
                 checks += self._check_taylor(value, *both, [term])
             self._add_worst(checks)
@@ -358,7 +358,7 @@ class DerivativeChecker(Checker):
         ):
             names = [f"loss curvature.{block}" for block in blocks]
             along = self._stack(dtheta, dh)
-            terms = self._curvature_terms(names, K, along, by_part, units, noise, 0.0)
+            terms = self._curvature_terms(names, K, along, by_part, units, noise, accuracy[1])
             self.checks += self._check_taylor(gradient, dtheta, dh, terms)
 
     def _at_trial(self, evaluate: Callable[[], T]) -> T | None:
