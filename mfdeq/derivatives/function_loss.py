@@ -21,7 +21,7 @@ from ..models.losses import LossBase
 from ..operators.user_operators import as_operator
 from .data import PLAIN, convert_args, replaced_args
 from .directional_derivatives import DirectionalDerivatives
-from .function import COMPARISON_STEP_FACTOR, MAX_COLUMNS
+from .function_model import COMPARISON_STEP_FACTOR, MAX_COLUMNS
 from .numerical_jacobians import NumericalJacobians
 from .references import references
 from .second_derivatives import SecondDerivatives
