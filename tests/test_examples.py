@@ -370,3 +370,121 @@ def test_cavity_velocities_at_one_percent_of_the_lid(cavity):
         theta = cavity.parameters(64, reynolds)
         state = mfdeq.solve(model, theta, state).state
     assert max(flow.differences(state, theta, 1)) < 0.01
+
+
+@pytest.fixture(scope="module")
+def grounded():
+    """The tomography of a small ground, at its mode: module, problem, minimum."""
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import resistivity
+
+    problem = resistivity.synthetic_problem(resistivity.Size(16, 6, 8, 6))
+    return resistivity, problem, mfdeq.minimize(problem.functional, problem.mean, gtol=1e-6)
+
+
+def test_currents_of_the_tomography_are_balanced_and_derivatives_pass(grounded):
+    resistivity, problem, _ = grounded
+    model = resistivity.Source(problem.ground, int(problem.electrodes[2]))
+    verification = mfdeq.verify(model, problem.truth, problem.misfit.functionals[2].loss)
+    assert verification, verification
+    eq = mfdeq.solve(model, problem.truth)
+    D, M = problem.ground.D, problem.ground.M
+    open_faces = np.asarray(abs(D).sum(axis=1)) == 1.0
+    q = np.exp(M @ problem.truth) * (D @ eq.state)
+    outflow = np.abs(q[open_faces]).sum()
+    assert outflow == pytest.approx(1.0, rel=1e-9)  # what is fed in leaves far away
+    # Reciprocity: the potential at b of a source in a is that at a of a source in b.
+    other = int(problem.electrodes[5])
+    back = mfdeq.solve(resistivity.Source(problem.ground, other), problem.truth)
+    assert eq.state[other] == pytest.approx(back.state[model.cell], rel=1e-9)
+
+
+def test_the_most_probable_ground_is_a_minimum_with_one_factor(grounded):
+    _, problem, found = grounded
+    F = problem.functional
+    assert found.converged
+    assert found.definite
+    reports = [eq.report for eq in found.equilibrium.parts]
+    assert sum(r.forward.setups + r.linear.setups for r in reports) == 1
+    v = np.random.default_rng(0).standard_normal(problem.ground.size)
+    for t in (1e-2, -1e-2):
+        assert F.value(found.params + t * v) > found.value
+    H, step = F.hessian(found.params), 1e-5
+    change = F.gradient(found.params + step * v) - F.gradient(found.params - step * v)
+    expected = change / (2 * step)
+    np.testing.assert_allclose(H @ v, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_standard_deviations_of_the_ground_are_the_dense_ones(grounded):
+    _, problem, found = grounded
+    misfit = problem.misfit.hessian(found.params)
+    pairs = mfdeq.eigsh(misfit, problem.ground.size, M=problem.precision)
+    variances = mfdeq.LowRank(pairs).variances()
+    dense = misfit.toarray() + problem.precision.array.toarray()
+    np.testing.assert_allclose(variances, np.diag(np.linalg.inv(dense)), rtol=1e-5)
+    assert variances[: problem.ground.nx].mean() < variances[-problem.ground.nx :].mean()
+
+
+@pytest.fixture(scope="module")
+def markets():
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import markets
+
+    return markets
+
+
+def test_shares_of_the_markets_are_those_observed(markets):
+    data = markets.simulate(markets.Size(2, 6, 20))
+    market = data.models[0]
+    theta = np.zeros(market.param_size)
+    theta[:3] = markets.SIGMA
+    delta = mfdeq.solve(market, theta).state
+    shares = market.choices(delta, markets.SIGMA).mean(axis=0)
+    np.testing.assert_allclose(shares, np.exp(market.log_shares), rtol=1e-9)
+    loss = markets.moments_of(data.X[0], data.Z[0])
+    rng = np.random.default_rng(1)
+    theta = np.concatenate([markets.SIGMA, rng.standard_normal(market.param_size - 3)])
+    verification = mfdeq.verify(market, theta, loss)
+    assert verification, verification
+
+
+def test_derivatives_of_the_gmm_objective_match_differences(markets):
+    objective = markets.Objective(markets.simulate(markets.Size(4, 9, 20)))
+    sigma, step, eye = np.array([0.9, 0.7, 0.8]), 1e-5, np.eye(3)
+    values = [objective.value(sigma + s * step * e) for e in eye for s in (1, -1)]
+    slopes = [objective.gradient(sigma + s * step * e) for e in eye for s in (1, -1)]
+    gradient = np.subtract(values[::2], values[1::2]) / (2 * step)
+    hessian = np.subtract(slopes[::2], slopes[1::2]) / (2 * step)
+    found = objective.gradient(sigma)
+    np.testing.assert_allclose(found, gradient, atol=1e-7 * np.abs(gradient).max())
+    found = objective.hessian(sigma)
+    np.testing.assert_allclose(found, hessian, atol=1e-6 * np.abs(hessian).max())
+
+
+def test_standard_errors_of_linear_demand_are_those_of_two_stage_least_squares(markets):
+    # Without random tastes (sigma fixed), the sandwich is White's formula.
+    objective = markets.Objective(markets.simulate(markets.Size(6, 9, 20)))
+    covariance = objective.covariance(markets.SIGMA)
+    assert np.all(np.linalg.eigvalsh(covariance) > 0)
+    theta = objective.extremum(markets.SIGMA)
+    X, Z = np.concatenate(objective.data.X), objective.Z
+    delta, W, n = objective.delta(markets.SIGMA), objective.W, len(Z)
+    beta = theta[3:6]
+    projected = Z @ np.linalg.solve(Z.T @ Z, Z.T @ X)
+    np.testing.assert_allclose(
+        beta, np.linalg.solve(projected.T @ X, projected.T @ delta), rtol=1e-8
+    )
+    xi = delta - X @ beta
+    # dm / dsigma by differences of the mean utilities
+    step = 1e-6
+    d_sigma = np.stack(
+        [
+            objective.delta(markets.SIGMA + step * e) - objective.delta(markets.SIGMA - step * e)
+            for e in np.eye(3)
+        ],
+        axis=1,
+    ) / (2 * step)
+    G = Z.T @ np.hstack([d_sigma, -X]) / n
+    Omega = (Z * xi[:, None] ** 2).T @ Z / n
+    A = np.linalg.inv(G.T @ W @ G) @ G.T @ W
+    np.testing.assert_allclose(covariance, A @ Omega @ A.T / n, rtol=1e-3)
