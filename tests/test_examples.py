@@ -488,3 +488,40 @@ def test_standard_errors_of_linear_demand_are_those_of_two_stage_least_squares(m
     Omega = (Z * xi[:, None] ** 2).T @ Z / n
     A = np.linalg.inv(G.T @ W @ G) @ G.T @ W
     np.testing.assert_allclose(covariance, A @ Omega @ A.T / n, rtol=1e-3)
+
+
+@pytest.fixture
+def heat():
+    pytest.importorskip("matplotlib", reason="the examples need the extra plot")
+    import heat
+
+    return heat
+
+
+def test_the_steps_of_the_heat_example_pass_verification(heat):
+    problem = heat.synthetic_problem(6, 10)
+    theta = 0.1 * np.random.default_rng(0).standard_normal(problem.truth.size)
+    found = mfdeq.verify(problem.model, theta, problem.misfit + problem.prior)
+    assert found.verdict in ("PASS", "INCONCLUSIVE"), str(found)
+    assert not [check for check in found.checks if check.verdict == "FAIL"]
+
+
+def test_insulated_plates_keep_their_heat(heat):
+    problem = heat.synthetic_problem(8, 20)
+    eq = mfdeq.solve(problem.model, problem.truth)
+    np.testing.assert_allclose(eq.steps.sum(axis=1), problem.truth[:64].sum(), rtol=1e-10)
+    assert eq.steps[-1].std() < 0.2 * eq.start.std()
+
+
+def test_the_heat_example_fits_its_data_and_finds_the_start(heat, tmp_path, capsys):
+    problem = heat.synthetic_problem(12, 20)
+    found = heat.fit(problem)
+    assert found.converged
+    eq = found.equilibrium
+    misfit = np.sqrt(2.0 * problem.misfit.value(eq.state, eq.params) / problem.data.size)
+    assert misfit < 1.1  # standard deviations of the noise
+    start, kappa = np.split(eq.params - problem.truth, 2)
+    assert np.linalg.norm(start) < 0.4 * np.linalg.norm(problem.truth[:144])
+    assert np.linalg.norm(kappa) < 0.9 * np.linalg.norm(problem.truth[144:])
+    heat.draw(tmp_path / "heat.png", problem, eq)
+    assert (tmp_path / "heat.png").stat().st_size > 10_000
