@@ -16,6 +16,7 @@ import threadpoolctl
 TABLES = {
     "experiments": "experiments: many sources over one theta",
     "trajectories": "trajectories: implicit steps of the heat equation",
+    "batches": "batches: implicit layers from JAX",
 }
 
 
