@@ -3,11 +3,11 @@
     h = tanh(W h + U x + b),    logits C h + c
 
 The state is the output of this implicit layer for a whole batch, and the parameters are all of its
-weights. The map and the loss are JAX functions, from which all derivatives come. The layer is
-trained by Newton's method, with conjugate gradients on exact Hessian-vector products, through
-`mfdeq.ReducedFunctional` and scipy, and by Adam from the same start. The two are compared by their
-losses and gradients over work and seconds; both ends of the Hessian's spectrum are computed on the
-way. The digits are scikit-learn's.
+weights. The map and the loss are JAX functions of one digit, from which all derivatives come. The
+layer is trained by Newton's method, with conjugate gradients on exact Hessian-vector products,
+through `mfdeq.ReducedFunctional` and scipy, and by Adam from the same start, with all digits or a
+minibatch of them in each step. They are compared by their losses and gradients over work and
+seconds; both ends of the Hessian's spectrum are computed on the way. The digits are scikit-learn's.
 
     python examples/deq_digits.py                # 24 units, 1,000 digits, minutes
     python examples/deq_digits.py --size small   # 8 units, 200 digits, seconds
@@ -24,7 +24,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.optimize
-import scipy.sparse as sp
 
 import mfdeq
 
@@ -40,12 +39,14 @@ class Size(NamedTuple):
     newton: int  # maximal number of iterations
     adam: int  # number of iterations
     spectrum_every: int  # iterations between two spectra
+    batch: int = 10  # digits of a minibatch
 
 
-SIZES = {"small": Size(8, 200, 120, 200, 20), "full": Size(24, 1000, 200, 600, 15)}
+SIZES = {"small": Size(8, 200, 120, 200, 20, 50), "full": Size(24, 1000, 200, 600, 15, 100)}
 MARGIN = 0.1  # m in `recurrent`
 DECAY = 1e-3  # weight decay: the weight of half the squared weights
 LEARNING_RATE = 0.01  # of Adam; of 0.003, 0.01 and 0.03 the best in the end
+PASSES = 1 / 4  # through all digits by minibatches, for one iteration with all of them
 GRADIENT_TOLERANCE = 1e-6  # norm of the gradient at which Newton's method stops
 EIGENVALUES = 4  # at each end of the spectrum
 
@@ -66,11 +67,21 @@ def recurrent(V):
     return (1.0 - MARGIN) * identity - L @ L.T + K - K.T
 
 
+def layer_of_one(h, w, x):
+    """Return tanh(W h + U x + b) for one digit."""
+    return jnp.tanh(recurrent(w["V"]) @ h + w["U"] @ x + w["b"])
+
+
+def misfit_of_one(h, w, label):
+    """Return the cross-entropy of the label of one digit."""
+    return -jax.nn.log_softmax(w["C"] @ h + w["c"])[label]
+
+
 class Layer:
     """A layer at its equilibrium, for a batch of images and their labels."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, units: int):
-        self.x, self.labels = jnp.asarray(images), jnp.asarray(labels)
+        self.x, self.labels = np.asarray(images), np.asarray(labels)
         self.state = np.zeros((len(images), units))
         pixels, classes = images.shape[1], 10
         rng = np.random.default_rng(0)
@@ -82,29 +93,39 @@ class Layer:
             "c": np.zeros(classes),
         }
         # The digits are independent: the Jacobian has one dense block for each of them.
-        blocks = sp.kron(sp.identity(len(images)), np.ones((units, units)), format="csr")
-        sparsity = (blocks, None)
-        self.model = mfdeq.from_jax(self.map, self.state, self.weights, "map", sparsity=sparsity)
-        misfit = mfdeq.loss_from_jax(self.misfit, self.state, self.weights)
-        self.loss = misfit + mfdeq.QuadraticPrior(DECAY)
+        self.model, total = self.problem(len(images))
+        self.loss = total / len(images) + mfdeq.QuadraticPrior(DECAY)
+
+    def problem(self, count: int) -> tuple[mfdeq.FixedPointModel, mfdeq.Loss]:
+        """Return the model of so many digits, the first ones, and the sum of their losses."""
+        x, labels, h = self.x[:count], self.labels[:count], self.state[0]
+        model = mfdeq.from_jax(layer_of_one, h, self.weights, "map", args=x, batched=True)
+        loss = mfdeq.loss_from_jax(misfit_of_one, h, self.weights, args=labels, batched=True)
+        return model, loss
+
+    def minibatches(self, count: int, seed: int = 0):
+        """Yield models and losses of random minibatches, which share what JAX compiles."""
+        model, total = self.problem(count)
+        rng = np.random.default_rng(seed)
+        while True:
+            order = rng.permutation(len(self.x))
+            for start in range(0, len(order) - count + 1, count):
+                chosen = order[start : start + count]
+                loss = total.with_args(self.labels[chosen]) / count + mfdeq.QuadraticPrior(DECAY)
+                yield model.with_args(self.x[chosen]), loss
 
     def map(self, h, w):
-        """Return tanh(W h + U x + b), digit by digit."""
-        return jnp.tanh(h @ recurrent(w["V"]).T + self.x @ w["U"].T + w["b"])
-
-    def logits(self, h, w):
-        """Return C h + c."""
-        return h @ w["C"].T + w["c"]
+        """Return the map, digit by digit."""
+        return jax.vmap(layer_of_one, in_axes=(0, None, 0))(h, w, self.x)
 
     def misfit(self, h, w):
         """Return the mean cross-entropy of the labels."""
-        scores = jax.nn.log_softmax(self.logits(h, w))
-        return -jnp.take_along_axis(scores, self.labels[:, None], axis=1).mean()
+        return jax.vmap(misfit_of_one, in_axes=(0, None, 0))(h, w, self.labels).mean()
 
     def share_right(self, theta: np.ndarray) -> float:
         """Return the share of digits that the weights classify correctly."""
-        h = self.model.state_tree(mfdeq.solve(self.model, theta).state)
-        predicted = jnp.argmax(self.logits(h, self.model.params_tree(theta)), axis=1)
+        w, h = self.model.params_tree(theta), mfdeq.solve(self.model, theta).samples
+        predicted = np.argmax(h @ np.asarray(w["C"]).T + np.asarray(w["c"]), axis=1)
         return float((predicted == self.labels).mean())
 
 
@@ -124,7 +145,7 @@ def load_digits(count: int, units: int) -> tuple[Layer, Layer]:
 class Row(NamedTuple):
     """The progress of a training."""
 
-    work: int  # gradients and Hessian products, each at most two linear solves
+    work: float  # gradients and Hessian products of all digits, each at most two linear solves
     seconds: float  # of processor time, which other programs hardly affect
     loss: float
     gradient: float  # norm of the gradient
@@ -135,7 +156,7 @@ class Log:
 
     def __init__(self, layer: Layer):
         self.F = mfdeq.ReducedFunctional(layer.model, layer.loss)
-        self.work, self.paused = 0, 0.0
+        self.work, self.paused = 0.0, 0.0
         self.rows: list[Row] = []
         self.spectra: list[tuple[int, mfdeq.Eigenpairs]] = []
         start = layer.model.flat_params(layer.weights)
@@ -203,6 +224,32 @@ def by_adam(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Lo
     return theta, log
 
 
+def by_minibatches(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndarray, Log]:
+    """Train by Adam with a minibatch in each step, and a rate that falls to zero."""
+    log = Log(layer)
+    mean, square = np.zeros_like(theta), np.zeros_like(theta)
+    each = max(1, len(layer.x) // size.batch)
+    steps = each * max(1, round(PASSES * size.adam))
+    batches = layer.minibatches(size.batch)
+    model, loss = next(batches)
+    mfdeq.solve(model, theta).gradient(loss)  # compiles
+    log.begin = time.process_time()
+    log.record(theta)
+    for step in range(1, steps + 1):
+        model, loss = next(batches)
+        g = mfdeq.solve(model, theta, error_estimates=False).gradient(loss)
+        log.work += size.batch / len(layer.x)
+        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+        root = np.sqrt(square / (1 - 0.999**step))
+        rate = LEARNING_RATE * (1.0 - (step - 1) / steps)
+        theta = theta - rate * mean / (1 - 0.9**step) / (root + 1e-8)
+        if step % each == 0:
+            begin = time.process_time()
+            log.record(theta)
+            log.paused += time.process_time() - begin
+    return theta, log
+
+
 # --- figure --------------------------------------------------------------------------------------
 
 
@@ -215,7 +262,7 @@ def draw(path: Path, logs: dict[str, Log]) -> None:
     (by_work, by_seconds), (slope, ends) = axes
     products = "gradients and Hessian products"
     best = min(row.loss for log in logs.values() for row in log.rows)
-    for (name, log), color in zip(logs.items(), ("C0", "C1"), strict=True):
+    for (name, log), color in zip(logs.items(), ("C0", "C1", "C2"), strict=True):
         work, seconds, loss, gradient = np.transpose(log.rows)
         line = {"color": color, "lw": 1.3, "label": name}
         above = np.where(loss > best, loss - best, np.nan)
@@ -278,13 +325,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
     logs, trained = {}, {}
-    for name, train in (("Newton-CG", by_newton), ("Adam", by_adam)):
+    trainings = {"Newton-CG": by_newton, "Adam": by_adam, "Adam, minibatches": by_minibatches}
+    for name, train in trainings.items():
         trained[name], logs[name] = train(layer, start, size)
         first, last = logs[name].rows[0], logs[name].rows[-1]
         say(
             name,
             f"loss {first.loss:.4f} to {last.loss:.6f}, norm of the gradient {last.gradient:.1e}; "
-            f"{last.work:,} gradients and products, {last.seconds:.1f} s of processor time",
+            f"{last.work:,.0f} gradients and products, {last.seconds:.1f} s of processor time",
             f"{unseen.share_right(trained[name]):.1%} of {len(unseen.labels)} other digits are "
             "classified correctly",
         )
@@ -292,7 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     for count, pairs in logs["Newton-CG"].spectra:
         low, high = (", ".join(f"{value:.2g}" for value in part) for part in ends_of(pairs))
-        say(f"After {count:,}", f"{low} ... {high}  (± {max(pairs.error_bounds):.0e})")
+        say(f"After {count:,.0f}", f"{low} ... {high}  (± {max(pairs.error_bounds):.0e})")
     say("", meaning(logs["Newton-CG"].spectra[-1][1]))
     if options.figure:
         draw(options.output, logs)
@@ -308,7 +356,7 @@ def race(logs: dict[str, Log]) -> list[str]:
             next((row for row in log.rows if row.loss <= loss), None) for log in logs.values()
         ]
         if any(firsts):
-            took = (f"{row.work:5,}, {row.seconds:5.1f} s" if row else "never" for row in firsts)
+            took = (f"{row.work:5,.0f}, {row.seconds:5.1f} s" if row else "never" for row in firsts)
             lines.append(f"{loss:5}" + "".join(f"{text:>18}" for text in took))
     return lines
 

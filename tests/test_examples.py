@@ -313,7 +313,7 @@ def test_newton_and_adam_train_the_layer(deq_digits):
     layer, _ = deq_digits.load_digits(40, units=3)
     start = layer.model.flat_params(layer.weights)
     size = deq_digits.Size(3, 40, newton=25, adam=40, spectrum_every=100)
-    for train in (deq_digits.by_newton, deq_digits.by_adam):
+    for train in (deq_digits.by_newton, deq_digits.by_adam, deq_digits.by_minibatches):
         theta, log = train(layer, start, size)
         assert log.rows[-1].loss < 0.9 * log.rows[0].loss
         assert layer.share_right(theta) > layer.share_right(start)

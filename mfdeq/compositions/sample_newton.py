@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..arrays.backend import Array, array_on_host, host
+from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.noise import noise_deviation
 from ..forward import ConvergenceMonitor, ModelMethod
 from ..forward.criteria import FALL_RATIO, FLOOR_ROUNDINGS, MAX_NOISE_FACTOR, MIN_FALLS
@@ -26,7 +26,8 @@ SHORT_LENGTH = 1 / 16  # of a step; a sample has stalled after ...
 MAX_SHORT_STEPS = 15  # ... so many short steps in a row
 MAX_NOISE_RATIO = 1e-3  # worst residual of a stalled sample, below which noise is measured
 NOISE_STEP, NOISE_POINTS, NOISE_DEGREE = 1e-7, 7, 3  # relative step, and the line, of a measurement
-FEW_DIGITS_SHARE = 0.55  # of the digits of the dtype, below which A may be singular
+CHORD_RATIO = 1e-4  # worst residual of a sample, below which the last derivatives suffice ...
+MAX_CHORD_CONTRACTION = 0.1  # ... as long as a step with them leaves no more than this
 MAX_LISTED = 3  # samples that are named in a message
 EFFECT_SEED = 29  # of the signs of rounding errors
 SLOW = 0.2  # contraction of an iteration: it is 1/2 at a fold
@@ -50,11 +51,75 @@ class BatchModel(Protocol):
     def sample_values(self, H: Array, theta: Array) -> Array:
         """Return f of each row of H, (samples, n), with NaN where there is no value."""
 
-    def sample_blocks(self, H: Array, theta: Array) -> tuple[Array, Array]:
-        """Return the values and the Jacobians, (samples, n, n), with NaN where there are none."""
+    def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
+        """Return Newton's step from each row of H, whose unknowns have the given sizes."""
 
     def without_samples(self, kept: Array, H: Array) -> Model:
         """Return the model in which samples that are not kept stay at their rows of H."""
+
+
+class SampleStep(Protocol):
+    """Newton's steps of all samples, with NaN in samples without a value or a derivative.
+
+    Attributes
+    ----------
+    R, terms, D : (samples, n) arrays
+        The residuals, the sizes |A| s of the terms of each equation, and the corrections A^-1 R.
+    """
+
+    R: Array
+    terms: Array
+    D: Array
+
+    def solve(self, b: Array) -> Array:
+        """Return A^-1 b for (samples, n, k) arrays, not finite where A is singular."""
+
+
+class BlockStep:
+    """Newton's steps from the Jacobians of the samples.
+
+    Parameters
+    ----------
+    backend : Backend
+    R : (samples, n) array
+    A : (samples, n, n) array
+    sizes : (samples, n) array
+    """
+
+    def __init__(self, backend: Backend, R: Array, A: Array, sizes: Array) -> None:
+        self.backend, self.R, self.A = backend, R, A
+        xp = backend.xp
+        self.terms = xp.squeeze(xp.abs(A) @ sizes[:, :, None], axis=2)
+        self.D = self.solve(R[:, :, None])[:, :, 0]
+
+    def solve(self, b: Array) -> Array:
+        """Return A^-1 b, which is NaN in samples with a singular A."""
+        xp = self.backend.xp
+        regular = xp.isfinite(xp.sum(self.A, axis=(1, 2))) & xp.isfinite(xp.sum(b, axis=(1, 2)))
+        try:
+            if bool(xp.all(regular)):
+                return xp.linalg.solve(self.A, b)
+        except host.linalg.LinAlgError:
+            for i in singular_blocks(self.A):
+                regular[i] = False
+        X = xp.full_like(b, float("nan"))
+        if self.backend.any(regular):
+            try:
+                X[regular] = xp.linalg.solve(self.A[regular], b[regular])
+            except host.linalg.LinAlgError:  # a singular block beside others that are not finite
+                numbers = host.nonzero(array_on_host(regular))[0]
+                for i in numbers[singular_blocks(self.A[regular])]:
+                    regular[int(i)] = False
+                X[regular] = xp.linalg.solve(self.A[regular], b[regular])
+        return X
+
+
+class _ChordStep:
+    """Steps with the derivatives of an earlier state."""
+
+    def __init__(self, R: Array, before: SampleStep) -> None:
+        self.R, self.terms, self.solve = R, before.terms, before.solve
+        self.D = before.solve(R[:, :, None])[:, :, 0]
 
 
 class SampleNewton(ModelMethod):
@@ -102,10 +167,12 @@ class _Iteration:
         self.problem, self.monitor, self.backend = problem, monitor, problem.backend
         self.xp, self.model = problem.backend.xp, problem.model
         self.shape = (self.model.samples, self.model.sample_size)  # type: ignore[attr-defined]
-        self.eye = self.backend.eye(self.shape[1], self.shape[1])
         self.given_sizes = self._given(problem.state_scale())
         self.start = self.H = self._rows(self.backend.copied(h))
-        self.R, self.A, defined = self._linearized(self.H)
+        self.largest: Array | None = None  # |h_j| over the iterates after the first step
+        self.linear = self._newton_step(self.H)
+        self.R = self.linear.R
+        defined = self._defined(self.linear)
         samples = self.shape[0]
         self.active = defined
         self.converged = defined & False
@@ -117,11 +184,10 @@ class _Iteration:
         self.corrections = self.xp.zeros_like(self.ratios)
         self.D = self.xp.zeros_like(self.H)
         self.noise: Array | None = None
-        self.largest: Array | None = None  # |h_j| over the iterates after the first step
         self.largest_terms = self.falls = self.xp.zeros_like(self.H)
         self.recent: list[Array] = []
         self.earlier_ratios: list[Array] = []  # of the two iterations before
-        self.by_rounding = self.doubtful = False
+        self.by_rounding = self.doubtful = self.by_chord = False
 
     # The model.
 
@@ -141,17 +207,33 @@ class _Iteration:
             values = self.model.sample_values(H, self.problem.theta)  # type: ignore[attr-defined]
             return H - values if self.problem.is_map else values
 
-    def _linearized(self, H: Array) -> tuple[Array, Array, Array]:
-        """Return R, A, and in which samples both are finite."""
+    def _newton_step(self, H: Array) -> SampleStep:
+        """Return Newton's steps from H, with derivatives there."""
         self.problem.evaluations += 1
-        xp = self.xp
         with self.backend.ignore_overflow():
-            values, blocks = self.model.sample_blocks(H, self.problem.theta)  # type: ignore[attr-defined]
-            R, A = (H - values, self.eye - blocks) if self.problem.is_map else (values, blocks)
-            finite = xp.isfinite(xp.sum(R, axis=1)) & xp.isfinite(xp.sum(A, axis=(1, 2)))
-        return R, A, finite
+            return self.model.sample_step(H, self.problem.theta, self._own_sizes(H))  # type: ignore[attr-defined]
+
+    def _defined(self, step: SampleStep) -> Array:
+        """Return in which samples the residual and its derivative are finite."""
+        return self.xp.isfinite(self.xp.sum(step.R, axis=1) + self.xp.sum(step.terms, axis=1))
+
+    def _chord_suffices(self) -> bool:
+        """Return whether all residuals are so small that the last derivatives will do."""
+        xp = self.xp
+        ratios = xp.where(self.active, self.ratios, 0.0)
+        if not float(xp.max(ratios)) <= CHORD_RATIO:
+            return False
+        if self.by_chord:
+            slow = self.ratios > MAX_CHORD_CONTRACTION * self.earlier_ratios[-1]
+            return not self.backend.any(self.active & slow)
+        return True
 
     # Sizes, as in `forward.criteria`.
+
+    def _own_sizes(self, H: Array) -> Array:
+        """Return the sizes for the terms of equations, which are at least those of the unknowns."""
+        sizes = self._sizes(H)
+        return sizes if self.given_sizes is None else self.xp.maximum(sizes, self.xp.abs(H))
 
     def _sizes(self, H: Array) -> Array:
         """Return the sizes of the unknowns: one that has fallen to zero has its largest value."""
@@ -176,9 +258,6 @@ class _Iteration:
             falls = falls | (tiny & (xp.abs(self.D) >= size))
         self.falls = xp.where(falls, self.falls + 1.0, xp.zeros_like(size))
 
-    def _terms(self, size: Array) -> Array:
-        return self.xp.squeeze(self.xp.abs(self.A) @ size[:, :, None], axis=2)
-
     def _floor(self, terms: Array) -> Array:
         floor = FLOOR_ROUNDINGS * self.backend.eps * terms
         return floor if self.noise is None else floor + MAX_NOISE_FACTOR * self.noise
@@ -186,35 +265,37 @@ class _Iteration:
     # One iteration.
 
     def judge(self) -> bool:
-        """Compute the corrections of the active samples, and return whether any is left active."""
+        """Judge the corrections of the active samples, and return whether any is left active."""
         xp, monitor = self.xp, self.monitor
-        sizes = self._sizes(self.H)
-        own = sizes if self.given_sizes is None else xp.maximum(sizes, xp.abs(self.H))
-        self.terms = terms = self._terms(own)
+        self.D = xp.where(self.active[:, None], self.linear.D, self.D)
+        undefined = self.active & ~xp.isfinite(xp.sum(self.D, axis=1))
+        self._fail(undefined, "its derivative A is singular at an iterate")
+        self.D = xp.where(undefined[:, None], xp.zeros_like(self.D), self.D)
+        self.terms = terms = self.linear.terms
         self.largest_terms = xp.maximum(self.largest_terms, xp.maximum(terms, xp.abs(self.R)))
         floor = self._floor(terms)
-        effect = self._solve(floor)
         self._watch_zeros()
         sizes = self._sizes(self.H)
         scale = self._given(self.problem.residual_scale(self._flat(self.H)))
         scale = terms if scale is None else scale
-        size = xp.abs(self.R)
-        at_floor = xp.all(size <= floor, axis=1)
-        satisfied = at_floor | xp.all((size <= monitor.rtol * scale) | (size <= floor), axis=1)
-        change = xp.abs(self.D)
+        size, change = xp.abs(self.R), xp.abs(self.D)
+        within = size <= floor
+        at_floor = xp.all(within, axis=1)
+        satisfied = xp.all((size <= monitor.rtol * scale) | within, axis=1)
         settled = change <= monitor.step_rtol * sizes
-        exact = xp.all(settled, axis=1)
-        rounded = at_floor & xp.all(settled | (change <= effect), axis=1)
+        exact = rounded = xp.all(settled, axis=1)
+        if self.backend.any(self.active & at_floor & ~exact):
+            effect = self._effect(floor)
+            rounded = exact | (at_floor & xp.all(settled | (change <= effect), axis=1))
         ratios = _ratio(xp, size, xp.where(scale > 0.0, scale, xp.maximum(terms, size)))
         self.earlier_ratios = [*self.earlier_ratios, self.ratios][-2:] if self.recent else []
         self.ratios = xp.where(self.active, xp.max(ratios, axis=1), self.ratios)
-        converged = self.active & satisfied & (exact | rounded)
+        converged = self.active & satisfied & rounded
         if self.backend.any(converged):
-            change = xp.where(rounded[:, None], xp.maximum(change, 0.0 * effect), change)
             relative = xp.max(_ratio(xp, change, sizes), axis=1)
             self.corrections = xp.where(converged, relative, self.corrections)
             self.by_rounding |= self.backend.any(converged & (~exact | ~self._within(size, scale)))
-            self.doubtful |= self._may_be_singular(converged, effect, sizes)
+            self.doubtful |= self._may_be_singular(converged)
             self.converged = self.converged | converged
             self.active = self.active & ~converged
         monitor.report.residuals.append(float(xp.max(xp.where(self._tried, self.ratios, 0.0))))
@@ -232,44 +313,13 @@ class _Iteration:
     def _tried(self) -> Array:
         return self.xp.isfinite(self.ratios)
 
-    def _solve(self, floor: Array) -> Array:
-        """Solve for the corrections D, and return what rounding of R changes in each unknown."""
+    def _effect(self, floor: Array) -> Array:
+        """Return what rounding of R changes in each unknown."""
         xp = self.xp
-        signs = xp.sign(
-            self._rows(self.backend.random(floor.shape[0] * floor.shape[1], seed=EFFECT_SEED))
-        )
-        sides = xp.stack([self.R, signs * floor, floor], axis=2)
-        X = self._solve_blocks(self.active, sides)
-        self.D = xp.where(self.active[:, None], X[:, :, 0], self.D)
-        return xp.max(xp.abs(X[:, :, 1:]), axis=2)
-
-    def _solve_blocks(self, chosen: Array, sides: Array) -> Array:
-        """Solve A x = b in the chosen samples; those with a singular block fail."""
-        xp = self.xp
-        X = 0.0 * sides
-        while self.backend.any(chosen):
-            every = bool(xp.all(chosen))
-            A, b = (self.A, sides) if every else (self.A[chosen], sides[chosen])
-            try:
-                with self.backend.ignore_overflow():
-                    found = xp.linalg.solve(A, b)
-            except host.linalg.LinAlgError:
-                singular = host.zeros(self.shape[0], dtype=bool)
-                indices = host.nonzero(array_on_host(chosen))[0]
-                singular[indices[singular_blocks(A)]] = True
-                self._fail(singular, "its derivative A is singular at an iterate")
-                chosen = chosen & self.active
-                continue
-            if every:
-                X = found
-            else:
-                X[chosen] = found
-            undefined = chosen & ~xp.isfinite(xp.sum(X, axis=(1, 2)))
-            if self.backend.any(undefined):
-                self._fail(undefined, "its derivative A is singular at an iterate")
-                X = xp.where(undefined[:, None, None], 0.0, X)
-            break
-        return X
+        random = self.backend.random(floor.shape[0] * floor.shape[1], seed=EFFECT_SEED)
+        sides = xp.stack([xp.sign(self._rows(random)) * floor, floor], axis=2)
+        with self.backend.ignore_overflow():
+            return xp.max(xp.abs(self.linear.solve(sides)), axis=2)
 
     def _fail(self, which: Any, reason: str) -> None:
         which = array_on_host(which)
@@ -280,26 +330,32 @@ class _Iteration:
     def step(self) -> None:
         """Take a step in every active sample, shortened by its line search."""
         xp, active = self.xp, self.active
-        whole = xp.maximum(self.terms, self._terms(xp.maximum(xp.abs(self.H), xp.abs(self.D))))
-        level = _Level(xp, xp.maximum(whole, self.largest_terms), self._floor(whole))
+        terms = xp.maximum(self.terms, self.largest_terms)
+        level = _Level(xp, terms, self._floor(self.terms))
         before = level(self.R)
         reference = before
         for residual in self.recent:
             reference = xp.maximum(reference, level(residual))
         sizes = xp.maximum(self._sizes(self.H), xp.abs(self.D))
         lengths = 1.0 + 0.0 * before
-        pending, H = active, self.H
+        pending, H, following = active, self.H, None
+        chord = self._chord_suffices()
         for halvings in range(MAX_HALVINGS):
             trial = self.H - lengths[:, None] * self.D
             trial = self._rows(self.problem.limited(self._flat(self.H), self._flat(trial)))
             trial = xp.where(pending[:, None], trial, H)
-            if halvings == 0:
-                R, A, defined = self._linearized(trial)
+            if halvings == 0 and not chord:
+                following = self._newton_step(trial)
+                R = following.R
             else:
                 R = self._residuals(trial)
-                defined = xp.isfinite(xp.sum(R, axis=1))
+            defined = xp.isfinite(xp.sum(R, axis=1))
             H = xp.where((pending & defined)[:, None], trial, H)
-            after = level(xp.where(defined[:, None], R, 0.0 * self.R))
+            if halvings == 0 and not self.recent:  # terms that vanish at the start may be large
+                there = xp.abs(xp.where(defined[:, None], R, xp.zeros_like(R)))
+                level = _Level(xp, xp.maximum(terms, there), self._floor(self.terms))
+                before = reference = level(self.R)
+            after = level(xp.where(defined[:, None], R, xp.zeros_like(R)))
             accepted = (
                 pending & defined & (after <= reference - SUFFICIENT_DECREASE * lengths * before)
             )
@@ -314,21 +370,30 @@ class _Iteration:
         self._watch_lengths(moved, lengths)
         self.H = xp.where(moved[:, None], H, self.H)
         self.recent = [*self.recent, self.R][-2:]
-        if halvings:
-            R, A, defined = self._linearized(self.H)
         self._settle_stalled(pending & self.active)
-        self._fail(moved & ~defined, "the model has no derivative at an iterate")
-        keep = (moved & defined)[:, None]
-        self.R = xp.where(keep, R, self.R)
-        self.A = A if bool(xp.all(keep)) else xp.where(keep[:, :, None], A, self.A)
+        self._continue_from(following, chord, R, halvings, moved)
         size = xp.abs(self.H)
         self.largest = size if self.largest is None else xp.maximum(self.largest, size)
         self.iterations += array_on_host(moved)
 
+    def _continue_from(
+        self, following: SampleStep | None, chord: bool, R: Array, halvings: int, moved: Array
+    ) -> None:
+        """Keep the steps from the new states, which are known if no step was shortened."""
+        if halvings or following is None:
+            self.by_chord = chord and not halvings
+            following = _ChordStep(R, self.linear) if self.by_chord else self._newton_step(self.H)
+        else:
+            self.by_chord = False
+        self._fail(moved & ~self._defined(following), "the model has no derivative at an iterate")
+        self.linear = following
+        self.R = self.xp.where(moved[:, None], following.R, self.R)
+
     def _contracts(self, which: Array, R: Array, lengths: Array, sizes: Array) -> Array:
         """Return in which samples the next correction, with the A of this step, is shorter."""
         xp = self.xp
-        following = self._solve_blocks(which & self.active, R[:, :, None])[:, :, 0]
+        with self.backend.ignore_overflow():
+            following = self.linear.solve(R[:, :, None])[:, :, 0]
         sizes = xp.where(sizes > 0.0, sizes, xp.ones_like(sizes))
         bound = (1.0 - MIN_CONTRACTION * lengths) * _norms(xp, self.D / sizes)
         return which & (_norms(xp, following / sizes) <= bound)
@@ -371,18 +436,16 @@ class _Iteration:
 
     # The end.
 
-    def _may_be_singular(self, converged: Array, effect: Array, sizes: Array) -> bool:
-        """Return whether rounding of R moves a sample far, or its convergence was slow at the end.
+    def _may_be_singular(self, converged: Array) -> bool:
+        """Return whether the convergence of a sample was slow at the end, as at a fold.
 
-        Newton's method contracts by one half at a fold.
+        Newton's method contracts by one half there.
         """
-        xp, size = self.xp, _norms(self.xp, sizes)
-        change = _norms(xp, effect) / (FLOOR_ROUNDINGS * xp.where(size > 0.0, size, 1.0))
-        doubtful = change > self.backend.eps**FEW_DIGITS_SHARE
-        if len(self.earlier_ratios) == 2:
-            before, last = self.earlier_ratios
-            doubtful = doubtful | (xp.maximum(self.ratios, SLOW * last) > SLOW**2 * before)
-        return self.backend.any(converged & doubtful)
+        if len(self.earlier_ratios) < 2:
+            return False
+        before, last = self.earlier_ratios
+        slow = self.xp.maximum(self.ratios, SLOW * last) > SLOW**2 * before
+        return self.backend.any(converged & slow)
 
     def finish(self) -> None:
         """Take the last step of converged samples, and end or fail."""
@@ -417,7 +480,8 @@ class _Iteration:
             return
         H = xp.where(self.converged[:, None], self.H - self.D, self.H)
         H = self._rows(self.problem.limited(self._flat(self.H), self._flat(H)))
-        R, _, defined = self._linearized(H)
+        R = self._residuals(H)
+        defined = xp.isfinite(xp.sum(R, axis=1))
         size = xp.abs(R)
         allowed = xp.maximum(xp.abs(self.R), self._floor(self.terms))
         better = self.converged & defined & xp.all(size <= allowed, axis=1)

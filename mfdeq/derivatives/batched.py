@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from ..arrays.backend import Array, Backend, host
 from ..compositions.batched_equilibrium import BatchedEquilibrium
-from ..compositions.sample_newton import SampleNewton
+from ..compositions.sample_newton import BlockStep, SampleNewton, SampleStep
 from ..errors import ArgumentError, ModelError
 from ..linear.block_diagonal import BlockDiagonal
 from ..models.library_function import LibraryFunction
@@ -24,7 +24,7 @@ from ..operators.user_operators import as_operator
 from .automatic import AutomaticArgmin, AutomaticMap, AutomaticModel, AutomaticResidual
 from .configured_model import ConfiguredModel
 from .data import count_samples
-from .source import Function
+from .source import DerivativeSource, Function
 
 
 class SampleNames(Sequence[str]):
@@ -85,6 +85,18 @@ class Batch(ConfiguredModel):
 
     def _rows(self, h: Array) -> Array:
         return Backend.of(h).xp.reshape(h, (self.samples, self.sample_size))
+
+    def sample_blocks(self, H: Array, theta: Array) -> tuple[Array, Array]:
+        """Return the values and the Jacobians of each row of H."""
+        raise NotImplementedError
+
+    def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
+        """Return Newton's step from each row of H, with the Jacobians of `sample_blocks`."""
+        backend, (values, blocks) = Backend.of(H, theta), self.sample_blocks(H, theta)
+        if not self._is_map:
+            return BlockStep(backend, values, blocks, sizes)
+        eye = backend.eye(self.sample_size, self.sample_size)
+        return BlockStep(backend, H - values, eye - blocks, sizes)
 
     # Samples without an equilibrium.
 
@@ -155,6 +167,22 @@ class Batch(ConfiguredModel):
         )
 
 
+class _CompiledStep:
+    """Newton's steps that a source computes in one call."""
+
+    def __init__(
+        self,
+        source: DerivativeSource,
+        backend: Backend,
+        R: Any,
+        terms: Any,
+        D: Any,
+        solve: Function,
+    ) -> None:
+        self.R, self.terms, self.D = (source.from_library(backend, x) for x in (R, terms, D))
+        self.solve = lambda b: source.from_library(backend, solve(*source.operands(b)))
+
+
 class AutomaticBatch(Batch, AutomaticModel):
     """Common base class of batches that a source of derivatives differentiates."""
 
@@ -167,6 +195,7 @@ class AutomaticBatch(Batch, AutomaticModel):
 
     def _combined(self, flat: Function) -> Function:
         self._sample_blocks = self.source.sample_blocks(flat)
+        self._sample_step = self.source.sample_step(flat, self._is_map)
         mapped, shape = self.source.vectorized(flat, (0, None, 0)), (self.samples, self.sample_size)
         return lambda h, theta, data: mapped(h.reshape(shape), theta, data).reshape(-1)
 
@@ -175,7 +204,7 @@ class AutomaticBatch(Batch, AutomaticModel):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for name in ("_sample_blocks", "_latest", "_fields_by_sample"):
+        for name in ("_sample_blocks", "_sample_step", "_latest", "_fields_by_sample"):
             state.pop(name, None)
         return state
 
@@ -280,6 +309,15 @@ class AutomaticBatch(Batch, AutomaticModel):
         blocks = self._blocks_with_frozen(backend, blocks)
         self._latest = backend.copied(H), backend.copied(theta), values, blocks
         return values, blocks
+
+    def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
+        """Return Newton's step from each row of H."""
+        if self._sample_step is None or self.kept is not None:
+            return super().sample_step(H, theta, sizes)
+        source, backend = self.source, Backend.of(H, theta)
+        H, theta, sizes = source.operands(H, theta, sizes)
+        *arrays, solve = self._sample_step(H, theta, *self._data, sizes)
+        return _CompiledStep(source, backend, *arrays, solve)
 
     def _blocks_at(self, h: Array, theta: Array) -> Array:
         """Return the Jacobians at a state, which may be that of the last evaluation."""

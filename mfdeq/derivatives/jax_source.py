@@ -45,6 +45,8 @@ class JaxSource(DerivativeSource):
         self._apply = _for_blocks(jax, lambda linear, x: linear(x), (None, 1))
         self._adjoint = _for_blocks(jax, lambda transposed, y: transposed(y)[0], (None, 1))
         self._along = _for_blocks(jax, lambda linear, u, z: linear(u, z), (None, 1, 1))
+        self._lu = import_optional("jax.scipy.linalg", "jax")
+        self._solve_blocks = jax.jit(jax.vmap(self._lu.lu_solve))
         self._krylov = functools.cache(functools.partial(compile_solve, jax))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,18 +79,41 @@ class JaxSource(DerivativeSource):
 
         def blocks(differentiate: Function) -> Function:
             def of_one(h: Any, theta: Any, data: Any) -> Any:
-                def twice(h: Any) -> Any:
-                    value = function(h, theta, data)
-                    return value, value
-
-                jacobian, value = differentiate(twice, has_aux=True)(h)
-                return value, jacobian
+                return _value_and_jacobian(differentiate, function, h, theta, data)
 
             return jax.jit(jax.vmap(of_one, in_axes=(0, None, 0)))
 
+        return self._either_mode(blocks, function)
+
+    def sample_step(self, function: Function, is_map: bool) -> Function:
+        """Return a function that computes Newton's steps of all samples in one compiled call."""
+        jax = self.jax
+        factorize, solve = self._lu.lu_factor, self._lu.lu_solve
+
+        def steps(differentiate: Function) -> Function:
+            def of_one(h: Any, theta: Any, data: Any, sizes: Any) -> Any:
+                R, A = _value_and_jacobian(differentiate, function, h, theta, data)
+                if is_map:
+                    R, A = h - R, jax.numpy.eye(A.shape[0], dtype=A.dtype) - A
+                factors = factorize(A)
+                return R, abs(A) @ sizes, solve(factors, R), factors
+
+            return jax.jit(jax.vmap(of_one, in_axes=(0, None, 0, 0)))
+
+        compiled = self._either_mode(steps, lambda h, theta, data, _: function(h, theta, data))
+
+        def step(H: Any, theta: Any, data: Any, sizes: Any) -> Any:
+            R, terms, D, factors = compiled(H, theta, data, sizes)
+            return R, terms, D, functools.partial(self._solve_blocks, factors)
+
+        return step
+
+    def _either_mode(self, make: Function, function: Function) -> Function:
         return Alternatives(
-            [blocks(jax.jacfwd), blocks(jax.jacrev)],
-            jax.vmap(function, in_axes=(0, None, 0)),
+            [make(self.jax.jacfwd), make(self.jax.jacrev)],
+            lambda h, theta, data, *rest: self.jax.vmap(
+                function, in_axes=(0, None, 0, *[0] * len(rest))
+            )(h, theta, data, *rest),
             functools.partial(missing_mode_error, self.caller, "the derivative", ADVICE),
         )
 
@@ -308,6 +333,17 @@ def _for_blocks(jax: ModuleType, product: Function, axes: tuple[Any, ...]) -> Fu
     vector = jax.jit(product)
     block = jax.jit(jax.vmap(product, in_axes=axes, out_axes=1))
     return lambda linear, *x: (vector if x[0].ndim == 1 else block)(linear, *x)
+
+
+def _value_and_jacobian(
+    differentiate: Function, function: Function, h: Any, theta: Any, data: Any
+) -> Any:
+    def twice(h: Any) -> Any:
+        value = function(h, theta, data)
+        return value, value
+
+    jacobian, value = differentiate(twice, has_aux=True)(h)
+    return value, jacobian
 
 
 def _with_data(function: Function, data: Any, h: Any, theta: Any) -> Any:

@@ -147,6 +147,24 @@ class DerivativeSource(ABC):
         """
         raise ArgumentError(f"batched of {self.caller}: {self.name} does not map over samples")
 
+    def sample_step(self, function: Function, is_map: bool) -> Function | None:
+        """Return a function that computes Newton's steps of all samples, or None (the default).
+
+        Parameters
+        ----------
+        function : callable
+            A function (h, theta, data) of one sample.
+        is_map : bool
+            Whether R = h - f and A = I - df/dh, or R = f and A = df/dh.
+
+        Returns
+        -------
+        callable or None
+            A function (H, theta, data, sizes) -> (R, |A| sizes, A^-1 R, solve), where
+            ``solve(b)`` returns A^-1 b for (samples, n, k) arrays.
+        """
+        return None
+
     def sample_blocks(self, function: Function) -> Function:
         """Return a function (H, theta, data) -> (values, Jacobians) of the samples of a batch.
 

@@ -189,7 +189,7 @@ def _check(batch: Batch, peer: ByJax, H) -> None:
 
 
 class FirstCall:
-    """A solve, a gradient and a product with new functions, beside what JAX needs to compile them."""
+    """A solve, a gradient and a product with new functions, beside their compilation."""
 
     def __init__(self, batch: Batch, title: str) -> None:
         self.batch, self.title, self.compilation = batch, title, 0.0
