@@ -52,6 +52,15 @@ def test_reused_factors_save_setups_and_refreshed_hierarchies_iterations():
 
 
 @pytest.mark.slow
+def test_nodes_are_tabulated_beside_those_by_hand():
+    pytest.importorskip("jax", reason="the jax extra is not installed")
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    table = benchmark("--sizes", "4", "--grid", "8", "--repeats", "2", program="node")
+    assert len(re.findall(r"^  mfdeq +[\d.]+ ms +1.00$", table, re.MULTILINE)) == 4
+    assert len(re.findall(r"^  .* by hand +[\d.]+ ms +[\d.]+$", table, re.MULTILINE)) >= 1
+
+
+@pytest.mark.slow
 def test_threads_are_compared_with_one():
     pytest.importorskip("numba", reason="the fast extra is not installed")
     table = benchmark("--small", program="threads")

@@ -9,20 +9,21 @@ from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
 from ..models.library_function import LibraryFunction
 from ..models.model import Model
+from ..optimization.functional import Functional
 from ..report import SolveReport
+from .functional_node import host_node
 from .jax_data import PackedData
 from .jax_primitives import primitives
-from .solved import HostNode
 
 
-def to_jax(model: Model, **solve_options: Any) -> JaxNode:
+def to_jax(model: Model | Functional, **solve_options: Any) -> JaxNode:
     """Return the equilibrium of a model as a function of JAX.
 
     Parameters
     ----------
-    model : FixedPointModel or ResidualModel
+    model : FixedPointModel, ResidualModel, ReducedFunctional or SumFunctional
         Any model. The function of one from `from_jax` has derivatives of any order, that of others
-        first and second ones.
+        first and second ones. A functional is a scalar function of the parameters.
     **solve_options
         Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper.
 
@@ -84,11 +85,11 @@ class JaxNode:
         Options of `mfdeq.solve`.
     """
 
-    def __init__(self, model: Model, solve_options: dict[str, Any]) -> None:
+    def __init__(self, model: Model | Functional, solve_options: dict[str, Any]) -> None:
         self._jax: Any = import_optional("jax", "jax")
-        self.host = HostNode(model, "mfdeq.to_jax", solve_options)
-        self.name = f"mfdeq.to_jax({model.display_name})"
-        self._function: LibraryFunction | None = model.function_in("JAX")
+        self.host = host_node(model, "mfdeq.to_jax", solve_options)
+        self.name = f"mfdeq.to_jax({self.host.model.display_name})"
+        self._function: LibraryFunction | None = self.host.model.function_in("JAX")
         self.residual: Any = None  # unless JAX differentiates the model
         self._data = None if self._function is None else PackedData(self._jax, self._function.data)
         if self._function is not None and self._has_forward_mode(self._residual):
@@ -137,7 +138,9 @@ class JaxNode:
         if h0 is not None:
             start = self._vector(h0, "h0", model.state_size).astype(params.dtype)
         h = primitives().state.bind(params, start, node=self)
-        return h if function is None else function.state_to_tree(h)
+        if function is None:
+            return h.reshape(self.host.output_shape)
+        return function.state_to_tree(h)
 
     def _with_data(self, params: Any, args: Any) -> Any:
         """Return the parameters and the data as one vector."""

@@ -13,14 +13,14 @@ from ..equilibrium.solve import equilibrium_at, solve
 from ..errors import ArgumentError, short_repr
 from ..models.model import Model
 from ..models.problem import Problem
+from ..optimization.reduced_functional import SOLVE_OPTIONS
 from ..report import SolveReport
 from .known_equilibria import KnownEquilibria
 from .last_error import record_error
 from .quick_newton import MAX_DENSE_SIZE, QuickEquilibrium, quick_newton
 
-SOLVE_OPTIONS = ("method", "solver", "rtol", "max_iterations", "lower", "upper")
 # Options with which only the general method can be used.
-GENERAL_OPTIONS = {"method", "solver", "max_iterations", "lower", "upper"}
+GENERAL_OPTIONS = {"method", "solver", "max_iterations", "lower", "upper", "progress"}
 
 
 class Linearize(Protocol):
@@ -54,6 +54,7 @@ class Solved:
     ) -> None:
         self.model, self.theta, self.options = model, theta, options
         self.quick, self._general = quick, general
+        self._latest_hessian: tuple[Array, Any] | None = None  # y, and the Hessian of y'h*
         found: Any = general if quick is None else quick
         self.state: Array = found.state
         self.report: SolveReport = found.report
@@ -97,7 +98,11 @@ class Solved:
 
     def component_hessian(self, y: Array, v: Array) -> Array:
         """Return the product of the Hessian of y'h* with v, (P,)."""
-        return self.equilibrium.component_hessian(y) @ v
+        latest = self._latest_hessian  # which another thread may replace
+        if latest is None or not Backend.of(y).all(latest[0] == y):
+            hessian = self.equilibrium.component_hessian(y)
+            latest = self._latest_hessian = (Backend.of(y).copied(y), hessian)
+        return latest[1] @ v
 
 
 class HostNode:
@@ -124,6 +129,8 @@ class HostNode:
         The report of the last one.
     """
 
+    output_shape: tuple[int, ...]
+
     def __init__(
         self,
         model: Model,
@@ -137,7 +144,11 @@ class HostNode:
             )
         for name in solve_options:
             one_of(name, SOLVE_OPTIONS, f"options of {caller}")
-        self.model, self.options = model, {**solve_options, "error_estimates": False}
+        self.output_shape = (model.state_size,)
+        self._start(model, {"error_estimates": False, **solve_options})
+
+    def _start(self, model: Any, options: dict[str, Any]) -> None:
+        self.model, self.options = model, options
         self._linearize: Linearize | None = None
         self._known: KnownEquilibria[Solved] = KnownEquilibria(model.state_size)
         self.split: Callable[[Array], tuple[Model, Array]] = lambda theta: (model, theta)

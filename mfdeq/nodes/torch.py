@@ -9,17 +9,20 @@ from ..derivatives.torch import from_torch
 from ..errors import ArgumentError, ModelError
 from ..models.library_function import LibraryFunction
 from ..models.model import FixedPointModel, Model
+from ..optimization.functional import Functional
 from ..report import SolveReport
+from .functional_node import host_node
 from .solved import HostNode
 
 
-def to_torch(model: Model, **solve_options: Any) -> TorchNode:
+def to_torch(model: Model | Functional, **solve_options: Any) -> TorchNode:
     """Return the equilibrium of a model as a function of PyTorch tensors.
 
     Parameters
     ----------
-    model : FixedPointModel or ResidualModel
-        Any model; it needs second derivatives only where they are asked for.
+    model : FixedPointModel, ResidualModel, ReducedFunctional or SumFunctional
+        Any model; it needs second derivatives only where they are asked for. A functional is a
+        scalar function of the parameters.
     **solve_options
         Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper.
 
@@ -75,12 +78,12 @@ class TorchNode:
         Options of `mfdeq.solve`.
     """
 
-    def __init__(self, model: Model, solve_options: dict[str, Any]) -> None:
+    def __init__(self, model: Model | Functional, solve_options: dict[str, Any]) -> None:
         self._torch: Any = import_optional("torch", "torch")
-        self.host = HostNode(model, "mfdeq.to_torch", solve_options)
+        self.host = host_node(model, "mfdeq.to_torch", solve_options)
         self._options = solve_options
-        self.name = f"mfdeq.to_torch({model.display_name})"
-        self._function: LibraryFunction | None = model.function_in("PyTorch")
+        self.name = f"mfdeq.to_torch({self.host.model.display_name})"
+        self._function: LibraryFunction | None = self.host.model.function_in("PyTorch")
         self._with_data: HostNode | None = None  # whose parameters are followed by the data
 
     @property
@@ -136,7 +139,9 @@ class TorchNode:
         if host is not self.host:
             self.host.solves += host.solves
             host.solves, self.host.report = 0, host.report
-        return h if function is None else function.state_to_tree(h)
+        if function is None:
+            return h.reshape(host.output_shape)
+        return function.state_to_tree(h)
 
     def _extended(self, args: Any) -> tuple[HostNode, list[Any]]:
         """Return the node whose parameters are followed by the data, and the leaves of these."""

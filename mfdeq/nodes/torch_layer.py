@@ -8,6 +8,7 @@ from ..arguments import at_least, count, fraction, one_of
 from ..arrays.optional_packages import import_optional
 from ..errors import ArgumentError, short_repr
 from ..models.model import KINDS
+from ..optimization.reduced_functional import SOLVE_OPTIONS
 
 BACKWARD = ("exact", "truncated", "one_step")
 
@@ -17,12 +18,11 @@ def torch_layer(
     kind: str = "map",
     *,
     state_shape: Any = None,
-    rtol: float | None = None,
-    max_iterations: int | None = None,
     order: int = 2,
     backward: str = "exact",
     terms: int = 5,
     warm_start: bool = True,
+    **solve_options: Any,
 ) -> Any:
     """Return the equilibrium of a module as a layer of a PyTorch network.
 
@@ -38,11 +38,6 @@ def torch_layer(
         The shape of the state of one sample, for a start of zeros. By default it is that of a
         sample of x, or of a vector whose size is a dimension of a parameter of the module, if the
         module accepts it.
-    rtol : float, optional
-        The relative accuracy of every equation and unknown of every sample, as in `mfdeq.solve`: by
-        default 1e-10 in float64; in float32 rounding is the target.
-    max_iterations : int, optional
-        Limit on the iterations, by default 50 of Newton's method and 500 of Anderson acceleration.
     order : int, optional
         The order up to which derivatives are exact; 1 makes backward passes cheaper if only
         gradients are needed.
@@ -55,6 +50,10 @@ def torch_layer(
     warm_start : bool, optional
         Whether to start from the states of the last batch, in training mode and if the shapes
         agree. In evaluation mode the start is zero.
+    **solve_options
+        Options of `mfdeq.solve`: method, solver, rtol, max_iterations, lower, upper, progress. With
+        others than rtol, max_iterations and the methods "newton" and "anderson" each sample is
+        solved by `mfdeq.solve`, one after the other.
 
     Returns
     -------
@@ -109,6 +108,12 @@ def torch_layer(
     from .torch_layer_module import TorchLayer  # it imports PyTorch
 
     one_of(kind, KINDS, "kind of mfdeq.torch_layer")
+    for name in solve_options:
+        one_of(name, SOLVE_OPTIONS, "options of mfdeq.torch_layer")
+    if solve_options.get("rtol") is not None:
+        fraction(solve_options["rtol"], "rtol of mfdeq.torch_layer")
+    if solve_options.get("max_iterations") is not None:
+        count(solve_options["max_iterations"], "max_iterations of mfdeq.torch_layer")
     one_of(backward, BACKWARD, "backward of mfdeq.torch_layer")
     if backward != "exact" and kind != "map":
         raise ArgumentError(
@@ -119,8 +124,7 @@ def torch_layer(
         module,
         kind,
         None if state_shape is None else tuple(state_shape),
-        None if rtol is None else fraction(rtol, "rtol of mfdeq.torch_layer"),
-        None if max_iterations is None else count(max_iterations, "max_iterations"),
+        solve_options,
         int(at_least(1, order, "order of mfdeq.torch_layer")),
         {"exact": 0, "truncated": count(terms, "terms of mfdeq.torch_layer"), "one_step": 1}[
             backward

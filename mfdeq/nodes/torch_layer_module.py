@@ -19,6 +19,8 @@ torch: Any = import_optional("torch", "torch")
 NAME = "mfdeq.torch_layer"
 REPEATED_ROUNDINGS = 1e4  # by which two values of a sample may differ, in units of rounding
 MIN_DIGITS = 2.0  # of a derivative
+METHODS = {"newton": newton, "anderson": anderson}
+GENERAL_OPTIONS = ("solver", "lower", "upper", "progress")  # only of `mfdeq.solve`
 
 
 class TorchLayer(torch.nn.Module):
@@ -38,15 +40,14 @@ class TorchLayer(torch.nn.Module):
         module: Any,
         kind: str,
         state_shape: tuple[int, ...] | None,
-        rtol: float | None,
-        max_iterations: int | None,
+        options: dict[str, Any],
         order: int,
         terms: int,
         warm_start: bool,
     ) -> None:
         super().__init__()
         self.module, self.kind, self.state_shape = module, kind, state_shape
-        self.rtol, self.max_iterations = rtol, max_iterations
+        self.options = {"error_estimates": False, **options}
         self.order, self.terms, self.warm_start = order, terms, warm_start
         self.report: BatchReport | None = None
         self.solves = 0
@@ -180,16 +181,17 @@ class TorchLayer(torch.nn.Module):
         residual = self._residual(module, x, shape)
         self._check(residual, flat)
         self.solves += 1
-        dense = dense_size(flat)
-        iterate = newton if dense else anderson
+        iterate = self._method(flat)
+        rtol, max_iterations = (self.options.get(name) for name in ("rtol", "max_iterations"))
         try:
-            h, converged, factor, self.report = iterate(
-                residual, flat, self.rtol, self.max_iterations
-            )
-            failed = [i for i, done in enumerate(converged.tolist()) if not done]
+            if iterate is None:
+                h, failed, self.report = flat, list(range(B)), BatchReport("mfdeq.solve")
+            else:
+                h, converged, factor, self.report = iterate(residual, flat, rtol, max_iterations)
+                failed = [i for i, done in enumerate(converged.tolist()) if not done]
             if failed:
                 h = self._solve_again(module, x, flat, h, shape, failed)
-                factor = iterate(residual, h, self.rtol, 0)[2]
+                factor = (iterate or _linearization(h))(residual, h, rtol, 0)[2]
             self.report.converged = True
         except Exception as error:
             record_error(error)
@@ -197,6 +199,14 @@ class TorchLayer(torch.nn.Module):
         if self.training and self.warm_start:
             self._last = h.view(start.shape)
         return (h.view(start.shape), *factor.tensors())
+
+    def _method(self, h: Any) -> Callable[..., Any] | None:
+        """Return the method for a batch of states, or None if each is solved by `mfdeq.solve`."""
+        method = self.options.get("method", "auto")
+        general = {name for name in GENERAL_OPTIONS if self.options.get(name) not in (None, "auto")}
+        if general or (method == "newton" and not dense_size(h)):
+            return None
+        return METHODS.get(method, _linearization(h) if method == "auto" else None)
 
     def _solve_again(
         self, module: Any, x: Any, start: Any, h: Any, shape: Any, failed: list[int]
@@ -216,9 +226,7 @@ class TorchLayer(torch.nn.Module):
                     model,
                     sample.reshape(-1),
                     start[i],
-                    rtol=self.rtol,
-                    max_iterations=self.max_iterations,
-                    error_estimates=False,
+                    **self.options,
                 )
             except Exception as error:
                 message = f"sample {i} of {len(x)} of {NAME}: {error}"
@@ -324,6 +332,11 @@ class TorchLayer(torch.nn.Module):
             gradients.append(torch.cat([g.reshape(-1) for g in parts if g is not None]))
         self.terms = terms
         return float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+
+
+def _linearization(h: Any) -> Callable[..., Any]:
+    """Return the method whose factor suits states of this size."""
+    return newton if dense_size(h) else anderson
 
 
 def _series(A: Any, terms: int) -> Callable[[Any], Any]:

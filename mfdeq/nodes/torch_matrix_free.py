@@ -10,7 +10,15 @@ from typing import Any
 
 from ..arrays.optional_packages import import_optional
 from ..errors import ConvergenceError
-from .torch_batch import BatchReport, Criteria, Residual
+from .torch_batch import (
+    MAX_HALVINGS,
+    MAX_NEWTON_STEPS,
+    MIN_DECREASE,
+    SMALL_STEP,
+    BatchReport,
+    Criteria,
+    Residual,
+)
 
 torch: Any = import_optional("torch", "torch")
 
@@ -190,7 +198,7 @@ def anderson(
         if worst <= max(criteria.rtol, 10.0 * criteria.eps) or stalled or iteration >= limit:
             A = MatrixFree(residual, h)
             step, _ = A.solve(R, False, CORRECTION_RTOL)
-            converged, _ = criteria(h, R, step, terms + _terms_of_products(A, h))
+            converged, report.residuals[-1] = criteria(h, R, step, terms + _terms_of_products(A, h))
             new = converged & (report.sample_iterations < 0)
             report.sample_iterations[new] = iteration
             if bool(converged.all()) or iteration >= limit:
@@ -208,8 +216,44 @@ def anderson(
         dG = [*dG[1 - MAX_DIFFERENCES :], R - trial_R]
         h, R, iteration = trial, trial_R, iteration + 1
         criteria.follow(h)
+    if not bool(converged.all()) and iteration < limit:
+        h, converged, A = _newton_krylov(residual, h, criteria, report)
     report.converged = bool(converged.all())
     return h, converged, A or MatrixFree(residual, h), report
+
+
+def _newton_krylov(
+    residual: Residual, h: Any, criteria: Criteria, report: BatchReport
+) -> tuple[Any, Any, MatrixFree]:
+    """Continue by Newton's method with GMRES, where Anderson acceleration has stalled."""
+    report.method = "anderson, then newton"
+    for _ in range(MAX_NEWTON_STEPS + 1):
+        A = MatrixFree(residual, h)
+        R = A.R.detach()
+        step, _ = A.solve(R, False, CORRECTION_RTOL)
+        terms = h.abs() + (h - R).abs() + _terms_of_products(A, h)
+        converged, worst = criteria(h, R, step, terms)
+        report.residuals.append(worst)
+        new = converged & (report.sample_iterations < 0)
+        report.sample_iterations[new] = report.iterations
+        if bool(converged.all()):
+            break
+        before, t = R.norm(dim=1), torch.ones_like(h[:, 0])
+        small = (step.abs() <= SMALL_STEP * h.abs()).all(1)
+        for _ in range(MAX_HALVINGS):
+            trial = h - t[:, None] * step
+            with torch.no_grad():
+                after = residual(trial).norm(dim=1)
+            accepted = (after <= (1.0 - MIN_DECREASE * t) * before) | small
+            if bool(accepted.all()):
+                break
+            t = torch.where(accepted, t, 0.5 * t)
+        moved = accepted | converged
+        h = torch.where(moved[:, None], trial, h)
+        criteria.follow(h)
+        if not bool((accepted & ~converged).any()):
+            break
+    return h, converged, A
 
 
 def _terms_of_products(A: MatrixFree, h: Any) -> Any:

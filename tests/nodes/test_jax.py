@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import numpy as np
@@ -349,3 +350,74 @@ def test_a_batched_model_is_solved_as_a_batch():
     all_close(hessian(state), hessian(by_samples))
     assert state.solves == 1
     assert state(THETA, xs).shape == (5, N)
+
+
+def test_memory_does_not_grow_with_the_steps(from_jax):
+    state = mfdeq.to_jax(from_jax)
+    gradient = jax.jit(jax.grad(loss_of(state)))
+    theta = jnp.asarray(THETA)
+    counts = []
+    for i in range(1000):
+        theta = theta - 1e-4 * gradient(theta)
+        if i in (600, 999):
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+    assert state.solves == 1000
+    assert counts[1] <= counts[0] + 100
+
+
+def test_a_sum_of_functionals_is_a_scalar_function(from_jax):
+    losses = [mfdeq.LeastSquares([i], [0.3], 1.0 + i) for i in range(3)]
+    total = mfdeq.SumFunctional([mfdeq.ReducedFunctional(from_jax, loss) for loss in losses])
+    value = mfdeq.to_jax(total)
+
+    def iterated(theta):
+        return 0.5 * jnp.sum(jnp.arange(1.0, 4.0) * (unrolled(theta)[:3] - 0.3) ** 2)
+
+    def whole(f):
+        return jax.jit(lambda theta: (jax.value_and_grad(f)(theta), jax.hessian(f)(theta)))
+
+    all_close(whole(value)(THETA), whole(iterated)(THETA))
+    assert value(THETA).shape == ()
+    with pytest.raises(mfdeq.ArgumentError, match="expected none for a functional"):
+        mfdeq.to_jax(total, method="newton")
+
+
+def test_a_trajectory_is_differentiated_twice():
+    n = 2
+
+    class Decay(mfdeq.StepModel):
+        state_size, param_size = n, 3
+
+        def residual(self, h, previous, theta, k):
+            return h - previous + 0.1 * theta[:n] * h**2 - 0.1 * theta[n]
+
+        def linearize(self, h, previous, theta, k):
+            return mfdeq.StepLinearization(
+                d_state=np.diag(1.0 + 0.2 * theta[:n] * h),
+                d_previous=-np.eye(n),
+                d_params=np.hstack([np.diag(0.1 * h**2), np.full((n, 1), -0.1)]),
+                curvature=lambda lam: mfdeq.StepCurvature(
+                    state_state=np.diag(0.2 * theta[:n] * lam),
+                    state_params=np.hstack([np.diag(0.2 * h * lam), np.zeros((n, 1))]),
+                ),
+            )
+
+    model = mfdeq.trajectory(Decay(), 5, np.array([1.0, 2.0]))
+    state = mfdeq.to_jax(model)
+
+    def iterated(theta):
+        def step(previous, _):
+            a, c = 0.1 * theta[:n], previous + 0.1 * theta[n]
+            h = (jnp.sqrt(1.0 + 4.0 * a * c) - 1.0) / (2.0 * a)
+            return h, h
+
+        return jax.lax.scan(step, jnp.array([1.0, 2.0]), None, length=5)[1].reshape(-1)
+
+    theta = np.array([0.5, 1.5, 0.7])
+
+    def hessian(f):
+        return jax.jit(jax.hessian(lambda theta: jnp.sum(jnp.sin(f(theta)))))
+
+    all_close(state(theta), iterated(theta))
+    all_close(hessian(state)(theta), hessian(iterated)(theta))

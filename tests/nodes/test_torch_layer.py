@@ -347,3 +347,25 @@ def test_memory_does_not_grow_with_the_steps(layer):
         return sum(type(x) is torch.Tensor for x in gc.get_objects())
 
     assert count_after(5) >= count_after(40)
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ({"method": "anderson"}, "anderson"),
+        ({"method": "newton"}, "newton"),
+        ({"method": "picard"}, "mfdeq.solve"),
+        ({"solver": mfdeq.Direct(), "lower": -2.0}, "mfdeq.solve"),
+    ],
+)
+def test_options_of_solve_are_those_of_the_layer(options, method):
+    layer = mfdeq.torch_layer(Cell(), **options).double()
+    x = inputs(2).requires_grad_()
+    h = layer(x)
+    assert layer.report.method == method
+    assert layer.report.converged
+    close(h, unrolled(layer.module, x), 1e-8)
+    (found,) = torch.autograd.grad(h.pow(2).sum(), x)
+    close(found, torch.autograd.grad(unrolled(layer.module, x).pow(2).sum(), x)[0], 1e-8)
+    with pytest.raises(mfdeq.ArgumentError, match=r"options of mfdeq.torch_layer: expected one of"):
+        mfdeq.torch_layer(Cell(), tolerance=1e-3)
