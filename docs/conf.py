@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from configparser import ConfigParser
+from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.util import logging
@@ -27,6 +28,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "gallery_header.rst"]
@@ -35,6 +37,15 @@ html_theme = "furo"
 html_title = f"mfdeq {release}"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+
+# Formulas are shown without a network: what a browser loads of MathJax is copied into the pages.
+mathjax_path = "mathjax/tex-chtml.js"
+mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load more of it
+MATHJAX_FILES = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
+
+# Prompts of Python and of shells are not copied, nor is what was printed.
+copybutton_prompt_text = r">>> |\.\.\. ?|\$ "
+copybutton_prompt_is_regexp = True
 
 default_role = "autolink"
 autosummary_generate = True
@@ -120,8 +131,22 @@ def escape_bars(app, what, name, obj, options, lines):
             lines[i] = barred(line)
 
 
+def copy_mathjax(app, error):
+    """Copy the files of MathJax that pages load."""
+    if error is None and app.builder.format == "html":
+        source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+        for name in MATHJAX_FILES:
+            place = Path(app.outdir, "_static", "mathjax", name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (source / name).is_dir():
+                shutil.copytree(source / name, place, dirs_exist_ok=True)
+            else:
+                shutil.copy(source / name, place)
+
+
 def setup(app):
     """Hook them in."""
+    app.connect("build-finished", copy_mathjax)
     app.connect("builder-inited", check_names)
     app.connect("source-read", page_of_example)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)

@@ -1,0 +1,55 @@
+"""The README: its links, its names, and how it becomes the description of the package."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import mfdeq
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+INDEX = (ROOT / "docs" / "index.rst").read_text("utf-8")
+
+
+def package_setup():
+    spec = importlib.util.spec_from_file_location("package_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def links(text):
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+def test_links_point_to_files():
+    found = [link for link in links(README) if not link.startswith("https:")]
+    assert len(found) > 40
+    assert [link for link in found if not (ROOT / link).is_file()] == []
+
+
+def test_links_are_absolute_once_the_repository_has_an_address():
+    description = package_setup().description
+    assert description(README, "") == README
+    absolute = description(README, "https://forge.example/mfdeq")
+    assert [link for link in links(absolute) if not link.startswith("https:")] == []
+    picture = "https://forge.example/mfdeq/raw/main/docs/_static/groundwater.png"
+    assert picture in links(absolute)
+    assert "https://forge.example/mfdeq/blob/main/docs/spectrum.rst" in links(absolute)
+    # Nothing else has changed.
+    assert re.sub(r"https://forge.example/mfdeq/(raw|blob)/main/", "", absolute) == README
+
+
+def test_the_front_pages_name_public_objects_only():
+    for text in (README, INDEX):
+        names = set(re.findall(r"\bmfdeq\.([A-Za-z]\w*)", text)) - {"petsc", "plot"}
+        assert len(names) > 20
+        assert sorted(names - set(mfdeq.__all__)) == []
+
+
+def test_both_front_pages_show_the_same_program():
+    def program(text):
+        return [line.strip() for line in text.splitlines() if line.startswith((">>>", "..."))]
+
+    assert len(program(README)) < 15
+    assert program(README) == program(INDEX)
