@@ -277,6 +277,8 @@ class Curve:
         """
         start = self._trial(h, t)
         monitor = self._monitor(start.problem)
+        # An unknown may be zero along the curve, such as one that an equation sets to zero.
+        monitor.assume_sizes(self.backend.eps * self.inner.sizes)
 
         def stop(trial: _Trial, steps: int) -> bool:
             linearized = trial.problem.linearize(trial.h)

@@ -68,6 +68,13 @@ class InnerProduct:
         return math.sqrt(self.dot(h, t, h, t))
 
     @property
+    def sizes(self) -> Array:
+        """The sizes s of the unknowns, (N,); zero for those of no known amplitude."""
+        xp, known = self.backend.xp, self.weights > 0.0
+        safe = xp.where(known, self.weights, xp.ones_like(self.weights))
+        return xp.where(known, self.unit / xp.sqrt(safe), xp.zeros_like(safe))
+
+    @property
     def has_amplitude(self) -> bool:
         """Whether any unknown has a weight."""
         return bool(self.backend.xp.any(self.weights > 0.0))

@@ -17,6 +17,7 @@ from ..operators.operator import Operator
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 from .gauges import IMBALANCE_ROUNDINGS
+from .naming import listed
 from .null_spaces import null_defects
 from .null_vectors import MAX_CANCELLATION_ROUNDINGS
 from .redundancy import describe_redundant, prepare
@@ -221,7 +222,7 @@ class ConstrainedEquilibrium(Equilibrium):
             self._check_basis()
         texts = describe_redundant(self.problem, array_on_host(self.projection.basis))
         if not given:
-            report.choices.insert(0, f"redundant: {'; '.join(texts)}")
+            report.choices.insert(0, f"redundant: {listed(texts)}")
         xp, W = backend.xp, self.redundant_equations
         residual = self._base_residual
         terms = xp.abs(W).T @ xp.maximum(self.base.A.abs_apply(self.state), xp.abs(residual))

@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 from ..models.constrained import ConstrainedModel
 from ..models.problem import Problem
 from .constrained_starts import dense_on_host, perturbed, sizes_of
-from .naming import names_of
+from .naming import listed, names_of
 from .null_spaces import NullSpaces
 
 RANK_RTOL = 1e-10  # of rows of unit length that depend on each other
@@ -65,7 +65,7 @@ def _constraint_error(
         return ArgumentError(
             "constraints: expected constraints that fix what the equations leave open, got "
             f"{_counted(C.shape[0])} that {'does' if C.shape[0] == 1 else 'do'} not fix "
-            f"{'; '.join(missing)}"
+            f"{listed(missing)}"
         )
     return None
 

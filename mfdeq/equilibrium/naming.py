@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arrays.backend import host
 
-MAX_NAMES = 4  # in a message
+MAX_NAMES, MAX_TEXTS = 4, 6  # in a message
 
 
 def names_of(name: Callable[[int], str], indices: Sequence[int]) -> str:
@@ -16,6 +16,13 @@ def names_of(name: Callable[[int], str], indices: Sequence[int]) -> str:
     if len(indices) > MAX_NAMES:
         return f"{', '.join(shown)} and {len(indices) - MAX_NAMES} more"
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return a few texts in one line, and how many more there are."""
+    more = len(texts) - MAX_TEXTS
+    shown = "; ".join(texts[:MAX_TEXTS])
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def describe_combinations(name: Callable[[int], str], basis: Any) -> list[str]:

@@ -32,6 +32,7 @@ from .null_vectors import (
     scaling_of,
 )
 
+MAX_ACCURACY = 1e-3  # of the entries of A, above which nothing can be said
 MIN_GAP = 10.0  # ratio of singular values that separates the null space from the rest
 ZERO_SHARE = 0.1  # of the limit of cancellation, below which a singular value is zero
 EXTRA_COLUMNS = 3  # of the block beside those expected
@@ -73,7 +74,7 @@ class NullSpaces:
 def find_null_spaces(
     A: Operator, expected: int, accuracy: float = 0.0, factorize: bool = True
 ) -> NullSpaces | None:
-    """Find the null spaces of A and of its adjoint; None if A is too large to be decomposed.
+    """Find the null spaces of A and of its adjoint; None if A is too large, or too inaccurate.
 
     Those that the user has declared are taken as they are.
 
@@ -95,6 +96,8 @@ def find_null_spaces(
     """
     if A.declared_null_spaces is not None:
         return A.declared_null_spaces
+    if accuracy > MAX_ACCURACY:
+        return None
     n, scaling = A.shape[0], scaling_of(A)
     if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, scaling, expected)) is not None:
         return constant
@@ -141,36 +144,43 @@ def null_defects(A: Operator, W: Array) -> list[float]:
 def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | None:
     """Return constants on the components, if as many of them as expected are left null vectors.
 
-    They are those of networks in which what leaves one node enters another. If constants are no
-    right null vectors, these remain unknown.
+    They are those of networks in which what leaves one node enters another. In saddle points they
+    are constants of the pressures alone, whose diagonal is zero. If constants are no right null
+    vectors, these remain unknown.
     """
     if not A.has_entries:
         return None
     backend, n = A.backend, A.shape[0]
-    if A.array is None:  # the entries are those of another library
-        row_labels = column_labels = host.zeros(n, dtype=int)
-    else:
-        row_labels, column_labels = _components(abs(sparse_on_host(A.array)))
+    row_labels = column_labels = host.zeros(n, dtype=int)
+    without_diagonal = host.zeros(n, dtype=bool)
+    if A.array is not None:  # otherwise the entries are those of another library
+        matrix = sparse_on_host(A.array)
+        row_labels, column_labels = _components(abs(matrix))
+        without_diagonal = matrix.diagonal() == 0.0
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
         return None
     limit = MAX_CANCELLATION_ROUNDINGS * backend.eps
 
-    def null(members: Any, adjoint: bool) -> bool:
-        x = backend.from_host(members, n)
-        return bool(members.any()) and cancellation(A, x, scaling, adjoint) <= limit
+    def constant(members: Any, adjoint: bool) -> Any:
+        for some in (members, members & without_diagonal):
+            x = backend.from_host(some, n)
+            if some.any() and cancellation(A, x, scaling, adjoint) <= limit:
+                return some.astype("float64")
+        return None
 
-    found = [label for label in labels if null(row_labels == label, True)]
+    found = {label: constant(row_labels == label, True) for label in labels}
+    found = {label: members for label, members in found.items() if members is not None}
     if len(found) != expected:
         return None
-    rights = [column_labels == label for label in found]
-    rights = rights if all(null(members, False) for members in rights) else []
+    rights = [constant(column_labels == label, False) for label in found]
     rows, columns = (
         host.ones(n) if x is None else array_on_host(x).astype("float64")
         for x in (scaling.rows, scaling.columns)
     )
-    left = host.stack([row_labels == label for label in found], axis=1).astype("float64")
-    right = host.stack(rights, axis=1).astype("float64") if rights else host.zeros((n, 0))
+    left = host.stack(list(found.values()), axis=1)
+    known = all(members is not None for members in rights)
+    right = host.stack(rights, axis=1) if known else host.zeros((n, 0))
     return NullSpaces(right, left, rows, columns, row_labels, column_labels)
 
 

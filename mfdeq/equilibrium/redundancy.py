@@ -18,7 +18,7 @@ from ..models.problem import Problem
 from .constrained_starts import perturbed, projected
 from .constraint_checks import MIN_FIXED, checked_constraints, unfixed
 from .eliminations import eliminate, rate_of
-from .naming import describe_combinations
+from .naming import describe_combinations, listed
 from .null_spaces import NullSpaces, find_null_spaces
 
 
@@ -106,11 +106,11 @@ def _detected(
     found = spaces.dimension
     if found > size:
         missing = unfixed(problem, model, state, spaces)
-        redundant = "; ".join(describe_redundant(problem, spaces.left))
+        redundant = listed(describe_redundant(problem, spaces.left))
         raise SingularStateError(
             f"{found} combinations of equations vanish ({redundant}), but there "
             f"{_are(size, 'constraint')}. Add one for each group of unknowns that is not fixed: "
-            f"{'; '.join(missing)}",
+            f"{listed(missing)}",
             kind="dependent equations",
             equations=[int(i) for i in host.flatnonzero(abs(spaces.left).max(axis=1))],
             unknowns=[int(i) for i in host.flatnonzero(abs(spaces.right).max(axis=1))],
@@ -118,7 +118,7 @@ def _detected(
             right=spaces.right,
         )
     if found < size:
-        redundant = "; ".join(describe_redundant(problem, spaces.left)) or "A is regular"
+        redundant = listed(describe_redundant(problem, spaces.left)) or "A is regular"
         raise ArgumentError(
             f"constraints: expected as many as there are combinations of equations that vanish, "
             f"{found} ({redundant}), got {size}: leave out the constraints that are not needed"

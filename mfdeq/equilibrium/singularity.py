@@ -18,7 +18,7 @@ from ..linear.scaling import Scaling
 from ..models.problem import CheckedLinearization, Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
-from .naming import describe_combinations, names_of
+from .naming import describe_combinations, listed, names_of
 from .null_spaces import NullSpaces, find_null_spaces
 from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors
 
@@ -258,7 +258,7 @@ def _constraint_advice(
     combinations = describe_combinations(problem.equation_name, spaces.left)
     text = (
         f". mfdeq.constrain(model, {_several_constraints(spaces)}) does that with a row for each "
-        f"combination of equations that vanishes: {'; '.join(combinations)}"
+        f"combination of equations that vanishes: {listed(combinations)}"
     )
     n = A.shape[0]
     return text, *(A.backend.from_host(x, n) for x in (spaces.right, spaces.left))

@@ -134,6 +134,10 @@ class Criteria:
 
     # Sizes of unknowns and equations.
 
+    def assume_sizes(self, sizes: Array) -> None:
+        """Take sizes of the unknowns as their largest values so far, (N,)."""
+        self._largest = sizes
+
     def unknown_sizes(self, h: Array, final: bool = False) -> Array:
         """Return the size of each unknown that counts as one, (N,).
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
-from ..models.constrained import ConstrainedModel, constrain
+from ..models.constrained import constrain
 from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import LossBase
@@ -88,15 +88,13 @@ def distributed(
         from petsc4py import PETSc
 
         comm = PETSc.COMM_WORLD
-    if isinstance(model, ConstrainedModel):
+    if model.has_constraints:
         return _distributed_with_constraints(model, comm, state, params)
     kind = DistributedMap if isinstance(model, FixedPointModel) else DistributedResidual
     return kind(model, Ranks.of(comm), state, params)
 
 
-def _distributed_with_constraints(
-    model: ConstrainedModel, comm: Any, state: Any, params: Any
-) -> Any:
+def _distributed_with_constraints(model: Any, comm: Any, state: Any, params: Any) -> Any:
     """Distribute the model without constraints, and add them to it again."""
     inner = distributed(model.of, comm, state, params)
     redundant = "detect" if model.redundant is None else model.redundant[inner.state_layout.order]

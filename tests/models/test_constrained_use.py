@@ -120,12 +120,42 @@ def test_spectra_are_those_of_the_dense_hessian():
     np.testing.assert_allclose(mfdeq.eigsh(H, 2, sigma=0.0).values, nearest, rtol=1e-6)
 
 
+def test_a_posterior_of_totals_and_rates_is_that_of_dense_algebra():
+    eq = mfdeq.solve(network(with_a_pattern()), THETA, np.ones(5))
+    data = mfdeq.LeastSquares([0, 2], np.array([0.4, 0.9]), weights=np.array([50.0, 80.0]))
+    H, R = eq.hessian(data).gauss_newton, np.linspace(1.0, 2.0, 7)
+    posterior = mfdeq.LowRank(mfdeq.eigsh(H, 3, "LM", M=R))
+    covariance = np.linalg.inv(H.toarray() + np.diag(R))
+    np.testing.assert_allclose(posterior.toarray(), covariance, rtol=1e-6, atol=1e-8)
+    Z = eq.sensitivity.toarray()
+    np.testing.assert_allclose(Z[4] + Z[3], [0.0] * 6 + [1.0], atol=1e-9)
+
+
 def test_a_branch_keeps_the_constraints():
     branch = mfdeq.follow(network(), THETA, 4, span=(-0.5, 2.0))
     for point in branch.points:
         params = THETA + point.t * np.eye(7)[4]
         np.testing.assert_allclose(TOTALS @ point.state, params[4:], rtol=1e-9)
         assert point.state.shape == (5,)
+
+
+def test_a_branch_of_a_grid_with_an_angle_reference_reaches_its_fold():
+    # Power flows from bus 0 to bus 2 on two lines in parallel: sin of half the angle, t = sqrt(2).
+    def flows(angle, power):
+        across = angle[[1, 2, 2]] - angle[[0, 1, 0]]
+        first, second, direct = np.sin(across)
+        both = np.array([-first, first - second, second]) + np.array([-direct, 0.0, direct])
+        return both - power * np.array([-1.0, 0.0, 1.0])
+
+    grid = mfdeq.from_function(flows, 3, 3, "residual")
+    for reference in ([0.0, 0.0, 1.0], [1.0, 1.0, 1.0]):
+        model = mfdeq.constrain(grid, mfdeq.LinearConstraint(np.array(reference)))
+        start, along = np.full(3, 0.1), np.ones(3)
+        branch = mfdeq.follow(model, start, along, span=(0.0, 3.0))
+        # The largest power is that of sin(x / 2) + sin(x).
+        x = np.linspace(0.0, np.pi, 100_001)
+        largest = (np.sin(x / 2.0) + np.sin(x)).max()
+        np.testing.assert_allclose(branch.folds[0].t + 0.1, largest, rtol=1e-8)
 
 
 class Diffusion(mfdeq.ResidualModel):
@@ -275,6 +305,30 @@ def test_a_large_sparse_matrix_is_decomposed_by_iterations():
     np.testing.assert_array_equal(eq.redundant_equations.T, C)
     with pytest.raises(mfdeq.SingularStateError, match="2 combinations of equations vanish"):
         mfdeq.solve(mfdeq.constrain(Graph(), mfdeq.LinearConstraint(C[0], 1.0)), np.ones(2))
+
+
+def test_the_constant_of_a_pressure_is_found_without_a_factorization(monkeypatch):
+    monkeypatch.setattr("mfdeq.equilibrium.null_spaces._by_block_iteration", None)
+    n = 1_000  # flow along a closed pipe: velocities on faces, pressures in cells
+    G = sp.diags([-np.ones(n - 1), np.ones(n - 1)], [0, 1], shape=(n - 1, n))
+    A = sp.csr_matrix(sp.bmat([[sp.eye(n - 1), G], [G.T, None]]))
+    B = sp.csr_matrix(sp.vstack([-sp.eye(n - 1), sp.csr_matrix((n, n - 1))]))
+
+    class Pipe(mfdeq.ResidualModel):
+        state_size, param_size = 2 * n - 1, n - 1
+
+        def residual(self, h, theta):
+            return A @ h + B @ theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(A, B, lambda lam: mfdeq.Curvature())
+
+    mean = np.r_[np.zeros(n - 1), np.full(n, 1.0 / n)]
+    force = np.random.default_rng(0).standard_normal(n - 1)
+    eq = mfdeq.solve(mfdeq.constrain(Pipe(), mfdeq.LinearConstraint(mean)), force)
+    pressure = np.r_[0.0, np.cumsum(force)]
+    np.testing.assert_allclose(eq.state[n - 1 :], pressure - pressure.mean(), atol=1e-8)
+    np.testing.assert_allclose(eq.state[: n - 1], 0.0, atol=1e-10)
 
 
 def test_constants_of_a_large_network_are_found_without_a_factorization():

@@ -149,7 +149,11 @@ def assert_agree(eq, network):
     agree(gathered(eq.second_order(vec_of(u), vec_of(v))), second)
 
 
-CASES = [(True, 1, mat_of), (False, 2, mat_of), (False, 1, shell), (True, 2, shell)]
+def nest(array):
+    return PETSc.Mat().createNest([[mat_of(array)]], comm=COMM)
+
+
+CASES = [(True, 1, mat_of), (False, 2, mat_of), (False, 1, shell), (True, 2, nest)]
 
 
 @pytest.mark.parametrize(("symmetric", "components", "form"), CASES)
