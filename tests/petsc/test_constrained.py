@@ -249,3 +249,58 @@ def test_mutations_fail_the_dense_truth_and_verify(mutation, monkeypatch):
     except mfdeq.MfdeqError:
         verdict = "FAIL"
     assert verdict == "FAIL"
+
+
+TOTALS = np.array([[1.0, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 1]])
+RATES = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 1.5])
+
+
+class Reactions(mfdeq.ResidualModel):
+    """A <-> B and C + D <-> E, whose totals are the last parameters."""
+
+    state_size, param_size = 5, 7
+    S = np.array([[1.0, -1, 0, 0, 0], [0, 0, 1, 1, -1]]).T
+
+    def residual(self, h, p):
+        return self.S @ [p[0] * h[0] - p[1] * h[1], p[2] * h[2] * h[3] - p[3] * h[4]]
+
+    def linearize(self, h, p):
+        by_state = np.array([[p[0], -p[1], 0, 0, 0], [0, 0, p[2] * h[3], p[2] * h[2], -p[3]]])
+        by_params = np.zeros((2, 7))
+        by_params[0, :2], by_params[1, 2:4] = (h[0], -h[1]), (h[2] * h[3], -h[4])
+
+        def curvature(lam):
+            first, second = self.S.T @ lam
+            mixed, states = np.zeros((5, 7)), np.zeros((5, 5))
+            mixed[0, 0], mixed[1, 1] = first, -first
+            mixed[2, 2], mixed[3, 2], mixed[4, 3] = second * h[3], second * h[2], -second
+            states[2, 3] = states[3, 2] = second * p[2]
+            return mfdeq.Curvature(state_params=mixed, state_state=states)
+
+        return mfdeq.Linearization(
+            sp.csr_matrix(self.S @ by_state), sp.csr_matrix(self.S @ by_params), curvature
+        )
+
+
+def network():
+    totals = mfdeq.LinearConstraint(TOTALS, lambda p: p[4:], lambda p: np.eye(7)[4:])
+    return mfdeq.constrain(Reactions(), totals)
+
+
+def test_functionals_spectra_and_branches_agree_with_one_machine():
+    loss = mfdeq.LeastSquares([0, 2], np.array([0.4, 0.9])) + mfdeq.QuadraticPrior(1e-2, RATES)
+    numpy_model, model = network(), mfdeq.petsc.distributed(network())
+    theta = model.params(RATES)
+    expected = mfdeq.minimize(mfdeq.ReducedFunctional(numpy_model, loss), RATES, gtol=1e-9)
+    F = mfdeq.ReducedFunctional(model, model.loss(loss))
+    found = mfdeq.minimize(F, theta, gtol=1e-9)
+    np.testing.assert_allclose(found.params.gathered(), expected.params, rtol=1e-6)
+    H = mfdeq.solve(numpy_model, RATES).hessian(loss)
+    pairs = mfdeq.eigsh(mfdeq.petsc.solve(model, theta).of.hessian(model.loss(loss)), 2)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(H.toarray())[-2:], rtol=1e-6)
+    along = model.params(np.eye(7)[4])
+    branch = mfdeq.follow(model, theta, along, span=(0.0, 2.0), eigenvalues=5)
+    reference = mfdeq.follow(numpy_model, RATES, np.eye(7)[4], span=(0.0, 2.0), eigenvalues=5)
+    ends = branch.points[-1], reference.points[-1]
+    np.testing.assert_allclose(ends[0].state.gathered(), ends[1].state, rtol=1e-7)
+    assert ends[0].unstable == ends[1].unstable
