@@ -148,7 +148,7 @@ class ReducedHessian(ReducedCurvature):
         for name, K in (("loss", self._loss_curvature), ("dynamics", self._dynamics_curvature)):
             mixed = K.state_params.H @ Z  # type: ignore[attr-defined]
             terms |= {
-                f"{name}_state": Z.H @ K.state_state @ Z,  # type: ignore[attr-defined]
+                f"{name}_state": Z.H @ K.state_state @ Z,
                 f"{name}_mixed": mixed,
                 f"{name}_mixed_adjoint": mixed.H,
                 f"{name}_params": K.params_params,

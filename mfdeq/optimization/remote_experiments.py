@@ -23,10 +23,10 @@ MAX_IDLE_ANSWERS = 2_000  # in one round, after which a worker that does not ans
 MAX_FAILURES = 2  # of the tasks of a share, after which it is evaluated in this process
 
 
-def crosses_processes(executor: futures.Executor | None) -> bool:
+def crosses_processes(executor: futures.Executor) -> bool:
     """Return whether what is submitted must be pickled."""
     # The exact class: an InterpreterPoolExecutor is a subclass, and pickles.
-    return executor is not None and type(executor) is not futures.ThreadPoolExecutor
+    return type(executor) is not futures.ThreadPoolExecutor
 
 
 def worker_count(executor: futures.Executor) -> int:
@@ -207,7 +207,7 @@ class RemoteExperiments:
         return results
 
     def _sum(self, name: str, eq: RemoteEquilibrium, weights: Sequence[float]) -> Array:
-        return sum(self._checked(self.ask(name, eq.params, weights)))  # type: ignore[arg-type]
+        return sum(self._checked(self.ask(name, eq.params, weights)))
 
     # As of `Experiments`.
 
@@ -260,7 +260,7 @@ class RemoteExperiments:
     def gradient_at(self, theta: Array, state: Array, weights: Sequence[float]) -> Array:
         """Compute the gradient with states, one after another, in place of the equilibria."""
         split = self._split(state)
-        return sum(self._checked(self.ask("gradient at", theta, weights, split)))  # type: ignore[arg-type]
+        return sum(self._checked(self.ask("gradient at", theta, weights, split)))
 
     def _split(self, state: Array) -> list[Array]:
         parts, start = [], 0

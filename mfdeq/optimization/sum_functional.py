@@ -189,11 +189,9 @@ class SumFunctional(Summable):
             executor = next((F.executor for F in given if F.executor is not None), None)
         self.executor = checked_executor(executor)
         self.model = self.functionals[0].model
-        self.experiments: Any = (
-            RemoteExperiments(self._share, len(parts), self.executor)
-            if crosses_processes(self.executor)
-            else Experiments(self.functionals, self.names, self._map)
-        )
+        self.experiments: Any = Experiments(self.functionals, self.names, self._map)
+        if self.executor is not None and crosses_processes(self.executor):
+            self.experiments = RemoteExperiments(self._share, len(parts), self.executor)
         self._hessian: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

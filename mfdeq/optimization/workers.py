@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,7 @@ def _tolerance(F: Any, theta: Any) -> tuple[bool, float]:
     return H.iterative, H.solver_rtol
 
 
-REQUESTS = {
+REQUESTS: dict[str, Callable[..., Any]] = {
     "values": lambda F, theta: F.experiments.evaluated(theta),
     "gradient": lambda F, theta: F.evaluate_gradient(theta),
     "partial gradient": lambda F, theta: F.partial_gradient(F.equilibrium(theta)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..equilibrium import lagrangian_system as lagrangian
-from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_curvature import ReducedCurvature, ReducedOperator
 from ..errors import ArgumentError
 from ..linear.direct.package import trial_residual
 from ..models.curvature import BlockCurvature
@@ -81,8 +81,9 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
 
     def _factorize(self, H: Any, M: Any) -> Any:
         rows = self.shape[0]
-        if isinstance(H, ReducedCurvature):
-            matrix, states = _system(H, self.sigma, M), H.eq.forcing.shape[0]
+        if isinstance(H, ReducedOperator):
+            matrix = _system(H, self.sigma, M)
+            states = H.parts[0][1].eq.forcing.shape[0]
             rows = rows + states + states
         else:
             matrix = assemble(H, "H")
@@ -109,8 +110,10 @@ def _negative_pivots(factor: Any) -> int | None:
     return None if zero else negative
 
 
-def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
+def assemble_blocks(H: ReducedOperator) -> tuple[Any, ...]:
     """Return A, B and the blocks of K as new Mats, or raise an `ArgumentError`."""
+    if not isinstance(H, ReducedCurvature):
+        raise lagrangian.factorization_error("it is a sum over several equilibria")
     if not isinstance(H.K, BlockCurvature):
         raise lagrangian.factorization_error(
             "the curvature is known by its products only: pass its blocks"
@@ -120,7 +123,7 @@ def assemble_blocks(H: ReducedCurvature) -> tuple[Any, ...]:
     return assemble(H.eq.linearized.A, "A"), assemble(H.eq.forcing, "B"), *blocks
 
 
-def _system(H: ReducedCurvature, sigma: float, M: Any) -> Any:
+def _system(H: ReducedOperator, sigma: float, M: Any) -> Any:
     """Assemble the Lagrangian system, with h = u + v and nu = c (u - v) in place of h and nu.
 
     [[pp - sigma M, sp', -B'],          [[pp - sigma M, (sp - c B)',        (sp + c B)'       ],

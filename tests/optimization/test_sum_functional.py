@@ -156,6 +156,43 @@ def test_experiments_whose_matrices_become_different_are_solved_by_themselves():
     close(F.hessian(theta).toarray(), one.truth.H + two.truth.H, 1e-10)
 
 
+def test_groups_with_equal_matrices_are_found_in_any_order():
+    theta, _ = smooth()
+    D, other, third = matrices(6, 1), matrices(6, 2), matrices(6, 3)
+    order = [third, D, other, D, other, D]
+    experiments = [source(d, i, theta) for i, d in enumerate(order)]
+    F = mfdeq.SumFunctional([e.functional for e in experiments])
+    close(F.gradient(theta), sum(e.truth.gradient for e in experiments), 1e-10)
+    close(F.hessian(theta).toarray(), sum(e.truth.H for e in experiments), 1e-10)
+    reports = [e.functional.equilibrium(theta).report for e in experiments]
+    setups = [r.forward.setups + r.linear.setups for r in reports]
+    assert setups[1:] == [1, 1, 0, 0, 0]
+    together = [any("at once" in choice for choice in r.choices) for r in reports]
+    assert together == [False, True, True, True, True, True]
+    assert F.equilibrium(theta).groups == [[0], [1, 3, 5], [2, 4]]
+
+
+def test_nonlinear_models_of_one_class_are_solved_by_themselves():
+    theta, one = smooth()
+    _, two = smooth()
+    F = mfdeq.SumFunctional([one.functional, two.functional], [1.0, 2.0])
+    close(F.gradient(theta), 3.0 * one.truth.gradient, 1e-10)
+    close(F.hessian(theta).toarray(), 3.0 * one.truth.H, 1e-9)
+    assert F.equilibrium(theta).groups == [[0, 1]]  # the same equilibrium twice
+    assert F.solves == 2
+
+
+def test_solvers_are_not_mixed():
+    theta, _ = smooth()
+    D = matrices(30, 1)
+    krylov = mfdeq.Krylov(rtol=1e-12)
+    experiments = [source(D, 1, theta), source(D, 2, theta, solver=krylov), source(D, 3, theta)]
+    F = mfdeq.SumFunctional([e.functional for e in experiments])
+    close(F.gradient(theta), sum(e.truth.gradient for e in experiments), 1e-9)
+    assert F.equilibrium(theta).groups == [[0, 2], [1]]
+    assert "gmres" in F.equilibrium(theta).parts[1].report.solver
+
+
 def test_sums_and_multiples_of_functionals_are_sums():
     theta, experiments = mixed()
     F1, F2, F3 = (e.functional for e in experiments[:3])
