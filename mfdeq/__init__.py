@@ -28,6 +28,7 @@ _MODULES = {
     "BatchedEquilibrium": "compositions.batched_equilibrium",
     "TrajectoryEquilibrium": "compositions.trajectory_equilibrium",
     "step_from_jax": "derivatives.step_from_jax",
+    "step_from_model": "compositions.step_from_model",
     "implicit_euler": "compositions.time_schemes",
     "trapezoidal": "compositions.time_schemes",
     "bdf2": "compositions.time_schemes",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.backend import Array, Backend, host
-from ..compositions.step_model import StepCurvature, StepLinearization, StepModel
-from ..models.curvature import as_curvature
-from ..models.linearization import Linearization
+from ..arrays.backend import Array, host
+from ..compositions.step_from_model import StepFromModel
+from ..compositions.step_model import StepModel
 from ..models.model import Model
-from ..operators.operator import Operator
 from .jax import from_jax
 
 
@@ -65,26 +63,18 @@ def step_from_jax(
     if dtype is not None and str(dtype) == "float32":
         zero = zero.astype("float32")
     model = from_jax(residual, state, (state, params, zero), "residual", **options)
-    return StepFromModel(model)
+    return StepFromJax(model)
 
 
-class StepFromModel(StepModel):
-    """A step from a residual whose parameters are (previous, theta, k).
-
-    Parameters
-    ----------
-    model : ResidualModel
-    """
+class StepFromJax(StepFromModel):
+    """A step from a model of JAX, whose parameters are (previous, theta, k)."""
 
     def __init__(self, model: Model) -> None:
-        self.model = model
-        self.state_size = model.state_size
-        self.param_size = model.param_size - model.state_size - 1
-        self.state_names, self.equation_names = model.state_names, model.equation_names
+        super().__init__(model, counted=True)
 
     @property
     def display_name(self) -> str:
-        """The name of the model."""
+        """The name of the function."""
         return self.model.display_name.replace("from_jax", "step_from_jax")
 
     def flat_params(self, theta: Any) -> Array:
@@ -102,69 +92,3 @@ class StepFromModel(StepModel):
         """Return a vector of the states of one step as a pytree."""
         model: Any = self.model
         return model.state_tree(h)
-
-    def _stacked(self, previous: Array, theta: Array, k: float) -> Array:
-        xp = Backend.of(theta).xp
-        return xp.concat([previous, theta, xp.full_like(theta[:1], float(k))])
-
-    def residual(self, h: Array, previous: Array, theta: Array, k: int) -> Array:
-        """Return R_k(h, previous, theta)."""
-        return self.model.map_or_residual(h, self._stacked(previous, theta, k))
-
-    def linearize(self, h: Array, previous: Array, theta: Array, k: int) -> StepLinearization:
-        """Return the derivatives, those with respect to (previous, theta, k) split."""
-        found = self.model.linearize(h, self._stacked(previous, theta, k))
-        n, P, d_params = self.state_size, self.param_size, found.d_params
-        if isinstance(d_params, Operator) and d_params.array is None:
-            d_previous: Any = Columns(d_params, 0, n)
-            d_theta: Any = Columns(d_params, n, P)
-        else:
-            array = d_params.array if isinstance(d_params, Operator) else d_params
-            d_previous, d_theta = array[:, :n], array[:, n : n + P]
-        return StepLinearization(
-            found.d_state,
-            d_previous,
-            d_theta,
-            None if found.curvature is None else lambda lam: self._curvature(found, lam),
-            None if found.second is None else lambda a, b: self._second(found, a, b),
-        )
-
-    def _curvature(self, found: Linearization, lam: Array) -> StepCurvature:
-        n, P, backend = self.state_size, self.param_size, Backend.of(lam)
-        assert found.curvature is not None
-        K = as_curvature(
-            backend, found.curvature(lam), n + P + 1, n, "curvature", check_symmetry=False
-        )
-
-        def apply(u: Array, q: Array, z: Array) -> tuple[Array, Array, Array]:
-            y = K._apply(backend.xp.concat([self._stacked(q, u, 0), z]))
-            return y[n : n + P], y[:n], y[n + P + 1 :]
-
-        return StepCurvature(apply=apply)
-
-    def _second(self, found: Linearization, a: Any, b: Any) -> Array:
-        assert found.second is not None
-        (u, q, z), (v, r, y) = a, b
-        return found.second((self._stacked(q, u, 0), z), (self._stacked(r, v, 0), y))
-
-
-class Columns(Operator):
-    """Some columns of an operator.
-
-    Parameters
-    ----------
-    of : Operator, (n, m)
-    first, count : int
-    """
-
-    def __init__(self, of: Operator, first: int, count: int) -> None:
-        super().__init__(of, (of.shape[0], count))
-        self.of, self.first = of, first
-
-    def _apply(self, x: Array) -> Array:
-        padded = self.backend.zeros(self.of.shape[1], *x.shape[1:])
-        padded[self.first : self.first + self.shape[1], ...] = x
-        return self.of._apply(padded)
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        return self.of._apply_adjoint(y)[self.first : self.first + self.shape[1], ...]
