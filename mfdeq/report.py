@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-MAX_TABLE_ROWS = 20  # that a printed result shows
+from .tables import MAX_TABLE_ROWS, PrintedAsTable, Table, pairs_table
 
 _counting = threading.Lock()  # of all counts, since it is never held for long
 
@@ -210,7 +210,7 @@ class SampleReports(Sequence[SampleReport]):
 
 
 @dataclass
-class SolveReport:
+class SolveReport(PrintedAsTable):
     """The outcome of a forward solve, and the counts of linear solves up to now.
 
     Attributes
@@ -326,7 +326,7 @@ class SolveReport:
         worst = max(self.residual, self.correction, sys.float_info.epsilon)
         return max(-math.log10(worst), 0.0) if self.converged else 0.0
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         digits = (
             "not known before the first derivative"
             if math.isnan(self.digits_left)
@@ -363,37 +363,7 @@ class SolveReport:
             rows.append(("failures", f"no value at {times}: {self.last_failure}"))
         rows += [("derivatives", text) for text in _format_sources(self.derivatives)]
         rows += [("choice", choice) for choice in self.choices]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def format_table(columns: Mapping[str, Sequence[str]], hidden: int = 0, what: str = "rows") -> str:
-    """Return a table of right-aligned columns, which says how many rows it does not show.
-
-    Parameters
-    ----------
-    columns : mapping of str to sequences of str
-        The cells of each column, by its heading.
-    hidden : int, optional
-        The number of rows that are not shown.
-    what : str, optional
-        What the rows are, in the plural.
-
-    Examples
-    --------
-    >>> print(format_table({"value": ["1.5", "12"], "bound": ["1e-9", "2e-9"]}, 3, "pairs"))
-    value  bound
-      1.5   1e-9
-       12   2e-9
-    … 3 more pairs
-    """
-    rows = [list(columns), *zip(*columns.values(), strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *([f"… {hidden} more {what}"] if hidden else [])])
+        return pairs_table(rows)
 
 
 def _format_sources(derivatives: dict[str, str]) -> list[str]:

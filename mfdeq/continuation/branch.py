@@ -9,14 +9,15 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..arrays.library import library_of
 from ..files.checkpoints import read_state, write_state
-from ..report import MAX_TABLE_ROWS, LinearCounts, format_table
+from ..report import LinearCounts
+from ..tables import MAX_TABLE_ROWS, PrintedAsTable, Table
 from .point import Point
 
 BRANCH_KIND, CHECKPOINT_KIND = "a branch", "a branch that is followed"  # kinds of files
 
 
 @dataclass(eq=False)  # comparing arrays element by element would make == ambiguous
-class Branch:
+class Branch(PrintedAsTable):
     """A branch of equilibria along theta = theta0 + t d, from `mfdeq.follow`.
 
     Attributes
@@ -67,7 +68,7 @@ class Branch:
     failures: int = 0
     last_failure: str = ""
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         count = len(self.points)
         special = [i for i, point in enumerate(self.points) if point.kind]
         shown = {0, *special, count - 1}
@@ -91,7 +92,7 @@ class Branch:
             table["unstable"] = ["" if p.unstable is None else str(p.unstable) for p in points]
         table["kind"] = [point.kind for point in points]
         ends = [f"ended: {self.reason}"] if self.reason else []
-        return "\n".join([format_table(table, count - len(rows), "points"), *ends])
+        return Table(table, count - len(rows), "points", left=["kind"], after=ends)
 
     def save(self, path: Any) -> None:
         """Write the branch to an npz file without pickles, replacing an existing file.

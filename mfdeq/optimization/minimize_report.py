@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..tables import PrintedAsTable, Table
+
 
 @dataclass
 class Step:
@@ -45,7 +47,7 @@ class Step:
 
 
 @dataclass
-class MinimizeReport:
+class MinimizeReport(PrintedAsTable):
     """The report of a minimization; ``print`` shows a table of its steps.
 
     Attributes
@@ -102,18 +104,20 @@ class MinimizeReport:
     metric: str = "Euclidean"
     limited_by: str = ""
 
-    def __str__(self) -> str:
-        rows = [
+    def _table(self) -> Table:
+        head = (
             f"{self.method}: {len(self.steps) - 1} iterations, {self.equilibria} equilibria, "
             f"{self.gradients} gradients, {self.products} products, {self.rejected} rejected "
-            f"steps, {self.seconds:.1f} s",
-            "     loss            |gradient|  |step|    inner",
-        ]
-        rows += [
-            f"{i:4} {s.value:<15.8g} {s.gradient_norm:<11.2e} {s.length:<9.1e} {s.inner:<5} {s.how}"
-            for i, s in enumerate(self.steps)
-        ]
-        if self.failures:
-            rows.append(f"{self.failures} trial points without a value, the last: ")
-            rows[-1] += self.last_failure
-        return "\n".join(rows)
+            f"steps, {self.seconds:.1f} s"
+        )
+        columns = {
+            "": [str(i) for i in range(len(self.steps))],
+            "loss": [f"{step.value:.8g}" for step in self.steps],
+            "|gradient|": [f"{step.gradient_norm:.2e}" for step in self.steps],
+            "|step|": [f"{step.length:.1e}" for step in self.steps],
+            "inner": [str(step.inner) for step in self.steps],
+            "how": [step.how for step in self.steps],
+        }
+        times = f"{self.failures} trial points without a value, the last: {self.last_failure}"
+        after = [times] if self.failures else []
+        return Table(columns, left=["how"], before=[head], after=after)

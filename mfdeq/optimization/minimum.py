@@ -12,12 +12,13 @@ from ..errors import ConvergenceError
 from ..locks import cached_property
 from ..spectrum.eigenpairs import Eigenpairs
 from ..spectrum.eigsh import eigsh
+from ..tables import ShownAsTable, Table
 from .functional import Functional
 from .minimize_report import MinimizeReport
 
 
 @dataclass
-class Minimum:
+class Minimum(ShownAsTable):
     """The result of a minimization.
 
     `mfdeq.minimize` returns it, or raises an error with it as `best`.
@@ -65,6 +66,10 @@ class Minimum:
 
     def __repr__(self) -> str:
         return f"<Minimum {self.value:.8g}: {self.reason}>"
+
+    def _table(self) -> Table:
+        table = self.report._table()
+        return replace(table, before=[f"{self.value:.8g}: {self.reason}", *table.before])
 
     @cached_property
     def smallest(self) -> Eigenpairs:

@@ -16,7 +16,7 @@ from ..arrays.powers_of_two import scaled_by, times_power
 from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
 from ..priors.precision import Precision
-from ..report import MAX_TABLE_ROWS, format_table
+from ..tables import MAX_TABLE_ROWS, PrintedAsTable, Table
 from .counted_operator import CountedOperator
 from .lanczos import Lanczos
 
@@ -97,7 +97,7 @@ class EigenReport:
 
 
 @dataclass
-class Eigenpairs:
+class Eigenpairs(PrintedAsTable):
     """Eigenvalues in ascending order, their vectors and error bounds.
 
     `mfdeq.eigsh` and `mfdeq.randomized_eigsh` return them.
@@ -153,7 +153,7 @@ class Eigenpairs:
     precision: Precision | None = field(default=None, repr=False)
     krylov: Lanczos | None = field(default=None, repr=False)
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         columns = self.values, self.error_bounds, self.report.residuals
         values, bounds, residuals = (array_on_host(x)[:MAX_TABLE_ROWS] for x in columns)
         table = {
@@ -162,7 +162,7 @@ class Eigenpairs:
             "residual": [f"{x:.1e}" for x in residuals],
         }
         hidden = self.values.shape[0] - len(values)
-        return f"{format_table(table, hidden, 'pairs')}\n{self.report}"
+        return Table(table, hidden, "pairs", after=[str(self.report)])
 
 
 def without_vectors(pairs: Eigenpairs) -> Eigenpairs:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ArgumentError, StudyError, StudyWarning, warn
 from ..progress import ProgressBar
+from ..tables import MAX_TABLE_ROWS, ShownAsTable, Table
 from .case_arguments import CaseArguments, check_signature
 from .cases import Case, identify_cases
 from .executors import WorkerPool, pickle_function
@@ -23,7 +24,7 @@ from .tables import to_pandas, to_xarray
 from .worker import RNG_PARAMETER, takes_rng
 
 
-class Study:
+class Study(ShownAsTable):
     """A function evaluated on many cases, with every result on disk.
 
     A study is a directory. `map` calls a function on cases and records each result as soon as it
@@ -75,6 +76,18 @@ class Study:
     def __repr__(self) -> str:
         status = self.status()
         return f"<Study {self.directory}: {status.done} done, {status.failed} failed>"
+
+    def _table(self) -> Table:
+        records = self.records() if self.exists else []
+        shown = records[:MAX_TABLE_ROWS]
+        cells = [
+            {**r.params.plain, **(r.outputs.plain if r.error is None else {}), "error": r.error}
+            for r in shown
+        ]
+        names = dict.fromkeys(name for row in cells for name in row)
+        columns = {name: [_cell(row.get(name)) for row in cells] for name in names}
+        left = [name for row in cells for name, x in row.items() if isinstance(x, str)]
+        return Table(columns, len(records) - len(shown), "cases", left=left, before=[repr(self)])
 
     @property
     def directory(self) -> Path:
@@ -399,3 +412,10 @@ class Study:
             has different shapes.
         """
         return to_xarray(self.records(), dims, names)
+
+
+def _cell(x: Any) -> str:
+    """Return a plain value in a few characters, and nothing for None."""
+    if x is None:
+        return ""
+    return f"{x:.6g}" if isinstance(x, float) else str(x)

@@ -13,13 +13,14 @@ from ..errors import DerivativeError
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.problem import Problem
+from ..tables import PrintedAsTable, Table
 from .checks import Check
 from .equilibrium_checks import EquilibriumChecker
 from .taylor_remainders import FAIL, INCONCLUSIVE, PASS
 
 
 @dataclass
-class Verification:
+class Verification(PrintedAsTable):
     """The result of `mfdeq.verify`: a list of checks, and a verdict.
 
     It is true only if every check passed, it iterates over its checks, and printing it shows them
@@ -62,15 +63,16 @@ class Verification:
     def __iter__(self) -> Iterator[Check]:
         return iter(self.checks)
 
-    def __str__(self) -> str:
-        width = max((len(check.name) for check in self.checks), default=0)
-        rows = [
-            f"{check.name:<{width}}  {check.verdict:<12}  {_number(check.figure)}  "
-            f"{_number(check.threshold)}  {check.detail}"
-            for check in self.checks
-        ]
-        head = f"{'check':<{width}}  {'verdict':<12}  {'figure':>9}  {'threshold':>9}"
-        return "\n".join([head, *rows, *self.notes, f"verdict: {self.verdict}"])
+    def _table(self) -> Table:
+        columns = {
+            "check": [check.name for check in self.checks],
+            "verdict": [check.verdict for check in self.checks],
+            "figure": [_number(check.figure) for check in self.checks],
+            "threshold": [_number(check.threshold) for check in self.checks],
+            "": [check.detail for check in self.checks],
+        }
+        after = [*self.notes, f"verdict: {self.verdict}"]
+        return Table(columns, left=("check", "verdict", ""), after=after)
 
     def raise_if_failed(self) -> None:
         """Raise DerivativeError, naming the checks that failed, if the verdict is "FAIL".
@@ -98,7 +100,7 @@ class Verification:
 
 def _number(x: float) -> str:
     """Format a number of the table; errors and missing values have none."""
-    return f"{'-':>9}" if math.isnan(x) else f"{x:>9.2e}"
+    return "-" if math.isnan(x) else f"{x:.2e}"
 
 
 @collective
