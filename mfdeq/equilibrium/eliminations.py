@@ -49,7 +49,7 @@ def eliminate(
     if scaling.columns is not None:
         units = array_on_host(scaling.columns).astype("float64")
     lengths = host.linalg.norm(C * units, axis=1)
-    pinned = A.array is None and (A.has_entries or A.declared_null_spaces is not None)
+    pinned = A.array is None and (A.has_single_entries or A.declared_null_spaces is not None)
     if is_sparse(A.array) or pinned:
         rows = pivotal_rows(basis, 1.0 / sizes)
         columns = host.zeros((n, m))

@@ -148,7 +148,7 @@ def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | Non
     are constants of the pressures alone, whose diagonal is zero. If constants are no right null
     vectors, these remain unknown.
     """
-    if not A.has_entries:
+    if A.array is None and not A.has_single_entries:
         return None
     backend, n = A.backend, A.shape[0]
     row_labels = column_labels = host.zeros(n, dtype=int)

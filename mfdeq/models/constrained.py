@@ -223,6 +223,11 @@ class ConstrainedModel(Model):
             return names
         return _EquationNames(names, elimination.rows, elimination.basis.shape[0])
 
+    def with_args(self, args: Any) -> ConstrainedModel:
+        """Return the model with other data, and the same constraints."""
+        other = self.of.with_args(args)  # type: ignore[attr-defined]
+        return type(self)(other, self.constraints, self.redundant, self.imbalance_rtol)
+
     def _defines(self, method: str) -> bool:
         return self.of._defines(method)
 

@@ -179,7 +179,7 @@ class Projection:
         backend, array = self.backend, upper.array
         square = self.pins is not None and upper.shape[0] == upper.shape[1]
         if array is None:
-            known = upper.has_entries or upper.declared_null_spaces is not None
+            known = upper.has_single_entries or upper.declared_null_spaces is not None
             cls = ReplacedProducts if square and known else Combined
             return cls(self, upper, lower)
         if is_dense(array):
@@ -248,7 +248,7 @@ class ReplacedEquations(Operator):
 
         It is A itself if the entries are not known. Its solver then knows the null space.
         """
-        if not self.base.has_entries:
+        if not self.base.has_single_entries:
             return self.base
         rows, pins = self.projection.rows, self.projection.pins
         assert rows is not None

@@ -256,8 +256,13 @@ class Operator:
         """Return a real multiple, as a matrix if the entries are known."""
         return Scaled(self, factor)
 
+    @property
+    def has_single_entries(self) -> bool:
+        """Whether the operator is a sparse matrix, to whose entries numbers can be added."""
+        return False
+
     def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
-        """Return a matrix with numbers added to some entries, if the entries are known."""
+        """Return a matrix with numbers added to some entries, if `has_single_entries`."""
         raise NotImplementedError
 
     # Arithmetic between mfdeq operators is defined here, which preserves float32 and `toarray`.
@@ -516,6 +521,11 @@ class Matrix(Operator):
     def times(self, factor: float) -> Operator:
         """Return a multiple of the entries."""
         return Matrix(self.backend, factor * self.array)
+
+    @property
+    def has_single_entries(self) -> bool:
+        """Whether the matrix is sparse."""
+        return not is_dense(self.array)
 
     def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
         """Return a sparse matrix with numbers added to some entries."""

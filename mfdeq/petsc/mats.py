@@ -145,6 +145,11 @@ class MatOperator(Operator):
         mat.shift(1.0)
         return self._with_mat(mat)
 
+    @property
+    def has_single_entries(self) -> bool:
+        """Whether the Mat stores its entries."""
+        return self.assembled
+
     def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
         """Return a Mat with numbers added to some entries."""
         from petsc4py import PETSc

@@ -131,6 +131,56 @@ def test_a_posterior_of_totals_and_rates_is_that_of_dense_algebra():
     np.testing.assert_allclose(Z[4] + Z[3], [0.0] * 6 + [1.0], atol=1e-9)
 
 
+def test_constrained_models_are_nodes_of_jax():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    model = network(from_jax())
+    eq = mfdeq.solve(model, THETA)
+    state = mfdeq.to_jax(model)
+    theta = jax.numpy.asarray(THETA)
+    Z = eq.sensitivity.toarray()
+    np.testing.assert_allclose(jax.jacrev(state)(theta), Z, rtol=1e-9, atol=1e-12)
+    H = jax.hessian(lambda theta: state(theta)[4])(theta)
+    np.testing.assert_allclose(H, eq.component_hessian(4).toarray(), rtol=1e-8, atol=1e-12)
+
+
+def test_functionals_of_constrained_models_are_summed():
+    model, losses = network(), [mfdeq.LeastSquares([k], np.ones(1)) for k in (0, 2)]
+    total = mfdeq.SumFunctional([mfdeq.ReducedFunctional(model, loss) for loss in losses])
+    eq, v = mfdeq.solve(model, THETA), np.random.default_rng(0).standard_normal(7)
+    gradients = [eq.gradient(loss) for loss in losses]
+    np.testing.assert_allclose(total.gradient(THETA), sum(gradients), rtol=1e-9, atol=1e-12)
+    products = [eq.hessian(loss) @ v for loss in losses]
+    np.testing.assert_allclose(total.hessian(THETA) @ v, sum(products), rtol=1e-6, atol=1e-8)
+
+
+def test_data_are_replaced_and_constraints_kept():
+    def exchange(h, p, rate):
+        return (rate * p[0] * h[0] - p[1] * h[1]) * np.array([1.0, -1.0])
+
+    model = mfdeq.from_function(exchange, 2, 2, "residual", args=1.0)
+    constrained = mfdeq.constrain(model, mfdeq.LinearConstraint(np.ones(2), 6.0))
+    for rate, expected in ((1.0, [4.0, 2.0]), (4.0, [2.0, 4.0])):
+        eq = mfdeq.solve(constrained.with_args(rate), np.array([1.0, 2.0]))
+        np.testing.assert_allclose(eq.state, expected)
+
+
+def test_samples_are_constrained_each():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    jax.config.update("jax_enable_x64", True)
+
+    def exchange(h, p, rate):
+        flow = rate * p[0] * h[0] - p[1] * h[1]
+        return jax.numpy.stack([flow, -flow])
+
+    rates, theta = np.array([1.0, 4.0, 8.0]), np.array([1.0, 2.0])
+    samples = mfdeq.from_jax(exchange, np.zeros(2), theta, "residual", args=rates, batched=True)
+    totals = mfdeq.LinearConstraint(np.kron(np.eye(3), np.ones(2)), np.array([3.0, 6.0, 5.0]))
+    eq = mfdeq.solve(mfdeq.constrain(samples, totals), theta)
+    np.testing.assert_allclose(eq.state, [2.0, 1.0, 2.0, 4.0, 1.0, 4.0])
+    Z = eq.sensitivity.toarray()
+    np.testing.assert_allclose(Z[::2] + Z[1::2], 0.0, atol=1e-12)
+
+
 def test_a_branch_keeps_the_constraints():
     branch = mfdeq.follow(network(), THETA, 4, span=(-0.5, 2.0))
     for point in branch.points:
