@@ -41,13 +41,15 @@ def eliminate(
         Whether equations of a sparse A may be dropped. Otherwise they are combined with others.
     """
     n, m = basis.shape
-    scaling = scaling_of(A)
-    sizes = host.ones(n)  # of equations
-    if scaling.rows is not None:
-        sizes = 1.0 / array_on_host(scaling.rows).astype("float64")
-    units = host.ones(n)  # of unknowns
-    if scaling.columns is not None:
-        units = array_on_host(scaling.columns).astype("float64")
+    if spaces is not None and A.array is not None:
+        scales = spaces.rows, spaces.columns
+    else:
+        scaling = scaling_of(A)
+        scales = tuple(
+            host.ones(n) if x is None else array_on_host(x).astype("float64")
+            for x in (scaling.rows, scaling.columns)
+        )
+    sizes, units = 1.0 / scales[0], scales[1]  # of equations, and of unknowns
     lengths = host.linalg.norm(C * units, axis=1)
     pinned = A.array is None and (A.has_single_entries or A.declared_null_spaces is not None)
     if is_sparse(A.array) or pinned:

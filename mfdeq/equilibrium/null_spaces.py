@@ -19,6 +19,7 @@ from ..arrays.backend import Array, array_on_host, host
 from ..arrays.sparse import sparse_on_host
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct
+from ..linear.null_space import are_null
 from ..linear.scaling import Scaling
 from ..operators.operator import Matrix, Operator
 from .null_vectors import (
@@ -98,9 +99,10 @@ def find_null_spaces(
         return A.declared_null_spaces
     if accuracy > MAX_ACCURACY:
         return None
-    n, scaling = A.shape[0], scaling_of(A)
-    if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, scaling, expected)) is not None:
+    n = A.shape[0]
+    if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, expected)) is not None:
         return constant
+    scaling = scaling_of(A)
     zero = ZERO_SHARE * max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     try:
         if n <= MAX_DECOMPOSED_SIZE:
@@ -136,12 +138,14 @@ def find_null_spaces(
 
 
 def null_defects(A: Operator, W: Array) -> list[float]:
-    """Return |A'w| / |A|'|w| of each column w."""
+    """Return |A'w| / |A|'|w| of each column w; zero if it is rounding in each equation."""
+    if are_null(A.H, W):  # type: ignore[attr-defined]
+        return [0.0] * W.shape[1]
     scaling = scaling_of(A)
     return [cancellation(A, W[:, k], scaling, True) for k in range(W.shape[1])]
 
 
-def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | None:
+def _constants(A: Operator, expected: int) -> NullSpaces | None:
     """Return constants on the components, if as many of them as expected are left null vectors.
 
     They are those of networks in which what leaves one node enters another. In saddle points they
@@ -160,12 +164,12 @@ def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | Non
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
         return None
-    limit = MAX_CANCELLATION_ROUNDINGS * backend.eps
+    transposed: Operator = A.H  # type: ignore[attr-defined]
 
     def constant(members: Any, adjoint: bool) -> Any:
         for some in (members, members & without_diagonal):
-            x = backend.from_host(some, n)
-            if some.any() and cancellation(A, x, scaling, adjoint) <= limit:
+            x = backend.from_host(some[:, None].astype("float64"), n)
+            if some.any() and are_null(transposed if adjoint else A, x):
                 return some.astype("float64")
         return None
 
@@ -174,6 +178,7 @@ def _constants(A: Operator, scaling: Scaling, expected: int) -> NullSpaces | Non
     if len(found) != expected:
         return None
     rights = [constant(column_labels == label, False) for label in found]
+    scaling = scaling_of(A)
     rows, columns = (
         host.ones(n) if x is None else array_on_host(x).astype("float64")
         for x in (scaling.rows, scaling.columns)

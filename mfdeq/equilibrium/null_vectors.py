@@ -39,6 +39,8 @@ def scaling_of(A: Operator) -> Scaling:
     if A.array is None:
         return Scaling.from_scales(A)
     array = _without_empty_lines(A)
+    if A.shape[0] > MAX_FACTORIZED_SIZE:
+        return Scaling.by_sums(array)  # for a few products
     return Scaling() if is_balanced(array) else Scaling(*equilibrate(array))
 
 

@@ -28,8 +28,10 @@ from .factor import Factor
 from .null_space import NullSpace, PinnedMatrix, are_null
 from .part_counts import PartCounts
 from .protocols import Solver
+from .scaling import Scaling
 
-RTOL_SHARE = 0.7  # of a tolerance, which leaves the rest to the null vectors
+# Of a tolerance, which leaves the rest to the null vectors, if they are solved for and if not.
+RTOL_SHARE, RTOL_SHARE_IF_KNOWN = 0.7, 0.95
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
 
 
@@ -89,6 +91,7 @@ class PinnedFactor(Factor):
         self._least_rtol = MIN_RTOL_ROUNDINGS * backend.eps
         right = A.base.null_space.right
         self.null = self._solve_for_null_vectors() if right is None else right
+        self._rtol_share = RTOL_SHARE if right is None else RTOL_SHARE_IF_KNOWN
         # (S C V)^-1.
         product = array_on_host(A.constraints(self.null)).astype("float64")
         self.small = backend.coefficients(host.linalg.inv(product).astype(W.dtype))
@@ -127,6 +130,11 @@ class PinnedFactor(Factor):
         """The preconditioner of the inner factor; None if it has none."""
         return getattr(self.inner.working, "M", self)
 
+    @property
+    def scaling(self) -> Scaling:  # type: ignore[override]
+        """The scaling of the inner factor, by which residuals are judged."""
+        return self.inner.working.scaling
+
     def counted_in(self, counts: LinearCounts) -> Factor:
         """Return this factor with other counts, and an inner one that shares them."""
         other = super().counted_in(counts)
@@ -150,7 +158,9 @@ class PinnedFactor(Factor):
             # What is added to b must not hide the rest of it.
             share = array_on_host(size / self.backend.column_norms(inner))
             least = float(host.min(share[host.isfinite(share) & (share > 0.0)], initial=1.0))
-            return self._inner(inner, max(RTOL_SHARE * least * rtol, self._least_rtol), adjoint)
+            return self._inner(
+                inner, max(self._rtol_share * least * rtol, self._least_rtol), adjoint
+            )
 
         with self.backend.ignore_overflow():
             return self._composed(b, adjoint, solve)

@@ -66,6 +66,7 @@ def measure(name: str, rounds: int, products: int) -> bool:
     n, dimension = CASES[name]
     insulated = Insulated(n, dimension)
     dirichlet = Diffusion(n, dimension)
+    dirichlet.source = insulated.source
     problems = [Problem(dirichlet, dirichlet), Problem(insulated, insulated.constrained())]
     for _ in range(rounds):
         for problem in problems:
