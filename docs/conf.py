@@ -41,7 +41,7 @@ html_css_files = ["wide.css"]
 # Formulas are shown without a network: what a browser loads of MathJax is copied into the pages.
 mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load more of it
-MATHJAX_FILES = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
+MATHJAX_FILES = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 # Prompts of Python and of shells are not copied, nor is what was printed.
 copybutton_prompt_text = r">>> |\.\.\. ?|\$ "
