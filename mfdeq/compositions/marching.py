@@ -42,8 +42,11 @@ class Marching(ModelMethod):
         """Solve R(h) = 0 step by step; see `ForwardMethod`."""
         assert isinstance(solver, Reused)
         march = _March(problem, h, solver, monitor)
-        for k in range(march.steps.count):
-            march.advance(k)
+        count = march.steps.count
+        with monitor.report.forward.add_time():
+            for k in range(count):
+                march.advance(k)
+                monitor.show_progress(f"step {k + 1} of {count}")
         march.finish()
 
 
@@ -296,6 +299,8 @@ class _March:
         problem, monitor, eps = self.problem, self.monitor, self.backend.eps
         h = self.backend.xp.reshape(self.states, (-1,))
         problem.evaluations += self.steps.evaluations
+        substitutions = len(self.history) - 1  # each iteration of all steps together is one
+        monitor.report.forward.add(solves=substitutions, columns=substitutions)
         A = problem.linearize(h).A
         self.solver.held = SubstitutionFactor(A, self.factors, monitor.report.forward)
         monitor.report.residuals[:] = self.history

@@ -72,7 +72,9 @@ class SubstitutionFactor(Factor):
         """Return a factor of another trajectory, with the factors of equal matrices."""
         if type(A) is not type(self.A) or A.backend != self.backend:
             return None
-        return SubstitutionFactor(A, self.factors.counted_in(counts), counts)
+        linearized: LinearizedSteps = vars(A)["linearized"]
+        factors = self.factors.only(linearized.steps.shared_matrices, counts)
+        return SubstitutionFactor(A, factors, counts)
 
     def forget(self) -> None:
         """Discard what the factors of steps would reuse from earlier solves."""

@@ -125,8 +125,7 @@ class ConvergenceMonitor(Criteria):
             worst, satisfied, at_floor = self._equations(h, residual)
         report.residuals.append(worst)
         self._latest = h
-        if self.progress:
-            self._bar.advance(text=f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
+        self.show_progress(f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
         if worst < STALL_DECREASE * self.best_ratio:
             self._last_progress = report.iterations
         if worst < self.best_ratio or self.best is None:
@@ -148,6 +147,11 @@ class ConvergenceMonitor(Criteria):
             self._chord_steps(h, residual, fresh=A is None)
         if not self.done:
             self._check_progress(h, residual)
+
+    def show_progress(self, text: str) -> None:
+        """Advance the progress bar by one iteration, if there is one, with a text beside it."""
+        if self.progress:
+            self._bar.advance(text=text)
 
     @property
     def idle(self) -> int:

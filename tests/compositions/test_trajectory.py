@@ -74,6 +74,7 @@ def test_the_state_is_that_of_all_steps(eq, truth):
     assert eq.report.method == "substitution"
     assert eq.report.converged
     assert max(eq.report.residual, eq.report.correction) <= 1e-10
+    assert eq.report.forward.solves == eq.report.iterations > 1
 
 
 @pytest.mark.parametrize("name", ["state_operator", "inverse", "param_operator", "sensitivity"])
@@ -239,6 +240,14 @@ def test_a_given_solver_is_that_of_each_step(solver):
     )
     assert eq.report.forward.setups + eq.report.linear.setups == 1
     assert eq.report.linear.worst_residual <= 1e-10
+
+
+def test_factors_of_other_parameters_are_dropped():
+    F = mfdeq.ReducedFunctional(reaction_trajectory(), LOSS)
+    for shift in (0.0, 0.1, 0.2):
+        F.gradient(THETA + shift)
+    # Those of the steps, and of the latest iterates, which may serve as the first of the next.
+    assert len(F.equilibrium(THETA + 0.2).factor.working.factors.current) <= COUNT + 8
 
 
 def test_a_second_equilibrium_reuses_an_equal_factor():
