@@ -40,7 +40,8 @@ def rows_of(ranks: Ranks, given: Any, count: int, size: int) -> TransposedArray:
         block = DistributedArray.namespace.asarray(
             array.T.astype("float64"), device=ranks, rows=size
         )
-    if not host.isfinite(block.local).all():
+    xp = DistributedArray.namespace
+    if not xp.all(xp.isfinite(block)):  # on all ranks
         raise ModelError("it holds NaN or infinity", non_finite=True)
     return block.T
 

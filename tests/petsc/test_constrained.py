@@ -1,5 +1,7 @@
 """Models with constraints on any number of ranks, compared with the dense bordered system."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -210,6 +212,32 @@ def test_the_sum_of_the_equations_of_a_large_mat_is_tried():
     solver = mfdeq.petsc.KSP(options={"ksp_type": "cg", "pc_type": "gamg"})
     eq = mfdeq.petsc.solve(model, vec_of(np.ones(1)), solver=solver)
     np.testing.assert_allclose(gathered(eq.state), (n - 1) / 2 - np.arange(n), atol=1e-6)
+
+
+def broken_row():
+    """Return a row with NaN on the last rank only."""
+    row = np.ones(5)
+    row[-1] = np.nan
+    return vec_of(row)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (lambda: [vec_of(row) for row in TOTALS[:2]], "3 combinations of equations vanish"),
+        (lambda: [vec_of(np.ones(7))] * 3, r"3 Vecs of 5 entries, got shapes \(7,\)"),
+        (lambda: [vec_of(np.ones(5)), broken_row(), vec_of(np.ones(5))], "NaN or infinity"),
+        (lambda: mat_of(np.ones((3, 7))), r"a Mat of size \(3, 5\)"),
+        (lambda: np.ones((3, 4)), r"\(3, 5\), got \(3, 4\)"),
+        (lambda: [vec_of(row) for row in TOTALS[[0, 1, 1]]], "repeat each other"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_on_all_ranks(rows, words):
+    model = mfdeq.petsc.distributed(Reactions())
+    constraint = mfdeq.LinearConstraint(rows(), 1.0)
+    with pytest.raises((mfdeq.ArgumentError, mfdeq.ModelError, mfdeq.SingularStateError)) as caught:
+        mfdeq.petsc.solve(mfdeq.constrain(model, constraint), model.params(RATES))
+    assert re.search(words, str(caught.value)), str(caught.value)
 
 
 def without_the_curvature_of_constraints(monkeypatch):
