@@ -57,14 +57,20 @@ class Primitives:
             batch = host.broadcast_shapes(*(x.shape[:-1] for x in operands))
             return jax.core.ShapedArray((*batch, size(*operands, **params)), operands[0].dtype)
 
-        def staged(*operands: Any, **params: Any) -> Any:
-            result = shape(*operands, **params)
-            return jax.pure_callback(
-                lambda *x: on_host(*map(host.asarray, x), **params),
-                jax.ShapeDtypeStruct(result.shape, result.dtype),
-                *operands,
-                vmap_method="sequential",
+        def lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
+            # Unlike `jax.pure_callback` this leaves the operands arrays of numpy. To make arrays of
+            # JAX of them takes a thread, and all threads may be waiting in such callbacks.
+            results, _, _ = mlir.emit_python_callback(
+                ctx,
+                lambda *x: (host.asarray(on_host(*map(host.asarray, x), **params)),),
+                None,
+                list(operands),
+                ctx.avals_in,
+                ctx.avals_out,
+                has_side_effect=False,
+                returns_token=False,
             )
+            return results
 
         def batched(operands: Any, axes: Any, **params: Any) -> Any:
             moved = [
@@ -75,7 +81,7 @@ class Primitives:
 
         primitive.def_impl(call)
         primitive.def_abstract_eval(shape)
-        mlir.register_lowering(primitive, mlir.lower_fun(staged, multiple_results=False))
+        mlir.register_lowering(primitive, lowered)
         batching.primitive_batchers[primitive] = batched
         self.ad.primitive_jvps[primitive] = jvp
         return primitive

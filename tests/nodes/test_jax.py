@@ -421,3 +421,33 @@ def test_a_trajectory_is_differentiated_twice():
 
     all_close(state(theta), iterated(theta))
     all_close(hessian(state)(theta), hessian(iterated)(theta))
+
+
+def test_large_nodes_of_several_threads_do_not_wait_for_each_other():
+    n = 50_000
+
+    class Large(mfdeq.ResidualModel):
+        state_size = param_size = n
+
+        def residual(self, h, theta):
+            return h + h**3 - theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(
+                sp.diags_array(1.0 + 3.0 * h**2).tocsr(), -sp.eye_array(n, format="csr")
+            )
+
+    gradient = jax.jit(jax.grad(lambda theta: jnp.sum(mfdeq.to_jax(Large())(theta))))
+    found = {}
+
+    def run(i):
+        found[i] = np.asarray(gradient(jnp.full(n, h[i] + h[i] ** 3)))
+
+    h = np.arange(1.0, 5.0)
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    for i, size in enumerate(h):
+        close(found[i], np.full(n, 1.0 / (1.0 + 3.0 * size**2)), 1e-9)
