@@ -9,7 +9,7 @@ data determine, and give the standard deviations of the posterior.
 
 The ground is a vertical section, along which nothing changes in the third dimension.
 
-    python examples/resistivity.py                # 64 electrodes, 4,096 cells, minutes on one core
+    python examples/resistivity.py                # 64 electrodes, 3,072 cells, minutes on one core
     python examples/resistivity.py --size small   # 16 electrodes, 768 cells, seconds
 """
 
@@ -41,7 +41,7 @@ class Size(NamedTuple):
     pairs: int
 
 
-SIZES = {"small": Size(48, 16, 16, 60), "full": Size(128, 32, 64, 200)}
+SIZES = {"small": Size(48, 16, 16, 60), "full": Size(128, 24, 64, 120)}
 
 
 # --- physics -------------------------------------------------------------------------------------

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import scipy.optimize
 from support.cases import close
-from support.experiments import PRECISION, WEIGHTS, P, Rootless, matrices, mixed, smooth, source
+from support.experiments import (
+    PRECISION,
+    WEIGHTS,
+    P,
+    Rootless,
+    Source,
+    matrices,
+    mixed,
+    smooth,
+    source,
+)
 from support.places import available_cupy, to_numpy
 
 import mfdeq
@@ -170,6 +180,30 @@ def test_groups_with_equal_matrices_are_found_in_any_order():
     together = [any("at once" in choice for choice in r.choices) for r in reports]
     assert together == [False, True, True, True, True, True]
     assert F.equilibrium(theta).groups == [[0], [1, 3, 5], [2, 4]]
+
+
+def test_matrices_that_differ_where_the_state_is_zero_are_told_apart():
+    theta = np.zeros(P)
+    eye = np.eye(3)
+    D = [2.0 * eye, np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))]
+    D[1][2, 0] = 1.0  # couples the third unknown, which is zero at theta = 0, to the first
+    other = [np.diag([2.0, 2.0, 3.0]), *D[1:]]
+    b, loss = np.array([1.0, 1.0, 0.0]), mfdeq.LeastSquares([2], [1.0])
+    F = mfdeq.SumFunctional([mfdeq.ReducedFunctional(Source(d, b), loss) for d in (D, other)])
+    # h_2 = -theta_0 h_0 / a with h_0 = 1/2 and a = 2 or 3; the loss is (h_2 - 1)² / 2.
+    close(F.gradient(theta), np.array([0.25 + 1 / 6, 0.0, 0.0]), 1e-12)
+    assert F.equilibrium(theta).groups == [[0], [1]]
+
+
+def test_gradients_at_other_states_are_weighted():
+    s = Sum()
+    state = s.F.equilibrium(s.theta).state
+    close(s.F.gradient_at(s.theta, state), s.gradient, 1e-9)
+    close(
+        s.F.partial_gradient(s.F.equilibrium(s.theta)),
+        s.total("loss.L_t") + PRECISION @ s.theta,
+        1e-9,
+    )
 
 
 def test_nonlinear_models_of_one_class_are_solved_by_themselves():
