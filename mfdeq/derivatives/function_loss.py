@@ -10,24 +10,29 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..arguments import count
-from ..arrays.backend import Array, Backend, as_array
+from ..arrays.backend import Array, Backend, as_array, is_dense
 from ..errors import AccuracyWarning, ArgumentError, ModelError, note_origin, warn
 from ..locks import cached_property, state_to_pickle
 from ..models.curvature import CurvatureOperator, as_curvature
 from ..models.losses import LossBase
+from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .data import PLAIN, convert_args, replaced_args
 from .directional_derivatives import DirectionalDerivatives
 from .function_model import COMPARISON_STEP_FACTOR, MAX_COLUMNS
+from .hessians import MAX_DENSE_SIZE
+from .nearby_points import nearby_point, typical_sizes
 from .numerical_jacobians import NumericalJacobians
 from .references import references
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 from .steps import StepRule
 
+PATTERN_RTOL_FACTOR = 100.0  # tolerance of the test of the Hessian's pattern, in errors of products
 POINTS = 2  # whose derivatives are kept: an equilibrium, and the corrected state of its estimates
 
 
@@ -90,7 +95,8 @@ def loss_from_function(
     terms: a sum over grid points or measurements takes a few if L returns the array of what it adds
     up. A product with the curvature takes twice as many, and again as many for each longer step
     that rounding asks for. Up to 64 variables or colours, all second derivatives are tabulated once
-    that is cheaper; those of terms are then a sparse matrix. The first gradient and the first
+    that is cheaper; those of terms are then a sparse matrix. For a number of more variables, the
+    pattern is detected where a factorization asks for entries. The first gradient and the first
     product at an equilibrium are computed twice, for estimates of their errors.
 
     Derivatives are the complex step or differences with steps for the measured noise of L, with the
@@ -178,6 +184,7 @@ class FunctionLoss(LossBase):
         self.L, self.sizes, self.step_rule, self.step_factor = L, sizes, step_rule, step_factor
         self._data, self._given = data, sparsity
         self._sparsity: Sparsity | None = None  # once the number of terms is known
+        self._curvature_sparsity: Sparsity | None = None  # once entries are asked for
         self._refusal = ""  # why the complex step is not valid for L, once that is known
         self._warned = False
         self._points: tuple[_Point, ...] = ()
@@ -253,10 +260,32 @@ class FunctionLoss(LossBase):
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """Return ∇²_(θ,h) L, by differences of first derivatives."""
         backend, point = self._checked(h, theta), self._at(h, theta)
-        curvature = point.second_derivatives.curvature(self._ones(backend, point.jacobians))
+        given = point.second_derivatives.curvature(self._ones(backend, point.jacobians))
+
+        def entries(K: Operator) -> Any:
+            found = given.compute_entries(K)
+            return self._detected_entries(K, point) if found is None else found
+
+        curvature = replace(given, compute_entries=entries)
         N, P = self.sizes
         name = f"the curvature of {self.caller}"
         return as_curvature(backend, curvature, P, N, name, check_symmetry=False)
+
+    def _detected_entries(self, K: Operator, point: _Point) -> Any:
+        """Return the entries of a curvature by a product for each colour of a detected pattern."""
+        backend, size = K.backend, K.shape[0]
+        if self._curvature_sparsity is None:
+            self._curvature_sparsity = Sparsity((DETECT, None), size, 0)
+        rtol = max(backend.eps**0.5, PATTERN_RTOL_FACTOR * point.jacobians.accuracy[1])
+        sizes = typical_sizes(point.h), typical_sizes(point.theta)
+        other = self.for_comparison()
+
+        def operator_near(i: int) -> Operator:
+            value = functools.partial(self._value_at, backend)
+            return other.curvature_operator(*nearby_point(value, point.h, point.theta, sizes, i))
+
+        found = self._curvature_sparsity.assemble(0, K, operator_near, rtol).array
+        return None if is_dense(found) and size > MAX_DENSE_SIZE else found
 
     def accuracy(self, h: Array, theta: Array) -> tuple[float, float]:
         """Return the relative accuracy of the gradients and of the curvature at a point."""

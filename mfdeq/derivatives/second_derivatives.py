@@ -80,16 +80,16 @@ class SecondDerivatives:
                     self.tabulated = True
             return self.tabulated
 
-    def curvature(self, lam: Array) -> Curvature:
+    def curvature(self, lam: Array) -> NumericalCurvature:
         """Return the Hessian of lamᵀf with respect to (theta, h)."""
         if self.tabulated:
             P, K = self.P, self._matrix(lam)
-            return _NumericalCurvature(K[:P, :P], K[P:, :P], K[P:, P:])
+            return NumericalCurvature(K[:P, :P], K[P:, :P], K[P:, P:])
 
         def entries(K: Operator) -> Any:
             return self._matrix(lam) if self.has_table(math.inf) else None
 
-        return _NumericalCurvature(
+        return NumericalCurvature(
             apply=lambda dtheta, dh: self._product(lam, dtheta, dh), compute_entries=entries
         )
 
@@ -159,7 +159,7 @@ class SecondDerivatives:
 
 
 @dataclass(frozen=True)
-class _NumericalCurvature(Curvature):
+class NumericalCurvature(Curvature):
     """A curvature by differences, which is symmetric whatever the function."""
 
     known_symmetric: ClassVar[bool] = True

@@ -143,6 +143,27 @@ def test_a_gradient_of_separable_terms_takes_a_few_evaluations_at_any_size():
     close(K.state_state.array.toarray(), 2 * THETA[0] * (difference.T @ difference).toarray(), 1e-7)
 
 
+def test_entries_of_the_hessian_of_a_number_are_detected_where_they_are_asked_for():
+    n = 80
+
+    def sparse_number(h, theta):
+        return (np.diff(h) ** 2).sum() * theta[0] + (h[:3] ** 3).sum() + theta[1] ** 4
+
+    loss = mfdeq.loss_from_function(sparse_number, n, 2)
+    h, theta = np.linspace(1, 2, n), np.array([0.7, 1.3])
+    K = loss.curvature_operator(h, theta)
+    blocks = K.assembled()
+    assert blocks is not None
+    assert sp.issparse(blocks.state_state.array)
+    difference = (sp.eye_array(n, k=1) - sp.eye_array(n)).tocsr()[: n - 1]
+    expected = 2 * theta[0] * (difference.T @ difference).toarray()
+    expected[range(3), range(3)] += 6 * h[:3]
+    close(blocks.state_state.array.toarray(), expected, 1e-7)
+    mixed = np.stack([2 * difference.T @ np.diff(h), np.zeros(n)], axis=1)
+    close(blocks.state_params @ np.eye(2), mixed, 1e-7)
+    close(blocks.params_params @ np.eye(2), np.diag([0.0, 12 * theta[1] ** 2]), 1e-7)
+
+
 def test_a_pattern_saves_evaluations_and_one_that_lacks_entries_is_an_error():
     n = 300
     L = Counted(lambda h, theta: (h[7] * theta[0]) ** 2)
