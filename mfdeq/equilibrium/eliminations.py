@@ -41,6 +41,7 @@ def eliminate(
         Whether equations of a sparse A may be dropped. Otherwise they are combined with others.
     """
     n, m = basis.shape
+    scales: tuple[Any, ...]
     if spaces is not None and A.array is not None:
         scales = spaces.rows, spaces.columns
     else:

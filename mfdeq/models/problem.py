@@ -74,7 +74,8 @@ class Problem:
                 "the model: expected an mfdeq.FixedPointModel or an mfdeq.ResidualModel, got "
                 f"{_kind_of(model)}"
             )
-        self.model, self.fixes_gauges = model, fixes_gauges
+        self.model: Model = model
+        self.fixes_gauges = fixes_gauges
         self.name = model.display_name
         theta, h0 = flatten_params(model, theta), flatten_state(model, h0, state_name)
         arrays = {"params": theta} if h0 is None else {"params": theta, state_name: h0}
