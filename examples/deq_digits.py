@@ -46,7 +46,7 @@ SIZES = {"small": Size(8, 200, 120, 200, 20, 50), "full": Size(24, 1000, 200, 60
 MARGIN = 0.1  # m in `recurrent`
 DECAY = 1e-3  # weight decay: the weight of half the squared weights
 LEARNING_RATE = 0.01  # of Adam; of 0.003, 0.01 and 0.03 the best in the end
-PASSES = 1 / 4  # through all digits by minibatches, for one iteration with all of them
+PASSES = 1 / 2  # through all digits by minibatches, for one iteration with all of them
 GRADIENT_TOLERANCE = 1e-6  # norm of the gradient at which Newton's method stops
 EIGENVALUES = 4  # at each end of the spectrum
 

@@ -24,6 +24,8 @@ MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
 MAX_HALVINGS = 30  # of one step in the line search
 SHORT_LENGTH = 1 / 16  # of a step; a sample has stalled after ...
 MAX_SHORT_STEPS = 15  # ... so many short steps in a row
+MAX_IDLE = 10  # iterations without progress, after which a step must reduce the residual
+STALL_DECREASE = 0.99  # progress is a decrease of the worst residual to less than this multiple
 MAX_NOISE_RATIO = 1e-3  # worst residual of a stalled sample, below which noise is measured
 NOISE_STEP, NOISE_POINTS, NOISE_DEGREE = 1e-7, 7, 3  # relative step, and the line, of a measurement
 CHORD_RATIO = 1e-4  # worst residual of a sample, below which the last derivatives suffice ...
@@ -51,6 +53,9 @@ class BatchModel(Protocol):
     def sample_values(self, H: Array, theta: Array) -> Array:
         """Return f of each row of H, (samples, n), with NaN where there is no value."""
 
+    def sample_blocks(self, H: Array, theta: Array) -> tuple[Array, Array]:
+        """Return the values and the Jacobians, (samples, n, n), with NaN where there are none."""
+
     def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
         """Return Newton's step from each row of H, whose unknowns have the given sizes."""
 
@@ -63,12 +68,14 @@ class SampleStep(Protocol):
 
     Attributes
     ----------
-    R, terms, D : (samples, n) arrays
-        The residuals, the sizes |A| s of the terms of each equation, and the corrections A^-1 R.
+    R, terms, wide, D : (samples, n) arrays
+        The residuals, the sizes |A| s of the terms of each equation, those with max(s, |D|) in
+        place of s, and the corrections D = A^-1 R.
     """
 
     R: Array
     terms: Array
+    wide: Array
     D: Array
 
     def solve(self, b: Array) -> Array:
@@ -89,8 +96,9 @@ class BlockStep:
     def __init__(self, backend: Backend, R: Array, A: Array, sizes: Array) -> None:
         self.backend, self.R, self.A = backend, R, A
         xp = backend.xp
-        self.terms = xp.squeeze(xp.abs(A) @ sizes[:, :, None], axis=2)
         self.D = self.solve(R[:, :, None])[:, :, 0]
+        both = xp.abs(A) @ xp.stack([sizes, xp.maximum(sizes, xp.abs(self.D))], axis=2)
+        self.terms, self.wide = both[:, :, 0], both[:, :, 1]
 
     def solve(self, b: Array) -> Array:
         """Return A^-1 b, which is NaN in samples with a singular A."""
@@ -118,7 +126,8 @@ class _ChordStep:
     """Steps with the derivatives of an earlier state."""
 
     def __init__(self, R: Array, before: SampleStep) -> None:
-        self.R, self.terms, self.solve = R, before.terms, before.solve
+        self.R, self.solve = R, before.solve
+        self.terms = self.wide = before.terms
         self.D = before.solve(R[:, :, None])[:, :, 0]
 
 
@@ -131,6 +140,7 @@ class SampleNewton(ModelMethod):
     and Newton's correction changes every unknown by at most rtol of its size, each or down to
     rounding, as in `mfdeq.solve`. A step is halved until the residual in units of the terms
     decreases, or until the next correction is shorter (the restricted monotonicity test [1]_).
+    Samples that fail begin again, and then every step has to reduce the residual.
 
     References
     ----------
@@ -148,6 +158,9 @@ class SampleNewton(ModelMethod):
         run = _Iteration(problem, h, monitor)
         while run.judge():
             run.step()
+        if run.restart():
+            while run.judge():
+                run.step()
         run.finish()
 
 
@@ -181,11 +194,14 @@ class _Iteration:
         self.iterations = host.zeros(samples, dtype=int)
         self.short = host.zeros(samples, dtype=int)
         self.ratios = self.xp.full_like(self.H[:, 0], float("inf"))
-        self.corrections = self.xp.zeros_like(self.ratios)
+        self.corrections = self.since_best = self.xp.zeros_like(self.ratios)
+        self.best = self.ratios
         self.D = self.xp.zeros_like(self.H)
         self.noise: Array | None = None
         self.largest_terms = self.falls = self.xp.zeros_like(self.H)
         self.recent: list[Array] = []
+        self.limit = monitor.max_iterations  # on the iterations of all samples together
+        self.fixed_terms: Array | None = None  # units of residuals in the stricter line search
         self.earlier_ratios: list[Array] = []  # of the two iterations before
         self.by_rounding = self.doubtful = self.by_chord = False
 
@@ -299,7 +315,7 @@ class _Iteration:
             self.converged = self.converged | converged
             self.active = self.active & ~converged
         monitor.report.residuals.append(float(xp.max(xp.where(self._tried, self.ratios, 0.0))))
-        if len(monitor.report.residuals) > monitor.max_iterations:
+        if len(monitor.report.residuals) > self.limit:
             self._fail(
                 self.active,
                 f"it did not converge in {monitor.max_iterations} iterations (see max_iterations)",
@@ -330,12 +346,15 @@ class _Iteration:
     def step(self) -> None:
         """Take a step in every active sample, shortened by its line search."""
         xp, active = self.xp, self.active
-        terms = xp.maximum(self.terms, self.largest_terms)
-        level = _Level(xp, terms, self._floor(self.terms))
+        wide = xp.where(xp.isfinite(self.linear.wide), self.linear.wide, self.terms)
+        strict = self.fixed_terms is not None
+        terms = self.fixed_terms if strict else xp.maximum(wide, self.largest_terms)
+        level = _Level(xp, terms, self._floor(wide))
         before = level(self.R)
         reference = before
-        for residual in self.recent:
-            reference = xp.maximum(reference, level(residual))
+        idle = self._idle()
+        for residual in () if strict else self.recent:
+            reference = xp.where(idle, reference, xp.maximum(reference, level(residual)))
         sizes = xp.maximum(self._sizes(self.H), xp.abs(self.D))
         lengths = 1.0 + 0.0 * before
         pending, H, following = active, self.H, None
@@ -351,16 +370,18 @@ class _Iteration:
                 R = self._residuals(trial)
             defined = xp.isfinite(xp.sum(R, axis=1))
             H = xp.where((pending & defined)[:, None], trial, H)
-            if halvings == 0 and not self.recent:  # terms that vanish at the start may be large
+            if halvings == 0 and not (
+                self.recent or strict
+            ):  # terms that vanish at the start may be large
                 there = xp.abs(xp.where(defined[:, None], R, xp.zeros_like(R)))
-                level = _Level(xp, xp.maximum(terms, there), self._floor(self.terms))
+                level = _Level(xp, xp.maximum(terms, there), self._floor(wide))
                 before = reference = level(self.R)
             after = level(xp.where(defined[:, None], R, xp.zeros_like(R)))
             accepted = (
                 pending & defined & (after <= reference - SUFFICIENT_DECREASE * lengths * before)
             )
             doubtful = pending & defined & ~accepted
-            if self.backend.any(doubtful):
+            if not strict and self.backend.any(doubtful):
                 accepted = accepted | self._contracts(doubtful, R, lengths, sizes)
             pending = pending & ~accepted & self.active
             if not self.backend.any(pending):
@@ -375,6 +396,14 @@ class _Iteration:
         size = xp.abs(self.H)
         self.largest = size if self.largest is None else xp.maximum(self.largest, size)
         self.iterations += array_on_host(moved)
+
+    def _idle(self) -> Array:
+        """Return which samples have made no progress for a while, as in a cycle."""
+        xp = self.xp
+        better = self.ratios < STALL_DECREASE * self.best
+        self.best = xp.where(better, self.ratios, self.best)
+        self.since_best = xp.where(better, 0.0, self.since_best + 1.0)
+        return self.since_best > MAX_IDLE
 
     def _continue_from(
         self, following: SampleStep | None, chord: bool, R: Array, halvings: int, moved: Array
@@ -433,6 +462,32 @@ class _Iteration:
         deviation = noise_deviation(self.backend, values, range(NOISE_POINTS), [NOISE_DEGREE])
         least = self.xp.full_like(deviation, self.backend.smallest_normal)
         return self._rows(self.xp.maximum(deviation, least))
+
+    # Samples for which the line search fails.
+
+    def restart(self) -> bool:
+        """Begin again with failed samples and a stricter line search; return whether there are any.
+
+        Steps then have to reduce the residual in units that stay the same, so that no cycle is
+        possible.
+        """
+        xp, step = self.xp, self._newton_step(self.start)
+        self.active = ~self.converged & self._defined(step)
+        if not self.backend.any(self.active):
+            return False
+        chosen = self.active[:, None]
+        self.fixed_terms = self.largest_terms
+        self.H = xp.where(chosen, self.start, self.H)
+        self.linear, self.R = step, xp.where(chosen, step.R, self.R)
+        for i in host.nonzero(array_on_host(self.active))[0].tolist():
+            del self.reasons[i]
+        self.recent, self.by_chord = [], False
+        self.short = 0 * self.short
+        self.limit += self.monitor.max_iterations
+        self.monitor.report.choices.append(
+            "method: samples for which it failed began again with a stricter line search"
+        )
+        return True
 
     # The end.
 

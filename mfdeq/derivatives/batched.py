@@ -168,18 +168,13 @@ class Batch(ConfiguredModel):
 
 
 class _CompiledStep:
-    """Newton's steps that a source computes in one call."""
+    """Newton's steps that a source computes in one call; see `SampleStep`."""
 
     def __init__(
-        self,
-        source: DerivativeSource,
-        backend: Backend,
-        R: Any,
-        terms: Any,
-        D: Any,
-        solve: Function,
+        self, source: DerivativeSource, backend: Backend, arrays: Sequence[Any], solve: Function
     ) -> None:
-        self.R, self.terms, self.D = (source.from_library(backend, x) for x in (R, terms, D))
+        converted = (source.from_library(backend, x) for x in arrays)
+        self.R, self.terms, self.wide, self.D = converted
         self.solve = lambda b: source.from_library(backend, solve(*source.operands(b)))
 
 
@@ -317,7 +312,7 @@ class AutomaticBatch(Batch, AutomaticModel):
         source, backend = self.source, Backend.of(H, theta)
         H, theta, sizes = source.operands(H, theta, sizes)
         *arrays, solve = self._sample_step(H, theta, *self._data, sizes)
-        return _CompiledStep(source, backend, *arrays, solve)
+        return _CompiledStep(source, backend, arrays, solve)
 
     def _blocks_at(self, h: Array, theta: Array) -> Array:
         """Return the Jacobians at a state, which may be that of the last evaluation."""

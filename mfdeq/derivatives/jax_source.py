@@ -95,16 +95,17 @@ class JaxSource(DerivativeSource):
                 R, A = _value_and_jacobian(differentiate, function, h, theta, data)
                 if is_map:
                     R, A = h - R, jax.numpy.eye(A.shape[0], dtype=A.dtype) - A
-                factors = factorize(A)
-                return R, abs(A) @ sizes, solve(factors, R), factors
+                factors, size = factorize(A), abs(A)
+                D = solve(factors, R)
+                return R, size @ sizes, size @ jax.numpy.maximum(sizes, abs(D)), D, factors
 
             return jax.jit(jax.vmap(of_one, in_axes=(0, None, 0, 0)))
 
         compiled = self._either_mode(steps, lambda h, theta, data, _: function(h, theta, data))
 
         def step(H: Any, theta: Any, data: Any, sizes: Any) -> Any:
-            R, terms, D, factors = compiled(H, theta, data, sizes)
-            return R, terms, D, functools.partial(self._solve_blocks, factors)
+            *arrays, factors = compiled(H, theta, data, sizes)
+            return *arrays, functools.partial(self._solve_blocks, factors)
 
         return step
 

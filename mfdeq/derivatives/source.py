@@ -160,8 +160,8 @@ class DerivativeSource(ABC):
         Returns
         -------
         callable or None
-            A function (H, theta, data, sizes) -> (R, |A| sizes, A^-1 R, solve), where
-            ``solve(b)`` returns A^-1 b for (samples, n, k) arrays.
+            A function (H, theta, data, sizes) -> (R, |A| s, |A| max(s, |D|), D, solve), where s are
+            the sizes, D = A^-1 R, and ``solve(b)`` returns A^-1 b for (samples, n, k) arrays.
         """
         return None
 

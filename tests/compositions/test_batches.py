@@ -525,3 +525,19 @@ def test_blocks_of_equations_in_other_units_are_solved_alike():
 def test_verify_passes():
     model, loss = make("jax"), make_loss("jax")
     assert mfdeq.verify(model, THETA, loss)
+
+
+def test_samples_whose_iteration_cycles_begin_again_with_a_stricter_line_search():
+    """atan(10 h) - a: Newton's method overshoots, but its steps reduce the residual if short."""
+    jnp, _ = library("from_jax")
+    model = mfdeq.from_jax(
+        lambda h, t, a: jnp.arctan(t[0] * h) - a,
+        np.zeros(1),
+        np.ones(2),
+        "residual",
+        args=np.array([0.1, -0.5, 1.2]),
+        batched=True,
+        initial_state=8.0,
+    )
+    eq = mfdeq.solve(model, np.array([10.0, 0.0]))
+    np.testing.assert_allclose(eq.samples[:, 0], np.tan([0.1, -0.5, 1.2]) / 10)
