@@ -5,7 +5,7 @@ temperature at the start and the log conductivity of every cell; known are the t
 sensors, every fifth step. All steps share one matrix, and so one factor; `checkpoints` bounds how
 many linearizations are held.
 
-    python examples/heat.py                # 64 × 64 cells, 200 steps: minutes
+    python examples/heat.py                # 64 × 64 cells, 200 steps: some ten minutes
     python examples/heat.py --size small   # 16 × 16 cells, 40 steps
 """
 
