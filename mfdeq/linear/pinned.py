@@ -131,7 +131,7 @@ class PinnedFactor(Factor):
         return getattr(self.inner.working, "M", self)
 
     @property
-    def scaling(self) -> Scaling:  # type: ignore[override]
+    def scaling(self) -> Scaling:
         """The scaling of the inner factor, by which residuals are judged."""
         return self.inner.working.scaling
 

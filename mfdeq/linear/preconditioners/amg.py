@@ -54,7 +54,9 @@ MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
 COARSE_STRENGTH = 0.02
 MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level with a dense inverse; larger ones have an LU
 SMOOTHED = "smoothed_aggregation"
-ZERO_RTOL = 1e-9  # of the singular values of a coarsest matrix that is known to be singular
+# Ratio to the next larger one of singular values of a coarsest matrix that is known to be singular,
+# below which they are rounding: of entries in float32, for example.
+MAX_ZERO_RATIO = 0.03
 SHIFT = 1e-6  # relative to the diagonal, of one that has an LU
 METHODS = (None, SMOOTHED, "ruge_stuben", "air")
 LEVELS = (None, "float32", "float64")
@@ -503,7 +505,7 @@ def _pseudo_inverse(dense: Any, nullity: int) -> Any:
     sizes = abs(dense.diagonal()) ** 0.5
     sizes[sizes == 0.0] = 1.0
     left, sigma, right = host.linalg.svd(dense / sizes[:, None] / sizes)
-    zero = sigma <= ZERO_RTOL * sigma[0]
+    zero = sigma <= MAX_ZERO_RATIO * sigma[max(sigma.size - nullity - 1, 0)]
     zero[:-nullity] = False
     inverse = host.where(zero, 0.0, 1.0 / host.where(zero, 1.0, sigma))
     return (right.T * inverse) @ left.T / sizes[:, None] / sizes
