@@ -156,7 +156,7 @@ class Backend:
         return float(self.xp.finfo(self.dtype).smallest_normal)
 
     @cached_property
-    def smallest_square(self) -> float:
+    def smallest_to_square(self) -> float:
         """The least number whose square, and that of its inverse, is far from the limits."""
         return self.smallest_normal**0.25
 
@@ -359,15 +359,6 @@ class Backend:
     def dot(self, x: Array, y: Array) -> float:
         """Return the inner product of two (n,) vectors."""
         return float(host.dot(x, y) if type(x) is host.ndarray else self.xp.vecdot(x, y))
-
-    def pinv(self, X: Array, rtol: float) -> Array:
-        """Return the pseudoinverse, with singular values of at most rtol of the largest as zero."""
-        if not self.is_numpy:
-            return self.xp.linalg.pinv(X, rtol=rtol)
-        left, sizes, right = host.linalg.svd(X, full_matrices=False)
-        large = sizes > rtol * host.maximum.reduce(sizes, initial=0.0)
-        inverse = host.divide(1.0, sizes, where=large, out=host.zeros_like(sizes))
-        return (right.T * inverse) @ left.T
 
     def column_norms(self, x: Array) -> Array:
         """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""

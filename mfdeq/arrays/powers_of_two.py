@@ -17,7 +17,7 @@ NO_EXPONENT = host.zeros((), dtype=int)
 
 def in_range(backend: Backend, sizes: Any) -> bool:
     """Return whether squares of numbers of these sizes, on the host, are far from the limits."""
-    least = backend.smallest_square
+    least = backend.smallest_to_square
     return bool(((sizes >= least) & (sizes <= 1.0 / least)).all())
 
 
@@ -41,7 +41,7 @@ def exponents_of(backend: Backend, x: Array) -> Any:
         Zero for columns that are in range already, zero, or not finite.
     """
     xp = backend.xp
-    least = backend.smallest_square
+    least = backend.smallest_to_square
     vector = type(x) is host.ndarray and x.ndim == 1 and x.shape[0] > 0
     if vector and least <= host.maximum.reduce(abs(x)) <= 1.0 / least:
         return NO_EXPONENT  # the usual case

@@ -22,6 +22,7 @@ from .difference_check import find_wrong_rows
 from .hessians import Hessians
 from .jacobian import Entries, check_matrix, jacobian_operator
 from .nearby_points import nearby_point, typical_sizes
+from .references import References
 from .source import DerivativeSource, Function
 from .sparsity import Sparsity
 from .steps import variable_sizes
@@ -87,7 +88,7 @@ class _LossFunctions:
         params: Any,
         data: tuple[Any, ...],
     ) -> None:
-        self.source, self.L = source, L
+        self.source, self.L, self.references = source, L, References(L)
         states, parameters = source.layout(state, "state"), source.layout(params, "params")
         self.examples = states.example, parameters.example
         self.size = states.size
@@ -219,7 +220,9 @@ class AutomaticLoss(Loss):
     def _curvature_at(self, h: Array, theta: Array) -> Curvature:
         functions, source, backend = self._functions, self._functions.source, Backend.of(h)
         unchanged = source.watch(
-            lambda *x: functions.once(*x, *self._data), functions.L, *source.operands(h, theta)
+            lambda *x: functions.once(*x, *self._data),
+            functions.references,
+            *source.operands(h, theta),
         )
         return functions.hessians.at(
             h,
@@ -279,7 +282,7 @@ class AutomaticModel(ConfiguredModel):
         sparsity: Any,
         args: Any = None,
     ) -> None:
-        self.source, self.f = source, f
+        self.source, self.f, self._references = source, f, References(f)
         self._set_data(convert_args(source, args))
         states, parameters = source.layout(state, "state"), source.layout(params, "params")
         self._states, self._parameters = states, parameters
@@ -460,7 +463,7 @@ class AutomaticModel(ConfiguredModel):
         source, backend = self.source, Backend.of(h, theta)
         h, theta = backend.copied(h), backend.copied(theta)
         unchanged = source.watch(
-            lambda *x: self._flat(*x, *self._data), self.f, *source.operands(h, theta)
+            lambda *x: self._flat(*x, *self._data), self._references, *source.operands(h, theta)
         )
 
         def first_derivative(which: int) -> Operator:

@@ -23,8 +23,7 @@ from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import sparse_on_host
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
-from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives, Jacobian
-from .nearby_points import typical_sizes
+from .directional_derivatives import DirectionalDerivatives, Jacobian
 
 NOISY = 100.0  # relative noise of an entry in rounding units, above which a longer step is tried
 SMALL_BY_ACCIDENT = 10.0  # the same for the entry in which a variable is best visible
@@ -36,20 +35,12 @@ RESCALING_RATIO = 30.0  # of a wrong size of a variable that is zero
 MAX_RESCALINGS = 8
 LONGER_SIZE = 1e6  # factor of a size by which no entry of f is changed
 MAX_LONGER_SIZES = 3
+MAX_BENDING = 0.1  # relative change of a difference with half of a step that is accepted
 LARGE_CHANGE = 0.1  # change of an equation by a step, relative to its terms
 NONLINEAR_FACTOR = 1e-4  # of a size for which a step changes an equation by more
+SHORTER = 0.6  # factor of the second of two steps, which measures the truncation error of the first
 AGREEMENT_FACTOR = 10.0  # in units of the noise of both values
-NOISE_STEP_FACTOR = 2.0  # steps of second derivatives, in fourth roots of the noise
-MIN_SECOND_NOISE = 1e-8  # noise of entries for which steps of second derivatives are chosen
-MIN_LENGTH_FACTOR = 10.0  # by which a length is longer than a size for a test to be worth it
-MIN_EXACT_LENGTH_FACTOR = 1e3  # the same for the complex step, whose differences have less noise
-MAX_SHORTER_LENGTHS = 6
-SHORTER_LENGTH = 1e-2
-TEST_STEP_POWER = 0.2  # of the rounding unit: the step that measures whether f bends
-MAX_BENDING = 0.1  # relative truncation error up to which the length follows from it
-CAUTION = 0.1  # f'' may bend over a shorter length than f'
 COLUMNS_AT_ONCE = 256  # of a dense matrix, so that a block of unit vectors stays small
-MIN_SHARE = 1e-3  # of the terms of an equation, below which a variable does not matter in it
 
 
 @dataclass
@@ -67,6 +58,8 @@ class Columns:
         The estimated errors of the values; zero until `refine`.
     lengths : (n,) array
         The length over which f bends along each variable, relative to its size.
+    truncation : (N,) array or float
+        The truncation errors of the equations, where they are larger than what `errors` contain.
     """
 
     rows: Any
@@ -77,6 +70,7 @@ class Columns:
     shape: tuple[int, int]
     errors: Any
     lengths: Any
+    truncation: Any = 0.0
 
     @classmethod
     def of(cls, operator: Operator, coloured: ColouredPattern | None, part: int) -> Columns:
@@ -173,14 +167,14 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         The noise of f.
     """
     eps = derivatives.backend.eps
-    _lengthen_invisible_steps(derivatives, columns)
+    _lengthen_invisible_steps(derivatives, columns, noise)
     _rescale_unknown_sizes(derivatives, columns, array_on_host(derivatives.noise).astype(float))
     step, noise = derivatives.step, noise[columns.rows]
     columns.errors = noise / step
     if derivatives.rule.relative_step is not None:
         columns.errors = columns.errors + step**2 * abs(columns.values)
         return
-    relative = _relative_noise(columns, noise)
+    relative = relative_noise(columns, noise)
     least = columns.least(relative)
     medium = eps**MEDIUM_NOISE
     rungs = []
@@ -205,6 +199,9 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         distance = abs(values - columns.values)
         relative_step = step * factor if relative_to_size else step
         new_bends = relative_step**2 / 6.0 * abs(values)
+        if derivatives.bends:  # over less than its sizes
+            shorter = columns.computed(derivatives, SHORTER * factors, selected)
+            new_bends = abs(values - shorter) / (1.0 - SHORTER**2)
         with host.errstate(invalid="ignore"):
             better = (errors + new_bends < columns.errors + bends) & (
                 distance <= AGREEMENT_FACTOR * (errors + columns.errors)
@@ -213,106 +210,8 @@ def refine(derivatives: DirectionalDerivatives, columns: Columns, noise: Any) ->
         columns.errors = host.where(better, errors, columns.errors)
         bends = host.where(better, new_bends, bends)
     columns.errors = columns.errors + bends
-
-
-def measure_lengths(derivatives: DirectionalDerivatives, columns: list[Columns]) -> None:
-    """Set the lengths over which f bends along each variable.
-
-    A variable that is much smaller than what would change its equations by the size of their own
-    terms may be small by accident, or a small quantity on which f depends over its own size. A
-    difference with a longer step, compared with the column, tells which.
-    """
-    length_step = derivatives.backend.eps**TEST_STEP_POWER
-    known = [array_on_host(part) for part in derivatives.known]
-    terms = sum(c.row_sums(abs(c.values) * known[c.part][c.columns]) for c in columns)
-    least = MIN_EXACT_LENGTH_FACTOR if derivatives.complex_step else MIN_LENGTH_FACTOR
-    suspicious = any(_natural_lengths(c, terms, known[c.part], least)[1].any() for c in columns)
-    for x in derivatives.x:
-        typical = typical_sizes(x)
-        suspicious |= bool((array_on_host(abs(x)) < array_on_host(typical) / least).any())
-    if suspicious or not derivatives.complex_step:
-        # Terms that do not depend on the variables show in the noise only.
-        noise = array_on_host(derivatives.noise).astype(float)
-        terms = host.maximum(terms, noise / derivatives.backend.eps)
-    for c in columns:
-        size, of_known = terms[c.rows], known[c.part]
-        natural, left = _natural_lengths(c, terms, of_known, least)
-        factors = host.where(left, natural, 1.0)
-        for _ in range(MAX_SHORTER_LENGTHS):
-            if not left.any():
-                break
-            test = derivatives.with_sizes(derivatives.sizes, length_step)
-            test.complex_step = False
-            found = c.computed(test, factors, left)
-            matters = abs(c.values) * natural[c.columns] > MIN_SHARE * size
-            with host.errstate(invalid="ignore", divide="ignore"):
-                excess = abs(found - c.values) - AGREEMENT_FACTOR * c.errors
-                bending = host.where(matters, excess / abs(c.values), 0.0)
-            bending = -c.least(-host.where(host.isnan(bending), host.inf, bending))
-            bends = left & (bending > length_step**2)
-            measured = bends & (bending < MAX_BENDING)
-            with host.errstate(invalid="ignore", divide="ignore"):
-                factors = host.where(measured, factors * length_step / bending**0.5, factors)
-            left = bends & ~measured
-            factors = host.where(left, SHORTER_LENGTH * factors, factors)
-            left = left & ~(of_known & (factors < 1.0))
-        factors = CAUTION * factors
-        factors = host.where(of_known, host.maximum(factors, 1.0), factors)
-        c.lengths = factors
-
-
-def _natural_lengths(columns: Columns, terms: Any, known: Any, least: float) -> tuple[Any, Any]:
-    """Return lengths that change an equation by its terms, and whether they are to be tested."""
-    size = terms[columns.rows]
-    usable = (columns.values != 0.0) & (size > 0.0)
-    ratio = host.where(usable, size / host.where(usable, abs(columns.values), 1.0), host.inf)
-    lengths = columns.least(ratio)
-    lengths = host.where(host.isfinite(lengths), host.minimum(lengths, MAX_LENGTH_FACTOR), 1.0)
-    return lengths, host.where(known, lengths > least, lengths != 1.0)
-
-
-def second_derivative_sizes(
-    derivatives: DirectionalDerivatives, columns: list[Columns], noise: Any
-) -> tuple[DirectionalDerivatives, Any]:
-    """Return derivatives whose sizes are those that second derivatives take.
-
-    By differences of the complex step these are the lengths over which f bends. By four values they
-    follow from the noise as well.
-
-    Parameters
-    ----------
-    derivatives : DirectionalDerivatives
-    columns : list of two Columns
-    noise : (N,) array on the host
-        The noise of f; not used with the complex step.
-
-    Returns
-    -------
-    derivatives : DirectionalDerivatives
-    steps : (P+N,) array on the host
-        The step of each variable relative to the length over which f bends.
-    """
-    eps, sizes = derivatives.backend.eps, list(derivatives.sizes)
-    if derivatives.rule.scale is None:
-        measure_lengths(derivatives, columns)
-    by_part: list[Any] = [None, None]
-    fixed = derivatives.complex_step or derivatives.rule.relative_step is not None
-    step = derivatives.step if derivatives.complex_step else derivatives.second_step
-    usual = SECOND_STEP_FACTOR * eps**0.25  # the relative step of `derivatives`, up to its factor
-    for c in columns:
-        factors = host.ones(c.shape[1])
-        if not fixed:
-            relative = _relative_noise(c, noise[c.rows]) / c.lengths[c.columns]
-            # Between the best step for the least and for the most noisy entry that is not
-            # negligible.
-            least = host.clip(c.least(relative), eps, 1.0)
-            small = relative <= MIN_SECOND_NOISE
-            largest = host.maximum(-c.least(host.where(small, -relative, host.inf)), least)
-            steps = host.minimum(NOISE_STEP_FACTOR * (least * largest) ** 0.125, MAX_STEP)
-            factors = steps / usual
-        sizes[c.part] = sizes[c.part] * derivatives.backend.from_host(c.lengths * factors)
-        by_part[c.part] = step * factors
-    return derivatives.with_sizes((sizes[0], sizes[1])), host.concatenate(by_part)
+    if derivatives.bends:
+        columns.truncation = array_on_host(derivatives.truncation(columns.part)).astype(float)
 
 
 def relative_noise_of_rows(columns: list[Columns], noise: Any, terms: Any = 0.0) -> float:
@@ -338,20 +237,30 @@ def accuracy(columns: list[Columns], terms: Any = 0.0) -> float:
         # Errors of the entries of a row are independent; those of the terms of a sum may not be.
         error, size = (
             host.linalg.norm(values[usable] / sums[usable])
-            for values in (c.row_sums(c.errors**2) ** 0.5, c.row_sums(abs(c.values)))
+            for values in (
+                (c.row_sums(c.errors**2) + c.truncation**2) ** 0.5,
+                c.row_sums(abs(c.values)),
+            )
         )
         worst = max(worst, float(error / size) if size > 0.0 else 0.0)
     return worst
 
 
-def _relative_noise(columns: Columns, noise: Any) -> Any:
+def relative_noise(columns: Columns, noise: Any) -> Any:
+    """Return the noise of each entry relative to it, infinity where it is zero or not known."""
     size = abs(columns.values)
     usable = (size > 0.0) & (noise > 0.0) & host.isfinite(size)
     return host.where(usable, noise / host.where(usable, size, 1.0), host.inf)
 
 
-def _lengthen_invisible_steps(derivatives: DirectionalDerivatives, columns: Columns) -> None:
-    """Increase the sizes of variables whose steps are lost in the rounding of f."""
+def _lengthen_invisible_steps(
+    derivatives: DirectionalDerivatives, columns: Columns, noise: Any
+) -> None:
+    """Increase the sizes of variables whose steps are lost in the rounding of f.
+
+    Differences with half of a step must agree, since a long step may reach the front of a function
+    that is flat here.
+    """
     n = columns.shape[1]
     changed = host.bincount(columns.columns, columns.values != 0.0, n) > 0  # true for NaN
     selected = (host.bincount(columns.columns, minlength=n) > 0) & ~changed
@@ -364,6 +273,13 @@ def _lengthen_invisible_steps(derivatives: DirectionalDerivatives, columns: Colu
         values = columns.computed(derivatives, factors, selected)
         lost = host.bincount(columns.columns, ~host.isfinite(values), n) > 0
         found = selected & ~lost & (host.bincount(columns.columns, values != 0.0, n) > 0)
+        if found.any():
+            half = columns.computed(derivatives, 0.5 * factors, found)
+            of_noise = AGREEMENT_FACTOR * noise[columns.rows] / (derivatives.step * factor)
+            with host.errstate(invalid="ignore"):
+                differs = abs(half - values) > of_noise + MAX_BENDING * abs(values)
+            lost = lost | (host.bincount(columns.columns, differs, n) > 0)
+            found = found & ~lost
         _change_sizes(derivatives, columns, host.where(found, factor, 1.0), found, values)
         selected = selected & ~lost & ~found
 
@@ -385,7 +301,7 @@ def _rescale_unknown_sizes(
     backend = derivatives.backend
     unknown = ~array_on_host(derivatives.known[columns.part])
     for _ in range(MAX_RESCALINGS if unknown.any() else 0):
-        least = columns.least(_relative_noise(columns, noise[columns.rows]))
+        least = columns.least(relative_noise(columns, noise[columns.rows]))
         lost = host.zeros(columns.shape[1], dtype=bool)
         host.logical_or.at(lost, columns.columns, ~host.isfinite(columns.values))
         too_large = least < backend.eps / RESCALING_RATIO

@@ -41,6 +41,7 @@ ERROR_FACTOR = 4.0  # safety factor of errors estimated for derivatives of order
 NOISE_SPACINGS = (1 / 8, 8.0, 512.0)
 MAX_STEP = 0.05  # relative to the sizes of variables, of a function with much noise
 ROUNDING_SHARE = 0.25  # least noise of an entry, in rounding units of its terms
+DISPLACED_SEED = 41  # of a point at which values are compared
 NOISY = 1e4  # noise of a function in rounding units, above which all steps are longer
 SHORTER_STEP = 1 / 16  # factor of a step at whose ends f has no value
 MAX_SHORTER_STEPS = 6
@@ -84,6 +85,8 @@ class DirectionalDerivatives:
         The noise of f relative to its terms.
     complex_step : bool
         Whether first derivatives are complex steps.
+    bends : bool
+        Whether truncation errors of differences are larger than their noise in some equation.
     verdict : ComplexStepVerdict
         Why they are not.
     shorten_steps : bool
@@ -116,8 +119,10 @@ class DirectionalDerivatives:
         self.relative_noise = backend.eps
         self.shorten_steps = True
         self._failure = PerThread()  # the last exception of f, None if it returned NaN instead
-        self._real_part: Any = None  # of the latest complex step at the point
-        self.complex_step = False
+        # A point (theta, h) at a small distance in all variables, and the value of f there.
+        self._displaced: Any = None
+        self.latest_value: Any = None  # at the point, the real part of a complex step
+        self.complex_step = self.bends = False
         if rule.relative_step:
             refusal = "a step was passed"
         self.verdict = ComplexStepVerdict(False, refusal) if refusal else judge_complex_step(self)
@@ -126,26 +131,38 @@ class DirectionalDerivatives:
             if rule.relative_step is None:
                 self._follow_noise()
             self.sizes = adapt_sizes(self, self.trial)
+        if not self.complex_step:
+            self._displaced = None  # which may not be one in all variables
 
     @cached_property
     def value(self) -> Array:
         """The (N,) value of f at the point."""
-        return self.evaluate()
-
-    def evaluate(self) -> Array:
-        """Return the value of f at the point as it is now."""
         with self.backend.ignore_overflow():
             return self._value(None)
 
-    def latest_value(self) -> Array:
-        """Return the value of f at the point in the latest evaluation, for comparison.
+    def keep_displaced_value(self) -> None:
+        """Keep the value of f at a point nearby for `displaced_values`, unless there is one."""
+        random = [self.backend.random(x.shape[0], seed=DISPLACED_SEED) for x in self.x]
+        for distance in (self.step, -self.step, 0.0):
+            if self._displaced is None:
+                self._displaced_trial(_shift(None, (random[0], random[1]), distance))
 
-        The real part of a complex step is the value, since squares of the step are lost in
-        rounding. Differences do not evaluate f at the point, so that it is evaluated here.
+    def displaced_values(self) -> tuple[Array, Array]:
+        """Return the value of f at a point nearby as it was and as it is now.
+
+        A change of f shows there even if it vanishes at the point itself, as that of a factor of
+        zero.
         """
-        if self.complex_step:
-            return self._real_part
-        return self.evaluate()
+        self.keep_displaced_value()
+        (theta, h), value = self._displaced
+        with self.backend.ignore_overflow():
+            return value, self._evaluate(h, theta)
+
+    def _displaced_trial(self, at: Direction | None) -> Array | None:
+        value = self.trial(at)
+        if value is not None:
+            self._displaced = self._point(at), value
+        return value
 
     @cached_property
     def terms(self) -> Array:
@@ -202,6 +219,16 @@ class DirectionalDerivatives:
         )
         return theta, h
 
+    def truncation(self, part: int) -> Array:
+        """Return the (N,) truncation error of a difference in all entries of theta (0) or h (1)."""
+        direction = [self.backend.zeros(x.shape[0]) for x in self.x]
+        random = self.backend.random(direction[part].shape[0], seed=29 + part)
+        direction[part] = self.backend.xp.sign(random)
+        values = [self.by_difference((direction[0], direction[1]), k * self.step) for k in (1, 2)]
+        if values[0] is None or values[1] is None:
+            return self.backend.zeros(self.size)
+        return abs(values[1] - values[0]) / 3.0
+
     def with_sizes(self, sizes: Direction, step: float | None = None) -> DirectionalDerivatives:
         """Return the same derivatives in other units of the directions, and with another step."""
         other = copy.copy(self)
@@ -250,12 +277,12 @@ class DirectionalDerivatives:
         total = self.backend.zeros(self.size)
         if self.complex_step:
             for part in self._magnitudes(b):
-                total = total + self._difference(functools.partial(self._trial_first, a), part)
+                total = total + self._difference(functools.partial(self.trial_first, a), part)
             return total
         steps = self.with_sizes(self.sizes, self.second_step)
         for of_a in self._magnitudes(a):
             for of_b in self._magnitudes(b):
-                inner = functools.partial(steps._trial_first, of_a)
+                inner = functools.partial(steps.trial_first, of_a)
                 total = total + steps._difference(inner, of_b, rounding_of=of_a)
         return total
 
@@ -300,20 +327,23 @@ class DirectionalDerivatives:
             for x, size, part in zip(self._point(at), self.sizes, a, strict=True)
         )
         steps = array_on_host(longest)
-        out = xp.zeros((steps.shape[0], self.size), dtype=h.dtype, device=backend.device)
-        for j in range(steps.shape[0]):
-            if steps[j] != 0.0:
-                out[j, :] = self._complex_value(h[j, :], theta[j, :])
+        if self.size == h.shape[1]:
+            out = 0.0 * h
+        else:
+            out = xp.zeros((steps.shape[0], self.size), dtype=h.dtype, device=backend.device)
+        name = f"{self.name}, of complex arrays,"
+        with note_origin(f"{name} of shapes {h.shape[1:]}, {theta.shape[1:]}"):
+            for j in range(steps.shape[0]):
+                if steps[j] != 0.0:
+                    out[j, :] = self._complex_value(h[j, :], theta[j, :], name)
         if at is None and steps.shape[0] and steps[-1] != 0.0:
-            self._real_part = xp.real(out[-1, :])
+            self.latest_value = xp.real(out[-1, :])  # squares of the step are lost in rounding
         # A NaN may have an imaginary part of zero.
         derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny[:, None], xp.nan)
         return xp.asarray(derivative, dtype=backend.dtype).T
 
-    def _complex_value(self, h: Array, theta: Array) -> Array:
-        name, shape = f"{self.name}, of complex arrays,", (self.size,)
-        with note_origin(f"{name} of shapes {h.shape}, {theta.shape}"):
-            out = self.f(h, theta)
+    def _complex_value(self, h: Array, theta: Array, name: str) -> Array:
+        out, shape = self.f(h, theta), (self.size,)
         if type(out) is host.ndarray and out.shape == shape and out.dtype.kind == "c":
             return out
         out = as_array(self.backend, out, f"{name} (an array of shape {shape})", ModelError)
@@ -327,7 +357,8 @@ class DirectionalDerivatives:
 
     def by_difference(self, a: Direction, step: float) -> Array | None:
         """Return the difference along a with a relative step, or None if f has no value there."""
-        return self._one_difference(self.trial, a, None, step / self._longest(a))
+        trial = self._displaced_trial if self._displaced is None else self.trial
+        return self._one_difference(trial, a, None, step / self._longest(a))
 
     def _follow_noise(self) -> None:
         """Choose the step for the noise that is typical of the entries."""
@@ -377,7 +408,19 @@ class DirectionalDerivatives:
     def _trial_along(self, a: Direction, t: float) -> Array | None:
         return self.trial(_shift(None, a, t))
 
-    def _trial_first(self, a: Direction, at: Direction | None) -> Array | None:
+    def firsts_along(self, a: Direction, b: Direction, steps: list[float]) -> list[Array] | None:
+        """Return f'[a] at points x + t b for several t, or None if one of them has no value."""
+        with self.backend.ignore_overflow():
+            try:
+                found = [self.first(a, (t * b[0], t * b[1])) for t in steps]
+            except Exception as error:
+                if not is_evaluation_failure(error):
+                    raise
+                return None
+        total = sum(found[1:], found[0])
+        return found if self.backend.all(self.backend.xp.isfinite(total)) else None
+
+    def trial_first(self, a: Direction, at: Direction | None) -> Array | None:
         """Return the first derivative at a shifted point, or None."""
         return self._finite(functools.partial(self.first, a), at)
 

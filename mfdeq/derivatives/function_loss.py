@@ -27,7 +27,7 @@ from .function_model import COMPARISON_STEP_FACTOR, MAX_COLUMNS
 from .hessians import MAX_DENSE_SIZE
 from .nearby_points import nearby_point, typical_sizes
 from .numerical_jacobians import NumericalJacobians
-from .references import references
+from .references import References, Unchanged
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 from .steps import StepRule
@@ -138,7 +138,8 @@ class _Point:
         jacobians: NumericalJacobians,
     ) -> None:
         self.h, self.theta, self.value, self.jacobians = h, theta, value, jacobians
-        self._loss, self._found = loss, references(loss.L)
+        self._loss = loss
+        self._unchanged = Unchanged(loss.references, jacobians.check_unchanged)
 
     def is_at(self, h: Array, theta: Array, value: Array) -> bool:
         """Whether this is the point (h, theta), where L has the given value."""
@@ -152,13 +153,7 @@ class _Point:
     def second_derivatives(self) -> SecondDerivatives:
         """The second derivatives of the terms."""
         differences = self.jacobians.second_differences(self._loss.warn_once)
-        return SecondDerivatives(differences, self._check_unchanged)
-
-    def _check_unchanged(self) -> None:
-        # An evaluation for a comparison is spent only where there is a reason.
-        if any(reference.is_replaced for reference in self._found):
-            self.jacobians.check_unchanged()
-            self._found = references(self._loss.L)
+        return SecondDerivatives(differences, self._unchanged)
 
 
 class FunctionLoss(LossBase):
@@ -182,6 +177,7 @@ class FunctionLoss(LossBase):
         step_factor: float = 1.0,
     ) -> None:
         self.L, self.sizes, self.step_rule, self.step_factor = L, sizes, step_rule, step_factor
+        self.references = References(L)
         self._data, self._given = data, sparsity
         self._sparsity: Sparsity | None = None  # once the number of terms is known
         self._curvature_sparsity: Sparsity | None = None  # once entries are asked for

@@ -14,7 +14,7 @@ from .configured_model import ConfiguredModel
 from .data import PLAIN, convert_args
 from .directional_derivatives import DirectionalDerivatives
 from .numerical_jacobians import NumericalJacobians
-from .references import references
+from .references import References, Unchanged
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 from .steps import StepRule
@@ -35,7 +35,7 @@ class FunctionModel(ConfiguredModel):
         order: int = 2,
         args: Any = None,
     ) -> None:
-        self.f = f
+        self.f, self._references = f, References(f)
         self._set_data(convert_args(PLAIN, args))
         self.state_size, self.param_size = sizes
         self.step_rule, self.order = step_rule, order
@@ -75,8 +75,9 @@ class FunctionModel(ConfiguredModel):
 
     def _linearize(self, h: Array, theta: Array, step_factor: float) -> Linearization:
         duplicate = Backend.of(h, theta).xp.asarray
+        unchanged = Unchanged(self._references, lambda: jacobians.check_unchanged())
         derivatives = DirectionalDerivatives(
-            self.evaluate,
+            self.evaluate if self._data else self.f,
             f"{self.function_name} of mfdeq.from_function",
             duplicate(h, copy=True),
             duplicate(theta, copy=True),
@@ -97,15 +98,6 @@ class FunctionModel(ConfiguredModel):
                 warn(f"{self.display_name}: {message}", AccuracyWarning)
             return matrix
 
-        found = references(self.f)
-
-        def unchanged() -> None:
-            nonlocal found
-            # An evaluation for a comparison is spent only where there is a reason.
-            if any(reference.is_replaced for reference in found):
-                jacobians.check_unchanged()
-                found = references(self.f)
-
         once = Once[SecondDerivatives]()
 
         def second_derivatives() -> SecondDerivatives:
@@ -120,8 +112,10 @@ class FunctionModel(ConfiguredModel):
             "second": lambda a, b: second_derivatives().along(a, b),
         }
 
+        d_state = first_derivative(0)
+        unchanged.settle()
         return DeferredLinearization(
-            first_derivative(0),
+            d_state,
             lambda: first_derivative(1),
             **(second_order if self.order == 2 else {}),
             sources=lambda: jacobians.sources(self.order),

@@ -8,7 +8,7 @@ product, as for the differences of a fine grid, steps are longer (`with_longer_s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import is_evaluation_failure
@@ -18,11 +18,14 @@ from ..operators.operator import Operator
 from .directional_derivatives import ERROR_FACTOR
 from .longer_steps import with_longer_steps
 from .nearby_points import typical_sizes
+from .second_differences import EXCESS_FACTOR, TRUNCATION_SEEDS, VISIBLE
 
 SMALL_ENTRY = 1e-3  # least size of an entry, relative to the root mean square of all
 TOLERANCE = 4.0  # relative noise, in square roots of the rounding, above which steps are longer
 PROBES = 6  # random vectors that show the terms of products without entries
 SEED = 43
+MAX_SHORTENINGS = 3  # of steps whose truncation errors are too large
+MIN_SHORTENING = 1e-2  # factor of the steps
 ROUNDINGS = 2.0  # noise of a product with a first derivative, in roundings of its terms
 
 Jacobians = tuple[Operator, Operator]  # df/dh and df/dtheta
@@ -42,8 +45,19 @@ class Linearized(Protocol):
     def first_derivatives(self) -> Jacobians:
         """Return df/dh and df/dtheta."""
 
+    def check_unchanged(self, compare: bool = False) -> None:
+        """Raise `ModelError` if a function has changed since they were computed."""
+
     def first_accuracy(self) -> float:
         """Return their relative accuracy, zero if they are exact to rounding."""
+
+
+class _Bending(NamedTuple):
+    """The truncation error of a share of the usual step, and its excess over what is acceptable."""
+
+    share: float
+    excess: float
+    error: float
 
 
 class JacobianDifferences:
@@ -78,7 +92,51 @@ class JacobianDifferences:
     @property
     def step(self) -> float:
         """The step relative to the sizes of the variables."""
-        return self.step_factor * self._rounding() ** (1 / 3)
+        return self.step_factor * self._bending.share * self._rounding() ** (1 / 3)
+
+    @cached_property
+    def _bending(self) -> _Bending:
+        """The share of the usual step at which truncation errors are small, and what they are."""
+        found = self._compare_steps(1.0)
+        for _ in range(MAX_SHORTENINGS):
+            if found.excess <= 1.0:
+                break
+            share = max(found.excess ** (-1 / 3), MIN_SHORTENING)
+            shorter = self._compare_steps(found.share * share)
+            if shorter.error > found.error:
+                break  # it is noise
+            found = shorter
+        self.error = max(self.error, found.error)
+        return found
+
+    def _compare_steps(self, share: float) -> _Bending:
+        """Compare a share of the usual step with half of it, along a direction in all variables."""
+        xp, t = self.backend.xp, self.step_factor * share * self._rounding() ** (1 / 3)
+        a, b = (
+            [
+                size * xp.sign(self.backend.random(size.shape[0], seed=seed + i))
+                for i, size in enumerate(self.sizes)
+            ]
+            for seed in TRUNCATION_SEEDS
+        )
+
+        def along(distance: float) -> Any:
+            J, B = self.point.shift(distance * b[0], distance * b[1]).first_derivatives()
+            return array_on_host(B._apply(a[0]) + J._apply(a[1])).astype(float)
+
+        try:
+            value, half = ((along(s) - along(-s)) / (2.0 * s) for s in (t, 0.5 * t))
+        except Exception as error:
+            if not is_evaluation_failure(error):
+                raise
+            return _Bending(share, 0.0, 0.0)
+        units = self._units_of_rows
+        noise = 2.0 * ROUNDINGS * self._rounding() / t
+        value, change = units * value, units * abs(value - half) / (1.0 - 0.5**2)
+        visible = abs(value) > VISIBLE * noise
+        size, total = (float(host.linalg.norm(x[visible])) for x in (value, change))
+        excess = float(change[visible].max(initial=0.0)) / (EXCESS_FACTOR * noise)
+        return _Bending(share, excess, total / size if size else 0.0)
 
     def accuracy(self) -> float:
         """Return the relative accuracy of products, the worst of those so far."""
@@ -159,6 +217,7 @@ class JacobianDifferences:
         )
         if longest == 0.0:
             return tuple(0.0 * part for part in products(*self.point.first_derivatives()))
+        self.point.check_unchanged(compare=True)
         t = step / longest
         lengths: list[int] = []
 

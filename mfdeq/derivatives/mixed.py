@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..operators.user_operators import as_operator
 from .function import from_function
 from .function_model import COMPARISON_STEP_FACTOR
 from .jacobian_differences import JacobianDifferences
-from .numerical_jacobians import LOST_SECOND_ACCURACY
+from .numerical_jacobians import lost_second_accuracy
 
 FIRST_DERIVATIVES = ("d_state", "d_params")
 SECOND_DERIVATIVES = ("curvature", "second")
@@ -131,24 +132,28 @@ class MixedModel(Model):
         """Return the state scale of the first model."""
         return self.models[0].state_scale(theta)
 
-    def evaluate(self, h: Array, theta: Array) -> Array:
-        """Return the map or residual of the first model."""
-        return self.models[0].map_or_residual(h, theta)
+    @property
+    def first_function(self) -> Callable[[Array, Array], Array]:
+        """The method ``map`` or ``residual`` of the first model."""
+        raise NotImplementedError
 
     @cached_property
     def numerical_model(self) -> Model:
         """The model that provides missing first derivatives by numerical differentiation."""
-        return from_function(self.evaluate, self.state_size, self.param_size, self.function_name)
+        return from_function(
+            self.first_function, self.state_size, self.param_size, self.function_name
+        )
 
-    def judge_second_derivatives(self, error: float) -> None:
-        """Warn once if second derivatives by differences have few digits."""
-        if error > LOST_SECOND_ACCURACY and not self._warned:
+    def judge_second_derivatives(self, error: float, eps: float) -> None:
+        """Warn once if second derivatives by differences have few digits, for a rounding unit."""
+        if error > lost_second_accuracy(eps) and not self._warned:
             self._warned = True
             warn(
                 f"{self.display_name}: its second derivatives, by differences of first "
                 f"derivatives, have a relative error of about {error:.0e}, since they are small "
-                "beside the first derivatives in the same rows, whose rounding hides them. Pass a "
-                "model with the curvature",
+                "beside the first derivatives in the same rows, whose rounding hides them, or "
+                "since f bends over a small part of the size of a variable. Pass a model with the "
+                "curvature",
                 AccuracyWarning,
             )
 
@@ -182,17 +187,29 @@ class MixedModel(Model):
 class MixedMap(MixedModel, FixedPointModel):
     """A fixed-point map with derivatives from several models."""
 
+    @property
+    def first_function(self) -> Callable[[Array, Array], Array]:
+        """The method ``map`` of the first model."""
+        first: Any = self.models[0]
+        return first.map
+
     def map(self, h: Array, theta: Array) -> Array:
         """Return the map of the first model."""
-        return self.evaluate(h, theta)
+        return self.first_function(h, theta)
 
 
 class MixedResidual(MixedModel, ResidualModel):
     """A residual with derivatives from several models."""
 
+    @property
+    def first_function(self) -> Callable[[Array, Array], Array]:
+        """The method ``residual`` of the first model."""
+        first: Any = self.models[0]
+        return first.residual
+
     def residual(self, h: Array, theta: Array) -> Array:
         """Return the residual of the first model."""
-        return self.evaluate(h, theta)
+        return self.first_function(h, theta)
 
 
 @dataclass(frozen=True)
@@ -245,7 +262,11 @@ class _Point:
     def _second_differences(self) -> Linearization:
         """The second derivatives by differences, as a linearization without first derivatives."""
         factor = COMPARISON_STEP_FACTOR if self.comparison else 1.0
-        differences = JacobianDifferences(self, factor, self.mixture.judge_second_derivatives)
+        differences = JacobianDifferences(
+            self,
+            factor,
+            lambda error: self.mixture.judge_second_derivatives(error, self.backend.eps),
+        )
         return DeferredLinearization(
             None,
             lambda: None,
@@ -264,11 +285,11 @@ class _Point:
         """Return the relative accuracy of both."""
         return self.accuracy(FIRST_DERIVATIVES)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, compare: bool = False) -> None:
         """Raise `ModelError` if a model that has been linearized here has changed since."""
         for once in list(self._linearizations.values()):
             if (linearization := once.value) is not None:
-                linearization.check_unchanged()
+                linearization.check_unchanged(compare)
 
     def accuracy(self, names: tuple[str, ...]) -> float:
         """Return the relative accuracy of the worst of several fields."""

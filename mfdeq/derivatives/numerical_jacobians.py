@@ -12,14 +12,13 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import ModelError
 from ..locks import cached_property, lock_of
 from ..operators.operator import Operator
+from .bending_lengths import NOISE_STEP_FACTOR, measure_lengths, second_derivative_sizes
 from .column_steps import (
-    NOISE_STEP_FACTOR,
     Columns,
     accuracy,
     noise_of_terms,
     refine,
     relative_noise_of_rows,
-    second_derivative_sizes,
 )
 from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives, Jacobian
 from .second_differences import SecondDifferences
@@ -32,6 +31,8 @@ SQUARED_COMPLEX_STEP = 1e-40  # and what it may be multiplied by
 CHANGED_VALUE_ROUNDINGS = 1e4  # by which two values of the same function may differ
 LOST_ACCURACY = 1e-5  # relative error of first derivatives above which there is a warning
 LOST_SECOND_ACCURACY = 1e-3  # the same for second derivatives
+MAX_SHORTENINGS = 3  # of steps whose truncation errors are too large
+MIN_SHORTENING = 1e-2  # factor of the steps
 MAX_DENSE_ENTRIES = 2**20  # of a Jacobian, above which it is sparse if it has few entries
 MAX_FILL = 0.3
 SECOND_DERIVATIVES = ("curvature", "second")
@@ -49,8 +50,7 @@ class NumericalJacobians:
     def __init__(self, derivatives: DirectionalDerivatives, sparsity: Sparsity) -> None:
         self.derivatives, self.sparsity = derivatives, sparsity
         self.backend = derivatives.backend
-        complex_step = derivatives.complex_step
-        self._value = derivatives.latest_value() if complex_step else derivatives.value
+        self._value = derivatives.latest_value
         self._columns: dict[int, Columns] = {}  # by the index in FIELDS
         self._noise: dict[int, Any] = {}  # of f, for differences
         self._second: SecondDifferences | None = None
@@ -84,17 +84,26 @@ class NumericalJacobians:
         if not derivatives.complex_step:
             self._noise[which] = noise_of_terms(derivatives, columns)
             refine(derivatives, columns, self._noise[which])
-        if which == 1:
-            self._compare(derivatives.latest_value())
+        if which == 0:
+            derivatives.keep_displaced_value()
+        elif derivatives.complex_step and self.backend.all(self._nonzero):
+            self._compare(self._value, derivatives.latest_value)
+        else:
+            self.check_unchanged()
         return columns
 
     def check_unchanged(self) -> None:
-        """Raise `ModelError` if f has another value at the point than when df/dh was computed."""
-        self._compare(self.derivatives.evaluate())
+        """Raise `ModelError` if f has another value than when df/dh was computed."""
+        self._compare(*self.derivatives.displaced_values())
 
-    def _compare(self, value: Array) -> None:
+    @property
+    def _nonzero(self) -> Array:
+        """Whether each variable is not zero: a change of f may vanish where one is."""
+        return self.backend.xp.concat(list(self.derivatives.x)) != 0
+
+    def _compare(self, value: Array, later: Array) -> None:
         derivatives, columns = self.derivatives, self._computed(0)
-        before, now = map(array_on_host, (self._value, value))
+        before, now = map(array_on_host, (value, later))
         difference = abs(now - before)
         size = abs(before) + columns.row_sums(abs(columns.values))
         # The square of a complex step remains where value and derivative are zero.
@@ -176,10 +185,34 @@ class NumericalJacobians:
         warn : callable
             ``warn(message)`` is called if few digits are left.
         """
+        rule = self.derivatives.rule
+        if rule.scale is None:
+            measure_lengths(self.derivatives, self._both)
+        found, share = self._second_differences(warn), 1.0
+        if found.adaptive and found.excess > 1.0:
+            measure_lengths(self.derivatives, self._both, shorten=True)
+            found = min(found, self._second_differences(warn), key=lambda one: one.expected_error)
+            for _ in range(MAX_SHORTENINGS):
+                if found.excess <= 1.0:
+                    break
+                # Truncation errors over noise are as the power order + 2 of the step.
+                share *= max(found.excess ** (-1.0 / (found.order + 2)), MIN_SHORTENING)
+                shorter = self._second_differences(warn, share)
+                if shorter.expected_error > found.expected_error:
+                    break
+                found = shorter
+        found.judge(found.error)
+        self._second = found
+        return found
+
+    def _second_differences(
+        self, warn: Callable[[str], None], share: float = 1.0
+    ) -> SecondDifferences:
+        """Return second derivatives with a share of the steps that follow from the lengths."""
         columns, coloured = self._both, self.sparsity.joint_pattern()
         noise = host.maximum(*self._noise.values()) if self._noise else None
         of_first = [array_on_host(size) for size in self.derivatives.sizes]
-        derivatives, steps = second_derivative_sizes(self.derivatives, columns, noise)
+        derivatives, steps = second_derivative_sizes(self.derivatives, columns, noise, share)
         relative = [
             array_on_host(size) / before
             for size, before in zip(derivatives.sizes, of_first, strict=True)
@@ -187,10 +220,10 @@ class NumericalJacobians:
         magnitudes = _magnitudes(columns, relative)
 
         def judge(error: float) -> None:
-            if error > max(LOST_SECOND_ACCURACY, 100 * self.backend.eps**0.5):
-                warn(self._describe_lost_second_digits(error))
+            if error > lost_second_accuracy(self.backend.eps):
+                warn(self._describe_lost_second_digits(error, found.truncation))
 
-        self._second = SecondDifferences(
+        found = SecondDifferences(
             derivatives,
             magnitudes,
             steps,
@@ -199,13 +232,22 @@ class NumericalJacobians:
             coloured,
             judge,
         )
-        return self._second
+        return found
 
-    def _describe_lost_second_digits(self, error: float) -> str:
+    def _describe_lost_second_digits(self, error: float, truncation: float) -> str:
         source = "the complex step" if self.derivatives.complex_step else "central differences"
-        return (
+        lost = (
             f"its second derivatives, by differences of {source}, have a relative error of about "
-            f"{error:.0e}, since they are small beside the first derivatives in the same rows, "
+            f"{error:.0e}"
+        )
+        if truncation > 0.5 * error:
+            return (
+                f"{lost}, since f bends over a small part of the size of a variable, or not "
+                "smoothly. Pass such lengths as scale=, pass a model with the curvature to "
+                "mfdeq.mixed, or use mfdeq.from_jax"
+            )
+        return (
+            f"{lost}, since they are small beside the first derivatives in the same rows, "
             "whose rounding hides them. Leave out of f what is linear and large, pass a model with "
             "the curvature to mfdeq.mixed, or use mfdeq.from_jax"
         )
@@ -257,6 +299,11 @@ class NumericalJacobians:
     def _relative_noise(self, columns: list[Columns], terms: Any = 0.0) -> float:
         noise = host.maximum.reduce(list(self._noise.values()))
         return max(self.backend.eps, relative_noise_of_rows(columns, noise, terms))
+
+
+def lost_second_accuracy(eps: float) -> float:
+    """Return the relative error of second derivatives above which there is a warning."""
+    return max(LOST_SECOND_ACCURACY, 100 * eps**0.5)
 
 
 def _digits(error: float) -> str:

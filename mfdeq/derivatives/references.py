@@ -1,27 +1,38 @@
-"""The objects that a function refers to besides its arguments, and whether they were replaced.
+"""The objects that a function refers to besides its arguments, and whether they have changed.
 
 A Python function looks up closure variables, globals and attributes each time it is called, so that
-assigning a new value to one of them changes the function.
+assigning a new value to one of them changes the function, and so does changing an array in place.
 """
 
 from __future__ import annotations
 
 import collections
+import dis
 import functools
+import site
 import sys
+import sysconfig
 import types
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..arrays.library import LIBRARY_MODULES, host
+from ..arrays.library import find_library
+from .fingerprints import fingerprint, is_watched_array
 
 MAX_REFERENCES = 10_000  # of one function
 MAX_ELEMENTS = 100  # of a list or dictionary whose elements are searched
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))  # compared by their values
-# The functions of these packages are not searched.
-LIBRARIES = sys.stdlib_module_names | set(LIBRARY_MODULES) | {host.__name__}
-LIBRARIES |= {"jax", "jaxlib", "mfdeq", "scipy", "torch"}
-MISSING = object()
+CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
+ATTRIBUTE_INSTRUCTIONS = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM")
+# Special methods that are called by no operator.
+NO_OPERATORS = {"__init__", "__new__", "__del__", "__repr__", "__str__", "__reduce__"}
+NO_OPERATORS |= {"__getstate__", "__setstate__"}
+# Where packages are installed.
+INSTALLED = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    | {*site.getsitepackages(), site.getusersitepackages()}
+)
+MISSING: Any = object()
 
 
 class Reference(NamedTuple):
@@ -41,129 +52,321 @@ class Reference(NamedTuple):
     find: Callable[[], Any]
     value: Any
 
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the name now refers to an object with another value."""
-        now = self.find()
-        if now is self.value:
-            return False
-        same_type = type(now) is type(self.value) and isinstance(now, PLAIN_TYPES)
-        return not (same_type and now == self.value)
+
+def replaced(references: list[Reference]) -> list[Reference]:
+    """Return the references whose names now refer to objects with other values."""
+    found = []
+    for reference in references:
+        now, before = reference.find(), reference.value
+        if now is not before and not (
+            type(now) is type(before) and isinstance(now, PLAIN_TYPES) and now == before
+        ):
+            found.append(reference)
+    return found
 
 
-def references(function: Callable[..., Any]) -> list[Reference]:
-    """Return what a function refers to: variables of its closure, globals, and their attributes.
+class References:
+    """What a function refers to: variables of its closure, globals, and their attributes.
 
-    Functions that it calls are searched as well, except those of libraries. Only such attributes
-    are listed whose names occur in the code, and all parameters of modules of PyTorch.
+    Functions that it calls are searched as well, except those of installed packages. Only such
+    attributes are found whose names occur in the code, and all parameters of modules of PyTorch.
+    The search is made when it is first needed, and again when something was replaced.
+
+    Parameters
+    ----------
+    function : callable
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = np.ones(3)
+    >>> snapshot = References(lambda h: weights * h).snapshot()
+    >>> snapshot.has_changed()
+    False
+    >>> weights[0] = 2.0
+    >>> snapshot.has_changed()
+    True
     """
-    search = _Search()
-    search.add(function, "")
-    search.run()
-    return search.found
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._found: list[Reference] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return References, (self.function,)
+
+    def current(self) -> list[Reference]:
+        """Return what the function refers to now."""
+        found = self._found
+        if found is None or replaced(found):
+            search = _Search()
+            search.add(self.function, "")
+            search.run()
+            self._found = found = search.found
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """Return the same with fingerprints of arrays, to be compared with later ones."""
+        return Snapshot(self.current())
+
+
+class Snapshot:
+    """References at one moment, with fingerprints of arrays."""
+
+    def __init__(self, references: list[Reference]) -> None:
+        self.references = references
+        arrays = {id(r.value): r.value for r in references if is_watched_array(r.value)}
+        self._fingerprints = [(x, fingerprint(x)) for x in arrays.values()]
+
+    def forget_changes(self) -> None:
+        """Watch no longer what has changed since, such as arrays that the function writes to."""
+        if changed := set(map(id, replaced(self.references))):
+            self.references = [one for one in self.references if id(one) not in changed]
+        if self._fingerprints:
+            pairs = self._fingerprints
+            self._fingerprints = [(x, before) for x, before in pairs if fingerprint(x) == before]
+
+    def has_changed(self) -> bool:
+        """Return whether an object was replaced since, or an array has other entries."""
+        return bool(replaced(self.references)) or any(
+            fingerprint(x) != before for x, before in self._fingerprints
+        )
+
+
+class Unchanged:
+    """A test that a function is the same as at a linearization.
+
+    Parameters
+    ----------
+    references : References
+        What the function refers to.
+    check : callable
+        ``check()`` evaluates the function and raises `ModelError` if it has another value.
+    """
+
+    def __init__(self, references: References, check: Callable[[], None]) -> None:
+        self.references, self.check = references, check
+        self.snapshot = references.snapshot()
+
+    def settle(self) -> None:
+        """Watch no longer what has changed since the last check, while the function was called."""
+        self.snapshot.forget_changes()
+
+    def __call__(self, compare: bool) -> None:
+        """Check the function with `compare`, or if something that it refers to has changed."""
+        if compare or self.snapshot.has_changed():
+            now = self.references.snapshot()
+            self.check()
+            now.forget_changes()
+            self.snapshot = now
 
 
 class _Search:
-    """A search for references, breadth first, which visits every object once."""
+    """A search for references, which visits every object once.
+
+    All names of attributes that occur in the code are looked up in all objects, since an object may
+    be passed to a function that uses its attributes.
+    """
 
     def __init__(self) -> None:
         self.found: list[Reference] = []
-        self.added: dict[tuple[int, ...], Any] = {}  # kept alive, so that identities are unique
-        self.waiting: collections.deque[tuple[Any, str, frozenset[str]]] = collections.deque()
+        self.added: dict[int, Any] = {}  # kept alive, so that identities are unique
+        self.waiting: collections.deque[tuple[Any, str]] = collections.deque()
+        self.names: set[str] = set()  # of attributes
+        self.owners: list[_Owner] = []
 
-    def add(self, value: Any, name: str, names: frozenset[str] = frozenset()) -> None:
-        """Add an object to be searched, of which code mentions attributes with some names."""
-        key = (id(value), hash(names))
-        if key not in self.added:
-            self.added[key] = value
-            self.waiting.append((value, name, names))
+    def add(self, value: Any, name: str) -> None:
+        """Add an object to be searched."""
+        if not isinstance(value, PLAIN_TYPES) and id(value) not in self.added:
+            self.added[id(value)] = value
+            self.waiting.append((value, name))
 
     def run(self) -> None:
         """Search the objects that have been added, and those that they refer to."""
         while self.waiting and len(self.found) <= MAX_REFERENCES:
             self._visit(*self.waiting.popleft())
+            if not self.waiting:  # new names may have been met since the others were searched
+                for owner in list(self.owners):
+                    self._visit_attributes(owner, self.names - owner.searched)
 
-    def _visit(self, value: Any, name: str, names: frozenset[str]) -> None:
+    def _visit(self, value: Any, name: str) -> None:
         if isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
-                self.add(part, name, names)
+                self.add(part, name)
         elif isinstance(value, types.MethodType):
-            self._visit_function(value.__func__, value.__self__)
+            self._visit_method(value, name)
         elif isinstance(value, types.FunctionType):
-            self._visit_function(value, MISSING)
-        elif isinstance(value, list | tuple | dict) and len(value) > MAX_ELEMENTS:
-            return
-        elif isinstance(value, list | tuple):
-            for i, part in enumerate(value):
-                self._refer(f"{name}[{i}]", functools.partial(_item, value, i), part, names)
-        elif isinstance(value, dict):
-            for k, part in list(value.items()):
-                self._refer(f"{name}[{k!r}]", functools.partial(value.get, k, MISSING), part, names)
-        elif isinstance(value, types.ModuleType):
-            self._visit_attributes(value, vars(value), name, names)
-        elif hasattr(type(value), "named_parameters"):
-            self._visit_module(value, name, names)
-        elif _root(type(value).__module__) not in LIBRARIES and hasattr(value, "__dict__"):
-            self._visit_object(value, name, names)
+            self._visit_function(value)
+        elif isinstance(value, CONTAINERS):
+            self._visit_container(value, name)
+        elif find_library(type(value)) is not None:  # a sparse matrix, or a spline
+            for key in _attributes(value):
+                find = functools.partial(getattr, value, key, MISSING)
+                if is_watched_array(find()):
+                    self._refer(f"{name}.{key}", find, find())
+        else:
+            if hasattr(type(value), "named_parameters"):
+                self._visit_module(value, name)
+            owner = _Owner(value, f"{name}." if name else "")
+            if owner.own is not None:  # new attributes may hide those of the class
+                find = functools.partial(len, owner.own)
+                self.found.append(Reference(f"{owner.name}__dict__", find, find()))
+            self.owners.append(owner)
+            self._visit_attributes(owner, self.names | owner.operators)
+        # Decorators and compilers keep the function that they wrap.
+        self.add(getattr(value, "__wrapped__", None), name)
 
-    def _refer(self, name: str, find: Callable[[], Any], value: Any, names: frozenset[str]) -> None:
-        if isinstance(value, types.ModuleType | type | types.BuiltinFunctionType):
-            if isinstance(value, types.ModuleType) and _root(value.__name__) not in LIBRARIES:
-                self.add(value, name, names)
+    def _refer(self, name: str, find: Callable[[], Any], value: Any) -> None:
+        if isinstance(value, types.ModuleType | type) and _is_installed(_module_of(value)):
             return
         self.found.append(Reference(name, find, value))
-        self.add(value, name, names)
+        self.add(value, name)
 
-    def _visit_function(self, function: Any, owner: Any) -> None:
-        if _root(function.__module__) in LIBRARIES:
+    def _visit_method(self, method: types.MethodType, name: str) -> None:
+        owner, function = method.__self__, method.__func__
+        if isinstance(function, types.FunctionType) and _is_of_package(function):
+            # It may use all other methods and attributes.
+            self.names.update(*_Owner(owner, "").tables)
+        self.add(owner, "self")
+        self.add(function, name)
+
+    def _visit_function(self, function: types.FunctionType) -> None:
+        if _is_of_package(function):
             return
-        names = frozenset(_names(function.__code__))
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
-            value = _content(cell)
-            self._refer(name, functools.partial(_content, cell), value, names)
         variables = function.__globals__
-        for name in names & variables.keys():
-            find = functools.partial(variables.get, name, MISSING)
-            self._refer(name, find, variables[name], names)
+        used = _names(function.__code__)
+        self.names |= used.attributes
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for name, cell in cells:
+            self._refer(name, functools.partial(_content, cell), _content(cell))
+        for table, names in ((variables, used.variables), (sys.modules, used.modules)):
+            for name in names & table.keys():
+                self._refer(name, functools.partial(table.get, name, MISSING), table[name])
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self.add(default, "", names)
-        if owner is not MISSING:
-            self.add(owner, "self", names)
+            self.add(default, "")
 
-    def _visit_module(self, module: Any, name: str, names: frozenset[str]) -> None:
+    def _visit_container(self, value: Any, name: str) -> None:
+        find = functools.partial(_identities, value)
+        self.found.append(Reference(name, find, find()))
+        if len(value) <= MAX_ELEMENTS and not isinstance(value, set | frozenset):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, part in list(items):
+                self._refer(f"{name}[{key!r}]", functools.partial(_entry, value, key), part)
+
+    def _visit_module(self, module: Any, name: str) -> None:
         """Search a module of PyTorch, with all of its parts."""
+        self.names.add("forward")
         for table in (module._parameters, module._buffers, module._modules):
             for key, value in table.items():
                 find = functools.partial(_entry, table, key)
-                self._refer(f"{name}.{key}" if name else key, find, value, names)
-        if _root(type(module).__module__) not in LIBRARIES:
-            self._visit_object(module, name, names, "forward")
+                self._refer(f"{name}.{key}" if name else key, find, value)
 
-    def _visit_object(
-        self, value: Any, name: str, names: frozenset[str], call: str = "__call__"
-    ) -> None:
-        for method in names | {call}:
-            function = getattr(type(value), method, None)
-            if isinstance(function, types.FunctionType):
-                self.add(types.MethodType(function, value), name)
-        self._visit_attributes(value, vars(value), name, names)
-
-    def _visit_attributes(
-        self, owner: Any, table: MutableMapping[str, Any], name: str, names: frozenset[str]
-    ) -> None:
-        for key in names & table.keys():
-            find = functools.partial(getattr, owner, key, MISSING)
-            self._refer(f"{name}.{key}" if name else key, find, table[key], names)
+    def _visit_attributes(self, owner: _Owner, names: set[str]) -> None:
+        """Search attributes of an object, of its class, and of the base classes."""
+        owner.searched |= names
+        for table in owner.tables:
+            for key in names & table.keys():
+                part, name = table[key], owner.name + key
+                if isinstance(part, types.MemberDescriptorType):  # one of __slots__
+                    find = functools.partial(getattr, owner.value, key, MISSING)
+                    self._refer(name, find, find())
+                    continue
+                self._refer(name, functools.partial(_entry, table, key), part)
+                for function in _functions(part):
+                    self.add(function, name)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Return the names of globals and attributes in code, and in functions that it defines."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+class _Owner:
+    """An object whose attributes are searched.
+
+    Attributes
+    ----------
+    own : dict or None
+        Its own attributes, but for those in slots and those of a class.
+    tables : list of mappings
+        Its attributes, and those of its classes that are of no package.
+    operators : set of str
+        The names of special methods of these classes.
+    searched : set of str
+        The names that have been looked up.
+    """
+
+    def __init__(self, value: Any, name: str) -> None:
+        self.value, self.name = value, name
+        self.searched: set[str] = set()
+        is_class = isinstance(value, type)
+        classes = value.__mro__ if is_class else type(value).__mro__
+        of_classes = [vars(cls) for cls in classes if not _is_installed(cls.__module__)]
+        self.operators = {
+            key
+            for table in of_classes
+            for key, part in table.items()
+            if isinstance(part, types.FunctionType) and key[:2] == "__" and key not in NO_OPERATORS
+        }
+        self.own: dict[str, Any] | None = None if is_class else getattr(value, "__dict__", None)
+        self.tables: list[Mapping[str, Any]] = (
+            [*of_classes] if self.own is None else [self.own, *of_classes]
+        )
+
+
+class _Names(NamedTuple):
+    """The names that occur in code, and in functions and classes that it defines."""
+
+    variables: frozenset[str]
+    attributes: frozenset[str]
+    modules: frozenset[str]
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: types.CodeType) -> _Names:
+    found = [set[str](), set[str](), set[str]()]
+    for instruction in dis.get_instructions(code):
+        name, value = instruction.opname, instruction.argval
+        if name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            found[0].add(value)
+        elif name in ATTRIBUTE_INSTRUCTIONS:
+            found[1].add(value)
+        elif name == "IMPORT_NAME":
+            found[2].add(value)
+        elif isinstance(value, types.CodeType):
+            for names, inner in zip(found, _names(value), strict=True):
+                names |= inner
+    return _Names(*map(frozenset, found))
+
+
+def _attributes(value: Any) -> set[str]:
+    """Return the names of the attributes of an object of a library."""
+    slots = {slot for cls in type(value).__mro__ for slot in vars(cls).get("__slots__", ())}
+    return slots | getattr(value, "__dict__", {}).keys()
+
+
+def _functions(attribute: Any) -> list[Any]:
+    """Return the functions of an attribute of a class that is a descriptor."""
+    if isinstance(attribute, property):
+        return [attribute.fget]
+    if isinstance(attribute, functools.cached_property):
+        return [attribute.func]
+    return []  # static and class methods have the attribute __wrapped__
+
+
+def _is_of_package(function: types.FunctionType) -> bool:
+    # The attribute __module__ is that of the function that a decorator wraps.
+    return _is_installed(function.__globals__.get("__name__"))
+
+
+@functools.cache
+def _is_installed(module: str | None) -> bool:
+    """Return whether a module is of the standard library, of mfdeq or of an installed package."""
+    root = (module or "").partition(".")[0]
+    if root == "mfdeq" or root in sys.stdlib_module_names:
+        return True
+    found = sys.modules.get(root)
+    places = [getattr(found, "__file__", None) or "", *getattr(found, "__path__", ())]
+    return any(place.startswith(INSTALLED) for place in places)
+
+
+def _module_of(value: Any) -> str:
+    return value.__name__ if isinstance(value, types.ModuleType) else value.__module__
 
 
 def _content(cell: Any) -> Any:
@@ -173,14 +376,16 @@ def _content(cell: Any) -> Any:
         return MISSING
 
 
-def _entry(table: Any, key: str) -> Any:
-    # Tables of TorchScript have no `get`.
-    return table[key] if key in table else MISSING  # noqa: SIM401
+def _entry(table: Any, key: Any) -> Any:
+    # Not `get`: tables of TorchScript have none, nor have lists.
+    try:
+        return table[key]
+    except LookupError:
+        return MISSING
 
 
-def _item(sequence: Any, i: int) -> Any:
-    return sequence[i] if i < len(sequence) else MISSING
-
-
-def _root(module: str | None) -> str:
-    return (module or "").partition(".")[0]
+def _identities(container: Any) -> int:
+    """Return a number that changes with the elements of a container."""
+    if isinstance(container, dict):
+        return hash(tuple((id(key), id(part)) for key, part in container.items()))
+    return hash(tuple(map(id, container)))

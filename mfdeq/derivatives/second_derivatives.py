@@ -42,10 +42,15 @@ class SecondDerivatives:
     ----------
     differences : SecondDifferences
     unchanged : callable
-        ``unchanged()`` raises an error if f has changed since f' was computed.
+        ``unchanged(compare)`` raises an error if f has changed since f' was computed. It evaluates
+        f if `compare` is true, and otherwise only if something that f refers to has changed.
     """
 
-    def __init__(self, differences: SecondDifferences, unchanged: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        differences: SecondDifferences,
+        unchanged: Callable[[bool], None],
+    ) -> None:
         self.differences, self.unchanged = differences, unchanged
         # None if f' is large and dense.
         self.coloured = coloured = differences.coloured
@@ -61,6 +66,7 @@ class SecondDerivatives:
         )
         self.tabulated = False
         self._spent = 0.0  # evaluations of f'' for products
+        unchanged(True)
         few = coloured is not None and coloured.count <= MAX_COLOURS_AT_ONCE
         if few or not derivatives.complex_step:
             self.has_table(math.inf)
@@ -97,7 +103,7 @@ class SecondDerivatives:
         """Return f''[a, b] along a = (dtheta, dh) and b."""
         backend, xp = self.backend, self.backend.xp
         if not self.has_table(1):
-            self.unchanged()
+            self.unchanged(False)
             return self.differences.along(*(xp.concat(list(x)) / self.sizes for x in (a, b)))
         (i, j), a, b = self.columns, xp.concat(list(a)), xp.concat(list(b))
         take = xp.take
@@ -116,7 +122,6 @@ class SecondDerivatives:
 
     def _tabulate(self, coloured: ColouredPattern) -> None:
         """Store the value, the row and the two columns of every nonzero second derivative."""
-        self.unchanged()
         backend = self.backend
         # For each row and colour, the only column of that colour with an entry in the row.
         partner = host.full((self.rows_of_f, coloured.count), -1)
@@ -124,7 +129,12 @@ class SecondDerivatives:
         seeds = [
             backend.from_host((coloured.colour == c).astype(float)) for c in range(coloured.count)
         ]
-        kept = [host.nonzero(partner[coloured.rows, c] >= 0)[0] for c in range(coloured.count)]
+        # f'' is symmetric: of every pair of colours one half is computed.
+        of_column = coloured.colour[coloured.columns]
+        kept = [
+            host.nonzero((partner[coloured.rows, c] >= 0) & (of_column >= c))[0]
+            for c in range(coloured.count)
+        ]
         partners = [partner[coloured.rows[at], c] for c, at in enumerate(kept)]
         of_b = [self.differences.sizes[j] for j in partners]
         values = self.differences.entries_along(seeds, kept, of_b).values
@@ -133,6 +143,7 @@ class SecondDerivatives:
             for index in (coloured.rows, coloured.columns)
         )
         j = host.concatenate(partners)
+        values = host.where(i == j, values, 2.0 * values)
         nonzero = host.nonzero(values != 0.0)[0]
         values, rows, i, j = (part[nonzero] for part in (values, rows, i, j))
         sizes = array_on_host(self.sizes)
@@ -149,7 +160,7 @@ class SecondDerivatives:
         if self.has_table(0 if self.coloured is None else self.coloured.count):
             product = self._matrix(lam) @ b
             return product[: self.P], product[self.P :]
-        self.unchanged()
+        self.unchanged(False)
         pattern = self.differences.pattern
         values = self.differences.entries_along([b / self.sizes]).values
         terms = values * array_on_host(lam)[pattern.rows]

@@ -24,6 +24,14 @@ COMPLEX_STEP_ROUNDINGS = 2.0  # noise of a difference of complex steps, in round
 TOLERANCES = {1: 4.0, 2: 100.0}
 VISIBLE = 4.0  # a change that is larger than this many times its noise is not rounding
 PROBE_SEED = 37
+TRUNCATION_SEEDS = (45, 47)
+MAX_BENDING = 0.1  # relative change of f' within a step, above which differences are useless
+SAMPLE_FACTOR = 2.0  # safety factor of an error that is measured once
+MAX_GROUPS = 3  # of variables whose truncation errors are measured
+MIN_SIMILAR_SIZE = (
+    1 / 30
+)  # sizes of variables in lengths over which f bends, relative to the largest
+EXCESS_FACTOR = 10.0  # truncation errors in units of the noise, above which steps are shortened
 
 
 class SecondDifferences:
@@ -50,7 +58,13 @@ class SecondDifferences:
     Attributes
     ----------
     error : float
-        The relative error of the second derivatives so far, zero before the first.
+        The relative error of the second derivatives so far; before the first, their truncation
+        error.
+    truncation, expected_error : float
+        The relative error along directions in all variables: due to the steps, and with the noise.
+    excess : float
+        The truncation error of an equation in units of what is not worth shorter steps; of the
+        worst.
     """
 
     def __init__(
@@ -65,7 +79,7 @@ class SecondDifferences:
     ) -> None:
         self.derivatives, self.magnitudes = derivatives, magnitudes
         self.steps, self.sizes = steps, sizes
-        self.backend, self.error, self.judge = derivatives.backend, 0.0, judge
+        self.backend, self.judge = derivatives.backend, judge
         self.N, self.P = derivatives.size, derivatives.x[0].shape[0]
         self.coloured = coloured
         self.pattern = Grid(magnitudes.shape) if coloured is None else coloured
@@ -74,7 +88,9 @@ class SecondDifferences:
         eps = self.backend.eps
         self.tolerance = TOLERANCES[self.order] * max(eps, noise) ** 0.5
         # A step that was passed is kept.
-        self.adaptive = derivatives.rule.relative_step is None and derivatives.rule.scale is None
+        self.adaptive = not derivatives.rule.is_fixed
+        self._measure_truncation()
+        self.error = self.truncation
 
     def entries_along(
         self,
@@ -102,7 +118,8 @@ class SecondDifferences:
         chosen = [everything] * len(directions) if kept is None else list(kept)
         rows, columns = self.pattern.rows, self.pattern.columns
         by_direction = [
-            self._entries(b, 1.0, None)[at] for b, at in zip(directions, chosen, strict=True)
+            self._entries(b, 1.0, None if kept is None else self._mask(columns[at]))[at]
+            for b, at in zip(directions, chosen, strict=True)
         ]
         ends = host.cumsum([value.shape[0] for value in by_direction])
         values = host.concatenate(by_direction)
@@ -121,9 +138,7 @@ class SecondDifferences:
             for b, at, part in zip(directions, chosen, parts, strict=True):
                 value = host.full(part.shape, host.nan)
                 if part.any():
-                    wanted = host.zeros(self.pattern.shape[1], dtype=bool)
-                    wanted[columns[at][part]] = True
-                    value = self._entries(b, factor, wanted)[at]
+                    value = self._entries(b, factor, self._mask(columns[at][part]))[at]
                 found.append(value)
             return host.concatenate(found)
 
@@ -132,6 +147,10 @@ class SecondDifferences:
         if self.adaptive and hidden.any():
             sizes = host.where(hidden & self._linear_rows, host.inf, sizes)
         found = self._improved(values, noise, steps, sizes[of_rows] / weights, compute)
+        if of_b is None:
+            found.truncation = found.truncation + abs(found.values) * max(
+                map(self._rounding_of_steps, directions)
+            )
         self._remember_error(found, of_rows, weights)
         return found
 
@@ -152,6 +171,7 @@ class SecondDifferences:
         share = host.divide(abs(value), self.terms, out=0.0 * value, where=self.terms > 0.0)
         sizes = share.max(initial=0.0) * self.terms
         found = self._improved(value, noise, steps, sizes, compute)
+        found.truncation = found.truncation + self._rounding_of_steps(b) * abs(found.values)
         self._remember_error(found, host.arange(self.N), 1.0)
         return self.backend.from_host(found.values)
 
@@ -173,6 +193,61 @@ class SecondDifferences:
         self.error = max(self.error, relative_error(found, rows, weights, self.terms))
         self.judge(self.error)
 
+    def _measure_truncation(self) -> None:
+        """Set `excess`, `truncation` and `expected_error`.
+
+        Steps are halved along a direction in the variables over whose sizes f bends most often, and
+        along others in those whose second derivatives would hide theirs.
+        """
+        excess, parts, left = 0.0, [], self.sizes > 0.0
+        for _ in range(MAX_GROUPS):
+            if not left.any():
+                break
+            largest = self.sizes[left].max()
+            group = left & (self.sizes >= MIN_SIMILAR_SIZE * largest)
+            left = left & ~group
+            value, error, noise = self._compare_steps(group)
+            excess = max(excess, float((error / noise).max(initial=0.0)))
+            visible = abs(value) > VISIBLE * noise
+            of_step = noise / 2.0**self.order
+            parts.append(largest**2 * host.stack([value, error, of_step]) * visible)
+        rows = host.tile(host.arange(self.N), len(parts))
+        values, errors, noises = host.concatenate(parts, axis=1)
+        self.excess = excess / EXCESS_FACTOR
+        self.truncation, self.expected_error = (
+            # One difference may be small by chance.
+            SAMPLE_FACTOR * relative_error(Differences(values, of, errors), rows, 1.0, self.terms)
+            for of in (0.0, noises)
+        )
+
+    def _compare_steps(self, group: Any) -> tuple[Any, Any, Any]:
+        """Return second derivatives along a direction in some variables, their errors and noise."""
+        n = self.magnitudes.shape[1]
+        a, b = (
+            self.backend.from_host(host.sign(array_on_host(self.backend.random(n, seed=i))) * group)
+            for i in TRUNCATION_SEEDS
+        )
+        of_a, of_b = self._split(a), self._split(b)
+        # That of comparisons is longer than the one that is chosen here.
+        share = 1.0 / self.derivatives.step_factor if self.adaptive else 1.0
+        d = self.derivatives.with_longer_steps(share)
+        step = d.step if d.complex_step else d.second_step
+        d = d.with_sizes(d.sizes, step)
+        found = d.firsts_along(of_a, of_b, [0.0, step, -step, 0.5 * step, -0.5 * step])
+        noise = (2.0 / share) ** self.order * self._row_noise(b) + host.finfo(float).tiny
+        if d.complex_step:
+            noise = noise * (self.magnitudes @ group.astype(float)) + host.finfo(float).tiny
+        if found is None:  # at an edge of the domain
+            return host.zeros(self.N), host.zeros(self.N), noise
+        here, plus, minus, near, opposite = (array_on_host(first).astype(float) for first in found)
+        value, half = (plus - minus) / (2.0 * step), (near - opposite) / step
+        # The difference shows noise as well, where it is larger than expected.
+        error = abs(value - half) / (1.0 - 0.5**2)
+        # Both are useless if f' at their points has nothing to do with that in between.
+        size, bending = host.maximum(abs(here), abs(plus)), 0.5 * abs(plus + minus - 2.0 * here)
+        error = host.where(bending > MAX_BENDING * size, host.maximum(error, bending / step), error)
+        return value, error, noise
+
     @cached_property
     def _linear_rows(self) -> Any:
         """Return the rows in which f does not bend along a line, by the longest steps."""
@@ -190,6 +265,12 @@ class SecondDifferences:
         """Return the entries of a -> f''[a, b] with a longer step, for some of the columns a."""
         along = SecondDerivativeAlong(self._at(factor), b)
         return host.asarray(self.pattern.entries_of(along, columns)).astype(float)
+
+    def _mask(self, columns: Any) -> Any:
+        """Return which columns are among the given ones."""
+        mask = host.zeros(self.pattern.shape[1], dtype=bool)
+        mask[columns] = True
+        return mask
 
     def _at(self, factor: float) -> DirectionalDerivatives:
         return self.derivatives if factor == 1.0 else self.derivatives.with_longer_steps(factor)
@@ -220,6 +301,19 @@ class SecondDifferences:
         longest = self._longest(b)
         size = abs(array_on_host(b)) * self.steps
         return float(size.max(initial=0.0)) / longest if longest > 0.0 else self.steps.max()
+
+    def _rounding_of_steps(self, b: Array) -> float:
+        """Return the relative error of steps along b, which rounding of x + t b changes.
+
+        Steps along sums of unit vectors are powers of two, and exact.
+        """
+        moved = array_on_host(b) != 0.0
+        sizes, x = (
+            array_on_host(self.backend.xp.concat(list(parts)))
+            for parts in (self.derivatives.sizes, self.derivatives.x)
+        )
+        ratio = float((abs(x) / sizes)[moved].max(initial=0.0))
+        return self.backend.eps * ratio / self.derivatives.step
 
     def _longest(self, b: Array) -> float:
         return float(abs(array_on_host(b)).max(initial=0.0))

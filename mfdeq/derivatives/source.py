@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, MfdeqError, ModelError
 from .data import leaves_by_path, map_leaves
+from .references import References
 
 Function = Callable[..., Any]
 
@@ -234,15 +235,15 @@ class DerivativeSource(ABC):
         """
         return function
 
-    def watch(self, function: Function, f: Function, *x: Any) -> Function:
+    def watch(self, function: Function, references: References, *x: Any) -> Function:
         """Return a function that raises `ModelError` if what f uses has changed since.
 
         Parameters
         ----------
         function : callable
-            A function of x that calls f.
-        f : callable
-            The user's function.
+            A function of x that calls the user's function f.
+        references : References
+            What f refers to.
         *x : arrays of the library
             The arguments, at which the function may be evaluated.
 

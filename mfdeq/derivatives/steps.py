@@ -57,6 +57,11 @@ class StepRule:
                 f"scale: expected a pair (state scale, parameter scale), got {type(scale).__name__}"
             )
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the user chose the steps."""
+        return self.relative_step is not None or self.scale is not None
+
 
 def variable_sizes(
     backend: Backend, x: Array, scale: Any, default: Array | None, name: str

@@ -12,6 +12,7 @@ from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
 from ..locks import Lock, ignore_warnings
+from .references import References
 from .source import (
     Alternatives,
     DerivativeSource,
@@ -180,9 +181,9 @@ class TorchSource(DerivativeSource):
         """Return a function (h, theta) -> f(h, theta) that records no graph."""
         return functools.partial(self._evaluate, function)
 
-    def watch(self, function: Function, f: Function, *x: Any) -> Function:
+    def watch(self, function: Function, references: References, *x: Any) -> Function:
         """Return a function that raises `ModelError` if what f uses has changed."""
-        return watch_tensors(functools.partial(self._evaluate, function), f, *x)
+        return watch_tensors(functools.partial(self._evaluate, function), references, *x)
 
     def gradient(self, scalar: Function) -> Function:
         """Return a function (h, theta) -> (dL/dh, dL/dtheta)."""

@@ -10,8 +10,8 @@ from typing import Any
 from ..arrays.backend import host
 from ..arrays.library import array_on_device
 from ..arrays.optional_packages import import_optional
-from ..errors import MfdeqError, ModelError, is_evaluation_failure
-from .references import references
+from ..errors import DomainError, MfdeqError, ModelError, is_evaluation_failure
+from .references import References, replaced
 from .source import Function, TreeLayout
 from .trees import check_dtypes, ordered_leaves
 
@@ -146,15 +146,15 @@ def _version(x: Any) -> tuple[int, int] | None:
         return None
 
 
-def watch_tensors(function: Function, f: Callable[..., Any], *x: Any) -> Callable[..., None]:
+def watch_tensors(function: Function, references: References, *x: Any) -> Callable[..., None]:
     """Return a test that the tensors that a function uses have not changed, after evaluating it.
 
     Parameters
     ----------
     function : callable
-        A function of x that calls f.
-    f : callable
-        The user's function.
+        A function of x that calls the user's function f.
+    references : References
+        What f refers to.
     *x : tensors
 
     Returns
@@ -189,7 +189,7 @@ def watch_tensors(function: Function, f: Callable[..., Any], *x: Any) -> Callabl
         )
     if not torch.equal(random_state, torch.random.get_rng_state()):
         _check_repeatable(function, x)
-    return _Unchanged(function, f, x, value, used)
+    return _Unchanged(function, references, x, value, used)
 
 
 class _Unchanged:
@@ -198,14 +198,14 @@ class _Unchanged:
     def __init__(
         self,
         function: Function,
-        f: Callable[..., Any],
+        references: References,
         x: tuple[Any, ...],
         value: Any,
         used: list[tuple[Any, int, int]],
     ) -> None:
-        self.function, self.f, self.x, self.value, self.used = function, f, x, value, used
+        self.function, self.x, self.value, self.used = function, x, value, used
         self.tensors = {id(tensor) for tensor, *_ in used}
-        self.references = references(f)
+        self.references, self.found = references, references.current()
 
     def __call__(self, compare: bool = False) -> None:
         """Raise `ModelError` if the function has changed."""
@@ -214,15 +214,15 @@ class _Unchanged:
                 f"f of {CALLER}: tensors that it uses ({_shapes(changed)}) were changed in place "
                 f"after the linearization, as by an optimizer step. {ADVICE}"
             )
-        replaced = [reference for reference in self.references if reference.is_replaced]
-        if not replaced and not compare:
+        others = replaced(self.found)
+        if not others and not compare:
             return
-        names = ", ".join(reference.name for reference in replaced[:3])
-        if any(id(reference.value) in self.tensors for reference in replaced) or not self._equal():
-            reason = f"{names} was replaced" if replaced else "something that it uses was changed"
+        names = ", ".join(reference.name for reference in others[:3])
+        if any(id(reference.value) in self.tensors for reference in others) or not self._equal():
+            reason = f"{names} was replaced" if others else "something that it uses was changed"
             raise ModelError(f"f of {CALLER}: {reason} after the linearization. {ADVICE}")
-        if replaced:
-            self.references = references(self.f)
+        if others:
+            self.found = self.references.current()
 
     def _equal(self) -> bool:
         """Return whether the function has the same value as before."""
@@ -235,7 +235,7 @@ class _Unchanged:
             # A residual at an equilibrium is itself rounding, which may differ from call to call.
             again = self.function(*self.x)
         except Exception as error:
-            if not is_evaluation_failure(error):
+            if isinstance(error, DomainError) or not is_evaluation_failure(error):
                 raise
             return False
         return bool(difference <= REPEATED_VALUE_ROUNDINGS * (again - now).abs().max())

@@ -97,7 +97,8 @@ def anderson_step(
     differences = backend.columns(*dG)
     weights = backend.xp.ones_like(G) if sizes is None else 1.0 / sizes
     # The pseudoinverse ignores differences that have become linearly dependent.
-    inverse = backend.pinv(weights[:, None] * differences, RANK_ROUNDINGS * backend.eps)
+    rtol = RANK_ROUNDINGS * backend.eps
+    inverse = backend.xp.linalg.pinv(weights[:, None] * differences, rtol=rtol)
     with backend.ignore_overflow():  # the residual of the trial state shows it
         gamma = inverse @ (weights * G)
         return damping * (G - differences @ gamma) - backend.columns(*dh) @ gamma

@@ -101,7 +101,7 @@ class VectorMeasure(ResidualMeasure):
     @property
     def in_range(self) -> bool:
         """Whether the square of the norm of b can be computed."""
-        least = self.backend.smallest_square
+        least = self.backend.smallest_to_square
         return least <= self.length <= 1.0 / least
 
     def accepted(self, b: Array, product: Array, rtol: float) -> float | None:

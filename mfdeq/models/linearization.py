@@ -94,8 +94,11 @@ class Linearization:
         """Relative accuracy of ``d_state`` alone, by default that of both first derivatives."""
         return self.accuracy[0]
 
-    def check_unchanged(self) -> None:
-        """Raise `ModelError` if the function has changed since, as far as the source can tell."""
+    def check_unchanged(self, compare: bool = False) -> None:
+        """Raise `ModelError` if the function has changed since, as far as the source can tell.
+
+        With `compare` it may evaluate the function.
+        """
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,9 @@ class DeferredLinearization(Linearization):
     state_accuracy : float, optional
         Relative accuracy of ``d_state`` alone.
     unchanged : callable, optional
-        ``unchanged()`` raises an error if the function has changed since. The first derivative at
-        an equilibrium calls it.
+        ``unchanged(compare)`` raises an error if the function has changed since. The first
+        derivative at an equilibrium calls it without `compare`; with it the function may be
+        evaluated.
     """
 
     def __init__(
@@ -153,7 +157,7 @@ class DeferredLinearization(Linearization):
         sources: Callable[[], Mapping[str, str]] | None = None,
         accuracy: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
         state_accuracy: float = 0.0,
-        unchanged: Callable[[], None] | None = None,
+        unchanged: Callable[[bool], None] | None = None,
     ) -> None:
         # The attributes of a frozen dataclass cannot be assigned.
         vars(self).update(
@@ -190,7 +194,7 @@ class DeferredLinearization(Linearization):
         """The source of each field."""
         return vars(self)["_sources"]()
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, compare: bool = False) -> None:
         """Raise `ModelError` if the function has changed since, as far as the source can tell."""
         if unchanged := vars(self)["_unchanged"]:
-            unchanged()
+            unchanged(compare)

@@ -57,7 +57,11 @@ class ColouredPattern:
         self.rows, self.columns = entries.row, entries.col
         conflicts = (marks.T @ marks).tocsr()
         with seed_numpy():  # pyamg breaks ties at random, and colours affect rounding errors
-            self.colour = pyamg.graph.vertex_coloring(conflicts, method="LDF")
+            # The first takes fewer colours for the stencils of grids, the second for random graphs.
+            colourings = [
+                pyamg.graph.vertex_coloring(conflicts, method=method) for method in ("MIS", "LDF")
+            ]
+        self.colour = min(colourings, key=lambda colour: colour.max())
         self.count = int(self.colour.max()) + 1
 
     def entries_of(self, A: Operator, selected: Any = None) -> Any:

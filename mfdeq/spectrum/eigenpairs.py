@@ -23,7 +23,6 @@ from .lanczos import Lanczos
 # For four random combinations, ten times the root mean square of their residuals is less than the
 # estimated norm in only one of 5,000 cases.
 RANDOM_COMBINATIONS, NORM_SAFETY_FACTOR = 4, 10.0
-PIECE_ROWS = 2048  # rows of vectors that are changed together
 ROUNDING_FACTOR = 100.0  # smallest tolerance of a residual, in units of eps ||H||
 
 
@@ -318,11 +317,8 @@ def nearest_orthonormal(metric: Metric, X: Array) -> Array | None:
     if not distance <= eps ** (1.0 / 3.0):
         return None
     # The inverse square root of the Gram matrix, up to the cube of the distance.
-    change = metric.backend.coefficients(0.5 * off - 0.375 * off @ off)
-    if not metric.backend.is_numpy:
-        return X - X @ change
-    for i in range(0, X.shape[0], PIECE_ROWS):  # without large temporary arrays
-        X[i : i + PIECE_ROWS] -= X[i : i + PIECE_ROWS] @ change
+    root = host.eye(columns) - 0.5 * off + 0.375 * off @ off
+    metric.backend.kernels.combine_rows(X.T, 0, metric.backend.coefficients(root))
     return X
 
 

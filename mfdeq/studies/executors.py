@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from ..arguments import at_least, count
-from ..errors import ArgumentError, StudyError
+from ..errors import ArgumentError, StudyError, short_repr
 from .provenance import THREAD_VARIABLES
 from .worker import initialize_worker
 
@@ -134,11 +134,18 @@ def pickle_function(function: Callable) -> bytes:
     except Exception as error:
         part, value = _unpicklable_part(function, "function")
         raise ArgumentError(
-            f"function: {function!r} cannot be sent to other processes, since {part} is {value!r} "
-            f"({error}). Define functions, also those that a model holds, at the top of a module "
-            "or script instead of as a lambda or within another function; or pass workers=0 to run "
-            "in this process"
+            f"function: {_describe(function)} cannot be sent to other processes, since {part} is "
+            f"{_describe(value)} ({error}). Define functions, also those that a model holds, at "
+            "the top of a module or script instead of as a lambda or within another function; or "
+            "pass workers=0 to run in this process"
         ) from error
+
+
+def _describe(value: Any) -> str:
+    """Describe a part for a message: functions by their names, and no whole values."""
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return f"<function {value.__qualname__}>"
+    return short_repr(value)
 
 
 def _unpicklable_part(

@@ -10,6 +10,7 @@ from support.cupy_problems import assert_cupy_agrees_with_numpy, bratu, cupy, ne
 from support.matrices import diffusion, to_library
 
 import mfdeq
+from mfdeq.derivatives.fingerprints import fingerprint
 
 
 @needs_cupy
@@ -32,6 +33,28 @@ def test_derivatives_by_the_complex_step_agree_with_numpy(sparsity, n):
         return eq.state, eq.gradient(loss), H @ u, eq.second_order(u, v), H.with_error(u)[0]
 
     assert_cupy_agrees_with_numpy(compute)
+
+
+@needs_cupy
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_arrays_changed_in_place_are_noticed(size):
+    x = cupy.arange(size, dtype="float64")
+    before = fingerprint(x)
+    assert fingerprint(x.copy()) == before
+    x[size // 3] = -1.0
+    assert fingerprint(x) != before
+
+
+@needs_cupy
+def test_a_function_whose_array_changes_is_refused():
+    W = cupy.linspace(0.1, 0.3, 5)
+    model = mfdeq.from_function(lambda h, t: cupy.sin(W * h + t), 5, 5, "map")
+    eq = mfdeq.solve(model, cupy.linspace(0.2, 0.5, 5))
+    loss = mfdeq.LeastSquares(cupy.arange(5), cupy.ones(5))
+    eq.gradient(loss)
+    W *= 2.0
+    with pytest.raises(mfdeq.ModelError, match="was changed"):
+        eq.hessian(loss) @ cupy.ones(5)
 
 
 # Functions of JAX and PyTorch, whose arrays and cupy's share their memory.

@@ -268,6 +268,20 @@ def test_the_attribute_of_a_model_that_cannot_be_pickled_is_named(study):
         study.map(knot.run, grid(j=[1]), workers=1)
 
 
+class Unpicklable:
+    def __repr__(self):
+        return 10_000 * "x"
+
+    def __reduce__(self):
+        raise TypeError("no way")
+
+
+def test_values_that_cannot_be_pickled_are_not_printed(study):
+    with refused(mfdeq.ArgumentError, "argument table of function is a Unpicklable", "no way") as e:
+        study.map(partial(functions.pair, table=Unpicklable()), grid(j=[1]), workers=1)
+    assert len(str(e.value)) < 1000
+
+
 def test_workers_share_the_threads_of_the_machine(study, monkeypatch):
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
