@@ -178,8 +178,9 @@ class _Iteration:
 
     def __init__(self, problem: Problem, h: Array, monitor: ConvergenceMonitor) -> None:
         self.problem, self.monitor, self.backend = problem, monitor, problem.backend
-        self.xp, self.model = problem.backend.xp, problem.model
-        self.shape = (self.model.samples, self.model.sample_size)  # type: ignore[attr-defined]
+        self.xp = problem.backend.xp
+        self.model: Any = problem.model  # a `BatchModel`
+        self.shape = (self.model.samples, self.model.sample_size)
         self.given_sizes = self._given(problem.state_scale())
         self.start = self.H = self._rows(self.backend.copied(h))
         self.largest: Array | None = None  # |h_j| over the iterates after the first step
@@ -220,14 +221,14 @@ class _Iteration:
         """Return R, with NaN in samples without a value."""
         self.problem.evaluations += 1
         with self.backend.ignore_overflow():
-            values = self.model.sample_values(H, self.problem.theta)  # type: ignore[attr-defined]
+            values = self.model.sample_values(H, self.problem.theta)
             return H - values if self.problem.is_map else values
 
     def _newton_step(self, H: Array) -> SampleStep:
         """Return Newton's steps from H, with derivatives there."""
         self.problem.evaluations += 1
         with self.backend.ignore_overflow():
-            return self.model.sample_step(H, self.problem.theta, self._own_sizes(H))  # type: ignore[attr-defined]
+            return self.model.sample_step(H, self.problem.theta, self._own_sizes(H))
 
     def _defined(self, step: SampleStep) -> Array:
         """Return in which samples the residual and its derivative are finite."""
@@ -512,11 +513,11 @@ class _Iteration:
         )
         h = self._flat(self.H)
         if not converged.all():
-            if not converged.any() or not self.model.tolerates_failures:  # type: ignore[attr-defined]
+            if not converged.any() or not self.model.tolerates_failures:
                 raise self._failure(h)
             kept = self.xp.asarray(self.converged)
             self.H = xp.where(kept[:, None], self.H, self.start)
-            problem.replace_model(self.model.without_samples(kept, self.H))  # type: ignore[attr-defined]
+            problem.replace_model(self.model.without_samples(kept, self.H))
             h = self._flat(self.H)
         if not self.doubtful:
             monitor.report.uniqueness = "judged"

@@ -309,9 +309,8 @@ class AutomaticModel(ConfiguredModel):
         return {name: x for name, x in state_to_pickle(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        AutomaticModel.__init__(
-            self, state["source"], *state["_arguments_of_init"], args=state["args"]
-        )
+        f, example, params, sparsity = state["_arguments_of_init"]
+        AutomaticModel.__init__(self, state["source"], f, example, params, sparsity, state["args"])
         self.__dict__.update(state)
 
     # What differs in a batch, where f is for one sample.

@@ -80,7 +80,7 @@ def replaced_args(
     new = convert_args(converter, args)
     if not new:
         raise ArgumentError("with_args: expected data like those of the example, got None")
-    leaves = (converter.data_leaves(x) for x in (new[0], data[0]))
+    leaves = converter.data_leaves(new[0]), converter.data_leaves(data[0])
     check_same_kind(*leaves, "with_args")
     return new
 

@@ -137,7 +137,7 @@ class BlockDiagonal(Operator):
         return self._like(-self.blocks)
 
     @cached_property
-    def array(self) -> Any:  # type: ignore[override]
+    def array(self) -> Any:
         """The entries as a sparse matrix, for those who need one; it is assembled once."""
         xp, (count, size, _) = self.backend.xp, self.blocks.shape
         n = count * size
@@ -179,7 +179,7 @@ class BlockDiagonalFactor(DirectFactor):
         self.counts.bytes = self.nbytes
 
     @property
-    def scaling(self) -> Scaling:  # type: ignore[override]
+    def scaling(self) -> Scaling:
         """The diagonals R and C such that the entries of R A C are alike, block by block."""
         return self._scaling
 

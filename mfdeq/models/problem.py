@@ -112,7 +112,7 @@ class Problem:
         """Leave out the linearization, which may consist of functions."""
         return {**state_to_pickle(self), "_latest": None, "_evaluated": (), "like": None}
 
-    def replace_model(self, model: Model) -> None:
+    def replace_model(self, model: FixedPointModel | ResidualModel) -> None:
         """Continue with another model of the same sizes, such as a batch without some samples."""
         self.model, self._latest, self._evaluated = model, None, ()
 
