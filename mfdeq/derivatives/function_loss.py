@@ -318,7 +318,13 @@ class FunctionLoss(LossBase):
                     f"{self.display_name}: expected {name} of shape {(size,)}, got "
                     f"{tuple(x.shape)}: pass the sizes of the model to {self.caller}"
                 )
-        return Backend.of(h, theta)
+        backend = Backend.of(h, theta)
+        if backend.library.distributed:
+            raise ArgumentError(
+                f"{self.display_name}: expected a distributed loss, got one of numpy arrays: give "
+                "model.loss(loss), where model is what mfdeq.petsc.distributed returned"
+            )
+        return backend
 
     def _terms(self, backend: Backend, h: Array, theta: Array) -> Array:
         """Return what L returns as a vector of terms; h and theta may be complex."""

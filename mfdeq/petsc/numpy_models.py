@@ -401,3 +401,12 @@ class DistributedLoss(LossBase):
         """Return ∇²_(θ,h) L, by its blocks if the loss has them."""
         whole = self._on_each_rank(self.of.curvature_operator, h, theta)
         return self.model.curvature_operator(Backend.of(h), whole, "curvature of the loss")
+
+    def accuracy(self, h: Array, theta: Array) -> tuple[float, float]:
+        """Return the relative accuracy of the loss."""
+        return self._on_each_rank(self.of.accuracy, h, theta)
+
+    def for_comparison(self) -> LossBase:
+        """Return the loss with independent errors."""
+        other = self.of.for_comparison()
+        return self if other is self.of else DistributedLoss(other, self.model)

@@ -302,3 +302,25 @@ def test_constraints_are_distributed():
     distributed = mp.distributed(model)
     eq = mp.solve(distributed, distributed.params(np.array([1.0, 2.0])))
     np.testing.assert_allclose(distributed.gathered_state(eq.state), [2.0 / 3.0, 1.0 / 3.0])
+
+
+def real_terms(h, theta):
+    h, theta = (np.asarray(x, dtype=float) for x in (h, theta))
+    return np.concatenate([0.5 * (h - 0.1) ** 2 * np.exp(0.1 * h), 0.01 * theta**4])
+
+
+def test_a_loss_from_a_plain_function_keeps_its_accuracy_when_it_is_distributed():
+    loss = mfdeq.loss_from_function(real_terms, N, P)
+    here = mfdeq.solve(Cubic(), THETA)
+    model = mp.distributed(Cubic())
+    theta = model.params(THETA)
+    eq = mp.solve(model, theta)
+    distributed = model.loss(loss)
+    expected = here.gradient(loss)
+    found = model.param_layout.gather(eq.gradient(distributed))
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-10)
+    accuracy = distributed.accuracy(eq.of.state, eq.of.params)
+    assert 0.0 < accuracy[0] < 1e-6
+    assert distributed.for_comparison() is not distributed
+    with pytest.raises(mfdeq.ArgumentError, match=r"give\s+model\.loss\(loss\)"):
+        eq.gradient(loss)
