@@ -180,7 +180,8 @@ class _Iteration:
         self.problem, self.monitor, self.backend = problem, monitor, problem.backend
         self.xp = problem.backend.xp
         self.model: Any = problem.model  # a `BatchModel`
-        self.shape = (self.model.samples, self.model.sample_size)
+        batch: Any = self.model
+        self.shape = (batch.samples, batch.sample_size)
         self.given_sizes = self._given(problem.state_scale())
         self.start = self.H = self._rows(self.backend.copied(h))
         self.largest: Array | None = None  # |h_j| over the iterates after the first step
