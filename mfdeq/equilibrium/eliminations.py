@@ -43,7 +43,7 @@ def eliminate(
     n, m = basis.shape
     scales: tuple[Any, ...]
     if spaces is not None and A.array is not None:
-        scales: tuple[Any, ...] = spaces.rows, spaces.columns
+        scales = spaces.rows, spaces.columns
     else:
         scaling = scaling_of(A)
         scales = tuple(
