@@ -21,6 +21,7 @@ from .choice import WIDE_BLOCK, Choice
 from .delegating_factor import DelegatingFactor
 from .direct.dense_blocks import DenseBlocks
 from .direct.direct import Direct
+from .direct.registry import fastest_package
 from .extreme_entries import ExtremeFactor, extreme_exponent
 from .factor import Factor
 from .operands import operator_of
@@ -45,12 +46,12 @@ class Auto(Solver):
 
     Notes
     -----
-    A dense A, a sparse one of up to 5,000 unknowns, or one of dense blocks on its diagonal, is
-    factorized. For a larger sparse A the choice is the cheapest, for the solves expected, among
-    the packages of `mfdeq.Direct`, CG or GMRES with Jacobi, CG and GMRES with AMG, for a
-    nonsymmetric A also with AMG("air"), and as a last resort GMRES with ILU. The cost of an LU is
-    estimated from its fill. A preconditioner is tried on one right-hand side, unless its set-up and
-    its fewest iterations would cost more than the best alternative known.
+    A dense A, a sparse one of up to 5,000 unknowns, a tridiagonal one, or one of dense blocks on
+    its diagonal, is factorized. For a larger sparse A the choice is the cheapest, for the solves
+    expected, among the packages of `mfdeq.Direct`, CG or GMRES with Jacobi, CG and GMRES with AMG,
+    for a nonsymmetric A also with AMG("air"), and as a last resort GMRES with ILU. The cost of an
+    LU is estimated from its fill. A preconditioner is tried on one right-hand side, unless its
+    set-up and its fewest iterations would cost more than the best alternative known.
 
     By default, a solver with a cheap set-up comes first. It is replaced for good by a factorization
     when the solves so far have cost as much as that would have, so that the total is at most about
@@ -150,6 +151,8 @@ class Auto(Solver):
             why = f"N = {n} is at most {MAX_LU_SIZE}"
         elif DenseBlocks.of(array, A.backend) is not None:
             why = "A is dense blocks on its diagonal"
+        elif (package := fastest_package(A)) is not None:
+            why = f"nothing is faster for this A than a {package.title}"
         else:
             return Choice(sparse_candidates(A), self.solves, self.columns)
         return Choice([Candidate(Direct(), 0.0, 0.0)], self.solves, self.columns, why)

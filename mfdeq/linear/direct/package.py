@@ -63,6 +63,9 @@ class DirectPackage(ABC):
     pivots : bool
         Whether the package exchanges rows wherever needed, so that it factorizes any regular A.
         The last direct solver that "auto" tries is such a package.
+    always_fastest : bool
+        Whether no other solver is faster on the matrices that this package accepts, so that "auto"
+        chooses it for them without estimates.
     cost_on_host, cost_on_device : PackageCost or None
         The time model for an A in the memory of the host or of a device; None if "auto" must not
         choose the package there.
@@ -114,6 +117,7 @@ class DirectPackage(ABC):
     title: str
     equilibrates = True
     pivots = False
+    always_fastest = False
     cost_on_host: PackageCost | None = None
     cost_on_device: PackageCost | None = None
     max_renewed_bytes: float = MAX_RENEWED_BYTES

@@ -50,6 +50,14 @@ def default_packages(A: Operator) -> Iterator[tuple[DirectPackage, float]]:
             yield package, max_operations
 
 
+def fastest_package(A: Operator) -> DirectPackage | None:
+    """Return the package that is faster for A than any other solver, or None."""
+    for package in reversed(PACKAGES.values()):
+        if package.always_fastest and not package.obstacle(A):
+            return package
+    return None
+
+
 def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float, float]]:
     """Estimate the times of the packages that suit a sparse A.
 

@@ -32,6 +32,7 @@ class TridiagonalPackage(DirectPackage):
     name = "tridiagonal"
     title = "tridiagonal LU"
     pivots = True
+    always_fastest = True
     max_renewed_bytes = math.inf  # a factorization costs less than two products
 
     def obstacle(self, A: Operator) -> str:

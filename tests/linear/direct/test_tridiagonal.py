@@ -94,3 +94,32 @@ def test_the_steps_of_newton_each_get_a_new_factorization():
     report = mfdeq.solve(Chain(), np.ones(n), solver=solver).report
     assert report.forward.setups == report.iterations
     assert report.forward.iterations == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("solves", [None, 1, 1000])
+def test_auto_chooses_this_factorization_at_any_size(dtype, solves):
+    n = 20_000  # above the size up to which every A is factorized
+    A = tridiagonal(n, dtype=dtype, middle=4.0)
+    solver = mfdeq.Auto(solves)
+    factor = solver.setup(operator(A, dtype=dtype))
+    assert factor.name == "Direct (tridiagonal LU)"
+    assert solver.choices == [
+        "solver: Direct (tridiagonal LU), because nothing is faster for this A than a "
+        "tridiagonal LU"
+    ]
+    rtol = 1e-10 if dtype == "float64" else 1e-5
+    for solve, matrix in ((factor.solve, A), (factor.solve_adjoint, A.T)):
+        for shape in ((n,), (n, 3)):
+            b = RNG.standard_normal(shape).astype(dtype)
+            assert np.linalg.norm(matrix @ solve(b) - b) <= rtol * np.linalg.norm(b)
+    assert factor.counts.iterations == 0
+
+
+def test_auto_leaves_matrices_that_are_only_nearly_tridiagonal_to_others():
+    n = 20_000
+    A = tridiagonal(n, middle=4.0).tolil()
+    A[0, 1], A[0, n - 1] = 0.0, 0.5
+    A = A.tocsr()
+    A.eliminate_zeros()
+    assert "tridiagonal" not in mfdeq.Auto().setup(A).name
