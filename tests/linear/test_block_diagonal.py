@@ -47,7 +47,9 @@ def test_algebra_keeps_the_blocks():
 
 
 @pytest.mark.parametrize(
-    "solver", [mfdeq.Auto(), mfdeq.Direct(), mfdeq.Krylov("gmres"), Reused(mfdeq.Auto())], ids=str
+    "solver",
+    [mfdeq.Auto(), mfdeq.Direct(), mfdeq.Krylov("gmres"), Reused(mfdeq.Auto())],
+    ids=["auto", "direct", "gmres", "reused"],
 )
 @pytest.mark.parametrize("b", SIDES, ids=["vector", "block", "column"])
 def test_every_solver_inverts_the_blocks(solver, b):
