@@ -113,7 +113,7 @@ class Operator:
 
     def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Join the class to the LinearOperator of the source's array library."""
-        backend = source if type(source) is Backend else getattr(source, "backend", None)
+        backend = source if isinstance(source, Backend) else getattr(source, "backend", None)
         if backend is None:
             raise TypeError(
                 f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
