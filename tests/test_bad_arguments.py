@@ -201,7 +201,7 @@ ARGUMENTS = table(
         for loss in (None, [LOSS], 3.0)
     ],
     ("loss of a functional", lambda: mfdeq.ReducedFunctional(Toy(), min), "the loss: expected"),
-    ("on_failure", lambda: mfdeq.ReducedFunctional(Toy(), LOSS, on_failure="nan"), "'inf', got"),
+    ("on_failure", lambda: mfdeq.ReducedFunctional(Toy(), LOSS, on_failure="nan"), "'mask', got"),
     ("loss of verify", lambda: mfdeq.verify(Toy(), THETA, loss=min), "the loss: .*got builtin"),
     *[
         (f"k: {k!r}", lambda k=k: mfdeq.eigsh(H, k), f"k: expected an .* P = {P}, got")

@@ -212,6 +212,7 @@ def test_the_cost_of_error_estimates_is_tabulated():
 
 
 def test_many_experiments_are_compared_with_blocks_by_hand():
+    pytest.importorskip("threadpoolctl", reason="the fast extra is not installed")
     table = benchmark("experiments", "--small", "--repeats", "1", program="many")
     rows = re.findall(r"^  (\d+ sources, .*?) +([\d.]+) +([\d.]+) +[\d.]+ \(", table, re.MULTILINE)
     assert len(rows) >= 2

@@ -79,6 +79,7 @@ class References:
     Examples
     --------
     >>> import numpy as np
+    >>> __name__ = "models"  # a module of a user, since those of this package are not searched
     >>> weights = np.ones(3)
     >>> snapshot = References(lambda h: weights * h).snapshot()
     >>> snapshot.has_changed()

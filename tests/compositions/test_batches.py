@@ -64,8 +64,7 @@ def make(source, x=X, kind="map", **fields):
 @pytest.fixture(scope="module")
 def truth():
     """The states, the gradient and the Hessian of the loss of the batch, by JAX alone."""
-    import jax
-
+    jax = pytest.importorskip("jax")
     jnp, _ = library("from_jax")
 
     def states(theta):

@@ -59,7 +59,7 @@ def test_other_branches_through_a_double_point_are_followed_with_any_step(case, 
         assert branch.points[-1].t == pytest.approx(WIDTH)
 
 
-@pytest.mark.parametrize("share", [0.02, slow(1e-3)])
+@pytest.mark.parametrize("share", [slow(0.02), slow(1e-3)])
 def test_branches_that_tenfold_symmetry_hardly_separates_are_followed(share):
     """Five cells with odd reactions: between branches g is of the tenth power of the amplitude."""
     model = ring(5, "odd")

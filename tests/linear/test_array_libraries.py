@@ -215,7 +215,10 @@ def nearly_dependent(seed, columns, smallest, dtype):
     return ((left * np.geomspace(1, smallest, columns)) @ right.T).astype(dtype)
 
 
-NEARLY_DEPENDENT = pytest.mark.parametrize("smallest", [1e-3, 1e-5, 1e-8, 1e-9, 1e-13, 1e-17])
+NEARLY_DEPENDENT = pytest.mark.parametrize(
+    "smallest",
+    [pytest.param(x, marks=pytest.mark.slow) for x in (1e-3, 1e-5, 1e-13)] + [1e-8, 1e-9, 1e-17],
+)
 
 
 @NEARLY_DEPENDENT

@@ -96,10 +96,7 @@ def test_correct_derivatives_pass_in_random_units(seed):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("rows", "all") else pytest.mark.slow)
-        for name in PROBLEMS
-    ],
+    [pytest.param(name, marks=[] if name == "rows" else pytest.mark.slow) for name in PROBLEMS],
 )
 def test_wrong_derivatives_are_found_and_named(name):
     model, theta = problem(name)

@@ -220,7 +220,17 @@ def assert_blamed(verification, field):
 
 @pytest.mark.parametrize(
     ("mutant", "name"),
-    [pytest.param(m, n, id=f"{m.name}-{n}".replace(" ", "_")) for m in MUTANTS for n in m.on],
+    [
+        pytest.param(
+            mutant,
+            name,
+            id=f"{mutant.name}-{name}".replace(" ", "_"),
+            # Each mutant has a fast test, of one of the models for which there is the mutant.
+            marks=[] if j == i % len(mutant.on) else pytest.mark.slow,
+        )
+        for i, mutant in enumerate(MUTANTS)
+        for j, name in enumerate(mutant.on)
+    ],
 )
 def test_verify_fails_for_a_mutant_of_the_model(mutant, name):
     case = NAMED[name]
