@@ -15,6 +15,7 @@ from typing import Any
 from ..arrays.backend import host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
+from .jax_callback import as_callback
 from .products import DERIVATIVES, TRANSPOSES
 
 THIRD_ORDER_ADVICE = (
@@ -60,9 +61,10 @@ class Primitives:
         def lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
             # Unlike `jax.pure_callback` this leaves the operands arrays of numpy. To make arrays of
             # JAX of them takes a thread, and all threads may be waiting in such callbacks.
-            results, _, _ = mlir.emit_python_callback(
+            program = ctx.module_context
+            results, _, callback = mlir.emit_python_callback(
                 ctx,
-                lambda *x: (host.asarray(on_host(*map(host.asarray, x), **params)),),
+                as_callback(jax, functools.partial(on_host, **params), program.get_backend()),
                 None,
                 list(operands),
                 ctx.avals_in,
@@ -70,6 +72,7 @@ class Primitives:
                 has_side_effect=False,
                 returns_token=False,
             )
+            program.add_keepalive(callback)
             return results
 
         def batched(operands: Any, axes: Any, **params: Any) -> Any:

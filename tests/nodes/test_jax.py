@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -451,3 +454,42 @@ def test_large_nodes_of_several_threads_do_not_wait_for_each_other():
         thread.join(timeout=120)
     for i, size in enumerate(h):
         close(found[i], np.full(n, 1.0 / (1.0 + 3.0 * size**2)), 1e-9)
+
+
+# A callback holds the only thread of JAX's client, and the map of a large state needs one, too.
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp, numpy as np, threading
+import mfdeq
+
+n = 60_000
+zeros = np.zeros(n, np.float32)
+f = lambda h, t: 0.2 * jnp.sin(jnp.roll(h, 1)) + t
+state = mfdeq.to_jax(mfdeq.from_jax(f, zeros, zeros, "map"))
+loss = jax.jit(jax.value_and_grad(lambda t: (state(2.0 * t) ** 2).sum()))
+theta = jnp.ones(n, jnp.float32)
+loss(theta)
+
+def run(k):
+    value, gradient = loss(theta * k)  # theta * k is still being computed
+    h = 2.0 * k
+    for _ in range(50):
+        h = 0.2 * np.sin(h) + 2.0 * k
+    np.testing.assert_allclose(value, n * h**2, rtol=1e-4)
+    np.testing.assert_allclose(gradient, 4.0 * h / (1.0 - 0.2 * np.cos(h)), rtol=1e-4)
+    done.append(k)
+
+done = []
+threads = [threading.Thread(target=run, args=(k,)) for k in (0.1, 0.2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(done) == 2
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities on this system")
+def test_programs_with_large_states_end_on_one_core():
+    subprocess.run([sys.executable, "-c", ON_ONE_CORE], check=True, timeout=300)
