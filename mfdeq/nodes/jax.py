@@ -54,10 +54,8 @@ def to_jax(model: Model | Functional, **solve_options: Any) -> JaxNode:
     one after the other, and the right-hand sides at one theta as a block.
 
     Under `jax.jit` arrays are passed to the host by a callback, and errors are JAX's, with the
-    message of ours. `last_error` returns the latter. A callback holds one of the threads of JAX,
-    and the function of a large model from `from_jax` needs another one: on a single core, or with
-    several such programs at once, set the environment variable ``NPROC=16`` before the first use of
-    JAX, or they wait for each other for ever.
+    message of ours. `last_error` returns the latter. Inside callbacks the function of a model from
+    `from_jax` is computed on the CPU.
 
     Examples
     --------
