@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from ..arrays.backend import Array, Backend, host
 from ..compositions.batched_equilibrium import BatchedEquilibrium
-from ..compositions.sample_newton import BlockStep, SampleNewton, SampleStep
+from ..compositions.sample_newton import SampleNewton
+from ..compositions.sample_steps import BlockStep, SampleStep
 from ..errors import ArgumentError, ModelError
 from ..linear.block_diagonal import BlockDiagonal
 from ..models.library_function import LibraryFunction

@@ -526,6 +526,20 @@ def test_verify_passes():
     assert mfdeq.verify(model, THETA, loss)
 
 
+def test_steps_from_the_start_are_computed_once_if_all_samples_converge(monkeypatch):
+    model, states = make("jax"), []
+    compute = type(model).sample_step
+
+    def counted(self, H, theta, sizes):
+        states.append(np.array(H))
+        return compute(self, H, theta, sizes)
+
+    monkeypatch.setattr(type(model), "sample_step", counted)
+    mfdeq.solve(model, THETA)
+    assert len(states) > 1
+    assert not any(np.array_equal(H, states[0]) for H in states[1:])
+
+
 def test_samples_whose_iteration_cycles_begin_again_with_a_stricter_line_search():
     """atan(10 h) - a: Newton's method overshoots, but its steps reduce the residual if short."""
     jnp, _ = library("from_jax")
