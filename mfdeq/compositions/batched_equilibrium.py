@@ -13,7 +13,7 @@ from ..equilibrium.reduced_hessian import ReducedHessian
 from ..equilibrium.singularity import describe
 from ..equilibrium.uniqueness import Examined, examine_singularity
 from ..errors import SingularStateError
-from ..linear.block_diagonal import BlockDiagonalFactor, multiply_blocks
+from ..linear.block_diagonal import BlockDiagonal, BlockDiagonalFactor, multiply_blocks
 from ..linear.scaling import Scaling
 from ..locks import cached_property
 from ..models.losses import LossBase
@@ -175,6 +175,8 @@ class BatchedEquilibrium(Equilibrium):
     def examined(self) -> Examined:
         """The factor of A with what is known about the singularity of its blocks."""
         A, report, problem = self.linearized.A, self.report, self.problem
+        if not isinstance(A, BlockDiagonal):  # of a class that derives from a batch
+            return super().examined
         try:
             factor = self.solver.setup_for_equilibrium(A, report.linear)
             report.record_solver(factor.name, self.solver.choices)

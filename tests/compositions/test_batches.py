@@ -554,3 +554,19 @@ def test_samples_whose_iteration_cycles_begin_again_with_a_stricter_line_search(
     )
     eq = mfdeq.solve(model, np.array([10.0, 0.0]))
     np.testing.assert_allclose(eq.samples[:, 0], np.tan([0.1, -0.5, 1.2]) / 10)
+
+
+def test_a_class_that_derives_from_a_batch_may_have_another_matrix():
+    model = mfdeq.from_function(
+        lambda h, w, x: np.tanh(w * h + x), 2, 2, "map", args=np.ones((3, 2)), batched=True
+    )
+
+    class Dense(type(model)):
+        def linearize(self, h, theta):
+            found = super().linearize(h, theta)
+            return mfdeq.Linearization(found.d_state.toarray(), found.d_params, found.curvature)
+
+    theta, expected = np.array([0.3, 0.5]), mfdeq.solve(model, np.array([0.3, 0.5]))
+    model.__class__ = Dense
+    eq = mfdeq.equilibrium_at(model, theta, expected.state)
+    np.testing.assert_allclose(eq.sensitivity.toarray(), expected.sensitivity.toarray(), rtol=1e-8)
