@@ -83,8 +83,8 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
         rows = self.shape[0]
         if isinstance(H, ReducedOperator):
             matrix = _system(H, self.sigma, M)
-            states = H.parts[0][1].eq.forcing.shape[0]
-            rows = rows + states + states
+            states = H.backend.device.rows(H.parts[0][1].eq.forcing.shape[0]).total
+            rows = H.backend.device.rows(rows).total + states + states
         else:
             matrix = assemble(H, "H")
             matrix.axpy(-self.sigma, _identity(H) if M is None else M)
@@ -98,7 +98,7 @@ class ShiftedInverse(lagrangian.ShiftedInverse):
             system.backend,
             system._apply,
             lambda b: factor._attempt(b, factor.rtol, False),
-            system.shape[0],
+            rows,  # with the summands, since other arrays of as many rows may be split otherwise
         )
         factor.negative_pivots = lambda: _negative_pivots(factor)
         return factor
