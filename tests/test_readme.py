@@ -11,11 +11,11 @@ README = (ROOT / "README.md").read_text("utf-8")
 INDEX = (ROOT / "docs" / "index.rst").read_text("utf-8")
 
 
-def package_setup():
-    spec = importlib.util.spec_from_file_location("package_setup", ROOT / "setup.py")
+def absolute_links():
+    spec = importlib.util.spec_from_file_location("links", ROOT / ".ci" / "absolute_links.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return module.with_absolute_links
 
 
 def links(text):
@@ -29,9 +29,9 @@ def test_links_point_to_files():
 
 
 def test_links_are_absolute_once_the_repository_has_an_address():
-    description = package_setup().description
-    assert description(README, "") == README
-    absolute = description(README, "https://forge.example/mfdeq")
+    with_absolute_links = absolute_links()
+    assert with_absolute_links(README, "") == README
+    absolute = with_absolute_links(README, "https://forge.example/mfdeq")
     assert [link for link in links(absolute) if not link.startswith("https:")] == []
     picture = "https://forge.example/mfdeq/raw/main/docs/_static/groundwater.png"
     assert picture in links(absolute)
