@@ -177,7 +177,7 @@ class FunctionLoss(LossBase):
         step_factor: float = 1.0,
     ) -> None:
         self.L, self.sizes, self.step_rule, self.step_factor = L, sizes, step_rule, step_factor
-        self.references = References(L)
+        self.references = References(L, data)
         self._data, self._given = data, sparsity
         self._sparsity: Sparsity | None = None  # once the number of terms is known
         self._curvature_sparsity: Sparsity | None = None  # once entries are asked for

@@ -35,7 +35,7 @@ class FunctionModel(ConfiguredModel):
         order: int = 2,
         args: Any = None,
     ) -> None:
-        self.f, self._references = f, References(f)
+        self.f = f
         self._set_data(convert_args(PLAIN, args))
         self.state_size, self.param_size = sizes
         self.step_rule, self.order = step_rule, order
@@ -55,6 +55,10 @@ class FunctionModel(ConfiguredModel):
         self._sparsity.patterns = tuple(DETECT if p is None else p for p in patterns)
 
     caller = "mfdeq.from_function"
+
+    def _set_data(self, data: tuple[Any, ...]) -> None:
+        super()._set_data(data)
+        self._references = References(self.f, data)
 
     def evaluate(self, h: Array, theta: Array) -> Array:
         """Return f(h, theta), with the data as a third argument if there are any."""

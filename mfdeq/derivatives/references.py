@@ -13,7 +13,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..arrays.library import find_library
@@ -75,6 +75,8 @@ class References:
     Parameters
     ----------
     function : callable
+    data : tuple, optional
+        Objects that are passed to the function besides its point.
 
     Examples
     --------
@@ -89,12 +91,12 @@ class References:
     True
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], data: tuple[Any, ...] = ()) -> None:
+        self.function, self.data = function, data
         self._found: list[Reference] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return References, (self.function,)
+        return References, (self.function, self.data)
 
     def current(self) -> list[Reference]:
         """Return what the function refers to now."""
@@ -102,6 +104,7 @@ class References:
         if found is None or replaced(found):
             search = _Search()
             search.add(self.function, "")
+            search.add_held(self.data, "args")
             search.run()
             self._found = found = search.found
         return found
@@ -182,6 +185,11 @@ class _Search:
             self.added[id(value)] = value
             self.waiting.append((value, name))
 
+    def add_held(self, values: Iterable[Any], name: str) -> None:
+        """Add objects that no assignment replaces, such as bound arguments."""
+        for value in values:
+            self._refer(name, functools.partial(_same, value), value)
+
     def run(self) -> None:
         """Search the objects that have been added, and those that they refer to."""
         while self.waiting and len(self.found) <= MAX_REFERENCES:
@@ -192,8 +200,8 @@ class _Search:
 
     def _visit(self, value: Any, name: str) -> None:
         if isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
-                self.add(part, name)
+            self.add(value.func, name)
+            self.add_held((*value.args, *value.keywords.values()), name)
         elif isinstance(value, types.MethodType):
             self._visit_method(value, name)
         elif isinstance(value, types.FunctionType):
@@ -243,8 +251,8 @@ class _Search:
         for table, names in ((variables, used.variables), (sys.modules, used.modules)):
             for name in names & table.keys():
                 self._refer(name, functools.partial(table.get, name, MISSING), table[name])
-        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self.add(default, "")
+        self.add_held(function.__defaults__ or (), "a default")
+        self.add_held((function.__kwdefaults__ or {}).values(), "a default")
 
     def _visit_container(self, value: Any, name: str) -> None:
         find = functools.partial(_identities, value)
@@ -368,6 +376,10 @@ def _is_installed(module: str | None) -> bool:
 
 def _module_of(value: Any) -> str:
     return value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _content(cell: Any) -> Any:

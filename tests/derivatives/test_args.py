@@ -245,3 +245,33 @@ def test_patterns_are_detected_with_the_data():
     np.testing.assert_allclose(
         eq.sensitivity.toarray(), closed_over(OTHER).sensitivity.toarray(), rtol=1e-7, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("kind", ["model", "loss"])
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("products", [0, 1])
+def test_data_of_plain_functions_that_are_changed_in_place_are_noticed(kind, replaced, products):
+    n = 40  # so many that second derivatives are not tabulated
+
+    def f(h, theta, args):
+        return 0.3 * np.cos(args["W"] @ h) + theta
+
+    def L(h, theta, args):
+        return ((args["W"] @ h) ** 3).sum() + (theta**2).sum()
+
+    W, theta, v = np.eye(n) + 0.1 / n, np.linspace(0.1, 0.3, n), np.linspace(1.0, 2.0, n)
+    args = {"W": np.eye(n) if replaced else W}
+    if kind == "model":
+        model = mfdeq.from_function(f, n, n, "map", args=args)
+        model = model.with_args({"W": W}) if replaced else model
+        eq = mfdeq.solve(model, theta, error_estimates=False)
+        H = eq.hessian(mfdeq.LeastSquares(np.arange(n), np.zeros(n)))
+    else:
+        loss = mfdeq.loss_from_function(L, n, n, args=args)
+        loss = loss.with_args({"W": W}) if replaced else loss
+        H, v = loss.curvature_operator(theta, theta), np.concatenate([v, v])
+    for _ in range(products):
+        H @ v
+    W *= 0.5
+    with pytest.raises(mfdeq.ModelError, match="changed before all of its derivatives"):
+        H @ v[::-1]

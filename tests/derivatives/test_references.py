@@ -152,6 +152,21 @@ def array_in_place():
     return lambda h: W * h, lambda: np.multiply(W, 0.5, out=W)
 
 
+def bound_array():
+    W = np.full(N, 0.3)
+    return functools.partial(np.multiply, W), lambda: np.multiply(W, 0.5, out=W)
+
+
+def default_array():
+    W = np.full(N, 0.3)
+    return lambda h, W=W: W * h, lambda: np.multiply(W, 0.5, out=W)
+
+
+def default_array_of_a_keyword():
+    W = np.full(N, 0.3)
+    return lambda h, *, W=W: W * h, lambda: np.multiply(W, 0.5, out=W)
+
+
 def array_of_a_list():
     W = [np.full(N, 0.3)]
     return lambda h: W[0] * h, lambda: W[0].__setitem__(1, 0.2)
@@ -201,6 +216,9 @@ CHANGES = [
     decorated,
     imported,
     array_in_place,
+    bound_array,
+    default_array,
+    default_array_of_a_keyword,
     array_of_a_list,
     sparse_matrix_in_place,
     spline_in_place,
