@@ -66,7 +66,7 @@ class ComplexStepVerdict:
 
 
 NOT_ANALYTIC = ComplexStepVerdict(
-    False, "f is not analytic: the complex step is not its derivative", lasting=True
+    False, "the function is not analytic: the complex step is not its derivative", lasting=True
 )
 
 
@@ -81,7 +81,7 @@ def judge_complex_step(d: Derivatives) -> ComplexStepVerdict:
             direction, derivative = _along_random_direction(d)
     except Exception as error:
         why = "it returns no complex array" if isinstance(error, ModelError) else f"{error}"
-        reason = f"f does not accept complex arrays: {why or type(error).__name__}"
+        reason = f"the function does not accept complex arrays: {why or type(error).__name__}"
         return ComplexStepVerdict(False, reason, isinstance(error, (TypeError, ModelError)))
     if not d.backend.all(d.backend.xp.isfinite(derivative)):
         return ComplexStepVerdict(False, "the complex step is not finite")
@@ -156,7 +156,9 @@ def _compare_within_errors(
         error = xp.where(better, xp.abs(derivative - short), error)
         size = xp.where(better, xp.abs(short), size)
     if smallest is None:
-        return ComplexStepVerdict(False, "f has no value nearby to compare the complex step with")
+        return ComplexStepVerdict(
+            False, "there is no value nearby to compare the complex step with"
+        )
     largest = xp.maximum(xp.abs(derivative), size)
     informative = smallest < MAX_INFORMATIVE_ERROR * largest
     wrong = error > smallest + RTOL_ROUNDINGS * backend.eps**0.5 * size

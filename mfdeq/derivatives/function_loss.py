@@ -26,13 +26,14 @@ from .directional_derivatives import DirectionalDerivatives
 from .function_model import COMPARISON_STEP_FACTOR, MAX_COLUMNS
 from .hessians import MAX_DENSE_SIZE
 from .nearby_points import nearby_point, typical_sizes
-from .numerical_jacobians import NumericalJacobians
+from .numerical_jacobians import Advice, NumericalJacobians
 from .references import References, Unchanged
 from .second_derivatives import SecondDerivatives
 from .sparsity import DETECT, Sparsity
 from .steps import StepRule
 
 PATTERN_RTOL_FACTOR = 100.0  # tolerance of the test of the Hessian's pattern, in errors of products
+ADVICE = Advice("mfdeq.loss_from_jax", "give the curvature by hand with mfdeq.Loss")
 POINTS = 2  # whose derivatives are kept: an equilibrium, and the corrected state of its estimates
 
 
@@ -362,7 +363,7 @@ class FunctionLoss(LossBase):
         )
         if derivatives.verdict.lasting:
             self._refusal = derivatives.verdict.reason
-        jacobians = NumericalJacobians(derivatives, self._patterns(value.shape[0]))
+        jacobians = NumericalJacobians(derivatives, self._patterns(value.shape[0]), ADVICE)
         point = _Point(self, h, theta, value, jacobians)
         self._points = (point, *self._points)[:POINTS]
         return point

@@ -152,8 +152,8 @@ class MixedModel(Model):
                 f"{self.display_name}: its second derivatives, by differences of first "
                 f"derivatives, have a relative error of about {error:.0e}, since they are small "
                 "beside the first derivatives in the same rows, whose rounding hides them, or "
-                "since f bends over a small part of the size of a variable. Pass a model with the "
-                "curvature",
+                "since the function bends over a small part of the size of a variable. Pass a "
+                "model with the curvature",
                 AccuracyWarning,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import sparse
 
@@ -38,6 +38,21 @@ MAX_FILL = 0.3
 SECOND_DERIVATIVES = ("curvature", "second")
 
 
+class Advice(NamedTuple):
+    """What a message suggests where numerical derivatives have few digits.
+
+    Attributes
+    ----------
+    automatic : str
+        The public function for automatic derivatives.
+    with_curvature : str
+        The way to give the curvature by hand.
+    """
+
+    automatic: str = "mfdeq.from_jax"
+    with_curvature: str = "pass a model with the curvature to mfdeq.mixed"
+
+
 class NumericalJacobians:
     """The derivatives df/dh and df/dtheta at one point, each computed when it is first used.
 
@@ -47,8 +62,13 @@ class NumericalJacobians:
     sparsity : Sparsity
     """
 
-    def __init__(self, derivatives: DirectionalDerivatives, sparsity: Sparsity) -> None:
-        self.derivatives, self.sparsity = derivatives, sparsity
+    def __init__(
+        self,
+        derivatives: DirectionalDerivatives,
+        sparsity: Sparsity,
+        advice: Advice = Advice(),  # noqa: B008, it is immutable
+    ) -> None:
+        self.derivatives, self.sparsity, self.advice = derivatives, sparsity, advice
         self.backend = derivatives.backend
         self._value = derivatives.latest_value
         self._columns: dict[int, Columns] = {}  # by the index in FIELDS
@@ -240,16 +260,15 @@ class NumericalJacobians:
             f"its second derivatives, by differences of {source}, have a relative error of about "
             f"{error:.0e}"
         )
+        instead = f"{self.advice.with_curvature}, or use {self.advice.automatic}"
         if truncation > 0.5 * error:
             return (
-                f"{lost}, since f bends over a small part of the size of a variable, or not "
-                "smoothly. Pass such lengths as scale=, pass a model with the curvature to "
-                "mfdeq.mixed, or use mfdeq.from_jax"
+                f"{lost}, since the function bends over a small part of the size of a variable, or "
+                f"not smoothly. Pass such lengths as scale=, {instead}"
             )
         return (
             f"{lost}, since they are small beside the first derivatives in the same rows, "
-            "whose rounding hides them. Leave out of f what is linear and large, pass a model with "
-            "the curvature to mfdeq.mixed, or use mfdeq.from_jax"
+            f"whose rounding hides them. Leave out what is linear and large, {instead}"
         )
 
     def sources(self, order: int) -> dict[str, str]:
@@ -291,9 +310,9 @@ class NumericalJacobians:
         noise = self.row_noise if both else self._relative_noise([self._computed(0)], self._terms)
         return (
             f"its first derivatives, by differences, have a relative error of about {error:.0e}, "
-            f"since f has noise of {noise:.0e} of its terms. Look for single precision, tables or "
-            "loose tolerances inside f, write f so that it accepts complex arrays, or use "
-            "mfdeq.from_jax"
+            f"since the function has noise of {noise:.0e} of its terms. Look for single precision, "
+            "tables or loose tolerances inside, write it so that it accepts complex arrays, or use "
+            f"{self.advice.automatic}"
         )
 
     def _relative_noise(self, columns: list[Columns], terms: Any = 0.0) -> float:

@@ -28,9 +28,8 @@ TRUNCATION_SEEDS = (45, 47)
 MAX_BENDING = 0.1  # relative change of f' within a step, above which differences are useless
 SAMPLE_FACTOR = 2.0  # safety factor of an error that is measured once
 MAX_GROUPS = 3  # of variables whose truncation errors are measured
-MIN_SIMILAR_SIZE = (
-    1 / 30
-)  # sizes of variables in lengths over which f bends, relative to the largest
+# Sizes of variables in lengths over which f bends, relative to the largest.
+MIN_SIMILAR_SIZE = 1 / 30
 EXCESS_FACTOR = 10.0  # truncation errors in units of the noise, above which steps are shortened
 
 
