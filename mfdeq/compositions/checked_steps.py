@@ -11,13 +11,13 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, is_sparse
 from ..errors import ModelError
-from ..linear.operands import have_equal_entries
+from ..linear.operands import fingerprint, have_equal_entries
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
 from .step_curvature import CheckedStepCurvature
 from .step_model import Start, StepLinearization, StepModel
 
-MAX_SHARED_MATRICES = 8  # of each kind, with which those of another step are compared
+MAX_SHARED_MATRICES = 8  # of each kind, which those of another step may turn out to be
 
 
 @dataclass
@@ -107,14 +107,15 @@ class CheckedSteps:
         self.evaluations = self.linearizations = 0
         self.start = self._of_start("value", (self.size, 1), start.value)
         self._kept: dict[int, tuple[Array, Array, CheckedStep]] = {}
-        self._shared: dict[str, list[tuple[Any, Operator]]] = {}
+        # By field and by fingerprint: what the user has returned, and its operator.
+        self._shared: dict[str, dict[Any, tuple[Any, Operator]]] = {}
         if earlier is not None and earlier.backend == backend:
             self._shared = earlier._shared
 
     @property
     def shared_matrices(self) -> list[Operator]:
         """The latest matrices d_state, which those of other steps may turn out to be."""
-        return [operator for _, operator in self._shared.get("d_state", [])]
+        return [operator for _, operator in self._shared.get("d_state", {}).values()]
 
     # The start.
 
@@ -205,19 +206,19 @@ class CheckedSteps:
         self, field: str, given: Any, shape: tuple[int, int], name: str, test_adjoint: bool
     ) -> Operator:
         """Return a derivative as an operator, which is that of another step if it is equal."""
-        shared = self._shared.setdefault(field, [])
-        for known, operator in shared:
+        shared = self._shared.setdefault(field, {})
+        for known, operator in list(shared.values()):  # which another thread may change
             if given is known and _unchanged(given, operator):
                 return operator
         operator = as_operator(
             self.backend, given, shape, f"{field} of {name}", test_adjoint=test_adjoint
         )
-        for i, (_, other) in enumerate(shared):
-            if have_equal_entries(operator, other):
-                shared[i] = given, other  # the next step may return the same object
-                return other
-        shared.append((given, operator))
-        del shared[:-MAX_SHARED_MATRICES]
+        key = fingerprint(operator)
+        _, same = shared.pop(key, (None, operator))
+        operator = same if have_equal_entries(operator, same) else operator
+        shared[key] = given, operator  # the next step may return the same object
+        if len(shared) > MAX_SHARED_MATRICES:
+            shared.pop(next(iter(list(shared))), None)
         return operator
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arrays.backend import Array, array_on_host, is_dense
-from ..linear.operands import COMPARED_FIRST, have_equal_entries
+from ..arrays.backend import Array
+from ..linear.operands import fingerprint, have_equal_entries
 from ..linear.repeated import RepeatedFactor
 from ..locks import cached_property
 from ..models.losses import LossBase
@@ -40,7 +40,7 @@ def group_equal(operators: Sequence[Operator], solvers: Sequence[str]) -> list[l
     groups: list[list[int]] = []
     candidates: dict[Any, list[list[int]]] = {}
     for i, (A, solver) in enumerate(zip(operators, solvers, strict=True)):
-        alike = candidates.setdefault((solver, *_fingerprint(A)), [])
+        alike = candidates.setdefault((solver, *fingerprint(A)), [])
         for group in alike:
             if have_equal_entries(operators[group[0]], A):
                 group.append(i)
@@ -50,17 +50,6 @@ def group_equal(operators: Sequence[Operator], solvers: Sequence[str]) -> list[l
             alike.append(group)
             groups.append(group)
     return groups
-
-
-def _fingerprint(A: Operator) -> tuple[Any, ...]:
-    """Return what equal matrices have in common, which tells most others apart."""
-    array, backend = A.array, A.backend
-    if array is None:
-        return (id(A),)
-    entries = backend.xp.reshape(array, (-1,)) if is_dense(array) else array.data
-    step = max(1, entries.shape[0] // COMPARED_FIRST)
-    sample = array_on_host(entries[::step]).tobytes()
-    return backend.library_name, str(backend.dtype), A.shape, entries.shape, sample
 
 
 def share_factor(equilibria: Sequence[Equilibrium]) -> None:

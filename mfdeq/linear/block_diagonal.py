@@ -149,6 +149,10 @@ class BlockDiagonal(Operator):
             (xp.reshape(self.blocks, (-1,)), xp.reshape(columns, (-1,)), starts), shape=self.shape
         )
 
+    def stored_entries(self) -> tuple[Any, ...]:
+        """Return the blocks, by which matrices are compared."""
+        return BlockDiagonal, self.blocks
+
     def factor_of_parts(self, solver: Any, counts: LinearCounts) -> BlockDiagonalFactor:
         """Return the factor of the blocks, whichever solver is asked."""
         return BlockDiagonalFactor(self, counts)

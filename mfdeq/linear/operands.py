@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import Backend, is_dense, is_sparse
+from ..arrays.backend import Backend, array_on_host, is_sparse
 from ..arrays.memory import reserve
 from ..arrays.sparse import to_canonical_format
 from ..errors import ArgumentError
@@ -16,6 +16,7 @@ ASSEMBLY_COLUMNS = 128  # of the identity, multiplied at once
 MAX_SPARSE_DENSITY = 0.25  # share of entries up to which an assembled matrix is stored as sparse
 MIN_SPARSE_SIZE = 50
 COMPARED_FIRST = 64  # entries by which two matrices are compared before the others
+MAX_COMPARED_AT_ONCE = 4_096  # entries of matrices that are compared without that
 
 
 def operator_of(A: Any) -> Operator:
@@ -114,31 +115,40 @@ def matrix_or_products(A: Operator) -> Any:
 def have_equal_entries(A: Operator, B: Operator) -> bool:
     """Return whether two operators are known to be the same matrix, with the same scales.
 
-    Some entries are compared first, which tell most pairs apart.
+    Some entries are compared first, which tell most pairs apart. To find the same matrix among
+    many, look it up by its `fingerprint`.
     """
     if A is B:
         return True
-    a, b = A.array, B.array
-    if a is None or b is None or type(a) is not type(b) or a.shape != b.shape:
+    a, b = A.stored_entries(), B.stored_entries()
+    if a is None or b is None or a[0] is not b[0] or A.shape != B.shape:
         return False
     if A.scales is not None or B.scales is not None:
         for x, y in zip(A.scales or (None, None), B.scales or (None, None), strict=True):
             if (x is None) != (y is None) or (x is not None and not _equal(A.backend, x, y)):
                 return False
-    if is_dense(a):
-        if a.shape[0] <= COMPARED_FIRST:
-            return _equal(A.backend, a, b)
-        parts = [(a, b)]
-    elif a.format != b.format or a.nnz != b.nnz:
+    samples = (_sample(A.backend, stored[1]) for stored in (a, b))
+    if a[1].size > MAX_COMPARED_AT_ONCE and not _equal(A.backend, *samples):
         return False
-    else:
-        parts = [(a.data, b.data), (a.indptr, b.indptr), (a.indices, b.indices)]
-    xp, (first, second) = A.backend.xp, parts[0]
-    step = max(1, first.size // COMPARED_FIRST)
-    first, second = (xp.reshape(x, (-1,))[::step] for x in (first, second))
-    return _equal(A.backend, first, second) and all(
-        x is y or _equal(A.backend, x, y) for x, y in parts
-    )
+    return all(x is y or _equal(A.backend, x, y) for x, y in zip(a[1:], b[1:], strict=True))
+
+
+def fingerprint(A: Operator) -> tuple[Any, ...]:
+    """Return a key that equal matrices have in common, and that tells most others apart.
+
+    It has some of the entries. Operators of which only products are known have keys of their own.
+    """
+    stored = A.stored_entries()
+    if stored is None:
+        return (id(A),)
+    kind, values = stored[:2]
+    sample = array_on_host(_sample(A.backend, values)) + 0.0  # where -0 and 0 are the same
+    return kind, str(A.backend.dtype), A.shape, values.shape, sample.tobytes()
+
+
+def _sample(backend: Backend, values: Any) -> Any:
+    entries = backend.xp.reshape(values, (-1,))
+    return entries[:: max(1, entries.shape[0] // COMPARED_FIRST)]
 
 
 def _equal(backend: Backend, x: Any, y: Any) -> bool:

@@ -188,6 +188,17 @@ class Operator:
         """Return the matrix, assembled from blocks if need be; None if only products are known."""
         return self.array
 
+    def stored_entries(self) -> tuple[Any, ...] | None:
+        """Return a type and the arrays in which the entries are stored, the values first.
+
+        Operators for which they are equal are the same matrix. By default they are those of
+        `array`; None if only products are known.
+        """
+        array = self.array
+        if array is None or is_dense(array):
+            return None if array is None else (type(array), array)
+        return type(array), array.data, array.indptr, array.indices
+
     def factor_of_parts(self, solver: Any, counts: Any) -> Any:
         """Return a factor composed of those of the parts; None, the default, if there are no parts.
 

@@ -18,6 +18,7 @@ from support.step_models import (
 )
 
 import mfdeq
+from mfdeq.linear.operands import have_equal_entries
 
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)
@@ -206,6 +207,19 @@ def test_equal_steps_share_one_factor(checkpoints):
     eq.gradient(HEAT_LOSS)
     eq.hessian(HEAT_LOSS) @ np.ones(10)
     assert eq.report.linear.setups == 0
+
+
+def test_different_matrices_are_told_apart_without_comparing_them(monkeypatch):
+    found_equal = []
+
+    def counted(A, B):
+        found_equal.append(have_equal_entries(A, B))
+        return found_equal[-1]
+
+    monkeypatch.setattr("mfdeq.compositions.checked_steps.have_equal_entries", counted)
+    mfdeq.solve(reaction_trajectory(), THETA)
+    assert len(found_equal) >= 3 * COUNT
+    assert all(found_equal)
 
 
 def test_steps_of_different_length_have_a_factor_for_each_length():

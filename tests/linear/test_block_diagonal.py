@@ -11,6 +11,7 @@ from support.cupy_problems import assert_cupy_agrees_with_numpy, needs_cupy
 
 import mfdeq
 from mfdeq.linear import BlockDiagonal, Reused
+from mfdeq.report import LinearCounts
 
 RNG = np.random.default_rng(1)
 COUNT, SIZE = 4, 3
@@ -121,6 +122,14 @@ def test_the_null_vectors_of_singular_blocks_name_their_unknowns():
 def test_wrong_blocks_are_refused(blocks, message):
     with pytest.raises(mfdeq.MfdeqError, match=message):
         BlockDiagonal(blocks)
+
+
+def test_equal_blocks_share_a_factor_without_an_assembled_matrix(monkeypatch):
+    monkeypatch.delattr(BlockDiagonal, "array")  # which assembles it
+    reused, counts = Reused(mfdeq.Direct()), LinearCounts()
+    for blocks in (BLOCKS, BLOCKS.copy(), BLOCKS + np.eye(BLOCKS.shape[1])):
+        reused.setup_for_equilibrium(BlockDiagonal(blocks), counts)
+    assert counts.setups == 2
 
 
 def test_operators_travel():

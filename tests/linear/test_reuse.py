@@ -10,7 +10,7 @@ from support.cases import CASES, build
 
 import mfdeq
 from mfdeq.linear import Reused, reuse
-from mfdeq.linear.operands import have_equal_entries, operator_of
+from mfdeq.linear.operands import fingerprint, have_equal_entries, operator_of
 from mfdeq.report import LinearCounts
 
 WINDY = convection(30, peclet=0.2).A
@@ -171,6 +171,17 @@ def test_the_same_entries_with_other_scales_are_another_matrix():
     one.scales = (np.full(25, 3.0), None)
     assert have_equal_entries(one, two)
     assert not have_equal_entries(operator_of(sp.csr_array(np.eye(3))), operator_of(np.eye(3)))
+
+
+def test_equal_matrices_have_the_same_fingerprint_and_others_another():
+    A, zero = diffusion(5, 2).A.tocsr(), np.array([[0.0, 1.0], [2.0, 0.0]])
+    other = A.copy()
+    other.data[0] += 1.0
+    key = fingerprint(operator_of(A))
+    assert key == fingerprint(operator_of(A.copy()))
+    assert key not in [fingerprint(operator_of(x)) for x in (other, A.toarray(), A.tocsc())]
+    signed = np.where(zero == 0.0, -0.0, zero)
+    assert fingerprint(operator_of(zero)) == fingerprint(operator_of(signed))
 
 
 def test_a_linear_model_is_factorized_once_at_all_parameters():
