@@ -1,4 +1,4 @@
-"""Models and losses that a source of automatic derivatives differentiates."""
+"""Models that a source of automatic derivatives differentiates."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from ..arguments import one_of
-from ..arrays.backend import Array, Backend, host
+from ..arrays.backend import Array, Backend
 from ..errors import AccuracyWarning, ArgumentError, ModelError, is_evaluation_failure, warn
 from ..locks import lock_of, state_to_pickle
-from ..models.curvature import Curvature
 from ..models.library_function import LibraryFunction
 from ..models.linearization import DeferredLinearization, Linearization
-from ..models.losses import Loss
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.vectors import flatten_state
 from ..operators.operator import Operator
 from .configured_model import ConfiguredModel, ModelFields
-from .data import DataConverter, convert_args, count_samples, replaced_args
+from .data import DataConverter, convert_args
 from .difference_check import find_wrong_rows
 from .hessians import Hessians
 from .jacobian import Entries, check_matrix, jacobian_operator
@@ -61,199 +59,6 @@ def model_from(
     model = classes[kind](source, f, state, params, sparsity, args)
     model.configure(source.caller, **fields)
     return model
-
-
-def loss_from(
-    source: DerivativeSource,
-    L: Function,
-    state: Any,
-    params: Any,
-    args: Any = None,
-    batched: bool = False,
-) -> AutomaticLoss:
-    """Create a loss from a scalar function of (state, params), given examples of both."""
-    functions = _BatchedLossFunctions if batched else _LossFunctions
-    data = convert_args(source, args)
-    return AutomaticLoss(functions(source, L, state, params, data), data)
-
-
-class _LossFunctions:
-    """The functions that a source makes of a scalar function, shared by losses with other data."""
-
-    def __init__(
-        self,
-        source: DerivativeSource,
-        L: Function,
-        state: Any,
-        params: Any,
-        data: tuple[Any, ...],
-    ) -> None:
-        self.source, self.L, self.references = source, L, References(L)
-        states, parameters = source.layout(state, "state"), source.layout(params, "params")
-        self.examples = states.example, parameters.example
-        self.size = states.size
-
-        def flat(h: Any, theta: Any, *data: Any) -> Any:
-            return L(states.to_tree(h), parameters.to_tree(theta), *data).reshape(())
-
-        source.check_scalar(L, *self.examples, *self.example_data(data))
-        once = self.once = source.trace_once(self.combined(flat))
-        self.value, self.gradient = source.value(once), source.gradient(once)
-        # A loss has no weights lam, so an empty array is passed.
-        self.hessians = Hessians(
-            source,
-            lambda h, theta, _, *data: once(h, theta, *data),
-            states.size,
-            parameters.size,
-        )
-
-    batched = False
-
-    def example_data(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the data for the examples of the state and of the parameters."""
-        return data
-
-    def combined(self, flat: Function) -> Function:
-        """Return the function of all unknowns, given L as a function of vectors."""
-        return flat
-
-    def arguments(self, data: tuple[Any, ...], kept: Any) -> tuple[Any, ...]:
-        """Return what the function takes after (h, theta)."""
-        if kept is not None:
-            raise ArgumentError(
-                f"the loss of {loss_caller(self.source)}: expected one for each sample for "
-                "on_failure='mask', got one of all of them: pass batched=True, and a function of "
-                "one sample, whose values are added"
-            )
-        return data
-
-
-class _BatchedLossFunctions(_LossFunctions):
-    """The same of a function of one sample, whose values are added."""
-
-    batched = True
-
-    def example_data(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the data of the first sample."""
-        if data:
-            count_samples(self.source, data, loss_caller(self.source))
-        return tuple(self.source.map_data(lambda leaf: leaf[0], part) for part in data)
-
-    def combined(self, flat: Function) -> Function:
-        """Return the sum over samples, with weights if some of them do not count."""
-        source, size = self.source, self.size
-
-        def total(h: Any, theta: Any, batch: Any) -> Any:
-            data, weights, numbers = batch
-            H = h.reshape(-1, size)
-            H = H if numbers is None else H[numbers]
-            values = source.vectorized(flat, (0, None, *[0] * len(data)))(H, theta, *data)
-            return (values if weights is None else values * weights).sum()
-
-        return total
-
-    def arguments(self, data: tuple[Any, ...], kept: Any) -> tuple[Any, ...]:
-        """Return the data, and the weights of samples with where they are evaluated."""
-        if kept is None:
-            return ((data, None, None),)
-        kept = kept.reshape(-1, self.size).all(axis=1)
-        numbers = host.arange(kept.shape[0])
-        numbers = host.where(kept, numbers, numbers[kept][0])
-        chosen = (self.source.map_data(lambda leaf: leaf[numbers], part) for part in data)
-        return ((tuple(chosen), *self.source.to_library(kept, numbers)),)
-
-
-class AutomaticLoss(Loss):
-    """A loss by a source, which is made again from its function where it is unpickled.
-
-    Attributes
-    ----------
-    args : object
-        The data beside the parameters, as arrays of the source, or None.
-    """
-
-    def __init__(self, functions: _LossFunctions, data: tuple[Any, ...], kept: Any = None) -> None:
-        self._functions, self._args, self._kept = functions, data, kept
-        self._data = functions.arguments(data, kept)
-        self.args = data[0] if data else None
-        super().__init__(
-            self._value_at,
-            d_state=lambda h, theta: self._gradient_part(0, h, theta),
-            d_params=lambda h, theta: self._gradient_part(1, h, theta),
-            curvature=self._curvature_at,
-        )
-
-    def with_args(self, args: Any) -> AutomaticLoss:
-        """Return the same loss with other data, which shares everything that was compiled.
-
-        Parameters
-        ----------
-        args : object
-            Data with the structure, shapes and dtypes of the example.
-
-        Raises
-        ------
-        ArgumentError
-            If they have others, or the loss has no data.
-        """
-        data = replaced_args(self._functions.source, self.caller, args, self._args)
-        return AutomaticLoss(self._functions, data)
-
-    def without_unknowns(self, kept: Any) -> AutomaticLoss:
-        """Return the loss without the samples of some unknowns."""
-        return AutomaticLoss(self._functions, self._args, kept)
-
-    @property
-    def caller(self) -> str:
-        """The public function that made the loss."""
-        return loss_caller(self._functions.source)
-
-    def _value_at(self, h: Array, theta: Array) -> float:
-        functions = self._functions
-        return float(functions.value(*functions.source.operands(h, theta), *self._data))
-
-    def _gradient_part(self, which: int, h: Array, theta: Array) -> Array:
-        functions, source = self._functions, self._functions.source
-        gradient = functions.gradient(*source.operands(h, theta), *self._data)
-        return source.from_library(Backend.of(h), gradient[which])
-
-    def _curvature_at(self, h: Array, theta: Array) -> Curvature:
-        functions, source, backend = self._functions, self._functions.source, Backend.of(h)
-        unchanged = source.watch(
-            lambda *x: functions.once(*x, *self._data),
-            functions.references,
-            *source.operands(h, theta),
-        )
-        return functions.hessians.at(
-            h,
-            theta,
-            h[:0],
-            unchanged,
-            lambda i: nearby_point(
-                lambda h, theta: backend.asarray(self._value_at(h, theta)),
-                h,
-                theta,
-                (typical_sizes(h), typical_sizes(theta)),
-                i,
-            ),
-            self._data,
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        functions = self._functions
-        example, batched = functions.examples, functions.batched
-        arguments = functions.source, functions.L, *example, self.args, batched
-        return _made_again, (arguments, self._kept)
-
-
-def _made_again(arguments: tuple[Any, ...], kept: Any) -> AutomaticLoss:
-    loss = loss_from(*arguments)
-    return loss if kept is None else loss.without_unknowns(kept)
-
-
-def loss_caller(source: DerivativeSource) -> str:
-    """Return the public function that makes losses by a source."""
-    return source.caller.replace("from_", "loss_from_")
 
 
 class AutomaticModel(ConfiguredModel):
@@ -310,7 +115,8 @@ class AutomaticModel(ConfiguredModel):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         f, example, params, sparsity = state["_arguments_of_init"]
-        AutomaticModel.__init__(self, state["source"], f, example, params, sparsity, state["args"])
+        args = state["_data"][0] if state["_data"] else None
+        AutomaticModel.__init__(self, state["source"], f, example, params, sparsity, args)
         self.__dict__.update(state)
 
     # What differs in a batch, where f is for one sample.

@@ -24,7 +24,7 @@ from ..operators.operator import Diagonal, Operator, Product
 from ..operators.user_operators import as_operator
 from .automatic import AutomaticArgmin, AutomaticMap, AutomaticModel, AutomaticResidual
 from .configured_model import ConfiguredModel
-from .data import count_samples
+from .data import count_samples, evaluated_samples, take_samples
 from .source import DerivativeSource, Function
 
 
@@ -112,11 +112,8 @@ class Batch(ConfiguredModel):
 
         They are evaluated at another sample, with weight zero, since f may have no value there.
         """
-        numbers = host.arange(self.samples)
-        on_host = host.asarray(kept)
-        numbers = host.where(on_host, numbers, numbers[on_host][0])
-        other = self._copy()
-        other._set_data((self.converter.map_data(lambda leaf: leaf[numbers], self._data[0]),))
+        numbers = evaluated_samples(host.asarray(kept))
+        other = self._with_data(take_samples(self.converter, self._data, numbers))
         other.kept, other._frozen, other._numbers = kept, H, numbers
         return other
 
@@ -196,7 +193,7 @@ class AutomaticBatch(Batch, AutomaticModel):
         return lambda h, theta, data: mapped(h.reshape(shape), theta, data).reshape(-1)
 
     def _example_data(self) -> tuple[Any, ...]:
-        return tuple(self.source.map_data(lambda leaf: leaf[0], part) for part in self._data)
+        return take_samples(self.source, self._data, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -261,17 +258,13 @@ class AutomaticBatch(Batch, AutomaticModel):
         known = self.__dict__.setdefault("_fields_by_sample", {})
         if (given, count) not in known:
             parameters, trees = self._parameters.to_tree, self._states
+            zeros = 0.0 * trees.to_vector(trees.example)
 
             def of_one(*x: Any) -> Any:
                 *h, vector, data = x
                 value = given(*map(trees.to_tree, h), parameters(vector), data)
                 scalar = getattr(value, "ndim", 0 if isinstance(value, (int, float)) else 1) == 0
-                ones = parameters_like(h, vector)
-                return value + ones if scalar else trees.to_vector(value)
-
-            def parameters_like(h: list[Any], vector: Any) -> Any:
-                example = trees.to_vector(trees.example)
-                return 0.0 * example
+                return value + zeros if scalar else trees.to_vector(value)
 
             axes = (*[0] * count, None, 0)
             known[given, count] = source.value(source.vectorized(of_one, axes))

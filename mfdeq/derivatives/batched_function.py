@@ -17,7 +17,7 @@ from ..errors import ModelError, is_evaluation_failure
 from ..linear.block_diagonal import BlockDiagonal
 from ..models.model import Model
 from .batched import Batch
-from .data import PLAIN, convert_args, count_samples
+from .data import PLAIN, convert_args, count_samples, take_samples
 from .function_model import FunctionMap, FunctionModel, FunctionResidual
 from .steps import StepRule
 
@@ -56,10 +56,7 @@ class FunctionBatch(Batch, FunctionModel):
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
         super()._set_data(data)
-        self._data_of = [
-            tuple(PLAIN.map_data(lambda leaf, i=i: leaf[i], part) for part in data)  # type: ignore[misc]
-            for i in range(self.samples)
-        ]
+        self._data_of = [take_samples(PLAIN, data, i) for i in range(self.samples)]
 
     def without_samples(self, kept: Array, H: Array) -> Model:
         """Return the model in which samples that are not kept stay at their rows of H."""

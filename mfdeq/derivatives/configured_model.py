@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypedDict, TypeVar, Unpack, get_type_hin
 from ..arrays.backend import Array
 from ..errors import ArgumentError, short_repr
 from ..models.model import Model
-from .data import PLAIN, DataConverter, replaced_args
+from .data import DataHolder
 
 Creator = TypeVar("Creator", bound=Callable)
 
@@ -82,58 +82,16 @@ def takes_model_fields(values: str, state: str, params: str) -> Callable[[Creato
     return decorate
 
 
-class ConfiguredModel(Model):
+class ConfiguredModel(DataHolder, Model):
     """Common base class of models from a function, whose optional fields are keywords."""
 
     _fields: ModelFields = {}  # noqa: RUF012, it is replaced, never changed
-    _data: tuple[Any, ...] = ()  # what f takes after (h, theta)
     _own: ClassVar[tuple[str, ...]] = ("_lock",)  # attributes that a copy does not share
-    args: Any = None
-
-    @property
-    def caller(self) -> str:
-        """The public function that made the model."""
-        raise NotImplementedError
-
-    @property
-    def converter(self) -> DataConverter:
-        """What converts data beside the parameters."""
-        return PLAIN
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
-        self._data, self.args = data, data[0] if data else None
+        self._data = data
 
-    def with_args(self, args: Any) -> Self:
-        """Return the same model with other data, which shares everything that was compiled.
-
-        Parameters
-        ----------
-        args : object
-            Data with the structure, shapes and dtypes of the example.
-
-        Returns
-        -------
-        Model
-            A new model; this one is unchanged.
-
-        Raises
-        ------
-        ArgumentError
-            If the data have another structure, shape or dtype, or the model has none.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import mfdeq
-        >>> def residual(h, theta, load):
-        ...     return theta * h - load
-        >>> model = mfdeq.from_function(residual, 2, 1, "residual", args=np.ones(2))
-        >>> for load in (np.array([2.0, 4.0]), np.array([6.0, 8.0])):
-        ...     print(mfdeq.solve(model.with_args(load), np.array([2.0])).state)
-        [1. 2.]
-        [3. 4.]
-        """
-        data = replaced_args(self.converter, self.caller, args, self._data)
+    def _with_data(self, data: tuple[Any, ...]) -> Self:
         other = self._copy()
         other._set_data(data)
         return other

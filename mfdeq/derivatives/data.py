@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
+from ..arrays.backend import host
 from ..errors import ArgumentError
 
 MAX_LISTED = 3  # leaves that are named in a message
@@ -85,6 +86,63 @@ def replaced_args(
     return new
 
 
+class DataHolder:
+    """What models and losses of functions with data beside the parameters have in common."""
+
+    _data: tuple[Any, ...] = ()  # what the function takes after (h, theta)
+
+    @property
+    def caller(self) -> str:
+        """The public function that made the model or the loss."""
+        raise NotImplementedError
+
+    @property
+    def converter(self) -> DataConverter:
+        """What converts data beside the parameters."""
+        return PLAIN
+
+    @property
+    def args(self) -> Any:
+        """The data beside the parameters, as arrays of the source of derivatives, or None."""
+        return self._data[0] if self._data else None
+
+    def _with_data(self, data: tuple[Any, ...]) -> Self:
+        """Return the same model or loss with other converted data."""
+        raise NotImplementedError
+
+    def with_args(self, args: Any) -> Self:
+        """Return the same model or loss with other data, which shares everything compiled.
+
+        Parameters
+        ----------
+        args : object
+            Data with the structure, shapes and dtypes of the example.
+
+        Returns
+        -------
+        Model or LossBase
+            A new one; this one is unchanged.
+
+        Raises
+        ------
+        ArgumentError
+            If the data have another structure, shape or dtype, or there were none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> def residual(h, theta, load):
+        ...     return theta * h - load
+        >>> model = mfdeq.from_function(residual, 2, 1, "residual", args=np.ones(2))
+        >>> for load in (np.array([2.0, 4.0]), np.array([6.0, 8.0])):
+        ...     print(mfdeq.solve(model.with_args(load), np.array([2.0])).state)
+        [1. 2.]
+        [3. 4.]
+        """
+        return self._with_data(replaced_args(self.converter, self.caller, args, self._data))
+
+
 def leaves_by_path(tree: Any) -> dict[str, Any]:
     """Return the leaves of nested dicts, lists and tuples by their paths, such as "['x'][0]".
 
@@ -146,6 +204,29 @@ def count_samples(converter: DataConverter, data: tuple[Any, ...], caller: str) 
             f"same length of at least one, but {listed}"
         )
     return int(first[0])
+
+
+def take_samples(converter: DataConverter, data: tuple[Any, ...], index: Any) -> tuple[Any, ...]:
+    """Return the entries of all leaves of the data of a batch at an index of the first axis."""
+    return tuple(converter.map_data(lambda leaf: leaf[index], part) for part in data)
+
+
+def evaluated_samples(kept: Any) -> Any:
+    """Return the sample at which each is evaluated: itself, or the first one if it is left out.
+
+    Parameters
+    ----------
+    kept : (samples,) array of bool on the host
+        The samples that are not left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(evaluated_samples(np.array([False, True, True, False])))
+    [1 1 2 1]
+    """
+    numbers = host.arange(kept.shape[0])
+    return host.where(kept, numbers, numbers[kept][0])
 
 
 def check_same_kind(new: Mapping[str, Any], old: Mapping[str, Any], name: str) -> None:

@@ -21,7 +21,7 @@ from ..models.curvature import CurvatureOperator, as_curvature
 from ..models.losses import LossBase
 from ..operators.operator import Operator
 from ..operators.user_operators import as_operator
-from .data import PLAIN, convert_args, replaced_args
+from .data import PLAIN, DataHolder, convert_args
 from .directional_derivatives import DirectionalDerivatives
 from .function_model import COMPARISON_STEP_FACTOR, MAX_COLUMNS
 from .hessians import MAX_DENSE_SIZE
@@ -157,14 +157,8 @@ class _Point:
         return SecondDerivatives(differences, self._unchanged)
 
 
-class FunctionLoss(LossBase):
-    """A loss with numerical derivatives, which `loss_from_function` returns.
-
-    Attributes
-    ----------
-    args : object
-        The data beside the parameters, or None.
-    """
+class FunctionLoss(DataHolder, LossBase):
+    """A loss with numerical derivatives, which `loss_from_function` returns."""
 
     caller = "mfdeq.loss_from_function"
 
@@ -189,25 +183,7 @@ class FunctionLoss(LossBase):
             rows = [p.shape[0] for p in _pair(sparsity) if getattr(p, "shape", ())]
             Sparsity(sparsity, *sizes, rows=rows[0] if rows else 1)
 
-    @property
-    def args(self) -> Any:
-        """The data beside the parameters, or None."""
-        return self._data[0] if self._data else None
-
-    def with_args(self, args: Any) -> FunctionLoss:
-        """Return the same loss with other data.
-
-        Parameters
-        ----------
-        args : object
-            Data with the structure, shapes and dtypes of the example.
-
-        Raises
-        ------
-        ArgumentError
-            If they have others, or the loss has no data.
-        """
-        data = replaced_args(PLAIN, self.caller, args, self._data)
+    def _with_data(self, data: tuple[Any, ...]) -> FunctionLoss:
         return FunctionLoss(self.L, self.sizes, self._given, self.step_rule, data, self.step_factor)
 
     @property

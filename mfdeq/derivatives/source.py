@@ -82,9 +82,10 @@ class DerivativeSource(ABC):
     """Base class of automatic differentiation libraries, such as those of `from_jax`.
 
     To add a source, derive from this class in a new module, write a public function that calls
-    `mfdeq.derivatives.automatic.model_from` with an instance (and `loss_from` for losses), and
-    add that function to the public names in ``mfdeq/__init__.py``. Nothing else changes, since the
-    rest of the library uses only operators.
+    `mfdeq.derivatives.automatic.model_from` with an instance (and
+    `mfdeq.derivatives.automatic_loss.loss_from` for losses), and add that function to the public
+    names in ``mfdeq/__init__.py``. Nothing else changes, since the rest of the library uses only
+    operators.
 
     Functions passed to the methods take vectors of the library, h of size N and theta of size P,
     and return an (N,) vector f(h, theta) or a scalar. If the model has data beside the parameters

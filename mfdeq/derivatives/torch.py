@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from ..models.model import Model
-from .automatic import AutomaticLoss, loss_from, model_from
+from .automatic import model_from
+from .automatic_loss import AutomaticLoss, loss_from
 from .batched import classes_of
 from .configured_model import ModelFields, takes_model_fields
 from .torch_source import TorchSource

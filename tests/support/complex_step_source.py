@@ -6,7 +6,8 @@ both are exact to rounding. It shows everything that a new `DerivativeSource` co
 
 import numpy as np
 
-from mfdeq.derivatives.automatic import loss_from, model_from
+from mfdeq.derivatives.automatic import model_from
+from mfdeq.derivatives.automatic_loss import loss_from
 from mfdeq.derivatives.source import DerivativeSource, JacobianProducts, TreeLayout
 
 COMPLEX_STEP = 1e-150  # its square is below rounding
