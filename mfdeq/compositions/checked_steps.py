@@ -17,6 +17,11 @@ from ..operators.user_operators import as_operator
 from .step_curvature import CheckedStepCurvature
 from .step_model import Start, StepLinearization, StepModel
 
+ADVICE_FOR_CURVATURE = (
+    "pass StepLinearization(curvature=lambda lam: mfdeq.StepCurvature(...)), or, where the step is "
+    "made from a model, make it from mfdeq.mixed(model), which computes it by differences. For a "
+    "step that is linear in (h, previous, theta), return mfdeq.StepCurvature()"
+)
 MAX_SHARED_MATRICES = 8  # of each kind, which those of another step may turn out to be
 
 
@@ -45,9 +50,8 @@ class CheckedStep:
         """Return the Hessian of lam'R with respect to (theta, previous, h)."""
         if self.linearization.curvature is None:
             raise ModelError(
-                f"{self.name} returned no curvature, which second derivatives require: pass "
-                "StepLinearization(curvature=lambda lam: mfdeq.StepCurvature(...)). For a step "
-                "that is linear in (h, previous, theta), return mfdeq.StepCurvature()"
+                f"{self.name} returned no curvature, which second derivatives require: "
+                f"{ADVICE_FOR_CURVATURE}"
             )
         name = f"curvature of {self.name}"
         with self.backend.user_call(f"{name}, of lam of shape {lam.shape}"):

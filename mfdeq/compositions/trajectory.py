@@ -12,7 +12,7 @@ from ..locks import state_to_pickle
 from ..models.linearization import Linearization
 from ..models.model import ResidualModel
 from .block_bidiagonal import BlockBidiagonal, StackedParams
-from .checked_steps import CheckedSteps
+from .checked_steps import ADVICE_FOR_CURVATURE, CheckedSteps
 from .linearized_steps import LinearizedSteps
 from .marching import Marching
 from .step_model import Start, StepModel
@@ -123,6 +123,7 @@ class Trajectory(ResidualModel):
 
     equilibrium_class = TrajectoryEquilibrium
     forward_method = Marching()
+    advice_for_curvature = ADVICE_FOR_CURVATURE
 
     def __init__(
         self, step: StepModel, steps: int, start: Any, checkpoints: int | None = None

@@ -95,7 +95,8 @@ class Equilibrium(LinearizedEquilibrium):
         Raises
         ------
         ModelError
-            If the model's linearization or the loss has no ``curvature``.
+            If the loss has no ``curvature``. At the first product, if the model's linearization has
+            none, which ``gauss_newton`` does not need.
 
         Examples
         --------
@@ -258,7 +259,9 @@ class Equilibrium(LinearizedEquilibrium):
         def corrected_K() -> CurvatureOperator:
             return self.corrections.curvature(K, mu, w)
 
-        return ReducedCurvature(self, K, corrected_K, lambda other: other.component_hessian(w))
+        return ReducedCurvature(
+            self, lambda: K, corrected_K, lambda other: other.component_hessian(w)
+        )
 
     def _weights(self, w: Any) -> Array:
         """Return the weights w of the state's components: w itself, or a unit vector."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..arguments import fraction
 from ..arrays.backend import Array, Backend, check_block
+from ..arrays.collective import collective
 from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..linear import Factor
 from ..locks import Once, cached_property
@@ -126,6 +127,10 @@ class ReducedOperator(SelfAdjoint):
         """The tolerance of the inner solves of a product."""
         return min(part.solver_rtol for _, part in self.parts)
 
+    def evaluate_curvature(self) -> None:
+        """Evaluate the curvature now rather than at the first product, where it may fail."""
+        raise NotImplementedError
+
     def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
         """Compute the product with v, with inner solves to `rtol`, and estimate its error."""
         raise NotImplementedError
@@ -173,7 +178,8 @@ class ReducedCurvature(ReducedOperator):
     ----------
     eq : LinearizedEquilibrium or SharedEquilibria
         The equilibrium, with A, B and the factor.
-    K : CurvatureOperator, (P+N, P+N)
+    make_K : callable
+        ``make_K()`` returns K, (P+N, P+N).
     corrected_K : callable
         ``corrected_K()`` returns K at the corrected state, with corrected weights.
     remake_at : callable
@@ -181,22 +187,32 @@ class ReducedCurvature(ReducedOperator):
 
     Notes
     -----
-    The two functions are called once, and only if an error is estimated or the state is polished:
-    most Hessians never need them.
+    The functions are called once, the first at the first product. The others are called only if an
+    error is estimated or the state is polished: most Hessians never need them.
     """
 
     def __init__(
         self,
         eq: Differentiable,
-        K: CurvatureOperator,
+        make_K: Callable[[], CurvatureOperator],
         corrected_K: Callable[[], CurvatureOperator],
         remake_at: Callable[[Any], ReducedCurvature],
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq: Any = eq
-        self.K = K
+        self._make_K = make_K
         self._corrected_K, self._correct_K = Once[CurvatureOperator](), corrected_K
         self._remake_at, self._polished = remake_at, Once[ReducedCurvature]()
+
+    @cached_property
+    @collective
+    def K(self) -> CurvatureOperator:
+        """The curvature over (theta, h), (P+N, P+N)."""
+        return self._make_K()
+
+    def evaluate_curvature(self) -> None:
+        """Evaluate K now rather than at the first product, where it may fail."""
+        self.K  # noqa: B018
 
     @property
     def params(self) -> Array:

@@ -36,8 +36,8 @@ class ReducedHessian(ReducedCurvature):
     lagrangian : CurvatureOperator
         K, the Hessian over (theta, h) of L + lam'(f - h) with lam fixed, (P+N, P+N).
     gauss_newton, dynamics : ReducedCurvature
-        T' ∇²L T, which includes second derivatives of the loss in theta, and T' ∇²(lam'f) T. Their
-        sum is H.
+        T' ∇²L T, which includes second derivatives of the loss in theta and needs none of the
+        model, and T' ∇²(lam'f) T. Their sum is H.
     terms : mapping of str to Operator
         The terms of H that belong to the blocks of the two curvatures. Their sum is H.
     adjoint_state : (N,) array
@@ -71,16 +71,20 @@ class ReducedHessian(ReducedCurvature):
     def __init__(self, eq: LinearizedEquilibrium, loss: LossBase) -> None:
         self.loss, self.adjoint_state = loss, eq.adjoint(loss)
         self._loss_curvature = loss.curvature_operator(eq.state, eq.params)
-        self._dynamics_curvature = eq.linearized.curvature(self.adjoint_state)
         super().__init__(
             eq,
-            add_curvatures(self._loss_curvature, self._dynamics_curvature),
+            lambda: add_curvatures(self._loss_curvature, self._dynamics_curvature),
             self._correct_curvature,
             lambda other: other.hessian(loss),
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _hessian_of, (self.eq, self.loss)
+
+    @cached_property
+    def _dynamics_curvature(self) -> CurvatureOperator:
+        # The model is asked for it only here: the Gauss-Newton part does not depend on it.
+        return self.eq.linearized.curvature(self.adjoint_state)
 
     @property
     def lagrangian(self) -> CurvatureOperator:
@@ -110,7 +114,7 @@ class ReducedHessian(ReducedCurvature):
         """The Gauss-Newton part T' ∇²L T, (P, P)."""
         return ReducedCurvature(
             self.eq,
-            self._loss_curvature,
+            lambda: self._loss_curvature,
             self._correct_loss_curvature,
             lambda other: other.hessian(self.loss).gauss_newton,
         )
@@ -120,7 +124,7 @@ class ReducedHessian(ReducedCurvature):
         """The part T' ∇²(lam'f) T, (P, P), from the curvature of the equilibrium condition."""
         return ReducedCurvature(
             self.eq,
-            self._dynamics_curvature,
+            lambda: self._dynamics_curvature,
             self._correct_dynamics_curvature,
             lambda other: other.hessian(self.loss).dynamics,
         )

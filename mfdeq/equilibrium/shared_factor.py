@@ -15,7 +15,7 @@ from ..linear.operands import fingerprint, have_equal_entries
 from ..linear.repeated import RepeatedFactor
 from ..locks import cached_property
 from ..models.losses import LossBase
-from ..models.stacking import BlockDiagonal, StackedCurvature, StackedRows
+from ..models.stacking import StackedCurvature, StackedParamOperator, StackedStateOperator
 from ..operators.operator import Operator
 from .equilibrium import Equilibrium
 from .inverse import Inverse
@@ -113,17 +113,15 @@ class SharedEquilibria:
     @cached_property
     def forcing(self) -> Operator:
         """The stacked B, (N_1 + ... + N_m, P)."""
-        return self._stack([eq.forcing for eq in self.equilibria])
-
-    def _stack(self, blocks: Sequence[Operator]) -> Operator:
-        return StackedRows(blocks[0], blocks)
+        return StackedParamOperator(self.backend, [eq.forcing for eq in self.equilibria])
 
     @cached_property
     def factor(self) -> RepeatedFactor:
         """The factor of the first equilibrium, for all of them."""
         A = self.equilibria[0].linearized.A
         m = len(self.equilibria)
-        return RepeatedFactor(BlockDiagonal(A, [A] * m), self.equilibria[0].factor, m)
+        stacked = StackedStateOperator(self.backend, [A] * m)
+        return RepeatedFactor(stacked, self.equilibria[0].factor, m)
 
     @cached_property
     def tangent(self) -> Operator:
@@ -138,8 +136,10 @@ class SharedEquilibria:
     def linearization(self, order: int) -> _Stacked:
         """Return the corrected A and B of all equilibria, for derivatives of an order."""
         each = [eq.corrections.linearization(order) for eq in self.equilibria]
-        A = BlockDiagonal(each[0].A, [one.A for one in each])
-        return _Stacked(A, self._stack([one.B for one in each]))
+        return _Stacked(
+            StackedStateOperator(self.backend, [one.A for one in each]),
+            StackedParamOperator(self.backend, [one.B for one in each]),
+        )
 
     def is_first(self, result: str) -> bool:
         """Return False: the error of the first result is estimated at one of the equilibria."""
@@ -170,14 +170,13 @@ class SharedCurvature(ReducedCurvature):
         self, eq: SharedEquilibria, members: Sequence[tuple[float, ReducedCurvature]]
     ) -> None:
         weights = [weight for weight, _ in members]
-        first = members[0][1].K
 
         def stacked(curvatures: list[Any]) -> StackedCurvature:
-            return StackedCurvature(first, curvatures, weights)
+            return StackedCurvature(eq.backend, curvatures, weights)
 
         super().__init__(
             eq,
-            stacked([H.K for _, H in members]),
+            lambda: stacked([H.K for _, H in members]),
             lambda: stacked([H.corrected_curvature() for _, H in members]),
             lambda other: self,
         )

@@ -55,6 +55,11 @@ class ReducedSum(ReducedOperator):
         """The factors and the operators of the sum."""
         return self._parts
 
+    def evaluate_curvature(self) -> None:
+        """Evaluate the curvature of each part now rather than at the first product."""
+        for _, H in self.parts:
+            H.evaluate_curvature()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
             f"cannot pickle or deep-copy a {self._unjoined.__name__}: pickle the functional, and "
@@ -67,6 +72,7 @@ class ReducedSum(ReducedOperator):
     @cached_property
     def _terms(self) -> Parts:
         """The parts, with those that share a factor as one."""
+        self.evaluate_curvature()
         equilibria = [H.eq for _, H in self.parts]
         terms: list[tuple[float, ReducedCurvature]] = []
         for group in group_equal(
@@ -170,6 +176,9 @@ class SumHessian(ReducedSum):
         The precision of the prior, (P, P).
     map : callable, optional
         As in `ReducedSum`.
+    evaluate : callable, optional
+        ``evaluate()`` evaluates the curvatures of all parts, such as one whose errors name the
+        part.
 
     Examples
     --------
@@ -184,12 +193,27 @@ class SumHessian(ReducedSum):
     True
     """
 
+    def __init__(
+        self,
+        source: Any,
+        parts: Parts,
+        params_term: Operator | None = None,
+        map: Callable[..., Iterable[Any]] = map,
+        evaluate: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__(source, parts, params_term, map)
+        self._evaluate = super().evaluate_curvature if evaluate is None else evaluate
+
+    def evaluate_curvature(self) -> None:
+        """Evaluate the curvature of each part now rather than at the first product."""
+        self._evaluate()
+
     @property
     def lagrangian(self) -> CurvatureOperator:
         """The Hessian K over (theta, h_1, ..., h_m) of the Lagrangian."""
-        first = self.parts[0][1].lagrangian
+        self.evaluate_curvature()
         weights, Ks = zip(*((weight, H.lagrangian) for weight, H in self.parts), strict=True)
-        K: CurvatureOperator = StackedCurvature(first, Ks, weights)
+        K: CurvatureOperator = StackedCurvature(self.backend, Ks, weights)
         if self.params_term is not None:
             blocks = [self.params_term, None, None]
             prior = BlockCurvature(self.backend, K.param_size, K.state_size, blocks)
@@ -210,12 +234,14 @@ class SumHessian(ReducedSum):
     @cached_property
     def dynamics(self) -> ReducedSum:
         """The sum of the parts from the curvature of the equilibrium conditions, (P, P)."""
+        self.evaluate_curvature()
         parts = [(weight, H.dynamics) for weight, H in self.parts]
         return ReducedSum(self.backend, parts, None, self._map)
 
     @cached_property
     def terms(self) -> Mapping[str, Operator]:
         """The eight terms of H by name, (P, P) each, as in `ReducedHessian`. Their sum is H."""
+        self.evaluate_curvature()
         hessians: Sequence[tuple[float, ReducedHessian]] = self.parts
         terms = {
             name: functools.reduce(

@@ -188,6 +188,12 @@ class ConstrainedModel(Model):
     """
 
     has_constraints = True
+    advice_for_curvature = (
+        "pass Linearization(curvature=lambda lam: mfdeq.Curvature(...)) in the model without "
+        "constraints, or use mfdeq.constrain(mfdeq.mixed(model), ...), which computes it by "
+        "differences. For a model that is linear in (h, theta), return mfdeq.Curvature(), whose "
+        "blocks are all zero"
+    )
 
     def __init__(
         self, of: Model, constraints: Constraints, redundant: Any, imbalance_rtol: float | None

@@ -31,6 +31,8 @@ class Model:
         Whether `mfdeq.constrain` has added constraints to the equations.
     equilibrium_class : type, optional
         The class, derived from `mfdeq.Equilibrium`, of which solvers return an instance.
+    advice_for_curvature : str
+        How a user can make second derivatives known, for errors.
     """
 
     state_size: int
@@ -42,6 +44,11 @@ class Model:
     forward_method: Any = None
     equilibrium_class: Any = None
     has_constraints = False
+    advice_for_curvature: str = (
+        "pass Linearization(curvature=lambda lam: mfdeq.Curvature(...)), or use "
+        "mfdeq.mixed(model), which computes it by differences. For a model that is linear in "
+        "(h, theta), return mfdeq.Curvature(), whose blocks are all zero"
+    )
 
     @property
     def stable_sign(self) -> int:

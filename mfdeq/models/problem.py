@@ -404,6 +404,7 @@ class CheckedLinearization:
                 f"{type(linearization).__name__}"
             )
         self.linearization = linearization
+        self._advice_for_curvature = problem.model.advice_for_curvature
         self.backend = problem.backend
         self.state_size, self.param_size = N, _ = problem.state_size, problem.param_size
         self.is_map, self.stable_sign = problem.is_map, problem.model.stable_sign
@@ -449,9 +450,7 @@ class CheckedLinearization:
         if self.linearization.curvature is None:
             raise ModelError(
                 f"{self.name} returned no curvature, which second derivatives require: "
-                f"{self._order_hint()}pass "
-                "Linearization(curvature=lambda lam: mfdeq.Curvature(...)). For a model that is "
-                "linear in (h, theta), return mfdeq.Curvature(), whose blocks are all zero"
+                f"{self._order_hint()}{self._advice_for_curvature}"
             )
         name = f"curvature of {self.name}"
         with self.backend.user_call(f"{name}, of lam of shape {w.shape}"):

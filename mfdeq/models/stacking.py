@@ -6,21 +6,23 @@ States are stacked one after another, so that directions are (dtheta, dh_1, ...,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..arrays.backend import Array
 from ..operators.operator import Operator
 from .curvature import CurvatureOperator
 
 
-class BlockDiagonal(Operator):
+class StackedStateOperator(Operator):
     """The block diagonal operator of square blocks, (N_1 + ... + N_m, N_1 + ... + N_m).
 
     Parameters
     ----------
+    source : Backend
     blocks : sequence of Operator, (N_e, N_e)
     """
 
-    def __init__(self, source: Operator, blocks: Sequence[Operator]) -> None:
+    def __init__(self, source: Any, blocks: Sequence[Operator]) -> None:
         size = sum(block.shape[0] for block in blocks)
         super().__init__(source, (size, size))
         self.blocks = blocks
@@ -36,16 +38,17 @@ class BlockDiagonal(Operator):
         return self.backend.xp.concat(products, axis=0)
 
 
-class StackedRows(Operator):
+class StackedParamOperator(Operator):
     """Operators with the same columns, one above another, (N_1 + ... + N_m, P).
 
     Parameters
     ----------
+    source : Backend
     blocks : sequence of Operator, (N_e, P)
     """
 
-    def __init__(self, source: Operator, blocks: Sequence[Operator]) -> None:
-        super().__init__(source, (sum(block.shape[0] for block in blocks), source.shape[1]))
+    def __init__(self, source: Any, blocks: Sequence[Operator]) -> None:
+        super().__init__(source, (sum(block.shape[0] for block in blocks), blocks[0].shape[1]))
         self.blocks = blocks
 
     def _apply(self, x: Array) -> Array:
@@ -63,12 +66,13 @@ class StackedCurvature(CurvatureOperator):
 
     Parameters
     ----------
+    source : Backend
     curvatures : sequence of CurvatureOperator, (P+N_e, P+N_e)
     weights : sequence of float
     """
 
     def __init__(
-        self, source: Operator, curvatures: Sequence[CurvatureOperator], weights: Sequence[float]
+        self, source: Any, curvatures: Sequence[CurvatureOperator], weights: Sequence[float]
     ) -> None:
         first = curvatures[0]
         super().__init__(source, first.param_size, sum(K.state_size for K in curvatures))

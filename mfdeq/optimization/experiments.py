@@ -230,7 +230,11 @@ class Experiments:
         self._solve_adjoints(eq)
         hessians = self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i]))
         parts = list(zip(weights, hessians, strict=True))
-        return SumHessian(eq.backend, parts, prior, self._map)
+
+        def evaluate() -> None:
+            self._each(lambda i: hessians[i].evaluate_curvature())
+
+        return SumHessian(eq.backend, parts, prior, self._map, evaluate)
 
     @property
     def _distinct(self) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 import mfdeq
 from mfdeq.linear import operator_of
 from mfdeq.linear.repeated import RepeatedFactor
-from mfdeq.models.stacking import BlockDiagonal, StackedRows
+from mfdeq.models.stacking import StackedParamOperator, StackedStateOperator
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.standard_normal((4, 4)) + 4.0 * np.eye(4)
@@ -18,7 +18,7 @@ DENSE = np.kron(np.eye(3), MATRIX)
 @pytest.fixture
 def factor():
     A = operator_of(MATRIX)
-    return RepeatedFactor(BlockDiagonal(A, [A] * 3), mfdeq.Direct().setup(A), 3)
+    return RepeatedFactor(StackedStateOperator(A, [A] * 3), mfdeq.Direct().setup(A), 3)
 
 
 @pytest.mark.parametrize("shape", [(12,), (12, 2)])
@@ -40,7 +40,8 @@ def test_solves_of_both_sides_are_those_of_the_block_diagonal_matrix(factor, sha
 
 def test_stacked_rows_multiply_from_both_sides():
     blocks = [RNG.standard_normal((n, 3)) for n in (2, 4)]
-    stacked = StackedRows(mfdeq_operator(blocks[0]), [mfdeq_operator(B) for B in blocks])
+    operators = [mfdeq_operator(B) for B in blocks]
+    stacked = StackedParamOperator(operators[0].backend, operators)
     dense = np.vstack(blocks)
     x, y = RNG.standard_normal((3, 2)), RNG.standard_normal((6, 2))
     np.testing.assert_allclose(stacked @ x, dense @ x)

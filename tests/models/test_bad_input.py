@@ -326,7 +326,11 @@ MODELS = table(
         lambda: solve_toy(linearize=lambda _: {}),
         "Toy.linearize: expected .*Linearization, got dict",
     ),
-    ("no curvature", lambda: hessian(linearize=without("curvature")), r"Linearization\(curvature="),
+    (
+        "no curvature",
+        lambda: hessian(linearize=without("curvature")),
+        r"Linearization\(curvature=.* mfdeq.mixed\(model\)",
+    ),
     (
         "no second",
         lambda: solve_toy(linearize=without("second")).second_order(V[:, 0], V[:, 1]),

@@ -55,6 +55,33 @@ def test_every_method_finds_the_minimum(name, method):
     assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values))
 
 
+class FirstDerivatives(mfdeq.FixedPointModel):
+    """A map with its first derivatives alone."""
+
+    def __init__(self, model):
+        self.model, self.map = model, model.map
+        self.state_size, self.param_size = model.state_size, model.param_size
+
+    def linearize(self, h, theta):
+        given = self.model.linearize(h, theta)
+        return mfdeq.Linearization(given.d_state, given.d_params)
+
+
+def test_gauss_newton_needs_no_curvature_of_the_model():
+    F, case = functional("smooth")
+    only_first = mfdeq.ReducedFunctional(FirstDerivatives(case.model), case.loss, case.h0)
+    found = mfdeq.minimize(only_first, case.params, "gauss-newton", gtol=1e-8)
+    expected = mfdeq.minimize(F, case.params, "gauss-newton", gtol=1e-8)
+    assert found.converged
+    close(found.params, expected.params, 1e-9)
+    assert found.report.products == expected.report.products
+    total = mfdeq.minimize(only_first + 0.5 * only_first, case.params, "gauss-newton", gtol=1e-8)
+    close(total.params, expected.params, 1e-6)
+    for method in ("newton-cg", "line-search"):
+        with pytest.raises(mfdeq.ModelError, match="returned no curvature"):
+            mfdeq.minimize(only_first, case.params, method)
+
+
 def test_newton_refuses_derivatives_that_are_not_matrices():
     F, case = functional("bratu_field")
     with pytest.raises(mfdeq.ArgumentError, match="not a sparse matrix"):
