@@ -97,6 +97,8 @@ class Equilibrium(LinearizedEquilibrium):
         ModelError
             If the loss has no ``curvature``. At the first product, if the model's linearization has
             none, which ``gauss_newton`` does not need.
+        DerivativeError
+            If a curvature is not symmetric.
 
         Examples
         --------
@@ -111,7 +113,10 @@ class Equilibrium(LinearizedEquilibrium):
         [0.06 0.01]
         """
         check_loss(loss, self.problem.model)
-        return ReducedHessian(self, loss)
+        H = ReducedHessian(self, loss)
+        if self.linearized.has_curvature:
+            H.evaluate_curvature()  # what is wrong with it is reported here
+        return H
 
     @collective
     def curvature(self, w: Array) -> CurvatureOperator:

@@ -445,9 +445,14 @@ class CheckedLinearization:
         computed = self.linearization.sources.get("d_state")
         return "create the model with order=2 (the default), or " if computed else ""
 
+    @property
+    def has_curvature(self) -> bool:
+        """Whether the model gave its second derivatives."""
+        return self.linearization.curvature is not None
+
     def curvature(self, w: Array, check_symmetry: bool = True) -> CurvatureOperator:
         """Return the (P+N, P+N) Hessian ∇²_(θ,h) (wᵀf)."""
-        if self.linearization.curvature is None:
+        if not self.has_curvature:
             raise ModelError(
                 f"{self.name} returned no curvature, which second derivatives require: "
                 f"{self._order_hint()}{self._advice_for_curvature}"

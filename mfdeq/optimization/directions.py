@@ -74,7 +74,7 @@ class NewtonCG(Direction):
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """Compute a descent direction."""
         objective = self.setting.objective
-        H = objective.attempt(objective.hessian, theta)
+        H = objective.hessian(theta)
         path = None
         if H is not None:
             path = objective.attempt(
@@ -122,7 +122,7 @@ class ShiftedNewton(Direction):
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """Compute a descent direction."""
-        H, xp = self.objective.attempt(self.objective.hessian, theta), self.backend.xp
+        H, xp = self.objective.hessian(theta), self.backend.xp
         steepest = -g if self.metric is None else -self.metric.solve(g)
         if H is None:
             return steepest, 0, f"steepest descent: no Hessian, {self.objective.failure}"

@@ -83,15 +83,9 @@ class Objective:
         self.report.gradients += 1
         return self.attempt(self.functional.evaluate_gradient, theta)
 
-    def hessian(self, theta: Array, gauss_newton: bool = False) -> Any:
-        """Return the Hessian at theta, which remains valid at later points; raise if it fails.
-
-        Its curvature is evaluated at once, except for methods that use the Gauss-Newton part alone.
-        """
-        H = self.functional.hessian(theta)
-        if not gauss_newton:
-            H.evaluate_curvature()
-        return H
+    def hessian(self, theta: Array) -> Any:
+        """Return the Hessian at theta, which remains valid at later points; None where it fails."""
+        return self.attempt(self.functional.hessian, theta)
 
     def product(self, H: ReducedOperator, v: Array, accuracy: float) -> Array:
         """Return H v to a relative accuracy, with the inner tolerance chosen accordingly."""

@@ -393,9 +393,6 @@ class RemoteHessian(ReducedOperator):
     def __copy__(self) -> RemoteHessian:
         return self
 
-    def evaluate_curvature(self) -> None:
-        """Do nothing: the workers evaluate the curvatures at the first product."""
-
     def _results(self, name: str, x: Array, *arguments: Any) -> Sequence[Any]:
         experiments = self.experiments
         return experiments._checked(

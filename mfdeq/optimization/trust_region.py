@@ -78,7 +78,7 @@ class TrustRegion(Method):
         xp = backend.xp
         if at.radius is not None and at.radius <= MIN_RADIUS * self.largest_radius:
             return None
-        H = objective.hessian(theta, self.gauss_newton) if self.H is None else self.H
+        H = objective.functional.hessian(theta) if self.H is None else self.H
         progress = at.gradient_norm / setting.scale if setting.scale > 0.0 else 1.0
         active = bounds.active_set(theta, g, progress)
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, setting.target)
@@ -137,8 +137,7 @@ class TrustRegion(Method):
             if trial_g is None:
                 trial_g, failure = objective.gradient(trial), objective.failure
             if trial_g is not None:
-                self.H = objective.attempt(objective.hessian, trial, self.gauss_newton)
-                failure = objective.failure
+                self.H, failure = objective.hessian(trial), objective.failure
                 if self.H is not None:
                     radius = self._next_radius(ratio, path)
                     size = setting.gradient_norm(trial, trial_g)

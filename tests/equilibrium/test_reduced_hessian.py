@@ -156,14 +156,11 @@ def test_hessian_of_a_constrained_model_without_curvature_says_to_mix_it_first()
         H @ np.ones(2)
 
 
-def test_curvature_is_evaluated_once_and_only_for_the_hessian_itself():
+def test_curvature_is_evaluated_once_for_the_hessian_and_its_parts():
     curvatures: list = []
     eq = mfdeq.solve(Cubic(curvatures), THETA, error_estimates=False)
     H = eq.hessian(LOSS)
-    H.gauss_newton @ THETA
-    assert not curvatures
     total = H @ THETA
-    assert len(curvatures) == 1
     np.testing.assert_allclose(total, H.gauss_newton @ THETA + H.dynamics @ THETA, rtol=1e-12)
     np.testing.assert_allclose(total, sum(term @ THETA for term in H.terms.values()), rtol=1e-12)
     assert len(curvatures) == 1

@@ -279,13 +279,13 @@ def second_order_not_solved_for(self, u, v):
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_of_f(self, w):
     K = self.linearized.curvature(w)
-    return ReducedCurvature(self, K, lambda: K, lambda eq: None)
+    return ReducedCurvature(self, lambda: K, lambda: K, lambda eq: None)
 
 
 @mutant(Equilibrium, "component_hessian", "smooth", "stiff")
 def component_hessian_by_a_state_solve(self, w):
     K = self.linearized.curvature(self.inverse @ w)
-    return ReducedCurvature(self, K, lambda: K, lambda eq: None)
+    return ReducedCurvature(self, lambda: K, lambda: K, lambda eq: None)
 
 
 # The Hessian, its terms, and the slice
@@ -299,7 +299,7 @@ def hessian_with_the_loss_gradient_for_lambda(self, eq, loss):
     reduced_hessian(self, eq, loss)
     self._dynamics_curvature = eq.linearized.curvature(eq.loss_gradients(loss)[1])
     K = add_curvatures(self._loss_curvature, self._dynamics_curvature)
-    ReducedCurvature.__init__(self, eq, K, lambda: K, lambda eq: None)
+    ReducedCurvature.__init__(self, eq, lambda: K, lambda: K, lambda eq: None)
 
 
 terms = ReducedHessian.terms.func
