@@ -452,7 +452,7 @@ class CheckedLinearization:
 
     def curvature(self, w: Array, check_symmetry: bool = True) -> CurvatureOperator:
         """Return the (P+N, P+N) Hessian ∇²_(θ,h) (wᵀf)."""
-        if not self.has_curvature:
+        if self.linearization.curvature is None:
             raise ModelError(
                 f"{self.name} returned no curvature, which second derivatives require: "
                 f"{self._order_hint()}{self._advice_for_curvature}"

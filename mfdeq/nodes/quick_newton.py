@@ -3,8 +3,8 @@
 A node of a training loop is evaluated thousands of times, at states of a few dozen numbers for
 which the general method takes longer than the arithmetic. This one accepts a state only by the
 criteria of `mfdeq.solve` in their plainest form, and gives up on everything else: a correction that
-is not halved, an unknown that converges to zero, an A that is close to singular. The general method
-then starts anew and says what is wrong.
+is not halved, an unknown that converges to zero, an A that is close to singular. `mfdeq.solve`
+then starts again and reports what is wrong.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_an_aged_preconditioner_serves_many_solves_an_aged_lu_does_not():
         assert factor.A is second
 
 
-def test_a_matrix_of_another_size_is_set_up_anew():
+def test_a_matrix_of_another_size_is_set_up_again():
     reused = Reused(mfdeq.Direct())
     for n in (10, 20):
         matrix = diffusion(n, 2).A
@@ -97,7 +97,7 @@ def test_an_optimizer_s_next_solve_starts_from_the_last_factor():
     assert F.equilibrium(case.params + 1e-6).report.forward.setups == 0
 
 
-def test_an_aged_hierarchy_is_refreshed_and_set_up_anew_only_if_that_fails():
+def test_an_aged_hierarchy_is_refreshed_and_set_up_again_only_if_that_fails():
     """Along a path that leaves its start far behind, and back at once where they do not serve."""
     counts, reused = LinearCounts(), Reused(AMG)
     b = np.random.default_rng(1).standard_normal(900)

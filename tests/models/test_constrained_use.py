@@ -548,7 +548,7 @@ def totals_of_exchange():
     return model, mfdeq.constrain(model, mfdeq.LinearConstraint(np.ones(2), 8.0))
 
 
-def test_a_solve_evaluates_a_changed_model_anew():
+def test_a_solve_evaluates_a_changed_model_again():
     model, constrained = totals_of_exchange()
     theta = np.array([1.0, 3.0])
     eq = mfdeq.solve(constrained, theta)

@@ -18,7 +18,8 @@ class Comparison:
     ----------
     title : str
     job, reference : callable
-        Jobs without arguments, each with all that it needs: models and factors are made anew.
+        Jobs without arguments, each with all that it needs: models and factors are built
+        again in each.
     target : float
         The largest ratio of the time of the job to that of the reference.
     beside : str

@@ -94,7 +94,7 @@ def test_a_function_gets_products_where_nothing_else_is_known():
         matrix_of(seen[0], "a preconditioner")
 
 
-def test_a_preconditioner_is_built_anew_when_it_has_aged():
+def test_a_preconditioner_is_built_again_when_it_has_aged():
     first = diffusion(20)
     far = (first + sp.diags(np.geomspace(1e-3, 1e6, 400))).tocsr()
     built, counts, b = Builder(), LinearCounts(), np.ones(400)

@@ -75,7 +75,7 @@ def test_a_cycle_and_its_adjoint_are_replayed_and_agree_with_numpy(name, wind, m
 
 
 @needs_cupy
-def test_a_refreshed_cycle_is_captured_anew():
+def test_a_refreshed_cycle_is_captured_again():
     A, B = diffusion(45), (diffusion(45) + sp.diags(np.linspace(0, 5, 2025))).tocsr()
     operators = [[operator(matrix, xp=xp) for matrix in (A, B)] for xp in (np, cupy)]
     here, there = (mfdeq.AMG().setup(first) for first, _ in operators)
