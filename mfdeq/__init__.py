@@ -31,7 +31,7 @@ _MODULES = {
     "step_from_model": "compositions.step_from_model",
     "implicit_euler": "compositions.time_schemes",
     "trapezoidal": "compositions.time_schemes",
-    "bdf2": "compositions.time_schemes",
+    "bdf2": "compositions.bdf2_scheme",
     "Loss": "models.losses",
     "LeastSquares": "models.quadratic_losses",
     "QuadraticPrior": "models.quadratic_losses",
