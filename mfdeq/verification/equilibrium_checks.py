@@ -19,6 +19,7 @@ from ..models.losses import Loss, LossBase
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
+from .changes import Changes
 from .checks import SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
 from .taylor_remainders import (
@@ -205,31 +206,36 @@ class EquilibriumChecker(DerivativeChecker):
             noise[name] = noise.get(name, 0.0) + 2 * errors[lower]
         explained = noise["state"] / STATE_NOISE_FACTOR
 
-        def nearby(step: float) -> tuple[dict[str, Array], float]:
+        def nearby(step: float) -> tuple[dict[str, Array], float, float]:
             at = self.solve(self.theta + step * self.v, eq.state).polish()
-            return quantities(at), self._size("state", _chord_step(at))
+            values = quantities(at)
+            # GMRES may be exact at theta and stop just below its tolerance nearby.
+            worse = at.report.linear.worst_residual > self.worst_residual
+            solve_error = self._solve_error(at) if worse else 0.0
+            left = self._size("state", _chord_step(at))
+            return values, max(1.0, left / explained if explained else 1.0), solve_error
 
-        ahead = _Changes(base)
-        behind = _Changes(base)
+        ahead, behind = Changes(base), Changes(base)
 
-        def evaluate(side: _Changes, ladder: list[float]) -> None:
+        def evaluate(side: Changes, ladder: list[float]) -> None:
             sign = 1.0 if side is ahead else -1.0
             for step in ladder:
                 found = self._at_trial(functools.partial(nearby, sign * step))
                 if found is not None:
-                    values, left = found
-                    side.add(step, values, max(1.0, left / explained if explained else 1.0))
+                    side.add(step, *found)
+
+        def noises(name: str, side: Changes) -> list[float]:
+            return side.noises(noise[name], self._size(name, base[name]))
 
         def sizes(name: str) -> Sizes:
             term, steps = terms[name], ahead.steps
-            remainders = ahead.remainders(name, term)
             return (
                 steps,
-                [self._size(name, remainder) for remainder in remainders],
+                [self._size(name, remainder) for remainder in ahead.remainders(name, term)],
                 [step * self._size(name, term) for step in steps],
                 [
-                    noise[name] * factor + step * errors[name]
-                    for step, factor in zip(steps, ahead.factors, strict=True)
+                    found + step * errors[name]
+                    for step, found in zip(steps, noises(name, ahead), strict=True)
                 ],
                 self._size(name, base[name]),
                 self.agreement_needed,
@@ -251,7 +257,7 @@ class EquilibriumChecker(DerivativeChecker):
             # It may have a kink, nearby or here.
             evaluate(behind, ahead.steps)
             for name in failed():
-                worst_noise = noise[name] * max(ahead.factors + behind.factors)
+                worst_noise = max(noises(name, ahead) + noises(name, behind))
                 if not self._same_error(
                     name, ahead, behind, terms[name], worst_noise, errors[name]
                 ):
@@ -262,8 +268,8 @@ class EquilibriumChecker(DerivativeChecker):
     def _same_error(
         self,
         name: str,
-        ahead: _Changes,
-        behind: _Changes,
+        ahead: Changes,
+        behind: Changes,
         term: Array,
         noise: float,
         error: float,
@@ -383,37 +389,6 @@ class EquilibriumChecker(DerivativeChecker):
             name: STATE_NOISE_FACTOR * change(name, value) + solve_error * self._size(name, value)
             for name, value in base.items()
         }
-
-
-class _Changes:
-    """The changes of quantities of an equilibrium at points to one side of theta.
-
-    Parameters
-    ----------
-    base : dict of arrays
-        The quantities at theta.
-
-    Attributes
-    ----------
-    factors : list of float
-        The errors of the solves, relative to those that noise explains.
-    """
-
-    def __init__(self, base: dict[str, Array]) -> None:
-        self.base, self.steps = base, list[float]()
-        self.factors: list[float] = []
-        self.values: list[dict[str, Array]] = []
-
-    def add(self, step: float, values: dict[str, Array], factor: float) -> None:
-        """Add a point."""
-        self.steps.append(step)
-        self.values.append(values)
-        self.factors.append(factor)
-
-    def remainders(self, name: str, term: Array) -> list[Array]:
-        """Return the remainders of a quantity with a derivative."""
-        pairs = zip(self.steps, self.values, strict=True)
-        return [values[name] - self.base[name] - step * term for step, values in pairs]
 
 
 def _chord_step(eq: Equilibrium) -> Array:

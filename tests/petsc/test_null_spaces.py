@@ -243,11 +243,6 @@ def test_wrong_null_spaces_are_refused():
             mfdeq.petsc.solve(model, vec_of(THETA), vec_of(START))
 
 
-@pytest.mark.xfail(
-    PETSc.COMM_WORLD.getSize() > 2,
-    reason="on three ranks the Hessian of this network is not that of its gradient",
-    strict=True,
-)
 def test_functionals_and_verify_take_null_spaces():
     network = Network()
     model = OnVecs(network, right=network.right)

@@ -94,6 +94,35 @@ def test_a_wrong_derivative_fails_under_loose_solves():
     assert "look first at: d_params" in str(found)
 
 
+class Mixing(mfdeq.ResidualModel):
+    """A(theta) h = b, where A is the identity at theta = 0 only."""
+
+    state_size, param_size = 8, 3
+    W = np.random.default_rng(0).standard_normal((3, 8, 8))
+    b = np.random.default_rng(1).standard_normal(8)
+    error = 1.0  # factor of the curvature
+
+    def residual(self, h, theta):
+        return h + np.einsum("pij,p,j", self.W, theta, h) - self.b
+
+    def linearize(self, h, theta):
+        def curvature(lam):
+            return mfdeq.Curvature(state_params=self.error * np.einsum("i,pij->jp", lam, self.W))
+
+        A = np.eye(8) + np.einsum("pij,p", self.W, theta)
+        return mfdeq.Linearization(A, np.einsum("pij,j->ip", self.W, h), curvature)
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(1.0, PASS), (1.01, FAIL)])
+def test_solves_may_be_exact_at_the_parameters_only(error, verdict):
+    # GMRES is exact for the identity, and nearby it stops just below its tolerance.
+    model = Mixing()
+    model.error = error
+    loss = mfdeq.LeastSquares(np.arange(0, 8, 2), np.ones(4))
+    found = mfdeq.verify(model, np.zeros(3), loss, solver=mfdeq.Krylov("gmres"))
+    assert found.verdict == verdict, str(found)
+
+
 def test_correct_derivatives_without_equilibrium_are_inconclusive():
     class WithoutEquilibrium(mfdeq.FixedPointModel):
         state_size = param_size = 1
