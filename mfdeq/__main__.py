@@ -16,6 +16,7 @@ from typing import Any
 import mfdeq
 
 from .arrays.backend import host
+from .files.npy import DamagedFileError, read_npy
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}  # argparse exits with 2
 MAX_FAILURE_GROUPS = 5  # distinct errors that `status` prints
@@ -174,8 +175,8 @@ def _read_params(text: str | None, model: Any) -> Any:
         return host.random.default_rng(0).standard_normal(model.param_size)
     if text.endswith(".npy"):
         try:
-            return host.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            return read_npy(text)
+        except (OSError, DamagedFileError) as error:
             raise UsageError(f"--params: cannot read {text}: {error}") from error
     if ":" in text:
         return _evaluate(text, "--params")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.library import library_of
-from ..files.checkpoints import read_state, write_state
+from ..files.checkpoints import explain_read_errors, read_state, write_state
 from ..report import LinearCounts
 from ..tables import MAX_TABLE_ROWS, PrintedAsTable, Table
 from .point import Point
@@ -138,7 +138,9 @@ class Branch(PrintedAsTable):
         CheckpointError
             If the file does not contain a branch.
         """
-        return from_tree(read_state(path, BRANCH_KIND, CHECKPOINT_KIND)[1]["branch"], lambda x: x)
+        _, state = read_state(path, BRANCH_KIND, CHECKPOINT_KIND)
+        with explain_read_errors(path):
+            return from_tree(state["branch"], lambda x: x)
 
     @property
     def t(self) -> Any:

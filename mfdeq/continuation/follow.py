@@ -241,20 +241,22 @@ class _Walk:
     def resume(self, path: str, saved: dict[str, Any]) -> bool:
         """Resume from a checkpoint, and return whether the branch had ended."""
         curve = self.curve
-        self.branch = from_tree(saved["branch"], curve.backend.from_host)
-        self.ds, curve.counts = saved["ds"], self.branch.counts
-        curve.failures, curve.last_failure = self.branch.failures, self.branch.last_failure
-        if not saved["ended"]:
-            self.branch.reason = ""
         assert self.file is not None
-        self.file.continue_from(len(self.branch.points))
-        try:
+        with self.file.decoding():
+            self.branch = from_tree(saved["branch"], curve.backend.from_host)
+            self.ds, curve.counts, ended = saved["ds"], self.branch.counts, bool(saved["ended"])
             self.special_points.resume(saved["curve"])
             curve.inner.resume(saved["curve"])
-            curve.resume(self.branch.points[-1])
+            last = self.branch.points[-1]
+        curve.failures, curve.last_failure = self.branch.failures, self.branch.last_failure
+        if not ended:
+            self.branch.reason = ""
+        self.file.continue_from(len(self.branch.points))
+        try:
+            curve.resume(last)
         except ConvergenceError as error:
             raise other_run_error(path, f"the model differs: {error}") from error
-        return saved["ended"]
+        return ended
 
     def write_checkpoint(self, ended: bool | None = None) -> None:
         """Write a checkpoint if one is due or at the end, and continue as if from it."""

@@ -20,9 +20,11 @@ from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.library import library_of
 from ..errors import ArgumentError, CheckpointError, CheckpointWarning, short_repr, warn
 from .atomic import check_writable, replace_atomically
+from .npy import DamagedFileError, read_npz
 
-FORMAT_VERSION = 3  # of checkpoint files
+FORMAT_VERSION = 4  # of checkpoint files; version 3 had no digest of the contents
 HEADER = "mfdeq"  # the member that describes the others, as JSON
+CONTENTS_DIGEST = "mfdeq.digest"  # the member with the digest of all others
 NUMERIC_KINDS = "biufc"  # of dtypes that npy files hold without pickling
 DIGEST_LENGTH = 16  # hexadecimal digits
 
@@ -96,6 +98,10 @@ class Checkpoint:
             ]
             raise other_run_error(self.path, "; ".join(differences))
 
+    def decoding(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the saved state is decoded, whose errors are those of the file."""
+        return explain_read_errors(self.path)
+
     def due(self, done: int, ended: bool = False) -> bool:
         """Return True if a checkpoint is due after `done` steps, or at the end of the run."""
         return done - self._last >= (1 if ended else self.every)
@@ -145,12 +151,10 @@ def write_state(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any])
 def read_state(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what identifies the run of a file, and its state with arrays on the host."""
     path = _fspath(path)
-    with (
-        explain_read_errors(path),
-        open(path, "rb") as file,
-        host.load(file, allow_pickle=False) as members,
-    ):
-        return decode(path, bytes(members[HEADER]), members, kinds)
+    with explain_read_errors(path):
+        arrays = read_npz(path)
+        header, found = (arrays.pop(name).tobytes() for name in (HEADER, CONTENTS_DIGEST))
+        return decode(path, header, arrays, found.decode(), kinds)
 
 
 def encode(kind: str, of: dict[str, Any], state: Any) -> tuple[bytes, dict[str, Any]]:
@@ -180,20 +184,40 @@ def write_members(path: Any, header: bytes, arrays: dict[str, Any]) -> None:
     path = _fspath(path)
     try:
         with replace_atomically(path) as file:
-            members = {**arrays, HEADER: host.frombuffer(header, dtype="uint8")}
-            host.savez(file, **members)
+            own = {HEADER: header, CONTENTS_DIGEST: contents_digest(header, arrays).encode()}
+            members: dict[str, Any] = {
+                name: host.frombuffer(text, dtype="uint8") for name, text in own.items()
+            }
+            host.savez(file, **{**arrays, **members})
     except OSError as error:
         raise write_error(path, error) from error
 
 
+def contents_digest(header: bytes, arrays: Mapping[str, Any]) -> str:
+    """Return a digest of the header and all arrays of a file."""
+    sha256 = hashlib.sha256(header)
+    for name in sorted(arrays):
+        sha256.update(f"{name} {digest(arrays[name])}".encode())
+    return sha256.hexdigest()
+
+
 def decode(
-    path: str, header: bytes, arrays: Mapping[str, Any], kinds: tuple[str, ...]
+    path: str,
+    header: bytes,
+    arrays: Mapping[str, Any],
+    contents: str,
+    kinds: tuple[str, ...],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Decode what identifies the run, and the state, from a file of one of these kinds."""
+    """Decode what identifies the run, and the state, from a file of one of these kinds.
+
+    `contents` is the digest in the file, with which the rest must agree.
+    """
     found = json.loads(header)
     version, kind = found["format"], found["kind"]
     if version == FORMAT_VERSION and kind in kinds:
-        return found["of"], _unpack(found["state"], arrays)
+        if contents != contents_digest(header, arrays):
+            raise DamagedFileError("the contents are not those that were written")
+        return dict(found["of"]), dict(_unpack(found["state"], arrays))
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: expected format {FORMAT_VERSION}, which mfdeq {__version__} reads, got "
@@ -211,16 +235,16 @@ def explain_read_errors(path: str) -> Iterator[None]:
     """Convert errors of reading to CheckpointErrors that say what to do."""
     try:
         yield
+    except (MemoryError, CheckpointError):
+        raise
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}. Use another file, or delete it to start again"
         ) from error
-    except (MemoryError, CheckpointError):
-        raise
-    except Exception as error:  # from zip, npy or JSON
+    except Exception as error:  # from zip, npy, JSON or contents that mfdeq does not write
         raise CheckpointError(
-            f"{path} is not a checkpoint of mfdeq, or a damaged one ({type(error).__name__}). Use "
-            "another file, or delete it to start again"
+            f"{path} is not a checkpoint of mfdeq, or a damaged one ({type(error).__name__}: "
+            f"{error}). Use another file, or delete it to start again"
         ) from error
 
 

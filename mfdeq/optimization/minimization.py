@@ -114,17 +114,18 @@ class Minimization:
     def restore(self, backend: Backend, saved: dict[str, Any]) -> None:
         """Restore the run from a checkpoint, which must be of this functional."""
         assert self.checkpoint is not None
-        at, report, to_device = saved["at"], saved["report"], backend.from_host
-        arrays = {name: to_device(at[name]) for name in ("theta", "gradient")}
-        self.at = Iterate(**{**at, **arrays})
-        steps = [Step(**step) for step in report["steps"]]
-        self.objective.continue_from(MinimizeReport(**{**report, "steps": steps}))
-        self.checkpoint.continue_from(len(steps))
-        self._method_state, self.scale = saved["method"], saved["scale"]
-        self._stagnant = saved["stagnant"]
+        with self.checkpoint.decoding():
+            at, report, to_device = saved["at"], saved["report"], backend.from_host
+            arrays = {name: to_device(at[name]) for name in ("theta", "gradient")}
+            self.at = Iterate(**{**at, **arrays})
+            steps = [Step(**step) for step in report["steps"]]
+            self.objective.continue_from(MinimizeReport(**{**report, "steps": steps}))
+            self.checkpoint.continue_from(len(steps))
+            self._method_state, self.scale = saved["method"], saved["scale"]
+            self._stagnant, state = saved["stagnant"], to_device(saved["state"])
         path = self.checkpoint.path
         try:
-            self._solve_again(to_device(saved["state"]))
+            self._solve_again(state)
         except (ConvergenceError, SingularStateError) as error:
             raise other_run_error(
                 path, f"there is no equilibrium at the saved point: {error}"
@@ -144,7 +145,9 @@ class Minimization:
     ) -> Stop:
         """Iterate until the gradient reaches its target or another stopping criterion holds."""
         if self._method_state is not None:
-            self.method.restore(self._method_state)
+            assert self.checkpoint is not None
+            with self.checkpoint.decoding():
+                self.method.restore(self._method_state)
         try:
             while True:
                 stop = self._stop(target, max_iterations, callback)

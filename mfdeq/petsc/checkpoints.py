@@ -56,7 +56,8 @@ class Hdf5Store:
             arrays = {
                 name: self._array(viewer, name, **how) for name, how in header["arrays"].items()
             }
-            return checkpoints.decode(path, header["head"].encode(), arrays, (kind,))
+            head, contents = header["head"].encode(), header["digest"]
+            return checkpoints.decode(path, head, arrays, contents, (kind,))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
         """Replace the file by one with this state."""
@@ -64,8 +65,10 @@ class Hdf5Store:
 
         head, arrays = checkpoints.encode(kind, of, state)
         described = {name: _describe(x) for name, x in arrays.items()}
-        header = {"head": head.decode(), "arrays": described}
-        # The header has times in it, which differ between ranks: the first rank's are written.
+        # The head has times in it, which differ between ranks: the first rank's is written.
+        head = self.ranks.on_first_rank(lambda: head)
+        contents = checkpoints.contents_digest(head, arrays)
+        header = {"head": head.decode(), "arrays": described, "digest": contents}
         words = self.ranks.on_first_rank(lambda: json.dumps(header).encode())
         try:
             with open_viewer(temporary_path(path), "w", self.ranks.comm) as viewer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,10 @@ class EigenCheckpoint:
         self._pairs: dict[str, Any] | None = saved.get("pairs")
         self._operator_states: list[Any] = saved.get("products", [])
 
+    def decoding(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the saved state is decoded, whose errors are those of the file."""
+        return contextlib.nullcontext() if self.file is None else self.file.decoding()
+
     def restore_operators(self, counted: CountedOperator, off: float, tol: float) -> None:
         """Restore the operators, if a product agrees with the file.
 
@@ -62,8 +67,9 @@ class EigenCheckpoint:
             raise other_run_error(
                 self.file.path, f"H or M differs, with a product off by {off:.1e}"
             )
-        for operator, state in zip(self.operators, self._operator_states, strict=True):
-            operator.restore(state)
+        with self.decoding():
+            for operator, state in zip(self.operators, self._operator_states, strict=True):
+                operator.restore(state)
         self.file.continue_from(counted.count)
         self._forget()
 
@@ -87,17 +93,9 @@ class EigenCheckpoint:
         """Return the result in the file, which must be of this operator; None if there is none."""
         if self._pairs is None:
             return None
-        H, fields, report = self.H, {**self._pairs}, {}
-        to_device = H.backend.coefficients
-        for name, value in fields.pop("report").items():
-            report[name] = to_device(value) if name in ("residuals", "product_errors") else value
-        for name in ("values", "error_bounds"):
-            fields[name] = to_device(fields[name])
-        fields["vectors"] = H.backend.from_host(fields["vectors"])
-        fields["precision"] = H.metric if isinstance(H.metric, Precision) else None
-        if fields["krylov"] is not None:
-            fields["krylov"] = Lanczos.from_checkpoint(H.backend, H, H.metric, fields["krylov"])
-        pairs = Eigenpairs(**fields, report=EigenReport(**report))
+        H = self.H
+        with self.decoding():
+            pairs = self._decode_pairs(self._pairs)
         x, dual = pairs.vectors[:, -1:], H.metric.apply(pairs.vectors[:, -1:])
         product = H.product(x)
         value = times_power(H.backend, pairs.values[-1:], host.asarray(H.exponent))
@@ -108,6 +106,20 @@ class EigenCheckpoint:
         tol = scaled_by(BOUND_FACTOR * (bound + rounding), H.exponent or 0)
         self.restore_operators(H, float(array_on_host(off)[0]), tol)
         return pairs
+
+    def _decode_pairs(self, saved: dict[str, Any]) -> Eigenpairs:
+        """Rebuild the pairs that `save_result` has saved."""
+        H, fields, report = self.H, {**saved}, {}
+        to_device = H.backend.coefficients
+        for name, value in fields.pop("report").items():
+            report[name] = to_device(value) if name in ("residuals", "product_errors") else value
+        for name in ("values", "error_bounds"):
+            fields[name] = to_device(fields[name])
+        fields["vectors"] = H.backend.from_host(fields["vectors"])
+        fields["precision"] = H.metric if isinstance(H.metric, Precision) else None
+        if fields["krylov"] is not None:
+            fields["krylov"] = Lanczos.from_checkpoint(H.backend, H, H.metric, fields["krylov"])
+        return Eigenpairs(**fields, report=EigenReport(**report))
 
     def _forget(self) -> None:
         """Drop what products depend on besides the file, for identical results after a restart."""

@@ -107,10 +107,12 @@ class Davidson:
         self, to_device, state = cls.__new__(cls), H.backend.from_host, checkpoint.search
         assert state is not None
         self.H, self.M, self.k, self.max_size = H, M, k, max_size
-        self.previous, self.norm, H.exponent = state["previous"], state["norm"], state["exponent"]
-        self.V, self.HV = to_device(state["V"]), to_device(state["HV"])
-        self.dual = self.V if state["dual"] is None else to_device(state["dual"])
-        self._compute_ritz_pairs()
+        with checkpoint.decoding():
+            self.previous, self.norm = state["previous"], state["norm"]
+            H.exponent = state["exponent"]
+            self.V, self.HV = to_device(state["V"]), to_device(state["HV"])
+            self.dual = self.V if state["dual"] is None else to_device(state["dual"])
+            self._compute_ritz_pairs()
         first = self.V[:, :1]
         off = H.metric.dual_norms(H.product(first) - self.HV[:, :1])
         off = off + self.norm * H.metric.dual_norms(H.metric.apply(first) - self.dual[:, :1])
@@ -244,7 +246,8 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
     assert M is not None
     begin, attempt, strict, last = H.count, 0, False, None
     if problem.checkpoint.completion:
-        begin, attempt, strict, last = problem.checkpoint.completion["davidson"]
+        with problem.checkpoint.decoding():
+            begin, attempt, strict, last = problem.checkpoint.completion["davidson"]
     while True:
         if last is not None and not float(search.values[-1]) < last:
             strict = True  # what was found was perhaps a copy of the last wanted eigenvalue

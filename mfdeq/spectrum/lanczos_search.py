@@ -97,10 +97,11 @@ class LanczosSearch:
 
     def _restore(self, state: dict[str, Any]) -> None:
         H, checkpoint = self.H, self.checkpoint
-        self.lanczos = Lanczos.from_checkpoint(H.backend, H, H.metric, state["lanczos"])
-        self.values_at_breakdown = state["values_at_breakdown"]
-        for name in STATE_FIELDS:
-            setattr(self, name, state[name])
+        with checkpoint.decoding():
+            self.lanczos = Lanczos.from_checkpoint(H.backend, H, H.metric, state["lanczos"])
+            self.values_at_breakdown = state["values_at_breakdown"]
+            for name in STATE_FIELDS:
+                setattr(self, name, state[name])
         relaxed = H.relaxed and not self.final
         rtol = SAME_RELAXED_PRODUCT_RTOL if relaxed else SAME_PRODUCT_RTOL
         tol = rtol * self.norm + 10 * self.lanczos.asymmetry

@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StudyError
+from .cases import check_name
 from .records import Record, Session, Status, Values
-from .store import COLUMNS, Store
+from .schema import COLUMNS, row_digest
+from .store import Store
+
+NAMES = tuple(COLUMNS.split(", "))
 
 
 def read_records(store: Store) -> list[Record]:
     """Return all records, in the order in which they were made."""
-    sessions = {
-        number: json.loads(text)
-        for number, text in store.select("select id, provenance from sessions")
-    }
-    columns = COLUMNS.split(", ")
+    sessions = {number: session.provenance for number, session in _read_sessions(store)}
     rows = store.select(f"select {COLUMNS} from records order by rowid")
-    return [_record_of(store, dict(zip(columns, row, strict=True)), sessions) for row in rows]
+    return [_record_of(store, row, sessions) for row in rows]
 
 
-def _record_of(store: Store, row: dict[str, Any], sessions: dict[int, Any]) -> Record:
-    folder = store.folder(row["key"], row["attempt"])
-    return Record(
-        key=row["key"],
-        params=Values(json.loads(row["params"]), folder, "param"),
-        status=row["status"],
-        error=row["error"],
-        traceback=row["traceback"],
-        seed=json.loads(row["seed"]),
-        warm=row["warm"],
-        started=row["started"],
-        seconds=row["seconds"],
-        worker=json.loads(row["worker"]),
-        provenance=sessions[row["session"]],
-        _outputs=Values(json.loads(row["outputs"]), folder, "output"),
-    )
+def damaged_rows(store: Store) -> list[int]:
+    """Return the row numbers of the records that are not as they were written."""
+    rows = store.select(f"select rowid, {COLUMNS} from records")
+    return [number for number, *row in rows if not _is_intact(row)]
+
+
+def _is_intact(row: Any) -> bool:
+    try:
+        return row_digest(row[:-1]) == row[-1]
+    except TypeError:  # bytes, which mfdeq does not write
+        return False
+
+
+def _record_of(store: Store, row: tuple, sessions: dict[int, Any]) -> Record:
+    found = _checked(store, row)
+    with _explain_damage(store, f"the record of case {found['key']}"):
+        return Record(
+            key=found["key"],
+            params=_values(store, found, "param"),
+            status=found["status"],
+            error=found["error"],
+            traceback=found["traceback"],
+            seed=json.loads(found["seed"]),
+            warm=found["warm"],
+            started=found["started"],
+            seconds=found["seconds"],
+            worker=json.loads(found["worker"]),
+            provenance=sessions[found["session"]],
+            _outputs=_values(store, found, "output"),
+        )
+
+
+def _checked(store: Store, row: tuple) -> dict[str, Any]:
+    """Return a row of the records by the names of its columns, if it is intact."""
+    if not _is_intact(row):
+        raise _damage(store, f"the record of case {row[0]!r}", "it is not what was written")
+    return dict(zip(NAMES, row, strict=True))
+
+
+def _values(store: Store, row: dict[str, Any], kind: str) -> Values:
+    """Return the parameters or the outputs in a row, whose names become those of files."""
+    values = json.loads(row[f"{kind}s"])
+    for name in values:
+        check_name(name, f"name of the {kind}")
+    return Values(values, store.folder(row["key"], row["attempt"]), kind)
 
 
 def read_outputs(store: Store, key: str) -> Values:
     """Return the outputs of the case with a key, without reading other records."""
-    rows = store.select("select attempt, outputs from records where key = ?", [key])
+    rows = store.select(f"select {COLUMNS} from records where key = ?", [key])
     if not rows:
         raise ArgumentError(f"key: expected the key of a record, got {key!r}")
-    attempt, text = rows[0]
-    return Values(json.loads(text), store.folder(key, attempt), "output")
+    found = _checked(store, rows[0])
+    with _explain_damage(store, f"the record of case {key}"):
+        return _values(store, found, "output")
 
 
 def read_status(store: Store) -> Status:
@@ -53,16 +85,49 @@ def read_status(store: Store) -> Status:
     rows = store.select("select status, count(*), sum(seconds) from records group by status")
     counts = {status: n for status, n, _ in rows}
     planned = store.select("select planned from sessions order by id desc limit 1")
-    return Status(
-        done=counts.get("done", 0),
-        failed=counts.get("failed", 0),
-        planned=planned[0][0] if planned else 0,
-        running=store.is_being_written(),
-        seconds=sum(seconds for _, _, seconds in rows),
-    )
+    with _explain_damage(store, "its records"):
+        return Status(
+            done=counts.get("done", 0),
+            failed=counts.get("failed", 0),
+            planned=int(planned[0][0]) if planned else 0,
+            running=store.is_being_written(),
+            seconds=sum(float(seconds) for _, _, seconds in rows),
+        )
 
 
 def read_sessions(store: Store) -> list[Session]:
     """Return one session for each call of `Study.map`, in their order."""
-    rows = store.select("select started, provenance from sessions order by id")
-    return [Session(started, json.loads(text)) for started, text in rows]
+    return [session for _, session in _read_sessions(store)]
+
+
+def _read_sessions(store: Store) -> list[tuple[int, Session]]:
+    rows = store.select("select id, started, provenance from sessions order by id")
+    with _explain_damage(store, "its sessions"):
+        return [
+            (number, Session(str(started), _provenance(text))) for number, started, text in rows
+        ]
+
+
+def _provenance(text: str) -> dict[str, Any]:
+    """Return the provenance in JSON, with at least what reports show."""
+    found = json.loads(text)
+    shown = [found["python"], found["commit"], *found["packages"].items()]
+    shown += [found["machine"][name] for name in ("host", "cpus", "platform")]
+    assert shown
+    return found
+
+
+@contextlib.contextmanager
+def _explain_damage(store: Store, what: str) -> Iterator[None]:
+    """Convert errors of values that mfdeq does not write to a StudyError."""
+    try:
+        yield
+    except (ArgumentError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damage(store, what, f"{type(error).__name__}: {error}") from error
+
+
+def _damage(store: Store, what: str, why: str) -> StudyError:
+    return StudyError(
+        f"{store.path}: {what} cannot be read, because it is damaged ({why}). "
+        "study.map(..., retry=True) computes damaged cases again; or use another directory"
+    )

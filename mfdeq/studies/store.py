@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -29,42 +30,23 @@ from ..arrays.backend import host
 from ..errors import StudyError
 from ..files.atomic import flush_to_disk, sync_directory
 from ..files.checkpoints import digest
-from .cases import Case
+from .cases import KEY_LENGTH, Case
+from .schema import (
+    APPLICATION_ID,
+    COLUMNS,
+    CREATE_TABLES,
+    LAYOUT_VERSION,
+    SAFE_PRAGMAS,
+    expected_schema,
+    row_digest,
+    schema_of,
+)
 from .worker import Outcome
 
-APPLICATION_ID = 0x6D666471  # "mfdq", in the header of the SQLite file
-LAYOUT_VERSION = 2  # version 1 stored no shapes of arrays
 LOCK_ATTEMPTS = 10
 LOCK_INTERVAL = 0.05  # seconds between attempts
 DATABASE_TIMEOUT = 60.0  # seconds to wait for another process's lock of the database
-CREATE_TABLES = """
-create table settings (name text primary key, value text not null);
-create table sessions (
-    id integer primary key,
-    started text not null,
-    planned integer not null,
-    provenance text not null
-);
-create table records (
-    key text primary key,
-    session integer not null references sessions,
-    attempt integer not null,
-    status text not null check (status in ('done', 'failed')),
-    params text not null,
-    outputs text not null,
-    error text,
-    traceback text,
-    seed text not null,
-    warm text,
-    started text not null,
-    seconds real not null,
-    worker text not null
-);
-"""
-COLUMNS = (
-    "key, session, attempt, status, params, outputs, error, traceback, seed, warm, started, "
-    "seconds, worker"
-)
+CASE_FOLDER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}\.[0-9]+")
 
 # Directories that this process writes to: a lock does not exclude the process that holds it.
 _locked_directories: set[str] = set()
@@ -113,8 +95,8 @@ class Store:
         with self._connect() as db:
             application = db.execute("pragma application_id").fetchone()[0]
             version = db.execute("pragma user_version").fetchone()[0]
-            tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
-        if version == application == tables == 0:
+            schema = schema_of(db)
+        if version == application == 0 and not schema:
             return  # a writer was killed before it created the tables
         if application != APPLICATION_ID:
             raise StudyError(f"{self.path} is not a study of mfdeq; use another directory")
@@ -124,6 +106,10 @@ class Store:
                 f"reads, got layout {version}. Read it with the version that wrote it, which its "
                 "sessions name, or use another directory"
             )
+        if schema != expected_schema():  # views and triggers could change what is written
+            raise StudyError(
+                f"{self.path} has other tables than a study of mfdeq; use another directory"
+            )
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -131,9 +117,14 @@ class Store:
         uri = f"{self.path.resolve().as_uri()}?mode=rw"
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=DATABASE_TIMEOUT)) as db:
+                for pragma in SAFE_PRAGMAS:
+                    db.execute(pragma)
                 yield db
-        except sqlite3.Error as error:
-            raise StudyError(f"{self.path} cannot be read: {error}") from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise StudyError(
+                f"{self.path} cannot be read: {error}. Use a copy of the directory that is not "
+                "damaged, or another directory"
+            ) from error
 
     @property
     def exists(self) -> bool:
@@ -152,7 +143,10 @@ class Store:
     def setting(self, name: str) -> Any:
         """Return a setting written by `Writer.save_setting`, or None."""
         rows = self.select("select value from settings where name = ?", [name])
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except (TypeError, ValueError) as error:
+            raise StudyError(f"{self.path}: the setting {name!r} is damaged ({error})") from error
 
     def folder(self, key: str, attempt: int) -> Path:
         """Return the folder of the arrays of an attempt at a case."""
@@ -177,7 +171,8 @@ class Store:
         if name in _locked_directories:  # checked before opening: closing would release the lock
             raise StudyError(f"{self.directory} is already being written by this process")
         # Locks of lockf belong to a process and are not inherited by workers that outlive it.
-        with open(self.directory / "driver.lock", "a+") as lock:
+        # A link in a directory of someone else could lead to any file.
+        with open(self.directory / "driver.lock", "a+", opener=_open_no_link) as lock:
             for left in reversed(range(LOCK_ATTEMPTS)):
                 try:
                     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,6 +219,8 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.db = sqlite3.connect(store.path, timeout=DATABASE_TIMEOUT, isolation_level=None)
+        for pragma in SAFE_PRAGMAS:
+            self.db.execute(pragma)
         self.db.execute("pragma journal_mode = delete")
         self.db.execute("pragma synchronous = extra")  # flushes the removal of the journal, too
         if not self.db.execute("pragma user_version").fetchone()[0]:
@@ -260,19 +257,23 @@ class Writer:
 
     def remove_orphans(self) -> None:
         """Remove the array folders without a record that killed processes left behind."""
-        recorded = {
-            self.store.folder(*row).name
-            for row in self.db.execute("select key, attempt from records")
-        }
-        for folder in (self.store.directory / "arrays").glob("*/*"):
-            if folder.name not in recorded:
-                with explain_write_errors(self.store.directory):
-                    shutil.rmtree(folder)
+        with explain_write_errors(self.store.directory):
+            rows = self.db.execute("select key, attempt from records").fetchall()
+            recorded = {self.store.folder(*row).name for row in rows}
+            for folder in (self.store.directory / "arrays").glob("*/*"):
+                if folder.name not in recorded and CASE_FOLDER.fullmatch(folder.name):
+                    shutil.rmtree(folder)  # raises for a link
+
+    def remove_records(self, rows: Iterable[int]) -> None:
+        """Remove records by their row numbers, so that their cases are run again."""
+        with explain_write_errors(self.store.directory), self._transaction():
+            self.db.executemany("delete from records where rowid = ?", [[row] for row in rows])
 
     def record(self, session: int, finished: Iterable[FinishedCase]) -> None:
         """Record either all of these cases or none."""
         finished = list(finished)
-        attempts = {item.case.key: self._last_attempt(item.case.key) for item in finished}
+        with explain_write_errors(self.store.directory):
+            attempts = {item.case.key: self._last_attempt(item.case.key) for item in finished}
         folders: list[Path] = []
         try:
             with explain_write_errors(self.store.directory):
@@ -307,7 +308,7 @@ class Writer:
 
     def _last_attempt(self, key: str) -> int:
         row = self.db.execute("select attempt from records where key = ?", [key]).fetchone()
-        return row[0] if row else 0
+        return int(row[0]) if row else 0
 
 
 def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) -> tuple:
@@ -326,7 +327,7 @@ def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) 
                 host.save(file, array, allow_pickle=False)
                 flush_to_disk(file)
         sync_directory(folder)
-    return (
+    row = (
         item.case.key,
         session,
         attempt,
@@ -341,6 +342,11 @@ def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) 
         outcome.seconds,
         json.dumps(outcome.worker),
     )
+    return *row, row_digest(row)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager

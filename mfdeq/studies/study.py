@@ -16,7 +16,7 @@ from .cases import Case, identify_cases
 from .executors import WorkerPool, pickle_function
 from .html_report import html_report
 from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
-from .queries import read_outputs, read_records, read_sessions, read_status
+from .queries import damaged_rows, read_outputs, read_records, read_sessions, read_status
 from .records import Record, Session, Status, Values
 from .scheduling import Scheduler
 from .store import FinishedCase, Store, Writer
@@ -144,7 +144,8 @@ class Study(ShownAsTable):
             cases that is done, or None. The distance is that of the real parameters, each divided
             by its range; integers, strings and all other parameters must be equal.
         retry : bool, default: False
-            Whether to rerun the cases that have failed and those whose arrays are damaged.
+            Whether to rerun the cases that have failed, and those whose records or arrays are
+            damaged.
         progress : bool, default: True
             Whether to show a progress bar, if standard error is a terminal.
 
@@ -198,6 +199,8 @@ class Study(ShownAsTable):
             self._warn_if_changed(writer, fingerprint(function))
             provenance = {**describe_provenance(function), "seed": seed}
             session = writer.begin_session(utc_now(), len(identified), provenance)
+            if retry:
+                writer.remove_records(damaged_rows(self.store))
             writer.remove_orphans()
             self._record(writer, session, [])
             recorded = {
@@ -280,6 +283,11 @@ class Study(ShownAsTable):
         Returns
         -------
         list of Record
+
+        Raises
+        ------
+        StudyError
+            If the database cannot be read, or a record is damaged.
 
         Examples
         --------

@@ -126,7 +126,7 @@ DAMAGED = {
     "pickled": (lambda path, data: stored(path, mfdeq=np.array([{}])), "not a checkpoint of mfdeq"),
     "without a head": (lambda path, data: stored(path, x=np.ones(3)), "not a checkpoint of mfdeq"),
     "lacking": (lambda path, data: stored(path, mfdeq=held(path)["mfdeq"]), "damaged"),
-    "another format": (change_format, "expected format 3.*got format 99, written by mfdeq 9.9"),
+    "another format": (change_format, "expected format 4.*got format 99, written by mfdeq 9.9"),
     "a directory": (lambda path, data: (path.unlink(), path.mkdir()), "cannot be read"),
 }
 

@@ -216,3 +216,43 @@ def test_unusable_files_and_arguments_are_errors(folder):
         mfdeq.petsc.save(folder / "no" / "run.bin", state=on_ranks().state)
     with pytest.raises(mfdeq.ArgumentError, match="nothing to save"):
         mfdeq.petsc.save(folder / "run.bin")
+
+
+DAMAGED_VECS = {
+    "empty": lambda data: b"",
+    "text": lambda data: b"no such thing",
+    "truncated": lambda data: data[: len(data) // 2],
+    "another class": lambda data: b"\x01" + data[1:],
+    "huge": lambda data: data[:4] + (2**31 - 2).to_bytes(4, "big") + data[8:],
+    "negative": lambda data: data[:4] + b"\xff" * 4 + data[8:],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED_VECS)
+def test_damaged_vecs_are_an_error(folder, what):
+    mfdeq.petsc.save(folder / "whole.bin", state=on_ranks().state)
+    COMM.barrier()
+    if COMM.getRank() == 0:
+        data = (folder / "whole.bin").read_bytes()
+        (folder / "damaged.bin").write_bytes(DAMAGED_VECS[what](data))
+    COMM.barrier()
+    with pytest.raises(mfdeq.CheckpointError, match="or a damaged one"):
+        mfdeq.petsc.load(folder / "damaged.bin", "state")
+
+
+@pytest.mark.parametrize("name", ["flipped.npz", "flipped.h5"])
+def test_flipped_bytes_of_a_checkpoint_are_an_error(folder, name):
+    if lacks_hdf5(name):
+        pytest.skip("this PETSc is built without HDF5")
+    H = hessians()[0]
+    whole = mfdeq.eigsh(H, 2, checkpoint=folder / name)
+    entries = np.sort(whole.vectors.gathered()[:, 0])
+    COMM.barrier()
+    if COMM.getRank() == 0:
+        data = bytearray((folder / name).read_bytes())
+        at = data.index(entries[-1].tobytes())
+        data[at] ^= 1
+        (folder / name).write_bytes(data)
+    COMM.barrier()
+    with pytest.raises(mfdeq.CheckpointError, match="or a damaged one"):
+        mfdeq.eigsh(H, 2, checkpoint=folder / name)

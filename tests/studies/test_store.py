@@ -36,7 +36,7 @@ def overwrite(study):
         (
             "another layout",
             change_layout,
-            ["expected layout 2", "got layout 7", "another directory"],
+            ["expected layout 3", "got layout 7", "another directory"],
         ),
         ("another's database", change_application, ["not a study of mfdeq"]),
         ("no database", overwrite, ["cannot be read", "not a database"]),
