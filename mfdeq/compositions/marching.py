@@ -46,7 +46,7 @@ class Marching(ModelMethod):
         with monitor.report.forward.add_time():
             for k in range(count):
                 march.advance(k)
-                monitor.show_progress(f"step {k + 1} of {count}")
+                monitor.show_progress(f"step {k + 1} of {count}", (k + 1) / count)
         march.finish()
 
 

@@ -19,6 +19,7 @@ from ..errors import (
 )
 from ..files.checkpoints import Checkpoint, digest, open_checkpoint, other_run_error
 from ..models.model import Model
+from ..progress import ProgressBar
 from .branch import CHECKPOINT_KIND, Branch, from_tree, to_tree
 from .curve import Curve
 from .point import Point
@@ -53,6 +54,7 @@ def follow(
     eigenvalues: int = 0,
     checkpoint: Any = None,
     checkpoint_every: int = 10,
+    progress: bool = False,
 ) -> Branch:
     """Follow the branch of equilibria at theta0 + t d, from t = 0.
 
@@ -91,6 +93,8 @@ def follow(
         reads it as well.
     checkpoint_every : int, optional
         The number of points between checkpoints.
+    progress : bool, optional
+        Show a progress bar of the points in a terminal or a notebook.
 
     Returns
     -------
@@ -212,7 +216,8 @@ def follow(
             return walk.branch
     else:
         walk.begin(start, sign, first_step, other)
-    ended = _advance(walk, method, first_step, longest_step, (low, high), max_points)
+    with ProgressBar("follow", "points", progress, done=len(walk.branch.points)) as bar:
+        ended = _advance(walk, method, first_step, longest_step, (low, high), max_points, bar)
     walk.write_checkpoint(ended)
     return walk.branch
 
@@ -279,6 +284,7 @@ def _advance(
     longest_step: float,
     span: tuple[float, float],
     max_points: int,
+    bar: ProgressBar,
 ) -> bool:
     """Step until the branch ends or has `max_points` points, and return whether it has ended."""
     curve, branch = walk.curve, walk.branch
@@ -286,6 +292,8 @@ def _advance(
     failure: Exception | None = None
     while True:
         here = branch.points[-1]
+        share = max(_share_of_span(branch, span), len(branch.points) / max_points)
+        bar.show(len(branch.points), f"t = {here.t:.5g}", share)
         branch.failures, branch.last_failure = curve.failures, curve.last_failure
         if len(branch.points) >= max_points:
             branch.reason = f"{max_points} points"
@@ -345,8 +353,17 @@ def _advance(
             found[-1] = last
         branch.points += found
         if branch.reason:
+            bar.show(len(branch.points), f"t = {branch.points[-1].t:.5g}")
             return True
         here = found[-1]
         growth = 2.0 ** ((TARGET_ITERATIONS - iterations) / 2)
         longest_ds = longest_step / max(abs(here.slope), 0.1)
         walk.ds = min(walk.ds * min(2.0, max(0.5, growth)), longest_ds)
+
+
+def _share_of_span(branch: Branch, span: tuple[float, float]) -> float:
+    """Return how far the last point is from where t turned last to the end of the span."""
+    last, folds = branch.points[-1], branch.folds
+    begin = folds[-1].t if folds else branch.points[0].t
+    end = span[1] if last.slope > 0.0 else span[0]
+    return min(1.0, max(0.0, (last.t - begin) / (end - begin))) if end != begin else 0.0

@@ -14,7 +14,7 @@ from ..errors import ConvergenceError, SingularStateError
 from ..linear import Factor, Solver
 from ..models.problem import Problem
 from ..operators.operator import Operator
-from ..progress import ProgressBar
+from ..progress import ProgressBar, share_of_decrease
 from ..report import SolveReport
 from .advice import DEFAULT_ADVICE, describe_bounds_in_the_way
 from .criteria import MIN_DIGITS, Criteria
@@ -83,7 +83,6 @@ class ConvergenceMonitor(Criteria):
         self._latest: Array | None = None  # the latest iterate
         self._last_progress = 0  # the iteration that last reduced the worst residual
         self._failed_ratio = math.inf  # the worst residual at the last unsuccessful chord steps
-        self.progress = progress
         self._bar = ProgressBar(report.method, "iterations", progress)
 
     # Records of iterates.
@@ -125,7 +124,8 @@ class ConvergenceMonitor(Criteria):
             worst, satisfied, at_floor = self._equations(h, residual)
         report.residuals.append(worst)
         self._latest = h
-        self.show_progress(f"worst residual {worst:.2e}, rtol {self.rtol:.1e}")
+        share = share_of_decrease(report.residuals[0], worst, self.rtol)
+        self.show_progress(f"worst residual {worst:.2e}, rtol {self.rtol:.1e}", share)
         if worst < STALL_DECREASE * self.best_ratio:
             self._last_progress = report.iterations
         if worst < self.best_ratio or self.best is None:
@@ -148,10 +148,9 @@ class ConvergenceMonitor(Criteria):
         if not self.done:
             self._check_progress(h, residual)
 
-    def show_progress(self, text: str) -> None:
-        """Advance the progress bar by one iteration, if there is one, with a text beside it."""
-        if self.progress:
-            self._bar.advance(text=text)
+    def show_progress(self, text: str, share: float) -> None:
+        """Show the number of iterations, a text and the share of the work that is done."""
+        self._bar.show(self.report.iterations, text, share)
 
     @property
     def idle(self) -> int:

@@ -16,6 +16,7 @@ from ..errors import (
     is_evaluation_failure,
 )
 from ..files.checkpoints import Checkpoint, other_run_error
+from ..progress import ProgressBar, share_of_decrease
 from .bounds import Bounds
 from .functional import Functional
 from .method import LOSS_ROUNDING_FACTOR, Iterate, Method
@@ -142,6 +143,7 @@ class Minimization:
         target: float,
         max_iterations: int,
         callback: Callable[[Array, Step], Any] | None,
+        bar: ProgressBar,
     ) -> Stop:
         """Iterate until the gradient reaches its target or another stopping criterion holds."""
         if self._method_state is not None:
@@ -150,6 +152,7 @@ class Minimization:
                 self.method.restore(self._method_state)
         try:
             while True:
+                self._show_progress(bar, target)
                 stop = self._stop(target, max_iterations, callback)
                 if stop is None:
                     stop = self._advance()
@@ -163,6 +166,12 @@ class Minimization:
             stop = Stop(f"{type(error).__name__}: {error}", failure=error)
         self.objective.update_report()
         return stop
+
+    def _show_progress(self, bar: ProgressBar, target: float) -> None:
+        steps, at = self.report.steps, self.at
+        share = share_of_decrease(steps[0].gradient_norm, at.gradient_norm, target)
+        text = f"loss {at.value:.5g}, |gradient| {at.gradient_norm:.1e}, target {target:.1e}"
+        bar.show(len(steps) - 1, text, share)
 
     def _stop(
         self, target: float, max_iterations: int, callback: Callable[[Array, Step], Any] | None

@@ -22,6 +22,7 @@ from ..models.vectors import flatten_params
 from ..operators.user_operators import as_symmetric
 from ..priors.metric import Metric
 from ..priors.precision import Precision
+from ..progress import ProgressBar
 from .bounds import Bounds
 from .functional import Functional
 from .method import Setting
@@ -50,6 +51,7 @@ def minimize(
     callback: Callable[[Array, Step], Any] | None = None,
     checkpoint: Any = None,
     checkpoint_every: int = 1,
+    progress: bool = False,
 ) -> Minimum:
     """Minimize the loss at the equilibrium over the parameters.
 
@@ -97,6 +99,8 @@ def minimize(
         A file to resume from, if it exists, and to write checkpoints to; see Notes.
     checkpoint_every : int, optional
         The number of iterations between checkpoints, 1 by default.
+    progress : bool, optional
+        Show a progress bar of the iterations in a terminal or a notebook.
 
     Returns
     -------
@@ -239,7 +243,10 @@ def minimize(
             run.at_rounding,
         )
     )
-    return _minimum(run, run.run(target, max_iterations, callback), target)
+    done = len(run.report.steps) - 1
+    with ProgressBar("minimize", "iterations", progress, done=done) as bar:
+        stop = run.run(target, max_iterations, callback, bar)
+    return _minimum(run, stop, target)
 
 
 def _first_equilibrium(functional: Functional, theta: Array) -> Any:

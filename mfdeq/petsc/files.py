@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..arrays.backend import host
 from ..errors import ArgumentError, CheckpointError
 from ..files.atomic import TEMPORARY_SUFFIX
 from .agreement import on_all_ranks
@@ -15,6 +16,7 @@ from .errors import last_line
 from .ranks import Ranks
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+VEC_FILE_CLASSID = 1211214  # the first number of a Vec in PETSc's binary format
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -107,6 +109,7 @@ def load(path: Any, *names: str, comm: Any = None, **like: Any) -> dict[str, Any
     from petsc4py import PETSc
 
     comm = PETSc.COMM_WORLD if comm is None else comm
+    Ranks.of(comm).on_first_rank(lambda: _check_vecs(os.fspath(path), [*names, *like]))
     loaded = {}
     with open_viewer(path, "r", comm) as viewer:
         for name in [*names, *like]:
@@ -153,6 +156,33 @@ def _check_file(path: str, mode: str, hdf5: bool) -> None:
         raise CheckpointError(f"{path} cannot be {action}: {error}") from error
     if damaged:
         raise CheckpointError(f"{path} is not an HDF5 file, or a damaged one")
+
+
+def _check_vecs(path: str, names: list[str]) -> None:
+    """Raise a clear error for a binary file without these Vecs in this order.
+
+    PETSc reads the beginning of a Vec on the first rank only, so that an error there leaves the
+    other ranks waiting.
+    """
+    if path.endswith(HDF5_SUFFIXES):
+        return
+    from petsc4py import PETSc
+
+    integer = host.dtype(PETSc.IntType).newbyteorder(">")
+    scalar_size = host.dtype(PETSc.ScalarType).itemsize
+    _check_file(path, "r", hdf5=False)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for name in names:
+            head = host.frombuffer(file.read(2 * integer.itemsize), "uint8")
+            whole = head.size == 2 * integer.itemsize
+            kind, n = map(int, head.view(integer)) if whole else (0, 0)
+            end = file.tell() + n * scalar_size
+            if kind != VEC_FILE_CLASSID or n < 0 or end > size:
+                raise CheckpointError(
+                    f"{path}: expected a Vec {name!r} of PETSc, found none or a damaged one"
+                )
+            file.seek(end)
 
 
 def is_hdf5(path: str) -> bool:

@@ -84,6 +84,7 @@ def complete(
         tolerance = smallest_distance(sides, values, residuals, tolerance)
         probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
         draws = _count_draw(pairs)
+        H.show_progress(f"looking for others than the {values.shape[0]} pairs", 0.0)
         limit, seed = probe_limit(problem, begin), FIRST_SEED + 2 * draws
         lanczos = _search_complement(probe, pairs, H, problem, limit, seed)
         if not probe.found:
@@ -96,6 +97,7 @@ def complete(
         problem.checkpoint.completion = {"begin": begin, "attempt": attempt + 1, "norm": norm}
         pairs = search(begin_at_found)
         pairs.report.norm = max(pairs.report.norm, norm)
+    H.show_progress(f"{pairs.vectors.shape[1]} pairs", 1.0)
     record_search(pairs, probe.chance, tolerance, H.count - begin)
     pairs.report.products = H.count
     return pairs

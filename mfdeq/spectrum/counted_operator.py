@@ -48,16 +48,26 @@ class CountedOperator:
     ----------
     scaled : bool, optional
         Whether to multiply products by a power of two. It is 1 unless they are very small or large.
+    title, unit : str, optional
+        The words of the progress bar.
     """
 
-    def __init__(self, H: Operator, progress: bool, metric: Metric, scaled: bool = False) -> None:
+    def __init__(
+        self,
+        H: Operator,
+        progress: bool,
+        metric: Metric,
+        scaled: bool = False,
+        title: str = "eigsh",
+        unit: str = "products",
+    ) -> None:
         self.H, self.backend, self.metric = H, H.backend, metric
         self.exponent: int | None = None if scaled else 0
         self.count, self.relaxed = 0, False
         self._inner_rtol = FIRST_INNER_RTOL  # for the next product
         self._error_per_rtol = 0.0  # largest error of a product so far, relative to its inner rtol
         self._relaxed_products = 0
-        self._bar = ProgressBar("eigsh", "products", progress)
+        self._bar = ProgressBar(title, unit, progress)
 
     @property
     def relaxable(self) -> bool:
@@ -176,7 +186,11 @@ class CountedOperator:
 
     def _add(self, x: Array) -> None:
         self.count += x.shape[1]
-        self._bar.advance(x.shape[1])
+        self._bar.show(self.count)
+
+    def show_progress(self, text: str, share: float) -> None:
+        """Show a text beside the count, and the time left from the share of the work done."""
+        self._bar.show(self.count, text, share)
 
     def close(self) -> None:
         """End the progress bar."""

@@ -23,6 +23,7 @@ from ..arrays.powers_of_two import exponents_of, times_power
 from ..errors import ConvergenceError
 from ..linear.krylov.columns import orthonormal
 from ..operators.operator import Operator
+from ..progress import share_of_decrease
 from .checkpoint import EigenCheckpoint
 from .completeness import (
     FIRST_SEED,
@@ -233,6 +234,8 @@ def _converge(problem: EigenProblem, search: Davidson, width: int) -> Eigenpairs
         scale = float(abs(search.values).max())
         tol = RECURRENCE_SHARE * max(problem.rtol * scale, floor)
         converged = search.residuals <= tol
+        share = share_of_decrease(search.norm, float(search.residuals.max()), tol)
+        H.show_progress(f"{int(converged.sum())} of {problem.k} pairs", share)
         if converged.all():
             return pairs_from_vectors(H, search.vectors, search.norm, DAVIDSON.name)
         if H.count >= problem.search_products or not search.extend(tol, width):
@@ -260,6 +263,7 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
         room = 0 if strict else (search.max_size - values.shape[0]) // 2
         complement = search.complement(pairs, side, tolerance, room)
         seed = FIRST_SEED + 2 * attempt
+        H.show_progress(f"looking for others than the {values.shape[0]} pairs", 0.0)
         probe = PencilProbe(H, M, complement, side, tolerance, seed, problem.max_size)
         near = probe.search(min(H.count + probe_limit(problem, begin), problem.max_products))
         if near is not None:
@@ -269,6 +273,7 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
             pairs = _converge(problem, search, width)
             if not strict or float(search.values[-1]) < last:
                 continue
+        H.show_progress(f"{pairs.vectors.shape[1]} pairs", 1.0)
         record_search(pairs, probe.chance, tolerance, H.count - begin)
         pairs.report.products = H.count
         return pairs

@@ -81,7 +81,6 @@ class EigenReport:
     extra_products: int = 0
 
     def __str__(self) -> str:
-        products = self.products + self.extra_products
         if self.missed == 0 or (self.missed is None and self.miss_chance == 0):
             others = "no wanted eigenvalue missed"
         elif self.missed is not None:
@@ -92,7 +91,7 @@ class EigenReport:
             others = f"chance of a missed eigenvalue below {self.miss_chance:.0e}"
             others += "" if self.miss_gap is None else f" at a gap of {self.miss_gap:.0e}"
         how = "converged" if self.converged else "not converged"
-        return f"{how} by the method {self.method} after {products} products, {others}"
+        return f"{how} by the method {self.method} after {self.products} products, {others}"
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConvergenceError
+from ..progress import share_of_decrease
 from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .eigenpairs import (
@@ -128,11 +129,13 @@ class LanczosSearch:
                     converged = residuals[wanted] <= tol
                 enough = len(wanted) == k
                 no_copies_left = enough and self._no_copies_left(values[wanted], tol)
+                worst = float(residuals[wanted].max()) if enough else self.norm
+                share = share_of_decrease(self.norm, worst, tol)
+                H.show_progress(f"{int(converged.sum())} of {k} pairs", share)
                 if converged.all() and (no_copies_left or lanczos.spans_all):
                     return self._pairs(values[wanted], Y[:, wanted], True)
                 if H.count >= self.max_products:
                     raise self._not_converged(values[wanted[converged]], Y[:, wanted[converged]])
-                worst = float(residuals[wanted].max()) if enough else self.norm
                 H.set_accuracy(tol, worst, self.norm, k)
                 least = self._least_tolerance(values[wanted])
                 lanczos.orthogonality.set_tolerance(tol, least, self.norm)

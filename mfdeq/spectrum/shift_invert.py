@@ -110,10 +110,14 @@ def _solve(problem: EigenProblem) -> Eigenpairs:
     assert inverse is not None
     if isinstance(metric, Precision):  # M (H - sigma M)^-1 M is symmetric
         solves = CountedOperator(
-            Product(metric, Product(inverse, metric)), problem.progress, metric, scaled=True
+            Product(metric, Product(inverse, metric)),
+            problem.progress,
+            metric,
+            scaled=True,
+            unit="solves",
         )
     else:
-        solves = CountedOperator(inverse, problem.progress, metric, scaled=True)
+        solves = CountedOperator(inverse, problem.progress, metric, scaled=True, unit="solves")
     try:
         if problem.dense:
             pairs = _pairs(problem, dense_eigenvectors(solves, k, which)[0])

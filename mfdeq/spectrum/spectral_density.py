@@ -240,7 +240,7 @@ def spectral_density(
     if exact.size >= P:
         raise ArgumentError(f"pairs: expected fewer than P = {P} pairs, got {exact.size}")
     operator = as_symmetric(backend, H, (P, P), "H")
-    products = CountedOperator(operator, progress, metric, scaled=True)
+    products = CountedOperator(operator, progress, metric, scaled=True, title="density")
     try:
         basis = None if pairs is None else vectors_of(pairs)
         start = random_unit_vectors(metric, P, probes, seed, basis)

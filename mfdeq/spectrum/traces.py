@@ -202,7 +202,7 @@ def _deflated_trace(
             f"products: expected at least {3 * MIN_SAMPLES}, for an error estimate, got {products}"
         )
     operator = as_symmetric(backend, H, (P, P), "H")
-    counted = CountedOperator(operator, progress, metric, scaled=True)
+    counted = CountedOperator(operator, progress, metric, scaled=True, title="trace")
 
     def quadratic_forms(X: Array) -> Any:
         """Return x' H x, or the squared length of H x, for each column x."""

@@ -215,14 +215,16 @@ class Study(ShownAsTable):
             )
             scheduler = Scheduler(pool, sent, left, arguments)
             total = len(identified)
-            bar = ProgressBar("study", "cases", progress, total, total - len(left))
-            failed = 0
+            done_or_failed = total - len(left)
+            bar = ProgressBar("study", "cases", progress, total, done_or_failed)
+            failed = sum(recorded.get(case.key) == "failed" for case in identified)
             with pool.running(), bar:
                 try:
                     for completed in scheduler.completions():
                         self._record(writer, session, arguments.finish(completed))
                         failed += sum(item.outcome.status == "failed" for item in completed)
-                        bar.advance(len(completed), f"{failed} failed" if failed else "")
+                        done_or_failed += len(completed)
+                        bar.show(done_or_failed, f"{failed} failed" if failed else "")
                 except BaseException as error:
                     rest = arguments.finish(scheduler.cancel())
                     self._record_after_error(writer, session, rest, error)
