@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.util import logging
+from sphinx_gallery.scrapers import matplotlib_scraper
 
 import mfdeq
 
@@ -60,7 +61,9 @@ toc_object_entries = False
 # The examples run in a copy of their folder, where what they write can stay.
 scripts = here / "_build" / "examples"
 shutil.rmtree(scripts, ignore_errors=True)
-shutil.copytree(here.parent / "examples", scripts, ignore=shutil.ignore_patterns("*.png", "*.npz"))
+shutil.copytree(
+    here.parent / "examples", scripts, ignore=shutil.ignore_patterns("*.png", "*.npz", "tutorial")
+)
 shutil.copy(here / "gallery_header.rst", scripts / "GALLERY_HEADER.rst")
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are not for pages
 
@@ -70,10 +73,12 @@ def small(gallery_conf, script_vars):
     return ["--size", "small"]
 
 
-def saved_figures(block, block_vars, gallery_conf):
-    """Take the figures that an example saved beside itself, as links to their full size."""
+def figures(block, block_vars, gallery_conf):
+    """Take the figures of the tutorial, and those that an example saved, in their full size."""
     src = Path(gallery_conf["src_dir"])
     rst, script = "", Path(block_vars["src_file"])
+    if script.parent != scripts:
+        return matplotlib_scraper(block, block_vars, gallery_conf)
     for figure in sorted(script.parent.glob("*.png")):
         path = Path(next(block_vars["image_path_iterator"]))
         shutil.move(figure, path)
@@ -84,14 +89,19 @@ def saved_figures(block, block_vars, gallery_conf):
     return rst
 
 
+NOTEBOOK_START = """import sys
+
+sys.argv = ["notebook", "--size", "small"]  # the command line of an example
+%matplotlib inline"""
+
 sphinx_gallery_conf = {
-    "examples_dirs": str(scripts),
-    "gallery_dirs": "gallery",
+    "examples_dirs": [str(scripts), str(here.parent / "examples" / "tutorial")],
+    "gallery_dirs": ["gallery", "tutorial"],
     "filename_pattern": "",  # all are run
     "within_subsection_order": "FileNameSortKey",
     "reset_argv": small,
-    "image_scrapers": (saved_figures,),
-    "notebook_extensions": set(),  # their command lines are read by argparse
+    "image_scrapers": (figures,),
+    "first_notebook_cell": NOTEBOOK_START,
     "download_all_examples": False,
     "write_computation_times": False,
     "show_signature": False,
