@@ -65,7 +65,8 @@ def torch_layer(
     Raises
     ------
     ArgumentError
-        If PyTorch is not installed, or an argument is wrong.
+        If PyTorch is not installed, or an argument is wrong. Calls raise it for samples that are
+        not of the dtype and device of the module's parameters, or not finite.
 
     See Also
     --------
@@ -73,9 +74,11 @@ def torch_layer(
 
     Notes
     -----
-    Up to 256 unknowns a sample, the equilibria are found by Newton's method with the dense A of
-    each sample, otherwise by Anderson acceleration; the adjoints by the LU of A or by GMRES. A
-    sample that does not converge is solved again by `mfdeq.solve`, whose error names the sample.
+    Maps of more than 32 unknowns a sample are solved by Anderson acceleration, and their linear
+    systems by GMRES, all samples at once; up to 256 unknowns A is factorized if many products ask
+    for it. Smaller maps and residuals are solved by Newton's method. A sample that does not
+    converge is solved again by `mfdeq.solve`, with at most 100 iterations of each method unless
+    max_iterations says otherwise, whose error names the sample.
 
     With the factor of A at the equilibrium h* held fixed, h* - A^-1 R(h*, x) has the exact first
     derivative, and each further step of this kind one order more. The layer returns the result of

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..arrays.optional_packages import import_optional
-from ..derivatives.torch import from_torch
-from ..equilibrium.solve import solve
-from ..errors import ArgumentError, ModelError, SingularStateError
+from ..errors import ModelError, SingularStateError
 from .last_error import record_error
 from .torch import refuse_autocast
-from .torch_batch import BatchReport, dense_size, newton
-from .torch_matrix_free import anderson, neumann_series
+from .torch_anderson import anderson, newton_krylov
+from .torch_batch import BatchReport, DenseLU, dense_size, newton, residual_and_matrix
+from .torch_gmres import MatrixFree
+from .torch_layer_functions import Inverse, Solve, Step
+from .torch_layer_inputs import (
+    NAME,
+    check_call,
+    check_finite,
+    check_independence,
+    check_input,
+    check_start,
+    sample_shape,
+)
+from .torch_samples import solve_sample
 
 torch: Any = import_optional("torch", "torch")
 
-NAME = "mfdeq.torch_layer"
-REPEATED_ROUNDINGS = 1e4  # by which two values of a sample may differ, in units of rounding
 MIN_DIGITS = 2.0  # of a derivative
-METHODS = {"newton": newton, "anderson": anderson}
+MAX_NEWTON_SIZE = 32  # unknowns of a sample, up to which Newton's method comes first for maps
 GENERAL_OPTIONS = ("solver", "lower", "upper", "progress")  # only of `mfdeq.solve`
+
+Method = Callable[..., tuple[Any, Any, Any, BatchReport]]
 
 
 class TorchLayer(torch.nn.Module):
@@ -47,12 +57,13 @@ class TorchLayer(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.module, self.kind, self.state_shape = module, kind, state_shape
-        self.options = {"error_estimates": False, **options}
+        self.options = options
         self.order, self.terms, self.warm_start = order, terms, warm_start
         self.report: BatchReport | None = None
         self.solves = 0
         self._last: Any = None  # the states of the last batch in training mode
         self._checked: Any = None  # the modes of the submodules when they were last checked
+        self._called: set[Any] = set()  # the shapes with which the module has been called
         self._shapes: dict[Any, tuple[int, ...]] = {}  # of a state, by the shape of a sample
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,67 +96,51 @@ class TorchLayer(torch.nn.Module):
             If the module returns a wrong shape, draws random numbers, or lets the samples depend on
             each other.
         """
-        return torch.compiler.disable(self._forward)(x, h0)
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._forward)(x, h0)
+        return self._forward(x, h0)
 
     def _forward(self, x: Any, h0: Any) -> Any:
         refuse_autocast(torch, NAME)
-        if x.ndim < 1 or not x.shape[0]:
-            raise ArgumentError(
-                f"x of {NAME}: expected samples along the first axis, got shape {tuple(x.shape)}"
-            )
-        start = self._start(x) if h0 is None else h0.detach()
-        in_transform = torch._C._are_functorch_transforms_active()
-        if in_transform:
-            names, tensors = self._tensors()
-            h, *factor = Solve.apply(self, names, x, start, *tensors)
+        dtype = check_input(self.module, x)
+        if h0 is None:
+            start = self._start(x, dtype)
         else:
-            with torch.no_grad():
-                h, *factor = self.solve_batch(self.module, x.detach(), start)
-        if in_transform or (
-            torch.is_grad_enabled()
-            and (x.requires_grad or any(p.requires_grad for p in self.module.parameters()))
+            start = check_start(h0, x, dtype, self.state_shape)
+        if torch._C._are_functorch_transforms_active():
+            parameters, buffers = self.module.named_parameters(), self.module.named_buffers()
+            tensors = [tensor for _, tensor in (*parameters, *buffers)]
+            h, *matrices = Solve.apply(self, x, start, *tensors)
+            return self._differentiable_in_transform(x, h, matrices, tensors)
+        with torch.no_grad():
+            h, factor = self.solve_batch(self.module, x.detach(), start)
+        if torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.module.parameters())
         ):
-            return self._differentiable(x, h, factor)
+            if isinstance(factor, DenseLU):
+                return self._differentiable(x, h, self._by_matrices(*factor.tensors()))
+            return self._differentiable(x, h, self._by_products(lambda: factor))
         return h
 
-    def _tensors(self) -> tuple[list[str], list[Any]]:
-        """Return the parameters and buffers of the module with their names."""
-        named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return [name for name, _ in named], [tensor for _, tensor in named]
+    def module_with(self, tensors: Iterable[Any]) -> Callable[[Any, Any], Any]:
+        """Return the module with other parameters and buffers, in their order."""
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        values = {name: tensor for (name, _), tensor in zip(named, tensors, strict=True)}
+        return lambda h, x: torch.func.functional_call(self.module, values, (h, x))
 
-    def _start(self, x: Any) -> Any:
-        last = self._last
-        shape = (x.shape[0], *self._sample_shape(x))
-        if self.training and last is not None and last.shape == shape and last.dtype == x.dtype:
+    def _start(self, x: Any, dtype: Any) -> Any:
+        last, key = self._last, (tuple(x.shape[1:]), dtype)
+        if self.state_shape is None and key not in self._shapes:
+            self._shapes[key] = sample_shape(self.module, x, dtype)
+        shape = (x.shape[0], *(self.state_shape or self._shapes.get(key, ())))
+        if self.training and last is not None and last.shape == shape and last.dtype == dtype:
             return last.to(x.device)
-        return x.new_zeros(shape).detach()
+        return torch.zeros(shape, dtype=dtype, device=x.device)
 
-    def _sample_shape(self, x: Any) -> tuple[int, ...]:
-        """Return the shape of the state of a sample: that which the module accepts."""
-        if self.state_shape is not None:
-            return self.state_shape
-        shape = tuple(x.shape[1:])
-        if shape in self._shapes:
-            return self._shapes[shape]
-        sizes = {n: None for p in self.module.parameters() for n in p.shape}
-        reason: Exception | None = None
-        with torch.no_grad():
-            for candidate in (shape, *((n,) for n in sizes)):
-                try:
-                    value = self.module(x.new_zeros((x.shape[0], *candidate)), x.detach())
-                except (RuntimeError, ValueError, IndexError) as error:
-                    reason = reason or error
-                    continue
-                if tuple(value.shape[1:]) == candidate:
-                    self._shapes[shape] = candidate
-                    return candidate
-        raise ModelError(
-            f"module of {NAME}: its state has another shape than a sample of x, {shape}: pass "
-            f"state_shape= to mfdeq.torch_layer, or h0"
-        ) from reason
-
-    def _residual(self, module: Callable[..., Any], x: Any, shape: Any) -> Callable[[Any], Any]:
-        """Return the function of (m, n) states whose rows are those of the samples, repeated."""
+    def _residual(
+        self, module: Callable[..., Any], x: Any, shape: Any, is_map: bool
+    ) -> Callable[[Any], Any]:
+        """Return R, or the value, of (m, n) states: those of the samples, each repeated."""
 
         def residual(h: Any) -> Any:
             times = h.shape[0] // x.shape[0]
@@ -156,11 +151,13 @@ class TorchLayer(torch.nn.Module):
                     f"{(h.shape[0], *shape)}, got {tuple(value.shape)}"
                 )
             value = value.reshape(h.shape)
-            return h - value if self.kind == "map" else value
+            return h - value if is_map else value
 
         return residual
 
-    def solve_batch(self, module: Callable[..., Any], x: Any, start: Any) -> tuple[Any, ...]:
+    def solve_batch(
+        self, module: Callable[..., Any], x: Any, start: Any, dense: bool = False
+    ) -> tuple[Any, Any]:
         """Solve for the states of a batch.
 
         Parameters
@@ -169,44 +166,59 @@ class TorchLayer(torch.nn.Module):
             The module, or that with other parameters.
         x : (B, ...) tensor
         start : (B, ...) tensor
+        dense : bool, optional
+            Whether to factorize the A of each sample if it is small enough.
 
         Returns
         -------
         h : (B, ...) tensor
-        *factor : tensors
-            The LU of A, its pivots and A, if it is dense.
+        factor : DenseLU or MatrixFree
         """
         B, shape = start.shape[0], start.shape[1:]
         flat = start.reshape(B, -1)
-        residual = self._residual(module, x, shape)
-        self._check(residual, flat)
+        residual = self._residual(module, x, shape, self.kind == "map")
         self.solves += 1
-        iterate = self._method(flat)
         rtol, max_iterations = (self.options.get(name) for name in ("rtol", "max_iterations"))
+        h, factor, converged = flat, None, torch.zeros(B, dtype=torch.bool)
+        self.report, methods = BatchReport("mfdeq.solve"), self._methods(flat)
         try:
-            if iterate is None:
-                h, failed, self.report = flat, list(range(B)), BatchReport("mfdeq.solve")
-            else:
-                h, converged, factor, self.report = iterate(residual, flat, rtol, max_iterations)
-                failed = [i for i, done in enumerate(converged.tolist()) if not done]
+            self._check(module, residual, x, flat, start)
+            for i, iterate in enumerate(methods):
+                before = self.report.method if i else ""
+                h, converged, factor, self.report = iterate(residual, h, rtol, max_iterations)
+                self.report.method = ", then ".join(filter(None, (before, self.report.method)))
+                if bool(converged.all()):
+                    break
+                h = torch.where(converged[:, None], h, flat)
+            failed = [i for i, done in enumerate(converged.tolist()) if not done]
             if failed:
-                h = self._solve_again(module, x, flat, h, shape, failed)
-                factor = (iterate or _linearization(h))(residual, h, rtol, 0)[2]
+                check_finite(self.module, x, start, residual(flat))
+                h, factor = self._solve_again(module, x, flat, h, shape, failed), None
+            if factor is None or (dense and isinstance(factor, MatrixFree)):
+                small = dense_size(h) and (dense or newton in methods)
+                factor = (
+                    DenseLU(residual_and_matrix(residual, h)[1])
+                    if small
+                    else MatrixFree(residual, h)
+                )
             self.report.converged = True
         except Exception as error:
             record_error(error)
             raise
         if self.training and self.warm_start:
             self._last = h.view(start.shape)
-        return (h.view(start.shape), *factor.tensors())
+        return h.view(start.shape), factor
 
-    def _method(self, h: Any) -> Callable[..., Any] | None:
-        """Return the method for a batch of states, or None if each is solved by `mfdeq.solve`."""
-        method = self.options.get("method", "auto")
-        general = {name for name in GENERAL_OPTIONS if self.options.get(name) not in (None, "auto")}
-        if general or (method == "newton" and not dense_size(h)):
-            return None
-        return METHODS.get(method, _linearization(h) if method == "auto" else None)
+    def _methods(self, h: Any) -> list[Method]:
+        """Return the methods for a batch of states, to be tried in turn before `mfdeq.solve`."""
+        name, is_map = self.options.get("method", "auto"), self.kind == "map"
+        if any(self.options.get(option) not in (None, "auto") for option in GENERAL_OPTIONS):
+            return []
+        by_newton: Method = newton if dense_size(h) else newton_krylov
+        if name == "auto" and is_map:
+            methods: list[Method] = [anderson, by_newton]
+            return methods[::-1] if h.shape[1] <= MAX_NEWTON_SIZE else methods
+        return {"auto": [by_newton], "newton": [by_newton], "anderson": [anderson]}.get(name, [])
 
     def _solve_again(
         self, module: Any, x: Any, start: Any, h: Any, shape: Any, failed: list[int]
@@ -215,79 +227,69 @@ class TorchLayer(torch.nn.Module):
         h = h.clone()
         self.report.solved_again = failed  # type: ignore[union-attr]
         for i in failed:
-            sample = x[i : i + 1]
-
-            def f(state: Any, x: Any) -> Any:
-                return module(state.view(1, *shape), x.view(sample.shape)).reshape(-1)  # noqa: B023
-
-            try:
-                model = from_torch(f, start[i], sample.reshape(-1), self.kind)
-                eq = solve(
-                    model,
-                    sample.reshape(-1),
-                    start[i],
-                    **self.options,
-                )
-            except Exception as error:
-                message = f"sample {i} of {len(x)} of {NAME}: {error}"
-                error.args = (message, *error.args[1:])
-                raise
-            h[i] = torch.tensor(eq.state, dtype=h.dtype, device=h.device)
+            function = self._residual(module, x[i : i + 1], shape, is_map=False)
+            name = f"sample {i} of {len(x)}"
+            h[i] = solve_sample(function, self.kind, start[i], self.options, name)
         return h
 
-    def _check(self, residual: Callable[[Any], Any], h: Any) -> None:
-        """Raise `ModelError` if samples depend on each other or on random numbers.
-
-        They are checked again if a submodule changes its mode.
-        """
+    def _check(self, module: Any, residual: Any, x: Any, flat: Any, start: Any) -> None:
+        """Check that the module can be solved: again for new shapes, and if its mode changes."""
+        shapes = (tuple(x.shape[1:]), tuple(start.shape[1:]), start.dtype)
         modes = tuple(part.training for part in self.module.modules())
-        if modes == self._checked:
-            return
-        buffers = [(b, b._version, b.clone()) for b in self.module.buffers()]
-        h = h + 0.1 * torch.sin(torch.arange(h.numel(), device=h.device).view(h.shape) + 1.0).to(h)
-        values = [residual(h), residual(h)]
-        among = residual(torch.stack([h, 2.0 * h + 1.0], 1).view(-1, h.shape[1]))[::2]
-        changed = any(b._version != version for b, version, _ in buffers)
-        with torch.no_grad():
-            for b, version, copy in buffers:
-                if b._version != version:
-                    b.copy_(copy)
-        bound = REPEATED_ROUNDINGS * torch.finfo(h.dtype).eps * float(values[0].abs().max())
-        reason = ""
-        if float((values[0] - values[1]).abs().max()) > bound:
-            reason = "draws random numbers, as dropout does in training"
-        elif changed:
-            reason = "changes its buffers, as BatchNorm does in training"
-        elif float((values[0] - among).abs().max()) > bound:
-            reason = "lets the samples of a batch depend on each other, as BatchNorm does"
-        if reason:
-            raise ModelError(
-                f"module of {NAME} {reason}, so that no sample has an equilibrium of its own. Put "
-                "it into evaluation mode (layer.module.eval() after each model.train()), or use "
-                "LayerNorm or GroupNorm, and dropout outside of the layer"
-            )
-        self._checked = modes
+        if shapes not in self._called:
+            check_call(self.module, start, x)
+            self._called.add(shapes)
+        if modes != self._checked:
+            check_independence(self.module, residual, flat)
+            self._checked = modes
 
-    def _differentiable(self, x: Any, h: Any, factor: list[Any]) -> Any:
-        """Return h after steps that have its derivatives; see Notes of `torch_layer`."""
-        B, shape = h.shape[0], h.shape[1:]
-        residual = self._residual(self.module, x, shape)
-        fixed = h.detach().reshape(B, -1)
-        if not factor:
-            apply = neumann_series(residual, fixed, self.terms)
-        elif self.terms:
-            apply = _series(factor[2], self.terms)
-        else:
-            LU, pivots, A = factor
+    def _by_matrices(self, LU: Any, pivots: Any, A: Any) -> Callable[[Any, Step], Any]:
+        """Return A^-1, or the first terms of its Neumann series, by matrices."""
+        if not self.terms:
             self._check_regular(LU, pivots, A)
 
-            def apply(R: Any) -> Any:
+        def apply(R: Any, step: Step) -> Any:
+            if not self.terms:
                 return torch.linalg.lu_solve(LU, pivots, R.unsqueeze(-1))[..., 0]
+            x = R
+            for _ in range(self.terms - 1):
+                x = R + x - (A @ x.unsqueeze(-1))[..., 0]
+            return x
 
-        state = fixed
-        for _ in range(1 if self.terms else self.order):
-            state = state - apply(residual(state))
+        return apply
+
+    def _by_products(
+        self, make: Callable[..., MatrixFree], *tensors: Any
+    ) -> Callable[[Any, Step], Any]:
+        """Return A^-1, or the first terms of its Neumann series, by products of A."""
+        return lambda R, step: Inverse.apply(make, self.terms, False, False, step, R, *tensors)
+
+    def _differentiable(self, x: Any, h: Any, apply: Callable[[Any, Step], Any]) -> Any:
+        """Return h after steps that have its derivatives; see Notes of `torch_layer`."""
+        B, shape = h.shape[0], h.shape[1:]
+        residual = self._residual(self.module, x, shape, self.kind == "map")
+        state = h.detach().reshape(B, -1)
+        steps = [Step(None)]
+        for _ in range(0 if self.terms else self.order - 1):
+            steps.insert(0, Step(steps[0]))
+        for step in steps:
+            state = state - apply(residual(state), step)
         return state.view(B, *shape)
+
+    def _differentiable_in_transform(
+        self, x: Any, h: Any, matrices: list[Any], tensors: list[Any]
+    ) -> Any:
+        """Return h with its derivatives, where A is a function of tensors with their own levels."""
+        if matrices:
+            return self._differentiable(x, h, self._by_matrices(*matrices))
+        shape, is_map = h.shape[1:], self.kind == "map"
+
+        def make(x: Any, h: Any, *tensors: Any) -> MatrixFree:
+            module = self.module_with(t.detach() for t in tensors)
+            residual = self._residual(module, x.detach(), shape, is_map)
+            return MatrixFree(residual, h.reshape(len(h), -1))
+
+        return self._differentiable(x, h, self._by_products(make, x, h, *tensors))
 
     def _check_regular(self, LU: Any, pivots: Any, A: Any) -> None:
         """Raise `SingularStateError` if A of a sample leaves its derivatives no digits."""
@@ -332,66 +334,3 @@ class TorchLayer(torch.nn.Module):
             gradients.append(torch.cat([g.reshape(-1) for g in parts if g is not None]))
         self.terms = terms
         return float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
-
-
-def _linearization(h: Any) -> Callable[..., Any]:
-    """Return the method whose factor suits states of this size."""
-    return newton if dense_size(h) else anderson
-
-
-def _series(A: Any, terms: int) -> Callable[[Any], Any]:
-    """Return the first terms of the Neumann series of A^-1 = (I - J)^-1."""
-
-    def apply(R: Any) -> Any:
-        x = R
-        for _ in range(terms - 1):
-            x = R + x - (A @ x.unsqueeze(-1))[..., 0]
-        return x
-
-    return apply
-
-
-class Solve(torch.autograd.Function):
-    """The states of a batch and the factor of A, for the transforms of `torch.func`.
-
-    They have no derivatives.
-    """
-
-    @staticmethod
-    def forward(layer: Any, names: Any, x: Any, start: Any, *tensors: Any) -> Any:
-        """Solve with the values of the tensors, without their derivatives."""
-        values = dict(zip(names, (t.detach() for t in tensors), strict=True))
-
-        def module(h: Any, x: Any) -> Any:
-            return torch.func.functional_call(layer.module, values, (h, x))
-
-        return layer.solve_batch(module, x.detach(), start.detach())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Mark the results as constants."""
-        ctx.mark_non_differentiable(*output)
-        ctx.shapes = [(x.shape, x.dtype, x.device) for x in output]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """Return no gradients."""
-        return (None,) * len(ctx.needs_input_grad)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Return no tangents."""
-        return (None,) * len(ctx.shapes)
-
-    @staticmethod
-    def vmap(info: Any, axes: Any, layer: Any, names: Any, *operands: Any) -> Any:
-        """Solve for one batch after the other."""
-        results = []
-        for i in range(info.batch_size):
-            at = [
-                t if axis is None else t.select(axis, i)
-                for t, axis in zip(operands, axes[2:], strict=True)
-            ]
-            results.append(Solve.apply(layer, names, *at))
-        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)

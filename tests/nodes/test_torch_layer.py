@@ -369,3 +369,91 @@ def test_options_of_solve_are_those_of_the_layer(options, method):
     close(found, torch.autograd.grad(unrolled(layer.module, x).pow(2).sum(), x)[0], 1e-8)
     with pytest.raises(mfdeq.ArgumentError, match=r"options of mfdeq.torch_layer: expected one of"):
         mfdeq.torch_layer(Cell(), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_transforms_of_torch_func_at_sizes_without_matrices(n):
+    layer = mfdeq.torch_layer(Cell(n)).double()
+    x = inputs(2)
+
+    def loss(state):
+        return lambda x: torch.sin(state(x)).sum()
+
+    both = [loss(layer), loss(lambda x: unrolled(layer.module, x, n))]
+    u = torch.ones_like(x)
+    close(*(torch.func.grad(f)(x) for f in both), 1e-9)
+    close(*(torch.func.jvp(f, (x,), (u,))[1] for f in both), 1e-9)
+    close(*(torch.vmap(torch.func.grad(f))(x[:, None]) for f in both), 1e-9)
+    close(*(torch.func.hessian(f)(x[:1]) for f in both), 1e-8)
+
+
+def test_many_products_use_one_factor_of_matrices_that_fit():
+    layer = mfdeq.torch_layer(Cell(40)).double()
+    x = inputs(2).requires_grad_()
+    matrices = []
+    for h in (layer(x), unrolled(layer.module, x, 40)):
+        (g,) = torch.autograd.grad(torch.sin(h).sum(), x, create_graph=True)
+        rows = [torch.autograd.grad(e, x, retain_graph=True)[0] for e in g.reshape(-1)]
+        matrices.append(torch.stack(rows))
+    close(*matrices, 1e-8)
+
+
+class Powers(torch.nn.Module):
+    """h = h + c + h² + x², without an equilibrium for c > 0."""
+
+    def __init__(self, constant):
+        super().__init__()
+        self.constant = torch.nn.Parameter(torch.tensor(constant))
+
+    def forward(self, h, x):
+        return h + self.constant + h**2 + x**2
+
+
+@pytest.mark.parametrize("n", [4, 300])
+def test_a_map_without_an_equilibrium_is_an_error_after_few_evaluations(n):
+    layer, calls = mfdeq.torch_layer(Powers(1.0)), []
+    layer.module.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(mfdeq.ConvergenceError, match=r"sample 0 of 3 of mfdeq.torch_layer: no equ"):
+        layer(torch.ones(3, n))
+    assert len(calls) < 5000
+
+
+def test_wrong_inputs_are_refused_in_words():
+    layer = mfdeq.torch_layer(Cell())
+    x = inputs(dtype=torch.float32)
+    for bad, match in (
+        (x.double(), "expected float32 like the parameters of the module, got float64"),
+        (x.half(), "expected a module and samples of float32 or float64, got float16"),
+        (x.numpy(), "expected a tensor, got a ndarray"),
+        (x[:, :2], r"input = Linear.in_features=3, .* cannot take shape \(6, 2\)"),
+        (torch.full_like(x, torch.nan), "got NaN or infinity in 3 of 3 entries of sample 0 of 6"),
+    ):
+        with pytest.raises((mfdeq.ArgumentError, mfdeq.ModelError), match=match):
+            layer(bad)
+    with pytest.raises(mfdeq.ArgumentError, match=r"h0 .* float32 on cpu, got .* float64"):
+        layer(x, torch.zeros(B, N).double())
+    with pytest.raises(mfdeq.ArgumentError, match=r"expected shape \(6, 4\).*got shape \(5, 4\)"):
+        layer(x, torch.zeros(5, 4))
+    with pytest.raises(mfdeq.ModelError, match=r"state of shape \(6, 4\) .* its part state = "):
+        layer(x, torch.zeros(B, 4))
+    with pytest.raises(mfdeq.ArgumentError, match="got bfloat16"):
+        mfdeq.torch_layer(Cell().bfloat16())(x.bfloat16())
+    torch.nn.init.constant_(layer.module.state.bias, torch.nan)
+    with pytest.raises(mfdeq.ModelError, match=r"its parameter state.bias holds NaN"):
+        layer(x)
+
+
+def test_tokens_are_samples_of_integers():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.state = torch.nn.Embedding(7, N), torch.nn.Linear(N, N)
+
+        def forward(self, h, x):
+            return torch.tanh(0.3 * self.state(h) + self.embedding(x))
+
+    layer = mfdeq.torch_layer(Tokens(), state_shape=(2, N)).double()
+    h = layer(torch.tensor([[1, 2], [3, 4]]))
+    assert (h.shape, h.dtype) == ((2, 2, N), torch.float64)
+    again = layer.module(h, torch.tensor([[1, 2], [3, 4]]))
+    close(h, again, 1e-9)

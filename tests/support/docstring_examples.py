@@ -19,18 +19,8 @@ NEEDED = {
     "mfdeq/derivatives/torch.py": ["torch"],
     "mfdeq/nodes/jax.py": ["jax"],
     "mfdeq/nodes/last_error.py": ["jax"],
-    **{
-        f"mfdeq/nodes/{name}.py": ["torch"]
-        for name in (
-            "torch",
-            "torch_layer",
-            "torch_layer_module",
-            "torch_functions",
-            "torch_batch",
-            "torch_matrix_free",
-            "program_hessian",
-        )
-    },
+    "mfdeq/nodes/program_hessian.py": ["torch"],
+    **{f"mfdeq/nodes/{path.name}": ["torch"] for path in (ROOT / "mfdeq/nodes").glob("torch*.py")},
     "mfdeq/petsc": ["petsc4py", "slepc4py", "mpi4py"],
     "mfdeq/plot": ["matplotlib"],
 }
