@@ -1,5 +1,6 @@
-"""Pages whose examples need JAX are tested where it is installed."""
+"""Pages whose examples need an optional package are tested where it is installed."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("jax") else ["batches.rst"]
+NEEDS = {"batches.rst": "jax", "peers.rst": "optimistix"}
+collect_ignore = [page for page, package in NEEDS.items() if not find_spec(package)]
