@@ -218,6 +218,7 @@ class AutomaticModel(ConfiguredModel):
             states.example,
             parameters.example,
             self._data,
+            bool(self._data) and self._data_are_example,
         )
 
     def _arguments(self, *states: Array, theta: Array) -> tuple[Any, ...]:

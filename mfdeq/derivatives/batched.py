@@ -68,6 +68,7 @@ class Batch(ConfiguredModel):
 
     forward_method = SampleNewton()
     equilibrium_class = BatchedEquilibrium
+    _data_are_example = False
     samples: int
     sample_size: int
     tolerates_failures = False

@@ -86,6 +86,7 @@ class ConfiguredModel(DataHolder, Model):
     """Common base class of models from a function, whose optional fields are keywords."""
 
     _fields: ModelFields = {}  # noqa: RUF012, it is replaced, never changed
+    _data_are_example = True  # unless `with_args` has replaced them, or they are a batch
     _own: ClassVar[tuple[str, ...]] = ("_lock",)  # attributes that a copy does not share
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
@@ -94,6 +95,7 @@ class ConfiguredModel(DataHolder, Model):
     def _with_data(self, data: tuple[Any, ...]) -> Self:
         other = self._copy()
         other._set_data(data)
+        other._data_are_example = False
         return other
 
     def _copy(self) -> Self:

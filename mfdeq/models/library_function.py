@@ -24,6 +24,8 @@ class LibraryFunction:
         The user's examples, with arrays of the library as leaves.
     data : tuple
         What f takes after (h, theta): nothing, or the model's ``args``.
+    data_are_example : bool
+        Whether the data only say which structure, shapes and dtypes data have.
     """
 
     residual: Callable[..., Any]
@@ -34,3 +36,4 @@ class LibraryFunction:
     state: Any
     params: Any
     data: tuple[Any, ...] = ()
+    data_are_example: bool = False

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelError
 from ..locks import cached_property
+from ..models.library_function import LibraryFunction
 from ..models.model import Model
 from ..optimization.functional import Functional
 from .last_error import record_error
@@ -84,6 +85,11 @@ class FunctionalNode(HostNode):
         self.functional = functional
         self._start(ScalarModel(functional.name, int(functional.sizes[1])), {})
 
+    def params_in(self, library: str) -> LibraryFunction | None:
+        """Return the function of the functional's model, for the structure of the parameters."""
+        model = getattr(self.functional, "model", None)
+        return None if model is None else model.function_in(library)
+
     def _solve(self, theta: Array, h0: Array | None) -> Any:
         if h0 is not None:
             raise ArgumentError("h0: expected None for a functional, which keeps its last states")
@@ -109,3 +115,13 @@ def host_node(model: Model | Functional, caller: str, solve_options: dict[str, A
     if isinstance(model, Functional):
         return FunctionalNode(model, caller, solve_options)
     return HostNode(model, caller, solve_options)
+
+
+def expect_data(function: LibraryFunction | None, name: str) -> None:
+    """Raise `ModelError` if a node is called without data, and its model has an example alone."""
+    if function is not None and function.data_are_example:
+        raise ModelError(
+            f"args of {name}: expected data beside the parameters, got none, and those of the "
+            "model are an example of their structure: pass them after the parameters, or make a "
+            "node of model.with_args(...)"
+        )

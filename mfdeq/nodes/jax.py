@@ -11,7 +11,7 @@ from ..models.library_function import LibraryFunction
 from ..models.model import Model
 from ..optimization.functional import Functional
 from ..report import SolveReport
-from .functional_node import host_node
+from .functional_node import expect_data, host_node
 from .jax_data import PackedData
 from .jax_primitives import primitives
 
@@ -91,6 +91,7 @@ class JaxNode:
         self.host = host_node(model, "mfdeq.to_jax", solve_options)
         self.name = f"mfdeq.to_jax({self.host.model.display_name})"
         self._function: LibraryFunction | None = self.host.model.function_in("JAX")
+        self._params: LibraryFunction | None = self.host.params_in("JAX")
         self.residual: Any = None  # unless JAX differentiates the model
         self._data = None if self._function is None else PackedData(self._jax, self._function.data)
         if self._function is not None and self._has_forward_mode(self._residual):
@@ -117,7 +118,8 @@ class JaxNode:
             The parameters, in the structure of the example of `from_jax` or as a vector.
         *args : pytree of arrays, optional
             Data like the ``args`` of `from_jax`, instead of those of the model, with derivatives
-            with respect to them. Several are one tuple.
+            with respect to them. Several are one tuple. They may be left out if the model is a
+            batch or has its data from ``model.with_args``.
         h0 : array or pytree, optional
             The start, by default that of the model. Derivatives with respect to it are zero.
 
@@ -135,6 +137,8 @@ class JaxNode:
         params = self._vector(theta, "params", model.param_size)
         if args:
             params = self._with_data(params, args[0] if len(args) == 1 else args)
+        else:
+            expect_data(function, self.name)
         start = jnp.zeros(0, params.dtype)
         if h0 is not None:
             start = self._vector(h0, "h0", model.state_size).astype(params.dtype)
@@ -171,14 +175,15 @@ class JaxNode:
 
     def _vector(self, tree: Any, name: str, size: int) -> Any:
         """Return a tree as a vector, after checking its structure."""
-        jax, function = self._jax, self._function
+        jax = self._jax
         tree = jax.tree_util.tree_map(self._number, tree)
         leaf = tree if hasattr(tree, "shape") else None
         if leaf is not None and leaf.shape == (size,):
             return leaf
         expected = f"an array of shape ({size},)"
+        is_params = name == "params"
+        function = self._params if is_params else self._function
         if function is not None:
-            is_params = name == "params"
             example = function.params if is_params else function.state
             shapes, expected_shapes = _shapes(jax, tree), _shapes(jax, example)
             if shapes == expected_shapes:

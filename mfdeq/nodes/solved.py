@@ -11,6 +11,7 @@ from ..arrays.backend import Array, Backend, host
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import equilibrium_at, solve
 from ..errors import ArgumentError, short_repr
+from ..models.library_function import LibraryFunction
 from ..models.model import Model
 from ..models.problem import Problem
 from ..optimization.reduced_functional import SOLVE_OPTIONS
@@ -212,6 +213,10 @@ class HostNode:
             return Solved(model, eq.params, self.options, general=eq)
 
         return self._known.get((theta, state), make)
+
+    def params_in(self, library: str) -> LibraryFunction | None:
+        """Return the function in a library that knows the structure of the parameters, if any."""
+        return self.model.function_in(library)
 
     def states(self, theta: Array, h0: Array) -> Array:
         """Return the equilibria of vectors theta along the last axis.

@@ -11,7 +11,7 @@ from ..models.library_function import LibraryFunction
 from ..models.model import FixedPointModel, Model
 from ..optimization.functional import Functional
 from ..report import SolveReport
-from .functional_node import host_node
+from .functional_node import expect_data, host_node
 from .solved import HostNode
 
 
@@ -84,6 +84,7 @@ class TorchNode:
         self._options = solve_options
         self.name = f"mfdeq.to_torch({self.host.model.display_name})"
         self._function: LibraryFunction | None = self.host.model.function_in("PyTorch")
+        self._params: LibraryFunction | None = self.host.params_in("PyTorch")
         self._with_data: HostNode | None = None  # whose parameters are followed by the data
 
     @property
@@ -105,7 +106,8 @@ class TorchNode:
             The parameters, in the structure of the example of `from_torch` or as a vector.
         *args : pytree of tensors, optional
             Data like the ``args`` of `from_torch`, instead of those of the model, with derivatives
-            with respect to them. Several are one tuple.
+            with respect to them. Several are one tuple. They may be left out if the model is a
+            batch or has its data from ``model.with_args``.
         h0 : tensor or pytree, optional
             The start, by default that of the model. Derivatives with respect to it are zero.
 
@@ -119,7 +121,9 @@ class TorchNode:
         ConvergenceError, SingularStateError
             If there is no equilibrium.
         """
-        return self._torch.compiler.disable(self._state)(theta, args, h0)
+        if self._torch.compiler.is_compiling():
+            return self._torch.compiler.disable(self._state)(theta, args, h0)
+        return self._state(theta, args, h0)
 
     def _state(self, theta: Any, args: tuple[Any, ...], h0: Any) -> Any:
         from .torch_functions import State  # it imports PyTorch
@@ -135,6 +139,8 @@ class TorchNode:
             host, leaves = self._extended(args[0] if len(args) == 1 else args)
             flat = [leaf.to(params.dtype).reshape(-1) for leaf in leaves]
             params = self._torch.cat([params, *flat])
+        else:
+            expect_data(function, self.name)
         h = State.apply(host, params, start)
         if host is not self.host:
             self.host.solves += host.solves
@@ -183,15 +189,16 @@ class TorchNode:
 
     def _vector(self, tree: Any, name: str, size: int) -> Any:
         """Return a tree as a vector, after checking its structure."""
-        torch, function = self._torch, self._function
+        torch = self._torch
         pytree = import_optional("torch.utils._pytree", "torch")
         tree = pytree.tree_map(torch.as_tensor, tree)
         if torch.is_tensor(tree) and tree.shape == (size,):
             return tree
         expected = f"a tensor of shape ({size},)"
+        is_params = name == "params"
+        function = self._params if is_params else self._function
         shapes = pytree.tree_map(lambda leaf: tuple(leaf.shape), tree)
         if function is not None:
-            is_params = name == "params"
             example = function.params if is_params else function.state
             wanted = pytree.tree_map(lambda leaf: tuple(leaf.shape), example)
             if shapes == wanted:
