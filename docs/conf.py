@@ -58,12 +58,42 @@ suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds functions
 numpydoc_show_class_members = False
 toc_object_entries = False
 
+# The gallery by subject: a title, what its examples have in common, and their names.
+SUBJECTS = {
+    "Groundwater under real terrain": (
+        "One model of 138,632 unknowns: its derivatives, a calibration, what streams tell about "
+        "the conductivities, and a study of two hundred cases.",
+        ("groundwater", "calibration", "identifiability", "recharge"),
+    ),
+    "Inverse problems": (
+        "Parameters from data, with their uncertainty: of one state, of many experiments with one "
+        "matrix, and of steps in time.",
+        ("diffusion", "resistivity", "heat"),
+    ),
+    "Branches and folds": (
+        "What happens to an equilibrium and its derivatives as a parameter varies.",
+        ("bratu", "bratu_diagram", "power_grid"),
+    ),
+    "Conserved totals and gauges": (
+        "Equations that depend on each other, and what makes their solution unique.",
+        ("reactions", "cavity"),
+    ),
+    "Learning and economics": (
+        "Implicit layers and markets: many small equilibria with the same parameters.",
+        ("deq_digits", "markets"),
+    ),
+}
+
 # The examples run in a copy of their folder, where what they write can stay.
+examples = here.parent / "examples"
 scripts = here / "_build" / "examples"
 shutil.rmtree(scripts, ignore_errors=True)
-shutil.copytree(
-    here.parent / "examples", scripts, ignore=shutil.ignore_patterns("*.png", "*.npz", "tutorial")
-)
+for number, (title, (text, names)) in enumerate(SUBJECTS.items()):
+    folder = scripts / f"{number}_{title.split()[0].lower()}"
+    folder.mkdir(parents=True)
+    (folder / "GALLERY_HEADER.rst").write_text(f"{title}\n{'-' * len(title)}\n\n{text}\n", "utf-8")
+    for name in names:
+        shutil.copy(examples / f"{name}.py", folder)
 shutil.copy(here / "gallery_header.rst", scripts / "GALLERY_HEADER.rst")
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are not for pages
 
@@ -77,7 +107,7 @@ def figures(block, block_vars, gallery_conf):
     """Take the figures of the tutorial, and those that an example saved, in their full size."""
     src = Path(gallery_conf["src_dir"])
     rst, script = "", Path(block_vars["src_file"])
-    if script.parent != scripts:
+    if scripts not in script.parents:
         return matplotlib_scraper(block, block_vars, gallery_conf)
     for figure in sorted(script.parent.glob("*.png")):
         path = Path(next(block_vars["image_path_iterator"]))
@@ -95,7 +125,7 @@ sys.argv = ["notebook", "--size", "small"]  # the command line of an example
 %matplotlib inline"""
 
 sphinx_gallery_conf = {
-    "examples_dirs": [str(scripts), str(here.parent / "examples" / "tutorial")],
+    "examples_dirs": [str(scripts), str(examples / "tutorial")],
     "gallery_dirs": ["gallery", "tutorial"],
     "filename_pattern": "",  # all are run
     "within_subsection_order": "FileNameSortKey",
@@ -115,7 +145,7 @@ def barred(line):
 
 def page_of_example(app, docname, source):
     """Make a page of an example's docstring: a title above its first line, code where indented."""
-    if docname.startswith("gallery/") and docname != "gallery/index":
+    if docname.startswith("gallery/") and not docname.endswith("/index"):
         head, label, rest = source[0].partition(".py:\n\n")
         text, mark, code = rest.partition(".. GENERATED FROM")
         title = re.match(r"[^:.?]+\??", text)[0]
@@ -127,7 +157,10 @@ def page_of_example(app, docname, source):
 
 
 def check_names(app):
-    """Warn where a public name is missing from the API page."""
+    """Warn where a public name is missing from the API page, or an example from the gallery."""
+    shown = {name for _, names in SUBJECTS.values() for name in names}
+    for name in sorted({script.stem for script in examples.glob("*.py")} - shown):
+        log.warning("SUBJECTS of docs/conf.py does not list examples/%s.py", name)
     listed = set(re.findall(r"^ {3}(\w+)$", (here / "api.rst").read_text("utf-8"), re.MULTILINE))
     missing = sorted(set(mfdeq.__all__) - listed - {"__version__"})
     for name in missing:
