@@ -15,13 +15,15 @@ from typing import Any, Self
 MIN_FORECAST_TIME = 2.0  # seconds of work before the first forecast
 MAX_FORECAST_TIME = 1e6  # seconds
 
+_open_bars: list[ProgressBar] = []  # of which there is at most one
+
 
 class ProgressBar:
     """A tqdm progress bar, which can be used as a context manager.
 
     In a terminal or a notebook the bar is shown; nothing is written if standard error is a file or
-    a pipe, or in a worker process, whose bars would overwrite those of others. A bar that is opened
-    while another one is shown disappears when it is closed.
+    a pipe, in a worker process, whose bars would overwrite those of others, and while another bar
+    is open: that of a minimization stands for those of its solves.
 
     Parameters
     ----------
@@ -43,15 +45,13 @@ class ProgressBar:
         self._bar: Any = None
         self._text = self._left = ""
         self._forecast = Forecast()
-        if shown and multiprocessing.parent_process() is None:
+        if shown and not _open_bars and multiprocessing.parent_process() is None:
             # The import is slow, and most callers show no bar.
             from tqdm.auto import tqdm
 
-            # `disable=None` silences tqdm's text bar unless standard error is a terminal, and
-            # `leave=None` leaves only the outermost bar on the screen.
-            self._bar = tqdm(
-                desc=title, unit=f" {unit}", total=total, initial=done, disable=None, leave=None
-            )
+            # `disable=None` silences tqdm's text bar unless standard error is a terminal.
+            self._bar = tqdm(desc=title, unit=f" {unit}", total=total, initial=done, disable=None)
+            _open_bars.append(self)
 
     def show(self, done: int, text: str = "", share: float | None = None) -> None:
         """Show how many units are done.
@@ -77,9 +77,15 @@ class ProgressBar:
         self._bar.set_postfix_str(beside, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def close(self) -> None:
-        """Close the bar, leaving it on the screen if it is the outermost one."""
+    def continue_from(self, done: int) -> None:
+        """Begin at the units that an earlier run has done, which do not count for the rate."""
         if self._bar is not None:
+            self._bar.initial = self._bar.n = done
+
+    def close(self) -> None:
+        """Close the bar, leaving it on the screen."""
+        if self in _open_bars:
+            _open_bars.remove(self)
             self._bar.set_postfix_str(self._text, refresh=False)
             self._bar.refresh()
             self._bar.close()

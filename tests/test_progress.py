@@ -50,15 +50,17 @@ def test_the_line_of_the_bar_is_ended_after_an_error(monkeypatch):
     assert terminal.getvalue().endswith("\n")
 
 
-def test_only_the_outermost_bar_remains_on_the_screen(monkeypatch):
+def test_only_the_outermost_bar_is_shown(monkeypatch):
     terminal = opened(monkeypatch)
     with ProgressBar("outer", "pieces") as outer:
         with ProgressBar("inner", "pieces") as inner:
             inner.show(4)
         outer.show(1)
-    last = on_screen(terminal)
-    assert "outer: 1 pieces" in last
-    assert "inner" not in last
+    assert "outer: 1 pieces" in on_screen(terminal)
+    assert "inner" not in terminal.getvalue()
+    with ProgressBar("later", "pieces") as later:
+        later.show(2)
+    assert "later: 2 pieces" in on_screen(terminal)
 
 
 def on_screen(terminal):
@@ -127,12 +129,16 @@ def test_a_resumed_minimization_counts_from_its_checkpoint(tmp_path, monkeypatch
     assert counted(terminal, "minimize", "iterations") == len(found.report.steps) - 1
 
 
-def test_bars_of_inner_solves_disappear(monkeypatch):
+def test_the_bar_of_a_minimization_stands_for_those_of_its_solves(monkeypatch):
     terminal = opened(monkeypatch)
     F = mfdeq.ReducedFunctional(model(), mfdeq.LeastSquares([0], [1.0]), progress=True)
     prior = mfdeq.QuadraticPrior(np.eye(3))
-    mfdeq.minimize(F + mfdeq.ReducedFunctional(model(), prior), np.ones(3), progress=True)
-    assert "newton" in terminal.getvalue()
+    F = F + mfdeq.ReducedFunctional(model(), prior)
+    F.value(np.ones(3))
+    assert on_screen(terminal).startswith("newton")
+    seen = len(terminal.getvalue())
+    mfdeq.minimize(F, np.full(3, 0.5), progress=True)
+    assert "newton" not in terminal.getvalue()[seen:]
     assert on_screen(terminal).startswith("minimize")
 
 

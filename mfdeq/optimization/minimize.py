@@ -220,31 +220,31 @@ def minimize(
     if backend.library.distributed:  # the same steps on any number of processes
         accuracy = gtol if functional.accuracy is None else functional.accuracy
     run = Minimization(functional, Objective(functional, method, accuracy), limits, norm, file)
-    if file is not None and file.saved is not None:
-        run.restore(backend, file.saved)
-    else:
-        eq = _first_equilibrium(functional, theta)
-        if entry.needs_matrices:
-            # Raise an error early if the derivatives are not sparse matrices.
-            solver_for(eq.backend).assemble_blocks(functional.hessian_at(eq))
-        run.start(theta, radius)
-        run.report.metric = origin
-    target = gtol * run.scale
-    max_products = min(MAX_PRODUCTS_PER_STEP, 2 * theta.shape[0])
-    run.method = entry.make(
-        Setting(
-            run.objective,
-            limits,
-            norm,
-            precondition,
-            max_products,
-            target,
-            run.scale,
-            run.at_rounding,
+    with ProgressBar("minimize", "iterations", progress) as bar:
+        if file is not None and file.saved is not None:
+            run.restore(backend, file.saved)
+            bar.continue_from(len(run.report.steps) - 1)
+        else:
+            eq = _first_equilibrium(functional, theta)
+            if entry.needs_matrices:
+                # Raise an error early if the derivatives are not sparse matrices.
+                solver_for(eq.backend).assemble_blocks(functional.hessian_at(eq))
+            run.start(theta, radius)
+            run.report.metric = origin
+        target = gtol * run.scale
+        max_products = min(MAX_PRODUCTS_PER_STEP, 2 * theta.shape[0])
+        run.method = entry.make(
+            Setting(
+                run.objective,
+                limits,
+                norm,
+                precondition,
+                max_products,
+                target,
+                run.scale,
+                run.at_rounding,
+            )
         )
-    )
-    done = len(run.report.steps) - 1
-    with ProgressBar("minimize", "iterations", progress, done=done) as bar:
         stop = run.run(target, max_iterations, callback, bar)
     return _minimum(run, stop, target)
 
