@@ -53,7 +53,10 @@ def fingerprint(x: Any) -> int:
     if x.nbytes > MAX_SUMMED_BYTES or isinstance(x, host.memmap):
         flat = x.reshape(-1) if x.flags.c_contiguous else x.flat
         x = flat[:: _sample_step(x)]
-    data: Any = host.ascontiguousarray(x).reshape(-1).view(host.uint8)
+    if x.dtype.hasobject:  # the addresses of its objects
+        data: Any = host.frombuffer(x.tobytes(), host.uint8)
+    else:
+        data = host.ascontiguousarray(x).reshape(-1).view(host.uint8)
     if data.nbytes <= MAX_CHECKSUM_BYTES:
         return zlib.crc32(data)
     end = data.nbytes // (8 * WORD_SUMS) * 8 * WORD_SUMS
@@ -64,11 +67,12 @@ def fingerprint(x: Any) -> int:
 def is_watched_array(x: Any) -> bool:
     """Return whether an object has a fingerprint: an array of numpy, of cupy or of Python.
 
-    Arrays of JAX are immutable, and tensors of PyTorch have versions.
+    Arrays of JAX and scalars of numpy are immutable, and tensors of PyTorch have versions.
     """
-    return isinstance(x, (host.ndarray, *BUFFERS)) or (
-        find_library(type(x)) is not None and compat.is_array_api_obj(x)
-    )
+    if isinstance(x, (host.ndarray, *BUFFERS)):
+        return True
+    is_array = find_library(type(x)) is not None and compat.is_array_api_obj(x)
+    return is_array and not isinstance(x, host.generic)
 
 
 def _sample_step(x: Any) -> int:

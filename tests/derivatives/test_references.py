@@ -390,6 +390,29 @@ def test_fingerprints_change_with_any_entry(size, dtype, layout):
         assert fingerprint(x) != before
 
 
+@pytest.mark.parametrize(
+    "names", [np.array(["CH4", "O2"]), np.array(["CH4", None], dtype=object), np.str_("CH4")]
+)
+def test_a_function_may_refer_to_names_in_arrays(names):
+    def f(h, theta):
+        return h * np.size(names) / 4 + theta
+
+    model = mfdeq.from_function(f, 1, 1, "map")
+    eq = mfdeq.solve(model, np.ones(1))
+    if names.shape:
+        names[0] = "N2"
+    assert np.allclose(eq.sensitivity @ np.ones(1), 1.0 / (1.0 - np.size(names) / 4))
+
+
+@pytest.mark.parametrize("dtype", ["U3", object])
+def test_fingerprints_of_names_change_with_any_entry(dtype):
+    x = np.array(["CH4", "O2"], dtype=dtype)
+    before = fingerprint(x)
+    assert fingerprint(x) == before
+    x[1] = "N2"
+    assert fingerprint(x) != before
+
+
 def test_fingerprints_of_mapped_files_read_samples(tmp_path):
     x = np.memmap(tmp_path / "x", dtype="float64", mode="w+", shape=(1000,))
     before = fingerprint(x)
