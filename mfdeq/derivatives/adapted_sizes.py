@@ -31,7 +31,6 @@ class Derivatives(Protocol):
     sizes: Direction
     known: Direction
     step: float
-    bends: bool
 
     @property
     def value(self) -> Array:
@@ -55,7 +54,7 @@ def adapt_sizes(d: Derivatives, trial: Callable[[Direction], Array | None]) -> D
     Parameters
     ----------
     d : DirectionalDerivatives
-        Its sizes are changed, and `bends` is set if truncation errors are larger than the noise.
+        Its sizes are changed.
     trial : callable
         ``trial(a)`` returns the value of f at the point shifted by a, or None.
 
@@ -113,7 +112,6 @@ def _shorten_where_f_bends(d: Derivatives, group: Direction, terms: Array) -> No
         truncation = abs(long - short) / 3.0
         noise = xp.maximum(d.noise, 0.5 * backend.eps * xp.maximum(terms, abs(short))) / d.step
         excessive = truncation > TRUNCATION_FACTOR * noise
-        d.bends = d.bends or bool(xp.any(truncation > noise))
         if not bool(xp.any(excessive)):
             return
         # Where there is neither, there is no excess.

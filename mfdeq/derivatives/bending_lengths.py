@@ -15,10 +15,9 @@ from .column_steps import (
     AGREEMENT_FACTOR,
     MAX_LENGTH_FACTOR,
     MAX_STEP,
-    Columns,
-    relative_noise,
 )
 from .directional_derivatives import SECOND_STEP_FACTOR, DirectionalDerivatives
+from .jacobian_columns import Columns, relative_noise
 from .nearby_points import typical_sizes
 
 NOISE_STEP_FACTOR = 2.0  # steps of second derivatives, in fourth roots of the noise

@@ -85,8 +85,6 @@ class DirectionalDerivatives:
         The noise of f relative to its terms.
     complex_step : bool
         Whether first derivatives are complex steps.
-    bends : bool
-        Whether truncation errors of differences are larger than their noise in some equation.
     verdict : ComplexStepVerdict
         Why they are not.
     shorten_steps : bool
@@ -122,7 +120,7 @@ class DirectionalDerivatives:
         # A point (theta, h) at a small distance in all variables, and the value of f there.
         self._displaced: Any = None
         self.latest_value: Any = None  # at the point, the real part of a complex step
-        self.complex_step = self.bends = False
+        self.complex_step = False
         if rule.relative_step:
             refusal = "a step was passed"
         self.verdict = ComplexStepVerdict(False, refusal) if refusal else judge_complex_step(self)
@@ -219,16 +217,6 @@ class DirectionalDerivatives:
         )
         return theta, h
 
-    def truncation(self, part: int) -> Array:
-        """Return the (N,) truncation error of a difference in all entries of theta (0) or h (1)."""
-        direction = [self.backend.zeros(x.shape[0]) for x in self.x]
-        random = self.backend.random(direction[part].shape[0], seed=29 + part)
-        direction[part] = self.backend.xp.sign(random)
-        values = [self.by_difference((direction[0], direction[1]), k * self.step) for k in (1, 2)]
-        if values[0] is None or values[1] is None:
-            return self.backend.zeros(self.size)
-        return abs(values[1] - values[0]) / 3.0
-
     def with_sizes(self, sizes: Direction, step: float | None = None) -> DirectionalDerivatives:
         """Return the same derivatives in other units of the directions, and with another step."""
         other = copy.copy(self)
@@ -249,6 +237,21 @@ class DirectionalDerivatives:
         if self.complex_step:
             return self.by_complex_step(a, at)
         return self._difference(self.trial, a, at)
+
+    def first_with_asymmetry(self, a: Direction) -> tuple[Array, Array]:
+        """Return the difference along a, and half of what the one-sided differences differ by.
+
+        Where f bends smoothly, the second is proportional to the step. At a kink it is the error
+        of the first. It is zero if f has a value on one side only.
+        """
+        zero = self.backend.zeros(self.size)
+        if (longest := self._longest(a)) == 0.0:
+            return zero, zero
+        t = self.step / longest
+        plus, minus = (self.trial(_shift(None, a, side)) for side in (t, -t))
+        if plus is None or minus is None:
+            return self._difference(self.trial, a), zero
+        return (plus - minus) / (2.0 * t), (plus - 2.0 * self.value + minus) / (2.0 * t)
 
     def first_of_block(self, a: Direction, at: Direction | None = None) -> Array:
         """Return f'[a] for the columns a of two blocks, (P, k) and (N, k), as an (N, k) block."""
@@ -524,6 +527,22 @@ class Jacobian(Operator):
         return (self.derivatives.first if x.ndim == 1 else self.derivatives.first_of_block)(
             direction
         )
+
+
+class JacobianWithAsymmetry(Jacobian):
+    """The derivative by differences, and below it half of what one-sided ones differ by."""
+
+    def __init__(self, derivatives: DirectionalDerivatives, part: int) -> None:
+        super().__init__(derivatives, part)
+        self.shape = (2 * derivatives.size, self.shape[1])
+
+    def _apply(self, x: Array) -> Array:
+        """Return the products with the columns of a block."""
+        xp, (m, k) = self.backend.xp, (self.derivatives.x[1 - self.part].shape[0], x.shape[1])
+        rest = self.backend.zeros(m, k)
+        columns = _columns((x, rest) if self.part == 0 else (rest, x))
+        found = [xp.concat(self.derivatives.first_with_asymmetry(column)) for column in columns]
+        return xp.stack(found, axis=1)
 
 
 def _columns(a: Direction) -> Iterator[Direction]:

@@ -13,14 +13,9 @@ from ..errors import ModelError
 from ..locks import cached_property, lock_of
 from ..operators.operator import Operator
 from .bending_lengths import NOISE_STEP_FACTOR, measure_lengths, second_derivative_sizes
-from .column_steps import (
-    Columns,
-    accuracy,
-    noise_of_terms,
-    refine,
-    relative_noise_of_rows,
-)
+from .column_steps import noise_of_terms, refine
 from .directional_derivatives import ERROR_FACTOR, DirectionalDerivatives, Jacobian
+from .jacobian_columns import Columns, accuracy, relative_noise_of_rows
 from .second_differences import SecondDifferences
 from .sparsity import FIELDS, Sparsity
 

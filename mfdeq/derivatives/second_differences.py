@@ -14,8 +14,8 @@ from ..arrays.backend import Array, array_on_host, host
 from ..locks import cached_property
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
-from .column_steps import dense_columns
 from .directional_derivatives import Direction, DirectionalDerivatives
+from .jacobian_columns import dense_columns
 from .longer_steps import MAX_STEP, Differences, relative_error, with_longer_steps
 
 COMPLEX_STEP_ROUNDINGS = 2.0  # noise of a difference of complex steps, in roundings of the row

@@ -68,7 +68,8 @@ class ColouredPattern:
         """Return the entries of A on the host, in the order of `rows` and `columns`.
 
         If `selected`, a mask of columns, is given, the entries of other columns are NaN, and
-        colours of which no column is selected take no product.
+        colours of which no column is selected take no product. If A consists of several matrices
+        of this pattern, one below the other, the result has a row for each.
         """
         colour_of_column, count, weights = self.colour, self.count, host.ones(self.shape[1])
         if selected is not None:
@@ -76,11 +77,13 @@ class ColouredPattern:
             colour_of_column = host.full(self.shape[1], -1)
             colour_of_column[selected], count = colour_of_selected, used.shape[0]
         colour = colour_of_column[self.columns]
-        values = host.full(self.rows.shape[0], host.nan)
+        m, stacked = self.shape[0], A.shape[0] // max(self.shape[0], 1)
+        values = host.full((max(stacked, 1), self.rows.shape[0]), host.nan)
         for first, block in _products(A, colour_of_column, weights, count):
             here = (colour >= first) & (colour < first + block.shape[1])
-            values[here] = block[self.rows[here], colour[here] - first]
-        return values
+            for i in range(stacked):
+                values[i, here] = block[i * m + self.rows[here], colour[here] - first]
+        return values if stacked > 1 else values[0]
 
     def matrix_of(self, A: Operator) -> Any:
         """Return A as a sparse matrix of its array library."""
