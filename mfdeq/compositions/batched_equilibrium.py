@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
+from ..arrays.dense_blocks import iterate_powers
 from ..equilibrium.conditioning import SmallestSingular, digits_left
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.null_vectors import NullVectors
@@ -13,7 +14,7 @@ from ..equilibrium.reduced_hessian import ReducedHessian
 from ..equilibrium.singularity import describe
 from ..equilibrium.uniqueness import Examined, examine_singularity
 from ..errors import SingularStateError
-from ..linear.block_diagonal import BlockDiagonal, BlockDiagonalFactor, multiply_blocks
+from ..linear.block_diagonal import BlockDiagonal, BlockDiagonalFactor
 from ..linear.scaling import Scaling
 from ..locks import cached_property
 from ..models.losses import LossBase
@@ -208,17 +209,9 @@ def _smallest_singular(factor: Any) -> SmallestSingular:
     backend, xp = factor.backend, factor.backend.xp
     inverses, scaling = factor.inverses, factor.scaling
     count, size, _ = inverses.shape
-    transposed = xp.matrix_transpose(inverses)
-
-    def directions(x: Array) -> tuple[Array, Array]:
-        rows = xp.reshape(x, (count, size))
-        lengths = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))
-        return xp.reshape(rows / lengths, (-1,)), lengths[:, 0]
-
-    u, _ = directions(backend.random(count * size, seed=11))
-    for _ in range(POWER_STEPS):
-        v, _ = directions(multiply_blocks(backend, inverses, u))
-        u, lengths = directions(multiply_blocks(backend, transposed, v))
+    start = xp.reshape(backend.random(count * size, seed=11), (count, size))
+    *both, lengths = iterate_powers(xp, inverses, start, POWER_STEPS)
+    u, v = (xp.reshape(x, (-1,)) for x in both)
     i = int(xp.argmax(lengths))
     vectors = []
     for x, back in ((u, scaling.multiply_rows), (v, scaling.multiply_columns)):

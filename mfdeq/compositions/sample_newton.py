@@ -190,10 +190,7 @@ class _Iteration:
         terms = self.fixed_terms if strict else xp.maximum(wide, self.largest_terms)
         level = Level(xp, terms, self.sizes.floor(wide))
         before = level(self.R)
-        reference = before
         idle = self._idle()
-        for residual in () if strict else self.recent:
-            reference = xp.where(idle, reference, xp.maximum(reference, level(residual)))
         sizes = xp.maximum(self.sizes.of(self.H), xp.abs(self.D))
         lengths = 1.0 + 0.0 * before
         pending, H, following = active, self.H, None
@@ -214,11 +211,13 @@ class _Iteration:
             ):  # terms that vanish at the start may be large
                 there = xp.abs(xp.where(defined[:, None], R, xp.zeros_like(R)))
                 level = Level(xp, xp.maximum(terms, there), self.sizes.floor(wide))
-                before = reference = level(self.R)
+                before = level(self.R)
             after = level(xp.where(defined[:, None], R, xp.zeros_like(R)))
-            accepted = (
-                pending & defined & (after <= reference - SUFFICIENT_DECREASE * lengths * before)
-            )
+            decrease = SUFFICIENT_DECREASE * lengths * before
+            accepted = pending & defined & (after <= before - decrease)
+            if not strict and self.backend.any(pending & defined & ~accepted):
+                reference = self._reference(level, before, idle)
+                accepted = pending & defined & (after <= reference - decrease)
             doubtful = pending & defined & ~accepted
             if not strict and self.backend.any(doubtful):
                 accepted = accepted | self._contracts(doubtful, R, lengths, sizes)
@@ -234,6 +233,14 @@ class _Iteration:
         self._continue_from(following, chord, R, halvings, moved)
         self.sizes.watch_states(self.H)
         self.iterations += array_on_host(moved)
+
+    def _reference(self, level: Level, before: Array, idle: Array) -> Array:
+        """Return the levels that a step has to reduce, the largest of the last few residuals."""
+        reference = before
+        for residual in self.recent:
+            larger = self.xp.maximum(reference, level(residual))
+            reference = self.xp.where(idle, reference, larger)
+        return reference
 
     def _idle(self) -> Array:
         """Return which samples have made no progress for a while, as in a cycle."""

@@ -57,6 +57,8 @@ class SampleSizes:
         if self.largest is None or self.falls is None:
             return size < 0.0
         small = size < self.step_rtol * self.largest
+        if not self.backend.any(small):
+            return small
         return small & ((size == 0.0) | (self.falls >= MIN_FALLS))
 
     def watch_corrections(self, H: Array, D: Array) -> None:
@@ -119,6 +121,8 @@ def norms(xp: Any, x: Array) -> Array:
 
 def ratio(xp: Any, x: Array, size: Array) -> Array:
     """Return x / size entry by entry, where 0 / 0 is 0."""
+    if bool(xp.all(size > 0.0)):
+        return x / size
     safe = xp.where(size > 0.0, size, xp.ones_like(size))
     infinite = xp.where(x > 0.0, xp.full_like(x, float("inf")), xp.zeros_like(x))
     return xp.where(size > 0.0, x / safe, infinite)

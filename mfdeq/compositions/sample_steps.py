@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ..arrays import dense_blocks
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..linear.block_diagonal import singular_blocks
 from ..models.model import Model
@@ -57,8 +58,18 @@ class SampleStep(Protocol):
         """Return A^-1 b for (samples, n, k) arrays, not finite where A is singular."""
 
 
+def block_step(
+    backend: Backend, R: Array, J: Array, sizes: Array, identity_minus: bool
+) -> SampleStep:
+    """Return Newton's steps for A = J or I - J, from (samples, n, n) Jacobians."""
+    if dense_blocks.loops_pay(J, *R.shape):
+        return dense_blocks.CompiledStep(R, J, sizes, identity_minus)
+    size = R.shape[1]
+    return BlockStep(backend, R, backend.eye(size, size) - J if identity_minus else J, sizes)
+
+
 class BlockStep:
-    """Newton's steps from the Jacobians of the samples.
+    """Newton's steps from the Jacobians of the samples, by the functions of their library.
 
     Parameters
     ----------

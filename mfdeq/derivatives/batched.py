@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Self
 
+from ..arrays import dense_blocks
 from ..arrays.backend import Array, Backend, host
 from ..compositions.batched_equilibrium import BatchedEquilibrium
 from ..compositions.sample_newton import SampleNewton
-from ..compositions.sample_steps import BlockStep, SampleStep
+from ..compositions.sample_steps import SampleStep, block_step
 from ..errors import ArgumentError, ModelError
 from ..linear.block_diagonal import BlockDiagonal
 from ..models.library_function import LibraryFunction
@@ -95,10 +96,8 @@ class Batch(ConfiguredModel):
     def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
         """Return Newton's step from each row of H, with the Jacobians of `sample_blocks`."""
         backend, (values, blocks) = Backend.of(H, theta), self.sample_blocks(H, theta)
-        if not self._is_map:
-            return BlockStep(backend, values, blocks, sizes)
-        eye = backend.eye(self.sample_size, self.sample_size)
-        return BlockStep(backend, H - values, eye - blocks, sizes)
+        R = H - values if self._is_map else values
+        return block_step(backend, R, blocks, sizes, self._is_map)
 
     # Samples without an equilibrium.
 
@@ -292,7 +291,7 @@ class AutomaticBatch(Batch, AutomaticModel):
         """Return the values and the Jacobians of each row of H."""
         source, backend = self.source, Backend.of(H, theta)
         values, blocks = (
-            source.from_library(backend, x)
+            source.view(backend, x)
             for x in self._sample_blocks(*source.operands(self._substituted(H), theta), *self._data)
         )
         values = self._with_frozen(H, values)
@@ -302,7 +301,8 @@ class AutomaticBatch(Batch, AutomaticModel):
 
     def sample_step(self, H: Array, theta: Array, sizes: Array) -> SampleStep:
         """Return Newton's step from each row of H."""
-        if self._sample_step is None or self.kept is not None:
+        by_loops = dense_blocks.loops_pay(H, *H.shape)
+        if self._sample_step is None or self.kept is not None or by_loops:
             return super().sample_step(H, theta, sizes)
         source, backend = self.source, Backend.of(H, theta)
         H, theta, sizes = source.operands(H, theta, sizes)

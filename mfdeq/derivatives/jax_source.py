@@ -137,6 +137,10 @@ class JaxSource(DerivativeSource):
         """Convert a JAX array to a new array of the backend."""
         return backend.copy_from(x)
 
+    def view(self, backend: Backend, x: Any) -> Array:
+        """Return a JAX array as a read-only array of numpy, which shares its memory."""
+        return host.asarray(x) if backend.is_numpy else self.from_library(backend, x)
+
     def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number for the examples."""
         output = self._shapes(f, state, params, *data)

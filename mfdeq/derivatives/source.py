@@ -195,6 +195,10 @@ class DerivativeSource(ABC):
     def from_library(self, backend: Backend, x: Any) -> Array:
         """Convert an array of the library to a new array of the backend."""
 
+    def view(self, backend: Backend, x: Any) -> Array:
+        """Convert an array that is not changed, without a copy if the library supports that."""
+        return self.from_library(backend, x)
+
     @abstractmethod
     def value(self, function: Function) -> Function:
         """Return a function (h, theta) -> f(h, theta) that records no derivative information."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arrays import dense_blocks
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import stored_bytes
 from ..errors import ModelError, SingularStateError
@@ -266,7 +267,7 @@ def _scaled(A: BlockDiagonal, scaling: Scaling) -> Array:
 
 def _invert(A: BlockDiagonal, blocks: Array) -> Array:
     try:
-        return A.backend.xp.linalg.inv(blocks)
+        return dense_blocks.invert(A.backend.xp, blocks)
     except host.linalg.LinAlgError as error:
         raise _singular_error(A, singular_blocks(blocks)) from error
 

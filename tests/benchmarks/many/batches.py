@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg
 import numpy as np
 
 import mfdeq
@@ -85,7 +86,11 @@ class ByJax:
         f = jax.vmap(layer, in_axes=(0, None, 0))
         jacobian = jax.vmap(jax.jacfwd(layer), in_axes=(0, None, 0))
         solve = jax.vmap(jnp.linalg.solve)
+        factorize = jax.vmap(jax.scipy.linalg.lu_factor)
         transpose = (0, 2, 1)
+
+        def solve_with(factors, b, trans):
+            return jax.vmap(lambda lu, b: jax.scipy.linalg.lu_solve(lu, b, trans))(factors, b)
 
         def total(H, w):
             return jax.vmap(misfit, in_axes=(0, None, 0))(H, w, y).sum()
@@ -114,13 +119,13 @@ class ByJax:
             return jax.tree_util.tree_map(jnp.add, direct, by_map)
 
         def product(H, lam, w, v):
-            A = A_at(H, w)
-            z = solve(A, jax.jvp(lambda w: f(H, w, x), (w,), (v,))[1])
+            factors = factorize(A_at(H, w))  # two at once block each other on JAX 0.10's threads
+            z = solve_with(factors, jax.jvp(lambda w: f(H, w, x), (w,), (v,))[1], 0)
             lagrangian = jax.grad(
                 lambda w, H: total(H, w) + (lam * f(H, w, x)).sum(), argnums=(0, 1)
             )
             a_w, a_h = jax.jvp(lagrangian, (w, H), (v, z))[1]
-            q = solve(A.transpose(transpose), a_h)
+            q = solve_with(factors, a_h, 1)
             return jax.tree_util.tree_map(jnp.add, a_w, jax.vjp(lambda w: f(H, w, x), w)[1](q)[0])
 
         x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
