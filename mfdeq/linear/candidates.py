@@ -275,9 +275,9 @@ def _iterations(
     jacobi = isinstance(solver.preconditioner, Jacobi)
     share = TRIAL_DIGITS_SHARE_WITH_JACOBI if jacobi else TRIAL_DIGITS_SHARE
     factor.solver = replace(solver, max_iterations=limit)
-    plainly = jacobi and "scaling" not in vars(factor) and _is_alike(A)
-    if plainly:  # A scaling costs as much as the trial, and a direct solver may not need it.
-        factor.scaling = Scaling()
+    scaling = _cheap_scaling(A) if jacobi and "scaling" not in vars(factor) else None
+    if scaling:  # Equilibration costs as much as the trial, and a direct solver may not need it.
+        factor.scaling = scaling
     b, null_space = A.backend.random(A.shape[0], seed=TRIAL_SEED), factor.A.null_space
     try:
         if null_space is not None:
@@ -287,7 +287,7 @@ def _iterations(
     except ConvergenceError:
         converged = False
     factor.solver = solver
-    if plainly:
+    if scaling:
         del factor.scaling
     iterations, history = factor.iterations_of_last_solve, factor.counts.history
     gained = -math.log10(max(min(history, default=1.0), 1e-300))
@@ -299,11 +299,22 @@ def _iterations(
     return SLOWDOWN * expected if jacobi or not converged else expected
 
 
-def _is_alike(A: Operator) -> bool:
-    """Return whether the entries on the diagonal of A are of similar size."""
-    diagonal = A.backend.xp.abs(A.array.diagonal())
-    least = float(A.backend.xp.min(diagonal))
-    return least > 0.0 and float(A.backend.xp.max(diagonal)) <= MAX_ALIKE_RATIO * least
+def _cheap_scaling(A: Operator) -> Scaling | None:
+    """Return a scaling by the diagonal of A, none where its entries are of similar size.
+
+    None if it may differ much from an equilibration: unless A is symmetric, without zeros on its
+    diagonal.
+    """
+    xp, diagonal = A.backend.xp, A.backend.xp.abs(A.array.diagonal())
+    least = float(xp.min(diagonal))
+    if least == 0.0:
+        return None
+    if float(xp.max(diagonal)) <= MAX_ALIKE_RATIO * least:
+        return Scaling()
+    if not is_symmetric(A):
+        return None
+    scales = diagonal**-0.5
+    return Scaling(scales, scales)
 
 
 def iteration_cost(A: Any, factor: Any, iterations: int) -> float:

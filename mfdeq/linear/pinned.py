@@ -165,8 +165,14 @@ class PinnedFactor(Factor):
         with self.backend.ignore_overflow():
             return self._composed(b, adjoint, solve)
 
-    def _approximate(self, r: Array, adjoint: bool) -> Array:
+    def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
+        """Apply the approximate inverse of the inner factor."""
         return self._composed(r, adjoint, lambda b: self.inner.approximate(b, adjoint=adjoint))
+
+    def _approximate(self, r: Array, adjoint: bool) -> Array:
+        # One application of the preconditioner, as with other factors.
+        inner = self.inner.working
+        return self._composed(r, adjoint, lambda b: inner._approximate(b, adjoint))
 
     def _solve_for_null_vectors(self) -> Array:
         """Return V from V0, which is W except for the identity in the pinned unknowns."""

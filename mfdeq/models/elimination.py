@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
+from ..arrays.sparse import to_canonical_format
 from ..locks import cached_property
 from ..operators.operator import Matrix, Operator
 from .constraints import magnitudes
@@ -190,14 +191,17 @@ class Projection:
             if upper.shape[0] * upper.shape[1] > MAX_ASSEMBLED_ENTRIES:
                 return Combined(self, upper, lower)
             return self.combine(Matrix(backend, array.toarray()), lower)
-        kept = backend.zeros(upper.shape[0]) + 1.0
+        csr = backend.sparse.csr_matrix
+        array = to_canonical_format(array.tocsr())
+        data = backend.xp.asarray(array.data, copy=True)
         for i in self.rows:
-            kept[i] = 0.0
-        combined = backend.sparse.diags(kept, format="csr") @ array
-        if lower is not None:
-            csr = backend.sparse.csr_matrix
-            scaled = csr(self.columns) @ csr(self.gains) @ csr(lower)
-            combined = combined + scaled
+            data[int(array.indptr[i]) : int(array.indptr[i + 1])] = 0.0
+        combined = csr((data, array.indices, array.indptr), shape=array.shape)
+        if lower is None:
+            combined = combined.copy()  # its pattern is that of A
+        else:
+            replaced = csr(self.columns) @ csr(self.gains) @ csr(lower)
+            combined = combined + to_canonical_format(replaced)
         combined.eliminate_zeros()
         if square:
             return ReplacedRows(backend, combined.tocsr(), upper, self, lower)

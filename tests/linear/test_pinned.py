@@ -112,6 +112,33 @@ def test_multigrid_takes_as_many_iterations_as_with_boundary_values(factors):
     assert iterations[1] <= iterations[0] + 4  # of two solves
 
 
+def test_a_null_vector_is_looked_for_by_few_applications_of_the_preconditioner():
+    n, applied = 40, []
+
+    def jacobi(x):
+        applied.append(x)
+        return 0.25 * x
+
+    M = sp.linalg.LinearOperator((n * n, n * n), jacobi, jacobi, dtype=float)
+    solver = mfdeq.Krylov("cg", preconditioner=M)
+    load = np.random.default_rng(0).standard_normal(n * n)
+    counts = []
+    for model in (Diffusion(grid(n, False), False), neumann(n)):
+        applied.clear()
+        report = mfdeq.solve(model, load, solver=solver).report
+        assert report.uniqueness.startswith("not judged: after 5 applications")
+        counts.append(len(applied) - report.forward.iterations)
+    assert counts[1] <= counts[0] + 5
+
+
+def test_equal_matrices_with_replaced_rows_share_a_factor():
+    n = 40
+    load = np.random.default_rng(0).standard_normal(n * n)
+    eq = mfdeq.solve(neumann(n), load, solver=mfdeq.Direct())
+    eq.gradient(mfdeq.LeastSquares(np.arange(n), np.ones(n)))
+    assert (eq.report.forward.setups, eq.report.linear.setups) == (1, 0)
+
+
 def weights(n):
     """Weights of the unknowns of an n x n grid that vary by a factor of 20."""
     x = np.linspace(-1.5, 1.5, n)

@@ -51,7 +51,7 @@ from .unsmoothed import (
 MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
 # Couplings of coarse levels below this part of the diagonal do not make aggregates. In three
 # dimensions all couplings together would: aggregates of forty points, too large to interpolate.
-COARSE_STRENGTH = 0.02
+COARSE_STRENGTH = 0.03
 MAX_DENSE_COARSE = 1500  # unknowns of a coarsest level with a dense inverse; larger ones have an LU
 SMOOTHED = "smoothed_aggregation"
 # Ratio to the next larger one of singular values of a coarsest matrix that is known to be singular,
