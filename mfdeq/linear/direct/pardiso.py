@@ -15,8 +15,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import math
+import os
 import weakref
 from typing import Any
 
@@ -243,9 +245,19 @@ def _release(kind: int, size: int, parts: tuple[Any, ...]) -> None:
 
 @functools.cache
 def _library() -> Any:
-    """Return the library in which pypardiso finds PARDISO; its search takes half a second."""
-    found = importlib.import_module("pypardiso").PyPardisoSolver().libmkl
-    return ctypes.CDLL(found._name)  # without the types of arguments that pypardiso declares
+    """Return the library with PARDISO, without the types of arguments that pypardiso declares.
+
+    It is one of the files of the package mkl, on which pypardiso depends. The search of pypardiso
+    goes through all files of the environment, which takes a second; it finds what others installed.
+    """
+    if os.environ.get("PYPARDISO_MKL_RT") is None:
+        try:
+            files = importlib.metadata.files("mkl") or ()
+            of_runtime = [file for file in files if file.name.startswith("libmkl_rt")]
+            return ctypes.CDLL(os.path.realpath(of_runtime[0].locate()))
+        except (importlib.metadata.PackageNotFoundError, IndexError, OSError):
+            pass
+    return ctypes.CDLL(importlib.import_module("pypardiso").PyPardisoSolver().libmkl._name)
 
 
 def has_pardiso() -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -259,6 +262,25 @@ def test_pardiso_counts_negative_pivots():
     assert factor.factorization.negative_pivots() == expected > 0
     definite = mfdeq.Direct(package="pardiso").setup(operator(diffusion(8)))
     assert definite.factorization.negative_pivots() == 0
+
+
+def test_pardiso_is_found_without_a_search_of_the_environment():
+    """The search of pypardiso takes longer than most solves."""
+    pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    try:
+        importlib.metadata.version("mkl")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the library is not that of the package mkl")
+    program = (
+        "import sys, scipy.sparse, mfdeq, numpy as np\n"
+        "A = 2.0 * scipy.sparse.eye_array(50, format='csr')\n"
+        "x = mfdeq.Direct(package='pardiso').setup(A).solve(np.ones(50))\n"
+        "print(np.abs(x - 0.5).max() < 1e-15, 'pypardiso' in sys.modules)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "False"]
 
 
 def test_pardiso_refuses_what_is_not_sparse():
