@@ -104,6 +104,7 @@ class TrustRegion(Method):
             at = replace(at, gauss_newton=True)
             path = model_step(H.gauss_newton)
         model, other = (H.gauss_newton, H) if at.gauss_newton else (H, H.gauss_newton)
+        differ = model is not other  # they are the same where no part is known
         trial = theta + path.step
         decrease = path.decrease
         if not bounds.unbounded:
@@ -125,14 +126,15 @@ class TrustRegion(Method):
         else:
             ratio = (value - new) / decrease if decrease > 0.0 else -1.0
             fits = abs(ratio - 1.0) <= MAX_PREDICTION_ERROR
-            if new < math.inf and not self.gauss_newton and (gauss_newton or not fits):
+            may_switch = differ and not self.gauss_newton and (gauss_newton or not fits)
+            if new < math.inf and may_switch:
                 other_decrease = objective.attempt(predicted_decrease, other, trial - theta)
                 if other_decrease is not None:
                     error = abs(value - new - decrease)
                     other_error = abs(value - new - other_decrease)
                     if other_error <= (SWITCHING_ERROR_RATIO * error if fits else error):
                         gauss_newton = not gauss_newton
-        how = f"{path.how}, Gauss-Newton" if at.gauss_newton else path.how
+        how = f"{path.how}, Gauss-Newton" if at.gauss_newton and differ else path.how
         if ratio > MIN_RATIO:
             if trial_g is None:
                 trial_g, failure = objective.gradient(trial), objective.failure

@@ -127,3 +127,57 @@ def test_bad_arguments_are_refused():
         mfdeq.hessian_of(lambda x: weight.sum(), [weight], []).value()
     with pytest.raises(mfdeq.ModelError, match="expected a scalar"):
         mfdeq.hessian_of(lambda: weight, [weight]).value()
+
+
+def test_minimize_finds_a_minimum_of_a_torch_program():
+    parameters, (loss, _), batches, _ = torch_network()
+    decay = lambda: 0.05 * sum(p.pow(2).sum() for p in parameters)  # noqa: E731
+    H = mfdeq.hessian_of(lambda x, y: loss(x, y) + decay(), parameters, batches)
+    start, value = H.flat_params(), H.value()
+    found = mfdeq.minimize(H.functional, start)
+    assert found.converged
+    assert found.definite
+    assert not any("Gauss" in step.how for step in found.report.steps)
+    close(H.flat_params(), start, 1e-15)  # the program is as it was
+    close(H.value(), value, 1e-12)
+    H.set_params(found.params)
+    close(H.value(), found.value, 1e-9)
+    assert np.linalg.norm(H.gradient()) < 1e-5
+    smallest = np.linalg.eigvalsh(H @ np.eye(H.shape[0]))[0]
+    close(found.smallest.values[0], smallest, 1e-4)
+
+
+def test_minimize_finds_a_minimum_of_a_jax_program():
+    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+    jnp = jax.numpy
+    state = mfdeq.to_jax(
+        mfdeq.from_jax(lambda h, p: jnp.cos(h) + p, np.zeros(2), np.zeros(2), "map")
+    )
+
+    def loss(params):
+        return jnp.sum((state(params["p"]) - 1.0) ** 2) + (params["q"] - 2.0) ** 4
+
+    H = mfdeq.hessian_of(loss, {"p": jnp.zeros(2), "q": jnp.zeros(())})
+    found = mfdeq.minimize(H.functional, H.flat_params(), gtol=1e-8)
+    H.set_params(found.params)
+    close(H.params["p"], np.full(2, 1.0 - np.cos(1.0)), 1e-6)
+    close(H.params["q"], 2.0, 1e-2)
+
+
+def test_products_and_spectra_are_those_of_curvlinops():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    curvlinops = pytest.importorskip("curvlinops", reason="curvlinops is not installed")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(X, N), torch.nn.Tanh(), torch.nn.Linear(N, 2))
+    network, criterion = network.double(), torch.nn.MSELoss()
+    x, y = torch.tensor(INPUTS), torch.tensor(TARGETS)
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    parameters = list(network.parameters())
+    ours = mfdeq.hessian_of(lambda x, y: criterion(network(x), y), parameters, batches)
+    theirs = curvlinops.HessianLinearOperator(network, criterion, parameters, batches)
+    V = RNG.standard_normal((ours.shape[0], 3))
+    expected = theirs @ torch.tensor(V)
+    close(ours @ V, expected.numpy(), 1e-10)
+    matrix = (theirs @ torch.eye(ours.shape[0], dtype=torch.float64)).numpy()
+    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    close(mfdeq.eigsh(ours, 2, which="LA").values, values[-2:], 1e-5)
