@@ -256,6 +256,7 @@ def by_minibatches(layer: Layer, theta: np.ndarray, size: Size) -> tuple[np.ndar
 def draw(path: Path, logs: dict[str, Log]) -> None:
     """Save the figure: loss over work and seconds, gradient, ends of the spectrum."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
     fig, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
@@ -273,6 +274,7 @@ def draw(path: Path, logs: dict[str, Log]) -> None:
     by_work.set(xlabel=products)
     by_seconds.set_title("The same over time", loc="left")
     by_seconds.set(xlabel="seconds of processor time", xlim=(0.1, None))
+    by_seconds.xaxis.set_minor_formatter(NullFormatter())
     slope.set_title("Norm of the gradient", loc="left")
     slope.set(xlabel=products)
     for ax in (by_work, by_seconds, slope):

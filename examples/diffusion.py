@@ -89,10 +89,14 @@ def draw(n, state, gradient, pairs, path):
     from mfdeq import plot
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    for ax, (title, x) in zip(axes, {"h": state, "dL/dθ": gradient}.items(), strict=False):
-        plot.field(x.reshape(n, n, n)[n // 2].ravel(), (n, n), ax=ax)
-        ax.set_title(f"{title}, in the middle of the cube", loc="left")
+    panels = (("state h", state, False), ("gradient dL/dθ", gradient, True))
+    for ax, (title, x, symmetric) in zip(axes, panels, strict=False):
+        middle = x.reshape(n, n, n)[n // 2].ravel()
+        plot.field(middle, (n, n), ax=ax, symmetric=symmetric, extent=(0, 1, 1, 0))
+        ax.set_title(f"{title} at x = 1/2", loc="left")
+        ax.set(xlabel="z", ylabel="y")
     plot.spectrum(pairs, ax=axes[2])
+    axes[2].set_title("largest eigenvalues of the Hessian", loc="left")
     fig.savefig(path, dpi=110)
     plt.close(fig)
 

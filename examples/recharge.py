@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from groundwater import CHANNEL, CONDUCTIVITY, Groundwater, load_terrain, upslope_area
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 from scipy.ndimage import gaussian_filter
 from scipy.stats import loguniform
 
@@ -115,11 +116,15 @@ def draw(path: Path, records: list, rows: int) -> None:
         y = np.array([record.outputs[name] for record in records])
         points = ax.scatter(wetness, 100 * y if "%" in label else y, c=length, s=14)
         ax.set(xscale="log", xlabel="mean recharge, 1e-8 m/s", ylabel=label)
+        ax.set_xticks([0.5, 1.0, 2.0], ["0.5", "1", "2"])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_title("More rain raises the water table", loc="left")
+    axes[1].set_title("and wets more of the ground", loc="left")
     fig.colorbar(points, ax=axes[1], label="correlation length, m")
     image = axes[2].imshow(depths.std(axis=0).reshape(shape), "magma")
-    axes[2].set_title("standard deviation of the depth over all cases, m", fontsize=10)
+    axes[2].set_title(f"Where it varies most, {len(records)} cases", loc="left")
     axes[2].set_axis_off()
-    fig.colorbar(image, ax=axes[2], shrink=0.8)
+    fig.colorbar(image, ax=axes[2], shrink=0.8, label="standard deviation of the depth, m")
     fig.savefig(path, dpi=120)
     plt.close(fig)
 
