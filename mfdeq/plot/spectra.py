@@ -50,7 +50,7 @@ def spectrum(
     -----
     Markers of positive eigenvalues are filled, those of negative ones open. Bars are the error
     bounds. The dashed line is the noise floor: the largest estimated error of a product with the
-    operator. If it is far below all values, only the legend shows it. An eigenvalue not larger than
+    operator. If it is far below all values, a text gives it instead. An eigenvalue not larger than
     its bound may be zero or of either sign: it is grey, and drawn at the lower end of the axis if
     it lies below.
 
@@ -71,9 +71,11 @@ def spectrum(
     floor = max(one.noise_floor for one in spectra)
     bottom = 0.5 * min(sizes + ([floor] if floor >= NOISE_FLOOR_RATIO * min(sizes) else []))
     handles = [handle for i, one in enumerate(spectra) for handle in one.draw(ax, f"C{i}", bottom)]
-    if floor > 0.0:
-        text = f"error of products ≤ {floor:.0e}" + ("" if floor >= bottom else ", off the axis")
+    text = f"error of products ≤ {floor:.0e}"
+    if floor >= bottom:
         handles.append(ax.axhline(floor, color="0.4", ls="--", lw=1, label=text))
+    elif floor > 0.0:
+        ax.text(0.02, 0.02, text, transform=ax.transAxes, color="0.4", size="small")
     ax.set_yscale("log")
     ax.set(ylim=(0.7 * bottom, None), xlabel="number, by magnitude", ylabel="|eigenvalue|")
     ax.xaxis.get_major_locator().set_params(integer=True)
