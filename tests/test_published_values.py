@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import cereals
 from support.published_models import BoundaryLayer, Membrane, Patterns, nine_buses
 
 import mfdeq
@@ -45,6 +47,19 @@ def log_likelihood():
     return -mfdeq.ReducedFunctional(membrane, membrane.loss()).value(np.ones(64))
 
 
+def demand_for_cereals():
+    pytest.importorskip("jax", reason="the demand model is a function of JAX")
+    if importlib.util.find_spec("pyblp") is None:
+        pytest.skip("needs Nevo's data, which pyblp has")
+    return cereals.nevo_functional()
+
+
+def gmm_objective():
+    F = demand_for_cereals()
+    sizes = np.maximum(abs(cereals.START), 0.1)
+    return mfdeq.minimize(F, cereals.START, metric=1.0 / sizes**2).value
+
+
 VALUES = {
     "Blasius' boundary layer": lambda: wall_shear(0.0) / math.sqrt(2.0),
     "Falkner–Skan, β = 0": lambda: wall_shear(0.0),
@@ -54,8 +69,10 @@ VALUES = {
     "Kuramoto–Sivashinsky, L = 22: E2": lambda: Patterns.energy(pattern("E2")),
     "Kuramoto–Sivashinsky, L = 22: E3": lambda: Patterns.energy(pattern("E3")),
     "Nine buses": nose,
+    "Cereals, 94 markets": gmm_objective,
     "Membrane": log_likelihood,
 }
+SLOW = {"Cereals, 94 markets"}
 UNITS_OFF = {"Membrane": 1.0}  # units of the last published digit; otherwise a half by rounding
 
 
@@ -64,7 +81,10 @@ def last_digit(text):
     return 10.0 ** -len(text.partition(".")[2])
 
 
-@pytest.mark.parametrize("problem", VALUES)
+@pytest.mark.parametrize(
+    "problem",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in SLOW else []) for x in VALUES],
+)
 def test_published_values_are_computed(problem):
     row, value = rows()[problem], VALUES[problem]()
     off = UNITS_OFF.get(problem, 0.5)
@@ -92,6 +112,13 @@ def test_derivatives_of_the_membrane_pass_verification():
     membrane = Membrane()
     theta = np.exp(0.3 * np.random.default_rng(0).standard_normal(64))
     assert mfdeq.verify(membrane, theta, membrane.loss()).verdict == "PASS"
+
+
+@pytest.mark.slow
+def test_derivatives_of_the_demand_for_cereals_pass_verification():
+    F = demand_for_cereals()
+    state = F.equilibrium(cereals.START).state
+    assert mfdeq.verify(F.model, cereals.START, F.loss, h0=state).verdict == "PASS"
 
 
 @pytest.mark.parametrize("name", PATTERNS)
