@@ -1,6 +1,7 @@
 """What the package is from outside: cheap to import, complete, documented, at home in scipy."""
 
 import ast
+import configparser
 import inspect
 import json
 import re
@@ -358,3 +359,29 @@ def test_scipy_minimizes_a_reduced_functional(method):
     assert found.success
     np.testing.assert_allclose(found.x, 0.5, atol=1e-4)
     assert functional.solves <= found.nfev + 1
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_one_version_is_stated_everywhere():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", "utf-8")
+    assert config["metadata"]["version"] == mfdeq.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert re.search(r"^## (\S+)", changelog, re.MULTILINE)[1] == mfdeq.__version__
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {mfdeq.__version__}\n" in citation
+    upgrading = (ROOT / "docs" / "upgrading.rst").read_text("utf-8")
+    assert f"\nTo {mfdeq.__version__}\n---" in upgrading
+
+
+def test_the_conda_environment_has_the_bounds_of_the_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", "utf-8")
+    required = config["options"]["install_requires"].split()
+    for extra in ("plot", "studies", "fast", "test"):
+        required += config["options.extras_require"][extra].split()
+    required.append("python" + config["options"]["python_requires"])
+    environment = (ROOT / "docs" / "environment.yml").read_text("utf-8")
+    assert set(re.findall(r"^  - (\S+>=\S+)$", environment, re.MULTILINE)) == set(required)
