@@ -79,7 +79,7 @@ second = (sides[0] - 2 * loss.value(eq.state, theta) + sides[1]) / step**2
 print(f"second difference: {second:.2f}")
 
 # %%
-# The second difference keeps two or three digits: this is why nobody wants to compute with it. How
+# The second difference keeps one digit, which is why Hessians are not computed this way. How
 # many digits the product has can be asked for:
 
 product, error = H.with_error(v)
