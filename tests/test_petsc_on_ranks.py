@@ -54,6 +54,13 @@ def test_petsc_tests_and_doctests_pass_on_ranks(ranks):
     assert "skipped" not in done.stdout
 
 
+def test_sums_on_the_workers_of_mpi4py_agree_with_the_dense_truth():
+    program = str(HERE / "support" / "sum_on_mpi_executor.py")
+    done = run_on_ranks(3, "-m", "mpi4py.futures", program, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.strip().endswith("2 workers agree, 5 solves")
+
+
 def test_example_prints_the_same_on_ranks_and_on_one_machine(tmp_path):
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     example = [str(HERE.parent / "examples" / "diffusion.py"), "--size", "small", "--output"]

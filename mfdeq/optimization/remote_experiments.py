@@ -32,8 +32,11 @@ def crosses_processes(executor: futures.Executor) -> bool:
 def worker_count(executor: futures.Executor) -> int:
     """Return the number of workers; by default that of the processors of this machine.
 
-    Executors have no common way to say it: these are those of concurrent.futures and mpi4py.
+    Executors have no common way to say it: these are those of concurrent.futures and mpi4py. The
+    latter knows its workers once they have been started.
     """
+    if callable(start := getattr(executor, "bootup", None)):
+        start(wait=True)
     for name in ("_max_workers", "num_workers"):
         number = getattr(executor, name, None)
         if isinstance(number, int) and number > 0:

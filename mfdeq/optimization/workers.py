@@ -7,6 +7,7 @@ that has answered already returns at once, so that the task goes to another.
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import socket
@@ -16,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..arrays.backend import Backend
 
 MAX_SUMS = 4  # of which a worker holds shares; those of the oldest are dropped
 MAX_HESSIANS = 2  # that a share keeps: of the last point and of a trial point
@@ -90,11 +93,26 @@ def _guarded(F: Any, request: tuple[Any, ...]) -> Any:
     try:
         return evaluate(F, name, *arguments)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            return RuntimeError(f"{type(error).__name__}: {error}")
+        return portable_error(error)
+
+
+def portable_error(error: Exception) -> Exception:
+    """Return an error that can be sent to another process, without attributes that cannot be."""
+    if _travels(error):
         return error
+    reduced = copy.copy(error)
+    for name, value in vars(error).items():
+        if not _travels(value):
+            setattr(reduced, name, None)
+    return reduced if _travels(reduced) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _travels(x: Any) -> bool:
+    try:
+        pickle.loads(pickle.dumps(x))
+    except Exception:
+        return False
+    return True
 
 
 def evaluate(F: Any, name: str, theta: Any, weights: Sequence[float], *arguments: Any) -> Any:
@@ -117,8 +135,7 @@ def evaluate(F: Any, name: str, theta: Any, weights: Sequence[float], *arguments
 def _hessian(F: Any, theta: Any, part: str) -> Any:
     """Return the Hessian at one of the last points, or a part of it."""
     held = vars(F).setdefault("_hessians_held", OrderedDict())
-    key = theta.tobytes() if hasattr(theta, "tobytes") else id(theta)
-    key = key, tuple(F.weights)
+    key = Backend.of(theta).library.fingerprint(theta), tuple(F.weights)
     if key not in held:
         held[key] = F.hessian(theta)
         while len(held) > MAX_HESSIANS:

@@ -15,6 +15,7 @@ from . import library, namespace  # noqa: F401
 from .cleanup import clean_up_at_exit
 from .errors import abort_on_uncaught_errors
 from .files import load, save
+from .groups import Groups
 from .ksp import KSP
 from .numpy_models import distributed
 from .options import OptionsWarning
@@ -29,6 +30,7 @@ clean_up_at_exit()
 __all__ = [
     "KSP",
     "Equilibrium",
+    "Groups",
     "OptionsWarning",
     "as_mat",
     "distributed",
