@@ -69,6 +69,8 @@ def test_verify_exits_with_the_verdict(expression, options, status, words, capsy
         ([f"{MODULE}:number"], "MODEL: expected an mfdeq.FixedPointModel"),
         ([f"{MODULE}:Cosine", "--params", "one,two"], "--params: expected comma-separated numbers"),
         ([f"{MODULE}:Cosine", "--params", "none.npy"], "--params: cannot read none.npy"),
+        ([f"{MODULE}:Cosine", "--params", "archive.npy"], "--params: cannot read archive.npy"),
+        ([f"{MODULE}:Cosine", "--params", "pickle.npy"], "--params: cannot read pickle.npy"),
         ([f"{MODULE}:Cosine", "--params", "1,2,3"], "(3,)"),
         ([f"{MODULE}:Cosine", "--rtol", "5"], "rtol"),
         ([f"{MODULE}:make"], "MODEL: cannot be called without arguments: missing a required"),
@@ -77,6 +79,9 @@ def test_verify_exits_with_the_verdict(expression, options, status, words, capsy
     ],
 )
 def test_verify_explains_wrong_arguments(arguments, words, capsys):
+    with Path("archive.npy").open("wb") as file:
+        np.savez(file, theta=np.ones(2))
+    np.save("pickle.npy", np.array([{}]), allow_pickle=True)
     assert words in usage_error(capsys, "verify", *arguments)
 
 
