@@ -20,10 +20,11 @@ from .advice import DEFAULT_ADVICE, describe_bounds_in_the_way
 from .criteria import MIN_DIGITS, Criteria
 
 DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the best residual
-STALL_ITERATIONS = 100  # the iteration has stalled after this many without progress
-NOISE_ITERATIONS = 5  # without progress, after which the noise is measured ...
+STALL_ITERATIONS = 100  # in which an iteration has stalled if ...
+STALL_DECREASE = 0.9  # ... they reduce the worst residual less: ten digits would take 20,000
+NOISE_ITERATIONS = 5  # without progress, or 10, 20, 40, ..., after which the noise is measured ...
 MAX_NOISE_RATIO = 1e-3  # ... where the worst residual is below this
-STALL_DECREASE = 0.99  # progress is a decrease of the worst residual to less than this multiple
+NOISE_DECREASE = 0.99  # progress is a decrease of the worst residual to less than this multiple
 MAX_CHORD_STEPS = 4  # at the end of an iteration
 MAX_CHORD_CONTRACTION = 0.3  # a chord step that reduces the residual less is the last
 CHORD_START = 1e3  # chord steps begin when the worst residual is below this multiple of rtol ...
@@ -81,7 +82,8 @@ class ConvergenceMonitor(Criteria):
         self.done = False
         self.stall_iterations = STALL_ITERATIONS
         self._latest: Array | None = None  # the latest iterate
-        self._last_progress = 0  # the iteration that last reduced the worst residual
+        self._last_decrease = 0  # the iteration that last reduced the worst residual at all
+        self._last_progress = 0, math.inf  # that which last reduced it enough, and to what
         self._failed_ratio = math.inf  # the worst residual at the last unsuccessful chord steps
         self._bar = ProgressBar(report.method, "iterations", progress)
 
@@ -126,8 +128,10 @@ class ConvergenceMonitor(Criteria):
         self._latest = h
         share = share_of_decrease(report.residuals[0], worst, self.rtol)
         self.show_progress(f"worst residual {worst:.2e}, rtol {self.rtol:.1e}", share)
-        if worst < STALL_DECREASE * self.best_ratio:
-            self._last_progress = report.iterations
+        if worst < NOISE_DECREASE * self.best_ratio:
+            self._last_decrease = report.iterations
+        if worst < STALL_DECREASE * self._last_progress[1]:
+            self._last_progress = report.iterations, worst
         if worst < self.best_ratio or self.best is None:
             self.best, self.best_ratio = h, worst
             if factor is None:
@@ -155,14 +159,15 @@ class ConvergenceMonitor(Criteria):
     @property
     def idle(self) -> int:
         """The number of iterations since the last one that reduced the worst residual."""
-        return self.report.iterations - self._last_progress
+        return self.report.iterations - self._last_decrease
 
     def _check_progress(self, h: Array, residual: Array) -> None:
-        report, idle = self.report, self.idle
-        may_be_noise = idle and idle % NOISE_ITERATIONS == 0 and self.best_ratio <= MAX_NOISE_RATIO
-        if may_be_noise and self.stalled_by_noise(h, residual):
+        report = self.report
+        multiple, rest = divmod(self.idle, NOISE_ITERATIONS)
+        measured = rest == 0 and multiple.bit_count() == 1  # each time after twice as many
+        if measured and self.best_ratio <= MAX_NOISE_RATIO and self.stalled_by_noise(h, residual):
             return
-        if idle >= self.stall_iterations:
+        if report.iterations - self._last_progress[0] >= self.stall_iterations:
             raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
         if report.iterations >= self.max_iterations:
             raise self.failure(

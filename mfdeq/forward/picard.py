@@ -94,4 +94,4 @@ def residual_preconditioner(
     if problem.is_map:
         return lambda R: R
     A = problem.linearize(h).A
-    return solver.setup(A, monitor.report.forward).approximate
+    return solver.setup_for_equilibrium(A, monitor.report.forward).approximate

@@ -77,6 +77,10 @@ class Solver(ABC):
             If the set-up shows that the method cannot converge.
         """
 
+    def setup_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor:
+        """Do the same for a matrix with which there will be many solves; by default as `setup`."""
+        return self.setup(A, counts)
+
     @property
     def description(self) -> str:
         """The name of the solver in reports; by default its ``str``."""

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
+from support.bifurcation_models import laplacian
 from support.cases import build, close
 from support.small_maps import Line
 
 import mfdeq
 from mfdeq.forward.noise import measure_noise
+from mfdeq.linear.reuse import Reused
 from mfdeq.models.problem import Problem
 
 METHODS = ("newton", "anderson", "picard")
@@ -241,3 +243,53 @@ def test_an_rtol_below_rounding_says_how_many_digits_of_what():
     model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
     with pytest.raises(mfdeq.ConvergenceError, match=r"leaves 15.7 digits of every unknown;"):
         mfdeq.solve(model, np.ones(1), rtol=1e-30)
+
+
+class Contraction(mfdeq.FixedPointModel):
+    """h <- rate h + theta."""
+
+    state_size = param_size = 1
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def map(self, h, theta):
+        return self.rate * h + theta
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(np.full((1, 1), self.rate), np.eye(1))
+
+
+def test_a_slow_contraction_has_not_stalled():
+    """A step reduces the residual by half a percent."""
+    theta = np.ones(1)
+    eq = mfdeq.solve(Contraction(0.995), theta, theta, method="picard", max_iterations=10_000)
+    assert eq.state[0] == pytest.approx(200.0, rel=1e-8)
+
+
+def test_an_iteration_of_tiny_progress_has_stalled():
+    """A hundred steps reduce the residual by a twentieth."""
+    theta, start = np.ones(1), np.array([1e4])
+    with pytest.raises(mfdeq.ConvergenceError, match="stalled") as error:
+        mfdeq.solve(Contraction(0.9995), theta, start, method="picard", max_iterations=10_000)
+    assert error.value.report.iterations <= 200
+
+
+def test_steps_of_anderson_take_the_factor_of_their_own_matrix():
+    """Hundreds of applications are worth a factorization, also if an earlier one is at hand."""
+    n = 50
+    K = sp.kron(laplacian(n), sp.identity(n)) + sp.kron(sp.identity(n), laplacian(n))
+
+    class Cubic(mfdeq.ResidualModel):
+        state_size, param_size = n * n, 1
+
+        def residual(self, h, theta):
+            return K @ h + h**3 - theta
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization((K + sp.diags(3.0 * h**2)).tocsr(), -np.ones((n * n, 1)))
+
+    solver, start = Reused(mfdeq.Direct(package="superlu")), np.full(n * n, 1.2)
+    solver.setup((K + 0.1 * sp.identity(n * n)).tocsr())
+    eq = mfdeq.solve(Cubic(), np.array([2.0]), start, method="anderson", solver=solver)
+    assert eq.report.forward.setups > 0
