@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import cereals
-from support.published_models import BoundaryLayer, Membrane, Patterns, nine_buses
+from support.published_models import (
+    BoundaryLayer,
+    LogMembrane,
+    Membrane,
+    Patterns,
+    nine_buses,
+    true_coefficients,
+)
 
 import mfdeq
 
@@ -108,10 +115,23 @@ def test_derivatives_of_the_load_flow_pass_verification():
 
 
 @pytest.mark.slow
-def test_derivatives_of_the_membrane_pass_verification():
-    membrane = Membrane()
-    theta = np.exp(0.3 * np.random.default_rng(0).standard_normal(64))
-    assert mfdeq.verify(membrane, theta, membrane.loss()).verdict == "PASS"
+@pytest.mark.parametrize(
+    "membrane", [Membrane(), LogMembrane()], ids=["coefficients", "logarithms"]
+)
+def test_derivatives_of_the_membrane_pass_verification(membrane):
+    params = 1.5 + 0.3 * np.random.default_rng(0).standard_normal(64)
+    assert mfdeq.verify(membrane, params, membrane.loss()).verdict == "PASS"
+
+
+@pytest.mark.slow
+def test_the_laplace_approximation_of_the_membrane_has_the_true_coefficients():
+    posterior = LogMembrane().posterior()
+    found = mfdeq.minimize(posterior, np.zeros(64))
+    assert found.definite
+    H = posterior.hessian(found.params) @ np.eye(64)
+    deviations = np.sqrt(np.linalg.inv(H).diagonal())
+    assert 0.3 < deviations.min() < deviations.max() < 1.8
+    assert np.all(abs(np.log(true_coefficients()) - found.params) < 0.6 * deviations)
 
 
 @pytest.mark.slow

@@ -270,3 +270,36 @@ class Membrane(mfdeq.ResidualModel):
         upper = np.triu_indices(13)
         z[upper] = z.T[upper] = MEASUREMENTS
         return mfdeq.LeastSquares(self.observe, z.ravel(), 1.0 / deviation**2)
+
+
+class LogMembrane(Membrane):
+    """The membrane with the logarithms of its coefficients as parameters."""
+
+    def residual(self, u, m):
+        return super().residual(u, np.exp(m))
+
+    def linearize(self, u, m):
+        theta = np.exp(m)
+        found = super().linearize(u, theta)
+        by_m = sp.csr_array(found.d_params * theta[None, :])
+
+        def curvature(lam):
+            mixed = found.curvature(lam).state_params
+            return mfdeq.Curvature(
+                params_params=sp.diags_array(by_m.T @ lam).tocsr(),
+                state_params=sp.csr_array(mixed * theta[None, :]),
+            )
+
+        return mfdeq.Linearization(found.d_state, by_m, curvature)
+
+    def posterior(self, deviation=2.0):
+        """Return the negative log-posterior of the logarithms as a functional."""
+        prior = mfdeq.QuadraticPrior(np.eye(64) / deviation**2)
+        return mfdeq.ReducedFunctional(self, self.loss() + prior)
+
+
+def true_coefficients():
+    """Return the coefficients from which the measurements of the membrane were computed."""
+    theta = np.ones(64)
+    theta[[9, 10, 17, 18]], theta[[45, 46, 53, 54]] = 0.1, 10.0
+    return theta
