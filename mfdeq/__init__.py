@@ -27,6 +27,7 @@ _MODULES = {
     "Start": "compositions.step_model",
     "BatchedEquilibrium": "compositions.batched_equilibrium",
     "TrajectoryEquilibrium": "compositions.trajectory_equilibrium",
+    "step_from_function": "derivatives.step_from_function",
     "step_from_jax": "derivatives.step_from_jax",
     "step_from_model": "compositions.step_from_model",
     "implicit_euler": "compositions.time_schemes",

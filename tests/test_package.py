@@ -30,19 +30,18 @@ import mfdeq
 
 PUBLIC = """
     AccuracyWarning AMG Approximate ArgumentError Auto BatchedEquilibrium bdf2 Branch
-    CheckpointError CheckpointWarning condition_number constrain ConstrainedEquilibrium
-    Constraint ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh
-    Equilibrium equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm
-    from_function from_jax from_torch hessian_of ILU implicit_euler Jacobi Krylov last_error
-    LeastSquares LinearConstraint Linearization log_determinant Loss loss_from_function
-    loss_from_jax loss_from_torch LowRank MfdeqError minimize MinimizeReport Minimum mixed
-    ModelError NearSingularWarning Neumann numerical_rank Nystrom OutOfMemoryError Precision
-    QuadraticPrior randomized_eigsh ReducedFunctional ReducedHessian ResidualModel
-    ShiftedInverse SingularStateError SmallestSingular solve SolveReport spectral_density
-    SpectralDensity Start step_from_jax step_from_model StepCurvature StepLinearization
-    StepModel Study StudyError StudyWarning SumEquilibrium SumFunctional SumHessian threads
-    to_jax to_torch torch_layer trace trajectory TrajectoryEquilibrium trapezoidal Verification
-    verify WorkerWarning
+    CheckpointError CheckpointWarning condition_number constrain ConstrainedEquilibrium Constraint
+    ConvergenceError Curvature DerivativeError Direct DomainError Eigenpairs eigsh Equilibrium
+    equilibrium_at Estimate FieldSplit FixedPointModel follow frobenius_norm from_function from_jax
+    from_torch hessian_of ILU implicit_euler Jacobi Krylov last_error LeastSquares LinearConstraint
+    Linearization log_determinant Loss loss_from_function loss_from_jax loss_from_torch LowRank
+    MfdeqError minimize MinimizeReport Minimum mixed ModelError NearSingularWarning Neumann
+    numerical_rank Nystrom OutOfMemoryError Precision QuadraticPrior randomized_eigsh
+    ReducedFunctional ReducedHessian ResidualModel ShiftedInverse SingularStateError
+    SmallestSingular solve SolveReport spectral_density SpectralDensity Start step_from_function
+    step_from_jax step_from_model StepCurvature StepLinearization StepModel Study StudyError
+    StudyWarning SumEquilibrium SumFunctional SumHessian threads to_jax to_torch torch_layer trace
+    trajectory TrajectoryEquilibrium trapezoidal Verification verify WorkerWarning
 """.split()  # noqa: SIM905
 
 FOREIGN = [

@@ -104,7 +104,12 @@ class _Iteration:
         self.by_rounding = self.doubtful = self.by_chord = False
 
     def _newton_step(self, H: Array) -> SampleStep:
+        self.monitor.report.forward.add(setups=1, solves=1, columns=1)  # of all samples at once
         return self.evaluations.newton_step(H, self.sizes.of_terms(H))
+
+    def _chord_step(self, R: Array) -> SampleStep:
+        self.monitor.report.forward.add(solves=1, columns=1)
+        return ChordStep(R, self.linear)
 
     def _chord_suffices(self) -> bool:
         """Return whether all residuals are so small that the last derivatives will do."""
@@ -256,7 +261,7 @@ class _Iteration:
         """Keep the steps from the new states, which are known if no step was shortened."""
         if halvings or following is None:
             self.by_chord = chord and not halvings
-            following = ChordStep(R, self.linear) if self.by_chord else self._newton_step(self.H)
+            following = self._chord_step(R) if self.by_chord else self._newton_step(self.H)
         else:
             self.by_chord = False
         self._fail(

@@ -348,8 +348,9 @@ def assemble(op: Operator, name: str) -> Any:
 def factorization_error(why: str) -> ArgumentError:
     """Make the error for a system that cannot be factorized."""
     return ArgumentError(
-        f"H - sigma M, or the Lagrangian system of a Hessian, cannot be factorized: {why}. For "
-        "extreme eigenvalues without it, leave sigma and certify out of mfdeq.eigsh"
+        f"H - sigma M, or the Lagrangian system of a Hessian, cannot be factorized: {why}. Methods "
+        "by products need no matrices: method='newton-cg' of mfdeq.minimize, and mfdeq.eigsh "
+        "without sigma and certify"
     )
 
 

@@ -98,6 +98,26 @@ class LeastSquares(QuadraticLoss):
             self.observe = copy_of_matrix(observe)
             self.weights = copy_of_numbers(weights, "weights of LeastSquares")
             _check_not_negative(self.weights, "weights of LeastSquares")
+            self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise a `ModelError` unless there are as many data and weights as observations."""
+        m, observe = self.data.shape[0], self.observe
+        shape = tuple(getattr(observe, "shape", ()))
+        if _is_list_of_integers(observe) and not isinstance(observe[0], bool):
+            shape = (len(observe),)
+        elif len(shape) == 1 and str(getattr(observe, "dtype", "")) == "bool":
+            shape = (int(observe.sum()),)  # a mask
+        if shape and shape[0] != m:
+            raise ModelError(
+                f"observe of LeastSquares ({m} data): expected shape ({m}, N), or {m} indices, one "
+                f"for each datum, got shape {shape}"
+            )
+        weights = getattr(self.weights, "shape", (m,))
+        if tuple(weights) not in ((m,), ()):
+            raise ModelError(
+                f"weights of LeastSquares: expected a number or shape ({m},), got {tuple(weights)}"
+            )
 
     def without_unknowns(self, kept: Any) -> LeastSquares:
         """Return the loss without the data that depend on some unknowns."""

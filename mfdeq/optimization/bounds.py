@@ -17,6 +17,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend, native
 from ..errors import ArgumentError
+from ..models.vectors import flatten_params
 
 # Parameters closer to a bound than this, relative to their size, may be near it.
 NEAR_DISTANCE = 1e-3
@@ -32,10 +33,12 @@ class Bounds:
         P.
     pair : pair of (P,) arrays, numbers or None, or None
         The pair (lower, upper); None means no bound.
+    model : Model, optional
+        The model whose pytrees of parameters are accepted as well.
     """
 
-    def __init__(self, backend: Backend, size: int, pair: Any) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, size: int, pair: Any, model: Any = None) -> None:
+        self.backend, self.model = backend, model
         try:
             sides = (None, None) if pair is None else tuple(pair)
         except TypeError:
@@ -58,7 +61,7 @@ class Bounds:
             )
 
     def _side(self, x: Any, size: int, name: str) -> Array:
-        backend, x = self.backend, native(x)
+        backend, x = self.backend, native(flatten_params(self.model, x, name))
         if isinstance(x, Real) or getattr(x, "shape", None) == ():
             x = backend.zeros(size) + float(x)
         side = backend.check_array(x, (size,), name, ArgumentError, finite=False)

@@ -71,8 +71,9 @@ def minimize(
           models whose derivatives are sparse matrices.
         - "l-bfgs" (limited-memory BFGS) uses gradients only.
     bounds : pair of (P,) arrays or numbers, optional
-        The pair (lower, upper), where None or infinity means no bound. Supported by the methods
-        "newton-cg" and "gauss-newton", which project onto the bounds.
+        The pair (lower, upper), where None or infinity means no bound. For models with pytrees of
+        parameters each may be such a pytree. Supported by the methods "newton-cg" and
+        "gauss-newton", which project onto the bounds.
     metric : Precision, QuadraticPrior, matrix, (P,) array or number, optional
         The metric M of the parameters, symmetric and positive definite: gradients are measured by
         sqrt(g' M^-1 g), and steps by sqrt(p' M p). An array is the diagonal of M, such as
@@ -190,7 +191,7 @@ def minimize(
     sizes = functional.sizes
     N, P = (int(n) if hasattr(n, "__int__") else n for n in map(backend.global_size, sizes))
     theta = backend.vector(theta0, P, "theta0")
-    limits = Bounds(backend, theta.shape[0], bounds)
+    limits = Bounds(backend, theta.shape[0], bounds, functional.model)
     if not limits.unbounded and not entry.takes_bounds:
         bounded = " and ".join(name for name, other in METHODS.items() if other.takes_bounds)
         raise ArgumentError(

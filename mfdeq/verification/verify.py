@@ -9,10 +9,11 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..arrays.collective import collective
-from ..errors import DerivativeError
+from ..errors import ArgumentError, DerivativeError
 from ..models.losses import LossBase, check_loss
 from ..models.model import Model
 from ..models.problem import Problem
+from ..optimization.functional import Functional
 from ..tables import PrintedAsTable, Table
 from .checks import Check
 from .equilibrium_checks import EquilibriumChecker
@@ -135,6 +136,8 @@ def verify(
 
     Raises
     ------
+    ArgumentError
+        If `model` is a functional or a sum of them.
     ModelError
         If a function of the model returns a wrong shape, a wrong dtype or NaN.
 
@@ -197,6 +200,12 @@ def verify(
     >>> verification.notes[-1]
     'look first at: d_state (the checks after it build on it)'
     """
+    if isinstance(model, Functional):
+        raise ArgumentError(
+            f"model: expected a model, got a {type(model).__name__}. Check the models of "
+            "functionals one by one: mfdeq.verify(F.model, theta, F.loss), for each F in "
+            ".functionals of a sum"
+        )
     # Derivatives are compared with the residual, that of A with its null space.
     problem = Problem(model, theta, h0, fixes_gauges=False)
     if loss is not None:

@@ -570,3 +570,14 @@ def test_a_class_that_derives_from_a_batch_may_have_another_matrix():
     model.__class__ = Dense
     eq = mfdeq.equilibrium_at(model, theta, expected.state)
     np.testing.assert_allclose(eq.sensitivity.toarray(), expected.sensitivity.toarray(), rtol=1e-8)
+
+
+def test_reports_count_the_factorizations_and_solves_of_all_samples():
+    forward = mfdeq.solve(make("function"), THETA).report.forward
+    assert 1 <= forward.setups <= forward.solves
+
+
+def test_newton_by_factorization_says_which_methods_need_no_matrices():
+    model, loss = make("jax"), mfdeq.LeastSquares(np.arange(S * N), np.zeros(S * N))
+    with pytest.raises(mfdeq.ArgumentError, match=r"newton-cg.*mfdeq\.minimize"):
+        mfdeq.minimize(mfdeq.ReducedFunctional(model, loss), PARAMS, method="newton")

@@ -445,7 +445,7 @@ def test_a_missing_nonzero_loss_derivative_raises(part):
             np.array([True, True, False, False]),
             "a mask of 3 entries, .* got a mask of 4",
         ),
-        ("another number", np.array([0, 1, 2]), r"expected shape \(2, 3\), got \(3, 3\)"),
+        ("another number", np.array([0, 1, 2]), r"2 indices, .* got shape \(3,\)"),
         ("list of floats", [0.0, 1.0], "got a list"),
         ("list beyond", [0, N], "between 0 and 2, got 0 … 3"),
     ),
@@ -453,6 +453,22 @@ def test_a_missing_nonzero_loss_derivative_raises(part):
 def test_wrong_indices_of_least_squares_raise(observe, words):
     with refused(ModelError, "observe", words):
         EQ.gradient(mfdeq.LeastSquares(observe, np.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("observe", "data", "weights", "words"),
+    [
+        ([0, 1], np.ones(3), 1.0, r"observe.*3 indices, .* got shape \(2,\)"),
+        (np.array([True, False, True]), np.ones(3), 1.0, r"observe.* got shape \(2,\)"),
+        (np.ones((2, N)), np.ones(3), 1.0, r"observe.*shape \(3, N\), .* got shape \(2, 3\)"),
+        ([0, 1], np.ones(2), np.ones(3), r"weights.*shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_data_of_another_number_than_the_observations_are_refused_at_once(
+    observe, data, weights, words
+):
+    with refused(ModelError, words):
+        mfdeq.LeastSquares(observe, data, weights)
 
 
 @pytest.mark.parametrize("observe", [[0, 2], (0, 2), [True, False, True]])

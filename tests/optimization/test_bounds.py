@@ -49,3 +49,23 @@ def test_one_sided_and_scalar_bounds_are_respected(bounds):
     found = mfdeq.minimize(F, case.params, bounds=bounds, gtol=1e-6)
     assert np.all((found.params >= low) & (found.params <= high))
     assert np.any((found.params == low) | (found.params == high))
+
+
+def test_bounds_may_be_pytrees_of_parameters():
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    params = {"gain": np.array(0.5), "input": np.zeros(2)}
+    model = mfdeq.from_jax(
+        lambda h, w: w["gain"] * jax.numpy.tanh(h) + w["input"], np.zeros(2), params, "map"
+    )
+    F = mfdeq.ReducedFunctional(model, mfdeq.LeastSquares([0, 1], [3.0, -3.0]))
+    lower = {"gain": np.array(0.0), "input": np.full(2, -1.0)}
+    upper = {"gain": np.array(0.6), "input": np.full(2, 0.5)}
+    found = mfdeq.minimize(F, params, bounds=(lower, upper)).params
+    flat = mfdeq.minimize(
+        F, params, bounds=(model.flat_params(lower), model.flat_params(upper))
+    ).params
+    np.testing.assert_array_equal(found, flat)
+    assert model.params_tree(found)["input"][0] == 0.5
+    with pytest.raises(mfdeq.ModelError, match="expected"):
+        mfdeq.minimize(F, params, bounds=({"gain": 0.0}, None))

@@ -211,3 +211,11 @@ def test_products_of_blocks_that_differ_from_columns_fail(field):
     found = mfdeq.verify(wrong, build("smooth").params)
     assert found.verdict == FAIL, found
     assert f"look first at: {field}" in str(found)
+
+
+def test_functionals_are_refused_with_advice():
+    model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
+    F = mfdeq.ReducedFunctional(model, mfdeq.LeastSquares([0, 1], np.zeros(2)))
+    for functional in (F, F + F):
+        with pytest.raises(mfdeq.ArgumentError, match=r"mfdeq\.verify\(F\.model, theta, F\.loss\)"):
+            mfdeq.verify(functional, np.ones(2))
