@@ -319,6 +319,70 @@ def test_newton_and_adam_train_the_layer(deq_digits):
         assert layer.share_right(theta) > layer.share_right(start)
 
 
+@pytest.fixture
+def bilevel():
+    for package in ("jax", "sklearn"):
+        pytest.importorskip(package, reason="the examples need the extra examples")
+    import bilevel
+
+    return bilevel
+
+
+def test_newton_finds_regularizers_that_validate_better_than_a_common_one(bilevel):
+    problem = bilevel.Bilevel(bilevel.Size(100, 300, 10))
+    theta, rows, found = bilevel.by_minimize(problem, "newton-cg")
+    assert found.converged
+    assert found.definite
+    descent = bilevel.by_descent(problem, 40, 30.0)
+    assert rows[-1].loss < descent[-1].loss < descent[0].loss
+    _, common = bilevel.best_common(problem)
+    assert float(bilevel.misfit(problem.weights(theta), *problem.validation)) < min(common)
+    # The inner minimum: its gradient is zero.
+    x, y = problem.fitted
+    w = np.asarray(problem.weights(theta))
+    slope = -(y / (1.0 + np.exp(y * (x @ w[:-1] + w[-1])))) @ x / len(y)
+    np.testing.assert_allclose(slope + np.exp(theta) * w[:-1], 0.0, atol=1e-9)
+
+
+@pytest.fixture
+def deq_layer():
+    for package in ("torch", "sklearn"):
+        pytest.importorskip(package, reason="the example needs PyTorch and the extra examples")
+    import deq_layer
+
+    return deq_layer
+
+
+def test_adam_and_newton_train_the_convolutional_layer(deq_layer):
+    data, unseen = deq_layer.load_digits(30)
+    for name, network in deq_layer.networks(2).items():
+        task = deq_layer.Task(network, data, unseen, 10)
+        task.adam(4)
+        after_adam = task.losses[-1]
+        assert after_adam < task.losses[0]
+        found = task.newton(4)
+        assert found.value < after_adam
+        assert task.hessian.value() == pytest.approx(found.value, rel=1e-8)
+        ends = task.all_eigenvalues()[[0, -1]]
+        task.record_spectrum("end")
+        np.testing.assert_allclose(task.spectra["end"][[0, -1]], ends, rtol=1e-2, atol=1e-3)
+        assert 0.1 < task.share_right() <= 1.0, name
+
+
+def test_the_convolutional_layer_is_a_contraction_whatever_its_kernel(deq_layer):
+    import torch
+
+    layer = deq_layer.networks(2)["equilibrium"][1]
+    with torch.no_grad():
+        layer.module.kernel.mul_(100.0)
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    h = layer(x)
+    torch.testing.assert_close(layer.module(h, x), h, rtol=1e-8, atol=1e-8)
+    a, b = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64)
+    apart = (layer.module(a, x) - layer.module(b, x)).abs().max()
+    assert apart <= deq_layer.GAIN * (a - b).abs().max()
+
+
 def test_reactions_agree_with_closed_forms(capsys, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib", reason="the examples need the extra plot")
     import reactions

@@ -13,7 +13,7 @@ MAX_KRYLOV = 100  # dimension
 MAX_CYCLES = 5
 CHECK_EVERY = 4  # steps, between two looks at the residual
 FIRST_CAPACITY = 16  # vectors for which there is room at first
-MAX_SOLVES = 6  # by products, after which a matrix that fits is factorized
+MAX_SOLVES = 2  # by products, as a gradient needs; for more a matrix that fits is factorized
 SIGN_SAMPLES = 3  # random vectors for an estimate of |J||h|
 
 
