@@ -15,7 +15,7 @@ import scipy.linalg
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from ..arrays.backend import Array, array_on_host, host
+from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import sparse_on_host
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct
@@ -93,13 +93,19 @@ def find_null_spaces(
     -----
     A small A is decomposed by singular values. Of a larger one, constants on connected components
     are tried; otherwise the matrix is perturbed by rounding and factorized for block inverse
-    iteration.
+    iteration. That of several processes is gathered on the first one.
     """
     if A.declared_null_spaces is not None:
         return A.declared_null_spaces
     if accuracy > MAX_ACCURACY:
         return None
     n = A.shape[0]
+    gathers = A.array is None and MAX_DECOMPOSED_SIZE < n <= MAX_FACTORIZED_SIZE
+    if gathers and (entries := A.gathered_entries()) is not None:
+        matrix = Matrix(Backend.of(host.zeros(0)), entries)
+        return A.backend.on_first_rank(
+            lambda: find_null_spaces(matrix, expected, accuracy, factorize)
+        )
     if n > MAX_DECOMPOSED_SIZE and (constant := _constants(A, expected)) is not None:
         return constant
     scaling = scaling_of(A)

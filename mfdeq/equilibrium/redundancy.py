@@ -20,6 +20,7 @@ from .constraint_checks import MIN_FIXED, checked_constraints, unfixed
 from .eliminations import eliminate, rate_of
 from .naming import describe_combinations, listed
 from .null_spaces import NullSpaces, find_null_spaces
+from .null_vectors import MAX_FACTORIZED_SIZE
 
 
 def prepare(problem: Problem, model: ConstrainedModel, start: Array, project: bool) -> Array:
@@ -98,10 +99,20 @@ def _detected(
 ) -> Any:
     """Return the left null vectors, as many as there are constraints."""
     if spaces is None:
+        form = "an (N, m) array with a column for each combination of equations that vanishes"
+        if problem.backend.library.distributed:
+            form = (
+                "a list with a Vec for each combination of equations that vanishes, or set the "
+                "null spaces of d_state by its setTransposeNullSpace and setNullSpace"
+            )
+        why = (
+            f"it has more than {MAX_FACTORIZED_SIZE} unknowns and constants are not redundant"
+            if problem.state_size > MAX_FACTORIZED_SIZE
+            else "it is known by its products only, has too few digits, or was not factorized"
+        )
         raise ArgumentError(
             f"redundant: which of the {problem.state_size} equations are redundant could not be "
-            "detected, since A is known by its products only or is too large: pass redundant=, an "
-            "(N, m) array with a column for each combination of equations that vanishes"
+            f"detected from A: {why}. Pass redundant=, {form}"
         )
     found = spaces.dimension
     if found > size:

@@ -276,6 +276,10 @@ class Operator:
         """Return a matrix with numbers added to some entries, if `has_single_entries`."""
         raise NotImplementedError
 
+    def gathered_entries(self) -> Any:
+        """Return a distributed matrix as one of scipy, whole on every process; None if unknown."""
+        return None
+
     # Arithmetic between mfdeq operators is defined here, which preserves float32 and `toarray`.
     # Arithmetic with other objects is that of the LinearOperator base class.
 

@@ -11,7 +11,7 @@ from ..equilibrium.gauges import Gauge
 from ..errors import ModelError
 from ..locks import cached_property
 from ..operators.dot_tests import check_adjoint
-from ..operators.operator import Operator, columnwise
+from ..operators.operator import Adjoint, Operator, columnwise
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup
 from .errors import last_line, raise_on_all_ranks
@@ -121,6 +121,9 @@ class MatOperator(Operator):
             return super().abs_apply(x)
         return self._absolute._apply(abs(x))
 
+    def _adjoint(self) -> Operator:
+        return _MatAdjoint(self) if self.assembled else super()._adjoint()
+
     def __neg__(self) -> Operator:
         return self.times(-1.0)
 
@@ -166,6 +169,17 @@ class MatOperator(Operator):
             mat.setNearNullSpace(near)
         return self._with_mat(mat)
 
+    def gathered_entries(self) -> Any:
+        """Return the entries as a matrix of scipy, whole on every rank; None if there are none."""
+        if not self.assembled or self.stacked is not None:
+            return None
+        from petsc4py import PETSc
+        from scipy import sparse
+
+        starts, columns, values = self.mat.convert("aij", PETSc.Mat()).getValuesCSR()
+        local = sparse.csr_matrix((values, columns, starts), shape=(starts.size - 1, self.shape[1]))
+        return sparse.vstack(self.backend.device.allgather(local), format="csr")
+
     def plus(self, other: Operator) -> Operator:
         """Return a sum, of the entries if both matrices store them."""
         if not (self.assembled and isinstance(other, MatOperator) and other.assembled):
@@ -173,6 +187,16 @@ class MatOperator(Operator):
         mat = self.mat.copy()
         mat.axpy(1.0, other.mat)
         return self._with_mat(mat)
+
+
+class _MatAdjoint(Adjoint):
+    """The adjoint of a Mat whose entries are known."""
+
+    of: MatOperator
+
+    def abs_apply(self, x: Array) -> Array:
+        """Return |A|' |x|."""
+        return self.of._absolute._apply_adjoint(abs(x))
 
 
 def checked_operator(backend: Backend, mat: Any, name: str) -> MatOperator:

@@ -214,6 +214,58 @@ def test_the_sum_of_the_equations_of_a_large_mat_is_tried():
     np.testing.assert_allclose(gathered(eq.state), (n - 1) / 2 - np.arange(n), atol=1e-6)
 
 
+class Pipes(mfdeq.ResidualModel):
+    """Flow between 1,200 nodes of two networks, with an equation in units of its own at each."""
+
+    state_size, param_size = 1_200, 1
+
+    def __init__(self, form):
+        rng, half = np.random.default_rng(5), self.state_size // 2
+        ends = np.concatenate([rng.permutation(half) for _ in range(6)]).reshape(2, -1)
+        ends = np.hstack([ends, ends + half])
+        edges = np.arange(ends.shape[1])
+        D = sum(
+            sp.csr_matrix((sign, (edges, end)), (edges.size, self.state_size))
+            for sign, end in zip((edges**0.0, -(edges**0.0)), ends, strict=True)
+        )
+        self.units = np.exp(rng.standard_normal(self.state_size))
+        self.matrix = sp.csr_matrix(sp.diags(self.units) @ D.T @ D)
+        self.labels = np.repeat(np.eye(2), half, axis=0)
+        load = self.units * (D.T @ rng.standard_normal(edges.size))
+        self.load = load[:, None]
+        self.A, self.B = form(self.matrix), mat_of(-self.load)
+
+    def residual(self, h, theta):
+        r, forced = h.duplicate(), h.duplicate()
+        self.A.mult(h, r)
+        self.B.mult(theta, forced)
+        return r + forced
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
+
+
+def totals_of(pipes):
+    return mfdeq.LinearConstraint([vec_of(row) for row in pipes.labels.T])
+
+
+def test_combinations_of_the_equations_of_a_large_mat_are_detected():
+    pipes = Pipes(mat_of)
+    model = mfdeq.constrain(pipes, totals_of(pipes))
+    eq = mfdeq.petsc.solve(model, vec_of(np.ones(1)))
+    state, W = gathered(eq.state), model.elimination.basis
+    np.testing.assert_allclose(pipes.matrix @ state, pipes.load[:, 0], atol=1e-8)
+    np.testing.assert_allclose(pipes.labels.T @ state, 0.0, atol=1e-8)
+    expected = pipes.labels / pipes.units[:, None]
+    np.testing.assert_allclose(W, expected / expected.max(axis=0), atol=1e-9)
+
+
+def test_what_to_pass_is_said_for_a_large_mat_without_entries():
+    pipes = Pipes(shell_mat)
+    with pytest.raises(mfdeq.ArgumentError, match=r"list with a Vec .* setTransposeNullSpace"):
+        mfdeq.petsc.solve(mfdeq.constrain(pipes, totals_of(pipes)), vec_of(np.ones(1)))
+
+
 def broken_row():
     """Return a row with NaN on the last rank only."""
     row = np.ones(5)
