@@ -178,12 +178,21 @@ def _begin_at_found(
     attempt: int,
     draws: int,
 ) -> Lanczos:
-    """Begin a search in the complement of the pairs from what the probe has found.
+    """Begin a search from what the probe has found.
 
-    Further attempts mean that there are many copies: random vectors find more of them at once.
+    At first the search that has missed it continues with it, since its other vectors are near
+    unwanted eigenvectors. Further attempts mean that there are many copies: random vectors in the
+    complement of the pairs find more of them at once.
     """
     start = lanczos.unlocked_vectors(probe.beyond(lanczos.unlocked_values))
     n, k = pairs.vectors.shape
+    krylov = pairs.krylov
+    if attempt == 0 and krylov is not None and not (krylov.locked or krylov.invariant):
+        following = krylov.with_start(start, max_size)
+        if following.full:
+            following.restart(k, probe.which)
+        following.expand()  # after which what was found is among the wanted Ritz vectors
+        return following
     random_columns = min(2**attempt, (max_size - k) // MIN_BLOCKS) - start.shape[1]
     if random_columns > 0:
         more = H.backend.random(n, random_columns, seed=BLOCK_SEED + draws)

@@ -325,17 +325,40 @@ class Lanczos(LanczosBasis):
         self.T[first:end, first:end] = host.diag(values)
         self.size = end
 
-    def copy_with(self, product: Callable[[Array], Array], max_size: int) -> Lanczos:
-        """Return a copy that continues with `product`, with room for `max_size` vectors or more."""
+    def copy_with(
+        self, product: Callable[[Array], Array], max_size: int, wider: int = 0
+    ) -> Lanczos:
+        """Return a copy that continues with `product`, with room for `max_size` vectors or more.
+
+        Its next block may be wider by so many columns.
+        """
         other = copy.copy(self)
         n, used = self.basis.shape[1], self.size + self.width
         other.product, other.max_size = product, min(max(max_size, self.max_size), n)
         other._forget_orthogonality()
-        other._allocate(min(other.max_size + self.width, n), n)
+        other._allocate(min(other.max_size + self.width + wider, n), n)
         other.basis[:used, :] = self.basis[:used, :]
         other.dual_basis[:used, :] = self.dual_basis[:used, :]
         other.T = host.zeros(2 * other.basis.shape[:1])
         other.T[:used, :used] = self.T[:used, :used]
+        return other
+
+    def with_start(self, start: Array, max_size: int) -> Lanczos:
+        """Return a copy that continues from other vectors as well, beside its own next block.
+
+        H V has no part along what is orthogonal to V and Q, so that the couplings stay as they are.
+        """
+        other = self.copy_with(self.product, max_size, start.shape[1])
+        xp, own = self.backend.xp, slice(self.size, self.size + self.width)
+        other.size = own.stop
+        pair = start, self.metric.apply(start)
+        Q, dual = other._orthonormalize(*other._project_out(*other._project_out(*pair)))
+        other.size = self.size
+        Q = xp.concat([self.basis[own, :].T, Q], axis=1)
+        dual = xp.concat([self.dual_basis[own, :].T, dual], axis=1)
+        S = host.zeros((Q.shape[1], self.S.shape[1]))
+        S[: self.width, :] = self.S
+        other._store_next_block(Q, dual, S)
         return other
 
     @property

@@ -121,6 +121,15 @@ def test_a_copy_that_takes_hundreds_of_products_is_found(k):
     assert found.report.miss_chance <= 1e-6
 
 
+def test_a_search_continues_with_the_copies_that_it_has_missed():
+    """It keeps what it knows of the unwanted eigenvectors, so that the copies converge soon."""
+    values = np.repeat(np.geomspace(1.0, 1e-3, 500), 3)
+    pairs = mfdeq.eigsh(sp.diags(values).tocsr(), 9, "LA")
+    np.testing.assert_allclose(pairs.values, np.sort(values)[-9:], rtol=1e-5)
+    report = pairs.report
+    assert report.extra_products < 2.3 * (report.products - report.extra_products)
+
+
 def test_further_pairs_are_found_from_the_basis_of_a_complete_result():
     values = np.sort(SPECTRA["copies below the largest"])
     first = mfdeq.eigsh(rotated(values), k=3, which="LA")
