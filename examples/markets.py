@@ -14,13 +14,19 @@ is the extremum over (β, η) of one. The Hessian in σ is then a Schur compleme
 the sum in (σ, β, η), exact, with the second derivatives of all 50 equilibria in it. Standard errors
 follow by the sandwich formula from the sensitivities of the equilibria.
 
-    python examples/markets.py                # 50 markets of up to 24 products, seconds
-    python examples/markets.py --size small   # 12 markets of up to 9 products
+What identifies σ are instruments that say how close a product's rivals are: sums over them of
+squares and products of differences in quality and in expected price, the price that costs and
+quality explain (Gandhi and Houde, 2019). Where prices differ little, or rivals are everywhere the
+same, the standard errors say so.
+
+    python examples/markets.py                # 50 markets of up to 24 products, a minute
+    python examples/markets.py --size small   # 24 markets of up to 12 products, seconds
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +38,11 @@ from matplotlib import pyplot as plt
 import mfdeq
 
 TASTES = ("constant", "quality", "price")
-SIGMA = np.array([1.0, 0.8, 1.0])  # of the simulated consumers
-BETA = np.array([-1.0, 1.0, -2.0])  # mean tastes
+SIGMA = np.array([1.0, 2.0, 1.0])  # of the simulated consumers
+BETA = np.array([1.0, 1.0, -2.0])  # mean tastes
 START = np.array([0.6, 0.6, 0.6])
+SIGNS = np.array(list(itertools.product((1.0, -1.0), repeat=3)))
+NEAR = 0.5  # difference of expected prices up to which products are close rivals
 
 
 class Size(NamedTuple):
@@ -45,7 +53,7 @@ class Size(NamedTuple):
     consumers: int
 
 
-SIZES = {"small": Size(12, 9, 50), "full": Size(50, 24, 200)}
+SIZES = {"small": Size(24, 12, 48), "full": Size(50, 24, 200)}
 
 
 # --- demand in one market ------------------------------------------------------------------------
@@ -138,7 +146,7 @@ def moments_of(X: np.ndarray, Z: np.ndarray) -> mfdeq.Loss:
     )
 
 
-# --- the data, and the objective of all markets --------------------------------------------------
+# --- the data ------------------------------------------------------------------------------------
 
 
 class Data(NamedTuple):
@@ -150,28 +158,55 @@ class Data(NamedTuple):
 
 
 def simulate(size: Size, seed: int = 0) -> Data:
-    """Return markets of which tastes are known, with prices that depend on unobserved quality."""
+    """Return markets of which tastes are known, with prices that depend on unobserved quality.
+
+    Each draw of tastes comes with all signs, so that the shares do not depend on those of σ.
+    """
     rng = np.random.default_rng(seed)
-    draws = rng.standard_normal((size.consumers, 3))
-    Xs, Zs, models = [], [], []
+    draws = rng.standard_normal((size.consumers // len(SIGNS), 1, 3)) * SIGNS
+    draws = draws.reshape(-1, 3)
+    products = []  # of each market: exogenous characteristics, unobserved quality and price
     for _ in range(size.markets):
         J = int(rng.integers(size.products // 3, size.products + 1))
-        quality, cost = rng.random(J), rng.random((J, 2))
+        quality, cost = 2.0 * rng.random(J), rng.random((J, 2))
         xi = 0.3 * rng.standard_normal(J)
-        price = 0.5 + 0.5 * quality + cost @ [1.2, 0.8] + 0.5 * xi
-        rivals = np.stack([(quality - q) @ (quality - q) / J for q in quality])
-        ones = np.ones(J)
-        X = np.stack([ones, quality, price], axis=1)
-        Z = np.stack(
-            [ones, quality, *cost.T, rivals, *(cost.T - 0.5) ** 2, J / size.products * ones], axis=1
-        )
+        price = 0.5 + 0.5 * quality + cost @ [2.0, 1.5] + 0.5 * xi
+        products.append((np.column_stack([np.ones(J), quality, cost]), xi, price))
+    exogenous, _, prices = map(np.concatenate, zip(*products, strict=True))
+    explained = np.linalg.lstsq(exogenous, prices, rcond=None)[0]
+    Xs, Zs, models = [], [], []
+    for given, xi, price in products:
+        X = np.column_stack([given[:, :2], price])
+        Z = instruments(given, given @ explained, size.products)
         P = 3 + X.shape[1] + Z.shape[1]
-        market = Market(X, draws, np.full(J, 1.0 / (J + 1)), P)
+        market = Market(X, draws, np.full(len(X), 1.0 / (len(X) + 1)), P)
         shares = market.choices(X @ BETA + xi, SIGMA).mean(axis=0)
         Xs.append(X)
         Zs.append(Z)
         models.append(Market(X, draws, shares, P))
     return Data(Xs, Zs, models)
+
+
+def instruments(exogenous: np.ndarray, expected: np.ndarray, products: int) -> np.ndarray:
+    """Return the instruments of a market's products, (J, 12).
+
+    Parameters
+    ----------
+    exogenous : (J, 4) array
+        A constant, quality and two costs.
+    expected : (J,) array
+        The price that these explain.
+    products : int
+        The largest number of products in a market.
+    """
+    J, quality = len(expected), exogenous[:, 1]
+    dq, dp = (x - x[:, None] for x in (quality, expected))
+    own = [*exogenous[:, :3].T, expected, expected**2, quality * expected]
+    rivals = [x.mean(axis=1) for x in (dq**2, dp**2, dq * dp, np.abs(dp) < NEAR, dp)]
+    return np.column_stack([*own, *rivals, np.full(J, J / products)])
+
+
+# --- the objective of all markets ----------------------------------------------------------------
 
 
 class Objective:
@@ -300,7 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
         hess=objective.hessian,
         method="trust-exact",
         callback=lambda x: iterates.append(x.copy()),
-        options={"gtol": 1e-8},
+        options={"gtol": 1e-6},
     )
     H = objective.hessian(found.x)
     print(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.optimize
 
 import mfdeq
 
@@ -552,6 +553,18 @@ def test_standard_errors_of_linear_demand_are_those_of_two_stage_least_squares(m
     Omega = (Z * xi[:, None] ** 2).T @ Z / n
     A = np.linalg.inv(G.T @ W @ G) @ G.T @ W
     np.testing.assert_allclose(covariance, A @ Omega @ A.T / n, rtol=1e-3)
+
+
+def test_the_instruments_identify_all_tastes(markets):
+    objective = markets.Objective(markets.simulate(markets.SIZES["small"]))
+    truth = np.concatenate([markets.SIGMA, markets.BETA])
+    found = scipy.optimize.minimize(
+        objective.value, markets.START, jac=objective.gradient, hess=objective.hessian,
+        method="trust-exact", options={"gtol": 1e-6},
+    )  # fmt: skip
+    errors = np.sqrt(np.diag(objective.covariance(found.x)))
+    assert np.all(errors < 0.4 * np.abs(truth)), errors
+    assert np.all(np.abs(objective.extremum(found.x)[:6] - truth) < 4.0 * errors)
 
 
 @pytest.fixture
