@@ -44,7 +44,8 @@ def residual(h, theta):
 #
 # :func:`mfdeq.from_function` differentiates it. ``sparsity="detect"`` finds out which unknown
 # appears in which equation, so that the derivatives are sparse matrices and need a few evaluations
-# instead of one for each unknown.
+# instead of one for each unknown. Where a function accepts complex arrays, as this one does, they
+# are exact. If yours fills a buffer, let it hold them: ``np.zeros(n, np.result_type(h, theta))``.
 
 model = mfdeq.from_function(residual, n * n, n * n, "residual", sparsity="detect")
 theta = np.where((x - 0.6) ** 2 + (y - 0.6) ** 2 < 0.06, 1.5, 0.0).ravel()

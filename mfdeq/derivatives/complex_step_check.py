@@ -20,6 +20,9 @@ RTOL_OF_FEW = 1e-3
 STEP_FACTORS = (1.0, 1e-2, 1e-4, 30.0, 1e3)  # of differences in a second comparison
 ERROR_FACTOR = 10.0  # safety factor of the errors of these differences
 MAX_INFORMATIVE_ERROR = 0.1  # relative error above which a difference tells nothing
+NO_COMPLEX_ARRAY = (
+    "it returns no complex array (a buffer np.zeros(n, np.result_type(h, theta)) would hold one)"
+)
 
 
 class Derivatives(Protocol):
@@ -80,7 +83,7 @@ def judge_complex_step(d: Derivatives) -> ComplexStepVerdict:
         with ignore_warnings(), d.backend.ignore_overflow():
             direction, derivative = _along_random_direction(d)
     except Exception as error:
-        why = "it returns no complex array" if isinstance(error, ModelError) else f"{error}"
+        why = NO_COMPLEX_ARRAY if isinstance(error, ModelError) else f"{error}"
         reason = f"the function does not accept complex arrays: {why or type(error).__name__}"
         return ComplexStepVerdict(False, reason, isinstance(error, (TypeError, ModelError)))
     if not d.backend.all(d.backend.xp.isfinite(derivative)):

@@ -32,16 +32,16 @@ def field(
         (ny, nx) of a grid with ny nx = P cells, numbered row by row, the first row at the top.
     triangulation : matplotlib.tri.Triangulation, optional
         A mesh with P nodes or P triangles.
-    points : (P, 2) array, optional
-        The coordinates x and y of each parameter. Exactly one of `shape`, `triangulation` and
-        `points` must be given.
+    points : (P, 2) or (P,) array, optional
+        The coordinates x and y of each parameter, or its place on a line, above which values are
+        drawn as a curve. Exactly one of `shape`, `triangulation` and `points` must be given.
     ax : matplotlib.axes.Axes, optional
         Where to draw. By default in a new figure.
     symmetric : bool, default: True
         Whether colours run from blue to red with white at zero.
     **style
         Options of matplotlib: ``cmap``, ``vmin`` and ``vmax``, ``extent`` of a grid, ``s`` of
-        points.
+        points, and those of lines.
 
     Returns
     -------
@@ -69,6 +69,8 @@ def field(
         raise ArgumentError(
             f"field: expected exactly one of shape, triangulation and points, got {places}"
         )
+    if points is not None and _on_host(points, "points").shape == z.shape:
+        return _on_line(z, _on_host(points, "points"), ax, style)
     style = _colour_scale(z, symmetric) | style
     if shape is not None:
         grid = z.reshape(_grid_shape(shape, z.size))
@@ -79,7 +81,9 @@ def field(
     else:
         xy = _on_host(points, "points")
         if xy.shape != (z.size, 2):
-            raise ArgumentError(f"points: expected shape ({z.size}, 2), got {xy.shape}")
+            raise ArgumentError(
+                f"points: expected shape ({z.size}, 2) or ({z.size},), got {xy.shape}"
+            )
         ax = get_axes(ax)
         image = ax.scatter(xy[:, 0], xy[:, 1], c=z, **style)
     ax.set_aspect("equal")
@@ -168,7 +172,9 @@ def _grid_shape(shape: Any, size: int) -> tuple[int, int]:
         ny, nx = (positive(n, "a side of shape") for n in shape)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"shape: expected two positive integers (ny, nx), got {shape!r}"
+            "shape: expected two positive integers (ny, nx), got "
+            f"{type(shape).__name__ if is_dense(shape) else repr(shape)}; "
+            "parameters on a line have points=x"
         ) from error
     if ny * nx != size:
         raise ArgumentError(
@@ -183,6 +189,12 @@ def _colour_scale(z: Any, symmetric: bool) -> dict[str, Any]:
     finite = abs(z[host.isfinite(z)])
     top = float(finite.max(initial=0.0)) or 1.0
     return {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
+
+
+def _on_line(z: Any, x: Any, ax: Any, style: dict[str, Any]) -> Any:
+    ax, order = get_axes(ax), host.argsort(x)
+    ax.plot(x[order], z[order], **style)
+    return ax
 
 
 def _on_mesh(z: Any, mesh: Any, ax: Any, style: dict[str, Any]) -> tuple[Any, Any]:

@@ -57,11 +57,21 @@ def test_vectors_are_drawn_by_falling_magnitude():
 
 
 ONE = eigenpairs([1.0])
+
+
+def test_parameters_on_a_line_are_drawn_as_a_curve():
+    x, values = np.array([0.5, 0.0, 1.0]), np.array([3.0, -1.0, 2.0])
+    (line,) = plot.field(values, points=x, color="C1").lines
+    np.testing.assert_array_equal(line.get_xydata(), [[0.0, -1.0], [0.5, 3.0], [1.0, 2.0]])
+    assert line.get_color() == "C1"
+
+
 MESH = Triangulation([0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
 REFUSED = {
     "another shape": (lambda: plot.field(np.ones(6), shape=(2, 4)), "expected 6 cells.* got 2 × 4"),
     "no shape": (lambda: plot.field(np.ones(6), shape=6), r"\(ny, nx\), got 6"),
     "three sides": (lambda: plot.field(np.ones(6), shape=(1, 2, 3)), r"\(ny, nx\)"),
+    "places for a shape": (lambda: plot.field(np.ones(6), np.ones(6)), "got ndarray; .*points=x"),
     "a negative side": (lambda: plot.field(np.ones(6), shape=(-2, -3)), r"\(ny, nx\)"),
     "nowhere": (lambda: plot.field(np.ones(6)), "exactly one of shape.* got 0"),
     "in two places": (lambda: plot.field(np.ones(3), (1, 3), MESH), "exactly one of shape.* got 2"),
@@ -73,7 +83,10 @@ REFUSED = {
         "expected 3 entries for the nodes of the mesh, or 1 for its triangles, got 5",
     ),
     "no mesh": (lambda: plot.field(np.ones(5), triangulation=3), "Triangulation, got int"),
-    "other points": (lambda: plot.field(np.ones(5), points=np.ones((4, 2))), r"\(5, 2\), got \(4"),
+    "other points": (
+        lambda: plot.field(np.ones(5), points=np.ones((4, 2))),
+        r"\(5, 2\) or \(5,\), got \(4",
+    ),
     "vectors elsewhere": (lambda: plot.vectors(ONE, shape=(3, 3)), "expected 8 cells"),
     "no vectors": (lambda: plot.vectors(ONE, shape=(2, 4), count=0), "count"),
 }
