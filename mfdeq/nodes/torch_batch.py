@@ -105,6 +105,13 @@ class BatchReport:
         )
 
 
+def worst_residual(R: Any, terms: Any) -> float:
+    """Return the largest |R_i| relative to the terms of its equation."""
+    size = R.abs()
+    counted = torch.maximum(terms, size)
+    return float((size / torch.where(counted > 0.0, counted, torch.ones_like(size))).max())
+
+
 class Criteria:
     """The criteria of convergence of `mfdeq.solve` for each sample of a batch.
 
@@ -141,9 +148,7 @@ class Criteria:
             scale = at.amax(1, keepdim=True)
             by_rounding = (size <= floor) & (change <= 10.0**-MIN_DIGITS * scale)
             settled = settled | by_rounding.all(1)
-        counted = torch.maximum(terms, size)
-        worst = float((size / torch.where(counted > 0.0, counted, torch.ones_like(size))).max())
-        return satisfied & settled, worst
+        return satisfied & settled, worst_residual(R, terms)
 
     def follow(self, h: Any) -> None:
         """Take account of an accepted iterate."""

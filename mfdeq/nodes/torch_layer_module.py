@@ -10,7 +10,14 @@ from ..errors import ModelError, SingularStateError
 from .last_error import record_error
 from .torch import refuse_autocast
 from .torch_anderson import anderson, newton_krylov
-from .torch_batch import BatchReport, DenseLU, dense_size, newton, residual_and_matrix
+from .torch_batch import (
+    BatchReport,
+    DenseLU,
+    dense_size,
+    newton,
+    residual_and_matrix,
+    worst_residual,
+)
 from .torch_gmres import MatrixFree
 from .torch_layer_functions import Inverse, Solve, Step
 from .torch_layer_inputs import (
@@ -195,12 +202,11 @@ class TorchLayer(torch.nn.Module):
                 check_finite(self.module, x, start, residual(flat))
                 h, factor = self._solve_again(module, x, flat, h, shape, failed), None
             if factor is None or (dense and isinstance(factor, MatrixFree)):
-                small = dense_size(h) and (dense or newton in methods)
-                factor = (
-                    DenseLU(residual_and_matrix(residual, h)[1])
-                    if small
-                    else MatrixFree(residual, h)
+                R, factor, terms = self._factor(
+                    residual, h, dense_size(h) and (dense or newton in methods)
                 )
+                if failed:
+                    self.report.residuals[-1:] = [worst_residual(R, terms)]
             self.report.converged = True
         except Exception as error:
             record_error(error)
@@ -208,6 +214,16 @@ class TorchLayer(torch.nn.Module):
         if self.training and self.warm_start:
             self._last = h.view(start.shape)
         return h.view(start.shape), factor
+
+    def _factor(self, residual: Any, h: Any, dense: bool) -> tuple[Any, Any, Any]:
+        """Return R at the states, a factor of A, and the terms of the equations."""
+        if dense:
+            R, A = residual_and_matrix(residual, h)
+            factor = DenseLU(A)
+            return R, factor, factor.abs_apply(h.abs())
+        with torch.no_grad():
+            R = residual(h)
+        return R, MatrixFree(residual, h), h.abs() + (h - R).abs()
 
     def _methods(self, h: Any) -> list[Method]:
         """Return the methods for a batch of states, to be tried in turn before `mfdeq.solve`."""

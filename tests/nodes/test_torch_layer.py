@@ -457,3 +457,20 @@ def test_tokens_are_samples_of_integers():
     assert (h.shape, h.dtype) == ((2, 2, N), torch.float64)
     again = layer.module(h, torch.tensor([[1, 2], [3, 4]]))
     close(h, again, 1e-9)
+
+
+def test_the_report_of_samples_that_are_solved_again_is_about_their_states():
+    generator = torch.Generator().manual_seed(3)
+    W = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    W = 1.5 * W / torch.linalg.eigvals(W).abs().max()  # no contraction: the batch stalls
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(103), dtype=torch.float64)
+
+    class Cell(torch.nn.Module):
+        def forward(self, h, x):
+            return torch.tanh(h @ W.T + x)
+
+    layer = mfdeq.torch_layer(Cell())
+    h = layer(x)
+    assert layer.report.solved_again
+    assert torch.max(torch.abs(h - layer.module(h, x))) <= 1e-14
+    assert layer.report.residuals[-1] <= 1e-13
