@@ -25,6 +25,7 @@ from .taylor_remainders import (
     FAIL,
     INCONCLUSIVE,
     KINK_MARGIN,
+    NO_VALUE,
     NOT_SMOOTH,
     NOT_SMOOTH_NEARBY,
     PASS,
@@ -280,7 +281,7 @@ class Checker:
         errors = self._two_sided_errors(term, sides)
         judged = [self._judge_side(term, side, *errors) for side in sides if side.steps]
         if not judged:
-            detail = "no step gave a finite value"
+            detail = NO_VALUE
             return Check(term.name, INCONCLUSIVE, math.nan, self.agreement_needed, detail), False
         return max(judged, key=lambda pair: RANKS.index(pair[0].verdict))
 

@@ -47,6 +47,7 @@ class DerivativeChecker(Checker):
         super().__init__(problem.backend, seed)
         self.problem, self.theta = problem, problem.theta
         self.missing: list[str] = []
+        self.last_failure = ""  # why the model had no value at a point nearby
 
     def set_directions(self, h: Array, lin: CheckedLinearization) -> None:
         """Set the directions for (h, theta), and the sizes of equations and unknowns."""
@@ -369,6 +370,7 @@ class DerivativeChecker(Checker):
             except Exception as error:
                 if isinstance(error, DerivativeError) or not is_evaluation_failure(error):
                     raise
+                self.last_failure = f"{type(error).__name__}: {error}"
                 return None
 
     def _stack(self, dtheta: Array, dh: Array) -> Array:

@@ -25,6 +25,7 @@ from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
 from .taylor_remainders import (
     FAIL,
     INCONCLUSIVE,
+    NO_VALUE,
     NOT_SMOOTH,
     NOT_SMOOTH_NEARBY,
     finer_steps,
@@ -130,6 +131,8 @@ class EquilibriumChecker(DerivativeChecker):
             notes.append(f"look first at: {first} (the checks after it build on it)")
         elif INCONCLUSIVE not in verdicts:
             pass
+        elif self.last_failure and any(check.detail == NO_VALUE for check in self.checks):
+            notes.append(f"points nearby have no value: {self.last_failure}")
         elif any(NOT_SMOOTH in check.detail for check in self.checks):
             notes.append(
                 f"the function is {NOT_SMOOTH}, so that it has no derivative here: verify at other "

@@ -21,6 +21,7 @@ REQUIRED_AGREEMENT = 1e-3  # relative, of remainders that are all within their n
 WINDOW_STEPS = 4  # neighbouring steps at which the error of a wrong row, per step, must be the same
 WINDOW_SPREAD = 0.25  # relative difference within which these errors count as the same
 KINK_MARGIN = 1.1  # a derivative this far from the middle, in half gaps, is between both sides
+NO_VALUE = "no step gave a finite value"
 NOT_SMOOTH = "not smooth at this point"  # in the detail of checks at a kink
 NOT_SMOOTH_NEARBY = "smooth only close to this point: a kink is nearby"
 LEAST_ERROR_POWER = 0.45  # relative errors below eps to this power may be noise of any kind
@@ -122,7 +123,7 @@ def judge_remainders(
         return INCONCLUSIVE, slope, least, f"slope {slope:.2f} between {order - 1} and {order}"
     hidden = [k for k in finite if k not in visible]
     if not hidden:
-        return INCONCLUSIVE, math.nan, agreement_needed, "no step gave a finite value"
+        return INCONCLUSIVE, math.nan, agreement_needed, NO_VALUE
     # The largest step within the noise says to how many digits the derivative is confirmed.
     k = hidden[0]
     noise = NOISE_FACTOR * noises[k]

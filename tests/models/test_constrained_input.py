@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from support.refusing import refused, table
@@ -365,3 +367,12 @@ def test_a_matrix_may_be_sparse_or_an_operator():
     for form in (csr_matrix, aslinearoperator, list):
         found = solve(linear(form(TOTALS), THETA[4:])).state
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_verify_says_why_parameters_nearby_have_no_equilibrium():
+    D = np.array([[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
+    beam = mfdeq.from_function(lambda h, load: D @ h - load, 3, 3, "residual")
+    model = mfdeq.constrain(beam, mfdeq.LinearConstraint(np.full(3, 1 / 3)))
+    found = mfdeq.verify(model, np.array([1.0, 0.0, -1.0]))
+    assert found.verdict == "INCONCLUSIVE"
+    assert re.search("points nearby have no value: ConvergenceError: .*not consistent", str(found))
