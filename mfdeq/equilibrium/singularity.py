@@ -318,13 +318,14 @@ def _message(
         return (
             f"a constant that is added to {unknowns} changes no equation, which leaves it "
             f"undetermined (and {dependent}). Give one of these unknowns its value in place of one "
-            "of these equations, or fix their mean"
+            "of these equations, or fix their sum"
         )
     if kind == DEPENDENT:
         return (
             f"{dependent}, at states nearby as well, which leaves {unknowns} undetermined. Replace "
             "one of these equations by a condition that fixes the state: a conserved total, a "
-            "normalization, a boundary value"
+            "normalization, a boundary value. If the equations contradict each other, as loads do "
+            "that do not balance, there is no solution"
         )
     if kind == FOLD:
         return (
