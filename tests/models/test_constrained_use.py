@@ -418,7 +418,7 @@ def test_no_basis_is_detected_in_a_large_matrix_known_by_products():
             )
             return mfdeq.Linearization(roll, np.zeros((n, 1)))
 
-    with pytest.raises(mfdeq.ArgumentError, match="pass redundant="):
+    with pytest.raises(mfdeq.ArgumentError, match="Pass redundant="):
         mfdeq.solve(
             mfdeq.constrain(Products(), mfdeq.LinearConstraint(np.ones(n), 1.0)), np.zeros(1)
         )
