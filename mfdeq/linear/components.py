@@ -111,6 +111,9 @@ def components_of(A: Any) -> Components | None:
         graph = graph.copy()
         graph.eliminate_zeros()
     if (graph.diagonal() != 0).all():
+        # A seventh of the cost of all components, for which the graph is transposed.
+        if n and csgraph.breadth_first_order(graph, 0, return_predecessors=False).shape[0] == n:
+            return None
         count, labels = csgraph.connected_components(graph, directed=False)
         if count == 1:
             return None

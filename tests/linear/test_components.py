@@ -28,6 +28,15 @@ def test_components_are_independent_systems():
     )
 
 
+def test_a_triangular_matrix_is_one_system_from_either_end():
+    """Only from one end the entries lead to all unknowns."""
+    A = sp.csr_matrix(np.tril(np.ones((4, 4))))
+    assert components_of(A) is None
+    assert components_of(A.T.tocsr()) is None
+    empty = sp.csr_matrix((0, 0))
+    assert components_of(empty).rows.labels.shape == (0,)
+
+
 @pytest.mark.parametrize("preconditioner", [None, mfdeq.ILU(), mfdeq.Jacobi(), mfdeq.AMG()])
 def test_a_large_system_does_not_spoil_an_independent_small_one(preconditioner):
     A = sp.block_diag([WINDY, WINDY], format="csr")
