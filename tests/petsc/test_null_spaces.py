@@ -8,6 +8,7 @@ pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
 from support.petsc_problems import COMM, gathered, mat_of, vec_of
+from support.singular_systems import stokes
 
 import mfdeq
 import mfdeq.petsc
@@ -210,6 +211,66 @@ def test_constraints_take_the_null_spaces_that_a_mat_carries():
     eq = mfdeq.petsc.solve(mfdeq.constrain(model, constraint), vec_of(THETA), vec_of(START))
     assert_agree(eq, network)
     assert eq.imbalance.shape == (2,)
+
+
+FIELD_SPLIT = {
+    "ksp_type": "fgmres",
+    "pc_type": "fieldsplit",
+    "pc_fieldsplit_type": "schur",
+    "pc_fieldsplit_schur_fact_type": "full",
+    "pc_fieldsplit_schur_precondition": "self",
+    "fieldsplit_0_ksp_type": "cg",
+    "fieldsplit_0_ksp_rtol": 1e-10,
+    "fieldsplit_0_pc_type": "jacobi",
+    "fieldsplit_1_ksp_type": "gmres",
+    "fieldsplit_1_ksp_rtol": 1e-8,
+    "fieldsplit_1_pc_type": "none",
+}
+
+
+class Stokes(mfdeq.ResidualModel):
+    """Flow through 6 x 6 cells, with a nested Mat whose null space is a constant pressure."""
+
+    def __init__(self):
+        A, mass = stokes(6)
+        self.state_size, self.param_size, k = A.shape[0], 1, A.shape[0] - mass.shape[0]
+        blocks = [[mat_of(A[:k, :k]), mat_of(A[:k, k:])], [mat_of(A[k:, :k]), None]]
+        self.A = PETSc.Mat().createNest(blocks, comm=COMM)
+        self.A.setUp()
+        self.A.assemble()
+        constant = self.A.createVecRight()
+        pressure = constant.getSubVector(self.A.getNestISs()[1][1])
+        pressure.set(1.0)
+        constant.restoreSubVector(self.A.getNestISs()[1][1], pressure)
+        constant.normalize()
+        space = PETSc.NullSpace().create(vectors=[constant], comm=COMM)
+        self.A.setNullSpace(space)
+        self.A.setTransposeNullSpace(space)
+        self.load = constant.duplicate()
+        self.A.mult(vec_of(np.random.default_rng(0).standard_normal(A.shape[0])), self.load)
+        self.B = mat_of(-gathered(self.load)[:, None])
+
+    def residual(self, h, theta):
+        r, forced = h.duplicate(), h.duplicate()
+        self.A.mult(h, r)
+        self.B.mult(theta, forced)
+        return r + forced
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
+
+
+def test_field_split_solves_with_a_nested_mat_whose_pressure_is_free():
+    model = Stokes()
+    n = model.state_size
+    eq = mfdeq.petsc.solve(model, vec_of(np.ones(1)), solver=mfdeq.petsc.KSP(options=FIELD_SPLIT))
+    assert eq.of.factor.name == "KSP fgmres with fieldsplit"
+    A = dense(eq.of.state_operator)
+    exact = np.linalg.pinv(A, rcond=1e-12) @ gathered(model.load)
+    np.testing.assert_allclose(gathered(eq.state), exact, atol=1e-8 * abs(exact).max())
+    loss = mfdeq.LeastSquares(np.arange(0, n, 3), np.ones(len(range(0, n, 3))))
+    gradient = exact[::3] @ (exact[::3] - 1.0)
+    np.testing.assert_allclose(gathered(eq.gradient(loss)), gradient, rtol=1e-7)
 
 
 @pytest.mark.parametrize("method", ["auto", "snes"])
