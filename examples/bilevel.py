@@ -38,7 +38,7 @@ class Size(NamedTuple):
     descent: int
 
 
-SIZES = {"small": Size(100, 300, 60), "full": Size(400, 700, 1000)}
+SIZES = {"small": Size(100, 300, 60), "full": Size(400, 700, 300)}
 START = np.log(0.01)  # of all θ
 SPREAD = 4.0  # standard deviation of θ around the start in the outer prior
 PRIOR = 0.05  # the weight of that prior beside the validation loss, shared by the 64 regularizers

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..arrays.optional_packages import import_optional
-from ..errors import ModelError, SingularStateError
+from ..errors import ArgumentError, ModelError, SingularStateError
 from .last_error import record_error
 from .torch import refuse_autocast
 from .torch_anderson import anderson, newton_krylov
@@ -63,6 +63,14 @@ class TorchLayer(torch.nn.Module):
         warm_start: bool,
     ) -> None:
         super().__init__()
+        for name, part in module.named_modules():
+            if isinstance(part, TorchLayer):
+                raise ArgumentError(
+                    f"module of {NAME}: expected one without layers inside, got {name or 'one'}, "
+                    "whose states are as accurate as its rtol, too little for derivatives of the "
+                    "outer equilibrium. Make one layer of both, whose state is the two states "
+                    "concatenated"
+                )
         self.module, self.kind, self.state_shape = module, kind, state_shape
         self.options = options
         self.order, self.terms, self.warm_start = order, terms, warm_start

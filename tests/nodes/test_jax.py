@@ -358,6 +358,33 @@ def test_a_batched_model_is_solved_as_a_batch():
     assert state(THETA, xs).shape == (5, N)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["outside of jit", "in jit"])
+def test_a_node_in_the_function_of_another_node_has_derivatives(transform):
+    def inner_map(g, p):
+        return 0.5 * jnp.cos(g) + p
+
+    inner = mfdeq.to_jax(mfdeq.from_jax(inner_map, np.zeros(2), np.zeros(2), "map"))
+
+    def outer_map(inner):
+        return lambda h, theta: 0.3 * jnp.tanh(inner(h + theta))
+
+    def iterated(f):
+        step = lambda h, theta: (f(h, theta), None)  # noqa: E731
+        return lambda theta: jax.lax.scan(
+            lambda h, _: step(h, theta), jnp.zeros(2), None, length=60
+        )[0]
+
+    nested = mfdeq.to_jax(mfdeq.from_jax(outer_map(inner), np.zeros(2), np.zeros(2), "map"))
+    theta = jnp.array([0.2, -0.4])
+    losses = [
+        lambda t, s=s: jnp.sum(jnp.sin(s(t)))
+        for s in (nested, iterated(outer_map(iterated(inner_map))))
+    ]
+    values = [transform(jax.hessian(loss))(theta) for loss in losses]
+    close(*values, 1e-8)
+    close(*(transform(jax.grad(loss))(theta) for loss in losses), 1e-9)
+
+
 def test_memory_does_not_grow_with_the_steps(from_jax):
     state = mfdeq.to_jax(from_jax)
     gradient = jax.jit(jax.grad(loss_of(state)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import tracemalloc
 
 import pytest
 from support.tensors import close
@@ -474,3 +475,43 @@ def test_the_report_of_samples_that_are_solved_again_is_about_their_states():
     assert layer.report.solved_again
     assert torch.max(torch.abs(h - layer.module(h, x))) <= 1e-14
     assert layer.report.residuals[-1] <= 1e-13
+
+
+def test_a_layer_within_a_layer_is_refused_in_words(layer):
+    class Outer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, h, x):
+            return 0.3 * self.inner(h[:, :X] + x)
+
+    with pytest.raises(mfdeq.ArgumentError, match=r"without layers inside, got inner"):
+        mfdeq.torch_layer(Outer())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [N, 40])
+def test_memory_is_constant_over_a_thousand_steps(n):
+    layer = mfdeq.torch_layer(Cell(n)).double()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    x, counts, sizes = inputs(), [], []
+    tracemalloc.start()
+    try:
+        for step in range(1000):
+            optimizer.zero_grad()
+            layer(x + 0.01 * step).pow(2).mean().backward()
+            optimizer.step()
+            if step in (299, 999):
+                gc.collect()
+                objects = gc.get_objects()
+                counts.append(len(objects))
+                sizes.append(sum(t.nbytes for t in objects if type(t) is torch.Tensor))
+                del objects
+                counts.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert layer.solves == 1000
+    assert sizes[1] <= sizes[0] + 10_000  # bytes; a state a step would be 150,000 more
+    assert counts[2] <= counts[0] + 100
+    assert counts[3] <= counts[1] + 50_000  # bytes; one step's graph is larger
