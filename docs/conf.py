@@ -79,8 +79,8 @@ SUBJECTS = {
         ("reactions", "cavity"),
     ),
     "Learning and economics": (
-        "Implicit layers and markets: many small equilibria with the same parameters.",
-        ("deq_digits", "markets"),
+        "Implicit layers, inner minima and markets: many small equilibria.",
+        ("deq_digits", "deq_layer", "bilevel", "markets"),
     ),
 }
 
