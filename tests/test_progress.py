@@ -1,6 +1,7 @@
 """Progress bars: in a terminal, and nowhere else; their counts are those of the reports."""
 
 import io
+import itertools
 import re
 import sys
 
@@ -88,7 +89,8 @@ def test_solve_counts_the_iterations_of_its_report(monkeypatch):
 
 
 def test_eigsh_counts_the_products_of_its_report(monkeypatch):
-    terminal = opened(monkeypatch)
+    terminal, seconds = opened(monkeypatch), itertools.count()
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(seconds)))  # every text is shown
     pairs = mfdeq.eigsh(np.diag(np.arange(1.0, 301.0)), 2, progress=True)
     assert counted(terminal, "eigsh", "products") == pairs.report.products
     assert f"after {pairs.report.products} products" in str(pairs.report)

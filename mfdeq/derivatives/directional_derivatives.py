@@ -324,31 +324,37 @@ class DirectionalDerivatives:
         xp, backend = self.backend.xp, self.backend
         longest = xp.max(xp.concat([xp.abs(part) for part in a]), axis=0)
         tiny = backend.eps**2 / xp.where(longest > 0.0, longest, xp.ones_like(longest))
+        tiny_rows = 1j * tiny[:, None]
+        theta, h = self._point(at)
         # A contiguous vector for each column.
-        theta, h = (
-            x + 1j * (tiny[:, None] * size * part.T)
-            for x, size, part in zip(self._point(at), self.sizes, a, strict=True)
-        )
+        theta = theta + tiny_rows * (self.sizes[0] * a[0].T)
+        h = h + tiny_rows * (self.sizes[1] * a[1].T)
         steps = array_on_host(longest)
         if self.size == h.shape[1]:
             out = 0.0 * h
         else:
             out = xp.zeros((steps.shape[0], self.size), dtype=h.dtype, device=backend.device)
-        name = f"{self.name}, of complex arrays,"
+        name, shape = f"{self.name}, of complex arrays,", (self.size,)
         with note_origin(f"{name} of shapes {h.shape[1:]}, {theta.shape[1:]}"):
             for j in range(steps.shape[0]):
                 if steps[j] != 0.0:
-                    out[j, :] = self._complex_value(h[j, :], theta[j, :], name)
+                    value = self.f(h[j, :], theta[j, :])
+                    if (
+                        type(value) is not host.ndarray
+                        or value.shape != shape
+                        or value.dtype.kind != "c"
+                    ):
+                        value = self._complex_array(value, name)
+                    out[j, :] = value
         if at is None and steps.shape[0] and steps[-1] != 0.0:
             self.latest_value = xp.real(out[-1, :])  # squares of the step are lost in rounding
         # A NaN may have an imaginary part of zero.
         derivative = xp.where(xp.isfinite(out), xp.imag(out) / tiny[:, None], xp.nan)
         return xp.asarray(derivative, dtype=backend.dtype).T
 
-    def _complex_value(self, h: Array, theta: Array, name: str) -> Array:
-        out, shape = self.f(h, theta), (self.size,)
-        if type(out) is host.ndarray and out.shape == shape and out.dtype.kind == "c":
-            return out
+    def _complex_array(self, out: Any, name: str) -> Array:
+        """Return a value of f as a complex array of the backend, or raise `ModelError`."""
+        shape = (self.size,)
         out = as_array(self.backend, out, f"{name} (an array of shape {shape})", ModelError)
         complex_numbers = self.backend.xp.isdtype(out.dtype, "complex floating")
         if tuple(out.shape) != tuple(shape) or not complex_numbers:
@@ -392,7 +398,8 @@ class DirectionalDerivatives:
     def _point(self, at: Direction | None) -> tuple[Array, Array]:
         if at is None:
             return self.x
-        return tuple(x + s * a for x, s, a in zip(self.x, self.sizes, at, strict=True))
+        (theta, h), sizes = self.x, self.sizes
+        return theta + sizes[0] * at[0], h + sizes[1] * at[1]
 
     def _value(self, at: Direction | None) -> Array:
         theta, h = self._point(at)

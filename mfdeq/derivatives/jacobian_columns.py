@@ -62,7 +62,11 @@ class Columns:
             array = operator.backend.from_host(dense_columns(operator, host.ones(n, dtype=bool)))
         if isinstance(array, operator.backend.xp.ndarray):
             values = array_on_host(array).ravel()
-            rows, columns, coloured = host.repeat(host.arange(m), n), host.tile(range(n), m), None
+            rows, columns, coloured = (
+                host.repeat(host.arange(m), n),
+                host.tile(host.arange(n), m),
+                None,
+            )
         else:
             assert coloured is not None  # the operator is a matrix since its pattern is known
             rows, columns = coloured.rows, coloured.columns
@@ -71,7 +75,7 @@ class Columns:
             at = rows.copy(), columns.copy()
             values = host.asarray(matrix[at]).ravel() if rows.size else host.zeros(0)
         values = values.astype(float)
-        zeros = 0.0 * host.nan_to_num(values)
+        zeros = host.zeros_like(values)
         return cls(rows, columns, values, coloured, part, (m, n), zeros, host.ones(n))
 
     def least(self, values: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from support.bifurcation_models import Tank
 from support.branch_models import PITCHFORK, bratu, square
 from support.other_units import InUnits
+from support.repeats import one_fast
 
 import mfdeq
 
@@ -33,7 +34,7 @@ FOLDS = [0.0531668578614, 0.00630961921386]  # at B = 8, to twelve digits
 SLOPES = [-0.0077861061, -0.0053855969]  # dD/dB
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("scale", one_fast(1e-8, 1.0, 1e8))
 def test_folds_of_a_stirred_tank_and_their_derivatives(scale):
     model = InUnits(Adiabatic(), 1 / scale, scale)
     branch = mfdeq.follow(model, np.array([0.0, 8.0]), 0, span=(0.0, 0.1), start=np.zeros(1))

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from support.branch_models import PITCHFORK, TRANSCRITICAL, bratu, square
 from support.other_units import InUnits
+from support.repeats import one_fast
 
 import mfdeq
 
@@ -56,7 +57,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", one_fast(0, 1))
 @pytest.mark.parametrize("name", CASES)
 def test_points_are_the_same_in_other_units(name, seed):
     model, theta0, span = CASES[name]

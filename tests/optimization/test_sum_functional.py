@@ -366,7 +366,7 @@ def test_shifts_without_matrices_are_refused_with_advice():
         curvature=lambda h, theta: lambda u, z: (0 * u, 2 * z),
     )
     F = mfdeq.SumFunctional([s.functionals[0], mfdeq.ReducedFunctional(model, loss)])
-    with pytest.raises(mfdeq.ArgumentError, match="leave sigma"):
+    with pytest.raises(mfdeq.ArgumentError, match="eigsh without sigma"):
         mfdeq.eigsh(F.hessian(s.theta), k=1, sigma=0.1)
 
 
