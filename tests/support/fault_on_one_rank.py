@@ -250,7 +250,7 @@ CASES = {
     # losses
     "data is NaN": ("ModelError", lambda: gradient(data=with_nan(DATA))),
     "data": ("ArgumentError", lambda: gradient(data=pick(DATA, DATA + 1.0))),
-    "length of data": ("ArgumentError", lambda: gradient(data=pick(DATA, DATA[1:]))),
+    "length of data": ("ModelError", lambda: gradient(data=pick(DATA, DATA[1:]))),
     "shape of data": ("ModelError", lambda: gradient(data=pick(DATA, DATA[:, None]))),
     "observe": ("ArgumentError", lambda: gradient(observe=pick(OBSERVED, OBSERVED + 1))),
     "weights": ("ArgumentError", lambda: gradient(weights=pick(4.0, 3.0))),
