@@ -20,6 +20,8 @@ MAX_CALLS = {"hand": 2_900, "JAX": 5_200, "plain": 8_200}
 def test_a_small_problem_takes_few_calls(source):
     if source == "JAX" and find_spec("jax") is None:
         pytest.skip("needs jax")
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("numpy 1 makes more calls of its own: the bounds are those of numpy 2")
     problem = Network(N)
     run = by_mfdeq(problem, models(problem)[source])
     for found, expected in zip(run(), by_scipy(problem)(), strict=True):
