@@ -9,7 +9,8 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..models.curvature import BlockCurvature, CurvatureOperator
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from .block_bidiagonal import sparse_entries
 from .linearized_steps import Held, LinearizedSteps
 from .step_curvature import CheckedStepCurvature

@@ -35,7 +35,8 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Reused
 from ..linear.factor import Factor
 from ..models.problem import CheckedLinearization
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from ..report import LinearCounts
 from .inner_product import InnerProduct
 from .symmetrized import Symmetrized, symmetrize

@@ -21,7 +21,8 @@ from ..linear.block_diagonal import BlockDiagonal
 from ..models.library_function import LibraryFunction
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.model import Model
-from ..operators.operator import Diagonal, Operator, Product
+from ..operators.matrix_operator import Diagonal
+from ..operators.operator import Operator, Product
 from ..operators.user_operators import as_operator
 from .automatic import AutomaticArgmin, AutomaticMap, AutomaticModel, AutomaticResidual
 from .configured_model import ConfiguredModel

@@ -9,7 +9,9 @@ from typing import Any
 from ..arrays.backend import Array, Backend, is_sparse
 from ..errors import ModelError
 from ..operators.compiled_solves import CompiledSolve, compiled_krylov
-from ..operators.operator import MAX_DENSE_ENTRIES, Matrix, Operator, SelfAdjoint
+from ..operators.library_operator import MAX_DENSE_ENTRIES
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator, SelfAdjoint
 from .source import DerivativeSource, Function, JacobianProducts
 
 MAX_ASSEMBLED_SIZE = 2_000  # products by which a Jacobian is assembled if the others are missing

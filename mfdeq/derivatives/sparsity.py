@@ -21,7 +21,8 @@ from scipy import sparse
 
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense, is_sparse
 from ..errors import ArgumentError, DerivativeError
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from ..operators.pattern_decoding import decode_pattern
 from ..operators.probing import ColouredPattern, detect_pattern, host_pattern
 

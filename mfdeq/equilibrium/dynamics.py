@@ -6,7 +6,8 @@ from ..arrays.backend import array_on_host, host, is_sparse
 from ..errors import ArgumentError
 from ..models.constrained_linearization import ConstrainedLinearization
 from ..models.problem import CheckedLinearization
-from ..operators.operator import Matrix, Operator, Product
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator, Product
 from .eliminations import rate_of
 from .null_spaces import find_null_spaces, null_defects
 from .null_vectors import MAX_CANCELLATION_ROUNDINGS, MAX_DECOMPOSED_SIZE

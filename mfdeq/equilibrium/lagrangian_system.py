@@ -44,7 +44,8 @@ from ..linear.direct.symmetric import (
 )
 from ..linear.scaling import Scaling, weigh
 from ..locks import cached_property
-from ..operators.operator import Matrix, Operator, Scaled, SelfAdjoint, Sum
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator, Scaled, SelfAdjoint, Sum
 from ..operators.user_operators import as_symmetric, backend_of
 from .lagrangian_scaling import system_scaling
 from .reduced_curvature import ReducedCurvature, ReducedOperator

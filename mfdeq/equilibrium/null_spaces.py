@@ -21,7 +21,8 @@ from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct
 from ..linear.null_space import are_null
 from ..linear.scaling import Scaling
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from .null_vectors import (
     INVERSE_ITERATIONS,
     MAX_CANCELLATION_ROUNDINGS,

@@ -19,7 +19,8 @@ from ..linear import Direct, Factor
 from ..linear.equilibration import equilibrate, is_balanced
 from ..linear.scaling import Scaling
 from ..locks import cached_property
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 
 MAX_DENSE_SIZE = 300  # unknowns up to which all singular values are computed at every failure
 MAX_DECOMPOSED_SIZE = 1_000  # the same where a failure is likely to come from a singular A

@@ -9,7 +9,8 @@ from ..arrays.library import is_sparse
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Solver
 from ..models.problem import Problem
-from ..operators.operator import Diagonal, Matrix, Operator
+from ..operators.matrix_operator import Diagonal, Matrix
+from ..operators.operator import Operator
 from .convergence import ConvergenceMonitor
 from .protocol import ForwardMethod
 

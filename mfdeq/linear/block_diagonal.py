@@ -13,7 +13,8 @@ from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import stored_bytes
 from ..errors import ModelError, SingularStateError
 from ..locks import cached_property
-from ..operators.operator import MAX_KEPT_DENSE_SIZES, Operator
+from ..operators.matrix_operator import MAX_KEPT_DENSE_SIZES
+from ..operators.operator import Operator
 from ..operators.user_operators import backend_of
 from ..report import LinearCounts
 from .direct.factors import DirectFactor

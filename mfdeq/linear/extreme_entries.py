@@ -12,7 +12,8 @@ from collections.abc import Callable
 from ..arrays.backend import Array, host, is_dense
 from ..arrays.powers_of_two import times_power
 from ..errors import ConvergenceError
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from ..report import LinearCounts
 from .checked_solve import check_finite
 from .delegating_factor import DelegatingFactor

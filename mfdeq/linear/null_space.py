@@ -20,7 +20,8 @@ from typing import Any
 import scipy.linalg
 
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 
 MAX_DEFECT_ROUNDINGS = 1e4  # |A V| beside |A| |V|, in rounding units, where V is a null space
 

@@ -8,7 +8,8 @@ from ..arrays.backend import Backend, array_on_host, is_sparse
 from ..arrays.memory import reserve
 from ..arrays.sparse import to_canonical_format
 from ..errors import ArgumentError
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from ..operators.user_operators import as_operator, backend_of
 
 MAX_ASSEMBLED_SIZE = 2_000  # unknowns up to which entries are computed from products

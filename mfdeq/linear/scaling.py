@@ -14,7 +14,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host, host, is_dense
 from ..arrays.kernels import scale_rows
 from ..operators.dot_tests import is_symmetric
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from .equilibration import (
     LOG_RTOL,
     MAX_SMALL_SIZE,

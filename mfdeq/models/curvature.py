@@ -15,7 +15,8 @@ from ..arrays.backend import Array, Backend, is_dense
 from ..errors import ModelError
 from ..locks import cached_property
 from ..operators.dot_tests import check_columns, check_symmetric
-from ..operators.operator import Matrix, Operator, SelfAdjoint, Zero, columnwise
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator, SelfAdjoint, Zero, columnwise
 from ..operators.user_operators import as_operator
 
 

@@ -26,7 +26,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
 from ..arrays.sparse import to_canonical_format
 from ..locks import cached_property
-from ..operators.operator import Matrix, Operator
+from ..operators.matrix_operator import Matrix
+from ..operators.operator import Operator
 from .constraints import magnitudes
 
 MAX_SPREAD_ROUNDINGS = 1e4  # W'X beside |W|'|X|, in rounding units, that counts as zero

@@ -13,7 +13,8 @@ from ..arrays.library import library_of
 from ..errors import ModelError
 from ..locks import cached_property
 from ..operators.dot_tests import check_symmetric
-from ..operators.operator import Diagonal, Matrix, Operator, Product
+from ..operators.matrix_operator import Diagonal, Matrix
+from ..operators.operator import Operator, Product
 from ..operators.user_operators import as_operator
 from .curvature import BlockCurvature, CurvatureOperator
 from .losses import LossBase

@@ -1,71 +1,27 @@
-"""Linear operators on arrays of any library, and their algebra.
+"""The algebra of linear operators on arrays of any library.
 
-An operator defines `_apply` and `_apply_adjoint` for (n,) vectors and (n, k) blocks. At
-construction its class is combined with the LinearOperator of the array library (scipy's or
-cupyx's), so that instances can be passed to `eigsh`, `gmres` and `minimize(hessp=)`. The public
+An operator defines `_apply` and `_apply_adjoint` for (n,) vectors and (n, k) blocks. The public
 methods `dot`, `matvec` and so on validate their operands; within this package operators call
 `_apply` directly.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
 from numbers import Complex, Real
 from typing import Any
 
-from ..arrays.backend import Array, Backend, check_block, host, is_dense
-from ..arrays.kernels import scale_rows
-from ..arrays.memory import reserve, translate_memory_errors
-from ..arrays.sparse import identity_minus, magnitude, negative
-from ..errors import ArgumentError, short_repr
-from ..locks import cached_property, state_to_pickle
-
-MAX_KEPT_DENSE_SIZES = 2**21  # entries of an array whose magnitudes are kept, 16 MiB
-MAX_KEPT_SIZES = 2**16  # entries of a sparse matrix whose sizes are kept: to form them costs more
-# Entries, zeros included, of a sparse matrix up to which its products are those of a dense one: a
-# product with a sparse matrix takes dozens of calls.
-MAX_SMALL_ENTRIES = 2**12
-MAX_DENSE_ENTRIES = 2**24  # entries that `toarray` forms at most, 128 MiB in float64
+from ..arrays.backend import Array, Backend, is_dense
+from ..errors import ArgumentError
+from .library_operator import LibraryOperator
 
 
-@functools.cache
-def _joined(cls: type, base: type, dtype: Any) -> type:
-    """Return a class derived from both an operator class and a library's LinearOperator.
-
-    What the constructor of a LinearOperator sets besides the shape is set here, once for all
-    operators of a dtype, since its checks take longer than a small product.
-    """
-    example: Any = object.__new__(base)
-    base.__init__(example, dtype=dtype, shape=(1, 1))  # type: ignore[misc]
-    attributes = {name: value for name, value in vars(example).items() if name != "shape"}
-    attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "_unjoined": cls}
-    return type(cls.__name__, (cls, base), attributes)
-
-
-def _new(cls: type, backend: Backend) -> Any:
-    """Return an operator of a class, joined to the LinearOperator of the library, without state."""
-    joined = _joined(cls, backend.sparse_linalg.LinearOperator, backend.dtype)
-    self: Any = object.__new__(joined)
-    self.backend = backend
-    return self
-
-
-class Operator:
-    """Base class of mfdeq's operators, which are independent of the array library.
-
-    Subclasses define `_apply(x)` and `_apply_adjoint(y)` for arrays of shape (n,) and (n, k), and
-    return new arrays (scipy's gmres overwrites the results of products).
+class Operator(LibraryOperator):
+    """Base class of mfdeq's operators, with their algebra.
 
     Parameters
     ----------
-    source : Backend or Operator
-        The backend, or an operator with the same array library, dtype and device. It must be the
-        first argument of the constructor of every subclass, because `__new__` joins the class to
-        the LinearOperator of that library.
-    shape : tuple of int
-        The number of rows and of columns.
+    source, shape
+        As of `LibraryOperator`.
 
     Attributes
     ----------
@@ -88,11 +44,7 @@ class Operator:
         How a user can make the entries known, for errors.
     """
 
-    backend: Backend
-    shape: tuple[int, int]
-    dtype: Any
     array: Any = None
-    _unjoined: type  # the class that was joined to a LinearOperator
     known_symmetric = False
     scales: tuple[Any, Any] | None = None
     null_space: Any = None
@@ -100,78 +52,6 @@ class Operator:
     product_size: float | None = None
     declared_null_spaces: Any = None
     advice_for_entries: str = "pass a sparse or dense matrix (in a model: as d_state)"
-    # Make numpy and cupy defer `x @ op` and `x * op` to the operator.
-    __array_ufunc__ = None
-    __array_priority__ = 1000.0
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Set the signature of the class to that of ``__init__``, which ``__new__`` would hide."""
-        super().__init_subclass__(**kwargs)
-        init = inspect.signature(cls.__init__)
-        parameters = list(init.parameters.values())[1:]
-        cls.__signature__ = init.replace(parameters=parameters)  # type: ignore[attr-defined]
-
-    def __new__(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
-        """Join the class to the LinearOperator of the source's array library."""
-        backend = source if isinstance(source, Backend) else getattr(source, "backend", None)
-        if backend is None:
-            raise TypeError(
-                f"{cls.__name__}: expected an operator or a Backend as the first argument, which "
-                f"determines the array library, got {short_repr(source)}; pass A or A.backend first"
-            )
-        return _new(cls, backend)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the class before it was joined, which can be imported."""
-        return _new, (self._unjoined, self.backend), self.__getstate__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return state_to_pickle(self)
-
-    def __init__(self, source: Any, shape: tuple[int, int]) -> None:
-        self.shape = shape
-
-    def _apply(self, x: Array) -> Array:
-        raise NotImplementedError
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        raise NotImplementedError
-
-    # Hooks that scipy and cupyx call; block products use the same code as vector products.
-
-    @translate_memory_errors
-    def _matvec(self, x: Array) -> Array:
-        rows, columns = self.shape
-        x = check_block(x, self.backend, columns, "the operand")
-        if x.ndim == 2:
-            if x.shape[1] == 0:
-                return self.backend.zeros(rows, 0)
-            self._reserve(rows, x.shape[1])
-        return self._apply(x)
-
-    @translate_memory_errors
-    def _rmatvec(self, x: Array) -> Array:
-        rows, columns = self.shape
-        x = check_block(x, self.backend, rows, "the operand")
-        if x.ndim == 2:
-            if x.shape[1] == 0:
-                return self.backend.zeros(columns, 0)
-            self._reserve(columns, x.shape[1])
-        return self._apply_adjoint(x)
-
-    def _reserve(self, rows: int, columns: int) -> None:
-        reserve(
-            self.backend,
-            rows * columns,
-            f"the product of {type(self).__name__} with {columns} columns",
-            "multiply fewer columns at a time",
-        )
-
-    def _matmat(self, X: Array) -> Array:
-        return self._matvec(X)
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self._rmatvec(X)
 
     def _adjoint(self) -> Operator:
         return Adjoint(self)
@@ -320,28 +200,6 @@ class Operator:
             raise ValueError("Scalar operands are not allowed, use '*' instead")
         return self.dot(other)
 
-    def toarray(self) -> Array:
-        """Return the dense matrix of a small operator.
-
-        Raises
-        ------
-        ArgumentError
-            If there are more than 2**24 entries, so that no large array is formed by accident.
-        """
-        rows, columns = self.shape
-        if rows * columns > MAX_DENSE_ENTRIES:
-            raise ArgumentError(
-                f"toarray of {type(self).__name__}: expected at most {MAX_DENSE_ENTRIES} entries, "
-                f"got {rows} x {columns} ({rows * columns * self.dtype.itemsize / 2**30:.3g} GiB). "
-                "Apply the operator to a block of vectors instead (operator @ V), or use "
-                "mfdeq.eigsh for its spectrum"
-            )
-        return self._apply(self.backend.eye(columns, columns))
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
-        dense = self.toarray()
-        return dense if dtype is None else dense.astype(dtype)
-
 
 class SelfAdjoint(Operator):
     """Base class of self-adjoint operators, which define only `_apply`."""
@@ -456,125 +314,6 @@ class IdentityMinus(Operator):
     def identity_minus(self, in_place: bool = False) -> Operator:
         """Return J."""
         return self.of
-
-
-class Matrix(Operator):
-    """A dense or sparse matrix as an operator.
-
-    Attributes
-    ----------
-    array : array or sparse matrix
-        The entries.
-    """
-
-    def __init__(self, backend: Backend, array: Any) -> None:
-        self.shape, self.array = tuple(array.shape), array
-        if type(array) is host.ndarray:
-            self._products, self._transposed = array, array.T
-
-    @cached_property
-    def _products(self) -> Any:
-        array, backend = self.array, self.backend
-        if backend.is_numpy and not is_dense(array) and math.prod(self.shape) <= MAX_SMALL_ENTRIES:
-            return array.toarray()
-        return backend.kernels.products(array)
-
-    @cached_property
-    def _transposed(self) -> Any:
-        return self._products.T
-
-    def _apply(self, x: Array) -> Array:
-        return self._products @ x
-
-    def _apply_adjoint(self, y: Array) -> Array:
-        return self._transposed @ y
-
-    def abs_apply(self, x: Array) -> Array:
-        """Return |A| |x|."""
-        sizes = self.sizes
-        if sizes is None:
-            sizes = Matrix(self.backend, abs(self.array))._products
-        return sizes @ self.backend.xp.abs(x)
-
-    @cached_property
-    def sizes(self) -> Any:
-        """|A| for products with it, if it is small enough to be kept; otherwise None."""
-        array, (rows, columns) = self.array, self.shape
-        if is_dense(array):
-            return abs(array) if rows * columns <= MAX_KEPT_DENSE_SIZES else None
-        small = array.nnz < MAX_KEPT_SIZES
-        return Matrix(self.backend, magnitude(array))._products if small else None
-
-    def _adjoint(self) -> Operator:
-        return _Transposed(self)
-
-    def __neg__(self) -> Operator:
-        return Matrix(self.backend, negative(self.array))
-
-    def identity_minus(self, in_place: bool = False) -> Operator:
-        """Return I - J in the format of J, in place of a dense J if it is used no more."""
-        backend, n = self.backend, self.shape[0]
-        if is_dense(self.array):
-            if not backend.is_numpy:
-                return Matrix(backend, backend.eye(n, n) - self.array)
-            # A contiguous array, whose diagonal is a slice of its entries.
-            in_place = in_place and self.array.flags.forc
-            difference = host.negative(self.array, out=self.array if in_place else None)
-            difference.ravel("K")[:: n + 1] += 1.0
-            return Matrix(backend, difference)
-        if (difference := identity_minus(self.array)) is None:
-            eye = backend.sparse.identity(n, dtype=backend.dtype, format=self.array.format)
-            difference = eye - self.array
-        return Matrix(backend, difference)
-
-    def plus(self, other: Operator) -> Operator:
-        """Return the sum of two sparse, or of two dense matrices."""
-        if isinstance(other, Matrix) and is_dense(self.array) == is_dense(other.array):
-            return Matrix(self.backend, self.array + other.array)
-        return super().plus(other)
-
-    def times(self, factor: float) -> Operator:
-        """Return a multiple of the entries."""
-        return Matrix(self.backend, factor * self.array)
-
-    @property
-    def has_single_entries(self) -> bool:
-        """Whether the matrix is sparse."""
-        return not is_dense(self.array)
-
-    def plus_entries(self, rows: list[int], columns: list[int], values: list[float]) -> Operator:
-        """Return a sparse matrix with numbers added to some entries."""
-        backend, xp = self.backend, self.backend.xp
-        numbers = xp.asarray(values, dtype=backend.dtype, device=backend.device)
-        indices = tuple(xp.asarray(x, device=backend.device) for x in (rows, columns))
-        update = backend.sparse.csr_matrix((numbers, indices), shape=self.shape)
-        return Matrix(backend, (self.array + update).tocsr())
-
-
-class _Transposed(Adjoint):
-    """The adjoint of a `Matrix`, with known entries."""
-
-    @property
-    def array(self) -> Any:
-        return self.of.array.T
-
-    def abs_apply(self, x: Array) -> Array:
-        return self._sizes._apply(self.backend.xp.abs(x))
-
-    @cached_property
-    def _sizes(self) -> Matrix:
-        return Matrix(self.backend, magnitude(self.array))
-
-
-class Diagonal(SelfAdjoint):
-    """A diagonal matrix."""
-
-    def __init__(self, backend: Backend, diagonal: Array) -> None:
-        super().__init__(backend, (diagonal.shape[0], diagonal.shape[0]))
-        self.diagonal = diagonal
-
-    def _apply(self, x: Array) -> Array:
-        return scale_rows(self.diagonal, x)
 
 
 class Stacked(Operator):

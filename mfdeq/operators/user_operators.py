@@ -9,7 +9,8 @@ from ..arrays.library import library_of
 from ..arrays.sparse import to_canonical_format
 from ..errors import MfdeqError, ModelError
 from .dot_tests import check_adjoint, check_columns
-from .operator import Matrix, Operator, SelfAdjoint, columnwise
+from .matrix_operator import Matrix
+from .operator import Operator, SelfAdjoint, columnwise
 
 # Formats whose entries are one array; those of the others (dok, lil) are Python objects.
 ARRAY_FORMATS = ("csr", "csc", "coo", "bsr", "dia")

@@ -6,16 +6,8 @@ import functools
 from typing import Any
 
 from ..arrays.backend import host
-from ..operators.operator import (
-    Adjoint,
-    Diagonal,
-    IdentityMinus,
-    Operator,
-    Product,
-    Scaled,
-    Sum,
-    Zero,
-)
+from ..operators.matrix_operator import Diagonal
+from ..operators.operator import Adjoint, IdentityMinus, Operator, Product, Scaled, Sum, Zero
 from ..priors.precision import Precision
 from .mats import MatOperator, create_aij
 

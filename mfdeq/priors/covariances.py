@@ -13,7 +13,8 @@ from ..arrays.kernels import scale_rows
 from ..errors import ArgumentError, SingularStateError
 from ..linear import Direct, Factor
 from ..linear.direct.package import UnsuitableMatrixError
-from ..operators.operator import Diagonal, Operator, SelfAdjoint, columnwise
+from ..operators.matrix_operator import Diagonal
+from ..operators.operator import Operator, SelfAdjoint, columnwise
 from ..operators.user_operators import as_operator, as_symmetric
 
 # Allowed relative difference between x and solve(R x), and between x and G G' R x, for a random x.

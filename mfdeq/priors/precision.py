@@ -9,7 +9,8 @@ from ..arrays.collective import collective
 from ..errors import ArgumentError
 from ..locks import cached_property
 from ..operators.dot_tests import check_symmetric
-from ..operators.operator import Diagonal, Operator, SelfAdjoint
+from ..operators.matrix_operator import Diagonal
+from ..operators.operator import Operator, SelfAdjoint
 from ..operators.user_operators import as_symmetric, backend_of, check_home
 from .covariances import (
     Covariance,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ArgumentError
-from ..operators.operator import MAX_DENSE_ENTRIES
+from ..operators.library_operator import MAX_DENSE_ENTRIES
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs, pairs_from_vectors
 from .lanczos import select_wanted

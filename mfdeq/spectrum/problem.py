@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arrays.backend import Array
-from ..operators.operator import MAX_DENSE_ENTRIES, Operator
+from ..operators.library_operator import MAX_DENSE_ENTRIES
+from ..operators.operator import Operator
 from .checkpoint import EigenCheckpoint
 from .counted_operator import CountedOperator
 from .eigenpairs import Eigenpairs

@@ -23,7 +23,8 @@ from support.cupy_names import public_names
 
 from mfdeq.arrays import cuda
 from mfdeq.arrays.backend import Backend
-from mfdeq.operators.operator import Diagonal, IdentityMinus, Matrix, Product, Stacked, Sum, Zero
+from mfdeq.operators.matrix_operator import Diagonal, Matrix
+from mfdeq.operators.operator import IdentityMinus, Product, Stacked, Sum, Zero
 
 if os.environ.get("MFDEQ_CUPY") == "simulated":
     pytest.skip("cupy is simulated here", allow_module_level=True)

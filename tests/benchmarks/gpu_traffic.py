@@ -17,7 +17,7 @@ from mfdeq.arrays.sparse import stored_bytes
 from mfdeq.linear.krylov.factors import KrylovFactor
 from mfdeq.linear.krylov.gmres import _SeparateSpaces
 from mfdeq.linear.preconditioners.amg import _Cycle
-from mfdeq.operators.operator import Matrix
+from mfdeq.operators.matrix_operator import Matrix
 
 # Vectors that an iteration of conjugate gradients reads or writes outside of its two products: two
 # inner products, a step (four read, two written) and a new direction (two read, one written).

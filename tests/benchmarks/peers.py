@@ -117,10 +117,11 @@ def columnwise(function: Callable, b: np.ndarray) -> np.ndarray:
 
 
 def mfdeq_peers(system: System) -> list[Peer]:
-    import mfdeq
+    from mfdeq.arrays.backend import Backend
     from mfdeq.linear import AMG, ILU, Auto, Direct, Jacobi, Krylov, Neumann
     from mfdeq.linear.direct.cholmod import has_kvxopt
     from mfdeq.linear.direct.pardiso import has_pardiso
+    from mfdeq.operators.matrix_operator import Matrix
 
     solvers = {"auto": lambda: Auto(solves=100)}
     packages = {"multifrontal": "multifrontal", "SuperLU": "superlu"}
@@ -143,8 +144,7 @@ def mfdeq_peers(system: System) -> list[Peer]:
             solvers["CG + Jacobi"] = lambda: Krylov("cg", preconditioner=Jacobi())
 
     def matrix(system: System):
-        backend = mfdeq.operators.operator.Backend.of(np.zeros(1))
-        return mfdeq.operators.operator.Matrix(backend, system.A)
+        return Matrix(Backend.of(np.zeros(1)), system.A)
 
     found = [
         Peer("mfdeq", name, lambda system, make=make: Ours(make(), matrix(system)))

@@ -9,7 +9,8 @@ import mfdeq
 from mfdeq.equilibrium.equilibrium import Equilibrium
 from mfdeq.forward import ModelMethod
 from mfdeq.linear import ComposedFactor, PartCounts, Reused, set_up
-from mfdeq.operators.operator import Matrix, Operator
+from mfdeq.operators.matrix_operator import Matrix
+from mfdeq.operators.operator import Operator
 
 COUNT, SIZE = 3, 2
 THETA = np.array([0.3, -0.2, 0.5, 0.1])

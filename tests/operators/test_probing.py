@@ -9,8 +9,10 @@ from benchmarks.systems import convection
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import mfdeq
+from mfdeq.arrays.backend import Backend
 from mfdeq.linear.operands import operator_of
 from mfdeq.operators import probing
+from mfdeq.operators.operator import Operator
 from mfdeq.operators.probing import ColouredPattern, detect_pattern
 
 WINDY = convection(30, peclet=0.2).A
@@ -27,7 +29,7 @@ def counted(matrix):
 
     adjoint = matrix.T.__matmul__
     op = LinearOperator(matrix.shape, product, adjoint, product, float, adjoint)
-    backend = mfdeq.operators.operator.Backend.of(np.zeros(1))
+    backend = Backend.of(np.zeros(1))
     return mfdeq.operators.user_operators.as_operator(backend, op, matrix.shape, "A"), columns
 
 
@@ -97,11 +99,11 @@ def test_the_pattern_of_several_operators_is_their_union():
 def test_a_nan_in_a_product_counts_as_an_entry():
     other = sp.csr_matrix(np.eye(3, k=1))
 
-    class Undefined(mfdeq.operators.operator.Operator):
+    class Undefined(Operator):
         def _apply(self, x):
             return np.where(np.arange(3)[:, None] == 1, np.nan, other @ x)
 
-    undefined = Undefined(mfdeq.operators.operator.Backend.of(np.zeros(1)), (3, 3))
+    undefined = Undefined(Backend.of(np.zeros(1)), (3, 3))
     assert np.array_equal(detect_pattern(undefined).toarray(), [[0, 1, 0], [1, 1, 1], [0, 0, 0]])
 
 

@@ -9,7 +9,7 @@ from support.strict_library import strict_library
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.operators.operator import Matrix
+from mfdeq.operators.matrix_operator import Matrix
 
 RNG = np.random.default_rng(0)
 

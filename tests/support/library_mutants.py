@@ -15,7 +15,8 @@ from mfdeq.models.curvature import BlockCurvature, ProductCurvature, add_curvatu
 from mfdeq.models.losses import Loss
 from mfdeq.models.problem import CheckedLinearization
 from mfdeq.models.quadratic_losses import LeastSquares, QuadraticPrior
-from mfdeq.operators.operator import Adjoint, IdentityMinus, Matrix, Stacked
+from mfdeq.operators.matrix_operator import Matrix
+from mfdeq.operators.operator import Adjoint, IdentityMinus, Stacked
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from support.case_models import sparse_of
 
 from mfdeq.arrays.backend import Backend
-from mfdeq.operators.operator import Matrix
+from mfdeq.operators.matrix_operator import Matrix
 
 N = 80
 RNG = np.random.default_rng(0)

@@ -9,7 +9,8 @@ from typing import Any
 from ...arguments import fraction
 from ...arrays.backend import is_dense, is_sparse
 from ...errors import ArgumentError
-from ...operators.operator import Matrix, Operator
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator
 from ...report import LinearCounts
 from ..extreme_entries import ExtremeFactor, extreme_exponent
 from ..factor import Factor

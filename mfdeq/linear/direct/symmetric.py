@@ -11,7 +11,7 @@ from scipy import sparse
 from ...arrays.backend import Array, Backend, host
 from ...errors import SingularStateError
 from ...locks import lock_of
-from ...operators.operator import Matrix
+from ...operators.matrix_operator import Matrix
 from ..factor import Factor
 from ..multifrontal.multifrontal import Multifrontal
 from ..multifrontal.pivoting import PivotedFronts

@@ -10,7 +10,8 @@ from typing import Any
 from ...arrays.backend import Array, Backend
 from ...arrays.sparse import stored_bytes
 from ...errors import ArgumentError, SingularStateError
-from ...operators.operator import Matrix, Operator, Zero
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator, Zero
 from ..costs import BYTES_PER_ENTRY
 from ..factor import Factor
 from ..krylov.factors import matrix_for

@@ -11,7 +11,8 @@ from typing import Any
 from ...arrays.backend import Array, Backend, array_on_host, host, is_dense, is_sparse
 from ...arrays.sparse import to_canonical_format
 from ...errors import ArgumentError, short_repr
-from ...operators.operator import Matrix, Operator
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator
 
 Blocks = list[list[Operator | None]]  # of a matrix, row by row; None is a block without entries
 FORMS = "a size, a slice, an array of indices or a mask"

@@ -8,7 +8,8 @@ from ...arrays.backend import is_dense, is_sparse
 from ...arrays.kernels import scale_rows
 from ...arrays.sparse import to_canonical_format
 from ...errors import ArgumentError, short_repr
-from ...operators.operator import Matrix, Operator
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator
 from ...operators.user_operators import as_operator
 from ..operands import matrix_or_products
 from ..preconditioners.jacobi import inverse_diagonal

@@ -26,7 +26,8 @@ from ...arrays.seeding import seed_numpy
 from ...arrays.sparse import sparse_on_host, stored_bytes
 from ...errors import ArgumentError
 from ...operators.dot_tests import is_symmetric
-from ...operators.operator import Matrix, Operator
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator
 from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
 from ..scaling import Scaling

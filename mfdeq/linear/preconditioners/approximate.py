@@ -7,7 +7,8 @@ from typing import Any
 
 from ...arrays.backend import is_sparse
 from ...errors import ArgumentError, short_repr
-from ...operators.operator import Matrix, Operator
+from ...operators.matrix_operator import Matrix
+from ...operators.operator import Operator
 from ...operators.probing import ColouredPattern
 from ..operands import operator_of
 from ..protocols import Preconditioner, PreconditionerOperator, Solver

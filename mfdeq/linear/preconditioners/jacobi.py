@@ -7,7 +7,8 @@ from typing import Any
 
 from ...arrays.backend import Array, Backend, is_sparse
 from ...errors import ArgumentError
-from ...operators.operator import Diagonal, Operator
+from ...operators.matrix_operator import Diagonal
+from ...operators.operator import Operator
 from ..operands import matrix_of, operator_of
 from ..protocols import Preconditioner, PreconditionerOperator
 
