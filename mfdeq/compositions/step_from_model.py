@@ -7,8 +7,9 @@ from typing import Any
 from ..arrays.backend import Array, Backend
 from ..equilibrium.constrained_equilibrium import bind
 from ..errors import ArgumentError
+from ..models.checked_linearization import CheckedLinearization
 from ..models.model import FixedPointModel, Model, ResidualModel
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .step_model import StepCurvature, StepLinearization, StepModel
 

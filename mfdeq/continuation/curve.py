@@ -34,8 +34,9 @@ from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
 from ..linear import Reused
+from ..models.checked_linearization import CheckedLinearization
 from ..models.model import Model
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..models.vectors import flatten_params
 from ..report import LinearCounts, SolveReport
 from .inner_product import InnerProduct

@@ -17,7 +17,8 @@ from ..arrays.backend import Array, Backend, is_dense, is_sparse
 from ..linear.components import Components, components_of
 from ..linear.equilibration import equilibrate
 from ..linear.scaling import row_sizes
-from ..models.problem import CheckedLinearization, Problem
+from ..models.checked_linearization import CheckedLinearization
+from ..models.problem import Problem
 
 MAX_DENSE_SIZE = 200  # unknowns up to which A is assembled by products to find their units
 

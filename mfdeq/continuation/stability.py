@@ -34,7 +34,7 @@ from ..equilibrium.dynamics import dynamics_of
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..linear import Reused
 from ..linear.factor import Factor
-from ..models.problem import CheckedLinearization
+from ..models.checked_linearization import CheckedLinearization
 from ..operators.matrix_operator import Matrix
 from ..operators.operator import Operator
 from ..report import LinearCounts

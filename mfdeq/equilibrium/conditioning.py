@@ -20,7 +20,8 @@ from ..linear import Factor
 from ..linear.checked_solve import LOOSE_RTOL, MAX_ROUNDING_SHARE, leaves_equation
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
-from ..models.problem import CheckedLinearization, Problem
+from ..models.checked_linearization import CheckedLinearization
+from ..models.problem import Problem
 
 CONTRACTION_STEP = 1e-5  # relative to the state, at which R shows its curvature
 NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative

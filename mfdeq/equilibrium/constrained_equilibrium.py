@@ -9,10 +9,11 @@ from ..arrays.collective import collective
 from ..errors import ArgumentError, ConvergenceError
 from ..linear import Reused
 from ..locks import cached_property
+from ..models.checked_linearization import CheckedLinearization
 from ..models.constrained import ConstrainedModel
 from ..models.curvature import CurvatureOperator
 from ..models.elimination import Projection, StateBlock
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .equilibrium import Equilibrium

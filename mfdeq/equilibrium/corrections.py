@@ -10,9 +10,10 @@ from __future__ import annotations
 from ..arrays.backend import Array
 from ..linear import Factor
 from ..locks import cached_property
+from ..models.checked_linearization import CheckedLinearization
 from ..models.curvature import CurvatureOperator
 from ..models.model import Model
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .inverse import RefinedInverse
 

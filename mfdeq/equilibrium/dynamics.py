@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..arrays.backend import array_on_host, host, is_sparse
 from ..errors import ArgumentError
+from ..models.checked_linearization import CheckedLinearization
 from ..models.constrained_linearization import ConstrainedLinearization
-from ..models.problem import CheckedLinearization
 from ..operators.matrix_operator import Matrix
 from ..operators.operator import Operator, Product
 from .eliminations import rate_of

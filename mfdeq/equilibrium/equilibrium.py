@@ -8,9 +8,9 @@ from typing import Any
 from ..arrays.backend import Array, native
 from ..arrays.collective import collective
 from ..errors import ArgumentError, short_repr
+from ..models.checked_linearization import CheckedLinearization
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
-from ..models.problem import CheckedLinearization
 from .linearized_equilibrium import LinearizedEquilibrium
 from .reduced_curvature import ReducedCurvature
 from .reduced_hessian import ReducedHessian, SecondOrderSlice

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError, ModelError
+from ..models.checked_linearization import CheckedLinearization
 from ..models.elimination import Projection, StateBlock
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .eliminations import eliminate
 from .naming import describe_combinations

@@ -17,9 +17,10 @@ from ..arrays.memory import translate_memory_errors
 from ..forward.newton_loop import Iterate, chord_steps
 from ..linear import Factor, Reused
 from ..locks import Once, cached_property, lock_of, state_to_pickle
+from ..models.checked_linearization import CheckedLinearization
 from ..models.linearization import Linearization
 from ..models.losses import LossBase, check_loss
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator, Product, Stacked
 from ..report import SolveReport
 from .conditioning import SmallestSingular, smallest_singular

@@ -15,7 +15,8 @@ from ..arrays.backend import Array, array_on_host, host
 from ..errors import SingularStateError
 from ..linear import Factor
 from ..linear.scaling import Scaling
-from ..models.problem import CheckedLinearization, Problem
+from ..models.checked_linearization import CheckedLinearization
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .naming import describe_combinations, listed, names_of

@@ -17,9 +17,10 @@ from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import CHORD_RTOL
 from ..linear import Factor, Reused
 from ..linear.operands import have_equal_entries
+from ..models.checked_linearization import CheckedLinearization
 from ..models.constrained import ConstrainedModel
 from ..models.model import Model
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..report import SolveReport
 from .equilibrium import Equilibrium
 from .shared_factor import group_equal

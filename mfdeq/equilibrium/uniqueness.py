@@ -18,7 +18,8 @@ from ..linear import Auto, Direct, Factor, Reused
 from ..linear.checked_solve import LOOSE_RTOL
 from ..linear.rounding import MIN_DIGITS, rounding_digits
 from ..linear.scaling import Scaling
-from ..models.problem import CheckedLinearization, Problem
+from ..models.checked_linearization import CheckedLinearization
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .conditioning import SmallestSingular, digits_left, smallest_singular

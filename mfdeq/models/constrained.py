@@ -10,13 +10,14 @@ from ..arrays.backend import Array, Backend, array_on_host, host, is_sparse, nat
 from ..arrays.library import library_of
 from ..errors import ArgumentError, ModelError
 from ..locks import state_to_pickle
+from .checked_linearization import CheckedLinearization
 from .constrained_linearization import ConstrainedLinearization
 from .constraints import magnitudes
 from .elimination import Elimination, Projection
 from .linear_constraints import Constraints
 from .linearization import Linearization
 from .model import FixedPointModel, Model, ResidualModel
-from .problem import CheckedLinearization, Problem
+from .problem import Problem
 from .quadratic_losses import copy_of_numbers
 
 MIN_INDEPENDENCE = 1e-10  # least singular value of a basis of unit columns

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array, native
+from .checked_linearization import CheckedLinearization
 from .curvature import CurvatureOperator, add_curvatures, scale_curvature
 from .elimination import Projection
 from .linear_constraints import Constraints
 from .linearization import DeferredLinearization
-from .problem import CheckedLinearization
 
 
 class ConstrainedLinearization(DeferredLinearization):

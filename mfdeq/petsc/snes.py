@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array
-from ..models.problem import CheckedLinearization, Problem
+from ..models.checked_linearization import CheckedLinearization
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .arrays import DistributedArray
 from .cleanup import register_for_cleanup

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from ..arrays.backend import Array
 from ..errors import DerivativeError, is_evaluation_failure
+from ..models.checked_linearization import CheckedLinearization
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase
-from ..models.problem import CheckedLinearization, Problem
+from ..models.problem import Problem
 from ..operators.operator import Operator
 from .checks import TERM_ERROR_FACTOR, Checker, Error, Term, exact
 from .noise import Noise

@@ -11,9 +11,9 @@ from mfdeq.equilibrium.linearized_equilibrium import LinearizedEquilibrium
 from mfdeq.equilibrium.reduced_curvature import ReducedCurvature
 from mfdeq.equilibrium.reduced_hessian import ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
+from mfdeq.models.checked_linearization import CheckedLinearization
 from mfdeq.models.curvature import BlockCurvature, ProductCurvature, add_curvatures, scale_curvature
 from mfdeq.models.losses import Loss
-from mfdeq.models.problem import CheckedLinearization
 from mfdeq.models.quadratic_losses import LeastSquares, QuadraticPrior
 from mfdeq.operators.matrix_operator import Matrix
 from mfdeq.operators.operator import Adjoint, IdentityMinus, Stacked
@@ -92,14 +92,14 @@ linearize = CheckedLinearization.__init__
 
 
 @mutant(CheckedLinearization, "__init__", "stiff", "diffusion")
-def B_of_the_residual(self, problem, linearization):
-    linearize(self, problem, linearization)
+def B_of_the_residual(self, *arguments):
+    linearize(self, *arguments)
     self.B = -self.B
 
 
 @mutant(CheckedLinearization, "__init__", "smooth", "stiff")
-def J_in_place_of_A(self, problem, linearization):
-    linearize(self, problem, linearization)
+def J_in_place_of_A(self, *arguments):
+    linearize(self, *arguments)
     self.A = Matrix(self.backend, np.eye(self.state_size) - self.A.array)
 
 
