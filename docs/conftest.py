@@ -2,5 +2,5 @@
 
 from importlib.util import find_spec
 
-NEEDS = {"batches.rst": "jax", "peers.rst": "optimistix"}
+NEEDS = {"batches.rst": "jax", "coupling.rst": "openmdao", "peers.rst": "optimistix"}
 collect_ignore = [page for page, package in NEEDS.items() if not find_spec(package)]

@@ -109,10 +109,15 @@ _MODULES = {
     "ShiftedInverse": "equilibrium.lagrangian_system",
 }
 
+# Packages that are attributes without an import of their own.
+_PACKAGES = ("openmdao", "plot")
+
 __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module 'mfdeq' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
@@ -121,4 +126,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_MODULES, "__version__"])
+    return sorted([*_MODULES, *_PACKAGES, "__version__"])

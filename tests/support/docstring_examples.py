@@ -21,6 +21,7 @@ NEEDED = {
     "mfdeq/nodes/last_error.py": ["jax"],
     "mfdeq/nodes/program_hessian.py": ["torch"],
     **{f"mfdeq/nodes/{path.name}": ["torch"] for path in (ROOT / "mfdeq/nodes").glob("torch*.py")},
+    "mfdeq/openmdao": ["openmdao"],
     "mfdeq/petsc": ["petsc4py", "slepc4py", "mpi4py"],
     "mfdeq/plot": ["matplotlib"],
 }
