@@ -8,7 +8,7 @@ from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.conditioning import SmallestSingular, singular_state_error, smallest_singular
 from ..equilibrium.equilibrium import Equilibrium
-from ..equilibrium.linearized_equilibrium import reduced_gradient
+from ..equilibrium.gradients import reduced_gradient
 from ..equilibrium.uniqueness import Examined
 from ..errors import ConvergenceError, SingularStateError
 from ..linear.rounding import MIN_DIGITS, rounding_digits

@@ -11,12 +11,12 @@ from ..errors import ArgumentError, short_repr
 from ..models.checked_linearization import CheckedLinearization
 from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase, check_loss
-from .linearized_equilibrium import LinearizedEquilibrium
+from .gradients import EquilibriumWithGradients
 from .reduced_curvature import ReducedCurvature
 from .reduced_hessian import ReducedHessian, SecondOrderSlice
 
 
-class Equilibrium(LinearizedEquilibrium):
+class Equilibrium(EquilibriumWithGradients):
     """An equilibrium h* = f(h*, theta), with its derivatives as LinearOperators.
 
     `mfdeq.solve` and `mfdeq.equilibrium_at` return equilibria. All derivatives use one

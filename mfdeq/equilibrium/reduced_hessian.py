@@ -15,7 +15,7 @@ from ..locks import cached_property
 from ..models.curvature import CurvatureOperator, add_curvatures
 from ..models.losses import LossBase
 from ..operators.operator import Operator, columnwise
-from .linearized_equilibrium import LinearizedEquilibrium
+from .gradients import EquilibriumWithGradients
 from .reduced_curvature import ReducedCurvature
 
 
@@ -68,7 +68,7 @@ class ReducedHessian(ReducedCurvature):
     [-0.031 -0.005]
     """
 
-    def __init__(self, eq: LinearizedEquilibrium, loss: LossBase) -> None:
+    def __init__(self, eq: EquilibriumWithGradients, loss: LossBase) -> None:
         self.loss, self.adjoint_state = loss, eq.adjoint(loss)
         self._loss_curvature = loss.curvature_operator(eq.state, eq.params)
         super().__init__(
@@ -176,7 +176,7 @@ class SecondOrderSlice(Operator):
     v : (P,) array
     """
 
-    def __init__(self, eq: LinearizedEquilibrium, v: Array) -> None:
+    def __init__(self, eq: EquilibriumWithGradients, v: Array) -> None:
         super().__init__(eq, (eq.problem.state_size, eq.problem.param_size))
         self.eq, self.v = eq, v
 

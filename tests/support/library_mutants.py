@@ -7,7 +7,7 @@ import numpy as np
 
 from mfdeq.equilibrium import reduced_hessian as hessian
 from mfdeq.equilibrium.equilibrium import Equilibrium
-from mfdeq.equilibrium.linearized_equilibrium import LinearizedEquilibrium
+from mfdeq.equilibrium.gradients import EquilibriumWithGradients
 from mfdeq.equilibrium.reduced_curvature import ReducedCurvature
 from mfdeq.equilibrium.reduced_hessian import ReducedHessian, SecondOrderSlice
 from mfdeq.linear import Factor
@@ -237,25 +237,25 @@ def callable_read_dh_first(self, x):
 # The equilibrium
 
 
-adjoint, gradient = LinearizedEquilibrium.adjoint, LinearizedEquilibrium.gradient
+adjoint, gradient = EquilibriumWithGradients.adjoint, EquilibriumWithGradients.gradient
 
 
-@mutant(LinearizedEquilibrium, "adjoint", "smooth", "stiff")
+@mutant(EquilibriumWithGradients, "adjoint", "smooth", "stiff")
 def adjoint_state_sign(self, loss):
     return -adjoint(self, loss)
 
 
-@mutant(LinearizedEquilibrium, "adjoint", "smooth", "stiff")
+@mutant(EquilibriumWithGradients, "adjoint", "smooth", "stiff")
 def adjoint_state_not_solved_for(self, loss):
     return self.loss_gradients(loss)[1]
 
 
-@mutant(LinearizedEquilibrium, "gradient", "smooth", "square", "affine")
+@mutant(EquilibriumWithGradients, "gradient", "smooth", "square", "affine")
 def gradient_without_d_params(self, loss):
     return gradient(self, loss) - self.loss_gradients(loss)[0]
 
 
-@mutant(LinearizedEquilibrium, "gradient", "smooth", "stiff")
+@mutant(EquilibriumWithGradients, "gradient", "smooth", "stiff")
 def gradient_without_adjoint(self, loss):
     return self.loss_gradients(loss)[0]
 
