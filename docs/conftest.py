@@ -2,5 +2,9 @@
 
 from importlib.util import find_spec
 
-NEEDS = {"batches.rst": "jax", "coupling.rst": "openmdao", "peers.rst": "optimistix"}
-collect_ignore = [page for page, package in NEEDS.items() if not find_spec(package)]
+NEEDS = {
+    "batches.rst": ["jax"],
+    "coupling.rst": ["openmdao", "umbridge"],
+    "peers.rst": ["optimistix"],
+}
+collect_ignore = [page for page, packages in NEEDS.items() if not all(map(find_spec, packages))]

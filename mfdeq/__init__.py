@@ -110,7 +110,7 @@ _MODULES = {
 }
 
 # Packages that are attributes without an import of their own.
-_PACKAGES = ("openmdao", "plot")
+_PACKAGES = ("openmdao", "plot", "umbridge")
 
 __all__ = list(_MODULES)
 

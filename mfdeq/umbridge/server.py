@@ -1,0 +1,155 @@
+"""`mfdeq.umbridge.serve`: an HTTP server of models and functionals."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Mapping
+from http.server import HTTPServer
+from typing import Any, Self
+
+from ..errors import ArgumentError, short_repr
+from ..models.model import Model
+from ..optimization.functional import Functional
+from .handler import Handler
+from .served_model import ServedModel
+
+CALLER = "mfdeq.umbridge.serve"
+
+
+def serve(
+    served: Functional | Model | Mapping[str, Functional | Model],
+    *,
+    port: int = 4242,
+    host: str = "127.0.0.1",
+    **solve_options: Any,
+) -> Server:
+    """Serve functionals and models by the protocol of UM-Bridge, until the server is closed.
+
+    Parameters
+    ----------
+    served : ReducedFunctional, SumFunctional or model, or mapping of str to those
+        What to serve, by its name. A functional alone is named "functional", and a model alone
+        "state".
+    port : int, optional
+        The port; 0 for a free one.
+    host : str, optional
+        The address to listen at. By default only programs on this machine can connect. Whoever can
+        connect may evaluate what is served: there are no passwords.
+    **solve_options
+        Options of `mfdeq.solve` for models: method, solver, rtol, max_iterations, lower, upper.
+        A functional has its own.
+
+    Returns
+    -------
+    Server
+        It serves in the background, and keeps the program running until it is closed.
+
+    Raises
+    ------
+    ArgumentError
+        If something else than models and functionals is to be served, or an option is unknown.
+    OSError
+        If the port is taken.
+
+    Notes
+    -----
+    A functional maps theta, of size P, to one number L; a model maps it to h*, of size N. With
+    y = sens and v = vec, ``Evaluate`` returns L or h*, ``Gradient`` y g or Z'y, ``ApplyJacobian``
+    g'v or Z v, and ``ApplyHessian`` y H v, or the product of the Hessian of y'h* with v. All of
+    these are exact. Requests at the same theta share one equilibrium and one factor. One request is
+    served at a time; others wait.
+
+    Requests are JSON, of a length that follows from P and N; nothing in them is executed. Errors
+    have a type and a message: "ModelNotFound", "InvalidInput" or "InvalidOutput" as in other
+    servers of UM-Bridge, or the name of an error of mfdeq, such as "ConvergenceError".
+
+    References
+    ----------
+    L. Seelinger, V. Cheng-Seelinger, A. Davis, M. Parno and A. Reinarz, "UM-Bridge: Uncertainty
+    quantification and modeling bridge", Journal of Open Source Software 8 (2023), 4748.
+
+    Examples
+    --------
+    >>> import json
+    >>> import urllib.request
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
+    >>> loss = mfdeq.LeastSquares(np.array([0]), np.array([1.0]))
+    >>> F = mfdeq.ReducedFunctional(model, loss)
+    >>> with mfdeq.umbridge.serve(F, port=0) as server:
+    ...     body = json.dumps({"name": "functional", "input": [[0.0]]}).encode()
+    ...     with urllib.request.urlopen(f"{server.url}/Evaluate", body) as answer:
+    ...         print(answer.read().decode())
+    {"output": [[0.034...]]}
+    """
+    if isinstance(served, Functional):
+        served = {"functional": served}
+    elif isinstance(served, Model):
+        served = {"state": served}
+    if not isinstance(served, Mapping) or not served or not all(isinstance(x, str) for x in served):
+        raise ArgumentError(
+            f"served of {CALLER}: expected a functional, a model or a mapping of names to those, "
+            f"got {short_repr(served)}"
+        )
+    models = {
+        name: ServedModel(x, CALLER, {} if isinstance(x, Functional) else solve_options)
+        for name, x in served.items()
+    }
+    return Server((host, port), models)
+
+
+class Server(socketserver.ThreadingMixIn, HTTPServer):
+    """A server of models and functionals, which serves until it is closed; see `serve`.
+
+    Use it in a ``with`` statement, or call `close`.
+
+    Parameters
+    ----------
+    address : tuple of str and int
+        The host and the port.
+    models : dict of str to ServedModel
+
+    Attributes
+    ----------
+    url : str
+        What a client connects to.
+    """
+
+    daemon_threads = True  # those of requests
+
+    def __init__(self, address: tuple[str, int], models: dict[str, ServedModel]) -> None:
+        self.models = models
+        super().__init__(address, Handler)
+        self._thread = threading.Thread(target=self.serve_forever, name=CALLER, args=(0.05,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What a client connects to, "http://127.0.0.1:4242"."""
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
+
+    def wait(self) -> None:
+        """Serve until the program is interrupted, and close then."""
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop serving, and free the port. Later calls do nothing."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<mfdeq.umbridge.Server of {', '.join(self.models)} at {self.url}>"
