@@ -6,5 +6,6 @@ when a function is called. Requires ``pip install mfdeq[openmdao]``.
 """
 
 from .component import component
+from .from_problem import ProblemModel, from_problem
 
-__all__ = ["component"]
+__all__ = ["ProblemModel", "component", "from_problem"]

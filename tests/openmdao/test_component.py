@@ -19,13 +19,6 @@ INPUTS = {"a": 2, "b": {"shape": (3, 1), "units": "m"}}
 OUTPUTS = {"x": {"shape": (2,), "ref": 100.0, "res_ref": 7.0}, "y": 1}
 
 
-@pytest.fixture(autouse=True)
-def _in_a_scratch_folder(monkeypatch, tmp_path):
-    """OpenMDAO writes a folder of outputs beside each program."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENMDAO_REPORTS", "false")
-
-
 def residual(h, theta):
     return np.stack(
         [
