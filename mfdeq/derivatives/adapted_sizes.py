@@ -6,10 +6,9 @@ zero, or a voltage in exp(V / 0.025). Steps relative to such sizes are tried alo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array
+from .differences import Differences
+from .shifted_function import Direction
 
 UNKNOWN_SIZE_STEP = 1e-3  # by which variables of unknown size are changed in a test
 LARGE_CHANGE = 0.1  # relative change of f at which a step is too long
@@ -20,63 +19,26 @@ MAX_SHORTENINGS = 3
 MIN_FACTOR = 1e-3
 TRUNCATION_FACTOR = 10.0  # truncation error in units of the noise, above which steps are shortened
 
-Direction = tuple[Array, Array]
 
-
-class Derivatives(Protocol):
-    """What is used of `DirectionalDerivatives`."""
-
-    backend: Backend
-    x: Direction
-    sizes: Direction
-    known: Direction
-    step: float
-
-    @property
-    def value(self) -> Array:
-        """The value of f."""
-
-    @property
-    def noise(self) -> Array:
-        """The noise of f."""
-
-    @property
-    def terms(self) -> Array:
-        """The sizes of the terms of the equations."""
-
-    def by_difference(self, a: Direction, step: float) -> Array | None:
-        """Return a difference along a."""
-
-
-def adapt_sizes(d: Derivatives, trial: Callable[[Direction], Array | None]) -> Direction:
+def adapt_sizes(d: Differences) -> None:
     """Shorten the sizes of variables so that steps relative to them are not too long.
 
     Parameters
     ----------
-    d : DirectionalDerivatives
+    d : Differences
         Its sizes are changed.
-    trial : callable
-        ``trial(a)`` returns the value of f at the point shifted by a, or None.
-
-    Returns
-    -------
-    pair of (P,) and (N,) arrays
-        The sizes.
     """
     terms = d.backend.xp.maximum(d.noise / d.backend.eps, d.terms)
     for part, known in enumerate(d.known):
         if not bool(d.backend.xp.all(known)):
-            _shorten_unknown_sizes(d, part, trial, terms)
+            _shorten_unknown_sizes(d, part, terms)
     theta, h = d.known
     for group in ((theta, h), (~theta, h & ~h), (theta & ~theta, ~h)):
         if any(bool(d.backend.xp.any(part)) for part in group):
             _shorten_where_f_bends(d, group, terms)
-    return d.sizes
 
 
-def _shorten_unknown_sizes(
-    d: Derivatives, part: int, trial: Callable[[Direction], Array | None], terms: Array
-) -> None:
+def _shorten_unknown_sizes(d: Differences, part: int, terms: Array) -> None:
     """Shorten the sizes of variables that are zero until a step changes f by little."""
     backend, xp, known = d.backend, d.backend.xp, d.known[part]
     direction: list[Array] = [0.0 * x for x in d.x]
@@ -86,7 +48,7 @@ def _shorten_unknown_sizes(
     if not bool(xp.any(comparable)):
         return
     for _ in range(MAX_SHORTER_SIZES):
-        value, factor = trial((direction[0], direction[1])), SHORTER_SIZE
+        value, factor = d.trial((direction[0], direction[1])), SHORTER_SIZE
         if value is not None:
             change = xp.where(comparable, abs(value - d.value), 0.0 * terms)
             relative = float(xp.max(change / xp.where(comparable, terms, 1.0 + terms)))
@@ -97,7 +59,7 @@ def _shorten_unknown_sizes(
         _scale(d, part, ~known, factor)
 
 
-def _shorten_where_f_bends(d: Derivatives, group: Direction, terms: Array) -> None:
+def _shorten_where_f_bends(d: Differences, group: Direction, terms: Array) -> None:
     """Shorten the sizes of a group of variables until truncation errors are about the noise.
 
     Differences with one and with two steps show the truncation error of each entry.
@@ -124,7 +86,7 @@ def _shorten_where_f_bends(d: Derivatives, group: Direction, terms: Array) -> No
             _scale(d, part, group[part], factor)
 
 
-def _scale(d: Derivatives, part: int, which: Array, factor: float) -> None:
+def _scale(d: Differences, part: int, which: Array, factor: float) -> None:
     sizes = list(d.sizes)
     sizes[part] = d.backend.xp.where(which, factor * sizes[part], sizes[part])
     d.sizes = (sizes[0], sizes[1])

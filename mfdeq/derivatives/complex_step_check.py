@@ -8,11 +8,13 @@ noise and the truncation error of that difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..errors import ModelError
 from ..locks import ignore_warnings
+from .differences import Differences
+from .shifted_function import Direction
 
 RTOL_ROUNDINGS = 10.0  # relative tolerance of most entries, in square roots of the rounding unit
 FEW_ENTRIES = 0.01  # share of entries that may differ more, if by less than the next constant
@@ -23,31 +25,6 @@ MAX_INFORMATIVE_ERROR = 0.1  # relative error above which a difference tells not
 NO_COMPLEX_ARRAY = (
     "it returns no complex array (a buffer np.zeros(n, np.result_type(h, theta)) would hold one)"
 )
-
-
-class Derivatives(Protocol):
-    """What the check uses of `DirectionalDerivatives`."""
-
-    backend: Backend
-    x: tuple[Array, Array]
-    sizes: tuple[Array, Array]
-    known: tuple[Array, Array]
-    step: float
-    size: int
-
-    @property
-    def value(self) -> Array:
-        """The value of f."""
-
-    @property
-    def noise(self) -> Array:
-        """The noise of f."""
-
-    def by_complex_step(self, a: tuple[Array, Array]) -> Array:
-        """Return the complex step along a."""
-
-    def by_difference(self, a: tuple[Array, Array], step: float) -> Array | None:
-        """Return a difference along a."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +50,7 @@ NOT_ANALYTIC = ComplexStepVerdict(
 )
 
 
-def judge_complex_step(d: Derivatives) -> ComplexStepVerdict:
+def judge_complex_step(d: Differences) -> ComplexStepVerdict:
     """Compare the complex step with differences along a random direction.
 
     The sizes of variables that are zero are changed to what their effect on f suggests.
@@ -94,7 +71,7 @@ def judge_complex_step(d: Derivatives) -> ComplexStepVerdict:
     return _compare_within_errors(d, direction, derivative)
 
 
-def _along_random_direction(d: Derivatives) -> tuple[tuple[Array, Array], Array]:
+def _along_random_direction(d: Differences) -> tuple[Direction, Array]:
     """Return a random direction and the complex step along it.
 
     Entries of variables of unknown size are scaled so that they change no entry of f by more than
@@ -139,7 +116,7 @@ def _agrees(backend: Backend, derivative: Array, difference: Array) -> bool:
 
 
 def _compare_within_errors(
-    d: Derivatives, direction: tuple[Array, Array], derivative: Array
+    d: Differences, direction: Direction, derivative: Array
 ) -> ComplexStepVerdict:
     """Compare every entry with the difference whose error, as estimated, is smallest."""
     backend, xp = d.backend, d.backend.xp

@@ -14,9 +14,10 @@ from ..arrays.backend import Array, array_on_host, host
 from ..locks import cached_property
 from ..operators.operator import Operator
 from ..operators.probing import ColouredPattern
-from .directional_derivatives import Direction, DirectionalDerivatives
+from .directional_derivatives import DirectionalDerivatives
 from .jacobian_columns import dense_columns
 from .longer_steps import MAX_STEP, Differences, relative_error, with_longer_steps
+from .shifted_function import Direction
 
 COMPLEX_STEP_ROUNDINGS = 2.0  # noise of a difference of complex steps, in roundings of the row
 # Relative noise above which longer steps are tried, in square roots of the noise of f: of
