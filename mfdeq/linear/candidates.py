@@ -29,7 +29,8 @@ from .direct.fill import estimate_fill
 from .direct.registry import PACKAGES, package_costs
 from .factor import Factor
 from .krylov.krylov import Krylov
-from .preconditioners.amg import AMG, air_complexity
+from .preconditioners.amg import AMG
+from .preconditioners.hierarchies import air_complexity
 from .preconditioners.ilu import ILU
 from .preconditioners.jacobi import Jacobi
 from .protocols import Solver

@@ -16,7 +16,7 @@ from unittest import mock
 from mfdeq.arrays.sparse import stored_bytes
 from mfdeq.linear.krylov.factors import KrylovFactor
 from mfdeq.linear.krylov.gmres import _SeparateSpaces
-from mfdeq.linear.preconditioners.amg import _Cycle
+from mfdeq.linear.preconditioners.amg_cycle import AMGCycle
 from mfdeq.operators.matrix_operator import Matrix
 
 # Vectors that an iteration of conjugate gradients reads or writes outside of its two products: two
@@ -71,8 +71,8 @@ def _combined(space, out) -> int:
 COUNTED = (
     (Matrix, "_apply", _product),
     (Matrix, "_apply_adjoint", _product),
-    (_Cycle, "_apply", _cycle),
-    (_Cycle, "_apply_adjoint", _cycle),
+    (AMGCycle, "_apply", _cycle),
+    (AMGCycle, "_apply_adjoint", _cycle),
     (KrylovFactor, "_record", _cg),
     (_SeparateSpaces, "_extend", _gmres),
     (_SeparateSpaces, "correction", _combined),

@@ -28,7 +28,7 @@ from mfdeq.linear.candidates import Candidate
 from mfdeq.linear.choice import Choice
 from mfdeq.linear.direct import cholmod, fill, multifrontal, pardiso, registry
 from mfdeq.linear.operands import operator_of
-from mfdeq.linear.preconditioners import amg
+from mfdeq.linear.preconditioners import amg_cycle, hierarchies
 from mfdeq.report import LinearCounts
 
 
@@ -428,7 +428,7 @@ def test_levels_that_would_fill_up_are_not_made(monkeypatch):
     """One coarse level of AMG("air") shows that the others would have many more entries than A."""
     system = convection_in_volume(24)
     made = []
-    monkeypatch.setattr(amg, "_hierarchy", lambda *_: made.append(1))
+    monkeypatch.setattr(amg_cycle, "levels_of", lambda *_: made.append(1))
     trial = candidates._Trial(mfdeq.Krylov("gmres", preconditioner=mfdeq.AMG("air")), 0.0, 0.0)
     monkeypatch.setattr(candidates, "MAX_AIR_COMPLEXITY", 8.0)
     found = trial.examine(operator_of(system.A), 10, math.inf)
@@ -438,9 +438,9 @@ def test_levels_that_would_fill_up_are_not_made(monkeypatch):
 
 def test_the_complexity_of_levels_is_predicted_from_the_first():
     A = convection(64).A
-    levels = pyamg.air_solver(sp.csr_matrix(A), max_coarse=amg.MAX_COARSE).levels
+    levels = pyamg.air_solver(sp.csr_matrix(A), max_coarse=hierarchies.MAX_COARSE).levels
     actual = sum(level.A.nnz for level in levels) / A.nnz
-    assert actual / 2 < amg.air_complexity(operator_of(A)) < 2 * actual
+    assert actual / 2 < hierarchies.air_complexity(operator_of(A)) < 2 * actual
 
 
 def test_forgetting_returns_to_the_first_solver():

@@ -14,7 +14,7 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.linear.krylov.krylov import BLOCK_METHODS, METHODS, SYMMETRIC_METHODS
-from mfdeq.linear.preconditioners import amg
+from mfdeq.linear.preconditioners import hierarchies
 
 
 def inverse_of_lower_part(A, xp):
@@ -72,7 +72,8 @@ def combinations():
 @pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(("name", "method", "preconditioner"), list(combinations()))
 def test_krylov_solves_with_every_preconditioner(name, method, preconditioner, xp, monkeypatch):
-    monkeypatch.setattr(amg, "MAX_COARSE", 50)  # several levels, of these small matrices too
+    # Several levels, of these small matrices too.
+    monkeypatch.setattr(hierarchies, "MAX_COARSE", 50)
     entry = PRECONDITIONERS[preconditioner]
     M, matrix = entry if name == "own" else (entry, MATRICES[name])
     A = operator(matrix, xp=xp)
@@ -130,7 +131,7 @@ BLOCKS = [
 @pytest.mark.parametrize(**LIBRARIES)
 @pytest.mark.parametrize(("name", "solver"), BLOCKS, ids=str)
 def test_recycling_and_shared_spaces_solve_for_blocks(name, solver, xp, monkeypatch):
-    monkeypatch.setattr(amg, "MAX_COARSE", 50)
+    monkeypatch.setattr(hierarchies, "MAX_COARSE", 50)
     check_solves(solver.setup(operator(MATRICES[name], xp=xp)), MATRICES[name].toarray())
 
 

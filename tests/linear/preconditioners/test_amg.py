@@ -15,7 +15,7 @@ from support.sparse_graphs import seven_point
 
 import mfdeq
 from mfdeq.arrays import jit
-from mfdeq.linear.preconditioners import amg as module
+from mfdeq.linear.preconditioners import coarsest_level
 from mfdeq.linear.preconditioners.unsmoothed import Unsmoothed
 
 BEND = np.stack([np.ones(2025), np.linspace(-1, 1, 2025)], axis=1)
@@ -86,7 +86,7 @@ def test_levels_are_float32_where_a_is_symmetric():
 def test_a_large_coarsest_level_is_factorized(wind, levels, xp, monkeypatch):
     A = diffusion(30, wind)
     dense = cycle(A, levels, xp)
-    monkeypatch.setattr(module, "MAX_DENSE_COARSE", 10)
+    monkeypatch.setattr(coarsest_level, "MAX_DENSE_COARSE", 10)
     factorized = cycle(A, levels, xp)
     assert not isinstance(factorized.coarse, xp.ndarray)
     X = xp.asarray(np.random.default_rng(0).standard_normal((900, 3)))
