@@ -16,8 +16,9 @@ from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase
 from ..models.problem import Problem
 from ..operators.operator import Operator
-from .checks import TERM_ERROR_FACTOR, Checker, Error, Term, exact
+from .checker import TERM_ERROR_FACTOR, Checker, Error, exact
 from .noise import Noise
+from .taylor_checks import Term
 
 ROUNDING_FACTOR = 10.0  # rounding errors of values and derivatives, in units of eps
 MAX_SIZE_RATIO = 1e4  # largest change of an entry, relative to the entry
@@ -178,9 +179,9 @@ class DerivativeChecker(Checker):
                 both = (zero_theta, direction) if op is lin.A else (direction, zero_h)
                 # Estimate the rounding of R from the derivative and, since that may be wrong,
                 # also from the value of R at the largest step.
-                terms = op.abs_apply(xp.abs(x) + self.steps[0] * xp.abs(direction))
+                terms = op.abs_apply(xp.abs(x) + self.taylor.steps[0] * xp.abs(direction))
                 rounding = self.rows + terms + (xp.abs(h) if self.problem.is_map else 0.0)
-                farthest = residual(*(self.steps[0] * part for part in both))
+                farthest = residual(*(self.taylor.steps[0] * part for part in both))
                 if farthest is not None:
                     rounding = rounding + xp.abs(farthest)
                 term = Term(
@@ -191,7 +192,7 @@ class DerivativeChecker(Checker):
                     scale=norm(rounding / self.rows),
                     error=lin.linearization.accuracy[0] * op.abs_apply(direction),
                 )
-                checks += self._check_taylor(residual, *both, [term])
+                checks += self.taylor.check(residual, *both, [term])
             self._add_worst(checks)
 
     def _check_second_derivatives(self, lin: CheckedLinearization, h: Array) -> None:
@@ -248,7 +249,7 @@ class DerivativeChecker(Checker):
                     entries=slice(P + N, None),
                 )
                 terms.append(term)
-            self.checks += self._check_taylor(gradient, dtheta, dh, terms)
+            self.checks += self.taylor.check(gradient, dtheta, dh, terms)
         if given.second is not None:
             self._check_second(lin, K, w, a)
 
@@ -341,7 +342,7 @@ class DerivativeChecker(Checker):
                     scale=scale,
                     error=accuracy[0] * float(xp.vecdot(abs(slope), abs(direction))) * ones,
                 )
-                checks += self._check_taylor(value, *both, [term])
+                checks += self.taylor.check(value, *both, [term])
             self._add_worst(checks)
         K = loss.curvature_operator(h, self.theta)
         self._check_block_symmetry("loss curvature", K)
@@ -361,7 +362,7 @@ class DerivativeChecker(Checker):
             names = [f"loss curvature.{block}" for block in blocks]
             along = self._stack(dtheta, dh)
             terms = self._curvature_terms(names, K, along, by_part, units, noise, accuracy[1])
-            self.checks += self._check_taylor(gradient, dtheta, dh, terms)
+            self.checks += self.taylor.check(gradient, dtheta, dh, terms)
 
     def _at_trial(self, evaluate: Callable[[], T]) -> T | None:
         """Evaluate a user's function, or return None where it has no value."""

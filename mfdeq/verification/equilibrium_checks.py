@@ -20,7 +20,7 @@ from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .changes import Changes
-from .checks import SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
+from .checker import SOLVE_ERROR_FACTOR, TERM_ERROR_FACTOR
 from .derivative_checks import ROUNDING_FACTOR, DerivativeChecker
 from .taylor_remainders import (
     FAIL,
@@ -29,6 +29,7 @@ from .taylor_remainders import (
     NOT_SMOOTH,
     NOT_SMOOTH_NEARBY,
     finer_steps,
+    halves_of_sides,
     judge_one_sided,
     judge_remainders,
     two_sided_errors,
@@ -241,20 +242,20 @@ class EquilibriumChecker(DerivativeChecker):
                     for step, found in zip(steps, noises(name, ahead), strict=True)
                 ],
                 self._size(name, base[name]),
-                self.agreement_needed,
+                self.taylor.agreement_needed,
             )
 
         def judge(name: str) -> tuple[str, float, float, str]:
-            return judge_remainders(2, *sizes(name), self.negligible)
+            return judge_remainders(2, *sizes(name), self.taylor.negligible)
 
         def failed() -> list[str]:
             return [name for name, judgement in judgements.items() if judgement[0] == FAIL]
 
-        evaluate(ahead, self.steps)
+        evaluate(ahead, self.taylor.steps)
         judgements = {name: judge(name) for name in terms}
         if failed():
             # The equilibrium may curve on a smaller scale than the direction.
-            evaluate(ahead, finer_steps(self.steps))
+            evaluate(ahead, finer_steps(self.taylor.steps))
             judgements |= {name: judge(name) for name in failed()}
         if failed():
             # It may have a kink, nearby or here.
@@ -283,16 +284,12 @@ class EquilibriumChecker(DerivativeChecker):
             for side, sign in ((ahead, 1.0), (behind, -1.0))
         )
         steps = [step for step in ahead.steps if step in left] or ahead.steps
-        pairs = [(right[t], -left.get(t, -right[t])) for t in steps]
         asarray = self.backend.asarray
-        found = two_sided_errors(
-            self.backend,
-            steps,
-            [asarray([self._size(name, (a + b) / 2)]) for a, b in pairs],
-            [asarray([self._size(name, (a - b) / 2)]) for a, b in pairs],
-            asarray([noise]),
-            asarray([error]),
+        odd, even = (
+            [asarray([self._size(name, half)]) for half in halves]
+            for halves in halves_of_sides(steps, right, left)
         )
+        found = two_sided_errors(self.backend, steps, odd, even, asarray([noise]), asarray([error]))
         return bool(self.backend.xp.any(found > 0))
 
     def _solve_error(self, eq: Equilibrium) -> float:
@@ -304,15 +301,11 @@ class EquilibriumChecker(DerivativeChecker):
         norm, approximate = self.backend.norm, eq.factor.approximate
         A, (_, d_h) = eq.linearized.A, eq.loss_gradients(self.loss)
         Zv, adjoint = eq.sensitivity._apply(self.v), eq.adjoint(self.loss)
+        residual = eq.forcing._apply(self.v) - A._apply(Zv)
+        of_adjoint = d_h - A._apply_adjoint(adjoint)
         pairs = (
-            (
-                approximate(eq.forcing._apply(self.v) - A._apply(Zv)) / self.size_h,
-                Zv / self.size_h,
-            ),
-            (
-                approximate(d_h - A._apply_adjoint(adjoint), adjoint=True) * self.rows,
-                adjoint * self.rows,
-            ),
+            (approximate(residual) / self.size_h, Zv / self.size_h),
+            (approximate(of_adjoint, adjoint=True) * self.rows, adjoint * self.rows),
         )
         errors = [norm(change) / (norm(value) or 1.0) for change, value in pairs]
         return min(eq.report.linear.worst_residual, SOLVE_ERROR_FACTOR * max(errors))

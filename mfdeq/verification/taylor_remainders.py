@@ -7,7 +7,7 @@ step itself. Below the noise of the values they cannot be distinguished.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..arrays.backend import Array, Backend
 
@@ -224,6 +224,25 @@ def constant_rates(
         constant_rate = xp.where(falls, xp.zeros_like(constant_rate), constant_rate)
         constant_rate = xp.where(visible & constant, size, constant_rate)
     return constant_rate
+
+
+def halves_of_sides(
+    steps: Sequence[float], right: Mapping[float, Array], left: Mapping[float, Array]
+) -> tuple[list[Array], list[Array]]:
+    """Return the halves of the difference and of the sum of the remainders to the two sides.
+
+    At a step where only one side has a value, the other one is taken to agree with it.
+
+    Parameters
+    ----------
+    steps : sequence of float
+    right, left : mappings of float to (n,) arrays
+        The remainders at the steps of each side.
+    """
+    pairs = [
+        (right[t] if t in right else -left[t], left[t] if t in left else -right[t]) for t in steps
+    ]
+    return [(a - b) / 2 for a, b in pairs], [(a + b) / 2 for a, b in pairs]
 
 
 def two_sided_errors(
