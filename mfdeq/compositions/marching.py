@@ -14,7 +14,7 @@ from ..arrays.backend import Array
 from ..equilibrium.solve import solve
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..forward import ConvergenceMonitor, ModelMethod
-from ..forward.criteria import FLOOR_ROUNDINGS
+from ..forward.sizes import FLOOR_ROUNDINGS
 from ..linear import Reused, Solver
 from ..models.linearization import Linearization
 from ..models.model import ResidualModel

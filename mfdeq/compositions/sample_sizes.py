@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..arrays.noise import noise_deviation
-from ..forward.criteria import FALL_RATIO, FLOOR_ROUNDINGS, MAX_NOISE_FACTOR, MIN_FALLS
+from ..forward.sizes import FALL_RATIO, FLOOR_ROUNDINGS, MAX_NOISE_FACTOR, MIN_FALLS
 from .sample_steps import SampleEvaluations
 
 NOISE_STEP, NOISE_POINTS, NOISE_DEGREE = 1e-7, 7, 3  # relative step, and the line, of a measurement

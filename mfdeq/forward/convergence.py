@@ -29,7 +29,6 @@ MAX_CHORD_STEPS = 4  # at the end of an iteration
 MAX_CHORD_CONTRACTION = 0.3  # a chord step that reduces the residual less is the last
 CHORD_START = 1e3  # chord steps begin when the worst residual is below this multiple of rtol ...
 MAX_CHORD_START = 1e-6  # ... but not above this
-SINGULAR_ROUNDINGS = 100.0  # |A x| beside |A| |x|, in rounding units, where x is a null vector
 RETRY_DECREASE = 0.1  # of the worst residual, after which unsuccessful chord steps are tried again
 
 
@@ -189,13 +188,6 @@ class ConvergenceMonitor(Criteria):
             self._chord_steps(h, residual, fresh=False)
         return self.done
 
-    def _is_singular(self) -> bool:
-        """Return whether the solution for random sides is a null vector of A to rounding."""
-        assert self.A is not None
-        b = self.backend.random(self.A.shape[0], seed=41)
-        terms = self.A.abs_apply(self._correction(b))
-        return self.backend.all(self.xp.abs(b) <= SINGULAR_ROUNDINGS * self.backend.eps * terms)
-
     # States that another iteration found.
 
     def accepts(self, h: Array, residual: Array) -> bool:
@@ -233,7 +225,7 @@ class ConvergenceMonitor(Criteria):
             self._finish_at_zero(h)
         elif satisfied:
             correction, settled, by_rounding = self._unknowns(h, residual, step, at_floor)
-            limited = by_rounding or correction > self.rtol or not self._within_rtol(h, residual)
+            limited = by_rounding or not self._reaches_rtol(h, residual, correction)
             if settled and not (limited and correction > 0.1**MIN_DIGITS):
                 self.finish(h, worst, correction, "rounding" if limited else "rtol")
         return self.done
@@ -265,8 +257,7 @@ class ConvergenceMonitor(Criteria):
                 _, satisfied, at_floor = self._equations(h, residual, final=True)
                 correction, settled, by_rounding = self._unknowns(h, residual, step, at_floor)
                 if satisfied and settled:
-                    limited = by_rounding or correction > self.rtol
-                    limited = limited or not self._within_rtol(h, residual)
+                    limited = by_rounding or not self._reaches_rtol(h, residual, correction)
                     if limited and correction > 0.1**MIN_DIGITS:
                         if self._is_singular():
                             raise SingularStateError("A is singular to working precision")

@@ -13,9 +13,9 @@ from ..models.problem import Problem
 from ..operators.operator import Operator
 from .advice import advise_where_undefined
 from .convergence import ConvergenceMonitor
-from .criteria import Level
 from .newton_loop import Iterate, newton_loop
 from .protocol import ForwardMethod
+from .sizes import Level
 
 MIN_FORCING = 1e-3  # least relative residual of one linear solve
 MAX_FORCING = 0.1  # largest relative residual of a linear solve; that of the first step

@@ -16,7 +16,7 @@ from typing import Any
 import scipy.linalg.lapack
 
 from ..arrays.backend import Array, host
-from ..forward.criteria import DEFAULT_RTOL_FLOAT64, FLOOR_ROUNDINGS, STEP_ROUNDINGS
+from ..forward.sizes import DEFAULT_RTOL_FLOAT64, FLOOR_ROUNDINGS, STEP_ROUNDINGS
 from ..report import SolveReport
 
 MAX_DENSE_SIZE = 256  # unknowns

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays.optional_packages import import_optional
-from ..forward.criteria import DEFAULT_RTOL_FLOAT64, FLOOR_ROUNDINGS, STEP_ROUNDINGS
+from ..forward.sizes import DEFAULT_RTOL_FLOAT64, FLOOR_ROUNDINGS, STEP_ROUNDINGS
 
 torch: Any = import_optional("torch", "torch")
 
