@@ -15,7 +15,7 @@ METRIC_RTOL = 1e-4  # relative difference up to which products with M are taken 
 class LanczosBasis:
     """The orthonormal vectors V, followed by those of the next block Q, and their duals.
 
-    `Lanczos` sets the attributes, of which it has the description.
+    `LanczosProcess` sets the attributes, of which it has the description.
     """
 
     backend: Backend
