@@ -135,9 +135,9 @@ class BatchedEquilibrium(Equilibrium):
         """Compute the gradient and its error; see `Equilibrium.gradient_with_error`."""
         return super().gradient_with_error(self.restricted(loss), rtol=rtol)
 
-    def hessian(self, loss: LossBase) -> ReducedHessian:
-        """Return the Hessian of a loss; see `Equilibrium.hessian`."""
-        return super().hessian(self.restricted(loss))
+    def unevaluated_hessian(self, loss: LossBase) -> ReducedHessian:
+        """Return the Hessian of a loss without its curvatures; see `Equilibrium.hessian`."""
+        return super().unevaluated_hessian(self.restricted(loss))
 
     def knows_adjoint(self, loss: LossBase) -> bool:
         """Return whether the adjoint of a loss has been computed."""

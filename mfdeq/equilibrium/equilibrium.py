@@ -112,11 +112,15 @@ class Equilibrium(EquilibriumWithGradients):
         >>> print((H.gauss_newton @ np.ones(2)).round(2))
         [0.06 0.01]
         """
-        check_loss(loss, self.problem.model)
-        H = ReducedHessian(self, loss)
+        H = self.unevaluated_hessian(loss)
         if self.linearized.has_curvature:
             H.evaluate_curvature()  # what is wrong with it is reported here
         return H
+
+    def unevaluated_hessian(self, loss: LossBase) -> ReducedHessian:
+        """Return the Hessian without its curvatures, which `gauss_newton` does not need."""
+        check_loss(loss, self.problem.model)
+        return ReducedHessian(self, loss)
 
     @collective
     def curvature(self, w: Array) -> CurvatureOperator:

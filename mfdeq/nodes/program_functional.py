@@ -117,7 +117,7 @@ class ProgramFunctional(Functional):
         """Return theta as a point without a state."""
         return ProgramPoint(self._backend.copied(theta), self._backend.zeros(0))
 
-    def hessian_at(self, eq: ProgramPoint) -> ProgramHessianAt:
+    def hessian_at(self, eq: ProgramPoint, evaluate: bool = True) -> ProgramHessianAt:
         """Return the Hessian at a point."""
         return self.hessian(eq.params)
 

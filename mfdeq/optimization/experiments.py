@@ -224,17 +224,21 @@ class Experiments:
         return total
 
     def hessian(
-        self, eq: SumEquilibrium, weights: Sequence[float], prior: Operator | None
+        self,
+        eq: SumEquilibrium,
+        weights: Sequence[float],
+        prior: Operator | None,
+        evaluate: bool,
     ) -> SumHessian:
         """Return the weighted sum of the Hessians of all experiments, and of a prior's."""
         self._solve_adjoints(eq)
-        hessians = self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i]))
+        hessians = self._each(lambda i: self.functionals[i].hessian_at(eq.parts[i], evaluate))
         parts = list(zip(weights, hessians, strict=True))
 
-        def evaluate() -> None:
+        def evaluate_all() -> None:
             self._each(lambda i: hessians[i].evaluate_curvature())
 
-        return SumHessian(eq.backend, parts, prior, self._map, evaluate)
+        return SumHessian(eq.backend, parts, prior, self._map, evaluate_all)
 
     @property
     def _distinct(self) -> list[Any]:

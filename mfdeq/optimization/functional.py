@@ -58,8 +58,12 @@ class Functional:
         """Return the equilibrium at theta, with its state and parameters."""
         raise NotImplementedError
 
-    def hessian_at(self, eq: Any) -> Any:
-        """Return the Hessian at an equilibrium of `equilibrium`."""
+    def hessian_at(self, eq: Any, evaluate: bool = True) -> Any:
+        """Return the Hessian at an equilibrium of `equilibrium`.
+
+        Without `evaluate` its curvatures are evaluated at the first product, and not at all if only
+        its Gauss-Newton part is multiplied with.
+        """
         raise NotImplementedError
 
     def value_at(self, eq: Any) -> float:

@@ -298,9 +298,9 @@ class ReducedFunctional(Summable):
                 self._hessian = self.hessian_at(eq)
             return self._hessian
 
-    def hessian_at(self, eq: Equilibrium) -> ReducedHessian:
-        """Return the Hessian of the loss at an equilibrium."""
-        return eq.hessian(self.loss)
+    def hessian_at(self, eq: Equilibrium, evaluate: bool = True) -> ReducedHessian:
+        """Return the Hessian of the loss at an equilibrium, with or without its curvatures."""
+        return eq.hessian(self.loss) if evaluate else eq.unevaluated_hessian(self.loss)
 
     @property
     def name(self) -> str:

@@ -274,9 +274,16 @@ class RemoteExperiments:
         return parts
 
     def hessian(
-        self, eq: RemoteEquilibrium, weights: Sequence[float], prior: Operator | None
+        self,
+        eq: RemoteEquilibrium,
+        weights: Sequence[float],
+        prior: Operator | None,
+        evaluate: bool,
     ) -> RemoteHessian:
-        """Return the weighted sum of the Hessians of all experiments, and of a prior's."""
+        """Return the weighted sum of the Hessians of all experiments, and of a prior's.
+
+        The workers evaluate the curvatures at the first product, whatever `evaluate` is.
+        """
         return RemoteHessian(eq.backend, self, eq.params, list(weights), prior, "hessian")
 
     def forget(self, start: Array) -> None:

@@ -307,13 +307,13 @@ class SumFunctional(Summable):
                 self._hessian = eq, self.hessian_at(eq)
             return self._hessian[1]
 
-    def hessian_at(self, eq: SumEquilibrium) -> SumHessian:
-        """Return the Hessian at an equilibrium of `equilibrium`."""
+    def hessian_at(self, eq: SumEquilibrium, evaluate: bool = True) -> SumHessian:
+        """Return the Hessian at an equilibrium of `equilibrium`, with or without curvatures."""
         prior = None
         if self._prior is not None:
             one = eq.backend.zeros(1)  # a state, on which the prior does not depend
             prior = self._prior.curvature_operator(one, eq.params).params_params
-        return self.experiments.hessian(eq, self.weights, prior)
+        return self.experiments.hessian(eq, self.weights, prior, evaluate)
 
     def value_at(self, eq: SumEquilibrium) -> float:
         """Return the value at an equilibrium of `equilibrium`."""

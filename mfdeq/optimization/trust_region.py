@@ -78,7 +78,7 @@ class TrustRegion(Method):
         xp = backend.xp
         if at.radius is not None and at.radius <= MIN_RADIUS * self.largest_radius:
             return None
-        H = objective.functional.hessian(theta) if self.H is None else self.H
+        H = self._hessian(theta) if self.H is None else self.H
         progress = at.gradient_norm / setting.scale if setting.scale > 0.0 else 1.0
         active = bounds.active_set(theta, g, progress)
         forcing = forcing_term(at.forcing, at.gradient_norm, at.previous_norm, setting.target)
@@ -139,7 +139,7 @@ class TrustRegion(Method):
             if trial_g is None:
                 trial_g, failure = objective.gradient(trial), objective.failure
             if trial_g is not None:
-                self.H, failure = objective.hessian(trial), objective.failure
+                self.H, failure = objective.attempt(self._hessian, trial), objective.failure
                 if self.H is not None:
                     radius = self._next_radius(ratio, path)
                     size = setting.gradient_norm(trial, trial_g)
@@ -155,6 +155,13 @@ class TrustRegion(Method):
         same = replace(at, forcing=forcing, radius=radius, gauss_newton=gauss_newton)
         how = f"rejected: {failure or how}"
         return same, Step(value, at.gradient_norm, 0.0, path.products, how)
+
+    def _hessian(self, theta: Array) -> Any:
+        """Return the Hessian, for the Gauss-Newton method without curvatures of the model."""
+        F = self.setting.objective.functional
+        if self.gauss_newton:
+            return F.hessian_at(F.equilibrium(theta), evaluate=False)
+        return F.hessian(theta)
 
     def _next_radius(self, ratio: float, path: CGStep) -> float:
         """Return the next radius, by the ratio of actual to predicted decrease of the loss."""

@@ -137,7 +137,7 @@ def _hessian(F: Any, theta: Any, part: str) -> Any:
     held = vars(F).setdefault("_hessians_held", OrderedDict())
     key = Backend.of(theta).library.fingerprint(theta), tuple(F.weights)
     if key not in held:
-        held[key] = F.hessian(theta)
+        held[key] = F.hessian_at(F.equilibrium(theta), evaluate=False)
         while len(held) > MAX_HESSIANS:
             held.popitem(last=False)
     return held[key] if part == "hessian" else getattr(held[key], part)

@@ -82,6 +82,33 @@ def test_gauss_newton_needs_no_curvature_of_the_model():
             mfdeq.minimize(only_first, case.params, method)
 
 
+class CountingCurvatures(FirstDerivatives):
+    """A map that counts how often its curvature is evaluated."""
+
+    evaluated = 0
+
+    def linearize(self, h, theta):
+        given = self.model.linearize(h, theta)
+
+        def curvature(lam):
+            self.evaluated += 1
+            return given.curvature(lam)
+
+        return mfdeq.Linearization(given.d_state, given.d_params, curvature)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_gauss_newton_evaluates_no_curvature_of_the_model(count):
+    case = build("smooth")
+    model = CountingCurvatures(case.model)
+    F = mfdeq.ReducedFunctional(model, case.loss, case.h0)
+    F = F if count == 1 else F + 0.5 * F
+    assert mfdeq.minimize(F, case.params, "gauss-newton", gtol=1e-8).converged
+    assert model.evaluated == 0
+    F.hessian(case.params)  # reports what is wrong with it at once
+    assert model.evaluated > 0
+
+
 def test_newton_refuses_derivatives_that_are_not_matrices():
     F, case = functional("bratu_field")
     with pytest.raises(mfdeq.ArgumentError, match="not a sparse matrix"):
