@@ -7,6 +7,7 @@ that has answered already returns at once, so that the task goes to another.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pickle
@@ -100,11 +101,14 @@ def portable_error(error: Exception) -> Exception:
     """Return an error that can be sent to another process, without attributes that cannot be."""
     if _travels(error):
         return error
-    reduced = copy.copy(error)
-    for name, value in vars(error).items():
-        if not _travels(value):
-            setattr(reduced, name, None)
-    return reduced if _travels(reduced) else RuntimeError(f"{type(error).__name__}: {error}")
+    with contextlib.suppress(Exception):  # copies fail where the class takes other arguments
+        reduced = copy.copy(error)
+        for name, value in vars(error).items():
+            if not _travels(value):
+                setattr(reduced, name, None)
+        if _travels(reduced):
+            return reduced
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _travels(x: Any) -> bool:
@@ -143,6 +147,12 @@ def _hessian(F: Any, theta: Any, part: str) -> Any:
     return held[key] if part == "hessian" else getattr(held[key], part)
 
 
+def _values(F: Any, theta: Any) -> list[Any]:
+    """Return the values of the experiments, errors in place of those without one."""
+    values = F.experiments.evaluated(theta)
+    return [portable_error(x) if isinstance(x, Exception) else x for x in values]
+
+
 def _product(F: Any, theta: Any, part: str, x: Any) -> Any:
     return _hessian(F, theta, part)._apply(x)
 
@@ -161,7 +171,7 @@ def _tolerance(F: Any, theta: Any) -> tuple[bool, float]:
 
 
 REQUESTS: dict[str, Callable[..., Any]] = {
-    "values": lambda F, theta: F.experiments.evaluated(theta),
+    "values": _values,
     "gradient": lambda F, theta: F.evaluate_gradient(theta),
     "partial gradient": lambda F, theta: F.partial_gradient(F.equilibrium(theta)),
     "gradient at": lambda F, theta, state: F.gradient_at(theta, state),

@@ -373,8 +373,6 @@ class GroupExperiments(RemoteExperiments):
         """Return a result as every rank can have it."""
         if isinstance(x, list | tuple):
             return type(x)(self._whole(part, ordered) for part in x)
-        if isinstance(x, Exception):
-            return portable_error(x)
         if not isinstance(x, DistributedArray):
             return x
         found = x.gathered()

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from support.cases import close
-from support.experiments import P, Rootless, matrices, source
+from support.experiments import Lookup, P, Rootless, matrices, source
 
 import mfdeq
 
@@ -136,6 +136,14 @@ def test_an_executor_that_was_shut_down_loses_nothing():
         F.value(theta + 0.1)
     with pytest.warns(mfdeq.WorkerWarning, match="shutdown"):
         close(F.values(theta), values, 1e-10)
+
+
+def test_an_error_that_cannot_be_pickled_is_raised_with_its_message(processes):
+    good = source(matrices(6, 1), 1, np.zeros(P)).functional
+    bad = mfdeq.ReducedFunctional(Lookup(), mfdeq.LeastSquares([0], [0.0]))
+    F = mfdeq.SumFunctional([good, bad], executor=processes)
+    with pytest.raises(RuntimeError, match="TableError: steam has no entry 3"):
+        F.value(np.zeros(P))
 
 
 def test_what_cannot_be_sent_is_named(processes):

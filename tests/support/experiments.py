@@ -66,6 +66,20 @@ class Rootless(mfdeq.ResidualModel):
         return np.full(1, 0.7)
 
 
+class TableError(Exception):
+    """An error whose copies and pickles fail, since its constructor takes two arguments."""
+
+    def __init__(self, table, entry):
+        super().__init__(f"{table} has no entry {entry}")
+
+
+class Lookup(Rootless):
+    """A model that cannot be evaluated anywhere."""
+
+    def residual(self, h, theta):
+        raise TableError("steam", 3)
+
+
 def sparse(xp, A):
     if xp is np:
         return sp.csr_matrix(A)
