@@ -87,7 +87,12 @@ def _read_array(file: Any, size: int) -> Any:
         at += count
     if at < nbytes or file.read(1):  # reading to the end makes archives compare their checksum
         raise DamagedFileError(f"expected {nbytes} bytes of entries, got {at}")
-    return data.view(dtype).reshape(shape, order=order)
+    try:
+        return data.view(dtype).reshape(shape, order=order)
+    except Exception as error:  # of entries without bytes, or of too many or too long axes
+        raise DamagedFileError(
+            f"expected an array that numpy can hold, got shape {shape} of {dtype}: {error}"
+        ) from error
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], Any, Any, int]:

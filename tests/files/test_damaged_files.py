@@ -180,6 +180,20 @@ def test_an_array_takes_no_more_memory_than_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("descr", "shape", "size"),
+    [("'<U0'", "(3,)", 0), ("'|V0'", "(3,)", 0), ("('<f8', (2,))", "(3,)", 48),
+     ("'<f8'", "(0, 99999999999999999999)", 0), ("'<f8'", f"({'1, ' * 70})", 8)],
+    ids=["text", "bytes", "subarrays", "a long axis", "many axes"],
+)  # fmt: skip
+def test_a_header_of_an_array_that_numpy_cannot_hold_is_refused(descr, shape, size, tmp_path):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode()
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    (tmp_path / "a.npy").write_bytes(start + header + bytes(size))
+    with pytest.raises(DamagedFileError):
+        read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
     "array",
     [np.ones((2, 3)), np.asfortranarray(np.ones((2, 3))), np.array(2j), np.zeros((0, 4)),
      np.array(["a", "bc"]), np.ones(2, dtype=[("x", "f4"), ("y", "i8")])],
