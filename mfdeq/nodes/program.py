@@ -23,7 +23,7 @@ def program_of(loss: Callable[..., Any], params: Any) -> Program:
         first = next(iter(first.values())) if isinstance(first, dict) else first[0]
     package = type(first).__module__.partition(".")[0]
     if package == "torch":
-        return TorchProgram(loss, params)
+        return TorchProgram(loss, [params] if params is first else params)
     return JaxProgram(loss, params)
 
 

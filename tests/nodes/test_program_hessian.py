@@ -116,6 +116,15 @@ def test_products_of_a_jax_program_are_those_of_the_unrolled_iteration():
     close(H.value(), expected.value(), 1e-9)
 
 
+def test_the_parameters_may_be_one_tensor_or_a_dict_of_them():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    p = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    for params in (p, {"p": p}, iter([p])):
+        H = mfdeq.hessian_of(lambda: (p**3).sum(), params)
+        close(H @ np.eye(3), np.diag([6.0, 12.0, 18.0]), 1e-14)
+        close(H.flat_params(), np.array([1.0, 2.0, 3.0]), 1e-14)
+
+
 def test_bad_arguments_are_refused():
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     weight = torch.ones(2, requires_grad=True)
