@@ -11,9 +11,10 @@ from ..arguments import count
 from ..arrays.backend import Array, host
 from ..compositions.step_from_model import StepFromModel
 from ..compositions.step_model import StepLinearization, StepModel
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..models.model import Model
 from .function import from_function
+from .steps import StepRule
 
 
 def step_from_function(
@@ -80,17 +81,9 @@ def step_from_function(
             f"f of mfdeq.step_from_function: expected a function, got {type(f).__name__}"
         )
     if isinstance(sparsity, (list, tuple)):
-        if len(sparsity) != 3:
-            raise ArgumentError(
-                "sparsity of mfdeq.step_from_function: expected three patterns, of the derivatives "
-                f"with respect to h, previous and theta, got {len(sparsity)}"
-            )
-        of_state, *rest = sparsity
-        sparsity = of_state, scipy.sparse.hstack(rest, format="csr")
+        sparsity = _joined_patterns(sparsity, n, P)
     if scale is not None:
-        sizes = zip((n, P), scale, strict=True)
-        of_previous, of_theta = (host.broadcast_to(x, (size,)) for size, x in sizes)
-        scale = scale[0], host.concatenate([of_previous, of_theta])
+        scale = _joined_sizes(scale, n, P)
 
     def residual(h: Array, given: Array, k: Any) -> Array:
         return f(h, given[:n], given[n:], int(k))
@@ -100,6 +93,35 @@ def step_from_function(
         residual, n, n + P, "residual", sparsity=sparsity, scale=scale, args=0, **options
     )
     return StepFromFunction(model)
+
+
+def _joined_patterns(patterns: Any, n: int, P: int) -> tuple[Any, Any]:
+    """Return the patterns with respect to h, and to previous and theta as one matrix."""
+    shapes = [tuple(getattr(pattern, "shape", ())) for pattern in patterns]
+    if shapes != [(n, n), (n, n), (n, P)]:
+        raise ArgumentError(
+            "sparsity of mfdeq.step_from_function: expected three patterns, of the derivatives "
+            f"with respect to h, previous and theta, of shapes {(n, n)}, {(n, n)} and {(n, P)}, "
+            f"got {len(shapes)} of shapes {', '.join(map(str, shapes))}"
+        )
+    of_state, *rest = patterns
+    blocks = [scipy.sparse.csr_matrix(pattern) for pattern in rest]
+    return of_state, scipy.sparse.hstack(blocks, format="csr")
+
+
+def _joined_sizes(scale: Any, n: int, P: int) -> tuple[Any, Any]:
+    """Return the sizes of h, and those of previous and theta as one array."""
+    StepRule(scale=scale)  # raises an error unless it is a pair
+    parts = []
+    for name, x, size in (("states", scale[0], n), ("parameters", scale[1], P)):
+        part = host.asarray(x)
+        if part.dtype.kind not in "iuf" or part.shape not in ((), (size,)):
+            raise ArgumentError(
+                f"scale of the {name} of mfdeq.step_from_function: expected a number or an array "
+                f"of shape ({size},), got {short_repr(x)}"
+            )
+        parts.append(host.broadcast_to(part, (size,)))
+    return scale[0], host.concatenate(parts)
 
 
 class StepFromFunction(StepFromModel):

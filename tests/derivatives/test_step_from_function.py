@@ -27,10 +27,11 @@ def not_analytic(h, previous, theta, k):
     [
         (step, {}, 1e-8),
         (step, {"sparsity": DENSE}, 1e-8),
+        (step, {"sparsity": tuple(pattern.toarray() for pattern in DENSE)}, 1e-8),
         (step, {"sparsity": "detect", "scale": (1.0, np.ones(PARAMS))}, 1e-8),
         (not_analytic, {}, 1e-5),
     ],
-    ids=["complex step", "patterns", "scale", "differences"],
+    ids=["complex step", "patterns", "dense patterns", "scale", "differences"],
 )
 def test_all_derivatives_match_those_by_hand(f, options, rtol):
     made = mfdeq.step_from_function(f, SIZE, PARAMS, **options)
@@ -56,6 +57,10 @@ def test_verification_passes():
     [
         ({"f": 3}, "expected a function"),
         ({"sparsity": DENSE[:2]}, "three patterns"),
+        ({"sparsity": (DENSE[0], DENSE[2], DENSE[2])}, "three patterns.*of shapes"),
+        ({"scale": 2.0}, "expected a pair"),
+        ({"scale": (1.0, np.ones(SIZE))}, rf"scale of the parameters.*\({PARAMS},\)"),
+        ({"scale": (1.0, None)}, "scale of the parameters.*expected a number"),
         ({"args": 1}, "args of mfdeq.step_from_function"),
         ({"batched": True}, "batched of mfdeq.step_from_function"),
         ({"state_size": 0}, "state_size"),
