@@ -182,20 +182,22 @@ def models(problem: Network) -> dict[str, mfdeq.FixedPointModel]:
     return found
 
 
-def calls(function: Callable[[], Any]) -> int:
-    """Return the number of Python and built-in functions that are called."""
+def calls(function: Callable[[], Any], folder: str = "") -> int:
+    """Return the number of Python and built-in functions that are called by files of a folder."""
     count = 0
 
     def profile(frame, event, _):
         nonlocal count
-        count += event in ("call", "c_call")
+        if event in ("call", "c_call"):
+            caller = frame if event == "c_call" else frame.f_back
+            count += caller.f_code.co_filename.startswith(folder)
 
     sys.setprofile(profile)
     try:
         function()
     finally:
         sys.setprofile(None)
-    return count - 1  # sys.setprofile itself
+    return count - (not folder)  # sys.setprofile itself
 
 
 def least_times(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """The overhead of a small problem, in calls and evaluations rather than in time.
 
-A solve, a gradient and one Hessian product of ten unknowns, with all default checks, take about
-2,700 calls by hand, 4,500 from JAX and 7,800 from a plain function.
+In a solve, a gradient and one Hessian product of ten unknowns, with all default checks, mfdeq makes
+about 2,620 calls by hand, 4,120 from JAX and 6,480 from a plain function. Those that numpy and JAX
+make themselves change with their versions.
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,21 +15,19 @@ from benchmarks.small import Network, by_mfdeq, by_scipy, calls, models
 import mfdeq
 
 N = 10
-MAX_CALLS = {"hand": 2_900, "JAX": 5_200, "plain": 8_200}
+MAX_CALLS = {"hand": 2_700, "JAX": 4_250, "plain": 6_650}
 
 
 @pytest.mark.parametrize("source", MAX_CALLS)
 def test_a_small_problem_takes_few_calls(source):
     if source == "JAX" and find_spec("jax") is None:
         pytest.skip("needs jax")
-    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-        pytest.skip("numpy 1 makes more calls of its own: the bounds are those of numpy 2")
     problem = Network(N)
     run = by_mfdeq(problem, models(problem)[source])
     for found, expected in zip(run(), by_scipy(problem)(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
     run()  # what is looked up once has been
-    assert calls(run) <= MAX_CALLS[source]
+    assert calls(run, str(Path(mfdeq.__file__).parent)) <= MAX_CALLS[source]
 
 
 def test_the_map_is_evaluated_once_for_each_state():
