@@ -92,6 +92,7 @@ def sample_shape(module: Any, x: Any, dtype: Any) -> tuple[int, ...]:
             except (RuntimeError, ValueError, IndexError) as error:
                 failures.append((*_failed_part(module, h, x.detach()), error))
                 continue
+            _check_tensor(value)
             if tuple(value.shape[1:]) == candidate:
                 return candidate
             text = f"the module returns shape {tuple(value.shape)} for a state {tuple(h.shape)}"
@@ -107,12 +108,20 @@ def sample_shape(module: Any, x: Any, dtype: Any) -> tuple[int, ...]:
 def check_call(module: Any, h: Any, x: Any) -> None:
     """Raise `ModelError` if the module cannot be called with states and samples of these shapes."""
     try:
-        module(h, x)
+        value = module(h, x)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ModelError(
             f"module of {NAME}: expected it to accept a state of shape {tuple(h.shape)} and x of "
             f"shape {tuple(x.shape)}, but {_failed_part(module, h, x)[1]}"
         ) from error
+    _check_tensor(value)
+
+
+def _check_tensor(value: Any) -> None:
+    if not torch.is_tensor(value):
+        raise ModelError(
+            f"module of {NAME}: expected it to return a tensor, got a {type(value).__name__}"
+        )
 
 
 def _failed_part(module: Any, h: Any, x: Any) -> tuple[int, str]:
@@ -141,7 +150,7 @@ def _failed_part(module: Any, h: Any, x: Any) -> tuple[int, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    part, inputs = begun[-1]
+    part, inputs = begun[-1] if begun else (module, (h, x))  # it may fail at random
     shapes = " and ".join(str(tuple(t.shape)) for t in inputs if torch.is_tensor(t))
     kind = repr(part) if not list(part.children()) else type(part).__name__
     what = "the module" if part is module else f"its part {names[part]} = {kind}"

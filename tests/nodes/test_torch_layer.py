@@ -444,6 +444,16 @@ def test_wrong_inputs_are_refused_in_words():
         layer(x)
 
 
+@pytest.mark.parametrize("state_shape", [None, (X,)])
+def test_a_module_that_returns_no_tensor_is_refused(state_shape):
+    class Pair(torch.nn.Module):
+        def forward(self, h, x):
+            return h, x
+
+    with pytest.raises(mfdeq.ModelError, match="expected it to return a tensor, got a tuple"):
+        mfdeq.torch_layer(Pair(), state_shape=state_shape)(inputs())
+
+
 def test_tokens_are_samples_of_integers():
     class Tokens(torch.nn.Module):
         def __init__(self):
