@@ -153,7 +153,8 @@ def read_state(path: Any, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     path = _fspath(path)
     with explain_read_errors(path):
         arrays = read_npz(path)
-        header, found = (arrays.pop(name).tobytes() for name in (HEADER, CONTENTS_DIGEST))
+        header = arrays.pop(HEADER).tobytes()
+        found = arrays.pop(CONTENTS_DIGEST).tobytes() if CONTENTS_DIGEST in arrays else b""
         return decode(path, header, arrays, found.decode(), kinds)
 
 

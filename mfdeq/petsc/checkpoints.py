@@ -56,7 +56,7 @@ class Hdf5Store:
             arrays = {
                 name: self._array(viewer, name, **how) for name, how in header["arrays"].items()
             }
-            head, contents = header["head"].encode(), header["digest"]
+            head, contents = header["head"].encode(), header.get("digest", "")
             return checkpoints.decode(path, head, arrays, contents, (kind,))
 
     def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:

@@ -111,9 +111,12 @@ def held(path):
         return dict(members)
 
 
-def change_format(path, data):
-    head = {**json.loads(bytes(held(path)["mfdeq"])), "format": 99, "version": "9.9"}
-    stored(path, **{**held(path), "mfdeq": np.frombuffer(json.dumps(head).encode(), "uint8")})
+def change_format(path, data, version=99):
+    members = held(path)
+    head = {**json.loads(bytes(members.pop("mfdeq"))), "format": version, "version": "9.9"}
+    if version < 4:
+        del members["mfdeq.digest"]  # which format 4 has introduced
+    stored(path, **members, mfdeq=np.frombuffer(json.dumps(head).encode(), "uint8"))
 
 
 NPY = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }"
@@ -127,6 +130,10 @@ DAMAGED = {
     "without a head": (lambda path, data: stored(path, x=np.ones(3)), "not a checkpoint of mfdeq"),
     "lacking": (lambda path, data: stored(path, mfdeq=held(path)["mfdeq"]), "damaged"),
     "another format": (change_format, "expected format 4.*got format 99, written by mfdeq 9.9"),
+    "an earlier format": (
+        functools.partial(change_format, version=3),
+        "expected format 4.*got format 3, written by mfdeq 9.9",
+    ),
     "a directory": (lambda path, data: (path.unlink(), path.mkdir()), "cannot be read"),
 }
 
