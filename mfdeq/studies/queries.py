@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ArgumentError, StudyError
+from ..errors import ArgumentError, StudyError, short_repr
 from .cases import check_name
 from .records import Record, Session, Status, Values
 from .schema import COLUMNS, row_digest
 from .store import Store
 
 NAMES = tuple(COLUMNS.split(", "))
+# Of a session, what reports show.
+SHOWN, SHOWN_OF_MACHINE = ("python", "commit"), ("host", "cpus", "platform")
 
 
 def read_records(store: Store) -> list[Record]:
@@ -111,9 +113,10 @@ def _read_sessions(store: Store) -> list[tuple[int, Session]]:
 def _provenance(text: str) -> dict[str, Any]:
     """Return the provenance in JSON, with at least what reports show."""
     found = json.loads(text)
-    shown = [found["python"], found["commit"], *found["packages"].items()]
-    shown += [found["machine"][name] for name in ("host", "cpus", "platform")]
-    assert shown
+    parts = (found, SHOWN), (found["packages"], ()), (found["machine"], SHOWN_OF_MACHINE)
+    for part, names in parts:
+        if not isinstance(part, dict) or not part.keys() >= set(names):
+            raise ValueError(f"expected {', '.join(names) or 'versions'}, got {short_repr(part)}")
     return found
 
 
