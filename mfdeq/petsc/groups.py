@@ -187,7 +187,7 @@ class Groups:
     def _leads(self) -> bool:
         return self._own.Get_rank() == 0
 
-    def check_alike(self, name: str, x: Any) -> None:
+    def check_equal(self, name: str, x: Any) -> None:
         """Raise an `ArgumentError` on all ranks unless they all hold the same."""
         digest = hashlib.blake2b(pickle.dumps((name, x)), digest_size=16).digest()
         if len({*self._all.allgather(digest)}) > 1:
@@ -318,7 +318,7 @@ class GroupExperiments(RemoteExperiments):
 
     def ask(self, name: str, theta: Array, weights: Sequence[float], *arguments: Any) -> list[Any]:
         """Ask all groups for the same, and return their results, which may be exceptions."""
-        self.groups.check_alike(name, (theta, list(weights), arguments))
+        self.groups.check_equal(name, (theta, list(weights), arguments))
         own = [x[self.groups.index] if isinstance(x, list) else x for x in arguments]
         first, last = self.bounds[self.groups.index]
         try:

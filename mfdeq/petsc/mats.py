@@ -176,7 +176,9 @@ class MatOperator(Operator):
         from petsc4py import PETSc
         from scipy import sparse
 
-        starts, columns, values = self.mat.convert("aij", PETSc.Mat()).getValuesCSR()
+        entries = self.mat.convert("aij", PETSc.Mat())
+        starts, columns, values = entries.getValuesCSR()
+        entries.destroy()
         local = sparse.csr_matrix((values, columns, starts), shape=(starts.size - 1, self.shape[1]))
         return sparse.vstack(self.backend.device.allgather(local), format="csr")
 
