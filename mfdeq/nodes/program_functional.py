@@ -51,7 +51,8 @@ class ProgramHessianAt(SelfAdjoint):
 class ProgramFunctional(Functional):
     """The loss of a program as a function of its parameters, for `mfdeq.minimize`.
 
-    The parameters of the program are the same after each call as before.
+    The parameters of the program are the same after each call as before. During a call they are
+    others, so that a functional may not be used by several threads at once.
 
     Parameters
     ----------
