@@ -37,7 +37,7 @@ def describe_combinations(name: Callable[[int], str], basis: Any) -> list[str]:
     """
     texts = []
     for column in basis.T:
-        members = [int(i) for i in host.flatnonzero(column)]
+        members = host.flatnonzero(column).tolist()
         names = names_of(name, members)
         if (column[members] == 1.0).all():
             texts.append(f"{names} {'is' if len(members) == 1 else 'sum to'} zero")

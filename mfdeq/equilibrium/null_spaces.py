@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import scipy.linalg
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import sparse_on_host
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Direct
+from ..linear.components import components_of
 from ..linear.null_space import are_null
 from ..linear.scaling import Scaling
 from ..operators.matrix_operator import Matrix
@@ -166,7 +165,7 @@ def _constants(A: Operator, expected: int) -> NullSpaces | None:
     without_diagonal = host.zeros(n, dtype=bool)
     if A.array is not None:  # otherwise the entries are those of another library
         matrix = sparse_on_host(A.array)
-        row_labels, column_labels = _components(abs(matrix))
+        row_labels, column_labels = _components(matrix)
         without_diagonal = matrix.diagonal() == 0.0
     labels = host.unique(row_labels)
     if labels.size > MAX_COMPONENTS:
@@ -185,11 +184,7 @@ def _constants(A: Operator, expected: int) -> NullSpaces | None:
     if len(found) != expected:
         return None
     rights = [constant(column_labels == label, False) for label in found]
-    scaling = scaling_of(A)
-    rows, columns = (
-        host.ones(n) if x is None else array_on_host(x).astype("float64")
-        for x in (scaling.rows, scaling.columns)
-    )
+    rows, columns = _inverse_roots_of_sums(A), _inverse_roots_of_sums(transposed)
     left = host.stack(list(found.values()), axis=1)
     known = all(members is not None for members in rights)
     right = host.stack(rights, axis=1) if known else host.zeros((n, 0))
@@ -234,12 +229,21 @@ def _by_block_iteration(A: Operator, scaling: Scaling, k: int) -> tuple[Any, Any
     return left[:, order], right[:, order], sigma[order], norm
 
 
-def _components(pattern: Any) -> tuple[Any, Any]:
+def _components(matrix: Any) -> tuple[Any, Any]:
     """Return the number of the connected component of each row and of each column."""
-    n = pattern.shape[0]
-    graph = sparse.bmat([[None, pattern], [pattern.T, None]], format="csr")
-    _, labels = csgraph.connected_components(graph, directed=False)
-    return labels[:n], labels[n:]
+    found = components_of(matrix)
+    if found is None:
+        return (host.zeros(matrix.shape[0], dtype=int),) * 2
+    return found.rows.labels, found.columns.labels
+
+
+def _inverse_roots_of_sums(A: Operator) -> Any:
+    """Return one over the square roots of the sums of |A| along rows: a scaling, by one product.
+
+    Equations of which the sum vanishes have the same units, so that no better one is needed.
+    """
+    sums = array_on_host(A.abs_apply(A.backend.zeros(A.shape[1]) + 1.0)).astype("float64")
+    return 1.0 / host.sqrt(host.where(sums > 0.0, sums, 1.0))
 
 
 def readable_basis(vectors: Any, scale: Any, labels: Any, defect: Callable[[Any], float]) -> Any:

@@ -135,6 +135,17 @@ class PinnedFactor(Factor):
         """The scaling of the inner factor, by which residuals are judged."""
         return self.inner.working.scaling
 
+    # Its solutions are judged as those of the inner factor are. A method whose norm has units would
+    # otherwise solve again, for residuals in no units that it does not minimize.
+
+    @property
+    def _rtol_factor_in_units(self) -> float:  # type: ignore[override]
+        return self.inner.working._rtol_factor_in_units
+
+    @property
+    def _least_rtol_in_no_units(self) -> float:  # type: ignore[override]
+        return self.inner.working._least_rtol_in_no_units
+
     def counted_in(self, counts: LinearCounts) -> Factor:
         """Return this factor with other counts, and an inner one that shares them."""
         other = super().counted_in(counts)

@@ -231,8 +231,8 @@ class BlockFactor(KrylovFactor):
         B = b[:, None] if b.ndim == 1 else b
         sizes = backend.column_norms(B)
         # With columns of unit length, thresholds mean the same at every scale, and levels in
-        # float32 neither over- nor underflow.
-        B = B / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        # float32 neither over- nor underflow. Compiled loops would copy blocks stored by columns.
+        B = backend.row_major(B / xp.where(sizes > 0, sizes, xp.ones_like(sizes)))
         if self.compiled is not None:
             X = self._solve_compiled(B, rtol, adjoint, scaling.rows) * sizes
             return X[:, 0] if b.ndim == 1 else X
