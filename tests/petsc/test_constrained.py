@@ -10,7 +10,7 @@ pytest.importorskip("petsc4py")
 import scipy.sparse as sp
 from petsc4py import PETSc
 from support.dependent_equations import DependentEquations, random_loss
-from support.petsc_problems import COMM, gathered, mat_of, vec_of
+from support.petsc_problems import COMM, LinearOnVecs, gathered, mat_of, shell_mat, vec_of
 
 import mfdeq
 import mfdeq.petsc
@@ -23,24 +23,6 @@ def dense_mat(array):
     mat.setUp()
     mat.getDenseArray()[...] = array[slice(*mat.getOwnershipRange())]
     mat.assemble()
-    return mat
-
-
-def shell_mat(array):
-    """Return a Mat that is known by its products only."""
-
-    class Products:
-        def __init__(self):
-            self.of = mat_of(array)
-
-        def mult(self, mat, x, y):
-            self.of.mult(x, y)
-
-        def multTranspose(self, mat, x, y):
-            self.of.multTranspose(x, y)
-
-    mat = PETSc.Mat().createPython(mat_of(array).getSizes(), Products(), comm=COMM)
-    mat.setUp()
     return mat
 
 
@@ -214,7 +196,7 @@ def test_the_sum_of_the_equations_of_a_large_mat_is_tried():
     np.testing.assert_allclose(gathered(eq.state), (n - 1) / 2 - np.arange(n), atol=1e-6)
 
 
-class Pipes(mfdeq.ResidualModel):
+class Pipes(LinearOnVecs):
     """Flow between 1,200 nodes of two networks, with an equation in units of its own at each."""
 
     state_size, param_size = 1_200, 1
@@ -234,15 +216,6 @@ class Pipes(mfdeq.ResidualModel):
         load = self.units * (D.T @ rng.standard_normal(edges.size))
         self.load = load[:, None]
         self.A, self.B = form(self.matrix), mat_of(-self.load)
-
-    def residual(self, h, theta):
-        r, forced = h.duplicate(), h.duplicate()
-        self.A.mult(h, r)
-        self.B.mult(theta, forced)
-        return r + forced
-
-    def linearize(self, h, theta):
-        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
 
 
 def totals_of(pipes):

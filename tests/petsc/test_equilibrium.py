@@ -27,6 +27,7 @@ from support.petsc_problems import (
     mat_of,
     on_one_machine,
     on_ranks,
+    shell_of,
     vec_of,
 )
 
@@ -304,24 +305,8 @@ class Shells(Cubic):
     def linearize(self, h, theta):
         given = super().linearize(h, theta)
 
-        class Of:
-            def __init__(self, mat):
-                self.mat = mat
-
-            def mult(self, _, x, y):
-                self.mat.mult(x, y)
-
-            def multTranspose(self, _, x, y):
-                self.mat.multTranspose(x, y)
-
-        def shell(mat):
-            found = PETSc.Mat().createPython(mat.getSizes(), Of(mat), comm=COMM)
-            found.setUp()
-            return found
-
-        return mfdeq.Linearization(
-            shell(given.d_state), shell(given.d_params), given.curvature, given.second
-        )
+        shells = shell_of(given.d_state), shell_of(given.d_params)
+        return mfdeq.Linearization(*shells, given.curvature, given.second)
 
 
 @pytest.mark.parametrize("method", ["newton", "snes"])
@@ -359,8 +344,7 @@ def test_wrong_transposes_of_shell_mats_are_refused(field, factor, error):
         def linearize(self, h, theta):
             given = super().linearize(h, theta)
             mat = getattr(given, field)
-            shell = PETSc.Mat().createPython(mat.getSizes(), Backwards(mat, factor), comm=COMM)
-            shell.setUp()
+            shell = shell_of(mat, Backwards(mat, factor))
             return dataclasses.replace(given, **{field: shell})
 
     solver = mfdeq.petsc.KSP(options={"pc_type": "none"})

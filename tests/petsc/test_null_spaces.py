@@ -7,7 +7,7 @@ import scipy.linalg
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
-from support.petsc_problems import COMM, gathered, mat_of, vec_of
+from support.petsc_problems import COMM, LinearOnVecs, gathered, mat_of, shell_mat, vec_of
 from support.singular_systems import stokes
 
 import mfdeq
@@ -68,22 +68,6 @@ def null_space(basis):
     if basis.shape[1] == 1 and np.ptp(basis) < 1e-12:
         return PETSc.NullSpace().create(constant=True, comm=COMM)
     return PETSc.NullSpace().create(vectors=[vec_of(x) for x in basis.T], comm=COMM)
-
-
-def shell(array):
-    class Products:
-        def __init__(self):
-            self.of = mat_of(array)
-
-        def mult(self, mat, x, y):
-            self.of.mult(x, y)
-
-        def multTranspose(self, mat, x, y):
-            self.of.multTranspose(x, y)
-
-    mat = PETSc.Mat().createPython(mat_of(array).getSizes(), Products(), comm=COMM)
-    mat.setUp()
-    return mat
 
 
 class OnVecs(mfdeq.ResidualModel):
@@ -154,7 +138,7 @@ def nest(array):
     return PETSc.Mat().createNest([[mat_of(array)]], comm=COMM)
 
 
-CASES = [(True, 1, mat_of), (False, 2, mat_of), (False, 1, shell), (True, 2, nest)]
+CASES = [(True, 1, mat_of), (False, 2, mat_of), (False, 1, shell_mat), (True, 2, nest)]
 
 
 @pytest.mark.parametrize(("symmetric", "components", "form"), CASES)
@@ -228,7 +212,7 @@ FIELD_SPLIT = {
 }
 
 
-class Stokes(mfdeq.ResidualModel):
+class Stokes(LinearOnVecs):
     """Flow through 6 x 6 cells, with a nested Mat whose null space is a constant pressure."""
 
     def __init__(self):
@@ -249,15 +233,6 @@ class Stokes(mfdeq.ResidualModel):
         self.load = constant.duplicate()
         self.A.mult(vec_of(np.random.default_rng(0).standard_normal(A.shape[0])), self.load)
         self.B = mat_of(-gathered(self.load)[:, None])
-
-    def residual(self, h, theta):
-        r, forced = h.duplicate(), h.duplicate()
-        self.A.mult(h, r)
-        self.B.mult(theta, forced)
-        return r + forced
-
-    def linearize(self, h, theta):
-        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
 
 
 def test_field_split_solves_with_a_nested_mat_whose_pressure_is_free():

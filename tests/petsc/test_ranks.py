@@ -19,11 +19,13 @@ from support.petsc_problems import (
     L,
     N,
     P,
+    Products,
     Twin,
     gathered,
     mat_of,
     on_one_machine,
     on_ranks,
+    shell_of,
     vec_of,
 )
 
@@ -43,24 +45,10 @@ def collect_garbage():
     PETSc.garbage_cleanup(COMM)
 
 
-class Products:
-    """The context of a shell Mat: it lives as long as PETSc has that Mat."""
-
-    def __init__(self, of):
-        self.of = of
-
-    def mult(self, mat, x, y):
-        self.of.mult(x, y)
-
-    def multTranspose(self, mat, x, y):
-        self.of.multTranspose(x, y)
-
-
 def python_mat():
     """An operator, and a weak reference that is dead once PETSc has freed its Mat."""
-    context, sizes = Products(mat_of(L)), mat_of(L).getSizes()
-    mat = PETSc.Mat().createPython(sizes, context, comm=COMM)
-    mat.setUp()
+    context = Products(mat_of(L))  # it lives as long as PETSc has its Mat
+    mat = shell_of(context.of, context)
     return MatOperator(on_ranks().of.backend, mat), weakref.ref(context)
 
 

@@ -19,8 +19,10 @@ from support.petsc_problems import (
     Cubic,
     N,
     P,
+    Products,
     Twin,
     mat_of,
+    shell_of,
     vec_of,
 )
 
@@ -89,29 +91,22 @@ class Faulty(Cubic):
         )
 
 
-class RaisingShell:
-    """The context of a shell Mat whose product raises on the last rank, after some that do not."""
+class RaisingProducts(Products):
+    """Products that raise on the last rank, after some that do not."""
 
-    def __init__(self, of):
-        self.of, self.calls = of, 0
+    calls = 0
 
     def mult(self, mat, x, y):
-        self.of.mult(x, y)
+        super().mult(mat, x, y)
         self.calls += 1
         if self.calls > 8:
             raised(ValueError)(None)
-
-    def multTranspose(self, mat, x, y):
-        self.of.multTranspose(x, y)
 
 
 class Shell(Cubic):
     def linearize(self, h, theta):
         given = super().linearize(h, theta)
-        shell = PETSc.Mat().createPython(
-            given.d_state.getSizes(), RaisingShell(given.d_state), comm=COMM
-        )
-        shell.setUp()
+        shell = shell_of(given.d_state, RaisingProducts(given.d_state))
         return mfdeq.Linearization(shell, given.d_params, given.curvature)
 
 

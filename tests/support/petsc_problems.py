@@ -35,6 +35,46 @@ def mat_of(matrix):
     return mat
 
 
+class Products:
+    """The context of a Mat that is known by its products only: those of another Mat."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def mult(self, mat, x, y):
+        self.of.mult(x, y)
+
+    def multTranspose(self, mat, x, y):
+        self.of.multTranspose(x, y)
+
+
+def shell_of(mat, context=None):
+    """Return a Mat that is known by its products only, by default those of a Mat."""
+    shell = PETSc.Mat().createPython(mat.getSizes(), context or Products(mat), comm=COMM)
+    shell.setUp()
+    return shell
+
+
+def shell_mat(array):
+    """Return the Mat of an array, known by its products only."""
+    return shell_of(mat_of(array))
+
+
+class LinearOnVecs(mfdeq.ResidualModel):
+    """A h + B theta = 0 with constant Mats."""
+
+    A = B = None
+
+    def residual(self, h, theta):
+        r, forced = h.duplicate(), h.duplicate()
+        self.A.mult(h, r)
+        self.B.mult(theta, forced)
+        return r + forced
+
+    def linearize(self, h, theta):
+        return mfdeq.Linearization(self.A, self.B, lambda lam: mfdeq.Curvature())
+
+
 def vec_of(array):
     """Convert a numpy array, which every rank has, to a Vec."""
     vec = PETSc.Vec().createMPI(array.shape[0], comm=COMM)
