@@ -17,10 +17,32 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # else a test passes or fails by what ran before it
+
 # Before anything imports array_api_compat, and through it cupy.
 SIMULATED = os.environ.get("MFDEQ_CUPY") == "simulated"
 if SIMULATED:
     sys.path.insert(0, str(Path(__file__).parent / "simulated"))
+
+
+_generators: list[tuple] = []  # random generators of modules, and their states
+
+
+def pytest_collection_finish(session):
+    """Remember the random generators of the modules as they are after the imports."""
+    import numpy as np  # after the numbers of threads have been set
+
+    modules = {id(item.module): item.module for item in session.items if hasattr(item, "module")}
+    for module in modules.values():
+        for value in vars(module).values():
+            if isinstance(value, np.random.Generator):
+                _generators.append((value, value.bit_generator.state))
+
+
+def pytest_runtest_setup(item):
+    """Draw the same numbers in each test, in any order and selection of the tests."""
+    for generator, state in _generators:
+        generator.bit_generator.state = state
 
 
 def pytest_report_header():

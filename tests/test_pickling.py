@@ -30,10 +30,6 @@ def make(name):
     package = PACKAGES.get(name.rpartition(" ")[2])
     if package:
         pytest.importorskip(package)
-    if package == "jax":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
     return RESULTS[name][0]()
 
 

@@ -356,7 +356,7 @@ def test_threads_share_a_model(source):
     if source != "from_function":
         pytest.importorskip(source[5:])
     if source == "from_jax":
-        pytest.importorskip("jax").config.update("jax_enable_x64", True)
+        pytest.importorskip("jax")
     model, reference = travelling._model(source), Cubic()
 
     def job(j):

@@ -10,7 +10,6 @@ from support.step_models import PARAMS, THETA, reaction_trajectory
 import mfdeq
 
 jax = pytest.importorskip("jax")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 WEIGHTS = [1.0, 0.5, 2.0, 3.0]
 

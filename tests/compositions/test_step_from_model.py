@@ -66,7 +66,6 @@ def test_steps_may_be_constrained():
 
 def test_steps_may_be_batched():
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     samples, n = 3, 2
     data = np.arange(samples), np.array([1.0, 2.0, 3.0])

@@ -21,7 +21,6 @@ import mfdeq
 from mfdeq.linear.operands import have_equal_entries
 
 jax = pytest.importorskip("jax")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 N = SIZE * COUNT
 

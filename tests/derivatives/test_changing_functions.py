@@ -68,7 +68,6 @@ def test_a_function_of_numpy_random_numbers_is_refused(torch):
 
 def test_random_callbacks_of_jax_are_refused():
     jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-    jax.config.update("jax_enable_x64", True)
     noise = np.random.default_rng(0)
 
     def f(h, theta):
@@ -203,7 +202,7 @@ def _model(source, f):
         return mfdeq.from_function(lambda h, t: f(h, t, np.tanh), N, N, "map")
     xp = pytest.importorskip("jax.numpy" if source == "from_jax" else "torch")
     if source == "from_jax":
-        pytest.importorskip("jax").config.update("jax_enable_x64", True)
+        pytest.importorskip("jax")
     return getattr(mfdeq, source)(lambda h, t: f(h, t, xp.tanh), np.zeros(N), np.zeros(N), "map")
 
 
@@ -357,8 +356,7 @@ def test_residuals_that_round_differently_at_each_call_are_not_changed(torch):
 
 def friction(source):
     if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
+        pytest.importorskip("jax", reason="the jax extra is not installed")
         xp = importlib.import_module("jax.numpy")
     else:
         xp = pytest.importorskip("torch", reason="the torch extra is not installed")

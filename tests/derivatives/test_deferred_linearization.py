@@ -78,7 +78,6 @@ def test_a_solve_with_a_state_derivative_by_hand_evaluates_no_other_derivative()
 
 def test_a_solve_with_jax_differentiates_with_respect_to_the_state_only():
     jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-    jax.config.update("jax_enable_x64", True)
     differentiated = []
 
     @jax.custom_jvp
@@ -172,8 +171,7 @@ def test_a_parameter_derivative_that_cannot_be_evaluated_is_an_error_at_its_firs
 
 
 def test_nan_in_a_parameter_derivative_is_an_error_that_names_the_entries():
-    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-    jax.config.update("jax_enable_x64", True)
+    pytest.importorskip("jax", reason="the jax extra is not installed")
     theta = THETA.copy()
     theta[4] = 0.0
 

@@ -9,13 +9,6 @@ import pytest
 
 import mfdeq
 
-try:
-    import jax
-except ImportError:
-    pass
-else:
-    jax.config.update("jax_enable_x64", True)
-
 THETA = np.array([0.3, -0.5, 0.7])
 
 

@@ -15,7 +15,6 @@ TARGET = np.sin(np.arange(N))
 
 def jax_functions():
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     return jax.numpy, mfdeq.from_jax, mfdeq.loss_from_jax
 
 

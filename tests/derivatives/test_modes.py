@@ -20,7 +20,6 @@ V = np.random.default_rng(0).standard_normal((N, 3))
 @pytest.fixture(scope="module")
 def jax():
     jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-    jax.config.update("jax_enable_x64", True)
     return jax
 
 

@@ -65,7 +65,6 @@ MIXING = np.random.default_rng(5).standard_normal((STATE_SIZE, STATE_SIZE)) / 10
 
 def jax_source():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
-    jax.config.update("jax_enable_x64", True)
     return mfdeq.from_jax, jax.numpy, jax.numpy.asarray
 
 

@@ -93,8 +93,7 @@ def model_from_source(source, W, kind):
     if source == "added source":
         return from_complex_step(function_of(W, kind), h, THETA, kind)
     if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
+        pytest.importorskip("jax", reason="the jax extra is not installed")
         jnp = importlib.import_module("jax.numpy")
         return mfdeq.from_jax(function_of(W, kind, jnp, jnp.asarray), h, THETA, kind)
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")

@@ -9,7 +9,6 @@ from support.step_models import COUNT, PARAMS, SIZE, START, THETA, reaction_traj
 import mfdeq
 
 jax = pytest.importorskip("jax")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 LOSS = mfdeq.LeastSquares(observe=np.array([1, 4, 5, 11]), data=np.array([0.3, -0.2, 1.0, 0.4]))

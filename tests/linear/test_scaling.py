@@ -25,12 +25,6 @@ def in_units(A, rows, columns):
     return rows[:, None] * A * columns
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_in_any_order_of_the_tests():
-    global RNG
-    RNG = np.random.default_rng(0)
-
-
 def units(dtype="float64", n=N):
     span = 8 if dtype == "float64" else 3
     return (10.0 ** RNG.uniform(-span, span, (2, n))).astype(dtype)

@@ -46,7 +46,6 @@ def misfit():
 
 def from_jax():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
-    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
 
     def residual(h, p):
@@ -166,7 +165,6 @@ def test_data_are_replaced_and_constraints_kept():
 
 def test_samples_are_constrained_each():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
-    jax.config.update("jax_enable_x64", True)
 
     def exchange(h, p, rate):
         flow = rate * p[0] * h[0] - p[1] * h[1]

@@ -13,7 +13,6 @@ import mfdeq
 
 jax = pytest.importorskip("jax", reason="the jax extra is not installed")
 optx = pytest.importorskip("optimistix", reason="optimistix is not installed")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 

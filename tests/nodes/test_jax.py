@@ -16,7 +16,6 @@ from support.cases import close
 import mfdeq
 
 jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 N, P = 7, 4

@@ -87,7 +87,6 @@ def test_an_optimizer_step_changes_the_operator():
 
 def test_products_of_a_jax_program_are_those_of_the_unrolled_iteration():
     jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     W = 0.3 * RNG.standard_normal((N, N))
 

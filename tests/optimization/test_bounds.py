@@ -53,7 +53,6 @@ def test_one_sided_and_scalar_bounds_are_respected(bounds):
 
 def test_bounds_may_be_pytrees_of_parameters():
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     params = {"gain": np.array(0.5), "input": np.zeros(2)}
     model = mfdeq.from_jax(
         lambda h, w: w["gain"] * jax.numpy.tanh(h) + w["input"], np.zeros(2), params, "map"

@@ -57,7 +57,6 @@ def test_definitions_have_the_derivatives_that_they_state(make):
 def test_the_curvature_by_jax_gives_the_same_newton_steps():
     """DTOC6 as functions of JAX, whose matrices are all detected."""
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     jnp, n = jax.numpy, 1001
 
     def residual(y, u):

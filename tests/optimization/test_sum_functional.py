@@ -250,7 +250,6 @@ def test_sums_and_multiples_of_functionals_are_sums():
 
 def test_models_of_all_kinds_are_summed():
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     theta, experiments = mixed()
     conserved = mfdeq.constrain(

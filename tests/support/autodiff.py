@@ -8,8 +8,7 @@ import pytest
 def library(source):
     """The namespace that a source differentiates, and its conversion of arrays."""
     if source == "from_jax":
-        jax = pytest.importorskip("jax", reason="the jax extra is not installed")
-        jax.config.update("jax_enable_x64", True)
+        pytest.importorskip("jax", reason="the jax extra is not installed")
         xp = importlib.import_module("jax.numpy")
         return xp, xp.asarray
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")

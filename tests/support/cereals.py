@@ -51,10 +51,8 @@ def nevo_functional():
     model are those observed. Fixed effects of products are absorbed, and the coefficient of the
     price is concentrated out.
     """
-    import jax
     import jax.numpy as jnp
 
-    jax.config.update("jax_enable_x64", True)
     products, agents = read_table("nevo_products.csv"), read_table("nevo_agents.csv")
     prices, shares = columns(products, "prices"), columns(products, "shares")[:, 0]
     taste = np.column_stack([np.ones(len(products)), prices, columns(products, "sugar", "mushy")])

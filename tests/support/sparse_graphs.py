@@ -4,8 +4,6 @@ import numpy as np
 import scipy.sparse as sp
 from support.matrices import diffusion
 
-RNG = np.random.default_rng(0)
-
 
 def seven_point(n):
     """Return the seven-point -Δ on n x n x n points."""
@@ -32,9 +30,8 @@ def star(n):
 
 def blocks(count, n):
     """Return a block diagonal matrix of well-conditioned random dense blocks."""
-    return sp.block_diag(
-        [RNG.standard_normal((n, n)) + 2 * n**0.5 * np.eye(n) for _ in range(count)]
-    ).tocsr()
+    dense = np.random.default_rng(0).standard_normal((count, n, n)) + 2 * n**0.5 * np.eye(n)
+    return sp.block_diag([*dense]).tocsr()
 
 
 SPARSE_MATRICES = {
