@@ -68,11 +68,11 @@ SUBJECTS = {
     "Inverse problems": (
         "Parameters from data, with their uncertainty: of one state, of many experiments with one "
         "matrix, and of steps in time.",
-        ("diffusion", "resistivity", "heat"),
+        ("diffusion", "resistivity", "heat", "water_network"),
     ),
     "Branches and folds": (
         "What happens to an equilibrium and its derivatives as a parameter varies.",
-        ("bratu", "bratu_diagram", "power_grid"),
+        ("bratu", "bratu_diagram", "power_grid", "reactor"),
     ),
     "Conserved totals and gauges": (
         "Equations that depend on each other, and what makes their solution unique.",

@@ -602,3 +602,78 @@ def test_the_heat_example_fits_its_data_and_finds_the_start(heat, tmp_path, caps
     assert np.linalg.norm(kappa) < 0.9 * np.linalg.norm(problem.truth[144:])
     heat.draw(tmp_path / "heat.png", problem, eq)
     assert (tmp_path / "heat.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def water_network():
+    pytest.importorskip("wntr", reason="wntr is not installed")
+    import water_network
+
+    return water_network
+
+
+def test_heads_are_those_of_epanet_by_any_coefficients(water_network):
+    plans = water_network.Network("Net3")
+    ageing = water_network.Ageing(plans)
+    network = water_network.Network("Net3", ageing)
+    truth = ageing(network.ends.mean(axis=1))
+    assert np.abs(truth).max() > 0.4
+    np.testing.assert_allclose(network.roughness, plans.roughness, rtol=1e-12)
+    for model, theta in ((plans, np.zeros(plans.pipes)), (network, truth)):
+        heads = mfdeq.solve(model, theta).state[model.pipes :]
+        np.testing.assert_allclose(heads, model.solution[model.pipes :], rtol=0, atol=1e-3)
+    assert np.abs(plans.solution - network.solution)[plans.pipes :].max() > 1.0
+
+
+def test_the_water_network_passes_verification(water_network):
+    network = water_network.Network("Net3")
+    heads = np.arange(network.pipes, network.state_size, 5)
+    loss = mfdeq.LeastSquares(heads, np.full(heads.shape, 50.0)) + network.prior()
+    found = mfdeq.verify(network, np.full(network.pipes, 0.1), loss)
+    assert found.verdict == "PASS", str(found)
+
+
+def test_the_calibration_finds_the_heads_that_were_not_measured(water_network, tmp_path, capsys):
+    figure = tmp_path / "water.png"
+    water_network.main(["--size", "small", "--output", str(figure)])
+    found = re.search(r"other heads: ([\d.]+) m by the plans, ([\d.]+) m", capsys.readouterr().out)
+    before, after = map(float, found.groups())
+    assert after < 0.4 * before
+    assert figure.stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def flame():
+    """The reactor of hydrogen, its model, and the branch around its extinction."""
+    pytest.importorskip("cantera", reason="cantera is not installed")
+    import reactor
+
+    hydrogen = reactor.Reactor(*reactor.FUELS["small"][1:3])
+    model = mfdeq.mixed(hydrogen)
+    branch = mfdeq.follow(model, hydrogen.theta, 0, span=reactor.SPAN, towards=-1.0)
+    return reactor, hydrogen, model, branch
+
+
+def test_derivatives_with_respect_to_rates_are_those_of_the_reactor(flame):
+    _, hydrogen, model, _ = flame
+    eq = mfdeq.solve(model, hydrogen.theta)
+    by_function = mfdeq.from_function(
+        hydrogen.residual, model.state_size, model.param_size, "residual"
+    )
+    exact = np.asarray(eq.linearization.d_params)
+    found = np.asarray(by_function.linearize(eq.state, hydrogen.theta).d_params)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-7 * np.abs(exact).max())
+
+
+def test_the_extinction_moves_as_its_derivative_says(flame):
+    """All rates multiplied by one number divide the residence time by it."""
+    reactor, hydrogen, model, branch = flame
+    (fold,) = branch.folds
+    slopes = fold.derivative()[1:]
+    assert slopes.sum() == pytest.approx(-1.0, abs=1e-7)
+    i = int(np.argmax(np.abs(slopes)))
+    ends = [
+        reactor.extinction(model, hydrogen.theta, branch, i, s)
+        for s in (reactor.SHIFT, -reactor.SHIFT)
+    ]
+    assert (ends[0] - ends[1]) / (2.0 * reactor.SHIFT) == pytest.approx(slopes[i], rel=2e-3)
