@@ -45,6 +45,41 @@ def checked_weights(weights: Any, size: int) -> list[float]:
     return [float(weight) for weight in given]
 
 
+def without_sums(
+    functionals: Sequence[Any],
+    weights: Sequence[float],
+    names: Sequence[str] | None,
+    prior: LossBase | None,
+) -> tuple[list[Any], list[float], list[str], LossBase | None]:
+    """Return functionals with sums split into their parts, and with the priors of sums added.
+
+    Parameters
+    ----------
+    functionals, weights
+        As returned by `checked_functionals` and `checked_weights`.
+    names : sequence of str or None
+        One for each functional, by default those that they have.
+    prior : QuadraticPrior or None
+
+    Returns
+    -------
+    functionals, weights, names : lists
+    prior : LossBase or None
+    """
+    if names is not None and len(names) != len(functionals):
+        raise ArgumentError(f"names: expected {len(functionals)} names, got {len(names)}")
+    parts: list[tuple[Any, float, str]] = []
+    for i, (factor, F) in enumerate(zip(weights, functionals, strict=True)):
+        labels = F.names if names is None else [str(names[i])] * len(F.summands)
+        for (weight, part), label in zip(F.summands, labels, strict=True):
+            parts.append((part, factor * weight, label))
+        if F.prior is not None:
+            own = factor * F.prior
+            prior = own if prior is None else prior + own
+    found, factors, labels = map(list, zip(*parts, strict=True))
+    return found, factors, labels, None if prior is None else checked_prior(prior)
+
+
 def check_param_sizes(functionals: Sequence[Any]) -> None:
     """Raise an `ArgumentError` unless all models have the same number of parameters."""
     first = functionals[0].model.param_size

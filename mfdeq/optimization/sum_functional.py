@@ -23,8 +23,8 @@ from .sum_arguments import (
     check_param_sizes,
     checked_executor,
     checked_functionals,
-    checked_prior,
     checked_weights,
+    without_sums,
 )
 
 
@@ -36,16 +36,12 @@ class Summable(Functional):
 
     names: Sequence[str] = ("",)  # of the summands, for errors
     executor: futures.Executor | None = None
+    prior: LossBase | None = None  # which is added to the summands, and counts once
 
     @property
     def summands(self) -> tuple[tuple[float, Functional], ...]:
         """The factors and functionals, none of them a sum, of which it is the sum."""
         return ((1.0, self),)
-
-    @property
-    def prior(self) -> LossBase | None:
-        """The prior that is added to the summands."""
-        return None
 
     def __add__(self, other: Any) -> SumFunctional:
         if isinstance(other, LossBase):
@@ -165,21 +161,10 @@ class SumFunctional(Summable):
     ) -> None:
         given = checked_functionals(functionals, Summable)
         factors = checked_weights(weights, len(given))
-        if names is not None and len(names) != len(given):
-            raise ArgumentError(f"names: expected {len(given)} names, got {len(names)}")
-        parts: list[tuple[float, Any, str]] = []
-        for i, (factor, F) in enumerate(zip(factors, given, strict=True)):
-            labels = F.names if names is None else [str(names[i])] * len(F.summands)
-            for (weight, part), label in zip(F.summands, labels, strict=True):
-                parts.append((factor * weight, part, label))
-            if F.prior is not None:
-                own = factor * F.prior
-                prior = own if prior is None else prior + own
-        self.weights = [weight for weight, _, _ in parts]
-        self.functionals = [part for _, part, _ in parts]
-        self.names = [label for _, _, label in parts]
+        self.functionals, self.weights, self.names, self.prior = without_sums(
+            given, factors, names, prior
+        )
         check_param_sizes(self.functionals)
-        self._prior = None if prior is None else checked_prior(prior)
         if on_failure is None:
             on_failure = "inf" if all(F.on_failure == "inf" for F in given) else "raise"
         one_of(on_failure, ON_FAILURE_VALUES, "on_failure")
@@ -191,7 +176,7 @@ class SumFunctional(Summable):
         self.model = self.functionals[0].model
         self.experiments: Any = Experiments(self.functionals, self.names, self._map)
         if self.executor is not None and crosses_processes(self.executor):
-            self.experiments = RemoteExperiments(self._share, len(parts), self.executor)
+            self.experiments = RemoteExperiments(self._share, len(self), self.executor)
         self._hessian: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -215,11 +200,6 @@ class SumFunctional(Summable):
     def summands(self) -> tuple[tuple[float, Functional], ...]:
         """The weights and the experiments."""
         return tuple(zip(self.weights, self.functionals, strict=True))
-
-    @property
-    def prior(self) -> LossBase | None:
-        """The prior that counts once."""
-        return self._prior
 
     def __len__(self) -> int:
         return len(self.functionals)
@@ -274,8 +254,7 @@ class SumFunctional(Summable):
         theta = copy_of(flatten_params(self.model, theta))
         with lock_of(self):
             values = self.experiments.values(theta, False)
-        total = math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
-        return total + self._prior_value(theta)
+        return self._weighted_sum(values, theta)
 
     def evaluate_gradient(self, theta: Array) -> Array:
         """Compute the gradient like `gradient`, but raise every error."""
@@ -310,16 +289,14 @@ class SumFunctional(Summable):
     def hessian_at(self, eq: SumEquilibrium, evaluate: bool = True) -> SumHessian:
         """Return the Hessian at an equilibrium of `equilibrium`, with or without curvatures."""
         prior = None
-        if self._prior is not None:
+        if self.prior is not None:
             one = eq.backend.zeros(1)  # a state, on which the prior does not depend
-            prior = self._prior.curvature_operator(one, eq.params).params_params
+            prior = self.prior.curvature_operator(one, eq.params).params_params
         return self.experiments.hessian(eq, self.weights, prior, evaluate)
 
     def value_at(self, eq: SumEquilibrium) -> float:
         """Return the value at an equilibrium of `equilibrium`."""
-        values = self.experiments.values_at(eq)
-        total = math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
-        return total + self._prior_value(eq.params)
+        return self._weighted_sum(self.experiments.values_at(eq), eq.params)
 
     def partial_gradient(self, eq: SumEquilibrium) -> Array:
         """Return the derivative in theta with all states held fixed, (P,)."""
@@ -331,16 +308,17 @@ class SumFunctional(Summable):
         gradient = self.experiments.gradient_at(theta, state, self.weights)
         return gradient + self._prior_gradient(theta)
 
-    def _prior_value(self, theta: Array) -> float:
-        if self._prior is None:
-            return 0.0
-        return self._prior.value(Backend.of(theta).zeros(1), theta)
+    def _weighted_sum(self, values: Sequence[float], theta: Array) -> float:
+        total = math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
+        if self.prior is None:
+            return total
+        return total + self.prior.value(Backend.of(theta).zeros(1), theta)
 
     def _prior_gradient(self, theta: Array) -> Array:
         backend = Backend.of(theta)
-        if self._prior is None:
+        if self.prior is None:
             return backend.zeros(theta.shape[0])
-        return self._prior.gradients(backend.zeros(1), theta)[0]
+        return self.prior.gradients(backend.zeros(1), theta)[0]
 
     def sample(self, rng: Any, count: int) -> SumFunctional:
         """Return the sum of a random subset of the experiments, which is unbiased.
@@ -379,7 +357,7 @@ class SumFunctional(Summable):
             [self.functionals[i] for i in chosen],
             [self.weights[i] * total / drawn for i in chosen],
             self.executor,
-            prior=self._prior,
+            prior=self.prior,
             names=[self.names[i] for i in chosen],
             on_failure=self.on_failure,
             accuracy=self.accuracy,
@@ -425,7 +403,7 @@ class SumFunctional(Summable):
     @property
     def priors(self) -> Sequence[tuple[float, LossBase]]:
         """The factors and terms of all losses, among them the priors."""
-        terms = [] if self._prior is None else [*self._prior.weighted_terms]
+        terms = [] if self.prior is None else [*self.prior.weighted_terms]
         for weight, F in self.summands:
             terms += [(weight * factor, term) for factor, term in F.priors]
         return terms

@@ -18,8 +18,8 @@ from ..arrays.backend import Array, host
 from ..errors import ArgumentError
 from ..models.losses import LossBase
 from ..optimization.experiments import Experiments
+from ..optimization.experiments_in_shares import ExperimentsInShares
 from ..optimization.functional import ON_FAILURE_VALUES
-from ..optimization.remote_experiments import RemoteExperiments
 from ..optimization.sum_arguments import checked_prior, checked_weights
 from ..optimization.sum_functional import SumFunctional
 from ..optimization.workers import evaluate, portable_error
@@ -248,7 +248,7 @@ class GroupedSum(SumFunctional):
         self.groups, self.weights, self.names = groups, weights, names
         self.functionals, self.on_failure, self.accuracy = share.functionals, on_failure, accuracy
         self.model, self.executor = SharedParams(P), None
-        self._prior = None if prior is None else checked_prior(prior)
+        self.prior = None if prior is None else checked_prior(prior)
         self._sizes, self._hessian = sizes, None
         self.experiments = GroupExperiments(groups, share, names, sizes, distributed)
 
@@ -293,13 +293,13 @@ class GroupedSum(SumFunctional):
     @property
     def priors(self) -> Any:
         """The factors and terms of the prior of the sum."""
-        return [] if self._prior is None else [*self._prior.weighted_terms]
+        return [] if self.prior is None else [*self.prior.weighted_terms]
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("cannot pickle a sum over groups of ranks")
 
 
-class GroupExperiments(RemoteExperiments):
+class GroupExperiments(ExperimentsInShares):
     """The experiments of all groups, of which each rank holds those of its own group."""
 
     def __init__(
@@ -312,9 +312,8 @@ class GroupExperiments(RemoteExperiments):
     ) -> None:
         self.groups, self.share, self.names, self.distributed = groups, share, names, distributed
         size, count = len(names), groups.count
-        self.bounds = [(size * s // count, size * (s + 1) // count) for s in range(count)]
+        super().__init__([(size * s // count, size * (s + 1) // count) for s in range(count)])
         self._state_sizes = [N for N, _ in sizes]
-        self._earlier, self._last, self._values = (0, 0), None, []
 
     def ask(self, name: str, theta: Array, weights: Sequence[float], *arguments: Any) -> list[Any]:
         """Ask all groups for the same, and return their results, which may be exceptions."""
@@ -330,8 +329,8 @@ class GroupExperiments(RemoteExperiments):
             result = portable_error(error)
         return self.groups.exchange(result)
 
-    def _check_values(self) -> None:
-        Experiments([], self.names).check(self._values)
+    def _check(self, values: Sequence[Any]) -> None:
+        Experiments([], self.names).check(values)
 
     def _split(self, state: Array) -> list[Array]:
         ends = host.cumsum(self._state_sizes)
