@@ -359,8 +359,8 @@ def test_packages_are_not_searched():
 
 def test_linearizations_search_once(monkeypatch):
     searches = []
-    run = references._Search.run
-    monkeypatch.setattr(references._Search, "run", lambda self: searches.append(1) or run(self))
+    find = references.find_references
+    monkeypatch.setattr(references, "find_references", lambda *x: searches.append(1) or find(*x))
     model = model_of(lambda h: 0.3 * h)
     for _ in range(3):
         assert mfdeq.solve(model, THETA, method="newton").report.iterations > 1
