@@ -24,7 +24,8 @@ from ..models.model import Model
 from ..operators.matrix_operator import Diagonal
 from ..operators.operator import Operator, Product
 from ..operators.user_operators import as_operator
-from .automatic import AutomaticArgmin, AutomaticMap, AutomaticModel, AutomaticResidual
+from .automatic import AutomaticArgmin, AutomaticMap, AutomaticResidual
+from .automatic_model import AutomaticModel
 from .configured_model import ConfiguredModel
 from .data import count_samples, evaluated_samples, take_samples
 from .source import DerivativeSource, Function
