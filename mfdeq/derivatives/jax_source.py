@@ -13,20 +13,17 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
-from .jax_arrays import array_layout, describe, to_jax_array, to_jax_data
-from .jax_krylov import compile_solve
-from .source import (
+from .alternatives import (
     Alternatives,
-    DerivativeSource,
-    Function,
-    JacobianProducts,
-    TreeLayout,
     check_linear,
     check_reverse_products,
     first_line,
     missing_mode_error,
     partial_function,
 )
+from .jax_arrays import array_layout, describe, to_jax_array, to_jax_data
+from .jax_krylov import compile_solve
+from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
 
 ADVICE = (
     "Define custom derivatives by jax.custom_jvp, which serves both modes, or give this derivative "

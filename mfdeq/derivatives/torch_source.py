@@ -5,20 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
-from ..arrays.optional_packages import import_optional
 from ..errors import ModelError
-from ..locks import Lock, ignore_warnings
-from .references import References
-from .source import (
+from .alternatives import (
     Alternatives,
-    DerivativeSource,
-    Function,
-    JacobianProducts,
-    TreeLayout,
     check_hessian_product,
     check_linear,
     check_reverse_products,
@@ -26,7 +18,10 @@ from .source import (
     missing_mode_error,
     partial_function,
 )
+from .references import References
+from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
 from .torch_graph import GraphGradient, GraphProducts, second_by_graph
+from .torch_modes import for_blocks, forward_mode, import_torch, with_math_attention
 from .torch_tensors import (
     CALLER,
     describe,
@@ -41,8 +36,6 @@ ADVICE = (
     "differentiated twice in reverse mode, or give this derivative by hand with mfdeq.mixed"
 )
 TRAINING_ERROR = re.compile("when training")  # of BatchNorm and InstanceNorm
-# One thread at a time: PyTorch has one level of forward mode for the whole process.
-_forward_mode = Lock()
 DTYPE_ERROR = re.compile(r"(?i)\bdtype\b|scalar type|input type")
 
 
@@ -53,7 +46,7 @@ class TorchSource(DerivativeSource):
     cuts = "detach(), item(), numpy(), torch.no_grad(), or a custom backward that is wrong"
 
     def __init__(self) -> None:
-        self.torch = _import_torch()
+        self.torch = import_torch()
         self.func: Any = self.torch.func
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,7 +112,7 @@ class TorchSource(DerivativeSource):
             mapped = self.vectorized(of_one, (0, None, 0))
 
             def at(*x: Any) -> Any:
-                with _forward_mode, self.torch.no_grad():
+                with forward_mode, self.torch.no_grad():
                     return mapped(*x)
 
             return at
@@ -229,7 +222,7 @@ class TorchSource(DerivativeSource):
             else:
                 check_reverse_products(product, adjoint, v, u)
 
-        with_math = _with_math_attention(self.torch, function)
+        with_math = with_math_attention(self.torch, function)
         return Alternatives(
             [
                 products(self._forward_products, function),
@@ -275,7 +268,7 @@ class TorchSource(DerivativeSource):
                     f = functools.partial(_with_data, function, data)
                     return jvp(f, (h, theta), (a[1], a[0]))[1]
 
-                with _forward_mode, self.torch.no_grad():
+                with forward_mode, self.torch.no_grad():
                     return jvp(along_a, (h, theta), (b[1], b[0]))[1]
 
             return second_derivative
@@ -285,7 +278,7 @@ class TorchSource(DerivativeSource):
                 self.torch, functools.partial(_with_data, function, data), h, theta, a, b
             )
 
-        with_math = _with_math_attention(self.torch, function)
+        with_math = with_math_attention(self.torch, function)
         return Alternatives(
             [forward(function), forward(with_math), reverse(function), reverse(with_math)],
             lambda h, theta, a, b, *data: function(h, theta, *data),
@@ -331,7 +324,7 @@ class TorchSource(DerivativeSource):
 
             return curvature
 
-        with_math = _with_math_attention(self.torch, scalar)
+        with_math = with_math_attention(self.torch, scalar)
         return Alternatives(
             [forward(scalar), forward(with_math), reverse(scalar), reverse(with_math)],
             scalar,
@@ -342,45 +335,14 @@ class TorchSource(DerivativeSource):
     def _forward_derivative(self, function: Function, *x: Any) -> Function:
         # torch.func.linearize traces f, and so does not support branches that depend on values.
         def product(*v: Any) -> Any:
-            with _forward_mode, self.torch.no_grad():
+            with forward_mode, self.torch.no_grad():
                 return self.func.jvp(function, x, v)[1]
 
         return product
 
     def _for_blocks(self, product: Function) -> Function:
-        """Extend a product with vectors to blocks, by vmap or else column by column."""
-        # Outputs are stacked as rows and transposed: only with out_dims=0 does vmap support
-        # outputs that do not depend on the input.
-        stack = self.torch.stack
-
-        def columns(*x: Any) -> Any:
-            results = [product(*column) for column in zip(*(v.unbind(1) for v in x), strict=True)]
-            if isinstance(results[0], tuple):
-                return tuple(stack(parts) for parts in zip(*results, strict=True))
-            return stack(results)
-
-        rows = Alternatives(
-            [self.func.vmap(product, in_dims=1), columns],
-            lambda *x: product(*(v[:, 0] for v in x)),
-            self._missing("the product with a block"),
-        )
-
-        def block(*x: Any) -> Any:
-            result = rows(*x)
-            return tuple(y.mT for y in result) if isinstance(result, tuple) else result.mT
-
-        return lambda *x: (product if x[0].ndim == 1 else block)(*x)
-
-
-def _with_math_attention(torch: ModuleType, function: Function) -> Function:
-    """Return a function whose attention is computed by operations that all modes support."""
-    attention = import_optional("torch.nn.attention", "torch")
-
-    def with_math_attention(*x: Any) -> Any:
-        with attention.sdpa_kernel(attention.SDPBackend.MATH):
-            return function(*x)
-
-    return with_math_attention
+        """Extend a product with vectors to blocks."""
+        return for_blocks(self.torch, product, self._missing("the product with a block"))
 
 
 def _entry(i: int) -> Function:
@@ -394,14 +356,3 @@ def _with_data(function: Function, data: Any, h: Any, theta: Any) -> Any:
 def _dtypes(x: Any) -> list[str]:
     dtypes = (getattr(leaf, "dtype", None) for leaf in pytree().tree_leaves(x))
     return sorted({str(dtype).removeprefix("torch.") for dtype in dtypes if dtype is not None})
-
-
-def _import_torch() -> Any:
-    torch = import_optional("torch", "torch")
-    import_optional("torch.func", "torch")  # `import torch` may not load this submodule
-    with (
-        _forward_mode,
-        ignore_warnings(),
-    ):  # modules that forward mode imports on first use issue warnings
-        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
-    return torch
