@@ -13,17 +13,16 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..errors import ArgumentError, ModelError
 from ..models.constrained import constrain
-from ..models.curvature import BlockCurvature, Curvature, CurvatureOperator, ProductCurvature
+from ..models.curvature import CurvatureOperator
 from ..models.linearization import DeferredLinearization, Linearization
 from ..models.losses import LossBase
 from ..models.model import FixedPointModel, Model, ResidualModel
 from ..models.quadratic_losses import LeastSquares, QuadraticPrior
-from ..operators.operator import Operator
-from .agreement import describe_result, on_all_ranks
-from .errors import raise_on_all_ranks
+from .agreement import on_all_ranks
+from .gathered_calls import GatheredCalls
 from .layouts import Layout
 from .numpy_constraints import DistributedConstraint
-from .numpy_matrices import check_entries, distribute_block, distribute_matrix, numpy_backend
+from .numpy_matrices import check_entries, distribute_matrix, numpy_backend
 from .ranks import Ranks
 
 
@@ -102,7 +101,7 @@ def _distributed_with_constraints(model: Any, comm: Any, state: Any, params: Any
     return constrain(inner, constraints, redundant, imbalance_rtol=model.imbalance_rtol)
 
 
-class DistributedModel(Model):
+class DistributedModel(GatheredCalls, Model):
     """A model written for numpy, on PETSc's Vecs and Mats; see `distributed`.
 
     Attributes
@@ -115,8 +114,10 @@ class DistributedModel(Model):
 
     def __init__(self, of: Model, ranks: Ranks, state: Any, params: Any) -> None:
         self.of = of
-        self.state_layout = Layout(ranks, int(of.state_size), state, "state")
-        self.param_layout = Layout(ranks, int(of.param_size), params, "params")
+        super().__init__(
+            Layout(ranks, int(of.state_size), state, "state"),
+            Layout(ranks, int(of.param_size), params, "params"),
+        )
         self.state_size, self.param_size = self.state_layout.size, self.param_layout.size  # type: ignore
 
     @property
@@ -202,27 +203,6 @@ class DistributedModel(Model):
         """Return a linearization of the same accuracy with other errors, for error estimates."""
         return self._linearization(self.of.linearize_for_comparison, *self.gather(h, theta))
 
-    def gather(self, h: Any, theta: Any) -> tuple[Array, Array]:
-        """Return a state and parameters as numpy arrays, whole on every rank."""
-        return self.state_layout.gather(h), self.param_layout.gather(theta)
-
-    def gather_stacked(self, x: Array) -> Array:
-        """Return a stacked (P+N,) direction as a numpy array, whole on every rank."""
-        P = self.param_layout.rows.total
-        return host.concatenate(self.gather(x[P:], x[:P])[::-1])
-
-    def on_each_rank(
-        self, name: str, function: Callable[..., Any], *arrays: Any, check: Any = None
-    ) -> Any:
-        """Call a function on gathered arrays, and raise its errors on all ranks.
-
-        `check` receives what it returns, and may raise as well. Nothing in between communicates.
-        """
-        with raise_on_all_ranks(self.state_layout.ranks, name) as kinds:
-            given = function(*arrays)
-            kinds.append(describe_result(given))
-            return given if check is None else check(given)
-
     def _state_vec(self, field: str, function: Callable[..., Any], *arrays: Any) -> Any:
         """Call a function that returns a state, a number or None; distribute a state."""
         name = f"{self.display_name}.{field}"
@@ -265,7 +245,9 @@ class DistributedModel(Model):
             return given
 
         def curvature(lam: Any) -> Any:
-            return self._curvature(given.curvature, N.gather(lam), f"curvature of {name}")
+            return self.distributed_curvature(
+                given.curvature, N.gather(lam), f"curvature of {name}"
+            )
 
         def second(a: Any, b: Any) -> Any:
             along = ((P.gather(x), N.gather(y)) for x, y in (a, b))
@@ -290,66 +272,6 @@ class DistributedModel(Model):
             accuracy=lambda: self.on_each_rank(name, lambda: given.accuracy),
             state_accuracy=given.state_accuracy,
         )
-
-    def _curvature(self, function: Any, lam: Array, name: str) -> Any:
-        N, P = self.state_layout, self.param_layout
-        layouts = {"params_params": (P, P), "state_params": (N, P), "state_state": (N, N)}
-        blocks: dict[str, Any] = {}
-
-        def check(given: Any) -> Any:
-            if isinstance(given, Curvature) and given.apply is None:
-                for field, pair in layouts.items():
-                    if (block := getattr(given, field)) is not None:
-                        blocks[field] = check_entries(block, *pair, f"{field} of {name}")
-            return given
-
-        given = self.on_each_rank(name, function, lam, check=check)
-        product = given.apply if isinstance(given, Curvature) else given
-        if callable(product):
-            return Curvature(apply=lambda u, z: self._apply_curvature(product, u, z, name))
-        if not isinstance(given, Curvature):
-            return given
-        return Curvature(
-            **{field: distribute_matrix(block, *layouts[field]) for field, block in blocks.items()}
-        )
-
-    def curvature_operator(
-        self, backend: Backend, whole: CurvatureOperator, name: str
-    ) -> CurvatureOperator:
-        """Distribute a curvature that every rank has, by its blocks if it has them."""
-        N, P = self.state_layout, self.param_layout
-        sizes = P.rows.total, N.rows.total
-        if not isinstance(whole, BlockCurvature):
-
-            def apply(u: Array, z: Array) -> tuple[Array, Array]:
-                return whole.split(whole._apply(host.concatenate([u, z])))
-
-            curvature = Curvature(apply=lambda u, z: self._apply_curvature(apply, u, z, name))
-            return ProductCurvature(backend, *sizes, curvature, name)
-        layouts = ((P, P), (N, P), (N, N))
-        blocks: list[Operator | None] = [
-            block and distribute_block(backend, block, *pair)
-            for block, pair in zip(whole.blocks, layouts, strict=True)
-        ]
-        return BlockCurvature(backend, *sizes, blocks)
-
-    def _apply_curvature(self, product: Any, dtheta: Any, dh: Any, name: str) -> Any:
-        """Apply a product of numpy arrays to Vecs."""
-        N, P = self.state_layout, self.param_layout
-
-        def check(given: Any) -> Any:
-            if not isinstance(given, tuple | list) or len(given) != 2:
-                return given  # refused, with its name, by the caller
-            named = zip(given, (P, N), ("a_theta", "a_h"), strict=True)
-            return [
-                numpy_backend().check_array(x, (layout.total,), f"{field} of {name}", finite=False)
-                for x, layout, field in named
-            ]
-
-        given = self.on_each_rank(name, product, P.gather(dtheta), N.gather(dh), check=check)
-        if not isinstance(given, list):
-            return given
-        return P.vec(given[0]), N.vec(given[1])
 
 
 class DistributedMap(DistributedModel, FixedPointModel):
