@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, is_dense, native
@@ -17,6 +16,7 @@ from .curvature import (
     as_curvature,
     scale_curvature,
 )
+from .linear_combinations import LinearCombinations
 
 
 def check_loss(loss: Any, model: Any) -> None:
@@ -39,7 +39,7 @@ def construction_error(loss: LossBase) -> Exception | None:
     return None
 
 
-class LossBase:
+class LossBase(LinearCombinations):
     """Base class of losses.
 
     To add a kind of loss, derive from this class and implement `_evaluate`, `gradients` and
@@ -160,27 +160,8 @@ class LossBase:
             return NotImplemented
         return SumLoss(self, other)
 
-    def __mul__(self, factor: Any) -> LossBase:
-        if isinstance(factor, bool) or not isinstance(factor, Real):
-            return NotImplemented
-        return ScaledLoss(self, float(factor))
-
-    __rmul__ = __mul__
-
-    def __radd__(self, other: Any) -> LossBase:
-        # The built-in sum() starts from 0.
-        return self if isinstance(other, Real) and other == 0 else NotImplemented
-
-    def __truediv__(self, factor: Any) -> LossBase:
-        if isinstance(factor, bool) or not isinstance(factor, Real):
-            return NotImplemented
-        return self * (1.0 / float(factor))
-
-    def __neg__(self) -> LossBase:
-        return -1.0 * self
-
-    def __sub__(self, other: Any) -> LossBase:
-        return self + (-other)
+    def _times(self, factor: float) -> LossBase:
+        return ScaledLoss(self, factor)
 
 
 class Loss(LossBase):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
-from numbers import Real
 from typing import Any
 
 from ..arguments import count as positive_count
@@ -14,6 +13,7 @@ from ..arrays.backend import Array, Backend, host
 from ..equilibrium.sum_hessian import SumHessian
 from ..errors import ArgumentError
 from ..locks import lock_of, state_to_pickle
+from ..models.linear_combinations import LinearCombinations
 from ..models.losses import LossBase
 from ..models.vectors import flatten_params
 from .experiments import Experiments, SumEquilibrium
@@ -28,7 +28,7 @@ from .sum_arguments import (
 )
 
 
-class Summable(Functional):
+class Summable(LinearCombinations, Functional):
     """Base class of functionals that can be added, multiplied and divided by real numbers.
 
     An `mfdeq.QuadraticPrior` can be added, too.
@@ -51,28 +51,10 @@ class Summable(Functional):
         return SumFunctional([self, other])
 
     def __radd__(self, other: Any) -> Any:
-        # The built-in sum() starts from 0.
-        if isinstance(other, Real) and other == 0:
-            return self
-        return self + other if isinstance(other, LossBase) else NotImplemented
+        return self + other if isinstance(other, LossBase) else super().__radd__(other)
 
-    def __mul__(self, factor: Any) -> SumFunctional:
-        if isinstance(factor, bool) or not isinstance(factor, Real):
-            return NotImplemented
-        return SumFunctional([self], [float(factor)])
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, factor: Any) -> SumFunctional:
-        if isinstance(factor, bool) or not isinstance(factor, Real):
-            return NotImplemented
-        return self * (1.0 / float(factor))
-
-    def __neg__(self) -> SumFunctional:
-        return -1.0 * self
-
-    def __sub__(self, other: Any) -> SumFunctional:
-        return self + (-other)
+    def _times(self, factor: float) -> SumFunctional:
+        return SumFunctional([self], [factor])
 
 
 class SumFunctional(Summable):
