@@ -48,7 +48,8 @@ from ..operators.matrix_operator import Matrix
 from ..operators.operator import Operator, Scaled, SelfAdjoint, Sum
 from ..operators.user_operators import as_symmetric, backend_of
 from .lagrangian_scaling import system_scaling
-from .reduced_curvature import ReducedCurvature, ReducedOperator
+from .reduced_curvature import ReducedCurvature
+from .reduced_operator import ReducedOperator
 
 # Limit on the relative residual of a solve without refinement, for a random b. It is about the
 # perturbation of the system relative to the distance to a singular one. Below the limit iterative

@@ -1,7 +1,6 @@
 """Curvatures over (theta, h), reduced to the parameters: T' K T with T = [I; Z].
 
-Here are the formula, which all Hessians share, the products to a given accuracy, and the estimates
-of their errors.
+Here are the formula, which all Hessians share, and the estimates of the errors of products.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..arguments import fraction
 from ..arrays.backend import Array, Backend, check_block
 from ..arrays.collective import collective
 from ..arrays.memory import columns_that_fit, translate_memory_errors
@@ -17,17 +15,17 @@ from ..linear import Factor
 from ..locks import Once, cached_property
 from ..models.curvature import CurvatureOperator
 from ..models.problem import Problem
-from ..operators.operator import Congruence, Operator, SelfAdjoint
+from ..operators.operator import Congruence, Operator
 from ..report import SolveReport
 from .error_estimates import (
     WARNING_ERROR,
-    InnerTolerance,
     estimate_error,
     relative_error,
     warn_of_error,
 )
 from .inverse import Inverse, RecordingInverse, RefinedInverse
 from .linearized_equilibrium import tangent
+from .reduced_operator import ReducedOperator
 
 # Arrays of size P + N in memory during a product with one column: (v, z), K (v, z), w, and those of
 # a solve.
@@ -89,84 +87,6 @@ def reduce(K: Operator, T: Operator) -> Operator:
     Inexact products and error estimates use it with other inverses and curvatures.
     """
     return Congruence(K, T)
-
-
-class ReducedOperator(SelfAdjoint):
-    """Base class of Hessians over the parameters, (P, P), whose products contain solves with A.
-
-    Attributes
-    ----------
-    params_term : Operator or None, (P, P)
-        What is added to `parts`, such as the precision of a prior.
-    """
-
-    params_term: Operator | None = None
-
-    @property
-    def parts(self) -> Sequence[tuple[float, ReducedCurvature]]:
-        """The factors and operators, each of one equilibrium, of which it is the sum."""
-        raise NotImplementedError
-
-    @property
-    def params(self) -> Array:
-        """The parameters theta, (P,)."""
-        return self.parts[0][1].params
-
-    @property
-    def report(self) -> SolveReport:
-        """The report of the equilibrium, of the first one of a sum."""
-        return self.parts[0][1].report
-
-    @property
-    def iterative(self) -> bool:
-        """Whether a product with looser inner solves costs less."""
-        return any(part.iterative for _, part in self.parts)
-
-    @property
-    def solver_rtol(self) -> float:
-        """The tolerance of the inner solves of a product."""
-        return min(part.solver_rtol for _, part in self.parts)
-
-    def evaluate_curvature(self) -> None:
-        """Evaluate the curvature now rather than at the first product, where it may fail."""
-        raise NotImplementedError
-
-    def with_error(self, v: Array, *, rtol: float | None = None) -> tuple[Array, Array]:
-        """Compute the product with v, with inner solves to `rtol`, and estimate its error."""
-        raise NotImplementedError
-
-    def apply_inexact(self, v: Array, rtol: float) -> Array:
-        """Compute the product with v by inner solves to another tolerance."""
-        raise NotImplementedError
-
-    def polish(self) -> ReducedOperator:
-        """Return the same operator at more accurate states, or `self` if there are none."""
-        raise NotImplementedError
-
-    def to_accuracy(self, rtol: float) -> InexactReducedCurvature:
-        """Return the same operator with products of a given accuracy.
-
-        Parameters
-        ----------
-        rtol : float
-            The allowed relative error of each column of a product, as estimated. The tolerance of
-            the inner solves is as loose as this allows.
-
-        Returns
-        -------
-        InexactReducedCurvature, (P, P)
-
-        Examples
-        --------
-        >>> import mfdeq, numpy as np
-        >>> model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 2, 2, "residual")
-        >>> loss = mfdeq.LeastSquares(observe=np.arange(2), data=np.zeros(2))
-        >>> H = mfdeq.solve(model, np.array([2.0, 10.0])).hessian(loss)
-        >>> v = np.ones(2)
-        >>> bool(np.linalg.norm(H.to_accuracy(1e-3) @ v - H @ v) <= 1e-3 * np.linalg.norm(H @ v))
-        True
-        """
-        return InexactReducedCurvature(self, rtol)
 
 
 class ReducedCurvature(ReducedOperator):
@@ -377,35 +297,3 @@ class ReducedCurvature(ReducedOperator):
         v = check_block(v, self.backend, self.shape[1], "the operand")
         T = tangent(Inverse(self.eq.factor, rtol), self.eq.forcing)
         return reduce(self.K, T)._apply(v)
-
-
-class InexactReducedCurvature(SelfAdjoint):
-    """The operator T' K T with products of a given relative accuracy.
-
-    The error of every product is estimated by `with_error` of the exact operator, and the tolerance
-    of the inner solves is adapted to it. The operator is symmetric only to that accuracy.
-
-    Parameters
-    ----------
-    exact : ReducedOperator
-    rtol : float
-        The allowed relative error of each column of a product, as estimated.
-    """
-
-    def __init__(self, exact: ReducedOperator, rtol: float) -> None:
-        super().__init__(exact, exact.shape)
-        self.exact, self.rtol = exact, fraction(rtol, "rtol of to_accuracy")
-        self.tolerance = InnerTolerance(self.rtol, exact.backend)
-
-    def forget(self) -> None:
-        """Drop all that depends on earlier products, including the inner tolerance."""
-        self.exact.forget()
-        self.tolerance = InnerTolerance(self.rtol, self.backend)
-
-    def _apply(self, x: Array) -> Array:
-        def product(operator: ReducedOperator, inner: float) -> tuple[Array, Array]:
-            return operator.with_error(x, rtol=inner)
-
-        return self.tolerance.compute(
-            product, self.exact, lambda H: H.polish(), "a product", self.exact.report
-        )[0]

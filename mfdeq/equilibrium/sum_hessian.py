@@ -14,8 +14,9 @@ from ..models.curvature import BlockCurvature, CurvatureOperator, add_curvatures
 from ..models.stacking import StackedCurvature
 from ..operators.operator import Operator
 from .error_estimates import relative_error
-from .reduced_curvature import ReducedCurvature, ReducedOperator
+from .reduced_curvature import ReducedCurvature
 from .reduced_hessian import ReducedHessian
+from .reduced_operator import ReducedOperator
 from .shared_factor import SharedCurvature, SharedEquilibria, group_equal, share_factor
 
 Parts = Sequence[tuple[float, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, is_sparse
 from ..equilibrium.lagrangian_system import ShiftedInverse, solver_for
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import SingularStateError
 from .method import Setting
 from .truncated_cg import steihaug

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..equilibrium.error_estimates import relative_error
-from ..equilibrium.reduced_curvature import ReducedCurvature, ReducedOperator
+from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError, is_evaluation_failure
 from ..locks import cached_property, state_to_pickle
 from ..operators.operator import Operator

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..arrays.backend import Array, Backend
 from ..arrays.collective import collective
-from ..equilibrium.reduced_curvature import InexactReducedCurvature, ReducedOperator
+from ..equilibrium.reduced_operator import InexactReducedCurvature, ReducedOperator
 from ..errors import is_evaluation_failure
 from ..locks import lock_of
 from ..models.losses import LossBase

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..equilibrium.lagrangian_system import MAX_DENSE_PARAMS, solver_for
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ConvergenceError
 from ..locks import cached_property
 from ..spectrum.eigenpairs import Eigenpairs

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from .functional import Functional
 from .minimize_report import MinimizeReport

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arrays.backend import Array
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from .bounds import ActiveSet
 from .method import LOSS_ROUNDING_FACTOR, Iterate, Method, Setting
 from .minimize_report import Step

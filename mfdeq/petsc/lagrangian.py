@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..equilibrium import lagrangian_system as lagrangian
-from ..equilibrium.reduced_curvature import ReducedCurvature, ReducedOperator
+from ..equilibrium.reduced_curvature import ReducedCurvature
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError
 from ..linear.direct.package import trial_residual
 from ..models.curvature import BlockCurvature

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..arrays.powers_of_two import exponents_of, times_power
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError
 from ..operators.operator import Operator
 from ..priors.metric import Metric

@@ -9,7 +9,7 @@ from ..arrays.backend import Array
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..equilibrium.lagrangian_system import require_entries, solver_for
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError, ConvergenceError
 from ..files.checkpoints import digest, open_checkpoint
 from ..operators.user_operators import as_symmetric, backend_of

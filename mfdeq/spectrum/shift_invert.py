@@ -16,7 +16,7 @@ from ..arguments import real
 from ..arrays.backend import Array
 from ..arrays.powers_of_two import scaled_by
 from ..equilibrium.lagrangian_system import solver_for
-from ..equilibrium.reduced_curvature import ReducedOperator
+from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ConvergenceError, SingularStateError
 from ..linear import Krylov
 from ..operators.operator import Operator, Product, SelfAdjoint
