@@ -12,11 +12,11 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..errors import is_evaluation_failure
-from ..locks import lock_of, state_to_pickle
+from ..locks import cached_property, lock_of, state_to_pickle
 from .checked_linearization import CheckedLinearization
 from .checked_model import CheckedModel
 from .linearization import Linearization
-from .model import FixedPointModel, Model, ResidualModel
+from .model import FixedPointModel, ResidualModel
 
 KEPT_EVALUATIONS = 2  # the state of the equilibrium, and one near it
 
@@ -42,28 +42,20 @@ class Problem(CheckedModel):
         `CheckedLinearization`).
     """
 
-    def __init__(
-        self,
-        model: Model,
-        theta: Array,
-        h0: Array | None = None,
-        state_name: str = "h0",
-        lower: Any = None,
-        upper: Any = None,
-        fixes_gauges: bool = True,
-    ) -> None:
-        super().__init__(model, theta, h0, state_name, lower, upper, fixes_gauges)
-        self.like: CheckedLinearization | None = None
-        self.evaluations = 0
-        self.failures = 0
-        self.last_failure = ""
-        self._calling = (
-            f"{self.name}.{model.function_name}(h, theta), of shapes ({self.state_size},), "
+    like: CheckedLinearization | None = None
+    evaluations = 0
+    failures = 0
+    last_failure = ""
+    _latest: tuple[Array, CheckedLinearization] | None = None
+    # The latest evaluations: h, a copy of it, and R(h).
+    _evaluated: tuple[tuple[Array, Array, Array], ...] = ()
+
+    @cached_property
+    def _calling(self) -> str:
+        return (
+            f"{self.name}.{self.model.function_name}(h, theta), of shapes ({self.state_size},), "
             f"({self.param_size},) by its state_size and param_size"
         )
-        self._latest: tuple[Array, CheckedLinearization] | None = None
-        # The latest evaluations: h, a copy of it, and R(h).
-        self._evaluated: tuple[tuple[Array, Array, Array], ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the linearization, which may consist of functions."""
