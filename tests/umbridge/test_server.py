@@ -351,7 +351,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_the_published_client_evaluates_and_differentiates(server):
-    umbridge = pytest.importorskip("umbridge", reason="umbridge is not installed")
+    umbridge = pytest.importorskip("umbridge.um", reason="umbridge is not installed")
     functional = functional_of_three_parameters()
     assert umbridge.supported_models(server.url) == ["misfit", "state"]
     model = umbridge.HTTPModel(server.url, "misfit")
@@ -373,7 +373,7 @@ def test_the_published_client_evaluates_and_differentiates(server):
 
 
 def test_the_published_client_falls_back_from_shared_memory(server, capsys):
-    umbridge = pytest.importorskip("umbridge", reason="umbridge is not installed")
+    umbridge = pytest.importorskip("umbridge.um", reason="umbridge is not installed")
     model = umbridge.HTTPModel(server.url, "state", use_shmem=True)
     assert not model.supports_shmem()
     assert "HTTP" in capsys.readouterr().out
