@@ -30,6 +30,7 @@ INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
 MAX_BORDERED_ERROR = 1e-6  # of a solve with A bordered by its null vectors
 MAX_LOST_ROUNDINGS = 100.0  # a product or a direction of this size, in rounding units, is rounding
+MAX_EMPTY_SHARE = 1e-6  # of the terms of other vectors, up to which those of one are rounding
 GAP = 10.0  # ratio to the least singular value up to which others are zero as well
 # Steps of the residual method, where A is not factorized. Each keeps two vectors.
 MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
@@ -89,20 +90,46 @@ class NullVectors:
 
     @cached_property
     def cancellation(self) -> float:
-        """The larger of |A v| / |A| |v| and |A' u| / |A|' |u|; zero in zero columns and rows."""
+        """The larger of |A v| / |A| |v| and |A' u| / |A|' |u|; zero in empty columns and rows."""
         v, u = self.unscaled
         return max(
-            cancellation(self.A, v, self.scaling), cancellation(self.A, u, self.scaling, True)
+            null_residual(self.A, v, self.scaling), null_residual(self.A, u, self.scaling, True)
         )
 
 
 def cancellation(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
     """Return |A x| beside |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
+    return _share(*_sizes(A, x, scaling, adjoint))
+
+
+def null_residual(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
+    """Return the `cancellation` of a vector that may be null.
+
+    One in an empty column has no terms but those of its rounding errors, which are compared with
+    the terms of other vectors of its length.
+    """
+    product, terms = _sizes(A, x, scaling, adjoint)
+    to_own_units, from_own_units = scaling.multiply_columns, scaling.divide_columns
+    if adjoint:
+        to_own_units, from_own_units = scaling.multiply_rows, scaling.divide_rows
+    ones = A.backend.zeros(x.shape[0]) + 1.0
+    _, typical = _sizes(A, to_own_units(ones), scaling, adjoint, with_product=False)
+    typical *= A.backend.norm(from_own_units(x)) / x.shape[0] ** 0.5
+    return _share(product, typical if terms <= MAX_EMPTY_SHARE * typical else terms)
+
+
+def _sizes(
+    A: Operator, x: Array, scaling: Scaling, adjoint: bool, with_product: bool = True
+) -> tuple[float, float]:
+    """Return |A x| and |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
     norm = A.backend.norm
     scaled = scaling.multiply_columns if adjoint else scaling.multiply_rows
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
-    product = norm(scaled(operator._apply(x)))
-    terms = norm(scaled(operator.abs_apply(x)))
+    product = norm(scaled(operator._apply(x))) if with_product else 0.0
+    return product, norm(scaled(operator.abs_apply(x)))
+
+
+def _share(product: float, terms: float) -> float:
     if terms == 0.0:
         return 0.0
     return product / terms if math.isfinite(product) else math.inf
@@ -128,7 +155,11 @@ def find_null_vectors(
     matrix the factor takes its place. If that is none of A, minimal residual steps for a random
     right-hand side leave the part of it that lies along u; the same with the adjoint leaves v.
     """
-    scaling, n = scaling_of(A), A.shape[0]
+    n = A.shape[0]
+    gathers = A.array is None and MAX_DECOMPOSED_SIZE < n <= MAX_FACTORIZED_SIZE
+    if gathers and (entries := A.gathered_entries()) is not None:
+        return _of_gathered_entries(A, entries, accuracy)
+    scaling = scaling_of(A)
     limit = max(MAX_CANCELLATION_ROUNDINGS * A.backend.eps, 10.0 * accuracy)
     direct = factor is not None and not factor.iterative
     found: NullVectors | None = None
@@ -151,6 +182,23 @@ def find_null_vectors(
     ):
         return None
     return found if found is not None and found.cancellation <= limit else None
+
+
+def _of_gathered_entries(A: Operator, entries: Any, accuracy: float) -> NullVectors | None:
+    """Find the null vectors of a matrix of several processes on the first one."""
+    backend, n = A.backend, A.shape[0]
+
+    def find() -> tuple[Any, ...] | None:
+        found = find_null_vectors(Matrix(Backend.of(host.zeros(0)), entries), None, accuracy)
+        if found is None:
+            return None
+        return found.scaling.rows, found.scaling.columns, found.right, found.left
+
+    found = backend.on_first_rank(find)
+    if found is None:
+        return None
+    rows, columns, right, left = (None if x is None else backend.from_host(x, n) for x in found)
+    return NullVectors(A, Scaling(rows, columns), right, left)
 
 
 def _by_singular_values(A: Operator, scaling: Scaling, limit: float) -> NullVectors:

@@ -21,7 +21,7 @@ from ..operators.operator import Operator
 from ..report import SolveReport
 from .naming import describe_combinations, listed, names_of
 from .null_spaces import NullSpaces, find_null_spaces
-from .null_vectors import NullVectors, bordered_solve, cancellation, find_null_vectors
+from .null_vectors import NullVectors, bordered_solve, find_null_vectors, null_residual
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
 STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
@@ -169,7 +169,7 @@ def is_singular_at(
     A, accuracy = nearby.A, nearby.linearization.state_accuracy
     limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
     right, left = null.unscaled
-    same = cancellation(A, right, null.scaling), cancellation(A, left, null.scaling, True)
+    same = null_residual(A, right, null.scaling), null_residual(A, left, null.scaling, True)
     return min(same) <= limit or find_null_vectors(A, factor, accuracy) is not None
 
 

@@ -14,7 +14,7 @@ from ..linear.protocols import Solver
 from ..operators.operator import Operator, columnwise
 from ..report import LinearCounts
 from .cleanup import drop_python_context, register_for_cleanup
-from .errors import last_line, reason_name, translate_petsc_errors
+from .errors import last_line, raise_on_all_ranks, reason_name, translate_petsc_errors
 from .mats import call_on_vecs, create_dense_mat
 from .null_spaces import copy_null_spaces
 from .options import (
@@ -23,6 +23,7 @@ from .options import (
     temporary_options,
     warn_of_unused_options,
 )
+from .pivots import empty_rows, is_zero_pivot, setup_error
 from .ranks import Ranks
 from .shell_mats import GuardedContext, as_mat, shell_mat
 
@@ -179,9 +180,7 @@ class KSPFactor(Factor):
                 ksp.setTolerances(max_it=max_iterations)
                 if ksp.getType() == "preonly":
                     self._use_right_gmres()
-            with translate_petsc_errors(f"the options of -{solver.prefix} cannot set up a KSP"):
-                ksp.setUp()
-                ksp.setUpOnBlocks()
+            self._set_up(kind)
             if base is None:
                 warn_of_unused_options(A.backend.device, solver.prefix, solver.options)
         self.advice = (
@@ -195,6 +194,31 @@ class KSPFactor(Factor):
         drop(getattr(self, "_wrapped_pc", None))
         if getattr(self, "_products", None) is not None:
             drop(self._guarded)
+
+    def _set_up(self, kind: str) -> None:
+        """Set up the KSP, or raise the error for a preconditioner of A that is not defined."""
+        from petsc4py import PETSc
+
+        ksp, ranks = self.ksp, self.A.backend.device
+        if self._base is None and (rows := empty_rows(self.mat)):
+            # Some packages would crash, or never return.
+            raise setup_error(self.A, ksp, f"row {rows[0]} of the matrix is empty")
+        with (
+            translate_petsc_errors(f"the options of -{self.solver.prefix} cannot set up a KSP"),
+            raise_on_all_ranks(ranks, "the set-up of a KSP"),
+        ):
+            why = ""
+            try:
+                ksp.setUp()
+                ksp.setUpOnBlocks()
+            except PETSc.Error as error:
+                if not is_zero_pivot(error):
+                    raise
+                why = last_line(error)
+        if ksp.getConvergedReason() == PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED:
+            why = why or f"the set-up of {kind} failed, as by a pivot that is zero"
+        if reasons := [reason for reason in ranks.allgather(why) if reason]:
+            raise setup_error(self.A, ksp, reasons[0])
 
     def _use_right_gmres(self) -> None:
         """Use GMRES preconditioned from the right, which monitors the true residual."""

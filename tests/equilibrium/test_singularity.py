@@ -72,6 +72,18 @@ def isolated_bus(n=9):
     return sp.csr_array(A), np.where(np.arange(n) == 3, 0.0, 1.0), np.array([3])
 
 
+def without_an_equation(n=9):
+    A = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    A[3, :] = 0.0
+    return sp.csr_array(A), A @ rng(0).random(n), np.arange(n)
+
+
+def without_an_unknown(n=9):
+    A = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    A[:, 3] = 0.0
+    return sp.csr_array(A), A @ rng(0).random(n), np.array([3])
+
+
 def reducible_chain(n=5):
     """Two closed classes of a Markov chain, with one normalization for both."""
     P = rng(1).random((2, n, n))
@@ -93,6 +105,8 @@ STRUCTURES = {
     "periodic advection": (periodic_advection, "free constant"),
     "insulated rod": (insulated_rod, "free constant"),
     "isolated bus": (isolated_bus, "unused unknown"),
+    "equation without unknowns": (without_an_equation, "dependent equations"),
+    "unknown in no equation": (without_an_unknown, "unused unknown"),
     "reducible chain": (reducible_chain, "dependent equations"),
     "repeated equation": (repeated_equation, "dependent equations"),
 }
