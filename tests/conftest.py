@@ -53,9 +53,11 @@ def pytest_report_header():
 def reuse_of_small_factors(monkeypatch):
     """Let factors of small matrices precondition the next ones, as those of large ones do."""
     from mfdeq.linear.direct.dense import DenseFactor
-    from mfdeq.linear.direct.factors import DirectFactor
+    from mfdeq.linear.direct.factors import DirectFactor, SparseFactor
     from mfdeq.linear.direct.package import DirectPackage
     from mfdeq.linear.direct.tridiagonal import TridiagonalPackage
+    from mfdeq.linear.factor import Factor
 
     for cls in (DenseFactor, DirectFactor, DirectPackage, TridiagonalPackage):
         monkeypatch.setattr(cls, "max_renewed_bytes", 0)
+    monkeypatch.setattr(SparseFactor, "iterations_per_setup", Factor.iterations_per_setup)

@@ -23,14 +23,15 @@ FORCING_FACTOR = 0.9  # gamma of Eisenstat and Walker's choice 2
 MAX_SOLVES = 3  # of one linear system, each for what the last one has left
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
 MIN_CONTRACTION = 0.25  # constant of the restricted monotonicity test
-MAX_HALVINGS = 30  # of one step in the line search
+MAX_TRIALS = 30  # of one step in the line search ...
+MAX_HALVINGS = 10  # ... after so many of which it is quartered: to 1e-15, as beside a singular A
 MIN_LENGTH = 1e-6  # of a step that leads to a state where the model has no derivatives
-NOISE_HALVINGS = 8  # after which noise is measured where the step is small
+NOISE_TRIALS = 8  # after which noise is measured where the step is small
 SMALL_STEP = 0.1  # relative to the unknowns; the noise is measured after smaller steps only
 TINY_STEP = 1e-3  # the same where a whole step has been accepted
 SLOW_DECREASE = 0.5  # of the level by a whole step, which may be due to noise
 SHORT_LENGTH = 1 / 16  # of a step; the iteration has stalled if ...
-MAX_SHORT_STEPS = 15  # ... so many short steps in a row ...
+MAX_SHORT_STEPS = 8  # ... so many short steps in a row ...
 SHORT_DECREASE = 0.99  # ... have reduced the level together to no less than this multiple
 RECENT_RESIDUALS = 2  # of earlier iterates, with which a trial residual is compared too ...
 MAX_IDLE = 10  # ... unless so many iterations have made no progress, as in a cycle
@@ -139,10 +140,14 @@ class _Step:
         def small(correction: Array) -> bool:
             return self.factor.backend.norm(correction / self.sizes) <= largest * self.size
 
-        if not small(self.factor._approximate(residual, False)):
+        correction = self.factor._approximate(residual, False)
+        if not small(correction):
             return False  # a cheap test, which fails for most of the steps that are too long
         if not self.factor.iterative:
             return True
+        left = residual - self.factor.A._apply(correction)
+        if self.level(left) <= MAX_FORCING * self.level(residual):
+            return True  # the correction is as accurate as that of the solve below
         try:
             return small(self.factor.solve(residual, rtol=MAX_FORCING, weights=self.level.weights))
         except (ConvergenceError, SingularStateError):
@@ -172,7 +177,8 @@ class _InexactSteps:
         self.problem, self.solver, self.monitor = problem, solver, monitor
         self.forcing = MAX_FORCING
         self.recent_residuals: list[Array] = []
-        self.short_steps: list[float] = []  # the decreases by the latest steps, if all were short
+        # Lengths and decreases of the latest steps, if all were short.
+        self.short_steps: list[tuple[float, float]] = []
 
     def solve(self, iterate: _Iterate) -> _Step | None:
         """Solve A d = R inexactly, with A at the iterate.
@@ -279,9 +285,13 @@ class _InexactSteps:
         """
         # Not those that the edge of the domain has shortened.
         short = step.length <= SHORT_LENGTH and not step.undefined
-        self.short_steps = [*self.short_steps, step.decrease][-MAX_SHORT_STEPS:] if short else []
-        idle = len(self.short_steps) == MAX_SHORT_STEPS
-        if idle and math.prod(self.short_steps) > SHORT_DECREASE and not self.monitor.done:
+        last = (step.length, step.decrease)
+        self.short_steps = [*self.short_steps, last][-MAX_SHORT_STEPS:] if short else []
+        if len(self.short_steps) < MAX_SHORT_STEPS or self.monitor.done:
+            return
+        lengths, decreases = zip(*self.short_steps, strict=True)
+        # Those that become longer leave a state where A is nearly singular.
+        if math.prod(decreases) > SHORT_DECREASE and lengths[-1] <= lengths[0]:
             raise self._stalled(f"{MAX_SHORT_STEPS} consecutive steps were shortened to nothing; ")
 
     def _search(self, step: _Step, length: float = 1.0) -> _Iterate:
@@ -291,7 +301,7 @@ class _InexactSteps:
         """
         problem = self.problem
         undefined = 0
-        for halvings in range(MAX_HALVINGS):
+        for trial in range(MAX_TRIALS):
             h = problem.limited(step.h, step.h - length * step.correction)
             residual, norm = problem.trial_residual(h)
             if residual is None:
@@ -310,24 +320,24 @@ class _InexactSteps:
                     step.length, step.decrease = length, after / before if before else 0.0
                     step.undefined = undefined
                     return _Iterate(h, residual, step)
-            may_be_noise = halvings == NOISE_HALVINGS and not undefined
+            may_be_noise = trial == NOISE_TRIALS and not undefined
             if (
                 may_be_noise
                 and step.is_within(SMALL_STEP)
                 and self.monitor.stalled_by_noise(step.h, step.residual, step.correction)
             ):
                 return _Iterate(step.h, step.residual, step)
-            length *= 0.5
+            length *= 0.5 if trial < MAX_HALVINGS else 0.25
         if not undefined and self.monitor.stalled_by_noise(step.h, step.residual, step.correction):
             return _Iterate(step.h, step.residual, step)
         where = f"{problem.name}.{problem.model.function_name}"
-        if undefined == MAX_HALVINGS:
+        if undefined == MAX_TRIALS:
             raise self.monitor.failure(
                 f"stalled along the Newton step: all {undefined} trial steps gave no value in "
                 f"{where}",
                 advise_where_undefined(problem),
             )
-        counted = f"{undefined} of {MAX_HALVINGS} trial steps gave no value in {where}; "
+        counted = f"{undefined} of {MAX_TRIALS} trial steps gave no value in {where}; "
         raise self._stalled(counted if undefined else "")
 
     def _stalled(self, observed: str) -> ConvergenceError:

@@ -202,6 +202,7 @@ class _AutoFactor(DelegatingFactor):
         # factors because their identities are the keys.
         self.factors: dict[int, tuple[Solver, Factor]] = {}
         self.replaced = False
+        self.aged = False  # whether the current factor is one of a nearby matrix
 
     def starting_with(self, factor: Factor | None) -> _AutoFactor:
         """Adopt the candidate in use, for which a factor may have been set up in a trial."""
@@ -218,7 +219,7 @@ class _AutoFactor(DelegatingFactor):
             self._drop(solver, str(solver), error)
             return
         self.replaced = self.solver is not None
-        self.solver = solver
+        self.solver, self.aged = solver, False
         self.factors[id(solver)] = solver, factor
         self.adopt(factor)
         self.auto.record(f"solver: {self.name}, because {self.choice.reason}")
@@ -297,7 +298,13 @@ class _AutoFactor(DelegatingFactor):
         return x
 
     def _replace_failed(self, failed: Factor, error: ConvergenceError) -> None:
-        """Adopt another candidate, unless another thread has already replaced this one."""
+        """Adopt another candidate, unless another thread has already replaced this one.
+
+        The error is raised if a factor of a nearby matrix has failed: `Reused` replaces it by one
+        of the same solver.
+        """
+        if self.aged and self.current is failed:
+            raise error
         with lock_of(self.choice):
             if self.current is failed:
                 assert self.solver is not None
@@ -331,12 +338,14 @@ class _AutoFactor(DelegatingFactor):
         free = current.setup == 0.0 and not self.choice.why
         return free or self.replaced or current.solver is not self.solver
 
-    def _for_other(self, A: Operator, factor: Factor | None, counts: LinearCounts) -> Factor | None:
+    def _for_other(
+        self, A: Operator, factor: Factor | None, counts: LinearCounts, aged: bool = False
+    ) -> Factor | None:
         """Return a factor that revises the choice, with a factor for another matrix at first."""
         if factor is None or self.choice.keeps(self.solver, WIDE_BLOCK):
             return factor
         other = _AutoFactor(A, self.auto, self.choice, counts)
-        other.solver = self.solver
+        other.solver, other.aged = self.solver, aged
         other.adopt(factor)
         return other
 
@@ -347,7 +356,7 @@ class _AutoFactor(DelegatingFactor):
         if self._outdated():
             return None
         factor = self.current.preconditioned_factor(A, counts, max_iterations)
-        return self._for_other(A, factor, counts)
+        return self._for_other(A, factor, counts, aged=True)
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor preconditioned by the current one, unless it is better to set one up."""

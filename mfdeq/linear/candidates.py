@@ -16,13 +16,10 @@ from ..errors import ArgumentError, ConvergenceError, SingularStateError
 from ..operators.dot_tests import is_symmetric
 from ..operators.operator import Operator
 from .costs import (
-    CORE,
-    DEVICE,
-    Machine,
     air_setup_cost,
     amg_setup_cost,
-    compiled_threads,
     estimate_cost,
+    machine_of,
 )
 from .direct.direct import Direct
 from .direct.fill import estimate_fill
@@ -124,7 +121,7 @@ class Examined:
 def sparse_candidates(A: Operator) -> list[Candidate]:
     """Return the candidates for a sparse A that is not small."""
     symmetric = is_symmetric(A)
-    setup = 0.0 if symmetric else _machine(A).scaling(A.array.nnz)
+    setup = 0.0 if symmetric else machine_of(A).scaling(A.array.nnz)
     jacobi = Krylov("cg" if symmetric else "gmres", preconditioner=Jacobi())
     estimate = _Estimate.of(A)
     trial_budget = FIRST_TRIAL_SHARE * estimate.setup
@@ -158,7 +155,7 @@ class _Estimate(Candidate):
             for name, (setup, solve, column) in costs.items()
         ]
         nnz = A.array.nnz
-        least = _machine(A).least_with_amg(nnz, fill.compact)
+        least = machine_of(A).least_with_amg(nnz, fill.compact)
         method = "cg" if is_symmetric(A) else "gmres"
         fits = any(candidate.setup < math.inf for candidate in direct)
         solver = Krylov(method, preconditioner=AMG())
@@ -320,7 +317,7 @@ def _cheap_scaling(A: Operator) -> Scaling | None:
 
 def iteration_cost(A: Any, factor: Any, iterations: int) -> float:
     """Estimate the nanoseconds of one iteration of a solve that takes `iterations`."""
-    n, machine = A.shape[0], _machine(A)
+    n, machine = A.shape[0], machine_of(A)
     entry = machine.product_entry
     preconditioner = factor.M.application_cost(entry, machine.triangular_entry)
     overhead, per_unknown = machine.iteration, machine.cg_entry
@@ -328,12 +325,6 @@ def iteration_cost(A: Any, factor: Any, iterations: int) -> float:
         overhead = machine.gmres_iteration
         per_unknown = machine.gmres_entry * min(iterations, factor.solver.cycle_length)
     return overhead + entry * A.array.nnz + preconditioner + per_unknown * n
-
-
-def _machine(A: Operator) -> Machine:
-    if not A.backend.library.on_host:
-        return DEVICE
-    return CORE.on_threads(compiled_threads())
 
 
 def _summary(name: str, setup: float, solve: float) -> str:

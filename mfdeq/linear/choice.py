@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import SingularStateError
@@ -59,6 +60,7 @@ class Choice:
         self.notes: list[str] = []
         self.done = 0  # solves so far
         self.spent, self.counted = 0.0, 0  # cost and number of those with the current candidate
+        self.failure: Exception | None = None  # of the last candidate that was dropped
 
     def keeps(self, solver: Solver | None, columns: int) -> bool:
         """Return whether a solver in use is kept for so many right-hand sides unless it fails.
@@ -116,7 +118,7 @@ class Choice:
                 total *= ESTIMATE_MARGIN
             return total, not direct
 
-        while not (best := min(self.candidates, key=cost)).known:
+        while not (best := self._cheapest(cost)).known:
             known = [cost(candidate)[0] for candidate in self.candidates if candidate.known]
             examined = best.examine(A, solves, min(known, default=math.inf))
             self.candidates.remove(best)
@@ -128,6 +130,12 @@ class Choice:
             count = f"{solves} solve{'s' if solves > 1 else ''}{' in blocks' if in_blocks else ''}"
             self._use(best, f"it is the cheapest for {count}: {'; '.join(self.notes)}")
         return factors.get(id(best))
+
+    def _cheapest(self, cost: Callable[[Candidate], tuple[float, bool]]) -> Candidate:
+        if not self.candidates:  # those left after a failure have failed as well
+            assert self.failure is not None
+            raise self.failure
+        return min(self.candidates, key=cost)
 
     def _use(self, candidate: Candidate, reason: str) -> None:
         self.current, self.spent, self.counted = candidate, 0.0, 0
@@ -160,6 +168,7 @@ class Choice:
         if len(self.candidates) == 1 or (pivots and isinstance(error, SingularStateError)):
             raise error
         self.candidates.remove(self.current)
+        self.failure = error
 
     def state(self) -> dict:
         """Return what `restore` needs."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from .. import parallel
 from ..arrays import jit
+from ..operators.operator import Operator
 
 MIN_PRODUCTS_WITH_AMG = 80  # work of the fastest solve with AMG, in products with A
 MIN_ITERATIONS_WITH_AMG = 8  # iterations of the fastest solve with AMG
@@ -140,3 +141,10 @@ DEVICE = Machine(
     gmres_iteration=250_000.0,
     triangular_entry=0.05,
 )
+
+
+def machine_of(A: Operator) -> Machine:
+    """Return the costs where A is stored."""
+    if not A.backend.library.on_host:
+        return DEVICE
+    return CORE.on_threads(compiled_threads())

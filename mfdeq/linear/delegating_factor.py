@@ -50,6 +50,10 @@ class DelegatingFactor(Factor):
         """Return the current factor's result."""
         return self.current.preconditioned_factor(A, counts, max_iterations)
 
+    def iterations_per_setup(self, columns: int) -> float:
+        """Return the current factor's result."""
+        return self.current.iterations_per_setup(columns)
+
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return the current factor's result."""
         return self.current.factor_for_equilibrium(A, counts)

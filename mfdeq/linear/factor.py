@@ -22,6 +22,9 @@ from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure, VectorMeasure
 from .scaling import Scaling, weigh
 
+# Iterations that cost as much as a set-up: those with AMG, 60 to 120.
+ITERATIONS_PER_SETUP = 40.0
+
 
 class _Progress(threading.local):
     """How the last solve of each thread has gone.
@@ -174,6 +177,19 @@ class Factor:
             None, the default, if this factor cannot precondition A.
         """
         return None
+
+    def iterations_per_setup(self, columns: int) -> float:
+        """Estimate how many iterations preconditioned by this factor cost as much as a set-up.
+
+        `Reused` decides by it when another set-up is due. Nothing is timed, so that the same solves
+        take the same decisions.
+
+        Parameters
+        ----------
+        columns : int
+            The right-hand sides of each iteration.
+        """
+        return ITERATIONS_PER_SETUP
 
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor for a nearby matrix, preconditioned by this one, for many solves.

@@ -251,6 +251,10 @@ class PinnedFactor(Factor):
 
         return self._for_other(A, counts, reuse)
 
+    def iterations_per_setup(self, columns: int) -> float:
+        """Return the estimate of the inner factor."""
+        return self.inner.iterations_per_setup(columns)
+
     def factor_for_equilibrium(self, A: Operator, counts: LinearCounts) -> Factor | None:
         """Return a factor whose inner one is preconditioned by that of this factor."""
         return self._for_other(A, counts, self.inner.factor_for_equilibrium)

@@ -31,12 +31,15 @@ from .operands import have_equal_entries, operator_of
 from .pinned import set_up
 from .protocols import Solver
 
-# Iterations that cost as much as a set-up. An LU on a surface costs 12 to 60, AMG 60 to 120.
-SETUP_ITERATIONS = 40
+MAX_EXCESS = 1.0  # cost of the additional iterations, over that of a set-up, when one is due
 MAX_AGED_ITERATIONS = 60  # of one solve, after which an aged factor is replaced at once
 # Iterations with a refreshed factor, over those with a new one, above which a set-up is due.
 WORN_RATIO = 1.5
-NEGLIGIBLE_ITERATIONS = 5  # additional iterations that do not justify a refresh
+NEGLIGIBLE_ITERATIONS = 5  # additional iterations of one solve that do not show wear
+# Those of loose solves count half: where A is nearly singular, an exact Newton step may be far too
+# long, and an inexact one along an aged factor is not.
+LOOSE_RTOL, LOOSE_SHARE = 1e-3, 0.5
+NEGLIGIBLE_EXCESS = 0.125  # which does not justify a refresh
 
 
 class Reused(Solver):
@@ -55,7 +58,8 @@ class Reused(Solver):
     held : Factor or None
         The last factor that was set up.
     excess : float
-        Additional iterations since the set-up, over those that a new factor would have taken.
+        Cost of the additional iterations since the set-up, over those that a new factor would have
+        taken, relative to the estimated cost of a set-up.
     weakest : (N,) array or None
         The left singular vector of the smallest singular value of the last A at an equilibrium,
         from which the next estimate starts.
@@ -141,7 +145,7 @@ class Reused(Solver):
                 return factor
             if self.held is None or self._aged(A):
                 return self.renew(A, counts)
-            worth_refreshing = self.excess > NEGLIGIBLE_ITERATIONS
+            worth_refreshing = self.excess > NEGLIGIBLE_EXCESS
             if worth_refreshing and (factor := self._refactorized(self.held, A, counts)):
                 return factor
             return self.held.factor_for_equilibrium(A, counts) or self.renew(A, counts)
@@ -153,7 +157,7 @@ class Reused(Solver):
         return self.held.counted_in(counts)
 
     def _aged(self, A: Operator) -> bool:
-        too_old = self.excess > SETUP_ITERATIONS
+        too_old = self.excess > MAX_EXCESS
         return self.held is None or self.held.A.shape != A.shape or too_old
 
     def renew(self, A: Operator, counts: LinearCounts) -> Factor:
@@ -192,8 +196,8 @@ class Reused(Solver):
             self.held, self.excess, self.refreshed = factor, 0.0, True
         return factor
 
-    def charge(self, iterations: int, rtol: float) -> None:
-        """Add the additional iterations of a solve to `excess`."""
+    def charge(self, iterations: int, rtol: float, columns: int) -> None:
+        """Add the cost of the additional iterations of a solve to `excess`."""
         digits = max(math.log10(1.0 / rtol), 0.1)
         with lock_of(self):
             if self._iterations_per_digit is None:
@@ -201,7 +205,10 @@ class Reused(Solver):
             expected = self._iterations_per_digit * digits
             if self.refreshed and self.excess == 0.0:
                 self.worn = iterations > WORN_RATIO * expected + NEGLIGIBLE_ITERATIONS
-            self.excess += max(iterations - expected, 0.0)
+            if self.held is not None and iterations > expected:
+                per_setup = self.held.iterations_per_setup(columns)
+                share = LOOSE_SHARE if rtol > LOOSE_RTOL else 1.0
+                self.excess += share * (iterations - expected) / per_setup
 
 
 class _AgedFactor(DelegatingFactor):
@@ -220,7 +227,7 @@ class _AgedFactor(DelegatingFactor):
         weights: Array | None = None,
     ) -> Array:
         reused = self.reused
-        if reused.excess > SETUP_ITERATIONS:  # since earlier solves with this matrix
+        if reused.excess > MAX_EXCESS:  # since earlier solves with this matrix
             self.adopt(reused.renew(self.A, self.counts))
         current = self.current
         try:
@@ -228,5 +235,6 @@ class _AgedFactor(DelegatingFactor):
         except ConvergenceError as error:
             self.adopt(reused.replacement(self, current, error))
             return self._solve_checked(b, rtol, adjoint, weights)
-        reused.charge(current.iterations_of_last_solve, self.rtol if rtol is None else rtol)
+        used, columns = current.iterations_of_last_solve, 1 if b.ndim == 1 else b.shape[1]
+        reused.charge(used, self.rtol if rtol is None else rtol, columns)
         return x

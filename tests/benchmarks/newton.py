@@ -1,11 +1,12 @@
-"""When to set up a new factor along Newton's steps: the number of additional iterations to allow.
+"""When to set up a new factor along Newton's steps: how much additional iterations may cost.
 
     python -m tests.benchmarks.newton [--sizes 128 256]
 
 A strongly nonlinear diffusion problem is solved with several values of
-`mfdeq.linear.reuse.SETUP_ITERATIONS`; a negative one sets up a factor at every step. Then a
-multigrid hierarchy is refreshed with the entries of a diffusion with another coefficient, and the
-iterations with it are compared with those of a new hierarchy and of the unchanged one.
+`mfdeq.linear.reuse.MAX_EXCESS`, relative to a set-up; a negative one sets up a factor at every
+step. Then a multigrid hierarchy is refreshed with the entries of a diffusion with another
+coefficient, and the iterations with it are compared with those of a new hierarchy and of the
+unchanged one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mfdeq.linear.operands import operator_of
 from .problems import Diffusion
 from .systems import diffusion
 
-LIMITS = (-1.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+LIMITS = (-1.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Reacting(mfdeq.ResidualModel):
@@ -107,13 +108,13 @@ def main(argv=None):
                 reports = {}
                 for limit in LIMITS:
                     start = time.perf_counter()
-                    with mock.patch.object(reuse, "SETUP_ITERATIONS", limit):
+                    with mock.patch.object(reuse, "MAX_EXCESS", limit):
                         reports[limit] = mfdeq.solve(model, np.ones(1), solver=solver).report
                     times[limit].append(time.perf_counter() - start)
             for limit, report in reports.items():
                 inner = report.forward.iterations
                 print(
-                    f"{n:>5} {name:<10}{limit:>9.0f}{report.iterations:>9}"
+                    f"{n:>5} {name:<10}{limit:>9.2f}{report.iterations:>9}"
                     f"{report.forward.setups:>9}{inner:>9}{np.median(times[limit]):>9.2f}"
                 )
     print(

@@ -45,7 +45,7 @@ def test_every_method_and_solver_reaches_the_equilibrium(case, method, solver):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_newton_converges_quadratically(case, monkeypatch):
-    monkeypatch.setattr(reuse, "SETUP_ITERATIONS", -1.0)  # a fresh LU at every step
+    monkeypatch.setattr(reuse, "MAX_EXCESS", -1.0)  # a fresh LU at every step
     report = case.solve(method="newton", solver=mfdeq.Direct()).report
     assert report.iterations <= 12
     relative = np.array(report.residuals[: report.iterations + 1]) / report.residuals[0]
@@ -249,6 +249,14 @@ def test_newton_descends_through_nearly_singular_states(rows, conductivity, monk
     report = mfdeq.solve(model, theta, method="newton").report
     assert report.iterations <= 25
     assert report.forward.setups <= 10
+
+
+@pytest.mark.parametrize("slope", [1e-3, 1e-8, 1e-13])
+def test_newton_leaves_a_start_where_A_is_nearly_singular(slope):
+    """The first step is 1/slope times as long as the way to the state."""
+    model = mfdeq.from_function(lambda h, theta: h**3 + slope * h - theta, 2, 2, "residual")
+    eq = mfdeq.solve(model, np.array([1.0, 8.0]), np.zeros(2), method="newton")
+    close(eq.state, [1.0, 2.0], 1e-3)
 
 
 @pytest.mark.parametrize("beyond", [1e-3, 0.02, 1.0])

@@ -24,7 +24,7 @@ import mfdeq
 from mfdeq.arrays import jit
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear import Auto, Reused, auto, candidates, costs
-from mfdeq.linear.candidates import Candidate
+from mfdeq.linear.candidates import Candidate, Examined
 from mfdeq.linear.choice import Choice
 from mfdeq.linear.direct import cholmod, fill, multifrontal, pardiso, registry
 from mfdeq.linear.operands import operator_of
@@ -349,11 +349,11 @@ def test_the_columns_of_a_block_count_as_solves():
     assert "Direct" in factor.name
 
 
-def of_two_packages(solves=None, columns=1):
+def of_two_packages(solves=None, columns=1, setup=0.0):
     """One is cheaper for single solves, the other in blocks, after a set-up worth 64 solves."""
     return Choice(
         [
-            Candidate(mfdeq.Direct(package="superlu"), 0.0, 1.0, block_share=1.0),
+            Candidate(mfdeq.Direct(package="superlu"), setup, 1.0, block_share=1.0),
             Candidate(mfdeq.Direct(package="multifrontal"), 64.0, 1.2, block_share=0.25),
         ],
         solves,
@@ -387,6 +387,32 @@ def test_the_width_of_blocks_is_known_from_a_hint(solves, columns, package):
     assert choice.current.solver.package == package
 
 
+def test_a_solver_is_kept_when_its_factor_of_a_nearby_matrix_fails():
+    """The error goes to `Reused`, which sets up a factor of the new matrix by the same solver."""
+    A, choice, counts = operator_of(WINDY_VOLUME), of_two_packages(setup=1.0), LinearCounts()
+    factor = auto._AutoFactor(A, Auto(), choice, counts).starting_with(None)
+    far = (WINDY_VOLUME + sp.diags_array(np.geomspace(1e-3, 1e6, 8000)[::-1])).tocsr()
+    nearby = factor.preconditioned_factor(operator_of(far), counts, 3)
+    with pytest.raises(mfdeq.ConvergenceError, match="of a nearby matrix"):
+        nearby.solve(np.ones(8000))
+    assert choice.current.solver.package == "superlu"
+    assert len(choice.candidates) == 2
+
+
+def test_the_last_error_is_raised_when_every_candidate_has_failed():
+    class Hopeless(Candidate):
+        known = False
+
+        def examine(self, A, solves, budget):
+            return Examined([], None, ["hopeless"])
+
+    lu = Candidate(mfdeq.Direct(package="superlu"), 0.0, 1.0)
+    choice = Choice([lu, Hopeless(None, 1.0, 1.0)], None, 1)
+    choice.drop(mfdeq.ConvergenceError("no digits"))
+    with pytest.raises(mfdeq.ConvergenceError, match="no digits"):
+        choice.decide(operator_of(WINDY_VOLUME))
+
+
 def test_a_block_is_solved_by_another_package_once_that_is_cheaper(monkeypatch):
     factor = Auto().setup(operator_of(WINDY_VOLUME))
     monkeypatch.setattr(factor.choice, "candidates", (of_two_packages()).candidates)
@@ -407,7 +433,7 @@ def test_the_costs_know_the_number_of_threads(monkeypatch):
     for number in (1, 2):
         with mfdeq.threads(number):
             packages = registry.package_costs(A, fill)
-            found[number] = candidates._machine(A).product_entry, packages
+            found[number] = costs.machine_of(A).product_entry, packages
     (one, alone), (two, shared) = found.values()
     assert 0.5 * one < two < 0.6 * one
     assert shared["superlu"] == alone["superlu"]

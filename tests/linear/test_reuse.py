@@ -40,11 +40,12 @@ def test_solves_along_a_path_reach_the_tolerance_whatever_the_age_of_the_factor(
 def test_a_factor_is_reused_while_it_preconditions_and_then_replaced():
     counts, reused = LinearCounts(), Reused(mfdeq.Direct())
     b = np.ones(900)
-    for matrix in path(5, size=1e-4):
+    for matrix in path(3, size=1e-4):
         reused.setup(operator_of(matrix), counts).solve(b)
     assert counts.setups == 1
     spent = reused.excess
-    assert 0 < spent <= reuse.SETUP_ITERATIONS
+    assert spent == pytest.approx(counts.iterations / reused.held.iterations_per_setup(1))
+    assert 0 < spent <= reuse.MAX_EXCESS
     far = (path(1)[0] + sp.diags(np.geomspace(1e-3, 1e6, 900))).tocsr()
     factor = reused.setup(operator_of(far), counts)
     x = factor.solve(b)
@@ -52,7 +53,36 @@ def test_a_factor_is_reused_while_it_preconditions_and_then_replaced():
     reused.setup(operator_of(far), counts).solve(b)
     assert counts.setups == 2
     assert reused.held.A.array is not None
-    assert reused.excess < spent + reuse.SETUP_ITERATIONS
+    assert reused.excess < spent + reuse.MAX_EXCESS
+
+
+def test_a_factor_is_replaced_when_iterations_have_cost_as_much_as_a_setup():
+    """Those of a block cost more, and loose ones count half."""
+    used = {}
+    for columns, rtol in ((1, 1e-10), (8, 1e-10), (1, 1e-2)):
+        counts, reused = LinearCounts(), Reused(mfdeq.Direct())
+        b = np.random.default_rng(0).standard_normal((900, columns))
+        for matrix in path(40, size=1e-4):
+            reused.setup(operator_of(matrix), counts).solve(b, rtol=rtol)
+            if counts.setups == 2:
+                break
+        used[columns, rtol] = counts.iterations
+    per_setup = reused.held.iterations_per_setup(1)
+    assert per_setup < used[1, 1e-10] < 2 * per_setup
+    assert used[8, 1e-10] < 0.6 * used[1, 1e-10]
+    assert used[1, 1e-2] > 1.4 * used[1, 1e-10]
+
+
+def test_a_setup_costs_more_iterations_the_larger_the_matrix():
+    """And fewer of blocks. An LU of a surface grows like N^1.5, its triangles like N log N."""
+    costs = []
+    for n in (40, 80, 160):
+        factor = mfdeq.Direct(package="superlu").setup(diffusion(n, 2).A)
+        one, block = factor.iterations_per_setup(1), factor.iterations_per_setup(8)
+        assert 1 < block < 0.5 * one
+        costs.append(one)
+    assert costs == sorted(costs)
+    assert 5 < costs[0] < costs[-1] < 200
 
 
 def test_an_aged_preconditioner_serves_many_solves_an_aged_lu_does_not():

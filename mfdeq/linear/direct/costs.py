@@ -71,3 +71,7 @@ class PackageCost(NamedTuple):
     def one_solve(self, n: int, fill: Fill) -> float:
         """Return the nanoseconds of a solve with the factors."""
         return self.entry * fill.entries + self.solved_unknown * n + self.solve
+
+    def block_solve(self, n: int, fill: Fill, columns: int) -> float:
+        """Return the nanoseconds of a solve for several right-hand sides at once."""
+        return (1.0 + self.block_share * (columns - 1)) * self.one_solve(n, fill)
