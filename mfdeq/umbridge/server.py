@@ -11,7 +11,7 @@ from typing import Any, Self
 from ..errors import ArgumentError, short_repr
 from ..models.model import Model
 from ..optimization.functional import Functional
-from .handler import Handler
+from .handler import Handler, log
 from .served_model import ServedModel
 
 CALLER = "mfdeq.umbridge.serve"
@@ -144,6 +144,10 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log that a connection broke, for programs that ask for it."""
+        log.debug("the connection with %s broke", client_address, exc_info=True)
 
     def __enter__(self) -> Self:
         return self

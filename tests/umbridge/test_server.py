@@ -5,8 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import signal
 import socket
+import struct
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -102,6 +108,8 @@ def test_outputs_have_the_form_of_the_protocol(server, name, size, operation):
     if operation == "Evaluate":
         assert len(output) == 1
         (output,) = output
+    # UM-Bridge's own test of conformity expects as many entries of ApplyHessian as there are
+    # outputs, its servers and clients as many as there are inputs: a Hessian is applied to one.
     expected = 3 if operation in ("Gradient", "ApplyHessian") else size
     assert len(output) == expected
     assert all(isinstance(x, float) for x in output)
@@ -312,6 +320,21 @@ def test_an_output_that_overflows_is_invalid():
     assert (status, answer["error"]["type"]) == (500, "InvalidOutput")
 
 
+def test_a_broken_connection_is_logged_and_no_more(server, caplog, capfd):
+    reset = struct.pack("ii", 1, 0)  # closing the socket breaks the connection at once
+    with caplog.at_level(logging.DEBUG, "mfdeq.umbridge"):
+        for _ in range(3):
+            with socket.create_connection(server.server_address, timeout=30) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                connection.sendall(b"POST /Evaluate HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+        assert ask(server, "/Evaluate", request_for("Evaluate", 1))[0] == 200
+        deadline = time.monotonic() + 30.0
+        while "broke" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "broke" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
 # The life of a server.
 
 
@@ -337,6 +360,29 @@ def test_wait_returns_when_another_thread_closes_the_server():
     timer.join()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(server.server_address, timeout=5)
+
+
+SERVING = """
+import numpy as np
+import mfdeq
+
+model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
+server = mfdeq.umbridge.serve(model, port=0)
+print(server.url, flush=True)
+server.wait()
+print("closed", flush=True)
+"""
+
+
+def test_an_interrupt_ends_a_program_that_waits():
+    command = [sys.executable, "-c", SERVING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        url = program.stdout.readline().strip()
+        with urllib.request.urlopen(f"{url}/Info", timeout=30) as answer:
+            assert json.load(answer)["models"] == ["state"]
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=30)[0] == "closed\n"
+    assert program.returncode == 0
 
 
 def test_wrong_arguments_are_refused():
