@@ -188,6 +188,8 @@ def solve(
             raise
         finally:
             monitor.close()
+            if linear.held is not None:
+                report.record_solver(linear.held.name, linear.choices)
         eq = converged_equilibrium(problem, monitor.state, linear, report)
         eq.judge_uniqueness()
         eq.error_estimates = error_estimates
