@@ -53,6 +53,9 @@ class Checkpoint:
         The plain values that identify the run. It continues only from a file with the same values.
     backend : Backend
         The backend of the run's arrays. The first rank reads and writes for all.
+    processes : object, optional
+        The processes that run together, if the arrays do not say so since each process has them
+        whole. Their ``on_first_rank(function)`` returns the result on the first one, on all.
 
     Attributes
     ----------
@@ -66,15 +69,26 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Any, every: int, kind: str, of: dict[str, Any], backend: Backend
+        self,
+        path: Any,
+        every: int,
+        kind: str,
+        of: dict[str, Any],
+        backend: Backend,
+        processes: Any = None,
     ) -> None:
-        self.path, self.every, self.kind, self.backend = _fspath(path), every, kind, backend
+        self.path, self.every, self.kind = _fspath(path), every, kind
         self.of = json.loads(json.dumps(of))
         self._last = 0
-        store = backend.library.checkpoint_store(self.path, backend.device)
+        if processes is None:
+            store = backend.library.checkpoint_store(self.path, backend.device)
+            on_first_rank = backend.on_first_rank
+        else:
+            on_first_rank = processes.on_first_rank
+            store = FirstRankNpzStore(on_first_rank)
         self.store: CheckpointStore = NpzStore() if store is None else store
         self.saved: dict[str, Any] | None = None
-        if backend.on_first_rank(self._exists):
+        if on_first_rank(self._exists):
             found, self.saved = self.store.read(self.path, self.kind)
             self._check_same_run(found)
 
@@ -123,12 +137,18 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: Any, every: Any, kind: str, of: Callable[[], dict[str, Any]], backend: Backend
+    path: Any,
+    every: Any,
+    kind: str,
+    of: Callable[[], dict[str, Any]],
+    backend: Backend,
+    processes: Any = None,
 ) -> Checkpoint | None:
     """Return the checkpoint of a run, or None if `path` is None on the first rank."""
     every = count(every, "checkpoint_every")
-    path = backend.on_first_rank(lambda: path)  # the ranks may have different paths
-    return None if path is None else Checkpoint(path, every, kind, of(), backend)
+    together = backend if processes is None else processes
+    path = together.on_first_rank(lambda: path)  # the ranks may have different paths
+    return None if path is None else Checkpoint(path, every, kind, of(), backend, processes)
 
 
 class NpzStore:
@@ -141,6 +161,28 @@ class NpzStore:
     def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
         """Write a state, replacing the file."""
         write_state(path, kind, of, state)
+
+
+class FirstRankNpzStore:
+    """A checkpoint as one npz file, which the first of several processes reads and writes.
+
+    Parameters
+    ----------
+    on_first_rank : callable
+        ``on_first_rank(function)`` returns the result on the first process, on all.
+    """
+
+    def __init__(self, on_first_rank: Callable[[Callable[[], Any]], Any]) -> None:
+        self.on_first_rank = on_first_rank
+
+    def read(self, path: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read what identifies the run of a file, and its state."""
+        return self.on_first_rank(lambda: read_state(path, kind))
+
+    def write(self, path: str, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:
+        """Write a state, replacing the file."""
+        members = encode_on_host(kind, of, state)
+        self.on_first_rank(lambda: write_members(path, *members))
 
 
 def write_state(path: Any, kind: str, of: dict[str, Any], state: dict[str, Any]) -> None:

@@ -105,10 +105,11 @@ class Experiments:
             F.forget(part)
 
     def _split(self, state: Array) -> list[Array]:
-        parts, first = [], 0
+        parts, first, backend = [], 0, Backend.of(state)
         for F in self.functionals:
-            parts.append(state[first : first + F.model.state_size])
-            first += F.model.state_size
+            last = first + int(backend.global_size(F.model.state_size))
+            parts.append(state[first:last])
+            first = last
         return parts
 
     def outcomes(self, theta: Array) -> list[Equilibrium | Exception]:

@@ -26,7 +26,17 @@ class ExperimentsInShares:
     ----------
     bounds : list of pairs of int
         The first experiment of each share, and the one after its last.
+
+    Attributes
+    ----------
+    processes : object or None
+        As of `Functional`.
+    advice_for_matrices : str
+        How to make the sum if the matrices of its Hessian are needed.
     """
+
+    processes: Any = None
+    advice_for_matrices = "make the SumFunctional without executor, or with a ThreadPoolExecutor"
 
     def __init__(self, bounds: list[tuple[int, int]]) -> None:
         self.bounds = bounds
@@ -201,6 +211,7 @@ class RemoteHessian(ReducedOperator):
         super().__init__(source, (theta.shape[0], theta.shape[0]))
         self.experiments, self.theta, self.weights = experiments, theta, weights
         self.params_term, self.part = params_term, part
+        self.processes = experiments.processes
         self._report = SolveReport()
 
     @property
@@ -218,8 +229,7 @@ class RemoteHessian(ReducedOperator):
         """Raise an `ArgumentError`: the parts are in other processes."""
         raise ArgumentError(
             "H: expected a Hessian with its matrices, for sigma, certify or method='newton', got "
-            "that of a sum on other processes: make the SumFunctional without executor, or with a "
-            "ThreadPoolExecutor"
+            f"that of a sum on other processes: {self.experiments.advice_for_matrices}"
         )
 
     @cached_property

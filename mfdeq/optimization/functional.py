@@ -35,9 +35,13 @@ class Functional:
         NaN.
     accuracy : float or None
         The allowed relative error of products with the Hessian; None is that of the solver.
+    processes : object or None
+        The processes that compute the functional together, of which the first one writes files, if
+        each of them has the parameters whole.
     """
 
     model: Any
+    processes: Any = None
     on_failure: str
     accuracy: float | None
     _inexact_hessian: InexactReducedCurvature | None = None

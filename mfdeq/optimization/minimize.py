@@ -215,6 +215,7 @@ def minimize(
             "radius": None if radius is None else float(radius),
         },
         backend,
+        functional.processes,
     )
     norm = GradientNorm(in_metric)
     accuracy = None

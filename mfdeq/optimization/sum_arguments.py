@@ -8,6 +8,8 @@ from concurrent import futures
 from numbers import Real
 from typing import Any
 
+from ..arguments import count as positive_count
+from ..arrays.backend import host
 from ..errors import ArgumentError, short_repr
 from ..models.losses import LossBase
 from ..models.quadratic_losses import QuadraticPrior
@@ -89,6 +91,23 @@ def check_param_sizes(functionals: Sequence[Any]) -> None:
                 f"functionals: expected one number of parameters for all, got {first} of "
                 f"{functionals[0].name} and {F.model.param_size} of {F.name}, number {i}"
             )
+
+
+def drawn(rng: Any, count: Any, size: int) -> tuple[list[int], float]:
+    """Draw experiments without replacement, and return the factor of their weights as well.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator or int
+    count : int
+        How many are drawn.
+    size : int
+        How many there are.
+    """
+    if positive_count(count, "count") > size:
+        raise ArgumentError(f"count: expected at most {size} experiments, got {count}")
+    chosen = host.random.default_rng(rng).choice(size, count, replace=False)
+    return sorted(map(int, chosen)), size / count
 
 
 def checked_prior(prior: Any) -> LossBase:

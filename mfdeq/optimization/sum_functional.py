@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
-from ..arguments import count as positive_count
 from ..arguments import fraction, one_of
-from ..arrays.backend import Array, Backend, host
+from ..arrays.backend import Array, Backend
 from ..equilibrium.sum_hessian import SumHessian
-from ..errors import ArgumentError
 from ..locks import lock_of, state_to_pickle
 from ..models.linear_combinations import LinearCombinations
 from ..models.losses import LossBase
@@ -24,6 +22,7 @@ from .sum_arguments import (
     checked_executor,
     checked_functionals,
     checked_weights,
+    drawn,
     without_sums,
 )
 
@@ -331,13 +330,10 @@ class SumFunctional(Summable):
         >>> len(part), part.weights
         (2, [3.0, 3.0])
         """
-        total, drawn = len(self), positive_count(count, "count")
-        if drawn > total:
-            raise ArgumentError(f"count: expected at most {total} experiments, got {drawn}")
-        chosen = sorted(host.random.default_rng(rng).choice(total, drawn, replace=False))
+        chosen, factor = drawn(rng, count, len(self))
         return SumFunctional(
             [self.functionals[i] for i in chosen],
-            [self.weights[i] * total / drawn for i in chosen],
+            [factor * self.weights[i] for i in chosen],
             self.executor,
             prior=self.prior,
             names=[self.names[i] for i in chosen],

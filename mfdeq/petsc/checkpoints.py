@@ -1,4 +1,4 @@
-"""Checkpoints of runs on several ranks: one npz or HDF5 file, as `mfdeq.files` describes it."""
+"""Checkpoints of runs on several ranks as HDF5 files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,6 @@ from .arrays import DistributedArray
 from .errors import last_line
 from .files import open_viewer
 from .ranks import Ranks, Rows
-
-
-class GatheredNpzStore:
-    """A checkpoint as one npz file, gathered and written by the first rank."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-
-    def read(self, path: str, kind: str) -> Any:
-        """Return what the file says about its run, and the state in it."""
-        return self.ranks.on_first_rank(lambda: checkpoints.read_state(path, kind))
-
-    def write(self, path: str, kind: str, of: dict[str, Any], state: Any) -> None:
-        """Replace the file by one with this state."""
-        members = checkpoints.encode_on_host(kind, of, state)
-        self.ranks.on_first_rank(lambda: checkpoints.write_members(path, *members))
 
 
 class Hdf5Store:

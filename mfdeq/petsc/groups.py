@@ -14,20 +14,14 @@ from typing import Any
 
 from ..arguments import count as positive_count
 from ..arguments import one_of
-from ..arrays.backend import Array, host
 from ..errors import ArgumentError
 from ..models.losses import LossBase
-from ..optimization.experiments import Experiments
-from ..optimization.experiments_in_shares import ExperimentsInShares
 from ..optimization.functional import ON_FAILURE_VALUES
-from ..optimization.sum_arguments import checked_prior, checked_weights
+from ..optimization.sum_arguments import checked_prior, checked_weights, drawn
 from ..optimization.sum_functional import SumFunctional
-from ..optimization.workers import evaluate, portable_error
-from .arrays import DistributedArray
-from .namespace import concat
+from ..optimization.workers import portable_error
+from .group_experiments import GroupExperiments, total
 from .ranks import Ranks
-
-OF_STATES = ("gradient at", "forget")  # requests about states
 
 
 class Groups:
@@ -88,7 +82,7 @@ class Groups:
             )
         self.index = rank * count // size
         self._own = self._all.Split(self.index, rank)
-        self.comm = PETSc.Comm(self._own)
+        self.comm, self.ranks = PETSc.Comm(self._own), Ranks.of(comm)
 
     def share(self, size: int) -> range:
         """Return the indices of the experiments of this rank's group, of so many in all."""
@@ -143,28 +137,29 @@ class Groups:
         one_of(on_failure, ON_FAILURE_VALUES, "on_failure")
         mine = self.share(size)
 
-        def make() -> SumFunctional:
+        share: Any = None
+        outcome: Any = None
+        try:
             share = SumFunctional(
                 [experiment(i) for i in mine],
                 [given[i] for i in mine],
                 names=[labels[i] for i in mine],
             )
-            share.experiments.first = mine.start
-            return share
-
-        share: Any = None
-        outcome: Any = None
-        try:
-            share = make()
-            sizes = [total(F.model.state_size) for F in share.functionals]
-            outcome = sum(sizes), total(share.functionals[0].model.param_size)
+            outcome = total(share.functionals[0].model.param_size), *_sizes(share)
         except Exception as error:
             outcome = portable_error(error)
         found = self.exchange(outcome)
         raise_first(found)
-        return GroupedSum(
-            self, share, found, given, labels, prior, on_failure, accuracy, distributed
-        )
+        P = found[0][0]
+        for index, (other, *_) in enumerate(found):
+            if other != P:
+                raise ArgumentError(
+                    f"experiments: expected one number of parameters for all, got {P} in group 0 "
+                    f"and {other} in group {index}"
+                )
+        sizes = [(number, N) for _, number, N in found]
+        experiments = GroupExperiments(self, share, labels, sizes, distributed)
+        return GroupedSum(experiments, P, given, prior, on_failure, accuracy)
 
     def exchange(self, result: Any) -> list[Any]:
         """Return the results of all groups, on all ranks; an error of a rank is that of its group.
@@ -195,6 +190,13 @@ class Groups:
                 f"{name} of a sum over groups of ranks: expected the same numbers on every rank. "
                 "Make them on one rank and send them to the others: comm.tompi4py().bcast(x)"
             )
+
+
+def _sizes(share: Any) -> tuple[int, int]:
+    """Return the number of experiments of a group, and that of their unknowns."""
+    if share is None:
+        return 0, 0
+    return len(share), sum(total(F.model.state_size) for F in share.functionals)
 
 
 def raise_first(results: Sequence[Any]) -> None:
@@ -228,29 +230,20 @@ class GroupedSum(SumFunctional):
 
     def __init__(
         self,
-        groups: Groups,
-        share: Any,
-        sizes: Sequence[tuple[int, int]],
+        experiments: GroupExperiments,
+        param_size: int,
         weights: list[float],
-        names: list[str],
         prior: LossBase | None,
         on_failure: str,
         accuracy: float | None,
-        distributed: bool,
     ) -> None:
-        P = sizes[0][1]
-        for index, (_, other) in enumerate(sizes):
-            if other != P:
-                raise ArgumentError(
-                    f"experiments: expected one number of parameters for all, got {P} in group 0 "
-                    f"and {other} in group {index}"
-                )
-        self.groups, self.weights, self.names = groups, weights, names
-        self.functionals, self.on_failure, self.accuracy = share.functionals, on_failure, accuracy
-        self.model, self.executor = SharedParams(P), None
+        self.experiments, self.weights, self.names = experiments, weights, experiments.names
+        self.groups, share = experiments.groups, experiments.share
+        self.functionals = [] if share is None else share.functionals
+        self.on_failure, self.accuracy, self.executor = on_failure, accuracy, None
+        self.model, self.processes = SharedParams(param_size), self.groups.ranks
         self.prior = None if prior is None else checked_prior(prior)
-        self._sizes, self._hessian = sizes, None
-        self.experiments = GroupExperiments(groups, share, names, sizes, distributed)
+        self._hessian = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -269,26 +262,75 @@ class GroupedSum(SumFunctional):
             "added to others: give all experiments and their weights to one Groups.sum"
         )
 
-    def sample(self, rng: Any, count: int) -> SumFunctional:
-        """Raise an `ArgumentError`: the experiments are on other ranks."""
-        return self.summands
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, LossBase):
+            return super().__add__(other)
+        return self._with(self.weights, other if self.prior is None else self.prior + other)
+
+    def _times(self, factor: float) -> Any:
+        prior = None if self.prior is None else factor * self.prior
+        return self._with([factor * weight for weight in self.weights], prior)
+
+    def _with(
+        self,
+        weights: list[float],
+        prior: LossBase | None,
+        experiments: GroupExperiments | None = None,
+    ) -> GroupedSum:
+        """Return the sum with other weights and another prior, of these or of other experiments."""
+        if experiments is None:
+            of = self.experiments
+            experiments = GroupExperiments(
+                self.groups, of.share, of.names, of.sizes, of.distributed
+            )
+        P = self.model.param_size
+        return GroupedSum(experiments, P, weights, prior, self.on_failure, self.accuracy)
+
+    def sample(self, rng: Any, count: int) -> GroupedSum:
+        """Return the sum of a random subset of the experiments, which is unbiased.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or int
+            As in `SumFunctional.sample`. The first rank draws for all.
+        count : int
+
+        Returns
+        -------
+        GroupedSum
+            Of the experiments drawn, each held by the group that has it. Groups with fewer of them
+            wait for the others.
+        """
+        chosen, factor = drawn(rng, count, len(self))
+        chosen = self.groups.exchange(chosen)[0]
+        first, last = self.experiments.bounds[self.groups.index]
+        mine, share = [i for i in chosen if first <= i < last], None
+        if mine:
+            share = SumFunctional(
+                [self.functionals[i - first] for i in mine],
+                names=[self.names[i] for i in mine],
+            )
+        sizes = self.groups.exchange(_sizes(share))
+        names = [self.names[i] for i in chosen]
+        of = GroupExperiments(self.groups, share, names, sizes, self.experiments.distributed)
+        return self._with([factor * self.weights[i] for i in chosen], self.prior, of)
 
     def state_rtol(self, backend: Any) -> float:
         """Return the largest relative tolerance of the states."""
-        own = max(F.state_rtol(backend) for F in self.functionals)
+        own = max((F.state_rtol(backend) for F in self.functionals), default=0.0)
         return max(self.groups.exchange(own))
 
     @property
     def name(self) -> str:
-        """The number of the experiments, and the names of the models of group 0."""
+        """The number of the experiments, and the names of the models of the first group."""
         names = list(dict.fromkeys(F.name for F in self.functionals))
-        first = self.groups.exchange(", ".join(names))[0]
+        first = next(filter(None, self.groups.exchange(", ".join(names))))
         return f"{len(self)} experiments in {self.groups.count} groups: {first}"
 
     @property
     def sizes(self) -> tuple[Any, Any]:
         """The number of unknowns of all experiments, and P."""
-        return sum(N for N, _ in self._sizes), self.model.param_size
+        return sum(N for _, N in self.experiments.sizes), self.model.param_size
 
     @property
     def priors(self) -> Any:
@@ -297,91 +339,3 @@ class GroupedSum(SumFunctional):
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("cannot pickle a sum over groups of ranks")
-
-
-class GroupExperiments(ExperimentsInShares):
-    """The experiments of all groups, of which each rank holds those of its own group."""
-
-    def __init__(
-        self,
-        groups: Groups,
-        share: Any,
-        names: list[str],
-        sizes: Sequence[tuple[int, int]],
-        distributed: bool,
-    ) -> None:
-        self.groups, self.share, self.names, self.distributed = groups, share, names, distributed
-        size, count = len(names), groups.count
-        super().__init__([(size * s // count, size * (s + 1) // count) for s in range(count)])
-        self._state_sizes = [N for N, _ in sizes]
-
-    def ask(self, name: str, theta: Array, weights: Sequence[float], *arguments: Any) -> list[Any]:
-        """Ask all groups for the same, and return their results, which may be exceptions."""
-        self.groups.check_equal(name, (theta, list(weights), arguments))
-        own = [x[self.groups.index] if isinstance(x, list) else x for x in arguments]
-        first, last = self.bounds[self.groups.index]
-        try:
-            given = [self._states(x) if name in OF_STATES else self._params(x) for x in own]
-            theta = theta if name == "forget" else self._params(theta)
-            result = evaluate(self.share, name, theta, weights[first:last], *given)
-            result = self._whole(result, name != "state")
-        except Exception as error:
-            result = portable_error(error)
-        return self.groups.exchange(result)
-
-    def _check(self, values: Sequence[Any]) -> None:
-        Experiments([], self.names).check(values)
-
-    def _split(self, state: Array) -> list[Array]:
-        ends = host.cumsum(self._state_sizes)
-        return [state[end - N : end] for N, end in zip(self._state_sizes, ends, strict=True)]
-
-    def _total(self, which: int) -> int:
-        own = self.share.solves, self.share.linear_solves
-        return sum(counts[which] for counts in self.groups.exchange(own))
-
-    # Arrays that every rank has, as the group has them.
-
-    @property
-    def _order(self) -> Any:
-        """The number in theta of each of PETSc's unknowns, or all as they are."""
-        layout = getattr(self.share.functionals[0].model, "param_layout", None)
-        return slice(None) if layout is None else layout.order
-
-    def _params(self, x: Any) -> Any:
-        if not (self.distributed and isinstance(x, host.ndarray)):
-            return x
-        return self._distributed(x[self._order])
-
-    def _distributed(self, x: Any) -> DistributedArray:
-        ranks = Ranks.of(self.groups.comm)
-        rows = ranks.agree_on_rows(x.shape[0])
-        local = host.array(x[rows.slice_of(ranks.rank)], order="C")
-        return DistributedArray(local, ranks, rows)
-
-    def _states(self, x: Any) -> Any:
-        """Return the states of this group's experiments, one after another."""
-        if not self.distributed:
-            return x
-        sizes = [total(F.model.state_size) for F in self.share.functionals]
-        ends = host.cumsum(sizes)
-        parts = [self._distributed(x[end - N : end]) for N, end in zip(sizes, ends, strict=True)]
-        return concat(parts)
-
-    def _whole(self, x: Any, ordered: bool) -> Any:
-        """Return a result as every rank can have it."""
-        if isinstance(x, list | tuple):
-            return type(x)(self._whole(part, ordered) for part in x)
-        if not isinstance(x, DistributedArray):
-            return x
-        found = x.gathered()
-        if not ordered:
-            return found
-        whole = host.empty_like(found)
-        whole[self._order] = found
-        return whole
-
-
-def total(size: Any) -> int:
-    """Return the number of entries of a vector from a number, or PETSc's pair (of this, of all)."""
-    return int(size[1] if isinstance(size, tuple) else size)

@@ -10,6 +10,7 @@ from typing import Any
 from ..arrays.backend import Array, Backend, host
 from ..arrays.library import ArrayLibrary, register
 from ..errors import ModelError
+from ..files.checkpoints import FirstRankNpzStore
 from . import kernels, sparse
 from .agreement import (
     bound_arguments,
@@ -19,7 +20,7 @@ from .agreement import (
     size_of_program,
 )
 from .arrays import DistributedArray, TransposedArray, is_petsc, replicate
-from .checkpoints import GatheredNpzStore, Hdf5Store
+from .checkpoints import Hdf5Store
 from .errors import raise_on_all_ranks
 from .files import is_hdf5
 from .ksp import KSP
@@ -205,7 +206,7 @@ class PetscLibrary(ArrayLibrary):
 
     def checkpoint_store(self, path: str, device: Ranks) -> Any:
         """Return what reads and writes the checkpoint of that name: HDF5, or a gathered npz."""
-        return Hdf5Store(device) if is_hdf5(path) else GatheredNpzStore(device)
+        return Hdf5Store(device) if is_hdf5(path) else FirstRankNpzStore(device.on_first_rank)
 
 
 def _normal(seed: int, rows: slice, before: int, total: int, columns: list[int]) -> Any:

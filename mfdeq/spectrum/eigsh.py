@@ -283,6 +283,7 @@ def eigsh(
             "complete": bool(complete),
         },
         backend,
+        hessian.processes if isinstance(hessian, ReducedOperator) else None,
     )
     products = CountedOperator(hessian, progress, metric, scaled=True)
     saved = EigenCheckpoint(file, products)

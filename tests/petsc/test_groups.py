@@ -10,7 +10,10 @@ from support.experiments import P, Rootless, matrices, source
 
 import mfdeq
 import mfdeq.petsc
+from mfdeq.files import checkpoints
 
+MPI_COMM = PETSc.COMM_WORLD.tompi4py()
+RANK = MPI_COMM.Get_rank()
 RANKS = PETSc.COMM_WORLD.getSize()
 WEIGHTS = [1.0, 2.0, 0.5, 1.0, 0.3]
 THETA = np.array([0.3, -0.2, 0.1])
@@ -124,4 +127,104 @@ def test_odd_numbers_and_uses_are_refused():
     with pytest.raises(mfdeq.ArgumentError, match=r"one Groups\.sum"):
         F + F
     with pytest.raises(mfdeq.ArgumentError, match=r"one Groups\.sum"):
-        F.sample(0, 2)
+        experiments()[0].functional + F
+    with pytest.raises(TypeError):
+        F * "2"
+    with pytest.raises(mfdeq.ArgumentError, match="at most 5"):
+        F.sample(0, 6)
+
+
+def test_methods_that_need_matrices_say_how_to_make_the_sum():
+    F, _ = build(COUNTS[-1])
+    advice = "SumFunctional of all experiments on all ranks, without Groups"
+    with pytest.raises(mfdeq.ArgumentError, match=advice):
+        mfdeq.eigsh(F.hessian(THETA), 1, sigma=0.0)
+    with pytest.raises(mfdeq.ArgumentError, match=advice):
+        mfdeq.minimize(F, THETA, method="newton")
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_multiples_and_priors_are_added_as_for_one_process(count):
+    F, _ = build(count)
+    one = mfdeq.SumFunctional([e.functional for e in experiments()], WEIGHTS, prior=PRIOR)
+    other = mfdeq.QuadraticPrior(2.0, np.ones(P))
+    for found, expected in [
+        (2.0 * F, 2.0 * one),
+        (F / 4.0 + other, one / 4.0 + other),
+        (sum([-F]), -one),
+    ]:
+        np.testing.assert_allclose(found.value(THETA), expected.value(THETA), rtol=1e-9)
+        np.testing.assert_allclose(found.gradient(THETA), expected.gradient(THETA), rtol=1e-8)
+        v = np.arange(1.0, 1.0 + P)
+        product = expected.hessp(THETA, v)
+        np.testing.assert_allclose(found.hessp(THETA, v), product, rtol=1e-8)
+
+
+@pytest.mark.parametrize("drawn", [1, 4])
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_sample_is_that_of_one_process(count, drawn):
+    """With fewer experiments drawn than there are groups, some of them have none."""
+    F, _ = build(count)
+    names = [str(i) for i in range(5)]
+    one = mfdeq.SumFunctional(
+        [e.functional for e in experiments()], WEIGHTS, prior=PRIOR, names=names
+    )
+    for seed in range(2):
+        found, expected = F.sample(np.random.default_rng(seed), drawn), one.sample(seed, drawn)
+        assert found.weights == expected.weights
+        assert found.sizes == expected.sizes
+        np.testing.assert_allclose(found.values(THETA), expected.values(THETA), rtol=1e-9)
+        np.testing.assert_allclose(found.gradient(THETA), expected.gradient(THETA), rtol=1e-8)
+        H, exact = found.hessian(THETA), expected.hessian(THETA) @ np.eye(P)
+        np.testing.assert_allclose(H @ np.eye(P), exact, atol=1e-8 * abs(exact).max())
+        assert found.name.startswith(f"{drawn} experiments in {count} groups: ")
+        np.testing.assert_allclose(
+            found.equilibrium(THETA).state, expected.equilibrium(THETA).state, rtol=1e-7
+        )
+    assert mfdeq.minimize(found, THETA).converged
+
+
+def test_the_first_rank_draws_a_sample():
+    F, _ = build(COUNTS[-1])
+    found = F.sample(np.random.default_rng(RANK), 2)  # other numbers on every rank
+    np.testing.assert_allclose(found.value(THETA), F.sample(0, 2).value(THETA))
+
+
+class Written:
+    """How often this process has put a file in place."""
+
+    def __init__(self, monkeypatch):
+        self.count, original = 0, checkpoints.write_members
+
+        def counted(*arguments):
+            self.count += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(checkpoints, "write_members", counted)
+
+
+def shared_path(tmp_path, name):
+    """Return the path of the first rank, which all ranks use."""
+    return MPI_COMM.bcast(str(tmp_path / name))
+
+
+def test_the_first_rank_alone_writes_the_checkpoints_of_a_minimization(tmp_path, monkeypatch):
+    written, path = Written(monkeypatch), shared_path(tmp_path, "run.npz")
+    F, _ = build(COUNTS[-1])
+    whole = mfdeq.minimize(F, THETA)
+    with pytest.raises(mfdeq.ConvergenceError, match="max_iterations"):
+        mfdeq.minimize(build(COUNTS[-1])[0], THETA, checkpoint=path, max_iterations=2)
+    assert (written.count > 0) == (RANK == 0)
+    resumed = mfdeq.minimize(build(COUNTS[-1])[0], THETA, checkpoint=path)
+    assert resumed.converged
+    np.testing.assert_allclose(resumed.params, whole.params, rtol=1e-7)
+    assert MPI_COMM.allgather(resumed.params.tobytes()) == RANKS * [resumed.params.tobytes()]
+
+
+def test_the_first_rank_alone_writes_the_checkpoints_of_eigenpairs(tmp_path, monkeypatch):
+    written, path = Written(monkeypatch), shared_path(tmp_path, "pairs.npz")
+    H = build(COUNTS[-1])[0].hessian(THETA)
+    found = mfdeq.eigsh(H, 1, checkpoint=path)
+    assert (written.count > 0) == (RANK == 0)
+    again = mfdeq.eigsh(build(COUNTS[-1])[0].hessian(THETA), 1, checkpoint=path)
+    np.testing.assert_array_equal(again.values, found.values)

@@ -1,0 +1,131 @@
+"""The experiments of a sum that groups of ranks hold, and what is exchanged between the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..arrays.backend import Array, host
+from ..optimization.experiments import Experiments
+from ..optimization.experiments_in_shares import ExperimentsInShares
+from ..optimization.workers import evaluate, portable_error
+from .arrays import DistributedArray
+from .namespace import concat
+from .ranks import Ranks
+
+OF_STATES = ("gradient at", "forget")  # requests about states
+
+
+class GroupExperiments(ExperimentsInShares):
+    """The experiments of all groups, of which each rank holds those of its own group.
+
+    Parameters
+    ----------
+    groups : Groups
+    share : SumFunctional or None
+        The experiments of this rank's group; None if it has none.
+    names : list of str
+        The names of all experiments.
+    sizes : list of pairs of int
+        The number of experiments of each group, and that of their unknowns.
+    distributed : bool
+        Whether the models take Vecs.
+    """
+
+    advice_for_matrices = "make a SumFunctional of all experiments on all ranks, without Groups"
+
+    def __init__(
+        self,
+        groups: Any,
+        share: Any,
+        names: list[str],
+        sizes: Sequence[tuple[int, int]],
+        distributed: bool,
+    ) -> None:
+        self.groups, self.share, self.names, self.distributed = groups, share, names, distributed
+        self.processes, self.sizes = groups.ranks, sizes
+        ends = [int(end) for end in host.cumsum([count for count, _ in sizes])]
+        super().__init__(list(zip([0, *ends], ends, strict=False)))
+        if share is not None:
+            share.experiments.first = self.bounds[groups.index][0]
+
+    def ask(self, name: str, theta: Array, weights: Sequence[float], *arguments: Any) -> list[Any]:
+        """Ask all groups for the same, and return their results, which may be exceptions.
+
+        Groups without experiments have none.
+        """
+        self.groups.check_equal(name, (theta, list(weights), arguments))
+        result = None if self.share is None else self._answer(name, theta, weights, arguments)
+        return [found for found in self.groups.exchange(result) if found is not None]
+
+    def _answer(
+        self, name: str, theta: Array, weights: Sequence[float], arguments: Sequence[Any]
+    ) -> Any:
+        """Return the result of this rank's group, or an exception."""
+        own = [x[self.groups.index] if isinstance(x, list) else x for x in arguments]
+        first, last = self.bounds[self.groups.index]
+        try:
+            given = [self._states(x) if name in OF_STATES else self._params(x) for x in own]
+            theta = theta if name == "forget" else self._params(theta)
+            result = evaluate(self.share, name, theta, weights[first:last], *given)
+            return self._whole(result, name != "state")
+        except Exception as error:
+            return portable_error(error)
+
+    def _check(self, values: Sequence[Any]) -> None:
+        Experiments([], self.names).check(values)
+
+    def _split(self, state: Array) -> list[Array]:
+        sizes = [N for _, N in self.sizes]
+        ends = host.cumsum(sizes)
+        return [state[end - N : end] for N, end in zip(sizes, ends, strict=True)]
+
+    def _total(self, which: int) -> int:
+        own = (0, 0) if self.share is None else (self.share.solves, self.share.linear_solves)
+        return sum(counts[which] for counts in self.groups.exchange(own))
+
+    # Arrays that every rank has, as the group has them.
+
+    @property
+    def _order(self) -> Any:
+        """The number in theta of each of PETSc's unknowns, or all as they are."""
+        layout = getattr(self.share.functionals[0].model, "param_layout", None)
+        return slice(None) if layout is None else layout.order
+
+    def _params(self, x: Any) -> Any:
+        if not (self.distributed and isinstance(x, host.ndarray)):
+            return x
+        return self._distributed(x[self._order])
+
+    def _distributed(self, x: Any) -> DistributedArray:
+        ranks = Ranks.of(self.groups.comm)
+        rows = ranks.agree_on_rows(x.shape[0])
+        local = host.array(x[rows.slice_of(ranks.rank)], order="C")
+        return DistributedArray(local, ranks, rows)
+
+    def _states(self, x: Any) -> Any:
+        """Return the states of this group's experiments, one after another."""
+        if not self.distributed:
+            return x
+        sizes = [total(F.model.state_size) for F in self.share.functionals]
+        ends = host.cumsum(sizes)
+        parts = [self._distributed(x[end - N : end]) for N, end in zip(sizes, ends, strict=True)]
+        return concat(parts)
+
+    def _whole(self, x: Any, ordered: bool) -> Any:
+        """Return a result as every rank can have it."""
+        if isinstance(x, list | tuple):
+            return type(x)(self._whole(part, ordered) for part in x)
+        if not isinstance(x, DistributedArray):
+            return x
+        found = x.gathered()
+        if not ordered:
+            return found
+        whole = host.empty_like(found)
+        whole[self._order] = found
+        return whole
+
+
+def total(size: Any) -> int:
+    """Return the number of entries of a vector from a number, or PETSc's pair (of this, of all)."""
+    return int(size[1] if isinstance(size, tuple) else size)
