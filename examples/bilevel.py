@@ -79,7 +79,7 @@ class Bilevel:
         prior = jnp.mean((theta - START) ** 2) / SPREAD**2
         return misfit(self.weights(theta), *self.validation) + 0.5 * PRIOR * prior
 
-    def shares_right(self, theta) -> tuple[float, float]:
+    def loss_and_share_right(self, theta) -> tuple[float, float]:
         """Return the loss and the share of images classified correctly among those never used."""
         x, y = self.unseen
         w = np.asarray(self.weights(theta))
@@ -133,9 +133,9 @@ def by_descent(problem: Bilevel, steps: int, rate: float) -> list[Row]:
 
 def best_common(problem: Bilevel) -> tuple[np.ndarray, list[float]]:
     """Return the best common regularizer on a grid, as θ, and the validation loss of each."""
-    shares = [np.full(len(problem.start), value) for value in COMMON]
-    losses = [float(misfit(problem.weights(t), *problem.validation)) for t in shares]
-    return shares[int(np.argmin(losses))], losses
+    candidates = [np.full(len(problem.start), value) for value in COMMON]
+    losses = [float(misfit(problem.weights(t), *problem.validation)) for t in candidates]
+    return candidates[int(np.argmin(losses))], losses
 
 
 # --- figure --------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     common, _ = best_common(problem)
     for name, t in (("best common one", common), ("one a pixel", theta)):
         on_validation = float(misfit(problem.weights(t), *problem.validation))
-        loss, right = problem.shares_right(t)
+        loss, right = problem.loss_and_share_right(t)
         say(
             name.capitalize(),
             f"validation loss {on_validation:.4f}; on {len(problem.unseen[1])} images never used: "

@@ -139,7 +139,7 @@ class Backend(ArrayNamespace):
         return copy if self.library is HOST else self.library.to_user(copy)
 
     def from_user(self, x: Any, size: int | None = None) -> Any:
-        """Check what a user function returned (a vector of `size`), alike on all processes."""
+        """Check what a user function returned (a vector of `size`), on all processes."""
         return x if self.library is HOST else self.library.from_user(x, size, self.device)
 
     def user_call(self, name: str) -> AbstractContextManager[Any]:

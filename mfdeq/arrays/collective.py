@@ -23,7 +23,7 @@ Returned = TypeVar("Returned")
 def collective(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
     """Decorate a public function that all processes of distributed arguments call together.
 
-    Arguments that every process must hold alike are compared, and an error on one process is an
+    Arguments that must be equal on every process are compared, and an error on one process is an
     error of the same class on all.
     """
     name = function.__qualname__.removesuffix(".__init__").removesuffix(".__new__")

@@ -2,7 +2,7 @@
 
 A vector (h, t) has the square length T² |h / s|² + t², where s_j is the size of unknown j, and T,
 the unit of t, is a share of the span. Sizes are units times an amplitude. The units are the model's
-`state_scale`, or the numbers C of the scaling R A C that makes the entries of A alike (see
+`state_scale`, or the numbers C of the scaling R A C that balances the entries of A (see
 `mfdeq.linear.scaling`), so that lengths and angles depend neither on the units of unknowns nor on
 those of equations. The amplitude is that of the state and of its change over T, for each part of A
 that is connected.

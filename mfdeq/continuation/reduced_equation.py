@@ -11,9 +11,9 @@ unknowns (Lyapunov-Schmidt reduction). One factor of A beside the crossing serve
 small sphere |a| = r both sides of a branch are isolated zeros, and Newton's method looks for them
 from many starts.
 
-Where symmetry makes branches alike, g is nearly zero between them, by a high power of r. Zeros that
-are not isolated to rounding are called blurred, and need a larger sphere; where x(a) cannot be
-computed the sphere must be smaller.
+Between branches that symmetry makes similar, g is nearly zero, by a high power of r. Zeros that are
+not isolated to rounding are called blurred, and need a larger sphere; where x(a) cannot be computed
+the sphere must be smaller.
 
 References
 ----------

@@ -31,7 +31,7 @@ class Symmetrized:
     roots : (N,) array of the host
         The diagonal of D^1/2.
     balanced : (N, N) sparse matrix of the host
-        E D A E with a diagonal E that makes its rows alike, which has the inertia of D A.
+        E D A E with a diagonal E that makes its rows similar in size, which has the inertia of D A.
     """
 
     roots: Any

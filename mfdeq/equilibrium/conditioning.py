@@ -32,7 +32,7 @@ EXACT_RTOL = 1e-3  # of the inverse from which they are computed
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RESOLVED_COMPONENT = 0.003  # of the usual component of a random vector along a null vector
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
-SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which rounding and the rest are not told apart
+SMALL_CHANGE_ROUNDINGS = 1e3  # changes of A below which they may be rounding
 MAGNIFICATION = 16.0  # of rounding errors of the state, in the estimate of what they change
 WARNING_DIGITS_SHARE = 1 / 3  # share of the dtype's digits below which there is a warning
 

@@ -31,9 +31,9 @@ def system_scaling(A: Any, B: Any, pp: Any, sp: Any, ss: Any) -> Any:
 
     Notes
     -----
-    In the units of h and nu, the rows and columns of A are alike. Each column of B has a largest
-    entry of one, unless its parameter then has a larger curvature than the state. K and nu are
-    divided by the size of K.
+    In the units of h and nu, the rows and columns of A are of similar size. Each column of B has a
+    largest entry of one, unless its parameter then has a larger curvature than the state. K and nu
+    are divided by the size of K.
     """
     rows, columns = balancing(A) if is_balanced(A) else _units_of_state(A, B, sp, ss)
     influence = abs(sparse.diags(rows) @ B).max(axis=0).toarray()[0]

@@ -54,7 +54,7 @@ class NullSpaces:
     right, left : (N, k) arrays, on the host
         `right` has no columns where it is not known.
     rows, columns : (N,) arrays, on the host
-        The scaling in which rows and columns of A are alike.
+        The scaling in which rows and columns of A are of similar size.
     row_labels, column_labels : (N,) arrays of int
         The connected component of each equation and unknown.
     """

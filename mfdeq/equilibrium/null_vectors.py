@@ -37,7 +37,7 @@ MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
 
 
 def scaling_of(A: Operator) -> Scaling:
-    """Return the scaling that makes rows and columns of A alike; empty ones stay."""
+    """Return the scaling that makes rows and columns of A similar in size; empty ones stay."""
     if A.array is None:
         return Scaling.from_scales(A)
     array = _without_empty_lines(A)

@@ -40,14 +40,14 @@ def group_equal(operators: Sequence[Operator], solvers: Sequence[str]) -> list[l
     groups: list[list[int]] = []
     candidates: dict[Any, list[list[int]]] = {}
     for i, (A, solver) in enumerate(zip(operators, solvers, strict=True)):
-        alike = candidates.setdefault((solver, *fingerprint(A)), [])
-        for group in alike:
+        similar = candidates.setdefault((solver, *fingerprint(A)), [])
+        for group in similar:
             if have_equal_entries(operators[group[0]], A):
                 group.append(i)
                 break
         else:
             group = [i]
-            alike.append(group)
+            similar.append(group)
             groups.append(group)
     return groups
 

@@ -23,7 +23,7 @@ STEP_ROUNDINGS = 4.0  # the change of an unknown that is rounding, in units of e
 # The error of an entry of R, in standard deviations of its noise, estimated from few samples.
 MAX_NOISE_FACTOR = 20.0
 # Power of eps: terms of an equation relative to the largest, in units in which the rows of A are
-# alike, below which iterative solves leave terms where there should be none.
+# of similar size, below which iterative solves leave terms where there should be none.
 LEAST_TERMS = 2 / 3
 FALL_RATIO = 0.1  # of an unknown after a correction to its value before, which may show a zero
 MIN_FALLS = 2  # consecutive corrections that show it
@@ -264,7 +264,7 @@ class Sizes:
         return self._here[2]
 
     def _row_scales(self, A: Operator) -> Array:
-        """Return the inverse sizes of the rows of A, in units in which its columns are alike."""
+        """Return the inverse sizes of the rows of A, in units in which A is balanced."""
         if self._scaled is None or self._scaled[0] is not A:
             known = Scaling.from_scales(A) if A.array is None else Scaling.sums_of_operator(A)
             rows = known.rows

@@ -186,7 +186,7 @@ class BlockDiagonalFactor(DirectFactor):
 
     @property
     def scaling(self) -> Scaling:
-        """The diagonals R and C such that the entries of R A C are alike, block by block."""
+        """The diagonals R and C such that R A C is balanced, block by block."""
         return self._scaling
 
     @property
@@ -242,14 +242,14 @@ def _equilibrated(A: BlockDiagonal) -> Scaling:
     """Return powers of two by which the largest entries of rows and columns are about one."""
     xp, sizes = A.backend.xp, A.sizes
     rows, columns = xp.max(sizes, axis=2), xp.max(sizes, axis=1)
-    if all(_alike(xp, x) for x in (rows, columns)):
+    if all(_is_balanced(xp, x) for x in (rows, columns)):
         return Scaling()
     rows = _inverse_power(xp, rows)
     columns = _inverse_power(xp, xp.max(rows[:, :, None] * sizes, axis=1))
     return Scaling(xp.reshape(rows, (-1,)), xp.reshape(columns, (-1,)))
 
 
-def _alike(xp: Any, x: Array) -> bool:
+def _is_balanced(xp: Any, x: Array) -> bool:
     return bool(xp.all(xp.max(x, axis=1) <= MAX_RATIO * xp.min(x, axis=1)))
 
 

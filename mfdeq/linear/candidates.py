@@ -31,7 +31,7 @@ from .preconditioners.hierarchies import air_complexity
 from .preconditioners.ilu import ILU
 from .preconditioners.jacobi import Jacobi
 from .protocols import Solver
-from .scaling import MAX_ALIKE_RATIO, Scaling
+from .scaling import MAX_BALANCED_RATIO, Scaling
 
 TRIAL_ITERATIONS = 40
 TRIAL_ITERATIONS_OF_GMRES_WITH_JACOBI = 20
@@ -307,7 +307,7 @@ def _cheap_scaling(A: Operator) -> Scaling | None:
     least = float(xp.min(diagonal))
     if least == 0.0:
         return None
-    if float(xp.max(diagonal)) <= MAX_ALIKE_RATIO * least:
+    if float(xp.max(diagonal)) <= MAX_BALANCED_RATIO * least:
         return Scaling()
     if not is_symmetric(A):
         return None

@@ -1,4 +1,4 @@
-"""Scaling factors that make the rows and columns of a matrix alike, whatever its units.
+"""Scaling factors that make the rows and columns of a matrix similar in size, in any units.
 
 If equations are multiplied by numbers and unknowns are measured in other units, A becomes D A E
 with diagonal D and E. The scaling R A C found here is that of D A E as well: first R and C with the
@@ -40,7 +40,7 @@ MAX_LOG = 300.0  # of a scale, so that products of two do not overflow
 
 
 def is_balanced(A: Any, sizes: Any = None) -> bool:
-    """Return whether the sums of |A| along rows and columns are alike, or one of them is zero.
+    """Return whether the sums of |A| along rows and columns are similar, or one of them is zero.
 
     No scaling helps a matrix with an empty row or column: its factorization reports it.
 

@@ -309,7 +309,7 @@ class Factor:
 
     @cached_property
     def scaling(self) -> Scaling:
-        """The diagonals R and C such that the rows and columns of R A C are alike."""
+        """The diagonals R and C such that the rows and columns of R A C are of similar size."""
         return scaling_of(self.A)
 
     @cached_property
@@ -320,7 +320,7 @@ class Factor:
         """Return weights in which the residuals for b have no units, (N,) or (N, k); None: ones."""
         parts = self._components
         rows = self.scaling.columns if adjoint else self.scaling.rows
-        rows = None if self.scaling.alike else rows
+        rows = None if self.scaling.balanced else rows
         if parts is None:
             return rows
         groups = parts.columns if adjoint else parts.rows

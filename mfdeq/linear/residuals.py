@@ -1,7 +1,7 @@
 """Norms in which the residual of a linear solve must be small.
 
 A solution is accepted if its residual is small in every measure: with the units that A has, and in
-those in which its rows are alike.
+those in which its rows are of similar size.
 """
 
 from __future__ import annotations

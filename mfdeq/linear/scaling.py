@@ -28,10 +28,10 @@ from .equilibration import (
 
 MAX_UNIFORM_RATIO = 4.0  # of the entries of R and of C, up to which iterations run without them
 LEAST_TIGHTENING = 0.1  # factor of tolerances
-# The same where rows are alike without a scaling, from which on iterations run without it. A norm
+# The same where A itself is balanced, from which on iterations run without a scaling. A norm
 # in which some rows hardly count does not measure what is asked for: that of upwind differences,
 # for example, whose scaling grows exponentially along the flow.
-MAX_ALIKE_RATIO = 1e3
+MAX_BALANCED_RATIO = 1e3
 ROUNDED_LOG_RTOL = 1e-2  # `LOG_RTOL` for scalings of large matrices that are rounded afterwards
 MAX_SWEEPS = 20  # where the scaling starts from the identity
 SIGN_VECTORS = 4  # products from which the sizes of rows are estimated
@@ -45,18 +45,18 @@ class Scaling:
     ----------
     rows, columns : (N,) array or None
         The diagonals of R and C; None is the identity.
-    alike : bool
-        Whether the rows and columns of A are alike as they are. Residuals are then judged without
-        R, so that tolerances have their usual meaning.
+    balanced : bool
+        Whether the rows and columns of A itself are of similar size. Residuals are then judged
+        without R, so that tolerances have their usual meaning.
     """
 
     rows: Array | None = None
     columns: Array | None = None
-    alike: bool = False
+    balanced: bool = False
 
     @classmethod
     def of(cls, A: Any, sizes: Any = None) -> Scaling:
-        """Find a scaling by powers of two of an (N, N) matrix; none if its rows are alike.
+        """Find a scaling by powers of two of an (N, N) matrix; none if A is balanced.
 
         Scaling by powers of two does not round the entries. R = C if A is symmetric. |A| may be
         passed as `sizes`.
@@ -104,8 +104,8 @@ class Scaling:
             found = cls() if has_empty_line(A.array) else cls(*equilibrate(A.array))
             if found.rows is not None:
                 spread = max(ratio(found.rows), ratio(found.columns))
-                found = replace(found, alike=is_balanced(A.array))
-                if spread <= MAX_UNIFORM_RATIO or (found.alike and spread > MAX_ALIKE_RATIO):
+                found = replace(found, balanced=is_balanced(A.array))
+                if spread <= MAX_UNIFORM_RATIO or (found.balanced and spread > MAX_BALANCED_RATIO):
                     found = cls()
             vars(A)["_exact_scaling"] = found  # preconditioners need it, too
         return found
@@ -135,11 +135,11 @@ class Scaling:
     @property
     def adjoint(self) -> Scaling:
         """The scaling of A'."""
-        return Scaling(self.columns, self.rows, self.alike)
+        return Scaling(self.columns, self.rows, self.balanced)
 
     def tightened(self, b: Array, rtol: float) -> float:
         """Return the tolerance of R b - R A x that implies `rtol` of the residual as judged."""
-        if not self.alike or self.rows is None:
+        if not self.balanced or self.rows is None:
             return rtol
         backend = Backend.of(b)
         norms = [array_on_host(backend.column_norms(x)) for x in (b, scale_rows(self.rows, b))]

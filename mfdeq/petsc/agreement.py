@@ -1,4 +1,4 @@
-"""What every rank must hold alike: arguments are compared by fingerprints, results by their kinds.
+"""What must be equal on every rank: arguments are compared by fingerprints, results by their kinds.
 
 Vectors and matrices are distributed, and each rank passes its part. Everything else (data, indices,
 weights, tolerances, sizes, names) has to be the same on every rank, or the ranks would go separate
@@ -67,7 +67,7 @@ def public_call(ranks: Ranks, name: str, arguments: Mapping[str, Any]) -> Iterat
     Raises
     ------
     ArgumentError
-        If the arguments that every rank must hold alike differ: it names the first of them.
+        If the arguments that must be equal on every rank differ: it names the first of them.
     """
     if ranks.size == 1 or ranks.public_calls:
         yield
@@ -91,7 +91,7 @@ def compare(ranks: Ranks, name: str, arguments: Mapping[str, Any]) -> None:
             for error in construction_errors(value):
                 raise error
             prints[key] = fingerprint(value)
-    if agree(ranks, None, hashlib.blake2b(repr((name, prints)).encode()).digest()).alike:
+    if agree(ranks, None, hashlib.blake2b(repr((name, prints)).encode()).digest()).equal:
         return
     everywhere = ranks.errors.allgather(
         (name, {key: (prints[key], describe(arguments[key])) for key in prints})

@@ -74,7 +74,7 @@ def raise_on_all_ranks(ranks: Ranks, name: str) -> Iterator[list[str]]:
     found = agree(ranks, failure, repr(kinds).encode())
     if found.failed:
         _raise_first(ranks, name, failure)
-    if not found.alike:
+    if not found.equal:
         raise _agreed(_different_results(name, ranks.errors.allgather(kinds)))
     ranks.count_user_call()
 
@@ -84,7 +84,7 @@ class Agreement:
     """Whether a rank has failed, and whether all ranks hold the same."""
 
     failed: bool
-    alike: bool
+    equal: bool
 
 
 def agree(ranks: Ranks, failure: Exception | None, held: bytes = b"") -> Agreement:

@@ -36,7 +36,7 @@ def least_error(eps: float) -> float:
     """Return the relative error below which a derivative passes: 1e-7, or 8e-4 in float32.
 
     Errors of this size are also those of a model that solves inner problems by iterations, which
-    are smooth and so cannot be told from an error of the derivative.
+    are smooth and so cannot be distinguished from an error of the derivative.
     """
     return eps**LEAST_ERROR_POWER
 

@@ -172,9 +172,9 @@ def test_cg_that_fails_in_mixed_units_names_the_scale_that_helps(name):
     factor = mfdeq.Krylov("cg", preconditioner, max_iterations=100).setup(operator(matrix.tocsr()))
     with pytest.raises(mfdeq.ConvergenceError, match="state_scale of the model"):
         factor.solve(np.ones(400))
-    alike = mfdeq.Krylov("cg", max_iterations=3).setup(operator(diffusion(20)))
+    uniform = mfdeq.Krylov("cg", max_iterations=3).setup(operator(diffusion(20)))
     with pytest.raises(mfdeq.ConvergenceError, match="Try another preconditioner"):
-        alike.solve(np.ones(400))
+        uniform.solve(np.ones(400))
 
 
 @pytest.mark.parametrize(("dtype", "n"), [(np.float32, 5), (np.float64, 11)])

@@ -209,7 +209,7 @@ def test_neumann_does_not_depend_on_the_units_of_unknowns(known):
 
 @pytest.mark.parametrize("recycle", [0, 20])
 def test_upwind_differences_are_solved_in_the_norm_that_is_asked_for(recycle):
-    """The scaling of rows that are alike grows like sqrt(3)^i in each direction, to 1e28."""
+    """The scaling of a balanced matrix grows like sqrt(3)^i in each direction, to 1e28."""
     T = sp.diags_array([-1.5, 2.0, -0.5], offsets=[-1, 0, 1], shape=(60, 60))
     A = sp.csr_array(sp.kronsum(T, T))
     assert Scaling.exact(operator_of(A)).rows is None

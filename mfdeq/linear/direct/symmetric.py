@@ -37,7 +37,7 @@ class SymmetricFactor(Factor):
     Parameters
     ----------
     A : Matrix, (N, N)
-        A sparse matrix, scaled such that its rows are alike: see `symmetric_scaling`.
+        A sparse matrix, scaled such that its rows are of similar size: see `symmetric_scaling`.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ class KrylovFactor(Factor):
         self._sides = scaling, scaling.adjoint
         if scaling.rows is not None or A.array is None:
             self.scaling = scaling
-            if not scaling.alike:
+            if not scaling.balanced:
                 self._rtol_factor_in_units = SLACK_IN_UNITS
         else:
             # The norm that the method minimizes has units: in no units only gross errors count.
@@ -156,7 +156,7 @@ class KrylovFactor(Factor):
     ) -> Array:
         scaling, parts = self._sides[adjoint], self._components
         if weights is not None and self.solver.method not in SYMMETRIC_METHODS:
-            scaling = replace(scaling, rows=weights, alike=False)
+            scaling = replace(scaling, rows=weights, balanced=False)
         rtol = scaling.tightened(b, rtol)
         # Rounding of the true residual must not take a second solve.
         rtol = max(rtol - RESIDUAL_ROUNDING * self.backend.eps, 0.5 * rtol)

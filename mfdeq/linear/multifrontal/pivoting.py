@@ -65,7 +65,7 @@ class PivotedFronts:
     Parameters
     ----------
     A : sparse matrix, (N, N)
-        Of scipy or cupyx, scaled such that its rows are alike.
+        Of scipy or cupyx, scaled such that its rows are of similar size.
     backend : Backend
         The array library and device of right-hand sides.
 

@@ -75,7 +75,7 @@ def test_unknowns_coupled_to_all_others_become_the_root():
     np.testing.assert_allclose(A @ factors.solve(b), b, atol=1e-10)
 
 
-def test_vertices_are_sorted_alike_if_most_of_them_are_close_together():
+def test_vertices_are_sorted_in_one_order_if_most_of_them_are_close_together():
     """Nearly all keys are then in one bucket of the compiled sort."""
     pytest.importorskip("numba", reason="the fast extra is not installed")
     from mfdeq.linear.multifrontal import compiled_graphs
