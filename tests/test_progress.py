@@ -105,6 +105,16 @@ def test_eigsh_with_a_preconditioner_counts_the_products_of_its_report(monkeypat
     assert counted(terminal, "eigsh", "products") == pairs.report.products
 
 
+def test_eigsh_with_a_shift_counts_its_solves(monkeypatch):
+    terminal = opened(monkeypatch)
+    monkeypatch.setattr("tqdm.std.time", lambda n=itertools.count(): float(next(n)))
+    A = np.diag(np.arange(1.0, 301.0))
+    pairs = mfdeq.eigsh(A, 2, sigma=0.5, progress=True)
+    np.testing.assert_allclose(pairs.values, [1.0, 2.0], rtol=1e-9)
+    assert counted(terminal, "eigsh", "solves") > 2
+    assert "2 pairs" in on_screen(terminal)
+
+
 @pytest.mark.parametrize("method", ["newton-cg", "line-search", "l-bfgs"])
 def test_minimize_counts_the_iterations_of_its_report(method, monkeypatch):
     terminal = opened(monkeypatch)

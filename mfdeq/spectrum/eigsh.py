@@ -285,7 +285,8 @@ def eigsh(
         backend,
         hessian.processes if isinstance(hessian, ReducedOperator) else None,
     )
-    products = CountedOperator(hessian, progress, metric, scaled=True)
+    # With a shift, the solves have a bar of their own: few products with H are needed.
+    products = CountedOperator(hessian, progress and sigma is None, metric, scaled=True)
     saved = EigenCheckpoint(file, products)
     try:
         if (pairs := saved.load_result()) is not None:

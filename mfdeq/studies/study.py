@@ -187,7 +187,7 @@ class Study(RecordedStudy):
             done_or_failed = total - len(left)
             bar = ProgressBar("study", "cases", progress, total, done_or_failed)
             failed = sum(recorded.get(case.key) == "failed" for case in identified)
-            with pool.running(), bar:
+            with bar, pool.running():
                 try:
                     for completed in scheduler.completions():
                         self._record(writer, session, arguments.finish(completed))
