@@ -43,8 +43,8 @@ def from_problem(
     Raises
     ------
     ArgumentError
-        If OpenMDAO is not installed, the problem is not one or not set up, or a parameter is not an
-        independent variable.
+        If OpenMDAO is not installed, the problem is not one or not set up, a parameter is not an
+        independent variable, or a group is differentiated as a whole (``approx_totals``).
 
     See Also
     --------

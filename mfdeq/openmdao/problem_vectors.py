@@ -66,10 +66,16 @@ class ProblemVectors:
         ]
         self._values = outputs.asarray(copy=True)
         self.start, self.theta = self._values[self._state], self._values[self._params]
-        self.has_differences = any(
-            "fd" in system._approx_schemes
-            for system in self._model.system_iter(include_self=True, recurse=True)
-        )
+        systems = list(self._model.system_iter(include_self=True, recurse=True))
+        for system in systems:
+            if system._owns_approx_jac:
+                raise ArgumentError(
+                    f"problem of {caller}: expected partial derivatives of each component, got "
+                    f"those of the group {system.pathname or 'at the top'} as a whole, from "
+                    "approx_totals(), which are not derivatives of its residuals: call "
+                    "declare_partials(..., method='fd') of its components instead"
+                )
+        self.has_differences = any("fd" in system._approx_schemes for system in systems)
         self._linearized_at: Array | None = None
 
     def _source(self, name: str, independent: set[str]) -> str:

@@ -255,6 +255,17 @@ def test_a_problem_without_a_value_shortens_the_step():
     assert eq.report.failures > 0
 
 
+def test_a_group_that_is_differentiated_as_a_whole_is_refused():
+    problem = om.Problem()
+    group = problem.model.add_subsystem("group", om.Group(), promotes=["*"])
+    group.add_subsystem("a", om.ExecComp("y = p - 0.2 * z"), promotes=["*"])
+    group.add_subsystem("b", om.ExecComp("z = y**2"), promotes=["*"])
+    group.approx_totals()
+    problem.setup()
+    with pytest.raises(mfdeq.ArgumentError, match=r"the group group as a whole"):
+        mfdeq.openmdao.from_problem(problem, ["p"])
+
+
 def test_wrong_arguments_are_refused_in_words():
     problem = coupled_problem()
     with pytest.raises(mfdeq.ArgumentError, match="expected an openmdao"):
