@@ -17,7 +17,7 @@ import mfdeq
 from mfdeq.arrays import memory
 from mfdeq.arrays.backend import Backend
 from mfdeq.linear.operands import operator_of
-from mfdeq.linear.preconditioners import amg
+from mfdeq.linear.preconditioners import amg_cycle
 from mfdeq.report import LinearCounts
 
 AMG = mfdeq.Krylov("cg", preconditioner=mfdeq.AMG())
@@ -146,13 +146,13 @@ def test_blocks_are_as_wide_as_memory_allows_and_the_solution_is_the_same(monkey
     for available in (10**9, 4 * 31 * 8 * 900 * 8):
         seen = []
 
-        def noted(levels, coarse, b, v_cycle=amg.v_cycle, seen=seen):
+        def noted(levels, coarse, b, v_cycle=amg_cycle.v_cycle, seen=seen):
             seen.append(b.shape[1])
             return v_cycle(levels, coarse, b)
 
         with monkeypatch.context() as patch:
             patch.setattr(KERNELS, "available_bytes", lambda device, size=available: size)
-            patch.setattr(amg, "v_cycle", noted)
+            patch.setattr(amg_cycle, "v_cycle", noted)
             found.append(mfdeq.Krylov(preconditioner=mfdeq.AMG()).setup(matrix).solve(B))
         widths.append(max(seen))
     assert widths == [16, 6]
