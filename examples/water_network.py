@@ -33,7 +33,7 @@ FACTOR = 4.727 * FOOT**4.871 / FOOT ** (3 * EXPONENT)
 NOISE = 0.05  # m, of measured heads
 SENSOR_SPACING = 6  # nodes for each one with a sensor, beside those at pumps and valves
 AGEING = 0.25  # prior standard deviation of a pipe's log roughness
-CORRELATION = 6.0  # pipes, over which pipes age alike
+CORRELATION = 6.0  # pipes, the length over which their ages are correlated
 PAIRS = 500  # eigenpairs of the Hessian of the misfit against the prior
 
 
