@@ -234,8 +234,20 @@ def test_an_rtol_below_the_rounding_floor_is_an_error(kind):
 
 
 def test_equilibrium_at_refuses_a_state_that_is_no_equilibrium():
-    with refused(ConvergenceError, "is not an equilibrium", "h0 to mfdeq.solve"):
+    with refused(ConvergenceError, "the state is not an equilibrium", "h0 to mfdeq.solve"):
         mfdeq.equilibrium_at(Toy(), THETA, EQ.state + 1e-6)
+
+
+def test_equilibrium_at_names_the_unknown_that_would_move_near_a_fold():
+    """There a residual is small far from the equilibrium."""
+
+    def residual(h, theta):
+        return np.array([h[0] + h[1], h[0] + h[1] + (h[1] - 1.0) ** 2]) - theta
+
+    model = mfdeq.from_function(residual, 2, 2, "residual", state_names=["u", "v"])
+    words = "every equation is satisfied to 5.0e-13", "would change u by 5.0e-07 of its size"
+    with refused(ConvergenceError, *words):
+        mfdeq.equilibrium_at(model, np.array([2.0, 2.0]), np.array([1.0 - 1e-6, 1.0 + 1e-6]))
 
 
 # Linear iterations that do not contract, stall or run out of iterations.

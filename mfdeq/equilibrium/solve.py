@@ -242,11 +242,18 @@ def equilibrium_at(
         "none (state given)",
         failure="is not an equilibrium",
         advice="Pass it as h0 to mfdeq.solve",
+        subject="the state",
     )
 
 
 def equilibrium_of_state(
-    problem: Problem, h: Array, solver: Any, method: str, failure: str, advice: str
+    problem: Problem,
+    h: Array,
+    solver: Any,
+    method: str,
+    failure: str,
+    advice: str,
+    subject: str = "",
 ) -> Equilibrium:
     """Return the equilibrium at a known state, if its residual is small enough for `solve`.
 
@@ -259,12 +266,14 @@ def equilibrium_of_state(
         The origin of the state, for the report.
     failure, advice : str
         The reason and the advice in the error if the residual is too large.
+    subject : str, optional
+        What is no equilibrium, in the error; by default the method.
     """
     linear = reused_solver(solver)
     report = SolveReport(method=method, solver=linear.description)
     monitor = ConvergenceMonitor(problem, linear, None, 1, report)
     if not monitor.accepts(h, problem.residual(h)):
-        raise monitor.failure(failure, advice)
+        raise monitor.failure(failure, advice, subject)
     return converged_equilibrium(problem, h, linear, report)
 
 

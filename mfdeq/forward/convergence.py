@@ -343,8 +343,10 @@ class ConvergenceMonitor(Criteria):
                 "Use a larger rtol, or rtol=None for the digits that there are",
             )
 
-    def failure(self, reason: str, advice: str = DEFAULT_ADVICE) -> ConvergenceError:
-        """Make the error for a failed iteration, with the best state and the history.
+    def failure(
+        self, reason: str, advice: str = DEFAULT_ADVICE, subject: str = ""
+    ) -> ConvergenceError:
+        """Return the error for a failed iteration, with the best state and the history.
 
         Parameters
         ----------
@@ -352,11 +354,8 @@ class ConvergenceMonitor(Criteria):
             What happened, as a clause without a subject: "stalled: ...".
         advice : str, optional
             What the user can do.
-
-        Returns
-        -------
-        ConvergenceError
-            The caller raises it.
+        subject : str, optional
+            What it happened to, by default the method.
         """
         report, problem = self.report, self.problem
         report.converged = False
@@ -372,8 +371,8 @@ class ConvergenceMonitor(Criteria):
         )
         stopped = "" if self.done or self._latest is None else self._stopped_by_bounds(self._latest)
         return ConvergenceError(
-            f"{problem.name}: {report.method} {reason}; the worst residual is "
-            f"{self.best_ratio:.1e} of the terms of {report.worst_equation}, rtol {self.rtol:.1e} "
+            f"{problem.name}: {subject or report.method} {reason}; "
+            f"{self.shortfall(self.best_ratio)}, rtol {self.rtol:.1e} "
             f"(history {history}).{failed}{stopped} {advice}",
             best=self.state if self.done else self.best,
             report=report,

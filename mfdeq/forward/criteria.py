@@ -56,6 +56,7 @@ class Criteria(Sizes):
         super().__init__(problem, rtol)
         self.report = report
         self._judged: tuple[Any, ...] | None = None  # what the latest judgement depends on, and it
+        self._change = math.nan  # the worst |d_j| / size in the latest judgement of the unknowns
         self._effect: Array | None = None  # of rounding in R on each unknown
 
     def _equations(
@@ -122,10 +123,19 @@ class Criteria(Sizes):
             ratio = xp.where(zero, self._zeros, ratio)
         j = self.backend.argmax(ratio)
         report.worst_unknown = self.problem.unknown_name(j)
-        worst = float(ratio[j])
+        self._change = worst = float(ratio[j])
         if by_rounding and report.zero_unknowns == self.problem.state_size:
             worst = 1.0  # no unknown has a correct digit
         return worst, self.backend.all(settled), by_rounding
+
+    def shortfall(self, worst: float) -> str:
+        """Say which criterion a state has not met, whose worst residual is known."""
+        if worst <= self.rtol and self._change > self.rtol:
+            return (
+                f"every equation is satisfied to {worst:.1e} of its terms, but one more Newton "
+                f"step would change {self.report.worst_unknown} by {self._change:.1e} of its size"
+            )
+        return f"the worst residual is {worst:.1e} of the terms of {self.report.worst_equation}"
 
     def _rounding_effect(self, floor: Array) -> Array:
         """Return what rounding errors of the size `floor` in R change in each unknown, (N,)."""
