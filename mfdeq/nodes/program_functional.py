@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.backend import Array, Backend
+from ..equilibrium.lagrangian_system import factorization_error
 from ..models.losses import LossBase
 from ..operators.operator import SelfAdjoint
 from ..optimization.functional import Functional
@@ -38,6 +39,11 @@ class ProgramHessianAt(SelfAdjoint):
     def gauss_newton(self) -> ProgramHessianAt:
         """The operator itself: a program does not say which part is that of Gauss and Newton."""
         return self
+
+    @property
+    def parts(self) -> Any:
+        """Raise an `ArgumentError`: a program has no matrices of its equilibria."""
+        raise factorization_error("a program of JAX or PyTorch gives its products only")
 
     def apply_inexact(self, v: Array, rtol: float) -> Array:
         """Return H v, which is as accurate as the states of the program."""

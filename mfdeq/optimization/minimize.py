@@ -230,7 +230,7 @@ def minimize(
             eq = _first_equilibrium(functional, theta)
             if entry.needs_matrices:
                 # Raise an error early if the derivatives are not sparse matrices.
-                solver_for(eq.backend).assemble_blocks(functional.hessian_at(eq))
+                solver_for(backend).assemble_blocks(functional.hessian_at(eq))
             run.start(theta, radius)
             run.report.metric = origin
         target = gtol * run.scale

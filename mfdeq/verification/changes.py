@@ -24,7 +24,8 @@ class Changes:
     """
 
     def __init__(self, base: dict[str, Array]) -> None:
-        self.base, self.steps = base, list[float]()
+        self.base = base
+        self.steps: list[float] = []
         self.values: list[dict[str, Array]] = []
         self.factors: list[float] = []
         self.solve_errors: list[float] = []

@@ -124,6 +124,14 @@ def test_the_parameters_may_be_one_tensor_or_a_dict_of_them():
         close(H.flat_params(), np.array([1.0, 2.0, 3.0]), 1e-14)
 
 
+def test_newton_by_factorization_says_which_methods_need_no_matrices():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    p = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    H = mfdeq.hessian_of(lambda: (p**2).sum(), p)
+    with pytest.raises(mfdeq.ArgumentError, match=r"its products only.*newton-cg"):
+        mfdeq.minimize(H.functional, H.flat_params(), "newton")
+
+
 def test_bad_arguments_are_refused():
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     weight = torch.ones(2, requires_grad=True)
