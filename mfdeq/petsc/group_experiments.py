@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, host
 from ..optimization.experiments import Experiments
@@ -16,6 +16,23 @@ from .ranks import Ranks
 OF_STATES = ("gradient at", "forget")  # requests about states
 
 
+class GroupContents(NamedTuple):
+    """What a group holds: the number of experiments and of their unknowns, and names of models."""
+
+    experiments: int
+    unknowns: int
+    models: str
+
+    @classmethod
+    def of(cls, share: Any) -> GroupContents:
+        """Describe a sum of experiments, or None."""
+        if share is None:
+            return cls(0, 0, "")
+        unknowns = sum(total(F.model.state_size) for F in share.functionals)
+        names = dict.fromkeys(F.name for F in share.functionals)
+        return cls(len(share), unknowns, ", ".join(names))
+
+
 class GroupExperiments(ExperimentsInShares):
     """The experiments of all groups, of which each rank holds those of its own group.
 
@@ -26,8 +43,8 @@ class GroupExperiments(ExperimentsInShares):
         The experiments of this rank's group; None if it has none.
     names : list of str
         The names of all experiments.
-    sizes : list of pairs of int
-        The number of experiments of each group, and that of their unknowns.
+    contents : list of GroupContents
+        What each group holds.
     distributed : bool
         Whether the models take Vecs.
     """
@@ -39,12 +56,12 @@ class GroupExperiments(ExperimentsInShares):
         groups: Any,
         share: Any,
         names: list[str],
-        sizes: Sequence[tuple[int, int]],
+        contents: Sequence[GroupContents],
         distributed: bool,
     ) -> None:
         self.groups, self.share, self.names, self.distributed = groups, share, names, distributed
-        self.processes, self.sizes = groups.ranks, sizes
-        ends = [int(end) for end in host.cumsum([count for count, _ in sizes])]
+        self.processes, self.contents = groups.ranks, contents
+        ends = [int(end) for end in host.cumsum([group.experiments for group in contents])]
         super().__init__(list(zip([0, *ends], ends, strict=False)))
         if share is not None:
             share.experiments.first = self.bounds[groups.index][0]
@@ -76,7 +93,7 @@ class GroupExperiments(ExperimentsInShares):
         Experiments([], self.names).check(values)
 
     def _split(self, state: Array) -> list[Array]:
-        sizes = [N for _, N in self.sizes]
+        sizes = [group.unknowns for group in self.contents]
         ends = host.cumsum(sizes)
         return [state[end - N : end] for N, end in zip(sizes, ends, strict=True)]
 

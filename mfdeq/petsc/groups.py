@@ -20,7 +20,7 @@ from ..optimization.functional import ON_FAILURE_VALUES
 from ..optimization.sum_arguments import checked_prior, checked_weights, drawn
 from ..optimization.sum_functional import SumFunctional
 from ..optimization.workers import portable_error
-from .group_experiments import GroupExperiments, total
+from .group_experiments import GroupContents, GroupExperiments, total
 from .ranks import Ranks
 
 
@@ -145,20 +145,20 @@ class Groups:
                 [given[i] for i in mine],
                 names=[labels[i] for i in mine],
             )
-            outcome = total(share.functionals[0].model.param_size), *_sizes(share)
+            outcome = total(share.functionals[0].model.param_size), GroupContents.of(share)
         except Exception as error:
             outcome = portable_error(error)
         found = self.exchange(outcome)
         raise_first(found)
         P = found[0][0]
-        for index, (other, *_) in enumerate(found):
+        for index, (other, _) in enumerate(found):
             if other != P:
                 raise ArgumentError(
                     f"experiments: expected one number of parameters for all, got {P} in group 0 "
                     f"and {other} in group {index}"
                 )
-        sizes = [(number, N) for _, number, N in found]
-        experiments = GroupExperiments(self, share, labels, sizes, distributed)
+        contents = [of_group for _, of_group in found]
+        experiments = GroupExperiments(self, share, labels, contents, distributed)
         return GroupedSum(experiments, P, given, prior, on_failure, accuracy)
 
     def exchange(self, result: Any) -> list[Any]:
@@ -190,13 +190,6 @@ class Groups:
                 f"{name} of a sum over groups of ranks: expected the same numbers on every rank. "
                 "Make them on one rank and send them to the others: comm.tompi4py().bcast(x)"
             )
-
-
-def _sizes(share: Any) -> tuple[int, int]:
-    """Return the number of experiments of a group, and that of their unknowns."""
-    if share is None:
-        return 0, 0
-    return len(share), sum(total(F.model.state_size) for F in share.functionals)
 
 
 def raise_first(results: Sequence[Any]) -> None:
@@ -281,7 +274,7 @@ class GroupedSum(SumFunctional):
         if experiments is None:
             of = self.experiments
             experiments = GroupExperiments(
-                self.groups, of.share, of.names, of.sizes, of.distributed
+                self.groups, of.share, of.names, of.contents, of.distributed
             )
         P = self.model.param_size
         return GroupedSum(experiments, P, weights, prior, self.on_failure, self.accuracy)
@@ -310,9 +303,9 @@ class GroupedSum(SumFunctional):
                 [self.functionals[i - first] for i in mine],
                 names=[self.names[i] for i in mine],
             )
-        sizes = self.groups.exchange(_sizes(share))
+        contents = self.groups.exchange(GroupContents.of(share))
         names = [self.names[i] for i in chosen]
-        of = GroupExperiments(self.groups, share, names, sizes, self.experiments.distributed)
+        of = GroupExperiments(self.groups, share, names, contents, self.experiments.distributed)
         return self._with([factor * self.weights[i] for i in chosen], self.prior, of)
 
     def state_rtol(self, backend: Any) -> float:
@@ -323,14 +316,14 @@ class GroupedSum(SumFunctional):
     @property
     def name(self) -> str:
         """The number of the experiments, and the names of the models of the first group."""
-        names = list(dict.fromkeys(F.name for F in self.functionals))
-        first = next(filter(None, self.groups.exchange(", ".join(names))))
-        return f"{len(self)} experiments in {self.groups.count} groups: {first}"
+        models = next(group.models for group in self.experiments.contents if group.models)
+        return f"{len(self)} experiments in {self.groups.count} groups: {models}"
 
     @property
     def sizes(self) -> tuple[Any, Any]:
         """The number of unknowns of all experiments, and P."""
-        return sum(N for _, N in self.experiments.sizes), self.model.param_size
+        states = sum(group.unknowns for group in self.experiments.contents)
+        return states, self.model.param_size
 
     @property
     def priors(self) -> Any:

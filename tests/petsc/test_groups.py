@@ -65,6 +65,8 @@ def test_results_are_the_dense_sums(count, distributed):
     np.testing.assert_allclose(both, dense, atol=1e-8 * scale)
     assert F.solves == 5
     assert F.sizes == (41, P)
+    if PETSc.COMM_WORLD.getRank() == 0:  # not a collective call
+        assert F.name.startswith(f"5 experiments in {count} groups: ")
 
 
 def test_a_minimum_is_that_of_one_process():
