@@ -33,6 +33,7 @@ from .scaling import Scaling
 # Of a tolerance, which leaves the rest to the null vectors, if they are solved for and if not.
 RTOL_SHARE, RTOL_SHARE_IF_KNOWN = 0.7, 0.95
 MIN_RTOL_ROUNDINGS = 100.0  # of solves with A_p
+MAX_RTOL_RATIO = 30.0  # of the tolerances of columns, up to which they are solved for together
 
 
 def set_up(solver: Solver, A: Operator, counts: LinearCounts) -> Factor:
@@ -163,15 +164,19 @@ class PinnedFactor(Factor):
         self.inner.forget()
 
     def _attempt(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        size = self.backend.column_norms(b)
+        sizes = self.backend.column_norms(b)
 
         def solve(inner: Array) -> Array:
             # What is added to b must not hide the rest of it.
-            share = array_on_host(size / self.backend.column_norms(inner))
-            least = float(host.min(share[host.isfinite(share) & (share > 0.0)], initial=1.0))
-            return self._inner(
-                inner, max(self._rtol_share * least * rtol, self._least_rtol), adjoint
-            )
+            shares = array_on_host(sizes / self.backend.column_norms(inner))
+            shares = host.where((shares > 0.0) & (shares < 1.0), shares, 1.0)
+            rtols = host.maximum(self._rtol_share * rtol * shares, self._least_rtol)
+            if b.ndim == 1 or not self.iterative or rtols.max() <= MAX_RTOL_RATIO * rtols.min():
+                return self._inner(inner, float(rtols.min()), adjoint)
+            solved = [
+                self._inner(inner[:, k], float(rtols[k]), adjoint) for k in range(rtols.shape[0])
+            ]
+            return self.backend.columns(*solved)
 
         with self.backend.ignore_overflow():
             return self._composed(b, adjoint, solve)

@@ -132,6 +132,27 @@ def test_loose_solves_are_judged_in_the_norm_that_their_method_minimizes(factors
     assert factor.counts.refinements == before
 
 
+def test_columns_are_solved_to_their_own_tolerances(factors):
+    n = 60
+    rng = np.random.default_rng(0)
+    mfdeq.solve(neumann(n), rng.standard_normal(n * n), solver=SOLVERS["CG with AMG"])
+    factor = factors[-1]
+    balanced = rng.standard_normal(n * n)
+    balanced -= balanced.mean()
+    b = np.stack([balanced, np.ones(n * n)], axis=1)  # what balances ones is as large as N
+
+    def iterations(side):
+        before = factor.counts.iterations
+        x = factor.solve(side, rtol=1e-3)
+        return x, factor.counts.iterations - before
+
+    (first, few), (second, many) = (iterations(b[:, k]) for k in range(2))
+    both, used = iterations(b)
+    assert few < many
+    assert used <= few + many
+    np.testing.assert_allclose(both, np.stack([first, second], axis=1), rtol=1e-9, atol=1e-9)
+
+
 def test_a_null_vector_is_looked_for_by_few_applications_of_the_preconditioner():
     n, applied = 40, []
 
