@@ -129,3 +129,8 @@ def checked_executor(executor: Any) -> futures.Executor | None:
             f"executor: expected a concurrent.futures.Executor, got {short_repr(executor)}"
         )
     return executor
+
+
+def total_size(size: Any) -> int:
+    """Return the number of entries of a vector from a number, or PETSc's pair (of this, of all)."""
+    return int(size[1] if isinstance(size, tuple) else size)

@@ -23,6 +23,7 @@ from .sum_arguments import (
     checked_functionals,
     checked_weights,
     drawn,
+    total_size,
     without_sums,
 )
 
@@ -376,7 +377,8 @@ class SumFunctional(Summable):
     @property
     def sizes(self) -> tuple[Any, Any]:
         """The number of unknowns of all experiments, and P."""
-        return sum(F.sizes[0] for F in self.functionals), self.functionals[0].sizes[1]
+        states = sum(total_size(F.sizes[0]) for F in self.functionals)
+        return states, self.functionals[0].sizes[1]
 
     @property
     def priors(self) -> Sequence[tuple[float, LossBase]]:

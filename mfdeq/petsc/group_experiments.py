@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..arrays.backend import Array, host
 from ..optimization.experiments import Experiments
 from ..optimization.experiments_in_shares import ExperimentsInShares
+from ..optimization.sum_arguments import total_size
 from ..optimization.workers import evaluate, portable_error
 from .arrays import DistributedArray
 from .namespace import concat
@@ -28,7 +29,7 @@ class GroupContents(NamedTuple):
         """Describe a sum of experiments, or None."""
         if share is None:
             return cls(0, 0, "")
-        unknowns = sum(total(F.model.state_size) for F in share.functionals)
+        unknowns = sum(total_size(F.model.state_size) for F in share.functionals)
         names = dict.fromkeys(F.name for F in share.functionals)
         return cls(len(share), unknowns, ", ".join(names))
 
@@ -124,7 +125,7 @@ class GroupExperiments(ExperimentsInShares):
         """Return the states of this group's experiments, one after another."""
         if not self.distributed:
             return x
-        sizes = [total(F.model.state_size) for F in self.share.functionals]
+        sizes = [total_size(F.model.state_size) for F in self.share.functionals]
         ends = host.cumsum(sizes)
         parts = [self._distributed(x[end - N : end]) for N, end in zip(sizes, ends, strict=True)]
         return concat(parts)
@@ -141,8 +142,3 @@ class GroupExperiments(ExperimentsInShares):
         whole = host.empty_like(found)
         whole[self._order] = found
         return whole
-
-
-def total(size: Any) -> int:
-    """Return the number of entries of a vector from a number, or PETSc's pair (of this, of all)."""
-    return int(size[1] if isinstance(size, tuple) else size)

@@ -17,10 +17,10 @@ from ..arguments import one_of
 from ..errors import ArgumentError
 from ..models.losses import LossBase
 from ..optimization.functional import ON_FAILURE_VALUES
-from ..optimization.sum_arguments import checked_prior, checked_weights, drawn
+from ..optimization.sum_arguments import checked_prior, checked_weights, drawn, total_size
 from ..optimization.sum_functional import SumFunctional
 from ..optimization.workers import portable_error
-from .group_experiments import GroupContents, GroupExperiments, total
+from .group_experiments import GroupContents, GroupExperiments
 from .ranks import Ranks
 
 
@@ -145,7 +145,7 @@ class Groups:
                 [given[i] for i in mine],
                 names=[labels[i] for i in mine],
             )
-            outcome = total(share.functionals[0].model.param_size), GroupContents.of(share)
+            outcome = total_size(share.functionals[0].model.param_size), GroupContents.of(share)
         except Exception as error:
             outcome = portable_error(error)
         found = self.exchange(outcome)

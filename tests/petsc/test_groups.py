@@ -77,6 +77,17 @@ def test_a_minimum_is_that_of_one_process():
     np.testing.assert_allclose(found.params, expected.params, rtol=1e-6)
 
 
+def test_a_sum_on_all_ranks_has_the_minimum_of_one_process():
+    models = [mfdeq.petsc.distributed(e.functional.model) for e in experiments()]
+    losses = [e.functional.loss for e in experiments()]
+    losses[0] = losses[0] + PRIOR
+    on_vecs = [m.loss(loss) for m, loss in zip(models, losses, strict=True)]
+    F = mfdeq.SumFunctional(list(map(mfdeq.ReducedFunctional, models, on_vecs)), WEIGHTS)
+    one = mfdeq.SumFunctional([e.functional for e in experiments()], WEIGHTS, prior=PRIOR)
+    found, expected = mfdeq.minimize(F, models[0].params(THETA)), mfdeq.minimize(one, THETA)
+    np.testing.assert_allclose(found.params.gathered(), expected.params, rtol=1e-6)
+
+
 def test_an_error_in_one_group_is_raised_on_all_ranks_and_names_the_experiment():
     groups = mfdeq.petsc.Groups(PETSc.COMM_WORLD, COUNTS[-1])
     known = experiments()
