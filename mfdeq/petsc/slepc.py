@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from ..arguments import fraction
@@ -145,16 +146,19 @@ def eigsh(
     if certify and isinstance(with_entries := require_entries(hessian), ReducedCurvature):
         assemble_blocks(with_entries)  # refuses what has no entries before the search
     ends = [(which, k)] if which != "BE" else [("SA", k // 2), ("LA", k - k // 2)]
-    products = CountedOperator(hessian, progress, Euclidean(backend))
     inverse = None
-    try:
+    with contextlib.ExitStack() as bars:
+        # With a shift, the solves have a bar of their own: few products with H are needed.
+        products = CountedOperator(hessian, progress and sigma is None, Euclidean(backend))
+        bars.callback(products.close)
         if sigma is None:
             searches = [
                 EPSSearch(products, n, end, rtol, start, prefix, options) for end, n in ends if n
             ]
         else:
             inverse = S = ShiftedInverse(hessian, sigma, prefix=f"{prefix}lagrangian_")
-            solves = CountedOperator(S, False, products.metric)
+            solves = CountedOperator(S, progress, products.metric, unit="solves")
+            bars.callback(solves.close)
             searches = [
                 EPSSearch(solves, n, end, INVERSE_RTOL, start, prefix, options, each=True)
                 for end, n in ends
@@ -168,8 +172,6 @@ def eigsh(
             of_hessian = isinstance(hessian, ReducedCurvature)
             method += f" with {'the Lagrangian system' if of_hessian else 'a factorization'}"
         pairs = pairs_from_vectors(products, vectors, norm, method)
-    finally:
-        products.close()
     if vectors.shape[1] < k:
         raise _too_few_pairs(pairs, k, searches)
     if not largest_residual(pairs) <= residual_tolerance(pairs, rtol):

@@ -1,5 +1,8 @@
 """Eigenpairs by SLEPc, and by mfdeq's own Lanczos on ranks, agree with those on one machine."""
 
+import re
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,6 +13,7 @@ pytest.importorskip("slepc4py")
 from petsc4py import PETSc
 from support.petsc_problems import (
     DATA,
+    LOSS,
     OBSERVED,
     N,
     P,
@@ -18,6 +22,7 @@ from support.petsc_problems import (
     on_ranks,
     vec_of,
 )
+from support.terminal import Terminal
 
 import mfdeq
 import mfdeq.petsc
@@ -133,6 +138,14 @@ def test_fewer_pairs_than_asked_for_are_an_error():
     assert not caught.value.report.converged
     with pytest.raises(ConvergenceError, match="0 of 6"):
         mfdeq.petsc.eigsh(H, 6, "SA", 1e-12, prefix="none_", options={**few, "eps_ncv": 8})
+
+
+@pytest.mark.parametrize(("options", "unit"), [({}, "products"), ({"sigma": 0.3}, "solves")])
+def test_a_progress_bar_counts_what_takes_the_time(options, unit, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    mfdeq.petsc.eigsh(on_ranks().hessian(LOSS), 4, progress=True, **options)
+    [count] = re.findall(rf"eigsh: (\d+) {unit}", terminal.getvalue().split("\r")[-1])
+    assert int(count) > 4
 
 
 def test_sigma_on_an_eigenvalue_is_an_error():
