@@ -33,6 +33,7 @@ from ..equilibrium.solve import solve
 from ..errors import ArgumentError, ConvergenceError, is_evaluation_failure
 from ..forward import ConvergenceMonitor
 from ..forward.newton_loop import Iterate, newton_loop
+from ..forward.sizes import Level
 from ..linear import Reused
 from ..models.checked_linearization import CheckedLinearization
 from ..models.model import Model
@@ -46,6 +47,7 @@ from .stability import Spectrum, Stability
 MAX_CORRECTOR_STEPS = 10
 MAX_CORRECTION = 0.5  # distance from the predicted to the corrected point, relative to the step
 MAX_LAST_CORRECTION = 1e-6  # relative to (h, t); what it leaves is quadratically smaller
+STALLED_RATIO = 0.5  # of a residual to the one before, above which it is rounding
 MAX_RESUMED_RESIDUAL = 1e-6  # the worst residual above which a saved point is of another model
 
 
@@ -268,6 +270,11 @@ class Curve:
         across = (0.0 * here.tangent, 1.0) if natural else (here.tangent, here.slope)
         return self._correct_across(h, t, across, here, MAX_CORRECTION * abs(step or ds))
 
+    def correct_near(self, h: Array, t: float, here: Point, ds: float) -> Point:
+        """Compute the point near (h, t) in the plane orthogonal to the tangent of a step."""
+        across, reach = (here.tangent, here.slope), MAX_CORRECTION * abs(ds)
+        return self._correct_across(h, t, across, here, reach)[0]
+
     def _correct_across(
         self, h: Array, t: float, across: tuple[Array, float], like: Point, reach: float
     ) -> tuple[Point, int]:
@@ -280,6 +287,8 @@ class Curve:
         monitor = self._monitor(start.problem)
         # An unknown may be zero along the curve, such as one that an equation sets to zero.
         monitor.assume_sizes(self.backend.eps * self.inner.sizes)
+        levels: list[float] = []
+        level: Level | None = None
 
         def stop(trial: _Trial, steps: int) -> bool:
             linearized = trial.problem.linearize(trial.h)
@@ -287,10 +296,17 @@ class Curve:
             terms = linearized.B.abs_apply(abs(self.theta) + abs(trial.t * self.d))
             monitor.parameter_terms = terms
             size = max(self.length(trial.h, trial.t), reach)
-            settled = trial.moved <= MAX_LAST_CORRECTION * size
-            return settled and monitor.equations_are_satisfied(
-                trial.h, trial.residual, linearized.A
-            )
+            if not trial.moved <= MAX_LAST_CORRECTION * size:
+                return False
+            if monitor.equations_are_satisfied(trial.h, trial.residual, linearized.A):
+                return True
+            # Where terms cancel, or an unknown is zero, R has a larger rounding error than its
+            # terms suggest: Newton's method then ends where it does not reduce R any more.
+            nonlocal level
+            level = level or monitor.level(trial.h, trial.residual)
+            levels.append(level(trial.residual))
+            stalled = len(levels) > 1 and levels[-1] > STALLED_RATIO * levels[-2]
+            return stalled and trial.moved <= monitor.rtol * size
 
         def solve(trial: _Trial) -> tuple[Array, Array, float]:
             linearized = trial.problem.linearize(trial.h)

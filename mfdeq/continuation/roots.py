@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ..arrays.backend import Array
 from ..errors import is_evaluation_failure
 from ..locks import ignore_warnings
 from .curve import Curve
@@ -14,6 +15,10 @@ from .point import Point
 MAX_ROOT_STEPS = 60  # of the secant method
 ROOT_RTOL = 1e-9  # accuracy of a root, relative to the step
 ROOT_RATIO = 1e-3  # a function that stays above this share of its end values has a pole
+GUESS_POINTS = 3  # known points, through which a polynomial predicts others
+# Distance of such points from each other, relative to that from what they predict, so that the
+# polynomial magnifies their errors by little.
+GUESS_SPACING = 0.2
 # Distances from a point where A is singular, relative to the step.
 SINGULAR_OFFSETS = 0.0, 1e-10, -1e-10, 1e-7, -1e-7, 1e-5, -1e-5
 
@@ -30,11 +35,21 @@ class Step:
     here : Point
     ds : float
         The length.
+    there : Point
+        The point at its end.
     """
 
     curve: Curve
     here: Point
     ds: float
+    there: Point
+    _known: list[tuple[float, Point]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        here, there = self.here, self.there
+        chord = there.state - here.state, there.t - here.t
+        end = self.curve.dot(*chord, here.tangent, here.slope)
+        self._known.extend([(0.0, here), (end, there)])
 
     def evaluate(
         self, s: float, function: Callable[[Point], Value]
@@ -47,12 +62,32 @@ class Step:
             try:
                 at = s + offset * self.ds
                 with ignore_warnings():  # of digits that are lost, as A is nearly singular here
-                    point = self.curve.correct(self.here, at, step=self.ds)[0]
+                    point = self.curve.correct_near(*self._guess(at), self.here, self.ds)
+                    self._known.append((at, point))
                     return at, point, function(point)
             except Exception as error:
                 if not is_evaluation_failure(error):
                     raise
         return None
+
+    def _guess(self, s: float) -> tuple[Array, float]:
+        """Predict (h, t) at a distance s by the polynomial through the nearest known points.
+
+        Close to a crossing, where another branch is as near, the tangent at the start of the step
+        predicts points that Newton's method takes to that branch, if it converges at all.
+        """
+        chosen: list[tuple[float, Point]] = []
+        for place, point in sorted(self._known, key=lambda known: abs(known[0] - s)):
+            apart = GUESS_SPACING * abs(place - s)
+            if all(abs(place - other) > apart for other, _ in chosen):
+                chosen.append((place, point))
+        h, t = 0.0 * self.here.state, 0.0
+        for i, (place, point) in enumerate(chosen[:GUESS_POINTS]):
+            weight = 1.0
+            for other, _ in chosen[:i] + chosen[i + 1 : GUESS_POINTS]:
+                weight *= (s - other) / (place - other)
+            h, t = h + weight * point.state, t + weight * point.t
+        return h, t
 
     def root(
         self,

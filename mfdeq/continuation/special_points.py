@@ -70,7 +70,7 @@ class SpecialPoints:
         changes, for a reason that was not found. If t turns back where there is no fold, the points
         may be on two branches that nearly meet: with `may_shorten` that is a ConvergenceError.
         """
-        step = Step(self.curve, here, ds)
+        step = Step(self.curve, here, ds, there)
         ends = Located(0.0, here), Located(ds, there)
         before = self.before if self.before is not None and self.before.t == here.t else None
         self._smallest = math.inf

@@ -237,3 +237,39 @@ def test_a_change_that_nothing_explains_is_a_warning_that_names_its_interval():
         branch = mfdeq.follow(Hidden(), np.zeros(1), span=(0.0, 1.0), step=0.1, eigenvalues=2)
     assert [p.unstable for p in (branch.points[0], branch.points[-1])] == [0, 1]
     assert branch.crossings == []
+
+
+class Epidemic(mfdeq.FixedPointModel):
+    """The share h of those infected at last, h = 1 - exp(-R0 h), with a zero at h = shift.
+
+    At R0 = 1 the branch passes through the state without infections, which is a branch too.
+    """
+
+    state_size, param_size = 1, 1
+
+    def __init__(self, shift, unit):
+        self.shift, self.unit = shift, unit
+
+    def map(self, h, theta):
+        return (1.0 - np.exp(-theta * (self.unit * h - self.shift)) + self.shift) / self.unit
+
+    def linearize(self, h, theta):
+        x = self.unit * h - self.shift
+        spared = np.exp(-theta * x)
+        return mfdeq.Linearization(theta * spared[:, None], x * spared[:, None] / self.unit)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("shift", [0.0, 1e-3, 1.0])
+def test_a_crossing_is_found_where_an_unknown_passes_through_zero(shift, unit):
+    branch = mfdeq.follow(
+        Epidemic(shift, unit),
+        np.array([1.5]),
+        span=(-1.0, 1.0),
+        start=np.array([0.58 + shift]) / unit,
+        towards=-1.0,
+    )
+    (crossing,) = branch.crossings
+    assert crossing.t == pytest.approx(-0.5, abs=1e-7)
+    assert unit * crossing.state[0] == pytest.approx(shift, abs=1e-7)
+    assert branch.counts.setups <= 200
