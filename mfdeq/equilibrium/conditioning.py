@@ -286,7 +286,8 @@ def state_changes(
     """
     backend = factor.backend
     xp = backend.xp
-    R, rounding = problem.residual(h), backend.eps * xp.sign(w) * factor.A.abs_apply(h)
+    R = problem.residual(h)
+    rounding = xp.sign(w) * problem.rounding(h, R, factor.A)
     e = _solve_roughly(factor, backend.columns(R, rounding))
     of_residual, of_rounding = e[:, 0], e[:, 1]
     change = _contraction(factor, h, problem, R, of_residual + of_rounding)

@@ -47,8 +47,9 @@ class Corrections:
         """Return M R(h*) and M applied to rounding errors of R with random signs."""
         backend, h = self.backend, self.original
         signs = backend.xp.sign(backend.random(h.shape[0], seed=23))
-        rounding = backend.eps * signs * self.linearized.A.abs_apply(h)
-        both = backend.columns(self.problem.residual(h), rounding)
+        residual = self.problem.residual(h)
+        rounding = signs * self.problem.rounding(h, residual, self.linearized.A)
+        both = backend.columns(residual, rounding)
         changes = self.factor.approximate(both)
         return changes[:, 0], changes[:, 1]
 

@@ -256,7 +256,9 @@ def _near_fold(A: Operator, scaling: Scaling, trial: MinimalResidual, report: So
     growth, rounding = trial.growth * size, 1.0 / backend.eps
     if not growth < rounding**FOLD_GROWTH_POWER:
         return True
-    last = report.residuals[-3:] if report.method == "newton" else []
+    # A residual of exactly zero is rounded, and does not show how fast the method converges.
+    nonzero = [residual for residual in report.residuals if residual > 0.0]
+    last = nonzero[-3:] if report.method == "newton" else []
     return len(last) == 3 and last[2] > SLOW_CONTRACTION * last[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..arrays.backend import Array
 from ..errors import is_evaluation_failure
 from ..locks import cached_property, lock_of, state_to_pickle
+from ..operators.operator import Operator
 from .checked_linearization import CheckedLinearization
 from .checked_model import CheckedModel
 from .linearization import Linearization
@@ -130,6 +131,17 @@ class Problem(CheckedModel):
         name = f"{self.name}.{self.model.function_name}"
         value = backend.check_array(value, (self.state_size,), name, finite=finite)
         return h - value if self.is_map else value
+
+    def rounding(self, h: Array, residual: Array, A: Operator) -> Array:
+        """Return the size of the rounding error of R at h, eps |A||h| entry by entry, (N,).
+
+        Where 1 and J nearly cancel in A = I - J, that is less than the error of h - f(h, theta), in
+        which f at least is rounded: for a map the error is not less than eps |f|.
+        """
+        terms = A.abs_apply(h)
+        if self.is_map:
+            terms = self.backend.xp.maximum(terms, abs(h - residual))
+        return self.backend.eps * terms
 
     def linearize(self, h: Array) -> CheckedLinearization:
         """Linearize at h, or return the latest linearization if it is at the same h."""

@@ -385,6 +385,22 @@ def test_at_a_fold_solve_warns_and_every_derivative_raises(solver, unit):
         assert caught.value.report is eq.report
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("method", ["newton", "auto"])
+def test_at_a_fold_of_a_map_a_residual_of_zero_is_no_accuracy(method, unit):
+    """h = h - (h - 1)^2: the residual is evaluated as zero at a distance of 1e-8 from the fold."""
+
+    def f(h, theta):
+        return h - (unit * h - 1.0) ** 2 / unit + theta
+
+    model = mfdeq.from_function(f, 1, 1, "map")
+    with pytest.warns(mfdeq.NearSingularWarning, match="fold"):
+        eq = mfdeq.solve(model, np.zeros(1), np.array([3.0]) / unit, method=method)
+    assert unit * eq.state[0] == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(mfdeq.SingularStateError, match="fold"):
+        eq.gradient(mfdeq.LeastSquares([0], np.zeros(1)))
+
+
 def test_a_bifurcation_is_not_called_a_plain_fold():
     """At h = theta = 0 the branches h = 0 and h² = theta of theta h = h³ cross."""
 
