@@ -30,7 +30,8 @@ class LinearCounts:
     refreshes : int
         Hierarchies updated for a new matrix without a full set-up.
     solves, adjoint_solves : int
-        Number of solves; a block of right-hand sides counts once.
+        Number of solves, which may be one application of the factor, as for most Newton steps
+        with a factorization; a block of right-hand sides counts once.
     columns : int
         Right-hand sides in total.
     iterations : int

@@ -27,7 +27,7 @@ ON_FAILURE_VALUES = ("raise", "mask")
 def solve(
     model: Model,
     theta: Array,
-    h0: Array | None = None,
+    h0: Array | float | None = None,
     *,
     method: str = "auto",
     solver: Any = "auto",
@@ -46,8 +46,9 @@ def solve(
     model : FixedPointModel or ResidualModel
     theta : (P,) array
         The parameters. All results have their array library and dtype (float32 or float64).
-    h0 : (N,) array, optional
-        The start; by default the model's ``initial_state(theta)``.
+    h0 : float or (N,) array, optional
+        The start, a number for all unknowns or an array; by default the model's
+        ``initial_state(theta)``.
     method : {"auto", "newton", "anderson", "picard", "transient"} or str, optional
         The forward method, or the name of one added with `mfdeq.forward.register`. "auto" tries
         Newton's method and then Anderson acceleration, in the reverse order for a map whose

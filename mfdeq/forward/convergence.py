@@ -126,7 +126,7 @@ class ConvergenceMonitor(Criteria):
         report.residuals.append(worst)
         self._latest = h
         share = share_of_decrease(report.residuals[0], worst, self.rtol)
-        self.show_progress(f"worst residual {worst:.2e}, rtol {self.rtol:.1e}", share)
+        self.show_progress(f"worst residual {worst:.2e}, target {self.target}", share)
         if worst < NOISE_DECREASE * self.best_ratio:
             self._last_decrease = report.iterations
         if worst < STALL_DECREASE * self._last_progress[1]:
@@ -326,7 +326,7 @@ class ConvergenceMonitor(Criteria):
         report, problem = self.report, self.problem
         report.limited_by, report.residual, report.correction = limited_by, worst, correction
         report.failures, report.last_failure = problem.failures, problem.last_failure
-        by = "rounding" if limited_by == "rounding" else f"rtol = {self.rtol:.0e}"
+        by = "rounding" if limited_by == "rounding" else self.target
         report.reason = (
             f"every equation to {worst:.1e} of its terms and every unknown to {correction:.1e} of "
             f"its size, limited by {by}"
@@ -338,7 +338,7 @@ class ConvergenceMonitor(Criteria):
         reached = max(report.residual, report.correction, self.backend.eps)
         if self.explicit and reached > self.rtol:
             raise self.failure(
-                f"cannot reach rtol = {self.rtol:.1e}: the rounding error of evaluating R leaves "
+                f"cannot reach rtol = {self.rtol:.2g}: the rounding error of evaluating R leaves "
                 f"{-math.log10(reached):.1f} digits of {report.worst_unknown or 'every unknown'}",
                 "Use a larger rtol, or rtol=None for the digits that there are",
             )
@@ -372,7 +372,8 @@ class ConvergenceMonitor(Criteria):
         stopped = "" if self.done or self._latest is None else self._stopped_by_bounds(self._latest)
         return ConvergenceError(
             f"{problem.name}: {subject or report.method} {reason}; "
-            f"{self.shortfall(self.best_ratio)}, rtol {self.rtol:.1e} "
+            f"{self.shortfall(self.best_ratio)}, where the target is "
+            f"{self.target} "
             f"(history {history}).{failed}{stopped} {advice}",
             best=self.state if self.done else self.best,
             report=report,

@@ -230,6 +230,9 @@ class _InexactSteps:
                 level, correction, left = monitor.level(h, residual), 0.0 * h, residual
                 remaining = size = level(residual)
             if remaining <= self.forcing * size or solves == MAX_SOLVES:
+                if solves == 0:  # one application of the factor has solved for the step
+                    counts = monitor.report.forward  # of this iteration alone
+                    counts.solves, counts.columns = counts.solves + 1, counts.columns + 1
                 break
             rtol = min(max(self.forcing * size / remaining, MIN_FORCING), MAX_FORCING)
             correction = correction + self._solve(factor, left, rtol, level)

@@ -55,6 +55,11 @@ class Level:
         return self.backend.norm(above * self.weights)
 
 
+def describe_target(rtol: float) -> str:
+    """Name an accuracy that is aimed at; a relative one of zero is that of rounding."""
+    return f"rtol = {rtol:.2g}" if rtol > 0.0 else "rounding"
+
+
 class Sizes:
     """The sizes of unknowns and equations at the iterates of one solve.
 
@@ -102,6 +107,11 @@ class Sizes:
     @cached_property
     def _ones(self) -> Array:
         return self._zeros + 1.0
+
+    @property
+    def target(self) -> str:
+        """The accuracy that is aimed at, in words."""
+        return describe_target(self.rtol)
 
     # Sizes of unknowns and equations.
 

@@ -24,7 +24,7 @@ class CheckedModel:
     model : FixedPointModel or ResidualModel
     theta : (P,) array
         The parameters, which are copied. They determine the array library and the dtype.
-    h0 : (N,) array, optional
+    h0 : float or (N,) array, optional
         A state, which must be of the same array library.
     state_name : str, optional
         The name of `h0` in error messages.
@@ -64,7 +64,8 @@ class CheckedModel:
         self.fixes_gauges = fixes_gauges
         self.name = model.display_name
         theta, h0 = flatten_params(model, theta), flatten_state(model, h0, state_name)
-        arrays = {"params": theta} if h0 is None else {"params": theta, state_name: h0}
+        is_array = h0 is not None and not isinstance(h0, Number)
+        arrays = {"params": theta, state_name: h0} if is_array else {"params": theta}
         self.backend = Backend.of(*arrays.values(), name=" and ".join(arrays), dtype_of=1)
         self.state_size = self._size("state_size")
         self.param_size = self._size("param_size")
@@ -136,17 +137,14 @@ class CheckedModel:
 
     def _initial_state(self, h0: Array | None) -> Array:
         if h0 is not None:
-            return self.checked_state(h0, "h0")
+            return self._vector_of(flatten_state(self.model, h0, "h0"), "h0")
         name = f"{self.name}.initial_state"
         with self.backend.user_call(f"{name}(theta)"):
             default = self.model.initial_state(self.backend.to_user(self.theta))
             default = self.backend.from_user(default, self.state_size)
         if default is None:
             return self.backend.zeros(self.state_size)
-        if isinstance(default, Number) or getattr(default, "ndim", 1) == 0:  # for all unknowns
-            number = self.backend.check_array(default, (), name, convert=True)
-            default = float(number) + self.backend.zeros(self.state_size)
-        return self.backend.vector(default, self.state_size, name, convert=True)
+        return self._vector_of(default, name)
 
     def checked_state(self, h: Any, name: str) -> Array:
         """Return a state of the user's, in any form and precision, as an (N,) array."""
@@ -176,14 +174,17 @@ class CheckedModel:
     def _sizes(self, value: Any, name: str) -> Array | None:
         if value is None:
             return None
-        xp, N = self.backend.xp, self.state_size
-        if getattr(native(value), "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
-            number = float(self.backend.check_array(value, (), name, convert=True))
-            value = number + self.backend.zeros(N)
-        sizes = self.backend.vector(value, N, name, convert=True)
+        xp, sizes = self.backend.xp, self._vector_of(value, name)
         if not bool(xp.all(sizes >= 0)):
             raise ModelError(f"{name}: expected a number >= 0, got {float(xp.min(sizes))}")
         return sizes
+
+    def _vector_of(self, value: Any, name: str) -> Array:
+        """Return a number for all unknowns, or an array, as an (N,) array after checking it."""
+        if getattr(native(value), "ndim", 0) == 0 and not isinstance(value, (list, tuple)):
+            number = float(self.backend.check_array(value, (), name, convert=True))
+            value = number + self.backend.zeros(self.state_size)
+        return self.backend.vector(value, self.state_size, name, convert=True)
 
     def unknown_name(self, i: int) -> str:
         """Return the user's name of an unknown, or "unknown i"."""

@@ -16,7 +16,12 @@ from typing import Any
 import scipy.linalg.lapack
 
 from ..arrays.backend import Array, host
-from ..forward.sizes import DEFAULT_RTOL_FLOAT64, FLOOR_ROUNDINGS, STEP_ROUNDINGS
+from ..forward.sizes import (
+    DEFAULT_RTOL_FLOAT64,
+    FLOOR_ROUNDINGS,
+    STEP_ROUNDINGS,
+    describe_target,
+)
 from ..report import SolveReport
 
 MAX_DENSE_SIZE = 256  # unknowns
@@ -151,5 +156,5 @@ def _complete(report: SolveReport, rtol: float, reached: bool) -> None:
     report.reason = (
         f"every equation to {report.residual:.1e} of its terms and every unknown to "
         f"{report.correction:.1e} of its size, limited by "
-        f"{'rounding' if not reached else f'rtol = {rtol:.0e}'}"
+        f"{describe_target(rtol if reached else 0.0)}"
     )

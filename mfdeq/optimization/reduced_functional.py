@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from ..arguments import fraction, one_of
@@ -50,7 +51,7 @@ class ReducedFunctional(Summable):
         A model of N unknowns and P parameters.
     loss : Loss
         The loss L(h, theta).
-    h0 : (N,) array, optional
+    h0 : float or (N,) array, optional
         The start of the first solve; by default the model's own start.
     on_failure : {"raise", "inf", "mask"}, optional
         Whether to raise the error if there is no equilibrium or a function of the model or the loss
@@ -124,7 +125,7 @@ class ReducedFunctional(Summable):
         self,
         model: Model,
         loss: LossBase,
-        h0: Array | None = None,
+        h0: Array | float | None = None,
         *,
         on_failure: str = "raise",
         accuracy: float | None = None,
@@ -146,7 +147,9 @@ class ReducedFunctional(Summable):
         self.model, self.loss = model, loss
         self.on_failure = on_failure
         self.accuracy = None if accuracy is None else fraction(accuracy, "accuracy")
-        start = None if h0 is None else copy_of(flatten_state(model, h0), "h0")
+        start = (
+            h0 if h0 is None or isinstance(h0, Real) else copy_of(flatten_state(model, h0), "h0")
+        )
         if on_failure == "mask":
             model.tolerating_failures()  # or an error here rather than in the first solve
             solve_options["on_failure"] = "mask"

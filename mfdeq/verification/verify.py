@@ -109,7 +109,7 @@ def verify(
     model: Model,
     theta: Array,
     loss: LossBase | None = None,
-    h0: Array | None = None,
+    h0: Array | float | None = None,
     seed: int = 0,
     **solve_options: Any,
 ) -> Verification:
@@ -122,7 +122,7 @@ def verify(
         The parameters.
     loss : Loss, optional
         By default a random linear function of the state.
-    h0 : (N,) array, optional
+    h0 : float or (N,) array, optional
         The start of the solve.
     seed : int, default: 0
         The seed of the random directions.

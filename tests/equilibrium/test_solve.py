@@ -35,6 +35,28 @@ def test_auto_reports_its_choice_and_failed_methods():
         assert any("anderson failed" in choice for choice in eq.report.choices)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("h0", [2, 2.0, np.float64(2.0), np.array(2.0)], ids=repr)
+def test_a_number_is_the_start_of_every_unknown(h0, dtype):
+    model = mfdeq.from_function(lambda h, theta: h**2 - theta[0], 3, 1, "residual")
+    theta = np.array([4.0], dtype)
+    eq = mfdeq.solve(model, theta, h0)
+    assert eq.report.iterations == 0
+    np.testing.assert_array_equal(eq.state, np.full(3, 2.0, dtype))
+    loss = mfdeq.LeastSquares(np.arange(3), np.zeros(3))
+    assert mfdeq.ReducedFunctional(model, loss, h0=h0).value(theta) == 6.0
+    with pytest.raises(mfdeq.ModelError, match="h0 holds NaN"):
+        mfdeq.solve(model, theta, h0=np.nan)
+
+
+def test_the_report_counts_a_solve_for_every_newton_step():
+    model = mfdeq.from_function(lambda h, theta: h**3 + h - theta, 3, 3, "residual")
+    report = mfdeq.solve(model, np.array([1.0, 2.0, 3.0])).report
+    steps = report.iterations
+    assert report.forward.solves == report.forward.columns >= steps > 1
+    assert f"{report.forward.solves} solves" in str(report)
+
+
 def test_auto_names_every_method_that_failed():
     class None_(Products):
         """h = h² / 2 + theta has no solution."""

@@ -43,6 +43,16 @@ def test_a_model_may_set_its_start_and_the_sizes_that_count_as_one():
         mfdeq.solve(Line(), theta, method="picard", max_iterations=15)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "target"), [("float32", "rounding"), ("float64", "rtol = 1e-10")]
+)
+def test_messages_name_the_target_in_words(dtype, target):
+    theta = np.array([1.0, -2.0], dtype)
+    with pytest.raises(mfdeq.ConvergenceError, match=f"where the target is {target} ") as caught:
+        mfdeq.solve(Line(), theta, method="picard", max_iterations=1)
+    assert "rtol 0" not in str(caught.value)
+
+
 def test_rtol_is_reached_or_an_error_names_the_digits_that_rounding_leaves():
     theta = np.array([1.0, -2.0])
     iterations = []
