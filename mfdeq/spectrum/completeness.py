@@ -112,7 +112,7 @@ def probe_limit(problem: EigenProblem, first: int) -> int:
     first : int
         The number of products of the first search.
     """
-    return max(MAX_PROBE, 2 * problem.max_size, first)
+    return max(MAX_PROBE, first)
 
 
 def record_search(

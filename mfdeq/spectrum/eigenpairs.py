@@ -8,6 +8,7 @@ theorem 15.9.1).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,14 +82,16 @@ class EigenReport:
     extra_products: int = 0
 
     def __str__(self) -> str:
-        if self.missed == 0 or (self.missed is None and self.miss_chance == 0):
+        excluded = self.miss_chance == 0 and self.miss_gap == 0
+        if self.missed == 0 or (self.missed is None and excluded):
             others = "no wanted eigenvalue missed"
         elif self.missed is not None:
             others = f"{self.missed} wanted eigenvalues missed"
         elif self.miss_chance is None:
             others = "not searched for missed eigenvalues"
         else:
-            others = f"chance of a missed eigenvalue below {self.miss_chance:.0e}"
+            chance = max(self.miss_chance, sys.float_info.epsilon)
+            others = f"chance of a missed eigenvalue below {chance:.0e}"
             others += "" if self.miss_gap is None else f" at a gap of {self.miss_gap:.0e}"
         how = "converged" if self.converged else "not converged"
         return f"{how} by the method {self.method} after {self.products} products, {others}"

@@ -141,6 +141,8 @@ class Probe:
 def smallest_gap(chance: Callable[[float], float], tolerance: float, norm: float) -> float:
     """Return the least gap beyond which the chance is small, or one beyond all eigenvalues.
 
+    It is zero if no eigenvalue can be missing, since the complement has been spanned.
+
     Parameters
     ----------
     chance : callable
@@ -150,6 +152,8 @@ def smallest_gap(chance: Callable[[float], float], tolerance: float, norm: float
     norm : float
         The norm of H.
     """
+    if chance(0.0) == 0.0:
+        return 0.0
     low, high = 0.0, tolerance
     while chance(high) > MISS_CHANCE and high < 2.0 * norm:
         low, high = high, 2.0 * high

@@ -256,3 +256,17 @@ def test_the_operator_on_a_complement_has_the_eigenvalues_that_are_missing(which
         if side.sign == complement.sign:
             assert missing == (side.sign * G > end).sum() == at_most
             assert clearance > 0.2 or missing
+
+
+def test_values_closer_than_the_tolerance_are_not_called_complete():
+    """A search in the complement decides only about a gap, and takes no more than the first."""
+    wanted, others = np.geomspace(1e5, 0.17, 60), np.geomspace(0.168, 0.02, 60)
+    values = np.concatenate([wanted, others, np.zeros(480)])
+    pairs = mfdeq.eigsh(sp.diags_array(values), 60, rtol=1e-6)
+    last = pairs.values.min() + pairs.error_bounds[pairs.values.argmin()]
+    apart = abs(values[:, None] - pairs.values) > pairs.error_bounds
+    missed = values[(values > last) & apart.all(axis=1)]
+    assert len(missed) == 1
+    assert missed.max() < last + pairs.report.miss_gap * pairs.report.norm
+    assert pairs.report.extra_products <= 100
+    assert "no wanted eigenvalue missed" not in str(pairs.report)
