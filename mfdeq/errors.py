@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_REPR_LENGTH = 60
+ORIGIN_NOTE = "mfdeq: raised in"  # how a note begins that names a user's function
 # Exceptions that show a mistake in a user's function. All others, raised at a trial point, mean
 # that the model has no value there.
 MISTAKES = (
@@ -374,7 +375,12 @@ class note_origin:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, Exception):
-            error.add_note(f"mfdeq: raised in {self.name}")
+            error.add_note(f"{ORIGIN_NOTE} {self.name}")
+
+
+def was_raised_by_user(error: BaseException) -> bool:
+    """Return whether an exception was raised in a user's function, as its notes say."""
+    return any(note.startswith(ORIGIN_NOTE) for note in getattr(error, "__notes__", ()))
 
 
 def short_repr(x: Any) -> str:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ..errors import OutOfMemoryError
+from ..errors import OutOfMemoryError, was_raised_by_user
 from .backend import Backend
 
 Given = ParamSpec("Given")
@@ -14,6 +14,11 @@ Returned = TypeVar("Returned")
 
 BLOCK_SHARE = 0.25  # share of the memory for the vectors of a block
 UNCHECKED_BYTES = 2**26  # requests below this are not checked
+ADVICE = (
+    "Use fewer columns at once, float32, an iterative solver with mfdeq.AMG() instead of a "
+    "factorization, or a smaller restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free other "
+    "arrays"
+)
 
 
 def reserve(backend: Backend, numbers: float, what: str, instead: str) -> None:
@@ -51,7 +56,10 @@ def columns_that_fit(backend: Backend, numbers: float) -> int:
 
 
 def translate_memory_errors(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Decorate a function to raise `OutOfMemoryError` for a memory error of the array library."""
+    """Decorate a function to raise `OutOfMemoryError` for a memory error of the array library.
+
+    One that was raised in a user's function propagates as it is, with the advice in a note.
+    """
 
     @functools.wraps(function)
     def translated(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
@@ -60,10 +68,11 @@ def translate_memory_errors(function: Callable[Given, Returned]) -> Callable[Giv
         except OutOfMemoryError:
             raise
         except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{str(error).rstrip('.') or 'memory is full'}. Use fewer columns at once, "
-                "float32, an iterative solver with mfdeq.AMG() instead of a factorization, or a "
-                "smaller restart= of mfdeq.Krylov or basis= of mfdeq.eigsh, or free other arrays"
-            ) from error
+            if was_raised_by_user(error):
+                if ADVICE not in error.__notes__:
+                    error.add_note(ADVICE)
+                raise
+            message = str(error).rstrip(".") or "memory is full"
+            raise OutOfMemoryError(f"{message}. {ADVICE}") from error
 
     return translated

@@ -135,18 +135,27 @@ def test_a_full_device_is_an_error_that_says_how_much_was_asked_for():
         lambda: H @ block,
         lambda: H.H @ block,
         lambda: eq.factor.solve(right),
-        lambda: mfdeq.solve(DenseJacobian(), cupy.ones(1)),
     ]
-    for call in calls:
+
+    def error_of(call):
         pool.free_all_blocks()
         pool.set_limit(size=pool.used_bytes() + 6_000_000)
         try:
-            with pytest.raises(mfdeq.OutOfMemoryError, match=r"ing .* bytes.*Use fewer") as caught:
+            with pytest.raises(MemoryError, match=r"ing .* bytes") as caught:
                 call()
         finally:
             pool.set_limit(size=0)
-        assert isinstance(caught.value, MemoryError)
-        assert isinstance(caught.value.__cause__, cupy.cuda.memory.OutOfMemoryError)
+        return caught.value
+
+    for call in calls:
+        error = error_of(call)
+        assert isinstance(error, mfdeq.OutOfMemoryError)
+        assert "Use fewer" in str(error)
+        assert isinstance(error.__cause__, cupy.cuda.memory.OutOfMemoryError)
+    error = error_of(lambda: mfdeq.solve(DenseJacobian(), cupy.ones(1)))  # in a user's function
+    assert type(error) is cupy.cuda.memory.OutOfMemoryError
+    assert "DenseJacobian.linearize" in str(error.__notes__)
+    assert "Use fewer" in str(error.__notes__)
     close(H @ block[:, :1], to_numpy(H.toarray() @ block[:, :1]), 1e-10)  # H still works
 
 
