@@ -222,9 +222,15 @@ def equilibrium_at(
     Raises
     ------
     ConvergenceError
-        If ||R|| at the state is above the default target of `solve`.
+        If the state does not meet the criteria of `solve` for the default rtol.
     ModelError
         If a function of the model returns a wrong shape or dtype, or NaN.
+
+    Notes
+    -----
+    A state on which `solve` has converged is accepted. An unknown that Newton's corrections take to
+    zero is compared with the other unknowns, in units in which the columns of A are of similar
+    size, since the iterates that show its size in `solve` are not known here.
 
     Examples
     --------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..arrays.backend import Array
+from ..errors import SingularStateError
 from ..models.problem import Problem
 
 MAX_FREE_SHARE = 0.1  # of a step, up to a bound; an unknown with less lies at the bound
@@ -24,6 +27,36 @@ def advise_where_undefined(problem: Problem) -> str:
     advice.append(f'{sign}follow the dynamics with method="transient"')
     *others, last = advice
     return f"Use another start h0; {''.join(f'{other}, ' for other in others)}or {last}"
+
+
+def describe_stop_at_bounds(
+    problem: Problem, h: Array, correct: Callable[[Array], Array] | None
+) -> str:
+    """Say which unknowns lie at a bound that a full step from h would cross, if any do.
+
+    Parameters
+    ----------
+    problem : Problem
+    h : (N,) array
+    correct : callable or None
+        ``correct(R)`` returns Newton's correction; None takes R for the step.
+
+    Returns
+    -------
+    str
+        Sentences after a space, or "".
+    """
+    if problem.lower is None and problem.upper is None:
+        return ""
+    residual, _ = problem.trial_residual(h)
+    if residual is None:
+        return ""
+    try:
+        step = residual if correct is None else correct(residual)
+    except SingularStateError:
+        return ""
+    sentences = describe_bounds_in_the_way(problem, h, step)
+    return f" {sentences}" if sentences else ""
 
 
 def describe_bounds_in_the_way(problem: Problem, h: Array, step: Array) -> str:

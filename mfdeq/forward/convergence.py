@@ -16,7 +16,7 @@ from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..progress import ProgressBar, share_of_decrease
 from ..report import SolveReport
-from .advice import DEFAULT_ADVICE, describe_bounds_in_the_way
+from .advice import DEFAULT_ADVICE, describe_stop_at_bounds
 from .criteria import MIN_DIGITS, Criteria
 
 DIVERGENCE_RATIO = 1e4  # the iteration has diverged at this multiple of the best residual
@@ -200,6 +200,8 @@ class ConvergenceMonitor(Criteria):
             self._finish_at_zero(h)
         elif satisfied or self._is_noise(h, residual):
             self._chord_steps(h, residual, fresh=True, max_steps=0)
+        elif (step := self._step_beside_zeros(h, residual)) is not None:
+            self._finish_if_settled(h, residual, step)
         return self.done
 
     def accepts_after(
@@ -218,17 +220,23 @@ class ConvergenceMonitor(Criteria):
             A factor of it.
         """
         self.A, self.factor = A, factor
-        worst, satisfied, at_floor = self._equations(h, residual, final=True)
+        worst, _, _ = self._equations(h, residual, final=True)
         self.report.residuals.append(worst)
         self.best, self.best_ratio = h, worst
         if worst == 0.0:
             self._finish_at_zero(h)
-        elif satisfied:
+        else:
+            self._finish_if_settled(h, residual, step)
+        return self.done
+
+    def _finish_if_settled(self, h: Array, residual: Array, step: Array) -> None:
+        """End at a state that meets both criteria, by Newton's correction there."""
+        worst, satisfied, at_floor = self._equations(h, residual, final=True)
+        if satisfied:
             correction, settled, by_rounding = self._unknowns(h, residual, step, at_floor)
             limited = by_rounding or not self._reaches_rtol(h, residual, correction)
             if settled and not (limited and correction > 0.1**MIN_DIGITS):
                 self.finish(h, worst, correction, "rounding" if limited else "rtol")
-        return self.done
 
     # Chord steps at the end.
 
@@ -369,7 +377,10 @@ class ConvergenceMonitor(Criteria):
             if problem.failures
             else ""
         )
-        stopped = "" if self.done or self._latest is None else self._stopped_by_bounds(self._latest)
+        stopped = ""
+        if not self.done and self._latest is not None:
+            correction = None if self.factor is None else self._correction
+            stopped = describe_stop_at_bounds(problem, self._latest, correction)
         return ConvergenceError(
             f"{problem.name}: {subject or report.method} {reason}; "
             f"{self.shortfall(self.best_ratio)}, where the target is "
@@ -378,21 +389,6 @@ class ConvergenceMonitor(Criteria):
             best=self.state if self.done else self.best,
             report=report,
         )
-
-    def _stopped_by_bounds(self, h: Array) -> str:
-        """Say which unknowns lie at a bound that a full step from h would cross, if any do."""
-        problem = self.problem
-        if problem.lower is None and problem.upper is None:
-            return ""
-        residual, _ = problem.trial_residual(h)
-        if residual is None:
-            return ""
-        try:
-            step = residual if self.factor is None else self._correction(residual)
-        except SingularStateError:
-            return ""
-        sentences = describe_bounds_in_the_way(problem, h, step)
-        return f" {sentences}" if sentences else ""
 
     def close(self) -> None:
         """End the progress bar."""

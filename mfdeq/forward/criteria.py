@@ -21,13 +21,14 @@ from operator import is_
 from typing import Any
 
 from ..arrays.backend import Array
-from ..errors import ConvergenceError
+from ..errors import ConvergenceError, SingularStateError
+from ..linear import Solver
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .newton_loop import CHORD_RTOL
 from .noise import measure_noise
-from .sizes import Sizes
+from .sizes import MIN_FALLS, Sizes
 
 NOISE_FACTOR = 5.0  # the error of R, in standard deviations of measured noise
 NOISE_STEP_ROUNDINGS = 8.0  # the least step of a noise measurement, in units of eps |h_j|
@@ -51,6 +52,8 @@ class Criteria(Sizes):
     report : SolveReport
         Where the names of the worst equation and unknown are recorded.
     """
+
+    solver: Solver  # of Newton's corrections
 
     def __init__(self, problem: Problem, rtol: float | None, report: SolveReport) -> None:
         super().__init__(problem, rtol)
@@ -202,6 +205,47 @@ class Criteria(Sizes):
         return self.backend.all(self.xp.abs(residual) <= self.rtol * sizes)
 
     # States that another iteration found.
+
+    def _step_beside_zeros(self, h: Array, residual: Array) -> Array | None:
+        """Return Newton's correction at a state that is known by itself, and find its zeros.
+
+        Two corrections show which unknowns are zero, as in an iteration, or one that leaves nothing
+        but rounding. There they are compared with their largest values, of which a state by itself
+        tells nothing. The root mean square of all unknowns takes their place, in units in which
+        the columns of A are of similar size; one if that is zero. None if there is no correction.
+        """
+        assert self.A is not None
+        xp, eps, size = self.xp, self.backend.eps, self.xp.abs(h)
+        try:
+            self.factor = self.solver.setup(self.A, self.report.forward)
+            columns = self.factor.working.scaling.columns
+            units = self._ones if columns is None else columns
+            typical = self.backend.norm(size / units) / size.shape[0] ** 0.5
+            largest = xp.maximum(size, (typical if typical > eps else 1.0) * units)
+            self.assume_sizes(largest)
+            step = self._refined_correction(residual)
+            self._watch_zeros(h, step)
+            following = self.problem.limited(h, h - step)
+            after, _ = self.problem.trial_residual(following)
+            if after is None:
+                return None
+            falls = self._falls
+            self._watch_zeros(following, self._refined_correction(after))
+        except (ConvergenceError, SingularStateError):
+            return None
+        assert falls is not None
+        least = eps**2 * largest  # what rounding of corrections may leave of a zero
+        falls_to_least = ((falls > 0.0) | (size <= least)) & (xp.abs(following) <= least)
+        zero = self._zero(size) | falls_to_least
+        self._falls = MIN_FALLS * xp.astype(zero, self.backend.dtype)
+        self.assume_sizes(xp.where(zero, largest, size))
+        return step
+
+    def _refined_correction(self, residual: Array) -> Array:
+        """Solve A d = R, and refine d such that its small entries have a few digits."""
+        assert self.A is not None
+        step = self._correction(residual)
+        return step + self._correction(residual - self.A._apply(step))
 
     def equations_are_satisfied(self, h: Array, residual: Array, A: Operator) -> bool:
         """Return whether every equation is satisfied, to rtol or to rounding, with A at h."""
