@@ -208,6 +208,14 @@ def check_name(name: Any, label: str) -> None:
         )
 
 
+def checked_unit(name: Any, unit: Any) -> str:
+    """Return the unit of a parameter or an output; raise ArgumentError if it is not a string."""
+    check_name(name, "name in units")
+    if not isinstance(unit, str):
+        raise ArgumentError(f"units[{name!r}]: expected a string, got {type(unit).__name__}")
+    return unit
+
+
 def json_value(value: Any, label: str) -> Any:
     """Convert a value for JSON; raise ArgumentError if JSON cannot represent it."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import io
-import itertools
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..arrays.backend import Array, host
+from ..arrays.backend import host
 from ..arrays.optional_packages import import_optional
+from .intact_arrays import IntactArrays
 from .provenance import utc_now
 from .records import Record, Session, Status
+from .report_figures import draw_figures, numeric_columns, with_unit
 
 MAX_ROWS = 1000  # of the table of cases
 MAX_FAILURES = 50
-MAX_FIGURES = 24
-HISTOGRAM_BINS = 25
-MIN_DISTINCT_PARAMS = 3  # of a parameter, to draw outputs over it
-MAX_CURVE_LENGTH = 64  # entries of an array to draw over its index
-LOG_AXIS_RATIO = 100.0  # of the largest value to the smallest, above which an axis is logarithmic
+MAX_DAMAGED = 50
 SUMMARY_COLUMNS = ("cases", "smallest", "10 %", "median", "90 %", "largest")
 
 
@@ -34,8 +27,11 @@ def html_report(
     status: Status,
     records: Sequence[Record],
     sessions: Sequence[Session],
+    units: Mapping[str, str],
 ) -> str:
     """Return a study as one HTML page that contains its figures.
+
+    An array that cannot be read is named in the page, and left out of the figures.
 
     Parameters
     ----------
@@ -46,6 +42,8 @@ def html_report(
     status : Status
     records : sequence of Record
     sessions : sequence of Session
+    units : mapping of str to str
+        The units of parameters and outputs.
     """
     jinja2 = import_optional("jinja2", "studies")
     template = Path(__file__).with_name("report.html").read_text("utf-8")
@@ -53,6 +51,9 @@ def html_report(
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     case_columns, cases = _case_table(records[:MAX_ROWS])
+    arrays = IntactArrays()
+    unchecked = arrays.check(records)
+    figures = draw_figures(done, units, arrays)
     return page.render(
         title=name,
         function=function or "no case yet",
@@ -62,11 +63,14 @@ def html_report(
         seconds=_format_seconds(status.seconds),
         each=_format_seconds(status.seconds / max(1, len(records))),
         summary_columns=SUMMARY_COLUMNS,
-        summary=_summary_table(done),
-        figures=_figures(done),
+        summary=[(with_unit(n, units), row) for n, row in _summary_table(done)],
+        figures=figures,
+        damaged=arrays.damaged[:MAX_DAMAGED],
+        more_damaged=max(0, len(arrays.damaged) - MAX_DAMAGED),
+        unchecked=unchecked,
         failures=[(r.params, r.error, r.traceback or "") for r in failed[:MAX_FAILURES]],
         more_failures=max(0, len(failed) - MAX_FAILURES),
-        case_columns=case_columns,
+        case_columns=[with_unit(n, units) for n in case_columns],
         cases=cases,
         arrays=", ".join(_array_shapes(done)),
         sessions=[_session_row(session) for session in sessions],
@@ -78,7 +82,7 @@ def html_report(
 
 def _summary_table(done: Sequence[Record]) -> list[tuple[str, list[str]]]:
     rows = []
-    for name, values in _numeric_columns([record.outputs.plain for record in done]).items():
+    for name, values in numeric_columns([record.outputs.plain for record in done]).items():
         finite = values[host.isfinite(values)]
         if finite.size:
             shown = host.quantile(finite, (0.0, 0.1, 0.5, 0.9, 1.0))
@@ -139,106 +143,3 @@ def _format_seconds(seconds: float) -> str:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60.0)
     return f"{minutes} min" if minutes < 120 else f"{seconds / 3600.0:.1f} h"
-
-
-# Figures
-
-
-def _numeric_columns(tables: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    """Return the values that are numbers, by name: an array over the cases, NaN if missing."""
-    columns = {}
-    for name in dict.fromkeys(name for table in tables for name in table):
-        values = [table.get(name) for table in tables]
-        if all(x is None or isinstance(x, (int, float)) for x in values):
-            numbers = [math.nan if x is None else x for x in values]
-            columns[name] = host.asarray(numbers, dtype=float)
-    return columns
-
-
-def _figures(done: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return titles, and figures as base64-encoded PNG."""
-    if not done:
-        return []
-    # Figure instead of pyplot: it never opens a window.
-    figure_class = import_optional("matplotlib.figure", "studies").Figure
-    figures = []
-    for title, draw in itertools.islice(_drawings(done), MAX_FIGURES):
-        figure = figure_class(figsize=(4.6, 3.2), layout="constrained")
-        ax = figure.subplots()
-        ax.spines[["top", "right"]].set_visible(False)
-        draw(ax)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        figures.append((title, base64.b64encode(buffer.getvalue()).decode()))
-    return figures
-
-
-def _drawings(done: Sequence[Record]) -> Iterator[tuple[str, Callable[[Any], None]]]:
-    """Yield the title of each figure and a function that draws it, the most useful first."""
-    outputs = _numeric_columns([record.outputs.plain for record in done])
-    params = _numeric_columns([record.params.plain for record in done])
-    outputs = {name: y for name, y in outputs.items() if _distinct(y) >= 2}
-    params = {name: x for name, x in params.items() if _distinct(x) >= MIN_DISTINCT_PARAMS}
-    for name in _curve_names(done):
-        rows = host.stack([record.outputs[name] for record in done])
-        if rows.dtype.kind in "iuf":  # neither strings nor complex numbers
-            yield f"{name} by index", functools.partial(_draw_band, rows=rows, name=name)
-    for output, y in outputs.items():
-        for name, x in params.items():
-            draw = functools.partial(_draw_points, x=x, y=y, xlabel=name, ylabel=output)
-            yield f"{output} over {name}", draw
-    for name, y in outputs.items():
-        yield f"distribution of {name}", functools.partial(_draw_histogram, y=y, name=name)
-
-
-def _distinct(values: Array) -> int:
-    """Return the number of different finite values."""
-    return host.unique(values[host.isfinite(values)]).size
-
-
-def _curve_names(done: Sequence[Record]) -> list[str]:
-    """Return the names of short vectors that have the same length in all cases."""
-    names = []
-    for name in done[0].outputs:
-        if done[0].outputs.file(name):
-            shapes = {record.outputs.shape(name) for record in done}
-            if len(shapes) == 1 and any(shapes == {(n,)} for n in range(2, MAX_CURVE_LENGTH + 1)):
-                names.append(name)
-    return names
-
-
-def _draw_histogram(ax: Any, y: Array, name: str) -> None:
-    y = y[host.isfinite(y)]
-    bins: Any = HISTOGRAM_BINS
-    if _wants_log_axis(y):
-        bins = host.logspace(math.log10(y.min()), math.log10(y.max()), HISTOGRAM_BINS)
-        ax.set_xscale("log")
-    elif (y == host.rint(y)).all() and host.ptp(y) < HISTOGRAM_BINS:  # integers: one bar for each
-        bins = host.arange(y.min() - 0.5, y.max() + 1.0)
-    ax.hist(y, bins=bins, alpha=0.8)
-    ax.set(xlabel=name, ylabel="cases")
-
-
-def _draw_band(ax: Any, rows: Array, name: str) -> None:
-    index = 1 + host.arange(rows.shape[1])
-    low, median, high = host.quantile(rows, (0.1, 0.5, 0.9), axis=0)
-    ax.fill_between(index, low, high, alpha=0.25, lw=0, label="10 % to 90 % of cases")
-    ax.plot(index, median, "o-", ms=3, lw=1, label="median")
-    if (rows > 0.0).all() and _wants_log_axis(rows):
-        ax.set_yscale("log")
-    ax.set(xlabel="index", ylabel=name)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False)
-
-
-def _draw_points(ax: Any, x: Array, y: Array, xlabel: str, ylabel: str) -> None:
-    ax.plot(x, y, "o", ms=3, alpha=0.6)
-    if _wants_log_axis(x):
-        ax.set_xscale("log")
-    if _wants_log_axis(y[host.isfinite(y)]):
-        ax.set_yscale("log")
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-
-
-def _wants_log_axis(x: Array) -> bool:
-    return bool((x > 0.0).all()) and float(x.max()) > LOG_AXIS_RATIO * float(x.min())

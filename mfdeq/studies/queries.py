@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ArgumentError, StudyError, short_repr
-from .cases import check_name
+from .cases import check_name, checked_unit
 from .records import Record, Session, Status, Values
 from .schema import COLUMNS, row_digest
 from .store import Store
@@ -100,6 +100,13 @@ def read_status(store: Store) -> Status:
 def read_sessions(store: Store) -> list[Session]:
     """Return one session for each call of `Study.map`, in their order."""
     return [session for _, session in _read_sessions(store)]
+
+
+def read_units(store: Store) -> dict[str, str]:
+    """Return the units of parameters and outputs by their names."""
+    units = store.setting("units") or {}
+    with _explain_damage(store, "the setting 'units'"):
+        return {name: checked_unit(name, unit) for name, unit in units.items()}
 
 
 def _read_sessions(store: Store) -> list[tuple[int, Session]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..tables import MAX_TABLE_ROWS, ShownAsTable, Table
 from .html_report import html_report
-from .queries import read_outputs, read_records, read_sessions, read_status
+from .queries import read_outputs, read_records, read_sessions, read_status, read_units
 from .records import Record, Session, Status, Values
 from .store import Store
 from .tables import to_pandas, to_xarray
@@ -52,6 +52,11 @@ class RecordedStudy(ShownAsTable):
     def exists(self) -> bool:
         """Whether a study has been written to the directory."""
         return self.store.exists
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of parameters and outputs by their names, as they were passed to `map`."""
+        return read_units(self.store)
 
     def records(self) -> list[Record]:
         """Return all records, in the order in which they were made.
@@ -160,6 +165,23 @@ class RecordedStudy(ShownAsTable):
         -------
         str
             The page. It contains its figures, and loads nothing from elsewhere.
+
+        Notes
+        -----
+        Outputs with two dimensions are drawn as maps, of at most six cases; of those with three,
+        maps are slices of one case. An output whose name ends in "eigenvalues" is drawn in the
+        order of `mfdeq.plot.spectrum`, by falling magnitude; all other short vectors by index.
+        An array that is damaged is named, and the rest of the page is made without it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import mfdeq
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> cases = [{"length": 1.0}, {"length": 2.0}]
+        >>> _ = study.map(lambda length: length**2, cases, workers=0, units={"length": "m"})
+        >>> "length (m)" in study.to_html()
+        True
         """
         return html_report(
             name=self.directory.resolve().name,
@@ -167,6 +189,7 @@ class RecordedStudy(ShownAsTable):
             status=self.status(),
             records=self.records(),
             sessions=self.sessions(),
+            units=self.units,
         )
 
     def to_xarray(self, dims: Sequence[str] = (), names: Sequence[str] | None = None) -> Any:
@@ -184,6 +207,7 @@ class RecordedStudy(ShownAsTable):
         Returns
         -------
         xarray.Dataset
+            Units that were passed to `map` are in its attributes ``units``.
 
         Raises
         ------
@@ -191,7 +215,7 @@ class RecordedStudy(ShownAsTable):
             If no case is done, a name is unknown, `dims` do not tell all cases apart, or an output
             has different shapes.
         """
-        return to_xarray(self.records(), dims, names)
+        return to_xarray(self.records(), dims, names, self.units)
 
 
 def _cell(x: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ArgumentError, StudyError, StudyWarning, warn
 from ..progress import ProgressBar
 from .case_arguments import CaseArguments, check_signature
-from .cases import Case, identify_cases
+from .cases import Case, checked_unit, identify_cases
 from .executors import WorkerPool, pickle_function
 from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
 from .queries import damaged_rows
@@ -80,6 +80,7 @@ class Study(RecordedStudy):
         ahead: int | None = None,
         seed: int = 0,
         warm: Mapping[str, str] | None = None,
+        units: Mapping[str, str] | None = None,
         retry: bool = False,
         progress: bool = True,
     ) -> list[Record]:
@@ -112,6 +113,9 @@ class Study(RecordedStudy):
             ``{"start": "state"}`` passes as ``start`` the output "state" of the nearest of these
             cases that is done, or None. The distance is that of the real parameters, each divided
             by its range; integers, strings and all other parameters must be equal.
+        units : mapping of str to str, optional
+            The units of parameters and outputs by their names, such as ``{"length": "m"}``, for
+            the report and for datasets. They are stored; by default they are left as they are.
         retry : bool, default: False
             Whether to rerun the cases that have failed, and those whose records or arrays are
             damaged.
@@ -157,6 +161,7 @@ class Study(RecordedStudy):
         """
         if not callable(function):
             raise ArgumentError(f"function: expected a callable, got {type(function).__name__}")
+        stored_units = {name: checked_unit(name, unit) for name, unit in (units or {}).items()}
         identified = identify_cases(cases)
         pool = WorkerPool(executor, workers, ahead)
         sent = pickle_function(function) if pool.crosses_processes else function
@@ -166,6 +171,8 @@ class Study(RecordedStudy):
         with self.store.writing() as writer:
             self._check_function(writer, qualified_name(function), seed if random else None)
             self._warn_if_changed(writer, fingerprint(function))
+            if units is not None:
+                writer.save_setting("units", stored_units)
             provenance = {**describe_provenance(function), "seed": seed}
             session = writer.begin_session(utc_now(), len(identified), provenance)
             if retry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..arrays.backend import Array, host
@@ -30,7 +30,12 @@ def to_pandas(records: Sequence[Record]) -> Any:
     return pandas.DataFrame(rows, index=index)
 
 
-def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[str] | None) -> Any:
+def to_xarray(
+    records: Sequence[Record],
+    dims: Sequence[str],
+    names: Sequence[str] | None,
+    units: Mapping[str, str],
+) -> Any:
     """Return a Dataset of the cases that are done; see `mfdeq.Study.to_xarray`."""
     xarray = import_optional("xarray", "studies")
     done = [record for record in records if record.status == "done"]
@@ -53,7 +58,8 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
     }
     dataset = xarray.Dataset(variables, coords=coordinates)
     if not dims:
-        return dataset.assign_coords(case=[record.key for record in done])
+        dataset = dataset.assign_coords(case=[record.key for record in done])
+        return _with_units(dataset, units)
     if len({tuple(record.params[name] for name in dims) for record in done}) < len(done):
         raise ArgumentError(
             f"dims: expected parameters that together differ between all cases, some of "
@@ -73,7 +79,14 @@ def to_xarray(records: Sequence[Record], dims: Sequence[str], names: Sequence[st
         # Cases are missing. NaN in their places would turn bools into numbers.
         bools = {name: x.astype(object) for name, x in dataset.items() if x.dtype == bool}
         dataset = dataset.assign(bools)
-    return dataset.reindex(axes_values)
+    return _with_units(dataset.reindex(axes_values), units)
+
+
+def _with_units(dataset: Any, units: Mapping[str, str]) -> Any:
+    """Return the dataset with the units among the attributes of its variables."""
+    for name in units.keys() & set(dataset.variables):
+        dataset[name].attrs["units"] = units[name]
+    return dataset
 
 
 def _check_known(names: Sequence[str], known: Sequence[str], argument: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -10,6 +11,8 @@ from support import study_functions as functions
 
 import mfdeq
 from mfdeq.studies import grid
+from mfdeq.studies.intact_arrays import IntactArrays
+from mfdeq.studies.report_figures import drawings
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +45,110 @@ def test_complex_numbers_are_reported(study):
 
 def test_an_empty_study_is_reported(tmp_path):
     assert "no case yet" in mfdeq.Study(tmp_path).to_html()
+
+
+@pytest.fixture
+def drawn(study):
+    """Run cases with fields, and return a function that draws the figures of the report."""
+    from matplotlib.figure import Figure
+
+    units = {"x": "m", "depth": "m$^2$", "eigenvalues": "1/s"}
+    records = study.map(functions.fields, grid(x=[1.0, 2.0, 3.0]), workers=0, units=units)
+
+    def draw(arrays):
+        figures = {}
+        for title, size, plot in drawings(records, study.units, arrays):
+            figures[title] = Figure(figsize=size)
+            plot(figures[title])
+        return figures
+
+    return study, records, draw
+
+
+def test_maps_show_each_stored_field_with_one_scale(drawn):
+    _, records, draw = drawn
+    figures = draw(IntactArrays())
+    assert {"maps of depth", "maps of signed"} <= figures.keys()
+    assert not any("words" in title for title in figures)  # strings have no colours
+    *maps, bar = figures["maps of depth"].axes
+    assert [ax.get_title() for ax in maps] == ["x 1", "x 2", "x 3"]
+    assert bar.get_ylabel() == r"depth (m\$^2\$)"  # no formula
+    assert {ax.images[0].get_clim() for ax in maps} == {(1.0 + 1 / 121, 10.0)}
+    image = maps[1].images[0].get_array()
+    np.testing.assert_array_equal(image, records[1].outputs["depth"][:, ::2])  # 300 columns
+    assert maps[1].images[0].get_extent() == [-0.5, 299.5, 11.5, -0.5]  # the array's own indices
+    assert figures["maps of signed"].axes[0].images[0].get_clim() == (-3.0, 3.0)
+
+
+def test_maps_of_a_field_in_time_show_steps_from_the_first_to_the_last(drawn):
+    [(title, figure)] = [item for item in drawn[2](IntactArrays()).items() if "steps" in item[0]]
+    assert title == "maps of steps by its first index, case x 1"
+    assert [ax.get_title() for ax in figure.axes[:-1]] == [
+        f"steps[{i}]" for i in (0, 1, 3, 4, 6, 8)
+    ]
+
+
+def test_eigenvalues_are_in_the_order_of_the_plot_of_a_spectrum(drawn):
+    ax = drawn[2](IntactArrays())["eigenvalues by magnitude"].axes[0]
+    pairs = mfdeq.eigsh(np.diag([0.5, -3.0, 2.0, 1e-3]), 2, "LM")
+    theirs = mfdeq.plot.spectrum(pairs)
+    assert ax.get_xlabel() == theirs.get_xlabel()
+    assert ax.get_yscale() == theirs.get_yscale() == "log"
+    assert ax.get_ylabel() == "|eigenvalues (1/s)|"
+    markers = {line.get_label(): line for line in ax.lines if line.get_marker() == "o"}
+    positive, negative = markers["median, positive"], markers["median, negative"]
+    np.testing.assert_allclose(negative.get_xydata(), [[1, 6]])
+    np.testing.assert_allclose(positive.get_xydata(), [[2, 4], [3, 1], [4, 2e-3]])
+    assert negative.get_markerfacecolor() == "white"
+
+
+def test_units_are_in_tables_and_stay_with_the_study(study):
+    run = functools.partial(study.map, functions.spectrum, workers=0)
+    run(grid(x=[1.0, 1.1], kind=["a"]), units={"x": "km", "norm": "Pa <absolute>"})
+    run(grid(x=[1.0, 1.1, 1.2], kind=["a"]))
+    page = mfdeq.Study(study.directory).to_html()
+    assert page.count("<th>x (km)</th>") == 1
+    assert "<td>norm (Pa &lt;absolute&gt;)</td>" in page
+    assert "<th>kind</th>" in page
+    for units in ({"x": 3}, {"a/b": "m"}):
+        with pytest.raises(mfdeq.ArgumentError, match="units"):
+            run(grid(x=[1.0], kind=["a"]), units=units)
+
+
+@pytest.mark.parametrize("name", ["depth", "eigenvalues", "words"])
+def test_a_damaged_array_is_named_and_the_rest_is_reported(drawn, name):
+    study, records, draw = drawn
+    whole = study.to_html()
+    assert "Damaged" not in whole
+    file = records[1].outputs.file(name)
+    file.write_bytes(file.read_bytes()[:-1])
+    page = study.to_html()
+    assert "Damaged arrays" in page
+    assert str(file) in page
+    assert f"{name} of the case {{&#39;x&#39;: 2.0}}" in page
+    assert page.count("<img ") == whole.count("<img ")
+    arrays = IntactArrays()
+    arrays.check(records)
+    figures = draw(arrays)
+    assert [ax.get_title() for ax in figures["maps of signed"].axes[:3]] == ["x 1", "x 2", "x 3"]
+    if name == "depth":
+        maps = figures["maps of depth"].axes[:-1]
+        assert [ax.get_title() for ax in maps] == ["x 1", "x 3"]
+
+
+def test_a_study_whose_arrays_are_all_damaged_is_reported(drawn):
+    study, records, _ = drawn
+    for record in records:
+        for name in record.outputs:
+            record.outputs.file(name).unlink()
+    page = study.to_html()
+    assert page.count("cannot be read (") == 15
+    assert "3 of 3 planned cases done" in page
+
+
+def test_arrays_beyond_a_limit_are_counted_as_unchecked(drawn):
+    _, records, _ = drawn
+    size = sum(records[0].outputs.file(name).stat().st_size for name in records[0].outputs)
+    arrays = IntactArrays()
+    assert arrays.check(records, limit=size) == 10
+    assert arrays.damaged == []

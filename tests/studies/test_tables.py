@@ -56,6 +56,16 @@ def test_a_dataset_has_parameters_as_dimensions(most_pairs):
     assert dataset["sum"].dtype == float
 
 
+@pytest.mark.parametrize("dims", [(), ["i", "j"]])
+def test_a_dataset_has_the_units_of_parameters_and_outputs(most_pairs, dims):
+    units = {"i": "m", "state": "Pa", "word": "of an output that is left out"}
+    most_pairs.map(functions.pair, functions.PAIRS[:1], workers=0, units=units)
+    dataset = most_pairs.to_xarray(dims, ["state", "sum"])
+    assert dataset["i"].attrs["units"] == "m"
+    assert dataset["state"].attrs["units"] == "Pa"
+    assert dataset["sum"].attrs == {}
+
+
 def test_bools_stay_bools_in_datasets(study):
     pytest.importorskip("xarray", reason="the studies extra is not installed")
     study.map(functions.fail_for_one, grid(i=range(3)), workers=0)

@@ -92,6 +92,17 @@ def spectrum(x, kind):
     return {"values": values, "norm": np.linalg.norm(values), "count": round(10 * x)}
 
 
+def fields(x):
+    signed = np.outer(np.linspace(-1.0, 1.0, 12), np.full(300, x))
+    return {
+        "depth": 1.0 + signed**2,
+        "signed": signed,
+        "steps": np.stack([t * signed for t in range(9)]),
+        "eigenvalues": x * np.array([0.5, -3.0, 2.0, 1e-3]),
+        "words": np.array([["a", "b"], ["c", "d"]]),
+    }
+
+
 def masked_array(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 

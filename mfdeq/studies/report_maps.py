@@ -1,0 +1,121 @@
+"""Maps of the fields that a study stored: arrays of two or three dimensions as small pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..arrays.backend import Array, host
+from .intact_arrays import IntactArrays
+from .records import Record
+
+MAX_PANELS = 6
+COLUMNS = 3
+MAX_PIXELS = 240  # along a side of a map; of larger arrays every second, third, ... row is drawn
+MAX_LABELS = 3  # parameters above a map
+MAX_ASPECT = 5.0  # of the sides of an array whose cells are drawn as squares
+
+Panel = tuple[str, Array]
+
+
+def maps_of(done: Sequence[Record], arrays: IntactArrays) -> Iterator[tuple[str, str, list[Panel]]]:
+    """Yield the title, the name and the panels of each field.
+
+    Of an array with two dimensions, panels are cases; of one with three, they are places along
+    the first axis, such as times, of one case.
+    """
+    differing = _differing_params(done)
+    names = dict.fromkeys(name for record in done for name in record.outputs)
+    for name in names:
+        for dimensions in (2, 3):
+            chosen = [r for r in done if _is_field(r.outputs.shape(name), dimensions)]
+            panels = _cases(chosen, name, arrays, differing) if dimensions == 2 else []
+            title = f"maps of {name}"
+            if dimensions == 3:
+                title, panels = _slices(chosen, name, arrays, differing)
+            if panels:
+                yield title, name, panels
+
+
+def draw_maps(figure: Any, panels: Sequence[Panel], label: str) -> None:
+    """Draw panels with one scale of colours: around white if there are values of both signs."""
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    style = _colours([image for _, image in panels])
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    used = list(axes.flat[: len(panels)])
+    for ax, (title, image) in zip(used, panels, strict=True):
+        ny, nx = image.shape
+        step_y, step_x = (math.ceil(n / MAX_PIXELS) for n in (ny, nx))
+        drawn = ax.imshow(
+            host.ma.masked_invalid(image[::step_y, ::step_x]),
+            extent=(-0.5, nx - 0.5, ny - 0.5, -0.5),
+            aspect="equal" if max(nx, ny) <= MAX_ASPECT * min(nx, ny) else "auto",
+            interpolation="nearest",
+            **style,
+        )
+        ax.set_title(title, size="small")
+        ax.tick_params(labelsize="x-small")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.get_major_locator().set_params(integer=True, nbins=4)
+    figure.colorbar(drawn, ax=used, label=label, shrink=0.8)
+
+
+def _is_field(shape: tuple[int, ...], dimensions: int) -> bool:
+    return len(shape) == dimensions and min(shape[-2:]) > 1 and 0 not in shape
+
+
+def _cases(
+    chosen: Sequence[Record], name: str, arrays: IntactArrays, differing: Sequence[str]
+) -> list[Panel]:
+    panels = []
+    for record in _spread([r for r in chosen if arrays.is_readable(r, name)]):
+        values = arrays.read(record, name)
+        if values is not None and values.dtype.kind in "biuf":
+            panels.append((_describe(record.params.plain, differing), values.astype(float)))
+    return panels
+
+
+def _slices(
+    chosen: Sequence[Record], name: str, arrays: IntactArrays, differing: Sequence[str]
+) -> tuple[str, list[Panel]]:
+    for record in chosen:
+        values = arrays.read(record, name)
+        if values is not None and values.dtype.kind in "biuf":
+            case = _describe(record.params.plain, differing)
+            title = f"maps of {name} by its first index, case {case}".removesuffix(", case ")
+            indices = _spread(range(len(values)))
+            return title, [(f"{name}[{i}]", values[i].astype(float)) for i in indices]
+    return "", []
+
+
+def _spread(items: Sequence[Any]) -> list[Any]:
+    """Return at most as many items as there are panels, from the first to the last."""
+    count = min(MAX_PANELS, len(items))
+    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
+
+
+def _differing_params(done: Sequence[Record]) -> list[str]:
+    """Return the parameters, arrays aside, that are not the same in all cases."""
+    tables = [record.params.plain for record in done]
+    names = dict.fromkeys(name for table in tables for name in table)
+    return [name for name in names if len({repr(table.get(name)) for table in tables}) > 1]
+
+
+def _describe(params: Mapping[str, Any], names: Sequence[str]) -> str:
+    shown = [name for name in names if name in params][:MAX_LABELS]
+    values = [f"{params[n]:.4g}" if isinstance(params[n], float) else params[n] for n in shown]
+    return ", ".join(f"{name} {str(x)[:20]}" for name, x in zip(shown, values, strict=True))
+
+
+def _colours(images: Sequence[Array]) -> dict[str, Any]:
+    finite = [image[host.isfinite(image)] for image in images]
+    low = min((float(x.min()) for x in finite if x.size), default=0.0)
+    high = max((float(x.max()) for x in finite if x.size), default=1.0)
+    if low < 0.0 < high:
+        top = max(-low, high)
+        return {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
+    return {"cmap": "viridis", "vmin": low, "vmax": high}
