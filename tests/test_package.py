@@ -147,6 +147,22 @@ def test_public_docstrings_have_an_example(name):
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+API_NAMES = re.findall(r"^ {3}([\w.]+)$", (ROOT / "docs/api.rst").read_text("utf-8"), re.MULTILINE)
+
+
+def docstrings_of(dotted):
+    """The docstrings of the classes and functions of a name below a subpackage, without imports."""
+    *packages, name = dotted.split(".")
+    place = ROOT.joinpath("mfdeq", *packages)
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+                yield ast.get_docstring(node) or ""
+
+
+@pytest.mark.parametrize("name", [name for name in API_NAMES if "." in name])
+def test_names_of_submodules_on_the_api_page_have_an_example(name):
+    assert any(">>>" in text for text in docstrings_of(name)), f"mfdeq.{name} has no example"
 
 
 def test_no_test_module_imports_another():

@@ -66,6 +66,20 @@ class ArrayLibrary:
         Whether matrices may carry their null spaces.
     distributed : bool
         Whether arrays may be distributed over several processes.
+
+    Examples
+    --------
+    A library finds its arrays by the packages of their classes:
+
+    >>> import numpy as np
+    >>> from mfdeq.arrays.library import ArrayLibrary
+    >>> class OwnLibrary(ArrayLibrary):
+    ...     packages = ("own_arrays",)
+    >>> class OwnArray:
+    ...     __module__ = "own_arrays.vectors"
+    >>> library = OwnLibrary()
+    >>> library.owns(OwnArray), library.owns(np.ndarray)
+    (True, False)
     """
 
     name = ""

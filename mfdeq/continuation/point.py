@@ -42,6 +42,19 @@ class Point:
         frequency of the oscillation, and its angle for a map, in radians per iteration.
     gradient : (P,) array or None
         What `derivative` returns.
+
+    Examples
+    --------
+    The fold of h² = p, where the branch turns back:
+
+    >>> import mfdeq, numpy as np
+    >>> model = mfdeq.from_function(lambda h, p: h**2 - p, 1, 1, "residual")
+    >>> branch = mfdeq.follow(
+    ...     model, np.ones(1), 0, span=(-2.0, 2.0), start=np.ones(1), towards=-1.0
+    ... )
+    >>> point = branch.folds[0]
+    >>> point.kind, round(point.t, 6), abs(point.slope) < 1e-6
+    ('fold', -1.0, True)
     """
 
     t: float

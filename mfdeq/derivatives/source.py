@@ -105,6 +105,16 @@ class DerivativeSource(ABC):
     `jacobians`, the latter once it is needed, ``curvature`` uses `curvature`, ``second`` uses
     `second_derivative`, ``accuracy`` is (0, 0), and ``sources`` contains the name of the source for
     each field.
+
+    Examples
+    --------
+    What a source defines, besides `name` and `caller`; the page on extending the library has a
+    complete one:
+
+    >>> from mfdeq.derivatives.source import DerivativeSource
+    >>> print(*sorted(DerivativeSource.__abstractmethods__))
+    curvature describe_output from_library gradient jacobians layout second_derivative
+    to_library value
     """
 
     name: str

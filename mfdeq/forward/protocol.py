@@ -26,6 +26,28 @@ class ForwardMethod(ABC):
     A method keeps no state between calls. It evaluates the model only through `problem`, which
     validates every result and applies the sign conventions, and `monitor` decides when the
     iteration has converged or failed.
+
+    Examples
+    --------
+    The chord method, Newton's method with the Jacobian at the start:
+
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> from mfdeq.forward import METHODS, ForwardMethod, register
+    >>> class Chord(ForwardMethod):
+    ...     def iterate(self, problem, h, solver, monitor):
+    ...         factor = solver.setup(problem.linearize(h).A, monitor.report.forward)
+    ...         R = problem.residual(h)
+    ...         monitor.record(h, R)
+    ...         while not monitor.done:
+    ...             h = h - factor.approximate(R)
+    ...             R = problem.residual(h)
+    ...             monitor.record(h, R)
+    >>> register("chord", Chord())
+    >>> model = mfdeq.from_function(lambda h, p: h + 0.1 * h**3 - p, 1, 1, "residual")
+    >>> mfdeq.solve(model, np.array([1.1]), method="chord").state.round(6).tolist()
+    [1.0]
+    >>> del METHODS["chord"]
     """
 
     max_iterations: int = 100

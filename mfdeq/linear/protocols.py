@@ -128,6 +128,30 @@ class PreconditionerOperator(Operator):
         the name of the class. `Preconditioner.setup` may set it to the description's.
     linear_alternative : str
         What the error about recycling with a flexible preconditioner says to use.
+
+    Examples
+    --------
+    The inverse of the diagonal:
+
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> import mfdeq
+    >>> from mfdeq.arrays.kernels import scale_rows
+    >>> from mfdeq.linear import PreconditionerOperator, operator_of
+    >>> class InverseDiagonal(PreconditionerOperator):
+    ...     def __init__(self, A, diagonal):
+    ...         super().__init__(A, A.shape)
+    ...         self.inverse = 1.0 / diagonal
+    ...
+    ...     def _apply(self, x):
+    ...         return scale_rows(self.inverse, x)
+    ...
+    ...     _apply_adjoint = _apply
+    >>> A = sp.csr_array([[2.0, 1.0], [1.0, 4.0]])
+    >>> M = InverseDiagonal(operator_of(A), A.diagonal())
+    >>> factor = mfdeq.Krylov("cg", preconditioner=M).setup(A)
+    >>> factor.solve(np.array([3.0, 5.0])).round(6).tolist()
+    [1.0, 1.0]
     """
 
     flexible: bool = False

@@ -100,6 +100,18 @@ class ProblemModel(MixedResidual):
     vectors : ProblemVectors
     partials_rtol : float
         The relative error of the partial derivatives.
+
+    Examples
+    --------
+    >>> import openmdao.api as om
+    >>> import mfdeq
+    >>> problem = om.Problem(reports=False)
+    >>> _ = problem.model.add_subsystem("a", om.ExecComp("y = 3 * p"), promotes=["*"])
+    >>> _ = problem.model.add_subsystem("b", om.ExecComp("z = y**2"), promotes=["*"])
+    >>> _ = problem.setup()
+    >>> model = mfdeq.openmdao.from_problem(problem, ["p"])
+    >>> model.state_size, model.indices("z").tolist()
+    (2, [1])
     """
 
     def __init__(self, vectors: ProblemVectors, partials_rtol: float) -> None:

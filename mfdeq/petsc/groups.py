@@ -219,6 +219,21 @@ class GroupedSum(SumFunctional):
         Those of all experiments.
     functionals : list of ReducedFunctional
         The experiments of this rank's group.
+
+    Examples
+    --------
+    >>> import mfdeq, numpy as np
+    >>> from mfdeq import petsc
+    >>> from petsc4py import PETSc
+    >>> groups = petsc.Groups(PETSc.COMM_WORLD, 1)
+    >>> def experiment(i):
+    ...     equation = mfdeq.from_function(lambda h, p: h**3 + h - p - i, 3, 3, "residual")
+    ...     model = petsc.distributed(equation, groups.comm)
+    ...     loss = model.loss(mfdeq.LeastSquares(np.arange(3), np.zeros(3)))
+    ...     return mfdeq.ReducedFunctional(model, loss)
+    >>> F = groups.sum(experiment, 2, weights=[1.0, 3.0])
+    >>> len(F), F.weights
+    (2, [1.0, 3.0])
     """
 
     def __init__(

@@ -229,6 +229,14 @@ class LowRank(SelfAdjoint):
         """Return the reduction of the variance of each parameter by the data, (P,).
 
         The variances of the prior are not needed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=2, M=np.ones(50))
+        >>> mfdeq.LowRank(pairs).variance_reduction()[:2].round(6).tolist()
+        [0.75, 0.0]
         """
         xp = self.backend.xp
         return xp.sum(self.vectors**2 * (self.values / (1.0 + self.values)), axis=1)
@@ -258,6 +266,15 @@ class LowRank(SelfAdjoint):
         ----------
         A. Alexanderian, P. J. Gloor and O. Ghattas, "On Bayesian A- and D-optimal experimental
         designs in infinite dimensions", 2016.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=2, M=np.ones(50))
+        >>> gain = mfdeq.LowRank(pairs).expected_information_gain()
+        >>> round(float(gain / np.log(2.0)), 6)  # in bits
+        1.0
         """
         self._warn()
         return 0.5 * self.log_determinant_ratio()
@@ -275,6 +292,15 @@ class LowRank(SelfAdjoint):
         -------
         float
             (sum(log(1 + mu) - mu / (1 + mu)) + shift' R shift) / 2.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mfdeq
+        >>> pairs = mfdeq.eigsh(np.diag(np.r_[3.0, np.zeros(49)]), k=2, M=np.ones(50))
+        >>> posterior, shift = mfdeq.LowRank(pairs), np.eye(50)[0]
+        >>> round(posterior.information_gain(shift) - posterior.information_gain(0 * shift), 6)
+        0.5
         """
         self._warn()
         xp = self.backend.xp

@@ -115,6 +115,17 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
     ----------
     url : str
         What a client connects to.
+
+    Examples
+    --------
+    >>> import urllib.request
+    >>> import numpy as np
+    >>> import mfdeq
+    >>> model = mfdeq.from_function(lambda h, theta: np.cos(h) + theta, 1, 1, kind="map")
+    >>> with mfdeq.umbridge.serve({"cosine": model}, port=0) as server:
+    ...     with urllib.request.urlopen(f"{server.url}/Info") as answer:
+    ...         print(answer.read().decode())
+    {"protocolVersion": 1.0, "models": ["cosine"]}
     """
 
     daemon_threads = True  # those of requests

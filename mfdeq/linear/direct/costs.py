@@ -52,6 +52,16 @@ class PackageCost(NamedTuple):
         Share of the set-up that threads divide among them.
     block_share : float
         Time of a column in a wide block of right-hand sides, over that of a single one.
+
+    Examples
+    --------
+    A set-up of some 51 ms, and solves of a millisecond:
+
+    >>> from mfdeq.linear.direct.costs import Fill, PackageCost
+    >>> cost = PackageCost(unknown=100.0, operation=0.5, entry=1.0, block_share=0.5)
+    >>> fill = Fill(entries=1e6, operations=1e8)
+    >>> cost.setup(10_000, fill), cost.one_solve(10_000, fill), cost.block_solve(10_000, fill, 3)
+    (51000000.0, 1000000.0, 2000000.0)
     """
 
     unknown: float

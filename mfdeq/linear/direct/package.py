@@ -32,6 +32,25 @@ class Factorization(Protocol):
     solves_adjoint : bool
         Whether `solve` takes ``adjoint=True``. If not, the transposed matrix is factorized as well
         when the first adjoint solve needs it.
+
+    Examples
+    --------
+    Factors of a diagonal matrix:
+
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> class DiagonalFactors:
+    ...     solves_adjoint = True
+    ...
+    ...     def __init__(self, matrix):
+    ...         self.diagonal = matrix.diagonal()
+    ...         self.nbytes = self.diagonal.nbytes
+    ...
+    ...     def solve(self, b, adjoint=False):
+    ...         return (b.T / self.diagonal).T  # for vectors and blocks
+    >>> factors = DiagonalFactors(sp.diags_array([2.0, 4.0]))
+    >>> factors.solve(np.ones((2, 2))).tolist()
+    [[0.5, 0.5], [0.25, 0.25]]
     """
 
     solves_adjoint: bool

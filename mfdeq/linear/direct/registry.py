@@ -30,6 +30,24 @@ def register(package: DirectPackage) -> None:
     Parameters
     ----------
     package : DirectPackage
+
+    Examples
+    --------
+    SuperLU without scaling of rows and columns, under another name:
+
+    >>> import numpy as np
+    >>> import scipy.sparse as sp
+    >>> import mfdeq
+    >>> from mfdeq.linear.direct.registry import PACKAGES, register
+    >>> from mfdeq.linear.direct.superlu import SuperLUPackage
+    >>> class Unscaled(SuperLUPackage):
+    ...     name = "unscaled"
+    ...     title = "SuperLU, unscaled"
+    ...     equilibrates = False
+    >>> register(Unscaled())
+    >>> mfdeq.Direct(package="unscaled").setup(sp.csr_array(np.diag([1.0, 2.0]))).name
+    'Direct (SuperLU, unscaled)'
+    >>> del PACKAGES["unscaled"]
     """
     PACKAGES[package.name] = package
 
