@@ -143,13 +143,19 @@ def adjoint_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
     return mismatch, norm(y) * norm(ax) + norm(ay) * norm(x) + least
 
 
-def balanced_mismatch(op: Operator, seed: int = 0) -> tuple[float, float]:
-    """Compute the mismatch of the dot test with rows and columns scaled to similar size."""
-    xp, random = op.backend.xp, op.backend.random
+def balanced_pair(op: Operator, seed: int = 0) -> tuple[Array, Array]:
+    """Return random vectors (y, x) that weight the rows and columns of A equally."""
+    random = op.backend.random
     y = _balanced(
         op, random(op.shape[0], seed=seed), op.abs_apply(op.backend.zeros(op.shape[1]) + 1)
     )
     x = _balanced(op, random(op.shape[1], seed=seed + 1), op._adjoint().abs_apply(y))
+    return y, x
+
+
+def mismatch_along(op: Operator, y: Array, x: Array) -> tuple[float, float]:
+    """Return |<y, A x> - <A* y, x>|, and the sum of the sizes of the terms of both products."""
+    xp = op.backend.xp
     left, right = y * op._apply(x), x * op._apply_adjoint(y)
     mismatch, scale = xp.sum(left) - xp.sum(right), xp.sum(xp.abs(left)) + xp.sum(xp.abs(right))
     return abs(float(mismatch)), float(scale)

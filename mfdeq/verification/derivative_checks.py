@@ -12,11 +12,11 @@ from typing import TypeVar
 from ..arrays.backend import Array
 from ..errors import DerivativeError, is_evaluation_failure
 from ..models.checked_linearization import CheckedLinearization
-from ..models.curvature import CurvatureOperator
 from ..models.losses import LossBase
 from ..models.problem import Problem
 from ..operators.operator import Operator
-from .checker import TERM_ERROR_FACTOR, Checker, Error, exact
+from .checker import TERM_ERROR_FACTOR
+from .curvature_checks import CurvatureChecker
 from .noise import Noise
 from .taylor_checks import Term
 
@@ -28,7 +28,7 @@ STATE_SHARE = 0.618
 T = TypeVar("T")
 
 
-class DerivativeChecker(Checker):
+class DerivativeChecker(CurvatureChecker):
     """The checks of the derivatives that a model and a loss return.
 
     Some directions are proportional to the entries of (h, theta), which may have very different
@@ -114,11 +114,6 @@ class DerivativeChecker(Checker):
         own = xp.abs(x)
         return xp.where(own > 0, own, size) * self._random(x.shape[0], seed)
 
-    def _random(self, n: int, seed: int) -> Array:
-        """Return random numbers whose root mean square is one."""
-        y = self.backend.random(n, seed=seed)
-        return y * (n**0.5 / (self.backend.norm(y) or 1.0))
-
     def _directions(self, x: Array, along: Array, size: Array) -> dict[str, Array]:
         """Return `along` and directions that do not depend on x, keyed by their names."""
         xp, n = self.backend.xp, x.shape[0]
@@ -203,9 +198,18 @@ class DerivativeChecker(Checker):
         w = self._random(N, self.seed + 103) / self.rows
         K = None if given.curvature is None else lin.curvature(w, check_symmetry=False)
         a = self._stack(self.u, self.other)
+        # Rounding is relative to the sum of the sizes of the terms of each entry. For a map these
+        # include the identity, since A = I - J.
+        identity = 1.0 if self.problem.is_map else 0.0
+        by_state = identity * xp.abs(w) + lin.A._adjoint().abs_apply(w)
+        sizes = lin.B._adjoint().abs_apply(w), by_state
+        other = K  # with other errors, if there are any
         if K is not None:
+            if given.accuracy[1]:
+                there = self.problem.linearize_for_comparison(h)
+                other = there.curvature(w, check_symmetry=False)
             self._check_blocks_of_columns("curvature", K, lambda: given.accuracy[1])
-            self._check_block_symmetry("curvature", K, lambda: given.accuracy[1])
+            self._check_block_symmetry("curvature", K, lambda: given.accuracy[1], other, sizes)
         first_error, second_error = given.accuracy
 
         def gradient(dtheta: Array, dh: Array) -> Array | None:
@@ -220,11 +224,6 @@ class DerivativeChecker(Checker):
             by_w = at.B._apply_adjoint(w), -at.A._apply_adjoint(w)
             return xp.concat([*by_w, at.B._apply(a[:P]) - at.A._apply(a[P:])], axis=0)
 
-        # Rounding is relative to the sum of the sizes of the terms of each entry. For a map these
-        # include the identity, since A = I - J.
-        identity = 1.0 if self.problem.is_map else 0.0
-        by_state = identity * xp.abs(w) + lin.A._adjoint().abs_apply(w)
-        sizes = lin.B._adjoint().abs_apply(w), by_state
         size = identity * xp.abs(a[P:]) + lin.B.abs_apply(a[:P]) + lin.A.abs_apply(a[P:])
         noise = ROUNDING_FACTOR * self.backend.eps + 2 * first_error
         # The change of w'f when an entry changes by its size is about the same for all entries.
@@ -236,7 +235,9 @@ class DerivativeChecker(Checker):
             along, terms = self._stack(dtheta, dh), []
             if K is not None:
                 names = [f"curvature.{block}" for block in blocks]
-                terms += self._curvature_terms(names, K, along, sizes, units, noise, second_error)
+                terms += self._curvature_terms(
+                    names, K, along, sizes, units, noise, second_error, other
+                )
             if given.second is not None:
                 derivative = lin.second(a, along)
                 term = Term(
@@ -252,44 +253,6 @@ class DerivativeChecker(Checker):
             self.checks += self.taylor.check(gradient, dtheta, dh, terms)
         if given.second is not None:
             self._check_second(lin, K, w, a)
-
-    def _curvature_terms(
-        self,
-        names: list[str],
-        K: CurvatureOperator,
-        along: Array,
-        sizes: tuple[Array, ...],
-        units: tuple[Array, ...],
-        noise: float,
-        second_error: float,
-    ) -> list[Term]:
-        """Return the terms for the parameter part and the state part of K · along."""
-        norm, P = self.backend.norm, sizes[0].shape[0]
-        product, end = K._apply(along), along.shape[0]
-        error = second_error * K.abs_apply(along) if second_error else 0.0 * along
-        parts = zip((slice(0, P), slice(P, end)), sizes, units, strict=True)
-        return [
-            Term(
-                name,
-                product[part],
-                unit,
-                noise * size,
-                norm(size / unit),
-                self._spread(error[part], unit),
-                part,
-            )
-            for name, (part, size, unit) in zip(names, parts, strict=True)
-        ]
-
-    def _spread(self, x: Array, unit: Array) -> Array:
-        """Return a vector of the same length as x in these units, with equal entries."""
-        return self.backend.norm(x / unit) / x.shape[0] ** 0.5 * unit
-
-    def _check_block_symmetry(self, name: str, K: CurvatureOperator, error: Error = exact) -> None:
-        """Check the symmetry of the diagonal blocks, and the adjoint of the mixed one."""
-        for block, op in (("params_params", K.params_params), ("state_state", K.state_state)):
-            self._check_symmetry(f"{name}.{block}: symmetry", op, error)
-        self._check_adjoint(f"{name}.state_params: adjoint", K.state_params, error)
 
     def _check_second(
         self, lin: CheckedLinearization, K: Operator | None, w: Array, a: Array
